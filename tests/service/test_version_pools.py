@@ -12,9 +12,9 @@ from quiltfn.functions.catalog import Entry
 from quiltfn.model.counts import PoolCounts
 from quiltfn.model.errors import CapacityFull, FunctionNotActive, NotFound
 from quiltfn.model.invocation import ExitKind, Status
+from quiltfn.model.places import WAITING_MAX
 from quiltfn.model.pool_load import NO_VERSION
 from quiltfn.model.version import Version
-from quiltfn.pool.version_pools import WAITING_MAX
 from quiltfn.sandbox.fake import FakeSandbox
 from service.platform_harness import Harness, open_harness, until
 from service.python_calls import fewest_python_calls
@@ -79,7 +79,7 @@ async def test_its_instance_is_the_functions_and_leaves_by_idle_rule(server: Har
     await until(lambda: states(server, 1) == [])
     await server.invoke(entry)
     server.pass_time(1.0)
-    assert not server.pools._versions
+    assert not server.pools._pools[entry.function.id].beside
     assert server.pools.occupied() == [entry.function.id]
 
 
@@ -115,7 +115,7 @@ async def test_several_versions_share_the_maximum(server: Harness) -> None:
 
 async def test_so_many_versions_wait_that_to_serve_them_holds_up_nobody(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
-    first = entry.version
+    first, own = entry.version, server.pools._pools[entry.function.id]
     await server.running(entry)
     versions = [
         replace(first, id=f"v{number}", number=number, digest=f"d{number}")
@@ -129,7 +129,7 @@ async def test_so_many_versions_wait_that_to_serve_them_holds_up_nobody(server: 
     assert not any(one.done() for one in (*waiting, again))
     await cancel_one(server, entry)  # and the next one is served
     await until(lambda: states(server, 2) == ["busy"])
-    await until(lambda: len(server.pools._versions[entry.function.id].places.waiting) < WAITING_MAX)
+    await until(lambda: len(own.model.places.waiting) < WAITING_MAX)
     await server.running(entry, version=versions[-1])
 
 
@@ -192,7 +192,7 @@ async def test_delete_ends_it_with_the_function(server: Harness) -> None:
         await server.invoke(entry, version=first)
     await server.pools.end_running(entry.function.id, *DELETED)
     assert (await running).status is Status.CANCELLED
-    await until(lambda: not server.pools._versions)
+    await until(lambda: entry.function.id not in server.pools._pools)
     assert server.counts(entry) == {}
 
 
@@ -243,7 +243,7 @@ async def test_instances_moving_to_another_pool_leave_no_room(tmp_path: Path) ->
         await asyncio.gather(*(server.invoke(entry) for _ in range(3)))
         await until(lambda: server.counts(entry) == {"ready": 3})
         entry = await server.lifecycle.update(entry, {"handler": "echo two"})
-        quota = server.pools._tenants["default"].quota
+        quota = server.pools._quotas["default"]
         assert quota.used == 4
         # The second of these has the place of an instance that was kept, the third waits for one.
         calls = [asyncio.ensure_future(server.invoke(other)) for _ in range(3)]

@@ -1,24 +1,37 @@
-"""Several simulated pools on one node, which share its memory, and a warm stock of sandboxes.
+"""Several simulated pools on one node, which share its memory, the quotas of tenants, the places of
+functions, and a warm stock of sandboxes.
 
-The node keeps its own records of what counts against the budget, and fails where a promise over all
-pools is broken.
+The node keeps its own records of what counts, and fails where a promise over all pools is broken.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from quiltfn.model.actions import Action, Destroy, RequestMemory
-from quiltfn.model.keepalive import KeepAlive
-from quiltfn.model.memory import Footprint, Memory
+from quiltfn.model.actions import (
+    NO_MEMORY,
+    OVER_QUOTA,
+    WAITED_TOO_LONG,
+    Action,
+    Assign,
+    Destroy,
+    PrepareFailed,
+    RequestMemory,
+    RequestPlaces,
+    RequestQuota,
+)
+from quiltfn.model.arbiter import LOOK_EVERY_S, Arbiter
+from quiltfn.model.memory import EvictionCandidate, Footprint, Memory
+from quiltfn.model.places import FIRST, Places
 from quiltfn.model.pool import Pool, PoolLimits
-from quiltfn.pool.memory_arbiter import MemoryArbiter
-from quiltfn.ports import Sandboxes
+from quiltfn.model.quota import UNBOUNDED, Quota
+from quiltfn.pool.arbitration import Arbitration
 from unit.pool_simulation import PoolSimulation, SimulatedSandbox
 
 # A little more than the limits of calls add up to, so that not every idle one has to leave.
 BUDGET_MIB, PREWARMED_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
 NEAR = 1e-3
-Arbiters = Callable[[Sandboxes, Memory, Callable[[], KeepAlive | None]], MemoryArbiter]
+Request = RequestMemory | RequestQuota | RequestPlaces
+Idle = tuple[Pool, int]  # an idle instance
 
 
 class WarmStock:
@@ -49,21 +62,43 @@ class WarmStock:
 
 
 class Member(PoolSimulation):
-    """One function's simulated pool on the node; also a `pool.memory_arbiter.Member`."""
+    """The simulated pool of one version on the node; also a `pool.arbitration.Member`. `versions`:
+    the members of its function, the first of which is the function's own.
+    """
 
-    def __init__(self, machine: "NodeSimulation", limit_mib: float, limits: PoolLimits) -> None:
-        self.machine, self.limit_mib = machine, limit_mib
+    def __init__(
+        self,
+        machine: "NodeSimulation",
+        limit_mib: float,
+        limits: PoolLimits,
+        quota: Quota,
+        versions: "list[Member]",
+    ) -> None:
+        self.machine, self.limit_mib, self.versions = machine, limit_mib, versions
+        self.is_beside = bool(versions)
         self.begun: dict[int, float] = {}  # what those being made count
         self.uses: dict[int, float] = {}
         self.frozen: dict[int, float] = {}  # what those leaving count until they are gone
-        super().__init__(limits, lambda chosen: machine.make(chosen, machine.memory))
-        machine.arbiter.add(self)  # type: ignore[arg-type]
+        places = versions[0].pool.places if versions else machine.places()
+        versions.append(self)
+        limits = limits.beside if self.is_beside else limits
+        super().__init__(limits, lambda its: machine.make(its, machine.memory, None, quota, places))
+        machine.arbitration.add(self)  # type: ignore[arg-type]
 
     @property
     def model(self) -> Pool:
         return self.pool
 
+    @property
+    def family(self) -> list[PoolSimulation]:
+        return [*self.versions]
+
+    @property
+    def requests(self) -> int:
+        return self.machine.requests
+
     def provide(self) -> None:
+        self.machine.log.append((self, "provide"))
         self._perform(self.pool.provide(self.now))
 
     def tick(self) -> None:
@@ -79,13 +114,46 @@ class Member(PoolSimulation):
         left = self.those(
             lambda b: b.digest == self.pool.current and not (b.is_parked or b.destroying)
         )
-        least = self.pool.limits.min_instances
+        least = 0 if self.machine.is_for_places else self.pool.limits.min_instances
         assert not serves or len(left) >= least, "the minimum was evicted"
+
+    def quota_exhausted(self) -> None:
+        quota = self.pool.quota
+        assert quota.used >= quota.limit, "called exhausted, and it is not"
+        assert not quota.leaving, "a deploy fails though there will be room"
+        self._perform(self.pool.quota_exhausted(self.now))
 
     def measure(self, number: int, mib: float) -> None:
         self.uses[number] = mib
         self.pool.measured(number, mib)
-        self.machine.arbiter.serve_waiting()
+        self.machine.arbitration.serve(self.pool)
+
+    def scale(self, least: int, most: int) -> None:
+        """As `FunctionPool.set_scaling`: those of other versions follow the function's own."""
+        for one in [*self.versions[1:], self.versions[0]]:
+            one.set_scaling(min_instances=0 if one.is_beside else least, max_instances=most)
+        self.machine.note_used()  # meanwhile they start what they may
+
+    def acquire(self) -> int:
+        """As `LocalPools.lease`: a pool of another version serves while the function does."""
+        if self.is_beside and self.pool.current is None and self.versions[0].pool.current:
+            self.promote("old")
+        return super().acquire()
+
+    def adopt_kept(self, digest: str) -> None:
+        """As `FunctionPool.adopt_kept`."""
+        own, taken = self.versions[0], []
+        for instance in own.pool.hand_over(digest):
+            sandbox = own.simulated.pop(instance.id)
+            number = self.pool.take_in(instance, self.now)
+            self.simulated[number], sandbox.is_parked = sandbox, False
+            taken.append(number)
+        for number in taken:
+            self._perform(self.pool.adopted(number, self.now))
+
+    def close_all(self) -> None:
+        for one in self.versions:
+            one.close()
 
     def footprint(self, digest: str) -> Footprint:
         parks = self.parks(digest)
@@ -103,14 +171,18 @@ class Member(PoolSimulation):
 
     def _perform(self, actions: list[Action], *, is_tick: bool = False) -> None:
         for action in actions:
+            self.machine.log.append((self, action))
             if isinstance(action, Destroy):
                 number = action.instance
                 self.frozen[number] = self.charge(number, self.simulated[number])
+            elif isinstance(action, PrepareFailed):
+                self.failing = self.failing or self.pool.quota.refusal == action.reason
         super()._perform(actions, is_tick=is_tick)
         for action in actions:
-            if isinstance(action, RequestMemory):
-                self.machine.free_memory(action.mib)
-        self.machine.arbiter.serve_waiting()
+            if isinstance(action, Request):
+                self.machine.request(self, action)
+        self.machine.arbitration.serve(self.pool)
+        self.failing = False
 
     def _start(self, number: int, digest: str) -> None:
         super()._start(number, digest)
@@ -123,26 +195,82 @@ class Member(PoolSimulation):
             assert other is self.pool or waits >= since, "served before its turn"
         super()._assign(number, waiter, cold)
 
+    @property
+    def unserved_since(self) -> float | None:
+        """Since when the first call waits for which nothing comes."""
+        serving = self.those(lambda b: b.digest == self.pool.current and not b.destroying)
+        coming = [n for n in serving if self.simulated[n].pending or self.simulated[n].cleaning]
+        return next(iter(sorted(self.waiting.values())[len(coming) :]), None)
+
+    @property
+    def lacks_quota(self) -> bool:
+        """Whether a call lacks an instance only because of the quota."""
+        lacks_other = (
+            self.pool in self.machine.memory.waiting or self.pool in self.pool.places.waiting
+        )
+        return self.unserved_since is not None and not lacks_other
+
+    def check_nobody_waits_in_vain(self) -> None:
+        """The first call for which nothing comes lacks memory, the quota, a place or its turn. What
+        is ending is offered to it once it is gone.
+        """
+        pool, since = self.pool, self.unserved_since
+        if since is not None and not pool.places.leaving:
+            serves = self.those(lambda b: b.digest == pool.current and not b.destroying)
+            due = pool.places.due(pool, since if set(serves) - set(self.kept) else FIRST)
+            has_place = self.used + due < pool.limits.max_instances
+            has_quota = pool.quota.used < pool.quota.limit
+            memory = self.machine.memory
+            has_memory = memory.fits(self.limit_mib) and memory.is_turn_of(pool, since)
+            assert not (has_place and has_quota and has_memory), "a call waits in vain"
+
 
 class NodeSimulation:
-    """Members, their memory, and the arbiter between them. Every method is an event."""
+    """Members, what they share, and the arbiter between them. Every method is an event. `owners`:
+    tenant and function of each; else they are all of different ones.
+    """
+
+    owners: Sequence[str] = ()
+    quota, budget_mib = UNBOUNDED, BUDGET_MIB
+    limits = PoolLimits(max_instances=3)
 
     def __init__(
         self,
         sizes: list[float],
-        make: Callable[[PoolLimits, Memory], Pool] = Pool,
+        make: Callable[..., Pool] = Pool,
         memory: Memory | None = None,
-        arbiter: Arbiters = MemoryArbiter,
+        arbiter: Callable[[Memory], Arbiter] = Arbiter,
+        places: Callable[[], Places] = Places,
     ) -> None:
         self.memory = memory or Memory()
-        self.memory.budget_mib = BUDGET_MIB
-        self.make, self.warm_stock = make, WarmStock(self.memory)
-        self.arbiter = arbiter(cast("Any", self.warm_stock), self.memory, lambda: None)
+        self.memory.budget_mib = self._most = self.budget_mib
+        self.make, self.warm_stock, self.places = make, WarmStock(self.memory), places
+        sandboxes = cast("Any", self.warm_stock)
+        self.arbitration = Arbitration(sandboxes, arbiter(self.memory), lambda: self)
         self.evicted: list[tuple[Member, int]] = []
-        self.now, self._most = 1000.0, BUDGET_MIB
-        self.members = [Member(self, size, PoolLimits(max_instances=3)) for size in sizes]
+        self.is_for_places, self.requests = False, 0
+        self.log: list[tuple[Member, object]] = []
+        self.timers: list[tuple[float, Callable[[], object]]] = []
+        self.now = 1000.0
+        self.members: list[Member] = []
+        self.quotas: dict[str, Quota] = {}
+        self.functions: dict[str, list[Member]] = {}
+        for size, owner in zip(sizes, self.owners or map(str, range(len(sizes))), strict=True):
+            quota = self.quotas.setdefault(owner.partition("/")[0], Quota(self.quota))
+            versions = self.functions.setdefault(owner, [])
+            self.members.append(Member(self, size, self.limits, quota, versions))
+        self.note_used()
         for one in self.members:
-            one.promote("a")
+            one.promote("old" if one.is_beside else "a")
+
+    # The event loop, as far as `pool.arbitration` needs it
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> None:
+        assert when > self.now, "to look again at once would be a busy loop"
+        self.timers.append((when, callback))
 
     def event(self, member: Member, do: Callable[[Member], object]) -> None:
         self._at(self.now + 1e-6)
@@ -150,45 +278,106 @@ class NodeSimulation:
         self.check()
 
     def pass_time(self, seconds: float) -> None:
-        self._at(self.now + seconds)
-        for one in self.members:
-            one.tick()
-            self.check()
+        at_most = max(one.pool.limits.queue_wait_s for one in self.members) + 1.0
+        for step in (min(seconds, at_most), seconds - at_most):  # after that nobody waits
+            if step >= 0.0:
+                self._at(self.now + step)
+                for one in self.members:
+                    one.tick()
+                    self.check()
 
     def measure(self, member: Member, choice: int) -> None:
         idle = member.those(lambda sandbox: sandbox.is_idle)
         if idle:
             member.measure(idle[choice % len(idle)], float(1 + choice % 20))
-        self._most = max(BUDGET_MIB, self.memory.held_mib)
+        self._most = max(self.budget_mib, self.memory.held_mib)
         self.check()
 
-    def free_memory(self, mib: float) -> None:
-        """The arbiter does; what it ends must be needed, enough, and worth the least."""
-        memory, outer = self.memory, self.evicted
-        lacking, prewarmed = memory.lacks(mib), memory.prewarmed_mib
-        candidates = [spare for one in self.members for spare in one.pool.eviction_candidates()]
-        by_books = {
-            (one.pool, number)
-            for one in self.members
-            for number in one.those(lambda sandbox: sandbox.is_parked and not sandbox.destroying)
-        }
-        sizes = {(one.pool, one.instance): one.size_mib for one in candidates}
-        worths = {(one.pool, one.instance): one.worth for one in candidates}
-        self.evicted = []
-        self.arbiter.free_memory(mib)
+    # What the arbiter decides
+
+    def request(self, member: Member, wanted: Request) -> None:
+        """What the arbiter evicts must be needed, enough, and first in the order."""
+        self.requests += 1
+        outer, self.evicted = self.evicted, []
+        before, self.is_for_places = self.is_for_places, isinstance(wanted, RequestPlaces)
+        match wanted:
+            case RequestMemory(mib=mib):
+                check = self._check_memory(mib)
+            case RequestQuota():
+                check = self._check_looks(member)
+            case RequestPlaces(count=count):
+                check = self._check_places(member, count)
+        self.arbitration.request(member.pool, wanted)
         chosen = [(one.pool, number) for one, number in self.evicted]
-        self.evicted = outer
-        if not chosen:
-            return
-        given = [sizes[one] for one in chosen]
-        assert prewarmed + sum(given) >= lacking - NEAR, "evicted, and it is not enough"
-        assert prewarmed + sum(given[:-1]) < lacking, "evicted more than was needed"
-        ready = [one for one in chosen if one not in by_books]
-        spared = sizes.keys() - set(chosen)
-        assert not ready or not spared & by_books, "a parked one stays, and a ready one goes"
-        least = min((worths[one] for one in spared - by_books), default=float("inf"))
-        assert all(worths[one] <= least for one in ready), "worth more than one that stays"
-        assert all(memory.clock >= worths[one] for one in ready), "the clock stands still"
+        self.evicted, self.is_for_places = outer, before
+        check(chosen)
+
+    def _idle(self, quota: Quota | None = None) -> dict[Idle, EvictionCandidate]:
+        pools = [one.pool for one in self.members if quota in (None, one.pool.quota)]
+        found = [candidate for pool in pools for candidate in pool.eviction_candidates()]
+        return {(cast("Pool", one.pool), one.instance): one for one in found}
+
+    def _parked(self) -> set[Idle]:
+        """By the node's own records."""
+        return {(one.pool, number) for one in self.members for number in one.kept}
+
+    def _check_memory(self, mib: float) -> Callable[[list[Idle]], None]:
+        lacking, prewarmed = self.memory.lacks(mib), self.memory.prewarmed_mib
+        idle, parked = self._idle(), self._parked()
+
+        def check(chosen: list[Idle]) -> None:
+            if chosen:
+                given = [idle[one].size_mib for one in chosen]
+                assert prewarmed + sum(given) >= lacking - NEAR, "evicted, and it is not enough"
+                assert prewarmed + sum(given[:-1]) < lacking, "evicted more than was needed"
+                clock = self.memory.clock
+                ready = [one for one in chosen if one not in parked]
+                assert all(clock >= idle[one].worth for one in ready), "the clock stands still"
+                _check_order(chosen, idle, parked)
+
+        return check
+
+    def _check_looks(self, member: Member | None = None) -> Callable[[list[Idle]], None]:
+        """Of the tenants for which idle instances are looked for meanwhile."""
+        short = {quota: -quota.leaving for quota in self.quotas.values()}
+        for one in self.members:
+            if one is member or one.pool in one.pool.quota.waiting:
+                short[one.pool.quota] += one.pool.quota_shortfall
+        idle = {quota: self._idle(quota) for quota in short}
+        before, parked = {quota: quota.looked_at for quota in short}, self._parked()
+
+        def check(chosen: list[Idle]) -> None:
+            for quota, lacking in short.items():
+                if quota.looked_at != before[quota]:
+                    assert quota.looked_at - before[quota] >= LOOK_EVERY_S - NEAR, (
+                        "looked too often"
+                    )
+                    of_tenant = [one for one in chosen if one[0].quota is quota]
+                    count = min(len(idle[quota]), max(0, lacking))
+                    assert len(of_tenant) == count, f"{len(of_tenant)} evicted instead of {count}"
+                    _check_order(of_tenant, idle[quota], parked)
+
+        return check
+
+    def _check_places(self, member: Member, count: int) -> Callable[[list[Idle]], None]:
+        others = [one for one in member.versions if one is not member and not one.waiting]
+        idle = {
+            (one.pool, number): one.is_beside
+            for one in others
+            for number in one.those(lambda sandbox: sandbox.is_idle)
+            if one.is_beside or one.simulated[number].digest != one.pool.prepared
+        }
+
+        def check(chosen: list[Idle]) -> None:
+            assert set(chosen) <= idle.keys(), "evicted for a version, and not in its way"
+            assert len(chosen) == min(count, len(idle)), "places are not made"
+            left = [idle[one] for one in idle.keys() - set(chosen)]
+            is_first = all(idle[one] for one in chosen) or not any(left)
+            assert is_first, "the current version gives way before another"
+
+        return check
+
+    # What must be so between two events
 
     def check(self) -> None:
         memory, books = self.memory, 0.0
@@ -199,12 +388,15 @@ class NodeSimulation:
             leaving += sum(one.frozen[n] for n in one.those(lambda sandbox: sandbox.destroying))
             running += one.limit_mib * len(one.running)
         books += (self.warm_stock.count + self.warm_stock.leaving) * PREWARMED_MIB
-        assert running <= BUDGET_MIB + NEAR, "calls may use more than the machine has"
+        assert running <= self.budget_mib + NEAR, "calls may use more than the machine has"
         assert abs(memory.held_mib - books) < NEAR, f"{memory.held_mib} held, really {books}"
         assert abs(memory.leaving_mib - leaving) < NEAR, "the wrong part of it leaves"
         assert memory.held_mib <= self._most + NEAR, "more than the budget is held"
-        self._most = max(BUDGET_MIB, memory.held_mib)
+        self._most = max(self.budget_mib, memory.held_mib)
         self._check_turn()
+        self._check_counts()
+        for one in self.members:
+            one.check_nobody_waits_in_vain()
 
     def _check_turn(self) -> None:
         """Who has waited for the longest waits because there is no memory, whichever idle one of
@@ -215,20 +407,47 @@ class NodeSimulation:
             return
         ready = first.those(lambda b: b.is_idle and b.digest == first.pool.current)
         has = min((first.charge(number, first.simulated[number]) for number in ready), default=0.0)
-        if not ready and len(first.simulated) >= first.pool.limits.max_instances:
+        if not ready and first.used >= first.pool.limits.max_instances:
             return
         assert not self.memory.fits(first.limit_mib - has), "there is memory for the first"
 
+    def _check_counts(self) -> None:
+        """Of instances: of each tenant and of each function."""
+        for key, quota in self.quotas.items():
+            there = self._count(one for one in self.members if one.pool.quota is quota)
+            assert (quota.used, quota.leaving) == there, f"{quota} of {key}, really {there}"
+            assert quota.used <= quota.limit, "more instances than the quota"
+            assert quota.used == quota.limit or not quota.waiting, "waits, and there is capacity"
+            lacking = [one for one in self.members if one.pool in quota.waiting and one.lacks_quota]
+            assert self.timers or not lacking, "a call waits for its tenant, and nobody looks again"
+        for key, versions in self.functions.items():
+            places, most = versions[0].pool.places, versions[0].pool.limits.max_instances
+            there = self._count(versions)
+            assert (places.used, places.leaving) == there, f"{places} of {key}, really {there}"
+            assert places.used <= max(most, self._used[key]), "more instances than the maximum"
+        self.note_used()
+
+    def note_used(self) -> None:
+        """From now on a function has no more instances than the maximum, or than it has now."""
+        self._used = {key: versions[0].used for key, versions in self.functions.items()}
+
+    @staticmethod
+    def _count(members: Iterable[Member]) -> tuple[int, int]:
+        several = list(members)
+        leaving = [one.those(lambda sandbox: sandbox.destroying) for one in several]
+        return sum(len(one.simulated) for one in several), sum(map(len, leaving))
+
     def drain(self) -> None:
-        """Calls end, and nothing new comes: everybody who waits is served in time."""
+        """Calls end, and nothing new comes: everybody who waits is served in time, and each version
+        that is prepared is ready, or is said not to be.
+        """
         waiting = [(one, waiter) for one in self.members for waiter in one.waiting]
-        for one in self.members:
-            if one.pool.prepared is not None:
-                self.event(one, PoolSimulation.abandon)
         for _ in range(400):
-            if not any(one.waiting or one.running for one in self.members):
+            if not any(one.waiting or one.running or one.pool.prepared for one in self.members):
                 break
             for one in self.members:
+                if one.pool.prepared in one.ready_digests:
+                    self.event(one, lambda w: w.promote(w.pool.prepared))  # type: ignore[arg-type]
                 for numbers, complete in (
                     (one.starting, Member.started),
                     (one.leaving, Member.gone),
@@ -240,14 +459,39 @@ class NodeSimulation:
             self.warm_stock.gone()
             self.pass_time(0.006)
         assert not any(one.waiting for one in self.members), "somebody waits for ever"
+        assert not any(one.pool.prepared for one in self.members), "a deploy waits for ever"
         for one, waiter in waiting:
             answer = one.answers[waiter]
-            assert type(answer).__name__ == "Assign" or self._was_late(one, waiter), answer
+            assert isinstance(answer, Assign) or self._was_late(one, waiter), answer
 
     def _was_late(self, one: Member, waiter: int) -> bool:
-        return getattr(one.answers[waiter], "why", "") in ("waited too long", "no room")
+        return getattr(one.answers[waiter], "why", "") in (WAITED_TOO_LONG, NO_MEMORY, OVER_QUOTA)
 
     def _at(self, now: float) -> None:
+        """Calls what is due until then."""
+        while due := [at for at, _ in self.timers if at <= now]:
+            timer = next(timer for timer in self.timers if timer[0] == min(due))
+            self.timers.remove(timer)
+            self._be_at(timer[0])
+            check, outer, self.evicted = self._check_looks(), self.evicted, []
+            timer[1]()
+            chosen, self.evicted = [(one.pool, number) for one, number in self.evicted], outer
+            check(chosen)
+            self.check()
+        self._be_at(now)
+
+    def _be_at(self, now: float) -> None:
         self.now = now
         for one in self.members:
             one.now = now
+
+
+def _check_order(
+    chosen: list[Idle], idle: dict[Idle, EvictionCandidate], parked: set[Idle]
+) -> None:
+    """The parked go first, then those that are worth the least."""
+    ready = [one for one in chosen if one not in parked]
+    spared = idle.keys() - set(chosen)
+    assert not ready or not spared & parked, "a parked one stays, and a ready one goes"
+    least = min((idle[one].worth for one in spared - parked), default=float("inf"))
+    assert all(idle[one].worth <= least for one in ready), "worth more than one that stays"

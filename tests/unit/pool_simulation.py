@@ -5,13 +5,14 @@ says so.
 and fails where an action breaks a promise to a caller or an operator.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from quiltfn.model.actions import (
     NO_MEMORY,
+    OVER_QUOTA,
     QUEUE_FULL,
     WAITED_TOO_LONG,
     Action,
@@ -153,15 +154,16 @@ class PoolSimulation:
         before = self.pool.current
         old = self.those(lambda b: b.is_idle and b.digest == before and not b.is_parked)
         kept = self.those(lambda b: b.is_idle and b.digest == digest)
-        live = len(self.those(lambda sandbox: not sandbox.destroying))
-        grace, is_calm, asked = self.pool.limits.grace_s, not self.waiting, len(self.short)
+        live = sum(len(one.those(lambda b: not b.destroying)) for one in self.family)
+        is_calm = not any(one.waiting for one in self.family)
+        grace, asked = self.pool.limits.grace_s, self.requests
         if digest != before:
             self._previous, self._previous_until = before if grace else None, self.now + grace
         self._perform(self.pool.promote(digest, self.now, self.footprint(digest)))
         for number in kept:
             assert not self.simulated[number].is_parked, "switched back, and what was kept stays so"
             is_gone = self.simulated[number].destroying  # or it made room for a call that waited
-            assert not is_gone or len(self.short) > asked, "what was kept for this is gone"
+            assert not is_gone or self.requests > asked, "what was kept for this is gone"
         if grace and is_calm and live <= self.pool.limits.max_instances:
             assert not [n for n in old if self.simulated[n].destroying], "nothing is kept"
 
@@ -214,6 +216,21 @@ class PoolSimulation:
 
     def those(self, true: Callable[[SimulatedSandbox], bool]) -> list[int]:
         return [number for number, sandbox in self.simulated.items() if true(sandbox)]
+
+    @property
+    def family(self) -> "Sequence[PoolSimulation]":
+        """Those of the function's versions."""
+        return [self]
+
+    @property
+    def requests(self) -> int:
+        """How often something was to be evicted."""
+        return len(self.short)
+
+    @property
+    def used(self) -> int:
+        """How many instances the function has."""
+        return sum(len(one.simulated) for one in self.family)
 
     @property
     def starting(self) -> list[int]:
@@ -329,7 +346,7 @@ class PoolSimulation:
 
     def _start(self, number: int, digest: str) -> None:
         most = self.pool.limits.max_instances
-        assert len(self.simulated) < most, "a start above the maximum"
+        assert self.used < most, "a start above the maximum"
         assert digest in (self.pool.current, self.pool.prepared), "a start for nobody"
         assert number not in self.simulated, "a number used twice"
         reason = self.pool.instances[number].reason
@@ -401,7 +418,7 @@ class PoolSimulation:
         limits = self.pool.limits
         if why == QUEUE_FULL:
             assert len(self.waiting) >= limits.queue_max, "refused beside a queue with room"
-        elif why in (WAITED_TOO_LONG, NO_MEMORY):
+        elif why in (WAITED_TOO_LONG, NO_MEMORY, OVER_QUOTA):
             assert waiter < min(self.waiting, default=waiter + 1), "the younger one gave up first"
         else:
             assert self.pool.current is None, "refused as closed while it is open"

@@ -13,9 +13,9 @@ from quiltfn.model.pool import Pool, PoolLimits
 from quiltfn.model.quota import Quota
 from unit.node_simulation import NodeSimulation
 from unit.pool_simulation import PoolSimulation
-from unit.test_pool_memory import SIZES
-from unit.test_pool_memory import STORIES as STORIES_OF_SEVERAL
-from unit.test_pool_memory import live_through as live_through_several
+from unit.test_arbiter import SIZES
+from unit.test_arbiter import STORIES as STORIES_OF_SEVERAL
+from unit.test_arbiter import live_through as live_through_several
 from unit.test_pool_property import EVENTS, QUEUE_MAX, STORIES, targets
 
 pytestmark = promise("W12")

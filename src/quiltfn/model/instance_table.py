@@ -81,7 +81,7 @@ class InstanceTable:
         self._quota.leaving -= 1
         self._places.used -= 1
         self._places.leaving -= 1
-        self._places.frees += 1
+        self._places.is_freed = True
         self._charge(instance, 0.0)
 
     def take_out(self, instance: Instance) -> None:

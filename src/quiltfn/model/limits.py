@@ -1,6 +1,7 @@
 """PoolLimits: how many instances and waiting calls a pool may have, and for how long."""
 
 import msgspec
+from msgspec.structs import replace
 
 
 class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,3 +23,8 @@ class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float = 60.0
     park_s: float = 315_360_000.0
     tenant_id: str = ""
+
+    @property
+    def beside(self) -> "PoolLimits":
+        """Of a pool of another version: nothing is kept there for the current version's sake."""
+        return replace(self, min_instances=0, grace_s=0)

@@ -45,12 +45,17 @@ class EvictionCandidate(msgspec.Struct, frozen=True):
     is_parked: bool
 
 
-class Memory(msgspec.Struct):
+def eviction_order(candidate: EvictionCandidate) -> tuple[bool, float]:
+    """The least is evicted first."""
+    return not candidate.is_parked, candidate.worth
+
+
+class Memory(msgspec.Struct, eq=False):
     """The budget, in MiB, and what counts against it.
 
     `leaving_mib`: the part of `held_mib` that is being freed. `prewarmed_mib`: the part of it that
     prewarmed sandboxes have. `waiting`: the pools that wait for memory, and since when (monotonic
-    seconds). `frees`: how often memory was freed or `waiting` changed.
+    seconds). `is_freed`: whether memory was freed or a turn has passed since they were served last.
     """
 
     budget_mib: float = UNBOUNDED
@@ -58,13 +63,13 @@ class Memory(msgspec.Struct):
     leaving_mib: float = 0.0
     prewarmed_mib: float = 0.0
     clock: float = 0.0
-    frees: int = 0
+    is_freed: bool = False
     waiting: dict[Hashable, float] = msgspec.field(default_factory=dict)
 
     def count(self, mib: float) -> None:
         """Adds to what is held; subtracts, if negative."""
         self.held_mib += mib
-        self.frees += mib < 0
+        self.is_freed |= mib < 0
 
     def fits(self, mib: float) -> bool:
         """Whether so much more is within the budget; zero and less always are."""
@@ -86,7 +91,7 @@ class Memory(msgspec.Struct):
 
     def pass_turn(self) -> None:
         """A pool no longer waits, or its first call waits since later: another may be next."""
-        self.frees += 1
+        self.is_freed = True
 
     def worth(self, calls: int, start_ms: float, size_mib: float) -> float:
         """The worth of an instance that becomes idle now."""
@@ -105,7 +110,7 @@ class Memory(msgspec.Struct):
         of_prewarmed = min(lacking, self.prewarmed_mib)
         lacking -= of_prewarmed
         chosen: list[EvictionCandidate] = []
-        for candidate in sorted(candidates, key=lambda one: (not one.is_parked, one.worth)):
+        for candidate in sorted(candidates, key=eviction_order):
             if lacking <= ROUNDING_MIB:
                 break
             chosen.append(candidate)

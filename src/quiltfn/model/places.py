@@ -9,6 +9,9 @@ Rule 2: a version that has no instance at all gets the next place, or it would n
 Rule 3: otherwise a version whose first call has waited `TURN_S` longer than the other's gets it.
 Two versions that are both called all the time so change places seldom, since each change is a cold
 start.
+
+Each place that becomes free is offered to every version that waits for one. So at most
+`WAITING_MAX` wait, for which that takes no noticeable time, and a call of one more is refused.
 """
 
 from collections.abc import Hashable
@@ -16,25 +19,32 @@ from collections.abc import Hashable
 import msgspec
 
 TURN_S = 1.0
+WAITING_MAX = 64
 # In place of a time: before every call that waits.
 FIRST = float("-inf")
 
 
 class Places(msgspec.Struct, eq=False):
-    """`used` of them, of which `leaving` are being ended. `frees`: how often one became free.
-    `waiting`: the pools that lack one, in the order in which they began to, and since when their
-    first call waits (monotonic seconds), or FIRST.
+    """`used` of them, of which `leaving` are being ended. `is_freed`: whether one became free, or a
+    pool waits no longer, since those that wait were served last. `waiting`: the pools that lack
+    one, in the order in which they began to, and since when their first call waits (monotonic
+    seconds), or FIRST.
     """
 
     used: int = 0
     leaving: int = 0
-    frees: int = 0
+    is_freed: bool = False
     waiting: dict[Hashable, float] = msgspec.field(default_factory=dict)
 
     @property
     def live(self) -> int:
         """How many instances are not being ended."""
         return self.used - self.leaving
+
+    def leave(self, who: Hashable) -> None:
+        """The pool `who` lacks none any more: another may be next."""
+        if self.waiting.pop(who, None) is not None:
+            self.is_freed = True
 
     def due(self, who: Hashable, since: float | None) -> int:
         """How many other pools get a place before the pool `who`. `since`: when the first of its

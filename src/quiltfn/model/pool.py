@@ -299,7 +299,6 @@ class Pool:
             self.previous = self.current if self.limits.grace_s > 0 else None
             self._previous_until = now + self.limits.grace_s
         self.current, self.prepared = digest, None
-        self.places.waiting.pop(self, None)
         self._is_shared = self._concurrency(digest) > 1
         self._history.retain(digest)
         actions: list[Action] = []
@@ -310,7 +309,7 @@ class Pool:
     def abandon(self, now: float) -> list[Action]:
         """Gives the prepared version up."""
         self.prepared = None
-        self.places.waiting.pop(self, None)
+        self.places.is_freed |= self in self.places.waiting  # calls of its own may still wait
         self._history.retain(self.current)
         return [*self._release_unwanted(now), *self._serve_room(now)]
 
@@ -319,7 +318,7 @@ class Pool:
         self.current = self.prepared = self.previous = None
         self.closed_because = why
         self._history.clear()
-        self.places.waiting.pop(self, None)
+        self.places.leave(self)
         if self.memory.waiting.pop(self, None) is not None:
             self.memory.pass_turn()
         return [Refuse(one.id, why) for one in self.queue.clear()] + self._release_unwanted(now)
@@ -551,16 +550,17 @@ class Pool:
 
     def _provide(self, now: float) -> list[Action]:
         """Starts what the prepared version and the queue still need, within the maximum."""
-        actions: list[Action] = []
-        if (
-            self.prepared is not None
-        ):  # first, or a queue that is never empty would take every place
-            missing = self.prepared_count - self._table.count_serving(self.prepared)
-            self._lacks_place = False
-            actions += self._start(self.prepared, missing, now)
-            if not self._lacks_place:
-                self.places.waiting.pop(self, None)
-        return actions + self._serve_queue(now)
+        if self.prepared is None:
+            return self._serve_queue(now)
+        # First, or a queue that is never empty would take every place.
+        missing = self.prepared_count - self._table.count_serving(self.prepared)
+        self._lacks_place = False
+        actions = self._start(self.prepared, missing, now)
+        lacks_place = self._lacks_place
+        actions += self._serve_queue(now)
+        if not (lacks_place or self._lacks_place):
+            self.places.leave(self)
+        return actions
 
     def _serve_queue(self, now: float) -> list[Action]:
         """Serves the queue, and starts what it still needs.
@@ -587,7 +587,7 @@ class Pool:
                 since = self.queue.waiting[impatient].since
                 actions.append(TickAt(since + self.limits.patience_s))
         if self.places.waiting and self.prepared is None and not self._lacks_place:
-            self.places.waiting.pop(self, None)
+            self.places.leave(self)
         if short_since not in (None, self.memory.waiting.get(self)):
             self.memory.pass_turn()
         return actions
@@ -657,9 +657,10 @@ class Pool:
             for instance in self._replaceable(digest)[:short]:
                 actions += self._stop(instance, now)
                 short -= 1
-        if is_alone:
+        if not is_asked:
             return actions
-        if count > places and since is not None:
+        since = self._waits_since(digest, callers[places:]) if count > places else None
+        if since is not None:
             self._lacks_place, self.places.waiting[self] = True, since
         return [*actions, RequestPlaces(short)] if short > 0 else actions
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -30,9 +30,8 @@ from quiltfn.model.timeline import StartTiming
 from quiltfn.model.version import Version
 from quiltfn.observe import metrics
 from quiltfn.pool.allowance import Allowance
-from quiltfn.pool.memory_arbiter import MemoryArbiter
+from quiltfn.pool.arbitration import Arbitration
 from quiltfn.pool.refusals import CLOSING, refusal
-from quiltfn.pool.tenant_pools import TenantPools
 from quiltfn.ports import (
     Call,
     Clock,
@@ -51,16 +50,6 @@ NOTHING = SandboxCounters()
 # Of the destinations that a function was refused, the first are kept.
 DESTINATIONS_MAX = 100
 ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED, ExitKind.BODY_CUT)
-
-
-class Siblings(Protocol):
-    """What a pool needs to know of the other pools of its function (`pool/version_pools.py`)."""
-
-    def make_places(self, wants: "FunctionPool", count: int) -> None: ...
-
-    def serve_waiting(self) -> None: ...
-
-    def scaled(self, pool: "FunctionPool", limits: PoolLimits) -> None: ...
 
 
 class PoolLease:
@@ -217,22 +206,18 @@ class FunctionPool:
         sandboxes: Sandboxes,
         clock: Clock,
         model: Pool,
-        arbiter: MemoryArbiter,
-        tenant_pools: TenantPools,
+        arbitration: Arbitration,
         owner: PoolOwner,
     ) -> None:
-        """`model`: with the memory of `arbiter` and the quota of `tenant_pools`."""
-        self._source, self._clock, self._arbiter = sandboxes, clock, arbiter
+        self._source, self._clock, self._arbitration = sandboxes, clock, arbitration
         self.now = clock.now
         # The function's own, and on a node of a fleet how much of them is this node's.
         self.limits = model.limits
         self.allowance: Allowance | None = None
-        self.tenant_pools = tenant_pools
         self.model = model
-        # The function's pools of other versions, while there may be some.
-        self.siblings: Siblings | None = None
-        arbiter.add(self)
-        tenant_pools.add(self)
+        # Of a function's own pool: those of other versions that are called, by the version's id.
+        self.beside: dict[str, FunctionPool] = {}
+        arbitration.add(self)
         self._tell_changed, self._tell_lacks_parked, self._tell_used, self._problem = owner
         self.sandboxes: dict[int, Sandbox] = {}
         self._specialising: dict[int, Sandbox] = {}
@@ -455,8 +440,8 @@ class FunctionPool:
     def set_scaling(self, limits: PoolLimits) -> None:
         self.limits = limits
         bounded = limits if self.allowance is None else self.allowance.bounded(limits)
-        if self.siblings is not None:
-            self.siblings.scaled(self, bounded)
+        for pool in self.beside.values():  # first these end what is above the maximum
+            pool.set_scaling(bounded.beside)
         self._perform(self.model.set_scaling(bounded, self._clock.now()))
 
     # On a node of a fleet --------------------------------------------------------------------
@@ -611,30 +596,15 @@ class FunctionPool:
                 case (
                     decided.RequestMemory() | decided.RequestQuota() | decided.RequestPlaces()
                 ) as wanted:
-                    self._make_room(wanted)
+                    self._arbitration.request(self.model, wanted)
                 case decided.TickAt(at=at):
                     self._wake_at(at)
                 case decided.Prepared(digest=digest):
                     self._end_preparation(digest, None)
                 case decided.PrepareFailed(digest=digest, reason=reason):
                     self._end_preparation(digest, NotPrepared(reason))
-        self._arbiter.serve_waiting()
-        self.tenant_pools.serve_waiting()
-        if self.siblings is not None:
-            self.siblings.serve_waiting()
+        self._arbitration.serve(self.model)
         self._tell_changed(self)
-
-    def _make_room(
-        self, wanted: decided.RequestMemory | decided.RequestQuota | decided.RequestPlaces
-    ) -> None:
-        """Idle instances are evicted, where that helps."""
-        match wanted:
-            case decided.RequestMemory(mib=mib):
-                self._arbiter.free_memory(mib)
-            case decided.RequestQuota():
-                self.tenant_pools.request(self)
-            case decided.RequestPlaces(count=count) if self.siblings is not None:
-                self.siblings.make_places(self, count)
 
     def _end(self, number: int) -> None:
         if number in self.sandboxes:

@@ -1,22 +1,24 @@
 """The pools of this node, of functions and of versions beside the current one, and their memory."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 from quiltfn.base.signal import Signal
+from quiltfn.model.arbiter import Arbiter
 from quiltfn.model.counts import Headroom
-from quiltfn.model.errors import RuntimeUnavailable, ShuttingDown
+from quiltfn.model.errors import CapacityFull, RuntimeUnavailable, ShuttingDown
 from quiltfn.model.invocation import ExitKind
 from quiltfn.model.keepalive import KeepAlive
 from quiltfn.model.memory import Memory
-from quiltfn.model.places import Places
+from quiltfn.model.places import WAITING_MAX, Places
 from quiltfn.model.pool import NEVER, Pool, PoolCounts, PoolLimits, sum_counts
 from quiltfn.model.pool_load import NO_VERSION, PoolLoad
-from quiltfn.model.quota import UNBOUNDED
+from quiltfn.model.quota import UNBOUNDED, Quota
 from quiltfn.model.stats import CallStats
 from quiltfn.model.version import Version
+from quiltfn.pool.arbitration import Arbitration
 from quiltfn.pool.function_pool import (
     FunctionPool,
     PinnedLease,
@@ -25,10 +27,7 @@ from quiltfn.pool.function_pool import (
     Preparation,
     sum_egress,
 )
-from quiltfn.pool.memory_arbiter import MemoryArbiter
 from quiltfn.pool.refusals import CLOSING
-from quiltfn.pool.tenant_pools import TenantPools
-from quiltfn.pool.version_pools import VersionPools
 from quiltfn.ports import Clock, EgressRefusals, InstanceView, SandboxCounters, Sandboxes
 
 
@@ -51,12 +50,10 @@ class LocalPools:
         """
         self._sandboxes, self._clock = sandboxes, clock
         self.memory = memory or Memory()
-        self._arbiter = MemoryArbiter(sandboxes, self.memory, keep_alive)
-        self.tenant_instances = tenant_instances
-        self._tenants: dict[str, TenantPools] = {}
+        self._arbitration = Arbitration(sandboxes, Arbiter(self.memory))
+        self._keep_alive, self.tenant_instances = keep_alive, tenant_instances
+        self._quotas: dict[str, Quota] = {}  # of tenants
         self._pools: dict[str, FunctionPool] = {}
-        # Of functions of which versions are called that are not the current one.
-        self._versions: dict[str, VersionPools] = {}
         self._closing = False
         # Instances changed: of which tenant and function.
         self.on_change: Signal[str, str] = Signal()
@@ -82,7 +79,7 @@ class LocalPools:
     def load(self, function_id: str) -> PoolLoad | None:
         pool = self._pools.get(function_id)
         load = pool.load(function_id) if pool else None
-        if load is None or function_id not in self._versions:
+        if pool is None or load is None or not pool.beside:
             return load
         return load.with_counts(self.counts(function_id))
 
@@ -127,11 +124,10 @@ class LocalPools:
         for pool in self._of(function_id):
             self._leave(pool)
         self._pools.pop(function_id, None)
-        self._versions.pop(function_id, None)
 
     def counts(self, function_id: str) -> PoolCounts:
-        if function_id not in self._versions:
-            pool = self._pools.get(function_id)
+        pool = self._pools.get(function_id)
+        if pool is None or not pool.beside:
             return pool.model.counts() if pool else PoolCounts()
         return sum_counts(pool.model.counts() for pool in self._of(function_id))
 
@@ -166,7 +162,7 @@ class LocalPools:
         more.
         """
         pool = self._pools.get(function_id)
-        return pool.wanted(sum(one.lacking() for one in self._beside(function_id))) if pool else 0
+        return pool.wanted(sum(one.lacking() for one in pool.beside.values())) if pool else 0
 
     def there(self, function_id: str) -> int:
         """How many instances the function has here, of any version and in any state, until nothing
@@ -247,18 +243,13 @@ class LocalPools:
 
     def _of(self, function_id: str) -> list[FunctionPool]:
         """The function's own pool, and those of its other versions."""
-        own = [self._pools[function_id]] if function_id in self._pools else []
-        return [*own, *self._beside(function_id)]
-
-    def _beside(self, function_id: str) -> Sequence[FunctionPool]:
-        """The function's pools of versions that are not the current one."""
-        pools = self._versions.get(function_id)
-        return () if pools is None else tuple(pools.beside.values())
+        own = self._pools.get(function_id)
+        return [] if own is None else [own, *own.beside.values()]
 
     def _all(self) -> Iterator[FunctionPool]:
-        yield from self._pools.values()
-        for pools in self._versions.values():
-            yield from pools.beside.values()
+        for own in self._pools.values():
+            yield own
+            yield from own.beside.values()
 
     def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
         if function_id not in self._pools:
@@ -274,15 +265,17 @@ class LocalPools:
             raise RuntimeUnavailable("the function has no pool on this node")
         if own.model.current is None or own.serves(version):
             return own
-        if function_id not in self._versions:
-            self._versions[function_id] = VersionPools(own)
-        pools = self._versions[function_id]
-        pool = pools.beside.get(version.id)
+        pool = own.beside.get(version.id)
         if pool is None:
-            pools.check_room()
-            pool = self._new_pool(function_id, pools.limits, pools.places)
+            places = own.model.places
+            if len(places.waiting) >= WAITING_MAX:
+                raise CapacityFull(
+                    f"calls of {WAITING_MAX} versions of the function wait for an instance",
+                    retry_after=1,
+                )
+            pool = self._new_pool(function_id, own.model.limits.beside, places)
             pool.model.keep_alive = None  # what is learnt is of the function's calls
-            pools.add(version.id, pool)
+            own.beside[version.id] = pool
         if not pool.serves(version):  # it is new, or was closed and is empty or will be
             pool.serve(version)
         if own.model.previous == version.digest:
@@ -292,17 +285,15 @@ class LocalPools:
     def _new_pool(
         self, function_id: str, limits: PoolLimits, places: Places | None = None
     ) -> FunctionPool:
-        quota = TenantPools(self.tenant_instances)
-        tenant_pools = self._tenants.setdefault(limits.tenant_id, quota)
-        keep_alive = self._arbiter.keep_alive()
-        model = Pool(limits, self.memory, keep_alive, tenant_pools.quota, places)
+        quota = self._quotas.setdefault(limits.tenant_id, Quota(self.tenant_instances))
+        model = Pool(limits, self.memory, self._keep_alive(), quota, places)
         owner = PoolOwner(
             changed=partial(self._tell, function_id),
             lacks_parked=partial(self._note_lacking, function_id, places),
             used=partial(self._use, (limits.tenant_id, function_id)),
             problem=self._problem,
         )
-        return FunctionPool(self._sandboxes, self._clock, model, self._arbiter, tenant_pools, owner)
+        return FunctionPool(self._sandboxes, self._clock, model, self._arbitration, owner)
 
     def _note_lacking(self, function_id: str, places: Places | None) -> None:
         if places is None and not self._closing:  # else the pool is of another version
@@ -321,18 +312,13 @@ class LocalPools:
 
     def _drop_unused(self) -> None:
         """Pools of other versions that have no instance any more, and no call."""
-        for function_id, pools in list(self._versions.items()):
-            for key in [key for key, pool in pools.beside.items() if pool.model.is_at_rest]:
-                pool = pools.beside.pop(key)
+        for own in self._pools.values():
+            for key in [key for key, pool in own.beside.items() if pool.model.is_at_rest]:
+                pool = own.beside.pop(key)
                 self._leave(pool)
-                own = pools.own
                 own.egress_before = sum_egress([own.egress_before, pool.egress_before])
-            if not pools.beside:
-                pools.own.siblings = None
-                del self._versions[function_id]
 
     def _leave(self, pool: FunctionPool) -> None:
-        self._arbiter.remove(pool)
-        pool.tenant_pools.remove(pool)
-        if not pool.tenant_pools:
-            del self._tenants[pool.model.limits.tenant_id]
+        self._arbitration.remove(pool)
+        if not self._arbitration.arbiter.is_shared(pool.model.quota):
+            del self._quotas[pool.model.limits.tenant_id]
