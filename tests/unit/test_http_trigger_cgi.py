@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quiltfn.http_trigger import cgi
+from quiltfn.http_trigger import cgi, cloudevents
 from quiltfn.http_trigger.answer import TEXT, BadAnswer
 from quiltfn.http_trigger.call import HttpCall
 from quiltfn.http_trigger.cgi import answer_of, block_of, variables_of
@@ -225,7 +225,8 @@ def test_no_more_fields_are_looked_at_than_an_answer_can_have() -> None:
 def test_a_cloud_event_is_given_in_binary_mode() -> None:
     event = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": {"a": 1}}
     headers = {"content-type": "application/cloudevents+json"}
-    given_ = cgi.from_event(call(headers=headers, body=msgspec.json.encode(event)), event)
+    body = msgspec.json.encode(event)
+    given_ = cgi.from_event(call(headers=headers, body=body), cloudevents.decoded(body))
     variables = variables_of(given_, ())
     assert (variables["HTTP_CE_TYPE"], variables["HTTP_CE_ID"]) == ("t", "1")
     assert (variables["CONTENT_TYPE"], given_.body) == ("application/json", b'{"a":1}')

@@ -6,13 +6,11 @@ streaming does. Output that begins with neither is sent as it comes. The head of
 by itself.
 """
 
-from typing import Any
-
 import msgspec
 
 from quiltfn.http_trigger import cgi
 from quiltfn.http_trigger.answer import OCTETS, SET_COOKIE, TEXT, HandlerAnswer, Head, head_of
-from quiltfn.http_trigger.event import answer_of, metadata_of
+from quiltfn.http_trigger.event import Outline, answer_of, metadata_of, outline_of
 from quiltfn.model.output import AnswerHead
 
 END = b"\0" * 8
@@ -44,13 +42,13 @@ def begin_of(output: bytes, *, is_shell: bool) -> Begin | None:
         return plain
     end = output.find(END, 0, PRELUDE_MAX_BYTES)
     if end >= 0:
-        value = _object(output[:end])
-        return plain if value is None else Begin(metadata_of(value).with_type(OCTETS), end + 8)
+        outline = _outline(output[:end])
+        return plain if outline is None else Begin(metadata_of(outline).with_type(OCTETS), end + 8)
     line = output.find(b"\n", 0, PRELUDE_MAX_BYTES)
     if line >= 0:
-        value = _object(output[:line])
-        if value is not None:
-            return Begin(metadata_of(value).with_type(OCTETS), line + 1)
+        outline = _outline(output[:line])
+        if outline is not None:
+            return Begin(metadata_of(outline).with_type(OCTETS), line + 1)
     return plain if len(output) > PRELUDE_MAX_BYTES else None
 
 
@@ -72,10 +70,10 @@ def whole_of(output: bytes, *, is_shell: bool, is_binary_event: bool = False) ->
     return answer_of(output, is_binary_event=is_binary_event)
 
 
-def _object(text: bytes) -> dict[str, Any] | None:
+def _outline(text: bytes) -> Outline | None:
     """The object that begins an answer; None: this is none."""
     try:
-        value = msgspec.json.decode(text)
+        outline = outline_of(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return value if isinstance(value, dict) and "statusCode" in value else None
+    return outline if outline is not None and bytes(outline.statusCode) else None
