@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -932,8 +932,17 @@ async def test_a_write_waits_for_others_within_limits(store: SqlStore, tmp_path:
     await store.ping()
 
 
+def count_in_a_pipeline(connection: Connection) -> None:
+    rows = [("x", 1), ("y", 1)]
+    driver(connection).cursor().executemany("SELECT %s, %s", rows)
+
+
 @promise("N85")
-async def test_others_write_while_a_server_stands_still_in_a_transaction(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", [count_one, count_in_a_pipeline])
+async def test_others_write_while_a_server_stands_still_in_a_transaction(
+    tmp_path: Path, last: Callable[[Connection], None]
+) -> None:
+    """PostgreSQL's own limit does not end a session after a pipeline."""
     url = postgresql.database_of(tmp_path)
     async with contextlib.AsyncExitStack() as stack:
         one, two = [
@@ -948,7 +957,7 @@ async def test_others_write_while_a_server_stands_still_in_a_transaction(tmp_pat
         tries: list[float] = []
 
         def stand_still(connection: Connection) -> None:
-            count_one(connection)
+            last(connection)
             tries.append(time.monotonic())
             begun.set()
             if len(tries) == 1:  # until the other has written, which it does not wait for
@@ -961,6 +970,19 @@ async def test_others_write_while_a_server_stands_still_in_a_transaction(tmp_pat
         has_written.set()
         await stored
         assert len(tries) == 2
+
+
+async def test_a_migration_that_takes_its_time_is_not_ended(tmp_path: Path) -> None:
+    """Nor a command: they have the same lock, and no start of a server in their names."""
+    url = postgresql.database_of(tmp_path)
+    async with open_postgresql(url, tmp_path / "a", node_id="a", busy_timeout_s=5.0) as store:
+        with psycopg.connect(url_of(tmp_path), application_name="quiltfn") as other:
+            lock = f"{postgres_connection.NAMESPACE}, {postgres_connection.WRITER}"
+            other.execute(f"SELECT pg_advisory_xact_lock({lock})".encode())
+            with pytest.raises(StoreUnavailable, match="busy"):
+                await store.ping()
+            other.execute("SELECT 1")
+        await store.ping()
 
 
 async def test_several_servers_that_count_the_same_lose_nothing(tmp_path: Path) -> None:

@@ -35,11 +35,12 @@ CONNECT_TIMEOUT_S = 3
 ANSWER_MAX_S = 10.0
 NO_ANSWER = "PostgreSQL has not answered for some seconds"
 NOT_ON_STANDBY = "somebody has ended the wait for the standby, which may not have what was stored"
+# A server that stands still in the middle of a transaction loses it before the others, which wait
+# for it, give up. If it goes on, it makes the transaction again.
+STUCK_S = 3
 TRANSACTION_MAX_S = 300  # where PostgreSQL has it
 LIMITS = {
-    # A server that stands still in the middle of a transaction loses it before the others, which
-    # wait for it, give up. If it goes on, it makes the transaction again.
-    "idle_in_transaction_session_timeout": "3s",
+    "idle_in_transaction_session_timeout": f"{STUCK_S}s",
     "statement_timeout": "60s",
 }
 SETTINGS = {
@@ -313,11 +314,11 @@ def session_of(connection: Connection) -> str:
 
 
 def end_session(connection: Connection, session: str) -> None:
-    """Ends a session that is left of a server that is gone, unless it is in a transaction."""
+    """Ends a session that is left of a server that is gone, unless a statement of it runs still."""
     if SESSION_NAME.fullmatch(session):
         run_alone(
             connection,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state LIKE 'idle%'"
             f" AND {SESSION} = '{session}' AND pid <> pg_backend_pid()",
         )
 
@@ -336,6 +337,22 @@ def end_sessions_of_past_starts(connection: Connection) -> None:
         f" AND {named} < (SELECT max(epoch) FROM node)"
         f" AND {named} NOT IN (SELECT epoch FROM node)"
         " AND (SELECT count(*) FROM pg_class WHERE relname = 'work_count' AND relkind = 'r') = 1",
+    )
+
+
+def end_stuck_writer(connection: Connection) -> None:
+    """Ends the session of a server that has the lock of writers and has stood still in the middle
+    of its transaction for `STUCK_S`. PostgreSQL's own limit does not end one whose last statements
+    came in a pipeline. Migrations and commands, which may take longer, are named without an epoch.
+    """
+    run_alone(
+        connection,
+        "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        f" WHERE locktype = 'advisory' AND granted AND classid = {NAMESPACE} AND objid = {WRITER}"
+        " AND objsubid = 2 AND datname = current_database() AND usename = current_user"
+        f" AND pg_locks.database = pg_stat_activity.datid AND application_name ~ '{EPOCH_NAMED}'"
+        " AND state LIKE 'idle in transaction%'"
+        f" AND state_change < clock_timestamp() - interval '{STUCK_S} seconds'",
     )
 
 

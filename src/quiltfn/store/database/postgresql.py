@@ -39,10 +39,12 @@ from quiltfn.store.database.postgres_connection import (
     NOT_ALLOWED,
     READ_ONLY,
     RETRIED,
+    STUCK_S,
     WRITER,
     code_of,
     end_session,
     end_sessions_of_past_starts,
+    end_stuck_writer,
     engine,
     is_lost,
     is_of_database,
@@ -407,16 +409,32 @@ class PostgresDatabase:
         """Begins a transaction that writes; returns its number. Raises `StoreUnavailable` where
         others have taken the node over: they have ended what it had.
         """
-        wait_ms = max(1, int(wait_s * 1000))
         if not self._is_shared:
-            (found,) = run_alone(writer, WRITE.format(wait_ms=wait_ms))
-            return str(found[1])
+            return str(self._begin_in_turn(writer, WRITE, wait_s)[1])
         assert self._boot is not None
         name = sql.Literal(self._boot.node_id).as_string(driver(writer))
-        (found,) = run_alone(writer, WRITE_FENCED.format(wait_ms=wait_ms, name=name))
+        found = self._begin_in_turn(writer, WRITE_FENCED, wait_s, name=name)
         if found[1] != self._boot.epoch:
             raise StoreUnavailable(FENCED)
         return str(found[0])
+
+    @staticmethod
+    def _begin_in_turn(writer: Connection, begin: str, wait_s: float, **names: str) -> Any:
+        """The row of `begin`, once no other writer has the lock. One that stands still loses it."""
+        first_s = min(wait_s, STUCK_S + 0.2)
+
+        def begun(most_s: float) -> Any:
+            wait_ms = max(1, int(most_s * 1000))
+            return run_alone(writer, begin.format(wait_ms=wait_ms, **names))[0]
+
+        try:
+            return begun(first_s)
+        except psycopg.errors.LockNotAvailable:
+            if first_s == wait_s:
+                raise
+        run_alone(writer, "ROLLBACK")
+        end_stuck_writer(writer)
+        return begun(wait_s - first_s)
 
     def _tell(self, writer: Connection) -> None:
         """Tells other servers, if there may be some, what the transaction has for them."""
