@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from time import sleep
@@ -329,6 +329,21 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_dir
 
 
+@pytest.fixture(scope="module")
+def fill(large: Path) -> Callable[[str], None]:
+    def copied(url: str) -> None:
+        assert perform(large, url) == 0
+
+    return copied
+
+
+@pytest.fixture
+def large_url(fill: Callable[[str], None], tmp_path: Path) -> Iterator[str]:
+    """A database with what `large` has, which PostgreSQL copies itself after the first."""
+    yield postgresql.database_of(tmp_path / "large", fill)
+    postgresql.drop_databases()
+
+
 @contextlib.contextmanager
 def copying(source: object, target: object) -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, which does not ignore Ctrl-C if this one should."""
@@ -372,10 +387,9 @@ def test_a_copy_that_is_ended_leaves_the_database_empty(large, url, number):
     ("number", "after_s"),
     [(signal.SIGKILL, 0), (signal.SIGINT, 0), (signal.SIGINT, 0.05), (signal.SIGINT, 0.15)],
 )
-def test_a_copy_that_is_ended_leaves_the_directory_empty(large, url, tmp_path, number, after_s):
-    assert perform(large, url) == 0
+def test_a_copy_that_is_ended_leaves_the_directory_empty(large_url, tmp_path, number, after_s):
     to = tmp_path / "to"
-    with copying(url, to) as process:
+    with copying(large_url, to) as process:
         until(lambda: any(to.glob(f"{STAGING}/quiltfn.db")), 30)
         sleep(after_s)
         process.send_signal(number)
@@ -385,7 +399,7 @@ def test_a_copy_that_is_ended_leaves_the_directory_empty(large, url, tmp_path, n
         assert said.endswith(f"quiltfn: stopped; {to} is as it was\n")
         assert not any((to / name).exists() for name in (STAGING, REMOVED))
     assert not (to / "quiltfn.db").exists()
-    assert perform(url, to) == 0  # it begins anew, whatever was left
+    assert perform(large_url, to) == 0  # it begins anew, whatever was left
     assert rows(to, "SELECT count(*), sum(length(stdout)) FROM invocation") == [(ROWS, ROWS * MIB)]
     assert not (to / STAGING).exists()
 
@@ -409,10 +423,9 @@ class Full(SqliteFile):
             raise sqlite3.OperationalError("database or disk is full")
 
 
-def test_a_target_failing_during_a_read_is_named(large, url, tmp_path, capsys, monkeypatch):
-    assert perform(large, url) == 0
+def test_a_target_failing_during_a_read_is_named(large_url, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(copy_sqlite, "SqliteFile", Full)
-    assert perform(url, tmp_path / "to") == 74
+    assert perform(large_url, tmp_path / "to") == 74
     assert "disk is full" in capsys.readouterr().err
 
 

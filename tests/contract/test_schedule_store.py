@@ -17,7 +17,8 @@ from quiltfn.model.schedule import Missed, Overlap, RunOutcome, Schedule, decide
 from quiltfn.ports.schedules import Firing, ScheduleRun
 from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.store import SqlStore, SqlWork
-from quiltfn.store.calls.schedules import RUNS_KEPT, WAITING_MAX, SqlSchedules
+from quiltfn.store.calls import schedules as schedules_module
+from quiltfn.store.calls.schedules import WAITING_MAX, SqlSchedules
 from quiltfn.store.database import tables
 
 NOW = 1_760_000_000_000
@@ -266,13 +267,17 @@ async def test_a_requested_run_leaves_the_tick(store: SqlStore, function: Functi
 
 
 @promise("W19")
-async def test_open_and_newest_runs_are_kept(store: SqlStore, function: Function) -> None:
+async def test_open_and_newest_runs_are_kept(
+    store: SqlStore, function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert schedules_module.RUNS_KEPT == 1000
+    monkeypatch.setattr(schedules_module, "RUNS_KEPT", 50)
     one = await a_stored_schedule(store, function, overlap=Overlap.SKIP)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
-    for number in range(2, RUNS_KEPT + 12):
+    for number in range(2, 62):
         assert await fire(store, function, NOW + number * MINUTE) is RunOutcome.SKIPPED
     kept = await runs(store, one)
-    assert len(kept) == RUNS_KEPT + 1
+    assert len(kept) == 51
     assert kept[-1].outcome is RunOutcome.ACCEPTED
     page = (await schedules_of(store).runs(one.id, kept[3].tick_ms, 2)).items
     assert list(page) == list(kept[4:6])
