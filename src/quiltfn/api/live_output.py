@@ -16,7 +16,7 @@ from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.http.event_stream import event
 from quiltfn.api.http.long_json import filled
-from quiltfn.api.http.response import encode
+from quiltfn.api.http.response import CutShort, encode
 from quiltfn.api.http.text_size import PIECE_BYTES
 from quiltfn.calls.invoke import Invoker, RunningCall
 from quiltfn.calls.work import no_such_call
@@ -116,9 +116,11 @@ class OutputReader:
         if self.is_live:
             assert self._running is not None
             return self._running.output.read(stream, start, size)
-        return await self._journal.read_output(
-            self._function_id, self._invocation_id, stream, start, size
-        )
+        of = self._function_id, self._invocation_id
+        data = await self._journal.read_output(*of, stream, start, size)
+        if not data:  # the record said that there is more
+            raise CutShort("the record was removed while it was read")
+        return data
 
     async def last_lines(self, count: int) -> Mapping[str, int]:
         """Where the last `count` lines of the output begin."""
@@ -133,7 +135,10 @@ class OutputReader:
         order = [run for run in order if run[0] in self._streams]
         at, is_last = dict(wanted), True
         for stream, start, size in backwards(order, wanted, PIECE_BYTES):
-            data = await self._read(stream, start, size)
+            try:
+                data = await self._read(stream, start, size)
+            except CutShort:
+                raise no_such_call() from None
             end = len(data) - (is_last and data.endswith(b"\n"))
             is_last = False
             lines = data.count(b"\n", 0, end)
@@ -213,8 +218,6 @@ async def written(reader: OutputReader) -> AsyncGenerator[bytes, None]:
     try:
         while (found := await reader.next(PIECE_BYTES)) is not None:
             part, data = found
-            if not data:
-                return
             reader.pass_by(part.stream, len(data))
             yield data
     finally:

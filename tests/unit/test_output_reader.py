@@ -1,4 +1,4 @@
-"""Where the last lines of a call's output begin, of a call that runs."""
+"""What is read of a call's output: its last lines, and a record that is removed meanwhile."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any, cast
 
 import pytest
 
+from quiltfn.api.http.response import CutShort
 from quiltfn.api.http.text_size import PIECE_BYTES
-from quiltfn.api.live_output import OutputReader
+from quiltfn.api.live_output import OutputReader, written
 from quiltfn.calls.invoke import RunningCall
+from quiltfn.model.errors import NotFound
 from quiltfn.model.output import OutputLog
+from quiltfn.ports import Outline
 
 RECORD = cast("Any", SimpleNamespace(attempt=1))
 LONG = b"x" * (PIECE_BYTES + 7)
@@ -58,3 +61,42 @@ async def test_without_a_last_line_nothing_is_passed_over() -> None:
     found = await reader.next()
     assert found is not None
     assert found[1] == b"!"
+
+
+class Removing:
+    """A journal that loses the record after so many reads of its output."""
+
+    def __init__(self, reads: int) -> None:
+        self.left = reads
+
+    async def outline(self, _function_id: str, _invocation_id: str) -> Outline:
+        record: Any = SimpleNamespace(attempt=1, output_order="", stdout_dropped=0)
+        return Outline(record=record, sizes={"stdout": len(LONG), "stderr": 0})
+
+    async def read_output(self, _f: str, _i: str, _stream: str, start: int, size: int) -> bytes:
+        self.left -= 1
+        return LONG[start : start + size] if self.left >= 0 else b""
+
+
+async def loaded(reads: int) -> OutputReader:
+    reader = OutputReader(cast("Any", Removing(reads)), "function", "call")
+    await reader.load()
+    reader.start({"stdout": 0, "stderr": 0})
+    return reader
+
+
+@pytest.mark.parametrize("how", [written, OutputReader.events])
+async def test_a_record_that_is_removed_while_it_is_read_ends_nothing_as_if_whole(how: Any) -> None:
+    """A follower was given empty events for ever, and everybody else a part as the whole."""
+
+    async def read(reads: int) -> bytes:
+        return b"".join([piece async for piece in how(await loaded(reads))])
+
+    with pytest.raises(CutShort):
+        await read(1)
+    assert len(await read(10**6)) >= len(LONG)
+
+
+async def test_the_last_lines_of_a_removed_record_are_not_found() -> None:
+    with pytest.raises(NotFound):
+        await (await loaded(0)).last_lines(3)
