@@ -6,16 +6,19 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import uvloop
 
 from promises import promise
 from quiltfn.api.http import connection
+from quiltfn.api.http import server as server_module
 from quiltfn.api.http.connection import HttpConnection
 from quiltfn.api.http.connections import ConnectionLimits, Connections
 from quiltfn.api.http.request import ClientDisconnected, Headers, Request
 from quiltfn.api.http.response import Response
+from quiltfn.api.http.server import UNSENT_IN_KERNEL_BYTES, Server
 from quiltfn.model.forwarded import ForwardedCall
 from timeouts import scaled
 
@@ -921,6 +924,36 @@ async def test_nothing_is_made_for_a_client_that_does_not_take_what_came_before(
         await asyncio.sleep(0)
     assert begun == ["/1", "/2", "/3", "/4"][: 3 if is_long else 4]
     assert connections.responses.held == 0
+
+
+@promise("A22")
+async def test_what_a_client_does_not_take_is_counted_and_not_left_to_the_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel would take megabytes for each connection. That is the control."""
+    size, held = 8 * 2**20, list[int]()
+
+    async def large(_: Request) -> Response:
+        return Response(body=bytes(size))
+
+    for in_kernel in (UNSENT_IN_KERNEL_BYTES, 2**30):
+        monkeypatch.setattr(server_module, "UNSENT_IN_KERNEL_BYTES", in_kernel)
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        door = ServerUnderTest(Connections(), listener.getsockname()[1], {"/large": large})
+        server = Server(door.app, door.connections)
+        serving = asyncio.create_task(server.serve(listener))
+        await until(partial(listener.getsockopt, socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        async with door.client(receive_bytes=4096) as (_, writer):
+            writer.write(get("/large"))
+            paused = door.connections._paused
+            await until(paused.copy)
+            await asyncio.sleep(0.2)
+            [one] = paused
+            held.append(one.unsent())
+            server.leave()
+        await serving
+    assert held[0] > size - 2**20 > held[1]
 
 
 async def test_a_mistake_in_the_application_ends_its_connection(door: ServerUnderTest) -> None:

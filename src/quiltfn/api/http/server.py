@@ -19,6 +19,9 @@ SECURITY_HEADERS = (
     b"content-security-policy: frame-ancestors 'none'\r\n"
 )
 LEAVE_WITHIN_S = 2.0
+# What the kernel keeps of a connection that isn't sent yet. Otherwise it takes megabytes of a
+# response from this server, to which the connection looks idle then.
+UNSENT_IN_KERNEL_BYTES = 128 * 1024
 # Who balances load and has heard that this server ends sends it nothing for so long.
 QUIET_S, QUIET_WITHIN_S = 0.25, 10.0
 
@@ -53,6 +56,8 @@ class Server:
     async def serve(self, listener: socket.socket) -> None:
         """Accepts connections on a bound socket until `leave`."""
         self._date()
+        # Connections have this from their listener.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL_BYTES)
         accepting = await self._accept(listener)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
