@@ -93,6 +93,7 @@ async def test_what_is_read_of_members_is_heard_in_one_order(tmp_path: Path) -> 
             "JoinedNode._watch",
         ]
         assert names_of(node.events.on_followed) == ["Watching.followed_changed"]
+        assert [hear.__qualname__ for hear in node.pool_changed] == ["SlotKeeper.pool_changed"]
 
 
 async def test_a_node_that_ends_is_told_of_no_state_any_more() -> None:

@@ -19,12 +19,11 @@ from quiltfn.fleet.lease import LeaseTimes, NodeLease
 from quiltfn.fleet.membership import Membership
 from quiltfn.fleet.peers import HttpPeers
 from quiltfn.fleet.tenants import FleetTenants
-from quiltfn.functions.tenant_images import TenantImages
+from quiltfn.functions.tenant_images import ImagesKept, TenantImages
 from quiltfn.host.health import Reasons
-from quiltfn.images import ImageDirectory
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Clock, StockedSandboxes
-from quiltfn.store import SqlStore, SqlTenantImages
+from quiltfn.store import SqlStore
 from quiltfn.store.fleet.image_copies import SqlImageCopies
 from quiltfn.tenants.access import Access
 from quiltfn.tenants.disabled import DisabledTenants
@@ -47,10 +46,6 @@ class Ground(Protocol):
     def stock(self) -> StockedSandboxes: ...
     @property
     def others(self) -> Others: ...
-
-
-# What `TenantImages` takes.
-ImagesKept = tuple[SqlTenantImages, ImageDirectory, Clock, Callable[[str], int], int]
 
 
 class SharedTenantImages(TenantImages):

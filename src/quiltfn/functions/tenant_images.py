@@ -23,6 +23,10 @@ MIB = 1024 * 1024
 UPLOADS_OF_A_TENANT = 2
 
 
+# What `TenantImages` takes.
+ImagesKept = tuple[SqlTenantImages, ImageDirectory, Clock, Callable[[str], int], int]
+
+
 class TenantImages(Mirror[dict[str, int]]):
     """The images of every tenant: by digest, what each tenant that has it is counted for it.
     `quota_bytes`: of a tenant, as `Image.counted_bytes` counts; `SHARED` has none. `all_bytes`: of

@@ -11,7 +11,6 @@ from quiltfn.base.store_retry import until_stored
 from quiltfn.calls.dispatch import Dispatcher
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
 from quiltfn.server.retention import (
-    follow_wall_clock,
     prune_expired,
     prune_until_done,
     reclaim_disk,
@@ -21,7 +20,6 @@ from quiltfn.store import (
     SpoolJournal,
     SqlAudit,
     SqlAuditRetention,
-    SqlClockStore,
     SqlDeliveries,
     SqlDiskSpace,
     SqlIdempotencyStore,
@@ -89,9 +87,7 @@ def background_tasks(
     clock: ResumableClock,
     servers: Callable[[], int],
 ) -> tuple[Task, ...]:
-    """What follows the clock, and removes what has expired but for images. `servers`: how many
-    there are on the store.
-    """
+    """What removes what has expired, but for images. `servers`: how many there are on the store."""
     keep_s = chosen.keep_invocations_days * DAY_S
     size = StorageLimit(tenant=chosen.tenant_invocations_bytes, all=chosen.keep_invocations_bytes)
     keep = RetentionPolicy(count=chosen.keep_invocations, seconds=keep_s, size=size)
@@ -115,11 +111,6 @@ def background_tasks(
         lambda: deliveries.prune_some(oldest_kept(), int(clock.unix())),
     )
     return (
-        partial(
-            follow_wall_clock,
-            clock,
-            SqlClockStore(database, is_shared=not database.boot.is_alone),
-        ),
         partial(reclaim_disk, SqlDiskSpace(database), clock),
         partial(
             prune_expired,

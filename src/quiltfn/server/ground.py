@@ -74,6 +74,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     follower: "Follower | None"
     membership: "Membership | None"
     others: Others
+    clock_store: SqlClockStore
     journal: SpoolJournal
     idempotency: Idempotency
     disabled: DisabledTenants
@@ -109,7 +110,14 @@ async def open_ground(
             follower, membership, others = await stack.enter_async_context(joining)
         except NodeRemoved as error:
             raise CannotServe(str(error)) from None
-    journal = await _started_journal(settings, opened, clock, stack)
+    clock_store = SqlClockStore(opened.database, is_shared=not opened.database.boot.is_alone)
+    # The journal decides about the work of the last server by trusted time.
+    await resume_clock(clock, clock_store)
+    is_strict = settings.durability == "strict"
+    journal = SpoolJournal(opened.database, settings.data_dir, clock, is_strict=is_strict)
+    await journal.start()
+    stack.push_async_callback(journal.aclose)
+    await continue_ids(clock, clock_store)
     idempotency = await _started_idempotency(settings, opened, clock, stack)
     disabled = DisabledTenants() if follower is None else DisabledTenants(follower.lag_s)
     memory = Memory(budget_mib=node.machine.memory_max_mib)
@@ -122,6 +130,7 @@ async def open_ground(
         follower=follower,
         membership=membership,
         others=others,
+        clock_store=clock_store,
         journal=journal,
         idempotency=idempotency,
         disabled=disabled,
@@ -129,21 +138,6 @@ async def open_ground(
         memory=memory,
         stock=await stack.enter_async_context(sandboxes(memory)),
     )
-
-
-async def _started_journal(
-    chosen: Settings, store: SqlStore, clock: ResumableClock, stack: AsyncExitStack
-) -> SpoolJournal:
-    """It decides about the work of the last server by trusted time, so the clock goes first."""
-    database = store.database
-    clock_store = SqlClockStore(database, is_shared=not database.boot.is_alone)
-    await resume_clock(clock, clock_store)
-    is_strict = chosen.durability == "strict"
-    journal = SpoolJournal(database, chosen.data_dir, clock, is_strict=is_strict)
-    await journal.start()
-    stack.push_async_callback(journal.aclose)
-    await continue_ids(clock, clock_store)
-    return journal
 
 
 async def _started_idempotency(

@@ -72,7 +72,7 @@ from quiltfn.server.ground import (
     open_ground,
     record_cipher,
 )
-from quiltfn.server.retention import collect_images
+from quiltfn.server.retention import collect_images, follow_wall_clock
 from quiltfn.server.standalone_node import LoneNode, LoneParts
 from quiltfn.settings import Settings
 from quiltfn.store import (
@@ -292,6 +292,7 @@ def tasks_of(platform: Platform) -> tuple[Task, ...]:
         partial(ground.telemetry.send_metrics, partial(refresh_metrics, services)),
         platform.meter.run,
         partial(run_recovered, services.journal, platform.dispatcher),
+        partial(follow_wall_clock, clock, ground.clock_store),
         *background_tasks(chosen, database, services.stats, clock, ground.others.count),
         partial(collect_images, tenant_images, runtimes, ground.stock, grace_s),
         *following_tasks(platform),

@@ -15,20 +15,16 @@ from quiltfn.calls.events import Events
 from quiltfn.calls.invoke import Invoker
 from quiltfn.calls.node_report import report_of
 from quiltfn.functions.lifecycle import Lifecycle
-from quiltfn.functions.tenant_images import TenantImages
+from quiltfn.functions.tenant_images import ImagesKept, TenantImages
 from quiltfn.host.health import Reasons
-from quiltfn.images import ImageDirectory
 from quiltfn.model.errors import Conflict, NotFound
 from quiltfn.model.member import KnownNode, Member, NodeState, Report
 from quiltfn.pool.local import LocalPools
-from quiltfn.ports import Change, ChangeKind, Clock
+from quiltfn.ports import Change, ChangeKind
 from quiltfn.ports.work import QueueCounts
 from quiltfn.server.ground import Ground
-from quiltfn.store import SqlTenantImages
 
 ALONE = "this server is no node of a fleet: stop it in order with SIGTERM"
-# What `TenantImages` takes.
-ImagesKept = tuple[SqlTenantImages, ImageDirectory, Clock, Callable[[str], int], int]
 
 
 class LoneParts:
