@@ -12,13 +12,17 @@ from promises import promise
 pytestmark = promise("A90")
 ROOT = Path(__file__).parents[2]
 # A sentence for people, in Python and in TypeScript.
-SENTENCE = r"(?:\b(?:error_message|message|hint)\b|\bstr\((?:error|refused|problem)\))"
+SENTENCE = (
+    r"(?:\b(?:error_message|message|hint|_how_ended)\b|\bstr\((?:error|refused|problem)\)"
+    r"|\(?error \?\? \"\")"
+)
 CUTS = (
     "startswith|startsWith|endswith|endsWith|partition|rpartition|split|find|indexOf|includes|match"
 )
 # It is compared with a text or a constant, or given to a pattern.
 PARSES = re.compile(
     rf"""{SENTENCE}[?!]?\??\.(?:{CUTS})\(\s*(?:[rf]?["'`/]|[A-Z][A-Z_]+\b)"""
+    rf"""|\bwhy\.(?:{CUTS})\("""
     rf"""|\b(?:test|exec|match|search|fullmatch|sub|findall|replace)\([^()=]*{SENTENCE}(?!=)"""
     rf"""|["'](?:\w+ )+\w*["'] in {SENTENCE}"""
     rf"""|{SENTENCE} [!=]==? (?:["'`]|[A-Z][A-Z_]+\b)"""
@@ -66,6 +70,9 @@ def test_what_took_sentences_apart_is_found() -> None:
     sentence = function.error_message.partition("\\n")[0]
     and known.error_message == NODE_LOST
     if error_message.startswith("the handler was killed by signal"):
+    if why.startswith(RUNNER_ENDED):
+    why += IN_FRONT if self._how_ended == ENDED_WELL else ""
+    const found = /^version (\\d+) cannot serve: /.exec(error ?? "");
     """
     assert len(list(parsed(before))) == len(before.strip().splitlines()) - 1
     fine = """

@@ -108,6 +108,7 @@ async def test_every_field_of_a_function_is_stored(open_store: StoreOpener, tmp_
         min_instances=1,
         max_instances=7,
         error_message="no",
+        failed_version=4,
         revision=4,
     )
     version = a_version(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -133,17 +134,23 @@ def test_a_flood_before_it_is_ready_is_cut_and_does_not_hold_it_up(bare_guest: B
 
 
 @pytest.mark.parametrize(
-    ("script", "text"),
+    ("script", "code", "text"),
     [
-        ("say('refused it has no handler')", "it has no handler"),
-        ("sys.exit(7)", "the runtime's program ended with status 7 before it was ready"),
-        ("os.kill(os.getpid(), 11)", "the runtime's program was killed by signal 11"),
-        ("raise ValueError('no luck')", "ended with status 1 before it was ready"),
+        ("say('refused it has no handler')", errno.ENOEXEC, "it has no handler"),
+        (
+            "sys.exit(7)",
+            errno.ECHILD,
+            "the runtime's program ended with status 7 before it was ready",
+        ),
+        ("os.kill(os.getpid(), 11)", errno.ECHILD, "the runtime's program was killed by signal 11"),
+        ("raise ValueError('no luck')", errno.ECHILD, "ended with status 1 before it was ready"),
     ],
 )
-def test_a_runner_that_cannot_start_says_why(bare_guest: BareGuest, script: str, text: str) -> None:
+def test_a_runner_that_cannot_start_says_why(
+    bare_guest: BareGuest, script: str, code: int, text: str
+) -> None:
     answer = small(bare_guest, script)
-    assert answer.errno != 0
+    assert answer.errno == code
     assert text in answer.text
     assert answer.written.endswith(b"ValueError: no luck\n" if "luck" in script else b"")
     assert bare_guest.wait() == 0

@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from promises import promise
+from quiltfn.api import shapes
 from quiltfn.functions import lifecycle
 from quiltfn.model.errors import (
     Conflict,
@@ -92,17 +94,22 @@ async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: Harness,
     assert (await server.invoke(entry)).stdout == b"newer\n"
 
 
-@promise("P3")
+@promise("P3", "A90")
 async def test_an_update_that_fails_leaves_the_old_version_and_says_why(server: Harness) -> None:
     entry = await server.active("echo old")
     entry = await server.lifecycle.update(entry, {"working_directory": "/missing"})
     assert (entry.function.state, entry.function.current_version) == (FunctionState.ACTIVE, 1)
     assert "version 2 cannot serve: working_directory /missing" in entry.function.error_message  # type: ignore[operator]
+    assert shapes.function(entry, None, note="", is_outdated=False, show=False).failed_version == 2
+    stored = next(one for one in await server.store.load() if one.function.id == entry.function.id)
+    assert stored.function.failed_version == 2
     assert await numbers(server, entry) == [2, 1]
     assert (await server.invoke(entry)).stdout == b"old\n"
     entry = await server.lifecycle.update(entry, {"handler": "echo new"})
     assert entry.function.current_version == 3
     assert entry.function.error_message is None
+    shown = shapes.function(entry, None, note="", is_outdated=False, show=False)
+    assert shown.failed_version is msgspec.UNSET
 
 
 async def test_a_rollback_to_the_current_version_forgets_the_update(server: Harness) -> None:

@@ -17,24 +17,25 @@ export const comingVersion = byId<number | null>(null);
  */
 export const failures = byId<ReadonlyMap<number, string>>(new Map());
 
-/** The version of which the error of a function says that it could not start. */
-export function failedVersion({ error_message: error }: Function): number | null {
-  const found = /^version (\d+) cannot serve: /.exec(error ?? "");
-  return found ? Number(found[1]) : null;
+/** A function that could not be deployed, or serve with its new version, as it is now. */
+export class FunctionFailed extends Error {
+  constructor(of: Pick<Function, "name" | "state" | "error_message">) {
+    super(of.error_message ?? `${of.name} is in state ${of.state}.`);
+  }
 }
 
-/** Tells in a toast what failed, unless it is the error that the page of the function shows. */
+/** Tells in a toast what failed, unless the page of the function shows it. */
 export function tell(id: string, error: unknown): void {
-  const shown = functionOf(id).peek()?.error_message;
+  const isShown = functionOf(id).peek()?.error_message != null;
   closed(id).value = null;
-  if (!(error instanceof Error && error.message === shown)) toastError(error);
+  if (!(error instanceof FunctionFailed && isShown)) toastError(error);
 }
 
 /** The error of a function that the reader has closed; it is shown again when it comes again. */
 export const closed = byId<string | null>(null);
 
 function learn(one: Function): void {
-  const known = failures(one.id), failed = failedVersion(one);
+  const known = failures(one.id), failed = one.failed_version ?? null;
   const next = new Map(known.peek());
   const isOver = one.state === "active" && next.delete(one.current_version);
   if (failed !== null && one.error_message) next.set(failed, one.error_message);

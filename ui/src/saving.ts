@@ -2,7 +2,7 @@
 // wanted, although the API gives it those that its runtime has by now.
 import { elsewhereSaid, madeCurrentSaid, sameAgain, sharesSaid } from "./aliases.ts";
 import { call, get, pages, Refused } from "./api.ts";
-import { closed, comingVersion, show } from "./current.ts";
+import { closed, comingVersion, FunctionFailed, show } from "./current.ts";
 import { confirm } from "./parts/controls/confirm.ts";
 import { counted } from "./parts/text/format.ts";
 import { type File, tar } from "./parts/resources/tar.ts";
@@ -269,7 +269,7 @@ export async function settle(
     now = await call<Function>("POST", `api/functions/${now.id}/deploy`);
   }
   show(now);
-  if (now.error_message) throw new Error(now.error_message);
+  if (now.error_message) throw new FunctionFailed(now);
   const is = !isDeployed ? "is saved" : `is ${now.state}`;
   const said = isDeployed && now.state === "active"
     ? madeCurrentSaid(now)

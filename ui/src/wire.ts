@@ -265,6 +265,7 @@ export interface Function {
   note?: string | null;
   runtime_outdated?: boolean;
   default_alias?: Alias;
+  failed_version?: number;
 }
 
 export interface FunctionChanges {

@@ -105,7 +105,7 @@ def function(
     """`default`: its default alias. `note`: what its runtime has to say. `is_outdated`: that was
     replaced. `show`: whether the caller may see the values of the environment.
     """
-    spec = entry.version.spec
+    spec, error = entry.version.spec, entry.function.error_message
     return gathered(
         wire.Function,
         entry.function,
@@ -114,6 +114,7 @@ def function(
         environment=values_of(spec.environment, show=show),
         note=note or msgspec.UNSET,
         runtime_outdated=is_outdated or msgspec.UNSET,
+        failed_version=(error and entry.function.failed_version) or msgspec.UNSET,
         default_alias=msgspec.UNSET if default is None else alias(default),
     )
 

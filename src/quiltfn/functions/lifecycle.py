@@ -510,7 +510,10 @@ class Lifecycle:
                 message = f"version {version.number} cannot serve: {error}"
             if self._may_run(function):  # else its tenant was disabled meanwhile
                 failed = msgspec.structs.replace(
-                    target, current_version=function.current_version, error_message=message
+                    target,
+                    current_version=function.current_version,
+                    error_message=message,
+                    failed_version=version.number,
                 )
                 return await self._commit(failed, self._scale, new_version=new_version)
 
@@ -538,7 +541,9 @@ class Lifecycle:
             error = str(refused)
         if error == function.error_message:
             return self._catalog.get(function.id)
-        return await self._commit(msgspec.structs.replace(function, error_message=error))
+        return await self._commit(
+            msgspec.structs.replace(function, error_message=error, failed_version=None)
+        )
 
     async def _with_minimum_here(self, function: Function) -> Function:
         """The function, about to be changed, with this node as the one that keeps its minimum. In

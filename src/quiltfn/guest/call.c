@@ -112,7 +112,7 @@ static void finish(uint64_t nonce, bool start_again)
     for (char **one = writable; dirty && !special.keep_tmp && *one != NULL; one++)
         if (touched(*one))
             renew(*one, 0, tmp_options);
-    if (start_again && !runner_start())
+    if (start_again && runner_start() != 0)
         _exit(NOT_CLEAN);
     put64(out_frame('Z', NONCE), nonce);
     out_send();

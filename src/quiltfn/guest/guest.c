@@ -76,7 +76,7 @@ static void specialise(size_t length)
         bool prepared = runner.pid > 0;
         if (prepared && special.fresh)
             runner_drop();
-        error = (prepared && !special.fresh ? runner_load() : runner_start()) ? 0 : ENOEXEC;
+        error = prepared && !special.fresh ? runner_load() : runner_start();
         text_length = snprintf(text, sizeof text, "%s", runner.told);
         if (error != 0) // After the NUL.
             text_length += 1 + (int)runner_last_log((unsigned char *)text + text_length + 1);

@@ -355,7 +355,7 @@ size_t runner_last_log(unsigned char *to)
 }
 
 // Waits for "ready fork|keep|once [NOTE]", before which "result stdout" may come, or "refused WHY".
-static bool runner_await(void)
+static int runner_await(void)
 {
     uint64_t deadline = now_ns() + START_NS;
     bool got_line = false; // A line: there may be another behind it.
@@ -363,7 +363,7 @@ static bool runner_await(void)
         uint64_t now = now_ns();
         if (now >= deadline) {
             snprintf(runner.told, sizeof runner.told, "the runtime's program was not ready in time");
-            return false;
+            return ETIMEDOUT;
         }
         struct timespec timeout = {got_line ? 0 : (time_t)((deadline - now) / SECOND_NS) + 1, 0};
         struct pollfd polled[5] = {{.fd = CONTROL, .events = POLLIN},
@@ -391,13 +391,13 @@ static bool runner_await(void)
             if (runner.forks || special.keep_state)
                 parent_remember(runner.pid, runner.forks);
             snprintf(runner.told, sizeof runner.told, "%s", line + 6);
-            return true;
+            return 0;
         }
         if (line != NULL && strncmp(line, "refused ", 8) == 0) {
             snprintf(runner.told, sizeof runner.told, "%s", line + 8);
             runner_keep_start(&runner.out);
             runner_keep_start(&runner.log);
-            return false;
+            return ENOEXEC;
         }
         int status = 0;
         bool more = false;
@@ -410,13 +410,13 @@ static bool runner_await(void)
                      "the runtime's program %s %" PRIu32 " before it was ready",
                      end.kind == EXITED ? "ended with status" : "was killed by signal", end.code);
             runner.pid = 0;
-            return false;
+            return ECHILD;
         }
     }
 }
 
 // Starts the runner. Else `told` says why not, and it is gone.
-bool runner_spawn(void)
+int runner_spawn(void)
 {
     int fds[3] = {-1, -1, -1}, control = -1;
     could_not(NULL, "", 0);
@@ -431,16 +431,16 @@ bool runner_spawn(void)
         close(control);
     runner.pid = pid;
     if (failure.step == NULL)
-        return true;
+        return 0;
     snprintf(runner.told, sizeof runner.told, "the sandbox could not %s%.300s: %s", failure.step,
              failure.name, strerror(failure.error));
-    return false;
+    return failure.error;
 }
 
-// Starts it and waits until it can take a call.
-bool runner_start(void)
+// Starts it and waits until it can take a call; 0: it can.
+int runner_start(void)
 {
-    return runner_spawn() && runner_await();
+    return runner_spawn() != 0 ? failure.error : runner_await();
 }
 
 // Ends one that was prepared and cannot be used.
@@ -453,7 +453,7 @@ void runner_drop(void)
 
 // Tells a runner that was prepared what it is for: "load DIRECTORY_BYTES VARIABLES_BYTES", filled up
 // like the head of a call, and that many bytes of each.
-bool runner_load(void)
+int runner_load(void)
 {
     size_t directory = strlen(special.cwd);
     unsigned char *at = ask + ASK_HEAD;
@@ -470,7 +470,7 @@ bool runner_load(void)
     ask[ASK_HEAD - 1] = '\n';
     runner.ask_sent = 0;
     runner.ask_used = (size_t)(at - ask);
-    bool ready = runner_await();
+    int error = runner_await();
     runner_forget_call();
-    return ready;
+    return error;
 }

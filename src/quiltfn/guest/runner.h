@@ -38,12 +38,12 @@ extern struct runner {
     struct stream streams[2];
 } runner;
 
-// Starting it. False: `told` says why, and it is gone; runner_last_log copies what it wrote last, at most
+// Starting it. Not 0, but an errno: `told` says why, and it is gone; runner_last_log copies what it wrote last, at most
 // LAST_WORDS bytes.
 size_t runner_last_log(unsigned char *to);
-bool runner_spawn(void);
-bool runner_start(void);
-bool runner_load(void);
+int runner_spawn(void);
+int runner_start(void);
+int runner_load(void);
 void runner_drop(void);
 void runner_close(void);
 

@@ -11,6 +11,7 @@ are not frozen, since making a frozen one takes half as long again.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -31,6 +32,9 @@ OUTPUT_MAX: Final = 64 * 1024
 STDOUT_MAX: Final = 6 * 1024 * 1024
 STDERR_MAX: Final = 1024 * 1024
 TEXT_MAX: Final = 1024
+# The errno of SPECIALISED about a runner that ended or was late, and didn't say itself why it can't
+# start. What it wrote last may.
+NO_REASON: Final = frozenset((errno.ECHILD, errno.ETIMEDOUT))
 # What a runner that did not start wrote last, and the NUL before it.
 LAST_WORDS_MAX: Final = 4096 + 1
 TIMEOUT_MS_MAX: Final = 0xFFFF_FFFF

@@ -54,8 +54,9 @@ DESCRIPTIONS: Mapping[FunctionState, str] = {
 class Function(msgspec.Struct, frozen=True, kw_only=True):
     """A named function of one tenant. Times in Unix seconds.
 
-    `current_version` is the number of the version that serves (or would serve) calls. `revision`
-    grows with every change: the store accepts a change only of the newest revision.
+    `current_version` is the number of the version that serves (or would serve) calls.
+    `failed_version` is that of the new version of which `error_message` says why it cannot serve.
+    `revision` grows with every change: the store accepts a change only of the newest revision.
     """
 
     id: str
@@ -71,12 +72,15 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     updated_at: int
     error_message: str | None = None
+    failed_version: int | None = None
     revision: int = 1
 
     def after(self, event: FunctionEvent, now: int, error: str | None = None) -> "Function":
         """The function after `event`. `error` becomes its error_message; None clears that."""
         state = transition(NEXT, self.state, event)
-        return msgspec.structs.replace(self, state=state, error_message=error, updated_at=now)
+        return msgspec.structs.replace(
+            self, state=state, error_message=error, failed_version=None, updated_at=now
+        )
 
 
 def check_targets(min_instances: int, max_instances: int) -> None:

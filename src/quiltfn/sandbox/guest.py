@@ -45,8 +45,6 @@ CONTROL_PIECE = 64 * 1024
 DESCRIPTORS_MAX = 2
 # The guest gives a runner 120 s to start. A busy sandbox may be late to notice the end of these.
 RUNNER_STARTS_WITHIN_S = 125.0
-# How the guest's sentence begins about one that has not said itself why it cannot start.
-RUNNER_ENDED = "the runtime's program "
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
 
 EXIT_KINDS = {
@@ -214,7 +212,7 @@ class GuestSandbox(asyncio.Protocol):
             raise SandboxRefused("the guest ended while it was being specialised") from None
         if told.errno:
             why, written = told.text, told.written
-            if why.startswith(RUNNER_ENDED):
+            if told.errno in wire.NO_REASON:
                 why = with_last_line(why, written)
             raise SandboxRefused(with_output(why, written))
         if is_server:

@@ -52,7 +52,6 @@ NO_BYTES = bytes(4)  # a number of bytes, as the kernel tells it: none
 # and a request on its way just then would be lost.
 IDLE_S = 1.0
 READY_WITHIN_S = 120.0
-ENDED_WELL = "ended with status 0"
 IN_FRONT = " (it has to stay in the foreground)"
 NO_SUCH_PATH = (
     " (calls that are no HTTP requests go to AWS_LWA_PASS_THROUGH_PATH; requests to the URL)"
@@ -248,7 +247,7 @@ class WebServer:
         self._wanted: deque[asyncio.Future[socket.socket]] = deque()
         self._tasks = TaskGroup()
         self._over = asyncio.Event()
-        self._how_ended = ""
+        self._how_ended, self._has_exited_well = "", False
         self._between, self._between_dropped, self._last_words = b"", 0, b""
         self._log_room = LOG_BYTES_PER_S
         self._refill: asyncio.TimerHandle | None = None
@@ -283,7 +282,7 @@ class WebServer:
                     )
         if self._over.is_set():
             why = f"the server {self._how_ended} before it accepted connections on port {port}"
-            why += IN_FRONT if self._how_ended == ENDED_WELL else ""
+            why += IN_FRONT if self._has_exited_well else ""
         self._read_log()
         words = self._last_words
         raise SandboxRefused(with_output(with_last_line(why, words), words))
@@ -526,9 +525,10 @@ class WebServer:
         """The server has ended, and with it all that it had begun."""
         is_exit = kind is ExitKind.EXITED
         how = f"ended with status {code}" if is_exit else f"was killed by signal {code}"
+        self._has_exited_well = is_exit and code == 0
         self._over_now(how)
         for exchange in list(self._running):
-            if is_exit and code == 0:
+            if self._has_exited_well:
                 why = "the server ended with status 0 during the call"
                 exchange.fail(HttpFailed(None, why))
             else:

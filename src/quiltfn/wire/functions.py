@@ -239,6 +239,9 @@ ErrorCount = Annotated[
 VersionId = Annotated[str, about("the version's id", "01999999-0000-7000-8000-000000000001")]
 IsActive = Annotated[bool, about("whether it serves calls now", True)]
 Success = Annotated[bool, about("always true; a failure is an error", True)]
+FailedVersion = Annotated[
+    int, about("the number of the new version that cannot serve, as `error_message` says", 2)
+]
 PauseMessage = Annotated[str, about("what is still going on, or null", None)]
 NetworkOfFunction = Annotated[str, about("none or egress", "none")]
 BlockedCount = Annotated[int, about("attempts that were refused", 0)]
@@ -340,6 +343,7 @@ class Function(Struct, kw_only=True, frozen=True):
     note: Note | UnsetType | None = UNSET
     runtime_outdated: RuntimeOutdated | UnsetType = UNSET
     default_alias: DefaultAlias | UnsetType = UNSET
+    failed_version: FailedVersion | UnsetType = UNSET
 
 
 class FunctionSummary(Struct, kw_only=True, frozen=True):

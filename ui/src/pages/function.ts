@@ -5,7 +5,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { poolOf } from "../activity.ts";
 import { elsewhereSaid, madeCurrentSaid } from "../aliases.ts";
 import { call, get, type Refused } from "../api.ts";
-import { comingVersion, functionOf, show, tell } from "../current.ts";
+import { comingVersion, FunctionFailed, functionOf, show, tell } from "../current.ts";
 import { forget, isUnsaved } from "../editing.ts";
 import { useEvents } from "../hearing.ts";
 import { html } from "../html.ts";
@@ -89,7 +89,7 @@ async function act(one: Function, verb: "deploy" | "pause" | "resume"): Promise<
     const now = await get<Function>(path);
     show(now);
     if (now.state === "error" || verb === "deploy" && now.error_message) {
-      throw new Error(now.error_message ?? `${now.name} is in error.`);
+      throw new FunctionFailed(now);
     }
     if (verb === "deploy" && now.state === "active") {
       toast(madeCurrentSaid(now));

@@ -33,7 +33,7 @@ from quiltfn.ports import FunctionCounters, StoredFunction, TenantFunctions
 
 # The newest revision in migrations/versions. It is repeated here so that a start with the newest
 # schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0030"
+REVISION = "0031"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -83,6 +83,7 @@ function = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("error_message", Text),
+    Column("failed_version", Integer),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
     # The counters: written by the journal alone, never by a function's own row.
     Column("invocation_count", BigInteger, nullable=False, server_default=text("0")),

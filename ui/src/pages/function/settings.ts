@@ -3,7 +3,7 @@ import { batch, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { elsewhereSaid } from "../../aliases.ts";
 import { get } from "../../api.ts";
-import { failedVersion, show, tell } from "../../current.ts";
+import { FunctionFailed, show, tell } from "../../current.ts";
 import { close, type Draft, draftOf, editingOf, type Named } from "../../editing.ts";
 import { html } from "../../html.ts";
 import { Code } from "../../parts/controls/code.ts";
@@ -143,7 +143,7 @@ export function Settings({ one }: { one: Function }) {
           show(now);
           renew(now);
         });
-      } else unserved.value = failedVersion(now);
+      } else unserved.value = now.failed_version ?? null;
       await settle(one, now, isDeployed);
     } catch (error) {
       problem.value = error as Error;
@@ -153,7 +153,7 @@ export function Settings({ one }: { one: Function }) {
     }
   }
   // The page of the function says why it could not be deployed.
-  const isAbove = problem.value !== null && problem.value.message === one.error_message;
+  const isAbove = problem.value instanceof FunctionFailed && one.error_message != null;
   const isSameCode = edits.value.size === 0 && changes.runtime === undefined &&
     changes.handler === undefined &&
     !(standing?.runtime && hasOtherFiles(standing) && othersWith(one, standing.runtime));
