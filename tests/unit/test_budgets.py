@@ -123,6 +123,19 @@ async def test_kept_answers_are_loaded_one_at_a_time(monkeypatch: pytest.MonkeyP
     assert {type(one) for one in ended} == {type(None), CapacityFull}  # nobody waits for ever
 
 
+async def test_whoever_gives_up_makes_way_for_the_next() -> None:
+    budget = ResponseBudget(100)
+    budget.add_unsent(50)
+    first = asyncio.ensure_future(budget.reserve(60, "a").__aenter__())
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(budget.reserve(50, "a").__aenter__())
+    await asyncio.sleep(0)
+    assert (budget.missing, budget.served) == (10, 0)  # of the first alone
+    first.cancel()
+    await asyncio.wait_for(second, 1)
+    assert (budget.missing, budget.served) == (0, 1)
+
+
 async def test_unread_answers_keep_others_from_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 0.05)
     budget = ResponseBudget(100)

@@ -9,7 +9,7 @@ import pytest
 from promises import promise
 from quiltfn.api.http import budgets
 from quiltfn.api.http import connections as module
-from quiltfn.api.http.budgets import ResponseBudget
+from quiltfn.api.http.budgets import MIB, ResponseBudget
 from quiltfn.api.http.connections import RESERVED, TRIES, ConnectionLimits, Connections, SlotKind
 
 MOST = 3 * TRIES
@@ -203,13 +203,13 @@ async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first(
 
     waits = asyncio.ensure_future(answer(45))
     await asyncio.sleep(0)
-    for now in range(10):
+    for now in range(9):
         if now == 5:  # the first that is known how fast it is
             assert not any(peer.was_cut for peer in peers.values())
             waits.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await waits
-        if now == 9:
+        if now == 6:
             waits = asyncio.ensure_future(answer(45))
             await asyncio.sleep(0)
         connections.look(now)
@@ -221,8 +221,71 @@ async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first(
     await waits
     waits = asyncio.ensure_future(answer(101))
     await asyncio.sleep(0)
-    connections.look(10)
+    for now in (9, 12):
+        connections.look(now)
+        for name in ("200", "300"):
+            peers[name].bytes_taken += 3 * speeds[name]
     assert [name for name, peer in peers.items() if not peer.was_cut] == ["shared"]
     for name in ("200", "300"):
         connections.remove(peers[name])
+    await waits
+
+
+@promise("A89")
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_slow_ones_stay_while_those_who_wait_are_served(
+    is_served: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody waits for memory all the time, as a few fast readers of one key can see to. Only
+    where nobody is served do slow ones end: what the next one needs, and of little ones none.
+    """
+    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
+    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(100 * MIB))
+    sizes = {"slow": 50 * MIB, "slower": 40 * MIB, "stream": MIB // 8, "small": MIB // 2}
+    peers = {
+        name: Peer(None, is_streaming=name == "stream", waiting=size)
+        for name, size in sizes.items()
+    }
+    for peer in peers.values():
+        connections.add(peer)
+        connections.paused(peer)
+
+    async def answer() -> None:
+        async with responses.reserve(30 * MIB, "a"):
+            pass
+
+    waiting = [asyncio.ensure_future(answer()) for _ in range(4)]
+    for now in range(20):
+        await asyncio.sleep(0)
+        assert responses.missing
+        connections.look(now)
+        for name, peer in peers.items():
+            peer.bytes_taken += 100_000 * (1 + (name == "slow"))
+        if is_served:
+            responses.served += 1
+        if peers["slower"].was_cut:
+            break
+    assert [name for name, peer in peers.items() if peer.was_cut] == ["slower"] * (not is_served)
+    assert now == (19 if is_served else 5)
+    for peer in peers.values():
+        connections.remove(peer)
+    await asyncio.gather(*waiting)
+    assert responses.served == (24 if is_served else 4)
+
+
+async def test_those_that_hold_little_end_where_nothing_else_helps() -> None:
+    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(MIB))
+    peers = [Peer(None, waiting=MIB // 2) for _ in range(3)]
+    for peer in peers:
+        connections.add(peer)
+        connections.paused(peer)
+    waits = asyncio.ensure_future(responses.reserve(MIB // 2, "a").__aenter__())
+    await asyncio.sleep(0)
+    for now in range(6):
+        connections.look(now)
+        for peer in peers:
+            peer.bytes_taken += 100_000
+    assert [peer.was_cut for peer in peers] == [True, True, False]
+    for peer in peers:
+        connections.remove(peer)
     await waits

@@ -5,7 +5,7 @@ Short ones are not counted: a connection has one of them at most, and connection
 
 import asyncio
 import contextlib
-from bisect import bisect_right
+from bisect import insort_right
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
@@ -81,6 +81,16 @@ class BodyBudget:
             )
 
 
+class _Waiting(msgspec.Struct, eq=False):
+    """A request that waits for its turn and memory. `rank`: how many of its tenant waited before
+    it.
+    """
+
+    size: int
+    rank: int
+    turn: asyncio.Future[None]
+
+
 class ResponseBudget:
     """The bytes of all long responses that are being made, are being stored for an Idempotency-Key,
     or are not taken by their clients yet.
@@ -93,11 +103,9 @@ class ResponseBudget:
         self._most = most
         self._making = 0
         self._unsent = 0
-        # In the order of their turns, and for each how many of its tenant waited before it.
-        self._queue: list[asyncio.Future[None]] = []
-        self._ranks: list[int] = []
+        self._queue: list[_Waiting] = []  # in the order of their turns
         self._waiting: Counter[str] = Counter()
-        self._wanted = 0  # bytes, by those who wait
+        self.served = 0  # requests that had to wait and got what they waited for
 
     @property
     def held(self) -> int:
@@ -106,8 +114,8 @@ class ResponseBudget:
 
     @property
     def missing(self) -> int:
-        """Bytes that requests wait for."""
-        return max(1, self.held + self._wanted - self._most) if self._queue else 0
+        """Bytes that the next request waits for."""
+        return max(1, self.held + self._queue[0].size - self._most) if self._queue else 0
 
     def add_unsent(self, more: int) -> None:
         """`more` bytes are waiting for the store or for their clients; negative: no longer."""
@@ -135,18 +143,16 @@ class ResponseBudget:
 
     async def _wait(self, size: int, tenant_id: str) -> None:
         """Returns once it is this request's turn and there is memory for it."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        rank = self._waiting[tenant_id]
-        at = bisect_right(self._ranks, rank)
-        self._ranks.insert(at, rank)
-        self._queue.insert(at, turn)
+        loop, rank = asyncio.get_running_loop(), self._waiting[tenant_id]
+        waiting = _Waiting(size, rank, loop.create_future())
+        insort_right(self._queue, waiting, key=lambda one: one.rank)
         _count(self._waiting, tenant_id, 1)
-        self._wanted += size
         try:
             async with asyncio.timeout(RESPONSE_WAIT_S):
-                while self._queue[0] is not turn or not self._fits(size):
-                    await turn
-                    turn = self._renew(turn)
+                while self._queue[0] is not waiting or not self._fits(size):
+                    await waiting.turn
+                    waiting.turn = loop.create_future()
+            self.served += 1
         except TimeoutError:
             raise CapacityFull(
                 f"there was no memory for the response within {RESPONSE_WAIT_S:g} seconds: others "
@@ -155,20 +161,13 @@ class ResponseBudget:
                 retry_after=1,
             ) from None
         finally:
-            at = self._queue.index(turn)
-            del self._queue[at], self._ranks[at]
+            self._queue.remove(waiting)
             _count(self._waiting, tenant_id, -1)
-            self._wanted -= size
-
-    def _renew(self, turn: "asyncio.Future[None]") -> "asyncio.Future[None]":
-        """Another future at the same place in the queue."""
-        again: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue[self._queue.index(turn)] = again
-        return again
+            self._call_next()
 
     def _call_next(self) -> None:
-        if self._queue and not self._queue[0].done():
-            self._queue[0].set_result(None)
+        if self._queue and not self._queue[0].turn.done():
+            self._queue[0].turn.set_result(None)
 
 
 class OutputBudget:

@@ -6,10 +6,11 @@ longest.
 Rule 2: if none is idle it takes one of a few reserved slots, for one request that is no call, so
 that health and management answer however many calls there are. If those are taken too, the oldest
 one whose request is not complete ends.
-Rule 3: a client that takes nothing of its response for `write_timeout_s` is cut off; a slow one, as
-soon as others wait for the memory that its response takes. Of a response that was made before it is
-sent, less than 64 KiB is nothing; of a stream, which holds little, any byte counts. A body that all
-clients share takes no memory, whoever reads it.
+Rule 3: a client that takes nothing of its response for `write_timeout_s` is cut off; one that
+stands still, as soon as others wait for the memory of its response; a slow one, once none of those
+has been served for a while. No more end than the next request needs, and those that hold little,
+such as streams, last. Of a response that was made before it is sent, less than 64 KiB is nothing;
+of a stream, any byte counts. A body that all clients share takes no memory, whoever reads it.
 """
 
 import asyncio
@@ -25,9 +26,10 @@ MIB = 1024 * 1024
 RESERVED = 32
 TRIES = 64  # so that a new connection costs little when all others are busy
 LEAST_PROGRESS = 64 * 1024
-# How long clients may take nearly nothing, or be slow at all, while others wait for memory. How
-# fast a client is is measured over the second.
-PATIENCE_S, SLOW_S = 3.0, 5.0
+# While others wait for memory: how long clients may take nearly nothing, and how long none of the
+# others is served before slow clients end. How fast a client is is measured over the third.
+PATIENCE_S, WAIT_S, SLOW_S = 3.0, 3.0, 5.0
+LITTLE_BYTES = MIB
 
 
 class SlotKind(enum.Enum):
@@ -138,6 +140,8 @@ class Connections:
         # Connections that wait for their clients, with the bytes that are counted of each.
         self._paused: dict[Connection, int] = {}
         self._queued = 0
+        # How many requests had been served that waited for memory, and since when no more were.
+        self._served, self._served_at = 0, 0.0
 
     def add(self, one: Connection) -> SlotKind:
         """The slot of a new connection; `NONE`: it must be refused."""
@@ -242,23 +246,25 @@ class Connections:
         first, and then of the slow ones, slowest first.
         """
         missing = self.responses.missing
+        if not missing or self.responses.served != self._served:
+            self._served, self._served_at = self.responses.served, now
         if not missing:
             return
-        stalled, slow = list[tuple[float, Connection]](), list[tuple[float, Connection]]()
+        may_be_slow = now - self._served_at < WAIT_S
+        found: list[tuple[int, float, Connection]] = []
         for one, held in self._paused.items():
             reader = self._readers.get(one)
             if reader is None or not held:
                 continue
             if now - reader.since >= PATIENCE_S:
-                stalled.append((reader.since, one))
-            elif reader.speed is not None:
-                slow.append((reader.speed, one))
-        for some in (stalled, slow):
-            for _, one in sorted(some, key=lambda pair: pair[0]):
-                if missing <= 0:
-                    return
-                missing -= self._paused[one]
-                one.cut()
+                found.append((0, reader.since, one))
+            elif reader.speed is not None and not may_be_slow:
+                found.append((1 if held >= LITTLE_BYTES else 2, reader.speed, one))
+        for _, _, one in sorted(found, key=lambda entry: entry[:2]):
+            if missing <= 0:
+                return
+            missing -= self._paused[one]
+            one.cut()
 
 
 def _make_way(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:
