@@ -10,6 +10,7 @@ from contract.pieces import NOW_MS, NOW_S, a_piece, begun
 from contract.stores import a_stored_function, an_id, done, ids, opened_journal, restart
 from promises import promise
 from quiltfn.model.delivery import DeliveryStatus
+from quiltfn.model.end_cause import Exited
 from quiltfn.model.errors import CapacityFull, NotFound
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import WorkOutcome
@@ -57,6 +58,23 @@ async def test_the_commit_of_a_record_makes_its_delivery_once(
     assert (one.id, one.invocation_id, one.status) == (delivery_id, invocation_id, "waiting")
     assert (one.body, one.attempts) == (b"", 0)
     assert one.expires_at_ms - one.due_at_ms == 24 * 3600 * 1000
+
+
+@promise("A90")
+async def test_a_listed_one_has_the_cause_of_the_end_that_it_tells_of(
+    deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
+) -> None:
+    running, delivery_id = begun(a_piece(function).record), an_id()
+    journal.opened(running)
+    cause, outcome = Exited(3, "gone"), WorkOutcome(destination_id=delivery_id)
+    journal.closed(replace(done(running, 3), end_cause=cause, outcome=outcome))
+    await ended(journal, function, destination_id=an_id())
+    shown = (await deliveries.list(function.id, 10, None, None)).items
+    assert [one.end_cause for one in shown if one.id == delivery_id] == [cause]
+    assert [one.end_cause for one in shown if one.id != delivery_id] == [None]
+    again = await deliveries.retry(function.id, delivery_id, NOW_MS, NOW_MS)
+    assert again is not None
+    assert again.end_cause == cause
 
 
 @promise("A46")

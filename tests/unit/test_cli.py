@@ -23,6 +23,7 @@ from quiltfn.cli.output import Output, print_event
 from quiltfn.cli.project import commands
 from quiltfn.model import errors
 from quiltfn.model.errors import (
+    GIVE_URL,
     LIST_FUNCTIONS,
     NEXT_STEP,
     FunctionNotActive,
@@ -409,6 +410,10 @@ def test_a_refusal_is_a_sentence_and_a_hint_on_stderr(word: str, capsys: Capture
 
 
 ADVISED = [
+    (
+        NotFound("no URL", hint=f"{GIVE_URL.text} gives it one, as does …", see=GIVE_URL),
+        "hint: quiltfn url set hello gives it one\n",
+    ),
     (FunctionNotActive.because("pending"), "quiltfn functions deploy hello"),
     (FunctionNotActive.because("paused"), "quiltfn functions resume hello"),
     (FunctionNotActive.because("error"), "(quiltfn functions get hello), then deploy"),

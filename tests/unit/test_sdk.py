@@ -15,7 +15,9 @@ import pytest
 
 from promises import promise
 from quiltfn import sdk, wire
+from quiltfn.api.http.errors import error_body
 from quiltfn.api.routes.table import ROUTES
+from quiltfn.model.errors import Unprocessable
 from quiltfn.sdk import (
     ApiError,
     AsyncClient,
@@ -38,6 +40,7 @@ from quiltfn.sdk import (
     asynchronous,
 )
 from quiltfn.sdk import client as client_module
+from quiltfn.sdk.errors import read_error
 from quiltfn.sdk.functions import FunctionMethods
 from quiltfn.sdk.methods import OfClient
 from quiltfn.sdk.work import WorkMethods
@@ -905,8 +908,15 @@ def test_a_refusal_carries_all_the_server_said() -> None:
             at.invoke(ID)
     error = raised.value
     assert (error.status, error.code, error.hint) == (409, "FUNCTION_NOT_ACTIVE", "resume it")
-    assert (error.details, error.retry_after) == ({"state": "paused"}, 2)
+    assert (error.details, error.field, error.retry_after) == ({"state": "paused"}, None, 2)
     assert (error.request_id, error.invocation_id) == ("r1", "i9")
+
+
+@promise("A90")
+def test_a_refusal_names_the_field_that_is_wrong() -> None:
+    body = error_body(Unprocessable.field("cors.max_age_seconds", "a whole number", "x"))
+    error = read_error(422, {}, body)
+    assert (type(error), error.field) == (InvalidRequestError, "cors.max_age_seconds")
 
 
 @pytest.mark.parametrize(

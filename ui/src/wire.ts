@@ -160,6 +160,7 @@ export interface Delivery {
   http_status: number | null;
   error_message: string | null;
   ended_at: number | null;
+  end_cause?: EndCause | null;
 }
 
 export interface DeliveryPage {

@@ -198,7 +198,7 @@ def invocation_summary(record: Invocation) -> wire.InvocationSummary:
 
 
 def end_cause(cause: EndCause | None) -> wire.EndCause | None:
-    return None if cause is None else msgspec.convert(cause_data(cause), wire.EndCause)
+    return None if cause is None else convert(cause_data(cause), wire.EndCause)
 
 
 def attempt(attempt: Attempt) -> wire.Attempt:

@@ -21,8 +21,9 @@ COMMANDS = {
     "setFunctionUrl": "quiltfn url set {word}",
     "uploadImage": "quiltfn runtimes add NAME --kind … --dir …",
 }
-# Hints that are about HTTP headers, as they are for a command line.
+# Hints that are otherwise for a command line, by the code of the error or the operation that helps.
 HINTS = {
+    "setFunctionUrl": "quiltfn url set {word} gives it one",
     "UNAUTHORIZED": "store a key with: quiltfn login, or set QUILT_API_KEY to one; on the "
     "server's machine this makes one: "
     "quiltfn keys create --data-dir DIR, with the data directory of the server, or --fleet FILE",
@@ -50,7 +51,9 @@ def translate_errors(
     their own. `visits`: the request named a tenant.
     """
     details: dict[str, Any] = error.details or {}
-    hint = HINTS.get(error.code, error.hint)
+    see = details.get("see") or {}
+    own = HINTS.get(error.code) or HINTS.get(see.get("operation", ""))
+    hint = error.hint if own is None else own.format(word=word or "NAME")
     if error.code == "UNPROCESSABLE_ENTITY":
         is_old = visits and "field" not in details
         options = {**_options(), **options}
@@ -58,9 +61,8 @@ def translate_errors(
         hint = None if hint is None else with_options(hint)
     else:
         hint = None if hint is None else with_options(hint, word)
-    see = details.get("see")
-    command = COMMANDS.get(see["operation"]) if see else None
-    if see and command:
+    command = COMMANDS.get(see.get("operation", ""))
+    if command is not None:
         command = command.format(word=word or "NAME")
         error.message = error.message.replace(see["text"], command)
         hint = None if hint is None else hint.replace(see["text"], command)

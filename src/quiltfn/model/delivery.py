@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from quiltfn.model.end_cause import cause_data
+from quiltfn.model.end_cause import EndCause, cause_data
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Invocation, Status
 from quiltfn.model.work import Backoff, policy_field
 
@@ -41,6 +41,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     `body`: what is sent; empty once it is delivered. `attempts`: how many tries were begun.
     `due_at_ms`, `expires_at_ms`: when the next one is due and when none is made any more, by
     trusted time in Unix milliseconds. `http_status`: of the last answer. `ended_at`: Unix seconds.
+    `end_cause`: of the invocation, in lists alone.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     http_status: int | None = None
     error_message: str | None = None
     ended_at: int | None = None
+    end_cause: EndCause | None = None
 
 
 def delivery_of(record: Invocation) -> Delivery:

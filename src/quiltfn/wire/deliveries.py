@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from quiltfn.wire.fields import about
 from quiltfn.wire.functions import FunctionId, FunctionName, NextCursor
-from quiltfn.wire.invocations import InvocationId
+from quiltfn.wire.invocations import CauseOfEnd, InvocationId
 from quiltfn.wire.numbers import UnixSeconds
 
 DELIVERY_STATUSES = ("waiting", "delivered", "failed")
@@ -44,6 +44,7 @@ class Delivery(Struct, kw_only=True, frozen=True):
     http_status: HttpStatus | None
     error_message: DeliveryError | None
     ended_at: UnixSeconds | None
+    end_cause: CauseOfEnd | None = None
 
 
 class DeliveryPage(Struct, kw_only=True, frozen=True):

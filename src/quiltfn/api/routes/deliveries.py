@@ -1,6 +1,7 @@
 """The routes over deliveries to destinations."""
 
 from quiltfn import wire
+from quiltfn.api import shapes
 from quiltfn.api.http import pages, parse
 from quiltfn.api.http.response import Response, json_response
 from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
@@ -73,6 +74,7 @@ def shown_delivery(delivery: Delivery, function_name: str | None) -> wire.Delive
         http_status=delivery.http_status,
         error_message=delivery.error_message,
         ended_at=delivery.ended_at,
+        end_cause=shapes.end_cause(delivery.end_cause),
     )
 
 

@@ -20,8 +20,10 @@ from sqlalchemy import (
     update,
 )
 
+from quiltfn.model.converting import convert
 from quiltfn.model.cursors import AFTER_EVERY_ID, first_id, from_cursor, to_cursor
 from quiltfn.model.delivery import Delivery, DeliveryStatus
+from quiltfn.model.end_cause import EndCause
 from quiltfn.model.retention import StorageLimit
 from quiltfn.ports import Page, TenantFunctions
 from quiltfn.ports.deliveries import DueDeliveries
@@ -39,10 +41,13 @@ NOBODY = {"node_id": "", "epoch": 0}
 
 table = tables.delivery
 one = table.c
-COLUMNS = [one[name] for name in Delivery.__struct_fields__]
+COLUMNS = [one[name] for name in Delivery.__struct_fields__ if name != "end_cause"]
+_CAUSE = select(tables.invocation.c.end_cause).where(
+    tables.invocation.c.invocation_id == one.invocation_id
+)
 WITHOUT_BODY = [
     literal(b"", LargeBinary).label("body") if column is one.body else column for column in COLUMNS
-]
+] + [_CAUSE.scalar_subquery().label("end_cause")]
 # Written out, or a plan that PostgreSQL keeps could not use the index of those that wait.
 WAITS = one.status == literal_column(f"'{DeliveryStatus.WAITING.value}'")
 IS_FREE = one.epoch == literal_column("0")
@@ -315,7 +320,11 @@ def _end_of(delivery: Delivery) -> dict[str, Any]:
 
 def _read(row: Any) -> Delivery:
     values = dict(row._mapping)
-    return Delivery(**values | {"status": DeliveryStatus(values["status"])})
+    cause = values.pop("end_cause", None)
+    return Delivery(
+        **values | {"status": DeliveryStatus(values["status"])},
+        end_cause=None if cause is None else convert(cause, EndCause),  # type: ignore[arg-type]
+    )
 
 
 def _due(row: Any) -> DueDeliveries:
