@@ -10,6 +10,9 @@ from quiltfn.api.http.response import Response
 from quiltfn.api.http.route import Application, RequestContext, Route
 from quiltfn.ports import PoolCounting, Pools
 
+# Returns once no call has come for a while; it is told when the last one came.
+Quiet = Callable[[Callable[[], float]], Awaitable[None]]
+
 
 class EventsOfAll(Protocol):
     """The events of a stream that all nodes have a part in."""
@@ -62,18 +65,16 @@ class FleetNode(Protocol):
     async def joined(self, tenant_id: str) -> None:
         """Returns once other nodes tell of a tenant whose events are followed here."""
 
-    @property
-    def asked_at(self) -> float:
-        """When a request was last sent to another node, by the loop's clock."""
-
-    async def settled(self) -> None:
-        """Returns once no request of this node is under way at another one."""
+    async def settled(self, quiet: Quiet) -> None:
+        """Returns once this node gets nothing to send on, and none of its requests is under way at
+        another one. `quiet`: as `Server.quiet`.
+        """
 
 
 class Alone:
     """`FleetNode` of a server that has none."""
 
-    is_alone, asked_at = True, float("-inf")
+    is_alone = True
 
     def __init__(self, pools: Pools) -> None:
         self.pools: PoolCounting = pools
@@ -108,5 +109,5 @@ class Alone:
     async def joined(self, tenant_id: str) -> None:
         """Nobody else has events."""
 
-    async def settled(self) -> None:
-        """Nothing is under way."""
+    async def settled(self, quiet: Quiet) -> None:
+        """Nothing is sent on."""

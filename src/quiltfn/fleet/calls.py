@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from typing import Any
 
+from quiltfn.api.fleet_node import Quiet
 from quiltfn.api.http.budgets import ResponseBudget
 from quiltfn.api.http.errors import error_response
 from quiltfn.api.http.event_stream import Events as Stream
@@ -142,13 +143,9 @@ class FleetCalls:
         """As `ForwardingNode` says."""
         self._lost.add(node, record)
 
-    @property
-    def asked_at(self) -> float:
+    async def settled(self, quiet: Quiet) -> None:
         """As `FleetNode` says."""
-        return self.peers.asked_at
-
-    async def settled(self) -> None:
-        """As `FleetNode` says."""
+        await quiet(lambda: self.peers.asked_at)
         await self.peers.settled()
 
     async def aclose(self) -> None:

@@ -110,7 +110,7 @@ async def open_ground(
             follower, membership, others = await stack.enter_async_context(joining)
         except NodeRemoved as error:
             raise CannotServe(str(error)) from None
-    clock_store = SqlClockStore(opened.database, is_shared=not opened.database.boot.is_alone)
+    clock_store = SqlClockStore(opened.database, is_shared=others.are_possible)
     # The journal decides about the work of the last server by trusted time.
     await resume_clock(clock, clock_store)
     is_strict = settings.durability == "strict"

@@ -199,13 +199,10 @@ async def _ended_calls(platform: Platform, server: Server, drain_s: float) -> No
     """Returns once no call of a client here is under way, or the time is over. What still comes to
     a node of a fleet runs at others, until nobody sends it anything.
     """
-    fleet = platform.services.fleet
     with suppress(TimeoutError):
         async with asyncio.timeout(drain_s):
             await platform.services.invoker.drain(drain_s)
-            if not fleet.is_alone:
-                await server.quiet(lambda: fleet.asked_at)
-                await fleet.settled()
+            await platform.services.fleet.settled(server.quiet)
 
 
 def main() -> int:

@@ -253,7 +253,7 @@ async def restore(platform: Platform) -> None:
     """Memory gets what is stored, functions once there is all that they need. Raises
     `CannotServe`, and `StoreUnavailable`.
     """
-    services, is_alone = platform.services, platform.ground.database.boot.is_alone
+    services, others = platform.services, platform.ground.others
     await services.quotas.restore()
     await services.work.policies.restore()
     try:
@@ -261,7 +261,7 @@ async def restore(platform: Platform) -> None:
     except Unprocessable as error:
         raise CannotServe(f"record_key_file cannot be used: {error}") from None
     services.tenant_images.images.start()
-    await services.tenant_images.restore(may_be_elsewhere=not is_alone)
+    await services.tenant_images.restore(may_be_elsewhere=others.are_possible)
     await services.runtimes.restore()
     await platform.node.restore()
     await services.lifecycle.restore()
@@ -497,7 +497,7 @@ def make_work_parts(ground: Ground, calls: CallParts) -> WorkParts:
 
 def node_config(ground: Ground, runtimes: Runtimes) -> NodeConfig:
     chosen, machine = ground.settings, ground.node.machine
-    is_alone, name = ground.database.boot.is_alone, machine.node_id
+    name, is_shared = machine.node_id, ground.others.are_possible
     return NodeConfig(
         node_id=name,
         host=HostLimits(
@@ -507,7 +507,7 @@ def node_config(ground: Ground, runtimes: Runtimes) -> NodeConfig:
         ),
         runtimes=runtimes,
         may_run=ground.disabled.may_run,
-        owns=lambda function: is_alone or function.owner_node_id == name,
+        owns=lambda function: not is_shared or function.owner_node_id == name,
         tenant_instances=chosen.tenant_instances,
         pools=PoolLimits(
             idle_s=chosen.idle_s,
