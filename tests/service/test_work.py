@@ -176,14 +176,19 @@ async def test_a_paused_function_accepts_until_its_bound(api: Api) -> None:
     assert (queue["queued"], queue["oldest_age_seconds"]) == (2, 0)
 
 
-async def test_what_no_version_would_take_is_refused_and_queues_nothing(api: Api) -> None:
+@pytest.mark.parametrize("version", ["", "&version=1", "&version=2", "&alias=old"])
+async def test_what_no_version_would_take_is_refused_and_queues_nothing(
+    api: Api, version: str
+) -> None:
     function = await api.function(timeout_seconds=5)
+    await api.good("PUT", f"{function}/aliases/old", {"version": 1})
+    await api.good("PUT", function, {"handler": "echo two"})
     for body, name in (
         ({"timeout_seconds": 6}, "timeout_seconds"),
         ({"environment": {"QUILT_X": "1"}}, "environment.QUILT_X"),
         ({"payload": 1}, "payload"),
     ):
-        refusal = await api.refused(422, "POST", f"{function}/invoke?mode=async", body)
+        refusal = await api.refused(422, "POST", f"{function}/invoke?mode=async{version}", body)
         assert refusal["error"].startswith(name)
     assert (await api.good("GET", f"{function}/invocations"))["invocations"] == []
 

@@ -26,7 +26,7 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import FINAL, Invocation, Source, Status
-from quiltfn.model.version import no_version
+from quiltfn.model.version import Version, no_version
 from quiltfn.observe import metrics
 from quiltfn.observe.trace import Tracer
 from quiltfn.ports import Clock, LongOutput, Page, TenantFunctions
@@ -147,16 +147,24 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     # Accepting -------------------------------------------------------------------------------
 
     async def accept(
-        self, entry: Entry, given: Input, due_at_ms: int | None = None, cause: Cause = BY_CALLER
+        self,
+        entry: Entry,
+        given: Input,
+        due_at_ms: int | None = None,
+        cause: Cause = BY_CALLER,
+        version: Version | None = None,
     ) -> Invocation:
         """Queues a call and returns its record, in status `queued`: both are on disk by then.
 
-        `due_at_ms`: it does not start before; None, and what is past: as soon as it can. Raises
+        `due_at_ms`: it does not start before; None, and what is past: as soon as it can. `version`:
+        the one that `given` names. Raises
         `CapacityFull` where as much waits as may, `Forbidden`, `FunctionNotActive` for a function
         that was never deployed or is in error, `NotFound`, `ShuttingDown`, `StoreUnavailable` and
         `Unprocessable`; then nothing is queued.
         """
         work = self.prepared(entry, given, due_at_ms, cause)
+        if version is not None:
+            check(version, request_of(given))
         with self.looked_for(work):
             await self.store.accept(work)
         self.stored(work)
@@ -385,7 +393,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             cause = Cause(
                 source=Source.REPLAY, origin_id=origin_id, invocation_id=run.invocation_id
             )
-            return await self.accept(entry, given, cause=cause)
+            return await self.accept(entry, given, cause=cause, version=version)
         request = msgspec.structs.replace(
             request_of(given),
             version=version,

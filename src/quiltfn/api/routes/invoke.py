@@ -168,7 +168,7 @@ async def accept_call(
     )
     cause = Cause(invocation_id=context.invocation_id)
     with services.admission.call(context.tenant_id):
-        record = await services.work.accept(entry, given, _due_at_ms(context), cause)
+        record = await services.work.accept(entry, given, _due_at_ms(context), cause, version)
     return accepted(record)
 
 
