@@ -23,6 +23,8 @@ def is_costly(text: bytes, most: int) -> bool:
         return False  # even if nothing of it stood within a string
     without_escapes = text.replace(rb"\\", b"").replace(rb"\"", b"")
     parts = without_escapes.split(b'"', 2 * most + 2)  # each second one is a string
+    if has_many and len(parts) // 2 > most:
+        return True  # without another copy of a long text
     outside = b"\n".join(parts[::2])
     has_many = has_many and len(parts) // 2 + _count(outside, b",[{") > most
     return has_many or _LONG in outside.translate(_AS_ZEROS)
