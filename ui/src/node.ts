@@ -1,13 +1,13 @@
-// What the page of the node works out: who holds the memory, and what comes first of what was found.
+// What the page of the node computes: the parts of the memory budget, and the order of findings.
 import { bytes } from "./parts/text/format.ts";
 import type { Part } from "./parts/charts/rail.ts";
 import type { Finding, Instance, InstanceList } from "./wire.ts";
 
-const ALONE_MOST = 120; // instances that get a part of their own
+const ALONE_MOST = 120; // up to this many instances get a part each
 const KINDS = ["busy", "ready", "warming"] as const;
 type Kind = typeof KINDS[number];
 
-/** States as the picture tells them apart: what comes and goes is warming. */
+/** The kind of a state in the picture: instances that start or stop count as warming. */
 export function kindOf(state: string): Kind {
   return state === "busy" ? "busy" : state === "ready" || state === "parked" ? "ready" : "warming";
 }
@@ -17,8 +17,8 @@ const byKind = (instances: readonly Instance[], kind: Kind): Instance[] =>
 const sum = (instances: readonly Instance[]): number =>
   instances.reduce((sum, one) => sum + one.memory_mib, 0);
 
-/** The memory budget in parts: instances, each by itself while they are few, then the stock, then
- * what is held beyond those that the list names.
+/** The memory budget in parts: instances (up to `ALONE_MOST` one by one, otherwise by kind), then
+ * prewarmed sandboxes, then what instances that are not in the list reserve.
  */
 export function memoryParts(list: InstanceList): Part[] {
   const { instances, memory } = list;
@@ -52,7 +52,7 @@ const MIB = 1024 * 1024;
 /** Which control groups the machine has. */
 export const groupsOf = (mode: string): string => GROUPS[mode] ?? mode;
 
-/** What the server says of a part, with sizes and control groups as a reader knows them. */
+/** The reason of a health check, with sizes and control groups in readable form. */
 export function readable(said: string): string {
   return said.replace(/\b(\d{4,}) MiB\b/g, (_, n) => bytes(Number(n) * MIB))
     .replace(/\bcgroup (v1|v2|hybrid)\b/g, (_, mode) => `control groups ${groupsOf(mode)}`);
@@ -60,6 +60,6 @@ export function readable(said: string): string {
 
 const RANKS: Record<string, number> = { NO: 0, warn: 1, ok: 2 };
 
-/** Worst first, otherwise as they came. */
+/** Worst first, otherwise in their order. */
 export const worstFirst = (findings: readonly Finding[]): Finding[] =>
   [...findings].sort((a, b) => (RANKS[a.level] ?? 0) - (RANKS[b.level] ?? 0));

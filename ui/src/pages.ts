@@ -1,21 +1,22 @@
-// Every page: where it is, and where its code is. Code is fetched when a page is first opened.
+// Every page: its address, and the module with its code. Code is fetched when a page is first
+// opened.
 import type { ComponentType } from "preact";
 import { who } from "./store.ts";
 
 export type PageProps = Record<string, string>;
 
 export interface Page {
-  /** Its address behind #/; `:id` is a part that the page gets as a property. */
+  /** Its address after #/; the page gets a part such as `:id` as a property. */
   pattern: string;
   title: string;
-  /** The name of its place in the navigation; a page without one belongs to that of `under`. */
+  /** Its entry in the navigation; a page without one belongs to the entry `under`. */
   nav?: string;
   under?: string;
-  /** The page of the documentation about it, below docs and without its ending. */
+  /** Path of its documentation page, below docs/ and without its suffix. */
   docs: string;
-  /** The same for sections that have another one. */
+  /** The same for sections with a page of their own. */
   docsOf?: Record<string, string>;
-  /** Whether the navigation names it; always, by default. */
+  /** Whether the navigation shows it (default: always). */
   isNamed?: () => boolean;
   load: () => Promise<{ default: ComponentType<PageProps> }>;
 }

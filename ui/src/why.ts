@@ -1,4 +1,4 @@
-// Why an invocation did not succeed, in a sentence of its cause.
+// Why an invocation did not succeed, as a sentence made from its cause.
 import { duration } from "./parts/text/format.ts";
 import type { EndCause, Invocation } from "./wire.ts";
 
@@ -39,7 +39,7 @@ export function whyOf(of: Ended, cause: EndCause | null): string | null {
   }
 }
 
-/** The last lines that a handler wrote to its standard error; empty where it wrote none. */
+/** The last lines that a handler wrote to its standard error; empty if it wrote none. */
 export function lastLines(stderr: string): string {
   return stderr.trimEnd().split("\n").slice(-LAST_LINES).join("\n");
 }
@@ -49,8 +49,9 @@ interface Attempted {
   status: string;
 }
 
-/** Which attempt at accepted work it was and what comes next; null of a call that is not tried again.
- * `most`: how often the function's policy tries; `due`: when it is tried next, as it is shown.
+/** Which attempt of an asynchronous invocation it was and what comes next; null if it is
+ * synchronous, running, or succeeded. `most`: the maximum attempts of the policy; `due`: when the
+ * next one is due, as shown.
  */
 export function nextOf(
   { status, source, attempts, most, due, isDead }: {

@@ -71,13 +71,13 @@ export const shown = computed(() => {
   return keyed.map(({ one }) => one);
 });
 
-/** Names are read from A, numbers from the largest. */
+/** Sorts by a column: names from A, all others from the largest; a second click reverses it. */
 function sort(by: string): void {
   const { by: before, isDown } = sorted.peek();
   sorted.value = { by, isDown: by === before ? !isDown : by !== "name" };
 }
 
-/** The last minute in twelve bars, beside its sum. */
+/** The calls of the last minute in twelve bars, and their number. */
 function Rate({ id }: { id: string }) {
   const bars = minuteAt(minuteOf(id).value, now.value);
   const sum = Math.round(bars.reduce((a, b) => a + b, 0));
@@ -92,7 +92,7 @@ function Rate({ id }: { id: string }) {
   `;
 }
 
-/** What the calls of the last hour came to. */
+/** Error rate and latency of the last hour. */
 function Figures({ of }: { of: FunctionStats | null }) {
   const said = of &&
     `${counted(of.errors, "error")} in ${counted(of.calls, "call")} of the last hour`;
@@ -115,7 +115,7 @@ function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
   const errors = stats?.errors ?? 0;
   const isBad = isFailing(one, stats);
   const served = one.default_alias?.version ?? one.current_version;
-  const isOther = served !== one.current_version; // of which the list has no runtime
+  const isOther = served !== one.current_version; // the list has only the runtime of the current one
   return html`
     <span role="cell" class="name"><${Status} of=${isBad ? "failing" : one.state}
       said=${isBad ? `${one.state}, failing` : one.state} isQuiet />

@@ -1,4 +1,4 @@
-// The tenant's API keys: who may do what, until when; made and revoked here.
+// The tenant's API keys: their scopes and expiry; created and revoked here.
 import { signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { call, credential, get, pages, type Refused } from "../api.ts";
@@ -31,11 +31,11 @@ import {
 } from "../wire.ts";
 
 const MAY: Record<Scope, string> = {
-  read: "sees functions and calls",
-  invoke: "calls functions",
-  write: "makes and changes functions",
-  admin: "keys and the audit log",
-  operator: "all tenants and the machine",
+  read: "view functions and calls",
+  invoke: "call functions",
+  write: "create and change functions",
+  admin: "manage keys, view the audit log",
+  operator: "manage all tenants and the machine",
 };
 const DAY_S = 86_400;
 const EXPIRIES: readonly [seconds: string, said: string][] = [
@@ -65,7 +65,7 @@ export function stateOf(one: Key, now: number): State {
   return one.expires_at !== null && one.expires_at <= now ? "expired" : "valid";
 }
 
-/** Scopes that a caller of this scope can give. */
+/** Scopes that a caller of this scope can grant. */
 export function scopesBelow(scope: string | null | undefined): readonly [string, string][] {
   const given = SCOPES.slice(0, SCOPES.findIndex((one) => one === scope) + 1);
   return given.map((one) => [one, MAY[one]]);
@@ -82,7 +82,9 @@ async function ask(signal: AbortSignal): Promise<Known> {
   return { keys: keys.reverse(), me: await get<Whoami>("api/whoami", {}, signal) };
 }
 
-/** The form of a new key. The first key of a server is an operator's: another would lock it. */
+/** The form of a new key. The first key of a server must be an operator's: with any other, nobody
+ * could administer it.
+ */
 function Making({ me, onMade, onClose }: {
   me: Whoami;
   onMade: (made: CreatedKey) => void;
@@ -123,9 +125,7 @@ function Making({ me, onMade, onClose }: {
         <${Text} label="Label" name="label" value=${label} maxlength=${100} placeholder="nightly build"
           about="what it is for" />
         <${Select} label="Scope" name="scope" value=${scope}
-          options=${isFirst
-            ? scopes.slice(-1)
-            : scopes} about="each may what those before it may" />
+          options=${isFirst ? scopes.slice(-1) : scopes} about="each includes those before it" />
         <${Select} label="Ends" name="expires_seconds" value=${expires} options=${EXPIRIES} />
         ${me.scope === "operator" && !isFirst &&
           html`<${Text} label="Tenant" name="tenant" value=${tenant} isRequired maxlength=${64} />`}
@@ -143,7 +143,7 @@ function Making({ me, onMade, onClose }: {
 function Made({ one, onClose }: { one: CreatedKey; onClose: () => void }) {
   return html`
     <${Dialog} title="The new key" onClose=${onClose} close="I have it">
-      <p>It is shown this once and is stored nowhere. Copy it now.</p>
+      <p>You won't see this key again. Copy it now.</p>
       <p class="secret">
         <${Copy} text=${one.key} label="key" />
       </p>
@@ -161,8 +161,8 @@ async function revoke(one: Key, isMine: boolean, again: () => Promise<void>): Pr
   const isSure = await confirm({
     title: `Revoke ${name}?`,
     text: isMine
-      ? "It is the key of this tab: you are signed out. It cannot be taken back."
-      : "Whoever uses it is refused within a second. It cannot be taken back.",
+      ? "This tab uses it: you are signed out. This cannot be undone."
+      : "Requests with it are refused within a second. This cannot be undone.",
     verb: "Revoke",
   });
   if (!isSure) return;
@@ -263,7 +263,7 @@ export default function Keys() {
             html`<${Row} one=${one} tabindex=${tabindex} me=${known.me} again=${again} />`} />
       `
       : known && all.length > 0
-      ? html`<p class="empty">No key fits.</p>`
+      ? html`<p class="empty">No matching keys</p>`
       : known
       ? html`
         <div class="card empty teach">

@@ -1,4 +1,4 @@
-// The files that a function's version has: read, changed with what else is saved, or replaced.
+// The files of a function's version: shown, edited (saved with the settings), or replaced.
 import { useSignal } from "@preact/signals";
 import { useRef } from "preact/hooks";
 import { withoutCompiled } from "../../compiled.ts";
@@ -38,13 +38,13 @@ async function uploaded(list: readonly File[]): Promise<ImageFile[]> {
 
 export interface Editing {
   edits: Edits;
-  /** `text`: null where it is what the version has. */
+  /** `text`: null if it equals the text of the version. */
   onEdit: (path: string, text: string | null) => void;
-  /** Why the files could not be saved, or not be deployed. */
+  /** Why the files could not be saved or deployed. */
   problem: Error | null;
 }
 
-/** One file, to read and, where that can be, to change. */
+/** One file, shown and, if possible, editable. */
 function OpenFile({ one, listing, path, edits, onEdit, problem: refused }: Editing & {
   one: Function;
   listing: Listing;
@@ -68,7 +68,7 @@ function OpenFile({ one, listing, path, edits, onEdit, problem: refused }: Editi
       ${text === undefined
         ? !problem.value && html`<${Waiting} />`
         : text === null
-        ? html`<p class="inside muted">It is no text, or too long to be shown.</p>`
+        ? html`<p class="inside muted">Binary file, or too large to show.</p>`
         : html`
           <${Code} text=${text} language=${languageOf(path)} label=${visible(path)}
             markedLine=${lineIn(refused, path)} ...${isEditable

@@ -1,8 +1,8 @@
-// Scrolls what has just come into sight, without moving the focus.
+// Scrolls until what has just appeared is in sight, without moving the focus.
 
 const TOP_BAR_PX = 48, MARGIN_PX = 16;
 const GROWS_MS = 1_500, MOVES = ["wheel", "touchmove", "keydown"];
-const STAYS = ".stays, .saving"; // bars of a page that stand still below the top one
+const STAYS = ".stays, .saving"; // sticky bars of a page, below the top bar
 
 /** Of an element, in the window. */
 interface Box {
@@ -10,8 +10,8 @@ interface Box {
   bottom: number;
 }
 
-/** By how much the page is to scroll so that a box is in `sight`: all of it, or its beginning and as much
- * as fits; 0 where it is.
+/** By how much the page is to scroll so that a box is in `sight`: all of it, or its beginning and
+ * as much as fits; 0 if it already is.
  */
 export function toReveal(box: Box, sight: Box): number {
   const toTop = box.top - sight.top;
@@ -29,8 +29,8 @@ export function reveal(from: Element | null, to: Element | null = from): void {
   if (top !== 0) scrollBy({ top, behavior: isStill ? "instant" : "smooth" });
 }
 
-/** As `reveal`, and again if it or the page above it grows in the first moments, until somebody scrolls
- * or types. Returns a function that ends that.
+/** As `reveal`, and again if it or the page above it grows within `GROWS_MS`, until the user
+ * scrolls or types. Returns a function that stops it.
  */
 export function revealGrowing(from: Element | null, to: Element | null = from): () => void {
   const watch = new ResizeObserver(() => reveal(from, to));

@@ -1,4 +1,4 @@
-// What a schedule is made of, to be filled in or changed.
+// The form that creates or edits a schedule.
 import { type Signal, useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { call, type Refused } from "../../api.ts";
@@ -23,11 +23,11 @@ const OVERLAPS = [
   ["skip", "skip the next one"],
   ["queue", "let the next one wait"],
 ] as const;
-const MISSED = [["skip", "skip it"], ["run_once", "run once for all of it"]] as const;
+const MISSED = [["skip", "skip them"], ["run_once", "run once for all of them"]] as const;
 
 const ownZone = (): string => Intl.DateTimeFormat().resolvedOptions().timeZone;
 
-/** `of`: the schedule that is changed; without it one is made, of `function` where that is given. */
+/** `of`: the schedule to edit; without it a new one is created, for `function` if that is given. */
 export function ScheduleForm(
   { of, function: wanted = "", onSaved, onCancel }: {
     of?: Schedule;
@@ -112,12 +112,12 @@ export function ScheduleForm(
           <${Text} label="Jitter in seconds" name="jitter_seconds" value=${form
             .jitter} type="number"
             min=${0} max=${86_400}
-            about="Each run is up to so much later" />
+            about="Each run starts up to this much later" />
         </div>
         <div class="inside columns">
           <${Area} label="Payload" name="payload" value=${form
             .payload} placeholder='{"key": "value"}'
-            about="What each run is given; empty: nothing" />
+            about="Input of each run; may be empty" />
           <div class="field"><span class="label">Environment</span>
             <${Variables} of=${form.environment.value} label="Environment" onChange=${(
               all: readonly Variable[],
