@@ -22,7 +22,7 @@ from quiltfn.wire.masking import MASK, masked
 T = TypeVar("T")
 
 HIDDEN = f"{MASK} hides a value that looks like a secret; --reveal shows it"
-WITHHELD = f"{MASK} is what a key below scope write sees of values"
+WITHHELD = f"{MASK} hides values from keys below scope write"
 
 NameOrId = Annotated[
     str,
@@ -31,14 +31,14 @@ NameOrId = Annotated[
 
 
 Reveal = Annotated[
-    bool, Option(("--reveal",), help="Show secrets too, which needs a key of scope write.")
+    bool, Option(("--reveal",), help="Show secrets too (requires a key of scope write).")
 ]
 
 
 class Session:
     """One conversation with the server. `name_or_id`: the function that the command named.
-    `reveal`: whether secrets are printed; None: the command has no option for that. `options`:
-    of fields that the user gave by another option than their own.
+    `reveal`: whether secrets are printed; None: the command has no option for that. `options`: by
+    field, the option that the user gave it with, if that is not the field's own.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Session:
             if connection.as_tenant is not None:
                 self.client = self.client.in_tenant(connection.as_tenant)
         except ValueError as error:
-            # The client names its argument; the command has an option for it.
+            # The message of the client names its argument; users know the option.
             raise BadParameter(re.sub(r"^cacert\b", "--cacert", str(error))) from None
 
     @property
     def info(self) -> SystemInfo:
-        """What the server says of itself, asked once."""
+        """Information about the server, fetched once."""
         if self._info is None:
             self._info = self.client.system.get_info()
         return self._info
@@ -86,14 +86,15 @@ class Session:
 
     @property
     def address(self) -> str:
-        """The server's address as it may be shown and opened: without a name and a password."""
+        """The server's address without credentials, to be shown and opened."""
         parts = urlsplit(self.client.base_url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     @property
     def processor(self) -> str:
-        """That of the server's machine; of this one where an older server does not say it. Raises
-        `BadParameter` for what is no name of one: it becomes a word of a command.
+        """The CPU architecture of the server's machine; of this machine if an older server does not
+        report it. Raises `BadParameter` for anything that is not such a name, since it becomes part
+        of a command line.
         """
         named = self.info.architecture or platform.machine()
         if not re.fullmatch("[A-Za-z0-9_]{1,32}", named):
@@ -127,7 +128,7 @@ class Session:
             show.note(WITHHELD)
 
     def nearest_function(self, error: ApiError) -> str | None:
-        """A hint: the function that may have been meant, if there is none of the name."""
+        """A hint that names the function that may have been meant, if none has the given name."""
         if error.code != "NOT_FOUND" or self.name_or_id is None:
             return None
         try:
@@ -149,22 +150,22 @@ class Connection(Struct, frozen=True, kw_only=True):
     url: Annotated[
         str | None,
         Option(
-            help="The server; else that of --profile, QUILT_BASE_URL, the stored profile's, "
-            "http://127.0.0.1:8080.",
+            help="Server URL (default: --profile, QUILT_BASE_URL, the stored profile, "
+            "http://127.0.0.1:8080).",
         ),
     ] = None
     api_key: Annotated[
         str | None,
         Option(
             metavar="KEY",
-            help="Better set QUILT_API_KEY: other users can see command lines.",
+            help="API key. Prefer QUILT_API_KEY: other users can see command lines.",
         ),
     ] = None
     cacert: Annotated[
         Path | None,
         Option(
             metavar="FILE",
-            help="Certificate authorities to trust (PEM); else SSL_CERT_FILE, else the machine's.",
+            help="CA certificates to trust, PEM (default: SSL_CERT_FILE, else the system's).",
         ),
     ] = None
     profile: Annotated[
@@ -172,7 +173,7 @@ class Connection(Struct, frozen=True, kw_only=True):
         Option(
             metavar="NAME",
             completes="profile",
-            help="The server and key that `quiltfn login` has stored; else QUILTFN_PROFILE.",
+            help="Server and key that `quiltfn login` has stored (default: QUILTFN_PROFILE).",
         ),
     ] = None
     as_tenant: Annotated[
@@ -221,7 +222,7 @@ def _listed_secrets() -> frozenset[str]:
     path = Path(PROJECT_FILE)
     if not path.is_file():
         return frozenset()
-    from quiltfn.cli.project import file  # noqa: PLC0415 — in a project alone
+    from quiltfn.cli.project import file  # noqa: PLC0415 — needed in a project only
 
     try:
         return frozenset[str]().union(*file.known_secrets(path).variables.values())
@@ -230,7 +231,7 @@ def _listed_secrets() -> frozenset[str]:
 
 
 def _masked_body(body: bytes, secrets: frozenset[str]) -> bytes:
-    """The same bytes if nothing of it is a secret, or looks like one."""
+    """`body` with secrets masked; the same bytes if it has none."""
     if b'"environment"' not in body and b'"secret"' not in body:
         return body
     whole = msgspec.json.decode(body)

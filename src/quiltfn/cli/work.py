@@ -1,5 +1,5 @@
-"""Asynchronous calls: `quiltfn wait`, `cancel`, `replay`, `queue` and `dead-letters …`, and what
-`quiltfn functions` has for them.
+"""Asynchronous calls: `quiltfn wait`, `cancel`, `replay`, `queue` and `dead-letters …`, and the
+subcommands of `quiltfn functions` for them.
 """
 
 import sys
@@ -28,12 +28,12 @@ Timeout = Annotated[
     Option(("--timeout",), metavar="SECONDS", least=1, help="Wait no longer than this."),
 ]
 STILL_RUNS = 1
-OPEN = "open"  # who calls a server that has no keys
+OPEN = "open"  # the caller that a server without keys records
 WRITTEN_OTHERWISE = ["backoff_seconds", "retry_on", "on_success", "on_failure"]
 
 dead_letters = Group(
     name="dead-letters",
-    help="List, redrive and drop asynchronous calls that were given up.",
+    help="List, redrive and drop dead letters.",
 )
 
 
@@ -75,15 +75,15 @@ def replay(
     given: PayloadOptions,
     *,
     version: Annotated[
-        int | None, Option(least=1, help="Run this version; else the current one.")
+        int | None, Option(least=1, help="Version to run (default: current).")
     ] = None,
     is_async: Annotated[
         bool, Option(("--async",), help="Queue it, and print the new call's id.")
     ] = False,
     connection: Connection,
 ) -> None:
-    """Run the input of a call again and print the output of the new call. With --payload or
-    --payload-file it is given that in place of its payload.
+    """Run the input of a call again and print the output of the new call. --payload or
+    --payload-file replaces the payload.
     """
     text = payload.of_options(given.payload, given.payload_file)
     with connection.session(name_or_id) as at:
@@ -109,8 +109,8 @@ def queue(
     all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
-    """Count asynchronous invocations: queued, delayed, running, and dead-lettered. Without a name
-    those functions are shown that have some.
+    """Count asynchronous invocations: queued, delayed, running, and dead-lettered. Without a name:
+    of all functions that have some.
     """
     scope.check(name_or_id, all_functions)
     if name_or_id is not None and (limit or cursor):
@@ -152,7 +152,7 @@ def redrive(
     *,
     connection: Connection,
 ) -> None:
-    """Queue calls again that were given up, each under a new id, which is printed."""
+    """Redrive dead letters: queue each under a new id, and print the ids."""
     if bool(ids) == all_of_them:
         raise BadParameter(f"give --id (repeatable) or --all{', not both' if ids else ''}")
 
@@ -179,7 +179,7 @@ def redrive(
 
 @dead_letters.command()
 def drop(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
-    """Drop one of them; its record stays."""
+    """Drop one dead letter; the record of its call stays."""
     with connection.session(name_or_id) as at:
         gone = at.client.functions.drop_dead_letter(name_or_id, invocation_id)
         done = {"dropped": True, "invocation_id": invocation_id}
@@ -202,7 +202,7 @@ def input_of(
     *,
     connection: Connection,
 ) -> None:
-    """Print the payload that a call was given; -o json says more."""
+    """Print the payload of a call; -o json shows the rest of its input."""
 
     def report(given: InvocationInput) -> None:
         show.pass_through(given.payload or "", sys.stdout)
@@ -214,7 +214,7 @@ def input_of(
 
 
 class PolicyOptions(Struct, frozen=True, kw_only=True):
-    """What of a policy is written on a command line otherwise than in the API."""
+    """Fields of a policy that a command line writes differently from the API."""
 
     backoff: Annotated[
         list[str] | None,
@@ -227,31 +227,31 @@ class PolicyOptions(Struct, frozen=True, kw_only=True):
         list[str] | None,
         Option(
             metavar="STATUS",
-            help="Only this end is tried again, such as failed or failed,oom; repeatable.",
+            help="Retry only after this status, such as failed or failed,oom; repeatable.",
         ),
     ] = None
     on_success: Annotated[
-        str | None, Option(metavar="FUNCTION_OR_URL", help="Is told of calls that succeeded.")
+        str | None, Option(metavar="FUNCTION_OR_URL", help="Destination of successful calls.")
     ] = None
     on_failure: Annotated[
-        str | None, Option(metavar="FUNCTION_OR_URL", help="Is told of calls that were given up.")
+        str | None, Option(metavar="FUNCTION_OR_URL", help="Destination of dead-lettered calls.")
     ] = None
     secret_file: Annotated[
         Path | None,
         Option(
             metavar="PATH",
-            help="The file with the secret that signs requests to a URL: whsec_ and base64.",
+            help="File with the secret that signs requests to a URL: whsec_ and base64.",
         ),
     ] = None
 
-    unset_on_success: Annotated[bool, Option(help="Tell nobody of calls that succeeded.")] = False
-    unset_on_failure: Annotated[bool, Option(help="Tell nobody of calls that were given up.")] = (
-        False
-    )
-    unset_max_concurrency: Annotated[bool, Option(help="Run as many at a time as is free.")] = False
+    unset_on_success: Annotated[bool, Option(help="Remove the success destination.")] = False
+    unset_on_failure: Annotated[bool, Option(help="Remove the failure destination.")] = False
+    unset_max_concurrency: Annotated[bool, Option(help="Remove the limit on concurrency.")] = False
 
     def fields(self) -> dict[str, Any]:
-        """By their names in the API, of the wait what was named. Raises `BadParameter`."""
+        """The fields that were given, by their names in the API; of the backoff, the keys that were
+        given. Raises `BadParameter`.
+        """
         found: dict[str, Any] = {}
         destinations = {"success": self.on_success, "failure": self.on_failure}
         unset = {"success": self.unset_on_success, "failure": self.unset_on_failure}
@@ -281,14 +281,14 @@ def async_policy(
     name_or_id: NameOrId,
     fields: Annotated[dict[str, Any], FieldsOf(NewAsyncPolicy, leave_out=WRITTEN_OTHERWISE)],
     options: PolicyOptions,
-    reset: Annotated[bool, Option(help="Go back to the default.")] = False,
+    reset: Annotated[bool, Option(help="Reset to the default policy.")] = False,
     *,
     reveal: Reveal = False,
     connection: Connection,
 ) -> None:
-    """Show how a function's asynchronous calls are run, or change it.
+    """Show or change a function's async policy.
 
-    What is not named stays as it is.
+    Options that are not given keep their values.
     """
     given = fields | options.fields()
     if reset and given:
@@ -310,7 +310,7 @@ def record_policy(
     fields: Annotated[dict[str, Any], FieldsOf(RecordPolicy)],
     connection: Connection,
 ) -> None:
-    """Show whose inputs a function keeps, or set it."""
+    """Show or set for which calls a function keeps inputs."""
 
     def report(policy: RecordPolicy) -> None:
         show.table(None, [("keep input", policy.keep_input)])
@@ -324,7 +324,7 @@ def record_policy(
 
 
 def _changed(now: AsyncPolicy, given: dict[str, Any]) -> dict[str, Any]:
-    """All fields of the policy, of those that are given the new values."""
+    """All fields of the policy, with the new values of those that are given."""
     fields = {name: getattr(now, name) for name in fields_of(NewAsyncPolicy)}
     for name in ("on_success", "on_failure"):
         if (one := fields[name]) is not None:
