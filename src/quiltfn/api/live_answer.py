@@ -1,8 +1,8 @@
 """The answer of a function by its URL, sent while the handler writes it.
 
 Rule: the status and the headers go out with the first bytes that the handler writes, and until then
-a call that fails is answered as any other. From then on the only way to tell a failure is to end
-the connection without the end of the body.
+a call that fails is answered as any other. From then on the only way to report a failure is to
+close the connection before the end of the body.
 """
 
 import asyncio
@@ -26,10 +26,11 @@ from quiltfn.model.errors import HandlerFailed
 from quiltfn.model.invocation import Invocation, Status
 
 STDOUT = "stdout"
-# What is looked at for the begin of an answer.
+# How much output is searched for the beginning of a response.
 LOOKED_AT_BYTES = PRELUDE_MAX_BYTES + 1024
-# Behind so many bytes it is looked for again at a line's end or a NUL, so often at most, or once
-# there is twice as much: each time all of it is read, and a handler may write byte by byte.
+# After `READ_AT_ONCE_BYTES` the search is repeated only at the end of a line or a NUL, at most
+# `LOOKS_MAX` times, or once the output has doubled: each search reads all of it, and a handler may
+# write byte by byte.
 READ_AT_ONCE_BYTES, LOOKS_MAX = 1024, 200
 
 
@@ -46,8 +47,8 @@ class LiveReader:
         self._seen = self._looked_at = self._looks = 0
 
     async def wait_for_begin(self, *, is_shell: bool) -> Begin | None:
-        """The begin of the answer, behind which `pieces` goes on; None: the call ended before it
-        was clear. Raises `BadAnswer`.
+        """The beginning of the response; `pieces` continues after it. None: the call ended before
+        it was complete. Raises `BadAnswer`.
         """
         while self._reader.is_live:
             self._change.clear()
@@ -67,7 +68,7 @@ class LiveReader:
         return begin_of(output.read(STDOUT, 0, LOOKED_AT_BYTES), is_shell=is_shell)
 
     def _may_have_begun(self) -> bool:
-        """Whether a head may have ended with what has come since the last look."""
+        """Whether the output since the last search may have completed a head."""
         output = self._running.output
         size, seen = output.sizes[STDOUT], self._seen
         self._seen = size
@@ -80,7 +81,7 @@ class LiveReader:
         return True
 
     async def live_pieces(self) -> AsyncGenerator[bytes, None]:
-        """What is written, as it comes, while the call runs."""
+        """The output as it is written, while the call runs."""
         while self._reader.is_live:
             self._change.clear()
             async for piece in self.pieces():
@@ -89,7 +90,7 @@ class LiveReader:
                 await self._change.wait()
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """What has come by now; of a call that is over, the rest."""
+        """The output that is there now; once the call has ended, the rest."""
         while (found := await self._reader.next(PIECE_BYTES)) is not None:
             part, data = found
             if not data:
@@ -135,8 +136,9 @@ async def stream_answer(
     *,
     is_shell: bool,
 ) -> LiveAnswer | Invocation:
-    """Runs the call: its answer once that has begun, or the record if the call ended before. It
-    goes on if the client goes away. Raises as `Invoker.invoke` does, and `HandlerFailed`.
+    """Runs the call; returns its response once that has begun, or the record if the call ended
+    before. The call goes on if the client disconnects. Raises as `Invoker.invoke` does, and
+    `HandlerFailed`.
     """
     request = msgspec.structs.replace(request, invocation_id=new_id())
     watched = begin_call(context, entry, request, output)
@@ -154,4 +156,4 @@ async def stream_answer(
             return LiveAnswer(begin, reader, watched.call)
         reader.close()
     await asyncio.wait({watched.call})
-    return watched.call.result()  # raises why it has no record of an ordinary end
+    return watched.call.result()  # raises if the call has no record

@@ -1,4 +1,4 @@
-"""TaskGroup: the tasks of one object, which ends them with itself."""
+"""TaskGroup: the tasks of one object, cancelled when it closes."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
@@ -8,8 +8,8 @@ T = TypeVar("T")
 
 
 class TaskGroup:
-    """Tasks that go on whoever waits for them. `failed` is told what ended one; without it a
-    failure that nobody looks at is reported by the event loop.
+    """Tasks that run whether or not anybody waits for them. `failed` gets the exception of a task
+    that failed; without it the event loop reports exceptions that nobody retrieves.
     """
 
     def __init__(self, failed: Callable[[BaseException], object] | None = None) -> None:
@@ -31,7 +31,7 @@ class TaskGroup:
         return task
 
     async def join(self) -> None:
-        """Returns once those that there are now have ended."""
+        """Returns once all present tasks have ended."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 

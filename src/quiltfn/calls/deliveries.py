@@ -1,8 +1,8 @@
-"""Sends what destinations are to be told of the ends of accepted work.
+"""Sends completion events of asynchronous invocations to their destinations.
 
-A delivery is in the store before it is sent, and is sent at least once: a server that is killed
-between an answer and its note sends it again, with the same id. In memory there is only, for each
-function that has some waiting, when the first of them is due.
+A delivery is in the store before it is sent, and is sent at least once: if the server is killed
+after the receiver has responded and before that is stored, it sends the delivery again, with the
+same id. Memory holds only when the next delivery of each function is due.
 """
 
 import asyncio
@@ -47,16 +47,16 @@ from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.store.calls.deliveries import SqlDeliveries
 from quiltfn.tenants.disabled import DisabledTenants
 
-# How many are sent at a time: in all, of one tenant, and to one host or of one function, so that a
-# slow receiver keeps nobody else's waiting.
+# How many are sent at a time: in total, per tenant, and per host or function, so that a slow
+# receiver delays only its own deliveries.
 AT_ONCE, OF_TENANT, OF_HOST = 32, 16, 4
 # Maximum bytes of bodies under way, in all and of one tenant; no delivery starts beyond them.
 BYTES_AT_ONCE, BYTES_OF_TENANT = 64 * 1024 * 1024, 32 * 1024 * 1024
-# So many functions of a tenant that have no room are looked at in a row; the others a moment later.
+# After this many functions of a tenant without free slots, its others are looked at a moment later.
 LOOKED_AT, LOOK_AGAIN_S = 100, 0.05
 GONE = 410
 NOT_KEPT = "what was to be sent had to make room for other deliveries and is not kept"
-# Nobody has to be told of these again: they will be the same at the next try.
+# A retry would get the same error, so the delivery fails.
 FOR_GOOD = (NotFound, Unprocessable, FunctionNotActive)
 USER_AGENT = "quiltfn"
 
@@ -96,11 +96,11 @@ class Deliveries:
     # What others do --------------------------------------------------------------------------
 
     def tenant_changed(self, _tenant_id: str, _is_disabled: bool) -> None:
-        """What waits of the tenant may be sent by now."""
+        """The tenant's waiting deliveries may be due and allowed now."""
         self._changed.set()
 
     def call_ended(self, record: Invocation) -> None:
-        """A call's record was written; with the next commit its delivery is there."""
+        """A call's record was written; its delivery is in the store after the next commit."""
         if record.outcome is None or record.outcome.destination_id is None:
             return
         self._ended[record.function_id] = record.tenant_id
@@ -114,14 +114,15 @@ class Deliveries:
         cursor: str | None,
         status: DeliveryStatus | None,
     ) -> Page[Delivery]:
-        """The deliveries of functions, newest first, without what was sent."""
+        """The deliveries of functions, newest first, without their bodies."""
         await self._journal.synced()
         functions = of if isinstance(of, TenantFunctions) else of.function.id
         return await self._store.list(functions, limit, cursor, status)
 
     async def retry(self, entry: Entry, delivery_id: str) -> Delivery:
-        """Makes a delivery due at once, and for another day. Raises `NotFound`, and `Conflict` for
-        one that was delivered, or whose content had to make room or is too large.
+        """Makes a delivery due now, and lets it be retried for another day. Raises `NotFound`, and
+        `Conflict` for one that was delivered, or whose body was dropped for lack of room or is too
+        large.
         """
         now_ms = self._now_ms()
         function = entry.function
@@ -140,7 +141,7 @@ class Deliveries:
         return found
 
     async def follow_waiting(self) -> None:
-        """Hears of deliveries that wait, whichever node made them or gave them back."""
+        """Notes when waiting deliveries are due, whichever node created or released them."""
         for one in await self._store.waiting():
             known = self._due.get(one.function_id)
             if known is None or one.next_due_ms < known[1]:
@@ -158,7 +159,7 @@ class Deliveries:
                     wait_s = await self._begin_due()
                 except StoreUnavailable:
                     wait_s = STORE_AGAIN_S
-                except Exception:  # A mistake of ours must not end the deliveries of all tenants.
+                except Exception:  # A bug must not end the deliveries of all tenants.
                     _log.exception("deliveries could not be begun; they are tried again")
                     wait_s = STORE_AGAIN_S
                 with contextlib.suppress(TimeoutError):
@@ -183,7 +184,8 @@ class Deliveries:
         for function_id, (tenant_id, due_ms) in self._due.items():
             if due_ms <= now_ms and tenant_id not in self._disabled:
                 due[tenant_id].append(function_id)
-        # First those of tenants that have fewest under way, however many functions others have.
+        # Tenants with the fewest deliveries under way come first, however many functions others
+        # have.
         is_whole = True
         for tenant_id in sorted(due, key=lambda one: self._busy["tenant", one]):
             is_whole &= await self._begin_of(tenant_id, due[tenant_id], now_ms)
@@ -193,13 +195,13 @@ class Deliveries:
         return max(0.0, (min(later) - self._now_ms()) / 1000) if later else None
 
     async def _begin_of(self, tenant_id: str, functions: Sequence[str], now_ms: int) -> bool:
-        """Begins what has room of a tenant's functions that have some due. False where there is
-        room left and not all were looked at.
+        """Sends due deliveries of a tenant's functions as far as there are free slots. Returns
+        False if slots are left and not all functions were looked at.
         """
         looked = 0
         for function_id in functions:
             if self._room_of(tenant_id) <= 0:
-                break  # the end of one under way is the time to look again
+                break  # looked at again when one under way ends
             if looked == LOOKED_AT:
                 return False
             room = self._room(function_id, tenant_id)
@@ -221,40 +223,40 @@ class Deliveries:
             self._is_unsure |= isinstance(error, OutcomeUnknown)
             self._arrived.add(function_id)
             raise
-        # At its end, so that the next round begins with other functions.
+        # Put back at the end of `_due`, so that the next round begins with other functions.
         self._due.pop(function_id, None)
-        if function_id in self._arrived:  # meanwhile, so that it may not be in the answer
+        if function_id in self._arrived:  # noted meanwhile: `following` may not have it
             self._due[function_id] = (tenant_id, now_ms)
         elif following is not None:
             self._due[function_id] = (tenant_id, following.next_due_ms)
 
     def _room(self, function_id: str, tenant_id: str) -> int:
-        """How many deliveries of the function may be begun now."""
+        """How many more deliveries of the function may be sent now."""
         of_host = max(self._busy[key] for key in self._keys(function_id))
         return min(self._room_of(tenant_id), OF_HOST - of_host)
 
     def _room_of(self, tenant_id: str) -> int:
-        """How many of the tenant's, wherever they go to."""
+        """How many more of the tenant's may be sent now, to any host."""
         if self._bytes[tenant_id] >= BYTES_OF_TENANT or self._bytes.total() >= BYTES_AT_ONCE:
             return 0
         return min(AT_ONCE - len(self._sending), OF_TENANT - self._busy["tenant", tenant_id])
 
     def _keys(self, function_id: str) -> Sequence[tuple[str, str]]:
-        """What a delivery of the function is counted by, beside its tenant."""
+        """The counters of a delivery of the function, other than its tenant's."""
         policy = self._work.policies.policy_of(function_id)
         urls = [one.url for one in (policy.on_success, policy.on_failure) if one and one.url]
         hosts = {urlsplit(url).netloc.lower() for url in urls}
         return [("function", function_id), *(("host", host) for host in hosts)]
 
     def _note(self, function_id: str, tenant_id: str, due_ms: int) -> None:
-        """One of the function's is due then."""
+        """Notes when a delivery of the function is due."""
         known = self._due.get(function_id)
         self._due[function_id] = (tenant_id, min(due_ms, known[1]) if known else due_ms)
         self._arrived.add(function_id)
         self._changed.set()
 
     async def _notice(self) -> None:
-        """Waits for the commit of what has ended, and then knows of its deliveries."""
+        """Waits until the ended calls are committed, and then notes their deliveries as due."""
         while self._ended:
             ended, self._ended = self._ended, {}
             try:
@@ -289,14 +291,14 @@ class Deliveries:
         task.add_done_callback(over)
 
     async def _send(self, delivery: Delivery) -> None:
-        """One try, and the note of what became of it."""
+        """Makes one attempt at a delivery, and stores its outcome."""
         started, target = self._clock.now(), self._target(delivery)
         try:
             if target is None:
                 await self._others.catch_up()
                 target = self._target(delivery)
             after = await self._try(delivery, target)
-        except Exception:  # As without descriptors, or a mistake of ours: it must not stay claimed.
+        except Exception:  # No free descriptors, or a bug: it must not stay claimed.
             _log.exception("a delivery could not be sent; it is tried again", delivery=delivery.id)
             after = self._again(delivery, "the server could not send it")
         if after is None:
@@ -305,8 +307,8 @@ class Deliveries:
         if self._tracer is not None:
             self._tracer.delivery_tried(after, started, to_function=is_call)
         if is_call and after.status is DeliveryStatus.DELIVERED:
-            return  # which was noted with the call
-        await until_stored(lambda: self._store.finish(after))  # it is known nowhere else
+            return  # stored in the transaction that accepted the call
+        await until_stored(lambda: self._store.finish(after))  # the outcome is in memory only
         if after.status is DeliveryStatus.WAITING:
             self._note(after.function_id, after.tenant_id, after.due_at_ms)
         elif after.status is DeliveryStatus.FAILED:
@@ -323,7 +325,7 @@ class Deliveries:
         return target
 
     async def _try(self, delivery: Delivery, target: Destination | None) -> Delivery | None:
-        """What to note of the try. None: the server is ending."""
+        """Makes the attempt; returns the delivery to store. None: the server is stopping."""
         if target is None:
             return self._failed(delivery, "the policy names no destination any more")
         if target.function is not None:
@@ -331,13 +333,13 @@ class Deliveries:
         return await self._post(delivery, target)
 
     async def _accept(self, delivery: Delivery, name: str) -> Delivery | None:
-        """Gives it to a function; returns what to note, as delivered where that is noted already.
-        None: the server is ending.
+        """Accepts a call of the destination function; returns the delivery to store, which is
+        stored already if it was delivered. None: the server is stopping.
         """
         try:
             deep = await self._store.depth(delivery.invocation_id, CHAIN_MAX)
             if deep >= CHAIN_MAX:
-                why = f"{CHAIN_MAX} calls in a row were each caused by the one before; no more are"
+                why = f"{CHAIN_MAX} calls in a row each caused the next, which is the limit"
                 return self._failed(delivery, why)
             try:
                 work = self._call_of(delivery, name)
@@ -361,7 +363,7 @@ class Deliveries:
         return replace(delivery, status=DeliveryStatus.DELIVERED)
 
     def _call_of(self, delivery: Delivery, name: str) -> AcceptedWork:
-        """What the function of that name is given. Raises why it is refused."""
+        """The call of the destination function. Raises if it is refused."""
         entry = self._catalog.by_name(delivery.tenant_id, name)
         caller = f"destination of {delivery.function_id}"
         cause = Cause(
@@ -374,11 +376,11 @@ class Deliveries:
         return self._work.prepared(entry, given, cause=cause)
 
     def _traceparent(self, delivery: Delivery) -> str | None:
-        """What who gets it is told of this try."""
+        """The traceparent that the receiver gets with this attempt."""
         return None if self._tracer is None else self._tracer.delivery_traceparent(delivery)
 
     async def _post(self, delivery: Delivery, target: Destination) -> Delivery:
-        """Posts it to a URL; returns what to note."""
+        """Posts it to a URL; returns the delivery to store."""
         assert target.url is not None
         assert target.secret is not None
         if self._sender is None:
@@ -410,7 +412,7 @@ class Deliveries:
         return self._again(answered, f"the receiver answered {status}")
 
     def _again(self, delivery: Delivery, why: str) -> Delivery:
-        """It is tried again later, if it is not too old by then."""
+        """Schedules a retry; fails the delivery if it would be too old by then."""
         due_ms = retry_due_ms(delivery, self._now_ms(), random.random())
         if due_ms is None:
             return self._failed(delivery, why)
@@ -432,7 +434,7 @@ class Deliveries:
             await sender.aclose()
 
     def _now_ms(self) -> int:
-        """Trusted time: a wall clock that is set makes no delivery late and none too old."""
+        """Trusted time: setting the wall clock makes no delivery late or too old."""
         return int(self._clock.trusted() * 1000)
 
     def _now_s(self) -> int:

@@ -33,12 +33,12 @@ from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.ports.streamed_body import StreamedBody
 
-# Where a node asks whether another one knows something of a call that is not in the store: what it
-# is told, and how long it waits.
+# The path at which a node asks another whether it knows of a call that is not in the store, the
+# possible responses, and the limits of the request.
 CALLS = "/fleet/calls/"
 SAID = {b"true": True, b"false": False}
 ASK_MAX_S, ANSWER_MAX_BYTES = 2.0, 1024
-# Of the connections to each other node they have a quarter.
+# Streams of all nodes use at most a quarter of the connections to each other node.
 READERS_MAX = CONNECTIONS_MAX // 4
 
 
@@ -56,8 +56,8 @@ class FleetCalls:
         watched: tuple[OwnEvents, Watching],
         handlers: Mapping[str, PeerHandler],
     ) -> None:
-        """`watched`: what tells the other nodes of this one, and hears of them. `handlers`: what
-        answers requests of nodes for themselves, by the beginnings of their paths.
+        """`watched`: sends events to the other nodes, and receives theirs. `handlers`: for the
+        requests that nodes make for themselves, by path prefix.
         """
         self._parts, self._invoker, self._journal = parts, invoker, invoker.journal
         self.name, self.pools, self.placement = parts.own.name, pools, placement
@@ -71,7 +71,7 @@ class FleetCalls:
         self.images_only_on, self.joined = parts.images.only_on, self._watching.joined
 
     def read(self, members: Sequence[Member]) -> None:
-        """All nodes, again and again, until `aclose`."""
+        """Call it with all nodes whenever they were read, until `aclose`."""
         self._lost.read(members)
 
     def elsewhere(self, context: RequestContext[Any], route: Route) -> Awaitable[Response | None]:
@@ -116,14 +116,14 @@ class FleetCalls:
                 self._own_events.end()
 
     async def _answer_node(self, request: Request, asker: Asker) -> Response:
-        """What a node asks for itself."""
+        """Responds to a request that a node makes for itself."""
         for beginning, handler in self._handlers.items():
             if request.path.startswith(beginning):
                 return await handler(request, asker)
         return error_response(NotFound("there is no such route"), "")
 
     async def _say_whether_known(self, request: Request, _asker: Asker) -> Response:
-        """Tells a node whether this one knows something of a call that is not in the store."""
+        """Responds whether this node knows of a call that is not in the store."""
         one = request.path.removeprefix(CALLS)
         is_here = one in self._under_way or self._invoker.has_begun(one)
         return json_response(is_here or self._journal.is_unstored(one))
@@ -149,13 +149,13 @@ class FleetCalls:
         await self.peers.settled()
 
     async def aclose(self) -> None:
-        """No more requests go to other nodes."""
+        """Sends no more requests to other nodes."""
         await self.peers.aclose()
         await self._lost.aclose()
 
 
 class CountedPeers:
-    """`Peers` that know whether a request is under way."""
+    """`Peers` that count the requests under way."""
 
     def __init__(self, peers: HttpPeers) -> None:
         self._peers, self._under_way, self.asked_at = peers, 0, float("-inf")

@@ -1,5 +1,5 @@
-"""This server as a node of a fleet: it joins with its store, and what it hears there reaches the
-parts that calls run on. A server that is alone does not import this.
+"""Runs this server as a node of a fleet: joins the other nodes through the shared store, and
+applies the state that operators set for this node. A standalone server does not import this.
 """
 
 import asyncio
@@ -54,9 +54,9 @@ async def join_others(
     own: NodeFile | None,
     died: QuiltfnError,
 ) -> AsyncIterator[tuple[Follower, Membership | None, Others]]:
-    """Follows the other servers on the store from now on, by the clock of its database. If this one
-    is a node of a fleet, the nodes know of it. `died`: what idempotent requests get whose node was
-    lost. Raises `NodeRemoved`, and `StoreUnavailable`.
+    """Follows the other servers on the store until the block ends, by the clock of its database. If
+    this one is a node of a fleet, it also joins. `died`: the error that repetitions of an
+    idempotent request get if its node was lost. Raises `NodeRemoved`, and `StoreUnavailable`.
     """
     await go_by_database(clock, store)
     follower = Follower(store)
@@ -81,8 +81,8 @@ async def joined(
     died: QuiltfnError,
     lag_s: Callable[[], float],
 ) -> AsyncIterator[Membership]:
-    """The node beats from now on; at the end, when it has nothing left, it leaves. `address`: where
-    other nodes reach it. `died`: what idempotent requests get whose node was lost. Raises
+    """Sends heartbeats until the block ends, and then leaves the fleet: by then nothing may run
+    here. `address`: where other nodes reach this one. `died`: as for `join_others`. Raises
     `NodeRemoved`, and `StoreUnavailable`.
     """
     database = store.database
@@ -104,12 +104,12 @@ async def joined(
 
 
 def present(membership: Membership) -> Sequence[Member]:
-    """The nodes that are there, as far as this one has seen."""
+    """The nodes that are present, as last seen by this one."""
     return [one for one in membership.seen() if one.presence is Presence.PRESENT]
 
 
 def has_older_nodes(membership: Membership) -> bool:
-    """Whether a node is there whose version is older than this one's."""
+    """Whether a node is present whose version is older than this one's."""
     there = present(membership)
     return any(one.version and is_older(one.version, __version__) for one in there)
 
@@ -118,14 +118,14 @@ async def _beat(membership: Membership) -> None:
     while membership.lost is None:
         try:
             await membership.run()
-        except Exception:  # A mistake of ours must not look as if this node were gone.
-            _log.exception("a beat has failed; it is tried again")
+        except Exception:  # A bug must not make this node look lost.
+            _log.exception("a heartbeat failed; it is tried again")
             await asyncio.sleep(AGAIN_S)
 
 
 class NodeControl:
-    """Carries out what its membership hears. `aclose` it before its parts. `ended`: gets why the
-    server has to end.
+    """Applies the state that the membership reports for this node. Call `aclose` before closing the
+    services. `ended`: gets the error that ends the server.
     """
 
     def __init__(
@@ -141,9 +141,7 @@ class NodeControl:
         self._following = asyncio.Lock()
 
     async def start(self) -> None:
-        """Carries out what was wanted before this start, and from now on. Raises
-        `StoreUnavailable`.
-        """
+        """Applies the present state, and from now on each new one. Raises `StoreUnavailable`."""
         membership, services = self._membership, self._services
         if membership.state is NodeState.READY:
             await self._dispatcher.start()
@@ -158,7 +156,7 @@ class NodeControl:
         self._state_changed(membership.state)
 
     async def aclose(self) -> None:
-        """Nothing is carried out any more."""
+        """Applies no more states, and reports that this node is leaving."""
         self._membership.report_by(partial(Report, is_leaving=True))
         self._membership.on_state.disconnect()
         self._membership.on_lost.disconnect()
@@ -170,8 +168,8 @@ class NodeControl:
         self._tasks.spawn(until_stored(self._follow))
 
     async def _follow(self) -> None:
-        """Accepted work is begun here only where the node is ready."""
-        async with self._following:  # The last state holds, whatever came in between.
+        """Dispatches asynchronous invocations only while the node is ready."""
+        async with self._following:  # Inside the lock, so that the latest state is applied last.
             if self._membership.state is NodeState.READY and not self._services.health.draining:
                 await self._dispatcher.resume()
             else:

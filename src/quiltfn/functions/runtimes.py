@@ -41,8 +41,8 @@ from quiltfn.store.functions.runtimes import SqlRuntimes
 class HostImage(msgspec.Struct, frozen=True, kw_only=True):
     """What this machine offers without any upload. `packages`: a hash of the installed packages.
 
-    `no_gvisor`: why there are no gVisor sandboxes here; empty where there are. `most`: what its
-    operator lets a sandbox use at most.
+    `no_gvisor`: why there are no gVisor sandboxes here; empty if there are. `most`: the most that
+    the operator lets a sandbox use.
     """
 
     built_in: Mapping[str, Runtime]
@@ -121,7 +121,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         return change.tenant_id
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, dict[str, Runtime]]:
-        """By tenants, the built-in ones among those that are shared."""
+        """The stored runtimes by tenant; `SHARED` includes the built-in ones."""
         found: defaultdict[str, dict[str, Runtime]] = defaultdict(dict)
         for tenant_id, runtime in await self._store.load(only):
             found[tenant_id][runtime.name] = runtime
@@ -150,8 +150,8 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         raise NotFound("there is no runtime of this name")
 
     def is_outdated(self, tenant_id: str, spec: VersionSpec) -> bool:
-        """Whether an update would bring a version another runtime: the name that it was made with
-        has been given to another one since.
+        """Whether an update would give a version another runtime: since it was created, its
+        runtime's name has been given to another one.
         """
         try:
             named = self.get(tenant_id, spec.runtime).runtime
@@ -176,8 +176,8 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         return msgspec.structs.replace(spec, runtime_snapshot=runtime)
 
     def _no_runtime(self, tenant_id: str, spec: VersionSpec) -> Unprocessable:
-        """The refusal of a spec whose runtime is not there; a function that was made with it still
-        names it.
+        """The error for a spec whose runtime does not exist, which a function may still name if it
+        was removed.
         """
         expected = f"one of: {', '.join(sorted(one.runtime.name for one in self.all(tenant_id)))}"
         if spec.runtime_snapshot.name != spec.runtime:
@@ -186,21 +186,21 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         error = Unprocessable.field("runtime", expected, spec.runtime, "shell")
         error.hint = (
             f"add {spec.runtime} again, or update the function with the name of another one; "
-            "the version that serves goes on with what it has"
+            "the current version keeps the one it has"
         )
         return error
 
     async def add(
         self, tenant_id: str, wanted: Runtime, *, shared: bool = False, is_operator: bool = False
     ) -> tuple[OwnedRuntime, bool]:
-        """Gives the name to a runtime, for the tenant or, `shared`, for all tenants. Returns the
-        runtime, and whether it differs from the one that had the name.
+        """Adds a runtime, or replaces the one with its name, for the tenant or, if `shared`, for
+        all tenants. Returns the runtime, and whether it differs from the one that had the name.
 
         `wanted`: a runtime without id, host, interpreter and time; its images must belong to the
         tenant, its base image to the tenant or to all tenants. Existing versions keep their
-        snapshots. Raises `Unprocessable`; `Conflict` for a built-in name, and for packages beside
-        a node of an older version; `StoreUnavailable` where an image cannot be read, or fetched
-        from another node; and, unless an operator asks, `Forbidden` and `RateLimited`.
+        snapshots. Raises `Unprocessable`; `Conflict` for a built-in name, and for packages while a
+        node has an older version; `StoreUnavailable` if an image cannot be read, or fetched from
+        another node; and, unless an operator asks, `Forbidden` and `RateLimited`.
         """
         check_not_own(wanted.name, "replaced")
         wanted.validate()
@@ -211,7 +211,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         self._check_there(wanted)
         await self.others.catch_up()
         owner = SHARED if shared else tenant_id
-        for image in wanted.images:  # before all other changes have to wait for them
+        for image in wanted.images:  # outside the lock, so that other changes need not wait
             for owner_id in {tenant_id, SHARED}:
                 await self.tenant_images.bring(owner_id, image)
         interpreter = await self._interpreter(tenant_id, wanted)
@@ -230,12 +230,12 @@ class Runtimes(Mirror[dict[str, Runtime]]):
                 self._check_count(len(there))
             for field_name, digest in _images(wanted):
                 is_held = await self._hold(owner, tenant_id, digest)
-                # What an operator has made for all tenants they may build on.
+                # Tenants may build on the images that operators share with all.
                 if not is_held and field_name == "base_image":
                     is_held = self.tenant_images.hold(SHARED, digest)
                 if not is_held:
                     raise _no_image(field_name, digest)
-            if not await self._store.save(owner, runtime):  # another node has taken one back
+            if not await self._store.save(owner, runtime):  # another node has removed an image
                 raise _no_image(*_images(wanted)[0])
             self._put(owner, {**self._rows.get(owner, {}), runtime.name: runtime})
         return OwnedRuntime(tenant_id=owner, runtime=runtime), True
@@ -257,8 +257,8 @@ class Runtimes(Mirror[dict[str, Runtime]]):
     async def remove(self, tenant_id: str, name: str, *, shared: bool = False) -> None:
         """Removes the name. New versions cannot use it; existing versions keep their snapshots.
 
-        Raises `NotFound`, and `Conflict` for a built-in name, and for a shared runtime where
-        `shared` is not given.
+        Raises `NotFound`, and `Conflict` for a built-in name, and for a shared runtime if `shared`
+        is not given.
         """
         check_not_own(name, "removed")
         owner = SHARED if shared else tenant_id
@@ -274,8 +274,8 @@ class Runtimes(Mirror[dict[str, Runtime]]):
             self._put(owner, left or None)
 
     async def _interpreter(self, tenant_id: str, wanted: Runtime) -> str:
-        """The program of the base image that runs handlers of this kind; empty where the kind or
-        the host's own has it. Raises `Unprocessable` where the image does not have it.
+        """The program of the base image that runs handlers of this kind; empty if there is no base
+        image, or the kind needs none. Raises `Unprocessable` if the image has none.
         """
         image, names = wanted.base_image, PROGRAMS.get(wanted.kind)
         if image is None or names is None:
@@ -305,7 +305,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
 
 
 def _images(wanted: Runtime) -> list[tuple[str, str]]:
-    """Field and digest of each image that it names."""
+    """Field and digest of each image that the runtime names."""
     named = ((name, getattr(wanted, name)) for name in IMAGES)
     return [(name, digest) for name, digest in named if digest is not None]
 

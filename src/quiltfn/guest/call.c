@@ -26,10 +26,10 @@
 #include <time.h>
 #include <unistd.h>
 
-// Output is held back this long, for more output or the end of the call to be sent with it. So a short
-// handler wakes the host once and not twice. Where somebody follows the call, it goes at once as long as
-// there were not more sends than one in so long, and a few ahead: a flood still wakes the host 500 times
-// a second.
+// Output is held back this long, so that more output or the end of the call is sent with it: a short
+// handler then wakes the host once and not twice. If somebody follows the call, output is sent at once,
+// up to a mean of one send in LINGER_NS and a burst of a few more: a flood still wakes the host at most
+// 500 times a second.
 #define LINGER_NS UINT64_C(2000000)
 #define AHEAD_NS (8 * LINGER_NS)
 
@@ -76,7 +76,7 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
             pump(&streams[0], nonce);
         if (polled[3].revents != 0)
             pump(&streams[1], nonce);
-        // Before its end is noticed: what the runner said before it ended counts.
+        // Before the check for its end: what the runner said before it ended counts.
         if (polled[4].revents != 0 && runner_turn(polled[4].revents, nonce, streams, &end))
             return end;
         if (polled[1].revents != 0 || more) {
@@ -90,8 +90,8 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
 }
 
 // Sends END, cleans, sends CLEAN. Looking for leftovers takes microseconds, removing them may take
-// longer. So where there are none, END and CLEAN are one send; else END is sent before the cleaning.
-// Of a runner that keeps its state, shared memory and System V objects are part of that state.
+// longer. So where there are none, END and CLEAN are one send; else END is sent before the cleaning. If
+// a runner keeps its state, shared memory and System V objects are part of it.
 static void finish(uint64_t nonce, bool start_again)
 {
     int highest[3];
@@ -158,7 +158,7 @@ static pid_t start_now(struct call *call, struct stream streams[2])
     pid_t handler = fine ? start(HANDLER, fds, -1, 0, special.argv, call->env) : -1;
     if (fine && handler < 0)
         could_not("make a process", "", errno);
-    // The handler has its own copies now. Ours would keep its pipes from ending.
+    // The handler has its own copies now. If ours stayed open, its pipes would not end.
     close_all(fds);
     return failure.step == NULL ? handler : -1;
 }
@@ -201,7 +201,7 @@ static void serve_by_runner(struct call *call)
     met_others = false;
     bool fine = runner_open_streams();
     fine = runner_ask(call) && fine;
-    // What it has said before it is told of the call could otherwise be taken for the call's answer.
+    // What it wrote before it got the call could otherwise be taken for the answer to it.
     if (runner_has_written()) {
         could_not("call the runtime's program", ", which wrote to its control socket first", EPROTO);
         fine = false;
@@ -229,7 +229,7 @@ static void serve_by_runner(struct call *call)
     if (runner.forks)
         runner_close_streams(&streams[1], call->nonce);
     if (goes_on) {
-        // Last, so that the runner has had time to come to rest.
+        // Checked last, so that the runner has had time to become idle.
         bool same = there && (!runner.forks || parent_is_as_it_was(runner.pid));
         bool waits = there && parent_waits(runner.pid, runner.forks);
         spoilt = !same || !waits;
@@ -245,8 +245,8 @@ static void serve_by_runner(struct call *call)
     runner_forget_call();
     if (end.kind == DEADLINE || (stays && spoilt)) {
         // The sandbox is not used again: the runner was killed at an unknown point, or the call has
-        // changed it, or it would read the rest of this call as the next, or it has said more than its
-        // answer, which would be read as that of the next.
+        // changed it, or it would read the rest of this call as the next one, or it wrote more than its
+        // answer, which would count as the answer to the next call.
         out_send();
         _exit(GONE);
     }

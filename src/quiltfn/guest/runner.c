@@ -5,7 +5,7 @@
 // what the two say to each other.
 //
 // Rule 1: a runner is as little trusted as a handler and has the same ids and limits. All that its
-//         words can do is end its own call.
+//         messages can do is end its own call.
 // Rule 2: unless its version lets state survive, a process that has run a handler's code serves no
 //         second call. Either the runner forks a process for each call, or it is killed and another
 //         is started.
@@ -33,7 +33,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-// READS_MAX: how often a turn reads from a runner that says nothing of use; more than its socket holds.
+// READS_MAX: how often a turn reads from a runner without getting a line of use; more than its socket
+// can hold.
 enum { ASK_HEAD = 64, START_LOG = 16 * 1024, READS_MAX = 512 };
 #define START_NS (UINT64_C(120) * SECOND_NS)
 
@@ -101,8 +102,8 @@ bool runner_ask(const struct call *call)
 }
 
 // Makes the streams of the next call of a runner that forks, if there are none yet. If calls shared a
-// pipe, one could reach the next through its settings: its owner, who gets signals when it is read
-// from, its size, flags and times.
+// pipe, one could affect the next through settings of the pipe: its owner, the process that gets
+// signals when it is read, its size, flags and times.
 bool runner_open_streams(void)
 {
     if (!runner.forks || runner.given[0] >= 0)
@@ -120,7 +121,7 @@ bool runner_open_streams(void)
     return false;
 }
 
-// The beginning of a call, and with its first byte the call's streams.
+// Sends the beginning of a call, and the call's streams with its first byte.
 static ssize_t runner_send_streams(void)
 {
     struct iovec bytes = {ask, runner.ask_used};
@@ -130,8 +131,8 @@ static ssize_t runner_send_streams(void)
     return n;
 }
 
-// Takes what the runner itself has written, at most what one pipe holds each, and closes the streams of
-// the call.
+// Adds what the runner itself has written, up to one pipe of each stream, to the log of the call, and
+// closes the streams of the call.
 void runner_close_streams(struct stream *log, uint64_t nonce)
 {
     int *own[] = {&runner.out, &runner.log};
@@ -147,7 +148,7 @@ void runner_close_streams(struct stream *log, uint64_t nonce)
     close_all(runner.given);
 }
 
-// Sends on what its socket takes now.
+// Sends as much as its socket takes now.
 void runner_send(void)
 {
     while (runner.ask_sent < runner.ask_used) {
@@ -175,7 +176,7 @@ bool runner_has_read(void)
            ioctl(runner.control, SIOCOUTQ, &unread) == 0 && unread == 0;
 }
 
-// Whether there is anything of it that was not asked for.
+// Whether it has sent anything without being asked.
 bool runner_has_written(void)
 {
     return runner.line_used > 0 || (runner.control >= 0 && held_by(runner.control) > 0);
@@ -222,8 +223,8 @@ static char *runner_line(unsigned *reads)
     }
 }
 
-// Sends on the result behind a `done`, as far as it has come, first what was read with the line. Its
-// bytes are counted with those of descriptor 1 if these are the result too, or if results have no
+// Passes on the result that follows `done`, as far as it has come, beginning with what was read along
+// with that line. Its bytes count towards descriptor 1 if that is the result too, or if results have no
 // limit of their own.
 static void runner_result(struct stream streams[3], uint64_t nonce)
 {
@@ -358,7 +359,7 @@ size_t runner_last_log(unsigned char *to)
 static int runner_await(void)
 {
     uint64_t deadline = now_ns() + START_NS;
-    bool got_line = false; // A line: there may be another behind it.
+    bool got_line = false; // There may be another line behind it.
     for (;;) {
         uint64_t now = now_ns();
         if (now >= deadline) {
@@ -384,7 +385,7 @@ static int runner_await(void)
         if (line != NULL && strcmp(line, "result stdout") == 0)
             runner.result_on_stdout = true;
         if (line != NULL && strncmp(line, "ready ", 6) == 0) {
-            // What it wrote before that line and after the look above.
+            // What it wrote before that line, but after it was read above.
             runner_keep_start(&runner.out);
             runner_keep_start(&runner.log);
             runner.forks = strncmp(line + 6, "fork", 4) == 0;
@@ -415,7 +416,7 @@ static int runner_await(void)
     }
 }
 
-// Starts the runner. Else `told` says why not, and it is gone.
+// Starts the runner. On failure it is gone, and `told` says why.
 int runner_spawn(void)
 {
     int fds[3] = {-1, -1, -1}, control = -1;
@@ -443,7 +444,7 @@ int runner_start(void)
     return runner_spawn() != 0 ? failure.error : runner_await();
 }
 
-// Ends one that was prepared and cannot be used.
+// Ends a prepared runner that cannot be used.
 void runner_drop(void)
 {
     kill(runner.pid, SIGKILL);
@@ -451,7 +452,7 @@ void runner_drop(void)
     runner_close();
 }
 
-// Tells a runner that was prepared what it is for: "load DIRECTORY_BYTES VARIABLES_BYTES", filled up
+// Tells a prepared runner which function it is for: "load DIRECTORY_BYTES VARIABLES_BYTES", filled up
 // like the head of a call, and that many bytes of each.
 int runner_load(void)
 {

@@ -1,11 +1,12 @@
-"""What an HTTP server in a sandbox is sent for a call, and its answer as the output of the call.
+"""Builds the request that an HTTP server in a sandbox gets for a call, and turns the head of its
+response into output of the call.
 
 Rule 1: a payload that is an event of API Gateway's payload format 2.0, as `event.py` makes it of a
 request to a URL, becomes that request again; anything else becomes a POST to a path of the
 server's own.
 Rule 2: nothing of a payload can end a line or a request early.
-Rule 3: an answer is output as Lambda's response streaming has it, so that everything that knows
-streamed answers knows these. Its head is handed over beside that, so that nobody has to parse it.
+Rule 3: a response is output in the format of Lambda's response streaming, so that all code for
+streamed responses can read it. Its head is also passed on separately, so that nobody parses it.
 """
 
 import base64
@@ -29,10 +30,10 @@ JSON, OCTETS = "application/json", "application/octet-stream"
 IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
 PATH_SHOWN_MAX = 1_000
-# Of an event. A request to a URL has 100 headers, and with them at most what `head_max_bytes` may
-# be, which JSON may double.
+# Limits of an event. A request to a URL has at most 100 headers, of at most the maximum of the
+# setting `head_max_bytes`; encoded as JSON they may be twice as long.
 HEADERS_MAX, COOKIES_MAX, HEAD_MAX_BYTES = 256, 25_000, 2 * 1024 * 1024
-# In JSON: a name and a value, and what separates them from others; a cookie likewise.
+# For `is_costly`: a header counts as its name, its value and a separator; a cookie as two.
 VALUES_OF_HEADERS, VALUES_OF_COOKIES = 3 * HEADERS_MAX, 2 * COOKIES_MAX
 # Python takes 60 ns for each byte that it may have to encode.
 ENCODED_MAX_BYTES = 64 * 1024
@@ -42,16 +43,16 @@ NOT_PASSED_ON = HOP_BY_HOP | (SAID_AGAIN - {"x-forwarded-prefix"})
 
 
 class BadRequestEvent(Exception):
-    """The event is no HTTP request that can be sent (a sentence)."""
+    """The event cannot be sent as an HTTP request; the message is a sentence that says why."""
 
 
 class BadServerAnswer(Exception):
-    """The answer of a server cannot be kept (a sentence)."""
+    """The response of a server cannot be kept; the message is a sentence that says why."""
 
 
 class ServerRequest(msgspec.Struct, frozen=True):
-    """A request as it is sent. `is_event`: the call was no HTTP request, so its result is the body
-    of the answer alone.
+    """A request as it is sent. `is_event`: the call was not an HTTP request, so its result is only
+    the body of the response.
     """
 
     head: bytes
@@ -74,7 +75,7 @@ class _Context(msgspec.Struct):
 
 
 class _Event(msgspec.Struct, tag_field="version", tag="2.0"):
-    """What is sent of an event; the rest repeats it."""
+    """The fields of an event that are sent; its other fields repeat them."""
 
     rawPath: str
     requestContext: _Context
@@ -97,8 +98,8 @@ def request_of(
     about_call: Mapping[str, str],
     framing: str | None = None,
 ) -> ServerRequest:
-    """The request of a call. `about_call`: headers that say which call it is; nobody else sets
-    them. `framing`: the header that says how long the body is, where that is sent apart. Raises
+    """The request of a call. `about_call`: headers that identify the call; an event cannot set
+    them. `framing`: the header with the length of the body, if the body is sent separately. Raises
     `BadRequestEvent`.
     """
     found = _event_of(payload)
@@ -126,21 +127,21 @@ def request_of(
 
 
 def framing_of(length: int | None) -> str:
-    """The header of a body that has so many bytes; None: that is known at its end alone."""
+    """The header that frames a body of `length` bytes; None: known only at its end."""
     return "transfer-encoding: chunked" if length is None else f"content-length: {length}"
 
 
 def _is_passed_on(name: str, dropped: Set[str]) -> bool:
-    """False for a name with underscores that servers read as one which is said by us: WSGI and CGI
-    make one variable of x-a and x_a.
+    """False for a name with underscores that a server would take for a header that we set: WSGI and
+    CGI map both x-a and x_a to the same variable.
     """
     same = name.replace("_", "-")
     return same not in dropped and not same.startswith(OF_PROXIES)
 
 
 def _event_of(payload: bytes | None) -> tuple[_Event, dict[str, str], list[str]] | None:
-    """The event that a payload is, its headers and its cookies, which are counted before they are
-    made: a payload may name a million.
+    """Parses a payload: the event, its headers and its cookies; None if it is not an event. They
+    are counted before they are decoded: a payload may have a million.
     """
     if not payload or not payload.startswith(b"{"):
         return None
@@ -158,7 +159,7 @@ def _event_of(payload: bytes | None) -> tuple[_Event, dict[str, str], list[str]]
 
 
 def _check_head(event: _Event) -> None:
-    """Raises `BadRequestEvent` for the head of a long event that nobody should make."""
+    """Raises `BadRequestEvent` if the head of a long event is too large to be decoded."""
     headers, cookies = bytes(event.headers), bytes(event.cookies)
     size = len(headers) + len(cookies) + len(event.rawPath) + len(event.rawQueryString)
     if size > HEAD_MAX_BYTES:
@@ -189,8 +190,8 @@ def _body_of(event: _Event) -> bytes:
 
 
 def _target(path: str, query: str) -> str:
-    """Percent-encoded as it was sent; of an event that another program made, what was not encoded
-    is.
+    """The target of the request. A URL's is percent-encoded already; what another program left
+    unencoded in its event is encoded here.
     """
     if not path.startswith("/"):
         raise BadRequestEvent("rawPath must begin with /")
@@ -228,7 +229,7 @@ def _request(
         framing = framing_of(len(body))
     end = "\r\n" if framing is None else f"{framing}\r\n\r\n"
     head = f"{method} {path} HTTP/1.1\r\n{lines}{end}"
-    try:  # what a URL was sent is Latin-1 text for its bytes
+    try:  # an event of a URL has the bytes of headers as Latin-1 text
         encoded = head.encode("latin-1")
     except UnicodeEncodeError:
         encoded = head.encode("utf-8", "replace")
@@ -238,8 +239,8 @@ def _request(
 def answer_head(
     status: int, fields: Iterable[tuple[bytes, bytes]], method: str, target: str
 ) -> tuple[AnswerHead, bytes]:
-    """The head of an answer, and what its output begins with, before the body. That also names the
-    request, for whoever reads logs: its path alone, since a query may have credentials. Raises
+    """The head of a response, and the output that precedes its body. For readers of logs, that
+    output also names the request, without its query, which may have credentials. Raises
     `BadServerAnswer`.
     """
     headers: dict[str, str] = {}
@@ -255,7 +256,7 @@ def answer_head(
     head = {"statusCode": status, "headers": headers, "cookies": cookies}
     request = {"method": method, "path": target.partition("?")[0][:PATH_SHOWN_MAX]}
     prelude = _encode({**head, "request": request}) + END
-    if len(prelude) > PRELUDE_MAX_BYTES:  # the answer goes before its log
+    if len(prelude) > PRELUDE_MAX_BYTES:  # leave out the request: the response matters more
         prelude = _encode(head) + END
     if len(prelude) > PRELUDE_MAX_BYTES:
         raise BadServerAnswer(f"its headers have more than {PRELUDE_MAX_BYTES} bytes")

@@ -14,7 +14,9 @@ IN_ORDER = b"."
 
 
 class Keeper:
-    """Starts one with `start`. `end` it once nothing is left. `end_all` kills the groups."""
+    """`start` forks it; call `end` once nothing is left to kill. `end_all`: kills the control
+    groups.
+    """
 
     def __init__(self, end_all: Callable[[], object]) -> None:
         self._end_all = end_all
@@ -33,13 +35,13 @@ class Keeper:
         return self.pid
 
     def end(self) -> None:
-        """It ends without doing anything."""
+        """Makes it exit without killing anything."""
         os.write(self._writer, IN_ORDER)
         os.close(self._writer)
         os.close(self._reader)
 
     def _wait_and_end(self) -> None:
-        os.setsid()  # a signal to the launcher's process group must not reach it
+        os.setsid()  # signals to the launcher's process group must not reach the keeper
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_IGN)

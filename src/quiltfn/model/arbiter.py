@@ -1,7 +1,8 @@
 """Arbiter: shares out what pools have in common: the memory, a tenant's quota, a function's places.
 
-A pool that lacks some waits at the resource. Here is decided which idle instances are evicted for
-it, and who is served next once something is free. `pool/arbitration.py` performs that.
+A pool that lacks some of a resource waits for it. The arbiter decides which idle instances are
+evicted for that pool, and which pool is served next once something is free. `pool/arbitration.py`
+performs the decisions.
 """
 
 from collections.abc import Hashable, Iterator
@@ -14,7 +15,7 @@ from quiltfn.model.places import Places
 from quiltfn.model.pool import Pool
 from quiltfn.model.quota import Quota
 
-# To look for idle instances of a tenant takes a look at each of its pools.
+# A search for idle instances of a tenant visits each of its pools, so searches are this far apart.
 LOOK_EVERY_S = 0.05
 
 
@@ -48,13 +49,13 @@ class Arbiter:
                 del self._sharing[resource]
 
     def is_shared(self, resource: Memory | Quota | Places) -> bool:
-        """Whether any pool has it."""
+        """Whether any pool uses it."""
         return resource in self._sharing
 
     def request(
         self, pool: Pool, wanted: RequestMemory | RequestQuota | RequestPlaces, now: float
     ) -> Decision:
-        """The pool lacks something."""
+        """Decides what to evict for a pool that lacks something."""
         match wanted:
             case RequestMemory(mib=mib):
                 return self._free_memory(mib)
@@ -73,7 +74,7 @@ class Arbiter:
         return next(iter(self._looks.values()), None)
 
     def look(self, now: float) -> Decision:
-        """Looks again for idle instances, for the tenant that is first."""
+        """Searches again for idle instances of the tenant whose turn is first."""
         quota = next((quota for quota, at in self._looks.items() if at <= now), None)
         return Decision() if quota is None else self._look_at(quota, now)
 
@@ -82,8 +83,8 @@ class Arbiter:
         memory, quota, places = pool.memory, pool.quota, pool.places
         while True:
             if memory.waiting and memory.is_freed:
-                # The longest waiting is first, even if others need less. Once it waits no longer,
-                # its turn has passed: `is_freed`.
+                # The pool that has waited longest is first, even if others need less. When it stops
+                # waiting, it sets `is_freed`, so the next pool gets its turn.
                 memory.is_freed = False
                 yield min(memory.waiting, key=memory.waiting.__getitem__)
             elif quota.waiting and quota.has_capacity:
@@ -92,20 +93,20 @@ class Arbiter:
                 yield first
             elif places.waiting and places.is_freed:
                 yield from sorted(places.waiting, key=places.waiting.__getitem__)
-                places.is_freed = False  # where one waits no longer, those behind it came after it
+                places.is_freed = False  # those that stopped waiting in this loop set it, too
             else:
                 return
 
     def _free_memory(self, mib: float) -> Decision:
-        """So that `mib` more may be held."""
+        """Chooses what to evict so that `mib` more fit."""
         if self.memory.lacks(mib) <= 0:
             return Decision()  # there is enough, or will be once what is ending is gone
         of_prewarmed, chosen = self.memory.choose(self._candidates(self.memory), mib)
         return Decision(of_prewarmed, [(one.pool, one.instance) for one in chosen])
 
     def _make_places(self, wants: Pool, count: int) -> Decision:
-        """Idle instances of other versions than that of `wants` go, first those of versions that
-        are not the current one: the function's own pool was there before the others.
+        """Evicts idle instances of versions other than that of `wants`. The function's own pool,
+        which was added first, comes last.
         """
         own, *beside = self._sharing[wants.places].values()
         found: list[tuple[Hashable, int]] = []
@@ -115,7 +116,9 @@ class Arbiter:
         return Decision(evictions=found[:count])
 
     def _look_at(self, quota: Quota, now: float) -> Decision:
-        """Idle instances of the tenant go, for what its pools lack beside what is ending."""
+        """Evicts idle instances of the tenant, as many as its pools lack beyond those that are
+        ending.
+        """
         quota.looked_at = now
         self._looks.pop(quota, None)
         waiting = [self._sharing[quota][pool] for pool in quota.waiting]

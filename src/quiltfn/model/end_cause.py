@@ -1,7 +1,7 @@
 """Why an invocation didn't succeed: a code, `cause`, with its data, for programs. People read
 `sentence`, which the record has as `error_message`.
 
-What a handler has written or raised is in `message`, `type` and `file` alone.
+Only `message`, `type` and `file` hold what a handler has written or raised.
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ class TimedOut(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="ti
 
 
 class OutOfMemory(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="oom"):
-    """The kernel killed the handler for memory. `peak_bytes`: not measured yet."""
+    """The kernel killed the handler for memory. `peak_bytes`: reserved; always null so far."""
 
     limit_bytes: int | None = None
     peak_bytes: int | None = None
@@ -113,8 +113,8 @@ class NotStarted(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="
 
 
 class NoNetwork(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="network"):
-    """Something couldn't be reached. The rest is how the handler ended for that, as in `Raised` and
-    `Exited`.
+    """Something couldn't be reached. The other fields say how the handler then ended, as in
+    `Raised` and `Exited`.
     """
 
     reason: str
@@ -139,7 +139,7 @@ class NoNetwork(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="n
 
 
 class Cancelled(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="cancelled"):
-    """Someone ended the invocation: a key of `BY`. `message`: more than that."""
+    """Someone ended the invocation. `by`: a key of `BY`. `message`: a more exact sentence."""
 
     by: str
     message: str | None = None
@@ -150,7 +150,7 @@ class Cancelled(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="c
 
 
 class Interrupted(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="interrupted"):
-    """The server or its node ended first: a key of `BY`."""
+    """The server or its node ended first. `by`: a key of `BY`."""
 
     by: str
 
@@ -162,7 +162,7 @@ class Interrupted(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag=
 class ResultTooLarge(
     msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="result_too_large"
 ):
-    """The handler returned more than is kept of a result, or of an HTTP response."""
+    """The handler returned more than the limit of results, or of HTTP responses."""
 
     bytes: int
     limit_bytes: int

@@ -74,8 +74,8 @@ class WaitQueue:
 
     def retry_after_s(self, instances: int, waited_s: float) -> int:
         """Whole seconds after which a call that is refused now would probably be served: the time
-        that so many instances take for the calls that wait before it. If no call has ended yet,
-        one is taken to last as long as the first in the queue has waited (`waited_s`).
+        that `instances` need for the calls ahead of it. If no call has ended yet, each is taken to
+        last as long as the first in the queue has waited (`waited_s`).
         """
         ahead = (len(self.waiting) + 1) / max(1, instances)
         run_s = waited_s if self._run_s is None else self._run_s

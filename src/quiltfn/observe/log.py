@@ -38,7 +38,7 @@ def read_by(reader: Callable[[LogLine], None] | None) -> None:
 
 
 def _hand_on(_logger: Any, _method: str, line: LogLine) -> LogLine:
-    """A line that is written while a traced request is answered names its span."""
+    """Adds the ids of the traced request in progress, and passes the line to the reader."""
     request = current.get()
     if request is not None:
         line["trace_id"] = f"{request.trace_id:032x}"

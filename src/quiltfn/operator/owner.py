@@ -1,7 +1,7 @@
 """A tool that root starts becomes the owner of the data directory before it touches what is in it.
 
-Whoever owns a directory may put a link under any name there. To root such a link is a way to every
-file of the machine; to the owner it leads to what the owner may write anyway.
+Whoever owns a directory may put a link under any name there. If root follows such a link, it may
+write to any file of the machine; the owner can only write where it may anyway.
 """
 
 import os
@@ -15,10 +15,10 @@ OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def become_owner(data_dir: Path, writable: tuple[Path, ...] = ()) -> None:
-    """For good, as far as the process is root's and the directory is another's.
+    """Becomes the owner for good, if the process is root and the directory belongs to another user.
 
-    A directory that is not there yet, or is root's alone, stays root's matter. `writable`: further
-    paths that the owner must reach. Raises `StoreBroken`.
+    If the directory does not exist yet, or only root may write in it, the process stays root.
+    `writable`: further paths that the owner must reach. Raises `StoreBroken`.
     """
     if os.geteuid() != 0:
         return

@@ -1,4 +1,4 @@
-"""Allowance: how many instances a pool of this node may have, where several nodes share a function.
+"""Allowance: how many instances a pool of this node may have, if several nodes share a function.
 
 The pure pool gets it as its maximum, so it knows nothing of other nodes. A version is prepared only
 once there is a place for an instance of it: in a pool that may have none there would be nothing to
@@ -13,12 +13,13 @@ import msgspec
 
 from quiltfn.model.limits import PoolLimits
 
-# A preparation that has a place but not all waits so long for more: idle instances elsewhere end.
+# How long a preparation that has some of its places waits for more: idle instances on other nodes
+# are being ended.
 SETTLE_S = 2.0
 
 
 class Allowance:
-    """`count`: how many there may be; `reachable`: how many there could be, if asked for."""
+    """`count`: how many instances are allowed now; `reachable`: how many could be on request."""
 
     __slots__ = ("_changed", "_error", "_given_up", "_reservations", "count", "reachable")
 
@@ -30,7 +31,7 @@ class Allowance:
 
     @property
     def reservation(self) -> int:
-        """How many preparations that are under way want."""
+        """The most places that any preparation under way wants."""
         return max(self._reservations, default=0)
 
     def bounded(self, limits: PoolLimits) -> PoolLimits:
@@ -38,15 +39,15 @@ class Allowance:
         return msgspec.structs.replace(limits, max_instances=min(limits.max_instances, self.count))
 
     def set(self, count: int, reachable: int) -> bool:
-        """Whether the count is another one now."""
+        """Sets both; returns whether the count has changed."""
         before, self.count, self.reachable = self.count, count, max(count, reachable)
         self._changed.set()
         return before != count
 
     @asynccontextmanager
     async def reserved(self, count: int, ask: Callable[[], None]) -> AsyncIterator[None]:
-        """So many places are wanted for the block, which begins when they are there, or after a
-        while with one. Raises what the wait is given up with.
+        """Requests `count` places until the block ends. The block begins when they are there, or
+        after `SETTLE_S` if at least one is. Raises the error that `give_up` got.
         """
         self._reservations.append(count)
         try:
@@ -57,7 +58,7 @@ class Allowance:
             self._reservations.remove(count)
 
     def give_up(self, error: Exception) -> None:
-        """Whoever waits for places waits no longer."""
+        """Fails pending reservations with `error`."""
         self._given_up, self._error = self._given_up + 1, error
         self._changed.set()
 

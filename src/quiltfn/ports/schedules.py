@@ -9,8 +9,8 @@ from quiltfn.ports.work import AcceptedWork
 class ScheduleRun(msgspec.Struct, frozen=True, kw_only=True):
     """What was decided on a tick, or on `missed` ticks that were missed together: then `tick_ms` is
     the last of them, in Unix milliseconds. `reason`: why a tick was not run. `is_manual`: a caller
-    asked for it. `decided_at` in Unix seconds. `status`: of its call; None where there is none, or
-    its record is gone.
+    asked for it. `decided_at` in Unix seconds. `status`: of its call; None if there is no call, or
+    its record was removed.
     """
 
     tick_ms: int
@@ -31,8 +31,8 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Firing(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision on a schedule as it was read, to be carried out. `work`: what is accepted if a
-    tick is run; None: it cannot be, and `refusal` says why, `unrun` what became of the tick.
+    """A decision on a schedule as it was read, to be carried out. `work`: the work to accept if the
+    tick is run. None: it cannot be run; `refusal` says why, and `unrun` is the outcome to record.
     Times in Unix seconds.
     """
 

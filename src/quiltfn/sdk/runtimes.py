@@ -1,4 +1,4 @@
-"""`client.runtimes`: what functions are run by, and the files that come with it."""
+"""`client.runtimes`: runtimes and their files."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def list_runtimes() -> Flow[list[Runtime]]:
 
 
 def get_runtime(name: str) -> Flow[Runtime]:
-    """What a runtime's name stands for now."""
+    """The runtime that has this name now."""
     return ask(get(f"{BASE}/{segment(name)}", Runtime))
 
 
@@ -58,18 +58,18 @@ def list_packages(name: str) -> Flow[RuntimePackageList]:
 
 @with_fields_of(NewRuntime)
 def add_runtime(new: NewRuntime) -> Flow[Runtime]:
-    """Add a runtime to the tenant, or give its name to another one.
+    """Add a runtime to the tenant, or replace the one with its name.
 
-    `image`, `packages` and `base_image`: digests that `upload_image` answered. `shared`: for all
-    tenants, operators only.
+    `image`, `packages` and `base_image`: digests that `upload_image` returned. `shared`: for all
+    tenants; operators only.
     """
     return ask(post(BASE, Runtime, new, is_repeatable=True))
 
 
 def remove_runtime(name: str, *, shared: bool = False) -> Flow[None]:
-    """Remove a runtime. Functions that have it go on with it; new versions cannot name it.
+    """Remove a runtime. Functions that use it keep it; new versions cannot name it.
 
-    `shared`: the one that all tenants share, operators only.
+    `shared`: the one that all tenants share; operators only.
     """
     return ask(delete(f"{BASE}/{segment(name)}{query(shared=shared or None)}"))
 
@@ -80,7 +80,7 @@ def upload_image(archive: Path | str, *, contents: str = "files") -> Flow[Image]
     `contents`: "files" that it has at /app; "rootfs", a root file system; or "image", an execution
     image as an OCI layout or as `docker save` writes it. The last two are for `base_image`.
 
-    Raises ValueError where there is no such file.
+    Raises ValueError if there is no such file.
     """
     if not isinstance(archive, str | Path):
         raise TypeError(f"archive must be a path, not {type(archive).__name__}")

@@ -33,17 +33,17 @@ from quiltfn.store.calls.retention import SqlRetention
 from quiltfn.store.database.database import Database
 
 Task = Callable[[], Coroutine[None, None, None]]
-# Has memory take over all that the store has of something.
+# Reloads into memory all that the store has of one kind.
 TakeOver = Callable[[None], Awaitable[None]]
-# After a mistake of ours.
+# Wait before a failed task is begun again.
 AGAIN_S = 10.0
 
 _log = structlog.get_logger("quiltfn.server.background")
 
 
 async def keep_running(task: Task) -> None:
-    """Runs it to its end. A mistake of ours must not end it for as long as the server runs, with
-    nobody noticing: it is logged, and the task is begun again.
+    """Runs a task to its end. A bug must not end it unnoticed while the server runs on: the
+    exception is logged, and the task is begun again.
     """
     while True:
         try:
@@ -54,15 +54,17 @@ async def keep_running(task: Task) -> None:
 
 
 async def run_recovered(journal: SpoolJournal, dispatcher: Dispatcher) -> None:
-    """After a start on a full disk: work that the last server had claimed waits again later."""
+    """After a start on a full disk: once there is room, queues the work again that the previous
+    server had claimed.
+    """
     if await journal.recovered():
         await until_stored(dispatcher.start)
 
 
 async def compare_when_unsure(store: SqlStore, take_overs: Iterable[TakeOver]) -> None:
-    """Of a server that is alone, until it is cancelled: where the store could not say whether it
-    has made a change, memory takes over what it has, once it stores something again. Those that
-    write come one after the other, so a change that was under way is made then, or never.
+    """For a standalone server, until cancelled: if the store could not say whether it made a
+    change, reloads memory from the store once that accepts a write again. Writes are serial, so by
+    then the uncertain change was either made or never will be.
     """
 
     async def compare() -> None:
@@ -76,7 +78,7 @@ async def compare_when_unsure(store: SqlStore, take_overs: Iterable[TakeOver]) -
 
 
 def inputs_bound(chosen: Settings) -> StorageLimit:
-    """The bytes of what callers gave to calls."""
+    """The limit on the bytes of stored inputs."""
     return StorageLimit(tenant=chosen.tenant_inputs_bytes, all=chosen.keep_inputs_bytes)
 
 
@@ -87,7 +89,9 @@ def background_tasks(
     clock: ResumableClock,
     servers: Callable[[], int],
 ) -> tuple[Task, ...]:
-    """What removes what has expired, but for images. `servers`: how many there are on the store."""
+    """The tasks that remove what has expired, except images. `servers`: returns how many servers
+    use the store.
+    """
     keep_s = chosen.keep_invocations_days * DAY_S
     size = StorageLimit(tenant=chosen.tenant_invocations_bytes, all=chosen.keep_invocations_bytes)
     keep = RetentionPolicy(count=chosen.keep_invocations, seconds=keep_s, size=size)
@@ -99,7 +103,7 @@ def background_tasks(
     )
 
     def oldest_kept() -> int | None:
-        """Deliveries that ended before that are removed, as records are."""
+        """Deliveries that ended before this time are removed, as records are."""
         return int(clock.trusted() - keep_s) if keep_s else None
 
     retention: SqlRetention = SqlRetention(database, clock)

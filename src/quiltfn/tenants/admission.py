@@ -62,11 +62,11 @@ class LimitTable:
         self.default, self.own = default, dict[str, TenantLimits]()
 
     def of(self, tenant_id: str) -> TenantLimits:
-        """The limits that hold for the tenant."""
+        """The limits of the tenant."""
         return self.own.get(tenant_id, self.default)
 
     def image_bytes(self, tenant_id: str) -> int:
-        """What the tenant's images may count."""
+        """The limit on the size of the tenant's images."""
         return self.of(tenant_id).image_bytes
 
 
@@ -80,18 +80,19 @@ class Admission:
         others: OtherNodes | None = None,
         give_way: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """`others`: of a node of a fleet, whose limits are those of all nodes together. `give_way`:
-        ends an invocation of a tenant that reached its limit, if nobody waits for one any more, and
-        returns whether there was one; until it has ended, both count.
+        """`others`: on a node of a fleet, whose limits apply to all nodes together. `give_way`:
+        ends one invocation of a tenant at its limit that no caller waits for any more, and returns
+        whether there was one; until it has ended, both count.
         """
         self._clock, self.others, self._give_way = clock, others, give_way
         self.limits, self._own, self.limits_of = limits.default, limits.own, limits.of
         self._in_flight: defaultdict[str, int] = defaultdict(int)
         self._buckets: dict[str, _Bucket] = {}
         self._days: dict[str, DayUse] = {}
-        # Of a tenant the use of today is needed and not known; `know_use` says it.
+        # Called with a tenant whose use of today is needed and unknown; `know_use` sets it.
         self.on_unknown_use: Signal[str] = Signal()
-        # Tenants whose use of today was asked for, in the order of that; None: nobody takes them.
+        # Tenants whose use of today was needed, oldest first; None until `take_asked` is first
+        # called.
         self._asked: dict[str, None] | None = None
 
     def set_limits(self, tenant_id: str, limits: TenantLimits | None) -> None:
@@ -173,17 +174,17 @@ class Admission:
         return self._in_flight.get(tenant_id, 0) + elsewhere
 
     def loads(self) -> Sequence[TenantLoad]:
-        """What this node tells others of its tenants."""
+        """The load of its tenants that this node reports to others."""
         return () if self.others is None else self.others.report(self._in_flight)
 
     def used_today(self, tenant_id: str) -> DayUse | None:
-        """What the tenant's calls have used today; None: that was not counted."""
+        """What the tenant's calls have used today; None: not known."""
         use = self._days.get(tenant_id)
         return use if use is not None and use.day == self._today() else None
 
     def take_asked(self, most: int) -> list[str]:
-        """Up to so many tenants whose use of today was asked for since they were taken last, those
-        first that have waited longest; from the first time on that this is called.
+        """Takes up to `most` tenants whose use of today was needed since they were last taken, the
+        longest-waiting first. Only needs after the first call of this are noted.
         """
         if self._asked is None:
             self._asked = {}
@@ -193,12 +194,13 @@ class Admission:
         return taken
 
     def know_use(self, tenant_id: str, use: DayUse) -> None:
-        """What the tenant's calls have used on a day; `use` is added to it from now on."""
+        """Sets what the tenant's calls have used on a day; `use` adds to it from now on."""
         self._days[tenant_id] = use
 
     def use(self, tenant_id: str, day: int, mib_ms: int) -> None:
-        """Counts what calls that ended on that day have used, if it is the day that is known. What
-        was used on another one is asked for by its first call: a clock may be set either way.
+        """Adds what calls that ended on `day` have used, if that is the day whose use is known. The
+        use of any other day is asked for by the first call of that day: a clock may be set either
+        way.
         """
         use = self._days.get(tenant_id)
         if use is not None and use.day == day:

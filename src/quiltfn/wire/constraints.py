@@ -24,7 +24,7 @@ class Violation(Struct, frozen=True, kw_only=True):
 
 class Constraint(Protocol):
     def violation(self, value: Any, server_maximum: float | None) -> Violation | None:
-        """What is wrong with `value`; None where it fits.
+        """What is wrong with `value`; None if it fits.
 
         `server_maximum`: what this server allows, for a constraint that leaves that to the server.
         """

@@ -1,4 +1,4 @@
-"""The routes over invocations: what they were given, wrote, and became."""
+"""The routes of invocations: their inputs, outputs and records."""
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -42,8 +42,8 @@ class InvocationServices(InvokeServices):
 
 
 async def get_invocation(context: RequestContext[InvocationServices]) -> Response:
-    """Show the record of one call. With wait_seconds the answer comes as soon as the call is over,
-    else as it is once the time is.
+    """Show the record of one call. With wait_seconds the response is sent when the call ends, or
+    after that many seconds, with the record as it is then.
     """
     wait = parse.integer(context.query.get("wait_seconds", "0"), "wait_seconds", 0, WAIT_MAX_S)
     if wait:
@@ -72,7 +72,7 @@ async def get_invocation_output(context: RequestContext[InvocationServices]) -> 
         if record.status not in FINAL:
             raise NotFound("the call has not ended yet", hint="ask again once it has")
         whole: bytes = getattr(record, stream)
-        # There are no validators, so no If-Range can match, and then the whole body is sent.
+        # Responses have no validators, so If-Range never matches: the whole body is sent.
         wanted = None if "if-range" in context.headers else context.headers.get("range")
         headers = [("accept-ranges", "bytes"), ("content-type", OCTETS), *truncated(record)]
         part = part_of(len(whole), wanted)
@@ -85,7 +85,7 @@ async def get_invocation_output(context: RequestContext[InvocationServices]) -> 
 
 async def get_invocation_timeline(context: RequestContext[InvocationServices]) -> Response:
     """Show where the time of one call went, phase by phase, in microseconds, and why it was cold;
-    while it runs, by now. queued: in the wait queue. placed and specialised: the wait while a
+    of a running call, so far. queued: in the wait queue. placed and specialised: the wait while a
     sandbox was made and became one of this version; cold calls only. ran: from the hand-over to the
     handler's end. recorded: writing its records. Beside that: its attempts, the call that caused it
     and those that it caused, and the names of its variables.
@@ -101,8 +101,8 @@ async def _record(context: RequestContext[InvocationServices]) -> Invocation:
 
 
 async def cancel_invocation(context: RequestContext[InvocationServices]) -> Response:
-    """Cancel a call, whether it waits or runs: its processes are killed. A call that is over
-    already stays as it is: 409.
+    """Cancel a call, whether it waits or runs: its processes are killed. A call that has ended
+    stays as it is: 409.
     """
     record = await context.services.work.cancel(context.entry(), _invocation_id(context))
     async with pages.reserved(context):
@@ -110,7 +110,7 @@ async def cancel_invocation(context: RequestContext[InvocationServices]) -> Resp
 
 
 async def list_invocation_attempts(context: RequestContext[InvocationServices]) -> Response:
-    """List the attempts at a call that are over, first to last."""
+    """List the ended attempts of a call, oldest first."""
     async with pages.reserved(context):
         found = await context.services.work.attempts(context.entry(), _invocation_id(context))
         attempts = JsonList("attempts", context.services.budgets.turn)
@@ -121,7 +121,7 @@ async def list_invocation_attempts(context: RequestContext[InvocationServices]) 
 
 async def get_invocation_input(context: RequestContext[InvocationServices]) -> Response:
     """Show what a call was given. Inputs of asynchronous calls are kept with their records, others
-    where the function's record policy says so.
+    if the function's record policy says so.
     """
     async with pages.reserved(context):
         record, given = await context.services.work.input(context.entry(), _invocation_id(context))
@@ -139,8 +139,7 @@ async def get_invocation_input(context: RequestContext[InvocationServices]) -> R
 
 async def replay_invocation(context: RequestContext[InvocationServices]) -> Response:
     """Run the kept input of a call again, on the current version or any other, with another payload
-    where the body has one. The new call has an id and a record of its own. Answers as an invoke
-    does.
+    if the body has one. The new call has an id and a record of its own. Answers as an invoke does.
     """
     services, body = context.services, context.body or wire.Replay()
     context.body = None
@@ -155,7 +154,7 @@ async def replay_invocation(context: RequestContext[InvocationServices]) -> Resp
     output = CallOutputBudget(services.budgets.outputs, context.tenant_id)
 
     def reserve(size: int) -> None:
-        """It counts as a body that the caller had sent."""
+        """Counts the input as if the caller had sent it as a body."""
         if size > SHORT_BYTES:
             services.budgets.bodies.reserve(size, context.tenant_id, is_call=True)
             context.reserved_bytes += size
@@ -180,7 +179,7 @@ STREAM = Parameter(
 )
 WAIT = Parameter(
     name="wait_seconds",
-    about="answer as soon as the call is over, else after so many seconds",
+    about="respond when the call ends, but after this many seconds at the latest",
     schema={"type": "integer", "minimum": 0, "maximum": WAIT_MAX_S},
 )
 INVOCATION = Route(

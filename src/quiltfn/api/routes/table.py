@@ -36,8 +36,8 @@ FUNCTION = "/api/functions/{function_id}"
 TARGET = "/functions/{function_id}/pool-target"
 CALL_BY_ID, CALL_BY_NAME = FUNCTION + "/invoke", "/api/functions/invoke/{name}"
 
-# Fixed words come before {function_id}; the first path that fits wins. Invoking comes first of all:
-# it is asked for most.
+# Fixed words come before {function_id}; the first path that fits wins. Invoking comes first: it is
+# the most frequent.
 ROUTES: list[tuple[str, dict[str, Route]]] = [
     (CALL_BY_ID, {"POST": invoke.BY_ID}),
     (CALL_BY_NAME, {"POST": invoke.BY_NAME}),

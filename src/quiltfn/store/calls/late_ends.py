@@ -1,9 +1,9 @@
-"""True ends that come late: in the spool of a node that was taken over meanwhile.
+"""True ends of calls that arrive late, in the spool of a node that was taken over meanwhile.
 
-Whoever took it over ended its calls as `interrupted`, since nobody knew. Where the node's spool has
-the end of such a call, that replaces what was made up: as if the call had not been ended yet, the
-end is then stored as any other. A call that was tried again keeps what came of that: the queue has
-its next attempt, or it was redriven. Nothing else is ever replaced.
+The take-over recorded its calls as `interrupted`, since their ends were unknown. If the node's
+spool has the true end of such a call, that replaces the assumed one: the call is set back to
+running, and its end is then stored like any other. A call that was tried again is left as it is:
+its next attempt is queued, or it was redriven. Nothing else is ever replaced.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from quiltfn.store.database import tables
 from quiltfn.store.database.sql import run
 
 invocation, dead_letter, delivery = tables.invocation, tables.dead_letter, tables.delivery
-# What is not accepted work, so that nothing follows from its end.
+# Sources of synchronous calls, whose ends have no retry, dead letter or delivery.
 WITHOUT_WORK = (Source.SYNC, Source.URL)
 
 
 def reopen(connection: Connection, left: Mapping[str, Invocation]) -> list[Invocation]:
-    """Makes those of the records that a take-over has ended, and whose end is `left` in the spool,
-    running again. `left`: by id. Returns what is to be stored in the same transaction: a completion
-    names the delivery that it replaces.
+    """Sets records back to running if a take-over has ended them and their true end is in `left`.
+    `left`: the records in the spool, by id. Returns the records to store in the same transaction; a
+    completion names the delivery that it replaces.
     """
     to_store = dict(left)
     ends = [one for one in left.values() if one.is_final]
@@ -41,7 +41,7 @@ def reopen(connection: Connection, left: Mapping[str, Invocation]) -> list[Invoc
 
 
 def _made_up(connection: Connection, ends: Mapping[str, Invocation]) -> list[Invocation]:
-    """The records as a take-over left them, of those that were not tried again."""
+    """The records of `ends` that a take-over has ended and that were not tried again."""
     found = [
         known
         for known in records.among(connection, ends).values()
@@ -57,7 +57,9 @@ def _made_up(connection: Connection, ends: Mapping[str, Invocation]) -> list[Inv
 
 
 def _undo(connection: Connection, known: Invocation) -> str | None:
-    """Returns the id of the delivery that its receiver may have, if there is one."""
+    """Sets a record back to running and removes what followed from its assumed end. Returns the id
+    of a delivery of that end that its receiver may have, if there is one.
+    """
     this = known.invocation_id
     again = {"status": Status.RUNNING.value, "ended_at": None}
     again |= {"error_message": None, "end_cause": None}
@@ -71,7 +73,7 @@ def _undo(connection: Connection, known: Invocation) -> str | None:
     ended = attempt.invocation_id == this, attempt.attempt == known.attempt
     connection.execute(delete(tables.attempt).where(*ended)).close()
     connection.execute(delete(dead_letter).where(dead_letter.c.invocation_id == this)).close()
-    # What was sent, or is being sent, stays so: it was true that nobody knew.
+    # Deliveries that were sent, or are being sent, stay: the end was unknown then.
     unsent = delivery.c.status == "waiting", delivery.c.epoch == 0
     of_call = delivery.c.function_id == known.function_id, delivery.c.invocation_id == this
     tried = select(delivery.c.id).where(*of_call, delivery.c.attempts > 0)

@@ -3,8 +3,8 @@
     a record is stored for the first time ──add, the same transaction──▶ a row of 10 s
     a row is older than its step is kept  ──fold──▶ a row of the next step ──▶ … ──▶ gone
     a tenant has too many                 ──fold──▶ … ──▶ a row of no function ──▶ gone
-A row of no function has what functions came to that are no longer told apart, so that the usage of
-the tenant stays right.
+A row of no function has the sums of functions that are no longer told apart, so that the totals of
+the tenant stay right.
 """
 
 import asyncio
@@ -130,7 +130,9 @@ def add(connection: Connection, sums: Mapping[Stretch, CallStats]) -> None:
 
 
 def not_counted(connection: Connection, ended: Sequence[Invocation]) -> list[Invocation]:
-    """Those of some calls of deleted functions that were not counted yet; they are from now on."""
+    """Those of the calls, all of deleted functions, that were not counted before; notes them as
+    counted.
+    """
     found = []
     for record in ended:
         noted = execute(connection, "note_counted", (record.invocation_id, record.ended_at or 0))
@@ -140,7 +142,8 @@ def not_counted(connection: Connection, ended: Sequence[Invocation]) -> list[Inv
 
 
 class SqlStats:
-    """Call statistics. Raises `StoreUnavailable`. Times in Unix seconds. `bound`: bytes.
+    """Call statistics. Raises `StoreUnavailable`. Times in Unix seconds. `bound`: the limit on
+    their size, in bytes.
 
     A call that ends is in them once its record is stored: within 50 ms, unless the store refuses
     writes. A kill at any moment neither loses one nor counts one twice.
@@ -148,17 +151,17 @@ class SqlStats:
 
     def __init__(self, database: Database, clock: Clock, bound: StorageLimit) -> None:
         self._database, self._clock, self._bound = database, clock, bound
-        # Nothing of a tenant is folded while a reader of its rows, who reads them in slices, is
-        # half-way. A step of folding is short, and who begins to read waits for its end.
+        # Rows of a tenant are not folded while a reader, who reads in slices, is between two of
+        # them. A step of folding is short, and new readers wait until it ends.
         self._folding = asyncio.Lock()
         self._reading: Counter[str] = Counter()
 
     async def of_function(
         self, tenant_id: str, function_id: str, span: tuple[int, int], step_s: int
     ) -> Sequence[tuple[int, CallStats]]:
-        """What a function's calls came to in each stretch of `step_s` seconds that starts within
-        `span` (from, to), oldest first. Stretches without any are left out. What is kept by longer
-        steps only is left out, too.
+        """The statistics of a function's calls for each stretch of `step_s` seconds that starts
+        within `span` (from, to), oldest first. Stretches without calls are left out, and so are
+        statistics that are kept by longer steps only.
         """
         whose = {"tenant_id": tenant_id, "function_id": function_id}
         times = {"start": span[0], "before": span[1]}
@@ -174,8 +177,8 @@ class SqlStats:
         return sorted((key.start, one) for key, one in sums.items())
 
     async def of_tenant(self, tenant_id: str, since: int) -> Mapping[str, CallStats]:
-        """What the calls of each function of a tenant came to in the stretches that end behind
-        `since`, by the function's id.
+        """The statistics of each function of a tenant over the stretches that end after `since`, by
+        the function's id.
         """
         sums: dict[str, CallStats] = {}
         async with self._unfolded(tenant_id):
@@ -195,14 +198,14 @@ class SqlStats:
         most: int | None = None,
         in_order_from: int | None = None,
     ) -> Mapping[Stretch, CallStats]:
-        """What the calls of each function came to by hours or days that start within `span`; with
-        `step_s` None, in all of it. The function id is empty where functions are no longer told
-        apart, and everywhere without `by_function`. `most`: of how many statistics it is enough to
-        know that there are more; then some of them are returned, not many more than that.
-        `in_order_from`: what ended from then on is read last and between two commits. When this
-        returns, who is told of commits knows of every commit before that and of none behind it. The
-        writer's thread takes commits and this read in turn, and their results come back in the same
-        order. All are without `latency`, which would take most of the memory.
+        """The statistics of each function by the steps that start within `span`; with `step_s`
+        None, over the whole span. The function id is empty for functions that are no longer told
+        apart, and for all without `by_function`. `most`: stops soon after it has more than this
+        many results, since the caller needs no more. `in_order_from`: what ended from then on is
+        read last, on the thread of the writer, between two commits. Its result and the news of
+        commits arrive in that order, so when this returns, listeners have been notified of every
+        commit that it includes, and of no later one. The results have no `latency`, which would
+        take most of the memory.
         """
         sums: Sums = {}
         start, end = span
@@ -226,7 +229,7 @@ class SqlStats:
                     slices = _Slices(tenant_id, FINEST_S, span, with_latency=False)
                     return slices.all(key, connection)
 
-                # It changes nothing, so that a full disk is no reason to refuse it.
+                # It only reads, so it must not fail on a full disk.
                 add_all(sums, await self._database.write(rest, frees=True))
         return sums
 
@@ -237,8 +240,8 @@ class SqlStats:
         slices: "_Slices",
         most: int | None = None,
     ) -> None:
-        """Adds `slices` to `sums`. `key`: what they are added to, from their start and their
-        function. `most`: it stops where `sums` has more.
+        """Adds `slices` to `sums`. `key`: maps a start and a function to a key of `sums`. `most`:
+        stops once `sums` has more entries.
         """
         while not slices.is_done and (most is None or len(sums) <= most):
             await self._database.read(lambda connection: slices.add_some(connection, sums, key))
@@ -252,12 +255,12 @@ class SqlStats:
         )
 
     async def add(self, sums: Mapping[Stretch, CallStats]) -> None:
-        """Adds what was measured beside calls."""
+        """Adds measurements of instances, such as CPU time."""
         await self._database.write(lambda connection: add(connection, sums))
 
     async def prune_some(self) -> int:
         """One short step of folding and removing; returns how many rows it handled."""
-        # Rows have the time of the wall clock: while that is behind, new ones are not old.
+        # Rows have the time of the wall clock: if that is behind, new rows must not count as old.
         now = int(min(self._clock.trusted(), self._clock.unix()))
         async with self._folding:
             read = frozenset(self._reading)
@@ -320,7 +323,7 @@ def read_rows(statement: str, values: Mapping[str, Any], connection: Connection)
 
 
 def add_one(sums: dict[K, CallStats], key: K, stats: CallStats) -> None:
-    """Adds `one` to what `sums` has at `key`; where that is nothing, `one` itself is there then."""
+    """Adds `stats` to the entry at `key`; if there is none, `stats` itself becomes the entry."""
     if key in sums:
         sums[key].add(stats)
     else:
@@ -356,7 +359,7 @@ def prune_some(
 
 
 def move(connection: Connection, rows: Sequence[Row], step_s: int | None) -> None:
-    """Adds rows to those of a longer step, in place of them. None: removes them."""
+    """Replaces rows by adding them to those of a longer step. None: only removes them."""
     if step_s is not None:
         add(connection, folded(rows, step_s))
     many(connection, "remove_stats", [key for key, _ in rows])

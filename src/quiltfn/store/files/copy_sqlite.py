@@ -18,8 +18,8 @@ from quiltfn.store.files import consistency
 from quiltfn.store.files.copy import Kind, Row, check_all_ended, check_revision, kinds_of
 from quiltfn.store.files.directory import RESTORING, SPOOLS, DataDirectory, StoreBroken
 
-# Where a copy is made, and what it is renamed to before it is removed. Neither is a data directory,
-# and the next copy begins by removing both.
+# Where a copy is made, and the name that it gets before it is removed. Neither is a data directory,
+# and the next copy removes both first.
 STAGING, REMOVED = "copy.unfinished", "copy.removed"
 RUNNING = "SELECT count(*) FROM invocation WHERE status = 'running'"
 
@@ -115,7 +115,7 @@ def target(data_dir: Path) -> Iterator[SqliteFile]:
             asyncio.run(_make(staging))
             fresh = staging / directory.database.name
             with _told(fresh), closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
-                # Nothing is undone here: what is not finished is removed as a whole.
+                # No rollback is needed: an unfinished copy is removed as a whole.
                 connection.execute("PRAGMA journal_mode = OFF").close()
                 connection.execute("PRAGMA synchronous = OFF").close()
                 connection.execute("BEGIN")
@@ -155,7 +155,7 @@ def _check_empty(directory: DataDirectory) -> None:
 
 
 async def _make(staging: Path) -> None:
-    """An empty store, made as a server makes it."""
+    """Creates an empty store as a server does."""
     from quiltfn.store import open_sqlite  # noqa: PLC0415 — which imports this package
 
     async with open_sqlite(staging):
@@ -176,7 +176,7 @@ def _put_in_place(fresh: Path, directory: DataDirectory) -> None:
 def _read_only(database: Path) -> sqlite3.Connection:
     connection = consistency.read_only(database)
     connection.isolation_level = None
-    connection.execute("BEGIN")  # What a tool writes meanwhile is not seen.
+    connection.execute("BEGIN")  # Later writes by other tools are not seen.
     return connection
 
 

@@ -1,7 +1,7 @@
-"""Ends and frees what a node had that does not answer any more, in one transaction.
+"""Ends and frees everything that an unreachable node had, in one transaction.
 
-It is what a start of that node would do with what its earlier boots left, by the same code; but the
-node's spool is not at hand. So work that it had claimed may have been begun, and counts as such.
+The same code runs when a node starts and finds what its earlier boots left. But here the spool of
+the node cannot be read, so work that it had claimed counts as begun.
 """
 
 from sqlalchemy import Connection, func, select, update
@@ -22,8 +22,8 @@ node = tables.node.c
 def take_over(
     connection: Connection, seen: Member, now: StartTime, lost_answer: bytes
 ) -> TakenOver | None:
-    """As `SqlMembers` says. `now`: by the clock of whoever takes over. `lost_answer`: what
-    repetitions of idempotent requests get whose call it ran.
+    """As `SqlMembers` says. `now`: by the clock of whoever takes over. `lost_answer`: the response
+    that repetitions of an idempotent request get if the node ran its call.
     """
     as_seen = (
         node.name == seen.name,
@@ -31,14 +31,14 @@ def take_over(
         node.beat == seen.beat,
         node.presence == seen.presence.value,
     )
-    # For update, and not only by updating it: who holds the row's key in the meantime must end
-    # first, and who wants it next sees the new epoch.
+    # FOR UPDATE conflicts with a lock on the row's key, which an UPDATE would not: transactions
+    # that hold one end first, and later ones see the new epoch.
     locked = select(node.name).where(*as_seen).with_for_update()
     if connection.execute(locked).first() is None:
         return None
     epoch = connection.execute(select(func.max(node.epoch))).scalar_one() + 1
     change = update(tables.node).where(node.name == seen.name)
-    # Whoever reads the nodes would read its report with each beat, for ever.
+    # The report is emptied, since it would otherwise be read with every heartbeat, for ever.
     gone = change.values(epoch=epoch, presence=Presence.GONE.value, report={})
     connection.execute(gone).close()
     slots.free(connection, seen.name)

@@ -1,4 +1,4 @@
-"""The policies of functions: a row for each function that has other ones than the defaults."""
+"""The policies of functions: a row for each function whose policies differ from the defaults."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ DEFAULT = AsyncPolicy()
 
 
 class SqlPolicies:
-    """What functions say of their accepted work and their records. Raises `StoreUnavailable`."""
+    """The async and record policies of functions. Raises `StoreUnavailable`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -28,9 +28,7 @@ class SqlPolicies:
     async def load(
         self, only: Collection[str] | None = None
     ) -> Sequence[tuple[str, AsyncPolicy | None, RecordPolicy | None]]:
-        """Each function that has other policies than the defaults, of all or of those with these
-        ids.
-        """
+        """The policies of each function that has any of its own. `only`: of these function ids."""
         query = select(row).order_by(row.c.function_id)
         if only is not None:
             query = query.where(row.c.function_id.in_(only))
@@ -72,7 +70,7 @@ class SqlPolicies:
 
 
 def policy_of(connection: Connection, function_id: str) -> AsyncPolicy:
-    """How a function's accepted work is run."""
+    """A function's async policy, or the default."""
     query = select(row.c.async_policy).where(row.c.function_id == function_id)
     return read(connection.execute(query).scalar(), AsyncPolicy) or DEFAULT
 

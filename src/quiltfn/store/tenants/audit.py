@@ -21,22 +21,22 @@ FREES = (".delete", ".revoke", ".remove")
 
 
 class SqlAudit:
-    """The audit log: every call that changed something, or was refused to."""
+    """The audit log: every request that changed something, or was not allowed to."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def append(self, entry: AuditEntry) -> None:
-        """Stores an entry; it is on disk when this returns. On a full disk, entries of what frees
-        space use the reserve.
+        """Stores an entry; it is on disk when this returns. On a full disk, entries of actions that
+        free space use the reserve.
         """
         row, frees = tables.row_of(entry), entry.action.endswith(FREES)
         await self._database.write(lambda c: c.execute(insert(audit), row).close(), frees=frees)
 
     async def query(self, query: AuditQuery) -> Page[AuditEntry]:
         # Ids are UUIDv7, so their order is the order of time.
-        """Entries, newest first. A page may have fewer than `limit`, or none, and a cursor all the
-        same, where few of very many match. A bad cursor raises `Unprocessable`.
+        """Entries, newest first. If few of very many match, a page may have fewer than `limit`, or
+        none, and still a cursor. A bad cursor raises `Unprocessable`.
         """
         start = BEFORE_EVERY_ID if query.since is None else first_id(query.since)
         end = AFTER_EVERY_ID if query.until is None else first_id(query.until)
@@ -51,8 +51,8 @@ class SqlAudit:
 
 
 def page(connection: Connection, query: AuditQuery, start: str, before: str) -> Page[AuditEntry]:
-    """The matching entries with ids below `before` and from `start` on. It ends early once it has
-    taken its time.
+    """The matching entries with ids below `before` and from `start` on. It ends early after its
+    time limit.
     """
     rows = select(audit.c.id, audit.c.action, audit.c.credential, audit.c.object_id)
     rows = rows.where(audit.c.id >= start)

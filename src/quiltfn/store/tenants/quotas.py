@@ -22,7 +22,7 @@ class SqlQuotas:
         self._database = database
 
     async def load(self, only: Collection[str] | None = None) -> Mapping[str, TenantQuota]:
-        """Every tenant's that has one, by the tenant's id."""
+        """All quotas, by tenant id. `only`: of these tenants."""
         query = select(row) if only is None else select(row).where(row.c.tenant_id.in_(only))
 
         def work(connection: Connection) -> dict[str, TenantQuota]:
@@ -34,8 +34,8 @@ class SqlQuotas:
     async def change(
         self, tenant_id: str, change: Callable[[TenantQuota | None], TenantQuota | None]
     ) -> TenantQuota | None:
-        """Keeps and returns what `change` makes of a tenant's quota, in one step; None: it has
-        none. `change` may be called several times, in another thread; what it raises is raised.
+        """Replaces a tenant's quota by the result of `change`, atomically, and returns that; None:
+        no quota. `change` may be called several times, in another thread; what it raises is raised.
         """
         this = select(row.c.quota).where(row.c.tenant_id == tenant_id)
 
