@@ -20,7 +20,7 @@ import socket
 import struct
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -64,6 +64,9 @@ LENGTH_DIGITS = 19
 BODILESS = (204, 304)
 # Longer bodies are not copied to be written in one piece with their heads.
 COPIED_BYTES = 64 * 1024
+# Of a longer body, TLS is given so much at a time: what it has taken, nobody can count.
+TLS_PIECE_BYTES = 64 * 1024
+NOTHING_LEFT = memoryview(b"")
 # Targets up to here are split once; clients ask for the same few again and again.
 REMEMBERED_TARGET = 128
 _log = structlog.get_logger("quiltfn.api")
@@ -141,6 +144,9 @@ class HttpConnection(asyncio.Protocol):
         self._is_stream_begun = False
         self._is_shared = False  # what was written last: see `Response.is_shared`
         self._written = 0
+        # Of a body, what TLS was not given yet, and what is done once it was.
+        self._rest = NOTHING_LEFT
+        self._then: Callable[[], None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._stream: asyncio.Task[Any] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -164,6 +170,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._is_lost = True
+        self._rest, self._then = NOTHING_LEFT, None
         self._stop_timers()
         self._connections.remove(self)
         self._connections.count_queued(-self._queued_bytes)
@@ -188,6 +195,10 @@ class HttpConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_write_paused = False
+        if self._rest:
+            self._give_rest()
+            if self._is_write_paused:
+                return
         self._connections.resumed(self)
         self._set_reading()
         if self._writable is not None and not self._writable.done():
@@ -433,9 +444,31 @@ class HttpConnection(asyncio.Protocol):
             encrypts = self._transport.get_extra_info("ssl_object") is not None
             self._is_shared = response.is_shared and not encrypts
             self._write(data)
-            self._write(body)
+            if encrypts:
+                self._written += len(body)
+                self._rest = memoryview(body)
+                self._give_rest()
+            else:
+                self._write(body)
         if closes:
             self._end()
+
+    def _give_rest(self) -> None:
+        """Gives TLS what it takes of a body without making the client wait."""
+        while self._rest and not self._is_write_paused and not self._transport.is_closing():
+            piece, self._rest = self._rest[:TLS_PIECE_BYTES], self._rest[TLS_PIECE_BYTES:]
+            self._transport.write(piece)
+        if not self._rest:
+            self._rest, then, self._then = NOTHING_LEFT, self._then, None
+            if then is not None:
+                then()
+
+    def _close(self) -> None:
+        """Closes it behind what was written."""
+        if self._rest:
+            self._then = self._close
+        else:
+            self._transport.close()
 
     async def _write_stream(
         self, request: Request, response: Response, chunks: AsyncIterator[bytes]
@@ -558,14 +591,25 @@ class HttpConnection(asyncio.Protocol):
                 self._queue.remove(arriving)
         self._last_words = last_words
         if self._current is None and not self._queue and not self._transport.is_closing():
-            self._write(last_words)
-            self._transport.close()
+            self._write_behind(last_words)
+            self._close()
+
+    def _write_behind(self, data: bytes) -> None:
+        """Writes it behind what is still to be given."""
+        if not self._rest:
+            self._write(data)
+        elif data:
+            self._rest = memoryview(b"".join((self._rest, data)))
+            self._written += len(data)
 
     def _end(self) -> None:
         """Closes the connection behind its last response. Where a body is still under way, that is
         read and dropped until the client has stopped, for a while: a close with unread bytes takes
         back what the client has not read of the response (RFC 9112, section 9.6).
         """
+        if self._rest:
+            self._then = self._end
+            return
         arriving = self._arriving
         if arriving is None or self._is_lost:
             self._transport.close()
@@ -581,7 +625,7 @@ class HttpConnection(asyncio.Protocol):
     def finish(self) -> None:
         """The server is ending: what has come is answered, and nothing after that."""
         if self.is_idle:
-            self._transport.close()
+            self._close()
             return
         last = self._queue[-1] if self._queue else self._current
         assert last is not None
@@ -631,7 +675,7 @@ class HttpConnection(asyncio.Protocol):
         return self._is_stream_begun
 
     def unsent(self) -> int:
-        return self._transport.get_write_buffer_size()
+        return self._transport.get_write_buffer_size() + len(self._rest)
 
     def held(self) -> int:
         # Below a body there is less than makes a connection pause, which isn't counted of any.
@@ -706,7 +750,7 @@ class HttpConnection(asyncio.Protocol):
         if left > 0:
             self._look_for_idleness_in(left)
         else:
-            self._transport.close()
+            self._close()
 
     def _stop_timers(self) -> None:
         self._stop_arrival_timers()

@@ -47,6 +47,9 @@ class TlsReceiver(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._protocol.connection_lost(exc)
+        # The event loop's TLS keeps methods of this, and `protocol` its transport: what the
+        # connection held would stay until cycles of references are looked for.
+        del self._protocol
 
     def eof_received(self) -> bool | None:
         return self._protocol.eof_received()
