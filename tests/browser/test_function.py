@@ -340,7 +340,7 @@ def test_a_secret_is_masked_until_it_is_revealed_and_saved_as_it_is(
 def test_an_update_is_deployed_and_undone(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo old", environment={"OLD": "1"})
     open_at(page, one, "settings")
-    expect(page.get_by_text("MiB, a whole number from 256")).to_be_visible()
+    expect(page.get_by_text("memory limit in MiB, from 256")).to_be_visible()
     page.get_by_label("Memory").fill("300")
     page.get_by_role("button", name="Remove OLD").click()
     page.get_by_role("button", name="Save and deploy").click()

@@ -17,12 +17,12 @@ AliasName = Annotated[
 ]
 Weight = Annotated[
     float,
-    about("the part of the calls that it gets, from 0.001 to 0.999", 0.1, Between(0.001, 0.999)),
+    about("its share of the invocations, from 0.001 to 0.999", 0.1, Between(0.001, 0.999)),
 ]
 
 
 class AliasShare(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """Another version that gets some of the calls by this alias."""
+    """Another version that gets a share of the alias's invocations."""
 
     version: VersionNumber
     weight: Weight
@@ -31,7 +31,7 @@ class AliasShare(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 Also = Annotated[
     AliasShare,
     about(
-        "another version that gets some of the calls, chosen at random for each; or null",
+        "another version that gets a share of the invocations, chosen at random for each; or null",
         {"version": 2, "weight": 0.1},
     ),
 ]
@@ -40,7 +40,7 @@ Also = Annotated[
 ErrorRate = Annotated[
     float,
     about(
-        "the part of its calls that may fail, from 0.001 to 0.999; or null",
+        "maximum error rate, from 0.001 to 0.999; or null",
         0.05,
         Between(0.001, 0.999),
     ),
@@ -48,13 +48,13 @@ ErrorRate = Annotated[
 P99Ms = Annotated[
     int,
     about(
-        "99 of 100 of its calls end within that; or null", 500, Between(1, 86_400_000), unit="ms"
+        "maximum 99th percentile of its latency; or null", 500, Between(1, 86_400_000), unit="ms"
     ),
 ]
 WithinS = Annotated[
     int,
     about(
-        "for how long after it was set the alias is watched, from 1 to 604800 seconds",
+        "monitoring period after the alias was set, from 1 to 604800 seconds",
         300,
         Between(1, 604_800),
         unit="s",
@@ -73,7 +73,8 @@ class RollbackRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
 RollbackOn = Annotated[
     RollbackRule,
     about(
-        "when the other version is rolled back by itself, judged by its own calls; or null",
+        "conditions under which the other version is rolled back automatically, judged by its "
+        "own invocations; or null",
         {"error_rate": 0.05, "within_s": 300},
     ),
 ]
@@ -89,14 +90,14 @@ RolledBack = Annotated[
 IsDefault = Annotated[
     bool,
     about(
-        "whether calls that name no version and no alias run by this one; null leaves it as it is",
+        "whether invocations that name no version and no alias use this one; null: unchanged",
         False,
     ),
 ]
 
 
 class NewAlias(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
-    """What calls by an alias run on."""
+    """The version or versions that invocations by an alias run."""
 
     version: VersionNumber
     also: Also | None = None
@@ -105,7 +106,7 @@ class NewAlias(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, om
 
 
 class Alias(Struct, kw_only=True, frozen=True):
-    """A name for a version of a function, or for two between which calls are split."""
+    """A name for a version of a function, or for two that share its invocations."""
 
     name: AliasName
     version: VersionNumber
@@ -117,6 +118,6 @@ class Alias(Struct, kw_only=True, frozen=True):
 
 
 class AliasList(Struct, kw_only=True, frozen=True):
-    """The aliases of a function, by name."""
+    """The aliases of a function, sorted by name."""
 
     aliases: list[Alias]

@@ -14,23 +14,23 @@ DELIVERY_STATUSES = ("waiting", "delivered", "failed")
 DeliveryId = Annotated[
     str,
     about(
-        "the delivery's id, the same at every try: webhook-id of a callback, invocation_id of the "
-        "call of a function",
+        "the delivery's id, the same for every try: webhook-id of a callback, invocation_id of "
+        "a function's invocation",
         "01999999-0000-7000-8000-000000000002",
     ),
 ]
 PolicyField = Annotated[str, about("on_success or on_failure", "on_failure")]
 DeliveryStatus = Annotated[str, about("waiting, delivered or failed", "delivered")]
-Tries = Annotated[int, about("how many tries were begun", 1)]
-HttpStatus = Annotated[int, about("the receiver's last answer, or null", 200)]
+Tries = Annotated[int, about("number of tries started", 1)]
+HttpStatus = Annotated[int, about("status of the receiver's last response, or null", 200)]
 DeliveryError = Annotated[str, about("why the last try failed, or null", None)]
 
 
 class Delivery(Struct, kw_only=True, frozen=True):
-    """The end of one call of accepted work, and what became of sending it to the destination that
-    the function's policy names.
+    """The outcome of an asynchronous invocation, and its delivery to the destination in the
+    function's policy.
 
-    `next_attempt_at`: when it is tried next; null once it is over.
+    `next_attempt_at`: time of the next try; null once the delivery is final.
     """
 
     delivery_id: DeliveryId
@@ -48,7 +48,7 @@ class Delivery(Struct, kw_only=True, frozen=True):
 
 
 class DeliveryPage(Struct, kw_only=True, frozen=True):
-    """Some deliveries, newest first."""
+    """A page of deliveries, newest first."""
 
     deliveries: list[Delivery]
     next_cursor: NextCursor | None

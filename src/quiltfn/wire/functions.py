@@ -54,8 +54,8 @@ def _wrong_directory(path: str) -> str | None:
 FunctionName = Annotated[
     str,
     about(
-        "1 to 64 letters, digits, dots, dashes or underscores; begins and ends with a letter or "
-        "digit; no reserved word, such as stats; unique in the tenant",
+        "1 to 64 letters, digits, dots, dashes or underscores; starts and ends with a letter or "
+        "digit; not a reserved word such as stats; unique in the tenant",
         "my-function",
         Pattern(
             "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?",
@@ -67,7 +67,7 @@ FunctionName = Annotated[
 ClusterId = Annotated[
     str,
     about(
-        f"a label of at most {CLUSTER_ID_MAX_CHARACTERS} characters, or null; cannot be changed",
+        f"a label of at most {CLUSTER_ID_MAX_CHARACTERS} characters, or null; can't be changed",
         "cluster_123",
         Characters(CLUSTER_ID_MAX_CHARACTERS),
     ),
@@ -83,7 +83,7 @@ Description = Annotated[
 Handler = Annotated[
     str,
     about(
-        "what the runtime runs, such as a command line or module:function; 1 to "
+        "code that the runtime runs, such as a command line or module:function; 1 to "
         f"{HANDLER_MAX_BYTES} bytes",
         "echo hello",
         Bytes(1, HANDLER_MAX_BYTES),
@@ -93,7 +93,7 @@ Handler = Annotated[
 RuntimeOfFunction = Annotated[
     str,
     about(
-        "the name of a runtime that the server has",
+        "the name of an existing runtime",
         "shell",
         # Which names there are is checked where they are known.
         Documented({"pattern": "^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"}),
@@ -102,7 +102,7 @@ RuntimeOfFunction = Annotated[
 MemoryLimitMb = Annotated[
     int,
     about(
-        "MiB, a whole number from 256 to what the host allows",
+        "memory limit in MiB, from 256 to the host's maximum",
         256,
         Between(256),
         short="memory",
@@ -112,7 +112,7 @@ MemoryLimitMb = Annotated[
 CpuLimitPercent = Annotated[
     float,
     about(
-        "percent of one core, from 1 to 100 for each core",
+        "CPU limit in percent of one core, from 1 to 100 times the number of cores",
         25.0,
         Between(1),
         short="cpu",
@@ -122,8 +122,8 @@ CpuLimitPercent = Annotated[
 TimeoutSeconds = Annotated[
     int,
     about(
-        "seconds, a whole number from 1 to what the server allows; a call can have less than its "
-        "function, not more",
+        "timeout in seconds, from 1 to the server's maximum; an invocation can lower its "
+        "function's timeout but not raise it",
         30,
         Between(1),
         short="timeout",
@@ -140,8 +140,8 @@ VARIABLES: dict[str, Any] = {
 Environment = Annotated[
     dict[str, str],
     about(
-        "environment variables; names of letters, digits and _, not beginning with a digit or "
-        f"{RESERVED_PREFIX}; {ENVIRONMENT_MAX_BYTES} bytes in all",
+        "environment variables; names have letters, digits and _, and don't start with a digit "
+        f"or {RESERVED_PREFIX}; {ENVIRONMENT_MAX_BYTES} bytes in total",
         {"NODE_ENV": "production"},
         Documented(VARIABLES),
         short="env",
@@ -150,7 +150,7 @@ Environment = Annotated[
 MinInstances = Annotated[
     int,
     about(
-        "the smallest number of instances, from 0 to the largest",
+        "minimum number of instances, from 0 to the maximum",
         0,
         # The upper end depends on another field.
         Documented({"minimum": 0, "maximum": INSTANCES_MAX}),
@@ -160,7 +160,7 @@ MinInstances = Annotated[
 MaxInstances = Annotated[
     int,
     about(
-        f"the largest number of instances, from 1 to {INSTANCES_MAX}",
+        f"maximum number of instances, from 1 to {INSTANCES_MAX}",
         5,
         Between(1, INSTANCES_MAX),
         short="max",
@@ -169,8 +169,7 @@ MaxInstances = Annotated[
 CleanupOnExit = Annotated[
     bool,
     about(
-        "whether each call begins afresh; otherwise it finds what calls before it left in /tmp "
-        "and in the interpreter",
+        "whether /tmp and interpreter state are discarded between invocations",
         True,
         short="cleanup",
     ),
@@ -198,33 +197,37 @@ NextCursor = Annotated[str, about("the cursor of the next page, or null on the l
 ErrorMessage = Annotated[
     str,
     about(
-        "why it could not be deployed or updated, or null: a sentence, and of one function alone "
-        "below it what its program wrote last",
+        "why it couldn't be deployed or updated, or null: a sentence; if only one function is "
+        "shown, the last output of its program follows",
         None,
     ),
 ]
 RuntimeOutdated = Annotated[
     bool,
     about(
-        "true where its runtime was replaced since its version was made, so that an update brings "
-        "another one; only where it is so",
+        "true if its runtime was replaced after its version was created, so that the next "
+        "update uses the new runtime; only then present",
         True,
     ),
 ]
 DefaultAlias = Annotated[
     Alias,
-    about("the alias by which calls run that name no version; only where there is one", None),
+    about(
+        "the alias for invocations that name neither version nor alias; only present if there "
+        "is one",
+        None,
+    ),
 ]
 Note = Annotated[
     str,
     about(
-        "what its runtime says of how it serves calls, such as why it cannot fork for each, at the "
-        "node that is asked; only where there is something to say",
+        "a note by its runtime on how it runs invocations, such as why it can't fork for each, "
+        "from the node that answers; only present if there is one",
         "the module starts threads when it is imported, so each call starts a process",
     ),
 ]
-ImageDigest = Annotated[str, about("of the files it runs with", "host:3f9a")]
-InstanceCount = Annotated[int, about("instances", 1)]
+ImageDigest = Annotated[str, about("digest of its files", "host:3f9a")]
+InstanceCount = Annotated[int, about("number of instances", 1)]
 Mib = Annotated[float, about("MiB", 12.5)]
 
 
@@ -232,29 +235,32 @@ FunctionId = Annotated[str, about("the function's id", "01999999-0000-7000-8000-
 TenantId = Annotated[str, about("the tenant that owns it", "default")]
 NodeId = Annotated[str, about("the node that runs it", "node-1")]
 State = Annotated[str, about("pending, deploying, active, paused or error", "active")]
-InvocationCount = Annotated[int, about("how often it was called", 3)]
+InvocationCount = Annotated[int, about("number of invocations", 3)]
 ErrorCount = Annotated[
-    int, about("how many calls did not succeed, or gave an HTTP response of 5xx", 0)
+    int,
+    about(
+        "number of invocations that didn't succeed or returned an HTTP status of 500 or higher", 0
+    ),
 ]
 VersionId = Annotated[str, about("the version's id", "01999999-0000-7000-8000-000000000001")]
-IsActive = Annotated[bool, about("whether it serves calls now", True)]
-Success = Annotated[bool, about("always true; a failure is an error", True)]
+IsActive = Annotated[bool, about("whether it is the current version", True)]
+Success = Annotated[bool, about("always true; failures are errors", True)]
 FailedVersion = Annotated[
-    int, about("the number of the new version that cannot serve, as `error_message` says", 2)
+    int, about("number of the new version that couldn't start, as `error_message` says", 2)
 ]
-PauseMessage = Annotated[str, about("what is still going on, or null", None)]
+PauseMessage = Annotated[str, about("work that is still in progress, or null", None)]
 NetworkOfFunction = Annotated[str, about("none or egress", "none")]
-BlockedCount = Annotated[int, about("attempts that were refused", 0)]
-DestinationAddress = Annotated[str, about("an address of IPv4 or IPv6", "169.254.169.254")]
+BlockedCount = Annotated[int, about("number of blocked connection attempts", 0)]
+DestinationAddress = Annotated[str, about("an IPv4 or IPv6 address", "169.254.169.254")]
 DestinationPort = Annotated[int, about("a port", 80)]
 DestinationProtocol = Annotated[str, about("tcp or udp", "tcp")]
 OperationId = Annotated[str, about("the operation's id", "01999999-0000-7000-8000-000000000001")]
-OperationType = Annotated[str, about("what is changed", "pool_target")]
+OperationType = Annotated[str, about("kind of change", "pool_target")]
 ActionId = Annotated[str, about("the caller's name for the action", "action-17")]
 OperationStatus = Annotated[str, about("running, succeeded or failed", "succeeded")]
-ReasonCode = Annotated[str, about("why it failed or what it repeats, or null", None)]
-ReasonMessage = Annotated[str, about("the same in words, or null", None)]
-Retryable = Annotated[bool, about("whether it may succeed with a new key", False)]
+ReasonCode = Annotated[str, about("code of why it failed or what it repeats, or null", None)]
+ReasonMessage = Annotated[str, about("the same as a sentence, or null", None)]
+Retryable = Annotated[bool, about("whether a retry with a new key may succeed", False)]
 
 
 # --- what a client sends -----------------------------------------------------------------------
@@ -263,7 +269,7 @@ Retryable = Annotated[bool, about("whether it may succeed with a new key", False
 class NewFunction(
     Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True
 ):
-    """A function to create. What is left out takes the default."""
+    """A function to create. Omitted fields take their defaults."""
 
     name: FunctionName
     handler: Handler
@@ -281,7 +287,7 @@ class NewFunction(
 
 
 class FunctionChanges(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """What an update changes. What is left out stays as it is; null resets what may be null."""
+    """Changes to a function. Omitted fields stay as they are; null resets nullable fields."""
 
     name: FunctionName | UnsetType = UNSET
     handler: Handler | UnsetType = UNSET
@@ -298,13 +304,13 @@ class FunctionChanges(Struct, forbid_unknown_fields=True, kw_only=True, frozen=T
 
 
 class Rollback(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """The version that serves again."""
+    """The version to roll back to."""
 
     version: VersionNumber
 
 
 class PoolTarget(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """How many instances a function has, at least and at most."""
+    """Minimum and maximum number of instances of a function."""
 
     min_instances: MinInstances
     max_instances: MaxInstances
@@ -314,7 +320,7 @@ class PoolTarget(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 
 
 class Function(Struct, kw_only=True, frozen=True):
-    """A function as it is now, with what its current version fixes. Times in Unix seconds."""
+    """A function with the settings of its current version. Times in Unix seconds."""
 
     id: FunctionId
     tenant_id: TenantId
@@ -375,21 +381,21 @@ class FunctionSummary(Struct, kw_only=True, frozen=True):
 
 
 class FunctionSummaryPage(Struct, kw_only=True, frozen=True):
-    """Some functions in brief, in the order that was asked for."""
+    """A page of function summaries, in the requested order."""
 
     functions: list[FunctionSummary]
     next_cursor: NextCursor | None
 
 
 class FunctionPage(Struct, kw_only=True, frozen=True):
-    """Some functions, in the order that was asked for."""
+    """A page of functions, in the requested order."""
 
     functions: list[Function]
     next_cursor: NextCursor | None
 
 
 class CreatedFunction(Struct, kw_only=True, frozen=True):
-    """What a create answers."""
+    """Response to the creation of a function."""
 
     function_id: FunctionId
     name: FunctionName
@@ -398,14 +404,14 @@ class CreatedFunction(Struct, kw_only=True, frozen=True):
 
 
 class PauseResult(Struct, kw_only=True, frozen=True):
-    """What a pause answers."""
+    """Response to the pause of a function."""
 
     success: Success = True
     message: PauseMessage | None = None
 
 
 class Version(Struct, kw_only=True, frozen=True):
-    """One version of a function; it never changes. `created_at` in Unix seconds."""
+    """An immutable version of a function. `created_at` in Unix seconds."""
 
     id: VersionId
     function_id: FunctionId
@@ -425,14 +431,14 @@ class Version(Struct, kw_only=True, frozen=True):
 
 
 class VersionPage(Struct, kw_only=True, frozen=True):
-    """Some versions, newest first. `next_cursor`: only where there are more."""
+    """A page of versions, newest first. `next_cursor` is only present if there are more."""
 
     versions: list[Version]
     next_cursor: NextCursor | UnsetType | None = UNSET
 
 
 class Pool(Struct, kw_only=True, frozen=True):
-    """One function's instances. Busy includes those that are being cleaned for the next call."""
+    """One function's instances by state. Busy includes those that are being cleaned up."""
 
     function_id: FunctionId
     warming_count: InstanceCount
@@ -442,9 +448,10 @@ class Pool(Struct, kw_only=True, frozen=True):
 
 
 class ListedPool(Pool, kw_only=True, frozen=True):
-    """One function's instances, as in the list of pools. `parked_count`: how many of those that are
-    warming are parked, which is kept for a rollback or for the next start. `memory_mib`: what all
-    of them count in the memory budget now: the limit where a call is in one, else what it uses.
+    """One function's instances in the list of pools. `parked_count`: parked instances, which are
+    part of `warming_count` and kept for a rollback or the next start. `memory_mib`: their share of
+    the memory budget; an instance with an invocation counts with its limit, an idle one with its
+    usage.
     """
 
     parked_count: InstanceCount
@@ -452,13 +459,13 @@ class ListedPool(Pool, kw_only=True, frozen=True):
 
 
 class PoolList(Struct, kw_only=True, frozen=True):
-    """The pools that are not empty, oldest function first."""
+    """The pools that aren't empty, oldest function first."""
 
     pools: list[ListedPool]
 
 
 class PoolStats(Struct, kw_only=True, frozen=True):
-    """All instances of a tenant; the second six are the same numbers by the client's names."""
+    """All instances of a tenant; the last six fields repeat the first six under other names."""
 
     total_count: InstanceCount
     warming_count: InstanceCount
@@ -475,7 +482,7 @@ class PoolStats(Struct, kw_only=True, frozen=True):
 
 
 class BlockedDestination(Struct, kw_only=True, frozen=True):
-    """Where an attempt that was refused was to go."""
+    """The destination of a blocked connection attempt."""
 
     address: DestinationAddress
     port: DestinationPort
@@ -483,8 +490,8 @@ class BlockedDestination(Struct, kw_only=True, frozen=True):
 
 
 class Egress(Struct, kw_only=True, frozen=True):
-    """What a function may reach, and how often that was refused since the server started.
-    `blocked_destinations`: the first of those that were refused, each once.
+    """A function's network access, and its blocked connection attempts since the server started.
+    `blocked_destinations`: the first distinct destinations that were blocked.
     """
 
     function_id: FunctionId
@@ -494,7 +501,7 @@ class Egress(Struct, kw_only=True, frozen=True):
 
 
 class Scaling(Struct, kw_only=True, frozen=True):
-    """How many instances a function has now, at least and at most."""
+    """A function's current minimum and maximum number of instances."""
 
     function_id: FunctionId
     min_instances: MinInstances

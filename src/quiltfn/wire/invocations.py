@@ -29,9 +29,9 @@ Payload = Annotated[
 EnvironmentOfCall = Annotated[
     dict[str, str],
     about(
-        "environment variables of this call, in place of the function's. A key below scope write "
-        "can set only those that the function declares with an empty value, and none that makes "
-        "programs run code (BASH_ENV, LD_PRELOAD, NODE_OPTIONS, PATH, …)",
+        "environment variables of this invocation, which override the function's. A key below "
+        "scope write can set only variables that the function declares with an empty value, and "
+        "none that make programs run code (BASH_ENV, LD_PRELOAD, NODE_OPTIONS, PATH, …)",
         {"EXTRA_VAR": "value"},
         Documented(VARIABLES),
         short="env",
@@ -43,26 +43,26 @@ UnixMilliseconds = Annotated[int, about("Unix milliseconds", 1760000000123)]
 EnvironmentNames = Annotated[
     list[str],
     about(
-        "names of the variables that the runtime, the version and the call have set; those of the "
-        "call alone while it runs or where its input is kept",
+        "names of the variables that the runtime, the version and the invocation set; those of "
+        "the invocation only while it runs or if its input is stored",
         ["EXTRA_VAR", "NODE_ENV"],
     ),
 ]
 
-HasInput = Annotated[bool, about("whether what the call was given is kept", True)]
+HasInput = Annotated[bool, about("whether the invocation's input is stored", True)]
 
 
 class NewInvocation(
     Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True
 ):
-    """What one call gives its handler."""
+    """An invocation's input."""
 
     payload: Payload | None = None
     environment: EnvironmentOfCall | None = None
     timeout_seconds: TimeoutSeconds | None = None
 
 
-InvocationId = Annotated[str, about("the call's id", "01999999-0000-7000-8000-000000000001")]
+InvocationId = Annotated[str, about("the invocation's id", "01999999-0000-7000-8000-000000000001")]
 InvocationStatus = Annotated[
     str,
     about(
@@ -70,13 +70,13 @@ InvocationStatus = Annotated[
     ),
 ]
 ExitCode = Annotated[int, about("the handler's exit code, or null", 0)]
-Output = Annotated[str, about("what the handler wrote, as text", "hello\n")]
+Output = Annotated[str, about("output of the handler as text", "hello\n")]
 InvocationError = Annotated[
-    str, about("why it did not succeed, such as its last exception, or null", None)
+    str, about("why it didn't succeed, such as its last exception, or null", None)
 ]
-ColdStart = Annotated[bool, about("whether the call waited for an instance to start", False)]
+ColdStart = Annotated[bool, about("whether the invocation waited for an instance to start", False)]
 ColdReason = Annotated[
-    str, about("first, scaled_out, updated, evicted or replaced; null of a warm call", None)
+    str, about("first, scaled_out, updated, evicted or replaced; null for a warm start", None)
 ]
 PhaseName = Annotated[str, about("queued, placed, specialised, ran or recorded", "ran")]
 
@@ -84,15 +84,15 @@ PhaseName = Annotated[str, about("queued, placed, specialised, ran or recorded",
 HttpStatus = Annotated[
     int,
     about(
-        "the status of the HTTP response that the handler gave, if it gave one; from 500 on the "
-        "invocation counts as an error",
+        "status of the handler's HTTP response, if there was one; an invocation with a status "
+        "of 500 or higher counts as an error",
         None,
     ),
 ]
 
 
 AttemptNumber = Annotated[
-    int, about("1 for the first; of a queued call, the one that comes next", 1)
+    int, about("1 for the first attempt; for a queued invocation, the next attempt", 1)
 ]
 
 
@@ -108,8 +108,8 @@ CauseType = Annotated[str, about("exception, network: the type of the exception"
 CauseMessage = Annotated[
     str,
     about(
-        "exception, network: its message; exit: what the handler said last; http, start, "
-        "cancelled: more than the code says",
+        "exception, network: the exception's message; exit: the handler's last output; http, "
+        "start, cancelled: details",
         "'zz-4711'",
     ),
 ]
@@ -121,42 +121,45 @@ CauseExitCode = Annotated[int, about("exit, network: the handler's exit code", 3
 CauseSignal = Annotated[int, about("signal: its number", 9)]
 CauseTimeout = Annotated[int, about("timeout: the limit of the invocation", 30, unit="s")]
 CauseFromOutside = Annotated[
-    bool, about("timeout: its sandbox did not end it, and was killed itself", False)
+    bool,
+    about(
+        "timeout: whether the sandbox had to be killed because it didn't stop the handler", False
+    ),
 ]
 CauseLimitBytes = Annotated[
-    int, about("oom: the memory limit; result_too_large: how much is kept", 268435456, unit="bytes")
+    int, about("oom: the memory limit; result_too_large: the size limit", 268435456, unit="bytes")
 ]
 CausePeakBytes = Annotated[
-    int, about("oom: how much memory it used at most; null: not measured", None, unit="bytes")
+    int, about("oom: peak memory usage; null: not measured", None, unit="bytes")
 ]
 CauseStatus = Annotated[
-    int, about("http: the status of the response; null: there was none to send", 503)
+    int, about("http: status of the response; null: no response could be sent", 503)
 ]
 CausePhase = Annotated[
-    str, about("start: how far it came: queued, placed, specialised or ran", "placed")
+    str, about("start: the last phase reached: queued, placed, specialised or ran", "placed")
 ]
 CauseReason = Annotated[
-    str, about("network: why nothing was reached", "this runtime has no network")
+    str, about("network: why nothing could be reached", "this runtime has no network")
 ]
-CauseHost = Annotated[str, about("network: where to, if it is known", "127.0.0.1")]
-CausePort = Annotated[int, about("network: where to, if it is known", 8080)]
+CauseHost = Annotated[str, about("network: the destination, if known", "127.0.0.1")]
+CausePort = Annotated[int, about("network: the destination, if known", 8080)]
 CauseBy = Annotated[
     str,
     about(
-        "cancelled, interrupted: by what: request, request_before_start, caller_left, gave_way, "
-        "body_cut, function_deleted, tenant_disabled, server_stopped, server_ended, "
+        "cancelled, interrupted: the cause: request, request_before_start, caller_left, "
+        "gave_way, body_cut, function_deleted, tenant_disabled, server_stopped, server_ended, "
         "server_ended_unknown, node_lost or store_lost",
         "request",
     ),
 ]
 CauseBytes = Annotated[
-    int, about("result_too_large: what the handler returned", 8388608, unit="bytes")
+    int, about("result_too_large: size of the returned value", 8388608, unit="bytes")
 ]
 CauseKind = Annotated[str, about("result_too_large: result or response", "result")]
 
 
 class EndCause(Struct, kw_only=True, frozen=True):
-    """Why an invocation did not succeed, for programs: a code, and the data that goes with it."""
+    """Why an invocation didn't succeed, for programs: a code and its data."""
 
     cause: CauseCode
     type: CauseType | UnsetType | None = UNSET
@@ -182,18 +185,18 @@ class EndCause(Struct, kw_only=True, frozen=True):
 CauseOfEnd = Annotated[
     EndCause,
     about(
-        "why it did not succeed, as data; null of a success, and in records of earlier versions",
+        "why it didn't succeed, as data; null if it succeeded, and in records of earlier releases",
         None,
     ),
 ]
 
 
 class Invocation(Struct, kw_only=True, frozen=True):
-    """The record of a call. `status` is success, failed, timeout, oom, cancelled, error or
-    interrupted once it is final. `attempt` is there from the second one on.
+    """The record of an invocation. Its final `status` is success, failed, timeout, oom, cancelled,
+    error or interrupted. `attempt` is present from the second attempt on.
 
-    Times in Unix seconds, `duration_ms` in milliseconds. Bytes of `stdout` and `stderr` that are
-    not UTF-8 show as U+FFFD here.
+    Times in Unix seconds, `duration_ms` in milliseconds. Bytes of `stdout` and `stderr` that aren't
+    UTF-8 are replaced by U+FFFD.
     """
 
     invocation_id: InvocationId
@@ -218,19 +221,19 @@ HTTP_ERRORS = 500  # From this status on, an HTTP response counts as an error.
 Source = Annotated[
     str, about("sync, async, schedule, url, redrive, replay or destination", "async")
 ]
-VersionOfCall = Annotated[int, about("the number of the version that ran, or null", 1)]
+VersionOfCall = Annotated[int, about("number of the version that ran, or null", 1)]
 DueAt = Annotated[
-    int, about("since when an asynchronous call may run, in Unix seconds, or null", None)
+    int, about("when an asynchronous invocation becomes due, in Unix seconds, or null", None)
 ]
-ParentId = Annotated[str, about("the id of the call that caused this one, or null", None)]
+ParentId = Annotated[str, about("id of the invocation that caused this one, or null", None)]
 ParentFunctionId = Annotated[
-    str, about("the id of the function of the call that caused this one, or null", None)
+    str, about("id of the function whose invocation caused this one, or null", None)
 ]
-OriginId = Annotated[str, about("the id of the call that this one repeats, or null", None)]
+OriginId = Annotated[str, about("id of the invocation that this one repeats, or null", None)]
 
 
 class InvocationSummary(Struct, kw_only=True, frozen=True):
-    """A call without its output. Times in Unix seconds, `duration_ms` in milliseconds."""
+    """An invocation without its output. Times in Unix seconds, `duration_ms` in milliseconds."""
 
     invocation_id: InvocationId
     function_id: FunctionId
@@ -254,8 +257,8 @@ class InvocationSummary(Struct, kw_only=True, frozen=True):
 
 
 class InvocationSummaryPage(Struct, kw_only=True, frozen=True):
-    """Some calls, newest first. A page may have few or none and a `next_cursor` all the same, where
-    few of very many match.
+    """A page of invocations, newest first. If only few of very many match, a page can be short or
+    empty although there is a `next_cursor`.
     """
 
     invocations: list[InvocationSummary]
@@ -263,63 +266,63 @@ class InvocationSummaryPage(Struct, kw_only=True, frozen=True):
 
 
 StreamName = Annotated[str, about("stdout or stderr", "stdout")]
-Offset = Annotated[int, about("how many bytes of the stream come before", 0)]
+Offset = Annotated[int, about("offset in the stream, in bytes", 0)]
 
 
 class CallStarted(Struct, kw_only=True, frozen=True):
-    """The event `started`: a handler has the call."""
+    """The event `started`: the invocation was handed to a handler."""
 
     invocation_id: InvocationId
     cold_start: ColdStart
 
 
 class OutputChunk(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """The events `stdout` and `stderr`: what a handler wrote, as text where it is UTF-8."""
+    """The events `stdout` and `stderr`: output of a handler, as text if it is UTF-8."""
 
     offset: Offset
     text: Annotated[str, about("the bytes as text", "hello\n")] | None = None
-    base64: Annotated[str, about("the bytes, where they are not UTF-8", "//4=")] | None = None
+    base64: Annotated[str, about("the bytes, if they aren't UTF-8", "//4=")] | None = None
     invocation_id: InvocationId | None = None
 
 
 class OutputGap(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """The event `gap`: so many bytes from `offset` on are not in the record. They were written
-    beyond its limit, belong to a returned value that is too large, or were lost with the server
-    that ran the invocation after a reader had received them.
+    """The event `gap`: `bytes` bytes from `offset` on aren't in the record. They exceeded its
+    limit, belong to a returned value that is too large, or were lost with the server that ran the
+    invocation after a reader had received them.
     """
 
     stream: StreamName
     offset: Offset
-    bytes: Annotated[int, about("how many bytes are missing", 1951424)]
+    bytes: Annotated[int, about("number of missing bytes", 1951424)]
     invocation_id: InvocationId | None = None
 
 
 class CallsGap(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """The event `gap` of a function's logs: so many calls are left out, as the reader was slow; or,
-    with `node_id`, what that node has written is missing.
+    """The event `gap` of a function's logs: `calls` invocations are left out because the reader was
+    too slow; or, with `node_id`, that node's output is missing.
     """
 
-    calls: Annotated[int, about("how many calls are left out", 12)]
+    calls: Annotated[int, about("number of invocations left out", 12)]
     node_id: NodeId | None = None
 
 
 class InvocationPage(Struct, kw_only=True, frozen=True):
-    """Some records, newest first."""
+    """A page of records, newest first."""
 
     invocations: list[Invocation]
     next_cursor: NextCursor | None
 
 
 class Phase(Struct, kw_only=True, frozen=True):
-    """A part of a call's time; 0 for what did not happen."""
+    """A phase of an invocation's timeline; 0 if it didn't happen."""
 
     name: PhaseName
     microseconds: Microseconds
 
 
 class TimedAttempt(Struct, kw_only=True, frozen=True):
-    """One attempt at a call. `started_at_ms`: null where it was never handed over; in whole seconds
-    where no more is known. `duration_ms`: null while it is under way.
+    """One attempt of an invocation. `started_at_ms`: null if it was never handed over; in whole
+    seconds if that is all that is known. `duration_ms`: null while it runs.
     """
 
     attempt: AttemptNumber
@@ -332,11 +335,11 @@ class TimedAttempt(Struct, kw_only=True, frozen=True):
 
 
 class Timeline(Struct, kw_only=True, frozen=True):
-    """Where the time of a call went: its phases add up to the total. While it runs they are those
-    so far; there are none where none were kept.
+    """The timeline of an invocation: its phases add up to the total. While it runs, they are those
+    so far; there are none if they weren't recorded.
 
-    `cold_reason`: first, scaled_out, updated, evicted or replaced; null of a warm call.
-    `children`: the newest calls that it caused, at most 100, oldest first.
+    `cold_reason`: first, scaled_out, updated, evicted or replaced; null for a warm start.
+    `children`: the newest invocations that it caused, at most 100, oldest first.
     """
 
     invocation_id: InvocationId

@@ -29,7 +29,7 @@ ScopeOfKey = Annotated[
 ExpiresSeconds = Annotated[
     int,
     about(
-        "seconds until the key ends, or null for never",
+        "seconds until the key expires, or null for never",
         2_592_000,
         Between(1, EXPIRES_MAX_SECONDS),
     ),
@@ -40,7 +40,7 @@ LABEL_MAX_CHARACTERS = 100
 Label = Annotated[
     str,
     about(
-        f"what you call the key: 1 to {LABEL_MAX_CHARACTERS} characters in one line, or null",
+        f"a label for the key: 1 to {LABEL_MAX_CHARACTERS} characters in one line, or null",
         "nightly build",
         Documented({"minLength": 1, "maxLength": LABEL_MAX_CHARACTERS}),
     ),
@@ -48,16 +48,16 @@ Label = Annotated[
 
 
 KeyId = Annotated[str, about("the key's id", "01999999-0000-7000-8000-000000000001")]
-KeyPrefix = Annotated[str, about("the part of the key that tells it from others", "3f9a01b2c4d5")]
+KeyPrefix = Annotated[str, about("the part of the key that identifies it", "3f9a01b2c4d5")]
 Secret = Annotated[str, about("the key itself", None)]
 EntryId = Annotated[str, about("the entry's id", "01999999-0000-7000-8000-000000000001")]
 Credential = Annotated[
     str, about("the key or token that was used", "01999999-0000-7000-8000-000000000001")
 ]
-Action = Annotated[str, about("what was done", "function.create")]
-ObjectId = Annotated[str, about("what it was done to, or null", None)]
+Action = Annotated[str, about("the action", "function.create")]
+ObjectId = Annotated[str, about("id of the object of the action, or null", None)]
 HttpStatus = Annotated[int, about("the status of the response", 201)]
-ErrorCode = Annotated[str, about("why it was refused, or null", None)]
+ErrorCode = Annotated[str, about("error code if it was refused, or null", None)]
 Address = Annotated[str, about("the client's address", "127.0.0.1")]
 RequestId = Annotated[
     str, about("the x-request-id of the response", "01999999-0000-7000-8000-000000000001")
@@ -87,7 +87,7 @@ class Key(Struct, kw_only=True, frozen=True):
 
 
 class CreatedKey(Key, kw_only=True, frozen=True):
-    """A key just made. `key` is the secret: it is in this answer alone."""
+    """A new key. `key` is the secret, which only this response contains."""
 
     key: Secret
 
@@ -97,26 +97,26 @@ class CreatedKey(Key, kw_only=True, frozen=True):
 
 
 class KeyList(Struct, kw_only=True, frozen=True):
-    """Some keys of the tenant, oldest first; an operator sees those of all tenants."""
+    """A page of the tenant's keys, oldest first; operators see those of all tenants."""
 
     keys: list[Key]
     next_cursor: NextCursor | None = None
 
 
 ObjectName = Annotated[
-    str, about("what the function or schedule was called then; else null", "thumbnails")
+    str, about("name of the function or schedule at that time; otherwise null", "thumbnails")
 ]
 AuditNote = Annotated[
     str,
     about(
-        "why, where the server did it by itself; else null",
+        "reason if the server acted automatically; otherwise null",
         "live: version 2: 7 of 9 attempts failed, where 5 % may",
     ),
 ]
 
 
 class AuditEntry(Struct, kw_only=True, frozen=True):
-    """Who did what, and what came of it. `at` in Unix seconds."""
+    """An audited action: actor, object and result. `at` in Unix seconds."""
 
     id: EntryId
     at: UnixSeconds
@@ -133,7 +133,7 @@ class AuditEntry(Struct, kw_only=True, frozen=True):
 
 
 class AuditPage(Struct, kw_only=True, frozen=True):
-    """Some entries, newest first."""
+    """A page of entries, newest first."""
 
     entries: list[AuditEntry]
     next_cursor: NextCursor | None

@@ -15,7 +15,7 @@ WRITABLE_PATHS_MAX = 8
 
 
 class Kind(StrEnum):
-    """How a handler is run."""
+    """How a handler runs."""
 
     SHELL = "shell"
     PYTHON = "python"
@@ -25,14 +25,14 @@ class Kind(StrEnum):
 
 
 class Network(StrEnum):
-    """What a handler may reach."""
+    """Network access of a handler."""
 
     NONE = "none"
     EGRESS = "egress"
 
 
 class Isolation(StrEnum):
-    """What stands between a handler and the machine's kernel."""
+    """Isolation between a handler and the machine's kernel."""
 
     CRUN = "crun"
     GVISOR = "gvisor"
@@ -43,8 +43,8 @@ class Isolation(StrEnum):
 RuntimeName = Annotated[
     str,
     about(
-        "1 to 64 small letters, digits, dots, dashes or underscores; begins and ends with a letter "
-        "or digit; none of the API's own words and none of the server's own runtimes",
+        "1 to 64 lowercase letters, digits, dots, dashes or underscores; starts and ends with a "
+        "letter or digit; not a reserved word or the name of a built-in runtime",
         "etl",
         Documented(
             {
@@ -56,12 +56,12 @@ RuntimeName = Annotated[
 ]
 RuntimeKind = Annotated[
     str,
-    about(f"how a handler is run: one of {', '.join(Kind)}", "python", OneOf(tuple(Kind))),
+    about(f"how a handler runs: one of {', '.join(Kind)}", "python", OneOf(tuple(Kind))),
 ]
 ImageOfRuntime = Annotated[
     str,
     about(
-        "the digest of an image that was uploaded, or null for the host's own files alone",
+        "digest of an uploaded image; null: only the host's files",
         None,
         Documented({"pattern": "^[0-9a-f]{64}$"}),
     ),
@@ -69,7 +69,7 @@ ImageOfRuntime = Annotated[
 BaseImage = Annotated[
     str,
     about(
-        "the digest of a root file system that was uploaded, or null for the host's own files",
+        "digest of an uploaded base image; null: the host's files",
         None,
         Documented({"pattern": "^[0-9a-f]{64}$"}),
     ),
@@ -77,21 +77,20 @@ BaseImage = Annotated[
 PackagesOfRuntime = Annotated[
     str,
     about(
-        "the digest of a second image, with packages, whose files are at /app where image has none "
-        "of the same path",
+        "digest of a second image, with packages, whose files appear at /app unless image has a "
+        "file of the same path",
         None,
         Documented({"pattern": "^[0-9a-f]{64}$"}),
     ),
 ]
 Interpreter = Annotated[
     str,
-    about("the program of the base image that runs handlers; empty where it has none to run", ""),
+    about("the program of the base image that runs handlers; empty if none is needed", ""),
 ]
 PackagesKey = Annotated[
     str,
     about(
-        "a name for what the packages were installed from: who finds it at a runtime can give the "
-        "same packages again",
+        "a key for the source of the packages: who finds it in a runtime can reuse its packages",
         None,
         Documented({"pattern": "^[!-~]{1,128}$"}),
     ),
@@ -99,7 +98,7 @@ PackagesKey = Annotated[
 Command = Annotated[
     list[str],
     about(
-        "the absolute path of a program and its arguments; only for the kind custom",
+        "absolute path of a program, and its arguments; only for kind custom",
         None,  # a runtime of another kind has none
         Documented({"items": {"type": "string", "pattern": NO_NUL}}),
     ),
@@ -107,7 +106,7 @@ Command = Annotated[
 IsolationOfRuntime = Annotated[
     str,
     about(
-        "what holds a handler: crun, or gvisor with a kernel of its own, on machines with runsc",
+        "isolation of handlers: crun, or gvisor (a separate kernel) on machines with runsc",
         "crun",
         OneOf(tuple(Isolation)),
     ),
@@ -115,8 +114,8 @@ IsolationOfRuntime = Annotated[
 NetworkOfRuntime = Annotated[
     str,
     about(
-        "what a handler may reach: none, or egress: public addresses, but neither the host nor "
-        "private networks",
+        "network access of handlers: none, or egress (public addresses, but neither the host "
+        "nor private networks)",
         "none",
         OneOf(tuple(Network)),
     ),
@@ -124,7 +123,7 @@ NetworkOfRuntime = Annotated[
 WritablePaths = Annotated[
     list[str],
     about(
-        f"at most {WRITABLE_PATHS_MAX} absolute paths that a handler can write to, besides /tmp",
+        f"at most {WRITABLE_PATHS_MAX} absolute paths that handlers can write to, besides /tmp",
         ["/data"],
         Documented({"maxItems": WRITABLE_PATHS_MAX, "uniqueItems": True}),
         short="writable",
@@ -134,7 +133,7 @@ WritablePaths = Annotated[
 ProcessLimit = Annotated[
     int,
     about(
-        "processes and threads in a sandbox, 16 to sandbox_processes_max; null: 512",
+        "maximum processes and threads in a sandbox, 16 to sandbox_processes_max; null: 512",
         1000,
         Documented({"minimum": 16}),
         short="processes",
@@ -143,8 +142,8 @@ ProcessLimit = Annotated[
 TmpLimitMb = Annotated[
     int,
     about(
-        "MiB of /tmp and of each writable path, 1 to sandbox_tmp_max_mib; null: 512. What is "
-        "written counts in the memory limit",
+        "size of /tmp and of each writable path in MiB, 1 to sandbox_tmp_max_mib; null: 512. "
+        "Files there count toward the memory limit",
         1024,
         Documented({"minimum": 1}),
         short="tmp",
@@ -154,7 +153,7 @@ TmpLimitMb = Annotated[
 FileLimitMb = Annotated[
     int,
     about(
-        "MiB of one file, 1 to sandbox_file_max_mib; null: as much as /tmp",
+        "maximum size of a file in MiB, 1 to sandbox_file_max_mib; null: as much as /tmp",
         1024,
         Documented({"minimum": 1}),
         short="file-size",
@@ -164,19 +163,19 @@ FileLimitMb = Annotated[
 OpenFilesLimit = Annotated[
     int,
     about(
-        "descriptors of one process, 64 to sandbox_open_files_max; null: 4096",
+        "maximum open files of a process, 64 to sandbox_open_files_max; null: 4096",
         8192,
         Documented({"minimum": 64}),
         short="open-files",
     ),
 ]
-Shared = Annotated[bool, about("for all tenants; needs an operator's key", False)]
+Shared = Annotated[bool, about("available to all tenants; requires an operator's key", False)]
 
 
 RuntimeId = Annotated[
     str, about("the id of this revision of the runtime", "01999999-0000-7000-8000-000000000001")
 ]
-BuiltIn = Annotated[bool, about("whether it is one of the server's own", False)]
+BuiltIn = Annotated[bool, about("whether it is built in", False)]
 Digest = Annotated[
     str,
     about(
@@ -186,24 +185,24 @@ Digest = Annotated[
 ]
 ImageEnvironment = Annotated[
     dict[str, str],
-    about("the variables that the image says its programs expect", {"PATH": "/usr/bin:/bin"}),
+    about("environment variables that the image declares", {"PATH": "/usr/bin:/bin"}),
 ]
 ImageInterpreters = Annotated[
     dict[str, str],
-    about("the paths of its interpreters, by kind of runtime", {"python": "/usr/bin/python3.13"}),
+    about("paths of its interpreters, by kind of runtime", {"python": "/usr/bin/python3.13"}),
 ]
-FileCount = Annotated[int, about("files, without directories", 12)]
-SizeBytes = Annotated[int, about("bytes in all files", 48213)]
+FileCount = Annotated[int, about("number of files, without directories", 12)]
+SizeBytes = Annotated[int, about("total size of the files in bytes", 48213)]
 
 
-FilePath = Annotated[str, about("where it is below /app", "etl/main.py")]
-FileSize = Annotated[int, about("bytes", 1204)]
+FilePath = Annotated[str, about("path below /app", "etl/main.py")]
+FileSize = Annotated[int, about("size in bytes", 1204)]
 IsLink = Annotated[bool, about("whether it is a symbolic link", False)]
 IsExecutable = Annotated[bool, about("whether it can be executed", False)]
 PackageKind = Annotated[str, about("python or node", "python")]
 PackageName = Annotated[str, about("the package's name", "requests")]
 PackageVersion = Annotated[str, about("the package's version", "2.32.3")]
-IsComplete = Annotated[bool, about("false where there are more than the server looks for", True)]
+IsComplete = Annotated[bool, about("false if there are more than the server looks for", True)]
 
 
 class NewRuntime(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
@@ -228,8 +227,8 @@ class NewRuntime(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, 
 
 
 class Runtime(Struct, kw_only=True, frozen=True):
-    """A runtime. `image`: null where it has no files at /app. `shared`: whether all tenants can
-    use it, as they can the `built_in` ones. `created_at` in Unix seconds.
+    """A runtime. `image`: null if it has no files at /app. `shared`: whether all tenants can use
+    it, as they can the `built_in` ones. `created_at` in Unix seconds.
     """
 
     name: RuntimeName
@@ -256,15 +255,15 @@ class Runtime(Struct, kw_only=True, frozen=True):
 
 
 class RuntimeList(Struct, kw_only=True, frozen=True):
-    """Runtimes, the server's own first."""
+    """Runtimes, built-in ones first."""
 
     runtimes: list[Runtime]
     next_cursor: NextCursor | None = None
 
 
 class Image(Struct, kw_only=True, frozen=True):
-    """What was uploaded. `files` without directories; `size_bytes` of what is in them.
-    `environment` and `interpreters`: of a root file system.
+    """An uploaded image. `files` doesn't count directories; `size_bytes` is the size of the files'
+    content. `environment` and `interpreters` are those of a base image.
     """
 
     digest: Digest
@@ -275,7 +274,7 @@ class Image(Struct, kw_only=True, frozen=True):
 
 
 class RuntimeFile(Struct, kw_only=True, frozen=True):
-    """A file or a link of a runtime, below /app. `size_bytes`: 0 of a link."""
+    """A file or symbolic link of a runtime, below /app. `size_bytes`: 0 for a link."""
 
     path: FilePath
     size_bytes: FileSize
@@ -284,14 +283,14 @@ class RuntimeFile(Struct, kw_only=True, frozen=True):
 
 
 class RuntimeFilePage(Struct, kw_only=True, frozen=True):
-    """Some files, in the order of their paths."""
+    """A page of files, sorted by path."""
 
     files: list[RuntimeFile]
     next_cursor: NextCursor | None
 
 
 class RuntimePackage(Struct, kw_only=True, frozen=True):
-    """A package among the files of a runtime, by what it says of itself."""
+    """A package among the files of a runtime, according to its metadata."""
 
     kind: PackageKind
     name: PackageName
@@ -299,7 +298,7 @@ class RuntimePackage(Struct, kw_only=True, frozen=True):
 
 
 class RuntimePackageList(Struct, kw_only=True, frozen=True):
-    """The packages of a runtime, by kind and name."""
+    """The packages of a runtime, sorted by kind and name."""
 
     packages: list[RuntimePackage]
     is_complete: IsComplete

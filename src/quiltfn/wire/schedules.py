@@ -43,7 +43,7 @@ def _wrong_cron(expression: str) -> str | None:
 ScheduleName = Annotated[
     str,
     about(
-        "1 to 64 letters, digits, dots, dashes or underscores; begins and ends with a letter or "
+        "1 to 64 letters, digits, dots, dashes or underscores; starts and ends with a letter or "
         "digit; unique in the tenant",
         "nightly",
         Pattern(
@@ -59,8 +59,8 @@ FunctionOfSchedule = Annotated[
 Cron = Annotated[
     str,
     about(
-        "minute, hour, day of month, month and day of week, as in Debian's cron; null with "
-        "every_seconds",
+        "cron expression: minute, hour, day of month, month and day of week, as in Debian's "
+        "cron; null with every_seconds",
         "0 3 * * *",
         Bytes(0, 256),
         Rule(_wrong_cron, {}),
@@ -69,7 +69,7 @@ Cron = Annotated[
 EverySeconds = Annotated[
     int,
     about(
-        f"seconds from one run to the next, from 1 to {INTERVAL_MAX_S}; null with cron",
+        f"interval between runs in seconds, from 1 to {INTERVAL_MAX_S}; null with cron",
         None,  # a schedule has one of the two
         Between(1, INTERVAL_MAX_S),
         short="every",
@@ -78,12 +78,12 @@ EverySeconds = Annotated[
 ]
 Timezone = Annotated[
     str,
-    about("the time zone of cron, by its name", "Europe/Paris", Bytes(1, 64)),
+    about("time zone of cron", "Europe/Paris", Bytes(1, 64)),
 ]
 PayloadOfSchedule = Annotated[
     str,
     about(
-        f"what each run is given: at most {PAYLOAD_MAX_BYTES} bytes, or null",
+        f"payload of each run: at most {PAYLOAD_MAX_BYTES} bytes, or null",
         '{"key":"value"}',
         Bytes(0, PAYLOAD_MAX_BYTES),
     ),
@@ -91,7 +91,7 @@ PayloadOfSchedule = Annotated[
 EnvironmentOfSchedule = Annotated[
     dict[str, str],
     about(
-        "environment variables of each run, in place of the function's",
+        "environment variables of each run, which override the function's",
         {"EXTRA_VAR": "value"},
         Documented(VARIABLES),
         short="env",
@@ -100,7 +100,7 @@ EnvironmentOfSchedule = Annotated[
 OverlapOfSchedule = Annotated[
     str,
     about(
-        "while an earlier run is not over: allow another one, skip it, or queue it until then",
+        "if the previous run is still running: allow another one, skip it, or queue it until then",
         "skip",
         OneOf(OVERLAPS),
     ),
@@ -108,7 +108,7 @@ OverlapOfSchedule = Annotated[
 MissedOfSchedule = Annotated[
     str,
     about(
-        "what could not run when it was due: skip it, or run_once for all of them",
+        "missed runs: skip them, or run_once for all of them",
         "run_once",
         OneOf(MISSED),
     ),
@@ -116,8 +116,8 @@ MissedOfSchedule = Annotated[
 JitterSeconds = Annotated[
     int,
     about(
-        f"each run is up to so many seconds later, from 0 to {JITTER_MAX_S}, and always before the "
-        "next",
+        f"maximum random delay of each run in seconds, from 0 to {JITTER_MAX_S}; always before "
+        "the next run",
         0,
         Between(0, JITTER_MAX_S),
         short="jitter",
@@ -126,22 +126,22 @@ JitterSeconds = Annotated[
 ]
 Enabled = Annotated[bool, about("whether it runs the function when it is due", True)]
 ScheduleId = Annotated[str, about("the schedule's id", "01999999-0000-7000-8000-000000000001")]
-NextRuns = Annotated[list[int], about("when it is due next, in Unix seconds", [1760000000])]
+NextRuns = Annotated[list[int], about("next times it is due, in Unix seconds", [1760000000])]
 InWords = Annotated[str, about("when it is due, in English", "At 03:00 every day")]
-MissedCount = Annotated[int, about("how many could not run when they were due", 0)]
-SkippedCount = Annotated[int, about("how many were skipped, because of overlap or a quota", 0)]
-FiredCount = Annotated[int, about("how many runs there were", 3)]
+MissedCount = Annotated[int, about("number of missed runs", 0)]
+SkippedCount = Annotated[int, about("number of skipped runs, because of overlap or a quota", 0)]
+FiredCount = Annotated[int, about("number of runs", 3)]
 RunResult = Annotated[
     str,
     about(
-        "accepted: it was queued as a call; waiting: for an earlier run; skipped or missed: there "
-        "was no run",
+        "accepted: queued as an invocation; waiting: for an earlier run; skipped or missed: "
+        "there was no run",
         "accepted",
     ),
 ]
-RunReason = Annotated[str, about("why it did not run, or null", None)]
-MissedInRow = Annotated[int, about("how many missed ones this stands for", 0)]
-IsManual = Annotated[bool, about("whether a caller asked for it", False)]
+RunReason = Annotated[str, about("why it didn't run, or null", None)]
+MissedInRow = Annotated[int, about("number of missed runs that this entry stands for", 0)]
+IsManual = Annotated[bool, about("whether a caller requested it", False)]
 
 
 # --- what a client sends -----------------------------------------------------------------------
@@ -150,7 +150,7 @@ IsManual = Annotated[bool, about("whether a caller asked for it", False)]
 class NewSchedule(
     Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True
 ):
-    """A schedule to make: one of cron and every_seconds says when."""
+    """A schedule to create: give either cron or every_seconds."""
 
     name: ScheduleName
     function: FunctionOfSchedule
@@ -166,8 +166,8 @@ class NewSchedule(
 
 
 class ScheduleChanges(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """What a change sets. What is left out stays; null resets what may be null. Naming one of cron
-    and every_seconds resets the other.
+    """Changes to a schedule. Omitted fields stay as they are; null resets nullable fields. Setting
+    cron resets every_seconds, and vice versa.
     """
 
     function: FunctionOfSchedule | UnsetType = UNSET
@@ -186,8 +186,8 @@ class ScheduleChanges(Struct, forbid_unknown_fields=True, kw_only=True, frozen=T
 
 
 class ScheduleRun(Struct, kw_only=True, frozen=True):
-    """What was decided on a time at which a schedule was due, in Unix seconds. `status`: of its
-    call; null where there is none, or its record is no longer kept.
+    """The decision for one time at which a schedule was due, in Unix seconds. `status`: status of
+    its invocation; null if there is none, or its record is no longer stored.
     """
 
     due_at: UnixSeconds
@@ -201,15 +201,15 @@ class ScheduleRun(Struct, kw_only=True, frozen=True):
 
 
 class ScheduleRunPage(Struct, kw_only=True, frozen=True):
-    """Some runs, newest first."""
+    """A page of runs, newest first."""
 
     runs: list[ScheduleRun]
     next_cursor: NextCursor | None
 
 
 class Schedule(Struct, kw_only=True, frozen=True):
-    """A schedule. `payload` and the values of `environment` read *** below scope write. Times in
-    Unix seconds.
+    """A schedule. Below scope write, `payload` and the values of `environment` are shown as ***.
+    Times in Unix seconds.
     """
 
     id: ScheduleId
@@ -235,7 +235,7 @@ class Schedule(Struct, kw_only=True, frozen=True):
 
 
 class SchedulePage(Struct, kw_only=True, frozen=True):
-    """Some schedules, oldest first."""
+    """A page of schedules, oldest first."""
 
     schedules: list[Schedule]
     next_cursor: NextCursor | None

@@ -10,51 +10,51 @@ from quiltfn.wire.functions import FunctionId, FunctionName, NextCursor, TenantI
 
 USAGE_STEPS = ("hour", "day", "all")
 
-Calls = Annotated[int, about("how many calls ended", 1200)]
+Calls = Annotated[int, about("number of invocations that ended", 1200)]
 Errors = Annotated[
     int,
-    about("how many of them ended in another way than success, or with an HTTP status from 500", 3),
+    about("number of them that didn't succeed or returned an HTTP status of 500 or higher", 3),
 ]
-ColdStarts = Annotated[int, about("how many of them were cold starts", 2)]
+ColdStarts = Annotated[int, about("number of cold starts among them", 2)]
 Median = Annotated[
     float,
     about(
-        "the latency that half of the calls did not exceed, from the request to the record of its "
-        "end, within 5 %; null where none is known",
+        "median latency, from the request to the record of the end, within 5 %; null if unknown",
         1.3,
         unit="ms",
     ),
 ]
-Percentile99 = Annotated[float, about("likewise of 99 of 100 calls", 21.4, unit="ms")]
+Percentile99 = Annotated[float, about("99th percentile of the latency", 21.4, unit="ms")]
 Statuses = Annotated[
-    dict[str, int], about("how many calls ended, by status", {"success": 1197, "failed": 3})
+    dict[str, int],
+    about("number of invocations that ended, by status", {"success": 1197, "failed": 3}),
 ]
-Start = Annotated[int, about("where it begins, in Unix seconds", 1760000000)]
-End = Annotated[int, about("where it ends, in Unix seconds", 1760003600)]
-StepSeconds = Annotated[int, about("how many seconds a point stands for", 60, unit="s")]
-StepName = Annotated[str, about("hour or day, in UTC, or all: one stretch", "day")]
+Start = Annotated[int, about("start of the period, in Unix seconds", 1760000000)]
+End = Annotated[int, about("end of the period, in Unix seconds", 1760003600)]
+StepSeconds = Annotated[int, about("length of a point's period in seconds", 60, unit="s")]
+StepName = Annotated[str, about("hour or day, in UTC, or all: the whole period", "day")]
 GbSeconds = Annotated[
     float,
     about(
-        "memory limit times duration of every attempt, in GB (1024 MiB) and seconds; calls that "
-        "share an instance divide its time",
+        "memory limit times duration of every attempt, in GB (1024 MiB) and seconds; concurrent "
+        "invocations of an instance share its time",
         41.7,
     ),
 ]
 CpuSeconds = Annotated[
     float,
     about(
-        "processor time of the instances, measured: of handlers, of starting, and of cleaning up",
+        "measured CPU time of the instances: handlers, starts and cleanup",
         12.9,
         unit="s",
     ),
 ]
-EgressRefused = Annotated[int, about("connections that the networks of instances refused", 0)]
-Queued = Annotated[int, about("asynchronous calls that were accepted", 40)]
+EgressRefused = Annotated[int, about("connections blocked by the instances' networks", 0)]
+Queued = Annotated[int, about("number of accepted asynchronous invocations", 40)]
 
 
 class FunctionStats(Struct, kw_only=True, frozen=True):
-    """What the calls of one function came to."""
+    """Statistics of one function's invocations."""
 
     function_id: FunctionId
     calls: Calls
@@ -65,14 +65,14 @@ class FunctionStats(Struct, kw_only=True, frozen=True):
 
 
 class FunctionStatsPage(Struct, kw_only=True, frozen=True):
-    """The functions that had calls, oldest first."""
+    """The functions that had invocations, oldest first."""
 
     functions: list[FunctionStats]
     next_cursor: NextCursor | None
 
 
 class SeriesPoint(Struct, kw_only=True, frozen=True):
-    """What the calls of one function came to from `start` on, for the seconds of a step."""
+    """Statistics of one function's invocations from `start` on, for one step."""
 
     start: Start
     calls: Calls
@@ -84,8 +84,8 @@ class SeriesPoint(Struct, kw_only=True, frozen=True):
 
 
 class Series(Struct, kw_only=True, frozen=True):
-    """What the calls of one function came to over time, oldest first. There is no point where no
-    call ended.
+    """Statistics of one function's invocations over time, oldest first. Periods in which no
+    invocation ended have no point.
     """
 
     function_id: FunctionId
@@ -96,7 +96,7 @@ class Series(Struct, kw_only=True, frozen=True):
 
 
 class UsageSums(Struct, kw_only=True, frozen=True):
-    """What calls used."""
+    """Usage by invocations."""
 
     calls: Calls
     errors: Errors
@@ -109,10 +109,10 @@ class UsageSums(Struct, kw_only=True, frozen=True):
 
 
 class UsageRow(UsageSums, kw_only=True, frozen=True):
-    """What calls used from `start` on, for an hour, a day or all of the time.
+    """Usage from `start` on, for an hour, a day or the whole period.
 
-    `function_id`: null for all functions together, and for those that are no longer told apart.
-    `function_name`: null for a function that was deleted as well.
+    `function_id`: null for all functions together, and for functions that are no longer listed
+    separately. `function_name`: null also for a deleted function.
     """
 
     start: Start
@@ -121,7 +121,7 @@ class UsageRow(UsageSums, kw_only=True, frozen=True):
 
 
 class Usage(Struct, kw_only=True, frozen=True):
-    """What a tenant's calls used, oldest first. There is no row where nothing was used."""
+    """A tenant's usage, oldest first. Periods without usage have no row."""
 
     start: Start
     end: End
@@ -135,7 +135,8 @@ class Usage(Struct, kw_only=True, frozen=True):
 CallsInFlight = Annotated[
     int,
     about(
-        "calls of the tenant that run or wait at most; 0: none; null: as the server has it",
+        "maximum running and waiting invocations of the tenant; 0: none allowed; null: the "
+        "server's default",
         1000,
         Between(0, 1_000_000),
     ),
@@ -143,18 +144,19 @@ CallsInFlight = Annotated[
 CallsPerSecond = Annotated[
     float,
     about(
-        "calls a second; 0: no such limit; null: as the server has it",
+        "maximum invocations per second; 0: unlimited; null: the server's default",
         50.0,
         Between(0, 1_000_000),
     ),
 ]
 FunctionsMax = Annotated[
-    int, about("functions at most; null: as the server has it", 10000, Between(0, 1_000_000))
+    int,
+    about("maximum number of functions; null: the server's default", 10000, Between(0, 1_000_000)),
 ]
 ImageBytes = Annotated[
     int,
     about(
-        "what images of runtimes count at most; null: as the server has it",
+        "maximum bytes of runtimes' images; null: the server's default",
         4294967296,
         Between(0, 2**50),
         short="image-bytes",
@@ -163,35 +165,33 @@ ImageBytes = Annotated[
 GbSecondsPerDay = Annotated[
     float,
     about(
-        "memory limit times duration of the calls of a day (UTC), in GB and seconds; 0: no such "
-        "limit; null: as the server has it",
+        "maximum GB-seconds (memory limit times duration) per day (UTC); 0: unlimited; null: "
+        "the server's default",
         3600.0,
         Between(0, 1e12),
     ),
 ]
 OwnLimits = Annotated[
     list[str],
-    about("which of the limits are the tenant's own; the others are the server's", ["functions"]),
+    about("limits that the tenant's quota sets; the others are the server's", ["functions"]),
 ]
 TenantKnown = Annotated[
     bool,
     about(
-        "whether the tenant has a key, a function or calls; false: nobody has used the name yet",
+        "whether the tenant has a key, a function or invocations; false: the name was never used",
         True,
     ),
 ]
 TenantDisabled = Annotated[bool, about("whether an operator has disabled the tenant", False)]
 ValidKeys = Annotated[int, about("keys that are neither revoked nor expired", 2)]
-InFlightNow = Annotated[int, about("calls that run or wait now", 3)]
-FunctionsNow = Annotated[int, about("functions now", 12)]
-ImageBytesNow = Annotated[int, about("what images count now", 1048576)]
-GbSecondsToday = Annotated[
-    float, about("what calls of this day (UTC) have used, in GB and seconds", 41.7)
-]
+InFlightNow = Annotated[int, about("running and waiting invocations", 3)]
+FunctionsNow = Annotated[int, about("number of functions", 12)]
+ImageBytesNow = Annotated[int, about("bytes of images that count toward the limit", 1048576)]
+GbSecondsToday = Annotated[float, about("GB-seconds used by invocations of this day (UTC)", 41.7)]
 
 
 class NewQuota(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
-    """The limits of one tenant. What is left out is as the server's settings have it."""
+    """The limits of one tenant. Omitted limits are those of the server's settings."""
 
     calls_in_flight: CallsInFlight | None = None
     calls_per_second: CallsPerSecond | None = None
@@ -201,7 +201,7 @@ class NewQuota(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, om
 
 
 class QuotaUse(Struct, kw_only=True, frozen=True):
-    """How much of its limits a tenant has used."""
+    """A tenant's usage of its limits."""
 
     calls_in_flight: InFlightNow
     functions: FunctionsNow
@@ -210,7 +210,7 @@ class QuotaUse(Struct, kw_only=True, frozen=True):
 
 
 class Quota(Struct, kw_only=True, frozen=True):
-    """The limits that hold for a tenant. `own`: which of them its quota names."""
+    """The limits in force for a tenant. `own`: those that its quota sets."""
 
     tenant_id: TenantId
     known: TenantKnown
@@ -235,7 +235,7 @@ class Tenant(Struct, kw_only=True, frozen=True):
 
 
 class TenantPage(Struct, kw_only=True, frozen=True):
-    """Some tenants, by name."""
+    """A page of tenants, sorted by name."""
 
     tenants: list[Tenant]
     next_cursor: NextCursor | None

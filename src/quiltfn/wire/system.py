@@ -10,32 +10,33 @@ from quiltfn.wire.functions import FunctionId, Mib, TenantId
 ServerVersion = Annotated[str, about("the release of quiltfn", "0.2.0")]
 NodeId = Annotated[str, about("the name of the machine", "node-1")]
 CgroupMode = Annotated[str, about("v2, v1 or hybrid", "v2")]
-OciRuntime = Annotated[str, about("the program that makes sandboxes", "crun 1.21")]
+OciRuntime = Annotated[str, about("the program that creates sandboxes", "crun 1.21")]
 Durability = Annotated[str, about("relaxed or strict", "relaxed")]
 Protections = Annotated[
     dict[str, str],
-    about("what protects the machine from handlers, by name", {"seccomp": "allowlist"}),
+    about("protections of the machine from handlers, by name", {"seccomp": "allowlist"}),
 ]
 Interpreters = Annotated[
     dict[str, str],
-    about("the paths of interpreters, by kind of runtime", {"python": "/usr/bin/python3.13"}),
+    about("paths of interpreters, by kind of runtime", {"python": "/usr/bin/python3.13"}),
 ]
-Architecture = Annotated[str, about("the processor of the server's machine", "x86_64")]
-Libc = Annotated[str, about("its C library with the version, or null", "glibc 2.41")]
+Architecture = Annotated[str, about("CPU architecture of the server's machine", "x86_64")]
+Libc = Annotated[str, about("C library of the machine with its version, or null", "glibc 2.41")]
 ServerLimits = Annotated[
-    dict[str, float], about("what this server allows, by name", {"memory_limit_mb": 4096})
+    dict[str, float], about("this server's limits, by name", {"memory_limit_mb": 4096})
 ]
 Memory = Annotated[
-    dict[str, float], about("budget_mib and held_mib of all instances", {"budget_mib": 4096})
+    dict[str, float],
+    about("budget_mib and held_mib (reserved) of all instances", {"budget_mib": 4096}),
 ]
 IsOk = Annotated[bool, about("whether the check passed", True)]
-CheckReason = Annotated[str, about("what the check found", "it can be written to")]
+CheckReason = Annotated[str, about("result of the check", "it can be written to")]
 HealthStatus = Annotated[str, about("ok or unavailable", "ok")]
-IsReady = Annotated[bool, about("whether the server takes calls", True)]
+IsReady = Annotated[bool, about("whether the server accepts invocations", True)]
 TransportKind = Annotated[str, about("tls, cleartext or loopback", "loopback")]
 StartedAt = Annotated[int, about("when the server started, in Unix seconds", 1760000000)]
 CallersTenant = Annotated[str, about("the tenant of the caller", "default")]
-CallersScope = Annotated[str, about("what the caller's key may do", "write")]
+CallersScope = Annotated[str, about("scope of the caller's key", "write")]
 CallersCredential = Annotated[
     str, about("the id of the key or token", "01999999-0000-7000-8000-000000000001")
 ]
@@ -46,73 +47,80 @@ NeedsCredential = Annotated[
 Offers = Annotated[
     list[str],
     about(
-        "what this server has: the parts of its API by their first word, the kinds of runtimes "
-        "that its machine can run, gvisor and docs where they are there, and fleet where it is a "
+        "features of this server: parts of its API by the first word of their paths, kinds of "
+        "runtimes that its machine can run, gvisor and docs if available, and fleet if it is a "
         "node of one",
         ["events", "functions", "python", "schedules", "shell"],
     ),
 ]
-FindingName = Annotated[str, about("one word for programs", "swap")]
-FindingLevel = Annotated[str, about("ok, warn, or NO where a server cannot do without it", "warn")]
-FindingSentence = Annotated[str, about("what was found", "swap is on")]
-FindingAdvice = Annotated[str, about("what to do about it, or null", "swapoff -a, or encrypt it")]
+FindingName = Annotated[str, about("a code for programs", "swap")]
+FindingLevel = Annotated[str, about("ok, warn, or NO if a server can't run without it", "warn")]
+FindingSentence = Annotated[str, about("the finding", "swap is on")]
+FindingAdvice = Annotated[str, about("suggested action, or null", "swapoff -a, or encrypt it")]
 NameOfFunction = Annotated[str, about("the function's name", "my-function")]
 InstanceNumber = Annotated[
-    int, about("its number in the function's pool there, since the start", 1)
+    int, about("its number in the function's pool on that node, since the start", 1)
 ]
-VersionOfInstance = Annotated[int, about("the number of the version that it runs", 1)]
+VersionOfInstance = Annotated[int, about("number of its version", 1)]
 InstanceState = Annotated[
     str, about("warming, parked, ready, busy, recycling or terminating", "ready")
 ]
 Seconds = Annotated[float, about("seconds", 42.5)]
 StartReason = Annotated[
-    str, about("why it was started: first, scaled_out, updated, evicted or replaced", "first")
+    str, about("reason of its start: first, scaled_out, updated, evicted or replaced", "first")
 ]
-Count = Annotated[int, about("how many", 3)]
+Count = Annotated[int, about("number", 3)]
 NodeName = Annotated[str, about("the node's name", "node-1")]
 StateOfNode = Annotated[
-    str, about("what the node is to do: ready, cordoned, draining or removed", "ready")
+    str, about("desired state of the node: ready, cordoned, draining or removed", "ready")
 ]
 PresenceOfNode = Annotated[
-    str, about("present; left, if it ended in order; or gone, if it was taken over", "present")
+    str,
+    about("present; left, if it was stopped; or gone, if it was lost and taken over", "present"),
 ]
 IsSilentNode = Annotated[
-    bool, about("whether it is present and was not heard for fleet_fence_s", False)
+    bool,
+    about("whether it is unreachable: present, but without a heartbeat for fleet_fence_s", False),
 ]
-IsOwnNode = Annotated[bool, about("whether it is the node that was asked", True)]
-EpochOfNode = Annotated[int, about("the number of its start, or of its take-over", 7)]
-AddressOfNode = Annotated[str, about("where other nodes reach it; empty: alone", "10.0.0.7:7443")]
+IsOwnNode = Annotated[bool, about("whether it is the node that answers", True)]
+EpochOfNode = Annotated[int, about("number of its start or take-over", 7)]
+AddressOfNode = Annotated[
+    str, about("address for other nodes; empty for a standalone server", "10.0.0.7:7443")
+]
 LagOfNode = Annotated[
-    float, about("it has what other nodes changed until so many seconds ago", 0.4)
+    float, about("age in seconds of the newest changes by other nodes that it has applied", 0.4)
 ]
-CountOfFunctions = Annotated[int, about("how many functions have instances or calls there", 2)]
+CountOfFunctions = Annotated[
+    int, about("number of functions with instances or invocations there", 2)
+]
 CountOfSoleImages = Annotated[
-    int, about("images of tenants that no other node has: they would go with this one", 0)
+    int,
+    about("number of tenants' images that only this node has, and that would be lost with it", 0),
 ]
-ErrorSentence = Annotated[str, about("what is wrong, in a sentence", "name is required")]
-StableCode = Annotated[str, about("the stable name of the error", "UNPROCESSABLE_ENTITY")]
+ErrorSentence = Annotated[str, about("the error as a sentence", "name is required")]
+StableCode = Annotated[str, about("stable code of the error", "UNPROCESSABLE_ENTITY")]
 RequestOfError = Annotated[
     str, about("the x-request-id of the response", "01999999-0000-7000-8000-000000000001")
 ]
-RetryAfter = Annotated[int, about("seconds to wait before trying again, or null", 1)]
-Hint = Annotated[str, about("what to do about it, or null", None)]
+RetryAfter = Annotated[int, about("seconds to wait before a retry, or null", 1)]
+Hint = Annotated[str, about("suggested action, or null", None)]
 FieldOfError = Annotated[
     str,
     about(
-        "the path of the field that is wrong, such as cors.max_age_seconds, or the name of the "
-        "query parameter or header; or null",
+        "path of the invalid field, such as cors.max_age_seconds, or name of the query "
+        "parameter or header; or null",
         "name",
     ),
 ]
-Expected = Annotated[Any, about("what was expected", "a value")]
-Received = Annotated[Any, about("what was sent, shortened", None)]
-ExampleOfField = Annotated[Any, about("what would be accepted", "my-function")]
+Expected = Annotated[Any, about("expected value", "a value")]
+Received = Annotated[Any, about("received value, shortened", None)]
+ExampleOfField = Annotated[Any, about("a valid value", "my-function")]
 StateOfFunction = Annotated[str, about("the state of the function, or null", "paused")]
-ExitCodeOfRefusal = Annotated[int, about("the exit code of what failed, or null", None)]
+ExitCodeOfRefusal = Annotated[int, about("exit code of the failed program, or null", None)]
 OperationId = Annotated[str, about("its id in the OpenAPI document", "deployFunction")]
 OperationText = Annotated[
     str,
-    about("how `error` or `hint` writes the request", "POST /api/functions/<id>/deploy"),
+    about("how `error` or `hint` spells the request", "POST /api/functions/<id>/deploy"),
 ]
 
 
@@ -133,16 +141,17 @@ SeeAlsoOfError = Annotated[
 
 
 class Liveness(Struct, kw_only=True, frozen=True):
-    """The server answers; nothing else was checked."""
+    """The server responds; nothing else was checked."""
 
     status: HealthStatus = "ok"
 
 
 class SystemInfo(Struct, kw_only=True, frozen=True):
-    """The server and its machine. `interpreters`: the paths of those that runtimes can use.
-    `memory`: what all instances together may hold (`budget_mib`) and what counts now (`held_mib`).
-    `durability`: strict where the record of a call is synced before its answer, else relaxed.
-    `tenant_id` and `scope`: those of the credential that asked. `started_at` in Unix seconds.
+    """The server and its machine. `interpreters`: paths of those that runtimes can use. `memory`:
+    the memory budget of all instances (`budget_mib`), and the reserved part of it (`held_mib`).
+    `durability`: strict if the record of an invocation is synced before its response, otherwise
+    relaxed. `tenant_id` and `scope`: those of the caller's credential. `started_at` in Unix
+    seconds.
     """
 
     version: ServerVersion
@@ -162,8 +171,9 @@ class SystemInfo(Struct, kw_only=True, frozen=True):
 
 
 class FunctionOnNode(Struct, kw_only=True, frozen=True):
-    """A function on a node of a fleet, as that last said. `ready_instances`: calls that could begin
-    there without a wait; `waiting_calls`: those that wait there for an instance.
+    """A function on a node of a fleet, as the node last reported. `ready_instances`: invocations
+    that could start there without a wait; `waiting_calls`: invocations that wait there for an
+    instance.
     """
 
     function_id: FunctionId
@@ -176,11 +186,11 @@ class FunctionOnNode(Struct, kw_only=True, frozen=True):
 
 
 class Node(Struct, kw_only=True, frozen=True):
-    """A node of a fleet, with its load as it last said. `beat_age_seconds`: for how long the node
-    that was asked has seen no beat of it. `running_calls`: those that have not ended;
+    """A node of a fleet, with its last reported load. `beat_age_seconds`: age of its last
+    heartbeat, as seen by the node that answers. `running_calls`: invocations that haven't ended;
     `waiting_calls`: those of them that wait for an instance. `functions`: those with instances or
-    calls there, the most instances first; null where they were not asked for. Of a node that is
-    silent, has left or is gone they are none.
+    invocations there, the most instances first; null if not requested; empty for a node that is
+    unreachable, stopped or lost.
     """
 
     name: NodeName
@@ -204,15 +214,15 @@ class Node(Struct, kw_only=True, frozen=True):
 
 
 class NodeList(Struct, kw_only=True, frozen=True):
-    """All nodes of the fleet by name, those that left or were removed included."""
+    """All nodes of the fleet, sorted by name, including stopped and removed ones."""
 
     nodes: list[Node]
 
 
 class Whoami(Struct, kw_only=True, frozen=True):
-    """Whose credential it is, and what the server that was asked can do. `credential`: the key's
+    """The caller's credential, and the features of the server that answers. `credential`: the key's
     id, or the token's subject; `open` on a server that needs none. `expires_at` in Unix seconds;
-    null: it does not expire.
+    null: it doesn't expire.
     """
 
     tenant_id: CallersTenant
@@ -226,7 +236,7 @@ class Whoami(Struct, kw_only=True, frozen=True):
 
 
 class Finding(Struct, kw_only=True, frozen=True):
-    """One thing that was looked at on the server's machine."""
+    """One system check of the server's machine."""
 
     name: FindingName
     level: FindingLevel
@@ -235,8 +245,8 @@ class Finding(Struct, kw_only=True, frozen=True):
 
 
 class DoctorReport(Struct, kw_only=True, frozen=True):
-    """What `quiltfn doctor` finds, as far as the running server sees it, and the protections that
-    are in force.
+    """The system checks of `quiltfn doctor` that the running server can do, and the protections in
+    force.
     """
 
     findings: list[Finding]
@@ -244,8 +254,8 @@ class DoctorReport(Struct, kw_only=True, frozen=True):
 
 
 class Instance(Struct, kw_only=True, frozen=True):
-    """One instance. `node_id`: the node that has it. `memory_mib`: what it counts in the memory
-    budget: its limit while it has a call, and what it uses while it is idle.
+    """One instance. `node_id`: its node. `memory_mib`: its share of the memory budget: its limit
+    while it has an invocation, its usage while it is idle.
     """
 
     function_id: FunctionId
@@ -262,11 +272,11 @@ class Instance(Struct, kw_only=True, frozen=True):
 
 
 class InstanceList(Struct, kw_only=True, frozen=True):
-    """The oldest instances of all nodes, how many there are in all, and what they share. A node of
-    a fleet that does not answer within seconds is left out. `prewarmed_count`: sandboxes that are
-    nobody's yet. `waiting_calls`: calls that wait for an instance. `queued_calls`: accepted work
-    that waits. `memory`: `budget_mib` of all instances together, `held_mib` and `prewarmed_mib` of
-    it.
+    """The oldest instances of all nodes, their total number, and what they share. A node of a fleet
+    that doesn't respond within seconds is left out. `prewarmed_count`: prewarmed sandboxes.
+    `waiting_calls`: invocations that wait for an instance. `queued_calls`: queued asynchronous
+    invocations. `memory`: `budget_mib` of all instances together; `held_mib` and `prewarmed_mib`,
+    reserved parts of it.
     """
 
     instances: list[Instance]
@@ -278,15 +288,15 @@ class InstanceList(Struct, kw_only=True, frozen=True):
 
 
 class Check(Struct, kw_only=True, frozen=True):
-    """One part of the server's health."""
+    """One check of the server's health."""
 
     ok: IsOk
     reason: CheckReason
 
 
 class Health(Struct, kw_only=True, frozen=True):
-    """`ready` is true where every check is ok. `transport`: tls, cleartext or loopback.
-    `durability`: relaxed or strict.
+    """`ready` is true if every check is ok. `transport`: tls, cleartext or loopback. `durability`:
+    relaxed or strict.
     """
 
     status: HealthStatus
@@ -298,13 +308,13 @@ class Health(Struct, kw_only=True, frozen=True):
 
 
 class ExampleList(Struct, kw_only=True, frozen=True):
-    """Calls that work as they are shown, in this order."""
+    """Example requests that work as shown, in this order."""
 
     examples: list[dict[str, Any]]
 
 
 class Help(Struct, kw_only=True, frozen=True):
-    """Routes with their rules, how to find out what is wrong, what is often got wrong."""
+    """Routes with their rules, debugging help, and common mistakes."""
 
     title: str
     routes: list[dict[str, Any]]
@@ -313,7 +323,7 @@ class Help(Struct, kw_only=True, frozen=True):
 
 
 class ErrorDetails(Struct, kw_only=True, frozen=True):
-    """What helps to repair a request. Every field may be null."""
+    """Data that helps to correct a request. Every field may be null."""
 
     field: FieldOfError | None = None
     expected: Expected = None
@@ -325,7 +335,7 @@ class ErrorDetails(Struct, kw_only=True, frozen=True):
 
 
 class ErrorBody(Struct, kw_only=True, frozen=True):
-    """The body of every refusal and failure. `retry_after` in seconds."""
+    """The body of every error response. `retry_after` in seconds."""
 
     error: ErrorSentence
     error_code: StableCode

@@ -69,8 +69,8 @@ ORIGINS = {
 UrlAuth = Annotated[
     str,
     about(
-        "who may call: key (a credential of the tenant, of scope invoke), none (anybody), or "
-        "webhook (who can sign)",
+        "authentication of callers: key (a credential of the tenant, of scope invoke), none "
+        "(public), or webhook (signed requests)",
         "key",
         OneOf(AUTHS),
     ),
@@ -78,7 +78,7 @@ UrlAuth = Annotated[
 WebhookScheme = Annotated[
     str,
     about(
-        "how calls are signed: standard (Standard Webhooks), github or stripe",
+        "signature scheme of requests: standard (Standard Webhooks), github or stripe",
         "github",
         OneOf(SCHEMES),
     ),
@@ -86,9 +86,9 @@ WebhookScheme = Annotated[
 WebhookSecret = Annotated[
     str,
     about(
-        "what calls are signed with: of standard, whsec_ and 24 to 64 bytes in base64; of github, "
-        "16 to 256 bytes; of stripe, the endpoint's whsec_…; left out or null: that which the URL "
-        "has; reads *** unless it is asked for",
+        "signing secret: for standard, whsec_ and 24 to 64 bytes in base64; for github, 16 to "
+        "256 bytes; for stripe, the endpoint's whsec_…; omitted or null: the URL's current one; "
+        "shown as *** unless reveal is true",
         "a-long-random-text",
         SecretBytes(SECRET_MIN_BYTES, SECRET_MAX_BYTES),
     ),
@@ -96,19 +96,19 @@ WebhookSecret = Annotated[
 UrlMethods = Annotated[
     list[str],
     about(
-        "the methods that the function is called with; null: any. Others are answered 405",
+        "allowed HTTP methods; null: any. Others get the status 405",
         ["GET", "POST"],
         Rule(_wrong_methods, METHODS | {"minItems": 1, "uniqueItems": True}),
     ),
 ]
 UrlStream = Annotated[
     bool,
-    about("whether the answer is sent while the handler writes it, not once it has ended", True),
+    about("whether the response is streamed while the handler writes it", True),
 ]
 AllowOrigins = Annotated[
     list[str],
     about(
-        "origins whose pages may call, as browsers send them; * for any",
+        "origins whose pages may send requests, as browsers send them; * for any",
         ["https://app.example.com"],
         Rule(_wrong_origins, ORIGINS),
     ),
@@ -116,30 +116,33 @@ AllowOrigins = Annotated[
 AllowMethods = Annotated[
     list[str],
     about(
-        "methods that they may use; empty: any",
+        "methods that these pages may use; empty: any",
         ["GET", "POST"],
         Rule(_wrong_cors_methods, METHODS | {"uniqueItems": True}),
     ),
 ]
 AllowHeaders = Annotated[
     list[str],
-    about("headers that they may send; empty: any", ["content-type"], Rule(_wrong_names, NAMES)),
+    about(
+        "headers that these pages may send; empty: any", ["content-type"], Rule(_wrong_names, NAMES)
+    ),
 ]
 ExposeHeaders = Annotated[
     list[str],
     about(
-        "headers of the answer that they may read besides the usual ones",
+        "response headers that these pages may read besides the usual ones",
         ["x-total"],
         Rule(_wrong_names, NAMES),
     ),
 ]
 AllowCredentials = Annotated[
-    bool, about("whether they may send cookies and credentials; not with the origin *", False)
+    bool,
+    about("whether these pages may send cookies and credentials; not with the origin *", False),
 ]
 CorsAge = Annotated[
     int,
     about(
-        "for how long a browser may remember this, from 0 to 86400 seconds",
+        "how long a browser may cache these rules, from 0 to 86400 seconds",
         600,
         Between(0, 86_400),
         unit="s",
@@ -150,31 +153,32 @@ UrlPath = Annotated[
 ]
 UrlHost = Annotated[
     str,
-    about("the host that URLs have of their own; null: that of the API", "fn.example.com"),
+    about("separate host of function URLs; null: that of the API", "fn.example.com"),
 ]
 
 UrlRefused = Annotated[
     dict[str, int],
     about(
-        "calls that were refused since the server started, by why: credential, signature, time (of "
-        "a signature, too far away), method, request, size, state (of the function) or limit",
+        "number of refused requests since the server started, by reason: credential, signature, "
+        "time (timestamp of a signature too far off), method, request, size, state (of the "
+        "function) or limit",
         {"signature": 3},
     ),
 ]
 LastRefusedAt = Annotated[
-    int, about("when the last call was refused, in Unix seconds; null: none was", 1760000000)
+    int, about("when the last request was refused, in Unix seconds; null: none was", 1760000000)
 ]
 
 
 class WebhookRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """The signature that a call must have."""
+    """The signature that a request must have."""
 
     scheme: WebhookScheme
     secret: WebhookSecret | None = None
 
 
 class CorsRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """Which pages of other origins may call. Preflights are answered without the function."""
+    """Cross-origin requests (CORS). Preflights are answered without the function."""
 
     allow_origins: AllowOrigins = field(default_factory=lambda: ["*"])
     allow_methods: AllowMethods = []
@@ -187,21 +191,21 @@ class CorsRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 Webhook = Annotated[
     WebhookRule,
     about(
-        "the signature of calls, or null",
+        "required signature of requests, or null",
         {"scheme": "github", "secret": "a-long-random-text"},
     ),
 ]
 Cors = Annotated[
     CorsRule,
     about(
-        "which pages of other origins may call, or null",
+        "rule for cross-origin requests (CORS), or null",
         {"allow_origins": ["https://app.example.com"]},
     ),
 ]
 
 
 class NewFunctionUrl(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """How a function is reached over plain HTTP. What is left out takes the default."""
+    """How a function is invoked over plain HTTP. Omitted fields take their defaults."""
 
     auth: UrlAuth = "key"
     webhook: Webhook | None = None
@@ -211,7 +215,9 @@ class NewFunctionUrl(Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tr
 
 
 class FunctionUrl(Struct, kw_only=True, frozen=True):
-    """How a function is reached over plain HTTP. The secret reads *** unless it is asked for."""
+    """How a function is invoked over plain HTTP. The secret is masked (***) unless reveal is
+    true.
+    """
 
     auth: UrlAuth
     webhook: WebhookRule | None

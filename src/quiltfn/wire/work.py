@@ -55,17 +55,19 @@ def _wrong_ids(ids: list[str]) -> str | None:
 
 BackoffFirst = Annotated[
     float,
-    about(f"seconds to the second attempt, from 0 to {DAY_S}", 1.0, Between(0, DAY_S), unit="s"),
+    about(
+        f"seconds before the second attempt, from 0 to {DAY_S}", 1.0, Between(0, DAY_S), unit="s"
+    ),
 ]
 BackoffFactor = Annotated[
-    float, about("how many times longer each wait is, from 1 to 100", 2.0, Between(1, 100))
+    float, about("factor by which each wait grows, from 1 to 100", 2.0, Between(1, 100))
 ]
 BackoffMost = Annotated[
-    float, about(f"the longest wait in seconds, from 0 to {DAY_S}", 600.0, Between(0, DAY_S))
+    float, about(f"maximum wait in seconds, from 0 to {DAY_S}", 600.0, Between(0, DAY_S))
 ]
 BackoffJitter = Annotated[
     float,
-    about("how far each wait differs by chance: a fraction from 0 to 1", 0.2, Between(0, 1)),
+    about("random variation of each wait: a fraction from 0 to 1", 0.2, Between(0, 1)),
 ]
 DestinationFunction = Annotated[
     str, about("the name of a function of the tenant, or null", "record-failure", Bytes(1, 64))
@@ -83,8 +85,8 @@ DestinationUrl = Annotated[
 DestinationSecret = Annotated[
     str,
     about(
-        "what requests to the url are signed with: whsec_ and 24 to 64 random bytes in base64; "
-        "reads *** below scope write",
+        "signing secret of requests to the url: whsec_ and 24 to 64 random bytes in base64; "
+        "shown as *** below scope write",
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         Documented({"pattern": SECRET}),
     ),
@@ -92,8 +94,7 @@ DestinationSecret = Annotated[
 MaxAttempts = Annotated[
     int,
     about(
-        f"how often the function is run for it at most, from 1 to {ATTEMPTS_MAX}; with 1 nothing "
-        "is ever run twice",
+        f"maximum attempts of an asynchronous invocation, from 1 to {ATTEMPTS_MAX}; 1: no retries",
         3,
         Between(1, ATTEMPTS_MAX),
     ),
@@ -101,7 +102,7 @@ MaxAttempts = Annotated[
 RetryOn = Annotated[
     list[str],
     about(
-        f"the ends after which another attempt is made: some of {', '.join(RETRYABLE)}",
+        f"statuses to retry on: some of {', '.join(RETRYABLE)}",
         ["failed", "timeout"],
         Rule(
             _wrong_statuses,
@@ -112,8 +113,8 @@ RetryOn = Annotated[
 MaxAgeSeconds = Annotated[
     int,
     about(
-        f"an attempt starts no later than so many seconds after the work was first due, from 1 to "
-        f"{AGE_MAX_S}",
+        "maximum age in seconds at the start of an attempt, counted from the first due time, "
+        f"from 1 to {AGE_MAX_S}",
         21_600,
         Between(1, AGE_MAX_S),
         unit="s",
@@ -122,7 +123,7 @@ MaxAgeSeconds = Annotated[
 MaxQueued = Annotated[
     int,
     about(
-        f"how much work of the function may wait, from 1 to {QUEUED_MAX}",
+        f"maximum queued invocations of the function, from 1 to {QUEUED_MAX}",
         100_000,
         Between(1, QUEUED_MAX),
     ),
@@ -130,8 +131,8 @@ MaxQueued = Annotated[
 MaxConcurrency = Annotated[
     int,
     about(
-        "how much of it runs at a time, from 1 to 1000; null: as much as there are instances for "
-        "beside synchronous calls",
+        "maximum concurrent asynchronous invocations, from 1 to 1000; null: limited only by "
+        "free instances",
         4,
         Between(1, 1000),
     ),
@@ -139,22 +140,23 @@ MaxConcurrency = Annotated[
 KeepInput = Annotated[
     str,
     about(
-        "whose inputs are kept: async (accepted work), all, or none (only until the work is over)",
+        "which inputs are stored: async (of asynchronous invocations), all, or none (only until "
+        "the invocation ends)",
         "all",
         OneOf(KEEP_INPUT),
     ),
 ]
-CallerName = Annotated[str, about("the credential that asked for it, by name", "key nightly")]
-Count = Annotated[int, about("how many", 3)]
+CallerName = Annotated[str, about("the credential of the caller, by name", "key nightly")]
+Count = Annotated[int, about("number", 3)]
 AgeSeconds = Annotated[
-    int, about("for how many seconds the oldest of it has been due; null without any", 12)
+    int, about("seconds since the oldest one became due; null if there is none", 12)
 ]
-Mode = Annotated[str, about("sync: wait for its end; async: queue it", "async", OneOf(MODES))]
+Mode = Annotated[str, about("sync: wait for the end; async: queue it", "async", OneOf(MODES))]
 DeadReason = Annotated[
     str,
     about(
-        "attempts: its policy allows no more, or its input cannot be decrypted; age: it was too "
-        "old to be started",
+        "attempts: no attempts are left, or the input can't be decrypted; age: maximum age "
+        "exceeded before a start",
         "attempts",
     ),
 ]
@@ -174,10 +176,10 @@ InvocationIds = Annotated[
     ),
 ]
 NewIds = Annotated[
-    list[str], about("the ids of the new calls", ["01999999-0000-7000-8000-000000000002"])
+    list[str], about("ids of the new invocations", ["01999999-0000-7000-8000-000000000002"])
 ]
 All = Annotated[
-    bool, about("true: all that there are, within 20 seconds; remaining says what is left", True)
+    bool, about("true: all dead letters, within 20 seconds; remaining is the number left", True)
 ]
 
 
@@ -185,8 +187,8 @@ All = Annotated[
 
 
 class Backoff(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """How long the next attempt waits: `first` seconds, then `factor` times the wait before, up to
-    `most`, each shorter or longer by chance, by up to `jitter` of it.
+    """The wait before the next attempt: `first` seconds, then `factor` times the previous wait, up
+    to `most`, each varied at random by up to `jitter` of it.
     """
 
     first: BackoffFirst = 1.0
@@ -198,7 +200,9 @@ class Backoff(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 class NewDestination(
     Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True
 ):
-    """Where the end of accepted work is sent: either a function, or a url with its secret."""
+    """A destination for outcomes of asynchronous invocations: either a function, or a url with its
+    secret.
+    """
 
     function: DestinationFunction | None = None
     url: DestinationUrl | None = None
@@ -214,16 +218,16 @@ BackoffSeconds = Annotated[
 ]
 OnSuccess = Annotated[
     NewDestination,
-    about("where a call that succeeded is told, or null", {"function": "publish"}),
+    about("destination for successful invocations, or null", {"function": "publish"}),
 ]
 OnFailure = Annotated[
     NewDestination,
-    about("where a call that was given up is told, or null", {"function": "record-failure"}),
+    about("destination for dead-lettered invocations, or null", {"function": "record-failure"}),
 ]
 
 
 class NewAsyncPolicy(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """How a function's accepted work is run. What is left out takes the default."""
+    """How a function's asynchronous invocations run. Omitted fields take their defaults."""
 
     max_attempts: MaxAttempts = 1
     backoff_seconds: BackoffSeconds = Backoff()
@@ -236,14 +240,14 @@ class NewAsyncPolicy(Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tr
 
 
 class RecordPolicy(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """What is kept of a function's calls besides their records."""
+    """Which inputs of a function's invocations are stored."""
 
     keep_input: KeepInput = "async"
 
 
 class Replay(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """How a kept input is run again. `version`: null for the current one, else one that the
-    function has. `payload`: in place of the kept one, which is taken where it is left out.
+    """How a stored input is replayed. `version`: null for the current one, otherwise an existing
+    version. `payload`: replaces the stored one; omitted, the stored one is used.
     """
 
     version: VersionNumber | None = None
@@ -252,7 +256,7 @@ class Replay(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 
 
 class Redrive(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
-    """Which dead letters are queued again: those that are named, or all."""
+    """Dead letters to redrive: those named, or all."""
 
     invocation_ids: InvocationIds | None = None
     all: All = False
@@ -262,8 +266,8 @@ class Redrive(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omi
 
 
 class Destination(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """Where the end of accepted work is sent. Below scope write the secret reads ***, and so does
-    what follows the host of the url.
+    """A destination for outcomes of asynchronous invocations. Below scope write, the secret and
+    what follows the host of the url are shown as ***.
     """
 
     function: DestinationFunction | None = None
@@ -272,7 +276,7 @@ class Destination(Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class AsyncPolicy(Struct, kw_only=True, frozen=True):
-    """How a function's accepted work is run."""
+    """How a function's asynchronous invocations run."""
 
     max_attempts: MaxAttempts
     backoff_seconds: Backoff
@@ -284,13 +288,13 @@ class AsyncPolicy(Struct, kw_only=True, frozen=True):
     on_failure: Destination | None
 
 
-AttemptOutput = Annotated[str, about("the end of what the attempt wrote, or null", "hello\n")]
+AttemptOutput = Annotated[str, about("end of the attempt's output, or null", "hello\n")]
 
 
 class Attempt(Struct, kw_only=True, frozen=True):
-    """One attempt at a call. Times in Unix seconds, `started_at` null where it was never handed
-    over, `duration_ms` in milliseconds. `version`: null where it is not known. `stdout`, `stderr`:
-    the last 16 KiB of each stream; null where they are not kept.
+    """One attempt of an invocation. Times in Unix seconds; `started_at` is null if it was never
+    handed over; `duration_ms` in milliseconds. `version`: null if unknown. `stdout`, `stderr`: the
+    last 16 KiB of each stream; null if they aren't stored.
     """
 
     attempt: AttemptNumber
@@ -309,15 +313,13 @@ class Attempt(Struct, kw_only=True, frozen=True):
 
 
 class AttemptList(Struct, kw_only=True, frozen=True):
-    """The attempts at a call that are over, first to last."""
+    """An invocation's attempts that are over, first to last."""
 
     attempts: list[Attempt]
 
 
 class InvocationInput(Struct, kw_only=True, frozen=True):
-    """What a call was given, and by whom. `version`: null for the one that was current when it
-    ran.
-    """
+    """An invocation's input and caller. `version`: null for the current one at that time."""
 
     payload: Payload | None
     environment: Environment | None
@@ -328,7 +330,7 @@ class InvocationInput(Struct, kw_only=True, frozen=True):
 
 
 class DeadLetter(Struct, kw_only=True, frozen=True):
-    """Work that was given up; its record says more."""
+    """A dead-lettered invocation; its record has more."""
 
     invocation_id: InvocationId
     function_id: FunctionId | None = None
@@ -343,14 +345,14 @@ class DeadLetter(Struct, kw_only=True, frozen=True):
 
 
 class DeadLetterPage(Struct, kw_only=True, frozen=True):
-    """Some dead letters, newest first."""
+    """A page of dead letters, newest first."""
 
     dead_letters: list[DeadLetter]
     next_cursor: NextCursor | None
 
 
 class RedriveResult(Struct, kw_only=True, frozen=True):
-    """How many dead letters were queued again, under which new ids, and how many are left."""
+    """Number of redriven dead letters, the ids of the new invocations, and the number left."""
 
     redriven: Count
     invocation_ids: NewIds
@@ -358,8 +360,8 @@ class RedriveResult(Struct, kw_only=True, frozen=True):
 
 
 class FunctionQueue(Struct, kw_only=True, frozen=True):
-    """A function's accepted work that is not over. `queued`: due, and waiting; `delayed`: due
-    later.
+    """A function's asynchronous invocations that aren't over. `queued`: due, and waiting;
+    `delayed`: due later.
     """
 
     function_id: FunctionId | None = None
@@ -372,7 +374,7 @@ class FunctionQueue(Struct, kw_only=True, frozen=True):
 
 
 class QueuePage(Struct, kw_only=True, frozen=True):
-    """Accepted work that is not over, and dead letters, by function."""
+    """Asynchronous invocations that aren't over, and dead letters, by function."""
 
     queues: list[FunctionQueue]
     next_cursor: NextCursor | None
