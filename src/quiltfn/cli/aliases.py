@@ -12,8 +12,8 @@ from quiltfn.cli.scope import AllFunctions, NameOrAll
 from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.wire import Alias, AliasShare, RollbackRule
 
-app = Group(name="aliases", help="Name versions of a function, and split calls between two.")
-AliasName = Annotated[str, Argument(help="The alias, such as live.", completes="alias")]
+app = Group(name="aliases", help="Name versions of a function, and split invocations between two.")
+AliasName = Annotated[str, Argument(help="Alias, such as live.", completes="alias")]
 PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
 LEAST, MOST = 0.1, 99.9  # percent, of calls to another version or of failures
 
@@ -23,14 +23,18 @@ class AliasOptions(Struct, frozen=True, kw_only=True):
 
     also: Annotated[
         str | None,
-        Option(metavar="VERSION=PERCENT", help="Another one that gets some of them, as 4=10%."),
+        Option(
+            metavar="VERSION=PERCENT",
+            help="Second version and its share of the invocations, such as 4=10%.",
+        ),
     ] = None
     default: Annotated[
         bool | None,
         Option(
             ("--default",),
             off="--no-default",
-            help="Whether calls without a version or alias run by it (default: unchanged).",
+            help="Make it the default alias, for invocations without version or alias (default: no "
+            "change).",
         ),
     ] = None
 
@@ -39,14 +43,13 @@ class RollbackOptions(Struct, frozen=True, kw_only=True):
     """When the version of --also is rolled back."""
 
     error_rate: Annotated[
-        str | None, Option(metavar="PERCENT", help="So many of its calls may fail, as 5%.")
+        str | None,
+        Option(metavar="PERCENT", help="Maximum error rate of the --also version, such as 5%."),
     ] = None
     p99_ms: Annotated[
-        int | None, Option(least=1, help="99 of 100 of its calls end within so many ms.")
+        int | None, Option(least=1, help="Maximum 99th percentile of its latency in ms.")
     ] = None
-    within_s: Annotated[
-        int, Option(least=1, help="For how many seconds from now it is watched.")
-    ] = 300
+    within_s: Annotated[int, Option(least=1, help="Monitoring period in seconds, from now.")] = 300
 
     def rule(self) -> RollbackRule | None:
         """None: it is not rolled back. Raises `BadParameter`."""
@@ -61,9 +64,7 @@ class RollbackOptions(Struct, frozen=True, kw_only=True):
 def list_aliases(
     name_or_id: NameOrAll = None, *, all_functions: AllFunctions = False, connection: Connection
 ) -> None:
-    """List the aliases of a function, of those of the project in this directory, or else of all
-    functions.
-    """
+    """List the aliases of one function, of the project in this directory, or of all functions."""
     scope.check(name_or_id, all_functions)
     with connection.session(name_or_id) as at:
         functions = at.client.functions
@@ -82,16 +83,16 @@ def list_aliases(
 def set_alias(
     name_or_id: NameOrId,
     alias: AliasName,
-    version: Annotated[int, Argument(help="The version that calls by it run on.")],
+    version: Annotated[int, Argument(help="Version that the alias names.")],
     *,
     options: AliasOptions,
     rules: RollbackOptions,
     connection: Connection,
 ) -> None:
-    """Make an alias of a function, or replace it. Call it with: quiltfn invoke NAME@ALIAS
+    """Create or replace an alias of a function. Invoke it with: quiltfn invoke NAME@ALIAS
 
-    With --error-rate or --p99-ms the version of --also is rolled back by itself where its own calls
-    fail more often, or are slower.
+    With --error-rate or --p99-ms, the --also version is rolled back automatically if its own
+    invocations fail more often or are slower.
     """
     share = None if options.also is None else _share(options.also)
     rule = rules.rule()

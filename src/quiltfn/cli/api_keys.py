@@ -20,11 +20,11 @@ def create(
     *,
     fields: Annotated[dict[str, Any], FieldsOf(NewKey, leave_out=["expires_seconds"])],
     expires: Annotated[
-        str | None, Option(metavar="AGE", help="When it ends, such as 12h or 30d; else never.")
+        str | None, Option(metavar="AGE", help="Lifetime, such as 12h or 30d (default: unlimited).")
     ] = None,
     connection: Connection,
 ) -> None:
-    """Create a key and print it. It is shown this once, and works from the next request on."""
+    """Create a key and print it. It is shown only once, and works at once."""
     if expires is not None:
         fields["expires_seconds"] = seconds_of("--expires", expires)
     with connection.session() as at:
@@ -40,9 +40,9 @@ def list_keys(connection: Connection) -> None:
 
 @app.command()
 def revoke(
-    key_id: Annotated[str, Argument(help="An id that `list` shows.")], connection: Connection
+    key_id: Annotated[str, Argument(help="Key id from `list`.")], connection: Connection
 ) -> None:
-    """Revoke a key, for good. What it has begun goes on; its next request is refused."""
+    """Permanently revoke a key. Running requests continue; the next request is refused."""
     with connection.session() as at:
         gone = at.client.keys.revoke(key_id)
         done = {"revoked": True, "id": key_id}

@@ -15,13 +15,13 @@ class AuditOptions(Struct, frozen=True, kw_only=True):
     """Which entries are listed."""
 
     action: Annotated[
-        str | None, Option(help="Only this, such as function.create, or all of its kind: function.")
+        str | None, Option(help="Action, such as function.create, or kind of action: function.")
     ] = None
     credential: Annotated[
-        str | None, Option(metavar="ID", help="Only what this key or token did.")
+        str | None, Option(metavar="ID", help="Actions of this key or token.")
     ] = None
     object_id: Annotated[
-        str | None, Option(("--object",), metavar="ID", help="Only what was done to this.")
+        str | None, Option(("--object",), metavar="ID", help="Actions on this object.")
     ] = None
 
 
@@ -33,7 +33,7 @@ def audit(
     cursor: Cursor = None,
     connection: Connection,
 ) -> None:
-    """List who changed what, or was refused it, newest first; needs scope admin."""
+    """List changes and refused changes with their actors, newest first; needs scope admin."""
     since, until = period.bounds()
     with connection.session() as at:
         found = at.client.system.list_audit_entries(

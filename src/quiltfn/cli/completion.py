@@ -51,8 +51,8 @@ class Shell(StrEnum):
     FISH = "fish"
 
 
-def completion(shell: Annotated[Shell, Argument(help="bash, zsh or fish.")]) -> None:
-    """Print what makes a shell complete commands, options, and names that the server has.
+def completion(shell: Annotated[Shell, Argument(help="Shell: bash, zsh or fish.")]) -> None:
+    """Print the shell script that completes commands, options, and names on the server.
 
     bash, in ~/.bashrc:                    eval "$(quiltfn completion bash)"
     zsh, in ~/.zshrc, behind compinit:     eval "$(quiltfn completion zsh)"

@@ -16,16 +16,16 @@ def open(  # it is called as the command is
         str | None,
         Argument(
             metavar="NAME_OR_ID",
-            help="The page of this function; without it, of all.",
+            help="Function to open (default: the list of functions).",
             completes="function",
         ),
     ] = None,
     *,
     connection: Connection,
 ) -> None:
-    """Open the dashboard in a browser, or a function's page, and print its address.
+    """Open the dashboard or a function's page in a browser, and print its address.
 
-    Without a display it is printed alone. The page asks for a key itself.
+    Without a display, only print the address. The page asks for a key itself.
     """
     with connection.session(name_or_id) as at:
         address = f"{at.address}/ui/"

@@ -11,7 +11,7 @@ from quiltfn.sdk import Delivery
 
 app = Group(
     name="deliveries",
-    help="List what was sent to destinations, and send it again.",
+    help="List deliveries to destinations, and retry them.",
 )
 
 
@@ -19,7 +19,7 @@ app = Group(
 def list_deliveries(
     name_or_id: NameOrAll = None,
     status: Annotated[
-        str | None, Option(help="Only those that are waiting, delivered or failed.")
+        str | None, Option(help="Delivery status: waiting, delivered or failed.")
     ] = None,
     limit: Limit = None,
     cursor: Cursor = None,
@@ -27,7 +27,7 @@ def list_deliveries(
     all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
-    """List deliveries, newest first. Without a name: of all functions."""
+    """List deliveries, newest first."""
     scope.check(name_or_id, all_functions)
     with connection.session(name_or_id) as at:
         label = None if name_or_id else scope.label(all_functions=all_functions)
@@ -40,10 +40,10 @@ def list_deliveries(
 @app.command()
 def retry(
     name_or_id: NameOrId,
-    delivery_id: Annotated[str, Argument(help="The delivery's id.")],
+    delivery_id: Annotated[str, Argument(help="Delivery id.")],
     connection: Connection,
 ) -> None:
-    """Send one that failed, or waits for its next try, at once."""
+    """Retry a failed or waiting delivery at once."""
 
     def report(delivery: Delivery) -> None:
         show.say(f"{delivery.delivery_id} is sent again, for a day if need be")

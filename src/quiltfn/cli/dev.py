@@ -46,39 +46,42 @@ class DevOptions(Struct, frozen=True, kw_only=True):
     handler: Annotated[
         str | None,
         Option(
-            help="What to run: module:function, for shell and server a command line (else "
+            help="Handler: module:function, or a command line for shell and server (default: "
             "main:handler)."
         ),
     ] = None
     kind: Annotated[
-        Kind | None, Option(help="The kind of runtime; by default the files decide.")
+        Kind | None, Option(help="Kind of runtime (default: detected from the files).")
     ] = None
-    payload: Annotated[str | None, Option(metavar="TEXT", help="The payload of each call.")] = None
+    payload: Annotated[str | None, Option(metavar="TEXT", help="Payload of each invocation.")] = (
+        None
+    )
     payload_file: Annotated[
         Path | None,
-        Option(metavar="PATH", help="Read the payload from this file before each call."),
+        Option(metavar="PATH", help="File to read the payload from before each invocation."),
     ] = None
     env: Environment = None
-    network: Annotated[Network, Option(help="What a handler may reach.")] = Network.NONE
+    network: Annotated[Network, Option(help="Network access of the handler.")] = Network.NONE
     once: Annotated[
-        bool, Option(("--once",), help="Build, call and end, without waiting for edits.")
+        bool, Option(("--once",), help="Build, invoke and exit without watching for edits.")
     ] = False
 
 
 def dev(
     *,
     directory: Annotated[
-        Path, Option(("--dir",), metavar="DIR", help="Your files.", is_directory=True)
+        Path,
+        Option(("--dir",), metavar="DIR", help="Directory with your files.", is_directory=True),
     ] = Path(),
     options: DevOptions,
     connection: Connection,
 ) -> None:
-    """Run a directory as a function, and again after every edit.
+    """Run a directory as a function, and rerun it after every edit.
 
-    The function and its runtime are called dev-DIRECTORY-… and are removed at the end (Ctrl-C).
-    With --once the exit code is that of `invoke`, or says that it could not be built, and without
-    --payload and --payload-file the handler reads what is piped into this command.
-    A server keeps its state, has a URL, and is called here only if there is a payload.
+    The function and its runtime are named dev-DIRECTORY-… and are removed at the end (Ctrl-C).
+    With --once, the exit code is that of `invoke`, or of a failed build; without --payload and
+    --payload-file, the payload is read from a pipe on standard input.
+    A web server keeps its state and gets a URL; this command invokes it only with a payload.
     """
     kind = options.kind or kind_of(directory)
     handler = handler_of(kind, options.handler)

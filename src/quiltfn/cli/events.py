@@ -13,25 +13,26 @@ from quiltfn.sdk import TenantEvent
 def events(
     function: Annotated[
         str | None,
-        Option(
-            metavar="NAME_OR_ID", help="Only what happens to this function.", completes="function"
-        ),
+        Option(metavar="NAME_OR_ID", help="Events of this function only.", completes="function"),
     ] = None,
     types: Annotated[
         str | None,
-        Option(metavar="TYPES", help="Only these, with commas: function,invocation.ended."),
+        Option(
+            metavar="TYPES", help="Event types, separated by commas: function,invocation.ended."
+        ),
     ] = None,
     after: Annotated[
-        str | None, Option(metavar="ID", help="Go on behind this event; a minute old at most.")
+        str | None,
+        Option(metavar="ID", help="Resume after this event, which may be a minute old at most."),
     ] = None,
     follow: Annotated[
-        bool, Option(("--follow", "-f"), help="The default: events are not kept.")
+        bool, Option(("--follow", "-f"), help="Always on, as events aren't stored.")
     ] = True,
     *,
     connection: Connection,
 ) -> None:
-    """Follow what happens: changes of functions, calls, instances, accepted work and schedules,
-    until Ctrl-C.
+    """Follow events until Ctrl-C: changes of functions and schedules, invocations, queues, and
+    instances.
     """
     del follow  # what it asks for is always so
     with connection.session(function) as at:

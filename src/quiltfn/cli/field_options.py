@@ -10,7 +10,7 @@ OPPOSITES = {
     "cleanup_on_exit": Option(
         ("--keep-state",),
         off="--clean",
-        help="Keep /tmp and the interpreter's state for the next call of the same instance.",
+        help="Keep /tmp and interpreter state between invocations of an instance.",
     )
 }
 

@@ -34,12 +34,12 @@ app = Group(
 
 @app.command()
 def create(
-    name: Annotated[str, Argument(help="The function's name.")],
+    name: Annotated[str, Argument(help="Function name.")],
     *,
     fields: Annotated[dict[str, Any], FieldsOf(NewFunction, leave_out=["name"])],
     connection: Connection,
 ) -> None:
-    """Create a function. It can be called once it is deployed."""
+    """Create a function. Deploy it before you invoke it."""
     with connection.session() as at:
         at.show(at.client.functions.create(name=name, **fields), _created)
 
@@ -50,10 +50,10 @@ def update(
     fields: Annotated[dict[str, Any], FieldsOf(FunctionChanges)],
     connection: Connection,
 ) -> None:
-    """Change a function: a new version with the changes, and all else as it was.
+    """Update a function by creating a new version; other settings stay as they are.
 
-    Its files are those that its runtime has now. --env is the whole new environment: variables
-    that are not named again are dropped.
+    The new version uses the runtime's current files. --env replaces the whole environment:
+    variables that aren't named are removed.
     """
     if not fields:
         raise BadParameter("name at least one field to change; --help lists them")
@@ -69,14 +69,12 @@ def update(
 class ListOptions(Struct, frozen=True, kw_only=True):
     """Which functions are listed, and in which order."""
 
-    state: Annotated[str | None, Option(help="Only those in this state.")] = None
-    search: Annotated[
-        str | None, Option(help="Only those with this text in their name or description.")
-    ] = None
+    state: Annotated[str | None, Option(help="Function state.")] = None
+    search: Annotated[str | None, Option(help="Text in the name or description.")] = None
     sort: Annotated[
-        str | None, Option(help="By name, created_at, last_invoked_at or invocation_count.")
+        str | None, Option(help="Sort key: name, created_at, last_invoked_at or invocation_count.")
     ] = None
-    order: Annotated[str | None, Option(help="asc or desc.")] = None
+    order: Annotated[str | None, Option(help="Sort order: asc or desc.")] = None
 
 
 @app.command("list")
@@ -88,7 +86,7 @@ def list_functions(
     reveal: Reveal = False,
     connection: Connection,
 ) -> None:
-    """List functions, oldest first unless --sort says otherwise."""
+    """List functions (default: oldest first)."""
     with connection.session(reveal=reveal) as at:
         found = at.client.functions.list(
             state=wanted.state,
@@ -110,7 +108,7 @@ def get(name_or_id: NameOrId, reveal: Reveal = False, *, connection: Connection)
 
 @app.command()
 def deploy(name_or_id: NameOrId, connection: Connection) -> None:
-    """Make a function ready to be called."""
+    """Deploy a function, which makes it ready for invocations."""
     with connection.session(name_or_id) as at:
         function = at.show(_outcome(lambda: at.client.functions.deploy(name_or_id)), _show_state)
     if function.state == "error":
@@ -119,7 +117,7 @@ def deploy(name_or_id: NameOrId, connection: Connection) -> None:
 
 @app.command()
 def pause(name_or_id: NameOrId, connection: Connection) -> None:
-    """Refuse new calls; those that run may finish."""
+    """Pause a function: refuse new invocations, and let running ones finish."""
     with connection.session(name_or_id) as at:
         function = at.client.functions.get(name_or_id)
 
@@ -133,7 +131,7 @@ def pause(name_or_id: NameOrId, connection: Connection) -> None:
 
 @app.command()
 def resume(name_or_id: NameOrId, connection: Connection) -> None:
-    """Take calls again after a pause."""
+    """Resume a paused function."""
     with connection.session(name_or_id) as at:
         function = at.show(_outcome(lambda: at.client.functions.resume(name_or_id)), _show_state)
     if function.state == "error":
@@ -147,14 +145,14 @@ def rollback(
         int | None,
         Argument(
             least=1,
-            help="A number that `versions` lists (default: the one before the current version).",
+            help="Version number from `versions` (default: the one before the current version).",
         ),
     ] = None,
     *,
     connection: Connection,
 ) -> None:
-    """Go back to an earlier version, with all aliases that name the current one. The name and the
-    scaling do not change.
+    """Make an earlier version current, and move all aliases of the current one to it. Name and
+    scaling stay as they are.
     """
     with connection.session(name_or_id) as at:
         version = version or _version_before(at, name_or_id)
@@ -194,7 +192,7 @@ def versions(
         at.show(found.first(), tables.versions)
 
 
-OfVersion = Annotated[int | None, Option(help="A version; else the one that serves.")]
+OfVersion = Annotated[int | None, Option(help="Version (default: the current one).")]
 
 
 @app.command()
@@ -217,7 +215,7 @@ def files(
 @app.command("file")
 def print_file(
     name_or_id: NameOrId,
-    path: Annotated[str, Argument(help="A path that `files` lists.")],
+    path: Annotated[str, Argument(help="Path from `files`.")],
     *,
     version: OfVersion = None,
     connection: Connection,
@@ -240,7 +238,9 @@ def pool(name_or_id: NameOrId, connection: Connection) -> None:
 
 @app.command()
 def egress(name_or_id: NameOrId, connection: Connection) -> None:
-    """Show what a function may reach, and what it was refused since the server started."""
+    """Show a function's network access and its blocked connection attempts since the server
+    started.
+    """
     with connection.session(name_or_id) as at:
         at.show(at.client.functions.get_egress(name_or_id), tables.egress)
 
@@ -250,14 +250,15 @@ def invocations(
     name_or_id: NameOrId,
     *,
     limit: Limit = None,
-    status: Annotated[str | None, Option(help="Only calls with this status.")] = None,
+    status: Annotated[str | None, Option(help="Invocation status.")] = None,
     cold: Annotated[
-        bool | None, Option(("--cold",), off="--warm", help="Only cold starts.")
+        bool | None,
+        Option(("--cold",), off="--warm", help="Cold starts only, or warm starts only."),
     ] = None,
     cursor: Cursor = None,
     connection: Connection,
 ) -> None:
-    """List a function's calls, newest first."""
+    """List a function's invocations, newest first."""
     with connection.session(name_or_id) as at:
         found = at.client.functions.list_invocations(
             name_or_id, page_size=limit, status=status, cold_start=cold, cursor=cursor
@@ -268,10 +269,10 @@ def invocations(
 @app.command()
 def record(
     name_or_id: NameOrId,
-    invocation_id: Annotated[str, Argument(help="An id that `invocations` lists.")],
+    invocation_id: Annotated[str, Argument(help="Invocation id from `invocations`.")],
     connection: Connection,
 ) -> None:
-    """Show the record of a call, without what it wrote; -o json has that too."""
+    """Show the record of an invocation without its output, which -o json includes."""
     with connection.session(name_or_id) as at:
         found = at.client.functions.get_invocation(name_or_id, invocation_id)
         at.show(found, tables.invocation)
@@ -280,14 +281,14 @@ def record(
 @app.command()
 def output(
     name_or_id: NameOrId,
-    invocation_id: Annotated[str, Argument(help="An id that `invocations` lists.")],
+    invocation_id: Annotated[str, Argument(help="Invocation id from `invocations`.")],
     *,
-    stream: Annotated[str, Option(help="stdout or stderr.")] = "stdout",
+    stream: Annotated[str, Option(help="Stream: stdout or stderr.")] = "stdout",
     connection: Connection,
 ) -> None:
-    """Print what a call wrote, byte for byte.
+    """Print the output of an invocation, byte for byte.
 
-    With -o json: `output` is the text, or base64 where it is not UTF-8; `encoding` says which.
+    With -o json, `output` is the text, or base64 if it isn't UTF-8; `encoding` is which of the two.
     """
     with connection.session(name_or_id) as at:
         written = at.client.functions.get_invocation_output(
@@ -300,10 +301,10 @@ def output(
 @app.command()
 def timeline(
     name_or_id: NameOrId,
-    invocation_id: Annotated[str, Argument(help="An id that `invocations` lists.")],
+    invocation_id: Annotated[str, Argument(help="Invocation id from `invocations`.")],
     connection: Connection,
 ) -> None:
-    """Show where the time of a call went, and why it was cold."""
+    """Show the timeline of an invocation, and the reason of a cold start."""
     with connection.session(name_or_id) as at:
         found = at.client.functions.get_invocation_timeline(name_or_id, invocation_id)
         at.show(found, tables.timeline)
@@ -320,14 +321,14 @@ def scale(
     name_or_id: NameOrId,
     *,
     min_instances: Annotated[
-        int | None, Option(("--min",), metavar="N", help="The smallest number of instances.")
+        int | None, Option(("--min",), metavar="N", help="Minimum instances.")
     ] = None,
     max_instances: Annotated[
-        int | None, Option(("--max",), metavar="N", help="The largest number.")
+        int | None, Option(("--max",), metavar="N", help="Maximum instances.")
     ] = None,
     connection: Connection,
 ) -> None:
-    """Set how many instances a function has, at once and without a new version."""
+    """Set a function's minimum and maximum instances, at once and without a new version."""
     if min_instances is None and max_instances is None:
         raise BadParameter("give --min or --max, or both")
 
@@ -344,11 +345,11 @@ def scale(
 @app.command()
 def delete(
     name_or_id: NameOrId,
-    yes: Annotated[bool, Option(("--yes", "-y"), help="Do not ask.")] = False,
+    yes: Annotated[bool, Option(("--yes", "-y"), help="Skip confirmation.")] = False,
     *,
     connection: Connection,
 ) -> None:
-    """Delete a function. Running calls have 5 seconds to end."""
+    """Delete a function. Running invocations are cancelled after 5 seconds."""
     with connection.session(name_or_id) as at:
         function = at.client.functions.get(name_or_id)
         if not yes:

@@ -20,18 +20,21 @@ class CallOptions(Struct, frozen=True, kw_only=True):
 
     function: Annotated[
         str | None,
-        Option(metavar="NAME_OR_ID", help="The same as the name.", completes="function"),
+        Option(metavar="NAME_OR_ID", help="Same as NAME_OR_ID.", completes="function"),
     ] = None
-    status: Annotated[str | None, Option(help="Only calls with this status.")] = None
-    cold: Annotated[bool | None, Option(("--cold",), off="--warm", help="Only cold starts.")] = None
+    status: Annotated[str | None, Option(help="Invocation status.")] = None
+    cold: Annotated[
+        bool | None,
+        Option(("--cold",), off="--warm", help="Cold starts only, or warm starts only."),
+    ] = None
     slower_than: Annotated[
-        int | None, Option(metavar="MS", help="Only calls that took so many milliseconds or more.")
+        int | None, Option(metavar="MS", help="Minimum duration in milliseconds.")
     ] = None
     source: Annotated[
-        str | None, Option(help="Only calls that this asked for, such as async or schedule.")
+        str | None, Option(help="Source of the invocation, such as async or schedule.")
     ] = None
     version: Annotated[
-        int | None, Option(metavar="N", least=1, help="Only calls that this version ran.")
+        int | None, Option(metavar="N", least=1, help="Version that ran the invocation.")
     ] = None
     all_functions: AllFunctions = False
 
@@ -45,8 +48,8 @@ def invocations(
     cursor: Cursor = None,
     connection: Connection,
 ) -> None:
-    """List invocations, newest first: those of a function, of the project in this directory, or
-    else of all functions.
+    """List invocations, newest first: those of one function, of the project in this directory, or
+    of all functions.
     """
     since, until = period.bounds()
     if name_or_id is not None and wanted.function is not None:

@@ -29,7 +29,7 @@ Called = Annotated[
     str,
     Argument(
         metavar="NAME_OR_ID",
-        help="The function's name or id, with @VERSION or @ALIAS behind it or not.",
+        help="Function name or id, optionally followed by @VERSION or @ALIAS.",
         completes="called",
     ),
 ]
@@ -38,12 +38,12 @@ Called = Annotated[
 class PayloadOptions(Struct, frozen=True, kw_only=True):
     """Where the handler's payload comes from."""
 
-    payload: Annotated[str | None, Option(metavar="TEXT", help="The payload.")] = None
+    payload: Annotated[str | None, Option(metavar="TEXT", help="Payload.")] = None
     payload_file: Annotated[
         Path | None,
         Option(
             metavar="PATH",
-            help="Read the payload from a file, or from standard input: -",
+            help="File to read the payload from, or - for standard input.",
         ),
     ] = None
 
@@ -51,19 +51,21 @@ class PayloadOptions(Struct, frozen=True, kw_only=True):
 class CallMode(Struct, frozen=True, kw_only=True):
     """Whether the call is queued, watched, or waited for in silence."""
 
-    is_async: Annotated[bool, Option(("--async",), help="Queue the call and print its id.")] = False
-    wait: Annotated[bool, Option(help="With --async: wait for its end and print its output.")] = (
+    is_async: Annotated[
+        bool, Option(("--async",), help="Queue an asynchronous invocation and print its id.")
+    ] = False
+    wait: Annotated[bool, Option(help="With --async: wait for the end and print the output.")] = (
         False
     )
     delay: Annotated[
         int | None,
-        Option(metavar="SECONDS", least=0, help="With --async: start it so much later."),
+        Option(metavar="SECONDS", least=0, help="With --async: delay the start."),
     ] = None
 
-    stream: Annotated[bool, Option(help="Print its output as it is written.")] = False
+    stream: Annotated[bool, Option(help="Stream the output.")] = False
     idempotency_key: Annotated[
         str | None,
-        Option(metavar="KEY", help="Run it once for this key, however often this is repeated."),
+        Option(metavar="KEY", help="Idempotency key for safe retries."),
     ] = None
 
     def check(self) -> None:
@@ -82,23 +84,21 @@ def invoke(
     given: PayloadOptions,
     mode: CallMode,
     fields: Annotated[dict[str, Any], FieldsOf(NewInvocation, leave_out=["payload"])],
-    timing: Annotated[
-        bool, Option(("--timing",), help="Print on stderr where the time went.")
-    ] = False,
+    timing: Annotated[bool, Option(("--timing",), help="Print the timeline on stderr.")] = False,
     *,
     connection: Connection,
 ) -> None:
-    """Call a function once and print its output. If it fails, this command has its exit code.
-    Ctrl-C ends the call. NAME@3 calls version 3, NAME@ALIAS what the alias names, and NAME the
-    current version.
+    """Invoke a function and print its output. If it fails, this command has its exit code.
+    Ctrl-C cancels the invocation. NAME@3 invokes version 3, NAME@ALIAS the alias's version, and
+    NAME the default alias's or the current version.
 
-    With --async the call is queued, also while nothing can run it, and its id is printed; --wait
-    prints its output once it is over, and Ctrl-C leaves it alone.
+    With --async, queue an asynchronous invocation and print its id, even while nothing can run it;
+    --wait prints its output once it is over, and Ctrl-C doesn't cancel it.
 
-    Without --payload and --payload-file the handler reads what is piped into this command; a pipe
-    from which nothing comes for 5 s is an error, and </dev/null is no payload.
+    Without --payload and --payload-file, the payload is read from a pipe on standard input; a pipe
+    that stays empty for 5 s is an error, and </dev/null means no payload.
 
-    A payload is UTF-8 text. Bytes go as base64, and the handler decodes them; what it writes may be
+    A payload is UTF-8 text. Send bytes as base64, which the handler decodes; its output can be
     any bytes:
       base64 -w0 photo.jpg | quiltfn invoke thumb >thumb.png
     """

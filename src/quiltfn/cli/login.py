@@ -17,7 +17,7 @@ from quiltfn.sdk.client import base_url_of, without_user
 
 app = Group(name="config", help="List, choose, show and remove profiles: servers with their keys.")
 
-Name = Annotated[str, Argument(help="The profile's name.", completes="profile")]
+Name = Annotated[str, Argument(help="Profile name.", completes="profile")]
 
 
 class ShownProfile(Struct, kw_only=True, frozen=True):
@@ -42,10 +42,10 @@ class ShownTarget(Struct, kw_only=True, frozen=True):
 
 
 def login(connection: Connection) -> None:
-    """Store a server and its key as a profile, for all commands from now on.
+    """Store a server and its key as a profile for all later commands.
 
-    The key is asked for, or read from standard input. It is stored once the server takes it, in a
-    file that nobody else can read. Without --profile the profile is called `default`.
+    The key is prompted for, or read from standard input. It is stored once the server accepts it,
+    in a file that only you can read. Without --profile, the profile is called `default`.
     """
     name = profiles.named(connection.profile) or DEFAULT
     stored = profiles.read()
@@ -95,7 +95,7 @@ def typed_key(url: str | None) -> str | None:
 
 @app.command("list")
 def list_profiles(output: OutputOption = Output.TABLE) -> None:
-    """List profiles. The one that commands use has a star."""
+    """List profiles. A star marks the current one."""
     found = profiles.read()
     shown = [_shown(name, one, found.current) for name, one in found.profiles.items()]
     print_answer(output, shown, show.encoded({"profiles": shown}), _table)
@@ -103,14 +103,14 @@ def list_profiles(output: OutputOption = Output.TABLE) -> None:
 
 @app.command()
 def use(name: Name) -> None:
-    """Choose the profile that commands use where none is named."""
+    """Set the current profile, which commands use by default."""
     profiles.write(profiles.read().using(name))
     show.say(f"commands use profile {name} from now on")
 
 
 @app.command("show")
 def show_used(connection: Connection) -> None:
-    """Show the server that commands use, and where it, its key and its certificate come from."""
+    """Show the current server, and the sources of its URL, key and certificate."""
     found = connection.target()
     shown = ShownTarget(
         url=_address(found.url),
@@ -125,7 +125,9 @@ def show_used(connection: Connection) -> None:
 
 @app.command()
 def remove(name: Name) -> None:
-    """Remove a profile and its key from this machine. The server keeps the key: revoke it there."""
+    """Remove a profile and its key from this machine. The key stays valid until you revoke it on
+    the server.
+    """
     profiles.write(profiles.read().without(name))
     show.say(f"removed profile {name}")
 

@@ -47,12 +47,12 @@ class LogOptions(Struct, frozen=True, kw_only=True):
     """Which output is shown."""
 
     call: Annotated[
-        str | None, Option(metavar="ID", help="Only the invocation with this id, even as it runs.")
+        str | None, Option(metavar="ID", help="Id of one invocation, which may still be running.")
     ] = None
     tail: Annotated[
         int | None, Option(metavar="LINES", help="Last LINES lines per invocation.")
     ] = None
-    stream: Annotated[Stream | None, Option(help="Only this stream.")] = None
+    stream: Annotated[Stream | None, Option(help="Stream to show (default: both).")] = None
 
 
 def logs(
@@ -60,20 +60,18 @@ def logs(
     *,
     wanted: LogOptions,
     period: Period,
-    follow: Annotated[
-        bool, Option(("--follow", "-f"), help="Go on with what calls write from now on.")
-    ] = False,
+    follow: Annotated[bool, Option(("--follow", "-f"), help="Stream new output.")] = False,
     all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
-    """Show what the invocations of a function wrote, oldest first: the last 10, or those of a time.
-    Their standard output comes on standard output and their standard error on standard error, each
-    as they are, in the order they came.
+    """Show the output of invocations, oldest first: of the last 10, or of those in a period.
+    Standard output and standard error go to the streams of the same name, unchanged and in their
+    original order.
 
-    Of a function that is an HTTP server, a line with method, path, status, and duration stands in
-    place of the response; `functions output` prints that. Without NAME_OR_ID, --follow shows the
-    output of each invocation once it is over. Of an asynchronous invocation that was retried, the
-    end of what each earlier attempt wrote comes first, and why it failed.
+    For a function that is an HTTP server, a line with method, path, status, and duration replaces
+    the response; `functions output` prints the response. Without NAME_OR_ID, --follow shows the
+    output of each invocation once it is over. For an asynchronous invocation with retries, the end
+    of each earlier attempt's output comes first, and why it failed.
     """
     since, until = period.bounds()
     if wanted.call is not None and name_or_id is None:

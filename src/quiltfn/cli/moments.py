@@ -13,11 +13,11 @@ EXAMPLES = f"an age such as {DURATIONS}, today, yesterday, 09:30, or 2026-12-01T
 class Period(Struct, frozen=True, kw_only=True):
     """From when until when."""
 
-    since: Annotated[str | None, Option(metavar="WHEN", help=f"Not before this: {EXAMPLES}.")] = (
-        None
-    )
+    since: Annotated[
+        str | None, Option(metavar="WHEN", help=f"Start of the period: {EXAMPLES}.")
+    ] = None
     until: Annotated[
-        str | None, Option(metavar="WHEN", help="Before this, written as --since is.")
+        str | None, Option(metavar="WHEN", help="End of the period, in the same form as --since.")
     ] = None
 
     def bounds(self) -> tuple[int | None, int | None]:

@@ -9,15 +9,15 @@ from quiltfn.sdk import Node
 
 app = Group(name="nodes", help="List the nodes of a fleet, drain them and remove them.")
 
-Name = Annotated[str, Argument(help="The node's name.", completes="node")]
+Name = Annotated[str, Argument(help="Node name.", completes="node")]
 Force = Annotated[
-    bool, Option(("--force",), help="Although images go with it that no other node has.")
+    bool, Option(("--force",), help="Remove the node although it has the only copy of some images.")
 ]
 
 
 @app.command("list")
 def list_nodes(connection: Connection) -> None:
-    """List the nodes, those included that have left or were removed."""
+    """List the nodes, including stopped and removed ones."""
     with connection.session() as at:
         at.show(at.client.nodes.list(), tables.nodes)
 
@@ -31,7 +31,7 @@ def show_node(name: Name, connection: Connection) -> None:
 
 @app.command()
 def drain(name: Name, connection: Connection) -> None:
-    """Have a node take no more calls and begin no more accepted work. What runs there ends."""
+    """Drain a node: it accepts no new invocations and starts no queued ones; others finish."""
     with connection.session() as at:
         found = at.client.nodes.drain(name)
         at.show(found, tables.node)
@@ -40,7 +40,7 @@ def drain(name: Name, connection: Connection) -> None:
 
 @app.command()
 def cordon(name: Name, connection: Connection) -> None:
-    """Have a node begin no more accepted work and take no calls from other nodes."""
+    """Cordon a node: it starts no queued invocations and takes none from other nodes."""
     with connection.session() as at:
         found = at.client.nodes.cordon(name)
         at.show(found, tables.node)
@@ -49,7 +49,7 @@ def cordon(name: Name, connection: Connection) -> None:
 
 @app.command()
 def uncordon(name: Name, connection: Connection) -> None:
-    """Have a node that was drained or cordoned do everything again."""
+    """Undo a drain or cordon."""
     with connection.session() as at:
         at.show(at.client.nodes.uncordon(name), tables.node)
 
@@ -67,8 +67,8 @@ def _say_if_unheard(node: Node) -> None:
 
 @app.command()
 def remove(name: Name, connection: Connection, *, force: Force = False) -> None:
-    """Remove a node from the fleet for good. Its calls end with it: drain it first, and wait until
-    its SOLE images are 0.
+    """Permanently remove a node from the fleet. Its running invocations end: drain it first, and
+    wait until its SOLE images are 0.
     """
     with connection.session() as at:
         done = {"removed": True, "name": name}

@@ -23,8 +23,8 @@ Environment = Annotated[
     list[str] | None,
     Option(("--env",), metavar="KEY=VALUE", help="An environment variable; repeatable."),
 ]
-Limit = Annotated[int | None, Option(least=1, help="How many at most.")]
-Cursor = Annotated[str | None, Option(help="Where to go on: printed at the end of a list.")]
+Limit = Annotated[int | None, Option(least=1, help="Maximum results.")]
+Cursor = Annotated[str | None, Option(help="Pagination cursor from previous output.")]
 METAVARS = {"MiB": "MB", "%": "PERCENT", "s": SECONDS}
 # Fields whose values are names of what the server has.
 NAMED = ("function", "runtime")
@@ -113,7 +113,7 @@ def _help(field: Field) -> str:
     has_default = isinstance(field.default, str | int | float) and not isinstance(
         field.default, bool
     )
-    default = f" (else {field.default})" if has_default else ""
+    default = f" (default: {field.default})" if has_default else ""
     return f"{meaning[:1].upper()}{meaning[1:]}{repeats}{default}."
 
 

@@ -27,7 +27,8 @@ class Output(StrEnum):
 OutputOption = Annotated[
     Output,
     Option(
-        ("--output", "-o"), help="json and yaml print the server's whole answer, secrets masked."
+        ("--output", "-o"),
+        help="Output format; json and yaml print the server's full response, secrets masked.",
     ),
 ]
 

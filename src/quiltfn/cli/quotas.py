@@ -10,21 +10,19 @@ from quiltfn.wire import NewQuota
 
 app = Group(
     name="quota",
-    help="Show the limits of a tenant, and set them with an operator's key.",
+    help="Show and set the limits of tenants; setting needs an operator's key.",
 )
 
-Tenant = Annotated[str, Argument(help="The tenant.")]
+Tenant = Annotated[str, Argument(help="Tenant.")]
 
 
 @app.command("show")
 def show_quota(
-    tenant: Annotated[str | None, Argument(help="The tenant; without it, your own.")] = None,
+    tenant: Annotated[str | None, Argument(help="Tenant (default: your own).")] = None,
     *,
     connection: Connection,
 ) -> None:
-    """Show the limits of a tenant, and how much of them it has used. Another tenant's need an
-    operator's key.
-    """
+    """Show a tenant's limits and usage. Other tenants need an operator's key."""
     with connection.session() as at:
         name = tenant or at.client.system.whoami().tenant_id
         at.show(at.client.quotas.get(name), tables.quota)
@@ -37,7 +35,7 @@ def set_quota(
     fields: Annotated[dict[str, Any], FieldsOf(NewQuota)],
     connection: Connection,
 ) -> None:
-    """Set the limits of a tenant, as a whole: what is not named is as the server has it."""
+    """Replace all limits of a tenant. Omitted limits are the server's defaults."""
     if not fields:
         raise BadParameter(
             "name at least one limit; --help lists them", f"quiltfn quota remove {tenant}"
@@ -50,7 +48,7 @@ def set_quota(
 
 @app.command()
 def remove(tenant: Tenant, connection: Connection) -> None:
-    """Go back to the limits that the server has for every tenant."""
+    """Reset a tenant to the server's default limits."""
     with connection.session() as at:
         done = {"removed": True, "tenant_id": tenant}
         gone = at.client.quotas.delete(tenant)

@@ -61,12 +61,12 @@ ON_THIS_MACHINE = {
     "serve": "Start the server on this machine.",
     "keys": "Create, list and revoke API keys in the data directory.",
     "service": "Write or remove the files of a systemd service.",
-    "doctor": "Check this machine; --sweep removes what a crash left.",
-    "backup": "Write everything that a server stores into one archive; it may be running.",
-    "restore": "Restore a data directory from such an archive.",
-    "store": "Copy what a server stores from a data directory into PostgreSQL, or back.",
-    "fleet": "Make a fleet of servers that share one PostgreSQL, and the files of its nodes.",
-    "simulate": "Replay a trace of calls through the keep-alive policies.",
+    "doctor": "Check this machine; --sweep removes leftovers of a crash.",
+    "backup": "Write everything that a server stores to one archive, even while it runs.",
+    "restore": "Restore a data directory from a backup.",
+    "store": "Copy a server's data from a data directory to PostgreSQL, or back.",
+    "fleet": "Create a fleet of servers that share one PostgreSQL, and its nodes' files.",
+    "simulate": "Replay a trace of invocations against the keep-alive policies.",
 }
 
 
@@ -81,8 +81,8 @@ SECTIONS = {
 }
 ABOUT = "Serverless functions on your own Linux machine."
 EPILOG = (
-    "The server and its key: --url and --api-key, else --profile, else QUILT_BASE_URL and",
-    "QUILT_API_KEY, else the profile that `quiltfn login` has stored, else http://127.0.0.1:8080.",
+    "Server and key, by precedence: --url and --api-key, --profile, QUILT_BASE_URL and",
+    "QUILT_API_KEY, the profile stored by `quiltfn login`, http://127.0.0.1:8080.",
 )
 
 

@@ -24,7 +24,7 @@ app = Group(
 )
 
 
-Name = Annotated[str, Argument(help="The runtime's name.", completes="runtime")]
+Name = Annotated[str, Argument(help="Runtime name.", completes="runtime")]
 
 
 @app.command("list")
@@ -60,9 +60,9 @@ def list_packages(name: Name, connection: Connection) -> None:
 
 @app.command()
 def outdated(*, limit: Limit = None, cursor: Cursor = None, connection: Connection) -> None:
-    """List the functions whose runtime was replaced since their version was made.
+    """List functions whose runtime was replaced after their version was created.
 
-    They go on with what they have, and get what the name stands for now with their next update.
+    They keep the old runtime until their next update.
     """
     with connection.session() as at:
         found = at.client.functions.list_summaries(outdated=True, page_size=limit, cursor=cursor)
@@ -75,7 +75,8 @@ def remove(
     connection: Connection,
     *,
     shared: Annotated[
-        bool, Option(("--shared",), help="The one that all tenants share; operators only.")
+        bool,
+        Option(("--shared",), help="Remove the runtime shared by all tenants; operators only."),
     ] = False,
 ) -> None:
     """Remove a runtime. Existing versions of functions keep it; new versions cannot use it."""
@@ -90,7 +91,9 @@ class FilesOptions(Struct, frozen=True, kw_only=True):
 
     directory: Annotated[
         Path | None,
-        Option(("--dir",), metavar="DIR", help="The files at /app.", is_directory=True),
+        Option(
+            ("--dir",), metavar="DIR", help="Directory with the files for /app.", is_directory=True
+        ),
     ] = None
     requirements: Annotated[
         Path | None,
@@ -103,7 +106,7 @@ class FilesOptions(Struct, frozen=True, kw_only=True):
     upgrade: Annotated[
         bool,
         Option(
-            ("--upgrade",), help="Install packages again, though a runtime has some of these lists."
+            ("--upgrade",), help="Reinstall packages even if a runtime has some from the same list."
         ),
     ] = False
     timeout: Annotated[
@@ -111,7 +114,7 @@ class FilesOptions(Struct, frozen=True, kw_only=True):
         Option(
             metavar="SECONDS",
             least=1,
-            help="How long each program may take that fetches (skopeo, uv, pip, npm, pnpm).",
+            help="Timeout of each download program (skopeo, uv, pip, npm, pnpm).",
         ),
     ] = tools.TIMEOUT_SECONDS
 
@@ -123,25 +126,23 @@ class BaseOptions(Struct, frozen=True, kw_only=True):
         str | None,
         Option(
             metavar="REF",
-            help="Its root file system: an image by its reference, archive or OCI layout.",
+            help="Base image: a container image by reference, archive or OCI layout.",
         ),
     ] = None
     rootfs: Annotated[
         Path | None,
-        Option(metavar="DIR|TAR", help="Likewise, as a directory or a tar archive of one."),
+        Option(metavar="DIR|TAR", help="Base image as a directory or tar archive."),
     ] = None
     auth_file: Annotated[
         Path | None,
-        Option(
-            metavar="FILE", help="Credentials for registries, as skopeo reads them.", is_file=True
-        ),
+        Option(metavar="FILE", help="Registry credentials, in skopeo's format.", is_file=True),
     ] = None
     cert_dir: Annotated[
         Path | None,
-        Option(metavar="DIR", help="Certificates for registries.", is_directory=True),
+        Option(metavar="DIR", help="Registry certificates.", is_directory=True),
     ] = None
     insecure: Annotated[
-        bool, Option(("--insecure-registry",), help="Take registries without verified TLS.")
+        bool, Option(("--insecure-registry",), help="Allow registries without verified TLS.")
     ] = False
 
     @property
@@ -164,7 +165,7 @@ def add(
     files: FilesOptions,
     base: BaseOptions,
     command: Annotated[
-        str | None, Option(help="Of a custom runtime: its program and arguments.")
+        str | None, Option(help="Program and arguments of a custom runtime.")
     ] = None,
     fields: Annotated[
         dict[str, Any],
@@ -172,11 +173,10 @@ def add(
     ],
     connection: Connection,
 ) -> None:
-    """Add a runtime, or replace the one of that name.
+    """Add or replace a runtime.
 
-    Packages are installed on this machine, as wheels and without running their scripts, unless
-    a runtime has those of the same list already. Functions that use the runtime keep what they have
-    until they are updated.
+    Packages are installed on this machine, as wheels and without running their scripts, unless a
+    runtime already has those of the same list. Functions keep their files until they are updated.
     """
     began = time.monotonic()
     kind = Kind(fields["kind"])

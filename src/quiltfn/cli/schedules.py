@@ -16,27 +16,25 @@ app = Group(
     help="Run functions by a cron expression or an interval.",
 )
 
-Name = Annotated[str, Argument(help="The schedule's name.", completes="schedule")]
+Name = Annotated[str, Argument(help="Schedule name.", completes="schedule")]
 PayloadFile = Annotated[
-    Path | None, Option(metavar="FILE", help="A file with the payload; - is standard input.")
+    Path | None, Option(metavar="FILE", help="File with the payload, or - for standard input.")
 ]
 
 
 @app.command()
 def add(
     name: Name,
-    function: Annotated[
-        str, Argument(help="The name of the function that it runs.", completes="function")
-    ],
+    function: Annotated[str, Argument(help="Name of the function to run.", completes="function")],
     *,
     payload_file: PayloadFile = None,
     fields: Annotated[
         dict[str, Any], FieldsOf(NewSchedule, leave_out=["name", "function", "enabled"])
     ],
-    paused: Annotated[bool, Option(("--paused",), help="Make it, but do not start it.")] = False,
+    paused: Annotated[bool, Option(("--paused",), help="Create the schedule paused.")] = False,
     connection: Connection,
 ) -> None:
-    """Make a schedule. Give --cron or --every."""
+    """Create a schedule. Give --cron or --every."""
     if not {"cron", "every_seconds"} & fields.keys():
         raise BadParameter(
             "give --cron or --every", f'quiltfn schedules add {name} {function} --cron "0 3 * * *"'
@@ -60,7 +58,7 @@ def update(
     ],
     connection: Connection,
 ) -> None:
-    """Change a schedule; all else stays as it was. An interval begins anew if its time changes."""
+    """Change a schedule; other fields stay. An interval restarts if its length changes."""
     fields |= _payload(fields, payload_file)
     if not fields:
         raise BadParameter("name at least one field to change; --help lists them")
@@ -84,7 +82,7 @@ def list_schedules(
 
 @app.command("show")
 def show_schedule(name: Name, reveal: Reveal = False, *, connection: Connection) -> None:
-    """Show one schedule: when it is due next, and what came of it last."""
+    """Show a schedule, its next runs and its last one."""
     with connection.session(reveal=reveal) as at:
         at.show(at.client.schedules.get(name), tables.schedule)
 
@@ -103,14 +101,14 @@ def run(name: Name, connection: Connection) -> None:
 
 @app.command()
 def pause(name: Name, connection: Connection) -> None:
-    """Do not run the function any more until it is resumed."""
+    """Pause a schedule."""
     with connection.session() as at:
         at.show(at.client.schedules.pause(name), _told)
 
 
 @app.command()
 def resume(name: Name, connection: Connection) -> None:
-    """Run the function again, from now on."""
+    """Resume a paused schedule."""
     with connection.session() as at:
         at.show(at.client.schedules.resume(name), _told)
 
@@ -118,11 +116,11 @@ def resume(name: Name, connection: Connection) -> None:
 @app.command()
 def remove(
     name: Name,
-    yes: Annotated[bool, Option(("--yes", "-y"), help="Do not ask.")] = False,
+    yes: Annotated[bool, Option(("--yes", "-y"), help="Skip confirmation.")] = False,
     *,
     connection: Connection,
 ) -> None:
-    """Delete a schedule. Calls that it has queued still run."""
+    """Delete a schedule. Invocations that it has queued still run."""
     with connection.session() as at:
         schedule = at.client.schedules.get(name)
         if not yes:
@@ -140,7 +138,7 @@ def runs(
     cursor: Cursor = None,
     connection: Connection,
 ) -> None:
-    """List what came of each time that it was due, newest first."""
+    """List a schedule's runs, newest first."""
     with connection.session() as at:
         found = at.client.schedules.list_runs(name, page_size=limit, cursor=cursor)
         at.show(found.first(), tables.schedule_runs)

@@ -19,12 +19,15 @@ NameOrAll = Annotated[
     str | None,
     Argument(
         metavar="NAME_OR_ID",
-        help="One function; without it, those of the project in this directory, or else all.",
+        help="Function (default: those of the project in this directory, or all).",
         completes="function",
     ),
 ]
 AllFunctions = Annotated[
-    bool, Option(("--all-functions",), help="All functions of the tenant, also in a project.")
+    bool,
+    Option(
+        ("--all-functions",), help="All functions of the tenant, even in a project's directory."
+    ),
 ]
 
 

@@ -9,7 +9,7 @@ from quiltfn.cli.session import Connection
 
 
 def whoami(connection: Connection) -> None:
-    """Show whose key it is, what it may do, and what the server offers."""
+    """Show the key's tenant and scope, and the server's features."""
     with connection.session() as at:
         at.show(at.client.system.whoami(), tables.whoami)
 
@@ -17,13 +17,13 @@ def whoami(connection: Connection) -> None:
 def instances(
     function: Annotated[
         str | None,
-        Option(metavar="NAME_OR_ID", help="Only instances of this function.", completes="function"),
+        Option(metavar="NAME_OR_ID", help="Instances of this function only.", completes="function"),
     ] = None,
     limit: Limit = None,
     *,
     connection: Connection,
 ) -> None:
-    """List the instances of all tenants on all nodes and what they share; operators only."""
+    """List the instances of all tenants on all nodes, and shared resources; operators only."""
     with connection.session(function) as at:
         found = at.client.system.list_instances(function, most=limit)
         at.show(found, tables.instances)
@@ -36,7 +36,7 @@ def pool_stats(connection: Connection) -> None:
 
 
 def health(connection: Connection) -> None:
-    """Show whether the server is ready, and why not. The exit code is 1 if it is not."""
+    """Show whether the server is ready, or why not. The exit code is 1 if it isn't."""
     with connection.session() as at:
         report = at.show(at.client.system.get_health(), tables.health)
     if not report.ready:
@@ -46,7 +46,10 @@ def health(connection: Connection) -> None:
 def info(
     findings: Annotated[
         bool,
-        Option(("--findings",), help="What doctor finds on the server's machine; operators only."),
+        Option(
+            ("--findings",),
+            help="Show the doctor's system checks of the server's machine; operators only.",
+        ),
     ] = False,
     *,
     connection: Connection,

@@ -30,9 +30,7 @@ NameOrId = Annotated[
 ]
 
 
-Reveal = Annotated[
-    bool, Option(("--reveal",), help="Show secrets too (requires a key of scope write).")
-]
+Reveal = Annotated[bool, Option(("--reveal",), help="Show secrets; needs a key of scope write.")]
 
 
 class Session:
@@ -180,7 +178,7 @@ class Connection(Struct, frozen=True, kw_only=True):
         str | None,
         Option(
             metavar="NAME",
-            help="With an operator's key: look at this tenant, pause, resume, scale and cancel.",
+            help="With an operator's key: view, pause, resume, scale and cancel in this tenant.",
         ),
     ] = None
     output: OutputOption = Output.TABLE

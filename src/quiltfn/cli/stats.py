@@ -14,15 +14,15 @@ from quiltfn.wire.stats import USAGE_STEPS, FunctionStatsPage
 def stats(
     name_or_id: Annotated[
         str | None,
-        Argument(metavar="NAME_OR_ID", help="One function; without it, all.", completes="function"),
+        Argument(metavar="NAME_OR_ID", help="Function (default: all).", completes="function"),
     ] = None,
     since: Annotated[
-        str, Option(metavar="AGE", help="How far back, from 1m to 24h, such as 30m.")
+        str, Option(metavar="AGE", help="Period up to now, from 1m to 24h, such as 30m.")
     ] = "1h",
     *,
     connection: Connection,
 ) -> None:
-    """Show what the calls of each function came to: how many, how many in error, how long."""
+    """Show statistics by function: invocations, errors, durations."""
     seconds = seconds_of("--since", since)
     with connection.session(name_or_id) as at:
         if name_or_id is not None:
@@ -45,12 +45,12 @@ def series(
     name_or_id: NameOrId,
     period: Period,
     step: Annotated[
-        int | None, Option(metavar="SECONDS", help="Seconds of a row: 10, 60, 300 or 3600.")
+        int | None, Option(metavar="SECONDS", help="Seconds per row: 10, 60, 300 or 3600.")
     ] = None,
     *,
     connection: Connection,
 ) -> None:
-    """Show what the calls of a function came to over time; an hour by default."""
+    """Show statistics of a function over time (default: the last hour)."""
     start, end = period.bounds()
     with connection.session(name_or_id) as at:
         found = at.client.functions.get_series(name_or_id, start=start, end=end, step_seconds=step)
@@ -61,15 +61,19 @@ def usage(
     period: Period,
     step: Annotated[
         str | None,
-        Option(choices=USAGE_STEPS, help="By hours or days of UTC (else day), or all at once."),
+        Option(
+            choices=USAGE_STEPS,
+            help="Period of a row, in UTC: hour, day, or all in one (default: day).",
+        ),
     ] = None,
     by: Annotated[
-        str | None, Option(choices=("function",), help="function: a row for each function.")
+        str | None,
+        Option(choices=("function",), help="Grouping: function for one row per function."),
     ] = None,
     *,
     connection: Connection,
 ) -> None:
-    """Show what your calls used: memory times time, processor time; 30 days by default."""
+    """Show your usage: memory times duration, and CPU time (default: the last 30 days)."""
     start, end = period.bounds()
     with connection.session() as at:
         found = at.client.system.get_usage(start=start, end=end, step=step, by=by)

@@ -10,12 +10,12 @@ from quiltfn.wire import Tenant, TenantPage
 
 app = Group(name="tenants", help="List, disable and enable tenants; needs an operator's key.")
 
-Name = Annotated[str, Argument(help="The tenant.")]
+Name = Annotated[str, Argument(help="Tenant.")]
 
 
 @app.command("list")
 def list_tenants(*, limit: Limit = None, cursor: Cursor = None, connection: Connection) -> None:
-    """List tenants by name: those that have a function, a key, a quota, or calls."""
+    """List tenants by name: those that have a function, a key, a quota, or invocations."""
     with connection.session() as at:
         at.show(at.client.tenants.list(page_size=limit, cursor=cursor).first(), _table)
 
@@ -27,7 +27,7 @@ def disable(
     *,
     connection: Connection,
 ) -> None:
-    """Disable a tenant until `enable`: refuse its keys and calls, and end its instances.
+    """Disable a tenant until `enable`: refuse its keys and invocations, and end its instances.
 
     Running invocations end. Asynchronous ones wait in the queue, ticks of schedules are skipped,
     and nothing is sent to destinations. Functions, keys and records stay.
@@ -42,7 +42,7 @@ def disable(
 
 @app.command()
 def enable(tenant: Name, connection: Connection) -> None:
-    """Enable a tenant that was disabled. Its functions serve again."""
+    """Enable a disabled tenant."""
     with connection.session() as at:
         at.show(at.client.tenants.enable(tenant), _told)
 

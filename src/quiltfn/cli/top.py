@@ -55,14 +55,14 @@ def top(
     *,
     all_tenants: Annotated[
         bool,
-        Option(("--all-tenants",), help="Functions of all tenants; needs an operator's key."),
+        Option(("--all-tenants",), help="Show functions of all tenants; needs an operator's key."),
     ] = False,
     connection: Connection,
 ) -> None:
-    """Show what every function is doing, again each second; q or Ctrl-C ends it.
+    """Monitor all functions, updated every second; q or Ctrl-C quits.
 
-    Of each: its instances by state, and of the last minute calls a second, latencies and errors.
-    Where nobody watches, in a pipe or with -o json, it is shown once.
+    Each row has a function's instances by state, and its invocations per second, latencies and
+    errors of the last minute. In a pipe or with -o json, print once.
     """
     with connection.session() as at:
         observer = AllTenants(at.client) if all_tenants else Observer(at.client)

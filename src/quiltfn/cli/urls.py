@@ -13,7 +13,7 @@ from quiltfn.cli.session import Connection, NameOrId, Reveal
 from quiltfn.wire import CorsRule, FunctionUrl, NewFunctionUrl, WebhookRule
 from quiltfn.wire.urls import SCHEMES
 
-app = Group(name="url", help="Call functions over plain HTTP: set, show and delete their URLs.")
+app = Group(name="url", help="Invoke functions over plain HTTP: set, show and delete their URLs.")
 WRITTEN_OTHERWISE = ["webhook", "cors", "methods"]
 
 
@@ -22,24 +22,31 @@ class UrlOptions(Struct, frozen=True, kw_only=True):
 
     method: Annotated[
         list[str] | None,
-        Option(metavar="METHOD", help="Only this method, such as POST; repeatable."),
+        Option(
+            metavar="METHOD", help="Allowed HTTP method, such as POST (default: any); repeatable."
+        ),
     ] = None
     scheme: Annotated[
         str | None,
-        Option(choices=SCHEMES, help="How webhooks are signed."),
+        Option(choices=SCHEMES, help="Signature scheme of webhooks."),
     ] = None
     secret_file: Annotated[
         Path | None,
         Option(
             metavar="PATH",
-            help="The file with the secret of webhooks. Without it the secret stays as it is.",
+            help="File with the webhook secret (default: keep the current secret).",
         ),
     ] = None
     cors_origin: Annotated[
         list[str] | None,
-        Option(metavar="ORIGIN", help="Pages of this origin may call, or * for any; repeatable."),
+        Option(
+            metavar="ORIGIN",
+            help="Allowed origin of cross-origin requests, or * for any; repeatable.",
+        ),
     ] = None
-    cors_credentials: Annotated[bool, Option(help="They may send cookies and credentials.")] = False
+    cors_credentials: Annotated[
+        bool, Option(help="Allow cross-origin requests with cookies and credentials.")
+    ] = False
 
     def fields(self) -> dict[str, Any]:
         """By their names in the API. Raises `BadParameter`."""
@@ -69,9 +76,9 @@ def set_url(
     *,
     connection: Connection,
 ) -> None:
-    """Make a function callable over plain HTTP, or change how. What is not named takes the default.
+    """Create or replace a function's URL. Omitted options take their defaults.
 
-    By default only those with a key may call.
+    By default, requests need a key.
     """
     given = options.fields()
     if given.get("auth", fields.get("auth")) != fields.get("auth", given.get("auth")):
@@ -89,7 +96,7 @@ def show_url(
     reveal: Reveal = False,
     connection: Connection,
 ) -> None:
-    """Show how a function is called over plain HTTP."""
+    """Show a function's URL."""
     with connection.session(name_or_id, reveal=reveal) as at:
         found = at.client.functions.get_url(name_or_id, reveal=reveal)
         at.show(found, printer_for(at.address))
@@ -97,7 +104,7 @@ def show_url(
 
 @app.command("delete")
 def delete_url(name_or_id: NameOrId, connection: Connection) -> None:
-    """Take a function's URL away."""
+    """Delete a function's URL."""
     with connection.session(name_or_id) as at:
         gone = at.client.functions.delete_url(name_or_id)
         at.show(gone, lambda _: show.say("it has no URL any more"), {"deleted": True})

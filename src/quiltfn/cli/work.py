@@ -1,5 +1,5 @@
-"""Asynchronous calls: `quiltfn wait`, `cancel`, `replay`, `queue` and `dead-letters …`, and the
-subcommands of `quiltfn functions` for them.
+"""Asynchronous invocations: `quiltfn wait`, `cancel`, `replay`, `queue` and `dead-letters …`, and
+the subcommands of `quiltfn functions` for them.
 """
 
 import sys
@@ -19,13 +19,13 @@ from quiltfn.sdk import Invocation, InvocationInput, RedriveResult
 from quiltfn.wire import AsyncPolicy, Backoff, NewAsyncPolicy, NewDestination, RecordPolicy
 from quiltfn.wire.fields import fields_of
 
-InvocationId = Annotated[str, Argument(help="The id of a call.")]
+InvocationId = Annotated[str, Argument(help="Invocation id.")]
 Ids = Annotated[
-    list[str] | None, Option(("--id",), metavar="ID", help="Only this one; repeatable.")
+    list[str] | None, Option(("--id",), metavar="ID", help="Id of one dead letter; repeatable.")
 ]
 Timeout = Annotated[
     int | None,
-    Option(("--timeout",), metavar="SECONDS", least=1, help="Wait no longer than this."),
+    Option(("--timeout",), metavar="SECONDS", least=1, help="Maximum wait."),
 ]
 STILL_RUNS = 1
 OPEN = "open"  # the caller that a server without keys records
@@ -44,7 +44,7 @@ def wait(
     *,
     connection: Connection,
 ) -> None:
-    """Wait for the end of a call and print its output. If it failed, so does this command."""
+    """Wait for an invocation to end and print its output. If it failed, so does this command."""
     with connection.session(name_or_id) as at:
         ended = wait_for(at, name_or_id, invocation_id, timeout)
         at.show(ended, lambda record: show_ended(at.client, record))
@@ -61,7 +61,7 @@ def wait_for(at: Session, function: str, invocation_id: str, timeout: int | None
 
 
 def cancel(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
-    """Cancel a call, whether it waits or runs."""
+    """Cancel a waiting or running invocation."""
     with connection.session(name_or_id) as at:
         at.show(
             at.client.functions.cancel(name_or_id, invocation_id),
@@ -78,12 +78,12 @@ def replay(
         int | None, Option(least=1, help="Version to run (default: current).")
     ] = None,
     is_async: Annotated[
-        bool, Option(("--async",), help="Queue it, and print the new call's id.")
+        bool, Option(("--async",), help="Queue the replay and print its id.")
     ] = False,
     connection: Connection,
 ) -> None:
-    """Run the input of a call again and print the output of the new call. --payload or
-    --payload-file replaces the payload.
+    """Replay the stored input of an invocation and print the output. --payload and --payload-file
+    replace its payload.
     """
     text = payload.of_options(given.payload, given.payload_file)
     with connection.session(name_or_id) as at:
@@ -134,7 +134,7 @@ def list_dead_letters(
     all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
-    """List invocations that were dead-lettered, newest first. Without a name: of all functions."""
+    """List dead letters, newest first."""
     scope.check(name_or_id, all_functions)
     with connection.session(name_or_id) as at:
         label = None if name_or_id else scope.label(all_functions=all_functions)
@@ -148,7 +148,7 @@ def list_dead_letters(
 def redrive(
     name_or_id: NameOrId,
     ids: Ids = None,
-    all_of_them: Annotated[bool, Option(("--all",), help="All of them.")] = False,
+    all_of_them: Annotated[bool, Option(("--all",), help="All dead letters.")] = False,
     *,
     connection: Connection,
 ) -> None:
@@ -179,7 +179,7 @@ def redrive(
 
 @dead_letters.command()
 def drop(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
-    """Drop one dead letter; the record of its call stays."""
+    """Drop a dead letter; its record stays."""
     with connection.session(name_or_id) as at:
         gone = at.client.functions.drop_dead_letter(name_or_id, invocation_id)
         done = {"dropped": True, "invocation_id": invocation_id}
@@ -190,7 +190,7 @@ def drop(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connecti
 
 
 def attempts(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
-    """List the attempts at a call."""
+    """List the attempts of an invocation."""
     with connection.session(name_or_id) as at:
         at.show(at.client.functions.list_attempts(name_or_id, invocation_id), tables.attempts)
 
@@ -202,7 +202,7 @@ def input_of(
     *,
     connection: Connection,
 ) -> None:
-    """Print the payload of a call; -o json shows the rest of its input."""
+    """Print the payload of an invocation; -o json prints its whole input."""
 
     def report(given: InvocationInput) -> None:
         show.pass_through(given.payload or "", sys.stdout)
@@ -220,7 +220,7 @@ class PolicyOptions(Struct, frozen=True, kw_only=True):
         list[str] | None,
         Option(
             metavar="KEY=NUMBER",
-            help="The wait between attempts: first, factor, most, jitter; repeatable.",
+            help="Wait between attempts: first, factor, most, jitter; repeatable.",
         ),
     ] = None
     retry_on: Annotated[
@@ -231,10 +231,10 @@ class PolicyOptions(Struct, frozen=True, kw_only=True):
         ),
     ] = None
     on_success: Annotated[
-        str | None, Option(metavar="FUNCTION_OR_URL", help="Destination of successful calls.")
+        str | None, Option(metavar="FUNCTION_OR_URL", help="Success destination (function or URL).")
     ] = None
     on_failure: Annotated[
-        str | None, Option(metavar="FUNCTION_OR_URL", help="Destination of dead-lettered calls.")
+        str | None, Option(metavar="FUNCTION_OR_URL", help="Failure destination (function or URL).")
     ] = None
     secret_file: Annotated[
         Path | None,
@@ -310,7 +310,7 @@ def record_policy(
     fields: Annotated[dict[str, Any], FieldsOf(RecordPolicy)],
     connection: Connection,
 ) -> None:
-    """Show or set for which calls a function keeps inputs."""
+    """Show or set which inputs of a function are stored."""
 
     def report(policy: RecordPolicy) -> None:
         show.table(None, [("keep input", policy.keep_input)])

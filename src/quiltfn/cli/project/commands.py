@@ -31,36 +31,38 @@ DONE, REFUSED, PARTLY = 0, 1, 3
 ROUNDS = 6
 FIRST_WAIT_S = 0.2
 
-Directory = Annotated[Path, Argument(metavar="DIR", help="Where quiltfn.toml is; else here.")]
-Yes = Annotated[bool, Option(("--yes", "-y"), help="Do not ask before something is deleted.")]
+Directory = Annotated[
+    Path, Argument(metavar="DIR", help="Directory with quiltfn.toml (default: current).")
+]
+Yes = Annotated[bool, Option(("--yes", "-y"), help="Skip delete confirmation.")]
 
 
 class DeployOptions(Struct, frozen=True, kw_only=True):
     """How a project is deployed."""
 
     dry_run: Annotated[
-        bool, Option(("--dry-run",), help="Show what would be done, and do nothing.")
+        bool, Option(("--dry-run",), help="Preview changes without applying them.")
     ] = False
-    watch: Annotated[bool, Option(("--watch",), help="Deploy again after every edit.")] = False
+    watch: Annotated[bool, Option(("--watch",), help="Redeploy after every edit.")] = False
     canary: Annotated[
         str | None,
         Option(
             metavar="PERCENT",
-            help="Give a new version only this part of the calls, such as 10%.",
+            help="Share of the invocations for new versions, such as 10%.",
         ),
     ] = None
     allow_outside: Annotated[
         bool,
         Option(
             ("--allow-outside",),
-            help="Let the file name code, requirements, and images outside its directory.",
+            help="Allow code, requirements, and images outside the project's directory.",
         ),
     ] = False
     env_file: Annotated[
         Path | None,
         Option(
             metavar="FILE",
-            help="Where secrets are that the environment has not; else .env beside quiltfn.toml.",
+            help="Env file with secrets (default: .env beside quiltfn.toml).",
             is_file=True,
         ),
     ] = None
@@ -73,13 +75,13 @@ def deploy(
     options: DeployOptions,
     connection: Connection,
 ) -> None:
-    """Make the server have what quiltfn.toml says: functions, code, URLs, schedules, policies.
+    """Deploy the project in quiltfn.toml: functions, code, URLs, schedules, policies.
 
-    Nothing is done where nothing has changed. A function whose new version cannot serve goes on
-    with the old one, and nothing is deleted then. With --canary, calls stay on the version before,
-    but for that part of them; the new version loses it where more than 5% of all its calls fail.
-    Exit codes: 0 it is as the file says; 1 refused, or rolled back, and what serves is as before;
-    2 the command line or the file is wrong; 3 some of it was done.
+    What hasn't changed stays as it is. If a function's new version can't start, the old one stays
+    current, and nothing is deleted. With --canary, new versions get only that share of the
+    invocations; a new version is rolled back if more than 5% of its invocations fail.
+    Exit codes: 0 the server matches the file; 1 refused or rolled back, the current versions are
+    unchanged; 2 the command line or the file is invalid; 3 partly deployed.
     """
     if options.canary is not None and options.watch:
         raise BadParameter("give --canary or --watch, not both")
@@ -97,13 +99,13 @@ def destroy(
     yes: Yes = False,
     *,
     dry_run: Annotated[
-        bool, Option(("--dry-run",), help="Show what would be deleted, and delete nothing.")
+        bool, Option(("--dry-run",), help="Preview deletions without applying them.")
     ] = False,
     connection: Connection,
 ) -> None:
-    """Delete every function of the project, with its URL and schedules, and its runtimes.
+    """Delete all functions of the project, with their URLs and schedules, and its runtimes.
 
-    Functions that are adopted stay. Exit codes are those of `deploy`.
+    Adopted functions stay. Exit codes are those of `deploy`.
     """
     name = file.project_of(directory / PROJECT_FILE)
     with connection.session() as at:

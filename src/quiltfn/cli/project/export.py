@@ -25,23 +25,23 @@ OF_A_PROJECT = re.compile(r"(?s)(.+)\.[a-z]+-[0-9a-f]{16}")
 def export(
     names: Annotated[
         list[str],
-        Argument(metavar="NAME", help="A function; several are taken.", completes="function"),
+        Argument(metavar="NAME", help="One or more functions.", completes="function"),
     ],
     *,
     values: Annotated[
         bool,
         Option(
             ("--reveal", "--values"),
-            help="Write the values of variables that look like secrets, and the URLs of "
-            "destinations, too; else the table names variables, whose values whoever deploys has.",
+            help="Include the values of variables that look like secrets, and URLs of destinations "
+            "(default: only names of variables, whose values the deployer provides).",
         ),
     ] = False,
     connection: Connection,
 ) -> None:
-    """Print the tables of functions that the server has, for quiltfn.toml.
+    """Print existing functions as tables for quiltfn.toml.
 
-    A function that no project has made is `adopted`: it is changed from the file, and not deleted.
-    Its files are not printed: the table names its runtime.
+    A function that no project created is marked `adopted`: the file changes it but never deletes
+    it. Files are not printed: the table names the runtime.
     """
     with connection.session(reveal=values) as at:
         state.check_scope(at)

@@ -51,12 +51,12 @@ IMAGE = "docker.io/library/alpine:3.22"
 
 
 class KindOptions(Struct, frozen=True, kw_only=True):
-    """What the function is written in; Python where nothing is said."""
+    """The function's language (default: Python)."""
 
-    python: Annotated[bool, Option(help="A handler in Python.")] = False
-    node: Annotated[bool, Option(help="A handler in JavaScript.")] = False
-    shell: Annotated[bool, Option(help="A shell script.")] = False
-    image: Annotated[bool, Option(help=f"A script in a root file system: {IMAGE}.")] = False
+    python: Annotated[bool, Option(help="Python handler.")] = False
+    node: Annotated[bool, Option(help="JavaScript handler.")] = False
+    shell: Annotated[bool, Option(help="Shell script.")] = False
+    image: Annotated[bool, Option(help=f"Script in a container image: {IMAGE}.")] = False
 
     def files(self) -> tuple[str, str, str]:
         """The fields of the function, the handler's file and what is in it. Raises
@@ -77,11 +77,11 @@ class PartOptions(Struct, frozen=True, kw_only=True):
 
     package: Annotated[
         list[str] | None,
-        Option(metavar="REQUIREMENT", help="A Python package to be installed; repeatable."),
+        Option(metavar="REQUIREMENT", help="Python package to install; repeatable."),
     ] = None
     cron: Annotated[
         str | None,
-        Option(metavar="EXPRESSION", help="When it runs by itself, in UTC: '0 7 * * *'."),
+        Option(metavar="EXPRESSION", help="Cron schedule in UTC: '0 7 * * *'."),
     ] = None
 
     def requirements(self, handler: str) -> str | None:
@@ -102,13 +102,13 @@ class PartOptions(Struct, frozen=True, kw_only=True):
 
 def init(
     directory: Annotated[
-        Path, Argument(metavar="DIR", help="Where it is made; else here.")
+        Path, Argument(metavar="DIR", help="Target directory (default: current).")
     ] = Path(),
     *,
     kind: KindOptions,
     parts: PartOptions,
 ) -> None:
-    """Write a small project: quiltfn.toml and one handler. No file is ever overwritten."""
+    """Create a small project: quiltfn.toml and one handler. No file is ever overwritten."""
     fields, handler, source = kind.files()
     requirements = parts.requirements(handler)
     name = project_name(directory)
