@@ -69,6 +69,21 @@ class PeerAnswer:
         return found[0] if len(found) == 1 else b"".join(found)
 
 
+class Gone(asyncio.Transport):
+    """In place of a transport that has ended."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Nobody reads it."""
+
+    def abort(self) -> None:
+        """It has ended."""
+
+    pause_reading = resume_reading = abort
+
+
+GONE = Gone()
+
+
 class PeerConnection(asyncio.BufferedProtocol):
     """A connection to the node of that name. `on_heard` is called when anything arrives, `on_end`
     when it has ended.
@@ -269,6 +284,9 @@ class PeerConnection(asyncio.BufferedProtocol):
             self.error = PeerGone(f"the connection to node {self.node} has ended{why}")
         self._wake(self.error)
         self._on_end(self)
+        # The event loop's TLS keeps methods of this: what it held would stay as long as both know
+        # each other.
+        self._transport = GONE
 
     def pause_writing(self) -> None:
         self._is_writing_paused = True
