@@ -38,7 +38,8 @@ class Stalled:
 
 
 @pytest.fixture
-def stalled() -> Iterator[Stalled]:
+def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stalled]:
+    monkeypatch.setattr(stall_responder, "LOOK_EVERY_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         it = Stalled(listener, StallResponder(listener, None, lambda: it.seconds))

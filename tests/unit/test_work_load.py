@@ -1,10 +1,21 @@
 """What a storm asks its server for at the end: everything, once nothing of it can become more."""
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from e2e import work_load
 from e2e.work_history import Job, Run, WorkHistory
 from e2e.work_load import WorkLoad
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked for again is as far after no time."""
+    pauses: Any = SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=lambda _: None)
+    monkeypatch.setattr(work_load, "time", pauses)
 
 
 class FakeServer:
