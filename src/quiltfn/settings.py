@@ -93,21 +93,22 @@ def setting(default: T, about: str, *, low: float | None = None, high: float | N
 class Settings(Frozen):
     """`*_s` in seconds, `*_bytes` in bytes. Made by `from_everywhere`."""
 
-    host: str = setting("127.0.0.1", "address to listen on; any but loopback needs a key")
+    host: str = setting("127.0.0.1", "address to listen on; other than loopback needs a key")
     port: int = setting(8080, "port to listen on; 0 picks a free one", low=0, high=65_535)
-    data_dir: Path = setting(Path("data"), "where the database is kept, or what it does not hold")
+    data_dir: Path = setting(
+        Path("data"), "directory of the database; with store, of everything that isn't in it"
+    )
     store: str = setting(
         "",
-        "PostgreSQL that state is kept in: postgresql://USER@HOST/DATABASE; empty: SQLite in "
-        "data_dir",
+        "PostgreSQL database for state: postgresql://USER@HOST/DATABASE; empty: SQLite in data_dir",
     )
     store_password_file: Path = setting(Path(), "file with the password of that USER")
     fleet: Path = setting(
         Path(),
-        "the node's file, made by quiltfn fleet add-node: the server is a node of that fleet",
+        "this node's file from quiltfn fleet add-node, which makes the server a node of that fleet",
     )
-    run_dir: Path = setting(Path("/run/quiltfn"), "run-time state; swept after a crash")
-    crun: str = setting("/usr/bin/crun", "the OCI runtime")
+    run_dir: Path = setting(Path("/run/quiltfn"), "run-time state; cleaned up after a crash")
+    crun: str = setting("/usr/bin/crun", "OCI runtime")
     runsc: str = setting("/usr/bin/runsc", "gVisor, for runtimes with isolation: gvisor")
     node_id: str = setting("", "this node's name in records; empty: the host's name")
     tls_cert: Path = setting(Path(), "PEM file with the certificate chain; serves HTTPS")
@@ -115,304 +116,319 @@ class Settings(Frozen):
     jwt_secret: Path = setting(Path(), "file with the secret of HS256 tokens, 32 bytes or more")
     jwt_jwks: Path = setting(Path(), "JWKS file with the public keys of RS256 and ES256 tokens")
     record_key_file: Path = setting(
-        Path(), "file with the key, 32 bytes or more, that kept inputs of calls are encrypted with"
+        Path(), "file with the encryption key of stored inputs, 32 bytes or more"
     )
-    prewarmed: int = setting(
-        4, "prewarmed sandboxes that are kept for each runtime in use; 0 for none", high=64
-    )
+    prewarmed: int = setting(4, "prewarmed sandboxes per runtime in use; 0: none", high=64)
     memory_budget_mib: int = setting(
         0,
-        "memory for all instances together, 256 or more; 0: three quarters of the machine's",
+        "memory budget of all instances, 256 or more; 0: three quarters of the machine's memory",
         low=0,
         high=2**31,
     )
-    idle_s: float = setting(300.0, "how long an idle instance is kept", low=0, high=DAY_S)
+    idle_s: float = setting(300.0, "keep-alive of an idle instance", low=0, high=DAY_S)
     keep_alive: str = setting(
-        "fixed", "fixed: every idle instance for idle_s; histogram: by when calls have been coming"
+        "fixed",
+        "keep-alive policy; fixed: idle_s for every instance; histogram: adapted to the times "
+        "between invocations",
     )
     park_s: float = setting(
         TEN_YEARS_S,
-        "how long the last instance of a Python function is kept parked after that, unless its "
-        "memory is needed; 0: not at all",
+        "how long a Python function's last instance stays parked after that, unless its memory "
+        "is needed; 0: never parked",
         low=0,
         high=TEN_YEARS_S,
     )
     rollback_grace_s: float = setting(
-        60.0, "how long instances of the version before are kept for a rollback", low=0, high=DAY_S
+        60.0,
+        "how long instances of the previous version are kept for a rollback",
+        low=0,
+        high=DAY_S,
     )
-    drain_s: float = setting(30.0, "how long running calls have after SIGTERM", low=0, high=DAY_S)
+    drain_s: float = setting(
+        30.0, "grace period of running invocations after SIGTERM", low=0, high=DAY_S
+    )
     queue_max: int = setting(
-        1000, "how many calls may wait for one version of a function", low=0, high=100_000
+        1000, "maximum waiting invocations per version of a function", low=0, high=100_000
     )
-    queue_wait_s: float = setting(10.0, "how long a call waits for an instance", low=0.1, high=900)
-    body_max_bytes: int = setting(MIB, "longest body of a management call", low=1024, high=64 * MIB)
+    queue_wait_s: float = setting(
+        10.0, "maximum wait of an invocation for an instance", low=0.1, high=900
+    )
+    body_max_bytes: int = setting(
+        MIB, "maximum body of a management request", low=1024, high=64 * MIB
+    )
     invoke_body_max_bytes: int = setting(
-        8 * MIB, "longest body of an invocation", low=1024, high=64 * MIB
+        8 * MIB, "maximum body of an invocation", low=1024, high=64 * MIB
     )
     server_body_max_bytes: int = setting(
         1024 * MIB,
-        "longest body that a web server gets while it arrives",
+        "maximum body that is streamed to a web server",
         low=64 * 1024,
         high=1024 * 1024 * MIB,
     )
     body_timeout_s: float = setting(
         30.0,
-        "how long a body may take, or the next 64 KiB of an image and of what a web server gets",
+        "timeout of a body, or of each 64 KiB of an image or of a body streamed to a web server",
         low=1,
         high=900,
     )
     stdout_max_bytes: int = setting(
         6 * MIB,
-        "bytes of standard output that are kept of a call",
+        "maximum stored standard output per invocation",
         low=64 * 1024,
         high=64 * MIB,
     )
     result_max_bytes: int = setting(
         0,
-        "bytes of the value that a handler may return; 0: it counts as standard output",
+        "maximum value that a handler returns; 0: it counts as standard output",
         low=0,
         high=64 * MIB,
     )
     stderr_max_bytes: int = setting(
-        MIB, "bytes of standard error that are kept of a call", low=64 * 1024, high=64 * MIB
+        MIB, "maximum stored standard error per invocation", low=64 * 1024, high=64 * MIB
     )
     timeout_max_s: int = setting(
-        DAY_S, "longest timeout_seconds that a function may have", low=1, high=30 * DAY_S
+        DAY_S, "maximum timeout_seconds of a function", low=1, high=30 * DAY_S
     )
     image_upload_max_bytes: int = setting(
-        512 * MIB, "longest archive with the files of a runtime", low=1024, high=64 * 1024 * MIB
+        512 * MIB, "maximum archive of a runtime's files", low=1024, high=64 * 1024 * MIB
     )
     image_max_bytes: int = setting(
-        2048 * MIB, "bytes that the files of a runtime hold at most", low=1, high=64 * 1024 * MIB
+        2048 * MIB, "maximum unpacked size of a runtime's files", low=1, high=64 * 1024 * MIB
     )
     image_files_max: int = setting(
-        100_000, "files, directories and links of a runtime at most", low=1, high=2_000_000
+        100_000, "maximum files, directories and links of a runtime", low=1, high=2_000_000
     )
     image_unpack_s: int = setting(
         300,
-        "CPU seconds that unpacking one archive may take; in all, four times as many seconds",
+        "CPU time limit for unpacking an archive; the wall-clock limit is four times that",
         low=1,
         high=DAY_S,
     )
-    image_grace_s: float = setting(
-        600.0, "how long an image that nothing names is kept", low=1, high=DAY_S
-    )
+    image_grace_s: float = setting(600.0, "how long an unused image is kept", low=1, high=DAY_S)
     head_max_bytes: int = setting(
-        16 * 1024, "longest head of a request: its line and headers", low=1024, high=MIB
+        16 * 1024, "maximum request head: request line and headers", low=1024, high=MIB
     )
-    head_timeout_s: float = setting(10.0, "how long a head may take to arrive", low=1, high=900)
-    keep_alive_s: int = setting(15, "how long an idle connection is kept", low=1, high=3600)
+    head_timeout_s: float = setting(10.0, "timeout of a request head", low=1, high=900)
+    keep_alive_s: int = setting(15, "keep-alive of an idle connection", low=1, high=3600)
     connections_max: int = setting(
         2000,
-        "connections at once; fewer where half of the open files that the system allows are fewer",
+        "maximum connections, and at most half of the system's open file limit",
         low=8,
         high=100_000,
     )
     write_timeout_s: float = setting(
-        30.0, "how long a caller may take to read the next 64 KiB of an answer", low=1, high=900
+        30.0, "timeout for a caller to read each 64 KiB of a response", low=1, high=900
     )
     bodies_max_bytes: int = setting(
         64 * MIB,
-        "bodies longer than 16 KiB of calls that arrive, wait or run, all together; a tenant has "
-        "half, and callers of its URLs without a credential a quarter",
+        "memory for bodies over 16 KiB of invocations that arrive, wait or run; at most half "
+        "for one tenant, and a quarter for callers of its URLs without a credential",
         low=MIB,
         high=64 * 1024 * MIB,
     )
     page_max_bytes: int = setting(
         8 * MIB,
-        "longest page of a list; whole entries, one at least, and a cursor for the rest",
+        "maximum page of a list; a page has at least one entry, entries are whole, and a cursor "
+        "leads to the rest",
         low=MIB,
         high=256 * MIB,
     )
     functions_max_bytes: int = setting(
         48 * MIB,
-        "memory for the handlers and environments of all functions together, some 2 KiB of each "
-        "counted in; those of one tenant have half",
+        "memory for handlers and environments of all functions, including about 2 KiB each; at "
+        "most half for one tenant",
         low=MIB,
         high=64 * 1024 * MIB,
     )
     tenant_calls_in_flight: int = setting(
-        1000, "calls of one tenant that run or wait at most", low=1, high=1_000_000
+        1000, "maximum running and waiting invocations per tenant", low=1, high=1_000_000
     )
     tenant_calls_per_s: float = setting(
-        0.0, "calls a second of one tenant; 0: no such limit", low=0, high=1_000_000
+        0.0, "maximum invocations per second per tenant; 0: unlimited", low=0, high=1_000_000
     )
     tenant_gb_seconds_per_day: float = setting(
         0.0,
-        "memory limit times duration of one tenant's calls of a day (UTC), in GB and seconds; "
-        "0: no such limit",
+        "maximum GB-seconds (memory limit times duration) per tenant and day (UTC); 0: unlimited",
         low=0,
         high=1e12,
     )
-    tenant_streams: int = setting(
-        100, "event streams of one tenant that are open at most", low=1, high=100_000
-    )
-    tenant_functions: int = setting(
-        10_000, "functions of one tenant at most", low=1, high=1_000_000
-    )
+    tenant_streams: int = setting(100, "maximum open event streams per tenant", low=1, high=100_000)
+    tenant_functions: int = setting(10_000, "maximum functions per tenant", low=1, high=1_000_000)
     versions_kept: int = setting(
         100,
-        "versions that are kept of a function, beside those that aliases and kept inputs name",
+        "versions kept per function, besides those that aliases and stored inputs refer to",
         low=2,
         high=100_000,
     )
     tenant_version_bytes: int = setting(
         256 * MIB,
-        "bytes that the versions of one tenant take, each function an equal share; 0: no bound",
+        "maximum bytes of versions per tenant, shared equally by its functions; 0: unlimited",
         low=0,
         high=2**50,
     )
     tenant_instances: int = setting(
         1000,
-        "instances of one tenant at most, in whatever state; a machine has room for 3,839",
+        "maximum instances per tenant, in any state; a machine has room for 3,839",
         low=1,
         high=1_000_000,
     )
-    tenant_schedules: int = setting(1000, "schedules of one tenant at most", low=0, high=100_000)
+    tenant_schedules: int = setting(1000, "maximum schedules per tenant", low=0, high=100_000)
     tenant_runtimes: int = setting(
-        100, "runtimes of one tenant at most; operators add more", low=0, high=100_000
+        100, "maximum runtimes per tenant; operators can add more", low=0, high=100_000
     )
     tenant_image_bytes: int = setting(
         4096 * MIB,
-        "what the images of one tenant count at most: content, and 4,096 for each file, link and "
-        "directory",
+        "maximum bytes of images per tenant: content, plus 4,096 for each file, link and directory",
         low=0,
         high=2**50,
     )
     images_bytes: int = setting(
         32 * 1024 * MIB,
-        "likewise of all images together, each once; 0: no bound",
+        "the same for all images together, each counted once; 0: unlimited",
         low=0,
         high=2**50,
     )
     tenant_runtime_kinds: str = setting(
         "python,node,shell,custom,server",
-        "kinds of runtimes that tenants may add; operators add any",
+        "kinds of runtimes that tenants may add; operators may add any",
     )
-    tenant_runtime_isolations: str = setting("crun", "likewise of isolation: crun, gvisor")
-    tenant_runtime_networks: str = setting("none", "likewise of network: none, egress")
+    tenant_runtime_isolations: str = setting(
+        "crun", "isolations of runtimes that tenants may add: crun, gvisor"
+    )
+    tenant_runtime_networks: str = setting(
+        "none", "networks of runtimes that tenants may add: none, egress"
+    )
     sandbox_processes_max: int = setting(
         4096,
-        "processes and threads that a runtime may give a sandbox; those that do not say have 512",
+        "upper bound of a runtime's process_limit; runtimes without one get 512",
         low=16,
         high=32_768,
     )
     sandbox_tmp_max_mib: int = setting(
         10_240,
-        "likewise MiB of /tmp, which count in its memory; 512",
+        "upper bound of a runtime's tmp_limit_mb, which counts toward memory; runtimes without "
+        "one get 512",
         low=1,
         high=2**20,
     )
     sandbox_file_max_mib: int = setting(
         10_240,
-        "likewise MiB of one file; as much as /tmp",
+        "upper bound of a runtime's file_limit_mb; runtimes without one get as much as /tmp",
         low=1,
         high=2**20,
     )
     sandbox_open_files_max: int = setting(
         65_536,
-        "likewise open files of a process, as many as the launcher may have at most; 4096",
+        "upper bound of a runtime's open_files_limit, and at most the launcher's own limit; "
+        "runtimes without one get 4096",
         low=64,
         high=2**20,
     )
-    egress_dns: str = setting("", "resolver of sandboxes with egress; empty: the host's own")
+    egress_dns: str = setting("", "DNS resolver of sandboxes with egress; empty: the host's")
     url_host: str = setting(
         "",
-        "host that functions' URLs have of their own, such as fn.example.com: they are served "
-        "there alone, and the API is not; empty: they are sandboxed on the API's host",
+        "separate host of function URLs, such as fn.example.com, which serves them only there, "
+        "and no API; empty: the API's host, where browsers sandbox their pages",
     )
     callback_networks: str = setting(
         "",
-        "ranges that callbacks may go to beside public addresses, such as 10.0.0.0/8, with commas",
+        "networks that callbacks may reach besides public addresses, such as 10.0.0.0/8, "
+        "comma-separated",
     )
     deliveries_bytes: int = setting(
-        512 * MIB, "bytes of deliveries to destinations; 0: no bound", low=0, high=2**50
+        512 * MIB, "maximum bytes of deliveries; 0: unlimited", low=0, high=2**50
     )
     tenant_deliveries_bytes: int = setting(
-        128 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+        128 * MIB, "the same per tenant; 0: unlimited", low=0, high=2**50
     )
     durability: str = setting(
-        "relaxed", "relaxed, or strict: a call's record is synced before its answer"
+        "relaxed", "relaxed, or strict: an invocation's record is synced before its response"
     )
     keep_invocations: int = setting(
-        1_000_000, "records of calls that are kept at most; 0: no bound", low=0, high=1_000_000_000
+        1_000_000, "maximum invocation records; 0: unlimited", low=0, high=1_000_000_000
     )
     keep_invocations_days: int = setting(
-        7, "how long records of calls are kept; 0: no bound", low=0, high=36_500
+        7, "days to keep invocation records; 0: unlimited", low=0, high=36_500
     )
     keep_invocations_bytes: int = setting(
-        4096 * MIB, "bytes of records of calls, with their output; 0: no bound", low=0, high=2**50
+        4096 * MIB,
+        "maximum bytes of invocation records, with output; 0: unlimited",
+        low=0,
+        high=2**50,
     )
     tenant_invocations_bytes: int = setting(
-        2048 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+        2048 * MIB, "the same per tenant; 0: unlimited", low=0, high=2**50
     )
     keep_answers_bytes: int = setting(
-        1024 * MIB, "bytes of answers kept for an Idempotency-Key; 0: no bound", low=0, high=2**50
+        1024 * MIB,
+        "maximum bytes of responses stored for Idempotency-Key; 0: unlimited",
+        low=0,
+        high=2**50,
     )
     tenant_answers_bytes: int = setting(
-        256 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+        256 * MIB, "the same per tenant; 0: unlimited", low=0, high=2**50
     )
     keep_inputs_bytes: int = setting(
         1024 * MIB,
-        "bytes of what callers gave to calls: of accepted work that waits, and what is kept of "
-        "calls that are over; 0: no bound",
+        "maximum bytes of stored inputs, of asynchronous invocations that wait and of "
+        "invocations that are over; 0: unlimited",
         low=0,
         high=2**50,
     )
     tenant_inputs_bytes: int = setting(
-        256 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+        256 * MIB, "the same per tenant; 0: unlimited", low=0, high=2**50
     )
     stats_bytes: int = setting(
         256 * MIB,
-        "bytes of statistics of calls, for time series and usage; 0: no bound",
+        "maximum bytes of statistics, for time series and usage; 0: unlimited",
         low=0,
         high=2**50,
     )
     tenant_stats_bytes: int = setting(
-        64 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+        64 * MIB, "the same per tenant; 0: unlimited", low=0, high=2**50
     )
     audit_days: int = setting(
-        90, "how long the audit log and ended operations are kept", low=1, high=36_500
+        90, "days to keep the audit log and ended operations", low=1, high=36_500
     )
     audit_bytes: int = setting(
-        512 * MIB, "bytes of the audit log, and of operations; 0: no bound", low=0, high=2**50
+        512 * MIB, "maximum bytes of the audit log and operations; 0: unlimited", low=0, high=2**50
     )
     tenant_audit_bytes: int = setting(
-        128 * MIB, "likewise of one tenant; 0: no bound", low=0, high=2**50
+        128 * MIB, "the same per tenant; 0: unlimited", low=0, high=2**50
     )
 
     otlp_endpoint: str = setting(
         "", "URL of an OpenTelemetry collector, such as http://127.0.0.1:4318; empty: none"
     )
     otlp_signals: str = setting(
-        "traces,metrics,logs", "what is sent there: traces, metrics, logs, with commas"
+        "traces,metrics,logs", "signals to export: traces, metrics, logs, comma-separated"
     )
     otlp_sample_ratio: float = setting(
         1.0,
-        "share of the traces that begin here that are sent; else the caller decides",
+        "share of the traces started here that is exported; for others the caller decides",
         low=0,
         high=1,
     )
-    otlp_metrics_s: float = setting(60.0, "how often metrics are sent", low=1, high=3600)
+    otlp_metrics_s: float = setting(60.0, "export interval of metrics", low=1, high=3600)
     otlp_headers_file: Path = setting(
-        Path(), "file with headers for the collector, such as a key: a line name: value for each"
+        Path(), 'file with headers for the collector, such as a key: one "name: value" per line'
     )
 
-    fleet_beat_s: float = setting(
-        2.0, "how often a node of a fleet says that it is there", low=0.1, high=60
-    )
+    fleet_beat_s: float = setting(2.0, "heartbeat interval of a node", low=0.1, high=60)
     fleet_fence_s: float = setting(
         10.0,
-        "a node that could not say so for so long begins nothing; at least twice fleet_beat_s",
+        "a node without a successful heartbeat for this long starts nothing; at least twice "
+        "fleet_beat_s",
         low=0.5,
         high=600,
     )
     fleet_end_s: float = setting(
-        60.0, "after so long its instances end; more than fleet_fence_s", low=1, high=3600
+        60.0, "after this long its instances end; more than fleet_fence_s", low=1, high=3600
     )
     fleet_reap_s: float = setting(
         100.0,
-        f"after so long others take it over; at least {FLEET_ENDING_S:g} s more than fleet_end_s",
+        f"after this long other nodes take it over; at least {FLEET_ENDING_S:g} s more than "
+        "fleet_end_s",
         low=1 + FLEET_ENDING_S,
         high=7200,
     )
