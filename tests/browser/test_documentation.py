@@ -89,7 +89,7 @@ def test_an_operation_is_sent_from_its_page(
 def test_a_form_says_what_its_fields_take(open_page: Open) -> None:
     page = open_page(viewport={"width": 390, "height": 844})
     page.goto("/docs/api/calls.html")
-    heading = page.get_by_role("heading", name="Call a function and wait for its end")
+    heading = page.get_by_role("heading", name="Invoke a function and wait for the end")
     section = page.locator("section", has=heading).last
     section.get_by_text("Try it", exact=True).click()
     for name, words in {"function_id": "id, and not its name", "mode": "sync or async"}.items():
@@ -107,7 +107,7 @@ def test_the_tab_keeps_and_sends_a_key(open_page: Open, keyed: Keyed, expected: 
     page = open_page(keyed.server.url)
     page.goto("/docs/api/keys.html")
     section = page.locator(
-        "section", has=page.get_by_role("heading", name="Show whose credential")
+        "section", has=page.get_by_role("heading", name="Show the caller's credential")
     ).last
     section.get_by_text("Try it").click()
     section.get_by_role("button", name="Send").click()

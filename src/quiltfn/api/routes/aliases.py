@@ -40,18 +40,18 @@ async def list_aliases(context: RequestContext[AliasServices]) -> Response:
 
 
 async def get_alias(context: RequestContext[AliasServices]) -> Response:
-    """Show one alias. Send its ETag as If-Match with a change that must not overwrite another."""
+    """Show an alias. To avoid overwriting another change, send its ETag as If-Match with yours."""
     return _shown(context.services.aliases.get(context.entry().function.id, _name(context)))
 
 
 async def set_alias(context: RequestContext[AliasServices]) -> Response:
-    """Make an alias, or replace it as a whole. It applies to calls from now on: by
-    ?alias=NAME with an invoke, and below /fn/<name>@<alias>. A call by it runs on its version, or
-    on the other one with the weight that this has. rollback_on rolls that one back by itself if
-    its own calls fail or are slow, and rolled_back says why then. Calls that name no version and no
-    alias run by the default alias: those by the function's name or URL, queued ones, and those of
-    schedules. An update or a rollback of the function moves the default alias to the version that
-    is current then.
+    """Create or replace an alias. It applies to later invocations: by ?alias=NAME with an invoke,
+    and below /fn/<name>@<alias>. An invocation by the alias runs its version, or the other one with
+    that version's weight. rollback_on rolls the other version back automatically if its own
+    invocations fail or are slow; rolled_back then says why. Invocations that name no version and no
+    alias use the default alias: those by the function's name or URL, queued ones, and those of
+    schedules. An update or rollback of the function moves the default alias to the version that
+    becomes current.
     """
     body, name = context.body, _name(context)
     if not re.fullmatch(ALIAS, name):
@@ -67,7 +67,7 @@ async def set_alias(context: RequestContext[AliasServices]) -> Response:
 
 
 async def delete_alias(context: RequestContext[AliasServices]) -> Response:
-    """Remove an alias. Calls that run are not ended."""
+    """Remove an alias. Running invocations continue."""
     await context.services.aliases.remove(context.entry(), _name(context), if_match(context))
     return Response(status=204)
 

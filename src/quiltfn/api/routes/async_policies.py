@@ -26,16 +26,15 @@ class PolicyServices(RouteServices):
 
 
 async def get_async_policy(context: RequestContext[PolicyServices]) -> Response:
-    """Show how a function's asynchronous calls are run."""
+    """Show a function's async policy."""
     entry = context.entry()
     policy = context.services.work.policies.policy_of(entry.function.id)
     return json_response(_policy(policy, show=context.sees_values))
 
 
 async def set_async_policy(context: RequestContext[PolicyServices]) -> Response:
-    """Set how a function's asynchronous calls are run: how often, after which waits, how many at a
-    time, and who is told of their end. What is left out takes the default. It applies to calls
-    that wait already.
+    """Set a function's async policy: attempts, waits, concurrency, and destinations of outcomes.
+    Omitted fields take their defaults. It also applies to invocations that are already queued.
     """
     entry, body = context.entry(), context.body
     policy = AsyncPolicy(
@@ -53,19 +52,19 @@ async def set_async_policy(context: RequestContext[PolicyServices]) -> Response:
 
 
 async def delete_async_policy(context: RequestContext[PolicyServices]) -> Response:
-    """Go back to the default: one attempt, and nobody is told."""
+    """Reset a function's async policy: one attempt, no destinations."""
     await context.services.work.policies.set_policy(context.entry().function.id, None)
     return Response(status=204)
 
 
 async def get_record_policy(context: RequestContext[PolicyServices]) -> Response:
-    """Show what is kept of a function's calls besides their records."""
+    """Show which inputs of a function's invocations are stored."""
     policy = context.services.work.policies.record_policy_of(context.entry().function.id)
     return json_response(wire.RecordPolicy(keep_input=policy.keep_input))
 
 
 async def set_record_policy(context: RequestContext[PolicyServices]) -> Response:
-    """Set whose inputs are kept. It applies to calls from now on."""
+    """Set which inputs are stored. It applies to later invocations."""
     policy = RecordPolicy(keep_input=context.body.keep_input)
     await context.services.work.policies.set_record_policy(context.entry().function.id, policy)
     return json_response(context.body)

@@ -25,8 +25,8 @@ class AuditServices(RouteServices):
 
 
 async def list_audit_entries(context: RequestContext[AuditServices]) -> Response:
-    """List changes and refused changes, newest first. An operator sees those of all tenants. Where
-    few of very many match, a page may have few or none and a next_cursor all the same.
+    """List changes and refused changes, newest first. Operators see those of all tenants. If only
+    few of very many match, a page can be short or empty although there is a next_cursor.
     """
     everything = context.caller.sees_all_tenants
     limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)
@@ -55,27 +55,25 @@ async def list_audit_entries(context: RequestContext[AuditServices]) -> Response
 
 ACTION = Parameter(
     name="action",
-    about="only this action, such as function.create, or all of its kind: function",
+    about="only this action, such as function.create, or this kind of action: function",
 )
 
 
-CREDENTIAL = Parameter(name="credential", about="only what this key or token did, by its id")
+CREDENTIAL = Parameter(name="credential", about="only actions of this key or token, by id")
 
 
-OBJECT = Parameter(
-    name="object_id", about="only what was done to this, such as a function, by its id"
-)
+OBJECT = Parameter(name="object_id", about="only actions on this object, such as a function, by id")
 
 
 ENTRIES_SINCE = Parameter(
     name="from",
-    about="only what was done at this time or later, in Unix seconds",
+    about="only actions at or after this time, in Unix seconds",
     schema=MOMENT,
 )
 
 
 ENTRIES_UNTIL = Parameter(
-    name="to", about="only what was done before this time, in Unix seconds", schema=MOMENT
+    name="to", about="only actions before this time, in Unix seconds", schema=MOMENT
 )
 
 

@@ -19,17 +19,16 @@ class DeliveryServices(RouteServices):
 
 
 async def list_deliveries(context: RequestContext[DeliveryServices]) -> Response:
-    """List what was sent, or is to be sent, to the destinations of a function's policy, newest
-    first. What has failed stays listed until the records of its time are removed. Where few of very
-    many have the status, a page may have few or none and a next_cursor all the same.
+    """List the deliveries of a function, newest first. Failed ones stay listed until the records of
+    their time are removed. If only few of very many match, a page can be short or empty although
+    there is a next_cursor.
     """
     return await _deliveries(context, context.entry())
 
 
 async def list_tenant_deliveries(context: RequestContext[DeliveryServices]) -> Response:
-    """List what was sent, or is to be sent, to the destinations of all functions, newest first.
-    Where few of very many have the status, a page may have few or none and a next_cursor all the
-    same.
+    """List the deliveries of all functions, newest first. If only few of very many match, a page
+    can be short or empty although there is a next_cursor.
     """
     return await _deliveries(context, pages.functions_of(context))
 
@@ -52,8 +51,8 @@ async def _deliveries(
 
 
 async def retry_delivery(context: RequestContext[DeliveryServices]) -> Response:
-    """Send a delivery that failed, or that waits for its next try, at once; it is tried for another
-    day then. One that was delivered, or whose content had to make room for others, stays as it is.
+    """Retry a failed or waiting delivery at once, with retries for another day. A delivery that was
+    delivered, or whose content was removed to make room, stays as it is.
     """
     entry = context.entry()
     found = await context.services.deliveries.retry(entry, context.parameters["delivery_id"])

@@ -21,7 +21,7 @@ class ElasticityServices(RouteServices):
 
 
 async def set_pool_target(context: RequestContext[ElasticityServices]) -> Response:
-    """Set how many instances a function has, at once and without a new version."""
+    """Set a function's minimum and maximum instances, at once and without a new version."""
     _check_tenant(context)
     entry = await context.services.elasticity.target(
         context.entry(), context.body.min_instances, context.body.max_instances
@@ -37,8 +37,8 @@ async def set_pool_target(context: RequestContext[ElasticityServices]) -> Respon
 
 
 async def create_pool_target_operation(context: RequestContext[ElasticityServices]) -> Response:
-    """Set how many instances a function has, as an operation that happens once for its Idempotency-
-    Key. A repetition gets 409 and the id of the first operation.
+    """Set a function's minimum and maximum instances as a controlled operation. It runs once per
+    Idempotency-Key; a repetition gets 409 and the id of the first operation.
     """
     _check_tenant(context)
     key = _needed(context, "idempotency-key")
@@ -54,7 +54,7 @@ async def create_pool_target_operation(context: RequestContext[ElasticityService
 
 
 async def get_operation(context: RequestContext[ElasticityServices]) -> Response:
-    """Show one operation."""
+    """Show an operation."""
     operation = await context.services.elasticity.operation(
         context.tenant_id, context.parameters["operation_id"]
     )
@@ -89,7 +89,7 @@ ONCE = Parameter(
     name="Idempotency-Key",
     where="header",
     required=True,
-    about="the operation happens once for each key",
+    about="the operation runs once per key",
     schema=VISIBLE,
 )
 ACTION_ID = Parameter(

@@ -21,11 +21,11 @@ class EventServices(RouteServices):
 
 
 async def list_events(context: RequestContext[EventServices]) -> Response:
-    """Follow what happens in the tenant, from now on, as server-sent events: changes of functions,
-    starts and ends of calls, counts of instances, that accepted work changed, ticks of schedules.
-    Nothing in them was written by callers or handlers. Who was disconnected goes on
-    with Last-Event-ID within a minute; a reset says that it was too late, and a gap that the reader
-    was too slow, or that events of a node are missing. In a fleet, events of all nodes come.
+    """Follow the tenant's events, from now on, as server-sent events: changes of functions, starts
+    and ends of invocations, instance counts, changes of queues, ticks of schedules. They contain
+    nothing that callers or handlers wrote. After a disconnect, resume with Last-Event-ID within a
+    minute; a reset event means that this was too late, and a gap that the reader was too slow or
+    that a node's events are missing. In a fleet, the stream has the events of all nodes.
     """
     query, services = context.query, context.services
     event_stream.check_follows(context)
@@ -70,10 +70,10 @@ FOLLOW_EVENTS = Parameter(
     schema={"type": "boolean"},
     example=True,
 )
-EVENTS_OF_FUNCTION = Parameter(name="function_id", about="only what happens to this function")
+EVENTS_OF_FUNCTION = Parameter(name="function_id", about="only events of this function")
 EVENT_TYPES = Parameter(
     name="types",
-    about=f"only these, with commas: {', '.join(WORDS)}",
+    about=f"only these types, comma-separated: {', '.join(WORDS)}",
     example="function,invocation.ended",
 )
 EVENTS = Route(

@@ -48,9 +48,9 @@ class FunctionListServices(PoolServices):
 
 
 async def list_functions(context: RequestContext[FunctionListServices]) -> Response:
-    """List the functions of the tenant, oldest first, or in the order that `sort` names: functions
-    that were never called come first there, or last with order=desc. Keep q, sort and order from
-    page to page. view=brief leaves handlers and environments out.
+    """List the tenant's functions, oldest first or in the order of `sort`: functions that were
+    never invoked come first, or last with order=desc. Keep q, sort and order from page to page.
+    view=brief leaves out handlers and environments.
     """
     wanted, limit = _query(context), pages.limit_of(context, pages.PAGE_MAX)
     view = parse.one_of(context.query.get("view", "full"), "view", VIEWS, "brief")
@@ -134,23 +134,23 @@ STATE = Parameter(
 CLUSTER = Parameter(name="cluster_id", about="only functions with this label")
 TEXT = Parameter(
     name="q",
-    about="only functions with this text in their name or description, in small or capital letters",
+    about="only functions with this text in their name or description, ignoring case",
     schema={"type": "string", "minLength": 1, "maxLength": TEXT_MAX_CHARACTERS},
     example="hello",
 )
 OUTDATED = Parameter(
     name="outdated",
-    about="true: only functions whose runtime was replaced since their version was made, and which "
-    "get it with their next update; false: only the others",
+    about="true: only functions whose runtime was replaced after their version was created, and "
+    "that get the new one with their next update; false: only the others",
     schema={"type": "boolean"},
 )
 SORT = Parameter(
     name="sort",
-    about="what the list is sorted by; created_at by default",
+    about="sort key (default: created_at)",
     schema={"enum": list(FunctionSort)},
 )
 ORDER = Parameter(
-    name="order", about="asc, the default, or desc", schema={"enum": list(Order)}, example="desc"
+    name="order", about="asc (default) or desc", schema={"enum": list(Order)}, example="desc"
 )
 VIEW = Parameter(
     name="view",

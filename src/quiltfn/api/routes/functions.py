@@ -56,8 +56,8 @@ async def create_function(context: RequestContext[FunctionServices]) -> Response
 
 
 async def get_function(context: RequestContext[FunctionServices]) -> Response:
-    """Show one function. Send its ETag as If-Match with an update that must not overwrite another
-    change. x-function-url is its path over plain HTTP, if it has a URL.
+    """Show a function. To avoid overwriting another change, send its ETag as If-Match with your
+    update. x-function-url is its path over plain HTTP, if it has a URL.
     """
     entry = context.entry()
     response = await function_response(context, entry)
@@ -68,17 +68,17 @@ async def get_function(context: RequestContext[FunctionServices]) -> Response:
 
 
 async def get_function_by_name(context: RequestContext[FunctionServices]) -> Response:
-    """Show one function by its name."""
+    """Show a function by its name."""
     return await function_response(context, context.entry_by_name())
 
 
 async def update_function(context: RequestContext[FunctionServices]) -> Response:
-    """Update a function by making a new version. Existing versions never change. Fields that are
-    left out keep their values, and null resets a field that can be null. For an active function the
-    response comes once the new version is current, or with error_message if it cannot start. Then
-    the default alias is the new version. It stays as it is with default_alias=keep; and without
-    default_alias, if the code is the same and the alias sends calls to another version than the
-    one that was current, such as after a rollback by itself.
+    """Update a function by creating a new version. Existing versions never change. Omitted fields
+    keep their values, and null resets a nullable field. For an active function, the response comes
+    once the new version is current, or with error_message if it can't start. Then the default alias
+    names the new version. It stays unchanged with default_alias=keep; and without default_alias, if
+    the code is the same and the alias sends invocations to another version than the previous
+    current one, such as after an automatic rollback.
     """
     moves = moves_default(context)
     changes = shapes.changes_of(context.body)
@@ -104,8 +104,8 @@ def moves_default(context: RequestContext[Any]) -> bool | None:
 
 
 async def delete_function(context: RequestContext[FunctionServices]) -> Response:
-    """Delete a function. New and waiting calls get 404 at once; running calls have 5 seconds to
-    end.
+    """Delete a function. New and waiting invocations get 404 at once; running ones are cancelled
+    after 5 seconds.
     """
     entry = context.entry()
     await context.services.lifecycle.delete(entry)
@@ -113,8 +113,8 @@ async def delete_function(context: RequestContext[FunctionServices]) -> Response
 
 
 async def deploy_function(context: RequestContext[FunctionServices]) -> Response:
-    """Deploy a function by starting its instances. The response has the state active; or error, and
-    error_message says why; or deploying after 20 seconds.
+    """Deploy a function by starting its instances. In the response, the state is active; or error,
+    with the reason in error_message; or deploying after 20 seconds.
     """
     return await function_response(
         context, await context.services.lifecycle.deploy(context.entry())
@@ -122,8 +122,8 @@ async def deploy_function(context: RequestContext[FunctionServices]) -> Response
 
 
 async def pause_function(context: RequestContext[FunctionServices]) -> Response:
-    """Pause a function. New and waiting calls are refused, running calls finish, and no instance is
-    kept.
+    """Pause a function. New and waiting invocations are refused, running ones finish, and all
+    instances end.
     """
     await context.services.lifecycle.pause(context.entry())
     return json_response(wire.PauseResult())
@@ -146,10 +146,10 @@ async def function_response(context: RequestContext[Any], entry: Entry) -> Respo
 
 DEFAULT_ALIAS = Parameter(
     name="default_alias",
-    about="move: the default alias of the function, if it has one, is the version that is current "
-    "then; keep: it stays, and so do calls that name no version. Without it an update that leaves "
-    "the code as it is keeps an alias that names another version than the current one; all else "
-    "moves it",
+    about="move: the default alias, if there is one, moves to the version that becomes current; "
+    "keep: it stays, and so do invocations that name no version. Without it, an update that "
+    "leaves the code as it is keeps an alias that names another version than the current "
+    "one; all else moves it",
     schema={"enum": list(MOVES)},
     example="keep",
 )

@@ -31,8 +31,8 @@ _decode = msgspec.json.Decoder(wire.InstanceList).decode
 
 
 async def list_instances(context: RequestContext[InstanceServices]) -> Response:
-    """List the instances of all tenants on all nodes, the oldest first, with what they share: the
-    prewarmed sandboxes, the calls that wait, and the memory budget.
+    """List the instances of all tenants on all nodes, oldest first, and shared resources: prewarmed
+    sandboxes, waiting invocations, and the memory budget.
     """
     limit = pages.limit_of(context, pages.PAGE_MAX)
     found, queued = _own(context, limit), 0

@@ -26,8 +26,8 @@ class CallListServices(RouteServices):
 
 
 async def list_invocations(context: RequestContext[CallListServices]) -> Response:
-    """List the calls of a function, newest first. Where few of very many match, a page may have
-    few or none and a next_cursor all the same.
+    """List a function's invocations, newest first. If only few of very many match, a page can be
+    short or empty although there is a next_cursor.
     """
     entry, limit = context.entry(), pages.limit_of(context)
     output = parse.one_of(context.query.get("output", "full"), "output", OUTPUTS, "none")
@@ -45,8 +45,8 @@ async def list_invocations(context: RequestContext[CallListServices]) -> Respons
 
 
 async def list_tenant_invocations(context: RequestContext[CallListServices]) -> Response:
-    """List the calls of all functions, newest first, without their output. Where few of very many
-    match, a page may have few or none and a next_cursor all the same.
+    """List the invocations of all functions, newest first, without their output. If only few of
+    very many match, a page can be short or empty although there is a next_cursor.
     """
     query, limit = context.query, pages.limit_of(context)
     function_id, tenant_id = query.get("function_id"), context.tenant_id
@@ -90,40 +90,40 @@ def _filters(query: Mapping[str, str]) -> dict[str, Any]:
 # --- the routes ---
 
 STATUS = Parameter(
-    name="status", about="only calls with this status", schema={"enum": list(Status)}
+    name="status", about="only invocations with this status", schema={"enum": list(Status)}
 )
 COLD = Parameter(
     name="cold_start",
-    about="true: only cold starts; false: only warm calls",
+    about="true: only cold starts; false: only warm starts",
     schema={"type": "boolean"},
 )
 SLOW = Parameter(
     name="min_duration_ms",
-    about="only calls that took at least this many milliseconds",
+    about="only invocations with at least this duration in milliseconds",
     schema={"type": "integer", "minimum": 0, "maximum": DURATION_MAX_MS},
 )
 SOURCE = Parameter(
-    name="source", about="only calls that this asked for", schema={"enum": list(Source)}
+    name="source", about="only invocations from this source", schema={"enum": list(Source)}
 )
 VERSION = Parameter(
     name="version",
-    about="only calls that this version ran",
+    about="only invocations that ran this version",
     schema={"type": "integer", "minimum": 1, "maximum": VERSION_NUMBER_MAX},
 )
 SINCE = Parameter(
     name="from",
-    about="only calls that were accepted at this time or later, in Unix seconds",
+    about="only invocations accepted at or after this time, in Unix seconds",
     schema=MOMENT,
 )
 UNTIL = Parameter(
     name="to",
-    about="only calls that were accepted before this time, in Unix seconds",
+    about="only invocations accepted before this time, in Unix seconds",
     schema=MOMENT,
 )
-OF_ONE = Parameter(name="function_id", about="only calls of this function")
+OF_ONE = Parameter(name="function_id", about="only invocations of this function")
 WITH_OUTPUT = Parameter(
     name="output",
-    about="full, or none to leave stdout and stderr empty",
+    about="full (default), or none to leave stdout and stderr empty",
     schema={"enum": list(OUTPUTS)},
 )
 INVOCATIONS = Route(

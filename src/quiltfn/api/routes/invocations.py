@@ -42,8 +42,8 @@ class InvocationServices(InvokeServices):
 
 
 async def get_invocation(context: RequestContext[InvocationServices]) -> Response:
-    """Show the record of one call. With wait_seconds the response is sent when the call ends, or
-    after that many seconds, with the record as it is then.
+    """Show the record of an invocation. With wait_seconds, the response comes as soon as the
+    invocation is over, or after that time.
     """
     wait = parse.integer(context.query.get("wait_seconds", "0"), "wait_seconds", 0, WAIT_MAX_S)
     if wait:
@@ -63,8 +63,8 @@ async def get_invocation(context: RequestContext[InvocationServices]) -> Respons
 
 
 async def get_invocation_output(context: RequestContext[InvocationServices]) -> Response:
-    """Read the output of one call, byte for byte. Range asks for a part of it. The record of the
-    call has the same output as text, with U+FFFD for bytes that are not UTF-8.
+    """Read the output of an invocation, byte for byte. Range requests a part of it. The record has
+    the same output as text, with U+FFFD for bytes that aren't UTF-8.
     """
     stream = parse.one_of(context.query.get("stream", "stdout"), "stream", STREAMS, "stderr")
     async with pages.reserved(context):
@@ -84,11 +84,11 @@ async def get_invocation_output(context: RequestContext[InvocationServices]) -> 
 
 
 async def get_invocation_timeline(context: RequestContext[InvocationServices]) -> Response:
-    """Show where the time of one call went, phase by phase, in microseconds, and why it was cold;
-    of a running call, so far. queued: in the wait queue. placed and specialised: the wait while a
-    sandbox was made and became one of this version; cold calls only. ran: from the hand-over to the
-    handler's end. recorded: writing its records. Beside that: its attempts, the call that caused it
-    and those that it caused, and the names of its variables.
+    """Show the timeline of an invocation, phase by phase in microseconds, and the reason of a cold
+    start; while it runs, up to now. queued: in the wait queue. placed and specialised: the wait
+    while a sandbox was created and specialised for its version; cold starts only. ran: from the
+    hand-over to the handler's end. recorded: writing its records. The response also has its
+    attempts, the invocation that caused it, those that it caused, and the names of its variables.
     """
     services = context.services
     found = await call_timeline(services.work, context.entry(), context.parameters["invocation_id"])
@@ -101,8 +101,8 @@ async def _record(context: RequestContext[InvocationServices]) -> Invocation:
 
 
 async def cancel_invocation(context: RequestContext[InvocationServices]) -> Response:
-    """Cancel a call, whether it waits or runs: its processes are killed. A call that has ended
-    stays as it is: 409.
+    """Cancel a waiting or running invocation: its processes are killed. An invocation that is
+    already over stays as it is: 409.
     """
     record = await context.services.work.cancel(context.entry(), _invocation_id(context))
     async with pages.reserved(context):
@@ -110,7 +110,7 @@ async def cancel_invocation(context: RequestContext[InvocationServices]) -> Resp
 
 
 async def list_invocation_attempts(context: RequestContext[InvocationServices]) -> Response:
-    """List the ended attempts of a call, oldest first."""
+    """List an invocation's attempts that are over, first to last."""
     async with pages.reserved(context):
         found = await context.services.work.attempts(context.entry(), _invocation_id(context))
         attempts = JsonList("attempts", context.services.budgets.turn)
@@ -120,8 +120,8 @@ async def list_invocation_attempts(context: RequestContext[InvocationServices]) 
 
 
 async def get_invocation_input(context: RequestContext[InvocationServices]) -> Response:
-    """Show what a call was given. Inputs of asynchronous calls are kept with their records, others
-    if the function's record policy says so.
+    """Show the input of an invocation. Inputs of asynchronous invocations are stored with their
+    records, others if the function's record policy says so.
     """
     async with pages.reserved(context):
         record, given = await context.services.work.input(context.entry(), _invocation_id(context))
@@ -138,8 +138,9 @@ async def get_invocation_input(context: RequestContext[InvocationServices]) -> R
 
 
 async def replay_invocation(context: RequestContext[InvocationServices]) -> Response:
-    """Run the kept input of a call again, on the current version or any other, with another payload
-    if the body has one. The new call has an id and a record of its own. Answers as an invoke does.
+    """Replay the stored input of an invocation, on the current or any other version, with the
+    payload in the body if there is one. The new invocation has its own id and record. The response
+    is that of an invoke.
     """
     services, body = context.services, context.body or wire.Replay()
     context.body = None
@@ -174,12 +175,12 @@ def _invocation_id(context: RequestContext[InvocationServices]) -> str:
 
 STREAM = Parameter(
     name="stream",
-    about="which stream; stdout by default",
+    about="stream (default: stdout)",
     schema={"enum": list(STREAMS)},
 )
 WAIT = Parameter(
     name="wait_seconds",
-    about="respond when the call ends, but after this many seconds at the latest",
+    about="respond as soon as the invocation is over, or after this many seconds",
     schema={"type": "integer", "minimum": 0, "maximum": WAIT_MAX_S},
 )
 INVOCATION = Route(

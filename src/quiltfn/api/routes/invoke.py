@@ -57,15 +57,15 @@ W = TypeVar("W", bound=InvokeServices)
 
 
 def invoke_function(context: RequestContext[InvokeServices]) -> Awaitable[Response]:
-    """Call a function and wait for its end. A handler that fails is a normal response: look at
+    """Invoke a function and wait for the end. A handler that fails is a normal response: look at
     status and exit_code.
     """
     return _invoke(context, context.entry())
 
 
 def invoke_function_by_name(context: RequestContext[InvokeServices]) -> Awaitable[Response]:
-    """Call a function by its name and wait for its end. NAME@VERSION and NAME@ALIAS call it as
-    ?version= and ?alias= do.
+    """Invoke a function by its name and wait for the end. NAME@VERSION and NAME@ALIAS work like
+    ?version= and ?alias=.
     """
     return _invoke(context, entry_called(context))
 
@@ -232,38 +232,39 @@ def accepted(record: Invocation) -> Response:
 ON_DISCONNECT = Parameter(
     name="X-On-Disconnect",
     where="header",
-    about="cancel: the call ends when its caller goes away; continue, the default: it goes on",
+    about="cancel: the invocation is cancelled when its caller disconnects; continue (default): "
+    "it goes on",
     schema={"enum": list(live_call.ON_DISCONNECT)},
 )
 MODE = Parameter(
     name="mode",
-    about="async: answer 202 once the call is queued, as Prefer: respond-async; sync: wait",
+    about="async: respond with 202 once the invocation is queued, as with Prefer: respond-async; "
+    "sync: wait",
     schema={"enum": ["sync", "async"]},
 )
 PREFER = Parameter(
     name="Prefer",
     where="header",
-    about="respond-async: answer 202 once the call is queued",
+    about="respond-async: respond with 202 once the invocation is queued",
 )
 DELAY = Parameter(
     name="delay_seconds",
-    about="of an asynchronous call: start it so many seconds from now at the earliest",
+    about="asynchronous invocations: minimum delay before the start, in seconds",
     schema={"type": "integer", "minimum": 0, "maximum": DELAY_MAX_S},
 )
 NOT_BEFORE = Parameter(
     name="not_before",
-    about="of an asynchronous call: start it at this time at the earliest, in Unix seconds, at "
-    "most a year from now",
+    about="asynchronous invocations: earliest start, in Unix seconds, at most a year from now",
     schema=MOMENT,
 )
 CALLED_VERSION = Parameter(
     name="version",
-    about="run this version and not the current one; any but that takes scope write, unless an "
-    "alias names it",
+    about="version to run instead of the current one; others need scope write, unless an alias "
+    "names them",
     schema={"type": "integer", "minimum": 1, "maximum": VERSION_NUMBER_MAX},
 )
 CALLED_ALIAS = Parameter(
-    name="alias", about="run the version that this alias of the function names", example="live"
+    name="alias", about="alias of the function whose version to run", example="live"
 )
 
 

@@ -25,10 +25,10 @@ class KeyServices(RouteServices):
 
 
 async def create_api_key(context: RequestContext[KeyServices]) -> Response:
-    """Create an API key. Only this response has the key itself. An operator can create keys for
-    every tenant, an admin for its own tenant and with at most its own scope. A key that expires can
-    only create keys that expire no later. Without `scope` the key can write; the first key of all,
-    if an operator creates it, is an operator's.
+    """Create an API key. Only this response contains the key itself. An operator can create keys
+    for every tenant, an admin for its own tenant and with at most its own scope. A key that expires
+    can only create keys that expire no later. Without `scope`, the key has scope write; the very
+    first key, if an operator creates it, has scope operator.
     """
     body, caller = context.body, context.caller
     tenant = caller.tenant_id if body.tenant is None else body.tenant
@@ -68,8 +68,8 @@ async def list_api_keys(context: RequestContext[KeyServices]) -> Response:
 
 
 async def revoke_api_key(context: RequestContext[KeyServices]) -> Response:
-    """Revoke an API key for good. The key stops working within a second. A caller cannot revoke a
-    key of a higher scope than its own.
+    """Permanently revoke an API key. It stops working within a second. Callers can't revoke a key
+    of a higher scope than their own.
     """
     services = context.services
     await revoke_key(services.keys, services.clock, context.parameters["key_id"], context.caller)

@@ -43,10 +43,10 @@ class LogServices(RouteServices):
 
 
 async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
-    """Read what a call has written by now: both streams, in the order in which it came. With follow
-    it comes as server-sent events, of a running call as it is written: stdout and stderr, gap for
-    what is not kept, and at last end with the record of the call. Who was disconnected goes on
-    with Last-Event-ID.
+    """Read the output of an invocation so far: both streams, in their original order. With follow,
+    it comes as server-sent events, also while the invocation runs: stdout and stderr, gap for
+    output that isn't stored, and finally end with the record. After a disconnect, resume with
+    Last-Event-ID.
     """
     services, query = context.services, context.query
     follows = event_stream.follows(context)
@@ -72,10 +72,11 @@ async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
 
 
 async def get_function_logs(context: RequestContext[LogServices]) -> Response:
-    """Follow what all calls of a function write, from now on, as server-sent events: for each call
-    started, stdout and stderr, and end with its record; each names its call. A reader that is more
-    than 1,000 calls behind gets a gap with the number of those that are left out. In a fleet they
-    are those on all nodes, and what a node that was lost has written is a gap with its node_id.
+    """Follow the output of all invocations of a function, from now on, as server-sent events: for
+    each invocation started, stdout and stderr, and end with its record; each names its invocation.
+    A reader that is more than 1,000 invocations behind gets a gap with the number of those left
+    out. In a fleet, the stream has the invocations on all nodes; output of a lost node is a gap
+    with its node_id.
     """
     event_stream.check_follows(context)
     services, function_id = context.services, context.entry().function.id
@@ -131,20 +132,20 @@ def _position(text: str, name: str, streams: Sequence[str]) -> Position:
 
 FOLLOW = Parameter(
     name="follow",
-    about="true: as server-sent events, as it is written; as Accept: text/event-stream",
+    about="true: stream as server-sent events, as with Accept: text/event-stream",
     schema={"type": "boolean"},
 )
 ONE_STREAM = Parameter(
-    name="stream", about="only this stream; both by default", schema={"enum": list(STREAMS)}
+    name="stream", about="only this stream (default: both)", schema={"enum": list(STREAMS)}
 )
 TAIL = Parameter(
     name="tail",
-    about="begin with so many of the last lines",
+    about="start with this many of the last lines",
     schema={"type": "integer", "minimum": 0, "maximum": TAIL_MAX},
 )
 BEGIN = Parameter(
     name="offset",
-    about="begin behind the event with this id; with stream, behind so many bytes of it",
+    about="start after the event with this id; with stream, after this many bytes of it",
     schema={"type": "string", "pattern": "^[0-9]{1,15}(-[0-9]{1,15})?$"},
 )
 LOGS = Route(

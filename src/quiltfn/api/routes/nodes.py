@@ -26,8 +26,8 @@ class NodeServices(RouteServices):
 
 
 async def list_nodes(context: RequestContext[NodeServices]) -> Response:
-    """List the nodes of the fleet, those included that have left or were removed. A server that is
-    alone is one node. view=full adds the functions with most instances on each, at most 100.
+    """List the nodes of the fleet, including stopped and removed ones. A standalone server is one
+    node. view=full adds the functions with most instances on each, at most 100.
     """
     view = parse.one_of(context.query.get("view", "brief"), "view", VIEWS, "full")
     most = LISTED_MAX if view == "full" else None
@@ -36,7 +36,7 @@ async def list_nodes(context: RequestContext[NodeServices]) -> Response:
 
 
 async def get_node(context: RequestContext[NodeServices]) -> Response:
-    """Show one node of the fleet, with the functions that have instances or calls there."""
+    """Show a node of the fleet, with the functions that have instances or invocations there."""
     name = context.parameters["name"]
     found = await context.services.nodes.all()
     for node in found:
@@ -46,28 +46,28 @@ async def get_node(context: RequestContext[NodeServices]) -> Response:
 
 
 async def drain_node(context: RequestContext[NodeServices]) -> Response:
-    """Have a node take no more calls and begin no more accepted work. What runs there ends. It
-    hears of it within seconds, and stays drained, also after a restart, until it is uncordoned.
+    """Drain a node: it accepts no new invocations and starts no queued ones; running ones finish.
+    It takes effect within seconds, and lasts until the node is uncordoned, also across restarts.
     """
     return await _changed(context, NodeState.DRAINING)
 
 
 async def cordon_node(context: RequestContext[NodeServices]) -> Response:
-    """Have a node begin no more accepted work and take no calls from other nodes. Calls that it is
-    asked for itself go on.
+    """Cordon a node: it starts no queued invocations and takes none from other nodes. Requests to
+    the node itself still run.
     """
     return await _changed(context, NodeState.CORDONED)
 
 
 async def uncordon_node(context: RequestContext[NodeServices]) -> Response:
-    """Have a node that was drained or cordoned do everything again."""
+    """Undo a drain or cordon."""
     return await _changed(context, NodeState.READY)
 
 
 async def remove_node(context: RequestContext[NodeServices]) -> Response:
-    """Remove a node from the fleet for good. If it runs, it ends within seconds, and its calls with
-    it: drain it first. A server of that name does not start in the fleet any more. Refused while
-    the node has an image that no other node has, which force=true gives up.
+    """Permanently remove a node from the fleet. If it runs, it stops within seconds and its
+    invocations end: drain it first. A server with that name can't start in the fleet again. Refused
+    while the node has the only copy of an image, unless force=true gives the image up.
     """
     name, is_forced = context.parameters["name"], context.query.get("force", "false")
     if not parse.boolean(is_forced, "force"):
@@ -185,7 +185,7 @@ def _function(context: RequestContext[NodeServices], pool: PoolLoad) -> wire.Fun
 
 NODE_VIEW = Parameter(
     name="view",
-    about="full: with functions that have instances there; brief by default",
+    about="full: with functions that have instances there (default: brief)",
     schema={"enum": list(VIEWS)},
 )
 LIST_NODES = Route(
@@ -223,7 +223,7 @@ REMOVE_NODE = Route(
     parameters=(
         Parameter(
             name="force",
-            about="remove it although images go with it that no other node has",
+            about="remove the node although it has the only copy of some images",
             schema={"type": "boolean", "default": False},
         ),
     ),

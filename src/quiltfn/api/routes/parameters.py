@@ -11,7 +11,7 @@ OPERATOR = Scope.OPERATOR
 MOMENT = {"type": "integer", "minimum": 0, "maximum": parse.UNIX_MAX}
 LIMIT = Parameter(
     name="limit",
-    about="the largest number of entries of the page",
+    about="maximum number of entries in the page",
     schema={"type": "integer", "minimum": 1, "maximum": pages.PAGE_MAX},
     example=50,
 )
@@ -27,16 +27,17 @@ RANGE = Parameter(name="Range", where="header", about="a part of the output, suc
 IF_MATCH = Parameter(
     name="If-Match",
     where="header",
-    about="make the change only if what is changed still has this ETag",
+    about="apply the change only if the object still has this ETag",
 )
 IDEMPOTENCY = Parameter(
     name="Idempotency-Key",
     where="header",
-    about="within 24 hours, a repetition with the same key, query and body gets the first response",
+    about="within 24 hours, a repeated request with the same key, query and body gets the first "
+    "response",
     schema=VISIBLE,
 )
 LAST_EVENT = Parameter(
-    name="Last-Event-ID", where="header", about="begin behind the event with this id"
+    name="Last-Event-ID", where="header", about="resume after the event with this id"
 )
 PLACED = ("CAPACITY_FULL", "RUNTIME_UNAVAILABLE", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE")
 GONE = ("NOT_FOUND",)

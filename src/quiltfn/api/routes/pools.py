@@ -25,8 +25,8 @@ class PoolCountServices(RouteServices):
 
 
 async def get_function_pool(context: RequestContext[PoolCountServices]) -> Response:
-    """Count the instances of a function. Ready instances can take a call now; busy includes
-    instances that are being cleaned after a call.
+    """Count the instances of a function. Ready instances can take an invocation now; busy ones
+    include those that are being cleaned up.
     """
     entry = context.entry()
     counts = context.services.fleet.pools.counts(entry.function.id)
@@ -34,8 +34,8 @@ async def get_function_pool(context: RequestContext[PoolCountServices]) -> Respo
 
 
 async def get_function_egress(context: RequestContext[PoolCountServices]) -> Response:
-    """Show what a function can reach on the network, how many attempts were refused since the
-    server started, and where the first of them were to go.
+    """Show a function's network access, its blocked connection attempts since the server started,
+    and the first destinations blocked.
     """
     entry = context.entry()
     refused = await context.services.pools.egress(entry.function.id)
@@ -62,7 +62,7 @@ async def get_pool_stats(context: RequestContext[PoolCountServices]) -> Response
 
 
 async def list_function_pools(context: RequestContext[PoolCountServices]) -> Response:
-    """Count the instances of each function that has some, in any state."""
+    """Count the instances of each function that has any, by state."""
     services, wanted = context.services, context.query.get("function_id")
     if wanted is not None:
         services.catalog.by_id(context.tenant_id, wanted)

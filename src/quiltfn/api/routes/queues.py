@@ -28,14 +28,14 @@ class QueueServices(RouteServices):
 
 
 async def list_dead_letters(context: RequestContext[QueueServices]) -> Response:
-    """List a function's asynchronous calls that were given up, newest first: they were out of
-    attempts, or too old to be started.
+    """List a function's dead letters, newest first: asynchronous invocations that ran out of
+    attempts or became too old.
     """
     return await _dead_letters(context, context.entry())
 
 
 async def list_tenant_dead_letters(context: RequestContext[QueueServices]) -> Response:
-    """List the asynchronous calls of all functions that were given up, newest first."""
+    """List the dead letters of all functions, newest first."""
     return await _dead_letters(context, pages.functions_of(context))
 
 
@@ -53,8 +53,8 @@ async def _dead_letters(
 
 
 async def redrive_dead_letters(context: RequestContext[QueueServices]) -> Response:
-    """Queue calls again that were given up, each under a new id. Ids that name no dead letter are
-    left out. The answer says how many were queued and how many dead letters are left.
+    """Redrive dead letters: queue each again under a new id. Ids that name no dead letter are
+    ignored. The response has the number queued and the number of dead letters left.
     """
     body = context.body
     if (body.invocation_ids is None) == (not body.all):
@@ -71,21 +71,21 @@ async def redrive_dead_letters(context: RequestContext[QueueServices]) -> Respon
 
 
 async def delete_dead_letter(context: RequestContext[QueueServices]) -> Response:
-    """Drop a dead letter. The record of its call stays."""
+    """Drop a dead letter. The record of its invocation stays."""
     await context.services.work.drop(context.entry(), context.parameters["invocation_id"])
     return Response(status=204)
 
 
 async def get_function_queue(context: RequestContext[QueueServices]) -> Response:
-    """Count a function's asynchronous calls that are not over."""
+    """Count a function's asynchronous invocations that aren't over."""
     entry, now_ms = context.entry(), _now_ms(context)
     counts = await context.services.work.counts(entry, now_ms)
     return json_response(shapes.queue(counts, entry.function.id, entry.function.name, now_ms))
 
 
 async def list_queues(context: RequestContext[QueueServices]) -> Response:
-    """Count the asynchronous calls of each function that has some that are not over, or dead
-    letters.
+    """Count the asynchronous invocations that aren't over, and dead letters, by function; functions
+    without any are left out.
     """
     limit, cursor, now_ms = pages.limit_of(context), context.query.get("cursor"), _now_ms(context)
     of = pages.functions_of(context)

@@ -25,8 +25,8 @@ class QuotaServices(RouteServices):
 
 
 async def get_tenant_quota(context: RequestContext[QuotaServices]) -> Response:
-    """Show the limits of a tenant, which of them its quota names, and how much it has used. Another
-    tenant's need scope operator.
+    """Show a tenant's limits, which of them its quota sets, and its usage. Other tenants need scope
+    operator.
     """
     tenant_id = _tenant(context)
     if tenant_id != context.tenant_id:
@@ -35,10 +35,10 @@ async def get_tenant_quota(context: RequestContext[QuotaServices]) -> Response:
 
 
 async def set_tenant_quota(context: RequestContext[QuotaServices]) -> Response:
-    """Set the quota of a tenant. It holds for the next request. What is left out is as the server's
-    settings have it. What the tenant has already stays: a lower limit refuses only what is new.
-    A tenant exists once it has a key, a function or calls; its quota may be set before, and known
-    is false then.
+    """Set the quota of a tenant. It applies from the next request on. Omitted limits are those of
+    the server's settings. Existing objects stay: a lower limit only refuses new ones. A tenant
+    exists once it has a key, a function or invocations; its quota can be set before, and known is
+    false until then.
     """
     tenant_id = _tenant(context)
     await context.services.quotas.set(
@@ -48,7 +48,7 @@ async def set_tenant_quota(context: RequestContext[QuotaServices]) -> Response:
 
 
 async def delete_tenant_quota(context: RequestContext[QuotaServices]) -> Response:
-    """Go back to the limits of the server's settings."""
+    """Reset a tenant to the limits of the server's settings."""
     await context.services.quotas.set(_tenant(context), NONE)
     return Response(status=204)
 

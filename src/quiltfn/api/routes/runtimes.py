@@ -26,8 +26,8 @@ class RuntimeServices(ImageFileServices):
 
 
 async def list_runtimes(context: RequestContext[RuntimeServices]) -> Response:
-    """List the runtimes that the tenant's functions can use: the server's own, the tenant's, and
-    those that all tenants share.
+    """List the runtimes that the tenant's functions can use: built-in ones, the tenant's, and those
+    shared by all tenants.
     """
     limit = pages.limit_of(context, pages.PAGE_MAX)
     after = from_cursor(context.query.get("cursor"), "", PLACE)
@@ -42,18 +42,18 @@ async def list_runtimes(context: RequestContext[RuntimeServices]) -> Response:
 
 
 async def get_runtime(context: RequestContext[RuntimeServices]) -> Response:
-    """Show a runtime. Keys that can write see the values of its environment; of a shared runtime
-    only operators see them.
+    """Show a runtime. Keys of scope write or higher see the values of its environment; for a shared
+    runtime, only operators see them.
     """
     named = context.services.runtimes.get(context.tenant_id, context.parameters["name"])
     return await _response(context, named)
 
 
 async def add_runtime(context: RequestContext[RuntimeServices]) -> Response:
-    """Add a runtime to the tenant, or replace the one of that name. With `shared`, an operator adds
-    it for all tenants. Existing versions of functions keep what they were made with; the next
-    update of a function uses the new runtime. If the same runtime exists already, the response is
-    200. The server's settings say which kinds, isolation and network tenants can use.
+    """Add or replace a runtime of the tenant. With `shared`, an operator adds it for all tenants.
+    Existing versions of functions keep the old runtime; the next update of a function uses the new
+    one. If the same runtime already exists, the response is 200. The server's settings define which
+    kinds, isolations and networks tenants can use.
     """
     shared = context.body.shared
     if shared:
@@ -70,8 +70,8 @@ async def add_runtime(context: RequestContext[RuntimeServices]) -> Response:
 
 
 async def remove_runtime(context: RequestContext[RuntimeServices]) -> Response:
-    """Remove a runtime of the tenant or, with `shared=true` and an operator's key, a shared one.
-    New versions cannot use it; existing ones keep it.
+    """Remove a runtime of the tenant. With `shared=true` and an operator's key, remove a shared
+    one. New versions can't use it; existing ones keep it.
     """
     shared = parse.boolean(context.query.get("shared", "false"), "shared")
     if shared:
@@ -82,17 +82,13 @@ async def remove_runtime(context: RequestContext[RuntimeServices]) -> Response:
 
 
 async def list_runtime_files(context: RequestContext[RuntimeServices]) -> Response:
-    """List the files that a runtime has at /app, in the order of their paths. A runtime without an
-    image has none of its own.
-    """
+    """List a runtime's files at /app, sorted by path. A runtime without an image has none."""
     named = context.services.runtimes.get(context.tenant_id, context.parameters["name"])
     return await file_page(context, named.runtime.app_images)
 
 
 async def list_runtime_packages(context: RequestContext[RuntimeServices]) -> Response:
-    """List the packages of Python and Node among the files of a runtime, by what they say of
-    themselves.
-    """
+    """List the Python and Node.js packages among a runtime's files, according to their metadata."""
     services = context.services
     named = services.runtimes.get(context.tenant_id, context.parameters["name"])
     async with pages.reserved(context):
@@ -106,14 +102,14 @@ async def list_runtime_packages(context: RequestContext[RuntimeServices]) -> Res
 
 
 async def upload_image(context: RequestContext[RuntimeServices]) -> Response:
-    """Upload the files that a runtime has at /app, as one tar archive, plain or gzipped. A runtime
-    of the tenant names them by the digest in the response, as `image`. With `contents=rootfs` the
-    archive is a root file system, with `contents=image` an execution image (an OCI layout, or what
-    `docker save` writes); a runtime names it as `base_image`. The same files have the same digest
-    however they were packed; if the tenant has them already, the response is 200. All images of a
-    tenant together have a quota. An image that no runtime or version of the tenant uses is removed
-    after a while. A node of a fleet responds once a second node has the image, if one can be
-    reached; if none takes it, the response is 503, and the upload may be repeated.
+    """Upload a runtime's files for /app as a tar archive, plain or gzipped. A runtime refers to
+    them by the digest in the response, as `image`. With `contents=rootfs`, the archive is a root
+    file system; with `contents=image`, a container image (an OCI layout, or the output of `docker
+    save`); a runtime refers to either as `base_image`. Equal files have the same digest regardless
+    of how they were packed; if the tenant already has them, the response is 200. A tenant's images
+    have a common quota. An image that no runtime or version of the tenant uses is removed after a
+    while. A node of a fleet responds once a second node has the image, if one is reachable; if none
+    accepts it, the response is 503, and the upload can be repeated.
     """
     kind = context.headers["content-type"].partition(";")[0].strip().lower()
     wanted = context.query.get("contents", Contents.FILES)
@@ -149,14 +145,14 @@ def _shown(context: RequestContext[RuntimeServices], named: OwnedRuntime) -> wir
 
 CONTENTS = Parameter(
     name="contents",
-    about="what the archive holds: files for /app, the default; rootfs, a root file system; or "
-    "image, an execution image as an OCI layout or as docker save writes it",
+    about="content of the archive: files for /app (default); rootfs, a root file system; or "
+    "image, a container image as an OCI layout or the output of docker save",
     schema={"enum": list(UPLOADED)},
     example="rootfs",
 )
 SHARED = Parameter(
     name="shared",
-    about="true: the runtime that all tenants share; needs an operator's key",
+    about="true: the runtime shared by all tenants; needs an operator's key",
     schema={"type": "boolean"},
 )
 LIST_RUNTIMES = Route(

@@ -27,8 +27,9 @@ class ScheduleServices(InvokeServices):
 
 
 async def create_schedule(context: RequestContext[ScheduleServices]) -> Response:
-    """Make a schedule, which runs a function by a cron expression or an interval. Each run is an
-    asynchronous call: it is queued when it is due, and retried as the function's async policy says.
+    """Create a schedule, which runs a function by a cron expression or an interval. Each run is an
+    asynchronous invocation, queued when it is due and retried according to the function's async
+    policy.
     """
     body = context.body
     with zones.hinted():
@@ -69,14 +70,14 @@ async def _shown_after(
 
 
 async def get_schedule(context: RequestContext[ScheduleServices]) -> Response:
-    """Show a schedule: when it is due the next five times, and what came of it last."""
+    """Show a schedule, its next five runs and its last one."""
     named = context.parameters["name"]
     return await _shown(context, await context.services.schedules.get(context.tenant_id, named))
 
 
 async def update_schedule(context: RequestContext[ScheduleServices]) -> Response:
-    """Change a schedule. Fields that are left out keep their values. Where it is due at other times
-    by the change, an interval begins anew.
+    """Change a schedule. Omitted fields keep their values. If its times change, an interval
+    restarts.
     """
     changes = shapes.changes_of(context.body)
     if not changes:
@@ -94,14 +95,14 @@ async def update_schedule(context: RequestContext[ScheduleServices]) -> Response
 
 
 async def delete_schedule(context: RequestContext[ScheduleServices]) -> Response:
-    """Delete a schedule. Calls that it has queued still run."""
+    """Delete a schedule. Invocations that it has queued still run."""
     await context.services.schedules.remove(context.tenant_id, context.parameters["name"])
     return Response(status=204)
 
 
 async def invoke_schedule(context: RequestContext[ScheduleServices]) -> Response:
-    """Queue a run now, whatever the schedule says of overlap and whether or not it is enabled. The
-    times at which it is due stay as they are.
+    """Queue a run now, regardless of overlap and even if the schedule is disabled. Its due times
+    don't change.
     """
     services = context.services
     with services.admission.call(context.tenant_id):
@@ -125,8 +126,8 @@ async def accepted_run(
 
 
 async def list_schedule_runs(context: RequestContext[ScheduleServices]) -> Response:
-    """List what was decided each time that a schedule was due, newest first. Times that were missed
-    together are one entry, and the number is in it. The last 1000 are kept.
+    """List the runs of a schedule, newest first, with the decision for each due time. Times that
+    were missed together are one entry with their number. The last 1000 are stored.
     """
     limit = pages.limit_of(context)
     schedules, named = context.services.schedules, context.parameters["name"]

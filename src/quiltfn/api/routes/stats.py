@@ -45,9 +45,9 @@ class StatsServices(RouteServices):
 
 
 async def list_function_stats(context: RequestContext[StatsServices]) -> Response:
-    """Show what the calls of each function came to in the last seconds: how many ended, how many of
-    them in error, how many were cold, and how long they took. Functions without calls are left out.
-    A call is counted within 50 ms of its end.
+    """Show recent statistics by function: invocations that ended, errors, cold starts and
+    latencies. Functions without invocations are left out. An invocation is counted within 50 ms of
+    its end.
     """
     services, query = context.services, context.query
     given = query.get("window", str(WINDOW_DEFAULT_S))
@@ -68,9 +68,9 @@ async def list_function_stats(context: RequestContext[StatsServices]) -> Respons
 
 
 async def get_function_series(context: RequestContext[StatsServices]) -> Response:
-    """Show what the calls of a function came to over time, by status, also of calls whose records
-    are no longer kept. There is no point where no call ended. Without step it is the shortest that
-    is kept for all of the time and has at most 2400 points.
+    """Show statistics of a function over time, by status, including invocations whose records were
+    removed. Periods in which no invocation ended have no point. The default step is the shortest
+    that is stored for the whole period and gives at most 2400 points.
     """
     entry, services = context.entry(), context.services
     now = int(services.clock.unix())
@@ -90,9 +90,9 @@ async def get_function_series(context: RequestContext[StatsServices]) -> Respons
 
 
 async def get_usage(context: RequestContext[StatsServices]) -> Response:
-    """Show what the tenant's calls used, by hours or days of UTC or in all of the time: how many
-    ended and how, memory limit times duration, measured processor time, refused connections, and
-    asynchronous calls that were accepted. Functions that were deleted count.
+    """Show the tenant's usage, by hour or day (UTC) or for the whole period: invocations that
+    ended, by status, GB-seconds, measured CPU time, blocked connections, and accepted asynchronous
+    invocations. Deleted functions are included.
     """
     services, query = context.services, context.query
     step = parse.one_of(query.get("step", "day"), "step", USAGE_STEPS, "hour")
@@ -215,38 +215,41 @@ def _used(stats: CallStats) -> dict[str, Any]:
 
 WINDOW = Parameter(
     name="window",
-    about="of the last so many seconds",
+    about="period up to now, in seconds",
     schema={"type": "integer", "minimum": WINDOW_MIN_S, "maximum": WINDOW_MAX_S},
     example=3600,
 )
 STATS_LIMIT = Parameter(
     name="limit",
-    about="the largest number of functions of the page",
+    about="maximum number of functions in the page",
     schema={"type": "integer", "minimum": 1, "maximum": FUNCTIONS_MAX},
     example=50,
 )
 FROM = Parameter(
-    name="from", about="what ended at this time or later, in Unix seconds", schema=MOMENT
+    name="from",
+    about="only invocations that ended at or after this time, in Unix seconds",
+    schema=MOMENT,
 )
 TO = Parameter(
     name="to",
-    about="what ended before this time, in Unix seconds; the end of the present second by default",
+    about="only invocations that ended before this time, in Unix seconds (default: the end of the "
+    "current second)",
     schema=MOMENT | {"minimum": 1},
 )
 STATS_STEP = Parameter(
     name="step",
-    about="how many seconds a point stands for",
+    about="length of a point's period in seconds",
     schema={"enum": [str(one) for one in STEPS]},
     example=60,
 )
 USAGE_STEP = Parameter(
     name="step",
-    about="by hours or, by default, days of UTC; all: the whole time at once",
+    about="hour or day (default), in UTC; all: the whole period at once",
     schema={"enum": list(USAGE_STEPS)},
 )
 BY = Parameter(
     name="by",
-    about="function: a row for each function; all together by default",
+    about="function: a row per function (default: all functions together)",
     schema={"enum": ["function"]},
 )
 STATS = Route(

@@ -56,13 +56,13 @@ class MetricServices(RouteServices):
 
 
 async def get_liveness(_context: RequestContext[SystemServices]) -> Response:
-    """Show that the server answers. Nothing is checked."""
+    """Check that the server responds. Nothing else is checked."""
     return json_response(wire.Liveness())
 
 
 async def get_readiness(context: RequestContext[SystemServices]) -> Response:
-    """Show that the server takes calls, for what balances load. It is refused where the server ends
-    or is drained. A database that is away makes no difference.
+    """Check that the server accepts invocations, for load balancers. It fails while the server
+    stops or is drained, but not while the database is unreachable.
     """
     health = context.services.health
     if not health.takes_calls:
@@ -72,7 +72,7 @@ async def get_readiness(context: RequestContext[SystemServices]) -> Response:
 
 async def get_health(context: RequestContext[SystemServices]) -> Response:
     """Show whether the server is ready, the result of each check, and the protections in force. A
-    server that cannot check credentials answers anybody that it is not ready, and why
+    server that can't check credentials responds to anyone that it isn't ready, and why
     (`credentials`), without checks and protections.
     """
     report = await context.services.health.report()
@@ -93,12 +93,12 @@ async def get_elasticity_health(context: RequestContext[SystemServices]) -> Resp
 
 
 async def get_help(context: RequestContext[SystemServices]) -> Response:
-    """Show every route with its rules, and help with finding errors."""
+    """Show every route with its rules, and debugging help."""
     return _json_or_markdown(context, context.help.functions_help, is_shared=True)
 
 
 async def list_examples(context: RequestContext[SystemServices]) -> Response:
-    """Show example calls that work as printed."""
+    """Show example requests that work as printed."""
     return _json_or_markdown(context, context.help.functions_examples, is_shared=True)
 
 
@@ -108,7 +108,7 @@ async def get_elasticity_help(context: RequestContext[SystemServices]) -> Respon
 
 
 async def list_elasticity_examples(context: RequestContext[SystemServices]) -> Response:
-    """Show example calls that set pool targets."""
+    """Show example requests that set pool targets."""
     return _json_or_markdown(context, context.help.elasticity_examples, is_shared=True)
 
 
@@ -152,8 +152,8 @@ def libc() -> str | None:
 
 
 async def get_whoami(context: RequestContext[SystemServices]) -> Response:
-    """Show whose credential it is, what it may do and until when, and what this server offers. On a
-    server that needs no credential it works without one.
+    """Show the caller's credential, its scope and expiry, and the server's features. On a server
+    that needs no credential, it works without one.
     """
     caller, services = context.caller, context.services
     machine = services.health.machine
@@ -177,8 +177,8 @@ async def get_whoami(context: RequestContext[SystemServices]) -> Response:
 
 
 async def get_doctor_report(context: RequestContext[SystemServices]) -> Response:
-    """Show what `quiltfn doctor` finds on the server's machine, as far as the running server sees
-    it, without root; and the protections that are in force.
+    """Show the system checks of `quiltfn doctor` that the running server can do without root, and
+    the protections in force.
     """
     health = context.services.health
     found = [

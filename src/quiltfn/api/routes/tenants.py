@@ -23,7 +23,7 @@ class TenantServices(VisitedServices):
 
 async def list_tenants(context: RequestContext[TenantServices]) -> Response:
     """List tenants by name: those that have a function, a valid key, a quota of their own, or
-    calls.
+    invocations.
     """
     limit = pages.limit_of(context, pages.PAGE_MAX)
     after = from_cursor(context.query.get("cursor"), "", TENANT)
@@ -37,16 +37,16 @@ async def list_tenants(context: RequestContext[TenantServices]) -> Response:
 
 
 async def disable_tenant(context: RequestContext[TenantServices]) -> Response:
-    """Disable a tenant. Its keys and tokens, those of operators excepted, are refused with 403, and
-    so are calls by its URLs. Its instances end, with what they run; asynchronous invocations go
-    back into the queue and wait there, ticks of schedules are skipped, and nothing is sent to
-    destinations. Everything is as before once it is enabled.
+    """Disable a tenant. Its keys and tokens, except those of operators, are refused with 403, and
+    so are requests to its URLs. Its instances end with their invocations; asynchronous invocations
+    return to the queue and wait there, ticks of schedules are skipped, and nothing is sent to
+    destinations. Enabling the tenant restores everything.
     """
     return await _set(context, disabled=True)
 
 
 async def enable_tenant(context: RequestContext[TenantServices]) -> Response:
-    """Enable a tenant that was disabled."""
+    """Enable a disabled tenant."""
     return await _set(context, disabled=False)
 
 

@@ -285,11 +285,11 @@ def count_refusal(context: RequestContext[UrlCallServices], error: QuiltfnError)
 
 
 async def invoke_function_url(context: RequestContext[UrlCallServices]) -> Response:
-    """Call a function by its URL: any method, any type of body; the answer is the handler's own.
-    /fn/<tenant>/<name>, or /fn/<name> for a function of the tenant default unless that is the name
-    of a tenant; <name>@<alias> for the version of an alias. What follows is the handler's
-    path. Handlers of runners are given an event of API Gateway's payload format 2.0, shells
-    CGI/1.1.
+    """Invoke a function by its URL: with any method and content type; the response is the handler's
+    own. The path is /fn/<tenant>/<name>, or /fn/<name> for a function of the tenant default unless
+    that is a tenant's name; <name>@<alias> selects an alias. What follows is the handler's path.
+    Handlers of runners get an event in API Gateway's payload format 2.0, shell handlers get CGI/1.1
+    variables.
     """
     asked: UrlRequest = context.body
     url, body = asked.url, context.raw_body or b""

@@ -23,8 +23,8 @@ class UrlServices(RouteServices):
 
 
 async def get_function_url(context: RequestContext[UrlServices]) -> Response:
-    """Show how a function is reached over plain HTTP. The secret of its webhooks reads *** unless
-    reveal is true, which needs scope write.
+    """Show a function's URL. The webhook secret is shown as *** unless reveal is true, which needs
+    scope write.
     """
     is_revealed = parse.boolean(context.query.get("reveal", "false"), "reveal")
     if is_revealed:
@@ -38,8 +38,8 @@ async def get_function_url(context: RequestContext[UrlServices]) -> Response:
 
 
 async def set_function_url(context: RequestContext[UrlServices]) -> Response:
-    """Set how a function is reached over plain HTTP, at /fn/<tenant>/<name>. Nothing is reachable
-    before. It applies to calls from now on.
+    """Create or replace a function's URL, /fn/<tenant>/<name>. A function without one can't be
+    reached over plain HTTP. It applies to later requests.
     """
     entry, body = context.entry(), context.body
     cors = body.cors
@@ -56,7 +56,7 @@ async def set_function_url(context: RequestContext[UrlServices]) -> Response:
 
 
 async def delete_function_url(context: RequestContext[UrlServices]) -> Response:
-    """Take a function's URL away. Calls that run are not ended."""
+    """Delete a function's URL. Running invocations continue."""
     await context.services.urls.set(context.entry(), None)
     return Response(status=204)
 
@@ -115,7 +115,7 @@ def _fields(shape: msgspec.Struct) -> dict[str, Any]:
 
 REVEAL = Parameter(
     name="reveal",
-    about="true: with the secret of webhooks, which needs scope write",
+    about="true: include the webhook secret; needs scope write",
     schema={"type": "boolean"},
 )
 GET_URL = Route(handler=get_function_url, scope=READ, answer=wire.FunctionUrl, parameters=(REVEAL,))

@@ -50,15 +50,15 @@ async def file_page(context: RequestContext[S], images: Sequence[str]) -> Respon
 
 
 async def list_version_files(context: RequestContext[VersionFileServices]) -> Response:
-    """List the files that a version of a function has at /app, in the order of their paths. A
-    version whose runtime has no image has none.
+    """List a version's files at /app, sorted by path. A version whose runtime has no image has
+    none.
     """
     return await file_page(context, await _images_of(context))
 
 
 async def get_version_file(context: RequestContext[VersionFileServices]) -> Response:
-    """Read a file of a version, as it was uploaded: the code that runs. A link is not followed; it
-    is no file here. `Range` asks for a part.
+    """Read a file of a version, as it was uploaded: the code that runs. Symbolic links aren't
+    followed and count as missing. `Range` requests a part.
     """
     images, path = await _images_of(context), context.parameters["path"]
     async with pages.reserved(context):

@@ -119,34 +119,34 @@ def files(directory: str) -> dict[str, WebFile]:
 
 
 async def get_start_page(context: RequestContext[WebServices]) -> Response:
-    """Lead a browser to the dashboard. Other clients are answered that there is no such route."""
+    """Redirect browsers to the dashboard. Other clients get: route not found."""
     if "text/html" not in context.headers.get("accept", ""):
         raise no_such_route()
     return _led_to("ui/", ("vary", "accept"))
 
 
 async def get_dashboard_directory(_context: RequestContext[WebServices]) -> Response:
-    """Lead to the dashboard."""
+    """Redirect to the dashboard."""
     return _led_to("ui/")
 
 
 async def get_dashboard(context: RequestContext[WebServices]) -> Response:
-    """Show the dashboard: a page over this API, for browsers."""
+    """Show the dashboard, a web page on top of this API."""
     return _file(INDEX, context)
 
 
 async def get_dashboard_file(context: RequestContext[WebServices]) -> Response:
-    """Get a file that the dashboard consists of."""
+    """Get a file of the dashboard."""
     return _file(context.parameters["file"], context)
 
 
 async def get_documentation_directory(_context: RequestContext[WebServices]) -> Response:
-    """Lead to the documentation."""
+    """Redirect to the documentation."""
     return _led_to("docs/")
 
 
 async def get_documentation(context: RequestContext[WebServices]) -> Response:
-    """Get a page of the documentation, or a file that its pages consist of."""
+    """Get a page or file of the documentation."""
     name, known = context.parameters["path"], files(DOCUMENTATION)
     if not known:
         raise NotFound(
