@@ -972,6 +972,24 @@ async def test_others_write_while_a_server_stands_still_in_a_transaction(
         assert len(tries) == 2
 
 
+async def test_writes_that_wait_for_each_other_end_one_that_stands_still(tmp_path: Path) -> None:
+    """Each has little of its time left when its turn comes, and none waits for long enough."""
+    url = postgresql.database_of(tmp_path)
+    async with open_postgresql(url, tmp_path / "a", node_id="a", busy_timeout_s=1.0) as store:
+        with psycopg.connect(url_of(tmp_path), application_name="quiltfn 1 other") as other:
+            lock = f"{postgres_connection.NAMESPACE}, {postgres_connection.WRITER}"
+            other.execute(f"SELECT pg_advisory_xact_lock({lock})".encode())
+            other.cursor().executemany("SELECT %s", [("x",), ("y",)])
+            began = time.monotonic()
+            while True:
+                with contextlib.suppress(StoreUnavailable):
+                    await store.ping()
+                    break
+                assert time.monotonic() - began < scaled(8)
+            with contextlib.suppress(psycopg.Error):
+                other.rollback()
+
+
 async def test_a_migration_that_takes_its_time_is_not_ended(tmp_path: Path) -> None:
     """Nor a command: they have the same lock, and no start of a server in their names."""
     url = postgresql.database_of(tmp_path)

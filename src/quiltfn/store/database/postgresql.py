@@ -430,10 +430,11 @@ class PostgresDatabase:
         try:
             return begun(first_s)
         except psycopg.errors.LockNotAvailable:
+            # Also if no time is left: the next write of this server may have no more either.
+            run_alone(writer, "ROLLBACK")
+            end_stuck_writer(writer)
             if first_s == wait_s:
                 raise
-        run_alone(writer, "ROLLBACK")
-        end_stuck_writer(writer)
         return begun(wait_s - first_s)
 
     def _tell(self, writer: Connection) -> None:
