@@ -26,7 +26,7 @@ WITHHELD = f"{MASK} hides values from keys below scope write"
 
 NameOrId = Annotated[
     str,
-    Argument(metavar="NAME_OR_ID", help="The function's name or id.", completes="function"),
+    Argument(metavar="NAME_OR_ID", help="Function name or id.", completes="function"),
 ]
 
 

@@ -187,10 +187,10 @@ def as_json(findings: Sequence[Finding]) -> str:
 def parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(
         prog="quiltfn doctor",
-        description="Check this machine; --sweep removes what a crash left.",
+        description="Check this machine; --sweep removes leftovers of a crash.",
         epilog="exit codes: 0 a server can start · 1 it cannot",
     )
-    it.add_argument("--sweep", action="store_true", help="end and remove what dead servers left")
+    it.add_argument("--sweep", action="store_true", help="remove leftovers of dead servers")
     it.add_argument(
         "--images",
         action="store_true",

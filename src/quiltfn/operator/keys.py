@@ -202,18 +202,18 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--fleet", help="or the file of a fleet, or of one of its nodes")
     shared.add_argument("--output", "-o", choices=["table", "json"], default="table")
     verbs = it.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    create = verbs.add_parser("create", parents=[shared], help="make a key; it is shown once")
-    create.add_argument(
-        "--tenant", default="default", help="whose functions it reaches; else default"
+    create = verbs.add_parser(
+        "create", parents=[shared], help="create a key; it is shown only once"
     )
+    create.add_argument("--tenant", default="default", help="tenant of the key (default: default)")
     create.add_argument(
         "--scope",
         choices=list(Scope),
-        help="what it allows; default: operator for the first key, write for later ones",
+        help="scope (default: operator for the first key, write for later ones)",
     )
-    create.add_argument("--expires", help="when it ends, such as 30d, 12h or 90s; default: never")
-    create.add_argument("--label", help="what you call it, such as 'nightly build'")
-    verbs.add_parser("list", parents=[shared], help="every key that was ever made")
-    revoke = verbs.add_parser("revoke", parents=[shared], help="end a key for good")
-    revoke.add_argument("id", help="its id, as list shows it")
+    create.add_argument("--expires", help="lifetime, such as 30d, 12h or 90s (default: unlimited)")
+    create.add_argument("--label", help="label, such as 'nightly build'")
+    verbs.add_parser("list", parents=[shared], help="list all keys")
+    revoke = verbs.add_parser("revoke", parents=[shared], help="permanently revoke a key")
+    revoke.add_argument("id", help="key id from list")
     return it
