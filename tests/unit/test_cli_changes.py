@@ -4,10 +4,15 @@ import re
 import sys
 from typing import Any
 
+import msgspec
 import pytest
 
 from promises import promise
 from quiltfn.cli import run, show
+from quiltfn.cli.field_options import option_of
+from quiltfn.cli.options import unset_of
+from quiltfn.wire import FunctionChanges
+from quiltfn.wire.fields import fields_of
 from unit.canned_server import FUNCTION, ID, INFO, INVOCATION, Fake, Terminal, answered_by, version
 
 
@@ -313,3 +318,12 @@ def test_the_key_is_the_option_s_or_variable_s(fake: Fake, monkeypatch: pytest.M
     assert fake.headers["x-api-key"] == "quilt_sk_env"
     assert run(["functions", "get", "hello", "--api-key", "quilt_sk_arg"]) == 0
     assert fake.headers["x-api-key"] == "quilt_sk_arg"
+
+
+def test_the_option_that_empties_a_field_is_spelled_as_the_one_that_sets_it() -> None:
+    """Options have no underscores, whatever the API calls the field."""
+    field = next(iter(fields_of(FunctionChanges).values()))
+    for name, short in (("owner_contact", "owner_contact"), ("working_directory", "workdir")):
+        named = msgspec.structs.replace(field, name=name, short=short)
+        assert unset_of(named) == f"--unset-{option_of(named)[2:]}"
+        assert "_" not in unset_of(named)

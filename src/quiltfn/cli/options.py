@@ -55,7 +55,7 @@ class FieldsOf(Parameters):
             found[name] = (Annotated[_kind(field), _option(field)], default)
             if self._can_be_emptied(field):
                 words = field.name.replace("_", " ")
-                unset = Option((f"--unset-{field.short}",), help=f"Remove the {words}.")
+                unset = Option((unset_of(field),), help=f"Remove the {words}.")
                 found[f"unset {name}"] = (Annotated[bool, unset], False)
         return found
 
@@ -66,7 +66,7 @@ class FieldsOf(Parameters):
             is_unset = said.get(f"unset {name}", False)
             if said[name] is not None:
                 if is_unset:
-                    raise BadParameter(f"give --{field.short} or --unset-{field.short}, not both")
+                    raise BadParameter(f"give {option_of(field)} or {unset_of(field)}, not both")
                 given[name] = self._read(field, said[name])
             elif is_unset:
                 given[name] = None if field.is_nullable else {}
@@ -85,6 +85,11 @@ class FieldsOf(Parameters):
         if get_origin(field.kind) is dict:
             return pairs_of(f"--{field.short}", said)
         return said
+
+
+def unset_of(field: Field) -> str:
+    """The option that empties a field."""
+    return f"--unset-{option_of(field).removeprefix('--')}"
 
 
 def _kind(field: Field) -> Any:
