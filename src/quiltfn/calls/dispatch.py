@@ -1,7 +1,7 @@
 """Runs accepted work: claims what is due, in slices, and gives it to the invoker.
 
-Of each function that has work it knows when the first piece is due, and holds the slice that it has
-claimed and not begun. Everything else is in the store. It looks when work arrives or comes due,
+Of each function with queued work it knows when the first item is due, and holds the slice that it
+has claimed and not begun. Everything else is in the store. It looks when work arrives or comes due,
 when a call of the function ends, and when the function changes; `model/dispatch.py` decides.
 
     arrived, due ──▶ rota ──turn──▶ begun ──▶ the invoker writes the end, and what becomes of it
@@ -51,11 +51,11 @@ from quiltfn.tenants.admission import Admission
 
 _log = structlog.get_logger("quiltfn.calls.dispatch")
 RETRY_AFTER_S = 1.0
-# What is due and may not start is looked at again so often, apart from what wakes it.
+# Seconds between looks at work that is due and may not start, apart from other triggers.
 BLOCKED_LOOK_S, BLOCKED_EACH_S = 0.1, 0.001
 SETTLE_AFTER_S = 0.05
 LONGEST_SLEEP_S = 60.0
-# So many times beyond two for each function are remembered that are no longer so.
+# Outdated entries allowed in `_due`, beyond two for each function.
 DUE_SPARE = 64
 
 
@@ -63,8 +63,8 @@ DUE_SPARE = 64
 class Dispatcher:
     """`ports.work.Queue`. `start` it once the functions are loaded; `stop`, then `join` it.
 
-    `long_output`: the memory for long output of one attempt of a tenant, until its end is written.
-    `may_begin`: whether attempts may begin now; looked at again and again while they may not.
+    `long_output`: the memory for long output of a tenant's attempt, until its end is written.
+    `may_begin`: whether attempts may begin now; polled while they may not.
     """
 
     store: SqlWork
@@ -81,35 +81,34 @@ class Dispatcher:
     may_begin: Callable[[], bool]
 
     def __post_init__(self) -> None:
-        # Work arrived: of which tenant and function.
+        # Work arrived: its tenant and function.
         self.on_arrived: Signal[str, str] = Signal()
         self._claims = Claims(self.store, self.clock, is_strict=self.journal.is_strict)
         self._backlogs: dict[str, Backlog] = {}
         self._rota = Rota()
-        self._unclaimed = Rota()  # what could begin, once there is memory for a claim
-        self._due: list[tuple[int, str]] = []  # a heap; what is no longer so is skipped
+        self._unclaimed = Rota()  # functions that wait for memory to claim work
+        self._due: list[tuple[int, str]] = []  # a heap; outdated entries are skipped
         self._blocked: set[str] = set()
-        # After a turn that needs a new instance: the backlogs that need one as well, which wait
-        # until the pools are asked again. None before it.
+        # After a turn that needs a new instance: the other backlogs that need one, which wait until
+        # the pools are asked again. None before such a turn.
         self._cold: list[Backlog] | None = None
         self._retries: list[tuple[str, str, int]] = []
-        self._in_doubt: set[str] = set()  # functions whose claims are being made sure of
+        self._in_doubt: set[str] = set()  # functions whose claims are being verified
         self._tasks = TaskGroup()
         self._is_pumping = self._is_settling = self._is_stopping = False
-        self._claims_again_at = 0.0  # monotonic seconds; later than now where the store failed
+        self._claims_again_at = 0.0  # monotonic seconds; in the future after the store failed
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0  # uvloop's timers do not always tell
+        self._timer_at = 0.0  # not every uvloop timer reports its time
         self._look: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Begins to run what waits in the store. Raises `StoreUnavailable`."""
+        """Start running queued work. Raises `StoreUnavailable`."""
         for one in await self.store.load():
             self.arrived(one.function_id, one.tenant_id, one.next_due_ms)
 
     async def stop(self) -> None:
-        """Begins nothing more, and puts back what was claimed and not begun. Where that cannot be
-        stored, `follow_waiting` does it later; else it is begun after `resume`, or the next start
-        puts it back.
+        """Stop dispatching; release unstarted claims. If the store fails, `follow_waiting` releases
+        them later; otherwise the work begins after `resume`, or the next start releases it.
         """
         self._is_stopping = True
         for timer in (self._timer, self._look):
@@ -124,39 +123,39 @@ class Dispatcher:
             _log.warning(f"claimed work could not be put back: {error}")
 
     async def _put_all_back(self) -> None:
-        """All that was claimed and not begun. Raises `StoreUnavailable`."""
+        """Release all unstarted claims. Raises `StoreUnavailable`."""
         await self._claims.release_all(self._backlogs.values())
         unsure = [backlog for backlog in self._backlogs.values() if backlog.is_uncertain]
         if unsure:
             known = {one for backlog in unsure for one in backlog.running}
-            await self.journal.synced()  # what was over before that is not claimed any more
+            await self.journal.synced()  # work that ended before that is no longer claimed
             for backlog in unsure:
                 await self._claims.make_sure(backlog, known | backlog.running)
 
     async def resume(self) -> None:
-        """After `stop`: begins to run what waits again. Raises `StoreUnavailable`."""
+        """After `stop`: start running queued work again. Raises `StoreUnavailable`."""
         if not self._is_stopping:
             return
         self._is_stopping, self._timer, self._look = False, None, None
         try:
             await self.start()
         except StoreUnavailable:
-            self._is_stopping = True  # it is tried again, and `stop` puts back what came meanwhile
+            self._is_stopping = True  # retried later; `stop` releases what was claimed meanwhile
             raise
-        for backlog in [*self._backlogs.values()]:  # what came meanwhile may be others' by now
+        for backlog in [*self._backlogs.values()]:  # other nodes may have claimed by now
             self._consider(backlog)
         self._look_again()
         self.tick()
 
     async def join(self) -> None:
-        """Waits until the attempts under way are over: after the pools were closed."""
-        self._retries.clear()  # they are in the store, and nothing is begun any more
+        """Wait until the attempts in progress are over: after the pools were closed."""
+        self._retries.clear()  # they are in the store, and no attempt begins now
         await self._tasks.join()
 
     # What wakes it ---------------------------------------------------------------------------
 
     def arrived(self, function_id: str, tenant_id: str, due_at_ms: int) -> None:
-        """Work of the function waits in the store that is due then."""
+        """Work of the function waits in the store and is due then."""
         backlog = self._backlogs.get(function_id)
         if backlog is None:
             backlog = self._backlogs[function_id] = Backlog(function_id, tenant_id)
@@ -166,14 +165,14 @@ class Dispatcher:
             hear(tenant_id, function_id)
 
     async def follow_waiting(self) -> None:
-        """Hears of work that waits, whichever node accepted it or put it back. Others are to have
-        what was claimed here, if nothing is begun here.
+        """Take note of queued work, whichever node accepted or released it. If this node starts
+        none, release its claims for other nodes.
         """
         if self._is_stopping:
             await self._put_all_back()
         found = [one for one in await self.store.due() if self._is_news(one)]
         if found:
-            await self.others.catch_up()  # what was changed before it was accepted is known then
+            await self.others.catch_up()  # earlier changes of the function
         for one in found:
             if self._is_news(one):
                 self.arrived(one.function_id, one.tenant_id, one.next_due_ms)
@@ -183,7 +182,7 @@ class Dispatcher:
         return known is None or known.next_due_ms is None or work.next_due_ms < known.next_due_ms
 
     def tick(self) -> None:
-        """Looks at what has come due; its timer calls it."""
+        """Timer callback: dispatch due work."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -197,8 +196,8 @@ class Dispatcher:
         self._sleep()
 
     async def withdraw(self, invocation_id: str) -> bool:
-        """Puts work back that was claimed and not begun, so that it can be cancelled. False where
-        there is no such work. Raises `StoreUnavailable`.
+        """Release unstarted work, so that it can be cancelled. Returns False if there is no such
+        work. Raises `StoreUnavailable`.
         """
         backlog = self._holder(invocation_id)
         if backlog is None:
@@ -208,7 +207,7 @@ class Dispatcher:
             backlog = self._holder(invocation_id)
         if backlog is None:
             return False
-        # Who withdraws it wants it not to be claimed again at once.
+        # The withdrawn work must not be claimed again at once.
         later_ms = self._now_ms() + round(RETRY_AFTER_S * 1000)
         backlog.returning += 1
         try:
@@ -223,21 +222,21 @@ class Dispatcher:
         return next((one for one in self._backlogs.values() if invocation_id in one.held), None)
 
     def call_ended(self, record: Invocation) -> None:
-        """A call of the function is over, and its instance is free in a moment."""
+        """A call of the function is over; its instance is free in a moment."""
         backlog = self._backlogs.get(record.function_id) if self._blocked else None
         if backlog is not None and record.function_id in self._blocked:
             self._blocked.discard(record.function_id)
             self._ready(backlog)
 
     def function_changed(self, before: Function | None, after: Function | None) -> None:
-        """It may have been resumed, scaled, paused or deleted."""
+        """The function may have been resumed, scaled, paused or deleted."""
         function = after or before
         backlog = self._backlogs.get(function.id) if function else None
         if backlog is not None and self._entry_of(backlog) is not None:
             self._consider(backlog)
 
     def _consider(self, backlog: Backlog) -> None:
-        """Adds the backlog to the rota if some of its work is due, else sleeps until it is."""
+        """Add the backlog to the ready queue if some of its work is due, else sleep until it is."""
         due = backlog.first_due_ms()
         if self._backlogs.get(backlog.function_id) is not backlog:  # the function was deleted
             return
@@ -257,7 +256,7 @@ class Dispatcher:
             self._sleep()
 
     def _forget_old_alarms(self) -> None:
-        """Of what came to be due ever earlier, or was deleted, the old times may be a year away."""
+        """Rebuild `_due`: outdated times may otherwise stay for a year."""
         alarms = ((it.alarm_ms, name) for name, it in self._backlogs.items())
         self._due = [(ms, name) for ms, name in alarms if ms is not None]
         heapq.heapify(self._due)
@@ -269,7 +268,7 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _sleep(self) -> None:
-        """Sets the timer for what is due next."""
+        """Set the timer for the next due time."""
         if not self._due or self._is_stopping:
             return
         loop = asyncio.get_running_loop()
@@ -282,8 +281,8 @@ class Dispatcher:
         self._timer, self._timer_at = loop.call_at(at, self.tick), at
 
     def _block(self, backlog: Backlog) -> None:
-        """Something is due and may not start now: it is looked at when a call of the function
-        ends, and after a while in any case, for instances come and go for other reasons, too.
+        """Due work may not start now: look again when a call of the function ends, and in any case
+        after a while, since instances start and end for other reasons, too.
         """
         self._blocked.add(backlog.function_id)
         if self._look is None and not self._is_stopping:
@@ -315,10 +314,10 @@ class Dispatcher:
     # Beginning -------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Begins everything that may begin now.
+        """Begin everything that may begin now.
 
-        An instance that is started for one function may be one less for another. So of those only
-        one is begun before the pools are asked again.
+        An instance that is started for one function may leave one less for another. So only one
+        attempt that needs a new instance begins before the pools are asked again.
         """
         self._is_pumping, self._cold = False, None
         if self._is_stopping:
@@ -331,7 +330,7 @@ class Dispatcher:
         self._claim_next()
 
     def _is_held_back(self, backlog: Backlog) -> bool:
-        """Whether nothing of it may begin now; then it is considered again later."""
+        """Whether none of its work may begin now; it is then considered again later."""
         if not self.may_begin():
             self._block(backlog)
         elif self.admission.refusal(backlog.tenant_id) is not None:
@@ -341,7 +340,7 @@ class Dispatcher:
         return True
 
     def _begin_one(self, function_id: str) -> bool:
-        """Begins an attempt of the function, or claims work first. False where none was begun."""
+        """Begin an attempt of the function, or claim work first. False: none was begun."""
         backlog = self._backlogs[function_id]
         entry = self._entry_of(backlog)
         if entry is None:
@@ -380,8 +379,8 @@ class Dispatcher:
         return True
 
     def _hold_back(self, backlog: Backlog) -> None:
-        """The tenant has used up its day, or is disabled: what is due waits until tomorrow, or for
-        an operator.
+        """The tenant has used up its daily quota, or is disabled: due work waits until tomorrow, or
+        for an operator.
         """
         if backlog.held:
             self._put_back_soon(backlog, self._claims.take_all(backlog))
@@ -390,7 +389,7 @@ class Dispatcher:
 
     def _load(self, backlog: Backlog, due_ms: int, room: int) -> Load:
         in_line = 0
-        if room <= 0:  # Only then it matters.
+        if room <= 0:  # It matters only then.
             in_line = sum(not self.invoker.has_begun(one) for one in backlog.running)
         return Load(
             running=len(backlog.running),
@@ -410,7 +409,7 @@ class Dispatcher:
         self._tasks.spawn(self._run(backlog, entry, work))
 
     async def _run(self, backlog: Backlog, entry: Entry, work: ClaimedWork) -> None:
-        """The whole of one attempt."""
+        """Run one attempt end to end."""
         backlog.launched -= 1
         request = self._request(backlog, work)
         try:
@@ -421,7 +420,7 @@ class Dispatcher:
                 with self.long_output(backlog.tenant_id) as output:
                     await self.invoker.invoke(entry, replace(request, long_output=output))
             except (Unprocessable, Forbidden) as error:
-                # The function is another than it was when the work was accepted.
+                # The function was replaced since the work was accepted.
                 self.invoker.end_unstarted(entry, request, str(error))
         except QuiltfnError as error:
             if error.invocation_id is None and not isinstance(error, NotFound):
@@ -452,7 +451,7 @@ class Dispatcher:
         )
 
     def _conclude(self, backlog: Backlog, work: ClaimedWork, ended: Invocation) -> WorkOutcome:
-        """Decides what becomes of the work, in the step in which its end is written."""
+        """Decide what becomes of the work, in the step in which its end is written."""
         policy = self.policies.policy_of(backlog.function_id)
         chance = random.random()
         decided = outcome(policy, ended, self._now_ms(), work.expires_at_ms, chance, new_id)
@@ -467,7 +466,7 @@ class Dispatcher:
         return decided
 
     async def _settle(self) -> None:
-        """Retries can be claimed once the ends before them are committed."""
+        """Make retries claimable once the preceding ends are committed."""
         try:
             while self._retries:
                 await asyncio.sleep(SETTLE_AFTER_S)
@@ -504,7 +503,7 @@ class Dispatcher:
             self._unclaimed.add(backlog.tenant_id, backlog.function_id)
 
     def _claim_next(self) -> None:
-        """Lets the next function that waits for it claim, if there is memory for it now."""
+        """Let the next waiting function claim work, if there is memory for it now."""
         if not self._claims.may_begin or self._is_stopping:
             return
         function_id = self._unclaimed.turn(self._backlogs.__contains__)
@@ -531,7 +530,7 @@ class Dispatcher:
         due = backlog.first_due_ms()
         if backlog.held or due is None or due > self._now_ms():
             self._consider(backlog)
-        else:  # Due, and yet not claimed: it must not be asked for again at once.
+        else:  # It is due and yet not claimed: do not ask for it again at once.
             self._block(backlog)
 
     def _make_sure_soon(self, backlog: Backlog) -> None:
@@ -540,12 +539,12 @@ class Dispatcher:
             self._tasks.spawn(self._make_sure(backlog))
 
     async def _make_sure(self, backlog: Backlog) -> None:
-        """Asks the store until it says what this node has claimed of the function."""
+        """Ask the store, until it responds, which work of the function this node has claimed."""
         try:
             while backlog.is_uncertain and not self._is_stopping:
                 known = {*backlog.running}
                 try:
-                    await self.journal.synced()  # what was over before that is not claimed any more
+                    await self.journal.synced()  # work that ended before that is no longer claimed
                     is_moving = backlog.claim is not None or backlog.returning or self._is_stopping
                     if not is_moving:
                         await self._claims.make_sure(backlog, known | backlog.running)
@@ -565,7 +564,7 @@ class Dispatcher:
             self.invoker.ended_unrun(entry, record)
 
     def _put_back_soon(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
-        """As `_put_back`. Until that is done, nothing else shows that the function has work."""
+        """As `_put_back`. Until it succeeds, only `returning` shows that the function has work."""
         backlog.returning += 1
         self._tasks.spawn(self._put_back_taken(backlog, works))
 
@@ -576,7 +575,7 @@ class Dispatcher:
             backlog.returning -= 1
 
     async def _put_back(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
-        """Releases work that was claimed and not begun. If that fails, it stays claimed."""
+        """Release unstarted work. If that fails, it stays claimed."""
         with contextlib.suppress(StoreUnavailable):
             await self._claims.put_back(backlog, works)
         if self._entry_of(backlog) is not None:

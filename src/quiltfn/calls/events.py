@@ -1,13 +1,13 @@
-"""Tells those who follow a tenant what happens in it.
+"""Sends a tenant's events to its followers.
 
-A tenant that somebody follows has a ring with the events of the last minute, within bounds. Readers
-have only a position in it, so a slow one costs nothing: what it missed is gone, and a `gap` says
-so. Nobody's events are kept while nobody follows, nor is anything counted then.
+A tenant with followers has a ring buffer with the events of the last minute, within bounds. A
+reader is only a position in it, so a slow one costs nothing: the events that it missed are gone,
+and a `gap` event reports that. Without followers, no events are kept or counted.
 
-Each part of the server tells in one place: `functions/catalog.py` of functions, `invoke.py` of
-calls, the pools of their counts, the dispatcher of queues and the schedules of what they fire.
-`server/platform.py` connects them. On a node of a fleet the others tell their own as well
-(`heard`).
+Each part of the server reports its events in one place: `functions/catalog.py` functions,
+`invoke.py` calls, the pools instance counts, the dispatcher queues, and the schedules their runs.
+`server/platform.py` connects them. On a node of a fleet the other nodes report their own events as
+well (`heard`).
 """
 
 import asyncio
@@ -40,12 +40,12 @@ from quiltfn.ports import Clock
 from quiltfn.ports.work import QueueCounts
 
 KEPT_S, KEPT_EVENTS, KEPT_BYTES = 60.0, 2000, 512 * 1024
-# Of so many functions it is remembered which counts were told last.
+# Maximum number of functions whose last reported counts are kept.
 COUNTS_KEPT = 20_000
-# How often the counts of a function and sums of its calls are told at most.
+# Minimum seconds between reports of a function's counts, and of sums of its calls.
 EVERY_S = 0.25
-# So many starts and ends of a function's calls are told one by one in that time; none of them after
-# a time in which more were summed up.
+# Starts and ends of a function's calls that are reported individually in that time; 0 after a
+# period in which more were summed up.
 ONE_BY_ONE = 6
 POSITION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
@@ -61,7 +61,7 @@ class _Kept(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Ring:
-    """The last events of one tenant. `touched`: when its last reader came or left, in monotonic
+    """The last events of one tenant. `touched`: when a reader last came or left, in monotonic
     seconds.
     """
 
@@ -72,11 +72,11 @@ class _Ring:
         self.touched = now
         self.readers = 0
         self.changed = asyncio.Event()
-        self.counts: dict[str, bytes] = {}  # of instances, by function, as they were told last
+        self.counts: dict[str, bytes] = {}  # last reported instance counts, by function
 
     @property
     def first(self) -> int:
-        """The number of the oldest event that is kept, or of the next one."""
+        """The number of the oldest event kept, or of the next one."""
         return self.kept[0].number if self.kept else self.following
 
     def add(self, one: _Kept) -> None:
@@ -98,38 +98,38 @@ class _Ring:
 
 
 class _Burst:
-    """The calls of a function in the time since the last sum of them was told."""
+    """A function's calls since their last reported sum."""
 
     def __init__(self, told: int = 0) -> None:
         self.told = told
         self.rest: CallSummary | None = None
-        self.pool_changed = False  # its instances are told with the sum: one packet, not two
+        self.pool_changed = False  # its instances are reported with the sum: one packet, not two
 
     def summary(self) -> CallSummary | None:
-        """What this one more is added to; None: it is told by itself."""
+        """The sum that this event is added to; None: it is reported individually."""
         if self.told < ONE_BY_ONE:
             self.told += 1
             return None
         return self.sum()
 
     def sum(self) -> CallSummary:
-        """What is not told one by one."""
+        """The sum of the events that are not reported individually."""
         if self.rest is None:
             self.rest = CallSummary()
         return self.rest
 
 
 class Cursor:
-    """Where one reader is in the events of a tenant. They are kept for a minute at least, and all
-    that follow it within bounds, from its `with` block on.
+    """The position of one reader in a tenant's events. From its `with` block on, they are kept for
+    at least a minute, within bounds.
     """
 
     def __init__(self, ring: _Ring, start: int | None, epoch: int, clock: Clock) -> None:
-        """`start`: the number of the next event; None: events may be missing before that."""
+        """`start`: the number of the next event; None: events may be missing before it."""
         self._ring, self._epoch, self._clock = ring, epoch, clock
         self._at = ring.following if start is None else start
-        self.is_reset = start is None  # what comes next says so
-        self.function_id = ""  # of the event that was next
+        self.is_reset = start is None  # the next event is then a `reset`
+        self.function_id = ""  # of the last event returned
 
     def __enter__(self) -> "Cursor":
         self._ring.readers += 1
@@ -141,7 +141,7 @@ class Cursor:
 
     @property
     def id(self) -> str:
-        """The id of the event that was next, or of the last one before the next."""
+        """The id of the last event returned, or of the one before the first."""
         return f"{self._epoch}-{self._at - 1}"
 
     @property
@@ -166,9 +166,9 @@ class Cursor:
 
 
 class Events:
-    """What happens in each tenant. `epoch`: of this start of the server. `pool_counts`: counts the
-    instances of a function, `queue_counts` its accepted work; that is asked for one function at a
-    time, and None tells of queues without counts.
+    """The events of each tenant. `epoch`: of this start of the server. `pool_counts`: counts the
+    instances of a function; `queue_counts`: counts its asynchronous invocations, for one function
+    at a time; None reports queues without counts.
     """
 
     def __init__(
@@ -183,12 +183,12 @@ class Events:
         self._counting = asyncio.Lock()
         self._tasks = TaskGroup()
         self._rings: dict[str, _Ring] = {}
-        self._first = 1  # numbers below this one may have been given to events that are gone
+        self._first = 1  # smaller numbers may belong to events that are gone
         self._bursts: dict[str, _Burst] = {}
         self._waiting: set[tuple[EventType, str]] = set()
-        # Set, and another one in its place, with the next event of any tenant.
+        # Set, and replaced, with the next event of any tenant.
         self.changed = asyncio.Event()
-        # A tenant is followed here from now on, or no more.
+        # A tenant got its first follower here, or lost its last one.
         self.on_followed: Signal[[]] = Signal()
 
     @property
@@ -199,7 +199,7 @@ class Events:
     # What is told ----------------------------------------------------------------------------
 
     def function_changed(self, before: Function | None, after: Function | None) -> None:
-        """A function was made (`before` None), changed or deleted (`after` None)."""
+        """A function was created (`before` None), changed or deleted (`after` None)."""
         one = after or before
         if not self._rings or one is None:
             return
@@ -207,7 +207,7 @@ class Events:
         self._tell(one.tenant_id, kind, one.id, told_of_function(one))
 
     def call_started(self, record: Invocation) -> None:
-        """A handler gets a call next."""
+        """A call is about to be handed to a handler."""
         if not self._rings or record.tenant_id not in self._rings:
             return
         summary = self._burst(record.tenant_id, record.function_id).summary()
@@ -231,7 +231,7 @@ class Events:
         self._work_changed(record)
 
     def pool_changed(self, tenant_id: str, function_id: str) -> None:
-        """The instances of a function changed. They are counted a moment later."""
+        """The instances of a function changed. They are counted shortly afterwards."""
         if not self._rings or tenant_id not in self._rings:
             return
         burst = self._bursts.get(function_id)
@@ -241,12 +241,12 @@ class Events:
             self._later_once(EventType.POOL, self._tell_pool, tenant_id, function_id)
 
     def queue_changed(self, tenant_id: str, function_id: str) -> None:
-        """Accepted work of a function arrived, or an attempt at it began or ended."""
+        """Asynchronous work of a function arrived, or an attempt at it began or ended."""
         if self._rings and tenant_id in self._rings:
             self._later_once(EventType.QUEUE, self._count_queue, tenant_id, function_id)
 
     def _work_changed(self, record: Invocation) -> None:
-        """As `queue_changed`, of the record of an attempt; other calls have no queue."""
+        """As `queue_changed`, for the record of an attempt; synchronous calls have no queue."""
         if record.due_at is not None:
             self.queue_changed(record.tenant_id, record.function_id)
 
@@ -264,7 +264,7 @@ class Events:
     def alias_rolled_back(
         self, tenant_id: str, function_id: str, before: Alias, after: Alias
     ) -> None:
-        """An alias has lost its second version by itself."""
+        """A canary was rolled back, so its alias has lost the second version."""
         told = {
             "function_id": function_id,
             "alias": after.name,
@@ -277,9 +277,9 @@ class Events:
     # What other nodes tell -------------------------------------------------------------------
 
     def heard(self, tenant_id: str, kind: EventType, data: bytes) -> None:
-        """Another node has told its own event. It counts in the bounds of its function as if it had
-        happened here; counts are told anew, since they are sums over the nodes. Raises
-        `msgspec.DecodeError` for data that is no event's.
+        """Add an event of another node. It counts toward its function's limits like a local one;
+        counts are computed again, since they are sums over the nodes. Raises `msgspec.DecodeError`
+        for data that is not a valid event.
         """
         if tenant_id not in self._rings:
             return
@@ -303,7 +303,7 @@ class Events:
             self._tell(tenant_id, kind, function_id, told)
 
     def missed(self, tenant_id: str, node: str, events: int | None) -> None:
-        """Events of another node are missing here: so many, or nobody knows how many."""
+        """Events of another node are missing here: this number, or None if unknown."""
         self._tell(tenant_id, EventType.GAP, "", {"events": events, "node_id": node})
 
     # Following -------------------------------------------------------------------------------
@@ -315,17 +315,17 @@ class Events:
         types: frozenset[EventType] | None = None,
         last_id: str | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """The events of a tenant from now on, or behind the one with the id `last_id`; None: of any
-        function, of every type. It does not end by itself.
+        """The events of a tenant from now on, or after the one with the id `last_id`; None: of any
+        function, of every type. The iterator does not end by itself.
 
-        What is no longer there is told by an event: `reset` where that is all since `last_id`, and
-        `gap` with the number of events where this reader was slow.
+        An event reports what is no longer available: `reset` if all events since `last_id` are
+        gone, and `gap` with the number of events if this reader was slow.
         """
         return self._events(self.cursor(tenant_id, last_id), function_id, types)
 
     def cursor(self, tenant_id: str, last_id: str | None = None) -> "Cursor":
-        """Where a reader of a tenant's events is: behind the newest, or behind the one with that
-        id. To be used in a `with` block.
+        """A reader's cursor in a tenant's events: after the newest, or after the event with that
+        id. Use it in a `with` block.
         """
         now = self._clock.now()
         ring = self._rings.get(tenant_id)
@@ -340,7 +340,7 @@ class Events:
         return Cursor(ring, start, self._epoch, self._clock)
 
     def _behind(self, ring: _Ring, last_id: str) -> int | None:
-        """The number that follows the event; None where events may be missing."""
+        """The number after the event; None if events may be missing."""
         found = POSITION.fullmatch(last_id)
         if found is None or int(found[1]) != self._epoch:
             return None
@@ -363,8 +363,8 @@ class Events:
                     yield found
 
     def _forget(self, tenant_id: str) -> None:
-        """Drops a ring that nobody has read for a minute; else looks again a minute later. One that
-        has a reader stays, however slow that is.
+        """Drop a ring that had no reader for a minute; otherwise check again a minute later. A ring
+        with a reader stays, however slow the reader is.
         """
         ring = self._rings[tenant_id]
         if not ring.readers and self._clock.now() - ring.touched >= KEPT_S:
@@ -408,8 +408,8 @@ class Events:
     def _later_once(
         self, kind: EventType, then: Callable[[str, str], None], tenant_id: str, function_id: str
     ) -> None:
-        """Calls `then` a moment later, once however many changes of the kind come until it has
-        taken the function out of `_waiting`.
+        """Call `then` a moment later: once for all changes of the kind until it removes the
+        function from `_waiting`.
         """
         key = (kind, function_id)
         if key not in self._waiting:
@@ -417,7 +417,7 @@ class Events:
             self._later(then, tenant_id, function_id)
 
     def _tell_pool(self, tenant_id: str, function_id: str) -> None:
-        """Tells of the instances of a function, if there are others than those told last."""
+        """Report the instance counts of a function, if they differ from the last report."""
         self._waiting.discard((EventType.POOL, function_id))
         ring = self._rings.get(tenant_id)
         if ring is None:
@@ -434,10 +434,10 @@ class Events:
         self._tasks.spawn(self._tell_queue(tenant_id, function_id))
 
     async def _tell_queue(self, tenant_id: str, function_id: str) -> None:
-        """Tells of a queue with what is in it, or without where the store does not answer."""
+        """Report a queue with its counts, or without them if the store does not respond."""
         told: dict[str, Any] = {"function_id": function_id}
         async with self._counting:
-            # What changes from here on is told again.
+            # Later changes are reported again.
             self._waiting.discard((EventType.QUEUE, function_id))
             if tenant_id not in self._rings:
                 return
@@ -450,7 +450,7 @@ class Events:
         self._tell(tenant_id, EventType.QUEUE, function_id, told)
 
     async def aclose(self) -> None:
-        """Ends what is being counted: the store closes next."""
+        """Stop pending counts: the store closes next."""
         await self._tasks.aclose()
 
     def _later(self, then: Callable[..., None], *what: Any) -> None:

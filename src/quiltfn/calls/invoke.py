@@ -53,10 +53,10 @@ from quiltfn.store.calls.journal import SpoolJournal
 
 T = TypeVar("T")
 MISTAKE = "the server made a mistake; its log has more"
-# How long a tenant is not searched again for invocations that can give way, if there were none.
+# After a search of a tenant found no invocation to cancel, seconds until the next search.
 SEARCHED_AGAIN_S = 0.05
-# So long, whoever cancels a call waits until everything that it has started is killed. It is more
-# than a guest has to end its sandbox without the launcher.
+# Maximum wait of a cancel request for the call's processes to be killed. A guest needs less to end
+# its sandbox without the launcher.
 KILLED_WITHIN_S = 8.0
 STILL_RUNS = (
     "the call is recorded as cancelled, but its sandbox has not ended yet, so its handler may "
@@ -65,15 +65,15 @@ STILL_RUNS = (
 
 
 class RunningCall(msgspec.Struct, frozen=True):
-    """A call that its handler has: its record so far, and what it has written."""
+    """A running call: its record so far, and its output."""
 
     record: Invocation
     output: OutputLog
 
 
 class CallProgress(msgspec.Struct, frozen=True):
-    """A call that is under way: where its time went by now, its record once it was handed over, and
-    the names of the variables that its caller gave.
+    """A call in progress: its timeline so far, its record once it was handed over, and the names of
+    the variables that its caller set.
     """
 
     timeline: Timeline
@@ -81,32 +81,31 @@ class CallProgress(msgspec.Struct, frozen=True):
     variables: tuple[str, ...]
 
 
-# Is told of a call when its handler gets it. It must not raise or wait.
+# Called when a handler gets its call. It must not raise or wait.
 Listener = Callable[[RunningCall], None]
 
 
 class Client(Protocol):
-    """Whoever waits for a response."""
+    """The client that waits for a response."""
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody will have the response."""
+        """Whether the client has left."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for. `timeout_seconds` None: the function's own. `may_write`: whether the
-    caller's scope is `write` or more; only then it may set any variable. `on_start`: is told of
-    this call. `version`: the one that the call names, also the current one; None: whichever is
-    current when it runs, or that of the default alias. `invocation_id`: None for a new one; the
-    next five are kept in the record.
+    """A caller's request. `timeout_seconds` None: the function's own. `may_write`: whether the
+    caller's scope is `write` or more, which may set any variable. `on_start`: called when this call
+    starts. `version`: the one that the call names, even if it is the current one; None: the one
+    that is current when it runs, or that of the default alias. `invocation_id`: None for a new one;
+    the record contains the next five.
 
-    `conclude`: says what becomes of accepted work, from the record of an attempt that is over.
-    `adds_environment`: `environment` has only names that the version's has not. `judge`: reads the
-    HTTP response out of a result, and says what it has found: its status, or why it is none, and
-    then a handler that succeeded has failed.
-    `body`: what a server gets while it arrives, behind the request that is in `payload`. There is
-    no second attempt with it, and it is not kept. `client`: who waits for the response;
-    None: somebody may ask for it later.
+    `conclude`: decides what becomes of accepted work, from the record of a completed attempt.
+    `adds_environment`: `environment` has no names that the version's has. `judge`: reads the HTTP
+    response out of a result, and returns its status, or why it is invalid; a handler that succeeded
+    has then failed. `body`: streamed to a server while it arrives, after the request in `payload`.
+    Such a call has no second attempt, and its body is not stored. `client`: waits for the response;
+    None: the response may be requested later.
     """
 
     payload: bytes | None = None
@@ -131,12 +130,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _CallState(msgspec.Struct):
-    """A request that was accepted. `accepted` in monotonic seconds. `is_handed_over`: the handler
-    may have started; `started` and `started_at`: when that was, in monotonic and in Unix seconds.
-    `running`: the record, until it is final. `cancelled`: by whom, if the call
-    was cancelled before the hand-over. `on_end`: gets the final record, or None if the call left
-    none. `ending`: the wait for that, and for the end of what the call had started. Both exist once
-    it was cancelled.
+    """An accepted request. `accepted` in monotonic seconds. `is_handed_over`: the handler may have
+    started; `started` and `started_at`: when that was, in monotonic and in Unix seconds. `running`:
+    the record, until it is final. `cancelled`: by whom, if the call was cancelled before the
+    hand-over. `on_end`: gets the final record, or None if the call left none. `ending`: the wait
+    for that, and for the end of the call's processes. Both are set once it was cancelled.
     """
 
     entry: Entry
@@ -160,7 +158,7 @@ class _Withdrawn(Exception):
 
 
 class Invoker:
-    """Runs calls, ends one by its id, and drains the server."""
+    """Runs calls, cancels one by its id, and drains the server."""
 
     def __init__(
         self,
@@ -171,54 +169,55 @@ class Invoker:
         tracer: Tracer | None = None,
         aliases: Aliases | None = None,
     ) -> None:
-        """`aliases`: those by which calls run that name no version; None: there are none."""
+        """`aliases`: select the version of calls that name none; None: there are no aliases."""
         self._pools, self.journal, self._clock = pools, journal, clock
         self.node_id, self.tracer = node_id, tracer
         self._calls: dict[str, _CallState] = {}
-        # Calls that were cancelled, of which something may still run.
+        # Cancelled calls that may still have processes.
         self._ending: dict[str, _CallState] = {}
-        # Of every hand-over, once it is written.
+        # Emitted for every hand-over, once it is written.
         self.on_opened: Signal[Invocation] = Signal()
-        # Of every end of an attempt, once it is written, and of the end of work that was never run.
+        # Emitted for every end of an attempt, once it is written, and for work that ended without
+        # one.
         self.on_closed: Signal[Invocation] = Signal()
         self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
-        self._background = TaskGroup(failed=lambda _: None)  # whoever waits for one is told
+        self._background = TaskGroup(failed=lambda _: None)  # the awaiting code gets the error
         self._draining = False
         self._aliases = aliases
         self._defaults: Container[str] = () if aliases is None else aliases.defaults
-        self.refuses = ""  # why no calls are accepted for a while; empty: they are
+        self.refuses = ""  # why no calls are accepted for a while; empty: they are accepted
         self._idle = asyncio.Event()
-        self._none_give_way: dict[str, float] = {}  # By tenant: when none were found.
+        self._none_give_way: dict[str, float] = {}  # time of the last such search, by tenant
 
     @property
     def running(self) -> int:
-        """How many calls have not ended, those that wait for an instance included."""
+        """The number of calls that have not ended, including those that wait for an instance."""
         return len(self._calls)
 
     @property
     def is_draining(self) -> bool:
-        """Whether the server is ending and takes no calls any more."""
+        """Whether the server is stopping and refuses new calls."""
         return self._draining
 
     def refuse(self, why: str) -> None:
-        """Accepts no calls for a while, and says why; empty: accepts them again."""
+        """Refuse calls for a while, with this reason; empty: accept them again."""
         self.refuses = why
 
     def has_begun(self, invocation_id: str) -> bool:
-        """Whether the call is under way and no longer waits for an instance."""
+        """Whether the call is in progress and no longer waits for an instance."""
         call = self._calls.get(invocation_id)
         return call is not None and call.is_handed_over
 
     async def invoke(self, entry: Entry, request: Request) -> Invocation:
-        """Runs one call, or one attempt at accepted work, and returns the record of its end.
+        """Run one call, or one attempt at accepted work, and return its final record.
 
-        Raises `CapacityFull`, `Forbidden`, `FunctionNotActive`, `NotFound` or `Unprocessable`, and
-        then leaves no record. Raises `RuntimeUnavailable` if no instance could be made or the
-        sandbox ended during the call, with a record of status `error`, but for a call that was not
-        begun where too many records wait to be stored. Raises `ShuttingDown`: if no new calls are
-        accepted any more, without a record; if the server had to stop before the call ended, with
-        one. An error with a record has its `invocation_id`. A call that `cancel` ended returns its
-        record, with status `cancelled`.
+        Raises `CapacityFull`, `Forbidden`, `FunctionNotActive`, `NotFound` or `Unprocessable`,
+        without a record. Raises `RuntimeUnavailable` if no instance could start or the sandbox
+        ended during the call, with a record of status `error`, unless the call was not begun and
+        too many records wait to be stored. Raises `ShuttingDown`: without a record if new calls are
+        no longer accepted; with one if the server had to stop before the call ended. An error with
+        a record has its `invocation_id`. A call that `cancel` ended returns its record, with status
+        `cancelled`.
         """
         accepted = self._clock.now()
         if self._draining or self.refuses:
@@ -235,7 +234,7 @@ class Invoker:
         try:
             try:
                 async with lease as held:
-                    if call.cancelled is not None:  # in the step in which it was handed over
+                    if call.cancelled is not None:  # in the step of the hand-over
                         raise _Withdrawn
                     record = await self._run(call, held)
             except _Withdrawn:
@@ -267,13 +266,12 @@ class Invoker:
     async def cancel(
         self, function_id: str, invocation_id: str, by: str = "request"
     ) -> Invocation | None:
-        """Ends one call of the function, at whatever step it is, and returns its final record.
+        """End one call of the function, at any stage, and return its final record.
 
-        The record has the status `cancelled`, and `by` in its cause. A call that has its
-        result already keeps it, and that record is returned. Returns None if no such call is under
-        way on this node (its record may be in the journal), or if it leaves no record. What
-        the call had started is killed by then. Raises `RuntimeUnavailable` if that takes longer
-        than `KILLED_WITHIN_S`.
+        The record has the status `cancelled`, and `by` in its cause. A call that already has its
+        result keeps it, and that record is returned. Returns None if this node runs no such call
+        (its record may be in the journal), or if it leaves no record. The call's processes are
+        killed by then. Raises `RuntimeUnavailable` if that takes longer than `KILLED_WITHIN_S`.
         """
         call = self._calls.get(invocation_id) or self._ending.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
@@ -283,7 +281,7 @@ class Invoker:
             call.ending = asyncio.ensure_future(self._ended(call, call.on_end))
             self._ending[invocation_id] = call
         if invocation_id not in self._calls:
-            pass  # it has its record, and somebody waits for what it had started
+            pass  # it has its record, and another request waits for its processes to end
         elif not call.is_handed_over:
             call.cancelled = by
             call.lease.withdraw(_Withdrawn())
@@ -300,18 +298,20 @@ class Invoker:
         return record
 
     async def _ended(self, call: _CallState, on_end: "asyncio.Future[Invocation | None]") -> None:
-        """Until no process of the call is left: who cancels it meanwhile gets the same response."""
+        """Wait until no process of the call is left: other cancel requests get the same response
+        meanwhile.
+        """
         try:
             await asyncio.shield(on_end)
             await call.lease.ended()
         finally:
-            # A next attempt has the same id.
+            # The next attempt has the same id.
             if self._ending.get(call.invocation_id) is call:
                 del self._ending[call.invocation_id]
 
     def give_way(self, tenant_id: str) -> bool:
-        """Cancels the first invocation of the tenant that waits for an instance and whose caller
-        has left; returns whether there was one.
+        """Cancel the first invocation of the tenant that waits for an instance and whose caller has
+        left; return whether there was one.
         """
         now = self._clock.now()
         if now - self._none_give_way.get(tenant_id, -math.inf) < SEARCHED_AGAIN_S:
@@ -329,8 +329,8 @@ class Invoker:
         return False
 
     def end_calls(self, function_id: str, by: str) -> None:
-        """Ends what handlers have of the function. Accepted work is interrupted, so that it is
-        tried again as its policy says; other calls are cancelled.
+        """End the function's running calls. Accepted work is interrupted, so that its policy
+        decides on a retry; other calls are cancelled.
         """
         for call in self._calls.values():
             if call.entry.function.id != function_id or call.running is None:
@@ -340,14 +340,14 @@ class Invoker:
             call.lease.end_call(kind, by)
 
     def running_call(self, function_id: str, invocation_id: str) -> RunningCall | None:
-        """The call of the function with this id, if its handler has it on this node."""
+        """The function's call with this id, if it is running on this node."""
         call = self._calls.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
             return None
         return _as_running(call)
 
     def progress(self, function_id: str, invocation_id: str) -> CallProgress | None:
-        """Where the time of a call that is under way on this node has gone by now."""
+        """The timeline so far of a call in progress on this node."""
         call = self._calls.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
             return None
@@ -365,14 +365,14 @@ class Invoker:
         return CallProgress(spent, call.running, variables)
 
     def running_calls(self, function_id: str) -> Sequence[RunningCall]:
-        """The calls of the function that handlers have on this node."""
+        """The function's running calls on this node."""
         found = (
             _as_running(it) for it in self._calls.values() if it.entry.function.id == function_id
         )
         return [one for one in found if one is not None]
 
     def listen(self, function_id: str, listener: Listener) -> None:
-        """From now on `listener` is told of each call of the function on this node."""
+        """Call `listener` for each call of the function on this node from now on."""
         self._listeners[function_id].append(listener)
 
     def unlisten(self, function_id: str, listener: Listener) -> None:
@@ -389,8 +389,8 @@ class Invoker:
                 listener(running)
 
     async def _failed(self, call: _CallState, error: Exception) -> None:
-        """Records a call that ended with `error` instead of a result. Raises another error where
-        that tells the caller more.
+        """Record a call that ended with `error` instead of a result. Raises a different error if
+        that is more informative for the caller.
         """
         if call.is_handed_over:
             if call.running is not None:
@@ -411,7 +411,7 @@ class Invoker:
                 raise
 
     async def _run(self, call: _CallState, lease: Lease) -> Invocation:
-        """Opens the record, makes the round trip to the guest, and closes the record."""
+        """Open the record, make the round trip to the guest, and close the record."""
         request, version, start_timing = call.request, lease.version, lease.start_timing
         timeout = request.timeout_seconds or version.spec.timeout_seconds
         handed_over, started = self._clock.unix(), self._clock.now()
@@ -467,7 +467,7 @@ class Invoker:
         return self._close(call, record, started + took)
 
     def _traceparent(self, call: _CallState) -> str | None:
-        """What the handler is told: the caller's header, or the span of the handler itself."""
+        """The handler's traceparent: the caller's header, or the span of the handler itself."""
         request = call.request
         if self.tracer is None:
             return request.traceparent
@@ -479,7 +479,7 @@ class Invoker:
         )
 
     def _record_mistake(self, call: _CallState, record: Invocation) -> None:
-        """Ends the record of a call that failed because of a mistake in this server."""
+        """End the record of a call that failed because of a bug in this server."""
         stdout, stderr = call.output.take() if call.output is not None else (b"", b"")
         result = CallResult(
             kind=ExitKind.SANDBOX_GONE, reason=MISTAKE, stdout=stdout, stderr=stderr
@@ -490,7 +490,7 @@ class Invoker:
             self._close(call, record.after(result, int(now), took_ms), self._clock.now())
 
     def _record_failure(self, call: _CallState, error: RuntimeUnavailable) -> None:
-        """Records a call for which no instance could be made."""
+        """Record an instance-start failure."""
         now = self._clock.now()
         kept = timeline.of_call(call.accepted, now, error.start_timing)
         record = self._unstarted(call.entry, call.request, call.invocation_id, CallEvent.ERROR)
@@ -503,7 +503,7 @@ class Invoker:
         self._close(call, record, now)
 
     def _record_cancelled(self, call: _CallState) -> Invocation:
-        """Records a call that was cancelled before its handler was started."""
+        """Record a call that was cancelled before its handler was started."""
         now, cause = self._clock.now(), Cancelled(call.cancelled or "request")
         kept = timeline.of_call(call.accepted, now, None)
         record = self._unstarted(call.entry, call.request, call.invocation_id, CallEvent.CANCELLED)
@@ -513,14 +513,14 @@ class Invoker:
         return record if self._leaves_no_record(call) else self._close(call, record, now)
 
     def _leaves_no_record(self, call: _CallState) -> bool:
-        """Whether a call that was not begun is forgotten: a store that is away for long would be
-        owed one record more with each try of a caller. Of accepted work it has the beginning.
+        """Whether to leave no record of a call that was not begun: while the store is unavailable,
+        each retry of a caller would add one. Accepted work already has a record.
         """
         return self.journal.is_behind and call.request.conclude is None
 
     def end_unstarted(self, entry: Entry, request: Request, message: str) -> Invocation:
-        """Ends an attempt at accepted work that was not given to `invoke`, as `error`. Raises
-        `StoreUnavailable`; the record is then stored once that is possible.
+        """End an attempt at accepted work that was not passed to `invoke`, as `error`. Raises
+        `StoreUnavailable`; the record is then stored later.
         """
         invocation_id = request.invocation_id or new_id()
         record = self._unstarted(entry, request, invocation_id, CallEvent.ERROR)
@@ -545,7 +545,7 @@ class Invoker:
     def _record(
         self, entry: Entry, request: Request, invocation_id: str, **more: Any
     ) -> Invocation:
-        """The record of a call. `more`: what depends on how far it has come."""
+        """The record of a call. `more`: fields that depend on its progress."""
         function = entry.function
         return Invocation(
             invocation_id=invocation_id,
@@ -562,7 +562,7 @@ class Invoker:
         )
 
     def _close(self, call: _CallState, record: Invocation, ended: float) -> Invocation:
-        """Writes the end. How long that took is added after it, without a write."""
+        """Write the end. The duration of that write is added afterwards, without another write."""
         record = self._write(call.entry, call.request, record)
         if record.timeline is not None:
             whole = record.timeline.recorded_for(self._clock.now() - ended)
@@ -572,8 +572,8 @@ class Invoker:
         return record
 
     def ended_unrun(self, entry: Entry, record: Invocation) -> None:
-        """Counts and tells the end of accepted work that the store has ended itself: it was
-        cancelled while it waited, was too old, or its input cannot be decrypted.
+        """Count and report the end of accepted work that the store itself has ended: it was
+        cancelled while it waited, was too old, or its input can't be decrypted.
         """
         self._count(entry, record)
         self._tell_closed(record)
@@ -585,7 +585,7 @@ class Invoker:
             hear(record)
 
     def _write(self, entry: Entry, request: Request, record: Invocation) -> Invocation:
-        """Writes the end of a call, and of accepted work what becomes of it."""
+        """Write the end of a call and, for accepted work, what follows."""
         if request.conclude is not None:
             record = msgspec.structs.replace(record, outcome=request.conclude(record))
         if record.is_final:
@@ -598,15 +598,15 @@ class Invoker:
         entry.counters.count(record)
 
     def in_background(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """Does work that goes on if whoever asked for it goes away."""
+        """Run work that continues if the requester leaves."""
         return self._background.spawn(work)
 
     async def aclose(self) -> None:
-        """Waits for what is in the background, once no call can run any more."""
+        """Wait for background work, once no call can run any more."""
         await self._background.join()
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuses new calls and waits for those under way, at most `timeout_s` seconds."""
+        """Refuse new calls and wait for those in progress, at most `timeout_s` seconds."""
         self._draining = True
         if not self._calls:
             return
@@ -633,7 +633,7 @@ def _call_of(
 
 
 def _with_own(variables: dict[str, str], version: Version, request: Request) -> dict[str, str]:
-    """The variables of a call that has some of its own."""
+    """The variables of a call that sets some itself."""
     own = request.environment or {}
     if request.adds_environment:
         return own | variables
@@ -647,14 +647,14 @@ def _as_running(call: _CallState) -> RunningCall | None:
 
 
 def not_callable(state: FunctionState) -> QuiltfnError:
-    """Why a function that is not active takes no calls."""
+    """Why a function that is not active refuses calls."""
     if state is FunctionState.DELETED:
         return NotFound("there is no such function")
     return FunctionNotActive.because(state)
 
 
 def failure_of(record: Invocation) -> QuiltfnError:
-    """The error for a caller whose call the platform could not run to its own end."""
+    """The error for a caller whose call the platform could not complete."""
     failure: QuiltfnError = (
         RuntimeUnavailable(record.error_message)
         if record.status is Status.ERROR
@@ -665,7 +665,7 @@ def failure_of(record: Invocation) -> QuiltfnError:
 
 
 def check(version: Version, request: Request) -> None:
-    """Raises `Unprocessable` or `Forbidden` for a request that this version does not accept."""
+    """Raises `Unprocessable` or `Forbidden` for a request that this version rejects."""
     limit = version.spec.timeout_seconds
     timeout = request.timeout_seconds
     if timeout is not None and not 1 <= timeout <= limit:

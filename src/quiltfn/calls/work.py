@@ -1,7 +1,7 @@
-"""Accepted work: takes a caller's work, and what can be done with it afterwards.
+"""Asynchronous invocations: accepts them, and manages them afterwards.
 
-Work that was accepted is in the store, with its record and its input, before `accept` returns.
-Running it is the dispatcher's part (`ports.work.Queue`).
+Accepted work is in the store, with its record and its input, before `accept` returns. The
+dispatcher (`ports.work.Queue`) runs it.
 """
 
 import asyncio
@@ -46,37 +46,37 @@ from quiltfn.store.functions.functions import SqlStore
 REFUSED_STATES = (FunctionState.PENDING, FunctionState.ERROR)
 WAITED_AT_ONCE = 1000
 REDRIVEN_AT_ONCE, REDRIVES_WITHIN_S = 100, 20.0
-# Inputs of so many bytes, and one more, are in memory for all redrives together.
+# Maximum bytes of input in memory for all redrives together, plus one input.
 REDRIVEN_BYTES = 8 * 1024 * 1024
-# An attempt that ends just as its work is cancelled may queue it again; that needs another look.
+# An attempt that ends just as its work is cancelled may queue it again; cancelling then repeats.
 CANCEL_ROUNDS = 5
 INPUT_NOT_KEPT = "the input of this call is not kept"
 
 
 class Waiters:
-    """Those who wait for the final record of a call."""
+    """Wakes requests that wait for the final record of a call."""
 
     def __init__(self) -> None:
         self._events: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     def call_ended(self, record: Invocation) -> None:
-        """An attempt is over: wakes those who wait for the call, if no other attempt follows."""
+        """An attempt is over: wake the requests that wait for its call, unless a retry follows."""
         if self._events and record.is_final:
             for event in self._events.get(record.invocation_id, ()):
                 event.set()
 
     def ids(self) -> list[str]:
-        """The calls that somebody waits for."""
+        """The ids of calls that requests wait for."""
         return list(self._events)
 
     def over(self, invocation_ids: Collection[str]) -> None:
-        """Calls are over, wherever they ran."""
+        """Calls are over, on whichever node they ran."""
         for invocation_id in invocation_ids:
             for event in self._events.get(invocation_id, ()):
                 event.set()
 
     def release(self) -> None:
-        """Wakes everybody: the server is ending."""
+        """Wake all: the server is stopping."""
         for events in self._events.values():
             for event in events:
                 event.set()
@@ -95,7 +95,7 @@ class Waiters:
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """What asked for work. `parent_id`: the call that caused it. `origin_id`: the call that it
+    """Why work was accepted. `parent_id`: the call that caused it. `origin_id`: the call that it
     repeats. `invocation_id`: None for a new one.
     """
 
@@ -109,10 +109,9 @@ BY_CALLER = Cause()
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
-    """How a call is run again. `version`: None for the current one. `caller`: who asked.
-    `traceparent`: None for that of the call that is repeated.
-    `payload`: in place of the kept one; UNSET for the kept one. `invocation_id`: of the new call;
-    None for any.
+    """Options of a repeated call. `version`: None for the current one. `caller`: who requested it.
+    `traceparent`: None for that of the original call. `payload`: replaces the stored one; UNSET
+    keeps that. `invocation_id`: of the new call; None generates one.
     """
 
     version: int | None
@@ -124,14 +123,14 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Redriven(msgspec.Struct, frozen=True, kw_only=True):
-    """What a redrive did. `invocation_ids`: those of the new calls. `remaining`: dead letters."""
+    """The outcome of a redrive. `invocation_ids`: of the new calls. `remaining`: dead letters."""
 
     invocation_ids: Sequence[str]
     remaining: int
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What callers do with accepted work, and with calls that are over."""
+    """What clients do with asynchronous invocations, and with calls that are over."""
 
     store: SqlWork
     functions: SqlStore
@@ -154,13 +153,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         cause: Cause = BY_CALLER,
         version: Version | None = None,
     ) -> Invocation:
-        """Queues a call and returns its record, in status `queued`: both are on disk by then.
+        """Queue a call and return its record, with status `queued`: both are on disk by then.
 
-        `due_at_ms`: it does not start before; None, and what is past: as soon as it can. `version`:
-        the one that `given` names. Raises
-        `CapacityFull` where as much waits as may, `Forbidden`, `FunctionNotActive` for a function
-        that was never deployed or is in error, `NotFound`, `ShuttingDown`, `StoreUnavailable` and
-        `Unprocessable`; then nothing is queued.
+        `due_at_ms`: its earliest start; None, or a time in the past: as soon as possible.
+        `version`: the one that `given` names. Raises `CapacityFull` if the queue is full,
+        `Forbidden`, `FunctionNotActive` for a function that was never deployed or is in error,
+        `NotFound`, `ShuttingDown`, `StoreUnavailable` and `Unprocessable`; then nothing is queued.
         """
         work = self.prepared(entry, given, due_at_ms, cause)
         if version is not None:
@@ -173,8 +171,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     def prepared(
         self, entry: Entry, given: Input, due_at_ms: int | None = None, cause: Cause = BY_CALLER
     ) -> AcceptedWork:
-        """The work as `accept` hands it to the store, for those who store it in a transaction of
-        their own and then call `stored`. Raises the refusals that need no store.
+        """The work as `accept` passes it to the store, for code that stores it in its own
+        transaction and then calls `stored`. Raises the errors that need no query.
         """
         function = entry.function
         if self.invoker.is_draining:
@@ -210,14 +208,14 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def stored(self, work: AcceptedWork) -> None:
-        """The work is on disk: it is run when it is due."""
+        """The work is on disk: run it when it is due."""
         self._arrived(work)
         self._traced(work)
 
     @contextlib.contextmanager
     def looked_for(self, *works: AcceptedWork) -> Iterator[None]:
-        """Where the store does not say whether it has accepted the works in the block, they are run
-        when they are due if it has.
+        """If the store does not report whether it has accepted the work items in the block, find
+        out later, and run the accepted ones when they are due.
         """
         try:
             yield
@@ -237,9 +235,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     # Waiting and cancelling ------------------------------------------------------------------
 
     async def wait(self, entry: Entry, invocation_id: str, seconds: float) -> None:
-        """Returns as soon as the record of a call is final, or once the time is over. Raises
-        `NotFound`.
-        """
+        """Return once the record of a call is final, or at the timeout. Raises `NotFound`."""
         with self.waiters.waiting(invocation_id) as over:
             record = await self.outline(entry, invocation_id)
             if record.is_final or self.invoker.is_draining:
@@ -249,15 +245,15 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
                     await over.wait()
 
     async def follow_ends(self) -> None:
-        """Wakes those who wait for calls that another node has ended."""
+        """Wake requests that wait for calls that another node has ended."""
         waited_for = self.waiters.ids()
         for start in range(0, len(waited_for), WAITED_AT_ONCE):
             some = waited_for[start : start + WAITED_AT_ONCE]
             self.waiters.over(await self.store.over(some))
 
     async def cancel(self, entry: Entry, invocation_id: str) -> Invocation:
-        """Ends a call, whether it waits or runs, and returns its record, `cancelled`, which is on
-        disk then.
+        """Cancel a call, queued or running, and return its record, `cancelled`, which is on disk
+        then.
 
         Raises `Conflict` if it is over already, `NotFound`, and `StoreUnavailable`.
         """
@@ -266,7 +262,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             ended = await self.invoker.cancel(function_id, invocation_id)
             if ended is not None and ended.status is Status.CANCELLED:
                 await self.journal.synced()
-                # Another node may have had the call, and its end may be stored.
+                # The call may have run on another node, and its end may be stored.
                 ended = await self.journal.get(function_id, invocation_id) or ended
                 if ended.status is Status.CANCELLED:
                     return ended
@@ -282,15 +278,13 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             if waited is not None:
                 self.invoker.ended_unrun(entry, waited)
                 return waited
-            await self.journal.synced()  # carries out what becomes of an attempt that has ended
+            await self.journal.synced()  # applies the outcome of an attempt that has ended
         raise Conflict("the call is between two attempts", hint="try again", retry_after=1)
 
     # What is known of a call -----------------------------------------------------------------
 
     async def attempts(self, entry: Entry, invocation_id: str) -> Sequence[Attempt]:
-        """The attempts at a call that are over, with their output, first to last. Raises
-        `NotFound`.
-        """
+        """Completed attempts at a call, with their output, oldest first. Raises `NotFound`."""
         function_id = entry.function.id
         outline = await self.journal.outline(function_id, invocation_id)
         if outline is None:
@@ -307,15 +301,15 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         return attempts
 
     async def attempts_at(self, record: Invocation) -> Sequence[Attempt]:
-        """The attempts at the call of a record that are over, first to last."""
+        """The completed attempts at the call of a record, oldest first."""
         if record.due_at is None:
             return [attempt_of(record)] if _was_attempted(record) else []
         await self.journal.synced()
         return await self.store.attempts(record.invocation_id)
 
     async def input(self, entry: Entry, invocation_id: str) -> tuple[Invocation, Input]:
-        """A call's record without its output, and what it was given. Raises `NotFound`, also where
-        it is not kept.
+        """A call's record without its output, and its input. Raises `NotFound`, also if the input
+        was not stored.
         """
         record = await self.outline(entry, invocation_id)
         given = await self.store.input(invocation_id)
@@ -325,13 +319,17 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         return record, given
 
     async def keep_input(self, record: Invocation, request: Request, caller: str) -> None:
-        """Keeps the input of a synchronous call, if its function says so. `caller`: who asked."""
+        """Store the input of a synchronous call, if its function's policy requires it. `caller`:
+        who requested it.
+        """
         keeps = self.policies.record_policy_of(record.function_id).keep_input == "all"
         if keeps and request.body is None:
             await self.store.keep_input(record, input_of(request, caller))
 
     async def counts(self, entry: Entry, now_ms: int | None = None) -> QueueCounts:
-        """How much accepted work the function has. What a caller has seen the end of is over."""
+        """Counts of the function's asynchronous invocations. Work whose end a client has seen is
+        counted as over.
+        """
         await self.journal.synced()
         now_ms = int(self.clock.trusted() * 1000) if now_ms is None else now_ms
         return await self.store.counts(entry.function.id, now_ms)
@@ -339,20 +337,20 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     async def queues(
         self, of: TenantFunctions, limit: int, cursor: str | None, now_ms: int
     ) -> Page[tuple[str, QueueCounts]]:
-        """Likewise of each function that has some, or dead letters."""
+        """As `counts`, for each function with asynchronous invocations or dead letters."""
         await self.journal.synced()
         return await self.store.queues(of, limit, cursor, now_ms)
 
     async def stored_counts(self, function_id: str) -> QueueCounts:
-        """As `counts`, of what is committed by now; it waits for no commit."""
+        """As `counts`, without waiting for uncommitted records."""
         return await self.store.counts(function_id, int(self.clock.trusted() * 1000))
 
     async def queued(self) -> int:
-        """How much accepted work of all functions waits."""
+        """The number of queued invocations of all functions."""
         return sum(one.waiting for one in await self.store.load())
 
     async def show_queues(self) -> None:
-        """Shows what waits of all functions in the metrics."""
+        """Update the queue metrics of all functions."""
         now_ms, queues = int(self.clock.trusted() * 1000), await self.store.load()
         first_ms = min((one.next_due_ms for one in queues), default=now_ms)
         waiting = sum(one.waiting for one in queues)
@@ -368,10 +366,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         output: LongOutput,
         reserve: Callable[[int], None],
     ) -> Invocation:
-        """Runs the kept input of a call again, under a new id. With `run.is_async` the record is
-        `queued`, else it is that of the end. `reserve`: is told how many bytes of input are in
-        memory until then, and may refuse. Raises `NotFound` where the function has no such
-        version or the input is not kept, and as `accept` and `Invoker.invoke` do.
+        """Run the stored input of a call again, under a new id. With `run.is_async` the returned
+        record is `queued`, otherwise it is final. `reserve`: called with the bytes of input that
+        stay in memory until then; may refuse. Raises `NotFound` if the function has no such version
+        or the input is not stored, and the errors of `accept` and `Invoker.invoke`.
         """
         _, given = await self.input(entry, origin_id)
         reserve(given.size_bytes)
@@ -409,17 +407,15 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     async def dead_letters(
         self, of: Entry | TenantFunctions, limit: int, cursor: str | None
     ) -> Page[DeadLetter]:
-        """The work of functions that was given up, newest first. What a caller has seen the end of
-        is among it.
-        """
+        """Dead letters of functions, newest first, including all that a client has seen."""
         await self.journal.synced()
         functions = of if isinstance(of, TenantFunctions) else of.function.id
         return await self.store.dead_letters(functions, limit, cursor)
 
     async def redrive(self, entry: Entry, invocation_ids: Sequence[str] | None) -> Redriven:
-        """Queues dead letters again, each under a new id; None: all of them, or as many as there
-        is time for. What is no dead letter, or whose input is not kept, is left out. Raises as
-        `accept` does where not one could be queued.
+        """Queue dead letters again, each under a new id; None: all of them, within a time limit.
+        Ids of other records, or without a stored input, are left out. Raises as `accept` does if
+        none could be queued.
         """
         made: list[str] = []
         await self.journal.synced()
@@ -454,7 +450,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         return ids
 
     async def _redrive_slice(self, entry: Entry, left: list[str]) -> Sequence[str]:
-        """Takes the first of `left`, as many as may be in memory at a time."""
+        """Take the first of `left`, within the memory limit."""
         again: list[tuple[str, AcceptedWork]] = []
         size = 0
         while left and size < REDRIVEN_BYTES:
@@ -478,7 +474,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         return ids
 
     async def drop(self, entry: Entry, invocation_id: str) -> None:
-        """Takes a dead letter away; its record stays. Raises `NotFound`."""
+        """Remove a dead letter; its record stays. Raises `NotFound`."""
         await self.journal.synced()
         if not await self.store.drop_dead_letter(entry.function.id, invocation_id):
             raise NotFound("the function has no dead letter with this id")
@@ -503,7 +499,7 @@ def no_such_call() -> NotFound:
 
 
 def request_of(given: Input) -> Request:
-    """A kept input as a request, which is checked, or run at once."""
+    """A stored input as a request, which is checked, or run at once."""
     return Request(
         payload=given.payload,
         environment=given.environment,
@@ -514,7 +510,7 @@ def request_of(given: Input) -> Request:
 
 
 def input_of(request: Request, caller: str) -> Input:
-    """What `request` gives to its call, as it is kept."""
+    """The input of `request`, as it is stored."""
     return Input(
         payload=request.payload,
         environment=request.environment,
@@ -527,7 +523,7 @@ def input_of(request: Request, caller: str) -> Input:
 
 
 def attempt_of(record: Invocation) -> Attempt:
-    """The one attempt at a call that was no accepted work."""
+    """The only attempt at a synchronous call."""
     return Attempt(
         attempt=record.attempt,
         status=record.status,
@@ -544,6 +540,6 @@ def attempt_of(record: Invocation) -> Attempt:
 
 
 def _was_attempted(record: Invocation) -> bool:
-    """Whether the call is over and was handed over, could not be, or may have been."""
+    """Whether the call is over and was handed over, may have been, or could not be."""
     unstarted_too = record.status in (Status.ERROR, Status.INTERRUPTED)
     return record.status in FINAL and (record.started_at is not None or unstarted_too)

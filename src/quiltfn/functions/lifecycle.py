@@ -1,9 +1,9 @@
 """The operations on functions: create, update, deploy, pause, resume, roll back, delete.
 
-Each holds the function's lock while it decides and writes. A change is committed in one step:
-first to the store, then to the catalog, then to the pool, so that a crash leaves the old state or
-the new one. What a version needs before that, instances that are ready, is one `async with` block,
-and leaving the block without a commit undoes it.
+Each holds the function's lock while it decides and writes. A change is committed in one step: first
+to the store, then to the catalog, then to the pool, so that a crash leaves the old state or the new
+one. Before that, one `async with` block prepares the version's instances; leaving it without a
+commit undoes that.
 """
 
 import asyncio
@@ -70,10 +70,11 @@ _log = structlog.get_logger("quiltfn.functions.lifecycle")
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operations need to know of this node: its id, what a function may ask of the
-    machine, the limits of its pools. `tenant_instances`: how many instances a tenant may have.
-    `owns`: whether this node keeps the `min_instances` of a function, and ends its deployment.
-    `may_run`: whether a tenant's instances may run. Of one whose may not no pool is open.
+    """Facts about this node that the operations need: its id, the limits of a function on this
+    machine, the limits of its pools. `tenant_instances`: the maximum number of instances of a
+    tenant. `owns`: whether this node keeps the `min_instances` of a function, and finishes its
+    deployment. `may_run`: whether a tenant's instances may run. If they may not, the tenant has no
+    open pool.
     """
 
     node_id: str
@@ -86,12 +87,12 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Activity(msgspec.Struct, eq=False):
-    """What is being done to one function.
+    """The operations on one function.
 
-    `lock`: one operation at a time. `deployment`: the deploy that is under way. `preparing`: the
-    time that the operation which holds the lock gives a version's instances to become ready.
-    `stop_requests`: how many wait for the lock to pause or delete the function; then there is no
-    point in waiting for its instances.
+    `lock`: one operation at a time. `deployment`: the deploy in progress. `preparing`: the time
+    that the operation with the lock gives a version's instances to become ready. `stop_requests`:
+    the number of requests that wait for the lock to pause or delete the function; waiting for its
+    instances is then pointless.
     """
 
     lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
@@ -103,9 +104,9 @@ class Activity(msgspec.Struct, eq=False):
 class Lifecycle:
     """Changes functions, each by one operation at a time.
 
-    Every method takes an entry of any age and goes by what the function is once it has the lock;
-    it raises `NotFound` if the function was deleted. What it returns is the function after it. It
-    first hears of what other nodes have changed.
+    Every method accepts an outdated entry and uses the function's state once it has the lock; it
+    raises `NotFound` if the function was deleted. It returns the function after the operation.
+    Changes of other nodes are applied first.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Lifecycle:
         self._background = TaskGroup(_log_failure)
 
     async def restore(self) -> None:
-        """At start: everything is as it was; what this node was deploying is deployed again."""
+        """At start: restore all functions, and restart the deployments of this node."""
         for stored in await self._store.load():
             entry = Entry(stored.function, stored.version, stored.counters)
             self._catalog.add(entry)
@@ -134,18 +135,18 @@ class Lifecycle:
                 self._resume_deployment(stored.function)
 
     def suspend(self, function_id: str) -> None:
-        """Ends the instances of a function whose tenant may not run any more. Its state stays, and
-        a deployment begins again with `reopen`.
+        """End the instances of a function whose tenant may no longer run. Its state stays, and
+        `reopen` restarts a deployment.
         """
         entry = self._catalog.known(function_id)
         if entry is None or entry.function.state not in OPEN_STATES:
             return
         if (activity := self._activities.get(function_id)) is not None:
-            activity.deployment = None  # it ends by itself
+            activity.deployment = None  # the task ends by itself
         self._pools.close(function_id, SUSPENDED)
 
     def reopen(self, function_id: str) -> None:
-        """Opens the pool of a function whose tenant may run again, or goes on deploying it."""
+        """Open the pool of a function whose tenant may run again, or continue its deployment."""
         entry = self._catalog.known(function_id)
         if entry is None:
             return
@@ -162,18 +163,18 @@ class Lifecycle:
             self._pools.open(function.id, version, self._limits(function))
 
     def _promote(self, preparation: Preparation, function: Function, version: Version) -> None:
-        """Also if the function's tenant was disabled and enabled while this was stored: `reopen`
-        went by what the function was before.
+        """Promotes even if the function's tenant was disabled and enabled while this was stored:
+        `reopen` used the function's previous state.
         """
         if not preparation.promote(version):
             self._open(function, version)
 
     async def aclose(self) -> None:
-        """What goes on in the background ends; what is being deployed stays so in the store."""
+        """End background tasks; the store keeps deployments in progress."""
         await self._background.aclose()
 
     async def create(self, tenant_id: str, new: NewFunction, spec: VersionSpec) -> Entry:
-        """A pending function with version 1. Raises `Unprocessable`, `Conflict`."""
+        """Create a pending function with version 1. Raises `Unprocessable`, `Conflict`."""
         await self.others.catch_up()
         now = int(self._clock.unix())
         function = Function(
@@ -213,13 +214,13 @@ class Lifecycle:
         *,
         moves_default: bool | None = None,
     ) -> Entry:
-        """A new version with `changes` (names and types already checked), serving at once. The
-        default alias goes with it, unless `moves_default` is False, or None and the code is the
-        same and calls run on other versions than the current one.
+        """Create a version with `changes` (names and types already checked) and make it current at
+        once. The default alias moves to it, unless `moves_default` is False, or is None while the
+        code is unchanged and calls run on other versions than the current one.
 
-        Raises `PreconditionFailed` where the function is none of the `expected` fingerprints.
-        On an active function the new version's instances are ready before it takes over; where
-        that fails the old version goes on serving and `error_message` says why.
+        Raises `PreconditionFailed` if the function matches none of the `expected` fingerprints. On
+        an active function the new version's instances are ready before it takes over; if that
+        fails, the old version stays current and `error_message` gives the reason.
         """
         async with self._changing(entry) as current:
             if expected is not None and current.fingerprint() not in expected:
@@ -249,10 +250,9 @@ class Lifecycle:
                 )
 
     async def rollback(self, entry: Entry, number: int, *, moves_default: bool = True) -> Entry:
-        """Points back to an existing version, without making one; clears the `error_message` of a
-        failed update. No alias has a part of the version that was current until then, and the
-        default alias is the other one; with `moves_default` False that stays as it is. Raises
-        `NotFound`.
+        """Make an existing version current, without creating one; clear the `error_message` of a
+        failed update. Aliases lose the version that was current until then, and the default alias
+        moves to the existing one, unless `moves_default` is False. Raises `NotFound`.
         """
         async with self._changing(entry) as current:
             version = await self.version(current, number)
@@ -274,7 +274,7 @@ class Lifecycle:
             return current
 
     async def set_scaling(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
-        """New scaling targets, at once and without a version. Raises `Unprocessable`."""
+        """Apply new scaling targets at once, without a version. Raises `Unprocessable`."""
         async with self._changing(entry) as current:
             check_targets(min_instances, max_instances)
             self._check_quota(min_instances)
@@ -287,9 +287,8 @@ class Lifecycle:
             return await self._commit(function, self._scale)
 
     async def own(self, function_id: str) -> Entry:
-        """Makes this node the one that keeps the function's `min_instances`, and that goes on with
-        its deployment. Raises `NotFound`, and `Outdated` where another node has changed the
-        function meanwhile.
+        """Make this node keep the function's `min_instances` and continue its deployment. Raises
+        `NotFound`, and `Outdated` if another node has changed the function meanwhile.
         """
         async with self._changing(self._catalog.get(function_id)) as current:
             entry = await self._owned(current.function)
@@ -301,7 +300,9 @@ class Lifecycle:
         return await self._commit(owned, self._scale)
 
     async def deploy(self, entry: Entry) -> Entry:
-        """Makes `max(1, min_instances)` instances ready; then active, error, or deploying still."""
+        """Make `max(1, min_instances)` instances ready; the function is then active, in error, or
+        still deploying.
+        """
         function_id = entry.function.id
         async with self._changing(entry) as current:
             activity = self._activities[function_id]
@@ -317,7 +318,7 @@ class Lifecycle:
         return self._catalog.get(function_id)
 
     async def pause(self, entry: Entry) -> Entry:
-        """Refuses new and waiting calls, lets running ones end. Raises `Conflict`."""
+        """Refuse new and waiting calls, let running ones end. Raises `Conflict`."""
         async with self._stopping(entry) as current:
             state = current.function.state
             if state in (FunctionState.PENDING, FunctionState.ERROR):
@@ -329,7 +330,7 @@ class Lifecycle:
             return await self._move(current, FunctionEvent.PAUSE, self._close)
 
     async def resume(self, entry: Entry) -> Entry:
-        """Deploys a paused function again. Raises `Conflict`."""
+        """Deploy a paused function again. Raises `Conflict`."""
         await self.others.catch_up()
         entry = self._catalog.get(entry.function.id)
         state = entry.function.state
@@ -340,7 +341,7 @@ class Lifecycle:
         return await self.deploy(entry)
 
     async def delete(self, entry: Entry) -> None:
-        """Gone at once for every caller; running calls have a moment and end `cancelled`."""
+        """Delete it now; cancel running calls after a grace period."""
         function_id = entry.function.id
 
         async def commit() -> None:
@@ -355,7 +356,7 @@ class Lifecycle:
     async def versions(
         self, entry: Entry, after: str | None = None, limit: int = 1000
     ) -> Page[Version]:
-        """Some versions, newest first, behind the one with the id `after`."""
+        """A page of versions, newest first, that starts after the one with the id `after`."""
         return await self._store.versions(entry.function.id, after, limit)
 
     async def version(self, entry: Entry, number: int) -> Version:
@@ -374,8 +375,8 @@ class Lifecycle:
 
     @asynccontextmanager
     async def _stopping(self, entry: Entry) -> AsyncIterator[Entry]:
-        """As `_changing`, for an operation after which the function no longer serves: one that
-        waits for instances of it gives up.
+        """As `_changing`, for an operation that stops the function: another operation that waits
+        for its instances gives up.
         """
         function_id = self._catalog.get(entry.function.id).function.id
         activity = self._activities.setdefault(function_id, Activity())
@@ -394,7 +395,7 @@ class Lifecycle:
         self, function: Function, version: Version, within_s: float
     ) -> AsyncIterator[Preparation]:
         """`Pools.prepared` with a time limit, for an operation that holds the function's lock.
-        Entering raises `NotPrepared`, also if the function is to be paused or deleted.
+        Entering raises `NotPrepared`, also if a request waits to pause or delete the function.
         """
         activity = self._activities.get(function.id)
         if activity is None or activity.stop_requests:
@@ -425,11 +426,11 @@ class Lifecycle:
         new_version: Version | None = None,
         move: MoveAlias | None = None,
     ) -> Entry:
-        """Stores the function, its new version, if there is one, and what `move` makes of its
-        aliases, and only then changes the catalog and, by `then`, the pool. `version`: the one that
-        the function points to from now on. Raises what the store raises, and then nothing has
-        changed. After an `Outdated`, where another server changed the function meanwhile, catalog
-        and pool have what that made of it, so that the caller may repeat the operation.
+        """Store the function, its new version, if any, and the aliases as `move` changes them, and
+        only then change the catalog and, through `then`, the pool. `version`: the current one from
+        now on. Raises the errors of the store; nothing has changed then. After an `Outdated`, if
+        another server changed the function meanwhile, catalog and pool have that change, so that
+        the caller may repeat the operation.
         """
 
         async def commit() -> Entry:
@@ -441,7 +442,7 @@ class Lifecycle:
                 await self._follow([function.id])
                 raise
             entry = self._catalog.replace(saved, version)
-            if entry.function.revision == saved.revision:  # else the pool is further already
+            if entry.function.revision == saved.revision:  # else the pool already has a newer one
                 then(saved)
             return entry
 
@@ -478,7 +479,7 @@ class Lifecycle:
         return await self._commit(entry.function.after(event, int(self._clock.unix()), error), then)
 
     async def _move_here(self, entry: Entry, event: FunctionEvent) -> Entry:
-        """As `_move`; the function is this node's from then on."""
+        """As `_move`; this node then owns the function."""
         moved = entry.function.after(event, int(self._clock.unix()))
         if not self._node.owns(moved):
             moved = msgspec.structs.replace(moved, owner_node_id=self._node.node_id)
@@ -493,8 +494,8 @@ class Lifecycle:
     async def _point_to(
         self, function: Function, version: Version, move: MoveAlias | None, *, is_new: bool
     ) -> Entry:
-        """Makes `version` the current one, on an active function once its instances are ready.
-        Where they cannot be, the old one goes on serving, and `error_message` says why.
+        """Make `version` the current one, on an active function once its instances are ready. If
+        they can't become ready, the old one stays current, and `error_message` gives the reason.
         """
         new_version = version if is_new else None
         target = msgspec.structs.replace(function, current_version=version.number)
@@ -519,13 +520,13 @@ class Lifecycle:
 
         def serve(saved: Function) -> None:
             self._scale(saved)
-            if saved.state is FunctionState.ACTIVE:  # its tenant may be enabled again by now
+            if saved.state is FunctionState.ACTIVE:  # its tenant may have been enabled again
                 self._open(saved, version)
 
         return await commit(target, serve)
 
     async def _top_up(self, entry: Entry) -> Entry:
-        """Deploy of a function that serves already: the same number of instances is made ready."""
+        """Deploy a function that already serves calls: prepare the same number of instances."""
         if not self._may_run(entry.function):
             return entry
         error: str | None = None
@@ -546,8 +547,8 @@ class Lifecycle:
         )
 
     async def _with_minimum_here(self, function: Function) -> Function:
-        """The function, about to be changed, with this node as the one that keeps its minimum. In
-        the places that another node keeps filled no instance could be made ready here.
+        """The function, about to be changed, with this node as the keeper of its minimum. While
+        another node keeps its slots filled, no instance could become ready here.
         """
         now = self._catalog.get(function.id).function
         keeps_some = now.min_instances > 0 or function.min_instances > 0
@@ -559,7 +560,7 @@ class Lifecycle:
         )
 
     def _resume_deployment(self, function: Function) -> None:
-        """Where this node is to end a deployment of the function, and none is under way."""
+        """Start the function's deployment if this node must finish it and no task does so yet."""
         if function.state is not FunctionState.DEPLOYING or not self._node.owns(function):
             return
         activity = self._activities.get(function.id)
@@ -567,14 +568,14 @@ class Lifecycle:
             self._begin_deployment(function.id)
 
     def _begin_deployment(self, function_id: str) -> None:
-        """Unless its tenant may not run: then it stays deploying, until `reopen`."""
+        """Deploy it if its tenant may run; else the function stays deploying until `reopen`."""
         if not self._may_run(self._catalog.get(function_id).function):
             return
         activity = self._activities.setdefault(function_id, Activity())
         activity.deployment = self._background.spawn(self._deployment(function_id, activity))
 
     async def _deployment(self, function_id: str, activity: Activity) -> None:
-        """Until the version that is current by then is ready, or cannot be."""
+        """Deploy until the current version is ready, or has failed."""
         while (entry := self._being_deployed(function_id, activity)) is not None:
             try:
                 async with self._ready(entry.function, entry.version) as preparation:
@@ -605,8 +606,8 @@ class Lifecycle:
         then: Callable[[Function, Version], None],
         error: str | None = None,
     ) -> bool:
-        """Commits how making the version of `entry` ready ended, as soon as the store takes it;
-        whether the deployment is over.
+        """Commit the outcome of preparing the version of `entry`, as soon as the store is
+        available; return whether the deployment is over.
         """
         while True:
             try:
@@ -638,7 +639,7 @@ class Lifecycle:
 
     def _being_deployed(self, function_id: str, activity: Activity) -> Entry | None:
         """The function, unless it was paused, suspended or deleted meanwhile, or paused and
-        resumed: then another task deploys it.
+        resumed: another task deploys it then.
         """
         if activity.deployment is not asyncio.current_task():
             return None
@@ -651,9 +652,9 @@ class Lifecycle:
     # Following other nodes -------------------------------------------------------------------
 
     async def follow_changes(self, changes: Sequence[Change] | None) -> None:
-        """Takes over what other nodes have made of functions; None: of all of them. Pools open,
-        serve another version, close and end as with an operation of this node. What this node
-        changed itself is there already.
+        """Apply other nodes' changes to functions; None: reload all functions. Pools open, switch
+        versions, close and end as after an operation of this node, whose own changes are already
+        applied.
         """
         if changes is None:
             return await self._follow_all()
@@ -663,19 +664,19 @@ class Lifecycle:
         return None
 
     async def follow_counters(self, journal: SpoolJournal) -> None:
-        """Counts the invocations of other nodes as far as they are stored. `journal`: what this
-        node has not stored.
+        """Count the invocations of other nodes that are stored. `journal`: the invocations that
+        this node has not stored yet.
         """
         before = journal.uncounted()
         stored = await self._store.counters()
         after = journal.uncounted()
-        # A commit in between may be in `stored` or not.
+        # `stored` may or may not include a commit in between.
         is_exact = before is not None and after is not None and before.commits == after.commits
         unstored = after.counters if after is not None and is_exact else None
         self._catalog.follow_counters(stored, unstored)
 
     async def _follow(self, ids: Sequence[str]) -> None:
-        # A function that was removed here while the store answered stays removed.
+        # A function that was removed here while the store responded stays removed.
         with self._catalog.removals() as removed:
             found = {one.function.id: one for one in await self._store.load(ids)}
             for function_id in ids:
@@ -688,35 +689,36 @@ class Lifecycle:
             found = {one.function.id: one for one in await self._store.load()}
             for function_id in (known | found.keys()) - removed:
                 self._take_over(function_id, found.get(function_id))
-        # Those that were made here while the store answered need not be in its answer.
+        # Functions that were created here while the store responded may be missing from its
+        # response.
         await self._follow(sorted(self._known() - known - found.keys()))
 
     def _known(self) -> set[str]:
         return {entry.function.id for entry in self._catalog.all()}
 
     def _take_over(self, function_id: str, stored: StoredFunction | None) -> None:
-        """Catalog and pool get what the store has of a function, in one step, if it is newer."""
+        """Apply the stored function to catalog and pool, in one step, if it is newer."""
         if not self._catalog.follow_change(function_id, stored):
             return
         self._versions.forget(function_id)
         activity = self._activities.get(function_id)
         if activity is not None:
-            _give_up(activity)  # what it waits for was decided by what the function was before
+            _give_up(activity)  # its wait is based on the function's previous state
         if stored is None:
             return self._end(function_id)
         function = stored.function
         if activity is not None and function.state is not FunctionState.DEPLOYING:
-            activity.deployment = None  # it ends by itself
+            activity.deployment = None  # the task ends by itself
         if function.state is FunctionState.ACTIVE:
             return self._open(function, stored.version)
         self._scale(function)
         if function.state in (FunctionState.PAUSED, FunctionState.ERROR):
             self._close(function)
-        self._resume_deployment(function)  # after a commit whose answer was lost
+        self._resume_deployment(function)  # after a commit whose response was lost
         return None
 
     def _end(self, function_id: str) -> None:
-        """What this node has of a deleted function ends."""
+        """Remove everything that this node has of a deleted function."""
         self._pools.close(function_id, FunctionState.DELETED)
         self._activities.pop(function_id, None)
         self._background.spawn(self._end_deleted(function_id))
@@ -746,7 +748,7 @@ class Lifecycle:
         )
 
     def _check_quota(self, min_instances: int) -> None:
-        """Raises `Unprocessable` for more than a tenant may have at all."""
+        """Raises `Unprocessable` if it exceeds the maximum of any tenant."""
         most = self._node.tenant_instances
         if min_instances > most:
             expected = f"at most {most:g}, the quota of instances of a tenant"
@@ -758,7 +760,7 @@ def _log_failure(error: BaseException) -> None:
 
 
 def _give_up(activity: Activity) -> None:
-    """An operation that waits for instances of the function waits no longer."""
+    """Make the operation that waits for instances of the function give up."""
     if activity.preparing is not None and not activity.preparing.expired():
         activity.preparing.reschedule(asyncio.get_running_loop().time())
 

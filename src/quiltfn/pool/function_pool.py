@@ -1,8 +1,8 @@
-"""FunctionPool: one function's sandboxes. Events go into the pure pool (`model/pool.py`), and the
-actions that it returns are performed here.
+"""FunctionPool: one function's sandboxes. Passes events to the pure pool (`model/pool.py`), and
+performs the actions that it returns.
 
-A call is given an instance in `acquire` or, if it had to wait, in `_perform`. It gives the instance
-back in `PoolLease.__aexit__`.
+A call gets an instance in `acquire` or, if it had to wait, in `_perform`, and gives it back in
+`PoolLease.__aexit__`.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ from quiltfn.ports import (
 
 _log = structlog.get_logger("quiltfn.pool")
 NOTHING = SandboxCounters()
-# Of the destinations that a function was refused, the first are kept.
+# Maximum number of refused destinations kept for a function: the first ones.
 DESTINATIONS_MAX = 100
 ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED, ExitKind.BODY_CUT)
 
@@ -81,13 +81,13 @@ class PoolLease:
     async def __aenter__(self) -> "PoolLease":
         pool = self._pool
         self._waiter, handed = pool.acquire()
-        if isinstance(handed, decided.Assign):  # warm: there is nothing to wait for
+        if isinstance(handed, decided.Assign):  # warm: no wait
             self.instance, cold = handed.instance, handed.cold
         else:
             try:
                 self.instance, cold = await handed
             except asyncio.CancelledError:
-                # It may have been given an instance in this very tick; the pool knows.
+                # It may have got an instance in this very tick; the pool knows.
                 pool.cancel(self._waiter)
                 raise
         self.start_timing = pool.start_timings[self.instance] if cold else None
@@ -109,7 +109,7 @@ class PoolLease:
         return result
 
     async def _call_shared(self, sandbox: Sandbox, call: Call) -> CallResult:
-        """Calls a sandbox that may have others; the result has the call's part of the time."""
+        """Call a sandbox that may run other calls; the result has this call's part of the time."""
         now, time = self._pool.now, self._pool.model.instances[self.instance].time
         begun, share = time.enter(now()), 0.0
         try:
@@ -142,8 +142,8 @@ class PoolLease:
 
 
 class PinnedLease(PoolLease):
-    """A lease for a call that names its version. `find`: the pool that serves that one now, which
-    is asked again where the version stopped to be the current one while the call waited.
+    """A lease for a call that names its version. `find`: the pool that serves that version now,
+    looked up again if the version stopped being current while the call waited.
     """
 
     __slots__ = ("_find", "_pinned")
@@ -162,7 +162,7 @@ class PinnedLease(PoolLease):
 
 
 class Preparation:
-    """`ports.Preparation`: one version in one pool, its instances being made ready or ready."""
+    """`ports.Preparation`: one version in one pool, whose instances are ready or starting."""
 
     __slots__ = ("_pool", "limits", "limits_before", "ready", "version")
 
@@ -186,10 +186,10 @@ class Preparation:
 
 
 class PoolOwner(NamedTuple):
-    """Whom a pool tells, and asks; nobody may raise or wait. `changed`: of its instances;
-    `lacks_parked`: an instance should be started only to be parked (`park`); `used`: what an
-    instance has used since the last time. `problem`: why none may be started at the moment; empty:
-    one may.
+    """Callbacks of a pool; they must not raise or wait. `changed`: its instances changed;
+    `lacks_parked`: an instance should be started only to be parked (`park`); `used`: usage of an
+    instance since the last report. `problem`: why no instance may start at the moment; empty: one
+    may.
     """
 
     changed: "Callable[[FunctionPool], None]"
@@ -211,11 +211,11 @@ class FunctionPool:
     ) -> None:
         self._source, self._clock, self._arbitration = sandboxes, clock, arbitration
         self.now = clock.now
-        # The function's own, and on a node of a fleet how much of them is this node's.
+        # The function's own limits; on a node of a fleet, this node's share of them.
         self.limits = model.limits
         self.allowance: Allowance | None = None
         self.model = model
-        # Of a function's own pool: those of other versions that are called, by the version's id.
+        # In a function's own pool: pools of its other versions that are called, by version id.
         self.beside: dict[str, FunctionPool] = {}
         arbitration.add(self)
         self._tell_changed, self._tell_lacks_parked, self._tell_used, self._problem = owner
@@ -233,14 +233,14 @@ class FunctionPool:
         self._wake: asyncio.TimerHandle | None = None
         self._wake_time = 0.0
         self._measured = self._metered = 0.0
-        # What was read of each instance last.
+        # The last counters read of each instance.
         self._counters: dict[int, SandboxCounters] = {}
 
     # Calls -----------------------------------------------------------------------------------
 
     def acquire(self) -> tuple[int, "decided.Assign | asyncio.Future[tuple[int, bool]]"]:
-        """The number of a new waiter, and either the instance that it gets at once or a future. The
-        result of that is the instance, and whether the call is cold.
+        """The number of a new waiter, and either an instance at once or a future. The future's
+        result is the instance, and whether the call is cold.
         """
         waiter = next(self._waiter_numbers)
         actions = self.model.acquire(waiter, self._clock.now())
@@ -262,7 +262,7 @@ class FunctionPool:
             self._perform(self.model.cancel(waiter, self._clock.now()))
 
     def withdraw(self, waiter: int, error: Exception) -> None:
-        """Ends a wait with `error`, unless it is over."""
+        """End a wait with `error`, unless it is over."""
         future = self._waiters.get(waiter)
         if future is not None and not future.done():
             future.set_exception(error)
@@ -278,12 +278,12 @@ class FunctionPool:
         self._perform(actions)
 
     def is_shared(self, number: int) -> bool:
-        """Whether calls run in the instance."""
+        """Whether the instance runs calls."""
         instance = self.model.instances.get(number)
         return instance is not None and bool(instance.holders)
 
     def serves(self, version: Version) -> bool:
-        """Whether it is the version that calls get now."""
+        """Whether calls get this version now."""
         current = self._versions.get(self.model.current or "")
         return current is not None and current.id == version.id
 
@@ -292,7 +292,7 @@ class FunctionPool:
         return self._versions[self.model.instances[number].digest]
 
     def instances(self, function_id: str) -> list[InstanceView]:
-        """Its instances. `function_id`: the function's."""
+        """Its instances, as an operator sees them."""
         now = self._clock.now()
         return [
             InstanceView(
@@ -309,8 +309,8 @@ class FunctionPool:
         ]
 
     def adopt_kept(self, other: "FunctionPool", digest: str) -> None:
-        """Takes the instances that the function's own pool keeps for a rollback to this version:
-        whoever calls it goes on with them after an update.
+        """Take over the instances that the function's own pool keeps for a rollback to this
+        version, so that its callers continue with them after an update.
         """
         now, taken = self._clock.now(), []
         for instance in other.model.hand_over(digest):
@@ -322,7 +322,7 @@ class FunctionPool:
             sandbox.watch(partial(self._cleaned, number), partial(self._lost, number))
         if taken:
             other._look_after_end()
-        # Only now that all of them count again: what follows may start others in free places.
+        # Only now do all of them count again: the next actions may start others in free places.
         for number in taken:
             self._perform(self.model.adopted(number, now))
 
@@ -343,7 +343,7 @@ class FunctionPool:
             yield preparation
 
     def _ask(self) -> None:
-        """Whoever bounds this pool hears what it wants."""
+        """Report wanted capacity."""
         self._tell_changed(self)
 
     def _prepare(self, version: Version, limits: PoolLimits, count: int) -> Preparation:
@@ -354,24 +354,26 @@ class FunctionPool:
         preparation = Preparation(self, version, limits, before)
         self._versions.setdefault(version.digest, version)
         self.set_scaling(limits)
-        self._preparation = preparation  # only now, or it would hear of an earlier one's instances
+        self._preparation = preparation  # only now: excludes events of an earlier one
         footprint = version.spec.footprint()
         self._perform(self.model.prepare(version.digest, count, now, footprint))
         return preparation
 
     def _roll_back(self, preparation: Preparation) -> None:
-        """Unless it was promoted, or the pool was closed or prepares another version by now."""
+        """End the preparation, unless it was promoted, or the pool was closed or prepares another
+        version.
+        """
         if self._preparation is not preparation:
             return
         self._preparation = None
         if self.model.prepared == preparation.version.digest:
             self._perform(self.model.abandon(self._clock.now()))
-        if self.limits is preparation.limits:  # nobody has set others meanwhile
+        if self.limits is preparation.limits:  # unless other limits were set meanwhile
             self.set_scaling(preparation.limits_before)
         self._forget_versions()
 
     def promote(self, preparation: Preparation, version: Version) -> bool:
-        """Serves `version` from now on. Without effect, and False, if the preparation is over."""
+        """Make `version` current. Returns False, without effect, if the preparation is over."""
         if self._preparation is not preparation:
             return False
         self._preparation = None
@@ -379,7 +381,7 @@ class FunctionPool:
         return True
 
     def serve(self, version: Version) -> None:
-        """Every new and waiting call gets `version` from now on; nothing is prepared any more."""
+        """Give `version` to every new and waiting call, and end any preparation."""
         preparation, self._preparation = self._preparation, None
         if preparation is not None:
             preparation.fail(NotPrepared(f"version {version.number} serves meanwhile"))
@@ -390,7 +392,7 @@ class FunctionPool:
         self._look_for_parked()
 
     def _forget_versions(self) -> None:
-        """Those that neither serve, nor are being prepared, nor have an instance."""
+        """Forget versions that are neither current, nor being prepared, nor have an instance."""
         used = {self.model.current, self.model.prepared}
         used |= {one.digest for one in self.model.instances.values()}
         self._versions = {key: one for key, one in self._versions.items() if key in used}
@@ -398,17 +400,17 @@ class FunctionPool:
 
     @property
     def note(self) -> str:
-        """What the newest instance of the version that serves had to say; mostly nothing."""
+        """The remark of the current version's newest instance; usually empty."""
         return self._notes.get(self.model.current or "", "")
 
     def load(self, function_id: str) -> PoolLoad | None:
-        """How loaded it is; None: it serves no calls."""
+        """Its load; None: it serves no calls."""
         model = self.model
         if model.current is None:
             return None
         version, slots = self._versions[model.current].number, model.limits.max_instances
         waiting = len(model.queue.waiting)
-        if not model.instances:  # as where most calls go to other nodes
+        if not model.instances:  # for example, if most calls go to other nodes
             return PoolLoad(function_id, version, waiting=waiting, slots=slots)
         counts = model.counts()
         return PoolLoad(
@@ -440,15 +442,15 @@ class FunctionPool:
     def set_scaling(self, limits: PoolLimits) -> None:
         self.limits = limits
         bounded = limits if self.allowance is None else self.allowance.bounded(limits)
-        for pool in self.beside.values():  # first these end what is above the maximum
+        for pool in self.beside.values():  # first these end their instances above the maximum
             pool.set_scaling(bounded.beside)
         self._perform(self.model.set_scaling(bounded, self._clock.now()))
 
     # On a node of a fleet --------------------------------------------------------------------
 
     def allow(self, count: int, reachable: int) -> None:
-        """So many instances it may have from now on, and as many as `reachable` probably once it
-        asks for them.
+        """Allow `count` instances from now on, and probably `reachable` once the pool asks for
+        them.
         """
         is_new = self.allowance is None
         self.allowance = self.allowance or Allowance()
@@ -456,24 +458,24 @@ class FunctionPool:
             self.set_scaling(self.limits)
 
     def wanted(self, beside: int = 0) -> int:
-        """How many instances the function has, and needs for calls, for the minimum and for a
-        preparation, as far as those it may have are why it has no more. `beside`: how many other
+        """The number of instances that the function has, and needs for calls, for the minimum and
+        for a preparation, if the allowance is what limits it. `beside`: the number that other
         versions need.
         """
         allowance, there = self.allowance, self.model.places.used
         if allowance is None:
             return there
         wanted = there
-        if there >= allowance.count:  # else memory or a quota is why
+        if there >= allowance.count:  # else memory or a quota limits it
             wanted += self.lacking() + beside
         return min(self.limits.max_instances, max(wanted, allowance.reservation))
 
     def lacking(self) -> int:
-        """How many instances it would start now if its maximum allowed them."""
+        """The number of instances that it would start now if its maximum allowed them."""
         return self.model.lacking(self._clock.now())
 
     def evict_idle(self, most: int) -> int:
-        """Ends up to so many idle instances for another node; how many."""
+        """End up to `most` idle instances for another node; return the number."""
         chosen = self.model.eviction_candidates()[: max(0, most)]
         for candidate in chosen:
             self.evict(candidate.instance)
@@ -497,19 +499,19 @@ class FunctionPool:
         self._perform(self.model.evict(number, self._clock.now()))
 
     async def park(self) -> None:
-        """Starts an instance to be parked, where the model says so; returns when that is over."""
+        """Start an instance to be parked, if the model says so; return when that is over."""
         for action in self.model.park(self._clock.now()):
             assert isinstance(action, decided.Start), "only a start is decided"
             self._tell_changed(self)
             start = self._start(action.instance, self._versions[action.digest])
-            await asyncio.wait([self._tasks.spawn(start)])  # which goes on if this is cancelled
+            await asyncio.wait([self._tasks.spawn(start)])  # which continues if this is cancelled
             await self.measure()
 
     def lacks_parked(self) -> bool:
         return self.model.lacks_parked(self._clock.now())
 
     def _look_for_parked(self) -> None:
-        # Those that are put off count as well: the time comes when they are not.
+        # Postponed starts count as well: they become due later.
         if self.model.lacks_parked(NEVER):
             self._tell_lacks_parked()
 
@@ -517,7 +519,7 @@ class FunctionPool:
         self._perform(self.model.quota_exhausted(self._clock.now()))
 
     async def measure(self) -> None:
-        """Measures the memory of instances that became idle since it was done last."""
+        """Measure the memory of instances that became idle since the last measurement."""
         before, self._measured = self._measured, self._clock.now()
         for number, sandbox in list(self.sandboxes.items()):
             instance = self.model.instances.get(number)
@@ -531,26 +533,26 @@ class FunctionPool:
                     self._tell_changed(self)
 
     async def end_running(self, kind: ExitKind, by: str) -> None:
-        """Ends running calls that way and waits until every instance of them is gone."""
+        """End running calls that way and wait until all their instances are gone."""
         for number, sandbox in list(self.sandboxes.items()):
             if self.model.instances[number].state is InstanceState.BUSY:
                 sandbox.end_call(kind, by)
         await self.wait_empty()
 
     async def wait_empty(self) -> None:
-        """Until every instance is gone."""
+        """Wait until every instance is gone."""
         while self.model.instances:
             self._emptied.clear()
             await self._emptied.wait()
 
     async def egress(self) -> EgressRefusals:
-        """What the networks of its instances have refused."""
+        """Connection attempts that the networks of its instances have refused."""
         alive = list(self.sandboxes.values())
         counters = await asyncio.gather(*(sandbox.counters() for sandbox in alive))
         return sum_egress([self.egress_before, *map(egress_of, counters)])
 
     async def meter(self) -> None:
-        """Reads the counters of instances that have run something since it was done last."""
+        """Read the counters of instances that were used since the last read."""
         before, self._metered = self._metered, self._clock.now()
         for number, sandbox in list(self.sandboxes.items()):
             instance = self.model.instances.get(number)
@@ -562,7 +564,7 @@ class FunctionPool:
                     self._use(number, counters)
 
     def _use(self, number: int, counters: SandboxCounters) -> None:
-        """Tells what an instance has used since its counters were read last."""
+        """Report an instance's usage since the last read of its counters."""
         before = self._counters.get(number, NOTHING)
         self._counters[number] = counters
         self._tell_used(
@@ -585,7 +587,7 @@ class FunctionPool:
                 case decided.Refuse(waiter=waiter, why=why, retry_after_s=retry_after_s):
                     self._fail(waiter, refusal(why, retry_after_s, self._problem()))
                 case decided.Fail(waiter=waiter, instance=instance, reason=reason):
-                    # What the program wrote is for the function's owner, and not for every caller.
+                    # The program's output is for the function's owner, not for every caller.
                     error = RuntimeUnavailable(reason.partition("\n")[0])
                     error.start_timing = self.start_timings[instance]
                     self._fail(waiter, error)
@@ -609,7 +611,7 @@ class FunctionPool:
     def _end(self, number: int) -> None:
         if number in self.sandboxes:
             self._tasks.spawn(self._destroy(number, self.sandboxes[number]))
-        elif number in self._specialising:  # a handler's module may take minutes, and is cut short
+        elif number in self._specialising:  # loading a module may take minutes: end it now
             self._tasks.spawn(self._specialising[number].destroy())
 
     def _end_preparation(self, digest: str, error: NotPrepared | None) -> None:
@@ -622,7 +624,7 @@ class FunctionPool:
 
     def _assign(self, waiter: int, instance: int, cold: bool) -> None:
         future = self._waiters.pop(waiter)
-        if not future.done():  # else it was cancelled a moment ago, and gives it back: `cancel`
+        if not future.done():  # else it was cancelled a moment ago, and `cancel` gives it back
             future.set_result((instance, cold))
 
     def _fail(self, waiter: int, error: QuiltfnError) -> None:
@@ -638,7 +640,7 @@ class FunctionPool:
         except Exception as error:
             why = str(error)
             if not isinstance(error, SandboxFailed | SandboxRefused):
-                # A mistake of ours must not leave an instance that counts for ever.
+                # Bugs must not leak instance capacity.
                 _log.exception("an instance could not be made", function=version.function_id)
                 why = "an instance could not be made; the server's log has more"
             self._perform(self.model.failed(number, why, self._clock.now()))
@@ -651,7 +653,7 @@ class FunctionPool:
             return
         sandbox.watch(lambda: self._cleaned(number), lambda: self._lost(number))
         self._perform(self.model.started(number, self._clock.now()))
-        if not sandbox.is_alive:  # it ended before anybody watched
+        if not sandbox.is_alive:  # it ended before its watcher was set
             self._lost(number)
 
     async def _make(self, number: int, version: Version) -> Sandbox:
@@ -690,13 +692,13 @@ class FunctionPool:
         self._look_after_end()
 
     def _look_after_end(self) -> None:
-        """What may follow once an instance is gone."""
+        """Clean up, and continue, after an instance is gone."""
         self._forget_versions()
         self._emptied.set()
         self._look_for_parked()
 
     def _cleaned(self, number: int) -> None:
-        if self.model.instances[number].state is InstanceState.RECYCLING:  # else `release` sees it
+        if self.model.instances[number].state is InstanceState.RECYCLING:  # else: `release`
             self._perform(self.model.cleaned(number, self._clock.now()))
 
     def _lost(self, number: int) -> None:
@@ -712,7 +714,7 @@ class FunctionPool:
         self._wake = asyncio.get_running_loop().call_later(delay, self._woken)
 
     def _woken(self) -> None:
-        self._wake = None  # it may be a hair too early, and is then set again
+        self._wake = None  # the timer may fire slightly early, and is then set again
         self.tick()
 
 
@@ -721,7 +723,7 @@ def egress_of(counters: SandboxCounters) -> EgressRefusals:
 
 
 def sum_egress(several: Sequence[EgressRefusals]) -> EgressRefusals:
-    """All together, with the first destinations."""
+    """The sum of all, with the first destinations."""
     found = dict.fromkeys(to for one in several for to in one.destinations)
     kept = tuple(itertools.islice(found, DESTINATIONS_MAX))
     return EgressRefusals(sum(one.attempts for one in several), kept)

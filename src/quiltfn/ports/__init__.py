@@ -28,29 +28,29 @@ from quiltfn.model.version import Version, VersionSpec
 from quiltfn.ports.streamed_body import StreamedBody
 
 T = TypeVar("T")
-# How soon a store that took or said nothing is told or asked again.
+# Seconds before a store operation that failed is retried.
 STORE_AGAIN_S = 1.0
 
 
 class Clock(Protocol):
-    """The time. `base/clock.py` says which method is for what."""
+    """The time. `base/clock.py` explains when to use which method."""
 
     def now(self) -> float:
-        """Monotonic seconds: for waiting and for durations, never shown to anybody."""
+        """Monotonic seconds, for waits and durations; never shown to users."""
 
     def unix(self) -> float:
-        """Unix seconds by the wall clock, which may jump: for what is shown or expires."""
+        """Unix seconds by the wall clock, which may jump: for times to display and for expiry."""
 
     def timestamp(self) -> float:
         """Unix seconds for the creation time of a row: the later of `unix` and `trusted`."""
 
     def trusted(self) -> float:
-        """Unix seconds to compare ages with: follows a jump of the wall clock after an hour."""
+        """Unix seconds for comparing ages: follows a jump of the wall clock an hour later."""
 
 
 class ClockReading(msgspec.Struct, frozen=True, kw_only=True):
-    """What another machine's clock said. `unix_s`: Unix seconds; `at`: when, in monotonic seconds
-    of this machine, give or take `error_s`.
+    """A reading of another machine's clock. `unix_s`: its Unix seconds; `at`: the time of the
+    reading in monotonic seconds of this machine, accurate to `error_s`.
     """
 
     unix_s: float
@@ -59,11 +59,11 @@ class ClockReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LongOutput(Protocol):
-    """Room for the output of one call, should that be long."""
+    """Memory for the output of one call, if that output is long."""
 
     def take(self, size: int, ready: Callable[[], None]) -> bool:
-        """Whether there is room now for `size` bytes of it in all; if not, `ready` is called once
-        there is. To be asked again whenever it is longer by a MiB.
+        """Return whether `size` bytes of output fit now, in total; if not, call `ready` once they
+        do. Ask again whenever the output grows by a MiB.
         """
         ...
 
@@ -71,11 +71,11 @@ class LongOutput(Protocol):
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What one call brings to a sandbox.
 
-    `environment`: variables for this call. They are added to the version's own, or, with
-    `replaces_environment`, are all there is. `timeout_s`: seconds from the hand-over. `long_output`
-    None: there is room for all of it. `output`: gets the output while the handler runs; after the
-    call it has what the result has. `body`: of a request to a server, what follows `payload`.
-    `is_followed`: somebody waits for output from its begin on.
+    `environment`: variables for this call. They are added to the version's own or, with
+    `replaces_environment`, replace them. `timeout_s`: seconds from the hand-over. `long_output`
+    None: output of any length fits. `output`: receives the output while the handler runs; after the
+    call it equals the output in the result. `body`: the part of a request to a server that follows
+    `payload`. `is_followed`: a client follows the output from the start.
     """
 
     payload: bytes | None
@@ -89,15 +89,15 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SandboxRefused(Exception):
-    """The sandbox stands, but what it was asked to be is not possible in it (a sentence)."""
+    """The sandbox exists, but can't become the instance that was requested (a sentence)."""
 
 
 class SandboxFailed(Exception):
-    """No sandbox could be made; nothing of the attempt is left (a sentence)."""
+    """The sandbox could not be created; the attempt left nothing behind (a sentence)."""
 
 
 class Destination(msgspec.Struct, frozen=True):
-    """Where something in a sandbox wanted to go. `protocol`: tcp or udp."""
+    """A destination that something in a sandbox tried to reach. `protocol`: tcp or udp."""
 
     address: str
     port: int
@@ -105,10 +105,9 @@ class Destination(msgspec.Struct, frozen=True):
 
 
 class SandboxCounters(msgspec.Struct, frozen=True, kw_only=True):
-    """What is counted of a sandbox from its making on. `blocked`: how many attempts to reach
-    something its network has refused; `refused`: where the first of them were to go, at most 64.
-    `cpu_us`: microseconds of processor time of everything in it; 0 where the host does not count
-    that.
+    """Counters of a sandbox since its creation. `blocked`: the number of connection attempts that
+    its network refused; `refused`: the destinations of the first ones, at most 64. `cpu_us`:
+    microseconds of CPU time of all its processes; 0 if the host does not count that.
     """
 
     blocked: int = 0
@@ -117,8 +116,8 @@ class SandboxCounters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EgressRefusals(msgspec.Struct, frozen=True):
-    """What the networks of a function's instances have refused since this server started: how many
-    attempts, and where the first of them were to go.
+    """Connection attempts that the networks of a function's instances have refused since this
+    server started: their number, and the first destinations.
     """
 
     attempts: int = 0
@@ -126,19 +125,19 @@ class EgressRefusals(msgspec.Struct, frozen=True):
 
 
 class Sandbox(Protocol):
-    """The fenced place. It serves one version content, one call at a time.
+    """An isolated place for handlers. It serves one version content, one call at a time.
 
-    `note`: what its runtime has to say of how it serves calls, once specialised; mostly nothing.
+    `note`: a remark of its runtime on how it serves calls, once specialised; usually empty.
     """
 
     id: str
     note: str
 
     async def specialise(self, spec: VersionSpec) -> None:
-        """Makes it an instance of `spec`. Raises `SandboxRefused`, after which it is useless."""
+        """Turn it into an instance of `spec`. Raises `SandboxRefused`; it is then unusable."""
 
     async def call(self, call: Call) -> CallResult:
-        """Runs the handler once and returns how it ended; a handler that fails is a result.
+        """Run the handler once and return how it ended; a handler that fails is a result.
 
         Never raises for anything that the handler or the sandbox does. A sandbox that dies during
         the call gives `ExitKind.SANDBOX_GONE`. One that misses its deadline is killed from outside
@@ -147,9 +146,9 @@ class Sandbox(Protocol):
         """
 
     def end_call(self, kind: ExitKind, by: str, call: Call | None = None) -> bool:
-        """Makes `call` return that result at once, and returns whether a call was running. Its
-        handler still runs: destroy the sandbox next. A call that has its result keeps it. `call`:
-        that one alone, where several may run; None: all of them.
+        """Make `call` return that result at once, and return whether a call was running. Its
+        handler keeps running: destroy the sandbox next. A call that already has its result keeps
+        it. `call`: only that call, if several may run; None: all of them.
         """
 
     @property
@@ -158,64 +157,67 @@ class Sandbox(Protocol):
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing of the last call is left in it."""
+        """Whether everything left by the last call is removed."""
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
-        """Calls back when it is clean after a call, and once when it ends by itself."""
+        """Call back when it is clean after a call, and once when it ends by itself."""
 
     async def used_mib(self) -> float:
-        """What it uses of the machine's memory now, in MiB. Raises `SandboxFailed` if not known."""
+        """The memory that it uses now, in MiB. Raises `SandboxFailed` if that is unknown."""
 
     async def counters(self) -> SandboxCounters:
-        """What is counted of it so far, or was until its end."""
+        """Its counters so far, or at its end."""
 
     async def destroy(self) -> None:
-        """Gives everything back to the machine. Harmless in any state and when repeated."""
+        """Return all its resources to the machine. Safe in any state, and when repeated."""
 
     async def stopped(self) -> None:
-        """Destroys it, and waits until nothing in it runs any more, which may be earlier than all
-        is given back.
+        """Destroy it, and wait until all its processes have ended; some of its resources may be
+        returned later.
         """
 
 
 class Sandboxes(Protocol):
-    """Where sandboxes come from."""
+    """Creates sandboxes."""
 
     async def create(self, spec: VersionSpec) -> Sandbox:
-        """A sandbox within the limits of `spec`, new to everybody. Raises `SandboxFailed`."""
+        """A sandbox within the limits of `spec`, never used before. Raises `SandboxFailed`."""
 
     def expect(self, spec: VersionSpec) -> None:
-        """A hint: sandboxes for this content may be wanted soon."""
+        """A hint: sandboxes for this content may be needed soon."""
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
-        """Ends so much of what is kept ready and is nobody's, or all of it. What that frees no
-        longer counts when `freed` is called, some time later; never called if there is nothing."""
+        """End that many prewarmed sandboxes, or all. `freed` is called later, once their memory no
+        longer counts; it is never called if there were none.
+        """
 
 
 class WarmStock(Protocol):
     """Prewarmed sandboxes: ready, and not yet an instance of any version."""
 
     def count(self) -> int:
-        """How many there are."""
+        """The number of prewarmed sandboxes."""
 
     def images(self) -> frozenset[str]:
-        """The digests of the images that they show."""
+        """The digests of the images that they have mounted."""
 
 
 class StockedSandboxes(Sandboxes, WarmStock, Protocol):
     """The sandboxes of this machine, with its warm stock."""
 
     async def why_not(self) -> str | None:
-        """Why no sandbox can be made at the moment, a sentence; None where one can."""
+        """Why sandboxes can't be created at the moment, a sentence; None if they can."""
 
     def end_by(self, at: float) -> None:
-        """Every sandbox ends at that time, in seconds of CLOCK_BOOTTIME, and none is made after it,
-        unless a later time is named before; also if this process stands still meanwhile.
+        """All sandboxes end at that time, in seconds of CLOCK_BOOTTIME, and none is created after
+        it, unless a later time is set before. This holds even if this process is stopped meanwhile.
         """
 
 
 class Lease(Protocol):
-    """An instance held by one call. `start_timing`: of its start, where the call waited for it."""
+    """An instance held by one call. `start_timing`: of the instance's start, if the call waited for
+    it.
+    """
 
     version: Version
     start_timing: StartTiming | None
@@ -228,17 +230,16 @@ class PendingLease(AbstractAsyncContextManager[Lease], Protocol):
     """A lease that is entered to wait for an instance and to hold it."""
 
     def withdraw(self, error: Exception) -> None:
-        """Ends the wait with `error`. Does nothing before it and once an instance is handed over,
-        even in the step of the hand-over: whoever enters then looks whether it is still wanted.
+        """End the wait with `error`. No effect before the wait or once an instance is handed over,
+        even in the step of the hand-over: the code that enters then checks whether the instance is
+        still wanted.
         """
 
     def end_call(self, kind: ExitKind, by: str) -> bool:
-        """As `Sandbox.end_call`, once it is entered. Its instance is destroyed when it is left."""
+        """As `Sandbox.end_call`, after entry. The instance is destroyed on exit."""
 
     async def ended(self) -> None:
-        """Once it was left: waits, where its call did not end by itself, until nothing of that runs
-        any more.
-        """
+        """After exit: if the call did not end by itself, wait until its processes have ended."""
 
 
 class NotPrepared(Exception):
@@ -249,17 +250,17 @@ class Preparation(Protocol):
     """A version whose instances are ready, until the end of the block (`Pools.prepared`)."""
 
     def promote(self, version: Version | None = None) -> bool:
-        """From now on every new and waiting call gets the version; running calls end on theirs.
+        """Give the version to every new and waiting call; running calls end on theirs.
 
-        `version`: the same spec under the number that is current by now. Without effect, and False,
-        where the pool was closed meanwhile.
+        `version`: the same spec under the number that is current by now. Returns False, without
+        effect, if the pool was closed meanwhile.
         """
 
 
 class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     """One instance, as an operator sees it. `number`: within its function's pool on this node.
-    `memory_mib`: what it counts in the memory budget now. `age_s`, `in_state_s`: since its start
-    began and since it has that state, in seconds. `start_reason`: why it was started.
+    `memory_mib`: its share of the memory budget now. `age_s`, `in_state_s`: seconds since its start
+    began, and since it entered that state. `start_reason`: why it was started.
     """
 
     function_id: str
@@ -273,92 +274,93 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolCounting(Protocol):
-    """How many instances and waiting calls there are: on this node (`Pools`), or on all of them."""
+    """Numbers of instances and waiting calls: on this node (`Pools`), or on all nodes."""
 
     def counts(self, function_id: str) -> PoolCounts:
-        """How many instances are in each of the five states; zeros without a pool."""
+        """The number of instances in each of the five states; zeros without a pool."""
 
     def occupied(self) -> Sequence[str]:
         """The ids of the functions that have an instance in any state."""
 
     def waiting(self) -> int:
-        """How many calls wait for an instance, over all functions."""
+        """The number of calls that wait for an instance, over all functions."""
 
 
 class Pools(PoolCounting, Protocol):
     """The instances and the wait queue of every function on this node, and their memory.
-    `tenant_instances`: how many instances each tenant may have.
+    `tenant_instances`: the maximum number of instances of a tenant.
     """
 
     memory: Memory
     tenant_instances: float
 
     def lease(self, function_id: str, version: Version | None = None) -> PendingLease:
-        """Holds an instance of the function's current version, or of the one given.
+        """Hold an instance of the function's current version, or of the version given.
 
-        Instances of all versions are within the function's `max_instances`. Those of a version
-        that is not the current one are the first to be ended for a call of another one.
+        Instances of all versions count against the function's `max_instances`. Instances of a
+        version other than the current one are evicted first for a call of another version.
 
         Raises `CapacityFull` (the queue is full, or the call waited too long), `FunctionNotActive`
-        or `NotFound` (closed while waiting), or `RuntimeUnavailable` (no instance could be made).
-        However the block is left, the instance is given back exactly once, also if the caller is
+        or `NotFound` (closed while waiting), or `RuntimeUnavailable` (no instance could start).
+        However the block is left, the instance is given back exactly once, even if the caller is
         cancelled in the tick in which it gets the instance.
         """
 
     def prepared(
         self, function_id: str, version: Version, limits: PoolLimits, count: int
     ) -> AbstractAsyncContextManager[Preparation]:
-        """Inside the block `count` instances of `version` are ready beside what serves.
+        """Inside the block, `count` instances of `version` are ready beside the current one's.
 
         Entering waits for them. It raises `NotPrepared` or, once the pools close, `ShuttingDown`.
-        If the block is left without `promote`, for whatever reason, the pool goes back to what it
-        was: the instances end, and the scaling targets are the ones from before. What serves is
-        not touched by any of this. One preparation at a time for each function.
+        If the block is left without `promote`, for whatever reason, the pool is restored: the
+        instances end, and the previous scaling targets apply. The current version is unaffected
+        throughout. One preparation at a time for each function.
         """
 
     def headroom(self, function_id: str) -> Headroom:
-        """How many more calls of the current version could begin without a wait; none without a
-        pool."""
+        """The number of further calls of the current version that could begin without a wait; 0
+        without a pool.
+        """
 
     def load(self, function_id: str) -> PoolLoad | None:
-        """How loaded the function's pool is; None: it has none that serves calls."""
+        """The load of the function's pool; None: it has no pool that serves calls."""
 
     def loads(self) -> Sequence[PoolLoad]:
-        """As `load`, of every pool that may have instances or has a call that waits."""
+        """As `load`, of every pool that may have instances or has a waiting call."""
 
     def close(self, function_id: str, why: str) -> None:
-        """Serves no more calls. Waiting calls are refused for `why`; running ones may finish."""
+        """Serve no more calls. Waiting calls are refused with `why`; running ones may finish."""
 
     def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
-        """Serves `version` without waiting for instances, and fails a preparation that is under
-        way: for functions loaded at start, and those that another node changed.
+        """Serve `version` without waiting for instances, and fail a preparation in progress: for
+        functions loaded at start, and those that another node changed.
         """
 
     def set_scaling(self, function_id: str, limits: PoolLimits) -> None:
-        """New scaling targets, at once."""
+        """Apply new scaling targets at once."""
 
     async def end_running(self, function_id: str, kind: ExitKind, by: str) -> None:
-        """Ends running calls that way and waits until every instance is gone: after `close`."""
+        """End running calls that way and wait until every instance is gone: after `close`."""
 
     def forget(self, function_id: str) -> None:
-        """Removes the empty pool of a deleted function."""
+        """Remove the empty pool of a deleted function."""
 
     async def meter(self) -> None:
-        """Reads the counters of instances that have run something since it was done last."""
+        """Read the counters of instances that were used since the last read."""
 
     def take_use(self) -> Mapping[tuple[str, str], CallStats]:
-        """What instances have used since the last time, as far as their counters were read: by
-        tenant and function.
+        """Usage of instances since the last call, by tenant and function, as far as their counters
+        were read.
         """
 
     def note(self, function_id: str) -> str:
-        """What the runtime of the version that serves has to say of how it does; mostly nothing."""
+        """The remark of the current version's runtime on how it serves calls; usually empty."""
 
     async def egress(self, function_id: str) -> EgressRefusals:
-        """What the networks of its instances have refused since this server started."""
+        """Connection attempts that its instances' networks refused since the server started."""
 
     def instances(self, function_id: str | None = None) -> Sequence[InstanceView]:
-        """Every instance, or those of one function, the oldest first."""
+        """Every instance, or those of one function, oldest first."""
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -369,7 +371,7 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
 
 class TenantFunctions(msgspec.Struct, frozen=True):
-    """Functions of a tenant that a list is about: those of the ids, or all."""
+    """The functions of a tenant that a list covers: those with the ids, or all."""
 
     tenant_id: str
     ids: Sequence[str] | None = None
@@ -382,8 +384,8 @@ class InvocationQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which records to return, newest first: those of `function_id`, or of all functions of
     `tenant_id`; exactly one of the two is given.
 
-    `cursor`: from the page before. `since`, `until`: accepted at or after the one and before the
-    other, in Unix seconds. `max_bytes`: the page ends after the record with which its output
+    `cursor`: from the previous page. `since`, `until`: accepted at or after `since` and before
+    `until`, in Unix seconds. `max_bytes`: the page ends after the record with which its output
     reaches that size. `with_output` False leaves the output out.
     """
 
@@ -403,21 +405,21 @@ class InvocationQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outline(msgspec.Struct, frozen=True, kw_only=True):
-    """A record without its output. `sizes`: the bytes of each stream that it has."""
+    """A record without its output. `sizes`: the stored bytes of each stream."""
 
     record: Invocation
     sizes: Mapping[str, int]
 
 
 class FunctionCounters(msgspec.Struct, kw_only=True):
-    """How often a function was called. `last_invoked_at` in Unix seconds."""
+    """Number of a function's invocations. `last_invoked_at` in Unix seconds."""
 
     invocation_count: int = 0
     error_count: int = 0
     last_invoked_at: int | None = None
 
     def count(self, record: Invocation) -> None:
-        """Adds a completed invocation."""
+        """Add a completed invocation."""
         self.invocation_count += 1
         self.error_count += record.is_error
         last = record.started_at or record.ended_at
@@ -432,7 +434,7 @@ class Uncounted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredFunction(msgspec.Struct, frozen=True, kw_only=True):
-    """A function as the store has it, with its current version."""
+    """A stored function, with its current version."""
 
     function: Function
     version: Version
@@ -440,7 +442,7 @@ class StoredFunction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChangeKind(StrEnum):
-    """What a change was made to."""
+    """The kind of object that was changed."""
 
     FUNCTION = "function"
     RUNTIME = "runtime"
@@ -455,10 +457,9 @@ class ChangeKind(StrEnum):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """Something was made, changed or removed. `kind` None: of a kind that a later release has, of
-    which this one knows nothing. `object_id`: an id; of a runtime its name, of an image and of
-    its copies the digest, of a URL, of aliases and of policies the function's id, and of a quota
-    the tenant's.
+    """An object was created, changed or removed. `kind` None: a kind that only a later release
+    knows. `object_id`: an id; the name of a runtime; the digest of an image and of its copies; the
+    function's id for a URL, aliases and policies; the tenant for a quota.
     """
 
     number: int
@@ -468,8 +469,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChangePage(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes, oldest first. `is_complete` is False if earlier ones are no longer stored: then the
-    reader has to load everything again. `has_more`: whether newer ones were stored by then.
+    """Changes, oldest first. `is_complete` False: earlier ones are no longer stored, so the reader
+    has to load everything again. `has_more`: newer changes were stored by then.
     """
 
     items: Sequence[Change]
@@ -479,8 +480,8 @@ class ChangePage(msgspec.Struct, frozen=True, kw_only=True):
 
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which entries to return, newest first. `tenant_id` None: of all tenants. `action`: its name,
-    or the part of it before the dot. `since`, `until`: made at or after the one and before the
-    other, in Unix seconds.
+    or the part of it before the dot. `since`, `until`: made at or after `since` and before `until`,
+    in Unix seconds.
     """
 
     tenant_id: str | None

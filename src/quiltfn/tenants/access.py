@@ -1,9 +1,9 @@
-"""Credentials: making, checking and revoking keys, and checking signed tokens.
+"""Credentials: creates, checks and revokes keys, and checks signed tokens.
 
-All valid keys are in memory, so that a request needs no query. Another process may make or revoke
-keys in the data directory. `keep_fresh` notices that within half a second; a request whose key is
-not in memory asks the store at once; a server without keys looks before each request whether one
-was made. A node of a fleet that can neither refresh nor ask another node accepts no key
+All valid keys are in memory, so that a request needs no query. Another process may create or revoke
+keys in the data directory: `keep_fresh` notices that within half a second; a request with an
+unknown key queries the store at once; a server without keys checks for a first key before each
+request. A node of a fleet that can neither refresh nor ask another node accepts no key
 (`stale_after_s`, `fleet/keys.py`): it may have been revoked.
 """
 
@@ -39,7 +39,7 @@ from quiltfn.ports import Clock
 from quiltfn.store.tenants.keys import SqlKeys
 
 REFRESH_S = 0.5
-# Requests with unknown keys ask the store this often at most, and once for each key.
+# Minimum seconds between queries for unknown keys; each key is queried once.
 ASK_EVERY_S = 0.05
 ASKED_MAX = 10_000
 LOOK_EVERY_S = 0.001
@@ -59,13 +59,13 @@ class Verifier(Protocol):
     """Checks signed tokens."""
 
     def __call__(self, token: str, *, at_any_time: bool = False) -> Caller:
-        """Raises `Unauthorized`. `at_any_time`: also before it holds and after it has expired, and
-        whatever follows its signature.
+        """Raises `Unauthorized`. `at_any_time`: also accepts a token before it is valid and after
+        it has expired, and any text after its signature.
         """
 
 
 class Access:
-    """Tells who a request comes from."""
+    """Identifies the caller of a request."""
 
     def __init__(
         self,
@@ -76,19 +76,20 @@ class Access:
         stale_after_s: float,
         verify: Verifier | None = None,
     ) -> None:
-        """`disabled`: tenants whose credentials are refused, but for those of operators.
-        `stale_after_s`: how long keys are accepted that could not be confirmed; infinite on a
-        server that is alone. `verify`: checks signed tokens, if that is configured.
+        """`disabled`: tenants whose credentials are refused, except those of operators.
+        `stale_after_s`: how long keys are accepted without confirmation; infinite on a standalone
+        server. `verify`: checks signed tokens, if that is configured.
         """
         self._keys, self._clock, self._verify = keys, clock, verify
         self._disabled, self._stale_after_s = disabled, stale_after_s
         self._by_prefix: dict[str, Key] = {}
         self._by_id: dict[str, Key] = {}
         self._tenants: set[str] = set()
-        # No key was ever made and no tokens are configured: every client has all rights.
+        # No key was ever created and no tokens are configured: every client has all rights.
         self.is_open = verify is None
         self.revision = -1
-        # When memory had all keys of the store, and when it was known that no node has newer ones.
+        # When memory had all keys of the store, and when no other node was known to have newer
+        # ones.
         self._current_at = self._confirmed_at = -math.inf
         self._stamp: object = None
         self._looked_at = float("-inf")
@@ -102,8 +103,8 @@ class Access:
     def is_outdated(self) -> bool:
         """Whether another process has changed keys since the last `refresh`.
 
-        It looks at a file, once a millisecond at most: a command that changes keys takes longer to
-        report that.
+        It checks a file, at most once a millisecond: a command that changes keys takes longer to
+        report success.
         """
         now = self._clock.now()
         if now - self._looked_at < LOOK_EVERY_S:
@@ -112,12 +113,12 @@ class Access:
         return self._keys.change_token() != self._stamp
 
     def now(self) -> float:
-        """The time by which ages of keys are counted, in seconds."""
+        """The clock for ages of keys, in seconds."""
         return self._clock.now()
 
     @property
     def age_s(self) -> float:
-        """Memory has all keys that the store had this many seconds ago."""
+        """How many seconds ago memory had all keys of the store."""
         return self._clock.now() - self._current_at
 
     @property
@@ -130,7 +131,7 @@ class Access:
         return self._clock.now() - self._confirmed_at > self._stale_after_s
 
     def check_current(self) -> None:
-        """Raises `StoreUnavailable` if keys may have been revoked that are valid in memory."""
+        """Raises `StoreUnavailable` if a key that is valid in memory may have been revoked."""
         if self._is_stale:
             raise StoreUnavailable(
                 f"this node has reached neither the store nor all other nodes for more than "
@@ -146,10 +147,10 @@ class Access:
 
     async def identify(self, headers: Mapping[str, str], address: str) -> Caller:
         """The caller. Raises `Unauthorized`, `TenantDisabled`, `RateLimited` after too many
-        failures from `address`, and `StoreUnavailable` if the store has to be asked and does not
-        answer, or as `check_current`.
+        failures from `address`, and `StoreUnavailable` if a required query fails, or as
+        `check_current`.
 
-        A valid credential always passes, however new it is and however many wrong ones came from
+        A valid credential always passes, however new it is and however many invalid ones came from
         the same address.
         """
         if self.is_open:
@@ -160,11 +161,11 @@ class Access:
             secret = bearer[7:].strip()
         caller = self._caller(secret) if secret else None
         if caller is None and secret:
-            # Even if the prefix is known: the time must not tell which prefixes exist.
+            # Even if the prefix is known: response times must not reveal existing prefixes.
             try:
                 await self._ask_about(prefix_of(secret))
             except StoreUnavailable:
-                if self._key(secret) is None:  # it may be new; a known one that ended stays so
+                if self._key(secret) is None:  # it may be new; a known key that ended stays invalid
                     raise
             caller = self._caller(secret)
         if caller is not None:
@@ -184,11 +185,11 @@ class Access:
 
     @property
     def takes_tokens(self) -> bool:
-        """Whether signed tokens are credentials of this server."""
+        """Whether this server accepts signed tokens."""
         return self._verify is not None
 
     def is_own_token(self, text: str) -> bool:
-        """Whether a signed token is a credential of this server, be it now or at another time."""
+        """Whether this server accepts the signed token, now or at another time."""
         try:
             return self._verify is not None and bool(self._verify(text, at_any_time=True))
         except Unauthorized:
@@ -200,13 +201,13 @@ class Access:
         """
         is_key = caller.token_ends_at is None and caller.credential != ANYBODY.credential
         if is_key and caller.credential not in self._by_id:
-            await self.refresh()  # that node may know of a newer one
+            await self.refresh()  # the other node may know a newer key
         self.check_holds(caller)
         return caller
 
     def check_holds(self, caller: Caller) -> None:
-        """Raises `Unauthorized` unless the credential of a caller is still valid, and
-        `StoreUnavailable` as `check_current`.
+        """Raises `Unauthorized` if a caller's credential is no longer valid, and `StoreUnavailable`
+        as `check_current`.
         """
         if caller.token_ends_at is None:
             self.check_current()
@@ -214,9 +215,9 @@ class Access:
             raise Unauthorized("the credential was revoked, or has expired, meanwhile")
 
     def still_holds(self, caller: Caller) -> bool:
-        """Whether the credential of a caller that was identified is valid by now, as far as this
-        server knows, which it does not once its keys are stale: of a server that needed none,
-        whether it still needs none.
+        """Whether an identified caller's credential is still valid, as far as this server knows,
+        which it does not once its keys are stale. For a caller without a credential: whether the
+        server still requires none.
         """
         if self._is_refused(caller):
             return False
@@ -239,19 +240,19 @@ class Access:
         return caller.tenant_id in self._disabled and caller.scope is not Scope.OPERATOR
 
     def tenants(self) -> dict[str, int]:
-        """How many valid keys each tenant has that has some."""
+        """The number of valid keys of each tenant that has any."""
         now = int(self._clock.unix())
         return Counter(key.tenant_id for key in self._by_id.values() if key.is_valid(now))
 
     def knows(self, tenant_id: str) -> bool:
-        """Whether the tenant has a valid key, or is that of callers who need none."""
+        """Whether the tenant has a valid key, or its callers need none."""
         if self.is_open:
             return tenant_id == ANYBODY.tenant_id
         now = int(self._clock.unix())
         return any(key.tenant_id == tenant_id and key.is_valid(now) for key in self._by_id.values())
 
     def has_keys(self, tenant_id: str) -> bool:
-        """Whether the tenant has a key, be it revoked or expired."""
+        """Whether the tenant has a key, even a revoked or expired one."""
         return tenant_id in self._tenants
 
     def _caller(self, secret: str) -> Caller | None:
@@ -268,7 +269,7 @@ class Access:
         )
 
     def _key(self, secret: str) -> Key | None:
-        """The key of that text, even if it is revoked or has expired."""
+        """The key with that text, even if it is revoked or has expired."""
         # An unknown prefix is compared, too: the time must not tell which prefixes exist.
         key = self._by_prefix.get(prefix_of(secret) or "", NOBODY)
         return key if hmac.compare_digest(key.digest, digest_of(secret)) else None
@@ -296,7 +297,7 @@ class Access:
         recent.append(now)
 
     async def _ask_about(self, prefix: str | None) -> None:
-        """Refreshes once for each prefix. Later requests wait for a refresh that is under way."""
+        """Refresh once for each prefix. Later requests wait for a refresh in progress."""
         if prefix is None or prefix in self._asked:
             return
         if self._asking is None:
@@ -313,23 +314,23 @@ class Access:
         await self.refresh()
 
     async def refresh(self) -> None:
-        """Loads the keys if the store has others than were loaded last."""
+        """Load the keys if the store has changed since the last load."""
         async with self._refreshing:
             began = self._clock.now()
             stamp = self._keys.change_token()
             revision = await self._keys.revision()
             keys = await self._keys.load() if revision != self.revision else None
-            if began >= self._current_at:  # no other node has said more meanwhile
+            if began >= self._current_at:  # no other node has sent newer ones meanwhile
                 self._take(revision, began, keys)
             self._stamp = stamp
 
     def take_over(self, revision: int, current_at: float, keys: Sequence[Key] | None) -> None:
-        """What another node knows, if it is newer. `keys`: None if the revision is the same."""
+        """Take another node's keys, if they are newer. `keys`: None if the revision is the same."""
         if current_at > self._current_at and (keys is not None or revision == self.revision):
             self._take(revision, current_at, keys)
 
     def confirm(self, at: float) -> None:
-        """At that time no other node knew more than this one."""
+        """At that time no other node had newer keys than this one."""
         self._confirmed_at = max(self._confirmed_at, at)
 
     def _take(self, revision: int, current_at: float, keys: Sequence[Key] | None) -> None:
@@ -343,7 +344,7 @@ class Access:
         self.confirm(current_at)
 
     async def keep_fresh(self) -> None:
-        """Refreshes until it is cancelled. A failure is tried again: a revocation must be seen."""
+        """Refresh until cancelled. Failures are retried: a revocation must be noticed."""
         while True:
             await asyncio.sleep(REFRESH_S)
             with contextlib.suppress(StoreUnavailable):
@@ -358,9 +359,9 @@ async def make_key(
     expires_s: int | None,
     label: str | None = None,
 ) -> tuple[Key, str]:
-    """A new key, and its text, which is not kept. Raises `Unprocessable`.
+    """A new key, and its text, which is not stored. Raises `Unprocessable`.
 
-    Without `scope`, the first key ever made has scope `operator` and every later one `write`.
+    Without `scope`, the first key ever created has scope `operator` and every later one `write`.
     """
     check_tenant(tenant_id)
     check_label(label)
@@ -383,8 +384,9 @@ async def make_key(
 
 
 async def revoke_key(keys: SqlKeys, clock: Clock, key_id: str, by: Caller | None = None) -> Key:
-    """Revokes a key; a second time changes nothing. `by` None: without a check of scopes. Raises
-    `NotFound`, also for another tenant's key, and `Forbidden` for a key of a higher scope."""
+    """Revoke a key; repeating it changes nothing. `by` None: without a check of scopes. Raises
+    `NotFound`, also for another tenant's key, and `Forbidden` for a key of a higher scope.
+    """
     for key in await keys.load():
         if key.id != key_id or not (by is None or by.reaches(key.tenant_id)):
             continue
