@@ -1,7 +1,7 @@
-"""The HTTP application: from a request to its response, whatever happens.
+"""The HTTP application: turns every request into a response, whatever happens.
 
 A connection (`api/http/connection.py`) hands every request to `App` and sends the `Response` that
-comes back. Whatever is to see every request, such as a tracer, is a function around that call.
+comes back. Middleware that sees every request, such as a tracer, wraps that call.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ from quiltfn.model.url import PREFIX
 from quiltfn.tenants.access import ANYBODY
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# Paths up to here are looked up once; clients ask for the same few again and again.
+# The lookup of paths up to this length is cached; clients repeat the same few.
 REMEMBERED_PATH = 128
 _log = structlog.get_logger("quiltfn.api")
 
@@ -68,7 +68,7 @@ _log = structlog.get_logger("quiltfn.api")
 def make_app(services: Services, routes: RouteTable = ROUTES) -> Application:
     """The application over `services`."""
     for directory in (web.DASHBOARD, web.DOCUMENTATION):
-        web.files(directory)  # read now: a disk that hangs later stops nobody
+        web.files(directory)  # read now, so that a disk that hangs later has no effect
     table = list(routes)
     documents = HelpDocuments(table, field_limits(services))
     audit_log = AuditLog(services.audit, services.clock)
@@ -79,14 +79,14 @@ def make_app(services: Services, routes: RouteTable = ROUTES) -> Application:
 
 
 class App:
-    """Finds the endpoint of a request. The first path of the table that fits is taken. `url_host`:
-    where the URLs of functions are and nothing else is, if that is a host of its own.
+    """Finds the endpoint of a request: the first matching path of the table. `url_host`: the host
+    that serves only function URLs, if there is one.
     """
 
     def __init__(self, endpoints: "Iterable[Endpoint]", url_host: str = "") -> None:
         table = [(PathPattern(endpoint.path), endpoint) for endpoint in endpoints]
         self._longest = 1 + max(pattern.length for pattern, _ in table)
-        # By the number of a path's segments, up to the longest; what is longer fits the same.
+        # By number of path segments, up to the longest path; longer requests use the last entry.
         self._endpoints = [
             [(pattern, endpoint) for pattern, endpoint in table if pattern.takes(length)]
             for length in range(self._longest + 1)
@@ -95,7 +95,7 @@ class App:
         self._find_remembered = lru_cache(maxsize=1024)(self._find)
 
     def __call__(self, request: Request) -> Awaitable[Response]:
-        """The response to `request`, refusals included. Raises `ClientDisconnected`."""
+        """Returns the response to `request`, refusals included. Raises `ClientDisconnected`."""
         path = request.path
         if self._url_host and is_for_host(request, self._url_host) != path.startswith(PREFIX):
             return _no_such_route(request)
@@ -107,7 +107,7 @@ class App:
         return endpoint.respond(request)
 
     def route_of(self, request: Request) -> tuple[str, Route] | None:
-        """The route that answers a request, with its path as it is in the table."""
+        """Returns the route for a request, with its path in the table."""
         path = request.path
         find = self._find_remembered if len(path) <= REMEMBERED_PATH else self._find
         found = find(path)
@@ -155,7 +155,9 @@ class Endpoint:
         return self._routes.get(method, self._any_method)
 
     async def respond(self, request: Request) -> Response:
-        """One response, whatever happens, with the request's id. Raises `ClientDisconnected`."""
+        """Returns one response, with the request's id, whatever happens. Raises
+        `ClientDisconnected`.
+        """
         request_id = own_or_new_id(request)
         route = self._routes.get(request.method, self._any_method)
         context = RequestContext(
@@ -199,13 +201,14 @@ class Endpoint:
     async def _respond(
         self, context: RequestContext[Services], request: Request, route: Route | None
     ) -> Response:
-        """Who asks, for what, and may they? Then the route's own work, once or again."""
+        """Authenticates and authorizes the request, then executes or replays it."""
         services = self._services
         access, forwarded = services.access, request.forwarded
-        # What only reads is done no longer than somebody waits for it; a URL calls a function.
+        # A request that only reads is cancelled if its client disconnects; a URL invokes a
+        # function.
         is_read = request.method in ("GET", "HEAD")
         request.ends_with_client = is_read and (route is None or route.admit is None)
-        # Of a forwarded request the node that was asked has said who its caller is.
+        # For a forwarded request, the node that received it has named the caller.
         is_known = forwarded is not None and forwarded.caller is not None
         if access.is_open and not is_known and access.is_outdated:
             await access.refresh()
@@ -219,7 +222,7 @@ class Endpoint:
                 return Response(status=204, headers=[("allow", self._allow)])
             raise MethodNotAllowed(f"{request.method} is not one of: {self._allow}")
         if route.scope is not None:
-            # Keys become stale in a fleet alone.
+            # Only in a fleet can keys be stale.
             anybody = ANYBODY if services.fleet.is_alone or not is_open else access.anybody()
             caller = anybody if is_open else await identify(access, request)
             visits = b"tenant" in request.query or TENANT_HEADER in request.headers
@@ -245,7 +248,7 @@ class Endpoint:
     async def _respond_raw(
         self, context: RequestContext[Services], request: Request, route: Route
     ) -> Response:
-        """A request that its route admits by itself, with a body of any bytes."""
+        """Handles a request that its route admits by itself, with any body."""
         assert route.admit is not None
         try:
             context.body = await route.admit(context)
@@ -264,7 +267,7 @@ class Endpoint:
         return await self._run(context, request, route)
 
     async def _visiting(self, caller: Caller, request: Request, route: Route) -> Caller:
-        """As `visiting`, also of a tenant that another node has just made."""
+        """As `visiting`, also for a tenant that another node has just created."""
         try:
             return visiting(self._services, caller, request, route)
         except NotFound:
@@ -272,7 +275,7 @@ class Endpoint:
             return visiting(self._services, caller, request, route)
 
     def _pass_on(self, context: RequestContext[Services], request: Request, route: Route) -> None:
-        """A body that the route's own work takes while it arrives."""
+        """Lets the handler read the body while it arrives."""
         limits = self._services.limits
         passed = PassedOnBody(request, limits.server_body_max, limits.body_timeout_s)
         length = HELD_BYTES if passed.length is None else passed.length
@@ -282,7 +285,7 @@ class Endpoint:
     def _take_body(
         self, context: RequestContext[Services], request: Request, route: Route, limit: int
     ) -> None:
-        """A body that is there already, as most are."""
+        """Takes a body that has arrived completely, as most have."""
         size = len(request.body)
         if size > limit:
             raise too_long(limit)
@@ -293,15 +296,13 @@ class Endpoint:
     async def _read_body(
         self, context: RequestContext[Services], request: Request, route: Route, limit: int
     ) -> None:
-        """A body that is still arriving."""
+        """Reads a body that is still arriving."""
         reserve = partial(self._reserve, context, route)
         timeout_s = self._services.limits.body_timeout_s
         context.raw_body = await body.read_whole(request, limit, timeout_s, reserve)
 
     def _reserve(self, context: RequestContext[Services], route: Route, size: int) -> None:
-        """Counts a body that has so many bytes by now, if it is long. Raises `RateLimited` and
-        `CapacityFull`.
-        """
+        """Counts a long body, of `size` bytes so far. Raises `RateLimited` and `CapacityFull`."""
         if size > SHORT_BYTES:
             more = size - context.reserved_bytes
             bodies = self._services.budgets.bodies
@@ -316,19 +317,19 @@ class Endpoint:
     async def _execute_once(
         self, context: RequestContext[Services], request: Request, route: Route, key: str
     ) -> Response:
-        """The first response to this Idempotency-Key, executed now or stored before."""
+        """Returns the first response to this Idempotency-Key, executed now or stored before."""
         responses, unstored = self._services.budgets.responses, 0
 
         async def execute() -> Response:
             nonlocal unstored
             response = await self._run(context, request, route)
             if route.is_invoke and response.executed:
-                # Else a power cut could leave a response for repetitions whose record it has taken.
-                # A store that fails here takes the response no more either.
+                # Otherwise a power cut could keep a stored response but lose its record. If the
+                # store fails here, it will not accept the response either.
                 with contextlib.suppress(StoreUnavailable):
                     await self._services.journal.synced()
             if isinstance(response.body, bytes) and len(response.body) > SHORT_BYTES:
-                # The budget it was made in has just come back; nobody else has been given it yet.
+                # The budget of this response was just released, and nobody has reserved it yet.
                 unstored = len(response.body)
                 responses.add_unsent(unstored)
             return response
@@ -350,7 +351,7 @@ class Endpoint:
     async def _execute(
         self, context: RequestContext[Services], request: Request, route: Route
     ) -> Response:
-        """The route's own work, its refusals rendered and, where it changes something, audited."""
+        """Runs the route's handler, renders its refusals, and audits it if it changes something."""
         code = None
         try:
             if request.query and route.scope is not None:
@@ -369,25 +370,25 @@ class Endpoint:
                     context.body = body.parsed(route, raw, request, self._help.limits)
                 elif route.body is not None and route.needs_body:
                     raise BadRequest("this call needs a JSON body")
-                del raw  # a body is kept once, and no longer than somebody needs it
+                del raw  # keep one copy of the body, and only while it is needed
                 response = await route.handler(context)
         except QuiltfnError as error:
             if isinstance(error, Internal):
                 log_bug(request, context.request_id)
             error = _as_known(context, error)
             response, code = _failure(context, error), error.code
-        except ClientDisconnected:  # a stream that ended early: nothing came of it
+        except ClientDisconnected:  # a stream that ended early: there is no result
             raise
         except Exception:
-            # Nobody knows how far it came: it counts as executed and is audited.
+            # How far it got is unknown, so it counts as executed and is audited.
             response, code = bug(request, context.request_id), Internal.code
         if route.action is not None:
             response = await self._audited(context, response, code)
         return response
 
     def _is_known(self, context: RequestContext[Services], route: Route) -> bool:
-        """Whether a request need not wait for what other nodes have changed: a call of a function
-        that is known here, and what is about none.
+        """Whether a request need not wait for the changes of other nodes: an invocation of a
+        function known here, or a request about no function.
         """
         named, catalog = context.parameters, self._services.catalog
         if not route.is_invoke:
@@ -404,8 +405,8 @@ class Endpoint:
         return entry is not None and entry.function.state is FunctionState.ACTIVE
 
     async def _hear_of_others(self, context: RequestContext[Services], route: Route) -> None:
-        """What another node has acknowledged is so here: of what may have changed there a moment
-        ago, this one hears first. Raises `Unauthorized` where the caller's credential was revoked.
+        """Applies the changes that other nodes have already acknowledged. Raises `Unauthorized` if
+        the caller's credential was revoked.
         """
         context.is_current = await self._services.lifecycle.others.hear()
         is_identified_here = route.scope is not None and context.request.forwarded is None
@@ -415,8 +416,8 @@ class Endpoint:
     async def _execute_somewhere(
         self, context: RequestContext[Services], request: Request, route: Route
     ) -> Response:
-        """As `_execute`, where others share the store: here, or where another node is to answer.
-        What that has executed it has audited.
+        """As `_execute` in a fleet: runs the request here or forwards it to the node responsible. A
+        request that another node executed, that node has audited.
         """
         response = None
         try:
@@ -435,18 +436,18 @@ class Endpoint:
     async def _audited(
         self, context: RequestContext[Services], response: Response, code: str | None
     ) -> Response:
-        """The response once the audit log has it."""
+        """Returns the response once the audit log has its entry."""
         try:
             await self._audit_log.executed(context, response, code)
         except StoreUnavailable as error:
-            # What was done stays done, even if the audit log does not take its entry.
+            # The change stays in effect even if the audit log cannot store its entry.
             error.executed = response.executed
             return failure(error, context.request_id)
         return response
 
 
 def _unverified(context: RequestContext[Services], error: QuiltfnError) -> Response | None:
-    """What the route answers whoever asks, where a credential could not be checked."""
+    """The route's response to any caller, if a credential could not be checked."""
     route = context.route
     if not isinstance(error, StoreUnavailable) or context.caller is not NOBODY:
         return None
@@ -458,12 +459,12 @@ def _unverified(context: RequestContext[Services], error: QuiltfnError) -> Respo
 
 
 def _as_known(context: RequestContext[Services], error: QuiltfnError) -> QuiltfnError:
-    """`error` as far as this node can tell: what is missing here may be there."""
+    """Replaces `NotFound` if this node may be behind: another node may know the object."""
     return cut_off() if isinstance(error, NotFound) and not context.is_current else error
 
 
 def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response:
-    """A refusal or a failure, as far as it is for this caller."""
+    """Renders a refusal or a failure, with the details that this caller may see."""
     route = context.route
     if route is not None and route.on_refused is not None:
         route.on_refused(context, error)
@@ -478,9 +479,8 @@ def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response
 
 
 def _log_request(context: RequestContext[Services], response: Response) -> None:
-    """Logs what was refused and what changed something. A call that went well has its record, and a
-    line for each would cost more than keeping that. The path, never the query: it may hold a
-    credential.
+    """Logs refusals and changes. A successful invocation has its record, and a log line would cost
+    more than the record. Logs the path, never the query, which may contain a credential.
     """
     _log.info(
         "request",
@@ -493,8 +493,8 @@ def _log_request(context: RequestContext[Services], response: Response) -> None:
 
 
 def _query(route: Route, context: RequestContext[Services]) -> dict[str, str]:
-    """Each parameter once, and none that the route does not know: a misspelt filter filters
-    nothing. Without the tenant, which every route knows.
+    """Returns the query parameters, without the tenant. Refuses repeated and unknown ones: a
+    misspelt filter would filter nothing.
     """
     known = [one.name for one in route.parameters if one.where == "query"]
     query: dict[str, str] = {}
@@ -521,6 +521,6 @@ async def _no_such_route(request: Request) -> Response:
 
 
 def own_or_new_id(request: Request) -> str:
-    """The client's own id of its request, if it sent one."""
+    """Returns the request id that the client sent, or a new one."""
     given = request.headers.get("x-request-id")
     return given if given is not None and REQUEST_ID.fullmatch(given) else new_id()

@@ -1,8 +1,8 @@
-"""The directory of images: one directory for each, named by the digest of its content.
+"""The directory of images: one subdirectory per image, named by the digest of its content.
 
-Rule 1: an image gets its name only when it is complete and on disk.
-Rule 2: nothing in an image is ever changed; an image that nobody uses is removed as a whole.
-Rule 3: what a crash leaves (names that start with a dot) is removed by the next start.
+Rule 1: an image gets its name only once it is complete and on disk.
+Rule 2: images are immutable; an unused image is removed as a whole.
+Rule 3: the next start removes leftovers of a crash (names that start with a dot).
 """
 
 import asyncio
@@ -46,9 +46,9 @@ T = TypeVar("T")
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 WRITE_BYTES = 1024 * 1024
-# How many images are unpacked, and how many are read for a page, at a time.
+# How many images are unpacked, and how many are read for the API, at a time.
 UNPACKED_AT_ONCE = READ_AT_ONCE = 2
-# An archive that is sent goes in pieces of so many bytes.
+# The size of the pieces in which an archive is sent.
 SENT_BYTES = 64 * 1024
 
 
@@ -61,17 +61,17 @@ class ImageDirectory:
         self._path, self._clock, self._limits = path, clock, limits
         self._jobs = jobs or JobProcesses()
         self._used_at: dict[str, float] = {}
-        # Each keeps a core and the disk busy, which invocations need, too.
+        # Unpacking competes with invocations for cores and the disk.
         self._unpacking = FairTurns(UNPACKED_AT_ONCE)
-        # Likewise, of what a page is made of.
+        # So does reading.
         self._reading = FairTurns(READ_AT_ONCE)
         self._packages = PackageCache()
-        # How often each is being sent: so long it stays.
+        # The number of transfers of each image; it stays until they end.
         self._sent: Counter[str] = Counter()
         self._removing = TaskGroup()
 
     def start(self) -> None:
-        """Makes the directory, and removes what a crash has left in it. Blocks.
+        """Creates the directory, and removes leftovers of a crash. Blocks.
 
         Raises `StoreUnavailable` if the directory cannot be used.
         """
@@ -92,11 +92,11 @@ class ImageDirectory:
         tenant_id: str = "",
     ) -> Image:
         """Unpacks an archive; the image is on disk when this returns. Tenants take turns, here and
-        in `files`, `read` and `packages`; what the server does by itself is the tenant "".
+        in `files`, `read` and `packages`; the server itself acts as the tenant "".
 
-        `admit` is asked, in a thread, once it is known what is in it; what it raises is raised
-        here. Raises `Unprocessable` with the reason where the archive is one that is not taken, and
-        `StoreUnavailable` where there is no room. Nothing of it is left then.
+        `admit` runs in a thread once the content is known; its exceptions propagate. Raises
+        `Unprocessable` with the reason for an invalid archive, and `StoreUnavailable` if there is
+        no room. Nothing is left then.
         """
         with _translate_errors("the image could not be kept"):
             with tempfile.TemporaryFile(dir=self._path, prefix=".upload-") as opened:
@@ -106,19 +106,20 @@ class ImageDirectory:
                     return await self._keep(archive, contents, file, admit)
 
     def hold(self, digest: str) -> bool:
-        """Whether it is there; if so, it is as good as new for `collect`. Never waits."""
+        """Whether the image is there; if so, renews its grace time in `collect`. Never waits."""
         if digest not in self._used_at:
             return False
         self._used_at[digest] = self._clock.now()
         return True
 
     def all(self) -> Collection[str]:
-        """The digests of those that are there, as they come and go."""
+        """A live view of the digests of all images."""
         return self._used_at.keys()
 
     async def archive(self, digest: str) -> AsyncGenerator[bytes, None]:
-        """An image that is there as a tar archive, in pieces of up to 64 KiB, of which `take` makes
-        one with the same digest. It is not removed meanwhile. Raises `StoreUnavailable`.
+        """Yields an existing image as a tar archive, in pieces of up to 64 KiB; `take` turns them
+        into an image with the same digest. Protects the image from removal until the end. Raises
+        `StoreUnavailable`.
         """
         self._sent[digest] += 1
         pieces = packed(self._path / digest)
@@ -137,7 +138,7 @@ class ImageDirectory:
         now, removed = self._clock.now(), 0
         self._used_at.update((one, now) for one in in_use if one in self._used_at)
         for digest in list(self._used_at):
-            # In one step of the event loop, so that nobody is given an image that is going.
+            # In one step of the event loop, so that no caller gets an image that is being removed.
             if digest in self._sent:
                 self._used_at[digest] = self._clock.now()
             if now - self._used_at[digest] < grace_s:
@@ -150,20 +151,19 @@ class ImageDirectory:
         return removed
 
     async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
-        """The first program of one of these names in the directories of `path`, as a PATH lists
-        them, of a root file system that is there; None where it has none. Raises
-        `StoreUnavailable`.
+        """Finds the first program with one of the `names` in the directories of `path`, a PATH, of
+        an existing root file system; None if it has none. Raises `StoreUnavailable`.
         """
         with _translate_errors("the image cannot be read"):
             root = self._path / digest
             return await asyncio.to_thread(image_contents.program_of, root, names, path)
 
     async def measure(self, digest: str) -> int | None:
-        """What the image counts, as `Image.counted_bytes` says; None where there is none."""
+        """Returns the size of an image, as `Image.counted_bytes`; None if it does not exist."""
         return await asyncio.to_thread(_measured, self._path / digest)
 
     async def missing(self, digests: Collection[str]) -> Sequence[str]:
-        """Those of the digests that have no files here, as the disk says now."""
+        """Returns the digests without files here, according to the disk."""
 
         def look() -> list[str]:
             return [one for one in digests if not (self._path / one).is_dir()]
@@ -173,8 +173,8 @@ class ImageDirectory:
     async def files(
         self, digest: str, after: str, count: int, tenant_id: str = ""
     ) -> Sequence[ImageFile]:
-        """Up to `count` files and links of an image that is there, in the order of their paths,
-        those behind the path `after`. Raises `StoreUnavailable`.
+        """Returns up to `count` files and links of an existing image, sorted by path, from the
+        first after the path `after`. Raises `StoreUnavailable`.
         """
 
         def look(is_wanted: Callable[[], bool]) -> list[ImageFile]:
@@ -183,15 +183,15 @@ class ImageDirectory:
         return await self._read(tenant_id, look)
 
     async def read(self, digest: str, path: str, most: int, tenant_id: str = "") -> bytes | None:
-        """A file of an image that is there, by its path; None where there is no such file, or only
-        a link. Raises `StoreUnavailable`, and `Unprocessable` if it has more than `most` bytes.
+        """Reads a file of an existing image by its path; None if there is no such file, or only a
+        link. Raises `StoreUnavailable`, and `Unprocessable` if it has more than `most` bytes.
         """
         return await self._read(
             tenant_id, lambda _: image_contents.read(self._path / digest, path, most)
         )
 
     async def packages(self, digest: str, tenant_id: str = "") -> tuple[Sequence[Package], bool]:
-        """The packages of an image that is there, and whether these are all. Raises
+        """Returns the packages of an existing image, and whether the list is complete. Raises
         `StoreUnavailable`.
         """
         with _translate_errors("the image cannot be read"):
@@ -205,7 +205,9 @@ class ImageDirectory:
                 return listed.found, listed.is_complete
 
     async def _read(self, tenant_id: str, look: Callable[[Callable[[], bool]], T]) -> T:
-        """`look` runs in a thread. What it is given says whether somebody still waits for it."""
+        """Runs `look` in a thread. Its argument returns whether a caller still waits for the
+        result.
+        """
         is_wanted = True
         with _translate_errors("the image cannot be read"):
             async with self._reading.of(tenant_id):
@@ -237,14 +239,14 @@ class ImageDirectory:
         file: BinaryIO,
         admit: Callable[[Image], None],
     ) -> Image:
-        """Leaves nothing if it fails."""
+        """Unpacks and names the image; leaves nothing if that fails."""
         fresh = self._path / f".new-{secrets.token_hex(8)}"
         job = Unpack(place=str(fresh), archive=archive, contents=contents, limits=self._limits)
         try:
             await uninterrupted(asyncio.to_thread(fresh.mkdir, 0o755))
             unpacked = await self._jobs.run(job, file)
             assert isinstance(unpacked, Unpacked)
-            # From here on it is known, or nobody would remove it.
+            # The image must be registered from here on, or it would never be removed.
             return await uninterrupted(self._name_and_note(fresh, unpacked, admit))
         finally:
             await uninterrupted(asyncio.to_thread(_remove, fresh))
@@ -254,7 +256,7 @@ class ImageDirectory:
     ) -> Image:
         image, place = await asyncio.to_thread(self._place, fresh, unpacked, admit)
         target = self._path / image.digest
-        if not image.is_new and not target.is_dir():  # it was collected meanwhile
+        if not image.is_new and not target.is_dir():  # it was collected in between
             image = msgspec.structs.replace(image, is_new=True)
             await asyncio.to_thread(self._name, place, target)
         self._used_at[image.digest] = self._clock.now()
@@ -265,10 +267,10 @@ class ImageDirectory:
     def _place(
         self, fresh: Path, unpacked: Unpacked, admit: Callable[[Image], None]
     ) -> tuple[Image, Path]:
-        """Runs in a thread. Returns the image and where its files are.
+        """Runs in a thread. Returns the image and the path of its files.
 
         If the image exists already, the new files get a path of their own and are removed later:
-        the time that an upload takes must not tell whether another tenant has the image.
+        the duration of an upload must not reveal whether another tenant has the image.
         """
         tree = unpacked.tree
         target = self._path / tree.digest
@@ -287,7 +289,7 @@ class ImageDirectory:
         return image, place
 
     def _name(self, files: Path, name: Path) -> None:
-        """The files have the name, and it is on disk, when this returns."""
+        """Renames the files, and syncs the name to disk."""
         files.rename(name)
         directory = os.open(self._path, DIRECTORY)
         try:
@@ -297,7 +299,7 @@ class ImageDirectory:
 
 
 def _measured(path: Path) -> int | None:
-    """What the image at `path` counts, or None if there is none."""
+    """The counted size of the image at `path`; None if there is no image."""
     if not path.is_dir():
         return None
     size = entries = 0

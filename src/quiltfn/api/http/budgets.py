@@ -1,6 +1,6 @@
-"""Bounds on the memory of long bodies, long responses and long output, in all and for each tenant.
+"""Limits on the memory of long bodies, responses and output, in total and for each tenant.
 
-Short ones are not counted: a connection has one of them at most, and connections are bounded.
+Short ones are not counted: a connection has at most one, and connections are limited.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.model.errors import CapacityFull, RateLimited
 
 MIB = 1024 * 1024
-# Bodies and responses up to here are short.
+# Bodies and responses up to this size are short.
 SHORT_BYTES = 16 * 1024
-# Requests that are not calls may use so much more, so that a server that is full of calls can still
-# be managed.
+# The extra budget of requests other than invocations, so that a server full of invocations can
+# still be managed.
 MANAGEMENT_BYTES = 16 * MIB
 RESPONSE_WAIT_S = 10.0
 WAITING = "requests that wait for the end of a call"
@@ -26,23 +26,23 @@ SHORTER_OR_LATER = "send it again once other requests are done, or a shorter bod
 
 
 class BodyBudget:
-    """The bytes of all long bodies whose requests are not answered yet. One tenant may use half.
+    """The bytes of all long bodies of unanswered requests. One tenant may use half.
 
-    Strangers, who call public URLs without a credential, may use half of that, and half of
-    everything together: whatever they send, callers with a key have the other half.
+    Strangers, who invoke public URLs without a credential, may use half of a tenant's share, and
+    together half of everything. The other half is always left to callers with a key.
     """
 
     def __init__(self, most: int = 64 * MIB) -> None:
         self._most = most
         self.held = 0
         self._held_of: Counter[str] = Counter()
-        self._strangers: Counter[str] = Counter()  # Of `_held_of`, what strangers have sent.
+        self._strangers: Counter[str] = Counter()  # Their part of `_held_of`.
 
     def reserve(
         self, size: int, tenant_id: str, *, is_call: bool, is_stranger: bool = False
     ) -> None:
         """Reserves `size` more bytes, until `release`. Raises `RateLimited` if the tenant, or its
-        strangers, would have more than they may, and `CapacityFull` if there are not so many left.
+        strangers, would exceed their share, and `CapacityFull` if too few are left.
         """
         most = self._most if is_call else self._most + MANAGEMENT_BYTES
         has = self._held_of[tenant_id]
@@ -82,8 +82,8 @@ class BodyBudget:
 
 
 class _Waiting(msgspec.Struct, eq=False):
-    """A request that waits for its turn and memory. `rank`: how many of its tenant waited before
-    it.
+    """A request that waits for its turn and memory. `rank`: how many requests of its tenant waited
+    before it.
     """
 
     size: int
@@ -92,11 +92,11 @@ class _Waiting(msgspec.Struct, eq=False):
 
 
 class ResponseBudget:
-    """The bytes of all long responses that are being made, are being stored for an Idempotency-Key,
-    or are not taken by their clients yet.
+    """The bytes of all long responses that are being built, being stored for an Idempotency-Key, or
+    not yet read by their clients.
 
-    A long response is not begun before there is memory for it, unless it is the only one. Tenants
-    take turns: however many requests of one tenant wait, the first of another one is next.
+    A long response begins only once there is memory for it, unless it is the only one. Tenants take
+    turns: however many requests of one tenant wait, the first of another tenant is next.
     """
 
     def __init__(self, most: int = 48 * MIB) -> None:
@@ -105,11 +105,11 @@ class ResponseBudget:
         self._unsent = 0
         self._queue: list[_Waiting] = []  # in the order of their turns
         self._waiting: Counter[str] = Counter()
-        self.served = 0  # requests that had to wait and got what they waited for
+        self.served = 0  # requests that waited and were served
 
     @property
     def held(self) -> int:
-        """Bytes that are counted now."""
+        """Bytes reserved now."""
         return self._making + self._unsent
 
     @property
@@ -118,14 +118,14 @@ class ResponseBudget:
         return max(1, self.held + self._queue[0].size - self._most) if self._queue else 0
 
     def add_unsent(self, more: int) -> None:
-        """`more` bytes are waiting for the store or for their clients; negative: no longer."""
+        """Counts `more` bytes that wait for the store or their clients; negative: fewer."""
         self._unsent += more
         if more < 0:
             self._call_next()
 
     @contextlib.asynccontextmanager
     async def reserve(self, size: int, tenant_id: str) -> AsyncIterator[None]:
-        """Memory for a response of up to `size` bytes, until it is handed to its connection. Raises
+        """Reserves memory for a response of up to `size` bytes, until its connection has it. Raises
         `CapacityFull` if there is none within ten seconds.
         """
         if self._queue or not self._fits(size):
@@ -142,7 +142,7 @@ class ResponseBudget:
         return self.held == 0 or self.held + size <= self._most
 
     async def _wait(self, size: int, tenant_id: str) -> None:
-        """Returns once it is this request's turn and there is memory for it."""
+        """Waits for this request's turn and memory."""
         loop, rank = asyncio.get_running_loop(), self._waiting[tenant_id]
         waiting = _Waiting(size, rank, loop.create_future())
         insort_right(self._queue, waiting, key=lambda one: one.rank)
@@ -173,10 +173,10 @@ class ResponseBudget:
 class OutputBudget:
     """The memory of the long output of all calls, from its first long piece to the response.
 
-    A call reserves what it has written in steps of 1 MiB. When no step is left, it waits for a
-    *place*, which is large enough for everything that it may still write. A call with a place never
-    waits again. So calls that wait for each other's steps finish one after the other, where with
-    steps alone they could wait for ever. One tenant may use half of the steps and of the places.
+    An invocation reserves memory for its output in steps of 1 MiB. When no step is left, it waits
+    for a *place*, which is large enough for all its further output, so it never waits again.
+    Invocations that wait for each other's steps thus finish one after the other; with steps alone
+    they could deadlock. One tenant may use half of the steps and of the places.
     """
 
     def __init__(self, steps: int = 14, places: int = 2) -> None:
@@ -192,7 +192,9 @@ class OutputBudget:
         return not (self._queue or self._steps_of or self._places_of)
 
     def extend(self, one: "CallOutputBudget") -> bool:
-        """Whether the call has what it wants now; if not, its `go_on` is called once it has."""
+        """Whether the invocation has the memory that it wants; if not, calls its `go_on` once it
+        has.
+        """
         if one not in self._queue:
             if self._give(one):
                 return True
@@ -200,7 +202,7 @@ class OutputBudget:
         return False
 
     def release(self, one: "CallOutputBudget") -> None:
-        """The call is over: others may have what it had."""
+        """Frees the memory of an invocation that has ended."""
         if one in self._queue:
             self._queue.remove(one)
         self._take_back(one)
@@ -211,7 +213,7 @@ class OutputBudget:
         self._serve()
 
     def _serve(self) -> None:
-        """Serves the calls that have most first: they end soonest and release most."""
+        """Serves the invocations with the most memory first: they end soonest and release most."""
         waits = sorted(self._queue, key=lambda it: -it.steps)
         while served := next((one for one in waits if self._give(one)), None):
             waits.remove(served)
@@ -265,20 +267,20 @@ class CallOutputBudget(msgspec.Struct, eq=False):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._ready is not None:  # it was asked for
+        if self._ready is not None:  # the invocation waits
             self._ready = None
             self.budget.release(self)
 
 
 def _count(held: Counter[str], tenant_id: str, more: int) -> None:
-    """Adds to a tenant's count, and forgets tenants that have nothing."""
+    """Adds to a tenant's count, and removes counts of 0."""
     held[tenant_id] += more
     if not held[tenant_id]:
         del held[tenant_id]
 
 
 class UploadSlots:
-    """How many archives may be uploaded at a time, by all tenants together."""
+    """Limits the concurrent uploads of archives by all tenants together."""
 
     def __init__(self, most: int = 8) -> None:
         self._free = most
@@ -306,19 +308,19 @@ class Budgets(msgspec.Struct, frozen=True):
     _parsing: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
     _loading: ResponseBudget = msgspec.field(
         default_factory=lambda: ResponseBudget(0)
-    )  # for one at a time
+    )  # one at a time
 
     @contextlib.asynccontextmanager
     async def stored_response(self, tenant_id: str) -> AsyncIterator[None]:
-        """Memory to load a stored response of any length: one is loaded at a time, and none while
+        """Waits until a stored response of any length may be loaded: one at a time, and none while
         the budget of responses is used up. Raises `CapacityFull`.
         """
         async with self._loading.reserve(1, tenant_id), self.responses.reserve(0, tenant_id):
             yield
 
     async def turn(self) -> None:
-        """To be awaited before a long body is parsed: one is parsed at a time, and other requests
-        are answered in between.
+        """Await this before parsing a long body: one is parsed at a time, and other requests are
+        answered in between.
         """
         async with self._parsing:
             await asyncio.sleep(0)

@@ -1,17 +1,17 @@
-"""One HTTP/1.1 connection: requests out of bytes, bytes out of responses, and its bounds.
+"""One HTTP/1.1 connection: parses requests, writes responses and enforces limits.
 
-httptools' parser (llhttp, the one of Node.js) finds the parts of a request; everything that a
-connection may hold, and for how long, is decided here.
+httptools' parser (llhttp, as in Node.js) finds the parts of a request; this module decides what a
+connection may hold, and for how long.
 
-Rule 1: responses go out in the order of the requests. One request is worked on at a time; those
-that came before their turn wait, within bounds.
-Rule 2: a request begins once the packet that its head came in is read. So most bodies are there
-when it begins, and whatever is answered then is written at once.
-Rule 3: while a client does not take what is written, it is not asked for more, no request of it
-begins, and a stream is not asked for its next chunk. So nothing is made that would wait behind what
-is written, where no budget counts it. `Connections.look` ends connections whose clients take
-nothing for too long.
-Rule 4: what cannot be parsed is refused once, and nothing behind it is read.
+Rule 1: responses go out in the order of the requests. The connection handles one request at a time;
+a limited number of further requests wait.
+Rule 2: a request begins once the packet that contained its head is read. So most bodies are
+complete when it begins, and an immediate response is written at once.
+Rule 3: while a client does not read its responses, the connection reads nothing from it, begins
+none of its requests and asks a stream for no chunk. So nothing is produced that would wait,
+uncounted by any budget, behind unread output. `Connections.look` ends connections of clients that
+read nothing for too long.
+Rule 4: invalid input is refused once, and nothing after it is read.
 """
 
 import asyncio
@@ -45,29 +45,29 @@ from quiltfn.api.http.request import ClientDisconnected, Headers, Request
 from quiltfn.api.http.response import CutShort, Response
 from quiltfn.api.http.route import Application
 
-# Requests that wait on one connection for those before them, and what one is taken to hold beside
-# its bytes.
+# The limit on requests that wait on one connection, and the assumed overhead of each beyond its
+# bytes.
 QUEUED_MAX, QUEUED_BYTES = 16, 6 * 1024
-# Of a body that nobody has read yet, so much is kept before no more is received.
+# How much of an unread body is buffered before reading from the client pauses.
 BODY_AHEAD_BYTES = 64 * 1024
-# A client that is answered before its body is whole may send the rest, so that it comes to read the
-# response; for how long, and how much of it.
+# A client that gets its response before it has sent its whole body may send the rest, so that it
+# goes on to read the response: for how long, and how many bytes.
 REST_TIMEOUT_S, REST_MAX_BYTES = 5.0, 16 * 1024 * 1024
-# Methods that the parser knows and that are no requests to this server. What follows a CONNECT is
-# no HTTP, and SOURCE is of another protocol.
+# Methods that the parser accepts but this server refuses. CONNECT is followed by another protocol,
+# and SOURCE belongs to one.
 OTHER_METHODS = ("CONNECT", "SOURCE")
-# The parser takes a request of RTSP for one of HTTP, and does not tell.
+# The parser accepts RTSP requests as HTTP without reporting it.
 RTSP_REQUEST = re.compile(rb"\s*[A-Z_]+ [^ ]+ RTSP/")
 # Digits of a Content-Length; the parser takes any number of zeros before them.
 LENGTH_DIGITS = 19
 # Statuses whose responses have no body.
 BODILESS = (204, 304)
-# Longer bodies are not copied to be written in one piece with their heads.
+# Bodies up to this size are joined with their heads into one write; longer ones are not copied.
 COPIED_BYTES = 64 * 1024
-# Of a longer body, TLS is given so much at a time: what it has taken, nobody can count.
+# TLS gets a longer body in pieces of this size, since data in its buffers can't be counted.
 TLS_PIECE_BYTES = 64 * 1024
 NOTHING_LEFT = memoryview(b"")
-# Targets up to here are split once; clients ask for the same few again and again.
+# The split of targets up to this length is cached; clients repeat the same few.
 REMEMBERED_TARGET = 128
 _log = structlog.get_logger("quiltfn.api")
 
@@ -75,14 +75,14 @@ _log = structlog.get_logger("quiltfn.api")
 def eager_task(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
 ) -> "asyncio.Task[None]":
-    """A task of `work`, its first steps done at once where Python can (from 3.12 on)."""
+    """Starts `work` as a task; from Python 3.12 on its first steps run at once."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, eager_start=True)
     return loop.create_task(work)
 
 
 def split_target(target: bytes) -> tuple[str, bytes]:
-    """The path of a request's target, decoded, and its query. Raises for what is no URL."""
+    """Returns the decoded path of a request's target, and its query. Raises if it isn't a URL."""
     url = httptools.parse_url(target)
     path = (url.path or b"").decode("ascii")
     return unquote(path) if "%" in path else path, url.query or b""
@@ -92,7 +92,7 @@ _split_remembered = lru_cache(maxsize=1024)(split_target)
 
 
 def body_head(headers: Headers, *, keep_alive: bool) -> bytes:
-    """A head behind which a parser finds the same body as behind `headers`, which it has judged."""
+    """A minimal head that gives a parser the same body as the validated `headers`."""
     if "transfer-encoding" in headers:
         framing = "Transfer-Encoding: chunked"
     else:
@@ -102,49 +102,50 @@ def body_head(headers: Headers, *, keep_alive: bool) -> bytes:
 
 
 class RefusedRequestError(Exception):
-    """Raised out of the parser: nothing more is read from this connection."""
+    """Raised inside the parser's callbacks: the connection reads nothing more."""
 
 
 class HttpConnection(asyncio.Protocol):
-    """A connection of `connections`, whose requests `app` answers."""
+    """A connection that belongs to `connections`; `app` answers its requests."""
 
     def __init__(self, app: Application, connections: Connections) -> None:
         self._app, self._connections = app, connections
         self._limits = connections.limits
         self._loop = asyncio.get_running_loop()
-        # The parser's pieces of a body, each of which may be a byte, so that none costs a call.
+        # The parser's pieces of a body, collected first, since each may be a single byte.
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
         self._parser = self._new_parser()
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._client = "unknown"
         self._slot = SlotKind.NONE
-        # The head that is being read.
+        # The head being read.
         self._target = b""
         self._headers = Headers()
         self._header_count = self._head_bytes = 0
         self._is_in_head = False
         self._unfinished_bytes = 0
-        # Of a request to change the protocol: a head without that, for a new parser.
+        # If the request asks for another protocol: a head without that, for a new parser.
         self._body_head = b""
         self._refusal = NOT_HTTP
-        # The request whose body is arriving, the one that is being answered, and those after it.
+        # The request with an incomplete body, the one being answered, and those that wait.
         self._arriving: Request | None = None
         self._current: Request | None = None
         self._queue: deque[Request] = deque()
         self._queued_bytes = 0
         self._rest_bytes = 0
-        # Nothing more is read: once what came before is answered, these bytes end it.
+        # If set, nothing more is read: once earlier requests are answered, these bytes end the
+        # connection.
         self._last_words: bytes | None = None
-        # Its last response is out, and the rest of a body is dropped until the client stops.
+        # The last response is written; the rest of a body is discarded until the client stops.
         self._is_ending = False
         self._is_lost = False
         self._is_reading = True
         self._is_write_paused = False
         self._is_stream_begun = False
-        self._is_shared = False  # what was written last: see `Response.is_shared`
+        self._is_shared = False  # of the last response: see `Response.is_shared`
         self._written = 0
-        # Of a body, what TLS was not given yet, and what is done once it was.
+        # The part of a body that TLS doesn't have yet, and what follows once it has all.
         self._rest = NOTHING_LEFT
         self._then: Callable[[], None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -213,8 +214,8 @@ class HttpConnection(asyncio.Protocol):
                 if self._rest_bytes > REST_MAX_BYTES:
                     self._transport.close()
             return
-        # The parser hands a header or a trailer field on only when it is whole, and an extension of
-        # a chunk never, so one without an end is counted here, by the bytes that led to nothing.
+        # The parser reports only complete header and trailer fields, and chunk extensions never. To
+        # limit endless ones, this counts the bytes since its last report.
         self._unfinished_bytes += len(data)
         begins = self._arriving is None and not self._is_in_head
         if begins and b" RTSP/" in data and RTSP_REQUEST.match(data):
@@ -225,7 +226,7 @@ class HttpConnection(asyncio.Protocol):
             self._start_next()
         if self._queue or self._queued_bytes or self._is_in_head:
             self._count_queued()
-        # Most heads come whole; only for one that does not is there anything to time.
+        # Most heads arrive in one piece; only an incomplete one needs a timeout.
         if self._is_in_head and self._head_timer is None and self._is_reading:
             self._expect_head()
         is_too_long = self._unfinished_bytes > 2 * self._limits.head_max_bytes
@@ -234,7 +235,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _new_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self)
-        # What follows a request that shall be the last is passed over, not refused.
+        # Data after a request with `Connection: close` is ignored, not refused.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
@@ -253,10 +254,10 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(self._refusal)
 
     def _parse_on(self, data: bytes, stopped: Exception) -> bool:
-        """What is to be done where the parser has stopped within `data`. False: nothing can."""
-        # This server has no other protocol, so a request to change to one is a request as any
-        # other: what follows its head is its body, and then the next request. The parser takes both
-        # for the other protocol, so that a new one goes on.
+        """Continues after the parser has stopped within `data`. False: it cannot."""
+        # This server supports no other protocol, so a request to upgrade is an ordinary request:
+        # its head is followed by its body and the next request. The parser would treat both as the
+        # other protocol, so a new parser continues.
         while isinstance(stopped, httptools.HttpParserUpgrade):
             data = self._body_head + data[stopped.args[0] :]
             self._body_head = b""
@@ -289,7 +290,7 @@ class HttpConnection(asyncio.Protocol):
         if self._head_bytes > limits.head_max_bytes or self._header_count > limits.headers_max:
             self._stop(TOO_LARGE)
         if self._arriving is not None:
-            return  # a trailer field: the request was judged without it
+            return  # a trailer field: the request is already validated
         key, text = name.lower().decode("latin-1"), value.decode("latin-1")
         if key in self._headers:
             self._headers.repeat(key, text)
@@ -303,7 +304,7 @@ class HttpConnection(asyncio.Protocol):
             self._head_timer.cancel()
             self._head_timer = None
         if self._arriving is not None:
-            return  # the head that a new parser was given, of a request that is known
+            return  # the head made for a new parser; its request exists already
         if len(self._queue) >= QUEUED_MAX + (self._current is None):
             self._stop(b"")
         parser, target, headers = self._parser, self._target, self._headers
@@ -339,7 +340,7 @@ class HttpConnection(asyncio.Protocol):
         self._queue.append(request)
 
     def _take_body(self) -> None:
-        """The pieces that have come of a body, as one. Raises `RefusedRequestError`."""
+        """Joins the pieces of a body received so far. Raises `RefusedRequestError`."""
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         request = self._arriving
@@ -375,12 +376,12 @@ class HttpConnection(asyncio.Protocol):
             self._rest_timer = None
         request.is_whole = True
         if not self._is_reading:
-            self._set_reading()  # or nobody would hear that the client leaves
+            self._set_reading()  # otherwise a disconnect would go unnoticed
         if request.reader is not None:
             request.wake()
 
     def _stop(self, refusal: bytes) -> None:
-        """Out of the parser: the last response, or `refusal`, is to end the connection."""
+        """Leaves the parser: the last response, or `refusal`, will end the connection."""
         self._refusal = refusal
         raise RefusedRequestError
 
@@ -389,7 +390,7 @@ class HttpConnection(asyncio.Protocol):
     def _start_next(self) -> None:
         if self._current is not None or not self._queue or self._is_write_paused:
             return
-        # Not within the parser: a response may close the connection that is being parsed.
+        # Not inside the parser: a response may close the connection.
         request = self._current = self._queue.popleft()
         self._idle_since = None
         if not self._is_reading:
@@ -400,7 +401,7 @@ class HttpConnection(asyncio.Protocol):
             self._connections.tasks.add(task)
 
     async def _answer(self, request: Request) -> None:
-        """The whole life of one request on its connection."""
+        """Handles one request from start to end."""
         try:
             response = await self._app(request)
             body = response.body
@@ -418,7 +419,7 @@ class HttpConnection(asyncio.Protocol):
                 raise
         except Exception:
             _log.exception("a response could not be sent", path=request.path)
-            # What was written of it arrives, but not the mark of its end.
+            # The client gets what was written of the body, but not the mark of its end.
             self._transport.close()
         finally:
             if request.task is not None:
@@ -440,7 +441,7 @@ class HttpConnection(asyncio.Protocol):
             self._written += len(data)
             self._transport.write(data)
         else:
-            # What is encrypted is another copy.
+            # Encryption makes another copy.
             encrypts = self._transport.get_extra_info("ssl_object") is not None
             self._is_shared = response.is_shared and not encrypts
             self._write(data)
@@ -454,7 +455,7 @@ class HttpConnection(asyncio.Protocol):
             self._end()
 
     def _give_rest(self) -> None:
-        """Gives TLS what it takes of a body without making the client wait."""
+        """Passes TLS as much of the body as it takes before it pauses writing."""
         while self._rest and not self._is_write_paused and not self._transport.is_closing():
             piece, self._rest = self._rest[:TLS_PIECE_BYTES], self._rest[TLS_PIECE_BYTES:]
             self._transport.write(piece)
@@ -464,7 +465,7 @@ class HttpConnection(asyncio.Protocol):
                 then()
 
     def _close(self) -> None:
-        """Closes it behind what was written."""
+        """Closes the connection after everything is written."""
         if self._rest:
             self._then = self._close
         else:
@@ -473,14 +474,14 @@ class HttpConnection(asyncio.Protocol):
     async def _write_stream(
         self, request: Request, response: Response, chunks: AsyncIterator[bytes]
     ) -> None:
-        """Head, chunks and end, each once the client has taken most of what came before it."""
+        """Writes head, chunks and end, each once the client has read most of what precedes it."""
         length = response.header("content-length")
         has_body = request.method != "HEAD" and response.status not in BODILESS
         is_chunked = has_body and length is None and request.version == "1.1"
         has_end = is_chunked or length is not None or not has_body
         closes = not has_end or self._is_last(request, response)
         self._stream = asyncio.current_task()
-        request.expects_continue = False  # it is too late to say that now
+        request.expects_continue = False  # too late for a 100 Continue
         try:
             if request.is_lost or self._transport.is_closing():
                 return
@@ -495,7 +496,7 @@ class HttpConnection(asyncio.Protocol):
                 self._end()
         except BaseException:
             if not has_end:
-                self._reset()  # an ordinary end would look like that of the body
+                self._reset()  # an ordinary close would look like the end of the body
             raise
         finally:
             self._stream = None
@@ -505,7 +506,7 @@ class HttpConnection(asyncio.Protocol):
                 await close()
 
     async def _write_chunks(self, chunks: AsyncIterator[bytes], is_chunked: bool) -> int:
-        """The body of a stream; returns its size in bytes."""
+        """Writes the body of a stream; returns its size in bytes."""
         sent = 0
         async for chunk in chunks:
             sent += len(chunk)
@@ -526,7 +527,7 @@ class HttpConnection(asyncio.Protocol):
         return self._last_words == b"" and not self._queue
 
     def _head(self, response: Response, framing: str, closes: bool) -> bytes:
-        """Everything before the body. Raises `ValueError` for a header that would end its line."""
+        """Everything before the body. Raises `ValueError` for a header with a line break."""
         lines = [f"{name}: {value}\r\n" for name, value in response.headers]
         own = "".join(lines)
         if own.count("\r") != len(lines) or own.count("\n") != len(lines) or "\0" in own:
@@ -540,13 +541,13 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(data)
 
     async def _may_write(self) -> None:
-        """Returns once the client has taken most of what was written, or has gone."""
+        """Waits until the client has read most of what was written, or has disconnected."""
         while self._is_write_paused and not self._is_lost:
             self._writable = self._loop.create_future()
             await self._writable
 
     def _answered(self, request: Request) -> None:
-        """The response is out, or there will be none: what comes next?"""
+        """Goes on to the next request once this one has its response, or will get none."""
         self._current = None
         request.is_answered = True
         if self._is_lost or self._is_ending or self._transport.is_closing():
@@ -559,7 +560,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(self._last_words)
             return
         if self._arriving is not None:
-            # The response is out before the body is in: that has to end soon.
+            # The response was written before the whole body arrived: limit the rest.
             request.forget_body()
         if not self._is_reading:
             self._set_reading()
@@ -572,19 +573,19 @@ class HttpConnection(asyncio.Protocol):
     # Ends ------------------------------------------------------------------------------------
 
     def _refuse(self, last_words: bytes) -> None:
-        """Reads nothing more. What came before and is whole is answered first."""
+        """Reads nothing more, and ends with `last_words` once complete requests are answered."""
         if self._is_ending:
             return
         self._is_in_head = False
         self._stop_timers()
         arriving = self._arriving
         if arriving is not None and last_words:
-            # Its end will not come.
+            # The rest of the body will not be read.
             self._arriving = None
             arriving.is_lost = True
             arriving.wake()
             if arriving.is_answered or (arriving is self._current and self._is_stream_begun):
-                last_words = b""  # a second response would be taken for that to another request
+                last_words = b""  # a second response would seem to answer another request
             elif arriving is self._current:
                 self._current = None
             elif arriving in self._queue:
@@ -595,7 +596,7 @@ class HttpConnection(asyncio.Protocol):
             self._close()
 
     def _write_behind(self, data: bytes) -> None:
-        """Writes it behind what is still to be given."""
+        """Writes `data` after the rest of the current body."""
         if not self._rest:
             self._write(data)
         elif data:
@@ -603,9 +604,9 @@ class HttpConnection(asyncio.Protocol):
             self._written += len(data)
 
     def _end(self) -> None:
-        """Closes the connection behind its last response. Where a body is still under way, that is
-        read and dropped until the client has stopped, for a while: a close with unread bytes takes
-        back what the client has not read of the response (RFC 9112, section 9.6).
+        """Closes the connection after its last response. If a body is still arriving, it is read
+        and discarded, for a limited time: a close with unread bytes would destroy the part of the
+        response that the client has not read (RFC 9112, section 9.6).
         """
         if self._rest:
             self._then = self._end
@@ -623,7 +624,7 @@ class HttpConnection(asyncio.Protocol):
         self._rest_timer = self._loop.call_later(REST_TIMEOUT_S, self._transport.close)
 
     def finish(self) -> None:
-        """The server is ending: what has come is answered, and nothing after that."""
+        """On shutdown: answers the requests that have arrived, then closes."""
         if self.is_idle:
             self._close()
             return
@@ -632,7 +633,7 @@ class HttpConnection(asyncio.Protocol):
         last.keep_alive = False
 
     def cut(self) -> None:
-        """Ends it at once."""
+        """Aborts the connection."""
         self._transport.abort()
 
     def want_body(self) -> None:
@@ -643,7 +644,7 @@ class HttpConnection(asyncio.Protocol):
         self._set_reading()
 
     def _reset(self) -> None:
-        """Ends it so that the client is told of an error."""
+        """Resets the connection, so that the client sees an error."""
         own = self._transport.get_extra_info("socket")
         if own is not None:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -653,7 +654,7 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether each of its requests is answered."""
+        """Whether every request is answered."""
         return self._current is None and not self._queue
 
     @property
@@ -662,9 +663,9 @@ class HttpConnection(asyncio.Protocol):
             return None
         if self._idle_since is not None:
             return self._idle_since
-        if self._head_timer is not None:  # Since its first request, or a further one, is awaited.
+        if self._head_timer is not None:  # The time since it has waited for a request.
             return self._head_timer.when() - self._limits.head_timeout_s
-        return 0.0  # Nothing more is read: it is about to end.
+        return 0.0  # It reads nothing more and is about to end.
 
     @property
     def is_arriving(self) -> bool:
@@ -678,14 +679,14 @@ class HttpConnection(asyncio.Protocol):
         return self._transport.get_write_buffer_size() + len(self._rest)
 
     def held(self) -> int:
-        # Below a body there is less than makes a connection pause, which isn't counted of any.
+        # Besides a shared body, less is unsent than pauses writing, which is never counted.
         return 0 if self._is_shared else self.unsent()
 
     def taken(self) -> int:
         return self._written - self.unsent()
 
     def _set_reading(self) -> None:
-        """Receives while nothing stands against it."""
+        """Reads from the client unless something forbids it."""
         body = self._arriving
         is_full = body is not None and len(body.body) > BODY_AHEAD_BYTES
         may_read = not (self._is_write_paused or self._queue or is_full)
@@ -703,7 +704,7 @@ class HttpConnection(asyncio.Protocol):
             self._stop_arrival_timers()
 
     def _count_queued(self) -> None:
-        """Counts what came before its turn in the bytes that all connections have for that."""
+        """Counts waiting requests in the budget that all connections share for them."""
         held = self._unfinished_bytes if self._is_in_head else 0
         for request in self._queue:
             held += QUEUED_BYTES + request.head_bytes + len(request.body)
@@ -719,11 +720,10 @@ class HttpConnection(asyncio.Protocol):
 
     # Time ------------------------------------------------------------------------------------
 
-    # What has begun to arrive has so long while this server reads, not while it lets the client
-    # wait.
+    # The timeout of an incomplete head or body runs only while the server reads.
 
     def _expect_head(self) -> None:
-        # What came before it is answered.
+        # Earlier requests are answered.
         timeout_s = self._limits.head_timeout_s
         self._head_timer = self._loop.call_later(timeout_s, self._refuse, b"")
 
@@ -738,14 +738,14 @@ class HttpConnection(asyncio.Protocol):
         self._head_timer = self._rest_timer = None
 
     def _look_for_idleness_in(self, seconds: float) -> None:
-        # One timer that sees how long it has been, rather than one made and ended for each request;
-        # and it is a request that ends the idle time, not any byte.
+        # One timer that checks the idle time is cheaper than a timer per request. Only a request
+        # ends the idle time, not any byte.
         self._idle_timer = self._loop.call_later(seconds, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         self._idle_timer = None
         if self._idle_since is None:
-            return  # the end of the request that is under way sets the timer again
+            return  # the end of the current request sets the timer again
         left = self._idle_since + self._limits.keep_alive_s - self._loop.time()
         if left > 0:
             self._look_for_idleness_in(left)

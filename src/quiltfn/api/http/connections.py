@@ -1,16 +1,17 @@
-"""All connections of a server together: how many there may be, which one ends for a new one, and
-what they may hold that no client reads.
+"""All connections of a server: their number, which one ends to admit a new one, and how much unread
+output they may hold.
 
 Rule 1: if all slots are taken, a new connection takes the slot of the one that has been idle
 longest.
-Rule 2: if none is idle it takes one of a few reserved slots, for one request that is no call, so
-that health and management answer however many calls there are. If those are taken too, the oldest
-one whose request is not complete ends.
-Rule 3: a client that takes nothing of its response for `write_timeout_s` is cut off; one that
-stands still, as soon as others wait for the memory of its response; a slow one, once none of those
-has been served for a while. No more end than the next request needs, and those that hold little,
-such as streams, last. Of a response that was made before it is sent, less than 64 KiB is nothing;
-of a stream, any byte counts. A body that all clients share takes no memory, whoever reads it.
+Rule 2: if none is idle, a new connection takes one of a few reserved slots, for one request other
+than an invocation, so that health and management respond under any load. If those are taken too,
+the oldest connection with an incomplete request ends.
+Rule 3: a client that reads nothing of its response for `write_timeout_s` is cut off. While others
+wait for the memory of its response, a stalled client is cut off at once, and a slow one if none of
+the waiting requests has been served for a while. No more connections end than the next request
+needs, and those that hold little, such as streams, end last. For a complete response, reading less
+than 64 KiB counts as no progress; for a stream, any byte counts. A body that all clients share
+takes no memory.
 """
 
 import asyncio
@@ -26,14 +27,14 @@ MIB = 1024 * 1024
 RESERVED = 32
 TRIES = 64  # so that a new connection costs little when all others are busy
 LEAST_PROGRESS = 64 * 1024
-# While others wait for memory: how long clients may take nearly nothing, and how long none of the
-# others is served before slow clients end. How fast a client is is measured over the third.
+# While others wait for memory: how long a client may stall, how long none of the others is served
+# before slow clients end, and the interval over which speed is measured.
 PATIENCE_S, WAIT_S, SLOW_S = 3.0, 3.0, 5.0
 LITTLE_BYTES = MIB
 
 
 class SlotKind(enum.Enum):
-    """What a connection may be used for."""
+    """The use that a connection is admitted for."""
 
     REGULAR = enum.auto()
     RESERVED = enum.auto()
@@ -41,7 +42,7 @@ class SlotKind(enum.Enum):
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Of each connection. `most`: how many there are, without the reserved ones."""
+    """The limits of each connection. `most`: the number of connections without reserved ones."""
 
     most: int = 2000
     headers_max: int = 100
@@ -52,11 +53,11 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Connection(Protocol):
-    """What `Connections` asks of a connection."""
+    """The part of a connection that `Connections` uses."""
 
     @property
     def idle_since(self) -> float | None:
-        """Since when, by the loop's clock, each of its requests is answered; None: one is not."""
+        """The loop time since which every request is answered; None: one is not."""
         ...
 
     @property
@@ -74,15 +75,15 @@ class Connection(Protocol):
         ...
 
     def held(self) -> int:
-        """Those of them that take memory of their own."""
+        """The unsent bytes that take memory of their own."""
         ...
 
     def taken(self) -> int:
-        """Bytes of its responses that the client has taken so far."""
+        """Bytes of its responses that the client has read so far."""
         ...
 
     def finish(self) -> None:
-        """Answers what has come, and ends."""
+        """Answers the requests that have arrived, and closes."""
         ...
 
     def cut(self) -> None:
@@ -91,9 +92,10 @@ class Connection(Protocol):
 
 
 class Reader(msgspec.Struct):
-    """What is known of a client that has something to take. `since`: since when it has taken less
-    than it should, and `taken` how much it had taken then. `speed`: bytes a second in the last
-    stretch of `SLOW_S`; None in the first one. The next begins at `begin`, with so much taken.
+    """The progress of a client that has output to read. `since`: the time since which it has made
+    too little progress; `taken`: what it had read then. `speed`: bytes per second in the last
+    interval of `SLOW_S`; None in the first. The current interval began at `begin`, with
+    `taken_at_begin` bytes read.
     """
 
     since: float
@@ -103,7 +105,7 @@ class Reader(msgspec.Struct):
     speed: float | None = None
 
     def look(self, now: float, taken: int, progress: int) -> None:
-        """Notes that it has `taken` so much by now; `progress`: how much is nothing."""
+        """Records the bytes `taken` by now; up to `progress` more count as no progress."""
         if taken > self.taken + progress:
             self.since, self.taken = now, taken
         if now - self.begin >= SLOW_S:
@@ -115,8 +117,8 @@ DEFAULT_LIMITS = ConnectionLimits()
 
 
 class Connections:
-    """The connections of one server. `tasks`: requests that are being answered, even if their
-    clients have left.
+    """The connections of one server. `tasks`: requests being answered, even if their clients have
+    disconnected.
     """
 
     def __init__(
@@ -132,19 +134,19 @@ class Connections:
         self._queued_max = queued_max
         self._regular: dict[Connection, None] = {}
         self._reserved: dict[Connection, None] = {}
-        # Those that were idle when a slot was last looked for in all of them, with the time since
-        # when; longest first. Whatever became idle later has been so for less time than any of
-        # those that still are, so none is noted for each request.
+        # The connections that were idle at the last search through all of them, with the time since
+        # when, longest first. A connection that became idle later has been idle for less time, so
+        # requests need not update this.
         self._idlest: dict[Connection, float] = {}
         self._readers: dict[Connection, Reader] = {}
-        # Connections that wait for their clients, with the bytes that are counted of each.
+        # Connections that wait for their clients, with the bytes counted for each.
         self._paused: dict[Connection, int] = {}
         self._queued = 0
-        # How many requests had been served that waited for memory, and since when no more were.
+        # How many requests that waited for memory were served, and since when none was.
         self._served, self._served_at = 0, 0.0
 
     def add(self, one: Connection) -> SlotKind:
-        """The slot of a new connection; `NONE`: it must be refused."""
+        """Returns the slot of a new connection; `NONE`: refuse it."""
         if len(self._regular) < self.limits.most or self._end_idlest():
             self._regular[one] = None
             return SlotKind.REGULAR
@@ -154,15 +156,15 @@ class Connections:
         return SlotKind.NONE
 
     def are_quiet_since(self, at: float) -> bool:
-        """Whether no request is under way, nor has been since that time of the loop's clock."""
+        """Whether no request has been under way since `at`, in loop time."""
         every = (one.idle_since for one in (*self._regular, *self._reserved))
         return all(since is not None and since <= at for since in every)
 
     def _end_idlest(self) -> bool:
-        """Ends the one that has been idle longest, if any is."""
+        """Ends the connection that has been idle longest, if any is idle."""
         if self._end_first_still_idle():
             return True
-        # All are looked at only if there is one to be found.
+        # Search all connections only if one is idle.
         if not _is_any(self._regular, lambda it: it.idle_since is not None):
             return False
         found = ((since, one) for one in self._regular if (since := one.idle_since) is not None)
@@ -174,7 +176,7 @@ class Connections:
         while self._idlest:
             one = next(iter(self._idlest))
             since = self._idlest.pop(one)
-            if one.idle_since == since:  # Otherwise it was used meanwhile.
+            if one.idle_since == since:  # Otherwise it was used in between.
                 del self._regular[one]
                 one.cut()
                 return True
@@ -184,7 +186,7 @@ class Connections:
         return len(self._regular) + len(self._reserved)
 
     def remove(self, one: Connection) -> None:
-        """It has ended."""
+        """Frees the slot of a connection that has ended."""
         self._regular.pop(one, None)
         self._reserved.pop(one, None)
         self._idlest.pop(one, None)
@@ -192,20 +194,20 @@ class Connections:
         self.resumed(one)
 
     def paused(self, one: Connection) -> None:
-        """Its client is slower than its responses."""
+        """The connection now waits for its client to read."""
         counted = self._paused.get(one, 0)
         size = self._paused[one] = one.held()
         self.responses.add_unsent(size - counted)
 
     def resumed(self, one: Connection) -> None:
-        """Its client has taken nearly everything."""
+        """The client has read nearly everything."""
         counted = self._paused.pop(one, 0)
         if counted:
             self.responses.add_unsent(-counted)
 
     def count_queued(self, more: int) -> bool:
-        """Counts `more` bytes (or fewer) of requests that wait for those before them. False if that
-        is too much; then nothing was counted.
+        """Counts `more` bytes (negative: fewer) of waiting requests. Returns False, and counts
+        nothing, if that exceeds the limit.
         """
         if more > 0 and self._queued + more > self._queued_max:
             return False
@@ -213,19 +215,19 @@ class Connections:
         return True
 
     def finish_all(self) -> None:
-        """The server is ending: none of them takes anything more."""
+        """On shutdown: no connection accepts further requests."""
         for one in [*self._regular, *self._reserved]:
             one.finish()
 
     def cut_all(self) -> None:
-        """Ends all of them, and what they are doing, at once."""
+        """Aborts all connections and their requests."""
         for task in self.tasks:
             task.cancel()
         for one in [*self._regular, *self._reserved]:
             one.cut()
 
     def look(self, now: float) -> None:
-        """Cuts off clients that do not read; to be called about once a second."""
+        """Cuts off clients that do not read; call it about once a second."""
         for one in [*self._regular, *self._reserved]:
             if one.unsent() == 0:
                 self._readers.pop(one, None)
@@ -242,8 +244,8 @@ class Connections:
         self._make_room(now)
 
     def _make_room(self, now: float) -> None:
-        """While others wait for memory: cuts as many as it takes of those that stand still, longest
-        first, and then of the slow ones, slowest first.
+        """While others wait for memory: cuts as many clients as necessary, first the stalled ones,
+        longest first, then the slow ones, slowest first.
         """
         missing = self.responses.missing
         if not missing or self.responses.served != self._served:
@@ -268,7 +270,7 @@ class Connections:
 
 
 def _make_way(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:
-    """Ends the first connection that `may_go`; those before it move to the end."""
+    """Ends the first connection that `may_go`; those before it move to the back."""
     if not _is_any(places, may_go):
         return False
     first = next(iter(places))
@@ -278,7 +280,7 @@ def _make_way(places: dict[Connection, None], may_go: Callable[[Connection], boo
 
 
 def _is_any(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:
-    """Whether a connection `may_go`, which is the first then; those before it move to the end."""
+    """Whether a connection `may_go`. It is then the first; those before it move to the back."""
     for _ in range(min(TRIES, len(places))):
         first = next(iter(places))
         if may_go(first):

@@ -1,4 +1,4 @@
-"""The first response to a request with an `Idempotency-Key` is the response to all repetitions."""
+"""Repeats the first response for all requests with the same `Idempotency-Key`."""
 
 import asyncio
 import contextlib
@@ -29,17 +29,17 @@ NAMES_RECORD = (
 )
 REPLAYED = ("idempotency-replayed", "true")
 
-# Responses that the store did not take are kept in memory up to so many bytes; beyond that, only
-# that there was one.
+# The limit of memory for responses that could not be stored; beyond it, only the fact that there
+# was a response is kept.
 UNSTORED_MAX_BYTES = 16 * 1024 * 1024
-# Identifies a request without its body.
+# Tenant, method, path and key: a request without its body.
 KeyName = tuple[str, str, str, str]
-# Gives the response of the call with an id, if that was accepted. It may raise `NotFound`.
+# Returns the response for an invocation id, if it was accepted. May raise `NotFound`.
 Find = Callable[[str], Awaitable[Response | None]]
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """Of a response, what a repetition gets. No body: only that there was one."""
+    """The part of a response that a repetition gets. No body: the response is not available."""
 
     status: int
     headers: dict[str, str]
@@ -47,7 +47,7 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 class _Unstored(msgspec.Struct, frozen=True):
-    """What the store still has to be told: the response to keep, or (None) that the key is free."""
+    """A pending write to the store: the response to keep or, if None, the release of the key."""
 
     request: IdempotentRequest
     response: _Kept | None
@@ -56,19 +56,19 @@ class _Unstored(msgspec.Struct, frozen=True):
 class Idempotency:
     """Runs a request once for each key.
 
-    If the store does not take the end of a request, it is told again before the next key is looked
-    up, so that a full disk leaves no key that is neither answered nor free; and every second, for
-    another server may be asked next. `lost`: the body that is kept where there is no response, or
-    where too many wait for the store.
+    If the store rejects the outcome of a request, the write is retried before the next key lookup,
+    so that a full disk leaves no key neither answered nor free, and every second, because the
+    repetition may go to another server. `lost`: the body to keep if there is no response, or if too
+    many wait for the store.
     """
 
     def __init__(self, responses: SqlIdempotencyStore, clock: Clock, lost: bytes = b"") -> None:
         self._responses, self._clock, self._lost = responses, clock, lost
         self._running: dict[KeyName, str] = {}  # to the digest of the body
         self._unstored: dict[KeyName, _Unstored] = {}
-        self._is_left = asyncio.Event()  # there may be something that is not stored
+        self._is_left = asyncio.Event()  # a write may be pending
         self._storing_again = asyncio.Lock()
-        # Requests with the same key at the same time ask the store one after the other.
+        # Concurrent requests with one key query the store one after the other.
         self._turns: WeakValueDictionary[KeyName, asyncio.Lock] = WeakValueDictionary()
 
     async def run(
@@ -79,12 +79,12 @@ class Idempotency:
         invocation_id: str | None = None,
         find: Find | None = None,
     ) -> Response:
-        """The first request's response, or the stored one. Raises `Conflict` while the first one
+        """Returns the response of the first request, new or stored. Raises `Conflict` while that
         still runs, `Unprocessable` for another body or query, and `StoreUnavailable` if the key
         could not be reserved or, with `executed`, if the response could not be stored: a repetition
-        will get that. `budget`: the memory in which a stored response is loaded, since it may be
-        long. `invocation_id`: of the call that this begins; a repetition is told, whatever happens.
-        `find`: what a repetition gets where the first response was lost, by the id of that call.
+        will get it. `budget`: the memory to load a stored response, which may be long.
+        `invocation_id`: of the invocation that this begins; a repetition gets it in any case.
+        `find`: finds the response for a repetition by that id, if the first response was lost.
         """
         name = (request.tenant_id, request.method, request.path, request.key)
         turn = self._turns.setdefault(name, asyncio.Lock())
@@ -92,7 +92,7 @@ class Idempotency:
             kept = await self._take(name, request, _names_call(invocation_id))
         if kept is not None:
             return await _found(kept, find) or _repeated(kept)
-        # Until more is known, and if we are cancelled: nobody knows how far it came.
+        # The outcome until there is a better one, and after a cancellation: progress unknown.
         end = _Unstored(request, self._without_body(invocation_id))
         unstored: _Unstored | None = end
         try:
@@ -109,10 +109,10 @@ class Idempotency:
             del self._running[name]
         if error is not None and response.executed and not response.is_unknown:
             raise _not_stored(response, error) from error
-        return response  # if it is a refusal, nothing was done, and it stands all the same
+        return response  # a refusal did nothing, so it is valid even if not stored
 
     async def tell_again(self) -> None:
-        """Until it is cancelled, tells the store what it did not take."""
+        """Retries pending writes until cancelled."""
         while True:
             await self._is_left.wait()
             await asyncio.sleep(STORE_AGAIN_S)
@@ -121,14 +121,14 @@ class Idempotency:
                 self._is_left.clear()
 
     async def aclose(self) -> None:
-        """Tells the store once more what it did not take. The next start answers for the rest."""
+        """Retries pending writes once. The next start handles the rest."""
         await self._store_again(None)
 
     async def _take(
         self, name: KeyName, request: IdempotentRequest, headers: dict[str, str]
     ) -> StoredResponse | None:
-        """Reserves the key (None), or returns the response to its first request. `headers`: of what
-        is stored in its place if this server dies.
+        """Reserves the key (returns None), or returns the response to its first request. `headers`:
+        those to store in place of a response if this server dies.
         """
         running = self._running.get(name)
         if running is not None:
@@ -139,7 +139,7 @@ class Idempotency:
             raise error
         try:
             kept = await self._reserved(request, headers)
-        except OutcomeUnknown:  # nothing was done, so a key that the store took is to be free
+        except OutcomeUnknown:  # nothing was done: free the key, if the store reserved it
             self._leave(name, _Unstored(request, None))
             raise
         if kept is None:
@@ -155,23 +155,23 @@ class Idempotency:
     async def _reserved(
         self, request: IdempotentRequest, headers: dict[str, str]
     ) -> StoredResponse | None:
-        """As `IdempotencyStore.reserve` says."""
+        """As `IdempotencyStore.reserve`."""
         now, made_at = int(self._clock.trusted()), int(self._clock.timestamp())
         kept = await self._responses.reserve(request, now, made_at, headers)
         if kept is None or kept.status is not None:
             return kept
-        # Nothing runs with it here. So another server runs it, or the store took an earlier
-        # request's key and could not say so.
+        # No request with this key runs here. So one runs on another server, or the store reserved
+        # the key for an earlier request but could not confirm it.
         check_body(kept.body_digest, request)
         return await self._responses.reserve(request, now, made_at, headers, again=True)
 
     def _leave(self, name: KeyName, end: _Unstored) -> None:
-        """The store is to be told that, and did not take it."""
+        """Queues a write that the store rejected."""
         self._unstored[name] = self._bounded(end)
         self._is_left.set()
 
     async def _store(self, end: _Unstored) -> StoreUnavailable | None:
-        """Tells the store; returns why it does not take it, if so."""
+        """Writes to the store; returns the error if that fails."""
         response = end.response
         try:
             if response is None:
@@ -184,12 +184,10 @@ class Idempotency:
         return None
 
     async def _store_again(self, wanted: KeyName | None) -> StoreUnavailable | None:
-        """Tells the store what it did not take before: that of `wanted` first, and the others until
-        one is not taken. Returns why that of `wanted` was not taken, if so.
+        """Retries pending writes: first that of `wanted`, then the others until one fails. Returns
+        the error of `wanted`, if its write failed.
         """
-        async with (
-            self._storing_again
-        ):  # released twice, a key could be freed that is reserved anew
+        async with self._storing_again:  # a second release could free a key that was reserved again
             for name in sorted(self._unstored, key=lambda key: key != wanted):
                 error = await self._store(self._unstored[name])
                 if error is not None:
@@ -210,20 +208,22 @@ class Idempotency:
 
 
 def _names_call(invocation_id: str | None) -> dict[str, str]:
-    """The headers that are kept with a key until there is a response, and in its place if it is
-    lost. They have no content type, which every response has: see `_is_lost`.
+    """The headers kept with a key until there is a response, and instead of a lost one. Unlike
+    every response they have no content type: see `_is_lost`.
     """
     return {} if invocation_id is None else {INVOCATION_ID: invocation_id}
 
 
 def _is_lost(kept: StoredResponse) -> bool:
-    """Whether what is kept is in place of a response."""
+    """Whether the stored entry stands for a lost response."""
     return CONTENT_TYPE not in kept.headers
 
 
 async def _found(kept: StoredResponse, find: Find | None) -> Response | None:
-    """In place of a response that was lost: that of the call that was accepted all the same."""
-    invocation_id = kept.headers.get(INVOCATION_ID)  # an earlier version kept none
+    """Finds the invocation that was accepted although its response was lost, and returns its
+    response.
+    """
+    invocation_id = kept.headers.get(INVOCATION_ID)  # earlier versions stored none
     if find is None or invocation_id is None or not _is_lost(kept):
         return None
     with contextlib.suppress(NotFound):
@@ -235,26 +235,26 @@ async def _found(kept: StoredResponse, find: Find | None) -> Response | None:
 
 
 def _repeated(kept: StoredResponse) -> Response:
-    """What is kept, as it is sent."""
+    """Builds the repeated response."""
     assert kept.status is not None
-    headers = {CONTENT_TYPE: JSON, **kept.headers}  # of a lost one the body is JSON as well
+    headers = {CONTENT_TYPE: JSON, **kept.headers}  # the body for a lost response is JSON, too
     return Response(status=kept.status, headers=[*headers.items(), REPLAYED], body=kept.body)
 
 
 def _kept(response: Response) -> _Kept:
-    """What is kept of a response; of a stream, that there was one. The headers as they are now: the
-    id of this request is not part of what a repetition gets.
+    """The part of a response to keep; of a stream, no body. Copies the headers before the id of
+    this request is added, which repetitions must not get.
     """
     body = response.body if isinstance(response.body, bytes) else b""
     headers: dict[str, str] = {}
-    # The values of one name may go out as a list (RFC 9110, 5.3).
+    # Values of one header may be joined to a list (RFC 9110, 5.3).
     for name, value in response.headers:
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return _Kept(response.status, headers, body)
 
 
 def _not_stored(response: Response, error: StoreUnavailable) -> StoreUnavailable:
-    """What the first client is told of a response that a repetition could not be given."""
+    """The error for the first client if its response could not be stored for repetitions."""
     problem = StoreUnavailable(
         f"this was done, but its answer could not be kept for repetitions: {error}", retry_after=1
     )
@@ -270,14 +270,14 @@ def still_runs() -> Conflict:
 
 
 def check_body(digest: str, request: IdempotentRequest) -> None:
-    """Raises `Unprocessable` where the first call with this key had another body or query."""
+    """Raises `Unprocessable` if the first request with this key had another body or query."""
     if digest != request.body_digest:
         expected = "a new one: this one was used with another body or query"
         raise Unprocessable.field("Idempotency-Key", expected, request.key)
 
 
 def gone(kept: StoredResponse) -> Conflict:
-    """The first call was made, but its answer had to make room for later ones."""
+    """The error if the first request was executed, but its response was removed to make room."""
     error = Conflict(
         "the first call with this Idempotency-Key was executed; its answer is not kept any longer",
         hint=NAMES_RECORD,
@@ -289,13 +289,13 @@ def gone(kept: StoredResponse) -> Conflict:
 def idempotent_request(
     tenant_id: str, method: str, path: str, key: str, body: bytes, query: bytes = b""
 ) -> IdempotentRequest:
-    """Raises `Unprocessable` for what cannot be a key. `query`: as it was sent."""
+    """Raises `Unprocessable` for an invalid key. `query`: as sent."""
     if not KEY.fullmatch(key):
         raise Unprocessable.field(
             "Idempotency-Key", "1 to 255 visible ASCII characters", key, "order-2041"
         )
     digest = hashlib.sha256(body)
-    if query:  # The digest of a body alone is what earlier versions have stored.
+    if query:  # Earlier versions stored the digest of the body only.
         digest = hashlib.sha256(digest.digest() + query)
     return IdempotentRequest(
         tenant_id=tenant_id, method=method, path=path, key=key, body_digest=digest.hexdigest()

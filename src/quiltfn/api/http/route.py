@@ -1,4 +1,4 @@
-"""What a route is: its handler, who may call it, what it takes, and everything it can answer."""
+"""Definition of a route: its handler, required scope, input, and all possible responses."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
@@ -17,12 +17,12 @@ from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
 from quiltfn.tenants.access import Access
 
 MIB = 1024 * 1024
-# In place of a method, in the table of routes: any.
+# Matches any method in the table of routes.
 ANY_METHOD = "*"
 
 
 class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request may need of the server, and a call may have of it, in bytes and seconds."""
+    """Limits of requests and invocations, in bytes and seconds."""
 
     body_max: int = MIB
     invoke_body_max: int = 8 * MIB
@@ -38,13 +38,13 @@ class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bytes_max(self) -> int:
-        """The longest body that goes to a handler as it is."""
+        """The longest body that is passed to a handler unchanged."""
         return min(self.invoke_body_max, PAYLOAD_MAX_BYTES)
 
 
 class RouteServices(Frozen):
-    """What any route may need. A module of routes adds what its own need in a class of its own;
-    `Services` (services.py) is all of these together.
+    """The services that any route may need. Each module of routes adds its own in a subclass;
+    `Services` (services.py) combines them all.
     """
 
     access: Access
@@ -55,22 +55,19 @@ class RouteServices(Frozen):
 
 S = TypeVar("S", bound=RouteServices)
 
-# Who a request comes from as long as no credential was checked.
+# The caller of a request until a credential is checked.
 NOBODY = Caller(tenant_id="", scope=Scope.READ, credential="nobody")
 
 
 class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
-    """One request and everything that is known about it by now; what a handler is given.
-
-    `caller`: NOBODY until a credential says more; `tenant_id`: from the credential, and from
-    nowhere else. `parameters`: what the path names; `query`: its parameters. `body`: as the shape
-    that the route declares; where the route takes a stream, its chunks while they arrive; where the
-    route admits by itself, what its `admit` has found.
-    `invocation_id`: of the call that a request with an Idempotency-Key begins; its handler uses it.
-    `raw_body`: until it is parsed. `passed_on`: in its place, a body that is still arriving.
-    `reserved_bytes`: of the budget of long bodies. `is_executed`:
-    the route's own work was begun. `is_current`: False if what other nodes have made may be missing
-    here.
+    """One request and everything known about it so far; the argument of a handler. `caller`: NOBODY
+    until a credential is checked; `tenant_id`: only ever from the credential. `parameters`: those
+    of the path; `query`: those of the query. `body`: parsed by the schema of the route; for a route
+    that takes a stream, its chunks while they arrive; for a route with `admit`, the result of that.
+    `invocation_id`: the id that the handler gives to the invocation begun by a request with an
+    Idempotency-Key. `raw_body`: the body until it is parsed. `passed_on`: instead of it, a body
+    that is still arriving. `reserved_bytes`: its part of the budget of long bodies. `is_executed`:
+    the handler was begun. `is_current`: False if changes of other nodes may be missing here.
     """
 
     services: S
@@ -93,11 +90,11 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
     is_current: bool = True
 
     def entry(self) -> Entry:
-        """The function that the path names by id."""
+        """The function whose id is in the path."""
         return self.services.catalog.by_id(self.tenant_id, self.parameters["function_id"])
 
     def entry_by_name(self) -> Entry:
-        """The function that the path names."""
+        """The function whose name is in the path."""
         return self.services.catalog.by_name(self.tenant_id, self.parameters["name"])
 
     @property
@@ -108,19 +105,19 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
         return self.caller.scope.includes(Scope.WRITE) and not self.caller.is_visiting
 
     def must_see_values(self) -> None:
-        """Raises `Forbidden` for a caller to whom secrets are not shown."""
+        """Raises `Forbidden` for a caller that may not see secrets."""
         self.caller.must_have(Scope.WRITE)
         if not self.sees_values:
             raise Forbidden("an operator sees no secrets of another tenant")
 
     @property
     def is_stranger(self) -> bool:
-        """Whether the caller has no credential: it calls a public URL."""
+        """Whether the caller has no credential, and so invokes a public URL."""
         return self.caller is NOBODY
 
     @property
     def action(self) -> str | None:
-        """Its name in the audit log, if it is there to change something."""
+        """The name in the audit log of a request that changes something."""
         return self.route.action if self.route is not None else None
 
 
@@ -129,8 +126,8 @@ Found = Callable[[RequestContext[Any], str], Awaitable[Response | None]]
 
 
 class CalledFunction(msgspec.Struct, frozen=True):
-    """What a request calls. `names_version`: by a version or an alias, which may be the current one
-    of the function.
+    """The function that a request invokes. `names_version`: the request names a version or an
+    alias, which may mean the current version.
     """
 
     entry: Entry
@@ -153,26 +150,26 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """`scope` None: anybody, without a credential. `answer` None: no body; str: text alone; a
-    union: one of these shapes.
+    """`scope` None: no credential required. `answer` None: no body; str: only text; a union: one of
+    these schemas.
 
-    `texts`: the content types of an answer that is text, always or where the caller asks for it.
-    `also`: further statuses with answers of their own; bytes: those of the first of `texts`.
-    `headers`: those of its own that a good answer may have (see `api/openapi.py`).
+    `texts`: the content types of a text response, always or if the caller asks for it. `also`:
+    further statuses with their own responses; bytes: text of the first type of `texts`. `headers`:
+    the route's own headers of a successful response (see `api/openapi.py`).
 
-    `codes`: the refusals of its own, beside those that every route has (see `api/openapi.py`).
-    `action`: its name in the audit log, for what changes something.
-    `streams`: the content types of a body that is no JSON and is handed on as it arrives.
-    `admit`: of a route without `scope`: says who asks and for what, before the body is read; raises
-    what it refuses. The body is then any bytes, whatever the method, and stays in `raw_body`.
-    `passes_on`: of such a route: whether its work takes the body of this request while it arrives.
-    `found`: of a route that begins a call, under the id that the context has: what a repetition
-    gets whose first response was lost, if that call was accepted. It may raise `NotFound`.
-    `on_refused`: is told what such a route refuses or fails with.
-    `called`: of a route that another node may answer: the function that the request calls, or None.
-    `is_about_call`: the node answers where the call runs that the path names.
-    `for_visitors`: of a route that takes more than `read`: whether operators may use it anywhere.
-    `unverified`: what whoever asks is answered while no credential can be checked.
+    `codes`: its own error codes, besides those of every route (see `api/openapi.py`). `action`: its
+    name in the audit log, if it changes something.
+    `streams`: the content types of a body that isn't JSON and reaches the handler as it arrives.
+    `admit`: for a route without `scope`: identifies caller and target before the body is read, or
+    raises a refusal. The body may then be any bytes, for any method, and stays in `raw_body`.
+    `passes_on`: for such a route: whether its handler reads the body of this request while it
+    arrives. `found`: for a route that begins an invocation with the id of the context: the response
+    to a repetition if the first response was lost, but the invocation accepted. It may raise
+    `NotFound`. `on_refused`: called with each refusal or failure of such a route.
+    `called`: for a route that another node may answer: the function that the request invokes, or
+    None. `is_about_call`: the node that runs the invocation in the path answers.
+    `for_visitors`: for a route that requires more than `read`: whether operators may use it in any
+    tenant. `unverified`: the response to any caller while no credential can be checked.
     """
 
     handler: Handler
@@ -201,12 +198,12 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def about(self) -> str:
-        """What it does, in its handler's own words."""
+        """Its description: the docstring of the handler."""
         return " ".join((self.handler.__doc__ or "").split())
 
     @property
     def longer_bodies(self) -> str:
-        """A hint: what a longer body takes."""
+        """A hint about sending longer bodies."""
         if self.passes_on is not None:
             return (
                 "a runtime of kind server takes longer bodies, up to the setting "
@@ -218,7 +215,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         return f"the setting {setting} says how long the body may be"
 
 
-# Every path with its methods, in the order in which paths are looked at.
+# Every path with its methods, in the order of matching.
 RouteTable = Iterable[tuple[str, Mapping[str, Route]]]
-# What a connection calls, and what a middleware takes and gives.
+# What a connection calls, and a middleware wraps.
 Application = Callable[[Request], Awaitable[Response]]
