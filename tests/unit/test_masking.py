@@ -237,7 +237,7 @@ def test_a_key_below_write_is_told_why_nothing_is_revealed(fake: Fake, capsys: C
     hidden = {**FUNCTION, "environment": {"MODE": "***"}}
     fake.answers["GET", "/by-name/hello"] = fake.answers["GET", f"/{ID}"] = (200, hidden)
     assert run(["functions", "get", "hello", "--reveal"]) == 0
-    assert "a key below scope write" in capsys.readouterr().err
+    assert "keys below scope write" in capsys.readouterr().err
 
 
 # --- export, and deploy again -------------------------------------------------------------------
