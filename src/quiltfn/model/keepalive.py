@@ -1,16 +1,16 @@
-"""KeepAlive: when an idle instance of a function should be there, learnt from earlier calls.
+"""KeepAlive: predicts from earlier invocations when a function needs an idle instance.
 
 Rule 1: no clock, no I/O; a policy sees only what has happened, never what will.
-Rule 2: `called` and `ended` run in every call and take a microsecond; anything slower is in
-`windows`, which is asked once a function has been idle for some seconds.
-Rule 3: an answer is a few periods; outside of them no instance is kept.
+Rule 2: `called` and `ended` run in every invocation and take a microsecond; anything slower is in
+`windows`, which runs once a function has been idle for some seconds.
+Rule 3: a prediction is a few periods; outside of them no instance is kept.
 
-Times are seconds on any clock that only goes forward. Two policies:
+Times are in seconds of any clock that only goes forward. Two policies:
 
 - `Fixed`: an idle time, the same for all.
-- `Histogram`: the probability of a call in each coming minute is estimated from what this function
-  did and what functions in general do. A dynamic programme then finds the cheapest plan of keeping,
-  stopping and starting an instance, where a cold start has a price in idle time.
+- `Histogram`: estimates the probability of an invocation in each coming minute from the history of
+  this function and of functions in general. A dynamic programme then finds the cheapest plan of
+  keeping, stopping and starting an instance; a cold start has a price in idle time.
 
 `quiltfn simulate` compares both with the published policy (`operator/simulate/hybrid.py`).
 """
@@ -22,18 +22,19 @@ from typing import Protocol
 import msgspec
 
 MINUTE_S = 60.0
-# How far we plan, in minutes: four hours, as the published policy does.
+# The planning horizon in minutes: four hours, as in the published policy.
 HORIZON = 240
-# The price of a cold start in idle times of the fixed rule. At four, `Histogram` idles about as
-# long in total as the fixed rule does.
+# The price of a cold start, in idle times of the fixed rule. At four, `Histogram` keeps instances
+# idle for about as long in total as the fixed rule does.
 PRICE_IN_IDLE_TIMES = 4.0
-# An instance stays at least this long after a call, whatever was learnt.
+# An instance stays at least this long after an invocation, whatever the history predicts.
 KEEP_AT_LEAST_S = 10.0
 
 
 class Window(msgspec.Struct, frozen=True):
-    """An instance should be there from `begins` to `ends`. A window that begins after the idle time
-    did is a pre-warm: an instance is started for it."""
+    """An instance should exist from `begins` to `ends`. A window that begins after the idle time
+    did is a pre-warm: the pool starts an instance for it.
+    """
 
     begins: float
     ends: float
@@ -43,24 +44,24 @@ Windows = tuple[Window, ...]
 
 
 class KeepAlive(Protocol):
-    """What one function's calls teach about its next one."""
+    """Predicts one function's next invocation from its earlier ones."""
 
     def called(self, at: float) -> None:
-        """A call arrived. Constant time."""
+        """An invocation arrived. Constant time."""
 
     def ended(self, at: float) -> None:
-        """A call is over. Constant time. Harmless when others still run."""
+        """An invocation is over. Constant time. Harmless while others still run."""
 
     def windows(self) -> Windows:
-        """When an instance should be there if no call comes; asked while the function is idle.
+        """When an instance should exist if no invocation comes; called while the function is idle.
 
         The windows are in order, do not touch each other, and none begins before the end of the
-        last call. Empty before the first call.
+        last invocation. Empty before the first invocation.
         """
 
 
 def is_wanted(windows: Windows, at: float) -> bool:
-    """Whether an idle instance should be there now."""
+    """Whether the pool should have an idle instance now."""
     return any(one.begins <= at < one.ends for one in windows)
 
 

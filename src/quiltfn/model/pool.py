@@ -1,16 +1,16 @@
-"""Pool: the state machine of one function's instances and of the calls that wait for one.
+"""Pool: the state machine of a function's instances and of its invocations that wait for one.
 
-Rule 1: which call has which instance is known here and nowhere else.
+Rule 1: only this module decides and knows which invocation has which instance.
 Rule 2: nothing here waits, reads a clock or touches the kernel: time comes in, actions go out.
-Rule 3: a waiting call is given an instance; it is never woken up to look for one.
+Rule 3: a waiting invocation is assigned an instance; it never wakes up to look for one.
 
-A version spec is known here by its digest. `current` is the one that serves calls; None while the
-function is not active. `prepared` is one whose instances are being made ready beside it, for a
-deploy or an update; they stay idle until `promote` makes it the current one. `previous` was current
-before, and its instances stay parked for a while, so that a rollback finds them.
+The pool identifies a version spec by its digest. `current` serves invocations; it is None while the
+function is not active. `prepared` is the version of a deploy or an update; its instances start
+beside those of `current` and stay idle until `promote` makes it current. `previous` was current
+before; its instances stay parked for a while, ready for a rollback.
 
-Another version that is called while `current` serves has a pool of its own, which shares `places`
-with this one (`model/places.py`): all instances of the function are within one maximum.
+If another version is invoked while `current` serves, that version has its own pool. Both share
+`places` (`model/places.py`), so one maximum bounds all instances of the function.
 """
 
 from collections.abc import Sequence
@@ -52,13 +52,13 @@ WARMING, PARKED, READY = InstanceState.WARMING, InstanceState.PARKED, InstanceSt
 BUSY, RECYCLING = InstanceState.BUSY, InstanceState.RECYCLING
 TERMINATING = InstanceState.TERMINATING
 NEVER = float("inf")
-# How long nothing is started to be parked after such a start failed, or what was parked died or was
-# evicted.
+# How long the pool starts no instance to be parked after such a start failed, or after a parked
+# instance died or was evicted.
 PARK_AGAIN_S = 600.0
 
 
 class Pool:
-    """One function's instances and wait queue. Every event returns the actions it calls for."""
+    """The instances and the wait queue of one function. Every event returns actions to execute."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class Pool:
         quota: Quota | None = None,
         places: Places | None = None,
     ) -> None:
-        """`places`: those of the function; None: this pool has all its instances."""
+        """`places`: those of the function; None: this pool is the function's only one."""
         self.limits = limits
-        # What earlier calls say about the next one; None: `idle_s` is the rule for every instance.
+        # Predicts the next invocation from earlier ones; None: `idle_s` applies to every instance.
         self.keep_alive = keep_alive
         self._is_expected, self._look_again_at = False, NEVER
         self.current: str | None = None
@@ -82,19 +82,19 @@ class Pool:
         self.memory = memory or Memory()
         self._previous_until = 0.0
         self.quota = quota or Quota()
-        # How many instances the quota denied when some were wanted last.
+        # How many instances the quota denied at the last attempt to start some.
         self._quota_denied = 0
         self.places = places or Places()
         self._table = InstanceTable(self.memory, self.quota, self.places)
         self.instances = self._table.instances
         self._history = StartHistory()
         self._calls = 0
-        self._lacks_place = False  # when something was to be started last
+        self._lacks_place = False  # at the last attempt to start an instance
         self._park_after = 0.0
-        # The most instances there may be. Lowering max_instances does not end running calls, so
-        # this comes down to it as they end.
+        # The maximum in force. Lowering max_instances does not end running invocations, so this
+        # falls to the new maximum as they end.
         self._instance_cap = limits.max_instances
-        self._is_shared = False  # whether calls share the instances of the current version
+        self._is_shared = False  # whether invocations share instances of the current version
 
     def counts(self) -> PoolCounts:
         return self._table.counts()
@@ -106,7 +106,7 @@ class Pool:
 
     @property
     def quota_shortfall(self) -> int:
-        """How many instances it still wants and does not get because of the tenant's quota."""
+        """How many instances the pool wants but cannot start because of the tenant's quota."""
         if not self._quota_denied:
             return 0
         if self.queue or self.prepared is not None:
@@ -115,7 +115,7 @@ class Pool:
         return min(self._quota_denied, max(0, missing)) if self.current is not None else 0
 
     def check(self) -> None:
-        """Asserts everything that must hold between two events."""
+        """Asserts the invariants that hold between two events."""
         if self.queue:
             assert self.current is not None, "a call waits at a closed function"
             idle = self._table.count(READY, self.current) + self._table.count(PARKED, self.current)
@@ -146,7 +146,7 @@ class Pool:
     # What a call does ------------------------------------------------------------------------
 
     def acquire(self, waiter: int, now: float) -> list[Action]:
-        """A call wants an instance: it is given one, queued, or refused."""
+        """An invocation asks for an instance: assigns one, queues the invocation, or refuses it."""
         if self.current is None:
             return [Refuse(waiter, self.closed_because)]
         self._calls += 1
@@ -157,8 +157,8 @@ class Pool:
             if shared is not None:
                 return [self._share(shared, waiter, now, cold=False)]
             idle = self._table.in_state(READY, digest=self.current)
-            # The one that became ready last has the warmest caches, and only this choice lets the
-            # others be idle for long enough to be ended.
+            # The instance that became ready last has the warmest caches. Choosing it also leaves
+            # the others idle for long enough to be ended.
             if idle and self._may_assign(idle[-1], now):
                 return [self._assign(idle[-1], waiter, now, cold=False)]
         if len(self.queue) >= self.limits.queue_max:
@@ -168,7 +168,7 @@ class Pool:
         return self._provide(now)
 
     def cancel(self, waiter: int, now: float) -> list[Action]:
-        """The call went away: it leaves the queue, or its unused instance serves the next."""
+        """The caller gave up: removes the invocation, or releases its unused instance."""
         if self.queue.discard(waiter):
             waits = self in self.memory.waiting or self in self.places.waiting
             return self._provide(now) if waits else []
@@ -188,9 +188,9 @@ class Pool:
     def release(
         self, number: int, now: float, *, healthy: bool, waiter: int | None = None
     ) -> list[Action]:
-        """The call is over. A healthy instance is cleaned for the next call, any other is ended;
-        where others share it, once the last of them is over. `waiter`: whose call, where several
-        may share an instance.
+        """The invocation is over. A healthy instance is cleaned for the next one, any other is
+        ended; a shared instance only after its last invocation. `waiter`: whose invocation ended,
+        needed if several share the instance.
         """
         instance = self.instances[number]
         waiter = next(iter(instance.holders)) if waiter is None else waiter
@@ -213,24 +213,24 @@ class Pool:
     # What an instance does -------------------------------------------------------------------
 
     def started(self, number: int, now: float) -> list[Action]:
-        """A sandbox was made and specialised."""
+        """A sandbox was created and specialised."""
         instance = self.instances[number]
         if instance.state is TERMINATING:
-            return []  # it was stopped while it was being made; its Destroy is on the way
+            return []  # stopped during its start; its Destroy is on the way
         instance.start_ms, instance.ready_at = (now - instance.since) * 1000, now
         self._table.apply(instance, InstanceEvent.STARTED, now)
         self._history.ready()
         actions = self._became_ready(instance, now)
-        # A call that waits for memory, after those of other pools, finds it ready in its turn.
+        # If the queue has to wait for memory behind other pools, it gets this instance in its turn.
         is_wanted = instance.state is not READY or self.queue
         if instance.is_to_park and not is_wanted and self._may_stay_parked(instance):
             self._table.apply(instance, InstanceEvent.PARKED, now)
         return actions
 
     def failed(self, number: int, reason: str, now: float) -> list[Action]:
-        """A sandbox could not be made, and nothing is left of the attempt.
+        """A sandbox could not be created, and nothing is left of the attempt.
 
-        The call that has waited longest fails. For the others a new attempt is made.
+        Fails the invocation that has waited longest. Starts another instance for the others.
         """
         instance = self.instances[number]
         was_stopped = instance.state is TERMINATING
@@ -246,7 +246,7 @@ class Pool:
         return actions + self.gone(number, now)
 
     def cleaned(self, number: int, now: float) -> list[Action]:
-        """Nothing of the last call is left in the instance."""
+        """The instance is clean: nothing of its last invocation is left."""
         instance = self.instances[number]
         if instance.state is not RECYCLING:
             return []
@@ -254,18 +254,18 @@ class Pool:
         return self._became_ready(instance, now)
 
     def lost(self, number: int, now: float) -> list[Action]:
-        """The sandbox ended by itself. A busy one is reported by the calls that hold it."""
+        """The sandbox ended by itself. Invocations that hold a busy one report its end."""
         instance = self.instances.get(number)
         if instance is not None and instance.state is BUSY:
             instance.is_spoilt = True
         if instance is None or instance.state not in (READY, PARKED, RECYCLING):
             return []
-        if instance.is_fresh:  # its module ended it, and would do so again
+        if instance.is_fresh:  # its module ended it, and would end the next one too
             self._park_after = now + PARK_AGAIN_S
         return [*self._stop(instance, now, ColdStartReason.REPLACED), *self._provide(now)]
 
     def gone(self, number: int, now: float) -> list[Action]:
-        """The machine has everything back; only from now on the instance does not count."""
+        """The machine has freed all resources of the instance; until now it counted."""
         self._table.remove(number, now)
         self._instance_cap = max(
             self.limits.max_instances, min(self._instance_cap, len(self.instances))
@@ -277,7 +277,7 @@ class Pool:
     def prepare(
         self, digest: str, count: int, now: float, footprint: Footprint | None = None
     ) -> list[Action]:
-        """Makes `count` instances of `digest` ready beside what serves; then `Prepared`, or
+        """Prepares `count` instances of `digest` beside the current version; then `Prepared`, or
         `PrepareFailed`.
         """
         actions: list[Action] = []
@@ -289,9 +289,9 @@ class Pool:
         return [*actions, *self._check_prepared()]
 
     def promote(self, digest: str, now: float, footprint: Footprint | None = None) -> list[Action]:
-        """From now on every new and waiting call is served by `digest`. Running calls end on the
-        version they began on, whose idle instances stay parked for `grace_s`. Another prepared
-        version is abandoned.
+        """Makes `digest` the current version: it serves all new and waiting invocations. Running
+        ones end on their version, whose idle instances stay parked for `grace_s`. Abandons any
+        other prepared version.
         """
         self._set_footprint(digest, footprint)
         if digest != self.current:
@@ -307,14 +307,14 @@ class Pool:
         return [*actions, *self._release_unwanted(now), *self._provide(now)]
 
     def abandon(self, now: float) -> list[Action]:
-        """Gives the prepared version up."""
+        """Abandons the prepared version."""
         self.prepared = None
-        self.places.is_freed |= self in self.places.waiting  # calls of its own may still wait
+        self.places.is_freed |= self in self.places.waiting  # its own queue may still wait
         self._history.retain(self.current)
         return [*self._release_unwanted(now), *self._serve_room(now)]
 
     def close(self, why: str, now: float) -> list[Action]:
-        """The function stops serving: waiting calls are refused, running ones may finish."""
+        """Stops serving: refuses waiting invocations, lets running ones finish."""
         self.current = self.prepared = self.previous = None
         self.closed_because = why
         self._history.clear()
@@ -324,7 +324,7 @@ class Pool:
         return [Refuse(one.id, why) for one in self.queue.clear()] + self._release_unwanted(now)
 
     def set_scaling(self, limits: PoolLimits, now: float) -> list[Action]:
-        """New scaling targets: ends idle instances above the new maximum, starts missing ones."""
+        """Sets scaling targets: ends idle instances above the maximum, starts missing ones."""
         self._instance_cap = max(limits.max_instances, min(self._instance_cap, len(self.instances)))
         self.limits = limits
         self.prepared_count = min(self.prepared_count, limits.max_instances)
@@ -335,8 +335,8 @@ class Pool:
         return [*actions, *self.tick(now), *self._check_prepared()]
 
     def tick(self, now: float) -> list[Action]:
-        """Time has passed: refuses calls that waited too long, ends instances that were idle too
-        long, starts what min_instances or the keep-alive rule asks for.
+        """Timer event: refuses invocations that waited too long, ends instances that were idle too
+        long, and starts those that min_instances or the keep-alive rule asks for.
         """
         actions: list[Action] = []
         for instance in self._table.in_state(RECYCLING):
@@ -367,8 +367,8 @@ class Pool:
         return actions + self._provide(now)
 
     def park(self, now: float) -> list[Action]:
-        """Starts an instance only to be parked, where `lacks_parked` says so and there is a place.
-        While it is made it counts the version's limit. A call that comes meanwhile gets it.
+        """Starts an instance to be parked, if `lacks_parked` and there is a place. During its start
+        it counts at the version's full limit. An invocation that arrives meanwhile gets it.
         """
         digest = self.current
         if digest is None or not self.lacks_parked(now):
@@ -383,7 +383,7 @@ class Pool:
         return [Start(instance.id, digest)]
 
     def quota_exhausted(self, now: float) -> list[Action]:
-        """The tenant's quota is used up, and none of its instances may be ended for a deploy."""
+        """The tenant's quota is used up and no instance may be ended for the deploy: it fails."""
         if self.prepared is None:
             return []
         return [PrepareFailed(self.prepared, self.quota.refusal), *self.abandon(now)]
@@ -391,20 +391,20 @@ class Pool:
     # What another pool of the function does ---------------------------------------------------
 
     def hand_over(self, digest: str) -> list[Instance]:
-        """Gives up the instances that are kept for a rollback to this version, to its own pool."""
+        """Hands over instances kept for a rollback to this version, to its own pool."""
         found = [] if self._wanted(digest) else self._table.in_state(PARKED, digest=digest)
         for instance in found:
             self._table.take_out(instance)
         return found
 
     def take_in(self, instance: Instance, now: float) -> int:
-        """Takes such an instance; its number here. Then `adopted`."""
+        """Takes in an instance of another pool; returns its number here. Then `adopted`."""
         self._table.take_in(instance, now)
         instance.is_fresh = instance.is_to_park = False
         return instance.id
 
     def adopted(self, number: int, now: float) -> list[Action]:
-        """Calls may be given an instance that was taken in, if it is still there for them."""
+        """Makes an instance that was taken in available, if it still exists."""
         instance = self.instances.get(number)
         if instance is None or instance.state is not READY:
             return []
@@ -413,11 +413,11 @@ class Pool:
     # What the machine's memory does ----------------------------------------------------------
 
     def provide(self, now: float) -> list[Action]:
-        """There may be memory now for waiting calls."""
+        """Memory may have become free: serves the queue."""
         return self._provide(now)
 
     def evict(self, number: int, now: float) -> list[Action]:
-        """Ends an idle instance whose memory or place is needed more elsewhere."""
+        """Ends an idle instance, since its memory or place is needed more elsewhere."""
         instance = self.instances.get(number)
         if instance is None or not instance.is_idle:
             return []
@@ -425,9 +425,9 @@ class Pool:
         return [*self._stop(instance, now), *self._serve_room(now)]
 
     def eviction_candidates(self) -> list[EvictionCandidate]:
-        """The idle instances that may be ended for others. Not those that a call whose turn it is
-        waits for, nor those that min_instances or a deploy asks for: they would be started again
-        at once.
+        """The idle instances that may be ended for others. Excludes those that a waiting invocation
+        will get in its turn, and those that min_instances or a deploy asks for: the pool would
+        start them again at once.
         """
         awaited = 0
         if self.queue and self.memory.is_turn_of(self, self.queue.first.since):
@@ -447,7 +447,7 @@ class Pool:
         ]
 
     def measured(self, number: int, mib: float) -> None:
-        """What an instance uses while it is idle."""
+        """Updates the memory that an idle instance uses."""
         self._table.measured(number, mib)
 
     # What is known ---------------------------------------------------------------------------
@@ -460,8 +460,8 @@ class Pool:
         return not (self.instances or self.queue or self.prepared or holds)
 
     def lacks_parked(self, now: float) -> bool:
-        """Whether the version that serves is worth parking, and no instance of it is there or
-        comes: the next call would have to wait for its imports.
+        """Whether the current version is worth parking and has no instance, ready or starting: the
+        next invocation would have to wait for its imports.
         """
         digest = self.current
         if digest is None or self.prepared is not None or now < self._park_after:
@@ -471,7 +471,7 @@ class Pool:
         return not (self._table.count_serving(digest) or self._table.count(PARKED, digest))
 
     def lacking(self, now: float) -> int:
-        """How many instances it would start now if its maximum allowed them."""
+        """How many instances the pool would start now if its maximum allowed them."""
         if self.current is None or self in self.memory.waiting:
             return 0
         minimum = self.limits.min_instances
@@ -487,11 +487,11 @@ class Pool:
         return max(0, for_calls, minimum)
 
     def headroom(self, max_instances: int | None = None) -> Headroom:
-        """How many more calls could begin now without a wait, behind the calls that wait already.
-        `max_instances`: instead of that of the limits.
+        """How many more invocations could start now without a wait, behind those that wait already.
+        `max_instances`: overrides that of the limits.
 
-        Nothing while calls of any function wait for memory, and no instance that would take the
-        place of another version's or would have to be made room for elsewhere.
+        0 while invocations of any function wait for memory. Excludes instances that would replace
+        those of another version or would need an eviction elsewhere.
         """
         if self.current is None or self.memory.waiting:
             return Headroom()
@@ -508,7 +508,7 @@ class Pool:
         return Headroom(behind, max(0, places * each - max(0, waiting - there)))
 
     def idle(self) -> int:
-        """The `idle` of `headroom`, which a fleet asks for with every call."""
+        """The `idle` of `headroom`, which a fleet asks for at every invocation."""
         if self.current is None or self.memory.waiting or not self._table.instances:
             return 0
         idle, _ = self._idle(self.current)
@@ -517,22 +517,22 @@ class Pool:
         return max(0, idle - len(self.queue.waiting))
 
     def _calls_for(self, idle: int) -> int:
-        """How many calls so many idle instances take, and those that calls share already."""
+        """How many invocations `idle` instances and those already shared can take."""
         if not self._is_shared:
             return idle
-        # Of an instance that has to come to its end only one call may be served.
+        # An instance that has to end counts for one invocation only.
         each = self._concurrency(self.current or "")
         return idle + (each - 1) * max(0, idle - self._yielding()) + self._room()
 
     def _idle(self, digest: str) -> tuple[int, float]:
-        """How many instances of a version could take a call, now or in a moment, and how much
-        memory (MiB) is free beside that.
+        """How many instances of a version could take an invocation, now or soon, and how much other
+        memory (MiB) is free.
         """
         there = self._table.count_free(digest)
         limit = self._table.footprint(digest).limit_mib
-        spare = self.memory.budget_mib - self.memory.held_mib  # negative: more than it may
+        spare = self.memory.budget_mib - self.memory.held_mib  # negative if over budget
         free = max(0.0, spare)
-        # What is idle counts less than its limit, and grows to it with the call.
+        # An idle instance counts at less than its limit, and at its limit with an invocation.
         if free >= there * limit:
             return there, free - there * limit
         growth = sum(
@@ -543,16 +543,16 @@ class Pool:
         return min(there, int(free // limit)), 0.0
 
     def held_by(self, waiter: int) -> int | None:
-        """The number of the instance that this waiter was given, if any."""
+        """The number of the instance that `waiter` has, if any."""
         return next((one.id for one in self.instances.values() if waiter in one.holders), None)
 
     # The decisions ---------------------------------------------------------------------------
 
     def _provide(self, now: float) -> list[Action]:
-        """Starts what the prepared version and the queue still need, within the maximum."""
+        """Starts instances that the prepared version and the queue lack, within the maximum."""
         if self.prepared is None:
             return self._serve_queue(now)
-        # First, or a queue that is never empty would take every place.
+        # The prepared version comes first: a queue that is never empty would take every place.
         missing = self.prepared_count - self._table.count_serving(self.prepared)
         self._lacks_place = False
         actions = self._start(self.prepared, missing, now)
@@ -563,10 +563,10 @@ class Pool:
         return actions
 
     def _serve_queue(self, now: float) -> list[Action]:
-        """Serves the queue, and starts what it still needs.
+        """Serves the queue and starts the instances that it lacks.
 
-        An instance that is recycling will be ready in a moment. So as many calls wait for those,
-        each for at most `patience_s`, before instances are started for them.
+        A recycling instance will be ready soon. So one invocation waits for each of those, for at
+        most `patience_s`, before another instance is started for it.
         """
         actions: list[Action] = []
         short_since = self.memory.waiting.pop(self, None)
@@ -576,11 +576,12 @@ class Pool:
         if self.queue and self.current is not None and self not in self.memory.waiting:
             each = self._concurrency(self.current)
             recycling = each * self._table.count(RECYCLING, digest=self.current)
-            # Where nothing is recycling, all calls need an instance, however long they have waited.
+            # If nothing is recycling, every invocation needs an instance, however long it has
+            # waited.
             impatient = self.queue.count_waiting(now, self.limits.patience_s) if recycling else 0
             warming = each * self._table.count(WARMING, digest=self.current)
             need = max(len(self.queue) - recycling, impatient)
-            if need > warming:  # one for the first of as many as will share it
+            if need > warming:  # one caller for each instance that several will share
                 callers = list(islice(self.queue.waiting, warming, need, each))
                 actions += self._start(self.current, len(callers), now, callers=callers)
             if recycling and impatient < len(self.queue):
@@ -593,8 +594,8 @@ class Pool:
         return actions
 
     def _assign_idle(self, now: float) -> list[Action]:
-        """Gives the queue what room there is in instances with calls, then idle instances, as far
-        as the machine's memory allows.
+        """Assigns waiting invocations to shared instances, then to idle ones, as far as memory
+        allows.
         """
         actions = self._share_with_queue(now)
         ready = self._table.in_state(READY, digest=self.current)
@@ -609,15 +610,15 @@ class Pool:
             if instance.state is PARKED:
                 actions += self._unpark(instance, now)
             waiting = self.queue.popleft()
-            # A call is cold if it is the first to get this instance and waited while that was
-            # started or unparked.
+            # An invocation is cold if it is the first on its instance and waited for its start or
+            # unpark.
             cold = instance.is_fresh and instance.ready_at >= waiting.since
             actions.append(self._assign(instance, waiting.id, now, cold=cold))
             actions += self._share_with_queue(now)
         return actions
 
     def _share_with_queue(self, now: float) -> list[Action]:
-        """Gives the queue what room there is in instances that have calls."""
+        """Assigns waiting invocations to instances that others share already."""
         actions: list[Action] = []
         while self._is_shared and self.queue and (instance := self._with_room()) is not None:
             waiting = self.queue.popleft()
@@ -626,16 +627,16 @@ class Pool:
         return actions
 
     def _wait_for_memory(self, mib: float, since: float) -> list[Action]:
-        """A call has waited for memory since then. Nothing is evicted for it before its turn."""
+        """An invocation waits for memory. Nothing is evicted for it before its turn."""
         self.memory.waiting[self] = since
         return [RequestMemory(mib)] if self.memory.is_turn_of(self, since) else []
 
     def _start(
         self, digest: str, count: int, now: float, *, callers: Sequence[Waiter] = ()
     ) -> list[Action]:
-        """Starts up to `count` instances, for as many `callers` if there are any, and unparks first
-        what is parked. At the maximum it ends idle instances of another version instead: those
-        kept for a rollback, those that these replace, or those of other pools.
+        """Starts up to `count` instances, for `callers` if there are any; unparks parked ones
+        first. At the maximum it replaces idle instances of another version: those kept for a
+        rollback, those of the version that this one replaces, or those of other pools.
         """
         actions: list[Action] = []
         for instance in self._table.in_state(PARKED, digest=digest)[: max(0, count)]:
@@ -665,16 +666,16 @@ class Pool:
         return [*actions, RequestPlaces(short)] if short > 0 else actions
 
     def _waits_since(self, digest: str, callers: Sequence[Waiter]) -> float | None:
-        """Since when a place is lacking for this version: FIRST where it has no instance, None
-        where no call waits for one. Of the prepared version one is enough.
+        """Since when this version lacks a place: FIRST if it has no instance, None if no invocation
+        waits for a place. A prepared version needs only one.
         """
         if (callers or digest == self.prepared) and not self._table.count_serving(digest):
             return FIRST
         return callers[0].since if callers else None
 
     def place_candidates(self) -> list[int]:
-        """The idle instances whose places calls of other versions may have, the first to go first.
-        Also those that min_instances asks for: a call that waits comes first.
+        """The idle instances that may make place for invocations of other versions, the first to
+        end first. Includes those of min_instances: a waiting invocation comes first.
         """
         ready = [one for one in self._table.in_state(READY) if one.digest != self.prepared]
         parked = self._table.in_state(PARKED)
@@ -691,7 +692,9 @@ class Pool:
     def _start_new(
         self, digest: str, count: int, now: float, callers: Sequence[Waiter]
     ) -> list[Action]:
-        """Starts `count`, as far as quota and memory allow and it is their callers' turn."""
+        """Starts up to `count` instances, within quota and memory, and if it is their callers'
+        turn.
+        """
         actions: list[Action] = []
         coming = self._table.count(WARMING, digest)
         others = self._table.count_serving(digest) > coming or self._table.count(PARKED, digest) > 0
@@ -718,11 +721,11 @@ class Pool:
         return actions
 
     def _end_expired(self, digest: str, now: float) -> list[Action]:
-        """Ends instances that were idle for too long, except as many as min_instances asks for.
-        The last one of a version that is slow to start is parked.
+        """Ends instances that were idle for too long, but keeps min_instances. Parks the last one
+        of a version that is slow to start.
         """
         if digest == self.prepared:
-            return []  # more are being made ready, so none of them is one too many
+            return []  # more are starting, so none is surplus
         actions: list[Action] = []
         for instance in self._table.in_state(PARKED, digest=digest):
             if now - instance.since >= self.limits.park_s:
@@ -732,8 +735,8 @@ class Pool:
             is_last = (
                 self._table.count(PARKED, digest=digest) + self._table.count_serving(digest) == 1
             )
-            # An instance that was asked for and has had no call stays for `idle_s`, whatever was
-            # learnt.
+            # An instance that was asked for and has had no invocation stays for `idle_s`, whatever
+            # the history predicts.
             learnt = self.keep_alive is not None and (
                 instance.is_speculative or not instance.is_fresh
             )
@@ -750,12 +753,12 @@ class Pool:
         return actions
 
     def _can_afford_speculation(self) -> bool:
-        """Whether memory and quota are left for an instance that no call has asked for."""
+        """Whether memory and quota allow an instance that no invocation has asked for."""
         idle = self._table.footprint(self.current or "").idle_mib
         return not self.memory.waiting and self.memory.fits(idle) and self.quota.has_capacity
 
     def _expects_call(self, now: float) -> bool:
-        """Whether earlier calls say that an instance should be there now."""
+        """Whether the keep-alive policy wants an instance now."""
         if (
             self.keep_alive is not None
             and now >= self._look_again_at
@@ -768,7 +771,7 @@ class Pool:
         return self._is_expected
 
     def _became_ready(self, instance: Instance, now: float) -> list[Action]:
-        """Decides what a ready instance does: serve a call, stay ready, be parked, or end."""
+        """Decides the next state of a ready instance: serve, stay ready, be parked, or end."""
         if not self._wanted(instance.digest):
             return [*self._keep_previous(instance, now), *self._serve_room(now)]
         if not self.queue and self._is_surplus(instance):
@@ -781,16 +784,16 @@ class Pool:
         return served if self.prepared is None else [*served, *self._check_prepared()]
 
     def _may_stay_parked(self, instance: Instance) -> bool:
-        """Whether an instance that was started to be parked is still wanted only for that: where a
-        minimum is kept ready, nothing is parked.
+        """Whether an instance that was started to be parked is still needed only for that. With a
+        minimum of ready instances, nothing is parked.
         """
         is_needed = self.limits.min_instances or self.prepared is not None
         return instance.digest == self.current and not is_needed
 
     def _check_prepared(self) -> list[Action]:
-        """The prepared version is ready with as many instances as were wanted, or with one if only
-        busy instances hold the other places: waiting for those would keep the queue from the
-        instances that are ready.
+        """Whether the prepared version is ready: it has all wanted instances, or one if busy
+        instances hold the other places. Waiting for those would keep the queue from the ready
+        instances.
         """
         if self.prepared is None:
             return []
@@ -805,14 +808,14 @@ class Pool:
 
     def _missing_prepared(self, prepared: str) -> int:
         """How many instances the prepared version lacks beyond the places that are free, or will be
-        once what is terminating is gone.
+        once terminating instances are gone.
         """
         places = max(0, self.limits.max_instances - self.places.used)
         leaving = self.places.leaving
         return self.prepared_count - self._table.count_serving(prepared) - places - leaving
 
     def _may_assign(self, instance: Instance, since: float) -> bool:
-        """Whether a call that has waited since then may run in it: enough memory, and its turn."""
+        """Whether an invocation that waits since `since` may run: enough memory, its turn."""
         return self._table.can_take_call(instance) and self.memory.is_turn_of(self, since)
 
     def _assign(self, instance: Instance, waiter: int, now: float, *, cold: bool) -> Assign:
@@ -828,9 +831,9 @@ class Pool:
         return self._table.footprint(digest).concurrency
 
     def _sharing(self) -> list[Instance]:
-        """The instances of the current version that have calls and may get others, the busiest
-        longest first. One that is above the maximum, or in the place of the prepared version, gets
-        none, so that its last call ends.
+        """The instances of the current version that run invocations and have room for more, those
+        busy for longest first. Excludes instances above the maximum or in the place of the prepared
+        version, so that they come to an end.
         """
         assert self.current is not None
         each = self._concurrency(self.current)
@@ -842,7 +845,7 @@ class Pool:
         ]
 
     def _yielding(self) -> int:
-        """How many instances that calls share have to come to their end."""
+        """How many shared instances have to end."""
         above = self.places.live - self.limits.max_instances
         if self.places.waiting:
             above = max(above, int(self._yields_place()))
@@ -852,17 +855,17 @@ class Pool:
         return int(not begun and self._missing_prepared(self.prepared) > 0)
 
     def _serve_room(self, now: float) -> list[Action]:
-        """Serves the queue if there is room for another call beside others."""
+        """Serves the queue if a shared instance has room."""
         if not self._is_shared or not self.queue or self._with_room() is None:
             return []
         return self._serve_queue(now)
 
     def _with_room(self) -> Instance | None:
-        """An instance of the current version that has calls and takes another one."""
+        """A shared instance of the current version with room for another invocation."""
         return next(iter(self._sharing()), None)
 
     def _room(self) -> int:
-        """How many more calls the instances that have some would take."""
+        """How many more invocations the shared instances can take."""
         each = self._concurrency(self.current or "")
         return sum(each - len(one.holders) for one in self._sharing())
 
@@ -871,7 +874,7 @@ class Pool:
         return self.queue.retry_after_s(calls, waited_s)
 
     def _unpark(self, instance: Instance, now: float) -> list[Action]:
-        if not instance.is_to_park:  # else why it was started is why there was none
+        if not instance.is_to_park:  # otherwise its reason is that none was parked
             instance.reason = self._history.reason_for(instance.digest, others_ready=False)
         instance.ready_at, instance.is_fresh = now, True
         self._set_worth(instance)
@@ -906,7 +909,7 @@ class Pool:
         return actions
 
     def _set_footprint(self, digest: str, footprint: Footprint | None) -> None:
-        """Notes what instances of this version need; forgets versions that have none."""
+        """Sets the footprint of this version; forgets versions that have no instance."""
         self._table.retain_footprints(self.current, self.prepared, self.previous)
         if footprint is not None:
             self._table.set_footprint(digest, footprint)
@@ -915,20 +918,20 @@ class Pool:
         return digest in (self.current, self.prepared)
 
     def _is_unwanted(self, instance: Instance) -> bool:
-        """Whether it is idle, or will be, for a version that needs no idle instance."""
+        """Whether the instance is idle, or will be, for a version that needs no idle instance."""
         if instance.state in (PARKED, RECYCLING):
             return not self._wanted(instance.digest) and instance.digest != self.previous
         return instance.state in (WARMING, READY) and not self._wanted(instance.digest)
 
     def _may_keep_previous(self, instance: Instance) -> bool:
-        """Whether it is of the previous version and takes no place that is needed."""
+        """Whether the instance is of the previous version and takes no place that is needed."""
         full = self.places.used >= self.limits.max_instances
         in_the_way = self._is_surplus(instance) or (self.queue and full)
         return instance.digest == self.previous and not in_the_way
 
     def _is_surplus(self, instance: Instance) -> bool:
-        """Whether this idle instance is one too many: above the maximum, or in a place that another
-        version needs.
+        """Whether this idle instance is surplus: above the maximum, or in the place of another
+        version.
         """
         if self.places.live > self.limits.max_instances:
             return True
@@ -939,12 +942,14 @@ class Pool:
         return self._missing_prepared(self.prepared) > 0
 
     def _yields_place(self) -> bool:
-        """Whether an instance makes way for a call of another version, which has its own pool."""
+        """Whether an instance must yield to an invocation of another version, in another pool."""
         return self.places.must_yield(self, self.queue.first.since if self.queue else None)
 
     def _must_yield(self, instance: Instance) -> bool:
-        """As `_is_surplus`, though calls may wait for it: so only the first makes way for the
-        prepared version, and the rest serve the queue until an instance of that is ready."""
+        """Like `_is_surplus`, but invocations may wait for the instance: so only the first one
+        yields to the prepared version, and the rest serve the queue until an instance of that is
+        ready.
+        """
         above = self.places.live > self.limits.max_instances
         if self.places.waiting and self._yields_place():
             return True

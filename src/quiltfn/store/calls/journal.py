@@ -1,11 +1,11 @@
-"""The journal writes a record of every call before it runs, and again before it is answered.
+"""The journal writes a record of every invocation before its start and again before its response.
 
-Each costs one `write` to the spool. Group commits move the records into the database later.
+Each record costs one `write` to the spool. Group commits move records into the database later.
 
 There are two spool segments. One takes new records, the other is being committed or is empty:
     write → pending, segment A  ──swap──▶  committing, one transaction, synced  ──▶  A emptied
-A record leaves its segment only after the transaction with it was synced, and committing it twice
-changes nothing. So a kill between any two steps neither loses nor doubles a record.
+A record leaves its segment only after its transaction was synced, and committing it twice has no
+effect. So a kill between any two steps neither loses nor duplicates a record.
 
 An idle journal does nothing: the first record after a commit sets the timer of the next one.
 """
@@ -40,24 +40,24 @@ from quiltfn.store.files.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.files.disk_reserve import REFUSED, DiskFull
 from quiltfn.store.fleet.nodes import Boot
 
-# With the commit itself a record is on disk within 50 ms.
+# Together with the commit itself, a record is on disk within 50 ms.
 COMMIT_AFTER_S = 0.04
 RETRY_AFTER_S = 1.0
-# The segment grows while commits fail. Beyond this size new calls are refused; ends are written.
-# A disk that did not take the beginning of a call is tried again after so long.
+# The segment grows while commits fail. Beyond SEGMENT_MAX_BYTES new invocations are refused; ends
+# are still written. After the disk refused a start, the next attempt waits TRIED_AGAIN_S.
 TRIED_AGAIN_S = 1.0
 SEGMENT_MAX_BYTES = 64 * 1024 * 1024
-# Beyond this, calls wait for the commit before they are answered.
+# Beyond this, responses wait for the commit.
 WAITING_MAX_BYTES = 16 * 1024 * 1024
 # Beyond this the next commit starts at once, because large output would fill the segment.
 COMMIT_AT_BYTES = 4 * 1024 * 1024
 
 
 class SpoolJournal:
-    """The records of calls. A record that was written survives `kill -9` of the server. `start` it,
-    and `aclose` it.
+    """The records of invocations. A written record survives `kill -9` of the server. Call `start`
+    first and `aclose` last.
 
-    `is_strict`: it survives a power cut too, since a call is answered only after `synced`.
+    `is_strict`: records also survive a power cut, since responses wait for `synced`.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SpoolJournal:
         retry_after_s: float = RETRY_AFTER_S,
         is_strict: bool = False,
     ) -> None:
-        """`data_dir`: where its spool is. Servers that share a database have one each."""
+        """`data_dir`: has the spool. Servers that share a database have one each."""
         self.is_strict = is_strict
         self._database = database
         self._is_beside = data_dir == database.directory.path
@@ -87,18 +87,18 @@ class SpoolJournal:
         self._written, self._kept = (
             0,
             0,
-        )  # The number of writes so far, and of those that are committed.
+        )  # The number of writes so far, and how many of them are committed.
         self._taken = 0  # _written at the time of the last swap.
         self._failure: StoreUnavailable | None = None
-        self._refused_at = float("-inf")  # When the disk did not take the beginning of a call.
-        # What a commit added to the statistics of calls.
+        self._refused_at = float("-inf")  # when the disk last refused a start
+        # Emitted with the statistics that a commit added.
         self.on_counted: Signal[Sums] = Signal()
-        self._left_to_do: Work[Sums] | None = None  # What the start could not do on a full disk.
-        self._is_recovered = asyncio.Event()  # It was done.
+        self._left_to_do: Work[Sums] | None = None  # deferred by a start on a full disk
+        self._is_recovered = asyncio.Event()  # set once `_left_to_do` is stored
         self._boot: Boot
 
     async def start(self) -> None:
-        """Stores what the last server left in the spool and ends its calls as interrupted.
+        """Stores the last server's records from the spool and ends its invocations as interrupted.
 
         Raises `StoreBroken` if a segment is damaged or another server uses it, and
         `StoreUnavailable`.
@@ -122,7 +122,7 @@ class SpoolJournal:
 
             def work(connection: Connection) -> Sums:
                 kept = list(left.values())
-                if not boot.is_alone:  # Others may have ended some of it in our place.
+                if not boot.is_alone:  # Other servers may have ended some of it.
                     kept = late.reopen(connection, left)
                 sums = records.upsert(connection, kept, boot.epoch - 1)
                 work_recovery.recover(connection, boot, start, is_spool_whole=is_whole)
@@ -144,8 +144,8 @@ class SpoolJournal:
     def _put_off(
         self, work: Work[Sums], left: dict[str, Invocation], now: int, error: DiskFull
     ) -> None:
-        """On a full disk the server starts all the same. What the last one left stays in the
-        segments and is shown from memory. New calls are refused until it is stored.
+        """Lets the server start on a full disk: keeps the last server's records in the segments,
+        shows them from memory, and refuses new invocations until they are stored.
         """
         self._left_to_do = work
         self._committing = {one: records.interrupted(record, now) for one, record in left.items()}
@@ -154,21 +154,21 @@ class SpoolJournal:
         self._timer = self._loop.call_later(self._retry_after_s, self._commit_now)
 
     async def recovered(self) -> bool:
-        """Waits until what the last server left is stored, which a start puts off on a full disk;
-        returns whether it was put off.
+        """Waits until the last server's records are stored; returns whether a full disk had
+        deferred that.
         """
         was_put_off = not self._is_recovered.is_set()
         await self._is_recovered.wait()
         return was_put_off
 
     async def aclose(self) -> None:
-        """Commits what is left. If that raises `StoreUnavailable`, the spool still has it and the
-        next start stores it.
+        """Commits the remaining records. If that raises `StoreUnavailable`, they stay in the spool
+        and the next start stores them.
         """
         try:
             await self.synced()
         finally:
-            if self._commit is not None:  # It may still be emptying a segment.
+            if self._commit is not None:  # it may still be emptying a segment
                 await asyncio.wait([self._commit])
             if self._timer is not None:
                 self._timer.cancel()
@@ -176,20 +176,20 @@ class SpoolJournal:
 
     @property
     def problem(self) -> str | None:
-        """Why the last write to the database failed, of records or anything else; None if it did
-        not.
+        """Why the last write to the database failed, of records or anything else; None if it
+        succeeded.
         """
         return str(self._failure) if self._failure else self._database.problem
 
     def stalled_s(self) -> float:
-        """For how many seconds the event loop has been waiting in a write to the disk; 0 if it is
+        """For how many seconds the event loop has been blocked in a write to the disk; 0 if it is
         not. Called from another thread.
         """
         began = [one.writing_since for one in (self._spool, self._other) if one.writing_since]
         return monotonic() - min(began) if began else 0.0
 
     def opened(self, record: Invocation) -> None:
-        """Writes that a handler gets the call next. Raises `StoreUnavailable`: refuse the call."""
+        """Writes that an invocation starts. Raises `StoreUnavailable`: refuse the invocation."""
         if self._lacks_room:
             raise DiskFull(REFUSED)
         if self._database.directory.problem is not None:
@@ -205,7 +205,7 @@ class SpoolJournal:
 
     @property
     def refuses(self) -> bool:
-        """Whether `opened` would refuse a call at the moment, as far as is known."""
+        """Whether `opened` would probably refuse an invocation now."""
         is_unwritable = monotonic() - self._refused_at < TRIED_AGAIN_S
         return is_unwritable or self._lacks_room or self.is_behind
 
@@ -215,12 +215,12 @@ class SpoolJournal:
 
     @property
     def is_behind(self) -> bool:
-        """Whether so much waits to be stored that nothing is to be written that can be left out."""
+        """Whether the unstored records are so large that optional writes should be left out."""
         return self._spool.size > SEGMENT_MAX_BYTES
 
     def closed(self, record: Invocation) -> None:
-        # In any case: the call has run, and the database may still take its end.
-        """Writes the end of the call. Raises `StoreUnavailable` if that failed."""
+        # Never refused: the invocation has run, and the database may still accept its end.
+        """Writes the end of the invocation. Raises `StoreUnavailable` if that failed."""
         self._remember(record)
         if self._database.directory.problem is not None:
             self._check_directory()
@@ -228,11 +228,11 @@ class SpoolJournal:
             self._append_end(record)
         except OSError as error:
             raise unwritable(error) from error
-        if self._spool.size > COMMIT_AT_BYTES:  # This end may have done it.
+        if self._spool.size > COMMIT_AT_BYTES:  # possibly due to this end
             self._commit_in_time()
 
     def _append_end(self, record: Invocation) -> None:
-        """Writes an end, on a full disk with the help of the reserve."""
+        """Writes an end; on a full disk, releases the reserve for it."""
         try:
             self._spool.append(record)
         except OSError:
@@ -241,7 +241,8 @@ class SpoolJournal:
             self._spool.append(record)
 
     def amended(self, record: Invocation) -> None:
-        """Replaces the record that `closed` has just written, for example by how long that took.
+        """Replaces the record that `closed` has just written, for example to add how long the write
+        took.
 
         It costs no write and never fails. `kill -9` before the next group commit may undo it.
         """
@@ -249,7 +250,7 @@ class SpoolJournal:
             self._pending[record.invocation_id] = record
 
     async def drain(self) -> None:
-        """Waits while too much is to be committed; returns at once if commits fail."""
+        """Waits while too much is uncommitted; returns at once if commits fail."""
         while self._spool.size > WAITING_MAX_BYTES and self._failure is None:
             await asyncio.shield(self._commit_now())
 
@@ -262,8 +263,8 @@ class SpoolJournal:
                 raise StoreUnavailable(str(self._failure))
 
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
-        """One record, including what is not committed yet; where the journal is strict, an end is
-        committed first. Raises `StoreUnavailable` if that fails.
+        """One record, committed or not. If the journal is strict, commits an end first. Raises
+        `StoreUnavailable` if that fails.
         """
         fresh = await self._told_from_memory(invocation_id)
         if fresh is not None:
@@ -273,11 +274,11 @@ class SpoolJournal:
         )
 
     def is_unstored(self, invocation_id: str) -> bool:
-        """Whether this server knows something of the call that is not committed yet."""
+        """Whether this server has an uncommitted record of the invocation."""
         return self._unstored(invocation_id) is not None
 
     def uncounted(self) -> Uncounted | None:
-        """What the counters in the database do not have yet; None while a commit is under way."""
+        """The counters that the database lacks; None while a commit is under way."""
         if self._committing:
             return None
         counters: defaultdict[str, FunctionCounters] = defaultdict(FunctionCounters)
@@ -287,14 +288,14 @@ class SpoolJournal:
         return Uncounted(commits=self._kept, counters=counters)
 
     def _unstored(self, invocation_id: str) -> Invocation | None:
-        """The record as it will be stored, if it has not been."""
+        """The uncommitted record, as it will be stored; None if there is none."""
         fresh = self._pending.get(invocation_id) or self._committing.get(invocation_id)
         return None if fresh is None else fresh.after_attempt()
 
     async def _told_from_memory(self, invocation_id: str) -> Invocation | None:
-        """The record as it will be stored. None where the database is to be asked: it has been, or
-        it is an end that has to be stored before anybody is told of it; and what is stored then may
-        be another one's.
+        """The uncommitted record, as it will be stored. None means: read the database. The record
+        is stored, or it is an end that must be stored before it is visible; another node's end may
+        then have replaced it.
         """
         fresh = self._unstored(invocation_id)
         if fresh is not None and self._counts_once_stored(fresh) and self._left_to_do is None:
@@ -303,21 +304,22 @@ class SpoolJournal:
         return fresh
 
     def _counts_once_stored(self, record: Invocation) -> bool:
-        """Whether it is an end that its caller waits for, too, or one that another node may put its
-        own in the place of: it takes accepted work over from a node that stores nothing.
+        """Whether the record may be shown only once it is stored: an end of a strict journal, or
+        one that another node may replace, since nodes take over asynchronous invocations of a node
+        that stores nothing.
         """
         is_replaceable = record.outcome is not None and not self._boot.is_alone
         return record.status in FINAL and (self.is_strict or is_replaceable)
 
     def _told_in_lists(self) -> Iterator[Invocation]:
-        """The records that are not stored, as they will be, but for what counts once it is."""
+        """The uncommitted records as they will be stored, except those to be hidden until then."""
         for record in (*self._committing.values(), *self._pending.values()):
             fresh = record.after_attempt()
             if not self._counts_once_stored(fresh):
                 yield fresh
 
     async def outline(self, function_id: str, invocation_id: str) -> Outline | None:
-        """As `get`, one record without its output, and how long that is."""
+        """Like `get`, but without the output; includes its length."""
         fresh = await self._told_from_memory(invocation_id)
         if fresh is None:
             return await self._database.read(
@@ -331,8 +333,8 @@ class SpoolJournal:
     async def read_output(
         self, function_id: str, invocation_id: str, stream: str, start: int, size: int
     ) -> bytes:
-        """A part of the output of one call; the rest of it is not loaded. Less than was asked for,
-        or nothing, where there is no more.
+        """A part of the output of one invocation; the rest is not loaded. Shorter than requested,
+        or empty, at the end of the output.
         """
         fresh = self._unstored(invocation_id)
         if fresh is None:
@@ -347,13 +349,12 @@ class SpoolJournal:
         return kept[start : start + size]
 
     async def query(self, query: InvocationQuery) -> Page[Invocation]:
-        """Records, newest first. A page may have fewer than `limit`, or none, and a cursor all the
-        same, where few of very many match. Raises `Unprocessable` for an invalid cursor.
+        """Records, newest first. If few of very many match, a page may have fewer than `limit`, or
+        none, and still have a cursor. Raises `Unprocessable` for an invalid cursor.
         """
         before = from_cursor(query.cursor, AFTER_EVERY_ID)
-        # First the records in memory, then the database: a record that is committed in between is
-        # in both, and none is in neither. A record in memory replaces its row, even if only the
-        # row would match.
+        # Read memory first, then the database: a record that is committed in between is in both,
+        # and none is missed. A record in memory replaces its row, even if only the row would match.
         fresh = {
             record.invocation_id: record
             for record in self._told_in_lists()
@@ -375,8 +376,8 @@ class SpoolJournal:
         return Page(items, to_cursor(last) if last else None)
 
     async def children(self, tenant_id: str, invocation_id: str, most: int) -> Sequence[Invocation]:
-        """The newest `most` calls that a call of the tenant has caused, oldest first, without their
-        output.
+        """The newest `most` invocations that an invocation of the tenant has caused, oldest first,
+        without their output.
         """
         fresh = {
             one.invocation_id: without_output(one)
@@ -390,7 +391,7 @@ class SpoolJournal:
         return sorted(found.values(), key=lambda record: record.invocation_id)[-most:]
 
     async def function_of(self, tenant_id: str, invocation_id: str) -> str | None:
-        """The id of the function that a call of the tenant is of; None where either is gone."""
+        """The function id of an invocation of the tenant; None if either is gone."""
         fresh = self._unstored(invocation_id)
         if fresh is not None:
             return fresh.function_id if fresh.tenant_id == tenant_id else None
@@ -399,9 +400,9 @@ class SpoolJournal:
         )
 
     def _look_for_lost(self) -> bool:
-        """Whether the segments have all that the last server wrote; a notice says what they lack.
+        """Whether the segments have all that the last server wrote; adds a notice if they don't.
 
-        A directory that no server was in has nothing, wherever the node has written before.
+        False for a directory without an earlier server, whatever the node wrote elsewhere.
         """
         directory = self._directory
         is_whole = directory.note.word != ""
@@ -415,7 +416,7 @@ class SpoolJournal:
         return is_whole
 
     def _check_directory(self) -> None:
-        """Raises `StoreUnavailable` if the files were deleted: what is written would be lost."""
+        """Raises `StoreUnavailable` if the files were deleted: new records would be lost."""
         directory = self._database.directory
         if directory.problem is not None:
             directory.look()
@@ -425,13 +426,13 @@ class SpoolJournal:
     def _remember(self, record: Invocation) -> None:
         self._pending[record.invocation_id] = record
         self._written += 1
-        # Mostly the time of the next commit is set.
+        # Usually the next commit is scheduled already.
         if self._timer is None or self._spool.size > COMMIT_AT_BYTES:
             self._commit_in_time()
 
     def _commit_in_time(self) -> None:
-        """Schedules the next commit; at once if much is waiting."""
-        if self._commit is not None:  # At its end it schedules the next one.
+        """Schedules the next commit, or starts it if much is uncommitted."""
+        if self._commit is not None:  # it schedules the next one when it ends
             return
         if self._spool.size > COMMIT_AT_BYTES and self._failure is None:
             self._commit_now()
@@ -439,7 +440,7 @@ class SpoolJournal:
             self._timer = self._loop.call_later(self._commit_after_s, self._commit_now)
 
     def _commit_now(self) -> asyncio.Task[None]:
-        """The commit that is running, or a new one."""
+        """The running commit, or a new one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -448,7 +449,7 @@ class SpoolJournal:
         return self._commit
 
     async def _group_commit(self) -> None:
-        if not self._committing:  # After a failure the same batch is tried again.
+        if not self._committing:  # otherwise retries the same batch after a failure
             self._committing, self._pending = self._pending, {}
             self._spool, self._other = self._other, self._spool
             self._taken = self._written
@@ -458,7 +459,7 @@ class SpoolJournal:
         except (StoreUnavailable, OSError) as error:
             self._failure = StoreUnavailable(str(error))
         except Exception as error:
-            # A bug. The records stay and are tried again, and it is logged.
+            # A bug: logs it; the records stay and are retried.
             self._failure = StoreUnavailable("the records of calls cannot be stored")
             self._loop.call_exception_handler(
                 {"message": "group commit failed", "exception": error}
@@ -472,7 +473,7 @@ class SpoolJournal:
             self._commit_in_time()
 
     async def _store(self, batch: list[Invocation]) -> None:
-        """Moves the batch from the segment into the database."""
+        """Moves the batch from its segment into the database."""
         epoch = self._boot.epoch
         if self._left_to_do is not None:
             left_to_do = self._left_to_do
@@ -485,14 +486,14 @@ class SpoolJournal:
             self._tell(await self._database.write(work, self._other.clear, frees=True))
             self._left_to_do = None
             self._is_recovered.set()
-            if not self._pending:  # Otherwise the next commit empties it.
+            if not self._pending:  # otherwise the next commit empties it
                 self._spool.clear()
             return
         try:
             sums = await self._database.write(
                 lambda connection: records.upsert_new(connection, batch, epoch),
                 self._other.clear,
-                frees=True,  # The segment.
+                frees=True,  # the segment
             )
         except records.NotAllNew:
             sums = await self._database.write(

@@ -1,8 +1,8 @@
-"""The queue of accepted work, in the database.
+"""The queue of asynchronous invocations, in the database.
 
     accept ──▶ waits (epoch 0) ──claim──▶ claimed ──the journal stores the end──▶ gone, or waits
                  ├──cancel, too old──▶ gone   └──release, a start (`work_recovery.py`)──▶ waits
-What many callers give at the same time is accepted in one transaction.
+Simultaneous requests of many callers are accepted in one transaction.
 """
 
 import asyncio
@@ -65,10 +65,10 @@ from quiltfn.store.functions.policies import policy_of
 from quiltfn.store.tenants import usage
 
 MACHINE_BOOT = Path("/proc/sys/kernel/random/boot_id")
-# One transaction accepts so much, and one claim takes so much into memory.
+# The maximum of one transaction that accepts, and of one claim, which is held in memory.
 ACCEPTED_AT_ONCE, AT_ONCE_MAX_BYTES = 500, CLAIM_MAX_BYTES
 ENDED_AT_ONCE = 200
-# Functions whose work one read counts, which keeps other readers waiting.
+# The number of functions per read: a longer read would delay other readers.
 COUNTED_AT_ONCE = 100
 RETRY_AFTER_S = 5
 CANCELLED = Cancelled("request_before_start")
@@ -80,11 +80,11 @@ Refusal = QuiltfnError | None
 
 
 class SqlWork:
-    """The queue of accepted work, for any number of servers. Raises `StoreUnavailable`. `bound`:
-    the bytes of inputs.
+    """The queue of asynchronous invocations, for any number of servers. Raises `StoreUnavailable`.
+    `bound`: of inputs, in bytes.
 
-    The end of an attempt is not written here: it is the record that `Journal.closed` gets, whose
-    `outcome` is carried out in the transaction that stores the record.
+    It does not write the end of an attempt: `Journal.closed` gets that record and applies its
+    `outcome` in the transaction that stores it.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class SqlWork:
     async def accept(self, accepted: AcceptedWork) -> None:
         """Stores the record, its input and its place in the queue: on disk when this returns.
 
-        Calls that come at the same time share one transaction. Raises `CapacityFull` if as many
-        wait as may, or if inputs of the tenant or of all take too much, and `NotFound` if the
-        function was deleted. Storing the same id again changes nothing.
+        Simultaneous requests share one transaction. Raises `CapacityFull` if the queue is full, or
+        if inputs of the tenant or of all tenants are too large, and `NotFound` if the function was
+        deleted. Storing the same id again has no effect.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[None] = loop.create_future()
@@ -110,7 +110,7 @@ class SqlWork:
         await answer
 
     async def _accept_arrived(self) -> None:
-        """Accepts what has come, and what comes meanwhile."""
+        """Accepts all pending requests, including those that arrive meanwhile."""
         try:
             while self._arrived:
                 some, size = [], 0
@@ -125,8 +125,8 @@ class SqlWork:
             self._accepting = None
 
     async def _accept_some(self, some: list[tuple[AcceptedWork, asyncio.Future[None]]]) -> None:
-        """Accepts all of them in one transaction. Where that fails because of one, which is no
-        reason to refuse the others, it accepts each half by itself.
+        """Accepts all of them in one transaction. If that fails, accepts each half by itself, so
+        that one bad request does not refuse the others.
         """
         accepted = [one for one, _ in some]
         replies: Sequence[Exception | None]
@@ -150,7 +150,7 @@ class SqlWork:
                 answer.set_exception(refusal)
 
     def accept_in(self, connection: Connection, given: Sequence[AcceptedWork]) -> list[Refusal]:
-        """Accepts work in a transaction of the caller's. Returns for each piece why it was refused
+        """Accepts work in the caller's transaction. Returns for each item why it was refused
         (`CapacityFull` or `NotFound`), or None.
         """
         ids = tables.as_json([one.record.invocation_id for one in given])
@@ -174,7 +174,7 @@ class SqlWork:
         return refusals
 
     async def load(self) -> Sequence[FunctionQueue]:
-        """Every function that has work waiting. Called at the start."""
+        """Lists the functions with waiting work. Called at the start."""
         function, count = tables.function.c, tables.work_count.c
         counted = select(count.function_id, function.tenant_id, count.number).where(
             count.function_id == function.id, count.number > 0
@@ -199,7 +199,7 @@ class SqlWork:
         return await self._database.read(read)
 
     async def due(self) -> Sequence[DueWork]:
-        """Every function that has work waiting, and when the first of it is due: one query."""
+        """Lists the functions with waiting work and their earliest due times, in one query."""
 
         def read(connection: Connection) -> list[DueWork]:
             rows = run(connection, "due_work").mappings()
@@ -208,7 +208,7 @@ class SqlWork:
         return await self._database.poll(read)
 
     async def over(self, invocation_ids: Collection[str]) -> Collection[str]:
-        """Those of the ids whose calls are over."""
+        """Those of the ids whose invocations are over."""
         record = tables.invocation.c
         query = select(record.invocation_id).where(
             record.invocation_id.in_(invocation_ids),
@@ -219,8 +219,8 @@ class SqlWork:
         )
 
     async def check_key(self) -> None:
-        """Raises `Unprocessable` if the work that functions have waiting cannot be decrypted. Of
-        each it looks at the first; one that is missed becomes a dead letter when it is claimed.
+        """Raises `Unprocessable` if waiting work cannot be decrypted. Checks the first item of each
+        function; an undecryptable later one becomes a dead letter when it is claimed.
         """
         given = tables.input_table
 
@@ -238,17 +238,16 @@ class SqlWork:
             read_input(row, self._cipher)
 
     async def claim(self, function_id: str, limit: int, now_ms: int, *, is_begun: bool) -> Claim:
-        """Makes up to `limit` due pieces of work this node's, oldest first: on disk when this
-        returns. No other server gets them. Work that is too old, or whose input cannot be
-        decrypted, is ended instead: its record gets the status `error`, and it becomes a dead
-        letter.
+        """Claims up to `limit` due items for this node, oldest first: on disk when this returns. No
+        other server gets them. Items that are too old or cannot be decrypted are ended instead:
+        their records get the status `error`, and they become dead letters.
 
-        `is_begun`: where the server ends before the journal has the attempt, the attempt counts as
-        interrupted all the same. Otherwise the work waits again after the next start, unless the
-        machine itself was started anew in between, for then the journal may have lost the attempt.
+        `is_begun`: if the server ends before the journal has the attempt, the attempt still counts
+        as interrupted. Otherwise the work waits again after the next start, unless the machine
+        itself restarted in between: then the journal may have lost the attempt.
         """
         ended: list[Invocation] = []
-        while True:  # As long as there is nothing but old work.
+        while True:  # as long as all of it is too old
             some = await self._database.write(
                 lambda connection: self._claim_some(
                     connection, function_id, limit, now_ms, is_begun
@@ -288,8 +287,8 @@ class SqlWork:
     def _read_claimed(
         self, connection: Connection, rows: Sequence[Any], now_ms: int
     ) -> tuple[list[ClaimedWork], list[Invocation]]:
-        """The work, and records of what cannot be run because its input cannot be decrypted: as a
-        dead letter it waits for the key.
+        """The work, and records of items that cannot run because their inputs cannot be decrypted:
+        as dead letters they wait for the key.
         """
         if not rows:
             return [], []
@@ -331,7 +330,7 @@ class SqlWork:
         return self._end(connection, ended)
 
     def _end(self, connection: Connection, ended: list[Invocation]) -> list[Invocation]:
-        """Stores ends of work that was not begun."""
+        """Stores ends of work that was not started."""
         if ended:
             records.write(connection, ended, self._database.boot.epoch)
             records.add_counters(connection, ended)
@@ -340,16 +339,16 @@ class SqlWork:
         return ended
 
     async def release(self, invocation_ids: Sequence[str], due_at_ms: int | None = None) -> None:
-        """Puts claimed work back that was not begun; the attempt does not count. `due_at_ms`: when
-        it is due now; None: as before.
+        """Releases claimed work that was not started; the attempt does not count. `due_at_ms`: the
+        new due time; None: keeps the old one.
         """
         if invocation_ids:
             await self._database.write(lambda c: self._release(c, invocation_ids, due_at_ms))
 
     async def release_others(self, function_id: str, known: Collection[str]) -> int | None:
-        """Puts back what this server has claimed of the function since its start, but for the
-        `known` ids: after a claim or a release of which the store did not say whether it was made.
-        Returns when the first of what waits is due, in Unix milliseconds; None: nothing waits.
+        """Releases what this server has claimed of the function since its start, except `known`
+        ids: after a claim or a release whose outcome the store left unknown. Returns when the first
+        waiting item is due, in Unix milliseconds; None: nothing waits.
         """
         boot = self._database.boot
         mine = {"function_id": function_id, "node": boot.node_id, "epoch": boot.epoch}
@@ -374,7 +373,7 @@ class SqlWork:
         changes.tell(connection, changes.Notice.WORK)
 
     async def cancel(self, function_id: str, invocation_id: str, now: int) -> Invocation | None:
-        """Ends work that waits; returns its record, `cancelled`. None where none such waits."""
+        """Ends waiting work; returns its record, `cancelled`. None if no such work waits."""
         this = (work.invocation_id == invocation_id, work.function_id == function_id)
         waits = select(work.invocation_id).where(*this, work.epoch == 0)
 
@@ -389,20 +388,20 @@ class SqlWork:
         return await self._database.write(write, frees=True)
 
     async def claimed_by(self, invocation_id: str) -> str | None:
-        """The node that has claimed this work; None where nobody has, or where it is over."""
+        """The node that has claimed this work; None if no node has, or if it is over."""
         claimed = work.invocation_id == invocation_id, work.epoch > 0
         query = select(work.node_id).where(*claimed)
         return await self._database.read(lambda c: c.execute(query).scalar_one_or_none())
 
     async def counts(self, function_id: str, now_ms: int) -> QueueCounts:
-        """How much work the function has, by what it waits for."""
+        """How much work the function has, by its state."""
         found = await self._database.read(lambda c: _counts(c, [function_id], now_ms))
         return found.get(function_id, QueueCounts())
 
     async def queues(
         self, of: TenantFunctions, limit: int, cursor: str | None, now_ms: int
     ) -> Page[tuple[str, QueueCounts]]:
-        """Likewise of each function that has some, or dead letters, by their ids. Raises
+        """Like `counts`, for each function that has work or dead letters, by id. Raises
         `Unprocessable` for an invalid cursor.
         """
         key, count = tables.function.c.id, tables.work_count.c
@@ -422,11 +421,11 @@ class SqlWork:
         for at in range(0, len(ids), COUNTED_AT_ONCE):
             some = ids[at : at + COUNTED_AT_ONCE]
             counts = await self._database.read(partial(_counts, function_ids=some, now_ms=now_ms))
-            items += [(one, counts[one]) for one in some if one in counts]  # it may be deleted
+            items += [(one, counts[one]) for one in some if one in counts]  # some may be deleted
         return Page(items, to_cursor(ids[-1]) if len(found) > limit else None)
 
     async def attempts(self, invocation_id: str) -> Sequence[Attempt]:
-        """The attempts at accepted work that are over, first to last."""
+        """The completed attempts of an asynchronous invocation, first to last."""
         rows = select(tables.attempt).where(tables.attempt.c.invocation_id == invocation_id)
         rows = rows.order_by(tables.attempt.c.attempt)
         return await self._database.read(
@@ -436,14 +435,14 @@ class SqlWork:
         )
 
     async def input(self, invocation_id: str) -> Input | None:
-        """What the caller gave, where it was kept. Raises `Unprocessable` where it is encrypted and
-        the key is another.
+        """The caller's input, if it was stored. Raises `Unprocessable` if it was encrypted with
+        another key.
         """
         return await self._input(invocation_id)
 
     async def input_variables(self, invocation_id: str) -> Sequence[str] | None:
-        """The names of the variables that the caller gave; none where they are encrypted with
-        another key, and None where the input is not kept.
+        """The names of the caller's variables; none if they are encrypted with another key, and
+        None if the input is not stored.
         """
         table = tables.input_table.c
         columns = (table.invocation_id, table.environment, table.is_encrypted)
@@ -455,7 +454,7 @@ class SqlWork:
             return ()
 
     async def dead_input(self, function_id: str, invocation_id: str) -> Input | None:
-        """Likewise, if the call is a dead letter of the function; else None."""
+        """Like `input`, if the invocation is a dead letter of the function; else None."""
         this = (
             dead_letter.invocation_id == invocation_id,
             dead_letter.function_id == function_id,
@@ -472,7 +471,7 @@ class SqlWork:
         return None if row is None else read_input(row, self._cipher)
 
     async def keep_input(self, record: Invocation, kept: Input) -> None:
-        """Keeps the input of a call that was no accepted work."""
+        """Stores the input of a synchronous invocation."""
         values = input_row(record, kept, self._cipher)
 
         def write(connection: Connection) -> None:
@@ -485,7 +484,7 @@ class SqlWork:
     async def dead_letters(
         self, of: str | TenantFunctions, limit: int, cursor: str | None
     ) -> Page[DeadLetter]:
-        """The dead letters of the function with the id, or of several, newest first."""
+        """The dead letters of one function, or of several, newest first."""
         call, attempt = tables.invocation.c, tables.attempt.c
         made = select(func.count()).where(attempt.invocation_id == dead_letter.invocation_id)
         query = (
@@ -514,9 +513,9 @@ class SqlWork:
     async def redrive(
         self, function_id: str, again: Sequence[tuple[str, AcceptedWork]]
     ) -> Sequence[str]:
-        """Takes dead letters away and accepts each one's work again under a new id, in one
-        transaction. Pairs of the dead letter's id and its new work. Returns the new ids; a dead
-        letter that is gone by then is skipped.
+        """Removes dead letters and accepts the work of each again under a new id, in one
+        transaction. Takes pairs of a dead letter's id and its new work. Returns the new ids; skips
+        dead letters that are gone.
         """
 
         def write(connection: Connection) -> list[str]:
@@ -530,7 +529,7 @@ class SqlWork:
         return await self._database.write(write)
 
     async def drop_dead_letter(self, function_id: str, invocation_id: str) -> bool:
-        """Takes one away; its record stays. Returns whether it was there."""
+        """Removes a dead letter, but not its record. Returns whether it existed."""
 
         def write(connection: Connection) -> bool:
             was_there = _take(connection, function_id, invocation_id)
@@ -542,7 +541,7 @@ class SqlWork:
 
 
 class _Room:
-    """How much more work may be accepted in a transaction."""
+    """How much more work one transaction may accept."""
 
     def __init__(self, connection: Connection, bound: StorageLimit, old: OldInputs) -> None:
         self._connection, self._bound, self._old = connection, bound, old
@@ -551,13 +550,13 @@ class _Room:
         self._all = usage.of_all(connection, usage.INPUT)
 
     def take(self, work: AcceptedWork) -> Refusal:
-        """Why it is refused; else it counts from now on."""
+        """Why the work is refused; None counts it as accepted."""
         function_id, tenant_id = work.record.function_id, work.record.tenant_id
         waiting = self._waiting_of(function_id)
         if waiting is None:
             return NotFound("the function was deleted")
         if work.input.version is not None:
-            try:  # A removal that comes later sees the input, and leaves its version.
+            try:  # A later removal sees the input and leaves its version.
                 check_there(self._connection, function_id, work.input.version)
             except NotFound as error:
                 return error
@@ -575,7 +574,7 @@ class _Room:
         return refusal
 
     def fits(self, tenant_id: str, size: int) -> Refusal:
-        """Why an input of that size is refused, or None. Those of calls that are over make room."""
+        """Why an input of that size is refused, or None. Inputs of past invocations make room."""
         if tenant_id not in self._has:
             self._has[tenant_id] = usage.of_tenant(self._connection, usage.INPUT, tenant_id)
         too_much = self._has[tenant_id] + size - self._bound.tenant
@@ -592,7 +591,7 @@ class _Room:
         return None
 
     def _waiting_of(self, function_id: str) -> int | None:
-        """How many calls of the function wait; None: it is deleted."""
+        """How many invocations of the function wait; None: it is deleted."""
         if function_id not in self._waiting:
             self._waiting[function_id] = None
             if scalar(self._connection, "has_function", function_id) is not None:
@@ -625,7 +624,7 @@ def never_begun(
     now: int,
     event: CallEvent = CallEvent.ERROR,
 ) -> Invocation:
-    """The final record of queued work that is not begun any more."""
+    """The final record of queued work that will never start."""
     return replace(
         record,
         status=transition(NEXT, Status.QUEUED, event),
@@ -637,13 +636,13 @@ def never_begun(
 
 
 def machine_boot_id() -> str:
-    """Another one after each start of the machine's kernel."""
+    """An id that changes with each start of the machine's kernel."""
     return MACHINE_BOOT.read_text().strip()
 
 
 def _room_for(connection: Connection, function_id: str, limit: int) -> int:
-    """How many more of the function's may be claimed, at most `limit`, so that all servers together
-    keep to its `max_concurrency`: each knows only what runs on itself.
+    """How many more items of the function may be claimed, at most `limit`, so that all servers
+    together respect its `max_concurrency`: each server knows only its own invocations.
     """
     most = policy_of(connection, function_id).max_concurrency
     if most is None:
@@ -653,9 +652,9 @@ def _room_for(connection: Connection, function_id: str, limit: int) -> int:
 
 
 def counting(function_ids: Sequence[str], now_ms: int) -> Select[Any]:
-    """Selects what `QueueCounts` has, for each of some functions that is there."""
+    """Selects the fields of `QueueCounts` for each of the given functions that exists."""
     key = tables.function.c.id
-    nobody: ColumnElement[int] = literal_column("0")  # as the indices have it
+    nobody: ColumnElement[int] = literal_column("0")  # written as in the indices
     is_own, count = work.function_id == key, tables.work_count.c
     waits = (is_own, work.epoch == nobody)
 
@@ -689,11 +688,11 @@ def _counts(
 
 
 def scalar(connection: Connection, statement: str, function_id: str) -> Any:
-    """The one value that a statement about a function gives; None where it gives none."""
+    """The only value that a statement about a function returns; None without a row."""
     return run(connection, statement, (function_id,)).scalar()
 
 
 def _take(connection: Connection, function_id: str, invocation_id: str) -> bool:
-    """Removes a dead letter; returns whether it was there."""
+    """Removes a dead letter; returns whether it existed."""
     this = (dead_letter.invocation_id == invocation_id, dead_letter.function_id == function_id)
     return bool(connection.execute(delete(tables.dead_letter).where(*this)).rowcount)

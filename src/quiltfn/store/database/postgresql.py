@@ -1,16 +1,16 @@
 """A database in PostgreSQL, used by two threads: one writes and one reads.
 
-Transactions that write take turns: each takes a lock of its own in PostgreSQL first, as SQLite's
-writers do, and holds it until its commit. So what one has read stays as it is until its end, with
-any number of servers: counts and sums are added to what is there, the numbers of changes appear in
-their order, two starts do not get one epoch, and no two wait for each other in a circle. One server
-loses nothing by that, since it writes in one thread; several share the commits of one.
+Transactions that write take turns: each first takes a lock of quiltfn's own in PostgreSQL and holds
+it until its commit, as SQLite's writers do. So what a writer has read stays unchanged until it
+commits, with any number of servers: increments of counts and sums are safe, numbers of changes
+appear in order, two starts never get the same epoch, and writers cannot deadlock. A single server
+loses nothing, since it writes in one thread; several servers share commits.
 
-A server that shares its database stores nothing once others have taken its node over: each of its
-transactions looks at the node's epoch behind the lock.
+A server that shares its database stores nothing once other servers have taken its node over: each
+of its transactions checks the node's epoch once it has the lock.
 
-A server that is alone in its database holds another lock as long as its connection lasts, so that a
-second one does not start. Nodes of a fleet hold that lock together, and each one of its name.
+A server that is alone in its database holds another lock for as long as its connection lasts, so
+that no second server starts. Nodes of a fleet share that lock, and each also locks its name.
 """
 
 import asyncio
@@ -70,28 +70,28 @@ from quiltfn.store.functions.functions import SqlStore, opened
 
 T = TypeVar("T")
 
-OLDEST = 15  # PostgreSQL's version
-# Lists and the like are planned for what is asked: a tenant may have ten records or ten million.
+OLDEST = 15  # the oldest supported major version of PostgreSQL
+# Plans lists and the like for the actual parameters: a tenant may have ten records or ten million.
 READ = (
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan"
 )
-# In one message with the lock: what follows sees all that was committed before it.
+# Sent in one message with the lock: the transaction sees all that was committed before it.
 WRITE = (
     "BEGIN; SET LOCAL lock_timeout = {wait_ms}; "
     f"SELECT pg_advisory_xact_lock({NAMESPACE}, {WRITER}), pg_current_xact_id()::text"
 )
-# Of a server that shares its database. What follows the lock sees what was committed before it.
+# For servers that share a database. It follows the lock, so it sees all earlier commits.
 OWN_EPOCH = "SELECT epoch FROM node WHERE name = {name}"
 WRITE_FENCED = (
     f"{WRITE}; SET LOCAL synchronous_commit = off; SELECT pg_current_xact_id()::text, ({OWN_EPOCH})"
 )
-# The next writer has its turn before the disk and a standby have what this one did. The second
-# transaction writes some bytes into the log, so its commit waits for both, and what is before it is
-# there then too. Those of many servers wait together.
+# Writers release the lock before the disk and a standby have their commit. A second transaction
+# writes a few bytes into the log, so its commit waits for both, and all earlier commits are there
+# then too. The transactions of many servers share that wait.
 WAIT_FOR_DISK = "SELECT pg_logical_emit_message(true, 'quiltfn', '')"
 COMMIT_SHARED = f"COMMIT; {WAIT_FOR_DISK}"
-# Another one after a crash and on a standby that was promoted. There the numbers of transactions
-# are given again that had not reached the disk, or the standby.
+# These values change after a crash and on a promoted standby. There, PostgreSQL reuses numbers of
+# transactions that had not reached the disk or the standby.
 LIFE = "pg_postmaster_start_time()::text, (SELECT stats_reset::text FROM pg_stat_archiver)"
 WHAT_BECAME = (
     "SELECT CASE WHEN {number}::xid8 < pg_snapshot_xmax(pg_current_snapshot())"
@@ -99,8 +99,8 @@ WHAT_BECAME = (
 )
 FULL_CODE, LOCKED_CODE = "53100", "55P03"
 TRIES, LOOK_AGAIN_S = 3, 0.05
-# Who wants to read waits so long for those before, each of whom may take seconds to learn that
-# PostgreSQL does not answer.
+# A reader waits this long for earlier readers: each of them may need seconds to find out that
+# PostgreSQL does not respond.
 READ_WAIT_MAX_S = 10.0
 TABLE_WAIT_MS = 1000
 HELD = (
@@ -119,17 +119,17 @@ FENCED = "this node was taken over or started again elsewhere, and stores nothin
 
 
 def setting(connection: Connection, name: str) -> str:
-    """A setting of PostgreSQL's."""
+    """The value of a setting of PostgreSQL."""
     return str(run_alone(connection, f"SHOW {name}")[0][0])
 
 
 def note_life(connection: Connection) -> None:
-    """Notes with the connection which life of PostgreSQL it is of."""
+    """Stores on the connection which life of PostgreSQL it belongs to."""
     (connection.info[LIFE],) = run_alone(connection, f"SELECT {LIFE}")
 
 
 def check_usable(connection: Connection) -> None:
-    """Raises `StoreBroken` for a database that no store can be in."""
+    """Raises `StoreBroken` if the database cannot be used for a store."""
     version = int(setting(connection, "server_version_num")) // 10_000
     if version < OLDEST:
         raise StoreBroken(f"PostgreSQL {version} is too old: {OLDEST} or newer is needed.")
@@ -142,12 +142,12 @@ def check_usable(connection: Connection) -> None:
 
 
 class NotStored(Exception):
-    """The transaction surely had no effect, and may have another time."""
+    """The transaction had no effect for sure; a retry may succeed."""
 
 
 class PostgresDatabase:
-    """`Database` over PostgreSQL. A connection that has ended is made anew when it is needed next.
-    `open` either succeeds or leaves nothing open.
+    """`Database` over PostgreSQL. It replaces a lost connection at the next use. `open` either
+    succeeds or leaves nothing open.
     """
 
     def __init__(
@@ -159,18 +159,18 @@ class PostgresDatabase:
         node_id: str = "",
         fleet_id: str = "",
     ) -> None:
-        """`make`: makes another engine, as `engine` does. `directory`: where the spool of this
-        server is, and nothing else of the store. `fleet_id`: of the fleet that the server is a node
-        of; empty: of none.
+        """`make`: makes another engine, as `engine` does. `directory`: has this server's spool and
+        nothing else of the store. `fleet_id`: the fleet that the server is a node of; empty for
+        none.
         """
         self._engine, self._make, self._fleet_id = made, make, fleet_id
         self.directory, self.busy_timeout_s = directory, busy_timeout_s
         self._node_id, self._is_alone = node_id, False
         self._application = APPLICATION
         self.listens_with: Mapping[str, Any] = {}
-        self.timeline: PostgresTimeline  # of its connections; whoever makes them sets it
+        self.timeline: PostgresTimeline  # of its connections; set by the code that makes them
         self.problem: str | None = None
-        # For the spool. PostgreSQL's disk is its own.
+        # For the spool only: PostgreSQL's disk is its own.
         self.reserve = DiskReserve(directory.path)
         self.has_free_pages = False
         self._boot: Boot | None = None
@@ -197,7 +197,7 @@ class PostgresDatabase:
 
     @property
     def _is_shared(self) -> bool:
-        """Whether transactions are those of a server that shares its database."""
+        """Whether transactions belong to a server that shares its database."""
         return self._boot is not None and not self._is_alone
 
     async def aclose(self) -> None:
@@ -249,7 +249,7 @@ class PostgresDatabase:
         return await self._looked(work, self._by_itself)
 
     def quick_connection(self) -> QuickConnection:
-        """Another connection, for statements that must not wait behind records."""
+        """Opens another connection, for statements that must not wait behind records."""
         return QuickConnection(self._make(is_quick=True, application=self._application))
 
     async def clock(self) -> ClockReading | None:
@@ -270,7 +270,7 @@ class PostgresDatabase:
         await self.poll(work)
 
     def condition(self) -> tuple[bool, str]:
-        """As `SqlStore` says. PostgreSQL looks for damage itself, where it has checksums."""
+        """As `SqlStore` says. PostgreSQL itself finds damage if it has checksums enabled."""
         return True, "; ".join(self.directory.notices) or NOTHING_MISSING
 
     # Reading, in its thread ------------------------------------------------------------------
@@ -284,7 +284,7 @@ class PostgresDatabase:
             raise StoreUnavailable(NO_ANSWER)
         try:
             return self._look_once(work, within)
-        except NotStored:  # The connection had ended; a new one has another chance.
+        except NotStored:  # The connection was lost; retry with a new one.
             pass
         try:
             return self._look_once(work, within)
@@ -307,8 +307,8 @@ class PostgresDatabase:
         try:
             run_alone(reader, READ)
             found = work(reader)
-            # There is nothing to commit, so it cannot fail either. A ROLLBACK would do as well, but
-            # psycopg forgets all prepared statements at one, those of polls as well.
+            # With nothing to commit, COMMIT cannot fail. ROLLBACK would do as well, but psycopg
+            # then forgets all prepared statements, including those of polls.
             with contextlib.suppress(Exception):
                 run_alone(reader, "COMMIT")
         finally:
@@ -318,10 +318,10 @@ class PostgresDatabase:
 
     @staticmethod
     def _by_itself(reader: Connection, work: Work[T]) -> T:
-        """One message in place of three."""
+        """Sends one message in place of three."""
         try:
             return work(reader)
-        finally:  # There is nothing to commit, but SQLAlchemy believes that there is something.
+        finally:  # Nothing to commit, but SQLAlchemy does not know that.
             with contextlib.suppress(Exception):
                 reader.rollback()
 
@@ -339,7 +339,7 @@ class PostgresDatabase:
         return result
 
     def _perform(self, work: Work[T], deadline: float) -> T:
-        """Runs `work` until it is stored: again where it surely was not, and time is left."""
+        """Runs `work` until it is stored; retries while it surely was not and time is left."""
         problem: Exception | None = None
         for _ in range(TRIES):
             left = deadline - time.monotonic()
@@ -371,14 +371,14 @@ class PostgresDatabase:
                     transaction.rollback()
                 raise
         except (exc.DataError, psycopg.DataError) as error:
-            # Without what it is raised from, which has the value.
+            # Leave out the cause: it contains the value.
             raise Unstorable(reason_of(error)) from None
         except Exception as error:
             self._raise(error, writer)
         try:
             if self._is_shared:
                 run_alone(writer, COMMIT_SHARED)
-            transaction.commit()  # of which nothing may be left to do
+            transaction.commit()  # possibly a no-op
         except Exception as error:
             self._find_out(error, writer, number, life, deadline)
         return result
@@ -391,11 +391,11 @@ class PostgresDatabase:
         life: Sequence[str],
         deadline: float,
     ) -> None:
-        """After a commit that failed or was not answered: returns if all is stored, and raises as
-        `_raise` if nothing is.
+        """After a commit that failed or got no response: returns if everything is stored, and
+        raises as `_raise` does if nothing is.
         """
         fails_alone = not is_lost(writer)
-        if fails_alone:  # Else SQLAlchemy takes the transaction for one that goes on.
+        if fails_alone:  # Otherwise SQLAlchemy considers the transaction open.
             self._close("_writer")
         try:
             if self._was_committed(number, life, deadline):
@@ -406,8 +406,8 @@ class PostgresDatabase:
             raise
 
     def _begin(self, writer: Connection, wait_s: float) -> str:
-        """Begins a transaction that writes; returns its number. Raises `StoreUnavailable` where
-        others have taken the node over: they have ended what it had.
+        """Begins a transaction that writes; returns its number. Raises `StoreUnavailable` if other
+        servers have taken the node over: they have ended its work.
         """
         if not self._is_shared:
             return str(self._begin_in_turn(writer, WRITE, wait_s)[1])
@@ -420,7 +420,7 @@ class PostgresDatabase:
 
     @staticmethod
     def _begin_in_turn(writer: Connection, begin: str, wait_s: float, **names: str) -> Any:
-        """The row of `begin`, once no other writer has the lock. One that stands still loses it."""
+        """Returns the row of `begin` once it has the lock; a stuck holder of the lock loses it."""
         first_s = min(wait_s, STUCK_S + 0.2)
 
         def begun(most_s: float) -> Any:
@@ -438,7 +438,7 @@ class PostgresDatabase:
         return begun(wait_s - first_s)
 
     def _tell(self, writer: Connection) -> None:
-        """Tells other servers, if there may be some, what the transaction has for them."""
+        """Notifies other servers, if any, of the kinds of changes in the transaction."""
         kinds = sorted(writer.info.pop(TOLD, ()))
         if kinds and not self._is_alone:
             epoch = 0 if self._boot is None else self._boot.epoch
@@ -446,7 +446,7 @@ class PostgresDatabase:
             run_alone(writer, f"SELECT {notices}")
 
     def _served(self, deadline: float) -> Connection:
-        """The writer's connection; a new one takes the lock of servers before it is used."""
+        """The writer's connection; a new one first takes the server lock."""
         if is_lost(self._writer):
             self._close("_writer")
             made = self._connected()
@@ -462,9 +462,9 @@ class PostgresDatabase:
         return self._writer
 
     def _take_servers_lock(self, connection: Connection, deadline: float) -> None:
-        """Takes it as soon as it is free, and as a node that of its name. The connection that had
-        it last may need a moment to be noticed as gone or, where its machine is, some ten seconds.
-        Raises `StoreUnavailable`.
+        """Takes the server lock as soon as it is free, and a node also that of its name. PostgreSQL
+        may need a moment to notice that the last holder's connection is lost, or about ten seconds
+        if the holder's machine is down. Raises `StoreUnavailable`.
         """
         message = FLEET_SERVER if self._fleet_id else OTHER_SERVER
         while not try_servers_lock(connection, alone=self._is_alone):
@@ -478,17 +478,17 @@ class PostgresDatabase:
                 self.directory.keep_session(session_of(connection))
 
     def _end_left_session(self, connection: Connection) -> None:
-        """Ends the session that had the lock last of those that were made from this directory: its
-        connection is gone, but something on the way to PostgreSQL may keep it for ever.
+        """Ends the last session of this directory that had the lock: its server has ended, but
+        something on the way to PostgreSQL may keep the connection open for ever.
         """
         if self.directory.holds_lock:
             end_session(connection, self.directory.session())
 
     def _was_committed(self, number: str, life: Sequence[str], deadline: float) -> bool:
-        """What became of a transaction whose commit was not answered. Raises `NotStored` where it
-        surely has no effect, and `OutcomeUnknown` where nobody can tell before the deadline.
-        `life`: the one of PostgreSQL that it was made in. In another one it may have the number of
-        another transaction, and then it is lost itself; so only a commit may be either's.
+        """Finds out the outcome of a transaction whose commit got no response. Raises `NotStored`
+        if it has no effect for sure, and `OutcomeUnknown` if that is unknown at the deadline.
+        `life`: PostgreSQL's when the transaction was made. In another life its number may be that
+        of another transaction, while it was lost itself; so only a commit is ambiguous.
         """
         ask = WHAT_BECAME.format(number=f"'{number}'")
         while True:
@@ -509,7 +509,7 @@ class PostgresDatabase:
         raise NotStored("the connection to the database ended before the change was stored")
 
     def _told(self, question: str, deadline: float) -> Sequence[str]:
-        """The one row that a query gives outside of a transaction."""
+        """The only row of a query outside of a transaction."""
         writer = self._served(deadline)
         try:
             found: Sequence[str] = run_alone(writer, question)[0]
@@ -531,7 +531,7 @@ class PostgresDatabase:
         except Exception as error:
             if not is_of_database(error):
                 raise
-            # It may come: another start has another chance.
+            # That may change: a retry of the start may succeed.
             message = f"PostgreSQL does not let anybody in: {reason_of(error)}"
             raise StoreUnavailable(message) from error
         try:
@@ -559,17 +559,17 @@ class PostgresDatabase:
         if is_server:
             with writer.begin():
                 self._begin(writer, self.busy_timeout_s)
-                compatibility.check(writer)  # A newer one may have come since it was admitted.
+                compatibility.check(writer)  # A newer one may have started since admission.
                 boot = nodes.next_boot(writer, self._node_id, alone)
                 nodes.register(writer, boot, __version__ if self._fleet_id else "")
             self._boot = boot
             self._name_sessions(writer, boot)
-            with writer.begin():  # else the session would stand in a transaction from here on
+            with writer.begin():  # otherwise the session would stay in a transaction
                 end_sessions_of_past_starts(writer)
 
     def _name_sessions(self, writer: Connection, boot: Boot) -> None:
-        """Has this session and those from now on carry the start that they are of, by which others
-        end what is left of them, unless the URL names them.
+        """Names this session and later ones after this start, so that other starts can end leftover
+        sessions; leaves the name alone if the URL sets one.
         """
         if self.listens_with["application_name"] != APPLICATION:
             return
@@ -580,7 +580,7 @@ class PostgresDatabase:
         run_alone(writer, f"SET application_name = {name}")
 
     def _check(self, connection: Connection) -> None:
-        """Whether it is a PostgreSQL that keeps what it is given, and what it does not promise."""
+        """Checks that this PostgreSQL is usable; adds notices of settings that can lose data."""
         check_usable(connection)
         for name in ("fsync", "full_page_writes"):
             if setting(connection, name) == "off":
@@ -589,9 +589,9 @@ class PostgresDatabase:
                 )
 
     def _make_or_migrate(self, connection: Connection) -> None:
-        """Makes the schema in an empty database, or brings an older one up to date, also while
-        servers of the version before use it. Raises `StoreBroken` and `StoreUnavailable` where
-        versions do not go together, and then changes nothing.
+        """Creates the schema in an empty database, or upgrades an older one, even while servers of
+        the previous version use it. Raises `StoreBroken` and `StoreUnavailable` if versions are
+        incompatible, and then changes nothing.
         """
         named = text("SELECT to_regclass(:name) IS NOT NULL")
         with connection.begin():
@@ -617,7 +617,7 @@ class PostgresDatabase:
             raise StoreBroken(
                 "No server has brought the database up to date yet: start one of this version."
             )
-        # Whoever waits for a table that something else holds has others wait behind it.
+        # Anyone waiting for a locked table makes others queue behind.
         limits = {
             "lock_timeout": TABLE_WAIT_MS,
             "statement_timeout": 0,
@@ -636,7 +636,7 @@ class PostgresDatabase:
         return str(connection.exec_driver_sql(query).scalar())
 
     def _take_over(self, connection: Connection) -> None:
-        """Notes which database the spool in the data directory belongs to from now on. Raises
+        """Records which database the spool in the data directory belongs to from now on. Raises
         `StoreBroken` if it has records of another one.
         """
         directory, note = self.directory, self.directory.note
@@ -661,12 +661,12 @@ class PostgresDatabase:
             self._raise(error, None)
 
     def _raise(self, error: Exception, connection: Connection | None) -> NoReturn:
-        """Raises the error that the port promises; one of programming stays what it is."""
+        """Raises the error that the port promises; reraises programming errors unchanged."""
         code = code_of(error)
         is_ours = isinstance(error, exc.IntegrityError | exc.ProgrammingError)
         if (is_ours and code != NOT_ALLOWED) or not is_of_database(error):
             raise error
-        if code == READ_ONLY:  # Where the URL names several servers, the next connection finds it.
+        if code == READ_ONLY:  # If the URL has several servers, reconnecting finds a writable one.
             self._close("_writer")
         if code == FULL_CODE:
             raise DiskFull(f"{FULL} where PostgreSQL is: nothing can be stored") from error
@@ -686,7 +686,7 @@ class PostgresDatabase:
 
 
 def _wait_until(deadline: float, message: str) -> None:
-    """Waits a moment. Raises `StoreUnavailable` with what is `told` after the deadline."""
+    """Waits a moment. After the deadline, raises `StoreUnavailable` with `message`."""
     if time.monotonic() >= deadline:
         raise StoreUnavailable(message)
     time.sleep(LOOK_AGAIN_S)
@@ -700,7 +700,7 @@ def _read_clock(connection: Connection) -> ClockReading:
 
 
 def identity(connection: Connection) -> int:
-    """A number of 31 bits that tells this database from others, of this and other clusters."""
+    """A 31-bit number that distinguishes this database from others, of any cluster."""
     query = (
         "SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database())"
         " FROM pg_control_system()"
@@ -719,12 +719,12 @@ async def open_postgresql(
     alone: bool = True,
     password: str | None = None,
 ) -> AsyncIterator[SqlStore]:
-    """Opens the store in a PostgreSQL database; a first start makes its tables. Raises
+    """Opens the store in a PostgreSQL database; creates its tables at the first start. Raises
     `StoreBroken`.
 
-    `data_dir`: of this server alone; its spool is there. A server is `alone` in the database, or
+    `data_dir`: for this server only; it has the spool. A server is `alone` in the database, or
     shares it with servers of other `node_id`s. A tool beside a server is not alone and has no node.
-    A write waits at most `busy_timeout_s` for others. `password`: where the URL has none.
+    A write waits at most `busy_timeout_s` for others. `password`: used if the URL has none.
     """
     directory = DataDirectory(data_dir, has_database=False)
     timeline = PostgresTimeline(data_dir)
@@ -746,9 +746,9 @@ async def open_as_node(
     fleet_id: str,
     busy_timeout_s: float = 5.0,
 ) -> AsyncIterator[SqlStore]:
-    """Likewise, shared with the other nodes of the fleet that the database belongs to. Raises
-    `StoreBroken` for a database of another fleet or of none, and `StoreUnavailable` while a node of
-    that name, or a server alone, uses it.
+    """Opens a store that is shared with the other nodes of its fleet. Raises `StoreBroken` for a
+    database of another fleet or of none, and `StoreUnavailable` while a node of the same name, or a
+    server that is alone, uses it.
     """
     directory = DataDirectory(data_dir, has_database=False)
     timeline = PostgresTimeline(data_dir)
@@ -762,7 +762,7 @@ async def open_as_node(
 async def _engines(
     url: str, password: str | None, timeline: PostgresTimeline
 ) -> tuple[Engine, Callable[..., Engine]]:
-    """The engine for transactions, and what makes others."""
+    """The engine for transactions, and a function that makes more of them."""
     loop = asyncio.get_running_loop()
     make = partial(engine, url, password, timeline=timeline)
     return await loop.run_in_executor(None, make), make
