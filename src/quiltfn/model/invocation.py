@@ -1,4 +1,4 @@
-"""Invocation: one call, its durable record, and what its end means."""
+"""Invocation: its durable record, and what its end means."""
 
 import enum
 from collections.abc import Mapping
@@ -28,12 +28,12 @@ PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
 HTTP_ERRORS = 500  # From this status on, an HTTP response counts as an error.
 PAYLOAD_IN_ENVIRONMENT_MAX_BYTES = 64 * 1024
 MIB = 1024 * 1024
-# `CallResult.by` of a handler that its sandbox didn't kill at its deadline.
+# `CallResult.by` if something other than the sandbox's deadline killed the handler.
 FROM_OUTSIDE = "outside"
 
 
 class Status(StrEnum):
-    """How far a call has come."""
+    """The progress of an invocation."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -47,7 +47,7 @@ class Status(StrEnum):
 
 
 class Source(StrEnum):
-    """What asked for a call."""
+    """The source of an invocation."""
 
     SYNC = "sync"
     ASYNC = "async"
@@ -59,7 +59,7 @@ class Source(StrEnum):
 
 
 class CallEvent(StrEnum):
-    """What may happen to a call; an end is named as the status it leads to."""
+    """What may happen to an invocation; an end has the name of the resulting status."""
 
     HANDED_OVER = "handed over"
     RETRIED = "retried"
@@ -117,7 +117,7 @@ FINAL = frozenset(status for status, then in NEXT.items() if not then)
 
 
 class ExitKind(enum.Enum):
-    """How a handler ended, as the guest reports it or as its silence shows."""
+    """How a handler ended, as reported by the guest or concluded from its silence."""
 
     EXITED = "exited"
     SIGNALLED = "signalled"
@@ -125,18 +125,18 @@ class ExitKind(enum.Enum):
     NOT_STARTED = "not started"
     SANDBOX_GONE = "sandbox gone"
     CANCELLED = "cancelled"
-    # What its caller sent did not come to its end, so the call was given up.
+    # The caller's request body was incomplete, so the invocation was abandoned.
     BODY_CUT = "body cut"
     INTERRUPTED = "interrupted"
 
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one call gave, as its sandbox reports it. `code`: exit code or signal number.
-    `*_dropped`: bytes of a stream beyond its limit, which are not kept. `output_order`: as in the
-    record. `share_us`: likewise. `answer_head`: as in the output. `reason`: why there was no
-    end of its own, in a sentence. `by`: who ended it, as in `end_cause.BY`. `refusal`: why what it
-    wrote is no result, if its handler exited with 0; None: it is. `http_status`: of the HTTP
-    response that the result is.
+    """The result of one invocation, as reported by its sandbox. `code`: exit code or signal number.
+    `*_dropped`: bytes of a stream beyond its limit, which are discarded. `output_order`,
+    `share_us`: as in the record. `answer_head`: as in the output. `reason`: a sentence on why the
+    handler did not end by itself. `by`: who ended it, as in `end_cause.BY`. `refusal`: why the
+    output of a handler that exited with 0 is no valid result; None if it is valid. `http_status`:
+    of the result, if that is an HTTP response.
     """
 
     kind: ExitKind
@@ -156,9 +156,9 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RunContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the end of a call depends on beside its result. `memory_mib`: the limit of the instance
-    that ran it; 0: not known. `timeout_s`: of the call. `is_value`: its standard output is the
-    value that a handler returned. `runner`: the built-in one that called it, Python's or Node.js's.
+    """What determines the end of an invocation beside its result. `memory_mib`: the limit of the
+    instance that ran it; 0: unknown. `timeout_s`: of the invocation. `is_value`: whether standard
+    output is the handler's return value. `runner`: the built-in runner, of Python or Node.js.
     """
 
     memory_mib: int = 0
@@ -172,12 +172,12 @@ NOT_KNOWN = RunContext()
 
 
 class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What becomes of accepted work after an attempt (`model/work.py` decides it).
+    """What follows an attempt of an asynchronous invocation (`model/work.py` decides it).
 
-    `retry_at_ms`: when the next attempt is due, in Unix milliseconds; None: this was the last.
-    `dead_letter`: why the work is given up, "attempts" or "age"; None: it is not. `destination_id`:
-    the id of what the function's policy sends to a destination; None: nothing is sent.
-    `decided_at_ms`: the trusted time at which it was decided, in Unix milliseconds. `replaces_id`:
+    `retry_at_ms`: when the next attempt is due, in Unix milliseconds; None after the last.
+    `dead_letter`: why it becomes a dead letter, "attempts" or "age"; None: it does not.
+    `destination_id`: the id of the delivery to a destination of the function's policy; None: there
+    is none. `decided_at_ms`: the trusted time of the decision, in Unix milliseconds. `replaces_id`:
     the delivery that may have reported this invocation as interrupted before; None: there is none.
     """
 
@@ -189,23 +189,24 @@ class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The record of one call. Times in Unix seconds, `duration_ms` in milliseconds.
+    """The record of one invocation. Times in Unix seconds, `duration_ms` in milliseconds.
 
-    `stdout`, `stderr`: what the handler wrote, byte for byte; `*_dropped`: how many bytes more it
-    wrote. `timeline`: None until it is final, and of a call that ended with its server.
+    `stdout`, `stderr`: the handler's output, byte for byte; `*_dropped`: how many more bytes it
+    wrote. `timeline`: None until the record is final, and if the invocation ended with its server.
 
-    `version`: the number of the version that ran; None in records of earlier releases, and until
-    accepted work is handed over. `attempt`: 1 for the first; of a queued call, the one that comes
-    next. `due_at`: when accepted work may start. `parent_invocation_id`: the call that caused this
-    one. `origin_invocation_id`: the call that this one repeats. `output_order`: how its streams
-    interleave, a JSON list of [stream, bytes], oldest first; None: not known. `memory_mib`: the
-    memory limit of the attempt, once it is over; 0 if none was run. `http_status`: of the HTTP
-    response that the handler gave, if its result is one. `share_us`: of an attempt whose
-    instance may have several calls, its part of the time of that, in microseconds. `outcome`: of an
-    attempt that is over, what becomes of its work. `end_cause`: why it didn't succeed; None also in
-    records of earlier releases. `own_message`: of a failed invocation, its
-    error_message without the handler's text. The last three are in the journal and in no column:
-    storing the record counts the first, carries the second out, and drops the third.
+    `version`: the number of the version that ran; None in records of earlier releases, and until an
+    asynchronous invocation starts. `attempt`: from 1; while queued, the next one's number.
+    `due_at`: when an asynchronous invocation may start. `parent_invocation_id`: the invocation that
+    caused this one. `origin_invocation_id`: the invocation that this one repeats. `output_order`:
+    how its streams interleave, a JSON list of [stream, bytes], oldest first; None: unknown.
+    `memory_mib`: the memory limit of the attempt, once it is over; 0 if none ran. `http_status`: of
+    the handler's result, if that is an HTTP response. `share_us`: on an instance that several
+    invocations may share, the attempt's share of the time, in microseconds. `outcome`: what follows
+    a completed attempt. `end_cause`: why it didn't succeed; None also in records of earlier
+    releases. `own_message`: of a failed invocation, its error_message without the handler's text.
+
+    `share_us`, `outcome` and `own_message` are in the journal and in no column: storing the record
+    adds the first to statistics, carries the second out, and drops the third.
     """
 
     invocation_id: str
@@ -218,7 +219,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     ended_at: int | None = None
     duration_ms: int | None = None
     exit_code: int | None = None
-    # In the journal, which is JSON, they are base64.
+    # Base64 in the journal, which is JSON.
     stdout: bytes = msgspec.field(default=b"", name="stdout_base64")
     stderr: bytes = msgspec.field(default=b"", name="stderr_base64")
     error_message: str | None = None
@@ -226,7 +227,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     timeline: Timeline | None = None
     stdout_dropped: int = 0
     stderr_dropped: int = 0
-    # Below: not part of the API's invocation. A default is not written to the journal.
+    # The fields below are not part of the API's invocation. The journal omits defaults.
     version: int | None = None
     source: Source = Source.SYNC
     attempt: int = 1
@@ -243,37 +244,39 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
     @property
     def public_message(self) -> str | None:
-        """Its message for those who may not see what the handler wrote: callers of URLs, traces."""
+        """Its message for readers who may not see the handler's output: callers of URLs, traces."""
         return self.own_message if self.status is Status.FAILED else self.error_message
 
     @property
     def cause(self) -> EndCause | None:
-        """Why it counts as an error, also if its handler succeeded with a 5xx response."""
+        """Why it counts as an error, even if its handler succeeded with a 5xx response."""
         if self.end_cause is None and self.is_http_error:
             return HttpFailed(self.http_status)
         return self.end_cause
 
     @property
     def is_final(self) -> bool:
-        """Whether the call is over: its status is an end, and no attempt follows."""
+        """Whether the invocation is over: its status is final, and no attempt follows."""
         outcome = self.outcome
         return self.status in FINAL and (outcome is None or outcome.retry_at_ms is None)
 
     @property
     def is_http_error(self) -> bool:
-        """Whether the handler succeeded, with an HTTP response that says it has not (5xx)."""
+        """Whether the handler succeeded, but with an HTTP response of an error (5xx)."""
         status = self.http_status
         return self.status is Status.SUCCESS and status is not None and status >= HTTP_ERRORS
 
     @property
     def is_error(self) -> bool:
-        """Whether an invocation that is over counts as an error."""
-        status = self.http_status  # read here, as every invocation asks
+        """Whether a completed invocation counts as an error."""
+        status = self.http_status  # not through a property: every invocation runs this
         return self.status is not Status.SUCCESS or (status is not None and status >= HTTP_ERRORS)
 
     @property
     def started_ms(self) -> int | None:
-        """When the handler got it, in Unix milliseconds, of whole seconds where no more is kept."""
+        """When the handler got it, in Unix milliseconds; whole seconds if the record has
+        no more.
+        """
         if self.started_at is None:
             return None
         kept = 0 if self.timeline is None else self.timeline.started_ms
@@ -281,14 +284,14 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
     @property
     def mib_ms(self) -> int:
-        """What the attempt used: memory limit times duration, or its part where calls share."""
+        """What the attempt used: memory limit times duration, or its share on a shared instance."""
         if self.share_us is not None:
             return round(self.memory_mib * self.share_us / 1000)
         return self.memory_mib * (self.duration_ms or 0)
 
     def after_attempt(self) -> "Invocation":
-        """The record of the call once this attempt is over: itself, or, where another attempt
-        follows, one that is queued again, with the number of that attempt.
+        """The record once this attempt is over: unchanged, or, if another attempt follows, queued
+        again with the number of that attempt.
         """
         if self.outcome is None or self.outcome.retry_at_ms is None:
             return self
@@ -322,9 +325,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
         timeline: Timeline | None = None,
         ran_in: RunContext = NOT_KNOWN,
     ) -> "Invocation":
-        """The final record of a running call. `now`: its start plus its duration, because the wall
-        clock may have been set meanwhile. A part of a returned value is of no use, so a call whose
-        value is too large fails.
+        """The final record of a running invocation. `now`: its start plus its duration, because the
+        wall clock may have been set meanwhile. An invocation with a too large return value fails,
+        since a part of the value is useless.
         """
         event, exit_code, cause = conclude(result, ran_in)
         own = None if cause is None else cause.sentence
@@ -370,7 +373,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
 
 def _with_dropped(message: str | None, result: CallResult) -> str | None:
-    """The message of a record, with how much output was dropped."""
+    """The message of a record, including how much output was dropped."""
     lines = [message] if message else []
     if result.stdout_dropped:
         lines.append(_lacks("standard output", result.stdout, result.stdout_dropped))
@@ -389,7 +392,7 @@ def conclude(
     """What a result means: the event, the exit code, and the cause without the handler's text.
 
     An out-of-memory kill counts only if the handler did not exit with 0: a shell may lose a child
-    to it, go on and exit 0, and that is a success.
+    to it, continue and exit 0, and that is a success.
     """
     kind = result.kind
     if kind is ExitKind.EXITED and result.code == 0:

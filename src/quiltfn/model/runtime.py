@@ -1,7 +1,7 @@
-"""Runtime: the program that runs a function's handler, and the read-only files that it has.
+"""Runtime: the program that runs a function's handler, and its read-only files.
 
-The name of a runtime can get a new definition later. A version keeps a copy of the runtime that it
-was made with, so a new definition changes no existing version.
+The name of a runtime can get a new definition later. A version keeps a snapshot of its runtime, so
+a new definition changes no existing version.
 """
 
 import re
@@ -16,18 +16,18 @@ from quiltfn.model.server import ServerSettings
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 IMAGE = re.compile(r"[0-9a-f]{64}")
-# The fields of a runtime that name one.
+# The fields of a runtime that refer to images.
 IMAGES = ("image", "packages", "base_image")
 PACKAGES_KEY = re.compile(r"[!-~]{1,128}")
-# The owner of the runtimes and images that an operator made for all tenants. No tenant's id is
+# The owner of runtimes and images that an operator made for all tenants. A tenant's id is never
 # empty.
 SHARED = ""
 RESERVED_NAMES = frozenset({"images", "help", "examples", "health"})
-# Names of built-in runtimes, reserved whether or not this machine has their interpreter.
+# Names of built-in runtimes, reserved even if this machine lacks their interpreters.
 OWN_NAMES = frozenset({"shell", "python", "node"})
 COMMAND_MAX_BYTES = 4096
 WRITABLE_MAX = 8
-# Directories that every sandbox needs: nothing may be mounted over them.
+# Directories that every sandbox needs: no runtime may mount over them.
 FIXED_TREES = (
     "/proc",
     "/sys",
@@ -43,7 +43,7 @@ FIXED_TREES = (
 )
 HANDLERS = {
     "python": (
-        # A module may be named by its path, and as any file may be, which AWS Lambda takes, too.
+        # A module's name may be a path with slashes or dots; AWS Lambda accepts both, too.
         re.compile(r"[\w-]+(?:[./][\w-]+)*(?::[^\W\d]\w*(?:\.[^\W\d]\w*)*|\.[^\W\d]\w*)"),
         "app:main",
     ),
@@ -52,11 +52,11 @@ HANDLERS = {
 
 
 class Kind(StrEnum):
-    """How a handler is run."""
+    """How the runtime runs a handler."""
 
-    SHELL = "shell"  # a command line, a new process for each call
+    SHELL = "shell"  # a command line, a new process for each invocation
     PYTHON = "python"  # a function of a module, in an interpreter that stays
-    NODE = "node"  # a function that a module exports, likewise
+    NODE = "node"  # an exported function of a module, likewise
     CUSTOM = "custom"  # a program of the image that speaks the runner protocol
     SERVER = "server"  # a command line that starts an HTTP server, which stays
 
@@ -65,12 +65,12 @@ class Kind(StrEnum):
 EVERYWHERE = (Kind.SHELL, Kind.CUSTOM, Kind.SERVER)
 
 
-# What an instance uses while it is idle, in MiB, until it is measured (bench/memory.py).
+# An idle instance's memory in MiB, until it is measured (bench/memory.py).
 IDLE_MIB: Mapping[Kind, float] = {Kind.PYTHON: 6.0, Kind.NODE: 45.0, Kind.SERVER: 45.0}
 OTHERS_IDLE_MIB = 0.6
 
 
-# The programs of a base image that run handlers, the better name first. A custom runtime names its
+# The programs of a base image that run handlers, in order of preference. A custom runtime has its
 # own.
 PROGRAMS: Mapping[Kind, tuple[str, ...]] = {
     Kind.SHELL: ("sh",),
@@ -81,29 +81,30 @@ PROGRAMS: Mapping[Kind, tuple[str, ...]] = {
 
 
 class Network(StrEnum):
-    """Which network a sandbox has."""
+    """The network of a sandbox."""
 
     NONE = "none"
     EGRESS = "egress"  # public addresses; neither the host nor private networks
 
 
 class Isolation(StrEnum):
-    """What separates a handler from the machine's kernel."""
+    """The isolation of a handler from the machine's kernel."""
 
     CRUN = "crun"  # the machine's kernel, through namespaces and a list of allowed system calls
     GVISOR = "gvisor"  # a kernel in user space for each sandbox, itself in a sandbox
 
 
-# What the kernel in user space of an idle instance uses beside that, in MiB.
+# The additional memory of a user-space kernel in an idle instance, in MiB.
 KERNEL_MIB: Mapping[Isolation, float] = {Isolation.CRUN: 0.0, Isolation.GVISOR: 20.0}
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sandbox may use besides memory and processor. All of it counts in its memory, too.
+    """The limits of a sandbox besides memory and CPU. All that it uses within them also counts as
+    memory.
 
-    `process_limit`: processes and threads, some of ours among them. `tmp_limit_mb`: MiB of /tmp,
-    and of each further place that is written to. `file_limit_mb`: MiB of one file.
-    `open_files_limit`: descriptors of one process.
+    `process_limit`: processes and threads, including some of quiltfn's. `tmp_limit_mb`: MiB of
+    /tmp, and of each other writable path. `file_limit_mb`: MiB of one file. `open_files_limit`:
+    descriptors of one process.
     """
 
     process_limit: int = 512
@@ -113,7 +114,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_ROOM = Room()
-# The least that a runtime may ask for: below it, interpreters do not start.
+# The lowest limits of a runtime: below them, interpreters do not start.
 LEAST_ROOM = Room(process_limit=16, tmp_limit_mb=1, file_limit_mb=1, open_files_limit=64)
 
 
@@ -125,14 +126,14 @@ def idle_mib(kind: Kind, isolation: Isolation) -> float:
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     """One revision of a runtime. `created_at` in Unix seconds.
 
-    `image`: the digest (hexadecimal SHA-256) of the files at /app; None where it has none of its
-    own. `packages`: that of a second image, whose files are at /app as well where the first has
-    none of the same path. `packages_key`: what they were installed from, as whoever did it names
-    it. `base_image`: the digest of the root file system; None for the host image, of which `host`
-    is a hash of the packages when this revision was made. `interpreter`: the program of the base
-    image that runs handlers, where the kind has one. `command`: the program of a custom runtime and
-    its arguments. `writable_paths`: further directories that a handler may write to; they are
-    emptied like /tmp. The limits are those of `Room`; None: the server's own.
+    `image`: the digest (hexadecimal SHA-256) of the files at /app; None if it has no image.
+    `packages`: the digest of a second image at /app; the first one hides its files of the same
+    paths. `packages_key`: the installer's name for the source of the packages. `base_image`: the
+    digest of the root file system; None for the host image; `host` is then a hash of the host's
+    packages when this revision was made. `interpreter`: the program of the base image that runs
+    handlers, for kinds with one. `command`: the program of a custom runtime and its arguments.
+    `writable_paths`: further directories that a handler may write to; they are emptied like /tmp.
+    The limits are those of `Room`; None: the server's defaults.
     """
 
     id: str
@@ -157,7 +158,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def image_digest(self) -> str:
-        """A name for the sandbox's files. The host's files are named, but can change."""
+        """Identifies the sandbox's files. The host's files have a name, but can change."""
         own = self.app_images
         files = f"sha256:{'+'.join(own)}" if own else ""
         if self.base_image is None:
@@ -166,44 +167,44 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def app_images(self) -> tuple[str, ...]:
-        """The digests of the images whose files are at /app, the upper one first."""
+        """The digests of the images at /app, the upper one first."""
         return tuple(one for one in (self.image, self.packages) if one is not None)
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The digests of all images that its sandboxes show."""
+        """The digests of all images in its sandboxes."""
         return tuple(one for name in IMAGES if (one := getattr(self, name)) is not None)
 
     @property
     def is_resident(self) -> bool:
-        """Whether its program is started before a call comes, not for each call."""
+        """Whether its program starts before an invocation arrives, not for each invocation."""
         return self.kind is not Kind.SHELL
 
     @property
     def is_command_line(self) -> bool:
-        """Whether a handler is a command line, which /bin/sh runs."""
+        """Whether /bin/sh runs the handler as a command line."""
         return self.kind in (Kind.SHELL, Kind.SERVER)
 
     @property
     def returns_values(self) -> bool:
-        """Whether a handler returns a value; what it prints is its log then."""
+        """Whether a handler returns a value; its standard output is then its log."""
         return self.kind in (Kind.PYTHON, Kind.NODE, Kind.SERVER)
 
     @property
     def runner(self) -> Kind | None:
-        """The language of the built-in runner that calls its handlers; None: they are programs."""
+        """The language of the built-in runner of its handlers; None if they are programs."""
         return self.kind if self.kind in (Kind.PYTHON, Kind.NODE) else None
 
     def room(self) -> Room:
-        """What its sandboxes may use, unless the operator allows less. A runtime that does not say
-        how large a file may be has files as large as /tmp.
+        """The limits of its sandboxes, unless the operator allows less. Without a file limit, a
+        file may be as large as /tmp.
         """
         own = {name: getattr(self, name) for name in Room.__struct_fields__}
         own["file_limit_mb"] = own["file_limit_mb"] or own["tmp_limit_mb"]
         return Room(**{name: value for name, value in own.items() if value is not None})
 
     def check_room(self, most: Room) -> None:
-        """Raises `Unprocessable` for a limit that is more than the operator allows."""
+        """Raises `Unprocessable` for a limit above the operator's."""
         for name in Room.__struct_fields__:
             value, low, high = (getattr(one, name) for one in (self, LEAST_ROOM, most))
             if value is not None and not low <= value <= high:
@@ -213,21 +214,21 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
                 )
 
     def same_as(self, other: "Runtime") -> bool:
-        """Whether the two differ in nothing but their ids and when they were made."""
+        """Whether the two differ only in their ids and creation times."""
         return msgspec.structs.replace(
             other, id=self.id, created_at=self.created_at
         ) == msgspec.structs.replace(self)
 
     def is_older_than(self, named: "Runtime") -> bool:
-        """Whether the name has got a definition since that a handler could tell from this one. The
-        host's packages are no part of it: every version has those that are there. Nor is what the
-        packages are called.
+        """Whether the name now has a definition that a handler could distinguish from this one.
+        Ignores the host's packages, since every version uses the current ones, and the key of the
+        packages.
         """
         there = replace(named, host=self.host, packages_key=self.packages_key)
         return self.id != named.id and not self.same_as(there)
 
     def check_handler(self, handler: str) -> None:
-        """Raises `Unprocessable` for a handler that this kind of runtime cannot run."""
+        """Raises `Unprocessable` if this kind of runtime cannot run the handler."""
         form, example = HANDLERS.get(self.kind, (None, ""))
         if form is not None and not form.fullmatch(handler):
             example_of = (
@@ -236,7 +237,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
             raise Unprocessable.field("handler", example_of, handler, example)
 
     def validate(self) -> None:
-        """Raises `Unprocessable` for the first field that is out of its range."""
+        """Raises `Unprocessable` for the first invalid field."""
         if not NAME.fullmatch(self.name) or self.name in RESERVED_NAMES:
             expected = (
                 "1 to 64 small letters, digits, dots, dashes or underscores, starting and ending "
@@ -249,10 +250,10 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
                 raise Unprocessable.field(name, "64 hexadecimal digits, or null", digest, None)
         self._check_packages_key()
         if self.isolation is Isolation.GVISOR and self.network is not Network.NONE:
-            # Its network stack would send past the rules that hold egress.
+            # gVisor's network stack would bypass the rules for egress.
             raise Unprocessable.field("network", "none with isolation gvisor", self.network, "none")
         if self.isolation is Isolation.GVISOR and self.kind is Kind.SERVER:
-            # A socket of that kernel is no file of the machine's, so it cannot be passed out.
+            # gVisor's sockets are not files of the machine, so they cannot be passed out.
             raise Unprocessable.field("isolation", "crun with kind server", self.isolation, "crun")
         if self.kind is Kind.SERVER:
             ServerSettings.of(self.environment)
@@ -297,7 +298,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_writable_place(path: str) -> bool:
-    """Whether a file system may be mounted there without hiding anything that is needed."""
+    """Whether a mount at this path hides nothing that a sandbox needs."""
     if not re.fullmatch(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}){1,4}", path):
         return False
     trees = (*FIXED_TREES, "/lib32", "/lib64", "/libx32")
@@ -308,6 +309,6 @@ SHELL = Runtime(id="shell", name="shell", kind=Kind.SHELL)
 
 
 def built_in(interpreters: Mapping[str, str], host: str) -> dict[str, Runtime]:
-    """The runtimes that need only the host image. `interpreters`: those that the host has."""
+    """The runtimes that need only the host image. `interpreters`: those found on the host."""
     kinds = [Kind.SHELL, *(kind for kind in (Kind.PYTHON, Kind.NODE) if kind in interpreters)]
     return {kind: Runtime(id=kind, name=kind, kind=kind, host=host) for kind in kinds}

@@ -1,4 +1,4 @@
-"""Call statistics in the database: added to, read, folded and removed.
+"""Call statistics in the database: adds, reads, folds and removes rows.
 
     a record is stored for the first time ──add, the same transaction──▶ a row of 10 s
     a row is older than its step is kept  ──fold──▶ a row of the next step ──▶ … ──▶ gone
@@ -40,10 +40,11 @@ from quiltfn.store.database.database import Database
 from quiltfn.store.database.sql import execute, run
 from quiltfn.store.tenants import usage
 
-# Rows of one read, which keeps other readers waiting for some milliseconds, and of one step of
-# removal, which keeps writers waiting for a millisecond or two.
+# The rows of one read, which delays other readers for some milliseconds, and of one step of
+# removal, which delays writers for a millisecond or two.
 READ_ROWS, FOLD_ROWS = 2000, 100
-# How long a call that leaves no record is remembered. Journals of the last minute may come back.
+# How long an invocation without a record is remembered. The last minute's journal may be read
+# again.
 REMEMBERED_S = 600
 FOREVER = 2**62
 
@@ -56,13 +57,13 @@ _decode = msgspec.msgpack.Decoder(CallStats).decode
 
 
 def decode(text: bytes) -> CallStats:
-    """The statistics of a row. If they are damaged there are none: the transaction that adds to
-    them stores records of calls, which must not wait for it.
+    """The statistics of a row; none if they are damaged. An error would abort the transaction,
+    which also stores records of invocations.
     """
     try:
         return _decode(text)
     except msgspec.DecodeError as error:
-        import structlog  # noqa: PLC0415 - which commands on keys need not load
+        import structlog  # noqa: PLC0415 - not needed by commands on keys
 
         log = structlog.get_logger("quiltfn.store")
         log.error("statistics in the database are damaged and count as none", reason=str(error))
@@ -70,14 +71,16 @@ def decode(text: bytes) -> CallStats:
 
 
 def add_ended(connection: Connection, ended: Iterable[Invocation]) -> Sums:
-    """Counts attempts that are over; returns what was added."""
+    """Counts completed attempts; returns the statistics that it added."""
     sums = of_ended(ended)
     add(connection, sums)
     return sums
 
 
 def add_queued(connection: Connection, accepted: Iterable[tuple[Invocation, int]]) -> None:
-    """Counts work that was accepted: the record of each, and when that was, in Unix seconds."""
+    """Counts accepted work: the record of each item, and its time of acceptance, in Unix
+    seconds.
+    """
     sums: Sums = {}
     for record, at in accepted:
         key = Stretch(record.tenant_id, FINEST_S, floor_to(FINEST_S, at), record.function_id)
@@ -86,7 +89,7 @@ def add_queued(connection: Connection, accepted: Iterable[tuple[Invocation, int]
 
 
 def add_interrupted(connection: Connection, left: Iterable[RowMapping], now: int) -> None:
-    """Counts calls that an earlier start left, by function: how long they ran is not known."""
+    """Counts invocations that an earlier start left, by function: their durations are unknown."""
     start = floor_to(FINEST_S, now)
     sums = {
         Stretch(row["tenant_id"], FINEST_S, start, row["function_id"]): CallStats(
@@ -98,8 +101,8 @@ def add_interrupted(connection: Connection, left: Iterable[RowMapping], now: int
 
 
 def remove_interrupted(connection: Connection, record: Invocation) -> None:
-    """Takes a call that was counted as interrupted out of the row that has it, if one still does:
-    its true end is known now, and is counted.
+    """Subtracts an invocation counted as interrupted from its row, if that still exists: its true
+    end is known now, and counts instead.
     """
     for step in STEPS:
         start = floor_to(step, record.ended_at or 0)
@@ -114,7 +117,7 @@ def remove_interrupted(connection: Connection, record: Invocation) -> None:
 
 
 def add(connection: Connection, sums: Mapping[Stretch, CallStats]) -> None:
-    """Adds to the rows of statistics; one statement reads and one writes each."""
+    """Adds to the rows of statistics, with one statement to read and one to write them."""
     if not sums:
         return
     rows = []
@@ -130,7 +133,7 @@ def add(connection: Connection, sums: Mapping[Stretch, CallStats]) -> None:
 
 
 def not_counted(connection: Connection, ended: Sequence[Invocation]) -> list[Invocation]:
-    """Those of the calls, all of deleted functions, that were not counted before; notes them as
+    """Filters invocations of deleted functions: returns those not counted before, and marks them as
     counted.
     """
     found = []
@@ -145,8 +148,8 @@ class SqlStats:
     """Call statistics. Raises `StoreUnavailable`. Times in Unix seconds. `bound`: the limit on
     their size, in bytes.
 
-    A call that ends is in them once its record is stored: within 50 ms, unless the store refuses
-    writes. A kill at any moment neither loses one nor counts one twice.
+    They include an ended invocation once its record is stored: within 50 ms, unless the store
+    refuses writes. A kill at any moment neither loses one nor counts one twice.
     """
 
     def __init__(self, database: Database, clock: Clock, bound: StorageLimit) -> None:
@@ -200,12 +203,12 @@ class SqlStats:
     ) -> Mapping[Stretch, CallStats]:
         """The statistics of each function by the steps that start within `span`; with `step_s`
         None, over the whole span. The function id is empty for functions that are no longer told
-        apart, and for all without `by_function`. `most`: stops soon after it has more than this
-        many results, since the caller needs no more. `in_order_from`: what ended from then on is
-        read last, on the thread of the writer, between two commits. Its result and the news of
-        commits arrive in that order, so when this returns, listeners have been notified of every
-        commit that it includes, and of no later one. The results have no `latency`, which would
-        take most of the memory.
+        apart, and for all without `by_function`. `most`: stops soon after it has more results than
+        this, since the caller needs no more. `in_order_from`: reads later ends last, on the
+        writer's thread, between two commits. This result and commit notifications arrive in the
+        same order, so when this returns, listeners have been notified of every commit that it
+        includes, and of no later one. The results have no `latency`, which would take most of the
+        memory.
         """
         sums: Sums = {}
         start, end = span
@@ -224,12 +227,12 @@ class SqlStats:
                 await self._add_up(sums, key, slices, most)
             if border < end:
 
-                def rest(connection: Connection) -> Sums:  # It may be run again.
+                def rest(connection: Connection) -> Sums:  # may be retried
                     span = (border, end)
                     slices = _Slices(tenant_id, FINEST_S, span, with_latency=False)
                     return slices.all(key, connection)
 
-                # It only reads, so it must not fail on a full disk.
+                # A full disk must not refuse it, since it only reads.
                 add_all(sums, await self._database.write(rest, frees=True))
         return sums
 
@@ -247,7 +250,7 @@ class SqlStats:
             await self._database.read(lambda connection: slices.add_some(connection, sums, key))
 
     async def tenants(self) -> Sequence[str]:
-        """The tenants that have any statistics."""
+        """The tenants that have statistics."""
         count = tables.usage.c
         query = select(count.tenant_id).where(count.kind == usage.STATS.name, count.number > 0)
         return await self._database.read(
@@ -259,8 +262,8 @@ class SqlStats:
         await self._database.write(lambda connection: add(connection, sums))
 
     async def prune_some(self) -> int:
-        """One short step of folding and removing; returns how many rows it handled."""
-        # Rows have the time of the wall clock: if that is behind, new rows must not count as old.
+        """Folds or removes some rows, in one short step; returns how many rows it handled."""
+        # Rows have wall clock times: if that clock is behind, new rows must not count as old.
         now = int(min(self._clock.trusted(), self._clock.unix()))
         async with self._folding:
             read = frozenset(self._reading)
@@ -270,7 +273,7 @@ class SqlStats:
 
     @asynccontextmanager
     async def _unfolded(self, tenant_id: str) -> AsyncIterator[None]:
-        """Nothing of the tenant is folded until the block ends."""
+        """Prevents folding of the tenant's rows until the block ends."""
         async with self._folding:
             self._reading[tenant_id] += 1
         try:
@@ -282,7 +285,7 @@ class SqlStats:
 
 
 class _Slices:
-    """A tenant's statistics of a step that start within `span`, by start, some at a time."""
+    """Reads a tenant's statistics of a step that start within `span`, by start, in slices."""
 
     def __init__(
         self, tenant_id: str, step_s: int, span: tuple[int, int], *, with_latency: bool = True
@@ -295,7 +298,7 @@ class _Slices:
     def add_some(
         self, connection: Connection, sums: dict[K, CallStats], key: Callable[[int, str], K]
     ) -> None:
-        """Adds the next `READ_ROWS` to `sums`. `key`: as `SqlStats._add_up` says."""
+        """Adds the next `READ_ROWS` to `sums`. `key`: as in `SqlStats._add_up`."""
         start, function_id = self._after
         look = self._whose | {"start": start, "function_id": function_id, "most": READ_ROWS}
         rows = execute(connection, "stats_of_tenant", look).fetchall()
@@ -309,7 +312,7 @@ class _Slices:
             self._after = rows[-1][:2]
 
     def all(self, key: Callable[[int, str], K], connection: Connection) -> dict[K, CallStats]:
-        """All of them, added up."""
+        """The sums of all rows."""
         sums: dict[K, CallStats] = {}
         while not self.is_done:
             self.add_some(connection, sums, key)
@@ -317,7 +320,7 @@ class _Slices:
 
 
 def read_rows(statement: str, values: Mapping[str, Any], connection: Connection) -> list[Row]:
-    # Without SQLAlchemy, whose rows would take half of the time.
+    # SQLAlchemy's rows would take half of the time.
     rows = execute(connection, statement, values).fetchall()
     return [(Stretch(*row[:4]), decode(row[4])) for row in rows]
 
@@ -339,8 +342,8 @@ def add_all(sums: Sums, more: Sums) -> None:
 def prune_some(
     connection: Connection, now: int, bound: StorageLimit, read: Set[str] = frozenset()
 ) -> int:
-    """Folds or removes some rows that are old, and some of tenants that have too many. `read`: the
-    tenants whose rows stay as they are for now.
+    """Folds or removes some old rows, and some of tenants with too many. `read`: the tenants whose
+    rows have readers and must not change now.
     """
     old = {"before": now - REMEMBERED_S, "most": FOLD_ROWS}
     handled: int = run(connection, "forget_counted", old).rowcount
@@ -359,15 +362,15 @@ def prune_some(
 
 
 def move(connection: Connection, rows: Sequence[Row], step_s: int | None) -> None:
-    """Replaces rows by adding them to those of a longer step. None: only removes them."""
+    """Replaces rows by adding them to those of a longer step; None only removes them."""
     if step_s is not None:
         add(connection, folded(rows, step_s))
     many(connection, "remove_stats", [key for key, _ in rows])
 
 
 def give_up(connection: Connection, tenant_id: str, most: int) -> int:
-    """Makes room: first from the shortest step, and of that the oldest rows. Returns how many it
-    folded or removed.
+    """Makes room: folds or removes rows of the shortest step first, oldest first. Returns
+    how many.
     """
     whose = {"tenant_id": tenant_id, "most": most, "function_id": ANY_FUNCTION}
     for step in STEPS:

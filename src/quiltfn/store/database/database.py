@@ -1,6 +1,6 @@
-"""What the classes of the store need of a database, whichever it is.
+"""The interface of a database for the classes of the store.
 
-`sqlite.py` has one in a file of the data directory, `postgresql.py` one in PostgreSQL.
+`sqlite.py` implements it with a file in the data directory, `postgresql.py` with PostgreSQL.
 """
 
 from collections.abc import Awaitable, Callable
@@ -20,23 +20,21 @@ BUSY = "the database does not take writes at the moment: it is busy"
 
 
 class Unstorable(Exception):
-    """A value of what was to be stored is none that the database takes: a mistake of ours. Others
-    can be stored.
-    """
+    """The database rejects a value to be stored: a bug of quiltfn's. Other values can be stored."""
 
 
 class Database(Protocol):
-    """Transactions, one writing one at a time, whichever process it is of.
+    """Transactions; only one at a time writes, in any process.
 
-    So what a write has read stays as it is until its end, and changes have an order.
+    So what a write has read stays unchanged until its end, and changes have an order.
     """
 
-    # The data directory of this server, with its lock, the spool and the disk reserve.
+    # This server's data directory, with its lock, the spool and the disk reserve.
     directory: DataDirectory
     reserve: DiskReserve
-    busy_timeout_s: float  # How long a write may wait for others.
-    problem: str | None  # Why the last write failed, or the next ones will.
-    # Whether it has a file of its own, whose free pages can be given back to the disk.
+    busy_timeout_s: float  # how long a write may wait for others
+    problem: str | None  # why the last write failed, or the next ones will
+    # Whether the database is a file whose free pages can be returned to the disk.
     has_free_pages: bool
 
     @property
@@ -45,7 +43,7 @@ class Database(Protocol):
         ...
 
     async def open(self, alone: bool) -> None:
-        """Opens, makes or migrates the database. Raises `StoreBroken`."""
+        """Opens, creates or migrates the database. Raises `StoreBroken`."""
         ...
 
     async def aclose(self) -> None:
@@ -56,60 +54,57 @@ class Database(Protocol):
         self, work: Work[T], after: Callable[[], None] | None = None, *, frees: bool = False
     ) -> T:
         """Runs `work` in one transaction and syncs it. `after` runs in the same thread, after the
-        commit. `work` may be run again where it surely had no effect.
+        commit. `work` may be retried if it had no effect for sure.
 
         `frees`: the write removes something, so on a full disk it may use the reserve. Raises
-        `DiskFull` or another `StoreUnavailable`, at the latest after the busy timeout. That is
-        counted from the call of this method, time in the queue included. Whatever else it raises is
-        about `work` alone.
+        `DiskFull` or another `StoreUnavailable`, at the latest after the busy timeout, which
+        includes the time in the queue. Any other error is about `work` only.
         """
         ...
 
     async def unsure(self) -> None:
-        """Returns once `write` has raised `OutcomeUnknown` since this returned last: then there may
-        be something in the database that nobody here knows of.
+        """Returns once `write` has raised `OutcomeUnknown` since the last return: the database may
+        then have changes that this server doesn't know.
         """
 
     async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
-        """Like `write`, for what a start stores: on a full disk the server starts all the same, and
-        `work` is done when the reserve is there again.
+        """Like `write`, for a write at the start: on a full disk the server still starts, and
+        `work` runs once the reserve is back.
         """
         ...
 
     async def refill_reserve(self) -> bool:
-        """Allocates the reserve for a full disk, if it was used, and then does what was put off;
-        returns whether the reserve is there and nothing is put off any more.
+        """Allocates the reserve for a full disk if it was used, then runs deferred writes; returns
+        whether the reserve exists and nothing is deferred.
         """
         ...
 
     async def read(self, work: Work[T]) -> T:
-        """Runs `work` on the last committed state. Raises `StoreUnavailable`. `work` may be run
-        again where the database did not answer it to the end.
+        """Runs `work` on the last committed state. Raises `StoreUnavailable`. `work` may be retried
+        if the database did not respond to all of it.
         """
         ...
 
     async def poll(self, work: Work[T]) -> T:
-        """Like `read`, for one statement that is made again and again: it has no transaction around
-        it.
-        """
+        """Like `read`, without a transaction, for one statement that is repeated often."""
         ...
 
     async def clock(self) -> ClockReading | None:
-        """What the clock of the database says that several servers share; None where that is this
-        machine's. Raises `StoreUnavailable`.
+        """Reads the database's clock, which several servers share; None if that is this machine's.
+        Raises `StoreUnavailable`.
         """
         ...
 
     async def listen(self, hear: Callable[[str], None]) -> None:
-        """Calls back for each `Notice` of another server, and with each of them after a time in
-        which some may have been missed, until it is cancelled. Returns at once where the database
-        has no way to tell them.
+        """Calls back for each `Notice` of another server until it is cancelled; after a gap that
+        may have lost notices, calls back with every kind. Returns at once if the database cannot
+        send notices.
         """
         ...
 
     async def end_node_session(self, name: str) -> None:
-        """Ends the session that keeps other servers of the name of a node out, which was taken
-        over, and all sessions of starts that are over. Raises `StoreUnavailable`.
+        """Ends the session that holds the lock of a node that was taken over, and all sessions of
+        past starts. Raises `StoreUnavailable`.
         """
         ...
 
@@ -127,7 +122,7 @@ class Quickly(Protocol):
 
 
 def violated(error: exc.IntegrityError, constraint: UniqueConstraint) -> bool:
-    """Whether that constraint is why. SQLite names its columns and PostgreSQL the constraint."""
+    """Whether this constraint failed. SQLite names its columns and PostgreSQL the constraint."""
     diagnostic = getattr(error.orig, "diag", None)
     if diagnostic is not None:
         return bool(diagnostic.constraint_name == constraint.name)

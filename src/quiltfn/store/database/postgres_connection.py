@@ -1,6 +1,6 @@
-"""Connections to PostgreSQL: their settings, how text passes them, and what their errors mean.
+"""Connections to PostgreSQL: their settings, the encoding of text, and the meaning of errors.
 
-Nothing of this is imported unless the store is PostgreSQL: psycopg is an extra of quiltfn's.
+Imported only if the store is PostgreSQL: psycopg is an extra of quiltfn's.
 """
 
 import logging
@@ -22,23 +22,23 @@ from quiltfn.store.files.directory import StoreBroken
 T = TypeVar("T")
 Connected = TypeVar("Connected")
 
-# The advisory locks of quiltfn in a database. Each server holds the first, alone or with others;
-# each transaction that writes takes the second.
+# quiltfn's advisory locks in a database. Each server holds the first, exclusively or shared; each
+# transaction that writes takes the second.
 NAMESPACE, SERVERS, WRITER = 0x7175696C, 1, 2
 SESSION = "pid || '.' || (extract(epoch from backend_start) * 1000000)::bigint"
 OWN_SESSION, SESSION_NAME = "WHERE pid = pg_backend_pid()", re.compile(r"[0-9]+\.[0-9]+")
-# What sessions are called, with the epoch and the node of a server that has both. The epoch comes
-# first: PostgreSQL cuts a name after 63 bytes.
+# The name of a session, followed by the epoch and the node of a server that has both. The epoch
+# comes first: PostgreSQL truncates a name after 63 bytes.
 APPLICATION, EPOCH_NAMED = "quiltfn", "^quiltfn ([0-9]{1,9}) "
 CONNECT_TIMEOUT_S = 3
-# Longer than any statement or any wait for a lock takes where all is well.
+# Longer than any statement or wait for a lock takes in a healthy database.
 ANSWER_MAX_S = 10.0
 NO_ANSWER = "PostgreSQL has not answered for some seconds"
 NOT_ON_STANDBY = "somebody has ended the wait for the standby, which may not have what was stored"
-# A server that stands still in the middle of a transaction loses it before the others, which wait
-# for it, give up. If it goes on, it makes the transaction again.
+# A server stuck in the middle of a transaction loses it before the servers that wait for it give
+# up. If it resumes, it retries the transaction.
 STUCK_S = 3
-TRANSACTION_MAX_S = 300  # where PostgreSQL has it
+TRANSACTION_MAX_S = 300  # in versions that have this setting
 LIMITS = {
     "idle_in_transaction_session_timeout": f"{STUCK_S}s",
     "statement_timeout": "60s",
@@ -47,13 +47,13 @@ SETTINGS = {
     "synchronous_commit": "on",
     "default_transaction_isolation": "read\\ committed",
     "client_encoding": "UTF8",
-    # PostgreSQL notices as well, and so does not keep a lock for a machine that is gone.
+    # PostgreSQL checks as well, so that it doesn't hold a lock for a machine that is down.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
-# A connection whose other end is gone is noticed within some seconds.
+# Detects the loss of the other end within some seconds.
 NETWORK = {
     "connect_timeout": CONNECT_TIMEOUT_S,
     "keepalives_idle": 5,
@@ -61,7 +61,7 @@ NETWORK = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# Of connections for short statements that others wait for; see `quick_connection.py`.
+# For short statements that other work waits for; see `quick_connection.py`.
 QUICK_ANSWER_MAX_S = 3.0
 QUICK_LIMITS = {
     "idle_in_transaction_session_timeout": "2s",
@@ -75,44 +75,44 @@ QUICK_NETWORK = NETWORK | {
     "keepalives_interval": 1,
     "tcp_user_timeout": 3_000,
 }
-# PostgreSQL's text has no U+0000. It is stored behind this character, as that character itself is.
+# PostgreSQL's text cannot hold U+0000. This character escapes it, and itself.
 ESCAPE = "\x1a"
 ESCAPED = {"\0": ESCAPE + "0", ESCAPE: ESCAPE + "1"}
 UNESCAPED = {escaped: plain for plain, escaped in ESCAPED.items()}
 TO_ESCAPE, TO_UNESCAPE = re.compile("[\0\x1a]"), re.compile("\x1a[01]")
-# PostgreSQL's errors whose text says nothing of what was to be stored: of connections, of too few
-# resources, of what an operator does, of transactions, locks and the system.
+# Classes of PostgreSQL's errors whose text never contains stored values: of connections, lacking
+# resources, actions of an operator, transactions, locks and the system.
 TELLING = ("08", "25", "28", "3D", "40", "42501", "53", "55", "57", "58")
-RETRIED = ("40001", "40P01")  # Two transactions were in each other's way.
-READ_ONLY = "25006"  # The server that was the primary is none any more.
+RETRIED = ("40001", "40P01")  # Two transactions conflicted.
+READ_ONLY = "25006"  # The server is no longer the primary.
 NOT_ALLOWED = "42501"
-# What in PostgreSQL warns that a commit has not waited for a standby. The text may be translated,
-# and the code is that of all warnings.
+# The function of PostgreSQL that warns of a commit that didn't wait for a standby. The warning's
+# text may be translated, and its code is that of all warnings.
 WAITS_FOR_STANDBY = "SyncRepWaitForLSN"
 
 
 def escaped(text: str) -> str:
-    """Text as PostgreSQL stores it."""
+    """Escapes text for PostgreSQL."""
     if "\0" not in text and ESCAPE not in text:
         return text
     return TO_ESCAPE.sub(lambda found: ESCAPED[found[0]], text)
 
 
 def unescaped(text: str) -> str:
-    """What was stored."""
+    """Restores escaped text."""
     return TO_UNESCAPE.sub(lambda found: UNESCAPED[found[0]], text) if ESCAPE in text else text
 
 
 class _Text(Dumper):
-    """Text, whose type PostgreSQL sees from the statement."""
+    """Text whose type PostgreSQL infers from the statement."""
 
     def dump(self, obj: str) -> bytes:
         return escaped(obj).encode()
 
 
 class _Number(Dumper):
-    """An integer of no certain type, as text is. So a prepared statement stays the same, however
-    large its values are.
+    """An integer whose type PostgreSQL infers, as for text. So a prepared statement stays the same,
+    however large its values are.
     """
 
     def dump(self, obj: int) -> bytes:
@@ -125,20 +125,20 @@ class _TextLoader(Loader):
 
 
 class _Connection(psycopg.Connection[Any]):
-    """Ends when PostgreSQL does not answer: where its disk hangs, the kernel keeps a connection."""
+    """Ends if PostgreSQL does not respond: if its disk hangs, the kernel keeps a connection."""
 
     answer_max_s = ANSWER_MAX_S
     history: tuple[PostgresTimeline, History] | None = None
-    is_warned = False  # since it was last waited for
+    is_warned = False  # since the last wait
 
     def warned(self, diagnostic: "psycopg.errors.Diagnostic") -> None:
-        """The transaction was committed, and where somebody cancels its wait for a standby that is
-        told in a warning, and not in an error.
+        """Notes a commit without its standby: if someone cancels that wait, PostgreSQL sends a
+        warning and no error.
         """
         self.is_warned |= diagnostic.source_function == WAITS_FOR_STANDBY
 
     def check(self, timeline: PostgresTimeline) -> None:
-        """Closes itself where it is one to an old primary. Raises `psycopg.OperationalError`."""
+        """Closes itself if its server is an old primary. Raises `psycopg.OperationalError`."""
         try:
             self.history = timeline, timeline.check(self)
         except BaseException:
@@ -147,7 +147,7 @@ class _Connection(psycopg.Connection[Any]):
 
     @property
     def is_old(self) -> bool:
-        """Whether the server has gone on to a newer timeline than this connection's."""
+        """Whether the server has moved on to a newer timeline than this connection's."""
         return self.history is not None and self.history[1].is_before(self.history[0].newest)
 
     def wait(self, gen: Any, *given: Any, **named: Any) -> Any:
@@ -167,7 +167,9 @@ class _QuickConnection(_Connection):
 
 
 def _answered_in_time(steps: Generator[Any, Any, T], most_s: float) -> Generator[Any, Any, T]:
-    """The same steps. Raises `TimeoutError`; psycopg resumes it ten times a second at least."""
+    """Runs the same steps. Raises `TimeoutError`; psycopg resumes it at least ten times a
+    second.
+    """
     until = time.monotonic() + most_s
     ready: Any = None
     try:
@@ -188,8 +190,8 @@ def parameters(
     is_quick: bool = False,
     application: str = APPLICATION,
 ) -> dict[str, Any]:
-    """What libpq is told. `application`: what the session is called, unless the URL says that.
-    Raises `StoreBroken`, without the URL, in which a password may be.
+    """The parameters for libpq. `application`: the name of the session, unless the URL sets one.
+    Raises `StoreBroken`, without the URL, which may contain a password.
     """
     try:
         given = conninfo_to_dict(url)
@@ -211,7 +213,7 @@ def parameters(
 def in_turn(
     parameters: Mapping[str, Any], first: tuple[str, str] | None
 ) -> list[Mapping[str, Any]]:
-    """What libpq is told of each of several servers, `first` before the others."""
+    """The parameters for libpq for each of several servers, `first` before the others."""
     hosts, ports = (str(parameters.get(name, "")).split(",") for name in ("host", "port"))
     ports = ports if len(ports) > 1 else ports * len(hosts)
     servers = list(zip(hosts, ports, strict=False))
@@ -226,8 +228,8 @@ def connected_in_turn(
     given: Mapping[str, Any],
     timeline: PostgresTimeline,
 ) -> Connected:
-    """A connection to the first server that lets in and is not of an old timeline: the one that did
-    so last is asked first. Raises `psycopg.Error`.
+    """Connects to the first server that accepts and is not on an old timeline; tries the server
+    that accepted last first. Raises `psycopg.Error`.
     """
     errors: list[psycopg.Error] = []
     for server in in_turn(given, timeline.host):
@@ -247,10 +249,10 @@ def engine(
     application: str = APPLICATION,
     timeline: PostgresTimeline | None = None,
 ) -> Engine:
-    """Makes connections that begin no transaction by themselves. Text passes them whole, with
-    U+0000. `is_hurried`: PostgreSQL ends what takes very long. `is_quick`: what takes some seconds.
-    `application`: as in `parameters`. `timeline`: of the server; none is made to an old one. Raises
-    `StoreBroken` for a URL that is none.
+    """Makes an engine whose connections begin no transaction by themselves and carry all text, even
+    U+0000. `is_hurried`: PostgreSQL ends very long statements. `is_quick`: it ends those of some
+    seconds. `application`: as in `parameters`. `timeline`: refuses servers on an older one. Raises
+    `StoreBroken` for an invalid URL.
     """
     given = parameters(
         url, password, is_hurried=is_hurried, is_quick=is_quick, application=application
@@ -263,7 +265,7 @@ def engine(
         return connected_in_turn(connect_to, given, timeline)
 
     def connect_to(server: Mapping[str, Any]) -> "psycopg.Connection[Any]":
-        # Prepared statements are for long; there are some hundred.
+        # Prepared statements live long; there are some hundred.
         connects = psycopg.Connection
         if is_hurried:
             connects = _QuickConnection if is_quick else _Connection
@@ -280,15 +282,15 @@ def engine(
         made.adapters.register_loader("text", _TextLoader)
         return made
 
-    # SQLAlchemy writes the traceback of a rollback on a connection that has ended, outside of the
-    # log's format; whoever used the connection gets the error and says it.
+    # SQLAlchemy logs the traceback of a rollback on a lost connection outside of the log's format;
+    # the user of the connection gets the error and reports it.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     found = create_engine(
         "postgresql+psycopg://",
         creator=connect,
         poolclass=pool.NullPool,
         use_native_hstore=False,
-        hide_parameters=True,  # An error's text has no values.
+        hide_parameters=True,  # no values in the text of errors
     )
 
     @event.listens_for(found, "connect")
@@ -299,8 +301,8 @@ def engine(
 
 
 def try_servers_lock(connection: Connection, *, alone: bool) -> bool:
-    """Takes the lock of servers for this session, unless a server that forbids it has it. `alone`:
-    no other server may use the database at the same time.
+    """Takes the server lock for this session, unless another server's lock excludes it. `alone`: no
+    other server may use the database at the same time.
     """
     how = "pg_try_advisory_lock" if alone else "pg_try_advisory_lock_shared"
     (found,) = run_alone(connection, f"SELECT {how}({NAMESPACE}, {SERVERS})")
@@ -308,13 +310,13 @@ def try_servers_lock(connection: Connection, *, alone: bool) -> bool:
 
 
 def session_of(connection: Connection) -> str:
-    """The session, as it is named for `end_session`: a process of PostgreSQL, and its start."""
+    """The session's name for `end_session`: its process id and start time."""
     ((found,),) = run_alone(connection, f"SELECT {SESSION} FROM pg_stat_activity {OWN_SESSION}")
     return str(found)
 
 
 def end_session(connection: Connection, session: str) -> None:
-    """Ends a session that is left of a server that is gone, unless a statement of it runs still."""
+    """Ends a leftover session of a server that is gone, unless it still runs a statement."""
     if SESSION_NAME.fullmatch(session):
         run_alone(
             connection,
@@ -324,10 +326,10 @@ def end_session(connection: Connection, session: str) -> None:
 
 
 def end_sessions_of_past_starts(connection: Connection) -> None:
-    """Ends the sessions that are left of starts of servers which are over: those whose epoch is no
-    node's any more. Nothing of theirs is lost, since no transaction with such an epoch is stored. A
-    start that is newer than this statement stays. None is ended where another schema of the
-    database has the tables of servers, too: their epochs are others.
+    """Ends leftover sessions of past starts of servers: those whose epoch no node has any more.
+    Nothing is lost, since no transaction with such an epoch is stored. Keeps sessions of a start
+    newer than this statement. Ends none if another schema of the database has tables of servers,
+    too, since its epochs are independent.
     """
     named = f"substring(application_name FROM '{EPOCH_NAMED}')::int"
     run_alone(
@@ -341,9 +343,9 @@ def end_sessions_of_past_starts(connection: Connection) -> None:
 
 
 def end_stuck_writer(connection: Connection) -> None:
-    """Ends the session of a server that has the lock of writers and has stood still in the middle
-    of its transaction for `STUCK_S`. PostgreSQL's own limit does not end one whose last statements
-    came in a pipeline. Migrations and commands, which may take longer, are named without an epoch.
+    """Ends the session of a server that has the writer lock and has been stuck in its transaction
+    for `STUCK_S`. PostgreSQL's own limit does not end a session whose last statements came in a
+    pipeline. Spares migrations and commands, which may take longer: their names have no epoch.
     """
     run_alone(
         connection,
@@ -367,17 +369,17 @@ def run_alone(connection: Connection, statements: str) -> list[Any]:
 
 
 def original(error: BaseException) -> BaseException:
-    """psycopg's error below SQLAlchemy's."""
+    """The error of psycopg that SQLAlchemy's error wraps."""
     return getattr(error, "orig", None) or error
 
 
 def code_of(error: BaseException) -> str:
-    """PostgreSQL's SQLSTATE; empty where the connection and not the database failed."""
+    """PostgreSQL's SQLSTATE; empty if the connection and not the database failed."""
     return getattr(original(error), "sqlstate", None) or ""
 
 
 def reason_of(error: BaseException) -> str:
-    """Why, without anything that was to be stored."""
+    """The reason of an error, without any values to be stored."""
     code, below = code_of(error), original(error)
     if not code:
         return str(below).strip().partition("\n")[0] or type(below).__name__
@@ -388,9 +390,9 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_lost(connection: Connection | None) -> bool:
-    """Whether the connection is none any more, or one to a server that was the primary once, or was
-    left in the middle of a batch of statements: PostgreSQL has ended it there, and libpq, which
-    sends nothing more, has not heard of that.
+    """Whether the connection is closed, leads to a former primary, or was left in the middle of a
+    batch of statements. In the last case PostgreSQL has ended it, but libpq, which sends nothing
+    more, does not know yet.
     """
     if connection is None or connection.closed or connection.invalidated:
         return True

@@ -44,25 +44,25 @@ from quiltfn.store.functions.functions import SqlStore, opened
 T = TypeVar("T")
 
 CHECK_ALL_BELOW_BYTES = 64 * 1024 * 1024
-# Version 0.1.0 and older call their copies by the second name, and remove every file of that name
+# Version 0.1.0 and older use the second name for their copies, and remove every file of that name
 # before they refuse a newer schema.
 KEPT, BEFORE = "quiltfn.db.kept-", "quiltfn.db.before-"
 WAL = "PRAGMA journal_mode = WAL"
-# Of each connection, in KiB: what is read and written often, such as the audit log, fills it within
-# some thousand changes, and then it stays so.
+# Per connection, in KiB. Frequently used data, such as the audit log, fills the cache within some
+# thousand changes; then its size is stable.
 CACHE_KIB = 2000
 ALWAYS = (
     f"PRAGMA cache_size = -{CACHE_KIB}",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     f"PRAGMA journal_size_limit = {64 * 1024 * 1024}",
-    # When the log has this many pages, a commit copies it into the database, and all writes behind
-    # it wait. With the default of 1,000 and scattered writes, as of pruning, that takes 20 ms.
+    # When the log has this many pages, a commit copies it into the database, and later writes wait.
+    # With the default of 1,000 and scattered writes, as of pruning, that takes 20 ms.
     "PRAGMA wal_autocheckpoint = 250",
 )
-# A statement that a trigger adds to notes the pages that it changes, in case it must be undone. By
-# default SQLite puts what is beyond 64 KiB of that into a file, page by page. Only for the writer,
-# and after a migration: an index that is made has its rows sorted there, too.
+# A statement that runs a trigger records the pages that it changes, to undo them if needed. By
+# default SQLite puts what exceeds 64 KiB into a file, page by page. Only for the writer, and after
+# a migration: creating an index sorts its rows there, too.
 UNDO_IN_MEMORY = "PRAGMA temp_store = MEMORY"
 BUSY_STEPS = 64
 
@@ -75,21 +75,21 @@ class SqliteDatabase:
     def __init__(self, directory: DataDirectory, busy_timeout_s: float, node_id: str = "") -> None:
         self.directory = directory
         self._node_id = node_id
-        self.problem: str | None = None  # Why the last write failed, or the next ones will.
+        self.problem: str | None = None  # why the last write failed, or the next ones will
         self._boot: Boot | None = None
-        self._is_registered = False  # Whether the epoch of the boot is stored.
+        self._is_registered = False  # whether the epoch of the boot is stored
         self.check = IntegrityCheck(directory.database)
         self.reserve = DiskReserve(directory.path)
         self.has_free_pages = True
         self._put_off = PutOff(self.write)
-        self.busy_timeout_s, self._busy_ms = busy_timeout_s, 0  # The second as the writer has it.
+        self.busy_timeout_s, self._busy_ms = busy_timeout_s, 0  # _busy_ms: as set on the writer
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
         self._reader_thread = ThreadPoolExecutor(1, "store-reader")
         self._writer: Connection
         self._reader: Connection
 
     async def open(self, alone: bool) -> None:
-        """Opens, makes or migrates the database. Raises `StoreBroken`."""
+        """Opens, creates or migrates the database. Raises `StoreBroken`."""
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._writer_thread, self._open_writer, alone)
@@ -126,7 +126,7 @@ class SqliteDatabase:
         )
 
     async def unsure(self) -> None:
-        """As `Database` says. A file always tells."""
+        """As `Database` says. With a file, the outcome is always known."""
         await asyncio.Event().wait()
 
     async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
@@ -143,7 +143,7 @@ class SqliteDatabase:
         """As `Database` says: the file is on this machine."""
 
     async def listen(self, hear: Callable[[str], None]) -> None:
-        """As `Database` says: it has none."""
+        """As `Database` says: there are no other servers to hear of."""
         del hear
 
     async def end_node_session(self, name: str) -> None:
@@ -201,7 +201,8 @@ class SqliteDatabase:
             changes = driver.total_changes
             with self._writer.begin():
                 result = work(self._writer)
-                # What changes nothing writes nothing either, so that a full disk cannot refuse it.
+                # A transaction without changes writes nothing, so that a full disk cannot refuse
+                # it.
                 number = self._count() if driver.total_changes != changes else None
         if number is not None:
             self._is_registered = True
@@ -209,8 +210,8 @@ class SqliteDatabase:
         return result
 
     def _wait_at_most(self, seconds: float) -> None:
-        """Lets the next statements wait for other processes: so long, or a little shorter, so that
-        it rarely has to be set again.
+        """Sets how long the next statements wait for other processes: rounded down to a step, so
+        that the setting rarely changes.
         """
         step_ms = max(1, int(self.busy_timeout_s * 1000 / BUSY_STEPS))
         busy_ms = max(1, int(seconds * 1000) // step_ms * step_ms)
@@ -222,8 +223,8 @@ class SqliteDatabase:
         return sql.driver(self._writer)
 
     def _count(self) -> int:
-        """Numbers the transaction that is open; see `sqlite_header.py`. The first one of a server
-        stores its epoch too.
+        """Numbers the open transaction; see `sqlite_header.py`. The first one of a server also
+        stores its epoch.
         """
         if self._boot is not None and not self._is_registered:
             nodes.register(self._writer, self._boot)
@@ -283,10 +284,10 @@ class SqliteDatabase:
             ) from error
 
     def _take_over(self) -> None:
-        """Gives the file a new `application_id`, so that no other log is taken for its own.
+        """Gives the file a new `application_id`, so that no other log is mistaken for its own.
 
-        The note has room for two numbers: the one in the file, and the one that is on its way
-        there. So what an earlier start left in the log comes into the file first.
+        The note has room for two numbers: the one in the file, and the new one. So the contents of
+        an earlier log are moved into the file first.
         """
         directory, spools = self.directory, self.directory.note.spools
         last, ours = self._number("application_id"), 1 + secrets.randbelow(sqlite_header.NUMBERS)
@@ -300,20 +301,20 @@ class SqliteDatabase:
                 )
                 with self._writer.begin():
                     self._driver().execute(f"PRAGMA application_id = {ours}").close()
-                # On a full disk the room of the log is kept, for what must work there.
+                # On a full disk, keep the space of the log for writes that must succeed there.
                 if self._is_moved_into_file("TRUNCATE" if self.reserve.has_room else "PASSIVE"):
                     owners = ours, ours
         except (exc.DBAPIError, sqlite3.Error) as error:
             if not is_full(error, directory.path):
-                raise  # else the last server's log is continued
+                raise  # otherwise keeps the last server's log
         directory.mark("open", owners, commit, spools)
         directory.look()
         if directory.note.word == "open" and not self._is_small():
             self.check.start()
 
     def _is_moved_into_file(self, mode: str) -> bool:
-        """Moves what is in the log into the file; False: somebody reads, and not all was moved.
-        `mode`: TRUNCATE also gives back the room that the log has.
+        """Moves the log's contents into the file; False if a reader prevented moving all of them.
+        `mode`: TRUNCATE also frees the space of the log.
         """
         command = f"PRAGMA wal_checkpoint({mode})"
         is_busy, there, moved = self._driver().execute(command).fetchone()
@@ -335,7 +336,7 @@ class SqliteDatabase:
             self._reader.exec_driver_sql("SELECT 1 FROM probe")
 
     def _make(self) -> None:
-        """Makes a new database under another name and renames it when it is complete.
+        """Creates a database under another name and renames it when it is complete.
 
         So a start that is killed half-way leaves nothing that looks like a damaged database.
         """
@@ -343,7 +344,7 @@ class SqliteDatabase:
         for leftover in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm")):
             leftover.unlink(missing_ok=True)
         os.close(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, OWNER_ONLY))
-        # auto_vacuum can be set only before there are tables. `vacuum.py` needs it.
+        # auto_vacuum, which `vacuum.py` needs, can only be set before there are tables.
         pragmas = ("PRAGMA auto_vacuum = INCREMENTAL", WAL)
         with self._engine(fresh, "BEGIN IMMEDIATE", *pragmas).connect() as connection:
             migrate(connection)
@@ -351,7 +352,7 @@ class SqliteDatabase:
         self.directory.sync()
 
     def _check(self) -> None:
-        """Checks that the database is undamaged and ours, and migrates an older schema."""
+        """Checks that the database is undamaged and ours; migrates an older schema."""
         path, connection = self.directory.database, self._writer
         with connection.begin():
             names = connection.exec_driver_sql("SELECT name FROM sqlite_schema").scalars().all()
@@ -365,8 +366,8 @@ class SqliteDatabase:
                     f"{path} is in use by another version of quiltfn (stop it first)."
                 )
             copy = self._keep_copy(str(found)) if str(found) < REVISION else None
-            migrate(connection)  # refuses a newer schema, for which an older copy may be needed
-        with connection.begin():  # Everything if that is quick; functions always.
+            migrate(connection)  # refuses a newer schema, which may need an older copy
+        with connection.begin():  # all rows if the database is small; functions in any case
             for bound in ("1",) if self._is_small() else ("function", "version"):
                 result = connection.exec_driver_sql(f"PRAGMA quick_check({bound})").scalar()
                 if result != "ok":
@@ -375,14 +376,14 @@ class SqliteDatabase:
             self._keep_only(copy)
 
     def _keep_copy(self, revision: str) -> str:
-        """Copies the database before a migration, so that the older release can be used again.
+        """Copies the database before a migration, so that the older release can use it again.
         Returns the name of the copy.
         """
         path, copy = self.directory.database, f"{KEPT}{revision}"
         fresh = path.with_name(f"{copy}.new")
         try:
             self._copy_to(fresh)
-        except BaseException:  # A partial copy would waste what little space is left.
+        except BaseException:  # A partial copy would waste scarce space.
             for left in (fresh, Path(f"{fresh}-journal")):
                 left.unlink(missing_ok=True)
             raise
@@ -391,7 +392,7 @@ class SqliteDatabase:
         return copy
 
     def _keep_only(self, copy: str) -> None:
-        """Removes the copies of earlier migrations, as the database is whole after this one."""
+        """Removes the copies of earlier migrations: this one has left the database whole."""
         for name in (KEPT, BEFORE):
             for other in self.directory.database.parent.glob(f"{name}*"):
                 if other.name != copy:
@@ -411,7 +412,7 @@ class SqliteDatabase:
     def _engine(self, path: Path, begin: str, *pragmas: str) -> Engine:
         # The driver begins no transactions by itself; `begin` says how each one starts.
         engine = create_engine(
-            URL.create("sqlite", database=str(path)),  # It quotes the path.
+            URL.create("sqlite", database=str(path)),  # quotes the path
             poolclass=pool.NullPool,
             connect_args={
                 "isolation_level": None,
@@ -447,7 +448,7 @@ class SqliteDatabase:
         except (exc.DBAPIError, sqlite3.Error) as error:
             if is_full(error, self.directory.path):
                 raise DiskFull(f"{FULL}: nothing can be stored") from error
-            # The driver's text only: SQLAlchemy's has the statement and its values.
+            # Only the driver's text: SQLAlchemy's has the statement and its values.
             reason = getattr(error, "orig", None) or error
             raise StoreUnavailable(
                 f"the database does not answer as it should: {reason}"
@@ -463,7 +464,8 @@ class SqliteDatabase:
 async def open_sqlite(
     data_dir: Path, *, alone: bool = True, node_id: str = "", busy_timeout_s: float = 5.0
 ) -> AsyncIterator[SqlStore]:
-    """Opens the store in the file of `data_dir`; a first start makes it. Raises `StoreBroken`.
+    """Opens the store in the file of `data_dir`; creates it at the first start. Raises
+    `StoreBroken`.
 
     A server is `alone` in its directory, or shares it with servers of other `node_id`s. A tool that
     reads or writes a row beside a running server is not alone and has no node. A write waits at

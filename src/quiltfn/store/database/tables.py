@@ -1,4 +1,4 @@
-"""The tables as the code uses them. `migrations/` makes them, and a test compares the two."""
+"""The tables as the code uses them. `migrations/` creates them, and a test compares the two."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -41,7 +41,7 @@ metadata = MetaData()
 
 
 def owner() -> tuple[Column[Any], ...]:
-    """The boot of a node that a row without an end belongs to."""
+    """Columns for the boot of the node that owns an unfinished row."""
     return (
         Column("node_id", Text, nullable=False, server_default=text("''")),
         Column("epoch", BigInteger, nullable=False, server_default=text("0")),
@@ -49,14 +49,14 @@ def owner() -> tuple[Column[Any], ...]:
 
 
 def where(condition: str) -> dict[str, Any]:
-    """Of an index that has these rows alone, in both databases: PostgreSQL's is made by migrations,
-    and naming it here would import all that is known of it.
+    """The condition of a partial index, for SQLite only: PostgreSQL's indices come from migrations,
+    and naming the condition for it would import the whole dialect.
     """
     return {"sqlite_where": text(condition)}
 
 
 def are_of(table: Table, functions: str | TenantFunctions) -> ColumnElement[bool]:
-    """Whether rows are of the function with the id, or of one of several."""
+    """Matches rows of the function with the id, or of one of several functions."""
     if isinstance(functions, str):
         return table.c.function_id == functions
     if functions.ids is None:
@@ -85,7 +85,7 @@ function = Table(
     Column("error_message", Text),
     Column("failed_version", Integer),
     Column("revision", BigInteger, nullable=False, server_default=text("1")),
-    # The counters: written by the journal alone, never by a function's own row.
+    # The counters: only the journal writes them, never an update of the function.
     Column("invocation_count", BigInteger, nullable=False, server_default=text("0")),
     Column("error_count", BigInteger, nullable=False, server_default=text("0")),
     Column("last_invoked_at", BigInteger),
@@ -103,7 +103,7 @@ version = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("handler", Text, nullable=False),
     Column("runtime", Text, nullable=False),
-    # The whole runtime as it was then: nothing that happens to the name changes a version.
+    # A snapshot of the whole runtime: later changes to the name don't change the version.
     Column("pinned", JSON, nullable=False),
     Column("environment", JSON, nullable=False),
     Column("working_directory", Text),
@@ -115,7 +115,7 @@ version = Table(
 )
 
 # The runtimes by name, of a tenant or, with an empty tenant id, of all tenants. Versions do not
-# refer to these rows, because they have a snapshot of their own.
+# refer to these rows, because they have their own snapshots.
 runtime = Table(
     "runtime",
     metadata,
@@ -141,7 +141,7 @@ runtime = Table(
     Column("created_at", BigInteger, nullable=False),
 )
 
-# Which tenant has which image, and what it counts in bytes. An empty tenant id is as above.
+# The images of each tenant, and the bytes that they count. An empty tenant id means all tenants.
 tenant_image = Table(
     "tenant_image",
     metadata,
@@ -150,14 +150,14 @@ tenant_image = Table(
     Column("counted_bytes", BigInteger, nullable=False),
 )
 
-# One row. What it means is in `compatibility.py`.
+# One row; see `compatibility.py`.
 compatibility = Table(
     "compatibility",
     metadata,
     Column("oldest_version", Text, primary_key=True),
 )
 
-# Which node of a fleet has the files of an image on its disk, by its own word.
+# The nodes of a fleet that have reported the files of an image on their disks.
 image_copy = Table(
     "image_copy",
     metadata,
@@ -166,7 +166,7 @@ image_copy = Table(
 )
 
 # function_id is no foreign key: a record may be written after its function was deleted, and the
-# records of a deleted function are removed after it, in steps.
+# records of a deleted function are removed later, in steps.
 invocation = Table(
     "invocation",
     metadata,
@@ -198,18 +198,19 @@ invocation = Table(
     Column("memory_mib", Integer, nullable=False, server_default=text("0")),
     Column("http_status", Integer),
     Column("end_cause", JSON),
-    # The last two are no fields of a record: the boot of `execution_node_id` that wrote it, and
-    # what it counts in `usage`; by default, as one without output.
+    # The last two columns are not fields of a record: the boot of `execution_node_id` that wrote
+    # it, and the bytes that it counts in `usage`; the default is that of a record without output.
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("size_bytes", BigInteger, nullable=False, server_default=text("600")),
-    # Ids are UUIDv7, so their order is the order of time. The other columns let filters work on the
-    # index alone, since the rows may be megabytes apart.
+    # Ids are UUIDv7, so their order is chronological. The other columns let filters use only the
+    # index, since the rows may be megabytes apart.
     Index(
         "invocation_listing",
         *("function_id", "invocation_id", "status", "cold_start", "duration_ms"),
         *("source", "version"),
     ),
-    # What retention looks at, however many wait, and the list of all calls of a tenant.
+    # For retention, fast with any number of waiting rows, and for the list of a tenant's
+    # invocations.
     Index(
         "invocation_of_tenant",
         *("tenant_id", "invocation_id", "size_bytes", "status"),
@@ -221,7 +222,7 @@ invocation = Table(
         *("tenant_id", "invocation_id", "status"),
         **where("status IN ('queued', 'running')"),
     ),
-    # Those that have output of attempts, which retention can take.
+    # Records with output of attempts, which retention can remove.
     Index(
         "invocation_open_output",
         *("tenant_id", "invocation_id", "size_bytes", "status"),
@@ -234,7 +235,8 @@ invocation = Table(
     ),
 )
 
-# How many rows a tenant has, and their bytes. Triggers update it; see `store/tenants/usage.py`.
+# The number of rows of each tenant, and their bytes. Triggers update it; see
+# `store/tenants/usage.py`.
 usage = Table(
     "usage",
     metadata,
@@ -260,12 +262,11 @@ node = Table(
     Column("report", JSON, nullable=False, server_default=text("'{}'")),
 )
 
-# One row where the database is a fleet's, made by `quiltfn fleet init`; see `store/fleet/init.py`.
+# One row if the database is a fleet's. `quiltfn fleet init` makes it; see `store/fleet/init.py`.
 fleet = Table("fleet", metadata, Column("id", Text, primary_key=True))
 
-# Of each function, how many instances all nodes of a fleet may have, and the slots that each node
-# holds: `{node: {"count": …, "wanted": …, "epoch": …, "turn": …}}`; see
-# `store/fleet/slots.py`.
+# For each function, the maximum instances on all nodes of a fleet, and the slots of each node:
+# `{node: {"count": …, "wanted": …, "epoch": …, "turn": …}}`; see `store/fleet/slots.py`.
 slot = Table(
     "slot",
     metadata,
@@ -274,7 +275,7 @@ slot = Table(
     Column("held", JSON, nullable=False, server_default=text("'{}'")),
 )
 
-# The last changes of shared state, in the order of their commits; see `store/functions/changes.py`.
+# The latest changes of shared state, in commit order; see `store/functions/changes.py`.
 change = Table(
     "change",
     metadata,
@@ -284,7 +285,7 @@ change = Table(
     Column("object_id", Text, nullable=False),
 )
 
-# Deleted functions whose records are still to be removed.
+# Deleted functions with records that are not removed yet.
 deletion = Table("deletion", metadata, Column("function_id", Text, primary_key=True))
 
 # At most one row, the state of the clock. See `model/trusted_time.py`.
@@ -297,7 +298,7 @@ clock = Table(
     Column("settled_at", BigInteger, nullable=False),
 )
 
-# One row that is written to test whether writing works.
+# One row, rewritten to test whether writing works.
 probe = Table(
     "probe",
     metadata,
@@ -320,7 +321,7 @@ api_key = Table(
     UniqueConstraint("prefix", name="api_key_prefix"),
 )
 
-# One row, increased in the transaction of every change to a key, so that others notice it.
+# One row. The transaction of every change to a key increases it, so that other processes notice.
 key_revision = Table(
     "key_revision",
     metadata,
@@ -328,7 +329,7 @@ key_revision = Table(
     Column("number", BigInteger, nullable=False),
 )
 
-# `status` is null while the first call runs. `made_at` is when the key was reserved.
+# `status` is null while the first request runs. `made_at` is when the key was reserved.
 idempotent_answer = Table(
     "idempotent_answer",
     metadata,
@@ -343,13 +344,13 @@ idempotent_answer = Table(
     Column("made_at", BigInteger, nullable=False),
     *owner(),
     Index("idempotent_answer_age", "made_at"),
-    # The bodies that can be removed to free space, oldest first.
+    # Bodies that may be removed to free space, oldest first.
     Index(
         "idempotent_answer_with_body",
         *("tenant_id", "made_at"),
         **where("length(body) > 0"),
     ),
-    # A start looks for these and must not read every body to find them.
+    # A start finds these rows without reading every body.
     Index(
         "idempotent_answer_running",
         "made_at",
@@ -394,10 +395,10 @@ operation = Table(
     Index("operation_listing", "tenant_id", "operation_id"),
 )
 
-# Accepted work that is not over. Its record is in `invocation`, what the caller gave in `input`.
-# `attempts`: how many were claimed so far. An epoch of 0: it waits; else the boot of a node that
-# has claimed it, `machine_boot_id` the boot of its kernel, and `is_begun` says whether its attempt
-# counts as started even where no record says so.
+# Unfinished asynchronous invocations. The record is in `invocation`, the input in `input`.
+# `attempts`: how many were claimed so far. `epoch`: 0 while it waits; otherwise the boot of the
+# node that claimed it. `machine_boot_id`: the boot of that node's kernel. `is_begun`: whether its
+# attempt counts as started even without a record of it.
 work = Table(
     "work",
     metadata,
@@ -422,7 +423,7 @@ work = Table(
     ),
 )
 
-# How much work of a function is not over. Triggers update it.
+# The number of unfinished asynchronous invocations of a function. Triggers update it.
 work_count = Table(
     "work_count",
     metadata,
@@ -430,7 +431,7 @@ work_count = Table(
     Column("number", BigInteger, nullable=False),
 )
 
-# What callers gave, where it is kept. `environment` is JSON, and so is what `is_encrypted` hides.
+# Stored inputs. `environment` is JSON, and so is its plain text if `is_encrypted`.
 input_table = Table(
     "input",
     metadata,
@@ -444,14 +445,14 @@ input_table = Table(
     Column("traceparent", Text),
     Column("is_encrypted", Boolean, nullable=False, server_default=text("0")),
     Column("size_bytes", BigInteger, nullable=False),
-    # Last, because SQLite reads a long value to get at what is behind it.
+    # Last, because SQLite reads through a long value to reach the columns after it.
     Column("payload", LargeBinary),
     Column("environment", LargeBinary),
     Index("input_of_tenant", "tenant_id", "invocation_id", "size_bytes"),
     Index("input_of_function", "function_id"),
 )
 
-# The attempts of accepted work that are over. Times in Unix milliseconds.
+# The completed attempts of asynchronous invocations. Times in Unix milliseconds.
 attempt = Table(
     "attempt",
     metadata,
@@ -466,13 +467,13 @@ attempt = Table(
     Column("execution_node_id", Text, nullable=False),
     Column("cold_start", Boolean, nullable=False),
     Column("version", Integer),
-    # The end of each stream, of an attempt that another one followed. The last is in the record.
+    # The end of each stream, of an attempt with a successor. The last attempt's is in the record.
     Column("stdout", LargeBinary),
     Column("stderr", LargeBinary),
     Column("end_cause", JSON),
 )
 
-# Accepted work that was given up. `reason`: "attempts" or "age".
+# Dead-lettered asynchronous invocations. `reason`: "attempts" or "age".
 dead_letter = Table(
     "dead_letter",
     metadata,
@@ -485,7 +486,7 @@ dead_letter = Table(
     Index("dead_letter_of_tenant", "tenant_id", "invocation_id"),
 )
 
-# The policies of a function that has other ones than the defaults, as JSON.
+# The policies of functions that don't use the defaults, as JSON.
 function_policy = Table(
     "function_policy",
     metadata,
@@ -494,8 +495,8 @@ function_policy = Table(
     Column("record_policy", JSON),
 )
 
-# What is to be sent to a destination. `policy_field`: "on_success" or "on_failure" of the policy of
-# the function, which says where to. An epoch of 0: nobody sends it at the moment.
+# Deliveries to destinations. `policy_field`: "on_success" or "on_failure", the field of the
+# function's policy that has the destination. `epoch`: 0 while no node sends it.
 delivery = Table(
     "delivery",
     metadata,
@@ -523,7 +524,7 @@ delivery = Table(
     Index("delivery_ended", "tenant_id", "ended_at"),
 )
 
-# As `model.schedule.Schedule` says.
+# The fields of `model.schedule.Schedule`.
 schedule = Table(
     "schedule",
     metadata,
@@ -555,8 +556,8 @@ schedule = Table(
     Index("schedule_function", "function_id"),
 )
 
-# One row for each tick that was decided on, and one for all that were missed at one time: the key
-# lets none be run twice. `missed`: how many missed ticks the row stands for.
+# One row for each decided tick, and one for all ticks missed in one gap: the key prevents running a
+# tick twice. `missed`: how many missed ticks the row represents.
 schedule_run = Table(
     "schedule_run",
     metadata,
@@ -578,9 +579,9 @@ schedule_run = Table(
     Index("schedule_run_of_function", "function_id"),
 )
 
-# What the calls of a function came to between `start` (Unix seconds) and `step_s` later. It
-# outlives the records, and the function. `stats`: a `model.stats.CallStats`.
-# The columns of the key are in this order so that what all functions of a tenant came to within a
+# The statistics of a function's invocations between `start` (Unix seconds) and `step_s` later. They
+# outlive the records, and the function. `stats`: a `model.stats.CallStats`. The order of the key's
+# columns keeps the rows of all functions of a tenant within a time together.
 # time is in one place.
 call_stats = Table(
     "call_stats",
@@ -595,8 +596,8 @@ call_stats = Table(
     sqlite_with_rowid=False,
 )
 
-# Calls of deleted functions that `call_stats` has, for some minutes: they leave no record that
-# would tell so when the journal is read again.
+# Invocations of deleted functions that `call_stats` includes, kept for some minutes: they have no
+# record that would show this when the journal is read again.
 counted_call = Table(
     "counted_call",
     metadata,
@@ -606,7 +607,7 @@ counted_call = Table(
     sqlite_with_rowid=False,
 )
 
-# A row for each function that has a URL. `url`: a `model.url.FunctionUrl`.
+# A row for each function with a URL. `url`: a `model.url.FunctionUrl`.
 function_url = Table(
     "function_url",
     metadata,
@@ -614,7 +615,7 @@ function_url = Table(
     Column("url", JSON, nullable=False),
 )
 
-# The tenants that have ever had a URL: what a path named once, it names for good.
+# The tenants that have ever had a URL: a path keeps its tenant for good.
 url_tenant = Table("url_tenant", metadata, Column("tenant_id", Text, primary_key=True))
 
 # A row for each alias of a function. `alias`: a `model.alias.Alias`.
@@ -627,7 +628,7 @@ function_alias = Table(
     Column("revision", Integer, nullable=False),
 )
 
-# A row for each tenant that has other quotas than the settings. `quota`: a
+# A row for each tenant whose quotas differ from the settings. `quota`: a
 # `model.tenant_quota.TenantQuota`.
 tenant_quota = Table(
     "tenant_quota",
@@ -637,7 +638,7 @@ tenant_quota = Table(
 )
 
 COUNTER_COLUMNS = FunctionCounters.__struct_fields__
-# Without `share_us`, which is counted, `outcome`, which is carried out, and `own_message`.
+# Without `share_us` (added to statistics), `outcome` (carried out), and `own_message`.
 INVOCATION_COLUMNS = Invocation.__struct_fields__[:-3]
 OUTPUT_COLUMNS = ("stdout", "stderr")
 STATUS_AT = INVOCATION_COLUMNS.index("status")
@@ -654,14 +655,14 @@ def function_row(function: Function) -> dict[str, Any]:
 
 
 def version_row(version: Version) -> dict[str, Any]:
-    """A version and its spec, flat."""
+    """A version and its spec as one flat row."""
     row: dict[str, Any] = msgspec.to_builtins(version)
     spec: dict[str, Any] = row.pop("spec")
     return row | spec
 
 
 def read_version(row: RowMapping, prefix: str = "") -> Version:
-    """A version from a row whose columns are named with `prefix`."""
+    """Reads a version from columns with this `prefix`."""
     names = [name for name in Version.__struct_fields__ if name != "spec"]
     spec = {name: row[prefix + name] for name in SPEC_COLUMNS}
     return convert({name: row[prefix + name] for name in names} | {"spec": spec}, Version)
@@ -673,7 +674,7 @@ def read_counters(row: RowMapping) -> FunctionCounters:
 
 
 def read_stored(row: RowMapping) -> StoredFunction:
-    """A function with its counters and, in columns named version_…, its current version."""
+    """A function with its counters and, from columns named version_…, its current version."""
     return StoredFunction(
         function=convert({n: row[n] for n in Function.__struct_fields__}, Function),
         version=read_version(row, "version_"),
@@ -682,7 +683,7 @@ def read_stored(row: RowMapping) -> StoredFunction:
 
 
 def invocation_row(invocation: Invocation) -> list[Any]:
-    """A record in the order of its fields, for the driver, which takes JSON as text."""
+    """The fields of a record in order, for the driver, which takes JSON as text."""
     row = list(msgspec.structs.astuple(invocation)[: len(INVOCATION_COLUMNS)])
     row[STATUS_AT] = invocation.status.value
     row[SOURCE_AT] = invocation.source.value
@@ -694,20 +695,20 @@ def invocation_row(invocation: Invocation) -> list[Any]:
 
 
 def read_invocation(row: RowMapping) -> Invocation:
-    """A record. It has no output if the row has none."""
+    """Reads a record, without output if the row has none."""
     fields = {name: row[name] for name in INVOCATION_COLUMNS if name in row}
     kept = {name: as_bytes(fields.pop(name, b"")) for name in OUTPUT_COLUMNS}
     return msgspec.structs.replace(convert(fields, Invocation), **kept)
 
 
 def as_bytes(output: bytes | str) -> bytes:
-    """An output stream, which may have been stored as text or as bytes."""
+    """An output stream, stored as text or as bytes."""
     return output.encode() if isinstance(output, str) else output
 
 
 @cache
 def postgresql_types(columns: Sequence[str]) -> tuple[str, ...]:
-    """The types of columns of `invocation`, as PostgreSQL calls them."""
+    """The PostgreSQL names of the types of columns of `invocation`."""
     from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - which SQLite does without
 
     named = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -715,21 +716,21 @@ def postgresql_types(columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def as_json(ids: Sequence[str]) -> str:
-    """Ids as the JSON array that some statements take."""
+    """Ids as a JSON array, for statements that take one."""
     return msgspec.json.encode(ids).decode()
 
 
 def owned_by(boot: tuple[str, int, bool]) -> dict[str, Any]:
-    """The columns of `owner`."""
+    """The values of the columns of `owner`."""
     return {"node_id": boot[0], "epoch": boot[1]}
 
 
 def row_of(item: msgspec.Struct) -> dict[str, Any]:
-    """The columns of a struct whose fields are columns of the same names. No bytes in it."""
+    """The columns of a struct without bytes, each field in the column of its name."""
     row: dict[str, Any] = msgspec.to_builtins(item)
     return row
 
 
 def read(row: RowMapping, kind: type[T]) -> T:
-    """The struct whose fields are columns of the same names; the row may have more."""
+    """Reads a struct from the columns of its fields; the row may have more columns."""
     return convert({name: row[name] for name in kind.__struct_fields__}, kind)

@@ -1,7 +1,7 @@
-"""The data directory: its lock, and whether the files that must be there are there.
+"""The data directory: its lock, and checks that required files exist.
 
 The server locks the directory and `quiltfn.lock` in it. The kernel releases both locks when the
-process ends, however that happens. The lock file also says how the last server left, so that the
+process ends in any way. The lock file also records the state at the last server's end, so that the
 next one notices files that were deleted, cut or replaced in between:
 
     open                        "closed" after the database was closed properly
@@ -24,19 +24,19 @@ from typing import Literal
 import msgspec
 
 OWNER_ONLY = 0o600
-STAMP_MAX_BYTES = 1_000_000  # all of it a hole
+STAMP_MAX_BYTES = 1_000_000  # as a sparse file
 RESTORING = "restore.unfinished"
 SPOOLS = ("journal-a.spool", "journal-b.spool")
 NOTE = re.compile(
     r"(open|closed) *\ndatabase (\d{10}) (\d{10})\ncommit (\d{10})\nspool ([+-]{2})\n"
 )
-NODE = "node"  # of a fleet whose records are here
-SESSION = "session"  # of PostgreSQL, that has the locks of this server
-COMMIT_AT, SPOOL_AT = 45, 62  # where the last two numbers stand in the note
+NODE = "node"  # the node of a fleet whose records are here
+SESSION = "session"  # the PostgreSQL session with this server's locks
+COMMIT_AT, SPOOL_AT = 45, 62  # the offsets of the last two values in the note
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Opens or makes a regular file. Raises `OSError` for a link or anything else."""
+    """Opens or creates a regular file. Raises `OSError` for a link or anything else."""
     opened = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, OWNER_ONLY)
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
@@ -45,8 +45,8 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes a whole small file of the server's own: a crash leaves the old one or this one. Raises
-    `OSError`.
+    """Writes a small file of the server's own atomically: a crash leaves the old one or this one.
+    Raises `OSError`.
     """
     fresh = path.with_name(f"{path.name}.new")
     with fresh.open("w") as file:
@@ -57,11 +57,11 @@ def replace_file(path: Path, text: str) -> None:
 
 
 class StoreBroken(Exception):
-    """The data on disk cannot be used as it is; the text says why. The server must not start."""
+    """The data on disk is unusable; the text says why. The server must not start."""
 
 
 class Note(msgspec.Struct, frozen=True):
-    """What the last server left in the lock file. `owners`: the `application_id`s of its file."""
+    """The last server's notes in the lock file. `owners`: the `application_id`s of its file."""
 
     word: str
     owners: tuple[int, ...] = ()
@@ -73,15 +73,15 @@ class DataDirectory:
     """The directory and its locks. Methods block, so call them from a thread."""
 
     def __init__(self, path: Path, *, has_database: bool = True) -> None:
-        """`has_database`: whether `quiltfn.db` is there; a spool is in any case."""
+        """`has_database`: whether `quiltfn.db` belongs in it; a spool always does."""
         self.path, self._has_database = path, has_database
         self.database = path / "quiltfn.db"
         self._stamp = os.fspath(path / "keys.stamp")
         self.log = path / "quiltfn.db-wal"
         self.holds_lock = False
-        # What the last server left. Read once, when the lock is taken.
+        # The last server's note. Read once, when the lock is taken.
         self.note = Note("")
-        # Why nothing can be stored at the moment, if so; and notices about the start.
+        # Why nothing can be stored now, or None. `notices`: about the start.
         self.problem: str | None = None
         self.notices: list[str] = []
         self._lock = self._directory = -1
@@ -117,12 +117,12 @@ class DataDirectory:
         self.note = self._read_note()
 
     def open_spool(self) -> None:
-        """Locks a directory that has a spool only, because the database is shared and elsewhere."""
+        """Locks a directory that has only a spool, because the database is shared and elsewhere."""
         self.enter(alone=True, wait_s=0)
         self.mark("open", (0, 0), 0, self.note.spools)
 
     def check(self) -> bool:
-        """Whether the database must be made. Raises `StoreBroken` if something is missing."""
+        """Whether the database must be created. Raises `StoreBroken` if something is missing."""
         self.check_restored()
         if not self.database.exists():
             left = [name for name in (self.log.name, *SPOOLS) if (self.path / name).exists()]
@@ -137,15 +137,15 @@ class DataDirectory:
         return False
 
     def check_restored(self) -> None:
-        """Raises `StoreBroken` where a restore was cut off."""
+        """Raises `StoreBroken` if a restore was interrupted."""
         if (self.path / RESTORING).exists():
             raise StoreBroken(
                 f"A restore into {self.path} was cut off. Do it again: quiltfn restore."
             )
 
     def keep_for_node(self, name: str) -> None:
-        """Notes that the directory is this node's. Raises `StoreBroken` for another one's: what
-        this node has written elsewhere would count as whole here, and work could be run twice.
+        """Marks the directory as this node's. Raises `StoreBroken` if it is another one's: records
+        that this node has elsewhere would be missed, and work could run twice.
         """
         path = self.path / NODE
         with contextlib.suppress(FileNotFoundError):
@@ -160,11 +160,11 @@ class DataDirectory:
         self.sync()
 
     def keep_session(self, session: str) -> None:
-        """Notes which session of PostgreSQL has the lock that others are kept out by."""
+        """Records the PostgreSQL session whose lock keeps other servers out."""
         replace_file(self.path / SESSION, f"{session}\n")
 
     def session(self) -> str:
-        """The one that was noted last; empty: none was."""
+        """The session that was recorded last; empty if none was."""
         with contextlib.suppress(OSError):
             return (self.path / SESSION).read_text("ascii", "replace").strip()
         return ""
@@ -190,17 +190,17 @@ class DataDirectory:
 
     def mark_keys_changed(self) -> None:
         """Changes `keys_token` for every process."""
-        # On a full disk the others notice when they next ask the database.
+        # On a full disk, other processes notice at their next query of the database.
         with contextlib.suppress(OSError):
             file = open_own(Path(self._stamp), os.O_WRONLY | os.O_CREAT)
             try:
-                # The file's time is too coarse to tell two changes in a row apart.
+                # Change the size, because file times are too coarse for quick changes.
                 os.ftruncate(file, os.fstat(file).st_size % STAMP_MAX_BYTES + 1)
             finally:
                 os.close(file)
 
     def keys_token(self) -> object:
-        """A value that differs after every `mark_keys_changed`, by whichever process."""
+        """A value that changes with every `mark_keys_changed` of any process."""
         try:
             found = os.stat(self._stamp, follow_symlinks=False)
         except OSError:
@@ -213,19 +213,21 @@ class DataDirectory:
         os.fsync(self._lock)
 
     def committed(self, commit: int) -> None:
-        """Notes the number of a committed transaction. Not synced: it serves after `kill -9`."""
+        """Records the number of a committed transaction. Not synced: it serves only
+        after `kill -9`.
+        """
         with contextlib.suppress(
             OSError
         ):  # An older number makes the next start less strict, not wrong.
             os.pwrite(self._lock, b"%010d" % commit, COMMIT_AT)
 
     def holds(self, spool: str, anything: bool) -> None:
-        """Notes whether a segment holds records."""
+        """Records whether a segment holds records."""
         with contextlib.suppress(OSError):
             os.pwrite(self._lock, b"+" if anything else b"-", SPOOL_AT + SPOOLS.index(spool))
 
     def look(self) -> None:
-        """Finds out whether files are still reached by their names; see `problem`."""
+        """Checks that files are still at their paths; sets `problem`."""
         try:
             if not os.path.samestat(os.stat(self.path), self._entered):
                 self.problem = "another directory was put in place of the data directory"
@@ -248,8 +250,8 @@ class DataDirectory:
         self.problem = None
 
     def add_notice(self, notice: str) -> None:
-        """Adds something that the operator should know of this start, for log and health."""
-        import structlog  # noqa: PLC0415 — commands beside a server do without it
+        """Adds a notice about this start for the operator, to the log and health."""
+        import structlog  # noqa: PLC0415 - not needed beside a server
 
         self.notices.append(notice)
         structlog.get_logger("quiltfn.store").warning(notice)
@@ -279,7 +281,7 @@ class DataDirectory:
         self._lock, self._directory, self.holds_lock = -1, -1, False
 
     def _try_lock(self) -> bool:
-        """Takes both locks. The directory's one cannot be deleted by anybody."""
+        """Takes both locks. Nobody can delete the directory's."""
         try:
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -300,7 +302,7 @@ class DataDirectory:
         return os.stat(name, dir_fd=self._directory, follow_symlinks=False)
 
     def _lock_again(self) -> None:
-        """Makes a removed lock file again. The lock on the directory kept others out."""
+        """Restores a removed lock file. The lock on the directory kept other servers out."""
         note = os.pread(self._lock, 4096, 0)
         (self.path / "quiltfn.lock").unlink(missing_ok=True)
         fresh = open_own(self.path / "quiltfn.lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -314,9 +316,9 @@ class DataDirectory:
     def _read_note(self) -> Note:
         text = os.pread(self._lock, 4096, 0).decode("ascii", "replace")
         found = NOTE.fullmatch(text)
-        if found is None:  # Of an older release, which wrote the word alone; or new.
+        if found is None:  # Of an older release, which wrote only the word; or new.
             return Note(text.strip() if text.strip() in ("open", "closed") else "")
         word, first, two, commit, spools = found.groups()
         owners = int(first), int(two)
-        # A start that did not come as far as a database has noted none.
+        # A start that failed before it had a database has recorded none.
         return Note(word, owners if any(owners) else (), int(commit), spools)
