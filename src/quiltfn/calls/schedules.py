@@ -1,7 +1,7 @@
-"""Schedules: makes and changes them, and runs functions when they are due.
+"""Schedules: creates and changes them, and runs functions when they are due.
 
-A schedule goes by the wall clock, at once when that is set. `model/schedule.py` decides what
-becomes of each tick, and the store carries a decision out in the transaction that accepts the work.
+A schedule follows the wall clock, and immediately follows changes of it. `model/schedule.py`
+decides the outcome of each tick, and the store applies it in the transaction that accepts the work.
 """
 
 import asyncio
@@ -44,19 +44,19 @@ from quiltfn.store.calls.schedules import SqlSchedules
 from quiltfn.tenants.admission import Admission
 
 _log = structlog.get_logger("quiltfn.calls.schedules")
-# A clock that was set is noticed within this time.
+# Maximum seconds until a change of the wall clock is noticed.
 LOOK_EVERY_S = 15.0
-# Every so many looks at what other nodes do, whether a tick of theirs waits.
+# Number of looks at other nodes' changes between checks for a waiting tick of theirs.
 LOOKS = 15
 RETRY_S = 1.0
-# One transaction decides on so many schedules.
+# Maximum number of schedules in one transaction.
 AT_ONCE = 50
 CHANGE_ROUNDS = 5
 BY_SCHEDULE = Cause(source=Source.SCHEDULE)
 
 
 class Schedules:
-    """The schedules of all tenants. `most`: how many a tenant may have."""
+    """The schedules of all tenants. `most`: the maximum number for a tenant."""
 
     def __init__(
         self,
@@ -73,17 +73,17 @@ class Schedules:
         self._journal: SpoolJournal = work.journal
         self._changed = asyncio.Event()
         self._seen_ms = 0
-        self._may_wait = True  # Whether a tick may wait for an earlier run.
+        self._may_wait = True  # whether a tick may wait for an earlier run
         self._looks = 0
-        # Of every run: tenant, name, function and call.
+        # Emitted for every run: tenant, name, function and call.
         self.on_fired: Signal[str, str, str, str] = Signal()
 
     # What callers do -------------------------------------------------------------------------
 
     async def create(self, tenant_id: str, function: str, new: Schedule) -> StoredSchedule:
-        """Makes a schedule of the function of that name. `new`: what callers set of it.
+        """Create a schedule of the function with that name. `new`: the fields that the caller set.
 
-        Raises `Unprocessable`, `Conflict` for a name that is taken, and `RateLimited`.
+        Raises `Unprocessable`, `Conflict` if the name is taken, and `RateLimited`.
         """
         entry = self._named(tenant_id, function)
         now_ms = self._now_ms()
@@ -105,8 +105,8 @@ class Schedules:
     async def change(
         self, tenant_id: str, name: str, function: str | None, changes: Mapping[str, Any]
     ) -> StoredSchedule:
-        """Changes fields of a schedule, and its function where one is named. What is due already is
-        decided on first, by the old fields. Raises as `create` does, and `NotFound`.
+        """Change fields of a schedule, and its function if one is named. Ticks that are already due
+        are decided first, by the old fields. Raises as `create` does, and `NotFound`.
         """
         for _ in range(CHANGE_ROUNDS):
             stored = await self._settled(tenant_id, name)
@@ -117,14 +117,14 @@ class Schedules:
                 values["function_id"] = entry.function.id
             after = before.changed(values, self._now_ms())
             check(entry.version, request_of(input_of(after)))
-            with contextlib.suppress(Outdated):  # A tick was decided on meanwhile.
+            with contextlib.suppress(Outdated):  # a tick was decided meanwhile
                 saved = await self._store.save(after, before)
                 self._changed.set()
                 return msgspec.structs.replace(stored, schedule=saved)
         raise changed_meanwhile()
 
     async def remove(self, tenant_id: str, name: str) -> None:
-        """Removes a schedule. What it has started goes on. Raises `NotFound`."""
+        """Remove a schedule. Runs that it has started continue. Raises `NotFound`."""
         if not await self._store.remove(tenant_id, name):
             raise no_such_schedule()
 
@@ -142,16 +142,16 @@ class Schedules:
     async def runs(
         self, tenant_id: str, name: str, before_ms: int | None, limit: int
     ) -> Page[ScheduleRun]:
-        """What was decided on its ticks, newest first. Raises `NotFound`."""
+        """The outcomes of its ticks, newest first. Raises `NotFound`."""
         stored = await self.get(tenant_id, name)
         return await self._store.runs(stored.schedule.id, before_ms, limit)
 
     async def run_now(
         self, tenant_id: str, name: str, caller: str, invocation_id: str | None = None
     ) -> Invocation:
-        """Queues a run at once, whether or not an earlier one is over or the schedule is enabled.
-        Its next tick stays. `invocation_id`: of the run; None for any. Raises `NotFound`, and as
-        `Work.accept` does.
+        """Queue a run at once, even if an earlier one is not over or the schedule is disabled. Its
+        next tick is unaffected. `invocation_id`: of the run; None generates one. Raises `NotFound`,
+        and as `Work.accept` does.
         """
         schedule = (await self.get(tenant_id, name)).schedule
         given = msgspec.structs.replace(input_of(schedule), caller=caller)
@@ -164,13 +164,13 @@ class Schedules:
         return work.record
 
     async def follow_changes(self, changes: Sequence[Change] | None) -> None:
-        """Another node has changed schedules: looks when one is due next."""
+        """Another node has changed schedules: find the next due time."""
         del changes
         self._changed.set()
 
     async def look(self) -> None:
-        """To be called again and again where there are other nodes: a tick may wait that is theirs,
-        and the run that it waits for may end there.
+        """Called periodically on a node of a fleet: a tick of another node may wait, and the run
+        that it waits for may end there.
         """
         self._looks += 1
         self._may_wait = self._may_wait or self._looks % LOOKS == 0
@@ -178,28 +178,28 @@ class Schedules:
             self._changed.set()
 
     def function_name(self, schedule: Schedule) -> str:
-        """The name of its function by now. Raises `NotFound` if that was deleted."""
+        """The present name of its function. Raises `NotFound` if that was deleted."""
         return self._catalog.get(schedule.function_id).function.name
 
     # Coming due ------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Fires schedules when they are due, until it is cancelled."""
+        """Fire schedules when they are due, until cancelled."""
         while True:
             self._changed.clear()
             try:
                 next_due_ms = await self.fire_due()
             except (StoreUnavailable, ShuttingDown):
                 await asyncio.sleep(RETRY_S)
-            except Exception:  # A mistake of ours must not end the schedules of all tenants.
+            except Exception:  # A bug must not end the schedules of all tenants.
                 _log.exception("schedules could not be fired; they are tried again")
                 await asyncio.sleep(RETRY_S)
             else:
                 await self._wait(next_due_ms)
 
     async def fire_due(self) -> int | None:
-        """Decides on everything that is due; returns when something is due next, in Unix
-        milliseconds. Raises `StoreUnavailable` and `ShuttingDown`.
+        """Decide all due ticks; return the next due time in Unix milliseconds. Raises
+        `StoreUnavailable` and `ShuttingDown`.
         """
         now_ms = self._now_ms()
         if now_ms < self._seen_ms - SLEWED_MS or not self._seen_ms:
@@ -212,7 +212,7 @@ class Schedules:
         return await self._store.next_due_ms()
 
     async def _wait(self, next_due_ms: int | None) -> None:
-        """Until then by the wall clock, or until something changes."""
+        """Wait until then by the wall clock, or until something changes."""
         while True:
             now_ms = self._now_ms()
             if now_ms < self._seen_ms - SLEWED_MS:
@@ -228,7 +228,7 @@ class Schedules:
                     await self._changed.wait()
                 return
             except TimeoutError:
-                if self._may_wait:  # Its end may have been seen by another server alone.
+                if self._may_wait:  # another server may have been the only one to see its end
                     return
 
     async def _fire(self, due: Sequence[Schedule], now_ms: int) -> None:
@@ -237,7 +237,7 @@ class Schedules:
             await asyncio.sleep(0)  # each may take milliseconds: thousands of variables to check
             try:
                 firing = await self._firing(schedule, now_ms)
-            except Unprocessable as error:  # its time zone is not known here any more
+            except Unprocessable as error:  # this host no longer knows its time zone
                 await self._stop(schedule, error)
                 continue
             if firing is not None:
@@ -260,7 +260,8 @@ class Schedules:
             return firing
         refusal = self._admission.refusal(schedule.tenant_id)
         if refusal is not None:
-            # It would run tomorrow, or once the tenant is enabled, with all the others until then.
+            # It would run tomorrow, or once the tenant is enabled, together with all others until
+            # then.
             return replace(firing, refusal=str(refusal), unrun=RunOutcome.SKIPPED)
         try:
             return replace(firing, work=await self._prepared(schedule))
@@ -270,8 +271,8 @@ class Schedules:
             return replace(firing, refusal=str(error))
 
     async def _prepared(self, schedule: Schedule) -> AcceptedWork:
-        """What a tick that is due becomes: work that is due at once. Raises why it is refused, by
-        what the function and its policies are now.
+        """The work for a due tick, due at once. Raises the reason for a refusal, by the present
+        state of the function and its policies.
         """
         try:
             return self._work_of(schedule)
@@ -282,12 +283,12 @@ class Schedules:
             return self._work_of(schedule)
 
     def _work_of(self, schedule: Schedule) -> AcceptedWork:
-        """A tick's time is of the wall clock, and the queue goes by trusted time."""
+        """A tick's time is by the wall clock, and the queue uses trusted time."""
         entry = self._catalog.get(schedule.function_id)
         return self._work.prepared(entry, input_of(schedule), cause=BY_SCHEDULE)
 
     async def _settled(self, tenant_id: str, name: str) -> StoredSchedule:
-        """The schedule, once everything is decided that is due."""
+        """The schedule, once all its due ticks are decided."""
         while True:
             stored = await self.get(tenant_id, name)
             now_ms = self._now_ms()
@@ -297,7 +298,7 @@ class Schedules:
             await self._fire([stored.schedule], now_ms)
 
     async def _follow_clock(self, now_ms: int) -> None:
-        """Finds the next tick again where the clock was set back since it was found."""
+        """Compute the next ticks again if the clock was set back since they were computed."""
         while some := await self._store.set_back(now_ms, AT_ONCE):
             for schedule in some:
                 with contextlib.suppress(Outdated, NotFound):
@@ -309,13 +310,13 @@ class Schedules:
             await self._store.save(schedule.with_next(None), schedule)
 
     async def _start_waiting(self) -> None:
-        """Accepts ticks that waited for an earlier run which is over."""
+        """Accept ticks that waited for an earlier run which is over."""
         await self._journal.synced()
         ready, self._may_wait = await self._store.waiting(AT_ONCE)
         for schedule in ready:
             try:
                 work = await self._prepared(schedule)
-            except NotFound:  # Its function is being deleted, and the schedule with it.
+            except NotFound:  # its function is being deleted, and the schedule with it
                 continue
             except ShuttingDown:
                 raise
@@ -350,7 +351,7 @@ class Schedules:
 
 
 def input_of(schedule: Schedule) -> Input:
-    """What its function is given. Whoever may change a schedule may write."""
+    """The input for its function. Its scope is `write`, since changing a schedule requires that."""
     return Input(
         payload=None if schedule.payload is None else schedule.payload.encode(),
         environment=schedule.environment,

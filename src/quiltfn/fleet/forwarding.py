@@ -1,7 +1,8 @@
-"""Requests that another node of the fleet answers: calls that are placed there, and what is asked
-about a call that runs there. A server that is alone has none.
+"""Forwards requests to other nodes of the fleet: calls that are placed there, and requests about a
+call that runs there. A standalone server forwards nothing.
 
-The other node's response goes to the client as it comes. A node that refuses a call has done
+The other node's response is streamed to the client. A node that refuses a call has run no part of
+it, so the next node is tried.
 nothing of it, so the next one is tried.
 """
 
@@ -29,31 +30,32 @@ from quiltfn.ports import Outline
 from quiltfn.ports.placement import PeerRequest, PeerResponse, Peers, PeerUnavailable, Placement
 from quiltfn.ports.streamed_body import BodyCut
 
-# What belongs to one connection (RFC 9110, 7.6.1), and the length, which the connection counts.
+# Headers of one connection (RFC 9110, 7.6.1), and the length, which the connection sets.
 PER_CONNECTION = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"}
 PER_CONNECTION |= {"transfer-encoding", "expect", "content-length"}
-# What says who calls, which the node that was asked has checked, and what it does by itself.
+# Headers about the caller, whom this node has checked already, and headers that a node sets itself.
 SAID_ANEW = {"x-request-id"}
 CHECKED = {"authorization", "proxy-authorization", "x-api-key", "idempotency-key", *SAID_ANEW}
 LEFT_OUT, LEFT_OUT_OF_URLS = PER_CONNECTION | CHECKED, PER_CONNECTION | SAID_ANEW
-# What a node says to another one with its response. A handler's own header of the name is removed.
+# The header with a node's metadata in a response to another node. A handler's header of that name
+# is removed.
 ANSWER = "x-quiltfn-fleet"
 REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
 _decode_answer = msgspec.json.Decoder(ForwardedAnswer).decode
-# How often a call is sent on before it runs, or waits, where it came in.
+# Maximum forwards of a call before it runs, or waits, where it came in.
 TRIES = 3
-# When a record is looked for again that a node may have acknowledged and not stored yet: it stores
-# what it has acknowledged 25 times a second.
+# Waits before looking again for a record that a node may have acknowledged and not stored yet:
+# nodes store acknowledged records 25 times a second.
 LOOK_AGAIN_S = (0.02, 0.04, 0.08, 0.12)
 
-# What a caller is told whose node was lost.
+# Makes the error for a caller whose node was lost.
 Gone = Callable[[PeerUnavailable], RuntimeUnavailable]
-# What a node does with a request of another one, and what is said of it.
+# Handles a request of another node, and returns the metadata of the response.
 PeerApplication = Callable[[Request, ForwardedCall], Awaitable[Response]]
 
 
 class ForwardingNode(Protocol):
-    """This node, as far as it sends requests on."""
+    """This node, as the sender of forwarded requests."""
 
     @property
     def name(self) -> str: ...
@@ -66,24 +68,24 @@ class ForwardingNode(Protocol):
 
     @property
     def uncounted(self) -> Peers:
-        """For requests that are no calls: a node that ends does not wait for them."""
+        """Counts requests that are not calls: a node that stops does not wait for them."""
 
     @property
     def readers(self) -> StreamSlots:
-        """The streams that all nodes have a part in, each with a connection to every other node."""
+        """The streams that all nodes take part in, each with a connection to every other node."""
 
     def others(self) -> Sequence[str]:
-        """The other nodes that are there."""
+        """The other nodes that are present."""
 
     def lost(self, node: str, record: Invocation) -> None:
-        """A call that was sent to the node may have run there, and it is not known how it ended.
-        `record`: its end, unless its node knows better.
+        """A call was sent to the node, may have run there, and its end is unknown. `record`: its
+        end, unless its node has another.
         """
 
 
 class _LeftUnsent(Exception):
-    """The client left before anything was sent to the node. A call ends here then, with a record
-    that says so.
+    """The client left before anything was sent to the node. A call then ends here, with a record of
+    that.
     """
 
 
@@ -91,7 +93,7 @@ async def elsewhere(
     fleet: ForwardingNode, context: RequestContext[Any], route: Route
 ) -> Response | None:
     """As `FleetNode` says."""
-    if context.request.forwarded is not None:  # it was decided where it was asked
+    if context.request.forwarded is not None:  # the node that forwarded it has decided
         return None
     if route.called is not None:
         called = route.called(context)
@@ -104,7 +106,7 @@ async def elsewhere(
 async def _placed(
     fleet: ForwardingNode, context: RequestContext[Any], called: CalledFunction
 ) -> Response | None:
-    """The response of another node that took the call; None: it is to run here."""
+    """The response of another node that took the call; None: it runs here."""
     function_id, tried = called.entry.function.id, set[str]()
     for left in reversed(range(TRIES)):
         version = _version_now(context, called)
@@ -136,15 +138,15 @@ async def _placed(
                 hint="send it again",
                 retry_after=1,
             )
-        # Where the instance that was ready has another call by now, this one may still wait; and
-        # with another version it is another call.
+        # If the instance that was ready has another call by now, this one may still wait, unless
+        # the current version changed meanwhile.
         if destination.may_wait and _version_now(context, called) == version:
             tried.add(destination.node)
     return None
 
 
 def _version_now(context: RequestContext[Any], called: CalledFunction) -> int:
-    """The current version, which may be a newer one than when the request came."""
+    """The current version, which may be newer than when the request came."""
     entry = context.services.catalog.known(called.entry.function.id) or called.entry
     number: int = entry.version.number
     return number
@@ -153,7 +155,7 @@ def _version_now(context: RequestContext[Any], called: CalledFunction) -> int:
 async def _where_it_is(
     fleet: ForwardingNode, context: RequestContext[Any], route: Route
 ) -> Response | None:
-    """The response of the node that has the call that the path names; None: this one answers."""
+    """The response of the node that runs the call in the path; None: this node responds."""
     function_id, invocation_id = context.entry().function.id, context.parameters["invocation_id"]
     found = await _outline(context, function_id, invocation_id)
     if found is None or not route.is_about_call:
@@ -162,10 +164,10 @@ async def _where_it_is(
     if found.record.status is Status.RUNNING:
         node = found.record.execution_node_id
     elif found.record.status is Status.QUEUED and route.action is not None:
-        # What only looks at it is answered from the store: there is nothing more to see yet.
+        # Read requests are answered from the store: it has all there is so far.
         node = await context.services.work.store.claimed_by(invocation_id)
     elif found.record.status is Status.CANCELLED and route.action is not None:
-        node = found.record.execution_node_id  # What it had started may still run there.
+        node = found.record.execution_node_id  # Its processes may still run there.
     if node is None or node == fleet.name:
         return None
     call = ForwardedCall(
@@ -180,8 +182,8 @@ async def _where_it_is(
 async def _outline(
     context: RequestContext[Any], function_id: str, invocation_id: str
 ) -> Outline | None:
-    """The call's record. What another node has answered a moment ago comes to the store with the
-    next records of that node, and is waited for.
+    """The call's record. A record that another node has acknowledged a moment ago reaches the store
+    with that node's next commit: wait for it.
     """
     outline = partial(context.services.journal.outline, function_id, invocation_id)
     found: Outline | None = await outline()
@@ -209,8 +211,8 @@ async def _sent(
     call: ForwardedCall,
     called: CalledFunction | None = None,
 ) -> Response | None:
-    """The node's response; None: it has done nothing, so another one may be asked. `called`: the
-    function, where the request calls it.
+    """The node's response; None: it has run nothing, so another one may be asked. `called`: the
+    function, if the request calls it.
     """
     placement, function_id = fleet.placement, call.function_id
     gone = partial(_gone, fleet, context, node, call, called)
@@ -224,21 +226,21 @@ async def _sent(
         placement.told(node, function_id, None)
         is_only_looked_at = called is None and context.action is None
         if not error.may_have_run or is_only_looked_at:
-            return None  # this node says what the store has of the call
+            return None  # this node responds with the stored record
         raise gone(error) from error
     except BodyCut:
         passed = context.passed_on
         assert passed is not None
         assert passed.error is not None
         raise passed.error from None
-    # Left here, but for a body that is sent on as it comes: that leaves it at its own end.
+    # Left here, except for a body that is streamed: that leaves it at its own end.
     response = None
     try:
         said, length, headers = _read_headers(answer)
-        is_leaving = said.refusal is Refusal.DRAINING  # what it has ready is for nobody
+        is_leaving = said.refusal is Refusal.DRAINING  # its ready instances are no longer available
         placement.told(node, function_id, None if is_leaving else said.load)
         if said.refusal is Refusal.VERSION:
-            await placement.catch_up()  # the node may have heard of an update first
+            await placement.catch_up()  # the other node may have applied an update first
         if said.refusal is not None:
             return None
         response = Response(status=answer.status, headers=headers, executed=said.executed)
@@ -261,9 +263,7 @@ async def _sent(
 
 
 def _read_headers(answer: PeerResponse) -> tuple[ForwardedAnswer, str | None, list[Header]]:
-    """What the node says with its response, how long the body is, and the headers that are for the
-    client.
-    """
+    """The node's metadata in its response, the body's length, and the headers for the client."""
     said = length = None
     kept = []
     for header in answer.headers:
@@ -278,23 +278,23 @@ def _read_headers(answer: PeerResponse) -> tuple[ForwardedAnswer, str | None, li
 
 
 def _is_kept(context: RequestContext[Any]) -> bool:
-    """Whether the response is kept, as a whole, for those who repeat the request."""
+    """Whether the whole response is stored, for repetitions of the request."""
     is_idempotent = context.route is not None and context.route.is_idempotent
     return is_idempotent and "idempotency-key" in context.headers
 
 
 def _while_wanted(context: RequestContext[Any], request: PeerRequest) -> Awaitable[PeerResponse]:
-    """What the node answers. If the client goes away and its call is to end with it, the connection
-    to the node ends as well, and the node does with the call what it would do for its own client.
+    """The node's response. If the client leaves and its call is to end with it, the connection to
+    the node ends as well, and the node treats the call as it would for its own client.
     """
-    is_told = context.passed_on is not None  # by the body, which is read meanwhile
+    is_told = context.passed_on is not None  # by the body, which is being read
     if is_told or context.headers.get("x-on-disconnect") != "cancel":
         return request.__aenter__()
     return _unless_lost(context, request)
 
 
 async def _unless_lost(context: RequestContext[Any], request: PeerRequest) -> PeerResponse:
-    """As `_while_wanted`. Raises `ClientDisconnected`; `_LeftUnsent` where nothing was sent yet."""
+    """As `_while_wanted`. Raises `ClientDisconnected`; `_LeftUnsent` if nothing was sent yet."""
     answered = asyncio.ensure_future(request.__aenter__())
     lost = asyncio.ensure_future(context.request.lost())
     is_wanted = False
@@ -314,7 +314,7 @@ async def _unless_lost(context: RequestContext[Any], request: PeerRequest) -> Pe
 
 
 async def _whole(answer: PeerResponse, gone: Gone, size: int) -> bytes:
-    """The body, of so many bytes. Raises `RuntimeUnavailable` with the call's id if the node is
+    """The body, with that length. Raises `RuntimeUnavailable` with the call's id if the node is
     lost meanwhile.
     """
     try:
@@ -324,9 +324,7 @@ async def _whole(answer: PeerResponse, gone: Gone, size: int) -> bytes:
 
 
 class _Rest:
-    """A body as it comes. The request to the node ends with it, also where nobody begins to read
-    it.
-    """
+    """A streamed body. The request to the node ends with it, even if the body is never read."""
 
     def __init__(self, answer: PeerResponse, gone: Gone, request: PeerRequest) -> None:
         self._pieces, self._gone = aiter(answer.body), gone
@@ -355,7 +353,7 @@ def _gone(
     called: CalledFunction | None,
     error: PeerUnavailable,
 ) -> RuntimeUnavailable:
-    """What a caller is told whose call may have run on a node that cannot be reached any more."""
+    """The error for a caller whose call may have run on a node that is now unreachable."""
     if called is not None:
         function = called.entry.function
         is_url = context.route is not None and context.route.admit is not None
@@ -369,7 +367,7 @@ def _gone(
             ended_at=int(context.services.clock.unix()),
             error_message=NODE_LOST.sentence,
             end_cause=NODE_LOST,
-            # Where the call named a version or an alias, the lost node looked it up.
+            # If the call named a version or an alias, the lost node resolved it.
             version=None if called.names_version else call.version,
             source=Source.URL if is_url else Source.SYNC,
         )
@@ -380,7 +378,7 @@ def _gone(
 
 
 def answering_peers(app: Application, fleet: ForwardingNode) -> PeerApplication:
-    """Answers what other nodes send: by `app`, for whom they say that it is."""
+    """Handles requests of other nodes with `app`, for the caller that they name."""
 
     async def respond(request: Request, call: ForwardedCall) -> Response:
         refusal = None if call.version is None else await fleet.placement.refusal(call)
@@ -389,14 +387,14 @@ def answering_peers(app: Application, fleet: ForwardingNode) -> PeerApplication:
         else:
             request.forwarded, request.client = call, call.client
             response = await app(request)
-            # A call that has a record, as of an instance that could not be started, is not to run
-            # at another node: that one's record would be the second.
+            # A call with a record, for example of a failed instance start, must not run at another
+            # node, which would add a second record.
             is_left = call.version is not None and not (response.executed or response.has_record)
             if is_left and not fleet.placement.takes_calls():
-                refusal = Refusal.DRAINING  # it was told so while the body still came
+                refusal = Refusal.DRAINING  # which began while the body arrived
         load = fleet.placement.load(call.function_id) if call.function_id else None
         said = ForwardedAnswer(refusal=refusal, executed=response.executed, load=load)
-        if response.header(ANSWER) is not None:  # as a handler may write it
+        if response.header(ANSWER) is not None:  # a handler may have set it
             response.headers = [one for one in response.headers if one[0] != ANSWER]
         response.headers.append((ANSWER, encode(said).decode()))
         return response
@@ -411,9 +409,9 @@ def request_of(
     call: ForwardedCall,
     left_out: AbstractSet[str] = frozenset(),
 ) -> PeerRequest:
-    """The client's request, for another node. `left_out`: headers that are not sent on."""
+    """The client's request, for another node. `left_out`: headers that are not forwarded."""
     request, headers = context.request, context.headers
-    # At its URL a function may have credentials of its own; that node keeps ours from handlers.
+    # At its URL a function may have its own credentials; that node hides ours from handlers.
     is_url = context.route is not None and context.route.admit is not None
     known = LEFT_OUT_OF_URLS if is_url else LEFT_OUT
     left_out = left_out | known if left_out else known
@@ -430,7 +428,7 @@ def request_of(
 
 
 def _origin_form(request: Request) -> bytes:
-    """Path and query, however the client has written them."""
+    """Path and query, exactly as the client sent them."""
     if request.target.startswith(b"/"):
         return request.target
     query = b"?" + request.query if request.query else b""

@@ -1,10 +1,10 @@
-"""`placement.Peers` over HTTP/1.1 and mutual TLS: connections stay, with one request at a time.
+"""`placement.Peers` over HTTP/1.1 and mutual TLS: persistent connections, one request at a time.
 
-Where a request is under way, the node is pinged twice a second on a connection of its own. A node
-from which nothing has come for two seconds since then is taken for dead: all of its connections end
-and their requests fail. So a call that takes a day costs no more than its connection.
+While a request is in progress, the node is pinged twice a second on a separate connection. If a
+node then sends nothing for two seconds, it counts as dead: all its connections end and their
+requests fail. So a call that takes a day needs only its connection.
 
-A node that cannot be reached is asked again after half a second at the earliest.
+After a failed connection, a node is tried again after half a second at the earliest.
 """
 
 import asyncio
@@ -43,10 +43,10 @@ CONNECTIONS_MAX = 256  # to one node
 CONNECT_S = 2.0
 PING_EVERY_S, SILENT_S = 0.5, 2.0
 AGAIN_S = 0.5
-# Less than the node keeps an idle connection.
+# Shorter than the node keeps an idle connection.
 IDLE_S = 30.0
 REASON_MAX_BYTES = 1024
-# This node lacks what a connection takes.
+# Errors for a lack of resources on this node.
 OWN_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 HEADER_NAME = HEADER.encode()
 
@@ -62,7 +62,7 @@ def head_of(
     headers: Sequence[tuple[str, str]],
     body: bytes | StreamedBody,
 ) -> bytes:
-    """The lines of a request's head. Raises `ValueError` for what would end a line of it."""
+    """The lines of a request's head. Raises `ValueError` for characters that would end a line."""
     lines, has_host = [f"{method} {target.decode('latin-1')} HTTP/1.1"], False
     for name, value in headers:
         if name not in RESERVED:
@@ -87,37 +87,37 @@ def head_of(
 
 
 def _reason(error: OSError) -> str:
-    """Why a node cannot be reached, without its address: callers are told this."""
+    """Why a node is unreachable, without its address: callers see this."""
     if isinstance(error, socket.gaierror):
         return error.strerror or "its name is not known"
     return os.strerror(error.errno) if error.errno else "it is not there"
 
 
 def _says_nothing(error: BaseException | None) -> bool:
-    """Whether a node may go on with what it has, though it could not be pinged: it may be ending,
-    and lets nobody in who is not there yet, or it was not asked at all. Then it is the kernel that
-    notices, by `tls.set_options`, that its machine is gone.
+    """Whether a node may continue its requests although a ping failed: it may be stopping, and
+    accept no new connections, or the ping was never sent. The kernel then detects the loss of its
+    machine (`tls.set_options`).
     """
     is_refused = isinstance(error, ConnectionRefusedError)
     return is_refused or (isinstance(error, OSError) and error.errno in OWN_LACKS)
 
 
 class KeyRevisions(Protocol):
-    """What pings say of keys."""
+    """Key revisions, exchanged with pings."""
 
     @property
     def revision(self) -> int:
-        """As this node knows it."""
+        """The revision that this node knows."""
 
     def heard_of(self, node: str) -> None:
-        """Another node is there."""
+        """Another node is present."""
 
     def heard(self, revision: str | None) -> None:
-        """As another node knows it, which may be of an older version and say nothing."""
+        """The revision that another node knows; None from a node of an older version."""
 
 
 class PeerLink:
-    """The connections to one node. `keys`: whose revisions pings carry, if any."""
+    """The connections to one node. `keys`: the key revisions for pings, if any."""
 
     def __init__(
         self,
@@ -132,23 +132,23 @@ class PeerLink:
         self._idle: deque[PeerConnection] = deque()
         self._opening = 0
         self.in_use = 0
-        self._pings_on: PeerConnection | None = None  # beside those for requests
-        self._pinged_at: float | None = None  # The first ping that nothing has followed.
+        self._pings_on: PeerConnection | None = None  # in addition to those for requests
+        self._pinged_at: float | None = None  # the first ping without a later sign of life
         self._ping: asyncio.Task[None] | None = None
         self._unreachable_until, self._why = 0.0, ""
 
     def heard(self) -> None:
-        """Something has come from the node."""
+        """Data has come from the node."""
         self._pinged_at = None
 
     def ended(self, connection: PeerConnection) -> None:
-        """It is none any more."""
+        """The connection has ended."""
         self.all.pop(connection, None)
         with contextlib.suppress(ValueError):
             self._idle.remove(connection)
 
     def idle(self) -> PeerConnection | None:
-        """A connection for one request, if one is there that has no other."""
+        """An idle connection for one request, if there is one."""
         while self._idle:
             connection = self._idle.pop()
             if connection.error is None:
@@ -156,7 +156,7 @@ class PeerLink:
         return None
 
     async def another(self) -> PeerConnection:
-        """One more connection, for one request. Raises `PeerUnreachable`."""
+        """A new connection, for one request. Raises `PeerUnreachable`."""
         if self._loop.time() < self._unreachable_until:
             raise PeerUnreachable(self._why)
         if len(self.all) - (self._pings_on in self.all) + self._opening >= CONNECTIONS_MAX:
@@ -171,7 +171,7 @@ class PeerLink:
             self._opening -= 1
 
     def give_back(self, connection: PeerConnection) -> None:
-        """Its request is over, one way or another."""
+        """Its request has ended, successfully or not."""
         connection.stop_sending()
         if connection.is_reusable:
             connection.drop_rest()
@@ -181,13 +181,13 @@ class PeerLink:
             connection.fail(PeerGone(f"the answer of node {self.node} was not read to its end"))
 
     def fail_all(self, why: str) -> None:
-        """Ends all connections."""
+        """End all connections."""
         self._idle.clear()
         for connection in list(self.all):
             connection.fail(PeerGone(why))
 
     def look(self, now: float) -> None:
-        """Pings, notices silence, and ends connections that were idle for long. To be called every
+        """Ping, detect silence, and end connections that were idle for long. Call it every
         `PING_EVERY_S`.
         """
         while self._idle and now - self._idle[0].idle_since > IDLE_S:
@@ -207,7 +207,7 @@ class PeerLink:
                 self._ping = self._loop.create_task(self._send_ping())
 
     async def _send_ping(self) -> None:
-        """Its answer is heard as all else is; without one `look` ends what this waits on."""
+        """Its response counts as a sign of life; without one, `look` ends the connection."""
         try:
             connection = self._pings_on
             if connection is None or connection.error is not None:
@@ -238,24 +238,25 @@ class PeerLink:
             await asyncio.wait({self._ping})
 
 
-# What a request is made of: method, target, headers, body, and what is said of the call.
+# The parts of a request: method, target, headers, body, and the call's metadata.
 Parts = tuple[str, bytes, Sequence[tuple[str, str]], bytes | StreamedBody, ForwardedCall | None]
 
 
 class RequestCount(Protocol):
-    """Who counts requests that are under way."""
+    """Counts requests in progress."""
 
     def started(self) -> None:
-        """One more is."""
+        """A request began."""
 
     def ended(self) -> None:
-        """One less is."""
+        """A request ended."""
 
 
 class PeerRequest:
-    """One request of `HttpPeers`. It is sent when the block is entered, which gives the answer from
-    its head on; at the end of the block its connection is there for the next one. No generator and
-    no task: each would cost a call more than its signature. `count`: counts it from then to then.
+    """One request of `HttpPeers`. Entering the block sends it and returns the response, read up to
+    its head; leaving the block frees the connection for the next request. Neither a generator nor a
+    task: each would cost a call more than its signature. `count`: counts the request while in the
+    block.
     """
 
     __slots__ = ("_connection", "_count", "_link", "_node", "_parts", "_peers", "is_sent")
@@ -294,7 +295,7 @@ class PeerRequest:
         signer = link.all.get(connection)
         if signer is None:
             raise PeerUnreachable(f"the connection to {self._node} has ended")
-        # Last, for what is signed must be sent: the next number is expected behind it.
+        # Last, because a signed request must be sent: the node expects consecutive numbers.
         signature = signer.sign(method, target.decode("latin-1"), call)
         head = b"%b%b: %b\r\n\r\n" % (head, HEADER_NAME, signature.encode())
         self.is_sent = True
@@ -309,16 +310,16 @@ class PeerRequest:
 
 
 class HttpPeers:
-    """`Peers` of the node that has that file."""
+    """`Peers` of the node with that identity file."""
 
     def __init__(self, own: NodeFile, directory: PeerDirectory, keys: KeyRevisions | None) -> None:
-        """`keys`: whose revision pings carry, if any."""
+        """`keys`: the key revisions for pings, if any."""
         self._own, self._directory = own, directory
         self._tls, self._buffer = client_context(own), receive_buffer()
         self._links: dict[str, PeerLink] = {}
         self._looking: asyncio.Task[None] | None = None
         self.keys = keys
-        self.is_closed = False  # No more requests are sent.
+        self.is_closed = False  # no more requests are sent
 
     def request(
         self,
@@ -329,9 +330,9 @@ class HttpPeers:
         body: bytes | StreamedBody,
         call: ForwardedCall | None,
     ) -> "PeerRequest":
-        """As `Peers` says. A streamed body is taken as the node takes it, and is sent on while the
-        node answers. `call` None: this node asks for itself. Raises `ValueError`
-        for what would not be one request.
+        """As `Peers` says. A streamed body is read at the pace of the node, also while the node
+        responds. `call` None: the request is this node's own. Raises `ValueError` if it would not
+        be exactly one request.
         """
         return PeerRequest(self, node, (method, target, headers, body, call))
 
@@ -346,7 +347,7 @@ class HttpPeers:
         self._links.clear()
 
     def link(self, node: str) -> PeerLink:
-        """The connections to a node. Raises `PeerUnreachable` for one that is not to be asked."""
+        """The connections to a node. Raises `PeerUnreachable` if it must not be asked."""
         reason = self._directory.refusal(node)
         if reason is not None or self.is_closed:
             why = reason or "this node is ending"
@@ -363,7 +364,7 @@ class HttpPeers:
         return link
 
     async def _look(self) -> None:
-        """Looks at all nodes twice a second. Where this node itself was held up, what has arrived
+        """Check all nodes twice a second. If this node itself was delayed, data that arrived
         meanwhile is read first.
         """
         loop = asyncio.get_running_loop()
@@ -377,7 +378,7 @@ class HttpPeers:
                 link.look(now)
 
     async def _connect(self, link: PeerLink) -> PeerConnection:
-        """A connection that the node has answered on. Raises `PeerUnreachable`."""
+        """A connection on which the node has responded. Raises `PeerUnreachable`."""
         node = link.node
         address = self._directory.address(node)
         if address is None:
@@ -409,7 +410,7 @@ class HttpPeers:
         raise PeerUnreachable(f"node {node} cannot be reached: {reason}") from cause
 
     async def _greet(self, link: PeerLink, connection: PeerConnection) -> None:
-        """Gets what requests are signed with. Raises `PeerGone`."""
+        """Get the signer of requests. Raises `PeerGone`."""
         answer = await connection.exchange(_get(HELLO, link.node), b"")
         told = await answer.read(REASON_MAX_BYTES)
         nonce = answer.header(NONCE_HEADER)

@@ -1,9 +1,10 @@
-"""SlotKeeper: asks the store for the slots that calls of this node wait for, and gives back others.
+"""SlotKeeper: requests slots from the store for calls that wait on this node, and returns unused
+ones.
 
-Rule 1: a pool is allowed at most as many instances as the store has said that the node holds; an
-answer that is lost counts as the lesser.
-Rule 2: a slot is given back only when its instance is gone.
-Rule 3: who is refused asks again; who holds what others want ends idle instances for them.
+Rule 1: a pool is allowed at most as many instances as the store has confirmed for the node; after
+a lost response, the lower number counts.
+Rule 2: a slot is returned only when its instance is gone.
+Rule 3: a refused node asks again; a node with slots that others want ends idle instances for them.
 
     a call waits ──▶ asked ──hold──▶ allowed ──▶ an instance starts
     idle, lowered, wanted elsewhere ──▶ allowed less ──▶ an instance ends ──hold──▶ given back
@@ -25,25 +26,25 @@ from quiltfn.ports.fleet import BoundedPools, NodeEpoch, NotAMember
 from quiltfn.store.fleet.slots import SqlSlots
 
 _log = structlog.get_logger("quiltfn.fleet")
-# How often the node looks what others want, and asks again for what it was refused.
+# Seconds between looks at what other nodes want, and retries of refused requests.
 SWEEP_S = 0.25
-# A slot that nobody needs here stays for so long: the next burst of calls finds it.
+# Retention time for unused slots, so that the next burst of calls finds them.
 UNUSED_S = 5.0
-# A call waits so long to hear whether it may start an instance here.
+# Maximum seconds that a call waits for the decision whether an instance may start here.
 ANSWER_MAX_S = 2.0
-# So often the node looks for slots that it does not know of: answers that were lost.
+# Seconds between searches for slots that this node does not know of, after lost responses.
 LOST_EVERY_S = 30.0
-# How long the node waits for its instances to end before it looks at other things again.
+# Seconds to wait for instances to end before other work continues.
 ENDING_MAX_S = 10.0
 
 
 @dataclass(slots=True)
 class _Holding:
-    """What is known of one function. `held`: how many slots the node has, and not one more than the
-    store has confirmed; `is_sure`: the store has no more either. `others`: the nodes that had some
-    when it said so last. `unused_since`: since when there are slots without an instance;
-    `refused_at`: when a slot that was asked for was not given last; `evicted_at`: when idle ones
-    were last ended for other nodes.
+    """The state of one function. `held`: the node's slots, at most as many as the store has
+    confirmed; `is_sure`: the store has no more either. `others`: the nodes that had slots in the
+    store's last response. `unused_since`: since when there are slots without an instance;
+    `refused_at`: when a requested slot was last refused; `evicted_at`: when idle instances were
+    last ended for other nodes.
     """
 
     held: int = 0
@@ -55,7 +56,7 @@ class _Holding:
 
 
 class SlotKeeper:
-    """Keeps pools and slots of this node together. `run` it; `aclose` it after the pools."""
+    """Keeps pools and slots of this node consistent. `run` it; `aclose` it after the pools."""
 
     def __init__(
         self,
@@ -65,31 +66,31 @@ class SlotKeeper:
         lease: NodeLease,
         clock: Clock,
     ) -> None:
-        """`node`: this one, in the epoch that it has now."""
+        """`node`: this one, in its present epoch."""
         self._slots, self._pools, self._node = slots, pools, node
         self._lease, self._clock = lease, clock
         self._holdings: dict[str, _Holding] = {}
         self._asked: set[str] = set()  # functions that lack slots
         self._given: set[str] = set()  # functions whose instances end for others
-        # Functions of which one slot more is asked for, and who waits for the answer.
+        # Functions for which one more slot is requested, and the future with the response.
         self._wishes: dict[str, asyncio.Future[None]] = {}
         self._wake = asyncio.Event()
         self._lost_look_at = 0.0
         self._is_away = False
 
     def held(self, function_id: str) -> int:
-        """How many slots of the function this node has."""
+        """The number of the function's slots that this node has."""
         holding = self._holdings.get(function_id)
         return holding.held if holding else 0
 
     def others(self, function_id: str) -> Collection[str]:
-        """The nodes that have slots of the function, as the store said when it was asked last."""
+        """The nodes that have slots of the function, by the store's last response."""
         holding = self._holdings.get(function_id)
         return holding.others if holding else ()
 
     async def obtain(self, function_id: str) -> bool:
-        """Whether an instance may be started here now: the store is asked for one more slot if
-        there is none without an instance.
+        """Whether an instance may start here now: if no slot is free, the store is asked for one
+        more.
         """
         if not self._has_free(function_id) and self._may_ask(function_id):
             wish = self._wishes.get(function_id)
@@ -106,13 +107,13 @@ class SlotKeeper:
         return self.held(function_id) > self._pools.there(function_id)
 
     def _may_ask(self, function_id: str) -> bool:
-        """Not where the store has just said no."""
+        """Whether to ask the store: not just after it has refused."""
         holding = self._holdings.get(function_id)
         is_fresh = holding is not None and self._clock.now() - holding.refused_at < SWEEP_S
         return self._lease.is_held and not is_fresh
 
     def pool_changed(self, _tenant_id: str, function_id: str) -> None:
-        """Called for every change of every pool: it only compares."""
+        """Called for every change of every pool: it only compares numbers."""
         if self._pools.wanted(function_id) > self.held(function_id):
             if function_id not in self._asked:
                 self._asked.add(function_id)
@@ -121,7 +122,7 @@ class SlotKeeper:
             self._wake.set()
 
     async def run(self) -> None:
-        """Until it is cancelled. All that calls have asked for meanwhile is asked for at once."""
+        """Run until cancelled. Requests of calls that arrive meanwhile are sent together."""
         swept_at = self._clock.now()
         while True:
             due = swept_at + SWEEP_S - self._clock.now()
@@ -136,7 +137,7 @@ class SlotKeeper:
                 await self._surely(self._ask())
 
     async def lease_changed(self, state: LeaseState) -> None:
-        """The node may start nothing more, or must end what runs, or may do everything again."""
+        """Apply the lease's state: start nothing more, end what runs, or resume everything."""
         if state is LeaseState.HELD:
             _log.info("the node reaches the store again")
             for holding in self._holdings.values():
@@ -151,7 +152,7 @@ class SlotKeeper:
             await self._end_all()
 
     async def aclose(self) -> None:
-        """Gives everything back, once the pools are closed."""
+        """Return all slots, once the pools are closed."""
         left = {key: 0 for key, one in self._holdings.items() if not self._pools.there(key)}
         try:
             await self._slots.hold(self._node(), left)
@@ -161,11 +162,11 @@ class SlotKeeper:
     # -----------------------------------------------------------------------------------------
 
     async def _surely(self, step: Coroutine[None, None, None]) -> None:
-        """A step, whatever the store says to it."""
+        """Run a step, and handle failures of the store."""
         try:
             await step
         except StoreUnavailable as error:
-            if not self._is_away:  # it is told once
+            if not self._is_away:  # logged once
                 _log.warning(f"slots cannot be asked for: {error}")
             self._is_away = True
         except NotAMember as error:
@@ -200,8 +201,8 @@ class SlotKeeper:
                 wish.set_result(None)
 
     async def _hold(self, wants: dict[str, int]) -> None:
-        """States what is wanted, and goes by the answer. Before less is stated no more is allowed,
-        or an instance could start in a place that is being given back.
+        """Send the wanted numbers, and apply the response. Lower a pool's allowance before its
+        number is lowered in the store, or an instance could start in a slot that is being returned.
         """
         if not wants:
             return
@@ -212,7 +213,7 @@ class SlotKeeper:
                 holding.held = want
                 self._pools.allow(function_id, want, want)
         found = await self._slots.hold(self._node(), wants)
-        for function_id, row in found.items():  # what was left out is stated again at the next look
+        for function_id, row in found.items():  # numbers left out are sent again at the next look
             if row is not None:
                 self._answered(row)
             else:
@@ -226,7 +227,7 @@ class SlotKeeper:
         self._allow(row, holding.held)
 
     def _allow(self, row: FunctionSlots, count: int) -> None:
-        """Allows so many, but none above the node's share where the maximum was lowered."""
+        """Allow `count` instances, but not above the node's share if the maximum was lowered."""
         count = min(count, row.share_of(self._node().name))
         if not self._lease.is_held:
             count = min(count, self._pools.there(row.function_id))
@@ -260,7 +261,7 @@ class SlotKeeper:
         await self._hold(wants)
 
     def _looked_at(self, rows: Iterable[FunctionSlots]) -> dict[str, int]:
-        """What is to be stated anew: less than is held, or what is not sure."""
+        """The numbers to send again: fewer slots than held, or slots that are uncertain."""
         wants = {}
         for row in rows:
             want = self._decided(row, self._holdings[row.function_id])
@@ -269,10 +270,10 @@ class SlotKeeper:
         return wants
 
     def _decided(self, row: FunctionSlots, holding: _Holding) -> int | None:
-        """How many slots the node wants from now on, if that is to be said."""
+        """The number of slots that the node wants from now on; None if there is nothing to send."""
         key, me = row.function_id, self._node().name
         if row.held_by(me) != holding.held:
-            holding.is_sure = False  # an answer was lost, or the node has been taken over
+            holding.is_sure = False  # a response was lost, or the node has been taken over
         there, wanted = self._pools.there(key), self._pools.wanted(key)
         if sum(row.held.values()) > row.max_instances:
             self._allow(row, holding.held)
@@ -293,7 +294,7 @@ class SlotKeeper:
         return max(holding.held, needed)
 
     def _is_unused(self, holding: _Holding, needed: int) -> bool:
-        """Whether there have been slots without an instance for long enough."""
+        """Whether slots have been without an instance for long enough."""
         if needed >= holding.held:
             holding.unused_since = None
             return False
@@ -302,8 +303,8 @@ class SlotKeeper:
         return self._clock.now() - holding.unused_since >= UNUSED_S
 
     def _end_idle(self, row: FunctionSlots, holding: _Holding, lacking: int) -> None:
-        """Ends idle instances for nodes that lack so many slots, beside those that this node has
-        no instance for and gives back. Those nodes need a moment to get them.
+        """End idle instances for nodes that lack slots, as far as this node's unused slots, which
+        it returns, do not suffice. Those nodes need a moment to get them.
         """
         free = max(0, row.max_instances - sum(row.held.values()))
         now = self._clock.now()
@@ -313,11 +314,11 @@ class SlotKeeper:
             self._pools.evict_idle(row.function_id, lacking - free)
 
     async def _end_all(self) -> None:
-        """Every instance ends, and then the node holds nothing that it knows of."""
+        """End every instance; the node then holds no slots that it knows of."""
         for function_id, holding in self._holdings.items():
             holding.is_sure = False
             self._pools.allow(function_id, 0, 0)
-        with suppress(TimeoutError):  # the launcher may stand still
+        with suppress(TimeoutError):  # the launcher may be stopped
             async with asyncio.timeout(ENDING_MAX_S):
                 await self._pools.end_all(ExitKind.INTERRUPTED, "store_lost")
         for function_id, holding in self._holdings.items():

@@ -1,15 +1,15 @@
-"""Events of all nodes at each of them.
+"""Relays each node's events to the other nodes.
 
-Where somebody follows a tenant, his node asks each other node for what happens in it there, by one
-request for all such tenants, whose answer is a stream of lines. A node tells its own events and
-nobody else's, of the tenants that it is asked for and no other; changes of functions are not among
-them, since each node hears of those from the store. Readers then read what came as if it had
-happened at their own node (`Events.heard`), with the same filters and bounds.
+While a client follows a tenant, its node requests the tenant's events from each other node, with
+one request for all such tenants, whose response is a stream of lines. A node sends only its own
+events, and only of the requested tenants; changes of functions are excluded, since each node gets
+those from the store. Readers get these events as if they had happened at their own node
+(`Events.heard`), with the same filters and limits.
 
-The stream ends after some seconds and is asked for again, from where it was: so a node that was
-removed hears no more, and a connection that broke costs nothing within the minute for which events
-are kept. What is lost is told as a gap. Nothing is queued: the side that tells has a place in a
-ring, and the other side asks for more once it has taken what came.
+The stream ends after some seconds and is requested again, from its last position: so a removed node
+gets no more events, and a broken connection loses nothing within the minute for which events are
+kept. Lost events are reported as a gap. Nothing is queued: the sender has a position in a ring, and
+the receiver asks for more once it has processed a batch.
 """
 
 import asyncio
@@ -34,31 +34,31 @@ from quiltfn.ports.peers import PIECE_BYTES, Asker
 from quiltfn.ports.placement import Peers, PeerUnavailable
 
 PATH = "/fleet/events"
-# Of so many tenants one node hears at another one, at most.
+# Maximum number of tenants whose events one node requests from another.
 TENANTS_MAX = 1000
 ASKED_MAX_BYTES = 256 * TENANTS_MAX
 ASKED_WITHIN_S = 5.0
 LINE_MAX_BYTES = 64 * 1024
 STREAM_S = 10.0
-# How long a reader waits until its tenant is followed everywhere.
+# Maximum seconds that a reader waits until all nodes send its tenant's events.
 JOIN_MAX_S = 1.0
 AGAIN_S = 0.5
-# Tenants that are followed from now on are asked for together.
+# Seconds during which newly followed tenants are collected into one request.
 REST_S = 0.02
 _log = structlog.get_logger("quiltfn.fleet")
 
 
 class Subscription(msgspec.Struct, frozen=True):
-    """What one node wants to hear from another: of each tenant the id of the last event that it
-    has, or None for those from now on.
+    """One node's request for events of another: for each tenant, the id of the last event that it
+    has, or None to start now.
     """
 
     tenants: Mapping[str, str | None]
 
 
 class EventLine(msgspec.Struct, frozen=True, array_like=True):
-    """An event, or, without a type, from where on events follow. `id`: where the next request
-    begins.
+    """An event or, without a type, the position at which events start. `id`: the start of the next
+    request.
     """
 
     tenant_id: str
@@ -68,7 +68,7 @@ class EventLine(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NotWatched(Exception):
-    """A node did not answer as it should (a sentence)."""
+    """A node sent an invalid response (a sentence)."""
 
 
 _encode = msgspec.json.encode
@@ -78,14 +78,14 @@ _counts = msgspec.json.Decoder(PoolCounts).decode
 
 
 class OwnEvents:
-    """Tells other nodes what happens here. `events`: those of this node alone."""
+    """Sends this node's events to other nodes. `events`: those of this node alone."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
         self._is_ending = False
 
     async def answer(self, request: Request, _asker: Asker) -> Response:
-        """The stream that a node asks for."""
+        """The stream that a node requests."""
         try:
             asked = _asked(await read_whole(request, ASKED_MAX_BYTES, ASKED_WITHIN_S, _fits))
         except msgspec.DecodeError as error:
@@ -95,14 +95,14 @@ class OwnEvents:
         tenants = {one: last for one, last in asked.tenants.items() if TENANT.fullmatch(one)}
         if len(tenants) > TENANTS_MAX:
             return error_response(BadRequest(f"these are more than {TENANTS_MAX} tenants"), "")
-        # They are at their places before the head is sent: whoever has that misses nothing more.
+        # Positions are taken before the head is sent: after the head, the receiver misses nothing.
         cursors = {one: self._events.cursor(one, last) for one, last in tenants.items()}
         return Response(
             headers=[("content-type", "application/x-ndjson")], body=self._lines(cursors)
         )
 
     def end(self) -> None:
-        """This node is ending, and so are the streams."""
+        """This node is stopping: end the streams."""
         self._is_ending = True
         self._events.changed.set()
 
@@ -112,7 +112,7 @@ class OwnEvents:
         with contextlib.ExitStack() as stack:
             for cursor in cursors.values():
                 stack.enter_context(cursor)
-            # Where events are missing, a reset comes next, and says from where on they follow.
+            # If events are missing, a reset comes next, with the position at which they continue.
             begun = [(key, one.id) for key, one in cursors.items() if not one.is_reset]
             if begun:
                 yield b"".join(_written(tenant, position) for tenant, position in begun)
@@ -128,11 +128,11 @@ class OwnEvents:
 
 
 def _fits(_size: int) -> None:
-    """Nodes ask one after the other, and shortly."""
+    """Nodes send requests one after the other, and short ones."""
 
 
 def _next_lines(cursors: Mapping[str, Cursor]) -> list[bytes]:
-    """Some of what the cursors have, each of them its share."""
+    """A batch of events, with an equal share for each cursor."""
     found: list[bytes] = []
     share = max(1024, PIECE_BYTES // max(1, len(cursors)))
     for tenant, cursor in cursors.items():
@@ -148,41 +148,41 @@ def _written(tenant_id: str, position: str, kind: str = "", data: bytes = b"{}")
 
 
 class _Heard:
-    """What is known of one other node. `asked`: the tenants of its stream; `positions`: of each the
-    last event that has come. `is_lost`: events of it are missing, as readers are told.
+    """The state of one other node. `asked`: the tenants of its stream; `positions`: the last event
+    received of each. `is_lost`: events are missing, and readers have been informed.
     """
 
     def __init__(self, *, is_lost: bool) -> None:
         self.asked: set[str] = set()
         self.positions: dict[str, str] = {}
         self.is_lost = is_lost
-        self.has_failed = False  # since a line has come
+        self.has_failed = False  # since the last line
         self.following: asyncio.Task[None] | None = None
 
 
 class Watching:
-    """Follows the other nodes for those who follow tenants here."""
+    """Follows the other nodes for the followers on this one."""
 
     def __init__(
         self, events: Events, peers: Peers, counted: Callable[[str, str, PoolCounts], None]
     ) -> None:
-        """`events`: what readers here read. `counted`: is told of a function's instances on a
-        node.
+        """`events`: for this node's readers. `counted`: called with a function's instance counts on
+        a node.
         """
         self._events, self._peers, self._counted = events, peers, counted
         self._nodes: dict[str, _Heard] = {}
-        self._changed = asyncio.Event()  # set, and another one in its place
+        self._changed = asyncio.Event()  # set, and then replaced
         self._is_closed = False
 
     def read(self, nodes: Sequence[str]) -> None:
-        """The other nodes that are there. One that comes back is followed from where it was."""
+        """The other nodes that are present. A returning node is followed from its last position."""
         if self._is_closed:
             return
         there = {node for node, heard in self._nodes.items() if heard.following is not None}
-        if there == set(nodes):  # as after most beats: nobody is woken
+        if there == set(nodes):  # as after most heartbeats: wakes no task
             return
         for node in nodes:
-            # What a new one has told already has reached nobody here.
+            # Earlier events of a new node have reached no reader here.
             heard = self._nodes.setdefault(node, _Heard(is_lost=bool(self._events.followed)))
             if heard.following is None:
                 heard.following = asyncio.ensure_future(self._follow(node, heard))
@@ -195,7 +195,7 @@ class Watching:
         self._change()
 
     async def joined(self, tenant_id: str) -> None:
-        """Returns once every node that can be reached tells of the tenant, or after a second."""
+        """Return once every reachable node sends the tenant's events, or after a second."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(JOIN_MAX_S):
                 while not all(
@@ -204,7 +204,7 @@ class Watching:
                     await self._changed.wait()
 
     async def aclose(self) -> None:
-        """Follows nobody any more."""
+        """Stop following."""
         self._is_closed = True
         running = [one.following for one in self._nodes.values() if one.following is not None]
         self._nodes.clear()
@@ -214,7 +214,7 @@ class Watching:
             await asyncio.wait(running)
 
     def followed_changed(self) -> None:
-        """A tenant is followed from now on, or no more: then it begins anew the next time."""
+        """A tenant gained its first follower, or lost its last, after which it starts anew."""
         for heard in self._nodes.values():
             heard.asked &= self._events.followed
             heard.positions = {one: at for one, at in heard.positions.items() if one in heard.asked}
@@ -225,8 +225,8 @@ class Watching:
         changed.set()
 
     async def _follow(self, node: str, heard: _Heard) -> None:
-        """Until it is cancelled. A stream that broke is asked for again at once, and then every
-        half a second.
+        """Run until cancelled. A broken stream is requested again at once, and then every half
+        second.
         """
         loop = asyncio.get_running_loop()
         failed_at = float("-inf")
@@ -238,7 +238,7 @@ class Watching:
                 if heard.has_failed and not heard.is_lost:
                     _log.info(f"events of a node are missing: {error}", node=node)
                     self._lose(node, heard)
-            except Exception:  # A mistake of ours must not end what is heard of the node.
+            except Exception:  # A bug must not end the node's events.
                 if not heard.is_lost:
                     _log.exception("a node is not followed; it is tried again", node=node)
                     self._lose(node, heard)
@@ -261,7 +261,7 @@ class Watching:
             self._change()
 
     async def _turn(self, node: str, heard: _Heard) -> None:
-        """One stream, until it ends or a tenant is followed that is not in it. Raises
+        """Read one stream, until it ends or a followed tenant is not in it. Raises
         `PeerUnavailable`, `NotWatched`, `msgspec.MsgspecError`.
         """
         await asyncio.sleep(REST_S)
@@ -296,13 +296,13 @@ class Watching:
                 try:
                     self._take(node, heard, told)
                 except Exception:
-                    self._lose(node, heard)  # the next request begins behind it
+                    self._lose(node, heard)  # the next request starts after it
                     _log.exception("what a node told is no event", node=node, type=told.type)
                     raise NotWatched("it told what is no event") from None
 
     def _take(self, node: str, heard: _Heard, line: EventLine) -> None:
         tenant_id, kind = line.tenant_id, line.type
-        if tenant_id not in heard.asked:  # nobody follows it any more
+        if tenant_id not in heard.asked:  # it has no followers any more
             return
         is_first = tenant_id not in heard.positions
         heard.has_failed = False
@@ -317,7 +317,7 @@ class Watching:
             told: dict[str, Any] = msgspec.json.decode(line.data)
             self._events.missed(tenant_id, node, told["events"])
         else:
-            with contextlib.suppress(ValueError):  # of a later release
+            with contextlib.suppress(ValueError):  # from a later release
                 self._tell(node, tenant_id, EventType(kind), bytes(line.data))
 
     def _tell(self, node: str, tenant_id: str, kind: EventType, data: bytes) -> None:
@@ -328,7 +328,7 @@ class Watching:
 
 
 async def _lines_of(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Whole lines out of pieces. Raises `NotWatched`."""
+    """Split pieces into whole lines. Raises `NotWatched`."""
     rest = b""
     async for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")

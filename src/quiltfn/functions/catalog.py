@@ -25,9 +25,9 @@ MIB = 1024 * 1024
 
 
 class Entry(msgspec.Struct, frozen=True, eq=False):
-    """A function at one moment and the version it pointed to then; a change makes a new entry.
+    """A function at one moment and its version at that moment; a change creates a new entry.
 
-    `counters` are shared by all entries of the function: calls go on whatever changes.
+    All entries of the function share `counters`: calls continue across changes.
     """
 
     function: Function
@@ -35,22 +35,22 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
     counters: FunctionCounters
 
     def fingerprint(self) -> str:
-        """Another one after every change of the function or its version; calls do not change it.
+        """A fingerprint that every change of the function or its version changes; calls do not.
 
-        A newer server, whose functions have more fields, makes the same one of the same function.
+        A newer server, whose functions have more fields, computes the same one.
         """
         it = self.function
-        # A restore brings old revisions back, but no time.
+        # A restore brings back old revisions, but not their times.
         known = msgspec.json.encode([it.id, it.revision, it.updated_at, self.version.id])
         return hashlib.sha256(known).hexdigest()[:32]
 
 
 class Catalog:
-    """Functions by id and by name. A tenant sees its own; everything else does not exist."""
+    """Functions by id and by name. A tenant sees only its own."""
 
     def __init__(self, size_max: int = 48 * MIB) -> None:
-        """`size_max`: bytes that handlers and environments may take, all functions together; those
-        of one tenant take half of them at most.
+        """`size_max`: maximum bytes of all handlers and environments together; one tenant may use
+        at most half of that.
         """
         self._size_max, self._size = size_max, 0
         self._size_of: defaultdict[str, int] = defaultdict(int)
@@ -58,11 +58,11 @@ class Catalog:
         self._by_name: dict[tuple[str, str], Entry] = {}
         self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by tenant, in order
         self._removals: list[set[str]] = []
-        # Of every change: the function before it and after it.
+        # Emitted for every change: the function before and after it.
         self.on_change: Signal[Function | None, Function | None] = Signal()
 
     def tenants(self) -> list[str]:
-        """Those that have a function."""
+        """The tenants that have a function."""
         return [tenant_id for tenant_id, ids in self._ids.items() if ids]
 
     @contextlib.contextmanager
@@ -71,8 +71,8 @@ class Catalog:
     ) -> Iterator[None]:
         """Reserves memory for a function with that spec until it is in the catalog.
 
-        Raises `RateLimited` where the tenant's functions would take more than its half, and
-        `CapacityFull` where all would take more than there is.
+        Raises `RateLimited` if the tenant's functions would exceed its half, and `CapacityFull` if
+        all functions would exceed the maximum.
         """
         more = spec.size - (instead_of.size if instead_of is not None else 0)
         if instead_of is None or more > 0:
@@ -108,28 +108,28 @@ class Catalog:
             del self._size_of[tenant_id]
 
     def add(self, entry: Entry) -> None:
-        """A new function."""
-        known = self._by_id.get(entry.function.id)  # `follow_change` was faster than who made it
+        """Add a new function."""
+        known = self._by_id.get(entry.function.id)  # `follow_change` may have been faster
         if known is None:
             insort(self._ids[entry.function.tenant_id], entry.function.id)
         elif known.function.revision > entry.function.revision:
-            return  # and another server's change of it as well
+            return  # and has seen another server's change of it as well
         self._put(known, entry)
 
     def replace(self, function: Function, version: Version | None = None) -> Entry:
-        """The entry of a function that changed; without `version` it points to the one it did.
+        """Replace the entry of a changed function; without `version` its version stays.
 
-        Its old name, if it had another, is free. Raises `NotFound`.
+        Its old name, if it had another, becomes free. Raises `NotFound`.
         """
         before = self.get(function.id)
         if before.function.revision > function.revision:
-            return before  # another server's change of it was faster, and knows of this one
+            return before  # a later change of another server was applied first
         entry = Entry(function, version or before.version, before.counters)
         self._put(before, entry)
         return entry
 
     def remove(self, entry: Entry) -> None:
-        """Takes the function out, whatever it is by now, and frees its name; harmless if gone."""
+        """Remove the function, whatever its state, and free its name; no effect if it is gone."""
         for seen in self._removals:
             seen.add(entry.function.id)
         before = self._by_id.get(entry.function.id)
@@ -142,13 +142,13 @@ class Catalog:
         self._put(before, None)
 
     def _put(self, before: Entry | None, after: Entry | None) -> None:
-        """The one place where what is known of a function changes."""
+        """The only place that changes a function's entry."""
         if before is not None:
             function = before.function
             self._grow(function.tenant_id, -before.version.spec.size)
             if after is None:
                 del self._by_id[function.id]
-            # The store freed a name a moment ago: somebody else's function may have it by now.
+            # The store freed the name a moment ago: another function may have it by now.
             key = (function.tenant_id, function.name)
             if self._by_name.get(key) is before:
                 del self._by_name[key]
@@ -161,7 +161,7 @@ class Catalog:
             hear(before.function if before else None, after.function if after else None)
 
     def known(self, function_id: str) -> Entry | None:
-        """A function as it is now, whoever's it is, if it is there."""
+        """The function's present entry, of any tenant, if it exists."""
         return self._by_id.get(function_id)
 
     def get(self, function_id: str) -> Entry:
@@ -173,18 +173,18 @@ class Catalog:
 
     @contextlib.contextmanager
     def removals(self) -> Iterator[set[str]]:
-        """The ids of the functions that are taken out meanwhile."""
+        """The ids of the functions that are removed during the block."""
         seen: set[str] = set()
         self._removals.append(seen)
         try:
             yield seen
         finally:
-            # By identity: two sets that hold the same are equal.
+            # By identity: two sets with the same elements are equal.
             self._removals = [one for one in self._removals if one is not seen]
 
     def follow_change(self, function_id: str, stored: StoredFunction | None) -> bool:
-        """Takes over what the store has of a function, if it is newer; None: it was deleted.
-        Returns whether that was news.
+        """Apply the stored function, if it is newer; None: it was deleted. Returns whether it
+        changed anything.
         """
         entry = self._by_id.get(function_id)
         if stored is None:
@@ -204,8 +204,8 @@ class Catalog:
         stored: Mapping[str, FunctionCounters],
         unstored: Mapping[str, FunctionCounters] | None,
     ) -> None:
-        """Takes over the stored counters and adds what this server has not stored yet. If that is
-        not known (None), counters only grow: a late completion lowers `error_count` the next time.
+        """Apply the stored counters and add what this server has not stored yet. If that is unknown
+        (None), counters only grow: a late completion then lowers `error_count` the next time.
         """
         for function_id, found in stored.items():
             entry = self._by_id.get(function_id)
@@ -223,10 +223,10 @@ class Catalog:
                 known.last_invoked_at = max(known.last_invoked_at or 0, found.last_invoked_at)
 
     def by_id(self, tenant_id: str, function_id: str) -> Entry:
-        """Raises `NotFound`, for another tenant's id in just the same words."""
+        """Raises `NotFound`, with the same message for another tenant's id."""
         entry = self._by_id.get(function_id)
         if entry is None or entry.function.tenant_id != tenant_id:
-            # A name in place of an id is the usual mistake.
+            # The usual mistake is a name instead of an id.
             hint = f"{FIND_BY_NAME.text} finds a function by its name"
             raise NotFound("there is no function with this id", hint=hint, see=FIND_BY_NAME)
         return entry
@@ -244,23 +244,23 @@ class Catalog:
         return entry
 
     def count(self, tenant_id: str) -> int:
-        """How many functions the tenant has."""
+        """The number of the tenant's functions."""
         return len(self._ids.get(tenant_id, ()))
 
     def of_tenant(self, tenant_id: str, after: str = BEFORE_EVERY_ID) -> Iterator[Entry]:
-        """The tenant's functions with ids above `after`, oldest first (ids are in the order of
-        their making). To be read before anything else happens.
+        """The tenant's functions with ids above `after`, oldest first (ids are in creation order).
+        Consume it before the next await.
         """
         ids = self._ids.get(tenant_id, [])
         return (self._by_id[ids[at]] for at in range(bisect_right(ids, after), len(ids)))
 
     def owned(self, tenant_id: str, function_ids: Iterable[str]) -> list[str]:
-        """Those of the functions that are there and the tenant's."""
+        """The functions with these ids that exist and belong to the tenant."""
         found = ((one, self._by_id.get(one)) for one in function_ids)
         return [one for one, entry in found if entry and entry.function.tenant_id == tenant_id]
 
     def functions(self) -> Iterator[Function]:
-        """Those of all tenants."""
+        """The functions of all tenants."""
         return (entry.function for entry in self.all())
 
     def all(self) -> Iterator[Entry]:

@@ -1,8 +1,8 @@
-"""Which tenant owns which images, and what they count: rights over what `ImageDirectory` stores.
+"""Ownership of images by tenant, and their counted size: rights over what `ImageDirectory` stores.
 
-The files of an image are stored once, whoever uploaded them. No tenant may notice that: it owns
-what it has uploaded itself, is answered as if nobody else had images, and is charged for all of
-its own. What an operator has made for all tenants belongs to `SHARED`.
+The files of an image are stored once, no matter which tenants uploaded them. Tenants must not
+notice that: a tenant owns its uploads, gets the same responses as if it were alone, and is charged
+for all of its images. Images that an operator shares with all tenants belong to `SHARED`.
 """
 
 from collections import defaultdict
@@ -19,18 +19,18 @@ from quiltfn.ports import Clock
 from quiltfn.store.functions.runtimes import SqlTenantImages
 
 MIB = 1024 * 1024
-# An archive takes room on the disk while it arrives, and no quota counts that.
+# An archive takes disk space while it arrives, and no quota counts that.
 UPLOADS_OF_A_TENANT = 2
 
 
-# What `TenantImages` takes.
+# The arguments of `TenantImages`.
 ImagesKept = tuple[SqlTenantImages, ImageDirectory, Clock, Callable[[str], int], int]
 
 
 class TenantImages(Mirror[dict[str, int]]):
-    """The images of every tenant: by digest, what each tenant that has it is counted for it.
+    """The images of every tenant: by digest, the bytes counted for each tenant that has it.
     `quota_bytes`: of a tenant, as `Image.counted_bytes` counts; `SHARED` has none. `all_bytes`: of
-    all images together; 0: no bound.
+    all images together; 0: no limit.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class TenantImages(Mirror[dict[str, int]]):
         self._uploads: defaultdict[str, int] = defaultdict(int)
 
     async def fetch(self, digest: str) -> None:
-        """Gets an image from another node of the fleet (`fleet/images.py`). Raises
+        """Fetch an image from another node of the fleet (`fleet/images.py`). Raises
         `StoreUnavailable`.
         """
 
     async def keep(self, digest: str) -> None:
-        """Likewise: returns once an image that was uploaded here is on another node as well."""
+        """Return once an image that was uploaded here is on another node, too."""
 
     async def restore(self, *, may_be_elsewhere: bool = False) -> None:
-        """At the start: measures those that an earlier release did not, and loads all.
-        `may_be_elsewhere`: one whose files are not here may be on another node.
+        """At start: measure images that an earlier release did not, and load all.
+        `may_be_elsewhere`: images whose files are not here may be on another node.
         """
         for image in await self._store.load():
             if image.is_measured:
@@ -72,7 +72,7 @@ class TenantImages(Mirror[dict[str, int]]):
         await super().restore()
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, dict[str, int]]:
-        """Their files may be missing here, where other nodes have got them."""
+        """Load images whose files may be missing here, because they are on other nodes."""
         found: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for image in await self._store.load(only):
             if image.is_measured:
@@ -98,14 +98,14 @@ class TenantImages(Mirror[dict[str, int]]):
         contents: Contents = Contents.FILES,
         on_kept: Callable[[], None] = lambda: None,
     ) -> Image:
-        """Stores an uploaded image for the tenant. `is_new`: the tenant did not have it before.
-        `on_kept` is called before the store is told: until then it may be cancelled, and the tenant
-        has what it had before.
+        """Store an uploaded image for the tenant. `is_new`: the tenant did not have it before.
+        `on_kept` is called before the image is written to the store: until then the upload may be
+        cancelled, and the tenant keeps its previous state.
 
         Raises as `Images.take` does; `RateLimited` beyond the tenant's quota or its number of
-        uploads at a time; `CapacityFull` beyond the bound for all images. The tenant then has what
-        it had before. What `keep` raises is raised, too; then the tenant has the image, and
-        may upload it again for an answer.
+        simultaneous uploads; `CapacityFull` beyond the limit for all images. The tenant then keeps
+        its previous state. Errors of `keep` are raised, too; the tenant then has the image, and may
+        repeat the upload.
         """
         if self._uploads[tenant_id] >= UPLOADS_OF_A_TENANT:
             raise RateLimited(
@@ -137,7 +137,7 @@ class TenantImages(Mirror[dict[str, int]]):
             nonlocal added
             if image.digest not in self._counted.get(tenant_id, ()):
                 self._check_quota(tenant_id, image)
-                # At once, so that no other upload is admitted for the same room.
+                # At once, so that no other upload is admitted to the same space.
                 self._counted[tenant_id][image.digest] = image.counted_bytes
                 added = image.digest
 
@@ -152,8 +152,8 @@ class TenantImages(Mirror[dict[str, int]]):
         return replace(image, is_new=added is not None)
 
     async def _give(self, image: TenantImage, uploaded: Image | None = None) -> None:
-        """`uploaded`: a new image, which the quota holds for. It was looked at here before; only
-        the store knows what the tenant uploads to other nodes at the same time.
+        """`uploaded`: a new image, to which the quota applies. The quota was checked here before;
+        only the store knows the tenant's simultaneous uploads to other nodes.
         """
         quota_bytes = None
         if uploaded is not None and image.tenant_id != SHARED:
@@ -165,14 +165,14 @@ class TenantImages(Mirror[dict[str, int]]):
             self._note(image)
 
     def hold(self, tenant_id: str, digest: str) -> bool:
-        """Whether the tenant has the image; if so, its time of last use is now."""
+        """Whether the tenant has the image; if so, set its time of last use to now."""
         if digest not in self._counted.get(tenant_id, ()):
             return False
         self._used_at[tenant_id, digest] = self._clock.now()
         return self.images.hold(digest)
 
     async def bring(self, tenant_id: str, digest: str) -> None:
-        """If the tenant has the image, its files are here when this returns, or on no other node.
+        """If the tenant has the image, fetch its files unless they are here or on no other node.
         Raises as `fetch` does.
         """
         if digest in self._counted.get(tenant_id, ()) and digest not in self.images.all():
@@ -186,8 +186,8 @@ class TenantImages(Mirror[dict[str, int]]):
     async def files(
         self, tenant_id: str, digests: Sequence[str], after: str, count: int
     ) -> Sequence[ImageFile]:
-        """As `Images.files`, of images that are laid over each other, the upper one first; the
-        caller has found that the tenant may see them. Raises as `fetch` does.
+        """As `Images.files`, of layered images, the upper one first; the caller has checked that
+        the tenant may see them. Raises as `fetch` does.
         """
         found: dict[str, ImageFile] = {}
         for digest in digests:
@@ -199,7 +199,7 @@ class TenantImages(Mirror[dict[str, int]]):
     async def read(
         self, tenant_id: str, digests: Sequence[str], path: str, most: int
     ) -> bytes | None:
-        """As `Images.read`, likewise."""
+        """As `Images.read`, of layered images."""
         for digest in digests:
             if await self._is_here(digest):
                 content = await self.images.read(digest, path, most, tenant_id)
@@ -210,7 +210,7 @@ class TenantImages(Mirror[dict[str, int]]):
     async def packages(
         self, tenant_id: str, digests: Sequence[str]
     ) -> tuple[Sequence[Package], bool]:
-        """As `Images.packages`, likewise."""
+        """As `Images.packages`, of layered images."""
         found: list[Package] = []
         are_all = True
         for digest in digests:
@@ -223,12 +223,12 @@ class TenantImages(Mirror[dict[str, int]]):
         return found, are_all
 
     async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
-        """As `Images.program`, likewise."""
+        """As `Images.program`; fetches the image first."""
         found = await self._is_here(digest)
         return await self.images.program(digest, names, path) if found else None
 
     async def share(self, tenant_id: str, digest: str) -> bool:
-        """Shares an image of the tenant with all tenants. Returns whether it is shared now."""
+        """Share an image of the tenant with all tenants. Returns whether it is now shared."""
         if self.hold(SHARED, digest):
             return True
         if not self.hold(tenant_id, digest):
@@ -239,8 +239,8 @@ class TenantImages(Mirror[dict[str, int]]):
     async def collect(
         self, in_use: frozenset[tuple[str, str]], shown: frozenset[str], grace_s: float
     ) -> None:
-        """Takes from each tenant the images that it has not used for `grace_s` seconds, and removes
-        the files of images that nobody has. `in_use`: pairs of tenant and digest; `shown`: digests
+        """Remove from each tenant the images that it has not used for `grace_s` seconds, and the
+        files of images that no tenant has. `in_use`: pairs of tenant and digest; `shown`: digests
         that sandboxes have mounted.
         """
         now, digests = self._clock.now(), frozenset(digest for _, digest in in_use)
@@ -252,13 +252,13 @@ class TenantImages(Mirror[dict[str, int]]):
         for held, at in list(self._used_at.items()):
             if now - at >= grace_s:
                 async with self._changing:
-                    if self._used_at.get(held) == at:  # nobody has used it meanwhile
+                    if self._used_at.get(held) == at:  # not used meanwhile
                         await self._give_back(*held)
         await self.images.collect(digests | shown | self.counted().keys(), grace_s)
 
     async def _give_back(self, tenant_id: str, digest: str) -> None:
         image = TenantImage(tenant_id, digest, self._counted[tenant_id][digest])
-        # Before it is stored, so that nobody is told meanwhile that the tenant has it.
+        # Before it is stored, so that no response says meanwhile that the tenant has it.
         self._note(image, is_gone=True)
         is_gone = False
         try:
@@ -268,34 +268,34 @@ class TenantImages(Mirror[dict[str, int]]):
                 self._note(image)
 
     def bytes_of(self, tenant_id: str) -> int:
-        """What the tenant's images count against its quota."""
+        """The bytes of the tenant's images that count against its quota."""
         return sum(self._counted.get(tenant_id, {}).values())
 
     def bytes_in_all(self) -> int:
-        """What all images count together, each once, however many tenants have it."""
+        """The counted bytes of all images together, each once, however many tenants have it."""
         return sum(self.counted().values())
 
     def counted(self) -> dict[str, int]:
-        """What each image counts that a tenant has."""
+        """The counted bytes of each image that any tenant has."""
         found: dict[str, int] = {}
         for held in self._counted.values():
             found |= held
         return found
 
     async def missing(self) -> Sequence[str]:
-        """The images that a tenant has and whose files are not on this machine."""
+        """The images of tenants whose files are not on this machine."""
         return await self.images.missing(sorted(self.counted()))
 
     def counted_bytes(self, digest: str) -> int | None:
-        """What an image counts; None where no tenant has it."""
+        """The counted bytes of an image; None if no tenant has it."""
         for held in self._counted.values():
             if digest in held:
                 return held[digest]
         return None
 
     def check_room(self, digest: str) -> None:
-        """Raises `CapacityFull` where an image of another node would exceed, with those that are
-        here, the bound for all images.
+        """Raises `CapacityFull` if an image of another node would exceed, with those on this node,
+        the limit for all images.
         """
         counted = self.counted()
         here = sum(counted.get(one, 0) for one in {*self.images.all(), digest})
@@ -308,7 +308,7 @@ class TenantImages(Mirror[dict[str, int]]):
         used, quota_bytes = self.bytes_of(tenant_id), self._quota_bytes(tenant_id)
         if tenant_id != SHARED and used + image.counted_bytes > quota_bytes:
             raise self._over_quota(tenant_id, image)
-        # Also where another tenant has the same files: no tenant may notice that.
+        # Even if another tenant has the same files: tenants must not notice that.
         if 0 < self._all_bytes < self.bytes_in_all() + image.counted_bytes:
             raise CapacityFull(
                 "there is no room for another image on this server",
