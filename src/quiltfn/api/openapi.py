@@ -58,15 +58,15 @@ OWN_HEADERS = {
         "schema": {"type": "string"},
     },
     "x-output-truncated": {
-        "description": "How many bytes of a stream were dropped: stdout=1951424, stderr=12.",
+        "description": "Bytes dropped from each stream: stdout=1951424, stderr=12.",
         "schema": {"type": "string"},
     },
     "accept-ranges": {
-        "description": "bytes: Range is understood.",
+        "description": "bytes: Range requests are supported.",
         "schema": {"type": "string"},
     },
     "content-range": {
-        "description": "Of a part: which bytes of how many.",
+        "description": "For a partial response: its bytes, and the total size.",
         "schema": {"type": "string"},
     },
 }
@@ -74,7 +74,7 @@ OWN_HEADERS = {
 # What stands for a word of a path; {name} is that of what the path lists.
 IN_PATH = {
     "function_id": "the function's id, and not its name",
-    "invocation_id": "the call's id",
+    "invocation_id": "the invocation's id",
     "delivery_id": "the delivery's id",
     "operation_id": "the operation's id",
     "key_id": "the key's id",
@@ -91,26 +91,26 @@ NAMED = {"runtimes": "runtime", "schedules": "schedule", "nodes": "node"}
 TAGS = {
     "Functions": ("Create, deploy, change, pause and delete functions.", {"functions"}),
     "Calls": (
-        "Call functions, and see what their calls came to.",
+        "Invoke functions, and read records and output of invocations.",
         {"invoke", "invocations", "logs"},
     ),
     "Queues": (
-        "What becomes of accepted work: policies, dead letters, what is sent elsewhere.",
+        "Asynchronous invocations: policies, queues, dead letters, deliveries.",
         {"async-policy", "record-policy", "dead-letters", "queue", "deliveries"},
     ),
     "Versions": ("A function's versions and their files.", {"versions", "rollback"}),
-    "URLs": ("Plain HTTP in front of functions.", {"url", "fn"}),
-    "Schedules": ("Run functions at times.", {"schedules"}),
+    "URLs": ("Invoke functions over plain HTTP.", {"url", "fn"}),
+    "Schedules": ("Run functions on schedules.", {"schedules"}),
     "Runtimes": ("The files and packages of functions.", {"runtimes"}),
     "Pools": (
-        "The instances of functions, and how many there are.",
+        "Instances of functions, and their scaling.",
         {"pool", "pools", "pool-target", "operations", "instances", "egress"},
     ),
     "Usage": (
-        "What calls came to, and what a tenant may use.",
+        "Statistics, usage, and tenants with their quotas.",
         {"stats", "series", "usage", "quota", "tenants", "disable", "enable"},
     ),
-    "Keys": ("Keys, who asks with which, and who changed what.", {"keys", "whoami", "audit"}),
+    "Keys": ("API keys, the caller's credential, and the audit log.", {"keys", "whoami", "audit"}),
     "Fleet": ("The nodes of a fleet.", {"nodes"}),
     "Server": ("Health, metrics, events, and documents of this server.", set[str]()),
 }
@@ -132,7 +132,7 @@ ACCEPTED_HEADERS = {
     name: OWN_HEADERS[name] for name in ("location", "preference-applied", INVOCATION_ID)
 }
 # What a further status of a good answer means, where that is not "Done before."
-ALSO = {ACCEPTED: "Queued: its record says what becomes of it.", 206: "A part of it."}
+ALSO = {ACCEPTED: "Queued: its record has the outcome.", 206: "A part of the content."}
 
 
 def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
