@@ -204,7 +204,7 @@ async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first(
     waits = asyncio.ensure_future(answer(45))
     await asyncio.sleep(0)
     for now in range(9):
-        if now == 5:  # the first that is known how fast it is
+        if now == 3:  # so long somebody must have waited
             assert not any(peer.was_cut for peer in peers.values())
             waits.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -266,7 +266,7 @@ async def test_slow_ones_stay_while_those_who_wait_are_served(
         if peers["slower"].was_cut:
             break
     assert [name for name, peer in peers.items() if peer.was_cut] == ["slower"] * (not is_served)
-    assert now == (19 if is_served else 5)
+    assert now == (19 if is_served else 3)
     for peer in peers.values():
         connections.remove(peer)
     await asyncio.gather(*waiting)
@@ -281,7 +281,7 @@ async def test_those_that_hold_little_end_where_nothing_else_helps() -> None:
         connections.paused(peer)
     waits = asyncio.ensure_future(responses.reserve(MIB // 2, "a").__aenter__())
     await asyncio.sleep(0)
-    for now in range(6):
+    for now in range(4):
         connections.look(now)
         for peer in peers:
             peer.bytes_taken += 100_000
@@ -289,3 +289,50 @@ async def test_those_that_hold_little_end_where_nothing_else_helps() -> None:
     for peer in peers:
         connections.remove(peer)
     await waits
+
+
+@promise("A89")
+async def test_who_comes_anew_to_read_slowly_ends_before_who_reads_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever has just begun was never slow, so others were cut for it: it says how long a client
+    needs, and not how long it has been there.
+    """
+    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
+    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(100 * MIB))
+    honest = Peer(None, waiting=30 * MIB)
+    stream = Peer(None, is_streaming=True, waiting=MIB // 8)
+    for peer in (honest, stream):
+        connections.add(peer)
+        connections.paused(peer)
+
+    async def answer() -> None:
+        async with responses.reserve(30 * MIB, "a"):
+            pass
+
+    waiting, anew = None, list[Peer]()
+    for now in range(12):
+        if now % 4 == 0:
+            for peer in anew:
+                connections.remove(peer)
+            anew = [Peer(None, waiting=36 * MIB) for _ in range(2)]
+            for peer in anew:
+                connections.add(peer)
+                connections.paused(peer)
+        waiting = waiting or asyncio.ensure_future(answer())
+        await asyncio.sleep(0)
+        connections.look(now)
+        honest.bytes_taken += 2 * MIB
+        stream.bytes_taken += 100_000
+        for peer in anew:
+            peer.bytes_taken += 100_000
+            if peer.was_cut:
+                break
+        if any(peer.was_cut for peer in anew):
+            break
+    assert [one.was_cut for one in (honest, stream)] == [False, False]
+    assert sum(peer.was_cut for peer in anew) == 1
+    for peer in (honest, stream, *anew):
+        connections.remove(peer)
+    assert waiting is not None
+    await waiting

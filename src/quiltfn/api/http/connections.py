@@ -9,7 +9,8 @@ the oldest connection with an incomplete request ends.
 Rule 3: a client that reads nothing of its response for `write_timeout_s` is cut off. While others
 wait for the memory of its response, a stalled client is cut off at once, and a slow one if none of
 the waiting requests has been served for a while. No more connections end than the next request
-needs, and those that hold little, such as streams, end last. For a complete response, reading less
+needs: first those whose clients would need the memory for longest at their speed, last those that
+hold little. A stream holds nearly nothing and is never slow. For a complete response, reading less
 than 64 KiB counts as no progress; for a stream, any byte counts. A body that all clients share
 takes no memory.
 """
@@ -30,6 +31,7 @@ LEAST_PROGRESS = 64 * 1024
 # While others wait for memory: how long a client may stall, how long none of the others is served
 # before slow clients end, and the interval over which speed is measured.
 PATIENCE_S, WAIT_S, SLOW_S = 3.0, 3.0, 5.0
+KNOWN_S = 1.0  # so long a client reads before its speed says anything
 LITTLE_BYTES = MIB
 
 
@@ -111,6 +113,13 @@ class Reader(msgspec.Struct):
         if now - self.begin >= SLOW_S:
             self.speed = (taken - self.taken_at_begin) / (now - self.begin)
             self.begin, self.taken_at_begin = now, taken
+
+    def left_s(self, now: float, taken: int, unsent: int) -> float | None:
+        """How long it will need for the rest at its speed; None: that is not known yet."""
+        speed, elapsed_s = self.speed, now - self.begin
+        if elapsed_s >= KNOWN_S:
+            speed = (taken - self.taken_at_begin) / elapsed_s
+        return None if speed is None else unsent / max(speed, 1.0)
 
 
 DEFAULT_LIMITS = ConnectionLimits()
@@ -244,8 +253,8 @@ class Connections:
         self._make_room(now)
 
     def _make_room(self, now: float) -> None:
-        """While others wait for memory: cuts as many clients as necessary, first the stalled ones,
-        longest first, then the slow ones, slowest first.
+        """While others wait for memory: cuts as many as it takes of those that stand still, longest
+        first, and then of the slow ones, those first that will need the memory for longest.
         """
         missing = self.responses.missing
         if not missing or self.responses.served != self._served:
@@ -260,8 +269,10 @@ class Connections:
                 continue
             if now - reader.since >= PATIENCE_S:
                 found.append((0, reader.since, one))
-            elif reader.speed is not None and not may_be_slow:
-                found.append((1 if held >= LITTLE_BYTES else 2, reader.speed, one))
+            elif not may_be_slow and not one.is_streaming:
+                left_s = reader.left_s(now, one.taken(), one.unsent())
+                if left_s is not None:
+                    found.append((1 if held >= LITTLE_BYTES else 2, -left_s, one))
         for _, _, one in sorted(found, key=lambda entry: entry[:2]):
             if missing <= 0:
                 return
