@@ -1,7 +1,7 @@
 """The errors that a caller can get.
 
-An error is a sentence, a stable code and whose fault it is. HTTP statuses are not known here; the
-one table of them is `api/http/errors.py`.
+An error is a sentence, a stable code, and the party at fault. HTTP statuses are not known here;
+their only table is in `api/http/errors.py`.
 """
 
 import math
@@ -14,8 +14,8 @@ NUMBER_MAX_BITS = 63
 
 
 class ApiCall(NamedTuple):
-    """A request that an error advises. `operation`: its id in the OpenAPI document; `text`: how the
-    message or the hint writes it, so that clients can put their own command in its place.
+    """A request that an error recommends. `operation`: its id in the OpenAPI document; `text`: its
+    form in the message or the hint, so that clients can replace it by their own command.
     """
 
     operation: str
@@ -34,7 +34,7 @@ UPLOAD_IMAGE = ApiCall("uploadImage", "POST /api/runtimes/images")
 
 
 class QuiltfnError(Exception):
-    """An error that the caller is told. Its first line is the message where none is given."""
+    """An error shown to the caller. The first line of its docstring is the default message."""
 
     code: ClassVar[str] = "INTERNAL"
     blame: ClassVar[Literal["caller", "platform"]] = "platform"
@@ -57,8 +57,8 @@ class QuiltfnError(Exception):
         self.executed = False
 
     def with_record(self, invocation_id: str, *, executed: bool) -> None:
-        """Adds the id of the call's record, and whether its handler got the call: then the handler
-        may have done its work, and the call must not be repeated for the caller.
+        """Adds the id of the invocation's record, and whether its handler was started: the handler
+        may then have done its work, so quiltfn must not retry it for the caller.
         """
         self.invocation_id, self.executed = invocation_id, executed
         self.hint = self.hint or f"the call has a record: {invocation_id}"
@@ -163,10 +163,10 @@ class Unprocessable(QuiltfnError):
         label: str | None = None,
         null: str = "",
     ) -> "Unprocessable":
-        """An error about one field: its path, what was expected, and an example that works.
-        `name`: also of a query parameter or a header; empty: the whole body. `label`: what the
-        message calls it instead. `null`: what null stands for, said in the message alone, as forms
-        and command lines have no null.
+        """An error about one field: its path, the expected value, and an example that works.
+        `name`: also of a query parameter or a header; empty: the whole body. `label`: replaces the
+        name in the message. `null`: the meaning of null, only for the message, as forms and command
+        lines have no null.
         """
         details = {"expected": expected, "received": truncate(received), "example": example}
         if name:
@@ -213,7 +213,7 @@ class OutcomeUnknown(StoreUnavailable):
 
     def __init__(self) -> None:
         super().__init__()
-        self.executed = True  # It may have been.
+        self.executed = True  # it may have been
 
 
 class RuntimeUnavailable(QuiltfnError):
@@ -238,7 +238,7 @@ class HandlerTimedOut(QuiltfnError):
     code, blame = "HANDLER_TIMEOUT", "caller"
 
 
-# What helps where a function isn't active, by its state.
+# The next step for a function that isn't active, by its state.
 NEXT_STEP: Mapping[str, tuple[str, ApiCall | None]] = {
     "pending": (f"deploy it first: {DEPLOY.text}", DEPLOY),
     "deploying": ("it is being deployed: try again in a moment", None),
@@ -258,14 +258,16 @@ def no_such_route() -> NotFound:
 
 
 def older_node(lacks: str) -> Conflict:
-    """The refusal of what a node of the version before, which is there, would not keep to."""
+    """The refusal of a feature that a node of the previous version, which is present,
+    would ignore.
+    """
     return Conflict(
         f"a node of an older version is there, which {lacks}", hint="upgrade all nodes first"
     )
 
 
 def cut_off() -> StoreUnavailable:
-    """In place of `NotFound`, at a node that may not have heard of what another one has made."""
+    """Replaces `NotFound` at a node that may not know yet what another one has created."""
     return StoreUnavailable(
         "this node does not reach the database, and another one may have made it since",
         retry_after=1,
@@ -273,8 +275,8 @@ def cut_off() -> StoreUnavailable:
 
 
 def truncate(value: object, most: int = 200) -> object:
-    """`value` in a form that fits into an error: long texts are cut, containers are only counted,
-    and numbers that JSON cannot hold become text.
+    """`value` in a form that fits into an error: truncates long texts, only counts items of
+    containers, and writes numbers that JSON cannot hold as text.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

@@ -1,15 +1,14 @@
-"""Schedules: when each is due, and what becomes of every tick. Nothing here asks a clock.
+"""Schedules: when each is due, and the outcome of every tick. Nothing here reads a clock.
 
-A tick is an instant that a cron expression or an interval names. It is due up to `jitter_seconds`
-later, by an amount that depends on the schedule's id and the tick alone, and always before the next
-tick.
+A tick is an instant of a cron expression or an interval. It is due up to `jitter_seconds` later, by
+an amount that depends only on the schedule's id and the tick, and always before the next tick.
 
-Rule 1: ticks are decided on in their order, and each once.
-Rule 2: of the ticks that are due at one look, the newest is run if it is at most a minute late. The
-others were missed: they are counted.
-Rule 3: with `missed: run_once` the newest is run however late it is.
+Rule 1: ticks are decided in order, each once.
+Rule 2: of several due ticks, the newest runs if it is at most a minute late. The others are missed:
+they are only counted.
+Rule 3: with `missed: run_once` the newest runs however late it is.
 
-Cron expressions and their daylight-saving rules are cronsim's, which are those of Debian's cron.
+Cron expressions and their daylight-saving rules are cronsim's, which follow Debian's cron.
 """
 
 import functools
@@ -27,9 +26,9 @@ from cronsim import CronSim
 from quiltfn.model.errors import NotFound, Outdated, Unprocessable
 
 LATE_MS = 60_000
-# A clock that NTP slews may go back by this much; more, and it was set.
+# NTP may slew a clock back by this much; a larger step means that the clock was set.
 SLEWED_MS = 30_000
-# So many ticks of a cron expression are looked at in one step.
+# The number of ticks of a cron expression that one step examines.
 STEP_TICKS = 1000
 UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 TIMING = ("cron", "every_seconds", "timezone", "jitter_seconds", "enabled")
@@ -41,7 +40,7 @@ class UnknownTimeZone(Unprocessable):
 
 
 class Overlap(StrEnum):
-    """What a tick does while an earlier run of its schedule is not over."""
+    """What a tick does while an earlier run of its schedule is unfinished."""
 
     ALLOW = "allow"
     SKIP = "skip"
@@ -49,14 +48,14 @@ class Overlap(StrEnum):
 
 
 class Missed(StrEnum):
-    """What is done about ticks that could not be run when they were due."""
+    """What happens to ticks that could not run when they were due."""
 
     SKIP = "skip"
     RUN_ONCE = "run_once"
 
 
 class RunOutcome(StrEnum):
-    """What was decided on a tick."""
+    """The decision on a tick."""
 
     ACCEPTED = "accepted"
     WAITING = "waiting"
@@ -65,12 +64,13 @@ class RunOutcome(StrEnum):
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
-    """When a function is called by itself, and with what. One of `cron` and `every_seconds` is set.
+    """When and with which input a function runs by itself. One of `cron` and `every_seconds` is
+    set.
 
-    `anchor_ms`: an interval's ticks are so many seconds apart, counted from here. `next_tick_ms`:
-    the first tick that was not decided on; None: it does not fire. `next_due_ms`: when that one is
-    due. `looked_at_ms`: the time by which it was found. Times of these in Unix milliseconds, others
-    in Unix seconds. `revision`: how often it was changed by callers.
+    `anchor_ms`: an interval's ticks are `every_seconds` apart, counted from here. `next_tick_ms`:
+    the first undecided tick; None: there is none. `next_due_ms`: when that tick is due.
+    `looked_at_ms`: the time at which it was computed. Times of these in Unix milliseconds, others
+    in Unix seconds. `revision`: the number of changes by callers.
     """
 
     id: str
@@ -98,8 +98,9 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     fired_count: int = 0
 
     def check(self) -> None:
-        """Raises `Unprocessable` where the fields, each of which is right, do not go together, or
-        this machine does not know the time zone."""
+        """Raises `Unprocessable` if the fields, each of them valid, contradict each other, or if
+        this machine does not know the time zone.
+        """
         if (self.cron is None) == (self.every_seconds is None):
             raise Unprocessable(
                 "exactly one of cron and every_seconds must be given",
@@ -112,9 +113,9 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         zone_of(self.timezone)
 
     def changed(self, changes: Mapping[str, Any], now_ms: int) -> "Schedule":
-        """The same with other values of some fields. Where it comes due by other rules now, a tick
-        that was not due yet is dropped, and the next one comes after `now_ms`. Naming one of `cron`
-        and `every_seconds` sets the other to None. Raises `Unprocessable`.
+        """A copy with other values of some fields. If they change its ticks, a tick that is not due
+        yet is dropped, and the next one comes after `now_ms`. Setting one of `cron` and
+        `every_seconds` sets the other to None. Raises `Unprocessable`.
         """
         values = dict(changes)
         for name, other in (("cron", "every_seconds"), ("every_seconds", "cron")):
@@ -126,18 +127,18 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         return after if is_timed_alike else after.from_now(now_ms)
 
     def from_now(self, now_ms: int) -> "Schedule":
-        """The same, with its ticks counted from now: the next one comes after `now_ms`."""
+        """A copy whose ticks count from now: the next one comes after `now_ms`."""
         anchored = msgspec.structs.replace(self, anchor_ms=now_ms, looked_at_ms=now_ms)
         return anchored.with_next(anchored.tick_after(now_ms) if self.enabled else None)
 
     def with_next(self, tick_ms: int | None) -> "Schedule":
-        """The same, with this tick as the next."""
+        """A copy with this tick as the next."""
         due_ms = None if tick_ms is None else self.due_ms(tick_ms)
         return msgspec.structs.replace(self, next_tick_ms=tick_ms, next_due_ms=due_ms)
 
     def was_set_back(self, now_ms: int) -> bool:
-        """Whether the clock was set back since the next tick was found. Then ticks would be waited
-        for that may be far away; `from_now` finds the next one again.
+        """Whether the clock was set back since the next tick was computed. That tick may then be
+        far away; `from_now` computes the next one again.
         """
         return self.enabled and now_ms < self.looked_at_ms - SLEWED_MS
 
@@ -157,13 +158,13 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         yield from _cron_ticks(str(self.cron), zone_of(self.timezone), after_ms)
 
     def due_ms(self, tick_ms: int) -> int:
-        """When the tick is due: the same whenever and wherever it is asked."""
+        """When the tick is due: the same at any time and on any machine."""
         if not self.jitter_seconds:
             return tick_ms
         return self._due_before(tick_ms, self.tick_after(tick_ms))
 
     def _due_before(self, tick_ms: int, following: int | None) -> int:
-        """When the tick is due. `following`: the one after it."""
+        """When the tick is due. `following`: the next tick."""
         if not self.jitter_seconds:
             return tick_ms
         room = self.jitter_seconds * 1000 + 1
@@ -173,7 +174,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         return tick_ms + int.from_bytes(digest[:8]) % room
 
     def in_words(self) -> str:
-        """When it is due, such as "At 03:00 every day" or "Every 15 minutes"."""
+        """A description of its ticks, such as "At 03:00 every day" or "Every 15 minutes"."""
         if self.cron is not None:
             return _cron_in_words(self.cron)
         seconds = self.every_seconds or 0
@@ -195,8 +196,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of ticks that are due. `run_tick_ms`: the one that is run; None: none of them.
-    `missed`: how many were missed, up to `missed_tick_ms`. `next`: the schedule after it.
+    """The decision on due ticks. `run_tick_ms`: the tick that runs, or None. `missed`: how many
+    were missed, up to `missed_tick_ms`. `next`: the schedule afterwards.
     """
 
     run_tick_ms: int | None
@@ -206,8 +207,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decide(schedule: Schedule, now_ms: int) -> Decision | None:
-    """Rules 1 to 3 at the time `now_ms`; None: nothing is due. Where very many ticks were missed it
-    decides on some of them, and the next one is due already.
+    """Applies rules 1 to 3 at the time `now_ms`; None: nothing is due. If very many ticks were
+    missed it decides on some of them, and the next one is due already.
     """
     first = schedule.next_tick_ms
     if first is None or schedule.next_due_ms is None or schedule.next_due_ms > now_ms:
@@ -225,7 +226,9 @@ def decide(schedule: Schedule, now_ms: int) -> Decision | None:
 
 
 def _due(schedule: Schedule, first: int, now_ms: int) -> tuple[int, int, int, int | None]:
-    """Of the ticks that are due: the newest, the one before it, how many; and the tick after."""
+    """Returns the newest due tick, the one before it, the number of due ticks, and the
+    next tick.
+    """
     if schedule.every_seconds is not None:
         step = schedule.every_seconds * 1000
         newest = max(first, first + (now_ms - first) // step * step)
@@ -245,13 +248,13 @@ def no_such_schedule() -> NotFound:
 
 
 def changed_meanwhile() -> Outdated:
-    """Somebody has changed the schedule since it was read."""
+    """The error if someone has changed the schedule since it was read."""
     return Outdated("the schedule was changed at the same time; repeat the request")
 
 
 @functools.lru_cache(maxsize=1024)
 def zone_of(name: str) -> tzinfo:
-    """A time zone by its name. Raises `UnknownTimeZone` where this machine does not have it."""
+    """A time zone by its name. Raises `UnknownTimeZone` if this machine does not have it."""
     if name == "UTC":
         return UTC
     try:
@@ -263,8 +266,8 @@ def zone_of(name: str) -> tzinfo:
 
 @functools.lru_cache(maxsize=2048)
 def _cron_ticks_behind(expression: str, timezone: str, tick_ms: int, count: int) -> tuple[int, ...]:
-    """The next ticks of an expression. They are asked for with every look at a schedule, and one
-    that comes due every 28 years takes milliseconds to find.
+    """The next ticks of an expression. Cached, since every look at a schedule needs them, and a
+    tick that comes every 28 years takes milliseconds to find.
     """
     return tuple(islice(_cron_ticks(expression, zone_of(timezone), tick_ms), count))
 
@@ -275,7 +278,7 @@ def _cron_in_words(expression: str) -> str:
 
 
 def _cron_ticks(expression: str, zone: tzinfo, after_ms: int) -> Iterator[int]:
-    # cronsim goes by the local time: where that is put back, its first results may lie before.
+    # cronsim uses local time: if that is set back, its first results may precede `after_ms`.
     last = after_ms
     for found in CronSim(expression, datetime.fromtimestamp(after_ms // 1000, zone)):
         tick = round(found.timestamp()) * 1000

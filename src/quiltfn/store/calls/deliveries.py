@@ -1,4 +1,4 @@
-"""Deliveries in the database. The commit of a call's last record adds them (`outcomes.py`).
+"""Deliveries in the database. The commit of an invocation's last record adds them (`outcomes.py`).
 
 waiting (epoch 0) ──claim──▶ claimed ──finish, accept──▶ delivered, failed or waiting
                                 └──release, a start──▶ waiting
@@ -35,7 +35,7 @@ from quiltfn.store.fleet.nodes import Boot, of_earlier_boots
 from quiltfn.store.tenants import usage
 
 STEP_ROWS = 200
-ROW_BYTES = 500  # What one takes without its body.
+ROW_BYTES = 500  # the size of a row without its body
 TOO_MUCH = "more was to be sent than the tenant, or all together, may have waiting"
 NOBODY = {"node_id": "", "epoch": 0}
 
@@ -48,7 +48,7 @@ _CAUSE = select(tables.invocation.c.end_cause).where(
 WITHOUT_BODY = [
     literal(b"", LargeBinary).label("body") if column is one.body else column for column in COLUMNS
 ] + [_CAUSE.scalar_subquery().label("end_cause")]
-# Written out, or a plan that PostgreSQL keeps could not use the index of those that wait.
+# As a literal: a cached plan of PostgreSQL's could not use the partial index for a parameter.
 WAITS = one.status == literal_column(f"'{DeliveryStatus.WAITING.value}'")
 IS_FREE = one.epoch == literal_column("0")
 
@@ -56,7 +56,7 @@ IS_FREE = one.epoch == literal_column("0")
 class SqlDeliveries:
     """Deliveries, for any number of servers. Raises `StoreUnavailable`. `bound`: the bytes of all.
 
-    None of a deleted function is claimed.
+    Deliveries of a deleted function are never claimed.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class SqlDeliveries:
         self._database, self._work, self._bound = database, work, bound or StorageLimit()
 
     async def load(self) -> Sequence[DueDeliveries]:
-        """Every function that has some waiting; called at the start. What an earlier start of this
-        server was sending waits again: whether it arrived is not known.
+        """Lists the functions with waiting deliveries; called at the start. Deliveries that an
+        earlier start of this server was sending wait again: whether they arrived is unknown.
         """
         boot = self._database.boot
 
@@ -77,11 +77,11 @@ class SqlDeliveries:
         return await self._database.write(work, frees=True)
 
     async def waiting(self) -> Sequence[DueDeliveries]:
-        """Every function that has some waiting, as they are."""
+        """Lists the functions with waiting deliveries; changes nothing."""
         return await self._database.poll(_waiting)
 
     async def next_due(self, function_id: str) -> DueDeliveries | None:
-        """When the first of the function's is due; None where none waits."""
+        """When the function's first delivery is due; None if none waits."""
         query = (
             select(one.function_id, one.tenant_id, one.due_at_ms)
             .where(one.function_id == function_id, WAITS, IS_FREE)
@@ -96,7 +96,7 @@ class SqlDeliveries:
         return await self._database.read(work)
 
     async def claim(self, function_id: str, limit: int, now_ms: int) -> Sequence[Delivery]:
-        """Makes up to `limit` due ones this server's to send, oldest first, and counts the try: on
+        """Claims up to `limit` due deliveries for this server, oldest first, and counts the try: on
         disk when this returns.
         """
         due = (
@@ -117,18 +117,18 @@ class SqlDeliveries:
         def work(connection: Connection) -> list[Delivery]:
             return [_read(row) for row in connection.execute(take)]
 
-        # It may use the reserve of a full disk, since what is sent is freed.
+        # It may use the reserve of a full disk, since sending frees the deliveries.
         found = await self._database.write(work, frees=True)
         return sorted(found, key=lambda each: (each.due_at_ms, each.id))
 
     async def release(self, delivery: Delivery) -> None:
-        """Puts one back whose try was not begun; it does not count."""
+        """Releases a delivery whose try did not start; the try does not count."""
         values = {**NOBODY, "attempts": delivery.attempts - 1}
         await self._change(delivery, values)
 
     async def release_others(self, known: Collection[str]) -> None:
-        """After a claim of which it is not known whether it was made: likewise for every one that
-        is this server's to send, but for those with the ids that are `known`.
+        """Likewise releases all that this server has claimed, except those with `known` ids: for a
+        claim whose outcome is unknown.
         """
         boot = self._database.boot
         others = (
@@ -143,13 +143,13 @@ class SqlDeliveries:
         )
 
     async def finish(self, delivery: Delivery) -> None:
-        """Stores what became of a try: one that waits is due again."""
+        """Stores the outcome of a try: a waiting delivery becomes due again."""
         await self._change(delivery, _end_of(delivery))
 
     async def accept(self, delivery: Delivery, work: AcceptedWork) -> None:
-        """Stores it as delivered and the work of the destination's function, which has the
-        delivery's id, in one transaction; again, it changes nothing. Raises what `WorkStore.accept`
-        raises.
+        """Marks the delivery as delivered and accepts the work of the destination's function, under
+        the delivery's id, in one transaction; a repetition changes nothing. Raises what
+        `WorkStore.accept` raises.
         """
         delivered = {
             **_end_of(delivery),
@@ -168,8 +168,8 @@ class SqlDeliveries:
         await self._database.write(both)
 
     async def depth(self, invocation_id: str, most: int) -> int:
-        """How many calls in a row were caused by the one before, up to this one and at most `most`.
-        A call that nothing caused: 1. A record that is gone is as one that nothing caused.
+        """The length of the chain of invocations, each caused by the one before, that ends with
+        this one; at most `most`. An invocation without a cause: 1. A missing record ends the chain.
         """
         record = tables.invocation.c
 
@@ -191,9 +191,9 @@ class SqlDeliveries:
         cursor: str | None,
         status: DeliveryStatus | None,
     ) -> Page[Delivery]:
-        """The deliveries of the function with the id, or of several, newest first, without bodies.
-        Where few of very many have the status, a page may have few or none and a cursor all the
-        same. Raises `Unprocessable` for an invalid cursor.
+        """The deliveries of one function, or of several, newest first, without bodies. If few of
+        very many have the status, a page may have few or none and still a cursor. Raises
+        `Unprocessable` for an invalid cursor.
         """
         before = from_cursor(cursor, AFTER_EVERY_ID)
         rows = select(one.id, one.status).where(tables.are_of(table, of))
@@ -212,12 +212,11 @@ class SqlDeliveries:
     async def retry(
         self, function_id: str, delivery_id: str, now_ms: int, expires_at_ms: int
     ) -> Delivery | None:
-        """Makes one due at once that is not delivered; None: the function has none of that id. One
-        that is delivered, or whose body had to make room, is returned as it is. One that is being
-        sent stays as it is.
+        """Makes an undelivered delivery due at once; None: the function has none with that id.
+        Returns it unchanged if it is delivered, is being sent, or has lost its body to make room.
         """
         this = (one.function_id == function_id, one.id == delivery_id)
-        has_body = func.length(one.body) > 0  # else it had to make room: see `_give_up`
+        has_body = func.length(one.body) > 0  # otherwise removed to make room: see `_give_up`
         change = (
             update(table)
             .where(*this, one.status != DeliveryStatus.DELIVERED, one.epoch == 0, has_body)
@@ -237,9 +236,9 @@ class SqlDeliveries:
         return await self._database.write(work)
 
     async def prune_some(self, before: int | None, now: int) -> int:
-        """Removes some that ended before that time (Unix seconds; None: none), and some of those
-        that take more than they may, oldest first. Where there is nothing else, the oldest that
-        wait fail, without their bodies. Returns how many; 0: there is nothing to do.
+        """Removes some deliveries that ended before that time (Unix seconds; None: none), and some
+        that exceed the limits, oldest first. If no ended ones are left, fails the oldest waiting
+        ones and drops their bodies. Returns how many; 0: there is nothing to do.
         """
 
         def work(connection: Connection) -> int:
@@ -258,7 +257,9 @@ class SqlDeliveries:
         return await self._database.write(work, frees=True)
 
     def _owned(self, delivery: Delivery) -> Any:
-        """A change of one that this server has claimed, for the try that the delivery says."""
+        """An update of a delivery that this server has claimed, if its try is still the current
+        one.
+        """
         owner = tables.owned_by(self._database.boot)
         return update(table).where(
             one.id == delivery.id,
@@ -275,7 +276,7 @@ class SqlDeliveries:
 
 
 def free(connection: Connection, boot: Boot) -> int:
-    """Lets others send what earlier boots of a server had claimed; returns how many there were."""
+    """Releases deliveries that earlier boots of a server had claimed; returns how many."""
     left = of_earlier_boots(boot, one.node_id, one.epoch)
     change = update(table).where(WAITS, one.epoch > 0, left).values(NOBODY)
     return connection.execute(change).rowcount
@@ -291,7 +292,7 @@ def _waiting(connection: Connection) -> list[DueDeliveries]:
 
 
 def _give_up(connection: Connection, surplus: usage.Surplus, now: int) -> int:
-    """Removes the oldest that have ended, or lets the oldest that wait fail."""
+    """Removes the oldest ended deliveries, or fails the oldest waiting ones."""
     size = (ROW_BYTES + func.length(one.body)).label("size")
     theirs = select(one.id, size).where(one.tenant_id == surplus.tenant_id)
     ended = theirs.where(one.ended_at.is_not(None)).order_by(one.ended_at).limit(STEP_ROWS)
@@ -313,7 +314,7 @@ def _give_up(connection: Connection, surplus: usage.Surplus, now: int) -> int:
 
 
 def _end_of(delivery: Delivery) -> dict[str, Any]:
-    """What a try may have changed; nobody has it any more."""
+    """The columns that a try may change; releases the claim."""
     names = ("status", "due_at_ms", "http_status", "error_message", "ended_at", "body")
     return {**NOBODY, **{name: getattr(delivery, name) for name in names}}
 

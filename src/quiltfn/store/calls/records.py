@@ -1,4 +1,4 @@
-"""Stores the records of calls, counts each exactly once, ends those a crash left, finds one."""
+"""Stores and finds records of invocations, counts each once, ends those that a crash left."""
 
 import time
 from collections import defaultdict
@@ -19,17 +19,17 @@ from quiltfn.store.fleet.nodes import Boot
 from quiltfn.store.tenants.usage import RECORD_BYTES
 
 STATEMENT_ROWS = 1000
-# Removing a row can take long if it is large or not in memory. So a step ends by the clock, which
-# is read after every few rows.
+# Removing a row can take long if it is large or not in memory. So a time limit ends each step; the
+# clock is read after every few rows.
 STEP_ROWS, STEP_S, AT_A_TIME = 500, 0.001, 10
-# PostgreSQL is a way off and its commit takes a millisecond or more, so there a step is longer.
+# PostgreSQL is remote and its commit takes a millisecond or more, so a step is longer there.
 FAR_STEPS, FAR_ROWS = 5, 25
-# What has nothing to give must not keep others from giving because the clock has gone on: a step
-# looks at so many tenants, however long it takes.
+# A step examines at least this many tenants, however long that takes: tenants with nothing to
+# remove must not use up the time of the others.
 LEAST_TENANTS = 16
-# Rows of one statement, largest first. Python switches threads around each statement, and the event
-# loop waits for that: with one statement for each row it was 50 µs a call. With powers of two a
-# batch takes few statements, and there are few to be kept prepared.
+# Rows per statement, largest first. Python switches threads around each statement, and the event
+# loop waits for that: one statement per row cost 50 µs an invocation. With powers of two, a batch
+# takes few statements, and few have to stay prepared.
 ROWS_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
 SERVER_ENDED = Interrupted("server_ended")
 
@@ -39,15 +39,15 @@ LARGE_BYTES = 32 * 1024
 
 @lru_cache(1024)
 def upsert_rows(count: int, epoch: int) -> str:
-    """SQLite's statement for so many records of a boot."""
+    """SQLite's statement for `count` records of a boot."""
     row = f"({', '.join('?' * len(tables.INVOCATION_COLUMNS))})"
     return _upsert(epoch, [row] * count)
 
 
 @lru_cache(64)
 def numbered_rows(count: int, epoch: int) -> str:
-    """PostgreSQL's, which is told the types of its values. They are numbered, so that psycopg need
-    not look for them in a statement that may have thousands.
+    """PostgreSQL's statement, with the types of its values. Placeholders are numbered, so that
+    psycopg need not search for them in a statement that may have thousands.
     """
     types = tables.postgresql_types(tables.INVOCATION_COLUMNS)
     rows = []
@@ -58,7 +58,7 @@ def numbered_rows(count: int, epoch: int) -> str:
 
 
 def _upsert(epoch: int, rows: list[str]) -> str:
-    # Without a placeholder of its own, it is the same for both databases.
+    # It has no placeholder of its own, so it is the same for both databases.
     statement = statements("sqlite")["upsert_invocations"]
     statement = statement.replace("$record_bytes", str(RECORD_BYTES))
     return statement.replace("$epoch", str(epoch)).replace("$rows", ", ".join(rows))
@@ -66,10 +66,10 @@ def _upsert(epoch: int, rows: list[str]) -> str:
 
 @lru_cache(1024)
 def upsert_large(epoch: int) -> str:
-    """The statement for one record of a function that exists, with its size as the last value.
+    """The statement for one record of an existing function, with its size as the last value.
 
-    SQLite first copies rows that come from a SELECT where a table has triggers. That is too much
-    for a record of several megabytes.
+    If a table has triggers, SQLite first copies the rows of a SELECT. That is too slow for a record
+    of several megabytes.
     """
     into, values = statements("sqlite")["upsert_invocations"].split("WITH record", 1)
     places = ", ".join("?" * len(tables.INVOCATION_COLUMNS))
@@ -78,14 +78,14 @@ def upsert_large(epoch: int) -> str:
 
 
 class NotAllNew(Exception):
-    """Some of the records were final in the database already, or their function is deleted."""
+    """Some of the records were already final in the database, or their function is deleted."""
 
 
 def upsert_new(connection: Connection, records: Sequence[Invocation], epoch: int) -> stats.Sums:
-    """`upsert` for records that are not final yet in the database: a third cheaper.
+    """`upsert` for records that are not final in the database yet: a third cheaper.
 
-    Raises `NotAllNew` if one is, or its function is deleted; the caller must roll back then. Also
-    if an attempt is over that another one follows, because its row would not tell that it is there.
+    Raises `NotAllNew` if a record is final or its function is deleted, and if an attempt with a
+    successor is over, since its row would not show that; the caller must then roll back.
     """
     ended = [record for record in records if record.status in FINAL]
     final = [record for record in ended if record.is_final]
@@ -97,13 +97,13 @@ def upsert_new(connection: Connection, records: Sequence[Invocation], epoch: int
 
 
 def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) -> stats.Sums:
-    """Stores records of a boot, adds those that become final to their functions' counters and what
-    ended to the statistics, and carries out what becomes of accepted work whose attempt is over.
-    Returns what was added to the statistics.
+    """Stores records of a boot, adds newly final ones to their functions' counters and ended ones
+    to the statistics, and carries out the outcomes of completed attempts at asynchronous
+    invocations. Returns what it added to the statistics.
 
-    Harmless when repeated: a record that is final in the database, or of an attempt that is over,
-    is neither changed nor counted again, whether a commit was repeated, a segment was read again or
-    an old segment came back after a power cut.
+    Harmless when repeated: a final record, or one of a completed attempt, is neither changed nor
+    counted again, whether a commit was repeated, a segment was read again or an old segment came
+    back after a power cut.
     """
     sums: stats.Sums = {}
     for start in range(0, len(records), STATEMENT_ROWS):
@@ -116,7 +116,7 @@ def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) ->
                     del ended[known]
         there = functions_among(connection, ended.values())
         kept = [record for record in ended.values() if record.function_id in there]
-        # Before the records are written, whose sizes count the output of their attempts.
+        # Before the records are written: their sizes include the output of their attempts.
         outcomes.carry_out(connection, [record for record in kept if record.outcome is not None])
         write(connection, some, epoch)
         add_counters(connection, [record for record in kept if record.is_final])
@@ -127,14 +127,14 @@ def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) ->
 
 
 def functions_among(connection: Connection, records: Iterable[Invocation]) -> set[str]:
-    """Those of the records' functions that are there, and not deleted."""
+    """The functions of the records that exist and are not deleted."""
     ids = {record.function_id for record in records}
     return {one for one in ids if run(connection, "has_function", (one,)).first()}
 
 
 def write(connection: Connection, records: Sequence[Invocation], epoch: int) -> int:
     """Writes the records that are not final in the database yet; returns how many it wrote."""
-    # Without SQLAlchemy and by position, because this runs for every call.
+    # By position and without SQLAlchemy, because this runs for every invocation.
     written, at = 0, 0
     small = []
     for ended in records:
@@ -170,19 +170,19 @@ def _write_large(connection: Connection, record: Invocation, size: int, epoch: i
 
 
 def end_of_step(connection: Connection) -> float:
-    """When a step of removal that begins now ends, by the performance counter."""
+    """When a step of removal that begins now must end, by the performance counter."""
     share = 1 if connection.dialect.name == "sqlite" else FAR_STEPS
     return time.perf_counter() + STEP_S * share
 
 
 def at_a_time(connection: Connection) -> int:
-    """How many rows are removed before the clock is read."""
+    """How many rows a step removes between two looks at the clock."""
     return AT_A_TIME if connection.dialect.name == "sqlite" else AT_A_TIME * FAR_ROWS
 
 
 def remove(connection: Connection, ids: Sequence[str]) -> int:
-    """Removes records, each with its input and attempts, until the time of a step is over; returns
-    how many.
+    """Removes records, each with its input and attempts, until the step's time is over; returns how
+    many.
     """
     until, removed = end_of_step(connection), 0
     some = at_a_time(connection)
@@ -197,7 +197,7 @@ def remove(connection: Connection, ids: Sequence[str]) -> int:
 
 
 def drop_output(connection: Connection, ids: Sequence[str]) -> int:
-    """Removes the output of records until the time of a step is over; returns how many."""
+    """Removes the output of records until the step's time is over; returns how many."""
     until, dropped = end_of_step(connection), 0
     for invocation_id in ids:
         row = {"invocation_id": invocation_id, "record_bytes": RECORD_BYTES}
@@ -209,7 +209,7 @@ def drop_output(connection: Connection, ids: Sequence[str]) -> int:
 
 
 def add_counters(connection: Connection, ended: Iterable[Invocation]) -> None:
-    """Adds calls to their functions' counters."""
+    """Adds invocations to their functions' counters."""
     sums = defaultdict[str, FunctionCounters](FunctionCounters)
     for record in ended:
         sums[record.function_id].count(record)
@@ -230,8 +230,8 @@ def add_counters(connection: Connection, ended: Iterable[Invocation]) -> None:
 
 
 def interrupt(connection: Connection, boot: Boot, now: int, why: Interrupted = SERVER_ENDED) -> int:
-    """Ends and counts every running call that an earlier start of this server left; returns how
-    many.
+    """Ends and counts every running invocation that an earlier start of this server left; returns
+    how many.
     """
     ours = {"now": now, "node": boot.node_id, "epoch": boot.epoch, "alone": boot.is_alone}
     sums = run(connection, "counters_of_left", ours).mappings().all()
@@ -286,7 +286,7 @@ def outline(connection: Connection, function_id: str, invocation_id: str) -> Out
 
 
 def output_sizes(connection: Connection, call: tuple[str, str]) -> dict[str, int]:
-    """The bytes of each stream, which are not read. `call`: its id and that of its function."""
+    """The size of each stream in bytes, without reading it. `call`: its id and its function's."""
     if connection.dialect.name != "sqlite":
         found = run(connection, "output_sizes", call).one()
         return dict(zip(tables.OUTPUT_COLUMNS, found, strict=True))
@@ -300,11 +300,11 @@ def output_sizes(connection: Connection, call: tuple[str, str]) -> dict[str, int
 def read_output(
     connection: Connection, call: tuple[str, str], stream: str, start: int, size: int
 ) -> bytes:
-    """A part of one stream. Nothing where there is no such record any more. `call`: its id and that
-    of its function.
+    """A part of one stream; empty if the record no longer exists. `call`: its id and its
+    function's.
     """
     if connection.dialect.name != "sqlite":
-        # Of what lies in a table of its own, PostgreSQL reads that part alone.
+        # PostgreSQL reads only this part of a value that it keeps in a table of its own.
         part = run(connection, f"part_of_{stream}", (start + 1, size, *call)).scalar()
         return bytes(part or b"")
     try:
@@ -316,8 +316,8 @@ def read_output(
 
 
 def opened_output(connection: Connection, call: tuple[str, str], stream: str) -> Any:
-    """One stream of a record as a file of SQLite's, which loads only what is read of it. Raises
-    `LookupError`.
+    """Opens one stream of a record as an SQLite blob, which loads only the parts that are read.
+    Raises `LookupError`.
     """
     found = execute(connection, "rowid_of_invocation", call).fetchone()
     if found is None:

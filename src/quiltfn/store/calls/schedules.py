@@ -1,4 +1,4 @@
-"""Schedules in the database, and what was decided on their ticks."""
+"""Schedules in the database, and the decisions on their ticks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,15 +33,15 @@ from quiltfn.store.database import tables
 from quiltfn.store.database.database import Database
 from quiltfn.store.functions import changes
 
-# So many runs of each schedule are kept. Those that are not over are kept as well.
+# The number of runs kept of each schedule; unfinished ones stay in any case.
 RUNS_KEPT = 1000
-# So many ticks of a schedule may wait for an earlier run.
+# The number of ticks of a schedule that may wait for an earlier run.
 WAITING_MAX = 100
 NOT_OVER = "an earlier run is not over"
 TOO_MANY_WAIT = f"{WAITING_MAX} ticks wait for an earlier run already"
 NOT_THERE = "the server did not run when it was due, the database was away, or the clock was set"
 
-# In words, because a partial index takes no placeholder in its condition.
+# As text, because the condition of a partial index takes no placeholder.
 WAITS = text("schedule_run.outcome = 'waiting'")
 table, run = tables.schedule.c, tables.schedule_run.c
 COUNTED = {
@@ -50,7 +50,7 @@ COUNTED = {
     RunOutcome.MISSED: table.missed_count,
 }
 KEPT_BY_SAVE = {"id", "tenant_id", "created_at", "missed_count", "skipped_count", "fired_count"}
-# Accepts work in a transaction of the caller's; says of each piece why it was refused, or None.
+# Accepts work in the caller's transaction; returns for each item why it was refused, or None.
 AcceptIn = Callable[[Connection, Sequence[AcceptedWork]], Sequence[QuiltfnError | None]]
 
 
@@ -90,9 +90,9 @@ class SqlSchedules:
         await self._database.write(work)
 
     async def save(self, schedule: Schedule, before: Schedule) -> Schedule:
-        """Replaces what callers set and when it is due; returns it with its new revision. Its
-        counters stay. Raises `Outdated` if it was changed, or a tick was decided on, since `before`
-        was read, and `NotFound` if it or the function was deleted.
+        """Replaces the callers' fields and the due time; returns the schedule with its new
+        revision. Its counters stay. Raises `Outdated` if it was changed, or a tick was decided,
+        since `before` was read, and `NotFound` if it or the function was deleted.
         """
         saved = replace(schedule, revision=before.revision + 1)
         row = {n: v for n, v in tables.row_of(saved).items() if n not in KEPT_BY_SAVE}
@@ -111,7 +111,7 @@ class SqlSchedules:
         return saved
 
     async def remove(self, tenant_id: str, name: str) -> bool:
-        """Removes a schedule and its runs; returns whether it was there."""
+        """Removes a schedule and its runs; returns whether it existed."""
         this = select(table.id).where(table.tenant_id == tenant_id, table.name == name)
 
         def work(connection: Connection) -> bool:
@@ -147,9 +147,7 @@ class SqlSchedules:
         return await self._database.read(read)
 
     async def runs(self, schedule_id: str, before_ms: int | None, limit: int) -> Page[ScheduleRun]:
-        """The ticks that were decided on, newest first, before the tick `before_ms`. There is no
-        cursor.
-        """
+        """The decided ticks, newest first, before the tick `before_ms`. There is no cursor."""
         return await self._database.read(
             lambda connection: Page(_runs(connection, schedule_id, before_ms, limit))
         )
@@ -161,7 +159,7 @@ class SqlSchedules:
         )
 
     async def due(self, now_ms: int, limit: int) -> Sequence[Schedule]:
-        """Up to `limit` schedules that are due, those that have been longest first."""
+        """Up to `limit` due schedules, those due for longest first."""
         query = select(tables.schedule).where(table.next_due_ms <= now_ms)
         query = query.order_by(table.next_due_ms).limit(limit)
         return await self._database.read(
@@ -171,7 +169,7 @@ class SqlSchedules:
         )
 
     async def set_back(self, now_ms: int, limit: int) -> Sequence[Schedule]:
-        """Schedules whose next tick was found by a clock that has been set back since: see
+        """Schedules whose next tick was computed before the clock was set back: see
         `Schedule.was_set_back`.
         """
         query = select(tables.schedule).where(
@@ -185,12 +183,12 @@ class SqlSchedules:
         )
 
     async def fire(self, firings: Sequence[Firing]) -> Sequence[RunOutcome | None]:
-        """Carries out decisions, in one transaction: accepts the work, writes what became of each
-        tick, counts, and makes the next tick the next. Returns for each what became of the tick
-        that was to be run, or `MISSED` where all were missed.
+        """Carries out decisions, in one transaction: accepts the work, writes the outcome of each
+        tick, counts it, and advances to the next tick. Returns for each decision the outcome of the
+        tick to run, or `MISSED` if all were missed.
 
-        None: the schedule was changed since it was read, another server decided on the tick, or it
-        had been decided on before the clock was set back; then nothing is accepted.
+        None: the schedule was changed since it was read, another server decided the tick, or it was
+        decided before the clock was set back; then nothing is accepted.
         """
         return await self._database.write(
             lambda connection: [self._fire(connection, one) for one in firings]
@@ -235,7 +233,7 @@ class SqlSchedules:
         return result
 
     def _outcome(self, connection: Connection, firing: Firing) -> tuple[RunOutcome, str | None]:
-        """What becomes of the tick that is to be run; its work is accepted if it is."""
+        """The outcome of the tick to run; accepts its work if it runs."""
         schedule = firing.schedule
         if firing.work is None:
             return firing.unrun, firing.refusal
@@ -251,7 +249,7 @@ class SqlSchedules:
         return RunOutcome.ACCEPTED, None
 
     async def run_now(self, schedule: Schedule, work: AcceptedWork, now_ms: int) -> None:
-        """Accepts work for a run that a caller asked for, and writes it down, in one transaction.
+        """Accepts work for a run that a caller requested, and records the run, in one transaction.
         Raises what `WorkStore.accept` does.
         """
 
@@ -278,8 +276,8 @@ class SqlSchedules:
         await self._database.write(write)
 
     async def waiting(self, limit: int) -> tuple[Sequence[Schedule], bool]:
-        """Schedules that have a tick which waits for an earlier run and can be run now; and whether
-        there are any ticks that wait.
+        """Schedules with a tick that waited for an earlier run and can run now; and whether any
+        tick waits.
         """
         waits = select(run.schedule_id).where(WAITS)
         other = tables.schedule_run.alias().c
@@ -297,8 +295,8 @@ class SqlSchedules:
         return await self._database.read(read)
 
     async def start_waiting(self, schedule: Schedule, work: AcceptedWork) -> RunOutcome | None:
-        """Accepts the work of the oldest tick that waits, unless an earlier run is not over: then
-        None. Returns `MISSED` if the work was refused.
+        """Accepts the work of the oldest waiting tick; None if an earlier run is unfinished.
+        Returns `MISSED` if the work was refused.
         """
         this = (run.schedule_id == schedule.id, WAITS)
         oldest = select(func.min(run.tick_ms)).where(*this)
@@ -324,7 +322,7 @@ class SqlSchedules:
         return await self._database.write(write)
 
     async def drop_waiting(self, schedule: Schedule, reason: str) -> None:
-        """Counts all ticks of the schedule that wait as missed."""
+        """Counts all waiting ticks of the schedule as missed."""
         this = (run.schedule_id == schedule.id, WAITS)
         values = {"outcome": RunOutcome.MISSED.value, "reason": reason, "missed": 1}
 
@@ -341,7 +339,7 @@ def _changed(connection: Connection, tenant_id: str, schedule_id: str) -> None:
 
 
 def _as_read(before: Schedule) -> tuple[ColumnElement[bool], ...]:
-    """Nobody has changed it or decided on its next tick since it was read."""
+    """Matches the schedule if nobody changed it or decided its next tick since it was read."""
     return (
         table.id == before.id,
         table.revision == before.revision,
@@ -357,7 +355,7 @@ def _or_no_function(connection: Connection, schedule: Schedule) -> None:
 
 
 def _open_runs() -> Select[Any]:
-    """Runs whose work is not over."""
+    """Matches runs whose work is unfinished."""
     return select(1).where(run.invocation_id == tables.work.c.invocation_id)
 
 
@@ -380,8 +378,8 @@ def _is_there(
 
 
 def _take_tick(connection: Connection, schedule_id: str, tick_ms: int) -> bool:
-    """Makes room for what is decided on a tick; False where it was run, skipped, or waits already.
-    Where it was missed, and the clock was set back since, it comes again: that row goes.
+    """Makes room for the decision on a tick; False if it ran, was skipped, or waits already. If it
+    was missed and the clock was set back since, it recurs: removes that row.
     """
     this = (run.schedule_id == schedule_id, run.tick_ms == tick_ms)
     missed = delete(tables.schedule_run).where(*this, run.outcome == RunOutcome.MISSED.value)
@@ -405,7 +403,7 @@ def _count(connection: Connection, schedule_id: str, result: RunOutcome, more: i
 
 
 def _remove_surplus(connection: Connection, schedule_id: str) -> None:
-    """Removes the oldest runs beyond those that are kept, none that is not over."""
+    """Removes the oldest runs beyond the limit, except unfinished ones."""
     of_this = run.schedule_id == schedule_id
     newest = select(run.tick_ms).where(of_this).order_by(run.tick_ms.desc())
     last = newest.offset(RUNS_KEPT - 1).limit(1).scalar_subquery()

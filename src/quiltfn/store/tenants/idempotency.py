@@ -1,9 +1,9 @@
 """The responses to idempotent requests, in the database.
 
-Beyond a limit in bytes the oldest bodies are removed. The row stays, so that a repetition is
-refused and not run.
+Beyond a limit in bytes the oldest bodies are removed. Their rows stay, so that a repetition is
+refused and not executed.
 
-A row is made before its call runs and completed after it:
+A row is made before its request is executed and completed afterwards:
     (absent) ──reserve──▶ running ──complete──▶ answered ──24 h──▶ (absent)
                              ├──release──▶ (absent)      a running one never expires
                              └──the server dies, start──▶ answered: interrupted
@@ -39,7 +39,7 @@ from quiltfn.store.database.sql import run
 from quiltfn.store.fleet.nodes import Boot, of_earlier_boots
 from quiltfn.store.tenants import usage
 
-# A step removes at least some, so that nobody is refused because the machine is busy.
+# A step removes at least LEAST, so that no request is refused because the machine is busy.
 KEPT_S, STEP_S, LEAST = 24 * 3600, 0.002, 16
 
 answer = tables.idempotent_answer
@@ -47,21 +47,21 @@ NO_BOUND = StorageLimit()
 
 
 class SqlIdempotencyStore:
-    """The first answer to each request with an `Idempotency-Key`, kept for 24 hours. Call `start`
+    """The first response to each request with an `Idempotency-Key`, kept for 24 hours. Call `start`
     before `reserve`.
     """
 
     def __init__(self, database: Database, bound: StorageLimit = NO_BOUND) -> None:
         self._database, self._bound = database, bound
-        # The body for calls that an earlier start left, until it is stored for each of them.
+        # The body for requests that an earlier start left, until it is stored for each of them.
         self._interrupted: bytes | None = None
 
     async def start(self, interrupted: bytes) -> None:
-        """Stores the error body `interrupted` for each call that this server's last start left.
+        """Stores the error body `interrupted` for each request that this server's last start left.
 
-        The call may have been executed, so a repetition must not execute it again. On a full disk
-        `reserve` returns it at once, and it is stored when there is room. Raises `StoreBroken` for
-        a tool beside a server.
+        The request may have been executed, so a repetition must not execute it again. On a full
+        disk `reserve` returns the body at once, and it is stored when there is space. Raises
+        `StoreBroken` for a tool beside a server.
         """
         boot, self._interrupted = self._database.boot, interrupted
 
@@ -74,15 +74,15 @@ class SqlIdempotencyStore:
         await self._database.write_or_put_off(work, stored)
 
     def _is_own(self) -> ColumnElement[bool]:
-        """Whether this start of the server made the row, and has not stored an answer in it."""
+        """Whether this start of the server made the row and has not stored a response in it."""
         boot = self._database.boot
         is_own = and_(answer.c.node_id == boot.node_id, answer.c.epoch == boot.epoch)
         return and_(answer.c.status.is_(None), is_own)
 
     def _is_running(self, request: IdempotentRequest) -> ColumnElement[bool]:
-        """Whether this start of the server made the row for this request, and its call has no
-        response yet. Another server may have reserved the key since this one released it without
-        hearing that it had.
+        """Whether this start of the server made the row for this request, which has no response
+        yet. This server may have released the key without learning of its success, and another
+        server may then have reserved it.
         """
         return and_(self._is_own(), answer.c.body_digest == request.body_digest)
 
@@ -94,12 +94,13 @@ class SqlIdempotencyStore:
         headers: Mapping[str, str] = NO_HEADERS,
         again: bool = False,
     ) -> StoredResponse | None:
-        """Reserves the key for a first call (None: go ahead) or returns what is there, in one step.
+        """Reserves the key for a first request (None: go ahead) or returns the existing row, in one
+        step.
 
-        It is on disk before this returns, so a crash cannot let the call run twice. `now`: trusted
-        time; `made_at`: time stamp of the row, if another. A call that still runs keeps its key.
-        `headers`: of what is answered in its place if the server ends before it. `again`: a call
-        that this server reserved the key for does not run, since it never heard that it had.
+        It is on disk before this returns, so a crash cannot execute the request twice. `now`:
+        trusted time; `made_at`: the row's time stamp, if different. A request that still runs keeps
+        its key. `headers`: of the response if the server ends first. `again`: this server may have
+        reserved the key before, without learning of its success; that request does not run.
         """
         unused = is_expired(now)
         if again:
@@ -110,7 +111,7 @@ class SqlIdempotencyStore:
         row |= tables.owned_by(self._database.boot)
 
         def work(connection: Connection) -> StoredResponse | RateLimited | CapacityFull | None:
-            # The transaction holds the write lock from its start, so no other writer intervenes.
+            # The transaction has the write lock from its start, so no other writer intervenes.
             connection.execute(expired)
             found = connection.execute(select(answer).where(at(request))).mappings().one_or_none()
             if found is not None:
@@ -118,7 +119,7 @@ class SqlIdempotencyStore:
             connection.execute(insert(answer), row)
             self._make_room(connection)
             refused = self._refused(connection, request.tenant_id)
-            if refused is not None:  # What was removed for it stays removed.
+            if refused is not None:  # Keep the removals made for it.
                 connection.execute(delete(answer).where(at(request)))
             return refused
 
@@ -130,7 +131,7 @@ class SqlIdempotencyStore:
     def _as_ended(
         self, connection: Connection, request: IdempotentRequest, found: StoredResponse
     ) -> StoredResponse:
-        """What was found, or what the start could not store in its place."""
+        """The row's response, or the one that the start could not store in it."""
         if self._interrupted is None or found.status is not None:
             return found
         left = is_left(self._database.boot)
@@ -141,24 +142,24 @@ class SqlIdempotencyStore:
     async def complete(
         self, request: IdempotentRequest, status: int, headers: dict[str, str], body: bytes
     ) -> None:
-        """Stores the response to the first call. Does nothing if the key belongs to another request
-        by now.
+        """Stores the response to the first request. Does nothing if the key now belongs to another
+        request.
 
-        It may use the reserve of a full disk, since the call was accepted.
+        It may use the reserve of a full disk, since the request was accepted.
         """
         change = update(answer).where(at(request), self._is_running(request))
         values = {"status": status, "headers": headers, "body": body}
 
         def work(connection: Connection) -> None:
-            # As parameters: SQLAlchemy's cache keeps the values that a statement has in it.
+            # As parameters: SQLAlchemy's cache keeps values that are part of a statement.
             connection.execute(change, values)
             self._make_room(connection)
 
         await self._database.write(work, frees=True)
 
     def _make_room(self, connection: Connection) -> None:
-        """Removes the oldest bodies of tenants over the limit, until the time of a step is over.
-        The keys stay, so their calls are not run again.
+        """Removes the oldest bodies of tenants over the limit, until the step's time is over. The
+        keys stay, so that their requests are not executed again.
         """
         until = time.perf_counter() + STEP_S
         turn = 0
@@ -170,9 +171,9 @@ class SqlIdempotencyStore:
                 return
 
     def _refused(self, connection: Connection, tenant_id: str) -> RateLimited | CapacityFull | None:
-        """Why the key that was just reserved must be given up, or None.
+        """Why the key that was just reserved must be released, or None.
 
-        It must when the tenant, or all tenants together, are over the limit and no stored answer
+        It must be if the tenant, or all tenants together, are over the limit and no stored response
         is left to remove.
         """
         has = usage.of_tenant(connection, usage.ANSWER, tenant_id)
@@ -187,7 +188,7 @@ class SqlIdempotencyStore:
         return None
 
     async def release(self, request: IdempotentRequest) -> None:
-        """Frees the key: the call was refused before it was executed. A stored response stays."""
+        """Frees the key: the request was refused before its execution. Keeps a stored response."""
         removal = delete(answer).where(at(request), self._is_running(request))
         await self._database.write(lambda c: c.execute(removal).close(), frees=True)
 
@@ -200,14 +201,14 @@ class SqlIdempotencyStore:
 
 
 def is_left(boot: Boot) -> ColumnElement[bool]:
-    """Whether an earlier boot of a server left the row without an answer."""
+    """Whether an earlier boot of a server left the row without a response."""
     left = of_earlier_boots(boot, answer.c.node_id, answer.c.epoch)
     return and_(answer.c.status.is_(None), left)
 
 
 def answer_left(connection: Connection, boot: Boot, interrupted: bytes) -> int:
-    """Stores the error body `interrupted` for each call that earlier boots of a server left;
-    returns how many there were.
+    """Stores the error body `interrupted` for each request that earlier boots of a server left;
+    returns how many.
     """
     values = {"status": LOST_STATUS, "body": interrupted}
     return connection.execute(update(answer).where(is_left(boot)).values(values)).rowcount
@@ -224,5 +225,5 @@ def at(request: IdempotentRequest) -> ColumnElement[bool]:
 
 
 def is_expired(now: int) -> ColumnElement[bool]:
-    """Whether a row is older than 24 hours by trusted time, and its call has ended."""
+    """Whether a row is older than 24 hours by trusted time, and its request has ended."""
     return and_(answer.c.made_at <= now - KEPT_S, answer.c.status.is_not(None))
