@@ -1,11 +1,11 @@
-"""Sends callbacks: one request each, to an address that was checked, over HTTP/1.1 by httpcore.
+"""Sends callbacks: one request each, to a checked address, over HTTP/1.1 by httpcore.
 
-The name of the host is resolved here, every address is checked, and the connection goes to one of
-those very addresses: a resolver that answers otherwise a moment later changes nothing. Redirects
-are not followed, and no proxy is used. Only the status of an answer is read, and what comes before
-it is bounded.
+The host name is resolved here, every address is checked, and the connection goes to one of exactly
+those addresses: a later, different DNS response has no effect. Redirects are not followed, and no
+proxy is used. Only the status of a response is read, and the bytes before it are limited.
 
-It takes some megabytes of memory to import and open, so a server does that with its first callback.
+Importing and opening this takes some megabytes of memory, so a server does it with its first
+callback.
 """
 
 import asyncio
@@ -24,28 +24,28 @@ from quiltfn.model.callback import Address, AddressRange, may_be_called
 from quiltfn.ports.deliveries import CallbackFailed
 
 TIMEOUT_S = 15.0
-# A body may take longer: a second for each N bytes.
+# A longer body gets more time: a second for each N bytes.
 BYTES_A_SECOND = 64 * 1024
-# A name server may take far longer to fail than anybody waits for it, and a thread with it. These
-# threads are for the names of callbacks alone; once they are all taken, callbacks wait and fail.
+# A name server may take far longer to fail than callbacks wait, and blocks a thread meanwhile.
+# These threads only resolve names for callbacks; while all are busy, callbacks wait and fail.
 RESOLVERS = 64
 ADDRESSES_TRIED = 3
-# Each address that a name has is checked, and each check costs two system calls.
+# Each address of a name is checked, and each check costs two system calls.
 ADDRESSES_MAX = 64
-# Of an answer: its head, and the interim ones (1xx) before it, which may be as many as fit into it.
-# Small pieces, for nothing else is done while one is parsed.
+# Maximum size of a response: its head, and the interim responses (1xx) before it, in any number. It
+# is read in small pieces, since parsing one blocks all other work.
 ANSWER_MAX_BYTES, PIECE_BYTES = 16 * 1024, 2048
 NOT_ALLOWED = (
     "the host has an address that callbacks may not go to: "
     "the setting callback_networks allows ranges beside public ones"
 )
-# Addresses for documents: no machine has them.
+# Addresses for documentation: no machine has them.
 NOBODYS = {4: ipaddress.ip_address("192.0.2.1"), 6: ipaddress.ip_address("2001:db8::1")}
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 
 
 class Resolver:
-    """Resolves names as the system does, in threads of its own."""
+    """Resolves names as the system does, in its own threads."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVERS, "callback-names")
@@ -60,13 +60,13 @@ class Resolver:
         return [ipaddress.ip_address(one[4][0]) for one in found]
 
     def close(self) -> None:
-        """Waits for nobody."""
+        """Shut down without waiting."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def is_of_this_machine(address: Address) -> bool:
-    """Whether the address is one of this machine's own: what listens there may be meant for it
-    alone, however public the address is. Unknown, and False, where `ip_nonlocal_bind` is set.
+    """Whether the address is one of this machine's own: a service there may be private, even if the
+    address is public. Unknown, and False, if `ip_nonlocal_bind` is set.
     """
     return _can_bind(address) and not _can_bind(NOBODYS[address.version])
 
@@ -82,7 +82,7 @@ def _can_bind(address: Address) -> bool:
 
 
 class BoundedStream(httpcore.AsyncNetworkStream):
-    """A connection of which no more is read than an answer may have."""
+    """A connection that limits the bytes read from it to the maximum size of a response."""
 
     def __init__(self, plain: httpcore.AsyncNetworkStream) -> None:
         self._plain, self._left = plain, ANSWER_MAX_BYTES
@@ -104,19 +104,19 @@ class BoundedStream(httpcore.AsyncNetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore calls it so
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's name
     ) -> httpcore.AsyncNetworkStream:
         return BoundedStream(await self._plain.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ARG002
-        """Nothing: no HTTP/2 is negotiated. The library's own reading of a connection that the
-        receiver has reset already raises `AttributeError` on uvloop.
+        """Returns None: no HTTP/2 is negotiated. The library's own check for a connection that the
+        receiver has already reset raises `AttributeError` on uvloop.
         """
         return None
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to hosts all of whose addresses may be called."""
+    """Connects to a host only if all of its addresses are allowed."""
 
     def __init__(self, allowed: Iterable[AddressRange], resolve: Resolve) -> None:
         self._allowed, self._resolve = tuple(allowed), resolve
@@ -126,7 +126,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore calls it so
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's name
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
@@ -154,8 +154,8 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
 
 
 class Callbacks:
-    """`ports.deliveries.CallbackSender`. `allowed`: ranges that are not public and may be called.
-    `trust`: whose certificates are taken; None: the machine's.
+    """`ports.deliveries.CallbackSender`. `allowed`: non-public address ranges that may be called.
+    `trust`: accepted certificate authorities; None: the machine's.
     """
 
     def __init__(
@@ -169,8 +169,8 @@ class Callbacks:
         self._resolver = Resolver()
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=trust or ssl.create_default_context(),
-            max_connections=None,  # whoever calls this has a bound of its own
-            max_keepalive_connections=0,  # the next one resolves and checks anew
+            max_connections=None,  # the caller has its own limit
+            max_keepalive_connections=0,  # each connection resolves and checks anew
             network_backend=CheckedBackend(allowed, resolve or self._resolver),
         )
 
@@ -196,8 +196,8 @@ class Callbacks:
 
 
 def _whole(url: str) -> tuple[httpcore.URL, str]:
-    """The URL and its Host. httpcore's own reading of a text loses what follows a `;` in the last
-    part of a path, and the brackets of an IPv6 address in Host.
+    """The URL and its Host. httpcore's own URL parser drops the part after a `;` in the last
+    segment of a path, and the brackets of an IPv6 address in Host.
     """
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -207,7 +207,7 @@ def _whole(url: str) -> tuple[httpcore.URL, str]:
 
 
 def _sentence(error: BaseException) -> str:
-    """What went wrong, without anything of the URL: what libraries say may have that."""
+    """The error without any part of the URL, which messages of libraries may contain."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and len(chain) < 10:
         chain.append(cause)

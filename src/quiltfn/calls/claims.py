@@ -1,7 +1,7 @@
-"""Claims: the accepted work that this node has taken from the store and not begun.
+"""Claims: asynchronous invocations that this node has claimed from the store and not begun.
 
-Work is claimed in slices, so that one commit is paid for many calls. With a journal that is strict
-only what can begin at once is claimed, and it counts as begun from then on.
+They are claimed in slices, so that one commit serves many of them. If the journal is strict, only
+work that can begin at once is claimed, and it counts as begun from then on.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from quiltfn.ports import Clock
 from quiltfn.ports.work import CLAIM_MAX_BYTES, ClaimedWork
 from quiltfn.store.calls.work import SqlWork
 
-# Inputs of so many bytes are held, those included that claims under way may bring. Beyond that
-# there is one claim at a time, of one piece, for what can begin; what cannot is put back.
+# Maximum bytes of inputs in memory, including those that claims in progress may bring. Beyond that,
+# one claim at a time, of one item, is made for work that can begin; other work is released.
 HELD_MAX_BYTES = 64 * 1024 * 1024
 RELEASED_AT_ONCE = 500
 
 
 class Backlog(msgspec.Struct, eq=False):
-    """The work of one function. `next_due_ms`: of what waits in the store; None: nothing waits.
-    `alarm_ms`: when it is looked at for that, if it was set. `held`: claimed and not begun, by id.
-    `running`: ids of attempts; `launched`: how many of those have not asked for an instance yet.
-    `claim`: the one under way. `returning`: how many times work is being put back now. `begun`: how
-    many were begun since the last claim, at `claimed_at` (monotonic seconds). `is_uncertain`: the
-    store did not say whether a claim or a release was made, so that nothing is begun before
+    """The work of one function. `next_due_ms`: when the first item in the store is due; None:
+    nothing waits. `alarm_ms`: when the timer for it is due, if it was set. `held`: claimed and not
+    begun, by id. `running`: ids of attempts; `launched`: the number of them that have not asked for
+    an instance yet. `claim`: the one in progress. `returning`: the number of releases in progress.
+    `begun`: the number of attempts begun since the last claim, at `claimed_at` (monotonic seconds).
+    `is_uncertain`: the outcome of a claim or a release is unknown, so that no attempt begins before
     `Claims.make_sure`.
     """
 
@@ -47,43 +47,43 @@ class Backlog(msgspec.Struct, eq=False):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is known of it that must be remembered."""
+        """Whether it can be dropped without a loss of information."""
         is_busy = self.held or self.running or self.claim or self.returning or self.is_uncertain
         return self.next_due_ms is None and not is_busy
 
     def first_due_ms(self) -> int | None:
-        """When the piece that would be begun next is due."""
+        """When the next item to begin is due."""
         for work in self.held.values():
             return work.due_at_ms
         return self.next_due_ms
 
     def waits_until(self, due_at_ms: int | None) -> None:
-        """Work waits in the store that is due then."""
+        """An item waits in the store that is due then."""
         if due_at_ms is not None and (self.next_due_ms is None or due_at_ms < self.next_due_ms):
             self.next_due_ms = due_at_ms
 
 
 class Claims:
-    """Claims work, holds it, and puts it back."""
+    """Claims work, holds it, and releases it."""
 
     def __init__(self, store: SqlWork, clock: Clock, *, is_strict: bool) -> None:
         self._store, self._clock, self._is_strict = store, clock, is_strict
         self._held_bytes = 0
-        self.under_way = 0  # claims that were begun and are not over
+        self.under_way = 0  # claims in progress
 
     @property
     def is_full(self) -> bool:
-        """Whether as much is held as may be."""
+        """Whether the memory for held work is used up."""
         return self._held_bytes > HELD_MAX_BYTES - CLAIM_MAX_BYTES
 
     @property
     def may_begin(self) -> bool:
-        """Whether a claim may be begun: one always, and more while there is memory for them."""
+        """Whether a claim may begin: one always, and more while there is memory for them."""
         expected = self._held_bytes + (self.under_way + 1) * CLAIM_MAX_BYTES
         return not self.under_way or expected <= HELD_MAX_BYTES
 
     def slice_size(self, backlog: Backlog, could_begin: int) -> int:
-        """How much of its work to claim now."""
+        """The number of items to claim now."""
         if self._is_strict:
             return could_begin
         if self.is_full:
@@ -92,15 +92,15 @@ class Claims:
         return slice_size(backlog.begun / took_s, could_begin)
 
     def wants_more(self, backlog: Backlog, size: int, now_ms: int) -> bool:
-        """Whether to claim ahead of what is held."""
+        """Whether to claim more while some work is still held."""
         is_due = backlog.next_due_ms is not None and backlog.next_due_ms <= now_ms
         return is_due and not (self._is_strict or backlog.claim) and len(backlog.held) * 2 < size
 
     async def claim(self, backlog: Backlog, size: int, now_ms: int) -> Sequence[Invocation]:
-        """Takes a slice; returns the records of what was ended instead. Raises `StoreUnavailable`,
-        and then nothing was taken, or the backlog is uncertain.
+        """Claim a slice; return the records of work that ended instead. Raises `StoreUnavailable`;
+        then nothing was claimed, or the backlog is uncertain.
         """
-        # What arrives meanwhile is noted in its place.
+        # Work that arrives meanwhile sets `next_due_ms` again.
         before, backlog.next_due_ms = backlog.next_due_ms, None
         backlog.begun, backlog.claimed_at = 0, self._clock.now()
         try:
@@ -117,21 +117,21 @@ class Claims:
         return got.ended
 
     def take(self, backlog: Backlog, invocation_id: str | None = None) -> ClaimedWork:
-        """A piece that is held, which is the caller's now; None: the first."""
+        """Remove and return a held item; None: the first."""
         work = backlog.held.pop(invocation_id or next(iter(backlog.held)))
         self._held_bytes -= work.input.size_bytes
         return work
 
     def take_all(self, backlog: Backlog) -> list[ClaimedWork]:
-        """Everything that is held of the backlog."""
+        """Remove and return everything that the backlog holds."""
         return [self.take(backlog) for _ in range(len(backlog.held))]
 
     async def put_back(
         self, backlog: Backlog, works: Sequence[ClaimedWork], not_before_ms: int = 0
     ) -> None:
-        """Releases work that was not begun. It is not claimed again by this node before that time.
-        Raises `StoreUnavailable`, and then what was not released by then is held as before, unless
-        it may have been: then the backlog is uncertain.
+        """Release unstarted work. This node does not claim it again before that time. Raises
+        `StoreUnavailable`; work that was not released by then is held as before, unless it may have
+        been released: the backlog is then uncertain.
         """
         left = list(works)
         try:
@@ -146,7 +146,7 @@ class Claims:
             raise
 
     async def release_all(self, backlogs: Iterable[Backlog]) -> None:
-        """Puts everything back. Raises `StoreUnavailable`, as `put_back` does."""
+        """Release everything. Raises `StoreUnavailable`, as `put_back` does."""
         left = [(backlog, work) for backlog in backlogs for work in self.take_all(backlog)]
         try:
             while left:
@@ -158,16 +158,16 @@ class Claims:
             raise
 
     async def make_sure(self, backlog: Backlog, known: Iterable[str]) -> None:
-        """Puts back what is claimed of an uncertain backlog and neither held nor `known`: attempts
-        that are under way, or whose ends were not stored a moment ago. Raises `StoreUnavailable`,
-        and then it is as uncertain as before.
+        """Release claimed work of an uncertain backlog that is neither held nor `known`, that is,
+        an attempt in progress or one whose end was not stored a moment ago. Raises
+        `StoreUnavailable`; the backlog then stays uncertain.
         """
         due = await self._store.release_others(backlog.function_id, {*known, *backlog.held})
         backlog.waits_until(due)
         backlog.is_uncertain = False
 
     def _keep(self, left: Sequence[tuple[Backlog, ClaimedWork]], error: StoreUnavailable) -> None:
-        """Holds what was not released, but for what may have been: another node may have it."""
+        """Hold work that was not released, unless it may have been: another node may have it."""
         uncertain = RELEASED_AT_ONCE if isinstance(error, OutcomeUnknown) else 0
         for backlog, _ in left[:uncertain]:
             backlog.is_uncertain = True

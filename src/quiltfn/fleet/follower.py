@@ -1,9 +1,8 @@
-"""Follows what other nodes change in the store that all nodes share.
+"""Follows other nodes' changes in the shared store.
 
-What has changed is a numbered list in the store (`SqlStore.changes`): a follower reads what is
-new and has each kind of it taken over by who keeps that in memory. What has no number, such as work
-that waits, is looked for again and again. A notice from the database makes both look at once; they
-do it every second in any case.
+The store has a numbered list of changes (`SqlStore.changes`): a follower reads the new ones and
+passes each kind to the part that keeps such objects in memory. Other information, such as queued
+work, is polled. A notice from the database triggers both at once; they also run every second.
 """
 
 import asyncio
@@ -23,11 +22,11 @@ from quiltfn.store.functions.changes import Notice
 from quiltfn.store.functions.functions import SqlStore
 
 EVERY_S, SLOW_EVERY_S = 1.0, 5.0
-# Notices may come by the thousand; what they ask for is done so often at most.
+# Minimum seconds between runs, since thousands of notices may arrive.
 REST_S, REST_OF_NODE_S, REST_MAX_S = 0.02, 0.01, 0.4
 
-# Takes over changes of one kind, or, with None, compares all there is with the store. What it takes
-# over is what the store has by then, so it does not matter how often it is told.
+# Applies changes of one kind or, with None, compares everything with the store. It applies the
+# latest state in the store, so repeated calls do no harm.
 Listener = Callable[[Sequence[Change] | None], Awaitable[None]]
 _log = structlog.get_logger("quiltfn.fleet")
 
@@ -39,14 +38,14 @@ class Follower:
         self._store = store
         self._seen = 0
         self._refreshing = asyncio.Lock()
-        self._next: asyncio.Task[None] | None = None  # a refresh that has not begun to read
-        self._under_way = TaskGroup(failed=lambda _: None)  # who wanted one may be gone
-        self._failed: set[ChangeKind] = set()  # what could not be taken over, by a mistake of ours
+        self._next: asyncio.Task[None] | None = None  # a refresh that has not started to read
+        self._under_way = TaskGroup(failed=lambda _: None)  # its requester may be gone
+        self._failed: set[ChangeKind] = set()  # kinds that could not be applied because of a bug
         self._current_at = time.monotonic()
         self._listeners: Mapping[ChangeKind, Listener] = {}
 
     def connect(self, listeners: Mapping[ChangeKind, Listener]) -> None:
-        """They are told in this order: what refers to a function comes after functions."""
+        """They are called in this order: objects that refer to a function come after functions."""
         assert not self._listeners, "it is connected already"
         self._listeners = listeners
 
@@ -56,20 +55,20 @@ class Follower:
         self._current_at = time.monotonic()
 
     def lag_s(self) -> float:
-        """Memory has everything that was committed until so many seconds ago."""
+        """Seconds since memory had all commits."""
         return time.monotonic() - self._current_at
 
     async def refresh(self) -> None:
-        """When it returns, memory has everything that was committed before it was called. Raises
-        `StoreUnavailable`; what was not taken over by then is the next time. Those who call it at
-        the same time share one.
+        """On return, memory has everything that was committed before the call. Raises
+        `StoreUnavailable`; the next call applies the remaining changes. Simultaneous calls share
+        one refresh.
         """
         if self._next is None:
             self._next = self._under_way.spawn(self._refresh())
         await asyncio.shield(self._next)
 
     async def aclose(self) -> None:
-        """Ends what is under way, for which nobody waits any more."""
+        """End refreshes in progress, for which no caller waits any more."""
         await self._under_way.aclose()
 
     async def _refresh(self) -> None:
@@ -100,7 +99,7 @@ class Follower:
         self._seen = changes[-1].number
 
     async def _compare(self) -> None:
-        """Some changes are no longer kept."""
+        """Some changes are no longer stored: load everything again."""
         newest = await self._store.newest_change()
         for kind in self._listeners:
             await self._tell(kind, None)
@@ -113,15 +112,15 @@ class Follower:
                 self._failed.discard(kind)
         except StoreUnavailable:
             raise
-        except Exception:  # The other kinds are followed all the same.
+        except Exception:  # the other kinds are followed nevertheless
             _log.exception("a change of another node could not be taken over", kind=kind)
             self._failed.add(kind)
 
 
 class Repeated:
-    """Does something every `every_s` seconds, and soon after it is woken. `nodes`: how many are
-    woken at the same time; the more they are, the longer each rests until it hears of the next
-    notice, so that all together ask the store as often as a few.
+    """Runs something every `every_s` seconds, and soon after it is woken. `nodes`: the number of
+    nodes that are woken at the same time; with more nodes, each rests longer between notices, so
+    that together they query the store as often as a few nodes would.
     """
 
     def __init__(
@@ -137,14 +136,14 @@ class Repeated:
         self._woken.set()
 
     async def run(self) -> None:
-        """Until it is cancelled. What fails is done the next time; the rest goes on."""
+        """Run until cancelled. Failed steps are retried in the next round; the others continue."""
         while True:
             self._woken.clear()
             for work in self._work:
                 try:
                     await work()
                 except StoreUnavailable:
-                    pass  # health says so
+                    pass  # health reports it
                 except Exception:
                     _log.exception("what other nodes changed could not be followed")
             await asyncio.sleep(max(REST_S, min(REST_MAX_S, REST_OF_NODE_S * self._nodes())))
@@ -154,7 +153,7 @@ class Repeated:
 
 
 async def go_by_database(clock: ResumableClock, store: SqlStore) -> None:
-    """The time of a node is that of the database that all nodes share."""
+    """Set a node's clock by the database that all nodes share."""
     reading = await store.database.clock()
     if reading is not None:
         clock.go_by(reading)
@@ -168,8 +167,8 @@ def tasks(
     use: Sequence[Callable[[], Awaitable[None]]],
     slow: Sequence[Callable[[], Awaitable[None]]],
 ) -> tuple[Callable[[], Coroutine[None, None, None]], ...]:
-    """What is to be run so that others are followed. `count`: of nodes; `waiting`: hears of work
-    that waits, `use` of what others have used, `slow` of what may be some seconds old.
+    """The jobs that follow other nodes. `count`: of nodes; `waiting`: follows queued work, `use`
+    other nodes' usage, and `slow` information that may be some seconds old.
     """
     repeated = {
         Notice.CHANGE: Repeated(follower.refresh, nodes=count),
@@ -177,7 +176,7 @@ def tasks(
     }
 
     def hear(notice: str) -> None:
-        if notice in repeated:  # a later release may tell more
+        if notice in repeated:  # a later release may send other notices
             repeated[Notice(notice)].wake()
 
     async def listen() -> None:

@@ -1,8 +1,8 @@
-"""FleetImages: the images of this node among those of the others.
+"""FleetImages: shares the images of this node with the other nodes.
 
-A node that needs an image gets it from one that has it. An image that is uploaded goes to a second
-node before the upload is answered; one whose copies have become too few, since a node was lost,
-drained or removed, is given to another node by those that have it.
+A node that needs an image fetches it from a node that has it. An uploaded image is copied to a
+second node before the upload is acknowledged. If a node was lost, drained or removed and an image
+has too few copies, the nodes that have it copy it to another node.
 
     GET  /fleet/images/<digest>   the image as a tar archive
     POST /fleet/images/<digest>   take this image, and answer once it is on your disk
@@ -28,18 +28,18 @@ from quiltfn.ports.peers import Asker, PeerAnswerTooLong
 from quiltfn.ports.placement import PeerUnavailable
 
 TARGET = re.compile(IMAGES + "[0-9a-f]{64}")
-# How often the node looks which of its images lack a copy, and when it asks again for the same one.
+# Seconds between looks for images that lack a copy, and before the same one is tried again.
 LOOK_S, AGAIN_S = 1.0, 10.0
-# An upload waits so long for a second node; clients wait for twice that.
+# Maximum seconds that an upload waits for a second node; clients wait for twice that.
 KEEP_MAX_S = 300.0
-# So many images at a time are sent to other nodes; who comes later waits for a moment.
+# Maximum number of images sent to other nodes at a time; further requests wait briefly.
 SENDS_MAX = 4
 REASON_MAX_BYTES = 4096
 _log = structlog.get_logger("quiltfn.fleet")
 
 
 class FleetImages:
-    """`restore` it first, `read` it all members again and again, `run` it, `aclose` it at the end.
+    """Call `restore` first, `read` for every list of members, `run` it, and `aclose` it at the end.
     `own`: this node's name.
     """
 
@@ -57,18 +57,18 @@ class FleetImages:
         self._again_at: dict[str, float] = {}
 
     def read(self, members: Sequence[Member]) -> None:
-        """How all nodes are now."""
+        """Apply the present states of all nodes."""
         self._nodes.read(members, self._clock.now())
 
     async def restore(self) -> None:
-        """At the start: says what is here, and loads what the others have said. Raises
+        """At start: store which images are here, and load the locations of others. Raises
         `StoreUnavailable`.
         """
         await self._state()
         await self.follow_changes(None)
 
     async def follow_changes(self, changes: Sequence[Change] | None) -> None:
-        """Takes over which nodes have got or lost which images; None: all of them."""
+        """Apply which nodes have added or lost which images; None: reload all locations."""
         digests = None if changes is None else {one.object_id for one in changes}
         self._table.put(await self._copies.load(digests), digests)
 
@@ -78,7 +78,7 @@ class FleetImages:
         return digest in self._images.all()
 
     def nodes_of(self, digest: str) -> frozenset[str]:
-        """The other nodes that have the image and can be asked."""
+        """The other nodes that have the image and are reachable."""
         return (self._table.nodes_of(digest) & self._nodes.there) - {self._own}
 
     def only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
@@ -86,7 +86,7 @@ class FleetImages:
         return self._table.only_on(node, others) & self._bounds.counted().keys()
 
     async def obtain(self, digest: str) -> None:
-        """Returns once the image is here. Raises `ImageUnavailable`."""
+        """Return once the image is here. Raises `ImageUnavailable`."""
         await self._fetcher.obtain(digest)
 
     async def _sources(self, digest: str) -> frozenset[str]:
@@ -105,7 +105,7 @@ class FleetImages:
     # What others need --------------------------------------------------------------------------
 
     async def answer(self, request: Request, asker: Asker) -> Response:
-        """What another node asks of an image."""
+        """Handle another node's request for an image."""
         if not TARGET.fullmatch(request.path):
             return _refused("there is no such image", 404)
         digest = request.path.removeprefix(IMAGES)
@@ -115,7 +115,7 @@ class FleetImages:
             except ImageUnavailable as error:
                 return _refused(str(error), 503)
             return Response(status=204)
-        await self._sending.acquire()  # before the head: behind it, who is silent is taken for dead
+        await self._sending.acquire()  # before the head: silence after it counts as death
         if request.method != "GET" or not self._images.hold(digest):
             self._sending.release()
             return _refused("this node does not have the image", 404)
@@ -124,12 +124,12 @@ class FleetImages:
     # Copies on other nodes ---------------------------------------------------------------------
 
     async def keep(self, digest: str) -> None:
-        """For an image that was uploaded here: returns once another node has it, or where none can
-        be reached. Raises `StoreUnavailable` where those that are there do not take it, or none has
-        done so in time.
+        """For an image that was uploaded here: return once another node has it, or if no other node
+        is reachable. Raises `StoreUnavailable` if the reachable nodes refuse it, or none has it in
+        time.
         """
         await self._state()
-        having = self._table.nodes_of(digest)  # they need only say so
+        having = self._table.nodes_of(digest)  # they only need to confirm it
         others = in_order(digest, self._nodes.able - {self._own})
         if not others:
             return
@@ -146,7 +146,7 @@ class FleetImages:
             )
 
     async def run(self) -> None:
-        """Until it is cancelled: says what is here, and gives images that lack a copy to others."""
+        """Run until cancelled: store which images are here, and copy images that lack a copy."""
         while True:
             await self._state_if_possible()
             now = self._clock.now()
@@ -169,8 +169,8 @@ class FleetImages:
         self._again_at[digest] = self._clock.now() + AGAIN_S
 
     async def _give(self, digest: str, nodes: Iterable[str]) -> bool:
-        """Whether one of the nodes has it now; False: none of them can be reached. Raises
-        `StoreUnavailable` where all that can be reached refuse.
+        """Whether one of the nodes has it now; False: none of them is reachable. Raises
+        `StoreUnavailable` if all reachable nodes refuse.
         """
         reasons = []
         for node in nodes:
@@ -190,7 +190,7 @@ class FleetImages:
         return False
 
     async def _ask_to_take(self, node: str, digest: str) -> str | None:
-        """Why the node does not have the image; None: it has. Raises `PeerUnavailable`."""
+        """Why the node does not have the image; None: it has it. Raises `PeerUnavailable`."""
         target = f"{IMAGES}{digest}".encode()
         async with self._peers.request(node, "POST", target, (), b"", None) as answer:
             if answer.status == 204:
@@ -203,7 +203,7 @@ class FleetImages:
     # What the store has ------------------------------------------------------------------------
 
     async def _state(self) -> None:
-        """Has the store say what is here. Raises `StoreUnavailable`."""
+        """Store which images are here. Raises `StoreUnavailable`."""
         async with self._stating:
             here = frozenset(self._images.all())
             if here != self._stated:
@@ -211,21 +211,23 @@ class FleetImages:
                 self._stated = here
 
     async def _state_if_possible(self) -> None:
-        """Likewise, and that nothing is on nodes that were removed; the next look repeats it."""
+        """Likewise, and remove the locations on removed nodes; the next look repeats it after a
+        failure.
+        """
         try:
             await self._state()
             for node in self._table.among(self._nodes.removed):
                 await self._copies.state(node, ())
         except StoreUnavailable:
-            pass  # health says so
+            pass  # health reports it
 
     async def aclose(self) -> None:
-        """Nothing is fetched any more."""
+        """Stop fetching images."""
         await self._fetcher.aclose()
 
 
 class _Sent:
-    """An archive on its way. `over` is called at its end, also where nobody begins to read it."""
+    """An archive being sent. `over` is called at its end, even if it is never read."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], over: Callable[[], None]) -> None:
         self._pieces, self._over, self._is_over = pieces, over, False

@@ -1,10 +1,9 @@
-"""FleetKeys: a node that cannot refresh its keys from the store has them from another node, and the
-disabled tenants with them.
+"""FleetKeys: a node that can't refresh its keys from the store gets them from another node,
+together with the disabled tenants.
 
-Without it, a node that is cut off from PostgreSQL alone would accept a key for as long as that
-lasts which was revoked meanwhile, and serve a tenant that was disabled. Each node keeps the time at
-which it last knew all keys. Nodes say their key revision with each ping, and who is behind asks the
-others.
+Without it, a node that has lost only its connection to PostgreSQL would keep accepting a revoked
+key, and keep serving a disabled tenant. Each node stores the time at which it last knew all keys.
+Nodes send their key revision with each ping, and a node with an older one asks the others.
 
     GET /fleet/keys?revision=N   the revision, its age, the keys, if the revision isn't N,
                                  and the disabled tenants
@@ -30,16 +29,16 @@ from quiltfn.tenants.disabled import DisabledTenants
 
 PATH = "/fleet/keys"
 LOOK_EVERY_S = 0.5
-# A node that reaches the store refreshes twice a second.
+# A node with access to the store refreshes twice a second.
 ASK_AFTER_S = 1.5
 ASK_MAX_S, ANSWER_MAX_BYTES = 2.0, 64 * 1024 * 1024
 _log = structlog.get_logger("quiltfn.fleet")
 
 
 class KeyState(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys as a node knows them. `age_s`: they were complete so many seconds ago. `keys`: None
-    if the asker has this revision. `disabled`: tenants, of which the store informed the node
-    `disabled_age_s` ago.
+    """The keys that a node knows. `age_s`: seconds since they were complete. `keys`: None if the
+    other node has this revision. `disabled`: tenants, as read from the store `disabled_age_s`
+    seconds ago.
     """
 
     revision: int
@@ -53,23 +52,23 @@ _decode = msgspec.json.Decoder(KeyState).decode
 
 
 class PingedRevisions:
-    """`peers.KeyRevisions` of `Access`: what nodes hear of each other. `is_behind`: set once a node
-    knows a later revision.
+    """`peers.KeyRevisions` of `Access`: the revisions that nodes exchange. `is_behind`: set once
+    another node has a later revision.
     """
 
     def __init__(self, access: Access) -> None:
         self._access, self.is_behind = access, asyncio.Event()
-        # Nodes that asked something since this one reached the store last. One that the store had
-        # not named by then may have changed keys since.
+        # Nodes that have sent a request since this one last reached the store. A node that was not
+        # in the store by then may have changed keys since.
         self.asked: set[str] = set()
 
     @property
     def revision(self) -> int:
-        """As this node knows it, to be sent with a ping."""
+        """This node's revision, to be sent with a ping."""
         return self._access.revision
 
     def heard_of(self, node: str) -> None:
-        """Another node is there: it asks something."""
+        """Another node is present: it has sent a request."""
         self.asked.add(node)
 
     def heard(self, revision: str | None) -> None:
@@ -79,9 +78,9 @@ class PingedRevisions:
 
 
 class FleetKeys:
-    """Keeps `Access` of a node current. `seen`: the other nodes, as the store last said. `silent`:
-    those of them that should be there, and whose beats the store does not get. `agree_s`: how old
-    keys may be that nodes confirm to each other.
+    """Keeps `Access` of a node current. `seen`: the other nodes, by the last read of the store.
+    `silent`: those of them that should be present, but whose heartbeats do not reach the store.
+    `agree_s`: maximum age of keys that nodes confirm to each other.
     """
 
     def __init__(
@@ -105,7 +104,9 @@ class FleetKeys:
         credentials: tuple[Access, DisabledTenants],
         revisions: PingedRevisions,
     ) -> "FleetKeys":
-        """Of a member of the fleet, whose keys end with its instances."""
+        """Create it for a member of the fleet, which accepts keys no longer than its instances may
+        run.
+        """
 
         def others() -> list[Member]:
             return [member for member in membership.seen() if member.name != membership.name]
@@ -114,7 +115,7 @@ class FleetKeys:
         return cls(credentials, peers, others, membership.silent, revisions, agree_s)
 
     async def answer(self, request: Request, _asker: Asker) -> Response:
-        """Tells another node which keys this one knows."""
+        """Send another node the keys that this one knows."""
         access = self._access
         is_known = request.query == f"revision={access.revision}".encode()
         keys = None if is_known else access.keys
@@ -129,19 +130,19 @@ class FleetKeys:
         )
 
     async def run(self) -> None:
-        """Until it is cancelled: asks the other nodes while the store does not answer, and when one
-        of them knows more. While the store answers, nodes that it does not hear from hear that this
-        one is there.
+        """Run until cancelled: ask the other nodes while the store is unavailable, and when one of
+        them has a later revision. While the store is available, contact nodes whose heartbeats are
+        missing, so that they know of this one.
         """
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._is_behind.wait()
             if await self.look():
-                await asyncio.sleep(LOOK_EVERY_S)  # whatever pings say meanwhile
+                await asyncio.sleep(LOOK_EVERY_S)  # at most this often, whatever pings report
 
     async def look(self) -> bool:
-        """What is to be done now; whether that was to ask other nodes."""
+        """Do the next step; return whether that was to ask other nodes."""
         if self._is_behind.is_set() or self._access.age_s > ASK_AFTER_S:
             self._is_behind.clear()
             await self.ask()
@@ -152,13 +153,12 @@ class FleetKeys:
         return False
 
     async def ask(self) -> None:
-        """Asks every node that should be there or has asked something, and takes over what is
-        newer.
+        """Ask every node that should be present or has sent a request, and apply newer keys.
 
-        If all of them respond, this node knows what any node knows. Then it may go on even if none
-        reaches the store: nobody can revoke a key at a node. A node that knows no other one does
-        not vouch for itself: another may have been started since. As all of them may miss one that
-        they do not reach, or a command, they agree for `agree_s` at most.
+        If all of them respond, this node knows everything that any node knows. It may then continue
+        even if none reaches the store: keys can't be revoked at a node. A node that knows no other
+        one does not confirm its own keys: another may have been started since. Since all of them
+        may miss an unreachable node, or a command, they confirm each other for at most `agree_s`.
         """
         access, asked_at = self._access, self._access.now()
         own_age_s = self._disabled.age_s()  # keys may be younger: from another node
@@ -175,8 +175,8 @@ class FleetKeys:
             access.confirm(asked_at)
 
     def _hear_of(self, disabled: Sequence[str]) -> None:
-        """While this node is without the store. Only that says that a tenant is enabled: the other
-        node may not know that it was disabled, nor yet that it was enabled again.
+        """Apply disabled tenants while this node is without the store. Only the store enables a
+        tenant: another node may have missed that it was disabled, or that it was enabled again.
         """
         for tenant_id in disabled:
             self._disabled.set(tenant_id, disabled=True)

@@ -1,9 +1,9 @@
-"""One connection to another node: requests into bytes, and an answer out of bytes, one at a time.
+"""One connection to another node: encodes requests and decodes responses, one at a time.
 
-Rule 1: what has ended without the end of an answer fails whoever waits, at once.
-Rule 2: no more is received than is taken: behind `AHEAD_BYTES` of an answer the node has to wait.
-Rule 3: no more is sent than the node takes, in pieces between which other work goes on. Of a
-streamed body nothing is asked for before the node wants it.
+Rule 1: a connection that ends before the end of a response fails its request at once.
+Rule 2: no more is received than is read: after `AHEAD_BYTES` of a response the node has to wait.
+Rule 3: no more is sent than the node reads, in pieces, with other work in between. A streamed body
+is not read before the node wants it.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ LONG_HEAD = "node {node} sent too long a head"
 
 
 class Pieces:
-    """The body of an answer, a piece at a time."""
+    """The body of a response, in pieces."""
 
     def __init__(self, connection: "PeerConnection") -> None:
         self._connection = connection
@@ -51,11 +51,11 @@ class PeerAnswer:
         self._connection = connection
 
     def header(self, name: str) -> str | None:
-        """The first value of a header, by its name in small letters."""
+        """The first value of a header, by its lower-case name."""
         return first_value(self.headers, name)
 
     async def read(self, limit: int) -> bytes:
-        """The whole body. Raises `PeerGone`, and `PeerAnswerTooLong` behind `limit` bytes."""
+        """The whole body. Raises `PeerGone`, and `PeerAnswerTooLong` after `limit` bytes."""
         whole = self._connection.take_whole(limit)
         if whole is not None:
             return whole
@@ -70,13 +70,13 @@ class PeerAnswer:
 
 
 class Gone(asyncio.Transport):
-    """In place of a transport that has ended."""
+    """Replaces a transport that has ended."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Nobody reads it."""
+        """No effect: nothing is read."""
 
     def abort(self) -> None:
-        """It has ended."""
+        """No effect: it has ended."""
 
     pause_reading = resume_reading = abort
 
@@ -85,8 +85,8 @@ GONE = Gone()
 
 
 class PeerConnection(asyncio.BufferedProtocol):
-    """A connection to the node of that name. `on_heard` is called when anything arrives, `on_end`
-    when it has ended.
+    """A connection to the node with that name. `on_heard` is called when data arrives, `on_end`
+    when the connection has ended.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class PeerConnection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._parser: Any = httptools.HttpResponseParser(self)
-        self.error: PeerGone | None = None  # Why it can be used no more.
+        self.error: PeerGone | None = None  # why it is unusable
         self.idle_since = 0.0
-        # The answer that is awaited or read.
+        # The response that is awaited or read.
         self._head: asyncio.Future[PeerAnswer] | None = None
         self._headers: list[tuple[str, str]] = []
         self._unfinished_bytes = self._head_bytes = 0
@@ -118,16 +118,16 @@ class PeerConnection(asyncio.BufferedProtocol):
         self._is_writing_paused = False
         self._is_sent = True
         self._sending: asyncio.Task[None] | None = None
-        self._wanted: asyncio.Future[None] | None = None  # Whether the node wants the body.
+        self._wanted: asyncio.Future[None] | None = None  # whether the node wants the body
         self._is_interim = False
 
     @property
     def is_reusable(self) -> bool:
-        """Whether another request may be sent: the last one and its answer are whole."""
+        """Whether another request may be sent: the last one and its response are complete."""
         return self._is_sent and self._is_whole and self._keeps_alive and self.error is None
 
     def drop_rest(self) -> None:
-        """Nobody reads what has come of the last answer."""
+        """Discard what has come of the last response."""
         self._pieces.clear()
         self._held_bytes = 0
         if self._is_reading_paused:
@@ -137,10 +137,10 @@ class PeerConnection(asyncio.BufferedProtocol):
     def exchange(
         self, head: bytes, body: bytes | StreamedBody, *, has_answer_body: bool = True
     ) -> Awaitable[PeerAnswer]:
-        """Sends a request; the answer as soon as its head has come. The rest of a streamed body is
-        sent while that is read, until `stop_sending`. `has_answer_body`: False for HEAD, whose
-        answer ends the connection. Raises `PeerGone`, or `PeerUnreachable` where the node has not
-        got all of a body in bytes, and what a streamed body raises.
+        """Send a request; return the response once its head has come. The rest of a streamed body
+        is sent while the response is read, until `stop_sending`. `has_answer_body`: False for HEAD,
+        whose response ends the connection. Raises `PeerGone`, or `PeerUnreachable` if the node has
+        not received all of a body in bytes, and errors of a streamed body.
         """
         if self.error is not None:
             raise PeerUnreachable(str(self.error))
@@ -161,14 +161,14 @@ class PeerConnection(asyncio.BufferedProtocol):
         sending = self._sending = self._loop.create_task(self._send(head, body))
         sending.add_done_callback(self._sent)
         try:
-            # Whichever comes first: a node may answer before it has taken the body.
+            # Whichever comes first: a node may respond before it has read the body.
             both: set[asyncio.Future[Any]] = {answered, sending}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if sending.done() and not self._has_answer:
                 await sending
             return await answered
         except PeerGone as error:
-            if isinstance(body, bytes) and not self._is_sent:  # it begins with a whole body
+            if isinstance(body, bytes) and not self._is_sent:  # it starts after a complete body
                 raise PeerUnreachable(str(error)) from error
             raise
         finally:
@@ -185,13 +185,13 @@ class PeerConnection(asyncio.BufferedProtocol):
         return is_done and head is not None and head.exception() is None
 
     def stop_sending(self) -> None:
-        """Nobody needs the rest of the body any more."""
+        """The rest of the body is no longer needed."""
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.cancel()
 
     def _sent(self, sending: "asyncio.Task[None]") -> None:
-        """Where a streamed body does not come to its end, the node is to know that."""
+        """If a streamed body ends early, signal that to the node."""
         error = None if sending.cancelled() else sending.exception()
         if error is not None and not isinstance(error, PeerGone):
             self.fail(PeerGone(f"the body for node {self.node} did not come to its end"))
@@ -218,12 +218,12 @@ class PeerConnection(asyncio.BufferedProtocol):
                     await self._may_write()
                     framed = b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece
                     self._transport.write(framed)
-                await self._may_write()  # before more is asked for
+                await self._may_write()  # before the body is read further
         if is_chunked:
             self._transport.write(b"0\r\n\r\n")
 
     async def _may_write(self) -> None:
-        """Returns once the node has taken most of what was sent, and others had their turn."""
+        """Return once the node has read most of what was sent, and other tasks have run."""
         await asyncio.sleep(0)
         while self._is_writing_paused:
             if self.error is not None:
@@ -234,7 +234,7 @@ class PeerConnection(asyncio.BufferedProtocol):
             raise self.error
 
     async def next_piece(self) -> bytes | None:
-        """The next bytes of the body; None: that was all. Raises `PeerGone`."""
+        """The next bytes of the body; None at its end. Raises `PeerGone`."""
         while not self._pieces:
             if self._is_whole:
                 return None
@@ -251,7 +251,7 @@ class PeerConnection(asyncio.BufferedProtocol):
 
     def take_whole(self, limit: int) -> bytes | None:
         """The rest of the body, if it has come and is one piece of at most `limit` bytes: most
-        answers come with their heads.
+        bodies come with their heads.
         """
         if not self._is_whole or len(self._pieces) != 1 or self._held_bytes > limit:
             return None
@@ -259,7 +259,7 @@ class PeerConnection(asyncio.BufferedProtocol):
         return self._pieces.popleft()
 
     def fail(self, error: PeerGone) -> None:
-        """Ends it: whoever waits gets that error. Only the first one counts."""
+        """End the connection: waiting tasks get that error. Only the first call counts."""
         if self.error is None:
             self.error = error
             self._wake(error)
@@ -284,8 +284,8 @@ class PeerConnection(asyncio.BufferedProtocol):
             self.error = PeerGone(f"the connection to node {self.node} has ended{why}")
         self._wake(self.error)
         self._on_end(self)
-        # The event loop's TLS keeps methods of this: what it held would stay as long as both know
-        # each other.
+        # The event loop's TLS keeps methods of this object: their reference cycle would keep its
+        # buffers alive.
         self._transport = GONE
 
     def pause_writing(self) -> None:
@@ -338,7 +338,7 @@ class PeerConnection(asyncio.BufferedProtocol):
                 self._wanted.set_result(None)
             return
         self._keeps_alive = self._parser.should_keep_alive() and self._has_body
-        if not self._has_body:  # The parser waits for one.
+        if not self._has_body:  # the parser waits for a body
             self._is_whole = True
         assert self._head is not None
         if not self._head.done():

@@ -1,4 +1,4 @@
-"""The pools of this node, of functions and of versions beside the current one, and their memory."""
+"""The pools of this node, for current and other versions of functions, and their memory."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -43,24 +43,24 @@ class LocalPools:
         tenant_instances: float = UNBOUNDED,
         problem: Callable[[], str] | None = None,
     ) -> None:
-        """`keep_alive` makes the keep-alive policy of one function; None: the idle time alone.
-        `tenant_instances`: how many instances a tenant's functions may have together.
-        `problem`: of a node of a fleet, whose new pools may have no instance before `allow` says
-        so: why none may be started at the moment; empty: one may.
+        """`keep_alive` creates the keep-alive policy of one function; None: only the idle time
+        counts. `tenant_instances`: maximum number of instances of a tenant's functions together.
+        `problem`: on a node of a fleet, whose new pools may have no instance before `allow`: why no
+        instance may start at the moment; empty: one may.
         """
         self._sandboxes, self._clock = sandboxes, clock
         self.memory = memory or Memory()
         self._arbitration = Arbitration(sandboxes, Arbiter(self.memory))
         self._keep_alive, self.tenant_instances = keep_alive, tenant_instances
-        self._quotas: dict[str, Quota] = {}  # of tenants
+        self._quotas: dict[str, Quota] = {}  # by tenant
         self._pools: dict[str, FunctionPool] = {}
         self._closing = False
-        # Instances changed: of which tenant and function.
+        # Instances changed: their tenant and function.
         self.on_change: Signal[str, str] = Signal()
         self._used: dict[tuple[str, str], CallStats] = {}
         self._is_bounded, self._problem = problem is not None, problem or str
-        # Functions that have no instance and whose next call would wait for imports: `Parking`
-        # looks after them.
+        # Functions without an instance, whose next call would wait for imports: `Parking` handles
+        # them.
         self._lacks_parked: set[str] = set()
         self.parked_is_lacking = asyncio.Event()
 
@@ -86,7 +86,7 @@ class LocalPools:
     def loads(self) -> list[PoolLoad]:
         found = []
         for key in self._pools:
-            # One that serves no version may have instances that are ending.
+            # A pool that serves no version may have instances that are ending.
             load = self.load(key) or PoolLoad(key, NO_VERSION).with_counts(self.counts(key))
             if load.slots or load.waiting or load.counts.total:
                 found.append(load)
@@ -153,37 +153,35 @@ class LocalPools:
     # On a node of a fleet
 
     def allow(self, function_id: str, count: int, reachable: int) -> None:
-        """The function may have so many instances here; see `FunctionPool.allow`."""
+        """Allow the function `count` instances here; see `FunctionPool.allow`."""
         if function_id in self._pools:
             self._pools[function_id].allow(count, reachable)
 
     def wanted(self, function_id: str) -> int:
-        """How many instances the function has and needs here, as far as it would be allowed
-        more.
-        """
+        """The number of instances that the function has and needs here, if it were allowed more."""
         pool = self._pools.get(function_id)
         return pool.wanted(sum(one.lacking() for one in pool.beside.values())) if pool else 0
 
     def there(self, function_id: str) -> int:
-        """How many instances the function has here, of any version and in any state, until nothing
-        is left of them.
+        """The number of instances that the function has here, of any version and in any state,
+        until they are completely gone.
         """
         pool = self._pools.get(function_id)
         return pool.model.places.used if pool else 0
 
     def evict_idle(self, function_id: str, most: int) -> None:
-        """Ends so many idle instances that nobody here needs."""
+        """End that many idle instances that this node does not need."""
         for pool in reversed(self._of(function_id)):
             most -= pool.evict_idle(most)
 
     async def end_all(self, kind: ExitKind, by: str) -> None:
-        """Ends every running call that way, and every instance that is not to start again."""
+        """End every running call that way, and every instance that must not start again."""
         await asyncio.gather(*(pool.end_running(kind, by) for pool in list(self._all())))
 
     def lacking_parked(self) -> list[tuple[str, str]]:
         """Tenant and id of the functions for which an instance should be started now only to be
-        parked. Those that have one by now are forgotten; those whose start is put off are not told
-        yet.
+        parked. Functions that have one by now are dropped; those whose start is postponed are
+        omitted.
         """
         for key in list(self._lacks_parked):
             if key not in self._pools or not self._pools[key].model.lacks_parked(NEVER):
@@ -193,12 +191,12 @@ class LocalPools:
 
     @property
     def may_lack_parked(self) -> bool:
-        """Whether `lacking_parked` may have another answer later, with no event before that."""
+        """Whether the result of `lacking_parked` may change later without an event."""
         return bool(self._lacks_parked)
 
     async def park(self, function_id: str) -> bool:
-        """Starts an instance of the function to be parked; returns when that is over. False: there
-        was no memory or no place for it.
+        """Start an instance of the function to be parked; return when that is over. False: there
+        was no memory or no slot for it.
         """
         pool = self._pools.get(function_id)
         if pool is None or self._closing:
@@ -207,14 +205,14 @@ class LocalPools:
         return not pool.lacks_parked()
 
     def tick(self) -> None:
-        """Lets every pool do what is due; the reaper calls it once a second."""
+        """Let every pool do due work; the reaper calls it once a second."""
         for pool in list(self._all()):
             if not pool.model.is_at_rest:  # with thousands of functions most are at rest
                 pool.tick()
         self._drop_unused()
 
     async def measure(self) -> None:
-        """Measures the instances that became idle; the reaper calls it every ten seconds."""
+        """Measure the instances that became idle; the reaper calls it every ten seconds."""
         for pool in list(self._all()):
             if pool.model.instances:
                 await pool.measure()
@@ -231,8 +229,8 @@ class LocalPools:
         return used
 
     async def aclose(self) -> None:
-        """Ends running calls as interrupted, and every instance. Calls that wait and preparations
-        get `ShuttingDown`, and so does whoever asks from now on.
+        """End running calls as interrupted, and every instance. Waiting calls, preparations and
+        later requests get `ShuttingDown`.
         """
         self._closing = True
         pools = list(self._all())
@@ -259,7 +257,7 @@ class LocalPools:
         return self._pools[function_id]
 
     def _pool_of(self, function_id: str, version: Version) -> FunctionPool:
-        """The pool for calls that ask for this version: the function's own, or one beside it."""
+        """The pool for calls of this version: the function's own, or one beside it."""
         own = self._pools.get(function_id)
         if own is None:
             raise RuntimeUnavailable("the function has no pool on this node")
@@ -274,9 +272,9 @@ class LocalPools:
                     retry_after=1,
                 )
             pool = self._new_pool(function_id, own.model.limits.beside, places)
-            pool.model.keep_alive = None  # what is learnt is of the function's calls
+            pool.model.keep_alive = None  # it learns from the function's own calls
             own.beside[version.id] = pool
-        if not pool.serves(version):  # it is new, or was closed and is empty or will be
+        if not pool.serves(version):  # it is new, or was closed and is empty or soon will be
             pool.serve(version)
         if own.model.previous == version.digest:
             pool.adopt_kept(own, version.digest)
@@ -296,7 +294,7 @@ class LocalPools:
         return FunctionPool(self._sandboxes, self._clock, model, self._arbitration, owner)
 
     def _note_lacking(self, function_id: str, places: Places | None) -> None:
-        if places is None and not self._closing:  # else the pool is of another version
+        if places is None and not self._closing:  # otherwise the pool is of another version
             self._lacks_parked.add(function_id)
             self.parked_is_lacking.set()
 
@@ -311,7 +309,7 @@ class LocalPools:
             hear(pool.model.limits.tenant_id, function_id)
 
     def _drop_unused(self) -> None:
-        """Pools of other versions that have no instance any more, and no call."""
+        """Remove pools of other versions without instances and calls."""
         for own in self._pools.values():
             for key in [key for key, pool in own.beside.items() if pool.model.is_at_rest]:
                 pool = own.beside.pop(key)

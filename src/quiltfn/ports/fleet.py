@@ -1,7 +1,7 @@
 """The interfaces between the nodes of a fleet, and what each side may rely on.
 
-The store decides who is a member, and who takes over whom. No time stamp of one machine is compared
-with another's: a node counts beats of the others by its own clock.
+The store decides which nodes are members, and which node takes over another. Time stamps of
+different machines are never compared: a node counts the others' heartbeats by its own clock.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,57 +12,57 @@ from quiltfn.model.member import KnownNode, NodeState
 
 
 class NodeRemoved(Exception):
-    """An operator has removed this node from the fleet: a sentence for whoever starts it."""
+    """An operator has removed this node from the fleet: a sentence for the user who starts it."""
 
 
 class Nodes(Protocol):
-    """The nodes as whoever operates them sees them. Raises `StoreUnavailable`."""
+    """The nodes, as operators see them. Raises `StoreUnavailable`."""
 
     def show(self) -> None:
-        """Puts them into the metrics, as they were when this node last looked."""
+        """Update the metrics with their states at this node's last look."""
 
     async def all(self) -> Sequence[KnownNode]:
-        """Every node by name, those that left or were removed included."""
+        """Every node by name, including stopped and removed ones."""
 
     async def set_state(self, name: str, state: NodeState) -> KnownNode:
-        """What a node is to do from now on; it hears of it within seconds. Raises `NotFound`, and
-        `Conflict` for a node that was removed, or where this server is no node of a fleet.
+        """Set a node's desired state; the node learns of it within seconds. Raises `NotFound`, and
+        `Conflict` for a removed node, or if this server is not a node of a fleet.
         """
 
 
 class History(NamedTuple):
     """`cluster`: PostgreSQL's system identifier, which a standby shares with its primary;
-    `timeline`: its number, which a failover raises; 0: nothing is known.
+    `timeline`: its number, which a failover raises; 0: unknown.
     """
 
     cluster: int
     timeline: int
 
     def is_before(self, other: "History") -> bool:
-        """Whether a failover lies between them."""
+        """Whether a failover happened between them."""
         return self.cluster == other.cluster and 0 < self.timeline < other.timeline
 
 
 class Timeline(Protocol):
-    """Which history of its database this server goes by. `newest`: the newest that is known."""
+    """The history of the database that this server uses. `newest`: the newest one known."""
 
     newest: History
 
     def learn(self, found: History) -> bool:
-        """Takes in one that is in use somewhere; returns whether it is newer than all before: then
-        no connection to an older one is used any more.
+        """Add a history that is used somewhere; return whether it is newer than all before:
+        connections to an older one are then no longer used.
         """
 
 
 class NodeEpoch(NamedTuple):
-    """A node in one of its lives. Whoever takes a node over raises its epoch."""
+    """A node in one of its epochs. A take-over raises its epoch."""
 
     name: str
     epoch: int
 
 
 class NotAMember(Exception):
-    """The node has been taken over: it is in another epoch by now (a sentence)."""
+    """The node has been taken over, and its epoch has changed (a sentence)."""
 
 
 class ImageCopy(NamedTuple):
@@ -73,34 +73,34 @@ class ImageCopy(NamedTuple):
 
 
 class ImageBounds(Protocol):
-    """What an image that comes from another node may take here (`functions/tenant_images.py`)."""
+    """The space that an image from another node may take here (`functions/tenant_images.py`)."""
 
     def counted(self) -> Mapping[str, int]:
-        """What each image counts that a tenant has, by its digest."""
+        """The counted bytes of each image that a tenant has, by its digest."""
 
     def counted_bytes(self, digest: str) -> int | None:
-        """What it counts, as `Image.counted_bytes`; None: nobody has said so yet."""
+        """Its bytes, as `Image.counted_bytes`; None: not yet known."""
 
     def check_room(self, digest: str) -> None:
-        """Raises `CapacityFull` where this node has no room for it."""
+        """Raises `CapacityFull` if this node has no room for it."""
 
 
 class BoundedPools(Protocol):
     """The pools of this node, each with as many instances as it is allowed (`pool/local.py`)."""
 
     def allow(self, function_id: str, count: int, reachable: int) -> None:
-        """The function may have so many instances here from now on; idle ones above that end, busy
-        ones after their call. `reachable`: how many there could be if more were asked for.
+        """Allow the function that many instances here from now on; idle ones above that end, busy
+        ones after their call. `reachable`: the number that could be allowed if more were requested.
         """
 
     def wanted(self, function_id: str) -> int:
-        """How many instances its pool has, and needs for what waits, if it is allowed them."""
+        """The number of instances that its pool has, and needs for waiting calls, if allowed."""
 
     def there(self, function_id: str) -> int:
-        """How many instances its pool has, in any state, until nothing is left of them."""
+        """The number of instances in its pool, in any state, until they are completely gone."""
 
     def evict_idle(self, function_id: str, most: int) -> None:
-        """Ends so many idle instances that nobody here needs."""
+        """End that many idle instances that this node does not need."""
 
     async def end_all(self, kind: ExitKind, by: str) -> None:
-        """Ends every running call that way, and waits until every instance is gone."""
+        """End every running call that way, and wait until every instance is gone."""
