@@ -1,7 +1,7 @@
-"""Control groups of v1, v2, and both side by side: limits, counters, kill.
+"""Control groups v1, v2, and hybrid: limits, counters, kill.
 
 crun refuses hybrid hosts, so there (and on v1) the launcher's private mount namespace shows only
-the v1 controllers that are used. On every host the groups of a server have one parent:
+the v1 controllers in use. On every host the groups of a server have one parent:
 `<base>/quiltfn/<server>/<sandbox>`.
 """
 
@@ -19,23 +19,24 @@ MOUNT = Path("/sys/fs/cgroup")
 PARENT = "quiltfn"
 SUPERVISOR = "supervisor"
 # The group of a server's own processes, beside its sandboxes' groups with their hexadecimal names.
-# On v2 it is below the launcher's group, so that the launcher's limits hold for the server, too.
+# On v2 it is below the launcher's group, so that the launcher's limits apply to the server, too.
 OF_SERVER, V2_OF_SERVER = "server-process", "quiltfn-server-{}"
 V1_CONTROLLERS = ("memory", "pids", "cpu", "freezer", "devices")
-# Where it is mounted apart from "cpu" it is one more; elsewhere the two are one.
+# If mounted apart from "cpu", it is one more hierarchy; otherwise the two share one.
 V1_ACCOUNTING = "cpuacct"
-# What sandboxes are shown of v1's: those that programs read their limits from.
+# The v1 controllers that sandboxes see: programs read their limits from them.
 SHOWN = {"memory", "cpu", "cpuacct", "pids"}
 CONTROLLERS = Path("/proc/cgroups")
 V2_CONTROLLERS = ("memory", "pids", "cpu")
 CPU_PERIOD_US = 100_000
 CPU_QUOTA_MIN_US = 1_000
-# "No quota" in v1 and v2. It is set after a kill: processes of a group that has used up its quota
-# must wait for the next period, even to die.
+# "No quota" in v1 and v2. Set after a kill: processes of a group that has used up its quota must
+# wait for the next period, even to die.
 V1_NO_QUOTA, V2_NO_QUOTA = "-1", "max"
-# How often a removal is tried: for milliseconds in the event loop, else for a second.
+# Attempts at a removal: some milliseconds' worth in the event loop, otherwise a second's.
 TRIES, TRIES_AT_THE_END = 4, 50
-# v1 counts TCP's buffers apart: they may have this part of the memory limit on top. v2 adds them.
+# v1 counts TCP buffers separately: they get 1/SOCKET_SHARE of the memory limit on top. v2 includes
+# them.
 SOCKET_SHARE = 4
 
 
@@ -44,7 +45,7 @@ class CgroupsUnusable(Exception):
 
 
 class Limits(Frozen):
-    """What can be set anew at any time: memory in MiB, processor in percent of one core."""
+    """Limits that can change at any time: memory in MiB, CPU in percent of one core."""
 
     memory_mib: int
     cpu_percent: float
@@ -60,8 +61,8 @@ class Limits(Frozen):
 
 
 class SandboxLimits(Limits):
-    """What one sandbox may use: also processes and threads, MiB of /tmp and of one file, open files
-    of one process. The server says all of it; nothing is assumed here.
+    """All limits of one sandbox: also processes and threads, MiB of /tmp and of one file, open
+    files of one process. The server sets them all; there are no defaults.
     """
 
     pids: int
@@ -76,24 +77,24 @@ class Cgroups(Protocol):
     mode: str
 
     def prepare(self, server: str) -> None:
-        """Makes the parent group of this server's sandboxes."""
+        """Creates the parent group of this server's sandboxes."""
 
     def parent(self, controller: str) -> Path:
-        """The parent of all servers' groups; its limits hold for all sandboxes together."""
+        """The parent of all servers' groups; its limits apply to all sandboxes together."""
 
     def path(self, server: str, sandbox: str) -> str:
         """The value of cgroupsPath in config.json."""
 
     def view(self) -> str:
-        """What a sandbox's guest mounts to show its own group, as guest.c reads it: "v2", or v1's
-        controllers, those of one hierarchy with commas and hierarchies with colons between them.
+        """The control groups that a guest mounts to show its own, in the format of guest.c: "v2",
+        or the v1 controllers, with commas within a hierarchy and colons between hierarchies.
         """
 
     def enter(
         self, server: str, group: str, limits: Limits, pids: int, devices: Sequence[str] = ()
     ) -> None:
         """Moves this process into a new group with these limits. `pids`: processes and threads.
-        `devices`: as cgroup v1 writes them; v2 has no file for that. Raises OSError.
+        `devices`: in the format of cgroup v1; v2 has no file for them. Raises OSError.
         """
 
     def enter_alone(self, server: str) -> None:
@@ -102,10 +103,10 @@ class Cgroups(Protocol):
         """
 
     def limit(self, server: str, sandbox: str, limits: Limits) -> None:
-        """Sets other limits of memory and processor for a sandbox. Raises OSError."""
+        """Changes a sandbox's limits of memory and CPU. Raises OSError."""
 
     def limit_sockets(self, server: str, sandbox: str, limits: Limits) -> None:
-        """Sets the limit of sockets alone, which config.json cannot set. Raises OSError."""
+        """Sets only the limit of sockets, which config.json cannot set. Raises OSError."""
 
     def open_events(self, server: str, sandbox: str) -> int:
         """A read-only descriptor of the file that counts out-of-memory kills (`oom_kill N`)."""
@@ -114,16 +115,16 @@ class Cgroups(Protocol):
         """Bytes of memory that the sandbox uses now."""
 
     def cpu_us(self, server: str, sandbox: str) -> int:
-        """Microseconds of processor time that the sandbox has used since it was made. Raises
-        OSError, also where the host does not count it.
+        """Microseconds of CPU time that the sandbox has used since its creation. Raises OSError,
+        also if the host does not count it.
         """
 
     def kill(self, server: str, sandbox: str) -> None:
         """Kills everything in the sandbox at once: no fork escapes, no quota delays it."""
 
     def remove(self, server: str, sandbox: str) -> bool:
-        """Removes a dead sandbox's groups. Returns whether all are gone, and so all processes.
-        Takes some milliseconds at most.
+        """Removes a dead sandbox's groups. Returns whether all groups, and so all processes, are
+        gone. Takes a few milliseconds at most.
         """
 
     def sandboxes(self, server: str) -> set[str]:
@@ -169,12 +170,14 @@ def _cgroup_mounts() -> dict[str, Path]:
 
 
 class V1:
-    """v1 controllers, alone or beside v2. It kills frozen groups, which cannot fork."""
+    """v1 controllers, alone or beside v2. Freezes groups before it kills them, so that they cannot
+    fork.
+    """
 
     def __init__(
         self, mounts: dict[str, Path], *, hybrid: bool, together: Sequence[Sequence[str]] = ()
     ) -> None:
-        """`together`: the controllers of each hierarchy that is used."""
+        """`together`: the controllers of each hierarchy in use."""
         self.mode = "hybrid" if hybrid else "v1"
         self._mounts, self._together = mounts, together
 
@@ -227,7 +230,7 @@ class V1:
             (self._group(controller, server, group) / "cgroup.procs").write_text("0")
 
     def enter_alone(self, server: str) -> None:
-        # Only the freezer: the server has no limits of memory, processor and processes.
+        # Only the freezer: the server has no limits of memory, CPU or processes.
         group = self._group("freezer", server, OF_SERVER)
         group.mkdir()
         write(group / "cgroup.procs", "0")
@@ -238,7 +241,7 @@ class V1:
         group = self._group("memory", server, sandbox)
         total = group / "memory.memsw.limit_in_bytes"
         with contextlib.suppress(FileNotFoundError):  # swap accounting may be off
-            # The limit with swap may never be below that of memory, so the order matters.
+            # The limit with swap may never be below the memory limit, so the order matters.
             with contextlib.suppress(OSError):
                 write(total, memory)
             write(group / "memory.limit_in_bytes", memory)
@@ -298,10 +301,9 @@ class V1:
 
 
 class V2:
-    """The unified tree. In a systemd service that delegates its group, groups are made below.
-
-    In a service that delegates nothing, such as cron's or sshd's, and in a shell, they are made
-    below the root.
+    """The unified tree. In a systemd service that delegates its group, groups are created below
+    that. In a service that delegates nothing, such as cron or sshd, and in a shell, they are
+    created below the root.
     """
 
     mode = "v2"
@@ -315,7 +317,7 @@ class V2:
         base = MOUNT / self._base.strip("/")
         if self._base != "/":
             # v2 allows processes only in leaves once controllers are enabled below a group. With
-            # DelegateSubgroup=supervisor systemd has started the launcher there already.
+            # DelegateSubgroup=supervisor, systemd has already started the launcher there.
             leaf = base / SUPERVISOR
             leaf.mkdir(exist_ok=True)
             (leaf / "cgroup.procs").write_text(str(os.getpid()))
@@ -415,12 +417,12 @@ class V2:
         own = MOUNT / self._home.strip("/") / name
         if server == self._server:
             return own
-        # A dead server may have been started anywhere.
+        # A dead server may have run anywhere.
         return next((Path(top) / name for top, below, _ in os.walk(MOUNT) if name in below), own)
 
     def _parent(self, server: str) -> Path:
-        """The parent of a server's groups. A dead server may have run elsewhere: in a service and
-        not in a shell, or the other way round.
+        """The parent of a server's groups. A dead server may have run elsewhere: in a service
+        instead of a shell, or vice versa.
         """
         own = self.parent("memory")
         if server == self._server or (own / server).exists():
@@ -432,14 +434,13 @@ class V2:
 
 
 def _own_group() -> str:
-    """The group of this process in the unified tree, as a path in it."""
+    """The group of this process, as a path in the unified tree."""
     return Path("/proc/self/cgroup").read_text().rsplit("0::", 1)[-1].strip()
 
 
 def _delegated(own: str) -> str:
-    """The group of the systemd service that delegates it to this process, or the root.
-
-    `own`: the group that this process is in: the service's, or its subgroup for the launcher.
+    """The group that a systemd service delegates to this process, or the root. `own`: the group of
+    this process: that of the service, or its subgroup for the launcher.
     """
     for group in (own, os.path.dirname(own)):
         if group.endswith(".service"):

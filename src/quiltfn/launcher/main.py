@@ -47,20 +47,20 @@ from quiltfn.launcher.server_uid import InUse, ServerUid
 
 UNUSABLE, SERVER_DIED, NO_DATA_DIR, IN_USE, NOT_ROOT = 69, 70, 73, 74, 77
 LEAVE_TIMEOUT_S = 10.0
-# How many requests are served before the event loop looks at everything else again.
+# How many requests are served before the event loop handles other events again.
 REQUESTS_AT_ONCE = 64
-# Processes and threads that the server may have; it has some forty threads.
+# The limit on processes and threads of the server, which has some forty threads.
 SERVER_TASKS = 1024
-# Long objects of the server (bodies, responses, handlers, chunks of output) return to the system
-# when they are freed. By default the C library keeps up to 32 MiB of each size once it was used.
-# With a threshold of 256 KiB, handlers and chunks of 64 KiB left holes that took 80 MiB.
+# Returns the server's large objects (bodies, responses, handlers, chunks of output) to the system
+# when freed. By default the C library keeps up to 32 MiB of each size. With a threshold of 256 KiB,
+# handlers and chunks of 64 KiB left holes that took 80 MiB.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "1048576",
     "MALLOC_ARENA_MAX": "2",
 }
-# Of three name servers that are silent each is asked once, so that a thread which resolves the name
-# of a callback is free when that is given up; else those of two tenants could hold all of them.
+# Up to three silent name servers are queried once each, so that a thread that resolves a callback's
+# host is free when the callback times out; otherwise two tenants could block all threads.
 NAMES = {"RES_OPTIONS": "timeout:4 attempts:1"}
 LATE = "this node has not been heard of for too long, and may start nothing until it is again"
 ROOTLESS = (
@@ -73,10 +73,10 @@ ROOTLESS = (
 
 
 class Options(Frozen):
-    """`server`: the server's command line. `given`: what the server must know, as JSON. The
-    launcher adds the host facts and hands it over in memory: every user can read a command line.
-    `program`: the paths that the server's program is read from. `output_max`: as in `oci.Host`.
-    `room`: what one sandbox may use at most, by the names of `SandboxLimits`.
+    """`server`: the server's command line. `given`: the server's options as JSON. The launcher adds
+    the host facts and passes it in memory, since every user can read a command line. `program`: the
+    paths of the server's program. `output_max`: as in `oci.Host`. `room`: the maximum limits of one
+    sandbox, by the names of `SandboxLimits`.
     """
 
     host: str
@@ -112,7 +112,7 @@ def run(options: Options) -> int:
 
 
 class Launcher:
-    """Everything that lives as long as the launcher does."""
+    """The state of the launcher while it runs."""
 
     def __init__(self, options: Options) -> None:
         if os.geteuid() != 0:
@@ -151,7 +151,7 @@ class Launcher:
         syscalls.adopt_orphans()
         try:
             groups = cgroups.detect()
-            # First of all: leftovers of a dead server may hold the data directory.
+            # First, since leftovers of a dead server may hold the data directory.
             swept = state.sweep(self.options.run_dir, groups)
             self.owner = self._take_data_dir()
             self.state = state.ServerState(self.options.run_dir)
@@ -187,7 +187,7 @@ class Launcher:
             raise CannotStart(str(error), NO_DATA_DIR) from None
 
     def _start_keeper(self, _code: int) -> None:
-        """Also where it was killed: nothing would end what outlives the launcher."""
+        """Starts the keeper, also after it was killed: it ends whatever outlives the launcher."""
         try:
             self.children.watch_new(self.keeper.start(), self._start_keeper)
         except OSError as error:
@@ -247,20 +247,20 @@ class Launcher:
     def _server_ended(self, code: int) -> None:
         self._server_code = code
         self.groups.kill(self.state.id, cgroups.OF_SERVER)  # its child processes
-        self._hang_up()  # its requests that were not served yet are dropped
+        self._hang_up()  # drops its pending requests
 
     def _exit_code(self, server: int) -> int:
         # A server that is still starting has no signal handler, so SIGTERM kills it.
         if self._started_stopping and server in (0, -signal.SIGTERM):
             return 0
-        if 64 <= server <= 78:  # the server refused to start, and said why
+        if 64 <= server <= 78:  # the server refused to start, and reported why
             return server
         how = f"was killed by signal {-server}" if server < 0 else f"ended with {server}"
         print(f"quiltfn: the server {how}; its sandboxes were swept", file=sys.stderr)
         return SERVER_DIED
 
     def _start_server(self, channel: socket.socket, facts: dict[str, object]) -> int:
-        """Forks the server, which gives up root and then executes its program."""
+        """Forks the server, which drops root and then executes its program."""
         launcher = os.getpid()
         pid = os.fork()
         if pid:
@@ -303,7 +303,7 @@ class Launcher:
         reader, writer = socket.socketpair()
         for end in (reader, writer):
             end.setblocking(False)
-        self._signal_ends = (reader, writer)  # kept, or the garbage collector closes them
+        self._signal_ends = (reader, writer)  # kept, or garbage collection closes them
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         signals.take_over()
         self.selector.register(reader, selectors.EVENT_READ, self._signalled)
@@ -318,8 +318,8 @@ class Launcher:
                     raise CannotStart("stopped before the server was started", 0)
 
     def _requests(self) -> None:
-        """Serves some of the packets that are there: a server that sends without end must not keep
-        the launcher from its other work. A server that sends an invalid packet is killed.
+        """Serves a limited number of packets: a server that floods the launcher must not stop its
+        other work. Kills a server that sends an invalid packet.
         """
         for _ in range(REQUESTS_AT_ONCE):
             try:
@@ -388,13 +388,15 @@ class Launcher:
                 )
 
     def _is_late(self, verb: verbs.Create) -> bool:
-        """Whether it was asked for before its deadline and is read behind it, as where the server
-        or the launcher stood still meanwhile.
+        """Whether the deadline of the request has passed, for example because the server or the
+        launcher was stalled.
         """
         return self.deadline.is_late(verb.deadline)
 
     def _with_files(self, spec: oci.SandboxSpec, verb: verbs.Create) -> oci.SandboxSpec:
-        """Mounts the files of an admitted sandbox, since this changes the host. Raises OSError."""
+        """Mounts the files of a sandbox; only once it is admitted, since this changes the host.
+        Raises OSError.
+        """
         try:
             skeleton = self.skeleton if verb.base_image is None else self.base_skeleton
             skeleton.make_mount_points(spec.writable_paths)
@@ -420,8 +422,8 @@ class Launcher:
 
     def _answer(self, message: dict[str, object], descriptors: Sequence[int] = ()) -> None:
         data = json.dumps(message).encode()
-        # The server always reads, so a full buffer means that it hangs. Waiting for it here delays
-        # all other sandboxes, so it is given one second.
+        # The server always reads, so a full buffer means that it hangs. Waiting here delays all
+        # other sandboxes, so it gets one second.
         self.channel.settimeout(1.0)
         try:
             socket.send_fds(self.channel, [data], list(descriptors))

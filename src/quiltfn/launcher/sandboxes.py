@@ -25,16 +25,16 @@ from quiltfn.launcher.roots import Roots
 from quiltfn.launcher.state import ServerState
 
 MACHINE_KIB = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1024
-# When the removal of a control group is tried again: soon, then after ever longer pauses.
+# The pauses between attempts to remove a control group: short at first, then ever longer.
 RETRY_MIN_S, RETRY_MAX_S = 0.01, 5.0
-# How long a request to destroy a sandbox waits for such a group. Its uids are held for longer.
+# How long a request to destroy a sandbox waits for its groups. Its uids stay reserved until they
+# are gone.
 ANSWER_S = 1.0
 
 
 class Created(NamedTuple):
-    """`control`: the launcher's end of the guest's socket; `events`: counts out-of-memory kills.
-
-    Both belong to the receiver, who closes them. `pid`: the guest, as the host numbers it.
+    """`control`: the launcher's end of the guest's socket; `events`: the counter of out-of-memory
+    kills. The receiver owns and closes both. `pid`: the guest's on the host.
     """
 
     sandbox: str
@@ -50,8 +50,8 @@ class NotCreated(NamedTuple):
 
 
 class Counters(NamedTuple):
-    """What is counted of a sandbox: how many attempts its network has refused, microseconds of
-    processor time (0 where the host does not count it), and where the first refused ones led to.
+    """The counters of a sandbox: attempts that its network refused, microseconds of CPU time (0 if
+    the host does not count it), and the destinations of the first refused attempts.
     """
 
     blocked: int = 0
@@ -65,8 +65,8 @@ NOTHING = Counters()
 class _Sandbox(ByKeywords):
     """`is_starting`: crun or runsc has not ended yet, so nothing can be deleted yet.
 
-    `limits`: those that it was made with. `by_runsc`: it is a gVisor sandbox. `pid`: its first
-    process, while that is alive. `counters`: as they were at its end.
+    `limits`: those at its creation. `by_runsc`: it is a gVisor sandbox. `pid`: its first process,
+    while that is alive. `counters`: the final values.
     """
 
     id: str
@@ -82,7 +82,7 @@ class _Sandbox(ByKeywords):
 
 
 class _Retry(ByKeywords):
-    """A sandbox that has ended, but of which a control group is left."""
+    """An ended sandbox with a control group left."""
 
     sandbox: _Sandbox
     pause_s: float
@@ -91,7 +91,7 @@ class _Retry(ByKeywords):
 
 
 class Programs(NamedTuple):
-    """The programs that make sandboxes. `crun`: a path. `gvisor` knows whether it can be used."""
+    """The programs that create sandboxes. `crun`: a path. `gvisor` knows whether it is usable."""
 
     crun: str
     gvisor: Gvisor
@@ -123,7 +123,7 @@ class Sandboxes:
         done: Callable[[Created | NotCreated], None],
         with_files: Callable[[], oci.SandboxSpec] | None = None,
     ) -> None:
-        """Makes a sandbox from `spec`. Its guest then runs and waits for its first frame.
+        """Creates a sandbox from `spec`. Its guest then runs and waits for its first frame.
 
         `with_files` returns the spec with mount points and files, and may raise OSError. It is
         called only when there is room for the sandbox and, if it needs one, for its network.
@@ -162,18 +162,18 @@ class Sandboxes:
             self._run(sandbox, done)
 
     def counters(self, name: str) -> Counters:
-        """What is counted of the sandbox so far."""
+        """The counters of the sandbox so far."""
         sandbox = self._known.get(name)
         return NOTHING if sandbox is None else self._count(sandbox)
 
     def used(self, name: str) -> int:
-        """Bytes of memory that it uses. Raises OSError, also if there is no such sandbox."""
+        """Bytes of memory in use. Raises OSError, also if there is no such sandbox."""
         if name not in self._known:
             raise FileNotFoundError("there is no such sandbox")
         return self._cgroups.used(self._state.id, name)
 
     def limit(self, name: str, limits: Limits) -> None:
-        """Sets other limits. Raises OSError, also if there is no such sandbox."""
+        """Changes the limits. Raises OSError, also if there is no such sandbox."""
         if name not in self._known:
             raise FileNotFoundError("there is no such sandbox")
         self._cgroups.limit(self._state.id, name, limits)
@@ -186,9 +186,7 @@ class Sandboxes:
             self._cgroups.kill(self._state.id, name)
 
     def destroy(self, name: str, done: Callable[[Counters], None]) -> None:
-        """Kills the sandbox and removes everything of it. Then calls `done` with what was counted
-        of it.
-        """
+        """Kills the sandbox and removes all its parts. Then calls `done` with its counters."""
         sandbox = self._known.get(name)
         if sandbox is None:
             done(NOTHING)
@@ -206,7 +204,7 @@ class Sandboxes:
                 self.destroy(name, lambda _: None)
 
     def destroy_all(self, timeout_s: float) -> None:
-        """Destroys every sandbox and waits for that, when the launcher ends."""
+        """Destroys every sandbox and waits for it, at the launcher's end."""
         self.end_all()
         end = time.monotonic() + timeout_s
         while (self._known or not self._jobs.is_idle) and time.monotonic() < end:
@@ -221,7 +219,7 @@ class Sandboxes:
         return RETRY_MIN_S if self._jobs.is_pressed or self._retries else 1.0
 
     def check(self, now: float) -> None:
-        """Does what no event announces: kills programs that hang, removes groups that were left."""
+        """Periodic work: kills programs that hang, and removes leftover groups."""
         self._children.reap()
         self._egress.check_timeouts(now)
         self._jobs.check(now)
@@ -301,14 +299,16 @@ class Sandboxes:
         return bundle
 
     def _hosts_of(self, sandbox: _Sandbox) -> Path:
-        """Its /etc/hosts. gVisor opens it as the sandbox's user, who cannot enter a bundle."""
+        """The path of its /etc/hosts. gVisor opens it as the sandbox's user, who cannot enter a
+        bundle.
+        """
         return self._state.roots / f"{sandbox.id}.hosts"
 
     def _meminfo_of(self, sandbox: _Sandbox) -> Path:
         return self._state.roots / f"{sandbox.id}.meminfo"
 
     def _write_meminfo(self, sandbox: _Sandbox, limits: Limits) -> None:
-        """In place, since the sandbox has that very file."""
+        """Overwrites the file in place, since the sandbox has it mounted."""
         file = os.open(self._meminfo_of(sandbox), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.pwrite(file, oci.meminfo(limits.memory_mib, MACHINE_KIB), 0)
@@ -333,7 +333,7 @@ class Sandboxes:
                 raise OSError(explained(in_log(bundle / "log") or why))
             if sandbox.proxy is not None and not sandbox.proxy.is_alive:
                 raise OSError("the process that leads out of its network ended")
-            # A gVisor sandbox had more processor time to start. crun has set all but sockets.
+            # A gVisor sandbox had more CPU for its start. crun has set all limits except sockets.
             limit = self._cgroups.limit if sandbox.by_runsc else self._cgroups.limit_sockets
             limit(self._state.id, sandbox.id, sandbox.limits)
             pid = int((bundle / "pid").read_text())
@@ -359,15 +359,15 @@ class Sandboxes:
             self._delete(sandbox)
 
     def _ended(self, sandbox: _Sandbox) -> None:
-        """The first process has ended. If it was the guest, everything in its pid namespace has; if
-        it was gVisor's sentry, the rest of its group is killed in `_delete`.
+        """Handles the end of the first process. If that was the guest, its whole pid namespace has
+        ended; if it was gVisor's sentry, `_delete` kills the rest of its group.
         """
         sandbox.pid = None
         if sandbox.on_gone is not None:
             self._delete(sandbox)
 
     def _delete(self, sandbox: _Sandbox) -> None:
-        """Removes files and groups. `crun delete` does the same, with a process more."""
+        """Removes files and groups. `crun delete` would need one more process."""
         if sandbox.by_runsc:  # its processes share no pid namespace that would end them
             self._cgroups.kill(self._state.id, sandbox.id)
         shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
@@ -407,7 +407,7 @@ class Sandboxes:
         return False not in [self._cgroups.remove(self._state.id, name) for name in names]
 
     def _retry(self, now: float) -> None:
-        """Kills again what is left in such groups, and tries to remove them."""
+        """Kills the remaining processes of leftover groups, and tries to remove the groups."""
         for sandbox in list(self._retries):
             if now >= sandbox.next_at:
                 sandbox.pause_s = min(2 * sandbox.pause_s, RETRY_MAX_S)
@@ -420,7 +420,7 @@ class Sandboxes:
                     self._tell(sandbox.sandbox)
 
     def _forget(self, sandbox: _Sandbox) -> None:
-        """Nothing of it is left, so another sandbox may have its uids."""
+        """Nothing of the sandbox is left, so another one may have its uids."""
         self._state.give_back_uids(sandbox.uid_base)
         del self._known[sandbox.id]
         self._tell(sandbox)

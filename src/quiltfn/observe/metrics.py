@@ -1,7 +1,7 @@
-"""Prometheus metrics. Labels are bounded: no tenant, function or path is ever one.
+"""Prometheus metrics. Labels have few values: never a tenant, function or path.
 
-What is counted is kept here, and `prometheus_client` writes it down for who asks. It is loaded
-then: with the HTTP server that it brings along it takes a fifteenth of all imports of a start.
+This module counts; `prometheus_client` renders the text on request. It is imported only then: with
+its HTTP server it takes a fifteenth of the import time of a start.
 """
 
 import threading
@@ -26,12 +26,12 @@ SECONDS = (
 
 
 class _Numbers:
-    """The series of a metric, each by the values of its labels. Any thread may change them."""
+    """The series of a metric by label values. Any thread may change them."""
 
     def __init__(self, name: str, about: str, labels: tuple[str, ...] = ()) -> None:
         self.name, self.about, self.labels = name, about, labels
         self._lock = threading.Lock()
-        # What it is, and when it was first counted in monotonic seconds.
+        # The value, and the monotonic time of its first count.
         self._series: dict[tuple[str, ...], tuple[float, float]] = {}
         if not labels:
             self.add(0)
@@ -51,7 +51,7 @@ class _Numbers:
             self._series.clear()
 
     def family(self) -> "Metric":
-        """As prometheus_client has it."""
+        """Converts the metric to prometheus_client's type."""
         raise NotImplementedError
 
     def series(self) -> list[tuple[tuple[str, ...], tuple[float, float]]]:
@@ -60,7 +60,7 @@ class _Numbers:
 
 
 class Counter(_Numbers):
-    """What only grows."""
+    """A value that only grows."""
 
     def family(self) -> "Metric":
         from prometheus_client.metrics_core import CounterMetricFamily  # noqa: PLC0415 - see above
@@ -72,7 +72,7 @@ class Counter(_Numbers):
 
 
 class Gauge(_Numbers):
-    """What is so at this moment."""
+    """A current value."""
 
     def family(self) -> "Metric":
         from prometheus_client.metrics_core import GaugeMetricFamily  # noqa: PLC0415 - see above
@@ -84,7 +84,7 @@ class Gauge(_Numbers):
 
 
 class Durations:
-    """A histogram that every call counts in."""
+    """A histogram of durations."""
 
     def __init__(self, name: str, about: str) -> None:
         self._name, self._about = name, about
@@ -126,7 +126,7 @@ _attempts = Counter(
 _dead_letters = Counter(
     "quiltfn_dead_letters", "Accepted work that was given up, by why.", ("reason",)
 )
-# From the start at 0: of a series that begins with 1, nobody could see the increase.
+# At 0 from the start: if a series began with 1, its first increase would be invisible.
 for _reason in ("attempts", "age"):
     _dead_letters.add(0, _reason)
 _queued = Gauge("quiltfn_queued_calls", "Accepted work that waits, due or not.")
@@ -182,7 +182,7 @@ _build = Gauge("quiltfn_build", "1, with the version as a label.", ("version",))
 _store_ok = Gauge(
     "quiltfn_store_ok", "1 while the database takes writes, records of calls included, else 0."
 )
-# Of a server that is alone there are none of these.
+# Not present on a standalone server.
 _members = Gauge(
     "quiltfn_fleet_members",
     "Nodes of the fleet by what they do, as this one sees them: ready, cordoned, draining, left, "
@@ -207,7 +207,7 @@ _images_lacking = Gauge(
 
 
 def started(version: str, unix: float) -> None:
-    """Once, at start. `unix`: Unix seconds now."""
+    """Call once, at start. `unix`: Unix seconds now."""
     global _began_unix
     _began_unix = unix - time.monotonic()
     _build.set(1, version)
@@ -222,7 +222,7 @@ for _status in FINAL:
 
 
 def count_call(record: Invocation) -> None:
-    """A call has ended."""
+    """Counts an ended call."""
     _calls.add(1, record.status.value, "cold" if record.cold_start else "warm")
     if record.is_http_error:
         _http_errors.add(1)
@@ -231,87 +231,87 @@ def count_call(record: Invocation) -> None:
 
 
 def count_attempt(ended: Status) -> None:
-    """An attempt at accepted work has ended."""
+    """Counts an ended attempt at accepted work."""
     _attempts.add(1, ended.value)
 
 
 def count_dead_letter(reason: str) -> None:
-    """Accepted work was given up."""
+    """Counts a dead letter."""
     _dead_letters.add(1, reason)
 
 
 def count_blocked(attempts: int) -> None:
-    """An instance has ended whose network had refused that many attempts."""
+    """Counts the attempts that the network of an ended instance refused."""
     _blocked.add(attempts)
 
 
 def count_eviction() -> None:
-    """An idle instance was ended because memory was short, or its tenant's quota used up."""
+    """Counts an idle instance ended because memory was short, or its tenant's quota used up."""
     _evictions.add(1)
 
 
 def count_refusal(code: str) -> None:
-    """A request was refused with an error code."""
+    """Counts a request refused with an error code."""
     _refused.add(1, code)
 
 
 def count_url_refusal(reason: Refusal) -> None:
-    """A URL refused a call."""
+    """Counts a call that a URL refused."""
     _refused_by_urls.add(1, reason.value)
 
 
 def count_exported(signal: str, count: int) -> None:
-    """The collector has taken so many."""
+    """Counts items that the collector accepted."""
     _exported.add(count, signal)
 
 
 def count_not_exported(signal: str, reason: str, count: int) -> None:
-    """So many were dropped. `reason`: "failed" or "full"."""
+    """Counts dropped items. `reason`: "failed" or "full"."""
     _not_exported.add(count, signal, reason)
 
 
 def show_memory(held_mib: float, budget_mib: float) -> None:
-    """What counts against the memory budget at this moment."""
+    """Sets the memory reserved from the budget."""
     _held.set(held_mib)
     _budget.set(budget_mib)
 
 
 def show_prewarmed(count: int) -> None:
-    """The prewarmed sandboxes there are at this moment."""
+    """Sets the number of prewarmed sandboxes."""
     _prewarmed.set(count)
     _prewarmed_old_name.set(count)
 
 
 def show_images(counted_bytes: int) -> None:
-    """What images count at this moment."""
+    """Sets the counted size of images."""
     _images.set(counted_bytes)
 
 
 def show_pools(counts: Iterable[PoolCounts]) -> None:
-    """The instances, as they are counted at this moment."""
+    """Sets the numbers of instances."""
     total = sum_counts(counts)
     for state in ("warming", "ready", "busy", "recycling", "terminating"):
         _instances.set(getattr(total, state), state)
 
 
 def show_waiting(waiting: int) -> None:
-    """How many calls wait, over all functions."""
+    """Sets the number of waiting calls over all functions."""
     _waiting.set(waiting)
 
 
 def show_queue(waiting: int, oldest_due_s: float) -> None:
-    """The accepted work that waits at this moment."""
+    """Sets the size and age of the queue."""
     _queued.set(waiting)
     _oldest_due.set(oldest_due_s)
 
 
 def show_store(fine: bool) -> None:
-    """Whether the database takes writes at this moment."""
+    """Sets whether the database accepts writes."""
     _store_ok.set(1 if fine else 0)
 
 
 def show_members(states: Mapping[str, int], ages_s: Mapping[str, float]) -> None:
-    """The nodes of the fleet: how many are in each state, and how old the last beat of each is."""
+    """Sets the number of nodes in each state, and the age of each node's last heartbeat."""
     _members.clear()
     for state, count in states.items():
         _members.set(count, state)
@@ -321,35 +321,35 @@ def show_members(states: Mapping[str, int], ages_s: Mapping[str, float]) -> None
 
 
 def count_take_over() -> None:
-    """This node has taken another one over."""
+    """Counts a take-over of another node by this one."""
     _take_overs.add(1)
 
 
 def count_image_fetch(outcome: str) -> None:
-    """This node has got an image from another one, or has not."""
+    """Counts an attempt to fetch an image from another node."""
     _image_fetches.add(1, outcome)
 
 
 def show_images_lacking(count: int) -> None:
-    """How many images of this node lack a copy at this moment."""
+    """Sets the number of images of this node that lack a copy."""
     _images_lacking.set(count)
 
 
 def families() -> "list[Metric]":
-    """Everything, as prometheus_client has it."""
+    """Converts all metrics to prometheus_client's types."""
     return [one.family() for one in _all]
 
 
 class _Registry:
-    """What `generate_latest` asks."""
+    """The interface that `generate_latest` expects."""
 
     def collect(self) -> "Iterable[Metric]":
         return families()
 
 
 def text() -> tuple[str, str]:
-    """Everything, in the text format, and its media type. In a thread, since it may load the
-    library first.
+    """Renders all metrics as text, and returns its media type. Call it in a thread, since it may
+    import the library first.
     """
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415 - see above
 

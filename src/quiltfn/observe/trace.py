@@ -1,4 +1,4 @@
-"""Traces: what was done for a request or a call, told as spans once it is over.
+"""Traces: the work for a request or an invocation, exported as spans once it has ended.
 
 | span | kind | from | until |
 |---|---|---|---|
@@ -9,10 +9,9 @@
 | attempt, in accept | consumer | the attempt was begun | its record is closed |
 | deliver, in accept | client or producer | a try was begun | it is over |
 
-Most ids follow from those of calls: a handler is told of its span before that exists, and whatever
-comes later, in another process as well, finds the trace of accepted work by the id of the work. So
-nothing is kept between two steps. `otlp.py` sends what is made here. Nothing of OpenTelemetry is
-imported for it.
+Most ids derive from invocation ids: a handler gets the id of its span before that exists, and later
+steps, also in other processes, find the trace of accepted work by the work's id. So nothing is
+stored between two steps. `otlp.py` exports the spans. No OpenTelemetry library is imported.
 """
 
 import random
@@ -28,16 +27,16 @@ from quiltfn.model.delivery import Delivery, DeliveryStatus
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.timeline import Timeline
 
-# W3C Trace Context. Of a later version the part that is known is read.
+# W3C Trace Context. Of later versions the known part is read.
 TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 SAMPLED = 0x01
-# The random part of a trace id, by which it is sampled: of ids that others make, and of ours.
+# The size of the random part of a trace id, which decides the sampling of all traces.
 RANDOM_BITS = 56
-# Work whose request decided otherwise than its own id would.
+# The limit on stored decisions of requests that differ from the one by the work's id.
 DECISIONS_MAX = 10_000
 MESSAGE_MAX = 512
 NS = 1_000_000_000
-# A call whose instance was free is with it sooner than this; that is no wait.
+# A call that found a free instance starts within this time; shorter is not a wait.
 WAIT_AT_LEAST_US = 500
 TRIGGERS: Mapping[Source, str] = {Source.SCHEDULE: "timer", Source.DESTINATION: "pubsub"}
 
@@ -45,7 +44,7 @@ Value = str | int | bool
 
 
 class Kind(StrEnum):
-    """What a span is to the spans around it, by OpenTelemetry's names."""
+    """The span kinds of OpenTelemetry."""
 
     INTERNAL = "internal"
     SERVER = "server"
@@ -55,7 +54,7 @@ class Kind(StrEnum):
 
 
 class SpanContext(NamedTuple):
-    """Which span it is, and whether its trace is sent."""
+    """The ids of a span, and whether its trace is exported."""
 
     trace_id: int
     span_id: int
@@ -63,21 +62,21 @@ class SpanContext(NamedTuple):
 
     @property
     def traceparent(self) -> "Traceparent":
-        """As the header of that name."""
+        """As a traceparent header."""
         text = Traceparent(f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.is_sampled:02x}")
         text.context = self
         return text
 
 
 class Traceparent(str):
-    """The text of a header that was made here, which nobody here has to read again."""
+    """A header built by this process, which it need not parse again."""
 
     __slots__ = ("context",)
     context: SpanContext
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """A span that is over. Times in Unix nanoseconds. `error`: why it failed; None: it did not."""
+    """A finished span. Times in Unix nanoseconds. `error`: why it failed; None: it did not."""
 
     name: str
     kind: Kind
@@ -91,14 +90,14 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Traced(Protocol):
-    """Something that is over and that its spans can be made of, later and elsewhere."""
+    """Finished work that can produce its spans later and elsewhere."""
 
     def spans(self) -> Iterator[Span]:
-        """A parent comes before its children."""
+        """Yields a parent before its children."""
         ...
 
 
-# The request that is being answered, for the lines of the log.
+# The request being answered, for log lines.
 current: ContextVar[SpanContext | None] = ContextVar("current", default=None)
 
 
@@ -129,10 +128,10 @@ def span_of(some_id: str, attempt: int = 0, *, is_handler: bool = False) -> int:
 
 
 class Tracer:
-    """Decides what is traced, and hands on what is over.
+    """Decides what is traced, and passes on finished work.
 
-    `unix` and `now`: the clocks, in seconds. `sample_ratio`: the share of the traces that begin
-    here; of the others their caller decides. `put`: takes what is over; must not raise or wait.
+    `unix` and `now`: the clocks, in seconds. `sample_ratio`: the sampled share of traces that begin
+    here; for others their caller decides. `put`: receives finished work; must not raise or wait.
     """
 
     def __init__(
@@ -149,7 +148,7 @@ class Tracer:
     # Requests --------------------------------------------------------------------------------
 
     def request(self, traceparent: str | None) -> "RequestTrace":
-        """A request has come, with this header."""
+        """Begins the trace of a request with this header."""
         caller = parsed(traceparent)
         if caller is None:
             trace_id = random.getrandbits(128) or 1
@@ -160,7 +159,7 @@ class Tracer:
         return RequestTrace(context, parent_id, self._now())
 
     def answered(self, trace: "RequestTrace", about: "Answered") -> None:
-        """Its answer begins."""
+        """Records the beginning of the response."""
         if trace.context.is_sampled:
             end_ns = self._unix_ns()
             start_ns = end_ns - round((self._now() - trace.started) * NS)
@@ -171,7 +170,7 @@ class Tracer:
     def handler_traceparent(
         self, invocation_id: str, attempt: int, traceparent: str | None, *, is_accepted: bool
     ) -> str:
-        """What the handler of a call is told. `traceparent`: of the request for the call.
+        """The traceparent for the handler. `traceparent`: that of the request for the call.
         `is_accepted`: whether it is accepted work.
         """
         parent = self._parent_of(invocation_id, traceparent, is_accepted)
@@ -179,7 +178,7 @@ class Tracer:
         return SpanContext(parent.trace_id, span_id, parent.is_sampled).traceparent
 
     def call_ended(self, record: Invocation, traceparent: str | None) -> None:
-        """A call, or an attempt at accepted work, is over and recorded."""
+        """Passes on a recorded call, or attempt at accepted work."""
         is_accepted = record.due_at is not None
         parent = self._parent_of(record.invocation_id, traceparent, is_accepted)
         if parent.is_sampled:
@@ -209,7 +208,7 @@ class Tracer:
     # Accepted work ---------------------------------------------------------------------------
 
     def work_accepted(self, record: Invocation, traceparent: str | None) -> None:
-        """Work is on disk. `traceparent`: of what asked for it."""
+        """Passes on stored work. `traceparent`: that of its origin."""
         root = self._parent_of(record.invocation_id, traceparent, is_accepted=True)
         if root.is_sampled:
             link, end_ns = parsed(traceparent), self._unix_ns()
@@ -219,11 +218,13 @@ class Tracer:
             self._put(_Accepted(root, end_ns, attributes, link))
 
     def delivery_traceparent(self, delivery: Delivery) -> str:
-        """What a receiver is told of a try to deliver."""
+        """The traceparent for the receiver of a delivery."""
         return self._delivery_context(delivery).traceparent
 
     def delivery_tried(self, after: Delivery, started: float, *, to_function: bool) -> None:
-        """A try is over. `after`: the delivery as it is now. `started`: by the monotonic clock."""
+        """Passes on a finished try. `after`: the delivery as it is now. `started`: in monotonic
+        seconds.
+        """
         context = self._delivery_context(after)
         if context.is_sampled:
             end_ns = self._unix_ns()
@@ -239,11 +240,12 @@ class Tracer:
     def _parent_of(
         self, invocation_id: str, traceparent: str | None, is_accepted: bool
     ) -> SpanContext:
-        """What a call's span is in; of accepted work the root of its own trace. `span_id` 0: none.
+        """The parent of a call's span; for accepted work the root of its own trace. `span_id` 0:
+        none.
 
-        Whether a request was sampled decides for the work that it asks for. That is kept while
-        there is room, since a delivery does not know of the request; without it the id decides, as
-        for work that nobody's request has asked for.
+        Work is sampled if the request for it was. That decision is kept while there is room, since
+        a delivery does not know the request; without it the id decides, as for work without a
+        request.
         """
         asked = parsed(traceparent)
         if not is_accepted:
@@ -269,7 +271,7 @@ class Tracer:
 
 
 class RequestTrace(NamedTuple):
-    """A request that is being answered. `started` in monotonic seconds."""
+    """A request being answered. `started`: in monotonic seconds."""
 
     context: SpanContext
     parent_id: int | None
@@ -277,8 +279,8 @@ class RequestTrace(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """What there is to say of an answer. `error`: why the server failed; None: it did not.
-    `work_id`: of the work that was accepted.
+    """The facts about a response. `error`: why the server failed; None: it did not. `work_id`: the
+    id of the accepted work.
     """
 
     name: str
@@ -313,7 +315,7 @@ class _Request(NamedTuple):
 
 
 class _Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What is kept of a record: its output may be long, and may be nobody's business."""
+    """The part of a record for tracing: without output, which may be long or confidential."""
 
     trace_id: int
     parent_id: int | None
@@ -366,7 +368,7 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def _phase(
         self, name: str, parent_id: int, start_ns: int, took_us: int, **more: Any
     ) -> Iterator[Span]:
-        """The span of a phase, if there was one. `more`: its own id, and what else a span has."""
+        """The span of a phase, if it took any time. `more`: its id and other fields."""
         if took_us:
             own_id = more.pop("span_id", None) or random.getrandbits(64) or 1
             yield Span(
@@ -410,7 +412,7 @@ class _Accepted(NamedTuple):
     link: SpanContext | None
 
     def spans(self) -> Iterator[Span]:
-        made_ns = (self.context.trace_id >> 80) * 1_000_000  # an id begins with its time
+        made_ns = (self.context.trace_id >> 80) * 1_000_000  # an id begins with its creation time
         yield Span(
             name=f"accept {self.attributes['faas.name']}",
             kind=Kind.PRODUCER,
@@ -444,7 +446,7 @@ class _Delivered(NamedTuple):
             attributes["quiltfn.http_status"] = after.http_status
         is_over = after.status is DeliveryStatus.DELIVERED
         link = None
-        if is_over and self.to_function:  # the call of the destination has the delivery's id
+        if is_over and self.to_function:  # the destination's call has the delivery's id
             link = SpanContext(work_trace(after.id), span_of(after.id), is_sampled=True)
         yield Span(
             name="deliver",

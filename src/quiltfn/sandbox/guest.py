@@ -1,6 +1,6 @@
-"""One sandbox: a connection to its guest, and what the guest's frames mean.
+"""One sandbox: a connection to its guest, and the meaning of the guest's frames.
 
-Nothing that a handler does can make `call` raise. A guest that sends what it may not loses its
+Nothing that a handler does can make `call` raise. A guest that sends a forbidden frame loses its
 connection, which ends the sandbox.
 """
 
@@ -32,18 +32,18 @@ from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
 from quiltfn.sandbox.web_server import NO_DESCRIPTORS, WebServer
 
 GREETING_TIMEOUT_S = 10.0
-# What a guest keeps of the output of one call, unless it is told other limits.
+# The guest's default limits for the output of one call.
 OUTPUT_LIMITS = OutputLimits(wire.STDOUT_MAX, wire.STDERR_MAX)
-# The guest keeps the deadline. If it has not reported the end so long after, the sandbox is killed
-# from outside.
+# The guest enforces the deadline. If it has not reported the end this long after it, the sandbox is
+# killed from outside.
 OUTER_DEADLINE_S = 0.5
-# How long the launcher may take to end a sandbox before its guest is left to end it by itself, and
-# how long that may take.
+# How long the launcher may take to end a sandbox before the guest has to end it by itself, and how
+# long the guest may take.
 LAUNCHER_ANSWERS_S, GUEST_ENDS_S = 0.5, 5.0
 CONTROL_PIECE = 64 * 1024
-# Descriptors that may have come before the frames that they belong to.
+# The limit on descriptors that arrived before their frames.
 DESCRIPTORS_MAX = 2
-# The guest gives a runner 120 s to start. A busy sandbox may be late to notice the end of these.
+# The guest gives a runner 120 s to start. A busy sandbox may notice the end of that late.
 RUNNER_STARTS_WITHIN_S = 125.0
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
 
@@ -60,16 +60,16 @@ RUNNERS = {
     Kind.PYTHON: ("/usr/bin/python3", "-s", "/.runners/start_python.py"),
     Kind.NODE: ("/usr/bin/node", "/.runners/node.js"),
 }
-# Node does not read its control group's limit. By the machine's memory it would collect garbage too
-# late.
+# Node ignores the limit of its control group; with the machine's memory as its limit it would
+# collect garbage too late.
 NODE_HEAP_SHARE = 0.75
-# What Node writes, and the signal that it ends itself by, when its heap is full. That is below the
-# memory limit, so the kernel has killed nobody.
+# Node's message and signal when its heap is full. That happens below the memory limit, so the
+# kernel kills nothing.
 HEAP_IS_FULL = b"JavaScript heap out of memory"
 
 
 def handler_argv(spec: VersionSpec) -> list[str]:
-    """The command line that the guest executes. A shell expands variables in it."""
+    """The command line for the guest. A shell expands variables in it."""
     kind = spec.runtime_snapshot.kind
     if spec.runtime_snapshot.is_command_line:
         return ["/bin/sh", "-c", spec.handler]
@@ -88,7 +88,7 @@ def _runner(kind: Kind, interpreter: str) -> list[str]:
     return [interpreter or program, *rest]
 
 
-# Variables that an interpreter reads only when it starts.
+# Prefixes of variables that an interpreter reads only at its start.
 READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_")
 
 
@@ -129,7 +129,7 @@ def default_directory(spec: VersionSpec) -> str:
 
 
 class GuestSandbox(asyncio.Protocol):
-    """`ports.Sandbox` over a guest. One call at a time, but of a server."""
+    """Implements `ports.Sandbox` with a guest. One call at a time, except with a server."""
 
     def __init__(
         self,
@@ -184,7 +184,7 @@ class GuestSandbox(asyncio.Protocol):
             raise SandboxFailed(f"the guest speaks protocol {version}, not {wire.PROTOCOL_VERSION}")
 
     def prepare(self, kind: Kind, interpreter: str = "") -> None:
-        """Starts the runner of this kind, where it can be started before the version is known."""
+        """Starts the runner of this kind, if it can start before the version is known."""
         frame = prepare_frame(kind, interpreter)
         if frame is not None:
             self._write(frame)
@@ -218,7 +218,7 @@ class GuestSandbox(asyncio.Protocol):
         if is_server:
             await self._start_server(spec)
             return
-        self.note = told.text.partition(" ")[2]  # after the word that says how calls are served
+        self.note = told.text.partition(" ")[2]  # after the word for the mode of serving
 
     async def call(self, call: Call) -> CallResult:
         if self._web_server is not None:
@@ -239,7 +239,7 @@ class GuestSandbox(asyncio.Protocol):
             return _ended_before()
         self.is_clean = False
         self._write(frame)
-        del frame  # it may be long, and was sent
+        del frame  # sent already, and possibly long
         self._overdue_at = self._loop.time() + call.timeout_s + OUTER_DEADLINE_S
         if self._outer is None or self._outer_at > self._overdue_at:
             self._look_again_at(self._overdue_at)
@@ -299,7 +299,7 @@ class GuestSandbox(asyncio.Protocol):
         for future in (self._greeted, self._specialised):
             if not future.done():
                 future.set_exception(ConnectionResetError("the guest ended"))
-                future.exception()  # marks it as seen: perhaps nobody waits for it
+                future.exception()  # marks it as retrieved: perhaps nobody awaits it
         killed_for_memory = self._was_killed_for_memory()
         self._forget_server(killed_for_memory)
         if self._overdue:
@@ -329,7 +329,7 @@ class GuestSandbox(asyncio.Protocol):
                 reason=event.text or None,
             )
         elif self._is_cancelled and isinstance(event, wire.Output | wire.End | wire.Clean):
-            pass  # it was on its way, and this sandbox has no other call
+            pass  # a late frame; this sandbox has no other call
         elif isinstance(event, wire.Clean) and event.nonce == self._nonce and self._end is None:
             self.is_clean = True
             self._on_clean()
@@ -371,7 +371,7 @@ class GuestSandbox(asyncio.Protocol):
         self._is_broken = bool(data)
 
     async def _start_server(self, spec: VersionSpec) -> None:
-        """Waits until it is ready. Raises `SandboxRefused`."""
+        """Waits until the server is ready. Raises `SandboxRefused`."""
         if not self._descriptors:
             raise SandboxRefused(NO_DESCRIPTORS)
         self._web_server = WebServer(
@@ -384,7 +384,7 @@ class GuestSandbox(asyncio.Protocol):
         await self._web_server.wait_until_ready()
 
     def _hear_of_server(self, server: WebServer, event: wire.Event) -> bool:
-        """False: the guest may not say that."""
+        """Handles a frame about the server. Returns False if the guest may not send it."""
         if isinstance(event, wire.Socket):
             has_one = event.errno == 0 and self._descriptors
             return server.socket_came(event.errno, self._descriptors.popleft() if has_one else None)
@@ -406,7 +406,7 @@ class GuestSandbox(asyncio.Protocol):
             os.close(self._descriptors.popleft())
 
     def _make_room(self, room: LongOutput) -> None:
-        """Pauses reading, and so soon the handler, until there is room for its output."""
+        """Pauses reading, and thereby soon the handler, until there is room for its output."""
         if room.take(self._output_bytes, self._read_on):
             self._room_bytes = -(-self._output_bytes // MIB) * MIB
         elif self._transport is not None:
@@ -423,13 +423,13 @@ class GuestSandbox(asyncio.Protocol):
         return nonce == self._nonce and self._end is not None
 
     def _finish(self, kind: ExitKind, **more: Any) -> bool:
-        """Gives the running call its result, with the output that has come. Returns False if there
-        is no call, or it has a result.
+        """Sets the result of the running call, with the output so far. Returns False if there is no
+        call, or it has a result.
         """
         future, self._end = self._end, None
         if self._is_paused:  # the call ended with the output that caused the pause
             self._read_on()
-        # Dropped here, so that an idle instance holds nothing of its last call.
+        # Dropped here, so that an idle instance holds no data of its last call.
         log, self._output = self._output, None
         if future is None or future.done() or log is None:
             return False
@@ -443,7 +443,7 @@ class GuestSandbox(asyncio.Protocol):
         return True
 
     def _was_killed_for_memory(self) -> bool:
-        """Whether the kernel has killed for memory in this control group since the last look."""
+        """Whether the kernel has killed for memory in this control group since the last query."""
         if self._events < 0:
             return False
         try:
@@ -457,7 +457,7 @@ class GuestSandbox(asyncio.Protocol):
     # What goes to guest and launcher ---------------------------------------------------------
 
     def _count(self, answer: Reply) -> None:
-        """Counters never fall, also where the launcher knows the sandbox no more."""
+        """Updates counters, which never fall, even if the launcher no longer knows the sandbox."""
         told, before = answer.message, self._counters
         refused = tuple(Destination(*one) for one in told["refused"])
         self._counters = SandboxCounters(
@@ -471,10 +471,10 @@ class GuestSandbox(asyncio.Protocol):
             self._transport.write(frame)
 
     def _look_again_at(self, at: float) -> None:
-        """Sets the one timer of this sandbox; a timer for each call would cost every warm call."""
+        """Sets the one timer of this sandbox; a timer per call would slow every warm call."""
         if self._outer is not None:
             self._outer.cancel()
-        self._outer_at = at  # uvloop's timers do not always tell
+        self._outer_at = at  # uvloop's timers do not always provide it
         self._outer = self._loop.call_at(at, self._kill_if_overdue)
 
     def _kill_if_overdue(self) -> None:
@@ -491,8 +491,8 @@ class GuestSandbox(asyncio.Protocol):
         self._end_alone()
 
     def _end_alone(self) -> None:
-        """Without the launcher, which may stand still, the guest ends everything by itself once its
-        socket has ended: that is where it closes the other end.
+        """Has the guest end the sandbox without the launcher, which may be stalled. The guest does
+        so, and then closes its socket, once this side ends.
         """
         if self._transport is None or self._alone:
             return
@@ -510,7 +510,7 @@ class GuestSandbox(asyncio.Protocol):
             self._transport.write_eof()
 
     def _break(self) -> None:
-        """Ends the connection, whatever the guest does: it does not say any more that it ended."""
+        """Aborts the connection without waiting for the guest to report the end."""
         if self._transport is not None:
             self._is_broken = True
             self._transport.abort()

@@ -1,13 +1,13 @@
-"""A connection to an HTTP server in a sandbox: one request at a time, and the answer to it.
+"""A connection to an HTTP server in a sandbox: one request and its response at a time.
 
-Rule 1: the server is as little trusted as any handler. What is no HTTP, a head without end, or a
-byte that belongs to no answer ends the connection, and with it at most the request that it had.
-Rule 2: nothing is held: what has come of an answer is handed on at once, and of a body no more is
-asked for than the server takes.
-Rule 3: to read an answer costs its server as much as us, but where it is cut into tiny chunks. So
-those have a rate, all connections to a server together.
-Rule 4: a server may answer before it has read the body, and close the connection. What it has
-answered arrives, though the kernel fails the next write.
+Rule 1: the server is trusted as little as any handler. Invalid HTTP, an endless head, or a byte
+outside of a response ends the connection, and with it at most its current request.
+Rule 2: nothing is buffered: a response is passed on as it arrives, and a body is read only as fast
+as the server takes it.
+Rule 3: reading a response costs us no more than it costs its server, unless it is cut into tiny
+chunks. So their rate is limited, over all connections to a server.
+Rule 4: a server may respond before it has read the body, and close the connection. Its response is
+still read, though the next write fails.
 """
 
 import asyncio
@@ -20,22 +20,22 @@ import httptools
 
 from quiltfn.ports.streamed_body import StreamedBody
 
-# Bytes of an answer that bring nothing of its body: of its head, and between pieces of the body. A
-# URL's answer may have 100 headers.
+# The limit on bytes of a response outside its body: in its head, and between pieces of the body. A
+# URL's response may have 100 headers.
 HEAD_MAX_BYTES, HEADERS_MAX = 64 * 1024, 256
 PIECE_BYTES = 64 * 1024
 WITHOUT_BODY = frozenset({204, 304})
 TOO_LONG = f"the server's answer has a head of more than {HEAD_MAX_BYTES} bytes"
-# One chunk for each so many bytes that came together costs no more than the bytes.
+# One chunk per this number of bytes received together costs no more than the bytes.
 BYTES_OF_A_CHUNK = 1024
-# So many tiny chunks of all answers of a server are read in a second.
+# The limit on tiny chunks per second, over all responses of a server.
 TINY_CHUNKS_PER_S = 100_000
-# Reading goes on when there is room again for those of so many seconds.
+# Reading resumes once there is room for the chunks of this many seconds.
 ROOM_AGAIN_S = 0.5
 
 
 class Wait(Enum):
-    """Why nothing is read of a connection."""
+    """The reason for a pause in reading."""
 
     FOR_ROOM = auto()  # for long output
     FOR_CHUNKS = auto()
@@ -47,15 +47,15 @@ class Answered(Protocol):
     def head(self, status: int, fields: list[tuple[bytes, bytes]], /) -> None: ...
 
     def body(self, data: bytes) -> None:
-        """What has come of it. Behind the head always once, even where nothing has."""
+        """Called with each piece of the body; at least once after the head, even if empty."""
 
     def end(self, error: str | None, /) -> None:
-        """The last of all. `error`: why the answer is not whole (a sentence)."""
+        """Called last. `error`: why the response is incomplete (a sentence)."""
 
 
 class ChunkRoom:
-    """The tiny chunks that are read of all connections to one server. Where there are too many, all
-    of these wait.
+    """Limits the tiny chunks read from all connections to one server. If there are too many, all of
+    them wait.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class ChunkRoom:
         self._connections.discard(connection)
 
     def take(self, count: int) -> None:
-        """So many were read."""
+        """Counts `count` chunks."""
         now = self._loop.time()
         left = self._left + (now - self._at) * TINY_CHUNKS_PER_S
         self._left, self._at = min(left, float(TINY_CHUNKS_PER_S)) - count, now
@@ -91,13 +91,13 @@ class ChunkRoom:
 
 
 class HeadTooLongError(Exception):
-    """Raised out of the parser: what comes behind is not looked at."""
+    """Raised inside the parser's callbacks: further data is ignored."""
 
 
 class HttpConnection(asyncio.Protocol):
-    """`is_open`: whether another request can be sent once this one is answered. `has_begun`:
-    whether any byte of the present answer has come. `idle_since`: for who keeps it.
-    `chunk_room`: of all connections to the same server.
+    """`is_open`: whether another request can follow this one. `has_begun`: whether any byte of the
+    current response has arrived. `idle_since`: for the pool of connections. `chunk_room`: shared by
+    all connections to the same server.
     """
 
     def __init__(self, chunk_room: ChunkRoom) -> None:
@@ -116,10 +116,10 @@ class HttpConnection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._chunks = 0
         self._waits_for: set[Wait] = set()
-        self._is_sending = False  # a body is not sent to its end
+        self._is_sending = False  # a body is being sent
         self._is_write_paused = False
         self._writable: asyncio.Future[None] | None = None
-        # The same socket again, while a body is sent: it can be read after a write has failed.
+        # A duplicate of the socket while a body is sent, readable after a failed write.
         self._again = -1
 
     def send(self, head: bytes, body: bytes, to: Answered, *, is_head_request: bool) -> None:
@@ -137,8 +137,8 @@ class HttpConnection(asyncio.Protocol):
             transport.write(body)
 
     async def send_body(self, body: StreamedBody) -> None:
-        """Sends the body of the request whose head was sent, as the server takes it. Returns early
-        where nobody takes it any more. Raises `BodyCut`.
+        """Sends the body after its head, as fast as the server reads it. Returns early if the
+        server stops reading. Raises `BodyCut`.
         """
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -160,7 +160,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_sending = False
 
     def pause(self, why: Wait) -> None:
-        """Nothing is read until `resume` was called for each reason."""
+        """Pauses reading until `resume` was called for each reason."""
         self._waits_for.add(why)
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
@@ -174,13 +174,13 @@ class HttpConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Ends it. A request that it has is told nothing any more."""
+        """Closes the connection. Its current request gets no further calls."""
         is_busy, self._to, self.is_open = self.is_busy, None, False
         self._forget_again()
         transport = self._transport
         if transport is None:
             return
-        # What it has not taken would keep the connection for as long as the server likes.
+        # Unread data would let the server keep the connection open forever.
         if is_busy or transport.get_write_buffer_size():
             transport.abort()
         else:
@@ -188,7 +188,7 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether it has a request that is not answered."""
+        """Whether a request awaits its response."""
         return self._to is not None
 
     # What comes ------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class HttpConnection(asyncio.Protocol):
         self._chunk_room.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._to is None:  # it belongs to no answer
+        if self._to is None:  # it belongs to no response
             self.close()
             return
         self.has_begun, self._has_moved = True, False
@@ -216,7 +216,7 @@ class HttpConnection(asyncio.Protocol):
             if isinstance(error.__context__, HeadTooLongError):
                 self._end(str(error.__context__))
                 return
-            # Where a call of ours raised, that is a mistake of ours.
+            # An exception in one of our callbacks is a bug.
             if isinstance(error, httptools.HttpParserCallbackError):
                 raise
             self._end("the server's answer is no HTTP/1.1: " + _first_line(error))
@@ -257,13 +257,13 @@ class HttpConnection(asyncio.Protocol):
             self._end("the server closed the connection without an answer")
 
     def _ends_with_connection(self) -> bool:
-        """Whether nothing else says where the body ends that is being read."""
+        """Whether only the end of the connection marks the end of the body."""
         names = {name.lower() for name, _ in self._fields}
         has_length = b"content-length" in names or b"transfer-encoding" in names
         return not has_length and self._parser.get_status_code() not in WITHOUT_BODY
 
     def _hand_on(self) -> None:
-        """What has come of the body, as one piece: many small ones would cost much more."""
+        """Passes on the received pieces of the body as one: many small ones would cost more."""
         pieces = self._pieces
         self._pieces, self._has_new_head = [], False
         self._chunks += len(pieces)
@@ -271,7 +271,7 @@ class HttpConnection(asyncio.Protocol):
             self._to.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def _read_rest(self) -> bool:
-        """Reads what the server had sent before a write to it failed. Whether it came to an end."""
+        """Reads what the server sent before a write failed. Returns whether the response ended."""
         while self._again >= 0 and self._to is not None:
             try:
                 data = os.read(self._again, PIECE_BYTES)
@@ -293,7 +293,7 @@ class HttpConnection(asyncio.Protocol):
         to = self._to
         unsent = self._transport is not None and self._transport.get_write_buffer_size()
         if unsent or self._is_sending:
-            self.is_open = False  # it has not taken the whole request
+            self.is_open = False  # it has not read the whole request
         if error is not None:
             self.close()
         self._to = None
@@ -306,11 +306,11 @@ class HttpConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._fields, self._head_bytes = [], 0
-        if self._to is None:  # a second answer to one request
+        if self._to is None:  # a second response to one request
             self.is_open = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_in_body:  # a trailer, of which nothing is kept
+        if self._is_in_body:  # a trailer, which is dropped
             return
         self._fields.append((name, value))
         self._head_bytes += len(name) + len(value)
@@ -329,7 +329,7 @@ class HttpConnection(asyncio.Protocol):
         self._has_new_head = True
         self._to.head(status, self._fields)
         if self._is_head_request:
-            # The parser waits for the body that a length announces, so nothing more can be read.
+            # The parser now expects the body announced by a length, so the connection is unusable.
             self.is_open = False
             self._end(None)
 
@@ -338,7 +338,7 @@ class HttpConnection(asyncio.Protocol):
         self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        if not self._is_in_body:  # an interim answer
+        if not self._is_in_body:  # an interim response
             return
         self._is_in_body = False
         if self._to is not None:

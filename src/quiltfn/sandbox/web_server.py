@@ -1,14 +1,10 @@
-"""The HTTP server in a sandbox: its start, the requests that it has, and its log.
-
-Sockets are made inside the sandbox by its guest and come out as descriptors, so that a request
-goes from here straight to the server, over the loopback of that sandbox, and the guest has no part
-in it.
-
-Rule 1: a call that is over has no connection: whatever ended it closed the one that it had, or the
-answer was whole.
-Rule 2: what the server writes is in the record of one call, once: of that which began first of
-those that run, or of the next one. While more comes than `LOG_BYTES_PER_S`, the server has to wait.
-Rule 3: a body that is passed on while it arrives is sent once, on a connection of its own.
+"""The HTTP server in a sandbox: its start, its requests and its log. The guest creates sockets
+inside the sandbox and passes them out as descriptors. So requests go straight to the server, over
+the loopback interface of the sandbox and past the guest. Rule 1: an ended invocation has no
+connection: either its end closed that, or the response was complete. Rule 2: output of the server
+goes to exactly one record: that of the oldest running invocation or, if none runs, of the next one.
+Above `LOG_BYTES_PER_S` the server has to wait. Rule 3: a streamed body is sent only once, on a new
+connection.
 """
 
 import asyncio
@@ -41,29 +37,29 @@ from quiltfn.sandbox.last_words import LAST_WORDS_BYTES, with_last_line, with_ou
 from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
 
 LOOPBACK = "127.0.0.1"
-# Of what is written while no call runs, so much is kept for the next one.
+# How much output between invocations is kept for the next one.
 LOG_BETWEEN_BYTES = 16 * 1024
 LOG_BYTES_PER_S = 1024 * 1024
-# A read of the log counts as so many bytes at least: to be woken costs more than what is read.
+# The minimum that a read of the log counts: waking up costs more than a short read.
 LOG_READ_BYTES = 256
 PIECE = 64 * 1024
-NO_BYTES = bytes(4)  # a number of bytes, as the kernel tells it: none
-# A connection that was idle for longer is not used again: servers close those after some seconds,
-# and a request on its way just then would be lost.
+NO_BYTES = bytes(4)  # the kernel's byte count of an empty pipe
+# A connection that was idle for longer is not reused: servers close idle connections after some
+# seconds, and a request sent at that moment would be lost.
 IDLE_S = 1.0
 READY_WITHIN_S = 120.0
 IN_FRONT = " (it has to stay in the foreground)"
 NO_SUCH_PATH = (
     " (calls that are no HTTP requests go to AWS_LWA_PASS_THROUGH_PATH; requests to the URL)"
 )
-# Whether it is ready is looked at so often, and after a while each time that its start has taken
-# a twentieth longer.
+# The interval of readiness checks at first and at most. It grows with the duration of the start: a
+# check each time that this is a twentieth longer.
 LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S, LATER_BY = 0.01, 0.5, 0.05
 UNHEALTHY_FROM = 500
-# So long is waited, where a connection was lost, to hear that the server has ended.
+# How long to wait, after a lost connection, for a report that the server has ended.
 END_HEARD_WITHIN_S = 0.25
 NO_DESCRIPTORS = "the platform has no file descriptors left"
-# Headers that say which call it is, by the variable that other handlers find the same in.
+# Headers that describe the invocation, by the variables that tell other handlers the same.
 ABOUT = (
     ("x-invocation-id", "QUILT_INVOCATION_ID"),
     ("x-invocation-deadline-ms", "QUILT_DEADLINE_MS"),
@@ -72,14 +68,14 @@ ABOUT = (
 
 
 class Exchange:
-    """One call that the server has: what came of it so far. `http_connection.Answered`.
-    `deadline`: by the clock of the loop. `on_error`: is told why the answer is not whole.
-    `before_end`: is called before the output is taken.
+    """One invocation of the server and its results so far. Implements `http_connection.Answered`.
+    `deadline`: in loop time. `on_error`: called with the reason for an incomplete response.
+    `before_end`: called before the output is taken.
     """
 
     connection: HttpConnection | None = None
     sending: asyncio.Task[None] | None = None  # its body
-    # `is_reused`: the connection had answered another request; `is_again`: it is sent anew.
+    # `is_reused`: the connection has served an earlier request; `is_again`: this is a resend.
     is_reused = is_again = False
     _status, _prelude = 0, b""
     _room_bytes = SHORT_OUTPUT_BYTES
@@ -100,7 +96,7 @@ class Exchange:
         self.ended: asyncio.Future[CallResult] = loop.create_future()
 
     def log(self, data: bytes) -> None:
-        """Adds to what the server has written."""
+        """Adds output of the server."""
         keep = data[: max(0, self._limits.stderr - self._stderr)]
         if keep:
             self._stderr += len(keep)
@@ -108,7 +104,7 @@ class Exchange:
         self._stderr_dropped += len(data) - len(keep)
 
     def drop(self, size: int) -> None:
-        """So much of what the server has written was not kept."""
+        """Counts `size` bytes of dropped output."""
         self._stderr_dropped += size
 
     def head(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
@@ -123,7 +119,7 @@ class Exchange:
             why = f"the server's answer cannot be sent: {error}"
             self.fail(HttpFailed(None, why))
             return
-        self._prelude = prelude  # which goes with what has come of the body by now
+        self._prelude = prelude  # sent with the first piece of the body
 
     def body(self, data: bytes) -> None:
         if self.ended.done():
@@ -134,7 +130,7 @@ class Exchange:
             self._append(prelude + keep)
         if len(keep) < len(data):
             self._stdout_dropped += len(data) - len(keep)
-            self.finish(ExitKind.EXITED)  # the rest would be of no use to anybody
+            self.finish(ExitKind.EXITED)  # the rest would be dropped, too
 
     def _append(self, data: bytes) -> None:
         self._stdout += len(data)
@@ -161,7 +157,7 @@ class Exchange:
             self.finish(ExitKind.EXITED)
 
     def fail(self, why: EndCause, *, out_of_memory: bool = False) -> None:
-        """The call has no result, for a reason that is the server's."""
+        """Ends the invocation without a result because of the server."""
         code = int(out_of_memory)
         self.finish(ExitKind.EXITED, code, refusal=why, out_of_memory=out_of_memory)
 
@@ -175,7 +171,7 @@ class Exchange:
         refusal: EndCause | None = None,
         out_of_memory: bool = False,
     ) -> bool:
-        """Gives the call its result, with the output that has come, unless it has one."""
+        """Sets the result, with the output so far, unless there is one."""
         if self.ended.done():
             return False
         self.before_end()
@@ -201,7 +197,7 @@ class Exchange:
 
 
 class _Probe:
-    """Hears whether the server answers a GET. `http_connection.Answered`."""
+    """Receives the response to a readiness check. Implements `http_connection.Answered`."""
 
     def __init__(self) -> None:
         self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -221,10 +217,10 @@ class _Probe:
 
 
 class WebServer:
-    """The server of one sandbox. `log`: the end of its pipe, which belongs to this object from now
-    on. `ask_socket`: asks the guest for a socket, which `socket_came` then gets.
-    `was_killed_for_memory`: whether the kernel has since it was asked last. Making one raises
-    `SandboxRefused` where the log is no pipe.
+    """The server of one sandbox. `log`: the read end of its output pipe, owned by this object from
+    now on. `ask_socket`: requests a socket from the guest; `socket_came` receives it.
+    `was_killed_for_memory`: whether the kernel has killed for memory since the last query. The
+    constructor raises `SandboxRefused` if the log isn't a pipe.
     """
 
     def __init__(
@@ -235,7 +231,7 @@ class WebServer:
         ask_socket: Callable[[], None],
         was_killed_for_memory: Callable[[], bool],
     ) -> None:
-        if not stat.S_ISFIFO(os.fstat(log).st_mode):  # else no call might end for its sake
+        if not stat.S_ISFIFO(os.fstat(log).st_mode):  # it might block ends
             os.close(log)
             raise SandboxRefused("the guest gave something else than a pipe")
         self._settings, self._log, self._limits = settings, log, limits
@@ -243,7 +239,7 @@ class WebServer:
         self._loop = asyncio.get_running_loop()
         self._running: dict[Exchange, None] = {}
         self._idle: deque[HttpConnection] = deque()
-        self._is_looking = False  # whether somebody will close idle connections
+        self._is_looking = False  # whether a timer will close idle connections
         self._wanted: deque[asyncio.Future[socket.socket]] = deque()
         self._tasks = TaskGroup()
         self._over = asyncio.Event()
@@ -252,7 +248,7 @@ class WebServer:
         self._log_room = LOG_BYTES_PER_S
         self._refill: asyncio.TimerHandle | None = None
         self._overdue: asyncio.TimerHandle | None = None
-        # Of that timer; uvloop's own do not always tell.
+        # The time of that timer; uvloop's timers do not always provide it.
         self._overdue_at = 0.0
         self._chunk_room = ChunkRoom()
         os.set_blocking(log, False)
@@ -261,7 +257,9 @@ class WebServer:
     # Its start ---------------------------------------------------------------------------------
 
     async def wait_until_ready(self) -> None:
-        """Returns once it accepts connections, or answers as it should. Raises `SandboxRefused`."""
+        """Waits until it accepts connections or passes its readiness check. Raises
+        `SandboxRefused`.
+        """
         port, path = self._settings.port, self._settings.readiness_path
         why = f"the server did not accept connections on port {port} in time"
         began = self._loop.time()
@@ -288,7 +286,7 @@ class WebServer:
         raise SandboxRefused(with_output(with_last_line(why, words), words))
 
     async def _status_of(self, path: str) -> int:
-        """The status of the answer to a GET; 0: there was none."""
+        """The status of the response to a GET; 0: there was none."""
         connection, probe = await self._connect(), _Probe()
         head = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
         try:
@@ -300,7 +298,7 @@ class WebServer:
     # Calls -------------------------------------------------------------------------------------
 
     async def call(self, call: Call) -> CallResult:
-        """As `ports.Sandbox.call`, but that several may run."""
+        """As `ports.Sandbox.call`, but several may run at once."""
         try:
             framing = None if call.body is None else framing_of(call.body.length)
             request = request_of(call.payload, self._settings.event_path, _about(call), framing)
@@ -341,7 +339,7 @@ class WebServer:
         return any(ended)
 
     def _look_for_overdue_at(self, at: float) -> None:
-        """Sets the one timer for the deadlines of all calls; one for each would cost every call."""
+        """Sets the one timer for all deadlines; a timer each would slow every invocation."""
         if self._overdue is not None:
             self._overdue.cancel()
         self._overdue_at = at
@@ -367,7 +365,7 @@ class WebServer:
     async def _pass_on(
         self, exchange: Exchange, connection: HttpConnection, body: StreamedBody
     ) -> None:
-        """Sends a body while it arrives. If the rest does not come, the call ends with that."""
+        """Sends a body while it arrives. If it stays incomplete, the invocation ends."""
         try:
             await connection.send_body(body)
         except BodyCut as error:
@@ -401,7 +399,7 @@ class WebServer:
         return NoNetwork(f"{what}: {error.strerror}", LOOPBACK, self._settings.port)
 
     async def _explain(self, exchange: Exchange, why: EndCause) -> None:
-        """Fails a call whose connection failed, unless that was because the server has ended."""
+        """Fails an invocation whose connection failed, unless the server has ended."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_HEARD_WITHIN_S):
                 await self._over.wait()
@@ -438,7 +436,7 @@ class WebServer:
             self._loop.call_later(IDLE_S, self._close_idle)
 
     async def _connect(self) -> HttpConnection:
-        """A new connection to the server. Raises `OSError`."""
+        """Opens a new connection to the server. Raises `OSError`."""
         if self._over.is_set():
             raise OSError(0, "it has ended")
         asked: asyncio.Future[socket.socket] = self._loop.create_future()
@@ -456,7 +454,7 @@ class WebServer:
         return connection
 
     def socket_came(self, errno: int, descriptor: int | None) -> bool:
-        """A socket that was asked for, or why there is none. False: none was asked for."""
+        """Receives a requested socket, or the error. Returns False if none was requested."""
         asked = self._wanted.popleft() if self._wanted else None
         one = None if descriptor is None else socket.socket(fileno=descriptor)
         if asked is None or asked.done():
@@ -476,19 +474,19 @@ class WebServer:
     # Its log -----------------------------------------------------------------------------------
 
     def _look_at_log(self) -> None:
-        """As `_read_log`, where there is mostly nothing: to ask for that is less than a read."""
+        """As `_read_log`, for when the pipe is mostly empty: this check is cheaper than a read."""
         if self._log >= 0 and fcntl.ioctl(self._log, termios.FIONREAD, NO_BYTES) != NO_BYTES:
             self._read_log()
 
     def _read_log(self) -> None:
-        """Takes what the server has written, a piece at most."""
+        """Reads at most one piece of the server's output."""
         if self._log < 0 or self._log_room <= 0:
             return
         try:
             data = os.read(self._log, PIECE)
-        except OSError:  # there is nothing
+        except OSError:  # the pipe is empty
             return
-        if not data:  # nobody has the other end any more
+        if not data:  # the other end is closed
             self._close_log()
             return
         self._log_room -= max(len(data), LOG_READ_BYTES)
@@ -496,9 +494,9 @@ class WebServer:
             self._refill = self._loop.call_later(1.0, self._refilled)
         if self._log_room <= 0:
             self._loop.remove_reader(self._log)
-        # Some shells write a message piece by piece, and its line end alone.
+        # Some shells write a message in pieces, and its newline separately.
         self._last_words = (self._last_words + data)[-2 * LAST_WORDS_BYTES :]
-        # One that has ended is still listed until its task goes on.
+        # An ended exchange is still listed until its task continues.
         owner = next((one for one in self._running if not one.ended.done()), None)
         if owner is not None:
             owner.log(data)
@@ -522,7 +520,7 @@ class WebServer:
     # Its end -----------------------------------------------------------------------------------
 
     def ended(self, kind: ExitKind, code: int, *, out_of_memory: bool) -> None:
-        """The server has ended, and with it all that it had begun."""
+        """Ends all invocations because the server has ended."""
         is_exit = kind is ExitKind.EXITED
         how = f"ended with status {code}" if is_exit else f"was killed by signal {code}"
         self._has_exited_well = is_exit and code == 0
@@ -535,7 +533,7 @@ class WebServer:
                 exchange.finish(kind, code, out_of_memory=out_of_memory)
 
     def lost(self, *, out_of_memory: bool) -> None:
-        """The sandbox is gone."""
+        """Ends all invocations because the sandbox is gone."""
         self._over_now("ended with its sandbox")
         for exchange in list(self._running):
             exchange.finish(ExitKind.SANDBOX_GONE, out_of_memory=out_of_memory)
@@ -561,6 +559,6 @@ class WebServer:
 
 
 def _about(call: Call) -> dict[str, str]:
-    """The headers that tell a server which call it has."""
+    """The headers that describe the invocation to the server."""
     given = call.environment
     return {name: given[variable] for name, variable in ABOUT if variable in given}
