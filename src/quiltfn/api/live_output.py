@@ -1,9 +1,9 @@
-"""The output of calls as readers follow it: of a running call from what has come, then from its
-record, by slices.
+"""Streams the output of calls to readers: of a running call from memory, then from its record,
+slice by slice.
 
-Rule 1: what a reader is given is what the record has, byte for byte. Bytes that the record does not
-have are told as a `gap`, before the `end`.
-Rule 2: nothing here holds up a handler, and a reader holds a slice at a time, however slow it is.
+Rule 1: readers get exactly the bytes of the record. A `gap` before the `end` reports bytes that the
+record lacks.
+Rule 2: readers never delay a handler, and each holds one slice at a time, however slow it is.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from quiltfn.ports import Outline
 from quiltfn.store.calls.journal import SpoolJournal
 
 SLICE_BYTES = 16 * 1024
-# Calls of a function that a slow reader may be behind with; more are told as a gap.
+# How many calls of a function a slow reader may lag behind; further ones become a gap.
 CALLS_MAX = 1000
-# How often it is looked whether a call that is not under way here has begun or ended.
+# The interval of checks whether a call not running here has begun or ended.
 LOOK_EVERY_S = 1.0
 NOWHERE: Mapping[str, int] = dict.fromkeys(STREAMS, 0)
 
@@ -36,8 +36,9 @@ Events = AsyncGenerator[bytes, None]
 
 
 class OutputReader:
-    """Reads the output of one call, from `at` on. `changed` is called when there may be more; to be
-    closed. `streams`: those that are read. `names_call`: whether each event says which call it is.
+    """Reads the output of one call, from `at` on; close it after use. Calls `changed` when there
+    may be more. `streams`: those to read. `names_call`: whether each event contains the id of the
+    call.
     """
 
     def __init__(
@@ -58,15 +59,15 @@ class OutputReader:
         self.outline: Outline | None = None
 
     def start(self, at: Mapping[str, int], attempt: int | None = None) -> None:
-        """Reads from there on. `attempt`: the one that `at` is of; if it is not the current one,
-        reads the current one from its start. None: `at` is of whichever is current.
+        """Starts at `at`. `attempt`: the attempt that `at` belongs to; if it isn't the current one,
+        reads the current one from its start. None: `at` belongs to the current one.
         """
         if attempt not in (None, self.attempt):
             at = NOWHERE
         self._cursor = Cursor(at, self._streams)
 
     def attach(self, running: RunningCall, changed: Callable[[], None] | None = None) -> None:
-        """Reads what the running call writes. `changed` is called when there may be more."""
+        """Reads the output of the running call. Calls `changed` when there may be more."""
         self.close()
         self._running, self._changed = running, changed
         self.attempt = running.record.attempt
@@ -80,11 +81,11 @@ class OutputReader:
 
     @property
     def is_live(self) -> bool:
-        """Whether the call runs and is followed."""
+        """Whether the call is running and attached."""
         return self._running is not None and not self._running.output.is_closed
 
     async def load(self) -> Outline:
-        """The record as it is now. Raises `NotFound`."""
+        """Loads the current record. Raises `NotFound`."""
         self.close()
         self.outline = await self._journal.outline(self._function_id, self._invocation_id)
         if self.outline is None:
@@ -93,7 +94,7 @@ class OutputReader:
         return self.outline
 
     async def next(self, most: int = SLICE_BYTES) -> tuple[Part, bytes] | None:
-        """The next bytes, which the reader passes with `pass_by`; None: there are none now."""
+        """Returns the next bytes; `pass_by` then advances. None: there are none now."""
         if self._running is not None and not self._running.output.is_closed:
             log = self._running.output
             part = self._cursor.next(log.order, log.sizes, most, is_live=True)
@@ -118,12 +119,12 @@ class OutputReader:
             return self._running.output.read(stream, start, size)
         of = self._function_id, self._invocation_id
         data = await self._journal.read_output(*of, stream, start, size)
-        if not data:  # the record said that there is more
+        if not data:  # the record announced more
             raise CutShort("the record was removed while it was read")
         return data
 
     async def last_lines(self, count: int) -> Mapping[str, int]:
-        """Where the last `count` lines of the output begin."""
+        """Returns the offsets at which the last `count` lines begin."""
         if self._running is not None and self.is_live:
             order, sizes = list(self._running.output.order), self._running.output.sizes
         else:
@@ -152,12 +153,12 @@ class OutputReader:
     # As events -------------------------------------------------------------------------------
 
     async def events(self) -> Events:
-        """Everything that has come by now, as `stdout` and `stderr`."""
+        """Yields all output so far, as `stdout` and `stderr` events."""
         while (found := await self.next()) is not None:
             part, data = found
             pieces = text_or_bytes(data, is_open=part.is_open)
             if not pieces:
-                return  # half a character: the rest has not come
+                return  # an incomplete character: wait for the rest
             for piece in pieces:
                 yield self._chunk(part.stream, piece)
 
@@ -175,18 +176,18 @@ class OutputReader:
 
     @property
     def event_id(self) -> str:
-        """Where the reader is, to come back to."""
+        """The reader's position, for resuming."""
         at = f"{self._cursor.at['stdout']}-{self._cursor.at['stderr']}"
         return at if self.attempt == 1 else f"{at}-{self.attempt}"
 
     async def last_events(self) -> Events:
-        """What the record does not have, as `gap`, and the record itself as `end`."""
+        """Yields output that the record lacks as `gap`, and the record itself as `end`."""
         outline = self.outline or await self.load()
         record = outline.record
         dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
         for stream in self._streams:
             size = outline.sizes[stream]
-            # What the reader has was lost with the server that ran the invocation.
+            # Output that the reader already has was lost with the server that ran the invocation.
             missing = max(dropped[stream], self._cursor.at[stream] - size)
             if missing:
                 gap = wire.OutputGap(
@@ -200,7 +201,7 @@ class OutputReader:
             yield piece
 
     async def _end(self, outline: Outline) -> Events:
-        """The `end` event, whose JSON has all output of the call and is never whole in memory."""
+        """Yields the `end` event in pieces: its JSON has all output, never whole in memory."""
         text = event("end", encode(shapes.invocation(outline.record)))
         texts = {
             stream: (size, partial(self._slice, stream)) for stream, size in outline.sizes.items()
@@ -209,12 +210,12 @@ class OutputReader:
             yield piece
 
     async def _slice(self, stream: str, start: int) -> bytes:
-        await asyncio.sleep(0)  # it may be in memory
+        await asyncio.sleep(0)  # a read from memory does not yield to other tasks
         return await self._read(stream, start, PIECE_BYTES)
 
 
 async def written(reader: OutputReader) -> AsyncGenerator[bytes, None]:
-    """The output by now, as bytes, both streams in the order in which they came."""
+    """Yields the output so far as bytes, both streams in their original order."""
     try:
         while (found := await reader.next(PIECE_BYTES)) is not None:
             part, data = found
@@ -225,7 +226,7 @@ async def written(reader: OutputReader) -> AsyncGenerator[bytes, None]:
 
 
 async def live_events(reader: OutputReader, running: RunningCall) -> Events:
-    """The output of a running call as it comes; the rest is in its record then."""
+    """Yields the output of a running call as it arrives; the rest is then in its record."""
     change = asyncio.Event()
     reader.attach(running, change.set)
     while reader.is_live:
@@ -237,7 +238,9 @@ async def live_events(reader: OutputReader, running: RunningCall) -> Events:
 
 
 async def follow_call(reader: OutputReader, find: Callable[[], RunningCall | None]) -> Events:
-    """The output of a call as it comes, until its end. `find`: the call, if it runs here."""
+    """Yields the output of a call as it arrives, until its end. `find`: finds the call if it runs
+    here.
+    """
     try:
         while True:
             running = find()
@@ -260,7 +263,7 @@ async def follow_call(reader: OutputReader, find: Callable[[], RunningCall | Non
 
 
 def started(running: RunningCall) -> bytes:
-    """The event that says that a handler has its call."""
+    """The event for the start of a handler."""
     record = running.record
     started = wire.CallStarted(invocation_id=record.invocation_id, cold_start=record.cold_start)
     return event("started", encode(started))
@@ -269,7 +272,7 @@ def started(running: RunningCall) -> bytes:
 async def follow_function(
     invoker: Invoker, journal: SpoolJournal, function_id: str, streams: Sequence[str]
 ) -> Events:
-    """The output of all calls of a function on this server, as they come."""
+    """Yields the output of all calls of a function on this server, as it arrives."""
     arrived: deque[RunningCall] = deque()
     readers: dict[str, OutputReader] = {}
     changed: dict[str, None] = {}
@@ -313,7 +316,7 @@ async def follow_function(
                     yield piece
                 if not readers[running_id].is_live:
                     readers.pop(running_id).close()
-                    changed.pop(running_id, None)  # it was noted at its end
+                    changed.pop(running_id, None)  # its end is already queued
     finally:
         invoker.unlisten(function_id, arrive)
         for reader in readers.values():
@@ -321,7 +324,7 @@ async def follow_function(
 
 
 async def _news_of(reader: OutputReader) -> Events:
-    """What has come of a call, with its end if it has ended."""
+    """Yields the new output of a call, and its end if it has ended."""
     try:
         was_live = reader.is_live
         async for piece in reader.events():
@@ -329,10 +332,10 @@ async def _news_of(reader: OutputReader) -> Events:
         if was_live and reader.is_live:
             return
         outline = await reader.load()
-        async for piece in reader.events():  # what came while the rest was sent
+        async for piece in reader.events():  # output that arrived during the sending
             yield piece
         if outline.record.is_final:
             async for piece in reader.last_events():
                 yield piece
-    except NotFound:  # it is deleted with its function
+    except NotFound:  # deleted with its function
         reader.close()

@@ -1,9 +1,9 @@
-"""The answer of a handler, and what it may hold.
+"""The HTTP response of a handler, and the checks of it.
 
-Rule 1: what would change how this server's own bytes are read is refused: names and values that are
-no HTTP, statuses without a body of their own. Rule 2: what is this server's to say is dropped: the
-connection, the length, its ids, cookies over the whole host, orders to a proxy. Rule 3: on the host
-of the API only known headers are sent, none of which says anything of that host.
+Rule 1: anything that would change the framing of responses is refused: names and values that are
+not valid HTTP, statuses without a body. Rule 2: headers that belong to this server are dropped:
+connection, length, its ids, cookies for the whole host, commands to a proxy. Rule 3: on the host of
+the API only known headers are sent, none of which affects the host.
 """
 
 import re
@@ -15,7 +15,7 @@ import msgspec
 from quiltfn.http_trigger.call import HOP_BY_HOP, Field
 
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
-# Possessive: a payload may name a million, and each would be remembered to be tried again.
+# Possessive: a payload may have a million names, and each would be stored for backtracking.
 NAMES = re.compile(rf"(?:{NAME.pattern}+\n)*+")
 # Visible characters, spaces and tabs (RFC 9110, 5.5); anything above ASCII as UTF-8.
 VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
@@ -32,9 +32,9 @@ OURS = HOP_BY_HOP | {
     "server-timing",
     "x-output-truncated",
 }
-# What a handler may say on a host that it shares with the API and other tenants' functions: each
-# holds for its own response alone. Browsers learn new headers that hold for the whole origin
-# (Accept-CH, Set-Login, Clear-Site-Data, …), so any other is dropped, but for OF_APPLICATIONS.
+# Headers that a handler may set on a host that it shares with the API and other tenants' functions:
+# each affects only its own response. Browsers keep adding headers that affect the whole origin
+# (Accept-CH, Set-Login, Clear-Site-Data, …), so any other is dropped, except OF_APPLICATIONS.
 OF_THE_RESPONSE = frozenset(
     {
         *("accept-patch", "accept-post", "accept-ranges", "age", "allow", "cache-control"),
@@ -49,12 +49,12 @@ OF_THE_RESPONSE = frozenset(
         *("tracestate", "vary", "warning"),
     }
 )
-# No browser gives a header of these names a meaning for a host; applications have their own.
+# Prefixes of headers that applications define, and to which browsers give no meaning for a host.
 OF_APPLICATIONS = ("access-control-", "ce-", "hx-", "mcp-", "ratelimit-", "webhook-", "x-")
-# The schemes whose credentials a browser keeps, and sends to whoever asks for them on the host.
+# Schemes whose credentials a browser stores and sends to any path of the host that requests them.
 KEPT_BY_BROWSERS = re.compile(r"\b(basic|digest|negotiate|ntlm)\b", re.IGNORECASE)
-# By these a proxy in front of this server is told to send something else in place of the answer,
-# such as a file of its own or what is behind another address.
+# Prefixes of headers that make a proxy in front of this server replace the response, for example by
+# a local file or the content of another address.
 OF_THE_PROXY = ("x-accel-", "x-sendfile", "x-lighttpd-send", "x-reproxy-")
 SET_COOKIE = "set-cookie"
 SANDBOX = "sandbox allow-scripts allow-forms"
@@ -62,31 +62,31 @@ TEXT, JSON, OCTETS = "text/plain; charset=utf-8", "application/json", "applicati
 
 
 class BadAnswer(Exception):
-    """What a handler answered is no HTTP answer (a sentence)."""
+    """The handler's response is not valid HTTP (a sentence)."""
 
 
 class Head(msgspec.Struct, frozen=True):
-    """Status and headers, names in small letters."""
+    """Status and headers, with lowercase names."""
 
     status: int
     headers: list[Field]
 
     def with_type(self, kind: str) -> "Head":
-        """The same; `kind` is its content type where it names none."""
+        """Returns the head with the content type `kind` if it has none."""
         if "content-type" in [name for name, _ in self.headers]:
             return self
         return Head(self.status, [*self.headers, ("content-type", kind)])
 
 
 class HandlerAnswer(msgspec.Struct, frozen=True):
-    """A whole answer."""
+    """A complete response."""
 
     head: Head
     body: bytes
 
 
 def head_of(status: object, fields: Iterable[Field]) -> Head:
-    """Checks what a handler has said. Raises `BadAnswer`."""
+    """Checks status and headers of a handler. Raises `BadAnswer`."""
     given = list(fields)
     if len(given) > HEADERS_MAX:
         raise too_many_headers(len(given))
@@ -108,14 +108,14 @@ def too_many_headers(count: int) -> BadAnswer:
 
 
 def wrong_field(fields: Sequence[Field]) -> str | None:
-    """Why one of the fields cannot be sent (a sentence); None: all can be."""
+    """Why one of the fields cannot be sent (a sentence); None: all can."""
     names = "".join([f"{name}\n" for name, _ in fields])
     if (
         names.count("\n") == len(fields)
         and NAMES.fullmatch(names)
         and "".join([value for _, value in fields]).isprintable()
     ):
-        return None  # as most are, and a look at each takes several times as long
+        return None  # the usual case; separate checks take several times as long
     for name, value in fields:
         if not NAME.fullmatch(name):
             return f"the name of a header is not valid: {name[:80]!a}"
@@ -125,7 +125,7 @@ def wrong_field(fields: Sequence[Field]) -> str | None:
 
 
 def status_of(status: object) -> int:
-    """Raises `BadAnswer` for what is no status of a whole answer."""
+    """Parses a status. Raises `BadAnswer` if it cannot be that of a complete response."""
     if isinstance(status, str) and re.fullmatch("[0-9]{3}", status):
         status = int(status)
     if isinstance(status, float) and status.is_integer():
@@ -138,8 +138,8 @@ def status_of(status: object) -> int:
 
 
 def sent_headers(head: Head, prefix: str, *, has_own_host: bool) -> list[Field]:
-    """The headers that go to the caller. `prefix`: the path of the function's URL, to which its
-    cookies are confined. `has_own_host`: URLs have a host of their own, where the API is not.
+    """The headers for the caller. `prefix`: the path of the function's URL, to which its cookies
+    are confined. `has_own_host`: URLs have a separate host without the API.
     """
     dropped: AbstractSet[str] = OURS
     for name, value in head.headers:
@@ -155,14 +155,14 @@ def sent_headers(head: Head, prefix: str, *, has_own_host: bool) -> list[Field]:
         elif has_own_host or name in OF_THE_RESPONSE or is_of_the_response(name, value):
             found.append((name, value))
     if not has_own_host:
-        # The handler's own policy holds as well: a browser enforces each of several.
+        # The handler's own policy applies, too: a browser enforces every one.
         found.append(("content-security-policy", SANDBOX))
     return found
 
 
 def is_of_the_response(name: str, value: str) -> bool:
-    """Whether a header says nothing of the host, nor of what else is there. Those of
-    `OF_THE_RESPONSE` never do.
+    """Whether a header affects only its response, not the host. All of `OF_THE_RESPONSE` are safe
+    in this sense.
     """
     if name == "www-authenticate":
         return KEPT_BY_BROWSERS.search(value) is None
@@ -170,7 +170,7 @@ def is_of_the_response(name: str, value: str) -> bool:
 
 
 def cookie_of(value: str, prefix: str) -> str:
-    """A cookie that is sent to the function alone: not to the host's other functions, not to other
+    """Confines a cookie to the function: not sent to other functions of the host, nor to other
     hosts of the domain.
     """
     first, *rest = value.split(";")
@@ -185,15 +185,15 @@ def cookie_of(value: str, prefix: str) -> str:
 
 
 def _below(path: str, prefix: str) -> str:
-    """The path as one below `prefix`: a handler need not know where its URL is."""
+    """Moves the path below `prefix`: a handler need not know its URL."""
     if path == prefix or path.startswith(prefix + "/"):
         return path
     return (prefix + path).rstrip("/") if path.startswith("/") else prefix
 
 
 def _as_latin(value: str) -> str:
-    """Text whose Latin-1 is the UTF-8 of `value`: a connection sends headers as Latin-1. Raises
-    `BadAnswer`.
+    """Text whose Latin-1 encoding is the UTF-8 of `value`: a connection sends headers as Latin-1.
+    Raises `BadAnswer`.
     """
     try:
         return value.strip(" \t").encode().decode("latin-1")

@@ -1,7 +1,7 @@
-"""What is in an image: its files, in the order of their paths, and the packages among them.
+"""Reads the contents of an image: its files, sorted by path, and its packages.
 
-Who uploaded an image chose every name and byte in it. So no link is followed, nothing but regular
-files is opened, and of a file only its beginning is read.
+The uploader of an image chose every name and byte in it. So this module follows no links, opens
+only regular files, and reads only the beginning of a file.
 """
 
 import errno
@@ -20,24 +20,22 @@ from quiltfn.model.runtime import PROGRAMS, Kind
 
 # Maximum bytes read of a file that describes a package, and characters of a name.
 HEAD_BYTES, NAME_MAX = 64 * 1024, 200
-# Maximum packages listed, entries looked at, and descriptions read.
+# Maximum packages listed, entries scanned, and descriptions read.
 PACKAGES_MAX, ENTRIES_MAX, HEADS_MAX = 2000, 200_000, 10_000
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DIST_INFO = ".dist-info"
-# Maximum directories and links in which a program is looked for.
+# Maximum directories and links followed in the search for a program.
 DIRECTORIES_MAX, LINKS_MAX = 32, 40
-# Each part of a path that is looked at on the way is a step, those of links included.
+# Maximum path components visited in that search, including those of links.
 STEPS_MAX = 10_000
-# A part of the path is not there, no directory, a link, too long, or a socket.
+# A component of the path is missing, not a directory, a link, too long, or a socket.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
 def files_of(
     root: Path, after: str, count: int, is_wanted: Callable[[], bool] = lambda: True
 ) -> list[ImageFile]:
-    """Up to `count` files and links, those whose paths come after `after`; fewer once it is not
-    wanted any more. Blocks.
-    """
+    """Up to `count` files and links with paths after `after`; fewer if cancelled. Blocks."""
     behind = tuple(after.split("/")) if after else ()
     return list(islice(_files(root, (), behind, is_wanted), count))
 
@@ -45,7 +43,7 @@ def files_of(
 def _files(
     where: Path, parts: tuple[str, ...], behind: tuple[str, ...], is_wanted: Callable[[], bool]
 ) -> Iterator[ImageFile]:
-    """In the order of their parts. A directory that lies before `behind` is not looked into."""
+    """Yields files sorted by path components. Skips directories that sort before `behind`."""
     for found in sorted(os.scandir(where), key=lambda entry: entry.name):
         path = (*parts, found.name)
         if not is_wanted():
@@ -65,8 +63,8 @@ def _files(
 
 
 def read(root: Path, path: str, most: int) -> bytes | None:
-    """A regular file below `root`; None where there is none by this path, which leads through no
-    link. Raises `Unprocessable` if it has more than `most` bytes. Blocks.
+    """Reads a regular file below `root`; None if there is none at this path without following
+    links. Raises `Unprocessable` if it has more than `most` bytes. Blocks.
     """
     descriptor = _opened(root, path.split("/"))
     if descriptor is None:
@@ -84,8 +82,8 @@ def read(root: Path, path: str, most: int) -> bytes | None:
 
 
 def _opened(root: Path, parts: list[str]) -> int | None:
-    """A descriptor of a file; each directory is opened from the one before, so no link is followed
-    even if somebody lays one meanwhile.
+    """Opens a file; each directory is opened relative to its parent, so no link is followed, even
+    one created during this.
     """
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         return None
@@ -105,15 +103,15 @@ def _opened(root: Path, parts: list[str]) -> int | None:
 
 
 def program_of(root: Path, names: Sequence[str], path: str) -> str | None:
-    """The first program of one of these names in the directories of `path`, as a PATH lists them,
-    of a root file system; None where there is none. Links are followed inside of it. Blocks.
+    """Finds the first program with one of the `names` in the directories of `path`, a PATH, of a
+    root file system; None if there is none. Follows links inside it. Blocks.
     """
     found = _program(root, names, path)
     return None if found is None else found[0]
 
 
 def interpreters_of(root: Path, variables: Mapping[str, str]) -> dict[str, str]:
-    """Kind of runtime → the program of a root file system that runs it, links resolved. Blocks."""
+    """Kind of runtime → its interpreter in a root file system, links resolved. Blocks."""
     path = variables.get("PATH", ALWAYS["PATH"])
     languages = (Kind.PYTHON, Kind.NODE)
     found = {kind: _program(root, PROGRAMS[kind], path) for kind in languages}
@@ -136,8 +134,8 @@ def _program(root: Path, names: Sequence[str], path: str) -> tuple[str, str] | N
 
 
 def _resolved(root: Path, path: str, steps: Iterator[int]) -> str | None:
-    """Where a path of a root file system leads, all links followed inside; None: nowhere, or there
-    are no `steps` left.
+    """Resolves a path of a root file system and all links inside it; None if it leads nowhere, or
+    no `steps` are left.
     """
     left, real, links = list(reversed(path.split("/"))), list[str](), 0
     while left:
@@ -167,7 +165,7 @@ def _resolved(root: Path, path: str, steps: Iterator[int]) -> str | None:
 
 
 def packages_of(root: Path) -> tuple[list[Package], bool]:
-    """The packages of Python and Node in an image, by kind and name, and whether these are all.
+    """The Python and Node packages of an image, by kind and name, and whether the list is complete.
     Blocks.
     """
     found: set[Package] = set()
@@ -180,7 +178,7 @@ def packages_of(root: Path) -> tuple[list[Package], bool]:
         for name in directories:
             package_in = _reader_of(directory, name)
             if package_in is None or (directory / name).is_symlink():
-                continue  # a link leads wherever who uploaded it wanted
+                continue  # the uploader may point a link anywhere
             heads += 1
             if heads > HEADS_MAX or len(found) >= PACKAGES_MAX:
                 return _sorted(found), False
@@ -197,9 +195,7 @@ def _sorted(found: set[Package]) -> list[Package]:
 
 
 def _reader_of(parent: Path, name: str) -> Callable[[Path], Package | None] | None:
-    """What reads the description of a package in a directory of this name; None where such a one
-    has none.
-    """
+    """The reader of the package description in a directory of this name, if it has one."""
     if name.endswith(DIST_INFO):
         return _python
     is_scoped = parent.name.startswith("@") and parent.parent.name == "node_modules"
@@ -219,7 +215,7 @@ def _python(directory: Path) -> Package | None:
 
 
 def _node(directory: Path) -> Package | None:
-    """A package in a directory node_modules, or in a scope there."""
+    """A package in node_modules, or in a scope there."""
     manifest = None
     with suppress(ValueError, RecursionError):
         manifest = json.loads(_head(directory / "package.json").decode("utf-8", "replace"))
@@ -238,7 +234,7 @@ def _package(kind: PackageKind, name: str | None, version: str | None) -> Packag
 
 
 def _head(path: Path) -> bytes:
-    """The beginning of a file; nothing where there is none, or where it is none."""
+    """The beginning of a file; empty if it is missing or isn't a regular file."""
     try:
         descriptor = os.open(path, READ)
     except OSError:
@@ -252,5 +248,5 @@ def _head(path: Path) -> bytes:
 
 
 def sendable(text: str) -> str:
-    """A name that can be sent: what is not UTF-8 in it reads U+FFFD."""
+    """Replaces bytes of a name that are not UTF-8 by U+FFFD."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

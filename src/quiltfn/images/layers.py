@@ -1,13 +1,14 @@
-"""Lays the layers of a root file system over each other, in memory. Pure: it knows names, kinds and
-sizes of members, and decides which of them remain; nothing of it is on a disk.
+"""Merges the layers of a root file system in memory. Pure: it decides from names, kinds and sizes
+of members which of them remain, without access to a disk.
 
-Rule 1: every path is resolved here and inside: a link among the parents of a member is followed
-within the tree, where `..` ends at its root, so what remains has real directories for parents.
-Rule 2: a layer replaces and removes what lower layers have; within a layer nothing is there twice.
-Rule 3: what makes a program another user's, and what is no file, link or directory, does not
-remain: modes become those of any image, and devices and pipes are dropped.
-Rule 4: what a member can ask for is counted: the steps of its path and of the links in it, and what
-is looked through to remove something. Else a small archive would take hours.
+Rule 1: every path is resolved here, inside the tree: a link among the parents of a member is
+followed within the tree, and `..` stops at its root, so the parents of the result are real
+directories.
+Rule 2: a layer replaces and removes entries of lower layers; within a layer no entry occurs twice.
+Rule 3: set-user-ID bits and special files do not remain: modes become those of any image, and
+devices and pipes are dropped.
+Rule 4: the work for members is limited: the steps of their paths and links, and the entries scanned
+for a removal. Otherwise a small archive could take hours.
 """
 
 from collections.abc import Iterator
@@ -19,18 +20,18 @@ from quiltfn.images.archive_rules import WHITEOUT, refusal
 from quiltfn.images.tar import Kind, Member
 
 LAYERS_MAX = 128
-# So many links are followed in one path, as the kernel does.
+# The limit on links followed in one path, as in the kernel.
 LINKS_MAX = 40
-# Members of all layers together, for each entry that may remain.
+# The limit on members of all layers together, per entry that may remain.
 MEMBERS_FOR_EACH = 4
-# Likewise steps of paths, and entries that are looked through; and so many in any case.
+# Likewise for steps of paths and scanned entries, and the number allowed in any case.
 STEPS_FOR_EACH, STEPS_FREE = 128, 100_000
 OPAQUE = WHITEOUT + WHITEOUT + ".opq"
 EXECUTABLE, PLAIN = 0o755, 0o644
 
 
 class FileData(msgspec.Struct, frozen=True):
-    """The bytes of a file: those of a member of a layer, by its place among the members."""
+    """The bytes of a file: a reference to a member of a layer, by index."""
 
     layer: int
     member: int
@@ -39,7 +40,7 @@ class FileData(msgspec.Struct, frozen=True):
 
 
 class File(msgspec.Struct):
-    """`layer`: which one gave it this name."""
+    """`layer`: the layer that gave it this name."""
 
     layer: int
     content: FileData
@@ -60,7 +61,7 @@ Node = File | Link | Directory
 
 class Layers:
     """`files_max`: how many files, links and directories may remain. `has_whiteouts`: a layer may
-    remove what lower ones have; where there is only one, nothing can be meant by that.
+    remove entries of lower ones; with only one layer, whiteouts have no meaning.
     """
 
     def __init__(self, files_max: int, *, has_whiteouts: bool) -> None:
@@ -69,12 +70,12 @@ class Layers:
         self._layer = self._members = -1
         self._seen = 0
         self._steps_left = STEPS_FOR_EACH * files_max + STEPS_FREE
-        # Of the layer: directories whose lower content was removed, and what was dropped.
+        # Of the current layer: directories with lower content removed, and dropped members.
         self._opaque: set[int] = set()
         self._dropped: set[tuple[int, str]] = set()
 
     def begin_layer(self) -> None:
-        """What is added from here on belongs to the next layer."""
+        """Begins the next layer."""
         self._layer += 1
         self._members = -1
         self._opaque.clear()
@@ -122,8 +123,8 @@ class Layers:
             parent.children[name] = File(self._layer, content)
 
     def entries(self) -> Iterator[tuple[str, Node]]:
-        """What remains, with its path; a directory comes before what is in it. Raises
-        `Unprocessable` where that is too much.
+        """Yields the remaining entries with their paths; a directory precedes its contents. Raises
+        `Unprocessable` if there are too many.
         """
         count = 0
         waiting: list[tuple[tuple[str, ...], Directory]] = [((), self._root)]
@@ -135,7 +136,7 @@ class Layers:
                     most = self._files_max
                     raise refusal(f"it has more than {most} files, directories and links")
                 path = "/".join((*above, name))
-                archive_rules.parts_of(path)  # which is another one where a link led there
+                archive_rules.parts_of(path)  # links may have changed the path
                 yield path, node
                 if isinstance(node, Directory):
                     waiting.append(((*above, name), node))
@@ -143,15 +144,15 @@ class Layers:
     # One member ----------------------------------------------------------------------------------
 
     def _make_opaque(self, directory: Directory) -> None:
-        """Removes what lower layers have in a directory, which is of this layer from here on."""
+        """Removes the content of lower layers from a directory, and assigns it to this layer."""
         directory.layer = self._layer
         if id(directory) not in self._opaque:
             self._opaque.add(id(directory))
             self._prune(directory)
 
     def _whiteout(self, parent: Directory | None, name: str, member: Member) -> None:
-        """Removes what lower layers have there. Other names of the form .wh..wh.… are those of a
-        storage driver and mean nothing here.
+        """Removes an entry of lower layers. Other names of the form .wh..wh.… belong to a storage
+        driver and have no meaning here.
         """
         if name.startswith(WHITEOUT + WHITEOUT):
             return
@@ -165,7 +166,7 @@ class Layers:
             del parent.children[removed]
 
     def _prune(self, directory: Directory) -> None:
-        """Removes what lower layers have in a directory, to any depth."""
+        """Removes the entries of lower layers from a directory, recursively."""
         self._spend(len(directory.children))
         for name, node in list(directory.children.items()):
             if isinstance(node, Directory):
@@ -174,7 +175,7 @@ class Layers:
                 del directory.children[name]
 
     def _is_lower(self, node: Node) -> bool:
-        """Whether nothing of it is of this layer, for a node that was pruned."""
+        """Whether no part of a pruned node belongs to this layer."""
         return node.layer < self._layer and not (isinstance(node, Directory) and node.children)
 
     def _add_directory(self, parent: Directory, name: str, member: Member) -> None:
@@ -186,7 +187,7 @@ class Layers:
         parent.children[name] = Directory(self._layer)
 
     def _add_hard_link(self, parent: Directory, name: str, member: Member) -> None:
-        """A further name of a file that came before."""
+        """Adds a further name of an earlier file."""
         if member.target.startswith("/") or ".." in member.target.split("/"):
             raise refusal("is a hard link that leads outside of the image", member.name)
         target = archive_rules.parts_of(member.target)
@@ -201,14 +202,14 @@ class Layers:
             self._clear(parent, name, member.name)
             parent.children[name] = File(self._layer, content)
             return
-        if isinstance(node, Link):  # which may have several names as well
+        if isinstance(node, Link):  # links may have several names, too
             self._clear(parent, name, member.name)
             parent.children[name] = Link(self._layer, node.target)
             return
         raise refusal("is a hard link to no file that came before it", member.name)
 
     def _clear(self, parent: Directory, name: str, shown: str) -> None:
-        """Makes room for something of this layer. Raises `Unprocessable` where it has that."""
+        """Removes an entry of a lower layer. Raises `Unprocessable` if it belongs to this layer."""
         node = parent.children.get(name)
         if isinstance(node, Directory):
             self._prune(node)
@@ -225,7 +226,7 @@ class Layers:
     # Paths ---------------------------------------------------------------------------------------
 
     def _directory(self, parts: tuple[str, ...], shown: str) -> Directory:
-        """The directory at a path, made where it is missing."""
+        """Returns the directory at a path, and creates missing ones."""
         found = self._walk(parts, shown, makes=True)
         assert found is not None
         return found

@@ -1,7 +1,7 @@
 """Run crun, runsc, and other programs, and end those that hang.
 
-Two run for each processor: each waits for the kernel half of its time, and more of them would only
-wait for each other.
+Two run per CPU: each waits for the kernel half of its time, and more would only wait for each
+other.
 Nothing here blocks for longer than a system call.
 """
 
@@ -21,13 +21,13 @@ from quiltfn.launcher import confine
 from quiltfn.launcher.children import Children, Process, kill_trees, processes
 from quiltfn.launcher.oci import CONTROL_FD
 
-# A program takes some 20 ms. The limit is shorter than a caller waits for an instance, so that the
-# caller is told what failed.
+# A program takes some 20 ms. The limit is shorter than a caller's wait for an instance, so that the
+# caller gets the cause.
 TIMEOUT_S = 6.0
-# How long the processes that a failed program has left are killed, again and again.
+# How long the launcher keeps killing processes that a failed program has left.
 LEFT_BEHIND_S = 2.0
-LATE = "had not ended after"  # of a program that the limit has ended
-NOT_STARTED = 127  # what a shell says of a program that it cannot start
+LATE = "had not ended after"  # the reason if the limit ended a program
+NOT_STARTED = 127  # a shell's exit code if it cannot start a program
 NO_PROCESS = (
     "no further process can be started: the machine or the control group of quiltfn has as many "
     "as it may have (pid_max, threads-max, pids.max or ulimit -u)"
@@ -38,13 +38,13 @@ STDIO_ON_NULL = [
     (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
 ]
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-# A variable that every program gets and its children inherit: it tells whose process one is.
+# A variable that every program gets and its children inherit; it identifies their server.
 MARK = "QUILTFN_SERVER"
 
 
 class Job(ByKeywords):
-    """One process. `command`: a program's path and its arguments. `done` gets the reason why it
-    failed, or "" if it did not.
+    """One process. `command`: a program's path and its arguments. `done` gets the reason for a
+    failure, or "".
 
     `guest_socket`: becomes the guest's control descriptor, and is closed here. `prepare` runs in
     the launcher just before the start, `before` in the child before it executes the program. If one
@@ -66,9 +66,9 @@ class Job(ByKeywords):
 
 
 class Jobs:
-    """Runs jobs. Every answer comes by callback from the event loop.
+    """Runs jobs. Every result comes by callback from the event loop.
 
-    `server`: its id, which is part of the names of all its control groups.
+    `server`: the server's id, which is part of the names of all its control groups.
     """
 
     def __init__(self, children: Children, server: str) -> None:
@@ -76,7 +76,7 @@ class Jobs:
         self._environment = {"PATH": PATH, MARK: server}
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
-        self._failed: list[Job] = []  # ended; processes that they have started may be left
+        self._failed: list[Job] = []  # ended; their child processes may be left
         self._jobs_max = 2 * (os.cpu_count() or 1)
 
     @property
@@ -85,7 +85,7 @@ class Jobs:
 
     @property
     def is_pressed(self) -> bool:
-        """Whether `check` should be called again in some milliseconds."""
+        """Whether to call `check` again within milliseconds."""
         return bool(self._failed)
 
     def add(self, job: Job) -> None:
@@ -93,7 +93,9 @@ class Jobs:
         self._run_waiting()
 
     def check(self, now: float) -> None:
-        """Kills programs that hang, so that their jobs fail, and what failed programs have left."""
+        """Kills programs that hang, so that their jobs fail, and processes that failed programs
+        left.
+        """
         late = [job for job in self._running if now >= job.deadline and not job.why]
         if late:
             kill_trees({job.pid for job in late}, list(processes()))
@@ -113,7 +115,7 @@ class Jobs:
             self._running.append(job)
 
     def _start(self, job: Job) -> str:
-        """Why the program could not be started; "" if it was."""
+        """Starts the program; returns the reason if that fails, otherwise ""."""
         try:
             if job.prepare is not None:
                 job.prepare()
@@ -140,8 +142,8 @@ class Jobs:
         self._run_waiting()
 
     def _end_left_behind(self, now: float) -> None:
-        """Calls `done` of a failed job when nothing that it has started is left. Until then such a
-        process could still make groups and mounts of a sandbox that counts as removed.
+        """Calls `done` of a failed job once none of its child processes is left. Until then one
+        could still create groups and mounts of a sandbox that counts as removed.
         """
         failed = list(self._failed)
         if not failed:
@@ -155,17 +157,19 @@ class Jobs:
                 job.done(job.why)
 
     def _strays(self, table: list[Process]) -> set[int]:
-        """Children of the launcher that a program has left: nobody waits for them, and they are in
-        no control group of the server's. What is in such a group ends with the group.
+        """Processes left by a program and adopted by the launcher: children that no job waits for,
+        outside the server's control groups. Processes in such a group end with the group.
         """
         own = os.getpid()
         found = [one.pid for one in table if one.parent == own and not one.is_dead]
-        # Reaping tells of programs that have ended, so that none is mistaken for a stray.
+        # Reap ended programs first, so that none is mistaken for a stray.
         self._children.reap()
         return {pid for pid in found if not self._children.knows(pid) and self._is_stray(pid)}
 
     def _is_stray(self, pid: int) -> bool:
-        """Whether a program of this server left it: pid 1 of a container adopts others too."""
+        """Whether a program of this server left the process: pid 1 of a container adopts others,
+        too.
+        """
         process = Path(f"/proc/{pid}")
         with contextlib.suppress(OSError):  # it has ended
             is_marked = f"{MARK}={self._server}".encode() in (process / "environ").read_bytes()
@@ -174,13 +178,13 @@ class Jobs:
 
 
 def cannot_start(program: str, error: OSError) -> str:
-    """The reason, in a sentence for the operator."""
+    """The reason for the operator, as a sentence."""
     why = NO_PROCESS if error.errno == errno.EAGAIN else error.strerror or str(error)
     return f"{program} cannot be started: {why}"
 
 
 def explained(sentence: str) -> str:
-    """A program's own message, with an explanation where no process can be started."""
+    """Adds an explanation to a program's message if no process can be started."""
     return f"{sentence}: {NO_PROCESS}" if os.strerror(errno.EAGAIN) in sentence else sentence
 
 
@@ -198,7 +202,7 @@ def _spawn(job: Job, environment: dict[str, str]) -> int:
 
 
 def _fork(job: Job, environment: dict[str, str]) -> int:
-    """For a job with `before`. It costs more than `_spawn`, since it copies the page tables."""
+    """Starts a job with `before`. Costs more than `_spawn`, since it copies the page tables."""
     pid = os.fork()
     if pid:
         return pid

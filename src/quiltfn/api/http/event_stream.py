@@ -2,13 +2,13 @@
 
 A route that answers with a stream does this:
 
-    with event_stream.opened(context) as stream:  # refused here where there are too many
+    with event_stream.opened(context) as stream:  # refused here if there are too many
         ...  # what may still be refused
         return stream.response(events_of(…))
 
-`events_of` is an async generator of events as `event` makes them, or of parts of them. It is asked
-for the next one only when the client has taken most of those before, and it is closed when the
-client is gone.
+`events_of` is an async generator of events as `event` makes them, or of parts of them. The stream
+requests the next event only once the client has read most of the previous ones, and closes the
+generator when the client disconnects.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from quiltfn.api.http.route import RequestContext
 
 EVENT_STREAM = "text/event-stream"
-# Types that Accept may name; others are not looked at.
+# The limit on types read from Accept; further ones are ignored.
 TYPES_MAX = 64
 HEARTBEAT_S = 15.0
-# A comment: clients pass over it, and proxies see that the connection is in use.
+# A comment: clients ignore it, and proxies see that the connection is in use.
 HEARTBEAT = b":\n\n"
-# Nothing on the way may keep a stream or hold it back until it is long enough.
+# No proxy on the way may cache or buffer a stream.
 HEADERS: tuple[Header, ...] = (
     ("content-type", EVENT_STREAM),
     ("cache-control", "no-store"),
@@ -44,7 +44,7 @@ Events = AsyncGenerator[bytes, None]
 
 
 def event(name: str, data: bytes, event_id: str | None = None) -> bytes:
-    """One event. `data`: JSON in one line. `event_id`: what a client that comes back sends as
+    """One event. `data`: JSON in one line. `event_id`: a client that reconnects sends it as
     Last-Event-ID to get the events after this one.
     """
     identified = "" if event_id is None else f"id: {event_id}\n"
@@ -64,21 +64,21 @@ def wants_events(headers: Headers) -> bool:
 
 
 def follows(context: "RequestContext[Any]") -> bool:
-    """Whether the client asks for events: by `follow`, else by Accept. Raises `Unprocessable`."""
+    """Whether the client requests events, by `follow` or else by Accept. Raises `Unprocessable`."""
     given = context.query.get("follow")
     return wants_events(context.headers) if given is None else parse.boolean(given, "follow")
 
 
 def check_follows(context: "RequestContext[Any]") -> None:
-    """For routes that have events alone: raises `Unprocessable` if they are not asked for."""
+    """For routes with only events: raises `Unprocessable` if the client doesn't request them."""
     if not follows(context):
         raise Unprocessable.field("follow", "true", context.query.get("follow"), "true")
 
 
 class EventStream:
-    """A slot, and then the body of the response that has it: the events, and a heartbeat wherever
-    none comes for 15 seconds. `aclose` closes the generator of the events and frees the slot.
-    It ends once `may_go_on` says no: nothing is sent for a credential that is no longer valid.
+    """A slot, and the response body that uses it: the events, and a heartbeat after 15 seconds
+    without one. `aclose` closes the generator of the events and frees the slot.
+    It ends once `may_go_on` returns False: a credential that became invalid gets no more events.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class EventStream:
         self._events: Events | None = None
         self._next: asyncio.Task[bytes] | None = None
         self._on_close: Callable[[], None] | None = None
-        self._is_within = False  # whether the last chunk was a part of an event
+        self._is_within = False  # whether the last chunk was an incomplete event
         self._is_ended = self._is_free = False
         slots.take(tenant_id)
 
@@ -100,9 +100,9 @@ class EventStream:
         is_endless: bool = False,
         on_close: Callable[[], None] | None = None,
     ) -> Response:
-        """The response that streams `events`. `is_endless`: they come for as long as the client
-        stays, so the end of the server has to end them. `on_close`: is called once it is over,
-        also if the client left before it began.
+        """The response that streams `events`. `is_endless`: the events do not end by themselves, so
+        a shutdown has to end them. `on_close`: called at the end, also if the client disconnected
+        before the start.
         """
         self._events, self._on_close = events, on_close
         if is_endless:
@@ -125,7 +125,7 @@ class EventStream:
         if self._next is None:
             self._next = asyncio.ensure_future(_next_of(self._events))
         await asyncio.wait({self._next}, timeout=None if self._is_within else HEARTBEAT_S)
-        if not self._may_go_on():  # `aclose` ends what it waited for
+        if not self._may_go_on():  # `aclose` cancels the pending event
             self._is_ended = True
             raise StopAsyncIteration
         if not self._next.done():
@@ -140,7 +140,7 @@ class EventStream:
         return chunk
 
     def end(self) -> None:
-        """Ends it as if there were no more events."""
+        """Ends the stream as if there were no more events."""
         self._is_ended = True
         if self._next is not None:
             self._next.cancel()
@@ -153,7 +153,7 @@ class EventStream:
                 task.cancel()
                 await asyncio.wait({task})
                 if not task.cancelled():
-                    task.exception()  # marks it as seen: nobody is there to be told
+                    task.exception()  # marks it as retrieved: the client is gone
             if self._events is not None:
                 await self._events.aclose()
         finally:
@@ -169,15 +169,16 @@ class EventStream:
 
 
 async def _next_of(events: Events) -> bytes:
-    """The next event; nothing after the last. StopAsyncIteration cannot leave a task."""
+    """The next event; empty after the last, since StopAsyncIteration cannot leave a task."""
     with contextlib.suppress(StopAsyncIteration):
         return await anext(events)
     return b""
 
 
 def opened(context: "RequestContext[Any]") -> EventStream:
-    """A slot for the stream that answers this request. To be used in a `with` block, which frees it
-    unless `EventStream.response` was called. Raises `RateLimited` and `CapacityFull`.
+    """Reserves a slot for the stream that answers this request. Use it in a `with` block, which
+    frees the slot unless `EventStream.response` was called. Raises `RateLimited` and
+    `CapacityFull`.
     """
     check_connection(context.request)
     services = context.services
