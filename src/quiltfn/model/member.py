@@ -1,4 +1,4 @@
-"""The nodes of a fleet: what each says of itself, and what the others keep of it."""
+"""The nodes of a fleet: their reports about themselves, and what other nodes store of them."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -8,16 +8,16 @@ import msgspec
 from quiltfn.model.pool_load import PoolLoad
 from quiltfn.model.tenant_load import TenantLoad
 
-# What one node may say: beyond that the largest pools.
+# The maximum of pools in a report; the largest are reported.
 REPORTED_MAX = 500
 
 
 class NodeState(StrEnum):
     """What an operator lets a node do. It outlives the node's restarts.
 
-    ready: everything. cordoned: it begins no accepted work and takes no calls from other nodes.
-    draining: it refuses new calls as well and ends those that run. removed: it belongs to the fleet
-    no more.
+    ready: everything. cordoned: it starts no asynchronous invocations and accepts none of any kind
+    from other nodes. draining: it also refuses new invocations and finishes running ones. removed:
+    it no longer belongs to the fleet.
     """
 
     READY = "ready"
@@ -27,8 +27,8 @@ class NodeState(StrEnum):
 
 
 class Presence(StrEnum):
-    """Whether a node holds its rows. present: it does, for all that is known. left: it ended in
-    order, and others may take over at once. gone: it was taken over.
+    """Whether a node owns its rows. present: it does, as far as known. left: it ended properly, and
+    others may take over at once. gone: it was taken over.
     """
 
     PRESENT = "present"
@@ -37,12 +37,12 @@ class Presence(StrEnum):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How loaded a node is, as it says itself with each beat. `memory_free_mib`: of the memory for
-    instances. `running`: calls that have not ended, `queued`: those of them that wait for an
-    instance. `lag_s`: it has what other nodes changed until so many seconds ago. `times`:
-    after how many seconds it beats, begins nothing, ends its instances, and takes others over.
-    `pools`: those that may have instances. `tenants`: those that have calls. `is_leaving`: it ends
-    once its calls have ended.
+    """A node's load, as reported with each heartbeat. `memory_free_mib`: of the memory for
+    instances. `running`: unfinished invocations, `queued`: those of them that wait for an instance.
+    `lag_s`: the age of its copy of other nodes' changes. `times`: after how many seconds it sends a
+    heartbeat, starts nothing more, ends its instances, and takes others over. `pools`: those that
+    may have instances. `tenants`: those with invocations. `is_leaving`: it ends once its
+    invocations have ended.
     """
 
     memory_free_mib: float = 0.0
@@ -56,15 +56,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def bounded(pools: Sequence[PoolLoad]) -> Sequence[PoolLoad]:
-    """At most `REPORTED_MAX`, those with most instances first: a report is read by every node."""
+    """At most `REPORTED_MAX`, those with most instances first: every node reads the report."""
     if len(pools) <= REPORTED_MAX:
         return pools
     return sorted(pools, key=lambda pool: pool.idle + pool.busy, reverse=True)[:REPORTED_MAX]
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """A node as the store has it. `epoch`: the number of its start. `beat`: how often it has said
-    since then that it is there. `address`: where other nodes reach it. `version`: its program's.
+    """A node as stored. `epoch`: the number of its start. `beat`: the number of its heartbeats
+    since then. `address`: for other nodes. `version`: of its program.
     """
 
     name: str
@@ -78,17 +78,17 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_member(self) -> bool:
-        """Whether it was a node of a fleet once. A server that was alone has a row as well."""
+        """Whether it was ever a node of a fleet. A server that was alone has a row as well."""
         return self.version != ""
 
     @property
     def is_there(self) -> bool:
-        """Whether it can be asked, for all that is known, whatever it is meant to do."""
+        """Whether it can be reached, as far as known, in any state."""
         return self.is_member and self.presence is Presence.PRESENT
 
     @property
     def is_to_stay(self) -> bool:
-        """Whether minimums of instances and copies of images may be put on it while it is there."""
+        """Whether it may get minimums of instances and copies of images while it is present."""
         return self.state in (NodeState.READY, NodeState.CORDONED)
 
     @property
@@ -98,15 +98,15 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def takes_more(self) -> bool:
-        """Whether calls are sent to it, and minimums come to it that another node has kept."""
+        """Whether it gets forwarded invocations, and minimums that another node has kept."""
         return self.keeps and self.state is NodeState.READY
 
 
 class TakenOver(msgspec.Struct, frozen=True, kw_only=True):
-    """What a take-over has ended or freed of a node. `epoch`: the node's, which nobody has now.
-    `calls`: how many that ran, or may have run, are interrupted. `work`: how much accepted work it
-    had claimed. `deliveries`: how many it was sending. `answers`: idempotent requests it had not
-    answered.
+    """What a take-over has ended or freed of a node. `epoch`: the node's, which is now unused.
+    `calls`: interrupted invocations, which ran or may have run. `work`: asynchronous invocations
+    that it had claimed. `deliveries`: those that it was sending. `answers`: idempotent requests
+    without a response.
     """
 
     name: str
@@ -118,16 +118,16 @@ class TakenOver(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown_state(member: Member) -> str:
-    """One word for operators: what the node does, or why it does nothing."""
+    """The node's activity, or why it has none, in one word for operators."""
     if member.state is NodeState.REMOVED or member.presence is Presence.PRESENT:
         return member.state.value
     return member.presence.value
 
 
 class KnownNode(msgspec.Struct, frozen=True, kw_only=True):
-    """A node as the one knows it that was asked. `unmoved_s`: for how long it has seen no beat of
-    it, in seconds by its own clock. `is_own`: it is the one that was asked. `is_silent`: it should
-    be there, and that is longer than the fence time.
+    """A node as seen by the node that was asked. `unmoved_s`: for how long the asked node has seen
+    no heartbeat, in seconds of its own clock. `is_own`: it is the node that was asked. `is_silent`:
+    it should be present, but has sent no heartbeat for longer than the fence time.
     """
 
     member: Member

@@ -1,15 +1,15 @@
-"""Memory that all instances and prewarmed sandboxes of a machine share, and what is evicted first.
+"""The memory that instances and prewarmed sandboxes of a machine share, and the eviction order.
 
-An instance counts its version's limit while a call is in it or on its way, and what it uses while
-it is idle; what is being ended counts until it is gone. So the limits of all calls that run at once
-stay within the budget, and idle instances take what is left.
+An instance counts its version's limit while an invocation is in it or on its way, and its actual
+use while it is idle; an ending instance counts until it is gone. So the limits of all simultaneous
+invocations stay within the budget, and idle instances use the rest.
 
-Memory is taken back in one order (Greedy-Dual, as in Cherkasova 1998 and FaasCache, ASPLOS 2021):
-first prewarmed sandboxes, which belong to no function; then the idle instance that is worth least.
-Its worth is how often its function was called, times what a start takes, over its size, plus a
-clock. The clock rises to the worth of each instance that is evicted, so that what was useful long
-ago does not stay for ever. Parked instances and those kept for a rollback go before ready ones.
-Instances that min_instances asks for are never evicted.
+Eviction follows one order (Greedy-Dual, as in Cherkasova 1998 and FaasCache, ASPLOS 2021): first
+prewarmed sandboxes, which belong to no function; then the idle instance of least worth. Its worth
+is the number of its function's invocations, times the duration of a start, over its size, plus a
+clock. The clock rises to the worth of each evicted instance, so that instances useful long ago do
+not stay for ever. Parked instances and those kept for a rollback go before ready ones. Instances of
+min_instances are never evicted.
 """
 
 from collections.abc import Collection, Hashable
@@ -17,16 +17,17 @@ from collections.abc import Collection, Hashable
 import msgspec
 
 UNBOUNDED = float("inf")
-# The part of the budget up to which instances are started that no call has asked for, only to be
-# parked: calls find the rest free, without an eviction.
+# The part of the budget for instances that no invocation has asked for, started only to be parked:
+# the rest stays free for invocations, without an eviction.
 PARKING_SHARE = 0.5
 ROUNDING_MIB = 1e-6  # sums of floats that should be equal may differ by less
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):
-    """What instances of a version count, in MiB: `limit_mib` with a call; without one `idle_mib`,
-    until that is measured. `parks`: its last instance is parked when it was idle for too long.
-    `concurrency`: how many calls an instance has at most at a time; they count once together.
+    """What instances of a version count, in MiB: `limit_mib` with an invocation; otherwise
+    `idle_mib`, until that is measured. `parks`: the last instance is parked after it was idle for
+    too long. `concurrency`: how many invocations an instance takes at a time; together they count
+    once.
     """
 
     limit_mib: float = 256.0
@@ -46,16 +47,17 @@ class EvictionCandidate(msgspec.Struct, frozen=True):
 
 
 def eviction_order(candidate: EvictionCandidate) -> tuple[bool, float]:
-    """The least is evicted first."""
+    """Sorts by eviction order: the least first."""
     return not candidate.is_parked, candidate.worth
 
 
 class Memory(msgspec.Struct, eq=False):
     """The budget, in MiB, and what counts against it.
 
-    `leaving_mib`: the part of `held_mib` that is being freed. `prewarmed_mib`: the part of it that
-    prewarmed sandboxes have. `waiting`: the pools that wait for memory, and since when (monotonic
-    seconds). `is_freed`: whether memory was freed or a turn has passed since they were served last.
+    `leaving_mib`: the part of `held_mib` that is being freed. `prewarmed_mib`: the part of it in
+    prewarmed sandboxes. `waiting`: the pools that wait for memory, and since when (monotonic
+    seconds). `is_freed`: whether memory was freed or a turn has passed since the waiting pools were
+    last served.
     """
 
     budget_mib: float = UNBOUNDED
@@ -67,20 +69,20 @@ class Memory(msgspec.Struct, eq=False):
     waiting: dict[Hashable, float] = msgspec.field(default_factory=dict)
 
     def count(self, mib: float) -> None:
-        """Adds to what is held; subtracts, if negative."""
+        """Adds to the reserved memory; subtracts if negative."""
         self.held_mib += mib
         self.is_freed |= mib < 0
 
     def fits(self, mib: float) -> bool:
-        """Whether so much more is within the budget; zero and less always are."""
+        """Whether `mib` more are within the budget; zero and less always are."""
         return mib <= 0 or self.held_mib + mib <= self.budget_mib + ROUNDING_MIB
 
     def has_to_spare(self, mib: float) -> bool:
-        """Whether so much more may be held for what no call has asked for."""
+        """Whether `mib` more may be reserved for an instance that no invocation has asked for."""
         return self.held_mib + mib <= PARKING_SHARE * self.budget_mib + ROUNDING_MIB
 
     def lacks(self, mib: float) -> float:
-        """How much must be evicted so that `mib` more fit, beside what is leaving already."""
+        """How much to evict so that `mib` more fit, in addition to what is being freed already."""
         return max(0.0, self.held_mib - self.leaving_mib + mib - self.budget_mib)
 
     def is_turn_of(self, who: object, since: float) -> bool:
@@ -90,7 +92,9 @@ class Memory(msgspec.Struct, eq=False):
         )
 
     def pass_turn(self) -> None:
-        """A pool no longer waits, or its first call waits since later: another may be next."""
+        """A pool no longer waits, or its first invocation waits since later: another may
+        be next.
+        """
         self.is_freed = True
 
     def worth(self, calls: int, start_ms: float, size_mib: float) -> float:
@@ -100,9 +104,9 @@ class Memory(msgspec.Struct, eq=False):
     def choose(
         self, candidates: Collection[EvictionCandidate], mib: float
     ) -> tuple[float, list[EvictionCandidate]]:
-        """What is evicted so that `mib` more fit: MiB of prewarmed sandboxes, and instances.
+        """What to evict so that `mib` more fit: MiB of prewarmed sandboxes, and instances.
 
-        Nothing where all of it would not be enough: then a call has to end first.
+        Nothing if even all of it would not suffice: then an invocation has to end first.
         """
         lacking = self.lacks(mib)
         if lacking > self.prewarmed_mib + sum(one.size_mib for one in candidates) + ROUNDING_MIB:

@@ -1,8 +1,8 @@
-"""The output of a call: what has come so far, in which order, and where a reader of it is.
+"""The output of an invocation so far, its order, and the positions of its readers.
 
-The two streams of a call are kept apart. That they interleave is described by *runs*: so many bytes
-of one stream, then so many of the other. Their number is bounded; what comes behind the last one is
-read stream by stream.
+The two streams of an invocation are stored separately. *Runs* describe how they interleave: a
+number of bytes of one stream, then a number of the other. The number of runs is bounded; the output
+after the last run is read stream by stream.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,15 +11,15 @@ import msgspec
 
 STREAMS = ("stdout", "stderr")
 RUNS_MAX = 1000
-# A stream, and how many bytes of it come next.
+# A stream, and the number of its bytes that come next.
 Run = tuple[str, int]
 Order = Sequence[Run]
 _decode_order = msgspec.json.Decoder(list[Run]).decode
 
 
 class AnswerHead(msgspec.Struct, frozen=True):
-    """The head of an HTTP answer, as a server has sent it: its headers by their names in small
-    letters, without its cookies. The first `size` bytes of the standard output tell the same.
+    """The head of an HTTP response from a server: its headers by name in lower case, without its
+    cookies. The first `size` bytes of standard output contain the same.
     """
 
     status: int
@@ -29,11 +29,11 @@ class AnswerHead(msgspec.Struct, frozen=True):
 
 
 class OutputLog:
-    """What one running call has written, as its record will have it. Its sandbox appends; any
-    number of readers read by offset, and none of them holds up the others or the handler.
+    """The output of one running invocation, as its record will have it. Its sandbox appends; any
+    number of readers read by offset, without delaying each other or the handler.
 
-    `answer_head`: of the answer of a server, once that has begun. `is_closed`: the call is over,
-    and the rest is to be read from its record.
+    `answer_head`: of a server's response, once that has begun. `is_closed`: the invocation is over;
+    read the rest from its record.
     """
 
     __slots__ = ("_held", "_is_order_cut", "_runs", "_watchers", "answer_head", "is_closed")
@@ -47,7 +47,7 @@ class OutputLog:
         self.is_closed = False
 
     def append(self, stream: str, data: bytes) -> None:
-        """Adds a piece of "stdout" or "stderr" and tells the readers."""
+        """Adds a piece of "stdout" or "stderr" and notifies the readers."""
         held = self._held[stream]
         if not held:
             self._held[stream] = data
@@ -70,15 +70,15 @@ class OutputLog:
             self._is_order_cut = True
 
     def take(self) -> tuple[bytes, bytes]:
-        """Both streams as the record keeps them; nothing may be appended any more."""
+        """Both streams as the record keeps them; call no `append` afterwards."""
         held = self._held
         out, err = bytes(held["stdout"]), bytes(held["stderr"])
-        held["stdout"], held["stderr"] = out, err  # not kept twice
+        held["stdout"], held["stderr"] = out, err  # not stored twice
         return out, err
 
     @property
     def order(self) -> Order:
-        """How the streams interleave, as far as it is known."""
+        """How the streams interleave, as far as known."""
         return self._runs
 
     @property
@@ -90,14 +90,18 @@ class OutputLog:
         return bytes(self._held[stream][start : start + size])
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Calls `watcher` after each piece and at the end. It must not raise and costs the call."""
+        """Calls `watcher` after each piece and at the end. It must not raise, and delays the
+        invocation.
+        """
         self._watchers = (*self._watchers, watcher)
 
     def unwatch(self, watcher: Callable[[], None]) -> None:
         self._watchers = tuple(one for one in self._watchers if one != watcher)
 
     def close(self) -> None:
-        """The call is over and its record written: forgets the bytes, and tells the readers."""
+        """The invocation is over and its record written: drops the bytes, and notifies
+        the readers.
+        """
         self.is_closed = True
         self._held = {"stdout": b"", "stderr": b""}
         for watcher in self._watchers:
@@ -105,17 +109,17 @@ class OutputLog:
 
 
 def to_text(order: Order) -> str | None:
-    """What a record says of the order; None where one stream alone was written."""
+    """The order as a record stores it; None if only one stream was written."""
     return msgspec.json.encode(order).decode() if len(order) > 1 else None
 
 
 def from_text(text: str | None) -> Order:
-    """The order that a record tells."""
+    """The order from a record."""
     return _decode_order(text) if text else ()
 
 
 class Part(msgspec.Struct, frozen=True):
-    """Bytes to be read next. `is_open`: more of the same stream may follow them directly."""
+    """The bytes to read next. `is_open`: more of the same stream may follow directly."""
 
     stream: str
     start: int
@@ -124,23 +128,23 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Cursor:
-    """Where a reader is: how far in each stream. It goes through both in their order.
+    """A reader's position in each stream. It reads both in their order.
 
-    `at`: bytes of each stream that are behind the reader. `streams`: those it reads.
+    `at`: bytes of each stream that were read. `streams`: the streams to read.
     """
 
     def __init__(self, at: Mapping[str, int], streams: Sequence[str] = STREAMS) -> None:
         self.at = dict(at)
         self._streams = streams
-        # The run that is being read, and how much of each stream is in the runs before it.
+        # The current run, and how much of each stream precedes it.
         self._run = 0
         self._before = dict.fromkeys(STREAMS, 0)
 
     def next(
         self, order: Order, sizes: Mapping[str, int], most: int, *, is_live: bool
     ) -> Part | None:
-        """What to read next, at most `most` bytes; None: there is no more by now. `is_live`: more
-        may come.
+        """What to read next, at most `most` bytes; None: there is no more yet. `is_live`: more may
+        come.
         """
         while self._run < len(order):
             stream, size = order[self._run]
@@ -182,9 +186,9 @@ def backwards(order: Order, sizes: Mapping[str, int], most: int) -> Iterator[tup
 
 
 def text_or_bytes(data: bytes, *, is_open: bool) -> list[str | bytes]:
-    """The data as text where it is UTF-8, and as bytes from where it is not.
+    """The data as text while it is UTF-8, and as bytes after that.
 
-    `is_open`: more may follow; then a sequence that is cut at the end is left out for next time.
+    `is_open`: more may follow; then an incomplete sequence at the end is left for the next time.
     """
     try:
         return [data.decode()]
@@ -200,7 +204,7 @@ def text_or_bytes(data: bytes, *, is_open: bool) -> list[str | bytes]:
 
 
 def _cut_bytes(data: bytes) -> int:
-    """How many bytes at the end begin a sequence of UTF-8 that is not whole."""
+    """How many bytes at the end belong to an incomplete sequence of UTF-8."""
     for count in range(1, min(3, len(data)) + 1):
         byte = data[-count]
         if byte >= 0xC0:

@@ -1,12 +1,12 @@
-"""Call statistics: what the calls of one function came to within a stretch of time.
+"""Call statistics: the sums of a function's invocations over a stretch of time.
 
 Latencies are counted in bins whose bounds grow by a constant factor, as in DDSketch (Masson, Rim
-and Lee, VLDB 2019), so that a percentile is at most 5 % from the latency of a call, two statistics
-can be added up without loss, and one takes at most some 260 bins, mostly a handful.
+and Lee, VLDB 2019). So a percentile is within 5 % of a real latency, statistics add up without
+loss, and each takes at most some 260 bins, mostly a handful.
 
-A stretch has the length of a step (`STEPS`) and begins at a multiple of it. What ends is added to
-one of 10 seconds; older stretches are folded into longer ones. Each call is in exactly one at any
-time.
+A stretch has the length of a step (`STEPS`) and begins at a multiple of it. Ended invocations are
+added to a stretch of 10 seconds; older stretches are folded into longer ones. Each invocation is in
+exactly one stretch at any time.
 """
 
 import math
@@ -23,7 +23,7 @@ _LOG_GROWTH = math.log(GROWTH)
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 FINEST_S = 10
-# How long statistics of each step are kept, in seconds; then those of the next step have them.
+# How long statistics of each step are kept, in seconds; then they are folded into the next step.
 KEPT_S: Mapping[int, int] = {
     FINEST_S: HOUR_S,
     MINUTE_S: DAY_S,
@@ -31,20 +31,19 @@ KEPT_S: Mapping[int, int] = {
     HOUR_S: 400 * DAY_S,
 }
 STEPS = tuple(KEPT_S)
-# In place of a function's id: what is no longer told apart by function.
+# Replaces a function's id in statistics that are no longer told apart by function.
 ANY_FUNCTION = ""
 MIB_PER_GB = 1024
 
 
 class CallStats(msgspec.Struct, array_like=True, gc=False):
-    """What calls came to; it is added to, and added up with others.
+    """Sums over invocations; mutable, and can be added up.
 
-    `calls`: how many ended, by status. `latency`: how many calls are in each bin (see `bin_of`).
-    `mib_ms`: memory limit times duration, of every attempt; calls that share an instance divide
-    its time. `cpu_us`: measured processor time, in
-    microseconds. `egress_refused`: connections that networks of instances have refused. `queued`:
-    accepted work that came into the queue. `http_errors`: successful calls whose HTTP response had
-    a status of 500 or more.
+    `calls`: how many ended, by status. `latency`: how many invocations are in each bin (see
+    `bin_of`). `mib_ms`: memory limit times duration, of every attempt; invocations that share an
+    instance divide its time. `cpu_us`: measured CPU time, in microseconds. `egress_refused`:
+    connections refused by networks of instances. `queued`: asynchronous invocations that were
+    queued. `http_errors`: successful invocations whose HTTP response had a status of 500 or more.
     """
 
     calls: dict[str, int] = {}
@@ -57,7 +56,7 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
     http_errors: int = 0
 
     def add_ended(self, record: Invocation) -> None:
-        """Adds an attempt that is over, and the call if that is over with it."""
+        """Adds a completed attempt, and its invocation if that is over too."""
         self.mib_ms += record.mib_ms
         if not record.is_final:
             return
@@ -71,7 +70,7 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
             self.latency[at] = self.latency.get(at, 0) + 1
 
     def add(self, other: "CallStats") -> None:
-        """Adds what others came to."""
+        """Adds other statistics."""
         for status, count in other.calls.items():
             self.calls[status] = self.calls.get(status, 0) + count
         for at, count in other.latency.items():
@@ -85,12 +84,12 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
 
     @property
     def count(self) -> int:
-        """How many calls ended."""
+        """How many invocations ended."""
         return sum(self.calls.values())
 
     @property
     def errors(self) -> int:
-        """How many calls ended in another way than success, or with an HTTP response of 5xx."""
+        """How many invocations ended without success, or with an HTTP response of 5xx."""
         return self.count - self.calls.get(Status.SUCCESS.value, 0) + self.http_errors
 
     @property
@@ -98,8 +97,8 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
         return gb_seconds_of(self.mib_ms)
 
     def percentiles_ms(self, *shares: float) -> list[float | None]:
-        """The latencies that these shares of the calls did not exceed, in milliseconds, within 5 %.
-        None where no call has a latency. `shares`: ascending.
+        """The latencies that these shares of the invocations did not exceed, in milliseconds,
+        within 5 %. None if no invocation has a latency. `shares`: ascending.
         """
         left = list(shares)
         known, seen = sum(self.latency.values()), 0
@@ -113,7 +112,7 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
 
 
 class Stretch(NamedTuple):
-    """Which statistics: whose, of how many seconds, and from when, in Unix seconds."""
+    """Identifies statistics: owner, length in seconds, and start, in Unix seconds."""
 
     tenant_id: str
     step_s: int
@@ -122,13 +121,13 @@ class Stretch(NamedTuple):
 
 
 def gb_seconds_of(mib_ms: int) -> float:
-    """GB-seconds (of 1024 MiB) that are so many MiB times milliseconds."""
+    """Converts MiB times milliseconds to GB-seconds (of 1024 MiB)."""
     return mib_ms / MIB_PER_GB / 1000
 
 
 def latency_us(record: Invocation) -> int | None:
-    """From the moment a call was accepted to its end, in microseconds; None where that is not
-    known, as of a call that ended with its server. Of one without a timeline it is the duration.
+    """From acceptance to the end, in microseconds; the duration if there is no timeline. None if
+    unknown, as for an invocation that ended with its server.
     """
     if record.timeline is not None:
         return record.timeline.total
@@ -141,17 +140,17 @@ def bin_of(latency: int) -> int:
 
 
 def middle_us(at: int) -> float:
-    """The latency that is at most 5 % from every other one in the bin."""
+    """A latency within 5 % of every other one in the bin."""
     return 2 * GROWTH**at / (GROWTH + 1)
 
 
 def floor_to(step_s: int, at: int) -> int:
-    """The start of the stretch that a moment is in."""
+    """The start of the stretch that contains a moment."""
     return at - at % step_s
 
 
 def of_ended(ended: Iterable[Invocation]) -> dict[Stretch, CallStats]:
-    """What attempts that are over add to the statistics of which functions."""
+    """The statistics that completed attempts add, by stretch."""
     sums: dict[Stretch, CallStats] = {}
     for record in ended:
         if record.status not in FINAL:
@@ -166,7 +165,7 @@ def of_ended(ended: Iterable[Invocation]) -> dict[Stretch, CallStats]:
 
 
 def folded(stats: Iterable[tuple[Stretch, CallStats]], step_s: int) -> dict[Stretch, CallStats]:
-    """Statistics of shorter stretches added up over `step_s` seconds each."""
+    """Adds up statistics of shorter stretches over `step_s` seconds each."""
     sums: dict[Stretch, CallStats] = {}
     for key, part in stats:
         into = Stretch(key.tenant_id, step_s, floor_to(step_s, key.start), key.function_id)
@@ -175,13 +174,13 @@ def folded(stats: Iterable[tuple[Stretch, CallStats]], step_s: int) -> dict[Stre
 
 
 def next_step(step_s: int) -> int | None:
-    """The step that statistics of this one are folded into; None for the last."""
+    """The next longer step, into which this one is folded; None for the last."""
     at = STEPS.index(step_s) + 1
     return STEPS[at] if at < len(STEPS) else None
 
 
 def folded_before(step_s: int, now: int) -> int:
-    """Statistics of a step that start before this moment are folded, or removed if it is the last:
-    a whole number of the next step.
+    """Statistics of a step that start before this moment are folded, or removed if the step is the
+    last. A multiple of the next step.
     """
     return floor_to(next_step(step_s) or step_s, now - KEPT_S[step_s])

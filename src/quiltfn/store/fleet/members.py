@@ -2,8 +2,8 @@
 
     present ──leave──▶ left ──take over──▶ gone ──a start──▶ present, with another epoch
        └──────── no beat, take over ────────▲
-A beat is one statement on a connection of its own, so that it never waits behind records. A
-take-over is a transaction among the others that write.
+A heartbeat is one statement on its own connection, so that it never waits behind records. A
+take-over is a transaction in turn with other writers.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ _report = msgspec.json.Decoder(Report).decode
 
 
 class SqlMembers:
-    """The nodes of a fleet in the store. Every method raises `StoreUnavailable` where the store
-    does not answer within some seconds. Beats never wait behind records that are being stored.
+    """The nodes of a fleet in the store. Every method raises `StoreUnavailable` if the store does
+    not respond within some seconds. Heartbeats never wait behind records that are being stored.
     """
 
     def __init__(
@@ -43,17 +43,17 @@ class SqlMembers:
         """`lost_answer`: the body for idempotent requests of nodes that are taken over."""
         self._database, self._quickly, self._clock = database, quickly, clock
         self._lost_answer = lost_answer
-        # Of each node the last report, as it was stored and as it was understood.
+        # The last report of each node, as stored and as decoded.
         self._reports: dict[str, tuple[str, Report]] = {}
 
     @property
     def name(self) -> str:
-        """This node's."""
+        """The name of this node."""
         return self._database.boot.node_id
 
     async def register(self, address: str, report: Report) -> Member:
-        """Tells the others where this node is, whose start has stored its epoch and version. Raises
-        `NodeRemoved`.
+        """Publishes the address and facts of this node, whose start has stored its epoch and
+        version. Raises `NodeRemoved`.
         """
         fields = msgspec.to_builtins(report)
         found = await self._change_own({"address": address, "report": fields})
@@ -64,22 +64,22 @@ class SqlMembers:
         return found
 
     async def beat(self, report: Report) -> Member | None:
-        """Says that this node is there, and how loaded it is; returns its row. None: another start
-        of the node, or a take-over, has ended its epoch. It holds nothing in the store any more.
+        """Sends this node's heartbeat and its load; returns its row. None: another start of the
+        node, or a take-over, has ended its epoch. It then owns nothing in the store.
         """
         return await self._change_own(
             {"beat": node.beat + 1, "report": msgspec.to_builtins(report)}
         )
 
     async def read(self) -> Sequence[Member]:
-        """All nodes by name, those included that have left, and servers that were alone in the
+        """All nodes by name, including those that have left, and servers that were alone in the
         store before and were not taken over.
         """
         return await self._quickly(self._read_all)
 
     def _read_all(self, connection: Connection) -> list[Member]:
-        """All nodes do it with each beat, so it grows with the square of their number. Most reports
-        are those of the beat before, and are not read again.
+        """All nodes run this at each heartbeat, so the cost grows with the square of their number.
+        Most reports are unchanged since the last heartbeat, and are not decoded again.
         """
         found, before, self._reports = [], self._reports, {}
         for name, epoch, beat, presence, state, address, version, report in connection.execute(ALL):
@@ -102,8 +102,9 @@ class SqlMembers:
         return found
 
     async def set_state(self, name: str, state: NodeState) -> Member | None:
-        """What an operator wants of a node, which it hears with its next beat; returns its row.
-        None: there is no such node. A removed one stays removed, and is returned as it is.
+        """Sets the state that an operator wants of a node, which learns it at its next heartbeat;
+        returns its row. None: there is no such node. A removed node stays removed; its row is
+        returned unchanged.
         """
         this = node.name == name, node.version != ""
         change = update(table).where(*this, node.state != NodeState.REMOVED.value)
@@ -117,29 +118,31 @@ class SqlMembers:
         return await self._quickly(work)
 
     async def leave(self) -> None:
-        """This node has ended what it had and beats no more. Harmless when repeated, and where it
-        holds nothing any more.
+        """This node has released all that it had, and sends no more heartbeats. Harmless when
+        repeated, and if it owns nothing any more.
         """
         await self._change_own({"presence": Presence.LEFT.value, "report": {}})
 
     async def take_over(self, seen: Member) -> TakenOver | None:
-        """Ends what the node's epoch had, if the node is still as it was `seen`; None: it is not.
+        """Ends everything of the node's epoch, if the node is still as it was `seen`; None: it is
+        not.
 
-        In one transaction: it gets another epoch, its calls without an end are `interrupted`, work
-        that it had claimed is tried again or given up as each function's policy says, deliveries,
-        idempotency keys and slots are freed. From then on the store takes nothing of the old epoch.
+        In one transaction: the node gets another epoch, its unfinished invocations are
+        `interrupted`, work that it had claimed is retried or dead-lettered by each function's
+        policy, and deliveries, idempotency keys and slots are released. From then on the store
+        accepts nothing from the old epoch.
         """
         now = StartTime(int(self._clock.unix()), int(self._clock.trusted() * 1000))
         found = await self._database.write(
             lambda connection: take_over(connection, seen, now, self._lost_answer)
         )
         if found is not None:
-            with contextlib.suppress(StoreUnavailable):  # nobody else waits for that
+            with contextlib.suppress(StoreUnavailable):  # nothing else waits for that
                 await self._database.end_node_session(seen.name)
         return found
 
     async def _change_own(self, values: dict[str, Any]) -> Member | None:
-        """Changes the row of this node's epoch, if that still holds it."""
+        """Changes the row of this node if its epoch still owns it."""
         boot = self._database.boot
         mine = node.name == boot.node_id, node.epoch == boot.epoch
         change = update(table).where(*mine, node.presence == Presence.PRESENT.value)

@@ -34,8 +34,8 @@ SWEEP_RETRY_S, SWEEP_REST_S = 1.0, 0.005
 class SqlStore:
     """Functions and their versions. When a write returns, it is on disk. See `opened`.
 
-    Every method raises `StoreUnavailable` if the database does not answer. Nothing has changed
-    then.
+    Every method raises `StoreUnavailable` if the database does not respond; then nothing has
+    changed.
     """
 
     def __init__(self, database: Database) -> None:
@@ -45,11 +45,11 @@ class SqlStore:
         self._to_sweep = False
 
     def limit_versions(self, limits: VersionLimits) -> None:
-        """How many versions each function keeps, from the next one on."""
+        """Sets how many versions each function keeps, from its next version on."""
         self.version_limits = limits
 
     async def load(self, only: Collection[str] | None = None) -> Sequence[StoredFunction]:
-        """Every function that is not deleted, or those of them that have one of these ids."""
+        """Every function that is not deleted, or only those with one of these ids."""
         query = with_version().order_by(tables.function.c.id)
         if only is not None:
             query = query.where(tables.function.c.id.in_(only))
@@ -66,17 +66,17 @@ class SqlStore:
         return await self.database.read(work)
 
     async def find(self, function_id: str) -> StoredFunction | None:
-        """One function; None if it was deleted or never made."""
+        """One function; None if it was deleted or never created."""
         query = with_version().where(tables.function.c.id == function_id)
         found = await self.database.read(lambda connection: read_functions(connection, query))
         return found[0] if found else None
 
     async def newest_change(self) -> int:
-        """The number of the newest change. Ask for it before `load`, then follow from there."""
+        """The number of the newest change. Read it before `load`, then follow from there."""
         return await self.database.read(changes.newest)
 
     async def changes(self, since: int, limit: int = 1000) -> ChangePage:
-        """The changes of shared state after the one with that number, by any server."""
+        """The changes of shared state after the given number, by any server."""
         page = await self.database.poll(lambda connection: changes.behind(connection, since, limit))
         if page is not None:
             return page
@@ -100,8 +100,8 @@ class SqlStore:
         version: Version | None = None,
         move: Callable[[Alias], Alias] | None = None,
     ) -> Function:
-        """Stores the changed function and, if given, its new version, in one transaction, and in it
-        what `move` makes of each of its aliases.
+        """Stores the changed function and, if given, its new version, in one transaction; applies
+        `move` to each of its aliases in it.
 
         Returns the function with its new revision. Raises `Outdated`, a `Conflict`, unless
         `function.revision` is the newest, and `NotFound` if it was deleted.
@@ -110,7 +110,8 @@ class SqlStore:
         this = columns.id == function.id
         change = update(tables.function).where(this, columns.revision == function.revision)
         there = select(columns.id).where(this)
-        # Untouched where the maximum stays, since nodes of a fleet lock it to start an instance.
+        # Skip the update if the maximum is unchanged: nodes of a fleet lock the row to start an
+        # instance.
         slots, most = tables.slot.c, function.max_instances
         scale = update(tables.slot).where(
             slots.function_id == function.id, slots.max_instances != most
@@ -136,9 +137,8 @@ class SqlStore:
         return saved
 
     async def delete(self, function_id: str) -> None:
-        """Removes the function, its versions and its records. Its name is free at once. Its records
-        are invisible and its work is not claimed from now on; what there is of them is removed in
-        the background.
+        """Removes the function, its versions and its records. Its name is free at once. From now on
+        its records are invisible and its work is not claimed; they are removed in the background.
         """
 
         this = tables.function.c.id == function_id
@@ -148,7 +148,7 @@ class SqlStore:
             tenant_id = connection.execute(owner).scalar()
             if tenant_id is None:
                 return
-            # Its versions go with it: ON DELETE CASCADE.
+            # ON DELETE CASCADE also deletes its versions.
             connection.execute(delete(tables.function).where(this))
             connection.execute(insert(tables.deletion), {"function_id": function_id})
             changes.record(connection, ChangeKind.FUNCTION, tenant_id, function_id)
@@ -159,8 +159,8 @@ class SqlStore:
     async def versions(
         self, function_id: str, after: str | None = None, limit: int = 1000
     ) -> Page[Version]:
-        """Up to `limit` versions, newest first, that come after the one with the id `after`. Long
-        versions make a page shorter; it has at least one.
+        """Up to `limit` versions, newest first, after the one with the id `after`. Long versions
+        shorten a page; it has at least one.
         """
         return await self.database.read(
             lambda connection: read_versions(connection, function_id, after, limit)
@@ -180,20 +180,20 @@ class SqlStore:
         return await self.database.read(lambda connection: connection.execute(query).scalar_one())
 
     async def ping(self) -> None:
-        """Raises `StoreUnavailable` unless the database takes a write now."""
+        """Raises `StoreUnavailable` unless the database accepts a write now."""
         await self.database.write(lambda connection: run(connection, "probe").close())
 
     def condition(self) -> tuple[bool, str]:
-        """Whether the data is undamaged, as far as is known, and a message for the operator."""
+        """Whether the data is undamaged, as far as known, and a message for the operator."""
         return self.database.condition()
 
     async def wait_swept(self) -> None:
-        """Waits until everything of all functions deleted so far is removed."""
+        """Waits until all data of functions deleted so far is removed."""
         while self._sweeping is not None and not self._sweeping.done():
             await asyncio.shield(self._sweeping)
 
     async def stop_sweeping(self) -> None:
-        """The next start goes on with it."""
+        """Stops the removal; the next start continues it."""
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])
@@ -216,15 +216,15 @@ class SqlStore:
             raise
 
     def sweep(self) -> None:
-        """Removes in the background what deleted functions have left."""
+        """Removes the data of deleted functions in the background."""
         self._to_sweep = True
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.get_running_loop().create_task(self._remove_records())
 
     async def _remove_records(self) -> None:
-        """Removes what deleted functions leave, in steps between which others can write."""
+        """Removes the data of deleted functions in steps; others can write in between."""
         while self._to_sweep:
-            self._to_sweep = False  # A deletion during this pass sets it again.
+            self._to_sweep = False  # a deletion during this pass sets it again
             left = True
             while left:
                 try:
@@ -238,8 +238,8 @@ class SqlStore:
 async def opened(
     database: Database, *, alone: bool, sweeps: Callable[[], bool]
 ) -> AsyncIterator[SqlStore]:
-    """The store over a database, which is open meanwhile. `sweeps`: whether deletions that a kill
-    interrupted are to be finished. Raises `StoreBroken`.
+    """The store over a database, which is open meanwhile. `sweeps`: whether to finish deletions
+    that a kill interrupted. Raises `StoreBroken`.
     """
     store = SqlStore(database)
     await database.open(alone)
@@ -274,7 +274,7 @@ def read_functions(connection: Connection, query: Select[tuple[Any, ...]]) -> li
 def read_versions(
     connection: Connection, function_id: str, after: str | None, limit: int
 ) -> Page[Version]:
-    """Some versions of a function, newest first. Reads no more rows than that."""
+    """Some versions of a function, newest first. Reads no further rows."""
     columns = tables.version.c
     query = select(tables.version).where(columns.function_id == function_id)
     if after is not None:
