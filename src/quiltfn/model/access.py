@@ -1,4 +1,4 @@
-"""Who may do what: scopes, API keys and callers."""
+"""Permissions: scopes, API keys and callers."""
 
 import hashlib
 import re
@@ -12,9 +12,9 @@ from quiltfn.model.errors import Forbidden, TenantDisabled, Unprocessable
 
 KEY = re.compile(r"quilt_sk_(?P<prefix>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 KEY_MARK = "quilt_sk_"
-# The alphabet of the three parts of a signed token, how the first begins (`{"`), how short each can
-# be at least (the second has four claims), and how long the first may be: it is taken apart before
-# the signature is checked, as often as a header has what begins like one.
+# For finding signed tokens: the alphabet of their three parts, how the first part begins (`{"`),
+# the minimum length of each (the second has four claims), and the maximum of the first. It is
+# decoded before the signature is checked, at every place in a header that looks like a token.
 BASE64URL = string.ascii_letters + string.digits + "-_"
 TOKEN_START = "eyJ"
 TOKEN_HEAD_MIN, TOKEN_CLAIMS_MIN, TOKEN_SIGNATURE_MIN = len("eyJhbGciOiJIUzI1NiJ9"), 40, 43
@@ -24,8 +24,8 @@ TOKEN = re.compile(
 )
 TOKEN_MIN = TOKEN_HEAD_MIN + TOKEN_CLAIMS_MIN + TOKEN_SIGNATURE_MIN + 2
 LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]{1,100}")
-# How many keys are valid at a time, of a tenant and of all. As many that are revoked or expired are
-# remembered, the newest.
+# The maximum of valid keys, of a tenant and in total. The same number of revoked or expired keys is
+# kept, the newest.
 TENANT_KEYS_MAX, KEYS_MAX = 1000, 20_000
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -48,11 +48,11 @@ RANK: Mapping[Scope, int] = {scope: rank for rank, scope in enumerate(Scope)}
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key as it is stored: never the key itself. Times in Unix seconds. `label`: what its
-    maker has called it.
+    """An API key as stored: never the key itself. Times in Unix seconds. `label`: its creator's
+    name for it.
 
     The key has 256 random bits, so a plain digest cannot be guessed back, and a slow one would only
-    slow every call down.
+    slow every request down.
     """
 
     id: str
@@ -71,10 +71,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Who sent a request, from its credential. `credential`: an id for the audit log.
+    """The sender of a request, from its credential. `credential`: an id for the audit log.
     `expires_at`: when the key expires, `token_ends_at`: when the token does, in Unix seconds; None:
-    never, or it is none. `is_visiting`: it is an operator who looks at another tenant, sees no
-    secrets there, and may stop what runs."""
+    never, or there is none. `is_visiting`: an operator in another tenant, who sees no secrets there
+    and may stop running invocations.
+    """
 
     tenant_id: str
     scope: Scope
@@ -85,11 +86,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sees_all_tenants(self) -> bool:
-        """Whether lists have what is of every tenant: to an operator who is in no other one."""
+        """Whether lists span all tenants: for an operator who is not visiting another tenant."""
         return self.scope.includes(Scope.OPERATOR) and not self.is_visiting
 
     def reaches(self, tenant_id: str) -> bool:
-        """Whether this caller may see the tenant's keys. An operator may see all."""
+        """Whether this caller may see the tenant's keys. An operator may see all keys."""
         return tenant_id == self.tenant_id or self.scope.includes(Scope.OPERATOR)
 
     def must_have(self, scope: Scope) -> None:
@@ -102,20 +103,20 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def digest_of(secret: str) -> str:
-    """The digest by which a key is stored and compared."""
+    """The digest under which a key is stored and compared."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def prefix_of(secret: str) -> str | None:
-    """The part of a key by which its row is found; None if this is not a key."""
+    """The part of a key that identifies its row; None if this is not a key."""
     match = KEY.fullmatch(secret)
     return match["prefix"] if match else None
 
 
 def tokens_in(text: str) -> Iterator[str]:
-    """Everything in a header's value that may be a signed token (JWT), whatever is around it: a
-    scheme, quotes, or escapes such as %22, whose digits look like a part of it. Behind the
-    signature there may be more of its alphabet.
+    """All parts of a header's value that may be a signed token (JWT), whatever surrounds them: a
+    scheme, quotes, or escapes such as %22, whose digits look like part of a token. More of the
+    token's alphabet may follow the signature.
     """
     parts = text.split(".")
     for at in range(1, len(parts) - 1):
@@ -134,21 +135,21 @@ def tokens_in(text: str) -> Iterator[str]:
 
 
 def check_label(label: str | None) -> None:
-    """Raises `Unprocessable` for a text that no key can be called."""
+    """Raises `Unprocessable` for an invalid label of a key."""
     if label is not None and not LABEL.fullmatch(label):
         expected = "1 to 100 characters in one line, none of them a control character"
         raise Unprocessable.field("label", expected, label, "nightly build")
 
 
 def disabled(tenant_id: str) -> TenantDisabled:
-    """The refusal of everything that a disabled tenant asks for."""
+    """The refusal of every request of a disabled tenant."""
     return TenantDisabled(
         f"an operator has disabled the tenant {tenant_id}", hint="ask whoever runs this server"
     )
 
 
 def check_tenant(tenant_id: str) -> None:
-    """Raises `Unprocessable` for a name that no tenant can have."""
+    """Raises `Unprocessable` for an invalid name of a tenant."""
     if not TENANT.fullmatch(tenant_id):
         expected = "1 to 64 letters, digits, dots, dashes, underscores, a letter or digit first"
         raise Unprocessable.field("tenant", expected, tenant_id, "default")

@@ -1,4 +1,4 @@
-"""Arbiter: shares out what pools have in common: the memory, a tenant's quota, a function's places.
+"""Arbiter: divides the resources that pools share: memory, a tenant's quota, a function's places.
 
 A pool that lacks some of a resource waits for it. The arbiter decides which idle instances are
 evicted for that pool, and which pool is served next once something is free. `pool/arbitration.py`
@@ -15,12 +15,12 @@ from quiltfn.model.places import Places
 from quiltfn.model.pool import Pool
 from quiltfn.model.quota import Quota
 
-# A search for idle instances of a tenant visits each of its pools, so searches are this far apart.
+# A search for idle instances of a tenant visits all its pools, so searches are this far apart.
 LOOK_EVERY_S = 0.05
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What is evicted, in this order: MiB of prewarmed sandboxes, and instances of pools.
+    """What to evict, in this order: MiB of prewarmed sandboxes, and instances of pools.
     `exhausted`: the pool whose preparation fails, since nothing can be evicted for it.
     """
 
@@ -30,7 +30,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Arbiter:
-    """The pools, by what they share."""
+    """The pools, by the resources that they share."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
@@ -49,13 +49,13 @@ class Arbiter:
                 del self._sharing[resource]
 
     def is_shared(self, resource: Memory | Quota | Places) -> bool:
-        """Whether any pool uses it."""
+        """Whether any pool uses the resource."""
         return resource in self._sharing
 
     def request(
         self, pool: Pool, wanted: RequestMemory | RequestQuota | RequestPlaces, now: float
     ) -> Decision:
-        """Decides what to evict for a pool that lacks something."""
+        """Decides what to evict for a pool that lacks a resource."""
         match wanted:
             case RequestMemory(mib=mib):
                 return self._free_memory(mib)
@@ -79,7 +79,9 @@ class Arbiter:
         return Decision() if quota is None else self._look_at(quota, now)
 
     def turns(self, pool: Pool) -> Iterator[Hashable]:
-        """After an event of `pool`: the pools to serve, each before the next is asked for."""
+        """After an event of `pool`: yields the pools to serve. Serve each before taking
+        the next.
+        """
         memory, quota, places = pool.memory, pool.quota, pool.places
         while True:
             if memory.waiting and memory.is_freed:
@@ -93,14 +95,14 @@ class Arbiter:
                 yield first
             elif places.waiting and places.is_freed:
                 yield from sorted(places.waiting, key=places.waiting.__getitem__)
-                places.is_freed = False  # those that stopped waiting in this loop set it, too
+                places.is_freed = False  # pools that stopped waiting in this loop set it, too
             else:
                 return
 
     def _free_memory(self, mib: float) -> Decision:
         """Chooses what to evict so that `mib` more fit."""
         if self.memory.lacks(mib) <= 0:
-            return Decision()  # there is enough, or will be once what is ending is gone
+            return Decision()  # enough memory is free, or will be once ending instances are gone
         of_prewarmed, chosen = self.memory.choose(self._candidates(self.memory), mib)
         return Decision(of_prewarmed, [(one.pool, one.instance) for one in chosen])
 
@@ -116,7 +118,7 @@ class Arbiter:
         return Decision(evictions=found[:count])
 
     def _look_at(self, quota: Quota, now: float) -> Decision:
-        """Evicts idle instances of the tenant, as many as its pools lack beyond those that are
+        """Evicts as many idle instances of the tenant as its pools lack beyond those that are
         ending.
         """
         quota.looked_at = now
@@ -130,8 +132,8 @@ class Arbiter:
         del chosen[max(0, lacking - quota.leaving) :]
         failing = []
         if not (chosen or quota.leaving):
-            # Nothing is ending, and nothing idle may be ended: a deploy would wait for ever. The
-            # newest fails, and what it had is for the others.
+            # Nothing is ending, and no idle instance may be ended: a deploy would wait for ever.
+            # The newest deploy fails, and frees its instances for the others.
             failing = [one for one in waiting if one.prepared is not None and one.quota_shortfall]
         if len(failing) > 1 or any(pool.queue for pool in waiting):
             self._looks[quota] = now + LOOK_EVERY_S

@@ -1,4 +1,4 @@
-"""Deliveries: what is sent to a destination when accepted work has ended."""
+"""Deliveries: outcomes of asynchronous invocations, sent to destinations."""
 
 import codecs
 import datetime
@@ -11,22 +11,22 @@ from quiltfn.model.end_cause import EndCause, cause_data
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Invocation, Status
 from quiltfn.model.work import Backoff, policy_field
 
-# The wait between tries of a callback, and for how long it is tried: some seventeen times.
+# The waits between tries of a callback, and for how long it is tried: about seventeen times.
 BACKOFF = Backoff(first=5.0, factor=3.0, most=7200.0, jitter=0.2)
 LIFE_S = 24 * 3600
-# A destination gets a result whole, in a body of at most this many bytes: what a function takes as
-# its payload. Of standard error, and of all output of a failure, it gets the beginning.
+# The maximum of a body, which has the whole result: the limit of a function's payload. Standard
+# error, and all output of a failure, are truncated.
 BODY_MAX_BYTES = PAYLOAD_MAX_BYTES
 EXCERPT_MAX_BYTES = 64 * 1024
 PIECE_BYTES = 64 * 1024
 RESULT_TOO_LARGE = "RESULT_TOO_LARGE"
-# Destinations in a row, each the end of the one before it: a function that is its own destination
-# would go on for ever.
+# The maximum chain of destinations, each invoked by the one before it: a function that is its own
+# destination would continue for ever.
 CHAIN_MAX = 16
 
 
 class DeliveryStatus(StrEnum):
-    """How far a delivery has come."""
+    """The progress of a delivery."""
 
     WAITING = "waiting"
     DELIVERED = "delivered"
@@ -34,14 +34,14 @@ class DeliveryStatus(StrEnum):
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of one call, to be sent to a destination. Its id is the id of what is sent, at every
-    try: of the webhook, or of the call of the destination's function.
+    """The outcome of one invocation, to be sent to a destination. Its id is also that of the
+    webhook, or of the invocation of the destination's function, at every try.
 
-    `policy_field`: "on_success" or "on_failure" of the function's policy, which says where to.
-    `body`: what is sent; empty once it is delivered. `attempts`: how many tries were begun.
-    `due_at_ms`, `expires_at_ms`: when the next one is due and when none is made any more, by
-    trusted time in Unix milliseconds. `http_status`: of the last answer. `ended_at`: Unix seconds.
-    `end_cause`: of the invocation, in lists alone.
+    `policy_field`: "on_success" or "on_failure" of the function's policy, which has the
+    destination. `body`: the content; empty once it is delivered. `attempts`: how many tries were
+    started. `due_at_ms`, `expires_at_ms`: when the next try is due and when tries end, by trusted
+    time in Unix milliseconds. `http_status`: of the last response. `ended_at`: Unix seconds.
+    `end_cause`: of the invocation, only in lists.
     """
 
     id: str
@@ -61,11 +61,11 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def delivery_of(record: Invocation) -> Delivery:
-    """What is sent of an invocation that has ended. `record.outcome` has its `destination_id`. The
-    delivery has failed already if the result is too large.
+    """The delivery for an ended invocation. `record.outcome` has its `destination_id`. It has
+    already failed if the result is too large.
     """
     assert record.outcome is not None
-    # What the release before wrote does not say when it was decided.
+    # Records of the previous release lack the time of the decision.
     now_ms = record.outcome.decided_at_ms or (record.ended_at or 0) * 1000
     assert record.outcome.destination_id is not None
     body, problem = _body_or_problem(record)
@@ -85,7 +85,7 @@ def delivery_of(record: Invocation) -> Delivery:
 
 
 def _body_or_problem(record: Invocation) -> tuple[bytes, str | None]:
-    """The body, or b"" and why there is none."""
+    """The body, or b"" and the reason."""
     whole, problem = len(record.stdout) + record.stdout_dropped, ""
     if record.status is Status.SUCCESS and record.stdout_dropped:
         problem = f"the result has {whole} bytes, of which the record keeps {len(record.stdout)}"
@@ -100,10 +100,10 @@ def _body_or_problem(record: Invocation) -> tuple[bytes, str | None]:
 
 
 def body_of(record: Invocation) -> bytes:
-    """The JSON that destinations get: a type, a time and the record, as Standard Webhooks asks.
-    `stdout` is the whole result of a success; `stdout_truncated` and `stderr_truncated` say whether
-    a stream is less than what was written, and `is_truncated` whether one of the two is. b"" if the
-    output takes more than `BODY_MAX_BYTES` by itself.
+    """The JSON for destinations: a type, a time and the record, as in Standard Webhooks. `stdout`
+    is the whole result of a success; `stdout_truncated` and `stderr_truncated` say whether a stream
+    is shorter than what was written, and `is_truncated` whether either is. b"" if the output alone
+    exceeds `BODY_MAX_BYTES`.
     """
     stdout, stderr = record.stdout, record.stderr[:EXCERPT_MAX_BYTES]
     if record.status is not Status.SUCCESS:
@@ -145,8 +145,8 @@ def body_of(record: Invocation) -> bytes:
 
 
 def _text(data: bytes, json_max_bytes: int) -> str | None:
-    """Output as text; None if it takes more bytes as JSON. Bytes that are no text become three
-    times as many, and slowly: in pieces other threads run meanwhile, and it ends at the limit.
+    """Output as text; None if its JSON exceeds the limit. Bytes that are no text triple in size,
+    and slowly: so it converts pieces, lets other threads run in between, and stops at the limit.
     """
     if len(data) <= PIECE_BYTES:
         return data.decode("utf-8", "replace")
@@ -162,6 +162,6 @@ def _text(data: bytes, json_max_bytes: int) -> str | None:
 
 
 def retry_due_ms(delivery: Delivery, now_ms: int, chance: float) -> int | None:
-    """When a try that failed is repeated; None: it is not. `chance`: from [0, 1)."""
+    """When a failed try is repeated; None: never. `chance`: from [0, 1)."""
     due = now_ms + round(BACKOFF.seconds(delivery.attempts, chance) * 1000)
     return due if due <= delivery.expires_at_ms else None

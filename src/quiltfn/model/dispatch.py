@@ -1,13 +1,13 @@
-"""Which accepted work is started next, and how much of it. Nothing here asks a clock or does I/O.
+"""Which asynchronous invocations start next, and how many. Nothing here reads a clock or does I/O.
 
-Tenants take turns, and so do the functions of each: one call at a turn. What may not start anything
-at the moment is not in the rota. So a function waits for one turn of each other function of its
-tenant and, before each of these and its own, for one of each other tenant, whatever is in their
-queues.
+Tenants take turns, and so do the functions of each: one invocation per turn. A function that may
+not start anything now is not in the ready queue. So a function waits for one turn of each other
+function of its tenant and, before each of these and its own, for one of each other tenant, however
+long their queues are.
 
-Callers who wait for a result come first: accepted work gets what they leave. It joins their line
-only once it has waited for `STARVED_S`, and then with one call at a time, so it takes no more of a
-full function than one more caller would.
+Callers who wait for a result come first: asynchronous invocations get what they leave. One joins
+their wait queue only after it has waited for `STARVED_S`, and only one at a time, so a full
+function gives them no more than it gives one more caller.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,15 @@ from collections.abc import Callable
 import msgspec
 
 STARVED_S = 2.0
-# How much work is claimed ahead of its start: what is begun in about so long, within these bounds.
+# How many are claimed ahead of their start: those of the next SLICE_S, within these bounds.
 SLICE_S = 0.25
 SLICE_LEAST, SLICE_MOST = 8, 500
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """One function's accepted work on this node. `running`: attempts under way; `in_line`: how many
-    of them wait for an instance. `waited_s`: for how long the next one has been due.
+    """One function's asynchronous invocations on this node. `running`: attempts under way;
+    `in_line`: how many of them wait for an instance. `waited_s`: for how long the next one has been
+    due.
     """
 
     running: int
@@ -32,7 +33,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def may_start(load: Load, headroom: int) -> int:
-    """How many attempts of the function may start now. `headroom`: how many calls could begin
+    """How many attempts of the function may start now. `headroom`: how many invocations could start
     without a wait, behind those that wait already.
     """
     most = headroom
@@ -44,14 +45,14 @@ def may_start(load: Load, headroom: int) -> int:
 
 
 def slice_size(begun_per_s: float, could_begin: int) -> int:
-    """How much to claim of a function's work, so that a claim is paid for many calls, and that not
-    much is held of a function whose calls are long.
+    """How much of a function's work to claim: enough to spread the cost of a claim over many
+    invocations, but little of a function with long ones.
     """
     return max(SLICE_LEAST, min(SLICE_MOST, max(could_begin, round(begun_per_s * SLICE_S))))
 
 
 class Rota:
-    """The functions that may start something, in the order of their turns."""
+    """The functions that may start something, in order of their turns."""
 
     def __init__(self) -> None:
         self._tenants: dict[str, dict[str, None]] = {}
@@ -60,23 +61,24 @@ class Rota:
         return bool(self._tenants)
 
     def add(self, tenant_id: str, function_id: str) -> None:
-        """At the end of its tenant's; where it is there already, it stays where it is."""
+        """Adds a function at the end of its tenant's turns; keeps its position if it has one."""
         self._tenants.setdefault(tenant_id, {}).setdefault(function_id)
 
     def remove(self, tenant_id: str, function_id: str) -> None:
-        """Takes a function out, if it is there."""
+        """Removes a function, if it is there."""
         functions = self._tenants.get(tenant_id, {})
         functions.pop(function_id, None)
         if not functions:
             self._tenants.pop(tenant_id, None)
 
     def turn(self, start: Callable[[str], bool]) -> str | None:
-        """Gives a turn to the next function: the first for which `start` says that it started one.
-        The others that were asked cannot start anything, and leave. Returns who had it, or None.
+        """Gives a turn to the next function: the first for which `start` returns that it started
+        one. The functions asked before it cannot start anything, and are removed. Returns its id,
+        or None.
         """
         for tenant_id in list(self._tenants):
             for function_id in list(self._tenants.get(tenant_id, ())):
-                # Before, for `start` may take the function out, or add it again.
+                # First, for `start` may remove the function, or add it again.
                 self.remove(tenant_id, function_id)
                 if start(function_id):
                     functions = self._tenants.pop(tenant_id, {})

@@ -1,17 +1,16 @@
-"""Places: the instances of one function, of whatever version, which share its maximum.
+"""Places: the instances of one function, of all its versions, which share its maximum.
 
-Each version that is called has a pool of its own (`model/pool.py`). An instance takes a place until
-it is gone. A pool that needs one where none is free gets that of an idle instance of another
-version; where all have calls, the first that ends its call makes way by these rules:
+Each invoked version has its own pool (`model/pool.py`). An instance takes a place until it is gone.
+If none is free, a pool gets the place of another version's idle instance; if all are busy, the
+first instance to finish an invocation yields by these rules:
 
-Rule 1: an instance that no call of its own version waits for makes way for any that waits.
-Rule 2: a version that has no instance at all gets the next place, or it would never be served.
-Rule 3: otherwise a version whose first call has waited `TURN_S` longer than the other's gets it.
-Two versions that are both called all the time so change places seldom, since each change is a cold
-start.
+Rule 1: an instance that no invocation of its own version waits for yields to any that waits.
+Rule 2: a version without any instance gets the next place, or it would never be served.
+Rule 3: otherwise a version gets it whose first invocation has waited `TURN_S` longer than the
+other's. So two versions under constant load swap places rarely, since each swap is a cold start.
 
-Each place that becomes free is offered to every version that waits for one. So at most
-`WAITING_MAX` wait, for which that takes no noticeable time, and a call of one more is refused.
+Each place that becomes free is offered to every waiting version. To keep that fast, at most
+`WAITING_MAX` versions wait, and an invocation of one more is refused.
 """
 
 from collections.abc import Hashable
@@ -20,15 +19,15 @@ import msgspec
 
 TURN_S = 1.0
 WAITING_MAX = 64
-# In place of a time: before every call that waits.
+# Replaces a time: before every waiting invocation.
 FIRST = float("-inf")
 
 
 class Places(msgspec.Struct, eq=False):
-    """`used` of them, of which `leaving` are being ended. `is_freed`: whether one became free, or a
-    pool waits no longer, since those that wait were served last. `waiting`: the pools that lack
-    one, in the order in which they began to, and since when their first call waits (monotonic
-    seconds), or FIRST.
+    """`used`: occupied places, of which `leaving` have ending instances. `is_freed`: whether a
+    place became free, or a pool stopped waiting, since the waiting pools were last served.
+    `waiting`: the pools that lack a place, in the order in which they began to, and since when
+    their first invocation waits (monotonic seconds), or FIRST.
     """
 
     used: int = 0
@@ -42,13 +41,13 @@ class Places(msgspec.Struct, eq=False):
         return self.used - self.leaving
 
     def leave(self, who: Hashable) -> None:
-        """The pool `who` lacks none any more: another may be next."""
+        """The pool `who` no longer lacks a place: another may be next."""
         if self.waiting.pop(who, None) is not None:
             self.is_freed = True
 
     def due(self, who: Hashable, since: float | None) -> int:
-        """How many other pools get a place before the pool `who`. `since`: when the first of its
-        own calls that lack one came, or FIRST; None: no call of its own lacks one.
+        """How many other pools get a place before the pool `who`. `since`: when its own first
+        invocation that lacks a place came, or FIRST; None: none lacks one.
         """
         found, is_behind = 0, True
         for other, other_since in self.waiting.items():
@@ -57,11 +56,11 @@ class Places(msgspec.Struct, eq=False):
             elif since is None or other_since < since - TURN_S:
                 found += 1
             elif other_since == since == FIRST:
-                found += is_behind  # who has lacked one for longer is first
+                found += is_behind  # the pool that lacked a place for longer is first
         return found
 
     def must_yield(self, who: Hashable, since: float | None) -> bool:
-        """Whether an instance of the pool `who` that has no call now makes way for another version.
-        `since`: as for `due`.
+        """Whether an idle instance of the pool `who` now yields to another version. `since`: as for
+        `due`.
         """
         return self.due(who, since) > self.leaving

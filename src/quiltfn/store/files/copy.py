@@ -1,8 +1,8 @@
 """Copies a whole store into an empty one of the other kind: a data directory, or PostgreSQL.
 
-Table by table, a row at a time, in one transaction of the target. Before that is committed,
-everything is read back: of each table, the number of rows and a digest of them must be those of the
-source. So a target has everything or nothing, whatever ends the copy.
+It copies table by table, row by row, in one transaction of the target. Before the commit it reads
+everything back: each table must have the same number of rows and the same digest as in the source.
+So a target has everything or nothing, however the copy ends.
 """
 
 from collections.abc import Callable, Generator, Iterable
@@ -18,16 +18,16 @@ from quiltfn.store.database import tables
 from quiltfn.store.files.directory import StoreBroken
 
 Row = tuple[Any, ...]
-# Triggers count what is in the other tables, and the copy has what the source's triggers counted.
+# Triggers fill these tables from the others; a copy gets the source's counts in their place.
 COUNTED_BY_TRIGGERS = (tables.usage, tables.work_count)
-# A copy is a store of its own: it belongs to no fleet, so that a server may use it alone, and its
+# A copy is an independent store: it belongs to no fleet, so that a server may use it alone, and its
 # tables are this version's.
 NOT_COPIED = (tables.fleet, tables.image_copy, tables.compatibility)
 DIGESTS = 2**256
 
 
 class Kind(Enum):
-    """What the values of a column are; each may be None as well."""
+    """The type of a column's values; each may be None as well."""
 
     TEXT = str
     JSON = "JSON as text"
@@ -38,7 +38,7 @@ class Kind(Enum):
 
 
 def kinds_of(table: Table) -> list[Kind]:
-    """Those of its columns, in their order."""
+    """The kinds of the table's columns, in their order."""
     return [_kind(table, column.name, column.type) for column in table.columns]
 
 
@@ -58,19 +58,19 @@ def _kind(table: Table, name: str, kind: object) -> Kind:
 
 
 class Source(Protocol):
-    """What is copied. It does not change meanwhile."""
+    """The source of a copy. It does not change meanwhile."""
 
     def rows(self, table: Table) -> Generator[Row]:
-        """Every row, with values as their `Kind` says, a few of them in memory at a time. It must
-        be closed: a database is read under a lock that its transaction needs to end.
+        """Every row, with values as their `Kind` says, a few of them in memory at a time. Close it:
+        it reads the database under a lock, which its transaction needs in order to end.
         """
 
 
 class Target(Source, Protocol):
-    """Where it goes: an empty store in the middle of a transaction."""
+    """The target of a copy: an empty store in the middle of a transaction."""
 
     def fill(self, table: Table, rows: Iterable[Row]) -> None:
-        """Makes these the rows of the table, instead of those that an empty store has."""
+        """Replaces the table's rows, including those of an empty store."""
 
 
 Opened = AbstractContextManager[Target]
@@ -78,7 +78,7 @@ Opened = AbstractContextManager[Target]
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a table holds: the number of rows, and a digest that their order does not change."""
+    """The contents of a table: the number of rows, and a digest independent of their order."""
 
     rows: int = 0
     digest: int = 0
@@ -88,7 +88,7 @@ class Contents:
 
 
 def _digest(row: Row) -> int:
-    """Of the types and the values."""
+    """A digest of the types and the values."""
     found = blake2b(digest_size=32)
     for value in row:
         data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
@@ -98,7 +98,7 @@ def _digest(row: Row) -> int:
 
 
 class Counted:
-    """Rows on their way, and what has gone by so far."""
+    """Passes rows through and sums up those that have passed."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows, self.contents = rows, Contents()
@@ -112,8 +112,7 @@ class Counted:
 def copy(source: Source, target: Target, progress: Callable[[str, int], None]) -> None:
     """Copies every table and compares. `told` gets each table's name and its number of rows.
 
-    Raises `StoreBroken` where the target does not have what the source has; the caller then gives
-    up the transaction.
+    Raises `StoreBroken` if the target differs from the source; the caller must then roll back.
     """
     copied = {}
     for table in _in_order():
@@ -132,7 +131,7 @@ def copy(source: Source, target: Target, progress: Callable[[str, int], None]) -
 
 
 def contents_of(source: Source, table: Table) -> Contents:
-    """What a table of it holds."""
+    """The contents of a table."""
     found = Contents()
     with closing(source.rows(table)) as rows:
         for row in rows:
@@ -141,7 +140,7 @@ def contents_of(source: Source, table: Table) -> Contents:
 
 
 def _in_order() -> list[Table]:
-    """Every table that is copied, behind those that it refers to."""
+    """Every table to copy, after those that it refers to."""
     apart = (*COUNTED_BY_TRIGGERS, *NOT_COPIED)
     others = [one for one in tables.metadata.sorted_tables if one not in apart]
     return [*others, *COUNTED_BY_TRIGGERS]
@@ -157,7 +156,7 @@ def check_revision(found: str | None, where: str) -> None:
 
 
 def check_all_ended(running: int, where: str) -> None:
-    """Raises `StoreBroken` for a source whose server did not end by itself."""
+    """Raises `StoreBroken` for a source whose server did not shut down properly."""
     if running:
         raise StoreBroken(
             f"{where} has {running} call(s) that are not over, since its server did not end by "

@@ -1,7 +1,7 @@
-"""Slots of functions, in the database that the nodes of a fleet share.
+"""Slots of functions, in the database shared by the nodes of a fleet.
 
-A row for each function has the maximum and, as JSON, what each node holds. So one row decides, and
-one statement asks it: see `hold_slots` in fleet.sql. `SqlStore` writes the maximum, in the
+A row for each function has the maximum and, as JSON, the slots of each node. So one row decides,
+and one statement updates it: see `hold_slots` in fleet.sql. `SqlStore` writes the maximum, in the
 transaction that changes the function.
 """
 
@@ -18,17 +18,17 @@ from quiltfn.store.database.database import Quickly
 from quiltfn.store.database.sql import execute, run
 from quiltfn.store.database.tables import as_json
 
-# So many rows that others have locked are waited for, a second each, before the rest is left out.
+# How many locked rows a statement waits for, a second each, before it leaves out the rest.
 LOCKED_MAX = 2
 TAKEN_OVER = "node {name} has been taken over: its epoch {epoch} is over"
 
 
 class SqlSlots:
-    """How many instances each node may have, decided by the store (`model/slots.py`). `quickly`: on
-    a connection that does not wait behind records.
+    """The store's decision on how many instances each node may have (`model/slots.py`). `quickly`:
+    uses a connection that does not wait behind records.
 
-    Every method raises `StoreUnavailable`. What `hold` asked for may then have been granted: the
-    node asks again or reads, and until then goes by the lesser of what it may hold.
+    Every method raises `StoreUnavailable`. The request of `hold` may then have been granted: the
+    node repeats it or reads, and until then assumes the lesser of the two numbers.
     """
 
     def __init__(self, quickly: Quickly) -> None:
@@ -38,15 +38,14 @@ class SqlSlots:
     async def hold(
         self, node: NodeEpoch, wants: Mapping[str, int]
     ) -> Mapping[str, FunctionSlots | None]:
-        """The node wants so many slots of each function, by its id, no matter how many it has. It
-        is given as many as the others leave; it keeps what it has where those are more than the
-        maximum, and always gives back what it has above its wish. Harmless when repeated, and
-        without effect where the store hears of it only after a later wish of this node.
+        """Requests a total number of slots for each function, by its id. Grants as many as the
+        other nodes leave; the node keeps what it has even if all exceed the maximum, and always
+        returns slots beyond its request. Harmless when repeated, and without effect if a later
+        request of this node arrives first.
 
-        Returns what there is then of each function, None where it was deleted. Those that could not
-        be asked for, as somebody kept them locked, are left out; where that is all of them, it
-        raises `StoreUnavailable`. Raises `NotAMember` if the epoch is not the node's, and then the
-        node holds nothing.
+        Returns the slots of each function, None if it was deleted. Leaves out functions whose rows
+        stayed locked; if that is all of them, raises `StoreUnavailable`. Raises `NotAMember` if the
+        epoch is not the node's; the node then holds nothing.
         """
         turns = {function_id: next(self._turns) for function_id in wants}
 
@@ -78,13 +77,13 @@ class SqlSlots:
         return await self._quickly(work)
 
     async def held(self, node: str) -> Sequence[FunctionSlots]:
-        """Every function of which the node holds a slot or wants one. Reads all functions."""
+        """Every function with slots that the node holds or wants. Reads all functions."""
         return await self._quickly(
             lambda connection: _read_all(execute(connection, "slots_of_node", {"node": node}))
         )
 
     async def of(self, function_ids: Collection[str]) -> Sequence[FunctionSlots]:
-        """Those of some functions, as far as they are there."""
+        """The slots of the given functions, if they exist."""
         ids = {"ids": as_json(list(function_ids))}
         return await self._quickly(
             lambda connection: _read_all(execute(connection, "slots_of_functions", ids))
@@ -92,8 +91,8 @@ class SqlSlots:
 
 
 def free(connection: Connection, node: str) -> None:
-    """Takes everything from a node that does not use it any more: for the transaction that raises
-    its epoch and has locked its row for update, so that nothing is being granted to it meanwhile.
+    """Releases all slots of a node that has stopped using them: in the transaction that raises its
+    epoch and has locked its row for update, so that no slot is granted to it meanwhile.
     """
     run(connection, "free_slots", {"node": node}).close()
 

@@ -35,14 +35,14 @@ class SqlKeys:
         self._database = database
 
     def change_token(self) -> object:
-        """A value that differs after every change, by whichever process, except on a full disk.
+        """A value that differs after every change by any process, except on a full disk.
 
-        It costs a microsecond, does not ask the database and never raises.
+        It takes a microsecond, does not query the database and never raises.
         """
         return self._database.directory.keys_token()
 
     async def revision(self) -> int:
-        """A number that increases with every change, by whichever process."""
+        """A number that increases with every change by any process."""
         query = select(tables.key_revision.c.number)
 
         def work(connection: Connection) -> int:
@@ -61,9 +61,9 @@ class SqlKeys:
         return await self._database.read(work)
 
     async def page(self, tenant_id: str | None, limit: int, cursor: str | None) -> Page[Key]:
-        # Ids are UUIDv7, so their order is the order of time.
+        # Ids are UUIDv7, so their order is chronological.
         """Up to `limit` keys of the tenant, oldest first; None: of all tenants. Raises
-        `Unprocessable` for a cursor that no page gave.
+        `Unprocessable` for an invalid cursor.
         """
         columns, after = tables.api_key.c, from_cursor(cursor, BEFORE_EVERY_ID)
         query = select(tables.api_key).where(columns.id > after)
@@ -79,16 +79,15 @@ class SqlKeys:
         return await self._database.read(work)
 
     async def add(self, key: Key, first_scope: Scope | None = None) -> Key:
-        """Stores a new key and returns it. The first key of all gets `first_scope`, if given: of
-        several that are added at the same time, exactly one. Raises `RateLimited` if the tenant has
-        `TENANT_KEYS_MAX` valid keys, and `CapacityFull` if all have `KEYS_MAX`. Of those that are
-        not valid any more, only as many are kept, the newest. Raises `Conflict` if there is a key
-        with its id or prefix.
+        """Stores a new key and returns it. The very first key gets `first_scope`, if given: exactly
+        one of several simultaneous ones. Raises `RateLimited` if the tenant has `TENANT_KEYS_MAX`
+        valid keys, and `CapacityFull` if all tenants have `KEYS_MAX`. Keeps the same number of
+        invalid keys, the newest. Raises `Conflict` if there is a key with its id or prefix.
         """
         any_key = select(tables.api_key.c.id).limit(1)
 
         def work(connection: Connection) -> Key:
-            # The transaction holds the write lock from its start, so no other writer intervenes.
+            # The transaction has the write lock from its start, so no other writer intervenes.
             kept = key
             if first_scope is not None and connection.execute(any_key).first() is None:
                 kept = replace(key, scope=first_scope)
@@ -103,7 +102,7 @@ class SqlKeys:
             raise Conflict("there is a key of this id or prefix already; make another") from error
 
     async def revoke(self, key: Key, now: int) -> Key:
-        """Revokes a key for good and returns it as it is then. The first revocation counts. Raises
+        """Permanently revokes a key and returns it as stored. The first revocation counts. Raises
         `NotFound` for an unknown key.
         """
         this = tables.api_key.c.id == key.id
@@ -117,15 +116,15 @@ class SqlKeys:
                 raise NotFound("there is no key with this id")
             return tables.read(row, Key)
 
-        # It frees nothing, but it must work on a full disk too.
+        # It frees nothing, but revocation must succeed on a full disk too.
         return await self._database.write(
             work, self._database.directory.mark_keys_changed, frees=True
         )
 
 
 def make_room(connection: Connection, key: Key) -> None:
-    """Checks the limits for one more key, and forgets the oldest of those that are not valid any
-    more where there are as many. Raises `RateLimited` and `CapacityFull`.
+    """Checks the limits for one more key, and removes the oldest invalid keys beyond them. Raises
+    `RateLimited` and `CapacityFull`.
     """
     columns = tables.api_key.c
     unexpired = or_(columns.expires_at.is_(None), columns.expires_at > key.created_at)
