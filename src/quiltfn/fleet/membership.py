@@ -1,7 +1,7 @@
-"""This node among the others: it beats, sees who is gone and takes that over, and knows when it has
-lost its own place.
+"""This node's membership: it sends heartbeats, detects lost nodes and takes them over, and notices
+when it has lost its own membership.
 
-All it decides by is in `observer.py`; here it is carried out.
+`observer.py` makes the decisions; this module carries them out.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _log = structlog.get_logger("quiltfn.fleet")
 
 
 class Loss(StrEnum):
-    """Why a node has no place in the fleet any more."""
+    """Why a node is no longer a member of the fleet."""
 
     TAKEN_OVER = "another node has taken this one over, or it was started again elsewhere"
     REMOVED = "an operator has removed this node from the fleet"
@@ -44,8 +44,8 @@ class Loss(StrEnum):
 class Membership:
     """Start it with `join`, run `run` and end it with `leave`.
 
-    `on_state`: of a new state of this node; `on_read`: of all members, after each look; `on_lost`:
-    this node has no place any more, and why.
+    `on_state`: called with a new state of this node; `on_read`: with all members, after each look;
+    `on_lost`: when this node has lost its membership, with the reason.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Membership:
         clock: Clock,
         lag_s: Callable[[], float] = float,
     ) -> None:
-        """`lag_s`: how far this node is behind the changes of others."""
+        """`lag_s`: how far this node is behind the changes of others, in seconds."""
         self._members, self._observer, self.clock = members, own, clock
         self._lag_s = lag_s
         self._load: Callable[[], Report] = Report
@@ -73,18 +73,18 @@ class Membership:
         self.on_lost: Signal[Loss] = Signal()
 
     def report_by(self, load: Callable[[], Report]) -> None:
-        """From now on beats say how loaded this node is; before it they say that it is idle."""
+        """Report this node's load in heartbeats from now on; before that they report it as idle."""
         self._load = load
 
     def renewed_at(self) -> float:
-        """When this node's place was renewed last, in seconds of CLOCK_BOOTTIME: from before the
-        beat was sent, so that no other node counts from an earlier time.
+        """When this node's membership was last renewed, in seconds of CLOCK_BOOTTIME: from before
+        the heartbeat was sent, so that no other node counts from an earlier time.
         """
         return self._renewed_at
 
     @property
     def problem(self) -> str | None:
-        """Why others may take this node for gone; None if they do not."""
+        """Why others may consider this node lost; None if they do not."""
         if self.lost is not None:
             return self.lost
         late_s = boottime() - self._renewed_at
@@ -93,16 +93,16 @@ class Membership:
         return f"no beat was stored for {late_s:.0f} s"
 
     def seen(self) -> Sequence[Member]:
-        """All nodes as they were at the last look; none before the first one."""
+        """All nodes as of the last look; empty before the first one."""
         return [one.member for one in self._observer.members]
 
     def silent(self) -> Sequence[str]:
-        """The nodes that should be there and whose beats have not moved for the fence time."""
+        """Nodes that should be present and whose heartbeats have not moved for the fence time."""
         known = (self._known(one.member) for one in self._observer.members)
         return [one.member.name for one in known if one.is_silent]
 
     def show(self) -> None:
-        """Puts the nodes as they were at the last look into the metrics."""
+        """Update the metrics with the nodes' states at the last look."""
         now = self.clock.now()
         found = [one.member for one in self._observer.members if one.member.is_member]
         metrics.show_members(
@@ -111,14 +111,14 @@ class Membership:
         )
 
     async def join(self, address: str) -> None:
-        """Makes this node known. Raises `NodeRemoved` and `StoreUnavailable`."""
+        """Register this node. Raises `NodeRemoved` and `StoreUnavailable`."""
         began = boottime()
         own = await self._members.register(address, self._report())
         self._renewed_at = began
         self._heard(own)
 
     async def run(self) -> None:
-        """Beats and looks, until it is cancelled or has lost its place."""
+        """Send heartbeats and look, until cancelled or no longer a member."""
         try:
             while self.lost is None:
                 began = self.clock.now()
@@ -134,7 +134,7 @@ class Membership:
             await self.settled()
 
     async def turn(self) -> None:
-        """One beat and one look at the others. Raises `StoreUnavailable`."""
+        """Send one heartbeat and look at the others once. Raises `StoreUnavailable`."""
         began = boottime()
         own = await self._members.beat(self._report())
         if own is None:
@@ -146,16 +146,16 @@ class Membership:
         await self._look()
 
     async def _look(self) -> None:
-        async with self._looking:  # an older look is not heard after a newer one
+        async with self._looking:  # an older look must not be applied after a newer one
             found = await self._members.read()
             due = self._observer.look(found, self.clock.now())
             for hear in self.on_read.hearers:
                 hear(found)
-        if due and self._taking_over is None:  # beside the beats, which it must not hold up
+        if due and self._taking_over is None:  # must not delay heartbeats
             self._taking_over = asyncio.ensure_future(self._take_over(due))
 
     def _tell_not_stored(self, error: StoreUnavailable) -> None:
-        """Says so at first, and now and then while it lasts."""
+        """Log the failure at first, and now and then while it lasts."""
         now, told_at = self.clock.now(), self._told_not_stored_at
         if told_at is None or now - told_at >= TOLD_AGAIN_S:
             self._told_not_stored_at = now
@@ -167,23 +167,25 @@ class Membership:
             _log.info("beats are stored again")
 
     def _report(self) -> Report:
-        """This node's load, and what it knows by itself."""
+        """This node's load, and its own state."""
         times = self.times
         told = (times.beat_s, times.fence_s, times.end_s, times.reap_s)
         return msgspec.structs.replace(self._load(), lag_s=round(self._lag_s(), 1), times=told)
 
     async def settled(self) -> None:
-        """Waits until no take-over is under way."""
+        """Wait until no take-over is in progress."""
         if self._taking_over is not None:
             await asyncio.wait([self._taking_over])
 
     async def all(self) -> Sequence[KnownNode]:
-        """As `ports.fleet.Nodes` says: as they are in the store now."""
+        """As `ports.fleet.Nodes` says, with the states from the store."""
         found = await self._members.read()
         return [self._known(one) for one in found if one.is_member]
 
     async def set_state(self, name: str, state: NodeState) -> KnownNode:
-        """As `ports.fleet.Nodes` says. This node acts on it at once, whichever node it is about."""
+        """As `ports.fleet.Nodes` says. This node applies the change at once, whichever node it
+        affects.
+        """
         changed = await self._members.set_state(name, state)
         if changed is None:
             raise NotFound("there is no node of this name")
@@ -203,8 +205,8 @@ class Membership:
         return KnownNode(member=member, unmoved_s=unmoved_s, is_own=is_own, is_silent=is_silent)
 
     async def leave(self) -> None:
-        """The last that this node does, once it has ended what it had. Never raises: where it could
-        not be stored, others wait for the reap time.
+        """The last step of this node, after it has ended its instances. Never raises: if the store
+        fails, others wait for the reap time.
         """
         if self.lost is not None:
             return
@@ -214,7 +216,7 @@ class Membership:
             _log.warning(f"others will wait until they take over what is left: {error}")
 
     async def _take_over(self, due: Sequence[Member]) -> None:
-        """One after the other. What fails is due again at the next look."""
+        """Take nodes over one after the other. A failed take-over is due again at the next look."""
         try:
             for seen in due:
                 told = await self._members.take_over(seen)

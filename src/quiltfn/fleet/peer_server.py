@@ -1,10 +1,9 @@
-"""The peer port: other nodes of the fleet ask here, over mutual TLS, and nobody else is let in.
+"""The peer port: only other nodes of the fleet are admitted, over mutual TLS.
 
-The connections are those of the API (`api/http/connection.py`), with its bounds. Each is of the
-node that its certificate names, for as long as that may be; each request on it says for whom it is,
-in a header that is signed. Two targets are answered here: the nonce that is signed with, and a
-ping. All else goes to the handler that the server was made with. Who was refused, and why, is in
-the log.
+The connections are those of the API (`api/http/connection.py`), with its limits. Each belongs to
+the node that its certificate names, while that is valid; each request on it names its caller, in a
+signed header. Two targets are handled here: the nonce for signatures, and a ping. All other
+requests go to the handler that the server was created with. Refusals and their reasons are logged.
 """
 
 import asyncio
@@ -44,9 +43,9 @@ from quiltfn.ports.peers import PIECE_BYTES, Asker, PeerDirectory
 PeerHandler = Callable[[Request, Asker], Awaitable[Response]]
 _name = itemgetter(0)
 CONNECTIONS_ALL = 1000
-# What a client of another node may send, and what that adds.
+# Limits for a client's forwarded request, and what forwarding adds.
 HEAD_MAX_BYTES, HEADERS_MAX = 1024 * 1024 + 32 * 1024, 120
-# After so long a connection ends with an answer, and the next one shows its certificate again.
+# A connection ends after the response following this time; the next one is authenticated again.
 CONNECTION_MAX_S = 600.0
 LEAVE_WITHIN_S = 2.0
 LOOK_EVERY_S = 1.0
@@ -75,7 +74,7 @@ def bind(own: NodeFile) -> socket.socket:
 
 
 class RefusalLog:
-    """One line for each kind of refusal within ten seconds, with how many there were before."""
+    """Logs one line for each kind of refusal within ten seconds, with the number of others."""
 
     def __init__(self) -> None:
         self._log = structlog.get_logger("quiltfn.fleet")
@@ -94,7 +93,7 @@ class RefusalLog:
 
 
 class PeerServer:
-    """Answers other nodes. It is open from `open_peer_server` to the end of that block."""
+    """Handles requests of other nodes. It is open inside the block of `open_peer_server`."""
 
     def __init__(
         self,
@@ -104,7 +103,7 @@ class PeerServer:
         responses: ResponseBudget | None,
         keys: KeyRevisions | None,
     ) -> None:
-        """`keys`: whose revision pings carry, if any."""
+        """`keys`: the key revisions for pings, if any."""
         self.own, self.directory, self.handler = own, directory, handler
         limits = ConnectionLimits(
             most=CONNECTIONS_ALL, headers_max=HEADERS_MAX, head_max_bytes=HEAD_MAX_BYTES
@@ -116,7 +115,7 @@ class PeerServer:
         self.keys = keys
 
     def handshake_failed(self, address: object, error: OSError) -> None:
-        """Whoever it was has shown no certificate of this fleet, or is no TLS at all."""
+        """The peer has shown no certificate of this fleet, or does not use TLS."""
         told = getattr(error, "verify_message", None) or getattr(error, "reason", None) or error
         self.refusals.add("handshake", f"{told}", address=_shown(address))
 
@@ -124,9 +123,7 @@ class PeerServer:
         return PeerServerConnection(self)
 
     async def look(self) -> None:
-        """Until it is cancelled: cuts off nodes that do not read, and those that may not ask any
-        more.
-        """
+        """Run until cancelled: cut off nodes that do not read, or are no longer admitted."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
@@ -136,7 +133,7 @@ class PeerServer:
                     one.cut()
 
     async def leave(self) -> None:
-        """Lets requests end for a moment, then ends all connections."""
+        """Wait briefly for requests to end, then end all connections."""
         self.connections.finish_all()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_WITHIN_S):
@@ -146,7 +143,7 @@ class PeerServer:
 
 
 class PeerServerConnection(HttpConnection):
-    """A connection of another node, whose handshake is over."""
+    """A connection of another node, after the handshake."""
 
     def __init__(self, server: PeerServer) -> None:
         super().__init__(self._respond, server.connections)
@@ -155,7 +152,7 @@ class PeerServerConnection(HttpConnection):
         self._address: object = None
         self.node: str | None = None
         self._verifier: Verifier | None = None
-        self._rest_bytes = 0  # What is not sent yet of a body that was whole before.
+        self._rest_bytes = 0  # unsent bytes of a body that was complete in memory
 
     @property
     def is_streaming(self) -> bool:
@@ -182,7 +179,7 @@ class PeerServerConnection(HttpConnection):
         super().connection_lost(exc)
 
     async def _respond(self, request: Request) -> Response:
-        """The whole life of one request of another node."""
+        """Handle one request of another node from start to end."""
         node, verifier, server = self.node, self._verifier, self._server
         if node is None or verifier is None:
             return self._refuse_node("name", "the certificate has no name of one node")
@@ -195,7 +192,7 @@ class PeerServerConnection(HttpConnection):
         if target == PING:
             return self._pinged(request)
         if target == HELLO:
-            # One more than a node asks for, for its pings.
+            # One connection more than a node opens for requests, for its pings.
             if server.counts[node] > CONNECTIONS_MAX + 1:
                 return self._refuse_node("connections", f"node {node} has too many connections")
             return Response(status=204, headers=[(NONCE_HEADER, verifier.nonce)])
@@ -204,7 +201,7 @@ class PeerServerConnection(HttpConnection):
         except BadIdentity as error:
             return self._refuse_node("identity", f"node {node}: {error}")
         response = await server.handler(request, Asker(node, call))
-        if not RESERVED.isdisjoint(map(_name, response.headers)):  # as a handler may write them
+        if not RESERVED.isdisjoint(map(_name, response.headers)):  # a handler may have set them
             response.headers = [one for one in response.headers if one[0] not in RESERVED]
         if self._loop.time() - self._began_at > CONNECTION_MAX_S:
             response.closes = True
@@ -221,8 +218,8 @@ class PeerServerConnection(HttpConnection):
         return response
 
     async def _in_pieces(self, body: bytes) -> AsyncIterator[bytes]:
-        """A long body, with a turn for all other work between its pieces. It is in memory until the
-        node has taken it.
+        """Send a long body, with turns for other work between its pieces. It stays in memory until
+        the node has read it.
         """
         count = self._server.connections.responses.add_unsent
         self._rest_bytes = len(body)
@@ -239,7 +236,7 @@ class PeerServerConnection(HttpConnection):
             self._rest_bytes = 0
 
     def _refuse_node(self, kind: str, reason: str) -> Response:
-        """Says why, and ends the connection."""
+        """Send the reason, and end the connection."""
         self._server.refusals.add(kind, reason, address=_shown(self._address))
         response = text_response(reason, "text/plain; charset=utf-8")
         response.status, response.closes = REFUSED_STATUS, True
@@ -261,9 +258,9 @@ async def open_peer_server(
     keys: KeyRevisions | None,
     responses: ResponseBudget | None = None,
 ) -> AsyncIterator[PeerServer]:
-    """Answers other nodes in the block, at the address that the node's file says, or on a bound
-    socket. `responses`: where what nodes do not take is counted, None: nowhere else; `keys`: as
-    `PeerServer` takes them. Raises `BadSetting`.
+    """Handle other nodes' requests inside the block, at the address in the node's file, or on a
+    bound socket. `responses`: counts the bytes that nodes have not read, None: a separate counter;
+    `keys`: as for `PeerServer`. Raises `BadSetting`.
     """
     server = PeerServer(own, directory, handler, responses, keys)
     with contextlib.closing(listener or bind(own)) as bound:

@@ -1,4 +1,4 @@
-"""The interface of what decides where a call runs in a fleet."""
+"""The interface for deciding where a call runs in a fleet."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
@@ -19,15 +19,17 @@ class Destination(NamedTuple):
 
 
 class ImagePlaces(NamedTuple):
-    """Where the image is that a function's instances show. `nodes`: other nodes that have it."""
+    """The location of the image that a function's instances mount. `nodes`: other nodes that have
+    it.
+    """
 
     is_here: bool
     nodes: Collection[str]
 
 
 class Placement(Protocol):
-    """Where calls run: here, or on another node. `catch_up`: brings into memory what other nodes
-    have changed, as far as that is possible soon.
+    """Where calls run: here, or on another node. `catch_up`: loads other nodes' changes into
+    memory, as far as that is possible soon.
     """
 
     catch_up: Callable[[], Awaitable[object]]
@@ -41,33 +43,33 @@ class Placement(Protocol):
         names_version: bool = False,
         is_last: bool = False,
     ) -> Destination | None:
-        """The node that is to run a call, but for those that were tried; None: this one. `version`:
+        """The node that is to run a call, except those that were tried; None: this one. `version`:
         the current one of the function; `names_version`: the call names one, or an alias.
-        `is_last`: it is not asked again, so the call rather waits there than finds none ready.
+        `is_last`: this is the last attempt, so the call waits there if no instance is ready.
         """
 
     def sent(self, node: str, function_id: str) -> None:
-        """A call of the function goes to the node."""
+        """A call of the function is sent to the node."""
 
     def told(self, node: str, function_id: str, load: PoolLoad | None) -> None:
-        """How the function's pool on the node is now, by its own word; None: nobody knows, since
-        the node could not be reached.
+        """The load of the function's pool on the node, as the node reported it; None: unknown,
+        since the node was unreachable.
         """
 
     def load(self, function_id: str) -> PoolLoad | None:
-        """What this node tells others of the function's pool, if it has one."""
+        """The load of the function's pool that this node reports to others, if it has one."""
 
     def takes_calls(self) -> bool:
-        """Whether this node takes any calls that others send."""
+        """Whether this node accepts any forwarded calls."""
         ...
 
     async def refusal(self, call: ForwardedCall) -> Refusal | None:
-        """Why this node does not take a call that another one sends; None: it does."""
+        """Why this node refuses a forwarded call; None: it accepts it."""
 
 
 class PeerUnavailable(Exception):
-    """The node cannot be reached, or not any more (a sentence). `may_have_run`: it may have had the
-    request.
+    """The node is unreachable, or no longer reachable (a sentence). `may_have_run`: it may have
+    received the request.
     """
 
     def __init__(self, why: str, *, may_have_run: bool) -> None:
@@ -76,7 +78,7 @@ class PeerUnavailable(Exception):
 
 
 class PeerResponse(Protocol):
-    """What a node answers, from its head on. Its body raises `PeerUnavailable`."""
+    """A node's response, read up to its head. Its body raises `PeerUnavailable`."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -85,14 +87,14 @@ class PeerResponse(Protocol):
     def header(self, name: str) -> str | None: ...
 
     async def read(self, limit: int) -> bytes:
-        """The whole body. Raises `PeerUnavailable`, also (`ports.peers.PeerAnswerTooLong`) behind
-        `limit` bytes.
+        """The whole body. Raises `PeerUnavailable`, or its subclass `ports.peers.PeerAnswerTooLong`
+        after `limit` bytes.
         """
 
 
 class PeerRequest(Protocol):
-    """A request: entering the block sends it and gives the response. `is_sent`: whether the node
-    may have something of it, also where the block could not be entered.
+    """A request: entering the block sends it and returns the response. `is_sent`: whether the node
+    may have received part of it, even if entering failed.
     """
 
     @property
@@ -115,9 +117,9 @@ class Peers(Protocol):
         body: bytes | StreamedBody,
         call: ForwardedCall | None,
     ) -> PeerRequest:
-        """The response, from its head on. A streamed body is not begun before the node asks for it,
-        and what it raises comes out. Leaving the block early ends the request, which the node
-        notices. `call`: what is said of a client's request; None: this node asks for itself. There
-        is no bound on the time while the node is there. Raises `PeerUnavailable` as soon as the
-        connection ends, or nothing has come from the node for some two seconds.
+        """The response, read up to its head. A streamed body is not read before the node asks for
+        it, and its errors are raised here. Leaving the block early ends the request, which the node
+        notices. `call`: metadata of a client's request; None: the request is this node's own. There
+        is no time limit while the node is alive. Raises `PeerUnavailable` as soon as the connection
+        ends, or after about two seconds without data from the node.
         """

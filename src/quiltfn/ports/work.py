@@ -1,4 +1,4 @@
-"""The interfaces to accepted work in the store, and what each side may rely on."""
+"""The interfaces to asynchronous invocations in the store, and what each side may rely on."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,15 +8,15 @@ import msgspec
 from quiltfn.model.end_cause import EndCause
 from quiltfn.model.invocation import Invocation, Source, Status
 
-# One claim gives inputs of so many bytes, or one that is longer.
+# Maximum bytes of inputs from one claim, unless a single input is longer.
 CLAIM_MAX_BYTES = 16 * 1024 * 1024
-# What a variable takes in memory beside its characters.
+# Memory of a variable beside its characters.
 VARIABLE_BYTES = 200
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller gave to a call. `version`: None for the one that is current when the call runs.
-    `caller`: the credential that asked, by name.
+    """The input of a call. `version`: None for the one that is current when the call runs.
+    `caller`: the name of the credential.
     """
 
     payload: bytes | None = None
@@ -29,16 +29,16 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
-        """What it counts: there may be thousands of short variables."""
+        """The memory that it counts: there may be thousands of short variables."""
         variables = (self.environment or {}).items()
         size = sum(len(name) + len(value) + VARIABLE_BYTES for name, value in variables)
         return len(self.payload or b"") + size
 
 
 class AcceptedWork(msgspec.Struct, frozen=True, kw_only=True):
-    """Work that a caller gives to the platform. `record`: in status `queued`. Times in Unix
-    milliseconds; `given_at` in seconds, by the wall clock. `max_queued`: how many of the function
-    may wait, with this one.
+    """Work to be accepted. `record`: in status `queued`. Times in Unix milliseconds; `given_at` in
+    seconds, by the wall clock. `max_queued`: maximum length of the function's queue, including this
+    item.
     """
 
     record: Invocation
@@ -50,7 +50,7 @@ class AcceptedWork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimedWork(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at accepted work, which is this node's to run. `record`: in status `queued`, with
+    """One attempt at asynchronous work, assigned to this node. `record`: in status `queued`, with
     the number of this attempt.
     """
 
@@ -61,9 +61,9 @@ class ClaimedWork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """What one claim gave. `ended`: the records of work that was ended instead: it was too old, or
-    its input cannot be decrypted. `next_due_ms`: when the first of what still waits is due; None:
-    nothing waits.
+    """The outcome of one claim. `ended`: the records of work that ended instead: it was too old, or
+    its input can't be decrypted. `next_due_ms`: when the first item left in the queue is due; None:
+    the queue is empty.
     """
 
     work: Sequence[ClaimedWork]
@@ -72,7 +72,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FunctionQueue(msgspec.Struct, frozen=True, kw_only=True):
-    """The work of one function that waits. `next_due_ms`: of the first of it."""
+    """One function's queue. `next_due_ms`: when its first item is due."""
 
     function_id: str
     tenant_id: str
@@ -81,7 +81,7 @@ class FunctionQueue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DueWork(msgspec.Struct, frozen=True, kw_only=True):
-    """A function with work that waits. `next_due_ms`: when the first of it is due."""
+    """A function with queued work. `next_due_ms`: when its first item is due."""
 
     function_id: str
     tenant_id: str
@@ -89,7 +89,7 @@ class DueWork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """A function's work that is not over. `queued`: due and waiting; `delayed`: due later.
+    """Counts of a function's unfinished work. `queued`: due and waiting; `delayed`: due later.
     `oldest_due_ms`: since when the oldest of `queued` is due; None without any.
     """
 
@@ -100,13 +100,13 @@ class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
     oldest_due_ms: int | None = None
 
 
-# How much of each stream of an attempt is kept, if another one follows: the end, which says most.
+# Bytes stored of each stream of an attempt, if another attempt follows: its end is the most useful.
 ATTEMPT_OUTPUT_BYTES = 16 * 1024
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at a call that is over. `started_at` and `ended_at` in Unix milliseconds.
-    `stdout` and `stderr`: the end of each stream; None: not known, or in the record.
+    """One completed attempt at a call. `started_at` and `ended_at` in Unix milliseconds. `stdout`
+    and `stderr`: the end of each stream; None: unknown, or in the record.
     """
 
     attempt: int
@@ -125,7 +125,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """Work that was given up. `reason`: "attempts" or "age". `died_at` in Unix seconds."""
+    """A dead letter. `reason`: "attempts" or "age". `died_at` in Unix seconds."""
 
     invocation_id: str
     function_id: str
@@ -139,12 +139,12 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Queue(Protocol):
-    """Runs the accepted work of this node."""
+    """Runs the asynchronous invocations of this node."""
 
     def arrived(self, function_id: str, tenant_id: str, due_at_ms: int) -> None:
         """Work of the function was accepted and is on disk."""
 
     async def withdraw(self, invocation_id: str) -> bool:
-        """Puts work back that this node has claimed and not begun, so that it can be cancelled.
-        False where there is no such work.
+        """Release work that this node has claimed and not begun, so that it can be cancelled.
+        Returns False if there is no such work.
         """

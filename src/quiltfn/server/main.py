@@ -1,8 +1,8 @@
 """The server's process: it takes over what the launcher left, serves, and drains on SIGTERM.
 
-The launcher starts this program confined and unprivileged, with three things inherited: a socket
-to the launcher, a bound socket to listen on, and a memory file with settings, secrets and what it
-found out about the machine. What is served is put together in `platform.py`.
+The launcher starts this program confined and unprivileged, with three inherited descriptors: a
+socket to the launcher, a bound socket to listen on, and a memory file with settings, secrets and
+host facts. `platform.py` assembles the services.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
-    # What is imported stays. To look for garbage in it meanwhile takes a seventh as long as the
-    # imports themselves; `main` goes on with that.
+    # Imported objects stay. Collecting garbage during the imports would add a seventh to their
+    # time; `main` turns the collector on again.
     gc.disable()
-    # What structlog loads, where they are installed: to draw lines for a terminal, and for threads
-    # of a kind that a server has none of.
+    # Optional imports of structlog, if they are installed: for formatted terminal output, and for
+    # greenlets, which a server does not use.
     for of_structlog in ("rich", "greenlet"):
         sys.modules[of_structlog] = None  # type: ignore[assignment]
 
@@ -80,7 +80,7 @@ async def launcher_sandboxes(
 
 
 async def serve(given: Inherited) -> None:
-    """Serves until SIGTERM, then refuses new calls and waits for running ones."""
+    """Serve until SIGTERM, then refuse new calls and wait for running ones."""
     chosen = given.settings
     clock = SystemClock()
     node = Node(machine=given.machine, secrets=given.secrets, fleet=given.fleet)
@@ -97,7 +97,7 @@ async def serve(given: Inherited) -> None:
         tune_gc()
         server = Server(app, connections_of(given, platform.services.budgets), tls)
         drain = asyncio.ensure_future(_drain_on_sigterm(platform, server, chosen.drain_s))
-        await asyncio.sleep(0)  # It hears of SIGTERM before anybody is told that this listens.
+        await asyncio.sleep(0)  # sets the SIGTERM handler before readiness is reported
         stalled_s = platform.services.journal.stalled_s
         stall_responder = StallResponder(given.listener, tls, stalled_s)
         stall_responder.start()
@@ -108,12 +108,12 @@ async def serve(given: Inherited) -> None:
         finally:
             stall_responder.stop()
         drain.cancel()
-        if platform.ended.done():  # Whoever watches the server starts it again.
+        if platform.ended.done():  # The supervisor starts the server again.
             raise platform.ended.result()
 
 
 def check_certificate(node: "NodeFile", now: float) -> None:
-    """Raises `BadSetting` for one that other nodes would not take; warns of one that ends soon."""
+    """Raises `BadSetting` if other nodes would reject the certificate; warns before it expires."""
     left = node.check_certificate(now)
     if left < CERTIFICATE_SOON_DAYS:
         structlog.get_logger("quiltfn.server.main").warning(
@@ -136,8 +136,8 @@ def connections_of(given: Inherited, budgets: Budgets) -> Connections:
 
 
 def tune_gc() -> None:
-    """Makes the collector run rarely. It never looks again at what exists now. A call creates
-    hundreds of objects and no cycle, so a run after every few hundred calls is enough.
+    """Make the garbage collector run rarely and skip all existing objects. A call creates hundreds
+    of objects and no cycle, so a run after every few hundred calls is enough.
     """
     gc.collect()
     gc.freeze()
@@ -145,7 +145,7 @@ def tune_gc() -> None:
 
 
 def tls_context(given: Inherited) -> ssl.SSLContext | None:
-    """From the files' contents, because only root may read them. Raises `CannotServe`."""
+    """Create it from the files' contents, because only root may read them. Raises `CannotServe`."""
     certificate, key = given.secrets.get("tls_cert"), given.secrets.get("tls_key")
     if certificate is None or key is None:
         return None
@@ -163,8 +163,8 @@ def tls_context(given: Inherited) -> ssl.SSLContext | None:
 
 
 async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) -> None:
-    """After the first SIGTERM waits for running calls, after a second one no longer, nor where the
-    server has to end by itself.
+    """After the first SIGTERM wait for running calls, but not after a second one, nor if the server
+    is forced to stop.
     """
     asked = asyncio.Event()
     again = asyncio.Event()
@@ -173,7 +173,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     )
 
     def end_now(_: object) -> None:
-        """Others have what this server had, so what still runs here ends at once."""
+        """Other nodes have taken over from this server, so its running calls end at once."""
         again.set()
         asked.set()
 
@@ -189,15 +189,15 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
     for waiter in waiters:
         waiter.cancel()
-    # Calls that still run end as interrupted, so the server does not wait for them.
+    # Running calls end as interrupted, so that the server does not wait for them.
     await platform.pools.aclose()
     platform.services.budgets.streams.end()
     server.leave()
 
 
 async def _ended_calls(platform: Platform, server: Server, drain_s: float) -> None:
-    """Returns once no call of a client here is under way, or the time is over. What still comes to
-    a node of a fleet runs at others, until nobody sends it anything.
+    """Return once no client's call is in progress here, or at the timeout. Calls that still arrive
+    at a node of a fleet run on others, until no client sends any.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(drain_s):
@@ -206,7 +206,7 @@ async def _ended_calls(platform: Platform, server: Server, drain_s: float) -> No
 
 
 def main() -> int:
-    """The server's process; returns its exit code."""
+    """Run the server's process; return its exit code."""
     gc.freeze()
     gc.enable()
     log.configure()
@@ -226,8 +226,8 @@ def main() -> int:
 
 if __name__ == "__main__":
     end_code = main()
-    # Everything is closed and stored. Taking the interpreter apart is a twentieth of what a server
-    # takes from its start to its end, and frees what the kernel frees anyway.
+    # Everything is closed and stored. Finalizing the interpreter would take a twentieth of the
+    # server's total time from start to end, and free only what the kernel frees anyway.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(end_code)

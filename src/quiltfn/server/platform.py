@@ -1,10 +1,10 @@
-"""The composition root: every part of a server is made here, from what differs between servers.
+"""The composition root: creates every part of a server from the inputs that differ.
 
 The server (`main.py`) and the tests open the same platform: on the launcher's sandboxes or fakes,
-in a data directory, by the machine's clock or one that a test moves. Four steps: what the parts
-stand on is opened (`ground.py`); all parts are made, each complete; who hears of what is declared
-(`connect`); memory gets what is stored. Parts close backwards; where a step fails, what was open is
-closed.
+in a data directory, with the machine's clock or one that a test sets. Four steps: open the
+resources below all parts (`ground.py`); create all parts, each complete; connect signals to their
+listeners (`connect`); load stored data into memory. Parts close in reverse order; if a step fails,
+the parts that were open are closed.
 """
 
 import asyncio
@@ -101,8 +101,8 @@ if TYPE_CHECKING:
 
 
 class CallParts(msgspec.Struct, frozen=True, kw_only=True):
-    """What invocations run on. `shared`: what a fleet gives before there are pools, or what stands
-    for that.
+    """The parts that run invocations. `shared`: what a fleet provides before there are pools, or
+    its standalone substitute.
     """
 
     shared: "LoneParts | FleetParts"
@@ -118,7 +118,7 @@ class CallParts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkParts(msgspec.Struct, frozen=True, kw_only=True):
-    """What asynchronous invocations run on."""
+    """The parts that run asynchronous invocations."""
 
     queue: SqlWork
     dispatcher: Dispatcher
@@ -128,9 +128,8 @@ class WorkParts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Platform(msgspec.Struct, frozen=True, kw_only=True):
-    """A server without its socket: the services that routes call, and the parts below them.
-    `node`: this server among others, or alone. `ended`: gets the error with which the server has to
-    end by itself.
+    """A server without its socket: the services that routes call, and the parts below them. `node`:
+    this server in a fleet, or standalone. `ended`: gets the error that forces the server to stop.
     """
 
     ground: Ground
@@ -156,13 +155,13 @@ async def open_platform(
     clock: ResumableClock,
     node: Node,
 ) -> AsyncIterator[Platform]:
-    """Opens every part and starts the background tasks. Raises `CannotServe` and as parts do."""
+    """Open every part and start background tasks. Raises `CannotServe` and the parts' errors."""
     async with AsyncExitStack() as stack:
         ground = await open_ground(settings, sandboxes, store, clock, node, stack)
         platform = make_platform(ground)
         connect(platform)
         services, dispatcher = platform.services, platform.dispatcher
-        for close in (  # the last one first
+        for close in (  # in this order
             platform.node.aclose,
             services.quotas.aclose,
             platform.meter.store,
@@ -184,14 +183,14 @@ async def open_platform(
 
 
 async def _end_all(tasks: list[asyncio.Task[None]]) -> None:
-    """Waits until they have ended, because they use what is closed next."""
+    """Wait until they have ended, because they use the parts that are closed next."""
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
 
 
 def connect(platform: Platform) -> None:
-    """Who hears of what, in this order. It is said nowhere else."""
+    """Connect signals to their listeners, in this order. It happens only here."""
     services, node, dispatcher = platform.services, platform.node, platform.dispatcher
     all_events, deliveries, quotas = node.all_events, services.deliveries, services.quotas
     services.invoker.on_opened.connect(*(events.call_started for events in all_events))
@@ -207,7 +206,7 @@ def connect(platform: Platform) -> None:
         dispatcher.function_changed,
         services.work.policies.function_changed,
         services.aliases.function_changed,
-        services.events.function_changed,  # other nodes have it from the store
+        services.events.function_changed,  # other nodes get it from the store
         services.urls.function_changed,
     )
     platform.pools.on_change.connect(
@@ -229,7 +228,7 @@ def connect(platform: Platform) -> None:
 
 
 def listeners_of(platform: Platform) -> "dict[ChangeKind, Listener]":
-    """What takes over each kind of change of the store, in the order in which they are told."""
+    """The listeners for each kind of change in the store, in the order of their calls."""
     services = platform.services
 
     async def follow_keys(_: object) -> None:
@@ -250,7 +249,7 @@ def listeners_of(platform: Platform) -> "dict[ChangeKind, Listener]":
 
 
 async def restore(platform: Platform) -> None:
-    """Memory gets what is stored, functions once there is all that they need. Raises
+    """Load stored data into memory, and functions after everything that they need. Raises
     `CannotServe`, and `StoreUnavailable`.
     """
     services, others = platform.services, platform.ground.others
@@ -271,7 +270,7 @@ async def restore(platform: Platform) -> None:
 
 
 def tasks_of(platform: Platform) -> tuple[Task, ...]:
-    """What goes on while the server is open."""
+    """The background tasks of an open server."""
     ground, services = platform.ground, platform.services
     catalog, tenant_images = services.catalog, services.tenant_images
     chosen, database, clock = ground.settings, ground.database, ground.clock
@@ -301,12 +300,14 @@ def tasks_of(platform: Platform) -> tuple[Task, ...]:
 
 
 def following_tasks(platform: Platform) -> "tuple[Task, ...]":
-    """What follows other servers; of one that is alone, what it may itself not have heard of."""
+    """The tasks that follow other servers; on a standalone server, only those for its own missed
+    data.
+    """
     ground, services = platform.ground, platform.services
     if ground.follower is None:
         listeners = listeners_of(platform).values()
         return (partial(compare_when_unsure, ground.store, listeners),)
-    from quiltfn.fleet import follower  # noqa: PLC0415 — a server alone has none of it
+    from quiltfn.fleet import follower  # noqa: PLC0415 — unused by a standalone server
 
     return follower.tasks(
         ground.follower,
@@ -325,7 +326,7 @@ def following_tasks(platform: Platform) -> "tuple[Task, ...]":
 
 
 def make_platform(ground: Ground) -> Platform:
-    """Makes all parts, which wait for nothing. Raises `CannotServe`."""
+    """Create all parts, without waiting. Raises `CannotServe`."""
     calls = make_call_parts(ground)
     work = make_work_parts(ground, calls)
     node = make_node(calls, work.work)
@@ -386,7 +387,7 @@ def make_shared(ground: Ground, limits: LimitTable) -> "LoneParts | FleetParts":
     kept = stored, images, clock, limits.image_bytes, chosen.images_bytes
     if own is None or ground.membership is None:
         return LoneParts(ground, kept)
-    from quiltfn.fleet.parts import FleetParts  # noqa: PLC0415 — a server alone has none of it
+    from quiltfn.fleet.parts import FleetParts  # noqa: PLC0415 — unused by a standalone server
 
     return FleetParts(own, ground.membership, ground, kept)
 
@@ -479,7 +480,7 @@ def make_work_parts(ground: Ground, calls: CallParts) -> WorkParts:
     )
 
     def open_sender() -> CallbackSender:
-        # Imported late: it takes some megabytes, which a server without callbacks need not have.
+        # Imported late: it takes some megabytes, which a server without callbacks saves.
         from quiltfn.calls.callbacks import Callbacks  # noqa: PLC0415
 
         return Callbacks(chosen.callback_ranges())
@@ -520,7 +521,7 @@ def node_config(ground: Ground, runtimes: Runtimes) -> NodeConfig:
 
 
 def keep_alive_policy(chosen: Settings) -> Callable[[], KeepAlive | None]:
-    """Makes a policy for each function; None under the fixed rule, which needs only `idle_s`."""
+    """Create a policy for each function; None under the fixed rule, which needs only `idle_s`."""
     if chosen.keep_alive == "fixed":
         return lambda: None
     return policy_maker(chosen.keep_alive, chosen.idle_s)

@@ -1,8 +1,8 @@
-"""Quotas of tenants, and how much of a day's GB-seconds each has used.
+"""Quotas of tenants, and each one's GB-seconds of the day.
 
-The use is counted where a limit needs it: at the day's first call from the statistics of calls,
-and then from what commits add to these. So it is what the statistics have, also after a restart
-and once a clock was set, and costs a call nothing.
+Usage is counted if a limit needs it: at the day's first call from the statistics of calls, and then
+from the commits that add to these. So it equals the statistics, also after a restart or a change of
+the clock, and adds no cost to a call.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ from quiltfn.tenants.disabled import DisabledTenants
 
 # They are all in memory, a few hundred bytes each.
 QUOTAS_MAX = 100_000
-# What other nodes add is looked for in stretches of the last minutes; earlier ones are added up
-# anew after a while, for a node that was cut off stores what it has later.
+# Usage on other nodes is read for the last minutes; earlier usage is summed up again after a while,
+# since a node that was cut off stores its own later.
 RECENT_S, RECOUNT_S = 2 * MINUTE_S, 300.0
 FOLLOWED_AT_ONCE = 50
 NONE = TenantQuota()
 
 
 class _Count(msgspec.Struct, eq=False):
-    """What a tenant used is being read. `border`: from when on that is in the order of commits.
-    `is_outdated`: a commit has added to what is read without an order.
+    """A tenant's usage is being read. `border`: from this time on, it is read in the order of
+    commits. `is_outdated`: a commit has added to the part that is read without an order.
     """
 
     tenant_id: str
@@ -43,7 +43,7 @@ class _Count(msgspec.Struct, eq=False):
 
 
 class _Earlier(msgspec.Struct, kw_only=True):
-    """What a tenant used on a day before `border` (Unix seconds), read at `at` (monotonic)."""
+    """A tenant's usage on a day before `border` (Unix seconds), read at `at` (monotonic)."""
 
     day: int
     border: int
@@ -52,7 +52,7 @@ class _Earlier(msgspec.Struct, kw_only=True):
 
 
 class Quotas(Mirror[TenantQuota]):
-    """What operators have set for tenants."""
+    """The quotas and states that operators have set for tenants."""
 
     def __init__(
         self,
@@ -66,16 +66,16 @@ class Quotas(Mirror[TenantQuota]):
         super().__init__()
         self._store, self._stats = store, stats
         self.admission, self._clock = admission, clock
-        self._counting: dict[str, asyncio.Task[None]] = {}  # By tenant.
+        self._counting: dict[str, asyncio.Task[None]] = {}  # by tenant
         self._counts: set[_Count] = set()
         self._earlier: dict[str, _Earlier] = {}
         self.disabled = disabled
-        # Tenants of which another node has said that they are disabled, until the store has.
+        # Tenants that another node reports as disabled, until the store confirms it.
         self._heard: set[str] = set()
         self.others = others or Others()
 
     async def restore(self) -> None:
-        """Loads quotas, and what was used today where a limit needs it. Called at the start."""
+        """Load quotas, and today's usage if a limit needs it. Called at start."""
         await super().restore()
         limited = {one for one in self._rows if self._is_limited(one)}
         if self.admission.limits.gb_seconds_per_day:
@@ -85,24 +85,24 @@ class Quotas(Mirror[TenantQuota]):
                 await self._count(tenant_id)
 
     def tenants(self) -> list[str]:
-        """Those that have a quota of their own, or are disabled."""
+        """The tenants that have their own quota, or are disabled."""
         return list(self._rows)
 
     def of(self, tenant_id: str) -> TenantQuota:
-        """What was set for the tenant; nothing where that is nothing."""
+        """The tenant's own settings; `NONE` if there are none."""
         return self._rows.get(tenant_id, NONE)
 
     async def set(self, tenant_id: str, quota: TenantQuota) -> None:
-        """Sets a tenant's quota, as a whole; a disabled tenant stays so. Raises `CapacityFull` if
-        there are too many.
+        """Replace a tenant's whole quota; a disabled tenant stays disabled. Raises `CapacityFull`
+        if there are too many.
         """
         await self._change(
             tenant_id, lambda before: msgspec.structs.replace(quota, disabled=before.disabled)
         )
 
     async def disable(self, tenant_id: str, *, disabled: bool) -> None:
-        """Disables a tenant, or enables it again, for the next request. Raises as `set`, and
-        `Conflict` where a node of an older version would serve it.
+        """Disable a tenant, or enable it again, from the next request on. Raises as `set`, and
+        `Conflict` if a node of an older version would serve it.
         """
         if disabled and self.others.has_older_nodes():
             raise older_node("would serve the tenant")
@@ -134,9 +134,8 @@ class Quotas(Mirror[TenantQuota]):
         return await self._store.load(only)
 
     async def follow_use(self) -> None:
-        """Counts what calls on other nodes have used, of tenants that have calls here and a limit:
-        those that were looked at longest ago first. What other nodes have said of disabled tenants
-        holds until here.
+        """Count usage on other nodes, for tenants that have calls here and a limit, the longest
+        uncounted first. Also drops what other nodes reported about disabled tenants.
         """
         if self._heard:
             heard = set(self._heard)
@@ -164,12 +163,12 @@ class Quotas(Mirror[TenantQuota]):
             self.admission.know_use(tenant_id, DayUse(day, earlier.mib_ms + recent))
 
     async def gb_seconds_today(self, tenant_id: str) -> float:
-        """What the tenant's calls have used today."""
+        """The usage of the tenant's calls today."""
         known = self.admission.used_today(tenant_id)
         return (known or await self._today(tenant_id)).gb_seconds
 
     def counted(self, sums: Mapping[Stretch, CallStats]) -> None:
-        """Is told what a commit added to the statistics."""
+        """A commit has added this to the statistics."""
         used: defaultdict[tuple[str, int], int] = defaultdict(int)
         for key, stats in sums.items():
             used[key.tenant_id, key.start // DAY_S] += stats.mib_ms
@@ -180,14 +179,14 @@ class Quotas(Mirror[TenantQuota]):
             self.admission.use(tenant_id, day, mib_ms)
 
     async def aclose(self) -> None:
-        """Counts no more."""
+        """Stop counting."""
         tasks = list(self._counting.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _changed(self, key: str, before: TenantQuota | None, after: TenantQuota | None) -> None:
-        """What a tenant used that has a limit by now is counted when its next call asks."""
+        """If the tenant has a limit now, its usage is counted when its next call needs it."""
         del before
         limits = None if after is None else self.admission.limits.under(after)
         self.admission.set_limits(key, limits)
@@ -196,7 +195,7 @@ class Quotas(Mirror[TenantQuota]):
             self.admission.forget_use(key)
 
     def tenant_changed(self, tenant_id: str, is_disabled: bool) -> None:
-        """Admits nothing of a tenant that another node says is disabled."""
+        """Refuse all calls of a tenant that another node reports as disabled."""
         quota = self.of(tenant_id)
         if is_disabled and not quota.disabled:
             self._heard.add(tenant_id)
@@ -206,21 +205,21 @@ class Quotas(Mirror[TenantQuota]):
         return bool(self.admission.limits_of(tenant_id).gb_seconds_per_day)
 
     def count_soon(self, tenant_id: str) -> None:
-        """A call needs what the tenant used today."""
+        """A call needs the tenant's usage of today."""
         if tenant_id not in self._counting:
             task = asyncio.ensure_future(self._count_if_possible(tenant_id))
             self._counting[tenant_id] = task
             task.add_done_callback(lambda _: self._counting.pop(tenant_id))
 
     async def _count_if_possible(self, tenant_id: str) -> None:
-        with contextlib.suppress(StoreUnavailable):  # the next call asks again
+        with contextlib.suppress(StoreUnavailable):  # the next call tries again
             await self._count(tenant_id)
 
     async def _count(self, tenant_id: str) -> None:
-        """Begins to count what the tenant uses: so far from the statistics, then from commits.
+        """Start counting the tenant's usage: so far from the statistics, then from commits.
 
-        Commits go on meanwhile. Nearly all of them are of the last minute, and that is read in
-        their order. After one that is of an earlier time everything is read again.
+        Commits continue meanwhile. Nearly all of them are of the last minute, and that is read in
+        their order. After a commit of an earlier time everything is read again.
         """
         is_known = False
         while not is_known and self._is_limited(tenant_id):
