@@ -9,8 +9,8 @@
 
 `ids.py` makes ids whose order never goes back.
 
-Nodes that share a database go by its clock, so that no time of one machine is compared with that of
-another: `unix` is then the database's, and `trusted` follows that.
+Nodes that share a database use its clock, so that times of different machines are never compared:
+`unix` is then the database's time, and `trusted` follows it.
 """
 
 import time
@@ -30,13 +30,13 @@ def unix_ms() -> int:
 
 
 class ClockStore(Protocol):
-    """Where the state of the clock survives a restart. Raises `StoreUnavailable`."""
+    """Stores the state of the clock across restarts. Raises `StoreUnavailable`."""
 
     async def load(self) -> ClockState | None:
-        """The state that was saved last, or None."""
+        """The last saved state, or None."""
 
     async def save(self, state: ClockState) -> None:
-        """Replaces the saved state."""
+        """Replace the saved state."""
 
     async def newest_id(self) -> str:
         """The greatest id in the store; empty if the store is."""
@@ -48,10 +48,10 @@ class ResumableClock(Clock, Protocol):
     resumed: ClockState | None
 
     def resume(self, state: ClockState | None) -> None:
-        """Continues from the saved state of trusted time."""
+        """Continue from the saved state of trusted time."""
 
     def go_by(self, reading: ClockReading) -> None:
-        """Goes by another machine's clock from now on, instead of this one's wall clock."""
+        """Follow another machine's clock from now on, instead of this one's wall clock."""
 
     def observe(self) -> bool:
         """Call it a few times a minute. Returns whether `state` has changed and must be saved."""
@@ -61,17 +61,17 @@ class ResumableClock(Clock, Protocol):
         """Seconds from trusted time to the wall clock; 0: it has not jumped."""
 
     def state(self) -> ClockState:
-        """What to save for the next start."""
+        """The state to save for the next start."""
 
 
 class SystemClock:
-    """`ResumableClock` by the kernel. Until `resume` is called, the wall clock is trusted."""
+    """`ResumableClock` on the kernel's clocks. Before `resume`, the wall clock is trusted."""
 
     now = staticmethod(time.monotonic)
     _wall = staticmethod(time.time)
 
     def __init__(self) -> None:
-        self._reference: float | None = None  # another machine's time at the boot of this one
+        self._reference: float | None = None  # the other machine's time when this one booted
         self._boot_id = BOOT_ID.read_text().strip()
         self.resume(None)
 
@@ -87,7 +87,7 @@ class SystemClock:
 
     def go_by(self, reading: ClockReading) -> None:
         booted_at = reading.unix_s - (self._ran() - (self.now() - reading.at))
-        # Small differences are those of the reading, not of the clocks.
+        # Small differences come from the reading, not from the clocks.
         known = self._reference
         if known is None or abs(booted_at - known) > max(TOLERANCE_S, reading.error_s):
             self._reference = booted_at
@@ -114,5 +114,5 @@ class SystemClock:
 
     @staticmethod
     def _ran() -> float:
-        """Seconds since boot, including time in suspend."""
+        """Seconds since boot, including suspended time."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,8 +1,8 @@
-"""The files of a fleet: its own, which the operator keeps, and one for each node.
+"""The files of a fleet: the operator's, and one for each node.
 
-Both are TOML with a format version and secrets in them, and are written with mode 0600. The fleet's
-own file has the key of its authority: whoever has that can add nodes. A node's file has no key but
-the node's, and the fleet's signing key, which all nodes share.
+Both are TOML with a format version and secrets, and are written with mode 0600. The operator's file
+has the key of the fleet's authority: with it, nodes can be added. A node's file has only the node's
+own key, and the fleet's signing key, which all nodes share.
 """
 
 import ipaddress
@@ -74,7 +74,7 @@ class NodeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return bytes.fromhex(self.signing_key)
 
     def check_certificate(self, now: float) -> float:
-        """Returns for how many days it is valid still. `now`: Unix seconds. Raises `BadSetting`."""
+        """Return the remaining days of its validity. `now`: Unix seconds. Raises `BadSetting`."""
         own = Credential(self.certificate, self.key)
         try:
             return check_node_certificate(self.ca_certificate, own, self.name, now)
@@ -86,7 +86,7 @@ KINDS = {FleetFile: "fleet", NodeFile: "node"}
 
 
 def new_fleet(store: str, store_password: str, now: float) -> FleetFile:
-    """A fleet with an id, an authority and a signing key of its own. `now`: Unix seconds."""
+    """Create a fleet with its own id, authority and signing key. `now`: Unix seconds."""
     fleet_id = secrets.token_hex(16)
     authority = make_authority(fleet_id, now)
     return FleetFile(
@@ -104,8 +104,8 @@ def new_fleet(store: str, store_password: str, now: float) -> FleetFile:
 def new_node(
     fleet: FleetFile, name: str, addresses: tuple[str, str], now: float, days: int
 ) -> NodeFile:
-    """A node of the fleet. `addresses`: where others reach it, and what it listens on; `days`: for
-    how long its certificate is valid. Raises `BadSetting`.
+    """Create a node of the fleet. `addresses`: its address for others, and the one it listens on;
+    `days`: the validity of its certificate. Raises `BadSetting`.
     """
     check_name(name)
     for field, value in zip(("address", "listen"), addresses, strict=True):
@@ -135,8 +135,8 @@ def new_node(
 
 
 def parse(kind: type[T], text: str) -> T:
-    """The file with that text, of setting or option `fleet`. Raises `BadSetting`, which names the
-    field and never repeats what a file holds.
+    """Parse a file, for setting or option `fleet`. Raises `BadSetting`, which names the field and
+    never repeats the file's content.
     """
     try:
         found = tomllib.loads(text)
@@ -160,7 +160,7 @@ def parse(kind: type[T], text: str) -> T:
 
 
 def _check(found: FleetFile | NodeFile) -> None:
-    """Raises `BadSetting` for what a struct's types do not say."""
+    """Raises `BadSetting` for values that a struct's types can't exclude."""
     if not FLEET_ID.fullmatch(found.fleet_id):
         raise BadSetting("fleet: fleet_id must be 32 hexadecimal digits")
     if not SIGNING_KEY.fullmatch(found.signing_key):
@@ -175,7 +175,7 @@ def _check(found: FleetFile | NodeFile) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raises `BadSetting` for what no node may be named."""
+    """Raises `BadSetting` for an invalid node name."""
     if not NODE_NAME.fullmatch(name):
         raise BadSetting(
             "name must be 1 to 63 small letters, digits and hyphens, with no hyphen at an end, not "
@@ -223,12 +223,12 @@ def as_text(found: FleetFile | NodeFile) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, str) and "\n" in value:  # PEM has no quote and no backslash
         return f'''"""\n{value.rstrip()}\n"""'''
-    # Strings of JSON without what is not printable are strings of TOML, too.
+    # JSON strings with only printable characters are valid TOML strings, too.
     return json.dumps(value, ensure_ascii=False)
 
 
 def write(path: Path, text: str) -> None:
-    """A new file that is its owner's alone. Raises `OSError`, also where there is one already."""
+    """Create a file that only its owner can read. Raises `OSError`, also if it exists already."""
     with open(path, "x", opener=_private) as file:
         file.write(text)
         file.flush()

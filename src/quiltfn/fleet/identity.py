@@ -1,11 +1,11 @@
-"""For whom a node asks another one: a header that is signed, of use once, on one connection.
+"""Identifies the caller of a forwarded request: a signed header, valid once, on one connection.
 
-The node that is asked gives each connection a random number, the nonce. A header has the number of
-its request on that connection, what is said of the call, and a signature (HMAC-SHA-256, by the key
-that the nodes of a fleet share) over these, the nonce, both nodes and the request's method and
-target. So a header that was seen is of no use for another request, a second time, on another
-connection or to another node, and it is gone with its connection: no clock is compared with another
-one. What is on the way is protected by TLS, the body with it.
+The receiving node gives each connection a random number, the nonce. A header has the number of its
+request on that connection, the call's metadata, and a signature (HMAC-SHA-256, with the key that
+the nodes of a fleet share) over these, the nonce, both nodes and the request's method and target.
+So an intercepted header is useless for another request, a second time, on another connection or at
+another node, and it expires with its connection: no clocks are compared. TLS protects header and
+body on the way.
 """
 
 import binascii
@@ -18,27 +18,27 @@ from quiltfn.model.forwarded import ForwardedCall
 
 HEADER = "quilt-peer"
 NONCE_HEADER = "quilt-peer-nonce"
-# Of an answer: the node did not begin with the request.
+# In a response: the node did not start the request.
 REFUSED_HEADER, REFUSED_STATUS = "quilt-peer-refused", 403
-# Of a ping and its response: the sender's key revision.
+# In a ping and its response: the sender's key revision.
 REVISION_HEADER = "quilt-peer-key-revision"
-# Nobody but a node says any of these.
+# Only nodes may send any of these headers.
 RESERVED = frozenset((HEADER, NONCE_HEADER, REFUSED_HEADER, REVISION_HEADER))
-# What a node answers itself, unsigned: the nonce of a connection, and that it is there.
+# Handled by the node itself, unsigned: the nonce of a connection, and a ping.
 HELLO, PING = "/fleet/hello", "/fleet/ping"
 CALL_MAX_BYTES = 8192
 NONCE_BYTES = 16
-# The base64 of URLs, whose functions take longer than what is signed with them.
+# URL-safe base64, whose library functions take longer than the signature.
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 _encode, _decode = msgspec.json.encode, msgspec.json.Decoder(ForwardedCall).decode
 
 
 class BadIdentity(Exception):
-    """A header that does not say for whom its request is: a sentence, without the header."""
+    """A header that does not identify the caller: a sentence, without the header."""
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """Who signs for whom. `key`: the fleet's; `asker`, `asked`: the names of two nodes."""
+    """The signing and the receiving node. `key`: the fleet's; `asker`, `asked`: their names."""
 
     key: bytes
     fleet_id: str
@@ -47,7 +47,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signer:
-    """Signs the requests of one connection, in the order in which they are sent."""
+    """Signs the requests of one connection, in the order of sending."""
 
     def __init__(self, side: Side, nonce: str) -> None:
         self._hmac = hmac.new(side.key, _context(side, nonce).encode(), "sha256")
@@ -73,7 +73,7 @@ class Verifier:
         self._number = 0
 
     def check(self, value: str | None, method: str, target: str) -> ForwardedCall | None:
-        """What the asker says of the call; None: it asks for itself. Raises `BadIdentity`."""
+        """The asker's metadata of the call; None: the request is its own. Raises `BadIdentity`."""
         if value is None:
             raise BadIdentity("the request is not signed")
         number, _, rest = value.partition(".")
@@ -96,8 +96,8 @@ class Verifier:
 
 
 def _signature(begun: hmac.HMAC, rest: str) -> str:
-    """Of what was begun with and the rest. One that is begun anew looks for its algorithm first, by
-    which it takes twice as long.
+    """The digest of a prepared state and the remaining data. A new state looks its algorithm up
+    first, which doubles the time.
     """
     one = begun.copy()
     one.update(rest.encode())
@@ -105,5 +105,5 @@ def _signature(begun: hmac.HMAC, rest: str) -> str:
 
 
 def _context(side: Side, nonce: str) -> str:
-    """What is signed with each request. Neither names nor the nonce have line ends."""
+    """The signed bytes of each request. Neither names nor the nonce have line ends."""
     return f"quiltfn peer 1\n{side.fleet_id}\n{side.asker}\n{side.asked}\n{nonce}"

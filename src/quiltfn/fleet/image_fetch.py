@@ -1,10 +1,10 @@
-"""ImageFetcher: gets images that other nodes have, by the digest of their content.
+"""ImageFetcher: fetches images from other nodes, by the digest of their content.
 
-Rule 1: an image that is fetched goes through all that an upload goes through, and is kept only if
-its content has the digest that was asked for.
-Rule 2: one fetch at a time for one image, however many wait for it.
-Rule 3: whatever is wrong with a node or what it sends, the next one that has the image is asked,
-from the beginning; what is wrong with this node's own disk ends the fetch.
+Rule 1: a fetched image passes the same checks as an upload, and is kept only if its content has the
+requested digest.
+Rule 2: one fetch at a time for each image, however many callers wait for it.
+Rule 3: if a node or its data is faulty, the next node with the image is asked, from the start; a
+failure of this node's own disk ends the fetch.
 """
 
 import asyncio
@@ -26,28 +26,30 @@ from quiltfn.ports.placement import PeerResponse, Peers, PeerUnavailable
 from quiltfn.store.fleet.image_copies import SqlImageCopies
 
 IMAGES = "/fleet/images/"
-# So many fetches at a time: each takes room for an archive beside the image.
+# Maximum number of fetches at a time: each takes space for an archive beside the image.
 FETCHES_MAX = 2
-# Who sends nothing for so long is given up. A fetch may take `LEAST_S`, and a second for each MiB.
+# Seconds without data until a node is given up. A fetch may take `LEAST_S`, plus a second for each
+# MiB.
 STALL_S, LEAST_S, BYTES_PER_S = 30.0, 60.0, 1024 * 1024
-# How much longer an archive is than what its image counts, which has some for each file.
+# How much longer an archive may be than its image's counted size, which includes a margin per file.
 MARGIN_BYTES = 2 * 1024 * 1024
-# For so long a fetch that failed is not begun again; a node that sent nonsense is asked last.
+# Seconds until a failed fetch may be repeated, and for which a node that sent bad data is asked
+# last.
 AGAIN_S, DISTRUST_S = 2.0, 300.0
 _log = structlog.get_logger("quiltfn.fleet")
 
 
 class ImageUnavailable(Exception):
-    """The image is not here, and no other node gives it (a sentence)."""
+    """The image is not here, and no other node provides it (a sentence)."""
 
 
 class _BadCopy(Exception):
-    """What a node sends is not the image."""
+    """A node sent data that is not the image."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageParts:
-    """What images are kept with on this node, and shared with others."""
+    """The image services of this node that a fetch needs."""
 
     images: ImageDirectory
     bounds: ImageBounds
@@ -57,8 +59,8 @@ class ImageParts:
 
 
 class ImageFetcher:
-    """`sources`: the other nodes that have an image and can be asked; it raises `ImageUnavailable`.
-    `kept` is awaited once an image is here, and never raises.
+    """`sources`: the other reachable nodes that have an image; it raises `ImageUnavailable`. `kept`
+    is awaited once an image is here, and never raises.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class ImageFetcher:
         self._distrusted: dict[str, float] = {}
 
     async def obtain(self, digest: str, hint: str | None = None) -> None:
-        """Returns once the image is here. `hint`: a node that has it. Raises `ImageUnavailable`."""
+        """Return once the image is here. `hint`: a node that has it. Raises `ImageUnavailable`."""
         if self._images.hold(digest):
             return
         task = self._under_way.get(digest)
@@ -86,11 +88,11 @@ class ImageFetcher:
                 raise ImageUnavailable(why)
             task = self._under_way[digest] = asyncio.ensure_future(self._fetch(digest, hint))
             task.add_done_callback(lambda done: self._ended(digest, done))
-        # Whoever waits may go: the fetch goes on for those who come next.
+        # A waiting caller may be cancelled: the fetch continues for the others.
         await asyncio.shield(task)
 
     async def aclose(self) -> None:
-        """Ends what is under way; whoever waits for it is told so."""
+        """End the fetches in progress; their callers get an error."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
@@ -138,7 +140,7 @@ class ImageFetcher:
         raise ImageUnavailable(f"image {digest} is not on this node and cannot be fetched: {why}")
 
     def _sorted(self, nodes: set[str]) -> list[str]:
-        """In any order, so that no node gets all the work; who sent nonsense lately comes last."""
+        """In random order, to spread the load; nodes that recently sent bad data come last."""
         now = self._clock.now()
         bad = {one for one, at in self._distrusted.items() if now - at < DISTRUST_S}
         return sorted(nodes, key=lambda one: (one in bad, random.random()))
@@ -153,13 +155,13 @@ class ImageFetcher:
             if answer.status != 200:
                 raise PeerUnavailable(f"node {node} does not have it any more", may_have_run=False)
             counted = self._bounds.counted_bytes(digest)
-            # Where nobody has said what it counts, the bound for any image holds.
+            # If its size is unknown, the limit for any image applies.
             most = math.inf if counted is None else counted + MARGIN_BYTES
             pieces = _pieces(node, answer, most)
             await self._images.take(Archive.TAR, pieces, check, Contents.COPY)
 
     def time_for(self, digest: str) -> float:
-        """How many seconds a fetch of the image may take."""
+        """The maximum seconds for a fetch of the image."""
         counted = self._bounds.counted_bytes(digest)
         return LEAST_S if counted is None else LEAST_S + counted / BYTES_PER_S
 

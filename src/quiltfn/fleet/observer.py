@@ -1,13 +1,14 @@
-"""Who of the other nodes is gone: decided from what is read of them, by one's own clock.
+"""Detects lost nodes: compares their rows with this node's own clock.
 
-A node whose row has not moved for the reap time is taken over; one that left in order, at once.
-Rule 1: only time counts in which this node could beat and read without a long pause. Where the
-store was away, or this node stood still, nobody could be seen, and every wait begins again.
-Rule 2: the node that follows the lost one by name is the first to act, the others come later, one
-after another: the store would let one of them through, but a hundred need not try.
-Rule 3: a node is waited for as long as it says itself that its instances may live, where that is
-longer than the own reap time: times may be changed on one node after the other.
-Rule 4: nothing here waits, reads a clock or asks the store.
+A node whose row has not moved for the reap time is taken over; one that stopped in order, at once.
+Rule 1: only time in which this node could send heartbeats and read without a long pause counts. If
+the store was unavailable, or this node was stopped, no node could be observed, and every wait
+starts again.
+Rule 2: the node that follows the lost one by name acts first, the others later, one after another:
+the store would let only one of them succeed, so a hundred need not try.
+Rule 3: if a node reports that its instances may live longer than this node's reap time, that longer
+time counts: settings may be changed on one node after the other.
+Rule 4: this module does not wait, read a clock or query the store.
 """
 
 from collections.abc import Sequence
@@ -20,8 +21,8 @@ from quiltfn.settings import FLEET_ENDING_S
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
     """Seconds, each longer than the one before, as `settings.py` checks. `beat_s`: between two
-    beats. A node that could not renew for `fence_s` begins nothing, at `end_s` its instances end,
-    and after `reap_s` without a beat others take it over.
+    heartbeats. A node without a renewal for `fence_s` starts nothing, at `end_s` its instances end,
+    and after `reap_s` without a heartbeat others take it over.
     """
 
     beat_s: float = 2.0
@@ -32,14 +33,14 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How a node was when it was seen last. `since`: for how long it has been so."""
+    """The last observed state of a node. `since`: the start of that state."""
 
     member: Member
     since: float
 
 
 class Observer:
-    """What one node knows of the others."""
+    """One node's observations of the others."""
 
     def __init__(self, name: str, times: Times) -> None:
         """`name`: this node's."""
@@ -53,13 +54,13 @@ class Observer:
         return [self._seen[name] for name in sorted(self._seen)]
 
     def unmoved_s(self, member: Member, now: float) -> float:
-        """For how many seconds nothing of a node has moved, as it was read now."""
+        """The seconds for which a node's row, as just read, has not moved."""
         known = self._seen.get(member.name)
         return 0.0 if known is None or _moved(known.member, member) else now - known.since
 
     def look(self, members: Sequence[Member], now: float) -> list[Member]:
-        """Takes in what was read after a beat that was stored; returns who is to be taken over now.
-        `now`: monotonic seconds.
+        """Apply what was read after a stored heartbeat; return the nodes to take over now. `now`:
+        monotonic seconds.
         """
         was_away = self._looked_at is None or now - self._looked_at > self.times.fence_s
         self._looked_at = now
@@ -78,7 +79,7 @@ class Observer:
             return False
         wait_s = 0.0 if member.presence is Presence.LEFT else self._reap_s(member)
         unmoved_s = now - seen.since
-        if unmoved_s < wait_s:  # before all nodes are sorted, once for each of them
+        if unmoved_s < wait_s:  # checked before all nodes are sorted, once for each of them
             return False
         return unmoved_s >= wait_s + self._rank(member.name) * self.times.beat_s
 
@@ -87,7 +88,7 @@ class Observer:
         return max(self.times.reap_s, told[2] + FLEET_ENDING_S if len(told) > 2 else 0.0)
 
     def _rank(self, lost: str) -> int:
-        """How many nodes come before this one to take `lost` over."""
+        """The number of nodes that come before this one to take `lost` over."""
         names = sorted(
             name
             for name, seen in self._seen.items()

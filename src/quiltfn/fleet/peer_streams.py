@@ -1,9 +1,9 @@
-"""Streams of events that all nodes of a fleet have a part in, such as the logs of a function: each
-node is asked for its own, and they are put together where they are read.
+"""Event streams with parts from all nodes of a fleet, such as the logs of a function: each node is
+asked for its own events, and the reader's node merges them.
 
-No event is sent within another one. A node sends no more than the reader takes: what is further
-behind is told as it is on one node. A node that is lost is a gap, and is asked again until it is
-there; one that joins is asked from then on.
+An event is never sent inside another one. A node sends no more than the reader takes; lost events
+are reported as on a single node. A lost node is reported as a gap, and is asked again until it
+responds; a new node is asked once it joins.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
 LOOK_EVERY_S = 1.0
-# So long the other nodes are waited for until they follow, before a reader is answered.
+# Maximum seconds that a reader waits until the other nodes' streams start.
 BEGINS_WITHIN_S = 1.0
-# So long a node is waited for until it has sent the rest of an event.
+# Maximum seconds to wait until a node has sent the rest of an event.
 EVENT_MAX_S = 10.0
 END_OF_EVENT = b"\n\n"
 
@@ -33,17 +33,17 @@ Ask = Callable[[str], AbstractAsyncContextManager[PeerResponse]]
 
 
 class _Source:
-    """What comes from this node, or from another one. A piece is taken before the next is read."""
+    """The stream of this node, or of another one. A piece is taken before the next is read."""
 
     def __init__(self) -> None:
         self.pieces: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
         self.reading: asyncio.Task[None] | None = None
-        self.answered = asyncio.Event()  # its node follows, or does not and is asked again
+        self.answered = asyncio.Event()  # its stream has started, or failed and is retried
         self._tail = b""
 
     @property
     def is_within(self) -> bool:
-        """Whether the last piece that was taken ends within an event."""
+        """Whether the last piece taken ends inside an event."""
         return self._tail not in (b"", END_OF_EVENT)
 
     @property
@@ -57,8 +57,8 @@ class _Source:
 
 
 class Together:
-    """The events of this node, `own`, and of the `others`, which `ask` asks for theirs. `gap`: what
-    a reader is told of a node that was lost.
+    """The events of this node, `own`, and of the `others`, which `ask` requests. `gap`: the event
+    that reports a lost node.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Together:
         slots: StreamSlots,
         tenant_id: str,
     ) -> None:
-        """Takes a slot of the tenant, which `close` gives back. Raises `CapacityFull` or
-        `RateLimited` if there is none.
+        """Take a slot of the tenant, which `close` returns. Raises `CapacityFull` or `RateLimited`
+        if there is none.
         """
         slots.take(tenant_id)
         self._slots, self._tenant_id = slots, tenant_id
@@ -84,8 +84,8 @@ class Together:
         self._change = asyncio.Event()
 
     async def start(self) -> None:
-        """To be called first. Returns once the other nodes follow, so that what begins after it is
-        among the events; a node that does not answer within `BEGINS_WITHIN_S` is a gap.
+        """Call it first. Returns once the other nodes' streams have started, so that later events
+        are included; a node that does not respond within `BEGINS_WITHIN_S` is a gap.
         """
         self._here.reading = asyncio.ensure_future(self._read(self._here, self._own))
         self._ask_others(is_first=True)
@@ -99,7 +99,7 @@ class Together:
                 self._tell_gap(node)
 
     def close(self) -> None:
-        """To be called once, whether `events` was begun or not."""
+        """Call it once, even if `events` was never started."""
         for task in self._tasks:
             task.cancel()
         self._slots.release(self._tenant_id)
@@ -110,7 +110,7 @@ class Together:
         return [one for one in (self._looking, *(each.reading for each in sources)) if one]
 
     async def events(self) -> Events:
-        """All of them, until it is closed or this node's own end."""
+        """All events, until `close` or the end of this node's own."""
         assert self._here.reading is not None, "it was started"
         try:
             while not self._here.is_over:
@@ -140,7 +140,7 @@ class Together:
 
     async def _next_of(self, source: _Source) -> AsyncIterator[bytes]:
         """A piece, if there is one, and the rest of its last event. Nothing else is sent meanwhile,
-        so a node that goes on with it for long ends the stream.
+        so the stream ends if a node takes too long for that.
         """
         loop, left_s = asyncio.get_running_loop(), EVENT_MAX_S
         while not source.pieces.empty() or source.is_within:
@@ -169,7 +169,7 @@ class Together:
             self._change.set()
 
     async def _look(self) -> None:
-        """Asks those that are not asked, again and again."""
+        """Repeatedly ask the nodes without a stream."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             self._ask_others(is_first=False)
@@ -177,7 +177,7 @@ class Together:
     def _ask_others(self, *, is_first: bool) -> None:
         for node in self._others():
             source = self._there.get(node)
-            if source is None and not is_first:  # what it did before it was known is missing
+            if source is None and not is_first:  # its earlier events are missing
                 self._tell_gap(node)
             if source is None or (source.is_over and not source.is_within):
                 source = self._there[node] = _Source()
@@ -192,7 +192,7 @@ class Together:
                     await self._read(source, aiter(answer.body))
         except PeerUnavailable:
             pass  # it is asked again
-        except Exception:  # A mistake of ours is a gap, too.
+        except Exception:  # A bug is reported as a gap, too.
             _log.exception("a stream of a node is not read; it is asked again", node=node)
         source.answered.set()
         if not self._lost[node]:

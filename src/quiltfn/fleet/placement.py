@@ -1,11 +1,11 @@
-"""Where a call runs: on this node, or on another one of the fleet.
+"""Decides where a call runs: on this node, or on another one of the fleet.
 
 An instance that is ready here comes first, then one that is ready elsewhere, then one that this
-node may start; where this node lacks the image that it shows, rather one that a node with the image
-may start. Else the call waits: here where this node may have instances, or at a node that may. A
-call of a version that is not the current one runs here: nodes do not tell of its instances.
-A node that runs no new calls sends all that it still gets to others; one that does not reach the
-store goes on with the instances that it has, and sends what needs others.
+node may start; if this node lacks the instance's image, a node with the image starts it instead.
+Otherwise the call waits: here if this node may have instances, or at a node that may. A call of a
+version other than the current one runs here: nodes do not report its instances. A node that runs no
+new calls forwards all that it still gets; a node without access to the store uses its existing
+instances, and forwards calls that need others.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -18,37 +18,39 @@ from quiltfn.ports.placement import Destination, ImagePlaces
 
 
 class OwnNode(Protocol):
-    """What this node may do, and what it knows of its functions."""
+    """This node's permissions, and its knowledge of its functions."""
 
     def load(self, function_id: str) -> PoolLoad | None:
-        """What it would report of its pool of the function, if it has one."""
+        """The load of its pool of the function, as reported to others, if it has one."""
 
     async def obtain(self, function_id: str) -> bool:
-        """Asks the fleet for the right to one more instance; whether one may be started now."""
+        """Ask the fleet for one more slot; return whether an instance may be started now."""
         ...
 
     def holders(self, function_id: str) -> Collection[str]:
-        """The nodes with places of the function, as the fleet said when one was asked for."""
+        """The nodes with slots of the function, by the store's response to the last request for
+        one.
+        """
 
     def image(self, function_id: str) -> ImagePlaces | None:
-        """Where the image is that the function's instances show; None: they show none."""
+        """The location of the image that the function's instances mount; None: they mount none."""
 
     def serves(self) -> bool:
         """Whether it runs new calls."""
         ...
 
     def takes_calls(self) -> bool:
-        """Whether it takes some from others."""
+        """Whether it accepts forwarded calls."""
         ...
 
     def may_start(self) -> bool:
-        """Whether anything may start here."""
+        """Whether any instance may start here."""
         ...
 
 
 class Placement:
-    """`ports.placement.Placement`. `hear`: is told what a node says of a pool with its answer, and
-    may neither raise nor wait.
+    """`ports.placement.Placement`. `hear`: called with the load of a pool that a node reports in a
+    response; it may neither raise nor wait.
     """
 
     def __init__(
@@ -90,13 +92,13 @@ class Placement:
             if node is not None:
                 return Destination(node, may_wait=True)
         is_obtained = await self._own.obtain(function_id)
-        if not self._own.serves():  # it was told so meanwhile
+        if not self._own.serves():  # it was changed meanwhile
             return self._elsewhere(function_id, version, tried)
         if is_obtained:
             return None
         node = self._table.busy_node(function_id, version, tried)
         if node is None and not here.slots:
-            # What a node that has places said last may be from before it had them.
+            # A node with slots may have reported its load before it had them.
             node = self._table.any_node(tried, self._own.holders(function_id))
         if node is None or self._waits_better_here(here, node, function_id):
             return None
@@ -105,8 +107,8 @@ class Placement:
     def _elsewhere(
         self, function_id: str, version: int, tried: Collection[str]
     ) -> Destination | None:
-        """Where a call goes that cannot run here. It waits there even without a slot: what this
-        node holds is given to whoever has a call that waits for it.
+        """The destination of a call that can't run here. It waits there even without a slot: this
+        node's slots go to nodes with calls that wait for one.
         """
         table, image = self._table, self._own.image(function_id)
         node = table.idle_node(function_id, version, tried)
@@ -135,7 +137,7 @@ class Placement:
             return Refusal.DRAINING
         pool = self._own.load(call.function_id)
         if pool is None or (call.version is not None and pool.version < call.version):
-            await self.catch_up()  # the node that sends it has heard of an update first
+            await self.catch_up()  # the forwarding node may have applied an update first
             pool = self._own.load(call.function_id)
         if pool is None or pool.version != call.version:
             return Refusal.VERSION

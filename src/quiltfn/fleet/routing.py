@@ -1,8 +1,8 @@
-"""Which node runs a call that no instance here is ready for: decided from what the others reported.
+"""Chooses the node for a call without a ready instance here, from the other nodes' reports.
 
-Reports are some seconds old, so every answer is a guess, and the node that gets the call decides.
-Of two nodes picked at random the one with more room is taken: with the best of all, every node
-would send its calls to the same one until the next report.
+Reports are some seconds old, so every choice is a guess, and the chosen node decides. Of two nodes
+picked at random, the less loaded one is chosen: if every node chose the best of all, they would
+send all calls to the same one until the next report.
 """
 
 from collections import defaultdict
@@ -17,8 +17,8 @@ NO_POOLS: Mapping[str, PoolLoad] = {}
 
 
 class RoutingTable:
-    """What the other nodes last reported, by function. Who reports to it leaves out nodes that are
-    gone or take no calls.
+    """The other nodes' last reports, by function. Callers leave out nodes that are gone or refuse
+    calls.
     """
 
     def __init__(self, dice: Random | None = None) -> None:
@@ -28,11 +28,11 @@ class RoutingTable:
         # By function: the nodes that may have instances of it, and those of them with idle ones.
         self._holders: defaultdict[str, dict[str, PoolLoad]] = defaultdict(dict)
         self._idle: defaultdict[str, dict[str, PoolLoad]] = defaultdict(dict)
-        # Of each node: functions of which it took no call since its last report.
+        # By node: functions whose calls it has refused since its last report.
         self._refused: defaultdict[str, set[str]] = defaultdict(set)
 
     def reported(self, node: str, loads: Iterable[PoolLoad] = ()) -> None:
-        """Takes over a node's report, in place of its last one; no pools: it may be gone."""
+        """Replace a node's last report with this one; without pools: the node may be gone."""
         pools = {one.function_id: one for one in loads}
         self._refused.pop(node, None)
         for function_id in self._pools_of.pop(node, NO_POOLS).keys() - pools.keys():
@@ -43,13 +43,13 @@ class RoutingTable:
             self._pools_of[node] = pools
 
     def retain(self, nodes: Collection[str]) -> None:
-        """These nodes take calls, and every other one is forgotten."""
+        """These nodes accept calls; forget all others."""
         self._nodes = list(nodes)
         for gone in self._pools_of.keys() - set(nodes):
             self.reported(gone)
 
     def sent(self, node: str, function_id: str) -> None:
-        """A call goes there: until its end the node has one instance less for others."""
+        """A call is sent there: until it ends, the node has one instance less for others."""
         pool = self.load(node, function_id)
         if pool is None:
             return
@@ -60,41 +60,41 @@ class RoutingTable:
         self._put(function_id, node, pool)
 
     def told(self, node: str, pool: PoolLoad) -> None:
-        """A node has said, with the answer to a call, how its pool is now."""
+        """A node has reported the load of its pool in its response to a call."""
         if pool.function_id in self._pools_of.get(node, NO_POOLS):
             self._put(pool.function_id, node, pool)
 
     def load(self, node: str, function_id: str) -> PoolLoad | None:
-        """What is known of the function's pool on a node."""
+        """The known load of the function's pool on a node."""
         return self._holders.get(function_id, NO_POOLS).get(node)
 
     def refused(self, node: str, function_id: str) -> None:
-        """The node took no call of the function: it gets none before its next report."""
+        """The node refused a call of the function: it gets none before its next report."""
         self._put(function_id, node, None)
         self._refused[node].add(function_id)
 
     def idle_node(self, function_id: str, version: int, tried: Collection[str] = ()) -> str | None:
-        """A node that has an instance of the version ready, as far as is known, but for those that
-        were tried.
+        """A node that has a ready instance of the version, according to the reports, except those
+        that were tried.
         """
         return self._less_loaded(self._idle.get(function_id, NO_POOLS), version, tried)
 
     def busy_node(self, function_id: str, version: int, tried: Collection[str] = ()) -> str | None:
-        """A node that may have instances of the version, where a call has to wait for one."""
+        """A node that may have instances of the version, for a call that has to wait for one."""
         return self._less_loaded(self._holders.get(function_id, NO_POOLS), version, tried)
 
     def any_node(
         self, tried: Collection[str] = (), among: Collection[str] | None = None
     ) -> str | None:
-        """A node that takes calls, at random, whatever it has; `among`: one of these."""
+        """A random node that accepts calls, whatever its load; `among`: one of these."""
         able = [one for one in self._nodes if one not in tried and (among is None or one in among)]
         return self._dice.choice(able) if able else None
 
     def unhurried_node(
         self, function_id: str, among: Collection[str], tried: Collection[str] = ()
     ) -> str | None:
-        """One of these nodes that takes calls, and where no call of the function waits, as far as
-        is known. It may have no instance yet.
+        """One of these nodes that accepts calls, and where no call of the function waits, according
+        to the reports. It may have no instance yet.
         """
         waiting = {
             node for node, pool in self._holders.get(function_id, NO_POOLS).items() if pool.waiting
@@ -105,7 +105,7 @@ class RoutingTable:
     def _less_loaded(
         self, nodes: Mapping[str, PoolLoad], version: int, tried: Collection[str]
     ) -> str | None:
-        """Of two nodes at random, the one with less calls for each instance."""
+        """Of two random nodes, the one with fewer calls for each instance."""
         able = [
             node
             for node, pool in nodes.items()

@@ -1,4 +1,4 @@
-"""The aliases of functions in memory, and which version a call by one of them runs on."""
+"""The aliases of functions in memory, and the versions that they select for calls."""
 
 from collections.abc import Collection, Mapping
 from random import Random
@@ -24,15 +24,15 @@ from quiltfn.model.version import Version
 from quiltfn.ports import Clock
 from quiltfn.store.functions.aliases import SqlAliases
 
-# How often a change is decided again that another node was faster with.
+# How often a change is retried after another node was faster.
 TRIES = 5
 
 
 class Aliases(Mirror[dict[str, Alias]]):
-    """Which aliases functions have, by their names.
+    """The aliases of functions, by name.
 
-    `dice`: what chooses between two versions; the one place where chance is. `changing`: held while
-    an alias is set, and while a change of a function moves its aliases with it.
+    `dice`: chooses between two versions; the only source of randomness. `changing`: held while an
+    alias is set, and while a change of a function moves its aliases.
     """
 
     def __init__(
@@ -48,16 +48,15 @@ class Aliases(Mirror[dict[str, Alias]]):
         self.changing = self._changing
         self._store, self._catalog, self.versions = store, catalog, versions
         self._clock, self.others, self._dice = clock, others or Others(), dice or Random()
-        # Aliases changed: of which function.
+        # Aliases changed: the function's id.
         self.on_change: Signal[str] = Signal()
-        # An alias lost its second version by itself: the tenant, the function, the alias as it was,
-        # and as it is.
+        # A canary was rolled back: the tenant, the function, the alias before, and after.
         self.on_rolled_back: Signal[str, str, Alias, Alias] = Signal()
         # The default alias of each function that has one: see `Alias.is_default`.
         self.defaults: dict[str, Alias] = {}
 
     def of(self, function_id: str) -> list[Alias]:
-        """Those of a function, by name."""
+        """The aliases of a function, by name."""
         found = self._rows.get(function_id, {})
         return [found[name] for name in sorted(found)]
 
@@ -73,14 +72,14 @@ class Aliases(Mirror[dict[str, Alias]]):
         return any(version in one.versions for one in self.of(function_id))
 
     async def version(self, entry: Entry, name: str) -> Version:
-        """What a call by this name runs on. Raises `NotFound` and `StoreUnavailable`."""
+        """The version for a call by this alias. Raises `NotFound` and `StoreUnavailable`."""
         if name not in self._rows.get(entry.function.id, {}):
             await self.others.hear_of_missing()
         number = self.get(entry.function.id, name).choose(self._dice.random())
         return await self.versions.of(entry, number)
 
     async def default_version(self, entry: Entry) -> Version:
-        """What a call that names nothing runs on, of a function that has a default alias."""
+        """The version for a call that names none, if the function has a default alias."""
         alias = self.defaults.get(entry.function.id)
         if alias is None:
             return entry.version
@@ -93,10 +92,10 @@ class Aliases(Mirror[dict[str, Alias]]):
         expected: Collection[str] | None,
         is_default: bool | None = None,
     ) -> Alias:
-        """Makes or replaces an alias. `is_default` None: whether it is the default stays. Raises
-        `PreconditionFailed` where it is none of the `expected` fingerprints, `NotFound` for a
-        version that there is not, and `Conflict` for one alias too many, a second default, or a
-        default beside a node of an older version.
+        """Create or replace an alias. `is_default` None: whether it is the default stays. Raises
+        `PreconditionFailed` if it matches none of the `expected` fingerprints, `NotFound` for a
+        version that does not exist, and `Conflict` for one alias too many, a second default, or a
+        default while a node has an older version.
         """
         for number in alias.versions:
             await self.versions.of(entry, number)
@@ -105,12 +104,12 @@ class Aliases(Mirror[dict[str, Alias]]):
         return changed
 
     async def remove(self, entry: Entry, name: str, expected: Collection[str] | None) -> None:
-        """Removes an alias. Raises `NotFound` and `PreconditionFailed`."""
+        """Remove an alias. Raises `NotFound` and `PreconditionFailed`."""
         await self._change(entry.function.id, name, None, expected)
 
     async def roll_back(self, function_id: str, alias: Alias, why: str) -> Function | None:
-        """Takes the second version out of the alias, for good. Returns the function; None where
-        the alias is another by now. Raises `StoreUnavailable`.
+        """Remove the second version from the alias. Returns the function; None if the alias was
+        changed meanwhile. Raises `StoreUnavailable`.
         """
         expected = {alias.fingerprint()}
         try:
@@ -169,7 +168,7 @@ class Aliases(Mirror[dict[str, Alias]]):
         known: Alias | None,
         expected: Collection[str] | None,
     ) -> None:
-        """Raises why the change is not made."""
+        """Raises the reason if the change is refused."""
         if expected is not None and (known is None or known.fingerprint() not in expected):
             raise PreconditionFailed(
                 f"the alias {name} was changed since it was read",
@@ -181,7 +180,7 @@ class Aliases(Mirror[dict[str, Alias]]):
             raise Conflict(f"a function has at most {ALIASES_MAX} aliases")
 
     def _check_default(self, function_id: str, name: str) -> None:
-        """Raises `Conflict` where another alias is the default."""
+        """Raises `Conflict` if another alias is the default."""
         other = self.defaults.get(function_id)
         if other is not None and other.name != name:
             raise Conflict(
@@ -196,13 +195,13 @@ class Aliases(Mirror[dict[str, Alias]]):
         return found
 
     def moved(self, function_id: str, moved: Mapping[str, Alias]) -> None:
-        """A change of the function has moved these with it, and is stored."""
+        """A change of the function has moved these aliases, and is stored."""
         for name, alias in moved.items():
             self._put_one(function_id, name, alias)
 
     def _put_one(self, function_id: str, name: str, alias: Alias | None) -> None:
         if self._catalog.known(function_id) is None:
-            return  # it was deleted in the same moment
+            return  # it was deleted at the same moment
         others = {key: one for key, one in self._rows.get(function_id, {}).items() if key != name}
         self._put(function_id, (others if alias is None else others | {name: alias}) or None)
 

@@ -1,17 +1,18 @@
-"""Parking: keeps an instance of each function whose imports are long, before a call asks for it.
+"""Parking: keeps an instance of each function with slow imports, before a call needs it.
 
-A Python function that serves should always have a process with its modules imported. It has one
-after a deploy, and the idle rule parks the last one instead of ending it. What is left is done
-here: after a start of the server, and after the last instance ended with a call that failed,
-another is started and parked.
+An active Python function should always have a process with its modules imported. It has one after a
+deploy, and the idle rule parks the last one instead of ending it. This module handles the other
+cases: after a start of the server, and after the last instance ended with a failed call, it starts
+another one and parks it.
 
-Rule 1: tenants take turns, first the one whose turn is longest ago; of a tenant the function that
-was called most goes first.
-Rule 2: one instance at a time, and as long a pause after it as its start took. So this takes at
-most half of one core, whatever calls do.
-Rule 3: a start is waited for `SLOW_S` at most. Then it goes on beside those of other tenants, and
-its tenant has no turn until it is over and as long again. `SLOW_AT_ONCE` starts go on so.
-Rule 4: only half of the memory budget is filled so (`model/memory.py`), and nothing is evicted.
+Rule 1: tenants take turns, the least recent turn first; within a tenant, the function with the most
+calls goes first.
+Rule 2: one instance at a time, followed by a pause as long as its start. So this takes at most half
+of one core, whatever calls do.
+Rule 3: a start blocks others for at most `SLOW_S`. It then continues beside those of other tenants,
+and its tenant has no turn until it is over and as long again. At most `SLOW_AT_ONCE` starts
+continue like this.
+Rule 4: this fills only half of the memory budget (`model/memory.py`), and evicts nothing.
 """
 
 import asyncio
@@ -21,26 +22,26 @@ from itertools import count, islice
 
 from quiltfn.pool.local import LocalPools
 
-# How long to wait where there was no room, or where all starts are put off.
+# Seconds to wait if there was no room, or if all starts are postponed.
 AGAIN_S = 10.0
-# Which functions lack one is found out once for so many starts: it looks at all of them.
+# Number of starts between searches for functions without an instance: a search checks all of them.
 BATCH = 16
 SLOW_S, SLOW_AT_ONCE = 5.0, 2
 
 
 class Parking:
-    """Parks what `pools` lack. `calls`: how often a function was called."""
+    """Parks the instances that `pools` lack. `calls`: the number of a function's calls."""
 
     def __init__(self, pools: LocalPools, calls: Callable[[str], int]) -> None:
         self._pools, self._calls = pools, calls
         self._turns = count(1)
-        self._last_turn: dict[str, int] = {}  # of tenants that lack some
+        self._last_turn: dict[str, int] = {}  # of tenants with functions without an instance
         self._slow: set[asyncio.Task[None]] = set()
-        # Tenants that have no turn for now, since a start of theirs is slow.
+        # Tenants without a turn for now, since one of their starts is slow.
         self._resting: set[str] = set()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Run until cancelled."""
         try:
             while True:
                 self._pools.parked_is_lacking.clear()
@@ -55,7 +56,7 @@ class Parking:
                 task.cancel()
 
     async def _park_some(self) -> bool:
-        """Parks instances of those whose turn it is; whether there was room for any."""
+        """Park instances for tenants whose turn it is; return whether there was room for any."""
         has_parked = False
         for tenant_id, function_id in islice(self._in_turn(), BATCH):
             if tenant_id not in self._resting:
@@ -64,20 +65,20 @@ class Parking:
         return has_parked
 
     def _in_turn(self) -> Iterable[tuple[str, str]]:
-        """Tenants and functions that lack an instance, in the order of rule 1."""
+        """Tenants and functions without an instance, in the order of rule 1."""
         lacking: dict[str, list[str]] = {}
         for tenant_id, function_id in self._pools.lacking_parked():
             lacking.setdefault(tenant_id, []).append(function_id)
         self._last_turn = {one: self._last_turn.get(one, 0) for one in lacking}
         for ids in lacking.values():
-            ids.sort(key=self._calls)  # the most called is last
+            ids.sort(key=self._calls)  # most calls last
         while waiting := [one for one in lacking if lacking[one] and one not in self._resting]:
             waiting.sort(key=lambda one: (self._last_turn[one], -self._calls(lacking[one][-1])))
             for tenant_id in waiting:
                 yield tenant_id, lacking[tenant_id].pop()
 
     async def _park(self, tenant_id: str, function_id: str) -> bool:
-        """Whether there was room for one. It may be made still."""
+        """Return whether there was room for one. Its start may still be in progress."""
         loop = asyncio.get_running_loop()
         began, start = loop.time(), asyncio.ensure_future(self._pools.park(function_id))
         try:

@@ -1,4 +1,4 @@
-"""Background loops that remove what is kept for a limited time, and the clock that decides its age.
+"""Background loops that remove expired data, and the clock for its age.
 
 Each runs until it is cancelled. A database error only delays it: the health check reports that.
 """
@@ -22,7 +22,7 @@ from quiltfn.store.tenants.audit import SqlAudit
 from quiltfn.store.tenants.idempotency import SqlIdempotencyStore
 from quiltfn.store.tenants.operations import SqlOperations
 
-# A jump of the wall clock is noticed within this time.
+# Maximum seconds until a jump of the wall clock is noticed.
 LOOK_EVERY_S = 15.0
 EVERY_S = 3600.0
 # Records may exceed their limit for this long. Checking costs a lookup in a small table.
@@ -38,26 +38,26 @@ class DiskSpace(Protocol):
     """The disk space that the store uses. Raises `StoreUnavailable`."""
 
     async def refill_reserve(self) -> bool:
-        """Allocates the reserve for a full disk if it was used; returns whether it is there."""
+        """Allocate the reserve for a full disk if it was used; return whether it exists."""
 
     async def vacuum_some(self) -> bool:
-        """Returns some free pages of the database to the disk; whether there may be more."""
+        """Return some free pages of the database to the disk; return whether there may be more."""
 
 
 async def resume_clock(clock: ResumableClock, store: ClockStore) -> None:
-    """At a start, before anything is compared with it: trusted time continues."""
+    """At start, before any comparison with it: trusted time continues."""
     clock.resume(await store.load())
 
 
 async def continue_ids(clock: ResumableClock, store: ClockStore) -> None:
-    """At a start, once the journal is stored: new ids sort after every id in the store."""
+    """At start, once the journal is stored: new ids sort after every id in the store."""
     for one in (await store.newest_id(), first_id(int(clock.trusted()))):
         if one:
             continue_behind(one)
 
 
 async def follow_wall_clock(clock: ResumableClock, store: ClockStore) -> None:
-    """Compares trusted time with the wall clock, saves its state and warns about a jump."""
+    """Compare trusted time with the wall clock, save its state and warn about a jump."""
     log, warned_of, saved = structlog.get_logger("quiltfn.base.clock"), 0.0, clock.resumed
     is_new = saved is None or saved.boot_id != clock.state().boot_id
     while True:
@@ -71,7 +71,7 @@ async def follow_wall_clock(clock: ResumableClock, store: ClockStore) -> None:
             )
         warned_of = jump_s
         if is_new:
-            with contextlib.suppress(StoreUnavailable):  # tried again in the next round
+            with contextlib.suppress(StoreUnavailable):  # retried in the next round
                 await store.save(clock.state())
                 is_new = False
         await asyncio.sleep(LOOK_EVERY_S)
@@ -84,7 +84,7 @@ async def prune_expired(
     clock: Clock,
     audit_days: int,
 ) -> None:
-    """Removes audit entries, operations and stored responses by age, once an hour."""
+    """Remove audit entries, operations and stored responses by age, once an hour."""
     while True:
         now = int(clock.trusted())
         try:
@@ -92,7 +92,7 @@ async def prune_expired(
             await operations.prune(now - audit_days * DAY_S)
             await answers.prune(now)
         except StoreUnavailable:
-            pass  # tried again the next hour
+            pass  # retried the next hour
         await asyncio.sleep(EVERY_S)
 
 
@@ -101,8 +101,8 @@ async def prune_until_done(
     clock: Clock,
     servers: Callable[[], int] = lambda: 1,
 ) -> None:
-    """Calls `prune_some` every few seconds, and again with pauses while it removes something. Of
-    several `servers` on one database one does so each time, or a few: each look is a write.
+    """Call `prune_some` every few seconds, and again with pauses while it removes something. Of
+    several `servers` on one database, only one or a few do so each time: each look is a write.
     """
     while True:
         is_turn = random.random() * servers() < 1
@@ -115,7 +115,7 @@ async def prune_until_done(
 
 
 async def reclaim_disk(disk: DiskSpace, clock: Clock) -> None:
-    """Returns freed space to the disk, and keeps the reserve for a full disk allocated."""
+    """Return freed space to the disk, and keep the reserve for a full disk allocated."""
     while True:
         is_reserved = await disk.refill_reserve()
         with contextlib.suppress(StoreUnavailable):
@@ -130,7 +130,7 @@ async def reclaim_disk(disk: DiskSpace, clock: Clock) -> None:
 async def collect_images(
     tenant_images: TenantImages, runtimes: SqlRuntimes, warm_stock: WarmStock, grace_s: float
 ) -> None:
-    """Removes images that nothing has referred to for `grace_s` to twice that.
+    """Remove images that were unreferenced for `grace_s` to twice that.
 
     The grace period covers an image that was uploaded and not yet named by a runtime, and running
     instances of a deleted function.
