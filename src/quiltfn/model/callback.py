@@ -1,5 +1,5 @@
-"""Callbacks: requests that are sent to the URL of a destination. Which URLs, secrets and addresses
-are allowed, and how a request is signed by Standard Webhooks (https://www.standardwebhooks.com).
+"""Callbacks: requests to the URL of a destination. Defines the allowed URLs, secrets and addresses,
+and signs requests by Standard Webhooks (https://www.standardwebhooks.com).
 
 Nothing here resolves a name or connects: `calls/callbacks.py` does.
 """
@@ -21,24 +21,24 @@ SCHEMES = ("https", "http")
 SECRET_PREFIX = "whsec_"
 SECRET_MIN_BYTES, SECRET_MAX_BYTES = 24, 64
 EXAMPLE_URL = "https://example.com/hooks/quiltfn"
-EXAMPLE_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # from the specification's own text
+EXAMPLE_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # from the specification
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 AddressRange = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# The part of IPv6 that is given out. Everything else of it is of one link or one site, or leads to
-# an IPv4 address, which would have to be looked at for itself: ::/96 and ::ffff:0:0/96 (mapped),
-# 64:ff9b::/96 and 64:ff9b:1::/48 (NAT64).
+# The allocated part of IPv6. All other addresses are of one link or one site, or contain an IPv4
+# address, which would need its own check: ::/96 and ::ffff:0:0/96 (mapped), 64:ff9b::/96 and
+# 64:ff9b:1::/48 (NAT64).
 UNICAST = ipaddress.IPv6Network("2000::/3")
-# Within it, and within IPv4: what is nobody's server though it is given out, as for sandboxes
-# (`launcher/egress_rules.py`, which root loads and so imports nothing of ours).
+# Ranges within it, and within IPv4, that are allocated but have no public servers; the same as for
+# sandboxes (`launcher/egress_rules.py`, which root loads, so it imports nothing of quiltfn).
 DENIED: Sequence[AddressRange] = (
     ipaddress.IPv4Network("168.63.129.16/32"),  # the host's agent in one cloud
     ipaddress.IPv4Network("192.31.196.0/24"),
     ipaddress.IPv4Network("192.52.193.0/24"),
     ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays
     ipaddress.IPv4Network("192.175.48.0/24"),
-    ipaddress.IPv6Network("2001::/23"),  # protocol assignments, Teredo among them
+    ipaddress.IPv6Network("2001::/23"),  # protocol assignments, including Teredo
     ipaddress.IPv6Network("2002::/16"),  # 6to4 carries IPv4 addresses
     ipaddress.IPv6Network("2620:4f:8000::/48"),
     ipaddress.IPv6Network("3fff::/20"),
@@ -46,8 +46,8 @@ DENIED: Sequence[AddressRange] = (
 
 
 def check_url(url: str, field: str) -> None:
-    """Raises `Unprocessable` that names `field` unless callbacks may be sent to the URL, as far as
-    it can be told without resolving its host. What was given is not repeated: it may hold a token.
+    """Raises `Unprocessable` for `field` unless callbacks may go to the URL, as far as this is
+    known without resolving its host. Does not repeat the URL: it may contain a token.
     """
     problem = _problem_of(url)
     if problem is not None:
@@ -81,7 +81,7 @@ def _problem_of(url: str) -> str | None:
 
 
 def check_secret(secret: str, field: str) -> None:
-    """Raises `Unprocessable` that names `field` unless the secret can sign. It is not repeated."""
+    """Raises `Unprocessable` for `field` unless the secret can sign. Does not repeat it."""
     try:
         key_of(secret)
     except ValueError as error:
@@ -92,7 +92,7 @@ def check_secret(secret: str, field: str) -> None:
 
 
 def key_of(secret: str) -> bytes:
-    """The bytes that sign. Raises `ValueError`, which does not repeat the secret."""
+    """The bytes of the signing key. Raises `ValueError`, which does not repeat the secret."""
     if not secret.startswith(SECRET_PREFIX):
         raise ValueError("one without that prefix")
     try:
@@ -116,7 +116,7 @@ def signed_headers(secret: str, message_id: str, now: int, body: bytes) -> dict[
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address is one of the public Internet, and leads to no other address."""
+    """Whether the address is public, and contains no other address."""
     if not address.is_global or address.is_multicast or address.is_reserved:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address not in UNICAST:
@@ -128,6 +128,6 @@ def may_be_called(
     address: Address, allowed: Iterable[AddressRange], *, is_own: bool = False
 ) -> bool:
     """Whether callbacks may go to the address. `allowed`: ranges that the operator allows beside
-    public ones. `is_own`: it is one of this machine's, which are no more public than its loopback.
+    public ones. `is_own`: the address is this machine's, so it is as private as its loopback.
     """
     return (is_public(address) and not is_own) or any(address in one for one in allowed)

@@ -1,25 +1,26 @@
-"""When a version that gets a part of the calls is taken back, judged by its own calls.
+"""When a canary is rolled back, judged by its own invocations.
 
-A rule allows a part of them to fail, or one of a hundred to be slower than `p99_ms`. A version is
-taken back once so many did that the rule's own rate would bring about less than ONE_IN of such
-samples (an exact one-sided binomial test), and at least LEAST. It is looked at after each call, so
-a version that is exactly at its rate is wrongly taken back more often than that:
-in some 1.3% of cases; `tests/unit/test_canary.py` holds it to 3%.
+A rule allows a share of invocations to fail, or one of a hundred to be slower than `p99_ms`. A
+version is rolled back if at least LEAST did, and so many that a version at exactly the allowed rate
+would reach that number in less than one of ONE_IN samples (an exact one-sided binomial test). It is
+tested after each invocation, so a version that is exactly at its rate is wrongly rolled back more
+often: in some 1.3% of cases; `tests/unit/test_canary.py` limits that to 3%.
 """
 
 import math
 
 import msgspec
 
-# Fewer failures say nothing, however few calls there were.
+# Fewer failures are not significant, however few invocations there were.
 LEAST = 3
 ONE_IN = 1_000
 SLOW_RATE = 0.01
 
 
 class RollbackRule(msgspec.Struct, frozen=True, kw_only=True):
-    """`error_rate`: the part of the calls that may fail; `p99_ms`: 99 of 100 calls end within that;
-    None: any. `within_s`: for how long after the alias was set this holds.
+    """`error_rate`: the share of invocations that may fail; `p99_ms`: the time within which 99 of
+    100 invocations must end; None: any. `within_s`: for how long after the alias was set the rule
+    applies.
     """
 
     error_rate: float | None = None
@@ -28,21 +29,21 @@ class RollbackRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CanaryCounters(msgspec.Struct):
-    """What the calls of the version came to. `slow`: those that took longer than `p99_ms`."""
+    """Counts of a version's invocations. `slow`: those that took longer than `p99_ms`."""
 
     calls: int = 0
     failed: int = 0
     slow: int = 0
 
     def add(self, rule: RollbackRule, duration_ms: int | None, *, failed: bool) -> None:
-        """Counts a call that has ended."""
+        """Counts an ended invocation."""
         self.calls += 1
         self.failed += failed
         self.slow += rule.p99_ms is not None and (duration_ms or 0) > rule.p99_ms
 
 
 def verdict(rule: RollbackRule, counters: CanaryCounters) -> str | None:
-    """Why the version is to be taken back, with the figures; None: it is not."""
+    """Why the version must be rolled back, with the figures; None: it need not be."""
     if rule.error_rate is not None and is_beyond(counters.failed, counters.calls, rule.error_rate):
         allowed = f"{rule.error_rate * 100:g} %"
         return f"{counters.failed} of {counters.calls} attempts failed, where {allowed} may"
@@ -53,7 +54,7 @@ def verdict(rule: RollbackRule, counters: CanaryCounters) -> str | None:
 
 
 def is_beyond(count: int, calls: int, rate: float) -> bool:
-    """Whether so many of the calls, or more, are too unlikely at that rate."""
+    """Whether `count` or more of the invocations are too unlikely at that rate."""
     return count >= LEAST and tail(count, calls, rate, 1 / ONE_IN) * ONE_IN < 1
 
 

@@ -1,8 +1,8 @@
-"""The cause of a handler's failure, read from the end of what it wrote to its standard error: it
-says more than the exit code. The text is the handler's own: only readers of the record may see it.
+"""The cause of a handler's failure, from the end of its standard error: it says more than the exit
+code. The text is the handler's own: only readers of the record may see it.
 
-Handlers choose the text, and it is read in the event loop: every step takes time in proportion to
-it, and no pattern tries a place twice.
+Handlers choose the text, and it is parsed in the event loop: every step takes linear time, and no
+pattern backtracks.
 """
 
 import re
@@ -19,22 +19,22 @@ HEADERS = (TRACEBACK, f"Exception Group {TRACEBACK}")
 EXCEPTION = re.compile(r"[^\W\d](?:[\w.]|<locals>)*(?:: |$)")
 PYTHON_FRAME = re.compile(r' {2}File "([^"\n]*)", line (\d+)')
 NODE_FRAME = "    at "
-NODE_DETAIL = re.compile(r"(?: {2}.*|\}|)$")  # the properties of an error follow its frames
+NODE_DETAIL = re.compile(r"(?: {2}.*|\}|)$")  # an error's properties follow its frames
 GROUP_END = re.compile(r" *\+-{8,}$")
 GROUP_MARK = re.compile(r" *+(?:\+-[-+]*.*|[|+] ?)")
-# How the Python runner ends the log of a handler that called sys.exit, and the exit status of
-# handlers that an exception ended.
+# How the Python runner ends the log of a handler that called sys.exit, and the exit status after an
+# exception.
 BY_ITSELF, BY_EXCEPTION = "SystemExit: ", 1
 OWN = "/app/"
 LINE_DIGITS = 9
-Raiser = tuple[str, int]  # A file's name and a line.
+Raiser = tuple[str, int]  # a file's name and a line
 UNREACHABLE = re.compile(
     "connection refused|ECONNREFUSED|network is unreachable|ENETUNREACH|name resolution"
     "|name or service not known|ENOTFOUND|EAI_AGAIN|could not resolve",
     re.IGNORECASE,
 )
 REFUSED = re.compile("connection refused|ECONNREFUSED", re.IGNORECASE)
-# What a handler without a network cannot reach, and what the rules of egress refuse.
+# Explanations of an unreachable address: without a network, and under the rules of egress.
 NO_NETWORK = "this runtime has no network"
 PUBLIC_ALONE = "network egress reaches public addresses alone"
 
@@ -43,9 +43,9 @@ def read(
     code: int, stderr: bytes, *, is_value: bool, runner: Kind | None, network: Network | None
 ) -> Raised | Exited | NoNetwork:
     """The exception that ended a handler, with its place, or its exit code. `is_value`: its last
-    line isn't a reason, since whatever it prints goes to its log. `runner`: Python's or Node.js's
-    called it, so an exception of that language has ended it, and only if it exited with 1.
-    `network`: None if it isn't known.
+    line isn't a reason, since everything that it prints goes to its log. `runner`: the runner, of
+    Python or Node.js; an exception of that language has ended the handler only if it exited with 1.
+    `network`: None if unknown.
     """
     text = stderr[-TAIL_BYTES:].decode("utf-8", "replace")
     lines = [line[:LINE_CHARS] for line in text.rstrip().rsplit("\n", TAIL_LINES)[-TAIL_LINES:]]
@@ -79,15 +79,15 @@ def _header(lines: list[str]) -> int:
 
 
 def _exit_text(lines: list[str]) -> str | None:
-    """The argument of sys.exit; None: the handler didn't call it."""
+    """The argument of sys.exit; None if the handler didn't call it."""
     found = [line for line in lines if line.startswith(BY_ITSELF)]
     return found[-1].removeprefix(BY_ITSELF).strip() if found else None
 
 
 def _python(lines: list[str], *, is_sure: bool) -> tuple[str, Raiser | None] | None:
-    """The exception of Python at the end, and its place in the function's own code. Unless
-    `is_sure` that an exception was the end, nothing may follow it: a program that handled one may
-    go on, and what it writes then looks like more lines of a message. Of a group, the last one.
+    """The Python exception at the end, and its place in the function's own code. Unless `is_sure`
+    that an exception was the end, nothing may follow it: a program that handled it may continue,
+    and its later output looks like more lines of the message. Of a group, the last exception.
     """
     if GROUP_END.match(lines[-1]):
         lines = [
@@ -103,7 +103,7 @@ def _python(lines: list[str], *, is_sure: bool) -> tuple[str, Raiser | None] | N
 
 
 def _node(lines: list[str]) -> tuple[str, Raiser | None] | None:
-    """The exception of Node.js at the end, and where it was thrown."""
+    """The Node.js exception at the end, and where it was thrown."""
     at = len(lines) - 1
     while at > 0 and not _node_frame(lines[at]) and NODE_DETAIL.match(lines[at]):
         at -= 1
@@ -114,7 +114,7 @@ def _node(lines: list[str]) -> tuple[str, Raiser | None] | None:
 
 
 def _node_frame(line: str) -> Raiser | None:
-    """The place that a line of a stack names; None if the line isn't one."""
+    """The place in a line of a stack; None if the line isn't part of one."""
     if not line.startswith(NODE_FRAME):
         return None
     path, *numbers = line.removesuffix(" {").removesuffix(")").rsplit(":", 2)
@@ -131,6 +131,6 @@ def _place(path: str, line: str) -> Raiser:
 
 
 def _shown(text: str) -> str:
-    """Without control characters, which terminals obey, and not endless."""
+    """Removes control characters, which terminals obey, and limits the length."""
     plain = "".join(one if one.isprintable() else " " for one in text)
     return plain if len(plain) <= REASON_CHARS else plain[:REASON_CHARS] + "…"

@@ -1,23 +1,23 @@
-"""A tenant's limits over several nodes: what each node says of its calls, and what each may do.
+"""A tenant's limits over several nodes: each node's report of its load, and its share.
 
-Nodes hear of each other every few seconds and ask nobody while a call waits. So a node decides by
-what the others said last and by what it has itself. Nothing here waits or reads a clock.
+Nodes exchange reports every few seconds and query no other node while an invocation waits. So a
+node decides by the others' last reports and by its own load. Nothing here waits or reads a clock.
 """
 
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
-# The part of a rate that is divided evenly, whoever has calls: a node at which they begin has some.
+# The part of a rate that is divided evenly, so that a node can serve its first invocations.
 RESERVE = 0.1
-# What one node may say: beyond that the tenants with most calls.
+# The maximum of tenants in a report; those with most invocations are reported.
 TENANTS_REPORTED_MAX = 500
 
 
 class TenantLoad(msgspec.Struct, frozen=True, array_like=True):
-    """A tenant's calls on a node. `in_flight`: how many run or wait; `wanted`: how many there would
-    have been at most since the last report, without the limit; `asked_per_s`: calls a second that
-    came, refused ones counted in, of a tenant that has a limit of those.
+    """A tenant's invocations on a node. `in_flight`: how many run or wait; `wanted`: the peak since
+    the last report that there would have been without the limit; `asked_per_s`: invocations
+    requested per second, including refused ones, if the tenant has a limit of those.
     """
 
     tenant_id: str
@@ -27,11 +27,11 @@ class TenantLoad(msgspec.Struct, frozen=True, array_like=True):
 
 
 def has_room(in_flight: int, most: int, others: Iterable[TenantLoad]) -> bool:
-    """Whether a node with so many calls in flight may have one more, of `most` on all nodes.
+    """Whether a node with `in_flight` invocations may start one more, of `most` on all nodes.
 
-    All together must be below `most`, as far as is known. Where they would be more no node has
-    more than its fair share: the largest number that all may have which want as many (max-min
-    fairness), rounded up, for else nobody could have the last one.
+    The known total must be below `most`. If the nodes want more, no node has more than its fair
+    share: the largest number that all nodes which want as many can have (max-min fairness), rounded
+    up, since otherwise no node could have the last one.
     """
     own = in_flight + 1
     together = shared = own
@@ -45,11 +45,11 @@ def has_room(in_flight: int, most: int, others: Iterable[TenantLoad]) -> bool:
 
 
 def rate_share(most: float, asked: Sequence[float], own: int) -> float:
-    """How many calls a second the node with the index `own` may take, of `most` on all nodes.
-    `asked`: what came to each. The shares of all nodes are `most` together.
+    """How many invocations per second the node with the index `own` may take, of `most` on all
+    nodes. `asked`: the rate requested at each. The shares of all nodes add up to `most`.
 
-    What a node does not use is lent to those that need it, but for the reserve; where all need
-    more, they have the same (max-min fairness).
+    A node's unused share, except the reserve, is lent to nodes that need it; if all need more,
+    their shares are equal (max-min fairness).
     """
     count = len(asked)
     wants = [max(one, most * RESERVE / count) for one in asked]
@@ -66,7 +66,7 @@ def rate_share(most: float, asked: Sequence[float], own: int) -> float:
 
 
 def bounded_loads(loads: Sequence[TenantLoad]) -> Sequence[TenantLoad]:
-    """At most `TENANTS_REPORTED_MAX`: a report is read by every node."""
+    """At most `TENANTS_REPORTED_MAX`: every node reads the report."""
     if len(loads) <= TENANTS_REPORTED_MAX:
         return loads
     by_size = sorted(loads, key=lambda load: max(load.wanted, load.asked_per_s), reverse=True)

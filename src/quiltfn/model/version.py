@@ -23,32 +23,32 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def no_version(number: int) -> str:
-    """What a caller is told who names a version that there is not."""
+    """The message for an unknown version."""
     return f"the function has no version {number}: it was not made, or was removed for newer ones"
 
 
 class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one function may ask of this machine. Memory in MiB; one core is 100 percent."""
+    """The limits of this machine for one function. Memory in MiB; one core is 100 percent."""
 
     memory_max_mib: int
     cores: int
     timeout_max_s: int = TIMEOUT_MAX_S
 
 
-# Bytes of memory that a function takes beside its handler and its variables.
+# The memory of a function in bytes, without its handler and its variables.
 SIZE_AT_LEAST = 2048
 
 
 class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a version fixes. Two versions with equal specs share instances.
+    """All fixed properties of a version. Two versions with equal specs share instances.
 
     memory_limit_mb in MiB, cpu_limit_percent in hundredths of a core, timeout_seconds in seconds.
-    `runtime_snapshot`: what the name `runtime` meant when the version was made.
+    `runtime_snapshot`: the runtime with the name `runtime` when the version was created.
     """
 
     handler: str
     runtime: str = "shell"
-    # Its name on disk and in the digest, which are older: equal versions must keep equal digests.
+    # The older name, on disk and in digests: equal versions must keep equal digests.
     runtime_snapshot: Runtime = msgspec.field(default=SHELL, name="pinned")
     environment: dict[str, str] = {}
     working_directory: str | None = None
@@ -59,7 +59,7 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def code(self) -> tuple[object, ...]:
-        """What it runs, as opposed to its settings: equal for two specs with the same code."""
+        """The code, as opposed to settings: equal for two specs with the same code."""
         of = self.runtime_snapshot
         return self.handler, of.kind, of.command, of.app_images, of.base_image
 
@@ -77,7 +77,7 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
         at_most("timeout_seconds", self.timeout_seconds, host.timeout_max_s, 30)
 
     def server_settings(self) -> ServerSettings:
-        """How its server is reached, if it is one. Raises `Unprocessable`."""
+        """The settings of its web server, if it is one. Raises `Unprocessable`."""
         return ServerSettings.of(self.runtime_snapshot.environment | self.environment)
 
     def _check_server(self) -> None:
@@ -90,8 +90,8 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise Unprocessable.field("cleanup_on_exit", expected, True, False)
 
     def footprint(self) -> Footprint:
-        """How much memory its instances need, and whether the last one is parked: a Python process
-        that forks for each call keeps its imported modules, which makes the next start short.
+        """The memory that its instances need, and whether the last one is parked: a Python process
+        that forks for each invocation keeps its imported modules, which makes the next start short.
         """
         kind = self.runtime_snapshot.kind
         return Footprint(
@@ -103,7 +103,7 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """Roughly the bytes of memory that it takes."""
+        """Its approximate size in memory, in bytes."""
         texts = [self.handler, *self.environment.keys(), *self.environment.values()]
         texts += [
             *self.runtime_snapshot.environment.keys(),
@@ -112,13 +112,13 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
         return SIZE_AT_LEAST + sum(map(sys.getsizeof, texts))
 
     def digest(self) -> str:
-        """A name for exactly this spec: instances of the same digest are interchangeable."""
+        """Identifies this spec exactly: instances of the same digest are interchangeable."""
         # Sorted keys: {"A":…, "B":…} and {"B":…, "A":…} are the same spec, and so are the
         # percentages 50 and 50.0.
         plain = msgspec.to_builtins(
             msgspec.structs.replace(self, cpu_limit_percent=float(self.cpu_limit_percent))
         )
-        # Younger than many versions, whose digests have none of these.
+        # Newer than many versions, whose digests lack these fields.
         for name in (
             "base_image",
             "interpreter",
@@ -144,13 +144,13 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def at_most(name: str, value: float, high: float, example: Any) -> None:
-    """Refuses a number that is more than this machine has."""
+    """Refuses a number above this machine's."""
     if value > high:
         raise Unprocessable.field(name, f"at most {high}", value, example)
 
 
 def check_environment(environment: dict[str, str]) -> None:
-    """Names, reserved names, NUL, the mask, and the size of the whole."""
+    """Checks names, reserved names, NUL, the mask, and the total size."""
     total = sum(
         [
             len(name) + len(value.encode("utf-8", "surrogatepass")) + 2

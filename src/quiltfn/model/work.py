@@ -1,5 +1,5 @@
-"""Accepted work: what a function's policy says of its asynchronous calls, and what becomes of one
-after each attempt. Nothing here asks a clock or does I/O.
+"""Asynchronous invocations: a function's policy for them, and what follows each attempt. Nothing
+here reads a clock or does I/O.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,14 +8,14 @@ import msgspec
 
 from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 
-# The ends of an attempt after which a policy may ask for another.
+# The statuses of an attempt after which a policy may retry.
 RETRYABLE = (Status.FAILED, Status.TIMEOUT, Status.OOM, Status.ERROR, Status.INTERRUPTED)
 OUT_OF_ATTEMPTS, TOO_OLD = "attempts", "age"
 
 
 class Backoff(msgspec.Struct, frozen=True, kw_only=True):
-    """The wait before the next attempt: `first` seconds, then `factor` times the one before, `most`
-    at most, each made up to `jitter` (a fraction) shorter or longer.
+    """The wait before the next attempt: `first` seconds, then `factor` times the last wait, at most
+    `most`, each up to `jitter` (a fraction) shorter or longer.
     """
 
     first: float = 1.0
@@ -25,14 +25,14 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
 
     def seconds(self, attempt: int, chance: float) -> float:
         """The wait after attempt number `attempt` (1 is the first); `chance` is from [0, 1)."""
-        # Beyond 64 doublings the power may not be representable, and `most` holds long before.
+        # Beyond 64 doublings the power may not be representable; `most` applies long before.
         plain = min(self.most, self.first * self.factor ** min(attempt - 1, 64))
         return max(0.0, plain * (1 + self.jitter * (2 * chance - 1)))
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the end of accepted work is sent: a function of the tenant by its name, or a URL whose
-    requests are signed with `secret`.
+    """The receiver of an outcome: a function of the tenant by its name, or a URL whose requests are
+    signed with `secret`.
     """
 
     function: str | None = None
@@ -41,11 +41,11 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AsyncPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How a function's accepted work is run.
+    """How a function's asynchronous invocations run.
 
-    `max_age_seconds`: an attempt starts no later than so long after the work was first due.
-    `max_queued`: how many may wait. `max_concurrency`: how many may run at a time; None: as many as
-    there are instances for.
+    `max_age_seconds`: how long after the invocation was first due an attempt may start.
+    `max_queued`: how many may wait. `max_concurrency`: how many may run at a time; None: limited
+    only by instances.
     """
 
     max_attempts: int = 1
@@ -59,7 +59,9 @@ class AsyncPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecordPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose inputs a function keeps: "async" (accepted work), "all" or "none" once it has ended."""
+    """Which inputs of ended invocations a function stores: "async" (asynchronous), "all"
+    or "none".
+    """
 
     keep_input: str = "async"
 
@@ -72,9 +74,9 @@ def outcome(
     chance: float,
     new_id: Callable[[], str],
 ) -> WorkOutcome:
-    """What becomes of work whose attempt is over. `ended`: the record of that attempt, with its
-    final status. `now_ms`: trusted time. `expires_at_ms`: when the work is too old to be started.
-    `chance`: from [0, 1). `new_id`: makes the id of what is sent to a destination.
+    """What follows a completed attempt. `ended`: the record of that attempt, with its final status.
+    `now_ms`: trusted time. `expires_at_ms`: when the invocation is too old to start. `chance`: from
+    [0, 1). `new_id`: makes the id of a delivery to a destination.
     """
     if ended.status in policy.retry_on and ended.status in RETRYABLE:
         due = now_ms + round(policy.backoff.seconds(ended.attempt, chance) * 1000)
@@ -90,11 +92,11 @@ def outcome(
 
 
 def policy_field(status: Status) -> str:
-    """The field of a policy that says where work is told of that ended with this status."""
+    """The field of a policy with the destination for invocations that ended with this status."""
     return "on_success" if status is Status.SUCCESS else "on_failure"
 
 
 def outcome_of_expired(policy: AsyncPolicy, now_ms: int, new_id: Callable[[], str]) -> WorkOutcome:
-    """What becomes of work that is too old to be started. `now_ms`, `new_id`: as `outcome` says."""
+    """The end of an invocation too old to start. `now_ms`, `new_id`: as in `outcome`."""
     destination_id = None if policy.on_failure is None else new_id()
     return WorkOutcome(dead_letter=TOO_OLD, destination_id=destination_id, decided_at_ms=now_ms)

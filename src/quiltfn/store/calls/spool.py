@@ -1,12 +1,12 @@
-"""The spool: an append-only file with the records that the database does not have yet.
+"""The spool: an append-only file with the records that the database lacks.
 
 A line is `checksum record`, the record as JSON. JSON has no raw newline, so the next record can be
-found behind damage. That tells damage (refused) from a write that the end of the process cut short
-(dropped, since it was never acknowledged). A person can read the file, except for output, which is
-base64.
+found after damage. That distinguishes damage (refused) from a write cut short by the end of the
+process (dropped, since it was never acknowledged). People can read the file, except for output,
+which is base64.
 
-There is one `write` for each record and no sync. The page cache survives `kill -9`; a power cut can
-lose what was written since the last group commit.
+Each record costs one `write` and no sync. The page cache survives `kill -9`; a power cut can lose
+records written since the last group commit.
 """
 
 import errno
@@ -25,12 +25,12 @@ encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Invocation).decode
 
 
-# Longer than a record whose two outputs have the largest size that settings allow, in base64.
+# Longer than a record with two outputs of the maximum size in settings, in base64.
 LINE_MAX_BYTES = 192 * 1024 * 1024
 
 
 class _Older(msgspec.Struct):
-    """A line of a release in which output was text."""
+    """A line of a release that stored output as text."""
 
     stdout: str = ""
     stderr: str = ""
@@ -38,7 +38,7 @@ class _Older(msgspec.Struct):
 
 decode_older = msgspec.json.Decoder(_Older).decode
 
-# Of two records of one attempt the later one counts, in whichever segment it is.
+# Of two records of one attempt the later one counts, in either segment.
 RANK = {status: 2 if status in FINAL else 0 for status in Status} | {Status.RUNNING: 1}
 
 
@@ -53,7 +53,7 @@ class Spool:
         self._file = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self.size = os.fstat(self._file).st_size
         self._is_torn = False
-        # When the present write began; 0: there is none. Another thread reads it.
+        # When the current write began; 0 if there is none. Another thread reads it.
         self.writing_since = 0.0
 
     def append(self, record: Invocation) -> None:
@@ -63,7 +63,7 @@ class Spool:
         try:
             if self._is_torn:
                 self._cut()
-            self._is_torn = True  # A write that fails may leave a part; the next one removes that.
+            self._is_torn = True  # A failed write may leave a part, which the next one removes.
             written = os.write(self._file, line)
             if written != len(line):
                 self._cut()
@@ -83,7 +83,7 @@ class Spool:
             return from_lines(file.read(), self.path)
 
     def clear(self) -> None:
-        """Empties the segment, after all of it was committed."""
+        """Empties the segment after all of it was committed."""
         self._holds(self.path.name, False)
         os.ftruncate(self._file, 0)
         self.size, self._is_torn = 0, False
@@ -117,7 +117,7 @@ def from_lines(data: bytes, path: Path) -> list[Invocation]:
                 "in the database yet; move it away to start without them."
             )
         records.append(record)
-    whole = from_line(last)  # Only its newline is missing.
+    whole = from_line(last)  # only its newline is missing
     return [*records, whole] if whole else records
 
 
@@ -143,7 +143,7 @@ def _order(record: Invocation) -> tuple[int, int]:
 
 
 def latest(records: Iterable[Invocation]) -> dict[str, Invocation]:
-    """The newest record of each call, by its id."""
+    """The newest record of each invocation, by its id."""
     found: dict[str, Invocation] = {}
     for record in records:
         known = found.get(record.invocation_id)

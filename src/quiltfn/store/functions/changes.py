@@ -1,8 +1,8 @@
 """The numbered list of changes by which servers that share the store follow each other.
 
-Whoever changes what `ChangeKind` names records that in the same transaction. Transactions that
-write come one after the other (`Database.write`), so that a number appears only once every lower
-one has. The newest changes are kept; who has read less than that has to load everything again.
+A transaction that changes anything in `ChangeKind` also records the change. Transactions that write
+run one after another (`Database.write`), so a number appears only after all lower ones. Only the
+newest changes are kept; a reader that has fallen behind them has to load everything again.
 """
 
 from enum import StrEnum
@@ -14,28 +14,28 @@ from quiltfn.ports import Change, ChangeKind, ChangePage
 from quiltfn.store.database import tables
 from quiltfn.store.database.sql import run
 
-# After each hundredth change all but so many are removed.
+# After each REMOVE_EVERY changes, all but the newest KEPT are removed.
 KEPT, REMOVE_EVERY = 10_000, 100
 change = tables.change.c
 KINDS = frozenset(ChangeKind)
-# Where a connection keeps what its transaction has to tell other servers.
+# The key under which a connection stores its transaction's notices to other servers.
 TOLD = "quiltfn-told"
 
 
 class Notice(StrEnum):
-    """What a server tells others at a commit, so that they look before they would anyway."""
+    """A notice to other servers at a commit, so that they look earlier than they would anyway."""
 
-    CHANGE = "change"  # there is a new one
-    WORK = "work"  # work or a delivery waits that may be begun
+    CHANGE = "change"  # there is a new change
+    WORK = "work"  # work or a delivery waits that may start
 
 
 def tell(connection: Connection, notice: Notice) -> None:
-    """Has a transaction tell other servers at its commit, where the database can do that."""
+    """Makes a transaction notify other servers at its commit, if the database can do that."""
     connection.info.setdefault(TOLD, set()).add(notice)
 
 
 def record(connection: Connection, kind: ChangeKind, tenant_id: str, object_id: str) -> None:
-    """Adds a change. To be called in the transaction that makes it."""
+    """Adds a change. Call it in the transaction that makes the change."""
     row = {"kind": kind.value, "tenant_id": tenant_id, "object_id": object_id}
     number: int = run(connection, "record_change", row).scalar_one()
     tell(connection, Notice.CHANGE)
@@ -51,15 +51,15 @@ def newest(connection: Connection) -> int:
 
 
 def behind(connection: Connection, number: int, limit: int) -> ChangePage | None:
-    """The changes behind that number, oldest first, by one statement; None where that does not say
-    whether some are missing.
+    """The changes after that number, oldest first, with one statement; None if its result does not
+    show whether some are missing.
     """
     return _certain(_from(connection, number, limit), number, limit)
 
 
 def _certain(found: list[Change], number: int, limit: int) -> ChangePage | None:
-    """The page of the changes that were found from that number on, likewise."""
-    if found and found[0].number == number:  # so what is behind it is there, too
+    """The page of changes found from that number on; None as in the function above."""
+    if found and found[0].number == number:  # so later changes are there, too
         return ChangePage(items=found[1:], is_complete=True, has_more=len(found) > limit)
     if number == 0 and (not found or found[0].number == 1):  # the newest are always kept
         return ChangePage(items=found[:limit], is_complete=True, has_more=len(found) > limit)
@@ -67,14 +67,14 @@ def _certain(found: list[Change], number: int, limit: int) -> ChangePage | None:
 
 
 def since(connection: Connection, number: int, limit: int) -> ChangePage:
-    """The changes behind that number, oldest first."""
+    """The changes after that number, oldest first."""
     found = _from(connection, number, limit)
     page = _certain(found, number, limit)
     if page is not None:
         return page
     last = newest(connection)
     first = connection.execute(select(func.min(change.number))).scalar() or last + 1
-    # A number that was never given is of another database: before a backup was restored.
+    # An unknown number is of another database: before a backup was restored.
     is_complete = first - 1 <= number <= last
     return ChangePage(items=found[:limit], is_complete=is_complete, has_more=len(found) > limit)
 

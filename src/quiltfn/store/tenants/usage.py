@@ -1,8 +1,8 @@
-"""How many rows a tenant has, how many bytes they take, and which tenants must give some up.
+"""The number of rows of each tenant, their bytes, and the tenants that must remove some.
 
 `usage` has one row for each kind and tenant. Triggers, made by the migrations, update it in the
-transaction that changes the counted rows, so nothing is ever counted by reading them. A migration
-that makes one of these tables anew must make its triggers anew.
+transaction that changes the counted rows, so counting never reads them. A migration that recreates
+one of these tables must recreate its triggers.
 """
 
 from enum import Enum
@@ -14,12 +14,12 @@ from sqlalchemy import Connection
 from quiltfn.model.retention import StorageLimit
 from quiltfn.store.database.sql import run, statements
 
-RECORD_BYTES = 600  # What a record takes without its output, its index entries included.
+RECORD_BYTES = 600  # the size of a record without its output, including index entries
 
 
 class Kind(NamedTuple):
-    """`table`: where the counted rows are. `may_go`: which of them can be removed or made smaller,
-    in SQL; empty: any of them.
+    """`table`: has the counted rows. `may_go`: the SQL condition of rows that can be removed or
+    shortened; empty: all.
     """
 
     name: str
@@ -58,26 +58,26 @@ class Unit(Enum):
 
 
 class Surplus(NamedTuple):
-    """What a tenant must give up: an amount of the unit."""
+    """The amount that a tenant must remove, in the unit."""
 
     tenant_id: str
     unit: Unit
     amount: int
-    rows: int  # An estimate, by the average size of the tenant's rows.
+    rows: int  # an estimate, from the average size of the tenant's rows
 
     def of_row(self, size: int) -> int:
-        """What removing a row of `size` bytes contributes."""
+        """How much the removal of a row of `size` bytes contributes."""
         return size if self.unit is Unit.BYTES else 1
 
 
 def surpluses(
     connection: Connection, kind: Kind, bound: StorageLimit, unit: Unit = Unit.BYTES
 ) -> list[Surplus]:
-    """The tenants that must give up rows, largest first.
+    """The tenants that must remove rows, largest first.
 
-    No tenant may have more than the tenant's limit. If all together are over the common limit, the
-    largest tenants are cut to one level, chosen so that the total meets the limit; a tenant below
-    that level gives nothing. A tenant without removable rows (`Kind.may_go`) is left out, and the
+    No tenant may exceed the limit per tenant. If the total exceeds the common limit, the largest
+    tenants are cut to one level, chosen so that the total meets the limit; a tenant below that
+    level removes nothing. A tenant without removable rows (`Kind.may_go`) is left out, and the
     others make up for it.
     """
     dialect, named = connection.dialect.name, {"kind": kind.name}
@@ -100,7 +100,7 @@ def surpluses(
 
 
 def _level(largest_first: list[int], excess: int) -> int:
-    """The level to which larger tenants are cut, so that they give up `excess` in all."""
+    """The level to which larger tenants are cut, so that they remove `excess` in total."""
     if excess <= 0 or not largest_first:
         return largest_first[0] if largest_first else 0
     above, level = 0, 0
