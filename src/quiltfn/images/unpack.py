@@ -1,12 +1,12 @@
 """Unpacks an archive to a tree of files. Archives with equal content give equal trees.
 
 Rule 1: a file is created by descriptor, below a directory that this module made, without following
-a link, and only where nothing exists yet.
+a link, and only if nothing exists there yet.
 Rule 2: modes are 0755 and 0644, times are one constant, and the server owns the files, whatever the
 archive says.
 Rule 3: the digest is that of the sorted list of all entries, so equal trees have equal digests.
-Rule 4: an entry costs no more steps than its path has parts, and few where it lies near the one
-before: the directories down to that one stay open.
+Rule 4: an entry costs at most one step per path component, and few if it is near the previous one,
+whose directories stay open.
 """
 
 import errno
@@ -22,7 +22,7 @@ from quiltfn.images.tar import Kind, Member, Source
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-MTIME_NS = (946_684_800 * 10**9,) * 2  # the year 2000: some tools cannot say less than 1980
+MTIME_NS = (946_684_800 * 10**9,) * 2  # the year 2000: some tools reject times before 1980
 # An archive is longer than its files: headers and padding for each, and some at its end.
 OVERHEAD_BYTES, OVERHEAD_EACH_BYTES = 2 * 1024 * 1024, 4096
 # An entry has up to three headers: its own, and one each for a long name and a long target.
@@ -40,17 +40,17 @@ class ImageLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def headers_max(self) -> int:
-        """How many headers an archive may have, or all layers of one together."""
+        """The limit on headers of an archive, or of all its layers together."""
         return HEADERS_FREE + HEADERS_EACH * self.files_max
 
     @property
     def archive_max_bytes(self) -> int:
-        """How long an archive may be when it is decompressed."""
+        """The limit on the decompressed size of an archive."""
         return self.unpacked_max_bytes + OVERHEAD_BYTES + OVERHEAD_EACH_BYTES * self.files_max
 
 
 class Tree(msgspec.Struct, frozen=True):
-    """What was unpacked. `files` counts files and links, `entries` directories as well."""
+    """The result of unpacking. `files` counts files and links, `entries` also directories."""
 
     digest: str
     files: int
@@ -60,7 +60,7 @@ class Tree(msgspec.Struct, frozen=True):
 
 class Unpacker:
     """Unpacks one archive into an empty directory. `root`: its descriptor. `check_link`: refuses
-    symbolic links, by where they are and lead to.
+    symbolic links by path and target.
     """
 
     def __init__(
@@ -70,26 +70,26 @@ class Unpacker:
         check_link: Callable[[tuple[str, ...], str], None] = archive_rules.check_link,
     ) -> None:
         self._root, self._limits, self._check_link = root, limits, check_link
-        # What exists so far: path → one letter for the kind, then the hash of a file or the target.
+        # The entries so far: path → one letter for the kind, then the hash of a file or the target.
         self._found: dict[str, str] = {"": "d"}
         self._explicit: set[str] = set()
         self._size = 0
-        # The directories from the root down to the one that was opened last.
+        # The open directories, from the root down to the last one used.
         self._open: list[tuple[str, int]] = []
 
     def unpack(self, source: Source) -> Tree:
-        """Raises `Unprocessable`; the caller then removes what was made until then."""
+        """Unpacks `source`. Raises `Unprocessable`; the caller then removes the partial result."""
         with closing(self):
             for member in tar.members(source):
                 self.add(member, source)
             return self.finish()
 
     def close(self) -> None:
-        """Closes the directories that it has open. Harmless when repeated."""
+        """Closes all open directories. May be called repeatedly."""
         self._leave(0)
 
     def finish(self) -> Tree:
-        """What was unpacked, once every member was added."""
+        """Returns the result once every member was added."""
         if len(self._found) == 1:
             raise archive_rules.refusal("it is empty")
         entries = sorted(self._found.items(), key=lambda entry: entry[0].encode())
@@ -101,7 +101,7 @@ class Unpacker:
         return Tree(listing.hexdigest(), files, len(self._found) - 1, self._size)
 
     def add(self, member: Member, source: Source) -> None:
-        """Makes one member; the content of a file is read from `source`. Raises `Unprocessable`."""
+        """Creates one member; reads the content of a file from `source`. Raises `Unprocessable`."""
         parts, name = archive_rules.parts_of(member.name), member.name
         archive_rules.check_no_whiteout(parts, name)
         archive_rules.check_mode(member.mode, name)
@@ -125,7 +125,7 @@ class Unpacker:
                 self._hard_link(parts, member)
 
     def _is_other(self, path: str, kind: Kind) -> bool:
-        """Whether another member is there; a directory may exist because of what is in it."""
+        """Whether another member is there; a directory may exist because of its contents."""
         found = self._found.get(path)
         return found is not None and not (found == "d" and kind is Kind.DIRECTORY)
 
@@ -196,7 +196,7 @@ class Unpacker:
 
     def _opened(self, parts: tuple[str, ...]) -> int:
         """A descriptor of the directory at `parts`, opened step by step without following links. It
-        is open until the next one is asked for.
+        stays open until the next call.
         """
         shared = 0
         for part, (name, _) in zip(parts, self._open, strict=False):
@@ -212,7 +212,7 @@ class Unpacker:
         return self._open[-1][1] if self._open else self._root
 
     def _leave(self, depth: int) -> None:
-        """Closes the directories that are deeper."""
+        """Closes the directories below `depth`."""
         while len(self._open) > depth:
             os.close(self._open.pop()[1])
 

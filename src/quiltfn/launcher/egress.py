@@ -1,10 +1,10 @@
 """Networks of sandboxes with egress: rules, a tap device, and an egress proxy.
 
-The egress proxy is slirp4netns, one process for each sandbox. It is handed the namespace's tap
-device and needs nothing else, so it runs without any privilege: a uid of its own, no capabilities,
-a control group with limits, a root directory that holds /usr. If a handler took it over, it could
-open sockets like an unprivileged user. What a handler can ask it for is decided by the rules
-(`egress_rules.py`), which packets pass first.
+The egress proxy is slirp4netns, one process for each sandbox. It gets the namespace's tap device
+and needs nothing else, so it runs unprivileged: with its own uid, no capabilities, a control group
+with limits, and a root directory with only /usr. A handler that took it over could open sockets
+like an unprivileged user. Packets first pass the rules (`egress_rules.py`), which limit what a
+handler can reach.
 """
 
 import contextlib
@@ -36,17 +36,17 @@ PROXY_MEMORY_MIB = 64
 PROXY_RLIMITS = {resource.RLIMIT_NOFILE: 4096, resource.RLIMIT_CORE: 0}
 ADDRESS_GROUPS = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 RESOLV_CONF = Path("/etc/resolv.conf")
-# What must be refused in every sandbox's network; tried once, before anybody may call.
+# Destinations that every sandbox's network must refuse; tested once, before the first call.
 TRIED = (("169.254.169.254", 80), ("fd00:ec2::254", 80), (rules.GATEWAY_V4, 80))
 
 
-# How many attempts were refused, and where the first of them were to go.
+# The number of refused attempts, and the destinations of the first ones.
 Blocked = tuple[int, tuple[rules.Destination, ...]]
 NOTHING_BLOCKED: Blocked = (0, ())
 
 
 class Seen(NamedTuple):
-    """The host's network when a sandbox is made. `resolv_conf`: the proxy's."""
+    """The host's network at the creation of a sandbox. `resolv_conf`: the proxy's."""
 
     addresses: set[str]
     resolv_conf: str
@@ -58,7 +58,7 @@ class Seen(NamedTuple):
 
 
 class EgressProxy(ByKeywords):
-    """The network of one sandbox. `path`: what crun joins; `resolv_conf`: the sandbox's own."""
+    """The network of one sandbox. `path`: the namespace for crun; `resolv_conf`: the sandbox's."""
 
     name: str
     path: str
@@ -85,7 +85,7 @@ class EgressProxy(ByKeywords):
             return 0
 
     def counted(self) -> Blocked:
-        """The same, and where the first of them were to go."""
+        """The number of refused attempts, and the destinations of the first ones."""
         blocked = self.blocked()
         if blocked != self._last[0]:
             with contextlib.suppress(OSError):
@@ -97,7 +97,7 @@ Opened = Callable[[EgressProxy | str], None]
 
 
 class Egress:
-    """Opens and closes networks. Every answer comes by callback from the event loop."""
+    """Opens and closes networks. Every result comes by callback from the event loop."""
 
     def __init__(
         self,
@@ -120,7 +120,9 @@ class Egress:
     def open(
         self, name: str, uid_base: int, limits: Limits, *, done: Opened, on_lost: Callable[[], None]
     ) -> None:
-        """Calls `done` with the proxy or why there is none, and `on_lost` if it ends by itself."""
+        """Calls `done` with the proxy or the reason for a failure, and `on_lost` if it ends by
+        itself.
+        """
         if self.why_not:
             done(self.why_not)
             return
@@ -143,7 +145,7 @@ class Egress:
                 done(f"its network could not be made: {error.strerror or error}")
                 return
             self._open.append(proxy)
-            self._deny(proxy, addresses_of_the_host())  # the host may have got some meanwhile
+            self._deny(proxy, addresses_of_the_host())  # the host may have new ones by now
             done(proxy)
 
         try:
@@ -153,7 +155,7 @@ class Egress:
             done(cannot_start("nft", error))
 
     def close(self, proxy: EgressProxy, done: Callable[[], None]) -> None:
-        """Ends the process, and calls `done` when nothing of it is left."""
+        """Ends the proxy, and calls `done` once nothing of it is left."""
         proxy._on_gone.append(done)
         proxy.end()
         if not proxy.is_alive:
@@ -166,9 +168,8 @@ class Egress:
                 self._children.kill(pid)
 
     def examine(self, proxy: EgressProxy) -> str:
-        """Waits until it leads out, then tries what must be refused; the only method that waits.
-
-        Returns how it was seen, or raises OSError.
+        """Waits until the proxy works, then tests that `TRIED` is refused; the only blocking
+        method. Returns the evidence, or raises OSError.
         """
         readable, _, _ = select.select([proxy._ready], [], [], READY_TIMEOUT_S)
         if not readable or not os.read(proxy._ready, 1):
@@ -268,7 +269,7 @@ class Egress:
         return proxy
 
     def _confine(self, launcher: int, uid: int, resolv_conf: Path) -> None:
-        """In the forked child: everything is given up but what is open and ordinary sockets."""
+        """In the forked child: drops all privileges but open descriptors and ordinary sockets."""
         root = self._state.root
         syscalls.unshare_mounts()
         syscalls.bind("/usr", root / "usr")
@@ -287,8 +288,8 @@ class Egress:
             proxy._on_lost()
 
     def _addresses_changed(self) -> None:
-        """What the host is called now is refused in every sandbox, or the sandbox ends."""
-        with contextlib.suppress(OSError):  # that was all, or more than it could keep
+        """Denies new addresses of the host in every sandbox, or ends the sandbox."""
+        with contextlib.suppress(OSError):  # no more messages, or its buffer overflowed
             while self._changes.recv(65_536):
                 pass
         now = addresses_of_the_host()
@@ -330,7 +331,7 @@ def _become_slirp(tap: int, ready: int, *, v6: bool) -> None:
 
 
 def _address_changes() -> socket.socket:
-    """A netlink socket that is readable when an address of the host has come or gone."""
+    """A netlink socket that becomes readable when an address of the host is added or removed."""
     changes = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
     )
@@ -340,7 +341,7 @@ def _address_changes() -> socket.socket:
 
 
 def look(dns: str) -> Seen:
-    """The host as it is now; `dns`: the operator's resolver, where one is named. Raises OSError."""
+    """The current state of the host; `dns`: the operator's resolver, if set. Raises OSError."""
     resolv_conf = f"nameserver {dns}\n" if dns else RESOLV_CONF.read_text()
     return Seen(addresses_of_the_host(), resolv_conf, has_v6())
 

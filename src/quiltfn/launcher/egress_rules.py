@@ -1,7 +1,7 @@
-"""nftables rules: where a sandbox with `network: egress` may not go.
+"""nftables rules: the destinations forbidden to a sandbox with `network: egress`.
 
-Pure: addresses come in, text goes out. The rules are loaded into the sandbox's own network
-namespace, which belongs to the host's root, before it has an interface that leads anywhere.
+Pure: turns addresses into text. The rules are loaded into the sandbox's network namespace, which
+the host's root owns, before that has any outside interface.
 """
 
 import ipaddress
@@ -19,14 +19,14 @@ ADDRESS_V4, GATEWAY_V4, RESOLVER_V4 = "10.0.2.100", "10.0.2.2", "10.0.2.3"
 ADDRESS_V6, GATEWAY_V6, RESOLVER_V6 = "fd00::100", "fd00::2", "fd00::3"
 RTF_LOCAL, RTF_ANYCAST = 0x8000_0000, 0x0010_0000
 CONNECTIONS_MAX = 256  # of TCP at once
-# New connections, and UDP from or to another port; the kernel remembers each for minutes.
+# New flows: TCP connections, and UDP with a new port; the kernel tracks each for minutes.
 FLOWS_PER_S, FLOWS_BURST = 200, 500
-# Of the destinations that were refused, the first are remembered: so many of each family.
+# How many refused destinations of each family are recorded.
 DESTINATIONS_MAX = 32
 PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 
-# The IANA special-purpose registries, those that are globally reachable but reach nobody's server
-# among them, and what clouds answer on beside them.
+# The IANA special-purpose registries, including globally reachable ranges without servers, and
+# further addresses of cloud services.
 DENIED_V4 = (
     "0.0.0.0/8",  # this network
     "10.0.0.0/8",
@@ -48,8 +48,9 @@ DENIED_V4 = (
     "224.0.0.0/4",  # multicast
     "240.0.0.0/4",  # reserved, and broadcast
 )
-# All that is not global unicast (2000::/3) goes at once: loopback, IPv4 in IPv6 (::ffff:0:0/96 and
-# NAT64's 64:ff9b::/96), unique local (fd00:ec2::254 is metadata), link-local and multicast.
+# All other ranges than global unicast (2000::/3) are denied as a whole: loopback, IPv4 in IPv6
+# (::ffff:0:0/96 and NAT64's 64:ff9b::/96), unique local (fd00:ec2::254 is metadata), link-local and
+# multicast.
 DENIED_V6 = (
     "::/3",
     "2001::/23",  # protocol assignments, Teredo among them
@@ -61,7 +62,7 @@ DENIED_V6 = (
     "8000::/1",
 )
 
-# What is refused is counted, and remembered, before it is; a set that is full takes no more.
+# Counts and records an attempt, then refuses it; a full set records no more.
 REFUSED = f"""\
   set refused_v4 {{
     type ipv4_addr . inet_proto . inet_service
@@ -84,12 +85,12 @@ REFUSED = f"""\
 
 
 def ruleset(host: Iterable[str], *, resolvers: Iterable[str]) -> str:
-    """What nft is given. `host`: every address of the host; `resolvers`: who may be asked for
-    names, though the address is a denied one.
+    """The input of nft. `host`: every address of the host; `resolvers`: name servers that are
+    allowed although their addresses are denied.
 
-    A refused attempt fails at once, as ECONNREFUSED or (UDP) EPERM, and is counted; of the first
-    such destinations each is remembered. What is neither TCP nor UDP, which a handler has no means
-    to send, is dropped without a word.
+    A refused attempt fails at once, as ECONNREFUSED or (UDP) EPERM, and is counted; the first such
+    destinations are recorded. Packets other than TCP and UDP, which a handler cannot send, are
+    dropped silently.
     """
     own = [ipaddress.ip_network(one) for one in host]
     denied_v4 = [*DENIED_V4, *(str(one) for one in own if one.version == 4)]
@@ -154,10 +155,9 @@ def family(address: str) -> str:
 
 
 def host_addresses(fib_trie: str, ipv6_route: str) -> set[str]:
-    """Every address of a host, with /n behind it where it is a whole range (routes of type local).
-
-    Out of /proc/net/fib_trie and /proc/net/ipv6_route. Broadcast and anycast addresses are no less
-    the host's; "everything", which transparent proxies have as a local route, is not its name.
+    """Every address of a host, with /n for a range (routes of type local), from /proc/net/fib_trie
+    and /proc/net/ipv6_route. Includes broadcast and anycast addresses, but not the local route to
+    everything that transparent proxies have.
     """
     found, last = set(), ""
     for line in fib_trie.splitlines():
@@ -233,9 +233,9 @@ def elements_request(family: int) -> bytes:
 
 
 def destinations(data: bytes, family: int) -> tuple[list[Destination], bool]:
-    """What a netlink answer to `elements_request` has of the set, and whether that was the last of
-    it. Each element is a list of NFTA_SET_ELEM_KEY (1) with NFTA_DATA_VALUE (1): address, protocol
-    and port, each in whole words of four bytes.
+    """The elements in a netlink response to `elements_request`, and whether it was the last. Each
+    element is a list of NFTA_SET_ELEM_KEY (1) with NFTA_DATA_VALUE (1): address, protocol and port,
+    each in whole words of four bytes.
     """
     found: list[Destination] = []
     kind, size = (socket.AF_INET, 4) if family == 4 else (socket.AF_INET6, 16)

@@ -1,8 +1,8 @@
 """config.json: the one place that defines how a sandbox is isolated.
 
-Pure: facts of the host and of the sandbox come in, the document goes out. It lives beside the
-launcher because whoever writes this document decides what root does; the server, which may be
-talked to by anybody, only names limits.
+Pure: turns facts about host and sandbox into the document. It belongs to the launcher because the
+author of this document decides what root does; the server, which is open to the network, only names
+limits.
 """
 
 import functools
@@ -19,14 +19,14 @@ from quiltfn.launcher.cgroups import SandboxLimits
 HANDLER_UID = 1000
 CONTROL_FD = 3
 GUEST = "/.guest"
-# The library that a shell preloads to be forked; see guest/shell.c.
+# The library preloaded into a shell so that it can be forked; see guest/shell.c.
 SHELL_LIBRARY = "/.runners/shell.so"
 FORKING = f"shell={SHELL_LIBRARY}"
 # Inodes of a tmpfs take some KiB of the sandbox's memory each, and time to remove.
 INODES_PER_MIB = 256
 SHM_OPTIONS = "mode=1777,size=64m,nr_inodes=4096"
-# The launcher may be among the last to be killed for memory. Guests stand above it, and handlers
-# above their guest; see `Host.oom_score_min`.
+# The launcher may be among the last processes killed for memory. Guests have a higher score, and
+# handlers a higher one than their guest; see `Host.oom_score_min`.
 GUEST_OOM_SCORE, HANDLER_OOM_SCORE, OOM_SCORE_MAX = 0, 500, 1000
 # Of these the guest keeps the effective set; it drops the bounding set at once, so that a handler
 # can never have any.
@@ -34,7 +34,7 @@ GUEST_CAPABILITIES = ["CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CA
 MASKED = [
     "/proc/acpi",
     "/proc/asound",
-    "/proc/cmdline",  # of the host's kernel: its disks, and what else was told it at boot
+    "/proc/cmdline",  # of the host's kernel: disks and other boot parameters
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
@@ -51,8 +51,8 @@ DEVICES = [f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom
 ALL_FREE = ("MemTotal", "MemFree", "MemAvailable")
 NONE_USED = "Buffers Cached SwapCached Active Inactive SwapTotal SwapFree Shmem Slab SReclaimable"
 READ_ONLY = [*DEVICES, "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
-# Not RLIMIT_SIGPENDING: what it is when the user namespace is made becomes the limit of all
-# sandboxes together, so the guest sets it.
+# Not RLIMIT_SIGPENDING: its value at the creation of the user namespace would limit all sandboxes
+# together, so the guest sets it.
 RLIMITS = {"RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 64 * 1024, "RLIMIT_MSGQUEUE": 0}
 MIB = 1024 * 1024
 # Terminals of its own. Of all sandboxes together there can be some thousands, and a terminal takes
@@ -67,17 +67,16 @@ NO_TIME_WAIT = {"net.ipv4.tcp_max_tw_buckets": "0"}
 # kernel's own, which far servers are quicker with.
 NETWORK = {"net.ipv4.tcp_rmem": "4096 8192 6291456", **NO_TIME_WAIT}
 CRUN, GVISOR = "crun", "gvisor"
-# gVisor's tmpfs cannot count inodes, and is then not mounted at all; what there is of them is held
-# by the memory limit.
+# Options that gVisor's tmpfs rejects. It cannot count inodes; the memory limit covers them.
 UNKNOWN_TO_GVISOR = ("nr_inodes=", "hidepid=", "gid=")
-# Its queues have no limit and cannot be listed, so one would outlive the call that made it.
+# gVisor's message queues have no limit and cannot be listed, so one would outlive its call.
 NOT_IN_GVISOR = ("mq_open", "mq_unlink")
 PENDING_SIGNALS = 128
 ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
 
 class Host(Frozen):
-    """The facts of the machine that config.json needs.
+    """The facts about the machine that config.json needs.
 
     `root`: the execution image's root directory. `binds`: read-only bind mounts, path in the
     sandbox → path on the host. `limits`: what of its control groups a sandbox is shown, as
@@ -94,7 +93,7 @@ class Host(Frozen):
 
 
 class SandboxSpec(Frozen):
-    """What the launcher needs to know to make one sandbox.
+    """All that the launcher needs to create one sandbox.
 
     `app`: the files it sees at /app, where it has some; `packages`: those below them. `base`: its
     root file system; None: the host image. `writable_paths`: where a tmpfs is laid beside /tmp; the
@@ -123,7 +122,9 @@ def config(
 
 
 def hostname_of(sandbox_id: str) -> str:
-    """A name of its own, which begins with a letter: libraries take digits alone for an address."""
+    """A unique host name. It begins with a letter, because libraries take mere digits for an
+    address.
+    """
     return f"sandbox-{sandbox_id[:12]}"
 
 
@@ -142,7 +143,7 @@ def meminfo(memory_mib: int, machine_kib: int) -> bytes:
 
 
 def tmp_options(limits: SandboxLimits) -> str:
-    """How /tmp and further places that are written to are mounted."""
+    """Mount options of /tmp and other writable paths."""
     return f"mode=1777,size={limits.tmp_mib}m,nr_inodes={INODES_PER_MIB * limits.tmp_mib}"
 
 

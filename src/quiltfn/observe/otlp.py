@@ -1,8 +1,8 @@
 """Sends spans, log lines and metrics to a collector: OTLP over HTTP, by OpenTelemetry's exporters.
 
-Imported only where a server is to send something: it takes a tenth of a second and some megabytes.
-Everything costly is done in one thread; who hands something over only appends it to a queue with a
-bound. A collector that is down, slow or refuses loses what it does not take, and nobody waits.
+Imported only if a server has a collector: the import takes 0.1 s and some megabytes. One thread
+does all costly work; producers only append to bounded queues. If a collector is down, slow or
+refuses data, that data is lost, and no producer waits.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ from quiltfn.observe.otlp_answers import session
 from quiltfn.observe.trace import Kind, Span, SpanContext, Traced
 
 TRACES, LOGS, METRICS = "traces", "logs", "metrics"
-# What may wait: some seconds of a busy server, and some ten megabytes.
+# Queue limits: some seconds of a busy server, about ten megabytes.
 TRACED_MAX, LINES_MAX = 8192, 2048
 TEXT_MAX = 4096
 # Calls and requests in one message: a few hundred spans.
 TRACED_AT_ONCE, LINES_AT_ONCE = 200, 500
 SEND_EVERY_S = 1.0
-# For how long the thread may keep the interpreter to itself while calls want it: with Python's own
-# 5 ms the slowest calls of a hundred waited three times as long.
+# How long the thread may hold the interpreter lock while calls need it: with Python's default of 5
+# ms the slowest of a hundred calls waited three times as long.
 SWITCH_S = 0.0005
 TIMEOUT_S = 10.0
 FLUSH_S = 3.0
@@ -64,8 +64,8 @@ _log = structlog.get_logger("quiltfn.otlp")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to send what. `endpoint`: without the path of a signal. `resource`: who sends it, by
-    OpenTelemetry's names.
+    """The destination of telemetry. `endpoint`: without the path of a signal. `resource`: the
+    attributes of the sender, by OpenTelemetry's names.
     """
 
     endpoint: str
@@ -78,7 +78,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bounded(Generic[T]):
-    """What waits to be sent of one signal. What finds no room is dropped and counted."""
+    """The queue of one signal. When it is full, further items are dropped and counted."""
 
     def __init__(self, signal: str, most: int) -> None:
         self._signal, self._most = signal, most
@@ -98,7 +98,7 @@ class Bounded(Generic[T]):
 
 
 class Sender:
-    """Sends what it is given until `close`. `unix`: the wall clock, in seconds."""
+    """Sends queued telemetry until `close`. `unix`: the wall clock, in seconds."""
 
     def __init__(self, target: Target, unix: Callable[[], float]) -> None:
         self._target, self._unix = target, unix
@@ -108,7 +108,7 @@ class Sender:
         self._lines: Bounded[tuple[int, dict[str, Any]]] = Bounded(LOGS, LINES_MAX)
         self._families: Sequence[Metric] | None = None
         self._reasons = _Reasons()
-        # The log has one line for all that fails, of what failed first; it ends with that.
+        # The failing signals. The log gets one line for all of them, when the first fails.
         self._failing: set[str] = set()
         self._told_of: str | None = None
         paths = ssl.get_default_verify_paths()  # the machine's own, not those of a package
@@ -133,25 +133,26 @@ class Sender:
         self._thread.start()
 
     def put_traced(self, traced: Traced) -> None:
-        """Something that is over, for its spans."""
+        """Queues finished work, for its spans."""
         self._traced.put(traced)
 
     def put_line(self, line: MutableMapping[str, Any]) -> None:
-        """A line of the log."""
+        """Queues a log line."""
         kept = {name: _short(value) for name, value in line.items()}
         self._lines.put((self._unix_ns(), kept))
 
     def put_metrics(self, families: Sequence[Metric]) -> None:
-        """Every metric as it is now. Those of before are of no use, if they were not sent yet."""
+        """Sets the current metrics. They replace earlier ones that were not sent yet."""
         self._families = families
 
     def close(self) -> None:
-        """Sends what is left, if the collector takes it within three seconds. To be called in a
-        thread that may wait."""
+        """Sends the rest, if the collector accepts it within three seconds. Call it in a thread
+        that may block.
+        """
         self._ending.set()
         self._thread.join(FLUSH_S)
         for exporter in (self._spans_out, self._logs_out, self._metrics_out):
-            exporter.shutdown()  # ends the waits between tries
+            exporter.shutdown()  # ends the waits between attempts
         self._thread.join(0.5)
         sys.setswitchinterval(self._switched_s)
         self._reasons.unlisten()
@@ -165,7 +166,7 @@ class Sender:
                 self._send_spans()
                 self._send_lines()
                 self._send_metrics()
-            except Exception:  # a mistake of ours, which must not end all telemetry
+            except Exception:  # a bug must not end all telemetry
                 with contextlib.suppress(Exception):  # standard error may be gone
                     _log.exception("telemetry could not be made; what it was is lost")
             if is_ending:
@@ -194,7 +195,7 @@ class Sender:
             self._send(METRICS, len(found), lambda: self._metrics_out.export(data))
 
     def _send(self, signal: str, count: int, export: Callable[[], Any]) -> bool:
-        """One message. False if it was not taken."""
+        """Sends one message. Returns False if it was not accepted."""
         self._reasons.last = ""
         try:
             is_taken = export().name == "SUCCESS"
@@ -265,7 +266,7 @@ class Sender:
 
 
 class _Reasons(logging.Handler):
-    """Keeps what the exporters say of their failures from standard error, and the last of it."""
+    """Keeps the exporters' messages off standard error, and stores the last one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -288,7 +289,7 @@ class _Reasons(logging.Handler):
 
 
 def of_family(family: Metric, started_ns: int, now_ns: int) -> Iterable[otel.Metric]:
-    """A metric of Prometheus as one of OpenTelemetry, by the name that /metrics has it under."""
+    """Converts a Prometheus metric to OpenTelemetry, with its name in /metrics."""
     times: dict[str, Any] = {"start_time_unix_nano": started_ns, "time_unix_nano": now_ns}
     samples = [one for one in family.samples if not one.name.endswith("_created")]
     if not samples:
@@ -310,7 +311,7 @@ def of_family(family: Metric, started_ns: int, now_ns: int) -> Iterable[otel.Met
 
 
 def _histogram(samples: Sequence[Sample], times: Mapping[str, Any]) -> otel.Histogram:
-    """Prometheus counts what is below a bound, OpenTelemetry what is between two."""
+    """Prometheus counts values below a bound, OpenTelemetry those between two."""
     buckets = [(one.labels["le"], int(one.value)) for one in samples if "le" in one.labels]
     below = [0, *(count for _, count in buckets)]
     total = next(one.value for one in samples if one.name.endswith("_sum"))
@@ -320,7 +321,7 @@ def _histogram(samples: Sequence[Sample], times: Mapping[str, Any]) -> otel.Hist
         sum=total,
         bucket_counts=[after - before for before, after in pairwise(below)],
         explicit_bounds=[float(bound) for bound, _ in buckets[:-1]],
-        min=cast("float", None),  # not known, which OTLP has a way to say
+        min=cast("float", None),  # unknown, which OTLP can express
         max=cast("float", None),
         **times,
     )
@@ -333,5 +334,5 @@ def _context(context: SpanContext, *, is_remote: bool = False) -> OtelContext:
 
 
 def _short(value: Any) -> Any:
-    """What a log record may hold: numbers as they are, all else as text of a bounded length."""
+    """A value for a log record: numbers unchanged, all others as text of limited length."""
     return value if isinstance(value, bool | int | float) else str(value)[:TEXT_MAX]

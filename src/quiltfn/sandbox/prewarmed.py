@@ -1,13 +1,13 @@
-"""Prewarmed sandboxes: they have served nobody and can become an instance of any fitting version.
+"""Prewarmed sandboxes: still unused, they can become an instance of any fitting version.
 
-Rule 1: a sandbox is taken once and never put back; what has been an instance is destroyed.
-Rule 2: making one never delays a call: one is made at a time, and only after nobody has asked for
-a sandbox for a moment.
-Rule 3: where none is left, the next sandbox is made on demand.
+Rule 1: a sandbox is taken once and never put back; a former instance is destroyed.
+Rule 2: prewarming never delays a call: sandboxes are created one at a time, and only after a moment
+without requests for one.
+Rule 3: if none is left, the next sandbox is created on demand.
 
-How many a template has follows demand: `per_template` of each template that was used in the last
-ten minutes, more where more were taken at once, none of a template that nobody uses any more. All
-of them together stay within a share of the memory that instances may hold, and count against it.
+The stock of a template follows demand: `per_template` for each template used in the last ten
+minutes, more if more were taken at once, none for an unused template. All together stay within a
+share of the instances' memory budget, and count against it.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from quiltfn.sandbox.client import LauncherSandboxes, Limits, SandboxTemplate
 from quiltfn.sandbox.guest import GuestSandbox
 
 _log = structlog.get_logger("quiltfn.sandbox")
-# How long nobody must have asked for a sandbox before the next one is prewarmed.
+# The time without requests for a sandbox before the next one is prewarmed.
 CALM_S = 0.03
 # The delay before a failed attempt is repeated; it doubles with each further failure.
 RETRY_S, RETRY_MOST_S = 5.0, 60.0
@@ -37,8 +37,8 @@ MOST_OF_A_TEMPLATE = 16
 # For all templates of tenants together: each sandbox takes one of the machine's uid ranges, which
 # no tenant's quota counts.
 MOST_OF_TENANTS = 192
-# The share of the instances' memory budget that all of them may take; and for how long none is
-# made after some were given up because memory was short.
+# The share of the instances' memory budget for all of them, and the pause in prewarming after some
+# were given up because memory was short.
 MEMORY_SHARE = 0.07
 PAUSE_S = 10.0
 BASE = Limits()
@@ -47,8 +47,8 @@ BASE = Limits()
 class _Stock(msgspec.Struct):
     """The prewarmed sandboxes of one template.
 
-    `asked`: when sandboxes were asked for, within the last second. `failures`: attempts that failed
-    in a row; the next is made at `retry_at` or later.
+    `asked`: the times of requests for sandboxes within the last second. `failures`: consecutive
+    failed attempts; the next is made at `retry_at` or later.
     """
 
     ready: deque[GuestSandbox] = msgspec.field(default_factory=deque)
@@ -75,7 +75,7 @@ class PrewarmedSandboxes:
         self._ending = TaskGroup()
 
     def end_by(self, at: float) -> None:
-        """As `ports.StockedSandboxes` says."""
+        """As `ports.StockedSandboxes.end_by`."""
         self._source.end_by(at)
 
     def start(self) -> None:
@@ -93,11 +93,11 @@ class PrewarmedSandboxes:
         await self._ending.join()
 
     def count(self) -> int:
-        """How many there are."""
+        """The number of prewarmed sandboxes."""
         return sum(len(stock.ready) for stock in self._stocks.values())
 
     async def why_not(self) -> str | None:
-        """Why no sandbox can be made, if that is so."""
+        """The reason if no sandbox can be created."""
         return await self._source.why_not()
 
     def images(self) -> frozenset[str]:
@@ -115,7 +115,7 @@ class PrewarmedSandboxes:
         while stock.ready:
             # The oldest first: its interpreter has most likely started.
             sandbox = stock.ready.popleft()
-            self._count(-cost(template))  # from here on it counts as what it becomes
+            self._count(-cost(template))  # from here on it counts as an instance
             if not sandbox.is_alive:
                 continue
             sandbox.watch(_nothing, _nothing)
@@ -132,11 +132,11 @@ class PrewarmedSandboxes:
         return await self._source.make(template, Limits.of(spec))
 
     def expect(self, spec: VersionSpec) -> None:
-        """A version with this content exists: sandboxes for it may be needed soon."""
+        """Announces a version: sandboxes for it may be needed soon."""
         self._note(SandboxTemplate.of(spec.runtime_snapshot), is_asked=False)
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
-        """Starts with the template that has the most, and makes none for a while."""
+        """Ends sandboxes, those of the largest stock first, and pauses prewarming for a while."""
         self._paused_until = self._clock.now() + PAUSE_S
         gone: list[GuestSandbox] = []
         leaving = 0.0
@@ -156,7 +156,7 @@ class PrewarmedSandboxes:
 
     def _note(self, template: SandboxTemplate, *, is_asked: bool) -> _Stock:
         now = self._clock.now()
-        # Where none are kept nobody drops what is unused, and each upload is another template.
+        # Without a stock, unused entries would never be dropped, and each upload is a new template.
         stock = self._stocks.setdefault(template, _Stock()) if self._per_template else _Stock()
         stock.used_at = now
         if is_asked:
@@ -170,7 +170,7 @@ class PrewarmedSandboxes:
         return stock
 
     async def _fill(self) -> None:
-        """Makes what is missing, one at a time while calls are quiet, until it is cancelled."""
+        """Fills the stock, one sandbox at a time while no calls need one, until cancelled."""
         while True:
             self._changed.clear()
             calm = self._last_asked + CALM_S - self._clock.now()
@@ -205,7 +205,7 @@ class PrewarmedSandboxes:
         self._memory.count(mib)
 
     def _missing(self) -> SandboxTemplate | None:
-        """The template that lacks most, among those that memory has room for."""
+        """The template that lacks most sandboxes, among those with room in memory."""
         if self._memory.waiting or self._clock.now() < self._paused_until:
             return None
         now, most = self._clock.now(), MEMORY_SHARE * self._memory.budget_mib
@@ -234,8 +234,8 @@ class PrewarmedSandboxes:
             self._memory.count(-cost(template))
             if not isinstance(error, Exception):
                 raise
-            # Filling goes on after any error: descriptors that ran out come back. A caller who
-            # needs a sandbox meanwhile makes one, and is told why that fails.
+            # Filling goes on after any error: descriptors that ran out come back. A caller that
+            # needs a sandbox meanwhile creates one, and gets the error if that fails.
             _log.warning("a prewarmed sandbox could not be made", reason=str(error) or repr(error))
             self._put_off(template)
             return
@@ -261,7 +261,7 @@ class PrewarmedSandboxes:
             self._changed.set()
 
     async def _drop_unused(self) -> None:
-        """Destroys what nobody has used for long."""
+        """Destroys the stock of templates unused for long."""
         now = self._clock.now()
         old = [
             template
@@ -277,7 +277,7 @@ class PrewarmedSandboxes:
 
 
 def cost(template: SandboxTemplate) -> float:
-    """The memory that one takes while it waits, in MiB; a prepared one has an interpreter."""
+    """The memory of one waiting sandbox in MiB; a prepared one contains an interpreter."""
     started = Kind.PYTHON if template.kind is Kind.PYTHON else Kind.SHELL
     return idle_mib(started, template.isolation)
 
