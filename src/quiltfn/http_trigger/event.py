@@ -1,5 +1,5 @@
-"""A request as an event of API Gateway's payload format 2.0, and a result as the answer of a Lambda
-function URL, so that adapters for those work unchanged.
+"""Converts requests to events of API Gateway's payload format 2.0, and results to responses like
+those of Lambda function URLs, so that adapters for those work unchanged.
 
 https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
 https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html#urls-payloads
@@ -47,15 +47,15 @@ TEXT_TYPES = frozenset(
     }
 )
 PAIRS_MAX = 1000
-# Characters that take six in JSON; there are shorter names for others.
+# Characters that take six bytes in JSON; other control characters have short escapes.
 CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))
-# Of the JSON of headers, which is longer than these, and of a number there.
+# Limits of the headers as JSON, which is longer than the headers, and of a number in it.
 HEAD_MAX_BYTES, WORD_MAX_BYTES = 2 * HEADERS_MAX_BYTES, 32
 _encode = msgspec.json.Encoder().encode
 
 
 def event_of(call: HttpCall, cloud_event: cloudevents.Event | None = None) -> bytes:
-    """The event, as JSON. `cloud_event`: what the request carries, if it is a CloudEvent. Raises
+    """The event, as JSON. `cloud_event`: the content of the request, if it is a CloudEvent. Raises
     `PayloadTooLarge`.
     """
     headers, host = dict(call.headers), call.host
@@ -116,8 +116,8 @@ def _time_of(second: int) -> str:
 
 
 def _parameters_of(query: str) -> dict[str, str]:
-    """Decoded; of a name that comes several times, the values with commas. Beyond a thousand, only
-    `rawQueryString` has them.
+    """Decodes the query; joins the values of a repeated name with commas. Parameters beyond a
+    thousand are only in `rawQueryString`.
     """
     found: dict[str, str] = {}
     first = "&".join(query.split("&", PAIRS_MAX)[:PAIRS_MAX])
@@ -148,15 +148,15 @@ def _body_of(call: HttpCall) -> tuple[str | None, bool]:
 
 
 def is_text(content_type: str) -> bool:
-    """Whether a body of this type is given as text where it is UTF-8."""
+    """Whether a body of this type becomes text if it is UTF-8."""
     kind = content_type.partition(";")[0].strip().lower()
     return kind in TEXT_TYPES or kind.startswith("text/") or kind.endswith(("+json", "+xml"))
 
 
 def answer_of(result: bytes, *, is_binary_event: bool = False) -> HandlerAnswer:
-    """The answer that a handler's result stands for: an object with `statusCode`, a CloudEvent, any
+    """Converts a handler's result to a response: an object with `statusCode`, a CloudEvent, any
     other JSON value, text, or bytes. `is_binary_event`: the request was a CloudEvent in binary
-    mode, and one that is answered goes the same way. Raises `BadAnswer`.
+    mode, so a CloudEvent in the response uses that mode, too. Raises `BadAnswer`.
     """
     if not result:
         return HandlerAnswer(Head(200, [("content-type", TEXT)]), b"")
@@ -182,8 +182,8 @@ NOTHING = msgspec.Raw()
 
 
 class Outline(msgspec.Struct):
-    """What says how a result is answered, still encoded; empty: it is not there. No value is made
-    of the rest, which may take 200 bytes and 40 µs for each (`1e308`).
+    """The fields of a result that control the response, still encoded; empty: missing. Other fields
+    are not decoded, since a value may take 200 bytes and 40 µs (`1e308`).
     """
 
     statusCode: msgspec.Raw = NOTHING
@@ -200,12 +200,12 @@ _decode_cookies = msgspec.json.Decoder(list[msgspec.Raw] | None).decode
 
 
 def outline_of(result: bytes) -> Outline | None:
-    """None: it is JSON and no object. Raises as `msgspec.json.decode`."""
-    result.decode()  # what no value is made of isn't looked at
+    """Returns None for JSON other than an object. Raises as `msgspec.json.decode`."""
+    result.decode()  # msgspec does not check skipped values
     try:
         return _decode_outline(result)
     except msgspec.ValidationError:
-        msgspec.json.decode(result, type=msgspec.Raw)  # checks it, and makes nothing of it
+        msgspec.json.decode(result, type=msgspec.Raw)  # validates without decoding
         return None
 
 
@@ -222,7 +222,7 @@ def _kind_of(result: bytes) -> str:
 
 
 def _answer(outline: Outline) -> HandlerAnswer:
-    """A body that is no text is sent as the handler has written it, as JSON."""
+    """A body other than text is sent as JSON, as the handler wrote it."""
     head = metadata_of(outline)
     encoding = bytes(outline.isBase64Encoded)
     if encoding not in (b"", b"null", b"true", b"false"):
@@ -272,7 +272,7 @@ def metadata_of(outline: Outline) -> Head:
 
 
 def _word_of(raw: msgspec.Raw) -> object:
-    """A text or a short word. None: another value."""
+    """Decodes a text or a short scalar. None: another value."""
     if _size(raw) > WORD_MAX_BYTES and not bytes(raw).startswith(b'"'):
         return None
     try:

@@ -1,13 +1,13 @@
-"""Root directories of sandboxes, with inodes that no other sandbox has.
+"""Root directories of sandboxes, each with its own inodes.
 
-A file that many sandboxes open is one inode for all of them and for the host: whoever holds a lock
-on it (flock, fcntl) is noticed by the others, and can keep them from taking it. So each sandbox
-gets the image through overlays of its own, without an upper layer: locks and notifications belong
-to the overlay's inode, while what is read still comes from one page cache.
+A file shared by sandboxes is one inode for all of them and the host: a lock on it (flock, fcntl) is
+visible to the others and can block them. So each sandbox gets the image through its own overlays,
+without an upper layer: locks and notifications belong to the overlay's inode, while reads still
+share one page cache.
 
-With a base image, the root is that image below a skeleton (`host_image.py`), in one overlay. Who
-uploaded the image chose every name in it, so nothing is mounted at a path of the image: whatever is
-mounted on belongs to the skeleton.
+With a base image, the root is that image below a skeleton (`host_image.py`), in one overlay. The
+uploader of the image chose every name in it, so nothing is mounted at a path of the image: all
+mount points belong to the skeleton.
 
 The overlays are mounted in the launcher's mount namespace right before the OCI runtime copies it,
 and detached when that has ended, so that the namespace stays small; a sandbox keeps its copies.
@@ -23,15 +23,15 @@ from quiltfn.launcher.oci import CRUN, Host, SandboxSpec
 
 OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 FENCE = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
-# Nothing in a lower layer may lead elsewhere. With xino the kernel would log each mount.
+# No lower layer may redirect to other paths. With xino the kernel would log each mount.
 OPTIONS = "redirect_dir=nofollow,xino=off"
 OWN = "its own, by overlays"
 
 
 class Roots:
-    """`host`: the image that roots are made of. `over_bases`: what is laid over base images; None
-    where there are none. `why_shared`: why sandboxes get binds of it and not
-    overlays, and so share its inodes; empty where they do not.
+    """`host`: the source image of roots. `over_bases`: the skeleton mounted over base images, if
+    any. `why_shared`: why sandboxes get bind mounts instead of overlays, and so share inodes; empty
+    if they get overlays.
     """
 
     def __init__(self, directory: Path, host: Host, over_bases: Path | None = None) -> None:
@@ -44,9 +44,8 @@ class Roots:
         self._mounted: set[str] = set()
 
     def check(self, images: Path) -> str:
-        """Tries whether this machine can mount overlays, also of files below `images`.
-
-        Returns what sandboxes get. Where it cannot, sandboxes are given binds.
+        """Tests whether this machine can mount overlays, also of files below `images`. If not,
+        sandboxes get bind mounts. Returns which of the two they get.
         """
         try:
             with self._removed_on_error("check"):
@@ -57,20 +56,20 @@ class Roots:
         return f"shared with other sandboxes: {self.why_shared}" if self.why_shared else OWN
 
     def described(self, name: str, spec: SandboxSpec) -> tuple[Host, SandboxSpec]:
-        """Host and spec as the configuration needs them, with the image and the files at /app."""
+        """Returns host and spec for the configuration, with the image and the files at /app."""
         if not self.is_overlaid(spec):
             return self.host, spec
         host = self.host.replace(root=str(self._directory / name), binds={})
         return host, spec.replace(app=None, packages=None)
 
     def make(self, name: str, spec: SandboxSpec) -> None:
-        """Mounts the root that `described` names. Raises OSError and then leaves nothing."""
+        """Mounts the root that `described` names. On failure raises OSError and leaves nothing."""
         if self.is_overlaid(spec):
             with self._removed_on_error(name):
                 self._mount(name, spec.app, spec.base, spec.packages)
 
     def remove(self, name: str) -> None:
-        """Unmounts a root, if there is one. A sandbox that has it keeps it."""
+        """Unmounts a root, if there is one. A sandbox that uses it keeps it."""
         if name in self._mounted:
             self._mounted.discard(name)
             with contextlib.suppress(OSError):
@@ -79,9 +78,9 @@ class Roots:
                 os.rmdir(self._directory / name)
 
     def is_overlaid(self, spec: SandboxSpec) -> bool:
-        """Whether the sandbox gets overlays of its own, and not binds."""
-        # gVisor's kernel keeps locks itself, and opens files through one process a sandbox. A base
-        # image needs its skeleton, so where no overlay can be mounted, it is refused.
+        """Whether the sandbox gets its own overlays instead of bind mounts."""
+        # gVisor's kernel handles locks itself, and opens files through one process per sandbox. A
+        # base image needs its skeleton, so without overlays it is refused.
         return spec.base is not None or (spec.isolation == CRUN and not self.why_shared)
 
     @contextlib.contextmanager
@@ -119,14 +118,14 @@ class Roots:
 
 
 def lay_over(layers: Sequence[int], target: str | Path) -> None:
-    """Mounts the files of open directories over each other, the upper one first. Raises OSError."""
-    # By descriptors: handlers can read in mountinfo what is said here.
+    """Mounts open directories over each other, the upper one first. Raises OSError."""
+    # By descriptors: handlers can read these options in mountinfo.
     lower = ":".join(f"/proc/self/fd/{one}" for one in layers)
     syscalls.mount("overlay", target, "overlay", FENCE, f"lowerdir={lower},{OPTIONS}")
 
 
 def _with_submounts(binds: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Target and source of every file system in the trees; an overlay ends where another begins."""
+    """Target and source of every file system in the trees: an overlay does not cross mounts."""
     mounted = sorted(set(_mount_points()))
     for target, source in binds.items():
         yield target, source

@@ -1,11 +1,11 @@
 """Run directories, uid ranges, and the sweep of dead servers.
 
-Below the run directory every server has a directory of its own, whose `lock` it holds. A directory
-whose lock is free belongs to a server that ended without clean-up: the sweep removes it, its
-control groups and its sandboxes, and nothing else.
+Below the run directory every server has a directory, and holds the `lock` in it. A directory with a
+free lock belongs to a server that ended without clean-up: the sweep removes it, its control groups
+and its sandboxes, and nothing else.
 
-Uid ranges are allocated for the whole machine in one place, whatever run directories servers have:
-the server that holds the lock of a block may give its ranges to sandboxes.
+Uid ranges are allocated in one place for the whole machine, regardless of run directories: the
+server that holds the lock of a block may give its ranges to sandboxes.
 """
 
 import contextlib
@@ -20,21 +20,22 @@ from quiltfn.launcher import syscalls
 from quiltfn.launcher.cgroups import OF_SERVER, Cgroups
 
 UIDS_DIR = Path("/run/quiltfn-uids")
-# 0x7000_0000 … 0x7EFF_FFFF: above what subuid files, systemd and container managers hand out.
+# 0x7000_0000 … 0x7EFF_FFFF: above the ranges that subuid files, systemd and container managers
+# assign.
 UID_BASE = 0x7000_0000
 UIDS_PER_SANDBOX = 65_536
 BLOCK = 64
 BLOCKS = 60
-# Slot 0 of block 0 is never given to a sandbox: each server has one of its uids. Earlier releases
-# ran all servers with the first.
+# Slot 0 of block 0 is never given to a sandbox: each server runs as one of its uids. Earlier
+# releases ran all servers as the first.
 SERVER_UIDS = range(UID_BASE, UID_BASE + UIDS_PER_SANDBOX)
 SHARED_UID = UID_BASE
-# How long killed processes have to end, all together.
+# The total time for killed processes to end.
 END_S = 10.0
 # The bundles and crun's state: some 60 KiB for each sandbox.
 FILES_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 FILES_OPTIONS = "mode=711,size=1g"
-# What roots are made of: some 160 files, which no run directory on a disk has to take and lose.
+# The source of roots: some 160 files, kept in memory instead of a run directory on disk.
 SKELETON_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 SKELETON_OPTIONS = "mode=755,size=1g"
 
@@ -42,7 +43,7 @@ SKELETON_OPTIONS = "mode=755,size=1g"
 class ServerState:
     """The directory and the locks of one running server. `id` is also the name of its parent group.
 
-    Make it in the launcher's own mount namespace.
+    Create it in the launcher's own mount namespace.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -61,14 +62,14 @@ class ServerState:
         with _exclusive(run_dir):  # a sweep must not find the directory before its lock is held
             self.path.mkdir()
             self._lock = _try_lock(self.path / "lock")
-        # In memory, in this mount namespace alone, so that it always ends with the launcher. On a
-        # disk it would take half as long again to make a sandbox.
+        # In memory, and only in this mount namespace, so that it always ends with the launcher. On
+        # a disk, creating a sandbox would take half as long again.
         self._sandboxes.mkdir()
         syscalls.mount("tmpfs", self._sandboxes, "tmpfs", FILES_FLAGS, FILES_OPTIONS)
         for directory in (self.crun_root, self.bundles):
             directory.mkdir(mode=0o700)
         self.roots.mkdir(mode=0o711)
-        # A sandbox's root user must be able to walk to the root file system, and to nothing else.
+        # A sandbox's root user must be able to reach the root file system, and nothing else.
         for directory in (run_dir, run_dir / "servers", self.path):
             directory.chmod(0o711)
         for directory in (self.root, self.base_root, self.images):
@@ -85,12 +86,12 @@ class ServerState:
         return UID_BASE + self._free.pop() * UIDS_PER_SANDBOX
 
     def give_back_uids(self, base: int) -> None:
-        """Frees a range. Call it when every process of the sandbox has ended."""
+        """Frees a range. Call it once every process of the sandbox has ended."""
         self._free.insert(0, (base - UID_BASE) // UIDS_PER_SANDBOX)
 
     def close(self, *, all_ended: bool) -> None:
-        """Removes everything. Unless `all_ended`, the directory stays, and nobody gets the uid
-        ranges before a sweep has removed it.
+        """Removes everything. Unless `all_ended`, the directory stays, and its uid ranges stay
+        reserved until a sweep has removed it.
         """
         for mounted in (self.root, self.root, self.base_root, self._sandboxes):  # a bind over it
             with contextlib.suppress(OSError):  # it was never mounted
@@ -103,7 +104,7 @@ class ServerState:
                     os.close(descriptor)
 
     def _extend(self) -> None:
-        """Locks one more block of uid ranges, but none of a dead server that was not swept yet."""
+        """Locks one more block of uid ranges, but none of a dead server before its sweep."""
         for block in range(BLOCKS):
             if block in self._blocks:
                 continue
@@ -112,7 +113,7 @@ class ServerState:
                 continue
             owner = os.fsdecode(os.pread(descriptor, 4096, 0))
             if owner and Path(owner) != self.path and Path(owner).exists():
-                os.close(descriptor)  # it has a dead server that was not swept yet
+                os.close(descriptor)  # a dead server awaits its sweep
                 continue
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, os.fsencode(self.path), 0)
@@ -124,7 +125,7 @@ class ServerState:
 
 
 def sweep(run_dir: Path, cgroups: Cgroups) -> dict[str, int]:
-    """Removes what dead servers have left. Returns how many servers and sandboxes that were."""
+    """Removes leftovers of dead servers. Returns the number of their servers and sandboxes."""
     swept = {"servers": 0, "sandboxes": 0}
     if not (run_dir / "servers").is_dir():
         return swept
@@ -141,13 +142,13 @@ def sweep(run_dir: Path, cgroups: Cgroups) -> dict[str, int]:
 
 def _sweep_server(path: Path, cgroups: Cgroups) -> int:
     count, all_ended = end_everything(path.name, cgroups)
-    if all_ended:  # else its uids stay reserved until a later sweep
+    if all_ended:  # otherwise its uids stay reserved until a later sweep
         shutil.rmtree(path, ignore_errors=True)
     return count
 
 
 def end_everything(server: str, cgroups: Cgroups) -> tuple[int, bool]:
-    """As `end_groups`, and removes the parent of the groups as well."""
+    """As `end_groups`, and also removes the parent of the groups."""
     ended = end_groups(server, cgroups)
     cgroups.remove_server(server)
     return ended

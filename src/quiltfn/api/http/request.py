@@ -1,4 +1,4 @@
-"""A request as the connection has read it: its head, and its body as far as it has arrived."""
+"""A request as read by the connection: its head, and the part of its body that has arrived."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -13,23 +13,23 @@ NO_PARAMETERS: Mapping[str, str] = {}
 
 
 class ClientDisconnected(Exception):
-    """The client left before its request was whole: there is nobody to answer."""
+    """The client disconnected before its request was complete, so there is no one to answer."""
 
 
 class Headers(dict[str, str]):
-    """Header fields by their names in small letters. Of a name that came several times this is the
-    first value; `getlist` has all of them.
+    """Header fields by lowercase name. For a repeated name this has the first value; `getlist`
+    returns all.
     """
 
-    # The names that came several times, each with all of its values; most requests have none.
+    # Repeated names, each with all its values; most requests have none.
     repeated: Mapping[str, list[str]] = {}
 
     def repeat(self, name: str, value: str) -> None:
-        """A further value of a name that is there."""
+        """Adds a further value of an existing name."""
         self.repeated = {**self.repeated, name: [*self.getlist(name), value]}
 
     def getlist(self, name: str) -> list[str]:
-        """Every value of a name, in the order in which they came."""
+        """Every value of a name, in their original order."""
         if name in self.repeated:
             return self.repeated[name]
         value = self.get(name)
@@ -40,17 +40,17 @@ class BodySource(Protocol):
     """The connection that a body arrives on."""
 
     def want_body(self) -> None:
-        """Somebody waits for more of the body."""
+        """Requests more of the body."""
 
 
 class Request:
-    """One request. `path` is percent-decoded, `query` is not; `target`: both as they were sent, b""
-    of a request that came on no connection; `client`: the address it came from;
-    `parameters`: what the router found in the path. `is_reserved`: it came on a connection that is
-    reserved for management, so it must not be a call. `keep_alive`: another may follow it. `body`:
-    as much of it as has arrived and was not taken yet; all of it once `is_whole`. `forwarded`: what
-    another node of the fleet says of it; None: it came from a client. `ends_with_client`: its work
-    is cancelled once the client has gone, since nothing of it is stored.
+    """One request. `path` is percent-decoded, `query` is not; `target`: both as sent, b"" for a
+    request without a connection; `client`: its source address; `parameters`: those that the router
+    found in the path. `is_reserved`: it came on a connection reserved for management, so it must
+    not invoke. `keep_alive`: another request may follow it. `body`: the part that has arrived and
+    was not taken yet; complete once `is_whole`. `forwarded`: the data from another node of the
+    fleet; None: it came from a client. `ends_with_client`: its work is cancelled when the client
+    disconnects, since it stores nothing.
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Request:
         self.expects_continue = False
         self.forwarded: ForwardedCall | None = None
         self.head_bytes = 0
-        # The connection's: whether the whole body is there, the response is out, the client gone.
+        # Set by the connection: the body is complete, the response is written, the client is gone.
         self.is_whole = source is None
         self.is_answered = False
         self.is_lost = False
