@@ -1,8 +1,8 @@
-"""The instances and waiting calls of all nodes: this node's own, and what the others have said.
+"""The instances and waiting calls of all nodes: this node's own, and the others' last reports.
 
-Others say it with each beat, with each answer to a call that was sent to them, and with events that
-this node follows. What a node said last counts until it leaves, is taken over, or says nothing for
-the fence time.
+The others report with each heartbeat, with each response to a forwarded call, and with events that
+this node follows. A node's last report counts until it stops, is taken over, or is silent for the
+fence time.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from quiltfn.ports import Clock, PoolCounting
 
 @dataclass(slots=True)
 class _Said:
-    """What a node said. `at`: when this node heard of its last beat, in monotonic seconds. `told`:
-    when it said something of a function after that, which an older report may not undo.
+    """A node's report. `at`: when this node read its last heartbeat, in monotonic seconds. `told`:
+    when it reported on a function after that; an older report must not undo this.
     """
 
     epoch: int
@@ -30,7 +30,7 @@ class _Said:
 
 class FleetCounts:
     """`ports.PoolCounting` of all nodes. `own`: this one's name; `pools`: its pools. `quiet_s`: how
-    long a node may say nothing; `beat_s`: how old its report may be once it can be read.
+    long a node may be silent; `beat_s`: the maximum age of its report when it becomes readable.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class FleetCounts:
         self._said: dict[str, _Said] = {}
 
     def read(self, members: Sequence[Member]) -> None:
-        """Takes in all nodes as they are in the store. A report is taken in once: what its node has
-        said since then is newer.
+        """Apply the stored states of all nodes. A report is applied once: later messages of its
+        node are newer.
         """
         others = [one for one in members if one.is_there and one.name != self._own]
         self._said = {one.name: self._next(one) for one in others}
 
     def told(self, node: str, function_id: str, counts: PoolCounts) -> None:
-        """A node has just said how many instances of a function it has."""
+        """A node has just reported its number of instances of a function."""
         said = self._said.get(node)
         if said is None:
             return
@@ -59,7 +59,7 @@ class FleetCounts:
             said.pools.pop(function_id, None)
 
     def hear(self, node: str, load: PoolLoad) -> None:
-        """As `told`, with a node's answer to an invocation."""
+        """As `told`, with a node's response to an invocation."""
         self.told(node, load.function_id, load.counts)
 
     def counts(self, function_id: str) -> PoolCounts:
@@ -76,14 +76,14 @@ class FleetCounts:
         found = set(self._pools.occupied())
         for said in self._heard():
             found |= said.pools.keys()
-        return sorted(found)  # their ids grow with time
+        return sorted(found)  # in creation order
 
     def waiting(self) -> int:
         """As `PoolCounting` says."""
         return self._pools.waiting() + sum(said.waiting for said in self._heard())
 
     def nodes(self) -> Sequence[str]:
-        """The other nodes that have not been quiet for too long."""
+        """The other nodes that have not been silent for too long."""
         return [name for name, said in self._said.items() if self._is_heard(said)]
 
     def _heard(self) -> list[_Said]:

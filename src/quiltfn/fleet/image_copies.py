@@ -1,11 +1,11 @@
-"""Which nodes have which images, which of them count, and which images lack a copy.
+"""Decides which nodes' images count as copies, and which images lack a copy.
 
-Rule 1: an image that is on a node of the fleet is to be on two, where two are there.
-Rule 2: a node that is drained or removed does not count, though others get images from it; one that
-leaves or is away for a moment, as for a restart, counts for `patience_s` and is asked to take none.
-Rule 3: whoever has an image that lacks a copy asks another node to take one. Who is asked follows
-from the names alone, so that several who ask ask the same one.
-Rule 4: nothing here waits, reads a clock or asks the store.
+Rule 1: an image on a node of the fleet must be on two, if two are present.
+Rule 2: a drained or removed node does not count, though others fetch images from it; a node that
+stops or is briefly away, as for a restart, counts for `patience_s` and is not asked to take any.
+Rule 3: a node with an image that lacks a copy asks another node to take one. The names alone
+determine which node is asked, so that several nodes ask the same one.
+Rule 4: this module does not wait, read a clock or query the store.
 """
 
 from collections import defaultdict
@@ -19,8 +19,8 @@ NOWHERE: frozenset[str] = frozenset()
 
 
 class ImageNodes:
-    """The nodes, as far as images go. `there`: they can be asked; `able`: those of them that are to
-    have copies; `removed`: nothing comes back from them.
+    """The nodes' states, as far as images need them. `there`: reachable nodes; `able`: those of
+    them that must have copies; `removed`: nodes that never return.
     """
 
     def __init__(self, patience_s: float) -> None:
@@ -29,7 +29,7 @@ class ImageNodes:
         self.there = self.able = self.removed = NOWHERE
 
     def read(self, members: Iterable[Member], now: float) -> None:
-        """Takes in all nodes as they are now, in monotonic seconds."""
+        """Apply the present states of all nodes. `now`: monotonic seconds."""
         there, able, removed, away = set(), set(), set(), {}
         for one in members:
             if not one.is_member:
@@ -47,19 +47,19 @@ class ImageNodes:
         self._away_since = away
 
     def away(self, now: float) -> frozenset[str]:
-        """Those that may be back in a moment."""
+        """The nodes that may return in a moment."""
         recent = (one for one, since in self._away_since.items() if now - since < self._patience_s)
         return frozenset(recent)
 
 
 class CopyTable:
-    """Which node has which images, as the store says."""
+    """The nodes that have each image, according to the store."""
 
     def __init__(self) -> None:
         self._nodes_of: dict[str, frozenset[str]] = {}
 
     def put(self, copies: Iterable[ImageCopy], digests: Collection[str] | None = None) -> None:
-        """What the store has of these images now; None: of all of them."""
+        """Apply the store's present rows of these images; None: of all of them."""
         found: defaultdict[str, set[str]] = defaultdict(set)
         for one in copies:
             found[one.digest].add(one.node)
@@ -68,22 +68,22 @@ class CopyTable:
         self._nodes_of |= {digest: frozenset(nodes) for digest, nodes in found.items()}
 
     def nodes_of(self, digest: str) -> frozenset[str]:
-        """The nodes that have the image, whether they are there or not."""
+        """The nodes that have the image, whether they are present or not."""
         return self._nodes_of.get(digest, NOWHERE)
 
     def only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
-        """The images that a node has, and none of some others."""
+        """The images that a node has, and none of these other nodes has."""
         having = self._nodes_of.items()
         return frozenset(
             digest for digest, nodes in having if node in nodes and nodes.isdisjoint(others)
         )
 
     def among(self, nodes: frozenset[str]) -> list[str]:
-        """Those of these nodes that have an image."""
+        """Those of these nodes that have any image."""
         return sorted(nodes & NOWHERE.union(*self._nodes_of.values())) if nodes else []
 
     def lacking(self, digests: Iterable[str], nodes: ImageNodes, now: float) -> list[str]:
-        """Those of some images that are on fewer nodes than they could be."""
+        """Those of these images that are on fewer nodes than possible."""
         able, away = nodes.able, nodes.away(now)
         wanted = min(COPIES, len(able))
         found = []

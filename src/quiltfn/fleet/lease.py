@@ -1,8 +1,8 @@
-"""NodeLease: how long this node may go on without a sign of life that the store has taken.
+"""NodeLease: how long this node may continue without a heartbeat that the store has accepted.
 
-Others cannot tell a node that is dead from one that is slow. So they wait, and the node stops
-itself before they stop waiting: it starts nothing, and later ends what runs. All of it counts from
-before a sign of life was sent, by CLOCK_BOOTTIME.
+Others can't distinguish a dead node from a slow one. So they wait, and the node stops itself before
+their wait ends: it starts nothing, and later ends its instances. All times count from before a
+heartbeat was sent, by CLOCK_BOOTTIME.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 LOOK_EVERY_S = 0.25
-# So long before the launcher ends every sandbox the server ends its calls itself: it can say why.
+# Seconds by which the server ends its calls before the launcher ends every sandbox: it can give the
+# reason.
 END_CALLS_BEFORE_S = 0.5
 CUT_OFF = (
     "this node has not reached the store for {age:.0f} s and starts nothing until it has; "
@@ -21,13 +22,13 @@ CUT_OFF = (
 
 
 def boottime() -> float:
-    """Seconds of CLOCK_BOOTTIME, which goes on while the machine is suspended."""
+    """Seconds of CLOCK_BOOTTIME, which continues while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTimes:
-    """Seconds since the last renewal: after `start_s` nothing is started any more, at `end_s` every
+    """Seconds since the last renewal: after `start_s` nothing more is started, at `end_s` every
     instance ends. Other nodes take over later than that.
     """
 
@@ -45,7 +46,7 @@ class LeaseTimes:
 
 
 class LeaseState(IntEnum):
-    """What the node may do: everything; no more than it does; nothing."""
+    """What the node may do: everything; only continue; nothing."""
 
     HELD = 0
     STALE = 1
@@ -53,7 +54,7 @@ class LeaseState(IntEnum):
 
 
 class NodeLease:
-    """`renewed_at`: when the last renewal that the store took was sent, in seconds of the clock."""
+    """`renewed_at`: when the last accepted renewal was sent, in seconds of the clock."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class NodeLease:
 
     @property
     def deadline(self) -> float:
-        """When every instance ends, by the clock, if nothing is renewed."""
+        """When every instance ends, by the clock, without a further renewal."""
         return self._renewed_at() + self.times.end_s
 
     @property
@@ -78,18 +79,18 @@ class NodeLease:
 
     @property
     def is_held(self) -> bool:
-        """Whether something may be started."""
+        """Whether the node may start anything."""
         return self.state is LeaseState.HELD
 
     def problem(self) -> str:
-        """Why nothing may be started; empty where something may."""
+        """Why nothing may be started; empty if the node may start anything."""
         age = self._now() - self._renewed_at()
         return "" if self.is_held else CUT_OFF.format(age=age)
 
     async def watch(
         self, renewed: Callable[[float], None], changed: Callable[[LeaseState], Awaitable[None]]
     ) -> None:
-        """Until it is cancelled tells each new deadline, and each change of the state."""
+        """Run until cancelled: report each new deadline, and each change of the state."""
         told, state = None, LeaseState.HELD
         while True:
             deadline, now = self.deadline, self.state

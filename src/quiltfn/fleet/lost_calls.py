@@ -1,9 +1,9 @@
-"""LostCalls: calls whose node was lost before it had answered.
+"""LostCalls: handles calls whose node was lost before it responded.
 
-Their callers know their ids. The records come from the node itself, or from who takes it over; but
-a call may have reached it and not its journal, or may not have reached it at all. So whoever had
-sent the call writes that it is `interrupted`, if there is no record of it and the node is gone, or
-says that it knows nothing of the call that is not in the store.
+Their callers know their ids. The records come from the node itself, or from the one that takes it
+over; but a call may have reached the node and not its journal, or may not have reached it at all.
+So the node that forwarded the call records it as `interrupted` if there is no record of it and the
+other node is gone, or responds that it has no trace of the call outside the store.
 """
 
 import asyncio
@@ -18,17 +18,19 @@ from quiltfn.model.member import Member, Presence
 from quiltfn.ports import Clock
 from quiltfn.store.calls.journal import SpoolJournal
 
-# Beyond that the oldest are forgotten.
+# Beyond this number the oldest are dropped.
 LOST_MAX = 10_000
 _log = structlog.get_logger("quiltfn.fleet")
 
-# Whether a node knows something of a call that is not in the store; None: it does not answer.
+# Whether a node knows of a call that is not in the store; None: it does not respond.
 AskNode = Callable[[str, str], Awaitable[bool | None]]
 
 
 @dataclass(slots=True, eq=False)
 class _Lost:
-    """`record`: the end of the call, if nobody knows better; `look_at`: when its node is asked."""
+    """`record`: the end of the call, unless there is another record; `look_at`: when to ask its
+    node.
+    """
 
     node: str
     record: Invocation
@@ -36,8 +38,8 @@ class _Lost:
 
 
 class LostCalls:
-    """`read` it all members, again and again. `patience_s`: after so long a node is asked, so that
-    what was on its way to it has come, and then again and again.
+    """Call `read` with every list of members. `patience_s`: the time until a node is asked, so that
+    data on its way to it has arrived, and between further requests.
     """
 
     def __init__(
@@ -50,14 +52,14 @@ class LostCalls:
         self._writing: asyncio.Task[None] | None = None
 
     def add(self, node: str, record: Invocation) -> None:
-        """`record`: the end of a call that was sent to the node, if nobody knows better."""
+        """`record`: the end of a call that was sent to the node, unless there is another record."""
         self._lost.append(_Lost(node, record, self._clock.now() + self._patience_s))
         if len(self._lost) > LOST_MAX:
             _log.warning("too many calls were lost with their nodes: the oldest are forgotten")
             del self._lost[: len(self._lost) - LOST_MAX]
 
     def read(self, members: Sequence[Member]) -> None:
-        """Begins to write what is due."""
+        """Start writing the records that are due."""
         now = self._clock.now()
         self._there = {one.name: one for one in members if one.presence is Presence.PRESENT}
         if not self._lost or self._writing is not None:
@@ -85,7 +87,7 @@ class LostCalls:
             self._writing = None
 
     async def _settled(self, lost: _Lost, silent: set[str]) -> bool:
-        """Whether the call has a record now. `silent`: the nodes that have not answered."""
+        """Whether the call has a record now. `silent`: the nodes that have not responded."""
         record = lost.record
         if lost.node in self._there:
             lost.look_at = self._clock.now() + self._patience_s
@@ -102,7 +104,7 @@ class LostCalls:
         return True
 
     async def aclose(self) -> None:
-        """Writes nothing any more. It is not to be `read` after that."""
+        """Stop writing. Do not call `read` after that."""
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])

@@ -1,4 +1,4 @@
-"""Which functions a list has, and in which order. It reads the catalog: memory, never a query."""
+"""Filters and sorts lists of functions. It reads the catalog in memory, never the store."""
 
 import asyncio
 import heapq
@@ -12,13 +12,13 @@ from quiltfn.functions.catalog import Entry
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor, no_cursor, text_of
 from quiltfn.model.function import FunctionState
 
-# So many functions are looked at before others have their turn: a millisecond or two.
+# Number of functions between yields to other tasks: a millisecond or two.
 AT_A_TIME = 1000
 NEVER = -1
 
 
 class FunctionSort(StrEnum):
-    """What a list of functions is sorted by."""
+    """The sort key of a list of functions."""
 
     NAME = "name"
     CREATED_AT = "created_at"
@@ -27,21 +27,20 @@ class FunctionSort(StrEnum):
 
 
 class Order(StrEnum):
-    """Which end of a list comes first."""
+    """The sort order of a list."""
 
     ASCENDING = "asc"
     DESCENDING = "desc"
 
 
-# Where a function is in a sorted list: what it is sorted by, and its id, so that no two are equal.
+# A function's position in a sorted list: its sort key, and its id, so that no two are equal.
 Position = tuple[str | int, str]
 _TEXT = tuple[FunctionSort, str | int, str]
 
 
 class FunctionQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which functions a list has. `text`: in the name or the description, in small or capital
-    letters. `also`: what else has to hold of it. `after`: only those that come after this position
-    in the order of the list.
+    """The filter of a list. `text`: part of the name or the description, ignoring case. `also`: a
+    further condition. `after`: only functions after this position in the order of the list.
     """
 
     text: str | None = None
@@ -54,12 +53,12 @@ class FunctionQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def begins_behind(self) -> str:
-        """The id behind which the list begins, as far as ids alone tell."""
+        """The id after which the list begins, as far as ids alone determine that."""
         is_by_age = self.sort is FunctionSort.CREATED_AT and self.order is Order.ASCENDING
         return BEFORE_EVERY_ID if self.after is None or not is_by_age else self.after[1]
 
     def matches(self, entry: Entry) -> bool:
-        """Whether the function is in the list, wherever that begins."""
+        """Whether the function matches the filter, regardless of `after`."""
         function = entry.function
         return (
             (self.state is None or function.state is self.state)
@@ -83,11 +82,11 @@ class FunctionQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def position_of(entry: Entry, sort: FunctionSort) -> Position:
-    """Where the function is now. One that was never called comes before all that were."""
+    """The function's present position. Functions without calls come before all others."""
     function, counters = entry.function, entry.counters
     if sort is FunctionSort.NAME:
         return f"{function.name.lower()}\n{function.name}", function.id
-    if sort is FunctionSort.CREATED_AT:  # ids are in the order of their making
+    if sort is FunctionSort.CREATED_AT:  # ids are in creation order
         return "", function.id
     if sort is FunctionSort.INVOCATION_COUNT:
         return counters.invocation_count, function.id
@@ -96,14 +95,14 @@ def position_of(entry: Entry, sort: FunctionSort) -> Position:
 
 
 def position_text(position: Position, sort: FunctionSort) -> str:
-    """The position as a cursor has it."""
+    """The position as a cursor."""
     if sort is FunctionSort.CREATED_AT:
         return position[1]
     return msgspec.json.encode((sort.value, *position)).decode()
 
 
 def position_from_cursor(cursor: str, sort: FunctionSort) -> Position:
-    """The position that a page of this sort ended with. Raises `Unprocessable`."""
+    """The position at the end of the previous page of this sort. Raises `Unprocessable`."""
     if sort is FunctionSort.CREATED_AT:
         return "", from_cursor(cursor, BEFORE_EVERY_ID)
     try:
@@ -119,7 +118,7 @@ async def first_of(
     entries: Sequence[Entry], query: FunctionQuery, count: int
 ) -> list[tuple[Position, Entry]]:
     """The first functions of the list, at most `count`, with their positions. `entries`: the
-    tenant's, oldest first. Others have their turn meanwhile.
+    tenant's, oldest first. Other tasks run meanwhile.
     """
     is_by_age, is_reversed = query.sort is FunctionSort.CREATED_AT, query.order is Order.DESCENDING
     if is_by_age and is_reversed:
@@ -132,7 +131,7 @@ async def first_of(
                 position = position_of(entry, query.sort)
                 if query.is_behind(position):
                     found.append((position, entry))
-        if not is_by_age:  # in every step, so that none is long
+        if not is_by_age:  # in every step, so that none takes long
             found = first_in(count, found, key=itemgetter(0))
         elif len(found) >= count:
             break

@@ -1,9 +1,9 @@
-"""The URLs of functions in memory, and which function a path below `/fn/` stands for.
+"""The URLs of functions in memory, and the resolution of paths below `/fn/`.
 
 A URL has a long form, `/fn/<tenant>/<name>`, and for functions of the tenant `default` a short one,
-`/fn/<name>`. Rule: the first segment names a tenant if there is one of that name: it has a function
-or a key, or has ever had a URL. Otherwise it is the name of a function of `default`. So the long
-form always means the same, and a path that was a tenant's never becomes another one's.
+`/fn/<name>`. Rule: the first segment names a tenant if a tenant of that name exists: it has a
+function or a key, or has ever had a URL. Otherwise it is the name of a function of `default`. So
+the long form always means the same, and a tenant's path never passes to another tenant.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -17,8 +17,8 @@ from quiltfn.store.functions.urls import SqlUrls
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A function with a URL. `segments`: how many of the path name it; 1 in the short form.
-    `alias`: that of <name>@<alias>, if the path has one.
+    """A function with a URL. `segments`: the number of path segments that name it; 1 in the short
+    form. `alias`: the one in <name>@<alias>, if the path has one.
     """
 
     entry: Entry
@@ -28,10 +28,10 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Urls(Mirror[FunctionUrl]):
-    """Which functions have a URL.
+    """The functions that have a URL.
 
-    `host`: where they are served, and nothing else is; "": on the host of the API. `has_keys`:
-    whether a tenant has a key, even if it is revoked.
+    `host`: a host name that serves only URLs; "": the host of the API. `has_keys`: whether a tenant
+    has a key, even a revoked one.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Urls(Mirror[FunctionUrl]):
         super().__init__()
         self._store, self._catalog, self.host = store, catalog, host.lower()
         self._has_keys = has_keys
-        # Of those whose URL refused a call since the start.
+        # By function: the calls that its URL has refused since the start.
         self._refusals: dict[str, Refusals] = {}
-        # Those that have ever had a URL.
+        # The tenants that have ever had a URL.
         self._tenants = {SHORT_TENANT}
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, FunctionUrl]:
-        """Of functions that the catalog has by now."""
+        """Load the URLs of functions that are in the catalog."""
         self._tenants.update(await self._store.tenants())
         rows, known = await self._store.load(only), self._catalog.known
         return {one.function_id: one.url for one in rows if known(one.function_id) is not None}
@@ -66,26 +66,26 @@ class Urls(Mirror[FunctionUrl]):
         return self._rows.get(function_id)
 
     def refusals(self, function_id: str) -> Refusals:
-        """What the function's URL refused since the start, or since it got one."""
+        """Calls that the function's URL has refused since the start, or since it was created."""
         return self._refusals.get(function_id) or Refusals()
 
     def refused(self, function_id: str, reason: Refusal, now: float) -> None:
-        """Counts a call that was refused, if the function has a URL."""
+        """Count a refused call, if the function has a URL."""
         if function_id in self._rows:
             self._refusals.setdefault(function_id, Refusals()).add(reason, now)
 
     async def set(self, entry: Entry, url: FunctionUrl | None) -> None:
-        """Replaces the URL of a function; None: it has none. Raises `NotFound` if the function was
+        """Replace the URL of a function; None removes it. Raises `NotFound` if the function was
         deleted meanwhile, and `StoreUnavailable`.
         """
         function = entry.function
         async with self._changing:
             await self._store.save(function.id, url)
-            self._catalog.get(function.id)  # it may have been deleted in the same moment
+            self._catalog.get(function.id)  # it may have been deleted at the same moment
             self._put(function.id, url)
 
     def find(self, first: str, second: str | None) -> Found | None:
-        """The function that a path names by its first two segments; None: there is no such URL."""
+        """The function that the first two segments of a path name; None: there is no such URL."""
         if first in self._tenants or self._is_tenant(first):
             return None if second is None else self._named(first, second, 2)
         return self._named(SHORT_TENANT, first, 1)
@@ -95,7 +95,7 @@ class Urls(Mirror[FunctionUrl]):
 
     def _named(self, tenant_id: str, name: str, segments: int) -> Found | None:
         entry, alias = self._catalog.find(tenant_id, name), None
-        if entry is None and "@" in name:  # which no name has
+        if entry is None and "@" in name:  # names never contain it
             name, _, alias = name.partition("@")
             entry = self._catalog.find(tenant_id, name)
         url = None if entry is None else self._rows.get(entry.function.id)

@@ -1,5 +1,6 @@
-"""What a server stands on, opened before its parts are made and closed after them: the store, the
-clock, records and answers, credentials, sandboxes, and the other servers on the same store.
+"""The resources below all parts of a server, opened before the parts are created and closed after
+them: the store, the clock, records and responses, credentials, sandboxes, and the other servers on
+the same store.
 """
 
 import math
@@ -40,7 +41,7 @@ DIED = ShuttingDown(
     "the server ended while the first call with this key was running", hint=NAMES_RECORD
 )
 
-# Opens the sandboxes of this machine, which count in the memory given.
+# Opens the sandboxes of this machine, which count in the given memory budget.
 OpenSandboxes = Callable[[Memory], AbstractAsyncContextManager[StockedSandboxes]]
 
 
@@ -50,7 +51,7 @@ class CannotServe(Exception):
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """The facts about a server's machine. `secrets`: each by the setting that names its file;
-    `fleet`: what makes it a node of a fleet, None where the server is alone.
+    `fleet`: its configuration as a node of a fleet, None on a standalone server.
     """
 
     machine: HostFacts
@@ -62,8 +63,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
-    """`follower`: None for a server whose store no other one uses; `membership`: None for one that
-    is no node of a fleet.
+    """`follower`: None if no other server uses the store; `membership`: None if the server is not a
+    node of a fleet.
     """
 
     settings: Settings
@@ -95,7 +96,7 @@ async def open_ground(
     node: Node,
     stack: AsyncExitStack,
 ) -> Ground:
-    """It closes with `stack`. Raises `CannotServe` and as parts do."""
+    """Open it; `stack` closes it. Raises `CannotServe` and the errors of its parts."""
     telemetry = await stack.enter_async_context(
         open_telemetry(settings, node.machine, clock, node.secret("otlp_headers_file"))
     )
@@ -103,7 +104,7 @@ async def open_ground(
     opened.limit_versions(version_limits(settings))
     follower, membership, others = None, None, Others()
     if not opened.database.boot.is_alone:
-        from quiltfn.fleet.join import join_others  # noqa: PLC0415 — a server alone has none of it
+        from quiltfn.fleet.join import join_others  # noqa: PLC0415 — unused if standalone
 
         try:
             joining = join_others(settings, opened, clock, node.fleet, DIED)
@@ -111,7 +112,7 @@ async def open_ground(
         except NodeRemoved as error:
             raise CannotServe(str(error)) from None
     clock_store = SqlClockStore(opened.database, is_shared=others.are_possible)
-    # The journal decides about the work of the last server by trusted time.
+    # By trusted time, the journal decides about the previous server's work.
     await resume_clock(clock, clock_store)
     is_strict = settings.durability == "strict"
     journal = SpoolJournal(opened.database, settings.data_dir, clock, is_strict=is_strict)
@@ -143,7 +144,7 @@ async def open_ground(
 async def _started_idempotency(
     chosen: Settings, store: SqlStore, clock: ResumableClock, stack: AsyncExitStack
 ) -> Idempotency:
-    """Answers to repeated requests, whose calls the journal knows."""
+    """Responses to repeated requests, whose calls are in the journal."""
     bound = StorageLimit(tenant=chosen.tenant_answers_bytes, all=chosen.keep_answers_bytes)
     answers = SqlIdempotencyStore(store.database, bound)
     await answers.start(error_body(DIED))
@@ -155,7 +156,7 @@ async def _started_idempotency(
 async def _started_access(
     chosen: Settings, store: SqlStore, clock: ResumableClock, node: Node, disabled: DisabledTenants
 ) -> Access:
-    """Raises `CannotServe` if other machines reach the address while no key is needed."""
+    """Raises `CannotServe` if other machines can reach the address while no key is required."""
     access = Access(
         SqlKeys(store.database),
         clock,
@@ -181,7 +182,7 @@ async def _started_access(
 
 
 def token_verifier(node: Node) -> Verifier | None:
-    """How tokens are verified, None where none are taken. Raises `CannotServe`."""
+    """The verifier of tokens; None if tokens are not accepted. Raises `CannotServe`."""
     secret, key_set = node.secret("jwt_secret"), node.secret("jwt_jwks")
     if secret is None and key_set is None:
         return None
@@ -194,7 +195,7 @@ def token_verifier(node: Node) -> Verifier | None:
 
 
 def record_cipher(node: Node) -> Cipher | None:
-    """What encrypts inputs at rest, None where nothing does. Raises `CannotServe` for a bad key."""
+    """The cipher for stored inputs; None if there is no key. Raises `CannotServe` for a bad key."""
     secret = node.secret("record_key_file")
     if secret is None:
         return None

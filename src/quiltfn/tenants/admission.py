@@ -71,7 +71,7 @@ class LimitTable:
 
 
 class Admission:
-    """Admits calls, or refuses them and says how long to wait."""
+    """Admits calls, or refuses them with the time to wait."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Admission:
         self._asked: dict[str, None] | None = None
 
     def set_limits(self, tenant_id: str, limits: TenantLimits | None) -> None:
-        """Gives the tenant limits of its own; None: none any more. They hold for the next call."""
+        """Set the tenant's own limits; None removes them. They apply from the next call on."""
         self._own.pop(tenant_id, None)
         self._buckets.pop(tenant_id, None)  # so that the next call has the new rate
         if limits is not None:
@@ -125,8 +125,8 @@ class Admission:
         return InFlight(self._in_flight, tenant_id)
 
     def refusal(self, tenant_id: str) -> QuiltfnError | None:
-        """Why none of the tenant's invocations may start now, queued ones included; None if they
-        may. Limits that last a moment, such as calls under way, are left out.
+        """Why none of the tenant's invocations may start now, including queued ones; None if they
+        may. Short-lived limits, such as calls in progress, are left out.
         """
         limits = self.limits_of(tenant_id)
         if limits.disabled:
@@ -157,7 +157,7 @@ class Admission:
         )
 
     def check_functions(self, tenant_id: str, count: int) -> None:
-        """Whether the tenant, which has `count` functions, may have one more. Raises
+        """Check that the tenant, which has `count` functions, may have one more. Raises
         `RateLimited`.
         """
         most = self.limits_of(tenant_id).functions
@@ -169,7 +169,7 @@ class Admission:
             )
 
     def in_flight(self, tenant_id: str) -> int:
-        """How many calls of the tenant run or wait, on all nodes as far as is known."""
+        """The number of the tenant's calls that run or wait, on all nodes as far as known."""
         elsewhere = 0 if self.others is None else self.others.in_flight(tenant_id)
         return self._in_flight.get(tenant_id, 0) + elsewhere
 
@@ -178,13 +178,13 @@ class Admission:
         return () if self.others is None else self.others.report(self._in_flight)
 
     def used_today(self, tenant_id: str) -> DayUse | None:
-        """What the tenant's calls have used today; None: not known."""
+        """The usage of the tenant's calls today; None: unknown."""
         use = self._days.get(tenant_id)
         return use if use is not None and use.day == self._today() else None
 
     def take_asked(self, most: int) -> list[str]:
-        """Takes up to `most` tenants whose use of today was needed since they were last taken, the
-        longest-waiting first. Only needs after the first call of this are noted.
+        """Take up to `most` tenants whose usage of today was needed since they were last taken, the
+        longest-waiting first. Only tenants after the first call of this method are recorded.
         """
         if self._asked is None:
             self._asked = {}
@@ -194,13 +194,12 @@ class Admission:
         return taken
 
     def know_use(self, tenant_id: str, use: DayUse) -> None:
-        """Sets what the tenant's calls have used on a day; `use` adds to it from now on."""
+        """Set the usage of the tenant's calls on a day; `use` adds to it from now on."""
         self._days[tenant_id] = use
 
     def use(self, tenant_id: str, day: int, mib_ms: int) -> None:
-        """Adds what calls that ended on `day` have used, if that is the day whose use is known. The
-        use of any other day is asked for by the first call of that day: a clock may be set either
-        way.
+        """Add the usage of calls that ended on `day`, if that day's usage is known. The usage of
+        another day is requested by the first call of that day: a clock may be set either way.
         """
         use = self._days.get(tenant_id)
         if use is not None and use.day == day:
@@ -228,7 +227,7 @@ class Admission:
 
 
 def _in_flight_refusal(most: int) -> RateLimited:
-    """`most`: how many calls may be in flight; waiting for one to end helps only if some may."""
+    """`most`: maximum calls in flight; waiting for one to end helps only if it is above 0."""
     if most:
         return RateLimited(f"the tenant has {most} calls in flight, its limit", retry_after=1)
     return RateLimited(
