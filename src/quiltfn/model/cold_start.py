@@ -1,10 +1,10 @@
-"""Why an instance had to be started, told from the instances that the pool had before."""
+"""Why an instance had to start, concluded from the earlier instances of the pool."""
 
 from enum import StrEnum
 
 
 class ColdStartReason(StrEnum):
-    """Why a call had to wait for an instance to be started.
+    """Why an invocation had to wait for the start of an instance.
 
     FIRST: the function had no instance since the server's start or the last deploy.
     SCALED_OUT: there were instances of this version, and all of them were busy.
@@ -12,7 +12,7 @@ class ColdStartReason(StrEnum):
     EVICTED: the last instance of this version was ended in good health: it was idle for too long,
     or its memory or place was needed.
     REPLACED: the last instance of this version was ended after a timeout, an out-of-memory kill, a
-    crash, or a call that was given up.
+    crash, or an abandoned invocation.
     """
 
     FIRST = "first"
@@ -23,20 +23,21 @@ class ColdStartReason(StrEnum):
 
 
 class StartHistory:
-    """What a pool remembers of instances that were ready: whether there were any, and why the last
-    one of each version that is still needed was ended."""
+    """A pool's memory of ready instances: whether there were any, and why the last one of each
+    version that is still needed was ended.
+    """
 
     def __init__(self) -> None:
         self._has_any = False
         self._last: dict[str, ColdStartReason] = {}
 
     def ready(self) -> None:
-        """An instance was made and specialised."""
+        """An instance was created and specialised."""
         self._has_any = True
 
     def ended(self, digest: str, how: ColdStartReason) -> None:
-        """An instance that had been ready is ended; only the last one's reason is remembered."""
-        self._has_any = True  # It may have been running when the function was closed.
+        """An instance that had been ready is ended; only the last reason of a version is kept."""
+        self._has_any = True  # it may have been running when the function was closed
         self._last[digest] = how
 
     def retain(self, *digests: str | None) -> None:
@@ -57,6 +58,6 @@ class StartHistory:
         return ColdStartReason.UPDATED if self._has_any else ColdStartReason.FIRST
 
     def check(self, *digests: str | None) -> None:
-        """Asserts that nothing is remembered except of these versions."""
+        """Asserts that only these versions are remembered."""
         assert self._last.keys() <= set(digests), "a pool remembers a version that it does not need"
         assert self._has_any or not self._last, "an instance was ended that was never ready"

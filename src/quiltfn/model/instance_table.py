@@ -19,8 +19,8 @@ UNKNOWN, NONE = Footprint(), PoolCounts()
 class InstanceTable:
     """Instances by number. Every event of an instance goes through here, so that all are counted.
 
-    Every call asks several times which instances are in a state, so they are kept by state. The one
-    that has been in a state for longest is the first there.
+    Every invocation queries the instances in a state several times, so they are stored by state,
+    the one that has been in it for longest first.
     """
 
     def __init__(self, memory: Memory, quota: Quota, places: Places) -> None:
@@ -34,7 +34,7 @@ class InstanceTable:
         self._charged_mib = 0.0
 
     def set_footprint(self, digest: str, footprint: Footprint) -> None:
-        """Notes how much memory instances of this version need."""
+        """Sets how much memory instances of this version need."""
         self._footprints[digest] = footprint
 
     def retain_footprints(self, *wanted: str | None) -> None:
@@ -72,7 +72,7 @@ class InstanceTable:
             self._places.leaving += 1
 
     def remove(self, number: int, now: float) -> None:
-        """The instance is gone and no longer counts."""
+        """Removes an instance that is gone; it no longer counts."""
         instance = self.instances.pop(number)
         del self._in[instance.state][number]
         instance.apply(InstanceEvent.VANISHED, now)
@@ -85,14 +85,14 @@ class InstanceTable:
         self._charge(instance, 0.0)
 
     def take_out(self, instance: Instance) -> None:
-        """The idle instance goes to another pool of the function; it counts there."""
+        """Removes an idle instance that goes to another pool of the function, which counts it."""
         del self.instances[instance.id], self._in[instance.state][instance.id]
         self._charge(instance, 0.0)
         self._quota.used -= 1
         self._places.used -= 1
 
     def take_in(self, instance: Instance, now: float) -> None:
-        """A parked instance comes from another pool of the function, and is ready here."""
+        """Adds a parked instance of another pool of the function; it is ready here."""
         instance.apply(InstanceEvent.UNPARKED, now)
         instance.id, self._next_number = self._next_number, self._next_number + 1
         self.instances[instance.id] = self._in[instance.state][instance.id] = instance
@@ -101,7 +101,7 @@ class InstanceTable:
         self._places.used += 1
 
     def measured(self, number: int, mib: float) -> None:
-        """Notes what an idle instance uses, which it counts from now on while it is idle."""
+        """Sets the memory that an idle instance uses; it counts this much while it is idle."""
         instance = self.instances.get(number)
         if instance is not None:
             instance.idle_mib = mib
@@ -109,7 +109,7 @@ class InstanceTable:
                 self._charge(instance, mib)
 
     def can_take_call(self, instance: Instance) -> bool:
-        """Whether the machine has enough memory for a call in it."""
+        """Whether the machine has enough memory for an invocation in the instance."""
         return self._memory.fits(self.footprint(instance.digest).limit_mib - instance.charge_mib)
 
     # What there is ---------------------------------------------------------------------------
@@ -140,15 +140,15 @@ class InstanceTable:
         return len(there) if digest is None or not there else _of_version(digest, (there,))
 
     def count_free(self, digest: str) -> int:
-        """How many instances of a version have no call, or soon have none."""
+        """How many instances of a version are idle, or soon will be."""
         return _of_version(digest, self._free)
 
     def count_serving(self, digest: str) -> int:
-        """How many instances of a version serve calls or soon can: not parked, not terminating."""
+        """How many instances of a version serve or soon can: not parked, not terminating."""
         return _of_version(digest, self._serving)
 
     def check(self) -> None:
-        """Asserts that every instance counts what it should."""
+        """Asserts that every instance counts the right amounts."""
         assert self.instances.keys() == {n for there in self._in.values() for n in there}
         for instance in self.instances.values():
             assert instance.id in self._in[instance.state], (

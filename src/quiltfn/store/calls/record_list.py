@@ -1,8 +1,8 @@
-"""Finds the records that a list shows, newest first, within a bound on its time.
+"""Finds the records of a list, newest first, within a time limit.
 
-Which records match is read from an index alone, since their rows may be megabytes apart. A filter
-that few records pass may have to look at a million entries, so a page ends early once it has taken
-its time: its cursor goes on behind the last entry that was looked at.
+Matching reads only an index, since rows may be megabytes apart. A filter that few records pass may
+have to examine a million entries, so a page ends early at its time limit: its cursor continues
+after the last examined entry.
 """
 
 import time
@@ -19,12 +19,12 @@ from quiltfn.store.calls import records
 from quiltfn.store.database import steps, tables
 from quiltfn.store.database.sql import run
 
-# Rows that are read at a time, and for how long further ones are: rows with long output are slow.
+# How many rows are read at a time, and for how long: rows with long output are slow.
 ROWS_AT_ONCE, ROWS_S = 100, 0.1
 
 
 class Part(msgspec.Struct, frozen=True):
-    """An index with records of which a list is made. `find`, `step`: its statements' names."""
+    """An index for a list of records. `find`, `step`: the names of its statements."""
 
     find: str
     step: str
@@ -43,8 +43,8 @@ def page(
     known: Collection[str] = (),
 ) -> tuple[list[Invocation], str]:
     """Up to `most` records with ids below `before`, newest first, and the id down to which every
-    record was looked at; BEFORE_EVERY_ID where there are no more. `known`: the ids of records that
-    the caller has itself, which are left out.
+    record was examined; BEFORE_EVERY_ID if there are no more. `known`: the ids of records that the
+    caller already has; they are left out.
     """
     ids, reached = _matching(connection, query, before, most + len(known))
     ids = [one for one in ids if one not in known]
@@ -73,24 +73,24 @@ def matches(record: Invocation, query: InvocationQuery, before: str) -> bool:
 
 
 def start_of(query: InvocationQuery) -> str:
-    """No id of the list is below this one."""
+    """A lower bound of the ids of the list."""
     return BEFORE_EVERY_ID if query.since is None else first_id(query.since)
 
 
 def end_of(query: InvocationQuery) -> str:
-    """Every id of the list is below this one."""
+    """An upper bound of the ids of the list."""
     return AFTER_EVERY_ID if query.until is None else first_id(query.until)
 
 
 def children(connection: Connection, tenant_id: str, parent_id: str, most: int) -> list[Invocation]:
-    """The newest calls that a call of the tenant has caused, without their output."""
+    """The newest invocations that one of the tenant's has caused, without their output."""
     wanted = {"parent": parent_id, "tenant_id": tenant_id, "most": most}
     ids = run(connection, "children_of", wanted).scalars().all()
     return list(records.among(connection, ids).values())
 
 
 def function_of(connection: Connection, tenant_id: str, invocation_id: str) -> str | None:
-    """The id of the function that a call of the tenant is of."""
+    """The function id of an invocation of the tenant."""
     wanted = {"invocation_id": invocation_id, "tenant_id": tenant_id}
     return run(connection, "function_of_invocation", wanted).scalar()
 
@@ -98,7 +98,7 @@ def function_of(connection: Connection, tenant_id: str, invocation_id: str) -> s
 def _matching(
     connection: Connection, query: InvocationQuery, before: str, most: int
 ) -> tuple[list[str], str]:
-    """The ids of up to `most` matching records, and down to which id that is complete."""
+    """The ids of up to `most` matching records, and the id down to which the search is complete."""
     until, found, reached = time.monotonic() + steps.STEPS_S, list[str](), BEFORE_EVERY_ID
     for part in _parts(query):
         some, end = _matching_in(connection, part, query, before, most, until)
@@ -154,7 +154,7 @@ def _matching_in(
 def _read(
     connection: Connection, query: InvocationQuery, ids: Sequence[str], reached: str
 ) -> tuple[list[Invocation], str]:
-    """The records with these ids, as many as the bytes and the time of a page allow."""
+    """The records with these ids, as many as fit into the bytes and the time of a page."""
     left_out = () if query.with_output else tables.OUTPUT_COLUMNS
     columns = [one for one in tables.invocation.c if one.name not in left_out]
     key = tables.invocation.c.invocation_id

@@ -1,9 +1,9 @@
 """Which versions of quiltfn may use a database of PostgreSQL together.
 
-Migrations only add: a server of the version before goes on with what a newer one has made, and may
-start with it. A migration that takes something away says in `needs` which version is the first that
-does without it. The database keeps the oldest version that may use it, which only rises: each
-server knows the oldest one that it works with, and lets nobody older in.
+Migrations only add: a server of the previous version continues with a newer schema, and may start
+with it. A migration that removes something names in `needs` the first version that does without it.
+The database stores the oldest version that may use it, which only rises: each server knows the
+oldest one that it works with, and excludes older ones.
 """
 
 import re
@@ -16,8 +16,8 @@ from quiltfn.model.member import Presence
 from quiltfn.store.database import tables
 from quiltfn.store.files.directory import StoreBroken
 
-# The oldest version whose servers this one shares a database with: none of its migrations needs a
-# newer one, and it understands what their nodes say. Never newer than the version before this one.
+# The oldest version whose servers may share a database with this one: none of its migrations needs
+# a newer one, and it understands their nodes. Never newer than the previous version.
 OLDEST = "0.1.0"
 NUMBERS = re.compile(r"\d+(?:\.\d+)*")
 NUMBERS_MAX = 3
@@ -35,26 +35,26 @@ oldest_version, node = tables.compatibility.c.oldest_version, tables.node.c
 
 
 def is_older(version: str, other: str) -> bool:
-    """Whether one version is older than another. What follows the numbers does not count."""
+    """Whether one version is older than another. Ignores suffixes after the numbers."""
     return _numbers(version) < _numbers(other)
 
 
 def oldest(connection: Connection) -> str:
-    """The oldest version that may use the database; empty where its schema does not say it yet."""
+    """The oldest version that may use the database; empty if its schema does not have it yet."""
     if not connection.execute(HAS_TABLE).scalar_one():
         return ""
     return str(connection.execute(select(oldest_version)).scalar_one())
 
 
 def check(connection: Connection) -> None:
-    """Raises `StoreBroken` where this version is too old for the database."""
+    """Raises `StoreBroken` if this version is too old for the database."""
     needed = oldest(connection)
     if is_older(__version__, needed):
         raise StoreBroken(TOO_OLD.format(oldest=needed, own=__version__))
 
 
 def check_nodes(connection: Connection, name: str) -> None:
-    """Raises `StoreUnavailable` where a node is there that is too old for the one of that name."""
+    """Raises `StoreUnavailable` if a node is present that is too old for the node of that name."""
     is_there = node.presence == Presence.PRESENT.value, node.name != name, node.version != ""
     rows = connection.execute(select(node.name, node.version).where(*is_there).order_by(node.name))
     old = [f"{one} of {version}" for one, version in rows if is_older(version, OLDEST)]
@@ -64,8 +64,8 @@ def check_nodes(connection: Connection, name: str) -> None:
 
 
 def close_to_older(connection: Connection) -> None:
-    """Whoever is too old for this version is refused from now on. To be called behind the lock of
-    writers, as `check_nodes` before.
+    """Refuses versions that are too old for this one from now on. Call it, and `check_nodes` before
+    it, while holding the writer lock.
     """
     if is_older(oldest(connection), OLDEST):
         connection.execute(update(tables.compatibility).values(oldest_version=OLDEST))

@@ -1,9 +1,9 @@
-"""The hot statements by name. `queries.sql` has those that any database takes, `sqlite.sql` and
-`postgresql.sql` those that each says in its own way, under the same names; `fleet.sql` what nodes
-of a fleet ask of PostgreSQL alone.
+"""The hot statements by name. `queries.sql` has those that any database accepts; `sqlite.sql` and
+`postgresql.sql` have their own forms of others, under the same names; `fleet.sql` has those of
+fleets, for PostgreSQL only.
 
 They are strings that reach the driver unchanged. SQLAlchemy's `text()` would cost 4 µs more for
-each row, a third of what storing a record costs.
+each row, a third of the cost of storing a record.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult
 
 HEADING = re.compile(r"^-- (\w+): ", re.MULTILINE)
-# A comment, a placeholder as SQLite has it, or a %, which psycopg would take for one of its own.
+# A comment, an SQLite placeholder, or a %, which psycopg would take for one of its own.
 PLACEHOLDER = re.compile(r"--[^\n]*|\?|(?<![:\w]):([a-z_]+)\b|%")
 
 
@@ -42,7 +42,7 @@ def statements(dialect: str) -> Mapping[str, str]:
 
 
 def for_psycopg(statement: str) -> str:
-    """The statement with placeholders as psycopg has them, and without comments."""
+    """The statement with psycopg's placeholders, and without comments."""
 
     def other(found: re.Match[str]) -> str:
         if found[0].startswith("--"):
@@ -55,7 +55,7 @@ def for_psycopg(statement: str) -> str:
 
 
 def sql(connection: Connection, name: str) -> str:
-    """A statement as the connection's database takes it."""
+    """A statement in the form of the connection's database."""
     return statements(connection.dialect.name)[name]
 
 
@@ -70,12 +70,12 @@ def execute(connection: Connection, name: str, values: Mapping[str, Any] | Seque
 
 
 def driver(connection: Connection) -> Any:
-    """The driver's connection below SQLAlchemy's."""
+    """The driver's connection that SQLAlchemy's wraps."""
     found = connection.connection.driver_connection
     assert found is not None
     return found
 
 
 def numbered_cursor(connection: Connection) -> Any:
-    """A cursor of psycopg's for statements whose placeholders have numbers, $1 first."""
+    """A psycopg cursor for statements with numbered placeholders, from $1."""
     return connection.info["numbered_cursor"]

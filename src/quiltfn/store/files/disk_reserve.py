@@ -1,9 +1,9 @@
-"""Disk space that is set aside for what must work on a full disk.
+"""Disk space set aside for writes that must succeed on a full disk.
 
-It is a file, `reserve`, that nobody reads. When the disk is full, the end of a running call or a
-write that frees something, such as a DELETE, releases it. After that nothing else is accepted,
-neither calls nor other writes, until the file can be made again. A start releases it first, since
-it has to write before it can know whether the disk is full.
+It is a file, `reserve`, that is never read. When the disk is full, the end of a running invocation
+or a write that frees something, such as a DELETE, releases it. After that the server accepts
+neither invocations nor other writes until the file can be created again. A start releases it first,
+since it has to write before it can know whether the disk is full.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from quiltfn.store.files.directory import open_own
 RESERVE_BYTES = 32 * 1024 * 1024
 FULL = "the disk is full"
 REFUSED = f"{FULL}: only what frees room is taken, such as deleting a function"
-# Below this much free space an I/O error is taken for a full disk.
+# Below this much free space an I/O error counts as a full disk.
 NEXT_TO_NOTHING_BYTES = 1024 * 1024
 
 
@@ -27,9 +27,9 @@ class DiskFull(StoreUnavailable):
 
 
 class DiskReserve:
-    """The file. Writes are refused for it only after the first `refill`.
+    """The reserve's file. Writes are refused for lack of it only after the first `refill`.
 
-    `is_spent`: only ends of calls and writes that free something are accepted.
+    `is_spent`: only ends of invocations and writes that free something are accepted.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -37,7 +37,7 @@ class DiskReserve:
         self.is_spent = False
 
     def refill(self) -> bool:
-        """Allocates the file if it is not there; returns whether it is. Blocks."""
+        """Allocates the file if it is missing; returns whether it exists. Blocks."""
         self.is_spent = not (self._size() == RESERVE_BYTES or self._make())
         return not self.is_spent
 
@@ -88,7 +88,7 @@ class DiskReserve:
 
 
 def is_full(error: BaseException | None, where: Path) -> bool:
-    """Whether a full disk caused the error: SQLite or the kernel says so, or little is free."""
+    """Whether a full disk caused the error: SQLite or the kernel reports it, or little is free."""
     error = getattr(error, "orig", None) or error  # SQLAlchemy wraps SQLite's error.
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -99,7 +99,7 @@ def is_full(error: BaseException | None, where: Path) -> bool:
 
 
 def _free_bytes(where: Path) -> float:
-    """Unbounded where nobody can tell."""
+    """Unlimited if unknown."""
     try:
         found = os.statvfs(where)
     except OSError:

@@ -25,7 +25,7 @@ TRIES, TRY_AGAIN_S = 50, 0.02
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`images`: the digests that the database names."""
+    """`images`: the digests in the database."""
 
     revision: str
     functions: int
@@ -78,11 +78,11 @@ def _copy_lines(source: Path, target: Path) -> bool:
                     copy.write(line if line.endswith(b"\n") else line + b"\n")
                 elif line.endswith(b"\n"):
                     return False
-    return True  # A line without its end was being written, and not acknowledged.
+    return True  # An incomplete line was being written, and not acknowledged.
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copies the database without blocking writers, and gives the copy an id of its own."""
+    """Copies the database without blocking writers, and gives the copy its own id."""
     os.close(_private(str(target), os.O_RDWR | os.O_CREAT | os.O_EXCL))
     try:
         with (
@@ -113,7 +113,7 @@ def look_through(database: Path) -> Snapshot:
 
 
 def _needed_images(connection: sqlite3.Connection) -> frozenset[str]:
-    """The digests of all images that are named. An older schema has fewer fields for them."""
+    """The digests of all images in the database. An older schema has fewer fields for them."""
     known = {row[1] for row in connection.execute("PRAGMA table_info(runtime)")}
     found: set[str] = set()
     for kind in IMAGES:

@@ -1,5 +1,5 @@
-"""What a fleet's database and the PostgreSQL around it say of themselves, for who examines them. It
-changes nothing and takes no lock.
+"""Facts about a fleet's database and its PostgreSQL, for diagnosis. Reading them changes nothing
+and takes no lock.
 """
 
 import statistics
@@ -23,7 +23,7 @@ SETTINGS = (
     *("server_version", "max_connections", "superuser_reserved_connections"),
     *("synchronous_standby_names", "fsync", "full_page_writes"),
 )
-# Those that are bounded for the role or the database; -1: they are not.
+# Connection limits of the role and the database; -1: unlimited.
 LIMITS = """
 SELECT rolconnlimit, datconnlimit, rolsuper FROM pg_roles, pg_database
  WHERE rolname = current_user AND datname = current_database()
@@ -42,12 +42,12 @@ SELECT count(*) FROM pg_stat_activity
 
 @dataclass(frozen=True, kw_only=True)
 class FleetFacts:
-    """`latency_s`: of a statement there and back. `clock_off_s`: how much later the database's
-    clock is than this machine's, give or take half the latency. `revision`: of the database's
-    tables; `known`: the newest that this quiltfn has. `oldest`: the oldest version of quiltfn that
-    may use them. `foreign_tables`: those that the role does not own. `connections_max`: how many
-    the role may have in all; `connections_of_others`: how many other databases have now.
-    `standbys`: how many follow it. `members`: the nodes that have been there.
+    """`latency_s`: of a statement, both ways. `clock_off_s`: how far the database's clock is ahead
+    of this machine's, within half the latency. `revision`: of the database's tables; `known`: the
+    newest that this quiltfn has. `oldest`: the oldest version of quiltfn that may use them.
+    `foreign_tables`: tables that the role does not own. `connections_max`: the maximum for the
+    role; `connections_of_others`: how many other databases have now. `standbys`: how many follow
+    it. `members`: all nodes that have ever been present.
     """
 
     settings: Mapping[str, str]
@@ -67,8 +67,8 @@ class FleetFacts:
 def read_facts(
     url: str, password: str | None, fleet_id: str, unix: Callable[[], float]
 ) -> FleetFacts:
-    """`unix`: this machine's clock, in Unix seconds. Raises `StoreBroken` where the database does
-    not answer, or is not that fleet's.
+    """`unix`: this machine's clock, in Unix seconds. Raises `StoreBroken` if the database does not
+    respond, or is not that fleet's.
     """
     try:
         with engine(url, password).connect() as connection:
@@ -116,7 +116,7 @@ def _members(connection: Connection) -> list[Member]:
 
 
 def _times(connection: Connection, unix: Callable[[], float]) -> tuple[float, float]:
-    """The usual time of a statement there and back, and how much later the database's clock is."""
+    """The usual latency of a statement, both ways, and how far the database's clock is ahead."""
     took, off = [], []
     for _ in range(ROUND_TRIPS):
         began, began_at = time.monotonic(), unix()

@@ -1,4 +1,4 @@
-"""Runtimes in the database, and which tenant has which images."""
+"""Runtimes in the database, and the images of tenants."""
 
 from collections.abc import Collection, Sequence
 
@@ -12,7 +12,7 @@ from quiltfn.store.database.database import Database
 from quiltfn.store.functions import changes
 
 table, held = tables.runtime, tables.tenant_image
-# Which images the runtimes and the versions of each tenant name; without one the image is null.
+# The images in the runtimes and the versions of each tenant; null for those without one.
 named = union_all(
     *(select(table.c.tenant_id, table.c[kind].label("image")) for kind in IMAGES),
     *(
@@ -45,9 +45,9 @@ class SqlRuntimes:
         return await self._database.read(work)
 
     async def save(self, tenant_id: str, runtime: Runtime) -> bool:
-        """Adds or replaces the runtime of that name, unless it names an image that the tenant does
-        not have; whether it has done so. Its base image may be one of all tenants. Versions keep
-        their runtime snapshots.
+        """Adds or replaces the runtime of that name, unless it has an image that the tenant lacks;
+        returns whether it did. The base image may be one of all tenants. Versions keep their
+        runtime snapshots.
         """
         this = (table.c.tenant_id == tenant_id) & (table.c.name == runtime.name)
         mine, any_of = (tenant_id,), (tenant_id, SHARED)
@@ -69,7 +69,7 @@ class SqlRuntimes:
         return await self._database.write(work)
 
     async def remove(self, tenant_id: str, name: str) -> None:
-        """Removes the runtime of that name, if there is one."""
+        """Removes the runtime of that name, if it exists."""
         this = (table.c.tenant_id == tenant_id) & (table.c.name == name)
 
         def work(connection: Connection) -> None:
@@ -79,7 +79,7 @@ class SqlRuntimes:
         await self._database.write(work, frees=True)
 
     async def images_in_use(self) -> frozenset[tuple[str, str]]:
-        """Pairs of tenant and digest: each image that a runtime or a version of theirs names."""
+        """Pairs of tenant and digest: each image in a runtime or a version of the tenant."""
         query = select(named).where(named.c.image.is_not(None)).distinct()
 
         def work(connection: Connection) -> frozenset[tuple[str, str]]:
@@ -89,13 +89,13 @@ class SqlRuntimes:
 
 
 class SqlTenantImages:
-    """Which tenant has which images. Raises `StoreUnavailable`."""
+    """The images of tenants. Raises `StoreUnavailable`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
-        """All of them, or those with these digests, whoever has them."""
+        """All pairs of tenant and image, or those with these digests."""
         query = select(held).order_by(held.c.tenant_id, held.c.digest)
         if digests is not None:
             query = query.where(held.c.digest.in_(digests))
@@ -107,7 +107,7 @@ class SqlTenantImages:
 
     async def add(self, image: TenantImage, quota_bytes: int | None = None) -> bool:
         """Gives the tenant the image, unless all of its images would then count more than
-        `quota_bytes`; whether it has it now. What it had already it keeps.
+        `quota_bytes`; returns whether it now has it. A tenant keeps an image that it had already.
         """
         this = (held.c.tenant_id == image.tenant_id) & (held.c.digest == image.digest)
         theirs = select(func.coalesce(func.sum(held.c.counted_bytes), 0)).where(
@@ -127,8 +127,8 @@ class SqlTenantImages:
         return await self._database.write(work)
 
     async def remove(self, tenant_id: str, digest: str) -> bool:
-        """Takes the image from the tenant, unless a runtime or a version of the tenant names it, or
-        for `SHARED` one of any tenant. Returns whether the tenant is without it now.
+        """Takes the image from the tenant, unless a runtime or a version of the tenant, or for
+        `SHARED` of any tenant, has it. Returns whether the tenant is now without it.
         """
         this = (held.c.tenant_id == tenant_id) & (held.c.digest == digest)
         uses = named.c.image == digest

@@ -17,17 +17,19 @@ REFUSED_KEPT = 1000
 
 
 class SqlOperations:
-    """Changes of scaling targets, each made once for its tenant and idempotency key."""
+    """Changes of scaling targets, each executed once for its tenant and idempotency key."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # By id: ends of interrupted operations that could not be stored yet.
+        # Ends of interrupted operations that could not be stored yet, by id.
         self._ended: dict[str, Operation] = {}
-        # Ids of those that were refused because the database did not tell whether it has them.
+        # Ids of operations that were refused because the outcome of their write was unknown.
         self._refused: deque[str] = deque(maxlen=REFUSED_KEPT)
 
     async def add(self, operation: Operation) -> Operation | None:
-        """Stores it (None), or returns the tenant's earlier one with the same idempotency key."""
+        """Stores the operation (None), or returns the tenant's earlier one with its idempotency
+        key.
+        """
         earlier = select(table).where(
             table.c.tenant_id == operation.tenant_id,
             table.c.idempotency_key == operation.idempotency_key,
@@ -36,7 +38,7 @@ class SqlOperations:
         owner = tables.owned_by(self._database.boot)
 
         def work(connection: Connection) -> Operation | None:
-            # The transaction holds the write lock from its start, so no other writer intervenes.
+            # The transaction has the write lock from its start, so no other writer intervenes.
             found = connection.execute(earlier).mappings().one_or_none()
             if found is not None:
                 stored = tables.read(found, Operation)
@@ -55,19 +57,19 @@ class SqlOperations:
 
     async def finish(self, operation: Operation) -> None:
         # It may use the reserve of a full disk, since the operation was accepted.
-        """Stores its end."""
+        """Stores the end of an operation."""
         await self._database.write(lambda connection: finish(connection, operation), frees=True)
 
     async def forget(self, operation_id: str) -> None:
-        """Removes one that was not begun, if it is there."""
+        """Removes an operation that was not started, if it exists."""
         removal = delete(table).where(table.c.operation_id == operation_id)
         await self._database.write(
             lambda connection: connection.execute(removal).close(), frees=True
         )
 
     async def finish_interrupted(self, ended: Sequence[Operation]) -> None:
-        """Stores the ends of those, at a start. On a full disk `add` and `get` return them at once,
-        and they are stored when there is room.
+        """Stores the ends of operations, at a start. On a full disk `add` and `get` return them at
+        once, and they are stored when there is space.
         """
         self._ended = {one.operation_id: one for one in ended}
 
@@ -81,13 +83,13 @@ class SqlOperations:
         await self._database.write_or_put_off(work, stored)
 
     async def interrupted(self) -> Sequence[Operation]:
-        """Those that were running when this server ended before its present start."""
+        """Operations that were running when the last start of this server ended."""
         boot = self._database.boot
         return await self._database.read(lambda connection: left_by(connection, boot))
 
     async def prune(self, before: int) -> int:
-        """Removes those that ended and are from before that time; returns how many. Times are Unix
-        seconds.
+        """Removes operations that ended and were created before that time; returns how many. Times
+        are Unix seconds.
         """
         some = select(table.c.operation_id).where(
             table.c.operation_id < first_id(before), table.c.status != "running"
@@ -112,7 +114,7 @@ class SqlOperations:
 
 
 def left_by(connection: Connection, boot: Boot) -> list[Operation]:
-    """Those that were running when earlier boots of a server ended."""
+    """Operations that were running when earlier boots of a server ended."""
     left = of_earlier_boots(boot, table.c.node_id, table.c.epoch)
     query = select(table).where(table.c.status == "running", left)
     return [tables.read(row, Operation) for row in connection.execute(query).mappings()]
