@@ -28,10 +28,10 @@ DISK_MIN_BYTES = 64 * 1024 * 1024
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the launcher found out at start: facts, and protections read back from the kernel.
+    """The launcher's findings at start: facts, and protections read back from the kernel.
 
     `no_gvisor`: why sandboxes with gVisor are not possible; empty if they are. `runsc`: the path of
-    the program that makes them. `store`: the URL of the database; empty: SQLite in the data
+    the program that creates them. `store`: the URL of the database; empty: SQLite in the data
     directory. `connections_max`: how many connections the limit of open files allows.
     """
 
@@ -52,10 +52,10 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reasons(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom `Health` asks. `no_sandbox`: why none can be made at the moment; None: one can.
-    `refuses`: why no calls are accepted for a while; empty: they are. `not_seen`: of a node of a
-    fleet, why the others may take it for gone; None: they don't. `missing_images`: of a server
-    alone, the images whose files are gone; a node's may be on other nodes.
+    """The sources of `Health`. `no_sandbox`: why no sandbox can be created now; None: one can.
+    `refuses`: why calls are refused for a while; empty: they are accepted. `not_seen`: on a node of
+    a fleet, why others may consider it lost; None: they don't. `missing_images`: on a standalone
+    server, the images with missing files; those of a node may be on other nodes.
     """
 
     no_sandbox: Callable[[], Awaitable[str | None]]
@@ -82,7 +82,7 @@ class Health:
         self.started_at, self.draining = started_at, False
 
     def drain(self) -> None:
-        """The server is ending: no new calls should come here."""
+        """Stops routing of new calls to a server that is ending."""
         self.draining = True
 
     @property
@@ -92,9 +92,9 @@ class Health:
 
     @property
     def takes_calls(self) -> bool:
-        """Whether new calls should come here: it is neither ending nor drained. It asks nobody, and
-        a database that is away changes nothing: all nodes would be left out at once, while they
-        serve calls with the instances that they have.
+        """Whether new calls should come here: the server is neither ending nor drained. Ignores an
+        unreachable database: otherwise all nodes would drop out at once, although they can serve
+        calls with existing instances.
         """
         return not (self.draining or self.reasons.refuses())
 
@@ -113,8 +113,8 @@ class Health:
         return self._report(parts, self.machine.protections)
 
     def unverified_report(self, why: str) -> dict[str, Any]:
-        """Likewise for whoever asks, while credentials cannot be checked: why, and nothing that is
-        for callers alone. It asks nobody.
+        """The report for any caller while credentials cannot be checked: the reason, without
+        details reserved for authenticated callers. Queries no other part.
         """
         parts = {
             "credentials": _part(False, why),
@@ -137,7 +137,7 @@ class Health:
         }
 
     async def findings(self) -> list[Finding]:
-        """What `quiltfn doctor` finds, as far as this process can see it: without root."""
+        """The findings of `quiltfn doctor` that this process can make without root."""
         found = await asyncio.to_thread(self._findings)
         if self.reasons.missing_images is not None:
             found.append(images(await self.reasons.missing_images()))

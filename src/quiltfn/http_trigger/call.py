@@ -1,5 +1,5 @@
-"""A request to a function's URL as its handler may know it: without what is between the caller and
-this server, and without credentials of ours.
+"""A request to a function's URL as its handler gets it: without hop-by-hop fields, and without
+credentials of this server.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,20 +26,20 @@ HOP_BY_HOP = frozenset(
 )
 SAID_AGAIN = frozenset({"content-length", "expect", "x-forwarded-prefix"})
 NOT_PASSED_ON = HOP_BY_HOP | SAID_AGAIN
-# What proxies before this server have said, and of events what this server has checked. A caller
-# neither has one of these removed nor says another thing beside it.
+# Fields set by proxies in front of this server and, for events, checked by it. A caller can neither
+# have one removed nor add a conflicting one.
 FROM_PROXIES = ("x-forwarded-", "forwarded", "x-real-ip")
 CHECKED = (*FROM_PROXIES, "ce-")
 CREDENTIALS = ("authorization", "x-api-key")
-# How many signed tokens of a request are checked; each takes as long as a signature.
+# The limit on signed tokens checked per request; each costs a signature check.
 TOKENS_MAX = 32
 
 Field = tuple[str, str]
 
 
 class HttpCall(msgspec.Struct, frozen=True, kw_only=True):
-    """`path`: within the function, percent-encoded as it was sent; `prefix`: what came before it.
-    `headers`: names in small letters, a name once. `now`: Unix seconds.
+    """`path`: within the function, percent-encoded as sent; `prefix`: the part before it.
+    `headers`: unique lowercase names. `now`: Unix seconds.
     """
 
     method: str
@@ -62,7 +62,7 @@ class HttpCall(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name_and_port(self) -> tuple[str, str]:
-        """The host's name and its port, which is that of the scheme where it names none."""
+        """The host's name and its port; the default is that of the scheme."""
         host = self.host
         name, colon, port = host.rpartition(":")
         if not colon or not port.isdigit():
@@ -71,7 +71,7 @@ class HttpCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def connection_options(fields: Iterable[Field]) -> set[str]:
-    """The fields that the sender says are of its connection alone (RFC 9110, 7.6.1)."""
+    """The fields that the sender declares as specific to its connection (RFC 9110, 7.6.1)."""
     return {
         option.strip().lower()
         for name, value in fields
@@ -81,8 +81,8 @@ def connection_options(fields: Iterable[Field]) -> set[str]:
 
 
 def of_the_connection(fields: Iterable[Field]) -> set[str]:
-    """Those of `connection_options` that are left out because of it: a caller does not have removed
-    what it must send or what a proxy has added.
+    """The `connection_options` to leave out: a caller cannot have required fields removed, nor
+    those that a proxy has added.
     """
     return {
         option
@@ -94,10 +94,10 @@ def of_the_connection(fields: Iterable[Field]) -> set[str]:
 def passed_on(
     fields: Iterable[Field], *, is_ours: bool, is_token: Callable[[str], bool] | None = None
 ) -> dict[str, str]:
-    """The fields of a request that its handler gets, several of a name as one. `is_ours`: the
-    credential of the request is one of this server. What looks like a key of it is kept back in any
-    field, and so is a signed token that `is_token` knows as a credential of it. Raises `BadRequest`
-    for more signed tokens than are checked.
+    """The fields of a request for its handler, repeated names joined. `is_ours`: the request's
+    credential belongs to this server. Removes anything that looks like a key of this server, and
+    signed tokens that `is_token` recognizes as its credentials, from all fields. Raises
+    `BadRequest` for too many signed tokens.
     """
     given = list(fields)
     names = {name for name, _ in given}
@@ -126,14 +126,14 @@ def passed_on(
 
 
 def _is_shadow(name: str, names: AbstractSet[str], dropped: AbstractSet[str]) -> bool:
-    """Whether programs that make variables of headers (CGI, WSGI) may read a name with underscores
-    as `name`, which was checked or is sent as well.
+    """Whether programs that make variables of headers (CGI, WSGI) may confuse a name with
+    underscores with a field that was checked or is also sent.
     """
     return name in names or name in dropped or name.startswith(CHECKED)
 
 
 def _withholding(is_token: Callable[[str], bool] | None) -> Callable[[str], bool]:
-    """Whether a value, or a part of one, has a credential of this server."""
+    """Returns a check whether a value, or a part of one, contains a credential of this server."""
     checked: dict[str, bool] = {}
 
     def is_known(token: str) -> bool:
@@ -156,8 +156,8 @@ def _withholding(is_token: Callable[[str], bool] | None) -> Callable[[str], bool
 def forwarded(
     headers: dict[str, str], *, client: str, scheme: str, prefix: str, port: str
 ) -> dict[str, str]:
-    """`headers`, and how the request came here. What a proxy before this server has said of the
-    scheme and the port stays.
+    """Returns `headers` with those that describe the route to this server. Keeps scheme and port
+    set by a proxy in front of it.
     """
     before = headers.get("x-forwarded-for")
     headers["x-forwarded-for"] = client if before is None else f"{before}, {client}"

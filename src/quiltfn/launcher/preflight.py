@@ -1,7 +1,7 @@
 """At start: create one sandbox, and read its protections back from the kernel.
 
-Health reports what was seen here, not what was asked for. If a protection is missing, the server
-does not start.
+Health reports these observations, not the requested settings. If a protection is missing, the
+server does not start.
 """
 
 import os
@@ -22,14 +22,14 @@ from quiltfn.launcher.state import UID_BASE, UIDS_PER_SANDBOX, ServerState
 PROBE = SandboxLimits(
     memory_mib=64, cpu_percent=50.0, pids=64, tmp_mib=64, file_mib=64, open_files=LEAST
 )
-# More memory: a kernel of its own has to start in it.
+# More memory, since gVisor's kernel has to start in it.
 GVISOR_PROBE = PROBE.replace(memory_mib=256)
 WITHIN = "within the memory limit"
 COMMAND_LINE = Path("/proc/cmdline")
 
 
 class PreflightFailed(Exception):
-    """This machine does not give a sandbox what it needs (a sentence for the operator)."""
+    """This machine cannot protect a sandbox as required (a sentence for the operator)."""
 
 
 class Seen(NamedTuple):
@@ -43,7 +43,7 @@ class Seen(NamedTuple):
 def check(
     sandboxes: Sandboxes, state: ServerState, cgroups: Cgroups, turn: Callable[[], None]
 ) -> dict[str, str]:
-    """Makes the probe, examines it, and removes it. Returns each protection and what was seen.
+    """Creates the probe, examines it, and removes it. Returns the observation for each protection.
 
     `turn` runs the event loop once. Raises `PreflightFailed`.
     """
@@ -58,10 +58,9 @@ def check_gvisor(
     cgroups: Cgroups,
     turn: Callable[[], None],
 ) -> str:
-    """The same with gVisor: examines its sentry, the process in which a handler's code runs. Once
-    more where it was only held up, as no other one follows until the next start.
-
-    Returns what was seen, or "refused: " and why gVisor cannot be used on this machine.
+    """The same with gVisor: examines its sentry, the process in which a handler's code runs.
+    Repeats a probe that was only delayed, as there is no other one until the next start. Returns
+    the observation, or "refused: " and the reason why gVisor is unusable.
     """
     spec = SandboxSpec(limits=GVISOR_PROBE, isolation=GVISOR)
     for _ in range(2) if gvisor.find() else ():
@@ -105,9 +104,8 @@ def _probe(
 
 
 def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -> str:
-    """Opens a network like that of a sandbox with egress, and tries what it must refuse.
-
-    Returns what was seen, or "refused: " and why there is no egress on this machine.
+    """Opens a network like that of a sandbox with egress, and tests that it refuses what it must.
+    Returns the observation, or "refused: " and why this machine has no egress.
     """
     answers: list[EgressProxy | str] = []
     lost: list[bool] = []
@@ -132,7 +130,7 @@ def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -
 
 
 def judge(seen: Seen, mode: str) -> dict[str, str]:
-    """Each protection and what was seen. Raises `PreflightFailed`, which names what is missing."""
+    """Returns the observation for each protection. Raises `PreflightFailed` if one is missing."""
     demands = {
         **_identity(seen),
         "namespaces": (
@@ -149,7 +147,7 @@ def judge(seen: Seen, mode: str) -> dict[str, str]:
 
 
 def judge_gvisor(seen: Seen, version: str) -> str:
-    """What was seen, in a sentence. Raises `PreflightFailed`, which names what is missing."""
+    """Returns the observation as a sentence. Raises `PreflightFailed` with what is missing."""
     demands = {
         **_identity(seen),
         # Its stub processes must be in the host's pid namespace, which handlers cannot see.
@@ -223,7 +221,7 @@ def _look(pid: int, server: str, sandbox: str, cgroups: Cgroups) -> Seen:
             "period": MOUNT / "cpu" / group / "cpu.cfs_period_us",
             "pids": MOUNT / "pids" / group / "pids.max",
         }
-    # A host without swap accounting has no such file to read. It must then have no swap either.
+    # A host without swap accounting lacks this file. It must then have no swap either.
     limits = {n: f.read_text().strip() for n, f in files.items() if f.exists() or n != "swap"}
     if "swap" not in limits and len(Path("/proc/swaps").read_text().splitlines()) <= 1:
         limits["swap"] = "none"

@@ -1,4 +1,4 @@
-"""The one response type: what every handler returns, and what every connection sends.
+"""The one response type: every handler returns it, and every connection sends it.
 
 Results, refusals, replays for an `Idempotency-Key` and long streams are all a `Response`, so
 whatever looks at responses (the audit log, the request log, a tracer) sees all of them.
@@ -18,23 +18,21 @@ encode = msgspec.json.Encoder().encode
 
 
 class CutShort(Exception):
-    """Raised by the iterator of a body that cannot be sent to its end, for a known reason."""
+    """Raised by the iterator of a body that cannot be completed, for a known reason."""
 
 
 class Response(msgspec.Struct, kw_only=True, eq=False):
-    """A status, headers in the order in which they are sent, and a body.
+    """A status, headers in the order of sending, and a body.
 
-    `headers`: a name may come several times; names in small letters. `body`: bytes, or an async
-    iterator whose chunks are sent as they come. A chunk is asked for only once the client has taken
-    most of those before it, and the iterator's `aclose` is called however the response ends. If the
-    iterator raises, the connection ends without the mark of a complete body. A stream has chunked
-    encoding unless `headers` say its `content-length`.
-
-    `executed`: False for a refusal that came before anything was done. `is_unknown`: nobody knows
-    whether it was. `has_record`: the call that is refused has a record all the same. `object_id`:
-    what was made, for the audit log, where the path does not name it; `object_name`: what it is
-    called, where that is no function that is still there. `closes`: the connection ends
-    with it. `is_shared`: the body is one that all clients get, and which stays in memory anyway.
+    `headers`: lowercase names, which may repeat. `body`: bytes, or an async iterator whose chunks
+    are sent as they arrive. A chunk is requested only once the client has read most of the previous
+    ones, and the iterator's `aclose` is always called at the end. If the iterator raises, the
+    connection ends without the mark of a complete body. A stream has chunked encoding unless
+    `headers` contain its `content-length`. `executed`: False for a refusal before any work was
+    done. `is_unknown`: whether work was done is unknown. `has_record`: the refused call has a
+    record nevertheless. `object_id`: the created object for the audit log, if the path does not
+    name it; `object_name`: its name, unless it is an existing function. `closes`: the response ends
+    the connection. `is_shared`: all clients get this body, and it stays in memory anyway.
     """
 
     status: int = 200
@@ -54,7 +52,7 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
 
 
 def first_value(headers: Iterable[Header], name: str) -> str | None:
-    """The first value of a header, by its name in small letters; None where there is none."""
+    """The first value of a header, by its lowercase name; None if there is none."""
     for header, value in headers:
         if header == name:
             return value

@@ -60,14 +60,16 @@ NOBODY = Caller(tenant_id="", scope=Scope.READ, credential="nobody")
 
 
 class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
-    """One request and everything known about it so far; the argument of a handler. `caller`: NOBODY
-    until a credential is checked; `tenant_id`: only ever from the credential. `parameters`: those
-    of the path; `query`: those of the query. `body`: parsed by the schema of the route; for a route
-    that takes a stream, its chunks while they arrive; for a route with `admit`, the result of that.
-    `invocation_id`: the id that the handler gives to the invocation begun by a request with an
-    Idempotency-Key. `raw_body`: the body until it is parsed. `passed_on`: instead of it, a body
-    that is still arriving. `reserved_bytes`: its part of the budget of long bodies. `is_executed`:
-    the handler was begun. `is_current`: False if changes of other nodes may be missing here.
+    """One request and everything known about it so far; the argument of a handler.
+
+    `caller`: NOBODY until a credential is checked; `tenant_id`: only ever from the credential.
+    `parameters`: those of the path; `query`: those of the query. `body`: parsed by the schema of
+    the route; for a route that takes a stream, its chunks while they arrive; for a route with
+    `admit`, the result of that. `invocation_id`: the id that the handler gives to the invocation
+    begun by a request with an Idempotency-Key. `raw_body`: the body until it is parsed.
+    `passed_on`: instead of it, a body that is still arriving. `reserved_bytes`: its part of the
+    budget of long bodies. `is_executed`: the handler was begun. `is_current`: False if changes of
+    other nodes may be missing here.
     """
 
     services: S
