@@ -72,7 +72,7 @@ def next_change(windows: Windows, after: float) -> float | None:
 
 
 class Fixed:
-    """Kept for `idle_s` after the end of the last call."""
+    """Keeps an instance for `idle_s` after the end of the last invocation."""
 
     __slots__ = ("_ended", "idle_s")
 
@@ -90,24 +90,24 @@ class Fixed:
         return () if self._ended is None else (Window(self._ended, self._ended + self.idle_s),)
 
 
-# The constants of `Histogram`. They are round numbers, and docs/reference/keep-alive.md shows that
-# the results hardly depend on them.
-HISTORY_MINUTES = 2880  # how long the calls of a function are remembered, one bit a minute
-GAPS_MAX = 128  # how many gaps between calls count
+# The constants of `Histogram`. They are round numbers; docs/reference/keep-alive.md shows that the
+# results hardly depend on them.
+HISTORY_MINUTES = 2880  # how long a function's invocations are remembered, one bit a minute
+GAPS_MAX = 128  # how many gaps between invocations count
 DECAY = 0.98  # weight of a gap relative to the next younger one
-BLUR = 0.15  # share of a gap that counts for each of its neighbour minutes
-PRIOR_WEIGHT = 1.5  # what other functions did counts as so many gaps of this one
+BLUR = 0.15  # share of a gap that counts for each neighbouring minute
+PRIOR_WEIGHT = 1.5  # the history of other functions counts as this many gaps of this one
 LAGS = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240)  # minutes; usual periods of timers
 LEVELS = 8
 OVERFLOW = HORIZON + 1
 
 
 class SharedGaps:
-    """Gaps between calls, in minutes, of all functions of a server together, by how many gaps their
+    """Gaps between invocations, in minutes, of all functions of a server, by how many gaps their
     function had had before (0, 1, 2 and 3, 4 to 7, …).
 
     Younger gaps count more: each gets a slightly larger weight than the one before. That is one
-    multiplication, where lowering the weight of all others would be a loop over them.
+    multiplication; lowering the weight of all others would be a loop over them.
     """
 
     __slots__ = ("_levels", "_weights")
@@ -115,7 +115,7 @@ class SharedGaps:
     WEIGHT_MAX = 1e9
 
     def __init__(self) -> None:
-        # At the start every order of magnitude is equally likely.
+        # Initially every order of magnitude is equally likely.
         start = [2.0 / ((gap + 1) * (gap + 2)) for gap in range(OVERFLOW)] + [2.0 / OVERFLOW]
         self._levels = [list(start) for _ in range(LEVELS)]
         self._weights = [1.0] * LEVELS

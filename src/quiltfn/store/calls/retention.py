@@ -1,8 +1,8 @@
-"""Removes the oldest records, in short steps. Of one without an end, as of work that waits, bounds
-in bytes take the output of its attempts instead.
+"""Removes the oldest records, in short steps. If a record is unfinished, such as of a waiting
+invocation, limits in bytes remove the output of its attempts instead.
 
-Every other write waits behind a step, so one ends after about a millisecond, however large the
-records are or how far apart on disk. `usage` has how many records and bytes a tenant has.
+All other writes wait during a step, so it ends after about a millisecond, however large the records
+are or how far apart on disk. `usage` has each tenant's number of records and bytes.
 """
 
 import time
@@ -19,8 +19,8 @@ from quiltfn.store.database.database import Database
 from quiltfn.store.database.sql import run
 from quiltfn.store.tenants import usage
 
-# After a power cut an old state of a spool segment can come back, with calls of the last minute.
-# Their rows must still be there, or the calls would be counted again. An id alone does not tell the
+# After a power cut an old state of a spool segment can come back, with invocations of the last
+# minute. Their rows must still exist, or they would be counted again. An id alone does not show the
 # age: after the wall clock was ahead, ids continue from there.
 YOUNG_S = 60
 LOOK_S = 15
@@ -34,7 +34,7 @@ class Oldest(NamedTuple):
 
 
 class SqlRetention:
-    """Removes records, oldest first; none of a running call, none of the last minute."""
+    """Removes records, oldest first, but none of running invocations or of the last minute."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database, self._clock = database, clock
@@ -43,8 +43,8 @@ class SqlRetention:
         )  # Ids with the time at which each was newest.
 
     async def prune_some(self, keep: RetentionPolicy) -> int:
-        """Removes some, for a millisecond, so that other writes hardly wait. Returns how many: 0 if
-        the policy allows all that are left. Raises `StoreUnavailable`.
+        """Removes some records, for a millisecond, so that other writes hardly wait. Returns how
+        many: 0 if the policy allows all remaining ones. Raises `StoreUnavailable`.
         """
         return await self._database.write(
             lambda connection: self._prune_some(connection, keep), frees=True
@@ -66,9 +66,11 @@ class SqlRetention:
 
 
 def prune_some(connection: Connection, keep: RetentionPolicy, now: int, before: str) -> int:
-    """One step; returns how many records went. Only ids below `before` may go."""
+    """Runs one step; returns how many records it removed. Only ids below `before` may be
+    removed.
+    """
     until = records.end_of_step(connection)
-    # A tenant whose records are all too young must not stop the removal of others.
+    # A tenant whose records are all too young must not prevent the removal of others.
     for looked_at, surplus in enumerate(too_much(connection, keep), 1):
         ended, unended = oldest_of_tenant(connection, surplus, before)
         removed = records.remove(connection, ended) + records.drop_output(connection, unended)
@@ -88,7 +90,7 @@ def prune_some(connection: Connection, keep: RetentionPolicy, now: int, before: 
 
 
 def too_much(connection: Connection, keep: RetentionPolicy) -> list[usage.Surplus]:
-    """The tenants that must give up records: first for bytes, then for the number."""
+    """The tenants that must remove records: first for bytes, then for the number."""
     found = usage.surpluses(connection, usage.RECORD, keep.size)
     if keep.count:
         count = StorageLimit(all=keep.count)

@@ -1,9 +1,10 @@
-"""At a start, and when a node is taken over: what becomes of work that earlier boots had claimed.
+"""Work that earlier boots had claimed, handled at a start and when a node is taken over.
 
-An attempt whose start the journal has is interrupted, and the function's policy says what follows.
-Work without such a record was not begun and waits again, if the journal's spool can have lost
-nothing: `kill -9` leaves it whole, a start of the machine may not. Otherwise nobody knows whether
-it was begun, and it counts as interrupted: so work with one attempt is never run twice.
+If the journal has the start of an attempt, the attempt is interrupted, and the function's policy
+decides what follows. Without such a record the work was not started and waits again, provided that
+the journal's spool has lost nothing: `kill -9` leaves it complete, a restart of the machine may
+not. Otherwise it is unknown whether the work was started, and it counts as interrupted: so work
+with a single attempt never runs twice.
 """
 
 import random
@@ -26,8 +27,8 @@ from quiltfn.store.functions.policies import policy_of
 
 
 class Why(NamedTuple):
-    """The causes of calls that are ended: `running` of one whose start was stored, `unknown` of
-    one that may have been started.
+    """The causes of ended invocations: `running` if the start was stored, `unknown` if it may have
+    happened.
     """
 
     running: Interrupted
@@ -39,8 +40,8 @@ TAKEN_OVER = Why(NODE_LOST, NODE_LOST)
 
 
 class StartTime(msgspec.Struct, frozen=True):
-    """When the server starts: by the wall clock in Unix seconds, which records have, and by trusted
-    time in Unix milliseconds, which queues go by.
+    """When the server starts: by the wall clock in Unix seconds, for records, and by trusted time
+    in Unix milliseconds, for queues.
     """
 
     unix: int
@@ -64,7 +65,7 @@ def recover(
     ended = 0
     mine = {"epoch": boot.epoch, "alone": boot.is_alone, "node": boot.node_id}
     rows = run(connection, "claimed_before", mine).mappings().all()
-    if rows:  # New ids may be needed, which must sort behind all others.
+    if rows:  # New ids must sort after all others.
         continue_behind(run(connection, "newest_id").scalar_one())
     for start in range(0, len(rows), records.STATEMENT_ROWS):
         some = rows[start : start + records.STATEMENT_ROWS]
@@ -81,7 +82,7 @@ def _recover_some(
     why: Why,
     is_spool_whole: bool,
 ) -> list[Invocation]:
-    """Releases what waits again; returns the ends of what may have been begun."""
+    """Releases work that waits again; returns the ends of work that may have been started."""
     machine = machine_boot_id()
     found = records.among(connection, [row["invocation_id"] for row in rows])
     over, waiting, ended = [], [], []
@@ -106,7 +107,7 @@ def _recover_some(
 def _interrupted(
     connection: Connection, row: RowMapping, record: Invocation, now: StartTime, why: Why
 ) -> Invocation:
-    """The record of the attempt, with what its function's policy makes of it."""
+    """The record of the attempt, with the outcome by its function's policy."""
     cause = why.running if record.status is Status.RUNNING else why.unknown
     ended = replace(
         record,
