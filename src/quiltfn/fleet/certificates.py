@@ -1,7 +1,7 @@
-"""The fleet's own certificates: an authority, which the fleet's file holds, and one for each node.
+"""The fleet's own certificates: an authority, in the fleet's file, and one for each node.
 
-A node's certificate names it (subject alternative name), and its keys may do nothing but sign
-handshakes of TLS as server and as client. Keys are of the curve P-256.
+A node's certificate names it (subject alternative name), and its key may only sign TLS handshakes,
+as server and as client. Keys use the curve P-256.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS = 10 * 365
-# So that a node whose clock is slow takes a certificate that is new.
+# So that a node whose clock is slow accepts a new certificate.
 EARLIER = timedelta(hours=25)
 DAY_S = 86_400
 
 
 class BadCertificate(ValueError):
-    """A certificate or a key that cannot be used: its field, and a sentence."""
+    """An unusable certificate or key: its field, and a sentence."""
 
     def __init__(self, field: str, sentence: str) -> None:
         super().__init__(f"{field} {sentence}")
@@ -35,7 +35,7 @@ class Credential:
 
 
 def make_authority(fleet_id: str, now: float) -> Credential:
-    """The authority of a fleet, for ten years. `now`: Unix seconds."""
+    """Create the authority of a fleet, valid for ten years. `now`: Unix seconds."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _named(f"quiltfn fleet {fleet_id}")
     made = (
@@ -49,7 +49,7 @@ def make_authority(fleet_id: str, now: float) -> Credential:
 
 
 def make_node_certificate(authority: Credential, name: str, now: float, days: int) -> Credential:
-    """The certificate of the node of that name. Raises `BadCertificate` for a bad authority."""
+    """The certificate of the node with that name. Raises `BadCertificate` for a bad authority."""
     above, above_key = read_pair("ca_certificate", authority, "ca_key")
     key = ec.generate_private_key(ec.SECP256R1())
     uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -68,8 +68,8 @@ def make_node_certificate(authority: Credential, name: str, now: float, days: in
 
 
 def check_node_certificate(authority: str, own: Credential, name: str, now: float) -> float:
-    """Returns for how many days the certificate is valid still. Raises `BadCertificate` where it is
-    not the authority's, not of that name, not valid now, or not that of the key.
+    """Return the remaining days of the certificate. Raises `BadCertificate` if it is not the
+    authority's, not of that name, not valid now, or does not match the key.
     """
     found, _ = read_pair("certificate", own, "key")
     above = _read("ca_certificate", authority)

@@ -1,9 +1,9 @@
-"""Which node keeps a function's `min_instances`, and ends its deployment: the one that the function
-names as its owner.
+"""Decides which node keeps a function's `min_instances`, and finishes its deployment: the node that
+the function names as its owner.
 
-Where the owner has left or was given up, one of the others takes its place: the same one in the
-eyes of all, and the store lets only one change a function at a time. A function may be heard of
-before the start of its owner: an owner is given up by what was read after that.
+If the owner has stopped or was given up, another node takes its place: all nodes choose the same
+one, and the store accepts only one change of a function at a time. This node may see a function
+before the start of its owner: an owner is given up only by a later read.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from quiltfn.model.member import Member
 
 _log = structlog.get_logger("quiltfn.fleet")
 LOOK_EVERY_S = 1.0
-# The first may have been under way when the function was heard of.
+# The first read may have been in progress when the function was seen.
 READS = 2
 
 
 class Places(NamedTuple):
-    """The nodes that may go on keeping a minimum, and those that may begin to. `number`: of the
-    read of the store that says so.
+    """The nodes that may continue to keep a minimum, and those that may start to. `number`: of the
+    read of the store with these states.
     """
 
     keepers: Collection[str] = frozenset()
@@ -34,8 +34,8 @@ class Places(NamedTuple):
 
     @classmethod
     def of(cls, members: Sequence[Member], number: int = 0) -> "Places":
-        """As the nodes were at that read. One that does not answer keeps its place until it is
-        taken over.
+        """The nodes' states as of that read. A silent node keeps its minimums until it is taken
+        over.
         """
         return cls(
             keepers=frozenset(one.name for one in members if one.keeps),
@@ -50,8 +50,8 @@ async def keep_minimum(
     me: str,
     places: Callable[[], Places],
 ) -> None:
-    """Runs until it is cancelled. `own` makes this node, `me`, the owner of a function."""
-    heard: dict[tuple[str, str], int] = {}  # By function and owner: the read before that.
+    """Run until cancelled. `own` makes this node, `me`, the owner of a function."""
+    heard: dict[tuple[str, str], int] = {}  # by function and owner: the read before it was seen
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
         keepers, heirs, number = places()

@@ -1,5 +1,5 @@
-"""JoinedNode: this server among the nodes of its fleet, once it has pools: it hears what the others
-say, runs their invocations and sends them its own, and does what an operator wants of it.
+"""JoinedNode: this server in its fleet, once it has pools: it follows the other nodes, exchanges
+invocations with them, and applies the state that an operator sets.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class PlacingNode:
         """As `OwnNode` says."""
         is_meant_to = self._membership.state in (NodeState.READY, NodeState.CORDONED)
         is_able = self._membership.lost is None and not self._invoker.is_draining
-        # Where the journal refuses records, others keep them.
+        # If the journal refuses records, other nodes store them.
         return is_meant_to and is_able and not self._invoker.journal.refuses
 
     def takes_calls(self) -> bool:
@@ -82,8 +82,8 @@ class PlacingNode:
 
 
 class JoinedNode:
-    """`server/standalone_node.py` has what stands for it elsewhere. `events` are those of all
-    nodes; `all_events`: all that hear what happens here.
+    """`server/standalone_node.py` has the standalone counterpart. `events`: those of all nodes;
+    `all_events`: all receivers of local events.
     """
 
     def __init__(
@@ -150,11 +150,11 @@ class JoinedNode:
 
     @property
     def listeners(self) -> Mapping[ChangeKind, Listener]:
-        """What takes over changes of the store that only a fleet has."""
+        """The listeners for changes of the store that only a fleet has."""
         return {ChangeKind.IMAGE_COPY: self._parts.images.follow_changes}
 
     async def restore(self) -> None:
-        """Before there is an instance, which may need an image. Raises `StoreUnavailable`."""
+        """Call before there is an instance, which may need an image. Raises `StoreUnavailable`."""
         await self._parts.images.restore()
         members = [one.member for one in await self.nodes.all()]
         for hear in self.nodes.on_read.hearers:
@@ -167,15 +167,15 @@ class JoinedNode:
         ended: "asyncio.Future[Exception]",
         stack: AsyncExitStack,
     ) -> None:
-        """Begins accepted work, unless an operator wants none of it on this node, and does what one
-        wants until the stack is closed.
+        """Start asynchronous work, unless an operator has cordoned this node, and apply the
+        operator's changes until the stack is closed.
         """
         control = NodeControl(self.nodes, services, dispatcher, ended)
         await control.start()
         stack.push_async_callback(control.aclose)
 
     def tasks(self, lifecycle: Lifecycle) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
-        """What runs beside calls."""
+        """The background tasks."""
         parts, keeper = self._parts, self._keeper
         end_by, functions = parts.ground.stock.end_by, self._catalog.functions
         return (
@@ -187,13 +187,13 @@ class JoinedNode:
         )
 
     async def leave(self) -> None:
-        """Hears of the others no more. The pools are closed next."""
+        """Stop following the others. The pools are closed next."""
         self.nodes.on_read.disconnect()
         await self._watching.aclose()
         await self._parts.images.aclose()
 
     async def aclose(self) -> None:
-        """Gives back all that the node had, once the pools are closed."""
+        """Return everything that the node holds, once the pools are closed."""
         await self._failovers.aclose()
         await self.fleet.aclose()
         await self._keeper.aclose()

@@ -1,8 +1,7 @@
-"""Allowance: how many instances a pool of this node may have, if several nodes share a function.
+"""Allowance: the number of instances that a pool may have, if several nodes share a function.
 
 The pure pool gets it as its maximum, so it knows nothing of other nodes. A version is prepared only
-once there is a place for an instance of it: in a pool that may have none there would be nothing to
-wait for.
+once there is a slot for an instance of it: a pool without one would wait for nothing.
 """
 
 import asyncio
@@ -13,13 +12,13 @@ import msgspec
 
 from quiltfn.model.limits import PoolLimits
 
-# How long a preparation that has some of its places waits for more: idle instances on other nodes
+# Seconds that a preparation with some of its slots waits for more: idle instances on other nodes
 # are being ended.
 SETTLE_S = 2.0
 
 
 class Allowance:
-    """`count`: how many instances are allowed now; `reachable`: how many could be on request."""
+    """`count`: the number of instances allowed now; `reachable`: the number possible on request."""
 
     __slots__ = ("_changed", "_error", "_given_up", "_reservations", "count", "reachable")
 
@@ -31,7 +30,7 @@ class Allowance:
 
     @property
     def reservation(self) -> int:
-        """The most places that any preparation under way wants."""
+        """The largest number of slots that any preparation in progress wants."""
         return max(self._reservations, default=0)
 
     def bounded(self, limits: PoolLimits) -> PoolLimits:
@@ -39,15 +38,15 @@ class Allowance:
         return msgspec.structs.replace(limits, max_instances=min(limits.max_instances, self.count))
 
     def set(self, count: int, reachable: int) -> bool:
-        """Sets both; returns whether the count has changed."""
+        """Set both; return whether the count has changed."""
         before, self.count, self.reachable = self.count, count, max(count, reachable)
         self._changed.set()
         return before != count
 
     @asynccontextmanager
     async def reserved(self, count: int, ask: Callable[[], None]) -> AsyncIterator[None]:
-        """Requests `count` places until the block ends. The block begins when they are there, or
-        after `SETTLE_S` if at least one is. Raises the error that `give_up` got.
+        """Request `count` slots until the block ends. The block begins when they are available, or
+        after `SETTLE_S` if at least one is. Raises the error passed to `give_up`.
         """
         self._reservations.append(count)
         try:

@@ -1,4 +1,4 @@
-"""How requests between nodes can fail, and what asking needs to know of them. The interface that
+"""How requests between nodes can fail, and the information needed to send them. The interface that
 sends them is `placement.Peers`.
 """
 
@@ -7,24 +7,24 @@ from typing import NamedTuple, Protocol
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.ports.placement import PeerUnavailable
 
-# A body comes in pieces of at most so many bytes.
+# Maximum bytes in one piece of a body.
 PIECE_BYTES = 64 * 1024
 
 
 class PeerUnreachable(PeerUnavailable):
-    """It did not begin with the request: no connection, or it does not let this node in."""
+    """The node did not start the request: no connection, or it does not admit this node."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why, may_have_run=False)
 
 
 class PeerBusy(PeerUnreachable):
-    """Likewise: there are as many connections to it as there may be, all of them in use."""
+    """As above: the maximum number of connections to it are all in use."""
 
 
 class PeerGone(PeerUnavailable):
     """The connection ended, or the node was silent, after the request was sent and before the
-    answer was whole. Nobody knows how far the node came.
+    response was complete. How much of the request the node has handled is unknown.
     """
 
     def __init__(self, why: str) -> None:
@@ -32,12 +32,12 @@ class PeerGone(PeerUnavailable):
 
 
 class PeerAnswerTooLong(PeerGone):
-    """The answer has more bytes than were wanted, and was not read to its end."""
+    """The response exceeds the limit, and was not read to its end."""
 
 
 class Asker(NamedTuple):
-    """Who asks on the peer port. `node`: the one that its certificate names; `call`: what it says
-    of a client's request that it sends on; None: it asks for itself.
+    """The sender of a request on the peer port. `node`: the one that its certificate names; `call`:
+    its metadata of a client's forwarded request; None: the request is its own.
     """
 
     node: str
@@ -45,14 +45,14 @@ class Asker(NamedTuple):
 
 
 class PeerDirectory(Protocol):
-    """What this node knows of the others, from memory."""
+    """This node's knowledge of the others, in memory."""
 
     def address(self, node: str) -> str | None:
-        """HOST:PORT of a node's peer port; None: there is no such node."""
+        """HOST:PORT of a node's peer port; None: the node does not exist."""
         ...
 
     def refusal(self, node: str) -> str | None:
-        """Why this node neither asks that one nor answers it, such as "it was removed from the
-        fleet"; None: it may. It is asked for each request.
+        """Why this node neither sends requests to that one nor handles its requests, such as "it
+        was removed from the fleet"; None: it may. Checked for each request.
         """
         ...

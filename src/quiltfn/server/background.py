@@ -33,17 +33,17 @@ from quiltfn.store.calls.retention import SqlRetention
 from quiltfn.store.database.database import Database
 
 Task = Callable[[], Coroutine[None, None, None]]
-# Reloads into memory all that the store has of one kind.
+# Reloads all stored objects of one kind into memory.
 TakeOver = Callable[[None], Awaitable[None]]
-# Wait before a failed task is begun again.
+# Seconds before a failed task is restarted.
 AGAIN_S = 10.0
 
 _log = structlog.get_logger("quiltfn.server.background")
 
 
 async def keep_running(task: Task) -> None:
-    """Runs a task to its end. A bug must not end it unnoticed while the server runs on: the
-    exception is logged, and the task is begun again.
+    """Run a task to its end. A bug must not end it unnoticed while the server runs on: the
+    exception is logged, and the task is restarted.
     """
     while True:
         try:
@@ -54,7 +54,7 @@ async def keep_running(task: Task) -> None:
 
 
 async def run_recovered(journal: SpoolJournal, dispatcher: Dispatcher) -> None:
-    """After a start on a full disk: once there is room, queues the work again that the previous
+    """After a start on a full disk: once there is space, queue the work again that the previous
     server had claimed.
     """
     if await journal.recovered():

@@ -1,5 +1,5 @@
-"""What the launcher hands to the server's process: two sockets, the settings, the facts about the
-machine, and the secrets that only root may read.
+"""The launcher's data for the server's process: two sockets, the settings, host facts, and the
+secrets that only root may read.
 """
 
 import argparse
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from quiltfn.fleet.files import NodeFile
 
 BUDGET_SHARE = 0.75
-# Standard streams, event loop, listener, database, spool, and what a request opens for a moment.
+# Standard streams, event loop, listener, database, spool, and files that requests open briefly.
 FILES_OF_ITS_OWN = 64
 PR_SET_DUMPABLE = 4
 
 
 class Inherited(msgspec.Struct, frozen=True, kw_only=True):
-    """What the launcher gives. `secrets`: the contents of files that only root may read; `fleet`:
-    the file that makes it a node of a fleet, whose store and name the settings have then.
+    """The launcher's data. `secrets`: the contents of files that only root may read; `fleet`: the
+    file that makes the server a node of a fleet, whose store and name are then in the settings.
     """
 
     channel: socket.socket
@@ -39,16 +39,18 @@ class Inherited(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def close_memory() -> None:
-    """Keeps other processes of this uid from tracing it and from its memory and descriptors."""
+    """Prevent other processes of this uid from tracing it and from reading its memory and
+    descriptors.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_DUMPABLE")
 
 
 def inherit(arguments: list[str]) -> Inherited:
-    """Takes over what the launcher left open for this process, and closes its memory to others.
+    """Take over the descriptors that the launcher left open, and close the memory to others.
 
-    Raises `BadSetting` for the file of a node that cannot be used.
+    Raises `BadSetting` if a node's file is unusable.
     """
     close_memory()
     it = argparse.ArgumentParser(prog="quiltfn.server.main")
@@ -90,18 +92,18 @@ def node_file(text: str | None) -> "NodeFile | None":
     """The file that makes the server a node of a fleet. Raises `BadSetting`."""
     if text is None:
         return None
-    from quiltfn.fleet import files  # noqa: PLC0415 — a server alone has nothing of a fleet
+    from quiltfn.fleet import files  # noqa: PLC0415 — unused by a standalone server
 
     return files.parse(files.NodeFile, text)
 
 
 def budget_mib(chosen: settings.Settings, machine_mib: int) -> int:
-    """The memory for all instances together, and so the most that one function may have."""
+    """The memory for all instances together, and so the maximum for one function."""
     return min(chosen.memory_budget_mib or int(BUDGET_SHARE * machine_mib), machine_mib)
 
 
 def connections_max(files: int) -> int:
-    """Connections that a server with so many open files may have: the sandboxes get the rest."""
+    """Maximum connections of a server with this many open files: the sandboxes get the rest."""
     return (files - FILES_OF_ITS_OWN) // 2
 
 
