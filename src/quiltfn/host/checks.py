@@ -1,5 +1,5 @@
-"""What the kernel and the files of this machine say of it, finding by finding: what a server needs,
-and what makes its fence stronger or weaker. `quiltfn doctor` tells it, and a running server too.
+"""Checks of this machine's kernel and files: requirements of a server, and conditions that
+strengthen or weaken sandbox isolation. `quiltfn doctor` and a running server report the findings.
 
 Each function takes the root directory to look below, so that a test can make a machine of files.
 """
@@ -27,7 +27,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`name`: one word for programs. `advice`: what to do, where there is something to do."""
+    """`name`: one word for programs. `advice`: what to do, if anything."""
 
     name: str
     level: Level
@@ -76,7 +76,7 @@ def seccomp(root: Path) -> Finding:
 
 
 def database(url: str, is_verified: bool, version: str = "") -> Finding:
-    """PostgreSQL, where state is kept there. `version`: as it says itself, if it was asked."""
+    """PostgreSQL, if it is the store. `version`: as reported by the server, if known."""
     sentence = f"state is kept in {url}" + (f", PostgreSQL {version}" if version else "")
     if is_verified:
         return fine("store", sentence)

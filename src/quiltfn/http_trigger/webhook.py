@@ -1,5 +1,5 @@
-"""Whether a webhook is signed by who has the secret, and recently. Every comparison takes the same
-time, whatever is compared.
+"""Checks that a webhook was signed with the secret, and recently. All comparisons take constant
+time.
 
 Standard Webhooks: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 GitHub: https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries
@@ -16,14 +16,15 @@ from quiltfn.model.callback import key_of
 from quiltfn.model.url import Scheme, Webhook
 
 TOLERANCE_S = 300
-# A sender signs with several secrets while it changes them; more are not looked at.
+# The limit on signatures: a sender uses several secrets during a rotation. Further ones are
+# ignored.
 SIGNATURES_MAX = 16
 STRIPE_FIELDS_MAX = 2 * SIGNATURES_MAX
 DIGITS_MAX = 15
 
 Headers = Mapping[str, str]
 STANDARD = ("webhook-id", "webhook-timestamp", "webhook-signature")
-# The fields that a signature is checked by.
+# The fields needed to check a signature.
 SIGNED: Mapping[Scheme, tuple[str, ...]] = {
     Scheme.STANDARD: STANDARD,
     Scheme.GITHUB: ("x-hub-signature-256",),
@@ -43,15 +44,15 @@ def is_ambiguous(scheme: Scheme, fields: Iterable[Field]) -> bool:
 
 
 def is_signed(webhook: Webhook, headers: Headers, body: bytes, now: float) -> bool:
-    """Whether the request has a signature of this secret, and where the scheme has a time, one
-    within five minutes of `now` (Unix seconds).
+    """Whether the request has a signature of this secret, and, if the scheme has a time, one within
+    five minutes of `now` (Unix seconds).
     """
     return CHECKS[webhook.scheme](webhook.secret, headers, body, now)
 
 
 def is_untimely(webhook: Webhook, headers: Headers, now: float) -> bool:
-    """Whether the request says when it was signed, and that is not within five minutes of `now`. It
-    is the sender's word alone.
+    """Whether the request states a time of signing more than five minutes from `now`. The time is
+    not verified.
     """
     times: list[str] = []
     if webhook.scheme is Scheme.STANDARD:
@@ -78,7 +79,7 @@ def _github(secret: str, headers: Headers, body: bytes, _now: float) -> bool:
 
 
 def _stripe_fields(headers: Headers) -> list[str]:
-    """The fields of the one header; none of one with more than are looked at."""
+    """The fields of the one header; none if there are too many."""
     given = headers.get("stripe-signature", "")
     if given.count(",") >= STRIPE_FIELDS_MAX:
         return []
@@ -111,10 +112,10 @@ def _is_recent(text: str, now: float) -> bool:
 
 def _any_equal(given: list[str], expected: str) -> bool:
     right = expected.encode()
-    # Each is compared: which one fits is nobody's to know.
+    # Compare all, so that timing does not reveal the matching one.
     return sum(hmac.compare_digest(_bytes(one), right) for one in given) > 0
 
 
 def _bytes(text: str) -> bytes:
-    """A header's value as it was sent."""
+    """The bytes of a header's value as sent."""
     return text.encode("latin-1", "replace")

@@ -1,8 +1,8 @@
-"""Answers clients while the event loop is blocked by a disk that does not finish a write.
+"""Answers clients while a hanging write to a disk blocks the event loop.
 
-The event loop writes the record of a call itself, because handing it to a thread would cost more
-than the write. So a disk that hangs blocks the loop. The thread of this module notices that. Until
-the loop goes on, it accepts new connections and answers 503, or 200 for /health.
+The event loop writes call records itself, because passing them to a thread would cost more than the
+write. So a disk that hangs blocks the loop. This module's thread detects that. Until the loop
+continues, it accepts new connections and answers 503, or 200 for /health.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from quiltfn.model.errors import StoreUnavailable
 LOOK_EVERY_S, STALLED_S = 1.0, 1.0
 # How long one connection may take in all, and how many are answered at a time.
 ANSWER_WITHIN_S, AT_ONCE, HEAD_MAX = 1.0, 32, 16 * 1024
-REST_MAX = 16 * 1024 * 1024  # bytes of a body that are read and thrown away
+REST_MAX = 16 * 1024 * 1024  # bytes of a body that are read and discarded
 ALIVE = b'{"status":"ok"}'
 _log = structlog.get_logger("quiltfn.api")
 
@@ -50,7 +50,7 @@ class StallResponder:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the connections that are being answered, too."""
+        """Stops the thread and ends its connections."""
         self._over.set()
         with self._open_lock:
             for connection in self._open:
@@ -67,7 +67,7 @@ class StallResponder:
                 _log.warning("the disk takes writes again")
 
     def _serve(self) -> None:
-        """Answers connections until the event loop goes on."""
+        """Answers connections until the event loop continues."""
         ready, places = select.poll(), threading.BoundedSemaphore(AT_ONCE)
         ready.register(self._listener, select.POLLIN)
         with ThreadPoolExecutor(AT_ONCE, "stall-responder") as others:
@@ -76,7 +76,7 @@ class StallResponder:
                     continue
                 try:
                     connection = self._listener.accept()[0]
-                except OSError:  # the event loop was faster, or the client has left
+                except OSError:  # the event loop was faster, or the client disconnected
                     places.release()
                     continue
                 answered = others.submit(self._answer, connection, stalled)
@@ -84,7 +84,7 @@ class StallResponder:
 
     def _answer(self, connection: socket.socket, stalled_s: float) -> None:
         until = monotonic() + ANSWER_WITHIN_S
-        # An OSError: the client has left, or takes too long.
+        # An OSError means that the client disconnected or is too slow.
         with connection, contextlib.suppress(OSError), self._ended_by_stop(connection):
             connection.settimeout(ANSWER_WITHIN_S)
             if self._context is not None:
