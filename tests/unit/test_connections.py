@@ -189,19 +189,19 @@ async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first(
     would give no memory.
     """
     monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
-    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(100))
+    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(100 * MIB))
     speeds = {"300": 300_000, "100": 100_000, "stops": 500_000, "200": 200_000, "shared": 70_000}
-    peers = {name: Peer(None, waiting=25, is_shared=name == "shared") for name in speeds}
+    peers = {name: Peer(None, waiting=25 * MIB, is_shared=name == "shared") for name in speeds}
     for peer in peers.values():
         connections.add(peer)
         connections.paused(peer)
-    assert responses.held == 100  # without what is shared
+    assert responses.held == 100 * MIB  # without what is shared
 
     async def answer(size: int) -> None:
         async with responses.reserve(size, "a"):
             pass
 
-    waits = asyncio.ensure_future(answer(45))
+    waits = asyncio.ensure_future(answer(45 * MIB))
     await asyncio.sleep(0)
     for now in range(9):
         if now == 3:  # so long somebody must have waited
@@ -210,7 +210,7 @@ async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first(
             with contextlib.suppress(asyncio.CancelledError):
                 await waits
         if now == 6:
-            waits = asyncio.ensure_future(answer(45))
+            waits = asyncio.ensure_future(answer(45 * MIB))
             await asyncio.sleep(0)
         connections.look(now)
         for name, peer in peers.items():
@@ -219,7 +219,7 @@ async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first(
     for name in ("100", "stops"):
         connections.remove(peers[name])
     await waits
-    waits = asyncio.ensure_future(answer(101))
+    waits = asyncio.ensure_future(answer(101 * MIB))
     await asyncio.sleep(0)
     for now in (9, 12):
         connections.look(now)
@@ -284,7 +284,7 @@ async def test_those_that_hold_little_end_where_nothing_else_helps() -> None:
     for now in range(4):
         connections.look(now)
         for peer in peers:
-            peer.bytes_taken += 100_000
+            peer.bytes_taken += 30_000
     assert [peer.was_cut for peer in peers] == [True, True, False]
     for peer in peers:
         connections.remove(peer)
@@ -336,3 +336,36 @@ async def test_who_comes_anew_to_read_slowly_ends_before_who_reads_on(
         connections.remove(peer)
     assert waiting is not None
     await waiting
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fast_speed", "expected"),
+    [
+        (24, 5 * MIB, []),  # what is read in four seconds gives enough
+        (24, MIB // 2, ["fast"]),  # it does not; the slow one alone would not give enough either
+        (11, MIB // 2, ["slow"]),  # the slow one gives enough
+        (50, MIB // 8, []),  # a request that no readers can give enough to: others make responses
+    ],
+)
+async def test_slow_ones_end_only_where_that_helps(
+    wanted: int, fast_speed: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's slow download ended for a list that got its memory from another reader."""
+    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
+    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(48 * MIB))
+    speeds = {"fast": fast_speed, "slow": 70_000}
+    peers = {"fast": Peer(None, waiting=30 * MIB), "slow": Peer(None, waiting=6 * MIB)}
+    for peer in peers.values():
+        connections.add(peer)
+        connections.paused(peer)
+    async with responses.reserve(6 * MIB, "b"):  # one that is being made
+        waits = asyncio.ensure_future(responses.reserve(wanted * MIB, "a").__aenter__())
+        await asyncio.sleep(0)
+        for now in range(4):
+            connections.look(now)
+            for name, peer in peers.items():
+                peer.bytes_taken += speeds[name]
+        assert [name for name, peer in peers.items() if peer.was_cut] == expected
+        waits.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waits

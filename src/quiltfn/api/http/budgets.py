@@ -114,8 +114,10 @@ class ResponseBudget:
 
     @property
     def missing(self) -> int:
-        """Bytes that the next request waits for."""
-        return max(1, self.held + self._queue[0].size - self._most) if self._queue else 0
+        """Bytes that the next request waits for; all that are held if it is too long for others."""
+        if not self._queue:
+            return 0
+        return max(1, min(self.held, self.held + self._queue[0].size - self._most))
 
     def add_unsent(self, more: int) -> None:
         """Counts `more` bytes that wait for the store or their clients; negative: fewer."""

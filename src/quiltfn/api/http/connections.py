@@ -8,11 +8,12 @@ than an invocation, so that health and management respond under any load. If tho
 the oldest connection with an incomplete request ends.
 Rule 3: a client that reads nothing of its response for `write_timeout_s` is cut off. While others
 wait for the memory of its response, a stalled client is cut off at once, and a slow one if none of
-the waiting requests has been served for a while. No more connections end than the next request
-needs: first those whose clients would need the memory for longest at their speed, last those that
-hold little. A stream holds nearly nothing and is never slow. For a complete response, reading less
-than 64 KiB counts as no progress; for a stream, any byte counts. A body that all clients share
-takes no memory.
+the waiting requests has been served for a while and clients do not read fast enough to give it
+soon. No more connections end than the next request needs, and no slow one if all of them together
+hold too little: first those whose clients would need the memory for longest at their speed, last
+those that hold little. A stream holds nearly nothing and is never slow. For a complete response,
+reading less than 64 KiB counts as no progress; for a stream, any byte counts. A body that all
+clients share takes no memory.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ LEAST_PROGRESS = 64 * 1024
 # While others wait for memory: how long a client may stall, how long none of the others is served
 # before slow clients end, and the interval over which speed is measured.
 PATIENCE_S, WAIT_S, SLOW_S = 3.0, 3.0, 5.0
+SOON_S = 4.0  # less than what is left of the time that a request waits for memory
 KNOWN_S = 1.0  # so long a client reads before its speed says anything
 LITTLE_BYTES = MIB
 
@@ -254,30 +256,56 @@ class Connections:
 
     def _make_room(self, now: float) -> None:
         """While others wait for memory: cuts as many as it takes of those that stand still, longest
-        first, and then of the slow ones, those first that will need the memory for longest.
+        first. If none of the waiting requests was served for a while, and what clients read soon
+        does not give enough memory, cuts slow ones, those first that will need it for longest.
         """
         missing = self.responses.missing
         if not missing or self.responses.served != self._served:
             self._served, self._served_at = self.responses.served, now
         if not missing:
             return
-        may_be_slow = now - self._served_at < WAIT_S
-        found: list[tuple[int, float, Connection]] = []
+        stalled: list[tuple[float, Connection]] = []
+        slow: list[tuple[bool, float, Connection]] = []
+        free_soon = 0.0
         for one, held in self._paused.items():
             reader = self._readers.get(one)
             if reader is None or not held:
                 continue
             if now - reader.since >= PATIENCE_S:
-                found.append((0, reader.since, one))
-            elif not may_be_slow and not one.is_streaming:
-                left_s = reader.left_s(now, one.taken(), one.unsent())
-                if left_s is not None:
-                    found.append((1 if held >= LITTLE_BYTES else 2, -left_s, one))
-        for _, _, one in sorted(found, key=lambda entry: entry[:2]):
+                stalled.append((reader.since, one))
+                continue
+            left_s = reader.left_s(now, one.taken(), one.unsent())
+            if left_s is not None and not one.is_streaming:
+                slow.append((held < LITTLE_BYTES, -left_s, one))
+                free_soon += held if left_s <= SOON_S else held * SOON_S / left_s
+        for _, one in sorted(stalled, key=lambda entry: entry[0]):
             if missing <= 0:
                 return
             missing -= self._paused[one]
             one.cut()
+        if now - self._served_at >= WAIT_S and free_soon < missing:
+            ordered = [one for *_, one in sorted(slow, key=lambda entry: entry[:2])]
+            for one in self._enough(ordered, missing):
+                one.cut()
+
+    def _enough(self, ordered: list[Connection], missing: int) -> list[Connection]:
+        """The first of `ordered` that hold `missing` bytes together, without those that are not
+        needed for it; none if all of them hold less.
+        """
+        chosen: list[Connection] = []
+        surplus = -missing
+        for one in ordered:
+            if surplus >= 0:
+                break
+            chosen.append(one)
+            surplus += self._paused[one]
+        if surplus < 0:
+            return []
+        for one in sorted(chosen, key=lambda one: self._paused[one]):
+            if self._paused[one] <= surplus:
+                surplus -= self._paused[one]
+                chosen.remove(one)
+        return chosen
 
 
 def _make_way(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:
