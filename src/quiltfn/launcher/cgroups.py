@@ -301,9 +301,10 @@ class V1:
 
 
 class V2:
-    """The unified tree. In a systemd service that delegates its group, groups are created below
-    that. In a service that delegates nothing, such as cron or sshd, and in a shell, they are
-    created below the root.
+    """The unified tree.
+
+    In a systemd service that delegates its group, groups are created below that. In a service that
+    delegates nothing, such as cron or sshd, and in a shell, they are created below the root.
     """
 
     mode = "v2"
@@ -439,8 +440,9 @@ def _own_group() -> str:
 
 
 def _delegated(own: str) -> str:
-    """The group that a systemd service delegates to this process, or the root. `own`: the group of
-    this process: that of the service, or its subgroup for the launcher.
+    """The group that a systemd service delegates to this process, or the root.
+
+    `own`: the group of this process: that of the service, or its subgroup for the launcher.
     """
     for group in (own, os.path.dirname(own)):
         if group.endswith(".service"):

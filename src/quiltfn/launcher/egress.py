@@ -169,7 +169,9 @@ class Egress:
 
     def examine(self, proxy: EgressProxy) -> str:
         """Waits until the proxy works, then tests that `TRIED` is refused; the only blocking
-        method. Returns the evidence, or raises OSError.
+        method.
+
+        Returns the evidence, or raises OSError.
         """
         readable, _, _ = select.select([proxy._ready], [], [], READY_TIMEOUT_S)
         if not readable or not os.read(proxy._ready, 1):

@@ -156,8 +156,10 @@ def family(address: str) -> str:
 
 def host_addresses(fib_trie: str, ipv6_route: str) -> set[str]:
     """Every address of a host, with /n for a range (routes of type local), from /proc/net/fib_trie
-    and /proc/net/ipv6_route. Includes broadcast and anycast addresses, but not the local route to
-    everything that transparent proxies have.
+    and /proc/net/ipv6_route.
+
+    Includes broadcast and anycast addresses, but not the local route to everything that transparent
+    proxies have.
     """
     found, last = set(), ""
     for line in fib_trie.splitlines():

@@ -59,8 +59,9 @@ def check_gvisor(
     turn: Callable[[], None],
 ) -> str:
     """The same with gVisor: examines its sentry, the process in which a handler's code runs.
-    Repeats a probe that was only delayed, as there is no other one until the next start. Returns
-    the observation, or "refused: " and the reason why gVisor is unusable.
+    Repeats a probe that was only delayed, as there is no other one until the next start.
+
+    Returns the observation, or "refused: " and the reason why gVisor is unusable.
     """
     spec = SandboxSpec(limits=GVISOR_PROBE, isolation=GVISOR)
     for _ in range(2) if gvisor.find() else ():
@@ -105,6 +106,7 @@ def _probe(
 
 def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -> str:
     """Opens a network like that of a sandbox with egress, and tests that it refuses what it must.
+
     Returns the observation, or "refused: " and why this machine has no egress.
     """
     answers: list[EgressProxy | str] = []

@@ -44,8 +44,9 @@ class Roots:
         self._mounted: set[str] = set()
 
     def check(self, images: Path) -> str:
-        """Tests whether this machine can mount overlays, also of files below `images`. If not,
-        sandboxes get bind mounts. Returns which of the two they get.
+        """Tests whether this machine can mount overlays, also of files below `images`.
+
+        If not, sandboxes get bind mounts. Returns which of the two they get.
         """
         try:
             with self._removed_on_error("check"):

@@ -34,7 +34,9 @@ ANSWER_S = 1.0
 
 class Created(NamedTuple):
     """`control`: the launcher's end of the guest's socket; `events`: the counter of out-of-memory
-    kills. The receiver owns and closes both. `pid`: the guest's on the host.
+    kills. The receiver owns and closes both.
+
+    `pid`: the guest's on the host.
     """
 
     sandbox: str
