@@ -435,12 +435,12 @@ class Settings(Frozen):
 
     def check(self) -> None:
         """As `Frozen` says. Raises `BadSetting`."""
-        for one in SETTINGS:
-            value, low, high = getattr(self, one.name), one.low, one.high
+        for setting in SETTINGS:
+            value, low, high = getattr(self, setting.name), setting.low, setting.high
             if low is None or high is None:
                 continue
             if not low <= value <= high:  # NaN is refused by this, too
-                raise BadSetting(f"{one.name} must be between {low} and {high}, not {value}")
+                raise BadSetting(f"{setting.name} must be between {low} and {high}, not {value}")
         if (self.tls_cert == Path()) != (self.tls_key == Path()):
             raise BadSetting("tls_cert and tls_key go together; only one of them is set")
         if self.egress_dns and not _is_address(self.egress_dns):
@@ -633,11 +633,11 @@ def from_everywhere(
     environ = os.environ if environ is None else environ
     in_file = _read_named(given, environ) if in_file is None else in_file
     values: dict[str, Any] = {}
-    for one in SETTINGS:
-        name = one.name
+    for setting in SETTINGS:
+        name = setting.name
         for value in _given_as(name, given, environ, in_file):
             if value is not None:
-                values[name] = _converted(name, one.kind, value)
+                values[name] = _converted(name, setting.kind, value)
                 break
     # Said here, where it is known what it is relative to: the server works in another directory.
     values.setdefault("data_dir", Path("data").absolute())

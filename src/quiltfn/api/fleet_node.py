@@ -86,8 +86,8 @@ class Alone:
         """Nobody answers."""
         del context
         nothing: tuple[bytes, ...] = ()
-        for one in nothing:
-            yield one
+        for piece in nothing:
+            yield piece
 
     def streamed_by_all(
         self, context: RequestContext[Any], own: Events, gap: Callable[[str], bytes]

@@ -291,14 +291,14 @@ def pool_stats(counts: PoolCounts) -> wire.PoolStats:
 
 def runtime(named: OwnedRuntime, *, show: bool) -> wire.Runtime:
     """`show`: whether the caller may see the values of the environment."""
-    one = named.runtime
+    runtime = named.runtime
     return gathered(
         wire.Runtime,
-        one,
-        command=list(one.command),
-        environment=values_of(one.environment, show=show),
-        writable_paths=list(one.writable_paths),
-        built_in=is_own(one),
+        runtime,
+        command=list(runtime.command),
+        environment=values_of(runtime.environment, show=show),
+        writable_paths=list(runtime.writable_paths),
+        built_in=is_own(runtime),
         shared=named.is_shared,
     )
 
@@ -342,19 +342,19 @@ def as_replay(answer: wire.Operation) -> wire.Operation:
 
 def schedule(stored: StoredSchedule, function: str, *, show: bool) -> wire.Schedule:
     """`function`: its name. `show`: whether the caller may see what its runs are given."""
-    one, last = stored.schedule, stored.last_run
-    payload, environment = one.payload, one.environment
+    schedule, last = stored.schedule, stored.last_run
+    payload, environment = schedule.payload, schedule.environment
     if not show:
         payload = None if payload is None else MASK
         environment = None if environment is None else dict.fromkeys(environment, MASK)
     return gathered(
         wire.Schedule,
-        one,
+        schedule,
         function=function,
         payload=payload,
         environment=environment,
-        in_words=one.in_words(),
-        next_runs=[due_ms // 1000 for due_ms in one.next_runs(NEXT_RUNS)],
+        in_words=schedule.in_words(),
+        next_runs=[due_ms // 1000 for due_ms in schedule.next_runs(NEXT_RUNS)],
         last_run=None if last is None else schedule_run(last),
     )
 

@@ -138,11 +138,11 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         if not all(self._may_be_called(one) for one in addresses):
             raise CallbackFailed(NOT_ALLOWED)
         failure: Exception | None = None
-        for one in addresses[:ADDRESSES_TRIED]:
+        for address in addresses[:ADDRESSES_TRIED]:
             try:
                 return BoundedStream(
                     await self._plain.connect_tcp(
-                        str(one), port, timeout, local_address, socket_options
+                        str(address), port, timeout, local_address, socket_options
                     )
                 )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:

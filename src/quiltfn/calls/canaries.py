@@ -60,17 +60,17 @@ class Canaries:
 
     def call_ended(self, record: Invocation) -> None:
         """Counts the end of an attempt, where its version is watched."""
-        for one in self._watched.get(record.function_id, ()):
-            if one.is_over or record.version != one.version or record.status in NOT_ITS_OWN:
+        for watched in self._watched.get(record.function_id, ()):
+            if watched.is_over or record.version != watched.version or record.status in NOT_ITS_OWN:
                 continue
-            if self._clock.unix() > one.alias.updated_at + one.rule.within_s:
-                one.is_over = True
+            if self._clock.unix() > watched.alias.updated_at + watched.rule.within_s:
+                watched.is_over = True
                 continue
-            one.counters.add(one.rule, record.duration_ms, failed=record.is_error)
-            why = verdict(one.rule, one.counters)
+            watched.counters.add(watched.rule, record.duration_ms, failed=record.is_error)
+            why = verdict(watched.rule, watched.counters)
             if why is not None:
-                one.is_over = True
-                self._failed.append((record.function_id, one, why))
+                watched.is_over = True
+                self._failed.append((record.function_id, watched, why))
                 self._changed.set()
 
     async def run(self) -> None:
@@ -87,9 +87,9 @@ class Canaries:
                     continue
                 self._failed.pop(0)
 
-    async def _take_back(self, function_id: str, one: _Watched, why: str) -> None:
-        name, why = one.alias.name, f"version {one.version}: {why}"
-        function = await self._aliases.roll_back(function_id, one.alias, why)
+    async def _take_back(self, function_id: str, watched: _Watched, why: str) -> None:
+        name, why = watched.alias.name, f"version {watched.version}: {why}"
+        function = await self._aliases.roll_back(function_id, watched.alias, why)
         if function is None:
             return  # it was changed meanwhile, or another node was faster
         _log.warning(f"alias {name} was rolled back: {why}", function=function_id)

@@ -142,10 +142,10 @@ class Deliveries:
 
     async def follow_waiting(self) -> None:
         """Notes when waiting deliveries are due, whichever node created or released them."""
-        for one in await self._store.waiting():
-            known = self._due.get(one.function_id)
-            if known is None or one.next_due_ms < known[1]:
-                self._note(one.function_id, one.tenant_id, one.next_due_ms)
+        for waiting in await self._store.waiting():
+            known = self._due.get(waiting.function_id)
+            if known is None or waiting.next_due_ms < known[1]:
+                self._note(waiting.function_id, waiting.tenant_id, waiting.next_due_ms)
 
     async def run(self) -> None:
         """Sends what is due, until it is cancelled. What is being sent then is sent again after
@@ -171,8 +171,8 @@ class Deliveries:
     # Deciding --------------------------------------------------------------------------------
 
     async def _load(self) -> None:
-        for one in await until_stored(self._store.load):
-            self._note(one.function_id, one.tenant_id, one.next_due_ms)
+        for due in await until_stored(self._store.load):
+            self._note(due.function_id, due.tenant_id, due.next_due_ms)
 
     async def _begin_due(self) -> float | None:
         """Begins what is due and has room; returns in how many seconds more is due."""
@@ -187,7 +187,7 @@ class Deliveries:
         # Tenants with the fewest deliveries under way come first, however many functions others
         # have.
         is_whole = True
-        for tenant_id in sorted(due, key=lambda one: self._busy["tenant", one]):
+        for tenant_id in sorted(due, key=lambda key: self._busy["tenant", key]):
             is_whole &= await self._begin_of(tenant_id, due[tenant_id], now_ms)
         if not is_whole:
             return LOOK_AGAIN_S
@@ -216,8 +216,8 @@ class Deliveries:
         self._arrived.discard(function_id)
         try:
             claimed = await self._store.claim(function_id, room, now_ms)
-            for one in claimed:
-                self._start(one)
+            for delivery in claimed:
+                self._start(delivery)
             following = await self._store.next_due(function_id)
         except StoreUnavailable as error:
             self._is_unsure |= isinstance(error, OutcomeUnknown)

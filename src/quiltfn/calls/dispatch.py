@@ -103,8 +103,8 @@ class Dispatcher:
 
     async def start(self) -> None:
         """Start running queued work. Raises `StoreUnavailable`."""
-        for one in await self.store.load():
-            self.arrived(one.function_id, one.tenant_id, one.next_due_ms)
+        for queue in await self.store.load():
+            self.arrived(queue.function_id, queue.tenant_id, queue.next_due_ms)
 
     async def stop(self) -> None:
         """Stop dispatching; release unstarted claims. If the store fails, `follow_waiting` releases
@@ -173,9 +173,9 @@ class Dispatcher:
         found = [one for one in await self.store.due() if self._is_news(one)]
         if found:
             await self.others.catch_up()  # earlier changes of the function
-        for one in found:
-            if self._is_news(one):
-                self.arrived(one.function_id, one.tenant_id, one.next_due_ms)
+        for due in found:
+            if self._is_news(due):
+                self.arrived(due.function_id, due.tenant_id, due.next_due_ms)
 
     def _is_news(self, work: DueWork) -> bool:
         known = self._backlogs.get(work.function_id)
@@ -477,8 +477,8 @@ class Dispatcher:
                     self._retries += some
                     await asyncio.sleep(RETRY_AFTER_S)
                     continue
-                for one in some:
-                    self.arrived(*one)
+                for backlog in some:
+                    self.arrived(*backlog)
         finally:
             self._is_settling = False
 

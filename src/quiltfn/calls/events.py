@@ -79,13 +79,13 @@ class _Ring:
         """The number of the oldest event kept, or of the next one."""
         return self.kept[0].number if self.kept else self.following
 
-    def add(self, one: _Kept) -> None:
-        self.kept.append(one)
-        self.following = one.number + 1
-        self.size += len(one.data)
+    def add(self, event: _Kept) -> None:
+        self.kept.append(event)
+        self.following = event.number + 1
+        self.size += len(event.data)
         while len(self.kept) > KEPT_EVENTS or self.size > KEPT_BYTES:
             self.drop_first()
-        self.drop_old(one.at)
+        self.drop_old(event.at)
         changed, self.changed = self.changed, asyncio.Event()
         changed.set()
 
@@ -100,8 +100,8 @@ class _Ring:
 class _Burst:
     """A function's calls since their last reported sum."""
 
-    def __init__(self, told: int = 0) -> None:
-        self.told = told
+    def __init__(self, sent: int = 0) -> None:
+        self.told = sent
         self.rest: CallSummary | None = None
         self.pool_changed = False  # its instances are reported with the sum: one packet, not two
 
@@ -160,9 +160,9 @@ class Cursor:
             return Event(id=self.id, type=EventType.GAP, data=b'{"events":%d}' % missed)
         if self._at == ring.following:
             return None
-        one = ring.kept[self._at - ring.first]
-        self._at, self.function_id = one.number + 1, one.function_id
-        return Event(id=self.id, type=one.type, data=one.data)
+        kept = ring.kept[self._at - ring.first]
+        self._at, self.function_id = kept.number + 1, kept.function_id
+        return Event(id=self.id, type=kept.type, data=kept.data)
 
 
 class Events:
@@ -200,11 +200,11 @@ class Events:
 
     def function_changed(self, before: Function | None, after: Function | None) -> None:
         """A function was created (`before` None), changed or deleted (`after` None)."""
-        one = after or before
-        if not self._rings or one is None:
+        function = after or before
+        if not self._rings or function is None:
             return
         kind = change_of(before, after)
-        self._tell(one.tenant_id, kind, one.id, told_of_function(one))
+        self._tell(function.tenant_id, kind, function.id, told_of_function(function))
 
     def call_started(self, record: Invocation) -> None:
         """A call is about to be handed to a handler."""
@@ -212,8 +212,8 @@ class Events:
             return
         summary = self._burst(record.tenant_id, record.function_id).summary()
         if summary is None:
-            told = told_of_start(record)
-            self._tell(record.tenant_id, EventType.INVOCATION_STARTED, record.function_id, told)
+            data = told_of_start(record)
+            self._tell(record.tenant_id, EventType.INVOCATION_STARTED, record.function_id, data)
         else:
             summary.add_start(cold_start=record.cold_start)
         self._work_changed(record)
@@ -224,8 +224,8 @@ class Events:
             return
         summary = self._burst(record.tenant_id, record.function_id).summary()
         if summary is None:
-            told = told_of_end(record)
-            self._tell(record.tenant_id, EventType.INVOCATION_ENDED, record.function_id, told)
+            data = told_of_end(record)
+            self._tell(record.tenant_id, EventType.INVOCATION_ENDED, record.function_id, data)
         else:
             summary.add_end(record.status.value, record.duration_ms)
         self._work_changed(record)
@@ -254,25 +254,25 @@ class Events:
         self, tenant_id: str, schedule: str, function_id: str, invocation_id: str
     ) -> None:
         """A tick of a schedule has become a call."""
-        told = {
+        data = {
             "schedule": schedule,
             "function_id": function_id,
             "invocation_id": invocation_id,
         }
-        self._tell(tenant_id, EventType.SCHEDULE_FIRED, function_id, told)
+        self._tell(tenant_id, EventType.SCHEDULE_FIRED, function_id, data)
 
     def alias_rolled_back(
         self, tenant_id: str, function_id: str, before: Alias, after: Alias
     ) -> None:
         """A canary was rolled back, so its alias has lost the second version."""
-        told = {
+        data = {
             "function_id": function_id,
             "alias": after.name,
             "version": after.version,
             "taken_back": None if before.also is None else before.also.version,
             "reason": after.rolled_back,
         }
-        self._tell(tenant_id, EventType.ALIAS_ROLLED_BACK, function_id, told)
+        self._tell(tenant_id, EventType.ALIAS_ROLLED_BACK, function_id, data)
 
     # What other nodes tell -------------------------------------------------------------------
 
@@ -398,8 +398,8 @@ class Events:
         burst = self._bursts.pop(function_id)
         rest = burst.rest
         if rest is not None:
-            told = ONE_BY_ONE if rest.count > ONE_BY_ONE else 0
-            self._bursts[function_id] = _Burst(told)
+            single = ONE_BY_ONE if rest.count > ONE_BY_ONE else 0
+            self._bursts[function_id] = _Burst(single)
             self._tell(tenant_id, EventType.CALLS, function_id, rest.told(function_id))
             self._later(self._end_burst, tenant_id, function_id)
         if burst.pool_changed:
@@ -435,23 +435,23 @@ class Events:
 
     async def _tell_queue(self, tenant_id: str, function_id: str) -> None:
         """Report a queue with its counts, or without them if the store does not respond."""
-        told: dict[str, Any] = {"function_id": function_id}
+        data: dict[str, Any] = {"function_id": function_id}
         async with self._counting:
             # Later changes are reported again.
             self._waiting.discard((EventType.QUEUE, function_id))
             if tenant_id not in self._rings:
                 return
             if self._queue_counts is None:
-                return self._tell(tenant_id, EventType.QUEUE, function_id, told)
+                return self._tell(tenant_id, EventType.QUEUE, function_id, data)
             with contextlib.suppress(StoreUnavailable):
                 counts = await self._queue_counts(function_id)
                 for name in ("queued", "delayed", "running", "dead_letters"):
-                    told[name] = getattr(counts, name)
-        self._tell(tenant_id, EventType.QUEUE, function_id, told)
+                    data[name] = getattr(counts, name)
+        self._tell(tenant_id, EventType.QUEUE, function_id, data)
 
     async def aclose(self) -> None:
         """Stop pending counts: the store closes next."""
         await self._tasks.aclose()
 
-    def _later(self, then: Callable[..., None], *what: Any) -> None:
-        asyncio.get_running_loop().call_later(EVERY_S, then, *what)
+    def _later(self, then: Callable[..., None], *arguments: Any) -> None:
+        asyncio.get_running_loop().call_later(EVERY_S, then, *arguments)

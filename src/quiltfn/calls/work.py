@@ -454,12 +454,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         again: list[tuple[str, AcceptedWork]] = []
         size = 0
         while left and size < REDRIVEN_BYTES:
-            one = left.pop(0)
-            given = await self.store.dead_input(entry.function.id, one)
+            letter = left.pop(0)
+            given = await self.store.dead_input(entry.function.id, letter)
             if given is not None:
-                cause = Cause(source=Source.REDRIVE, origin_id=one)
+                cause = Cause(source=Source.REDRIVE, origin_id=letter)
                 work = self.prepared(entry, given, cause=cause)
-                again.append((one, work))
+                again.append((letter, work))
                 size += given.size_bytes
         if not again:
             return []

@@ -52,8 +52,8 @@ async def asked_of_others(
             if body is not None:
                 yield body
     finally:
-        for one in asking:
-            one.cancel()
+        for task in asking:
+            task.cancel()
 
 
 def streamed_by_all(

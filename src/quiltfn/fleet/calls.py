@@ -124,9 +124,9 @@ class FleetCalls:
 
     async def _say_whether_known(self, request: Request, _asker: Asker) -> Response:
         """Responds whether this node knows of a call that is not in the store."""
-        one = request.path.removeprefix(CALLS)
-        is_here = one in self._under_way or self._invoker.has_begun(one)
-        return json_response(is_here or self._journal.is_unstored(one))
+        invocation_id = request.path.removeprefix(CALLS)
+        is_here = invocation_id in self._under_way or self._invoker.has_begun(invocation_id)
+        return json_response(is_here or self._journal.is_unstored(invocation_id))
 
     async def _is_known_at(self, node: str, invocation_id: str) -> bool | None:
         """As `LostCalls` asks."""

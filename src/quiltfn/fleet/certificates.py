@@ -81,25 +81,25 @@ def check_node_certificate(authority: str, own: Credential, name: str, now: floa
         ) from None
     try:
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        told = names.value.get_values_for_type(x509.DNSName)
+        named = names.value.get_values_for_type(x509.DNSName)
     except x509.ExtensionNotFound:
-        told = []
-    if told != [name]:
-        raise BadCertificate("certificate", f"is of {', '.join(told) or 'nobody'}, not of {name}")
-    for field, one in (("certificate", found), ("ca_certificate", above)):
-        begins = one.not_valid_before_utc.timestamp()
-        ends = one.not_valid_after_utc.timestamp()
+        named = []
+    if named != [name]:
+        raise BadCertificate("certificate", f"is of {', '.join(named) or 'nobody'}, not of {name}")
+    for field, certificate in (("certificate", found), ("ca_certificate", above)):
+        begins = certificate.not_valid_before_utc.timestamp()
+        ends = certificate.not_valid_after_utc.timestamp()
         if now > ends:
             raise BadCertificate(
                 field,
-                f"has expired at {one.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: make the node's "
-                "file again with quiltfn fleet add-node --output NEW",
+                f"has expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: make the "
+                "node's file again with quiltfn fleet add-node --output NEW",
             )
         if now < begins:
             raise BadCertificate(
                 field,
-                f"is not valid before {one.not_valid_before_utc:%Y-%m-%d %H:%M} UTC: is the "
-                "clock of this machine right?",
+                f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC: is "
+                "the clock of this machine right?",
             )
     return (found.not_valid_after_utc.timestamp() - now) / DAY_S
 

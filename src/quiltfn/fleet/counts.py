@@ -98,15 +98,15 @@ class FleetCounts:
             return known
         now = self._clock.now()
         pools = {one.function_id: one.counts for one in report.pools}
-        told: dict[str, float] = {}
+        recent: dict[str, float] = {}
         if known is not None and known.epoch == member.epoch:
-            told = {key: at for key, at in known.told.items() if now - at < self._beat_s}
-            pools |= {key: known.pools.get(key, PoolCounts()) for key in told}
+            recent = {key: at for key, at in known.told.items() if now - at < self._beat_s}
+            pools |= {key: known.pools.get(key, PoolCounts()) for key in recent}
         return _Said(
             epoch=member.epoch,
             beat=member.beat,
             at=now,
             waiting=report.queued,
             pools={key: counts for key, counts in pools.items() if counts.total},
-            told=told,
+            told=recent,
         )

@@ -142,10 +142,10 @@ def parse(kind: type[T], text: str) -> T:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSetting(f"fleet: the file is no TOML: {error}") from None
-    told = found.get("format")
-    if told != FORMAT:
-        what = "has no format" if told is None else f"has the format {str(told)[:20]}"
-        raise BadSetting(f"fleet: the file {what}, and this quiltfn knows {FORMAT}")
+    version = found.get("format")
+    if version != FORMAT:
+        why = "has no format" if version is None else f"has the format {str(version)[:20]}"
+        raise BadSetting(f"fleet: the file {why}, and this quiltfn knows {FORMAT}")
     if found.get("kind") != KINDS[kind]:
         raise BadSetting(
             f"fleet: kind must be {KINDS[kind]!r}: the fleet's own file is for quiltfn fleet, and "

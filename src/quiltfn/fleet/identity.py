@@ -56,12 +56,12 @@ class Signer:
     def sign(self, method: str, target: str, call: ForwardedCall | None) -> str:
         """The header's value for the next request."""
         self._number += 1
-        told = ""
+        encoded_call = ""
         if call is not None:
             encoded = binascii.b2a_base64(_encode(call), newline=False)
-            told = encoded.translate(_TO_URL).decode()
-        found = _signature(self._hmac, f"\n{self._number}\n{method}\n{target}\n{told}")
-        return f"{self._number}.{told}.{found}"
+            encoded_call = encoded.translate(_TO_URL).decode()
+        found = _signature(self._hmac, f"\n{self._number}\n{method}\n{target}\n{encoded_call}")
+        return f"{self._number}.{encoded_call}.{found}"
 
 
 class Verifier:
@@ -77,20 +77,20 @@ class Verifier:
         if value is None:
             raise BadIdentity("the request is not signed")
         number, _, rest = value.partition(".")
-        told, _, signature = rest.partition(".")
+        signed, _, signature = rest.partition(".")
         expected = str(self._number + 1)
-        found = _signature(self._hmac, f"\n{expected}\n{method}\n{target}\n{told}")
+        found = _signature(self._hmac, f"\n{expected}\n{method}\n{target}\n{signed}")
         if number != expected:
             raise BadIdentity("the signature is of another request on the connection")
         if not (signature.isascii() and hmac.compare_digest(found, signature)):
             raise BadIdentity("the signature is not that of the request")
         self._number += 1
-        if not told:
+        if not signed:
             return None
-        if len(told) > CALL_MAX_BYTES:
+        if len(signed) > CALL_MAX_BYTES:
             raise BadIdentity("what it says of the call is too long")
         try:
-            return _decode(binascii.a2b_base64(told.encode().translate(_FROM_URL)))
+            return _decode(binascii.a2b_base64(signed.encode().translate(_FROM_URL)))
         except (binascii.Error, msgspec.DecodeError):
             raise BadIdentity("what it says of the call cannot be read") from None
 
@@ -99,9 +99,9 @@ def _signature(begun: hmac.HMAC, rest: str) -> str:
     """The digest of a prepared state and the remaining data. A new state looks its algorithm up
     first, which doubles the time.
     """
-    one = begun.copy()
-    one.update(rest.encode())
-    return one.hexdigest()
+    digest = begun.copy()
+    digest.update(rest.encode())
+    return digest.hexdigest()
 
 
 def _context(side: Side, nonce: str) -> str:

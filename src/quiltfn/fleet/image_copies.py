@@ -31,18 +31,18 @@ class ImageNodes:
     def read(self, members: Iterable[Member], now: float) -> None:
         """Apply the present states of all nodes. `now`: monotonic seconds."""
         there, able, removed, away = set(), set(), set(), {}
-        for one in members:
-            if not one.is_member:
+        for member in members:
+            if not member.is_member:
                 continue
-            if one.state is NodeState.REMOVED:
-                removed.add(one.name)
+            if member.state is NodeState.REMOVED:
+                removed.add(member.name)
                 continue
-            if one.is_there:
-                there.add(one.name)
-            if one.keeps:
-                able.add(one.name)
-            elif one.is_to_stay:
-                away[one.name] = self._away_since.get(one.name, now)
+            if member.is_there:
+                there.add(member.name)
+            if member.keeps:
+                able.add(member.name)
+            elif member.is_to_stay:
+                away[member.name] = self._away_since.get(member.name, now)
         self.there, self.able, self.removed = map(frozenset, (there, able, removed))
         self._away_since = away
 
@@ -61,8 +61,8 @@ class CopyTable:
     def put(self, copies: Iterable[ImageCopy], digests: Collection[str] | None = None) -> None:
         """Apply the store's present rows of these images; None: of all of them."""
         found: defaultdict[str, set[str]] = defaultdict(set)
-        for one in copies:
-            found[one.digest].add(one.node)
+        for copy in copies:
+            found[copy.digest].add(copy.node)
         for digest in list(self._nodes_of) if digests is None else digests:
             self._nodes_of.pop(digest, None)
         self._nodes_of |= {digest: frozenset(nodes) for digest, nodes in found.items()}

@@ -143,7 +143,7 @@ class ImageFetcher:
         """In random order, to spread the load; nodes that recently sent bad data come last."""
         now = self._clock.now()
         bad = {one for one, at in self._distrusted.items() if now - at < DISTRUST_S}
-        return sorted(nodes, key=lambda one: (one in bad, random.random()))
+        return sorted(nodes, key=lambda node: (node in bad, random.random()))
 
     async def _from_node(self, node: str, digest: str) -> None:
         def check(image: Image) -> None:

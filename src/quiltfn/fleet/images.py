@@ -136,7 +136,7 @@ class FleetImages:
         try:
             async with asyncio.timeout(KEEP_MAX_S):
                 is_given = await self._give(
-                    digest, sorted(others, key=lambda one: one not in having)
+                    digest, sorted(others, key=lambda node: node not in having)
                 )
         except TimeoutError:
             raise _alone(f"none has done so within {KEEP_MAX_S:g} s") from None

@@ -91,11 +91,11 @@ class NodeLease:
         self, renewed: Callable[[float], None], changed: Callable[[LeaseState], Awaitable[None]]
     ) -> None:
         """Run until cancelled: report each new deadline, and each change of the state."""
-        told, state = None, LeaseState.HELD
+        deadline_told, state = None, LeaseState.HELD
         while True:
             deadline, now = self.deadline, self.state
-            if deadline != told:
-                told = deadline
+            if deadline != deadline_told:
+                deadline_told = deadline
                 renewed(deadline)
             if now is not state:
                 state = now

@@ -71,16 +71,16 @@ class LostCalls:
     async def _write(self, due: Sequence[_Lost]) -> None:
         silent: set[str] = set()
         try:
-            for one in due:
+            for lost in due:
                 try:
-                    is_known = await self._settled(one, silent)
+                    is_known = await self._settled(lost, silent)
                 except StoreUnavailable:
                     raise
                 except Exception:
                     _log.exception("a call that was lost with its node has no record")
                     is_known = True
-                if is_known and one in self._lost:
-                    self._lost.remove(one)
+                if is_known and lost in self._lost:
+                    self._lost.remove(lost)
         except StoreUnavailable as error:
             _log.warning(f"calls that were lost with their node are not written yet: {error}")
         finally:

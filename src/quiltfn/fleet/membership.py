@@ -169,8 +169,8 @@ class Membership:
     def _report(self) -> Report:
         """This node's load, and its own state."""
         times = self.times
-        told = (times.beat_s, times.fence_s, times.end_s, times.reap_s)
-        return msgspec.structs.replace(self._load(), lag_s=round(self._lag_s(), 1), times=told)
+        shown = (times.beat_s, times.fence_s, times.end_s, times.reap_s)
+        return msgspec.structs.replace(self._load(), lag_s=round(self._lag_s(), 1), times=shown)
 
     async def settled(self) -> None:
         """Wait until no take-over is in progress."""
@@ -219,9 +219,9 @@ class Membership:
         """Take nodes over one after the other. A failed take-over is due again at the next look."""
         try:
             for seen in due:
-                told = await self._members.take_over(seen)
-                if told is not None:
-                    self._has_taken_over(seen, told)
+                taken = await self._members.take_over(seen)
+                if taken is not None:
+                    self._has_taken_over(seen, taken)
         except StoreUnavailable as error:
             _log.warning(f"a node could not be taken over yet: {error}")
         except Exception:
@@ -229,17 +229,17 @@ class Membership:
         finally:
             self._taking_over = None
 
-    def _has_taken_over(self, seen: Member, told: TakenOver) -> None:
+    def _has_taken_over(self, seen: Member, taken: TakenOver) -> None:
         self.taken_over += 1
         metrics.count_take_over()
         _log.warning(
             "a node was taken over",
-            node=told.name,
+            node=taken.name,
             presence=seen.presence.value,
-            calls=told.calls,
-            work=told.work,
-            deliveries=told.deliveries,
-            answers=told.answers,
+            calls=taken.calls,
+            work=taken.work,
+            deliveries=taken.deliveries,
+            answers=taken.answers,
         )
 
     def _heard(self, own: Member) -> None:

@@ -84,8 +84,8 @@ class Observer:
         return unmoved_s >= wait_s + self._rank(member.name) * self.times.beat_s
 
     def _reap_s(self, member: Member) -> float:
-        told = member.report.times
-        return max(self.times.reap_s, told[2] + FLEET_ENDING_S if len(told) > 2 else 0.0)
+        shown = member.report.times
+        return max(self.times.reap_s, shown[2] + FLEET_ENDING_S if len(shown) > 2 else 0.0)
 
     def _rank(self, lost: str) -> int:
         """The number of nodes that come before this one to take `lost` over."""

@@ -116,8 +116,8 @@ class PeerServer:
 
     def handshake_failed(self, address: object, error: OSError) -> None:
         """The peer has shown no certificate of this fleet, or does not use TLS."""
-        told = getattr(error, "verify_message", None) or getattr(error, "reason", None) or error
-        self.refusals.add("handshake", f"{told}", address=_shown(address))
+        reason = getattr(error, "verify_message", None) or getattr(error, "reason", None) or error
+        self.refusals.add("handshake", f"{reason}", address=_shown(address))
 
     def connection(self) -> "PeerServerConnection":
         return PeerServerConnection(self)
@@ -128,9 +128,12 @@ class PeerServer:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             self.connections.look(loop.time())
-            for one in list(self.open):
-                if one.node is not None and self.directory.refusal(one.node) is not None:
-                    one.cut()
+            for connection in list(self.open):
+                if (
+                    connection.node is not None
+                    and self.directory.refusal(connection.node) is not None
+                ):
+                    connection.cut()
 
     async def leave(self) -> None:
         """Wait briefly for requests to end, then end all connections."""

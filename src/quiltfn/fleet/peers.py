@@ -277,8 +277,8 @@ class PeerRequest:
             connection = self._connection = link.idle() or await link.another()
             answer = await self._sent(link, connection)
             if answer.status == REFUSED_STATUS and answer.header(REFUSED_HEADER) is not None:
-                told = (await answer.read(REASON_MAX_BYTES)).decode("utf-8", "replace")
-                raise PeerUnreachable(f"node {self._node} does not let this one in: {told}")
+                reason = (await answer.read(REASON_MAX_BYTES)).decode("utf-8", "replace")
+                raise PeerUnreachable(f"node {self._node} does not let this one in: {reason}")
         except BaseException:
             self._end()
             raise
@@ -412,10 +412,10 @@ class HttpPeers:
     async def _greet(self, link: PeerLink, connection: PeerConnection) -> None:
         """Get the signer of requests. Raises `PeerGone`."""
         answer = await connection.exchange(_get(HELLO, link.node), b"")
-        told = await answer.read(REASON_MAX_BYTES)
+        reason = await answer.read(REASON_MAX_BYTES)
         nonce = answer.header(NONCE_HEADER)
         if answer.status != 204 or nonce is None:
-            raise PeerGone(f"it does not let this node in: {told.decode('utf-8', 'replace')}")
+            raise PeerGone(f"it does not let this node in: {reason.decode('utf-8', 'replace')}")
         if not connection.is_reusable:
             raise PeerGone("it has as many connections as it takes")
         own = self._own

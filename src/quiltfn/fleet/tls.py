@@ -49,11 +49,11 @@ def node_of(certificate: Mapping[str, Any] | None) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def set_options(one: socket.socket | None) -> None:
+def set_options(opened: socket.socket | None) -> None:
     """Of a connection between nodes."""
-    if one is None or one.family not in (socket.AF_INET, socket.AF_INET6):
+    if opened is None or opened.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_MS)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_MS)
     for option, value in KEEP_ALIVE:
-        one.setsockopt(socket.IPPROTO_TCP, option, value)
+        opened.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -137,8 +137,8 @@ def _next_lines(cursors: Mapping[str, Cursor]) -> list[bytes]:
     share = max(1024, PIECE_BYTES // max(1, len(cursors)))
     for tenant, cursor in cursors.items():
         size = 0
-        while size < share and (one := cursor.next()) is not None:
-            found.append(_written(tenant, one.id, one.type, one.data))
+        while size < share and (event := cursor.next()) is not None:
+            found.append(_written(tenant, event.id, event.type, event.data))
             size += len(found[-1])
     return found
 
@@ -292,12 +292,12 @@ class Watching:
             if answer.status != HTTPStatus.OK:
                 raise NotWatched(f"it answers {answer.status}")
             async for line in _lines_of(answer.body):
-                told = _line(line)
+                parsed = _line(line)
                 try:
-                    self._take(node, heard, told)
+                    self._take(node, heard, parsed)
                 except Exception:
                     self._lose(node, heard)  # the next request starts after it
-                    _log.exception("what a node told is no event", node=node, type=told.type)
+                    _log.exception("what a node told is no event", node=node, type=parsed.type)
                     raise NotWatched("it told what is no event") from None
 
     def _take(self, node: str, heard: _Heard, line: EventLine) -> None:
@@ -314,8 +314,8 @@ class Watching:
                 heard.is_lost = False
             self._change()
         elif kind == EventType.GAP:
-            told: dict[str, Any] = msgspec.json.decode(line.data)
-            self._events.missed(tenant_id, node, told["events"])
+            fields: dict[str, Any] = msgspec.json.decode(line.data)
+            self._events.missed(tenant_id, node, fields["events"])
         else:
             with contextlib.suppress(ValueError):  # from a later release
                 self._tell(node, tenant_id, EventType(kind), bytes(line.data))

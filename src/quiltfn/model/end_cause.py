@@ -50,8 +50,8 @@ class Exited(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="exit
 
     @property
     def sentence(self) -> str:
-        told = "" if self.message is None else f": {self.message}"
-        return f"the handler exited with code {self.code}{told}"
+        behind = "" if self.message is None else f": {self.message}"
+        return f"the handler exited with code {self.code}{behind}"
 
 
 class Signalled(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="signal"):

@@ -145,7 +145,7 @@ class LocalPools:
     def instances(self, function_id: str | None = None) -> list[InstanceView]:
         ids = list(self._pools) if function_id is None else [function_id]
         found = [one for key in ids for pool in self._of(key) for one in pool.instances(key)]
-        return sorted(found, key=lambda one: -one.age_s)
+        return sorted(found, key=lambda instance: -instance.age_s)
 
     def waiting(self) -> int:
         return sum(len(pool.model.queue) for pool in self._all())
@@ -300,9 +300,9 @@ class LocalPools:
 
     def _use(self, whose: tuple[str, str], used: SandboxCounters) -> None:
         if used.cpu_us or used.blocked:
-            one = self._used.setdefault(whose, CallStats())
-            one.cpu_us += used.cpu_us
-            one.egress_refused += used.blocked
+            used_before = self._used.setdefault(whose, CallStats())
+            used_before.cpu_us += used.cpu_us
+            used_before.egress_refused += used.blocked
 
     def _tell(self, function_id: str, pool: FunctionPool) -> None:
         for hear in self.on_change.hearers:

@@ -73,7 +73,9 @@ class Parking:
         for ids in lacking.values():
             ids.sort(key=self._calls)  # most calls last
         while waiting := [one for one in lacking if lacking[one] and one not in self._resting]:
-            waiting.sort(key=lambda one: (self._last_turn[one], -self._calls(lacking[one][-1])))
+            waiting.sort(
+                key=lambda tenant: (self._last_turn[tenant], -self._calls(lacking[tenant][-1]))
+            )
             for tenant_id in waiting:
                 yield tenant_id, lacking[tenant_id].pop()
 

@@ -207,18 +207,18 @@ class GuestSandbox(asyncio.Protocol):
         limit = RUNNER_STARTS_WITHIN_S if spec.runtime_snapshot.is_resident else GREETING_TIMEOUT_S
         try:
             async with asyncio.timeout(limit):
-                told = await self._specialised
+                answer = await self._specialised
         except (TimeoutError, ConnectionError):
             raise SandboxRefused("the guest ended while it was being specialised") from None
-        if told.errno:
-            why, written = told.text, told.written
-            if told.errno in wire.NO_REASON:
+        if answer.errno:
+            why, written = answer.text, answer.written
+            if answer.errno in wire.NO_REASON:
                 why = with_last_line(why, written)
             raise SandboxRefused(with_output(why, written))
         if is_server:
             await self._start_server(spec)
             return
-        self.note = told.text.partition(" ")[2]  # after the word for the mode of serving
+        self.note = answer.text.partition(" ")[2]  # after the word for the mode of serving
 
     async def call(self, call: Call) -> CallResult:
         if self._web_server is not None:
@@ -458,11 +458,11 @@ class GuestSandbox(asyncio.Protocol):
 
     def _count(self, answer: Reply) -> None:
         """Updates counters, which never fall, even if the launcher no longer knows the sandbox."""
-        told, before = answer.message, self._counters
-        refused = tuple(Destination(*one) for one in told["refused"])
+        counters, before = answer.message, self._counters
+        refused = tuple(Destination(*one) for one in counters["refused"])
         self._counters = SandboxCounters(
-            blocked=max(before.blocked, told["blocked"]),
-            cpu_us=max(before.cpu_us, told["cpu_us"]),
+            blocked=max(before.blocked, counters["blocked"]),
+            cpu_us=max(before.cpu_us, counters["cpu_us"]),
             refused=refused or before.refused,
         )
 

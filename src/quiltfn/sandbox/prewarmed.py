@@ -144,7 +144,7 @@ class PrewarmedSandboxes:
             filled = [one for one in self._stocks.items() if one[1].ready]
             if not filled:
                 break
-            template, stock = max(filled, key=lambda one: len(one[1].ready))
+            template, stock = max(filled, key=lambda entry: len(entry[1].ready))
             gone.append(stock.ready.popleft())
             leaving += cost(template)
         self._memory.prewarmed_mib -= leaving
@@ -220,7 +220,7 @@ class PrewarmedSandboxes:
             and self._memory.prewarmed_mib + cost(template) <= most
             and self._memory.fits(cost(template))
         ]
-        count, template = max(lacking, key=lambda one: one[0], default=(0, None))
+        count, template = max(lacking, key=lambda entry: entry[0], default=(0, None))
         return template if count > 0 else None
 
     def _target(self, stock: _Stock) -> int:

@@ -398,8 +398,8 @@ class WebServer:
         else:
             self._tasks.spawn(self._explain(exchange, HttpFailed(None, why)))
 
-    def _unreached(self, what: str, error: OSError) -> NoNetwork:
-        return NoNetwork(f"{what}: {error.strerror}", LOOPBACK, self._settings.port)
+    def _unreached(self, noun: str, error: OSError) -> NoNetwork:
+        return NoNetwork(f"{noun}: {error.strerror}", LOOPBACK, self._settings.port)
 
     async def _explain(self, exchange: Exchange, why: EndCause) -> None:
         """Fails an invocation whose connection failed, unless the server has ended."""
@@ -445,33 +445,33 @@ class WebServer:
         asked: asyncio.Future[socket.socket] = self._loop.create_future()
         self._wanted.append(asked)
         self._ask_socket()
-        one = await asked
+        descriptor = await asked
         try:
-            await self._loop.sock_connect(one, (LOOPBACK, self._settings.port))
+            await self._loop.sock_connect(descriptor, (LOOPBACK, self._settings.port))
             _, connection = await self._loop.create_connection(
-                lambda: HttpConnection(self._chunk_room), sock=one
+                lambda: HttpConnection(self._chunk_room), sock=descriptor
             )
         except BaseException:
-            one.close()
+            descriptor.close()
             raise
         return connection
 
     def socket_came(self, errno: int, descriptor: int | None) -> bool:
         """Receives a requested socket, or the error. Returns False if none was requested."""
         asked = self._wanted.popleft() if self._wanted else None
-        one = None if descriptor is None else socket.socket(fileno=descriptor)
+        connection = None if descriptor is None else socket.socket(fileno=descriptor)
         if asked is None or asked.done():
-            if one is not None:
-                one.close()
+            if connection is not None:
+                connection.close()
             return asked is not None
-        if one is None:
+        if connection is None:
             asked.set_exception(OSError(errno, os.strerror(errno) if errno else NO_DESCRIPTORS))
-        elif (one.family, one.type) != (socket.AF_INET, socket.SOCK_STREAM):
-            one.close()
+        elif (connection.family, connection.type) != (socket.AF_INET, socket.SOCK_STREAM):
+            connection.close()
             asked.set_exception(OSError(0, "the guest gave something else than a socket"))
         else:
-            one.setblocking(False)
-            asked.set_result(one)
+            connection.setblocking(False)
+            asked.set_result(connection)
         return True
 
     # Its log -----------------------------------------------------------------------------------

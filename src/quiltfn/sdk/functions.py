@@ -91,7 +91,7 @@ def create_function(new: NewFunction) -> Flow[CreatedFunction]:
 def get_function(function: str) -> Flow[Function]:
     """One function, by its name or id."""
     return either(
-        function, lambda function_id: ask(by_id(function_id)), lambda one: ask(by_name(one))
+        function, lambda function_id: ask(by_id(function_id)), lambda name: ask(by_name(name))
     )
 
 

@@ -68,8 +68,8 @@ def inherit(arguments: list[str]) -> Inherited:
         if fleet.store_password:
             secrets["store_password_file"] = fleet.store_password
     channel, listener = (socket.socket(fileno=one) for one in (numbers.channel, numbers.listener))
-    for one in (channel, listener):
-        one.set_inheritable(False)
+    for opened in (channel, listener):
+        opened.set_inheritable(False)
     facts = given["facts"] | {"node_id": chosen.node_id, "transport": transport_of(chosen)}
     facts["memory_max_mib"] = budget_mib(chosen, facts["memory_max_mib"])
     facts["connections_max"] = connections_max(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -51,9 +51,9 @@ async def resume_clock(clock: ResumableClock, store: ClockStore) -> None:
 
 async def continue_ids(clock: ResumableClock, store: ClockStore) -> None:
     """At start, once the journal is stored: new ids sort after every id in the store."""
-    for one in (await store.newest_id(), first_id(int(clock.trusted()))):
-        if one:
-            continue_behind(one)
+    for newest in (await store.newest_id(), first_id(int(clock.trusted()))):
+        if newest:
+            continue_behind(newest)
 
 
 async def follow_wall_clock(clock: ResumableClock, store: ClockStore) -> None:

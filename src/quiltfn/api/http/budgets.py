@@ -147,7 +147,7 @@ class ResponseBudget:
         """Waits for this request's turn and memory."""
         loop, rank = asyncio.get_running_loop(), self._waiting[tenant_id]
         waiting = _Waiting(size, rank, loop.create_future())
-        insort_right(self._queue, waiting, key=lambda one: one.rank)
+        insort_right(self._queue, waiting, key=lambda other: other.rank)
         _count(self._waiting, tenant_id, 1)
         try:
             async with asyncio.timeout(RESPONSE_WAIT_S):
@@ -193,25 +193,25 @@ class OutputBudget:
         """Whether nothing is reserved and no call waits."""
         return not (self._queue or self._steps_of or self._places_of)
 
-    def extend(self, one: "CallOutputBudget") -> bool:
+    def extend(self, output: "CallOutputBudget") -> bool:
         """Whether the invocation has the memory that it wants; if not, calls its `go_on` once it
         has.
         """
-        if one not in self._queue:
-            if self._give(one):
+        if output not in self._queue:
+            if self._give(output):
                 return True
-            self._queue.append(one)
+            self._queue.append(output)
         return False
 
-    def release(self, one: "CallOutputBudget") -> None:
+    def release(self, output: "CallOutputBudget") -> None:
         """Frees the memory of an invocation that has ended."""
-        if one in self._queue:
-            self._queue.remove(one)
-        self._take_back(one)
-        if one.has_place:
-            one.has_place = False
+        if output in self._queue:
+            self._queue.remove(output)
+        self._take_back(output)
+        if output.has_place:
+            output.has_place = False
             self._free_places += 1
-            _count(self._places_of, one.tenant_id, -1)
+            _count(self._places_of, output.tenant_id, -1)
         self._serve()
 
     def _serve(self) -> None:
@@ -222,28 +222,28 @@ class OutputBudget:
             self._queue.remove(served)
             served.go_on()
 
-    def _give(self, one: "CallOutputBudget") -> bool:
-        more = one.wanted - one.steps
-        if one.has_place or more <= 0:
+    def _give(self, output: "CallOutputBudget") -> bool:
+        more = output.wanted - output.steps
+        if output.has_place or more <= 0:
             return True
-        has = self._steps_of[one.tenant_id]
+        has = self._steps_of[output.tenant_id]
         if more <= min(self._free_steps, self._steps_of_one - has):
-            one.steps += more
+            output.steps += more
             self._free_steps -= more
-            _count(self._steps_of, one.tenant_id, more)
+            _count(self._steps_of, output.tenant_id, more)
             return True
-        if self._free_places and self._places_of[one.tenant_id] < self._places_of_one:
-            one.has_place = True
+        if self._free_places and self._places_of[output.tenant_id] < self._places_of_one:
+            output.has_place = True
             self._free_places -= 1
-            _count(self._places_of, one.tenant_id, 1)
-            self._take_back(one)
+            _count(self._places_of, output.tenant_id, 1)
+            self._take_back(output)
             return True
         return False
 
-    def _take_back(self, one: "CallOutputBudget") -> None:
-        self._free_steps += one.steps
-        _count(self._steps_of, one.tenant_id, -one.steps)
-        one.steps = 0
+    def _take_back(self, output: "CallOutputBudget") -> None:
+        self._free_steps += output.steps
+        _count(self._steps_of, output.tenant_id, -output.steps)
+        output.steps = 0
 
 
 class CallOutputBudget(msgspec.Struct, eq=False):

@@ -156,13 +156,13 @@ class Connections:
         # How many requests that waited for memory were served, and since when none was.
         self._served, self._served_at = 0, 0.0
 
-    def add(self, one: Connection) -> SlotKind:
+    def add(self, connection: Connection) -> SlotKind:
         """Returns the slot of a new connection; `NONE`: refuse it."""
         if len(self._regular) < self.limits.most or self._end_idlest():
-            self._regular[one] = None
+            self._regular[connection] = None
             return SlotKind.REGULAR
         if len(self._reserved) < RESERVED or _make_way(self._reserved, lambda it: it.is_arriving):
-            self._reserved[one] = None
+            self._reserved[connection] = None
             return SlotKind.RESERVED
         return SlotKind.NONE
 
@@ -185,34 +185,34 @@ class Connections:
 
     def _end_first_still_idle(self) -> bool:
         while self._idlest:
-            one = next(iter(self._idlest))
-            since = self._idlest.pop(one)
-            if one.idle_since == since:  # Otherwise it was used in between.
-                del self._regular[one]
-                one.cut()
+            connection = next(iter(self._idlest))
+            since = self._idlest.pop(connection)
+            if connection.idle_since == since:  # Otherwise it was used in between.
+                del self._regular[connection]
+                connection.cut()
                 return True
         return False
 
     def __len__(self) -> int:
         return len(self._regular) + len(self._reserved)
 
-    def remove(self, one: Connection) -> None:
+    def remove(self, connection: Connection) -> None:
         """Frees the slot of a connection that has ended."""
-        self._regular.pop(one, None)
-        self._reserved.pop(one, None)
-        self._idlest.pop(one, None)
-        self._readers.pop(one, None)
-        self.resumed(one)
+        self._regular.pop(connection, None)
+        self._reserved.pop(connection, None)
+        self._idlest.pop(connection, None)
+        self._readers.pop(connection, None)
+        self.resumed(connection)
 
-    def paused(self, one: Connection) -> None:
+    def paused(self, connection: Connection) -> None:
         """The connection now waits for its client to read."""
-        counted = self._paused.get(one, 0)
-        size = self._paused[one] = one.held()
+        counted = self._paused.get(connection, 0)
+        size = self._paused[connection] = connection.held()
         self.responses.add_unsent(size - counted)
 
-    def resumed(self, one: Connection) -> None:
+    def resumed(self, connection: Connection) -> None:
         """The client has read nearly everything."""
-        counted = self._paused.pop(one, 0)
+        counted = self._paused.pop(connection, 0)
         if counted:
             self.responses.add_unsent(-counted)
 
@@ -227,31 +227,31 @@ class Connections:
 
     def finish_all(self) -> None:
         """On shutdown: no connection accepts further requests."""
-        for one in [*self._regular, *self._reserved]:
-            one.finish()
+        for connection in [*self._regular, *self._reserved]:
+            connection.finish()
 
     def cut_all(self) -> None:
         """Aborts all connections and their requests."""
         for task in self.tasks:
             task.cancel()
-        for one in [*self._regular, *self._reserved]:
-            one.cut()
+        for connection in [*self._regular, *self._reserved]:
+            connection.cut()
 
     def look(self, now: float) -> None:
         """Cuts off clients that do not read; call it about once a second."""
-        for one in [*self._regular, *self._reserved]:
-            if one.unsent() == 0:
-                self._readers.pop(one, None)
+        for connection in [*self._regular, *self._reserved]:
+            if connection.unsent() == 0:
+                self._readers.pop(connection, None)
                 continue
-            taken = one.taken()
-            if one in self._paused:
-                self.paused(one)
-            reader = self._readers.get(one)
+            taken = connection.taken()
+            if connection in self._paused:
+                self.paused(connection)
+            reader = self._readers.get(connection)
             if reader is None:
-                reader = self._readers[one] = Reader(now, taken, now, taken)
-            reader.look(now, taken, 0 if one.is_streaming else LEAST_PROGRESS)
+                reader = self._readers[connection] = Reader(now, taken, now, taken)
+            reader.look(now, taken, 0 if connection.is_streaming else LEAST_PROGRESS)
             if now - reader.since >= self.limits.write_timeout_s:
-                one.cut()
+                connection.cut()
         self._make_room(now)
 
     def _make_room(self, now: float) -> None:
@@ -267,26 +267,26 @@ class Connections:
         stalled: list[tuple[float, Connection]] = []
         slow: list[tuple[bool, float, Connection]] = []
         free_soon = 0.0
-        for one, held in self._paused.items():
-            reader = self._readers.get(one)
+        for connection, held in self._paused.items():
+            reader = self._readers.get(connection)
             if reader is None or not held:
                 continue
             if now - reader.since >= PATIENCE_S:
-                stalled.append((reader.since, one))
+                stalled.append((reader.since, connection))
                 continue
-            left_s = reader.left_s(now, one.taken(), one.unsent())
-            if left_s is not None and not one.is_streaming:
-                slow.append((held < LITTLE_BYTES, -left_s, one))
+            left_s = reader.left_s(now, connection.taken(), connection.unsent())
+            if left_s is not None and not connection.is_streaming:
+                slow.append((held < LITTLE_BYTES, -left_s, connection))
                 free_soon += held if left_s <= SOON_S else held * SOON_S / left_s
-        for _, one in sorted(stalled, key=lambda entry: entry[0]):
+        for _, connection in sorted(stalled, key=lambda entry: entry[0]):
             if missing <= 0:
                 return
-            missing -= self._paused[one]
-            one.cut()
+            missing -= self._paused[connection]
+            connection.cut()
         if now - self._served_at >= WAIT_S and free_soon < missing:
             ordered = [one for *_, one in sorted(slow, key=lambda entry: entry[:2])]
-            for one in self._enough(ordered, missing):
-                one.cut()
+            for connection in self._enough(ordered, missing):
+                connection.cut()
 
     def _enough(self, ordered: list[Connection], missing: int) -> list[Connection]:
         """The first of `ordered` that hold `missing` bytes together, without those that are not

@@ -238,8 +238,8 @@ def interrupt(connection: Connection, boot: Boot, now: int, why: Interrupted = S
     if sums:
         run(connection, "add_to_counters", [dict(row) for row in sums])
         stats.add_interrupted(connection, sums, now)
-        told = {"why": why.sentence, "cause": cause_json(why)}
-        run(connection, "interrupt_left", ours | told)
+        values = {"why": why.sentence, "cause": cause_json(why)}
+        run(connection, "interrupt_left", ours | values)
     return sum(row["calls"] for row in sums)
 
 

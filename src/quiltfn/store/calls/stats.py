@@ -303,10 +303,10 @@ class _Slices:
         look = self._whose | {"start": start, "function_id": function_id, "most": READ_ROWS}
         rows = execute(connection, "stats_of_tenant", look).fetchall()
         for at, whose_calls, text in rows:
-            one = decode(text)
+            stats = decode(text)
             if not self._with_latency:
-                one.latency.clear()
-            add_one(sums, key(at, whose_calls), one)
+                stats.latency.clear()
+            add_one(sums, key(at, whose_calls), stats)
         self.is_done = len(rows) < READ_ROWS
         if rows:
             self._after = rows[-1][:2]

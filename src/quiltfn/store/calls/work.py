@@ -114,9 +114,9 @@ class SqlWork:
         try:
             while self._arrived:
                 some, size = [], 0
-                for one in self._arrived[:ACCEPTED_AT_ONCE]:
-                    some.append(one)
-                    size += one[0].input.size_bytes
+                for arrived in self._arrived[:ACCEPTED_AT_ONCE]:
+                    some.append(arrived)
+                    size += arrived[0].input.size_bytes
                     if size >= AT_ONCE_MAX_BYTES:
                         break
                 del self._arrived[: len(some)]
@@ -158,12 +158,12 @@ class SqlWork:
         room = _Room(connection, self._bound, self._old_inputs)
         refusals: list[Refusal] = []
         taken: dict[str, AcceptedWork] = {}
-        for one in given:
-            is_known = one.record.invocation_id in known or one.record.invocation_id in taken
-            refusal = None if is_known else room.take(one)
+        for work in given:
+            is_known = work.record.invocation_id in known or work.record.invocation_id in taken
+            refusal = None if is_known else room.take(work)
             refusals.append(refusal)
             if not is_known and refusal is None:
-                taken[one.record.invocation_id] = one
+                taken[work.record.invocation_id] = work
         new = list(taken.values())
         records.write(connection, [one.record for one in new], self._database.boot.epoch)
         rows = [input_row(one.record, one.input, self._cipher) for one in new]
