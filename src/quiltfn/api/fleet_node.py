@@ -1,4 +1,4 @@
-"""FleetNode: the nodes that share a server's store, as far as requests are concerned."""
+"""FleetNode: how the API works with the other nodes that share this server's store."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -10,12 +10,12 @@ from quiltfn.api.http.response import Response
 from quiltfn.api.http.route import Application, RequestContext, Route
 from quiltfn.ports import PoolCounting, Pools
 
-# Returns once no call has come for a while; it is told when the last one came.
+# Returns once no invocation has arrived for a while. Its argument returns when the last one did.
 Quiet = Callable[[Callable[[], float]], Awaitable[None]]
 
 
 class EventsOfAll(Protocol):
-    """The events of a stream that all nodes have a part in."""
+    """An event stream that combines the events of all nodes."""
 
     async def start(self) -> None: ...
 
@@ -25,54 +25,54 @@ class EventsOfAll(Protocol):
 
 
 class FleetNode(Protocol):
-    """What a server asks of other nodes, and answers to them."""
+    """Sends requests to other nodes, and responds to theirs."""
 
     @property
     def is_alone(self) -> bool:
-        """Whether there can be no others."""
+        """Whether this server belongs to no fleet."""
 
     @property
     def pools(self) -> PoolCounting:
-        """The instances of all nodes, as far as they have said."""
+        """The instances of all nodes, as the nodes last reported them."""
 
     def elsewhere(self, context: RequestContext[Any], route: Route) -> Awaitable[Response | None]:
-        """The response of the node that is to answer the request; None: this one is."""
+        """The response of the node that is responsible for the request. None: this node is."""
 
     def asked_of_others(self, context: RequestContext[Any]) -> AsyncGenerator[bytes, None]:
-        """What the other nodes answer to the same request, which is a GET, as it comes; nothing
-        where another node asks.
+        """The other nodes' responses to the same GET request, as they arrive. Empty if the request
+        itself comes from another node.
         """
 
     def streamed_by_all(
         self, context: RequestContext[Any], own: Events, gap: Callable[[str], bytes]
     ) -> EventsOfAll | None:
-        """The events of a stream of this node and of those that the other nodes answer the same
-        request with; None: there are only the own ones. `gap`: what is told of a node that was
-        lost. Raises `CapacityFull` where this node has too many such streams, `RateLimited` where
-        the tenant has.
+        """Combine this node's events with those that the other nodes send in response to the same
+        request. None: there are only this node's events. `gap`: encodes the event that reports a
+        lost node. Raises `CapacityFull` if this node has too many such streams, and `RateLimited`
+        if the tenant has.
         """
 
     def answered(
         self, app: Application, responses: ResponseBudget
     ) -> AbstractAsyncContextManager[None]:
-        """In the block, what other nodes send is answered by `app`. `responses`: what all long ones
-        count in.
+        """Within the block, `app` responds to the requests of other nodes. `responses`: the budget
+        of long responses.
         """
 
     def images_only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
-        """The images of tenants, by their digests, that a node has and none of some others."""
+        """The digests of the tenants' images that `node` has and none of `others` has."""
 
     async def joined(self, tenant_id: str) -> None:
-        """Returns once other nodes tell of a tenant whose events are followed here."""
+        """Return once the other nodes send the events of a tenant that is followed here."""
 
     async def settled(self, quiet: Quiet) -> None:
-        """Returns once this node gets nothing to send on, and none of its requests is under way at
-        another one. `quiet`: as `Server.quiet`.
+        """Return once this node receives nothing to forward, and none of its requests to other
+        nodes is in progress. `quiet`: as `Server.quiet`.
         """
 
 
 class Alone:
-    """`FleetNode` of a server that has none."""
+    """`FleetNode` of a server that belongs to no fleet."""
 
     is_alone = True
 
@@ -80,10 +80,10 @@ class Alone:
         self.pools: PoolCounting = pools
 
     async def elsewhere(self, context: RequestContext[Any], route: Route) -> Response | None:
-        """This node answers everything."""
+        """This node responds to every request."""
 
     async def asked_of_others(self, context: RequestContext[Any]) -> AsyncGenerator[bytes, None]:
-        """Nobody answers."""
+        """There are no other nodes."""
         del context
         nothing: tuple[bytes, ...] = ()
         for piece in nothing:
@@ -92,22 +92,22 @@ class Alone:
     def streamed_by_all(
         self, context: RequestContext[Any], own: Events, gap: Callable[[str], bytes]
     ) -> EventsOfAll | None:
-        """There are only the own events."""
+        """There are only this node's events."""
 
     def answered(
         self, app: Application, responses: ResponseBudget
     ) -> AbstractAsyncContextManager[None]:
-        """Nobody asks."""
+        """No other node sends requests."""
         del app, responses
         return nullcontext()
 
     def images_only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
-        """Nobody else needs a copy."""
+        """No other node needs a copy."""
         del node, others
         return frozenset()
 
     async def joined(self, tenant_id: str) -> None:
-        """Nobody else has events."""
+        """No other node has events."""
 
     async def settled(self, quiet: Quiet) -> None:
-        """Nothing is sent on."""
+        """Nothing is forwarded."""

@@ -1,4 +1,4 @@
-"""From the model's nouns to the shapes that are sent (`quiltfn.wire`), and back."""
+"""Converts between the model's types and the schemas of the API (`quiltfn.wire`)."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -35,9 +35,10 @@ REPLAY = "ELASTICITY_IDEMPOTENCY_REPLAY"
 
 
 def gathered(shape: type[T], *sources: object, **given: Any) -> T:
-    """A shape whose fields are `given`, else attributes of the first source that has them.
+    """An instance of a schema. Each field is taken from `given`, otherwise from the first source
+    that has an attribute of that name.
 
-    A field that is added to a noun and to its shape needs no line here.
+    A field that is added to both a model type and its schema needs no change here.
     """
     values = dict(given)
     for name in shape.__struct_fields__:
@@ -50,11 +51,11 @@ def gathered(shape: type[T], *sources: object, **given: Any) -> T:
     return shape(**values)
 
 
-# --- what a client sent ------------------------------------------------------------------------
+# --- requests ----------------------------------------------------------------------------------
 
 
 def split(new: wire.NewFunction) -> tuple[NewFunction, VersionSpec]:
-    """What the function keeps, and what its first version fixes."""
+    """Separate the function's own fields from the spec of its first version."""
     fields = msgspec.structs.asdict(new)
     spec = {name: fields[name] for name in VersionSpec.__struct_fields__ if name in fields}
     kept = {name: fields[name] for name in NewFunction.__struct_fields__}
@@ -62,13 +63,13 @@ def split(new: wire.NewFunction) -> tuple[NewFunction, VersionSpec]:
 
 
 def changes_of(changes: wire.FunctionChanges) -> dict[str, Any]:
-    """The fields that were named."""
+    """The fields that the request contains."""
     fields = msgspec.structs.asdict(changes)
     return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
 
 
 def runtime_of(new: wire.NewRuntime) -> Runtime:
-    """Without what the server itself decides."""
+    """The runtime as requested, without an id, which the server assigns."""
     return Runtime(
         id="",
         name=new.name,
@@ -90,20 +91,20 @@ def runtime_of(new: wire.NewRuntime) -> Runtime:
 
 
 def schedule_of(new: wire.NewSchedule) -> Schedule:
-    """Without what the server itself decides."""
+    """The schedule as requested, without the ids that the server fills in."""
     fields = msgspec.structs.asdict(new)
     del fields["function"]
     return convert(fields | {"id": "", "tenant_id": "", "function_id": ""}, Schedule)
 
 
-# --- what is answered --------------------------------------------------------------------------
+# --- responses ---------------------------------------------------------------------------------
 
 
 def function(
     entry: Entry, default: Alias | None, *, note: str, is_outdated: bool, show: bool
 ) -> wire.Function:
-    """`default`: its default alias. `note`: what its runtime has to say. `is_outdated`: that was
-    replaced. `show`: whether the caller may see the values of the environment.
+    """`default`: its default alias. `note`: a note about its runtime. `is_outdated`: whether that
+    runtime was replaced. `show`: whether the caller may see the values of the environment.
     """
     spec, error = entry.version.spec, entry.function.error_message
     return gathered(
@@ -121,7 +122,7 @@ def function(
 
 def function_summary(entry: Entry, default: Alias | None) -> wire.FunctionSummary:
     function = entry.function
-    if function.error_message:  # what its program wrote may be long
+    if function.error_message:  # may contain long output of the handler
         sentence = function.error_message.partition("\n")[0]
         function = msgspec.structs.replace(function, error_message=sentence)
     return gathered(
@@ -160,12 +161,12 @@ def version(version: Version, current: int, *, show: bool) -> wire.Version:
 
 
 def values_of(environment: Mapping[str, str], *, show: bool) -> dict[str, str]:
-    """Variables, their values masked unless they are to be shown."""
+    """The variables, with masked values unless `show` is true."""
     return dict(environment) if show else dict.fromkeys(environment, MASK)
 
 
 def invocation(record: Invocation) -> wire.Invocation:
-    """Its output is two empty strings where that was left out."""
+    """Output that the record does not contain becomes two empty strings."""
     return wire.Invocation(
         invocation_id=record.invocation_id,
         function_id=record.function_id,
@@ -186,7 +187,7 @@ def invocation(record: Invocation) -> wire.Invocation:
 
 
 def long_invocation(record: Invocation) -> wire.Invocation | WithTexts:
-    """As `invocation`, its output apart if that is long."""
+    """As `invocation`, but with long output kept as separate texts."""
     if len(record.stdout) + len(record.stderr) <= PIECE_BYTES:
         return invocation(record)
     shown = invocation(msgspec.structs.replace(record, stdout=b"", stderr=b""))
@@ -332,7 +333,7 @@ def operation(operation: Operation) -> wire.Operation:
 
 
 def as_replay(answer: wire.Operation) -> wire.Operation:
-    """The first operation, told to whoever asks for it again."""
+    """The original operation, as the response to a repeated request."""
     return msgspec.structs.replace(
         answer,
         reason_code=REPLAY,
@@ -341,7 +342,7 @@ def as_replay(answer: wire.Operation) -> wire.Operation:
 
 
 def schedule(stored: StoredSchedule, function: str, *, show: bool) -> wire.Schedule:
-    """`function`: its name. `show`: whether the caller may see what its runs are given."""
+    """`function`: its name. `show`: whether the caller may see the input of its runs."""
     schedule, last = stored.schedule, stored.last_run
     payload, environment = schedule.payload, schedule.environment
     if not show:

@@ -1,4 +1,4 @@
-"""FleetCalls: the calls of a node that other nodes run, and those that it runs for them."""
+"""FleetCalls: the invocations of a node that other nodes run, and those that it runs for them."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.ports.streamed_body import StreamedBody
 
-# The path at which a node asks another whether it knows of a call that is not in the store, the
+# The path at which a node asks another whether it knows an invocation that is not in the store, the
 # possible responses, and the limits of the request.
 CALLS = "/fleet/calls/"
 SAID = {b"true": True, b"false": False}
@@ -61,7 +61,7 @@ class FleetCalls:
         """
         self._parts, self._invoker, self._journal = parts, invoker, invoker.journal
         self.name, self.pools, self.placement = parts.own.name, pools, placement
-        self._under_way: set[str] = set()  # The calls of other nodes.
+        self._under_way: set[str] = set()  # Invocations that run here for other nodes.
         clock, patience_s = parts.clock, parts.times.fence_s
         self._lost = LostCalls(self._journal, clock, self._is_known_at, patience_s)
         self.uncounted, self.peers = parts.peers, CountedPeers(parts.peers)
@@ -116,14 +116,14 @@ class FleetCalls:
                 self._own_events.end()
 
     async def _answer_node(self, request: Request, asker: Asker) -> Response:
-        """Responds to a request that a node makes for itself."""
+        """Respond to a request that a node makes for itself."""
         for beginning, handler in self._handlers.items():
             if request.path.startswith(beginning):
                 return await handler(request, asker)
         return error_response(NotFound("there is no such route"), "")
 
     async def _say_whether_known(self, request: Request, _asker: Asker) -> Response:
-        """Responds whether this node knows of a call that is not in the store."""
+        """Respond whether this node knows an invocation that is not in the store."""
         invocation_id = request.path.removeprefix(CALLS)
         is_here = invocation_id in self._under_way or self._invoker.has_begun(invocation_id)
         return json_response(is_here or self._journal.is_unstored(invocation_id))
@@ -155,11 +155,11 @@ class FleetCalls:
 
 
 class CountedPeers:
-    """`Peers` that count the requests under way."""
+    """`Peers` that count the requests in progress."""
 
     def __init__(self, peers: HttpPeers) -> None:
         self._peers, self._under_way, self.asked_at = peers, 0, float("-inf")
-        self._settled: asyncio.Event | None = None  # Only while somebody waits for it.
+        self._settled: asyncio.Event | None = None  # Set only while somebody waits for it.
 
     def request(
         self,
@@ -174,19 +174,19 @@ class CountedPeers:
         return PeerRequest(self._peers, node, (method, target, headers, body, call), self)
 
     def started(self) -> None:
-        """One more is under way."""
+        """A request has started."""
         self._under_way += 1
         self.asked_at = asyncio.get_running_loop().time()
 
     def ended(self) -> None:
-        """One less."""
+        """A request has ended."""
         self._under_way -= 1
         if self._settled is not None and not self._under_way:
             self._settled.set()
             self._settled = None
 
     async def settled(self) -> None:
-        """Returns once none is under way."""
+        """Return once no request is in progress."""
         if self._under_way:
             self._settled = self._settled or asyncio.Event()
             await self._settled.wait()

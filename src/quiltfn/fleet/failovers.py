@@ -1,10 +1,10 @@
-"""Failovers: nodes tell each other which timeline of PostgreSQL they go by.
+"""Failovers: nodes tell each other which PostgreSQL timeline they use.
 
-After a failover the old primary may still run, and nodes may have connections to it. They do not
-see the beats of those that are at the new one, nor the other way round. So each asks some of those
-whose beats it does not see, and who is on the older timeline leaves it.
+After a failover the old primary may still run, and some nodes may still be connected to it. They do
+not see the heartbeats of the nodes that use the new primary, nor the other way round. So each node
+asks some of those whose heartbeats it does not see, and a node on the older timeline leaves it.
 
-    POST /fleet/history/<system identifier>/<timeline>   answered in the same form
+    POST /fleet/history/<system identifier>/<timeline>   the response has the same form
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _log = structlog.get_logger("quiltfn.fleet")
 
 
 class Failovers:
-    """`read` it all members, again and again. `silent`: the nodes whose beats are not seen."""
+    """Call `read` whenever the members were read. `silent`: nodes whose heartbeats are not seen."""
 
     def __init__(
         self, peers: HttpPeers, timeline: Timeline, silent: Callable[[], Sequence[str]]
@@ -38,19 +38,19 @@ class Failovers:
         self._asking: asyncio.Task[None] | None = None
 
     def read(self, _: Sequence[Member]) -> None:
-        """After each look at the others: asks some that are silent, beside all else."""
+        """Ask some silent nodes in the background, unless that is in progress."""
         silent = self._silent()
         if silent and (self._asking is None or self._asking.done()):
             some = random.sample(silent, min(ASKED_MAX, len(silent)))
             self._asking = asyncio.ensure_future(self._ask_all(some))
 
     async def answer(self, request: Request, asker: Asker) -> Response:
-        """What another node says of its own."""
+        """Learn another node's timeline, and respond with this node's."""
         self._heard(request.path.removeprefix(PATH), asker.node)
         return text_response(_shown(self._timeline.newest), "text/plain; charset=utf-8")
 
     async def aclose(self) -> None:
-        """Nobody is asked any more."""
+        """Cancel peer queries."""
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking])
@@ -65,7 +65,7 @@ class Failovers:
                 if answer.status == 200:
                     self._heard((await answer.read(ANSWER_MAX_BYTES)).decode("latin-1"), node)
         except PeerUnavailable:
-            pass  # it may be gone
+            pass  # the node may have stopped
 
     def _heard(self, text: str, node: str) -> None:
         found = TOLD.fullmatch(text)

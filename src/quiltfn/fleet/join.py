@@ -54,9 +54,9 @@ async def join_others(
     own: NodeFile | None,
     died: QuiltfnError,
 ) -> AsyncIterator[tuple[Follower, Membership | None, Others]]:
-    """Follows the other servers on the store until the block ends, by the clock of its database. If
-    this one is a node of a fleet, it also joins. `died`: the error that repetitions of an
-    idempotent request get if its node was lost. Raises `NodeRemoved`, and `StoreUnavailable`.
+    """Follow the other servers on the store until the block ends, using the database's clock. If
+    this server is a node of a fleet, it also joins the fleet. `died`: the error that repetitions of
+    an idempotent request get if its node was lost. Raises `NodeRemoved`, and `StoreUnavailable`.
     """
     await go_by_database(clock, store)
     follower = Follower(store)
@@ -81,9 +81,9 @@ async def joined(
     died: QuiltfnError,
     lag_s: Callable[[], float],
 ) -> AsyncIterator[Membership]:
-    """Sends heartbeats until the block ends, and then leaves the fleet: by then nothing may run
-    here. `address`: where other nodes reach this one. `died`: as for `join_others`. Raises
-    `NodeRemoved`, and `StoreUnavailable`.
+    """Send heartbeats until the block ends, and then leave the fleet. Nothing may run here by then.
+    `address`: where other nodes reach this one. `died`: as for `join_others`. Raises `NodeRemoved`,
+    and `StoreUnavailable`.
     """
     database = store.database
     assert isinstance(database, PostgresDatabase), "a fleet shares a PostgreSQL"
@@ -141,7 +141,7 @@ class NodeControl:
         self._following = asyncio.Lock()
 
     async def start(self) -> None:
-        """Applies the present state, and from now on each new one. Raises `StoreUnavailable`."""
+        """Apply the current state, and then each new one. Raises `StoreUnavailable`."""
         membership, services = self._membership, self._services
         if membership.state is NodeState.READY:
             await self._dispatcher.start()
@@ -156,7 +156,7 @@ class NodeControl:
         self._state_changed(membership.state)
 
     async def aclose(self) -> None:
-        """Applies no more states, and reports that this node is leaving."""
+        """Stop applying states, and report that this node is leaving."""
         self._membership.report_by(partial(Report, is_leaving=True))
         self._membership.on_state.disconnect()
         self._membership.on_lost.disconnect()
@@ -168,7 +168,7 @@ class NodeControl:
         self._tasks.spawn(until_stored(self._follow))
 
     async def _follow(self) -> None:
-        """Dispatches asynchronous invocations only while the node is ready."""
+        """Dispatch asynchronous invocations only while the node is ready."""
         async with self._following:  # Inside the lock, so that the latest state is applied last.
             if self._membership.state is NodeState.READY and not self._services.health.draining:
                 await self._dispatcher.resume()

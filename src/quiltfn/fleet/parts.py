@@ -1,6 +1,6 @@
-"""FleetParts: what a node of a fleet has before it has pools, to give to what other servers have,
-too: sandboxes that start only what the fleet grants, images that come from other nodes, and the
-invocations of tenants on all nodes.
+"""FleetParts: the parts of a fleet's node that are needed before its pools exist: sandboxes that
+start only while the node has its lease, images that come from other nodes, and the invocations of
+tenants on all nodes.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ AGAIN_S = 10
 
 
 class Ground(Protocol):
-    """What the server has opened."""
+    """The parts of the server that are already open."""
 
     @property
     def store(self) -> SqlStore: ...
@@ -49,8 +49,8 @@ class Ground(Protocol):
 
 
 class SharedTenantImages(TenantImages):
-    """Those whose files may be on other nodes: what needs one here waits until it has come, and an
-    upload until another node has it.
+    """Images whose files may be on other nodes. A user of an image waits until the files have been
+    fetched, and an upload waits until another node has a copy.
     """
 
     def __init__(self, kept: ImagesKept, fleet: Callable[[TenantImages], FleetImages]) -> None:
@@ -70,7 +70,7 @@ class SharedTenantImages(TenantImages):
 
 
 class FleetParts:
-    """`server/standalone_node.py` has what stands for them elsewhere."""
+    """`LoneParts` in `server/standalone_node.py` replaces this in standalone servers."""
 
     def __init__(
         self, own: NodeFile, membership: Membership, ground: Ground, kept: ImagesKept
@@ -95,12 +95,12 @@ class FleetParts:
     def _images(self, bounds: TenantImages) -> FleetImages:
         copies = SqlImageCopies(self.ground.store.database)
         parts = ImageParts(bounds.images, bounds, copies, self.peers, self.clock)
-        # A node that is back before its instances would have ended has its disk with it.
+        # A node that returns before its instances would have ended still has its files.
         nodes = ImageNodes(self.times.end_s)
         return FleetImages(self.own.name, parts, nodes, self.ground.others)
 
     def reasons(self, refuses: Callable[[], str]) -> Reasons:
-        """Whom this node's health asks."""
+        """The checks that this node's health uses."""
         return Reasons(
             no_sandbox=self.ground.stock.why_not,
             refuses=refuses,

@@ -1,7 +1,7 @@
-"""The calls of tenants on all nodes, by which each node holds the limits that all have together.
+"""Tracks the tenants' invocations on all nodes, so that each node can enforce fleet-wide limits.
 
-What nodes say comes with their beats. A node whose beats stop is left out after the fence time; one
-that cannot read those of the others goes on with what it read last.
+Nodes report with their heartbeats. A node whose heartbeats stop is left out after the fence time. A
+node that cannot read the others' heartbeats continues with the reports that it read last.
 """
 
 from collections import defaultdict
@@ -11,29 +11,29 @@ from quiltfn.model.member import Member
 from quiltfn.model.tenant_load import TenantLoad, bounded_loads, has_room, rate_share
 from quiltfn.ports import Clock
 
-# Of what was asked before that is still counted, in each report. Calls come in bursts.
+# Each report still counts this part of the previous rate, since invocations come in bursts.
 FADING = 0.5
 FORGOTTEN = 0.01
 
 
 class FleetTenants:
-    """`ports.quotas.OtherNodes` of the node of that name."""
+    """`ports.quotas.OtherNodes` of the node named `own`."""
 
     def __init__(self, own: str, clock: Clock) -> None:
         self._own, self._clock = own, clock
-        # What came here since the last report.
+        # Requests on this node since the last report.
         self._since = clock.now()
         self._asked: defaultdict[str, int] = defaultdict(int)
         self._wanted: dict[str, int] = {}
         self._refused: defaultdict[str, int] = defaultdict(int)
         self._asked_per_s: dict[str, float] = {}
-        # What the nodes have said, by tenant and node.
+        # The nodes' reports, by tenant and node.
         self._nodes: Collection[str] = ()
         self._loads: defaultdict[str, dict[str, TenantLoad]] = defaultdict(dict)
         self._shares: dict[tuple[str, float], float] = {}
 
     def read(self, members: Sequence[Member], heard: Collection[str]) -> None:
-        """Takes in what all nodes said last. `heard`: the others that are there."""
+        """Store the latest reports of all nodes. `heard`: the other nodes that are present."""
         self._nodes = set(heard)
         self._loads.clear()
         self._shares.clear()
@@ -95,7 +95,7 @@ class FleetTenants:
         return [one for node, one in self._loads[tenant_id].items() if node != self._own]
 
     def _share(self, tenant_id: str, most: float) -> float:
-        """By what is stored of this node, too: the others know no more of it."""
+        """This node's share of the rate. It uses this node's stored report, as the others do."""
         known = self._loads.get(tenant_id, {})
         nodes = [self._own, *self._nodes]
         asked = [known[node].asked_per_s if node in known else 0.0 for node in nodes]

@@ -1,5 +1,5 @@
-"""A server that is no node of a fleet: what stands for what a fleet gives a node (`fleet/parts.py`,
-`fleet/node.py`).
+"""A server that belongs to no fleet: substitutes for the fleet's parts of a node
+(`fleet/parts.py`, `fleet/node.py`).
 """
 
 import asyncio
@@ -28,7 +28,7 @@ ALONE = "this server is no node of a fleet: stop it in order with SIGTERM"
 
 
 class LoneParts:
-    """As `FleetParts`: what there is before there are pools."""
+    """Replaces `FleetParts`: the parts that are needed before the pools exist."""
 
     tenants, problem = None, None
 
@@ -37,11 +37,11 @@ class LoneParts:
         self.tenant_images = TenantImages(*kept)
 
     def may_begin(self) -> bool:
-        """Whether accepted work may begin here."""
+        """Whether asynchronous invocations may start here."""
         return True
 
     def reasons(self, refuses: Callable[[], str]) -> Reasons:
-        """Whom this server's health asks."""
+        """The checks that this server's health uses."""
         return Reasons(
             no_sandbox=self.ground.stock.why_not,
             refuses=refuses,
@@ -50,7 +50,7 @@ class LoneParts:
 
 
 class LoneNode:
-    """As `JoinedNode`: what there is once there are pools."""
+    """Replaces `JoinedNode`: the parts that need the pools."""
 
     pool_changed: Sequence[Callable[[str, str], None]] = ()
     listeners: Mapping[ChangeKind, Callable[[Sequence[Change] | None], Awaitable[None]]] = {}
@@ -68,7 +68,7 @@ class LoneNode:
         self.nodes = OneNode(boot.node_id, boot.epoch, partial(report_of, pools, invoker))
 
     async def restore(self) -> None:
-        """There is nothing of other nodes."""
+        """There is no state of other nodes to restore."""
 
     async def start(
         self,
@@ -77,30 +77,30 @@ class LoneNode:
         ended: "asyncio.Future[Exception]",
         stack: AsyncExitStack,
     ) -> None:
-        """Begins accepted work."""
+        """Start to dispatch asynchronous invocations."""
         del services, ended, stack
         await dispatcher.start()
 
     def tasks(self, _: Lifecycle) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
-        """There is nothing to share."""
+        """There is nothing to share with other nodes."""
         return ()
 
     async def leave(self) -> None:
-        """Nobody misses it."""
+        """There is no other node to notify."""
 
     async def aclose(self) -> None:
-        """It has nothing of others."""
+        """There are no resources of a fleet to close."""
 
 
 class OneNode:
-    """`ports.fleet.Nodes` of one node, without a query."""
+    """`ports.fleet.Nodes` of a single node, without a query."""
 
     def __init__(self, name: str, epoch: int, report: Callable[[], Report]) -> None:
         """`epoch`: the number of its start."""
         self._name, self._epoch, self._report = name, epoch, report
 
     def show(self) -> None:
-        """As `Nodes` says: of a server that is alone there are no such metrics."""
+        """As `Nodes` says, but does nothing: a standalone server has no such metrics."""
 
     async def all(self) -> Sequence[KnownNode]:
         """As `Nodes` says."""

@@ -1,4 +1,4 @@
-"""What a server sends to a collector of OpenTelemetry, by its settings; nothing without them."""
+"""Sends traces, metrics and logs to an OpenTelemetry collector if the settings name one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,25 +22,25 @@ _log = structlog.get_logger("quiltfn.server.telemetry")
 
 
 class CannotSend(Exception):
-    """The settings ask for what cannot be done here (a sentence for the operator)."""
+    """The settings cannot be applied here; the message is a sentence for the operator."""
 
 
 class Telemetry(msgspec.Struct, frozen=True):
-    """`tracer` and `sender`: None where nothing is traced or sent."""
+    """`tracer` and `sender`: None if nothing is traced or sent."""
 
     tracer: Tracer | None = None
     sender: "Sender | None" = None
     metrics_s: float | None = None
 
     async def send_metrics(self, refresh: Callable[[], Awaitable[None]]) -> None:
-        """Sends the metrics again and again, until it is cancelled, if they are to be sent.
-        `refresh`: has those shown as they are that are not counted as they change.
+        """Send the metrics periodically until cancelled, if the settings ask for metrics.
+        `refresh`: updates the metrics that are not counted continuously.
         """
         while self.sender is not None and self.metrics_s is not None:
             await asyncio.sleep(self.metrics_s)
             try:
                 await refresh()
-            except Exception:  # A mistake of ours must not end the metrics for good.
+            except Exception:  # A bug must not stop the metrics permanently.
                 _log.exception("metrics could not be read; they are tried again")
             else:
                 self.sender.put_metrics(metrics.families())
@@ -56,7 +56,7 @@ async def open_telemetry(
         yield Telemetry()
         return
     try:
-        # Imported late: a tenth of a second, and an extra that need not be installed.
+        # Imported late: it takes a tenth of a second and needs an optional extra.
         from quiltfn.observe.otlp import LOGS, METRICS, TRACES, Sender, Target  # noqa: PLC0415
     except ImportError as error:
         raise CannotSend(
@@ -89,7 +89,7 @@ async def open_telemetry(
 
 
 def headers_of(text: bytes) -> dict[str, str]:
-    """Headers from a file with a line `name: value` for each. Raises `CannotSend`."""
+    """Parse headers from a file with one `name: value` per line. Raises `CannotSend`."""
     headers = {}
     for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), 1):
         if not line.strip() or line.startswith("#"):

@@ -1,7 +1,8 @@
-"""Compresses long answers with gzip for clients that ask for it (RFC 9110, 12.5.3).
+"""Compresses long responses with gzip for clients that ask for it (RFC 9110, 12.5.3).
 
-Never on the way of a call, and never what is no text: events are sent as they come, and octets may
-be asked for in parts. What has an ETag is sent as it is, since a strong one names its very bytes.
+Only whole texts are compressed: event streams are sent as events occur, and ranges of binary files
+may be requested. A response with an ETag is not compressed, since a strong ETag identifies its
+exact bytes.
 """
 
 import asyncio
@@ -13,21 +14,21 @@ from quiltfn.api.http.budgets import SHORT_BYTES, ResponseBudget
 from quiltfn.api.http.request import Headers
 from quiltfn.api.http.response import Response
 
-# Shorter answers fit into a packet as they are.
+# Shorter responses fit into one packet without compression.
 FROM_BYTES = 1024
-# The fastest level: JSON becomes a fifth, in a tenth of the time of the best one.
+# The fastest level: it reduces JSON to a fifth, in a tenth of the best level's time.
 LEVEL = 1
-# Encodings that a client may name; others are not looked at.
+# Maximum encodings read from a request; any more are ignored.
 NAMES_MAX = 64
 GZIP = 16 + zlib.MAX_WBITS
-# Long answers are compressed in a thread, one at a time; what would wait behind so many is sent as
-# it is.
+# Long responses are compressed in a thread, one at a time. If this many wait already, a response is
+# sent uncompressed.
 WAITING_MAX = 8
 TEXTS = ("application/json", "text/")
 
 
 class Compression:
-    """Compresses the answers of one server."""
+    """Compresses the responses of one server."""
 
     def __init__(self, budget: ResponseBudget) -> None:
         self._budget = budget
@@ -35,8 +36,8 @@ class Compression:
         self._waiting = 0
 
     async def apply(self, response: Response, headers: Headers) -> None:
-        """Compresses the body of `response` if that is possible and the client wants it. `headers`:
-        those of the request.
+        """Compress the body of `response` if possible and accepted by the client. `headers`: those
+        of the request.
         """
         body = response.body
         if not isinstance(body, bytes) or len(body) < FROM_BYTES or not may_compress(response):
@@ -67,28 +68,28 @@ class Compression:
 
 
 def may_compress(response: Response) -> bool:
-    """Whether an answer is a whole text without a strong ETag."""
+    """Whether a response is a whole text without an ETag."""
     kind = response.header("content-type") or ""
     is_whole = response.status != 206 and response.header("content-encoding") is None
     return is_whole and kind.startswith(TEXTS) and response.header("etag") is None
 
 
 def gzipped(body: bytes) -> bytes:
-    """The body as gzip has it. The GIL is free meanwhile."""
+    """Compress a body. zlib releases the GIL meanwhile."""
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
     return packer.compress(body) + packer.flush()
 
 
 @functools.lru_cache(maxsize=16)
 def gzipped_once(body: bytes) -> bytes:
-    """As `gzipped`, of one of the few bodies that all clients share, so that they share that too.
-    It takes some milliseconds of the loop, once.
+    """As `gzipped`, cached, for the few bodies that are the same for all clients. The first call
+    for each body blocks the event loop for some milliseconds.
     """
     return gzipped(body)
 
 
 def wants_gzip(headers: Headers) -> bool:
-    """Whether Accept-Encoding takes gzip, by name or by `*`."""
+    """Whether Accept-Encoding accepts gzip, by name or by `*`."""
     weights: dict[str, float] = {}
     for one in ",".join(headers.getlist("accept-encoding")).lower().split(",")[:NAMES_MAX]:
         name, *parameters = (part.strip() for part in one.split(";"))

@@ -1,7 +1,7 @@
-"""JSON with long text in it, made a slice at a time, so that others' requests are answered between.
+"""Encodes JSON that contains long text slice by slice, so that other requests can run in between.
 
-A control character takes six letters, and bytes that are not UTF-8 are looked at one by one: 6 MiB
-of them at once would hold up everybody for a fifth of a second.
+A control character becomes six characters, and bytes that are not UTF-8 are decoded one by one:
+encoding 6 MiB of them at once would block the event loop for a fifth of a second.
 """
 
 import io
@@ -15,17 +15,17 @@ from quiltfn.api.http.response import JSON, Header, Response, encode
 from quiltfn.api.http.route import RequestContext, S
 from quiltfn.api.http.text_size import PIECE_BYTES, Decoder, text_size
 
-# What an entry of a list takes besides its bytes, counted in bytes: short ones take time, too.
+# Cost of a list entry in addition to its bytes, in bytes: short entries take time, too.
 ENTRY_BYTES = 1024
-# Awaited before each slice. Of all requests of a server, one has its turn at a time.
+# Awaited before each slice. Only one request of the server has its turn at a time.
 Turn = Callable[[], Awaitable[None]]
-# Bytes of a text, and what reads the slice that begins at an offset.
+# Size of a text in bytes, and a function that reads the slice at an offset.
 LongText = tuple[int, Callable[[int], Awaitable[bytes]]]
 
 
 class WithTexts(msgspec.Struct, frozen=True):
-    """An object with long texts. `texts`: their bytes by the names of fields, in the order of the
-    object, in which they are empty strings.
+    """An object with long texts. `texts`: their bytes by field name, in the order of the object's
+    fields. In `shown`, these fields are empty strings.
     """
 
     shown: Any
@@ -33,7 +33,7 @@ class WithTexts(msgspec.Struct, frozen=True):
 
 
 async def size_of(texts: Iterable[bytes], turn: Turn) -> int:
-    """Bytes that the texts take at most as JSON."""
+    """The maximum size of the texts as JSON, in bytes."""
     size = 0
     for text in texts:
         for start in range(0, len(text), PIECE_BYTES):
@@ -43,7 +43,9 @@ async def size_of(texts: Iterable[bytes], turn: Turn) -> int:
 
 
 async def filled(text: bytes, texts: Mapping[str, LongText]) -> AsyncGenerator[bytes, None]:
-    """JSON, its empty strings of these names filled. It is never whole in memory."""
+    """Yield the JSON `text` with its empty strings of these names replaced by `texts`. The whole is
+    never in memory.
+    """
     for name, (size, read) in texts.items():
         before, mark, text = text.partition(b'"%b":""' % name.encode())
         yield before + mark[:-1]
@@ -57,7 +59,7 @@ async def filled(text: bytes, texts: Mapping[str, LongText]) -> AsyncGenerator[b
 
 
 async def write(out: io.BytesIO, value: Any, turn: Turn) -> None:
-    """Writes the JSON of an object, which may be `WithTexts`."""
+    """Write the JSON of an object, which may be `WithTexts`."""
     if not isinstance(value, WithTexts):
         out.write(encode(value))
         return
@@ -72,7 +74,7 @@ async def _slice(text: bytes, turn: Turn, start: int) -> bytes:
 
 
 class JsonList:
-    """An object with a list, which is made entry by entry: `{"name":[…]}`."""
+    """JSON object with a list that is written entry by entry: `{"name":[…]}`."""
 
     def __init__(self, name: str, turn: Turn) -> None:
         self._turn, self._since_turn, self._last = turn, 0, 0
@@ -81,7 +83,7 @@ class JsonList:
         self._begin = self._out.tell()
 
     async def add(self, entry: Any) -> int:
-        """Adds an entry, which may be `WithTexts`; returns its bytes."""
+        """Add an entry, which may be `WithTexts`. Returns its size in bytes."""
         out, self._last = self._out, self._out.tell()
         if self._last > self._begin:
             out.write(b",")
@@ -99,7 +101,7 @@ class JsonList:
         self._out.truncate()
 
     def response(self, fields: Mapping[str, Any], headers: Iterable[Header] = ()) -> Response:
-        """`fields`: what the object has beside the list."""
+        """`fields`: the object's other fields."""
         self._out.write(b"]")
         self._out.write(b"," + encode(fields)[1:] if fields else b"}")
         return _response(self._out, headers)
@@ -108,10 +110,10 @@ class JsonList:
 async def long_json_response(
     context: RequestContext[S], value: Any, headers: Iterable[Header] = ()
 ) -> Response:
-    """`value` as JSON, which may be `WithTexts`."""
+    """The JSON response with `value`, which may be `WithTexts`."""
     if isinstance(value, WithTexts) and context.request.method == "HEAD":
         return head_response(headers)
-    out = io.BytesIO()  # gives away what it has, where `join` would copy it
+    out = io.BytesIO()  # its value is not copied, unlike the result of `join`
     await write(out, value, context.services.budgets.turn)
     return _response(out, headers)
 
@@ -121,7 +123,7 @@ def _response(out: io.BytesIO, headers: Iterable[Header]) -> Response:
 
 
 def head_response(headers: Iterable[Header] = ()) -> Response:
-    """The response to HEAD for JSON that is not made: without its length (RFC 9110, 8.6)."""
+    """The response to HEAD if the JSON is not generated: without a length (RFC 9110, 8.6)."""
     return Response(headers=[*headers, ("content-type", JSON)], body=_nothing())
 
 

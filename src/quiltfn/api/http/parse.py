@@ -1,4 +1,4 @@
-"""From bytes to a request shape: one strict way, and refusals that name the field."""
+"""Strict parsing of requests into their schemas. Errors name the field."""
 
 import json
 import re
@@ -15,17 +15,17 @@ from quiltfn.wire.check import NO_LIMITS, Invalid, checked
 DEPTH_MAX = 32
 VALUES_MAX = 50_000
 PARAMETERS_MAX = 100
-FIELD_MAX = 80  # Characters of the path of a field that an error has.
+FIELD_MAX = 80  # characters of a field's path in an error
 UNIX_MAX = 4_102_444_800  # the year 2100
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 class NotOneText(ValueError):
-    """What was sent is not exactly one JSON text; the message says why."""
+    """The body is not exactly one JSON text; the message gives the reason."""
 
 
 def parameters(text: bytes) -> list[tuple[str, str]]:
-    """The parameters of a query, names and values. Raises `Unprocessable`."""
+    """The names and values of a query's parameters. Raises `Unprocessable`."""
     if text.count(b"&") >= PARAMETERS_MAX:
         expected = f"of at most {PARAMETERS_MAX} parameters"
         raise Unprocessable.field("", expected, label="the query")
@@ -33,10 +33,10 @@ def parameters(text: bytes) -> list[tuple[str, str]]:
 
 
 def json_value(body: bytes) -> Any:
-    """The one JSON text in `body`.
+    """Parse `body` as exactly one JSON text.
 
-    Raises `BadRequest` for everything that is not exactly that: bad UTF-8, a byte order mark, NaN,
-    a key twice, a lone surrogate, nesting deeper than 32.
+    Raises `BadRequest` for anything else: bad UTF-8, a byte order mark, NaN, a duplicate key, a
+    lone surrogate, nesting deeper than 32, or too many values.
     """
     try:
         _check_count(body)
@@ -44,20 +44,20 @@ def json_value(body: bytes) -> Any:
         if text.startswith("\ufeff"):
             raise NotOneText("it begins with a byte order mark")
         value = _decode(text)
-        # Only an escape can write half of a surrogate pair, and what opens least cannot nest deep.
+        # Without an escape there is no lone surrogate, and without 32 brackets no deep nesting.
         if "\\u" in text or text.count("[") + text.count("{") >= DEPTH_MAX:
             _check_strings(value)
     except RecursionError:
         raise BadRequest(f"the body nests deeper than {DEPTH_MAX}") from None
-    except ValueError as error:  # those of the decoders among them
+    except ValueError as error:  # includes the decoders' errors
         raise BadRequest(f"the body is not one valid JSON text: {_brief(error)}") from None
     return value
 
 
 def shape(value: Any, kind: type[T], limits: Mapping[str, float] = NO_LIMITS) -> T:
-    """`value` as a `kind`. `limits`: what this server allows, by field.
+    """Convert `value` to a `kind`. `limits`: this server's limits, by field name.
 
-    Raises `Unprocessable` that names the field and what was expected.
+    Raises `Unprocessable`, which names the field and what was expected.
     """
     try:
         return checked(value, kind, limits)
@@ -74,14 +74,14 @@ def shape(value: Any, kind: type[T], limits: Mapping[str, float] = NO_LIMITS) ->
 
 
 def integer(text: str, name: str, low: int, high: int) -> int:
-    """A query parameter that is a whole number. Raises `Unprocessable`."""
+    """Parse a query parameter that is a whole number. Raises `Unprocessable`."""
     if re.fullmatch(r"[0-9]{1,10}", text) and low <= int(text) <= high:
         return int(text)
     raise Unprocessable.field(name, f"a whole number between {low} and {high}", text, high)
 
 
 def boolean(text: str, name: str) -> bool:
-    """A query parameter that is true or false. Raises `Unprocessable`."""
+    """Parse a query parameter that is true or false. Raises `Unprocessable`."""
     if text in ("true", "false"):
         return text == "true"
     raise Unprocessable.field(name, "true or false", text, "true")
@@ -108,7 +108,7 @@ def _no_constant(word: str) -> Any:
 
 
 def _check_strings(value: Any) -> None:
-    """Depth, and that every string can be encoded (JSON's escapes can write lone surrogates)."""
+    """Check the depth, and that no string has a lone surrogate, which a JSON escape can produce."""
     level = [value]
     for depth in range(DEPTH_MAX + 1):
         if depth == DEPTH_MAX and any(isinstance(one, dict | list) for one in level):
@@ -137,12 +137,12 @@ def _brief(error: ValueError) -> str:
         return "a string holds half of a surrogate pair"
     if isinstance(error, json.JSONDecodeError | NotOneText):
         return str(error)
-    # Python converts at most 4,300 digits; nothing else in the decoder raises a bare ValueError.
+    # Python converts at most 4,300 digits; the decoder raises no other bare ValueError.
     return "a number has thousands of digits"
 
 
 def one_of(text: str, name: str, known: Sequence[str], example: str) -> str:
-    """A word that is one of the known ones. Raises `Unprocessable`."""
+    """Return `text` if it is one of the known words. Raises `Unprocessable`."""
     if text in known:
         return text
     raise Unprocessable.field(name, f"one of: {', '.join(known)}", text, example)
@@ -151,7 +151,7 @@ def one_of(text: str, name: str, known: Sequence[str], example: str) -> str:
 def next_link(
     path: str, query: Mapping[str, str], limit: int, cursor: str | None
 ) -> dict[str, str]:
-    """The Link header that leads to the next page of the same query (RFC 8288), if there is one."""
+    """The Link header for the next page of the same query (RFC 8288), if there is one."""
     if cursor is None:
         return {}
     rest = {name: value for name, value in query.items() if name not in ("limit", "cursor")}

@@ -1,7 +1,7 @@
-"""Accepting TLS connections: how many handshakes may be under way, and for how long.
+"""Accepts TLS connections, and limits the number and duration of handshakes.
 
-The event loop's own server reports a connection only after its handshake. A client that never ends
-its handshake would hold a descriptor that is counted nowhere.
+The event loop's own server reports a connection only after its handshake. A client that never
+completes its handshake would hold a file descriptor that no limit counts.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ BACKLOG = 2048
 
 
 def ignore(_address: object, _error: OSError) -> None:
-    """For a port that everybody may try."""
+    """Ignore failed handshakes: anyone may connect to a public port."""
 
 
 def receive_buffer() -> memoryview:
-    """For the `TlsReceiver`s of one event loop."""
+    """The buffer that all `TlsReceiver`s of one event loop share."""
     return memoryview(bytearray(RECEIVE_BYTES))
 
 
 class TlsReceiver(asyncio.BufferedProtocol):
-    """Hands to `protocol` what comes by TLS. `buffer`: what was decrypted, until it is copied. Both
-    are one step of the event loop, so all of its connections may share one.
+    """Passes decrypted data to `protocol`. `buffer`: holds the data until it is copied, in the same
+    step of the event loop, so all of its connections can share one buffer.
 
-    For each read the event loop would make 256 KiB. The allocator would get them from the kernel
-    and give them back (`launcher/main.py`), which took longer than to decrypt what had come.
+    Without it, the event loop would allocate 256 KiB for each read. The allocator would get this
+    memory from the kernel and return it (`launcher/main.py`), which takes longer than decryption.
     """
 
     def __init__(self, protocol: asyncio.Protocol, buffer: memoryview) -> None:
@@ -47,8 +47,9 @@ class TlsReceiver(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._protocol.connection_lost(exc)
-        # The event loop's TLS keeps methods of this, and `protocol` its transport: what the
-        # connection held would stay until cycles of references are looked for.
+        # The event loop's TLS refers to methods of this object, and `protocol` refers to the
+        # transport. This breaks the cycle, so that the memory is freed without the garbage
+        # collector.
         del self._protocol
 
     def eof_received(self) -> bool | None:
@@ -62,8 +63,8 @@ class TlsReceiver(asyncio.BufferedProtocol):
 
 
 class TlsAcceptor:
-    """Accepts connections on `listener`. If there are too many handshakes, the oldest is ended.
-    `on_failed` is told whose handshake has failed, and why.
+    """Accepts connections on `listener`. If there are too many handshakes, the oldest is cancelled.
+    `on_failed` gets the address and the error of each failed handshake.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class TlsAcceptor:
         for _ in range(AT_ONCE):
             try:
                 accepted, address = self._listener.accept()
-            except OSError:  # there is no connection, or the client has left
+            except OSError:  # no connection is waiting, or the client has disconnected
                 return
             if len(self._handshakes) >= HANDSHAKES_MAX:
                 oldest = next(iter(self._handshakes))
