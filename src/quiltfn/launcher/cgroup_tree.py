@@ -15,7 +15,7 @@ def children(group: Path) -> Iterator[Path]:
 
 
 def write(file: Path, value: str) -> None:
-    """One write to a file that must exist: `write_text` would create it."""
+    """Writes to an existing file, in one system call; `write_text` would create a missing file."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, value.encode())
@@ -24,7 +24,7 @@ def write(file: Path, value: str) -> None:
 
 
 def kill_members(group: Path) -> None:
-    """SIGKILL to every process of the group and the groups below it."""
+    """Sends SIGKILL to every process of the group and the groups below it."""
     for child in children(group):
         kill_members(child)
     with contextlib.suppress(OSError):
@@ -36,10 +36,10 @@ def kill_members(group: Path) -> None:
 def remove_tree(group: Path, tries: int) -> bool:
     """Removes the group and those below it. Returns whether it is gone.
 
-    A group stays busy for a moment after its last process has ended, so rmdir is tried again, after
+    A group stays busy for a moment after the end of its last process, so rmdir is retried after
     one millisecond, two, three, …
     """
-    below = children(group)  # an iterator: each is removed once, and waits itself
+    below = children(group)  # an iterator: each child is removed once, with its own retries
     for attempt in range(tries):
         with contextlib.suppress(OSError):
             group.rmdir()

@@ -1,8 +1,7 @@
 """Reap every child of the launcher; know by number those that somebody waits for.
 
-Whatever loses its parent below the launcher becomes its child: guests, what an OCI runtime leaves
-behind, what the server forked. A process is known by its number alone, never by what it calls
-itself.
+Descendants of the launcher that lose their parent become its children: guests, leftovers of an OCI
+runtime, forks of the server. A process is identified by its number alone, never by its name.
 """
 
 import contextlib
@@ -27,16 +26,17 @@ class Children:
         self._watched: dict[int, _Watched] = {}
 
     def watch(self, pid: int, ended: Callable[[int], None]) -> None:
-        """`ended` is called once with the exit code, negative for a signal, when the child is gone.
+        """Calls `ended` once, after the child's end, with its exit code, or minus the number of the
+        signal that killed it.
 
-        Raises OSError where there is no such child; a child of ours that cannot be watched (no
-        descriptor is left) is not ended by that.
+        Raises OSError if there is no such child, or if no descriptor is left to watch it. The child
+        then continues.
         """
         if pid in self._watched:
             raise ChildProcessError(f"process {pid} is another's already")
         pidfd = os.pidfd_open(pid)
         try:
-            # It may have been reaped meanwhile, and its number may be another process's now.
+            # The child may have been reaped by now, and its number may belong to another process.
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             self.selector.register(pidfd, selectors.EVENT_READ, self.reap)
         except OSError:
@@ -54,22 +54,22 @@ class Children:
             raise
 
     def kill(self, pid: int) -> None:
-        """SIGKILL to a child that is watched; harmless where it has ended."""
+        """Sends SIGKILL to a watched child; does nothing if it has ended."""
         self.signal(pid, signal.SIGKILL)
 
     def signal(self, pid: int, number: int) -> None:
-        """A signal to a child that is watched; harmless where it has ended."""
+        """Sends a signal to a watched child; does nothing if it has ended."""
         if pid in self._watched:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._watched[pid].pidfd, number)
 
     def knows(self, pid: int) -> bool:
-        """Whether the child is watched and its end was not reported yet."""
+        """Whether the child is watched and its end is not reported yet."""
         return pid in self._watched
 
     def reap(self) -> None:
         """Reaps every child that has ended, and reports the watched ones."""
-        with contextlib.suppress(ChildProcessError):  # there is no child at all
+        with contextlib.suppress(ChildProcessError):  # there are no children
             while (end := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)) is not None:
                 watched = self._watched.pop(end.si_pid, None)
                 if watched is None:
@@ -93,15 +93,15 @@ def processes() -> Iterator[Process]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError):
-                # The name, which may contain anything, ends with the last parenthesis.
+                # The name may contain anything; it ends with the last parenthesis.
                 fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
                 yield Process(int(name), int(fields[1]), fields[0] in "ZX")
 
 
 def kill_trees(roots: set[int], table: list[Process]) -> None:
-    """SIGKILL to these processes and to all below them, as far as the table shows them.
+    """Sends SIGKILL to these processes and to their descendants in the table.
 
-    What is started meanwhile becomes a child of the launcher and is met by the next look.
+    A process started in the meantime becomes a child of the launcher, and the next call finds it.
     """
     below: dict[int, list[int]] = {}
     for child in table:

@@ -12,7 +12,7 @@ from quiltfn.launcher import syscalls
 from quiltfn.launcher.oci import HANDLER_OOM_SCORE
 from quiltfn.launcher.state import SERVER_UIDS
 
-# What only a data directory has; the last one also that of a server whose state is in PostgreSQL.
+# Files that only a data directory has. With the state in PostgreSQL, it has only the last one.
 OWN_FILES = {"quiltfn.db", "restore.unfinished", "quiltfn.lock"}
 DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -22,10 +22,10 @@ class NotReadable(Exception):
 
 
 def reveal(readable: Sequence[Path], *writable: Path) -> None:
-    """Makes paths below a directory that other users cannot enter (such as /root) reachable.
+    """Makes paths reachable that are below a directory closed to other users, such as /root.
 
-    Such a directory is covered by a tmpfs, in this mount namespace only, in which the named paths
-    appear and nothing else. Call it in a namespace that belongs to the server alone.
+    Covers such a directory with a tmpfs that shows only the given paths, in this mount namespace
+    alone. Call it in a namespace that belongs to the server alone.
     """
     wanted = [(path.resolve(), True) for path in readable] + [
         (path.resolve(), False) for path in writable
@@ -57,8 +57,8 @@ def check_readable(program: Sequence[Path]) -> None:
 
 
 def check_reachable(directory: Path) -> None:
-    """Raises `NotReadable` if the users of sandboxes, who have no rights of root's, could not walk
-    to `directory` (which need not exist yet).
+    """Raises `NotReadable` if an unprivileged user, such as those of sandboxes, cannot reach
+    `directory`, which need not exist yet.
     """
     for parent in directory.resolve().parents:
         if parent.exists() and not _open_to_others(parent):
@@ -69,7 +69,7 @@ def check_reachable(directory: Path) -> None:
 
 
 def give_up_root(launcher: int, uid: int) -> None:
-    """Gives up root and all capabilities for good, and lets the process end with the launcher."""
+    """Permanently drops root and all capabilities; from then on, this ends with the launcher."""
     become(uid, uid)
     syscalls.die_with_parent(signal.SIGKILL)
     if os.getppid() != launcher:  # the launcher ended before the line above took effect
@@ -77,7 +77,7 @@ def give_up_root(launcher: int, uid: int) -> None:
 
 
 def become(uid: int, gid: int) -> None:
-    """Makes this process an ordinary user's, without capabilities, for good."""
+    """Permanently changes this process to an ordinary user, without capabilities."""
     syscalls.drop_bounding_set()
     os.setgroups([])
     os.setresgid(gid, gid, gid)
@@ -86,12 +86,12 @@ def become(uid: int, gid: int) -> None:
 
 
 def forget_the_launcher() -> None:
-    """In a forked child that will execute a program: resets signals, streams and its OOM score."""
+    """Resets signals, streams and OOM score in a forked child that will execute a program."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with contextlib.suppress(OSError):
             signal.signal(number, signal.SIG_DFL)
-    # The launcher may be protected from out-of-memory kills; its children are not.
+    # The launcher may be protected from out-of-memory kills; its children must not be.
     score = max(HANDLER_OOM_SCORE, int(Path("/proc/self/oom_score_adj").read_text()))
     Path("/proc/self/oom_score_adj").write_text(str(score))
     null = os.open("/dev/null", os.O_RDWR)
@@ -100,10 +100,11 @@ def forget_the_launcher() -> None:
 
 
 def prepare_data_dir(path: Path, uid: int) -> None:
-    """Makes the data directory, owned by the server alone. Raises `NotReadable` if it is not one.
+    """Creates the data directory if needed, and gives it to the server alone. Raises `NotReadable`
+    if the directory has other contents.
 
-    A compromised server may have put anything into it. So no name is followed that could lead
-    elsewhere, and no file of root's that has a second name gets another owner.
+    A compromised server may have put anything into it. So this follows no links, and does not
+    change the owner of a file with several names, which may be a file of root.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -118,10 +119,10 @@ def prepare_data_dir(path: Path, uid: int) -> None:
             )
         os.fchmod(directory, 0o700)
         if is_its_own:
-            for name in names:  # the server gets files that root has put back
+            for name in names:  # the server gets files that root has restored
                 _hand_over(name, directory, uid)
             return
-        os.fchown(directory, 0, 0)  # from here on nobody else can change it
+        os.fchown(directory, 0, 0)  # from here on only root can change it
         for where, directories, files, at in os.fwalk(".", dir_fd=directory):
             if where == ".":
                 directories[:] = [name for name in directories if name == "images"]
@@ -133,8 +134,8 @@ def prepare_data_dir(path: Path, uid: int) -> None:
 
 
 def _is_images_alone(names: list[str], directory: int) -> bool:
-    """Whether it has the files of runtimes alone, as somebody has put them back for a server whose
-    state is in PostgreSQL.
+    """Whether the directory has only images, as after a restore for a server whose state is in
+    PostgreSQL.
     """
     if names != ["images"]:
         return False
@@ -150,7 +151,7 @@ def _is_images_alone(names: list[str], directory: int) -> bool:
 
 
 def _hand_over(name: str, directory: int, uid: int) -> None:
-    """Gives a file or directory to the server, unless it may be a second name of a root's file."""
+    """Gives a file or directory to the server, unless it may be a hard link to a file of root."""
     try:
         entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
@@ -166,7 +167,7 @@ def _hand_over(name: str, directory: int, uid: int) -> None:
 
 
 def is_reachable(path: Path) -> bool:
-    """Whether any user may walk to `path`."""
+    """Whether every user can reach `path`."""
     return all(_open_to_others(one) for one in path.resolve().parents)
 
 

@@ -1,11 +1,11 @@
 """End the sandboxes of a fleet node at a deadline, even if its server stands still.
 
-Others take a node over that has not been heard of for some time, and start instances in place of
-its own. A server that is stopped, or was kept from running, cannot end them before that. So it
-hands a deadline over with each sign of life that the store has taken, and the launcher ends every
-sandbox when that passes. A server that is alone hands over none, and nothing is different.
+Other nodes take over a node without heartbeats, and start instances in place of its own. A server
+that is stopped or gets no CPU time cannot end its instances before that. So it sends the launcher a
+deadline with each heartbeat that the store has accepted, and the launcher ends every sandbox once
+the deadline has passed. A standalone server sends none, and its sandboxes have no deadline.
 
-Deadlines are of CLOCK_BOOTTIME, which goes on while the machine is suspended.
+Deadlines are times of CLOCK_BOOTTIME, which continues while the machine is suspended.
 """
 
 import time
@@ -18,22 +18,22 @@ def boottime() -> float:
 
 
 class Deadline:
-    """The latest that was handed over, if one was."""
+    """The latest deadline that the server has sent, if any."""
 
     def __init__(self, end_all: Callable[[], None]) -> None:
-        """`end_all` ends every sandbox; called again and again while the deadline is over, since a
-        sandbox that is being made ends only once it is there.
+        """`end_all` ends every sandbox. It is called repeatedly once the deadline has passed, since
+        a sandbox can only be ended after its creation.
         """
         self._end_all = end_all
         self._at: float | None = None
 
     def set(self, at: float) -> None:
-        """Never an earlier one: a request may have waited in the socket."""
+        """Sets the deadline. Ignores an earlier one: a request may have waited in the socket."""
         self._at = at if self._at is None else max(at, self._at)
 
     def is_late(self, at: float | None) -> bool:
-        """Whether a sandbox that may be there until `at` may not be made any more. Without one of
-        its own it goes by the deadline of all.
+        """Whether it is too late to create a sandbox that must end by `at`. Without `at`, the
+        deadline of all sandboxes counts.
         """
         if at is None:
             return self._is_over
@@ -45,11 +45,11 @@ class Deadline:
         return self._at is not None and boottime() >= self._at
 
     def left_s(self, most: float) -> float:
-        """How long the event loop may wait for it, at most so long."""
+        """Returns how long the event loop may wait for the deadline: at most `most` seconds."""
         left = most if self._at is None else self._at - boottime()
         return left if 0 < left < most else most
 
     def check(self) -> None:
-        """Ends every sandbox once it is over."""
+        """Ends every sandbox if the deadline has passed."""
         if self._is_over:
             self._end_all()

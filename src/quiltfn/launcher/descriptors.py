@@ -1,28 +1,30 @@
 """How many files the launcher may open, and so how many sandboxes there can be.
 
-The server has the same limit. It keeps half of it for connections (`server/launch_context.py`), so
-that neither callers nor instances can leave the other without any.
+The server has the same limit. It reserves half of it for connections (`server/launch_context.py`),
+so that neither callers nor instances can use up all descriptors.
 """
 
 import resource
 
-# Sandboxes may have more (`SandboxLimits.open_files`), but not more than this process.
+# The least that the launcher needs. A sandbox's own limit (`SandboxLimits.open_files`) may be
+# higher, but not above the launcher's.
 LEAST = 1024
-# Standard streams, event loop, signals, the server's channel, and what a verb opens for a moment.
+# Standard streams, event loop, signals, the server's channel, and files that a verb opens briefly.
 OWN = 64
-# The most that one sandbox needs in the launcher, if it has egress: processes, namespace, tap
-# device and rules. It needs two in the server; one of a web server four, and one for each request.
+# The maximum that one sandbox needs in the launcher, which is with egress: processes, namespace,
+# tap device and rules. In the server, a sandbox needs two descriptors; that of a web server needs
+# four, and one for each request.
 OF_A_SANDBOX = 6
 
 
 def limit() -> int:
-    """Files that this process may have open."""
+    """The limit on open files of this process."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def raise_limit() -> int:
-    """Raises the limit to the hard limit and returns it. Processes that are started later inherit
-    it; sandboxes have a limit of their own.
+    """Raises the limit to the hard limit and returns it. Processes started later inherit it;
+    sandboxes have their own limit.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -30,5 +32,5 @@ def raise_limit() -> int:
 
 
 def sandboxes(files: int) -> int:
-    """Sandboxes that a launcher with so many files may have at once."""
+    """The number of sandboxes that a launcher with this limit on open files can have at once."""
     return (files - OWN) // OF_A_SANDBOX

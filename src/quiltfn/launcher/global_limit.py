@@ -1,8 +1,8 @@
 """One limit of memory and processes for all sandboxes of the machine together.
 
-The limits of many sandboxes may add up to more than the machine has. What then runs out, runs out
-for handlers alone: servers and the host are not in that control group. All servers share it, so it
-is computed from the machine alone and each of them writes the same.
+The limits of many sandboxes may add up to more than the machine has. A shortage then affects only
+handlers, since servers and the host are not in this control group. All servers share it, so the
+limit depends on the machine alone and each server writes the same value.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from quiltfn.launcher.cgroup_tree import write
 from quiltfn.launcher.cgroups import SOCKET_SHARE, Cgroups, CgroupsUnusable
 
 MIB = 1024 * 1024
-# Kept for everything else: a tenth, at least half a GiB, at most a quarter, since what instances
-# may hold by default (three quarters) has to fit below the limit.
+# Memory reserved for everything else: a tenth, at least half a GiB, and at most a quarter, since
+# the default memory budget of instances (three quarters) has to fit below the limit.
 KEPT_SHARE, KEPT_MIB, KEPT_SHARE_MAX = 0.1, 512, 0.25
 PID_MAX, THREADS_MAX = Path("/proc/sys/kernel/pid_max"), Path("/proc/sys/kernel/threads-max")
 
@@ -28,18 +28,18 @@ class GlobalLimit(NamedTuple):
 
 
 def of(*, memory: int, pid_max: int, threads_max: int) -> GlobalLimit:
-    """The limit for a machine with so many bytes, process numbers and threads."""
+    """The limit for a machine with these bytes of memory, process numbers and threads."""
     kept = min(max(KEPT_SHARE * memory, KEPT_MIB * MIB), KEPT_SHARE_MAX * memory)
     return GlobalLimit(memory=int(memory - kept) // MIB * MIB, tasks=min(pid_max, threads_max) // 2)
 
 
 def machine_memory() -> int:
-    """Bytes."""
+    """The machine's memory in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def of_this_machine() -> GlobalLimit:
-    """Raises OSError."""
+    """The limit for this machine. Raises OSError."""
     return of(
         memory=machine_memory(),
         pid_max=int(PID_MAX.read_text()),
@@ -48,9 +48,10 @@ def of_this_machine() -> GlobalLimit:
 
 
 def put_above(cgroups: Cgroups, limit: GlobalLimit) -> str:
-    """Sets the limit; returns what was read back. Raises `CgroupsUnusable`, naming what is not.
+    """Sets the limit, and returns the values read back. Raises `CgroupsUnusable` with the values
+    that differ.
 
-    The server's own group exists already, so its parent cannot be removed meanwhile.
+    The server's own group exists already, so nobody can remove its parent during this.
     """
     memory, pids = cgroups.parent("memory"), cgroups.parent("pids")
     size, sockets = str(limit.memory), str(limit.memory // SOCKET_SHARE)
@@ -65,13 +66,13 @@ def put_above(cgroups: Cgroups, limit: GlobalLimit) -> str:
             memory / "memory.kmem.tcp.limit_in_bytes": sockets,
         }
         where_present = {
-            memory / "memory.use_hierarchy": "1",  # else it would limit nothing below
+            memory / "memory.use_hierarchy": "1",  # otherwise the limit excludes child groups
             memory / "memory.memsw.limit_in_bytes": size,
         }
         of_sockets = f", {int(sockets) // MIB} MiB of sockets"
     optional = {file: value for file, value in where_present.items() if file.exists()}
-    # The sum with swap may never be below the memory: it goes first where both rise, last where
-    # they fall. What matters is what is read back.
+    # The limit on memory and swap together may never be below the one on memory. So it is written
+    # first for an increase and last for a decrease. Failed writes show in the values read back.
     for file, value in (*optional.items(), *wanted.items(), *optional.items()):
         with contextlib.suppress(OSError):
             if _read(file) != value:

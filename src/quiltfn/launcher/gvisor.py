@@ -1,9 +1,9 @@
 """Sandboxes by gVisor: the options of `runsc`, and what differs from crun.
 
-What the host's kernel is asked for by a handler's code is asked by that process (the sentry), and
-by nobody else. Here: with which flags it is started, and whether this machine has it. It is not
-known until `preflight` has made a sandbox with it; until then, and after a failure, such sandboxes
-are refused and never made in another way.
+A handler's system calls are served by a process of gVisor, the sentry. Only the sentry makes system
+calls to the host's kernel. This module has its flags, and tells whether this machine has gVisor.
+Until `preflight` has created a sandbox with it, and after a failure of that, sandboxes with gVisor
+are refused, and never created with crun instead.
 """
 
 import contextlib
@@ -14,14 +14,15 @@ from pathlib import Path
 
 from quiltfn.launcher.cgroups import Cgroups, SandboxLimits
 
-# Its own threads and one or two of the host's for each thread of a handler count here; handlers are
-# held by a limit inside (oci.py). Whoever fills this up ends its own sandbox.
+# gVisor's own threads count here, and one or two threads of the host for each thread of a handler.
+# Handlers have a lower limit inside (oci.py). A handler that exhausts this one ends its sandbox.
 PIDS_OF_ITS_OWN, PIDS_OF_A_THREAD = 384, 2
-# null, zero, random, urandom: what the sentry and its helper open. Nodes inside are the sentry's.
+# null, zero, random, urandom: devices that the sentry and its helper open. The sentry emulates
+# those inside the sandbox.
 DEVICES = ("c 1:3 rw", "c 1:5 rw", "c 1:8 r", "c 1:9 r")
 VERSION_TIMEOUT_S = 5.0
 STARTS_AT_PERCENT = 100.0
-# runsc's root directory, one for each sandbox: in the bundle, so that both are removed together.
+# runsc's root directory of each sandbox is in its bundle, so that both are removed together.
 ROOT, NAME = "runsc", "s"
 FLAGS = (
     "--platform=systrap",
@@ -29,18 +30,20 @@ FLAGS = (
     "--host-uds=none",
     "--host-fifo=none",
     "--overlay2=none",
-    # The launcher has put it into its control group, as whatever it starts.
+    # runsc and all that it starts are in the sandbox's control group already; see `enter`.
     "--ignore-cgroups",
-    # The list of system calls holds inside, too, so that its own kernel is asked for no more.
+    # The allowlist of system calls applies inside, too, so that handlers reach less of the sentry.
     "--oci-seccomp",
     "--file-access=exclusive",
-    # packages of the host may be upgraded meanwhile
+    # The host's packages may be upgraded while the sandbox runs.
     "--file-access-mounts=shared",
 )
 
 
 class Gvisor:
-    """`why_not`: a sentence, empty once it was seen at work. `version`: as it calls itself."""
+    """`why_not`: why gVisor cannot be used, as a sentence; empty once `preflight` has tested it.
+    `version`: as reported by runsc.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -48,7 +51,7 @@ class Gvisor:
         self.why_not = "gVisor was not tried yet"
 
     def find(self) -> bool:
-        """Whether runsc exists and tells its version. The one method that blocks."""
+        """Whether runsc exists and reports its version. The only method that blocks."""
         if not os.access(self.path, os.X_OK):
             self.why_not = f"there is no {self.path}: apt install runsc"
             return False
@@ -72,7 +75,7 @@ class Gvisor:
         return True
 
     def command(self, bundle: Path) -> list[str]:
-        """Starts the bundle's sandbox in the background; its log is the bundle's."""
+        """The command that starts the bundle's sandbox in the background, with a log there."""
         run = ["run", "--detach", "--pass-fd", "3:3"]
         run += ["--pid-file", str(bundle / "pid"), "--bundle", str(bundle), NAME]
         always = [f"--root={bundle / ROOT}", f"--log={bundle / 'log'}", "--log-format=json"]
@@ -80,12 +83,12 @@ class Gvisor:
 
 
 def pids(limits: SandboxLimits) -> int:
-    """Processes and threads of the host that its sandbox may have."""
+    """The limit on the host's processes and threads of one sandbox."""
     return PIDS_OF_ITS_OWN + PIDS_OF_A_THREAD * limits.pids
 
 
 def error_in(log: Path) -> str:
-    """The first error in runsc's log; "" if there is none."""
+    """Returns the first error in runsc's log; "" if there is none."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         lines = [json.loads(line) for line in log.read_text(errors="replace").splitlines()]
         return next((str(one["msg"]) for one in lines if one["level"] == "error"), "")
@@ -93,9 +96,10 @@ def error_in(log: Path) -> str:
 
 
 def enter(cgroups: Cgroups, server: str, sandbox: str, limits: SandboxLimits) -> None:
-    """This very process into the sandbox's group: all that it becomes and starts is held there.
+    """Moves this process into the sandbox's control group, which then also holds the programs that
+    it executes and starts.
 
-    Its kernel may start at the speed of a whole processor; `limits` are set when it has.
+    gVisor's kernel may use a whole CPU for its start; the limit of `limits` is set afterwards.
     """
     cpu = max(limits.cpu_percent, STARTS_AT_PERCENT)
     cgroups.enter(server, sandbox, limits.replace(cpu_percent=cpu), pids(limits), DEVICES)

@@ -1,7 +1,7 @@
 """The default execution image: the host's `/usr`, read-only, over an empty skeleton. Nothing has
 to be downloaded, and `sh`, `python3` or `node` are there if the host has them.
 
-Over a base image, another skeleton is laid, which has what a sandbox needs and nothing of the host.
+A base image is covered by another skeleton, which has what a sandbox needs and no host files.
 """
 
 import contextlib
@@ -16,26 +16,27 @@ from pathlib import Path
 from quiltfn.launcher import syscalls
 from quiltfn.launcher.oci import GUEST, HANDLER_UID, SHELL_LIBRARY, Host, hosts
 
-# Where a sandbox has the runners of languages.
+# The directory of the language runners in a sandbox.
 RUNNERS = "/.runners"
 
-# How many directories are made for writable paths; those of removed runtimes count, too.
+# The limit on directories created for writable paths, including those of removed runtimes.
 MADE_MAX = 4096
 MOUNT_POINTS = ("app", "dev", "proc", "tmp", "usr", "etc")
-# Where the guest shows a sandbox its own control group, in the order of their depth.
+# Mount points at which the guest shows a sandbox its own control group, parents first.
 OF_CONTROL_GROUPS = (
     *("sys", "sys/fs", "sys/fs/cgroup"),
     *(f"sys/fs/cgroup/{name}" for name in ("memory", "cpu", "cpuacct", "pids")),
 )
-# Real directories over a base image, whatever it has by these names.
+# Real directories that hide whatever a base image has under these names.
 OVER_A_BASE = ("app", "dev", "proc", "tmp", "etc", *OF_CONTROL_GROUPS)
 WRITTEN_OVER_A_BASE = ("passwd", "group", "hosts", "resolv.conf", "gitconfig")
 LINKED_TO_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-# Without these, links such as /usr/bin/awk dangle and there are no certificates.
+# Without these, links such as /usr/bin/awk are broken and there are no certificates.
 ETC_DIRECTORIES = ("alternatives", "ssl", "ca-certificates")
-# What else programs read there, and who. It is copied, for mounts cost every sandbox: files and
-# trees that every user of the host can read, without what may hold a password (npmrc, pip.conf,
-# odbc.ini) or is the machine's own (machine-id, profile).
+# Other files and trees of /etc that programs read, and which programs do. They are copied, since a
+# mount would slow every sandbox down. Only what every user of the host can read is copied. Files
+# that may contain a password (npmrc, pip.conf, odbc.ini) or are specific to the machine
+# (machine-id, profile) are left out.
 ETC_COPIED = {
     "chromium*": "Chromium: flags and policies",
     "debian_version": "installers",
@@ -79,7 +80,7 @@ WRITTEN = {
     "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
     "group": f"root:x:0:\ntty:x:5:\nhandler:x:{HANDLER_UID}:\nnogroup:x:65534:\n",
     "hosts": hosts("sandbox"),
-    # The files at /app are somebody else's than the handler's, which git would refuse to look at.
+    # The files at /app do not belong to the handler's user, so git would refuse to read them.
     "gitconfig": "[safe]\n\tdirectory = *\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     "resolv.conf": "",
@@ -95,9 +96,11 @@ class Skeleton:
         self._made: set[str] = set()
 
     def make_mount_points(self, paths: tuple[str, ...]) -> None:
-        """Directories to mount on. The paths are normal, and none lies in a link or a bind.
+        """Creates directories to mount on. The paths must be normalised, and not below a link or a
+        bind mount.
 
-        They stay, for a sandbox may be using them. Raises OSError where there would be too many.
+        The directories remain, since a sandbox may be using them. Raises OSError if there would be
+        too many.
         """
         parts = [path[1:].split("/") for path in paths]
         wanted = {"/".join(one[:depth]) for one in parts for depth in range(1, len(one) + 1)}
@@ -114,8 +117,8 @@ class Skeleton:
 
 
 def copy_runners(source: Path, target: Path) -> None:
-    """Copies the runners, and compiles the one of Python. A sandbox's Python uses that if it is of
-    the launcher's version, and never asks whether the source is another one.
+    """Copies the runners, and compiles the Python runner. A sandbox's Python uses the compiled form
+    if it has the launcher's version, and never compares it with the source.
     """
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -123,9 +126,9 @@ def copy_runners(source: Path, target: Path) -> None:
 
 
 def copy_public(source: Path, target: Path, patterns: Sequence[str]) -> None:
-    """Copies what has such a name: files, links and trees of these that everybody can read.
+    """Copies the files, links and trees that match the patterns and that every user can read.
 
-    Of a name that is too large nothing is copied that comes behind the bound.
+    Copies a match only up to the limits on bytes and files.
     """
     for pattern in patterns:
         for found in sorted(source.glob(pattern)):
@@ -150,7 +153,7 @@ def _copy(source: Path, target: Path, left: list[int]) -> None:
 
 
 def build(root: Path, guest: Path) -> Skeleton:
-    """Makes the skeleton below `root`, in the launcher's mount namespace, and returns it."""
+    """Creates the skeleton below `root`, in the launcher's mount namespace, and returns it."""
     for name in (*MOUNT_POINTS, *OF_CONTROL_GROUPS):
         (root / name).mkdir()
     binds = {"/usr": "/usr"}
@@ -172,7 +175,7 @@ def build(root: Path, guest: Path) -> Skeleton:
     shutil.copyfile(guest.with_name(Path(SHELL_LIBRARY).name), root / SHELL_LIBRARY.lstrip("/"))
     shutil.copyfile(guest, root / GUEST.lstrip("/"))
     handle = _opened(root)
-    # crun's "readonly" does not set nosuid and nodev, so the directory is bound with them.
+    # crun's "readonly" does not set nosuid and nodev, so the bind mount of the directory does.
     syscalls.bind(root, root, syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV)
     host = Host(
         machine=platform.machine(),
@@ -184,8 +187,8 @@ def build(root: Path, guest: Path) -> Skeleton:
 
 
 def build_for_bases(root: Path, of_host: Skeleton) -> Skeleton:
-    """Makes the skeleton below `root` that is laid over base images. What it has hides what an
-    image has by the same name, so no link of an image leads a mount anywhere.
+    """Creates the skeleton below `root` that covers base images. Its entries hide those of an image
+    with the same name, so no link of an image can redirect a mount.
     """
     for name in OVER_A_BASE:
         (root / name).mkdir()
@@ -197,7 +200,7 @@ def build_for_bases(root: Path, of_host: Skeleton) -> Skeleton:
 
 
 def _opened(root: Path) -> int:
-    """A descriptor of a skeleton, once everybody may read what is in it."""
+    """Makes a skeleton's contents readable for every user, and returns a descriptor of it."""
     guest = root / GUEST.lstrip("/")
     for path in root.rglob("*"):
         if not path.is_symlink():

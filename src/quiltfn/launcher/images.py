@@ -1,9 +1,9 @@
 """Read-only mounts of images, by their digest. There is one for each image, and one for each pair
-of code and packages where a sandbox cannot lay the one over the other itself.
+of code and packages if the sandbox's root cannot combine the two by itself.
 
-The server has unpacked them and names an image by its digest alone. Since the server can change its
-directory at any time, that is not trusted: only a real directory is mounted, which was opened step
-by step without following a link, and later uses go through the mount.
+The server unpacks images and names them by their digest alone. It can change its directory at any
+time, so names are not trusted: a directory is opened step by step without following links, and then
+mounted. Later uses go through the mount.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from quiltfn.launcher import syscalls
 from quiltfn.launcher.roots import lay_over
 
 OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# How many images are mounted at most, since each new mount namespace copies all mounts. The least
-# recently used one is unmounted; sandboxes that have it keep it.
+# The maximum number of mounted images; each new mount namespace copies all mounts. Beyond it, the
+# least recently used image is unmounted; sandboxes that use it keep it.
 MOUNTED_MAX = 512
 FENCE = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
 
@@ -26,8 +26,8 @@ class Images:
 
     def __init__(self, store: Path, mounts: Path) -> None:
         self._store, self._mounts = store, mounts
-        # What is mounted, with device and inode of its directory: an image that was removed and
-        # uploaded again is another directory of the same name.
+        # Mounted images, with device and inode of their directories: an image that was removed and
+        # uploaded again is another directory with the same name.
         self._bound: dict[str, tuple[int, ...]] = {}
 
     def path(self, digest: str) -> Path:
@@ -40,7 +40,7 @@ class Images:
             )
 
     def pair(self, code: str, packages: str) -> Path:
-        """As `path`, of the files of `code` laid over those of `packages`."""
+        """Like `path`, for the files of `code` over those of `packages`."""
         with self._opened(code) as upper, self._opened(packages) as lower:
             return self._mounted(
                 f"{code}-{packages}",
@@ -57,7 +57,7 @@ class Images:
             target.mkdir(mode=0o755, exist_ok=True)
             mount(target)
         self._bound.pop(name, None)
-        self._bound[name] = which  # moves it to the end: used last
+        self._bound[name] = which  # moved to the end: the most recently used
         return target
 
     def _make_room(self) -> None:
@@ -68,7 +68,7 @@ class Images:
             del self._bound[oldest]
 
     def close(self) -> None:
-        """Removes every mount; a sandbox that is alive keeps its own."""
+        """Removes every mount; running sandboxes keep theirs."""
         for name in self._bound:
             with contextlib.suppress(OSError):
                 syscalls.unmount(self._mounts / name)
@@ -83,7 +83,7 @@ class Images:
             os.close(image)
 
     def _open(self, digest: str) -> int:
-        store = None  # it is not there before the first image is
+        store = None  # the directory does not exist before the first image
         try:
             store = os.open(self._store, OPEN)
             return os.open(digest, OPEN, dir_fd=store)

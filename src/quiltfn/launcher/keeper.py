@@ -1,9 +1,9 @@
 """The keeper: a root process that ends what is left when the launcher is killed.
 
-The kernel ends the server with the launcher, but not what a compromised server has started in a
-session of its own, or a server that has asked the kernel not to; nor sandboxes of gVisor. The
-keeper waits until the launcher is gone, and kills every control group of its server. It holds
-nothing else of the launcher's, so the next start need not wait for it.
+The kernel ends the server with the launcher. It does not end a compromised server that has opted
+out of this, processes that such a server has started in another session, or sandboxes of gVisor.
+The keeper waits for the launcher's end, and then kills every control group of its server. It shares
+no locks or sockets with the launcher, so the next start need not wait for it.
 """
 
 import os
@@ -14,18 +14,18 @@ IN_ORDER = b"."
 
 
 class Keeper:
-    """`start` forks it; call `end` once nothing is left to kill. `end_all`: kills the control
-    groups.
+    """`start` forks the keeper; call `end` once nothing is left to kill. `end_all` kills the
+    control groups.
     """
 
     def __init__(self, end_all: Callable[[], object]) -> None:
         self._end_all = end_all
-        # The launcher alone has the writing end: the programs that it starts do not inherit it.
+        # Only the launcher has the writing end: programs that it starts do not inherit it.
         self._reader, self._writer = os.pipe()
         self.pid = 0
 
     def start(self) -> int:
-        """Forks it; returns its pid. Raises OSError."""
+        """Forks the keeper, and returns its pid. Raises OSError."""
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -35,7 +35,7 @@ class Keeper:
         return self.pid
 
     def end(self) -> None:
-        """Makes it exit without killing anything."""
+        """Makes the keeper exit without killing anything."""
         os.write(self._writer, IN_ORDER)
         os.close(self._writer)
         os.close(self._reader)
@@ -45,7 +45,7 @@ class Keeper:
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_IGN)
-        # Locks and sockets of the launcher's have to end with it.
+        # The launcher's locks and sockets have to end with the launcher.
         os.closerange(0, self._reader)
         os.closerange(self._reader + 1, os.sysconf("SC_OPEN_MAX"))
         if os.read(self._reader, 1) != IN_ORDER:

@@ -1,7 +1,7 @@
 """Network namespaces of sandboxes, created here so that they belong to the host's root.
 
-What runs in the sandbox, its root too, has no capability over it. The launcher steps into it for
-moments, between two system calls of its event loop, and would rather end than stay inside.
+Processes of the sandbox, even its root, have no capabilities in it. The launcher enters it briefly
+within one step of its event loop, and exits if it cannot leave it.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ class Netns:
             syscalls.unshare_network()
             self._namespace = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                # The device stays in this namespace, whichever its owner is in.
+                # The socket and the device stay in this namespace when the process leaves it.
                 self._netfilter = socket.socket(
                     socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
                 )
@@ -50,13 +50,13 @@ class Netns:
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
-        """Enters the namespace, for processes and sockets that are made meanwhile."""
+        """Enters the namespace for a `with` block, to create processes and sockets in it."""
         with _stepping_out():
             syscalls.enter_network(self._namespace)
             yield
 
     def connect(self, *, v6: bool) -> None:
-        """Sets loopback and the tap device up, after the rules are in force. Raises OSError."""
+        """Sets up loopback and the tap device. The rules must be in force. Raises OSError."""
         name = rules.INTERFACE
         with self.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as v4_socket:
             _ioctl(v4_socket, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
@@ -77,7 +77,7 @@ class Netns:
                     _address_v6(v6_socket, name)
 
     def blocked(self) -> int:
-        """How many attempts the rules have refused. Raises OSError if there are no rules."""
+        """The number of attempts that the rules refused. Raises OSError if there are no rules."""
         self._netfilter.send(rules.counter_request())
         found = rules.counted(self._netfilter.recv(4096))
         if found is None:
@@ -85,7 +85,7 @@ class Netns:
         return found
 
     def refused(self) -> tuple[rules.Destination, ...]:
-        """Where the first refused attempts were to go. Raises OSError."""
+        """The destinations of the first refused attempts. Raises OSError."""
         found: list[rules.Destination] = []
         for family in (4, 6):
             self._netfilter.send(rules.elements_request(family))
@@ -96,13 +96,13 @@ class Netns:
         return tuple(found)
 
     def give_tap(self) -> None:
-        """Closes the tap device, which another process has now."""
+        """Closes the tap device, after another process got its descriptor."""
         if self.tap >= 0:
             os.close(self.tap)
             self.tap = -1
 
     def close(self) -> None:
-        """The namespace ends with its last process."""
+        """Closes all descriptors. The kernel removes the namespace after its last process."""
         for name in ("_namespace", "tap"):
             if getattr(self, name, -1) >= 0:
                 os.close(getattr(self, name))
@@ -113,7 +113,7 @@ class Netns:
 
 @contextlib.contextmanager
 def _stepping_out() -> Iterator[None]:
-    """Returns to the present namespace in any case, or ends the process."""
+    """Returns to the current namespace after the `with` block, or exits if that fails."""
     own = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield
@@ -121,7 +121,7 @@ def _stepping_out() -> Iterator[None]:
         try:
             syscalls.enter_network(own)
         except OSError as error:
-            # everything from here on would happen in the wrong namespace
+            # Everything from here on would happen in the wrong namespace.
             raise SystemExit(f"quiltfn: cannot leave a sandbox's network: {error}") from None
         finally:
             os.close(own)
@@ -136,7 +136,7 @@ def _sockaddr(address: str) -> bytes:
 
 
 def _default_route(gateway: str) -> bytes:
-    """struct rtentry of linux/route.h."""
+    """Packs struct rtentry of linux/route.h."""
     anywhere = _sockaddr("0.0.0.0")
     return struct.pack(
         "@L16s16s16sHhLBB3hhPLLH",
@@ -146,7 +146,7 @@ def _default_route(gateway: str) -> bytes:
 
 
 def _quiet_v6(name: str, *, wanted: bool) -> None:
-    """Turns off solicitations and duplicate detection; IPv6 altogether unless it is wanted."""
+    """Turns off router solicitations and duplicate detection, and IPv6 itself unless wanted."""
     settings = {"accept_ra": "0", "accept_dad": "0", "router_solicitations": "0"}
     settings |= {"disable_ipv6": "0" if wanted else "1"}
     for key, value in settings.items():
@@ -155,7 +155,7 @@ def _quiet_v6(name: str, *, wanted: bool) -> None:
 
 
 def _address_v6(through: socket.socket, name: str) -> None:
-    """struct in6_ifreq of linux/ipv6.h and struct in6_rtmsg of linux/ipv6_route.h."""
+    """Sets address and route, by struct in6_ifreq and in6_rtmsg of linux/ipv6.h, ipv6_route.h."""
     index = socket.if_nametoindex(name)
     own, gateway = (
         socket.inet_pton(socket.AF_INET6, one) for one in (rules.ADDRESS_V6, rules.GATEWAY_V6)

@@ -28,48 +28,47 @@ SHM_OPTIONS = "mode=1777,size=64m,nr_inodes=4096"
 # The launcher may be among the last processes killed for memory. Guests have a higher score, and
 # handlers a higher one than their guest; see `Host.oom_score_min`.
 GUEST_OOM_SCORE, HANDLER_OOM_SCORE, OOM_SCORE_MAX = 0, 500, 1000
-# Of these the guest keeps the effective set; it drops the bounding set at once, so that a handler
-# can never have any.
+# The guest keeps these in its effective set. It drops the bounding set at once, so a handler can
+# never have any of them.
 GUEST_CAPABILITIES = ["CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN"]
 MASKED = [
     "/proc/acpi",
     "/proc/asound",
-    "/proc/cmdline",  # of the host's kernel: disks and other boot parameters
+    "/proc/cmdline",  # the host's boot parameters, such as disks
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
-    "/proc/pressure",  # of the whole host, and anybody may set triggers in it
+    "/proc/pressure",  # of the whole host, and any user may set triggers in it
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
 ]
-# crun binds the host's own: anybody who may write to one could set its times.
+# crun binds the host's device nodes: a user who may write to one could change its times.
 DEVICES = [f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero")]
-# Of /proc/meminfo, what programs ask for.
+# The fields of /proc/meminfo that programs read.
 ALL_FREE = ("MemTotal", "MemFree", "MemAvailable")
 NONE_USED = "Buffers Cached SwapCached Active Inactive SwapTotal SwapFree Shmem Slab SReclaimable"
 READ_ONLY = [*DEVICES, "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
-# Not RLIMIT_SIGPENDING: its value at the creation of the user namespace would limit all sandboxes
-# together, so the guest sets it.
+# RLIMIT_SIGPENDING is missing: its value at the creation of the user namespace would limit all
+# sandboxes together, so the guest sets it.
 RLIMITS = {"RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 64 * 1024, "RLIMIT_MSGQUEUE": 0}
 MIB = 1024 * 1024
-# Terminals of its own. Of all sandboxes together there can be some thousands, and a terminal takes
-# memory of the kernel that no control group counts, up to 40 KiB: so many of them are no matter.
+# Each sandbox has its own pseudoterminals. One takes up to 40 KiB of kernel memory that no control
+# group counts, and all sandboxes together can have some thousands, which the host can afford.
 PTYS_MAX = 32
 PTY_OPTIONS = f"newinstance,ptmxmode=0666,mode=0600,max={PTYS_MAX}"
-# No TIME_WAIT, in which the next call would see whom the one before was connected with: nothing of
-# a connection is under way any more once both its ends on loopback are closed.
+# No TIME_WAIT: it would show an invocation the connections of the previous one. On loopback it is
+# not needed: no packet is in flight once both ends of a connection are closed.
 NO_TIME_WAIT = {"net.ipv4.tcp_max_tw_buckets": "0"}
-# Of connections that nobody has accepted the kernel charges the buffers to nobody; they begin small
-# here, and grow as fast as ever once somebody reads. A network that is made for egress keeps the
-# kernel's own, which far servers are quicker with.
+# No control group counts the receive buffers of connections that are not accepted yet, so they
+# start small and grow once a program reads. Egress keeps the defaults, as they suit far servers.
 NETWORK = {"net.ipv4.tcp_rmem": "4096 8192 6291456", **NO_TIME_WAIT}
 CRUN, GVISOR = "crun", "gvisor"
-# Options that gVisor's tmpfs rejects. It cannot count inodes; the memory limit covers them.
+# Mount options that gVisor rejects. Its tmpfs cannot count inodes; the memory limit covers them.
 UNKNOWN_TO_GVISOR = ("nr_inodes=", "hidepid=", "gid=")
-# gVisor's message queues have no limit and cannot be listed, so one would outlive its call.
+# gVisor's message queues have no limit and cannot be listed, so one would outlive its invocation.
 NOT_IN_GVISOR = ("mq_open", "mq_unlink")
 PENDING_SIGNALS = 128
 ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
@@ -79,9 +78,9 @@ class Host(Frozen):
     """The facts about the machine that config.json needs.
 
     `root`: the execution image's root directory. `binds`: read-only bind mounts, path in the
-    sandbox → path on the host. `limits`: what of its control groups a sandbox is shown, as
-    `Cgroups.view` says. `output_max`: bytes that the guest keeps of standard output, of
-    standard error and, if a third is given, of a result; None: its defaults.
+    sandbox → path on the host. `limits`: the control groups that a sandbox can see, as returned by
+    `Cgroups.view`. `output_max`: the maximum bytes that the guest keeps of standard output, of
+    standard error and, if there is a third number, of a result; None: the guest's defaults.
     """
 
     machine: str
@@ -95,11 +94,11 @@ class Host(Frozen):
 class SandboxSpec(Frozen):
     """All that the launcher needs to create one sandbox.
 
-    `app`: the files it sees at /app, where it has some; `packages`: those below them. `base`: its
-    root file system; None: the host image. `writable_paths`: where a tmpfs is laid beside /tmp; the
-    mount points exist. `binds`: further read-only binds, path inside → outside.
-    `egress`: it reaches public addresses, by the network namespace at `netns`. `isolation`: which
-    program makes it, CRUN or GVISOR.
+    `app`: the files at /app, if any; `packages`: the files below them in the same overlay. `base`:
+    its root file system; None: the host image. `writable_paths`: mount points of a tmpfs each, in
+    addition to /tmp; they exist. `binds`: further read-only bind mounts, path in the sandbox → path
+    on the host. `egress`: it can reach public addresses, through the network namespace at `netns`.
+    `isolation`: the program that creates it, CRUN or GVISOR.
     """
 
     limits: SandboxLimits
@@ -122,20 +121,20 @@ def config(
 
 
 def hostname_of(sandbox_id: str) -> str:
-    """A unique host name. It begins with a letter, because libraries take mere digits for an
-    address.
+    """Returns a unique host name. It begins with a letter, because libraries take digits alone for
+    an address.
     """
     return f"sandbox-{sandbox_id[:12]}"
 
 
 def hosts(hostname: str) -> str:
-    """/etc/hosts: programs look their own host up."""
+    """Returns /etc/hosts with the sandbox's own name, which programs look up."""
     return f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {hostname}\n"
 
 
 def meminfo(memory_mib: int, machine_kib: int) -> bytes:
-    """/proc/meminfo of a sandbox: what it may use, all of it free, for programs that do not look
-    at control groups. Always of the same length, so that it can be written over.
+    """Returns /proc/meminfo of a sandbox, for programs that do not read control groups: it shows
+    the memory limit, all of it free. The length is constant, so that it can be overwritten.
     """
     most = min(memory_mib * 1024, machine_kib)
     lines = [(name, most) for name in ALL_FREE] + [(name, 0) for name in NONE_USED.split()]
@@ -180,13 +179,13 @@ def _for_crun(
 
 
 def _for_gvisor(made: dict[str, Any], pids: int) -> dict[str, Any]:
-    """The same fence without what runsc does not know: it would fail, or be silently left out.
+    """Returns the same isolation without the settings that runsc rejects or silently ignores.
 
-    The control group is joined beforehand, and /proc and /sys are of gVisor's making.
+    The process joins its control group before runsc starts, and gVisor provides /proc and /sys.
     """
     process, linux = made["process"], made["linux"]
     guest, tmp, shm, score, *further = process["args"]
-    # Paths are absolute, and what the guest does here in another way begins with its name.
+    # Keep absolute paths only: the other arguments configure what the guest does not do in gVisor.
     writable = [one for one in further if one != FORKING and not one.startswith("limits=")]
     kept = {"uidMappings", "gidMappings"}
     return made | {
@@ -197,7 +196,7 @@ def _for_gvisor(made: dict[str, Any], pids: int) -> dict[str, Any]:
             "oomScoreAdj": int(score),
             "rlimits": [
                 *process["rlimits"],
-                # The guest may not set it here; the control group counts gVisor's processes, too.
+                # The guest cannot set it in gVisor; the control group counts gVisor's processes.
                 {"type": "RLIMIT_SIGPENDING", "soft": PENDING_SIGNALS, "hard": PENDING_SIGNALS},
                 {"type": "RLIMIT_NPROC", "soft": pids, "hard": pids},
             ],
@@ -252,7 +251,7 @@ def _process(host: Host, spec: SandboxSpec) -> dict[str, Any]:
 
 
 def _oom_scores(floor: int) -> tuple[int, int]:
-    """The OOM scores of guest and handlers: above the launcher's, and handlers above the guest."""
+    """Returns the OOM scores of guest and handlers: launcher < guest < handlers."""
     guest = min(max(GUEST_OOM_SCORE, floor + 1), OOM_SCORE_MAX)
     return guest, min(max(HANDLER_OOM_SCORE, guest + 1), OOM_SCORE_MAX)
 
@@ -261,7 +260,7 @@ def _mounts(host: Host, spec: SandboxSpec) -> list[dict[str, Any]]:
     safe = ["nosuid", "nodev"]
     fixed = [
         _mount("/proc", "proc", "proc", [*safe, "noexec", "hidepid=2", "gid=0"]),
-        # A fresh /dev is also what keeps an image's symlinks from redirecting device creation.
+        # A fresh /dev also keeps symlinks of an image from redirecting the creation of devices.
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "noexec", "mode=755,size=64k,nr_inodes=64"]),
         _mount("/dev/pts", "devpts", "devpts", ["nosuid", "noexec", PTY_OPTIONS]),
         _mount("/dev/shm", "tmpfs", "tmpfs", [*safe, "noexec", SHM_OPTIONS]),
@@ -291,7 +290,7 @@ def _resources(limits: SandboxLimits) -> dict[str, Any]:
     memory = limits.memory_mib * 1024 * 1024
     quota, period = limits.cpu_quota_and_period_us()
     return {
-        # swap is the sum with memory: equal means none.
+        # "swap" is the limit on memory and swap together, so equal values mean no swap.
         "memory": {"limit": memory, "swap": memory},
         "cpu": {"quota": quota, "period": period},
         "pids": {"limit": limits.pids},
@@ -301,9 +300,9 @@ def _resources(limits: SandboxLimits) -> dict[str, Any]:
 
 @functools.cache
 def seccomp(machine: str) -> dict[str, Any]:
-    """The allowlist of seccomp.json as the OCI runtime reads it, for this processor alone.
+    """Returns the allowlist of seccomp.json in the OCI runtime's format, for this CPU architecture.
 
-    Every sandbox gets the same document: do not change it.
+    All sandboxes share the returned document: do not change it.
     """
     profile = _profile()
     plain = sorted({name for group in profile["allow"] for name in group["names"]})
@@ -335,12 +334,16 @@ def seccomp(machine: str) -> dict[str, Any]:
 
 
 def _alternatives(conditions: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Lists of conditions, each argument once, of which one holds where `conditions` hold."""
+    """Yields lists of conditions with one condition per argument. `conditions` hold if and only if
+    one of these lists holds.
+    """
     return map(list, itertools.product(*map(_expanded, conditions)))
 
 
 def _expanded(condition: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Conditions as a runtime knows them, of which one holds where this one does."""
+    """Yields conditions in the OCI runtime's format. The given one holds if and only if one of
+    them holds.
+    """
     if "within" not in condition:
         yield condition
         return
@@ -351,12 +354,11 @@ def _expanded(condition: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _blocks(first: int, last: int, bits: int = 64) -> Iterator[dict[str, Any]]:
-    """Conditions of which one holds for every number from `first` to `last`, and none for others.
+    """Yields conditions of which one holds for every number from `first` to `last`, and none for
+    other numbers. Only the lowest `bits` of the number count.
 
-    Of the number the lowest `bits` count.
-
-    A runtime takes two conditions on one argument for two rules, so a range cannot be two
-    comparisons; it is cut into blocks of 2^n numbers that differ in their last n bits alone.
+    A runtime takes two conditions on one argument for two rules, so a range cannot be expressed by
+    two comparisons. It is split into blocks of 2^n numbers that differ only in their last n bits.
     """
     while first <= last:
         size = first & -first or 1 << bits

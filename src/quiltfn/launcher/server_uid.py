@@ -1,6 +1,6 @@
 """The server's uid: one for each data directory, which it owns.
 
-A data directory keeps its owner's uid over restarts. It gets a new owner if a server with that uid
+A data directory keeps its owner across restarts. It gets a new owner if a server with the same uid
 runs elsewhere on the machine (the directory is a copy), or if it has the uid that all servers of
 earlier releases shared.
 """
@@ -18,22 +18,22 @@ from pathlib import Path
 from quiltfn.launcher import confine
 from quiltfn.launcher.state import SERVER_UIDS, SHARED_UID, UID_BASE, UIDS_DIR, UIDS_PER_SANDBOX
 
-# Files of which single bytes are locked (a byte need not exist for that): one for each uid in use,
-# one for each data directory in use. They belong to root, so that no server can keep a lock.
+# Files in which single bytes are locked, even beyond the end: one byte for each uid in use, or for
+# each data directory in use. They belong to root, so that no server can hold a lock.
 UIDS, DIRECTORIES = "servers", "directories"
-# As long as the store waits for its lock.
+# The same time that the store waits for its lock.
 WAIT_S = 5.0
-# What the store locks: the directory; in earlier releases, a file.
+# The store locks the directory; in earlier releases, a file in it.
 STORE_LOCKS = (".", "quiltfn.lock")
 TRIES = 1000
 
 
 class InUse(Exception):
-    """Another server has the data directory (a sentence for the operator)."""
+    """Another server uses the data directory (a sentence for the operator)."""
 
 
 class ServerUid:
-    """Takes a data directory for this server. `uid`: the user that owns it.
+    """Reserves a data directory for this server. `uid`: the user that owns it.
 
     Raises `InUse`, `confine.NotReadable` or OSError.
     """
@@ -75,7 +75,7 @@ class ServerUid:
 
 @contextlib.contextmanager
 def _named(data_dir: Path) -> Iterator[None]:
-    """Adds the path to an OSError that has none because it came from a descriptor."""
+    """Adds the path to an OSError that lacks it because it came from a descriptor."""
     try:
         yield
     except OSError as error:
@@ -94,7 +94,7 @@ def _take(locks: int, owner: int) -> int:
 
 
 def _lock_byte(locks: int, place: int) -> bool:
-    """Locks one byte with an open file description lock, which ends with its last descriptor."""
+    """Locks one byte for the open file description; its last descriptor releases the lock."""
     # struct flock of fcntl.h
     lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
     return _try(lambda: fcntl.fcntl(locks, fcntl.F_OFD_SETLK, lock))
@@ -118,7 +118,7 @@ def _wait(is_locked: Callable[[], bool], data_dir: Path, wait_s: float) -> None:
 
 @contextlib.contextmanager
 def _store_is_free(directory: int, data_dir: Path, wait_s: float) -> Iterator[None]:
-    """Holds the store's locks, so that no server of another release or tool has it open."""
+    """Holds the store's locks, so that no server of another release and no tool has it open."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with contextlib.ExitStack() as held:
         for name in STORE_LOCKS:

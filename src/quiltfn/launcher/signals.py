@@ -3,8 +3,8 @@
 import signal
 
 DRAINING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
-# Signals that report a broken process, stop it or do nothing keep their default. All others are
-# ignored, so that none ends the launcher without its clean-up.
+# Signals that report a crash, stop a process or do nothing by default keep their default action.
+# All others are ignored, so that none ends the launcher without its clean-up.
 LEFT_ALONE = {
     *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS),
     *(signal.SIGTRAP, signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN),
@@ -13,10 +13,10 @@ LEFT_ALONE = {
 
 
 def take_over() -> None:
-    """In the launcher: `DRAINING` signals are told by `signal.set_wakeup_fd`, others are ignored.
+    """In the launcher: reports `DRAINING` signals by `signal.set_wakeup_fd`, and ignores others.
 
-    Undoes what the parent process has ignored or blocked: with SIGCHLD ignored, no child could be
-    waited for.
+    Resets signals that the parent process has ignored or blocked: with SIGCHLD ignored, the
+    launcher could not wait for children.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -27,9 +27,9 @@ def take_over() -> None:
 
 
 def give_to_server() -> None:
-    """In the forked server, which keeps ignoring what the launcher ignores."""
+    """In the forked server: prepares signals. It still ignores what the launcher ignores."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # A terminal sends these to the whole process group; the launcher turns them into a drain.
+    # A terminal sends these to the whole process group; the launcher then drains the server.
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)

@@ -43,7 +43,7 @@ def _checked(result: int, call: str) -> None:
 
 
 def unshare_mounts() -> None:
-    """Enters a new mount namespace. It sees new mounts of the host, which does not see its own."""
+    """Enters a new mount namespace. Later mounts of the host appear in it, but not vice versa."""
     _checked(_libc.unshare(CLONE_NEWNS), "unshare the mount namespace")
     mount(None, "/", None, MS_REC | MS_SLAVE)
 
@@ -91,7 +91,7 @@ def unmount(target: str | Path) -> None:
 
 
 def die_with_parent(signal_number: int) -> None:
-    """Has the kernel send this signal to this process when its parent ends."""
+    """Makes the kernel send this signal to this process when its parent ends."""
     _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0), "PR_SET_PDEATHSIG")
 
 
@@ -101,14 +101,14 @@ def adopt_orphans() -> None:
 
 
 def no_new_privileges() -> None:
-    """From here on no exec gains rights by set-uid bits or file capabilities."""
+    """Permanently ignores set-uid bits and file capabilities at exec."""
     _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
 
 
 def drop_bounding_set() -> None:
     """Empties the capability bounding and ambient sets (needs CAP_SETPCAP, so before setuid)."""
     capability = 0
-    while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # else there is no such one
+    while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # an error: beyond the last one
         _checked(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "PR_CAPBSET_DROP")
         capability += 1
     _checked(

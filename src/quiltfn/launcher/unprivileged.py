@@ -15,7 +15,7 @@ FAILED = 70
 
 
 class NoResult(Exception):
-    """The child ended with `code` after it printed why, or help."""
+    """The child exited with `code` after it printed the reason, or help."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -23,8 +23,8 @@ class NoResult(Exception):
 
 
 def result_of(function: Callable[[], Any], program: Sequence[Path]) -> Any:
-    """The result of `function`, as JSON has it. `program`: the directories that it imports from.
-    Without root it runs as the same user.
+    """Returns the result of `function`, passed on as JSON. `program`: the directories of its
+    imports. If this process is not root, the child runs as the same user.
     """
     reader, writer = os.pipe()
     child = os.fork()

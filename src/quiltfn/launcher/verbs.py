@@ -7,12 +7,11 @@ null, "base_image" and "packages" likewise, "network": "none" | "egress", "writa
 int}`, `{"n": int, "verb": "limit", "sandbox": id, "memory_mib": int, "cpu_percent": number}`,
 `{"n": int, "verb": "deadline", "deadline": seconds}`, `{"n": int, "verb": "kill" | "used" |
 "counters" | "destroy", "sandbox": id}`. A node's create has a `deadline` as well, after which it is
-refused; see `deadline.py`. Answers repeat `n`; a create's
-answer carries two descriptors, the control socket and the event counter; that of used carries
-`bytes` of memory; those of counters and destroy carry `blocked`, how many attempts to reach
-something the sandbox's network has refused, `refused`, where the first of these were to go, as
-[address, port, "tcp" | "udp"], and `cpu_us`, the microseconds of processor time that the sandbox
-has used.
+refused; see `deadline.py`. A reply repeats `n`. The reply to create carries two descriptors: the
+control socket and the event counter. The reply to used has the memory in use, as `bytes`. Replies
+to counters and destroy have `blocked`, the number of connection attempts that the sandbox's network
+refused; `refused`, the destinations of the first of them as [address, port, "tcp" | "udp"]; and
+`cpu_us`, the CPU time that the sandbox has used, in microseconds.
 """
 
 import json
@@ -27,9 +26,9 @@ IMAGE = re.compile(r"[0-9a-f]{64}")
 NETWORKS = ("none", "egress")
 ISOLATIONS = ("crun", "gvisor")
 WRITABLE_MAX = 8
-DEADLINE_MAX = 1e10  # seconds; no machine runs for so long
+DEADLINE_MAX = 1e10  # seconds, longer than any machine runs
 WRITABLE = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}){1,4}")
-# No file system may be mounted over what a sandbox needs.
+# Top-level directories that a sandbox needs; no file system may be mounted in them.
 FIXED = frozenset(
     {"proc", "sys", "dev", "usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32"}
     | {"tmp", "app", "run"}
@@ -37,7 +36,7 @@ FIXED = frozenset(
 
 
 class Refused(Exception):
-    """The server sent what no correct server sends."""
+    """The server sent an invalid request."""
 
 
 class Create(NamedTuple):
@@ -81,8 +80,8 @@ ON_SANDBOX = ("kill", "used", "counters", "destroy")
 
 
 def parse(message: bytes, *, most: SandboxLimits) -> Verb:
-    """The verb in a packet, with every argument checked. Raises `Refused`. `most`: what one sandbox
-    may use at most.
+    """Parses a packet and checks every argument. Raises `Refused`. `most`: the maximum limits of
+    one sandbox.
     """
     try:
         request = json.loads(message)
