@@ -4,14 +4,14 @@ import msgspec
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Make a sandbox and specialise it for `digest`; then `started` or `failed`."""
+    """Create a sandbox and specialise it for `digest`; then report `started` or `failed`."""
 
     instance: int
     digest: str
 
 
 class Assign(msgspec.Struct, frozen=True):
-    """Give the instance to the waiting call. `cold`: that waited for this one to be started."""
+    """Give the instance to the waiting invocation. `cold`: it waited for this instance to start."""
 
     instance: int
     waiter: int
@@ -19,14 +19,15 @@ class Assign(msgspec.Struct, frozen=True):
 
 
 class Unpark(msgspec.Struct, frozen=True):
-    """A parked instance is ready again from now on."""
+    """Make a parked instance ready again."""
 
     instance: int
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Refuse the call: the queue is full, it waited too long, or the function does not serve.
-    `retry_after_s`: the seconds after which it would probably be served, as far as known."""
+    """Refuse the invocation: the queue is full, it waited too long, or the function isn't active.
+    `retry_after_s`: the seconds after which it would probably be served, as far as known.
+    """
 
     waiter: int
     why: str
@@ -34,7 +35,7 @@ class Refuse(msgspec.Struct, frozen=True):
 
 
 class Fail(msgspec.Struct, frozen=True):
-    """Tell the waiting call that its instance could not be made."""
+    """Fail the waiting invocation: its instance could not be created."""
 
     waiter: int
     instance: int
@@ -42,43 +43,43 @@ class Fail(msgspec.Struct, frozen=True):
 
 
 class Destroy(msgspec.Struct, frozen=True):
-    """End the instance and free everything it has; then `gone`."""
+    """End the instance and free everything it has; then report `gone`."""
 
     instance: int
 
 
 class TickAt(msgspec.Struct, frozen=True):
-    """Call `tick` at this time (monotonic seconds)."""
+    """Call the pool's `tick` at this time (monotonic seconds)."""
 
     at: float
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """The prepared version has as many instances ready as were asked for."""
+    """The prepared version has the requested number of instances ready."""
 
     digest: str
 
 
 class PrepareFailed(msgspec.Struct, frozen=True):
-    """No instance of the prepared version could be made."""
+    """No instance of the prepared version could be created."""
 
     digest: str
     reason: str
 
 
 class RequestMemory(msgspec.Struct, frozen=True):
-    """The pool needs `mib` of memory that the machine has not free: something should be evicted."""
+    """The pool needs `mib` more memory than is free: something should be evicted."""
 
     mib: float
 
 
 class RequestQuota(msgspec.Struct, frozen=True):
-    """The tenant's quota has no instance left for the pool: something should be evicted."""
+    """The tenant's quota allows the pool no more instances: something should be evicted."""
 
 
 class RequestPlaces(msgspec.Struct, frozen=True):
-    """The maximum has no place left for so many instances: idle ones of other versions should be
-    evicted.
+    """The function's maximum leaves no room for `count` instances: idle ones of other versions
+    should be evicted.
     """
 
     count: int

@@ -4,8 +4,9 @@ import msgspec
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Who did what, and what came of it; never payloads, environments or secrets. `at`: Unix s.
-    `note`: why, where the server did it by itself. `object_name`: what the object was called then.
+    """Who did what, and with what result; never payloads, environments or secrets. `at`: Unix
+    seconds. `note`: the reason, if the server did it by itself. `object_name`: the object's name at
+    that time.
     """
 
     id: str

@@ -59,16 +59,16 @@ def is_beyond(count: int, calls: int, rate: float) -> bool:
 
 
 def tail(count: int, calls: int, rate: float, enough: float = 1.0) -> float:
-    """The probability of `count` or more of `calls`, each with the probability `rate`; where it is
-    `enough` or more, some number from there on. It is asked for after each call, and of a million
-    calls it has thousands of terms.
+    """The probability of `count` or more of `calls`, each with the probability `rate`; if it is at
+    least `enough`, any number from `enough` on. Stopping early matters: it is computed after each
+    invocation, and for a million invocations it has thousands of terms.
     """
     if count <= calls * rate:
-        return 1.0  # it is a half or more, and of no interest
+        return 1.0  # it is about a half or more: not significant
     logs = math.lgamma(calls + 1) - math.lgamma(count + 1) - math.lgamma(calls - count + 1)
     term = math.exp(logs + count * math.log(rate) + (calls - count) * math.log1p(-rate))
     total = 0.0
-    for at in range(count, calls + 1):  # the terms become less from here on
+    for at in range(count, calls + 1):  # the terms decrease from here on
         total += term
         if total >= enough or term < total * 1e-9:
             break

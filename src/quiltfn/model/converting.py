@@ -1,8 +1,8 @@
-"""`msgspec.convert`, for more than one thread.
+"""A thread-safe `msgspec.convert`.
 
-msgspec 0.22 ends the process with a fault of memory where two threads convert to the same type for
-the first time at once: one of them finds what the other has not finished. So one thread at a time
-has a type looked at, once, before it is used.
+msgspec 0.22 crashes the process with a segmentation fault if two threads convert to the same type
+for the first time simultaneously: one of them uses what the other has not finished. So each type is
+inspected once before its first use, by one thread at a time.
 """
 
 import threading
@@ -16,7 +16,7 @@ _looking = threading.Lock()
 
 
 def convert(value: Any, kind: type[T], *, strict: bool = True) -> T:
-    """`value` as a `kind`. Raises `msgspec.ValidationError`."""
+    """Converts `value` to the type `kind`. Raises `msgspec.ValidationError`."""
     if kind not in _known:
         with _looking:
             msgspec.json.Decoder(kind)

@@ -1,5 +1,5 @@
 """PoolCounts: how many instances a pool has in each of the API's five states. Headroom: how many
-more calls it could serve.
+more invocations it could start.
 """
 
 from collections import Counter
@@ -9,9 +9,8 @@ import msgspec
 
 
 class PoolCounts(msgspec.Struct, frozen=True, gc=False):
-    """How many instances are in each of the five states; the API shows exactly these. `parked`: how
-    many of those that are warming are parked. `memory_mib`: what all of them count in the memory
-    budget now.
+    """The number of instances in each of the five states that the API shows. `parked`: how many of
+    the warming ones are parked. `memory_mib`: the memory that all of them now count in the budget.
     """
 
     warming: int = 0
@@ -28,8 +27,9 @@ class PoolCounts(msgspec.Struct, frozen=True, gc=False):
 
 
 class Headroom(msgspec.Struct, frozen=True, gc=False):
-    """How many more calls could begin without a wait: `idle`: in instances that are ready, or will
-    be in a moment; `startable`: in those that may be started for them. What waits comes first.
+    """How many more invocations could start without a wait, after those that wait already.
+    `idle`: in instances that are ready, or will be in a moment; `startable`: in instances that may
+    be started for them.
     """
 
     idle: int = 0

@@ -1,7 +1,7 @@
-"""Why an invocation didn't succeed: a code, `cause`, with its data, for programs. People read
+"""Why an invocation didn't succeed: for programs a code, `cause`, with its data; for people a
 `sentence`, which the record has as `error_message`.
 
-Only `message`, `type` and `file` hold what a handler has written or raised.
+Only `message`, `type` and `file` hold text from the handler.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-# Who ended an invocation, or what did: `by` of `Cancelled` and `Interrupted`, in words.
+# What ended an invocation: the values of `by` in `Cancelled` and `Interrupted`, in words.
 BY: Mapping[str, str] = {
     "request": "the call was cancelled",
     "request_before_start": "the call was cancelled before it was started",
@@ -29,7 +29,7 @@ BY: Mapping[str, str] = {
 
 
 class Raised(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="exception"):
-    """An exception ended the handler. `message` null: it has none; `file` null: not known."""
+    """An exception ended the handler. `message` None: it has none; `file` None: unknown."""
 
     type: str
     message: str | None = None
@@ -43,7 +43,7 @@ class Raised(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="exce
 
 
 class Exited(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="exit"):
-    """The handler exited with `code`. `message`: what it said last, if that is known."""
+    """The handler exited with `code`. `message`: its last output, if known."""
 
     code: int
     message: str | None = None
@@ -65,7 +65,7 @@ class Signalled(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="s
 
 
 class TimedOut(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="timeout"):
-    """The handler was killed at its deadline. `from_outside`: its sandbox hadn't done it."""
+    """The handler was killed at its deadline. `from_outside`: not by the guest in its sandbox."""
 
     limit_seconds: int | None = None
     from_outside: bool = False
@@ -77,7 +77,7 @@ class TimedOut(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="ti
 
 
 class OutOfMemory(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="oom"):
-    """The kernel killed the handler for memory. `peak_bytes`: reserved; always null so far."""
+    """The kernel killed the handler: out of memory. `peak_bytes`: for later use; always None."""
 
     limit_bytes: int | None = None
     peak_bytes: int | None = None
@@ -89,8 +89,8 @@ class OutOfMemory(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag=
 
 
 class HttpFailed(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="http"):
-    """The HTTP response says that the handler failed, or there is none that can be sent, and then
-    `message` says why. `status` null: there is none.
+    """The handler's HTTP response is an error, or it gave no response that can be sent; then
+    `message` says why. `status` None: there is no status.
     """
 
     status: int | None
@@ -102,7 +102,7 @@ class HttpFailed(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="
 
 
 class NotStarted(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="start"):
-    """The platform couldn't run the handler. `phase`: how far it came, as in the timeline."""
+    """The platform couldn't run the handler. `phase`: the step that failed, as in the timeline."""
 
     phase: str
     message: str
@@ -113,7 +113,7 @@ class NotStarted(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="
 
 
 class NoNetwork(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="network"):
-    """Something couldn't be reached. The other fields say how the handler then ended, as in
+    """The handler couldn't reach an address. The other fields say how it then ended, as in
     `Raised` and `Exited`.
     """
 
@@ -139,7 +139,7 @@ class NoNetwork(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="n
 
 
 class Cancelled(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="cancelled"):
-    """Someone ended the invocation. `by`: a key of `BY`. `message`: a more exact sentence."""
+    """The invocation was cancelled. `by`: a key of `BY`. `message`: a more exact sentence."""
 
     by: str
     message: str | None = None
@@ -162,7 +162,7 @@ class Interrupted(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag=
 class ResultTooLarge(
     msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="result_too_large"
 ):
-    """The handler returned more than the limit of results, or of HTTP responses."""
+    """The handler returned more than the limit for results, or for HTTP responses."""
 
     bytes: int
     limit_bytes: int

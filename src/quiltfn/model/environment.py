@@ -4,7 +4,7 @@ from quiltfn.model.invocation import PAYLOAD_IN_ENVIRONMENT_MAX_BYTES
 from quiltfn.model.runtime import Kind
 from quiltfn.model.version import Version, VersionSpec
 
-# Where an image has Python's packages; the runner of kind python knows it.
+# The directory of Python packages in an image; the Python runner has the same path.
 PACKAGES = "/app/site-packages"
 ALWAYS = {
     "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
@@ -14,7 +14,7 @@ ALWAYS = {
 
 
 def of_version(spec: VersionSpec) -> dict[str, str]:
-    """The variables that every call of the version has."""
+    """The variables that every invocation of the version has."""
     own = spec.runtime_snapshot.environment | spec.environment
     if spec.runtime_snapshot.kind is Kind.SERVER:
         own = {"PYTHONPATH": PACKAGES} | own | spec.server_settings().variables
@@ -30,11 +30,11 @@ def of_call(
     payload: bytes | None,
     traceparent: str | None,
 ) -> dict[str, str]:
-    """The variables of one call. Their names are reserved, so a version cannot have them.
+    """The variables of one invocation. Their names are reserved, so a version cannot set them.
 
-    The payload is one of them if it is small and text without NUL, as a variable has to be; of any
-    kind and size, a shell handler has it on standard input, and a runner gets it over its socket. A
-    server gets a request.
+    The payload is one of them only if it is small and text without NUL, as a variable must be. A
+    payload of any kind and size is on the standard input of a shell handler; a runner gets it over
+    its socket, and a web server as a request.
     """
     variables = {
         "QUILT_INVOCATION_ID": invocation_id,

@@ -1,4 +1,4 @@
-"""Events: what happens in a tenant, as it is told to those who follow it. Ids and counts only."""
+"""Events: what happens in a tenant, as sent to its followers. They contain only ids and counts."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -13,7 +13,7 @@ from quiltfn.model.invocation import Invocation
 
 
 class EventType(StrEnum):
-    """What an event tells."""
+    """What an event reports."""
 
     FUNCTION_CREATED = "function.created"
     FUNCTION_UPDATED = "function.updated"
@@ -34,7 +34,7 @@ class EventType(StrEnum):
 
 
 E = EventType
-# These come to every reader: they tell of what it did not get.
+# Every reader gets these: they report events that it has missed.
 ALWAYS = frozenset((E.GAP, E.RESET))
 GROUPS: dict[str, frozenset[EventType]] = {
     "function": frozenset(one for one in E if one.startswith("function.")),
@@ -48,7 +48,7 @@ WORDS = (*GROUPS, *(one for one in E if one not in ALWAYS))
 
 
 def types_of(words: Collection[str]) -> frozenset[EventType]:
-    """The types that some of `WORDS` mean."""
+    """The event types that these words, from `WORDS`, stand for."""
     found: set[EventType] = set()
     for word in words:
         found |= GROUPS.get(word) or {EventType(word)}
@@ -56,7 +56,7 @@ def types_of(words: Collection[str]) -> frozenset[EventType]:
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One event. `id`: the boot's epoch and a number that grows. `data`: JSON in one line."""
+    """One event. `id`: the boot's epoch and an increasing number. `data`: JSON in one line."""
 
     id: str
     type: EventType
@@ -64,7 +64,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class CallSummary(msgspec.Struct, kw_only=True):
-    """Starts and ends of a function's calls that get no event of their own."""
+    """Summary of a function's invocations whose starts and ends get no event of their own."""
 
     started: int = 0
     cold_starts: int = 0
@@ -74,7 +74,7 @@ class CallSummary(msgspec.Struct, kw_only=True):
 
     @property
     def count(self) -> int:
-        """How many starts and ends."""
+        """The number of starts and ends."""
         return self.started + self.ended.total()
 
     def add_start(self, *, cold_start: bool) -> None:
@@ -88,7 +88,7 @@ class CallSummary(msgspec.Struct, kw_only=True):
         self.longest_ms = max(self.longest_ms, took)
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Adds what another one has `told`."""
+        """Adds another summary, as returned by `told`."""
         self.started += event["started"]
         self.cold_starts += event["cold_starts"]
         self.ended.update(event["ended"])
@@ -96,7 +96,7 @@ class CallSummary(msgspec.Struct, kw_only=True):
         self.longest_ms = max(self.longest_ms, event["longest_ms"])
 
     def told(self, function_id: str) -> dict[str, Any]:
-        """The data of a `calls` event. `duration_ms`: of all that ended, together."""
+        """The data of a `calls` event. `duration_ms`: the sum for all that ended."""
         return {
             "function_id": function_id,
             "started": self.started,
@@ -108,7 +108,7 @@ class CallSummary(msgspec.Struct, kw_only=True):
 
 
 def change_of(before: Function | None, after: Function | None) -> EventType:
-    """What a change of a function is called."""
+    """The type of event for a change of a function."""
     if before is None:
         return E.FUNCTION_CREATED
     if after is None:

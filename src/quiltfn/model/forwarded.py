@@ -1,4 +1,4 @@
-"""A call that one node sends on to another: what is said of it, and why it may be refused."""
+"""A request that one node forwards to another: its data, its response, and reasons to refuse it."""
 
 from enum import StrEnum
 
@@ -9,10 +9,10 @@ from quiltfn.model.pool_load import PoolLoad
 
 
 class Refusal(StrEnum):
-    """Why a node takes no call from another one, before anything of it was done.
+    """Why a node refuses a forwarded invocation, before it has done any of it.
 
-    busy: no instance is ready, or may be had. version: its function points to another version.
-    draining: it takes no calls.
+    busy: no instance is ready or may be started. version: the function has another version there.
+    draining: the node takes no invocations.
     """
 
     BUSY = "busy"
@@ -21,12 +21,13 @@ class Refusal(StrEnum):
 
 
 class ForwardedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the node that was asked knows of a request, and the one that answers it has to take its
-    word for. `function_id`, `invocation_id`: the call's; empty where all nodes are asked for what
-    each of them has. `caller`: None where a URL is called without a credential. `client`: the
-    address that it came from. `version`: the number of the one to run; None: the request is about a
-    call that runs there. `may_wait`: the call is to wait there if no instance is ready;
-    `in_any_case`: even if the node may not start one yet.
+    """What the node that received a request knows of it; the node that responds has to trust this.
+
+    `function_id`, `invocation_id`: of the invocation; empty if all nodes are asked for what each of
+    them has. `caller`: None for a request to a function URL without a credential. `client`: the
+    address that the request came from. `version`: the number of the version to run; None: the
+    request is about an invocation that runs on the other node. `may_wait`: the invocation waits
+    there if no instance is ready; `in_any_case`: even if that node may not start one yet.
     """
 
     client: str
@@ -39,8 +40,9 @@ class ForwardedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class ForwardedAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a node says to another one with its response. `refusal`: it has not taken the call.
-    `executed`: as of the response. `load`: how the function's pool is there now.
+    """What a node adds to its response to another node. `refusal`: why it has not taken the
+    invocation. `executed`: as in the response. `load`: the current load of the function's pool
+    there.
     """
 
     refusal: Refusal | None = None

@@ -10,7 +10,7 @@ from quiltfn.model.state_machine import transition
 
 
 class FunctionState(StrEnum):
-    """The state of a function; `DESCRIPTIONS` says what each one means to a caller."""
+    """The state of a function; `DESCRIPTIONS` says what each state means to a caller."""
 
     PENDING = "pending"
     DEPLOYING = "deploying"
@@ -54,9 +54,9 @@ DESCRIPTIONS: Mapping[FunctionState, str] = {
 class Function(msgspec.Struct, frozen=True, kw_only=True):
     """A named function of one tenant. Times in Unix seconds.
 
-    `current_version` is the number of the version that serves (or would serve) calls.
-    `failed_version` is that of the new version of which `error_message` says why it cannot serve.
-    `revision` grows with every change: the store accepts a change only of the newest revision.
+    `current_version`: the number of the version that runs invocations, or would run them.
+    `failed_version`: the number of a newer version that could not start; `error_message` says why.
+    `revision` increases with every change: the store accepts a change only of the newest revision.
     """
 
     id: str
@@ -76,7 +76,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 1
 
     def after(self, event: FunctionEvent, now: int, error: str | None = None) -> "Function":
-        """The function after `event`. `error` becomes its error_message; None clears that."""
+        """The function after `event`. `error`: its new `error_message`; None clears that."""
         state = transition(NEXT, self.state, event)
         return msgspec.structs.replace(
             self, state=state, error_message=error, failed_version=None, updated_at=now
@@ -84,14 +84,14 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_targets(min_instances: int, max_instances: int) -> None:
-    """0 ≤ min ≤ max, or `Unprocessable`. What `max` may be by itself is written in `wire`."""
+    """Raises `Unprocessable` unless 0 ≤ min ≤ max. `wire` has the limits of `max` itself."""
     if not 0 <= min_instances <= max_instances:
         expected = f"between 0 and max_instances ({max_instances})"
         raise Unprocessable.field("min_instances", expected, min_instances, 0)
 
 
 class NewFunction(msgspec.Struct, frozen=True, kw_only=True):
-    """What a new function has besides the spec of its first version."""
+    """The data of a new function, besides the spec of its first version."""
 
     name: str
     cluster_id: str | None = None

@@ -1,17 +1,17 @@
-"""A request with an `Idempotency-Key`, and the stored response to its first call."""
+"""A request with an `Idempotency-Key`, and the stored response to its first execution."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import msgspec
 
-# Of what is answered in place of a response that was lost.
+# The status of the response that replaces one that was lost.
 LOST_STATUS = 503
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class IdempotentRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Identifies one request of a tenant; `body_digest`, of its body and query, tells a
+    """Identifies one request of a tenant. `body_digest`, of its body and query, distinguishes a
     repetition from a reused key.
     """
 
@@ -23,8 +23,8 @@ class IdempotentRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The response to the first call; `status` is None while that call still runs. An empty body
-    means that it was removed to make room.
+    """The response to the first request; `status` is None while that is still being processed. An
+    empty body was removed to free space.
     """
 
     body_digest: str

@@ -1,4 +1,4 @@
-"""Image: the files of a runtime, known by the digest of their content."""
+"""Image: the files of a runtime, identified by the digest of their content."""
 
 from enum import StrEnum
 
@@ -13,27 +13,27 @@ class Archive(StrEnum):
 
 
 class Contents(StrEnum):
-    """What an uploaded archive holds."""
+    """What an uploaded archive contains."""
 
     FILES = "files"  # of a runtime, at /app
     ROOTFS = "rootfs"  # a finished root file system
     IMAGE = "image"  # an execution image: an OCI layout, or what `docker save` writes
-    COPY = "copy"  # what another node has unpacked and checked; not to be uploaded
+    COPY = "copy"  # unpacked and checked by another node; clients cannot upload it
 
 
 UPLOADED = (Contents.FILES, Contents.ROOTFS, Contents.IMAGE)
 
 
-# What each file, link or directory takes on disk beside its content, and each image once more.
+# Disk space of each file, link or directory besides its content, plus once for each image.
 ENTRY_BYTES = 4096
 NOT_MEASURED = -1
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
-    """The files of a runtime, unpacked. `files`: without directories; `entries`: with them.
-    `is_new`: it did not exist before. `environment`: the variables that an execution image says its
-    programs expect. `interpreters`: kind of runtime → path of the program in a root file system,
-    links resolved.
+    """The unpacked files of a runtime. `files`: their number without directories; `entries`: with
+    directories. `is_new`: the image did not exist before. `environment`: the variables that an
+    execution image declares for its programs. `interpreters`: for each kind of runtime, the path of
+    its program in a root file system, with links resolved.
     """
 
     digest: str
@@ -46,13 +46,13 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counted_bytes(self) -> int:
-        """What it counts against a quota. Many small files take space, too."""
+        """The bytes it counts against a quota, including the overhead of many small files."""
         return counted_bytes(self.size_bytes, self.entries)
 
 
 class ImageFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file or a link in an image. `path`: below its root, without a slash first. `size_bytes`: 0
-    of a link.
+    """A file or link in an image. `path`: relative to its root, without a leading slash.
+    `size_bytes`: 0 for a link.
     """
 
     path: str
@@ -62,14 +62,14 @@ class ImageFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PackageKind(StrEnum):
-    """Whose package it is."""
+    """The language of a package."""
 
     PYTHON = "python"
     NODE = "node"
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
-    """A package that an image has, by what it says of itself."""
+    """A package in an image, as its own metadata describes it."""
 
     kind: PackageKind
     name: str
@@ -77,7 +77,7 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TenantImage(msgspec.Struct, frozen=True):
-    """An image that a tenant has, and what it counts against the tenant's quota."""
+    """An image of a tenant, and the bytes it counts against the tenant's quota."""
 
     tenant_id: str
     digest: str
@@ -85,10 +85,10 @@ class TenantImage(msgspec.Struct, frozen=True):
 
     @property
     def is_measured(self) -> bool:
-        """Whether its size is known."""
+        """Whether its size was measured."""
         return self.counted_bytes != NOT_MEASURED
 
 
 def counted_bytes(size_bytes: int, entries: int) -> int:
-    """What an image of that many bytes and entries counts against a quota."""
+    """The bytes that an image of this size and number of entries counts against a quota."""
     return size_bytes + ENTRY_BYTES * (entries + 1)

@@ -1,4 +1,4 @@
-"""Instance: a sandbox specialised for one version, and the states it goes through."""
+"""Instance: a sandbox that is specialised for one version, and its states."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -66,14 +66,15 @@ IDLE = (InstanceState.READY, InstanceState.PARKED)
 class Instance(msgspec.Struct):
     """One instance as its pool knows it. Times in monotonic seconds.
 
-    `since`: when its last event was. `holders`: the calls that have it, and since when each does.
-    `is_spoilt`: a call of it did not end well, so it gets no other one and is ended with its last.
-    `reason`: why it was started or unparked. `idle_mib`: what it uses when idle; `charge_mib`: what
-    it counts now. `worth`: the least worthy is evicted first.
-    `start_ms`: how long its start took. `ready_at`: when it was started or unparked; `is_fresh`: it
-    has had no call since. `is_speculative`: it was started for a call that was only expected.
-    `is_to_park`: it was started only to be parked, and has had no call.
-    `made_at`: when its start began. `time`: of one that may have several calls.
+    `since`: the time of its last event. `holders`: the invocations in it, each with its start time.
+    `is_spoilt`: an invocation in it did not end well, so it gets no more and is ended after the
+    last one. `reason`: why it was started or unparked. `idle_mib`: the memory that it uses when
+    idle; `charge_mib`: the memory that it counts now. `worth`: the instance of least worth is
+    evicted first. `start_ms`: how long its start took. `ready_at`: when it was started or unparked;
+    `is_fresh`: it has had no invocation since. `is_speculative`: it was started for an invocation
+    that was only expected. `is_to_park`: it was started only to be parked, and has had no
+    invocation. `made_at`: when its start began. `time`: divides its time among simultaneous
+    invocations.
     """
 
     id: int
@@ -101,7 +102,7 @@ class Instance(msgspec.Struct):
         return self.state in IDLE
 
     def apply(self, event: InstanceEvent, now: float) -> None:
-        """Changes the state by the table. Raises `InvalidTransition` with the last events."""
+        """Changes the state by `NEXT`. Raises `InvalidTransition` with the last events."""
         self.state = transition(NEXT, self.state, event, self.history)
         self.history.append(event)
         self.since = now

@@ -1,11 +1,11 @@
-"""What a JSON text would cost to read, told before any of its values is made.
+"""Estimates what a JSON text would cost to parse, before any of its values is created.
 
-Python needs some 200 bytes for a value that is two bytes of JSON, and time that grows with the
-square of a number's digits. So both are looked at in every text that is long enough to matter.
+Python needs some 200 bytes for a value of two bytes of JSON, and for a number time that grows with
+the square of its digits. So both are checked in every text that is long enough to matter.
 """
 
 COUNTED_FROM_BYTES = 64 * 1024
-# No number that a program means has as many. From 8 KiB on a text may have some of 4,300 digits.
+# No realistic number has more digits. Texts from 8 KiB on could have several of 4,300 digits.
 DIGITS_MAX = 100
 DIGITS_FROM_BYTES = 8 * 1024
 _AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
@@ -14,15 +14,15 @@ _LONG = b"0" * (DIGITS_MAX + 1)
 
 def is_costly(text: bytes, most: int) -> bool:
     """Whether a long text has more than `most` values, or a number of more than `DIGITS_MAX`
-    digits. What is no JSON may be anything.
+    digits. For a text that is not JSON the result may be either.
     """
     if len(text) <= DIGITS_FROM_BYTES:
         return False
     has_many = len(text) > COUNTED_FROM_BYTES and _count(text, b'",[{') > most
     if not has_many and _LONG not in text.translate(_AS_ZEROS):
-        return False  # even if nothing of it stood within a string
+        return False  # even if none of its characters were within a string
     without_escapes = text.replace(rb"\\", b"").replace(rb"\"", b"")
-    parts = without_escapes.split(b'"', 2 * most + 2)  # each second one is a string
+    parts = without_escapes.split(b'"', 2 * most + 2)  # every second part is a string
     if has_many and len(parts) // 2 > most:
         return True  # without another copy of a long text
     outside = b"\n".join(parts[::2])
@@ -31,10 +31,10 @@ def is_costly(text: bytes, most: int) -> bool:
 
 
 def costs(most: int) -> str:
-    """What a refused text has too much of."""
+    """Why a text was refused: the limits that it exceeds."""
     return f"more than {most} values, or a number of more than {DIGITS_MAX} digits"
 
 
 def _count(text: bytes, marks: bytes) -> int:
-    """In one pass, however many there are."""
+    """Counts all these marks in one pass."""
     return len(text) - len(text.translate(None, marks))

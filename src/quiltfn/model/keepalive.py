@@ -121,7 +121,7 @@ class SharedGaps:
         self._weights = [1.0] * LEVELS
 
     def record(self, shown: int, gap: int) -> None:
-        """A function had this gap after `shown` others."""
+        """Records a gap of a function that had `shown` gaps before it."""
         level = min(shown.bit_length(), LEVELS - 1)
         weight = self._weights[level] = self._weights[level] * self.GROWTH
         count(self._levels[level], gap, weight)
@@ -136,7 +136,7 @@ class SharedGaps:
 
 
 def count(gaps: list[float], gap: int, weight: float) -> None:
-    """Adds one gap, a part of it to the neighbour minutes."""
+    """Adds one gap; a part of it goes to the neighbouring minutes."""
     if not 1 < gap < OVERFLOW:
         gaps[min(gap, OVERFLOW)] += weight
         return
@@ -147,12 +147,12 @@ def count(gaps: list[float], gap: int, weight: float) -> None:
 
 
 class Histogram:
-    """Keeps, stops and starts an instance where that is cheapest, if a cold start costs as much as
+    """Keeps, stops and starts an instance when that is cheapest, if a cold start costs as much as
     an instance that idles for `worth_s`.
 
-    Time is divided into minutes centred on the first call, so that a timer falls into the middle
-    of a minute and may be half a minute early or late. A function remembers in which minutes it
-    was called, as bits of one number: 400 bytes.
+    Time is divided into minutes; the first is centred on the first invocation, so that a timer
+    falls into the middle of a minute and may be half a minute early or late. The minutes in which
+    the function was invoked are stored as bits of one number: 400 bytes.
     """
 
     __slots__ = ("_calls", "_ended", "_minute", "_origin", "_plan", "_shared", "_shown", "worth_s")
@@ -163,7 +163,7 @@ class Histogram:
         self._origin: float | None = None
         self._ended = 0.0
         self._minute = 0
-        self._calls = 1  # bit n: a call n minutes before `_minute`
+        self._calls = 1  # bit n: invoked n minutes before `_minute`
         self._shown = 0
         self._plan: tuple[int, list[tuple[int, int]]] | None = None
 
@@ -206,11 +206,11 @@ class Histogram:
         return tuple(found)
 
     def _chances(self) -> list[float]:
-        """For each coming minute: the probability of a call in it, if none came before."""
+        """The probability of an invocation in each coming minute, if none came before."""
         gaps = self._gaps()
         own, after_such = histograms(gaps)
         others, unit = self._shared.gaps(self._shown)
-        # Sums from each minute to the last one, which is why all of these run backwards.
+        # Everything runs backwards, to sum from each minute to the last one.
         left = zip(
             accumulate(own[::-1]),
             accumulate(after_such[::-1]),
@@ -219,9 +219,9 @@ class Histogram:
         )
         behind = zip(own[::-1], after_such[::-1], others[::-1], left, strict=True)
         next(behind)  # the gaps beyond the horizon
-        # Two beta priors: what other functions did counts as `PRIOR_WEIGHT` more gaps, and the sum
-        # of both as one more gap after a gap like the last. A gap that nobody ever had still has a
-        # chance, a very small one.
+        # Two beta priors: the history of other functions counts as `PRIOR_WEIGHT` more gaps, and
+        # the sum of both as one more gap after a gap like the last. A gap that no function ever had
+        # keeps a very small probability.
         never = 1e-9 * unit
         chances = [
             (
@@ -235,7 +235,7 @@ class Histogram:
         return list(map(max, reversed(chances), lag_chances(self._calls)))
 
     def _gaps(self) -> list[int]:
-        """In minutes, the oldest first."""
+        """The gaps in minutes, oldest first."""
         runs = f"{self._calls:b}".rsplit("1", GAPS_MAX + 1)[1:-1]
         return [min(len(zeros) + 1, OVERFLOW) for zeros in runs]
 
@@ -265,12 +265,13 @@ HISTORY_MASK = (1 << HISTORY_MINUTES) - 1
 
 
 def lag_chances(calls: int) -> list[float]:
-    """For each coming minute: how often a call a usual period before it was followed by one so far.
+    """For each coming minute: how often an invocation one usual period earlier was followed by
+    another one so far.
 
-    Where several timers call one function, or a timer calls it among other callers, no gap occurs
-    twice, and yet every call comes back an hour later. A call counts as followed if another came
-    within a minute of the expected time. Two misses are added to every lag, so that few
-    observations do not count as certainty.
+    If several timers invoke one function, or a timer and other callers do, no gap may occur twice,
+    although every invocation of a timer repeats an hour later. An invocation counts as followed if
+    another came within a minute of the expected time. Two misses are added to every lag, so that
+    few observations do not count as certainty.
     """
     best = [0.0] * (HORIZON + 1)
     about = calls | (calls << 1) | (calls >> 1)
@@ -291,10 +292,10 @@ def lag_chances(calls: int) -> list[float]:
 def plan(chances: Sequence[float], minute_costs: float, first: int) -> list[tuple[int, int]]:
     """The cheapest periods, as first and last minute, in which to have an instance.
 
-    `chances[n]`: the probability of a call in minute n if none came before. A cold start costs 1;
-    an idle minute costs `minute_costs`, and so does a start of an instance before its call. In
-    minute `first` there is an instance; in minute 0 it stays in any case. The plan is computed from
-    the last minute backwards.
+    `chances[n]`: the probability of an invocation in minute n if none came before. A cold start
+    costs 1; an idle minute costs `minute_costs`, and so does starting an instance before its
+    invocation. An instance exists in minute `first`; in minute 0 it always stays. The plan is
+    computed from the last minute backwards.
     """
     last = len(chances) - 1
     if first > last:
@@ -326,9 +327,11 @@ POLICIES = ("fixed", "histogram")
 
 
 def policy_maker(policy: str, idle_s: float) -> Callable[[], KeepAlive]:
-    """A function that makes the policy of each function of a server. Its policies share what they
-    learn. `idle_s`: the idle time of the fixed rule; `histogram` idles about as long in total.
-    Raises `ValueError` for an unknown policy.
+    """Returns what creates the policy object of each function of a server; these objects share what
+    they learn.
+
+    `idle_s`: the idle time of the fixed rule; `histogram` idles about as long in total. Raises
+    `ValueError` for an unknown policy.
     """
     if policy == "fixed" or idle_s == 0:
         return lambda: Fixed(idle_s)

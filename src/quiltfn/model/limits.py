@@ -1,16 +1,16 @@
-"""PoolLimits: how many instances and waiting calls a pool may have, and for how long."""
+"""PoolLimits: how many instances and waiting invocations a pool may have, and for how long."""
 
 import msgspec
 from msgspec.structs import replace
 
 
 class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """`*_s` in seconds.
+    """Limits of one pool; `*_s` in seconds.
 
-    A call waits for a recycling instance for `patience_s` before one is started for it. An instance
-    that is not clean after `recycle_s` is ended. Instances of the previous version stay for
-    `grace_s`; a parked one stays for `park_s`, and none is parked where that is 0. `tenant_id`: the
-    tenant whose quota they count against.
+    An invocation waits `patience_s` for a recycling instance before an instance is started for it.
+    An instance that is not clean after `recycle_s` is ended. Instances of the previous version stay
+    for `grace_s`. A parked instance stays for `park_s`; if that is 0, none is parked. `tenant_id`:
+    the tenant whose quota the instances count against.
     """
 
     min_instances: int = 0
@@ -26,5 +26,5 @@ class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def beside(self) -> "PoolLimits":
-        """Of a pool of another version: nothing is kept there for the current version's sake."""
+        """The limits of a pool of another version: without minimum and grace period."""
         return replace(self, min_instances=0, grace_s=0)

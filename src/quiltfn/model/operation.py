@@ -6,7 +6,7 @@ FAILED, INTERRUPTED = "failed", "ELASTICITY_INTERRUPTED"
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One controlled change of a function's pool targets, and what came of it."""
+    """One controlled change of a function's scaling targets, and its result."""
 
     operation_id: str
     tenant_id: str
@@ -21,8 +21,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def interrupted(operation: Operation) -> Operation:
-    """Its end, where its server ended before it. To repeat it with another key is harmless: it sets
-    targets, it does not add to them.
+    """The operation as failed, if its server ended before it did. It is safe to repeat it with
+    another key: an operation sets targets, it does not add to them.
     """
     return msgspec.structs.replace(
         operation,

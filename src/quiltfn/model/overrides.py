@@ -1,18 +1,18 @@
-"""Which variables a call may set if its key has no write scope.
+"""Which variables an invocation may set if its key has no write scope.
 
-A key that may write can run any code as the function anyway. A key that may only call must not: a
-variable that a shell, a loader or an interpreter reads is code, and an address in a variable of the
-function decides where its secrets go. So such a call may set only variables that the function
-leaves open, and none that makes programs run code.
+A key with write scope can run any code as the function anyway. A key that may only invoke must not:
+a variable that a shell, a loader or an interpreter reads can hold code, and an address in one of
+the function's variables decides where its secrets go. So such an invocation may set only variables
+that the function leaves open, and none that makes programs run code.
 """
 
 from collections.abc import Mapping
 
 from quiltfn.model.errors import Forbidden
 
-# Variables of programs that a handler is likely to start, which make these run code, load or write
-# other files, or send their output elsewhere. No such list is ever complete. It is a second line of
-# defence, for names that a function declares empty in order to be safe from them.
+# Variables of programs that a handler is likely to start. They make a program run code, load or
+# write other files, or send its output elsewhere. No such list can be complete: it is a second line
+# of defence, for names that a function declares empty in order to be safe from them.
 PREFIXES = (
     *("BASH", "LD_", "DYLD_", "GLIBC_", "GCONV_", "MALLOC_", "LIBC_", "NSS_", "DBUS_", "XDG_"),
     *("PYTHON", "PIP_", "UV_", "VIRTUAL_ENV", "CONDA_", "NODE_", "NPM_", "YARN_", "COREPACK_"),
@@ -43,7 +43,7 @@ SUFFIXES = ("_PROXY", "_PRELOAD", "_STARTUP")
 
 
 def check_overrides(declared: Mapping[str, str], given: Mapping[str, str]) -> None:
-    """Refuses variables that the function does not leave open by an empty value in `declared`.
+    """Refuses variables that the function does not leave open with an empty value in `declared`.
 
     For callers whose scope is below `write`. Raises `Forbidden`, which names the variable.
     """
@@ -67,6 +67,8 @@ def check_overrides(declared: Mapping[str, str], given: Mapping[str, str]) -> No
 
 
 def makes_programs_run_code(name: str) -> bool:
-    """Whether a shell, a loader or an interpreter is known to take orders from the variable."""
+    """Whether the variable is known to make a shell, loader, interpreter or other program run code,
+    load or write other files, or send its output elsewhere.
+    """
     upper = name.upper()  # http_proxy and npm_config_… have the same effect
     return name in NAMES or upper.startswith(PREFIXES) or upper.endswith(SUFFIXES)

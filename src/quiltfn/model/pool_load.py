@@ -1,17 +1,17 @@
-"""PoolLoad: how loaded the pool of a function on one node is, as other nodes hear of it."""
+"""PoolLoad: the load of a function's pool on one node, as reported to other nodes."""
 
 import msgspec
 
 from quiltfn.model.counts import PoolCounts
 
-# The version of a pool that serves none: nobody sends it a call.
+# The version of a pool that has none: no node forwards an invocation to it.
 NO_VERSION = 0
 
 
 class PoolLoad(msgspec.Struct, frozen=True, array_like=True):
-    """`version`: the number of the one that the pool serves. `idle`: how many calls could begin
-    without a wait; `busy`: instances with a call; `waiting`: calls without an instance; `slots`:
-    how many instances the pool may have. The rest: as in `PoolCounts`.
+    """The load of a pool. `version`: the number of its version. `idle`: how many invocations could
+    start without a wait; `busy`: instances with an invocation; `waiting`: invocations without an
+    instance; `slots`: how many instances the pool may have. The rest: as in `PoolCounts`.
     """
 
     function_id: str
@@ -29,12 +29,12 @@ class PoolLoad(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def per_slot(self) -> float:
-        """Calls for each instance that it may have."""
+        """Invocations for each instance that the pool may have."""
         return (self.busy + self.waiting) / self.slots if self.slots else float("inf")
 
     @property
     def counts(self) -> PoolCounts:
-        """Its instances by state."""
+        """The pool's instances by state."""
         return PoolCounts(
             warming=self.warming,
             ready=self.ready,
@@ -46,7 +46,7 @@ class PoolLoad(msgspec.Struct, frozen=True, array_like=True):
         )
 
     def with_counts(self, counts: PoolCounts) -> "PoolLoad":
-        """The same with other instances."""
+        """The same load with these counts of instances."""
         return msgspec.structs.replace(
             self,
             warming=counts.warming,

@@ -1,7 +1,7 @@
 """Quota: how many instances a tenant's functions may have together, whatever their state.
 
-Each instance takes a range of the machine's uids, of which there are a few thousand, also while it
-is idle, parked, being made or being ended. It counts until it is gone.
+Each instance takes one of the machine's few thousand ranges of uids, also while it is idle, parked,
+starting or being ended. It counts until it is gone.
 """
 
 from collections.abc import Hashable
@@ -12,9 +12,9 @@ UNBOUNDED = float("inf")
 
 
 class Quota(msgspec.Struct, eq=False):
-    """Of one tenant: `used` of `limit`, of which `leaving` are being ended. `waiting`: the pools
-    that lack instances because of it, the first to be served first. `looked_at`: when idle ones
-    were looked for last (monotonic seconds).
+    """The quota of one tenant: `used` of `limit` instances exist; `leaving` of these are being
+    ended. `waiting`: the pools that lack instances because of the quota, in the order in which they
+    are served. `looked_at`: when idle instances were last searched for (monotonic seconds).
     """
 
     limit: float = UNBOUNDED
@@ -25,12 +25,12 @@ class Quota(msgspec.Struct, eq=False):
 
     @property
     def has_capacity(self) -> bool:
-        """Whether one more may be made."""
+        """Whether one more instance may be created."""
         return self.used < self.limit
 
     @property
     def refusal(self) -> str:
-        """The message for whoever wants one more."""
+        """The error message for a request for one more instance."""
         return (
             f"the tenant has {self.used} instances, its quota: pause or delete a function, or "
             "lower its min_instances"

@@ -1,17 +1,17 @@
-"""How much of something is kept, and for how long."""
+"""Limits on how much is stored, and for how long."""
 
 import msgspec
 
 
 class StorageLimit(msgspec.Struct, frozen=True, kw_only=True):
-    """The most bytes (or rows) to keep: of one tenant, and of all together; 0: no limit."""
+    """The maximum of stored bytes (or rows), per tenant and for all tenants; 0: no limit."""
 
     tenant: int = 0
     all: int = 0
 
 
 class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How many records of calls are kept, and for how many seconds; 0: no limit."""
+    """How many records of invocations are stored, and for how many seconds; 0: no limit."""
 
     count: int = 1_000_000
     seconds: int = 7 * 86_400
@@ -19,8 +19,8 @@ class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How many versions of a function are kept, and how many bytes all versions of a tenant may
-    take, each function an equal share of them; 0: no limit. What is in use stays in any case.
+    """The maximum number of stored versions of a function, and of bytes of all versions of a
+    tenant, of which each function gets an equal share; 0: no limit. Versions in use always stay.
     """
 
     kept: int = 100

@@ -1,8 +1,8 @@
 """ServerSettings: how the HTTP server of a version is reached.
 
-They are variables, so that what was made for another platform runs unchanged: PORT is what every
-platform gives, AWS_LAMBDA_HTTP_ENDPOINT what AWS Lambda gives a web server, and AWS_LWA_* are those
-of its Web Adapter.
+The settings are environment variables, so that servers written for other platforms run unchanged:
+every platform sets PORT, AWS Lambda sets AWS_LAMBDA_HTTP_ENDPOINT for a web server, and AWS_LWA_*
+are the variables of its Web Adapter.
 """
 
 import re
@@ -18,17 +18,19 @@ READINESS_PATH = "AWS_LWA_READINESS_CHECK_PATH"
 EVENT_PATH = "AWS_LWA_PASS_THROUGH_PATH"
 CONCURRENCY = "AWS_LAMBDA_MAX_CONCURRENCY"
 DEFAULT_PORT, DEFAULT_EVENT_PATH = 8080, "/events"
-# A server has no right to listen on a port below.
+# A server is not permitted to listen on lower ports.
 PORT_MIN, PORT_MAX = 1024, 65535
 CONCURRENCY_MAX = 1000
 PATH = re.compile(r"/[\x21-\x7e]{0,1023}")
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
-    """`port`: of 127.0.0.1 in the sandbox. `readiness_path`: what answers a GET with a status below
-    500 once the server is ready; None: it is ready when its port accepts a connection.
-    `event_path`: what gets, as a POST, calls that are no HTTP requests. `concurrency`: how many
-    calls it gets at a time.
+    """Settings of a version's HTTP server.
+
+    `port`: on 127.0.0.1 in the sandbox. `readiness_path`: a path that responds to GET with a status
+    below 500 once the server is ready; None: it is ready when its port accepts a connection.
+    `event_path`: the path that receives, as POST requests, invocations that are not HTTP requests.
+    `concurrency`: the maximum of simultaneous invocations.
     """
 
     port: int = DEFAULT_PORT
@@ -38,7 +40,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, variables: Mapping[str, str]) -> "ServerSettings":
-        """Those that these variables stand for. Raises `Unprocessable`."""
+        """The settings in these variables. Raises `Unprocessable`."""
         if ENDPOINT in variables:
             expected = f"absent: it is made from {PORT}"
             raise Unprocessable.field(f"environment.{ENDPOINT}", expected, variables[ENDPOINT])
@@ -52,7 +54,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
 
     @property
     def variables(self) -> dict[str, str]:
-        """What the server is told: any of these says where it has to listen."""
+        """The variables that tell the server where to listen; each one suffices."""
         return {PORT: str(self.port), ENDPOINT: f"0.0.0.0:{self.port}"}
 
 

@@ -10,8 +10,8 @@ import msgspec
 
 
 class FunctionSlots(msgspec.Struct, frozen=True):
-    """The slots of one function. `held`: how many each node has, by its name. `wanted`: how many it
-    asked for last; more than it has where they were not to be had.
+    """The slots of one function. `held`: how many each node has, by its name. `wanted`: how many
+    each node requested last; more than it has if they were not available.
     """
 
     function_id: str
@@ -23,7 +23,7 @@ class FunctionSlots(msgspec.Struct, frozen=True):
         return self.held.get(node, 0)
 
     def wanted_by_others(self, node: str) -> int:
-        """How many slots other nodes have asked for and do not have."""
+        """How many slots other nodes have requested and do not have."""
         return sum(
             max(0, wanted - self.held_by(other))
             for other, wanted in self.wanted.items()
@@ -31,8 +31,9 @@ class FunctionSlots(msgspec.Struct, frozen=True):
         )
 
     def share_of(self, node: str) -> int:
-        """How many the node may keep. Above the maximum the nodes with the most give back first,
-        among equals those whose names come last, so that all nodes agree on it without a word.
+        """How many slots the node may keep. Above the maximum, the node with the most gives one
+        back first; among equals, the one whose name sorts last. So all nodes reach the same result
+        without communication.
         """
         kept = dict(self.held)
         for _ in range(sum(kept.values()) - self.max_instances):

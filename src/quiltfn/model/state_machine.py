@@ -1,6 +1,6 @@
-"""What the three state machines share: a step by a table, and a clear error.
+"""Shared by the three state machines: a transition by a table, and a clear error.
 
-Each table is in the module of its noun.
+Each table is in the module of the object that it describes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ class InvalidTransition(RuntimeError):
 def transition(
     table: Mapping[S, Mapping[E, S]], state: S, event: E, history: Iterable[str] = ()
 ) -> S:
-    """The state after `event`, or `InvalidTransition` with the object's last events."""
+    """The state after `event`. Raises `InvalidTransition` with the object's last events."""
     try:
         return table[state][event]
     except KeyError:

@@ -1,14 +1,14 @@
-"""Tenant quota: the limits of one tenant, where they are other ones than the server's settings."""
+"""Tenant quota: the limits of one tenant that differ from the server's settings."""
 
 import msgspec
 
 
 class TenantQuota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an operator has set for a tenant; None: as the settings have it.
+    """The limits that an operator has set for a tenant; None: as in the server's settings.
 
-    `gb_seconds_per_day`: memory limit times duration of the calls of a day, in GB (1024 MiB) and
-    seconds; 0: no such limit, as for `calls_per_second`. `disabled`: nothing of the tenant runs,
-    and its credentials are refused; no limit, but stored with them.
+    `gb_seconds_per_day`: the sum of memory limit times duration of a day's invocations, in GB
+    (1024 MiB) and seconds; 0: no such limit, as for `calls_per_second`. `disabled`: nothing of the
+    tenant runs, and its credentials are refused; not a limit, but stored with the limits.
     """
 
     calls_in_flight: int | None = None
@@ -20,7 +20,7 @@ class TenantQuota(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits that hold for a tenant, each as in `TenantQuota`."""
+    """The effective limits of a tenant, each as in `TenantQuota`."""
 
     calls_in_flight: int = 1000
     calls_per_second: float = 0.0
@@ -30,12 +30,12 @@ class TenantLimits(msgspec.Struct, frozen=True, kw_only=True):
     disabled: bool = False
 
     def under(self, quota: TenantQuota) -> "TenantLimits":
-        """These limits, with those that the quota names in their place."""
+        """These limits, replaced by the quota's own where it has them."""
         return msgspec.structs.replace(self, **own_limits(quota), disabled=quota.disabled)
 
 
 def own_limits(quota: TenantQuota) -> dict[str, float]:
-    """The limits that a quota names."""
+    """The limits that a quota sets."""
     fields = msgspec.structs.asdict(quota)
     del fields["disabled"]
     return {name: value for name, value in fields.items() if value is not None}

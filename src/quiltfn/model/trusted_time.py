@@ -1,8 +1,8 @@
-"""The time that ages are compared with: the wall clock, except just after it has jumped.
+"""Trusted time, which ages are compared with: the wall clock, except just after it has jumped.
 
-A wall clock may jump: somebody sets it, a virtual machine is restored from a snapshot, or the
-hardware clock has lost its battery. Rows that were removed because of a jump do not come back when
-the clock is corrected. Therefore:
+A wall clock may jump: an administrator sets it, a virtual machine is restored from a snapshot, or
+the battery of the hardware clock fails. Rows that were removed because of a jump do not come back
+when the clock is corrected. Therefore:
 
 Rule 1: trusted time = the machine's uptime + a trusted offset to the wall clock.
 Rule 2: a different offset becomes the trusted one after it has been seen for an hour of uptime.
@@ -13,12 +13,12 @@ time continues from the value that was saved last, and rule 2 applies.
 import msgspec
 
 STAND_S = 3600.0
-EVEN_S = 30.0  # A clock that NTP slews may drift this far within the hour without restarting it.
+EVEN_S = 30.0  # A clock that NTP slews may drift this far without restarting the hour.
 
 
 class ClockState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored. `boot_id` identifies the boot for which `offset_s` is valid; `settled_at`:
-    the trusted time of the save, in Unix seconds.
+    """The stored state. `boot_id`: the boot for which `offset_s` is valid; `settled_at`: trusted
+    time when it was saved, in Unix seconds.
     """
 
     boot_id: str
@@ -39,7 +39,7 @@ class TrustedTime(msgspec.Struct, kw_only=True):
     def resumed(
         cls, state: ClockState | None, boot_id: str, ran_s: float, seen: float, now: float
     ) -> "TrustedTime":
-        """At a start of the server: rule 3. Without a saved state the wall clock is trusted."""
+        """Applies rule 3 at a start of the server. Without a saved state: the wall clock."""
         if state is None:
             believed = seen
         elif state.boot_id == boot_id:
@@ -49,7 +49,7 @@ class TrustedTime(msgspec.Struct, kw_only=True):
         return cls(believed=believed, seen=seen, since=now)
 
     def observe(self, seen: float, now: float) -> bool:
-        """Takes in the current offset; returns whether the trusted offset has changed by it."""
+        """Notes the current offset; returns whether the trusted offset has changed."""
         if abs(seen - self.seen) > EVEN_S:
             self.seen, self.since = seen, now
             return False

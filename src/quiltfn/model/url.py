@@ -1,4 +1,4 @@
-"""The URL of a function: who may call it over plain HTTP, and how. Nothing here does I/O."""
+"""The URL of a function: who may invoke it over plain HTTP, and how. Nothing here does I/O."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\
 
 
 class Auth(StrEnum):
-    """Who may call: those with a key of the tenant, anybody, or those who can sign."""
+    """Who may invoke: callers with a key of the tenant, everybody, or senders who can sign."""
 
     KEY = "key"
     NONE = "none"
@@ -37,7 +37,7 @@ class Scheme(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a call of a URL did not get as far as a record."""
+    """Why a request to a function URL was refused before it had a record."""
 
     CREDENTIAL = "credential"
     SIGNATURE = "signature"
@@ -50,7 +50,7 @@ class Refusal(StrEnum):
 
 
 class Refusals:
-    """How many calls of a URL were refused, by why. `last_at`: the last one, in Unix seconds."""
+    """Counts refused requests to a URL by reason. `last_at`: time of the last, in Unix seconds."""
 
     def __init__(self) -> None:
         self.counts: dict[Refusal, int] = {}
@@ -62,16 +62,16 @@ class Refusals:
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
-    """The signature that a call must have."""
+    """The signature that a request must have."""
 
     scheme: Scheme
     secret: str
 
 
 class Cors(msgspec.Struct, frozen=True, kw_only=True):
-    """Which pages of other origins may call, and read the answer (WHATWG Fetch, section 3.2).
+    """Which pages of other origins may send requests and read the responses (WHATWG Fetch, 3.2).
 
-    `allow_methods` and `allow_headers` empty: those that the page asks for.
+    `allow_methods` and `allow_headers` empty: all that the page asks for.
     """
 
     allow_origins: Sequence[str] = (ANY_ORIGIN,)
@@ -83,7 +83,7 @@ class Cors(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FunctionUrl(msgspec.Struct, frozen=True, kw_only=True):
-    """How a function is reached over plain HTTP. `methods` None: any."""
+    """How a function is reached over plain HTTP. `methods` None: all methods."""
 
     auth: Auth = Auth.KEY
     webhook: Webhook | None = None
@@ -92,7 +92,7 @@ class FunctionUrl(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
 
     def validate(self) -> None:
-        """Raises `Unprocessable` that names the field for what contradicts itself."""
+        """Raises `Unprocessable`, which names the field, if fields contradict each other."""
         if self.auth is Auth.WEBHOOK and self.webhook is None:
             example = {"scheme": "github", "secret": "a-long-random-text"}
             raise Unprocessable.field("webhook", "given where auth is webhook", None, example)
@@ -105,7 +105,7 @@ class FunctionUrl(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_webhook_secret(webhook: Webhook) -> None:
-    """Raises `Unprocessable` unless the secret is one of its scheme. It is not repeated."""
+    """Raises `Unprocessable` unless the secret fits its scheme. The error does not repeat it."""
     field, secret = "webhook.secret", webhook.secret
     if secret == MASK:
         expected = f"the real secret; {MASK} is what a masked one looks like"
@@ -136,5 +136,5 @@ def _check_cors(cors: Cors) -> None:
 
 
 def path_of(tenant_id: str, name: str) -> str:
-    """The path of a function's URL, in its long form, which no other function can have."""
+    """The path of a function's URL in its long form, which is unique to the function."""
     return f"{PREFIX}{tenant_id}/{name}"

@@ -1,4 +1,4 @@
-"""WaitQueue: the calls of one function that wait for an instance, first come, first served."""
+"""WaitQueue: invocations of one function that wait for an instance: first come, first served."""
 
 import math
 from collections import deque
@@ -10,14 +10,14 @@ NEWEST_COUNTS = 0.2
 
 
 class Waiter(msgspec.Struct):
-    """A waiting call. `since`: monotonic seconds."""
+    """A waiting invocation. `since`: monotonic seconds."""
 
     id: int
     since: float
 
 
 class WaitQueue:
-    """The waiting calls, and how long recent calls took."""
+    """The waiting invocations, and how long recent ones took."""
 
     def __init__(self) -> None:
         self.waiting: deque[Waiter] = deque()
@@ -34,11 +34,11 @@ class WaitQueue:
         self.waiting.append(Waiter(waiter, now))
 
     def popleft(self) -> Waiter:
-        """Removes and returns the first."""
+        """Removes and returns the first waiter."""
         return self.waiting.popleft()
 
     def discard(self, waiter: int) -> bool:
-        """Removes that call. Returns whether it was there."""
+        """Removes that invocation. Returns whether it was waiting."""
         for waiting in self.waiting:
             if waiting.id == waiter:
                 self.waiting.remove(waiting)
@@ -46,36 +46,36 @@ class WaitQueue:
         return False
 
     def clear(self) -> list[Waiter]:
-        """Removes and returns all."""
+        """Removes and returns all waiters."""
         removed = list(self.waiting)
         self.waiting.clear()
         return removed
 
     def pop_expired(self, now: float, wait_s: float) -> list[Waiter]:
-        """Removes and returns those that have waited for `wait_s`."""
+        """Removes and returns the waiters that have waited for `wait_s`."""
         late: list[Waiter] = []
         while self.waiting and now - self.first.since >= wait_s:
             late.append(self.popleft())
         return late
 
     def count_waiting(self, now: float, patience_s: float) -> int:
-        """How many have waited for `patience_s`; they stay."""
+        """How many waiters have waited for `patience_s`. Removes none."""
         count = 0
-        for waiter in self.waiting:  # the first has waited for longest
+        for waiter in self.waiting:  # the first has waited longest
             if now < waiter.since + patience_s:
                 break
             count += 1
         return count
 
     def record_duration(self, seconds: float) -> None:
-        """Notes how long a call took; newer ones have more weight."""
+        """Notes how long an invocation took; newer ones have more weight."""
         known = seconds if self._run_s is None else self._run_s
         self._run_s = known + NEWEST_COUNTS * (seconds - known)
 
     def retry_after_s(self, instances: int, waited_s: float) -> int:
-        """Whole seconds after which a call that is refused now would probably be served: the time
-        that `instances` need for the calls ahead of it. If no call has ended yet, each is taken to
-        last as long as the first in the queue has waited (`waited_s`).
+        """Whole seconds after which an invocation that is refused now could probably run: the time
+        that `instances` need for the invocations ahead of it. If none has ended yet, each is
+        assumed to take as long as the first in the queue has waited (`waited_s`).
         """
         ahead = (len(self.waiting) + 1) / max(1, instances)
         run_s = waited_s if self._run_s is None else self._run_s
