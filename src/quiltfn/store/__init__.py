@@ -1,10 +1,10 @@
 """State that outlives the process: functions, records, queues, and keys, in a database.
 
-`SqlStore` holds functions and their versions; `SpoolJournal` keeps the records of calls without
-making a call wait for the database. The other classes each keep one kind of row in the same
-database:
-API keys, answers to idempotent requests, audit entries, operations, runtimes, images of tenants,
-accepted work, policies and URLs of functions, deliveries, statistics of calls, quotas of tenants.
+`SqlStore` stores functions and their versions. `SpoolJournal` stores the records of invocations
+without making an invocation wait for the database. Each other class stores one kind of row in the
+same database: API keys, responses to idempotent requests, audit entries, operations, runtimes,
+images of tenants, asynchronous invocations, policies and URLs of functions, deliveries, statistics
+of invocations, quotas of tenants.
 """
 
 from quiltfn.store.calls.deliveries import SqlDeliveries

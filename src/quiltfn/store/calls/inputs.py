@@ -1,4 +1,4 @@
-"""What callers gave to calls, as rows: encrypted where a key is set."""
+"""Inputs of invocations as rows, encrypted if a key is set."""
 
 from typing import Any, Protocol
 
@@ -9,20 +9,20 @@ from quiltfn.model.errors import Unprocessable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports.work import Input
 
-# What an input takes beside its content: its own columns, its queue's, and their index entries.
+# Bytes of an input besides its content: its own columns, those of the queue, and index entries.
 INPUT_BYTES = 800
 KEY_HINT = "set record_key_file to the file with the key that it was encrypted with"
 
 
 class Cipher(Protocol):
-    """Encrypts inputs at rest. `field`: which part of the call's input."""
+    """Encrypts inputs at rest. `field`: the part of the input."""
 
     def encrypt(self, invocation_id: str, field: str, content: bytes) -> bytes:
-        """The content as it is stored."""
+        """Encrypts the content for storage."""
         ...
 
     def decrypt(self, invocation_id: str, field: str, sealed: bytes) -> bytes:
-        """The content. Raises `Unprocessable` where the key is another, or `sealed` was changed."""
+        """Decrypts the content. Raises `Unprocessable` if the key or `sealed` has changed."""
         ...
 
 
@@ -42,19 +42,19 @@ def input_row(record: Invocation, given: Input, cipher: Cipher | None) -> tuple[
 
 
 def size_of(given: Input) -> int:
-    """What an input counts in `usage`."""
+    """The bytes that an input counts in `usage`."""
     return INPUT_BYTES + given.size_bytes
 
 
 def read_environment(row: RowMapping, cipher: Cipher | None) -> dict[str, str] | None:
-    """The variables in a row. Raises `Unprocessable` where they cannot be decrypted."""
+    """The variables in a row. Raises `Unprocessable` if they cannot be decrypted."""
     text = _opened(row, "environment", cipher) if row["is_encrypted"] else row["environment"]
     found: dict[str, str] | None = None if text is None else msgspec.json.decode(text)
     return found
 
 
 def read_input(row: RowMapping, cipher: Cipher | None) -> Input:
-    """The input in a row. Raises `Unprocessable` where it cannot be decrypted."""
+    """The input in a row. Raises `Unprocessable` if it cannot be decrypted."""
     return Input(
         payload=_opened(row, "payload", cipher) if row["is_encrypted"] else row["payload"],
         environment=read_environment(row, cipher),

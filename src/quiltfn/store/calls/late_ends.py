@@ -1,9 +1,9 @@
-"""True ends of calls that arrive late, in the spool of a node that was taken over meanwhile.
+"""True ends of invocations that arrive late, in the spool of a node that was taken over meanwhile.
 
-The take-over recorded its calls as `interrupted`, since their ends were unknown. If the node's
-spool has the true end of such a call, that replaces the assumed one: the call is set back to
-running, and its end is then stored like any other. A call that was tried again is left as it is:
-its next attempt is queued, or it was redriven. Nothing else is ever replaced.
+The take-over recorded the node's invocations as `interrupted`, since their ends were unknown. If
+the spool has the true end of such an invocation, it replaces the assumed one: the record is set
+back to running, and the end is then stored like any other. An invocation that was retried is left
+as it is: its next attempt is queued, or it was redriven. Nothing else is ever replaced.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,15 @@ from quiltfn.store.database import tables
 from quiltfn.store.database.sql import run
 
 invocation, dead_letter, delivery = tables.invocation, tables.dead_letter, tables.delivery
-# Sources of synchronous calls, whose ends have no retry, dead letter or delivery.
+# Sources of synchronous invocations, which have no retry, dead letter or delivery.
 WITHOUT_WORK = (Source.SYNC, Source.URL)
 
 
 def reopen(connection: Connection, left: Mapping[str, Invocation]) -> list[Invocation]:
     """Sets records back to running if a take-over has ended them and their true end is in `left`.
-    `left`: the records in the spool, by id. Returns the records to store in the same transaction; a
-    completion names the delivery that it replaces.
+
+    `left`: the records in the spool, by id. Returns the records to store in the same transaction;
+    one that completes an invocation names the delivery that it replaces.
     """
     to_store = dict(left)
     ends = [one for one in left.values() if one.is_final]
@@ -41,7 +42,7 @@ def reopen(connection: Connection, left: Mapping[str, Invocation]) -> list[Invoc
 
 
 def _made_up(connection: Connection, ends: Mapping[str, Invocation]) -> list[Invocation]:
-    """The records of `ends` that a take-over has ended and that were not tried again."""
+    """The stored records of `ends` that a take-over has ended and that were not retried."""
     found = [
         known
         for known in records.among(connection, ends).values()
@@ -57,8 +58,8 @@ def _made_up(connection: Connection, ends: Mapping[str, Invocation]) -> list[Inv
 
 
 def _undo(connection: Connection, known: Invocation) -> str | None:
-    """Sets a record back to running and removes what followed from its assumed end. Returns the id
-    of a delivery of that end that its receiver may have, if there is one.
+    """Sets a record back to running and removes the consequences of its assumed end. Returns the id
+    of a delivery of that end that the receiver may already have, if there is one.
     """
     this = known.invocation_id
     again = {"status": Status.RUNNING.value, "ended_at": None}
@@ -73,7 +74,7 @@ def _undo(connection: Connection, known: Invocation) -> str | None:
     ended = attempt.invocation_id == this, attempt.attempt == known.attempt
     connection.execute(delete(tables.attempt).where(*ended)).close()
     connection.execute(delete(dead_letter).where(dead_letter.c.invocation_id == this)).close()
-    # Deliveries that were sent, or are being sent, stay: the end was unknown then.
+    # Deliveries that were sent, or are being sent, stay: the true end was unknown then.
     unsent = delivery.c.status == "waiting", delivery.c.epoch == 0
     of_call = delivery.c.function_id == known.function_id, delivery.c.invocation_id == this
     tried = select(delivery.c.id).where(*of_call, delivery.c.attempts > 0)

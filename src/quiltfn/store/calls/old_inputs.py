@@ -1,7 +1,7 @@
-"""Removes inputs of calls that are over, oldest first, where inputs take more bytes than they may.
+"""Removes inputs of ended invocations, oldest first, if inputs exceed their limit in bytes.
 
-The input of accepted work that is not over stays, and so does that of a dead letter: it is what the
-work is done again with.
+Inputs of unfinished asynchronous invocations stay, since attempts need them; so do inputs of dead
+letters, since a redrive needs them.
 """
 
 import time
@@ -21,20 +21,20 @@ STEP_ROWS, AT_A_TIME = 500, 10
 
 
 class OldInputs:
-    """Finds them in steps. Between steps it remembers where it was: before that there may be any
-    number of inputs that stay.
+    """Finds inputs to remove, in steps. It remembers its position between steps, since there may be
+    any number of inputs before it that stay.
     """
 
     def __init__(self) -> None:
-        self._after: dict[str, str] = {}  # By tenant; none for a tenant that is at its beginning.
+        self._after: dict[str, str] = {}  # by tenant; none: begin with its first input
 
     @property
     def is_under_way(self) -> bool:
-        """Whether there are inputs that were not looked at since the first step."""
+        """Whether there may be inputs that were not checked since the first step."""
         return bool(self._after)
 
     def remove_some(self, connection: Connection, surpluses: Sequence[usage.Surplus]) -> int:
-        """Removes some for about a millisecond; returns how many bytes went."""
+        """Removes some inputs, for about a millisecond; returns how many bytes were removed."""
         until, freed = records.end_of_step(connection), 0
         for looked_at, surplus in enumerate(surpluses, 1):
             freed += self._remove_of(connection, surplus, until)
@@ -62,13 +62,13 @@ class OldInputs:
 
 
 class SqlInputRetention:
-    """Keeps the inputs of `database` within the bound."""
+    """Keeps the inputs in `database` within their limit."""
 
     def __init__(self, database: Database, bound: StorageLimit) -> None:
         self._database, self._bound, self._old = database, bound, OldInputs()
 
     async def prune_some(self) -> int:
-        """Removes some, for a millisecond; returns 0 if no more may go."""
+        """Removes some inputs, for a millisecond; returns 0 if no more may be removed."""
 
         def work(connection: Connection) -> int:
             surpluses = usage.surpluses(connection, usage.INPUT, self._bound)

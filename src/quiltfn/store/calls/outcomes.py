@@ -1,9 +1,10 @@
-"""Carries out what becomes of accepted work whose attempt is over, in the transaction that stores
+"""Applies the outcome of an attempt of an asynchronous invocation, in the transaction that stores
 the record.
 
-    claimed ──outcome──▶ waits again (a retry), or is over: its row in `work` goes
-What it leaves is added: an attempt, a dead letter, a delivery.
-Harmless when repeated. Whether a record is stored for the first time is known in `records.py`.
+    claimed ──outcome──▶ waits again (a retry), or is over: its row in `work` is removed
+
+Rows are added for the attempt and, as the outcome says, for a dead letter or a delivery. Harmless
+when repeated. `records.py` knows whether a record is stored for the first time.
 """
 
 from collections.abc import Sequence
@@ -18,14 +19,14 @@ from quiltfn.ports.work import ATTEMPT_OUTPUT_BYTES
 from quiltfn.store.database import tables
 from quiltfn.store.database.sql import driver, run, sql
 
-# Of one function; beyond that the oldest are dropped.
+# The maximum for one function; beyond it the oldest are removed.
 DEAD_LETTERS_KEPT = 10_000
 
 
 def carry_out(
     connection: Connection, ended: Sequence[Invocation], *, is_attempt: bool = True
 ) -> None:
-    """What the `outcome` of each record says. `is_attempt` False: of work that was not begun."""
+    """Applies the `outcome` of each record. `is_attempt` False: the work was never started."""
     if not ended:
         return
     over = [record for record in ended if record.is_final]
@@ -44,7 +45,7 @@ def carry_out(
 
 
 def forget_inputs(connection: Connection, ids: Sequence[str]) -> None:
-    """Removes inputs of calls that are over, where their function keeps none."""
+    """Removes the inputs of ended invocations if their function does not keep them."""
     if ids:
         run(connection, "forget_inputs", {"ids": tables.as_json(ids)})
 

@@ -1,6 +1,6 @@
-"""The key that inputs are encrypted with at rest: AES-256-GCM.
+"""The key that encrypts inputs at rest: AES-256-GCM.
 
-In a module of its own, because commands beside a server do without it and it takes long to import.
+A separate module, because it takes long to import and commands beside a server do not need it.
 """
 
 import os
@@ -17,25 +17,26 @@ KEY_MIN_BYTES, NONCE_BYTES = 32, 12
 
 
 class RecordKey:
-    """`inputs.Cipher` with a secret of the operator's.
+    """`inputs.Cipher` with a secret that the operator has set.
 
-    Each call has a key of its own, derived from this one and its id (HKDF, RFC 5869). So the random
-    nonces never become too many for one key, and a row does not pass for that of another call.
+    Each invocation has its own key, derived from the secret and the invocation's id (HKDF,
+    RFC 5869). So no key is used with too many random nonces, and a row cannot be passed off as that
+    of another invocation.
     """
 
     def __init__(self, secret: bytes) -> None:
-        """Raises `ValueError` (a sentence) for a secret that is too short."""
+        """Raises `ValueError`, whose text is a sentence, for a secret that is too short."""
         self._secret = secret.strip()
         if len(self._secret) < KEY_MIN_BYTES:
             raise ValueError(f"the record key must have at least {KEY_MIN_BYTES} bytes")
 
     def encrypt(self, invocation_id: str, field: str, content: bytes) -> bytes:
-        """The content, encrypted, with its nonce in front."""
+        """The nonce, followed by the encrypted content."""
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._of(invocation_id).encrypt(nonce, content, field.encode())
 
     def decrypt(self, invocation_id: str, field: str, sealed: bytes) -> bytes:
-        """As `inputs.Cipher` says."""
+        """As in `inputs.Cipher`."""
         nonce, content = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
         try:
             return self._of(invocation_id).decrypt(nonce, content, field.encode())

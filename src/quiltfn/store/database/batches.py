@@ -1,4 +1,4 @@
-"""Deleting many rows in several transactions, so that other writes get between."""
+"""Deletes many rows in several transactions, so that other writes can run in between."""
 
 from sqlalchemy import Delete
 
@@ -8,8 +8,8 @@ BATCH_ROWS = 1000
 
 
 async def delete(database: Database, batch: Delete) -> int:
-    """Runs `batch`, which deletes up to `BATCH_ROWS` rows, each time in its own transaction, until
-    it finds fewer. Returns how many rows went.
+    """Runs `batch`, which deletes up to `BATCH_ROWS` rows, in a transaction of its own each time,
+    until it finds fewer. Returns how many rows were deleted.
     """
     removed, last = 0, BATCH_ROWS
     while last == BATCH_ROWS:

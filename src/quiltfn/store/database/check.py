@@ -1,8 +1,8 @@
 """Checks a large database for damage while the server runs.
 
-A small one is checked at every start (`sqlite.py`). A large one takes too long for that. After a
-crash it is checked in the background, by a thread of low priority with its own connection, table by
-table, so that the log can be checkpointed in between.
+A small database is checked at every start (`sqlite.py`). That takes too long for a large one, so
+after a crash it is checked in the background: by a thread of low priority with its own connection,
+table by table, so that the log can be checkpointed in between.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ class IntegrityCheck:
         self._connection: sqlite3.Connection | None = None
         self._thread: threading.Thread | None = None
         self._is_stopped = False
-        # What to tell the operator, and whether that is damage.
+        # The message for the operator, and whether it reports damage.
         self.message = ""
         self.is_damaged = False
 
@@ -44,7 +44,7 @@ class IntegrityCheck:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops the check, also in the middle. Blocks for a moment."""
+        """Stops the check, even if it is running. Blocks for a moment."""
         self._is_stopped = True
         if self._thread is not None:
             connection = self._connection
@@ -72,7 +72,7 @@ class IntegrityCheck:
         structlog.get_logger("quiltfn.store").error("the database is damaged", damage=damage)
 
     def _look(self) -> str | None:
-        """The first damage that is found, or None."""
+        """Checks for damage; returns the first that it finds, or None."""
         with closing(read_only(self._database)) as connection:
             self._connection = connection
             try:

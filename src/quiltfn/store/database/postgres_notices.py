@@ -1,6 +1,6 @@
-"""What servers that share a database tell each other at a commit, by PostgreSQL's NOTIFY.
+"""Notices that servers with a shared database send each other at a commit, by PostgreSQL's NOTIFY.
 
-Only so that nobody has to wait: who misses a notice looks a second later anyway.
+They only avoid waiting: a server that misses a notice checks a second later anyway.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ async def listen(
     epoch: int,
     hear: Callable[[str], None],
 ) -> None:
-    """Calls `told` for the notices of other servers than the one of this epoch, on a connection of
-    its own, which is made anew where it ends. Runs until it is cancelled.
+    """Calls `hear` for notices of all servers except the one with this epoch. Runs until it is
+    cancelled, on its own connection, which is renewed when it ends.
     """
     while True:
         for server in in_turn(parameters, timeline.host):
@@ -40,7 +40,7 @@ async def _listen_once(
     epoch: int,
     hear: Callable[[str], None],
 ) -> None:
-    """Until the connection ends, or others have gone on to a newer timeline."""
+    """Listens until the connection ends, or there is a newer timeline."""
     newest = timeline.newest
     made = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
     async with made:

@@ -1,9 +1,8 @@
-"""PostgresTimeline: which history of its PostgreSQL a server goes by.
+"""PostgresTimeline: which timeline of its PostgreSQL a server uses.
 
-A standby that is promoted begins a new timeline. What was the primary until then stays on the old
-one, and if it still runs it takes writes that nobody else sees. A server that has seen a newer
-timeline, or was told of it by another node, uses no connection to an older one any more, also after
-a restart.
+A standby that is promoted begins a new timeline. The former primary stays on the old timeline; if
+it still runs, it accepts writes that nobody else sees. Once a server has seen a newer timeline, or
+another node has reported one, it uses no connection to an older one, even after a restart.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ from quiltfn.ports.fleet import History
 from quiltfn.store.files.directory import replace_file
 
 FILE = "timeline"
-# 0: it is a standby, which says nothing of its own.
+# Timeline 0: a standby, which has no timeline of its own.
 QUERY = """\
 SELECT (SELECT system_identifier FROM pg_control_system()), CASE WHEN pg_is_in_recovery() THEN '0'
   ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END"""
@@ -27,10 +26,10 @@ OLD = (
 
 
 class PostgresTimeline:
-    """`ports.fleet.Timeline`, for all threads of a server. `host`: where the newest one was."""
+    """`ports.fleet.Timeline`, for all threads of a server. `host`: last seen on the newest one."""
 
     def __init__(self, directory: Path) -> None:
-        """`directory`: of the server's own data, which remembers it."""
+        """`directory`: the server's data directory, which stores the newest timeline."""
         self._path = directory / FILE
         self.newest = History(0, 0)
         self.host: tuple[str, str] | None = None
@@ -39,14 +38,14 @@ class PostgresTimeline:
             self.newest = History(int(cluster), int(timeline))
 
     def learn(self, found: History) -> bool:
-        """As `Timeline` says."""
+        """As in `Timeline`."""
         if not self.newest.is_before(found):
             return False
         self._keep(found)
         return True
 
     def check(self, made: "psycopg.Connection[Any]") -> History:
-        """Of a new connection. Raises `psycopg.OperationalError` for one to an old primary."""
+        """The timeline of a new connection. Raises `psycopg.OperationalError` at an old primary."""
         row = made.execute(QUERY.encode()).fetchone()
         assert row is not None
         found = History(int(row[0]), int(row[1], 16))
@@ -63,5 +62,5 @@ class PostgresTimeline:
 
     def _keep(self, found: History) -> None:
         self.newest = found
-        with contextlib.suppress(OSError):  # what is not kept is learned again
+        with contextlib.suppress(OSError):  # if it is not stored, it is learned again
             replace_file(self._path, f"{found.cluster} {found.timeline}\n")

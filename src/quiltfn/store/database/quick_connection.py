@@ -1,7 +1,7 @@
-"""A connection to PostgreSQL for short statements that must not wait behind records being stored.
+"""A connection to PostgreSQL for short statements that must not wait while records are stored.
 
-It has a thread of its own and takes no lock of writers. A statement is a transaction; what takes
-more than two seconds is given up, by PostgreSQL or, where that does not answer, here.
+It has its own thread and takes no lock of writers. Each statement is a transaction. A statement of
+more than two seconds is cancelled, by PostgreSQL or, if that does not respond, here.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store.database.postgres_connection import NO_ANSWER, is_lost, is_of_database, reason_of
 
 T = TypeVar("T")
-# Who asks waits so long for those before, each of whom may take seconds where nobody answers.
+# How long to wait for earlier work, which may take seconds each if PostgreSQL does not respond.
 WAIT_MAX_S = 5.0
 
 
 class QuickConnection:
-    """Made when it is first used, and anew when it has ended. Close it with `aclose`."""
+    """Connects at its first use, and again after the connection is lost. Close it with `aclose`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -30,15 +30,15 @@ class QuickConnection:
         self._connection: Connection | None = None
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work`, each statement of which is committed by itself. Raises `StoreUnavailable`:
-        the last statement may have been made or not.
+        """Runs `work`; each of its statements is committed separately. Raises `StoreUnavailable`:
+        the last statement may have been executed or not.
         """
         loop, until = asyncio.get_running_loop(), time.monotonic() + WAIT_MAX_S
         return await loop.run_in_executor(self._thread, self._run, work, until)
 
     async def aclose(self) -> None:
-        """Ends it. Harmless when repeated."""
-        with contextlib.suppress(RuntimeError):  # It was closed.
+        """Closes the connection. Harmless when repeated."""
+        with contextlib.suppress(RuntimeError):  # it was already closed
             await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
@@ -51,7 +51,7 @@ class QuickConnection:
                 self._connection = self._engine.connect()
             assert self._connection is not None
             found = work(self._connection)
-            self._connection.commit()  # nothing, but SQLAlchemy believes that there is something
+            self._connection.commit()  # of nothing, but SQLAlchemy has a transaction open
             return found
         except Exception as error:
             self._close()

@@ -1,11 +1,11 @@
 """Reads two numbers from the headers of the database and its write-ahead log, without SQLite.
 
 `application_id` is a new random number for each start of a server and for each copy that
-`quiltfn backup` makes. `user_version` counts transactions. Both are in page 1, so also in the log:
-they tell whether a log belongs to a file.
+`quiltfn backup` makes. `user_version` counts transactions. Both are in page 1, and so also in the
+log: they show whether a log belongs to a file.
 
 SQLite's locks belong to the process, and closing any descriptor of a file releases all of them. So
-nothing here may be called while this process has a connection to the database.
+nothing in this module may be called while this process has a connection to the database.
 """
 
 import os
@@ -15,20 +15,20 @@ from typing import NamedTuple
 
 from quiltfn.store.files.directory import open_own
 
-NUMBERS = 0x7FFF_FFFF  # Both have 31 bits. The count starts again at 0 after the last.
+NUMBERS = 0x7FFF_FFFF  # Both have 31 bits; the count then wraps to 0.
 MAGIC = b"SQLite format 3\0"
 HEADER, LOG_HEADER, FRAME_HEADER = 100, 32, 24
 
 
 class Numbers(NamedTuple):
-    """`owner`: the `application_id`. `commit`: the `user_version`, the transactions so far."""
+    """`owner`: the `application_id`. `commit`: the `user_version`, which counts transactions."""
 
     owner: int
     commit: int
 
 
 def in_file(database: Path) -> Numbers | None:
-    """The numbers of the file, without its log; None if it is no database."""
+    """The numbers of the file, without its log; None if it is not a database."""
     opened = open_own(database, os.O_RDONLY)
     try:
         return _numbers(os.pread(opened, HEADER, 0))
@@ -49,7 +49,7 @@ def first_in_log(log: Path) -> Numbers | None:
         (page_size,), salts, at = struct.unpack(">I", head[8:12]), head[16:24], LOG_HEADER
         # Frames with other salts are left over from before the log was restarted.
         while (frame := os.pread(opened, FRAME_HEADER, at))[8:16] == salts:
-            if frame[:4] == b"\0\0\0\0":  # No page number: a hole in the file, of any length.
+            if frame[:4] == b"\0\0\0\0":  # no page number: a hole in the file, of any length
                 return None
             if frame[:4] == b"\0\0\0\1":
                 return _numbers(os.pread(opened, HEADER, at + FRAME_HEADER))
@@ -60,7 +60,7 @@ def first_in_log(log: Path) -> Numbers | None:
 
 
 def is_older(number: int, other: int) -> bool:
-    """Whether `one` comes before `other`, also across the overflow of the count."""
+    """Whether `number` comes before `other`, even if the count has wrapped in between."""
     return 0 < (other - number) & NUMBERS <= NUMBERS // 2
 
 

@@ -1,5 +1,7 @@
-"""Finds the rows of a list that pass filters which few may pass, newest first, within a bound on
-its time: a page ends early once it has taken that, and goes on behind what was looked at.
+"""Finds the rows of a list that pass filters, newest first, within a time limit.
+
+Few rows may pass the filters. A page that reaches the time limit ends early, and the next page
+continues after the last row that was checked.
 """
 
 import time
@@ -8,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
-# Entries of an index that are looked at in one step, and for how long further steps are begun.
+# Index entries that are checked in one step, and the seconds in which further steps may begin.
 STEP_ENTRIES, STEPS_S = 20_000, 0.1
 Filters = Callable[[Any], Sequence[ColumnElement[bool]]]
 
@@ -16,9 +18,9 @@ Filters = Callable[[Any], Sequence[ColumnElement[bool]]]
 def matching(
     connection: Connection, rows: Select[Any], filters: Filters, limit: int, before: str
 ) -> tuple[list[str], str | None]:
-    """The ids of up to `limit` rows below the id `before`, and the one behind which the list goes
-    on; None: there are no more. `rows`: selects the column `id`, whose order is that of the list,
-    and what `filters` ask for.
+    """The ids of up to `limit` rows below the id `before`, and the id after which the list
+    continues; None: there are no more. `rows`: selects the column `id`, by which the list is
+    ordered, and the columns that `filters` use.
     """
     own = rows.selected_columns
     until, found, at = time.monotonic() + STEPS_S, list[str](), before

@@ -1,8 +1,8 @@
 """Returns free pages of the database to the disk, in steps of a millisecond.
 
-The next rows can reuse free pages, so some are left: a tenth of the file, or 16 MiB. On a full disk
-none are. A database that somebody made without incremental vacuum keeps its size, and its free
-pages are reused all the same.
+New rows can reuse free pages, so some are left: a tenth of the file, or 16 MiB. On a full disk none
+are left. A database that was created without incremental vacuum keeps its size, but its free pages
+are reused as well.
 """
 
 import time
@@ -36,7 +36,7 @@ class SqlDiskSpace:
 
 
 def vacuum_some(connection: Connection, to_the_last: bool = False) -> bool:
-    """One step; returns whether there may be more to do."""
+    """Runs one step; returns whether there may be more to do."""
     if _pragma(connection, "auto_vacuum") != INCREMENTAL:
         return False
     slack = 0

@@ -1,7 +1,7 @@
 """Checks that the database, its log and the spool in a data directory belong together.
 
-SQLite uses any log file that lies beside a database, and silently ignores a damaged end of a log.
-Both would lose data, so this looks before SQLite opens anything.
+SQLite uses any log file next to a database, and silently ignores a damaged end of a log. Both would
+lose data, so this module checks the files before SQLite opens them.
 """
 
 import sqlite3
@@ -15,14 +15,14 @@ from quiltfn.store.files.directory import SPOOLS, DataDirectory, StoreBroken
 
 
 def examine(directory: DataDirectory) -> None:
-    """Raises `StoreBroken` if they do not belong together. Changes nothing.
+    """Raises `StoreBroken` if the files do not belong together. Changes nothing.
 
     The caller holds the lock, and this process has no connection to the database.
     """
     note, database, log = directory.note, directory.database, directory.log
     found, first = sqlite_header.in_file(database), sqlite_header.first_in_log(log)
     if found is None:
-        return  # It is no database. Opening it will say so.
+        return  # It is not a database: opening it will report that.
     if note.owners and found.owner not in note.owners:
         left = [log.name] if first is not None else []
         left += [one for one in SPOOLS if directory.is_filled(one)]
@@ -65,7 +65,7 @@ def last_commit(directory: DataDirectory) -> int | None:
             number: int = connection.execute("PRAGMA user_version").fetchone()[0]
             return number
     except sqlite3.Error:
-        return None  # Damage of another kind. Opening it will say so.
+        return None  # It has other damage: opening it will report that.
 
 
 def read_only(database: Path) -> sqlite3.Connection:

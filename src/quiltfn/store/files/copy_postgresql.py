@@ -1,4 +1,4 @@
-"""A database of PostgreSQL as the source or the target of a copy."""
+"""A PostgreSQL database as the source or the target of a copy."""
 
 import contextlib
 from collections.abc import Generator, Iterable, Iterator
@@ -21,7 +21,7 @@ from quiltfn.store.database.sql import driver
 from quiltfn.store.files.copy import Kind, Row, check_all_ended, check_revision, kinds_of
 from quiltfn.store.files.directory import StoreBroken
 
-# What a column is read as: rows of COPY do not say it themselves.
+# The type that a column is read as: rows of COPY do not contain their types.
 TYPES = {
     Kind.TEXT: "text",
     Kind.JSON: "text",
@@ -39,7 +39,7 @@ RUNNING = text("SELECT count(*) FROM invocation WHERE status = 'running'")
 
 
 class PostgresTables:
-    """`copy.Target` over a connection in a transaction."""
+    """`copy.Target` over a connection with an open transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._driver: psycopg.Connection[Row] = driver(connection)
@@ -53,7 +53,7 @@ class PostgresTables:
     def fill(self, table: Table, rows: Iterable[Row]) -> None:
         name = _name(table)
         with self._driver.cursor() as cursor:
-            # Its triggers would count anew what is copied as it was counted.
+            # Its triggers would count the rows again; the copied tables contain their counts.
             cursor.execute(sql.SQL("ALTER TABLE {} DISABLE TRIGGER USER").format(name))
             cursor.execute(sql.SQL("DELETE FROM {}").format(name))
             into = sql.SQL("COPY {} ({}) FROM STDIN").format(name, _names(table))
@@ -73,7 +73,7 @@ def _names(table: Table) -> sql.Composed:
 
 @contextlib.contextmanager
 def source(url: str, password: str | None = None) -> Iterator[PostgresTables]:
-    """The store in a database that no server uses, as it is now; nothing in it changes.
+    """The store in a database that no server uses, as it is now. Changes nothing in it.
 
     Raises `StoreBroken`.
     """
@@ -88,8 +88,8 @@ def source(url: str, password: str | None = None) -> Iterator[PostgresTables]:
 
 @contextlib.contextmanager
 def target(url: str, password: str | None = None) -> Iterator[PostgresTables]:
-    """A new store in an empty database, committed at the end of the block; after an exception the
-    database is as it was. Raises `StoreBroken`.
+    """A new store in an empty database, committed at the end of the block. After an exception the
+    database is unchanged. Raises `StoreBroken`.
     """
     with connected_alone(url, password) as connection, connection.begin() as transaction:
         run_alone(connection, f"BEGIN; SELECT pg_advisory_xact_lock({NAMESPACE}, {WRITER})")
@@ -111,9 +111,9 @@ def target(url: str, password: str | None = None) -> Iterator[PostgresTables]:
 
 @contextlib.contextmanager
 def connected_alone(url: str, password: str | None) -> Iterator[Connection]:
-    """A connection without a bound on the time of a statement, while no server uses the store.
+    """A connection without a time limit on statements, while no server uses the store.
 
-    Raises `StoreBroken`, also for what goes wrong in the block.
+    Raises `StoreBroken`, also for errors in the block.
     """
     try:
         with engine(url, password, is_hurried=False).connect() as connection:

@@ -18,14 +18,14 @@ from quiltfn.store.files import consistency
 from quiltfn.store.files.copy import Kind, Row, check_all_ended, check_revision, kinds_of
 from quiltfn.store.files.directory import RESTORING, SPOOLS, DataDirectory, StoreBroken
 
-# Where a copy is made, and the name that it gets before it is removed. Neither is a data directory,
-# and the next copy removes both first.
+# The directory in which a copy is created, and its name during removal. Neither is a data
+# directory, and the next copy first removes both.
 STAGING, REMOVED = "copy.unfinished", "copy.removed"
 RUNNING = "SELECT count(*) FROM invocation WHERE status = 'running'"
 
 
 class SqliteFile:
-    """`copy.Target` over the connection to a file."""
+    """`copy.Target` over a connection to a database file."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -69,7 +69,7 @@ def names_of(table: Table) -> str:
 
 @contextlib.contextmanager
 def source(data_dir: Path) -> Iterator[SqliteFile]:
-    """The store in a data directory that no server uses; nothing in it changes.
+    """The store in a data directory that no server uses. Changes nothing in it.
 
     Raises `StoreBroken`, also for a spool that still holds records.
     """
@@ -91,7 +91,7 @@ def source(data_dir: Path) -> Iterator[SqliteFile]:
 
 
 def check_spool(data_dir: Path) -> None:
-    """Raises `StoreBroken` for records that the database does not have yet."""
+    """Raises `StoreBroken` if the spool has records that the database does not have yet."""
     for path in (data_dir / name for name in SPOOLS):
         if path.exists() and spool.from_lines(path.read_bytes(), path):
             raise StoreBroken(
@@ -102,8 +102,8 @@ def check_spool(data_dir: Path) -> None:
 
 @contextlib.contextmanager
 def target(data_dir: Path) -> Iterator[SqliteFile]:
-    """A new store that appears in the directory at the end of the block; after an exception the
-    directory is as it was. Images and an empty spool may be there. Raises `StoreBroken`.
+    """A new store that appears in the directory at the end of the block. After an exception the
+    directory is unchanged. It may already have images and an empty spool. Raises `StoreBroken`.
     """
     directory = DataDirectory(data_dir)
     directory.enter(alone=True, wait_s=0)
@@ -132,13 +132,14 @@ def target(data_dir: Path) -> Iterator[SqliteFile]:
 
 
 def remove_unfinished(data_dir: Path) -> None:
-    """Removes what a copy into the directory has begun.
+    """Removes an unfinished copy in the directory.
 
-    It is renamed first: SQLite's threads may still be making it, and can then create no file in it.
+    It is renamed first: SQLite's threads may still be writing it, and can then no longer create
+    files in it.
     """
     removed = data_dir / REMOVED
     shutil.rmtree(removed, ignore_errors=True)
-    with contextlib.suppress(OSError):  # nothing was begun
+    with contextlib.suppress(OSError):  # no copy was begun
         (data_dir / STAGING).rename(removed)
     shutil.rmtree(removed, ignore_errors=True)
 
@@ -155,7 +156,7 @@ def _check_empty(directory: DataDirectory) -> None:
 
 
 async def _make(staging: Path) -> None:
-    """Creates an empty store as a server does."""
+    """Creates an empty store in the same way as a server."""
     from quiltfn.store import open_sqlite  # noqa: PLC0415 — which imports this package
 
     async with open_sqlite(staging):
@@ -176,7 +177,7 @@ def _put_in_place(fresh: Path, directory: DataDirectory) -> None:
 def _read_only(database: Path) -> sqlite3.Connection:
     connection = consistency.read_only(database)
     connection.isolation_level = None
-    connection.execute("BEGIN")  # Later writes by other tools are not seen.
+    connection.execute("BEGIN")  # so that it does not see later writes of other tools
     return connection
 
 

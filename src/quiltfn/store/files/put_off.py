@@ -1,4 +1,4 @@
-"""What a start could not store on a full disk, until there is room."""
+"""Defers writes of a start while the disk is full."""
 
 from collections.abc import Awaitable, Callable
 
@@ -10,26 +10,26 @@ Write = Callable[[Work[None], Callable[[], None]], Awaitable[None]]
 
 
 class PutOff:
-    """Works that wait, in order, each with what follows its commit."""
+    """Deferred writes in their order, each with a function to call after its commit."""
 
     def __init__(self, write: Write) -> None:
         self._write = write
         self._waiting: list[tuple[Work[None], Callable[[], None]]] = []
 
     async def write(self, work: Work[None], after: Callable[[], None]) -> None:
-        """Writes it now or, on a full disk, later."""
+        """Runs a write now or, if the disk is full, later."""
         try:
             await self._write(work, after)
         except DiskFull:
             self._waiting.append((work, after))
 
     async def catch_up(self) -> bool:
-        """Does what waits; returns whether nothing does any more."""
+        """Runs the deferred writes; returns whether all are done."""
         while self._waiting:
             work, after = self._waiting[0]
             try:
                 await self._write(work, after)
-            except StoreUnavailable:  # `problem` says so, and the next call tries again.
+            except StoreUnavailable:  # `problem` reports it, and the next call tries again
                 return False
             del self._waiting[0]
         return True

@@ -1,8 +1,8 @@
-"""Replaces the content of a data directory by a restored copy.
+"""Replaces the content of a data directory with a restored copy.
 
-The copy is written and checked beside the old content. While files are moved, a mark in the
-directory keeps servers from starting, so a restore that was cut off never looks complete. Running
-the same restore again finishes it.
+The copy is written and checked next to the old content. While files are moved, a marker file in the
+directory prevents servers from starting, so an interrupted restore is never taken for a complete
+one. Running the same restore again finishes it.
 """
 
 import contextlib
@@ -17,16 +17,16 @@ from pathlib import Path
 from quiltfn.store.files.directory import RESTORING, DataDirectory, StoreBroken
 
 NEW, REPLACED = "restore.new", "replaced-"
-# Files that are no data: our own marks, and what the root of a file system has.
+# Files that are not data: our own marker files, and what the root of a file system contains.
 NO_DATA = {"quiltfn.lock", "keys.stamp", RESTORING, NEW, "lost+found"}
 
 
 @contextlib.contextmanager
 def replace_data(data_dir: Path, replace: bool) -> Iterator[Path]:
-    """Yields an empty directory. What it has at the end of the block becomes the data directory.
+    """Yields an empty directory; at the end of the block its content replaces the data directory's.
 
-    With `replace`, the old content is moved into `replaced-…`. After an exception nothing has
-    changed. Raises `StoreBroken`.
+    With `replace`, the old content is moved into `replaced-…`. After an exception in the block
+    nothing has changed. Raises `StoreBroken`.
     """
     directory = DataDirectory(data_dir)
     directory.enter(alone=True, wait_s=0)
@@ -50,7 +50,7 @@ def replace_data(data_dir: Path, replace: bool) -> Iterator[Path]:
         (data_dir / RESTORING).touch(mode=0o600)
         directory.sync()
         if old:
-            # Of its own also within a second: what is there is never replaced.
+            # A unique name, even within a second: nothing that exists is overwritten.
             prefix = time.strftime(f"{REPLACED}%Y%m%dT%H%M%SZ-", time.gmtime())
             aside = Path(tempfile.mkdtemp(prefix=prefix, dir=data_dir))
             for path in old:
@@ -67,7 +67,7 @@ def replace_data(data_dir: Path, replace: bool) -> Iterator[Path]:
 
 
 def _data(data_dir: Path) -> list[Path]:
-    """The data files that are there. An empty `images` does not count."""
+    """The data files in the directory. An empty `images` does not count."""
     return sorted(
         one
         for one in data_dir.iterdir()
@@ -76,7 +76,7 @@ def _data(data_dir: Path) -> list[Path]:
 
 
 def _on_disk(directory: Path) -> None:
-    """Syncs the file system of the directory."""
+    """Syncs the directory's file system to disk."""
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(opened) != 0:

@@ -1,1 +1,1 @@
-"""What the nodes of a fleet know of each other, in the database that they share."""
+"""The data of a fleet's nodes about each other, in the database that they share."""

@@ -1,4 +1,4 @@
-"""Which node of a fleet has the files of which images, in the database."""
+"""Which nodes of a fleet have which images, in the database."""
 
 from collections.abc import Collection, Sequence
 
@@ -11,18 +11,18 @@ from quiltfn.store.database.database import Database
 from quiltfn.store.functions import changes
 
 table, copy = tables.image_copy, tables.image_copy.c
-# A change of a node's images is of no tenant.
+# A change of a node's images belongs to no tenant.
 NO_TENANT = ""
 
 
 class SqlImageCopies:
-    """Which node has the files of which images, in the store. Raises `StoreUnavailable`."""
+    """Which nodes have the files of which images. Raises `StoreUnavailable`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def load(self, digests: Collection[str] | None = None) -> Sequence[ImageCopy]:
-        """All of them, or those of these images."""
+        """All copies, or those of these images."""
         query = select(copy.digest, copy.node)
         if digests is not None:
             query = query.where(copy.digest.in_(digests))
@@ -33,8 +33,8 @@ class SqlImageCopies:
         return await self._database.read(work)
 
     async def state(self, node: str, digests: Collection[str]) -> None:
-        """The node has these images and no others. Harmless when repeated. Only what differs is
-        written, and told to the other nodes.
+        """Stores that the node has exactly these images. Harmless when repeated: only differences
+        are written and reported to the other nodes.
         """
         wanted = frozenset(digests)
 

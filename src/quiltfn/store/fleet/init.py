@@ -1,4 +1,4 @@
-"""Makes a database that of a fleet."""
+"""Turns a database into that of a fleet."""
 
 from sqlalchemy import insert
 
@@ -11,8 +11,8 @@ from quiltfn.store.fleet.locks import fleet_of
 
 
 def begin_fleet(url: str, password: str | None, fleet_id: str) -> None:
-    """The database belongs to that fleet from now on, with what it holds; an empty one gets its
-    tables. Raises `StoreBroken` where a server uses it, or it is a fleet's already.
+    """Assigns the database, with its content, to the fleet; creates the tables of an empty one.
+    Raises `StoreBroken` if a server uses the database, or if it already belongs to a fleet.
     """
     with connected_alone(url, password) as connection, connection.begin():
         run_alone(connection, f"BEGIN; SELECT pg_advisory_xact_lock({NAMESPACE}, {WRITER})")

@@ -1,8 +1,8 @@
-"""Which fleet a database of PostgreSQL belongs to, and the locks of its nodes.
+"""The fleet that a PostgreSQL database belongs to, and the locks of its nodes.
 
-A fleet is a number of servers, its nodes, that share one database. Nodes hold the lock of servers
-together, so a server that is alone and a node exclude each other. Each node also holds a lock of
-its own name, so that a second one of that name does not start.
+A fleet is a group of servers, its nodes, that share one database. Nodes share the lock for servers,
+which excludes a standalone server. Each node also holds a lock for its name, so that no second node
+with that name starts.
 """
 
 import hashlib
@@ -23,17 +23,18 @@ HAS_TABLE = text("SELECT to_regclass('fleet') IS NOT NULL")
 
 
 def fleet_of(connection: Connection) -> str | None:
-    """The id of the fleet that the database belongs to; None: of none."""
+    """The id of the fleet that the database belongs to; None if it belongs to none."""
     if not connection.execute(HAS_TABLE).scalar_one():
         return None
     return connection.execute(select(tables.fleet.c.id)).scalar_one_or_none()
 
 
 def check_fleet(connection: Connection, fleet_id: str, *, alone: bool) -> None:
-    """`fleet_id`: of the server that opens the database; empty: it is no node. Raises `StoreBroken`
-    for a database that is not this fleet's, and for a fleet's where the server is `alone`.
+    """Raises `StoreBroken` if the database is not that of the fleet `fleet_id`, or if it is a
+    fleet's and the server is `alone`. `fleet_id`: the fleet of the server that opens the database;
+    empty: it is not a node.
     """
-    with connection.begin():  # otherwise SQLAlchemy would leave one open
+    with connection.begin():  # otherwise SQLAlchemy would leave a transaction open
         found = fleet_of(connection)
     if alone and found is not None:
         raise StoreBroken(ALONE)
@@ -48,14 +49,14 @@ def _name_lock(name: str) -> bytes:
 
 
 def try_name_lock(connection: Connection, name: str) -> bool:
-    """Takes the lock of a node's name for this session, unless another session has it."""
+    """Takes the lock for a node's name in this session. Returns False if another session has it."""
     number = int.from_bytes(_name_lock(name), signed=True)
     return bool(run_alone(connection, f"SELECT pg_try_advisory_lock({number})")[0][0])
 
 
 def free_name_lock(connection: Connection, name: str) -> None:
-    """Ends the session that holds the lock of the name of a node that was taken over: something
-    between that node and PostgreSQL may keep the session for ever.
+    """Ends the session that holds the lock for the name of a node that was taken over: a device
+    between that node and PostgreSQL may keep the session open for ever.
     """
     lock = _name_lock(name)
     high, low = (int.from_bytes(one) for one in (lock[:4], lock[4:]))

@@ -1,9 +1,8 @@
 """The servers that use the store, and which unfinished rows a start of one of them may end.
 
-Each start of a server has a number, its epoch. A row without an end names the node and the epoch
-that it belongs to. A start ends the rows of earlier epochs of its own node; those of other nodes
-may still be running. A server that is alone in its data directory also ends the rows of nodes with
-another name: it had that name before.
+Each start of a server has a number, its epoch. An unfinished row names its node and epoch. A start
+ends the rows of earlier epochs of its own node; those of other nodes may still be running. A
+standalone server also ends the rows of nodes with other names: these are names that it had before.
 """
 
 from typing import NamedTuple
@@ -26,7 +25,7 @@ class Boot(NamedTuple):
 
 
 def of_server(boot: Boot | None) -> Boot:
-    """The boot. Raises `StoreBroken` for a tool beside a server, which has none."""
+    """Returns the boot. Raises `StoreBroken` for a tool beside a server, which has no boot."""
     if boot is None:
         raise StoreBroken(
             "Only a server may write records: the store was opened beside one, without a node."
@@ -35,14 +34,14 @@ def of_server(boot: Boot | None) -> Boot:
 
 
 def next_boot(connection: Connection, node_id: str, is_alone: bool) -> Boot:
-    """The boot that begins now. Its first transaction that changes something registers it."""
+    """A new boot. Its first transaction that changes something registers it."""
     newest = connection.execute(select(func.coalesce(func.max(node.epoch), 0))).scalar_one()
     return Boot(node_id, newest + 1, is_alone)
 
 
 def register(connection: Connection, boot: Boot, version: str = "") -> None:
-    """Stores the epoch of the node, which holds its rows from now on. Harmless when repeated.
-    `version`: of its program, where it is a fleet's.
+    """Stores the node's new epoch. Harmless when repeated. `version`: the version of its program,
+    if it is a node of a fleet.
     """
     this = update(tables.node).where(node.name == boot.node_id)
     mine = {"epoch": boot.epoch, "presence": Presence.PRESENT.value}
@@ -54,6 +53,6 @@ def register(connection: Connection, boot: Boot, version: str = "") -> None:
 def of_earlier_boots(
     boot: Boot, node_id: ColumnElement[str], epoch: ColumnElement[int]
 ) -> ColumnElement[bool]:
-    """Whether a row with that node and epoch was left by an earlier start of this server."""
+    """The condition that a row of `node_id` and `epoch` is from an earlier start of this server."""
     is_earlier = epoch < boot.epoch
     return is_earlier if boot.is_alone else and_(is_earlier, node_id == boot.node_id)

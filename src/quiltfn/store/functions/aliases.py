@@ -1,4 +1,4 @@
-"""The aliases of functions: a row for each."""
+"""The aliases of functions, one row each."""
 
 from collections.abc import Callable, Collection, Sequence
 
@@ -19,7 +19,7 @@ owner = tables.function
 
 
 def move_all(connection: Connection, function: Function, move: Callable[[Alias], Alias]) -> None:
-    """Stores what `move` makes of each alias of the function."""
+    """Applies `move` to each alias of the function and stores the results."""
     found = select(row.c.name, row.c.alias).where(row.c.function_id == function.id)
     for stored in connection.execute(found).all():
         before = convert(stored.alias, Alias)
@@ -35,8 +35,8 @@ def move_all(connection: Connection, function: Function, move: Callable[[Alias],
 def check_others(
     connection: Connection, function_id: str, alias: Alias, known: Alias | None
 ) -> None:
-    """Raises `Outdated` if another node has made the last alias that there may be, or another one
-    the default.
+    """Raises `Outdated` if another node has meanwhile used up the maximum of aliases, or has made
+    another alias the default.
     """
     becomes_default = alias.is_default and not (known is not None and known.is_default)
     if known is not None and not becomes_default:
@@ -56,13 +56,13 @@ class StoredAlias(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SqlAliases:
-    """The aliases of functions; they go with their functions. Raises `StoreUnavailable`."""
+    """The aliases of functions, deleted with their functions. Raises `StoreUnavailable`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def load(self, only: Collection[str] | None = None) -> Sequence[StoredAlias]:
-        """All of them, or those of the functions with these ids."""
+        """All aliases, or those of the functions with these ids."""
         query = select(row.c.function_id, row.c.alias).order_by(row.c.function_id, row.c.name)
         if only is not None:
             query = query.where(row.c.function_id.in_(only))
@@ -78,9 +78,10 @@ class SqlAliases:
     async def save(
         self, function_id: str, name: str, alias: Alias | None, known: Alias | None
     ) -> None:
-        """Replaces `known`; None: makes it. `alias` None: removes it. Raises `NotFound` if the
-        function was deleted, and `Outdated` if the alias is another by now, or if one of another
-        name is the default that this one would become, or the last one that there may be.
+        """Replaces the alias `known`; if that is None, creates it; if `alias` is None, removes it.
+
+        Raises `NotFound` if the function was deleted, and `Outdated` if the alias has changed
+        meanwhile, or as `check_others`.
         """
         there = select(owner.c.tenant_id).where(owner.c.id == function_id)
         this = row.c.function_id == function_id, row.c.name == name
@@ -91,7 +92,7 @@ class SqlAliases:
             if tenant_id is None:
                 raise NotFound("the function was deleted")
             stored = connection.execute(found).scalar()
-            # As a whole: one that was removed and made anew begins with the same revision.
+            # Compare all of it: an alias that was removed and created again has the same revision.
             if (None if stored is None else convert(stored, Alias)) != known:
                 raise Outdated
             if alias is not None:

@@ -1,7 +1,7 @@
-"""Which versions of a function go when a new one is stored, in the same transaction.
+"""Removes old versions of a function when a new one is stored, in the same transaction.
 
-The newest ones stay, as many as `VersionLimits` says and as their bytes allow. Whatever is named
-stays as well: the current version, and those of aliases and of inputs that are kept.
+The newest versions stay, within the number and bytes of `VersionLimits`. Versions in use stay as
+well: the current version, and those of aliases and stored inputs.
 """
 
 from sqlalchemy import Connection, Text, cast, delete, func, select
@@ -15,22 +15,22 @@ from quiltfn.model.version import no_version
 from quiltfn.store.database import tables
 
 row = tables.version.c
-# Bytes of a version beside its texts. The current one and the one before it always stay.
+# Bytes of a version besides its texts; and how many of the newest versions always stay.
 VERSION_BYTES, NEWEST_KEPT = 1024, 2
-# One change removes no more, so that others can write; the next one goes on.
+# The most that one change removes, so that others can write; the next change continues.
 REMOVED_MAX = 500
 
 
 def check_there(connection: Connection, function_id: str, number: int) -> None:
-    """Raises `NotFound` where the version was removed meanwhile."""
+    """Raises `NotFound` if the version was removed meanwhile."""
     there = select(row.id).where(row.function_id == function_id, row.number == number)
     if connection.execute(there).first() is None:
         raise NotFound(no_version(number))
 
 
 def remove(connection: Connection, function: Function, limits: VersionLimits) -> None:
-    """Removes what is too much of a function that has just got a version. Raises `RateLimited`
-    where what has to stay is too much.
+    """Removes versions of a function above its limits, after it got a new version. Raises
+    `RateLimited` if those that must stay exceed the limit in bytes.
     """
     size = VERSION_BYTES + func.octet_length(row.handler)
     for column in (row.environment, row.pinned):
@@ -63,7 +63,7 @@ def remove(connection: Connection, function: Function, limits: VersionLimits) ->
 
 
 def _share(connection: Connection, function: Function, limits: VersionLimits) -> float:
-    """The bytes of versions that a function may have: each of the tenant's has as many."""
+    """The bytes that versions of a function may take: an equal share for each of the tenant's."""
     if not limits.tenant_bytes:
         return float("inf")
     owner = tables.function.c.tenant_id

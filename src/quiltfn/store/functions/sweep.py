@@ -1,4 +1,4 @@
-"""Removes what deleted functions leave, in steps between which others can write."""
+"""Removes the remaining rows of deleted functions, in steps, so that others can write between."""
 
 import time
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from quiltfn.store.database.sql import run
 
 
 def remove_some(connection: Connection) -> bool:
-    """Removes something of one deleted function; returns whether there may be more."""
+    """Removes some rows of one deleted function; returns whether there may be more."""
     deletion = tables.deletion.c.function_id
     function_id = connection.execute(select(deletion).limit(1)).scalar()
     if function_id is None:
@@ -42,9 +42,9 @@ def remove_some(connection: Connection) -> bool:
 
 
 def remember_young(connection: Connection, ids: Sequence[str]) -> None:
-    """Notes which of the calls whose records go are of the last minute: an old state of the journal
-    may come back with them (`store/calls/retention.py`), and nothing else would tell that they were
-    counted.
+    """Notes which of the removed records are of the last minute. After a power cut an old state of
+    the journal may contain these again (`store/calls/retention.py`), and only this note shows that
+    they were already counted.
     """
     if ids:
         newest = run(connection, "newest_record").scalar_one()
@@ -53,7 +53,7 @@ def remember_young(connection: Connection, ids: Sequence[str]) -> None:
 
 
 def batches(function_id: str, at_a_time: int) -> list[Delete]:
-    """Each removes so many rows that belong to the function and not to one of its records."""
+    """Statements that each delete `at_a_time` rows of the function that belong to no record."""
     work, given, dead = tables.work.c, tables.input_table.c, tables.dead_letter.c
     delivery, run = tables.delivery.c, tables.schedule_run.c
     key = tuple_(run.schedule_id, run.tick_ms, run.is_manual)
@@ -63,7 +63,7 @@ def batches(function_id: str, at_a_time: int) -> list[Delete]:
         .limit(at_a_time)
     )
     return [
-        # Two, because each has a partial index, which takes no placeholder in its condition.
+        # Two statements: each uses a partial index, whose condition must not be a placeholder.
         some(at_a_time, work.invocation_id, work.function_id == function_id, text("epoch = 0")),
         some(at_a_time, work.invocation_id, work.function_id == function_id, text("epoch > 0")),
         some(at_a_time, dead.invocation_id, dead.function_id == function_id),

@@ -1,4 +1,4 @@
-"""The URLs of functions: a row for each function that has one."""
+"""The URLs of functions: one row for each function that has a URL."""
 
 from collections.abc import Collection, Sequence
 
@@ -27,13 +27,13 @@ class StoredUrl(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SqlUrls:
-    """The URLs of functions; they go with their functions. Raises `StoreUnavailable`."""
+    """The URLs of functions, deleted with their functions. Raises `StoreUnavailable`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def load(self, only: Collection[str] | None = None) -> Sequence[StoredUrl]:
-        """All of them, or those of the functions with these ids."""
+        """All URLs, or those of the functions with these ids."""
         query = (
             select(row.c.function_id, owner.c.tenant_id, row.c.url)
             .join(owner, owner.c.id == row.c.function_id)
@@ -55,14 +55,14 @@ class SqlUrls:
         return await self._database.read(work)
 
     async def tenants(self) -> Sequence[str]:
-        """Those that have ever had a URL, which nobody else is to get."""
+        """The tenants that have ever had a URL: no other tenant may get their paths."""
         query = select(tables.url_tenant.c.tenant_id)
         return await self._database.read(
             lambda connection: connection.execute(query).scalars().all()
         )
 
     async def save(self, function_id: str, url: FunctionUrl | None) -> None:
-        """Replaces one; None: there is none any more. Raises `NotFound` if the function was
+        """Replaces a function's URL; None removes it. Raises `NotFound` if the function was
         deleted.
         """
         there = select(owner.c.tenant_id).where(owner.c.id == function_id)

@@ -1,1 +1,1 @@
-"""Keys, quotas, the audit log, and what callers may repeat, in the database."""
+"""Keys, quotas, the audit log, operations and idempotent requests in the database."""

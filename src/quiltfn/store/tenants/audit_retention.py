@@ -1,4 +1,4 @@
-"""Keeps the audit log and the operations within their limits: the largest tenant's oldest go."""
+"""Keeps audit log and operations within their limits: removes the oldest of the largest tenant."""
 
 from sqlalchemy import Column, Connection, delete, select
 
@@ -12,20 +12,20 @@ ENDED = tables.operation.c.status != "running"
 
 
 class SqlAuditRetention:
-    """Removes both kinds of rows; `bound` holds for each kind."""
+    """Removes rows of both kinds; `bound` applies to each kind."""
 
     def __init__(self, database: Database, bound: StorageLimit) -> None:
         self._database, self._bound = database, bound
 
     async def prune_some(self) -> int:
-        """One step; returns how many rows went."""
+        """Runs one step; returns how many rows it removed."""
         return await self._database.write(
             lambda connection: prune_some(connection, self._bound), frees=True
         )
 
 
 def prune_some(connection: Connection, bound: StorageLimit) -> int:
-    """One step; see `SqlAuditRetention.prune_some`."""
+    """Runs one step; see `SqlAuditRetention.prune_some`."""
     removed = 0
     audit, operation = tables.audit.c, tables.operation.c
     for kind, key, may_go in (
