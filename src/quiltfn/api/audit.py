@@ -1,9 +1,10 @@
-"""What the API writes into the audit log: every request that changes something, or was refused to.
+"""The API's entries in the audit log: one for every request to change something, also if refused.
 
-Rule 1: a request whose work was begun has an entry in any case.
-Rule 2: one that was refused before that has an entry, too. But nobody may fill the store with
-refusals, so each credential, and all callers without one together, have a hundred entries at once
-and then one a minute. Those beyond are in the log and in quiltfn_refused_requests_total.
+Rule 1: a request whose execution has started always has an entry.
+Rule 2: a request that was refused before also has an entry, within a limit, so that refusals cannot
+fill the store. Each credential, and all callers without one together, can have a hundred entries at
+once and then one a minute. Further refusals are only in the server's log and in
+quiltfn_refused_requests_total.
 """
 
 import contextlib
@@ -23,18 +24,18 @@ from quiltfn.store.tenants.audit import SqlAudit
 REFUSALS_AT_ONCE = 100
 REFUSAL_EVERY_S = 60.0
 CREDENTIALS_MAX = 10_000
-OBJECT_MAX = 128  # a path that is refused may hold anything
+OBJECT_MAX = 128  # the path of a refused request may contain anything
 
 
 class _Allowance(msgspec.Struct):
-    """How many refusals may have an entry, as of `at`."""
+    """How many more refusals may have an entry, as of `at`."""
 
     left: float
     at: float
 
 
 class AuditLog:
-    """The API's side of the audit log."""
+    """Writes the API's entries to the audit log."""
 
     def __init__(self, audit: SqlAudit, clock: Clock) -> None:
         self._audit, self._clock = audit, clock
@@ -43,15 +44,15 @@ class AuditLog:
     async def executed(
         self, context: RequestContext[Any], response: Response, code: str | None
     ) -> None:
-        """Keeps the entry of a request whose work was begun. Raises `StoreUnavailable`."""
+        """Store the entry of a request whose execution started. Raises `StoreUnavailable`."""
         context.is_executed = True
         if context.action is not None:
             await self._append(context, response, code)
 
     async def refused(self, context: RequestContext[Any], response: Response, code: str) -> None:
-        """Keeps the entry of a call that was refused before its work, while there is room.
+        """Store the entry of a request that was refused before its execution, within the limit.
 
-        Nothing was changed, so the refusal stands whether the store takes the entry or not.
+        Nothing was changed, so the refusal is valid even if the store does not accept the entry.
         """
         if context.action is None or context.is_executed:
             return
@@ -97,14 +98,14 @@ class AuditLog:
 
 
 def _tenant_of(context: RequestContext[Any], code: str | None) -> str:
-    """Whose log has the entry: that of the tenant that was changed, which the path may name."""
+    """The tenant whose log gets the entry: the changed tenant, which the path may name."""
     named = context.parameters.get("tenant")
     is_changed = code is None and context.caller.scope.includes(Scope.OPERATOR)
     return named if named is not None and is_changed else context.tenant_id
 
 
 def _name_of(context: RequestContext[Any], object_id: str | None) -> str | None:
-    """What a function of the tenant is called; nobody learns the name of somebody else's."""
+    """The name of the tenant's function. None for those of others, whose names stay secret."""
     entry = None if object_id is None else context.services.catalog.known(object_id)
     is_own = entry is not None and entry.function.tenant_id == context.tenant_id
     return entry.function.name if entry is not None and is_own else None

@@ -1,4 +1,4 @@
-"""The response to a call that has ended, with the memory that a long one takes."""
+"""The response to an invocation that has ended, and the memory for a long one."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,13 +17,13 @@ from quiltfn.api.http.text_size import TEXT_FACTOR, text_size
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.invocation import Invocation
 
-# The response to a call whose output takes more than this as JSON is a long one.
+# A response is long if the invocation's output takes more than this as JSON.
 LONG_OUTPUT_BYTES = 64 * 1024
 
 
 async def call_response(context: RequestContext[S], record: Invocation) -> Response:
-    """The record of a call, as its caller gets it. Raises `CapacityFull` if too much is to be sent
-    at the moment; the call was executed then.
+    """The response with an invocation's record. Raises `CapacityFull` if the server has too much to
+    send; the invocation was executed nevertheless.
     """
     headers = [(INVOCATION_ID, record.invocation_id)]
     if record.version is not None:
@@ -47,8 +47,8 @@ async def call_response(context: RequestContext[S], record: Invocation) -> Respo
 async def long_response(
     context: RequestContext[S], invocation_id: str, size: int, *, executed: bool = True
 ) -> AsyncIterator[None]:
-    """The memory of a long response to a call. Raises `CapacityFull`; where the call was executed,
-    with the id of its record.
+    """Reserve the memory of a long response. Raises `CapacityFull`, with the id of the record if
+    the invocation was executed.
     """
     try:
         async with context.services.budgets.responses.reserve(size, context.tenant_id):
@@ -60,7 +60,7 @@ async def long_response(
 
 
 def truncated(record: Invocation) -> list[Header]:
-    """The header that says how many bytes of each stream were dropped; none if none were."""
+    """The header with the number of dropped bytes of each stream; empty if none were dropped."""
     dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
     counts = [f"{stream}={count}" for stream, count in dropped.items() if count]
     return [("x-output-truncated", ", ".join(counts))] if counts else []

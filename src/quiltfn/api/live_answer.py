@@ -1,8 +1,8 @@
-"""The answer of a function by its URL, sent while the handler writes it.
+"""The response of a function URL, sent while the handler writes it.
 
-Rule: the status and the headers go out with the first bytes that the handler writes, and until then
-a call that fails is answered as any other. From then on the only way to report a failure is to
-close the connection before the end of the body.
+Rule: the status and the headers are sent with the first bytes that the handler writes. Until then,
+a failed invocation gets an ordinary error response. Afterwards the only way to report a failure is
+to close the connection before the end of the body.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ READ_AT_ONCE_BYTES, LOOKS_MAX = 1024, 200
 
 
 class LiveReader:
-    """Reads the standard output of a call that runs."""
+    """Reads the standard output of a running invocation."""
 
     def __init__(self, context: RequestContext[Any], running: RunningCall) -> None:
         record = running.record
@@ -47,8 +47,8 @@ class LiveReader:
         self._seen = self._looked_at = self._looks = 0
 
     async def wait_for_begin(self, *, is_shell: bool) -> Begin | None:
-        """The beginning of the response; `pieces` continues after it. None: the call ended before
-        it was complete. Raises `BadAnswer`.
+        """The beginning of the response; `pieces` continues after it. None: the invocation ended
+        before it was complete. Raises `BadAnswer`.
         """
         while self._reader.is_live:
             self._change.clear()
@@ -81,7 +81,7 @@ class LiveReader:
         return True
 
     async def live_pieces(self) -> AsyncGenerator[bytes, None]:
-        """The output as it is written, while the call runs."""
+        """The output as it is written, while the invocation runs."""
         while self._reader.is_live:
             self._change.clear()
             async for piece in self.pieces():
@@ -90,7 +90,7 @@ class LiveReader:
                 await self._change.wait()
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The output that is there now; once the call has ended, the rest."""
+        """The output so far; once the invocation has ended, the rest."""
         while (found := await self._reader.next(PIECE_BYTES)) is not None:
             part, data = found
             if not data:
@@ -103,14 +103,14 @@ class LiveReader:
 
 
 class LiveAnswer(msgspec.Struct, frozen=True):
-    """An answer that has begun."""
+    """A response that has begun."""
 
     begin: Begin
     reader: LiveReader
     call: "asyncio.Task[Invocation]"
 
     async def body(self) -> AsyncGenerator[bytes, None]:
-        """The rest of it. Raises `CutShort` if the call does not succeed."""
+        """The rest of it. Raises `CutShort` if the invocation does not succeed."""
         try:
             async for piece in self.reader.live_pieces():
                 yield piece
@@ -136,8 +136,8 @@ async def stream_answer(
     *,
     is_shell: bool,
 ) -> LiveAnswer | Invocation:
-    """Runs the call; returns its response once that has begun, or the record if the call ended
-    before. The call goes on if the client disconnects. Raises as `Invoker.invoke` does, and
+    """Run the invocation. Returns its response once that has begun, or the record if the invocation
+    ended before. It continues if the client disconnects. Raises as `Invoker.invoke` does, and
     `HandlerFailed`.
     """
     request = msgspec.structs.replace(request, invocation_id=new_id())
@@ -156,4 +156,4 @@ async def stream_answer(
             return LiveAnswer(begin, reader, watched.call)
         reader.close()
     await asyncio.wait({watched.call})
-    return watched.call.result()  # raises if the call has no record
+    return watched.call.result()  # raises if the invocation has no record

@@ -1,5 +1,5 @@
-"""A call whose caller stays to watch it: its output comes as it is written, and it may end with its
-caller.
+"""An invocation whose caller watches it: its output is sent as it is written, and it may be
+cancelled when the caller disconnects.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ ON_DISCONNECT = ("continue", "cancel")
 
 
 def ends_with_caller(context: RequestContext[Any]) -> bool:
-    """Whether the call is to be cancelled when its caller goes away. Raises `Unprocessable`."""
+    """Whether to cancel the invocation when its caller disconnects. Raises `Unprocessable`."""
     wanted = context.headers.get("x-on-disconnect", "continue")
     return parse.one_of(wanted, "X-On-Disconnect", ON_DISCONNECT, "cancel") == "cancel"
 
@@ -34,7 +34,7 @@ def ends_with_caller(context: RequestContext[Any]) -> bool:
 async def cancelled_if_lost(
     context: RequestContext[Any], entry: Entry, request: Request
 ) -> AsyncIterator[None]:
-    """In the block, the call of `request` is cancelled if the client goes away and wants that."""
+    """Within the block, cancel the invocation if the client disconnects and has asked for that."""
     if not ends_with_caller(context):
         yield
         return
@@ -56,15 +56,15 @@ async def _cancel(context: RequestContext[Any], entry: Entry, request: Request) 
 
 
 class WatchedCall(NamedTuple):
-    """A call that goes on if the client goes away. `begun`: gets the call once its handler has it.
-    `call`: has the record of its end.
+    """An invocation that continues if the client disconnects. `begun`: set once the handler has the
+    invocation. `call`: returns the record at the end.
     """
 
     begun: "asyncio.Future[RunningCall]"
     call: "asyncio.Task[Invocation]"
 
     async def handed_over(self) -> RunningCall | None:
-        """The call once its handler has it; None if it ended without."""
+        """The invocation once its handler has it. None: it ended before."""
         either: tuple[asyncio.Future[Any], ...] = (self.call, self.begun)
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return self.begun.result() if self.begun.done() else None
@@ -73,7 +73,7 @@ class WatchedCall(NamedTuple):
 def begin_call(
     context: RequestContext[Any], entry: Entry, request: Request, output: CallOutputBudget
 ) -> WatchedCall:
-    """Begins a call that somebody watches. It holds the budgets of the request until its end."""
+    """Start an invocation that is watched. It holds the budgets of the request until its end."""
     begun: asyncio.Future[RunningCall] = asyncio.get_running_loop().create_future()
     request = msgspec.structs.replace(request, on_start=begun.set_result)
     reserved, context.reserved_bytes = context.reserved_bytes, 0
@@ -84,8 +84,9 @@ def begin_call(
 async def stream_call(
     context: RequestContext[Any], entry: Entry, request: Request, output: CallOutputBudget
 ) -> Response:
-    """Runs the call, and answers with its events once its handler has it. Until then it is refused
-    as any other call. It goes on if the client goes away, unless that has asked for its end.
+    """Run the invocation, and respond with its events once its handler has it. Until then it may be
+    refused like any other. It continues if the client disconnects, unless the client has asked for
+    its cancellation.
     """
     invoker = context.services.invoker
     with event_stream.opened(context) as stream:
@@ -115,7 +116,7 @@ async def _run(
     output: CallOutputBudget,
     reserved_bytes: int,
 ) -> Invocation:
-    """The call, and what it holds until its end. `reserved_bytes`: of the budget of long bodies."""
+    """Run the invocation, then release its budgets. `reserved_bytes`: of that of long bodies."""
     services, tenant_id = context.services, context.tenant_id
     try:
         with services.admission.call(tenant_id), output:
@@ -136,7 +137,7 @@ async def _events(
     running: RunningCall | None,
     call: "asyncio.Task[Invocation]",
 ) -> Events:
-    """From `started` to `end`, or to an `error` where the call has no ordinary end."""
+    """The events from `started` to `end`, or to `error` if the invocation has no record."""
     journal, invocation_id = context.services.journal, request.invocation_id
     reader = OutputReader(journal, entry.function.id, invocation_id or "")
     try:

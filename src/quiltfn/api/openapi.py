@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, generated from the routes and the very types they use."""
+"""Generates the OpenAPI 3.1 document from the routes and the types that they use."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from quiltfn.wire.fields import fields_of
 
 Table = Iterable[tuple[str, Mapping[str, Route]]]
 REF = "#/components/schemas/{name}"
-# Every route can answer these; SHUTTING_DOWN and STORE_UNAVAILABLE are 503.
+# Errors of every route; SHUTTING_DOWN and STORE_UNAVAILABLE have status 503.
 ALWAYS = ("FORBIDDEN", "INTERNAL", "BAD_REQUEST", "STORE_UNAVAILABLE")
 WITH_CREDENTIAL = ("UNAUTHORIZED", "RATE_LIMITED")
 WITH_TENANT = ("UNPROCESSABLE_ENTITY", "NOT_FOUND")  # tenant
@@ -71,7 +71,7 @@ OWN_HEADERS = {
     },
 }
 
-# What stands for a word of a path; {name} is that of what the path lists.
+# Descriptions of path parameters; {name} is the name of an object in the list at that path.
 IN_PATH = {
     "function_id": "the function's id, and not its name",
     "invocation_id": "the invocation's id",
@@ -86,8 +86,8 @@ IN_PATH = {
 }
 NAMED = {"runtimes": "runtime", "schedules": "schedule", "nodes": "node"}
 
-# The groups of operations, in the order in which they are shown, and the words of a path that tell
-# them: the last word of a path that is known here.
+# The groups of operations in display order, with path segments: the last segment of a path that is
+# listed here decides its group.
 TAGS = {
     "Functions": ("Create, deploy, change, pause and delete functions.", {"functions"}),
     "Calls": (
@@ -116,7 +116,7 @@ TAGS = {
 }
 
 VISIBLE = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"}
-# Every route with a scope takes it.
+# Query parameter of every route that needs a scope.
 TENANT = Parameter(
     name="tenant",
     where="query",
@@ -125,18 +125,18 @@ TENANT = Parameter(
     schema=VISIBLE,
 )
 
-# What a route of any method is described as.
+# A route for any method is described under these methods.
 COMMON_METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 ACCEPTED = 202
 ACCEPTED_HEADERS = {
     name: OWN_HEADERS[name] for name in ("location", "preference-applied", INVOCATION_ID)
 }
-# What a further status of a good answer means, where that is not "Done before."
+# Descriptions of additional success statuses; the default is "Done before."
 ALSO = {ACCEPTED: "Queued: its record has the outcome.", 206: "A part of the content."}
 
 
 def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
-    """The whole document. `limits`: what this server allows, by the names of fields."""
+    """The whole document. `limits`: this server's limits, by field name."""
     routes = list(table)
     types: list[Any] = [wire.ErrorBody]
     for _, ways in routes:
@@ -173,12 +173,12 @@ def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _constrain(components: dict[str, Any], body: type, limits: Mapping[str, float]) -> None:
-    """Adds what a field of a body must be besides its type. Answers have no such promise: a newer
+    """Add the constraints of a request body's fields to its schema. Responses have none: a newer
     server may allow more.
     """
     for name, field in fields_of(body).items():
         schema = components[body.__name__]["properties"][name]
-        # Of a field that may be null, it is about the part that is not null.
+        # If a field may be null, the constraints apply to its other type.
         parts = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
         if field.is_shape:
             parts[0]["description"] = field.meaning
@@ -188,7 +188,7 @@ def _constrain(components: dict[str, Any], body: type, limits: Mapping[str, floa
 
 
 def tag_of(path: str) -> str:
-    """The group of what is asked for by a path."""
+    """The group of a path."""
     words = path.split("/")
     if words[-1] in ("health", "help", "examples"):
         return "Server"
@@ -263,7 +263,7 @@ def _operation(way: Route, tag: str, *, has_path_parameters: bool) -> dict[str, 
 
 
 def operation_id(way: Route) -> str:
-    """The handler's name in camelCase: a verb and what it is done to."""
+    """The handler's name in camelCase: a verb and its object."""
     verb, *nouns = way.handler.__name__.split("_")
     return verb + "".join(noun.capitalize() for noun in nouns)
 
@@ -320,8 +320,8 @@ def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
 
 
 def _text(kind: str) -> dict[str, Any]:
-    """What is known of an answer that is no JSON: bytes have no schema (OpenAPI 3.1, 4.8.14.1), and
-    that of a stream is the schema of each event, as tools for 3.1 take it.
+    """The media type object of a response that is not JSON. Bytes have no schema (OpenAPI 3.1,
+    4.8.14.1). The schema of a stream describes each event, as tools for 3.1 expect.
     """
     if kind == EVENT_STREAM:
         return {"schema": EVENT}
@@ -329,7 +329,7 @@ def _text(kind: str) -> dict[str, Any]:
 
 
 def _shapes(answer: Any) -> tuple[Any, ...]:
-    """The shapes of which an answer has one."""
+    """The possible schemas of a response."""
     return get_args(answer) or (answer,)
 
 

@@ -1,4 +1,4 @@
-"""Everything that the API takes, for the one place that makes it (`server/platform.py`)."""
+"""All services that the API needs; `server/platform.py` creates them."""
 
 from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.http.idempotency import Idempotency
@@ -34,7 +34,7 @@ from quiltfn.store.tenants.audit import SqlAudit
 
 
 class PipelineServices(RouteServices):
-    """What is done for every request, whatever its route."""
+    """The services that every request needs, whatever its route."""
 
     audit: SqlAudit
     clock: Clock
@@ -72,4 +72,4 @@ class Services(
     AuditServices,
     WebServices,
 ):
-    """The services of a platform. A handler sees the part that its module names."""
+    """The services of a platform. Each route module declares the part that its handlers use."""

@@ -1,4 +1,4 @@
-"""Which time zone may be meant by a name that is none: a hint for whoever misspelt one."""
+"""Suggests a time zone for an unknown name, as a hint in errors."""
 
 import contextlib
 import difflib
@@ -12,7 +12,7 @@ from quiltfn.model.schedule import UnknownTimeZone
 
 @contextlib.contextmanager
 def hinted() -> Iterator[None]:
-    """Adds the zone that may be meant to an error that says that there is none of a name."""
+    """Add the nearest zone as a hint to an error about an unknown zone."""
     try:
         yield
     except UnknownTimeZone as refused:
@@ -22,7 +22,7 @@ def hinted() -> Iterator[None]:
 
 
 def nearest(name: str) -> str | None:
-    """The zone of the city, or the one that is written a little differently."""
+    """The zone of a city, or the zone with a similar name."""
     known = _known()
     wanted = name.strip().replace(" ", "_").casefold()
     of_city = [one for one in known if one.rpartition("/")[2] == wanted]
@@ -32,8 +32,8 @@ def nearest(name: str) -> str | None:
 
 @functools.cache
 def _known() -> Mapping[str, str]:
-    """The zones of the machine's list of places, by their names in small letters. To look for all
-    zones would read hundreds of files.
+    """The zones in the machine's list of places, by lower-case name. Searching for all zones would
+    read hundreds of files.
     """
     for directory in TZPATH:
         with contextlib.suppress(OSError, UnicodeError):

@@ -1,4 +1,4 @@
-"""Which nodes this one asks and answers, from what the store last said of them."""
+"""The nodes that this one exchanges requests with, as last read from the store."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,14 +10,14 @@ OWN_NAME = "it has this node's own name"
 
 
 class MemberDirectory:
-    """`PeerDirectory` of the node of that name. It knows nobody before `learned`."""
+    """`PeerDirectory` of the node named `own`. It is empty before the first `learned`."""
 
     def __init__(self, own: str) -> None:
         self._own = own
         self._members: Mapping[str, Member] = {}
 
     def learned(self, members: Sequence[Member]) -> None:
-        """What the store says now of all nodes, those included that have left."""
+        """Store the current state of all nodes, including stopped ones."""
         self._members = {one.name: one for one in members if one.is_member}
 
     def address(self, node: str) -> str | None:
@@ -26,8 +26,8 @@ class MemberDirectory:
         return found.address or None if found is not None else None
 
     def refusal(self, node: str) -> str | None:
-        """As `PeerDirectory` says. A node that has left or is gone may be back before this one
-        hears of it, so only an operator's word counts.
+        """As `PeerDirectory` says. A stopped or lost node may return before this one learns of it,
+        so a known node is refused only if an operator removed it.
         """
         if node == self._own:
             return OWN_NAME

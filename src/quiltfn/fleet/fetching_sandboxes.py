@@ -1,4 +1,4 @@
-"""FetchingSandboxes: before one is made, the images that it shows are fetched."""
+"""FetchingSandboxes: fetches the images of a sandbox before it is created."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ class FetchingSandboxes:
         self._sandboxes, self._images = sandboxes, images
 
     async def create(self, spec: VersionSpec) -> Sandbox:
-        """As `Sandboxes` says. Raises `SandboxFailed` also where no node gives an image."""
+        """As `Sandboxes` says. Also raises `SandboxFailed` if no node provides an image."""
         try:
             for image in spec.runtime_snapshot.images:
                 await self._images.obtain(image)
@@ -24,7 +24,7 @@ class FetchingSandboxes:
         return await self._sandboxes.create(spec)
 
     def expect(self, spec: VersionSpec) -> None:
-        """As `Sandboxes` says; without its images none could be made."""
+        """As `Sandboxes` says, but only if the images are on this node."""
         if all(map(self._images.is_here, spec.runtime_snapshot.images)):
             self._sandboxes.expect(spec)
 

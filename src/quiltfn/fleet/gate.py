@@ -1,4 +1,4 @@
-"""GatedSandboxes: none is made while the node may start nothing."""
+"""GatedSandboxes: creates sandboxes only while this node has its lease."""
 
 from collections.abc import Callable
 
@@ -13,15 +13,15 @@ class GatedSandboxes:
     def __init__(
         self, sandboxes: Sandboxes, lease: NodeLease, end_by: Callable[[float], None]
     ) -> None:
-        """`end_by`: hands a deadline to the launcher, as `StockedSandboxes` says."""
+        """`end_by`: sends a deadline to the launcher, as `StockedSandboxes` says."""
         self._sandboxes, self._lease, self._end_by = sandboxes, lease, end_by
 
     async def create(self, spec: VersionSpec) -> Sandbox:
-        """As `Sandboxes` says. Raises `SandboxFailed` without a lease, also where that ended while
-        the sandbox was made.
+        """As `Sandboxes` says. Raises `SandboxFailed` without a lease, also if the lease ended
+        while the sandbox was created.
         """
         self._check()
-        # Just after a renewal the launcher may know of an earlier deadline, which is over.
+        # Just after a renewal, the launcher may still have an earlier deadline that has passed.
         self._end_by(self._lease.deadline)
         sandbox = await self._sandboxes.create(spec)
         try:

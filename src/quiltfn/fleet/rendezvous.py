@@ -1,12 +1,12 @@
-"""In which order nodes are asked for something of which all of them are to think the same."""
+"""Orders nodes by a key, so that all nodes choose the same one (rendezvous hashing)."""
 
 import hashlib
 from collections.abc import Iterable
 
 
 def in_order(key: str, nodes: Iterable[str]) -> list[str]:
-    """The nodes in an order of this key: the same one for everybody. A node that comes or goes
-    changes who is first for few keys (rendezvous hashing, Thaler and Ravishankar 1998).
+    """The nodes, ordered by this key, in the same order on all nodes. A node that joins or leaves
+    changes the first node of few keys (Thaler and Ravishankar 1998).
     """
 
     def weight(node: str) -> bytes:

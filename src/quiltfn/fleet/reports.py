@@ -1,4 +1,4 @@
-"""What the other nodes say of their load, from the store to the routing table."""
+"""Copies the other nodes' load reports from the store to the routing table."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,15 @@ from quiltfn.model.member import Member
 
 
 class ReportReader:
-    """Tells `table` what is new in the reports of the nodes that take calls. `own`: this node."""
+    """Passes new reports of available nodes to `table`. `own`: this node's name."""
 
     def __init__(self, own: str, table: RoutingTable) -> None:
         self._own, self._table = own, table
-        self._read: dict[str, tuple[int, int]] = {}  # of each node: the report that was read last
+        self._read: dict[str, tuple[int, int]] = {}  # by node: the report that was read last
 
     def read(self, members: Sequence[Member]) -> None:
-        """Takes in all nodes as they are in the store. A report is told once: what a node has said
-        since then with an answer is newer.
+        """Read the reports of all nodes from the store. Each report is passed on only once: what a
+        node has said since then in a response is newer.
         """
         able = [one for one in members if one.takes_more and one.name != self._own]
         for member in able:

@@ -1,4 +1,4 @@
-"""The server's log: one JSON object a line on standard error."""
+"""The server's log: one JSON object per line on standard error."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ import structlog
 from quiltfn.observe.trace import current
 
 LogLine = MutableMapping[str, Any]
-# Is told of every line, in whatever thread it is written. It must not raise or wait.
+# Gets every line, in the thread that writes it. It must not raise or block.
 _reader: Callable[[LogLine], None] | None = None
 
 
@@ -32,13 +32,13 @@ def configure() -> None:
 
 
 def read_by(reader: Callable[[LogLine], None] | None) -> None:
-    """From now on `reader` gets every line as well; None: nobody does."""
+    """Also pass every line to `reader` from now on. None: to nobody."""
     global _reader
     _reader = reader
 
 
 def _hand_on(_logger: Any, _method: str, line: LogLine) -> LogLine:
-    """Adds the ids of the traced request in progress, and passes the line to the reader."""
+    """Add the ids of the traced request in progress, and pass the line to the reader."""
     request = current.get()
     if request is not None:
         line["trace_id"] = f"{request.trace_id:032x}"

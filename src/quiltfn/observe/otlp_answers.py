@@ -1,7 +1,7 @@
-"""How much of a collector's answer is read: exporters look at its status alone.
+"""Limits how much of a collector's response is read: exporters use only its status.
 
-What answers may be no collector at all, or have gone mad. By itself `requests` reads all of a body,
-however long it is and however slowly it comes.
+The sender of the response may be broken, or not be a collector at all. By default, `requests` reads
+a whole body, however long it is and however slowly it arrives.
 """
 
 from time import monotonic
@@ -15,8 +15,8 @@ ANSWER_MAX_BYTES = 64 * 1024
 
 
 class ShortAnswers(HTTPAdapter):
-    """Reads a body so that the connection can be used again, within a bound and `timeout_s`; what
-    is left then is dropped with the connection.
+    """Reads a body, so that the connection can be reused, up to a size limit and `timeout_s`. If a
+    limit is reached, the connection is closed.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -24,8 +24,8 @@ class ShortAnswers(HTTPAdapter):
         self._timeout_s = timeout_s
 
     def send(self, *given: Any, **options: Any) -> requests.Response:
-        """As `requests` calls it. Raises its exceptions, also where the answer leads elsewhere: a
-        body that was sent there would be lost, and exporters count that as a success.
+        """Send a request; `requests` calls this. Raises its exceptions, also for a redirect: the
+        data would be lost, but exporters would count it as a success.
         """
         until = monotonic() + self._timeout_s
         answer = super().send(*given, **options | {"stream": True})
@@ -35,11 +35,11 @@ class ShortAnswers(HTTPAdapter):
                 part = answer.raw.read1(ANSWER_MAX_BYTES - size, decode_content=False)
                 size, is_over = size + len(part), not part
         except (OSError, urllib3.exceptions.HTTPError):
-            pass  # the status is there
+            pass  # the status has been read
         if not is_over:
             answer.raw.close()
         answer.close()
-        # As if all had been read: nobody reads any more of it.
+        # Mark the body as read, so that nothing more is read.
         answer._content, answer._content_consumed = b"", True
         if 300 <= answer.raw.status <= 399:
             raise requests.RequestException(f"the answer was {answer.raw.status}: look elsewhere")
@@ -47,7 +47,7 @@ class ShortAnswers(HTTPAdapter):
 
 
 def session(timeout_s: float) -> requests.Session:
-    """For one exporter."""
+    """A session for one exporter."""
     made = requests.Session()
     for scheme in ("http://", "https://"):
         made.mount(scheme, ShortAnswers(timeout_s))

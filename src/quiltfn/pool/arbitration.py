@@ -1,4 +1,4 @@
-"""Arbitration: performs what the arbiter of all pools of this node decides (`model/arbiter.py`)."""
+"""Arbitration: carries out the decisions of this node's arbiter (`model/arbiter.py`)."""
 
 import asyncio
 from collections.abc import Callable, Hashable
@@ -12,7 +12,7 @@ from quiltfn.ports import Sandboxes
 
 
 class Member(Protocol):
-    """What is needed of a `FunctionPool`."""
+    """The part of `FunctionPool` that arbitration uses."""
 
     model: Pool
 
@@ -24,7 +24,7 @@ class Member(Protocol):
 
 
 class Loop(Protocol):
-    """What is needed of the event loop."""
+    """The part of the event loop that arbitration uses."""
 
     def time(self) -> float: ...
 
@@ -32,7 +32,7 @@ class Loop(Protocol):
 
 
 class Arbitration:
-    """Evicts idle instances for pools that lack something, and serves those that wait."""
+    """Evicts idle instances for pools that lack resources, and serves waiting pools."""
 
     def __init__(
         self,
@@ -55,14 +55,14 @@ class Arbitration:
         self.arbiter.remove(member.model)
 
     def request(self, pool: Pool, wanted: RequestMemory | RequestQuota | RequestPlaces) -> None:
-        """The pool lacks something: idle instances are evicted, where that helps."""
+        """Evict idle instances, if that helps, because the pool lacks a resource."""
         decision = self.arbiter.request(pool, wanted, self._loop().time())
         if decision.prewarmed_mib > 0:
             self._sandboxes.give_up(decision.prewarmed_mib, partial(self.serve, pool))
         self._perform(decision)
 
     def serve(self, pool: Pool) -> None:
-        """After an event of `pool`: serves those that wait for what it may have freed."""
+        """After an event of `pool`, serve the pools that wait for what it may have freed."""
         is_waited_for = self._memory.waiting or pool.quota.waiting or pool.places.waiting
         if is_waited_for and not self._is_serving:
             self._is_serving = True
@@ -73,7 +73,7 @@ class Arbitration:
                 self._is_serving = False
 
     def _perform(self, decision: Decision) -> None:
-        # No call is served meanwhile: it could be given an instance that was chosen.
+        # No invocation is served meanwhile: it could get an instance that was chosen for eviction.
         was_serving, self._is_serving = self._is_serving, True
         try:
             for pool, number in decision.evictions:

@@ -1,4 +1,4 @@
-"""Once a second every pool checks what is due: idle instances, expired waits, the minimum.
+"""Once a second, every pool checks its idle instances, expired waits, and minimum.
 
 Every ten seconds the memory of instances that became idle is measured.
 """
@@ -13,7 +13,7 @@ MEASURED_EVERY = 10
 
 
 async def reap(pools: LocalPools) -> None:
-    """Runs until it is cancelled."""
+    """Run until cancelled."""
     for turn in itertools.count(1):
         await asyncio.sleep(EVERY_S)
         pools.tick()

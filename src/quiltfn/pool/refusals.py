@@ -1,4 +1,4 @@
-"""The error that a caller gets when a pool refuses its call."""
+"""The error that a caller gets when a pool refuses its invocation."""
 
 from collections.abc import Callable
 
@@ -26,8 +26,8 @@ REFUSALS: dict[str, Callable[[], QuiltfnError]] = {
 
 
 def refusal(why: str, retry_after_s: int, problem: str = "") -> QuiltfnError:
-    """The error for a call that the pool refuses; else `why` is the function's state. `problem`:
-    why no instance may be started at the moment.
+    """The error for an invocation that the pool refuses. `why`: the pool's reason, or the
+    function's state. `problem`: why no instance may be started at the moment.
     """
     if problem and why == decided.WAITED_TOO_LONG:
         return CapacityFull(problem, retry_after=retry_after_s)

@@ -1,4 +1,4 @@
-"""The interface to deliveries in the store, to which the commit of a call's last record adds."""
+"""The interface to deliveries in the store. Committing an invocation's last record adds them."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -7,7 +7,7 @@ import msgspec
 
 
 class DueDeliveries(msgspec.Struct, frozen=True, kw_only=True):
-    """A function that has deliveries waiting. `next_due_ms`: of the first of them."""
+    """A function with waiting deliveries. `next_due_ms`: when the first of them is due."""
 
     function_id: str
     tenant_id: str
@@ -15,16 +15,16 @@ class DueDeliveries(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallbackFailed(Exception):
-    """A callback got no answer; a sentence that says why and has nothing of its URL."""
+    """A callback got no response. The message says why, without any part of its URL."""
 
 
 class CallbackSender(Protocol):
-    """Sends callbacks to addresses that may be called."""
+    """Sends callbacks to permitted addresses."""
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
-        """The status of the answer, whatever it is; a redirect is an answer. Raises
-        `CallbackFailed`, also where the host has an address that may not be called.
+        """The status of the response; redirects are not followed. Raises `CallbackFailed`, also if
+        the host has an address that is not permitted.
         """
 
     async def aclose(self) -> None:
-        """Closes every connection."""
+        """Close all connections."""

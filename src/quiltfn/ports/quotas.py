@@ -7,16 +7,18 @@ from quiltfn.model.tenant_load import TenantLoad
 
 
 class OtherNodes(Protocol):
-    """What the other nodes of a fleet have said of the calls of tenants, from memory."""
+    """The tenants' invocations on the other nodes, as last reported and kept in memory."""
 
     def in_flight(self, tenant_id: str) -> int:
-        """How many calls of the tenant run or wait on the other nodes."""
+        """The number of the tenant's invocations that run or wait on the other nodes."""
 
     def has_room(self, tenant_id: str, in_flight: int, most: int) -> bool:
-        """Whether this node, which has so many, may have one more, of `most` on all nodes."""
+        """Whether this node may start another invocation. `in_flight`: the number on this node.
+        `most`: the limit on all nodes.
+        """
 
     def rate(self, tenant_id: str, most: float) -> float:
-        """How many calls a second this node may take, of `most` on all nodes. Counts a call."""
+        """This node's share of `most` invocations per second on all nodes. Counts an invocation."""
 
     def report(self, in_flight: Mapping[str, int]) -> Sequence[TenantLoad]:
-        """What this node says of the tenants that have calls here. `in_flight`: of each."""
+        """This node's report on tenants with invocations here. `in_flight`: their numbers."""

@@ -1,21 +1,21 @@
-"""The interface of a body that is passed on while it arrives."""
+"""The interface of a body that is forwarded while it arrives."""
 
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
 
 class BodyCut(Exception):
-    """The rest of a body will not come (a sentence)."""
+    """The rest of a body will not arrive; the message is a sentence."""
 
 
 class StreamedBody(Protocol):
-    """A caller's body on its way. `length`: in bytes; None: it is known at its end alone."""
+    """A request body while it arrives. `length`: in bytes. None: known only at its end."""
 
     @property
     def length(self) -> int | None: ...
 
     def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The body, once, a piece as soon as it has come. While nobody asks for the next one, the
-        caller has to wait. Raises `BodyCut`.
+        """Yield the pieces of the body as they arrive; call it only once. The sender has to wait
+        until the next piece is asked for. Raises `BodyCut`.
         """
         ...

@@ -21,14 +21,14 @@ def tenant_limits(chosen: Settings) -> TenantLimits:
 
 
 def budgets(chosen: Settings) -> Budgets:
-    # Half of the connections remain for requests, however many tenants have streams.
+    # Streams use at most half of the connections, however many tenants have streams.
     streams = StreamSlots(chosen.tenant_streams, max(1, chosen.connections_max // 2))
     waits = StreamSlots(max(1, chosen.connections_max // 4), streams.of_all, WAITING)
     return Budgets(BodyBudget(chosen.bodies_max_bytes), streams=streams, waits=waits)
 
 
 def sandbox_room(chosen: Settings) -> Room:
-    """What the operator lets a sandbox use."""
+    """The operator's limits for a sandbox."""
     return Room(
         process_limit=chosen.sandbox_processes_max,
         tmp_limit_mb=chosen.sandbox_tmp_max_mib,

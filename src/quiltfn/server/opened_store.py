@@ -17,22 +17,22 @@ def opened_store(
     alone: bool = True,
     fleet_id: str = "",
 ) -> AbstractAsyncContextManager[SqlStore]:
-    """Opens it as `open_sqlite` does. `secret`: the contents of `store_password_file`;
-    `fleet_id`: of the fleet that the server is a node of.
+    """Open the store, as `open_sqlite` does. `secret`: the contents of `store_password_file`.
+    `fleet_id`: the fleet that this server belongs to.
 
-    Raises `BadSetting`, and when it is entered `StoreBroken`.
+    Raises `BadSetting`, and on entering the context `StoreBroken`.
     """
     if not chosen.store:
         return open_sqlite(chosen.data_dir, node_id=node_id, alone=alone)
     try:
-        # An extra, which takes some megabytes.
+        # Imported late: an optional extra that takes some megabytes.
         from quiltfn.store.database.postgresql import open_as_node, open_postgresql  # noqa: PLC0415
     except ImportError as error:
         raise BadSetting(NO_DRIVER.format(error=error)) from None
     password = _password(secret)
     old = chosen.data_dir / "quiltfn.db"
     if node_id and old.exists():
-        import structlog  # noqa: PLC0415 — commands beside a server do without it
+        import structlog  # noqa: PLC0415 — other commands do not need it
 
         structlog.get_logger("quiltfn.store").warning(
             f"{old} is not used, since state is in PostgreSQL: move it away, or a start without "
@@ -48,9 +48,9 @@ def opened_store(
 
 
 def version_of(chosen: Settings, secret: bytes | str | None) -> str:
-    """Which version the PostgreSQL that the settings name says it is, such as 17.2.
+    """The version of the PostgreSQL server that the settings name, such as 17.2.
 
-    Raises `BadSetting`, and `StoreBroken` where it does not answer.
+    Raises `BadSetting`, and `StoreBroken` if it does not respond.
     """
     try:
         from quiltfn.store.database import postgres_connection as postgres  # noqa: PLC0415 — as above

@@ -1,4 +1,4 @@
-"""Reading a request's body: bounded in size and in time, as one JSON text or while it arrives."""
+"""Reads a request's body within limits of size and time, as one JSON text or as a stream."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,9 +19,9 @@ def _check_encoding(request: Request) -> None:
 async def read_whole(
     request: Request, limit: int, timeout_s: float, reserve: Callable[[int], None]
 ) -> bytes:
-    """The body, refused as soon as it is known to be too long, or late, or too much for now.
+    """Read the body. Fails as soon as it is known to be too long, too slow, or over the budget.
 
-    `reserve` is told its size so far and may refuse it.
+    `reserve` gets the size so far and may refuse it.
     """
     check_announced(request, limit)
     chunks: list[bytes] = []
@@ -40,7 +40,7 @@ async def read_whole(
 
 
 def parsed(route: Route, raw: bytes, request: Request, limits: Mapping[str, float]) -> object:
-    """A body that is not empty, as its route's shape. `limits`: see `parse.shape`."""
+    """Parse a nonempty body by its route's schema. `limits`: see `parse.shape`."""
     kind = request.headers.get("content-type", "")
     if kind != JSON and kind.partition(";")[0].strip().lower() != JSON:
         raise UnsupportedMediaType(
@@ -58,7 +58,7 @@ def parsed(route: Route, raw: bytes, request: Request, limits: Mapping[str, floa
 
 
 def streamed(route: Route, request: Request, limits: ApiLimits) -> AsyncIterator[bytes]:
-    """The body's chunks while they arrive. Raises `UnsupportedMediaType`, `PayloadTooLarge` before
+    """The body's chunks as they arrive. Raises `UnsupportedMediaType` and `PayloadTooLarge` before
     the first one.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -1,4 +1,4 @@
-"""Which part of an answer's bytes a caller asks for (RFC 9110, section 14)."""
+"""Byte ranges of responses (RFC 9110, section 14)."""
 
 import re
 
@@ -9,10 +9,10 @@ ONE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*")
 
 
 def part_of(size: int, wanted: str | None) -> tuple[int, int] | None:
-    """The first byte and the one after the last; None: the whole body.
+    """The offsets of the first byte and of the byte after the last. None: the whole body.
 
-    A header that is not a range of bytes, or names several ranges, is ignored, as the standard
-    allows. Raises `RangeNotSatisfiable` for a range that begins after the end.
+    A header that is not a byte range, or has several ranges, is ignored, as the standard allows.
+    Raises `RangeNotSatisfiable` for a range that begins after the end.
     """
     found = ONE.fullmatch(wanted or "")
     if found is None or found.groups() == ("", ""):

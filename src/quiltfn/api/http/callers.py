@@ -1,4 +1,4 @@
-"""Who the caller of a request is, and in which tenant an operator acts."""
+"""Identifies the caller of a request, and the tenant in which an operator acts."""
 
 import msgspec
 
@@ -11,13 +11,13 @@ from quiltfn.model.errors import BadRequest, Forbidden, NotFound
 from quiltfn.tenants.access import Access
 from quiltfn.tenants.quotas import NONE, Quotas
 
-# In the query, since older versions refuse a parameter that they do not know, and ignore a header.
+# A query parameter, since older servers refuse an unknown parameter but ignore an unknown header.
 TENANT, TENANT_HEADER = "tenant", "x-tenant-id"
 
 
 async def identify(access: Access, request: Request) -> Caller:
-    """Whose credential it is, or who another node says it is. Raises as `Access.identify` and
-    `Access.accept`.
+    """The caller, by the credential or as another node identified it. Raises as `Access.identify`
+    and `Access.accept`.
     """
     if request.forwarded is not None and request.forwarded.caller is not None:
         return await access.accept(request.forwarded.caller)
@@ -29,13 +29,13 @@ async def identify(access: Access, request: Request) -> Caller:
 
 
 class VisitedServices(RouteServices):
-    """What says whether there is a tenant."""
+    """The services that check whether a tenant exists."""
 
     quotas: Quotas
 
 
 def check_known(services: VisitedServices, tenant_id: str) -> None:
-    """Raises `NotFound` for a name that nobody uses. Whoever signs tokens may use any."""
+    """Raise `NotFound` for an unused tenant name. With tokens, any name may be in use."""
     access = services.access
     is_used = services.catalog.count(tenant_id) or access.knows(tenant_id) or access.takes_tokens
     if not is_used and services.quotas.of(tenant_id) == NONE:
@@ -45,8 +45,8 @@ def check_known(services: VisitedServices, tenant_id: str) -> None:
 
 
 def visiting(services: VisitedServices, caller: Caller, request: Request, route: Route) -> Caller:
-    """The caller within the tenant that the query names: if that is another one, an operator. A
-    header may say it again. Raises `BadRequest`, `Forbidden`, `Unprocessable` and `NotFound`.
+    """The caller within the tenant that the query names. Only an operator may name another tenant.
+    A header may repeat the name. Raises `BadRequest`, `Forbidden`, `Unprocessable` and `NotFound`.
     """
     query = dict(parse.parameters(request.query))
     tenant_id = query.get(TENANT, caller.tenant_id)

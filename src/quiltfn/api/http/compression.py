@@ -2,7 +2,7 @@
 
 Only whole texts are compressed: event streams are sent as events occur, and ranges of binary files
 may be requested. A response with an ETag is not compressed, since a strong ETag identifies its
-exact bytes.
+exact bytes. Neither is the response to an invocation, which would take longer (`api/app.py`).
 """
 
 import asyncio

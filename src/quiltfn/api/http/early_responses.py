@@ -1,5 +1,6 @@
-"""Responses to connections on which no request can be answered: as bytes, since nothing of a
-request is known."""
+"""Responses to connections whose requests cannot be handled: as bytes, since no request has been
+read.
+"""
 
 from http import HTTPStatus
 
@@ -34,7 +35,7 @@ TOO_LARGE = _plain(431, "The request's headers are too big.")
 
 
 def connections_full() -> bytes:
-    """For a client that comes when there is no connection left for it."""
+    """The response to a client that connects when all connections are in use."""
     request_id = new_id()
     error = CapacityFull("the server has all the connections that it takes", retry_after=1)
     response = error_response(error, request_id)

@@ -1,4 +1,4 @@
-"""The one table from error codes to HTTP statuses, and the one body that every refusal has."""
+"""Maps error codes to HTTP statuses, and encodes the body that all errors share."""
 
 from quiltfn.api.http.response import INVOCATION_ID, JSON, Header, Response, encode
 from quiltfn.model.errors import (
@@ -36,24 +36,24 @@ STATUS = {
     "HANDLER_TIMEOUT": 504,
 }
 
-# What strangers are told of refusals that would tell more.
+# Messages for unauthenticated callers where the original message would reveal more.
 WORDS = {
     "RATE_LIMITED": "there were too many calls",
     "HANDLER_FAILED": "the function failed",
     "HANDLER_TIMEOUT": "the function took too long",
 }
-# In place of why a function is not available: of a tenant that an operator disabled, nobody can
-# say for how long.
+# Retry-After for unauthenticated callers if a function is unavailable. The second value is for a
+# tenant that an operator disabled, for an unknown time.
 RETRY_AFTER_S, DISABLED_RETRY_AFTER_S = 1, 60
 
 
 def error_body(error: QuiltfnError, request_id: str = "") -> bytes:
-    """The body alone, where there is no connection that takes a `Response`."""
+    """The body alone, if there is no connection for a `Response`."""
     return encode(_body(error, request_id))
 
 
 def error_response(error: QuiltfnError, request_id: str) -> Response:
-    """The response that tells a client of `error`."""
+    """The response for `error`."""
     headers: list[Header] = []
     if error.retry_after is not None:
         headers.append(("retry-after", str(error.retry_after)))
@@ -70,14 +70,14 @@ def error_response(error: QuiltfnError, request_id: str) -> Response:
         body=error_body(error, request_id),
         executed=error.executed,
         is_unknown=isinstance(error, OutcomeUnknown),
-        # What is still to come of a body that is too long is not read.
+        # The rest of a body that is too long is not read.
         closes=isinstance(error, PayloadTooLarge),
     )
 
 
 def for_strangers(error: QuiltfnError) -> QuiltfnError:
-    """What somebody without a credential is told of `error`: nothing of the tenant, its function or
-    its calls. Who has shown a credential is told why that is refused.
+    """The error for an unauthenticated caller: it reveals nothing about the tenant, its functions
+    or its invocations. A caller with a credential learns why that credential is refused.
     """
     if isinstance(error, TenantDisabled) and error.for_its_key:
         return error

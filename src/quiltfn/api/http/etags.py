@@ -1,4 +1,4 @@
-"""If-Match: a change of what is still as it was read."""
+"""If-Match: applies a change only if the object has not changed since it was read."""
 
 from typing import TypeVar
 

@@ -1,4 +1,4 @@
-"""What a request is answered with if it is refused or fails: counted, and logged if it is a bug."""
+"""Responses to requests that are refused or fail. They are counted, and bugs are logged."""
 
 import structlog
 
@@ -12,13 +12,13 @@ _log = structlog.get_logger("quiltfn.api")
 
 
 def failure(error: QuiltfnError, request_id: str) -> Response:
-    """A refusal or a failure, with the one body that all of them have."""
+    """Count an error, and return its response."""
     metrics.count_refusal(error.code)
     return error_response(error, request_id)
 
 
 def bug(request: Request, request_id: str) -> Response:
-    """What the client is told of an exception that nobody expected; the log has the rest."""
+    """The response to an unexpected exception, which is logged."""
     log_bug(request, request_id)
     response = failure(Internal("the server made a mistake; its log has more"), request_id)
     response.executed = True
@@ -26,5 +26,5 @@ def bug(request: Request, request_id: str) -> Response:
 
 
 def log_bug(request: Request, request_id: str) -> None:
-    """Logs the exception that is being handled."""
+    """Log the exception that is being handled."""
     _log.exception("a request failed", request_id=request_id, path=request.path)

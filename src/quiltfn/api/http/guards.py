@@ -1,5 +1,5 @@
-"""Checks that come before a request's own work: which pages may call a server without keys, which
-connections may call functions, and that a credential came once.
+"""Checks before a request is handled: which web pages may use a server without keys, which
+connections may invoke functions, and that each credential was sent only once.
 """
 
 from functools import lru_cache
@@ -13,12 +13,13 @@ LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def check_origin(request: Request, *, is_public: bool) -> None:
-    """Without keys the only fence is the loopback address, so a browser that was lured into
-    talking to it (a rebound name, a page of another site or port) is turned away.
+    """Protect a server without keys, which is otherwise protected only by its loopback address:
+    refuse requests that a browser was tricked into sending (by DNS rebinding, or by a page of
+    another site or port).
 
-    Browsers name the page's origin with everything but GET, and whether it is another one with GET
-    as well; what has neither header is no page. `is_public`: what anybody may read anyway, and
-    follow a link to.
+    Browsers send the page's origin with all methods but GET, and with every method whether the page
+    is of another site. A request with neither header is not from a page. `is_public`: anyone may
+    read the resource and follow links to it.
     """
     headers = request.headers
     host = headers.get("host")
@@ -45,20 +46,20 @@ def check_origin(request: Request, *, is_public: bool) -> None:
 
 
 def check_connection(request: Request) -> None:
-    """No call takes one of the connections that are reserved for managing a server full of them."""
+    """Refuse invocations on the connections that are reserved for managing a full server."""
     if request.is_reserved:
         raise CapacityFull("the server has all the connections that it takes", retry_after=1)
 
 
 def check_credentials(request: Request) -> None:
-    """Each credential once: of two, another party on the way may have counted the other one."""
+    """Refuse repeated credentials: a proxy may have checked a different one than this server."""
     for key, name in CREDENTIALS.items():
         if key in request.headers.repeated:
             raise Unauthorized(f"there must be one {name} header", hint=f"send {name} once")
 
 
 def is_for_host(request: Request, name: str) -> bool:
-    """Whether the request names this host, whatever the port. `name`: in small letters."""
+    """Whether the request names this host, with any port. `name`: in lower case."""
     host, colon, port = request.headers.get("host", "").lower().rpartition(":")
     return (host if colon and port.isdigit() else host + colon + port) == name
 

@@ -1,4 +1,4 @@
-"""Pages of a list: whole entries, as many as their bytes allow and at least one, and a cursor."""
+"""Pages of a list: at least one whole entry, as many as the size limit allows, and a cursor."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -13,19 +13,19 @@ from quiltfn.model.cursors import to_cursor
 from quiltfn.ports import TenantFunctions
 
 PAGE_MAX, PAGE_DEFAULT = 1000, 50
-# Lists that clients knew before there were pages: a page that is the whole list has no cursor.
+# Lists older than pagination: if one page has the whole list, it has no cursor field.
 WITHOUT_LAST_CURSOR = frozenset({"packages", "runtimes", "versions"})
-# JSON takes six bytes at most for one character, which is there beside the text itself.
+# JSON takes at most six bytes for a character, in addition to the text itself.
 JSON_FACTOR = 8
 
 
 def limit_of(context: RequestContext[S], default: int = PAGE_DEFAULT) -> int:
-    """How many entries the page may have at most. Raises `Unprocessable`."""
+    """The maximum number of entries on the page. Raises `Unprocessable`."""
     return parse.integer(context.query.get("limit", str(default)), "limit", 1, PAGE_MAX)
 
 
 def functions_of(context: RequestContext[S]) -> TenantFunctions:
-    """The functions that a list over the tenant is about, by `function_id` and `cluster_id`. Raises
+    """The tenant's functions that a list covers, selected by `function_id` and `cluster_id`. Raises
     `NotFound`.
     """
     catalog, tenant_id, query = context.services.catalog, context.tenant_id, context.query
@@ -41,21 +41,21 @@ def functions_of(context: RequestContext[S]) -> TenantFunctions:
 
 
 def name_of(context: RequestContext[S], function_id: str) -> str | None:
-    """The name of a function that a list names; None: it is gone by now."""
+    """The name of a function in a list. None: the function was deleted meanwhile."""
     entry = context.services.catalog.known(function_id)
     return None if entry is None else entry.function.name
 
 
 def reserved(context: RequestContext[S]) -> AbstractAsyncContextManager[None]:
-    """The memory of a page while it is made: what was read, its entries, and the whole. Raises
-    `CapacityFull`.
+    """Reserve memory while a page is built: for the data read, its entries, and the whole page.
+    Raises `CapacityFull`.
     """
     size = 3 * context.services.limits.page_max
     return context.services.budgets.responses.reserve(size, context.tenant_id)
 
 
 def size_of(environment: Mapping[str, str] | None, *texts: str | None) -> int:
-    """Characters of texts that callers chose."""
+    """The number of characters in texts that callers chose."""
     variables = (environment or {}).items()
     return sum(len(name) + len(value) for name, value in variables) + sum(
         len(text or "") for text in texts
@@ -63,8 +63,8 @@ def size_of(environment: Mapping[str, str] | None, *texts: str | None) -> int:
 
 
 def reserved_for(context: RequestContext[S], size: int) -> AbstractAsyncContextManager[None]:
-    """The memory of one object, while it is made, with `size` characters that callers chose.
-    Raises `CapacityFull`.
+    """Reserve memory while one object is built, with `size` characters that callers chose. Raises
+    `CapacityFull`.
     """
     size *= JSON_FACTOR
     if size <= SHORT_BYTES:
@@ -80,8 +80,8 @@ async def page_response(
     cursor: str | None = None,
     **fields: Any,
 ) -> Response:
-    """The page of the list called `name` that begins with `shown`: entries with their ids.
-    `cursor`: where it goes on behind all of them. `fields`: what the page has beside them.
+    """A page of the list `name` that starts with `shown`: entries with their ids. `cursor`: where
+    the list continues after all of them. `fields`: the page's other fields.
     """
     entries = JsonList(name, context.services.budgets.turn)
     count, size, last, most = 0, 0, "", context.services.limits.page_max

@@ -1,6 +1,6 @@
-"""Bodies that are passed on while they arrive: bounded in size, and in how slow they may be.
+"""Bodies that are forwarded while they arrive, with a maximum size and a minimum rate.
 
-Rule: what is taken of such a body is gone. Nothing may be tried a second time with it.
+Rule: such a body can be read only once, so nothing may be retried with it.
 """
 
 import asyncio
@@ -11,19 +11,19 @@ from quiltfn.api.http.request import ClientDisconnected, Request
 from quiltfn.model.errors import BadRequest, PayloadTooLarge, QuiltfnError
 from quiltfn.ports.streamed_body import BodyCut
 
-# What one takes of the budget of long bodies, if it is not shorter: what has been received of it
-# and not been asked for, and what was taken and not been written. A read brings up to 250 KiB.
+# A body's maximum share of the budget of long bodies: data that was received but not read, and data
+# that was read but not written. One read returns up to 250 KiB.
 HELD_BYTES = 512 * 1024
 LEFT = "its caller went away before the body had ended"
 
 
 def too_long(limit: int) -> PayloadTooLarge:
-    """What a body of more than `limit` bytes is refused with."""
+    """The error for a body of more than `limit` bytes."""
     return PayloadTooLarge(f"the body is longer than the {limit} bytes this route takes")
 
 
 def announced_length(request: Request) -> int | None:
-    """The length that the body says it has; None: it says none."""
+    """The announced length of the body. None: the request does not announce it."""
     if "transfer-encoding" in request.headers:
         return None
     length = request.headers.get("content-length", "0").strip()
@@ -31,16 +31,16 @@ def announced_length(request: Request) -> int | None:
 
 
 def check_announced(request: Request, limit: int) -> None:
-    """Refuses a body that says itself that it is too long, before any of it is read."""
+    """Refuse a body whose announced length is too long, before any of it is read."""
     announced = announced_length(request) or 0
     if announced > limit:
         raise PayloadTooLarge(f"the body has {announced} bytes; this route takes {limit}")
 
 
 async def bounded(request: Request, limit: int, timeout_s: float) -> AsyncGenerator[bytes, None]:
-    """A long body may take long; a sender that falls silent, or that sends less than
-    `LEAST_PROGRESS` in the time that a short body has, may not. Only what is waited for it counts.
-    Raises `BadRequest`, `PayloadTooLarge` and `ClientDisconnected`.
+    """Yield a body, which may take any time as long as at least `LEAST_PROGRESS` bytes arrive
+    within each `timeout_s`. Only the time spent waiting for the sender counts. Raises `BadRequest`,
+    `PayloadTooLarge` and `ClientDisconnected`.
     """
     loop, chunks = asyncio.get_running_loop(), request.chunks()
     size = seen = 0
@@ -65,12 +65,12 @@ async def bounded(request: Request, limit: int, timeout_s: float) -> AsyncGenera
 
 
 class PassedOnBody:
-    """`ports.streamed_body.StreamedBody` of a request. `is_begun`: some of it may have been taken.
-    `error`: why the rest did not come.
+    """`ports.streamed_body.StreamedBody` of a request. `is_begun`: some of it may have been read.
+    `error`: why the rest did not arrive.
     """
 
     def __init__(self, request: Request, limit: int, timeout_s: float) -> None:
-        """Raises `PayloadTooLarge` for one that says itself that it is too long."""
+        """Raises `PayloadTooLarge` if the announced length is too long."""
         check_announced(request, limit)
         self.length = announced_length(request)
         self.is_begun = False

@@ -1,9 +1,9 @@
-"""Which paths a route's path stands for."""
+"""Matches request paths against a route's path."""
 
 
 class PathPattern:
-    """The paths that a route's path stands for: `{name}` is one segment that is not empty, and
-    `{name:path}` at its end the rest. A regular expression of each takes long to compile.
+    """The pattern of a route's path: `{name}` matches one nonempty segment, and `{name:path}` at
+    the end matches the rest. Compiling a regular expression for each route would take too long.
     """
 
     def __init__(self, path: str) -> None:
@@ -15,11 +15,11 @@ class PathPattern:
         self._words = [(n, one) for n, one in enumerate(segments) if not one.startswith("{")]
 
     def takes(self, segments: int) -> bool:
-        """Whether a path of so many segments can be one of them."""
+        """Whether a path with this number of segments can match."""
         return segments > self.length if self._rest else segments == self.length
 
     def parameters_of(self, segments: list[str]) -> dict[str, str] | None:
-        """By their names, None where the path is another one."""
+        """The parameters by name. None: the path does not match."""
         if not self.takes(len(segments)):
             return None
         for n, word in self._words:

@@ -1,4 +1,4 @@
-"""Listening: connections are accepted until the server is told to leave, and then let go."""
+"""The HTTP server: accepts connections until it is stopped, and then closes them."""
 
 import asyncio
 import contextlib
@@ -12,22 +12,22 @@ from quiltfn.api.http.connections import Connections
 from quiltfn.api.http.route import Application
 from quiltfn.api.http.tls_acceptor import BACKLOG, TlsAcceptor
 
-# Every response is taken for what it says it is, and shown within no other site's page.
+# Browsers must not guess a response's content type, nor show it in a frame of another site.
 SECURITY_HEADERS = (
     b"x-content-type-options: nosniff\r\n"
     b"x-frame-options: DENY\r\n"
     b"content-security-policy: frame-ancestors 'none'\r\n"
 )
 LEAVE_WITHIN_S = 2.0
-# What the kernel keeps of a connection that isn't sent yet. Otherwise it takes megabytes of a
-# response from this server, to which the connection looks idle then.
+# Maximum unsent data of a connection in the kernel. Without a limit the kernel takes megabytes of a
+# response, and the connection then looks idle to this server.
 UNSENT_IN_KERNEL_BYTES = 128 * 1024
-# Who balances load and has heard that this server ends sends it nothing for so long.
+# A load balancer that knows that this server is stopping sends it no requests for `QUIET_S`.
 QUIET_S, QUIET_WITHIN_S = 0.25, 10.0
 
 
 class Server:
-    """An HTTP server; `tls`: for HTTPS. `leave` ends `serve`."""
+    """An HTTP server, or with `tls` an HTTPS server. `leave` ends `serve`."""
 
     def __init__(
         self, app: Application, connections: Connections, tls: ssl.SSLContext | None = None
@@ -36,13 +36,13 @@ class Server:
         self._leaving = asyncio.Event()
 
     def leave(self) -> None:
-        """Accepts no more connections and ends once what is under way is answered, or soon."""
+        """Accept no more connections, and stop once the requests in progress end, or time out."""
         self._leaving.set()
 
     async def quiet(self, called_at: Callable[[], float]) -> None:
-        """Returns once no call has come for a while, so that none is on its way when the
-        connections end, or after ten seconds. `called_at`: when the last one came since the server
-        has begun to end, by the loop's clock. Who asks whether it takes calls goes on to do so.
+        """Return once no invocation has arrived for a while, so that none is lost when the
+        connections are closed, or after ten seconds. `called_at`: when the last invocation arrived
+        since the server began to stop, by the loop's clock. Readiness checks may continue.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -54,15 +54,15 @@ class Server:
             await asyncio.sleep(0.05)
 
     async def serve(self, listener: socket.socket) -> None:
-        """Accepts connections on a bound socket until `leave`."""
+        """Accept connections on a bound socket until `leave`."""
         self._date()
-        # Connections have this from their listener.
+        # Connections inherit this option from their listener.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL_BYTES)
         accepting = await self._accept(listener)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         address = f"{'https' if self._tls else 'http'}://{shown}:{port}"
-        # At once: who waits for the first line may not stay for the second.
+        # One write: a reader that waits for the first line may not read the second.
         print(f"listening on {address}\ndashboard at {address}/ui/", flush=True)
         loop = asyncio.get_running_loop()
         while not self._leaving.is_set():
@@ -76,7 +76,7 @@ class Server:
         self._connections.finish_all()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_WITHIN_S):
-                # An event would have to be set on the way of every call.
+                # Polling, because an event would add work to every invocation.
                 while self._connections or self._connections.tasks:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         self._connections.cut_all()
@@ -92,6 +92,6 @@ class Server:
         return await loop.create_server(connection, sock=listener, backlog=BACKLOG)
 
     def _date(self) -> None:
-        """Puts the headers of every response together, which change once a second."""
+        """Rebuild the headers that all responses share. They change once a second."""
         date = f"date: {formatdate(usegmt=True)}\r\n".encode()
         self._connections.common_headers = date + SECURITY_HEADERS

@@ -1,4 +1,4 @@
-"""How many streams may be open, and which of them the server has to end."""
+"""Limits the number of open streams, and ends those that would not end by themselves."""
 
 import contextlib
 from collections import Counter
@@ -12,12 +12,12 @@ class Endless(Protocol):
     """A stream that does not end by itself."""
 
     def end(self) -> None:
-        """Ends it after what it has begun to send."""
+        """End it after the event that is being sent."""
         ...
 
 
 class StreamSlots:
-    """How many streams may be open: of each tenant, and of all together. `what`: they are."""
+    """Limits the open streams of each tenant and in total. `noun`: describes them in errors."""
 
     def __init__(
         self, of_tenant: int = 100, of_all: int = 1000, noun: str = "streams open"
@@ -28,11 +28,11 @@ class StreamSlots:
 
     @property
     def open(self) -> int:
-        """How many there are now."""
+        """The number of open streams."""
         return self._open.total()
 
     def take(self, tenant_id: str) -> None:
-        """Raises `RateLimited` if the tenant has its number, `CapacityFull` if all together do."""
+        """Take a slot. Raises `RateLimited` at the tenant's limit, `CapacityFull` at the total."""
         if self._open[tenant_id] >= self.of_tenant:
             raise RateLimited(
                 f"the tenant has {self.of_tenant} {self._what}, its limit",
@@ -45,7 +45,7 @@ class StreamSlots:
 
     @contextlib.contextmanager
     def taken(self, tenant_id: str) -> Iterator[None]:
-        """One, until the end of the block. Raises as `take` does."""
+        """Hold a slot until the end of the block. Raises as `take` does."""
         self.take(tenant_id)
         try:
             yield
@@ -58,13 +58,13 @@ class StreamSlots:
             del self._open[tenant_id]
 
     def note(self, stream: Endless, *, is_open: bool) -> None:
-        """Remembers a stream that only its client or `end` ends, or forgets it."""
+        """Remember a stream that only its client or `end` can end; forget it once it is closed."""
         if is_open:
             self._endless.add(stream)
         else:
             self._endless.discard(stream)
 
     def end(self) -> None:
-        """The server is ending: ends the streams that would not end by themselves."""
+        """End the streams that would not end by themselves, because the server is stopping."""
         for stream in list(self._endless):
             stream.end()

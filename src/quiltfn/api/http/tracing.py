@@ -1,4 +1,4 @@
-"""Traces requests: continues the caller's trace, or begins one."""
+"""Traces requests: continues the caller's trace, or starts a new one."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from quiltfn.observe.trace import Answered, Tracer, Value, current
 
 HEADER = "traceparent"
 METRICS = "/metrics"
-# Strangers say how long a path is, and thousands of spans may wait for a collector.
+# Maximum length of a path in a span: callers choose it, and thousands of spans may be queued.
 PATH_MAX = 512
 ACCEPTED, SERVER_ERROR = 202, 500
 IDS = {"quiltfn.request_id": "x-request-id", "faas.invocation_id": INVOCATION_ID}
@@ -18,10 +18,10 @@ IDS = {"quiltfn.request_id": "x-request-id", "faas.invocation_id": INVOCATION_ID
 def traced(
     app: Application, route_of: Callable[[Request], tuple[str, Route] | None], tracer: Tracer
 ) -> Application:
-    """The same application, whose requests have a span each: those of routes that need a key, but
-    for the metrics, which are asked for all the time, and all calls. What reads a request's
-    `traceparent` finds that span in it, so all that is done for the request belongs to it. A call
-    that needs no key begins a trace: strangers do not decide how much is sent.
+    """Wrap `app` so that requests have spans: all invocations, and the routes that need a key
+    except the metrics, which are requested all the time. The span replaces the request's
+    `traceparent`, so that all work for the request belongs to it. An invocation that needs no key
+    starts a new trace: unauthenticated callers do not decide how much is sent.
     """
 
     async def respond(request: Request) -> Response:
@@ -48,7 +48,7 @@ def _is_traced(path: str, route: Route) -> bool:
 
 
 def _answered(request: Request, path: str, response: Response) -> Answered:
-    """By OpenTelemetry's names. The path, never the query: it may hold a credential."""
+    """Attributes with OpenTelemetry's names. Without the query, which may contain a credential."""
     attributes: dict[str, Value] = {
         "http.request.method": request.method,
         "http.route": path,

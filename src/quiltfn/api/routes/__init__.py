@@ -1,1 +1,1 @@
-"""The routes, one file for each group: its handlers, and what each takes and answers."""
+"""The routes, one module per group: its handlers, and their requests and responses."""

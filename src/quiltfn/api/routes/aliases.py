@@ -1,4 +1,4 @@
-"""The routes over aliases of functions, and which version a call names."""
+"""The routes for aliases of functions, and the version that an invocation names."""
 
 import re
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from quiltfn.wire.numbers import VERSION_NUMBER_MAX
 
 
 class AliasServices(RouteServices):
-    """What the routes of aliases take, and calls that name a version."""
+    """The services for the routes of aliases, and for invocations that name a version."""
 
     aliases: Aliases
     lifecycle: Lifecycle
@@ -73,7 +73,7 @@ async def delete_alias(context: RequestContext[AliasServices]) -> Response:
 
 
 def _rule(body: wire.NewAlias) -> RollbackRule | None:
-    """When the other version is taken back. Raises `Unprocessable`."""
+    """The conditions for rolling back the other version. Raises `Unprocessable`."""
     rule = body.rollback_on
     if rule is None:
         return None
@@ -85,10 +85,10 @@ def _rule(body: wire.NewAlias) -> RollbackRule | None:
 
 
 def entry_called(context: RequestContext[Any]) -> Entry:
-    """The function that the path of a call names. Of NAME@VERSION and NAME@ALIAS, what follows @
-    becomes a parameter of the query. Raises `NotFound` and `Unprocessable`.
+    """The function that an invocation's path names. In NAME@VERSION and NAME@ALIAS, the part after
+    @ becomes a query parameter. Raises `NotFound` and `Unprocessable`.
     """
-    name, at, reference = context.parameters["name"].partition("@")  # which no name has
+    name, at, reference = context.parameters["name"].partition("@")  # no name contains @
     if at and reference:
         field = "version" if reference.isascii() and reference.isdigit() else "alias"
         for given in ("version", "alias"):
@@ -101,15 +101,15 @@ def entry_called(context: RequestContext[Any]) -> Entry:
 
 
 def names_version(context: RequestContext[A], entry: Entry) -> bool:
-    """Whether the request calls another version than the current one, or may do so."""
+    """Whether the request invokes, or may invoke, a version other than the current one."""
     query = context.query
     is_named = "version" in query or "alias" in query
     return is_named or entry.function.id in context.services.aliases.defaults
 
 
 async def version_named(context: RequestContext[A], entry: Entry) -> Version | None:
-    """The version that the query names; None: it names none. Raises `Unprocessable`, `Forbidden`
-    and `NotFound`.
+    """The version that the query names. None: it names no version. Raises `Unprocessable`,
+    `Forbidden` and `NotFound`.
     """
     query, services = context.query, context.services
     if "alias" in query:

@@ -1,4 +1,4 @@
-"""The routes over accepted work: asynchronous calls, policies, attempts, inputs, dead letters."""
+"""The routes for async policies and record policies."""
 
 import msgspec
 
@@ -20,7 +20,7 @@ from quiltfn.wire.masking import without_path
 
 
 class PolicyServices(RouteServices):
-    """What the routes of policies take."""
+    """The services for the routes of policies."""
 
     work: Work
 
@@ -76,7 +76,7 @@ def _destination(
     given: wire.NewDestination | None,
     name: str,
 ) -> Destination | None:
-    """Raises `Unprocessable` that names the field for what cannot be a destination."""
+    """Raises `Unprocessable`, which names the field, for an invalid destination."""
     if given is None:
         return None
     example = {"function": "record-failure"}

@@ -19,7 +19,7 @@ AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 
 
 class AuditServices(RouteServices):
-    """What the route of the audit log takes."""
+    """The services for the route of the audit log."""
 
     audit: SqlAudit
 

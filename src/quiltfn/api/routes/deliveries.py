@@ -1,4 +1,4 @@
-"""The routes over deliveries to destinations."""
+"""The routes for deliveries to destinations."""
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -13,7 +13,7 @@ from quiltfn.ports import TenantFunctions
 
 
 class DeliveryServices(RouteServices):
-    """What the routes of deliveries take."""
+    """The services for the routes of deliveries."""
 
     deliveries: Deliveries
 

@@ -1,4 +1,4 @@
-"""The routes over pool targets: directly, and as controlled operations."""
+"""The routes for pool targets: directly, and as operations."""
 
 import re
 
@@ -15,7 +15,7 @@ ACTION = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 class ElasticityServices(RouteServices):
-    """What the routes of pool targets take."""
+    """The services for the routes of pool targets."""
 
     elasticity: Elasticity
 

@@ -1,4 +1,4 @@
-"""The route that follows what happens in a tenant."""
+"""The route that follows the events of a tenant."""
 
 from collections.abc import AsyncGenerator
 
@@ -14,7 +14,7 @@ from quiltfn.model.event import WORDS, Event, EventType, types_of
 
 
 class EventServices(RouteServices):
-    """What the route of events takes."""
+    """The services for the route of events."""
 
     events: Events
     fleet: FleetNode
@@ -53,7 +53,7 @@ def _types(text: str | None) -> frozenset[EventType] | None:
 
 
 async def _framed(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, None]:
-    # At once, so that a client sees whether something on the way holds streams back.
+    # At once, so that a client sees whether a proxy buffers the stream.
     yield event_stream.HEARTBEAT
     try:
         async for event in events:

@@ -1,4 +1,4 @@
-"""The routes that look at all functions of a tenant at once."""
+"""The routes that list all functions of a tenant."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -31,7 +31,7 @@ TEXT_MAX_CHARACTERS = 200
 
 
 class PoolServices(RouteServices):
-    """What showing a function takes."""
+    """The services for showing a function."""
 
     aliases: Aliases
     pools: Pools
@@ -42,7 +42,7 @@ P = TypeVar("P", bound=PoolServices)
 
 
 class FunctionListServices(PoolServices):
-    """What the lists of functions and of pools take."""
+    """The services for the lists of functions and of pools."""
 
     fleet: FleetNode
 
@@ -65,7 +65,7 @@ async def list_functions(context: RequestContext[FunctionListServices]) -> Respo
 
 
 def _query(context: RequestContext[FunctionListServices]) -> FunctionQuery:
-    """Which functions are asked for, and in which order. Raises `Unprocessable`."""
+    """The filters and the order of the list. Raises `Unprocessable`."""
     query = context.query
     text, state = query.get("q"), query.get("state")
     if text is not None and not 1 <= len(text) <= TEXT_MAX_CHARACTERS:
@@ -93,7 +93,7 @@ def _query(context: RequestContext[FunctionListServices]) -> FunctionQuery:
 def _outdated(
     context: RequestContext[FunctionListServices],
 ) -> Callable[[Entry], bool] | None:
-    """What `outdated` asks of a function; None where it is not given."""
+    """The filter for the parameter `outdated`. None: the parameter is not given."""
     wanted = context.query.get("outdated")
     if wanted is None:
         return None
@@ -113,7 +113,7 @@ def _shown(
 
 
 def shown_function(context: RequestContext[P], entry: Entry) -> wire.Function:
-    """The whole function, as the caller may see it."""
+    """The function with all fields that the caller may see."""
     services, spec = context.services, entry.version.spec
     return shapes.function(
         entry,

@@ -1,4 +1,4 @@
-"""The routes over functions: what each does, parse being done: call a verb, render."""
+"""The routes for functions. Each handler runs a use case and encodes its result."""
 
 from typing import Any
 
@@ -29,12 +29,12 @@ from quiltfn.model.errors import (
 from quiltfn.model.url import path_of
 from quiltfn.tenants.admission import Admission
 
-# What an update makes of the default alias.
+# What an update does with the default alias.
 MOVES = ("move", "keep")
 
 
 class FunctionServices(PoolServices):
-    """What the routes of functions take."""
+    """The services for the routes of functions."""
 
     admission: Admission
     lifecycle: Lifecycle
@@ -45,7 +45,7 @@ async def create_function(context: RequestContext[FunctionServices]) -> Response
     """Create a function with version 1. Its state is pending until it is deployed."""
     new, spec = shapes.split(context.body)
     services = context.services
-    await services.lifecycle.others.catch_up()  # other nodes may have made some
+    await services.lifecycle.others.catch_up()  # other nodes may have created some
     services.admission.check_functions(context.tenant_id, services.catalog.count(context.tenant_id))
     entry = await services.lifecycle.create(context.tenant_id, new, spec)
     function = entry.function
@@ -96,7 +96,7 @@ async def update_function(context: RequestContext[FunctionServices]) -> Response
 
 
 def moves_default(context: RequestContext[Any]) -> bool | None:
-    """Whether the default alias is to move; None: the request does not say."""
+    """Whether the default alias moves. None: the request does not say."""
     asked = context.query.get("default_alias")
     if asked is None:
         return None

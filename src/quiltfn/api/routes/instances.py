@@ -1,4 +1,4 @@
-"""The route that shows an operator every instance of all nodes."""
+"""The route that shows an operator the instances of all nodes."""
 
 import contextlib
 from contextlib import aclosing
@@ -18,7 +18,7 @@ from quiltfn.ports import InstanceView, Pools, WarmStock
 
 
 class InstanceServices(RouteServices):
-    """What the route of instances takes."""
+    """The services for the route of instances."""
 
     pools: Pools
     fleet: FleetNode
@@ -40,15 +40,15 @@ async def list_instances(context: RequestContext[InstanceServices]) -> Response:
         queued = await context.services.work.queued()
     async with aclosing(context.services.fleet.asked_of_others(context)) as bodies:
         async for body in bodies:
-            with contextlib.suppress(msgspec.DecodeError):  # a node of another version
+            with contextlib.suppress(msgspec.DecodeError):  # from a node with another version
                 found = _together(found, _decode(body), limit)
     memory = {name: round(mib, 1) for name, mib in found.memory.items()}
-    # What is queued is in the store, which all nodes share.
+    # Queued invocations are counted in the store, which all nodes share.
     return json_response(msgspec.structs.replace(found, memory=memory, queued_calls=queued))
 
 
 def _together(own: wire.InstanceList, other: wire.InstanceList, limit: int) -> wire.InstanceList:
-    """What two lists come to."""
+    """Combine the lists of two nodes."""
     instances = sorted(own.instances + other.instances, key=_age, reverse=True)
     return wire.InstanceList(
         instances=instances[:limit],
@@ -61,7 +61,7 @@ def _together(own: wire.InstanceList, other: wire.InstanceList, limit: int) -> w
 
 
 def _own(context: RequestContext[InstanceServices], limit: int) -> wire.InstanceList:
-    """What this node has, but for accepted work."""
+    """This node's instances, without queued asynchronous invocations."""
     services = context.services
     found = services.pools.instances(context.query.get("function_id"))
     memory = services.pools.memory
@@ -87,7 +87,7 @@ def _shown(context: RequestContext[InstanceServices], instance: InstanceView) ->
     try:
         function = context.services.catalog.get(instance.function_id).function
         name, tenant_id = function.name, function.tenant_id
-    except NotFound:  # it was deleted, and its last calls are ending
+    except NotFound:  # it was deleted, and its last invocations are ending
         name = tenant_id = ""
     return wire.Instance(
         function_id=instance.function_id,
@@ -106,7 +106,7 @@ def _shown(context: RequestContext[InstanceServices], instance: InstanceView) ->
 
 # --- the routes ---
 
-# Its numbers are of the whole node, so no tenant may read them.
+# For operators only: the numbers are those of whole nodes.
 INSTANCES = Route(
     handler=list_instances,
     scope=OPERATOR,

@@ -1,4 +1,4 @@
-"""The routes that list calls: those of one function, and those of all functions of a tenant."""
+"""The routes that list invocations: of one function, or of all functions of a tenant."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ DURATION_MAX_MS = 999_999_999
 
 
 class CallListServices(RouteServices):
-    """What the lists of calls take."""
+    """The services for the lists of invocations."""
 
     journal: SpoolJournal
 
@@ -66,7 +66,7 @@ async def list_tenant_invocations(context: RequestContext[CallListServices]) -> 
 
 
 def _filters(query: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of an `InvocationQuery` that say which calls match. Raises `Unprocessable`."""
+    """The filter fields of an `InvocationQuery`. Raises `Unprocessable`."""
     found: dict[str, Any] = {"cursor": query.get("cursor")}
     if "status" in query:
         found["status"] = Status(parse.one_of(query["status"], "status", tuple(Status), "success"))

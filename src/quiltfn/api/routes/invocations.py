@@ -36,7 +36,7 @@ WAIT_MAX_S = 60
 
 
 class InvocationServices(InvokeServices):
-    """What the routes over invocations take."""
+    """The services for the routes of invocations."""
 
     journal: SpoolJournal
 
@@ -155,7 +155,7 @@ async def replay_invocation(context: RequestContext[InvocationServices]) -> Resp
     output = CallOutputBudget(services.budgets.outputs, context.tenant_id)
 
     def reserve(size: int) -> None:
-        """Counts the input as if the caller had sent it as a body."""
+        """Count the input as if the caller had sent it as a body."""
         if size > SHORT_BYTES:
             services.budgets.bodies.reserve(size, context.tenant_id, is_call=True)
             context.reserved_bytes += size

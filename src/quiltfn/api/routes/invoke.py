@@ -1,4 +1,4 @@
-"""The routes that invoke a function, at once or by the queue."""
+"""The routes that invoke a function, at once or asynchronously."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -46,7 +46,7 @@ DELAY_MAX_S = 365 * 86_400
 
 
 class InvokeServices(AliasServices):
-    """What invoking takes."""
+    """The services for invoking functions."""
 
     admission: Admission
     invoker: Invoker
@@ -71,7 +71,7 @@ def invoke_function_by_name(context: RequestContext[InvokeServices]) -> Awaitabl
 
 
 def called_by_id(context: RequestContext[InvokeServices]) -> CalledFunction | None:
-    """The function that the request calls; None: it only has the call accepted."""
+    """The function that the request invokes. None: it queues an asynchronous invocation."""
     if wants_async(context):
         return None
     entry = context.entry()
@@ -89,8 +89,8 @@ def called_by_name(context: RequestContext[InvokeServices]) -> CalledFunction | 
 def _request(
     context: RequestContext[InvokeServices], output: CallOutputBudget, version: Version | None
 ) -> Request:
-    """The call that the body describes, under an id. The body is not kept, because the call may
-    wait long.
+    """The invocation that the body describes, with an id. The body is not kept in memory, because
+    the invocation may wait for a long time.
     """
     body, context.body = context.body or wire.NewInvocation(), None
     return Request(
@@ -129,7 +129,7 @@ async def _invoke(context: RequestContext[InvokeServices], entry: Entry) -> Resp
 
 
 def wants_async(context: RequestContext[W]) -> bool:
-    """Whether the call is to be queued: `mode=async`, or `Prefer: respond-async` (RFC 7240)."""
+    """Whether to queue the invocation: `mode=async`, or `Prefer: respond-async` (RFC 7240)."""
     query = context.query
     mode = query.get("mode")
     if mode is not None:
@@ -193,7 +193,7 @@ async def accepted_by_name(context: RequestContext[W], invocation_id: str) -> Re
 
 
 def _due_at_ms(context: RequestContext[W]) -> int | None:
-    """When the call may start, in Unix milliseconds; None: now."""
+    """When the invocation may start, in Unix milliseconds. None: now."""
     query = context.query
     if not query:
         return None
@@ -209,16 +209,16 @@ def _due_at_ms(context: RequestContext[W]) -> int | None:
     now = clock.unix()
     latest = min(parse.UNIX_MAX, int(now) + DELAY_MAX_S)
     is_whole = not_before.isascii() and not_before.isdigit()
-    # No store takes a number of any size.
+    # The store cannot hold arbitrarily large numbers.
     if not (is_whole and len(not_before) <= len(str(latest)) and int(not_before) <= latest):
         expected = f"Unix seconds, a whole number up to {latest} (a year from now)"
         raise Unprocessable.field("not_before", expected, not_before, int(now) + 3600)
-    # The caller's time is the wall clock's; the queue keeps a time that does not jump.
+    # The caller uses the wall clock; the queue uses trusted time, which does not jump.
     return int((clock.trusted() + int(not_before) - now) * 1000)
 
 
 def accepted(record: Invocation) -> Response:
-    """202 with the record of a call that was queued, and where to look for it."""
+    """Status 202 with the record of a queued invocation, and the address of that record."""
     headers = [
         ("location", f"/api/functions/{record.function_id}/invocations/{record.invocation_id}"),
         ("preference-applied", RESPOND_ASYNC),

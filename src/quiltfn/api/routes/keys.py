@@ -1,4 +1,4 @@
-"""The routes over API keys."""
+"""The routes for API keys."""
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -18,7 +18,7 @@ from quiltfn.tenants.access import make_key, revoke_key
 
 
 class KeyServices(RouteServices):
-    """What the routes of keys take."""
+    """The services for the routes of keys."""
 
     clock: Clock
     keys: SqlKeys

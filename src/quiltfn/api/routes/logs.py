@@ -1,4 +1,4 @@
-"""The routes that show what calls have written, once or as it comes."""
+"""The routes that show the output of invocations, once or as a stream."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,21 +21,21 @@ from quiltfn.store.calls.journal import SpoolJournal
 
 PLAIN = "text/plain; charset=utf-8"
 TAIL_MAX = 1_000_000
-# How far in stdout and in stderr, and of which attempt, as the ids of events say it; or how far in
-# the one stream that is read.
+# A position as event ids have it: offsets in stdout and stderr, and the attempt. If one stream is
+# read, its offset alone.
 POSITION = re.compile(r"([0-9]{1,15})-([0-9]{1,15})(?:-([0-9]{1,9}))?")
 OFFSET = re.compile(r"[0-9]{1,15}")
 
 
 class Position(NamedTuple):
-    """Bytes of each stream. `attempt`: the one that they are of; None: the current one."""
+    """Byte offsets in each stream. `attempt`: whose output it is. None: the current attempt's."""
 
     at: Mapping[str, int]
     attempt: int | None
 
 
 class LogServices(RouteServices):
-    """What the routes of logs take."""
+    """The services for the routes of logs."""
 
     invoker: Invoker
     journal: SpoolJournal
@@ -106,11 +106,11 @@ def _streams(query: Mapping[str, str]) -> Sequence[str]:
 def _start_of(
     context: RequestContext[LogServices], streams: Sequence[str]
 ) -> tuple[Position, int | None]:
-    """Where to begin, or with how many of the last lines."""
+    """The start position, or the number of last lines to start with."""
     query, tail = context.query, None
     if "tail" in query:
         tail = parse.integer(query["tail"], "tail", 0, TAIL_MAX)
-    if "last-event-id" in context.headers:  # a client that comes back sends its query again
+    if "last-event-id" in context.headers:  # a client that reconnects repeats its query
         position = _position(context.headers["last-event-id"], "Last-Event-ID", streams)
         return position._replace(attempt=position.attempt or 1), None
     if "offset" in query and tail is not None:

@@ -1,4 +1,4 @@
-"""The routes over the nodes of a fleet, for operators. A server that is alone shows itself."""
+"""The routes for the nodes of a fleet, for operators. A standalone server shows itself."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ NAMED_MAX = 5  # functions in one sentence
 
 
 class NodeServices(RouteServices):
-    """What the routes of nodes take."""
+    """The services for the routes of nodes."""
 
     nodes: Nodes
     fleet: FleetNode
@@ -79,9 +79,9 @@ async def remove_node(context: RequestContext[NodeServices]) -> Response:
 def _check_copies(
     context: RequestContext[NodeServices], name: str, nodes: Sequence[KnownNode]
 ) -> None:
-    """Raises `Conflict` where images would go with the node."""
+    """Raise `Conflict` if images would be lost with the node."""
     if not any(one.member.name == name for one in nodes):
-        return  # which is said elsewhere
+        return  # another check reports this
     images = _images_only_on(context, name, nodes)
     if not images:
         return
@@ -102,7 +102,7 @@ def _check_copies(
 def _images_only_on(
     context: RequestContext[NodeServices], name: str, nodes: Sequence[KnownNode]
 ) -> frozenset[str]:
-    """Those that no other node has which is there, or comes back."""
+    """The images that no other node has; only nodes that are present or may return count."""
     others = {
         one.member.name
         for one in nodes
@@ -125,7 +125,9 @@ def _shown(
     functions_most: int | None,
     nodes: Sequence[KnownNode],
 ) -> wire.Node:
-    """`functions_most`: how many functions are shown; None: none are. `nodes`: all of them."""
+    """`functions_most`: the maximum number of functions shown. None: no functions. `nodes`: all
+    nodes.
+    """
     member, report = node.member, node.member.report
     pools = _pools_in_use(node)
     return wire.Node(
@@ -155,8 +157,8 @@ def _shown(
 
 
 def _pools_in_use(node: KnownNode) -> Sequence[PoolLoad]:
-    """Those with instances or calls, the most instances first. A node that is silent or has left
-    has none.
+    """The node's pools with instances or invocations, those with most instances first. Empty for a
+    node that is unreachable or has stopped.
     """
     if node.is_silent or node.member.presence is not Presence.PRESENT:
         return []
@@ -168,7 +170,7 @@ def _function(context: RequestContext[NodeServices], pool: PoolLoad) -> wire.Fun
     try:
         function = context.services.catalog.get(pool.function_id).function
         name, tenant_id = function.name, function.tenant_id
-    except NotFound:  # it was deleted, and its last calls are ending there
+    except NotFound:  # it was deleted, and its last invocations are ending there
         name = tenant_id = ""
     return wire.FunctionOnNode(
         function_id=pool.function_id,

@@ -1,4 +1,4 @@
-"""Parameters and codes that the routes of several groups share."""
+"""Parameters and error codes that several groups of routes share."""
 
 from quiltfn.api.http import pages, parse
 from quiltfn.api.http.route import Parameter

@@ -1,4 +1,4 @@
-"""The routes over instances of functions, by function and in all."""
+"""The routes that count instances, by function and in total."""
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -18,7 +18,7 @@ from quiltfn.ports import Pools
 
 
 class PoolCountServices(RouteServices):
-    """What the routes over instances of functions take."""
+    """The services for the routes that count instances."""
 
     fleet: FleetNode
     pools: Pools

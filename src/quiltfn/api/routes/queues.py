@@ -1,4 +1,4 @@
-"""The routes over queues and dead letters."""
+"""The routes for queues and dead letters."""
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -22,7 +22,7 @@ from quiltfn.ports import TenantFunctions
 
 
 class QueueServices(RouteServices):
-    """What the routes over queues take."""
+    """The services for the routes of queues."""
 
     work: Work
 

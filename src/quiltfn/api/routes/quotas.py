@@ -1,4 +1,4 @@
-"""The routes over quotas of tenants: operators set them, and a tenant sees its own."""
+"""The routes for quotas of tenants: operators set them, and a tenant sees its own."""
 
 import msgspec
 
@@ -16,7 +16,7 @@ from quiltfn.tenants.quotas import NONE, Quotas
 
 
 class QuotaServices(RouteServices):
-    """What the routes of quotas take."""
+    """The services for the routes of quotas."""
 
     admission: Admission
     quotas: Quotas

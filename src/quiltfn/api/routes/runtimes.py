@@ -1,4 +1,4 @@
-"""The routes over runtimes: what each does, parse being done: call a verb, render."""
+"""The routes for runtimes. Each handler runs a use case and encodes its result."""
 
 import re
 
@@ -15,12 +15,12 @@ from quiltfn.model.cursors import from_cursor
 from quiltfn.model.image import UPLOADED, Archive, Contents
 from quiltfn.model.runtime import NAME
 
-# Of a runtime in the list: the server's own go before the others.
+# A runtime's position in the list: the server's own runtimes come first.
 PLACE = re.compile(f"[01]{NAME.pattern}")
 
 
 class RuntimeServices(ImageFileServices):
-    """What the routes of runtimes and their images take."""
+    """The services for the routes of runtimes and their images."""
 
     runtimes: Runtimes
 
@@ -115,7 +115,7 @@ async def upload_image(context: RequestContext[RuntimeServices]) -> Response:
     wanted = context.query.get("contents", Contents.FILES)
     contents = parse.one_of(wanted, "contents", UPLOADED, Contents.ROOTFS)
     request = context.request
-    request.ends_with_client = True  # it may wait for its turn, and has a turn, for minutes
+    request.ends_with_client = True  # it may wait, and then take, minutes
 
     def finish() -> None:
         request.ends_with_client = False

@@ -1,4 +1,4 @@
-"""The routes over schedules: what each does, parse being done: call a verb, render."""
+"""The routes for schedules. Each handler runs a use case and encodes its result."""
 
 import asyncio
 
@@ -16,12 +16,12 @@ from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import Unprocessable
 from quiltfn.ports.schedules import StoredSchedule
 
-# So many schedules are read at a time.
+# Number of schedules that are read at a time.
 SLICE = 10
 
 
 class ScheduleServices(InvokeServices):
-    """What the routes of schedules take."""
+    """The services for the routes of schedules."""
 
     schedules: Schedules
 
@@ -51,9 +51,9 @@ async def list_schedules(context: RequestContext[ScheduleServices]) -> Response:
 async def _shown_after(
     context: RequestContext[ScheduleServices], after: str, count: int
 ) -> list[tuple[str, msgspec.Raw]]:
-    """Up to `count` schedules with ids above `after`, and no more than are longer than a page. They
-    are read in slices and kept as they are sent, with other requests in between: each may have
-    thousands of variables, and when it is due next may take milliseconds to find.
+    """Up to `count` schedules with ids above `after`, until they exceed the size of a page. They
+    are read and converted in slices, so that other requests run in between: each schedule may have
+    thousands of variables, and finding its next due time may take milliseconds.
     """
     services, found, size = context.services, list[tuple[str, msgspec.Raw]](), 0
     while len(found) < count and size <= services.limits.page_max:
@@ -141,7 +141,7 @@ async def list_schedule_runs(context: RequestContext[ScheduleServices]) -> Respo
 
 
 def _place(tick_ms: int) -> str:
-    """A tick in the form of an id, which cursors are made of."""
+    """A tick in the form of an id, for cursors."""
     digits = f"{tick_ms:012x}"
     return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
 

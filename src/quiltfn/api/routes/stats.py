@@ -1,4 +1,4 @@
-"""The routes over call statistics: by function, over time, and as usage."""
+"""The routes for statistics of invocations: by function, over time, and as usage."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,12 +33,12 @@ WINDOW_MIN_S, WINDOW_MAX_S, WINDOW_DEFAULT_S = MINUTE_S, DAY_S, HOUR_S
 USAGE_STRETCHES_MAX, USAGE_ROWS_MAX, POINTS_MAX = 9600, 10_000, 2400
 FUNCTIONS_MAX = 10_000
 STEP_S = {"hour": HOUR_S, "day": DAY_S}
-# Who asks for the last hour must not be refused because a moment has passed since.
+# Tolerance, so that a request for the last hour is not refused because a moment has passed.
 LATE_S = MINUTE_S
 
 
 class StatsServices(RouteServices):
-    """What the routes of statistics take."""
+    """The services for the routes of statistics."""
 
     clock: Clock
     stats: SqlStats
@@ -101,7 +101,7 @@ async def get_usage(context: RequestContext[StatsServices]) -> Response:
         parse.one_of(by, "by", ("function",), "function")
     step_s, now = STEP_S.get(step), int(services.clock.unix())
     start, end = _span(context, now, DAY_S if step == "hour" else 30 * DAY_S)
-    unit_s = step_s or HOUR_S  # All of the time begins and ends with an hour.
+    unit_s = step_s or HOUR_S  # The whole period starts and ends on the hour.
     start, end = floor_to(unit_s, start), floor_to(unit_s, end - 1) + unit_s
     if (end - start) // unit_s > USAGE_STRETCHES_MAX:
         unit = "hour" if step_s is None else step
@@ -127,7 +127,7 @@ async def get_usage(context: RequestContext[StatsServices]) -> Response:
 
 
 def _span(context: RequestContext[StatsServices], now: int, default_s: int) -> tuple[int, int]:
-    """The time that the query names. Raises `Unprocessable`."""
+    """The period that the query names. Raises `Unprocessable`."""
     query = context.query
     end = parse.integer(query.get("to", str(now + 1)), "to", 1, UNIX_MAX)
     start = parse.integer(query.get("from", str(max(0, end - default_s))), "from", 0, UNIX_MAX)
@@ -137,8 +137,8 @@ def _span(context: RequestContext[StatsServices], now: int, default_s: int) -> t
 
 
 def _step(context: RequestContext[StatsServices], now: int, start: int, end: int) -> int:
-    """The step of a series. Raises `Unprocessable` for one that is not kept for all of the time, or
-    that has too many points.
+    """The step of a series. Raises `Unprocessable` if that step is not stored for the whole period,
+    or results in too many points.
     """
 
     def fits(step: int) -> bool:
@@ -174,7 +174,7 @@ def _point(start: int, stats: CallStats) -> wire.SeriesPoint:
 
 
 def _told(stats: CallStats) -> dict[str, Any]:
-    """What lists and series tell of calls alike."""
+    """The fields that lists and series have in common."""
     median, high = stats.percentiles_ms(0.5, 0.99)
     return {
         "calls": stats.count,

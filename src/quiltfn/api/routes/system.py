@@ -1,4 +1,4 @@
-"""The routes about the server itself: what it is, what it has, and how it is."""
+"""The routes about the server itself: its version, limits, health and metrics."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ from quiltfn.tenants.admission import Admission
 
 
 class SystemServices(RouteServices):
-    """What the routes about the server itself take."""
+    """The services for the routes about the server itself."""
 
     admission: Admission
     health: Health
@@ -45,7 +45,7 @@ class SystemServices(RouteServices):
 
 
 class MetricServices(RouteServices):
-    """What the metrics are read from when they are asked for."""
+    """The services that metrics are read from when they are requested."""
 
     journal: SpoolJournal
     nodes: Nodes
@@ -144,7 +144,7 @@ async def get_system_info(context: RequestContext[SystemServices]) -> Response:
 
 
 def libc() -> str | None:
-    """The C library of this machine and its version: glibc 2.41; None where it does not say."""
+    """The C library of this machine and its version, such as glibc 2.41. None if unknown."""
     try:
         return os.confstr("CS_GNU_LIBC_VERSION")
     except (OSError, ValueError):
@@ -191,7 +191,7 @@ async def get_doctor_report(context: RequestContext[SystemServices]) -> Response
 
 
 def field_limits(services: SystemServices) -> dict[str, float]:
-    """The fields whose maximum is this server's, with that maximum."""
+    """The fields whose maximum depends on this server, with that maximum."""
     machine = services.health.machine
     return {
         "memory_limit_mb": machine.memory_max_mib,
@@ -201,7 +201,7 @@ def field_limits(services: SystemServices) -> dict[str, float]:
 
 
 def limits_of(services: SystemServices, tenant_id: str) -> dict[str, float]:
-    """What this server allows the tenant, in all."""
+    """All limits of this server for the tenant."""
     own = services.admission.limits_of(tenant_id)
     return {
         **field_limits(services),
@@ -230,7 +230,7 @@ async def get_metrics(context: RequestContext[MetricServices]) -> Response:
 
 
 async def refresh_metrics(services: MetricServices) -> None:
-    """Shows what is so at this moment."""
+    """Update the metrics that show current values."""
     metrics.show_pools(services.pools.counts(one) for one in services.pools.occupied())
     metrics.show_waiting(services.pools.waiting())
     memory = services.pools.memory
@@ -239,7 +239,7 @@ async def refresh_metrics(services: MetricServices) -> None:
     metrics.show_images(services.tenant_images.bytes_in_all())
     metrics.show_store(services.journal.problem is None)
     services.nodes.show()
-    with contextlib.suppress(StoreUnavailable):  # they are then as they were
+    with contextlib.suppress(StoreUnavailable):  # the metrics keep their last values
         await services.work.show_queues()
 
 

@@ -1,4 +1,4 @@
-"""Every path of the API with its methods, in the order in which they are looked up."""
+"""All paths of the API with their methods, in the order in which they are matched."""
 
 from quiltfn.api.http.route import ANY_METHOD, Route
 from quiltfn.api.routes import (
@@ -36,8 +36,8 @@ FUNCTION = "/api/functions/{function_id}"
 TARGET = "/functions/{function_id}/pool-target"
 CALL_BY_ID, CALL_BY_NAME = FUNCTION + "/invoke", "/api/functions/invoke/{name}"
 
-# Fixed words come before {function_id}; the first path that fits wins. Invoking comes first: it is
-# the most frequent.
+# The first path that matches wins, so fixed segments come before {function_id}. Invoking comes
+# first because it is the most frequent request.
 ROUTES: list[tuple[str, dict[str, Route]]] = [
     (CALL_BY_ID, {"POST": invoke.BY_ID}),
     (CALL_BY_NAME, {"POST": invoke.BY_NAME}),

@@ -1,4 +1,4 @@
-"""The routes over tenants, for operators."""
+"""The routes for tenants, for operators."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from quiltfn.tenants.admission import Admission
 
 
 class TenantServices(VisitedServices):
-    """What the routes of tenants take."""
+    """The services for the routes of tenants."""
 
     admission: Admission
     stats: SqlStats
@@ -59,7 +59,7 @@ async def _set(context: RequestContext[TenantServices], *, disabled: bool) -> Re
 
 
 def _shown(services: TenantServices, tenant_id: str, keys: Mapping[str, int]) -> wire.Tenant:
-    """`keys`: how many valid ones each tenant has."""
+    """`keys`: the number of valid keys of each tenant."""
     return wire.Tenant(
         tenant_id=tenant_id,
         disabled=tenant_id in services.quotas.disabled,

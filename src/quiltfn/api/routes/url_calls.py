@@ -1,9 +1,9 @@
-"""Calls of functions by their URLs: who may, what the handler is given, and what comes back.
+"""Invocations through function URLs: who may invoke, the handler's request, and the response.
 
-Rule 1: without a credential nobody learns which tenants, functions and URLs there are: of what is
-not public the answer is 401, whether it exists or not.
-Rule 2: a caller without a credential is told what the handler answered, or a status and its
-meaning; never the id of a call, nor why it failed.
+Rule 1: without a credential nobody learns which tenants, functions and URLs exist: for anything
+that is not public the response is 401, whether it exists or not.
+Rule 2: a caller without a credential gets the handler's response, or a status and its meaning. It
+never gets the id of an invocation, nor why it failed.
 """
 
 from collections.abc import Iterable
@@ -63,11 +63,12 @@ from quiltfn.observe import metrics
 from quiltfn.ports import Clock
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
-# A body of a server up to here is read before the server gets the call, so that a sender of a few
-# bytes a second does not hold a place in an instance, and so that it can be kept.
+# For a web server, a body of up to this size is read before the invocation starts, so that a slow
+# sender does not occupy an instance, and so that the body can be stored.
 WHOLE_BYTES = 64 * 1024
 UNSIGNED = "the signature of this call is missing, wrong, ambiguous or too old"
-# What is counted of a call that was refused. What is not here has a record, or is the server's.
+# The reasons by which refused invocations are counted. Other errors have a record, or are the
+# server's fault.
 REASONS: dict[type[QuiltfnError], Refusal] = {
     Unauthorized: Refusal.CREDENTIAL,
     Forbidden: Refusal.CREDENTIAL,
@@ -82,17 +83,17 @@ REASONS: dict[type[QuiltfnError], Refusal] = {
 
 
 class UrlCallServices(UrlServices, InvokeServices):
-    """What calls of functions by their URLs take."""
+    """The services for invocations through function URLs."""
 
     clock: Clock
     health: Health
 
 
 class UrlRequest(msgspec.Struct, frozen=True):
-    """A request that was admitted. `prefix`: what of the path names the function; `path`: the rest,
-    both percent-encoded. `preflight`: the rule by which it is answered without the function, and
-    `moved_to`: where it is sent instead. `version`: the one that an alias
-    chose, which the path names or which is the default.
+    """An admitted request. `prefix`: the part of the path that names the function; `path`: the
+    rest; both percent-encoded. `preflight`: the CORS rule for a response without the function.
+    `moved_to`: the target of a redirect. `version`: chosen by the alias that the path names, or by
+    the default alias.
     """
 
     found: Found
@@ -108,7 +109,7 @@ class UrlRequest(msgspec.Struct, frozen=True):
 
     @property
     def needs_no_function(self) -> bool:
-        """Whether it is answered here, whatever the function is."""
+        """Whether the response does not involve the function."""
         return self.preflight is not None or self.moved_to is not None
 
     @property
@@ -129,7 +130,7 @@ class UrlRequest(msgspec.Struct, frozen=True):
 
 
 class Judge(msgspec.Struct):
-    """Reads the answer out of a call's output, before the record of the call is closed."""
+    """Reads the response from an invocation's output, before its record is closed."""
 
     asked: UrlRequest
     is_binary_event: bool
@@ -162,11 +163,11 @@ class Judge(msgspec.Struct):
         return answer_of(output, is_binary_event=is_binary)
 
 
-# --- who may -----------------------------------------------------------------------------------
+# --- admission ---------------------------------------------------------------------------------
 
 
 async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
-    """The function that the path names, for a caller who may call it. Raises `Unauthorized`,
+    """The function that the path names, if the caller may invoke it. Raises `Unauthorized`,
     `Forbidden`, `NotFound` and `RateLimited`.
     """
     request, services = context.request, context.services
@@ -199,7 +200,7 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
 
 
 def _cors_of(context: RequestContext[UrlCallServices], url: FunctionUrl) -> Cors | None:
-    """The rule by which a request is answered; None: it is the handler's alone."""
+    """The CORS rule for the request. None: only the handler decides."""
     is_shared = not context.services.urls.host
     if url.cors is None and is_shared and url.auth is Auth.NONE:
         return cors.OWN_PAGES
@@ -209,8 +210,8 @@ def _cors_of(context: RequestContext[UrlCallServices], url: FunctionUrl) -> Cors
 def _is_page_without_slash(
     context: RequestContext[UrlCallServices], target: Target, found: Found
 ) -> bool:
-    """Whether a browser asks for a page at the path of a function without a slash at its end, from
-    where its relative links would lead to other functions.
+    """Whether a browser asks for a page at a function's path without a trailing slash. Relative
+    links in that page would lead to other functions.
     """
     return (
         len(target.segments) == found.segments
@@ -221,13 +222,15 @@ def _is_page_without_slash(
 
 
 def _with_slash(context: RequestContext[UrlCallServices], target: Target) -> str:
-    """Relative, as a proxy may have the path elsewhere; it must not look like a scheme."""
+    """The redirect target with a slash. It is relative, since a proxy may use another path, and
+    must not look like a URL with a scheme.
+    """
     query = context.request.query.decode("latin-1")
     return f"./{target.segments[-1]}/" + (f"?{query}" if query else "")
 
 
 async def _versioned(context: RequestContext[UrlCallServices], asked: UrlRequest) -> UrlRequest:
-    """With the version of this call, by the alias in its path or the default one. Raises
+    """Add the version of this invocation, by the alias in its path or the default alias. Raises
     `NotFound`.
     """
     aliases, found = context.services.aliases, asked.found
@@ -242,7 +245,7 @@ async def _versioned(context: RequestContext[UrlCallServices], asked: UrlRequest
 
 
 def called(context: RequestContext[UrlCallServices]) -> CalledFunction | None:
-    """The function that the request calls; None: it calls none."""
+    """The function that the request invokes. None: it invokes no function."""
     asked: UrlRequest = context.body
     if asked.needs_no_function:
         return None
@@ -250,8 +253,8 @@ def called(context: RequestContext[UrlCallServices]) -> CalledFunction | None:
 
 
 def passes_on(context: RequestContext[UrlCallServices]) -> bool:
-    """Whether the function gets the body of the request while it arrives: servers do, unless it is
-    short, has to be there for its signature to be checked, or is to be kept.
+    """Whether the function gets the request's body while it arrives. Web servers do, unless the
+    body is short, has to be complete for a check of its signature, or is to be stored.
     """
     asked: UrlRequest = context.body
     if asked.needs_no_function or not asked.is_server or asked.url.webhook is not None:
@@ -265,9 +268,7 @@ def passes_on(context: RequestContext[UrlCallServices]) -> bool:
 
 
 def count_refusal(context: RequestContext[UrlCallServices], error: QuiltfnError) -> None:
-    """Counts a call that was refused, where there is the URL that it was for. A call that went well
-    never comes here.
-    """
+    """Count a refused invocation if its URL exists. Successful invocations never get here."""
     services = context.services
     reason, target = REASONS.get(type(error)), target_of(context.request.raw_path)
     found = None if target is None else services.urls.find(target.first, target.second)
@@ -281,7 +282,7 @@ def count_refusal(context: RequestContext[UrlCallServices], error: QuiltfnError)
     metrics.count_url_refusal(reason)
 
 
-# --- the call ----------------------------------------------------------------------------------
+# --- invocation --------------------------------------------------------------------------------
 
 
 async def invoke_function_url(context: RequestContext[UrlCallServices]) -> Response:
@@ -343,7 +344,7 @@ def _request(
     body: bytes,
     output: CallOutputBudget,
 ) -> tuple[Request, Judge]:
-    """What the handler is given. Raises `BadRequest` and `PayloadTooLarge`."""
+    """The handler's request. Raises `BadRequest` and `PayloadTooLarge`."""
     call = _call(context, asked, body)
     event = None if context.passed_on is not None else cloudevents.read(call.headers, body)
     judge = Judge(asked, cloudevents.is_binary(call.headers))
@@ -380,7 +381,7 @@ def _size(variables: dict[str, str]) -> int:
 
 
 def _fields(headers: Headers) -> Iterable[Header]:
-    """Every field of a request, also those of one name."""
+    """All header fields of a request, including repeated ones."""
     if not headers.repeated:
         return headers.items()
     return [(name, value) for name in headers for value in headers.getlist(name)]
@@ -413,7 +414,7 @@ def _call(context: RequestContext[UrlCallServices], asked: UrlRequest, body: byt
     return call
 
 
-# --- the answer --------------------------------------------------------------------------------
+# --- response ----------------------------------------------------------------------------------
 
 
 async def _respond(
@@ -433,7 +434,7 @@ async def _respond(
     )
     if context.caller is not NOBODY and record.timeline is not None:
         response.headers.append(("server-timing", record.timeline.server_timing()))
-    # What a client still sends is not waited for.
+    # Do not wait for the rest of the client's body.
     response.closes = context.passed_on is not None and not context.request.is_whole
     if len(answer.body) > LONG_OUTPUT_BYTES:
         async with long_response(context, record.invocation_id, len(answer.body)):
@@ -442,7 +443,7 @@ async def _respond(
 
 
 def _check_body(context: RequestContext[UrlCallServices], record: Invocation) -> None:
-    """Raises why the body of a call did not come to its end, if the call has ended with that."""
+    """Raise the reason why the request's body was cut short, if the invocation ended with that."""
     passed = context.passed_on
     if passed is None or passed.error is None or record.status is not Status.CANCELLED:
         return
@@ -467,8 +468,8 @@ def _headers(
 
 
 def failed(record: Invocation) -> QuiltfnError:
-    """What a call without an answer is told as: to callers with a key with the id of its record. Of
-    what the handler wrote nobody is told anything: callers of a URL may be anybody.
+    """The error for an invocation without a response; callers with a key also get the id of its
+    record. It contains no output of the handler, since anyone may invoke a URL.
     """
     message = record.public_message
     if record.status is Status.TIMEOUT:

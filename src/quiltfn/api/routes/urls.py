@@ -1,4 +1,4 @@
-"""The routes over the URLs of functions: how each function is reached over plain HTTP."""
+"""The routes for function URLs, where functions are invoked over plain HTTP."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from quiltfn.model.version import MASK
 
 
 class UrlServices(RouteServices):
-    """What the routes of URLs take."""
+    """The services for the routes of URLs."""
 
     urls: Urls
 
@@ -62,8 +62,8 @@ async def delete_function_url(context: RequestContext[UrlServices]) -> Response:
 
 
 def _webhook(given: wire.WebhookRule | None, before: FunctionUrl | None) -> Webhook | None:
-    """What is set. Without a secret it has the one of before; raises `Unprocessable` if there was
-    none.
+    """The webhook rule to store. Without a new secret it keeps the previous one; raises
+    `Unprocessable` if there is none.
     """
     if given is None:
         return None
@@ -103,7 +103,7 @@ def _shown(
 
 
 def _fields(shape: msgspec.Struct) -> dict[str, Any]:
-    """Lists as lists: they are sequences in the model."""
+    """The fields, with the model's sequences as lists."""
     fields = msgspec.structs.asdict(shape)
     return {
         name: list(value) if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""The files of a version: those that its image has at /app, which a version never changes."""
+"""The routes for the files of a version: those of its image at /app, which never change."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ ANY_PATH = re.compile(".+", re.DOTALL)
 
 
 class ImageFileServices(RouteServices):
-    """What lists of the files of images take."""
+    """The services for listing the files of images."""
 
     tenant_images: TenantImages
 
@@ -30,7 +30,7 @@ S = TypeVar("S", bound=ImageFileServices)
 
 
 class VersionFileServices(ImageFileServices):
-    """What the routes of a version's files take."""
+    """The services for the routes of a version's files."""
 
     lifecycle: Lifecycle
 

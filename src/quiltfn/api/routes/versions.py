@@ -1,4 +1,4 @@
-"""The routes over the versions of a function."""
+"""The routes for the versions of a function."""
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -24,7 +24,7 @@ from quiltfn.model.cursors import from_cursor
 
 
 class VersionServices(FunctionServices):
-    """What the routes over versions take."""
+    """The services for the routes of versions."""
 
 
 async def list_function_versions(context: RequestContext[VersionServices]) -> Response:

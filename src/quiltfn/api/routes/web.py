@@ -1,7 +1,7 @@
-"""The dashboard and the documentation: files that ui/build.py and docs/site/build.py have made,
-served from memory as they are.
+"""The dashboard and the documentation: files that ui/build.py and docs/site/build.py generated,
+served from memory.
 
-Whatever a path names, it is looked up among the names of these files and nowhere else.
+A path is only looked up among the names of these files, never in the file system.
 """
 
 import functools
@@ -20,7 +20,7 @@ from quiltfn.api.http.route import RequestContext, Route, RouteServices
 from quiltfn.model.errors import NotFound, no_such_route
 
 INDEX, PACKED = "index.html", ".gz"
-# Where in the package the files are.
+# The directories of the files in the package.
 DASHBOARD, DOCUMENTATION = "web", "site"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -46,11 +46,11 @@ FOREVER, ASKED_EACH_TIME = "public, max-age=31536000, immutable", "no-cache"
 
 
 class WebServices(RouteServices):
-    """What the routes of dashboard and documentation take: nothing of their own."""
+    """The services for dashboard and documentation: none of their own."""
 
 
 class WebFile(msgspec.Struct, frozen=True):
-    """One file. `digest`: of its content; `is_packed`: that is compressed."""
+    """One file. `digest`: of its content. `is_packed`: whether the content is compressed."""
 
     name: str
     content: bytes
@@ -59,19 +59,19 @@ class WebFile(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, name: str, content: bytes, *, is_packed: bool) -> "WebFile":
-        """A file with its digest."""
+        """Create a file with its digest."""
         return cls(name, content, hashlib.sha256(content).hexdigest()[:32], is_packed)
 
     @property
     def headers(self) -> list[Header]:
-        """Those of every answer with this file."""
+        """The headers of every response with this file."""
         lasts = FOREVER if HASHED.fullmatch(self.name) else ASKED_EACH_TIME
         kind = CONTENT_TYPES["." + self.name.rpartition(".")[2]]
         vary = [("vary", "accept-encoding")] if self.is_packed else []
         return [("content-type", kind), ("cache-control", lasts), *vary, *SAFETY]
 
     def response(self, headers: Headers) -> Response:
-        """What a client with these headers gets: the file, or that it has it already."""
+        """The response to a request with these headers: the file, or 304 if the client has it."""
         content, encoding = self.content, ""
         if self.is_packed:
             if "accept-encoding" in headers and wants_gzip(headers):
@@ -91,22 +91,22 @@ class WebFile(msgspec.Struct, frozen=True):
 
 @functools.cache
 def unpacked(packed: bytes) -> bytes:
-    """The content of a file. It is unpacked once: that takes up to 2 ms of the loop, and anybody
-    may ask. All files together have 8 MiB.
+    """The uncompressed content of a file. It is cached, since unpacking blocks the event loop for
+    up to 2 ms and anyone may request it. All files together have 8 MiB.
     """
     return gzip.decompress(packed)
 
 
 def has_tag(if_none_match: str, tag: str) -> bool:
-    """Whether `tag` is among those that a client has (RFC 9110, 13.1.2)."""
+    """Whether `tag` is among the tags in If-None-Match (RFC 9110, 13.1.2)."""
     found = [one.strip().removeprefix("W/") for one in if_none_match.split(",")]
     return "*" in found or tag in found
 
 
 @functools.cache
 def files(directory: str) -> dict[str, WebFile]:
-    """All files in and below a directory of the package by their names, such as `how-to/keys.html`;
-    none where it was not built.
+    """All files in and below a directory of the package by name, such as `how-to/keys.html`. Empty
+    if it was not built.
     """
     found: dict[str, WebFile] = {}
     top = Path(quiltfn.__file__).parent / directory
@@ -164,7 +164,7 @@ async def get_documentation(context: RequestContext[WebServices]) -> Response:
 
 
 def _led_to(place: str, *headers: Header) -> Response:
-    """`place` is relative, so that it is right below whatever path a proxy has put in front."""
+    """A redirect. `place` is relative, so that it works below any path that a proxy adds."""
     return Response(
         status=302, headers=[("location", place), ("cache-control", ASKED_EACH_TIME), *headers]
     )
