@@ -47,7 +47,7 @@ def refuse(name: str, sentence: str, advice: str) -> Finding:
     return Finding(name, Level.NO, sentence, advice)
 
 
-# What a server cannot do without -----------------------------------------------------------------
+# Requirements of a server ------------------------------------------------------------------------
 
 
 def kernel(release: str) -> Finding:
@@ -101,8 +101,8 @@ def disk(path: Path) -> Finding:
 
 
 def image_contents(damaged: Sequence[Path], count: int, *, is_node: bool) -> Finding:
-    """Whether images are what was uploaded. `damaged`: where each of those is that is not. `count`:
-    how many were looked at. `is_node`: other nodes of a fleet have copies.
+    """Whether images have the content that was uploaded. `damaged`: the paths of those that do not.
+    `count`: the number of examined images. `is_node`: other nodes of a fleet have copies.
     """
     if not damaged:
         return fine("image_contents", f"all {count} images are what was uploaded")
@@ -121,7 +121,7 @@ def image_contents(damaged: Sequence[Path], count: int, *, is_node: bool) -> Fin
 
 
 def images(missing: Sequence[str]) -> Finding:
-    """Whether the files of runtimes are where they were put. `missing`: digests."""
+    """Whether all images have their files. `missing`: the digests of those that do not."""
     if not missing:
         return fine("images", "all images have their files")
     some = ", ".join(missing[:IMAGES_NAMED]) + (" …" if len(missing) > IMAGES_NAMED else "")
@@ -133,7 +133,7 @@ def images(missing: Sequence[str]) -> Finding:
     )
 
 
-# What makes the fence stronger or weaker ---------------------------------------------------------
+# Conditions that affect sandbox isolation --------------------------------------------------------
 
 
 def swap(root: Path) -> Finding:
@@ -203,7 +203,7 @@ def security_modules(root: Path) -> Finding:
 
 
 def cgroup_start(root: Path, mode: str) -> Finding:
-    """Whether moving a process into a group waits for all processors."""
+    """Whether moving a process into a control group has to wait for all CPUs."""
     mounts = _text(root / "proc/self/mountinfo")
     if mode != "v2" or "favordynmods" in mounts:
         return fine("favordynmods", "nothing to gain from favordynmods here")
@@ -215,7 +215,7 @@ def cgroup_start(root: Path, mode: str) -> Finding:
 
 
 def service(root: Path, mode: str) -> Finding:
-    """Whether a systemd service of ours may make groups below its own."""
+    """Whether the systemd service may create control groups below its own."""
     unit = root / "etc/systemd/system/quiltfn.service"
     if not unit.exists():
         return fine("service", "no quiltfn.service is installed")
@@ -230,7 +230,7 @@ def service(root: Path, mode: str) -> Finding:
 
 
 def of_the_host(root: Path, mode: str) -> Iterator[Finding]:
-    """Everything that is read from files alone."""
+    """Yields the findings that depend only on files."""
     yield kernel(_text(root / "proc/sys/kernel/osrelease").strip() or platform.release())
     yield namespaces(root)
     yield seccomp(root)

@@ -1,17 +1,17 @@
-"""What the host's files offer to functions: interpreters, and a name for the installed packages."""
+"""The host's interpreters for functions, and a hash of its installed packages."""
 
 import hashlib
 from pathlib import Path
 
-# Where Debian keeps which packages are installed, and so what /usr holds.
+# Debian's list of installed packages, which determine the content of /usr.
 PACKAGES = Path("/var/lib/dpkg/status")
 INTERPRETERS = {"python": Path("/usr/bin/python3"), "node": Path("/usr/bin/node")}
 
 
 def packages_hash() -> str:
-    """A name for the set of installed packages; "unknown" on a host without Debian's list.
+    """Returns a hash of the list of installed packages; "unknown" on a host without Debian's list.
 
-    The host's own files cannot be pinned, so this is how a change of them is shown.
+    The host's files cannot be pinned to a version, so this hash shows when they have changed.
     """
     try:
         return hashlib.sha256(PACKAGES.read_bytes()).hexdigest()[:32]
@@ -20,7 +20,7 @@ def packages_hash() -> str:
 
 
 def interpreters() -> dict[str, str]:
-    """The languages that sandboxes of the host image can run: kind → path, links resolved."""
+    """The interpreters available in sandboxes of the host image: kind → path, links resolved."""
     return {
         kind: str(path.resolve())
         for kind, path in INTERPRETERS.items()

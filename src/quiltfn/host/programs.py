@@ -1,5 +1,5 @@
-"""What the programs of a machine offer, finding by finding, for `quiltfn doctor` and for a server
-that runs. `host/checks.py` has what the machine's files say.
+"""Checks of the programs that are installed on this machine, for `quiltfn doctor` and a running
+server. Checks of kernel and files are in `host/checks.py`.
 """
 
 import re
@@ -20,7 +20,7 @@ Run = Callable[[list[str]], str | None]
 
 
 def output_of(command: list[str]) -> str | None:
-    """What a program prints; None where it cannot be run or fails."""
+    """Returns the output of a program; None if it cannot be run or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -28,7 +28,7 @@ def output_of(command: list[str]) -> str | None:
     return done.stdout
 
 
-# What a server cannot do without -----------------------------------------------------------------
+# Requirements of a server ------------------------------------------------------------------------
 
 
 def crun(path: str, run: Run = output_of) -> Finding:
@@ -55,7 +55,7 @@ def crun(path: str, run: Run = output_of) -> Finding:
 
 
 def guest(path: Path, machine: str) -> Finding:
-    """Our own pid 1: a static program for this processor. It is not started outside a sandbox."""
+    """The guest program, a static binary for this CPU architecture. It is examined, but not run."""
     try:
         with path.open("rb") as file:
             head = file.read(20)
@@ -75,11 +75,11 @@ def guest(path: Path, machine: str) -> Finding:
     return fine("guest", f"the guest is there, for {made_for}")
 
 
-# What makes the fence stronger or weaker ---------------------------------------------------------
+# Optional programs, and leftovers ----------------------------------------------------------------
 
 
 def egress(which: Callable[[str], str | None] = shutil.which) -> Finding:
-    """What `network: egress` needs; without it such sandboxes are refused, and all else works."""
+    """The programs for `network: egress`. Without them only sandboxes with egress are refused."""
     missing = [one for one in ("nft", "slirp4netns") if which(one) is None]
     if missing:
         lacks = " and no ".join(missing)
@@ -89,7 +89,7 @@ def egress(which: Callable[[str], str | None] = shutil.which) -> Finding:
 
 
 def gvisor(path: str, run: Run = output_of, today: date | None = None) -> Finding:
-    """What `isolation: gvisor` needs; without it such runtimes are refused, and all else works."""
+    """The program for `isolation: gvisor`. Without it only runtimes with gVisor are refused."""
     said = run([path, "--version"])
     match = re.match(r"runsc version (\S+)", said or "")
     if match is None:

@@ -1,5 +1,5 @@
-"""CGI/1.1 (RFC 3875): a request as variables and standard input of a shell, and its output as an
-answer.
+"""CGI/1.1 (RFC 3875): turns a request into variables and standard input of a shell, and the shell's
+output into a response.
 """
 
 import re
@@ -22,20 +22,21 @@ from quiltfn.http_trigger.call import Field, HttpCall
 from quiltfn.model.errors import BadRequest
 from quiltfn.model.version import MASK
 
-# A field's name, whose variable no other name has: with an underscore, `X_A` would be `X-A`.
+# Header names that map to a unique variable. Underscores are excluded: `X_A` and `X-A` would map to
+# the same variable.
 PLAIN_NAME = re.compile("[a-z0-9-]{1,128}")
-# HTTP_PROXY is where programs look for a proxy (https://httpoxy.org); the others are variables
-# of their own.
+# Programs take HTTP_PROXY for the address of a proxy (https://httpoxy.org). The other two have
+# variables of their own.
 NEVER = frozenset({"proxy", "content-type", "content-length"})
 BLOCK_MAX_BYTES = 32 * 1024
 FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*)")
-# One of them makes lines at the begin of output a header block (RFC 3875, 6.3).
+# Lines at the beginning of output are a header block if they have one of these (RFC 3875, 6.3).
 CGI_FIELDS = frozenset({"content-type", "location", "status"})
 
 
 def variables_of(call: HttpCall, own: Collection[str]) -> dict[str, str]:
-    """The variables of a call. `own`: names of the function's variables, which none of these
-    shadows. Raises `BadRequest` for a path that has no PATH_INFO.
+    """Returns the variables of an invocation. `own`: the names of the function's variables, which
+    are not replaced. Raises `BadRequest` for a path that cannot be expressed as PATH_INFO.
     """
     name, port = call.name_and_port
     variables = {
@@ -62,7 +63,7 @@ def variables_of(call: HttpCall, own: Collection[str]) -> dict[str, str]:
         if PLAIN_NAME.fullmatch(field) and field not in NEVER:
             variables["HTTP_" + field.upper().replace("-", "_")] = value
     return {
-        # What is not ASCII came as bytes, each as one character, and goes on as these bytes.
+        # A character beyond ASCII stands for one byte here. The bytes are decoded as UTF-8.
         name: value if value.isascii() else value.encode("latin-1").decode("utf-8", "replace")
         for name, value in variables.items()
         if name not in own and value != MASK
@@ -70,20 +71,20 @@ def variables_of(call: HttpCall, own: Collection[str]) -> dict[str, str]:
 
 
 def path_info(path: str) -> str:
-    """The path within the function, decoded. A slash that was sent encoded cannot be told from
-    another one then, so it is refused (RFC 3875, 4.1.5).
+    """Returns the decoded path within the function. Refuses encoded slashes: after decoding they
+    would look like other slashes (RFC 3875, 4.1.5).
     """
     if "%" not in path:
         return path
     if "%2f" in path.lower():
         raise BadRequest("the path holds an encoded slash, which PATH_INFO cannot tell")
-    # As one character for each byte, which `variables_of` puts together.
+    # One character for each byte; `variables_of` decodes them.
     return unquote_to_bytes(path).decode("latin-1")
 
 
 def from_event(call: HttpCall, event: cloudevents.Event) -> HttpCall:
-    """The call as if its CloudEvent had come in binary mode, so that a shell has its attributes as
-    variables (HTTP_CE_TYPE) and its data on standard input.
+    """Converts a CloudEvent in structured mode to binary mode, so that a shell gets its attributes
+    as variables (HTTP_CE_TYPE) and its data on standard input.
     """
     if not cloudevents.is_structured(call.headers):
         return call
@@ -92,15 +93,15 @@ def from_event(call: HttpCall, event: cloudevents.Event) -> HttpCall:
 
 
 class Block(msgspec.Struct, frozen=True):
-    """A header block, and how many bytes of the output it takes; None: the output has none."""
+    """A header block and its size in bytes. `head`: None if the output has no header block."""
 
     head: Head | None
     size: int
 
 
 def block_of(output: bytes, *, is_whole: bool) -> Block | None:
-    """The header block that output begins with; None: more output has to come to tell. `is_whole`:
-    no more comes. Raises `BadAnswer` for one that is no HTTP.
+    """Parses the header block at the beginning of output; None: undecided until more output comes.
+    `is_whole`: the output is complete. Raises `BadAnswer` if the block is not valid HTTP.
     """
     at, fields, known = 0, list[Field](), False
     while True:
@@ -117,7 +118,8 @@ def block_of(output: bytes, *, is_whole: bool) -> Block | None:
         if field is None or at > BLOCK_MAX_BYTES:
             return Block(None, 0)
         if len(fields) > HEADERS_MAX:
-            # No answer can have them. Of output that comes by pieces they are all read at each one.
+            # No response may have so many. Output that comes in pieces is parsed again for each
+            # piece, so parsing stops here.
             return Block(_head(fields), 0) if known else Block(None, 0)
         name = field[1].decode().lower()
         known = known or name in CGI_FIELDS
@@ -125,7 +127,7 @@ def block_of(output: bytes, *, is_whole: bool) -> Block | None:
 
 
 def is_begin_of_name(text: bytes) -> bool:
-    """Whether this may be the begin of a header's name, or of the line that ends a block."""
+    """Whether `text` may be the beginning of a header's name, or of the line that ends a block."""
     return re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]*|\r", text) is not None
 
 
@@ -145,7 +147,7 @@ def _head(fields: list[Field]) -> Head:
 
 
 def answer_of(output: bytes) -> HandlerAnswer:
-    """The answer that a shell's whole output stands for. Raises `BadAnswer`."""
+    """Turns the complete output of a shell into a response. Raises `BadAnswer`."""
     block = block_of(output, is_whole=True)
     if block is None or block.head is None:
         return HandlerAnswer(Head(200, [("content-type", TEXT)]), output)

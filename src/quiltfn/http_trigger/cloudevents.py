@@ -1,8 +1,9 @@
-"""CloudEvents 1.0 over HTTP: events out of requests and into answers, in binary and in structured
-mode (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md).
+"""CloudEvents 1.0 over HTTP: reads events from requests and writes them to responses, in binary and
+in structured mode
+(https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md).
 
 An event is an object of the JSON format: attributes by name, and `data` or `data_base64`. `data` is
-passed on as it was written: to make its values may take 200 bytes and 40 µs for each (`1e308`).
+passed on without decoding: a value such as `1e308` could take 200 bytes and 40 µs.
 """
 
 import base64
@@ -21,16 +22,16 @@ VERSION = "1.0"
 REQUIRED = ("specversion", "id", "source", "type")
 STRUCTURED = "application/cloudevents+json"
 MARK = "ce-"
-# Attributes are named in small letters and digits (specification, "Naming Conventions").
+# Names of attributes have lowercase letters and digits (specification, "Naming Conventions").
 NAME = re.compile("[a-z0-9]{1,64}")
-# Printable ASCII but space, double quote and percent (HTTP binding, 3.1.3.2).
+# Printable ASCII except space, double quote and percent sign (HTTP binding, 3.1.3.2).
 PLAIN = "".join(chr(one) for one in range(0x21, 0x7F) if chr(one) not in '"%')
-# A media type is ASCII (RFC 2045, 5.1). As a header or a variable it can hold no control character.
+# A media type is ASCII (RFC 2045, 5.1). Headers and variables cannot have control characters.
 MEDIA_TYPE = re.compile("[\\t -~]*")
-# Attributes become headers, which are encoded character by character. Their JSON may have some
-# bytes for each character.
+# Attributes become headers, which are encoded character by character. In JSON, a character may take
+# several bytes.
 ATTRIBUTES_MAX, ATTRIBUTES_MAX_CHARS, ATTRIBUTES_MAX_BYTES = 256, 32 * 1024, 256 * 1024
-# Those that are no text: true, false, or a whole number of 32 bits.
+# The maximum length of attributes that are not text: true, false, or an integer of 32 bits.
 LONGEST_WORD = 32
 DATA = ("data", "data_base64")
 OF_THE_BODY = (*DATA, "datacontenttype")
@@ -40,7 +41,7 @@ NOTHING = msgspec.Raw()
 
 
 class _Data(msgspec.Struct):
-    """What may be long of an event."""
+    """The members of an event that may be long."""
 
     data: msgspec.Raw = NOTHING
     data_base64: msgspec.Raw = NOTHING
@@ -60,7 +61,7 @@ def is_binary(headers: Mapping[str, str]) -> bool:
 
 
 def read(headers: Mapping[str, str], body: bytes) -> Event | None:
-    """The event that a request carries; None: it carries none. Raises `BadRequest`."""
+    """Returns the event in a request; None: there is none. Raises `BadRequest`."""
     if is_structured(headers):
         return _checked(decoded(body))
     if not is_binary(headers):
@@ -79,9 +80,9 @@ def read(headers: Mapping[str, str], body: bytes) -> Event | None:
 
 
 def decoded(text: bytes) -> Event:
-    """An event in the JSON format, which isn't checked yet. Raises `BadRequest`."""
+    """Decodes an event in the JSON format, without checking it. Raises `BadRequest`."""
     try:
-        text.decode()  # what no value is made of isn't looked at
+        text.decode()  # checks the encoding of the parts that are not decoded below
         data = _decode_data(text)
         size = len(text) - _size(data.data) - _size(data.data_base64)
         if size > ATTRIBUTES_MAX_BYTES:
@@ -91,7 +92,7 @@ def decoded(text: bytes) -> Event:
             )
         event: Event = _decode_members(text)
         if len(event) > ATTRIBUTES_MAX:
-            return event  # which is refused for that
+            return event  # `problem_of` refuses it
         for name, value in event.items():
             if name != "data" and (_size(value) <= LONGEST_WORD or _is_text(value)):
                 event[name] = msgspec.json.decode(value)
@@ -105,7 +106,7 @@ def decoded(text: bytes) -> Event:
 
 
 def _data_of(kind: str | None, body: bytes) -> Event:
-    """A body as `data`, if it is JSON or text, else as `data_base64`."""
+    """Returns a body as `data` if it is JSON or text, and as `data_base64` otherwise."""
     plain = (kind or "").partition(";")[0].strip().lower()
     try:
         text = body.decode()
@@ -126,7 +127,7 @@ def _checked(event: Event) -> Event:
 
 
 def problem_of(event: Event) -> str | None:
-    """Why this is no event; None: it is one."""
+    """Returns why an event is invalid; None: it is valid."""
     if len(event) > ATTRIBUTES_MAX:
         return f"it has {len(event)} attributes; at most {ATTRIBUTES_MAX} are taken"
     for name in REQUIRED:
@@ -153,7 +154,7 @@ def problem_of(event: Event) -> str | None:
 
 
 def of_result(result: bytes) -> Event | None:
-    """The event that a handler's result is, if it is one."""
+    """Returns the event in a handler's result, if the result is one."""
     try:
         event = decoded(result)
     except BadRequest:
@@ -162,7 +163,7 @@ def of_result(result: bytes) -> Event | None:
 
 
 def message_of(event: Event, *, is_binary: bool) -> tuple[list[Field], bytes]:
-    """The headers and the body that carry an event."""
+    """Returns headers and body of a message with the event."""
     if not is_binary:
         return [("content-type", f"{STRUCTURED}; charset=utf-8")], msgspec.json.encode(event)
     fields = [
@@ -176,7 +177,7 @@ def message_of(event: Event, *, is_binary: bool) -> tuple[list[Field], bytes]:
 
 
 def body_of(event: Event) -> tuple[bytes, str]:
-    """The data of an event as bytes, and its type where the event names none."""
+    """Returns the data of an event as bytes, and the media type if the event has none."""
     if "data_base64" in event:
         try:
             return base64.b64decode(event["data_base64"], validate=True), "application/octet-stream"

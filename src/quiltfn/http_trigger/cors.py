@@ -8,14 +8,14 @@ from quiltfn.model.url import ANY_ORIGIN, Cors
 Headers = Mapping[str, str]
 VARY = ("vary", "Origin")
 OF_CORS = "access-control-"
-# What the pages of a function send that a browser has given no origin of their own.
+# The origin sent by the pages of a function, to which the browser has assigned no real origin.
 NO_ORIGIN = "null"
 OWN_PAGES = Cors(allow_origins=(NO_ORIGIN,), max_age_seconds=600)
 
 
 def is_preflight(cors: Cors, headers: Headers) -> bool:
-    """Whether a browser asks by OPTIONS what a page may do, before it does it. Other pages than a
-    function's own may ask the handler, unless its URL has a rule.
+    """Whether a request is a browser's preflight request that is answered here. If the URL has no
+    rule, preflight requests of pages other than the function's own go to the handler.
     """
     return (
         "origin" in headers
@@ -25,8 +25,8 @@ def is_preflight(cors: Cors, headers: Headers) -> bool:
 
 
 def preflight(cors: Cors, headers: Headers) -> list[Field]:
-    """The headers that answer it; without those that allow anything for an origin that is not
-    allowed.
+    """Returns the headers of the response to a preflight request. An origin that is not allowed
+    gets no headers that allow anything.
     """
     fields = _of_origin(cors, headers)
     vary = "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
@@ -43,8 +43,8 @@ def preflight(cors: Cors, headers: Headers) -> list[Field]:
 
 
 def answered_to_own_page(headers: Headers, fields: list[Field]) -> list[Field]:
-    """The headers of an answer of a URL without a rule: as `OWN_PAGES` says, unless the handler has
-    rules of its own.
+    """Returns the headers of a response of a URL without a rule: adds those of `OWN_PAGES`, unless
+    the handler has set CORS headers itself.
     """
     for name, value in fields:
         if name.startswith(OF_CORS) or (name == "vary" and "origin" in value.lower()):
@@ -53,8 +53,8 @@ def answered_to_own_page(headers: Headers, fields: list[Field]) -> list[Field]:
 
 
 def answered(cors: Cors, headers: Headers, fields: list[Field]) -> list[Field]:
-    """The headers of an answer, those of CORS as the function's URL says it: a handler's own are
-    replaced.
+    """Returns the headers of a response, with the CORS headers of the function's URL in place of
+    the handler's.
     """
     kept = [(name, value) for name, value in fields if not name.startswith(OF_CORS)]
     more = _of_origin(cors, headers)
@@ -64,7 +64,7 @@ def answered(cors: Cors, headers: Headers, fields: list[Field]) -> list[Field]:
 
 
 def _of_origin(cors: Cors, headers: Headers) -> list[Field]:
-    """What is said to the origin that asks; `VARY` alone: nothing."""
+    """Returns the headers for the requesting origin; only `VARY` if it is not allowed."""
     origin = headers.get("origin")
     if origin is None:
         return [VARY]

@@ -1,9 +1,8 @@
-"""The head of an answer that is streamed, found while its output comes.
+"""Finds the head of a streamed response while its output arrives.
 
-A shell begins with a header block, as `cgi.py` has it. A runner's handler begins with an object
-that has `statusCode`, and ends it with a line's end or with eight NULs, as Lambda's response
-streaming does. Output that begins with neither is sent as it comes. The head of a server is there
-by itself.
+The output of a shell begins with a header block (`cgi.py`). The output of a runner's handler begins
+with an object that has `statusCode`, followed by a newline or eight NULs as in Lambda's response
+streaming. Output without either is sent as it is. The head of a server's response comes separately.
 """
 
 import msgspec
@@ -18,14 +17,14 @@ PRELUDE_MAX_BYTES = 32 * 1024
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """The head of an answer; its body begins `size` bytes after the begin of the output."""
+    """The head of a response; the body begins after the first `size` bytes of the output."""
 
     head: Head
     size: int
 
 
 def begin_of(output: bytes, *, is_shell: bool) -> Begin | None:
-    """The begin of an answer whose output has not ended; None: more has to come to tell. Raises
+    """Parses the beginning of unfinished output; None: undecided until more output comes. Raises
     `BadAnswer`.
     """
     if not output:
@@ -53,14 +52,14 @@ def begin_of(output: bytes, *, is_shell: bool) -> Begin | None:
 
 
 def begin_of_server(head: AnswerHead) -> Begin:
-    """The begin of the answer of a server. Raises `BadAnswer`."""
+    """The beginning of a server's response. Raises `BadAnswer`."""
     fields = [*head.headers.items(), *[(SET_COOKIE, one) for one in head.cookies]]
     return Begin(head_of(head.status, fields).with_type(OCTETS), head.size)
 
 
 def whole_of(output: bytes, *, is_shell: bool, is_binary_event: bool = False) -> HandlerAnswer:
-    """The answer of a streaming handler whose output has ended. One that returned an ordinary
-    answer is understood as any other. Raises `BadAnswer`.
+    """Parses the complete output of a streaming handler, which may also have returned an ordinary
+    response. Raises `BadAnswer`.
     """
     if is_shell:
         return cgi.answer_of(output)
@@ -71,7 +70,7 @@ def whole_of(output: bytes, *, is_shell: bool, is_binary_event: bool = False) ->
 
 
 def _outline(text: bytes) -> Outline | None:
-    """The object that begins an answer; None: this is none."""
+    """Parses the object at the beginning of a response; None: `text` is not such an object."""
     try:
         outline = outline_of(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,7 +1,7 @@
-"""The path of a request below `/fn/`, as it was sent: percent-encoded.
+"""The path of a request below `/fn/`, percent-encoded as it was sent.
 
-Rule: a path is split where it was sent with a slash, and decoded then. So no encoded slash makes
-another function of a path, and none of it is decoded twice.
+Rule: a path is first split at its slashes, then decoded. So an encoded slash cannot lead to another
+function, and no part is decoded twice.
 """
 
 from functools import lru_cache
@@ -13,13 +13,13 @@ from quiltfn.model.errors import BadRequest
 from quiltfn.model.url import PREFIX
 
 DOTS = (b".", b"..")
-# Paths up to here are split once; clients ask for the same few again and again.
+# The maximum length of paths that are cached; clients request the same few paths repeatedly.
 REMEMBERED_PATH = 128
 
 
 class Target(msgspec.Struct, frozen=True):
-    """`segments`: the path behind `/fn`, split at its slashes, still encoded. `first` and `second`:
-    of these, decoded.
+    """`segments`: the path after `/fn`, split at its slashes, still encoded. `first` and `second`:
+    the first two segments, decoded.
     """
 
     segments: tuple[str, ...]
@@ -27,7 +27,7 @@ class Target(msgspec.Struct, frozen=True):
     second: str | None
 
     def prefix(self, segments: int) -> str:
-        """What of the path names the function."""
+        """The part of the path that names the function."""
         return PREFIX + "/".join(self.segments[:segments])
 
     def rest(self, segments: int) -> str:
@@ -36,7 +36,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def target_of(raw_path: str) -> Target | None:
-    """None: the path, as it was sent, is not below `/fn/`."""
+    """Parses a path as it was sent; None: it is not below `/fn/`."""
     return (_remembered if len(raw_path) <= REMEMBERED_PATH else _target_of)(raw_path)
 
 
@@ -51,8 +51,8 @@ _remembered = lru_cache(maxsize=1024)(_target_of)
 
 
 def check_path(rest: str) -> None:
-    """Raises `BadRequest` for a path that would climb out of where it is looked for once it is
-    decoded, however it was written. `rest`: still encoded.
+    """Raises `BadRequest` for a path that, after decoding, could leave the directory in which it is
+    looked up, however it is encoded. `rest`: the path, still encoded.
     """
     if "." not in rest and "%" not in rest:
         return

@@ -1,9 +1,9 @@
 """What an archive may contain. Pure: it takes names and links, and raises refusals.
 
-Rule 1: every name leads down from the image's root, and only down.
-Rule 2: a link of the files at /app leads to these files or to /usr, wherever the link is. In a root
-file system it may lead anywhere, since it is only ever followed inside.
-Rule 3: a refusal names the member, and nothing was changed.
+Rule 1: every name stays below the image's root.
+Rule 2: a link in the files at /app must lead to these files or to /usr. In a root file system a
+link may have any target, since it is only followed inside the sandbox.
+Rule 3: a refusal names the member, and changes nothing.
 """
 
 import posixpath
@@ -20,7 +20,7 @@ CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def refusal(why: str, name: str | None = None) -> Unprocessable:
-    """The error for an image that is refused because of `why`, and of the member `name`."""
+    """The error for an image that is refused for the reason `why`, in its member `name`."""
     if name is None:
         return Unprocessable(f"the image is refused: {why}")
     shown = truncate(name.encode("utf-8", "backslashreplace").decode(), 200)
@@ -28,7 +28,7 @@ def refusal(why: str, name: str | None = None) -> Unprocessable:
 
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """A member's path from the image's root, as its parts; () for the root itself."""
+    """Splits a member's path from the image's root into parts; () is the root itself."""
     if name.startswith("/"):
         raise refusal("has an absolute path", name)
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
@@ -47,7 +47,7 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 
 def check_no_whiteout(parts: tuple[str, ...], name: str) -> None:
-    """Refuses what removes something of another layer, where there is no other one."""
+    """Refuses whiteouts, which remove entries of lower layers, in an archive without layers."""
     if any(part.startswith(WHITEOUT) for part in parts):
         raise refusal("is a whiteout: give the finished tree, not a layer of it", name)
 
@@ -59,14 +59,14 @@ def check_mode(mode: int, name: str) -> None:
 
 
 def check_target(parts: tuple[str, ...], target: str) -> None:
-    """Refuses a symbolic link at `parts` to what can be no path."""
+    """Refuses a symbolic link at `parts` whose target is not a valid path."""
     name = "/".join(parts)
     if not target or len(_encoded(target, name)) > PATH_MAX_BYTES or has_controls(target):
         raise refusal("is a link to no usable path", name)
 
 
 def check_link(parts: tuple[str, ...], target: str) -> None:
-    """Refuses a symbolic link at `parts` that may not lead to `target` from the files at /app."""
+    """Refuses a symbolic link at `parts` to a `target` that the files at /app may not link to."""
     check_target(parts, target)
     name = "/".join(parts)
     if target.startswith("/"):

@@ -1,5 +1,5 @@
-"""Work on images whose cost is chosen by whoever uploaded them: what each job is, what it may use,
-and how it is done. `processes` runs one in a process of its own.
+"""Jobs on images, whose cost depends on the uploader: inputs, limits and code of each. `processes`
+runs each job in a separate process.
 """
 
 import ctypes
@@ -18,13 +18,13 @@ from quiltfn.model.errors import Unprocessable
 from quiltfn.model.image import Archive, Contents, Package
 
 MIB = 1024 * 1024
-# What every process needs, and what an entry of an image takes while it is unpacked.
+# Memory that every process needs, and memory for each entry of an image that is unpacked.
 LEAST_MEMORY_BYTES, ENTRY_MEMORY_BYTES = 512 * MIB, 4096
 LIST_MAX_S = 30
 
 
 class JobLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job may use. `file_bytes`: of each file that it writes."""
+    """The limits of a job. `file_bytes`: the maximum size of each file that it writes."""
 
     cpu_s: int
     memory_bytes: int
@@ -62,7 +62,7 @@ Job = Unpack | ListPackages
 
 
 class Packages(msgspec.Struct, frozen=True, tag=True):
-    """The packages of an image, and whether these are all."""
+    """The packages of an image, and whether the list is complete."""
 
     found: list[Package]
     is_complete: bool
@@ -76,7 +76,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The system refused something, such as a full disk."""
+    """A system call failed, for example because the disk is full."""
 
     errno: int
 
@@ -85,7 +85,7 @@ Outcome = Unpacked | Packages | Refused | Failed
 
 
 def outcome_of(job: Job, file: BinaryIO | None) -> Outcome:
-    """Does the job; whatever its input can cause is an outcome. Blocks."""
+    """Runs the job. All errors that its input can cause are returned as an outcome. Blocks."""
     try:
         if isinstance(job, ListPackages):
             found, is_complete = contents.packages_of(Path(job.root))
@@ -104,7 +104,7 @@ def _unpack(job: Unpack, file: BinaryIO) -> Unpacked:
     root = os.open(job.place, DIRECTORY)
     try:
         unpacked = _unpacked(job, file, root)
-        file.truncate(0)  # it is of no use any more, and would be synced as well
+        file.truncate(0)  # the archive is no longer needed, and would be synced to disk as well
         _sync(root)
     finally:
         os.close(root)
@@ -130,7 +130,7 @@ def _unpacked(job: Unpack, file: BinaryIO, root: int) -> Unpacked:
 
 
 def _sync(directory: int) -> None:
-    """Syncs the whole file system to disk: one call instead of one for each file."""
+    """Syncs the whole file system to disk, in one system call instead of one for each file."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(directory) != 0:
         number = ctypes.get_errno()

@@ -1,9 +1,9 @@
-"""Finds the layers of an execution image in an archive: an OCI image layout (image-spec 1.1) or
-what `docker save` writes. Nothing that the archive says of itself is believed: every size and every
+"""Finds the layers of an execution image in an archive: an OCI image layout (image-spec 1.1) or the
+output of `docker save`. The archive's statements about itself are not trusted: every size and every
 digest is compared with the bytes.
 
-Rule 1: nothing of the archive gets a name on a disk; all is read in the file of the upload.
-Rule 2: exactly one image for this machine's processor is in it, or it is refused.
+Rule 1: no name in the archive becomes a name on disk; everything is read from the uploaded file.
+Rule 2: an archive is refused unless it has exactly one image for this machine's CPU architecture.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from quiltfn.images.tar import Kind, Source
 
 LAYOUT, INDEX, DOCKER = "oci-layout", "index.json", "manifest.json"
 JSON_MAX_BYTES = 4 * 1024 * 1024
-# An archive has a file for each layer, a few more of each image, and those of other images.
+# An archive has one file per layer and a few more per image, and may have several images.
 MEMBERS_MAX, HEADERS_MAX = 4096, 4 * 4096
 INDEXES_MAX = 16
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
@@ -64,7 +64,7 @@ class RootFs(msgspec.Struct):
 
 
 class Config(msgspec.Struct):
-    """What an image says of its root file system, and of the programs in it."""
+    """An image's description of its root file system and of its programs."""
 
     rootfs: RootFs
     architecture: str = ""
@@ -76,8 +76,8 @@ T = TypeVar("T")
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A layer's bytes in the archive, as they are stored. `digest`: of these, where the archive
-    names it; `diff_id`: of the tar that they unpack to. Both are hexadecimal.
+    """The stored bytes of a layer in the archive. `digest`: of these bytes, if the archive has it.
+    `diff_id`: the digest of the decompressed tar archive. Both are hexadecimal.
     """
 
     start: int
@@ -94,7 +94,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def find(file: BinaryIO, archive_max: int) -> Found:
-    """The one image of an archive. Raises `Unprocessable`. Blocks."""
+    """Finds the only image of an archive. Raises `Unprocessable`. Blocks."""
     places = _places(file, archive_max)
     archive = _Archive(file, places)
     if LAYOUT in places:
@@ -105,7 +105,7 @@ def find(file: BinaryIO, archive_max: int) -> Found:
 
 
 def _places(file: BinaryIO, archive_max: int) -> dict[str, tuple[int, int]]:
-    """Where each file of the archive begins, and its size."""
+    """Returns the start and the size of each file in the archive."""
     file.seek(0)
     source = Source(file, archive_max, HEADERS_MAX)
     places: dict[str, tuple[int, int]] = {}
@@ -119,7 +119,7 @@ def _places(file: BinaryIO, archive_max: int) -> dict[str, tuple[int, int]]:
         if member.kind is Kind.FILE:
             places[name] = source.taken, member.size
             source.skip(member.size)
-        elif member.kind is Kind.LINK:  # older archives have a layer that several images share once
+        elif member.kind is Kind.LINK:  # in older archives, to a layer shared by several images
             links[name] = member.target
     for name, target in links.items():
         there = _beside(name, target)
@@ -129,7 +129,7 @@ def _places(file: BinaryIO, archive_max: int) -> dict[str, tuple[int, int]]:
 
 
 def _beside(name: str, target: str) -> str | None:
-    """The name that a link stands for, where it leads to another file of the archive."""
+    """Resolves the target of a link to a name in the archive; None if it is outside."""
     parts = name.split("/")[:-1]
     for step in target.split("/"):
         if step == "..":
@@ -179,7 +179,7 @@ class _Archive:
         return Found(tuple(made), _environment(config))
 
     def _manifests(self, index: Index, depth: int = 0) -> Iterator[Descriptor]:
-        """Of images for this machine; an index may name further ones."""
+        """Yields the manifests of images for this machine, including those of nested indexes."""
         self._indexes += 1
         if depth > 2 or self._indexes > INDEXES_MAX:
             raise refusal("its index leads on and on")
@@ -189,7 +189,7 @@ class _Archive:
             if "index" in manifest.media_type or "manifest.list" in manifest.media_type:
                 below = self._decoded(self._blob(manifest), Index, "an index")
                 yield from self._manifests(below, depth + 1)
-            else:  # whom its index says nothing of, its configuration does
+            else:  # without a platform in the index; `_found` checks the one in the configuration
                 yield manifest
 
     # Bytes ---------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def _told(platform: Platform) -> str:
 
 
 def _environment(config: Config) -> dict[str, str]:
-    """The variables that the image's programs expect, as far as they are usable."""
+    """Returns the valid environment variables of the image's configuration."""
     found: dict[str, str] = {}
     variables = None if config.config is None else config.config.env
     for variable in variables or ():

@@ -1,8 +1,8 @@
 """Packs an image into the archive from which `unpack` makes an equal tree, with the same digest.
 
-Rule 1: nothing but what `unpack` makes is packed: no link is followed, and of a file so many bytes
-are read as its header says.
-Rule 2: a file with several names is packed once, so that nobody gets more bytes than are here.
+Rule 1: only entries that `unpack` creates are packed: links are not followed, and exactly the bytes
+announced in a file's header are read.
+Rule 2: a file with several names is packed once, so that the archive is not larger than the image.
 """
 
 import os
@@ -18,8 +18,8 @@ END = bytes(2 * BLOCK)
 
 
 def packed(root: Path) -> Iterator[bytes]:
-    """A tar archive (POSIX.1-2001) of what is below `root`, in pieces of some 256 KiB. Blocks.
-    Raises `OSError`, also for a file that changes meanwhile.
+    """Yields a tar archive (POSIX.1-2001) of all entries below `root`, in pieces of some 256 KiB.
+    Blocks. Raises `OSError`, also if a file changes during this.
     """
     held = bytearray()
     for piece in _members(root):
@@ -31,7 +31,7 @@ def packed(root: Path) -> Iterator[bytes]:
 
 
 def _members(root: Path) -> Iterator[bytes]:
-    # Of a file with several names: where the first one is.
+    # The path of the first name of each file with several names.
     first_names: dict[tuple[int, int], str] = {}
     for where, directories, files, descriptor in os.fwalk(root, follow_symlinks=False):
         directories.sort()

@@ -1,4 +1,4 @@
-"""The packages of images that were asked for last. Images never change, so they are never wrong."""
+"""An LRU cache of the packages of images. Images are immutable, so entries never become stale."""
 
 from collections import OrderedDict
 
@@ -9,21 +9,21 @@ KEPT_MAX = 20_000
 
 
 class PackageCache:
-    """By digest; what was not asked for the longest goes first."""
+    """Lists of packages by the digest of their image; the least recently used is dropped first."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Packages] = OrderedDict()
         self._count = 0
 
     def get(self, digest: str) -> Packages | None:
-        """What was put there, if it is still kept."""
+        """Returns the packages of an image, if cached."""
         packages = self._kept.get(digest)
         if packages is not None:
             self._kept.move_to_end(digest)
         return packages
 
     def put(self, digest: str, packages: Packages) -> None:
-        """Keeps them, in place of others."""
+        """Caches the packages of an image, and drops other lists if there are too many."""
         replaced = self._kept.pop(digest, None)  # two tenants may have listed an image at once
         if replaced is not None:
             self._count -= len(replaced.found) + 1

@@ -1,4 +1,4 @@
-"""Runs a job on an image in a process of its own, which can be killed at any time."""
+"""Runs each job on an image in a separate process, which can be killed at any time."""
 
 import asyncio
 import os
@@ -13,26 +13,26 @@ from quiltfn.images.archive_rules import refusal
 from quiltfn.images.jobs import Failed, Job, Outcome, Refused
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
 
-# -I keeps the caller's environment and directory out.
+# -I ignores the caller's environment and working directory.
 COMMAND = (sys.executable, "-I", "-m", "quiltfn.images.worker")
 OUTCOME_MAX_BYTES = 16 * 1024 * 1024
-# Seconds that a job may last for each second of CPU time that it may use: it yields to others.
+# The time limit of a job per second of its CPU limit: it runs with low priority.
 WALL_FOR_CPU = 4
 RETRY_S = 10
 
 
 class JobRunner(Protocol):
-    """Does jobs on images."""
+    """Runs jobs on images."""
 
     async def run(self, job: Job, file: BinaryIO | None = None) -> Outcome:
-        """What came of the job; `file`: its archive. If it is cancelled, the job has ended when it
-        returns. Raises `Unprocessable` for what the archive causes, `OSError` for what the disk
-        does, and `StoreUnavailable` where the job was killed.
+        """Runs a job and returns its outcome. `file`: its archive. A cancellation ends the job
+        before it propagates. Raises `Unprocessable` for errors in the archive, `OSError` for those
+        of the system, and `StoreUnavailable` if the job was killed.
         """
 
 
 def checked(outcome: Outcome) -> Outcome:
-    """Raises what the job could not."""
+    """Raises the error of a failed job; returns any other outcome."""
     if isinstance(outcome, Refused):
         raise Unprocessable(outcome.message, details=outcome.details)
     if isinstance(outcome, Failed):
@@ -79,7 +79,7 @@ async def _start(job: Job, file: BinaryIO | None) -> asyncio.subprocess.Process:
 
 
 async def _read(process: asyncio.subprocess.Process) -> bytes:
-    """What it writes, as far as that may be long."""
+    """Reads the output of a process, up to a limit."""
     assert process.stdout is not None
     data = bytearray()
     while len(data) <= OUTCOME_MAX_BYTES:
@@ -91,7 +91,7 @@ async def _read(process: asyncio.subprocess.Process) -> bytes:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """It has ended when this returns, also if that is cancelled."""
+    """Ends a process, and returns after its end, even if cancelled."""
     if process.returncode is None:
         process.kill()
     ended = asyncio.ensure_future(process.wait())

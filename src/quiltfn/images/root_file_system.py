@@ -1,9 +1,9 @@
-"""Unpacks a root file system: what the layers of an archive come to when they are laid over each
-other (`layers.py`), written by the rules of every image (`unpack.py`).
+"""Unpacks a root file system: merges the layers of an archive (`layers.py`), and writes the result
+by the rules for all images (`unpack.py`).
 
-The layers are read twice: once to find out what remains and whether they are what the image names,
-once to write it. So nothing is ever written that is removed again, and nothing of a layer whose
-digest is wrong.
+The layers are read twice: first to find the entries that remain and to verify the digests, then to
+write. So no entry is written that a later layer removes, and nothing of a layer with a wrong
+digest.
 """
 
 import gzip
@@ -25,15 +25,13 @@ from quiltfn.images.unpack import ImageLimits, Tree, Unpacker
 
 GZIP = b"\x1f\x8b"
 OTHERS = {b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
-# A layer unpacks to no more than so many times its size, beyond the first so many bytes.
+# The limit on an unpacked layer: RATIO_FREE_BYTES plus RATIO_MAX times its compressed size.
 RATIO_MAX, RATIO_FREE_BYTES = 200, 64 * 1024 * 1024
 NOTHING = Source(io.BytesIO(), 0, 0)
 
 
 class Unpacked(msgspec.Struct, frozen=True, tag=True):
-    """`environment`: the variables that the image says its programs expect. `interpreters`: as
-    `Image` says.
-    """
+    """`environment`: the variables in the image's configuration. `interpreters`: as in `Image`."""
 
     tree: Tree
     environment: dict[str, str] = {}
@@ -41,7 +39,7 @@ class Unpacked(msgspec.Struct, frozen=True, tag=True):
 
 
 def unpack_tar(file: BinaryIO, root: int, limits: ImageLimits) -> Unpacked:
-    """Unpacks the one archive of a finished root file system, plain or compressed, into the empty
+    """Unpacks a single archive of a complete root file system, plain or compressed, into the empty
     directory of the descriptor `root`. Raises `Unprocessable`. Blocks.
     """
     size = file.seek(0, io.SEEK_END)
@@ -50,14 +48,14 @@ def unpack_tar(file: BinaryIO, root: int, limits: ImageLimits) -> Unpacked:
 
 
 def unpack_image(file: BinaryIO, root: int, limits: ImageLimits) -> Unpacked:
-    """Likewise the one image of an archive. Raises `Unprocessable`. Blocks."""
+    """Likewise unpacks the only image of an archive. Raises `Unprocessable`. Blocks."""
     found = oci_archive.find(file, limits.archive_max_bytes)
     plan = _Plan(file, found.layers, limits, has_whiteouts=True)
     return Unpacked(plan.unpack(root), found.environment)
 
 
 class _Plan:
-    """What remains of layers, in a file, and how it is written."""
+    """Merges the layers in a file, and writes the result."""
 
     def __init__(
         self, file: BinaryIO, layers: tuple[Layer, ...], limits: ImageLimits, *, has_whiteouts: bool
@@ -140,7 +138,7 @@ def _pass_over(source: Source, member: Member) -> None:
 
 
 class _Slice(io.RawIOBase):
-    """A part of a file, read once from its beginning to its end. `digest`: of what was read."""
+    """A part of a file, read once from beginning to end. `digest`: of the bytes read so far."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self._file, self._at, self._end = file, start, start + size
@@ -159,7 +157,7 @@ class _Slice(io.RawIOBase):
 
 
 class _LayerSource(Source):
-    """The unpacked bytes of a layer."""
+    """The decompressed bytes of a layer."""
 
     def __init__(self, part: _Slice, limit: int, headers_max: int) -> None:
         self._packed = io.BufferedReader(part, CHUNK)
@@ -179,7 +177,7 @@ class _LayerSource(Source):
         return data
 
     def check(self, layer: Layer) -> None:
-        """Refuses a layer that is not the one that the image names. To be called at its end."""
+        """Refuses a layer whose digests differ from the image's. Call it at the layer's end."""
         while self._packed.read(CHUNK):
             pass
         if layer.digest not in (None, self._part.digest.hexdigest()):

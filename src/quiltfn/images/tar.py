@@ -1,7 +1,7 @@
-"""Reads a tar archive, member by member, with a bound on everything that is held in memory.
+"""Reads a tar archive, member by member, with limited memory.
 
-The standard library decodes each header. This module goes from header to header itself, because
-`tarfile` takes a damaged header for the end of the archive and reads extended headers of any size.
+The standard library decodes each header. This module finds the headers itself, because `tarfile`
+takes a damaged header for the end of the archive, and reads extended headers of any size.
 Formats: POSIX.1-2001 (pax), ustar, GNU long names.
 """
 
@@ -66,8 +66,8 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Source:
-    """The unpacked bytes of an archive, at most `limit` of them, and at most `headers_max` headers
-    among them. `taken`, `headers`: how many were read.
+    """The decompressed bytes of an archive, limited to `limit` bytes and `headers_max` headers.
+    `taken`, `headers`: the numbers of bytes and headers read so far.
     """
 
     def __init__(self, file: BinaryIO, limit: int, headers_max: int) -> None:
@@ -75,7 +75,7 @@ class Source:
         self.taken = self.headers = 0
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes; fewer only at the end. Raises `Unprocessable`."""
+        """Reads up to `size` bytes; fewer only at the end. Raises `Unprocessable`."""
         try:
             data = self._file.read(size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -89,21 +89,21 @@ class Source:
             raise refusal(f"the archive unpacks to more than {self._limit} bytes")
 
     def header(self) -> bytes:
-        """The block of the next header. Raises `Unprocessable`."""
+        """Reads the block of the next header. Raises `Unprocessable`."""
         self.headers += 1
         if self.headers > self._headers_max:
             raise refusal("the archive has too many headers for the files that an image may have")
         return self.exactly(BLOCK)
 
     def exactly(self, size: int) -> bytes:
-        """Exactly `size` bytes. Raises `Unprocessable` if the archive ends before."""
+        """Reads exactly `size` bytes. Raises `Unprocessable` if the archive ends before."""
         data = self.read(size)
         if len(data) != size:
             raise refusal("the archive ends in the middle")
         return data
 
     def skip(self, size: int) -> None:
-        """Passes over so many bytes and the padding after them, in a file that can be sought in."""
+        """Skips `size` bytes and the padding after them. The file must be seekable."""
         whole = size + -size % BLOCK
         self.taken += whole
         self._check()
@@ -120,10 +120,10 @@ class Source:
 
 
 def members(source: Source, *, with_special: bool = False) -> Iterator[Member]:
-    """Yields the members in order. Read a file's `pieces` before the next member. `with_special`:
-    device nodes and named pipes as well, which are refused otherwise.
+    """Yields the members in order. Read the `pieces` of a file before the next member.
+    `with_special`: yields device nodes and named pipes, too, instead of refusing them.
 
-    Raises `Unprocessable` for anything but a complete, plain tar archive.
+    Raises `Unprocessable` for anything but a complete tar archive.
     """
     common: dict[str, str] = {}
     own: dict[str, str] = {}
@@ -147,7 +147,7 @@ def members(source: Source, *, with_special: bool = False) -> Iterator[Member]:
 
 
 def _header(source: Source) -> tarfile.TarInfo | None:
-    """The next header, or None at the archive's end."""
+    """Reads the next header; None at the archive's end."""
     block = source.header()
     if not any(block):
         return None
@@ -176,7 +176,7 @@ def _member(header: tarfile.TarInfo, extended: dict[str, str], *, with_special: 
 
 
 def _records(data: bytes) -> dict[str, str]:
-    """The fields of a pax header that are used here. Its form: `length key=value\\n`, repeated."""
+    """Parses a pax header, `length key=value\\n` repeated; returns only the fields in `USED`."""
     found: dict[str, str] = {}
     at = 0
     while at < len(data) and data[at]:

@@ -1,4 +1,4 @@
-"""Fair turns: tenants that wait for something take turns, however much each of them waits for."""
+"""Fair turns: tenants that wait take turns, however many requests each of them has waiting."""
 
 import asyncio
 from collections import deque
@@ -15,13 +15,15 @@ class FairTurns:
 
     def __init__(self, most: int, waiting_max: int = WAITING_MAX) -> None:
         self._most, self._waiting_max = most, waiting_max
-        # Who waits, by tenant, the one whose turn is next first.
+        # The waiting requests by tenant; the tenant whose turn is next comes first.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._having: set[str] = set()
 
     @asynccontextmanager
     async def of(self, tenant_id: str) -> AsyncIterator[None]:
-        """A turn of the tenant. Raises `RateLimited` where too many of the tenant wait."""
+        """Waits for a turn of the tenant, and holds it for the `with` block. Raises `RateLimited`
+        if too many requests of the tenant wait.
+        """
         waiting = self._waiting.get(tenant_id) or deque()
         if len(waiting) >= self._waiting_max:
             raise RateLimited(
@@ -56,6 +58,6 @@ class FairTurns:
             turn = waiting.popleft()
             if not waiting:
                 del self._waiting[tenant_id]
-            if not turn.done():  # whoever waited for it may have gone
+            if not turn.done():  # not cancelled in the meantime
                 turn.set_result(None)
                 self._having.add(tenant_id)

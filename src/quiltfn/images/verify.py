@@ -1,7 +1,7 @@
-"""Whether images on disk still are what their names say. Nothing is changed.
+"""Checks whether images on disk still match their names. Changes nothing.
 
-An image is named by the digest of the tree that was unpacked (`unpack`); here the same list is made
-from the disk.
+An image is named by the digest of a list of its entries, which `unpack` computes. This module
+computes the digest again from the files on disk.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def stored(images: Path) -> list[Path]:
-    """The images in a directory of them; none where it does not exist."""
+    """Returns the images in a directory; none if it does not exist."""
     with suppress(FileNotFoundError):
         return sorted(one for one in images.iterdir() if DIGEST.fullmatch(one.name))
     return []
 
 
 def is_damaged(image: Path) -> bool:
-    """Whether it is another tree, or cannot be read. Not one that is removed meanwhile."""
+    """Whether an image has changed or cannot be read. False if it was removed during the check."""
     try:
         return digest_of(image) != image.name and image.is_dir()
     except OSError:
@@ -33,7 +33,7 @@ def is_damaged(image: Path) -> bool:
 
 
 def digest_of(root: Path) -> str:
-    """The digest of what is there now. Blocks. Raises `OSError`."""
+    """Computes the digest of the current files. Blocks. Raises `OSError`."""
     listing = hashlib.sha256()
     for path, kind in sorted(_entries(root)):
         listing.update(path + b"\0" + kind + b"\n")

@@ -1,8 +1,8 @@
-"""The program that does one job on an image and ends: `worker PARENT_PID JOB`, with the archive as
-its standard input. It writes the outcome to its standard output.
+"""The program that runs one job on an image: `worker PARENT_PID JOB`, with the archive as standard
+input. It writes the outcome to standard output.
 
-It ends with the process that started it, takes no more than the job may use, and yields the
-processor and, when memory is short, its life to the server.
+It ends with the process that started it, and obeys the job's limits. The server has priority over
+it for CPU time, and if memory runs out, the kernel kills the worker before the server.
 """
 
 import ctypes
@@ -21,10 +21,10 @@ NICE, OOM_SCORE, OPEN_FILES = 10, 500, 64
 
 
 def main() -> None:
-    """Does the job that the arguments name."""
+    """Runs the job that the arguments specify."""
     parent, job = int(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=Job)
     ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above took effect
+    if os.getppid() != parent:  # the parent ended before the line above took effect
         sys.exit(1)
     _limit(job.uses)
     with open(0, "r+b", closefd=False) as file:
@@ -43,7 +43,7 @@ def _limit(uses: JobLimits) -> None:
         (resource.RLIMIT_AS, uses.memory_bytes),
     ):
         resource.setrlimit(kind, (most, most))
-    # By the first one it ends with SIGXCPU, which nothing else sends.
+    # The soft limit ends the process with SIGXCPU, so that its parent can tell the cause.
     resource.setrlimit(resource.RLIMIT_CPU, (uses.cpu_s, uses.cpu_s + 1))
 
 

@@ -26,7 +26,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 def descriptors_of(ancillary: Iterable[tuple[int, int, bytes]]) -> "array[int]":
-    """The descriptors that came with a message; whoever has them closes them."""
+    """Returns the descriptors that came with a message; the caller closes them."""
     descriptors = array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -112,8 +112,8 @@ class LauncherChannel:
                 self._unclaimed(message, descriptors)
 
     def _unclaimed(self, message: dict[str, Any], descriptors: "array[int]") -> None:
-        """Closes the descriptors of a reply that nobody can use, and destroys its sandbox: whoever
-        asked was cancelled, or the reply came incomplete.
+        """Closes the descriptors of a reply that cannot be used, and destroys its sandbox: the
+        requester was cancelled, or the reply is incomplete.
         """
         for descriptor in descriptors:
             os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Makes sandboxes: asks the launcher for one and connects to the guest inside."""
+"""Creates sandboxes: requests one from the launcher, and connects to the guest inside."""
 
 import asyncio
 import socket
@@ -16,9 +16,9 @@ from quiltfn.sandbox.output_limits import OutputLimits
 
 
 class SandboxTemplate(msgspec.Struct, frozen=True):
-    """What a sandbox is made with and cannot change later.
+    """The properties of a sandbox that are fixed at its creation.
 
-    Sandboxes of equal templates can become instances of the same versions.
+    Sandboxes with equal templates can become instances of the same versions.
     """
 
     kind: Kind
@@ -33,13 +33,13 @@ class SandboxTemplate(msgspec.Struct, frozen=True):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is made as for the built-in runtimes, which show only the host's files."""
+        """Whether this is a template of a built-in runtime, which shows only the host's files."""
         is_bare = not self.images and not self.writable_paths
         return is_bare and self.network == Network.NONE and self.room == DEFAULT_ROOM
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The digests of the images that it shows."""
+        """The digests of the images that the sandbox shows."""
         named = (self.image, self.packages, self.base_image)
         return tuple(one for one in named if one is not None)
 
@@ -60,7 +60,7 @@ class SandboxTemplate(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Limits of a sandbox: memory in MiB, processor in percent of one core."""
+    """Limits of a sandbox: memory in MiB, CPU time in percent of one core."""
 
     memory_mib: int = MEMORY_MIN_MIB
     cpu_percent: float = 100.0
@@ -71,17 +71,16 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 PLAIN = SandboxTemplate(Kind.SHELL, None, "none", (), Isolation.CRUN)
-# How long a sandbox that was made proves that others can be made; how long after a failure the next
-# probe is made; and how long a caller waits for a probe. All in seconds.
+# In seconds: how long after a creation sandboxes are assumed to work; the pause between a failed
+# probe and the next; and how long a caller waits for a probe.
 PROVEN_S, RETRY_S, PROBE_TIMEOUT_S = 10.0, 1.0, 2.0
 NEVER = -1e9
 now = time.monotonic
 
 
 class LauncherSandboxes:
-    """`ports.Sandboxes` over the launcher: every sandbox is made on demand. `output`: what a guest
-    was told to keep of the output of one call. `most`: what the operator lets a sandbox use,
-    whatever its runtime says.
+    """`ports.Sandboxes` that the launcher creates, each on demand. `output`: the guests' limits on
+    the output of one invocation. `most`: the operator's upper bound on the limits of every runtime.
     """
 
     def __init__(
@@ -100,29 +99,31 @@ class LauncherSandboxes:
         return await self.make(SandboxTemplate.of(spec.runtime_snapshot), Limits.of(spec))
 
     def expect(self, spec: VersionSpec) -> None:
-        """Does nothing: every sandbox is made on demand."""
+        """Does nothing: every sandbox is created on demand."""
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
         """Does nothing: there are no prewarmed sandboxes."""
 
     def end_by(self, at: float) -> None:
-        """As `ports.StockedSandboxes` says."""
+        """As in `ports.StockedSandboxes`."""
         self._deadline = at
         self._channel.tell("deadline", deadline=at)
 
     async def make(self, template: SandboxTemplate, limits: Limits) -> GuestSandbox:
-        """Makes a sandbox that is not specialised yet. Raises `SandboxFailed`."""
+        """Creates a sandbox that is not specialised yet. Raises `SandboxFailed`."""
         try:
             sandbox = await self._make(template, limits)
         except SandboxFailed:
-            self._made_at = NEVER  # Its image or its network may be the reason; a probe will tell.
+            self._made_at = NEVER  # A probe finds out whether only its image or network failed.
             raise
         if template.isolation is Isolation.CRUN:
             self._made_at, self._why_not = now(), None
         return sandbox
 
     async def why_not(self) -> str | None:
-        """Why no sandbox can be made, or None: from the last attempt, or from a probe made now."""
+        """Returns why no sandbox can be created; None: they can. Uses the last attempt, or probes
+        now.
+        """
         if now() - self._made_at < PROVEN_S:
             return None
         if self._why_not is not None and now() - self._tried_at < RETRY_S:

@@ -1,10 +1,9 @@
 """Fake sandboxes, without processes, for tests. They keep the promises of the port.
 
-The handlers they know: `echo TEXT` (or `echo $NAME`, from the environment), `cat` (the payload,
-or the body of a server),
-`exit N`, `sleep SECONDS`, `oom`, `die` (the sandbox ends during the call), `fail-to-start` (no
-sandbox can be made) and `refuse-to-specialise`. A working directory called `/missing`, or anything
-below it, does not exist.
+They support these handlers: `echo TEXT` (or `echo $NAME`, from the environment), `cat` (outputs the
+payload, or the body of a request to a server), `exit N`, `sleep SECONDS`, `oom`, `die` (the sandbox
+ends during the invocation), `fail-to-start` (the sandbox cannot be created) and
+`refuse-to-specialise`. The working directory `/missing` and paths below it do not exist.
 """
 
 import asyncio
@@ -30,9 +29,9 @@ STDOUT_MAX, STDERR_MAX = 6 * 1024 * 1024, 1024 * 1024
 
 
 class FakeSandboxes:
-    """`ports.StockedSandboxes` that keeps none ready. Times in seconds; `may_start` and `may_end`
-    hold up what they are named for while a test has cleared them. `sleep` takes `slower` times as
-    long as it says: a machine that is busy needs more time for what is done meanwhile.
+    """`ports.StockedSandboxes` without prewarmed sandboxes. Times are in seconds. While a test has
+    cleared `may_start` or `may_end`, starts or ends of sandboxes wait. `slower` multiplies the
+    duration of `sleep`, so that tests can give a busy machine more time.
     """
 
     def __init__(self, *, start_s: float = 0.0, recycle_s: float = 0.0) -> None:
@@ -41,7 +40,7 @@ class FakeSandboxes:
         self.created: list[str] = []
         self.destroyed: list[str] = []
         self.alive: dict[str, FakeSandbox] = {}
-        self.most_alive = self.calls = 0  # `calls`: how many began
+        self.most_alive = self.calls = 0  # `calls`: the number of invocations that started
         self.may_start, self.may_end = asyncio.Event(), asyncio.Event()
         self.may_start.set()
         self.may_end.set()
@@ -49,7 +48,7 @@ class FakeSandboxes:
         self.deadline: float | None = None
 
     def end_by(self, at: float) -> None:
-        """As `ports.StockedSandboxes` says, but that nobody ends them: it is noted."""
+        """Only stores the deadline; no sandbox is ended."""
         self.deadline = at
 
     async def why_not(self) -> str | None:
@@ -62,13 +61,13 @@ class FakeSandboxes:
         return frozenset()
 
     def expect(self, spec: VersionSpec) -> None:
-        """Does nothing: every sandbox is made on demand."""
+        """Does nothing: every sandbox is created on demand."""
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
         """Does nothing: there are no prewarmed sandboxes."""
 
     async def create(self, spec: VersionSpec) -> Sandbox:
-        # It counts from here on: a sandbox takes memory while it is being made, too.
+        # The sandbox counts from here on, since it needs memory during its creation, too.
         sandbox = FakeSandbox(f"fake-{next(self._numbers)}", self)
         self.alive[sandbox.id] = sandbox
         self.most_alive = max(self.most_alive, len(self.alive))
@@ -93,7 +92,7 @@ class FakeSandbox:
         self.is_clean = True
         self.note = ""
         self.uses_mib = 1.0
-        self.blocked, self.cpu_us = 0, 0  # a test says what was counted of it
+        self.blocked, self.cpu_us = 0, 0  # counters, set by tests
         self.refused: tuple[Destination, ...] = ()
         self._source = source
         self._spec: VersionSpec | None = None
@@ -148,14 +147,14 @@ class FakeSandbox:
         await self.destroy()
 
     def end_by_itself(self) -> None:
-        """Makes it die, during a call or between two. For tests."""
+        """Ends the sandbox, during an invocation or between two. For tests."""
         self.is_alive = False
         self._finish(self._ended_now(ExitKind.SANDBOX_GONE))
         if self._destroyed is None:
             self._on_lost()
 
     async def _run(self, call: Call) -> None:
-        """The handler, until it ends or its deadline comes."""
+        """Runs the handler until it ends or reaches its deadline."""
         try:
             async with asyncio.timeout(call.timeout_s):
                 result = await self._handle(call)
@@ -196,7 +195,7 @@ class FakeSandbox:
         return _exited(127, stderr=f"sh: 1: {command}: not found\n".encode())
 
     async def _write(self, result: CallResult) -> None:
-        """Writes the output piece by piece, as a handler does."""
+        """Writes the output in pieces, as a handler does."""
         for stream, data in (("stdout", result.stdout), ("stderr", result.stderr)):
             for start in range(0, len(data), PIECE):
                 if self._end is not None:
@@ -204,7 +203,7 @@ class FakeSandbox:
                 await asyncio.sleep(0)
 
     def _ended_now(self, kind: ExitKind, by: str | None = None) -> CallResult:
-        """A result with the output that was written by now."""
+        """Returns a result with the output written so far."""
         stdout, stderr = self._output.take()
         order = to_text(self._output.order)
         return CallResult(kind=kind, by=by, stdout=stdout, stderr=stderr, output_order=order)

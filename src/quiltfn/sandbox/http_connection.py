@@ -42,7 +42,7 @@ class Wait(Enum):
 
 
 class Answered(Protocol):
-    """Gets the answer to one request: its head, its body in pieces, and its end."""
+    """Receives the response to one request: its head, its body in pieces, and its end."""
 
     def head(self, status: int, fields: list[tuple[bytes, bytes]], /) -> None: ...
 
@@ -191,7 +191,7 @@ class HttpConnection(asyncio.Protocol):
         """Whether a request awaits its response."""
         return self._to is not None
 
-    # What comes ------------------------------------------------------------------------------
+    # Callbacks of the event loop -------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of asyncio.Transport, but are no subclasses.
@@ -302,7 +302,7 @@ class HttpConnection(asyncio.Protocol):
         if to is not None:
             to.end(error)
 
-    # What the parser says --------------------------------------------------------------------
+    # Callbacks of the parser -----------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         self._fields, self._head_bytes = [], 0

@@ -1,4 +1,4 @@
-"""How much output of a call is kept, and from when on it needs room."""
+"""Limits on the output of an invocation, and the size from which it counts as long output."""
 
 import msgspec
 
@@ -8,8 +8,8 @@ SHORT_OUTPUT_BYTES = 256 * 1024
 
 
 class OutputLimits(msgspec.Struct, frozen=True):
-    """Bytes of each stream that are kept of a call. `result`: of what a runner's handler returned,
-    and of a server's answer; 0: it counts as standard output.
+    """The maximum bytes kept of each stream of an invocation. `result`: of the result of a runner's
+    handler, and of a server's response; 0: these count as standard output.
     """
 
     stdout: int
