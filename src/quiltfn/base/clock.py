@@ -7,7 +7,7 @@
 | `timestamp` | the creation time of a row that expires | never makes a row look older |
 | `trusted` | the time that ages are compared with | follows after an hour |
 
-`ids.py` makes ids whose order never goes back.
+`ids.py` creates ids whose order never goes back.
 
 Nodes that share a database use its clock, so that times of different machines are never compared:
 `unix` is then the database's time, and `trusted` follows it.
@@ -43,7 +43,7 @@ class ClockStore(Protocol):
 
 
 class ResumableClock(Clock, Protocol):
-    """A clock whose trusted time survives a restart. `resumed`: the state it started from."""
+    """A clock whose trusted time survives a restart. `resumed`: the state that it started from."""
 
     resumed: ClockState | None
 

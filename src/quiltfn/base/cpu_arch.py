@@ -1,9 +1,9 @@
-"""What a processor is called: by the kernel (`uname -m`), and by images."""
+"""Maps the kernel's names of CPU architectures (`uname -m`) to those in images."""
 
-# Images have the names that Go gives. A processor that is not here has the same name for both.
+# Images use the names of Go. Architectures that are not listed have the same name in both.
 _IN_IMAGES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def name_in_images(machine: str) -> str:
-    """The name that images have for the processor that the kernel calls `machine`."""
+    """The name in images for the architecture that the kernel calls `machine`."""
     return _IN_IMAGES.get(machine, machine)

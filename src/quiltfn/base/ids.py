@@ -1,11 +1,12 @@
-"""Ids: UUID version 7 (RFC 9562), which sort by the time they were made."""
+"""Ids: UUID version 7 (RFC 9562), which sort by the time of their creation."""
 
 import os
 
 from quiltfn.base.clock import unix_ms
 
-# Random ends are made for some hundred ids at once: nobody may guess an id, but an id is no secret
-# once it is made. Likewise what all ids of one millisecond begin with.
+# For speed, the random ends of some hundred ids are created at once. They can wait in memory: an
+# id must be unguessable, but once created it is not a secret. The common beginning of all ids of a
+# millisecond is stored as well.
 _AHEAD = 256
 _COUNT_MAX = 0xFFF
 _ends: list[str] = []
@@ -13,13 +14,13 @@ _millisecond, _count, _begin = 0, 0, ""
 
 
 def new_id() -> str:
-    """A UUIDv7 that is greater than every one this process made before, and than the one that
-    `continue_behind` was told of.
+    """A UUIDv7 that is greater than all that this process created before, and than the argument of
+    `continue_behind`.
     """
     global _millisecond, _count, _begin
     now = unix_ms()
     if now > _millisecond or _count == _COUNT_MAX:
-        # A clock that was set back, or too many in a millisecond: the time counts on by itself.
+        # After a clock was set back, or too many ids in a millisecond, count up from the last one.
         _millisecond, _count = max(now, _millisecond + 1), 0
         digits = f"{_millisecond:012x}"
         _begin = f"{digits[:8]}-{digits[8:]}-7"
@@ -31,8 +32,8 @@ def new_id() -> str:
 
 
 def continue_behind(last_id: str) -> None:
-    """From now on every new id is greater than this one, wherever the clock stands; a process that
-    goes on with what another has made calls it before it makes ids of its own.
+    """From now on every new id is greater than `last_id`, whatever the clock shows. A process that
+    continues the data of another one calls this before it creates ids.
     """
     global _millisecond, _count
     made_ms = made_at_ms(last_id)
@@ -41,12 +42,12 @@ def continue_behind(last_id: str) -> None:
 
 
 def made_at_ms(text: str) -> int:
-    """When an id was made, in Unix milliseconds."""
+    """When an id was created, in Unix milliseconds."""
     return int(text[:8] + text[9:13], 16)
 
 
 def _random_ends() -> list[str]:
-    """62 random bits each, behind the two of the variant."""
+    """Ends of ids: the two bits of the variant, then 62 random bits."""
     ends = []
     pool = os.urandom(8 * _AHEAD)
     for at in range(0, len(pool), 8):

@@ -1,6 +1,9 @@
-"""Immutable objects that are made by keywords. They are what frozen dataclasses are, without the
-code that `dataclasses` writes and compiles for each class: half a millisecond of a start a class,
-and some five more to load `dataclasses`. For what is made once: to make one takes longer."""
+"""Immutable objects that are created with keyword arguments, like frozen dataclasses.
+
+`dataclasses` generates and compiles code for each class, which takes half a millisecond per class
+at a start, and loading it takes some five more. Creating an object takes longer here, so these
+classes are for objects that are created once.
+"""
 
 from typing import Any, Self, dataclass_transform
 
@@ -8,8 +11,8 @@ NOTHING = object()
 
 
 class _ByKeywords:
-    """Its attributes are the annotations of its class and of all bases, with what each is by
-    default.
+    """The attributes are the annotations of the class and of all bases; values in a class are
+    defaults.
     """
 
     def __init__(self, **given: Any) -> None:
@@ -27,10 +30,10 @@ class _ByKeywords:
         self.check()
 
     def check(self) -> None:
-        """Raises an error of the class's own for values that do not go together."""
+        """For subclasses: raises an error if values contradict each other."""
 
     def replace(self, **changes: Any) -> Self:
-        """The same with these changes."""
+        """A copy with these changes."""
         return type(self)(**(vars(self) | changes))
 
     def __eq__(self, other: object) -> bool:
@@ -45,14 +48,14 @@ class _ByKeywords:
 
 @dataclass_transform(kw_only_default=True)
 class ByKeywords(_ByKeywords):
-    """Made by keywords; its attributes may change. What each is by default is shared, so that no
-    list or dictionary can be one.
+    """Created with keyword arguments; its attributes may change. All objects share the defaults, so
+    a list or dictionary must not be one.
     """
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Frozen(_ByKeywords):
-    """Made by keywords; its attributes do not change."""
+    """Created with keyword arguments; its attributes cannot be changed."""
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} does not change: {name}")

@@ -1,4 +1,4 @@
-"""Mirror: rows of the store in memory, so that no call asks the database."""
+"""Mirror: rows of the store in memory, so that no invocation needs a query to the database."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -11,8 +11,8 @@ V = TypeVar("V")
 
 
 class Mirror(Generic[V]):
-    """A value for each key, such as the id of a function. A change is stored first and is in memory
-    only then: a subclass stores it, and calls `_put`, while it holds `_changing`.
+    """A value for each key, such as the id of a function. A change is stored first, and only then
+    applied in memory: while it holds `_changing`, a subclass stores it and then calls `_put`.
     """
 
     def __init__(self) -> None:
@@ -20,22 +20,22 @@ class Mirror(Generic[V]):
         self._changing = asyncio.Lock()
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, V]:
-        """What the store has of these keys; None: of all. Raises `StoreUnavailable`."""
+        """The stored values of these keys; None: of all keys. Raises `StoreUnavailable`."""
         raise NotImplementedError
 
     def _changed(self, key: str, before: V | None, after: V | None) -> None:
-        """The one place that hears of every difference; None: the store has no row."""
+        """Called for every change of a value; None: the store has no row."""
 
     def _key_of(self, change: Change) -> str:
-        """What a change of another node is about."""
+        """The key that a change of another node affects."""
         return change.object_id
 
     async def restore(self) -> None:
-        """Loads what is stored. Called at the start."""
+        """Loads all stored values. Called at start."""
         await self._load(None)
 
     async def follow_changes(self, changes: Sequence[Change] | None) -> None:
-        """Takes over what other nodes have changed; None: everything."""
+        """Reloads what other nodes have changed; None: everything."""
         only = None if changes is None else {self._key_of(one) for one in changes}
         async with self._changing:
             await self._load(only)
@@ -53,6 +53,6 @@ class Mirror(Generic[V]):
             self._changed(key, before, value)
 
     def function_changed(self, before: Function | None, after: Function | None) -> None:
-        """Is told by the catalog: what a deleted function had goes with it."""
+        """Called by the catalog: removes the value of a deleted function."""
         if before is not None and after is None:
             self._put(before.id, None)

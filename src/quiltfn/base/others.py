@@ -1,4 +1,4 @@
-"""Others: the other servers on the same store, for whoever decides by what memory has of it."""
+"""Others: the other servers on the same store, for decisions that rely on data in memory."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,19 +6,21 @@ from contextlib import suppress
 
 from quiltfn.model.errors import StoreUnavailable, cut_off
 
-# How long a request waits to hear of what other nodes have changed.
+# How long a request waits for the changes of other nodes, in seconds.
 HEAR_MAX_S = 0.5
 
 
 async def _nothing() -> None:
-    """What a server that is alone has to catch up with."""
+    """The `catch_up` of a standalone server: there is nothing to catch up with."""
 
 
 class Others:
-    """Without arguments: there can be none. `catch_up`: when it returns, memory has what others had
-    changed before it was called; it raises `StoreUnavailable`. `has_older_nodes`: whether a node of
-    an earlier version is there, which would misread what it does not know. `count`: how many
-    servers there are, this one included, as far as it has seen.
+    """The other servers. Without arguments: of a standalone server, which has none.
+
+    `catch_up`: when it returns, memory has all that others had changed before it was called; raises
+    `StoreUnavailable`. `has_older_nodes`: whether there is a node of an earlier version, which
+    would misread data that it does not know. `count`: the known number of servers, including this
+    one.
     """
 
     def __init__(
@@ -31,8 +33,8 @@ class Others:
         self.catch_up, self.has_older_nodes, self.count = catch_up, has_older_nodes, count
 
     async def hear(self) -> bool:
-        """As `catch_up`, but nobody waits long for a database that does not answer: then all is as
-        it is known here, and False is returned.
+        """As `catch_up`, but waits at most `HEAR_MAX_S` for the database. Returns False if it did
+        not respond: then memory may be outdated.
         """
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(HEAR_MAX_S):
@@ -41,8 +43,8 @@ class Others:
         return False
 
     async def hear_of_missing(self) -> None:
-        """Hears of what is missing here, as another node may have made it. Raises
-        `StoreUnavailable` where it could not hear of others.
+        """To be called if something is not found in memory, as another node may have created it.
+        Raises `StoreUnavailable` if the others' changes are unknown.
         """
         if not await self.hear():
             raise cut_off()

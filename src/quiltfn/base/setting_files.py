@@ -9,7 +9,7 @@ PRIVATE_MAX_BYTES = 64 * 1024
 
 
 class BadSetting(ValueError):
-    """A setting that cannot be used (a sentence that names it)."""
+    """A setting that cannot be used; the text is a sentence that names it."""
 
 
 def read_config(path: Path) -> str:
@@ -21,7 +21,7 @@ def read_config(path: Path) -> str:
 
 
 def read_secret(name: str, path: Path) -> str:
-    """What the secret file of a setting holds. Raises `BadSetting`."""
+    """The content of the secret file that a setting names. Raises `BadSetting`."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -30,7 +30,7 @@ def read_secret(name: str, path: Path) -> str:
 
 
 def read_private(name: str, path: Path) -> str:
-    """Likewise of a file that nobody but its owner may use. Raises `BadSetting`."""
+    """As `read_secret`, for a file that only its owner may access. Raises `BadSetting`."""
     try:
         with path.open() as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)

@@ -1,4 +1,4 @@
-"""Signal: who hears of something, in an order that one place declares."""
+"""Signal: the receivers of a notification, in an order that is declared in one place."""
 
 from collections.abc import Callable
 from typing import Generic, ParamSpec
@@ -7,8 +7,8 @@ P = ParamSpec("P")
 
 
 class Signal(Generic[P]):
-    """Whoever makes it calls each of its `hearers` with the news, inline: a call of its own would
-    cost every invocation something. None of them may raise or wait.
+    """The owner of a signal calls each of its `hearers` itself: a method for that would slow down
+    every invocation. Hearers must not raise or wait.
     """
 
     __slots__ = ("hearers",)
@@ -17,10 +17,10 @@ class Signal(Generic[P]):
         self.hearers: tuple[Callable[P, None], ...] = ()
 
     def connect(self, *hearers: Callable[P, None]) -> None:
-        """All of them at once, in their order: a second place cannot add one."""
+        """Sets all hearers at once, in their order: no other place can add one."""
         assert not self.hearers, "it is connected already"
         self.hearers = hearers
 
     def disconnect(self) -> None:
-        """Nobody hears of it any more."""
+        """Removes all hearers."""
         self.hearers = ()

@@ -1,4 +1,4 @@
-"""What is done again until the store takes it, or gives it."""
+"""Retries store operations until the store is available."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,8 +11,8 @@ T = TypeVar("T")
 
 
 async def until_stored(work: Callable[[], Awaitable[T]]) -> T:
-    """What `work` gives, once it does not raise `StoreUnavailable`. It is done from its beginning
-    each time.
+    """Runs `work` from its beginning until it does not raise `StoreUnavailable`, and returns its
+    result.
     """
     while True:
         try:

@@ -8,8 +8,8 @@ T = TypeVar("T")
 
 
 class TaskGroup:
-    """Tasks that run whether or not anybody waits for them. `failed` gets the exception of a task
-    that failed; without it the event loop reports exceptions that nobody retrieves.
+    """Tasks that run even if nothing awaits them. `failed` gets the exception of a failed task;
+    without it, the event loop reports exceptions that are never retrieved.
     """
 
     def __init__(self, failed: Callable[[BaseException], object] | None = None) -> None:
@@ -24,19 +24,19 @@ class TaskGroup:
         return iter(self._tasks)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begins `work` with the next turn of the event loop."""
+        """Starts `work` in the next iteration of the event loop."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
     async def join(self) -> None:
-        """Returns once all present tasks have ended."""
+        """Waits until all present tasks have ended."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     async def aclose(self) -> None:
-        """Cancels all, and returns once they have ended."""
+        """Cancels all tasks, and waits until they have ended."""
         for task in self._tasks:
             task.cancel()
         await self.join()

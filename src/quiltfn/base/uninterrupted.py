@@ -1,4 +1,4 @@
-"""Runs work to its end, whoever waits for it."""
+"""Runs work to its end, even if its caller is cancelled."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,9 +8,10 @@ T = TypeVar("T")
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` to its end, also if the caller is cancelled meanwhile; only then is it cancelled.
+    """Runs `work` to its end. If the caller is cancelled meanwhile, raises `CancelledError` only
+    after that.
 
-    So what is stored and what is in memory do not part.
+    This keeps memory consistent with the store.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -21,6 +22,6 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
             cancelled = error
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # or it would be reported as one that nobody looked at
+            task.exception()  # otherwise it would be reported as never retrieved
         raise cancelled
     return task.result()

@@ -1,8 +1,8 @@
-"""Canaries: takes back the version that an alias gives a part of its calls, where that fails.
+"""Canaries: rolls back a failing version that an alias gives a part of its invocations.
 
-Each node judges by the calls that it ran, and the first that finds a version beyond its rule takes
-it back: the alias loses it in the store, so it is gone after a restart and on every node. The alias
-keeps why.
+Each node judges by the invocations that it ran. The first node that finds a version beyond its rule
+rolls it back: it removes the version from the alias in the store, and so on every node and after a
+restart. The alias keeps the reason.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from quiltfn.model.invocation import Invocation, Status
 from quiltfn.ports import Clock
 from quiltfn.store.tenants.audit import SqlAudit
 
-# Ends that are not the version's own.
+# Statuses that are not the version's fault.
 NOT_ITS_OWN = (Status.CANCELLED, Status.INTERRUPTED)
 AGAIN_S = 1.0
 ACTION, ITSELF = "alias.roll_back", "canary"
@@ -29,7 +29,7 @@ _log = structlog.get_logger("quiltfn.calls.canaries")
 
 
 class _Watched(msgspec.Struct):
-    """An alias as it was set, the version that is judged, and what its calls came to."""
+    """An alias as it was set, the version that is judged, and the counts of its invocations."""
 
     alias: Alias
     version: int
@@ -39,7 +39,7 @@ class _Watched(msgspec.Struct):
 
 
 class Canaries:
-    """Watches the ends of calls of functions with an alias that has a rule."""
+    """Watches the invocations of functions that have an alias with a rollback rule."""
 
     def __init__(self, aliases: Aliases, audit: SqlAudit, clock: Clock) -> None:
         self._aliases, self._audit, self._clock = aliases, audit, clock
@@ -48,7 +48,7 @@ class Canaries:
         self._changed = asyncio.Event()
 
     def alias_changed(self, function_id: str) -> None:
-        """A function has other aliases, or rules of them."""
+        """Applies a change of a function's aliases or of their rules."""
         before = {one.alias: one for one in self._watched.pop(function_id, [])}
         watched = []
         for alias in self._aliases.of(function_id):
@@ -59,7 +59,7 @@ class Canaries:
             self._watched[function_id] = watched
 
     def call_ended(self, record: Invocation) -> None:
-        """Counts the end of an attempt, where its version is watched."""
+        """Counts the end of an attempt if its version is watched."""
         for watched in self._watched.get(record.function_id, ()):
             if watched.is_over or record.version != watched.version or record.status in NOT_ITS_OWN:
                 continue
@@ -74,7 +74,7 @@ class Canaries:
                 self._changed.set()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Rolls back failed versions, until it is cancelled."""
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -91,7 +91,7 @@ class Canaries:
         name, why = watched.alias.name, f"version {watched.version}: {why}"
         function = await self._aliases.roll_back(function_id, watched.alias, why)
         if function is None:
-            return  # it was changed meanwhile, or another node was faster
+            return  # the alias was changed meanwhile, or another node was faster
         _log.warning(f"alias {name} was rolled back: {why}", function=function_id)
         entry = AuditEntry(
             id=new_id(),
@@ -110,7 +110,7 @@ class Canaries:
         await self._kept(entry)
 
     async def _kept(self, entry: AuditEntry) -> None:
-        """Stores the entry, as soon as the store takes it."""
+        """Stores the entry; retries until the store accepts it."""
         while True:
             try:
                 return await self._audit.append(entry)

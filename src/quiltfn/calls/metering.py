@@ -1,7 +1,7 @@
-"""Adds what instances have used to the statistics: processor time, and refused connections.
+"""Adds the usage of instances to the statistics: CPU time, and refused connections.
 
-Their counters are read every ten seconds where something has run, and at the end of each instance.
-So a kill of the server loses what was not read yet, and nothing else.
+The counters of instances that have run something are read every ten seconds, and those of each
+instance at its end. So a kill of the server loses only what was not read yet.
 """
 
 import asyncio
@@ -15,22 +15,22 @@ EVERY_S = 10.0
 
 
 class Metering:
-    """What the instances of `pools` use, brought to `stats`."""
+    """Adds the usage of the instances of `pools` to `stats`."""
 
     def __init__(self, pools: Pools, stats: SqlStats, clock: Clock) -> None:
         self._pools, self._stats, self._clock = pools, stats, clock
         self._unstored: dict[Stretch, CallStats] = {}
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Reads and stores usage, until it is cancelled."""
         while True:
             await asyncio.sleep(EVERY_S)
             await self._pools.meter()
             await self.store()
 
     async def store(self) -> None:
-        """Stores what was read. What cannot be stored now is kept for the next time: one sum for
-        each function, however long that lasts.
+        """Stores the usage that was read. What cannot be stored now is kept for the next time, as
+        one sum for each function, for as long as necessary.
         """
         start = floor_to(FINEST_S, int(self._clock.unix()))
         for (tenant_id, function_id), used in self._pools.take_use().items():

@@ -1,4 +1,4 @@
-"""Scaling targets set over the API: directly, or as an operation that is executed once."""
+"""Sets scaling targets over the API: directly, or as an operation that is executed once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ APPLIED, REPLAY = "succeeded", "ELASTICITY_IDEMPOTENCY_REPLAY"
 
 
 class Elasticity:
-    """Changes scaling targets without making a version."""
+    """Changes scaling targets without creating a version."""
 
     def __init__(self, lifecycle: Lifecycle, operations: SqlOperations, clock: Clock) -> None:
         self._lifecycle, self._operations, self._clock = lifecycle, operations, clock
@@ -30,22 +30,23 @@ class Elasticity:
     async def restore(self) -> None:
         """At start: marks the operations that the last server did not finish as failed."""
         ended = [interrupted(one) for one in await self._operations.interrupted()]
-        if ended:  # or each start would make a transaction for nothing
+        if ended:  # otherwise each start would run an empty transaction
             await self._operations.finish_interrupted(ended)
 
     async def aclose(self) -> None:
-        """What the store was not told by then the next start tells it."""
+        """Stops retrying writes; `restore` handles unfinished operations at the next start."""
         await self._telling.aclose()
 
     async def target(self, entry: Entry, min_instances: int, max_instances: int) -> Entry:
-        """New targets, at once. Raises `Unprocessable`."""
+        """Sets new targets at once. Raises `Unprocessable`."""
         return await self._lifecycle.set_scaling(entry, min_instances, max_instances)
 
     async def controlled(
         self, entry: Entry, targets: tuple[int, int], key: str, action_id: str
     ) -> tuple[Operation, bool]:
-        """The operation, and whether it is a repetition: then nothing was done this time. Raises
-        what `target` does, and `StoreUnavailable`; the store is told later what it was not told.
+        """Runs an operation. Returns it, and whether this is a repetition, which changes nothing.
+
+        Raises as `target`, and `StoreUnavailable`: then the result is stored later.
         """
         operation = Operation(
             operation_id=new_id(),
@@ -61,7 +62,7 @@ class Elasticity:
         )
         try:
             earlier = await self._operations.add(operation)
-        except OutcomeUnknown:  # whoever asks for it finds none
+        except OutcomeUnknown:  # nothing was done, so remove it in case it was stored
             self._tell_later(partial(self._operations.forget, operation.operation_id))
             raise
         if earlier is not None:
@@ -91,7 +92,7 @@ class Elasticity:
             raise
 
     def _tell_later(self, tell: Callable[[], Awaitable[None]]) -> None:
-        """As soon as the store takes it: who asks for the operation would wait for ever."""
+        """Retries a write until the store accepts it: no operation must seem to run for ever."""
 
         async def later() -> None:
             await asyncio.sleep(STORE_AGAIN_S)
@@ -100,7 +101,7 @@ class Elasticity:
         self._telling.spawn(later())
 
     async def operation(self, tenant_id: str, operation_id: str) -> Operation:
-        """Raises `NotFound`."""
+        """The tenant's operation with this id. Raises `NotFound`."""
         found = await self._operations.get(tenant_id, operation_id)
         if found is None:
             raise NotFound("there is no operation with this id")

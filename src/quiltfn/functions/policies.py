@@ -1,4 +1,4 @@
-"""The policies of functions in memory, so that no call and no acceptance asks the database."""
+"""The policies of functions in memory, so that no invocation needs a query to the database."""
 
 from collections.abc import Collection, Mapping
 
@@ -22,7 +22,7 @@ DEFAULTS = Both()
 
 
 class Policies(Mirror[Both]):
-    """What each function says of its accepted work and its records."""
+    """Each function's policies for asynchronous invocations and for records."""
 
     def __init__(self, store: SqlPolicies) -> None:
         super().__init__()
@@ -36,11 +36,11 @@ class Policies(Mirror[Both]):
         }
 
     def policy_of(self, function_id: str) -> AsyncPolicy:
-        """How the function's accepted work is run; the default where it says nothing."""
+        """How the function's asynchronous invocations run; the default if it has no policy."""
         return self._rows.get(function_id, DEFAULTS).asynchronous
 
     def record_policy_of(self, function_id: str) -> RecordPolicy:
-        """Whose inputs the function keeps; the default where it says nothing."""
+        """Which inputs the function stores; the default if it has no policy."""
         return self._rows.get(function_id, DEFAULTS).record
 
     async def set_policy(self, function_id: str, policy: AsyncPolicy | None) -> None:
@@ -53,7 +53,7 @@ class Policies(Mirror[Both]):
             self._keep(function_id, Both(kept or DEFAULT_ASYNC, self.record_policy_of(function_id)))
 
     async def set_record_policy(self, function_id: str, policy: RecordPolicy) -> None:
-        """The same for the record policy."""
+        """Replaces the record policy. Raises as `set_policy`."""
         kept = None if policy == DEFAULT_RECORD else policy
         async with self._changing:
             await self._store.save_record(function_id, kept)

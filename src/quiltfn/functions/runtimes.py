@@ -41,8 +41,8 @@ from quiltfn.store.functions.runtimes import SqlRuntimes
 class HostImage(msgspec.Struct, frozen=True, kw_only=True):
     """What this machine offers without any upload. `packages`: a hash of the installed packages.
 
-    `no_gvisor`: why there are no gVisor sandboxes here; empty if there are. `most`: the most that
-    the operator lets a sandbox use.
+    `no_gvisor`: why there are no gVisor sandboxes here; empty if there are. `most`: the maximum
+    resources that the operator allows a sandbox.
     """
 
     built_in: Mapping[str, Runtime]
@@ -241,7 +241,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         return OwnedRuntime(tenant_id=owner, runtime=runtime), True
 
     def _check_there(self, wanted: Runtime) -> None:
-        """Raises for what this machine does not have, or an older node does not know."""
+        """Raises an error if this machine or an older node does not support the runtime."""
         known = list(dict.fromkeys([*self._host.built_in, *EVERYWHERE]))
         if wanted.base_image is None and wanted.kind not in known:
             expected = (

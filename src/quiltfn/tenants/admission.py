@@ -1,8 +1,8 @@
-"""Per-tenant limits: functions, calls in flight, and, if that is configured, calls per second and
-GB-seconds per day.
+"""Per-tenant limits: functions, invocations in flight, and, if configured, invocations per second
+and GB-seconds per day.
 
-The limits of calls apply to invocations only, so a tenant that has reached one can still pause,
-scale or delete the function that uses it up. On a node of a fleet they are those of all nodes
+All limits but that of functions apply to invocations only, so a tenant that has reached one can
+still pause, scale or delete the function that uses it up. In a fleet they apply to all nodes
 together.
 """
 
@@ -23,14 +23,14 @@ from quiltfn.ports.quotas import OtherNodes
 
 
 class _Bucket(msgspec.Struct):
-    """Tokens that refill with time; one second's worth may come at once."""
+    """Tokens that refill with time; those of one second may be used at once."""
 
     tokens: float
     at: float
 
 
 class DayUse(msgspec.Struct):
-    """What the calls of a tenant have used on a day: `day` counts from 1970, in UTC."""
+    """The usage of a tenant's invocations on a day. `day`: days since 1970, in UTC."""
 
     day: int
     mib_ms: int
@@ -41,7 +41,7 @@ class DayUse(msgspec.Struct):
 
 
 class InFlight(msgspec.Struct, eq=False):
-    """A call that was admitted; it counts until the `with` block ends."""
+    """An admitted invocation; it counts until the `with` block ends."""
 
     counts: dict[str, int]
     tenant_id: str
@@ -56,7 +56,7 @@ class InFlight(msgspec.Struct, eq=False):
 
 
 class LimitTable:
-    """The limits of all tenants. `default`: of each tenant that has none of its own."""
+    """The limits of all tenants. `default`: for tenants without limits of their own."""
 
     def __init__(self, default: TenantLimits) -> None:
         self.default, self.own = default, dict[str, TenantLimits]()
@@ -71,7 +71,7 @@ class LimitTable:
 
 
 class Admission:
-    """Admits calls, or refuses them with the time to wait."""
+    """Admits invocations, or refuses them with the time to wait."""
 
     def __init__(
         self,
@@ -80,31 +80,31 @@ class Admission:
         others: OtherNodes | None = None,
         give_way: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """`others`: on a node of a fleet, whose limits apply to all nodes together. `give_way`:
-        ends one invocation of a tenant at its limit that no caller waits for any more, and returns
-        whether there was one; until it has ended, both count.
+        """`others`: the other nodes of a fleet, since limits apply to all nodes together; None on a
+        standalone server. `give_way`: for a tenant at its limit, ends one invocation whose caller
+        has left, and returns whether there was one; until it has ended, both invocations count.
         """
         self._clock, self.others, self._give_way = clock, others, give_way
         self.limits, self._own, self.limits_of = limits.default, limits.own, limits.of
         self._in_flight: defaultdict[str, int] = defaultdict(int)
         self._buckets: dict[str, _Bucket] = {}
         self._days: dict[str, DayUse] = {}
-        # Called with a tenant whose use of today is needed and unknown; `know_use` sets it.
+        # Reports a tenant whose usage of today is needed and unknown; `know_use` sets it.
         self.on_unknown_use: Signal[str] = Signal()
-        # Tenants whose use of today was needed, oldest first; None until `take_asked` is first
+        # Tenants whose usage of today was needed, oldest first; None until `take_asked` is first
         # called.
         self._asked: dict[str, None] | None = None
 
     def set_limits(self, tenant_id: str, limits: TenantLimits | None) -> None:
-        """Set the tenant's own limits; None removes them. They apply from the next call on."""
+        """Set the tenant's own limits; None removes them. Applies from the next invocation on."""
         self._own.pop(tenant_id, None)
-        self._buckets.pop(tenant_id, None)  # so that the next call has the new rate
+        self._buckets.pop(tenant_id, None)  # so that the next invocation has the new rate
         if limits is not None:
             self._own[tenant_id] = limits
 
     def call(self, tenant_id: str) -> "InFlight":
-        """One invocation, from here to the end of the `with` block. Raises `RateLimited`, and
-        `TenantDisabled`.
+        """Admits one invocation, which counts to the end of the `with` block. Raises `RateLimited`
+        and `TenantDisabled`.
         """
         limits, in_flight = self._own.get(tenant_id, self.limits), self._in_flight[tenant_id]
         if limits.disabled:
@@ -126,7 +126,7 @@ class Admission:
 
     def refusal(self, tenant_id: str) -> QuiltfnError | None:
         """Why none of the tenant's invocations may start now, including queued ones; None if they
-        may. Short-lived limits, such as calls in progress, are left out.
+        may. Short-lived limits, such as that of invocations in flight, are left out.
         """
         limits = self.limits_of(tenant_id)
         if limits.disabled:
@@ -169,22 +169,22 @@ class Admission:
             )
 
     def in_flight(self, tenant_id: str) -> int:
-        """The number of the tenant's calls that run or wait, on all nodes as far as known."""
+        """The number of the tenant's invocations that run or wait, on all nodes as far as known."""
         elsewhere = 0 if self.others is None else self.others.in_flight(tenant_id)
         return self._in_flight.get(tenant_id, 0) + elsewhere
 
     def loads(self) -> Sequence[TenantLoad]:
-        """The load of its tenants that this node reports to others."""
+        """The load of each tenant that this node reports to other nodes."""
         return () if self.others is None else self.others.report(self._in_flight)
 
     def used_today(self, tenant_id: str) -> DayUse | None:
-        """The usage of the tenant's calls today; None: unknown."""
+        """The usage of the tenant's invocations today; None: unknown."""
         use = self._days.get(tenant_id)
         return use if use is not None and use.day == self._today() else None
 
     def take_asked(self, most: int) -> list[str]:
         """Take up to `most` tenants whose usage of today was needed since they were last taken, the
-        longest-waiting first. Only tenants after the first call of this method are recorded.
+        longest-waiting first. Tenants are recorded only from the first use of this method on.
         """
         if self._asked is None:
             self._asked = {}
@@ -194,12 +194,13 @@ class Admission:
         return taken
 
     def know_use(self, tenant_id: str, use: DayUse) -> None:
-        """Set the usage of the tenant's calls on a day; `use` adds to it from now on."""
+        """Set the usage of the tenant's invocations on a day; `use` adds to it from now on."""
         self._days[tenant_id] = use
 
     def use(self, tenant_id: str, day: int, mib_ms: int) -> None:
-        """Add the usage of calls that ended on `day`, if that day's usage is known. The usage of
-        another day is requested by the first call of that day: a clock may be set either way.
+        """Add the usage of invocations that ended on `day`, if that day's usage is known. When the
+        day changes, even backwards after a change of the clock, the first invocation requests the
+        usage of the new day.
         """
         use = self._days.get(tenant_id)
         if use is not None and use.day == day:
@@ -227,7 +228,7 @@ class Admission:
 
 
 def _in_flight_refusal(most: int) -> RateLimited:
-    """`most`: maximum calls in flight; waiting for one to end helps only if it is above 0."""
+    """`most`: the maximum of invocations in flight; waiting helps only if it is above 0."""
     if most:
         return RateLimited(f"the tenant has {most} calls in flight, its limit", retry_after=1)
     return RateLimited(

@@ -1,5 +1,5 @@
-"""DisabledTenants: which tenants an operator has disabled; `Quotas` stores it, and a node without
-the store hears of it from other nodes (`fleet/keys.py`).
+"""DisabledTenants: the tenants that an operator has disabled. `Quotas` stores them; other nodes
+inform a node that cannot reach the store (`fleet/keys.py`).
 """
 
 from collections.abc import Callable
@@ -9,12 +9,14 @@ from quiltfn.base.signal import Signal
 
 class DisabledTenants:
     """The disabled tenants, as this node knows them. `Quotas` and `FleetKeys` change them.
-    `Admission` refuses invocations by the tenant's limits, which `Quotas` sets together with this;
-    whoever else refuses or holds back something of a tenant is made with it.
+
+    `Admission` refuses invocations by the tenant's limits, which `Quotas` sets together with this
+    object. All other code that refuses or holds back something of a disabled tenant gets this
+    object when it is created.
     """
 
     def __init__(self, age_s: Callable[[], float] = float) -> None:
-        """`age_s`: this server has all that the store had that many seconds ago."""
+        """`age_s`: how many seconds ago this server had all changes of the store."""
         self._tenants, self.age_s = set[str](), age_s
         # A tenant was disabled (True) or enabled.
         self.on_change: Signal[str, bool] = Signal()
@@ -31,7 +33,7 @@ class DisabledTenants:
         return tenant_id not in self._tenants
 
     def set(self, tenant_id: str, *, disabled: bool) -> None:
-        """Disables or enables a tenant, and tells of it if that is new."""
+        """Disables or enables a tenant, and reports a change."""
         if disabled == (tenant_id in self._tenants):
             return
         (self._tenants.add if disabled else self._tenants.discard)(tenant_id)

@@ -1,8 +1,8 @@
 """Quotas of tenants, and each one's GB-seconds of the day.
 
-Usage is counted if a limit needs it: at the day's first call from the statistics of calls, and then
-from the commits that add to these. So it equals the statistics, also after a restart or a change of
-the clock, and adds no cost to a call.
+Usage is counted if a limit needs it: at the day's first invocation from the statistics, and then
+from the commits that add to these. So it equals the statistics, even after a restart or a change of
+the clock, and costs an invocation nothing.
 """
 
 import asyncio
@@ -23,18 +23,18 @@ from quiltfn.store.tenants.quotas import SqlQuotas
 from quiltfn.tenants.admission import Admission, DayUse
 from quiltfn.tenants.disabled import DisabledTenants
 
-# They are all in memory, a few hundred bytes each.
+# All quotas are in memory, a few hundred bytes each.
 QUOTAS_MAX = 100_000
-# Usage on other nodes is read for the last minutes; earlier usage is summed up again after a while,
-# since a node that was cut off stores its own later.
+# Usage on other nodes is read often for the last minutes only. Earlier usage is summed up again
+# every RECOUNT_S, since a node that could not reach the store adds to it later.
 RECENT_S, RECOUNT_S = 2 * MINUTE_S, 300.0
 FOLLOWED_AT_ONCE = 50
 NONE = TenantQuota()
 
 
 class _Count(msgspec.Struct, eq=False):
-    """A tenant's usage is being read. `border`: from this time on, it is read in the order of
-    commits. `is_outdated`: a commit has added to the part that is read without an order.
+    """A tenant's usage that is being read. `border`: from this time on, it is read in the order of
+    commits. `is_outdated`: a commit has added to the earlier part, which is read without an order.
     """
 
     tenant_id: str
@@ -134,7 +134,7 @@ class Quotas(Mirror[TenantQuota]):
         return await self._store.load(only)
 
     async def follow_use(self) -> None:
-        """Count usage on other nodes, for tenants that have calls here and a limit, the longest
+        """Count usage on other nodes, for tenants with invocations here and a limit, the longest
         uncounted first. Also drops what other nodes reported about disabled tenants.
         """
         if self._heard:
@@ -163,12 +163,12 @@ class Quotas(Mirror[TenantQuota]):
             self.admission.know_use(tenant_id, DayUse(day, earlier.mib_ms + recent))
 
     async def gb_seconds_today(self, tenant_id: str) -> float:
-        """The usage of the tenant's calls today."""
+        """The usage of the tenant's invocations today."""
         known = self.admission.used_today(tenant_id)
         return (known or await self._today(tenant_id)).gb_seconds
 
     def counted(self, sums: Mapping[Stretch, CallStats]) -> None:
-        """A commit has added this to the statistics."""
+        """Take note of a commit that has added `sums` to the statistics."""
         used: defaultdict[tuple[str, int], int] = defaultdict(int)
         for key, stats in sums.items():
             used[key.tenant_id, key.start // DAY_S] += stats.mib_ms
@@ -186,7 +186,7 @@ class Quotas(Mirror[TenantQuota]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _changed(self, key: str, before: TenantQuota | None, after: TenantQuota | None) -> None:
-        """If the tenant has a limit now, its usage is counted when its next call needs it."""
+        """If the tenant has a limit now, its next invocation has its usage counted."""
         del before
         limits = None if after is None else self.admission.limits.under(after)
         self.admission.set_limits(key, limits)
@@ -195,7 +195,7 @@ class Quotas(Mirror[TenantQuota]):
             self.admission.forget_use(key)
 
     def tenant_changed(self, tenant_id: str, is_disabled: bool) -> None:
-        """Refuse all calls of a tenant that another node reports as disabled."""
+        """Refuse all requests of a tenant that another node reports as disabled."""
         quota = self.of(tenant_id)
         if is_disabled and not quota.disabled:
             self._heard.add(tenant_id)
@@ -205,14 +205,14 @@ class Quotas(Mirror[TenantQuota]):
         return bool(self.admission.limits_of(tenant_id).gb_seconds_per_day)
 
     def count_soon(self, tenant_id: str) -> None:
-        """A call needs the tenant's usage of today."""
+        """Start counting the tenant's usage of today, which an invocation needs."""
         if tenant_id not in self._counting:
             task = asyncio.ensure_future(self._count_if_possible(tenant_id))
             self._counting[tenant_id] = task
             task.add_done_callback(lambda _: self._counting.pop(tenant_id))
 
     async def _count_if_possible(self, tenant_id: str) -> None:
-        with contextlib.suppress(StoreUnavailable):  # the next call tries again
+        with contextlib.suppress(StoreUnavailable):  # the next invocation tries again
             await self._count(tenant_id)
 
     async def _count(self, tenant_id: str) -> None:

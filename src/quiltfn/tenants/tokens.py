@@ -1,7 +1,7 @@
 """Signed tokens (JWT) as credentials: HS256 with a shared secret, RS256 and ES256 with a key set.
 
-A key is used with its own algorithm only, so that a public key can never be taken for a secret
-(RFC 8725). Claims: `sub`, `tenant`, `scope` (one of ours) and `exp` are required.
+Each key is used with its own algorithm only, so that a public key can never be taken for a secret
+(RFC 8725). Required claims: `sub`, `tenant`, `scope` (a `Scope`) and `exp`.
 """
 
 import json
@@ -27,16 +27,16 @@ AT_ANY_TIME: Options = {
 ALGORITHM_OF = {"RSA": "RS256", "EC": "ES256"}
 SECRET_MIN_BYTES = 32
 SUBJECT = re.compile(r"[\x20-\x7e]{1,128}")
-# Of a token or its claims: the last two are for JSON that nests too deep and for endless numbers.
+# Errors of an invalid token. The last two: JSON that is nested too deeply, and infinite numbers.
 UNUSABLE = (jwt.PyJWTError, KeyError, ValueError, TypeError, RecursionError, OverflowError)
 
 
 class BadTokenSettings(ValueError):
-    """The secret or the key set cannot be used (a sentence)."""
+    """The secret or the key set cannot be used; the text is a sentence."""
 
 
 def verifier(secret: bytes | None, key_set: bytes | None) -> Verifier | None:
-    """How tokens are verified, or None where neither was configured. Raises `BadTokenSettings`."""
+    """Returns what verifies tokens; None if neither is configured. Raises `BadTokenSettings`."""
     if secret is None and key_set is None:
         return None
     shared = secret.strip() if secret is not None else None
@@ -45,8 +45,8 @@ def verifier(secret: bytes | None, key_set: bytes | None) -> Verifier | None:
     public = read_key_set(key_set) if key_set is not None else {}
 
     def verify(token: str, *, at_any_time: bool = False) -> Caller:
-        # PyJWT skips what is no base64, and takes space around JSON. Then no search could find each
-        # token that is accepted.
+        # PyJWT ignores characters that are not base64, and whitespace around JSON. `tokens_in`
+        # could not find all such tokens, so they are not accepted.
         if not TOKEN.fullmatch(token):
             raise Unauthorized("the token is wrong or expired")
         try:
@@ -68,7 +68,7 @@ def verifier(secret: bytes | None, key_set: bytes | None) -> Verifier | None:
 
 
 def _signature_length(key: Any, algorithm: str) -> int:
-    """How many characters of base64url a signature with this key has."""
+    """The length of a signature with this key, in characters of base64url."""
     if algorithm == "HS256":
         size = 32
     else:
@@ -77,7 +77,9 @@ def _signature_length(key: Any, algorithm: str) -> int:
 
 
 def read_key_set(document: bytes) -> dict[str, tuple[Any, str]]:
-    """The public keys of a JWKS (RFC 7517) by their `kid`, each with its algorithm."""
+    """The public keys of a JWKS (RFC 7517) by their `kid`, each with its algorithm. Raises
+    `BadTokenSettings`.
+    """
     try:
         keys = json.loads(document)["keys"]
         found = {}
@@ -92,7 +94,7 @@ def read_key_set(document: bytes) -> dict[str, tuple[Any, str]]:
 
 
 def caller_of(claims: dict[str, Any]) -> Caller:
-    """Raises `ValueError` for claims that name no tenant or scope of ours."""
+    """The caller that the claims describe. Raises `ValueError` if a claim is invalid."""
     tenant, scope, subject = claims["tenant"], claims["scope"], claims["sub"]
     if not isinstance(tenant, str) or not TENANT.fullmatch(tenant):
         raise ValueError("tenant")
