@@ -1,12 +1,13 @@
 """The frames between host and guest: bytes in, events out.
 
-Rule 1: nothing here uses a socket, a clock or a log; the same bytes give the same events however
-they were cut. Rule 2: what breaks a rule of `docs/reference/guest-protocol.md` raises `WireError`
-and nothing else, in both directions, and a decoder that has raised cannot be used any more. Rule 3:
-the owner of the socket judges whose turn it is and whether a nonce is the awaited one.
+Rule 1: this module uses no socket, clock or log; equal bytes give equal events, however they were
+split.
+Rule 2: a violation of `docs/reference/guest-protocol.md` raises `WireError` and nothing else, in
+both directions. A decoder that has raised is not usable any more.
+Rule 3: the owner of the socket checks the order of frames, and that a nonce is the expected one.
 
-Every call passes here. One `feed` usually holds all frames of a call and is parsed in place. Events
-are not frozen, since making a frozen one takes half as long again.
+Every invocation passes here. The data of one `feed` usually has all frames of an invocation and is
+parsed in place. Events are not frozen, since creating a frozen one takes 50 % longer.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ SPECIALISE_MAX: Final = 256 * 1024
 ENVIRONMENT_MAX: Final = 256 * 1024
 CALL_MAX: Final = 8 * 1024 * 1024 + 256 * 1024
 STRINGS_MAX: Final = 16 * 1024
-# The kernel's MAX_ARG_STRLEN, less the NUL: execve refuses a longer argument or variable.
+# The kernel's MAX_ARG_STRLEN without the NUL: execve refuses a longer argument or variable.
 STRING_MAX: Final = 131_071
 OUTPUT_MAX: Final = 64 * 1024
-# What a guest keeps of a stream that was not told otherwise on its command line.
+# The guest's default limits on output, used unless its command line has others.
 STDOUT_MAX: Final = 6 * 1024 * 1024
 STDERR_MAX: Final = 1024 * 1024
 TEXT_MAX: Final = 1024
-# The errno of SPECIALISED about a runner that ended or was late, and didn't say itself why it can't
-# start. What it wrote last may.
+# The errno of SPECIALISED for a runner that ended or timed out without giving a reason. The reason
+# may be in its last output.
 NO_REASON: Final = frozenset((errno.ECHILD, errno.ETIMEDOUT))
-# What a runner that did not start wrote last, and the NUL before it.
+# The limit on the last output of a runner that did not start, and the NUL before it.
 LAST_WORDS_MAX: Final = 4096 + 1
 TIMEOUT_MS_MAX: Final = 0xFFFF_FFFF
 NONCE_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -62,7 +63,7 @@ HAS_PAYLOAD: Final = 1
 ENV_REPLACES: Final = 2
 FOLLOWED: Final = 4
 
-# The kind is read with its three zero bytes as one number, so that a set one matches nothing.
+# The kind is read as one number with its three zero bytes, so a non-zero byte makes it invalid.
 _HEADER: Final = Struct("<II")
 _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
@@ -70,12 +71,12 @@ _CALL: Final = Struct("<IIQIII")
 _SPECIALISE: Final = Struct("<III")
 _END: Final = Struct("<QIIQQQ")
 
-# What a handler may have had a hand in. Beyond that a database may not take the record, and with it
-# none of its group commit.
+# Limits on numbers that a handler can influence. With larger ones, a database could refuse the
+# record, and with it all records of the same group commit.
 CODE_MAX: Final = 0x7FFF_FFFF
 DROPPED_MAX: Final = 1 << 53
 
-# The shortest and the longest payload of each frame a guest may send.
+# The minimum and maximum length of the payload, for each frame that a guest may send.
 _LENGTHS: Final[Mapping[int, tuple[int, int]]] = {
     HELLO: (4, 4),
     SPECIALISED: (4, 4 + TEXT_MAX + LAST_WORDS_MAX),
@@ -89,7 +90,7 @@ _LENGTHS: Final[Mapping[int, tuple[int, int]]] = {
 
 
 class WireError(Exception):
-    """The bytes are not what the protocol allows."""
+    """The bytes violate the protocol."""
 
 
 class FrameTooLong(WireError):
@@ -110,17 +111,17 @@ _EXIT_KINDS: Final = tuple(ExitKind)
 
 @dataclass(slots=True)
 class Hello:
-    """The guest is there and speaks this version of the protocol."""
+    """The guest has started and uses this version of the protocol."""
 
     version: int
 
 
 @dataclass(slots=True)
 class Specialised:
-    """The guest is ready for calls, or says with `errno` and a sentence why it is not.
+    """The guest is ready for invocations; otherwise `errno` and a sentence in `text` say why not.
 
-    Of a runner that is ready, `text` is how it serves calls: `fork`, `once` or `keep`, and a note.
-    `written`: what one that is not ready wrote last.
+    If a runner is ready, `text` is how it serves invocations: `fork`, `once` or `keep`, and a note.
+    `written`: the last output of a runner that is not ready.
     """
 
     errno: int
@@ -130,7 +131,7 @@ class Specialised:
 
 @dataclass(slots=True)
 class Output:
-    """The handler of call `nonce` wrote `data`, 1 to 65,536 bytes, to `stream`."""
+    """The handler of invocation `nonce` wrote `data`, 1 to 65,536 bytes, to `stream`."""
 
     nonce: int
     stream: Literal["stdout", "stderr"]
@@ -139,20 +140,19 @@ class Output:
 
 @dataclass(slots=True)
 class Result(Output):
-    """A piece of what the handler of call `nonce` returned, as its runner told it.
+    """A piece of the result of invocation `nonce`, as reported by the runner.
 
-    Clients are shown a result as the end of standard output, which is why it is an `Output` of that
-    stream.
+    It is an `Output` of standard output, since clients see a result as the end of that stream.
     """
 
 
 @dataclass(slots=True)
 class End:
-    """The handler of call `nonce` has ended, and every process it left behind.
+    """The handler of invocation `nonce` has ended, and every process that it left behind.
 
     `code` is the exit status (EXITED), the signal's number (KILLED), 0 (DEADLINE) or an errno with
-    a sentence in `text` (NOT_STARTED). The dropped counts are bytes beyond what it keeps. Those
-    of a result are standard output's where the guest was told no limit for results.
+    a sentence in `text` (NOT_STARTED). The dropped counts are bytes beyond the limits. Without a
+    limit for results, dropped bytes of a result count as standard output.
     """
 
     nonce: int
@@ -166,27 +166,27 @@ class End:
 
 @dataclass(slots=True)
 class Clean:
-    """Nothing of call `nonce` is left; the guest waits for the next."""
+    """Nothing of invocation `nonce` is left; the guest waits for the next."""
 
     nonce: int
 
 
 @dataclass(slots=True)
 class Socket:
-    """A socket of the sandbox, which came as a descriptor; with `errno` there is none."""
+    """A socket of the sandbox, sent as a descriptor; with `errno`, there is none."""
 
     errno: int
 
 
 Event = Hello | Specialised | Output | Result | End | Clean | Socket
-# What asks a server's guest for a socket.
+# The frame that requests a socket from a server's guest.
 ASK_SOCKET: Final = _HEADER.pack(SOCKET, 0)
 
 
 def encode_prepare(*, argv: Sequence[str], environment: Mapping[str, str]) -> bytes:
-    """The frame that starts a runner before anybody knows what for.
+    """Encodes the frame that starts a runner before its function is known.
 
-    Raises `WireError` for what no process can be given, `FrameTooLong` beyond a limit.
+    Raises `WireError` for values that no process can be given, and `FrameTooLong` above a limit.
     """
     if not argv:
         raise WireError("argv must have at least one argument")
@@ -203,13 +203,14 @@ def encode_specialise(
     environment: Mapping[str, str],
     flags: int = 0,
 ) -> bytes:
-    """The frame that tells a fresh guest what it is for. `argv[0]` is a path, not looked up.
+    """Encodes the frame that specialises a new guest. `argv[0]` is a path, which is not searched.
 
-    `flags`: KEEP_TMP: /tmp survives a call. RESIDENT: argv is a runner, started now; with
-    KEEP_STATE it may serve call after call. SHELL: argv is a shell, `-c` and a command line, which
-    may be started before the call comes. FRESH: a runner that was prepared cannot be used for it.
-    SERVER: argv is a program that serves by itself, and there are no calls.
-    Raises `WireError` for what no process can be given, `FrameTooLong` beyond a limit.
+    `flags`: KEEP_TMP: /tmp survives an invocation. RESIDENT: argv is a runner, started now; with
+    KEEP_STATE, one process may serve several invocations. SHELL: argv is a shell, `-c` and a
+    command line, and may be started before the invocation arrives. FRESH: a prepared runner cannot
+    be used. SERVER: argv is a program that serves requests itself, without invocations in the
+    guest.
+    Raises `WireError` for values that no process can be given, and `FrameTooLong` above a limit.
     """
     if not argv:
         raise WireError("argv must have at least one argument")
@@ -241,11 +242,11 @@ def encode_call(
     env_replaces: bool = False,
     is_followed: bool = False,
 ) -> bytes:
-    """The frame that runs the handler once. `is_followed`: somebody waits for its output.
+    """Encodes the frame that runs the handler once. `is_followed`: a client follows its output.
 
-    `environment` is added to the specialised one, with names that do not occur there, or with
-    `env_replaces` is the whole. Without a payload the handler reads from /dev/null.
-    Raises `WireError` for what no process can be given, `FrameTooLong` beyond a limit.
+    `environment` is added to the variables of the version, whose names it must not repeat; with
+    `env_replaces`, it replaces them. Without a payload, the handler reads from /dev/null.
+    Raises `WireError` for values that no process can be given, and `FrameTooLong` above a limit.
     """
     if not 0 <= nonce <= NONCE_MAX:
         raise WireError(f"nonce must be an unsigned number of 64 bits, not {nonce}")
@@ -282,7 +283,7 @@ def _blobs(texts: Sequence[str]) -> bytes:
 
 
 def _variables(environment: Mapping[str, str]) -> bytes:
-    # In one piece, because every call has some.
+    # Checks all variables together, for speed: every invocation has some.
     if "" in environment or "=" in "".join(environment):
         bad = next(name for name in environment if not name or "=" in name)
         raise WireError(f"{bad!r} cannot be the name of a variable")
@@ -298,7 +299,7 @@ def _variables(environment: Mapping[str, str]) -> bytes:
 
 
 class Decoder:
-    """What a guest sends, cut into events. One for each connection."""
+    """Turns the bytes from a guest into events. Each connection needs its own decoder."""
 
     __slots__ = ("_failed", "_needed", "_rest")
 
@@ -308,10 +309,10 @@ class Decoder:
         self._failed: WireError | None = None
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completes, in order; what is incomplete waits for more.
+        """Returns the events that `data` completes, in order; keeps an incomplete frame.
 
-        Raises `WireError` (also ever after, once raised), `FrameTooLong` as soon as a header
-        announces too much: at most one frame is ever held.
+        Raises `WireError`, also on every later call. Raises `FrameTooLong` as soon as a header
+        announces too much, so it never holds more than one frame.
         """
         if self._failed is not None:
             raise self._failed
@@ -333,7 +334,7 @@ class Decoder:
         return events
 
     def _cut(self, data: bytes, events: list[Event]) -> int:
-        """Appends the events of all whole frames in `data`; returns how many bytes they took."""
+        """Appends the events of all complete frames in `data`; returns the size of these frames."""
         at, size = 0, len(data)
         while True:
             start = at + 8
@@ -357,7 +358,7 @@ class Decoder:
 
 
 def _event(kind: int, data: bytes, start: int, end: int) -> Event:
-    """The event in one whole frame; its payload, data[start:end], has a length its kind allows."""
+    """Decodes a complete frame. Its payload, data[start:end], has a length that its kind allows."""
     if kind == STDOUT:
         return Output(_U64.unpack_from(data, start)[0], "stdout", data[start + 8 : end])
     if kind == RESULT:

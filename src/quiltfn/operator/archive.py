@@ -1,10 +1,10 @@
 """The archive of a backup: an uncompressed tar file.
 
     quiltfn.db, journal-a.spool, journal-b.spool
-    images/<digest>.tar          each image, its digest being that of its content
-    manifest.json                what it is, and the digest of every byte before this member
+    images/<digest>.tar          each image, named by the digest of its content
+    manifest.json                facts about the backup, and the digest of all bytes before it
 
-Everything is read and written in pieces; no member's content is in memory as a whole.
+Members are read and written in pieces, so none is completely in memory.
 """
 
 import hashlib
@@ -32,19 +32,19 @@ FILES = ("quiltfn.db", "journal-a.spool", "journal-b.spool")
 
 
 class ImageVanished(Exception):
-    """An image was collected while it was read; a newer snapshot does not need it."""
+    """An image was removed while it was read, since nothing uses it; so a new snapshot lacks it."""
 
 
-# It is shown to root: nothing that a terminal would take for a command.
+# These words are shown to root, so they must not contain a terminal's control characters.
 WORD = re.compile(r"[0-9A-Za-z._+-]{1,64}")
-LARGEST = 253_402_300_799  # the last second that has a date of four digits
+LARGEST = 253_402_300_799  # the last second of the year 9999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """`sha256`: of the archive up to this member. `revision`: the database's schema.
+    """`sha256`: of the archive up to this member. `revision`: of the database's schema.
 
-    Raises `ValueError` for what no archive of ours says.
+    Raises `ValueError` for values that no valid archive has.
     """
 
     format: int
@@ -66,7 +66,7 @@ class Manifest:
 
 
 class Hashed:
-    """A file that is only written to, and what was written so far."""
+    """A file that is only written to, and the hash of the bytes written so far."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, hashlib.sha256()
@@ -97,7 +97,7 @@ class Writer:
         self._pad()
 
     def add_image(self, images: Path, digest: str) -> None:
-        """Raises `ImageVanished`."""
+        """Adds an image. Raises `ImageVanished`."""
         try:
             root = os.open(images / digest, DIRECTORY)
             try:
@@ -118,7 +118,7 @@ class Writer:
         self._pad()
 
     def finish(self, **facts: int | str) -> None:
-        """Writes the manifest, and everything is on disk."""
+        """Writes the manifest, and syncs the archive to disk."""
         manifest = Manifest(format=FORMAT, sha256=self._hashed.sha256, **facts)  # type: ignore[arg-type]
         data = json.dumps(asdict(manifest), indent=2).encode() + b"\n"
         self._header(MANIFEST, len(data))
@@ -138,14 +138,14 @@ class Writer:
 
 
 class Reader:
-    """Reads an archive that can be read from any place. Made only of a whole one.
+    """Reads an archive in a seekable file, after a check of the whole archive.
 
-    Raises `StoreBroken` for what is damaged, cut, or no backup.
+    Raises `StoreBroken` if it is damaged, incomplete, or not a backup.
     """
 
     def __init__(self, file: BinaryIO, shown: str) -> None:
         self._file, self._shown = file, shown
-        # Name → where its content begins, and how long it is.
+        # Name → start and size of the content.
         self._members: dict[str, tuple[int, int]] = {}
         self.manifest = self._read()
 
@@ -161,7 +161,9 @@ class Reader:
         _copy(self._file, target, size)
 
     def unpack(self, digest: str, root: int) -> None:
-        """The image into the empty directory `root`. Raises `StoreBroken` if it is another."""
+        """Unpacks an image into the empty directory `root`. Raises `StoreBroken` if its content
+        does not match its digest.
+        """
         at, size = self._members[f"images/{digest}.tar"]
         self._file.seek(at)
         limits = ImageLimits(unpacked_max_bytes=size, files_max=size // tarfile.BLOCKSIZE)
@@ -169,7 +171,7 @@ class Reader:
             cast("BinaryIO", _Part(self._file, size)), limits.archive_max_bytes, limits.headers_max
         )
         try:
-            # A base image has links that files at /app may not have; the digest says it is itself.
+            # Allows the links of base images, too. The digest below proves that this is the image.
             found = Unpacker(root, limits, check_target).unpack(source).digest
         except Unprocessable as error:
             raise StoreBroken(f"{self._shown}: image {digest}: {error}.") from None
@@ -184,7 +186,7 @@ class Reader:
                     self._members[member.name] = (member.offset_data, member.size)
                     if member.name == MANIFEST:
                         return self._checked(member)
-        except (tarfile.TarError, RecursionError):  # of one long name behind another
+        except (tarfile.TarError, RecursionError):  # RecursionError: a long chain of long names
             pass
         except OSError as error:
             raise StoreBroken(f"{self._shown} cannot be read: {error.strerror}.") from None
@@ -234,7 +236,7 @@ def _is_image(name: str) -> bool:
 
 
 def _walk(root: int) -> Iterator[tuple[bytes, str, int]]:
-    """Every entry of an image: its header, its path, and how long its content is."""
+    """Yields each entry of an image: its header, its path, and the size of its content."""
     for where, directories, files, at in os.fwalk(".", dir_fd=root, follow_symlinks=False):
         for name in sorted((*directories, *files)):
             path = os.path.normpath(os.path.join(where, name))
@@ -255,7 +257,7 @@ def _padded(size: int) -> int:
 
 
 def _copy(source: BinaryIO, target: "BinaryIO | Hashed", size: int) -> None:
-    """Exactly `size` bytes. Raises `StoreBroken` where there are fewer."""
+    """Copies exactly `size` bytes. Raises `StoreBroken` if there are fewer."""
     left = size
     while left:
         piece = source.read(min(left, PIECE))

@@ -1,6 +1,6 @@
-"""`quiltfn backup FILE` and `quiltfn restore FILE`: everything that a server keeps, in one archive.
+"""`quiltfn backup FILE` and `quiltfn restore FILE`: all data of a server, in one archive.
 
-Root opens the archive, and what reads or writes the data directory is its owner (see `owner.py`).
+Root opens the archive; the data directory is read or written as its owner (see `owner.py`).
 """
 
 import argparse
@@ -31,13 +31,13 @@ ELSEWHERE = "keep it with pg_dump and bring it back with pg_restore"
 
 
 def backup(arguments: Sequence[str]) -> int:
-    """Makes one archive; returns the exit code."""
+    """Creates an archive; returns the exit code."""
     given = backup_parser().parse_args(arguments)
     return told(lambda: _backup(Path(given.file).absolute(), _data_dir(given), given.replace))
 
 
 def restore(arguments: Sequence[str]) -> int:
-    """Lays one archive out; returns the exit code."""
+    """Restores an archive; returns the exit code."""
     given = restore_parser().parse_args(arguments)
     return told(lambda: _restore(Path(given.file), _data_dir(given), given.replace))
 
@@ -72,7 +72,7 @@ def _backup(file: Path, data_dir: Path, replace: bool) -> str:
 
 
 def _write(archive: BinaryIO, data_dir: Path, target: Path) -> str:
-    """As the owner of the data: makes the snapshot, writes the archive and reads it back."""
+    """As the owner of the data: takes the snapshot, writes the archive, and verifies it."""
     become_owner(data_dir, (target,))
     for _ in range(TRIES):
         with contextlib.suppress(ImageVanished):
@@ -114,10 +114,12 @@ def _write_once(archive: BinaryIO, images: Path, target: Path, found: snapshot.S
 
 @contextlib.contextmanager
 def _beside(file: Path) -> Iterator[Path]:
-    """A directory on the file's own file system, whose names only we may change."""
+    """Creates a temporary directory beside the file, in which only this process's user can create
+    or rename files.
+    """
     try:
         work = Path(tempfile.mkdtemp(prefix=f".{file.name}-", dir=file.parent))
-    except OSError as error:  # of a name that nobody gave; what is wrong is where it was to be
+    except OSError as error:  # names the parent instead of the temporary directory
         raise OSError(error.errno, error.strerror, str(file.parent)) from None
     work.chmod(0o711)
     try:
@@ -127,7 +129,7 @@ def _beside(file: Path) -> Iterator[Path]:
 
 
 def _in_child(work: Callable[[], str]) -> int:
-    """Does it in another process, which may become somebody else; the exit code."""
+    """Runs `work` in a child process, which may change its user; returns its exit code."""
     pid = os.fork()
     if pid:
         try:
@@ -141,7 +143,7 @@ def _in_child(work: Callable[[], str]) -> int:
     try:
         code = told(work)
         sys.stdout.flush()
-    except Exception:  # a mistake of ours, which nobody else would tell
+    except Exception:  # a bug, which would otherwise not be reported
         traceback.print_exc()
     finally:
         os._exit(code)

@@ -17,7 +17,7 @@ from quiltfn.settings import (
     warnings_of,
 )
 
-# Files that only root may have to read: read here, given to the server as text.
+# Settings with files that only root may be able to read. Root reads them, and passes the text on.
 SECRET_FILES = (
     "tls_cert",
     "tls_key",
@@ -27,15 +27,15 @@ SECRET_FILES = (
     "store_password_file",
     "otlp_headers_file",
 )
-# Those that are refused where others may read them.
+# Those that are refused if other users can read them.
 PRIVATE_FILES = ("fleet",)
 
 
 def choose(arguments: Sequence[str], config: str | None) -> dict[str, Any]:
-    """The settings for launcher and server, as JSON has them. `config`: the text of the settings
-    file; if there is one and its text is missing, the result is its path alone.
+    """Returns the settings for launcher and server, as JSON values. `config`: the text of the
+    settings file. If it is needed and missing, the result has only the path of the file.
 
-    Raises `SystemExit` after an error was printed.
+    Prints errors and raises `SystemExit`.
     """
     given = vars(parser().parse_args(arguments))
     path = config_of(given)
@@ -57,7 +57,7 @@ def choose(arguments: Sequence[str], config: str | None) -> dict[str, Any]:
 
 
 def launcher_options(settings: Settings) -> dict[str, Any]:
-    """The launcher's options that are settings."""
+    """Returns the launcher's options that come from settings."""
     return {
         "host": settings.host,
         "port": settings.port,
@@ -72,7 +72,7 @@ def launcher_options(settings: Settings) -> dict[str, Any]:
 
 
 def room_of(settings: Settings) -> dict[str, int]:
-    """What one sandbox may use at most, by the names that the launcher has."""
+    """Returns the maximum limits of one sandbox, by the launcher's names."""
     return {
         "pids": settings.sandbox_processes_max,
         "tmp_mib": settings.sandbox_tmp_max_mib,
@@ -82,7 +82,7 @@ def room_of(settings: Settings) -> dict[str, int]:
 
 
 def secret_files(settings: Settings) -> dict[str, dict[str, str]]:
-    """The paths of the secret files that are set, by how they have to be read."""
+    """Returns the paths of the secret files that are set, grouped by the way to read them."""
     kinds = {"secret": SECRET_FILES, "private": PRIVATE_FILES}
     return {
         kind: {name: str(path) for name in names if (path := getattr(settings, name)) != Path()}
@@ -91,7 +91,7 @@ def secret_files(settings: Settings) -> dict[str, dict[str, str]]:
 
 
 def as_text(settings: Settings) -> dict[str, str]:
-    """Every setting as text, for the server to read again. An unset path is an empty text."""
+    """Returns every setting as text, which the server parses again. An unset path is empty."""
     values = {setting.name: getattr(settings, setting.name) for setting in SETTINGS}
     return {name: "" if value == Path() else str(value) for name, value in values.items()}
 

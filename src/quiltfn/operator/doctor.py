@@ -1,7 +1,7 @@
-"""`quiltfn doctor`: what this machine offers; `--sweep` removes what a crash left.
+"""`quiltfn doctor`: checks this machine; `--sweep` removes leftovers of a crash.
 
 It changes nothing without `--sweep`. `--images` reads all images, which can take minutes. Each line
-is ok, warn or NO, a sentence, and what to do; NO means that `serve` cannot start.
+has ok, warn or NO, a sentence, and advice; NO means that `serve` cannot start.
 """
 
 import argparse
@@ -26,7 +26,7 @@ FINE, NOT_FINE, NOT_ROOT = 0, 1, 77
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints a line a finding; returns 0 where a server can start."""
+    """Prints one line per finding; returns 0 if a server can start."""
     given = parser().parse_args(arguments)
     try:
         settings = from_everywhere(vars(given))
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def sweep(run_dir: Path) -> int:
-    """Only servers whose launcher is dead are swept; a running one is not touched."""
+    """Removes leftovers of servers whose launcher is dead. Does not touch running servers."""
     if os.geteuid() != 0:
         print("quiltfn: doctor --sweep must be run as root", file=sys.stderr)
         return NOT_ROOT
@@ -53,7 +53,7 @@ def sweep(run_dir: Path) -> int:
 
 
 def examine(settings: Settings, root: Path = Path("/")) -> list[Finding]:
-    """What `serve` needs and what weakens its fence, on this machine."""
+    """Checks the requirements of `serve` on this machine, and what weakens sandbox isolation."""
     groups, mode = control_groups()
     return [
         user(),
@@ -78,7 +78,7 @@ def user() -> Finding:
 
 
 def control_groups() -> tuple[Finding, str]:
-    """How they are mounted, and where our groups would be."""
+    """Checks how control groups are mounted, and where a server would create its own."""
     try:
         found = cgroups.detect()
     except cgroups.CgroupsUnusable as error:
@@ -91,10 +91,10 @@ def control_groups() -> tuple[Finding, str]:
 
 
 def database(settings: Settings) -> Iterator[Finding]:
-    """Whether PostgreSQL answers, where state is kept there."""
+    """Checks that PostgreSQL answers, if it is the store."""
     if not settings.store:
         return
-    # What speaks to it takes longer to load than all else here.
+    # Imported here, since loading it takes longer than all other imports.
     from quiltfn.server.opened_store import version_of  # noqa: PLC0415
     from quiltfn.store import StoreBroken  # noqa: PLC0415
 
@@ -111,14 +111,14 @@ def database(settings: Settings) -> Iterator[Finding]:
 
 
 def fleet(settings: Settings) -> Iterator[Finding]:
-    """What keeps this node from its fleet, and what makes the fleet weaker."""
+    """Checks what could keep this node from its fleet, and what weakens the fleet."""
     from quiltfn.operator import fleet_doctor  # noqa: PLC0415 - a server alone has none of it
 
     yield from fleet_doctor.examine(settings, settings.fleet)
 
 
 def images(settings: Settings) -> Finding:
-    """Whether the images of runtimes are what was uploaded. A server may run beside."""
+    """Checks that images have the content that was uploaded. A server may run at the same time."""
     from quiltfn.images import verify  # noqa: PLC0415 — for this option alone
 
     try:
@@ -132,7 +132,7 @@ def images(settings: Settings) -> Finding:
 
 
 def leftovers(run_dir: Path) -> Finding:
-    """Looks without sweeping."""
+    """Reports leftovers of dead servers without removing them."""
     try:
         return host_programs.leftovers(sorted(dead_servers(run_dir)))
     except PermissionError:
@@ -142,8 +142,8 @@ def leftovers(run_dir: Path) -> Finding:
 
 
 def dead_servers(run_dir: Path) -> Iterator[str]:
-    """Servers whose lock nobody holds. Holds the run directory's own lock meanwhile, so that no
-    server that is starting finds its lock taken by us.
+    """Yields servers whose lock is free. Holds the run directory's lock during this, so that a
+    starting server does not find its lock held by this check.
     """
     if not (run_dir / "servers").is_dir():
         return
@@ -158,7 +158,7 @@ def dead_servers(run_dir: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _locked(path: Path, flag: int = 0) -> Iterator[None]:
-    """Holds the lock; where there is no such file nobody holds it."""
+    """Holds a lock for a `with` block; does nothing if the file does not exist."""
     with contextlib.ExitStack() as held:
         with contextlib.suppress(FileNotFoundError):
             file = held.enter_context(path.open("rb"))

@@ -1,4 +1,4 @@
-"""`quiltfn fleet`: makes a fleet, and the files of its nodes. It asks no server."""
+"""`quiltfn fleet`: creates a fleet, and the files of its nodes, without a server."""
 
 import argparse
 import contextlib
@@ -18,15 +18,15 @@ DAYS_MAX = 3650
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Makes a file; returns the exit code."""
+    """Creates a file; returns the exit code."""
     given = parser().parse_args(arguments)
     act = {"init": init, "add-node": add_node}[given.verb]
     return told(lambda: act(given))
 
 
 def init(given: argparse.Namespace) -> str:
-    """Makes the fleet's file, and the database the fleet's. Raises `BadSetting`, `StoreBroken` and
-    `OSError`; then there is no file.
+    """Creates the fleet's file, and assigns the database to the fleet. Raises `BadSetting`,
+    `StoreBroken` and `OSError`; it leaves no file then.
     """
     path = Path(given.fleet)
     url = given.store or asked_for("store", "PostgreSQL (postgresql://USER@HOST/DATABASE): ")
@@ -53,7 +53,7 @@ def init(given: argparse.Namespace) -> str:
 
 
 def begin_fleet(made: files.FleetFile) -> None:
-    """Notes the fleet in its database. Raises `BadSetting` and `StoreBroken`."""
+    """Registers the fleet in its database. Raises `BadSetting` and `StoreBroken`."""
     try:
         from quiltfn.store.fleet import init as fleet_init  # noqa: PLC0415 — it needs the extra
     except ImportError as error:
@@ -62,14 +62,14 @@ def begin_fleet(made: files.FleetFile) -> None:
 
 
 def asked_for(name: str, question: str) -> str:
-    """What a person answers. Raises `BadSetting` where there is nobody to ask."""
+    """Asks for a value on the terminal. Raises `BadSetting` if there is no terminal."""
     if not sys.stdin.isatty():
         raise BadSetting(f"{name} is needed: --{name}")
     return answer_to(input, question).strip()
 
 
 def answer_to(ask: Callable[[str], str], question: str) -> str:
-    """Raises `BadSetting` where the terminal is closed instead (Ctrl-D)."""
+    """Asks a question. Raises `BadSetting` at the end of input (Ctrl-D)."""
     try:
         return ask(question)
     except EOFError:
@@ -77,7 +77,7 @@ def answer_to(ask: Callable[[str], str], question: str) -> str:
 
 
 def add_node(given: argparse.Namespace) -> str:
-    """Makes a node's file. Raises `BadSetting` and `OSError`."""
+    """Creates a node's file. Raises `BadSetting` and `OSError`."""
     fleet = files.parse(files.FleetFile, read_private("fleet", Path(given.fleet)))
     if not 1 <= given.days <= DAYS_MAX:
         raise BadSetting(f"days must be between 1 and {DAYS_MAX}, not {given.days}")

@@ -1,5 +1,5 @@
-"""What `quiltfn doctor --fleet FILE` finds of a node and its fleet. It reads, and changes nothing:
-no lock is taken, no row is written. No finding has anything secret of the node's file in it.
+"""`quiltfn doctor --fleet FILE`: checks of a node and its fleet. They only read: they take no lock
+and write no row. No finding contains a secret of the node's file.
 """
 
 import asyncio
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 CERTIFICATE_SOON_DAYS = 30
 SLOW_S = 0.010
 CLOCK_OFF_MAX_S = 5.0
-# One for writes, one for reads, one for notices, and two for what must not wait: beats and slots.
+# One for writes, one for reads, one for notices, and two for heartbeats and slots, which must not
+# wait.
 CONNECTIONS_OF_NODE = 5
-AT_ONCE = 20  # peers that are asked at the same time
+AT_ONCE = 20  # maximum concurrent requests to peers
 TIMES = ("fleet_beat_s", "fleet_fence_s", "fleet_end_s", "fleet_reap_s")
 
 
 def examine(settings: Settings, path: Path) -> Iterator[Finding]:
-    """What keeps the node that has this file from its fleet, and what makes the fleet weaker."""
+    """Checks what could keep the node with this file from its fleet, and what weakens the fleet."""
     try:
         own = parse(NodeFile, read_private("fleet", path))
     except BadSetting as error:
@@ -60,7 +61,7 @@ def examine(settings: Settings, path: Path) -> Iterator[Finding]:
 
 
 def of_database(facts: "FleetFacts") -> Iterator[Finding]:
-    """What its database and the PostgreSQL around it say."""
+    """Checks the fleet's database and its PostgreSQL server."""
     yield latency(facts)
     yield schema(facts)
     yield role(facts)
@@ -71,7 +72,7 @@ def of_database(facts: "FleetFacts") -> Iterator[Finding]:
 
 
 def of_members(settings: Settings, own: NodeFile, members: Sequence[Member]) -> Iterator[Finding]:
-    """What the nodes say of themselves, and whether they can be reached from here."""
+    """Checks what the nodes report, and whether they can be reached from here."""
     by_name = {one.name: one for one in members}
     yield membership(own, by_name.get(own.name))
     yield versions(own, members)
@@ -82,7 +83,7 @@ def of_members(settings: Settings, own: NodeFile, members: Sequence[Member]) -> 
 
 
 def certificate(own: NodeFile, now: float) -> Finding:
-    """`now`: Unix seconds."""
+    """Checks the validity of the node's certificate. `now`: Unix seconds."""
     again = (
         "quiltfn fleet add-node --output NEW with the same name makes it again; restart the node"
     )
@@ -97,7 +98,7 @@ def certificate(own: NodeFile, now: float) -> Finding:
 
 
 def read(own: NodeFile) -> "FleetFacts | Finding":
-    """What the database says; a finding where it cannot be used."""
+    """Reads the facts from the database; returns a finding if it cannot be used."""
     try:
         from quiltfn.store.fleet.facts import read_facts  # noqa: PLC0415 - it needs the extra
     except ImportError as error:
@@ -110,7 +111,9 @@ def read(own: NodeFile) -> "FleetFacts | Finding":
 
 
 def latency(facts: "FleetFacts") -> Finding:
-    """Each grant of an instance, each accepted call and each strict record waits for it."""
+    """Checks the database's round trip time. Each new slot, asynchronous invocation and strictly
+    stored record has to wait for it.
+    """
     sentence = f"a statement to the database takes {1000 * facts.latency_s:.1f} ms there and back"
     if facts.latency_s > SLOW_S:
         advice = "have the database nearer: starts of instances and accepted calls wait for it"
@@ -138,7 +141,7 @@ def schema(facts: "FleetFacts") -> Finding:
 
 
 def role(facts: "FleetFacts") -> Finding:
-    """Whether nodes may do what they do, and no more."""
+    """Checks that the role of the nodes has the rights that it needs, and no more."""
     if facts.is_superuser:
         return warn(
             "role",
@@ -169,7 +172,7 @@ def synced(settings: Mapping[str, str]) -> Finding:
 
 
 def failover(facts: "FleetFacts") -> Finding:
-    """What a failover can lose."""
+    """Checks whether a failover could lose data."""
     names = facts.settings["synchronous_standby_names"]
     if names:
         return fine("failover", f"commits wait for a synchronous standby ({names})")
@@ -184,7 +187,7 @@ def failover(facts: "FleetFacts") -> Finding:
 
 
 def connections(facts: "FleetFacts") -> Finding:
-    """Whether PostgreSQL has room for all nodes."""
+    """Checks that PostgreSQL allows enough connections for all nodes."""
     there = max(1, sum(one.state is not NodeState.REMOVED for one in facts.members))
     needed = there * CONNECTIONS_OF_NODE
     room = facts.connections_max - facts.connections_of_others
@@ -223,7 +226,7 @@ def membership(own: NodeFile, member: Member | None) -> Finding:
 
 
 def versions(own: NodeFile, members: Sequence[Member]) -> Finding:
-    """An upgrade that is not finished, or that does not go on like this."""
+    """Checks for an unfinished upgrade, and for nodes that are too old for this version."""
     there = [one for one in members if one.presence is Presence.PRESENT]
     running = ", ".join(f"{one.name} has {one.version}" for one in there)
     if any(is_older(one.version, OLDEST) for one in there if one.name != own.name):
@@ -242,7 +245,7 @@ def versions(own: NodeFile, members: Sequence[Member]) -> Finding:
 
 
 def times(settings: Settings, members: Sequence[Member]) -> Finding:
-    """All nodes have the same, or it takes longer than a setting says until one is taken over."""
+    """Checks that all nodes have the same times; otherwise a take-over can take longer than set."""
     mine = [getattr(settings, name) for name in TIMES]
     times = ", ".join(f"{name} {value:g}" for name, value in zip(TIMES, mine, strict=True))
     others = [
@@ -264,7 +267,9 @@ def times(settings: Settings, members: Sequence[Member]) -> Finding:
 
 
 def peer_port(own: NodeFile, *, is_running: bool) -> Finding:
-    """Whether the node can listen there, and who else could reach it. `is_running`: it does."""
+    """Checks that the node can listen at its peer port, and that the port is not public.
+    `is_running`: the node is listening now.
+    """
     problem = None if is_running else why_not_bound(own)
     if problem is not None:
         advice = "free the port, or make the file again with another --listen"
@@ -281,7 +286,7 @@ def peer_port(own: NodeFile, *, is_running: bool) -> Finding:
 
 
 def why_not_bound(own: NodeFile) -> str | None:
-    """Binds the port for a moment, as the node does."""
+    """Binds the port briefly, as the node does; returns the error, if any."""
     host, port = split_address("listen", own.listen)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -296,7 +301,7 @@ def why_not_bound(own: NodeFile) -> str | None:
 
 
 def public_addresses(own: NodeFile) -> list[str]:
-    """Addresses that the internet may reach, at which the port listens or is reached by others."""
+    """Returns the public addresses among those of the settings `address` and `listen`."""
     hosts = [split_address(name, getattr(own, name))[0] for name in ("address", "listen")]
     found = {one for host in hosts for one in addresses_of(host)}
     if any(ipaddress.ip_address(one).is_unspecified for one in found):
@@ -305,7 +310,7 @@ def public_addresses(own: NodeFile) -> list[str]:
 
 
 def addresses_of(host: str) -> list[str]:
-    """Of a name those that it has now; none where it has none."""
+    """Returns the current addresses of a host name; none if it has none."""
     try:
         return [str(one[4][0]).partition("%")[0] for one in socket.getaddrinfo(host, None)]
     except OSError:
@@ -313,7 +318,7 @@ def addresses_of(host: str) -> list[str]:
 
 
 def addresses_of_machine(root: Path = Path("/")) -> list[str]:
-    """Those of its network devices, as the kernel lists them."""
+    """Returns the addresses of this machine's network devices, as listed by the kernel."""
     found = []
     with_words = (root / "proc/net/fib_trie", root / "proc/net/if_inet6")
     four, six = (path.read_text() if path.exists() else "" for path in with_words)
@@ -327,7 +332,7 @@ def addresses_of_machine(root: Path = Path("/")) -> list[str]:
 
 
 def peers(own: NodeFile, members: Sequence[Member]) -> list[Finding]:
-    """Asks each other node that is there, with this node's certificate."""
+    """Checks the connection to each other present node, with this node's certificate."""
     others = [
         one
         for one in members

@@ -1,6 +1,6 @@
 """`quiltfn keys`: API keys in the data directory or PostgreSQL, whether a server runs or not.
 
-What reads a database takes longer to load than all else here: it is loaded where there is one.
+The modules for databases take long to load, so they are imported only after a database was found.
 """
 
 import argparse
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from quiltfn.store import SqlAudit, SqlKeys
 
 FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
-CREATED, DONE = 201, 204  # what the API answers to the same change
+CREATED, DONE = 201, 204  # the API's status codes for the same changes
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Makes, lists or revokes keys; returns the exit code."""
+    """Creates, lists or revokes keys; returns the exit code."""
     given = parser().parse_args(arguments)
     options = ("data_dir", "store", "store_password_file", "fleet")
     secret: bytes | str | None
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         return complain(error, BAD_SETTING)
     data_dir = chosen.data_dir
     is_named = given.data_dir is not None or data_dir != Path("data").absolute()
-    is_there = chosen.store or os.path.exists(data_dir / "quiltfn.db")  # False: nobody may look
+    is_there = chosen.store or os.path.exists(data_dir / "quiltfn.db")  # False if unreadable, too
     if not is_there and not (given.verb == "create" and is_named):
         sentence = f"There is no database in {data_dir}; name it with --data-dir."
         return complain(sentence, STORE_BROKEN)
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def fleet_store(path: Path) -> tuple[str, str]:
-    """The database of a fleet and its password, from its own file or from a node's. Raises
-    `BadSetting`.
+    """Returns URL and password of a fleet's database, from the file of the fleet or of a node.
+    Raises `BadSetting`.
     """
     from quiltfn.fleet import files  # noqa: PLC0415 — see above
 
@@ -86,8 +86,8 @@ def fleet_store(path: Path) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def directory_beside(chosen: Settings) -> Iterator[Settings]:
-    """The settings, whose data directory is another for the moment where PostgreSQL has the keys
-    and no server has run in it here.
+    """Yields the settings. If PostgreSQL has the keys and no server has used the data directory on
+    this machine, a temporary directory replaces it.
     """
     if not chosen.store or (chosen.data_dir / "quiltfn.lock").exists():
         yield chosen
@@ -97,12 +97,12 @@ def directory_beside(chosen: Settings) -> Iterator[Settings]:
 
 
 async def run(given: argparse.Namespace, chosen: Settings, secret: str | None) -> int:
-    """One command against the store that the settings name."""
+    """Runs one command on the store in the settings."""
     from quiltfn.server.opened_store import opened_store  # noqa: PLC0415
     from quiltfn.store import SqlAudit, SqlClockStore, SqlKeys  # noqa: PLC0415
 
     async with contextlib.AsyncExitStack() as stack:
-        with contextlib.redirect_stdout(sys.stderr):  # what the log says of it is no answer
+        with contextlib.redirect_stdout(sys.stderr):  # keeps log messages out of the output
             opened = opened_store(chosen, secret, alone=False)
             store = await stack.enter_async_context(opened)
         notes, clock = SqlClockStore(store.database), SystemClock()
@@ -142,7 +142,7 @@ async def perform(
 
 
 def entry(key: Key, action: str, status: int, clock: SystemClock) -> AuditEntry:
-    """What the audit log keeps of a change that was made without a server."""
+    """Returns the audit entry of a change that was made without a server."""
     return AuditEntry(
         id=new_id(),
         at=int(clock.timestamp()),
@@ -158,7 +158,7 @@ def entry(key: Key, action: str, status: int, clock: SystemClock) -> AuditEntry:
 
 
 def seconds(text: str) -> int:
-    """30d, 12h, 15m or 90s. Raises `Unprocessable`."""
+    """Parses a duration such as 30d, 12h, 15m or 90s. Raises `Unprocessable`."""
     match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
     if match is None:
         raise Unprocessable.field("expires", "a number with s, m, h or d behind it", text, "30d")
@@ -166,15 +166,15 @@ def seconds(text: str) -> int:
 
 
 def fields_of(key: Key) -> dict[str, Any]:
-    """A key without its digest."""
+    """Returns the fields of a key without its digest."""
     names = ("id", "tenant_id", "scope", "prefix", "created_at", "expires_at", "revoked_at")
     return {name: getattr(key, name) for name in (*names, "label")}
 
 
 def line(key: Key) -> str:
-    """A key for a person."""
+    """Returns a key as text for people."""
     ends = "revoked" if key.revoked_at else f"expires {day(key.expires_at)}"
-    # Whoever has a key can give another one a label; here an administrator's terminal shows it.
+    # Tenants choose labels, and an administrator's terminal shows them: escape control characters.
     shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in key.label or "")
     called = f"  {shown}" if shown else ""
     return f"{key.id}  {key.tenant_id}  {key.scope}  quilt_sk_{key.prefix}_…  {ends}{called}"

@@ -1,4 +1,4 @@
-"""What commands on stored data say at their end, and the exit code that goes with it."""
+"""The final message of commands on stored data, and the matching exit code."""
 
 import sys
 from collections.abc import Callable
@@ -11,7 +11,7 @@ FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
 
 
 def told(work: Callable[[], str]) -> int:
-    """Says what came of it; the exit code."""
+    """Runs `work`, and prints its result or its error; returns the exit code."""
     try:
         print(work())
     except BadSetting as error:
@@ -21,12 +21,12 @@ def told(work: Callable[[], str]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return complain(f"{where}{error.strerror or error}", REFUSED)
-    except SystemExit as error:  # of a child, which has said why
+    except SystemExit as error:  # of a child process, which has printed the reason
         return int(cast("int", error.code))
     return FINE
 
 
 def complain(sentence: str, code: int) -> int:
-    """Says why it failed; the exit code."""
+    """Prints the reason of a failure; returns the exit code."""
     print(f"quiltfn: {sentence}", file=sys.stderr)
     return code

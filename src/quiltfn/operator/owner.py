@@ -1,7 +1,7 @@
-"""A tool that root starts becomes the owner of the data directory before it touches what is in it.
+"""A command started by root becomes the owner of the data directory before it uses its contents.
 
-Whoever owns a directory may put a link under any name there. If root follows such a link, it may
-write to any file of the machine; the owner can only write where it may anyway.
+The owner of a directory can create a link with any name there. If root followed such a link, it
+could overwrite any file of the machine. The owner can only write to files that it may write anyway.
 """
 
 import os
@@ -15,9 +15,10 @@ OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def become_owner(data_dir: Path, writable: tuple[Path, ...] = ()) -> None:
-    """Becomes the owner for good, if the process is root and the directory belongs to another user.
+    """Permanently becomes the owner, if the process is root and the directory belongs to another
+    user.
 
-    If the directory does not exist yet, or only root may write in it, the process stays root.
+    If the directory does not exist yet, or only root can write to it, the process stays root.
     `writable`: further paths that the owner must reach. Raises `StoreBroken`.
     """
     if os.geteuid() != 0:

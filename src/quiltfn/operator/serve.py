@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         launcher.Options(
             **own | {name: Path(own[name]) for name in ("data_dir", "run_dir")},
             guest=GUEST,
-            # -I keeps the caller's environment and directory out.
+            # -I ignores the caller's environment and working directory.
             server=[sys.executable, "-I", "-m", "quiltfn.server.main"],
             given={"settings": chosen["settings"], "secrets": secrets},
             program=program_paths(),
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def settings_of(arguments: Sequence[str]) -> dict[str, Any]:
-    """The settings, as `chosen_settings.choose` returns them. Root reads the settings file, which
-    may be closed to others. Raises `BadSetting` and `unprivileged.NoResult`.
+    """Returns the settings, as `chosen_settings.choose` does. Root reads the settings file, which
+    may be unreadable for others. Raises `BadSetting` and `unprivileged.NoResult`.
     """
     chosen = _choose(arguments, None)
     if "config" in chosen:

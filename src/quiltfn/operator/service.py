@@ -1,4 +1,4 @@
-"""`quiltfn service`: the unit and the settings of a systemd service, written out of the package."""
+"""`quiltfn service`: installs the unit and the settings of a systemd service from the package."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 FINE, REFUSED, NOT_ROOT = 0, 1, 77
 UNIT, SETTINGS = "quiltfn.service", "quiltfn.toml"
-# What the unit says; another place of the program is written in its stead.
+# The program's path in the packaged unit; `install` replaces it by the actual path.
 USUAL_PROGRAM = Path("/usr/local/bin/quiltfn")
 NEXT = """Next:
   systemctl daemon-reload"""
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def install(root: Path, program: Path) -> None:
-    """The unit anew, since it belongs to the release; settings only where there are none yet."""
+    """Writes the unit, which belongs to the release; writes settings only if there are none."""
     unit = unit_of(root)
     text = packaged(UNIT).read_text().replace(str(USUAL_PROGRAM), str(program))
     if unit.exists() and unit.read_text() != text:
@@ -54,7 +54,7 @@ def install(root: Path, program: Path) -> None:
 
 
 def uninstall(root: Path) -> None:
-    """The unit alone; settings and data are somebody's work."""
+    """Removes only the unit; settings and data belong to the operator."""
     for path in (unit_of(root), unit_of(root).with_name(f"{UNIT}.before")):
         if path.exists():
             path.unlink()
@@ -65,20 +65,20 @@ def uninstall(root: Path) -> None:
 
 
 def put(path: Path, text: str) -> None:
-    """In one step: nobody reads half of it."""
+    """Writes a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
     try:
         fresh.write_text(text)
         fresh.chmod(0o644)
         fresh.replace(path)
-    except OSError as error:  # of a name that nobody knows
+    except OSError as error:  # names the file itself instead of the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from None
     print(f"wrote  {path}")
 
 
 def is_here(root: Path) -> bool:
-    """Whether that is the system that runs now."""
+    """Whether `root` is the running system."""
     return root.resolve() == Path("/")
 
 
@@ -91,7 +91,7 @@ def settings_of(root: Path) -> Path:
 
 
 def program() -> Path:
-    """Where this command is: as an administrator calls it, where that leads to it."""
+    """Returns the path of this command: the usual one, unless that is a different program."""
     own = Path(sys.executable).with_name("quiltfn")
     if not own.exists() or (USUAL_PROGRAM.exists() and USUAL_PROGRAM.samefile(own)):
         return USUAL_PROGRAM
@@ -99,7 +99,9 @@ def program() -> Path:
 
 
 def packaged(name: str) -> Path:
-    """A file that a wheel has beside this module, and a checkout at its root."""
+    """Returns the path of a packaged file: beside this module in a wheel, at the root in a
+    checkout.
+    """
     beside = Path(__file__).with_name("packaging") / name
     return beside if beside.exists() else Path(__file__).parents[3] / "packaging" / name
 

@@ -1,4 +1,4 @@
-"""`quiltfn store copy FROM TO`: what a server stores, between a data directory and PostgreSQL."""
+"""`quiltfn store copy FROM TO`: copies a server's store between a data directory and PostgreSQL."""
 
 import argparse
 import contextlib
@@ -21,17 +21,17 @@ ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def is_url(text: str) -> bool:
-    """Whether a FROM or TO is a database."""
+    """Whether a FROM or TO is the URL of a database."""
     return "://" in text
 
 
 def name_of(text: str) -> str:
-    """A FROM or TO as messages have it."""
+    """Returns the name of a FROM or TO for messages."""
     return text if is_url(text) else str(Path(text).absolute())
 
 
 class Address:
-    """A FROM or TO as it was given. Raises `BadSetting`."""
+    """A FROM or TO from the command line. Raises `BadSetting`."""
 
     def __init__(self, option: str, text: str, password_file: str | None) -> None:
         self.is_url, self.name = is_url(text), name_of(text)
@@ -60,7 +60,7 @@ class Address:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Copies; returns the exit code."""
+    """Runs the command; returns the exit code."""
     given = parser().parse_args(arguments)
     with ending_at_a_signal(name_of(given.target)):
         return told(lambda: copied(given))
@@ -68,8 +68,9 @@ def main(arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def ending_at_a_signal(target: str) -> Iterator[None]:
-    """A signal removes what was begun and ends the process at once: an exception in the middle of a
-    driver's work may become another one. A database gives up what is not committed by itself.
+    """Makes signals remove an unfinished copy and end the process at once, without an exception,
+    which a database driver might turn into another one. A database itself rolls back an unfinished
+    copy.
     """
 
     def end(number: int, _frame: object) -> None:
@@ -90,7 +91,7 @@ def ending_at_a_signal(target: str) -> Iterator[None]:
 
 
 def copied(given: argparse.Namespace) -> str:
-    """Copies; returns what. Raises `BadSetting`, `StoreBroken` and `OSError`."""
+    """Copies; returns a summary. Raises `BadSetting`, `StoreBroken` and `OSError`."""
     source = Address("FROM", given.source, given.from_password_file)
     target = Address("TO", given.target, given.to_password_file)
     check_addresses(source, target)
@@ -98,7 +99,7 @@ def copied(given: argparse.Namespace) -> str:
 
 
 def check_addresses(source: Address, target: Address) -> None:
-    """Raises `BadSetting` for two directories."""
+    """Raises `BadSetting` if both are directories."""
     if not (source.is_url or target.is_url):
         raise BadSetting(
             "FROM or TO must be the URL of a database, postgresql://…; from one data directory to "
@@ -107,7 +108,9 @@ def check_addresses(source: Address, target: Address) -> None:
 
 
 def perform(source: Address, target: Address, data_dir: Path | None) -> str:
-    """`data_dir`: that of the server that uses the source, where the source is a database."""
+    """Copies. `data_dir`: the data directory of the server that uses the source, if the source is
+    a database.
+    """
     directories = [Path(one.name) for one in (source, target) if not one.is_url]
     if source.is_url:
         directories += [data_dir.absolute()] if data_dir and data_dir not in directories else []
@@ -124,7 +127,7 @@ def perform(source: Address, target: Address, data_dir: Path | None) -> str:
     with source.as_source() as origin, target.as_target() as goal:
         arrived: dict[str, int] = {}
         copy.copy(origin, goal, arrived.__setitem__)
-        # From here on the copy is kept: no Ctrl-C leaves open whether it was.
+        # The copy is committed next; ignore Ctrl-C, so that the outcome stays clear.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     lines = [f"{name:<20}{rows:>12}" for name, rows in sorted(arrived.items()) if rows]
     whole = f"copied and compared: {sum(arrived.values())} rows of {len(arrived)} tables"
@@ -132,7 +135,7 @@ def perform(source: Address, target: Address, data_dir: Path | None) -> str:
 
 
 def _postgresql() -> Any:
-    """The module for databases. Raises `BadSetting` where its driver is not installed."""
+    """Imports the module for databases. Raises `BadSetting` if its driver is not installed."""
     try:
         from quiltfn.store.files import copy_postgresql  # noqa: PLC0415 — it needs the extra
     except ImportError as error:

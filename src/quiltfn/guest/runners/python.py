@@ -1,12 +1,12 @@
-"""Runs Python handlers: imports a module once, then calls its function for every call.
+"""Runs Python handlers: imports a module once, then calls its function for every invocation.
 
-Started by the guest inside a sandbox; docs/reference/runner-protocol.md is what the two speak.
-Written for any Python from 3.9 on, with nothing imported that a small handler does not need: every
-module here is start-up time and memory of every idle instance.
+The guest starts this inside a sandbox; docs/reference/runner-protocol.md describes their protocol.
+It supports Python 3.9 and newer, and imports nothing that a small handler does not need: every
+module costs start-up time, and memory in every idle instance.
 
-With QUILT_KEEP=1 one process serves call after call. Otherwise the process that has imported the
-module never runs the handler itself: each call is given a fork of it, and what the call did to
-modules, environment, files or memory ends with that fork.
+With QUILT_KEEP=1 one process serves all invocations. Otherwise the process that has imported the
+module never runs the handler itself: each invocation runs in a fork of it, and its changes to
+modules, environment, open files or memory end with that fork.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import os
 import sys
 
-# A handler's modules are looked for where the handler is, and not beside this file.
+# Modules are searched in the handler's directory, not in the directory of this file.
 if not getattr(sys.flags, "safe_path", False):
     del sys.path[0]
 
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
     from typing import Any
 
 CONTROL, HEAD_BYTES, READ_BYTES = 3, 64, 1 << 16
-# A result of up to this many bytes is sent with the line that says that the call is done.
+# A result of up to this many bytes is sent together with the line that ends the invocation.
 SMALL_BYTES = 60_000
 HOME = "/app"
 PACKAGES = "/app/site-packages"
 PR_SET_DUMPABLE, MSG_CMSG_CLOEXEC = 4, 0x40000000
 STREAMS, INT_BYTES = 3, 4
 CO_VARARGS = 0x04
-# What AWS Lambda would name a function by; of the parts, the last two say something here.
+# The name of a function in the format of AWS Lambda; only the last two parts have a meaning here.
 ARN = "arn:quiltfn:lambda:local:000000000000:function"
-# The descriptor that results are written to. `main` sets it apart from what is printed.
+# The descriptor that results are written to. `main` separates it from printed output.
 RESULT = 1
 
 
 class Refused(Exception):
-    """The handler cannot be run (a sentence)."""
+    """The handler cannot run; the message is a sentence."""
 
 
 class Identity:
-    """Who has called, as AWS Lambda tells it for users of Amazon Cognito: nobody."""
+    """The caller's Amazon Cognito identity in the context of AWS Lambda; always empty here."""
 
     cognito_identity_id = None
     cognito_identity_pool_id = None
 
 
 class Context:
-    """What a handler is told of its call besides the event.
+    """The facts about an invocation that a handler gets in addition to the event.
 
-    Everything that AWS Lambda's context has is here, so that code and libraries which were written
-    for that find it.
+    It has all attributes of AWS Lambda's context, so that code and libraries written for Lambda
+    work.
     """
 
     client_context = None
@@ -74,13 +74,13 @@ class Context:
         self._deadline_ms = int(get("QUILT_DEADLINE_MS", "0"))
 
     def remaining_ms(self) -> int:
-        """Milliseconds until the call is ended, never below 0."""
+        """Milliseconds until the invocation times out, never below 0."""
         import time
 
         return max(0, int(self._deadline_ms - time.time() * 1000))
 
     def get_remaining_time_in_millis(self) -> int:
-        """The same, under the name that AWS Lambda has for it."""
+        """The same under its name in AWS Lambda."""
         return self.remaining_ms()
 
     @property
@@ -101,11 +101,11 @@ class Context:
 
 
 class ShownLogs:
-    """Makes what is logged from level INFO on seen, as it is in AWS Lambda, without a handler of
-    the handler's author: `logging` itself would show warnings alone.
+    """Shows log messages from level INFO on without any configuration, as AWS Lambda does; by
+    default, `logging` shows only warnings and errors.
 
-    It waits in `sys.meta_path` for the first import of `logging`, which takes milliseconds and
-    memory that a handler without logs shall not pay for.
+    It waits in `sys.meta_path` for the first import of `logging`, so that a function without logs
+    does not pay the milliseconds and the memory of this import.
     """
 
     @staticmethod
@@ -122,7 +122,7 @@ class ShownLogs:
             def exec_module(module: Any) -> None:
                 del spec.loader.exec_module
                 execute(module)
-                if hasattr(module, "lastResort"):  # else a module of the function's own
+                if hasattr(module, "lastResort"):  # not a module of the function with this name
                     show_logs(module)
 
             spec.loader.exec_module = exec_module
@@ -130,8 +130,8 @@ class ShownLogs:
 
 
 def show_logs(logging: Any) -> None:
-    """Levels from INFO on, in the form that `logging.basicConfig` has. The root logger gets no
-    handler, since with one `basicConfig` would do nothing.
+    """Shows messages from level INFO on, in the format of `logging.basicConfig`. The root logger
+    gets no handler, since `basicConfig` would then do nothing.
     """
     logging.getLogger().setLevel(logging.INFO)
     logging.lastResort.setLevel(logging.NOTSET)
@@ -142,12 +142,12 @@ def show_logs(logging: Any) -> None:
 
 
 class Call:
-    """A call whose head has been read; `rest` is what was read behind the head."""
+    """An invocation whose head has been read; `rest`: the bytes read after the head."""
 
     def __init__(self, head: bytes, rest: bytes = b"") -> None:
         _, number, _timeout_ms, which, variables_bytes, payload_bytes = head.split()
         self.number = number.decode()
-        # Whether its variables replace those of the version.
+        # Whether the variables of the invocation replace those of the version.
         self.replaces = which == b"all"
         self._variables_bytes, self._payload_bytes = int(variables_bytes), int(payload_bytes)
         self._rest = rest
@@ -162,8 +162,8 @@ class Call:
 
 
 def hear(control: _socket.socket) -> tuple[Call, list[int]]:
-    """Waits for the next call and reads its head alone. The descriptors that come with it are the
-    call's standard streams.
+    """Waits for the next invocation and reads only its head. The descriptors that come with it are
+    the standard streams of the invocation.
     """
     room = STREAMS * INT_BYTES
     head, messages, _, _ = control.recvmsg(HEAD_BYTES, room + 64, MSG_CMSG_CLOEXEC)
@@ -176,7 +176,7 @@ def hear(control: _socket.socket) -> tuple[Call, list[int]]:
 
 
 def hear_all() -> Call:
-    """Waits for the next call and reads as much of it as has come."""
+    """Waits for the next invocation and reads as much of it as has arrived."""
     data = os.read(CONTROL, READ_BYTES)
     if len(data) < HEAD_BYTES:
         if not data:
@@ -186,7 +186,7 @@ def hear_all() -> Call:
 
 
 def exactly(size: int) -> bytes:
-    """Reads that many bytes from the control socket. At its end the sandbox is going away."""
+    """Reads exactly `size` bytes from the control socket. Exits if the guest has closed it."""
     data = os.read(CONTROL, size) if size else b""
     if len(data) == size:
         return data
@@ -199,14 +199,14 @@ def exactly(size: int) -> bytes:
 
 
 def say(line: str, result: bytes = b"") -> None:
-    """Sends a line and, behind a `done` with its length, a result."""
+    """Sends a line, and a result after a `done` with its length."""
     rest = line.encode("utf-8", "replace") + b"\n" + result
     while rest:
         rest = rest[os.write(CONTROL, rest) :]
 
 
 def ready(mode: str) -> None:
-    """Says that calls may come, and that what is written to `RESULT` is their result."""
+    """Reports that this process is ready for invocations, and writes their results to `RESULT`."""
     say(f"result stdout\nready {mode}")
 
 
@@ -214,7 +214,7 @@ def ready(mode: str) -> None:
 
 
 def load(name: str) -> Callable[..., Any]:
-    """The function that `name` stands for. Raises `Refused`."""
+    """Imports the function called `name`. Raises `Refused`."""
     module_name, mark, path = name.partition(":")
     if not mark:
         module_name, _, path = name.rpartition(".")
@@ -244,7 +244,7 @@ def load(name: str) -> Callable[..., Any]:
 
 
 def arguments_of(function: Callable[..., Any]) -> int:
-    """How many of (event, context) the function takes."""
+    """Returns how many of the arguments (event, context) the function takes."""
     code: CodeType | None = getattr(function, "__code__", None)
     if code is not None and not hasattr(function, "__wrapped__"):
         if code.co_flags & CO_VARARGS:
@@ -264,7 +264,7 @@ def arguments_of(function: Callable[..., Any]) -> int:
 
 
 def event_of(payload: bytes | None) -> Any:
-    """The payload as JSON says it, or as the text that it is; None where there was none."""
+    """Decodes the payload from JSON, or as text if it is not JSON; None if there is no payload."""
     if payload is None:
         return None
     try:
@@ -274,7 +274,7 @@ def event_of(payload: bytes | None) -> Any:
 
 
 class Runner:
-    """One handler, and how it is called."""
+    """Calls one handler."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -282,8 +282,8 @@ class Runner:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, payload: bytes | None, variables: dict[str, str]) -> tuple[int, bytes]:
-        """Calls the handler and writes the parts of its result. Returns the exit status and the
-        bytes of the result that are not written yet.
+        """Calls the handler, and writes the parts of its result. Returns the exit status and the
+        rest of the result, which is not written yet.
         """
         try:
             given = (event_of(payload), Context(variables))[: self._count]
@@ -323,16 +323,16 @@ async def _write_all(parts: AsyncIterable[Any]) -> None:
 
 
 def encode(result: object) -> bytes:
-    """A result as bytes: text and bytes as they are, everything else as JSON."""
+    """Encodes a result: text and bytes as they are, all other types as JSON."""
     if isinstance(result, str):
         return result.encode("utf-8", "replace")
-    if isinstance(result, (bytes, bytearray, memoryview)):  # 3.9 has no unions here
+    if isinstance(result, (bytes, bytearray, memoryview)):  # Python 3.9 has no `|` here
         return bytes(result)
     return json.dumps(result, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def encode_part(part: object) -> bytes:
-    """One item of a generator: a JSON value is a line of its own."""
+    """Encodes one item of a generator; a JSON value becomes a separate line."""
     text = isinstance(part, (str, bytes, bytearray, memoryview))
     return encode(part) if text else encode(part) + b"\n"
 
@@ -343,8 +343,8 @@ def write(data: bytes) -> None:
 
 
 def exit_status(error: SystemExit) -> int:
-    """What the interpreter itself would end with. The last line of the log says that the handler
-    exited by itself; a traceback before it is of an exception that it handled.
+    """Returns the exit status that Python itself would use. Logs a status other than 0, which shows
+    that the handler exited by itself: a traceback above it is from an exception that it handled.
     """
     if error.code is None:
         return 0
@@ -373,13 +373,13 @@ def _of_importlib(trace: TracebackType) -> bool:
 
 
 def serve_all(runner: Runner) -> None:
-    """Serves call after call in this process. Its state survives, its children do not."""
+    """Serves all invocations in this process. Its state survives, its children do not."""
     own = dict(os.environ)
     before: set[str] = set()
     while True:
         call = hear_all()
         variables, payload = call.read()
-        # Most calls have variables of the same names, so only the others are removed.
+        # Invocations usually have variables with the same names, so only the others are removed.
         for name in before.difference(variables):
             if name in own:
                 os.environ[name] = own[name]
@@ -392,17 +392,17 @@ def serve_all(runner: Runner) -> None:
 
 
 def serve_by_forks(runner: Runner) -> None:
-    """A process of its own for each call. This one never runs what a handler's author wrote after
-    the import, never has anything of a call in its memory, for later forks would inherit that, and
-    a call's process can neither read nor change it: see `harden`. What it can set for this one all
-    the same, such as limits and priority, the guest compares after each call.
+    """Serves each invocation in a separate fork. This process never runs code of the function after
+    the import, and has no data of an invocation in its memory, which later forks would inherit. The
+    process of an invocation cannot read or change it (see `harden`). It can set limits and priority
+    of this process; so the guest compares these after each invocation.
     """
-    import _signal  # type: ignore[import-not-found]  # the half of `signal` in C is enough
+    import _signal  # type: ignore[import-not-found]  # the C part of `signal` is enough
     import _socket
 
     control = _socket.socket(fileno=CONTROL)
-    # A call can send this process any signal. Those that the kernel also sends are discarded. All
-    # others are blocked: the guest finds that they are pending, and gives this process up.
+    # An invocation can send this process any signal. Signals that the kernel also sends are
+    # discarded. All others are blocked: the guest sees them pending, and replaces this process.
     discarded = {_signal.SIGIO, _signal.SIGURG, _signal.SIGCHLD, _signal.SIGCONT}
     actions = {}
     for number in discarded:
@@ -437,20 +437,20 @@ def serve_by_forks(runner: Runner) -> None:
             say(f"done {call.number} killed {os.WTERMSIG(status)}")
         else:
             say(f"done {call.number} exited {os.WEXITSTATUS(status)}")
-        # Closed last: closing them wakes the guest.
+        # These are closed last, since that wakes the guest.
         for descriptor in streams:
             os.close(descriptor)
 
 
 def serve_once(runner: Runner) -> None:
-    """Serves one call. The guest then ends this process and starts another."""
+    """Serves one invocation. The guest then ends this process and starts another."""
     call = hear_all()
     variables, payload = call.read()
     done(call, *serve_here(runner, call, variables, payload))
 
 
 def done(call: Call, code: int, result: bytes) -> None:
-    """Sends the last part of the result and says that the call is over."""
+    """Sends the last part of the result, and reports the end of the invocation."""
     if len(result) > SMALL_BYTES:
         write(result)
         result = b""
@@ -460,7 +460,7 @@ def done(call: Call, code: int, result: bytes) -> None:
 def serve_here(
     runner: Runner, call: Call, variables: dict[str, str], payload: bytes | None
 ) -> tuple[int, bytes]:
-    """Runs the call in this process. Returns its exit status and the last part of its result."""
+    """Runs an invocation in this process. Returns exit status and last part of the result."""
     if call.replaces:
         os.environ.clear()
     os.environ.update(variables)
@@ -470,8 +470,8 @@ def serve_here(
 
 
 def reseed() -> None:
-    """Seeds random numbers again, so that two forks do not draw the same. `secrets`, `uuid4` and
-    `ssl` ask the kernel or notice the fork themselves.
+    """Seeds random number generators again, so that two forks do not draw the same numbers.
+    `secrets`, `uuid4` and `ssl` use the kernel's generator or detect the fork themselves.
     """
     modules = sys.modules
     if "random" in modules:
@@ -483,8 +483,8 @@ def reseed() -> None:
 
 
 def harden(closed: bool) -> None:
-    """If `closed`, no process of the same user can read or write this one's memory. A fork undoes
-    that, so that its handler finds an ordinary /proc/self.
+    """With `closed`, keeps processes of the same user from reading or writing this one's memory. A
+    fork reverts this, so that its handler has an ordinary /proc/self.
     """
     import ctypes
 
@@ -493,7 +493,9 @@ def harden(closed: bool) -> None:
 
 
 def reap() -> None:
-    """Reaps children that calls made for this process (CLONE_PARENT); the guest has killed them."""
+    """Reaps children that invocations created for this process by CLONE_PARENT; the guest has
+    killed them.
+    """
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -504,9 +506,7 @@ def reap() -> None:
 
 
 def take(streams: list[int]) -> None:
-    """Makes these the standard streams and the descriptor of results of this process, in place of
-    those of the process that it was forked from.
-    """
+    """Replaces the standard streams and the result descriptor, inherited by the fork, by these."""
     null, result, log = streams
     os.dup2(null, 0)
     os.dup2(result, RESULT)
@@ -517,11 +517,11 @@ def take(streams: list[int]) -> None:
 
 
 def end_children() -> None:
-    """Kills the children that the handler has left, those of every thread of this process."""
+    """Kills the children that the handler has left, for every thread of this process."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
-        return  # there are none; asking that is cheaper than listing them
+        return  # there are no children; this check is cheaper than listing them
     found = True
     while found:
         found = False
@@ -541,7 +541,7 @@ def end_children() -> None:
 
 
 def become() -> None:
-    """Waits for the version that this process is to serve: a directory and variables."""
+    """Waits for the version to serve, and applies its working directory and variables."""
     _, directory_bytes, variables_bytes = exactly(HEAD_BYTES).split()
     directory = exactly(int(directory_bytes))
     text = exactly(int(variables_bytes)).decode("utf-8", "surrogateescape")
@@ -551,7 +551,7 @@ def become() -> None:
 
 
 def threads() -> int:
-    """How many threads there are, those of libraries in C included."""
+    """Returns the number of threads, including those of C libraries."""
     return len(os.listdir("/proc/self/task"))
 
 
@@ -563,30 +563,30 @@ def names_of_threads() -> str:
 
 
 def held_in_common() -> str:
-    """What the module has opened or mapped that forks would share with each other: a phrase, or
-    nothing.
+    """Returns a phrase about files or memory of the module that its forks would share; empty if
+    there are none.
     """
     for name in os.listdir("/proc/self/fd"):
         try:
             if int(name) not in (0, 1, 2, CONTROL, RESULT):
                 return f"keeps {os.readlink(f'/proc/self/fd/{name}')} open"
         except OSError:
-            pass  # the descriptor of the list itself
+            pass  # the descriptor of the listing itself
     with open("/proc/self/maps", "rb") as file:
         shared = [line for line in file if line.split(None, 2)[1].startswith(b"rw-s")]
     return "shares memory" if shared else ""
 
 
 def find_modules() -> None:
-    """Has modules looked for at /app and among the function's packages, by interpreters that the
-    handler starts as well.
+    """Adds /app and the function's packages to the module search path, also for interpreters that
+    the handler starts.
     """
     sys.path[:0] = [HOME]
     if os.path.isdir(PACKAGES):
         import site
 
         site.addsitedir(PACKAGES)
-        # Before the host's own packages, so that a function gets the versions that it came with.
+        # Before the host's packages, so that the function's own versions are used.
         sys.path.remove(PACKAGES)
         sys.path.insert(1, PACKAGES)
     # Interpreters that the handler starts find the same modules.
@@ -600,16 +600,16 @@ def main() -> None:
         import ctypes  # noqa: F401  # needed later, and now nobody waits
 
         become()
-    # Descriptor 1 is for results. What a handler prints goes to the log.
+    # Descriptor 1 is for results. Printed output of the handler goes to the log.
     RESULT = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     find_modules()
-    # A sandbox has a core or two and may have few processes, so libraries must not start a thread
-    # for each processor of the machine.
+    # A sandbox has one or two cores and a low limit on processes, so libraries must not start a
+    # thread for each CPU of the machine.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    # Arrow, which pandas imports, would have a thread for its memory, and could not be forked.
+    # Arrow, which pandas imports, would start a thread for its memory, which prevents forks.
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     if "logging" in sys.modules:
         show_logs(sys.modules["logging"])

@@ -1,8 +1,8 @@
-"""Starts the runner of Python handlers (python.py) from its compiled form, where there is one.
+"""Starts the runner of Python handlers (python.py) from its compiled form, if there is one.
 
-Python compiles the file that it is started with each time, and a process that has done that for the
-whole runner keeps a megabyte more, in every idle instance. The launcher compiles it once, for its
-own Python (`launcher/host_image.py`); any other Python compiles the source as usual.
+Python compiles its main file at every start. For the whole runner, that would take a megabyte of
+memory in every idle instance. So the launcher compiles the runner once, for its own version of
+Python (`launcher/host_image.py`); other versions compile the source as usual.
 """
 
 from _frozen_importlib_external import SourceFileLoader

@@ -1,1 +1,1 @@
-"""`quiltfn simulate`: what keep-alive policies would have cost on a trace of calls."""
+"""`quiltfn simulate`: the cost of keep-alive policies on a trace of invocations."""

@@ -1,4 +1,4 @@
-"""`quiltfn simulate`: what the keep-alive policies would have cost on a trace of calls.
+"""`quiltfn simulate`: the cost of keep-alive policies on a trace of invocations.
 
 The policies are the server's own classes, not copies of them.
 """
@@ -27,7 +27,7 @@ HYBRID = "hybrid"
 ALL = (POLICIES[0], HYBRID, *POLICIES[1:])
 IDLE_S = (60.0, 300.0, 600.0, 1200.0)
 IDLE_MAX_S = 86_400.0
-# The idle times between which the fixed rule's best is drawn, in minutes.
+# The idle times, in minutes, at which the fixed rule is simulated for its frontier.
 FIXED_MINUTES: tuple[float, ...] = (
     *(half / 2 for half in range(13)),
     *range(7, 17),
@@ -73,7 +73,9 @@ def simulate(
     idle_s: Sequence[float],
     placed: Placement,
 ) -> list[Found]:
-    """Every policy at every idle time, compared with the fixed rule at equal idle time."""
+    """Simulates each policy at each idle time, and compares it with the fixed rule at equal cost in
+    idle time.
+    """
     fixed = fixed_frontier(functions, placed)
     found = []
     for policy in policies:
@@ -84,7 +86,7 @@ def simulate(
 
 
 def fixed_frontier(functions: Sequence[TracedFunction], placed: Placement) -> Frontier:
-    """The fewest cold starts of the fixed rule for every idle time."""
+    """Returns the fewest cold starts of the fixed rule for each idle time."""
     return frontier(
         replay(functions, any_policy("fixed", minutes * MINUTE_S), placed)
         for minutes in FIXED_MINUTES
@@ -92,7 +94,7 @@ def fixed_frontier(functions: Sequence[TracedFunction], placed: Placement) -> Fr
 
 
 def any_policy(policy: str, idle_s: float) -> Callable[[], KeepAlive]:
-    """A maker of that policy: one of the server's, or the published one."""
+    """Returns a factory of a policy: one of the server's, or the published one."""
     return (lambda: Hybrid(idle_s)) if policy == HYBRID else policy_maker(policy, idle_s)
 
 
@@ -175,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def idle_time(text: str) -> float:
-    """An option's value in seconds."""
+    """Parses an option's value in seconds."""
     try:
         seconds = float(text)
     except ValueError:

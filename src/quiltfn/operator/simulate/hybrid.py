@@ -1,5 +1,6 @@
-"""The published keep-alive policy, to compare ours with (Shahrad et al., Serverless in the Wild,
-USENIX ATC 2020, section 4), without its ARIMA branch. The server does not offer it.
+"""A published keep-alive policy, for comparison with the server's policies (Shahrad et al.,
+Serverless in the Wild, USENIX ATC 2020, section 4), without its ARIMA branch. The server does not
+offer it.
 """
 
 from quiltfn.model.keepalive import HORIZON, MINUTE_S, Window, Windows
@@ -55,7 +56,7 @@ class Hybrid:
         return self._squares / HORIZON - mean * mean > (2.0 * mean) ** 2
 
     def _percentile(self, share: float) -> int:
-        """The bin that this share of the idle times reaches."""
+        """Returns the bin below or in which this share of the idle times lies."""
         seen = 0
         for gap, count in enumerate(self._counts):
             seen += count

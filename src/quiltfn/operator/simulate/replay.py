@@ -1,10 +1,10 @@
-"""Replay: what a keep-alive policy would have cost on a trace of calls per minute.
+"""Replays a trace of invocations per minute, and computes the cost of a keep-alive policy.
 
-The policies are the server's own. The replay looks at one instance of each function, because more
-of them start and end with the load, whatever the policy. It leaves out the first call of each
-function, which no policy can predict. Idle time runs from the end of a call to the next call, to
-the end of the instance or to the end of the trace. Each pre-warm adds a minute, for the work of a
-start that may have been useless.
+The policies are the server's own classes. The replay simulates one instance per function: further
+instances start and end with the load, whatever the policy. It skips the first invocation of each
+function, which no policy can predict. Idle time lasts from the end of an invocation to the next
+invocation, to the end of the instance or to the end of the trace. Each pre-warm adds a minute, for
+the work of a start that may have been useless.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,21 +15,21 @@ from itertools import pairwise
 from quiltfn.model.keepalive import MINUTE_S, KeepAlive, Windows
 
 PREWARM_S = 60.0
-# More calls in a minute make no difference: between them an instance idles for seconds only.
+# The maximum invocations simulated per minute: with more, an instance idles only for seconds.
 PLACED_MAX = 4
 MIB_PER_GIB = 1024.0
 
 
 class Placement(StrEnum):
-    """When in its minute a call happens; the trace does not say."""
+    """The assumed times of invocations within a minute, which the trace does not have."""
 
     START = "start"  # all at its start
-    EVEN = "even"  # spread evenly: one call in the middle, two at the quarters
+    EVEN = "even"  # spread evenly: one in the middle, two at the quarters
 
 
 @dataclass(frozen=True, slots=True)
 class TracedFunction:
-    """One function: its calls in each minute, the duration of a call, its memory."""
+    """One function: its invocations in each minute, the duration of one, its memory."""
 
     name: str
     calls: Sequence[int]
@@ -39,7 +39,7 @@ class TracedFunction:
 
 @dataclass(slots=True)
 class Cost:
-    """What a policy cost. The idle time includes a minute for each of the `prewarms`."""
+    """The cost of a policy. The idle time includes a minute for each of the `prewarms`."""
 
     calls: int = 0
     cold: int = 0
@@ -65,7 +65,9 @@ class _Function:
 def replay(
     functions: Sequence[TracedFunction], make: Callable[[], KeepAlive], placed: Placement
 ) -> Cost:
-    """Replays the calls of all functions in order of time; `make` makes each function's policy."""
+    """Replays the invocations of all functions in order of time; `make` creates a function's
+    policy.
+    """
     cost = Cost()
     known: dict[int, _Function] = {}
     for at, number in arrivals(functions, placed):
@@ -101,7 +103,9 @@ def _idled(function: _Function, until: float, memory_mib: float, cost: Cost) -> 
 
 
 def spent(windows: Windows, since: float, until: float) -> tuple[float, int]:
-    """The idle seconds between a call's end and the next call, and the number of pre-warms."""
+    """Returns the idle seconds between the end of an invocation and the next one, and the number of
+    pre-warms.
+    """
     idle_s, prewarms = 0.0, 0
     for window in windows:
         if window.begins >= until:
@@ -114,7 +118,7 @@ def spent(windows: Windows, since: float, until: float) -> tuple[float, int]:
 
 
 def arrivals(functions: Sequence[TracedFunction], placed: Placement) -> Iterator[tuple[float, int]]:
-    """The time of each call and the index of its function, in order of time."""
+    """Yields the time of each invocation and the index of its function, in order of time."""
     length = max((len(one.calls) for one in functions), default=0)
     for minute in range(length):
         found = [
@@ -134,10 +138,10 @@ def _places(calls: int, placed: Placement) -> list[float]:
 
 
 class Frontier:
-    """The fewest cold starts of a policy at an idle time: the lower convex hull of its costs
-    at several settings. A point between two settings is what a mixture of both would cost.
+    """The fewest cold starts of a policy for an idle time: the lower convex hull of its costs at
+    several settings. A point between two settings is the cost of a mixture of both.
 
-    The hull favours the policy that we compare ours with: a line from point to point would include
+    The hull favours the policy that ours are compared with: a line through all points would include
     settings that nobody would choose.
     """
 
@@ -145,14 +149,14 @@ class Frontier:
         hull: list[tuple[float, float]] = []
         for point in sorted(points):
             if hull and point[1] >= hull[-1][1]:
-                continue  # more idle time for no fewer cold starts
+                continue  # more idle time without fewer cold starts
             while len(hull) > 1 and not _turns_left(hull[-2], hull[-1], point):
                 hull.pop()
             hull.append(point)
         self.hull = hull
 
     def at(self, idle: float) -> float | None:
-        """Cold starts at that idle time; None outside of the range that was tried."""
+        """Returns the cold starts at an idle time; None outside of the simulated range."""
         for left, right in pairwise(self.hull):
             if left[0] <= idle <= right[0]:
                 share = (idle - left[0]) / (right[0] - left[0])
@@ -168,5 +172,5 @@ def _turns_left(a: Point, b: Point, c: Point) -> bool:
 
 
 def frontier(costs: Iterable[Cost]) -> Frontier:
-    """The frontier of cold starts over idle minutes."""
+    """Computes the frontier of cold starts over idle minutes."""
     return Frontier((one.idle_minutes, one.cold) for one in costs)

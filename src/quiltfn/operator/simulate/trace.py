@@ -1,4 +1,4 @@
-"""A strict reader of traces of calls per minute in the format of the Azure Functions Trace 2019."""
+"""Reads and checks traces of invocations per minute, as of the Azure Functions Trace 2019."""
 
 import csv
 from collections.abc import Iterator
@@ -13,14 +13,15 @@ IDS = ("HashOwner", "HashApp", NAME)
 
 
 class BadTrace(Exception):
-    """A trace that cannot be read; the message has the file, the place and what was expected."""
+    """A trace is invalid; the message has the file, the position and the expected value."""
 
 
 def read(path: Path) -> list[TracedFunction]:
-    """A directory with invocations.csv and, if they are there, durations.csv and memory.csv; or one
-    file like the first. Raises `BadTrace`.
+    """Reads a directory with invocations.csv and, optionally, durations.csv and memory.csv; or a
+    single file like the first. Raises `BadTrace`.
 
-    Without durations a call takes no time. A function that such a file lacks has the median.
+    Without durations, invocations take no time. A function that is missing in one of the optional
+    files gets the median of that file.
     """
     if not path.is_dir():
         return [TracedFunction(name[-1], calls) for name, calls in _calls(path)]
@@ -36,7 +37,9 @@ def read(path: Path) -> list[TracedFunction]:
 
 
 def _of_app(memory: dict[tuple[str, ...], float], name: tuple[str, ...], usual: float) -> float:
-    """The published files have the memory of applications, other files that of functions."""
+    """Returns the memory of a function. Published files have it by application, others by
+    function.
+    """
     return memory.get(name, memory.get(name[:-1], usual))
 
 
@@ -69,7 +72,7 @@ def _calls(path: Path) -> Iterator[tuple[tuple[str, ...], list[int]]]:
 
 
 def _figures(path: Path, column: str) -> dict[tuple[str, ...], float]:
-    """One column by function or by application; empty if the file does not exist."""
+    """Reads one column, by function or by application; empty if the file does not exist."""
     if not path.exists():
         return {}
     lines = _lines(path)
