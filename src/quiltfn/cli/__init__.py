@@ -2,8 +2,8 @@
 
 import sys
 
-# msgspec takes its reading of types from typing_extensions where that is installed. Loading that
-# takes a fifth of a command's time, and Python's own `typing` has everything that is needed here.
+# If typing_extensions is installed, msgspec uses it to read types. Loading it takes a fifth of a
+# command's time, and Python's own `typing` has everything that is needed here.
 _is_loaded = "typing_extensions" in sys.modules
 if not _is_loaded:
     sys.modules["typing_extensions"] = None  # type: ignore[assignment]

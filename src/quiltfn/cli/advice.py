@@ -1,5 +1,5 @@
-"""The server's advice in words of the command line. Errors name fields and requests of the API as
-data (`details`); a user of the command line needs the option, and the command of the request.
+"""Translates the server's advice for the command line. Errors name fields and requests of the API
+as data (`details`); a user of the command line needs the matching option or command.
 """
 
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from quiltfn.sdk import ApiError
 
-# The command that makes each request that errors advise, by its operation.
+# The command for each operation that errors advise.
 COMMANDS = {
     "deployFunction": "quiltfn functions deploy {word}",
     "resumeFunction": "quiltfn functions resume {word}",
@@ -21,16 +21,16 @@ COMMANDS = {
     "setFunctionUrl": "quiltfn url set {word}",
     "uploadImage": "quiltfn runtimes add NAME --kind … --dir …",
 }
-# Hints that are otherwise for a command line, by the code of the error or the operation that helps.
+# Hints that differ on the command line, by the error's code or the operation that helps.
 HINTS = {
     "setFunctionUrl": "quiltfn url set {word} gives it one",
     "UNAUTHORIZED": "store a key with: quiltfn login, or set QUILT_API_KEY to one; on the "
     "server's machine this makes one: "
     "quiltfn keys create --data-dir DIR, with the data directory of the server, or --fleet FILE",
 }
-# What a server says that doesn't know of tenants in a query: it has no `details.field` either.
+# The error if a server does not know tenants in a query; its response lacks `details.field`.
 TOO_OLD = "--as-tenant needs a newer server, and in a fleet newer nodes"
-# Fields that are no option of their own.
+# Fields without an option.
 NO_OPTION = ("name", "image")
 # Fields whose own fields are options.
 GROUPS = ("rollback_on",)
@@ -45,10 +45,10 @@ def translate_errors(
     *,
     visits: bool = False,
 ) -> None:
-    """Puts options and commands into the message and the hint of `error`.
+    """Replace fields and requests in the message and the hint of `error` by options and commands.
 
-    `word`: the function that the command named. `options`: of fields that were given by others than
-    their own. `visits`: the request named a tenant.
+    `word`: the function that the command named. `options`: by field, the option that set it, if
+    that is not the field's own. `visits`: whether the request named a tenant.
     """
     details: dict[str, Any] = error.details or {}
     see = details.get("see") or {}
@@ -70,7 +70,7 @@ def translate_errors(
 
 
 def _about_option(message: str, details: dict[str, Any], options: Mapping[str, str]) -> str:
-    """The message of an error about a field, with its option in place of its name."""
+    """The message of an error about a field, with its option instead of its name."""
     option, expected = _option_of(details.get("field") or "", options), details.get("expected")
     if option is None or not isinstance(expected, str):
         return with_options(message)
@@ -80,7 +80,7 @@ def _about_option(message: str, details: dict[str, Any], options: Mapping[str, s
 
 
 def _option_of(path: str, options: Mapping[str, str]) -> str | None:
-    """The option of the field at this path, and behind it which part of its value is meant."""
+    """The option of the field at this path, followed by the part of its value that is meant."""
     name, _, part = path.partition("[")[0].partition(".")
     if name in GROUPS and part:
         return f"--{part.replace('_', '-')}"
@@ -89,7 +89,7 @@ def _option_of(path: str, options: Mapping[str, str]) -> str | None:
 
 
 def with_options(text: str, word: str | None = None) -> str:
-    """The text with options in place of fields of the API, of those whose names no sentence has."""
+    """The text with options instead of API fields, for fields whose names are not English words."""
     names = {name: option for name, option in _options().items() if "_" in name}
     names["error_message"] = f"its error (quiltfn functions get {word or 'NAME'})"
     return WORD.sub(lambda found: names.get(found[0], found[0]), text)

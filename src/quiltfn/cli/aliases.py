@@ -115,7 +115,7 @@ def remove_alias(name_or_id: NameOrId, alias: AliasName, connection: Connection)
 
 
 def fraction_of(text: str, option: str) -> float:
-    """What a percentage stands for. Raises `BadParameter`."""
+    """The fraction for a percentage. Raises `BadParameter`."""
     found = PERCENT.fullmatch(text)
     if found is None or not LEAST <= float(found[1]) <= MOST:
         expected = f"a percentage from {LEAST}% to {MOST}%, such as 5%"
@@ -143,7 +143,7 @@ def _table_of_all(found: Sequence[tuple[str, Alias]]) -> None:
 
 
 def in_words(alias: Alias) -> str:
-    """What an alias is, in a sentence."""
+    """A sentence that describes an alias."""
     also = alias.also
     percent = "" if also is None else show.percent(also)
     share = "" if also is None else f", and version {also.version} for {percent} of its calls"

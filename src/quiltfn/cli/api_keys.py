@@ -1,4 +1,4 @@
-"""`quiltfn api-keys …`: API keys, made, listed and revoked over HTTP; needs scope admin."""
+"""`quiltfn api-keys …`: create, list and revoke API keys over HTTP; needs scope admin."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""`quiltfn audit`: who changed what, or was refused it."""
+"""`quiltfn audit`: changes, and refused changes, with their actors."""
 
 from typing import Annotated
 

@@ -1,8 +1,8 @@
-"""Base images: where `quiltfn runtimes add` gets a root file system from, and what becomes of it.
+"""Base images: gets a root file system for `quiltfn runtimes add`, and packs it.
 
-Registries are asked by skopeo on the machine where the command is typed, so that their credentials
-stay there and no server reaches where its callers tell it to. What comes of it is uploaded like any
-archive, and the server believes none of it.
+skopeo contacts registries on the user's machine, so that their credentials stay there and no server
+connects to addresses that its callers choose. The result is uploaded like any archive, and the
+server does not trust it.
 """
 
 import gzip
@@ -20,7 +20,7 @@ from quiltfn.base.cpu_arch import name_in_images
 from quiltfn.cli import progress, show, tools
 from quiltfn.cli.parsing import BadParameter
 
-# How skopeo names where an image is; a reference without one of these is in a registry.
+# skopeo's names for an image's location; a reference without one of these is in a registry.
 TRANSPORT = re.compile(
     r"(docker|oci|oci-archive|docker-archive|docker-daemon|containers-storage|dir):"
 )
@@ -29,7 +29,7 @@ PINNED = re.compile(r".*@sha256:[0-9a-f]{64}")
 TAG = re.compile(r":[A-Za-z0-9_][A-Za-z0-9._-]*$")
 # The sentence in a line of skopeo's log.
 SENTENCE = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
-# What an image says for its own build, and variables that a sandbox has of its own.
+# Variables for an image's own build, and variables that a sandbox sets itself.
 NOT_PASSED_ON = re.compile(
     r"HOME|HOSTNAME|TERM|USER|GPG_KEY|NODE_VERSION|YARN_VERSION|PYTHON_(VERSION|SHA256|PIP_VERSION"
     r"|SETUPTOOLS_VERSION|GET_PIP_URL|GET_PIP_SHA256)|QUILT_.*"
@@ -37,8 +37,8 @@ NOT_PASSED_ON = re.compile(
 
 
 class Registry(Struct, frozen=True):
-    """How registries are asked. `auth_file`: the credentials; None: skopeo's own. `certs`: a
-    directory with certificates. `verifies_tls`: HTTPS with a certificate that is verified.
+    """How registries are contacted. `auth_file`: the credentials; None: skopeo's own. `certs`: a
+    directory with certificates. `verifies_tls`: whether certificates are verified.
     """
 
     auth_file: Path | None = None
@@ -46,7 +46,7 @@ class Registry(Struct, frozen=True):
     verifies_tls: bool = True
 
     def options(self, prefix: str) -> list[str]:
-        """As skopeo's command line has them, for a source of an image."""
+        """The options for skopeo's command line, for the source of an image."""
         chosen = [f"--{prefix}tls-verify={'true' if self.verifies_tls else 'false'}"]
         if self.auth_file is not None:
             chosen += [f"--{'src-' if prefix else ''}authfile={self.auth_file}"]
@@ -56,7 +56,7 @@ class Registry(Struct, frozen=True):
 
 
 def pack_rootfs(directory: Path, archive: Path) -> None:
-    """Packs a root file system; devices, pipes and sockets are left out. Raises `BadParameter`."""
+    """Pack a root file system without devices, pipes and sockets. Raises `BadParameter`."""
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
         try:
             for path, relative in _walk(directory, ""):
@@ -75,7 +75,7 @@ def pack_rootfs(directory: Path, archive: Path) -> None:
 
 
 def _walk(directory: Path, below: str) -> Iterator[tuple[Path, str]]:
-    """Every path of a tree, and what it is below the tree's root. Links are not followed."""
+    """Every path of a tree, and its path relative to the root. Links are not followed."""
     for found in sorted(os.scandir(directory), key=lambda entry: entry.name):
         path, relative = Path(found.path), f"{below}{found.name}"
         yield path, relative
@@ -84,7 +84,9 @@ def _walk(directory: Path, below: str) -> Iterator[tuple[Path, str]]:
 
 
 def compressed(archive: Path, made: Path) -> Path:
-    """A shorter copy of an archive, in the directory `made`; itself if it is compressed already."""
+    """A compressed copy of an archive, in the directory `made`; or the archive if it is already
+    compressed.
+    """
     if archive.suffix in (".gz", ".tgz"):
         return archive
     shorter = made / "compressed.tar.gz"
@@ -96,8 +98,8 @@ def compressed(archive: Path, made: Path) -> Path:
 def archive_of(
     reference: str, made: Path, registry: Registry, processor: Callable[[], str]
 ) -> Path:
-    """The archive of an image: an archive or an OCI layout by its path, or whatever skopeo copies
-    into `made`. `processor`: which one the image is to be for. Raises `BadParameter`.
+    """The archive of an image: an archive or an OCI layout by its path, or the result of copying it
+    into `made` with skopeo. `processor`: the image's CPU architecture. Raises `BadParameter`.
     """
     path = Path(reference)
     if path.is_file():
@@ -113,7 +115,7 @@ def archive_of(
         show.note(f"pulling {source.removeprefix(REGISTRY)}")
     chosen = ["--override-os=linux", f"--override-arch={name_in_images(processor())}"]
     copied = ["copy", "--quiet", *registry.options("src-"), "--", source, f"oci-archive:{made}"]
-    # Its layers, which are gone even where skopeo had to be ended.
+    # For its layers, which are removed even if skopeo had to be killed.
     with (
         tempfile.TemporaryDirectory(prefix="quiltfn-", dir=_roomy()) as aside,
         progress.step("pulling"),
@@ -123,7 +125,7 @@ def archive_of(
 
 
 def _pinned(source: str, registry: Registry) -> str:
-    """The same image by its digest, so that what is told is what is copied."""
+    """The same image by its digest, so that the inspected image is the copied one."""
     if PINNED.fullmatch(source):
         return source
     asked = ["inspect", "--format={{.Digest}}", "--no-tags", *registry.options(""), "--", source]
@@ -147,10 +149,10 @@ def _skopeo(arguments: list[str]) -> str:
 
 
 def _roomy() -> str | None:
-    """Where there is room for an image beside its archive: /tmp can be in memory."""
+    """A directory with room for an image beside its archive: /tmp can be in memory."""
     return "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
 
 
 def variables_of(given: Mapping[str, str]) -> dict[str, str]:
-    """Those of an image's variables that its programs need when they run."""
+    """The variables of an image that its programs need when they run."""
     return {name: value for name, value in given.items() if not NOT_PASSED_ON.fullmatch(name)}

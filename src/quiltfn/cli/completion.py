@@ -1,7 +1,7 @@
-"""Completion: what a shell is told, and what the command answers when the shell asks.
+"""Completion: the script for the shell, and the command's suggestions.
 
-A shell asks by the command itself, with the line so far in its environment (argcomplete). The tree
-of commands is built as far as that line goes, so that one module is loaded.
+The shell runs the command itself, with the line so far in its environment (argcomplete). Only the
+part of the command tree that this line needs is built, so that one module is loaded.
 """
 
 import argparse
@@ -25,18 +25,18 @@ from quiltfn.cli.parsing import Argument, Run, Taken
 from quiltfn.cli.session import Connection
 from quiltfn.sdk import Client
 
-# Somebody waits for it with a finger on the key.
+# Short, because the user waits after pressing Tab.
 SERVER_TIMEOUT_S = 1.0
-# No more names than a person would read, and none that could mean something to a shell, be taken
-# for an option, or fill a line: names have 64 characters at most.
+# At most as many names as a person would read. Names that a shell could interpret, that look like
+# options, or that have more than 64 characters are left out.
 NAMES_MAX, VERSIONS_MAX = 200, 20
 HARMLESS = re.compile(r"\w[\w.:/@-]{0,63}")
-# Where the function is that a command names.
+# The key of the function that a command names.
 FUNCTION = ".name_or_id"
-# What a shell that asks has set.
+# The variable that a shell sets when it asks for completions.
 ASKED = "_ARGCOMPLETE"
 HELP_TIMEOUT_S = 3.0
-# What the line has already, by the keys of `parsing.Taken`.
+# The options already in the line, by the keys of `parsing.Taken`.
 Options = Mapping[str, Any]
 # As argparse writes them: in the usage `[--port VALUE]`, below it `    create    make a key`.
 OPTION = re.compile(r"(--[a-z][\w-]*)( [A-Z{])?")
@@ -62,13 +62,13 @@ def completion(shell: Annotated[Shell, Argument(help="Shell: bash, zsh or fish."
 
 
 class Finder(CompletionFinder):
-    """argcomplete's, for words with an @ as well."""
+    """argcomplete's finder, extended for words with an @."""
 
     def quote_completions(
         self, completions: list[str], cword_prequote: str, last_wordbreak_pos: int | None
     ) -> list[str]:
-        """What bash puts in place of the word. It parts words at @, as at other characters, but
-        takes that one as the begin of the word behind it.
+        """The replacement for the word in bash, which splits words at @ as at other characters, but
+        treats the @ as the beginning of the next word.
         """
         at = last_wordbreak_pos
         if at is not None and all(one[at : at + 1] == "@" for one in completions):
@@ -77,7 +77,7 @@ class Finder(CompletionFinder):
 
 
 def answer(line: str, point: str) -> None:
-    """Answers a shell that asks, and ends the process. `point`: where in the line."""
+    """Print the suggestions for a shell, and end the process. `point`: the cursor's position."""
     _, _, _, words, _ = split_line(line, int(point) if point.isdecimal() else None)
     Finder()(
         tree(words[1:]),
@@ -88,7 +88,7 @@ def answer(line: str, point: str) -> None:
 
 
 def tree(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of what can stand behind `words`."""
+    """The parser of what can follow `words`."""
     parser = argparse.ArgumentParser(prog="quiltfn", add_help=False)
     commands = parser.add_subparsers()
     word = words[0] if words else None
@@ -107,8 +107,8 @@ def tree(words: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _add_as_told(parser: Any, words: Sequence[str]) -> None:
-    """What a command of this machine takes, as its --help says: its code is the server's, which is
-    not loaded here, and not there on a machine that has the client alone.
+    """Add the options of a server command as its --help lists them. Its code is not loaded here,
+    and not installed on a machine with only the client.
     """
     named = [one for one in words[:2] if not one.startswith("-")]
     described = ""
@@ -163,20 +163,20 @@ def _completer(taken: Taken) -> Any:
 
 
 def _nothing(**_: object) -> tuple[str, ...]:
-    """Other than argcomplete's own, it does not hide its option."""
+    """Complete nothing. Unlike argcomplete's own function, this does not hide the option."""
     return ()
 
 
 def names(noun: str, prefix: str, said: argparse.Namespace) -> list[str]:
-    """The names that begin with `prefix`; none where the server does not answer in time."""
+    """The names that begin with `prefix`; none if the server does not respond in time."""
     found: list[str] = []
 
     def ask() -> None:
-        # Whatever goes wrong, what somebody types is not disturbed.
+        # Errors must not disturb the line that the user types.
         with suppress(Exception):
             found.extend(_known(noun, prefix, vars(said)))
 
-    # Left alone after that time: the process ends with its answer.
+    # The thread is abandoned after the timeout: the process ends with its suggestions.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(SERVER_TIMEOUT_S)
@@ -196,7 +196,7 @@ def _known(noun: str, prefix: str, said: Options) -> list[str]:
 
 
 def _called(client: Client, prefix: str, said: Options) -> list[str]:
-    """Functions; behind `NAME@` its aliases and newest versions."""
+    """Functions; after `NAME@`, the function's aliases and newest versions."""
     name, at, _ = prefix.partition("@")
     if not at:
         return _functions(client, prefix, said)
@@ -206,7 +206,7 @@ def _called(client: Client, prefix: str, said: Options) -> list[str]:
 
 
 def _aliases(client: Client, _prefix: str, said: Options) -> list[str]:
-    """Those of the function that stands before."""
+    """The aliases of the function that precedes the word."""
     return [one.name for one in client.functions.list_aliases(said[FUNCTION]).aliases]
 
 

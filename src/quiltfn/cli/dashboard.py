@@ -11,7 +11,7 @@ from quiltfn.cli.parsing import Argument
 from quiltfn.cli.session import Connection
 
 
-def open(  # it is called as the command is
+def open(  # has the name of the command
     name_or_id: Annotated[
         str | None,
         Argument(
@@ -37,7 +37,7 @@ def open(  # it is called as the command is
 
 
 def has_display() -> bool:
-    """Whether a browser would have a window; one in the terminal is not what is meant."""
+    """Whether a browser can open a window; a browser in the terminal does not count."""
     if sys.platform in ("darwin", "win32"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,5 +1,6 @@
 """`quiltfn dev`: runs a directory as a function. After every edit it deploys the function again,
-calls it and shows the result."""
+invokes it and shows the result.
+"""
 
 import hashlib
 import platform
@@ -133,7 +134,7 @@ def kind_of(directory: Path) -> Kind:
 
 
 def handler_of(kind: Kind, said: str | None) -> str:
-    """What is run. Raises `BadParameter` where no handler can be guessed."""
+    """The handler. Raises `BadParameter` if none is given and none can be guessed."""
     if said is None and kind not in (Kind.PYTHON, Kind.NODE):
         noun = "the command line that starts the server" if kind is Kind.SERVER else "what to run"
         raise BadParameter(f"--kind {kind.value} needs --handler: {noun}")
@@ -141,7 +142,7 @@ def handler_of(kind: Kind, said: str | None) -> str:
 
 
 def source_of(directory: Path, kind: Kind) -> runtime_files.Source:
-    """What the function's runtime is made of now."""
+    """The current files of the function's runtime."""
     takes_them = kind in runtime_files.WITH_PYTHON
     wanted = lock_files.find(directory) if takes_them else None
     return runtime_files.Source(kind=kind, directory=directory, requirements=wanted)
@@ -158,8 +159,8 @@ class DevFunction:
         name: str,
         handed: str | None,
     ) -> None:
-        """`source`: what its files are made of. `options`: with the kind and the handler.
-        `handed`: the payload, if it was read before.
+        """`source`: the origin of its files. `options`: with the kind and the handler. `handed`:
+        the payload, if it was already read.
         """
         self._at, self._source, self._options, self._name = at, source, options, name
         self._handed = handed
@@ -168,12 +169,12 @@ class DevFunction:
         self._has_runtime = self._has_url = False
 
     def turn(self) -> None:
-        """As `run`, but shows errors instead of raising them: the next edit may mend them."""
+        """As `run`, but show errors instead of raising them: the next edit may fix them."""
         watching.with_report(self.run, self._name)
 
     def run(self) -> Invocation | None:
-        """Builds, deploys and calls the function, and shows the result. A server without a payload
-        is not called: it has a URL, which is shown.
+        """Build, deploy and invoke the function, and show the result. A web server without a
+        payload is not invoked: its URL is shown.
 
         Raises `FunctionFailed` if it cannot be deployed, and the errors of the client and the
         installers.
@@ -199,7 +200,7 @@ class DevFunction:
             show.note(f"it answers at {urls.address_of(given, self._at.address)}")
 
     def remove(self) -> None:
-        """Removes the function and the runtime, if they were created."""
+        """Remove the function and the runtime, if they were created."""
         client = self._at.client
         if self._function is not None:
             client.functions.delete(self._function)
@@ -207,7 +208,7 @@ class DevFunction:
             client.runtimes.remove(self._name)
 
     def _left_over(self) -> str | None:
-        """The id of the function that a session left behind which was killed; it is used again."""
+        """The id of a function that a killed session left behind, to be reused."""
         try:
             return self._at.client.functions.get(self._name).id
         except ApiError as error:
@@ -228,7 +229,7 @@ class DevFunction:
         if self._function is None:
             self._function = self._left_over()
             if self._function is not None:
-                # Where the runtime does not suit the handler, the update below brings it.
+                # If the runtime does not fit the handler, the update below replaces it.
                 with suppress(FunctionFailed):
                     client.functions.update(
                         self._function,

@@ -1,4 +1,4 @@
-"""Tables, and lines that move. A module of its own because the library that draws them is slow to
+"""Tables and progress lines. A separate module because the library that draws them is slow to
 import.
 """
 
@@ -58,7 +58,7 @@ def drawn(
 
 
 def moving_lines() -> "Progress":
-    """Lines on standard error that show what is done, and are gone with the end of the block."""
+    """Progress lines on standard error, which disappear at the end of the block."""
     from rich.progress import (  # noqa: PLC0415 — not for a table
         BarColumn,
         DownloadColumn,
@@ -71,7 +71,7 @@ def moving_lines() -> "Progress":
     )
 
     class OfBytes(ProgressColumn):
-        """A bar and how many bytes of how many, where that is known."""
+        """A bar, and the number of bytes done and in total, if known."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -91,5 +91,5 @@ def moving_lines() -> "Progress":
         TimeElapsedColumn(),
         console=Console(file=sys.stderr, highlight=False, emoji=False, markup=False),
         transient=True,
-        redirect_stdout=False,  # what programs read is not drawn
+        redirect_stdout=False,  # programs may read it
     )

@@ -34,7 +34,7 @@ def events(
     """Follow events until Ctrl-C: changes of functions and schedules, invocations, queues, and
     instances.
     """
-    del follow  # what it asks for is always so
+    del follow  # accepted, but this command always follows
     with connection.session(function) as at:
         wanted = types.split(",") if types else ()
         for event in at.client.system.follow_events(function, types=wanted, after=after):

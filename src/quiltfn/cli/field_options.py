@@ -1,11 +1,11 @@
-"""Which option a field of the API has."""
+"""Maps fields of the API to options."""
 
 from typing import Any
 
 from quiltfn.cli.parsing import Option
 from quiltfn.wire.fields import Field
 
-# These options are written as the opposite of the field.
+# Options that mean the opposite of their field.
 OPPOSITES = {
     "cleanup_on_exit": Option(
         ("--keep-state",),
@@ -16,12 +16,12 @@ OPPOSITES = {
 
 
 def keeping_state(keeps: bool) -> dict[str, Any]:
-    """What `--keep-state` or `--clean` stands for in a request."""
+    """The field for `--keep-state` or `--clean` in a request."""
     return {"cleanup_on_exit": not keeps}
 
 
 def option_of(field: Field) -> str:
-    """The option of a field, as it is written."""
+    """The option of a field, as typed."""
     if field.name in OPPOSITES:
         return OPPOSITES[field.name].names[0]
     return f"--{field.short.replace('_', '-')}"

@@ -167,7 +167,7 @@ def rollback(
 
 
 def _version_before(at: Session, name_or_id: str) -> int:
-    """The one that was made before the current version, of those that are kept. Raises `Exit`."""
+    """The newest stored version before the current one. Raises `Exit`."""
     functions = at.client.functions
     current = functions.get(name_or_id).current_version
     for version in functions.list_versions(name_or_id):
@@ -372,8 +372,7 @@ def _created(made: CreatedFunction) -> None:
 
 
 def _outcome(change: Callable[[], Function]) -> Function:
-    """The function after the change, also where it cannot serve: it is printed, then the command
-    fails."""
+    """The function after the change. If it cannot start, it is printed before the command fails."""
     try:
         return change()
     except FunctionFailed as failed:
@@ -381,11 +380,11 @@ def _outcome(change: Callable[[], Function]) -> Function:
 
 
 def _tell_of_files(at: Session, now: Function, served: int) -> None:
-    """Says so where the new version has other files of its runtime than the one that served, as
-    after a rollback.
+    """Print a note if the new version has different runtime files than the previous one, as after a
+    rollback.
     """
     found: dict[int, Version] = {}
-    with suppress(ApiError):  # the update was made all the same
+    with suppress(ApiError):  # the update has succeeded anyway
         for version in at.client.functions.list_versions(now.id, page_size=VERSIONS_AT_ONCE):
             found[version.version] = version
             if version.version <= served:
@@ -401,7 +400,7 @@ def _tell_of_files(at: Session, now: Function, served: int) -> None:
 
 
 def _aliases(at: Session, name_or_id: str) -> list[Alias]:
-    with suppress(ApiError):  # they are only told of
+    with suppress(ApiError):  # this is only for a note
         return at.client.functions.list_aliases(name_or_id).aliases
     return []
 
@@ -422,7 +421,7 @@ def _show_state(function: Function) -> None:
 
 
 def _changed(function: Function) -> None:
-    """A new version that cannot serve is kept; the old one goes on serving."""
+    """Show the state, and why a new version cannot start; the old one stays current then."""
     _show_state(function)
     if function.state != "error" and function.error_message:
         show.complain(show.quoted(function.error_message), own_lines=True)

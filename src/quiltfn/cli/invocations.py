@@ -1,4 +1,4 @@
-"""`quiltfn invocations`: those of a function, a project, or all functions."""
+"""`quiltfn invocations`: lists those of a function, a project, or all functions."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -79,7 +79,7 @@ def invocations(
 def _of_project(
     at: Session, chosen: Iterable[str], filters: Mapping[str, Any], cursor: str | None
 ) -> None:
-    """The newest of several functions, of each a page."""
+    """The newest invocations of several functions, from one page of each."""
     if cursor is not None:
         raise BadParameter("--cursor needs a function's name or --all-functions")
     list_of, limit = at.client.invocations.list_of, filters["page_size"] or scope.SHOWN

@@ -1,4 +1,4 @@
-"""`quiltfn invoke`: calls a function as if it were a command of this machine."""
+"""`quiltfn invoke`: invokes a function as if it were a local command."""
 
 import sys
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from quiltfn.wire import NewInvocation
 REPLACEMENT = "\ufffd"
 # As timeout(1) and a shell report them. docs/reference/exit-codes.md lists them.
 TIMED_OUT, OUT_OF_MEMORY = 124, 137
-HANDLERS_MAX = 125  # of a handler's greater codes; those say what ended a program of this machine
+HANDLERS_MAX = 125  # limit for a handler's exit code; greater ones have other meanings
 
 
 Called = Annotated[
@@ -49,7 +49,7 @@ class PayloadOptions(Struct, frozen=True, kw_only=True):
 
 
 class CallMode(Struct, frozen=True, kw_only=True):
-    """Whether the call is queued, watched, or waited for in silence."""
+    """Whether the invocation is queued, watched, or waited for without output."""
 
     is_async: Annotated[
         bool, Option(("--async",), help="Queue an asynchronous invocation and print its id.")
@@ -69,7 +69,7 @@ class CallMode(Struct, frozen=True, kw_only=True):
     ] = None
 
     def check(self) -> None:
-        """Raises `BadParameter` for what goes with --async alone, and what does not go with it."""
+        """Raise `BadParameter` for options that require --async, or that conflict with it."""
         if self.is_async and self.stream:
             raise BadParameter("give --async or --stream, not both")
         if self.stream and self.idempotency_key is not None:
@@ -128,7 +128,7 @@ def invoke(
 
 
 def watched(at: Session, events: Iterator[Event]) -> Invocation:
-    """Prints a call's output as it comes and its status, or its record for a program."""
+    """Print an invocation's output as it arrives and its status, or its record for a program."""
     ended = None
     for event in events:
         if isinstance(event, Output) and at.output is Form.TABLE:
@@ -144,7 +144,7 @@ def watched(at: Session, events: Iterator[Event]) -> Invocation:
 def _queued(
     at: Session, function: str, mode: CallMode, text: str | None, fields: dict[str, Any]
 ) -> Invocation:
-    """Queues the call. Ends the command with its id, or returns its record once it is over."""
+    """Queue the invocation. Exits after printing its id, or returns its record once it is over."""
     delay = None if mode.delay is None else timedelta(seconds=mode.delay)
     record = at.client.functions.submit(
         function, text, not_before=delay, idempotency_key=mode.idempotency_key, **fields
@@ -156,13 +156,13 @@ def _queued(
 
 
 def show_queued(function: str, invocation: Invocation) -> None:
-    """Prints the id alone, for scripts, and what to do with it."""
+    """Print the id alone, for scripts, and a note on how to use it."""
     show.say(invocation.invocation_id)
     show.note(f"queued; wait for its end with: quiltfn wait {function} {invocation.invocation_id}")
 
 
 def show_ended(client: Client, ended: Invocation) -> None:
-    """Prints the call's output and its status."""
+    """Print the invocation's output and its status."""
     show.invocation(ended, lambda stream: output_of(client, ended, stream))
 
 
@@ -181,7 +181,7 @@ def output_of(client: Client, ended: Invocation, stream: str) -> bytes:
 
 
 def tell_timing(client: Client, ended: Invocation) -> None:
-    """Prints the timeline, or a note if it cannot be read; the call has succeeded anyway."""
+    """Print the timeline, or a note if it cannot be read; the invocation is over anyway."""
     try:
         found = client.functions.get_invocation_timeline(ended.function_id, ended.invocation_id)
         tables.timing(found)

@@ -1,4 +1,4 @@
-"""The columns of `quiltfn top`, and which of them a narrow terminal does without, first to last."""
+"""The columns of `quiltfn top`, and the order in which a narrow terminal omits them."""
 
 HEAD: tuple[str, ...] = ("FUNCTION", "VERSION", "READY", "BUSY", "STARTING", "PARKED")
 HEAD += ("CALLS/S", "P50", "P99", "ERRORS", "MEMORY")

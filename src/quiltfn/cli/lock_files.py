@@ -2,7 +2,7 @@
 
 Whatever the format, the installer gets requirements that were checked line by line
 (`requirements.py`), and never the file itself. A lock file names every package with its hashes, so
-nothing is looked for beside them.
+the installer resolves no others.
 """
 
 import re
@@ -22,22 +22,22 @@ from quiltfn.cli.tree import is_outside, leads_out
 
 UV_LOCK, PROJECT = "uv.lock", "pyproject.toml"
 PYLOCK = re.compile(r"pylock(\.[^.]+)?\.toml")
-# In a directory the first of these counts: what is locked goes before what is not.
+# The first of these files in a directory is used: lock files take precedence.
 NAMES = ("pylock.toml", UV_LOCK, "requirements.txt")
 EXPORT = (
     *("export", "--quiet", "--frozen", "--offline", "--no-config", "--no-cache"),
     *("--no-python-downloads", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate"),
 )
-# What other tools list packages in; a list of requirements may have any other name.
+# Package lists of other tools. A requirements file may have any other name.
 OTHERS = ("poetry.lock", "pdm.lock", "Pipfile.lock", PROJECT)
 OTHER_LISTS = (".lock", ".toml", ".json", ".yml", ".yaml")
-# Of these a marker speaks that depends on what of the lock file is wanted.
+# Variables of a marker that depends on the selected parts of the lock file.
 CHOICES = re.compile(r"\b(extras|dependency_groups)\b")
 NOT_A_WHEEL = "would be built here, which runs its code: build a wheel of it and lock that"
 
 
 class Listed(Struct, frozen=True):
-    """`text`: one requirement a line. `is_complete`: it has what those need as well."""
+    """`text`: one requirement per line. `is_complete`: it includes all dependencies."""
 
     text: str
     is_complete: bool
@@ -45,7 +45,7 @@ class Listed(Struct, frozen=True):
 
 def find(directory: Path) -> Path | None:
     """The file in a directory that lists its packages, if there is one. Raises `BadParameter` for
-    a link that leads out of the directory, over whatever other links.
+    a link that leads out of the directory, directly or through other links.
     """
     found = next((path for name in NAMES if (path := directory / name).is_file()), None)
     read = [] if found is None else [found.name, *([PROJECT] if found.name == UV_LOCK else [])]
@@ -68,13 +68,13 @@ def _has_dependencies(project: Path) -> bool:
     try:
         said = tomllib.loads(project.read_text("utf-8"))
     except (OSError, ValueError):
-        return False  # it is no list of packages for anybody
+        return False  # no tool can read it as a list of packages
     table = said.get("project")
     return isinstance(table, dict) and bool(table.get("dependencies"))
 
 
 def read(path: Path) -> Listed:
-    """What the file lists. Raises `BadParameter` that names what is refused."""
+    """The packages that the file lists. Raises `BadParameter`, which names a refused entry."""
     if path.name == UV_LOCK:
         return Listed(requirements.checked(_exported(path), path), is_complete=True)
     if PYLOCK.fullmatch(path.name):
@@ -87,7 +87,7 @@ def read(path: Path) -> Listed:
 
 
 def _of_pylock(path: Path) -> str:
-    """The requirements of a lock file by PEP 751."""
+    """The requirements of a lock file in the format of PEP 751."""
     try:
         said = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -122,7 +122,7 @@ def _sha256(wheel: Any) -> str:
 
 
 def _exported(path: Path) -> str:
-    """The requirements of a lock file of uv, which alone knows what is in it."""
+    """The requirements of a lock file of uv, exported by uv, since its format is private."""
     uv = tools.found("uv")
     if uv is None:
         raise BadParameter(
@@ -133,7 +133,7 @@ def _exported(path: Path) -> str:
     if not project.is_file():
         raise BadParameter(f"{path} needs the {PROJECT} that it was made of beside it")
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
-        # Away from everything else that uv would read beside them.
+        # Copied away from all other files that uv would read.
         for place in (path, project):
             shutil.copyfile(place, Path(made) / place.name)
         done = tools.run([uv, *EXPORT, "--python", sys.executable], Path(made), {})

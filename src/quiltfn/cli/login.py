@@ -31,7 +31,7 @@ class ShownProfile(Struct, kw_only=True, frozen=True):
 
 
 class ShownTarget(Struct, kw_only=True, frozen=True):
-    """What a command uses, and where each comes from."""
+    """The server, key and certificate that commands use, and the source of each."""
 
     url: str
     url_from: str
@@ -54,7 +54,7 @@ def login(connection: Connection) -> None:
     by_profile = None if known is None else known.url
     url = connection.url or by_profile or profiles.url_of_environment()
     key = connection.api_key or typed_key(url) or profiles.key_of_environment()
-    # An empty key is none; without one, that of another profile would be taken.
+    # An empty string means no key; None would select the key of another profile.
     at_server = replace(connection, url=url, api_key=key or "", profile=None)
     try:
         with at_server.session() as at:
@@ -84,7 +84,7 @@ def login(connection: Connection) -> None:
 
 
 def typed_key(url: str | None) -> str | None:
-    """The key that somebody types, unseen, or pipes in."""
+    """The key that the user types, without echo, or pipes in."""
     if sys.stdin is None:
         return None
     if sys.stdin.isatty():
@@ -133,7 +133,7 @@ def remove(name: Name) -> None:
 
 
 def _address(url: str | None) -> str:
-    """The address that is asked, as it may be shown. Raises `BadParameter` for what is none."""
+    """The server's address in a form that may be shown. Raises `BadParameter` if it is invalid."""
     try:
         return without_user(base_url_of(url))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""`quiltfn logs`: what the calls of a function wrote, and what they are writing."""
+"""`quiltfn logs`: the output of ended and running invocations."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +26,7 @@ CALLS = 10
 
 
 class EarlierAttempt(Struct, frozen=True, kw_only=True):
-    """An attempt that another one followed."""
+    """An attempt that was followed by another one."""
 
     invocation_id: str
     function_name: str
@@ -37,7 +37,7 @@ LogEvent = Event | RequestLine | EarlierAttempt
 
 
 class Stream(StrEnum):
-    """What a handler writes to."""
+    """The streams that a handler writes to."""
 
     STDOUT = "stdout"
     STDERR = "stderr"
@@ -107,14 +107,14 @@ class Log:
         self._servers = Servers(at.client)
 
     def named(self, function: str, invocation_id: str) -> None:
-        """All that the one with this id has written and will write."""
+        """Show everything that the invocation with this id has written and will write."""
         self._earlier(self._client.functions.get_invocation(function, invocation_id))
         self.invocation(function, invocation_id)
 
     def invocation(
         self, function: str, invocation_id: str, only: str | None = None, name: str | None = None
     ) -> None:
-        """All that one writes, until it ends. `name`: of its function, to stand above that."""
+        """Show an invocation's output until it ends. `name`: of its function, for a heading."""
         found = self._client.functions.follow_invocation_logs(
             function, invocation_id, only=only or self._only, tail=self._tail
         )
@@ -123,7 +123,7 @@ class Log:
         self._write(lines, None if name is None else f"{name} {invocation_id}:")
 
     def ended(self, record: Invocation | InvocationSummary) -> None:
-        """What one that is over wrote; of a response its head alone is asked for."""
+        """Show the output of an ended invocation. Of an HTTP response, only its head is fetched."""
         function, invocation_id = record.function_id, record.invocation_id
         self._earlier(record)
         line = None
@@ -138,7 +138,7 @@ class Log:
             self.invocation(function, invocation_id, Stream.STDERR)
 
     def _earlier(self, record: Invocation | InvocationSummary) -> None:
-        """What the attempts before the last one wrote, and why they failed."""
+        """Show the output of the attempts before the last one, and why they failed."""
         for attempt in self._attempts_before(record):
             written = self._output_of(record.function_id, attempt.attempt)
             head = f"{record.function_name} {record.invocation_id}:" if self._names else None
@@ -155,7 +155,7 @@ class Log:
                 )
 
     def _output_of(self, function: str, attempt: Attempt) -> Iterator[Output]:
-        """What an attempt wrote, for people: programs have it with the attempt."""
+        """The output of an attempt, for people: programs get it with the attempt."""
         if self._form is not Form.TABLE:
             return
         for stream, text in (("stdout", attempt.stdout), ("stderr", attempt.stderr)):
@@ -171,7 +171,9 @@ class Log:
         self._write(self._with_attempts(self._lines(function, found)))
 
     def _with_attempts(self, events: Iterator[LogEvent]) -> Iterator[LogEvent]:
-        """Before the end of each invocation, why its earlier attempts failed, whose output came."""
+        """The events, with the failures of earlier attempts before each invocation's end. Their
+        output was already shown.
+        """
         for event in events:
             if isinstance(event, End):
                 with suppress(NotFoundError):  # the function is gone
@@ -179,7 +181,7 @@ class Log:
             yield event
 
     def follow_all(self, chosen: Mapping[str, str] | None) -> None:
-        """What each invocation of some or all functions wrote, once it is over."""
+        """Show the output of each invocation of some or all functions once it is over."""
         for event in self._client.system.follow_events(types=["invocation"]):
             function = event.data.get("function_id", "")
             if chosen is not None and function not in chosen:
@@ -204,7 +206,7 @@ class Log:
 def recent(
     client: Client, chosen: Mapping[str, str] | None, since: int | None, until: int | None
 ) -> list[InvocationSummary]:
-    """The last invocations that are over, oldest first: all from `since` on, or some."""
+    """The last ended invocations, oldest first: all since `since`, or a limited number."""
     period: dict[str, Any] = {"since": since, "until": until}
     period["page_size"] = CALLS if since is None else PAGE
     most = CALLS if since is None else None
@@ -229,10 +231,10 @@ def write(
     names: bool = False,
     head: str | None = None,
 ) -> None:
-    """Prints output as it comes, below `head`, and notes of the rest; or each event for programs.
-    Where both streams are seen together, each begins a line of its own.
+    """Print output as it arrives, below `head`, and other events as notes; or each event for
+    programs. If both streams appear in one place, each starts on a new line.
     """
-    unended = None  # the stream whose last line has no end yet
+    unended = None  # the stream whose last line is incomplete
     are_together = show.are_together()
     for event in events:
         if form is not Form.TABLE:

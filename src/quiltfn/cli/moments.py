@@ -1,4 +1,4 @@
-"""Moments as a command line names them: ages, times, days."""
+"""Reads times from the command line: ages, times, days."""
 
 import time
 from typing import Annotated
@@ -29,15 +29,15 @@ class Period(Struct, frozen=True, kw_only=True):
 
 
 def moment_of(option: str, text: str | None) -> int | None:
-    """Unix seconds; without a time zone, in that of this machine. A day is its beginning. Raises
-    `BadParameter`.
+    """The time in Unix seconds. Without a time zone, this machine's zone is used. A day stands for
+    its beginning. Raises `BadParameter`.
     """
     if text is None:
         return None
     age = seconds_in(text)
     if age is not None:
         return int(time.time()) - age
-    from datetime import datetime, timedelta  # noqa: PLC0415 — for what is no age alone
+    from datetime import datetime, timedelta  # noqa: PLC0415 — not needed for an age
     from datetime import time as time_of_day  # noqa: PLC0415
 
     now = datetime.now()

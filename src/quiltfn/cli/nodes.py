@@ -55,7 +55,7 @@ def uncordon(name: Name, connection: Connection) -> None:
 
 
 def _say_if_unheard(node: Node) -> None:
-    """A node that does not run has not done what it was told."""
+    """Print a note if the node is not running: it has not applied the new state."""
     if node.is_silent:
         show.note(
             f"{node.name} is silent, its last beat {node.beat_age_seconds:.0f} s ago: "

@@ -26,12 +26,12 @@ Environment = Annotated[
 Limit = Annotated[int | None, Option(least=1, help="Maximum results.")]
 Cursor = Annotated[str | None, Option(help="Pagination cursor from previous output.")]
 METAVARS = {"MiB": "MB", "%": "PERCENT", "s": SECONDS}
-# Fields whose values are names of what the server has.
+# Fields whose values are names of objects on the server.
 NAMED = ("function", "runtime")
 
 
 def seconds_of(option: str, age: str) -> int:
-    """An age as it is written. Raises `BadParameter`."""
+    """The seconds of an age such as 10m. Raises `BadParameter`."""
     seconds = seconds_in(age)
     if seconds is None:
         raise BadParameter(f"{option} must be an age such as {DURATIONS}, not {age!r}")
@@ -39,10 +39,10 @@ def seconds_of(option: str, age: str) -> int:
 
 
 class FieldsOf(Parameters):
-    """The fields of a shape as options: `Annotated[dict[str, Any], FieldsOf(NewFunction)]`.
+    """The fields of a schema as options: `Annotated[dict[str, Any], FieldsOf(NewFunction)]`.
 
-    The value has the fields that were given, by their names in the API. Of a shape whose fields can
-    be left alone, one that can also be emptied has a further option, --unset-….
+    The value has the given fields, by their names in the API. If a schema's fields can be omitted,
+    those that can also be cleared have an additional option, --unset-….
     """
 
     def __init__(self, shape: type[Struct], leave_out: Sequence[str] = ()) -> None:
@@ -88,7 +88,7 @@ class FieldsOf(Parameters):
 
 
 def unset_of(field: Field) -> str:
-    """The option that empties a field."""
+    """The option that clears a field."""
     return f"--unset-{option_of(field).removeprefix('--')}"
 
 
@@ -111,7 +111,7 @@ def _option(field: Field) -> Option:
 
 
 def _help(field: Field) -> str:
-    # A command line cannot say null; --unset-… does.
+    # A command line cannot express null; --unset-… does.
     meaning = advice.with_options(field.meaning).replace(", or null", "")
     meaning = re.sub(r"; null with \w+", "", meaning).replace("; null: ", "; without it, ")
     repeats = "; repeatable" if get_origin(field.kind) in (dict, list) else ""
@@ -130,7 +130,7 @@ def _metavar(field: Field) -> str:
 
 
 def pairs_of(option: str, words: Sequence[str] | None) -> dict[str, str]:
-    """KEY=VALUE words as a mapping; the last of a key wins. Raises `BadParameter`."""
+    """KEY=VALUE words as a mapping; the last value of a key wins. Raises `BadParameter`."""
     found = {}
     for word in words or ():
         key, equals, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""How answers are printed: as tables for people, or whole for programs."""
+"""Prints responses: as tables for people, or complete for programs."""
 
 import sys
 from collections.abc import Callable
@@ -17,7 +17,7 @@ UNPLAIN = set("\x85\u2028\u2029\ufeff")
 
 
 class Output(StrEnum):
-    """How an answer is printed."""
+    """The format of a printed response."""
 
     TABLE = "table"
     JSON = "json"
@@ -34,7 +34,7 @@ OutputOption = Annotated[
 
 
 def print_answer(output: Output, answer: T, body: bytes, print_it: Callable[[T], None]) -> None:
-    """Prints `answer` by `print_it`, or for programs its `body`, which is JSON; an empty one is
+    """Print `answer` with `print_it`, or for programs its `body`, which is JSON. An empty body is
     not printed.
     """
     if output is Output.TABLE:
@@ -44,7 +44,7 @@ def print_answer(output: Output, answer: T, body: bytes, print_it: Callable[[T],
 
 
 def print_event(output: Output, event: object) -> None:
-    """Prints one of many for programs, as it comes: a line of JSON, or a document of YAML."""
+    """Print one of many events for programs: a line of JSON, or a YAML document."""
     body = show.encoded(event)
     text = f"---\n{_yaml(body)}" if output is Output.YAML else f"{body.decode()}\n"
     show.pass_through(text, sys.stdout)
@@ -60,7 +60,7 @@ def _yaml(body: bytes) -> str:
     import yaml  # noqa: PLC0415 — for YAML alone
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc]  # which has no types
-        """Escapes what YAML takes for the end of a line, or of a file, and JSON does not."""
+        """Escapes characters that end a line or a file in YAML, but not in JSON."""
 
         def represent_text(self, text: str) -> Any:
             style = '"' if UNPLAIN & set(text) else None

@@ -1,4 +1,4 @@
-"""The payload of a call: from options, a file, or standard input."""
+"""The payload of an invocation: from options, a file, or standard input."""
 
 import os
 import stat
@@ -35,16 +35,16 @@ def of_options(text: str | None, path: Path | None) -> str | None:
 
 
 def piped() -> str | None:
-    """What stands ready in standard input, if that is a pipe, a socket or a file; else None, as for
-    a terminal, /dev/null, nothing at all, or a pipe that ends without a byte.
+    """The content of standard input if that is a pipe, a socket or a file. Otherwise None: for a
+    terminal, /dev/null, closed input, or a pipe that ends without a byte.
 
-    A pipe may have been inherited from somebody who never writes. Then it is neither waited for
-    without end nor taken for an empty payload. Raises `BadParameter`.
+    An inherited pipe may have a writer that never writes. That is an error after a timeout: it is
+    not an empty payload. Raises `BadParameter`.
     """
     try:
         number = sys.stdin.fileno()
         mode = os.fstat(number).st_mode
-    except (AttributeError, ValueError, OSError):  # None, closed, or not a file at all
+    except (AttributeError, ValueError, OSError):  # None, closed, or not a file
         return None
     if stat.S_ISREG(mode):
         content = sys.stdin.buffer.read()
@@ -70,7 +70,7 @@ def _read_pipe(number: int) -> bytes:
                 piece = error
             pieces.put(piece)
 
-    # Not every system can say whether there is something in a pipe.
+    # Not every system can tell whether a pipe has data.
     threading.Thread(target=read, daemon=True).start()
     while True:
         try:

@@ -1,8 +1,8 @@
-"""Profiles: servers with their keys, by name, in a file that its owner alone can read.
+"""Profiles: named servers with their keys, in a file that only its owner can read.
 
-What has more weight is written here once: an option, then the profile that --profile names, then
-QUILT_BASE_URL and QUILT_API_KEY, then the profile that QUILTFN_PROFILE names or `config use` chose,
-then the server of this machine. A profile's key goes to its own server and to no other.
+Order of precedence: options, the profile that --profile names, QUILT_BASE_URL and QUILT_API_KEY,
+the profile that QUILTFN_PROFILE names or `config use` chose, the server of this machine. A
+profile's key is never sent to another server.
 """
 
 import os
@@ -18,14 +18,14 @@ from msgspec.structs import replace
 from quiltfn.cli.parsing import BadParameter, nearest
 
 DEFAULT = "default"
-NOWHERE = "default"  # the source of what nobody has said
+NOWHERE = "default"  # the source of a value that nothing sets
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 SECRET_MODE, DIRECTORY_MODE = 0o600, 0o700
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class Profile(Struct, frozen=True, kw_only=True):
-    """A server and what it is asked with. `cacert`: a file."""
+    """A server, its key and certificate. `cacert`: a file."""
 
     url: str
     api_key: str | None = None
@@ -33,7 +33,7 @@ class Profile(Struct, frozen=True, kw_only=True):
 
 
 class Profiles(Struct, frozen=True, kw_only=True):
-    """What the file has. `current`: the profile that is used where none is named."""
+    """The content of the file. `current`: the profile that is used if none is named."""
 
     current: str | None = None
     profiles: dict[str, Profile] = {}
@@ -55,7 +55,7 @@ class Profiles(Struct, frozen=True, kw_only=True):
             )
 
     def with_profile(self, name: str, profile: Profile) -> "Profiles":
-        """With the profile, which is the current one then."""
+        """A copy with the profile, which becomes the current one."""
         return replace(self, current=name, profiles={**self.profiles, name: profile})
 
     def without(self, name: str) -> "Profiles":
@@ -72,7 +72,7 @@ class Profiles(Struct, frozen=True, kw_only=True):
 
 
 class Given(Struct, frozen=True, kw_only=True):
-    """What the options of a command say."""
+    """The values of a command's options."""
 
     url: str | None = None
     api_key: str | None = None
@@ -81,8 +81,8 @@ class Given(Struct, frozen=True, kw_only=True):
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """The server that is asked, and with what; None is the client library's default, which is of
-    the environment. `sources`: where each comes from, in words.
+    """The server, key and certificate for a command. None: the client library's default, from the
+    environment. `sources`: descriptions of where each value comes from.
     """
 
     url: str | None
@@ -92,15 +92,15 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 def path() -> Path:
-    """Where the file is."""
+    """The path of the file."""
     config = os.environ.get("XDG_CONFIG_HOME", "")
-    # As the specification says: what is not absolute is not used.
+    # The XDG specification says that relative paths are ignored.
     base = Path(config) if os.path.isabs(config) else Path.home() / ".config"
     return base / "quiltfn" / "profiles.json"
 
 
 def read() -> Profiles:
-    """Raises `BadParameter` for a file that is not to be trusted, or not to be understood."""
+    """Read the file. Raises `BadParameter` if it cannot be trusted or parsed."""
     place = path()
     try:
         with place.open("rb") as file:
@@ -120,7 +120,7 @@ def read() -> Profiles:
 
 
 def _check_private(place: Path, found: os.stat_result) -> None:
-    if sys.platform == "win32":  # where a mode says nothing of others
+    if sys.platform == "win32":  # where a mode does not restrict other users
         return
     if found.st_mode & OTHERS:
         raise BadParameter(
@@ -132,7 +132,7 @@ def _check_private(place: Path, found: os.stat_result) -> None:
 
 
 def write(profiles: Profiles) -> None:
-    """Replaces the file whole. Raises `BadParameter` where that cannot be."""
+    """Replace the whole file. Raises `BadParameter` if that fails."""
     place = path()
     place = place.resolve() if place.is_symlink() else place
     text = msgspec.json.format(msgspec.json.encode(profiles), indent=2) + b"\n"
@@ -159,9 +159,9 @@ def named(option: str | None) -> str | None:
 
 
 def target(given: Given) -> Target:
-    """What a command asks. Raises `BadParameter`, where a profile is named that is not there too.
+    """The target of a command. Raises `BadParameter`, also if a named profile does not exist.
 
-    Where an option says the server and the key, no file is read.
+    If options give the server and the key, no file is read.
     """
     if given.profile is None and given.url is not None and given.api_key is not None:
         said = {"url": "--url", "api_key": "--api-key"}
@@ -169,14 +169,14 @@ def target(given: Given) -> Target:
     profiles = read()
     name = named(given.profile) or profiles.current
     profile = None if name is None else profiles.get(name)
-    is_first = given.profile is not None  # an option goes before the environment
+    is_first = given.profile is not None  # an option takes precedence over the environment
     url, source = _first(
         (given.url, "--url"),
         (profile.url if profile and is_first else None, f"profile {name}"),
         (os.environ.get("QUILT_BASE_URL"), "QUILT_BASE_URL"),
         (profile.url if profile else None, f"profile {name}"),
     )
-    # The key is the server's alone: where another one is asked, it stays here.
+    # Never send a profile's key to another server.
     is_own = profile is not None and url is not None and url.rstrip("/") == profile.url
     own = profile if is_own else None
     key, key_told = _first(
@@ -205,6 +205,6 @@ def key_of_environment() -> str | None:
 
 
 def variables_that_go_before(profile: Profile) -> list[str]:
-    """Those of the environment that say otherwise than the profile, where nobody names it."""
+    """The environment variables that override the profile unless --profile names it."""
     said = {"QUILT_BASE_URL": profile.url, "QUILT_API_KEY": profile.api_key}
     return [name for name, own in said.items() if os.environ.get(name, own) not in (own, "")]

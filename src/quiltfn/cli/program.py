@@ -8,7 +8,7 @@ from quiltfn.cli import root
 
 
 def main() -> int:
-    """The program; returns the exit code. Characters that the terminal cannot show are escaped."""
+    """Run the program; return the exit code. Characters that the terminal lacks are escaped."""
     if "_ARGCOMPLETE" in os.environ:
         from quiltfn.cli import completion  # noqa: PLC0415 — for a shell that asks alone
 

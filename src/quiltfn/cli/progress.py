@@ -1,5 +1,5 @@
-"""What is being done, on a terminal alone: a line on standard error that moves while it lasts and
-leaves nothing. A pipe, a file and a program see nothing of it.
+"""Progress lines on standard error, only on a terminal. They disappear at the end; pipes, files and
+programs never get them.
 """
 
 import sys
@@ -12,15 +12,15 @@ from quiltfn.cli.show import one_line
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-# What is shorter is over before somebody has read it.
+# Shorter transfers end before anyone could read the line.
 WORTH_BYTES = 1024**2
-# The lines that are shown now: one that is begun within another stands below it.
+# The visible lines: one that starts within another is shown below it.
 _shown: "list[Progress]" = []
 
 
 @contextmanager
 def step(doing: str) -> Iterator[None]:
-    """Shows what is done in the block, and for how long."""
+    """Show what the block does, and for how long."""
     if not is_watched():
         yield
         return
@@ -34,7 +34,7 @@ def step(doing: str) -> Iterator[None]:
 
 @contextmanager
 def counted(doing: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how much of `total` bytes is done; the function is told how many more are."""
+    """Show how many of `total` bytes are done; call the yielded function with each increment."""
     if not is_watched() or total < WORTH_BYTES:
         yield lambda _: None
         return
@@ -55,7 +55,7 @@ def _displayed() -> "Iterator[Progress]":
     if _shown:
         yield _shown[0]
         return
-    from quiltfn.cli import drawing  # noqa: PLC0415 — loads what draws
+    from quiltfn.cli import drawing  # noqa: PLC0415 — loads the drawing library
 
     with drawing.moving_lines() as progress:
         _shown.append(progress)

@@ -1,4 +1,4 @@
-"""`quiltfn quota …`: the limits of tenants, which operators set."""
+"""`quiltfn quota …`: shows and sets the limits of tenants, for operators."""
 
 from typing import Annotated, Any
 

@@ -1,7 +1,7 @@
 """Checks a requirements file, so that installing it runs no code and reads no other file.
 
 A line is a package's name or a wheel, and hashes. The installer gets the lines that were checked
-here and not the file itself, so that it cannot read it differently.
+here, not the file itself, which it might read differently.
 """
 
 import re
@@ -16,14 +16,14 @@ NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 BARE = re.compile(rf"{NAME}\s*(?:\[[^\]/:@]*\])?\s*(?:\(?\s*[<>=!~][^/;@]*)?(?:;.*)?", re.DOTALL)
 NAMED_SOURCE = re.compile(rf"(?P<name>{NAME}\s*(?:\[[^\]]*\])?)\s*@\s*(?P<source>.+)", re.DOTALL)
 ARCHIVE = re.compile(r"\.(zip|tgz|tbz|txz|tlz|tar(\.\w+)?)$", re.IGNORECASE)
-# A marker, and hashes, as a checked line has them.
+# The beginning of a marker or of hashes in a checked line.
 BEHIND_SOURCE = re.compile(r" ;| --hash=")
 HASH = re.compile(r"--hash=[a-z0-9]+:[0-9a-fA-F]+")
 VARIABLE = re.compile(r"\$\{[^}]*\}")
 COMMENT = re.compile(r"(^|\s+)#.*$")
 SCHEMES = ("https", "http", "file")
 
-# Options on a line of their own that only say which versions are taken.
+# Options on separate lines that only affect the choice of versions.
 HARMLESS = {"--require-hashes", "--pre", "--prefer-binary"}
 WHY = {
     "-e": "it runs the package's own code here; build a wheel of it and name its path",
@@ -47,9 +47,9 @@ LONG = {
 
 
 def read(path: Path) -> str:
-    """The text for the installer: one requirement a line, wheels by their absolute paths.
+    """The text for the installer: one requirement per line, wheels by their absolute paths.
 
-    Raises `BadParameter` that names the line that is refused.
+    Raises `BadParameter`, which names the refused line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -61,7 +61,7 @@ def read(path: Path) -> str:
 
 
 def checked(text: str, path: Path) -> str:
-    """As `read`, of a text that stands in the file or was made of it."""
+    """As `read`, for a text that is in the file or was made from it."""
     kept = []
     for number, line in _lines(text):
         try:
@@ -72,7 +72,7 @@ def checked(text: str, path: Path) -> str:
 
 
 def local_wheel(line: str) -> Path | None:
-    """The wheel on this machine that a checked line names, by its path or its address."""
+    """The wheel on this machine that a checked line names by path or URL."""
     bare = BEHIND_SOURCE.split(line, maxsplit=1)[0]
     if bare.startswith("/"):
         return Path(bare)

@@ -13,8 +13,8 @@ from quiltfn.sdk.named_function import NotAFunction
 
 NO_SERVER, INTERRUPTED = 3, 130
 
-# The module of each subcommand; of a group, with its name there. Only the one that is used is
-# imported: importing all of them takes longer than a call.
+# The module of each subcommand, and for a group its name in that module. Only the module that is
+# used is imported: importing all of them takes longer than an invocation.
 GROUPS = {
     "functions": "functions.app",
     "runtimes": "runtimes.app",
@@ -70,7 +70,7 @@ ON_THIS_MACHINE = {
 }
 
 
-# How `quiltfn --help` lists them.
+# The sections of `quiltfn --help`.
 SECTIONS = {
     "start": ("login", "init", "deploy", "dev", "invoke", "logs", "open"),
     "functions": ("functions", "runtimes", "schedules", "url", "aliases", "export", "destroy"),
@@ -87,7 +87,7 @@ EPILOG = (
 
 
 def perform(words: Sequence[str]) -> None:
-    """Runs the command that `words` name. Raises `Exit`, and what commands raise."""
+    """Run the command that `words` name. Raises `Exit`, and what commands raise."""
     word = words[0] if words else "--help"
     program = f"quiltfn {word}"
     if word == "--version":
@@ -124,32 +124,33 @@ def overview() -> str:
 
 
 def about(word: str) -> str:
-    """What a command is for, in a sentence."""
+    """A sentence about the purpose of a command."""
     return group(word).help if word in GROUPS else parsing.first_sentence(command(word))
 
 
 def group(word: str) -> Group:
-    """A group of commands, whose module is loaded now."""
+    """Load the module of a group of commands, and return the group."""
     module, _, name = GROUPS[word].partition(".")
     found: Group = getattr(importlib.import_module(f"quiltfn.cli.{module}"), name)
     return found
 
 
 def command(word: str) -> Run:
-    """A command, whose module is loaded now."""
+    """Load the module of a command, and return the command."""
     module = importlib.import_module(f"quiltfn.cli.{COMMANDS[word]}")
     found: Run = getattr(module, word.replace("-", "_"))
     return found
 
 
 def _on_this_machine(word: str, arguments: list[str]) -> None:
-    # These need the server's code, which client commands do not load: a new program takes over.
-    # With -P it is not looked for in the current directory, which may be somebody else's.
+    # These commands need the server's code, which client commands do not load, so a new program
+    # replaces this one. With -P it is not searched in the current directory, which another user may
+    # own.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "quiltfn", word, *arguments])
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs one command line, without the program's name; returns the exit code.
+    """Run one command line, without the program's name, and return the exit code.
 
     Raises BrokenPipeError if the reader has closed the output.
     """

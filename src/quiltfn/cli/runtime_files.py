@@ -1,10 +1,10 @@
 """The files of a runtime, uploaded as two images: the code of a directory, and its packages.
 
-Packages have a key: what they were installed from and for. Where a runtime of the server has
-packages of the same key they are neither installed nor sent again. So an edit of the code costs
-what the code is large, and runtimes that need the same packages share them. Whoever adds a runtime
-chooses the key. So a runtime for all tenants takes packages only from such runtimes, which
-operators alone add, and its key names the content as well.
+Packages have a key, which stands for what they were installed from and for. If a runtime on the
+server has packages with the same key, they are neither installed nor uploaded again. So after an
+edit only the code is uploaded, and runtimes that need the same packages share them. The key is
+chosen by whoever adds a runtime. So a runtime for all tenants reuses packages only from other
+runtimes for all tenants, which only operators add, and its key also identifies the content.
 """
 
 import hashlib
@@ -27,21 +27,21 @@ from quiltfn.sdk import Image
 from quiltfn.sdk.transport import is_loopback
 from quiltfn.wire import Kind
 
-# The kinds that take packages of Python, and of Node.
+# The kinds with Python packages, and those with Node.js packages.
 WITH_PYTHON, WITH_NODE = (Kind.PYTHON, Kind.SERVER), (Kind.NODE, Kind.SERVER)
-# Another one where the same lists give another tree, as after a change of how modules are compiled.
+# Change it if the same lists result in different files, such as after a change of compilation.
 LAYOUT = "1"
 # A key has at most 128 characters.
 BOUND_DIGITS = 32
-# Of each member of an archive, with what fills its last block up.
+# The header of each member of an archive, and the padding of its last block.
 HEADER_BYTES = 1024
 GLIBC = re.compile(r"glibc 2\.([0-9]{1,3})(\..*)?")
 
 
 class Source(Struct, frozen=True, kw_only=True):
-    """What a runtime's files are made of. `requirements`: the file that lists Python packages.
-    `shared`: whether the runtime is for all tenants. `is_fresh`: packages are installed again, also
-    where there are some of the same key.
+    """The origin of a runtime's files. `requirements`: the file that lists Python packages.
+    `shared`: whether the runtime is for all tenants. `is_fresh`: whether to install packages again
+    even if the server has some with the same key.
     """
 
     kind: Kind
@@ -52,7 +52,7 @@ class Source(Struct, frozen=True, kw_only=True):
 
     @property
     def installers(self) -> tuple[Kind, ...]:
-        """Whose packages are to be installed: Python's, Node's, both of a server, or none."""
+        """The kinds of packages to install: Python's, Node.js's, both for a web server, or none."""
         found = [Kind.PYTHON] if self.requirements is not None else []
         if self.kind in WITH_NODE and self.directory is not None:
             found += [Kind.NODE] if (self.directory / manifest.MANIFEST).is_file() else []
@@ -60,13 +60,13 @@ class Source(Struct, frozen=True, kw_only=True):
 
 
 class Uploaded(Struct, kw_only=True):
-    """`fields`: those of a new runtime that name the images. `sent`: what was uploaded."""
+    """`fields`: the fields of a new runtime that name the images. `sent`: what was uploaded."""
 
     fields: dict[str, Any] = {}
     sent: list[Image] = []
 
     def said(self) -> str:
-        """What was uploaded, in words."""
+        """A description of what was uploaded."""
         files = show.amount(sum(one.files for one in self.sent), "file")
         return f"{files}, {show.size(sum(one.size_bytes for one in self.sent))}"
 
@@ -74,9 +74,9 @@ class Uploaded(Struct, kw_only=True):
 def upload(
     at: Session, source: Source, python: Callable[[], Target | None] | None = None
 ) -> Uploaded:
-    """Builds and uploads what the server lacks. `python`: the Python that runs the handlers, else
-    that of the server's machine; None where it is not known. Raises `BadParameter`, and as the
-    client does.
+    """Build and upload the images that the server lacks. `python`: returns the Python that runs the
+    handlers, by default that of the server's machine; None if unknown. Raises `BadParameter`, and
+    as the client does.
     """
     done = Uploaded()
     if source.directory is None and source.requirements is None:
@@ -104,7 +104,7 @@ def upload(
 
 
 def _tell_of_other_lists(directory: Path) -> None:
-    """Says so where a directory lists packages in a way that is not understood."""
+    """Print a note if a directory lists packages in an unsupported format."""
     other = lock_files.find_other(directory)
     if other is not None:
         names = ", ".join(lock_files.NAMES)
@@ -136,8 +136,8 @@ def _add_packages(
 
 
 def _install_node(directory: Path, place: Path) -> None:
-    """node_modules of the directory, and nothing else, at `place`."""
-    manifest.check(directory)  # of the copy it is done again, but names a file that nobody knows
+    """Install only the node_modules of the directory at `place`."""
+    manifest.check(directory)  # errors for the copy would name an unknown path
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         copy = Path(made) / "tree"
         tree.copy(directory, copy, with_modules=False)
@@ -147,8 +147,8 @@ def _install_node(directory: Path, place: Path) -> None:
 
 
 def key_of(source: Source, target: Target | None) -> str | None:
-    """What the packages would be installed from and for, as a name; None where that is more than
-    the files that list them say. Raises `BadParameter`.
+    """The key of the packages that would be installed. None: they depend on more than the files
+    that list them. Raises `BadParameter`.
     """
     installers = source.installers
     digest = hashlib.sha256(f"{LAYOUT}\0{target}\0".encode())
@@ -180,7 +180,7 @@ def _content(path: Path) -> bytes:
 
 
 def _found(at: Session, key: str | None, *, shared: bool) -> str | None:
-    """The digest of packages of this key that the new runtime may have."""
+    """The digest of packages with this key that the new runtime may use."""
     if key is None:
         return None
     for runtime in at.client.runtimes.list():
@@ -191,8 +191,8 @@ def _found(at: Session, key: str | None, *, shared: bool) -> str | None:
 
 
 def _stored(key: str, packages: str, shared: bool) -> str:
-    """The key as a runtime has it: that of one for all tenants is bound to the packages' digest. An
-    earlier release took packages for it from a tenant's runtime, and bound no key.
+    """The key as stored in a runtime. For a runtime of all tenants it is bound to the packages'
+    digest, since an earlier release reused a tenant's packages for it, under unbound keys.
     """
     return f"{key}@{packages[:BOUND_DIGITS]}" if shared else key
 
@@ -206,9 +206,7 @@ def _compile(files: Path, target: Target | None) -> None:
 
 
 def _send(at: Session, files: Path, name: str, done: Uploaded) -> None:
-    """Uploads a tree. It is compressed if it goes to another machine, or would be too long as it
-    is.
-    """
+    """Upload a tree. It is compressed if it goes to another machine, or would be too long."""
     length = _checked_length(at, files)
     is_far = not is_loopback(urlsplit(at.client.base_url).hostname or "")
     is_long = length > at.info.limits.get("image_upload_bytes", length)
@@ -222,8 +220,8 @@ def _send(at: Session, files: Path, name: str, done: Uploaded) -> None:
 
 
 def _checked_length(at: Session, files: Path) -> int:
-    """About how long its archive will be, in bytes. Raises `BadParameter` before anything is packed
-    that the server would refuse.
+    """The approximate size of the archive in bytes. Raises `BadParameter` if the server would
+    refuse it, before anything is packed.
     """
     count = size = 0
     for path in tree.walk(files):

@@ -147,7 +147,7 @@ class BaseOptions(Struct, frozen=True, kw_only=True):
 
     @property
     def is_named(self) -> bool:
-        """Whether one is to be uploaded."""
+        """Whether a base image is to be uploaded."""
         return self.image is not None or self.rootfs is not None
 
     def check(self, digest: str | None) -> None:
@@ -213,8 +213,8 @@ def add(
 def made_of(
     at: Session, source: runtime_files.Source, base: BaseOptions, digest: str | None = None
 ) -> runtime_files.Uploaded:
-    """Uploads what a runtime is made of, and the server lacks. `digest`: of a root file system that
-    was uploaded before. Raises `BadParameter`, and as the client does.
+    """Upload the parts of a runtime that the server lacks. `digest`: of a root file system that was
+    uploaded before. Raises `BadParameter`, and as the client does.
     """
     root = _base_image(at, base)
     digest = digest if root is None else root.digest
@@ -227,7 +227,7 @@ def made_of(
 
 
 def _base_image(at: Session, base: BaseOptions) -> Image | None:
-    """Uploads the root file system; None for a runtime that has the host's."""
+    """Upload the root file system. None: the runtime uses the host's."""
     registry = base_images.Registry(base.auth_file, base.cert_dir, not base.insecure)
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         archive = Path(made) / "image.tar"
@@ -251,8 +251,8 @@ def _base_image(at: Session, base: BaseOptions) -> Image | None:
 
 
 def _python(at: Session, base: Image | None, digest: str | None) -> Target | None:
-    """The Python that runs the runtime's handlers; None where only the digest of its base image is
-    known. Of a base image the C library is not. Raises `BadParameter` if there is none.
+    """The Python that runs the runtime's handlers. None: only the digest of its base image is
+    known. The C library of a base image is unknown. Raises `BadParameter` if there is no Python.
     """
     if digest is None:
         return runtime_files.target_of(at)

@@ -1,4 +1,4 @@
-"""Commands that are about one function, or without a name about those of a project or a tenant."""
+"""Selects functions for a command: one by name, or those of a project or a tenant."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ from quiltfn.sdk import NotFoundError
 
 T = TypeVar("T")
 
-# Functions are asked side by side; a list has at most SHOWN items (default of --limit).
+# Number of parallel requests, and the maximum length of a list (default of --limit).
 AT_ONCE, SHOWN = 8, 50
 
 NameOrAll = Annotated[
@@ -32,7 +32,7 @@ AllFunctions = Annotated[
 
 
 def check(name: str | None, all_functions: bool) -> None:
-    """Raises `BadParameter` for a name beside --all-functions."""
+    """Raise `BadParameter` for a name together with --all-functions."""
     if name is not None and all_functions:
         raise BadParameter("give a name or --all-functions, not both")
 
@@ -40,7 +40,7 @@ def check(name: str | None, all_functions: bool) -> None:
 def functions(
     at: Session, name: str | None = None, *, all_functions: bool
 ) -> dict[str, str] | None:
-    """The names of functions by their ids: of the one with the name, or of the project; None: all
+    """The names of functions by id: of the named function, or of the project. None: all functions
     of the tenant. Raises `BadParameter`.
     """
     check(name, all_functions)
@@ -54,8 +54,8 @@ def functions(
 
 
 def label(*, all_functions: bool) -> str | None:
-    """The label of the functions of the project in this directory; None: all of the tenant. Raises
-    `BadParameter`.
+    """The label of the functions of the project in this directory. None: all functions of the
+    tenant. Raises `BadParameter`.
     """
     path = Path(PROJECT_FILE)
     if all_functions or not path.is_file():
@@ -69,7 +69,7 @@ def label(*, all_functions: bool) -> str | None:
 
 
 def each(ask: Callable[[str], T], ids: Iterable[str]) -> dict[str, T]:
-    """What `ask` finds of each function, side by side, without those that are gone meanwhile."""
+    """The results of `ask` for each function, in parallel, without functions deleted meanwhile."""
 
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 — slow to import
 

@@ -1,4 +1,4 @@
-"""A table that fills the terminal and is drawn again and again, until somebody ends it."""
+"""A full-screen table that is redrawn until the user quits."""
 
 import os
 import select
@@ -16,16 +16,14 @@ from quiltfn.cli.load_columns import DROP, HEAD
 from quiltfn.cli.show import one_line
 
 ENDS = (b"q", b"Q", b"")
-# Below the table: a line that says how many rows do not fit, and how it is ended.
+# Lines around the rows, including the number of hidden rows and the key that quits.
 OTHER_LINES = 5
 TEXTS = ("FUNCTION",)
 BETWEEN = 2  # spaces between two columns
 
 
 def refresh(frames: Iterator[tuple[str, Sequence[Sequence[str]]]], seconds: float) -> None:
-    """Draws the next frame after so many seconds, until q or Ctrl-C. What the terminal showed
-    before comes back.
-    """
+    """Draw the next frame every `seconds` until q or Ctrl-C, then restore the terminal."""
     console = Console(highlight=False, emoji=False, markup=False)
     with suppress(KeyboardInterrupt), single_keys():
         head, rows = next(frames)
@@ -38,7 +36,7 @@ def refresh(frames: Iterator[tuple[str, Sequence[Sequence[str]]]], seconds: floa
 
 
 def drawn(console: Console, head: str, rows: Sequence[Sequence[str]]) -> Group:
-    """A frame: as many rows as fit, and as many columns."""
+    """A frame with as many rows and columns as fit."""
     room = max(console.height - OTHER_LINES, 1)
     table = Table(box=None, pad_edge=False, expand=False, header_style="bold reverse")
     for name, width in columns_that_fit(console.width, rows).items():
@@ -66,7 +64,7 @@ def drawn(console: Console, head: str, rows: Sequence[Sequence[str]]) -> Group:
 
 
 def columns_that_fit(width: int, rows: Sequence[Sequence[str]]) -> dict[str, int]:
-    """The columns and their widths, without those that a narrow terminal has no room for."""
+    """The columns that fit into the terminal, and their widths."""
     fitting = {
         name: max([len(name), *(len(row[n]) for row in rows)]) for n, name in enumerate(HEAD)
     }
@@ -78,14 +76,14 @@ def columns_that_fit(width: int, rows: Sequence[Sequence[str]]) -> dict[str, int
 
 
 def style(column: str, value: str) -> str:
-    """How a cell looks: what is busy and what failed is seen at once."""
+    """The style of a cell: it highlights busy instances and failures."""
     colours = {"FUNCTION": "bold", "BUSY": "green", "STARTING": "yellow", "ERRORS": "red"}
     return "dim" if value == "-" else colours.get(column, "")
 
 
 @contextmanager
 def single_keys() -> Iterator[None]:
-    """Keys are read one by one and are not shown, where there is a terminal to type at."""
+    """Within the block, read keys one by one without echo, if standard input is a terminal."""
     if sys.platform == "win32" or not _is_typed():
         yield
         return
@@ -101,7 +99,7 @@ def single_keys() -> Iterator[None]:
 
 
 def is_ended_within(seconds: float) -> bool:
-    """Waits, and says whether somebody has ended it meanwhile."""
+    """Wait, and return whether the user has quit meanwhile."""
     if sys.platform == "win32" or not _is_typed():
         time.sleep(seconds)
         return False

@@ -1,4 +1,4 @@
-"""`quiltfn whoami`, `instances`, `pool-stats`, `health` and `info`: questions about the server."""
+"""`quiltfn whoami`, `instances`, `pool-stats`, `health` and `info`: show the server's state."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What a function that is an HTTP server logs of a request: a line, in place of its response.
+"""Log lines for functions that are HTTP servers: one per request, instead of its response.
 
 The standard output of such an invocation is the response: an object with `statusCode` and the
 `request`, eight NULs, and the body.
@@ -18,7 +18,7 @@ END = b"\0" * 8
 
 
 class RequestLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One request that was answered. `method`, `path`: None in records of earlier servers."""
+    """One request that got a response. `method`, `path`: None in records of earlier servers."""
 
     invocation_id: str
     function_name: str
@@ -40,14 +40,14 @@ class _Request(msgspec.Struct):
 
 
 class _Head(msgspec.Struct):
-    """What the output of an HTTP response begins with."""
+    """The beginning of the output of an HTTP response."""
 
     status: int = msgspec.field(name="statusCode")
     request: _Request = msgspec.field(default_factory=_Request)
 
 
 class Servers:
-    """Which functions are HTTP servers; each is asked about once."""
+    """Finds out which functions are HTTP servers, with one request each."""
 
     def __init__(self, client: Client) -> None:
         self._client, self._known = client, dict[str, bool]()
@@ -61,11 +61,11 @@ class Servers:
         try:
             runtime = self._client.functions.get(function).runtime
             return self._client.runtimes.get(runtime).kind == "server"
-        except ApiError:  # it is gone; its invocations are shown as they are
+        except ApiError:  # it was deleted; its invocations are shown unchanged
             return False
 
     def line_of(self, record: Record | InvocationSummary) -> RequestLine | None:
-        """The line of an invocation that is over; None: it was no request."""
+        """The line of an ended invocation. None: it was not an HTTP request."""
         try:
             head = self._client.functions.get_invocation_output(
                 record.function_id, record.invocation_id, last=HEAD_MAX_BYTES - 1
@@ -78,7 +78,7 @@ class Servers:
 
 
 def as_lines(events: Iterator[Event]) -> Iterator[Event | RequestLine]:
-    """The events of a server, each response as a line once it is over."""
+    """The events of a server, with a line instead of each response, once that is over."""
     heads: dict[str | None, list[Output]] = {}
     for event in events:
         if isinstance(event, Output) and event.stream == "stdout":
@@ -102,7 +102,7 @@ def _line(output: bytes, record: Record | InvocationSummary) -> RequestLine | No
         head = msgspec.json.decode(output[:end], type=_Head)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    if head.status != record.http_status:  # it was no request: its handler wrote that
+    if head.status != record.http_status:  # the handler itself wrote this output
         return None
     return RequestLine(
         invocation_id=record.invocation_id,

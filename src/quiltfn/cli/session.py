@@ -1,4 +1,4 @@
-"""The connection of a command to its server, and how the answer is printed."""
+"""The connection of a command to its server, and the format of the printed response."""
 
 import platform
 import re
@@ -73,7 +73,7 @@ class Session:
         return self._info
 
     def upload(self, archive: Path, contents: str = "files") -> Image:
-        """Uploads an archive, and shows how far it is. Raises as the client does."""
+        """Upload an archive, and show the progress. Raises as the client does."""
         size = archive.stat().st_size
         with progress.counted("uploading", size) as sent:
             self.client.on_upload = sent

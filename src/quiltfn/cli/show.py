@@ -35,7 +35,7 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """As `visible`, line feeds too: another's text must not look like a line of our own."""
+    """As `visible`, also for line feeds: foreign text must not look like a line of this program."""
     return visible(text).replace("\n", "\\u000a")
 
 
@@ -82,7 +82,7 @@ def encoded(value: object) -> bytes:
 
 
 def complain(sentence: str, *advice: str | None, own_lines: bool = False) -> None:
-    """Prints an error and what to do about it. `own_lines`: the sentence has line feeds of ours."""
+    """Print an error and how to fix it. `own_lines`: the sentence has intended line feeds."""
     error, hint = painted("error:", BOLD_RED, sys.stderr), painted("hint:", CYAN, sys.stderr)
     lines = [f"{error} {(visible if own_lines else one_line)(sentence)}"]
     lines += [f"{hint} {one_line(one)}" for one in advice if one]
@@ -90,12 +90,12 @@ def complain(sentence: str, *advice: str | None, own_lines: bool = False) -> Non
 
 
 def quoted(text: str) -> str:
-    """A message whose further lines a program wrote, in lines that nobody takes for ours."""
+    """A message whose further lines are from a program, marked so that they look different."""
     return text.replace("\n", "\n  | ")
 
 
 def below(text: str) -> str:
-    """What a program wrote, whole, in lines below a sentence of ours."""
+    """A program's complete output, in lines below a sentence of this command."""
     return quoted(f"\n{text}")
 
 
@@ -105,14 +105,14 @@ def note(text: str) -> None:
 
 
 def painted(text: str, style: str, stream: TextIO) -> str:
-    """The text in a style, where `stream` is a terminal that shows it and its user wants that."""
+    """The text in a style, if `stream` is a terminal that supports it and its user allows it."""
     is_plain = not stream.isatty() or os.environ.get("TERM") == "dumb"
     is_plain = is_plain or bool(os.environ.get("NO_COLOR"))  # no-color.org
     return text if is_plain else f"\x1b[{style}m{text}\x1b[0m"
 
 
 def ask(question: str) -> None:
-    """Waits for a yes; no answer is a no. Raises `Exit`. The command has an option --yes."""
+    """Ask for confirmation; no answer means no. Raises `Exit`. The command has an option --yes."""
     while True:
         write(sys.stderr, f"{one_line(question)} [y/N]: ")
         answer = sys.stdin.readline() if sys.stdin is not None else ""
@@ -167,7 +167,7 @@ def functions(page: FunctionPage) -> None:
 
 
 def elsewhere(function: Function | FunctionSummary) -> Alias | None:
-    """Its default alias, where calls by that run on other versions than the current one."""
+    """Its default alias, if that uses other versions than the current one."""
     alias = function.default_alias
     if not isinstance(alias, Alias) or (
         alias.version == function.current_version and not alias.also
@@ -177,14 +177,14 @@ def elsewhere(function: Function | FunctionSummary) -> Alias | None:
 
 
 def runs_on(alias: Alias) -> str:
-    """Which versions calls by a default alias run on, and why."""
+    """A sentence about the versions that a default alias uses, and why."""
     share = f", and version {alias.also.version} for {percent(alias.also)}" if alias.also else ""
     why = f"; rolled back: {alias.rolled_back}" if alias.rolled_back else ""
     return f"version {alias.version}{share}, by the default alias {alias.name}{why}"
 
 
 def all_on(name: str, version: int, alias: Alias) -> str:
-    """How calls by a default alias get to a version."""
+    """A sentence about how to send all invocations of a default alias to a version."""
     command = f"quiltfn aliases set {shlex.quote(name)} {alias.name} {version}"
     return f"all on version {version} with: {command}"
 
@@ -201,7 +201,7 @@ def _version(function: Function) -> str:
     return f"{function.current_version} ({alias.name}: {alias.version}{share})"
 
 
-# Fields of a new function that have a place of their own in the table.
+# Fields of a new function that the table shows elsewhere.
 SHOWN_ELSEWHERE = ("name", "cluster_id", "min_instances", "max_instances")
 OUTDATED = "its runtime was replaced since this version was made; an update brings the new one"
 
@@ -234,7 +234,7 @@ def function(function: Function) -> None:
 
 
 def setting(value: object, unit: str) -> str | None:
-    """A field's value in words."""
+    """A field's value as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
@@ -245,13 +245,13 @@ def setting(value: object, unit: str) -> str | None:
 
 
 def invocation(invocation: Invocation, output: Callable[[str], bytes]) -> None:
-    """Prints the handler's output, then a dim line about the call.
+    """Print the handler's output, then a dim line about the invocation.
 
     `output`: returns the bytes of a stream.
     """
     write_bytes(sys.stdout, output("stdout"))
     write_bytes(sys.stderr, output("stderr"))
-    # The line about the call begins a new line.
+    # The line about the invocation starts on a new line.
     last, unended = (
         invocation.stderr or invocation.stdout,
         bool(invocation.stderr) or are_together(),
@@ -271,14 +271,14 @@ def invocation(invocation: Invocation, output: Callable[[str], bytes]) -> None:
 
 
 def status_of(invocation: Invocation | InvocationSummary, why: str | None = None) -> str:
-    """As `outcome_of`, with the number of the attempt from the second one on."""
+    """As `outcome_of`, with the attempt's number if it is not the first."""
     outcome = outcome_of(invocation, why)
     return f"{outcome}, attempt {invocation.attempt}" if (invocation.attempt or 1) > 1 else outcome
 
 
 def outcome_of(invocation: Invocation | InvocationSummary, why: str | None = None) -> str:
-    """Its status, and why it counts as an error: `why` or its exit code, or the status of its HTTP
-    response, which a handler that succeeded may have given.
+    """The status, and the reason of an error: `why`, or the exit code, or the status of the HTTP
+    response, which a successful invocation can have, too.
     """
     if invocation.status == "failed":
         return f"failed ({why or invocation.exit_code})"
@@ -291,8 +291,8 @@ def outcome_of(invocation: Invocation | InvocationSummary, why: str | None = Non
 
 
 def when(moment: int | None, zone: str | None = None) -> str:
-    """A time in this machine's time zone, or in `zone`, then with the zone's letters. A zone that
-    this machine does not know is not used.
+    """A time in this machine's time zone, or in `zone` with its abbreviation. A zone that this
+    machine does not know is ignored.
     """
     if moment is None:
         return "-"
@@ -308,11 +308,11 @@ def when(moment: int | None, zone: str | None = None) -> str:
 def table(
     head: Sequence[str] | None, rows: Iterable[Sequence[object]], drop: Sequence[str] = ()
 ) -> None:
-    """Prints columns with heads, or pairs without heads. If the terminal is too narrow, the columns
-    in `drop` are left out, in that order; nothing else is cut.
+    """Print columns with headings, or pairs without. If the terminal is too narrow, the columns in
+    `drop` are omitted, in that order; nothing else is cut.
     """
     from quiltfn.cli import drawing  # noqa: PLC0415 — for a table alone
 
-    shown = visible if head is None else one_line  # the second of a pair may have several lines
+    shown = visible if head is None else one_line  # a pair's value may have several lines
     cells = [[shown(str(cell)) for cell in row] for row in rows]
     write(sys.stdout, drawing.drawn(head, cells, drop))
