@@ -1,7 +1,7 @@
 """Runs pip so that it cannot start another program: it cannot build a package from source.
 
-`--only-binary :all:` speaks of indexes alone. A wheel may depend on a directory or a repository by
-its address, and pip would build that; building is always another process. Run as a script.
+`--only-binary :all:` applies only to indexes. A wheel may depend on a directory or a repository by
+its URL, and pip would build that; a build always runs another process. Run this as a script.
 """
 
 import runpy

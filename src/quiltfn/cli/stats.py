@@ -1,4 +1,4 @@
-"""`quiltfn stats`, `series` and `usage`: what calls came to."""
+"""`quiltfn stats`, `series` and `usage`: statistics of invocations."""
 
 from typing import Annotated
 

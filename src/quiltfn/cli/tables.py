@@ -95,8 +95,9 @@ def invocations(page: InvocationPage) -> None:
 
 
 def _latest_first(found: Iterable[Listed]) -> list[Listed]:
-    """By the column that is shown first: a page is in the order in which its invocations were
-    accepted, and asynchronous ones start later. What has not started is the latest.
+    """Sort by the first column, the start time, newest first. A page has the order in which its
+    invocations were accepted, but asynchronous ones start later. Those that have not started come
+    first.
     """
     return sorted(found, key=lambda record: record.started_at or math.inf, reverse=True)
 
@@ -265,7 +266,7 @@ def timeline(timeline: Timeline) -> None:
 
 
 def timing(timeline: Timeline) -> None:
-    """Prints a timeline dimmed on standard error."""
+    """Print a timeline dimmed on standard error."""
     width = max(len(name) for name, _ in _timeline(timeline))
     for name, took in _timeline(timeline):
         show.note(f"{name:{width}}  {took}")
@@ -327,7 +328,7 @@ def info(info: SystemInfo) -> None:
 
 
 def function_stats(page: FunctionStatsPage, names: Mapping[str, str]) -> None:
-    """`names`: of functions, by their ids."""
+    """`names`: the functions' names by id."""
     if not page.functions:
         show.note("no calls")
         return
@@ -392,7 +393,7 @@ def usage(usage: Usage) -> None:
 
 
 def _amount(seconds: float) -> str:
-    """Two digits of what is less than one: a first call does not read as if it had used nothing."""
+    """Two significant digits below 1, so that a first invocation does not seem to use nothing."""
     return f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}"
 
 
@@ -432,19 +433,19 @@ def node(node: Node) -> None:
 
 
 def _state_of(node: Node) -> str:
-    """As operators think of it: what it is to do, or why it does nothing."""
+    """The node's state for operators: what it should do, or why it does nothing."""
     if node.state == "removed":
         return node.state
     return node.state if is_heard(node) else "silent" if node.is_silent else node.presence
 
 
 def is_heard(node: Node) -> bool:
-    """Whether what the node last said of itself is true now."""
+    """Whether the node's last report is still valid."""
     return node.presence == "present" and node.state != "removed" and not node.is_silent
 
 
 def _load_of(node: Node) -> Sequence[object]:
-    """Its last beat, and what it said with it, where that is true now."""
+    """The node's last heartbeat, and its report if that is still valid."""
     beat = f"{node.beat_age_seconds:.0f}s"
     if not is_heard(node):
         return (beat if node.is_silent else "-", *["-"] * 5)
@@ -720,7 +721,7 @@ def schedule_runs(page: ScheduleRunPage) -> None:
 
 
 def zone_of(schedule: Schedule) -> str | None:
-    """The time zone in which its times are read; None: this machine's."""
+    """The time zone of its times. None: this machine's."""
     return schedule.timezone if schedule.cron is not None else None
 
 
@@ -765,7 +766,7 @@ def _whose(runtime: Runtime) -> str:
 
 
 def _short(digest: str | None) -> str:
-    """The first digits, which tell one from another; `show` prints all of them."""
+    """The first digits, which are enough to tell digests apart; `show` prints all of them."""
     kind, _, number = (digest or "-").partition(":")
     return f"{kind}:{number[:12]}" if number else kind
 

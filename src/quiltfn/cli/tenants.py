@@ -1,4 +1,4 @@
-"""`quiltfn tenants …`: tenants, as operators see them."""
+"""`quiltfn tenants …`: lists, disables and enables tenants, for operators."""
 
 from typing import Annotated
 

@@ -1,5 +1,5 @@
-"""The programs of others that commands run: pip, uv, npm, pnpm, skopeo. Each may fail, be killed,
-say anything in any encoding, and wait for ever for somebody who does not answer.
+"""Runs external programs: pip, uv, npm, pnpm, skopeo. Each may fail, be killed, print anything in
+any encoding, and wait forever for a peer that does not respond.
 """
 
 import os
@@ -18,13 +18,13 @@ from typing import Any
 from quiltfn.cli import show
 from quiltfn.cli.parsing import BadParameter
 
-# Of these a key of a server is one.
+# Prefixes of quiltfn's own variables, one of which is a server's key.
 OWN_VARIABLES = ("QUILT_", "QUILTFN_")
 SAID_MAX = 2000
 TIMEOUT_SECONDS = 900
-# How long a program has to end by itself once it was told to.
+# Time for a program to exit after SIGTERM.
 GRACE_SECONDS = 5
-# What ends a command, as far as the system has it.
+# Signals that end a command.
 ENDING = [signal.SIGINT, signal.SIGTERM]
 if sys.platform != "win32":
     ENDING.append(signal.SIGHUP)
@@ -34,7 +34,7 @@ _timeout_seconds: ContextVar[float] = ContextVar("timeout_seconds", default=TIME
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """How long each program may take that is run within."""
+    """Within the block, limit the time of each program."""
     token = _timeout_seconds.set(seconds)
     try:
         yield
@@ -43,8 +43,8 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def found(name: str) -> str | None:
-    """The path of a program, beside this Python or on the PATH; None: there is none. The directory
-    that a command is given in is not searched: somebody else may have made it.
+    """The path of a program, beside this Python or on the PATH. None: not found. The current
+    directory is not searched, since another user may own it.
     """
     places = [str(Path(sys.executable).parent), search_path(os.environ.get("PATH", os.defpath))]
     path = shutil.which(name, path=os.pathsep.join(places))
@@ -52,7 +52,7 @@ def found(name: str) -> str | None:
 
 
 def search_path(path: str) -> str:
-    """A PATH without what depends on the current directory."""
+    """A PATH without entries that depend on the current directory."""
     return os.pathsep.join(one for one in path.split(os.pathsep) if os.path.isabs(one))
 
 
@@ -61,11 +61,10 @@ def run(
     directory: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a program to its end, in the directory (else here) and with the variables (else
-    those of this process, without our own).
-    What it puts aside, where it is given variables, is removed with it. An exception here, or the
-    time limit, ends it and all that it has started. Raises `BadParameter` if it cannot be run or
-    takes too long.
+    """Run a program to its end, in the directory (default: the current one) and with the variables
+    (default: those of this process without quiltfn's own). If variables are given, its temporary
+    files are removed afterwards. An exception here, or the time limit, ends the program and all
+    processes that it started. Raises `BadParameter` if it cannot be run or takes too long.
     """
     seconds = _timeout_seconds.get()
     with tempfile.TemporaryDirectory(prefix="quiltfn-", ignore_cleanup_errors=True) as aside:
@@ -109,12 +108,12 @@ def _variables() -> dict[str, str]:
 
 
 def _hold_signals() -> Callable[[], None]:
-    """From now on signals that end the command wait, until what is returned is called. One that
-    came while a program is started would leave that behind: nobody has its number yet.
+    """Hold signals that end the command until the returned function is called. A signal that
+    arrives while a program starts would leave it running, since its process id is not known yet.
     """
     came: list[int] = []
     held: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # others get no signals
+    if threading.current_thread() is threading.main_thread():  # other threads get no signals
         for number in ENDING:
             if callable(signal.getsignal(number)):
                 held[number] = signal.signal(number, lambda number, _: came.append(number))
@@ -129,8 +128,8 @@ def _hold_signals() -> Callable[[], None]:
 
 
 def _ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    """Ends a program and what it has started, and gives what they had said. What leaves the group
-    is not waited for.
+    """End a program and the processes that it started, and return their output. Does not wait for
+    processes that left the process group.
     """
     output = errors = ""
     try:
@@ -153,7 +152,7 @@ def _end(process: subprocess.Popen[str], *, gently: bool = False) -> None:
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
-    """The end of what a program that failed has said, and which signal killed it, if one did."""
+    """The end of a failed program's output, and the signal that killed it, if any."""
     words = (done.stderr.strip() or done.stdout.strip())[-SAID_MAX:]
     killed = f"it was killed by signal {-done.returncode}" if done.returncode < 0 else ""
     return "\n".join(filter(None, (words, killed)))

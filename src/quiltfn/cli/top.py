@@ -1,4 +1,4 @@
-"""`quiltfn top`: what every function is doing, again each second."""
+"""`quiltfn top`: shows the load of all functions, updated every second."""
 
 import sys
 import time
@@ -17,18 +17,18 @@ from quiltfn.cli.session import Connection
 from quiltfn.sdk import Client, ConnectionFailed, NotFoundError
 
 REFRESH_S = 1.0
-# What calls came to is counted over the last so many seconds: the least that a server sums up.
+# Statistics cover this many seconds, the shortest period that a server summarizes.
 WINDOW_S = 60
-# Names and versions of functions are asked for again after so long, or for one that is new.
+# Names and versions of functions are fetched again after this time, or if a new one appears.
 NAMES_FOR_S = 10.0
-# So many functions are known by name; a person sees those that do most.
+# Maximum number of functions with names; the busiest functions are shown first.
 FUNCTIONS_MAX = 1000
-# Of all tenants those are asked about that have most instances and calls: two requests for each.
+# Maximum number of tenants, those with most instances and invocations: each takes two requests.
 TENANTS_MAX = 20
 
 
 class FunctionLoad(Struct, kw_only=True, frozen=True):
-    """What one function is doing. Calls are those that ended in the last minute."""
+    """The load of one function. Counts invocations that ended in the last minute."""
 
     function_id: str
     name: str
@@ -46,7 +46,7 @@ class FunctionLoad(Struct, kw_only=True, frozen=True):
 
 
 class Load(Struct, kw_only=True, frozen=True):
-    """What all functions are doing that have instances or had calls, the busiest first."""
+    """The load of all functions with instances or recent invocations, the busiest first."""
 
     functions: list[FunctionLoad]
 
@@ -78,7 +78,7 @@ def top(
 def frames(
     observer: "Observer | AllTenants", server: str
 ) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-    """A line about all, and the rows of the table; what there was last while nobody answers."""
+    """Frames: a summary line and the table's rows. Repeats the last rows if the server is down."""
     found = Load(functions=[])
     while True:
         trouble = ""
@@ -90,7 +90,7 @@ def frames(
 
 
 class Observer:
-    """Asks a server what its functions are doing."""
+    """Fetches the load of the tenant's functions."""
 
     def __init__(self, client: Client) -> None:
         self._client, self._names = client, dict[str, tuple[str, int]]()
@@ -135,8 +135,8 @@ class Observer:
 
 
 class AllTenants:
-    """Asks a server what the functions of all tenants are doing that have instances or calls, of
-    `TENANTS_MAX` tenants: those with most instances.
+    """Fetches the load of the functions of all tenants with instances or invocations; at most of
+    `TENANTS_MAX` tenants, those with most instances.
     """
 
     def __init__(self, client: Client) -> None:
@@ -150,7 +150,7 @@ class AllTenants:
             if observer is None:
                 observer = Observer(self._client.in_tenant(tenant_id))
                 self._observers[tenant_id] = observer
-            with suppress(NotFoundError):  # its last key and function went in this moment
+            with suppress(NotFoundError):  # its last key and function were just deleted
                 found += [
                     structs.replace(load, tenant_id=tenant_id, name=f"{tenant_id}/{load.name}")
                     for load in observer.look().functions
@@ -168,7 +168,7 @@ class AllTenants:
 
 
 def summary(found: Load) -> str:
-    """All functions in a line."""
+    """A line that summarizes all functions."""
     functions = found.functions
     instances = sum(one.ready + one.busy + one.starting + one.parked for one in functions)
     busy = sum(one.busy for one in functions)
@@ -179,7 +179,7 @@ def summary(found: Load) -> str:
 
 
 def row(load: FunctionLoad) -> tuple[str, ...]:
-    """A row of the table, as HEAD names its cells."""
+    """A row of the table, with the cells that HEAD names."""
     counts = (load.ready, load.busy, load.starting, load.parked)
     return (
         load.name,

@@ -10,18 +10,19 @@ from pathlib import Path
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.cli.show import one_line
 
-# Directories that tools make for this machine or user; an image has no use for them.
+# Directories that tools create for this machine or user; an image does not need them.
 LEFT_OUT = (".git", "__pycache__", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache")
 MODULES = "node_modules"
-# Where a link may lead beside the copy itself: the server takes these, and has them in a sandbox.
+# Targets of links outside the copy that are allowed: they exist in every sandbox.
 LINKED = ("/app", "/usr")
 MTIME = 946_684_800  # the same for all files, so that equal trees give equal archives
 
 
 def copy(source: Path, tree: Path, *, with_modules: bool, left_out: Collection[str] = ()) -> None:
-    """Copies `source` to `tree`; links stay links. `with_modules`: copies node_modules too.
-    `left_out`: further names of files and directories that are not copied. Raises `BadParameter`,
-    also for a link that leads out of the copy: a later step could follow it on this machine.
+    """Copy `source` to `tree`; links stay links. `with_modules`: also copy node_modules.
+    `left_out`: additional names of files and directories that are not copied. Raises
+    `BadParameter`, also for a link that leads out of the copy: a later step could follow it on this
+    machine.
     """
     left_out = (*LEFT_OUT, *left_out) if with_modules else (*LEFT_OUT, *left_out, MODULES)
     named = shutil.ignore_patterns(*left_out)
@@ -41,7 +42,7 @@ def copy(source: Path, tree: Path, *, with_modules: bool, left_out: Collection[s
 
 
 def leads_out(link: Path, directory: Path) -> BadParameter:
-    """The error for a link in a directory."""
+    """The error for a link that leads out of a directory."""
     shown = one_line(f"{link} is a link to {link.readlink()}")
     return BadParameter(
         f"{shown}, which leads out of {directory}; copy what it leads to into the directory"
@@ -49,7 +50,7 @@ def leads_out(link: Path, directory: Path) -> BadParameter:
 
 
 def is_outside(directory: Path, path: str | Path) -> bool:
-    """Whether a path that there is leads out of the directory, also by links."""
+    """Whether an existing path leads out of the directory, also through links."""
     place = directory / path
     if not os.path.lexists(place):
         return False
@@ -57,8 +58,8 @@ def is_outside(directory: Path, path: str | Path) -> bool:
 
 
 def _leads_out(link: Path, tree: Path) -> bool:
-    """Whether a link ends, over all other links on the way, neither in the tree nor in /usr.
-    What there is only in a sandbox may be named by its path there.
+    """Whether a link, with all links on the way resolved, ends neither in the tree nor in /usr. A
+    link may name a file that exists only in a sandbox by its path there.
     """
     end, target = os.path.realpath(link), posixpath.normpath(link.readlink().as_posix())
     return not (
@@ -71,19 +72,19 @@ def _leads_out(link: Path, tree: Path) -> bool:
 
 
 def _compiled(names: list[str]) -> set[str]:
-    """Modules that were compiled of sources beside them. Without its source, one is a file like
-    any other: Python imports it.
+    """Compiled modules whose source is in the same directory. A module without its source is kept,
+    since Python imports it.
     """
     compiled = (name for name in names if name.endswith((".pyc", ".pyo")))
     return {name for name in compiled if name[:-1] in names}
 
 
 def pack(tree: Path, archive: Path, progress: Callable[[int], None] = lambda _: None) -> None:
-    """Packs everything in `tree` into one tar archive, compressed if its name ends in gz. Order,
-    owner and time are fixed: equal trees give equal archives, before they are compressed. `told`:
-    is told how many bytes more were packed.
+    """Pack everything in `tree` into one tar archive, compressed if its name ends in gz. Order,
+    owner and time are fixed: equal trees give equal archives before compression. `progress`: gets
+    the number of bytes packed since its last call.
     """
-    # The quickest level has most of the gain, and keeps up with most networks.
+    # The fastest level has most of the benefit, and keeps up with most networks.
     with (
         tarfile.open(archive, "w:gz", compresslevel=1, format=tarfile.PAX_FORMAT)
         if archive.suffix == ".gz"

@@ -1,4 +1,4 @@
-"""`quiltfn url …`: functions behind plain HTTP."""
+"""`quiltfn url …`: function URLs, for invocation over plain HTTP."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +49,7 @@ class UrlOptions(Struct, frozen=True, kw_only=True):
     ] = False
 
     def fields(self) -> dict[str, Any]:
-        """By their names in the API. Raises `BadParameter`."""
+        """The given fields by their names in the API. Raises `BadParameter`."""
         found: dict[str, Any] = {}
         if self.method:
             found["methods"] = [one.upper() for one in self.method]
@@ -110,22 +110,22 @@ def delete_url(name_or_id: NameOrId, connection: Connection) -> None:
         at.show(gone, lambda _: show.say("it has no URL any more"), {"deleted": True})
 
 
-# What a call was refused for, where the API's word alone could be read otherwise.
+# Explanations of refusals whose name in the API is ambiguous.
 REFUSED = {"time": "signature too old or too early"}
 
 
 def printer_for(server: str) -> Callable[[FunctionUrl], None]:
-    """What prints a URL of the server at this address."""
+    """A function that prints a URL of the server at this address."""
     return lambda url: print_url(url, server)
 
 
 def address_of(url: FunctionUrl, server: str) -> str:
-    """The whole URL, where the server has no host of its own for URLs."""
+    """The complete URL if the server has no separate host for URLs."""
     return f"{server.rstrip('/')}{url.path}"
 
 
 def print_url(url: FunctionUrl, server: str) -> None:
-    """The URL as a table, whole where it is at the address of the API."""
+    """Print the URL as a table; complete if it is at the address of the API."""
     where = [("url", address_of(url, server))]
     if url.host is not None:
         where = [("path", url.path), ("host", url.host)]

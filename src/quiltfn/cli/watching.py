@@ -1,4 +1,4 @@
-"""Does something again after every edit of a directory's files, until Ctrl-C."""
+"""Repeats an action after every edit of a directory's files, until Ctrl-C."""
 
 import os
 import signal
@@ -16,14 +16,14 @@ SETTLES_MS, LOOKS_EVERY_MS = 60, 20
 
 
 def take_signals() -> None:
-    """A script that starts the command in the background has these signals ignored."""
+    """Handle SIGINT and SIGTERM, which may be ignored if a script started the command."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
 
 
 @contextmanager
 def alone(directory: Path, command: str) -> Iterator[None]:
-    """Refuses a second session of the command on a directory: the two would undo each other.
+    """Refuse a second session of the command on a directory: they would undo each other's changes.
 
     Raises `BadParameter`.
     """
@@ -48,13 +48,13 @@ def alone(directory: Path, command: str) -> Iterator[None]:
 
 
 def watch(directory: Path, turn: Callable[[], object]) -> None:
-    """Calls `turn` now and after every edit, until a signal ends it."""
+    """Call `turn` now and after every edit, until a signal ends it."""
     import watchfiles  # noqa: PLC0415 — --help and --once do without it
 
     seen = stamp(directory)
     turn()
     show.note(f"watching {directory.resolve()}; Ctrl-C ends")
-    # Each directory by itself: a recursive watch would follow links, also one to the root.
+    # Each directory separately: a recursive watch would follow links, even one to the root.
     edits = watchfiles.watch(
         *(place for place, _ in _directories(directory)),
         recursive=False,
@@ -73,7 +73,7 @@ def watch(directory: Path, turn: Callable[[], object]) -> None:
 
 
 def stamp(directory: Path) -> dict[str, int]:
-    """The time of the last write of each file, without files that tools make. Links are not
+    """The time of the last write of each file, except files that tools create. Links are not
     followed.
     """
     found = {}
@@ -93,7 +93,7 @@ def _directories(directory: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def with_report(turn: Callable[[], object], name: str | None = None) -> None:
-    """Calls `turn`, and shows errors that the next edit may mend. `name`: of the function."""
+    """Call `turn`, and show errors that the next edit may fix. `name`: of the function."""
     try:
         turn()
     except ApiError as error:

@@ -1,8 +1,8 @@
-"""A project: the functions of one directory, as its `quiltfn.toml` describes them, and how a server
-is made to have just these.
+"""Projects: the functions of one directory, as its `quiltfn.toml` describes them, and their
+deployment to a server.
 
-`file` reads the file, `state` what the server has, `plan` compares the two without asking anybody,
-`steps` carries a plan out, and `commands` is what a person types.
+`file` reads the file, `state` reads the server's state, `plan` compares both without any I/O,
+`steps` carries out a plan, and `commands` has the commands.
 """
 
 PROJECT_FILE = "quiltfn.toml"

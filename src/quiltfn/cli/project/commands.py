@@ -1,6 +1,4 @@
-"""`quiltfn deploy` and `quiltfn destroy`: make a server have what a project's file says, or nothing
-of it any more.
-"""
+"""`quiltfn deploy` and `quiltfn destroy`: deploy a project to a server, or remove it."""
 
 import os
 import random
@@ -27,7 +25,7 @@ from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import ApiError, ConnectionFailed
 
 DONE, REFUSED, PARTLY = 0, 1, 3
-# How often the server is compared again where others change the project at the same time.
+# Maximum number of comparisons with the server if others change the project at the same time.
 ROUNDS = 6
 FIRST_WAIT_S = 0.2
 
@@ -114,7 +112,7 @@ def destroy(
 
 
 def _answered(run: Callable[[], int]) -> int:
-    """The exit code; also where nobody answers, since 3 says here that some of it was done."""
+    """The exit code, also if the server does not respond: here 3 means partly deployed."""
     try:
         return run()
     except ConnectionFailed as error:
@@ -134,15 +132,15 @@ class Project:
         self._canary = None if given is None else fraction_of(given, "--canary")
 
     def turn(self) -> None:
-        """As `deploy`, where the next edit may do what this one does not."""
+        """As `deploy`, but failures may be fixed by the next edit."""
         with suppress(Exit):
             self.deploy()
 
     def deploy(self) -> int:
-        """Reads the file and makes the server have what it says; returns the exit code."""
+        """Read the file and deploy it; return the exit code."""
         variables = self._variables()
         outside = self._options.allow_outside
-        # What is wrong is told before a server is asked.
+        # Errors in the file are reported before any request to a server.
         file.read(self._path, variables, allows_outside=outside)
         found = file.read(self._path, variables, self._at.info.limits, allows_outside=outside)
         with tempfile.TemporaryDirectory(prefix="quiltfn-") as place:
@@ -153,8 +151,8 @@ class Project:
             return self.make_so(wanted, sources.upload)
 
     def make_so(self, wanted: DesiredState, upload: Upload = lambda _: {}) -> int:
-        """Makes the server have it; returns the exit code. Raises as the client does, where nothing
-        was done before.
+        """Deploy the desired state; return the exit code. Raises as the client does if nothing was
+        done before.
         """
         self._steps, self._failed = [], {}
         state.check_scope(self._at)
@@ -185,8 +183,8 @@ class Project:
     def _rounds(
         self, wanted: DesiredState, found: CurrentState, plan: Plan, upload: Upload
     ) -> tuple[CurrentState, Plan]:
-        """Compares and acts until there is nothing left to do; returns what there is then, and what
-        could not be done.
+        """Compare and apply changes until nothing is left to do. Returns the resulting state, and
+        what could not be done.
         """
         agreed = plan.deletions
         for turn in range(ROUNDS):
@@ -231,7 +229,7 @@ class Project:
         return DONE
 
     def _variables(self) -> Mapping[str, str]:
-        """Where the values of secrets come from: the environment goes first."""
+        """The variables with secrets: the environment takes precedence over the env file."""
         path = self._options.env_file or self._path.with_name(file.ENV_FILE)
         is_given = self._options.env_file is not None or self._options.allow_outside
         if not is_given and tree.is_outside(self._path.parent, path.name):
@@ -245,7 +243,7 @@ class Project:
         return REFUSED
 
     def _ask(self, plan: Plan) -> None:
-        """Raises `Exit` without a yes."""
+        """Ask for confirmation. Raises `Exit` unless the answer is yes."""
         names = ", ".join(sorted(f"{noun} {name}" for noun, name in plan.deletions))
         if self._at.output is not Output.TABLE or sys.stdin is None or not sys.stdin.isatty():
             show.complain(f"this would delete {names}", "nothing was done; --yes allows it")
@@ -287,8 +285,8 @@ class Project:
 
 
 def _is_noticed(step: Step) -> bool:
-    """Whether callers can notice it: a runtime that is added, and an alias of what serves, change
-    nothing that serves.
+    """Whether callers can notice the step. Adding a runtime, or an alias of the current version,
+    does not affect invocations.
     """
     is_name = step.noun is Noun.ALIAS and step.verb is Verb.CREATE
     return step.noun is not Noun.RUNTIME and not is_name

@@ -1,4 +1,4 @@
-"""Shows plans and what came of them."""
+"""Prints plans and their results."""
 
 from collections.abc import Mapping
 from shlex import quote
@@ -48,7 +48,7 @@ VALUE_MAX_CHARACTERS = 60
 
 
 def plan(wanted: DesiredState, plan: Plan, server: str) -> None:
-    """The steps as a difference: what comes with +, what changes with ~, what goes with -."""
+    """Print the steps as a diff: + for additions, ~ for changes, - for removals."""
     show.say(f"project {wanted.project} at {server}")
     for step in plan.steps:
         verb = "deploy " if step.verb is Verb.DEPLOY else ""
@@ -75,12 +75,12 @@ def doing(step: Step) -> str:
 
 
 def next_step(wanted: DesiredState, addresses: Mapping[str, str], is_done: bool) -> None:
-    """Where the functions answer, and what to type next."""
+    """Print the functions' addresses, and a command to continue with."""
     for name, address in sorted(addresses.items()):
         show.say(f"{name} answers at {address}")
     if not wanted.functions or not is_done:
         return
-    # A server takes requests alone, and so may a function with a URL.
+    # A web server only handles HTTP requests, and so may a function with a URL.
     name = min(
         wanted.functions, key=lambda name: (_is_server(wanted.functions[name]), name in addresses)
     )
@@ -93,7 +93,7 @@ def _is_server(function: DesiredFunction) -> bool:
 
 
 def canaries(found: CurrentState) -> None:
-    """How versions that get a part of the calls are given all of them."""
+    """Print how to send all traffic to the canaries."""
     for name, function in sorted(found.functions.items()):
         if function.live is not None and function.live.also is not None:
             new, old = function.live.also.version, function.live.version

@@ -1,4 +1,4 @@
-"""`quiltfn export`: functions that a server has, as `quiltfn.toml` would describe them."""
+"""`quiltfn export`: prints a server's functions as `quiltfn.toml` would describe them."""
 
 import re
 import sys
@@ -46,7 +46,7 @@ def export(
     with connection.session(reveal=values) as at:
         state.check_scope(at)
         for name in names:
-            at.client.functions.get(name)  # says so where there is none
+            at.client.functions.get(name)  # raises if there is none
         found = state.find(at, NO_PROJECT, names)
         path = Path(PROJECT_FILE)
         known = file.known_secrets(path) if path.is_file() else NOTHING_KNOWN
@@ -68,8 +68,8 @@ def described(
     *,
     values: bool,
 ) -> dict[str, Any]:
-    """The table of a function, with what is not the default. `known`: what the project's file says
-    of secrets. `values`: with those of variables and URLs.
+    """The table of a function, without default values. `known`: the secrets in the project's file.
+    `values`: whether to include the values of variables and URLs.
     """
     current = found.functions[name]
     function, listed = current.function, known.variables
@@ -101,7 +101,7 @@ def described(
 
 
 def _not_default(shape: type[Struct], item: Any, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The fields of a shape that `one` has otherwise than by default, as TOML can say them."""
+    """The fields of a schema whose values in `item` differ from the default, as TOML values."""
     found = {}
     for name, field in fields_of(shape).items():
         value = item[name] if isinstance(item, dict) and name in item else getattr(item, name, None)
@@ -112,8 +112,8 @@ def _not_default(shape: type[Struct], item: Any, left_out: tuple[str, ...] = ())
 
 
 def _without_secrets(table: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """The table of a function or a schedule with the names alone of variables that look like
-    secrets, or are `known` as such: a masked value would be deployed as one.
+    """The table of a function or a schedule, with only the names of variables that look like
+    secrets or are `known` secrets: a masked value would be deployed as the real value.
     """
     variables = table.get("environment", {})
     names = sorted({*secrets_of(variables), *known.intersection(variables)})
@@ -127,9 +127,9 @@ def _without_secrets(table: dict[str, Any], known: frozenset[str]) -> dict[str, 
 def _named_secrets(
     table: dict[str, Any], place: tuple[str, str], known: file.KnownSecrets, *, values: bool
 ) -> dict[str, Any]:
-    """The table with the names of variables in place of secrets, as the project's file has them;
-    unless `values`, also of URLs that may have a secret and aren't in that file. `place`: the
-    function and the name of its table.
+    """The table with variable names instead of secrets, as in the project's file. Unless `values`,
+    also instead of URLs that may contain a secret and aren't in that file. `place`: the function
+    and the name of its table.
     """
     written: dict[str, Any] = {}
     for name, item in table.items():

@@ -1,6 +1,4 @@
-"""What has to be done so that a server has what a project wants: a comparison of two values, which
-asks nobody and changes nothing.
-"""
+"""Plans the steps that make a server match a project: a comparison of two values without I/O."""
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
@@ -32,7 +30,7 @@ from quiltfn.wire.masking import masked_text, masked_values, secrets_of
 T = TypeVar("T", bound=Struct)
 
 LABEL = "project:"
-# The alias that has the versions of a canary, and the field of the step that makes it the default.
+# The alias with the versions of a canary, and the field of the step that makes it the default.
 LIVE, DEFAULT = "live", "default"
 # Of a runtime, what follows from its files; the rest is set, and compared field by field.
 FROM_FILES = ("name", "image", "base_image", "packages", "packages_key", "environment", "shared")
@@ -40,7 +38,7 @@ RUNTIME_SETTINGS = [one for one in fields_of(NewRuntime) if one not in FROM_FILE
 
 
 class Verb(StrEnum):
-    """What a step does. `PRUNE` removes what nothing uses any more, and nobody is asked first."""
+    """What a step does. `PRUNE` removes unused objects, without confirmation."""
 
     CREATE = "create"
     UPDATE = "update"
@@ -50,7 +48,7 @@ class Verb(StrEnum):
 
 
 class Noun(StrEnum):
-    """What a step is done to."""
+    """The kind of object that a step changes."""
 
     RUNTIME = "runtime"
     FUNCTION = "function"
@@ -62,7 +60,7 @@ class Noun(StrEnum):
 
 
 class FieldChange(Struct, frozen=True):
-    """A field that gets another value. Secrets are masked in it."""
+    """A field that gets a new value. Secrets are masked."""
 
     field: str
     old: Any
@@ -70,7 +68,9 @@ class FieldChange(Struct, frozen=True):
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """`name`: of the runtime or schedule, else of the function. `function`: whose it is."""
+    """`name`: of the runtime or schedule, otherwise of the function. `function`: the function that
+    it belongs to.
+    """
 
     verb: Verb
     noun: Noun
@@ -80,8 +80,8 @@ class Step(Struct, frozen=True, kw_only=True):
 
 
 class DesiredFunction(Struct, frozen=True, kw_only=True):
-    """A function as it is to be. `runtime`: the one that is made for it, whose name is made of what
-    is in it; `new` names it.
+    """The desired state of a function. `runtime`: created for it, with a name derived from its
+    content; `new` refers to this name.
     """
 
     new: NewFunction
@@ -91,13 +91,13 @@ class DesiredFunction(Struct, frozen=True, kw_only=True):
     record_policy: RecordPolicy = field(default_factory=RecordPolicy)
     schedules: Mapping[str, NewSchedule] = {}
     adopted: bool = False
-    # The variables whose values the project's file has not, of the function and of schedules.
+    # The variables of the function and its schedules whose values are not in the project's file.
     secrets: frozenset[str] = frozenset()
 
 
 class DesiredState(Struct, frozen=True, kw_only=True):
-    """What a server is to have of a project. `canary`: the part of the calls that a new version
-    gets, by the default alias LIVE; None: aliases are left to the server.
+    """The desired state of a project on a server. `canary`: the share of invocations that a new
+    version gets through the default alias LIVE. None: aliases stay as they are.
     """
 
     project: str
@@ -106,8 +106,8 @@ class DesiredState(Struct, frozen=True, kw_only=True):
 
 
 class CurrentFunction(Struct, frozen=True, kw_only=True):
-    """A function as a server has it. `etag`: of this very state. `live`: its alias LIVE, where that
-    is asked for.
+    """The current state of a function on a server. `etag`: of this state. `live`: its alias LIVE,
+    if that was requested.
     """
 
     function: Function
@@ -119,8 +119,8 @@ class CurrentFunction(Struct, frozen=True, kw_only=True):
 
 
 class CurrentState(Struct, frozen=True, kw_only=True):
-    """What a server has: the functions of the project and those that are named like one that is
-    wanted, all schedules, and the runtimes of the tenant.
+    """The current state of a server: the project's functions and others with the name of a desired
+    one, all schedules, and the tenant's runtimes.
     """
 
     functions: Mapping[str, CurrentFunction] = {}
@@ -129,8 +129,8 @@ class CurrentState(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """`refused`: why nothing of it may be done. `notes`: what is left as it is, and why.
-    `rolled_back`: functions whose version of the file serves no more, each with the reason.
+    """`refused`: why the plan may not be carried out. `notes`: what stays unchanged, and why.
+    `rolled_back`: functions whose version from the file is no longer used, with the reasons.
     """
 
     steps: tuple[Step, ...] = ()
@@ -140,13 +140,13 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def deletions(self) -> set[tuple[Noun, str]]:
-        """What is asked about first."""
+        """The deletions that need confirmation."""
         return {(one.noun, one.name) for one in self.steps if one.verb is Verb.DELETE}
 
 
 def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
-    """The steps in their order: what serves first, then what leads to it, then what goes. Nothing
-    is deleted before everything else is there.
+    """The steps in order: first functions, then URLs and schedules, then deletions. Nothing is
+    deleted before everything else exists.
     """
     refused = tuple(_refusals(wanted, found))
     if refused:
@@ -185,12 +185,12 @@ def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
 
 
 def plan_to_destroy(project: str, found: CurrentState) -> Plan:
-    """The steps after which a server has nothing of the project."""
+    """The steps that remove everything of the project from a server."""
     return plan_for(DesiredState(project=project), found)
 
 
 def is_own(project: str, function: Function) -> bool:
-    """Whether a function was made for the project."""
+    """Whether a function was created for the project."""
     return function.cluster_id == f"{LABEL}{project}"
 
 
@@ -240,7 +240,7 @@ def _serving(wanted: DesiredFunction, found: CurrentState) -> Iterator[Step]:
 def _named(
     wanted: DesiredState, name: str, found: CurrentState, *, is_updated: bool
 ) -> Iterator[Step]:
-    """The default alias, where it is missing: it keeps calls on the version that serves."""
+    """Create a missing default alias, which keeps invocations on the current version."""
     there = found.functions.get(name)
     if wanted.canary is None:
         return
@@ -289,7 +289,7 @@ def _changes_of(wanted: DesiredFunction, found: CurrentState) -> Iterator[FieldC
 
 
 def changed_fields(new: NewFunction, old: Function) -> list[str]:
-    """The fields that an update has to name."""
+    """The fields that an update has to contain."""
     return [one for one in fields_of(FunctionChanges) if getattr(old, one) != getattr(new, one)]
 
 
@@ -317,7 +317,7 @@ def _changed(name: str, old: Any, new: Any, secrets: Collection[str] = ()) -> It
 
 
 def without_secrets(value: Any) -> Any:
-    """A value as it may be shown: as JSON has it, and secrets masked."""
+    """A value for display: as JSON types, with secrets masked."""
     if isinstance(value, Struct):
         fields = {one: getattr(value, one) for one in value.__struct_fields__}
         return {
@@ -329,7 +329,7 @@ def without_secrets(value: Any) -> Any:
 
 
 def _around(name: str, wanted: DesiredFunction, found: CurrentState) -> Iterator[Step]:
-    """What belongs to a function that serves: its policies, its URL, its schedules."""
+    """The steps for a function's policies, URL and schedules."""
     there = found.functions.get(name)
     before = NewAsyncPolicy() if there is None else as_wanted(there.async_policy, NewAsyncPolicy)
     kept = RecordPolicy() if there is None else there.record_policy
@@ -363,7 +363,7 @@ def _schedule(
 def _differences(
     old: Struct | None, new: Struct, fields: Collection[str], secrets: Collection[str] = ()
 ) -> Iterator[FieldChange]:
-    """Field by field; of something new, what is not the default."""
+    """The changes field by field; for a new object, the fields that differ from the default."""
     defaults = fields_of(type(new))
     for name in fields:
         before = defaults[name].default if old is None else getattr(old, name)
@@ -372,7 +372,7 @@ def _differences(
 
 
 def as_wanted(found: AsyncPolicy | FunctionUrl, shape: type[T]) -> T:
-    """What a server answers as the shape that a client sends, to be compared with one."""
+    """Convert a server's response to the schema of the request, for comparison."""
     fields = {name: getattr(found, name) for name in fields_of(shape)}
     for name in ("on_success", "on_failure"):
         if (one := fields.get(name)) is not None:

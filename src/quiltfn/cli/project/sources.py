@@ -1,8 +1,8 @@
-"""The files of a project, and the runtimes that are made of them.
+"""The files of a project, and the runtimes that are created from them.
 
-A runtime has a name that is made of what is in it: its settings, its code, its packages, its root
-file system. So a function runs other code exactly if it names another runtime, one request says
-which, and a runtime that is there need not be made again.
+A runtime's name is derived from its content: settings, code, packages, and root file system. So a
+function's code changes exactly if it names another runtime, one request is enough to find out which
+it uses, and an existing runtime need not be created again.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ from quiltfn.cli.session import Session
 from quiltfn.cli.tree import is_outside
 from quiltfn.wire import Kind, NewRuntime
 
-# Another one where the same files shall give other runtimes.
+# Change it if the same files should result in different runtimes.
 LAYOUT = 1
 PIECE = 1 << 20
 
 
 class Sources:
-    """The files of one project as they are now: copied, so that what is sent is what was compared.
+    """A copy of a project's current files, so that the uploaded files are those that were compared.
 
-    `place`: an empty directory for the copies. `left_out`: names of files that are no code.
+    `place`: an empty directory for the copies. `left_out`: names of files that are not code.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class Sources:
         self._left_out = (*NOT_CODE, *left_out)
         self._allows_outside = allows_outside
         self._copies: dict[tuple[Path, bool], tuple[Path, str]] = {}
-        # By the names of the runtimes that are made of them.
+        # By the names of the runtimes that are created from them.
         self._made: dict[str, tuple[runtime_files.Source, runtimes.BaseOptions]] = {}
 
     def wanted(self) -> DesiredState:
-        """What the server is to have. Raises `BadParameter`."""
+        """The desired state of the server. Raises `BadParameter`."""
         functions = {name: self._function(one) for name, one in self._file.functions.items()}
         return DesiredState(project=self._file.project, functions=functions)
 
     def upload(self, runtime: NewRuntime) -> dict[str, Any]:
-        """Uploads what a runtime is made of; returns all of its fields. Raises `BadParameter`, and
-        as the client does.
+        """Upload the files of a runtime; return all its fields. Raises `BadParameter`, and as the
+        client does.
         """
         source, base = self._made[runtime.name]
         settings = {name: getattr(runtime, name) for name in ("name", *RUNTIME_SETTINGS)}
@@ -122,7 +122,7 @@ class Sources:
                 )
 
     def _image(self, image: str | None) -> tuple[str | None, str | None]:
-        """Where a root file system comes from, and what it is known by."""
+        """The source of a root file system, and its identifier."""
         if image is None:
             return None, None
         path = self._file.directory / image
@@ -143,7 +143,7 @@ class Sources:
 
 
 def digest_of(directory: Path) -> str:
-    """A hash of a tree: names, contents, links, and what may be executed."""
+    """A hash of a tree: names, contents, links, and executable bits."""
     digest = hashlib.sha256()
     for path in tree.walk(directory):
         relative = path.relative_to(directory).as_posix()
@@ -170,6 +170,6 @@ def _digest_of_file(path: Path) -> str:
 
 
 def runtimes_of(wanted: DesiredState) -> Mapping[str, NewRuntime]:
-    """The runtimes that are made for a project, by their names."""
+    """The runtimes that are created for a project, by name."""
     made = [one.runtime for one in wanted.functions.values() if one.runtime is not None]
     return {one.name: one for one in made}

@@ -1,4 +1,4 @@
-"""Reads what a server has of a project."""
+"""Reads the current state of a project on a server."""
 
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +12,12 @@ from quiltfn.sdk import NotFoundError
 from quiltfn.wire.keys import SCOPES
 
 NEEDED_SCOPE = "write"
-# Functions are asked for side by side, since the way to a server may be long.
+# Number of parallel requests, since a server's latency may be high.
 AT_ONCE = 8
 
 
 def check_scope(at: Session) -> None:
-    """Raises `Exit` where the key could not do it: it would not see all that is compared either."""
+    """Raise `Exit` if the key's scope is too small: it would not see all compared values."""
     scope = at.client.system.whoami().scope
     if SCOPES.index(scope) < SCOPES.index(NEEDED_SCOPE):
         complain(
@@ -30,7 +30,7 @@ def check_scope(at: Session) -> None:
 def find(
     at: Session, project: str, names: Collection[str], *, with_aliases: bool = False
 ) -> CurrentState:
-    """What the server has of the project, and under these names of functions."""
+    """The server's state of the project, and of functions with these names."""
     client = at.client
     label = f"{LABEL}{project}"
     ids = {one.name: one.id for one in client.functions.list_summaries(cluster_id=label)}
@@ -48,7 +48,7 @@ def find(
 
 
 def _function(at: Session, name_or_id: str, with_aliases: bool) -> CurrentFunction | None:
-    """A function with all that belongs to it; None if there is none, or not any more."""
+    """A function with everything that belongs to it. None: it does not exist, or was deleted."""
     functions = at.client.functions
     try:
         function, etag = functions.get_with_etag(name_or_id)

@@ -1,7 +1,7 @@
-"""Carries a plan out, step by step. It decides nothing but what follows where a step fails.
+"""Carries out a plan, step by step. It only decides what to do after a step fails.
 
-A step that was done is not remembered anywhere: whoever is killed between two of them compares
-again, and finds what is left.
+Completed steps are not recorded anywhere: after an interruption, a new comparison finds the
+remaining steps.
 """
 
 from collections.abc import Callable, Iterable
@@ -39,23 +39,23 @@ from quiltfn.wire import AliasShare, NewRuntime, RollbackRule
 # Who is told to wait no longer is refused because of what else is done at this moment.
 MOMENT_S = 10
 
-# When a new version that gets a part of the calls is taken back.
+# When a canary is rolled back.
 RULE = RollbackRule(error_rate=0.05)
 
 Upload = Callable[[NewRuntime], dict[str, Any]]
 
 
 class ChangedMeanwhile(Exception):
-    """Somebody else has changed what the plan was made from, or is at it: it has to be made
-    again.
+    """Somebody else has changed, or is changing, the state that was compared. The plan has to be
+    made again.
     """
 
 
 class Execution:
-    """The steps of one plan. `upload`: uploads what a runtime is made of; returns its fields.
+    """Executes the steps of one plan. `upload`: uploads a runtime's files and returns its fields.
 
-    `done`: the steps that were. `failed`: why a function cannot be what it is to be; then nothing
-    more is done about it, and nothing is deleted any more.
+    `done`: the completed steps. `failed`: why a function cannot reach its desired state; then its
+    other steps, and all deletions, are skipped.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Execution:
         report: Callable[[Step], None],
         around: Callable[[Step], AbstractContextManager[None]],
     ) -> None:
-        """`told`: is told of each step once it is done. `around`: makes what a step is done in.
-        Raises `ChangedMeanwhile`, and `ConnectionFailed`.
+        """Execute the steps. `report`: gets each completed step. `around`: the context in which a
+        step is executed. Raises `ChangedMeanwhile`, and `ConnectionFailed`.
         """
         for step in steps:
             if step.function in self.failed:
@@ -108,7 +108,7 @@ class Execution:
                 self.failed[name] = why
 
     def _check_runtime(self, step: Step) -> None:
-        """Raises `ChangedMeanwhile` where the function's runtime is not there any more."""
+        """Raise `ChangedMeanwhile` if the function's runtime no longer exists."""
         wanted = self._wanted.functions.get(step.function or "")
         if step.noun is Noun.FUNCTION and wanted is not None and wanted.runtime is not None:
             try:
@@ -202,7 +202,7 @@ class Execution:
         return self._wanted.functions[step.function or step.name]
 
     def _id(self, step: Step) -> str:
-        """Of the function that was compared; one that is new is known by its name."""
+        """The id of the compared function; a new one is identified by its name."""
         name = step.function or step.name
         there = self._found.functions.get(name)
         return name if there is None else there.function.id
@@ -219,7 +219,7 @@ class Execution:
 
 
 def fields_in(shape: Struct) -> dict[str, Any]:
-    """The fields of a shape that is to be sent, by their names."""
+    """The fields of a schema to be sent, by name."""
     return {name: value for name, value in asdict(shape).items() if value is not UNSET}
 
 

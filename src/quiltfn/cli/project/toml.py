@@ -1,4 +1,4 @@
-"""Writes tables of TOML."""
+"""Writes TOML tables."""
 
 import json
 import re
@@ -11,7 +11,7 @@ BARE = re.compile("[A-Za-z0-9_-]+")
 
 
 def table(path: Sequence[str], fields: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of a table and of those in it; what is None is left out."""
+    """The lines of a table and its nested tables. Values that are None are left out."""
     yield f"[{'.'.join(map(key, path))}]"
     inner = {name: one for name, one in fields.items() if isinstance(one, Mapping)}
     for name, field in fields.items():
@@ -28,8 +28,9 @@ def key(name: str) -> str:
 
 
 def value(item: Any) -> str:
-    """A text, number, truth value or list of these."""
+    """A string, number, boolean or list of these in TOML."""
     if isinstance(item, list | tuple):
         return f"[{', '.join(map(value, item))}]"
-    # JSON writes texts and numbers as TOML does. What is not seen is written as TOML can, too.
+    # JSON writes strings and numbers as TOML does. The escapes of invisible characters are valid,
+    # too.
     return visible(json.dumps(item, ensure_ascii=False))
