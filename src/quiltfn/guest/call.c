@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One call: it is started, or a runner is told of it; it is watched until its end; then what it left is
-// cleaned up. Read from the bottom: serve_call, serve_by_process and serve_by_runner, watch.
+// One invocation: starts it, or passes it to a runner; watches it until its end; then removes its
+// leftovers. Read from the bottom: serve_call, serve_by_process and serve_by_runner, watch.
 
 #include "call.h"
 #include "clean.h"
@@ -26,18 +26,19 @@
 #include <time.h>
 #include <unistd.h>
 
-// Output is held back this long, so that more output or the end of the call is sent with it: a short
-// handler then wakes the host once and not twice. If somebody follows the call, output is sent at once,
-// up to a mean of one send in LINGER_NS and a burst of a few more: a flood still wakes the host at most
-// 500 times a second.
+// Output is held back for this time, so that more output or the end of the invocation is sent with
+// it: a short handler then wakes the host once instead of twice. If a client follows the
+// invocation, output is sent at once, up to a mean rate of one send per LINGER_NS and a short
+// burst: a flood of output still wakes the host at most 500 times a second.
 #define LINGER_NS UINT64_C(2000000)
 #define AHEAD_NS (8 * LINGER_NS)
 
-// Waits for the handler's end or its deadline, whichever is seen first, and moves output meanwhile.
-// Every turn moves at most one chunk of each stream, reaps children and looks at the clock, so that a
-// flood on one stream delays neither the other nor the deadline.
+// Waits for the handler's end or its deadline, whichever is detected first, and moves output during
+// this. Each turn moves at most one chunk of each stream, reaps children and checks the clock, so a
+// flood on one stream delays neither the other one nor the deadline.
 //
-// With a runner, `handler` is the runner's process. The call ends when the runner says so or ends.
+// With a runner, `handler` is the runner's process. The invocation ends when the runner reports its
+// end, or when the runner ends.
 static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[3],
                         const struct call *call)
 {
@@ -63,7 +64,7 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
         struct pollfd polled[5] = {
             {.fd = CONTROL, .events = POLLIN},
             {.fd = child_signal, .events = POLLIN},
-            // A stream that has ended would wake us for ever; poll passes over -1.
+            // A stream at its end would make poll return at once, forever; poll ignores -1.
             {.fd = streams[0].ended ? -1 : streams[0].fd, .events = POLLIN},
             {.fd = streams[1].ended ? -1 : streams[1].fd, .events = POLLIN},
             runner_poll(),
@@ -76,7 +77,7 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
             pump(&streams[0], nonce);
         if (polled[3].revents != 0)
             pump(&streams[1], nonce);
-        // Before the check for its end: what the runner said before it ended counts.
+        // Before the check for its end, since messages that the runner sent before its end count.
         if (polled[4].revents != 0 && runner_turn(polled[4].revents, nonce, streams, &end))
             return end;
         if (polled[1].revents != 0 || more) {
@@ -89,9 +90,10 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
     }
 }
 
-// Sends END, cleans, sends CLEAN. Looking for leftovers takes microseconds, removing them may take
-// longer. So where there are none, END and CLEAN are one send; else END is sent before the cleaning. If
-// a runner keeps its state, shared memory and System V objects are part of it.
+// Sends END, cleans, and sends CLEAN. The check for leftovers takes microseconds; removing them may
+// take longer. So without leftovers, END and CLEAN are one send; with leftovers, END is sent before
+// the cleaning. If a runner keeps its state, shared memory and System V objects are part of that
+// state.
 static void finish(uint64_t nonce, bool start_again)
 {
     int highest[3];
@@ -138,8 +140,8 @@ static void report(uint64_t nonce, struct end end, const struct stream streams[3
     memcpy(at + END_HEAD, text, (size_t)text_length);
 }
 
-// Wiped as soon as the handler has them: a call's variables and payload are not kept in memory
-// longer than its start needs them.
+// Overwrites variables and payload of an invocation once the handler has them, so that the guest
+// does not keep them in memory longer than needed.
 static void wipe_call(const struct call *call)
 {
     explicit_bzero(call_env, call->env_bytes);
@@ -158,7 +160,7 @@ static pid_t start_now(struct call *call, struct stream streams[2])
     pid_t handler = fine ? start(HANDLER, fds, -1, 0, special.argv, call->env) : -1;
     if (fine && handler < 0)
         could_not("make a process", "", errno);
-    // The handler has its own copies now. If ours stayed open, its pipes would not end.
+    // The handler has its own copies now. If these stayed open, its pipes would not end.
     close_all(fds);
     return failure.step == NULL ? handler : -1;
 }
@@ -193,7 +195,7 @@ static void serve_by_process(struct call *call)
 static void serve_by_runner(struct call *call)
 {
     if (runner.pid == 0)
-        _exit(BAD_FRAME); // The runner ended with the call before, and the host was told so.
+        _exit(BAD_FRAME); // The runner ended with the previous invocation, and the host knows it.
     struct stream streams[3] = {{.fd = runner.out, .kind = runner_out_kind()},
                                 {.fd = runner.log, .kind = 'E'},
                                 {.fd = -1, .kind = 'T'}};
@@ -201,7 +203,7 @@ static void serve_by_runner(struct call *call)
     met_others = false;
     bool fine = runner_open_streams();
     fine = runner_ask(call) && fine;
-    // What it wrote before it got the call could otherwise be taken for the answer to it.
+    // Otherwise messages from before the invocation could be taken for the reply to it.
     if (runner_has_written()) {
         could_not("call the runtime's program", ", which wrote to its control socket first", EPROTO);
         fine = false;
@@ -244,16 +246,17 @@ static void serve_by_runner(struct call *call)
     report(call->nonce, end, streams);
     runner_forget_call();
     if (end.kind == DEADLINE || (stays && spoilt)) {
-        // The sandbox is not used again: the runner was killed at an unknown point, or the call has
-        // changed it, or it would read the rest of this call as the next one, or it wrote more than its
-        // answer, which would count as the answer to the next call.
+        // The sandbox is not used again, for one of these reasons: the runner was killed at an
+        // unknown point; the invocation has changed it; it would read the rest of this invocation
+        // as the next one; it has sent more than its reply, which would count as the reply to the
+        // next invocation.
         out_send();
         _exit(GONE);
     }
     if (!stays)
         runner_close();
     finish(call->nonce, !stays);
-    // If they cannot be made now, the next call tries again and reports why.
+    // If this fails, the next invocation tries again and reports the reason.
     if (!runner_open_streams())
         could_not(NULL, "", 0);
 }

@@ -14,7 +14,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
-// Younger than the headers of some distributions we build on; the numbers are the kernel's ABI.
+// Missing in the headers of some older distributions; the numbers are part of the kernel's ABI.
 #ifndef SHM_STAT_ANY
 #define SHM_STAT_ANY 15
 #endif
@@ -28,8 +28,8 @@
 const char *tmp_options, *shm_options;
 char **writable; // Further file systems that handlers may write to, like /tmp; NULL ends it.
 
-// A fresh tmpfs has used one inode, its root, and no block. A root directory whose entries came and
-// went counts as fresh: the handler neither owns it nor can leave anything else on it.
+// A new tmpfs uses one inode, for its root, and no block. A root directory whose entries were
+// removed counts as new: the handler does not own it, and cannot change it otherwise.
 bool touched(const char *path)
 {
     struct statfs s;
@@ -38,9 +38,9 @@ bool touched(const char *path)
     return s.f_ffree != s.f_files - 1 || s.f_bfree != s.f_blocks;
 }
 
-// Mounts a new file system instead of deleting files: it is cheaper, a handler cannot delay it (by deep
-// trees or strange modes), and the guest never walks a handler's paths. It unmounts first, so that the
-// memory is free before the new file system needs some.
+// Mounts a new file system instead of deleting files: this is cheaper, a handler cannot delay it by
+// deep trees or unusual modes, and the guest does not have to follow a handler's paths. It unmounts
+// the old one first, so that its memory is free before the new one needs some.
 void renew(const char *path, unsigned long flags, const char *options)
 {
     if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) != 0 ||
@@ -60,7 +60,7 @@ unsigned long count_sysv(int highest[3])
     struct shm_info shm;
     struct seminfo sem;
     struct msginfo msg;
-    // Some versions of these calls fill in only a part.
+    // Some kernels fill in only a part.
     memset(&shm, 0, sizeof shm);
     memset(&sem, 0, sizeof sem);
     memset(&msg, 0, sizeof msg);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The one clock that deadlines are kept by.
+// The clock of all deadlines.
 
 #pragma once
 

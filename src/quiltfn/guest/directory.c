@@ -24,9 +24,9 @@ static bool forbidden(const char *path)
     return lies_in(path, "/proc") || lies_in(path, "/sys") || lies_in(path, "/dev");
 }
 
-// Proves the working directory by entering it as the handler will. From then on the directory's
-// real name is used: symbolic links are followed once, here, and cannot lead elsewhere later. A
-// directory outside the sandbox's root shows as "(unreachable)/...", hence the check for '/'.
+// Checks the working directory by entering it with the handler's rights. After that, its real name
+// is used: symbolic links are followed only here, and cannot lead elsewhere later. The real name of
+// a directory outside the sandbox's root is "(unreachable)/...", hence the check for '/'.
 int prove_cwd(const char **why)
 {
     static char real[PATH_MAX];
@@ -56,7 +56,7 @@ int prove_cwd(const char **why)
         *why = "leads out of the directories a handler may work in";
         error = EINVAL;
     }
-    // The name the user wrote is still wanted for the sentence when something is wrong.
+    // After an error, the message still needs the name from the user.
     if (error == 0)
         special.cwd = real;
     return error;

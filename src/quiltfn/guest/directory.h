@@ -4,5 +4,5 @@
 
 #pragma once
 
-// Sets special.cwd to the directory's real name. Else an errno, and `why` says what is wrong with it.
+// Sets special.cwd to the directory's real name. Returns 0, or an errno with the reason in `why`.
 int prove_cwd(const char **why);

@@ -25,9 +25,9 @@ static bool take32(struct bytes *from, uint32_t *value)
     return true;
 }
 
-// Makes a C string of a blob in place: its bytes move over its length field, which leaves room for the
-// NUL. So execve needs no second copy. A blob with a NUL inside is refused, since the host and the
-// kernel would not agree about where the string ends.
+// Turns a blob into a C string in place: moves its bytes over its length field, which leaves room
+// for the NUL. So execve needs no copy. Refuses a blob with a NUL inside: host and kernel would
+// disagree about the end of the string.
 static char *take_string(struct bytes *from)
 {
     uint32_t length;
@@ -90,8 +90,8 @@ bool parse_specialise(unsigned char *at, size_t length)
     return true;
 }
 
-// What a runner is started with before the version is known. The strings stay in special_bytes until
-// the sandbox is specialised.
+// Parses arguments and variables of a runner that starts before the version is known. The strings
+// stay in special_bytes until the sandbox is specialised.
 bool parse_prepare(unsigned char *at, size_t length)
 {
     struct bytes from = {at, length};

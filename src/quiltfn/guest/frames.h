@@ -15,14 +15,14 @@ extern struct special {
     bool ready;
     bool keep_tmp;
     bool resident;   // argv is a runner, started before the first call.
-    bool fresh;      // A runner that was prepared is of no use for it.
+    bool fresh;      // A prepared runner cannot be used.
     bool shell;      // argv is a shell, -c and a command line, so that it can be preforked.
-    bool server;     // argv is a program that serves by itself.
-    bool keep_state; // It may serve call after call; else nothing of a call may be left in it.
+    bool server;     // argv is a program that serves requests itself.
+    bool keep_state; // A runner may keep state from one invocation to the next.
     const char *cwd;
     char *argv[STRINGS_MAX + 1];
-    // The version's variables, then those of the call in hand: a call whose variables replace all
-    // is given the tail of the same array, so that neither case copies anything.
+    // The version's variables, then those of the current invocation. If the latter replace all, the
+    // handler gets only the tail of this array, so nothing is copied in either case.
     char *env[2 * STRINGS_MAX + 1];
     size_t env_count;
 } special;
@@ -38,12 +38,12 @@ struct call {
     char **env;
 };
 
-// Where the payload of a SPECIALISE or PREPARE frame, and a call's variables, have to be when they are
-// parsed: strings stay where they are.
+// The buffer for the payload of a SPECIALISE or PREPARE frame; parsed strings stay in it. Likewise
+// for an invocation's variables.
 extern unsigned char special_bytes[SPECIALISE_MAX];
 extern unsigned char call_env[ENV_MAX];
 
-// These return false for what the protocol does not allow. What they filled in is then worth nothing.
+// These return false for a violation of the protocol. Values that they have set are then invalid.
 bool parse_specialise(unsigned char *at, size_t length);
 bool parse_prepare(unsigned char *at, size_t length);
 bool parse_call_head(const unsigned char *at, size_t frame_length, struct call *call);

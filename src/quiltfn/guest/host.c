@@ -13,15 +13,16 @@
 
 struct out out;
 
-// A buffered reader, so that a small call is one recv. It may read past a frame. That does no harm: the
-// host may not send anything between a call and its CLEAN (see expect_silence).
+// A buffered reader, so that a small invocation needs one recv. It may read past a frame, which is
+// safe: the host may not send anything between CALL and CLEAN (see expect_silence).
 static struct {
     unsigned char bytes[CHUNK_MAX];
-    size_t start, end, most; // most: how far it has been filled since the last wipe.
+    size_t start, end, most; // most: the highest end since the buffer was last overwritten.
 } in;
 
-// The host hangs up: the sandbox ends. Its processes are killed before our end of the socket closes, by
-// which the host knows that nothing runs any more; the kernel would kill them just after it.
+// Ends the sandbox when the host closes the connection. Kills its processes before the guest's end
+// of the socket closes, so that the host then knows that nothing runs any more. The kernel would
+// kill them only after that.
 static void end_for_host(bool is_gone)
 {
     kill_everyone();
@@ -34,7 +35,7 @@ size_t in_some(unsigned char **at, size_t most)
         ssize_t n;
         while ((n = recv(CONTROL, in.bytes, sizeof in.bytes, 0)) < 0 && errno == EINTR) {
         }
-        // ECONNRESET is an end as well: the host closed the socket with frames of ours unread.
+        // ECONNRESET is an end as well: the host closed the socket before it read all frames.
         if (n <= 0)
             end_for_host(n == 0 || errno == ECONNRESET);
         in.start = 0;
@@ -74,7 +75,7 @@ void expect_silence(void)
         _exit(BAD_FRAME);
 }
 
-// Called when the host's socket is readable during a call: it may hang up, and nothing else.
+// Call this when the host's socket is readable during an invocation: the host may only close it.
 void check_host(void)
 {
     unsigned char byte;
@@ -97,8 +98,8 @@ void out_send_with(int fd)
     out_seal();
     size_t sent = 0;
     while (sent < out.used) {
-        // This may block: a host that does not read has a deadline of its own for us. MSG_NOSIGNAL, so
-        // that SIGPIPE need not be ignored, which handlers would inherit.
+        // This may block: if the host does not read, its own deadline for the guest applies. With
+        // MSG_NOSIGNAL, the guest need not ignore SIGPIPE, which handlers would inherit.
         struct iovec rest = {out.bytes + sent, out.used - sent};
         ssize_t n = fd < 0 ? send(CONTROL, rest.iov_base, rest.iov_len, MSG_NOSIGNAL)
                            : send_with(CONTROL, &rest, &fd, 1, MSG_NOSIGNAL);
@@ -117,7 +118,7 @@ void out_send(void)
     out_send_with(-1);
 }
 
-// Begins a frame whose payload has `length` bytes and returns where they go.
+// Begins a frame with a payload of `length` bytes, and returns the address for the payload.
 unsigned char *out_frame(unsigned char kind, size_t length)
 {
     out_seal();

@@ -10,9 +10,9 @@
 
 #include "protocol.h"
 
-// Frames are laid one behind the other and sent together: output, end and clean of a short call
-// are one send. Only the last may still be growing: it lies at `open`, and `stream` is its kind,
-// or 0 when none is. `since` is when the buffer last was empty.
+// Frames are collected and sent together: output, end and clean of a short invocation are one send.
+// Only the last frame may still grow: it begins at `open`, and `stream` is its kind, or 0 if no
+// frame grows. `since`: the time when the buffer was last empty.
 extern struct out {
     unsigned char bytes[HEADER + NONCE + CHUNK_MAX + 4 * 1024];
     size_t used, open;
@@ -20,19 +20,19 @@ extern struct out {
     uint64_t since;
 } out;
 
-// Up to `most` bytes of what has come, where they lie; waits for the first.
+// Points `at` to up to `most` received bytes; waits for the first. Returns their number.
 size_t in_some(unsigned char **at, size_t most);
 void in_exactly(unsigned char *to, size_t length);
-// Whether bytes have been read from the socket that nobody has taken.
+// Whether bytes that were read from the socket are not used yet.
 bool in_holds_some(void);
-// Wipes what has been read.
+// Overwrites all bytes that have been read.
 void in_wipe(void);
-// Ends the guest if more came than a frame: between a call and its CLEAN the host is silent.
+// Ends the guest if data follows the frame: between CALL and CLEAN the host must not send anything.
 void expect_silence(void);
-// Ends the guest if the host said something during a call, or hung up.
+// Ends the guest if the host sent data during an invocation, or closed the connection.
 void check_host(void);
 
 void out_send(void);
-// The same, and with the first byte a descriptor, unless it is -1.
+// The same, with a descriptor attached to the first byte, unless it is -1.
 void out_send_with(int fd);
 unsigned char *out_frame(unsigned char kind, size_t length);

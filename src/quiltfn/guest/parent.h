@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a call did to the runner that it ran in or was forked from.
+// Detects changes by an invocation to the runner that it ran in or was forked from.
 
 #pragma once
 
 #include <stdbool.h>
 #include <sys/types.h>
 
-// When the runner is ready, and no call has come near it.
+// Call this when the runner is ready, before its first invocation.
 void parent_remember(pid_t pid, bool by_forks);
 void parent_forget(void);
 
-// The list of a forking runner's children, to be read with pread; -1 for any other runner.
+// A descriptor of the list of a forking runner's children, for pread; -1 for any other runner.
 int parent_children(void);
 
-// After a call, when no process is left that could change the answer.
+// Call this after an invocation, when no process is left that could change the result.
 bool parent_waits(pid_t pid, bool by_forks);
 bool parent_is_as_it_was(pid_t pid);

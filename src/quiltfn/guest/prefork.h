@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The next call's shell, started while the sandbox is idle.
+// The shell of the next invocation, started while the sandbox is idle.
 
 #pragma once
 

@@ -14,10 +14,10 @@
 
 bool in_gvisor;
 
-// What a handler must be able to open again by name (/dev/stdout is /proc/self/fd/1) has to be
-// made by its own ids. Effective ids rather than setfsuid: setfsuid cannot say that it failed, and
-// not every kernel we run on has it. The real and saved ids stay 0, so no handler may signal us,
-// and going back to 0 gives the capabilities back.
+// Files that a handler must be able to open again by name (/dev/stdout is /proc/self/fd/1) have to
+// be created with its ids. This sets effective ids instead of using setfsuid, which does not report
+// errors and is missing in some supported kernels. The real and saved ids stay 0, so no handler may
+// signal the guest, and the return to 0 restores the capabilities.
 void act_as_handler(void)
 {
     if (syscall(SYS_setresgid, -1, HANDLER_ID, -1) != 0 ||
@@ -49,8 +49,8 @@ void drop_bounding_set(void)
         _exit(BAD_START);
 }
 
-// What the zygote needs to give its forks a handler's ids. It has to be made inheritable while the
-// bounding set still has it; every handler's start takes it away again.
+// Makes the capabilities inheritable that the zygote needs to give its forks a handler's ids. This
+// has to happen while the bounding set has them; the start of each handler removes them again.
 void let_zygote_inherit(void)
 {
     struct __user_cap_header_struct version = {_LINUX_CAPABILITY_VERSION_3, 0};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who the guest is, and who its handlers are.
+// The users and privileges of the guest and of its handlers.
 
 #pragma once
 
@@ -13,6 +13,6 @@ extern bool in_gvisor;
 
 void act_as_handler(void);
 void act_as_guest(void);
-// Both at the start, and in this order.
+// Call both at the start, in this order.
 void let_zygote_inherit(void);
 void drop_bounding_set(void);

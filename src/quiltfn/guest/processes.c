@@ -25,15 +25,15 @@ void forget_child_signal(void)
         _exit(BROKEN);
 }
 
-// Reaps children that have ended, orphans included. True if `handler` was among them. At most 256 at a
-// time, so that a handler that forks without end cannot delay the deadline; `more` says that there may
-// be others.
+// Reaps children that have ended, including orphans. Returns whether `handler` was among them.
+// Reaps at most 256 at a time, so that a handler that forks endlessly cannot delay the deadline;
+// `more` is set if there may be others.
 bool reap(pid_t handler, int *status, bool *more)
 {
     bool ended = false;
     for (int i = 0; i < 256; i++) {
         int one;
-        pid_t pid = waitpid(-1, &one, WNOHANG | __WALL); // Of whatever kind of clone.
+        pid_t pid = waitpid(-1, &one, WNOHANG | __WALL); // __WALL: children by any kind of clone.
         childless = pid < 0 && errno == ECHILD;
         if (pid <= 0) {
             *more = false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The processes of the sandbox: noticing their ends, reaping them, killing all of them.
+// The processes of the sandbox: detects their ends, reaps them, and kills all of them.
 
 #pragma once
 
@@ -10,12 +10,12 @@
 
 #include "protocol.h"
 
-// Whether the last wait found that we have no child. Then no process of a call is alive: every process
-// of the namespace descends from us, and one whose parent ends becomes our child before that parent can
-// be reaped.
+// Whether the guest had no child at the last wait. Then no process of an invocation is alive: every
+// process of the namespace descends from the guest, and if the parent of a process ends, the
+// process becomes a child of the guest before that parent can be reaped.
 extern bool childless;
 
-// Whether the call in hand had processes beside its handler.
+// Whether the current invocation had processes besides its handler.
 extern bool met_others;
 
 struct end {
@@ -23,7 +23,7 @@ struct end {
     uint32_t code;
 };
 
-// A descriptor that is readable when a child has ended.
+// A descriptor that becomes readable when a child has ended.
 extern int child_signal;
 void forget_child_signal(void);
 

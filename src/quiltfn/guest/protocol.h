@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The numbers that guest and host have agreed on, and how bytes hold numbers.
+// The constants of the protocol between guest and host, and the encoding of numbers.
 // docs/reference/guest-protocol.md describes the frames.
 
 #pragma once
@@ -28,7 +28,7 @@ static const uint32_t SHELL = 8, FRESH = 16, SERVER = 32;         // too
 static const uint32_t HAS_PAYLOAD = 1, ENV_REPLACES = 2, FOLLOWED = 4; // of CALL
 enum exit_kind { EXITED = 0, KILLED = 1, DEADLINE = 2, NOT_STARTED = 3 };
 
-// The guest's own exit status: all that is ever heard of it when it gives up.
+// The guest's exit status: its only error message when it gives up.
 enum { GONE = 0, BAD_START = 1, BAD_FRAME = 2, NOT_CLEAN = 3, BROKEN = 4 };
 
 static inline uint32_t get32(const unsigned char *p)

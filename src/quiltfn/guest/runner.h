@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A program that is started before a call comes and is then told of it.
+// A program that is started before an invocation arrives, and then serves it.
 
 #pragma once
 
@@ -14,32 +14,32 @@
 #include "processes.h"
 #include "streams.h"
 
-enum { LINE = 512 }; // The longest line that is taken from one.
+enum { LINE = 512 }; // The maximum length of a line from a runner.
 
 extern struct runner {
     pid_t pid; // 0: there is none.
     int control, out, log;
     bool forks;
-    bool result_on_stdout; // What is written to its descriptor 1 is a call's result.
-    char line[LINE]; // What has come of its next line.
+    bool result_on_stdout; // Its output to descriptor 1 is the result of an invocation.
+    char line[LINE]; // The part of its next line that has arrived.
     size_t line_used;
-    char told[LINE]; // After `ready` or `refused`: why, for people.
-    size_t result_left; // Bytes of a result that is behind its `done`.
-    struct end end;     // What that `done` said.
-    // What it is still to be told of the call: bytes, then a file.
+    char told[LINE]; // The text after `ready` or `refused`, for people.
+    size_t result_left; // Bytes of the result after `done` that have not arrived yet.
+    struct end end;     // The content of that `done`.
+    // Data of the invocation that is not sent to it yet: bytes, then a file.
     size_t ask_used, ask_sent;
     int file;
     off_t file_sent;
     size_t file_left;
-    // What it wrote before it was ready belongs to the first call's standard error.
+    // Its output before it was ready belongs to the standard error of the first invocation.
     size_t start_log_used;
-    // Of one that forks: what the next call is given instead of the runner's own streams.
+    // For a runner that forks: the streams of the next invocation.
     int given[3];
     struct stream streams[2];
 } runner;
 
-// Starting it. Not 0, but an errno: `told` says why, and it is gone; runner_last_log copies what it wrote last, at most
-// LAST_WORDS bytes.
+// The start of a runner. On failure these return an errno, `told` has the reason, and the runner
+// has ended. runner_last_log copies its last output, at most LAST_WORDS bytes.
 size_t runner_last_log(unsigned char *to);
 int runner_spawn(void);
 int runner_start(void);
@@ -47,7 +47,7 @@ int runner_load(void);
 void runner_drop(void);
 void runner_close(void);
 
-// A call of it, in this order.
+// An invocation in a runner. Call these in this order.
 unsigned char runner_out_kind(void);
 bool runner_open_streams(void);
 bool runner_ask(const struct call *call);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A program that serves requests by itself, over sockets that the host asks for.
+// A program that serves requests itself, over sockets that the host requests.
 
 #pragma once
 
 #include <stdbool.h>
 
-// Starts it. `log` is then the end of the pipe that its outputs go to, for the host, or -1. Returns false
-// with `failure` set.
+// Starts the server. Sets `log` to the reading end of the pipe with its output, for the host, or to
+// -1. On failure returns false with `failure` set.
 bool server_start(int *log);
 
-// Gives the host sockets until the server ends, tells that, and ends.
+// Sends sockets to the host until the server ends; reports that, and exits.
 _Noreturn void serve_server(void);

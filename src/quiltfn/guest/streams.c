@@ -18,13 +18,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-// Younger than the headers of some distributions we build on; the number is the kernel's ABI.
+// Missing in the headers of some older distributions; the number is part of the kernel's ABI.
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
-// Bytes of standard output, of standard error and of the result that are sent on; the rest of each is
-// counted. A host that names no limit for results has them counted as standard output.
+// Limits on the bytes of standard output, standard error and result that are sent; the guest only
+// counts further bytes. Without a limit for results, these count as standard output.
 static uint32_t stdout_max = 6 * 1024 * 1024, stderr_max = 1024 * 1024, result_max;
 bool result_has_limit;
 
@@ -36,7 +36,7 @@ bool set_output_max(const char *numbers)
     return found >= 2;
 }
 
-// How many bytes of a stream may still be sent on.
+// Returns how many bytes of a stream may still be sent.
 size_t room_of(const struct stream *stream)
 {
     uint64_t most = stream->kind == 'E'                       ? stderr_max
@@ -45,7 +45,7 @@ size_t room_of(const struct stream *stream)
     return stream->sent < most ? (size_t)(most - stream->sent) : 0;
 }
 
-// Not executable where the kernel can promise that; kernels before 6.3 do not know the flag.
+// Creates a file that is not executable, if the kernel supports this flag (6.3 and newer).
 int payload_file(void)
 {
     int fd = memfd_create("payload", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
@@ -54,9 +54,10 @@ int payload_file(void)
     return fd;
 }
 
-// Everything is new for each call, even /dev/null: otherwise a call could pass bits to the next in the
-// flags and owners of an open file. Only our ends of the pipes are non-blocking, since a handler expects
-// ordinary ones. Called with the handler's effective ids, so that they belong to the handler.
+// Everything is new for each invocation, even /dev/null: otherwise an invocation could pass data to
+// the next one in the flags and owners of an open file. Only the guest's ends of the pipes are
+// non-blocking, since a handler expects ordinary ones. Creates them with the handler's effective
+// ids, so that they belong to the handler.
 bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
 {
     int pair[2];
@@ -82,14 +83,14 @@ void close_if_open(int *fd)
     *fd = -1;
 }
 
-// Closes our copies of a handler's ends. A handler that was started has its own.
+// Closes the guest's copies of a handler's descriptors. A started handler has its own.
 void close_all(int fds[3])
 {
     for (int i = 0; i < 3; i++)
         close_if_open(&fds[i]);
 }
 
-// Sends bytes, and with the first of them descriptors.
+// Sends bytes, with descriptors attached to the first one.
 ssize_t send_with(int to, struct iovec *bytes, const int *fds, size_t count, int flags)
 {
     union {
@@ -136,7 +137,7 @@ bool take_payload(int fd, size_t length)
     return fine;
 }
 
-// Moves at most one chunk. False when there was nothing to move.
+// Moves at most one chunk. Returns false if there was nothing to move.
 bool pump(struct stream *stream, uint64_t nonce)
 {
     static unsigned char discarded[CHUNK_MAX];
@@ -146,8 +147,9 @@ bool pump(struct stream *stream, uint64_t nonce)
     size_t left = room_of(stream);
     bool keep = left > 0, opened = false;
     if (keep) {
-        // Leaves room for a page at least: reading a pipe in packet mode discards what does not fit. A
-        // runner's result may have filled the buffer beyond FULL, so this must not be a subtraction.
+        // Keeps room for at least a page: a read from a pipe in packet mode discards bytes that do
+        // not fit. A runner's result may have filled the buffer beyond FULL, so do not use a
+        // subtraction.
         if (out.used + HEADER + NONCE + PAGE > FULL)
             out_send();
         if (out.used == 0)
@@ -183,7 +185,7 @@ bool pump(struct stream *stream, uint64_t nonce)
     return n > 0;
 }
 
-// How many bytes a pipe or socket holds now.
+// Returns how many bytes are in a pipe or socket now.
 size_t held_by(int fd)
 {
     int n = 0;
@@ -192,8 +194,8 @@ size_t held_by(int fd)
     return (size_t)n;
 }
 
-// Moves what the pipe holds now. What is written meanwhile may stay: a process that never stops writing
-// would hold up the guest without end.
+// Moves the bytes that are in the pipe now, but not those written during this: a process that never
+// stops writing would block the guest forever.
 void pump_held(struct stream *stream, uint64_t nonce)
 {
     if (!pump(stream, nonce))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The streams of a call: making, reading and counting them.
+// The streams of an invocation: creates, reads and counts them.
 
 #pragma once
 
@@ -10,8 +10,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
-// One source of a call's bytes. `kind` is that of their frames: 'O' and 'E' are standard output and
-// error, 'T' is the result.
+// One source of an invocation's output. `kind`: the kind of its frames, 'O' for standard output,
+// 'E' for standard error, 'T' for the result.
 struct stream {
     int fd;
     unsigned char kind;
@@ -20,22 +20,22 @@ struct stream {
 };
 
 extern bool result_has_limit;
-// "STDOUT,STDERR[,RESULT]"; false for anything else.
+// Parses "STDOUT,STDERR[,RESULT]"; returns false for anything else.
 bool set_output_max(const char *numbers);
 size_t room_of(const struct stream *stream);
 
-// Makes standard input and both outputs. On failure returns false with `failure` set, and what was made
-// until then is in the arrays.
+// Creates standard input and both outputs. On failure returns false with `failure` set; the arrays
+// have the descriptors created so far.
 bool open_streams(bool has_payload, int fds[3], struct stream streams[2]);
 void close_if_open(int *fd);
 void close_all(int fds[3]);
 
 int payload_file(void);
-// Copies a call's payload from the host into a file. On failure returns false with `failure` set, and
-// the payload has been read all the same.
+// Copies an invocation's payload from the host into a file. On failure returns false with `failure`
+// set; the payload is read completely in any case.
 bool take_payload(int fd, size_t length);
 
-enum { FORK_FDS = 4 }; // The most descriptors that go with a message: streams and variables.
+enum { FORK_FDS = 4 }; // The maximum number of descriptors in a message: streams and variables.
 
 ssize_t send_with(int to, struct iovec *bytes, const int *fds, size_t count, int flags);
 
@@ -43,5 +43,5 @@ bool pump(struct stream *stream, uint64_t nonce);
 size_t held_by(int fd);
 void pump_held(struct stream *stream, uint64_t nonce);
 void empty(struct stream streams[2], uint64_t nonce);
-// Adds to what a call wrote, as far as there is room.
+// Adds bytes to an invocation's output, as far as there is room.
 void add_to(struct stream *stream, uint64_t nonce, const void *bytes, size_t n);

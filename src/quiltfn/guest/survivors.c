@@ -43,7 +43,7 @@ int open_of(pid_t pid, const char *what)
     return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-// The file's text, or -1 and why not.
+// Reads a file's text. Returns its length; -1 on failure, with errno set.
 static ssize_t read_of(pid_t pid, const char *what, char *text, size_t room)
 {
     int fd = open_of(pid, what);
@@ -74,8 +74,8 @@ static bool is_dead(pid_t pid)
            threads <= 1;
 }
 
-// Kills all in a list of children but `kept`. Returns how many these were, or -1 if `kept` was not among
-// them. Zombies are counted if they are ours to reap.
+// Kills all children in a list except `kept`. Returns their number, or -1 if `kept` was not among
+// them. Counts zombies only if the guest has to reap them.
 static int kill_listed(int fd, pid_t kept, bool are_ours)
 {
     static char list[LIST_MAX];
@@ -108,7 +108,7 @@ int kill_children_but(pid_t kept)
     return kill_listed(fd, kept, true);
 }
 
-// Kills all that /proc shows but us and `kept`, and returns how many of them were alive.
+// Kills all processes in /proc except the guest and `kept`. Returns how many of them were alive.
 static int kill_shown_but(pid_t kept)
 {
     static _Alignas(struct dirent64) char list[LIST_MAX];

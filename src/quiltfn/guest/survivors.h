@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Processes that a call leaves beside a runner that stays: found and killed.
+// Finds and kills processes that an invocation leaves beside a runner that stays.
 
 #pragma once
 
@@ -10,7 +10,9 @@
 // Opens /proc/PID/WHAT for reading.
 int open_of(pid_t pid, const char *what);
 
-// Kills all our children but `kept`. How many these were, or -1 if `kept` was not among them.
+// Kills all children of the guest except `kept`. Returns their number, or -1 if `kept` was not
+// there.
 int kill_children_but(pid_t kept);
-// Kills everybody but us and `kept`. False where `kept` has ended and was reaped.
+// Kills all processes except the guest and `kept`. Returns false if `kept` has ended and was
+// reaped.
 bool kill_all_but(pid_t kept);

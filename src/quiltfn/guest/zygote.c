@@ -49,7 +49,7 @@ static bool read_at_start(char **env)
     return false;
 }
 
-// Forgets it: it has been reaped, or will be.
+// Forgets the zygote, which has been reaped or will be.
 void zygote_gone(void)
 {
     if (zygote.control >= 0)
@@ -67,7 +67,7 @@ static void zygote_drop(void)
     zygote_gone();
 }
 
-// Tells it the working directory and the command line of its forks.
+// Sends working directory and command line of the forks to the zygote.
 static bool zygote_tell(void)
 {
     uint32_t lengths[2] = {(uint32_t)strlen(special.cwd) + 1, (uint32_t)strlen(special.argv[2]) + 1};
@@ -111,8 +111,8 @@ static void zygote_start(void)
     zygote_gone();
 }
 
-// Has it fork the shell of the next call, with these streams and the end of a pipe for its variables.
-// Its answer, the fork's process, is read by zygote_told.
+// Makes the zygote fork the shell of the next invocation, with these streams and the end of a pipe
+// for its variables. zygote_told reads the reply with the fork's process id.
 bool zygote_ask(const int fds[3], int variables)
 {
     zygote_start();
@@ -127,7 +127,7 @@ bool zygote_ask(const int fds[3], int variables)
     return false;
 }
 
-// Returns the process that it forked. 0 if there is none; then the zygote is given up.
+// Returns the process id of the fork; 0 if there is none, and the zygote is then abandoned.
 pid_t zygote_told(void)
 {
     int32_t pid = 0;
@@ -143,8 +143,8 @@ pid_t zygote_told(void)
     return 0;
 }
 
-// Writes all variables of a call into fork_block and returns the length; 0 if they are too many, or one
-// has to be there when a shell starts.
+// Writes all variables of an invocation to fork_block and returns the length; 0 if they are too
+// long, or if a shell reads one of them only at its start.
 size_t zygote_write_block(const struct call *call)
 {
     size_t n = sizeof(uint32_t);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A shell that is started once, of which every call gets a fork.
+// A shell that is started once, and forked for each invocation.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 
 #include "frames.h"
 
-enum { BLOCK_MAX = 60 * 1024 }; // A pipe holds 64 KiB, so writing never waits.
+enum { BLOCK_MAX = 60 * 1024 }; // A pipe has room for 64 KiB, so writing never blocks.
 
 extern const char *shell_library; // NULL: no zygotes.
 extern unsigned char fork_block[sizeof(uint32_t) + BLOCK_MAX];

@@ -1,13 +1,13 @@
-// Runs Node handlers: imports a module once, then calls its function for every call.
+// Runs Node handlers: imports a module once, then calls its function for every invocation.
 //
-// Started by the guest inside a sandbox; docs/reference/runner-protocol.md is what the two speak.
-// Written for any Node from 18 on, with nothing loaded that a small handler does not need: every
-// module here is start-up time and memory of every idle instance.
+// The guest starts this inside a sandbox; docs/reference/runner-protocol.md describes the protocol.
+// It supports Node 18 and newer, and loads nothing that a small handler does not need: every module
+// costs start-up time, and memory in every idle instance.
 //
-// With QUILT_KEEP=1 one process serves call after call. Otherwise it serves one call; then the guest
-// ends it and starts the next, before that one's call comes. Node has threads, so it cannot fork as
-// the runner for Python does. Between calls the process waits in a read: no timer or callback that a
-// call left behind runs before the next call.
+// With QUILT_KEEP=1 one process serves all invocations. Otherwise a process serves one invocation;
+// then the guest ends it and starts the next process in advance. Node has threads, so it cannot
+// fork like the Python runner. Between invocations the process blocks in a read, so timers and
+// callbacks of an invocation do not run before the next one.
 'use strict';
 
 const fs = require('fs');
@@ -17,23 +17,23 @@ const { inspect } = require('util');
 const CONTROL = 3;
 const LOG = 2;
 const HOME = '/app';
-// What AWS Lambda would name a function by; of the parts, the last two say something here.
+// The name of a function in the format of AWS Lambda; only the last two parts have a meaning here.
 const ARN = 'arn:quiltfn:lambda:local:000000000000:function';
-const IMPORTER = `${HOME}/.importer.cjs`; // No file: where bare names are looked up from.
+const IMPORTER = `${HOME}/.importer.cjs`; // Does not exist: the origin for resolving bare names.
 const ENDINGS = ['', '.js', '.mjs', '.cjs', '/index.js', '/index.mjs', '/index.cjs'];
 const LINE_MAX_BYTES = 500;
 const OURS = /^\s+at .*(?:\/\.runners\/node\.js|node:internal\/|node:diagnostics_channel:)/;
 
-/** The handler cannot be run (a sentence). */
+/** The handler cannot run; the message is a sentence. */
 class Refused extends Error {}
 
-/** What a handler is told of its call besides the event. Everything that AWS Lambda's context has is
- * here, so that code and libraries which were written for that find it. */
+/** The facts about an invocation that a handler gets in addition to the event. It has all
+ * attributes of AWS Lambda's context, so that code and libraries written for Lambda work. */
 class Context {
     #deadlineMs;
     clientContext = undefined;
     identity = undefined;
-    // The result is sent when the handler has ended, whatever waits in the event loop.
+    // Without effect: the result is sent at the handler's end, whatever waits in the event loop.
     callbackWaitsForEmptyEventLoop = false;
 
     constructor(variables) {
@@ -46,12 +46,12 @@ class Context {
         this.#deadlineMs = Number(variables.get('QUILT_DEADLINE_MS') ?? 0);
     }
 
-    /** Milliseconds until the call is ended, never below 0. */
+    /** Milliseconds until the invocation times out, never below 0. */
     remainingMs() {
         return Math.max(0, this.#deadlineMs - Date.now());
     }
 
-    /** The same, under the name that AWS Lambda has for it. */
+    /** The same under its name in AWS Lambda. */
     getRemainingTimeInMillis() {
         return this.remainingMs();
     }
@@ -73,16 +73,16 @@ class Context {
     }
 }
 
-/** What is being done, for those ends that come from elsewhere: `stuck` is called when nothing is
- * left that could go on. */
+/** The current activity, for ends of the process that the handler does not cause: `stuck` is called
+ * when the event loop has nothing left to do. */
 const now = { loading: '', stuck: null };
 
 // Bytes in and out -------------------------------------------------------------------------------
 
 const sleeper = new Int32Array(new SharedArrayBuffer(4));
 
-/** Does it again as long as the kernel has no room or nothing there: a descriptor may have been
- * made non-blocking by a child that shares it. */
+/** Repeats `act` while it would block: a child that shares a descriptor may have made it
+ * non-blocking. */
 function patiently(act) {
     for (;;) {
         try {
@@ -118,7 +118,8 @@ class Guest {
         this.say(line.length > LINE_MAX_BYTES ? cut.replace(/\ufffd+$/, '') : cut);
     }
 
-    /** The next call: number, whether its variables are all there are, variables, payload. */
+    /** Waits for the next invocation: number, whether its variables replace those of the version,
+     * variables, payload. */
     hear() {
         let end;
         while ((end = this.#buffer.subarray(0, this.#used).indexOf(10)) < 0) {
@@ -135,12 +136,12 @@ class Guest {
         };
     }
 
-    /** Waits until the sandbox is gone. */
+    /** Waits until the sandbox ends. */
     rest() {
         for (;;) this.#read(this.#buffer, 0);
     }
 
-    /** The `size` bytes behind the line that ends at `from`; they are valid until the next call. */
+    /** The `size` bytes from `from` on, after a line; they are valid until the next invocation. */
     #take(from, size) {
         const have = Math.min(size, this.#used - from);
         if (from + size <= this.#buffer.length) {
@@ -158,10 +159,10 @@ class Guest {
 
     #read(into, from) {
         const got = patiently(() => fs.readSync(CONTROL, into, from, into.length - from, null));
-        // The sandbox is going away, and none of the handler's code may run any more.
+        // The sandbox is ending, and no code of the handler may run any more.
         if (got === 0) {
             process.kill(process.pid, 'SIGKILL');
-            process.exit(0); // The signal does not end process 1 of a namespace.
+            process.exit(0); // The signal has no effect on process 1 of a namespace.
         }
         return got;
     }
@@ -178,8 +179,8 @@ function variablesOf(text) {
 
 // The streams ------------------------------------------------------------------------------------
 
-/** Sets descriptor 1 apart for results: what is printed, by children too, goes to the log. Returns
- * the new descriptor of results. */
+/** Moves the descriptor of results away from 1, so that printed output, also of children, goes to
+ * the log. Returns the new descriptor. */
 function moveResult() {
     const resultFd = fs.openSync('/proc/self/fd/1', 'w');
     fs.closeSync(1);
@@ -187,8 +188,8 @@ function moveResult() {
     return resultFd;
 }
 
-/** process.stdout and process.stderr that have written when they return, so that what is printed
- * stands in order and process.exit() loses none of it. */
+/** Makes process.stdout and process.stderr write synchronously, so that output is in order and
+ * process.exit() loses none of it. */
 function printToLog() {
     for (const [name, descriptor] of [['stdout', 1], ['stderr', LOG]]) {
         let stream = null;
@@ -205,7 +206,7 @@ function logStream(descriptor) {
             write(LOG, typeof chunk === 'string' ? Buffer.from(chunk, encoding) : chunk);
             done();
         },
-        // Nobody closes the log.
+        // The log stays open.
         destroy(error, done) {
             done(error);
         },
@@ -213,17 +214,17 @@ function logStream(descriptor) {
     return Object.assign(stream, { fd: descriptor, _type: 'pipe', _isStdio: true });
 }
 
-/** The error as Node itself would print it. */
+/** Prints the error as Node itself would. */
 function show(error) {
     write(LOG, (error instanceof Error ? '' : 'Uncaught ') + cleaned(inspect(error)) + '\n');
 }
 
-/** A stack without the frames that are ours or Node's own. */
+/** Removes the frames of this runner and of Node from a stack. */
 function cleaned(stack) {
     const kept = [];
     for (const line of stack.split('\n')) {
         if (!OURS.test(line)) kept.push(line);
-        // The properties of an error open behind its last frame.
+        // The list of an error's properties begins after its last frame.
         else if (line.endsWith(' {') && kept.length > 0) kept[kept.length - 1] += ' {';
     }
     return kept.join('\n');
@@ -231,7 +232,7 @@ function cleaned(stack) {
 
 // The handler ------------------------------------------------------------------------------------
 
-/** The function that `name` stands for. Rejects with `Refused`. */
+/** Imports the function called `name`. Rejects with `Refused`. */
 async function load(name) {
     const mark = name.includes(':') ? name.lastIndexOf(':') : name.lastIndexOf('.');
     const [moduleName, exported] = [name.slice(0, mark), name.slice(mark + 1)];
@@ -250,7 +251,7 @@ async function load(name) {
     if (typeof found !== 'function') {
         throw new Refused(`${name} is of type ${typeof found}, not a function`);
     }
-    // Node's own functions expect no context and would take it for an option.
+    // Functions of Node's modules would take the context for an option.
     return isBuiltIn(moduleName) ? (event) => found(event) : found;
 }
 
@@ -273,12 +274,12 @@ async function imported(name) {
     }
 }
 
-/** The error and its place, in one line. */
+/** Describes an error and its position, in one line. */
 function sentence(error, file) {
     if (!(error instanceof Error)) return inspect(error);
     let place = /(\/[^\s():]+:\d+)/.exec(cleaned(error.stack ?? ''));
     if (place === null && error instanceof SyntaxError && file !== null) {
-        // For an ES module, perhaps only Node itself knows the place.
+        // For an ES module, only Node itself may know the position.
         const { spawnSync } = require('child_process');
         const checked = spawnSync(process.execPath, ['--check', file], { encoding: 'utf8' });
         place = /(\/[^\s():]+:\d+)/.exec(checked.stderr ?? '');
@@ -286,7 +287,7 @@ function sentence(error, file) {
     return `${error.name}: ${error.message}${place === null ? '' : ` (${place[1]})`}`;
 }
 
-/** The function's own file of that name, which goes before a package's or Node's. */
+/** Finds the function's file of that name, which has priority over packages and Node's modules. */
 function fileOf(name) {
     for (const ending of ENDINGS) {
         const path = `${HOME}/${name}${ending}`;
@@ -303,7 +304,7 @@ function isFile(path) {
     }
 }
 
-/** import() as it would be in a file of the function's: its node_modules, else Node's modules. */
+/** Imports a module as in a file of the function: from its node_modules, or from Node's modules. */
 function importFromHome(name) {
     const Module = require('module');
     const importer = new Module(IMPORTER);
@@ -315,7 +316,7 @@ function isBuiltIn(name) {
     return fileOf(name) === null && require('module').isBuiltin(name);
 }
 
-/** The payload as JSON says it, or as the text that it is; null where there was none. */
+/** Decodes the payload from JSON, or as text if it is not JSON; null if there is no payload. */
 function eventOf(payload) {
     if (payload === null) return null;
     const text = payload.utf8Slice(0, payload.length);
@@ -327,7 +328,7 @@ function eventOf(payload) {
     }
 }
 
-/** Calls it; a promise of what it returns, or of what it gives to its callback. */
+/** Calls the handler. Resolves to its return value, or to the value given to its callback. */
 function outcome(handler, event, context) {
     if (handler.length < 3) return handler(event, context);
     return new Promise((resolve, reject) => {
@@ -347,7 +348,7 @@ function isText(result) {
     return typeof result === 'string' || result instanceof Uint8Array;
 }
 
-/** A result as it is sent: text and bytes as they are, everything else as JSON. */
+/** Encodes a result: text and bytes as they are, all other types as JSON. */
 function encode(result) {
     if (isText(result)) return result;
     let text;
@@ -368,11 +369,11 @@ async function run(handler, call, resultFd) {
         const result = await outcome(handler, event, new Context(call.variables));
         if (isIterator(result)) {
             for await (const part of result) {
-                // In one write: what somebody follows is sent as it is written.
+                // In one write, since a client that follows the output gets each write separately.
                 write(resultFd, isText(part) ? part : `${encode(part)}\n`);
             }
         }
-        // A rejected promise that nobody waits for is noticed now, before the result is written.
+        // Unhandled rejections are detected now, before the result is written.
         await turn();
         if (!isIterator(result)) write(resultFd, encode(result));
     } catch (error) {
@@ -382,19 +383,19 @@ async function run(handler, call, resultFd) {
     return exitStatus();
 }
 
-/** 0, or what the handler set for the end of its process. */
+/** The exit status that the handler has set, or 0. */
 function exitStatus() {
     return Number(process.exitCode ?? 0) & 0xff;
 }
 
-/** One turn of the event loop, in which callbacks for what has come meanwhile run. */
+/** Waits for one turn of the event loop, in which pending callbacks run. */
 function turn() {
     return new Promise((resolve) => setImmediate(resolve));
 }
 
 // Serving ----------------------------------------------------------------------------------------
 
-/** Serves call after call in this process. Its state survives, its children do not. */
+/** Serves all invocations in this process. Its state survives, its children do not. */
 async function serveAll(guest, handler, resultFd) {
     const own = { ...process.env };
     for (;;) {
@@ -406,7 +407,7 @@ async function serveAll(guest, handler, resultFd) {
     }
 }
 
-/** Serves one call. The guest then ends this process and starts another. */
+/** Serves one invocation. The guest then ends this process and starts another. */
 async function serveOnce(guest, handler, resultFd) {
     const call = guest.hear();
     const code = await serveOne(handler, call, resultFd);
@@ -418,7 +419,7 @@ async function serveOne(handler, call, resultFd) {
     process.exitCode = undefined;
     if (call.replaces) clear(process.env);
     for (const [name, value] of call.variables) process.env[name] = value;
-    // Connections that were closed from outside between calls are noticed here.
+    // Detects connections that their peers have closed since the start of this process.
     await turn();
     const stuck = new Promise((resolve) => {
         now.stuck = () => {
@@ -435,7 +436,7 @@ function clear(variables) {
     for (const name of Object.keys(variables)) delete variables[name];
 }
 
-/** Removes the call's variables again. */
+/** Restores the variables of the process after an invocation. */
 function restore(own, call) {
     if (call.replaces) clear(process.env);
     for (const name of call.replaces ? Object.keys(own) : call.variables.keys()) {
@@ -444,12 +445,12 @@ function restore(own, call) {
     }
 }
 
-/** Kills the children that the handler has left, those of every thread of this process. */
+/** Kills the children that the handler has left, for every thread of this process. */
 async function endChildren() {
-    // Listing /proc is cheaper than looking at each thread, and mostly there is no other process.
+    // Listing /proc is cheaper than examining each thread, and usually shows no other process.
     const others = fs.readdirSync('/proc').filter((one) => /^\d/.test(one) && one !== '1');
     if (others.length === 1 && Number(others[0]) === process.pid) return;
-    // Node reaps those that it started, in a turn of its event loop. Nobody reaps the others.
+    // Node reaps the children that it has started, in a turn of its event loop, but not the others.
     for (let patience = 20; patience > 0; ) {
         const left = children();
         if (left.length === 0) return;
@@ -459,7 +460,7 @@ async function endChildren() {
             try {
                 process.kill(child, 'SIGKILL');
             } catch {
-                // It ended by itself.
+                // The child has ended by itself.
             }
         }
         await turn();
@@ -488,10 +489,10 @@ function readIfThere(path) {
     }
 }
 
-/** Handles ends of the process that do not come from the handler's result. */
+/** Handles ends of the process other than by the handler's result. */
 function watchEnds(guest) {
     process.on('uncaughtException', (error) => {
-        // If the handler has a listener of its own, that decides.
+        // A listener of the handler decides, if there is one.
         if (process.listenerCount('uncaughtException') > 1) return;
         show(error);
         if (now.loading !== '') {
@@ -525,7 +526,7 @@ async function main() {
             now.loading = '';
         };
         handler = await load(name);
-        await turn(); // What the module left rejected is its failure as well.
+        await turn(); // Unhandled rejections of the module make its import fail, too.
         now.loading = '';
         now.stuck = null;
     } catch (error) {
@@ -533,7 +534,7 @@ async function main() {
         guest.refuse(error instanceof Refused ? error.message : `${name}: ${error}`);
         process.exit(1);
     }
-    // What is written to `resultFd` is the call's result.
+    // Bytes written to `resultFd` are the result of the invocation.
     guest.say(`result stdout\nready ${keep ? 'keep' : 'once'}`);
     await (keep ? serveAll : serveOnce)(guest, handler, resultFd);
 }
