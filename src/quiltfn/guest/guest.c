@@ -3,8 +3,8 @@
 // The guest: process 1 of every sandbox.
 //
 // It reads frames from the host on descriptor 3, runs one handler at a time as another user,
-// streams what it writes, reports how it ended, kills whatever is left, cleans, and says so.
-// docs/reference/guest-protocol.md describes the frames.
+// streams its output, reports its end, kills all processes that are left, cleans up, and reports
+// that. docs/reference/guest-protocol.md describes the frames.
 //
 // Rule 1: it never waits for a handler without a deadline, and no handler decides what it does.
 // Rule 2: it goes on only from a state that it has checked. On a broken frame or an unfinished clean-up
@@ -13,8 +13,8 @@
 //         heap, so that a handler that ate all memory cannot take from the guest what it needs.
 // Rule 4: its own umask, directory, signal mask and ids are the same before and after every call.
 //
-// Start reading at `main` below and go on with serve_call in call.c. Each other unit is one tool of
-// these, and its header says what it does. All units together stay under 2,500 lines of code, so that
+// Start reading at `main` below, and continue with serve_call in call.c. Each other unit is a tool
+// of these; its header describes it. All units together stay below 2,500 lines of code, so that
 // they can be read in one sitting.
 
 #include "call.h"
@@ -96,17 +96,19 @@ static void specialise(size_t length)
     if (special.server)
         serve_server();
 
-    // Touches the pages that the end of a call needs, while there is memory: by then, a handler's files
-    // may have used all of it. Prewarmed sandboxes that wait do not pay for them.
+    // Allocates the pages that the end of an invocation needs, since a handler's files may have
+    // used all memory by then. It happens here, so that prewarmed sandboxes do not need this
+    // memory.
     for (size_t i = 0; i < sizeof out.bytes; i += 4096)
         ((volatile unsigned char *)out.bytes)[i] = 0;
     special.ready = true;
     prefork_start();
 }
 
-// Mounts a read-only view of our own control group, which our namespace begins at, where programs look
-// for their limits. `kinds`: "v2", or v1's controllers, with a comma between those that have one hierarchy
-// and a colon between these. Where the kernel does not let us, programs see the machine's limits.
+// Mounts a read-only view of the sandbox's control group, the root of its namespace, at the place
+// where programs look for their limits. `kinds`: "v2", or the controllers of v1, with commas
+// between those of one hierarchy and colons between hierarchies. If the kernel forbids it, programs
+// see the machine's limits.
 static void show_limits(char *kinds)
 {
     const unsigned long how = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
@@ -123,8 +125,9 @@ static void show_limits(char *kinds)
 
 static void prepare(const char *handlers_score)
 {
-    // Opens standard streams of our own, so that no descriptor of a call is ever 0, 1 or 2. Under gVisor
-    // those that came along are files of the host, which a handler could open again by /proc/1/fd.
+    // Opens new standard streams, so that no descriptor of an invocation is ever 0, 1 or 2. Under
+    // gVisor the inherited ones are files of the host, which a handler could open again by
+    // /proc/1/fd.
     for (int fd = 0; fd < 3; fd++) {
         if (in_gvisor)
             close(fd);
@@ -134,8 +137,8 @@ static void prepare(const char *handlers_score)
     if (fcntl(CONTROL, F_SETFD, FD_CLOEXEC) != 0)
         _exit(BAD_START);
 
-    // execve keeps ignored signals ignored; whoever started us may have ignored some. As pid 1 we
-    // are spared the default action of all of them anyway.
+    // execve keeps ignored signals ignored, and the process that started the guest may have ignored
+    // some. For pid 1, no signal has its default action anyway.
     for (int number = 1; number < NSIG; number++)
         signal(number, SIG_DFL);
     sigset_t children;
@@ -147,19 +150,20 @@ static void prepare(const char *handlers_score)
     if (child_signal < 0)
         _exit(BAD_START);
 
-    // Not dumpable: no handler may look into us through /proc, nor into the child of vfork. The
-    // runtime has set no_new_privs; once more costs nothing and holds if it ever does not.
+    // Not dumpable, so that no handler can examine the guest or the child of vfork through /proc.
+    // The OCI runtime sets no_new_privs; this is a safeguard in case it does not.
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         _exit(BAD_START);
-    // Groups are inherited: dropped once here, they are dropped for every handler, and the working
-    // directory is proved with exactly the handler's rights.
+    // Groups are inherited, so they are dropped here for all handlers. The check of the working
+    // directory then has exactly the handler's rights.
     if (setgroups(0, NULL) != 0 || chdir("/") != 0)
         _exit(BAD_START);
     if (!prepare_oom_score(handlers_score))
         _exit(BAD_START);
-    // Set here and not by the OCI runtime: the limit that holds when a user namespace is made also bounds
-    // all namespaces of its maker together, so that one handler's timers would use up those of every
-    // sandbox. gVisor accounts for pending signals itself and lets nobody change the limit.
+    // Set here instead of by the OCI runtime: the limit at the creation of a user namespace also
+    // applies to all namespaces of its creator together, so the timers of one handler could use up
+    // the limit of all sandboxes. gVisor counts pending signals itself, and does not allow changes
+    // of this limit.
     struct rlimit pending = {PENDING_SIGNALS, PENDING_SIGNALS};
     if (!in_gvisor && setrlimit(RLIMIT_SIGPENDING, &pending) != 0)
         _exit(BAD_START);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Compares a runner with what it was before a call, by what the kernel says of it.
+// Compares a runner's state before and after an invocation, as reported by the kernel.
 //
-// A call runs as the runner's user. It can send the runner signals, and set what the kernel lets
-// processes of one user set for each other. Later calls are forked from the runner and inherit that.
+// An invocation runs as the runner's user. It can send signals to the runner, and change the
+// properties that the kernel lets processes of one user change for each other. Later invocations
+// are forked from the runner and inherit these.
 
 #include "parent.h"
 #include "clock.h"
@@ -53,10 +54,11 @@ static uint64_t signals_in(const char *status, const char *name)
     return at != NULL ? strtoull(at + strlen(name), NULL, 16) : 0;
 }
 
-// Signals that the kernel sends by itself. They do not matter: no runner ends or stops because of them.
+// Signals that the kernel sends by itself. They are harmless: no runner ends or stops because of
+// them.
 static const uint64_t usual = 1U << (SIGCHLD - 1) | 1U << (SIGCONT - 1);
 
-// Whether the runner has neither ended nor been stopped. Costs a small part of reading its status.
+// Whether the runner has neither ended nor been stopped. Much cheaper than reading its status.
 static bool parent_lives(pid_t pid)
 {
     siginfo_t info = {.si_pid = 0};
@@ -86,7 +88,7 @@ bool parent_waits(pid_t pid, bool by_forks)
             return false;
         text[n] = '\0';
         const char *state = strstr(text, "\nState:\t");
-        // 't': stopped by a tracer on the host, since no handler can trace it. It will go on.
+        // 't': stopped by a tracer on the host, as no handler can trace it. It will continue.
         if (state == NULL || strchr("SRDt", state[8]) == NULL)
             return false;
         uint64_t pending = signals_in(text, "\nSigPnd:\t") | signals_in(text, "\nShdPnd:\t");
@@ -98,8 +100,9 @@ bool parent_waits(pid_t pid, bool by_forks)
     return !by_forks;
 }
 
-// Whether no signal can wait at the runner or come late. It blocks none that matters, and it ignores
-// SIGIO, which a call can have the kernel send after the call's end, when we read from its pipes.
+// Whether no signal can be pending for the runner or arrive late: it blocks no relevant signal, and
+// it ignores SIGIO. An invocation can make the kernel send SIGIO after its end, when the guest
+// reads from its pipes.
 static bool parent_heeds(void)
 {
     static char text[4096];
@@ -111,9 +114,9 @@ static bool parent_heeds(void)
            (signals_in(text, "\nSigIgn:\t") & 1U << (SIGIO - 1)) != 0;
 }
 
-// Reads all that a process can set for another one of its user that it may not trace, and that forks of
-// that one inherit: scheduling (policy, priority, flags), processors, priority of input and output,
-// limits. Memory, descriptors and files in /proc are out of its reach.
+// Reads all properties that a process can change for another process of its user without tracing
+// it, and that forks of the other one inherit: scheduling (policy, priority, flags), CPUs, I/O
+// priority, limits. It cannot change memory, descriptors and files in /proc.
 static void parent_look(pid_t pid, struct as_it_was *to)
 {
     memset(to, 0, sizeof *to);
@@ -125,7 +128,7 @@ static void parent_look(pid_t pid, struct as_it_was *to)
     to->answers[3] = pread(parent.limits, to->limits, sizeof to->limits, 0);
 }
 
-// Called when the runner is ready, and no call has come near it.
+// Call this when the runner is ready, before its first invocation.
 void parent_remember(pid_t pid, bool by_forks)
 {
     char children[32];

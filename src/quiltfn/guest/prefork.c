@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The next call's shell, which is started while the sandbox is idle. When the call comes, the shell has
-// been loaded and only waits for its variables.
+// The shell of the next invocation, started while the sandbox is idle. When the invocation arrives,
+// the shell has been loaded and only waits for its variables.
 //
-// Rule 1: it is started when everything of the call before is gone, and knows nothing of any call.
-// Rule 2: it must do what `sh -c HANDLER` does. If it cannot, or has ended already (a syntax error in the
-//         first line ends it), the call starts a shell of its own.
+// Rule 1: it is started when nothing is left of the previous invocation, and has no data of any
+//         invocation.
+// Rule 2: it must behave like `sh -c HANDLER`. If it cannot, or has ended already (a syntax error
+//         in the first line ends it), the invocation starts another shell.
 //
 // It is a fork of the zygote (zygote.c), before its main. Without a zygote it is another shell, which
 // reads its variables as a script: `sh -c '. /dev/fd/9;HANDLER'`. So $0, $-, line numbers and messages
@@ -27,7 +28,7 @@
 enum { SCRIPT_FD = 9, SCRIPT_MAX = 60 * 1024 }; // A pipe holds 64 KiB, so writing never waits.
 
 static struct {
-    pid_t pid; // 0: there is none, or the zygote has not yet told which process its fork is.
+    pid_t pid; // 0: there is none, or the zygote has not reported the process id of its fork yet.
     bool forked;
     int input, script;
     struct stream streams[2];
@@ -60,7 +61,7 @@ static void prefork_drop(void)
 }
 
 // Starts the shell that reads its variables as a script. Returns its process, or 0. Not for a command
-// line that begins like an option: behind the script, the shell would not take it for one.
+// line that begins like an option: after the script, the shell would not parse it as an option.
 static pid_t prefork_execute(const int fds[3], int script)
 {
     if (special.argv[2][0] == '-' || special.argv[2][0] == '+')
@@ -77,7 +78,7 @@ static pid_t prefork_execute(const int fds[3], int script)
     return 0;
 }
 
-// If this fails, the call starts its shell itself and reports what is wrong.
+// If this fails, the invocation starts a shell itself, and reports errors.
 void prefork_start(void)
 {
     if (!special.shell)
@@ -85,10 +86,10 @@ void prefork_start(void)
     int fds[3] = {-1, -1, -1}, script[2] = {-1, -1};
     prefork.streams[0] = (struct stream){.fd = -1, .kind = 'O'};
     prefork.streams[1] = (struct stream){.fd = -1, .kind = 'E'};
-    // Its standard input is a file that the payload is put into later.
+    // Its standard input is a file that gets the payload later.
     act_as_handler();
     bool fine = open_streams(true, fds, prefork.streams) && pipe2(script, O_CLOEXEC) == 0;
-    act_as_guest(); // Before the process runs: one with our effective id could change our priority.
+    act_as_guest(); // First: a process with the guest's effective id could change its priority.
     prefork.forked = fine && zygote_ask(fds, script[0]);
     if (fine && !prefork.forked)
         prefork.pid = prefork_execute(fds, script[0]);
@@ -96,13 +97,14 @@ void prefork_start(void)
         close(script[0]);
     prefork.script = script[1];
     prefork.input = fds[0];
-    fds[0] = -1; // It is prefork.input from here on.
+    fds[0] = -1; // This descriptor is prefork.input from here on.
     close_all(fds);
     if (prefork.pid == 0 && !prefork.forked)
         prefork_drop();
 }
 
-// The call's variables as lines of shell; 0 if they are too many.
+// Writes the invocation's variables as lines of shell. Returns their length; 0 if they are too
+// long.
 static size_t prefork_write_script(const struct call *call)
 {
     static const char end[] = "exec 9<&-\n";
@@ -132,14 +134,14 @@ static size_t prefork_write_script(const struct call *call)
     return n + sizeof end - 1;
 }
 
-// Lets the waiting shell serve the call. Returns its process, -1 with `failure` set, or 0 if the call
-// has to start a shell itself.
+// Lets the waiting shell serve the invocation. Returns its process, -1 with `failure` set, or 0 if
+// the invocation has to start a shell itself.
 pid_t prefork_take(const struct call *call, struct stream streams[2])
 {
     if (prefork.forked)
         prefork.pid = zygote_told();
-    // A script cannot replace all variables: setting IFS there has an effect that it has not in the
-    // environment, and some shells refuse to set a few.
+    // A script cannot replace all variables: IFS has an effect there but not in the environment,
+    // and some shells refuse to set a few variables.
     unsigned char *told = prefork.forked ? fork_block : prefork_script;
     size_t length = 0;
     if (prefork.pid > 0 && prefork.forked)

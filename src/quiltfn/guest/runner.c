@@ -33,8 +33,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-// READS_MAX: how often a turn reads from a runner without getting a line of use; more than its socket
-// can hold.
+// READS_MAX: how often a turn reads from a runner without a useful line; more than its socket can
+// hold.
 enum { ASK_HEAD = 64, START_LOG = 16 * 1024, READS_MAX = 512 };
 #define START_NS (UINT64_C(120) * SECOND_NS)
 
@@ -121,7 +121,7 @@ bool runner_open_streams(void)
     return false;
 }
 
-// Sends the beginning of a call, and the call's streams with its first byte.
+// Sends the beginning of an invocation, with its streams attached to the first byte.
 static ssize_t runner_send_streams(void)
 {
     struct iovec bytes = {ask, runner.ask_used};
@@ -131,8 +131,8 @@ static ssize_t runner_send_streams(void)
     return n;
 }
 
-// Adds what the runner itself has written, up to one pipe of each stream, to the log of the call, and
-// closes the streams of the call.
+// Adds the runner's own output, up to one full pipe of each stream, to the log of the invocation,
+// and closes the streams of the invocation.
 void runner_close_streams(struct stream *log, uint64_t nonce)
 {
     int *own[] = {&runner.out, &runner.log};
@@ -148,7 +148,7 @@ void runner_close_streams(struct stream *log, uint64_t nonce)
     close_all(runner.given);
 }
 
-// Sends as much as its socket takes now.
+// Sends as much as the runner's socket accepts now.
 void runner_send(void)
 {
     while (runner.ask_sent < runner.ask_used) {
@@ -168,7 +168,7 @@ void runner_send(void)
     }
 }
 
-// Whether it has read all that it was sent. Anything left would be read as the next call.
+// Whether the runner has read all data sent to it. It would read the rest as the next invocation.
 bool runner_has_read(void)
 {
     int unread = 0;
@@ -176,7 +176,7 @@ bool runner_has_read(void)
            ioctl(runner.control, SIOCOUTQ, &unread) == 0 && unread == 0;
 }
 
-// Whether it has sent anything without being asked.
+// Whether the runner has sent data without a request.
 bool runner_has_written(void)
 {
     return runner.line_used > 0 || (runner.control >= 0 && held_by(runner.control) > 0);
@@ -223,9 +223,9 @@ static char *runner_line(unsigned *reads)
     }
 }
 
-// Passes on the result that follows `done`, as far as it has come, beginning with what was read along
-// with that line. Its bytes count towards descriptor 1 if that is the result too, or if results have no
-// limit of their own.
+// Passes on the result that follows `done`, as far as it has arrived, beginning with the bytes that
+// were read together with that line. They count as output of descriptor 1 if that is the result
+// too, or if results have no separate limit.
 static void runner_result(struct stream streams[3], uint64_t nonce)
 {
     bool together = streams[0].kind == 'T' || !result_has_limit;
@@ -241,7 +241,7 @@ static void runner_result(struct stream streams[3], uint64_t nonce)
             memmove(runner.line, runner.line + n, runner.line_used);
         } else {
             n = recv(runner.control, some, runner.result_left, MSG_DONTWAIT);
-            if (n == 0) { // It ended within its result; what is there counts.
+            if (n == 0) { // It ended within its result; the received part counts.
                 close(runner.control);
                 runner.control = -1;
                 runner.result_left = 0;
@@ -264,8 +264,8 @@ static void runner_result(struct stream streams[3], uint64_t nonce)
     }
 }
 
-// Reads "done NONCE exited|killed CODE [BYTES]" and that many bytes of result. True when all of it has
-// come and is about this call. Standard output written before it is sent on before the result.
+// Reads "done NONCE exited|killed CODE [BYTES]" and that many bytes of result. Returns true once
+// all of it has arrived for this invocation. Earlier standard output is sent before the result.
 bool runner_turn(short revents, uint64_t nonce, struct stream streams[3], struct end *end)
 {
     if ((revents & POLLOUT) != 0)
@@ -320,14 +320,14 @@ static bool runner_open(int fds[3], int *control)
     return fine;
 }
 
-// Takes what the pipe holds now. The newest of all that it writes is kept, the rest is thrown away.
+// Reads the bytes that are in the pipe now. Keeps the newest output, and discards older output.
 static void runner_keep_start(int *fd)
 {
     static unsigned char some[4096];
     size_t held = *fd >= 0 ? held_by(*fd) : 0;
     for (bool first = true; *fd >= 0 && (first || held > 0); first = false) {
         ssize_t n = read(*fd, some, sizeof some);
-        if (n == 0) { // The runner closed it, and poll would return at once for ever.
+        if (n == 0) { // The runner closed it, and poll would always return at once.
             close(*fd);
             *fd = -1;
         }
@@ -385,7 +385,7 @@ static int runner_await(void)
         if (line != NULL && strcmp(line, "result stdout") == 0)
             runner.result_on_stdout = true;
         if (line != NULL && strncmp(line, "ready ", 6) == 0) {
-            // What it wrote before that line, but after it was read above.
+            // Output from before that line that arrived after the read above.
             runner_keep_start(&runner.out);
             runner_keep_start(&runner.log);
             runner.forks = strncmp(line + 6, "fork", 4) == 0;
@@ -416,7 +416,7 @@ static int runner_await(void)
     }
 }
 
-// Starts the runner. On failure it is gone, and `told` says why.
+// Starts the runner. On failure the runner has ended, and `told` has the reason.
 int runner_spawn(void)
 {
     int fds[3] = {-1, -1, -1}, control = -1;
@@ -438,7 +438,7 @@ int runner_spawn(void)
     return failure.error;
 }
 
-// Starts it and waits until it can take a call; 0: it can.
+// Starts the runner and waits until it is ready for an invocation. Returns 0, or an errno.
 int runner_start(void)
 {
     return runner_spawn() != 0 ? failure.error : runner_await();

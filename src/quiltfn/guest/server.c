@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A server is any program that listens on a TCP port of its sandbox. No request of it passes through the
-// guest: the host gets sockets that were made in here, so that it can connect them to the loopback of
-// this sandbox and of no other, and the pipe that the server writes its log to.
+// A server is any program that listens on a TCP port of its sandbox. Its requests do not pass
+// through the guest: the host gets sockets that were created in the sandbox, so that it can connect
+// them to the loopback of this sandbox only, and the pipe with the server's log.
 //
 // Rule 1: a socket goes out as it was made. It is connected by nobody in here, so the guest never waits
 //         for the server.
@@ -46,7 +46,7 @@ bool server_start(int *log)
     return failure.step == NULL;
 }
 
-// Answers SOCKET, which has no payload: a socket, or the error that there is none.
+// Replies to SOCKET, which has no payload, with a socket or with the error.
 static void answer_socket(void)
 {
     unsigned char header[HEADER];
@@ -75,7 +75,7 @@ void serve_server(void)
         forget_child_signal();
         if (!reap(server, &status, &more))
             continue;
-        // What it has started would go on without it.
+        // Processes that the server has started would outlive it.
         kill_everyone();
         struct end end = end_of(status);
         unsigned char *at = out_frame('X', END_HEAD);

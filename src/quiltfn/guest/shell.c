@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Makes a shell a zygote: a process that has been loaded and linked, waits before its main, and of which
-// every call gets a fork. Loading a shell, finding its libraries and relocating it takes several times
-// as long as a short command line in it; forking one that is loaded does not.
+// Turns a shell into a zygote: a process that has been loaded and linked, waits before its main,
+// and is forked for each invocation. Loading a shell, finding its libraries and relocating it takes
+// several times as long as a short command line in it; forking a loaded shell is much faster.
 //
-// This is a library that the guest lets the sandbox's /bin/sh preload. Its constructor runs before main
-// and returns in the forks alone. They go on as `sh -c HANDLER`, with ids, streams, directory and
-// variables as if they had just been started.
+// The guest makes the sandbox's /bin/sh preload this library. Its constructor runs before main, and
+// returns only in the forks. They continue as `sh -c HANDLER`, with ids, streams, directory and
+// variables as after a normal start.
 //
-// Rule 1: the zygote never has anything of a call in its memory. A fork reads what concerns its call,
-//         after it has given up what a handler may not have.
-// Rule 2: it has the privileges that it needs to give a fork the handler's ids. So no handler may signal
-//         it, trace it, or set its limits, and it listens to the guest alone.
-// Rule 3: without this library the shell would run its command line with these privileges. So its command
-//         line is a comment, as long as the handler's, which each fork replaces.
+// Rule 1: the zygote never has data of an invocation in its memory. A fork reads the data of its
+//         invocation after it has dropped everything that a handler may not have.
+// Rule 2: it has the privileges to give a fork the handler's ids. So no handler may signal it,
+//         trace it, or set its limits, and it accepts requests only from the guest.
+// Rule 3: without this library the shell would run its command line with these privileges. So that
+//         command line is a comment, as long as the handler's, which each fork replaces.
 //
 // zygote.h is the guest's side.
 
@@ -46,7 +46,7 @@ enum { TEXT_MAX = 128 * 1024 + PATH_MAX, BLOCK_MAX = 64 * 1024, VARIABLES_MAX = 
 
 extern char **environ;
 
-// Pages of these that are not used take no memory.
+// Unused pages of these buffers take no memory.
 static char text[TEXT_MAX];
 static char block[BLOCK_MAX];
 static char *variables[VARIABLES_MAX + 1];
@@ -66,7 +66,7 @@ static int read_exactly(int fd, void *to, size_t length)
     return 1;
 }
 
-// Receives the ends of a call's streams and of the pipe for its variables. They are close-on-exec.
+// Receives an invocation's ends of its streams and of the pipe for its variables, as close-on-exec.
 static int receive(int fds[RECEIVED])
 {
     char byte;
@@ -123,10 +123,10 @@ static void become_handler(const int fds[RECEIVED], const char *directory)
     // with the same ids could have looked in before the guest's socket was closed.
     failed |= prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0;
     if (failed)
-        _exit(CANNOT); // The guest then starts a shell of its own, which says what is wrong.
+        _exit(CANNOT); // The guest then starts another shell, which reports the error.
 }
 
-// A call's variables: how many bytes, and strings one behind the other.
+// Reads an invocation's variables: their size in bytes, then the strings.
 static int take_variables(void)
 {
     uint32_t length;
@@ -150,13 +150,13 @@ __attribute__((constructor)) static void serve(int argc, char **argv, char **env
     int *thread_id = NULL;
     int fds[RECEIVED];
     if (argc != 3 || geteuid() != 0 || !read_exactly(CONTROL, lengths, sizeof lengths))
-        return; // It was not the guest that preloaded it: this is an ordinary shell.
+        return; // Not started by the guest: this is an ordinary shell.
     size_t both = (size_t)lengths[0] + lengths[1];
     if (both > sizeof text || !read_exactly(CONTROL, text, both) ||
         strlen(argv[2]) + 1 != lengths[1] || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 ||
         prctl(PR_GET_TID_ADDRESS, &thread_id, 0, 0, 0) != 0)
         _exit(CANNOT);
-    // What a fork shows as its initial environment shall be empty.
+    // The initial environment of a fork, which others can read, must be empty.
     for (; *env != NULL; env++)
         memset(*env, 0, strlen(*env));
     while (receive(fds)) {

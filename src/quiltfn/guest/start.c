@@ -31,10 +31,10 @@ void could_not(const char *step, const char *name, int error)
     failure.error = error;
 }
 
-// Under memory pressure the kernel shall kill handlers, not pid 1. A process inherits its parent's score,
-// so pid 1 has the handlers' score while it starts one. Writing to the child's own file would make the
-// kernel create and free four objects under /proc for every call. Meanwhile the kernel has nobody else
-// to kill, since it passes over the child of a vfork.
+// When memory runs out, the kernel must kill handlers, not pid 1. A process inherits its parent's
+// score, so pid 1 takes the handlers' score while it starts one. Writing to the child's own file
+// would make the kernel create and free four objects under /proc for every invocation. During the
+// start the kernel could only kill pid 1, since it skips the child of a vfork.
 static const char *oom_score_adj;
 static char own_oom_score[16];
 static int oom_score_fd = -1;
@@ -45,9 +45,9 @@ static bool set_oom_score(const char *score)
     return pwrite(oom_score_fd, score, length, 0) == (ssize_t)length;
 }
 
-// A process may lower its score down to the one that its sandbox began with, which is ours. So /proc is
-// read-only for handlers, and we open our own file by another mount of /proc, which is removed again.
-// Not needed under gVisor, whose scores never reach the host.
+// A process may lower its score to the initial score of its sandbox, which is the guest's. So /proc
+// is read-only for handlers, and the guest opens its own file through a temporary second mount of
+// /proc. gVisor does not need this, since scores inside it do not affect the host.
 bool prepare_oom_score(const char *of_handlers)
 {
     oom_score_adj = of_handlers;
@@ -65,10 +65,10 @@ bool prepare_oom_score(const char *of_handlers)
 }
 
 // Runs in the child of vfork, which shares the guest's memory until execve, so it only makes system
-// calls. No handler can reach that memory: no other process of the handler's uid is alive, and it is not
-// dumpable. Umask, signal actions and groups already are as the handler shall have them.
-// The process also gets the descriptor `more` as its number `as`, which is 3 or above. As GUEST it keeps
-// our ids and inheritable capabilities; only the zygote is started so.
+// calls. No handler can reach that memory: no other process of the handler's uid is alive, and the
+// child is not dumpable. Umask, signal actions and groups already have the handler's values. The
+// process also gets the descriptor `more` as number `as`, which is 3 or above. As GUEST it keeps
+// the guest's ids and inheritable capabilities; only the zygote is started like this.
 __attribute__((noinline, noreturn)) static void become(enum as who, const int fds[3], int more,
                                                        int as, char **argv, char **env)
 {
@@ -79,19 +79,19 @@ __attribute__((noinline, noreturn)) static void become(enum as who, const int fd
     sigemptyset(&none);
     if (setsid() < 0 || sigprocmask(SIG_SETMASK, &none, NULL) != 0)
         step = "start a session";
-    // Raw calls: libc's versions are for threads, and must not run on borrowed memory.
+    // Raw system calls: libc's functions act on all threads, which is unsafe in shared memory.
     else if (who == HANDLER &&
              (syscall(SYS_setresgid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0 ||
               syscall(SYS_setresuid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0 ||
               syscall(SYS_capset, &version, no_capabilities) != 0))
         step = "take the handler's ids";
-    // The three are above 3, for the guest keeps 0 to 3 occupied, so none overwrites another.
+    // All three are above 3, since the guest always has 0 to 3 open, so none overwrites another.
     else if (dup2(fds[0], 0) < 0 || dup2(fds[1], 1) < 0 || dup2(fds[2], 2) < 0)
         step = "connect the standard streams";
     else if (more >= 0 && (more == as ? fcntl(as, F_SETFD, 0) : dup2(more, as)) < 0)
         step = "connect its own descriptor";
-    // All our descriptors are close-on-exec; this makes sure. INT_MAX because gVisor takes nothing
-    // larger.
+    // A safeguard: all descriptors of the guest are close-on-exec already. INT_MAX is the maximum
+    // that gVisor accepts.
     else if ((more < 0 || as > 3) &&
              syscall(SYS_close_range, 3, more < 0 ? INT_MAX : as - 1, 0) != 0)
         step = "close its descriptors";

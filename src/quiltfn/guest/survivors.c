@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Finds and kills the processes that a call leaves beside a runner that stays.
+// Finds and kills the processes that an invocation leaves beside a runner that stays.
 //
-// Rule 1: the runner is neither asked to help nor believed. It may be an interpreter that has run the
-//         handler.
-// Rule 2: every process of the sandbox descends from us. So if our only child is the runner, and the
-//         runner has none, no process of a call is alive. The runner's children are looked at first:
-//         a process whose parent ends becomes our child, or that of an ancestor which asked for that,
-//         and never moves down again.
-// Rule 3: that is not enough where a runner has threads, each with a list of children of its own, or
-//         keeps state, so that the handler runs in the runner itself. So /proc is read as well.
+// Rule 1: the runner's help is not used and its messages are not trusted. It may be an interpreter
+//         that has run the handler.
+// Rule 2: every process of the sandbox descends from the guest. So if the guest's only child is the
+//         runner, and the runner has no child, no process of an invocation is alive. The runner's
+//         children are examined first: a process whose parent ends becomes a child of the guest or
+//         of an ancestor that has requested this, and never moves down again.
+// Rule 3: this is not enough if a runner has threads, each with a separate list of children, or
+//         keeps state, so that the handler runs in the runner itself. Then /proc is read as well.
 
 #include "survivors.h"
 #include "clock.h"
@@ -58,8 +58,8 @@ static ssize_t read_of(pid_t pid, const char *what, char *text, size_t room)
     return n;
 }
 
-// Whether a process is a zombie without running threads. One whose first thread alone has ended is
-// shown as a zombie, too.
+// Whether a process is a zombie without running threads. A process of which only the first thread
+// has ended is shown as a zombie, too.
 static bool is_dead(pid_t pid)
 {
     char text[1024];
@@ -118,7 +118,7 @@ static int kill_shown_but(pid_t kept)
     if (lseek(fd, in_gvisor ? 0 : PROC_PROCESSES, SEEK_SET) < 0)
         _exit(NOT_CLEAN);
     int alive = 0;
-    bool us = false, it = false; // Else something hides processes from us.
+    bool us = false, it = false; // Both must be found; otherwise /proc hides processes.
     long n = 1;
     for (off64_t next = 0; next < PROC_END && n > 0;) {
         n = syscall(SYS_getdents64, fd, list, sizeof list);
@@ -139,8 +139,8 @@ static int kill_shown_but(pid_t kept)
     return alive;
 }
 
-// Kills every process that it finds, and returns whether there was none. A zombie that is the runner's
-// to reap does not count.
+// Kills every other process that it finds, and returns whether there was none. A zombie that the
+// runner has to reap does not count.
 static bool alone_with(pid_t kept)
 {
     int of_parent = parent_children() >= 0 ? kill_listed(parent_children(), 0, false) : 0;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The guest's side of the zygote: a shell that is started once, of which every call gets a fork. shell.c
-// is what runs in it.
+// The guest's side of the zygote: a shell that is started once, and forked for each invocation.
+// shell.c runs in the zygote.
 //
-// Rule 1: it has some of the guest's privileges, to give its forks the handler's ids. No handler's code
-//         ever runs in it, and it does not get the version's variables, since a program obeys some of
-//         them (LD_…) when it starts.
-// Rule 2: whatever is wrong with it, calls are served without it. There is none if the guest was not
-//         told of the library, if the shell does not load it, or if a variable has to be there when a
-//         shell starts.
+// Rule 1: it has some of the guest's privileges, to give its forks the handler's ids. No handler's
+//         code ever runs in it, and it does not get the version's variables, since programs obey
+//         some of them (LD_…) when they start.
+// Rule 2: if anything is wrong with it, invocations are served without it. There is no zygote if
+//         the guest was started without the library, if the shell does not load it, or if the
+//         version has a variable that a shell reads only at its start.
 
 #include "zygote.h"
 #include "protocol.h"
@@ -30,7 +30,7 @@ unsigned char fork_block[sizeof(uint32_t) + BLOCK_MAX];
 static struct {
     pid_t pid; // 0: there is none.
     int control;
-    bool unfit; // It cannot be had for this version.
+    bool unfit; // This version cannot have a zygote.
 } zygote = {.control = -1};
 
 pid_t zygote_process(void)
@@ -38,7 +38,7 @@ pid_t zygote_process(void)
     return zygote.pid;
 }
 
-// Whether there is a variable that the loader or libc reads when a program starts. A fork would not.
+// Whether there is a variable that loader or libc read at a program's start, which a fork skips.
 static bool read_at_start(char **env)
 {
     static const char *const prefixes[] = {"LD_", "GLIBC_", "MALLOC_"};
@@ -91,7 +91,7 @@ static void zygote_start(void)
         zygote.unfit = true;
         return;
     }
-    // A shell that does not load the library runs this comment, and ends.
+    // A shell that does not load the library runs only this comment, and ends.
     memset(comment, '#', strlen(special.argv[2]));
     snprintf(preload, sizeof preload, "LD_PRELOAD=%s", shell_library);
     char *argv[] = {special.argv[0], special.argv[1], comment, NULL};
@@ -100,7 +100,7 @@ static void zygote_start(void)
     zygote.control = pair[0];
     zygote.pid = start(GUEST, nothing, pair[1], CONTROL, argv, env);
     close(pair[1]);
-    // If it does not answer within this, it has been stopped or is not what it should be.
+    // A zygote that does not reply within this time has been stopped, or does not work.
     struct timeval patience = {2, 0};
     if (zygote.pid > 0 && failure.step == NULL && zygote_tell() &&
         setsockopt(zygote.control, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0)
