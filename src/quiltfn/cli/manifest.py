@@ -1,8 +1,8 @@
-"""Checks what a package.json and its lock file name, so that npm runs no code of packages.
+"""Checks the packages in a package.json and its lock file, so that npm runs no code of packages.
 
-npm's own switch leaves install scripts out. It does not cover repositories: in one that was fetched
-npm starts a second npm, which obeys the .npmrc there. So nothing is taken but versions, archives
-and directories below package.json, both in what is named and in what npm finds for that.
+npm's own option skips install scripts. It does not cover repositories: in a fetched repository, npm
+starts a second npm, which obeys the .npmrc there. So only versions, archives and directories below
+package.json are accepted, both as named packages and as dependencies that npm finds.
 """
 
 import json
@@ -21,26 +21,26 @@ from quiltfn.sdk.client import without_user
 MANIFEST = "package.json"
 LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 PNPM_LOCK = "pnpm-lock.yaml"
-# Of a package.json, what says which packages there are; the rest could set up programs.
+# The fields of a package.json that name packages; other fields could configure programs.
 NAMING = (
     *("name", "version", "dependencies", "devDependencies", "optionalDependencies"),
     *("peerDependencies", "peerDependenciesMeta", "overrides", "resolutions", "workspaces"),
 )
-# What pnpm writes of a package that comes as an archive with a known hash: nothing else is taken,
-# and nothing that YAML could read as more than that.
+# pnpm's entry for a package that is an archive with a known hash. Nothing else is accepted, so that
+# a line has no other meaning in YAML.
 RESOLVED = re.compile(
     r" +resolution: \{integrity: [A-Za-z0-9+/=-]+"
     r"(?:, tarball: (?:([^\s,'\"{}\[\]]+)|'([^\s']+)'))?\}"
 )
 LINE_END = re.compile(r"\r\n|\r|\n")
 SECTIONS = ("dependencies", "optionalDependencies", "peerDependencies")
-# In a lock file, what says where an entry comes from, and what an entry wants.
+# Fields of a lock file for an entry's source, and for an entry's dependencies.
 SOURCES = ("resolved", "from", "version")
 WANTED = (*SECTIONS, "devDependencies", "requires")
 YARN_LOCK = "yarn.lock"
 
-# How npm reads what is wanted of a package: it takes everything else for a repository, or leaves
-# the directory. These are the only notations that are taken.
+# The only accepted notations for a package's version. npm treats all others as a repository, or as
+# a path outside the directory.
 PACKAGE_NAME = r"(?:@[a-z0-9~_-][a-z0-9._~-]*/)?[A-Za-z0-9~_-][A-Za-z0-9._~-]*"
 VERSION = r"(?![.])[^/\\:@]*"
 PLAIN = re.compile(rf"{VERSION}|npm:{PACKAGE_NAME}(?:@{VERSION})?|\${PACKAGE_NAME}")
@@ -49,7 +49,7 @@ TARBALL = re.compile(r"\.(tgz|tar\.gz|tar)$")
 URL = re.compile(
     r"https?://(?:[^\s/\\?#@]*@)?([A-Za-z0-9.-]+)(?::[0-9]+)?(/[^\s\\?#]*)?(?:[?#]\S*)?"
 )
-# Of these hosts npm takes an address for a repository, whatever it ends in, unless it looks so.
+# For these hosts, npm treats a URL as a repository, whatever its ending, unless it looks like this.
 ARCHIVE_OF_HOST = {
     "github.com": re.compile(r"/[^/]+/[^/]+/(?!tree/).+"),
     "gitlab.com": re.compile(r"/.+(/-/|/archive\.tar\.gz).*"),
@@ -61,7 +61,7 @@ CODE_PATH = re.compile(r"(/(?![.])[A-Za-z0-9_.+=~@-]+)+")
 
 
 def check(directory: Path) -> None:
-    """Raises `BadParameter` that names the line with the entry that is refused."""
+    """Check a directory. Raises `BadParameter`, which names the line of a refused entry."""
     if (directory / ".npmrc").exists():
         raise BadParameter(
             f"{directory / '.npmrc'} is not taken: it could name programs that npm starts, and "
@@ -72,7 +72,9 @@ def check(directory: Path) -> None:
             raise BadParameter(LEAVES.format(path))
         if path.name == PNPM_LOCK:
             check_pnpm(path)
-        elif path.name != YARN_LOCK:  # a hint for npm, whose own lock file is checked afterwards
+        elif (
+            path.name != YARN_LOCK
+        ):  # npm only uses it as a hint; its own lock file is checked later
             _check_file(path)
 
 
@@ -83,8 +85,8 @@ def files_of(directory: Path) -> list[Path]:
 
 
 def isolate(tree: Path) -> None:
-    """Leaves in a copy of a directory what npm needs of it: no file that it reads or writes leads
-    out of the copy, and package.json names packages and nothing else.
+    """Reduce a copy of a directory to what npm needs: no file that it reads or writes leads out of
+    the copy, and package.json only names packages.
     """
     found = {path.name: path.read_bytes() for path in files_of(tree)}
     is_locked = any(name in found for name in LOCKS)
@@ -96,19 +98,19 @@ def isolate(tree: Path) -> None:
     for name, content in (found | {MANIFEST: text.encode()}).items():
         (tree / name).unlink(missing_ok=True)
         (tree / name).write_bytes(content)
-    for name in LOCKS:  # a link to nowhere, which npm would write through
+    for name in LOCKS:  # npm would write through a dangling link
         if name not in found:
             (tree / name).unlink(missing_ok=True)
 
 
 def is_of_pnpm(directory: Path) -> bool:
-    """Whether pnpm is to install the packages: only its lock file is there."""
+    """Whether pnpm installs the packages, because the directory has only its lock file."""
     has_others = any((directory / name).is_file() for name in LOCKS)
     return (directory / PNPM_LOCK).is_file() and not has_others
 
 
 def check_pnpm(lock: Path) -> None:
-    """Raises `BadParameter` that names the line of a pnpm-lock.yaml that is refused."""
+    """Check a pnpm-lock.yaml. Raises `BadParameter`, which names a refused line."""
     try:
         lines = LINE_END.split(lock.read_bytes().decode())
     except (ValueError, OSError) as error:
@@ -120,7 +122,7 @@ def check_pnpm(lock: Path) -> None:
 
 
 def _why_not(line: str) -> str | None:
-    """Why a line of a pnpm-lock.yaml is refused; None: it is not."""
+    """Why a line of a pnpm-lock.yaml is refused. None: it is accepted."""
     if "\\" in line and '"' in line:
         return "by such characters it could say something else than is written"
     if "resolution" not in line:
@@ -133,7 +135,7 @@ def _why_not(line: str) -> str | None:
 
 
 def naming(path: Path, left_out: Collection[str] = ()) -> str:
-    """A package.json with nothing in it but what names packages."""
+    """The text of a package.json that only names packages."""
     said = json.loads(path.read_text("utf-8"))
     kept = {name: said[name] for name in NAMING if name in said and name not in left_out}
     pnpm = said.get("pnpm")
@@ -143,14 +145,14 @@ def naming(path: Path, left_out: Collection[str] = ()) -> str:
 
 
 def check_resolved(tree: Path) -> None:
-    """Raises `BadParameter` if npm has put into its lock file what is not taken: it names what
-    packages want that were not known before.
+    """Raise `BadParameter` if the lock file that npm wrote has entries that are not accepted: it
+    also names dependencies that were unknown before.
     """
     _check_file(tree / LOCKS[0], MANIFEST)
 
 
 def _check_file(path: Path, shown: str | None = None) -> None:
-    """`shown`: how the file is called where nobody but npm has seen it."""
+    """`shown`: the file's name in errors if only npm has seen the file."""
     try:
         text = path.read_text("utf-8")
         said = json.loads(text)
@@ -169,7 +171,7 @@ Entry = tuple[str, str, str | None]
 
 
 def _named(said: Mapping[str, Any]) -> Iterator[Entry]:
-    """What a package.json names: the name, where it comes from, and why it is refused."""
+    """The packages in a package.json: name, source, and why it is refused."""
     for section in (*SECTIONS, "overrides"):
         for name, source in _strings(section, said.get(section)):
             yield name, source, _refused(source)
@@ -185,8 +187,8 @@ def _named(said: Mapping[str, Any]) -> Iterator[Entry]:
 
 
 def _locked(said: object, name: str = "", place: str = "") -> Iterator[Entry]:
-    """Every address and every wish in a lock file, in all versions of its format. `place`: where
-    the entry lies that `said` is of.
+    """All URLs and dependencies in a lock file, in all versions of its format. `place`: the path of
+    the entry `said`.
     """
     if not isinstance(said, dict):
         return
@@ -225,8 +227,8 @@ def _is_within(path: str, place: str = "") -> bool:
 
 
 def _refused(source: str, place: str = "", *, is_found: bool = False) -> str | None:
-    """Why npm is not given this; None: it is. `place`: what a path is seen from. `is_found`: it
-    stands in a lock file, where a registry may have archives at any address.
+    """Why npm does not get this source. None: it does. `place`: the base of a relative path.
+    `is_found`: it is from a lock file, where a registry may name archives at any URL.
     """
     source = source.strip()
     shown = without_user(source) if "://" in source else source

@@ -1,8 +1,8 @@
-"""Installs packages into a runtime's tree without running any code of theirs.
+"""Installs packages into a runtime's tree without running any of their code.
 
-Only wheels, and npm without install scripts: what a package would do when it is installed, it does
-not do here. The installers start no other program, run in an empty directory, and see of the
-environment their registries, proxies and caches alone.
+Only wheels are installed, and npm packages without their install scripts. The installers start no
+other program, run in an empty directory, and only get the environment variables for registries,
+proxies and caches.
 """
 
 import os
@@ -25,9 +25,8 @@ PACKAGES = "site-packages"
 MANY_MODULES = 100
 # The minor versions of glibc that uv has a name for.
 UV_GLIBC = (17, 28, *range(31, 41))
-# What installers see of the environment: where packages come from, how to reach that, and what a
-# program needs to run at all. No other variable: a setting of npm that somebody else wrote could
-# send it to an address of theirs.
+# The environment variables for installers: registries, proxies, and what any program needs. No
+# others: with someone else's npm settings, a variable could be sent to an address of theirs.
 PASSED_ON = re.compile(
     r"PIP_(INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|RETRIES"
     r"|TIMEOUT|DEFAULT_TIMEOUT|CACHE_DIR|NO_CACHE_DIR|CONFIG_FILE)"
@@ -38,7 +37,7 @@ PASSED_ON = re.compile(
     r"|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|NETRC"
     r"|NODE_(EXTRA_CA_CERTS|USE_SYSTEM_CA)"
     r"|PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_.*|TZ|XDG_.*|DBUS_SESSION_BUS_ADDRESS"
-    # Where version managers have the programs.
+    # The directories of version managers.
     r"|(VOLTA|COREPACK|PNPM)_HOME|(ASDF|FNM|NODENV|NVM|MISE|PYENV)_(DIR|DATA_DIR|ROOT|VERSION)"
     r"|(APP|LOCALAPP|PROGRAM)DATA|(SYSTEM|WIN)(ROOT|DIR|DRIVE)|COMSPEC|PATHEXT|TEMP|TMP|USERPROFILE"
     r"|HOME(DRIVE|PATH)|PROGRAMFILES.*|NUMBER_OF_PROCESSORS|PROCESSOR_.*",
@@ -46,18 +45,18 @@ PASSED_ON = re.compile(
 )
 # A variable that a .npmrc names.
 NAMED_IN_NPMRC = re.compile(r"\$\{([^}?]+)\??\}")
-# Whatever else says so: git gets nothing, and programs that choose a version of npm or pnpm do not
-# let a package choose it.
+# These override other settings: git fetches nothing, and version managers ignore the version of npm
+# or pnpm that a package names.
 SAFE = {
     "GIT_ALLOW_PROTOCOL": "none",
     "GIT_TERMINAL_PROMPT": "0",
     "COREPACK_ENABLE_PROJECT_SPEC": "0",
     "COREPACK_ENABLE_DOWNLOAD_PROMPT": "0",
 }
-# A server says which Python it has. It is never run by the path that it says.
+# The server reports its Python, whose path is never executed here.
 INTERPRETER = re.compile(r"python3(\.[0-9]{1,3})?")
 NO_PROGRAMS = Path(__file__).with_name("no_programs.cjs")
-# A .npmrc can name two programs that npm starts. These options name one that only fails.
+# A .npmrc can name two programs that npm starts. Options replace them by one that only fails.
 NO_PROGRAM = "/bin/false"
 NO_REPOSITORY = (
     "a package that is a repository (git, github:…) is not taken, also where another package wants "
@@ -68,7 +67,7 @@ NO_WHEEL = (
     " build a wheel of what has none (pip wheel PACKAGE) and name its path in the requirements"
 )
 
-# What installers say where they did not reach what they install from.
+# Messages of installers that could not reach a registry.
 UNREACHED = re.compile(
     "failed to fetch|timed ?out|connection (refused|reset|error|broken)|newconnectionerror"
     "|name resolution|dns error|certificate|ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT",
@@ -77,9 +76,9 @@ UNREACHED = re.compile(
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """The Python that packages are installed for. `interpreter`: its path. `architecture`: the
-    processor (x86_64). `glibc`: the minor number of its C library's version, 41 of glibc 2.41; None
-    where it has another one or does not say, and wheels are those of this machine.
+    """The Python that packages are installed for. `interpreter`: its path. `architecture`: of the
+    CPU (x86_64). `glibc`: the minor version of its C library, such as 41 for glibc 2.41. None: it
+    has another C library, or an unknown one; then wheels for this machine are used.
     """
 
     interpreter: str
@@ -98,7 +97,7 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 def install_python(wanted: Path, tree: Path, target: Target) -> None:
-    """Installs the wheels that the file `wanted` lists into <tree>/site-packages. Raises
+    """Install the wheels that the file `wanted` lists into <tree>/site-packages. Raises
     `BadParameter`.
     """
     here, there = f"{platform.system()} {platform.machine()}", f"Linux {target.architecture}"
@@ -112,19 +111,19 @@ def install_python(wanted: Path, tree: Path, target: Target) -> None:
     command = [*_installer(target), "--only-binary", ":all:", "--target", str(place)]
     if listed.is_complete:
         command.append("--no-deps")
-    # In an empty directory, where neither tool finds settings, modules or packages.
+    # In an empty directory, so that neither tool finds settings, modules or packages.
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as empty:
         file = Path(empty) / "requirements.txt"
         file.write_text(listed.text, "utf-8")
         command += ["-r", str(file)]
         _run(command, Path(empty), (f"the packages of {wanted}", NO_WHEEL))
-    # Scripts that name this machine's interpreter, and the installer's lock file.
+    # Remove scripts that name this machine's interpreter, and the installer's lock file.
     shutil.rmtree(place / "bin", ignore_errors=True)
     (place / ".lock").unlink(missing_ok=True)
 
 
 def _installer(target: Target) -> list[str]:
-    """The command of uv if it is installed, else of pip. Raises `BadParameter` without either."""
+    """The command of uv if installed, otherwise of pip. Raises `BadParameter` without either."""
     architecture, glibc = target.architecture, target.glibc
     if uv := tools.found("uv"):
         command = [uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable]
@@ -143,7 +142,7 @@ def _installer(target: Target) -> list[str]:
 
 
 def platforms(architecture: str, glibc: int) -> list[str]:
-    """The tags of wheels that a machine can take, the best first (PEP 600 and its forebears)."""
+    """The platform tags of wheels for a machine, the best first (PEP 600 and its predecessors)."""
     found = [f"manylinux_2_{minor}_{architecture}" for minor in range(glibc, 16, -1)]
     found.append(f"manylinux2014_{architecture}")
     if architecture == "x86_64":
@@ -153,8 +152,8 @@ def platforms(architecture: str, glibc: int) -> list[str]:
 
 
 def install_node(tree: Path) -> None:
-    """Installs what package.json names into <tree>/node_modules; with a lock file, exactly that.
-    What else is in the tree can be changed: it is a copy.
+    """Install the packages of package.json into <tree>/node_modules; with a lock file, its exact
+    versions. Other files in the tree may be changed, since it is a copy.
     """
     manifest.check(tree)
     if manifest.is_of_pnpm(tree):
@@ -167,7 +166,7 @@ def install_node(tree: Path) -> None:
         )
     manifest.isolate(tree)
     options = [f"--prefix={tree}", "--omit=dev", "--ignore-scripts", "--global=false"]
-    # npm 9 would pack what a package names by a path, and run its scripts for that in any case.
+    # npm 9 would pack packages that are named by path, and always run their scripts for that.
     options += ["--install-links=false", "--no-audit", "--no-fund", "--loglevel=error"]
     options += [f"--git={NO_PROGRAM}", f"--script-shell={NO_PROGRAM}"]
     options += ["--allow-git=none"]  # which npm before 11 does not know
@@ -180,7 +179,7 @@ def install_node(tree: Path) -> None:
             lock = ["--package-lock-only", "--package-lock=true"]
             _run([npm, "install", *lock, *options], directory, about)
             manifest.check_resolved(tree)
-            options.append("--prefer-offline")  # it has just asked
+            options.append("--prefer-offline")  # npm has just fetched the metadata
         _run([npm, "ci", *options], directory, about)
 
 
@@ -223,14 +222,14 @@ def _install_by_pnpm(tree: Path) -> None:
 
 
 def compile_python(tree: Path, interpreter: str) -> bool:
-    """Compiles every module, since /app is read-only, by the program that is called here like the
-    server's `interpreter`. False if there is no such Python here.
+    """Compile every module, since /app is read-only, with the local program that has the name of
+    the server's `interpreter`. False if there is no such Python here.
     """
     name = Path(interpreter).name
     python = tools.found(name) if INTERPRETER.fullmatch(name) else None
     if python is None:
         return False
-    # Tracebacks have the paths that the handler sees. Files that do not compile are left alone.
+    # Tracebacks have the paths that the handler sees. Files that do not compile are skipped.
     command = [
         python,
         "-I",
@@ -243,15 +242,15 @@ def compile_python(tree: Path, interpreter: str) -> bool:
         "--invalidation-mode",
         "unchecked-hash",
     ]
-    # No link out of the tree is followed: its bytecode would have what the file says.
+    # Links out of the tree are not followed: the bytecode would contain the target's content.
     command += ["-e", str(tree), "-s", str(tree), "-p", "/app", str(tree)]
-    # Not where the command was given: a file there may say which Python is meant.
+    # Not in the current directory: a file there may select another Python.
     tools.run(command, tree.parent, _environment())
     return True
 
 
 def _has_many(tree: Path) -> bool:
-    """Whether there are so many modules that it pays to start further processes for them."""
+    """Whether there are enough modules to start additional processes for them."""
     return next(islice(tree.rglob("*.py"), MANY_MODULES, None), None) is not None
 
 
@@ -274,7 +273,7 @@ def environment(ours: Mapping[str, str]) -> dict[str, str]:
     config = ours.get("NPM_CONFIG_USERCONFIG") or ours.get("npm_config_userconfig")
     home = ours.get("HOME") or ours.get("USERPROFILE") or ""
     place = Path(config) if config else Path(home) / ".npmrc"
-    # A relative one could be that of somebody else's directory.
+    # A relative path could be in another user's directory.
     named = _named_in(place) if place.is_absolute() else set()
     kept = {
         name: value for name, value in ours.items() if PASSED_ON.fullmatch(name) or name in named
@@ -283,7 +282,7 @@ def environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 
 def _named_in(npmrc: Path) -> set[str]:
-    """The variables that the user's own settings of npm name, such as the key of a registry."""
+    """The variables that the user's own npm settings name, such as a registry's key."""
     try:
         return set(NAMED_IN_NPMRC.findall(npmrc.read_text("utf-8", "replace")))
     except OSError:

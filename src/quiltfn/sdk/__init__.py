@@ -237,7 +237,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`AsyncClient` is loaded when it is asked for: the HTTP library under it takes its time."""
+    """Load `AsyncClient` when it is first used: its HTTP library is slow to import."""
     if name != "AsyncClient":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from quiltfn.sdk.asynchronous import AsyncClient  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""`AsyncClient`. A module of its own because it imports an HTTP library."""
+"""`AsyncClient`. A separate module because it imports an HTTP library."""
 
 import asyncio
 import copy
@@ -122,7 +122,7 @@ class AsyncClient:
     async def _exchange(self, request: Request[T]) -> T:
         if request.streams:
             chunks: Any = self._opened(request)
-            await anext(chunks)  # the head, or the refusal
+            await anext(chunks)  # waits for the head, or raises the error
             return chunks  # type: ignore[no-any-return]
         try:
             with opened(request.archive) as file:
@@ -137,7 +137,7 @@ class AsyncClient:
         return result
 
     async def _opened(self, request: Request[Any]) -> AsyncIterator[bytes]:
-        """Nothing once the answer has begun, and then its chunks."""
+        """Yield an empty value once the response has begun, and then its chunks."""
         try:
             answer = await self._http.send(self._built(request, None), stream=True)
             try:

@@ -134,7 +134,7 @@ class VersionFailed(FunctionFailed):
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):
-    """The body of a refusal, as far as it is there: a proxy's may lack most of it."""
+    """The body of an error response. All fields are optional: a proxy's body may lack most."""
 
     error: str
     error_code: str = "UNKNOWN"
@@ -145,7 +145,7 @@ class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ReplayBody(msgspec.Struct, frozen=True):
-    """The body of a repeated operation: the first one, whose reason says that it is repeated."""
+    """The body for a repeated operation: the original one, with a reason that names the repeat."""
 
     operation_id: str
     reason_code: str
@@ -153,7 +153,8 @@ class ReplayBody(msgspec.Struct, frozen=True):
 
 
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """The error in an answer. A parser's or a proxy's refusal may lack the body; the status stays.
+    """The error in a response. If a parser or a proxy sent it without a usable body, the status is
+    used.
 
     `headers` are looked up by lower-case name.
     """
@@ -188,5 +189,5 @@ def _decoded(body: bytes, shape: type[T]) -> T | None:
 
 
 def _seconds(text: str | None) -> float | None:
-    # The header may also be a date, which only proxies send; then no time is better than a guess.
+    # The header may also be a date, which only proxies send; it is ignored.
     return float(text) if text is not None and text.isascii() and text.isdigit() else None

@@ -1,4 +1,4 @@
-"""What lists are asked for: the parameters of the methods that list something."""
+"""The parameters of the methods that list objects."""
 
 from datetime import datetime
 from typing import Any
@@ -46,7 +46,7 @@ class AuditFilters(Struct, kw_only=True, frozen=True):
     cursor: str | None = None
 
 
-# What a parameter is called in the API, where that is another word.
+# Parameters that have a different name in the API.
 IN_API = {"page_size": "limit", "search": "q", "since": "from", "until": "to"}
 
 

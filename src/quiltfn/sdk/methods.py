@@ -1,4 +1,4 @@
-"""From flows to the methods of both clients.
+"""Turns flows into methods of both clients.
 
 `create = Method(create_function)` in a class makes `client.functions.create(…)` return the result
 and `async_client.functions.create(…)` an awaitable of it, each with the flow's parameters and
@@ -39,13 +39,13 @@ Event = TypeVar("Event")
 
 
 class Runs(Protocol):
-    """What a group takes of a `Client`."""
+    """The part of a `Client` that a group of methods uses."""
 
     def run(self, flow: Flow[T]) -> T: ...
 
 
 class RunsAsync(Protocol):
-    """What a group takes of an `AsyncClient`."""
+    """The part of an `AsyncClient` that a group of methods uses."""
 
     async def run(self, flow: Flow[T]) -> T: ...
 
@@ -96,7 +96,7 @@ class Method(Generic[P, T]):
 
 
 class Listing(Generic[Page, Item]):
-    """How the pages of a list are asked for, and what is on one."""
+    """How the pages of a list are requested, and the items of a page."""
 
     def __init__(
         self,
@@ -159,13 +159,13 @@ class AsyncPages(Generic[Page, Item]):
 
 
 def next_cursor(page: object) -> str | None:
-    """Of a page's shape; None on the last one."""
+    """The cursor of the next page. None: this is the last page."""
     return getattr(page, "next_cursor", None) or None
 
 
 def cursor_behind(page: object, cursor: str | None) -> str | None:
-    """As `next_cursor`, of the page that `cursor` named. Raises `UnreadableAnswer` for the same
-    cursor, as of a cache that leaves it out of account: such a list would have no end.
+    """As `next_cursor`, of the page that `cursor` named. Raises `UnreadableAnswer` if it is the
+    same cursor, as from a cache that ignores the cursor: such a list would never end.
     """
     found = next_cursor(page)
     if found is not None and found == cursor:
@@ -176,7 +176,7 @@ def cursor_behind(page: object, cursor: str | None) -> str | None:
 def every(
     page_after: Callable[[str | None], Flow[Page]], items: Callable[[Page], list[Item]]
 ) -> Flow[list[Item]]:
-    """All items of a list, whose pages are fetched one after the other."""
+    """All items of a list, fetched page by page."""
     found: list[Item] = []
     cursor: str | None = None
     while True:
@@ -225,7 +225,7 @@ class PagedMethod(Generic[P, Page, Item]):
 
 
 class StreamMethod(Generic[P, Event]):
-    """A flow that asks for events, as a method of both clients that gives an iterator of them."""
+    """A flow that requests events, as a method of both clients that returns an iterator of them."""
 
     def __init__(self, flow: Callable[P, Flow[Any]], reader: Callable[[], Reader[Event]]) -> None:
         self._flow, self._name, self._reader = flow, flow.__name__, reader
@@ -278,11 +278,11 @@ async def _async_events(
 
 
 def _called(call: Callable[..., T], name: str, args: Any, kwargs: Any) -> T:
-    """What the call returns. Arguments that do not fit are told with the method's name."""
+    """The result of the call. Errors about wrong arguments name the method."""
     try:
         return call(*args, **kwargs)
     except TypeError:
-        import inspect  # noqa: PLC0415 — for what is wrong alone
+        import inspect  # noqa: PLC0415 — only for an error
 
         signature = inspect.signature(call)
         try:
@@ -294,7 +294,7 @@ def _called(call: Callable[..., T], name: str, args: Any, kwargs: Any) -> T:
 
 
 class _Taking(Generic[P, T]):
-    """A flow that takes the fields of a shape as its parameters."""
+    """A flow with the fields of a schema as its parameters."""
 
     def __init__(
         self, call: Callable[P, T], flow: Callable[..., T], shape: Callable[..., Any]
@@ -307,8 +307,8 @@ class _Taking(Generic[P, T]):
 
     @property
     def __signature__(self) -> Any:
-        """What `help` and editors show: the flow's, the shape's fields in it. Worked out when it is
-        asked for, which commands never do.
+        """The signature for `help` and editors: the flow's, including the schema's fields. It is
+        computed only on demand, since commands never need it.
         """
         import inspect  # noqa: PLC0415 — takes a tenth of a command's time
 
@@ -324,7 +324,7 @@ class _Taking(Generic[P, T]):
 def with_fields_of(
     shape: Callable[P, S],
 ) -> Callable[[Callable[[S], R]], Callable[P, R]]:
-    """A decorator: the flow takes the fields of a shape as its parameters."""
+    """A decorator: the flow takes the fields of a schema as its parameters."""
 
     def taking(flow: Callable[[S], R]) -> Callable[P, R]:
         def taken(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -338,7 +338,7 @@ def with_fields_of(
 def with_name_and_fields_of(
     shape: Callable[P, S],
 ) -> Callable[[Callable[[str, S], R]], Callable[Concatenate[str, P], R]]:
-    """As `with_fields_of`, for a flow that takes the name or id of something first."""
+    """As `with_fields_of`, for a flow whose first parameter is a name or id."""
 
     def taking(flow: Callable[[str, S], R]) -> Callable[Concatenate[str, P], R]:
         def taken(name: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -350,7 +350,7 @@ def with_name_and_fields_of(
 
 
 def _bare(kind: Any) -> Any:
-    """A field's type without its meaning, and without "may be left out"."""
+    """A field's type without its description and without UnsetType."""
     if get_origin(kind) is Annotated:
         return get_args(kind)[0]
     parts = [_bare(one) for one in get_args(kind) if one is not UnsetType]

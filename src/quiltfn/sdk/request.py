@@ -1,7 +1,7 @@
-"""What a call sends, said once for both clients.
+"""Requests and flows, which both clients share.
 
-A call is a generator, a `Flow`: it yields requests, is given what the server answered, and returns
-the call's result. `Client` and `AsyncClient` send what it yields and differ in nothing else.
+A method is a generator, a `Flow`: it yields requests, receives the server's responses, and returns
+the method's result. `Client` and `AsyncClient` only differ in how they send the requests.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -17,16 +17,16 @@ from quiltfn.sdk.errors import read_error
 T = TypeVar("T")
 
 READ_S = 30.0
-# A server sends something every 15 s while there are no events.
+# A server sends a heartbeat every 15 s while there are no events.
 STREAM_READ_S = 60.0
 EVENTS = {"Accept": "text/event-stream"}
 
 
 class Request(Struct, Generic[T], frozen=True, kw_only=True):
-    """One request and how its answer becomes a T.
+    """One request, and how its response becomes a T.
 
-    `archive`: a file that is its body instead. `streams`: its answer is not read, but handed on in
-    chunks. `is_repeatable`: sending it twice does what sending it once does. `takes_key`: it is
+    `archive`: a file that replaces the body. `streams`: its response is passed on in chunks.
+    `is_repeatable`: sending it twice has the same effect as sending it once. `takes_key`: it is
     repeatable with an Idempotency-Key, which the client adds.
     """
 
@@ -42,14 +42,14 @@ class Request(Struct, Generic[T], frozen=True, kw_only=True):
     takes_key: bool = False
 
     def understand(self, status: int, headers: Mapping[str, str], body: bytes) -> T:
-        """Read an answer. Raises ApiError for a refusal, and for nonsense as msgspec does."""
+        """Read a response. Raises ApiError for an error, and as msgspec does for invalid JSON."""
         if not 200 <= status < 300:
             raise read_error(status, headers, body)
         return self.read(body)
 
 
 class WithEtag(Request[Any], frozen=True):
-    """A request whose answer is also told by its ETag."""
+    """A request whose result includes the ETag of its response."""
 
     def understand(self, status: int, headers: Mapping[str, str], body: bytes) -> tuple[Any, str]:
         return super().understand(status, headers, body), headers.get("etag", "")
@@ -77,7 +77,7 @@ def post(path: str, shape: type[T], body: object = None, **more: Any) -> Request
 
 
 def stream(method: str, path: str, body: object = None, **more: Any) -> Request[Any]:
-    """A request for events. The client gives the chunks of its answer as they come."""
+    """A request for events. The client passes on the chunks of its response as they arrive."""
     headers = {**more.pop("headers", {}), **EVENTS}
     more.setdefault("read_timeout_s", STREAM_READ_S)
     return Request(
@@ -92,8 +92,8 @@ def stream(method: str, path: str, body: object = None, **more: Any) -> Request[
 
 
 def put(path: str, shape: type[T], body: object, etag: str | None = None) -> Request[T]:
-    """Repeatable, since it says what there is to be; not where it is only for what has that ETag,
-    which is another one once it was done.
+    """A PUT request. It is repeatable because it sets a state, but not with an ETag, since its own
+    execution changes the ETag.
     """
     return Request(
         method="PUT",
@@ -106,7 +106,7 @@ def put(path: str, shape: type[T], body: object, etag: str | None = None) -> Req
 
 
 def delete(path: str) -> Request[None]:
-    """Repeatable: that there is nothing any more is what was wanted."""
+    """A DELETE request. It is repeatable: if the object no longer exists, it has succeeded."""
     return Request(method="DELETE", path=path, read=nothing, is_repeatable=True)
 
 
@@ -123,14 +123,14 @@ def nothing(_body: bytes) -> None:
 
 
 def listed(field: str, words: Sequence[str]) -> list[str]:
-    """A list of words. Raises TypeError for one word, whose letters would be taken for the list."""
+    """A list of words. Raises TypeError for a single string, which would be a list of letters."""
     if isinstance(words, str):
         raise TypeError(f"{field} must be a list of words, not {words!r}")
     return [*words]
 
 
 def segment(word: str) -> str:
-    """One path segment, whatever the word holds: "." and ".." would climb, "" would vanish."""
+    """An escaped path segment. "." and ".." would change the path, and "" would disappear."""
     if not isinstance(word, str):
         raise TypeError(f"a name or id must be text, not {type(word).__name__}")
     if not word:
@@ -140,7 +140,7 @@ def segment(word: str) -> str:
 
 
 def query(**given: str | int | bool | None) -> str:
-    """A query string of what is not None."""
+    """A query string of the values that are not None."""
     pairs = {
         key: str(value).lower() if isinstance(value, bool) else value
         for key, value in given.items()

@@ -1,4 +1,4 @@
-"""Which requests are sent again after a failure, and when."""
+"""Decides which requests are repeated after a failure, and when."""
 
 import os
 from typing import Any, TypeVar
@@ -13,13 +13,13 @@ T = TypeVar("T")
 FIRST_DELAY_S = 0.1
 DELAY_MAX_S = 10.0
 KEY = "Idempotency-Key"
-# The server refused before it did anything.
+# Errors that the server returns before it does anything.
 REFUSED_UNDONE = ("RATE_LIMITED", "CAPACITY_FULL", "SHUTTING_DOWN")
 TEMPORARY = (429, 502, 503, 504)
 
 
 class Retries:
-    """At most `most` repetitions of a request, and none of one that could be done twice."""
+    """Repeats a request at most `most` times, and never if it could be executed twice."""
 
     def __init__(self, most: int) -> None:
         """Raises ValueError for a number below 0."""
@@ -28,16 +28,16 @@ class Retries:
         self.most = most
 
     def prepared(self, request: Request[T]) -> Request[T]:
-        """The request, with a key that makes it repeatable where it takes one."""
+        """The request, with an idempotency key if it accepts one."""
         if not (request.takes_key and self.most) or KEY in request.headers:
             return request
         headers = {**request.headers, KEY: os.urandom(18).hex()}
         return replace(request, headers=headers, is_repeatable=True)
 
     def delay(self, request: Request[Any], error: ClientError, attempt: int) -> float | None:
-        """Seconds to wait before the request is sent again; None if it is not.
+        """Seconds to wait before the request is repeated. None: it is not repeated.
 
-        `attempt`: how often it was sent again already.
+        `attempt`: how often it was already repeated.
         """
         if attempt >= self.most or not self._may_repeat(request, error):
             return None
@@ -46,7 +46,7 @@ class Retries:
         return delay if delay <= DELAY_MAX_S else None
 
     def is_done(self, request: Request[Any], error: ClientError, attempt: int) -> bool:
-        """Whether a refusal of a repetition says that the first request has worked."""
+        """Whether the error of a repetition shows that an earlier request has succeeded."""
         return attempt > 0 and request.method == "DELETE" and isinstance(error, NotFoundError)
 
     def _may_repeat(self, request: Request[Any], error: ClientError) -> bool:

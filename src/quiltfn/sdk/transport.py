@@ -1,6 +1,6 @@
 """Sends requests over HTTP/1.1 with the standard library alone.
 
-An HTTP library would take longer to import than a call takes, and a command makes one call.
+Importing an HTTP library would take longer than a request, and a command sends few requests.
 """
 
 import base64
@@ -20,8 +20,8 @@ from msgspec.structs import replace
 CONNECT_S = 5.0
 WRITE_S = 30.0
 CHUNK_BYTES = 64 * 1024
-# An answer may take a day. TCP keep-alive finds out whether the server still exists: after a minute
-# of silence it probes every 15 s, and four probes without an answer close the connection.
+# A response may take a day. TCP keep-alive detects an unreachable server: after a minute of silence
+# it probes every 15 s, and four probes without a reply close the connection.
 if sys.platform == "darwin":
     _IDLE = socket.TCP_KEEPALIVE
 else:
@@ -58,8 +58,8 @@ class Transport(Protocol):
     def exchange(self, request: HttpRequest) -> HttpResponse: ...
 
     def open(self, request: HttpRequest) -> tuple[HttpResponse, Generator[bytes, None, None]]:
-        """An answer whose content comes in chunks; its own `content` is empty. Closing the iterator
-        ends the connection.
+        """A response whose content arrives in chunks; its own `content` is empty. Closing the
+        iterator closes the connection.
         """
         ...
 
@@ -67,18 +67,18 @@ class Transport(Protocol):
 
 
 class NotConnected(OSError):
-    """The connection could not be made; the cause says why."""
+    """The connection could not be established; the cause says why."""
 
 
 class AnswerTimeout(OSError):
-    """The server took the request and did not answer in time."""
+    """The server accepted the request but did not respond in time."""
 
 
 class HttpTransport:
-    """Connections, kept between requests: as many as there are requests at the same time."""
+    """Connections that are kept between requests: as many as there are parallel requests."""
 
     def __init__(self, base_url: str, trust: ssl.SSLContext | None) -> None:
-        """`trust` for https alone. Raises ValueError for a proxy that cannot be used."""
+        """`trust`: only used for https. Raises ValueError for an unusable proxy."""
         self._to = urlsplit(base_url)
         self._proxy = proxy_for(self._to)
         self._trust = trust
@@ -96,7 +96,7 @@ class HttpTransport:
         return answer
 
     def open(self, request: HttpRequest) -> tuple[HttpResponse, Generator[bytes, None, None]]:
-        connection = self._connected()  # closed when it is left, so it is nobody else's
+        connection = self._connected()  # closed at the end of the stream, never reused
         try:
             response = self._asked(connection, request)
         except BaseException:
@@ -162,7 +162,7 @@ class HttpTransport:
     def _asked(
         self, connection: http.client.HTTPConnection, request: HttpRequest
     ) -> http.client.HTTPResponse:
-        """Sends the request; the head of the answer has come."""
+        """Send the request, and return once the head of the response has arrived."""
         headers = {**request.headers, **_authorization("Authorization", self._to)}
         parts = urlsplit(request.url)
         path = f"{parts.path}?{parts.query}" if parts.query else parts.path
@@ -203,7 +203,7 @@ def _chunks_of(
 
 
 def _is_open(sock: socket.socket | None) -> bool:
-    """Whether the connection can be used again. One that the server has closed is readable."""
+    """Whether the connection can be reused. If the server has closed it, it is readable."""
     if sock is None:
         return False
     with selectors.DefaultSelector() as look:
@@ -228,7 +228,7 @@ def proxy_for(to: SplitResult) -> SplitResult | None:
     host = to.hostname or ""
     if is_loopback(host):
         return None
-    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 — only off this machine
+    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 — only for remote servers
 
     proxies = getproxies()
     named = proxies.get(to.scheme) or proxies.get("all")
@@ -238,7 +238,7 @@ def proxy_for(to: SplitResult) -> SplitResult | None:
         proxy = urlsplit(named if "://" in named else f"http://{named}")
         is_address = proxy.scheme == "http" and bool(proxy.hostname) and proxy.port != 0
         kind = f", not {proxy.scheme}" if proxy.scheme != "http" else ""
-    except ValueError:  # its text may have a part of the password
+    except ValueError:  # its message may contain part of the password
         is_address, kind = False, ""
     if not is_address:
         raise ValueError(f"the proxy for {host} must be an http:// address{kind}")
@@ -248,8 +248,8 @@ def proxy_for(to: SplitResult) -> SplitResult | None:
 def trusted(authority: Path | None) -> ssl.SSLContext:
     """The trusted authorities: the machine's, or those of the file `authority`.
 
-    SSL_CERT_FILE and SSL_CERT_DIR take the place of the machine's. Raises ValueError where the
-    file cannot be used.
+    SSL_CERT_FILE and SSL_CERT_DIR replace the machine's. Raises ValueError if the file cannot be
+    used.
     """
     if authority is not None:
         try:
@@ -262,6 +262,6 @@ def trusted(authority: Path | None) -> ssl.SSLContext:
     paths = ssl.get_default_verify_paths()
     if paths.cafile or (paths.capath and any(Path(paths.capath).iterdir())):
         return ssl.create_default_context()
-    import certifi  # noqa: PLC0415 — only where the machine has none
+    import certifi  # noqa: PLC0415 — only if the machine has none
 
     return ssl.create_default_context(cafile=certifi.where())

@@ -29,14 +29,14 @@ from quiltfn.wire.functions import CLEANUP_FIELD
 from quiltfn.wire.masking import MASK
 
 ENV_FILE = ".env"
-# Neither is part of a function's code: one would make a new version of every change of a schedule,
-# the other has secrets.
+# These files are not part of a function's code: with the first, every change of a schedule would
+# create a new version, and the others have secrets.
 NOT_CODE = (PROJECT_FILE, ENV_FILE, f"{ENV_FILE}.*")
 PROJECT_NAME = "[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
 VARIABLE = "(?!QUILT_)[A-Za-z_][A-Za-z0-9_]*"
 WRONG_FIELDS_MAX = 50
 
-# References of images that are on this machine, as skopeo names them.
+# Prefixes of skopeo's references to local images.
 LOCAL_IMAGES = (
     "oci:",
     "oci-archive:",
@@ -125,7 +125,7 @@ class Head(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     project: ProjectName
 
 
-# Fields of the API that a function's table has not: they follow from others.
+# The API's fields of a function, except those that are derived in a project.
 OF_FUNCTION = [one for one in fields_of(NewFunction) if one not in ("name", "cluster_id")]
 OF_RUNTIME = RUNTIME_SETTINGS
 OF_FILES = list(fields_of(FunctionFiles))
@@ -136,7 +136,7 @@ TABLES: Mapping[str, type[Struct]] = {
     "async_policy": NewAsyncPolicy,
     "record_policy": RecordPolicy,
 }
-# Where the API has a secret, the file has the name of the variable that holds it.
+# Tables and fields with a secret in the API; the file has the name of the secret's variable.
 WITH_SECRET = {"url": ("webhook",), "async_policy": ("on_success", "on_failure")}
 SECRET, SECRET_FROM, URL, URL_FROM = "secret", "secret_from", "url", "url_from"
 SECRETS = "secrets"
@@ -193,7 +193,7 @@ class KnownSecrets(Struct, frozen=True):
 
 
 def known_secrets(path: Path) -> KnownSecrets:
-    """What else is in the file counts for nothing. Raises `BadParameter`."""
+    """The secrets in the file; other content is ignored. Raises `BadParameter`."""
     try:
         said = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -252,7 +252,7 @@ def variables_in(path: Path) -> dict[str, str]:
 
 
 class _Reader:
-    """Reads one file. `wrong`: a sentence for each wrong field."""
+    """Reads one file. `wrong`: a sentence for each invalid field."""
 
     def __init__(
         self,
@@ -290,7 +290,7 @@ class _Reader:
 
         files = self._checked(part(OF_FILES), FunctionFiles, place, OF_FILES)
         own = part(OF_FUNCTION, name=name)
-        is_server = said.get("kind") == "server"  # one process serves call after call
+        is_server = said.get("kind") == "server"  # one process handles all its invocations
         if is_server and own.setdefault(CLEANUP_FIELD, False) is True:
             self._tell(place, f"{CLEANUP_FIELD} must be false with kind server")
         new = self._checked(own, NewFunction, place, OF_FUNCTION)
@@ -342,7 +342,7 @@ class _Reader:
         return found
 
     def _secret(self, place: str, said: Any) -> Any:
-        """A table with the secret, and the URL, that the variables hold which it names."""
+        """The table with the secret, and the URL, from the variables that it names."""
         if not isinstance(said, dict):
             return said
         not_kept = (SECRET, SECRET_FROM, URL_FROM)
@@ -400,7 +400,7 @@ class _Reader:
         whole |= {"name": name, "function": function}
         found = self._checked(whole, NewSchedule, place, [*fields, SECRETS])
         found = self._with_secrets(place, found, secrets)
-        # As the file has them: a wrong one was told of, and is not there any more.
+        # In the file's own values: an invalid field was already reported and removed.
         if len([one for one in ("cron", "every_seconds") if said.get(one) is not None]) != 1:
             self._tell(place, "give one of cron and every_seconds")
         return found
@@ -433,7 +433,7 @@ class _Reader:
             self._tell(place, f"image must be {wanted}, not {files.image}; {HOW}")
 
     def _tables(self, said: Any, place: str) -> dict[str, dict[str, Any]]:
-        """The tables of a table. What is none is told, and left out."""
+        """The nested tables of a table. Values that are not tables are reported and left out."""
         if not isinstance(said, dict):
             self._tell("", f"{place} must be a table of tables, as [{place}.NAME]")
             return {}
@@ -443,8 +443,8 @@ class _Reader:
         return {name: one for name, one in said.items() if isinstance(one, dict)}
 
     def _checked(self, said: Any, shape: type[T], place: str, known: Collection[str]) -> T:
-        """`said` as a shape, also where fields are wrong: each is told, and an example takes its
-        place.
+        """Convert `said` to a schema even if fields are invalid: each is reported and replaced by
+        an example.
         """
         value = dict(said) if isinstance(said, dict) else said
         if not isinstance(value, dict):
@@ -478,7 +478,7 @@ class _Reader:
 
 
 def secrets_in(schedule: Mapping[str, Any]) -> list[str]:
-    """The names that a schedule's table lists as secrets, if they are right."""
+    """The names that a schedule's table lists as secrets, if they are valid."""
     return schedule.get(SECRETS) or []
 
 
