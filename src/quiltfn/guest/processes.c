@@ -59,9 +59,10 @@ struct end end_of(int status)
     return (struct end){KILLED, (uint32_t)WTERMSIG(status)};
 }
 
-// Kills every process of the sandbox but ourselves, and returns when none is left. If we have no child,
-// or the zygote alone, no process of a call is left, and nothing is done: kill(-1) makes the kernel look
-// at every process of the host. Else the zygote is killed with the rest, and another is started later.
+// Kills every process of the sandbox except the guest, and returns when none is left. If the guest
+// has no child except the zygote, no process of an invocation is left, and this does nothing, since
+// kill(-1) makes the kernel examine every process of the host. Otherwise the zygote is killed, too,
+// and another one is started later.
 //
 // Outside a PID namespace kill(-1) would kill the machine, hence the check right before it. ESRCH proves
 // that nobody is left. No fork escapes, since the kernel refuses to fork with a signal pending. If

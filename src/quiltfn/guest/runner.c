@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A runner is a program that is started before a call comes and is then told of the call, so that a
-// language need not start its interpreter for every call. docs/reference/runner-protocol.md describes
-// what the two say to each other.
+// A runner is a program that is started before an invocation arrives and then serves it, so that an
+// interpreter need not start for every invocation. docs/reference/runner-protocol.md describes the
+// protocol between guest and runner.
 //
-// Rule 1: a runner is as little trusted as a handler and has the same ids and limits. All that its
-//         messages can do is end its own call.
-// Rule 2: unless its version lets state survive, a process that has run a handler's code serves no
-//         second call. Either the runner forks a process for each call, or it is killed and another
-//         is started.
-// Rule 3: two calls of a runner that forks share no descriptor. A call that changed what the next would
-//         inherit ends the sandbox (parent.c).
+// Rule 1: a runner is trusted as little as a handler, and has the same ids and limits. Its messages
+//         can at most end its own invocation.
+// Rule 2: unless the version lets state survive, a process that has run a handler's code serves no
+//         second invocation. Either the runner forks a process for each invocation, or it is killed
+//         and another one is started.
+// Rule 3: two invocations of a runner that forks share no descriptor. An invocation that changes
+//         what the next one would inherit ends the sandbox (parent.c).
 
 #include "runner.h"
 #include "clock.h"
@@ -69,8 +69,8 @@ void runner_forget_call(void)
 
 // "call NONCE TIMEOUT_MS all|add VARIABLES_BYTES PAYLOAD_BYTES", filled up with spaces to ASK_HEAD
 // bytes with the newline, so that a runner can read it and leave the rest to the process that it
-// makes for the call; then the variables with a NUL behind each; then the payload. A large payload is
-// kept in a file, so that a runner which does not read delays only its own call.
+// forks for the invocation; then the variables, each with a final NUL; then the payload. A large
+// payload is stored in a file, so that a runner that does not read delays only its own invocation.
 bool runner_ask(const struct call *call)
 {
     unsigned char *at = ask + ASK_HEAD;
@@ -101,9 +101,9 @@ bool runner_ask(const struct call *call)
     return fine;
 }
 
-// Makes the streams of the next call of a runner that forks, if there are none yet. If calls shared a
-// pipe, one could affect the next through settings of the pipe: its owner, the process that gets
-// signals when it is read, its size, flags and times.
+// Creates the streams of the next invocation of a runner that forks, if there are none yet. If
+// invocations shared a pipe, one could affect the next one through settings of the pipe: its owner,
+// the process that gets signals when it is read, its size, flags and times.
 bool runner_open_streams(void)
 {
     if (!runner.forks || runner.given[0] >= 0)
@@ -157,7 +157,7 @@ void runner_send(void)
                         : send(runner.control, ask + runner.ask_sent,
                                runner.ask_used - runner.ask_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0)
-            return; // Full: poll tells when there is room. Gone: its end is noticed elsewhere.
+            return; // Full: poll reports when there is room. Closed: handled elsewhere.
         runner.ask_sent += (size_t)n;
     }
     while (runner.file_left > 0) {
@@ -191,9 +191,9 @@ struct pollfd runner_poll(void)
 
 // ------------------------------------------------------------------------------ hearing from it
 
-// One line without its newline, or NULL while it is incomplete or `reads` are used up. After a line that
-// is too long, or the end of the socket, nothing more is read from the runner: the call ends at its
-// deadline or with it.
+// Returns one line without its newline; NULL while it is incomplete or if `reads` are used up.
+// After a line that is too long, or the end of the socket, nothing more is read from the runner:
+// the invocation ends at its deadline or with the runner.
 static char *runner_line(unsigned *reads)
 {
     static char line[LINE];
@@ -208,7 +208,7 @@ static char *runner_line(unsigned *reads)
             return line;
         }
         if (*reads == 0)
-            return NULL; // Poll tells that there is more.
+            return NULL; // Poll reports further data.
         --*reads;
         ssize_t n = recv(runner.control, runner.line + runner.line_used,
                          sizeof runner.line - runner.line_used, MSG_DONTWAIT);
@@ -452,8 +452,8 @@ void runner_drop(void)
     runner_close();
 }
 
-// Tells a prepared runner which function it is for: "load DIRECTORY_BYTES VARIABLES_BYTES", filled up
-// like the head of a call, and that many bytes of each.
+// Tells a prepared runner its function: "load DIRECTORY_BYTES VARIABLES_BYTES", padded like the
+// head of an invocation, then the bytes of both.
 int runner_load(void)
 {
     size_t directory = strlen(special.cwd);

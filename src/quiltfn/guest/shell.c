@@ -90,9 +90,9 @@ static int receive(int fds[RECEIVED])
     return 1;
 }
 
-// Forks a child of the guest instead of our own. So the guest learns of its end without our help, and
-// its parent is a handler's usual one. A plain system call does not update the thread id that libc
-// keeps, so the kernel is told to write it.
+// Forks a process as a child of the guest instead of the zygote. So the guest learns of its end
+// directly, and its parent is the same as for other handlers. A plain system call does not update
+// the thread id that libc stores, so the kernel is told to write it.
 static pid_t fork_for_guest(int *thread_id)
 {
     unsigned long flags = CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD;
@@ -103,8 +103,8 @@ static pid_t fork_for_guest(int *thread_id)
 #endif
 }
 
-// Does what the guest's `start` does before execve. The ids come first: nothing of a call is read with
-// other ids.
+// Does the same as the guest's `start` before execve. Changes the ids first, so that no data of an
+// invocation is read with other ids.
 static void become_handler(const int fds[RECEIVED], const char *directory)
 {
     struct __user_cap_header_struct version = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -119,8 +119,8 @@ static void become_handler(const int fds[RECEIVED], const char *directory)
     failed |= dup2(fds[STREAMS], CONTROL) < 0;
     failed |= syscall(SYS_close_range, CONTROL + 1, INT_MAX, 0) != 0;
     failed |= chdir(directory) != 0;
-    // As after execve; else its files in /proc would belong to root. It comes last, so that no process
-    // with the same ids could have looked in before the guest's socket was closed.
+    // As after execve; otherwise its files in /proc would belong to root. This comes last, so that
+    // no process with the same ids can examine this one before the guest's socket is closed.
     failed |= prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0;
     if (failed)
         _exit(CANNOT); // The guest then starts another shell, which reports the error.

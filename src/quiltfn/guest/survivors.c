@@ -150,9 +150,10 @@ static bool alone_with(pid_t kept)
     return kill_shown_but(kept) == 0 && of_parent == 0 && of_us == 0;
 }
 
-// Kills all but the runner. All are stopped first, the runner too, since processes that fork without end
-// could not be killed one by one. This is repeated in each turn, since one that was not stopped yet can
-// let others go on. Returns false if the runner has ended and was reaped.
+// Kills all processes except the guest and the runner. First stops all, including the runner, since
+// processes that fork endlessly could not be killed one by one. Each turn repeats this, since a
+// process that was not stopped yet can continue others. Returns false if the runner has ended and
+// was reaped.
 bool kill_all_but(pid_t kept)
 {
     if (alone_with(kept))
