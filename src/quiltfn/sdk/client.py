@@ -48,7 +48,7 @@ FAILURES = (OSError, http.client.HTTPException)
 
 
 class Lifetime:
-    """Whether a client is closed; those that share its connections share this."""
+    """Whether a client is closed. Clients that share its connections also share this object."""
 
     is_closed = False
 
@@ -93,7 +93,7 @@ class Client:
         self.functions = Functions(self)
         self.invoke = self.functions.invoke
 
-    # A command uses one of these: the others are not loaded.
+    # Loaded on demand, since a command uses only one of these.
 
     @cached_property
     def invocations(self) -> "Invocations":
@@ -199,7 +199,7 @@ class Client:
     def _exchange(self, request: Request[T]) -> T:
         if request.streams:
             chunks: Any = self._opened(request)
-            next(chunks)  # the head, or the refusal
+            next(chunks)  # waits for the head, or raises the error
             return chunks  # type: ignore[no-any-return]
         try:
             with opened(request.archive) as file:
@@ -214,7 +214,7 @@ class Client:
         return result
 
     def _opened(self, request: Request[Any]) -> Iterator[bytes]:
-        """Nothing once the answer has begun, and then its chunks."""
+        """Yield an empty value once the response has begun, and then its chunks."""
         try:
             answer, chunks = self._transport.open(self._built(request, None))
             try:
@@ -264,7 +264,7 @@ class Client:
 
 
 def base_url_of(given: str | None) -> str:
-    """The server's address without a slash at its end. Raises ValueError."""
+    """The server's URL without a trailing slash. Raises ValueError."""
     url = given or os.environ.get("QUILT_BASE_URL") or DEFAULT_URL
     try:
         parts = urlsplit(url)
@@ -279,8 +279,8 @@ def base_url_of(given: str | None) -> str:
 
 
 def without_user(url: str) -> str:
-    """The address as it may be shown: what is before an @, even in what is no address, may be a
-    name and a password.
+    """The URL in a form that may be shown: without the part before an @, even if it is not a valid
+    URL, since this may be a user name and a password.
     """
     before, at, rest = url.rpartition("@")
     scheme, colon, _ = before.partition("://")
@@ -288,7 +288,7 @@ def without_user(url: str) -> str:
 
 
 def headers_with(api_key: str | None) -> dict[str, str]:
-    """The headers of every request. Raises ValueError for what cannot be a key."""
+    """The headers of every request. Raises ValueError for an impossible key."""
     headers = {"Accept": "application/json", "User-Agent": "quiltfn-sdk"}
     key = (api_key or os.environ.get("QUILT_API_KEY") or "").strip()
     if not (key.isascii() and (key.isprintable() or not key)):
@@ -298,8 +298,8 @@ def headers_with(api_key: str | None) -> dict[str, str]:
 
 
 def path_of(request: Request[Any], tenant: str | None) -> str:
-    """With the tenant that an operator's request is about. A server that does not know it refuses
-    the parameter; it would ignore a header, and act in the tenant of the key.
+    """The request's path, with the tenant that an operator acts in. It is a query parameter, which
+    an older server refuses; it would ignore a header and act in the key's own tenant.
     """
     if tenant is None:
         return request.path
@@ -326,7 +326,7 @@ def trust_for(url: str, cacert: Path | None) -> ssl.SSLContext | None:
 
 
 class ToldFile:
-    """A file that tells how many bytes more were read of it."""
+    """A file that reports the number of bytes of each read."""
 
     def __init__(self, file: BinaryIO, progress: Callable[[int], None]) -> None:
         self._file, self._told = file, progress
@@ -347,7 +347,7 @@ def opened(archive: Path | None) -> Iterator[BinaryIO | None]:
 
 
 def explained(url: str, request: Request[T], error: Exception) -> ClientError:
-    """The exception that says why there was no answer."""
+    """The exception that says why there was no response."""
     url = without_user(url)
     if isinstance(error, ssl.SSLCertVerificationError):
         return NotTrusted(
@@ -370,7 +370,7 @@ def explained(url: str, request: Request[T], error: Exception) -> ClientError:
         )
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         return unreadable(url, error)
-    # A server with a certificate closes a connection that does not begin with TLS.
+    # A server with a certificate closes connections that do not start with TLS.
     secure = "" if url.startswith("https:") else "; if it has a certificate, use https://"
     return ConnectionFailed(
         f"the connection to {url} ended before the answer was there: "

@@ -1,4 +1,4 @@
-"""What a stream of a call's output consists of, and how it is read from server-sent events."""
+"""The events of an output stream, and how they are read from server-sent events."""
 
 import base64
 from collections.abc import AsyncIterator, Iterator
@@ -71,7 +71,7 @@ E = TypeVar("E")
 
 
 class Reader(Generic[E]):
-    """Bytes in, events out, however the bytes are cut. `is_endless`: no event is the last one."""
+    """Parses chunks of bytes into events. `is_endless`: the stream has no final event."""
 
     def __init__(self, *, is_endless: bool = False) -> None:
         self._is_endless = is_endless
@@ -80,8 +80,8 @@ class Reader(Generic[E]):
         self.last_id: str | None = None
 
     def read(self, chunks: Iterator[bytes]) -> Iterator[E]:
-        """The events of the chunks. Raises `ApiError` for an error that the server tells, and
-        `ConnectionFailed` if the end does not come.
+        """The events in the chunks. Raises `ApiError` for an error that the server reports, and
+        `ConnectionFailed` if the final event does not arrive.
         """
         for chunk in chunks:
             yield from self._events(chunk)
@@ -119,12 +119,12 @@ class Reader(Generic[E]):
                 yield event
 
     def _event(self, data: bytes) -> E | None:
-        """The event whose name was read, with its data; None: it is not known here."""
+        """The event with the name that was read, and its data. None: an unknown event."""
         raise NotImplementedError
 
 
 class EventReader(Reader[Event]):
-    """Of what calls write."""
+    """Reads events of invocations' output."""
 
     def _event(self, data: bytes) -> Event | None:
         if self._name == "started":
@@ -146,11 +146,11 @@ class EventReader(Reader[Event]):
         if self._name == "error":
             self._is_over = True
             raise read_error(503, {}, data)
-        return None  # of a newer server
+        return None  # from a newer server
 
 
 class TenantEventReader(Reader[TenantEvent]):
-    """Of what happens in a tenant: every name is one."""
+    """Reads events of a tenant; every event name is valid."""
 
     def __init__(self) -> None:
         super().__init__(is_endless=True)

@@ -1,5 +1,5 @@
-"""`client.functions`: create, deploy, call, change and watch functions, which are named by their
-names or ids. What is particular to asynchronous calls is in `work.py`.
+"""`client.functions`: create, deploy, invoke, change and watch functions, given by name or id.
+Methods for asynchronous invocations are in `work.py`.
 """
 
 from collections.abc import Mapping
@@ -75,8 +75,8 @@ from quiltfn.wire import (
     VersionPage,
 )
 
-WAIT_S = 30.0  # a call may wait for an instance before it runs, and its answer takes a moment
-CALL_MAX_S = 86_400.0  # what a function's own timeout is at most, unless the server says more
+WAIT_S = 30.0  # extra time: an invocation may wait for an instance, and its response takes a moment
+CALL_MAX_S = 86_400.0  # maximum timeout of a function, unless the server allows more
 
 
 # --- functions ---------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def _updated(
             headers=headers,
         ),
     )
-    # The server clears the message of an earlier failure before it makes the version.
+    # The server clears the message of an earlier failure before it creates the version.
     if changed.error_message is not None:
         raise VersionFailed(changed)
     return changed

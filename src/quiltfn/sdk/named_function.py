@@ -1,6 +1,6 @@
-"""Which function is meant: its name or its id.
+"""Resolves a function's name or id.
 
-Where the API wants an id and a name was given, it is looked up first.
+If the API needs an id and a name was given, the id is looked up first.
 """
 
 import re
@@ -57,7 +57,7 @@ def either(
     try:
         return (yield from with_id(function))
     except NotFoundError as no_such_id:
-        # A name may look like an id. If it is neither, the id's refusal is the one to tell.
+        # A name may look like an id. If it is neither, the error for the id is raised.
         try:
             return (yield from with_name(function))
         except NotFoundError:

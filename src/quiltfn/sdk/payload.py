@@ -1,4 +1,4 @@
-"""What a call sends: its payload as text, and its key."""
+"""The body of an invocation request: its payload as text, and its key."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from quiltfn.wire import NewInvocation
 def new_invocation(
     payload: object, environment: Mapping[str, str] | None, timeout_seconds: int | None
 ) -> NewInvocation:
-    """What a call sends."""
+    """The body of an invocation request."""
     return NewInvocation(
         payload=payload_text(payload),
         environment=None if environment is None else dict(environment),
@@ -20,7 +20,7 @@ def new_invocation(
 
 
 def payload_text(payload: object) -> str | None:
-    """What a handler is given for `payload`.
+    """The handler's text for `payload`.
 
     Raises ValueError for bytes that are not UTF-8, NaN and infinity, and TypeError for a set: JSON
     has none of them, and the encoder would send something else.

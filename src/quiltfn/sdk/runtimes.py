@@ -23,7 +23,7 @@ from quiltfn.wire import (
 )
 
 BASE = "/api/runtimes"
-UPLOAD_READ_S = 600.0  # the server answers once it has unpacked and kept every file
+UPLOAD_READ_S = 600.0  # the server responds once it has unpacked and stored every file
 
 
 def list_runtimes() -> Flow[list[Runtime]]:

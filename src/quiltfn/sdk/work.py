@@ -1,4 +1,4 @@
-"""Asynchronous calls, as part of `client.functions`: submit, wait, cancel, replay, redrive."""
+"""Asynchronous invocations in `client.functions`: submit, wait, cancel, replay, redrive."""
 
 import math
 import time
@@ -42,8 +42,8 @@ from quiltfn.wire import (
 )
 
 UNDER_WAY = ("queued", "running")
-WAIT_MAX_S = 60  # what one request may ask for
-ANSWER_S = 30.0  # what its answer may take besides
+WAIT_MAX_S = 60  # the maximum wait of one request
+ANSWER_S = 30.0  # extra time for its response
 REDRIVE_S = 60.0
 RUNS_MAX_S = 86_400.0
 
@@ -78,7 +78,7 @@ def submit_function(
 
 
 def _start(not_before: datetime | timedelta | None) -> dict[str, int]:
-    """The query parameters that say when a call may start, in whole seconds."""
+    """The query parameters for when an invocation may start, in whole seconds."""
     if not_before is None:
         return {}
     if isinstance(not_before, timedelta):
@@ -290,7 +290,7 @@ def set_record_policy(function: str, policy: RecordPolicy) -> Flow[RecordPolicy]
 
 
 class WorkMethods:
-    """What both clients can do with asynchronous calls."""
+    """What both clients can do with asynchronous invocations."""
 
     submit = Method(submit_function)
     wait = Method(wait_for_invocation)
