@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from quiltfn.sdk.decoding import decode
+
 if TYPE_CHECKING:
     from quiltfn.wire import Function
 
@@ -177,13 +179,13 @@ def _replay(headers: Mapping[str, str], body: bytes) -> ErrorBody | None:
         error=found.reason_message,
         error_code=found.reason_code,
         request_id=headers.get("x-request-id"),
-        details=msgspec.json.decode(body, type=dict[str, Any]),
+        details=decode(body, dict[str, Any]),
     )
 
 
 def _decoded(body: bytes, shape: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(body, type=shape)
+        return decode(body, shape)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 

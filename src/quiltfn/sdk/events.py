@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct
 
+from quiltfn.sdk.decoding import decode
 from quiltfn.sdk.errors import ConnectionFailed, read_error
 from quiltfn.wire import CallStarted, Invocation, OutputChunk
 
@@ -128,10 +129,10 @@ class EventReader(Reader[Event]):
 
     def _event(self, data: bytes) -> Event | None:
         if self._name == "started":
-            started = msgspec.json.decode(data, type=CallStarted)
+            started = decode(data, CallStarted)
             return Started(started.invocation_id, started.cold_start)
         if self._name in ("stdout", "stderr"):
-            chunk = msgspec.json.decode(data, type=OutputChunk)
+            chunk = decode(data, OutputChunk)
             written = (
                 base64.b64decode(chunk.base64)
                 if chunk.base64 is not None
@@ -139,10 +140,10 @@ class EventReader(Reader[Event]):
             )
             return Output(self._name, chunk.offset, written, chunk.invocation_id)
         if self._name == "gap":
-            return msgspec.json.decode(data, type=Gap)
+            return decode(data, Gap)
         if self._name == "end":
             self._is_over = not self._is_endless
-            return End(msgspec.json.decode(data, type=Invocation))
+            return End(decode(data, Invocation))
         if self._name == "error":
             self._is_over = True
             raise read_error(503, {}, data)

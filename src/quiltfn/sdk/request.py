@@ -4,6 +4,7 @@ A method is a generator, a `Flow`: it yields requests, receives the server's res
 the method's result. `Client` and `AsyncClient` only differ in how they send the requests.
 """
 
+import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -12,6 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Struct
 
+from quiltfn.sdk.decoding import decode
 from quiltfn.sdk.errors import read_error
 
 T = TypeVar("T")
@@ -115,7 +117,7 @@ def encoded(body: object) -> bytes | None:
 
 
 def as_json(shape: type[T]) -> Callable[[bytes], T]:
-    return msgspec.json.Decoder(shape).decode
+    return functools.partial(decode, shape=shape)
 
 
 def nothing(_body: bytes) -> None:
