@@ -371,6 +371,8 @@ def test_a_sandbox_whose_egress_proxy_died_is_replaced(server: Server) -> None:
     before = server.guests().items()
     os.kill(pid, 9)
     until(lambda: not before & server.guests().items())
+    # The server may hear of the sandbox's end only from a call that it sends there.
+    until(lambda: function.try_invoke("[]").status_code == 200)
     assert "here" in tried(function, attempts([PUBLIC[0]])).values()
     function.delete()
 

@@ -15,9 +15,11 @@ from fleet.database_proxy import DatabaseProxy, proxy_of
 from fleet.nodes import Fleet
 from postgresql import PASSWORD, Cluster
 from promises import promise
+from timeouts import scaled
 
 pytestmark = [pytest.mark.sandbox, promise("N95")]
-TIMES = "--fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 2 --fleet-reap-s 8"
+# Two starts must fit in the last.
+TIMES = f"--fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 2 --fleet-reap-s {scaled(8):g}"
 
 
 # The states of sessions that hold the lock of servers.
