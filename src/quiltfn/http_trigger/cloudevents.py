@@ -31,7 +31,7 @@ MEDIA_TYPE = re.compile("[\\t -~]*")
 # Attributes become headers, which are encoded character by character. In JSON, a character may take
 # several bytes.
 ATTRIBUTES_MAX, ATTRIBUTES_MAX_CHARS, ATTRIBUTES_MAX_BYTES = 256, 32 * 1024, 256 * 1024
-# The maximum length of attributes that are not text: true, false, or an integer of 32 bits.
+# The maximum length of values that are decoded and not text: true, false, or a short number.
 LONGEST_WORD = 32
 DATA = ("data", "data_base64")
 OF_THE_BODY = (*DATA, "datacontenttype")
@@ -84,7 +84,7 @@ def decoded(text: bytes) -> Event:
     try:
         text.decode()  # checks the encoding of the parts that are not decoded below
         data = _decode_data(text)
-        size = len(text) - _size(data.data) - _size(data.data_base64)
+        size = len(text) - size_of(data.data) - size_of(data.data_base64)
         if size > ATTRIBUTES_MAX_BYTES:
             raise BadRequest(
                 f"the CloudEvent's attributes have {size} bytes; at most {ATTRIBUTES_MAX_BYTES} "
@@ -94,7 +94,7 @@ def decoded(text: bytes) -> Event:
         if len(event) > ATTRIBUTES_MAX:
             return event  # `problem_of` refuses it
         for name, value in event.items():
-            if name != "data" and (_size(value) <= LONGEST_WORD or _is_text(value)):
+            if name != "data" and is_word(value):
                 event[name] = msgspec.json.decode(value)
     except msgspec.ValidationError:
         raise BadRequest(
@@ -192,12 +192,14 @@ def body_of(event: Event) -> tuple[bytes, str]:
     return data, "application/json"
 
 
-def _size(value: msgspec.Raw) -> int:
+def size_of(value: msgspec.Raw) -> int:
+    """Bytes of an encoded value; 0: it is missing."""
     return memoryview(value).nbytes
 
 
-def _is_text(value: msgspec.Raw) -> bool:
-    return bytes(memoryview(value)[:1]) == b'"'
+def is_word(value: msgspec.Raw) -> bool:
+    """Whether an encoded value is a text, or so short that decoding it costs little."""
+    return size_of(value) <= LONGEST_WORD or bytes(memoryview(value)[:1]) == b'"'
 
 
 def _text(value: object) -> str:

@@ -29,6 +29,7 @@ from quiltfn.http_trigger.answer import (
     too_many_headers,
 )
 from quiltfn.http_trigger.call import Field, HttpCall
+from quiltfn.http_trigger.cloudevents import NOTHING, is_word, size_of
 from quiltfn.model.errors import BadRequest, PayloadTooLarge
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
 
@@ -49,8 +50,8 @@ TEXT_TYPES = frozenset(
 PAIRS_MAX = 1000
 # Characters that take six bytes in JSON; other control characters have short escapes.
 CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))
-# Limits of the headers as JSON, which is longer than the headers, and of a number in it.
-HEAD_MAX_BYTES, WORD_MAX_BYTES = 2 * HEADERS_MAX_BYTES, 32
+# The limit of the headers as JSON, which is longer than the headers.
+HEAD_MAX_BYTES = 2 * HEADERS_MAX_BYTES
 _encode = msgspec.json.Encoder().encode
 
 
@@ -164,7 +165,7 @@ def answer_of(result: bytes, *, is_binary_event: bool = False) -> HandlerAnswer:
         outline = outline_of(result)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return HandlerAnswer(Head(200, [("content-type", _kind_of(result))]), result)
-    if outline is not None and _size(outline.statusCode):
+    if outline is not None and size_of(outline.statusCode):
         return _answer(outline)
     event = None
     if outline is not None and bytes(outline.specversion) == _encode(cloudevents.VERSION):
@@ -176,9 +177,6 @@ def answer_of(result: bytes, *, is_binary_event: bool = False) -> HandlerAnswer:
     except BadRequest as error:
         raise BadAnswer(str(error)) from None
     return HandlerAnswer(head_of(200, fields), body)
-
-
-NOTHING = msgspec.Raw()
 
 
 class Outline(msgspec.Struct):
@@ -207,10 +205,6 @@ def outline_of(result: bytes) -> Outline | None:
     except msgspec.ValidationError:
         msgspec.json.decode(result, type=msgspec.Raw)  # validates without decoding
         return None
-
-
-def _size(value: msgspec.Raw) -> int:
-    return memoryview(value).nbytes
 
 
 def _kind_of(result: bytes) -> str:
@@ -244,7 +238,7 @@ def _answer(outline: Outline) -> HandlerAnswer:
 
 def metadata_of(outline: Outline) -> Head:
     """`statusCode`, `headers` and `cookies` of a result. Raises `BadAnswer`."""
-    size = _size(outline.headers) + _size(outline.cookies)
+    size = size_of(outline.headers) + size_of(outline.cookies)
     if size > HEAD_MAX_BYTES:
         raise BadAnswer(f"its headers have {size} bytes; at most {HEAD_MAX_BYTES} are read")
     try:
@@ -273,7 +267,7 @@ def metadata_of(outline: Outline) -> Head:
 
 def _word_of(raw: msgspec.Raw) -> object:
     """Decodes a text or a short scalar. None: another value."""
-    if _size(raw) > WORD_MAX_BYTES and not bytes(raw).startswith(b'"'):
+    if not is_word(raw):
         return None
     try:
         return msgspec.json.decode(raw)
