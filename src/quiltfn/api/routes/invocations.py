@@ -9,11 +9,7 @@ from quiltfn.api.http.byte_range import OCTETS, part_of
 from quiltfn.api.http.guards import check_connection
 from quiltfn.api.http.long_json import JsonList, WithTexts, head_response, long_json_response
 from quiltfn.api.http.response import FUNCTION_VERSION, INVOCATION_ID, Response, json_response
-from quiltfn.api.http.route import (
-    Parameter,
-    RequestContext,
-    Route,
-)
+from quiltfn.api.http.route import Parameter, RequestContext, Route
 from quiltfn.api.routes.invoke import InvokeServices, accepted, accepted_by_id
 from quiltfn.api.routes.parameters import (
     IDEMPOTENCY,
@@ -25,9 +21,7 @@ from quiltfn.api.routes.parameters import (
 )
 from quiltfn.calls.timeline import call_timeline
 from quiltfn.calls.work import Replay
-from quiltfn.model.errors import (
-    NotFound,
-)
+from quiltfn.model.errors import NotFound
 from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.model.output import STREAMS
 from quiltfn.store.calls.journal import SpoolJournal
@@ -48,14 +42,12 @@ async def get_invocation(context: RequestContext[InvocationServices]) -> Respons
     wait = parse.integer(context.query.get("wait_seconds", "0"), "wait_seconds", 0, WAIT_MAX_S)
     if wait:
         check_connection(context.request)
-        invocation_id = context.parameters["invocation_id"]
+        invocation_id = _invocation_id(context)
         with context.services.budgets.waits.taken(context.tenant_id):
             await context.services.work.wait(context.entry(), invocation_id, wait)
         context.services.access.check_holds(context.caller)
     if context.request.method == "HEAD":
-        outline = await context.services.work.outline(
-            context.entry(), context.parameters["invocation_id"]
-        )
+        outline = await context.services.work.outline(context.entry(), _invocation_id(context))
         return head_response(truncated(outline))
     async with pages.reserved(context):
         record = await _record(context)
@@ -91,13 +83,13 @@ async def get_invocation_timeline(context: RequestContext[InvocationServices]) -
     attempts, the invocation that caused it, those that it caused, and the names of its variables.
     """
     services = context.services
-    found = await call_timeline(services.work, context.entry(), context.parameters["invocation_id"])
+    found = await call_timeline(services.work, context.entry(), _invocation_id(context))
     return json_response(shapes.timeline(found))
 
 
 async def _record(context: RequestContext[InvocationServices]) -> Invocation:
     """The record that the path names."""
-    return await context.services.work.record(context.entry(), context.parameters["invocation_id"])
+    return await context.services.work.record(context.entry(), _invocation_id(context))
 
 
 async def cancel_invocation(context: RequestContext[InvocationServices]) -> Response:
