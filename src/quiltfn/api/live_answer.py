@@ -93,8 +93,6 @@ class LiveReader:
         """The output so far; once the invocation has ended, the rest."""
         while (found := await self._reader.next(PIECE_BYTES)) is not None:
             part, data = found
-            if not data:
-                return
             self._reader.pass_by(part.stream, len(data))
             yield data
 
