@@ -1,7 +1,6 @@
 // One figure a frame, one frame under the other over the same time: never two scales in one frame.
-import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
 import { html } from "../../html.ts";
+import { useMoments } from "./moments.ts";
 import { roundUp } from "./scale.ts";
 
 export interface Frame {
@@ -61,41 +60,13 @@ export function Frames({ frames, at, label }: {
   at: readonly string[];
   label: (n: number) => string;
 }) {
-  const host = useRef<HTMLDivElement>(null);
-  const width = useSignal(0);
-  const chosen = useSignal<number | null>(null);
-  useEffect(() => {
-    const watch = new ResizeObserver(([one]) => {
-      width.value = Math.round(one?.contentRect.width ?? 0);
-    });
-    if (host.current) watch.observe(host.current);
-    return () => watch.disconnect();
-  }, []);
-  const w = width.value;
+  const { host, w, step, x, n, handlers } = useMoments(at.length, LEFT, RIGHT);
   const height = frames.length * FRAME + FOOT;
-  const step = (w - LEFT - RIGHT) / Math.max(1, at.length);
-  const x = (n: number) => LEFT + step * (n + 0.5);
-  const n = chosen.value;
   const words = (k: number) =>
     frames.map((one) => `${one.said(one.values[k] ?? 0)} ${one.name.toLowerCase()}`);
   const sums = frames.map((one) =>
     `${one.said(one.values.reduce((a, b) => a + b, 0))} ${one.name.toLowerCase()}`
   );
-  const away = () => {
-    chosen.value = null;
-  };
-  function point(event: PointerEvent) {
-    const left = host.current?.getBoundingClientRect().left ?? 0;
-    const k = Math.floor((event.clientX - left - LEFT) / step);
-    chosen.value = k >= 0 && k < at.length ? k : null;
-  }
-  function keys(event: KeyboardEvent) {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (event.key === "Escape") away();
-    if (by === undefined) return;
-    event.preventDefault();
-    chosen.value = Math.max(0, Math.min(at.length - 1, (n ?? at.length) + by));
-  }
   const place = n !== null &&
     (n < at.length / 2
       ? { left: `${x(n) + step / 2 + 4}px` }
@@ -104,8 +75,7 @@ export function Frames({ frames, at, label }: {
     <div class="chart frames" ref=${host}
       style=${{ height: `${height}px` }}>${w > 0 && html`
         <svg width=${w} height=${height} role="img" tabindex="0"
-          aria-label=${`${sums.join(", ")}. Arrow keys read the moments.`}
-          onPointerMove=${point} onPointerLeave=${away} onKeyDown=${keys} onBlur=${away}>
+          aria-label=${`${sums.join(", ")}. Arrow keys read the moments.`} ...${handlers}>
           ${n !== null &&
             html`<rect class="chosen" x=${LEFT + step * n} width=${step} y="0" height=${
               height - FOOT

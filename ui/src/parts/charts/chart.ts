@@ -1,9 +1,8 @@
 // Calls as bars, latency as lines, one under the other over the same time. SVG: its colours follow the
 // theme by themselves, a screen reader can be told what it says, and a test can count its bars.
-import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
 import { html } from "../../html.ts";
 import { count, counted, duration } from "../text/format.ts";
+import { useMoments } from "./moments.ts";
 import { marks, roundUp, secondsBetween } from "./scale.ts";
 
 /** One value of each for every step of time; null where there was nothing to measure. */
@@ -142,48 +141,19 @@ function Axes({ data, width, x, y, most, top }: {
 }
 
 export function Chart({ data }: { data: Series }) {
-  const host = useRef<HTMLDivElement>(null);
-  const width = useSignal(0);
-  const chosen = useSignal<number | null>(null);
-  useEffect(() => {
-    const watch = new ResizeObserver(([one]) => {
-      width.value = Math.round(one?.contentRect.width ?? 0);
-    });
-    if (host.current) watch.observe(host.current);
-    return () => watch.disconnect();
-  }, []);
   const steps = data.at.length;
-  const w = width.value;
-  const step = (w - LEFT - RIGHT) / Math.max(1, steps);
+  const { host, w, step, x, n, handlers } = useMoments(steps, LEFT, RIGHT);
   const most = roundUp(Math.max(5, ...data.calls));
   const top = roundUp(Math.max(1, ...data.p99.map((one) => one ?? 0)));
-  const x = (n: number) => LEFT + step * (n + 0.5);
   const y = (value: number) => FLOOR - LATENCY * value / top;
-  const n = chosen.value;
   const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
   const label = `${counted(sum(data.calls), "call")}, ${count(sum(data.failed))} failed. ` +
     "Arrow keys read the moments.";
 
-  const away = () => {
-    chosen.value = null;
-  };
-  function point(event: PointerEvent) {
-    const left = host.current?.getBoundingClientRect().left ?? 0;
-    const k = Math.floor((event.clientX - left - LEFT) / step);
-    chosen.value = k >= 0 && k < steps ? k : null;
-  }
-  function keys(event: KeyboardEvent) {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (event.key === "Escape") away();
-    if (by === undefined) return;
-    event.preventDefault();
-    chosen.value = Math.max(0, Math.min(steps - 1, (n ?? steps) + by));
-  }
   return html`<div class="chart" ref=${host} style=${{ height: `${HEIGHT}px` }}>${
     w > 0 && html`
       <svg width=${w} height=${HEIGHT} role="img" tabindex="0" aria-label=${label}
-        onPointerMove=${point} onPointerLeave=${away} onKeyDown=${keys}
-        onBlur=${away}>${n !== null &&
+        ...${handlers}>${n !== null &&
           html`<rect class="chosen" x=${
             LEFT + step * n
           } width=${step} y="0" height=${FLOOR} />`}<${Axes} ...${{

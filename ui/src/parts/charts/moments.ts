@@ -1,0 +1,40 @@
+// Moments of a chart side by side: as wide as the page lets them be, and one of them chosen.
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+
+/** `left`, `right`: what is beside the moments. `host` belongs to the element around the drawing,
+ * `handlers` to the drawing: a pointer and the arrow keys choose.
+ */
+export function useMoments(count: number, left: number, right: number) {
+  const host = useRef<HTMLDivElement>(null);
+  const width = useSignal(0);
+  const chosen = useSignal<number | null>(null);
+  useEffect(() => {
+    const watch = new ResizeObserver(([one]) => {
+      width.value = Math.round(one?.contentRect.width ?? 0);
+    });
+    if (host.current) watch.observe(host.current);
+    return () => watch.disconnect();
+  }, []);
+  const w = width.value;
+  const step = (w - left - right) / Math.max(1, count);
+  const x = (n: number) => left + step * (n + 0.5);
+  const n = chosen.value;
+  const away = () => {
+    chosen.value = null;
+  };
+  function point(event: PointerEvent) {
+    const from = host.current?.getBoundingClientRect().left ?? 0;
+    const k = Math.floor((event.clientX - from - left) / step);
+    chosen.value = k >= 0 && k < count ? k : null;
+  }
+  function keys(event: KeyboardEvent) {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (event.key === "Escape") away();
+    if (by === undefined) return;
+    event.preventDefault();
+    chosen.value = Math.max(0, Math.min(count - 1, (n ?? count) + by));
+  }
+  const handlers = { onPointerMove: point, onPointerLeave: away, onKeyDown: keys, onBlur: away };
+  return { host, w, step, x, n, handlers };
+}
