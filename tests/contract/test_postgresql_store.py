@@ -917,12 +917,17 @@ async def test_a_url_may_say_what_sessions_are_called(tmp_path: Path) -> None:
         assert set(sessions_of(url)) == {"mine"}
 
 
+def take_writers_lock(session: psycopg.Connection) -> None:
+    """As a writer does, until the end of the transaction."""
+    lock = f"{postgres_connection.NAMESPACE}, {postgres_connection.WRITER}"
+    session.execute(f"SELECT pg_advisory_xact_lock({lock})".encode())
+
+
 async def test_a_write_waits_for_others_within_limits(store: SqlStore, tmp_path: Path) -> None:
     await store.wait_swept()  # what the start writes may wait for longer
     store.database.busy_timeout_s = HELD_S
     with psycopg.connect(url_of(tmp_path)) as other:
-        lock = f"{postgres_connection.NAMESPACE}, {postgres_connection.WRITER}"
-        other.execute(f"SELECT pg_advisory_xact_lock({lock})".encode())
+        take_writers_lock(other)
         began = time.monotonic()
         with pytest.raises(StoreUnavailable, match="busy"):
             await store.ping()
@@ -977,8 +982,7 @@ async def test_writes_that_wait_for_each_other_end_one_that_stands_still(tmp_pat
     url = postgresql.database_of(tmp_path)
     async with open_postgresql(url, tmp_path / "a", node_id="a", busy_timeout_s=1.0) as store:
         with psycopg.connect(url_of(tmp_path), application_name="quiltfn 1 other") as other:
-            lock = f"{postgres_connection.NAMESPACE}, {postgres_connection.WRITER}"
-            other.execute(f"SELECT pg_advisory_xact_lock({lock})".encode())
+            take_writers_lock(other)
             other.cursor().executemany("SELECT %s", [("x",), ("y",)])
             began = time.monotonic()
             while True:
@@ -995,8 +999,7 @@ async def test_a_migration_that_takes_its_time_is_not_ended(tmp_path: Path) -> N
     url = postgresql.database_of(tmp_path)
     async with open_postgresql(url, tmp_path / "a", node_id="a", busy_timeout_s=5.0) as store:
         with psycopg.connect(url_of(tmp_path), application_name="quiltfn") as other:
-            lock = f"{postgres_connection.NAMESPACE}, {postgres_connection.WRITER}"
-            other.execute(f"SELECT pg_advisory_xact_lock({lock})".encode())
+            take_writers_lock(other)
             with pytest.raises(StoreUnavailable, match="busy"):
                 await store.ping()
             other.execute("SELECT 1")
