@@ -142,16 +142,15 @@ def root_code() -> str:
     reasons = made["reasons"]()
     rows, total = [], 0
     for name, path in made["loaded"]().items():
-        lines = math.ceil(len(path.read_text().splitlines()) / 25) * 25
+        lines = math.ceil(made["lines_of"](path) / 25) * 25
         rows.append(f"| `{name}` | {lines:,} | {purpose_of(path)} | {reasons.get(name, '')} |\n")
         total += lines
     return f"{ROOT_CODE}{''.join(rows)}| together | {total:,} | | |\n"
 
 
 def purpose_of(path: Path) -> str:
-    """The first sentence of a module's docstring, without its stop."""
-    about = ast.get_docstring(ast.parse(path.read_text())) or ""
-    return " ".join(about.partition("\n\n")[0].split()).partition(". ")[0].removesuffix(".")
+    """The first sentence of a module's docstring."""
+    return promise_pages.first_sentence(ast.get_docstring(ast.parse(path.read_text())) or "")
 
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"

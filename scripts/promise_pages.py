@@ -93,6 +93,8 @@ def as_words(test: str) -> str:
 
 
 def first_sentence(text: str) -> str:
+    """Of a docstring, without its stop."""
+    text = text.partition("\n\n")[0]
     return re.split(r"\.\s", " ".join(text.split()))[0].rstrip(".")
 
 
