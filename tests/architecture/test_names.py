@@ -6,12 +6,13 @@ or in a document's `code`. A name that is nothing else is looked for everywhere.
 
 import io
 import re
-import subprocess
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from architecture.test_documents import TRACKED
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = "tests/architecture/test_names.py"
@@ -121,12 +122,9 @@ ALLOWED: dict[tuple[str, str], str] = {
 ENDS = {tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT}
 IN_C = {"ahead": "prefork", "ANEW": "FRESH"}
 NAMES = IDENTIFIERS | FUNCTIONS | MODULES | IN_C
-LISTED = subprocess.run(
-    ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-).stdout.split("\0")
 SOURCES = [
     name
-    for name in LISTED
+    for name in TRACKED
     if name.startswith(SEARCHED)
     and name != OWN
     and "/fuzz/corpus/" not in name
