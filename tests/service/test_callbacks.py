@@ -12,7 +12,6 @@ import ipaddress
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -38,6 +37,7 @@ from quiltfn.launcher.main import NAMES
 from quiltfn.model.callback import Address, AddressRange, may_be_called
 from quiltfn.ports.deliveries import CallbackFailed
 from quiltfn.settings import Settings
+from self_signed import self_signed
 from timeouts import scaled
 
 
@@ -350,21 +350,15 @@ async def test_a_name_that_is_none_and_a_port_that_nobody_has_are_told_as_that()
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of hook.example that only who is told trusts."""
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-days", "2", "-subj", "/CN=hook.example", "-keyout", str(path)]
-    command += ["-addext", "subjectAltName=DNS:hook.example", "-out", str(path) + ".crt"]
-    subprocess.run(command, check=True, capture_output=True)
-    path.write_text(path.read_text() + Path(str(path) + ".crt").read_text())
-    return path
+    return self_signed(tmp_path_factory.mktemp("tls"), "DNS:hook.example")
 
 
 async def test_the_certificate_must_name_the_host_not_the_address(certificate: Path) -> None:
     serves = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    serves.load_cert_chain(certificate)
+    serves.load_cert_chain(certificate, f"{certificate}.key")
     names: list[str] = []
     serves.sni_callback = lambda _socket, name, _context: names.append(name or "")
-    trust = ssl.create_default_context(cafile=str(certificate) + ".crt")
+    trust = ssl.create_default_context(cafile=certificate)
     async with receiver(OUTSIDE, tls=serves) as there:
         resolve = answers([OUTSIDE])
         url = f"https://hook.example:{there.port}{SECRET_PATH}"

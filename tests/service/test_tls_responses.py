@@ -6,7 +6,6 @@ import asyncio
 import gc
 import socket
 import ssl
-import subprocess
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response
 from quiltfn.api.http.server import UNSENT_IN_KERNEL_BYTES
 from quiltfn.api.http.tls_acceptor import TlsAcceptor
+from self_signed import self_signed
 from timeouts import scaled
 
 BODY = bytes(range(256)) * 4096 * 16  # 16 MiB
@@ -29,12 +29,7 @@ BODY = bytes(range(256)) * 4096 * 16  # 16 MiB
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    command += f" -subj /CN=localhost -keyout {path} -out {path}.crt"
-    subprocess.run(command.split(), check=True, capture_output=True)
-    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
-    return path
+    return self_signed(tmp_path_factory.mktemp("tls"), "DNS:localhost")
 
 
 class Door:
@@ -68,7 +63,7 @@ class Door:
 @asynccontextmanager
 async def opened(certificate: Path, **limits: float) -> AsyncIterator[Door]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(certificate, f"{certificate}.key")
     door = Door(ConnectionLimits(**limits))  # type: ignore[arg-type]
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL_BYTES)

@@ -4,7 +4,6 @@ import gzip
 import http.server
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from quiltfn.sdk import (
     transport,
 )
 from quiltfn.sdk.request import Request, ask
+from self_signed import self_signed
 from timeouts import scaled
 
 pytestmark = promise("M5")
@@ -259,13 +259,8 @@ def test_a_server_that_has_gone_is_noticed_while_an_answer_is_waited_for() -> No
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A PEM file with a key and a certificate for 127.0.0.1 that nobody else signed."""
-    path = tmp_path_factory.mktemp("tls") / "own.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    names = "-subj /CN=quiltfn -addext subjectAltName=IP:127.0.0.1"
-    files = f"-keyout {path}.key -out {path}"
-    subprocess.run(f"{command} {names} {files}".split(), check=True, capture_output=True)
-    return path
+    """A PEM file with a certificate for 127.0.0.1 that nobody else signed."""
+    return self_signed(tmp_path_factory.mktemp("tls"), "IP:127.0.0.1")
 
 
 @contextmanager
