@@ -493,23 +493,19 @@ class Invoker:
         """Record an instance-start failure."""
         now = self._clock.now()
         kept = timeline.of_call(call.accepted, now, error.start_timing)
-        record = self._unstarted(call.entry, call.request, call.invocation_id, CallEvent.ERROR)
         timing = error.start_timing
         is_placed = timing is not None and timing.placed is not None
         cause = NotStarted("specialised" if is_placed else "placed", str(error))
-        record = msgspec.structs.replace(
-            record, error_message=cause.sentence, end_cause=cause, cold_start=True, timeline=kept
-        )
+        record = self._unstarted(call.entry, call.request, call.invocation_id, cause)
+        record = msgspec.structs.replace(record, cold_start=True, timeline=kept)
         self._close(call, record, now)
 
     def _record_cancelled(self, call: _CallState) -> Invocation:
         """Record a call that was cancelled before its handler was started."""
         now, cause = self._clock.now(), Cancelled(call.cancelled or "request")
         kept = timeline.of_call(call.accepted, now, None)
-        record = self._unstarted(call.entry, call.request, call.invocation_id, CallEvent.CANCELLED)
-        record = msgspec.structs.replace(
-            record, error_message=cause.sentence, end_cause=cause, timeline=kept
-        )
+        record = self._unstarted(call.entry, call.request, call.invocation_id, cause)
+        record = msgspec.structs.replace(record, timeline=kept)
         return record if self._leaves_no_record(call) else self._close(call, record, now)
 
     def _leaves_no_record(self, call: _CallState) -> bool:
@@ -523,21 +519,22 @@ class Invoker:
         `StoreUnavailable`; the record is then stored later.
         """
         invocation_id = request.invocation_id or new_id()
-        record = self._unstarted(entry, request, invocation_id, CallEvent.ERROR)
-        cause = NotStarted("queued", message)
-        record = msgspec.structs.replace(record, error_message=message, end_cause=cause)
+        record = self._unstarted(entry, request, invocation_id, NotStarted("queued", message))
         record = self._write(entry, request, record)
         self._tell_closed(record, request)
         return record
 
     def _unstarted(
-        self, entry: Entry, request: Request, invocation_id: str, event: CallEvent
+        self, entry: Entry, request: Request, invocation_id: str, cause: Cancelled | NotStarted
     ) -> Invocation:
+        event = CallEvent.CANCELLED if isinstance(cause, Cancelled) else CallEvent.ERROR
         return self._record(
             entry,
             request,
             invocation_id,
             status=transition(NEXT, Status.QUEUED, event),
+            error_message=cause.sentence,
+            end_cause=cause,
             ended_at=int(self._clock.unix()),
             version=(request.version or entry.version).number,
         )
