@@ -237,7 +237,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
                     raise _no_image(field_name, digest)
             if not await self._store.save(owner, runtime):  # another node has removed an image
                 raise _no_image(*_images(wanted)[0])
-            self._put(owner, {**self._rows.get(owner, {}), runtime.name: runtime})
+            self._put(owner, {**there, runtime.name: runtime})
         return OwnedRuntime(tenant_id=owner, runtime=runtime), True
 
     def _check_there(self, wanted: Runtime) -> None:
