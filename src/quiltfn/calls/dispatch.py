@@ -477,8 +477,8 @@ class Dispatcher:
                     self._retries += some
                     await asyncio.sleep(RETRY_AFTER_S)
                     continue
-                for backlog in some:
-                    self.arrived(*backlog)
+                for retry in some:
+                    self.arrived(*retry)
         finally:
             self._is_settling = False
 

@@ -188,8 +188,8 @@ class Unpacker:
         finally:
             os.close(theirs)
 
-    def _count(self, path: str, noun: str) -> None:
-        self._found[path] = noun
+    def _count(self, path: str, kind: str) -> None:
+        self._found[path] = kind
         if len(self._found) - 1 > self._limits.files_max:
             most = self._limits.files_max
             raise archive_rules.refusal(f"it has more than {most} files, directories and links")

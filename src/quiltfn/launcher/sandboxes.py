@@ -410,16 +410,16 @@ class Sandboxes:
 
     def _retry(self, now: float) -> None:
         """Kills the remaining processes of leftover groups, and tries to remove the groups."""
-        for sandbox in list(self._retries):
-            if now >= sandbox.next_at:
-                sandbox.pause_s = min(2 * sandbox.pause_s, RETRY_MAX_S)
-                sandbox.next_at = now + sandbox.pause_s
-                self._cgroups.kill(self._state.id, sandbox.sandbox.id)
-                if self._are_groups_gone(sandbox.sandbox):
-                    self._retries.remove(sandbox)
-                    self._forget(sandbox.sandbox)
-                elif now >= sandbox.answer_at:
-                    self._tell(sandbox.sandbox)
+        for retry in list(self._retries):
+            if now >= retry.next_at:
+                retry.pause_s = min(2 * retry.pause_s, RETRY_MAX_S)
+                retry.next_at = now + retry.pause_s
+                self._cgroups.kill(self._state.id, retry.sandbox.id)
+                if self._are_groups_gone(retry.sandbox):
+                    self._retries.remove(retry)
+                    self._forget(retry.sandbox)
+                elif now >= retry.answer_at:
+                    self._tell(retry.sandbox)
 
     def _forget(self, sandbox: _Sandbox) -> None:
         """Nothing of the sandbox is left, so another one may have its uids."""

@@ -398,8 +398,8 @@ class WebServer:
         else:
             self._tasks.spawn(self._explain(exchange, HttpFailed(None, why)))
 
-    def _unreached(self, noun: str, error: OSError) -> NoNetwork:
-        return NoNetwork(f"{noun}: {error.strerror}", LOOPBACK, self._settings.port)
+    def _unreached(self, failure: str, error: OSError) -> NoNetwork:
+        return NoNetwork(f"{failure}: {error.strerror}", LOOPBACK, self._settings.port)
 
     async def _explain(self, exchange: Exchange, why: EndCause) -> None:
         """Fails an invocation whose connection failed, unless the server has ended."""
@@ -445,33 +445,33 @@ class WebServer:
         asked: asyncio.Future[socket.socket] = self._loop.create_future()
         self._wanted.append(asked)
         self._ask_socket()
-        descriptor = await asked
+        opened = await asked
         try:
-            await self._loop.sock_connect(descriptor, (LOOPBACK, self._settings.port))
+            await self._loop.sock_connect(opened, (LOOPBACK, self._settings.port))
             _, connection = await self._loop.create_connection(
-                lambda: HttpConnection(self._chunk_room), sock=descriptor
+                lambda: HttpConnection(self._chunk_room), sock=opened
             )
         except BaseException:
-            descriptor.close()
+            opened.close()
             raise
         return connection
 
     def socket_came(self, errno: int, descriptor: int | None) -> bool:
         """Receives a requested socket, or the error. Returns False if none was requested."""
         asked = self._wanted.popleft() if self._wanted else None
-        connection = None if descriptor is None else socket.socket(fileno=descriptor)
+        opened = None if descriptor is None else socket.socket(fileno=descriptor)
         if asked is None or asked.done():
-            if connection is not None:
-                connection.close()
+            if opened is not None:
+                opened.close()
             return asked is not None
-        if connection is None:
+        if opened is None:
             asked.set_exception(OSError(errno, os.strerror(errno) if errno else NO_DESCRIPTORS))
-        elif (connection.family, connection.type) != (socket.AF_INET, socket.SOCK_STREAM):
-            connection.close()
+        elif (opened.family, opened.type) != (socket.AF_INET, socket.SOCK_STREAM):
+            opened.close()
             asked.set_exception(OSError(0, "the guest gave something else than a socket"))
         else:
-            connection.setblocking(False)
-            asked.set_result(connection)
+            opened.setblocking(False)
+            asked.set_result(opened)
         return True
 
     # Its log -----------------------------------------------------------------------------------
