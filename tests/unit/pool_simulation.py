@@ -8,6 +8,7 @@ and fails where an action breaks a promise to a caller or an operator.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from hypothesis import HealthCheck, Phase, settings
 from msgspec.structs import replace
 
 from quiltfn.model.actions import (
@@ -35,6 +36,16 @@ from quiltfn.model.pool import Pool, PoolLimits
 
 WARMING, PARKED, READY, BUSY = "warming", "parked", "ready", "busy"
 RECYCLING, TERMINATING = "recycling", "terminating"
+
+# Of a negative control: the same stories each time, and the first that finds the mistake is enough.
+FINDS_MISTAKES = settings(
+    max_examples=3000,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @dataclass

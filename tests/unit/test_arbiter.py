@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -19,6 +19,7 @@ from quiltfn.model.places import Places
 from quiltfn.model.pool import Pool
 from quiltfn.model.quota import Quota
 from unit.node_simulation import Member, NodeSimulation
+from unit.pool_simulation import FINDS_MISTAKES
 from unit.test_pool_property import EVENTS
 
 pytestmark = promise("P7", "P8")
@@ -323,14 +324,7 @@ class CallsCountNothing(Pool):
 
 
 def found_out(make: Callable[[], NodeSimulation]) -> None:
-    @settings(
-        max_examples=3000,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @FINDS_MISTAKES
     @given(story=STORIES)
     def stories(story: list[tuple[str, int, int]]) -> None:
         live_through(story, make())

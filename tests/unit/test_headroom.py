@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from promises import promise
@@ -12,7 +12,7 @@ from quiltfn.model.memory import Footprint, Memory
 from quiltfn.model.pool import Pool, PoolLimits
 from quiltfn.model.quota import Quota
 from unit.node_simulation import NodeSimulation
-from unit.pool_simulation import PoolSimulation
+from unit.pool_simulation import FINDS_MISTAKES, PoolSimulation
 from unit.test_arbiter import SIZES
 from unit.test_arbiter import STORIES as STORIES_OF_SEVERAL
 from unit.test_arbiter import live_through as live_through_several
@@ -90,13 +90,7 @@ class CountsTheBusy(Pool):
 def test_a_mistake_is_found(mistake: type[Pool]) -> None:
     """Negative control."""
 
-    @settings(
-        max_examples=2000,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate],
-        derandomize=True,
-    )
+    @settings(FINDS_MISTAKES, max_examples=2000)
     @given(story=STORIES, size=st.integers(0, 63))
     def every_story(story: list[tuple[str, int]], size: int) -> None:
         live_through(story, size, mistake)

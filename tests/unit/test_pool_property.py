@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -14,7 +14,7 @@ from quiltfn.model.instance import Instance, InstanceState
 from quiltfn.model.memory import Footprint
 from quiltfn.model.pool import Pool, PoolLimits
 from quiltfn.model.wait_queue import Waiter, WaitQueue
-from unit.pool_simulation import PoolSimulation
+from unit.pool_simulation import FINDS_MISTAKES, PoolSimulation
 
 DIGESTS = ("a", "b", "c")
 QUEUE_MAX = 6
@@ -366,14 +366,7 @@ class AsksToComeBackAtOnce(Pool):
     ],
 )
 def test_a_pool_that_makes_this_mistake_is_found_out(broken: type[Pool]) -> None:
-    @settings(
-        max_examples=3000,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @FINDS_MISTAKES
     @given(story=LIVELY, size=st.integers(0, 63))
     def stories(story: list[tuple[str, int]], size: int) -> None:
         live_through(story, size, broken)

@@ -6,7 +6,7 @@ First in examples, then any story of events. `Shared` is everything outside of t
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promises import promise
@@ -24,6 +24,7 @@ from quiltfn.model.actions import (
 from quiltfn.model.instance import Instance
 from quiltfn.model.memory import Footprint, Memory
 from quiltfn.model.pool import Pool, PoolLimits
+from unit.pool_simulation import FINDS_MISTAKES
 
 pytestmark = promise("R35")
 
@@ -375,14 +376,7 @@ class CountsTooMuchRoom(Pool):
     [GivesOneTooMany, GivesTheSick, EndsUnderOthers, ForgetsWhoWaits, CountsTooMuchRoom],
 )
 def test_a_pool_that_makes_this_mistake_is_found_out(broken: type[Pool]) -> None:
-    @settings(
-        max_examples=2000,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(FINDS_MISTAKES, max_examples=2000)
     @given(story=STORIES)
     def stories(story: list[tuple[str, int]]) -> None:
         live_through(story, broken)
