@@ -1,5 +1,5 @@
 // What the page of the node computes: the parts of the memory budget, and the order of findings.
-import { bytes } from "./parts/text/format.ts";
+import { bytes, MIB } from "./parts/text/format.ts";
 import type { Part } from "./parts/charts/rail.ts";
 import type { Finding, Instance, InstanceList } from "./wire.ts";
 
@@ -47,7 +47,6 @@ const GROUPS: Record<string, string> = {
   v1: "version 1",
   hybrid: "version 1 beside version 2",
 };
-const MIB = 1024 * 1024;
 
 /** Which control groups the machine has. */
 export const groupsOf = (mode: string): string => GROUPS[mode] ?? mode;

@@ -1,5 +1,5 @@
 // Why an invocation did not succeed, as a sentence made from its cause.
-import { duration } from "./parts/text/format.ts";
+import { duration, MIB } from "./parts/text/format.ts";
 import type { EndCause, Invocation } from "./wire.ts";
 
 const SIGNALS: Record<number, string> = {
@@ -7,7 +7,6 @@ const SIGNALS: Record<number, string> = {
   ...{ 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM" },
 };
 const LAST_LINES = 3;
-const MIB = 1024 * 1024;
 
 type Ended = Pick<Invocation, "status" | "duration_ms" | "error_message">;
 

@@ -5,7 +5,7 @@ import { html } from "../html.ts";
 import { isThere, type Placed, placesOf, stateOf, totalsOf } from "../fleet.ts";
 import { Copy } from "../parts/controls/copy.ts";
 import { useAgain, useFetched, Waiting } from "../parts/lists/fetched.ts";
-import { bytes, count, counted } from "../parts/text/format.ts";
+import { bytes, count, counted, MIB } from "../parts/text/format.ts";
 import { type Column, List } from "../parts/lists/list.ts";
 import { Cells, Figures, Now, seconds, Told } from "../parts/resources/nodes.ts";
 import { Problem } from "../parts/lists/problem.ts";
@@ -15,7 +15,6 @@ import { href } from "../router.ts";
 import { who } from "../store.ts";
 import type { Node, NodeList } from "../wire.ts";
 
-const MIB = 1024 * 1024;
 const EVERY_MS = 2_000;
 const PLACES_MOST = 6; // that are named in a row
 const COLUMNS: Column[] = [

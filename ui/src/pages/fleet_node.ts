@@ -4,7 +4,7 @@ import { html } from "../html.ts";
 import { isHeard, isThere, reasonOf, stateOf, type Verb } from "../fleet.ts";
 import type { PageProps } from "../pages.ts";
 import { useAgain, useFetched, Waiting } from "../parts/lists/fetched.ts";
-import { bytes, count, counted } from "../parts/text/format.ts";
+import { bytes, count, counted, MIB } from "../parts/text/format.ts";
 import { type Column, List } from "../parts/lists/list.ts";
 import { Cells, Figures, seconds, Told } from "../parts/resources/nodes.ts";
 import { Problem } from "../parts/lists/problem.ts";
@@ -14,7 +14,6 @@ import { href } from "../router.ts";
 import { who } from "../store.ts";
 import type { FunctionOnNode, Node, NodeList } from "../wire.ts";
 
-const MIB = 1024 * 1024;
 const EVERY_MS = 2_000;
 const VERBS: readonly Verb[] = ["uncordon", "cordon", "drain", "remove"];
 const COLUMNS: Column[] = [

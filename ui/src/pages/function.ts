@@ -14,7 +14,7 @@ import { visible } from "../parts/text/ansi.ts";
 import { confirm } from "../parts/controls/confirm.ts";
 import { useEdges } from "../parts/controls/edges.ts";
 import { useFetched, Waiting } from "../parts/lists/fetched.ts";
-import { ago, bytes, counted } from "../parts/text/format.ts";
+import { ago, bytes, counted, MIB } from "../parts/text/format.ts";
 import { Notice } from "../parts/lists/notice.ts";
 import { byKind, KINDS, NO_INSTANCES, PoolBar } from "../parts/charts/pool.ts";
 import { useSettling } from "../parts/controls/settling.ts";
@@ -178,8 +178,6 @@ function Facts({ one }: { one: Function }) {
         }, ${last}<${Ago} at=${one.last_invoked_at} />`}</span></p>
   `;
 }
-
-const MIB = 1024 * 1024;
 
 function PoolStrip({ one }: { one: Function }) {
   const counts = poolOf(one.id).value;

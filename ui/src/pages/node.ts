@@ -3,7 +3,7 @@ import { signal, useSignal } from "@preact/signals";
 import { get } from "../api.ts";
 import { html } from "../html.ts";
 import { useAgain, useFetched, Waiting } from "../parts/lists/fetched.ts";
-import { bytes, count, counted, duration, percent } from "../parts/text/format.ts";
+import { bytes, count, counted, duration, MIB, percent } from "../parts/text/format.ts";
 import { type Column, List } from "../parts/lists/list.ts";
 import { Problem } from "../parts/lists/problem.ts";
 import { Rail } from "../parts/charts/rail.ts";
@@ -16,7 +16,6 @@ import { who } from "../store.ts";
 import { Tenants } from "./node_tenants.ts";
 import type { DoctorReport, Finding, Health, Instance, InstanceList, SystemInfo } from "../wire.ts";
 
-const MIB = 1024 * 1024;
 const INSTANCES_EVERY_MS = 2_000;
 const REST_EVERY_MS = 30_000;
 const COLUMNS: Column[] = [

@@ -47,6 +47,7 @@ export function percent(part: number, whole: number): string {
   return `${share > 0 && share < 10 ? Number(share.toFixed(1)) : Math.round(share)} %`;
 }
 
+export const MIB = 1024 * 1024;
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
 export function bytes(n: number): string {
