@@ -293,12 +293,8 @@ def test_without_network_there_is_loopback_and_nothing_more(server: Server) -> N
 
 
 def test_what_was_refused_is_counted_for_the_function_and_for_the_server(server: Server) -> None:
-    def counted() -> float:
-        text = server.call("GET", "/metrics").text
-        (line,) = [one for one in text.splitlines() if one.startswith("quiltfn_egress_blocked_t")]
-        return float(line.split()[1])
-
-    before = counted()
+    name = "quiltfn_egress_blocked_total"
+    before = server.metric(name)
     function = server.deploy(TRY, runtime="out")
     tried(function, attempts([*FORBIDDEN[:3], *PUBLIC]))
     shown = server.call("GET", f"{function.path}/egress").json()
@@ -307,7 +303,7 @@ def test_what_was_refused_is_counted_for_the_function_and_for_the_server(server:
     assert refused == {(one, kind) for one in FORBIDDEN[:3] for kind in ("tcp", "udp")}
     assert {one["port"] for one in shown["blocked_destinations"]} == {PORT}
     function.delete()
-    assert until(lambda: counted() - before) == 6
+    assert until(lambda: server.metric(name) - before) == 6
     line = until(lambda: [one for one in log_lines(server) if function.id in one])[-1]
     assert "egress was refused" in line
     assert "6" in line
