@@ -168,6 +168,16 @@ class Cluster:
         """Ends what uses a database and removes it, if it is there."""
         self.run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
+    @contextlib.contextmanager
+    def lent(self, test: str) -> Iterator[str]:
+        """An empty database of a test's own; its URL by TCP, without a password."""
+        name = f"db{abs(hash(test)):x}"
+        self.create(name)
+        try:
+            yield self.tcp_url(name, None)
+        finally:
+            self.drop(name)
+
     def disconnect(self, name: str) -> int:
         """Ends every connection to a database; returns how many there were."""
         who = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}"

@@ -52,10 +52,8 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def url(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     """An empty database by TCP. Name it before servers, which must end before it goes."""
-    name = f"db{abs(hash(request.node.nodeid)):x}"
-    cluster.create(name)
-    yield cluster.tcp_url(name, None)
-    cluster.drop(name)
+    with cluster.lent(request.node.nodeid) as url:
+        yield url
 
 
 @pytest.fixture

@@ -21,10 +21,8 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def database(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     """An empty database by TCP, without its password. It goes after the servers that use it."""
-    name = f"db{abs(hash(request.node.nodeid)):x}"
-    cluster.create(name)
-    yield cluster.tcp_url(name, None)
-    cluster.drop(name)
+    with cluster.lent(request.node.nodeid) as url:
+        yield url
 
 
 @pytest.fixture
