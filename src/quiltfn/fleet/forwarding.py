@@ -3,7 +3,6 @@ call that runs there. A standalone server forwards nothing.
 
 The other node's response is streamed to the client. A node that refuses a call has run no part of
 it, so the next node is tried.
-nothing of it, so the next one is tried.
 """
 
 import asyncio
@@ -356,7 +355,6 @@ def _gone(
     """The error for a caller whose call may have run on a node that is now unreachable."""
     if called is not None:
         function = called.entry.function
-        is_url = context.route is not None and context.route.admit is not None
         record = Invocation(
             invocation_id=call.invocation_id,
             tenant_id=function.tenant_id,
@@ -369,7 +367,7 @@ def _gone(
             end_cause=NODE_LOST,
             # If the call named a version or an alias, the lost node resolved it.
             version=None if called.names_version else call.version,
-            source=Source.URL if is_url else Source.SYNC,
+            source=Source.URL if _is_at_url(context) else Source.SYNC,
         )
         fleet.lost(node, record)
     gone = RuntimeUnavailable(f"the node that had the call cannot be reached any more: {error}")
@@ -412,7 +410,7 @@ def request_of(
     """The client's request, for another node. `left_out`: headers that are not forwarded."""
     request, headers = context.request, context.headers
     # At its URL a function may have its own credentials; that node hides ours from handlers.
-    is_url = context.route is not None and context.route.admit is not None
+    is_url = _is_at_url(context)
     known = LEFT_OUT_OF_URLS if is_url else LEFT_OUT
     left_out = left_out | known if left_out else known
     if is_url and "connection" in headers:
@@ -425,6 +423,10 @@ def request_of(
     sent_on.append(("x-request-id", context.request_id))
     body = context.passed_on or context.raw_body or b""
     return peers.request(node, request.method, _origin_form(request), sent_on, body, call)
+
+
+def _is_at_url(context: RequestContext[Any]) -> bool:
+    return context.route is not None and context.route.admit is not None
 
 
 def _origin_form(request: Request) -> bytes:
