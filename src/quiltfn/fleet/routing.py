@@ -116,8 +116,8 @@ class RoutingTable:
         first = int(self._dice.random() * len(able))
         other = int(self._dice.random() * (len(able) - 1))
         other += other >= first
-        first_node, two = able[first], able[other]
-        return first_node if nodes[first_node].per_slot <= nodes[two].per_slot else two
+        one, another = able[first], able[other]
+        return one if nodes[one].per_slot <= nodes[another].per_slot else another
 
     def _put(self, function_id: str, node: str, pool: PoolLoad | None) -> None:
         idle = pool if pool is not None and pool.idle else None

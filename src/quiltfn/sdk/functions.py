@@ -201,10 +201,10 @@ def resume_function(function: str) -> Flow[Function]:
 
 
 def _deployed(flow: Flow[Function]) -> Flow[Function]:
-    function_id = yield from flow
-    if function_id.state == "error":
-        raise DeployFailed(function_id)
-    return function_id
+    deployed = yield from flow
+    if deployed.state == "error":
+        raise DeployFailed(deployed)
+    return deployed
 
 
 # --- versions ----------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def calling(function: str, call: Callable[[str, dict[str, str]], Flow[T]]) -> Fl
     return either(
         function,
         lambda function_id: call(f"{BASE}/{segment(function_id)}/invoke", which),
-        lambda function_id: call(f"{BASE}/invoke/{segment(function_id)}", which),
+        lambda name: call(f"{BASE}/invoke/{segment(name)}", which),
     )
 
 

@@ -148,11 +148,11 @@ def _named_secrets(
     return written
 
 
-def _remarks(function: CurrentFunction) -> list[str]:
-    label, remarks = function.function.cluster_id or "", []
+def _remarks(current: CurrentFunction) -> list[str]:
+    label, remarks = current.function.cluster_id or "", []
     if label.startswith(LABEL):
         remarks.append(f"# Of the project {show.one_line(label.removeprefix(LABEL))}.")
-    made = OF_A_PROJECT.fullmatch(function.function.runtime)
+    made = OF_A_PROJECT.fullmatch(current.function.runtime)
     if made is not None:
         remarks += [
             f"# The project {show.one_line(made[1])} made this runtime of its files, which are not",

@@ -218,9 +218,9 @@ class Execution:
     }
 
 
-def fields_in(shape: Struct) -> dict[str, Any]:
-    """The fields of a schema to be sent, by name."""
-    return {name: value for name, value in asdict(shape).items() if value is not UNSET}
+def fields_in(body: Struct) -> dict[str, Any]:
+    """The fields of a request body that are to be sent, by name."""
+    return {name: value for name, value in asdict(body).items() if value is not UNSET}
 
 
 def _named(step: Step) -> str:
