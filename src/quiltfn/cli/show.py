@@ -162,8 +162,13 @@ def functions(page: FunctionPage) -> None:
         for one in page.functions
     )
     table((*columns, "ID"), rows, drop=("ID", "RUNTIME"))
-    if page.next_cursor:
-        note(f"there are more: --cursor {page.next_cursor}")
+    say_more(page.next_cursor)
+
+
+def say_more(next_cursor: str | msgspec.UnsetType | None) -> None:
+    """Note how to get the rest of a list, if this is not its end."""
+    if next_cursor:
+        note(f"there are more: --cursor {next_cursor}")
 
 
 def elsewhere(function: Function | FunctionSummary) -> Alias | None:

@@ -69,8 +69,7 @@ def versions(page: VersionPage) -> None:
         for one in page.versions
     )
     show.table(columns, rows, drop=("RUNTIME",))
-    if page.next_cursor:
-        show.note(f"there are more: --cursor {page.next_cursor}")
+    show.say_more(page.next_cursor)
 
 
 def invocations(page: InvocationPage) -> None:
@@ -90,8 +89,7 @@ def invocations(page: InvocationPage) -> None:
     )
     columns = ("STARTED", "STATUS", "DURATION", "START", "ID", "WHY")
     show.table(columns, rows, drop=("START", "WHY"))
-    if page.next_cursor:
-        show.note(f"there are more: --cursor {page.next_cursor}")
+    show.say_more(page.next_cursor)
 
 
 def _latest_first(found: Iterable[Listed]) -> list[Listed]:
@@ -147,8 +145,7 @@ def all_invocations(page: InvocationSummaryPage) -> None:
     )
     columns = ("STARTED", "FUNCTION", "STATUS", "DURATION", "START", "BY", "ID", "WHY")
     show.table(columns, rows, drop=("START", "BY", "WHY"))
-    if page.next_cursor:
-        show.note(f"there are more: --cursor {page.next_cursor}")
+    show.say_more(page.next_cursor)
 
 
 ATTEMPT_LINES = 10  # of each stream; -o json has the last 16 KiB.
@@ -187,7 +184,7 @@ def dead_letters(page: DeadLetterPage) -> None:
         show.note("no dead letters")
         return
     show.table(DEAD_LETTER, map(_dead_letter, page.dead_letters), drop=("WHY",))
-    _say_more(page.next_cursor)
+    show.say_more(page.next_cursor)
 
 
 def all_dead_letters(page: DeadLetterPage) -> None:
@@ -197,16 +194,11 @@ def all_dead_letters(page: DeadLetterPage) -> None:
         return
     rows = ((_named(one), *_dead_letter(one)) for one in page.dead_letters)
     show.table(("FUNCTION", *DEAD_LETTER), rows, drop=("WHY", "OUT OF"))
-    _say_more(page.next_cursor)
+    show.say_more(page.next_cursor)
 
 
 def _named(letter: DeadLetter | Delivery | FunctionQueue) -> str:
     return letter.function_name or letter.function_id or "-"
-
-
-def _say_more(next_cursor: str | None) -> None:
-    if next_cursor:
-        show.note(f"there are more: --cursor {next_cursor}")
 
 
 def _dead_letter(letter: DeadLetter) -> Sequence[object]:
@@ -228,7 +220,7 @@ def queues(page: QueuePage) -> None:
         return
     rows = ((_named(one), *_queue(one)) for one in sorted(page.queues, key=_named))
     show.table(("FUNCTION", *QUEUE), rows)
-    _say_more(page.next_cursor)
+    show.say_more(page.next_cursor)
 
 
 def _queue(queue: FunctionQueue) -> Sequence[object]:
@@ -505,8 +497,7 @@ def audit(page: AuditPage) -> None:
     )
     columns = ("AT", "ACTION", "OBJECT", "RESULT", "TENANT", "CREDENTIAL", "FROM")
     show.table(columns, rows, drop=("FROM", "CREDENTIAL", "TENANT"))
-    if page.next_cursor:
-        show.note(f"there are more: --cursor {page.next_cursor}")
+    show.say_more(page.next_cursor)
 
 
 def whoami(whoami: Whoami) -> None:
@@ -571,7 +562,7 @@ def all_deliveries(page: DeliveryPage) -> None:
         return
     rows = ((_named(one), *_delivery(one)) for one in page.deliveries)
     show.table(("FUNCTION", *DELIVERY), rows, drop=("OF CALL", "ANSWER", "ENDED"))
-    _say_more(page.next_cursor)
+    show.say_more(page.next_cursor)
 
 
 def _delivery(delivery: Delivery) -> Sequence[object]:
@@ -593,7 +584,7 @@ def deliveries(page: DeliveryPage) -> None:
         show.note("no deliveries")
         return
     show.table(DELIVERY, map(_delivery, page.deliveries), drop=("OF CALL", "ENDED"))
-    _say_more(page.next_cursor)
+    show.say_more(page.next_cursor)
 
 
 def runtimes(found: list[Runtime]) -> None:
@@ -621,8 +612,7 @@ def outdated_functions(found: FunctionSummaryPage) -> None:
         for one in found.functions
     ]
     show.table(("NAME", "RUNTIME", "VERSION", "STATE", "UPDATED"), rows, drop=("UPDATED",))
-    if found.next_cursor:
-        show.note(f"there are more: --cursor {found.next_cursor}")
+    show.say_more(found.next_cursor)
     command = "quiltfn functions update NAME --runtime RUNTIME"
     show.note(f"an update brings what the runtime is now: {command}")
 
@@ -664,8 +654,7 @@ def schedules(page: SchedulePage) -> None:
         for one in page.schedules
     )
     show.table(("NAME", "FUNCTION", "WHEN", "NEXT", "LAST"), rows, drop=("LAST",))
-    if page.next_cursor:
-        show.note(f"there are more: --cursor {page.next_cursor}")
+    show.say_more(page.next_cursor)
 
 
 def schedule(schedule: Schedule) -> None:
@@ -716,8 +705,7 @@ def schedule_runs(page: ScheduleRunPage) -> None:
         for one in page.runs
     )
     show.table(("AT", "BY", "RESULT", "INVOCATION", "WHY NOT"), rows, drop=("BY", "WHY NOT"))
-    if page.next_cursor:
-        show.note(f"there are more: --cursor {page.next_cursor}")
+    show.say_more(page.next_cursor)
 
 
 def zone_of(schedule: Schedule) -> str | None:
@@ -745,8 +733,7 @@ def runtime_files(page: RuntimeFilePage) -> None:
         return
     rows = ((show.size(one.size_bytes), one.path) for one in page.files)
     show.table(("SIZE", "PATH"), rows)
-    if page.next_cursor:
-        show.note(f"there are more: --cursor {page.next_cursor}")
+    show.say_more(page.next_cursor)
 
 
 def runtime_packages(found: RuntimePackageList) -> None:
