@@ -23,7 +23,6 @@ from quiltfn.cli.project.plan import (
     Step,
     Verb,
     plan_for,
-    plan_to_destroy,
 )
 from quiltfn.wire import (
     Alias,
@@ -187,8 +186,9 @@ def test_an_interrupted_plan_goes_on(wanted: DesiredState, found: CurrentState, 
 
 @given(servers())
 def test_destroying_leaves_what_is_of_others(found: CurrentState) -> None:
-    server = Simulation(DesiredState(project=PROJECT), found)
-    server.perform(plan_to_destroy(PROJECT, found).steps)
+    nothing = DesiredState(project=PROJECT)
+    server = Simulation(nothing, found)
+    server.perform(plan_for(nothing, found).steps)
     assert list(server.functions) == ["other"]
     assert list(server.schedules) == ["theirs"]
     assert list(server.runtimes) == ["etl"]

@@ -9,8 +9,6 @@ from quiltfn.wire.functions import FunctionId, FunctionName, NextCursor
 from quiltfn.wire.invocations import CauseOfEnd, InvocationId
 from quiltfn.wire.numbers import UnixSeconds
 
-DELIVERY_STATUSES = ("waiting", "delivered", "failed")
-
 DeliveryId = Annotated[
     str,
     about(

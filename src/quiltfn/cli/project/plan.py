@@ -184,11 +184,6 @@ def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
     return Plan(steps=tuple(steps), notes=tuple(notes), rolled_back=rolled_back)
 
 
-def plan_to_destroy(project: str, found: CurrentState) -> Plan:
-    """The steps that remove everything of the project from a server."""
-    return plan_for(DesiredState(project=project), found)
-
-
 def is_own(project: str, function: Function) -> bool:
     """Whether a function was created for the project."""
     return function.cluster_id == f"{LABEL}{project}"
