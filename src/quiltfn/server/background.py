@@ -106,7 +106,7 @@ def background_tasks(
         """Deliveries that ended before this time are removed, as records are."""
         return int(clock.trusted() - keep_s) if keep_s else None
 
-    retention: SqlRetention = SqlRetention(database, clock)
+    retention = SqlRetention(database, clock)
     prunes = (
         lambda: retention.prune_some(keep),
         stats.prune_some,
