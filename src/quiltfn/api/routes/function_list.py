@@ -5,7 +5,6 @@ from typing import TypeVar
 
 from quiltfn import wire
 from quiltfn.api import shapes
-from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.http import pages, parse
 from quiltfn.api.http.response import Response
 from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
@@ -30,21 +29,15 @@ LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.D
 TEXT_MAX_CHARACTERS = 200
 
 
-class PoolServices(RouteServices):
-    """The services for showing a function."""
+class FunctionListServices(RouteServices):
+    """The services for showing functions."""
 
     aliases: Aliases
     pools: Pools
     runtimes: Runtimes
 
 
-P = TypeVar("P", bound=PoolServices)
-
-
-class FunctionListServices(PoolServices):
-    """The services for the lists of functions and of pools."""
-
-    fleet: FleetNode
+F = TypeVar("F", bound=FunctionListServices)
 
 
 async def list_functions(context: RequestContext[FunctionListServices]) -> Response:
@@ -112,7 +105,7 @@ def _shown(
     return shown_function(context, entry)
 
 
-def shown_function(context: RequestContext[P], entry: Entry) -> wire.Function:
+def shown_function(context: RequestContext[F], entry: Entry) -> wire.Function:
     """The function with all fields that the caller may see."""
     services, spec = context.services, entry.version.spec
     return shapes.function(

@@ -12,7 +12,7 @@ from quiltfn.api.http.route import (
     RequestContext,
     Route,
 )
-from quiltfn.api.routes.function_list import PoolServices, shown_function
+from quiltfn.api.routes.function_list import FunctionListServices, shown_function
 from quiltfn.api.routes.parameters import (
     GONE,
     IDEMPOTENCY,
@@ -33,7 +33,7 @@ from quiltfn.tenants.admission import Admission
 MOVES = ("move", "keep")
 
 
-class FunctionServices(PoolServices):
+class FunctionServices(FunctionListServices):
     """The services for the routes of functions."""
 
     admission: Admission
