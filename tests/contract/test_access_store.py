@@ -96,7 +96,7 @@ async def test_keys_survive_a_restart_oldest_first(open_store: StoreOpener, tmp_
 
 
 async def test_every_key_change_and_nothing_else_changes_the_revision(store: SqlStore) -> None:
-    keys: SqlKeys = SqlKeys(store.database)
+    keys = SqlKeys(store.database)
     key = a_key()
     seen = [await keys.revision()]
     await keys.add(key)
@@ -123,7 +123,7 @@ async def test_valid_keys_have_a_limit_and_of_the_others_the_newest_are_kept(
 ) -> None:
     monkeypatch.setattr(keys_module, "TENANT_KEYS_MAX", 3)
     monkeypatch.setattr(keys_module, "KEYS_MAX", 5)
-    keys: SqlKeys = SqlKeys(store.database)
+    keys = SqlKeys(store.database)
     expiring, *mine = [a_key(expires_at=NOW + 9), a_key(), a_key()]
     for key in (expiring, *mine):
         await keys.add(key)
@@ -159,7 +159,7 @@ def _id(key: Key) -> str:
 
 @promise("A79")
 async def test_keys_are_read_page_by_page(store: SqlStore) -> None:
-    keys: SqlKeys = SqlKeys(store.database)
+    keys = SqlKeys(store.database)
     tenants = ("default", "other", "default", "default")
     all_keys = [a_key(id=new_id(), tenant_id=tenant) for tenant in tenants]
     for key in all_keys:
@@ -231,7 +231,7 @@ async def test_of_simultaneous_keys_one_is_the_first(store: SqlStore, tmp_path: 
 
 
 async def test_only_the_first_key_ever_gets_the_scope_of_the_first(store: SqlStore) -> None:
-    keys: SqlKeys = SqlKeys(store.database)
+    keys = SqlKeys(store.database)
     asked, first, later = a_key(scope=Scope.READ), a_key(), a_key()
     assert await keys.add(asked) == asked
     assert await keys.revoke(asked, NOW) == replace(asked, revoked_at=NOW)
@@ -267,7 +267,7 @@ async def test_the_trail_pages_are_newest_first(open_store: StoreOpener, tmp_pat
 
 
 async def test_a_tenant_reads_its_own_trail_and_the_operator_all(store: SqlStore) -> None:
-    audit: SqlAudit = SqlAudit(store.database)
+    audit = SqlAudit(store.database)
     mine, other, newest = (
         an_entry(id=one, tenant_id=tenant)
         for one, tenant in zip(ids(3), ("default", "other", "default"), strict=True)
@@ -369,7 +369,7 @@ async def test_old_entries_go_in_steps(store: SqlStore, monkeypatch: pytest.Monk
 async def test_an_operation_begins_once_per_key(open_store: StoreOpener, tmp_path: Path) -> None:
     first, again = an_operation(), an_operation(action_id="a-2")
     async with open_store(tmp_path) as store:
-        operations: SqlOperations = SqlOperations(store.database)
+        operations = SqlOperations(store.database)
         got = await asyncio.gather(operations.add(first), operations.add(again))
         assert list(got) == [None, first]
         assert await operations.add(an_operation(tenant_id="other")) is None
@@ -389,7 +389,7 @@ async def test_an_operation_begins_once_per_key(open_store: StoreOpener, tmp_pat
 async def test_a_start_finds_open_operations(open_store: StoreOpener, tmp_path: Path) -> None:
     left, ended = an_operation(), an_operation(tenant_id="other")
     async with open_store(tmp_path) as store:
-        operations: SqlOperations = SqlOperations(store.database)
+        operations = SqlOperations(store.database)
         for operation in (left, ended):
             await operations.add(operation)
         await operations.finish(replace(ended, status="succeeded"))

@@ -30,7 +30,7 @@ async def created(store: SqlStore, function: Function) -> None:
 async def test_what_is_saved_survives_a_restart(open_store: StoreOpener, tmp_path: Path) -> None:
     function, other = a_function(), a_function(name="g")
     async with open_store(tmp_path) as store:
-        aliases: SqlAliases = SqlAliases(store.database)
+        aliases = SqlAliases(store.database)
         for one in (function, other):
             await created(store, one)
             await aliases.save(one.id, "live", LIVE, None)
@@ -49,7 +49,7 @@ async def test_what_is_saved_survives_a_restart(open_store: StoreOpener, tmp_pat
 async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) -> None:
     function = a_function()
     await created(store, function)
-    aliases: SqlAliases = SqlAliases(store.database)
+    aliases = SqlAliases(store.database)
     with pytest.raises(Outdated):
         await aliases.save(function.id, "live", LIVE, LIVE)
     await aliases.save(function.id, "live", LIVE, None)
@@ -66,7 +66,7 @@ async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) ->
 async def test_another_node_s_default_or_last_alias_is_noticed(store: SqlStore) -> None:
     function = a_function()
     await created(store, function)
-    aliases: SqlAliases = SqlAliases(store.database)
+    aliases = SqlAliases(store.database)
     default = replace(LIVE, is_default=True)
     await aliases.save(function.id, "live", default, None)
     await aliases.save(function.id, "Nightly", NIGHTLY, None)
@@ -89,7 +89,7 @@ async def test_another_node_s_default_or_last_alias_is_noticed(store: SqlStore) 
 async def test_aliases_go_with_their_function(store: SqlStore) -> None:
     function = a_function()
     await created(store, function)
-    aliases: SqlAliases = SqlAliases(store.database)
+    aliases = SqlAliases(store.database)
     await aliases.save(function.id, "live", LIVE, None)
     await store.delete(function.id)
     assert await aliases.load() == []

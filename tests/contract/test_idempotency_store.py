@@ -47,7 +47,7 @@ async def test_a_slot_is_taken_once_and_answers(open_store: StoreOpener, tmp_pat
 
 
 async def test_a_released_slot_is_free_and_an_answered_slot_is_kept(store: SqlStore) -> None:
-    answers: SqlIdempotencyStore = SqlIdempotencyStore(store.database)
+    answers = SqlIdempotencyStore(store.database)
     await answers.reserve(REQUEST, NOW)
     await answers.release(REQUEST)
     assert await answers.reserve(REQUEST, NOW) is None

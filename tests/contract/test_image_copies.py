@@ -12,7 +12,7 @@ X, Y, Z = (letter * 64 for letter in "xyz")
 
 
 async def test_a_node_has_what_it_said_last_and_no_other_node_is_touched(store: SqlStore) -> None:
-    copies: SqlImageCopies = SqlImageCopies(store.database)
+    copies = SqlImageCopies(store.database)
     await copies.state("one", [X, Y])
     await copies.state("two", [Y])
     await copies.state("one", [Y, Z])
@@ -28,7 +28,7 @@ async def test_a_node_has_what_it_said_last_and_no_other_node_is_touched(store: 
 
 
 async def test_each_added_or_removed_image_is_a_change_and_nothing_else(store: SqlStore) -> None:
-    copies: SqlImageCopies = SqlImageCopies(store.database)
+    copies = SqlImageCopies(store.database)
     await copies.state("one", [X, Y])
     since = await store.newest_change()
     await copies.state("one", [X, Y])

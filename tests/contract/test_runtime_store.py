@@ -47,7 +47,7 @@ async def test_newest_revisions_survive_a_restart(open_store: StoreOpener, tmp_p
     older, newer, other = a_runtime(), a_runtime(image=None), a_runtime("a")
     newer = replace(newer, base_image="ab" * 32, interpreter="/usr/bin/python3")
     async with open_store(tmp_path) as store:
-        runtimes: SqlRuntimes = SqlRuntimes(store.database)
+        runtimes = SqlRuntimes(store.database)
         await give(store, "acme", "ab" * 32)
         for one in (older, newer, other):
             assert await runtimes.save("acme", one)
@@ -57,7 +57,7 @@ async def test_newest_revisions_survive_a_restart(open_store: StoreOpener, tmp_p
 
 @promise("R27")
 async def test_packages_are_an_image_like_the_other(store: SqlStore) -> None:
-    runtimes: SqlRuntimes = SqlRuntimes(store.database)
+    runtimes = SqlRuntimes(store.database)
     code, packages, older = "aa" * 32, "bb" * 32, "cc" * 32
     named = a_runtime(image=code, packages=packages, packages_key="python:1")
     await give(store, "acme", code)
@@ -71,14 +71,14 @@ async def test_packages_are_an_image_like_the_other(store: SqlStore) -> None:
     in_use = {("acme", code), ("acme", packages), (function.tenant_id, older)}
     assert await runtimes.images_in_use() == in_use
     assert await runtimes.load() == [("acme", named)]
-    images: SqlTenantImages = SqlTenantImages(store.database)
+    images = SqlTenantImages(store.database)
     assert not await images.remove("acme", packages)
     await runtimes.remove("acme", "etl")
     assert await images.remove("acme", packages)
 
 
 async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(store: SqlStore) -> None:
-    runtimes: SqlRuntimes = SqlRuntimes(store.database)
+    runtimes = SqlRuntimes(store.database)
     kept = a_runtime("a")
     await give(store, "acme", "ab" * 32)
     for one in (kept, a_runtime()):
@@ -89,7 +89,7 @@ async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(store:
 
 
 async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: SqlStore) -> None:
-    runtimes: SqlRuntimes = SqlRuntimes(store.database)
+    runtimes = SqlRuntimes(store.database)
     assert await runtimes.images_in_use() == frozenset()
     named, old, new = "aa" * 32, "bb" * 32, "cc" * 32
     await give(store, "acme", named)
@@ -110,7 +110,7 @@ async def test_an_image_is_in_use_while_a_name_or_any_version_has_it(store: SqlS
 
 @promise("R1")
 async def test_a_version_keeps_its_whole_runtime(store: SqlStore) -> None:
-    runtimes: SqlRuntimes = SqlRuntimes(store.database)
+    runtimes = SqlRuntimes(store.database)
     snapshot = a_runtime()
     await give(store, "acme", "ab" * 32)
     await runtimes.save("acme", snapshot)
@@ -125,7 +125,7 @@ async def test_a_version_keeps_its_whole_runtime(store: SqlStore) -> None:
 async def test_names_differ_between_tenants(open_store: StoreOpener, tmp_path: Path) -> None:
     mine, theirs, shared = a_runtime(), a_runtime(image=None), a_runtime(image="cd" * 32)
     async with open_store(tmp_path) as store:
-        runtimes: SqlRuntimes = SqlRuntimes(store.database)
+        runtimes = SqlRuntimes(store.database)
         await give(store, "acme", "ab" * 32)
         await give(store, SHARED, "cd" * 32)
         for tenant, one in (("acme", mine), ("umbrella", theirs), (SHARED, shared)):
@@ -142,7 +142,7 @@ async def test_names_differ_between_tenants(open_store: StoreOpener, tmp_path: P
 async def test_images_are_held_until_dropped(open_store: StoreOpener, tmp_path: Path) -> None:
     mine, theirs = TenantImage("acme", "ab" * 32, 5000), TenantImage("umbrella", "ab" * 32, 5000)
     async with open_store(tmp_path) as store:
-        tenant_images: SqlTenantImages = SqlTenantImages(store.database)
+        tenant_images = SqlTenantImages(store.database)
         for one in (mine, theirs, mine):
             await tenant_images.add(one)
     async with open_store(tmp_path) as store:
@@ -155,8 +155,8 @@ async def test_images_are_held_until_dropped(open_store: StoreOpener, tmp_path: 
 
 @pytest.mark.parametrize("field", ["image", "base_image"])
 async def test_a_named_image_is_not_taken_from_its_tenant(store: SqlStore, field: str) -> None:
-    images: SqlTenantImages = SqlTenantImages(store.database)
-    runtimes: SqlRuntimes = SqlRuntimes(store.database)
+    images = SqlTenantImages(store.database)
+    runtimes = SqlRuntimes(store.database)
     function = a_function()
     owner, named, kept, unused = function.tenant_id, "aa" * 32, "bb" * 32, "cc" * 32
     if field == "base_image":
@@ -182,7 +182,7 @@ async def test_a_named_image_is_not_taken_from_its_tenant(store: SqlStore, field
 
 
 async def test_no_runtime_names_an_image_that_its_tenant_does_not_have(store: SqlStore) -> None:
-    runtimes: SqlRuntimes = SqlRuntimes(store.database)
+    runtimes = SqlRuntimes(store.database)
     await give(store, "umbrella", "ab" * 32)
     await give(store, SHARED, "ab" * 32)
     kept = a_runtime(image=None)
@@ -196,7 +196,7 @@ async def test_no_runtime_names_an_image_that_its_tenant_does_not_have(store: Sq
 
 
 async def test_a_quota_of_images_holds_when_one_is_stored(store: SqlStore) -> None:
-    images: SqlTenantImages = SqlTenantImages(store.database)
+    images = SqlTenantImages(store.database)
     first, second, theirs = (
         TenantImage("acme", "ab" * 32, 5000),
         TenantImage("acme", "cd" * 32, 5000),
@@ -212,8 +212,8 @@ async def test_a_quota_of_images_holds_when_one_is_stored(store: SqlStore) -> No
 
 
 async def test_a_base_image_of_all_tenants_stays_while_one_of_them_has_it(store: SqlStore) -> None:
-    runtimes: SqlRuntimes = SqlRuntimes(store.database)
-    images: SqlTenantImages = SqlTenantImages(store.database)
+    runtimes = SqlRuntimes(store.database)
+    images = SqlTenantImages(store.database)
     await give(store, SHARED, "ab" * 32)
     assert await runtimes.save("acme", a_runtime(image=None, base_image="ab" * 32))
     assert not await images.remove(SHARED, "ab" * 32)
