@@ -62,8 +62,12 @@ def _undo(connection: Connection, known: Invocation) -> str | None:
     of a delivery of that end that the receiver may already have, if there is one.
     """
     this = known.invocation_id
-    again = {"status": Status.RUNNING.value, "ended_at": None}
-    again |= {"error_message": None, "end_cause": None}
+    again = {
+        "status": Status.RUNNING.value,
+        "ended_at": None,
+        "error_message": None,
+        "end_cause": None,
+    }
     connection.execute(
         update(invocation).where(invocation.c.invocation_id == this).values(again)
     ).close()
