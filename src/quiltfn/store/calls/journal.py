@@ -219,8 +219,8 @@ class SpoolJournal:
         return self._spool.size > SEGMENT_MAX_BYTES
 
     def closed(self, record: Invocation) -> None:
-        # Never refused: the invocation has run, and the database may still accept its end.
         """Writes the end of the invocation. Raises `StoreUnavailable` if that failed."""
+        # Never refused: the invocation has run, and the database may still accept its end.
         self._remember(record)
         if self._database.directory.problem is not None:
             self._check_directory()

@@ -34,10 +34,10 @@ class SqlAudit:
         await self._database.write(lambda c: c.execute(insert(audit), row).close(), frees=frees)
 
     async def query(self, query: AuditQuery) -> Page[AuditEntry]:
-        # Ids are UUIDv7, so their order is the order of time.
         """Entries, newest first. If few of very many match, a page may have fewer than `limit`, or
         none, and still a cursor. A bad cursor raises `Unprocessable`.
         """
+        # Ids are UUIDv7, so their order is the order of time.
         start = BEFORE_EVERY_ID if query.since is None else first_id(query.since)
         end = AFTER_EVERY_ID if query.until is None else first_id(query.until)
         before = min(end, from_cursor(query.cursor, AFTER_EVERY_ID))

@@ -61,10 +61,10 @@ class SqlKeys:
         return await self._database.read(work)
 
     async def page(self, tenant_id: str | None, limit: int, cursor: str | None) -> Page[Key]:
-        # Ids are UUIDv7, so their order is chronological.
         """Up to `limit` keys of the tenant, oldest first; None: of all tenants. Raises
         `Unprocessable` for an invalid cursor.
         """
+        # Ids are UUIDv7, so their order is chronological.
         columns, after = tables.api_key.c, from_cursor(cursor, BEFORE_EVERY_ID)
         query = select(tables.api_key).where(columns.id > after)
         if tenant_id is not None:

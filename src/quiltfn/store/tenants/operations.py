@@ -56,8 +56,8 @@ class SqlOperations:
             raise
 
     async def finish(self, operation: Operation) -> None:
-        # It may use the reserve of a full disk, since the operation was accepted.
         """Stores the end of an operation."""
+        # It may use the reserve of a full disk, since the operation was accepted.
         await self._database.write(lambda connection: finish(connection, operation), frees=True)
 
     async def forget(self, operation_id: str) -> None:
