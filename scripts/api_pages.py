@@ -15,22 +15,16 @@ from quiltfn import wire
 from quiltfn.api import openapi
 from quiltfn.api.http.path_pattern import PathPattern
 from quiltfn.api.routes.table import ROUTES
-from quiltfn.sdk.elasticity import ElasticityMethods
-from quiltfn.sdk.functions import FunctionMethods
-from quiltfn.sdk.invocations import InvocationMethods
-from quiltfn.sdk.keys import KeyMethods
-from quiltfn.sdk.methods import OfClient
-from quiltfn.sdk.runtimes import RuntimeMethods
-from quiltfn.sdk.system import SystemMethods
+from quiltfn.sdk import elasticity, functions, invocations, keys, runtimes, system
 from quiltfn.wire.fields import Field, fields_of
 
 GROUPS: dict[str, Any] = {
-    "functions": FunctionMethods,
-    "invocations": InvocationMethods,
-    "elasticity": ElasticityMethods,
-    "runtimes": RuntimeMethods,
-    "keys": KeyMethods,
-    "system": SystemMethods,
+    "functions": functions.Functions,
+    "invocations": invocations.Invocations,
+    "elasticity": elasticity.Elasticity,
+    "runtimes": runtimes.Runtimes,
+    "keys": keys.Keys,
+    "system": system.System,
 }
 USUAL = (*openapi.ALWAYS, *openapi.WITH_CREDENTIAL, *openapi.WITH_BODY)
 METHODS = ("get", "post", "put", "delete")
@@ -300,6 +294,8 @@ class FirstRequest(Exception):
 class Recorder:
     """In place of a client: it sends nothing."""
 
+    is_async = False
+
     def run(self, flow: Any) -> Any:
         """Raises `FirstRequest` with the first request."""
         asked = next(flow)
@@ -312,11 +308,10 @@ def sdk_calls() -> dict[tuple[str, str], tuple[str, str, inspect.Signature]]:
     found: dict[tuple[str, str], tuple[str, str, inspect.Signature]] = {}
     patterns = [(path.replace(":path}", "}"), PathPattern(path)) for path, _ in ROUTES]
     for group, methods in GROUPS.items():
-        recorded: Any = type(group, (methods, OfClient), {})
         for name in {name: 0 for one in methods.__mro__[:-1] for name in vars(one)}:
             if name.startswith("_"):
                 continue
-            call = getattr(recorded(Recorder()), name)
+            call = getattr(methods(Recorder()), name)
             signature = inspect.signature(call)
             method, path = asked_by(call, signature)
             segments = path.split("/")

@@ -9,16 +9,8 @@ import pytest
 
 from promises import promise
 from quiltfn.cli import root, run
-from quiltfn.sdk.elasticity import ElasticityMethods
-from quiltfn.sdk.functions import FunctionMethods
-from quiltfn.sdk.invocations import InvocationMethods
-from quiltfn.sdk.keys import KeyMethods
-from quiltfn.sdk.nodes import NodeMethods
-from quiltfn.sdk.quotas import QuotaMethods
-from quiltfn.sdk.runtimes import RuntimeMethods
-from quiltfn.sdk.schedules import ScheduleMethods
-from quiltfn.sdk.system import SystemMethods
-from quiltfn.sdk.tenants import TenantMethods
+from quiltfn.sdk import Client
+from quiltfn.sdk.groups import NAMES
 from unit.canned_server import ID, INVOCATION, Fake, answered_by
 
 Captured = pytest.CaptureFixture[str]
@@ -126,27 +118,16 @@ WITHOUT_A_COMMAND = {
     "elasticity.get_operation": "likewise",
     "functions.get_invocation_logs": "logs --call follows them",
 }
-METHODS = {
-    "functions": FunctionMethods,
-    "invocations": InvocationMethods,
-    "elasticity": ElasticityMethods,
-    "keys": KeyMethods,
-    "nodes": NodeMethods,
-    "tenants": TenantMethods,
-    "quotas": QuotaMethods,
-    "runtimes": RuntimeMethods,
-    "schedules": ScheduleMethods,
-    "system": SystemMethods,
-}
 
 
 def test_every_verb_of_the_client_library_is_one_of_a_command() -> None:
-    place = Path(root.__file__).parent
+    place, client = Path(root.__file__).parent, Client()
     source = "\n".join(path.read_text() for path in place.rglob("*.py"))
     without = {
         f"{group}.{name}"
-        for group, methods in METHODS.items()
-        for name in {name for one in methods.__mro__[:-1] for name in vars(one)}
+        for group in NAMES
+        for one in type(getattr(client, group)).__mro__[:-1]
+        for name in vars(one)
         if not name.startswith("_")
         and not re.search(rf"\b({group}|calls|client)\.{name}\b", source)
     }

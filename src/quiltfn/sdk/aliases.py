@@ -3,30 +3,24 @@
 from msgspec import Struct
 
 from quiltfn.sdk.methods import Method, with_name_and_fields_of
-from quiltfn.sdk.named_function import BASE, on
+from quiltfn.sdk.named_function import on
 from quiltfn.sdk.request import Flow, delete, get, get_with_etag, put, segment
 from quiltfn.wire import Alias, AliasList, AliasShare, NewAlias, RollbackRule
 
 
-def _path(function_id: str, name: str) -> str:
-    return f"{BASE}/{segment(function_id)}/aliases/{segment(name)}"
-
-
 def list_aliases(function: str) -> Flow[AliasList]:
     """The aliases of a function, by name."""
-    return on(
-        function, lambda function_id: get(f"{BASE}/{segment(function_id)}/aliases", AliasList)
-    )
+    return on(function, "/aliases", lambda path: get(path, AliasList))
 
 
 def get_alias(function: str, name: str) -> Flow[Alias]:
     """One alias of a function. Raises NotFoundError if there is none of this name."""
-    return on(function, lambda function_id: get(_path(function_id, name), Alias))
+    return on(function, f"/aliases/{segment(name)}", lambda path: get(path, Alias))
 
 
 def get_alias_with_etag(function: str, name: str) -> Flow[tuple[Alias, str]]:
     """One alias of a function, and the ETag of what it is now: see `set_alias`."""
-    return on(function, lambda function_id: get_with_etag(_path(function_id, name), Alias))
+    return on(function, f"/aliases/{segment(name)}", lambda path: get_with_etag(path, Alias))
 
 
 class AliasChange(Struct, frozen=True):
@@ -53,15 +47,13 @@ def set_alias(function: str, change: AliasChange) -> Flow[Alias]:
         rollback_on=change.rollback_on,
         default=change.default,
     )
-    return on(
-        function,
-        lambda function_id: put(_path(function_id, change.name), Alias, alias, change.etag),
-    )
+    below = f"/aliases/{segment(change.name)}"
+    return on(function, below, lambda path: put(path, Alias, alias, change.etag))
 
 
 def delete_alias(function: str, name: str) -> Flow[None]:
     """Remove an alias of a function."""
-    return on(function, lambda function_id: delete(_path(function_id, name)))
+    return on(function, f"/aliases/{segment(name)}", delete)
 
 
 class AliasMethods:

@@ -1,12 +1,11 @@
 """`AsyncClient`. A separate module because it imports an HTTP library."""
 
 import asyncio
-import copy
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, ClassVar, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,19 +21,10 @@ from quiltfn.sdk.client import (
     trust_for,
     unreadable,
 )
-from quiltfn.sdk.elasticity import AsyncElasticity
 from quiltfn.sdk.errors import ClientError
-from quiltfn.sdk.functions import AsyncFunctions
-from quiltfn.sdk.invocations import AsyncInvocations
-from quiltfn.sdk.keys import AsyncApiKeys
-from quiltfn.sdk.nodes import AsyncNodes
-from quiltfn.sdk.quotas import AsyncQuotas
+from quiltfn.sdk.groups import Groups
 from quiltfn.sdk.request import Flow, Request
 from quiltfn.sdk.retries import Retries
-from quiltfn.sdk.runtimes import AsyncRuntimes
-from quiltfn.sdk.schedules import AsyncSchedules
-from quiltfn.sdk.system import AsyncSystem
-from quiltfn.sdk.tenants import AsyncTenants
 from quiltfn.sdk.transport import CONNECT_S, WRITE_S, AnswerTimeout, NotConnected, is_loopback
 
 T = TypeVar("T")
@@ -42,8 +32,10 @@ T = TypeVar("T")
 CHUNK = 256 * 1024
 
 
-class AsyncClient:
+class AsyncClient(Groups["AsyncClient"]):
     """`Client`, for asyncio: the same methods, which are awaited."""
+
+    is_async: ClassVar[Literal[True]] = True
 
     def __init__(
         self,
@@ -65,28 +57,13 @@ class AsyncClient:
             trust_env=not is_loopback(urlsplit(self.base_url).hostname or ""),
         )
         self._retries, self._on_response = Retries(retries), on_response
-        self._tenant: str | None = None
-        self._make_groups()
+        self.invoke = self.functions.invoke
 
     def in_tenant(self, tenant: str) -> "AsyncClient":
         """As `Client.in_tenant`."""
-        other = copy.copy(self)
-        other._tenant = tenant
-        other._make_groups()
+        other = self._for_tenant(tenant)
+        other.invoke = other.functions.invoke
         return other
-
-    def _make_groups(self) -> None:
-        self.functions = AsyncFunctions(self)
-        self.invocations = AsyncInvocations(self)
-        self.elasticity = AsyncElasticity(self)
-        self.runtimes = AsyncRuntimes(self)
-        self.schedules = AsyncSchedules(self)
-        self.keys = AsyncApiKeys(self)
-        self.quotas = AsyncQuotas(self)
-        self.tenants = AsyncTenants(self)
-        self.nodes = AsyncNodes(self)
-        self.system = AsyncSystem(self)
-        self.invoke = self.functions.invoke
 
     async def run(self, flow: Flow[T]) -> T:
         """As `Client.run`."""

@@ -1,22 +1,20 @@
 """`Client`, and what both clients share."""
 
-import copy
 import http.client
 import os
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, ClassVar, Literal, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
 from quiltfn.sdk.errors import ClientError, ConnectionFailed, NotTrusted, UnreadableAnswer
-from quiltfn.sdk.functions import Functions
+from quiltfn.sdk.groups import Groups
 from quiltfn.sdk.request import Flow, Request
 from quiltfn.sdk.retries import Retries
 from quiltfn.sdk.transport import (
@@ -28,17 +26,6 @@ from quiltfn.sdk.transport import (
     is_loopback,
     trusted,
 )
-
-if TYPE_CHECKING:
-    from quiltfn.sdk.elasticity import Elasticity
-    from quiltfn.sdk.invocations import Invocations
-    from quiltfn.sdk.keys import ApiKeys
-    from quiltfn.sdk.nodes import Nodes
-    from quiltfn.sdk.quotas import Quotas
-    from quiltfn.sdk.runtimes import Runtimes
-    from quiltfn.sdk.schedules import Schedules
-    from quiltfn.sdk.system import System
-    from quiltfn.sdk.tenants import Tenants
 
 T = TypeVar("T")
 
@@ -53,7 +40,7 @@ class Lifetime:
     is_closed = False
 
 
-class Client:
+class Client(Groups["Client"]):
     """Talks to a quiltfn server; several threads may share one.
 
         client = Client()
@@ -70,6 +57,8 @@ class Client:
     NotTrusted if its certificate is not accepted and UnreadableAnswer if the answer is not one of a
     quiltfn server.
     """
+
+    is_async: ClassVar[Literal[False]] = False
 
     def __init__(
         self,
@@ -89,65 +78,7 @@ class Client:
         self._retries, self._on_response = Retries(retries), on_response
         self.on_upload: Callable[[int], None] | None = None
         self._lifetime = Lifetime()
-        self._tenant: str | None = None
-        self.functions = Functions(self)
         self.invoke = self.functions.invoke
-
-    # Loaded on demand, since a command uses only one of these.
-
-    @cached_property
-    def invocations(self) -> "Invocations":
-        from quiltfn.sdk.invocations import Invocations  # noqa: PLC0415
-
-        return Invocations(self)
-
-    @cached_property
-    def elasticity(self) -> "Elasticity":
-        from quiltfn.sdk.elasticity import Elasticity  # noqa: PLC0415
-
-        return Elasticity(self)
-
-    @cached_property
-    def runtimes(self) -> "Runtimes":
-        from quiltfn.sdk.runtimes import Runtimes  # noqa: PLC0415
-
-        return Runtimes(self)
-
-    @cached_property
-    def schedules(self) -> "Schedules":
-        from quiltfn.sdk.schedules import Schedules  # noqa: PLC0415
-
-        return Schedules(self)
-
-    @cached_property
-    def keys(self) -> "ApiKeys":
-        from quiltfn.sdk.keys import ApiKeys  # noqa: PLC0415
-
-        return ApiKeys(self)
-
-    @cached_property
-    def tenants(self) -> "Tenants":
-        from quiltfn.sdk.tenants import Tenants  # noqa: PLC0415
-
-        return Tenants(self)
-
-    @cached_property
-    def quotas(self) -> "Quotas":
-        from quiltfn.sdk.quotas import Quotas  # noqa: PLC0415
-
-        return Quotas(self)
-
-    @cached_property
-    def nodes(self) -> "Nodes":
-        from quiltfn.sdk.nodes import Nodes  # noqa: PLC0415
-
-        return Nodes(self)
-
-    @cached_property
-    def system(self) -> "System":
-        from quiltfn.sdk.system import System  # noqa: PLC0415
-
-        return System(self)
 
     def in_tenant(self, tenant: str) -> "Client":
         """This client within another tenant, which takes an operator's key: it sees everything
@@ -155,13 +86,7 @@ class Client:
         connections: closing one of them closes both. An older server refuses each of its requests
         (InvalidRequestError).
         """
-        other = copy.copy(self)
-        for kind in type(self).__mro__:
-            for name, value in vars(kind).items():
-                if isinstance(value, cached_property):
-                    other.__dict__.pop(name, None)
-        other._tenant = tenant
-        other.functions = Functions(other)
+        other = self._for_tenant(tenant)
         other.invoke = other.functions.invoke
         return other
 

@@ -1,7 +1,7 @@
 """`client.elasticity`: how many instances functions have."""
 
 from quiltfn.sdk.functions import get_function
-from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient
+from quiltfn.sdk.methods import AnyClient, Group, Method
 from quiltfn.sdk.request import Flow, ask, get, post, segment
 from quiltfn.wire import Operation, PoolTarget, Scaling
 
@@ -68,17 +68,9 @@ def get_operation(operation_id: str) -> Flow[Operation]:
     return ask(get(f"{BASE}/control/operations/{segment(operation_id)}", Operation))
 
 
-class ElasticityMethods:
-    """What both clients can do with pool targets."""
+class Elasticity(Group[AnyClient]):
+    """`client.elasticity`."""
 
     set_pool_target = Method(set_pool_target)
     create_operation = Method(create_operation)
     get_operation = Method(get_operation)
-
-
-class Elasticity(ElasticityMethods, OfClient):
-    """`Client.elasticity`."""
-
-
-class AsyncElasticity(ElasticityMethods, OfAsyncClient):
-    """`AsyncClient.elasticity`."""

@@ -50,11 +50,11 @@ class AuditFilters(Struct, kw_only=True, frozen=True):
 IN_API = {"page_size": "limit", "search": "q", "since": "from", "until": "to"}
 
 
-def parameters_of(filters: Struct, after: str | None) -> dict[str, Any]:
-    """The query parameters of the page that comes after a cursor."""
+def parameters_of(filters: Struct) -> dict[str, Any]:
+    """The query parameters, with the cursor of the first page."""
     given = asdict(filters)
-    paging = {"page_size": given.pop("page_size"), "cursor": after}
+    paging = {name: given.pop(name) for name in ("page_size", "cursor")}
     return {
         IN_API.get(name, name): int(value.timestamp()) if isinstance(value, datetime) else value
-        for name, value in (paging | given | {"cursor": after}).items()
+        for name, value in (paging | given).items()
     }

@@ -11,10 +11,10 @@ from quiltfn.sdk.errors import DeployFailed, VersionFailed
 from quiltfn.sdk.events import EventReader
 from quiltfn.sdk.filters import CallFilters, FunctionFilters, parameters_of
 from quiltfn.sdk.methods import (
+    AnyClient,
+    Group,
     Listing,
     Method,
-    OfAsyncClient,
-    OfClient,
     PagedMethod,
     StreamMethod,
     with_fields_of,
@@ -26,7 +26,9 @@ from quiltfn.sdk.named_function import (
     by_name,
     calling,
     either,
-    invocation_path,
+    invocation,
+    listing,
+    of_one,
     of_one_or_all,
     on,
 )
@@ -34,11 +36,11 @@ from quiltfn.sdk.payload import key_header, new_invocation
 from quiltfn.sdk.request import (
     Flow,
     Request,
-    as_json,
     ask,
+    change,
     delete,
-    encoded,
     get,
+    get_bytes,
     get_with_etag,
     post,
     query,
@@ -103,11 +105,7 @@ def list_functions(filters: FunctionFilters) -> Listing[FunctionPage, Function]:
     "last_invoked_at" or "invocation_count". `order`: "asc" or "desc". `outdated`: only those whose
     runtime was replaced since their version was made, or only the others.
     """
-
-    def page_after(after: str | None) -> Flow[FunctionPage]:
-        return ask(get(BASE + query(**parameters_of(filters, after)), FunctionPage))
-
-    return Listing(page_after, lambda page: page.functions, filters.cursor)
+    return listing(BASE, FunctionPage, lambda page: page.functions, parameters_of(filters))
 
 
 @with_fields_of(FunctionFilters)
@@ -115,12 +113,8 @@ def list_function_summaries(
     filters: FunctionFilters,
 ) -> Listing[FunctionSummaryPage, FunctionSummary]:
     """As `list`, without handlers and environments."""
-
-    def page_after(after: str | None) -> Flow[FunctionSummaryPage]:
-        wanted = query(view="brief", **parameters_of(filters, after))
-        return ask(get(BASE + wanted, FunctionSummaryPage))
-
-    return Listing(page_after, lambda page: page.functions, filters.cursor)
+    wanted = {"view": "brief"} | parameters_of(filters)
+    return listing(BASE, FunctionSummaryPage, lambda page: page.functions, wanted)
 
 
 @with_name_and_fields_of(FunctionChanges)
@@ -134,9 +128,7 @@ def update_function(function: str, changes: FunctionChanges) -> Flow[Function]:
 
 def get_function_with_etag(function: str) -> Flow[tuple[Function, str]]:
     """One function, and the ETag of what it is now: see `update_if_match`."""
-    return on(
-        function, lambda function_id: get_with_etag(f"{BASE}/{segment(function_id)}", Function)
-    )
+    return on(function, "", lambda path: get_with_etag(path, Function))
 
 
 def update_function_if_match(
@@ -155,16 +147,8 @@ def _updated(
     headers: Mapping[str, str],
     default_alias: str | None = None,
 ) -> Flow[Function]:
-    changed = yield from on(
-        function,
-        lambda function_id: Request(
-            method="PUT",
-            path=f"{BASE}/{segment(function_id)}{query(default_alias=default_alias)}",
-            read=as_json(Function),
-            body=encoded(changes),
-            headers=headers,
-        ),
-    )
+    wanted = query(default_alias=default_alias)
+    changed = yield from on(function, wanted, lambda path: change(path, Function, changes, headers))
     # The server clears the message of an earlier failure before it creates the version.
     if changed.error_message is not None:
         raise VersionFailed(changed)
@@ -173,7 +157,7 @@ def _updated(
 
 def delete_function(function: str) -> Flow[None]:
     """Delete a function. Calls that run have 5 seconds to end."""
-    return on(function, lambda function_id: delete(f"{BASE}/{segment(function_id)}"))
+    return on(function, "", delete)
 
 
 def deploy_function(function: str) -> Flow[Function]:
@@ -181,23 +165,17 @@ def deploy_function(function: str) -> Flow[Function]:
 
     Raises DeployFailed where the state ends as `error`.
     """
-    return _deployed(
-        on(function, lambda function_id: post(f"{BASE}/{segment(function_id)}/deploy", Function))
-    )
+    return _deployed(on(function, "/deploy", lambda path: post(path, Function)))
 
 
 def pause_function(function: str) -> Flow[PauseResult]:
     """Refuse new calls; those that run finish."""
-    return on(
-        function, lambda function_id: post(f"{BASE}/{segment(function_id)}/pause", PauseResult)
-    )
+    return on(function, "/pause", lambda path: post(path, PauseResult))
 
 
 def resume_function(function: str) -> Flow[Function]:
     """Take calls again after a pause. Raises DeployFailed where the state ends as `error`."""
-    return _deployed(
-        on(function, lambda function_id: post(f"{BASE}/{segment(function_id)}/resume", Function))
-    )
+    return _deployed(on(function, "/resume", lambda path: post(path, Function)))
 
 
 def _deployed(flow: Flow[Function]) -> Flow[Function]:
@@ -214,14 +192,8 @@ def list_versions(
     function: str, *, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[VersionPage, Version]:
     """A function's versions, newest first."""
-
-    def page_after(after: str | None) -> Flow[VersionPage]:
-        wanted = f"/versions{query(limit=page_size, cursor=after)}"
-        return on(
-            function, lambda function_id: get(f"{BASE}/{segment(function_id)}{wanted}", VersionPage)
-        )
-
-    return Listing(page_after, lambda page: page.versions, cursor)
+    paging = {"limit": page_size, "cursor": cursor}
+    return listing("/versions", VersionPage, lambda page: page.versions, paging, function)
 
 
 def rollback_function(function: str, version: int) -> Flow[Function]:
@@ -231,10 +203,7 @@ def rollback_function(function: str, version: int) -> Flow[Function]:
     """
     body = Rollback(version=version)
     now = yield from on(
-        function,
-        lambda function_id: post(
-            f"{BASE}/{segment(function_id)}/rollback", Function, body, is_repeatable=True
-        ),
+        function, "/rollback", lambda path: post(path, Function, body, is_repeatable=True)
     )
     if now.current_version != version:
         raise VersionFailed(now)
@@ -311,24 +280,13 @@ def list_invocations(function: str, filters: CallFilters) -> Listing[InvocationP
     "schedule". `since`, `until`: accepted at or after the one and before the other, as a time or
     in Unix seconds. A page may be short or empty where few of very many calls match.
     """
-
-    def page_after(after: str | None) -> Flow[InvocationPage]:
-        wanted = query(**parameters_of(filters, after))
-        return on(
-            function,
-            lambda function_id: get(
-                f"{BASE}/{segment(function_id)}/invocations{wanted}", InvocationPage
-            ),
-        )
-
-    return Listing(page_after, lambda page: page.invocations, filters.cursor)
+    wanted = parameters_of(filters)
+    return listing("/invocations", InvocationPage, lambda page: page.invocations, wanted, function)
 
 
 def get_invocation(function: str, invocation_id: str) -> Flow[Invocation]:
     """The record of one call."""
-    return on(
-        function, lambda function_id: get(invocation_path(function_id, invocation_id), Invocation)
-    )
+    return on(function, invocation(invocation_id), lambda path: get(path, Invocation))
 
 
 def get_invocation_output(
@@ -345,16 +303,8 @@ def get_invocation_output(
     """
     is_whole = first == 0 and last is None
     headers = {} if is_whole else {"Range": f"bytes={first}-{'' if last is None else last}"}
-    return on(
-        function,
-        lambda function_id: Request(
-            method="GET",
-            path=f"{invocation_path(function_id, invocation_id)}/output{query(stream=stream)}",
-            read=bytes,
-            headers=headers,
-            is_repeatable=True,
-        ),
-    )
+    below = f"{invocation(invocation_id)}/output{query(stream=stream)}"
+    return on(function, below, lambda path: get_bytes(path, headers))
 
 
 def get_invocation_logs(
@@ -363,17 +313,8 @@ def get_invocation_logs(
     """What a call has written by now: both streams in order of arrival, or `stream` alone. `tail`:
     so many of its last lines.
     """
-    wanted = query(stream=stream, tail=tail)
-    return on(
-        function,
-        lambda function_id: Request(
-            method="GET",
-            path=f"{invocation_path(function_id, invocation_id)}/logs{wanted}",
-            read=bytes,
-            headers={"Accept": "text/plain"},
-            is_repeatable=True,
-        ),
-    )
+    below = f"{invocation(invocation_id)}/logs{query(stream=stream, tail=tail)}"
+    return on(function, below, lambda path: get_bytes(path, {"Accept": "text/plain"}))
 
 
 def follow_invocation_logs(
@@ -389,30 +330,19 @@ def follow_invocation_logs(
     so many bytes of standard output and of standard error, such as "120-0".
     """
     wanted = query(follow=True, stream=only, tail=tail, offset=after)
-    return on(
-        function,
-        lambda function_id: stream(
-            "GET", f"{invocation_path(function_id, invocation_id)}/logs{wanted}"
-        ),
-    )
+    below = f"{invocation(invocation_id)}/logs{wanted}"
+    return on(function, below, lambda path: stream("GET", path))
 
 
 def follow_function_logs(function: str, *, only: str | None = None) -> Flow[Any]:
     """Follow what all calls of a function write, from now on. It does not end by itself."""
     wanted = query(follow=True, stream=only)
-    return on(
-        function, lambda function_id: stream("GET", f"{BASE}/{segment(function_id)}/logs{wanted}")
-    )
+    return on(function, f"/logs{wanted}", lambda path: stream("GET", path))
 
 
 def get_invocation_timeline(function: str, invocation_id: str) -> Flow[Timeline]:
     """Where the time of one call went."""
-    return on(
-        function,
-        lambda function_id: get(
-            f"{invocation_path(function_id, invocation_id)}/timeline", Timeline
-        ),
-    )
+    return on(function, f"{invocation(invocation_id)}/timeline", lambda path: get(path, Timeline))
 
 
 # --- deliveries --------------------------------------------------------------------------------
@@ -429,20 +359,16 @@ def list_deliveries(
     """What was sent to the destinations of a function's policy, or is to be, newest first; without
     a function: of all functions, or of those with the label `cluster_id`.
     """
-
-    def page_after(after: str | None) -> Flow[DeliveryPage]:
-        rest = {"limit": page_size, "cursor": after, "status": status}
-        return of_one_or_all(function, "deliveries", DeliveryPage, cluster_id, rest)
-
-    return Listing(page_after, lambda page: page.deliveries, cursor)
+    wanted = {"limit": page_size, "cursor": cursor, "status": status}
+    return of_one_or_all(
+        function, "deliveries", DeliveryPage, lambda page: page.deliveries, cluster_id, wanted
+    )
 
 
 def retry_delivery(function: str, delivery_id: str) -> Flow[Delivery]:
     """Send one that failed, or waits for its next try, at once."""
-    again = f"deliveries/{segment(delivery_id)}/retry"
-    return on(
-        function, lambda function_id: post(f"{BASE}/{segment(function_id)}/{again}", Delivery)
-    )
+    below = f"/deliveries/{segment(delivery_id)}/retry"
+    return on(function, below, lambda path: post(path, Delivery))
 
 
 # --- instances ---------------------------------------------------------------------------------
@@ -450,7 +376,7 @@ def retry_delivery(function: str, delivery_id: str) -> Flow[Delivery]:
 
 def get_pool(function: str) -> Flow[Pool]:
     """How many instances a function has, by state."""
-    return on(function, lambda function_id: get(f"{BASE}/{segment(function_id)}/pool", Pool))
+    return on(function, "/pool", lambda path: get(path, Pool))
 
 
 def list_pools(function: str | None = None) -> Flow[list[ListedPool]]:
@@ -459,7 +385,7 @@ def list_pools(function: str | None = None) -> Flow[list[ListedPool]]:
     def of(function_id: str | None) -> Request[PoolList]:
         return get(f"{BASE}/pools{query(function_id=function_id)}", PoolList)
 
-    found = yield from ask(of(None)) if function is None else on(function, of)
+    found = yield from of_one(function, of)
     return found.pools
 
 
@@ -470,7 +396,7 @@ def get_pool_stats() -> Flow[PoolStats]:
 
 def get_egress(function: str) -> Flow[Egress]:
     """What a function may reach, and how often that was refused."""
-    return on(function, lambda function_id: get(f"{BASE}/{segment(function_id)}/egress", Egress))
+    return on(function, "/egress", lambda path: get(path, Egress))
 
 
 def list_stats(
@@ -479,12 +405,8 @@ def list_stats(
     """What the calls of each function came to in the last seconds (3600 by default); functions
     without calls are left out.
     """
-
-    def page_after(after: str | None) -> Flow[FunctionStatsPage]:
-        wanted = query(window=window_seconds, limit=page_size, cursor=after)
-        return ask(get(f"{BASE}/stats{wanted}", FunctionStatsPage))
-
-    return Listing(page_after, lambda page: page.functions, cursor)
+    wanted = {"window": window_seconds, "limit": page_size, "cursor": cursor}
+    return listing(f"{BASE}/stats", FunctionStatsPage, lambda page: page.functions, wanted)
 
 
 def get_series(
@@ -498,13 +420,11 @@ def get_series(
     hour by default. `step_seconds`: 10, 60, 300 or 3600.
     """
     wanted = query(**{"from": start, "to": end, "step": step_seconds})
-    return on(
-        function, lambda function_id: get(f"{BASE}/{segment(function_id)}/series{wanted}", Series)
-    )
+    return on(function, f"/series{wanted}", lambda path: get(path, Series))
 
 
-class FunctionMethods(WorkMethods, UrlMethods, AliasMethods, VersionFileMethods):
-    """What both clients can do with functions."""
+class Functions(Group[AnyClient], WorkMethods, UrlMethods, AliasMethods, VersionFileMethods):
+    """`client.functions`."""
 
     create = Method(create_function)
     get = Method(get_function)
@@ -536,11 +456,3 @@ class FunctionMethods(WorkMethods, UrlMethods, AliasMethods, VersionFileMethods)
     get_egress = Method(get_egress)
     list_stats = PagedMethod(list_stats)
     get_series = Method(get_series)
-
-
-class Functions(FunctionMethods, OfClient):
-    """`Client.functions`."""
-
-
-class AsyncFunctions(FunctionMethods, OfAsyncClient):
-    """`AsyncClient.functions`."""

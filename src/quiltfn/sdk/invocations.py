@@ -2,15 +2,15 @@
 
 from quiltfn.sdk.filters import CallFilters, parameters_of
 from quiltfn.sdk.methods import (
+    AnyClient,
+    Group,
     Listing,
-    OfAsyncClient,
-    OfClient,
     PagedMethod,
     with_fields_of,
     with_name_and_fields_of,
 )
-from quiltfn.sdk.named_function import on
-from quiltfn.sdk.request import Flow, ask, get, query
+from quiltfn.sdk.named_function import listing, with_id
+from quiltfn.sdk.request import Flow, Request, get, query
 from quiltfn.wire import InvocationSummary, InvocationSummaryPage
 
 
@@ -22,12 +22,8 @@ def list_invocations(filters: CallFilters) -> Listing[InvocationSummaryPage, Inv
     one and before the other, as a time or in Unix seconds. A page may be short or empty where few
     of very many calls match.
     """
-
-    def page_after(after: str | None) -> Flow[InvocationSummaryPage]:
-        wanted = query(**parameters_of(filters, after))
-        return ask(get(f"/api/invocations{wanted}", InvocationSummaryPage))
-
-    return Listing(page_after, lambda page: page.invocations, filters.cursor)
+    wanted = parameters_of(filters)
+    return listing("/api/invocations", InvocationSummaryPage, lambda page: page.invocations, wanted)
 
 
 @with_name_and_fields_of(CallFilters)
@@ -35,29 +31,20 @@ def list_invocations_of(
     function: str, filters: CallFilters
 ) -> Listing[InvocationSummaryPage, InvocationSummary]:
     """As `list`, of one function, by its name or id."""
+    wanted = parameters_of(filters)
 
     def page_after(after: str | None) -> Flow[InvocationSummaryPage]:
-        rest = parameters_of(filters, after)
-        return on(
-            function,
-            lambda function_id: get(
-                f"/api/invocations{query(function_id=function_id, **rest)}", InvocationSummaryPage
-            ),
-        )
+        def of(function_id: str) -> Request[InvocationSummaryPage]:
+            own = {"function_id": function_id} | wanted | {"cursor": after}
+            return get(f"/api/invocations{query(**own)}", InvocationSummaryPage)
 
-    return Listing(page_after, lambda page: page.invocations, filters.cursor)
+        return with_id(function, of)
+
+    return Listing(page_after, lambda page: page.invocations, wanted)
 
 
-class InvocationMethods:
-    """What both clients can ask of all calls."""
+class Invocations(Group[AnyClient]):
+    """`client.invocations`."""
 
     list = PagedMethod(list_invocations)
     list_of = PagedMethod(list_invocations_of)
-
-
-class Invocations(InvocationMethods, OfClient):
-    """`Client.invocations`."""
-
-
-class AsyncInvocations(InvocationMethods, OfAsyncClient):
-    """`AsyncClient.invocations`."""

@@ -1,6 +1,6 @@
 """`client.keys`: API keys."""
 
-from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient, every, with_fields_of
+from quiltfn.sdk.methods import AnyClient, Group, Method, every, with_fields_of
 from quiltfn.sdk.request import Flow, ask, delete, get, post, query, segment
 from quiltfn.wire import CreatedKey, Key, KeyList, NewKey
 
@@ -25,17 +25,9 @@ def revoke_key(key_id: str) -> Flow[None]:
     return ask(delete(f"{BASE}/{segment(key_id)}"))
 
 
-class KeyMethods:
-    """What both clients can do with API keys."""
+class Keys(Group[AnyClient]):
+    """`client.keys`."""
 
     create = Method(create_key)
     list = Method(list_keys)
     revoke = Method(revoke_key)
-
-
-class ApiKeys(KeyMethods, OfClient):
-    """`Client.keys`."""
-
-
-class AsyncApiKeys(KeyMethods, OfAsyncClient):
-    """`AsyncClient.keys`."""

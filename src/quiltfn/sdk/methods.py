@@ -8,12 +8,14 @@ documentation.
 import functools
 import operator
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import (
     Annotated,
     Any,
+    ClassVar,
     Concatenate,
     Generic,
+    Literal,
     ParamSpec,
     Protocol,
     TypeVar,
@@ -41,70 +43,83 @@ Event = TypeVar("Event")
 class Runs(Protocol):
     """The part of a `Client` that a group of methods uses."""
 
+    is_async: ClassVar[Literal[False]]
+
     def run(self, flow: Flow[T]) -> T: ...
 
 
 class RunsAsync(Protocol):
     """The part of an `AsyncClient` that a group of methods uses."""
 
+    is_async: ClassVar[Literal[True]]
+
     async def run(self, flow: Flow[T]) -> T: ...
 
 
-class OfClient:
-    """A group of methods of a `Client`."""
+AnyClient = TypeVar("AnyClient", bound=Runs | RunsAsync, covariant=True)  # noqa: PLC0105
 
-    def __init__(self, client: Runs) -> None:
+
+class Group(Generic[AnyClient]):
+    """A group of methods of a client, such as `client.functions`."""
+
+    def __init__(self, client: AnyClient) -> None:
         self._client = client
 
 
-class OfAsyncClient:
-    """A group of methods of an `AsyncClient`."""
+class Member(Generic[P, R]):
+    """A function as a member of a group: it becomes a method with its own name."""
 
-    def __init__(self, client: RunsAsync) -> None:
-        self._client = client
-
-
-class Method(Generic[P, T]):
-    """A flow as a method of both clients."""
-
-    def __init__(self, flow: Callable[P, Flow[T]]) -> None:
-        self._flow, self._name = flow, flow.__name__
-        self.__doc__ = flow.__doc__
+    def __init__(self, made: Callable[P, R]) -> None:
+        self._made, self._name = made, made.__name__
+        self.__doc__ = made.__doc__
 
     def __set_name__(self, _owner: type, name: str) -> None:
         self._name = name
+
+    def _bound(self, owner: Group[Any] | None, finish: Callable[[Any, R], Any]) -> Any:
+        """The method: it returns what `finish` makes of the client and of the function's result."""
+        if owner is None:
+            return self
+        client, made, name = owner._client, self._made, self._name
+
+        @functools.wraps(made)
+        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return finish(client, _called(made, name, args, kwargs))
+
+        return method
+
+
+class Method(Member[P, Flow[T]]):
+    """A flow as a method of both clients."""
 
     @overload
     def __get__(self, owner: None, kind: type) -> "Method[P, T]": ...
 
     @overload
-    def __get__(self, owner: OfClient, kind: type) -> Callable[P, T]: ...
+    def __get__(self, owner: Group[Runs], kind: type) -> Callable[P, T]: ...
 
     @overload
-    def __get__(self, owner: OfAsyncClient, kind: type) -> Callable[P, Awaitable[T]]: ...
+    def __get__(self, owner: Group[RunsAsync], kind: type) -> Callable[P, Awaitable[T]]: ...
 
-    def __get__(self, owner: OfClient | OfAsyncClient | None, kind: type) -> Any:
-        if owner is None:
-            return self
-        client, flow, name = owner._client, self._flow, self._name
-
-        @functools.wraps(flow)
-        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return client.run(_called(flow, name, args, kwargs))
-
-        return method
+    def __get__(self, owner: Group[Any] | None, kind: type) -> Any:
+        return self._bound(owner, lambda client, flow: client.run(flow))
 
 
 class Listing(Generic[Page, Item]):
-    """How the pages of a list are requested, and the items of a page."""
+    """How the pages of a list are requested, and the items of a page. `parameters`: of its query,
+    with the cursor of the first page. Raises ValueError for a page without items.
+    """
 
     def __init__(
         self,
         page_after: Callable[[str | None], Flow[Page]],
         items: Callable[[Page], list[Item]],
-        cursor: str | None = None,
+        parameters: Mapping[str, Any],
     ) -> None:
-        self.page_after, self.items, self.cursor = page_after, items, cursor
+        self.page_after, self.items, self.cursor = page_after, items, parameters["cursor"]
+        size = parameters["limit"]
+        if size is not None and size < 1:
+            raise ValueError(f"page_size must be 1 or more, not {size}")
 
 
 class Pages(Generic[Page, Item]):
@@ -187,75 +202,50 @@ def every(
             return found
 
 
-class PagedMethod(Generic[P, Page, Item]):
+class PagedMethod(Member[P, Listing[Page, Item]]):
     """A listing as a method of both clients."""
-
-    def __init__(self, listing: Callable[P, Listing[Page, Item]]) -> None:
-        self._listing, self._name = listing, listing.__name__
-        self.__doc__ = listing.__doc__
-
-    def __set_name__(self, _owner: type, name: str) -> None:
-        self._name = name
 
     @overload
     def __get__(self, owner: None, kind: type) -> "PagedMethod[P, Page, Item]": ...
 
     @overload
-    def __get__(self, owner: OfClient, kind: type) -> Callable[P, Pages[Page, Item]]: ...
+    def __get__(self, owner: Group[Runs], kind: type) -> Callable[P, Pages[Page, Item]]: ...
 
     @overload
-    def __get__(self, owner: OfAsyncClient, kind: type) -> Callable[P, AsyncPages[Page, Item]]: ...
+    def __get__(
+        self, owner: Group[RunsAsync], kind: type
+    ) -> Callable[P, AsyncPages[Page, Item]]: ...
 
-    def __get__(self, owner: OfClient | OfAsyncClient | None, kind: type) -> Any:
-        if owner is None:
-            return self
-        listing, name = self._listing, self._name
-
-        @functools.wraps(listing)
-        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
-            size: Any = kwargs.get("page_size")
-            if size is not None and size < 1:
-                raise ValueError(f"page_size must be 1 or more, not {size}")
-            found = _called(listing, name, args, kwargs)
-            if isinstance(owner, OfClient):
-                return Pages(owner._client, found)
-            return AsyncPages(owner._client, found)
-
-        return method
+    def __get__(self, owner: Group[Any] | None, kind: type) -> Any:
+        return self._bound(
+            owner,
+            lambda client, listing: (AsyncPages if client.is_async else Pages)(client, listing),
+        )
 
 
-class StreamMethod(Generic[P, Event]):
+class StreamMethod(Member[P, Flow[Any]], Generic[P, Event]):
     """A flow that requests events, as a method of both clients that returns an iterator of them."""
 
     def __init__(self, flow: Callable[P, Flow[Any]], reader: Callable[[], Reader[Event]]) -> None:
-        self._flow, self._name, self._reader = flow, flow.__name__, reader
-        self.__doc__ = flow.__doc__
-
-    def __set_name__(self, _owner: type, name: str) -> None:
-        self._name = name
+        super().__init__(flow)
+        self._reader = reader
 
     @overload
     def __get__(self, owner: None, kind: type) -> "StreamMethod[P, Event]": ...
 
     @overload
-    def __get__(self, owner: OfClient, kind: type) -> Callable[P, Iterator[Event]]: ...
+    def __get__(self, owner: Group[Runs], kind: type) -> Callable[P, Iterator[Event]]: ...
 
     @overload
-    def __get__(self, owner: OfAsyncClient, kind: type) -> Callable[P, AsyncIterator[Event]]: ...
+    def __get__(self, owner: Group[RunsAsync], kind: type) -> Callable[P, AsyncIterator[Event]]: ...
 
-    def __get__(self, owner: OfClient | OfAsyncClient | None, kind: type) -> Any:
-        if owner is None:
-            return self
-        flow, name, make_reader = self._flow, self._name, self._reader
-
-        @functools.wraps(flow)
-        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
-            asks, reader = _called(flow, name, args, kwargs), make_reader()
-            if isinstance(owner, OfClient):
-                return _events(owner._client, asks, reader)
-            return _async_events(owner._client, asks, reader)
-
-        return method
+    def __get__(self, owner: Group[Any] | None, kind: type) -> Any:
+        return self._bound(
+            owner,
+            lambda client, flow: (_async_events if client.is_async else _events)(
+                client, flow, self._reader()
+            ),
+        )
 
 
 def _events(client: Runs, asks: Flow[Any], reader: Reader[Event]) -> Iterator[Event]:

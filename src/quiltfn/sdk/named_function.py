@@ -5,13 +5,17 @@ If the API needs an id and a name was given, the id is looked up first.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from quiltfn.sdk.errors import NotFoundError
+from quiltfn.sdk.methods import Listing
 from quiltfn.sdk.request import Flow, Request, ask, get, query, segment
 from quiltfn.wire import Function
 
 T = TypeVar("T")
+Page = TypeVar("Page")
+Item = TypeVar("Item")
+Parameters: TypeAlias = Mapping[str, Any]
 
 BASE = "/api/functions"
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -29,8 +33,18 @@ def by_name(name: str) -> Request[Function]:
     return get(f"{BASE}/by-name/{segment(name)}", Function)
 
 
-def on(function: str, request: Callable[[str], Request[T]]) -> Flow[T]:
-    """The request on a function by its id, which is looked up where a name is given."""
+def on(function: str, below: str, request: Callable[[str], Request[T]]) -> Flow[T]:
+    """The request for a path, which is the function's own followed by `below`."""
+    return with_id(function, lambda function_id: request(f"{BASE}/{segment(function_id)}{below}"))
+
+
+def of_one(function: str | None, request: Callable[[str | None], Request[T]]) -> Flow[T]:
+    """The request with the id of a function; with None if it is about no single function."""
+    return ask(request(None)) if function is None else with_id(function, request)
+
+
+def with_id(function: str, request: Callable[[str], Request[T]]) -> Flow[T]:
+    """The request with the id of a function, which is looked up if a name is given."""
 
     def after_looking_up(name: str) -> Flow[T]:
         found = yield from ask(by_name(name))
@@ -64,22 +78,40 @@ def either(
             raise no_such_id from None
 
 
+def listing(
+    path: str,
+    shape: type[Page],
+    items: Callable[[Page], list[Item]],
+    parameters: Parameters,
+    function: str | None = None,
+) -> Listing[Page, Item]:
+    """The list at a path, which is below that of `function` if one is given. `parameters`: of the
+    query, with the cursor of the first page.
+    """
+
+    def page_after(cursor: str | None) -> Flow[Page]:
+        wanted = path + query(**{**parameters, "cursor": cursor})
+        if function is None:
+            return ask(get(wanted, shape))
+        return on(function, wanted, lambda whole: get(whole, shape))
+
+    return Listing(page_after, items, parameters)
+
+
 def of_one_or_all(
     function: str | None,
     noun: str,
-    answer: type[T],
+    shape: type[Page],
+    items: Callable[[Page], list[Item]],
     cluster_id: str | None,
-    rest: Mapping[str, str | int | None],
-) -> Flow[T]:
-    """The request for a list of one function, or of all of the tenant. `rest`: its parameters."""
+    parameters: Parameters,
+) -> Listing[Page, Item]:
+    """A list of one function, or of all of the tenant, or of those with a label."""
     if function is None:
-        return ask(get(f"/api/{noun}{query(cluster_id=cluster_id, **rest)}", answer))
+        return listing(f"/api/{noun}", shape, items, {"cluster_id": cluster_id, **parameters})
     if cluster_id is not None:
         raise ValueError("give a function or a cluster_id, not both")
-    return on(
-        function,
-        lambda function_id: get(f"{BASE}/{segment(function_id)}/{noun}{query(**rest)}", answer),
-    )
+    return listing(f"/{noun}", shape, items, parameters, function)
 
 
 def calling(function: str, call: Callable[[str, dict[str, str]], Flow[T]]) -> Flow[T]:
@@ -100,5 +132,6 @@ def calling(function: str, call: Callable[[str, dict[str, str]], Flow[T]]) -> Fl
     )
 
 
-def invocation_path(function_id: str, invocation_id: str) -> str:
-    return f"{BASE}/{segment(function_id)}/invocations/{segment(invocation_id)}"
+def invocation(invocation_id: str) -> str:
+    """The path of an invocation, below that of its function."""
+    return f"/invocations/{segment(invocation_id)}"

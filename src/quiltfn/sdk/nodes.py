@@ -1,6 +1,6 @@
 """`client.nodes`: the nodes of a fleet, for operators."""
 
-from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient
+from quiltfn.sdk.methods import AnyClient, Group, Method
 from quiltfn.sdk.request import Flow, ask, delete, get, post, query, segment
 from quiltfn.wire import Node, NodeList
 
@@ -44,8 +44,8 @@ def _path(name: str) -> str:
     return f"/api/nodes/{segment(name)}"
 
 
-class NodeMethods:
-    """What both clients can do with nodes."""
+class Nodes(Group[AnyClient]):
+    """`client.nodes`."""
 
     list = Method(list_nodes)
     get = Method(get_node)
@@ -53,11 +53,3 @@ class NodeMethods:
     cordon = Method(cordon_node)
     uncordon = Method(uncordon_node)
     remove = Method(remove_node)
-
-
-class Nodes(NodeMethods, OfClient):
-    """`Client.nodes`."""
-
-
-class AsyncNodes(NodeMethods, OfAsyncClient):
-    """`AsyncClient.nodes`."""

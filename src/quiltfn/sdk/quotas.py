@@ -1,6 +1,6 @@
 """`client.quotas`: the limits of tenants, which operators set."""
 
-from quiltfn.sdk.methods import Method, OfAsyncClient, OfClient, with_name_and_fields_of
+from quiltfn.sdk.methods import AnyClient, Group, Method, with_name_and_fields_of
 from quiltfn.sdk.request import Flow, ask, delete, get, put, segment
 from quiltfn.wire import NewQuota, Quota
 
@@ -27,17 +27,9 @@ def _path(tenant: str) -> str:
     return f"/api/tenants/{segment(tenant)}/quota"
 
 
-class QuotaMethods:
-    """What both clients can do with quotas."""
+class Quotas(Group[AnyClient]):
+    """`client.quotas`."""
 
     get = Method(get_quota)
     set = Method(set_quota)
     delete = Method(delete_quota)
-
-
-class Quotas(QuotaMethods, OfClient):
-    """`Client.quotas`."""
-
-
-class AsyncQuotas(QuotaMethods, OfAsyncClient):
-    """`AsyncClient.quotas`."""

@@ -66,8 +66,12 @@ def ask(request: Request[T]) -> Flow[T]:
     return answer
 
 
-def get(path: str, shape: type[T]) -> Request[T]:
-    return Request(method="GET", path=path, read=as_json(shape), is_repeatable=True)
+def get(path: str, shape: type[T], **more: Any) -> Request[T]:
+    return Request(method="GET", path=path, read=as_json(shape), is_repeatable=True, **more)
+
+
+def get_bytes(path: str, headers: Mapping[str, str] = {}) -> Request[bytes]:
+    return Request(method="GET", path=path, read=bytes, headers=headers, is_repeatable=True)
 
 
 def get_with_etag(path: str, shape: type[Any]) -> WithEtag:
@@ -105,6 +109,14 @@ def put(path: str, shape: type[T], body: object, etag: str | None = None) -> Req
         headers={} if etag is None else {"If-Match": etag},
         is_repeatable=etag is None,
     )
+
+
+def change(
+    path: str, shape: type[T], changes: object, headers: Mapping[str, str] = {}
+) -> Request[T]:
+    """A PUT request that leaves fields as they are which are not in `changes`."""
+    read = as_json(shape)
+    return Request(method="PUT", path=path, read=read, body=encoded(changes), headers=headers)
 
 
 def delete(path: str) -> Request[None]:

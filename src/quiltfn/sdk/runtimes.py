@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from quiltfn.sdk.methods import (
+    AnyClient,
+    Group,
     Listing,
     Method,
-    OfAsyncClient,
-    OfClient,
     PagedMethod,
     every,
     with_fields_of,
 )
+from quiltfn.sdk.named_function import listing
 from quiltfn.sdk.request import Flow, Request, as_json, ask, delete, get, post, query, segment
 from quiltfn.wire import (
     Image,
@@ -43,12 +44,8 @@ def list_files(
     name: str, *, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[RuntimeFilePage, RuntimeFile]:
     """The files that a runtime has at /app, in the order of their paths."""
-
-    def page_after(after: str | None) -> Flow[RuntimeFilePage]:
-        wanted = query(limit=page_size, cursor=after)
-        return ask(get(f"{BASE}/{segment(name)}/files{wanted}", RuntimeFilePage))
-
-    return Listing(page_after, lambda page: page.files, cursor)
+    path, paging = f"{BASE}/{segment(name)}/files", {"limit": page_size, "cursor": cursor}
+    return listing(path, RuntimeFilePage, lambda page: page.files, paging)
 
 
 def list_packages(name: str) -> Flow[RuntimePackageList]:
@@ -100,8 +97,8 @@ def upload_image(archive: Path | str, *, contents: str = "files") -> Flow[Image]
     return ask(request)
 
 
-class RuntimeMethods:
-    """What both clients can do with runtimes."""
+class Runtimes(Group[AnyClient]):
+    """`client.runtimes`."""
 
     list = Method(list_runtimes)
     get = Method(get_runtime)
@@ -110,11 +107,3 @@ class RuntimeMethods:
     add = Method(add_runtime)
     remove = Method(remove_runtime)
     upload_image = Method(upload_image)
-
-
-class Runtimes(RuntimeMethods, OfClient):
-    """`Client.runtimes`."""
-
-
-class AsyncRuntimes(RuntimeMethods, OfAsyncClient):
-    """`AsyncClient.runtimes`."""

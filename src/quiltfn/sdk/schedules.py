@@ -1,26 +1,16 @@
 """`client.schedules`: run functions by a cron expression or an interval."""
 
 from quiltfn.sdk.methods import (
+    AnyClient,
+    Group,
     Listing,
     Method,
-    OfAsyncClient,
-    OfClient,
     PagedMethod,
     with_fields_of,
     with_name_and_fields_of,
 )
-from quiltfn.sdk.request import (
-    Flow,
-    Request,
-    as_json,
-    ask,
-    delete,
-    encoded,
-    get,
-    post,
-    query,
-    segment,
-)
+from quiltfn.sdk.named_function import listing
+from quiltfn.sdk.request import Flow, ask, change, delete, get, post, segment
 from quiltfn.wire import (
     Invocation,
     NewSchedule,
@@ -44,11 +34,8 @@ def list_schedules(
     *, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[SchedulePage, Schedule]:
     """The tenant's schedules, oldest first."""
-
-    def page_after(after: str | None) -> Flow[SchedulePage]:
-        return ask(get(BASE + query(limit=page_size, cursor=after), SchedulePage))
-
-    return Listing(page_after, lambda page: page.schedules, cursor)
+    paging = {"limit": page_size, "cursor": cursor}
+    return listing(BASE, SchedulePage, lambda page: page.schedules, paging)
 
 
 def get_schedule(name: str) -> Flow[Schedule]:
@@ -59,14 +46,7 @@ def get_schedule(name: str) -> Flow[Schedule]:
 @with_name_and_fields_of(ScheduleChanges)
 def update_schedule(name: str, changes: ScheduleChanges) -> Flow[Schedule]:
     """Change a schedule. What is not named stays, None resets what may be null."""
-    return ask(
-        Request(
-            method="PUT",
-            path=f"{BASE}/{segment(name)}",
-            read=as_json(Schedule),
-            body=encoded(changes),
-        )
-    )
+    return ask(change(f"{BASE}/{segment(name)}", Schedule, changes))
 
 
 def pause_schedule(name: str) -> Flow[Schedule]:
@@ -93,16 +73,12 @@ def list_schedule_runs(
     name: str, *, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[ScheduleRunPage, ScheduleRun]:
     """What was decided each time that the schedule was due, newest first."""
-
-    def page_after(after: str | None) -> Flow[ScheduleRunPage]:
-        wanted = query(limit=page_size, cursor=after)
-        return ask(get(f"{BASE}/{segment(name)}/runs{wanted}", ScheduleRunPage))
-
-    return Listing(page_after, lambda page: page.runs, cursor)
+    path, paging = f"{BASE}/{segment(name)}/runs", {"limit": page_size, "cursor": cursor}
+    return listing(path, ScheduleRunPage, lambda page: page.runs, paging)
 
 
-class ScheduleMethods:
-    """What both clients can do with schedules."""
+class Schedules(Group[AnyClient]):
+    """`client.schedules`."""
 
     create = Method(create_schedule)
     list = PagedMethod(list_schedules)
@@ -113,11 +89,3 @@ class ScheduleMethods:
     delete = Method(delete_schedule)
     run = Method(run_schedule)
     list_runs = PagedMethod(list_schedule_runs)
-
-
-class Schedules(ScheduleMethods, OfClient):
-    """`Client.schedules`."""
-
-
-class AsyncSchedules(ScheduleMethods, OfAsyncClient):
-    """`AsyncClient.schedules`."""

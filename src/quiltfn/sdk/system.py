@@ -6,15 +6,15 @@ from typing import Any
 from quiltfn.sdk.events import TenantEventReader
 from quiltfn.sdk.filters import AuditFilters, parameters_of
 from quiltfn.sdk.methods import (
+    AnyClient,
+    Group,
     Listing,
     Method,
-    OfAsyncClient,
-    OfClient,
     PagedMethod,
     StreamMethod,
     with_fields_of,
 )
-from quiltfn.sdk.named_function import on
+from quiltfn.sdk.named_function import listing, of_one
 from quiltfn.sdk.request import Flow, Request, ask, get, listed, query, stream
 from quiltfn.wire import (
     AuditEntry,
@@ -54,7 +54,7 @@ def list_instances(function: str | None = None, *, most: int | None = None) -> F
     def of(function_id: str | None) -> Request[InstanceList]:
         return get(f"/api/instances{query(function_id=function_id, limit=most)}", InstanceList)
 
-    return ask(of(None)) if function is None else on(function, of)
+    return of_one(function, of)
 
 
 def get_health() -> Flow[Health]:
@@ -77,11 +77,8 @@ def list_audit_entries(filters: AuditFilters) -> Listing[AuditPage, AuditEntry]:
     """Who changed what, or was refused it, newest first. `action`: only this, such as
     "function.create", or all of its kind: "function". `object_id`: only what was done to this one.
     """
-
-    def page_after(after: str | None) -> Flow[AuditPage]:
-        return ask(get(f"/api/audit{query(**parameters_of(filters, after))}", AuditPage))
-
-    return Listing(page_after, lambda page: page.entries, filters.cursor)
+    wanted = parameters_of(filters)
+    return listing("/api/audit", AuditPage, lambda page: page.entries, wanted)
 
 
 def follow_events(
@@ -98,7 +95,7 @@ def follow_events(
         wanted = query(follow=True, function_id=function_id, types=chosen)
         return stream("GET", f"/api/events{wanted}", headers=headers)
 
-    return ask(of(None)) if function is None else on(function, of)
+    return of_one(function, of)
 
 
 def get_usage(
@@ -115,8 +112,8 @@ def get_usage(
     return ask(get(f"/api/usage{wanted}", Usage))
 
 
-class SystemMethods:
-    """What both clients can ask a server about itself."""
+class System(Group[AnyClient]):
+    """`client.system`."""
 
     get_info = Method(get_info)
     whoami = Method(whoami)
@@ -128,11 +125,3 @@ class SystemMethods:
     list_audit_entries = PagedMethod(list_audit_entries)
     get_usage = Method(get_usage)
     follow_events = StreamMethod(follow_events, TenantEventReader)
-
-
-class System(SystemMethods, OfClient):
-    """`Client.system`."""
-
-
-class AsyncSystem(SystemMethods, OfAsyncClient):
-    """`AsyncClient.system`."""

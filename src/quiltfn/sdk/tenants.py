@@ -1,7 +1,8 @@
 """`client.tenants`: tenants, which operators see, disable and enable."""
 
-from quiltfn.sdk.methods import Listing, Method, OfAsyncClient, OfClient, PagedMethod
-from quiltfn.sdk.request import Flow, ask, get, post, query, segment
+from quiltfn.sdk.methods import AnyClient, Group, Listing, Method, PagedMethod
+from quiltfn.sdk.named_function import listing
+from quiltfn.sdk.request import Flow, ask, post, segment
 from quiltfn.wire import Tenant, TenantPage
 
 
@@ -9,11 +10,8 @@ def list_tenants(
     *, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[TenantPage, Tenant]:
     """The tenants that have a function, a valid key, a quota of their own, or calls, by name."""
-
-    def page_after(after: str | None) -> Flow[TenantPage]:
-        return ask(get(f"/api/tenants{query(limit=page_size, cursor=after)}", TenantPage))
-
-    return Listing(page_after, lambda page: page.tenants, cursor)
+    paging = {"limit": page_size, "cursor": cursor}
+    return listing("/api/tenants", TenantPage, lambda page: page.tenants, paging)
 
 
 def disable_tenant(tenant: str) -> Flow[Tenant]:
@@ -28,17 +26,9 @@ def enable_tenant(tenant: str) -> Flow[Tenant]:
     return ask(post(f"/api/tenants/{segment(tenant)}/enable", Tenant, is_repeatable=True))
 
 
-class TenantMethods:
-    """What both clients can do with tenants."""
+class Tenants(Group[AnyClient]):
+    """`client.tenants`."""
 
     list = PagedMethod(list_tenants)
     disable = Method(disable_tenant)
     enable = Method(enable_tenant)
-
-
-class Tenants(TenantMethods, OfClient):
-    """`Client.tenants`."""
-
-
-class AsyncTenants(TenantMethods, OfAsyncClient):
-    """`AsyncClient.tenants`."""

@@ -1,8 +1,8 @@
 """URLs of functions, as part of `client.functions`."""
 
 from quiltfn.sdk.methods import Method, with_name_and_fields_of
-from quiltfn.sdk.named_function import BASE, on
-from quiltfn.sdk.request import Flow, delete, get, put, query, segment
+from quiltfn.sdk.named_function import on
+from quiltfn.sdk.request import Flow, delete, get, put, query
 from quiltfn.wire import FunctionUrl, NewFunctionUrl
 
 
@@ -12,22 +12,18 @@ def get_url(function: str, *, reveal: bool = False) -> Flow[FunctionUrl]:
     `reveal`: with the secret of its webhooks, which needs scope write; otherwise it reads ***.
     """
     wanted = f"/url{query(reveal=reveal or None)}"
-    return on(
-        function, lambda function_id: get(f"{BASE}/{segment(function_id)}{wanted}", FunctionUrl)
-    )
+    return on(function, wanted, lambda path: get(path, FunctionUrl))
 
 
 @with_name_and_fields_of(NewFunctionUrl)
 def set_url(function: str, url: NewFunctionUrl) -> Flow[FunctionUrl]:
     """Set how a function is reached over plain HTTP. What is not named takes the default."""
-    return on(
-        function, lambda function_id: put(f"{BASE}/{segment(function_id)}/url", FunctionUrl, url)
-    )
+    return on(function, "/url", lambda path: put(path, FunctionUrl, url))
 
 
 def delete_url(function: str) -> Flow[None]:
     """Take a function's URL away."""
-    return on(function, lambda function_id: delete(f"{BASE}/{segment(function_id)}/url"))
+    return on(function, "/url", delete)
 
 
 class UrlMethods:

@@ -4,26 +4,13 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 
 from msgspec import UNSET
 
 from quiltfn.sdk.methods import Listing, Method, PagedMethod, with_name_and_fields_of
-from quiltfn.sdk.named_function import BASE, calling, invocation_path, of_one_or_all, on
+from quiltfn.sdk.named_function import calling, invocation, listing, of_one_or_all, on
 from quiltfn.sdk.payload import key_header, new_invocation, payload_text
-from quiltfn.sdk.request import (
-    Flow,
-    Request,
-    as_json,
-    ask,
-    delete,
-    get,
-    listed,
-    post,
-    put,
-    query,
-    segment,
-)
+from quiltfn.sdk.request import Flow, ask, delete, get, listed, post, put, query, segment
 from quiltfn.wire import (
     AsyncPolicy,
     Attempt,
@@ -102,8 +89,7 @@ def wait_for_invocation(
     named = function
     while True:
         left = WAIT_MAX_S if end is None else max(0.0, end - time.monotonic())
-        wait = partial(_wait, invocation_id, min(WAIT_MAX_S, math.ceil(left)))
-        record = yield from on(named, wait)
+        record = yield from _waited(named, invocation_id, min(WAIT_MAX_S, math.ceil(left)))
         if record.status not in UNDER_WAY:
             return record
         if end is not None and time.monotonic() >= end:
@@ -111,45 +97,27 @@ def wait_for_invocation(
         named = record.function_id
 
 
-def _wait(invocation_id: str, wait_s: int, function_id: str) -> Request[Invocation]:
-    return Request(
-        method="GET",
-        path=invocation_path(function_id, invocation_id) + query(wait_seconds=wait_s),
-        read=as_json(Invocation),
-        read_timeout_s=wait_s + ANSWER_S,
-        is_repeatable=True,
-    )
+def _waited(function: str, invocation_id: str, wait_s: int) -> Flow[Invocation]:
+    below = invocation(invocation_id) + query(wait_seconds=wait_s)
+    return on(function, below, lambda path: get(path, Invocation, read_timeout_s=wait_s + ANSWER_S))
 
 
 def cancel_invocation(function: str, invocation_id: str) -> Flow[Invocation]:
     """Cancel a call, whether it waits or runs. Raises ConflictError if it is over already."""
-    return on(
-        function,
-        lambda function_id: post(
-            f"{invocation_path(function_id, invocation_id)}/cancel", Invocation
-        ),
-    )
+    return on(function, f"{invocation(invocation_id)}/cancel", lambda path: post(path, Invocation))
 
 
 def list_attempts(function: str, invocation_id: str) -> Flow[list[Attempt]]:
     """The attempts at a call that are over, first to last."""
-    found = yield from on(
-        function,
-        lambda function_id: get(
-            f"{invocation_path(function_id, invocation_id)}/attempts", AttemptList
-        ),
-    )
+    below = f"{invocation(invocation_id)}/attempts"
+    found = yield from on(function, below, lambda path: get(path, AttemptList))
     return found.attempts
 
 
 def get_invocation_input(function: str, invocation_id: str) -> Flow[InvocationInput]:
     """What a call was given, where that is kept. Needs scope write."""
-    return on(
-        function,
-        lambda function_id: get(
-            f"{invocation_path(function_id, invocation_id)}/input", InvocationInput
-        ),
-    )
+    below = f"{invocation(invocation_id)}/input"
+    return on(function, below, lambda path: get(path, InvocationInput))
 
 
 def replay_invocation(
@@ -168,8 +136,9 @@ def replay_invocation(
     body = Replay(version=version, mode=mode, payload=text)
     return on(
         function,
-        lambda function_id: post(
-            f"{invocation_path(function_id, invocation_id)}/replay",
+        f"{invocation(invocation_id)}/replay",
+        lambda path: post(
+            path,
             Invocation,
             body,
             headers=key_header(idempotency_key),
@@ -189,12 +158,10 @@ def list_dead_letters(
     """Asynchronous calls that were given up, newest first: of a function, or without one of all
     functions, or of those with the label `cluster_id`.
     """
-
-    def page_after(after: str | None) -> Flow[DeadLetterPage]:
-        rest = {"limit": page_size, "cursor": after}
-        return of_one_or_all(function, "dead-letters", DeadLetterPage, cluster_id, rest)
-
-    return Listing(page_after, lambda page: page.dead_letters, cursor)
+    paging = {"limit": page_size, "cursor": cursor}
+    return of_one_or_all(
+        function, "dead-letters", DeadLetterPage, lambda page: page.dead_letters, cluster_id, paging
+    )
 
 
 def redrive_dead_letters(
@@ -209,84 +176,54 @@ def redrive_dead_letters(
         body = Redrive(invocation_ids=listed("invocation_ids", invocation_ids))
     return on(
         function,
-        lambda function_id: post(
-            f"{BASE}/{segment(function_id)}/dead-letters/redrive",
-            RedriveResult,
-            body,
-            read_timeout_s=REDRIVE_S,
-            takes_key=True,
-        ),
+        "/dead-letters/redrive",
+        lambda path: post(path, RedriveResult, body, read_timeout_s=REDRIVE_S, takes_key=True),
     )
 
 
 def drop_dead_letter(function: str, invocation_id: str) -> Flow[None]:
     """Drop a dead letter; its record stays."""
-    return on(
-        function,
-        lambda function_id: delete(
-            f"{BASE}/{segment(function_id)}/dead-letters/{segment(invocation_id)}"
-        ),
-    )
+    return on(function, f"/dead-letters/{segment(invocation_id)}", delete)
 
 
 def get_queue(function: str) -> Flow[FunctionQueue]:
     """How many of a function's asynchronous calls wait and run, and how many were given up."""
-    return on(
-        function, lambda function_id: get(f"{BASE}/{segment(function_id)}/queue", FunctionQueue)
-    )
+    return on(function, "/queue", lambda path: get(path, FunctionQueue))
 
 
 def list_queues(
     *, cluster_id: str | None = None, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[QueuePage, FunctionQueue]:
     """Likewise of each function that has some: of all, or of those with the label `cluster_id`."""
-
-    def page_after(after: str | None) -> Flow[QueuePage]:
-        wanted = query(cluster_id=cluster_id, limit=page_size, cursor=after)
-        return ask(get(f"/api/queues{wanted}", QueuePage))
-
-    return Listing(page_after, lambda page: page.queues, cursor)
+    wanted = {"cluster_id": cluster_id, "limit": page_size, "cursor": cursor}
+    return listing("/api/queues", QueuePage, lambda page: page.queues, wanted)
 
 
 def get_async_policy(function: str) -> Flow[AsyncPolicy]:
     """How a function's asynchronous calls are run."""
-    return on(
-        function,
-        lambda function_id: get(f"{BASE}/{segment(function_id)}/async-policy", AsyncPolicy),
-    )
+    return on(function, "/async-policy", lambda path: get(path, AsyncPolicy))
 
 
 @with_name_and_fields_of(NewAsyncPolicy)
 def set_async_policy(function: str, policy: NewAsyncPolicy) -> Flow[AsyncPolicy]:
     """Set how a function's asynchronous calls are run. What is not named takes the default."""
-    return on(
-        function,
-        lambda function_id: put(f"{BASE}/{segment(function_id)}/async-policy", AsyncPolicy, policy),
-    )
+    return on(function, "/async-policy", lambda path: put(path, AsyncPolicy, policy))
 
 
 def delete_async_policy(function: str) -> Flow[None]:
     """Go back to the default: one attempt, and nobody is told."""
-    return on(function, lambda function_id: delete(f"{BASE}/{segment(function_id)}/async-policy"))
+    return on(function, "/async-policy", delete)
 
 
 def get_record_policy(function: str) -> Flow[RecordPolicy]:
     """What is kept of a function's calls besides their records."""
-    return on(
-        function,
-        lambda function_id: get(f"{BASE}/{segment(function_id)}/record-policy", RecordPolicy),
-    )
+    return on(function, "/record-policy", lambda path: get(path, RecordPolicy))
 
 
 @with_name_and_fields_of(RecordPolicy)
 def set_record_policy(function: str, policy: RecordPolicy) -> Flow[RecordPolicy]:
     """Set whose inputs a function keeps: async, all or none."""
-    return on(
-        function,
-        lambda function_id: put(
-            f"{BASE}/{segment(function_id)}/record-policy", RecordPolicy, policy
-        ),
-    )
+    return on(function, "/record-policy", lambda path: put(path, RecordPolicy, policy))
 
 
 class WorkMethods:
