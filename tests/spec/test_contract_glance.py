@@ -284,7 +284,7 @@ def test_the_command_line_looks_around(open_server: Server, anybody: Api) -> Non
     assert "looked-at" in listed
     assert call in told("invocations", "--function", "looked-at", "--status", "failed")
     assert call in told("invocations", "--since", "10m", "--source", "sync", "--version", "1")
-    assert "no calls" in told("invocations", "--function", "looked-at", "--status", "success")
+    assert "no invocations" in told("invocations", "--function", "looked-at", "--status", "success")
     assert "looked-at" in told("instances", "--function", "looked-at")
     assert "MiB" in told("instances", "--limit", "1")
     assert "kernel" in told("info", "--findings")

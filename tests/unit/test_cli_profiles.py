@@ -13,7 +13,7 @@ import pytest
 from promises import promise
 from quiltfn.cli import profiles, run
 from quiltfn.cli.parsing import BadParameter
-from quiltfn.cli.profiles import Given, Profile, Profiles
+from quiltfn.cli.profiles import Profile, Profiles
 from unit.canned_server import Fake, Terminal, answered_by
 
 pytestmark = promise("M21")
@@ -69,7 +69,7 @@ def typed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def used(**options: Any) -> tuple[str | None, str | None]:
-    found = profiles.target(Given(**options))
+    found = profiles.target(**options)
     return found.url, found.api_key
 
 

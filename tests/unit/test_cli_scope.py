@@ -136,7 +136,7 @@ def test_a_list_of_all_functions_names_each_and_says_that_there_is_more(
     assert run([*command.split(), "--limit", "1"]) == 0
     shown = capsys.readouterr()
     assert "FUNCTION" in shown.out
-    assert "there are more: --cursor 1" in shown.err
+    assert "more results: add --cursor 1" in shown.err
     assert ("on_failure" in shown.out and "ENDED" in shown.out) == (field == "deliveries")
     (canned / "quiltfn.toml").write_text('project = "shop"\n')
     assert run([*command.split(), "-o", "json"]) == 0
@@ -158,9 +158,9 @@ def test_invocations_are_those_of_the_project(canned: Path, capsys: Captured) ->
     ids, note = listed()
     assert ids == ["2-b", "1-b"]
     assert "project shop; --all-functions" in note
-    assert "there are more" not in note
+    assert "more results" not in note
     ids, note = listed("--limit", "1")
-    assert (ids, "there are more" in note) == (["2-b"], True)
+    assert (ids, "more results" in note) == (["2-b"], True)
     assert len(listed("--all-functions")[0]) == 6
     for which in (["--function", next(iter(NAMES))], [next(iter(NAMES))]):
         assert listed(*which) == (["1-a", "2-a"], "")

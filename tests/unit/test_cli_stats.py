@@ -165,7 +165,7 @@ def test_a_quota_without_a_tenant_is_one_s_own(fake: Fake, capsys: Captured) -> 
 def test_nothing_is_told_as_that(fake: Fake, capsys: Captured) -> None:
     fake.answers["GET", "/stats"] = (200, {"functions": [], "next_cursor": None})
     assert run(["stats"]) == 0
-    assert capsys.readouterr().err == "no calls\n"
+    assert capsys.readouterr().err == "no invocations\n"
 
 
 def test_a_quota_is_shown_set_and_taken_away(fake: Fake, capsys: Captured) -> None:
@@ -189,7 +189,7 @@ def test_a_quota_is_shown_set_and_taken_away(fake: Fake, capsys: Captured) -> No
     assert "is the name right" not in capsys.readouterr().err
     fake.answers["PUT", OF_ACME] = (200, QUOTA | {"known": False})
     assert run(["quota", "set", "acme", *words.split()]) == 0
-    assert "acme has no key, no function and no calls yet" in capsys.readouterr().err
+    assert "acme has no key, no function and no invocations yet" in capsys.readouterr().err
     assert run(["quota", "set", "acme"]) == 2
     capsys.readouterr()
     assert run(["quota", "remove", "acme"]) == 0

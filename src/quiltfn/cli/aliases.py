@@ -1,7 +1,7 @@
 """`quiltfn aliases …`: names for versions of a function."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from msgspec import Struct, structs
@@ -10,7 +10,8 @@ from quiltfn.cli import scope, show
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.scope import AllFunctions, NameOrAll
 from quiltfn.cli.session import Connection, NameOrId
-from quiltfn.wire import Alias, AliasShare, RollbackRule
+from quiltfn.cli.show import TableOf
+from quiltfn.wire import Alias, AliasList, AliasShare, RollbackRule
 
 app = Group(name="aliases", help="Name versions of a function, and split invocations between two.")
 AliasName = Annotated[str, Argument(help="Alias, such as live.", completes="alias")]
@@ -69,13 +70,14 @@ def list_aliases(
     with connection.session(name_or_id) as at:
         functions = at.client.functions
         if name_or_id is not None:
-            at.show(functions.list_aliases(name_or_id), lambda found: _table(found.aliases))
+            at.show(functions.list_aliases(name_or_id), _table)
             return
         label = scope.label(all_functions=all_functions)
-        names = {one.id: one.name for one in functions.list_summaries(cluster_id=label)}
+        summaries = functions.list_summaries(cluster_id=label)
+        names = {function.id: function.name for function in summaries}
         pages = scope.each(functions.list_aliases, names)
-        found = [(names[function], one) for function, page in pages.items() for one in page.aliases]
-        body = [{"function_name": name} | structs.asdict(one) for name, one in found]
+        found = [(names[of], alias) for of, page in pages.items() for alias in page.aliases]
+        body = [{"function_name": name} | structs.asdict(alias) for name, alias in found]
         at.print(found, show.encoded({"aliases": body}), _table_of_all)
 
 
@@ -103,15 +105,15 @@ def set_alias(
         made = functions.set_alias(
             name_or_id, alias, version, also=share, rollback_on=rule, default=options.default
         )
-        at.show(made, _told)
+        at.show(made, lambda made: show.say(in_words(made)))
 
 
 @app.command("remove")
 def remove_alias(name_or_id: NameOrId, alias: AliasName, connection: Connection) -> None:
     """Remove an alias of a function."""
     with connection.session(name_or_id) as at:
-        gone = at.client.functions.delete_alias(name_or_id, alias)
-        at.show(gone, lambda _: show.say(f"{alias} is removed"), {"deleted": True})
+        at.client.functions.delete_alias(name_or_id, alias)
+        at.say(f"{alias} is removed", deleted=True)
 
 
 def fraction_of(text: str, option: str) -> float:
@@ -130,18 +132,6 @@ def _share(text: str) -> AliasShare:
     return AliasShare(version=int(version), weight=fraction_of(part, "--also"))
 
 
-COLUMNS = ("ALIAS", "VERSION", "ALSO", "DEFAULT", "CHANGED", "ROLLED BACK")
-
-
-def _table(found: Sequence[Alias]) -> None:
-    show.table(COLUMNS, map(_cells, found), drop=("CHANGED",))
-
-
-def _table_of_all(found: Sequence[tuple[str, Alias]]) -> None:
-    rows = [(name, *_cells(one)) for name, one in found]
-    show.table(("FUNCTION", *COLUMNS), rows, drop=("CHANGED",))
-
-
 def in_words(alias: Alias) -> str:
     """A sentence that describes an alias."""
     also = alias.also
@@ -151,18 +141,17 @@ def in_words(alias: Alias) -> str:
     return f"{alias.name} is version {alias.version}{share}{of}"
 
 
-def _told(alias: Alias) -> None:
-    show.say(in_words(alias))
+COLUMNS: dict[str, Callable[[Alias], object]] = {
+    "ALIAS": lambda alias: alias.name,
+    "VERSION": lambda alias: alias.version,
+    "ALSO": lambda alias: f"{alias.also.version}={show.percent(alias.also)}" if alias.also else "",
+    "DEFAULT": lambda alias: "yes" if alias.default else "",
+    "CHANGED": lambda alias: show.when(alias.updated_at),
+    "ROLLED BACK": lambda alias: alias.rolled_back or "",
+}
+_table = TableOf[AliasList, Alias](lambda found: found.aliases, COLUMNS, drop=("CHANGED",))
 
 
-def _cells(alias: Alias) -> tuple[object, ...]:
-    also = "" if alias.also is None else f"{alias.also.version}={show.percent(alias.also)}"
-    default = "yes" if alias.default else ""
-    return (
-        alias.name,
-        alias.version,
-        also,
-        default,
-        show.when(alias.updated_at),
-        alias.rolled_back or "",
-    )
+def _table_of_all(found: Sequence[tuple[str, Alias]]) -> None:
+    rows = [(name, *(cell(alias) for cell in COLUMNS.values())) for name, alias in found]
+    show.table(("FUNCTION", *COLUMNS), rows, drop=("CHANGED",))

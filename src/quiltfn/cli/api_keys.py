@@ -6,6 +6,7 @@ from quiltfn.cli import show
 from quiltfn.cli.options import FieldsOf, seconds_of
 from quiltfn.cli.parsing import Argument, Group, Option
 from quiltfn.cli.session import Connection
+from quiltfn.cli.show import TableOf
 from quiltfn.sdk import CreatedKey, Key
 from quiltfn.wire import NewKey
 
@@ -44,9 +45,8 @@ def revoke(
 ) -> None:
     """Permanently revoke a key. Running requests continue; the next request is refused."""
     with connection.session() as at:
-        gone = at.client.keys.revoke(key_id)
-        done = {"revoked": True, "id": key_id}
-        at.show(gone, lambda _: show.say(f"revoked {key_id}"), done)
+        at.client.keys.revoke(key_id)
+        at.say(f"revoked {key_id}", revoked=True, id=key_id)
 
 
 def _created(made: CreatedKey) -> None:
@@ -55,22 +55,18 @@ def _created(made: CreatedKey) -> None:
     show.note(f"key {made.id}: tenant {made.tenant_id}, scope {made.scope}, {ends}")
 
 
-def _table(found: list[Key]) -> None:
-    rows = (
-        (
-            one.id,
-            one.tenant_id,
-            one.scope,
-            one.prefix,
-            show.when(one.created_at),
-            "never" if one.expires_at is None else show.when(one.expires_at),
-            "-" if one.revoked_at is None else show.when(one.revoked_at),
-            one.label or "-",
-        )
-        for one in found
-    )
-    columns = ("ID", "TENANT", "SCOPE", "PREFIX", "CREATED", "EXPIRES", "REVOKED", "LABEL")
-    if found:
-        show.table(columns, rows, drop=("CREATED", "PREFIX", "TENANT"))
-    else:
-        show.note("no keys: the server needs none until the first is made")
+_table = TableOf[list[Key], Key](
+    list,
+    {
+        "ID": lambda key: key.id,
+        "TENANT": lambda key: key.tenant_id,
+        "SCOPE": lambda key: key.scope,
+        "PREFIX": lambda key: key.prefix,
+        "CREATED": lambda key: show.when(key.created_at),
+        "EXPIRES": lambda key: "never" if key.expires_at is None else show.when(key.expires_at),
+        "REVOKED": lambda key: show.when(key.revoked_at),
+        "LABEL": lambda key: key.label or "-",
+    },
+    empty="no keys: the server needs none until the first is made",
+    drop=("CREATED", "PREFIX", "TENANT"),
+)

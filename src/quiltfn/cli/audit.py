@@ -3,10 +3,11 @@
 from typing import Annotated
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from quiltfn.cli import tables
 from quiltfn.cli.moments import Period
-from quiltfn.cli.options import Cursor, Limit
+from quiltfn.cli.options import Paging
 from quiltfn.cli.parsing import Option
 from quiltfn.cli.session import Connection
 
@@ -25,24 +26,11 @@ class AuditOptions(Struct, frozen=True, kw_only=True):
     ] = None
 
 
-def audit(
-    wanted: AuditOptions,
-    period: Period,
-    *,
-    limit: Limit = None,
-    cursor: Cursor = None,
-    connection: Connection,
-) -> None:
+def audit(wanted: AuditOptions, period: Period, paging: Paging, connection: Connection) -> None:
     """List changes and refused changes with their actors, newest first; needs scope admin."""
     since, until = period.bounds()
     with connection.session() as at:
         found = at.client.system.list_audit_entries(
-            action=wanted.action,
-            credential=wanted.credential,
-            object_id=wanted.object_id,
-            since=since,
-            until=until,
-            page_size=limit,
-            cursor=cursor,
+            **asdict(wanted), since=since, until=until, **paging.fields()
         )
         at.show(found.first(), tables.audit)

@@ -3,16 +3,13 @@
 from typing import Annotated
 
 from quiltfn.cli import scope, show, tables
-from quiltfn.cli.options import Cursor, Limit
+from quiltfn.cli.options import Paging
 from quiltfn.cli.parsing import Argument, Group, Option
 from quiltfn.cli.scope import AllFunctions, NameOrAll
 from quiltfn.cli.session import Connection, NameOrId
 from quiltfn.sdk import Delivery
 
-app = Group(
-    name="deliveries",
-    help="List deliveries to destinations, and retry them.",
-)
+app = Group(name="deliveries", help="List deliveries to destinations, and retry them.")
 
 
 @app.command("list")
@@ -21,18 +18,16 @@ def list_deliveries(
     status: Annotated[
         str | None, Option(help="Delivery status: waiting, delivered or failed.")
     ] = None,
-    limit: Limit = None,
-    cursor: Cursor = None,
     *,
+    paging: Paging,
     all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
     """List deliveries, newest first."""
-    scope.check(name_or_id, all_functions)
+    label = scope.label(name_or_id, all_functions=all_functions)
     with connection.session(name_or_id) as at:
-        label = None if name_or_id else scope.label(all_functions=all_functions)
         found = at.client.functions.list_deliveries(
-            name_or_id, cluster_id=label, status=status, page_size=limit, cursor=cursor
+            name_or_id, cluster_id=label, status=status, **paging.fields()
         )
         at.show(found.first(), tables.deliveries if name_or_id else tables.all_deliveries)
 

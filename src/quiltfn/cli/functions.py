@@ -7,10 +7,11 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from quiltfn.cli import show, tables, work
 from quiltfn.cli.aliases import in_words
-from quiltfn.cli.options import Cursor, FieldsOf, Limit
+from quiltfn.cli.options import FieldsOf, InvocationId, IsCold, Paging, Status, Yes
 from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
 from quiltfn.cli.session import Connection, NameOrId, Reveal, Session
 from quiltfn.sdk import (
@@ -26,10 +27,7 @@ from quiltfn.wire import Alias, FunctionChanges, NewFunction
 
 VERSIONS_AT_ONCE = 10
 
-app = Group(
-    name="functions",
-    help="Create, show, change, deploy and delete functions.",
-)
+app = Group(name="functions", help="Create, show, change, deploy and delete functions.")
 
 
 @app.command()
@@ -59,10 +57,9 @@ def update(
         raise BadParameter("name at least one field to change; --help lists them")
     with connection.session(name_or_id) as at:
         served = at.client.functions.get(name_or_id).current_version
-        function = at.show(
-            _outcome(lambda: at.client.functions.update(name_or_id, **fields)), _changed
-        )
-        _tell_of_files(at, function, served)
+        function = _outcome(lambda: at.client.functions.update(name_or_id, **fields))
+        at.show(function, _changed)
+        _note_other_files(at, function, served)
     _must_be_ready(function)
 
 
@@ -79,23 +76,11 @@ class ListOptions(Struct, frozen=True, kw_only=True):
 
 @app.command("list")
 def list_functions(
-    wanted: ListOptions,
-    *,
-    limit: Limit = None,
-    cursor: Cursor = None,
-    reveal: Reveal = False,
-    connection: Connection,
+    wanted: ListOptions, paging: Paging, reveal: Reveal = False, *, connection: Connection
 ) -> None:
     """List functions (default: oldest first)."""
     with connection.session(reveal=reveal) as at:
-        found = at.client.functions.list(
-            state=wanted.state,
-            search=wanted.search,
-            sort=wanted.sort,
-            order=wanted.order,
-            page_size=limit,
-            cursor=cursor,
-        )
+        found = at.client.functions.list(**asdict(wanted), **paging.fields())
         at.show(found.first(), show.functions)
 
 
@@ -110,9 +95,7 @@ def get(name_or_id: NameOrId, reveal: Reveal = False, *, connection: Connection)
 def deploy(name_or_id: NameOrId, connection: Connection) -> None:
     """Deploy a function, which makes it ready for invocations."""
     with connection.session(name_or_id) as at:
-        function = at.show(_outcome(lambda: at.client.functions.deploy(name_or_id)), _show_state)
-    if function.state == "error":
-        raise Exit(1)
+        _must_serve(at.show(_outcome(lambda: at.client.functions.deploy(name_or_id)), _show_state))
 
 
 @app.command()
@@ -133,9 +116,7 @@ def pause(name_or_id: NameOrId, connection: Connection) -> None:
 def resume(name_or_id: NameOrId, connection: Connection) -> None:
     """Resume a paused function."""
     with connection.session(name_or_id) as at:
-        function = at.show(_outcome(lambda: at.client.functions.resume(name_or_id)), _show_state)
-    if function.state == "error":
-        raise Exit(1)
+        _must_serve(at.show(_outcome(lambda: at.client.functions.resume(name_or_id)), _show_state))
 
 
 @app.command()
@@ -157,9 +138,8 @@ def rollback(
     with connection.session(name_or_id) as at:
         version = version or _version_before(at, name_or_id)
         before = _aliases(at, name_or_id)
-        function = at.show(
-            _outcome(lambda: at.client.functions.rollback(name_or_id, version)), _changed
-        )
+        function = _outcome(lambda: at.client.functions.rollback(name_or_id, version))
+        at.show(function, _changed)
         for alias in _aliases(at, name_or_id):
             if alias not in before:
                 show.note(in_words(alias))
@@ -179,16 +159,11 @@ def _version_before(at: Session, name_or_id: str) -> int:
 
 @app.command()
 def versions(
-    name_or_id: NameOrId,
-    *,
-    limit: Limit = None,
-    cursor: Cursor = None,
-    reveal: Reveal = False,
-    connection: Connection,
+    name_or_id: NameOrId, paging: Paging, reveal: Reveal = False, *, connection: Connection
 ) -> None:
     """List a function's versions, newest first."""
     with connection.session(name_or_id, reveal=reveal) as at:
-        found = at.client.functions.list_versions(name_or_id, page_size=limit, cursor=cursor)
+        found = at.client.functions.list_versions(name_or_id, **paging.fields())
         at.show(found.first(), tables.versions)
 
 
@@ -197,18 +172,13 @@ OfVersion = Annotated[int | None, Option(help="Version (default: the current one
 
 @app.command()
 def files(
-    name_or_id: NameOrId,
-    *,
-    version: OfVersion = None,
-    limit: Limit = None,
-    cursor: Cursor = None,
-    connection: Connection,
+    name_or_id: NameOrId, paging: Paging, version: OfVersion = None, *, connection: Connection
 ) -> None:
     """List the files that a function has at /app."""
     with connection.session(name_or_id) as at:
         functions = at.client.functions
         number = version or functions.get(name_or_id).current_version
-        found = functions.list_version_files(name_or_id, number, page_size=limit, cursor=cursor)
+        found = functions.list_version_files(name_or_id, number, **paging.fields())
         at.show(found.first(), tables.runtime_files)
 
 
@@ -225,8 +195,7 @@ def print_file(
         functions = at.client.functions
         number = version or functions.get(name_or_id).current_version
         content = functions.get_version_file(name_or_id, number, path)
-        said = {"path": path, "version": number, **_as_text(content)}
-        at.print(content, show.encoded(said), lambda content: show.write_bytes(sys.stdout, content))
+        _print_bytes(at, content, path=path, version=number)
 
 
 @app.command()
@@ -248,30 +217,22 @@ def egress(name_or_id: NameOrId, connection: Connection) -> None:
 @app.command()
 def invocations(
     name_or_id: NameOrId,
+    paging: Paging,
     *,
-    limit: Limit = None,
-    status: Annotated[str | None, Option(help="Invocation status.")] = None,
-    cold: Annotated[
-        bool | None,
-        Option(("--cold",), off="--warm", help="Cold starts only, or warm starts only."),
-    ] = None,
-    cursor: Cursor = None,
+    status: Status = None,
+    cold: IsCold = None,
     connection: Connection,
 ) -> None:
     """List a function's invocations, newest first."""
     with connection.session(name_or_id) as at:
         found = at.client.functions.list_invocations(
-            name_or_id, page_size=limit, status=status, cold_start=cold, cursor=cursor
+            name_or_id, status=status, cold_start=cold, **paging.fields()
         )
         at.show(found.first(), tables.invocations)
 
 
 @app.command()
-def record(
-    name_or_id: NameOrId,
-    invocation_id: Annotated[str, Argument(help="Invocation id from `invocations`.")],
-    connection: Connection,
-) -> None:
+def record(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
     """Show the record of an invocation without its output, which -o json includes."""
     with connection.session(name_or_id) as at:
         found = at.client.functions.get_invocation(name_or_id, invocation_id)
@@ -281,7 +242,7 @@ def record(
 @app.command()
 def output(
     name_or_id: NameOrId,
-    invocation_id: Annotated[str, Argument(help="Invocation id from `invocations`.")],
+    invocation_id: InvocationId,
     *,
     stream: Annotated[str, Option(help="Stream: stdout or stderr.")] = "stdout",
     connection: Connection,
@@ -294,16 +255,11 @@ def output(
         written = at.client.functions.get_invocation_output(
             name_or_id, invocation_id, stream=stream
         )
-        said = {"invocation_id": invocation_id, "stream": stream, **_as_text(written)}
-        at.print(written, show.encoded(said), lambda content: show.write_bytes(sys.stdout, content))
+        _print_bytes(at, written, invocation_id=invocation_id, stream=stream)
 
 
 @app.command()
-def timeline(
-    name_or_id: NameOrId,
-    invocation_id: Annotated[str, Argument(help="Invocation id from `invocations`.")],
-    connection: Connection,
-) -> None:
+def timeline(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
     """Show the timeline of an invocation, and the reason of a cold start."""
     with connection.session(name_or_id) as at:
         found = at.client.functions.get_invocation_timeline(name_or_id, invocation_id)
@@ -343,27 +299,25 @@ def scale(
 
 
 @app.command()
-def delete(
-    name_or_id: NameOrId,
-    yes: Annotated[bool, Option(("--yes", "-y"), help="Skip confirmation.")] = False,
-    *,
-    connection: Connection,
-) -> None:
+def delete(name_or_id: NameOrId, yes: Yes = False, *, connection: Connection) -> None:
     """Delete a function. Running invocations are cancelled after 5 seconds."""
     with connection.session(name_or_id) as at:
         function = at.client.functions.get(name_or_id)
         if not yes:
             show.ask(f"Delete {function.name} ({function.id})?")
-        done = {"deleted": True, "id": function.id, "name": function.name}
-        gone = at.client.functions.delete(function.id)
-        at.show(gone, lambda _: show.say(f"deleted {function.name}"), done)
+        at.client.functions.delete(function.id)
+        at.say(f"deleted {function.name}", deleted=True, id=function.id, name=function.name)
 
 
-def _as_text(written: bytes) -> dict[str, str]:
+def _print_bytes(at: Session, content: bytes, **about: object) -> None:
+    """Print bytes as they are, or for programs with their encoding and `about`."""
     try:
-        return {"encoding": "utf-8", "output": written.decode()}
+        text = {"encoding": "utf-8", "output": content.decode()}
     except UnicodeDecodeError:
-        return {"encoding": "base64", "output": base64.b64encode(written).decode()}
+        text = {"encoding": "base64", "output": base64.b64encode(content).decode()}
+    at.print(
+        content, show.encoded(about | text), lambda content: show.write_bytes(sys.stdout, content)
+    )
 
 
 def _created(made: CreatedFunction) -> None:
@@ -379,7 +333,7 @@ def _outcome(change: Callable[[], Function]) -> Function:
         return failed.function
 
 
-def _tell_of_files(at: Session, now: Function, served: int) -> None:
+def _note_other_files(at: Session, now: Function, served: int) -> None:
     """Print a note if the new version has different runtime files than the previous one, as after a
     rollback.
     """
@@ -425,6 +379,11 @@ def _changed(function: Function) -> None:
     _show_state(function)
     if function.state != "error" and function.error_message:
         show.complain(show.quoted(function.error_message), own_lines=True)
+
+
+def _must_serve(function: Function) -> None:
+    if function.state == "error":
+        raise Exit(1)
 
 
 def _must_be_ready(function: Function) -> None:

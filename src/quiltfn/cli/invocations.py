@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from quiltfn.cli import scope, show, tables
 from quiltfn.cli.moments import Period
-from quiltfn.cli.options import Cursor, Limit
+from quiltfn.cli.options import IsCold, Paging, Status
 from quiltfn.cli.parsing import BadParameter, Option
 from quiltfn.cli.scope import AllFunctions, NameOrAll
 from quiltfn.cli.session import Connection, Session
@@ -22,11 +22,8 @@ class CallOptions(Struct, frozen=True, kw_only=True):
         str | None,
         Option(metavar="NAME_OR_ID", help="Same as NAME_OR_ID.", completes="function"),
     ] = None
-    status: Annotated[str | None, Option(help="Invocation status.")] = None
-    cold: Annotated[
-        bool | None,
-        Option(("--cold",), off="--warm", help="Cold starts only, or warm starts only."),
-    ] = None
+    status: Status = None
+    cold: IsCold = None
     slower_than: Annotated[
         int | None, Option(metavar="MS", help="Minimum duration in milliseconds.")
     ] = None
@@ -42,10 +39,9 @@ class CallOptions(Struct, frozen=True, kw_only=True):
 def invocations(
     wanted: CallOptions,
     period: Period,
+    paging: Paging,
     name_or_id: NameOrAll = None,
     *,
-    limit: Limit = None,
-    cursor: Cursor = None,
     connection: Connection,
 ) -> None:
     """List invocations, newest first: those of one function, of the project in this directory, or
@@ -64,29 +60,27 @@ def invocations(
         "version": wanted.version,
         "since": since,
         "until": until,
-        "page_size": limit,
+        **paging.fields(),
     }
     with connection.session(which) as at:
         calls = at.client.invocations
         chosen = None if which else scope.functions(at, all_functions=wanted.all_functions)
         if chosen is not None:
-            _of_project(at, chosen, filters, cursor)
+            _of_project(at, chosen, filters)
             return
         find = calls.list if which is None else partial(calls.list_of, which)
-        at.show(find(**filters, cursor=cursor).first(), tables.all_invocations)
+        at.show(find(**filters).first(), tables.all_invocations)
 
 
-def _of_project(
-    at: Session, chosen: Iterable[str], filters: Mapping[str, Any], cursor: str | None
-) -> None:
+def _of_project(at: Session, chosen: Iterable[str], filters: Mapping[str, Any]) -> None:
     """The newest invocations of several functions, from one page of each."""
-    if cursor is not None:
+    if filters["cursor"] is not None:
         raise BadParameter("--cursor needs a function's name or --all-functions")
     list_of, limit = at.client.invocations.list_of, filters["page_size"] or scope.SHOWN
     pages = scope.each(lambda function: list_of(function, **filters).first(), chosen).values()
-    found = [one for page in pages for one in page.invocations]
+    found = [record for page in pages for record in page.invocations]
     found.sort(key=lambda record: record.invocation_id, reverse=True)
     newest = InvocationSummaryPage(invocations=found[:limit], next_cursor=None)
     at.print(newest, show.encoded(newest), tables.all_invocations)
     if len(found) > limit or any(page.next_cursor for page in pages):
-        show.note("there are more: quiltfn invocations NAME lists them in pages")
+        show.note("more results: quiltfn invocations NAME lists them in pages")

@@ -12,6 +12,7 @@ from quiltfn.cli.output import Output, OutputOption, print_answer
 from quiltfn.cli.parsing import Argument, BadParameter, Group
 from quiltfn.cli.profiles import DEFAULT, Profile
 from quiltfn.cli.session import Connection
+from quiltfn.cli.show import TableOf
 from quiltfn.sdk import ApiError
 from quiltfn.sdk.client import base_url_of, without_user
 
@@ -97,7 +98,7 @@ def typed_key(url: str | None) -> str | None:
 def list_profiles(output: OutputOption = Output.TABLE) -> None:
     """List profiles. A star marks the current one."""
     found = profiles.read()
-    shown = [_shown(name, one, found.current) for name, one in found.profiles.items()]
+    shown = [_shown(name, profile, found.current) for name, profile in found.profiles.items()]
     print_answer(output, shown, show.encoded({"profiles": shown}), _table)
 
 
@@ -150,20 +151,22 @@ def _shown(name: str, profile: Profile, current: str | None) -> ShownProfile:
     )
 
 
-def _table(found: list[ShownProfile]) -> None:
-    if not found:
-        show.note("no profiles; make one with: quiltfn login --url URL")
-        return
-    rows = (
-        ("*" if one.current else "", one.name, one.url, "stored" if one.has_key else "none")
-        for one in found
-    )
-    show.table(("", "NAME", "SERVER", "KEY"), rows)
+_table = TableOf[list[ShownProfile], ShownProfile](
+    list,
+    {
+        "": lambda profile: "*" if profile.current else "",
+        "NAME": lambda profile: profile.name,
+        "SERVER": lambda profile: profile.url,
+        "KEY": lambda profile: "stored" if profile.has_key else "none",
+    },
+    empty="no profiles; make one with: quiltfn login --url URL",
+)
 
 
 def _target(target: ShownTarget) -> None:
-    rows = [("server", f"{target.url} ({target.url_from})")]
-    rows.append(("key", f"set ({target.key_from})" if target.has_key else "none"))
-    if target.cacert is not None:
-        rows.append(("certificates", target.cacert))
-    show.table(None, [*rows, ("profiles", target.file)])
+    show.pairs(
+        ("server", f"{target.url} ({target.url_from})"),
+        ("key", f"set ({target.key_from})" if target.has_key else "none"),
+        ("certificates", target.cacert),
+        ("profiles", target.file),
+    )

@@ -33,18 +33,14 @@ def show_node(name: Name, connection: Connection) -> None:
 def drain(name: Name, connection: Connection) -> None:
     """Drain a node: it accepts no new invocations and starts no queued ones; others finish."""
     with connection.session() as at:
-        found = at.client.nodes.drain(name)
-        at.show(found, tables.node)
-        _say_if_unheard(found)
+        _say_if_unheard(at.show(at.client.nodes.drain(name), tables.node))
 
 
 @app.command()
 def cordon(name: Name, connection: Connection) -> None:
     """Cordon a node: it starts no queued invocations and takes none from other nodes."""
     with connection.session() as at:
-        found = at.client.nodes.cordon(name)
-        at.show(found, tables.node)
-        _say_if_unheard(found)
+        _say_if_unheard(at.show(at.client.nodes.cordon(name), tables.node))
 
 
 @app.command()
@@ -71,6 +67,5 @@ def remove(name: Name, connection: Connection, *, force: Force = False) -> None:
     wait until its SOLE images are 0.
     """
     with connection.session() as at:
-        done = {"removed": True, "name": name}
-        gone = at.client.nodes.remove(name, force=force or None)
-        at.show(gone, lambda _: show.say(f"{name} is no node of the fleet any more"), done)
+        at.client.nodes.remove(name, force=force or None)
+        at.say(f"{name} is no node of the fleet any more", removed=True, name=name)

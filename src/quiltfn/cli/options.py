@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, get_origin
 
 from msgspec import UNSET, Struct
@@ -11,6 +12,7 @@ from quiltfn.cli.field_options import OPPOSITES, option_of
 from quiltfn.cli.parsing import (
     DURATIONS,
     SECONDS,
+    Argument,
     BadParameter,
     Option,
     Parameters,
@@ -23,11 +25,27 @@ Environment = Annotated[
     list[str] | None,
     Option(("--env",), metavar="KEY=VALUE", help="An environment variable; repeatable."),
 ]
+InvocationId = Annotated[str, Argument(help="Invocation id from `quiltfn invocations`.")]
+Status = Annotated[str | None, Option(help="Invocation status.")]
+IsCold = Annotated[
+    bool | None, Option(("--cold",), off="--warm", help="Cold starts only, or warm starts only.")
+]
 Limit = Annotated[int | None, Option(least=1, help="Maximum results.")]
-Cursor = Annotated[str | None, Option(help="Pagination cursor from previous output.")]
+Yes = Annotated[bool, Option(("--yes", "-y"), help="Skip confirmation.")]
 METAVARS = {"MiB": "MB", "%": "PERCENT", "s": SECONDS}
 # Fields whose values are names of objects on the server.
 NAMED = ("function", "runtime")
+
+
+class Paging(Struct, frozen=True, kw_only=True):
+    """Which part of a list is printed."""
+
+    limit: Limit = None
+    cursor: Annotated[str | None, Option(help="Pagination cursor from previous output.")] = None
+
+    def fields(self) -> dict[str, Any]:
+        """Arguments of the client's methods."""
+        return {"page_size": self.limit, "cursor": self.cursor}
 
 
 def seconds_of(option: str, age: str) -> int:
@@ -42,17 +60,20 @@ class FieldsOf(Parameters):
     """The fields of a schema as options: `Annotated[dict[str, Any], FieldsOf(NewFunction)]`.
 
     The value has the given fields, by their names in the API. If a schema's fields can be omitted,
-    those that can also be cleared have an additional option, --unset-….
+    those that can also be cleared have an additional option, --unset-…. `keeps`: fields that are
+    not given keep their values.
     """
 
-    def __init__(self, shape: type[Struct], leave_out: Sequence[str] = ()) -> None:
-        self.shape, self.leave_out = shape, leave_out
+    def __init__(
+        self, shape: type[Struct], leave_out: Sequence[str] = (), *, keeps: bool = False
+    ) -> None:
+        self.shape, self.leave_out, self.keeps = shape, leave_out, keeps
 
     def parameters(self) -> dict[str, tuple[Any, Any]]:
         found: dict[str, tuple[Any, Any]] = {}
         for name, field in self._fields().items():
             default = ... if field.is_required else None
-            found[name] = (Annotated[_kind(field), _option(field)], default)
+            found[name] = (Annotated[_kind(field), _option(field, self.keeps)], default)
             if self._can_be_emptied(field):
                 words = field.name.replace("_", " ")
                 unset = Option((unset_of(field),), help=f"Remove the {words}.")
@@ -74,7 +95,7 @@ class FieldsOf(Parameters):
 
     def _fields(self) -> dict[str, Field]:
         found = fields_of(self.shape).items()
-        return {name: one for name, one in found if name not in self.leave_out}
+        return {name: field for name, field in found if name not in self.leave_out}
 
     def _can_be_emptied(self, field: Field) -> bool:
         return field.default is UNSET and (field.is_nullable or get_origin(field.kind) is dict)
@@ -97,20 +118,20 @@ def _kind(field: Field) -> Any:
     return kind if field.is_required else kind | None
 
 
-def _option(field: Field) -> Option:
+def _option(field: Field, keeps: bool) -> Option:
     if field.name in OPPOSITES:
         return OPPOSITES[field.name]
     words = [each.words for each in field.constraints if isinstance(each, OneOf)]
     return Option(
         (option_of(field),),
-        help=_help(field),
+        help=_help(field, keeps),
         metavar=_metavar(field),
         choices=words[0] if words else (),
         completes=field.name if field.name in NAMED else None,
     )
 
 
-def _help(field: Field) -> str:
+def _help(field: Field, keeps: bool) -> str:
     # A command line cannot express null; --unset-… does.
     meaning = advice.with_options(field.meaning).replace(", or null", "")
     meaning = re.sub(r"; null with \w+", "", meaning).replace("; null: ", "; without it, ")
@@ -118,7 +139,7 @@ def _help(field: Field) -> str:
     has_default = isinstance(field.default, str | int | float) and not isinstance(
         field.default, bool
     )
-    default = f" (default: {field.default})" if has_default else ""
+    default = f" (default: {'no change' if keeps else field.default})" if has_default else ""
     return f"{meaning[:1].upper()}{meaning[1:]}{repeats}{default}."
 
 
@@ -127,6 +148,14 @@ def _metavar(field: Field) -> str:
         return "KEY=VALUE"
     number = "N" if field.kind in (int, float) else field.short.upper()
     return METAVARS.get(field.unit, number)
+
+
+def secret_in(path: Path) -> str:
+    """The secret in the file of --secret-file. Raises `BadParameter`."""
+    try:
+        return path.read_text("utf-8").strip()
+    except OSError as error:
+        raise BadParameter(f"--secret-file: {error.strerror}: {path}") from None
 
 
 def pairs_of(option: str, words: Sequence[str] | None) -> dict[str, str]:

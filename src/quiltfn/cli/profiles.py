@@ -61,7 +61,7 @@ class Profiles(Struct, frozen=True, kw_only=True):
     def without(self, name: str) -> "Profiles":
         """Raises `BadParameter` if there is none of the name."""
         self.get(name)
-        left = {key: one for key, one in self.profiles.items() if key != name}
+        left = {key: profile for key, profile in self.profiles.items() if key != name}
         current = None if self.current == name else self.current
         return replace(self, current=current, profiles=left)
 
@@ -69,15 +69,6 @@ class Profiles(Struct, frozen=True, kw_only=True):
         """Raises `BadParameter` if there is none of the name."""
         self.get(name)
         return replace(self, current=name)
-
-
-class Given(Struct, frozen=True, kw_only=True):
-    """The values of a command's options."""
-
-    url: str | None = None
-    api_key: str | None = None
-    cacert: Path | None = None
-    profile: str | None = None
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -158,42 +149,49 @@ def named(option: str | None) -> str | None:
     return option or os.environ.get("QUILTFN_PROFILE") or None
 
 
-def target(given: Given) -> Target:
-    """The target of a command. Raises `BadParameter`, also if a named profile does not exist.
+def target(
+    *,
+    url: str | None = None,
+    api_key: str | None = None,
+    cacert: Path | None = None,
+    profile: str | None = None,
+) -> Target:
+    """The target of a command with these options. Raises `BadParameter`, also if a named profile
+    does not exist.
 
     If options give the server and the key, no file is read.
     """
-    if given.profile is None and given.url is not None and given.api_key is not None:
-        said = {"url": "--url", "api_key": "--api-key"}
-        return Target(url=given.url, api_key=given.api_key, cacert=given.cacert, sources=said)
+    if profile is None and url is not None and api_key is not None:
+        sources = {"url": "--url", "api_key": "--api-key"}
+        return Target(url=url, api_key=api_key, cacert=cacert, sources=sources)
     profiles = read()
-    name = named(given.profile) or profiles.current
-    profile = None if name is None else profiles.get(name)
-    is_first = given.profile is not None  # an option takes precedence over the environment
-    url, source = _first(
-        (given.url, "--url"),
-        (profile.url if profile and is_first else None, f"profile {name}"),
+    name = named(profile) or profiles.current
+    stored = None if name is None else profiles.get(name)
+    is_first = profile is not None  # an option takes precedence over the environment
+    url, url_source = _first(
+        (url, "--url"),
+        (stored.url if stored and is_first else None, f"profile {name}"),
         (os.environ.get("QUILT_BASE_URL"), "QUILT_BASE_URL"),
-        (profile.url if profile else None, f"profile {name}"),
+        (stored.url if stored else None, f"profile {name}"),
     )
     # Never send a profile's key to another server.
-    is_own = profile is not None and url is not None and url.rstrip("/") == profile.url
-    own = profile if is_own else None
-    key, key_told = _first(
-        (given.api_key, "--api-key"),
+    is_own = stored is not None and url is not None and url.rstrip("/") == stored.url
+    own = stored if is_own else None
+    key, key_source = _first(
+        (api_key, "--api-key"),
         (own.api_key if own and is_first else None, f"profile {name}"),
         (os.environ.get("QUILT_API_KEY"), "QUILT_API_KEY"),
         (own.api_key if own else None, f"profile {name}"),
     )
-    cacert = given.cacert
     if cacert is None and own is not None and own.cacert is not None:
         cacert = Path(own.cacert)
-    sources = {"url": source, "api_key": key_told}
+    sources = {"url": url_source, "api_key": key_source}
     return Target(url=url, api_key=key, cacert=cacert, sources=sources)
 
 
-def _first(*said: tuple[str | None, str]) -> tuple[str | None, str]:
-    return next(((one, told) for one, told in said if one), (None, NOWHERE))
+def _first(*candidates: tuple[str | None, str]) -> tuple[str | None, str]:
+    """The first value that is set, and its source."""
+    return next((found for found in candidates if found[0]), (None, NOWHERE))
 
 
 def url_of_environment() -> str | None:

@@ -9,8 +9,7 @@ from quiltfn.cli.session import Connection
 from quiltfn.wire import NewQuota
 
 app = Group(
-    name="quota",
-    help="Show and set the limits of tenants; setting needs an operator's key.",
+    name="quota", help="Show and set the limits of tenants; setting needs an operator's key."
 )
 
 Tenant = Annotated[str, Argument(help="Tenant.")]
@@ -43,13 +42,13 @@ def set_quota(
     with connection.session() as at:
         made = at.show(at.client.quotas.set(tenant, **fields), tables.quota)
         if not made.known:
-            show.note(f"{tenant} has no key, no function and no calls yet: is the name right?")
+            none = "no key, no function and no invocations yet"
+            show.note(f"{tenant} has {none}: is the name right?")
 
 
 @app.command()
 def remove(tenant: Tenant, connection: Connection) -> None:
     """Reset a tenant to the server's default limits."""
     with connection.session() as at:
-        done = {"removed": True, "tenant_id": tenant}
-        gone = at.client.quotas.delete(tenant)
-        at.show(gone, lambda _: show.say(f"{tenant} has the server's limits"), done)
+        at.client.quotas.delete(tenant)
+        at.say(f"{tenant} has the server's limits", removed=True, tenant_id=tenant)

@@ -11,19 +11,14 @@ from typing import Annotated, Any
 from msgspec import Struct
 
 from quiltfn.cli import base_images, lock_files, progress, runtime_files, show, tables, tools
-from quiltfn.cli.options import Cursor, FieldsOf, Limit
+from quiltfn.cli.options import FieldsOf, Paging
 from quiltfn.cli.packages import Target
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection, Reveal, Session
 from quiltfn.sdk import Image, Runtime
 from quiltfn.wire import Kind, NewRuntime
 
-app = Group(
-    name="runtimes",
-    help="List, show, add and remove runtimes.",
-)
-
-
+app = Group(name="runtimes", help="List, show, add and remove runtimes.")
 Name = Annotated[str, Argument(help="Runtime name.", completes="runtime")]
 
 
@@ -42,12 +37,10 @@ def show_runtime(name: Name, reveal: Reveal = False, *, connection: Connection) 
 
 
 @app.command()
-def files(
-    name: Name, *, limit: Limit = None, cursor: Cursor = None, connection: Connection
-) -> None:
+def files(name: Name, paging: Paging, connection: Connection) -> None:
     """List the files that a runtime has at /app."""
     with connection.session() as at:
-        found = at.client.runtimes.list_files(name, page_size=limit, cursor=cursor)
+        found = at.client.runtimes.list_files(name, **paging.fields())
         at.show(found.first(), tables.runtime_files)
 
 
@@ -59,13 +52,13 @@ def list_packages(name: Name, connection: Connection) -> None:
 
 
 @app.command()
-def outdated(*, limit: Limit = None, cursor: Cursor = None, connection: Connection) -> None:
+def outdated(paging: Paging, connection: Connection) -> None:
     """List functions whose runtime was replaced after their version was created.
 
     They keep the old runtime until their next update.
     """
     with connection.session() as at:
-        found = at.client.functions.list_summaries(outdated=True, page_size=limit, cursor=cursor)
+        found = at.client.functions.list_summaries(outdated=True, **paging.fields())
         at.show(found.first(), tables.outdated_functions)
 
 
@@ -81,9 +74,8 @@ def remove(
 ) -> None:
     """Remove a runtime. Existing versions of functions keep it; new versions cannot use it."""
     with connection.session() as at:
-        gone = at.client.runtimes.remove(name, shared=shared)
-        done = {"removed": True, "name": name}
-        at.show(gone, lambda _: show.say(f"removed {name}"), done)
+        at.client.runtimes.remove(name, shared=shared)
+        at.say(f"removed {name}", removed=True, name=name)
 
 
 class FilesOptions(Struct, frozen=True, kw_only=True):
@@ -152,7 +144,7 @@ class BaseOptions(Struct, frozen=True, kw_only=True):
 
     def check(self, digest: str | None) -> None:
         """`digest`: of --base-image. Raises `BadParameter` if options contradict each other."""
-        if sum(one is not None for one in (self.image, self.rootfs, digest)) > 1:
+        if sum(root is not None for root in (self.image, self.rootfs, digest)) > 1:
             raise BadParameter("--image, --rootfs and --base-image each name a root file system")
         if self.image is None and (self.auth_file or self.cert_dir or self.insecure):
             raise BadParameter("--auth-file, --cert-dir and --insecure-registry go with --image")
@@ -167,10 +159,7 @@ def add(
     command: Annotated[
         str | None, Option(help="Program and arguments of a custom runtime.")
     ] = None,
-    fields: Annotated[
-        dict[str, Any],
-        FieldsOf(NewRuntime, leave_out=["name", "image", "command"]),
-    ],
+    fields: Annotated[dict[str, Any], FieldsOf(NewRuntime, leave_out=["name", "image", "command"])],
     connection: Connection,
 ) -> None:
     """Add or replace a runtime.

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from quiltfn.cli import payload as payloads
 from quiltfn.cli import show, tables
-from quiltfn.cli.options import Cursor, FieldsOf, Limit
+from quiltfn.cli.options import FieldsOf, Paging, Yes
 from quiltfn.cli.parsing import Argument, BadParameter, Group, Option
 from quiltfn.cli.session import Connection, Reveal
 from quiltfn.sdk import Invocation, Schedule
@@ -44,7 +44,7 @@ def add(
         made = at.client.schedules.create(
             name=name, function=function, enabled=not paused, **fields
         )
-        at.show(made, _told)
+        at.show(made, _say_next_run)
 
 
 @app.command()
@@ -52,10 +52,7 @@ def update(
     name: Name,
     *,
     payload_file: PayloadFile = None,
-    fields: Annotated[
-        dict[str, Any],
-        FieldsOf(ScheduleChanges, leave_out=["enabled"]),
-    ],
+    fields: Annotated[dict[str, Any], FieldsOf(ScheduleChanges, leave_out=["enabled"])],
     connection: Connection,
 ) -> None:
     """Change a schedule; other fields stay. An interval restarts if its length changes."""
@@ -63,20 +60,14 @@ def update(
     if not fields:
         raise BadParameter("name at least one field to change; --help lists them")
     with connection.session() as at:
-        at.show(at.client.schedules.update(name, **fields), _told)
+        at.show(at.client.schedules.update(name, **fields), _say_next_run)
 
 
 @app.command("list")
-def list_schedules(
-    limit: Limit = None,
-    cursor: Cursor = None,
-    reveal: Reveal = False,
-    *,
-    connection: Connection,
-) -> None:
+def list_schedules(paging: Paging, reveal: Reveal = False, *, connection: Connection) -> None:
     """List schedules."""
     with connection.session(reveal=reveal) as at:
-        found = at.client.schedules.list(page_size=limit, cursor=cursor)
+        found = at.client.schedules.list(**paging.fields())
         at.show(found.first(), tables.schedules)
 
 
@@ -103,44 +94,32 @@ def run(name: Name, connection: Connection) -> None:
 def pause(name: Name, connection: Connection) -> None:
     """Pause a schedule."""
     with connection.session() as at:
-        at.show(at.client.schedules.pause(name), _told)
+        at.show(at.client.schedules.pause(name), _say_next_run)
 
 
 @app.command()
 def resume(name: Name, connection: Connection) -> None:
     """Resume a paused schedule."""
     with connection.session() as at:
-        at.show(at.client.schedules.resume(name), _told)
+        at.show(at.client.schedules.resume(name), _say_next_run)
 
 
 @app.command()
-def remove(
-    name: Name,
-    yes: Annotated[bool, Option(("--yes", "-y"), help="Skip confirmation.")] = False,
-    *,
-    connection: Connection,
-) -> None:
+def remove(name: Name, yes: Yes = False, *, connection: Connection) -> None:
     """Delete a schedule. Invocations that it has queued still run."""
     with connection.session() as at:
         schedule = at.client.schedules.get(name)
         if not yes:
             show.ask(f"Delete the schedule {schedule.name} of {schedule.function}?")
-        done = {"removed": True, "name": schedule.name}
-        gone = at.client.schedules.delete(schedule.name)
-        at.show(gone, lambda _: show.say(f"removed {schedule.name}"), done)
+        at.client.schedules.delete(schedule.name)
+        at.say(f"removed {schedule.name}", removed=True, name=schedule.name)
 
 
 @app.command()
-def runs(
-    name: Name,
-    *,
-    limit: Limit = None,
-    cursor: Cursor = None,
-    connection: Connection,
-) -> None:
+def runs(name: Name, paging: Paging, connection: Connection) -> None:
     """List a schedule's runs, newest first."""
     with connection.session() as at:
-        found = at.client.schedules.list_runs(name, page_size=limit, cursor=cursor)
+        found = at.client.schedules.list_runs(name, **paging.fields())
         at.show(found.first(), tables.schedule_runs)
 
 
@@ -149,7 +128,7 @@ def _payload(fields: dict[str, Any], path: Path | None) -> dict[str, Any]:
     return {} if found is None else {"payload": found}
 
 
-def _told(schedule: Schedule) -> None:
+def _say_next_run(schedule: Schedule) -> None:
     if not schedule.enabled:
         show.say(f"{schedule.name} is paused")
     elif schedule.next_runs:

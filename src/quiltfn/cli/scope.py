@@ -50,15 +50,17 @@ def functions(
     wanted = label(all_functions=all_functions)
     if wanted is None:
         return None
-    return {one.id: one.name for one in at.client.functions.list_summaries(cluster_id=wanted)}
+    found = at.client.functions.list_summaries(cluster_id=wanted)
+    return {function.id: function.name for function in found}
 
 
-def label(*, all_functions: bool) -> str | None:
-    """The label of the functions of the project in this directory. None: all functions of the
-    tenant. Raises `BadParameter`.
+def label(name: str | None = None, *, all_functions: bool) -> str | None:
+    """The label of the functions of the project in this directory. None: those of the name, or all
+    functions of the tenant. Raises `BadParameter`.
     """
+    check(name, all_functions)
     path = Path(PROJECT_FILE)
-    if all_functions or not path.is_file():
+    if name is not None or all_functions or not path.is_file():
         return None
     from quiltfn.cli.project import file  # noqa: PLC0415 — in a project alone
     from quiltfn.cli.project.plan import LABEL  # noqa: PLC0415

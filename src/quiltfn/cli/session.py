@@ -2,7 +2,7 @@
 
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeGuard, TypeVar
@@ -99,16 +99,14 @@ class Session:
             raise BadParameter(f"the server names its processor {named!r}, which is no name of one")
         return named
 
-    def show(
-        self,
-        answer: T,
-        print_it: Callable[[T], None],
-        done: Mapping[str, object] | None = None,
-    ) -> T:
-        """Print the last answer as a table or for programs, and return it. `done`: what programs
-        get if the server's answer was empty."""
-        self.print(answer, self.body or (show.encoded(done) if done else b""), print_it)
+    def show(self, answer: T, print_it: Callable[[T], None]) -> T:
+        """Print the last answer as a table or for programs, and return it."""
+        self.print(answer, self.body, print_it)
         return answer
+
+    def say(self, sentence: str, **fields: object) -> None:
+        """Print a sentence, or for programs `fields`, after a request whose answer is empty."""
+        self.print(sentence, self.body or show.encoded(fields), show.say)
 
     def print(self, answer: T, body: bytes, print_it: Callable[[T], None]) -> None:
         """Print an answer, or for programs its `body`; values that look like secrets, or that the
@@ -133,7 +131,7 @@ class Session:
             page = self.client.functions.list().first()
         except ClientError:
             return None
-        names = [one.name for one in page.functions]
+        names = [function.name for function in page.functions]
         meant = nearest(self.name_or_id, names)
         is_there = self.name_or_id in names or meant is None
         return None if is_there else f"is it {meant}? quiltfn functions list shows all of them"
@@ -185,10 +183,9 @@ class Connection(Struct, frozen=True, kw_only=True):
 
     def target(self) -> profiles.Target:
         """The server and the key. Raises `BadParameter`."""
-        given = profiles.Given(
+        return profiles.target(
             url=self.url, api_key=self.api_key, cacert=self.cacert, profile=self.profile
         )
-        return profiles.target(given)
 
     @contextmanager
     def session(

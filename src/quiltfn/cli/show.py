@@ -6,8 +6,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, TextIO, TypeVar
 
 import msgspec
 
@@ -16,6 +16,9 @@ from quiltfn.sdk import Function, FunctionPage, Invocation, InvocationSummary
 from quiltfn.wire import Alias, AliasShare, FunctionSummary, NewFunction
 from quiltfn.wire.fields import fields_of
 from quiltfn.wire.invocations import HTTP_ERRORS
+
+Page = TypeVar("Page")
+Item = TypeVar("Item")
 
 # Control characters except newline and tab, and marks that change the direction of writing. With
 # these, a handler's output could change what the terminal shows elsewhere.
@@ -85,7 +88,7 @@ def complain(sentence: str, *advice: str | None, own_lines: bool = False) -> Non
     """Print an error and how to fix it. `own_lines`: the sentence has intended line feeds."""
     error, hint = painted("error:", BOLD_RED, sys.stderr), painted("hint:", CYAN, sys.stderr)
     lines = [f"{error} {(visible if own_lines else one_line)(sentence)}"]
-    lines += [f"{hint} {one_line(one)}" for one in advice if one]
+    lines += [f"{hint} {one_line(text)}" for text in advice if text]
     write(sys.stderr, "".join(f"{line}\n" for line in lines))
 
 
@@ -142,35 +145,6 @@ def size(count: int) -> str:
     return amount(count, "byte")
 
 
-def functions(page: FunctionPage) -> None:
-    if not page.functions:
-        note("no functions yet; make one with: quiltfn functions create NAME --handler …")
-        return
-    columns = ("NAME", "STATE", "VERSION", "RUNTIME", "MIN-MAX", "CALLS", "ERRORS", "LAST CALL")
-    rows = (
-        (
-            one.name,
-            one.state,
-            _version(one),
-            one.runtime,
-            f"{one.min_instances}-{one.max_instances}",
-            one.invocation_count,
-            one.error_count,
-            when(one.last_invoked_at),
-            one.id,
-        )
-        for one in page.functions
-    )
-    table((*columns, "ID"), rows, drop=("ID", "RUNTIME"))
-    say_more(page.next_cursor)
-
-
-def say_more(next_cursor: str | msgspec.UnsetType | None) -> None:
-    """Note how to get the rest of a list, if this is not its end."""
-    if next_cursor:
-        note(f"there are more: --cursor {next_cursor}")
-
-
 def elsewhere(function: Function | FunctionSummary) -> Alias | None:
     """Its default alias, if that uses other versions than the current one."""
     alias = function.default_alias
@@ -213,7 +187,12 @@ OUTDATED = "its runtime was replaced since this version was made; an update brin
 
 def function(function: Function) -> None:
     alias = elsewhere(function)
-    rows: list[tuple[str, object]] = [
+    settings = [
+        (field.short.replace("_", " "), setting(getattr(function, name), field.unit))
+        for name, field in fields_of(NewFunction).items()
+        if name not in SHOWN_ELSEWHERE
+    ]
+    pairs(
         ("name", function.name),
         ("id", function.id),
         ("state", function.state),
@@ -222,20 +201,13 @@ def function(function: Function) -> None:
         ("version", function.current_version),
         ("calls run on", runs_on(alias) if alias else None),
         ("outdated", OUTDATED if function.runtime_outdated is True else None),
-    ]
-    for name, field in fields_of(NewFunction).items():
-        if name not in SHOWN_ELSEWHERE:
-            rows.append(
-                (field.short.replace("_", " "), setting(getattr(function, name), field.unit))
-            )
-    rows += [
+        *settings,
         ("instances", f"{function.min_instances} to {function.max_instances}"),
         ("created", when(function.created_at)),
         ("updated", when(function.updated_at)),
         ("calls", f"{function.invocation_count}, {function.error_count} with errors"),
         ("last call", when(function.last_invoked_at)),
-    ]
-    table(None, ((key, value) for key, value in rows if value not in (None, "")))
+    )
 
 
 def setting(value: object, unit: str) -> str | None:
@@ -243,7 +215,7 @@ def setting(value: object, unit: str) -> str | None:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return "\n".join(f"{key}={one}" for key, one in value.items())
+        return "\n".join(f"{key}={text}" for key, text in value.items())
     if isinstance(value, int | float):
         return f"{value:.10g} {unit}".rstrip()
     return None if value is None else str(value)
@@ -257,10 +229,8 @@ def invocation(invocation: Invocation, output: Callable[[str], bytes]) -> None:
     write_bytes(sys.stdout, output("stdout"))
     write_bytes(sys.stderr, output("stderr"))
     # The line about the invocation starts on a new line.
-    last, unended = (
-        invocation.stderr or invocation.stdout,
-        bool(invocation.stderr) or are_together(),
-    )
+    last = invocation.stderr or invocation.stdout
+    unended = bool(invocation.stderr) or are_together()
     if last and not last.endswith("\n") and unended:
         write(sys.stderr, "\n")
     message = invocation.error_message or ""
@@ -321,3 +291,59 @@ def table(
     shown = visible if head is None else one_line  # a pair's value may have several lines
     cells = [[shown(str(cell)) for cell in row] for row in rows]
     write(sys.stdout, drawing.drawn(head, cells, drop))
+
+
+def pairs(*rows: tuple[str, object]) -> None:
+    """Print names and values, except those without a value."""
+    table(None, [row for row in rows if row[1] not in (None, "")])
+
+
+class TableOf(Generic[Page, Item]):
+    """Prints a list as a table, and how to get the rest if it is a page. `columns`: the cell of an
+    item by column. `empty`: printed in place of a table without rows. `drop`: as for `table`.
+    """
+
+    def __init__(
+        self,
+        items: Callable[[Page], Sequence[Item]],
+        columns: Mapping[str, Callable[[Item], object]],
+        *,
+        empty: str = "",
+        drop: Sequence[str] = (),
+    ) -> None:
+        self.columns = columns
+        self._items, self._empty, self._drop = items, empty, drop
+
+    def led_by(
+        self, columns: Mapping[str, Callable[[Item], object]], drop: Sequence[str]
+    ) -> "TableOf[Page, Item]":
+        """The table with other columns before its own."""
+        return TableOf(self._items, {**columns, **self.columns}, empty=self._empty, drop=drop)
+
+    def __call__(self, page: Page) -> None:
+        items, next_cursor = self._items(page), getattr(page, "next_cursor", None)
+        if items or next_cursor or not self._empty:
+            cells = ([cell(item) for cell in self.columns.values()] for item in items)
+            table([*self.columns], cells, self._drop)
+        else:
+            note(self._empty)
+        if next_cursor:
+            note(f"more results: add --cursor {next_cursor}")
+
+
+functions = TableOf[FunctionPage, Function](
+    lambda page: page.functions,
+    {
+        "NAME": lambda function: function.name,
+        "STATE": lambda function: function.state,
+        "VERSION": _version,
+        "RUNTIME": lambda function: function.runtime,
+        "MIN-MAX": lambda function: f"{function.min_instances}-{function.max_instances}",
+        "CALLS": lambda function: function.invocation_count,
+        "ERRORS": lambda function: function.error_count,
+        "LAST CALL": lambda function: when(function.last_invoked_at),
+        "ID": lambda function: function.id,
+    },
+    empty="no functions yet; make one with: quiltfn functions create NAME --handler …",
+    drop=("ID", "RUNTIME"),
+)

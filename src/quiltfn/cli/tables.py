@@ -2,13 +2,15 @@
 
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from quiltfn.cli import show
+from quiltfn.cli.show import TableOf
 from quiltfn.sdk import (
     AsyncPolicy,
     Attempt,
+    AuditEntry,
     AuditPage,
     DeadLetter,
     DeadLetterPage,
@@ -18,9 +20,12 @@ from quiltfn.sdk import (
     DoctorReport,
     Egress,
     FunctionQueue,
+    FunctionStats,
     FunctionStatsPage,
+    FunctionSummary,
     FunctionSummaryPage,
     Health,
+    Instance,
     InstanceList,
     Invocation,
     InvocationPage,
@@ -33,66 +38,50 @@ from quiltfn.sdk import (
     QueuePage,
     Quota,
     Runtime,
+    RuntimeFile,
     RuntimeFilePage,
+    RuntimePackage,
     RuntimePackageList,
     Schedule,
     SchedulePage,
     ScheduleRun,
     ScheduleRunPage,
     Series,
+    SeriesPoint,
     SystemInfo,
     Timeline,
     Usage,
     UsageSums,
+    Version,
     VersionPage,
     Whoami,
 )
+from quiltfn.wire import FunctionOnNode
 
-Listed = TypeVar("Listed", Invocation, InvocationSummary)
-
+NO_INVOCATIONS = "no invocations"
 HANDLER_SHOWN = 40
 
 
-def versions(page: VersionPage) -> None:
-    columns = ("VERSION", "CURRENT", "RUNTIME", "MEMORY", "CPU", "TIMEOUT", "CREATED", "HANDLER")
-    rows = (
-        (
-            one.version,
-            "yes" if one.is_active else "-",
-            one.runtime,
-            _with_unit(one.memory_limit_mb, "MiB"),
-            _with_unit(one.cpu_limit_percent, "%"),
-            _with_unit(one.timeout_seconds, "s"),
-            show.when(one.created_at),
-            _one_line(one.handler),
-        )
-        for one in page.versions
-    )
-    show.table(columns, rows, drop=("RUNTIME",))
-    show.say_more(page.next_cursor)
+versions = TableOf[VersionPage, Version](
+    lambda page: page.versions,
+    {
+        "VERSION": lambda version: version.version,
+        "CURRENT": lambda version: "yes" if version.is_active else "-",
+        "RUNTIME": lambda version: version.runtime,
+        "MEMORY": lambda version: _with_unit(version.memory_limit_mb, "MiB"),
+        "CPU": lambda version: _with_unit(version.cpu_limit_percent, "%"),
+        "TIMEOUT": lambda version: _with_unit(version.timeout_seconds, "s"),
+        "CREATED": lambda version: show.when(version.created_at),
+        "HANDLER": lambda version: _one_line(version.handler),
+    },
+    drop=("RUNTIME",),
+)
 
 
-def invocations(page: InvocationPage) -> None:
-    if not page.invocations:
-        show.note("no calls")
-        return
-    rows = (
-        (
-            show.when(one.started_at),
-            show.status_of(one),
-            _with_unit(one.duration_ms, "ms"),
-            "cold" if one.cold_start else "warm",
-            one.invocation_id,
-            one.error_message or "",
-        )
-        for one in _latest_first(page.invocations)
-    )
-    columns = ("STARTED", "STATUS", "DURATION", "START", "ID", "WHY")
-    show.table(columns, rows, drop=("START", "WHY"))
-    show.say_more(page.next_cursor)
+Record = TypeVar("Record", Invocation, InvocationSummary)
 
 
-def _latest_first(found: Iterable[Listed]) -> list[Listed]:
+def _latest_first(found: Iterable[Record]) -> list[Record]:
     """Sort by the first column, the start time, newest first. A page has the order in which its
     invocations were accepted, but asynchronous ones start later. Those that have not started come
     first.
@@ -100,8 +89,42 @@ def _latest_first(found: Iterable[Listed]) -> list[Listed]:
     return sorted(found, key=lambda record: record.started_at or math.inf, reverse=True)
 
 
+def _start(record: Invocation | InvocationSummary | Attempt) -> str:
+    return "cold" if record.cold_start else "warm"
+
+
+invocations = TableOf[InvocationPage, Invocation](
+    lambda page: _latest_first(page.invocations),
+    {
+        "STARTED": lambda record: show.when(record.started_at),
+        "STATUS": show.status_of,
+        "DURATION": lambda record: _with_unit(record.duration_ms, "ms"),
+        "START": _start,
+        "ID": lambda record: record.invocation_id,
+        "WHY": lambda record: record.error_message or "",
+    },
+    empty=NO_INVOCATIONS,
+    drop=("START", "WHY"),
+)
+all_invocations = TableOf[InvocationSummaryPage, InvocationSummary](
+    lambda page: _latest_first(page.invocations),
+    {
+        "STARTED": lambda record: show.when(record.started_at),
+        "FUNCTION": lambda record: record.function_name,
+        "STATUS": show.status_of,
+        "DURATION": lambda record: _with_unit(record.duration_ms, "ms"),
+        "START": _start,
+        "BY": lambda record: record.source,
+        "ID": lambda record: record.invocation_id,
+        "WHY": lambda record: record.error_message or "",
+    },
+    empty=NO_INVOCATIONS,
+    drop=("START", "BY", "WHY"),
+)
+
+
 def invocation(invocation: Invocation) -> None:
-    rows: list[tuple[str, object]] = [
+    show.pairs(
         ("id", invocation.invocation_id),
         ("function", invocation.function_name),
         ("status", invocation.status),
@@ -111,126 +134,89 @@ def invocation(invocation: Invocation) -> None:
         ("attempt", invocation.attempt or None),
         ("started", show.when(invocation.started_at)),
         ("took", _with_unit(invocation.duration_ms, "ms")),
-        ("start", "cold" if invocation.cold_start else "warm"),
+        ("start", _start(invocation)),
         ("node", invocation.execution_node_id),
         ("standard output", show.size(len((invocation.stdout or "").encode()))),
         ("log", show.size(len((invocation.stderr or "").encode()))),
-    ]
-    show.table(None, [row for row in rows if row[1] not in (None, "")])
+    )
 
 
 def egress(egress: Egress) -> None:
-    show.table(None, [("network", egress.network), ("refused", egress.blocked_count)])
+    show.pairs(("network", egress.network), ("refused", egress.blocked_count))
     if egress.blocked_destinations:
         rows = [(to.address, to.port, to.protocol) for to in egress.blocked_destinations]
         show.table(("REFUSED ADDRESS", "PORT", "PROTOCOL"), rows)
 
 
-def all_invocations(page: InvocationSummaryPage) -> None:
-    if not page.invocations and not page.next_cursor:
-        show.note("no calls")
-        return
-    rows = (
-        (
-            show.when(one.started_at),
-            one.function_name,
-            show.status_of(one),
-            _with_unit(one.duration_ms, "ms"),
-            "cold" if one.cold_start else "warm",
-            one.source,
-            one.invocation_id,
-            one.error_message or "",
-        )
-        for one in _latest_first(page.invocations)
-    )
-    columns = ("STARTED", "FUNCTION", "STATUS", "DURATION", "START", "BY", "ID", "WHY")
-    show.table(columns, rows, drop=("START", "BY", "WHY"))
-    show.say_more(page.next_cursor)
-
-
 ATTEMPT_LINES = 10  # of each stream; -o json has the last 16 KiB.
 
 
+_attempts = TableOf[list[Attempt], Attempt](
+    list,
+    {
+        "ATTEMPT": lambda attempt: attempt.attempt,
+        "STATUS": lambda attempt: (
+            f"failed ({attempt.exit_code})" if attempt.status == "failed" else attempt.status
+        ),
+        "STARTED": lambda attempt: show.when(attempt.started_at),
+        "DURATION": lambda attempt: _with_unit(attempt.duration_ms, "ms"),
+        "START": _start,
+        "VERSION": lambda attempt: attempt.version or "-",
+        "WHY": lambda attempt: attempt.error_message or "",
+    },
+    empty="no attempt is over",
+    drop=("START", "VERSION"),
+)
+
+
 def attempts(found: list[Attempt]) -> None:
-    if not found:
-        show.note("no attempt is over")
-        return
-    rows = (
-        (
-            one.attempt,
-            f"failed ({one.exit_code})" if one.status == "failed" else one.status,
-            show.when(one.started_at),
-            _with_unit(one.duration_ms, "ms"),
-            "cold" if one.cold_start else "warm",
-            one.version or "-",
-            one.error_message or "",
-        )
-        for one in found
-    )
-    columns = ("ATTEMPT", "STATUS", "STARTED", "DURATION", "START", "VERSION", "WHY")
-    show.table(columns, rows, drop=("START", "VERSION"))
-    for row in found:
-        for stream, text in (("standard output", row.stdout), ("log", row.stderr)):
+    """A table, and the end of what each attempt has written."""
+    _attempts(found)
+    for attempt in found:
+        for stream, text in (("standard output", attempt.stdout), ("log", attempt.stderr)):
             if text:
                 last = show.visible(text).rstrip("\n").split("\n")[-ATTEMPT_LINES:]
-                show.table(None, [(f"attempt {row.attempt}, {stream}", "\n".join(last))])
+                show.pairs((f"attempt {attempt.attempt}, {stream}", "\n".join(last)))
 
 
-DEAD_LETTER = ("DIED", "OUT OF", "STATUS", "ATTEMPTS", "ID", "WHY")
+def _function(of: DeadLetter | Delivery | FunctionQueue) -> str:
+    return of.function_name or of.function_id or "-"
 
 
-def dead_letters(page: DeadLetterPage) -> None:
-    if not page.dead_letters:
-        show.note("no dead letters")
-        return
-    show.table(DEAD_LETTER, map(_dead_letter, page.dead_letters), drop=("WHY",))
-    show.say_more(page.next_cursor)
-
-
-def all_dead_letters(page: DeadLetterPage) -> None:
-    """Those of several functions, each with its name."""
-    if not page.dead_letters:
-        show.note("no dead letters")
-        return
-    rows = ((_named(one), *_dead_letter(one)) for one in page.dead_letters)
-    show.table(("FUNCTION", *DEAD_LETTER), rows, drop=("WHY", "OUT OF"))
-    show.say_more(page.next_cursor)
-
-
-def _named(letter: DeadLetter | Delivery | FunctionQueue) -> str:
-    return letter.function_name or letter.function_id or "-"
-
-
-def _dead_letter(letter: DeadLetter) -> Sequence[object]:
-    died, why = show.when(letter.died_at), letter.error_message or ""
-    return (died, letter.reason, letter.status, letter.attempts, letter.invocation_id, why)
-
-
-QUEUE = ("QUEUED", "DELAYED", "RUNNING", "OLDEST", "DEAD LETTERS")
-
-
-def queue(queue: FunctionQueue) -> None:
-    show.table(QUEUE, [_queue(queue)])
-
-
-def queues(page: QueuePage) -> None:
-    """Of several functions, each with its name."""
-    if not page.queues:
-        show.note("no asynchronous invocations, and no dead letters")
-        return
-    rows = ((_named(one), *_queue(one)) for one in sorted(page.queues, key=_named))
-    show.table(("FUNCTION", *QUEUE), rows)
-    show.say_more(page.next_cursor)
-
-
-def _queue(queue: FunctionQueue) -> Sequence[object]:
-    oldest = _with_unit(queue.oldest_age_seconds, "s")
-    return (queue.queued, queue.delayed, queue.running, oldest, queue.dead_letters)
+dead_letters = TableOf[DeadLetterPage, DeadLetter](
+    lambda page: page.dead_letters,
+    {
+        "DIED": lambda letter: show.when(letter.died_at),
+        "OUT OF": lambda letter: letter.reason,
+        "STATUS": lambda letter: letter.status,
+        "ATTEMPTS": lambda letter: letter.attempts,
+        "ID": lambda letter: letter.invocation_id,
+        "WHY": lambda letter: letter.error_message or "",
+    },
+    empty="no dead letters",
+    drop=("WHY",),
+)
+all_dead_letters = dead_letters.led_by({"FUNCTION": _function}, drop=("WHY", "OUT OF"))
+queue = TableOf[FunctionQueue, FunctionQueue](
+    lambda queue: [queue],
+    {
+        "QUEUED": lambda queue: queue.queued,
+        "DELAYED": lambda queue: queue.delayed,
+        "RUNNING": lambda queue: queue.running,
+        "OLDEST": lambda queue: _with_unit(queue.oldest_age_seconds, "s"),
+        "DEAD LETTERS": lambda queue: queue.dead_letters,
+    },
+)
+queues = TableOf[QueuePage, FunctionQueue](
+    lambda page: sorted(page.queues, key=_function),
+    {"FUNCTION": _function, **queue.columns},
+    empty="no asynchronous invocations, and no dead letters",
+)
 
 
 def async_policy(policy: AsyncPolicy) -> None:
     wait = policy.backoff_seconds
-    rows: list[tuple[str, object]] = [
+    show.pairs(
         ("attempts", policy.max_attempts),
         (
             "wait",
@@ -243,8 +229,7 @@ def async_policy(policy: AsyncPolicy) -> None:
         ("max concurrency", policy.max_concurrency or "what is free"),
         ("on success", _destination(policy.on_success)),
         ("on failure", _destination(policy.on_failure)),
-    ]
-    show.table(None, rows)
+    )
 
 
 def _destination(destination: Destination | None) -> str:
@@ -254,7 +239,7 @@ def _destination(destination: Destination | None) -> str:
 def timeline(timeline: Timeline) -> None:
     waits = timeline.status == "queued" and timeline.due_at is not None
     due = [("due", show.when(timeline.due_at))] if waits else []
-    show.table(None, [*due, *_timeline(timeline)])
+    show.pairs(*due, *_timeline(timeline))
 
 
 def timing(timeline: Timeline) -> None:
@@ -277,16 +262,17 @@ def pool(pool: Pool) -> None:
     show.table(columns, [(pool.warming_count, pool.ready_count, pool.busy_count, pool.total_count)])
 
 
-def pool_stats(stats: PoolStats) -> None:
-    counts = (
-        stats.warming_count,
-        stats.ready_count,
-        stats.busy_count,
-        stats.recycling_count,
-        stats.terminating_count,
-        stats.total_count,
-    )
-    show.table(("WARMING", "READY", "BUSY", "RECYCLING", "TERMINATING", "TOTAL"), [counts])
+pool_stats = TableOf[PoolStats, PoolStats](
+    lambda stats: [stats],
+    {
+        "WARMING": lambda stats: stats.warming_count,
+        "READY": lambda stats: stats.ready_count,
+        "BUSY": lambda stats: stats.busy_count,
+        "RECYCLING": lambda stats: stats.recycling_count,
+        "TERMINATING": lambda stats: stats.terminating_count,
+        "TOTAL": lambda stats: stats.total_count,
+    },
+)
 
 
 def health(report: Health) -> None:
@@ -316,51 +302,37 @@ def info(info: SystemInfo) -> None:
     rows += [(_words(name), _limit(name, value)) for name, value in info.limits.items()]
     rows += [(f"memory {_words(name)}", f"{value:.15g}") for name, value in info.memory.items()]
     rows += [(_words(name), seen) for name, seen in info.protections.items()]
-    show.table(None, rows)
+    show.pairs(*rows)
 
 
 def function_stats(page: FunctionStatsPage, names: Mapping[str, str]) -> None:
     """`names`: the functions' names by id."""
-    if not page.functions:
-        show.note("no calls")
-        return
-    rows = (
-        (
-            names.get(one.function_id, one.function_id),
-            one.calls,
-            one.errors,
-            one.cold_starts,
-            _latency(one.p50_ms),
-            _latency(one.p99_ms),
-        )
-        for one in page.functions
-    )
-    show.table(("NAME", "CALLS", "ERRORS", "COLD", "P50", "P99"), rows)
+    TableOf[list[FunctionStats], FunctionStats](
+        list,
+        {"NAME": lambda of: names.get(of.function_id, of.function_id), **COUNTS},
+        empty=NO_INVOCATIONS,
+    )(page.functions)
     if page.next_cursor:
         show.note(f"these are the first {len(page.functions)} functions")
 
 
-def series(series: Series) -> None:
-    if not series.points:
-        show.note("no calls")
-        return
-    rows = (
-        (
-            show.when(point.start),
-            point.calls,
-            point.errors,
-            point.cold_starts,
-            _latency(point.p50_ms),
-            _latency(point.p99_ms),
-        )
-        for point in series.points
-    )
-    show.table(("FROM", "CALLS", "ERRORS", "COLD", "P50", "P99"), rows)
+COUNTS: dict[str, Callable[[FunctionStats | SeriesPoint], object]] = {
+    "CALLS": lambda of: of.calls,
+    "ERRORS": lambda of: of.errors,
+    "COLD": lambda of: of.cold_starts,
+    "P50": lambda of: _latency(of.p50_ms),
+    "P99": lambda of: _latency(of.p99_ms),
+}
+series = TableOf[Series, SeriesPoint](
+    lambda series: series.points,
+    {"FROM": lambda point: show.when(point.start), **COUNTS},
+    empty=NO_INVOCATIONS,
+)
 
 
 def usage(usage: Usage) -> None:
     if not usage.rows:
-        show.note("no calls")
+        show.note(NO_INVOCATIONS)
         return
     by_function = any(row.function_id is not None for row in usage.rows)
 
@@ -389,39 +361,9 @@ def _amount(seconds: float) -> str:
     return f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}"
 
 
-def nodes(found: list[Node]) -> None:
-    rows = [
-        (
-            one.name,
-            _state_of(one),
-            *_load_of(one),
-            one.sole_images,
-            one.version,
-            one.address or "-",
-        )
-        for one in found
-    ]
-    head = ("NAME", "STATE", "BEAT", "RUNNING", "WAITING", "READY", "BUSY", "FREE", "SOLE")
-    show.table((*head, "VERSION", "ADDRESS"), rows)
-
-
-def node(node: Node) -> None:
-    """A node, and the functions on it."""
-    nodes([node])
-    if node.functions:
-        show.say("")
-        rows = [
-            (
-                at.function_name or at.function_id,
-                at.tenant_id,
-                at.version,
-                at.ready_instances,
-                at.busy_instances,
-                at.waiting_calls,
-            )
-            for at in node.functions
-        ]
-        show.table(("FUNCTION", "TENANT", "VERSION", "READY", "BUSY", "WAITING"), rows)
+def is_heard(node: Node) -> bool:
+    """Whether the node's last report is still valid."""
+    return node.presence == "present" and node.state != "removed" and not node.is_silent
 
 
 def _state_of(node: Node) -> str:
@@ -431,19 +373,48 @@ def _state_of(node: Node) -> str:
     return node.state if is_heard(node) else "silent" if node.is_silent else node.presence
 
 
-def is_heard(node: Node) -> bool:
-    """Whether the node's last report is still valid."""
-    return node.presence == "present" and node.state != "removed" and not node.is_silent
+nodes = TableOf[list[Node], Node](
+    list,
+    {
+        "NAME": lambda node: node.name,
+        "STATE": _state_of,
+        "BEAT": lambda node: (
+            f"{node.beat_age_seconds:.0f}s" if is_heard(node) or node.is_silent else "-"
+        ),
+        "RUNNING": lambda node: _reported(node, node.running_calls),
+        "WAITING": lambda node: _reported(node, node.waiting_calls),
+        "READY": lambda node: _reported(node, node.ready_instances),
+        "BUSY": lambda node: _reported(node, node.busy_instances),
+        "FREE": lambda node: _reported(node, show.size(int(node.memory_free_mib * 1024 * 1024))),
+        "SOLE": lambda node: node.sole_images,
+        "VERSION": lambda node: node.version,
+        "ADDRESS": lambda node: node.address or "-",
+    },
+)
+_functions_on = TableOf[Node, FunctionOnNode](
+    lambda node: node.functions or [],
+    {
+        "FUNCTION": lambda at: at.function_name or at.function_id,
+        "TENANT": lambda at: at.tenant_id,
+        "VERSION": lambda at: at.version,
+        "READY": lambda at: at.ready_instances,
+        "BUSY": lambda at: at.busy_instances,
+        "WAITING": lambda at: at.waiting_calls,
+    },
+)
 
 
-def _load_of(node: Node) -> Sequence[object]:
-    """The node's last heartbeat, and its report if that is still valid."""
-    beat = f"{node.beat_age_seconds:.0f}s"
-    if not is_heard(node):
-        return (beat if node.is_silent else "-", *["-"] * 5)
-    calls = (node.running_calls, node.waiting_calls)
-    free = show.size(int(node.memory_free_mib * 1024 * 1024))
-    return (beat, *calls, node.ready_instances, node.busy_instances, free)
+def node(node: Node) -> None:
+    """A node, and the functions on it."""
+    nodes([node])
+    if node.functions:
+        show.say("")
+        _functions_on(node)
+
+
+def _reported(node: Node, value: object) -> object:
+    """A value of the node's last report, if that is still valid."""
+    return value if is_heard(node) else "-"
 
 
 NO_LIMIT_AT_0 = ("calls_per_second", "gb_seconds_per_day")
@@ -479,59 +450,54 @@ def _latency(milliseconds: float | None) -> str:
     return f"{milliseconds:.3g} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
 
 
-def audit(page: AuditPage) -> None:
-    if not page.entries and not page.next_cursor:
-        show.note("no entries")
-        return
-    rows = (
-        (
-            show.when(one.at),
-            one.action,
-            one.object_name or one.object_id or "-",
-            one.error_code or "done",
-            one.tenant_id,
-            one.credential,
-            one.address,
-        )
-        for one in page.entries
-    )
-    columns = ("AT", "ACTION", "OBJECT", "RESULT", "TENANT", "CREDENTIAL", "FROM")
-    show.table(columns, rows, drop=("FROM", "CREDENTIAL", "TENANT"))
-    show.say_more(page.next_cursor)
+audit = TableOf[AuditPage, AuditEntry](
+    lambda page: page.entries,
+    {
+        "AT": lambda entry: show.when(entry.at),
+        "ACTION": lambda entry: entry.action,
+        "OBJECT": lambda entry: entry.object_name or entry.object_id or "-",
+        "RESULT": lambda entry: entry.error_code or "done",
+        "TENANT": lambda entry: entry.tenant_id,
+        "CREDENTIAL": lambda entry: entry.credential,
+        "FROM": lambda entry: entry.address,
+    },
+    empty="no entries",
+    drop=("FROM", "CREDENTIAL", "TENANT"),
+)
 
 
 def whoami(whoami: Whoami) -> None:
     expires = "never" if whoami.expires_at is None else show.when(whoami.expires_at)
-    rows: list[tuple[str, object]] = [
+    show.pairs(
         ("tenant", whoami.tenant_id),
         ("scope", whoami.scope),
         ("credential", whoami.credential if whoami.needs_credential else "none is needed"),
         ("expires", expires),
         ("server", f"quiltfn {whoami.version} on {whoami.node_id}"),
-        ("offers", ", ".join(whoami.offers)),
-    ]
-    show.table(None, rows)
+        ("offers", ", ".join(whoami.offers) or "-"),
+    )
+
+
+_instances = TableOf[InstanceList, Instance](
+    lambda found: found.instances,
+    {
+        "FUNCTION": lambda instance: instance.function_name or instance.function_id,
+        "TENANT": lambda instance: instance.tenant_id,
+        "NODE": lambda instance: instance.node_id,
+        "STATE": lambda instance: instance.state,
+        "VERSION": lambda instance: instance.version,
+        "MEMORY": lambda instance: _with_unit(instance.memory_mib, "MiB"),
+        "AGE": lambda instance: f"{instance.age_seconds:.0f} s",
+        "STARTED AS": lambda instance: instance.start_reason,
+    },
+    empty="no instances",
+    drop=("STARTED AS", "VERSION", "NODE"),
+)
 
 
 def instances(found: InstanceList) -> None:
-    rows = (
-        (
-            one.function_name or one.function_id,
-            one.tenant_id,
-            one.node_id,
-            one.state,
-            one.version,
-            _with_unit(one.memory_mib, "MiB"),
-            f"{one.age_seconds:.0f} s",
-            one.start_reason,
-        )
-        for one in found.instances
-    )
-    columns = ("FUNCTION", "TENANT", "NODE", "STATE", "VERSION", "MEMORY", "AGE", "STARTED AS")
-    if found.instances:
-        show.table(columns, rows, drop=("STARTED AS", "VERSION", "NODE"))
-    else:
-        show.note("no instances")
+    """The instances, and what they share."""
+    _instances(found)
     left_out = found.total_count - len(found.instances)
     if left_out:
         show.note(f"{left_out} more; --limit shows up to 1000")
@@ -544,7 +510,7 @@ def instances(found: InstanceList) -> None:
 
 
 def findings(report: DoctorReport) -> None:
-    rows = [(one.name, one.level, one.sentence) for one in report.findings]
+    rows = [(finding.name, finding.level, finding.sentence) for finding in report.findings]
     rows += [(name, "ok", seen) for name, seen in report.protections.items()]
     show.table(("PART", "", "WHAT"), [(_words(name), *rest) for name, *rest in rows])
     for finding in report.findings:
@@ -552,73 +518,68 @@ def findings(report: DoctorReport) -> None:
             show.note(f"{_words(finding.name)}: {finding.advice}")
 
 
-DELIVERY = ("ENDED", "ID", "OF CALL", "EVENT", "STATUS", "TRIES", "NEXT TRY", "ANSWER", "WHY")
+deliveries = TableOf[DeliveryPage, Delivery](
+    lambda page: page.deliveries,
+    {
+        "ENDED": lambda delivery: show.when(delivery.ended_at),
+        "ID": lambda delivery: delivery.delivery_id,
+        "OF CALL": lambda delivery: delivery.invocation_id,
+        "EVENT": lambda delivery: delivery.policy_field,
+        "STATUS": lambda delivery: delivery.status,
+        "TRIES": lambda delivery: delivery.attempts,
+        "NEXT TRY": lambda delivery: show.when(delivery.next_attempt_at or None),
+        "ANSWER": lambda delivery: delivery.http_status or "-",
+        "WHY": lambda delivery: delivery.error_message or "-",
+    },
+    empty="no deliveries",
+    drop=("OF CALL", "ENDED"),
+)
+all_deliveries = deliveries.led_by({"FUNCTION": _function}, drop=("OF CALL", "ANSWER", "ENDED"))
 
 
-def all_deliveries(page: DeliveryPage) -> None:
-    """Those of several functions, each with its name."""
-    if not page.deliveries:
-        show.note("no deliveries")
-        return
-    rows = ((_named(one), *_delivery(one)) for one in page.deliveries)
-    show.table(("FUNCTION", *DELIVERY), rows, drop=("OF CALL", "ANSWER", "ENDED"))
-    show.say_more(page.next_cursor)
+def _whose(runtime: Runtime) -> str:
+    """Who can use and change it."""
+    if runtime.built_in:
+        return "server"
+    return "all" if runtime.shared else "tenant"
 
 
-def _delivery(delivery: Delivery) -> Sequence[object]:
-    return (
-        show.when(delivery.ended_at),
-        delivery.delivery_id,
-        delivery.invocation_id,
-        delivery.policy_field,
-        delivery.status,
-        delivery.attempts,
-        show.when(delivery.next_attempt_at) if delivery.next_attempt_at else "-",
-        delivery.http_status or "-",
-        delivery.error_message or "-",
-    )
-
-
-def deliveries(page: DeliveryPage) -> None:
-    if not page.deliveries:
-        show.note("no deliveries")
-        return
-    show.table(DELIVERY, map(_delivery, page.deliveries), drop=("OF CALL", "ENDED"))
-    show.say_more(page.next_cursor)
-
-
-def runtimes(found: list[Runtime]) -> None:
-    rows = (
-        (
-            one.name,
-            one.kind,
-            one.network,
-            _whose(one),
-            "-" if one.built_in else show.when(one.created_at),
-            _short(one.image_digest),
-        )
-        for one in found
-    )
-    show.table(("NAME", "KIND", "NETWORK", "OF", "ADDED", "FILES"), rows, drop=("NETWORK",))
+runtimes = TableOf[list[Runtime], Runtime](
+    list,
+    {
+        "NAME": lambda runtime: runtime.name,
+        "KIND": lambda runtime: runtime.kind,
+        "NETWORK": lambda runtime: runtime.network,
+        "OF": _whose,
+        "ADDED": lambda runtime: "-" if runtime.built_in else show.when(runtime.created_at),
+        "FILES": lambda runtime: _short(runtime.image_digest),
+    },
+    drop=("NETWORK",),
+)
+_outdated = TableOf[FunctionSummaryPage, FunctionSummary](
+    lambda page: page.functions,
+    {
+        "NAME": lambda function: function.name,
+        "RUNTIME": lambda function: function.runtime,
+        "VERSION": lambda function: function.current_version,
+        "STATE": lambda function: function.state,
+        "UPDATED": lambda function: show.when(function.updated_at),
+    },
+    empty="no function is outdated",
+    drop=("UPDATED",),
+)
 
 
 def outdated_functions(found: FunctionSummaryPage) -> None:
     """Functions whose runtime was replaced."""
-    if not found.functions:
-        show.note("no function is outdated")
-        return
-    rows = [
-        (one.name, one.runtime, one.current_version, one.state, show.when(one.updated_at))
-        for one in found.functions
-    ]
-    show.table(("NAME", "RUNTIME", "VERSION", "STATE", "UPDATED"), rows, drop=("UPDATED",))
-    show.say_more(found.next_cursor)
-    command = "quiltfn functions update NAME --runtime RUNTIME"
-    show.note(f"an update brings what the runtime is now: {command}")
+    _outdated(found)
+    if found.functions:
+        command = "quiltfn functions update NAME --runtime RUNTIME"
+        show.note(f"an update brings what the runtime is now: {command}")
 
 
 def runtime(runtime: Runtime) -> None:
-    rows: list[tuple[str, object]] = [
+    show.pairs(
         ("name", runtime.name),
         ("id", runtime.id),
         ("kind", runtime.kind),
@@ -635,82 +596,13 @@ def runtime(runtime: Runtime) -> None:
         ("open files", runtime.open_files_limit),
         ("of", _whose(runtime)),
         ("added", None if runtime.built_in else show.when(runtime.created_at)),
-    ]
-    show.table(None, ((key, value) for key, value in rows if value not in (None, "")))
-
-
-def schedules(page: SchedulePage) -> None:
-    if not page.schedules:
-        show.note("no schedules")
-        return
-    rows = (
-        (
-            one.name,
-            one.function,
-            _timing(one),
-            show.when(one.next_runs[0], zone_of(one)) if one.next_runs else "paused",
-            "-" if one.last_run is None else _result(one.last_run),
-        )
-        for one in page.schedules
     )
-    show.table(("NAME", "FUNCTION", "WHEN", "NEXT", "LAST"), rows, drop=("LAST",))
-    show.say_more(page.next_cursor)
 
 
-def schedule(schedule: Schedule) -> None:
-    last = schedule.last_run
-    variables = (schedule.environment or {}).items()
-    rows: list[tuple[str, object]] = [
-        ("name", schedule.name),
-        ("function", schedule.function),
-        ("when", _timing(schedule)),
-        ("in words", schedule.in_words if schedule.cron else None),
-        ("jitter", f"{schedule.jitter_seconds} s" if schedule.jitter_seconds else None),
-        (
-            "next",
-            "\n".join(show.when(each, zone_of(schedule)) for each in schedule.next_runs)
-            or "paused",
-        ),
-        (
-            "last",
-            None
-            if last is None
-            else f"{show.when(last.due_at, zone_of(schedule))}, {_result(last)}",
-        ),
-        ("runs", schedule.fired_count),
-        ("skipped", schedule.skipped_count),
-        ("missed", schedule.missed_count),
-        ("on overlap", schedule.overlap),
-        ("on missed", schedule.missed),
-        ("payload", schedule.payload),
-        ("environment", "\n".join(f"{key}={value}" for key, value in variables)),
-        ("created", show.when(schedule.created_at)),
-        ("updated", show.when(schedule.updated_at)),
-    ]
-    show.table(None, ((key, value) for key, value in rows if value not in (None, "")))
-
-
-def schedule_runs(page: ScheduleRunPage) -> None:
-    if not page.runs:
-        show.note("no runs")
-        return
-    rows = (
-        (
-            show.when(one.due_at),
-            "now" if one.manual else "due",
-            _result(one),
-            one.invocation_id or "-",
-            one.reason or "",
-        )
-        for one in page.runs
-    )
-    show.table(("AT", "BY", "RESULT", "INVOCATION", "WHY NOT"), rows, drop=("BY", "WHY NOT"))
-    show.say_more(page.next_cursor)
-
-
-def zone_of(schedule: Schedule) -> str | None:
-    """The time zone of its times. None: this machine's."""
-    return schedule.timezone if schedule.cron is not None else None
+def _result(run: ScheduleRun) -> str:
+    if run.missed > 1:
+        return f"{run.missed} missed"
+    return run.status or run.outcome
 
 
 def _timing(schedule: Schedule) -> str:
@@ -721,35 +613,86 @@ def _timing(schedule: Schedule) -> str:
     )
 
 
-def _result(run: ScheduleRun) -> str:
-    if run.missed > 1:
-        return f"{run.missed} missed"
-    return run.status or run.outcome
+schedules = TableOf[SchedulePage, Schedule](
+    lambda page: page.schedules,
+    {
+        "NAME": lambda schedule: schedule.name,
+        "FUNCTION": lambda schedule: schedule.function,
+        "WHEN": _timing,
+        "NEXT": lambda schedule: next(_next_runs(schedule), "paused"),
+        "LAST": lambda schedule: _result(schedule.last_run) if schedule.last_run else "-",
+    },
+    empty="no schedules",
+    drop=("LAST",),
+)
 
 
-def runtime_files(page: RuntimeFilePage) -> None:
-    if not page.files:
-        show.note("no files of its own")
-        return
-    rows = ((show.size(one.size_bytes), one.path) for one in page.files)
-    show.table(("SIZE", "PATH"), rows)
-    show.say_more(page.next_cursor)
+def schedule(schedule: Schedule) -> None:
+    last = schedule.last_run
+    variables = (schedule.environment or {}).items()
+    show.pairs(
+        ("name", schedule.name),
+        ("function", schedule.function),
+        ("when", _timing(schedule)),
+        ("in words", schedule.in_words if schedule.cron else None),
+        ("jitter", f"{schedule.jitter_seconds} s" if schedule.jitter_seconds else None),
+        ("next", "\n".join(_next_runs(schedule)) or "paused"),
+        ("last", f"{show.when(last.due_at, zone_of(schedule))}, {_result(last)}" if last else None),
+        ("runs", schedule.fired_count),
+        ("skipped", schedule.skipped_count),
+        ("missed", schedule.missed_count),
+        ("on overlap", schedule.overlap),
+        ("on missed", schedule.missed),
+        ("payload", schedule.payload),
+        ("environment", "\n".join(f"{key}={value}" for key, value in variables)),
+        ("created", show.when(schedule.created_at)),
+        ("updated", show.when(schedule.updated_at)),
+    )
+
+
+schedule_runs = TableOf[ScheduleRunPage, ScheduleRun](
+    lambda page: page.runs,
+    {
+        "AT": lambda run: show.when(run.due_at),
+        "BY": lambda run: "now" if run.manual else "due",
+        "RESULT": _result,
+        "INVOCATION": lambda run: run.invocation_id or "-",
+        "WHY NOT": lambda run: run.reason or "",
+    },
+    empty="no runs",
+    drop=("BY", "WHY NOT"),
+)
+
+
+def _next_runs(schedule: Schedule) -> Iterator[str]:
+    return (show.when(moment, zone_of(schedule)) for moment in schedule.next_runs)
+
+
+def zone_of(schedule: Schedule) -> str | None:
+    """The time zone of its times. None: this machine's."""
+    return schedule.timezone if schedule.cron is not None else None
+
+
+runtime_files = TableOf[RuntimeFilePage, RuntimeFile](
+    lambda page: page.files,
+    {"SIZE": lambda file: show.size(file.size_bytes), "PATH": lambda file: file.path},
+    empty="no files of its own",
+)
+_packages = TableOf[RuntimePackageList, RuntimePackage](
+    lambda found: found.packages,
+    {
+        "KIND": lambda package: package.kind,
+        "NAME": lambda package: package.name,
+        "VERSION": lambda package: package.version,
+    },
+    empty="no packages",
+)
 
 
 def runtime_packages(found: RuntimePackageList) -> None:
-    if not found.packages:
-        show.note("no packages")
-        return
-    show.table(("KIND", "NAME", "VERSION"), [(o.kind, o.name, o.version) for o in found.packages])
+    _packages(found)
     if not found.is_complete:
         show.note("there are more than the server looks for")
-
-
-def _whose(runtime: Runtime) -> str:
-    """Who can use and change it."""
-    if runtime.built_in:
-        return "server"
-    return "all" if runtime.shared else "tenant"
 
 
 def _short(digest: str | None) -> str:

@@ -3,9 +3,10 @@
 from typing import Annotated
 
 from quiltfn.cli import show
-from quiltfn.cli.options import Cursor, Limit
-from quiltfn.cli.parsing import Argument, Group, Option
+from quiltfn.cli.options import Paging, Yes
+from quiltfn.cli.parsing import Argument, Group
 from quiltfn.cli.session import Connection
+from quiltfn.cli.show import TableOf
 from quiltfn.wire import Tenant, TenantPage
 
 app = Group(name="tenants", help="List, disable and enable tenants; needs an operator's key.")
@@ -14,16 +15,16 @@ Name = Annotated[str, Argument(help="Tenant.")]
 
 
 @app.command("list")
-def list_tenants(*, limit: Limit = None, cursor: Cursor = None, connection: Connection) -> None:
+def list_tenants(paging: Paging, connection: Connection) -> None:
     """List tenants by name: those that have a function, a key, a quota, or invocations."""
     with connection.session() as at:
-        at.show(at.client.tenants.list(page_size=limit, cursor=cursor).first(), _table)
+        at.show(at.client.tenants.list(**paging.fields()).first(), _table)
 
 
 @app.command()
 def disable(
     tenant: Name,
-    yes: Annotated[bool, Option(("--yes", "-y"), help="Skip confirmation.")] = False,
+    yes: Yes = False,
     *,
     connection: Connection,
 ) -> None:
@@ -37,17 +38,17 @@ def disable(
             own = tenant == at.client.system.whoami().tenant_id
             whose = "your own tenant " if own else "tenant "
             show.ask(f"Disable {whose}{tenant}? All its invocations end, and its URLs fail.")
-        at.show(at.client.tenants.disable(tenant), _told)
+        at.show(at.client.tenants.disable(tenant), _say_state)
 
 
 @app.command()
 def enable(tenant: Name, connection: Connection) -> None:
     """Enable a disabled tenant."""
     with connection.session() as at:
-        at.show(at.client.tenants.enable(tenant), _told)
+        at.show(at.client.tenants.enable(tenant), _say_state)
 
 
-def _told(tenant: Tenant) -> None:
+def _say_state(tenant: Tenant) -> None:
     show.say(f"{tenant.tenant_id} is {_state(tenant)}")
 
 
@@ -55,17 +56,13 @@ def _state(tenant: Tenant) -> str:
     return "disabled" if tenant.disabled else "enabled"
 
 
-def _table(page: TenantPage) -> None:
-    rows = [
-        (
-            tenant.tenant_id,
-            _state(tenant),
-            tenant.functions,
-            tenant.valid_keys,
-            tenant.calls_in_flight,
-        )
-        for tenant in page.tenants
-    ]
-    show.table(("TENANT", "STATE", "FUNCTIONS", "KEYS", "IN FLIGHT"), rows)
-    if page.next_cursor:
-        show.note(f"more results: --cursor {page.next_cursor}")
+_table = TableOf[TenantPage, Tenant](
+    lambda page: page.tenants,
+    {
+        "TENANT": lambda tenant: tenant.tenant_id,
+        "STATE": _state,
+        "FUNCTIONS": lambda tenant: tenant.functions,
+        "KEYS": lambda tenant: tenant.valid_keys,
+        "IN FLIGHT": lambda tenant: tenant.calls_in_flight,
+    },
+)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import Struct
 
 from quiltfn.cli import show
-from quiltfn.cli.options import FieldsOf
+from quiltfn.cli.options import FieldsOf, secret_in
 from quiltfn.cli.parsing import BadParameter, Group, Option
 from quiltfn.cli.session import Connection, NameOrId, Reveal
 from quiltfn.wire import CorsRule, FunctionUrl, NewFunctionUrl, WebhookRule
@@ -52,11 +52,11 @@ class UrlOptions(Struct, frozen=True, kw_only=True):
         """The given fields by their names in the API. Raises `BadParameter`."""
         found: dict[str, Any] = {}
         if self.method:
-            found["methods"] = [one.upper() for one in self.method]
+            found["methods"] = [method.upper() for method in self.method]
         if self.scheme is None and self.secret_file is not None:
             raise BadParameter("give --scheme with --secret-file")
         if self.scheme is not None:
-            secret = None if self.secret_file is None else _read(self.secret_file)
+            secret = None if self.secret_file is None else secret_in(self.secret_file)
             found["auth"] = "webhook"
             found["webhook"] = WebhookRule(scheme=self.scheme, secret=secret)
         if self.cors_origin:
@@ -90,12 +90,7 @@ def set_url(
 
 
 @app.command("show")
-def show_url(
-    name_or_id: NameOrId,
-    *,
-    reveal: Reveal = False,
-    connection: Connection,
-) -> None:
+def show_url(name_or_id: NameOrId, *, reveal: Reveal = False, connection: Connection) -> None:
     """Show a function's URL."""
     with connection.session(name_or_id, reveal=reveal) as at:
         found = at.client.functions.get_url(name_or_id, reveal=reveal)
@@ -106,8 +101,8 @@ def show_url(
 def delete_url(name_or_id: NameOrId, connection: Connection) -> None:
     """Delete a function's URL."""
     with connection.session(name_or_id) as at:
-        gone = at.client.functions.delete_url(name_or_id)
-        at.show(gone, lambda _: show.say("it has no URL any more"), {"deleted": True})
+        at.client.functions.delete_url(name_or_id)
+        at.say("it has no URL any more", deleted=True)
 
 
 # Explanations of refusals whose name in the API is ambiguous.
@@ -126,25 +121,20 @@ def address_of(url: FunctionUrl, server: str) -> str:
 
 def print_url(url: FunctionUrl, server: str) -> None:
     """Print the URL as a table; complete if it is at the address of the API."""
-    where = [("url", address_of(url, server))]
-    if url.host is not None:
-        where = [("path", url.path), ("host", url.host)]
-    rows = [*where, ("auth", url.auth)]
-    if url.webhook is not None:
-        rows.append(("webhook", f"{url.webhook.scheme}, secret {url.webhook.secret}"))
-    rows.append(("methods", ", ".join(url.methods) if url.methods else "any"))
-    if url.cors is not None:
-        rows.append(("origins", ", ".join(url.cors.allow_origins)))
-    rows.append(("stream", "yes" if url.stream else "no"))
+    refused = None
     if url.refused:
-        total = sum(url.refused.values())
         counts = ", ".join(f"{REFUSED.get(why, why)} {n}" for why, n in url.refused.items())
-        rows.append(("refused", f"{total} ({counts}); the last {show.when(url.last_refused_at)}"))
-    show.table(None, rows)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8").strip()
-    except OSError as error:
-        raise BadParameter(f"--secret-file: {error.strerror}: {path}") from None
+        last = show.when(url.last_refused_at)
+        refused = f"{sum(url.refused.values())} ({counts}); the last {last}"
+    hook = url.webhook
+    show.pairs(
+        ("url", address_of(url, server) if url.host is None else None),
+        ("path", None if url.host is None else url.path),
+        ("host", url.host),
+        ("auth", url.auth),
+        ("webhook", None if hook is None else f"{hook.scheme}, secret {hook.secret}"),
+        ("methods", ", ".join(url.methods) if url.methods else "any"),
+        ("origins", None if url.cors is None else ", ".join(url.cors.allow_origins)),
+        ("stream", "yes" if url.stream else "no"),
+        ("refused", refused),
+    )

@@ -11,15 +11,14 @@ from msgspec import Struct
 
 from quiltfn.cli import payload, scope, show, tables
 from quiltfn.cli.invoke import PayloadOptions, exit_code, show_ended, show_queued
-from quiltfn.cli.options import Cursor, FieldsOf, Limit, pairs_of
-from quiltfn.cli.parsing import Argument, BadParameter, Exit, Group, Option
+from quiltfn.cli.options import FieldsOf, InvocationId, Paging, pairs_of, secret_in
+from quiltfn.cli.parsing import BadParameter, Exit, Group, Option
 from quiltfn.cli.scope import AllFunctions, NameOrAll
 from quiltfn.cli.session import Connection, NameOrId, Reveal, Session
 from quiltfn.sdk import Invocation, InvocationInput, RedriveResult
 from quiltfn.wire import AsyncPolicy, Backoff, NewAsyncPolicy, NewDestination, RecordPolicy
 from quiltfn.wire.fields import fields_of
 
-InvocationId = Annotated[str, Argument(help="Invocation id.")]
 Ids = Annotated[
     list[str] | None, Option(("--id",), metavar="ID", help="Id of one dead letter; repeatable.")
 ]
@@ -31,10 +30,7 @@ STILL_RUNS = 1
 OPEN = "open"  # the caller that a server without keys records
 WRITTEN_OTHERWISE = ["backoff_seconds", "retry_on", "on_success", "on_failure"]
 
-dead_letters = Group(
-    name="dead-letters",
-    help="List, redrive and drop dead letters.",
-)
+dead_letters = Group(name="dead-letters", help="List, redrive and drop dead letters.")
 
 
 def wait(
@@ -103,43 +99,39 @@ def replay(
 
 def queue(
     name_or_id: NameOrAll = None,
-    limit: Limit = None,
-    cursor: Cursor = None,
     *,
+    paging: Paging,
     all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
     """Count asynchronous invocations: queued, delayed, running, and dead-lettered. Without a name:
     of all functions that have some.
     """
-    scope.check(name_or_id, all_functions)
-    if name_or_id is not None and (limit or cursor):
+    label = scope.label(name_or_id, all_functions=all_functions)
+    if name_or_id is not None and paging != Paging():
         raise BadParameter("--limit and --cursor go without a name")
     with connection.session(name_or_id) as at:
         functions = at.client.functions
         if name_or_id is not None:
             at.show(functions.get_queue(name_or_id), tables.queue)
             return
-        label = scope.label(all_functions=all_functions)
-        found = functions.list_queues(cluster_id=label, page_size=limit, cursor=cursor)
+        found = functions.list_queues(cluster_id=label, **paging.fields())
         at.show(found.first(), tables.queues)
 
 
 @dead_letters.command("list")
 def list_dead_letters(
     name_or_id: NameOrAll = None,
-    limit: Limit = None,
-    cursor: Cursor = None,
     *,
+    paging: Paging,
     all_functions: AllFunctions = False,
     connection: Connection,
 ) -> None:
     """List dead letters, newest first."""
-    scope.check(name_or_id, all_functions)
+    label = scope.label(name_or_id, all_functions=all_functions)
     with connection.session(name_or_id) as at:
-        label = None if name_or_id else scope.label(all_functions=all_functions)
         found = at.client.functions.list_dead_letters(
-            name_or_id, cluster_id=label, page_size=limit, cursor=cursor
+            name_or_id, cluster_id=label, **paging.fields()
         )
         at.show(found.first(), tables.dead_letters if name_or_id else tables.all_dead_letters)
 
@@ -157,8 +149,8 @@ def redrive(
         raise BadParameter(f"give --id (repeatable) or --all{', not both' if ids else ''}")
 
     def report(done: RedriveResult) -> None:
-        for each in done.invocation_ids:
-            show.say(each)
+        for invocation_id in done.invocation_ids:
+            show.say(invocation_id)
         show.note(f"queued {show.amount(done.redriven, 'call')} again, each under a new id")
         if len(done.invocation_ids) == 1:
             show.note(f"wait for its end with: quiltfn wait {name_or_id} {done.invocation_ids[0]}")
@@ -181,9 +173,8 @@ def redrive(
 def drop(name_or_id: NameOrId, invocation_id: InvocationId, connection: Connection) -> None:
     """Drop a dead letter; its record stays."""
     with connection.session(name_or_id) as at:
-        gone = at.client.functions.drop_dead_letter(name_or_id, invocation_id)
-        done = {"dropped": True, "invocation_id": invocation_id}
-        at.show(gone, lambda _: show.say(f"dropped {invocation_id}"), done)
+        at.client.functions.drop_dead_letter(name_or_id, invocation_id)
+        at.say(f"dropped {invocation_id}", dropped=True, invocation_id=invocation_id)
 
 
 # --- of `quiltfn functions` --------------------------------------------------------------------
@@ -253,33 +244,31 @@ class PolicyOptions(Struct, frozen=True, kw_only=True):
         given. Raises `BadParameter`.
         """
         found: dict[str, Any] = {}
-        destinations = {"success": self.on_success, "failure": self.on_failure}
-        unset = {"success": self.unset_on_success, "failure": self.unset_on_failure}
-        for end, destination in destinations.items():
-            if destination is not None and unset[end]:
-                raise BadParameter(f"give --on-{end} or --unset-on-{end}, not both")
-        if self.secret_file is not None and not any(map(_is_url, destinations.values())):
+        has_url = _is_url(self.on_success) or _is_url(self.on_failure)
+        if self.secret_file is not None and not has_url:
             raise BadParameter("--secret-file goes with a URL for --on-success or --on-failure")
+        for end, destination, is_unset in (
+            ("success", self.on_success, self.unset_on_success),
+            ("failure", self.on_failure, self.unset_on_failure),
+        ):
+            if destination is not None and is_unset:
+                raise BadParameter(f"give --on-{end} or --unset-on-{end}, not both")
+            if destination is not None:
+                found[f"on_{end}"] = _destination(destination, self.secret_file)
+            elif is_unset:
+                found[f"on_{end}"] = None
         if self.unset_max_concurrency:
             found["max_concurrency"] = None
-        if self.unset_on_success:
-            found["on_success"] = None
-        if self.unset_on_failure:
-            found["on_failure"] = None
         if self.backoff:
             found["backoff_seconds"] = _backoff(self.backoff)
         if self.retry_on:
             found["retry_on"] = [end for word in self.retry_on for end in word.split(",")]
-        if self.on_success is not None:
-            found["on_success"] = _destination(self.on_success, self.secret_file)
-        if self.on_failure is not None:
-            found["on_failure"] = _destination(self.on_failure, self.secret_file)
         return found
 
 
 def async_policy(
     name_or_id: NameOrId,
-    fields: Annotated[dict[str, Any], FieldsOf(NewAsyncPolicy, leave_out=WRITTEN_OTHERWISE)],
+    fields: Annotated[dict[str, Any], FieldsOf(NewAsyncPolicy, WRITTEN_OTHERWISE, keeps=True)],
     options: PolicyOptions,
     reset: Annotated[bool, Option(help="Reset to the default policy.")] = False,
     *,
@@ -296,8 +285,8 @@ def async_policy(
     with connection.session(name_or_id, reveal=reveal) as at:
         functions = at.client.functions
         if reset:
-            gone = functions.delete_async_policy(name_or_id)
-            at.show(gone, lambda _: show.say("it has the default policy"), {"reset": True})
+            functions.delete_async_policy(name_or_id)
+            at.say("it has the default policy", reset=True)
         elif given:
             changed = _changed(functions.get_async_policy(name_or_id), given)
             at.show(functions.set_async_policy(name_or_id, **changed), tables.async_policy)
@@ -307,13 +296,13 @@ def async_policy(
 
 def record_policy(
     name_or_id: NameOrId,
-    fields: Annotated[dict[str, Any], FieldsOf(RecordPolicy)],
+    fields: Annotated[dict[str, Any], FieldsOf(RecordPolicy, keeps=True)],
     connection: Connection,
 ) -> None:
     """Show or set which inputs of a function are stored."""
 
     def report(policy: RecordPolicy) -> None:
-        show.table(None, [("keep input", policy.keep_input)])
+        show.pairs(("keep input", policy.keep_input))
 
     with connection.session(name_or_id) as at:
         functions = at.client.functions
@@ -327,8 +316,8 @@ def _changed(now: AsyncPolicy, given: dict[str, Any]) -> dict[str, Any]:
     """All fields of the policy, with the new values of those that are given."""
     fields = {name: getattr(now, name) for name in fields_of(NewAsyncPolicy)}
     for name in ("on_success", "on_failure"):
-        if (one := fields[name]) is not None:
-            fields[name] = NewDestination(function=one.function, url=one.url, secret=one.secret)
+        if (to := fields[name]) is not None:
+            fields[name] = NewDestination(function=to.function, url=to.url, secret=to.secret)
     wait = msgspec.structs.replace(now.backoff_seconds, **given.get("backoff_seconds", {}))
     return fields | given | {"backoff_seconds": wait}
 
@@ -355,7 +344,4 @@ def _destination(word: str, secret_file: Path | None) -> NewDestination:
         return NewDestination(function=word)
     if secret_file is None:
         raise BadParameter(f"requests to {word} are signed: give --secret-file")
-    try:
-        return NewDestination(url=word, secret=secret_file.read_text("utf-8").strip())
-    except OSError as error:
-        raise BadParameter(f"--secret-file: {error.strerror}: {secret_file}") from None
+    return NewDestination(url=word, secret=secret_in(secret_file))

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from quiltfn.model.callback import check_secret
+from quiltfn.model.callback import SECRET_PREFIX, check_secret
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.version import MASK
 
@@ -14,7 +14,6 @@ PREFIX = "/fn/"
 # The tenant whose functions also have the short form of a URL, without the tenant's name.
 SHORT_TENANT = "default"
 SECRET_MIN_BYTES, SECRET_MAX_BYTES = 16, 256
-STRIPE_PREFIX = "whsec_"
 ANY_ORIGIN = "*"
 # scheme "://" host [":" port], as a browser sends it (RFC 6454, 6.2).
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?")
@@ -117,8 +116,8 @@ def check_webhook_secret(webhook: Webhook) -> None:
     if not SECRET_MIN_BYTES <= size <= SECRET_MAX_BYTES:
         expected = f"{SECRET_MIN_BYTES} to {SECRET_MAX_BYTES} bytes long"
         raise Unprocessable.field(field, expected, f"one of {size} bytes")
-    if webhook.scheme is Scheme.STRIPE and not secret.startswith(STRIPE_PREFIX):
-        expected = f"as Stripe shows it, beginning with {STRIPE_PREFIX}"
+    if webhook.scheme is Scheme.STRIPE and not secret.startswith(SECRET_PREFIX):
+        expected = f"as Stripe shows it, beginning with {SECRET_PREFIX}"
         raise Unprocessable.field(field, expected, "one without that prefix")
 
 

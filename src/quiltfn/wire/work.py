@@ -38,7 +38,8 @@ AGE_MAX_S = 14 * DAY_S
 QUEUED_MAX = 1_000_000
 IDS_MAX = 1000
 URL_MAX_BYTES = 2048
-SECRET = "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$"
+SECRET_PREFIX = "whsec_"
+SECRET = f"^{SECRET_PREFIX}[A-Za-z0-9+/]{{32,86}}={{0,2}}$"
 
 
 def _wrong_statuses(statuses: list[str]) -> str | None:

@@ -16,33 +16,20 @@ from quiltfn.cli.project.plan import (
     Verb,
 )
 
-SIGNS = {
-    Verb.CREATE: "+",
-    Verb.UPDATE: "~",
-    Verb.DEPLOY: ">",
-    Verb.DELETE: "-",
-    Verb.PRUNE: "-",
+# How a step is shown in a plan: its sign and style; and its verb, done and while it is done.
+LOOK = {
+    Verb.CREATE: ("+", show.GREEN),
+    Verb.UPDATE: ("~", show.YELLOW),
+    Verb.DEPLOY: (">", show.CYAN),
+    Verb.DELETE: ("-", show.RED),
+    Verb.PRUNE: ("-", show.DIM),
 }
-STYLES = {
-    Verb.CREATE: show.GREEN,
-    Verb.UPDATE: show.YELLOW,
-    Verb.DEPLOY: show.CYAN,
-    Verb.DELETE: show.RED,
-    Verb.PRUNE: show.DIM,
-}
-PAST = {
-    Verb.CREATE: "created",
-    Verb.UPDATE: "updated",
-    Verb.DEPLOY: "deployed",
-    Verb.DELETE: "deleted",
-    Verb.PRUNE: "removed",
-}
-PRESENT = {
-    Verb.CREATE: "creating",
-    Verb.UPDATE: "updating",
-    Verb.DEPLOY: "deploying",
-    Verb.DELETE: "deleting",
-    Verb.PRUNE: "removing",
+VERBS = {
+    Verb.CREATE: ("created", "creating"),
+    Verb.UPDATE: ("updated", "updating"),
+    Verb.DEPLOY: ("deployed", "deploying"),
+    Verb.DELETE: ("deleted", "deleting"),
+    Verb.PRUNE: ("removed", "removing"),
 }
 VALUE_MAX_CHARACTERS = 60
 
@@ -52,7 +39,8 @@ def plan(wanted: DesiredState, plan: Plan, server: str) -> None:
     show.say(f"project {wanted.project} at {server}")
     for step in plan.steps:
         verb = "deploy " if step.verb is Verb.DEPLOY else ""
-        show.say(f"{SIGNS[step.verb]} {verb}{_words(step)}", STYLES[step.verb])
+        sign, style = LOOK[step.verb]
+        show.say(f"{sign} {verb}{_words(step)}", style)
         for change in step.changes:
             show.say(f"    {_change(change)}")
     for note in plan.notes:
@@ -67,11 +55,11 @@ def rolled_back(plan: Plan) -> None:
 
 
 def done(step: Step) -> None:
-    show.note(f"{PAST[step.verb]} {_words(step)}")
+    show.note(f"{VERBS[step.verb][0]} {_words(step)}")
 
 
 def doing(step: Step) -> str:
-    return f"{PRESENT[step.verb]} {_words(step)}"
+    return f"{VERBS[step.verb][1]} {_words(step)}"
 
 
 def next_step(wanted: DesiredState, addresses: Mapping[str, str], is_done: bool) -> None:

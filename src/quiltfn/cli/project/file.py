@@ -27,6 +27,7 @@ from quiltfn.wire.constraints import Pattern, Rule
 from quiltfn.wire.fields import about, fields_of
 from quiltfn.wire.functions import CLEANUP_FIELD
 from quiltfn.wire.masking import MASK
+from quiltfn.wire.work import SECRET_PREFIX
 
 ENV_FILE = ".env"
 # These files are not part of a function's code: with the first, every change of a schedule would
@@ -38,12 +39,8 @@ WRONG_FIELDS_MAX = 50
 
 # Prefixes of skopeo's references to local images.
 LOCAL_IMAGES = (
-    "oci:",
-    "oci-archive:",
-    "docker-archive:",
-    "docker-daemon:",
-    "containers-storage:",
-    "dir:",
+    *("oci:", "oci-archive:", "docker-archive:", "docker-daemon:"),
+    *("containers-storage:", "dir:"),
 )
 HOW = "--allow-outside permits it"
 
@@ -169,14 +166,8 @@ def read(
     the file may name what is outside of its directory. Raises `BadParameter` that names each wrong
     field.
     """
-    try:
-        said = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise BadParameter(f"there is no {path}", "quiltfn init makes one") from None
-    except (OSError, ValueError) as error:
-        raise BadParameter(f"{path} cannot be read: {error}") from None
     reader = _Reader(path, variables, limits, allows_outside)
-    found = reader.project(said)
+    found = reader.project(_content(path, "quiltfn init makes one"))
     if reader.wrong:
         raise BadParameter("\n".join(reader.wrong[:WRONG_FIELDS_MAX]))
     return found
@@ -194,12 +185,8 @@ class KnownSecrets(Struct, frozen=True):
 
 def known_secrets(path: Path) -> KnownSecrets:
     """The secrets in the file; other content is ignored. Raises `BadParameter`."""
-    try:
-        said = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadParameter(f"{path} cannot be read: {error}") from None
     found, tables = {}, {}
-    for name, table in _tables_in(said, "functions"):
+    for name, table in _tables_in(_content(path), "functions"):
         for below, fields in WITH_SECRET.items():
             for field, item in _tables_in(table, below):
                 if field in fields:
@@ -220,14 +207,19 @@ def _tables_in(table: Mapping[str, Any], name: str) -> list[tuple[str, dict[str,
 def project_of(path: Path) -> str:
     """The project's name alone. Raises `BadParameter`."""
     try:
-        said = tomllib.loads(path.read_text("utf-8"))
-        return checked({"project": said.get("project")}, Head).project
-    except FileNotFoundError:
-        raise BadParameter(f"there is no {path}") from None
-    except (OSError, ValueError) as error:
-        raise BadParameter(f"{path} cannot be read: {error}") from None
+        return checked({"project": _content(path).get("project")}, Head).project
     except Invalid as error:
         raise BadParameter(f"{path}: {error.message}") from None
+
+
+def _content(path: Path, hint: str | None = None) -> dict[str, Any]:
+    """The tables of the file. `hint`: what to do if there is none. Raises `BadParameter`."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BadParameter(f"there is no {path}", hint) from None
+    except (OSError, ValueError) as error:
+        raise BadParameter(f"{path} cannot be read: {error}") from None
 
 
 def variables_in(path: Path) -> dict[str, str]:
@@ -337,8 +329,9 @@ class _Reader:
             if (found.auth == "webhook") != has_one:
                 self._tell(place, 'auth = "webhook" goes with a webhook, and a webhook with that')
             secret = None if webhook is None or webhook.scheme == "github" else webhook.secret
-            if webhook is not None and secret is not None and not secret.startswith("whsec_"):
-                self._tell(f"{place}.webhook", f"a secret of {webhook.scheme} begins with whsec_")
+            if webhook is not None and secret is not None and not secret.startswith(SECRET_PREFIX):
+                wrong = f"a secret of {webhook.scheme} begins with {SECRET_PREFIX}"
+                self._tell(f"{place}.webhook", wrong)
         return found
 
     def _secret(self, place: str, said: Any) -> Any:
