@@ -185,6 +185,9 @@ class Postgres:
         self._make(self._programs / "initdb", "-D", self._data, *options, "-E", "UTF8")
         with (self._data / "postgresql.conf").open("a") as file:
             file.write("wal_retrieve_retry_interval = 500ms\n")  # of a standby; else five seconds
+            # A stop in good order waits for a standby that can't be reached: for this long, else
+            # for a minute.
+            file.write("wal_sender_timeout = 20s\n")
         with (self._data / "pg_hba.conf").open("a") as file:
             for what in ("all", "replication"):
                 file.write(f"host {what} all {self._network.subnet}.0/24 scram-sha-256\n")
