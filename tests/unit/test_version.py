@@ -7,12 +7,7 @@ from msgspec.structs import replace
 
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.runtime import SHELL, Network
-from quiltfn.model.version import (
-    ENVIRONMENT_MAX_BYTES,
-    HostLimits,
-    VersionSpec,
-    check_environment,
-)
+from quiltfn.model.version import ENVIRONMENT_MAX_BYTES, HostLimits, VersionSpec, check_environment
 
 HOST = HostLimits(memory_max_mib=4096, cores=2)
 NAME_ERRORS = "named with letters|reserved prefix|without NUL|the real value"
@@ -71,23 +66,11 @@ def test_a_variable_that_is_taken(name: str) -> None:
     check_environment({name: ""})
 
 
+NO_NAMES = ["", "1A", "A-B", "A=B", "A ", "A\n", "A\0", "Ä", "\uff21", "QUILT_", "QUILT_PAYLOAD"]
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("", "x"),
-        ("1A", "x"),
-        ("A-B", "x"),
-        ("A=B", "x"),
-        ("A ", "x"),
-        ("A\n", "x"),
-        ("A\0", "x"),
-        ("Ä", "x"),
-        ("Ａ", "x"),  # noqa: RUF001  full width
-        ("QUILT_", "x"),
-        ("QUILT_PAYLOAD", "x"),
-        ("A", "x\0y"),
-        ("A", "***"),
-    ],
+    ("name", "value"), [*((name, "x") for name in NO_NAMES), ("A", "x\0y"), ("A", "***")]
 )
 def test_a_variable_that_is_refused(name: str, value: str) -> None:
     with pytest.raises(Unprocessable, match=NAME_ERRORS):
@@ -104,9 +87,9 @@ def test_an_error_about_a_variable_never_shows_its_value() -> None:
 
 
 def test_equal_specs_have_one_digest_whatever_the_order_of_their_variables() -> None:
-    one = spec(environment={"A": "1", "B": "2"})
-    other = spec(environment={"B": "2", "A": "1"})
-    assert one.digest() == other.digest()
+    first = spec(environment={"A": "1", "B": "2"})
+    second = spec(environment={"B": "2", "A": "1"})
+    assert first.digest() == second.digest()
 
 
 def test_every_field_is_part_of_the_digest() -> None:
