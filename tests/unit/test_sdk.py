@@ -71,10 +71,43 @@ def client(answer: Responder, **given: Any) -> Client:
     return Client(transport=Canned(answer), **{"retries": 0, **given})
 
 
+def async_client(answer: Responder, **given: Any) -> AsyncClient:
+    return AsyncClient(transport=httpx.MockTransport(answer), **{"retries": 0, **given})
+
+
+async def both(answer: Responder, call: Call, **given: Any) -> Any:
+    """What a call gives, which is the same with either client."""
+    with client(answer, **given) as at:
+        found = call(at)
+    async with async_client(answer, **given) as later:
+        assert await call(later) == found  # type: ignore[arg-type]
+    return found
+
+
+async def both_raise(
+    answer: Responder, call: Call, kind: type[Exception], message: str | None = None, **given: Any
+) -> Any:
+    """What a call raises, with either client."""
+    with client(answer, **given) as at, pytest.raises(kind, match=message) as raised:
+        call(at)
+    async with async_client(answer, **given) as later:
+        with pytest.raises(kind, match=message) as also:
+            await call(later)  # type: ignore[arg-type]
+    assert type(also.value) is type(raised.value)
+    return raised.value
+
+
 def answering(status: int, body: Any, **headers: str) -> Responder:
     return lambda _: httpx.Response(
         status, json=body, headers={k.replace("_", "-"): v for k, v in headers.items()}
     )
+
+
+def failing(error: Exception) -> Responder:
+    def fail(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    return fail
 
 
 def sent(call: Call, **given: Any) -> httpx.Request:
@@ -314,7 +347,7 @@ def test_each_call_goes_to_its_route(call: Call, method: str, path: str) -> None
 
 def test_every_route_of_the_api_can_be_called() -> None:
     """But for what is for people or any HTTP client, and the server's own numbers."""
-    told = {(method, pattern(path)) for path, ways in ROUTES for method in ways}
+    routes = {(method, pattern(path)) for path, ways in ROUTES for method in ways}
     called = {(method, path.partition("?")[0]) for _, method, path in CALLS}
     called |= {
         ("POST", f"/api/elasticity/functions/{ID}/pool-target"),
@@ -323,7 +356,7 @@ def test_every_route_of_the_api_can_be_called() -> None:
     }
     left = {
         (method, path)
-        for method, path in told
+        for method, path in routes
         if not any(one == method and re.fullmatch(path, other) for one, other in called)
     }
     page = ("/", "/ui", "/ui/", "/ui/[^/]+")
@@ -347,76 +380,63 @@ def test_a_name_stays_one_segment_of_the_path_whatever_it_holds(word: str, segme
 
 
 NAN = float("nan")
-
-
-@pytest.mark.parametrize(
-    ("call", "kind", "message"),
-    [
-        (
-            lambda at: at.functions.get(None),
-            TypeError,
-            "function must be a name or an id, not None",
-        ),
-        (lambda at: at.functions.get("a/b"), ValueError, "function must be .* not 'a/b'"),
-        (lambda at: at.functions.deploy(""), ValueError, "function must not be empty"),
-        (lambda at: at.invoke("@1"), ValueError, "function must not be empty"),
-        (lambda at: at.invoke("a@"), ValueError, "a version or an alias behind @, not 'a@'"),
-        (lambda at: at.runtimes.get(None), TypeError, "a name or id must be text, not None"),
-        (lambda at: at.runtimes.upload_image("no.tar"), ValueError, "archive: there is no file no"),
-        (lambda at: at.runtimes.upload_image(7), TypeError, "archive must be a path, not int"),
-        (lambda at: at.functions.list(page_size=0), ValueError, "page_size must be 1 or more"),
-        (lambda at: at.invoke(ID, {"a": [1, NAN]}), ValueError, r"payload\['a'\]\[1\] is nan"),
-        (lambda at: at.invoke(ID, {"a": {1}}), TypeError, r"payload\['a'\] is a set"),
-        (lambda at: at.functions.create(name="a"), TypeError, r"create\(\) missing .*'handler'"),
-        (
-            lambda at: at.functions.submit(ID, not_before=timedelta(seconds=-1)),
-            ValueError,
-            "not_before must not be negative",
-        ),
-        (
-            lambda at: at.functions.submit(ID, not_before=datetime(2026, 1, 1)),
-            ValueError,
-            "not_before must be a datetime with a time zone",
-        ),
+UNUSABLE: dict[type[Exception], list[Any]] = {
+    TypeError: [
+        (lambda at: at.functions.get(None), "function must be a name or an id, not None"),
+        (lambda at: at.runtimes.get(None), "a name or id must be text, not None"),
+        (lambda at: at.runtimes.upload_image(7), "archive must be a path, not int"),
+        (lambda at: at.invoke(ID, {"a": {1}}), r"payload\['a'\] is a set"),
+        (lambda at: at.functions.create(name="a"), r"create\(\) missing .*'handler'"),
+        (lambda at: at.functions.create(name="a", handler="b", colour="red"), "colour"),
+        (lambda at: at.functions.get(), r"get\(\) missing .*'function'"),
+        (lambda at: at.functions.list(colour=1), r"list\(\) got .*'colour'"),
         (
             lambda at: at.functions.submit(ID, not_before=5),
-            TypeError,
             "not_before must be a datetime or a timedelta, not 5",
         ),
         (
+            lambda at: at.functions.submit(ID, delay_seconds=5),
+            r"'delay_seconds'; it takes: function, payload, .*not_before",
+        ),
+        (
             lambda at: at.functions.redrive_dead_letters(ID, "i1"),
-            TypeError,
             "invocation_ids must be a list of words, not 'i1'",
         ),
         (
             lambda at: next(iter(at.system.follow_events(types="calls"))),
-            TypeError,
             "types must be a list of words, not 'calls'",
         ),
-        (
-            lambda at: at.functions.submit(ID, delay_seconds=5),
-            TypeError,
-            r"'delay_seconds'; it takes: function, payload, .*not_before",
-        ),
-        (lambda at: at.functions.get(), TypeError, r"get\(\) missing .*'function'"),
-        (lambda at: at.functions.list(colour=1), TypeError, r"list\(\) got .*'colour'"),
     ],
+    ValueError: [
+        (lambda at: at.functions.get("a/b"), "function must be .* not 'a/b'"),
+        (lambda at: at.functions.get(""), "function must not be empty"),
+        (lambda at: at.functions.deploy(""), "function must not be empty"),
+        (lambda at: at.invoke("@1"), "function must not be empty"),
+        (lambda at: at.invoke("a@"), "a version or an alias behind @, not 'a@'"),
+        (lambda at: at.runtimes.upload_image("no.tar"), "archive: there is no file no"),
+        (lambda at: at.functions.list(page_size=0), "page_size must be 1 or more"),
+        (lambda at: at.invoke(ID, {"a": [1, NAN]}), r"payload\['a'\]\[1\] is nan"),
+        (
+            lambda at: at.functions.submit(ID, not_before=timedelta(seconds=-1)),
+            "not_before must not be negative",
+        ),
+        (
+            lambda at: at.functions.submit(ID, not_before=datetime(2026, 1, 1)),
+            "not_before must be a datetime with a time zone",
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "call", "message"), [(kind, *row) for kind, rows in UNUSABLE.items() for row in rows]
 )
 async def test_an_argument_that_cannot_be_used_is_named_and_nothing_is_sent(
-    call: Call, kind: type[Exception], message: str
+    kind: type[Exception], call: Call, message: str
 ) -> None:
-    asked: list[httpx.Request] = []
-
-    def answer(out: httpx.Request) -> httpx.Response:
-        asked.append(out)
-        return httpx.Response(500)
-
-    with client(answer) as at, pytest.raises(kind, match=message):
-        call(at)
-    async with AsyncClient(transport=httpx.MockTransport(answer)) as also:
-        with pytest.raises(kind, match=message):
-            await call(also)  # type: ignore[arg-type]
-    assert asked == []
+    server = Server({})
+    await both_raise(server, call, kind, message)
+    assert server.seen == []
 
 
 def test_fewer_than_no_retries_are_refused() -> None:
@@ -425,71 +445,57 @@ def test_fewer_than_no_retries_are_refused() -> None:
 
 
 async def test_a_closed_client_refuses() -> None:
-    at = client(answering(200, FUNCTION))
+    at, also = client(answering(200, FUNCTION)), async_client(answering(200, FUNCTION))
     assert at.functions.get(ID).id == ID
     at.close()
-    with pytest.raises(RuntimeError, match="the client is closed"):
-        at.functions.get(ID)
-    also = AsyncClient(transport=httpx.MockTransport(answering(200, FUNCTION)))
     await also.close()
     with pytest.raises(RuntimeError, match="the client is closed"):
+        at.functions.get(ID)
+    with pytest.raises(RuntimeError, match="the client is closed"):
         await also.functions.get(ID)
-
-
-def test_an_empty_name_is_refused_before_anything_is_sent() -> None:
-    with client(answering(500, {})) as at, pytest.raises(ValueError, match="must not be empty"):
-        at.functions.get("")
 
 
 @pytest.mark.parametrize("verb", ["deploy", "pause", "resume"])
 def test_a_verb_without_a_body_has_length_zero_and_no_content_type(verb: str) -> None:
     out = sent(lambda at: getattr(at.functions, verb)(ID))
-    assert out.content == b""
-    assert out.headers["content-length"] == "0"
+    assert (out.content, out.headers["content-length"]) == (b"", "0")
     assert "content-type" not in out.headers
 
 
-def test_create_sends_only_what_was_given() -> None:
-    out = sent(lambda at: at.functions.create(name="a", handler="b", min_instances=1))
-    assert json.loads(out.content) == {"name": "a", "handler": "b", "min_instances": 1}
-    assert out.headers["content-type"] == "application/json"
+def with_payload(payload: object) -> Call:
+    return lambda at: at.invoke(ID, payload, environment={"A": "1"}, timeout_seconds=5)
 
 
-def test_a_field_that_does_not_exist_is_refused_before_anything_is_sent() -> None:
-    with client(answering(500, {})) as at, pytest.raises(TypeError, match="colour"):
-        at.functions.create(name="a", handler="b", colour="red")  # type: ignore[call-arg]
-
-
-def test_update_tells_a_reset_from_a_field_left_alone() -> None:
-    out = sent(lambda at: at.functions.update(ID, description=None))
-    assert json.loads(out.content) == {"description": None}
+WITH_PAYLOAD = {"environment": {"A": "1"}, "timeout_seconds": 5}
 
 
 @pytest.mark.parametrize(
-    ("payload", "text"), [("text", "text"), ({"a": [1]}, '{"a":[1]}'), (b"bytes", "bytes")]
+    ("call", "body"),
+    [
+        (lambda at: at.functions.create(name="a", handler="b"), {"name": "a", "handler": "b"}),
+        (lambda at: at.functions.update(ID, description=None), {"description": None}),
+        (lambda at: at.invoke(ID), {}),
+        (with_payload("text"), WITH_PAYLOAD | {"payload": "text"}),
+        (with_payload({"a": [1]}), WITH_PAYLOAD | {"payload": '{"a":[1]}'}),
+        (with_payload(b"bytes"), WITH_PAYLOAD | {"payload": "bytes"}),
+        (lambda at: at.keys.create(), {}),
+        (lambda at: at.keys.create(scope="read", tenant="t"), {"scope": "read", "tenant": "t"}),
+        (lambda at: at.keys.create(expires_seconds=60), {"expires_seconds": 60}),
+    ],
 )
-def test_invoke_sends_payload_environment_timeout_and_key(payload: object, text: str) -> None:
-    out = sent(
-        lambda at: at.invoke(
-            ID, payload, environment={"A": "1"}, timeout_seconds=5, idempotency_key="once"
-        )
-    )
-    assert json.loads(out.content) == {
-        "payload": text,
-        "environment": {"A": "1"},
-        "timeout_seconds": 5,
-    }
-    assert out.headers["idempotency-key"] == "once"
+def test_a_body_has_what_was_given_alone(call: Call, body: dict[str, Any]) -> None:
+    out = sent(call)
+    assert json.loads(out.content) == body
+    assert out.headers["content-type"] == "application/json"
 
 
-def test_a_call_without_anything_has_an_empty_body() -> None:
-    assert json.loads(sent(lambda at: at.invoke(ID)).content) == {}
-
-
-def test_a_new_key_sends_only_what_was_given() -> None:
-    assert json.loads(sent(lambda at: at.keys.create()).content) == {}
-    out = sent(lambda at: at.keys.create(scope="invoke", tenant="t", expires_seconds=60))
-    assert json.loads(out.content) == {"scope": "invoke", "tenant": "t", "expires_seconds": 60}
+def test_a_policy_is_sent_with_its_defaults() -> None:
+    first, other = sdk.Backoff(first=5), sdk.NewDestination(function="b")
+    policy = {"backoff_seconds": first, "on_failure": other}
+    out = sent(lambda at: at.functions.set_async_policy(ID, **policy))  # type: ignore[arg-type]
+    body = json.loads(out.content)
+    assert (body["max_attempts"], body["on_failure"]) == (1, {"function": "b"})
+    assert body["backoff_seconds"] == {"first": 5, "factor": 2.0, "most": 600.0, "jitter": 0.2}
 
 
 def test_an_invoke_may_take_the_longest_timeout_and_other_requests_do_not() -> None:
@@ -512,43 +518,32 @@ def test_a_part_of_the_output_is_asked_for_as_a_range() -> None:
 
 
 def test_address_and_key_come_from_the_nearest_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    def alive(at: Client) -> Any:
-        return at.system.get_liveness()
+    def asked(**given: str) -> tuple[str, str | None]:
+        out = sent(lambda at: at.system.get_liveness(), **given)
+        return str(out.url), out.headers.get("x-api-key")
 
-    out = sent(alive)
-    assert str(out.url) == "http://127.0.0.1:8080/health"
-    assert "x-api-key" not in out.headers
+    assert asked() == ("http://127.0.0.1:8080/health", None)
     monkeypatch.setenv("QUILT_BASE_URL", "http://env.example:1")
     monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_env\n")
-    out = sent(alive)
-    assert (out.url.host, out.headers["x-api-key"]) == ("env.example", "quilt_sk_env")
-    out = sent(alive, base_url="http://arg.example", api_key="quilt_sk_arg")
-    assert (out.url.host, out.headers["x-api-key"]) == ("arg.example", "quilt_sk_arg")
+    assert asked() == ("http://env.example:1/health", "quilt_sk_env")
+    given = {"base_url": "http://arg.example", "api_key": "quilt_sk_arg"}
+    assert asked(**given) == ("http://arg.example/health", "quilt_sk_arg")
 
 
-@pytest.mark.parametrize("url", ["localhost:8080", "ftp://x", "http://", "http://x:port", "x"])
-def test_an_address_that_cannot_work_is_refused_with_an_example(url: str) -> None:
-    with pytest.raises(ValueError, match=r"must look like http://127\.0\.0\.1:8080"):
-        Client(url)
-
-
+NO_ADDRESSES = ["localhost:8080", "ftp://x", "http://", "http://x:port", "x"]
 SECRET_ADDRESSES = [
-    "ftp://user:s3cr3t@x",
-    "http://user:s3cr3t@x y",
-    "http://user:s3cr3t@",
-    "http://user:p/s3cr3t@x",
-    "http://us@er:s3cr3t@x:port",
-    "user:s3cr3t@x",
+    *["ftp://user:s3cr3t@x", "http://user:s3cr3t@x y", "http://user:s3cr3t@"],
+    *["http://user:p/s3cr3t@x", "http://us@er:s3cr3t@x:port", "user:s3cr3t@x"],
 ]
 
 
-@pytest.mark.parametrize("url", SECRET_ADDRESSES)
-def test_a_password_in_what_is_no_address_is_not_shown(url: str) -> None:
-    for make in (Client, AsyncClient):
-        with pytest.raises(ValueError, match="must look like") as refused:
-            make(url)
-        assert "s3cr3t" not in str(refused.value)
-        assert "user" not in str(refused.value)
+@pytest.mark.parametrize("url", [*NO_ADDRESSES, *SECRET_ADDRESSES])
+@pytest.mark.parametrize("make", [Client, AsyncClient])
+def test_an_address_that_cannot_work_is_refused_without_its_password(make: Any, url: str) -> None:
+    with pytest.raises(ValueError, match=r"must look like http://127\.0\.0\.1:8080") as refused:
+        make(url)
+    assert "s3cr3t" not in str(refused.value)
+    assert "user" not in str(refused.value)
 
 
 FAILURES: list[Exception] = [
@@ -565,14 +560,11 @@ FAILURES: list[Exception] = [
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("user", ["user:s3cr3t@", "user:1/s3cr3t@", ""])
 def test_a_password_in_an_address_is_not_in_a_failure(failure: Exception, user: str) -> None:
-    def fail(_: httpx.Request) -> httpx.Response:
-        raise failure
-
     if isinstance(failure, ssl.SSLCertVerificationError):
         failure.verify_message = "self-signed"
     elif isinstance(failure, ssl.SSLError):
         failure.reason = "WRONG_VERSION_NUMBER"
-    with client(fail, base_url=f"http://{user}far.example:81") as at:
+    with client(failing(failure), base_url=f"http://{user}far.example:81") as at:
         with pytest.raises(ClientError) as raised:
             at.functions.get(ID)
     assert "s3cr3t" not in str(raised.value)
@@ -605,11 +597,15 @@ def test_a_mangled_key_is_refused_and_not_shown() -> None:
 # --- names and ids -----------------------------------------------------------------------------
 
 
+GET_IT, DEPLOY, INVOKE = ("GET", f"/{ID}"), ("POST", f"/{ID}/deploy"), ("POST", f"/{ID}/invoke")
+
+
 class Server:
     """Answers from a table, by method and path; everything else is not found."""
 
     def __init__(self, answers: dict[tuple[str, str], Any]) -> None:
-        self.answers, self.seen = answers, []  # type: ignore[var-annotated]
+        self.answers = answers
+        self.seen: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
         self.keys: list[str | None] = []
         self.headers: httpx.Headers = httpx.Headers()
@@ -628,60 +624,50 @@ class Server:
         if isinstance(answer, httpx.Response):
             return answer
         missing = {"error": "there is no such function", "error_code": "NOT_FOUND"}
-        return (
-            httpx.Response(404, json=missing)
-            if answer is None
-            else httpx.Response(200, json=answer)
-        )
+        return httpx.Response(404 if answer is None else 200, json=answer or missing)
 
 
 def test_a_name_is_looked_up_where_the_api_wants_an_id() -> None:
-    server = Server({("GET", "/by-name/a"): FUNCTION, ("POST", f"/{ID}/deploy"): FUNCTION})
+    like_an_id = "01999999-0000-7000-8000-00000000000f"
+    names = {("GET", f"/by-name/{name}"): FUNCTION for name in ("a", like_an_id)}
+    server = Server({**names, DEPLOY: FUNCTION})
     with client(server) as at:
-        assert at.functions.deploy("a").id == ID
-        assert at.functions.deploy(ID).id == ID
-    assert server.seen == [
-        ("GET", "/by-name/a"),
-        ("POST", f"/{ID}/deploy"),
-        ("POST", f"/{ID}/deploy"),
-    ]
-
-
-def test_a_name_that_looks_like_an_id_is_found_too() -> None:
-    named = "01999999-0000-7000-8000-00000000000f"
-    server = Server({("GET", f"/by-name/{named}"): FUNCTION, ("POST", f"/{ID}/deploy"): FUNCTION})
-    with client(server) as at:
-        assert at.functions.deploy(named).id == ID
+        assert at.functions.deploy("a").id == at.functions.deploy(ID).id == ID
+        assert server.seen == [("GET", "/by-name/a"), DEPLOY, DEPLOY]
+        assert at.functions.deploy(like_an_id).id == ID
     with client(Server({})) as at, pytest.raises(NotFoundError, match="no such function"):
-        at.functions.get(named)
+        at.functions.get(like_an_id)
 
 
 async def test_a_pool_target_that_is_not_named_stays_and_the_tenant_is_told() -> None:
     scaling = {"function_id": ID, "min_instances": 2, "max_instances": 5}
     server = Server({("GET", "/by-name/a"): {**FUNCTION, "tenant_id": "t1"},
                      ("POST", f"/api/elasticity/functions/{ID}/pool-target"): scaling})  # fmt: skip
-    with client(server) as at:
-        assert at.elasticity.set_pool_target("a", min_instances=2).min_instances == 2
+    found = await both(server, lambda at: at.elasticity.set_pool_target("a", min_instances=2))
+    assert (found.min_instances, found.max_instances) == (2, 5)
     assert json.loads(server.bodies[-1]) == {"min_instances": 2, "max_instances": 5}
     assert server.headers["x-tenant-id"] == "t1"
-    async with AsyncClient(transport=httpx.MockTransport(server)) as later:
-        now = await later.elasticity.set_pool_target("a", max_instances=5)
-    assert now.max_instances == 5
+    await both(server, lambda at: at.elasticity.set_pool_target("a", max_instances=5))
     assert json.loads(server.bodies[-1]) == {"min_instances": 0, "max_instances": 5}
 
 
+def operate(at: Client) -> Any:
+    return at.elasticity.create_operation(
+        ID, min_instances=1, max_instances=2, idempotency_key="k", action_id="a1"
+    )
+
+
+OPERATE = ("POST", f"/api/elasticity/control/functions/{ID}/pool-target")
+OPERATION = {
+    **{"operation_id": "o", "operation_type": "pool_target", "action_id": "a1"},
+    **{"status": "succeeded", "reason_code": None, "reason_message": None, "retryable": False},
+}
+
+
 def test_an_operation_has_its_keys() -> None:
-    operation = {
-        **{"operation_id": "o", "operation_type": "pool_target", "action_id": "a1"},
-        **{"status": "succeeded", "reason_code": None, "reason_message": None, "retryable": False},
-    }
-    path = f"/api/elasticity/control/functions/{ID}/pool-target"
-    server = Server({("GET", f"/{ID}"): FUNCTION, ("POST", path): operation})
+    server = Server({("GET", f"/{ID}"): FUNCTION, OPERATE: OPERATION})
     with client(server) as at:
-        done = at.elasticity.create_operation(
-            ID, min_instances=1, max_instances=2, idempotency_key="k", action_id="a1"
-        )
-    assert done.status == "succeeded"
+        assert operate(at).status == "succeeded"
     assert (server.keys[-1], server.headers["x-orch-action-id"]) == ("k", "a1")
 
 
@@ -695,26 +681,23 @@ def test_answers_become_types_and_unknown_fields_are_ignored() -> None:
 
 
 async def test_a_list_whose_page_leads_to_itself_ends() -> None:
-    def repeat(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json={"functions": [], "next_cursor": "c2"})
-
-    with client(repeat) as one, pytest.raises(UnreadableAnswer, match="the same page twice"):
-        list(one.functions.list())
-    async with AsyncClient(transport=httpx.MockTransport(repeat)) as other:
+    repeat = answering(200, {"functions": [], "next_cursor": "c2"})
+    with client(repeat) as at, pytest.raises(UnreadableAnswer, match="the same page twice"):
+        list(at.functions.list())
+    async with async_client(repeat) as later:
         with pytest.raises(UnreadableAnswer, match="the same page twice"):
-            async for _ in other.functions.list():
+            async for _ in later.functions.list():
                 pass
 
 
 async def test_a_list_is_iterated_over_page_by_page() -> None:
-    pages = {
-        ("GET", "?limit=1"): {"functions": [FUNCTION], "next_cursor": "c2"},
-        ("GET", "?limit=1&cursor=c2"): {
-            "functions": [{**FUNCTION, "name": "second"}],
-            "next_cursor": None,
-        },
-    }
-    server = Server(pages)
+    second = {"functions": [{**FUNCTION, "name": "second"}], "next_cursor": None}
+    server = Server(
+        {
+            ("GET", "?limit=1"): {"functions": [FUNCTION], "next_cursor": "c2"},
+            ("GET", "?limit=1&cursor=c2"): second,
+        }
+    )
     with client(server) as at:
         found = at.functions.list(page_size=1)
         assert server.seen == []
@@ -724,7 +707,7 @@ async def test_a_list_is_iterated_over_page_by_page() -> None:
         assert (first.functions[0].name, first.next_cursor) == ("hello", "c2")
         (rest,) = at.functions.list(page_size=1, cursor="c2")
         assert rest.name == "second"
-    async with AsyncClient(transport=httpx.MockTransport(server)) as later:
+    async with async_client(server) as later:
         found_later = later.functions.list(page_size=1)
         assert [one.name async for one in found_later] == ["hello", "second"]
         assert [page.next_cursor async for page in found_later.pages()] == ["c2", None]
@@ -752,8 +735,8 @@ async def test_a_client_within_another_tenant_names_it_and_the_first_does_not() 
 
     with client(server) as at:
         acme = at.in_tenant("acme")
-        for one in (at, acme, acme.in_tenant("umbrella"), at):
-            one.keys.list()
+        for within in (at, acme, acme.in_tenant("umbrella"), at):
+            within.keys.list()
     assert seen == [None, "acme", "umbrella", None]
     seen.clear()
 
@@ -765,20 +748,20 @@ async def test_a_client_within_another_tenant_names_it_and_the_first_does_not() 
             each.keys.list()
     assert seen == [None, "acme"]
     seen.clear()
-    async with AsyncClient(transport=httpx.MockTransport(server)) as later:
+    async with async_client(server) as later:
         other = later.in_tenant("acme")
-        for one_later in (later, other, later):
-            await one_later.keys.list()
+        for also_within in (later, other, later):
+            await also_within.keys.list()
     assert seen == [None, "acme", None]
     for closed in (at, acme, acme.in_tenant("umbrella")):
         with pytest.raises(RuntimeError, match="closed"):
             closed.keys.list()
     with pytest.raises(RuntimeError, match="closed"):
         await other.keys.list()
-    one = client(server)
-    one.in_tenant("acme").close()
+    first = client(server)
+    first.in_tenant("acme").close()
     with pytest.raises(RuntimeError, match="closed"):
-        one.keys.list()
+        first.keys.list()
 
 
 def test_keys_and_the_audit_log_become_types() -> None:
@@ -814,57 +797,36 @@ def test_a_delete_answers_nothing() -> None:
         at.functions.delete(ID)
 
 
-def test_a_handler_that_failed_is_a_result() -> None:
-    failed = {**INVOCATION, "status": "failed", "exit_code": 3}
-    with client(answering(200, failed)) as at:
-        ended = at.invoke(ID)
-    assert (ended.status, ended.exit_code) == ("failed", 3)
+async def test_a_handler_that_failed_is_a_result() -> None:
+    failed = answering(200, {**INVOCATION, "status": "failed", "exit_code": 3})
+    ended = await both(failed, lambda at: at.invoke(ID))
+    assert (ended.status, ended.exit_code, ended.stdout) == ("failed", 3, "hello\n")
 
 
 async def test_the_bytes_of_a_response_can_be_had() -> None:
     body, heard = b'{"success":true,  "message":null}', list[Any]()
-    with client(lambda _: httpx.Response(200, content=body), on_response=heard.append) as at:
-        assert at.functions.pause(ID).success
-    answer = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
-    async with AsyncClient(transport=answer, on_response=heard.append) as later:
-        assert (await later.functions.pause(ID)).success
+    answer: Responder = lambda _: httpx.Response(200, content=body)  # noqa: E731
+    paused = await both(answer, lambda at: at.functions.pause(ID), on_response=heard.append)
+    assert paused.success
     assert heard == [body] * 2
 
 
 async def test_a_function_has_an_etag_that_an_update_goes_by() -> None:
     answer = answering(200, FUNCTION, ETag='"f1"')
-    with client(answer) as at:
-        assert at.functions.get_with_etag(ID) == (at.functions.get(ID), '"f1"')
-    async with AsyncClient(transport=httpx.MockTransport(answer)) as later:
-        _, etag = await later.functions.get_with_etag(ID)
-    assert etag == '"f1"'
+    function, etag = await both(answer, lambda at: at.functions.get_with_etag(ID))
+    assert (function.id, etag) == (ID, '"f1"')
     out = sent(lambda one: one.functions.update_if_match(ID, etag, handler="echo"))
     assert (out.headers["if-match"], json.loads(out.content)) == ('"f1"', {"handler": "echo"})
     with client(answering(412, REFUSAL)) as at, pytest.raises(ConflictError):
         at.functions.update_if_match(ID, etag, handler="echo")
 
 
-async def test_the_asynchronous_client_reads_and_raises_the_same() -> None:
-    def answer(out: httpx.Request) -> httpx.Response:
-        asked_for_it = out.url.path.endswith("/invoke")
-        return httpx.Response(
-            200 if asked_for_it else 409, json=INVOCATION if asked_for_it else REFUSAL
-        )
-
-    async with AsyncClient(transport=httpx.MockTransport(answer)) as at:
-        assert (await at.invoke(ID)).stdout == "hello\n"
-        with pytest.raises(ConflictError, match="the function is paused"):
-            await at.functions.resume(ID)
-
-
 # --- what is raised ----------------------------------------------------------------------------
 
 
-def test_a_refusal_carries_all_the_server_said() -> None:
-    with client(answering(409, REFUSAL, x_invocation_id="i9")) as at:
-        with pytest.raises(ConflictError, match="the function is paused") as raised:
-            at.invoke(ID)
-    error = raised.value
+async def test_a_refusal_carries_all_the_server_said() -> None:
+    answer = answering(409, REFUSAL, x_invocation_id="i9")
+    error = await both_raise(answer, lambda at: at.invoke(ID), ConflictError, "is paused")
     assert (error.status, error.code, error.hint) == (409, "FUNCTION_NOT_ACTIVE", "resume it")
     assert (error.details, error.field, error.retry_after) == ({"state": "paused"}, None, 2)
     assert (error.request_id, error.invocation_id) == ("r1", "i9")
@@ -880,45 +842,26 @@ def test_a_refusal_names_the_field_that_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, InvalidRequestError),
-        (401, AuthenticationError),
-        (403, PermissionDeniedError),
-        (404, NotFoundError),
-        (409, ConflictError),
-        (412, ConflictError),
-        (422, InvalidRequestError),
-        (429, RateLimitError),
-        (500, ServerError),
-        (503, UnavailableError),
-        (418, ApiError),
+        *[(400, InvalidRequestError), (422, InvalidRequestError), (401, AuthenticationError)],
+        *[(403, PermissionDeniedError), (404, NotFoundError), (409, ConflictError)],
+        *[(412, ConflictError), (429, RateLimitError), (500, ServerError)],
+        *[(503, UnavailableError), (418, ApiError)],
     ],
 )
-def test_a_refusal_has_a_type_of_its_own(status: int, kind: type[ApiError]) -> None:
-    with client(answering(status, REFUSAL)) as at, pytest.raises(ApiError) as raised:
-        at.invoke(ID)
-    assert type(raised.value) is kind
+async def test_a_refusal_has_a_type_of_its_own(status: int, kind: type[ApiError]) -> None:
+    answer = answering(status, REFUSAL)
+    assert type(await both_raise(answer, lambda at: at.invoke(ID), ApiError)) is kind
 
 
 def test_a_repeated_operation_says_which_one_it_was() -> None:
-    body = {
-        **{"operation_id": "o1", "operation_type": "t", "action_id": "a", "status": "succeeded"},
-        **{"reason_code": "ELASTICITY_IDEMPOTENCY_REPLAY", "reason_message": "used before"},
-        "retryable": False,
-    }
-    path = f"/api/elasticity/control/functions/{ID}/pool-target"
-
-    def answer(out: httpx.Request) -> httpx.Response:
-        if out.url.path == path:
-            return httpx.Response(409, json=body, headers={"x-request-id": "r3"})
-        return httpx.Response(200, json=FUNCTION)
-
-    with client(answer) as at, pytest.raises(ConflictError, match="used before") as raised:
-        at.elasticity.create_operation(
-            ID, min_instances=1, max_instances=2, idempotency_key="k", action_id="a"
-        )
+    reason = {"reason_code": "ELASTICITY_IDEMPOTENCY_REPLAY", "reason_message": "used before"}
+    repeated = httpx.Response(409, json=OPERATION | reason, headers={"x-request-id": "r3"})
+    server = Server({("GET", f"/{ID}"): FUNCTION, OPERATE: repeated})
+    with client(server) as at, pytest.raises(ConflictError, match="used before") as raised:
+        operate(at)
     error = raised.value
     assert (error.code, error.request_id) == ("ELASTICITY_IDEMPOTENCY_REPLAY", "r3")
-    assert error.details == body
+    assert error.details == OPERATION | reason
 
 
 FAILED = {**FUNCTION, "error_message": "version 2 cannot serve: no module"}
@@ -928,12 +871,7 @@ BROKEN = {**FUNCTION, "state": "error", "error_message": "no module"}
 @pytest.mark.parametrize(
     ("call", "answer", "kind", "message"),
     [
-        (
-            lambda at: at.functions.update(ID, handler="c"),
-            FAILED,
-            VersionFailed,
-            "version 2 cannot",
-        ),
+        (lambda at: at.functions.update(ID, handler="c"), FAILED, VersionFailed, "version 2 can"),
         (lambda at: at.functions.rollback(ID, 2), FAILED, VersionFailed, "version 2 cannot"),
         (lambda at: at.functions.deploy(ID), BROKEN, DeployFailed, "no module"),
         (lambda at: at.functions.resume(ID), BROKEN, DeployFailed, "no module"),
@@ -942,14 +880,9 @@ BROKEN = {**FUNCTION, "state": "error", "error_message": "no module"}
 async def test_a_function_that_cannot_serve_is_an_exception_that_carries_it(
     call: Call, answer: Any, kind: type[FunctionFailed], message: str
 ) -> None:
-    with client(answering(200, answer)) as at, pytest.raises(kind, match=message) as raised:
-        call(at)
-    assert isinstance(raised.value, ClientError)
-    assert raised.value.function.current_version == 1
-    transport = httpx.MockTransport(answering(200, answer))
-    async with AsyncClient(transport=transport) as also:
-        with pytest.raises(kind, match=message):
-            await call(also)  # type: ignore[arg-type]
+    error = await both_raise(answering(200, answer), call, kind, message)
+    assert isinstance(error, ClientError)
+    assert error.function.current_version == 1  # type: ignore[attr-defined]
 
 
 def test_what_serves_or_is_not_yet_deployed_is_a_result() -> None:
@@ -964,14 +897,12 @@ def test_what_serves_or_is_not_yet_deployed_is_a_result() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"error":"\xff"}', b'{"error": 7}'])
 def test_a_refusal_without_a_readable_body_keeps_its_status_and_headers(body: bytes) -> None:
-    def answer(_: httpx.Request) -> httpx.Response:
-        headers = {"retry-after": "7", "x-request-id": "r2"}
-        return httpx.Response(503, content=body, headers=headers)
-
-    with client(answer) as at, pytest.raises(ApiError, match="status 503") as raised:
+    headers = {"retry-after": "7", "x-request-id": "r2"}
+    answer = httpx.Response(503, content=body, headers=headers)
+    with client(lambda _: answer) as at, pytest.raises(ApiError, match="status 503") as raised:
         at.functions.get(ID)
-    assert (raised.value.code, raised.value.retry_after) == ("UNKNOWN", 7)
-    assert raised.value.request_id == "r2"
+    error = raised.value
+    assert (error.code, error.retry_after, error.request_id) == ("UNKNOWN", 7, "r2")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"id":"\xff"}', b""])
@@ -991,14 +922,8 @@ def test_an_answer_that_is_not_quiltfns_is_said_to_be_so(body: bytes) -> None:
     ],
 )
 async def test_no_answer_is_a_sentence(failure: type[httpx.TransportError], sentence: str) -> None:
-    def fail(_: httpx.Request) -> httpx.Response:
-        raise failure("")
-
-    with client(fail) as at, pytest.raises(ConnectionFailed, match=sentence):
-        at.functions.get(ID)
-    async with AsyncClient(transport=httpx.MockTransport(fail), retries=0) as later:
-        with pytest.raises(ConnectionFailed, match=sentence):
-            await later.functions.get(ID)
+    get: Call = lambda at: at.functions.get(ID)  # noqa: E731
+    await both_raise(failing(failure("")), get, ConnectionFailed, sentence)
 
 
 # --- what is sent again ------------------------------------------------------------------------
@@ -1023,59 +948,72 @@ def refusal(status: int, code: str, **more: Any) -> httpx.Response:
     return httpx.Response(status, json=body, headers=headers)
 
 
+SUBMIT = ("POST", f"/{ID}/invoke?mode=async")
 LOST = httpx.ReadError("")
 NOBODY = httpx.ConnectError("")
-BUSY = {"status": 503, "code": "CAPACITY_FULL"}
-GET_IT, DEPLOY, INVOKE = ("GET", f"/{ID}"), ("POST", f"/{ID}/deploy"), ("POST", f"/{ID}/invoke")
+STORE_AWAY, FULL = refusal(503, "STORE_UNAVAILABLE"), refusal(503, "CAPACITY_FULL")
+RECORDED = refusal(503, "CAPACITY_FULL", headers={"x-invocation-id": "i1"})
+STILL_RUNS = refusal(409, "CONFLICT", retry_after=1)
+SOON, LATE = (refusal(429, "RATE_LIMITED", retry_after=seconds) for seconds in (3, 60))
 
 
-async def test_a_request_that_changes_nothing_is_sent_again(waits: list[float]) -> None:
-    def failing() -> Server:
-        return Server({GET_IT: [LOST, refusal(503, "STORE_UNAVAILABLE"), FUNCTION]})
+def get(at: Any) -> Any:
+    return at.functions.get(ID)
 
-    with client(failing(), retries=2) as at:
-        assert at.functions.get(ID).id == ID
-    async with AsyncClient(transport=httpx.MockTransport(failing())) as later:
-        assert (await later.functions.get(ID)).id == ID
-    assert waits == [0.1, 0.2, 0.1, 0.2]
+
+def deploy(at: Any) -> Any:
+    return at.functions.deploy(ID)
+
+
+def invoke(at: Any) -> Any:
+    return at.invoke(ID)
+
+
+def invoke_once(at: Any) -> Any:
+    return at.invoke(ID, idempotency_key="once")
+
+
+def submit(at: Any) -> Any:
+    return at.functions.submit(ID)
+
+
+def submit_once(at: Any) -> Any:
+    return at.functions.submit(ID, idempotency_key="once")
 
 
 @promise("M10")
-def test_a_request_that_could_be_done_twice_is_sent_once(waits: list[float]) -> None:
-    for answer in (LOST, refusal(503, "STORE_UNAVAILABLE"), refusal(500, "INTERNAL")):
-        server = Server({DEPLOY: [answer], INVOKE: [answer]})
-        with client(server, retries=2) as at:
-            for call in (at.functions.deploy, at.invoke):
-                with pytest.raises((ApiError, ConnectionFailed)):
-                    call(ID)
-        assert server.seen == [DEPLOY, INVOKE]
-    assert waits == []
-
-
 @pytest.mark.parametrize(
-    "answer", [NOBODY, refusal(503, "CAPACITY_FULL"), refusal(429, "RATE_LIMITED")]
+    ("call", "answers", "waited", "kind"),
+    [
+        # What changes nothing, or was not done at all, or has a key, is sent again.
+        (get, [LOST, STORE_AWAY, FUNCTION], [0.1, 0.2], None),
+        (invoke, [NOBODY, INVOCATION], [0.1], None),
+        (invoke, [FULL, INVOCATION], [0.1], None),
+        (invoke, [refusal(429, "RATE_LIMITED"), INVOCATION], [0.1], None),
+        (invoke_once, [LOST, STILL_RUNS, INVOCATION], [0.1, 1.0], None),
+        (submit_once, [LOST] * 3, [0.1, 0.2], ConnectionFailed),
+        # The server says how long to wait, and what is too long is not waited.
+        (get, [SOON, LATE], [3.0], RateLimitError),
+        (get, [httpx.ReadTimeout("")], [], ConnectionFailed),
+        # What could be done twice, or has a record, is sent once.
+        *[(call, [LOST], [], ConnectionFailed) for call in (deploy, invoke, submit)],
+        *[(call, [STORE_AWAY], [], UnavailableError) for call in (deploy, invoke)],
+        *[(call, [refusal(500, "INTERNAL")], [], ServerError) for call in (deploy, invoke)],
+        (invoke, [RECORDED], [], UnavailableError),
+    ],
 )
-def test_what_was_not_done_at_all_is_sent_again(waits: list[float], answer: Any) -> None:
-    server = Server({INVOKE: [answer, INVOCATION]})
-    with client(server, retries=1) as at:
-        assert at.invoke(ID).stdout == "hello\n"
-    assert waits == [0.1]
-
-
-def test_a_call_that_has_a_record_is_not_sent_again(waits: list[float]) -> None:
-    full = refusal(503, "CAPACITY_FULL", headers={"x-invocation-id": "i1"})
-    with client(Server({INVOKE: [full]}), retries=2) as at, pytest.raises(UnavailableError):
-        at.invoke(ID)
-    assert waits == []
-
-
-def test_a_call_with_a_key_is_sent_again_with_the_same_key(waits: list[float]) -> None:
-    runs = refusal(409, "CONFLICT", retry_after=1)
-    server = Server({INVOKE: [LOST, runs, INVOCATION]})
-    with client(server, retries=2) as at:
-        assert at.invoke(ID, idempotency_key="once").stdout == "hello\n"
-    assert server.keys == ["once"] * 3
-    assert waits == [0.1, 1.0]
+async def test_a_request_that_could_be_done_twice_is_sent_once(
+    call: Call, answers: list[Any], waited: list[float], kind: Any, waits: list[float]
+) -> None:
+    left = answers * 2  # for either client
+    server = Server(dict.fromkeys([GET_IT, DEPLOY, INVOKE, SUBMIT], left))
+    if kind is None:
+        await both(server, call, retries=2)
+    else:
+        await both_raise(server, call, kind, retries=2)
+    assert left == []
+    assert waits == waited * 2
+    assert set(server.keys) == {"once" if call in (invoke_once, submit_once) else None}
 
 
 def test_a_create_gets_a_key_of_its_own_and_is_sent_again(waits: list[float]) -> None:
@@ -1099,21 +1037,6 @@ def test_a_delete_that_was_done_and_whose_answer_was_lost_is_done(waits: list[fl
     assert waits == [0.1]
 
 
-def test_the_server_says_how_long_to_wait_and_too_long_is_not_waited(waits: list[float]) -> None:
-    soon, late = (refusal(429, "RATE_LIMITED", retry_after=s) for s in (3, 60))
-    with client(Server({GET_IT: [soon, late]}), retries=5) as at:
-        with pytest.raises(RateLimitError):
-            at.functions.get(ID)
-    assert waits == [3.0]
-
-
-def test_silence_is_not_asked_again(waits: list[float]) -> None:
-    server = Server({GET_IT: [httpx.ReadTimeout("")]})
-    with client(server, retries=2) as at, pytest.raises(ConnectionFailed):
-        at.functions.get(ID)
-    assert waits == []
-
-
 # --- uploads -----------------------------------------------------------------------------------
 
 
@@ -1127,8 +1050,8 @@ async def test_an_archive_is_streamed_with_its_length_and_kind(tmp_path: Path, n
     def answer(request: httpx.Request) -> httpx.Response:
         headers = request.headers
         seen.append((headers["content-type"], headers["content-length"], len(request.content)))
-        told = {"digest": "ab", "files": 1, "size_bytes": 2, "environment": {}, "interpreters": {}}
-        return httpx.Response(201, json=told)
+        image = {"digest": "ab", "files": 1, "size_bytes": 2, "environment": {}, "interpreters": {}}
+        return httpx.Response(201, json=image)
 
     async def answer_async(request: httpx.Request) -> httpx.Response:
         await request.aread()
@@ -1145,56 +1068,18 @@ async def test_an_archive_is_streamed_with_its_length_and_kind(tmp_path: Path, n
 
 
 async def test_a_wait_asks_again_until_the_call_is_over_and_looks_a_name_up_once() -> None:
-    asked: list[str] = []
-    statuses = iter(["queued", "running", "success"] * 2)
-
-    def answer(out: httpx.Request) -> httpx.Response:
-        asked.append(out.url.path)
-        if "by-name" in out.url.path:
-            return httpx.Response(200, json=FUNCTION)
-        return httpx.Response(200, json=INVOCATION | {"status": next(statuses)})
-
-    with client(answer) as one:
-        assert one.functions.wait("a", "i1").status == "success"
-    async with AsyncClient(transport=httpx.MockTransport(answer)) as other:
-        assert (await other.functions.wait("a", "i1")).status == "success"
-    assert asked == [f"{BASE}/by-name/a", *[f"{BASE}/{ID}/invocations/i1"] * 3] * 2
+    running = [INVOCATION | {"status": status} for status in ("queued", "running", "success")]
+    wait = ("GET", f"/{ID}/invocations/i1?wait_seconds=60")
+    server = Server({("GET", "/by-name/a"): FUNCTION, wait: running * 2})
+    found = await both(server, lambda at: at.functions.wait("a", "i1"))
+    assert found.status == "success"
+    assert server.seen == [("GET", "/by-name/a"), *[wait] * 3] * 2
 
 
 def test_a_wait_that_takes_too_long_says_so() -> None:
     running = answering(200, INVOCATION | {"status": "running"})
     with client(running) as one, pytest.raises(TimeoutError, match="still running after 0 s"):
         one.functions.wait(ID, "i1", timeout_seconds=0)
-
-
-def test_a_submit_is_repeated_only_with_a_key() -> None:
-    keys: list[str | None] = []
-
-    def answer(out: httpx.Request) -> httpx.Response:
-        keys.append(out.headers.get("idempotency-key"))
-        raise httpx.ReadError("gone")
-
-    with client(answer, retries=1) as one:
-        with pytest.raises(ConnectionFailed):
-            one.functions.submit(ID)
-        assert keys == [None]
-        with pytest.raises(ConnectionFailed):
-            one.functions.submit(ID, idempotency_key="k")
-    assert keys == [None, "k", "k"]
-
-
-def test_a_policy_is_sent_as_it_was_given() -> None:
-    out = sent(
-        lambda at: at.functions.set_async_policy(
-            ID,
-            max_attempts=3,
-            backoff_seconds=sdk.Backoff(first=5),
-            on_failure=sdk.NewDestination(function="b"),
-        )
-    )
-    body = json.loads(out.read())
-    assert (body["max_attempts"], body["on_failure"]) == (3, {"function": "b"})
-    assert body["backoff_seconds"]["first"] == 5
 
 
 # --- what a reader of the code is told ---------------------------------------------------------
