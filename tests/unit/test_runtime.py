@@ -66,61 +66,60 @@ def a_runtime(**changes: Any) -> Runtime:
     return replace(Runtime(id="", name="etl", kind=Kind.PYTHON), **changes)
 
 
-def refused(**changes: Any) -> str:
-    with pytest.raises(Unprocessable) as error:
-        a_runtime(**changes).validate()
-    assert str(error.value).startswith(next(iter(changes))), error.value
-    return str(error.value)
-
-
 # The rules -----------------------------------------------------------------------------------
 
-
-@pytest.mark.parametrize("name", ["a", "7", "a.b_c-d", "python3.13", "x" * 64])
-def test_a_name_that_is_taken(name: str) -> None:
-    a_runtime(name=name).validate()
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["", "A", "-a", "a-", ".a", "a.", "a b", "a/b", "ä", "a\n", "x" * 65, *sorted(RESERVED_NAMES)],
-)
-def test_a_name_that_is_refused(name: str) -> None:
-    refused(name=name)
-
-
-@pytest.mark.parametrize(
-    "image", ["", DIGEST[1:], DIGEST.upper(), "../" + DIGEST[3:], DIGEST + "0"]
-)
-def test_an_image_that_is_refused(image: str) -> None:
-    refused(image=image)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"packages": "xyz"},
-        {"packages": DIGEST, "packages_key": ""},
-        {"packages": DIGEST, "packages_key": "a b"},
-        {"packages": DIGEST, "packages_key": "x" * 129},
-        {"packages_key": "of-nothing"},
-    ],
-)
-def test_packages_that_are_refused(fields: dict[str, Any]) -> None:
-    refused(**fields)
+TAKEN: list[dict[str, Any]] = [
+    *({"name": name} for name in ("a", "7", "a.b_c-d", "python3.13", "x" * 64)),
+    {"kind": Kind.CUSTOM, "command": ("/app/run", "-x", "ä")},
+    {"writable_paths": ()},
+    {"writable_paths": tuple(f"/data{n}" for n in range(8))},
+    {"writable_paths": ("/var/cache/app", "/var/cache/other", "/srv/me")},
+]
+RESERVED = sorted(RESERVED_NAMES)
+NO_NAMES = ["", "A", "-a", "a-", ".a", "a.", "a b", "a/b", "ä", "a\n", "x" * 65, *RESERVED]
+NO_IMAGES = ["", DIGEST[1:], DIGEST.upper(), "../" + DIGEST[3:], DIGEST + "0"]
+NO_COMMANDS = [(), ("run",), ("",), ("/app/run", "a\0b"), ("/app/" + "x" * COMMAND_MAX_BYTES,)]
+NO_PATHS = ["data", "/", "/data/", "/data/../etc", "//data", "/data ", "/a/b/c/d/e"]
+# The error begins with the first field.
+REFUSED: list[dict[str, Any]] = [
+    *({"name": name} for name in NO_NAMES),
+    *({"image": image} for image in NO_IMAGES),
+    {"packages": "xyz"},
+    *({"packages": DIGEST, "packages_key": key} for key in ("", "a b", "x" * 129)),
+    {"packages_key": "of-nothing"},
+    *({"command": ("/app/run",), "kind": kind} for kind in Kind if kind is not Kind.CUSTOM),
+    *({"command": command, "kind": Kind.CUSTOM} for command in NO_COMMANDS),
+    *({"writable_paths": (path,)} for path in (*NO_PATHS, *FIXED_TREES)),
+    *({"writable_paths": (f"{tree}/x",)} for tree in FIXED_TREES),
+    {"writable_paths": ("/data", "/data")},
+    {"writable_paths": ("/data", "/data/below")},
+    {"writable_paths": tuple(f"/data{n}" for n in range(9))},
+    {"isolation": Isolation.GVISOR, "kind": Kind.SERVER},
+]
 
 
-def test_the_files_are_named_by_both_images() -> None:
-    other = "cd" * 32
-    assert a_runtime(image=DIGEST).image_digest == f"sha256:{DIGEST}"
-    assert a_runtime(packages=other).image_digest == f"sha256:{other}"
-    both = a_runtime(image=DIGEST, packages=other, packages_key="python:1")
+@pytest.mark.parametrize("fields", TAKEN)
+def test_fields_that_are_taken(fields: dict[str, Any]) -> None:
+    a_runtime(**fields).validate()
+
+
+@pytest.mark.parametrize("fields", REFUSED)
+def test_fields_that_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(Unprocessable, match=f"^{next(iter(fields))}"):
+        a_runtime(**fields).validate()
+
+
+def test_the_files_are_named_by_both_images_or_by_the_hosts_packages() -> None:
+    assert a_runtime(host="p").image_digest == "host:p"
+    assert a_runtime(image=DIGEST, host="p").image_digest == f"sha256:{DIGEST}"
+    assert a_runtime(packages=BASE).image_digest == f"sha256:{BASE}"
+    both = a_runtime(image=DIGEST, packages=BASE, packages_key="python:1")
     both.validate()
-    assert both.image_digest == f"sha256:{DIGEST}+{other}"
-    assert both.images == both.app_images == (DIGEST, other)
+    assert both.image_digest == f"sha256:{DIGEST}+{BASE}"
+    assert both.images == both.app_images == (DIGEST, BASE)
     over_base = replace(both, base_image="ef" * 32)
-    assert over_base.images == (DIGEST, other, "ef" * 32)
-    assert over_base.app_images == (DIGEST, other)
+    assert over_base.images == (DIGEST, BASE, "ef" * 32)
+    assert over_base.app_images == (DIGEST, BASE)
     assert over_base.image_digest == f"{both.image_digest}+base:{'ef' * 32}"
 
 
@@ -129,49 +128,8 @@ def test_a_version_without_packages_has_the_digest_that_it_had_before_there_were
     runtime = Runtime(id="r", name="etl", kind=Kind.PYTHON, image=DIGEST, host="h", created_at=5)
     spec = VersionSpec(handler="app:main", runtime="etl", runtime_snapshot=runtime)
     assert spec.digest() == BEFORE
-    packages = replace(runtime, packages="cd" * 32)
+    packages = replace(runtime, packages=BASE)
     assert replace(spec, runtime_snapshot=packages).digest() != BEFORE
-
-
-def test_only_a_custom_runtime_has_a_command() -> None:
-    for kind in (Kind.SHELL, Kind.PYTHON, Kind.NODE, Kind.SERVER):
-        refused(command=("/app/run",), kind=kind)
-    a_runtime(kind=Kind.CUSTOM, command=("/app/run", "-x", "ä")).validate()
-
-
-@pytest.mark.parametrize(
-    "command",
-    [(), ("run",), ("",), ("/app/run", "a\0b"), ("/app/" + "x" * COMMAND_MAX_BYTES,)],
-)
-def test_a_command_that_is_refused(command: tuple[str, ...]) -> None:
-    refused(command=command, kind=Kind.CUSTOM)
-
-
-def test_writable_places_that_are_taken() -> None:
-    a_runtime(writable_paths=()).validate()
-    a_runtime(writable_paths=tuple(f"/data{n}" for n in range(8))).validate()
-    a_runtime(writable_paths=("/var/cache/app", "/var/cache/other", "/srv/me")).validate()
-
-
-@pytest.mark.parametrize(
-    "paths",
-    [
-        *[(tree,) for tree in FIXED_TREES],
-        *[(f"{tree}/x",) for tree in FIXED_TREES],
-        ("data",),
-        ("/",),
-        ("/data/",),
-        ("/data/../etc",),
-        ("//data",),
-        ("/data ",),
-        ("/a/b/c/d/e",),
-        ("/data", "/data"),
-        ("/data", "/data/below"),
-        tuple(f"/data{n}" for n in range(9)),
-    ],
-)
-def test_writable_places_that_are_refused(paths: tuple[str, ...]) -> None:
-    refused(writable_paths=paths)
 
 
 def test_what_a_runtime_does_not_say_is_the_servers_own() -> None:
@@ -207,35 +165,30 @@ def test_settings_and_api_have_the_model_s_bounds(name: str, of_api: Any, settin
     (of_setting,) = (one for one in SETTINGS if one.name == setting)
     assert getattr(sandbox_room(Settings()), name) == of_setting.default > default
     assert of_setting.low == least
-    told = of_api.__metadata__[0]
-    assert told.extra["constraints"] == (Documented({"minimum": least}),)
+    documented = of_api.__metadata__[0]
+    assert documented.extra["constraints"] == (Documented({"minimum": least}),)
     said = "as much as /tmp" if name == "file_limit_mb" else str(default)
-    assert f"{least} to {setting}; null: {said}" in told.description.replace("MiB, ", "")
+    assert f"{least} to {setting}; null: {said}" in documented.description.replace("MiB, ", "")
     assert of_setting.about.endswith(said)
 
 
+NO_VARIABLES = {
+    "PORT": ["80", "65536", "\uff18\uff10\uff18\uff10", ""],
+    "AWS_LWA_PORT": ["1e4"],
+    "AWS_LAMBDA_MAX_CONCURRENCY": ["0", "1001", "many"],
+    "AWS_LWA_READINESS_CHECK_PATH": ["healthz"],
+    "AWS_LWA_PASS_THROUGH_PATH": ["/a b", "/a\r\nx: y"],
+    "AWS_LAMBDA_HTTP_ENDPOINT": ["0.0.0.0:8080"],
+}
+
+
 @pytest.mark.parametrize(
-    "environment",
-    [
-        {"PORT": "80"},
-        {"PORT": "65536"},
-        {"PORT": "\uff18\uff10\uff18\uff10"},
-        {"PORT": ""},
-        {"AWS_LWA_PORT": "1e4"},
-        {"AWS_LAMBDA_MAX_CONCURRENCY": "0"},
-        {"AWS_LAMBDA_MAX_CONCURRENCY": "1001"},
-        {"AWS_LAMBDA_MAX_CONCURRENCY": "many"},
-        {"AWS_LWA_READINESS_CHECK_PATH": "healthz"},
-        {"AWS_LWA_PASS_THROUGH_PATH": "/a b"},
-        {"AWS_LWA_PASS_THROUGH_PATH": "/a\r\nx: y"},
-        {"AWS_LAMBDA_HTTP_ENDPOINT": "0.0.0.0:8080"},
-    ],
+    ("name", "value"), [(name, value) for name in NO_VARIABLES for value in NO_VARIABLES[name]]
 )
-def test_variables_that_say_nothing_of_where_a_server_is(environment: dict[str, str]) -> None:
-    with pytest.raises(Unprocessable) as error:
-        a_runtime(kind=Kind.SERVER, environment=environment).validate()
-    assert str(error.value).startswith(f"environment.{next(iter(environment))} must be")
-    a_runtime(environment=environment).validate()  # to others they are any variables
+def test_variables_that_say_nothing_of_where_a_server_is(name: str, value: str) -> None:
+    with pytest.raises(Unprocessable, match=rf"^environment\.{name} must be"):
+        a_runtime(kind=Kind.SERVER, environment={name: value}).validate()
+    a_runtime(environment={name: value}).validate()  # to others they are any variables
 
 
 def test_where_a_server_is() -> None:
@@ -245,58 +198,39 @@ def test_where_a_server_is() -> None:
     settings = ServerSettings.of(said | {"AWS_LWA_PASS_THROUGH_PATH": "/"})
     assert settings == ServerSettings(4000, "/ready?x", "/", 32)
     assert settings.variables == {"PORT": "4000", "AWS_LAMBDA_HTTP_ENDPOINT": "0.0.0.0:4000"}
-    with pytest.raises(Unprocessable):
-        a_runtime(kind=Kind.SERVER, isolation=Isolation.GVISOR).validate()
 
 
-@pytest.mark.parametrize(
-    ("kind", "handler"),
-    [
-        (Kind.SHELL, "anything; at all | here"),
-        (Kind.SERVER, "exec anything --port $PORT"),
-        (Kind.CUSTOM, "what the program makes of it"),
-        (Kind.PYTHON, "app:main"),
-        (Kind.PYTHON, "app.main"),
-        (Kind.PYTHON, "a.b.c:Klass.method"),
-        (Kind.PYTHON, "src/app.handler"),
-        (Kind.PYTHON, "src/my-app.lambda_handler"),
-        (Kind.PYTHON, "src/shop.orders:handle"),
-        (Kind.PYTHON, "01-first.handler"),
-        (Kind.NODE, "index:handler"),
-        (Kind.NODE, "dist/index.js:handler"),
-        (Kind.NODE, "index.handler"),
+HANDLERS = {
+    Kind.SHELL: ["anything; at all | here"],
+    Kind.SERVER: ["exec anything --port $PORT"],
+    Kind.CUSTOM: ["what the program makes of it"],
+    Kind.PYTHON: [
+        *["app:main", "app.main", "a.b.c:Klass.method", "src/app.handler", "01-first.handler"],
+        *["src/my-app.lambda_handler", "src/shop.orders:handle"],
     ],
-)
-def test_a_handler_that_its_kind_can_mean(kind: Kind, handler: str) -> None:
-    a_runtime(kind=kind).check_handler(handler)
-
-
-@pytest.mark.parametrize(
-    ("kind", "handler"),
-    [
-        (Kind.PYTHON, "app"),
-        (Kind.PYTHON, "app:"),
-        (Kind.PYTHON, "app:main()"),
-        (Kind.PYTHON, "../app:main"),
-        (Kind.PYTHON, "/app:main"),
-        (Kind.PYTHON, "src//app.main"),
-        (Kind.PYTHON, "src/app:my-main"),
-        (Kind.PYTHON, "app:1main"),
-        (Kind.PYTHON, "app:" + "a." * 100_000),  # told at once, however long
-        (Kind.PYTHON, "a." * 100_000 + "1"),
-        (Kind.NODE, "index"),
-        (Kind.NODE, "index:1"),
-        (Kind.NODE, "index:a b"),
+    Kind.NODE: ["index:handler", "dist/index.js:handler", "index.handler"],
+}
+NO_HANDLERS = {
+    Kind.PYTHON: [
+        *["app", "app:", "app:main()", "../app:main", "/app:main", "src//app.main"],
+        *["src/app:my-main", "app:1main"],
+        *["app:" + "a." * 100_000, "a." * 100_000 + "1"],  # refused at once, however long
     ],
-)
-def test_a_handler_that_its_kind_cannot_mean(kind: Kind, handler: str) -> None:
-    with pytest.raises(Unprocessable, match=r"^handler must be a module and a function"):
+    Kind.NODE: ["index", "index:1", "index:a b"],
+}
+
+
+@pytest.mark.parametrize("kind", HANDLERS)
+def test_handlers_that_their_kind_can_mean(kind: Kind) -> None:
+    for handler in HANDLERS[kind]:
         a_runtime(kind=kind).check_handler(handler)
 
 
-def test_the_files_are_told_by_the_image_or_by_the_hosts_packages() -> None:
-    assert a_runtime(image=DIGEST, host="p").image_digest == f"sha256:{DIGEST}"
-    assert a_runtime(host="p").image_digest == "host:p"
+@pytest.mark.parametrize("kind", NO_HANDLERS)
+def test_handlers_that_their_kind_cannot_mean(kind: Kind) -> None:
+    for handler in NO_HANDLERS[kind]:
+        with pytest.raises(Unprocessable, match=r"^handler must be a module and a function"):
+            a_runtime(kind=kind).check_handler(handler)
 
 
 # What a name stands for ----------------------------------------------------------------------
@@ -432,15 +366,20 @@ class SomeImages(ImageDirectory):
         return before - len(self.digests)
 
 
+COUNTED = MIB + 2 * 4096  # what an upload counts: its file, and its entries
+SPEC = VersionSpec(handler="app:main", runtime="etl")
 OWN = HostImage(built_in=built_in({"python": "/usr/bin/python3.13"}, "p1"), packages="p1")
 
 
 async def tenant_images_of(
-    images: SomeImages, *rows: TenantImage, clock: ManualClock | None = None
+    images: SomeImages,
+    *owned: tuple[str, str],
+    clock: ManualClock | None = None,
+    size_bytes: int = MIB,
 ) -> TenantImages:
-    tenant_images = TenantImages(
-        MemoryTenantImages(*rows), images, clock or ManualClock(), lambda _: 3 * (MIB + 2 * 4096)
-    )
+    """`owned`: tenants, each with the digest of an image that it has; each may have three."""
+    store = MemoryTenantImages(*(TenantImage(*image, size_bytes) for image in owned))
+    tenant_images = TenantImages(store, images, clock or ManualClock(), lambda _: 3 * COUNTED)
     await tenant_images.restore()
     return tenant_images
 
@@ -458,7 +397,7 @@ def images() -> SomeImages:
 @pytest.fixture
 async def tenant_images(images: SomeImages) -> TenantImages:
     """Where the tenant has one image, of one MiB, and may have three in all."""
-    return await tenant_images_of(images, TenantImage(T, DIGEST, MIB))
+    return await tenant_images_of(images, (T, DIGEST))
 
 
 @pytest.fixture
@@ -473,7 +412,7 @@ def test_an_unknown_runtime_is_refused_and_the_known_ones_are_named(runtimes: Ru
 
 async def test_a_removed_runtime_that_a_function_still_names_is_told(runtimes: Runtimes) -> None:
     await runtimes.add(T, a_runtime())
-    served = runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
+    served = runtimes.with_snapshot(T, SPEC)
     await runtimes.remove(T, "etl")
     with pytest.raises(Unprocessable) as refused:
         runtimes.with_snapshot(T, served)
@@ -484,15 +423,12 @@ async def test_a_removed_runtime_that_a_function_still_names_is_told(runtimes: R
 
 async def test_a_version_has_what_its_name_was(runtimes: Runtimes, images: SomeImages) -> None:
     first, _ = await runtimes.add(T, a_runtime(image=DIGEST))
-    version = runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
+    version = runtimes.with_snapshot(T, SPEC)
     second, is_new = await runtimes.add(T, a_runtime(environment={"A": "1"}))
     assert version.runtime_snapshot == first.runtime
     older, newer = first.runtime, second.runtime
     assert (is_new, older.id == newer.id, older.created_at) == (True, False, 1_760_000_000)
-    assert (
-        runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl")).runtime_snapshot
-        == second.runtime
-    )
+    assert runtimes.with_snapshot(T, SPEC).runtime_snapshot == second.runtime
     assert older.host == "p1"
     assert images.held.count(DIGEST) == 2  # it is not collected before the version is stored
 
@@ -506,7 +442,7 @@ async def test_the_same_runtime_again_is_the_revision_that_is_there(runtimes: Ru
 async def test_a_version_is_outdated_by_what_its_handler_could_notice(runtimes: Runtimes) -> None:
     given = {"packages": DIGEST, "packages_key": "python:1"}
     await runtimes.add(T, a_runtime(**given))
-    spec = runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
+    spec = runtimes.with_snapshot(T, SPEC)
     _, is_new = await runtimes.add(T, a_runtime(**given | {"packages_key": "python:2"}))
     assert (is_new, runtimes.is_outdated(T, spec)) == (True, False)
     await runtimes.add(T, a_runtime(**given, environment={"A": "1"}))
@@ -518,7 +454,7 @@ async def test_a_removed_name_may_come_again(runtimes: Runtimes, store: MemoryRu
     await runtimes.remove(T, "etl")
     assert store.rows == {}
     with pytest.raises(Unprocessable):
-        runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
+        runtimes.with_snapshot(T, SPEC)
     with pytest.raises(NotFound):
         await runtimes.remove(T, "etl")
     with pytest.raises(NotFound):
@@ -536,8 +472,8 @@ async def test_own_ones_can_neither_be_replaced_nor_removed(runtimes: Runtimes, 
 
 async def test_the_impossible_is_refused_at_once(runtimes: Runtimes, store: MemoryRuntimes) -> None:
     for change in (
-        {"image": "cd" * 32},
-        {"packages": "cd" * 32},
+        {"image": BASE},
+        {"packages": BASE},
         {"kind": Kind.NODE},  # this host has no node
         {"environment": {"QUILT_X": "1"}},
         {"name": "images"},
@@ -591,7 +527,7 @@ async def test_a_tenants_runtime_exists_for_that_tenant_alone(runtimes: Runtimes
     with pytest.raises(NotFound):
         await runtimes.remove(U, "etl")
     with pytest.raises(Unprocessable, match=r"^runtime must be one of: python, shell$"):
-        runtimes.with_snapshot(U, VersionSpec(handler="app:main", runtime="etl"))
+        runtimes.with_snapshot(U, SPEC)
     theirs, is_new = await runtimes.add(U, a_runtime())
     assert is_new
     assert not theirs.runtime.same_as(mine.runtime)
@@ -627,13 +563,13 @@ async def test_what_another_took_back_is_unknown(runtimes: Runtimes, store: Memo
 
 @promise("A25")
 async def test_anothers_image_is_as_unknown_as_one_that_is_nowhere(runtimes: Runtimes) -> None:
-    told = []
-    for digest in (DIGEST, "cd" * 32):
+    messages = set()
+    for digest in (DIGEST, BASE):
         for shared in (False, True):
             with pytest.raises(Unprocessable, match=r"^image must be the digest") as error:
                 await runtimes.add(U, a_runtime(image=digest), shared=shared, is_operator=True)
-            told.append(str(error.value))
-    assert len(set(told)) == 1
+            messages.add(str(error.value))
+    assert len(messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -684,15 +620,14 @@ async def test_an_upload_is_answered_as_if_nobody_else_had_anything(
     assert (await take(tenant_images, U, DIGEST)).is_new
     assert not (await take(tenant_images, U, DIGEST)).is_new
     assert tenant_images.hold(U, DIGEST)
-    assert tenant_images.bytes_of(U) == MIB + 2 * 4096, "it counts for each who has it"
+    assert tenant_images.bytes_of(U) == COUNTED, "it counts for each who has it"
     assert images.digests == {DIGEST}
 
 
 @promise("D16")
 async def test_all_images_together_are_bounded_for_everybody(images: SomeImages) -> None:
-    one = MIB + 2 * 4096
-    held = MemoryTenantImages(TenantImage(T, DIGEST, one))
-    tenant_images = TenantImages(held, images, ManualClock(), lambda _: 10 * one, 2 * one)
+    held = MemoryTenantImages(TenantImage(T, DIGEST, COUNTED))
+    tenant_images = TenantImages(held, images, ManualClock(), lambda _: 10 * MIB, 2 * COUNTED)
     await tenant_images.restore()
     await take(tenant_images, U, "1")
     for tenant_id in (T, U, SHARED):
@@ -700,7 +635,7 @@ async def test_all_images_together_are_bounded_for_everybody(images: SomeImages)
             await take(tenant_images, tenant_id, "2")
     with pytest.raises(CapacityFull):
         await take(tenant_images, U, DIGEST)  # Else it would tell that somebody has it.
-    assert tenant_images.bytes_in_all() == 2 * one
+    assert tenant_images.bytes_in_all() == 2 * COUNTED
     assert not (await take(tenant_images, U, "1")).is_new
 
 
@@ -738,14 +673,14 @@ async def test_a_tenant_uploads_two_images_at_a_time(tenant_images: TenantImages
 
 
 async def test_an_upload_may_be_cancelled_until_the_store_is_told(images: SomeImages) -> None:
-    store, told = MemoryTenantImages(), list[tuple[bool, int]]()
+    store, noted = MemoryTenantImages(), list[tuple[bool, int]]()
     tenant_images = TenantImages(store, images, ManualClock(), lambda _: 10 * MIB)
 
     def note() -> None:
-        told.append(("1" in images.digests, len(store.rows)))
+        noted.append(("1" in images.digests, len(store.rows)))
 
     await tenant_images.take(T, Archive.TAR, uploaded("1"), on_kept=note)
-    assert told == [(True, 0)]
+    assert noted == [(True, 0)]
     assert len(store.rows) == 1
 
 
@@ -753,7 +688,7 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images = SomeImages()
-    tenant_images = await tenant_images_of(images, TenantImage(T, DIGEST, MIB))
+    tenant_images = await tenant_images_of(images, (T, DIGEST))
     runtimes = Runtimes(OWN, MemoryRuntimes(), tenant_images, ManualClock())
     # A server that is alone has none to fetch it from.
     with pytest.raises(Unprocessable, match="an image that is here"):
@@ -761,10 +696,7 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed(
     assert (
         await tenant_images.files(T, [DIGEST], "", 9),
         await tenant_images.read(T, [DIGEST], "a", 9),
-    ) == (
-        [],
-        None,
-    )
+    ) == ([], None)
     fetched: list[str] = []
 
     async def fetch(digest: str) -> None:
@@ -786,9 +718,7 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed(
 
 async def test_a_base_image_brings_the_interpreter_of_its_kind() -> None:
     images = SomeImages(DIGEST, BASE)
-    tenant_images = await tenant_images_of(
-        images, TenantImage(T, DIGEST, MIB), TenantImage(T, BASE, MIB)
-    )
+    tenant_images = await tenant_images_of(images, (T, DIGEST), (T, BASE))
     runtimes = Runtimes(OWN, MemoryRuntimes(), tenant_images, ManualClock())
 
     async def added(**fields: Any) -> Runtime:
@@ -812,7 +742,7 @@ async def test_a_base_image_brings_the_interpreter_of_its_kind() -> None:
     with pytest.raises(Unprocessable, match="base_image must be 64 hexadecimal digits"):
         await runtimes.add(T, a_runtime(base_image="sha256:x"))
     images.held.clear()
-    runtimes.with_snapshot(T, VersionSpec(handler="app:main", runtime="etl"))
+    runtimes.with_snapshot(T, SPEC)
     assert {*images.held} == {DIGEST, BASE}, "neither is removed before the version is stored"
     del images.programs["sh"]
     for kind in (Kind.SHELL, Kind.SERVER):
@@ -822,7 +752,7 @@ async def test_a_base_image_brings_the_interpreter_of_its_kind() -> None:
 
 async def test_tenants_build_on_the_base_images_of_all() -> None:
     images = SomeImages(DIGEST, BASE)
-    tenant_images = await tenant_images_of(images, TenantImage(SHARED, BASE, MIB))
+    tenant_images = await tenant_images_of(images, (SHARED, BASE))
     runtimes = Runtimes(OWN, MemoryRuntimes(), tenant_images, ManualClock())
     await runtimes.add(T, a_runtime(kind=Kind.SHELL, base_image=BASE))
     assert tenant_images.bytes_of(T) == 0, "it counts for no tenant"
@@ -837,8 +767,8 @@ async def test_tenants_build_on_the_base_images_of_all() -> None:
 async def test_what_a_tenant_uploads_to_another_node_meanwhile_counts(images: SomeImages) -> None:
     """This node has not heard of it when it looks at the quota; the store has."""
     store = MemoryTenantImages()
-    tenant_images = TenantImages(store, images, ManualClock(), lambda _: 2 * (MIB + 2 * 4096))
-    await store.add(TenantImage(T, "theirs", MIB + 2 * 4096))
+    tenant_images = TenantImages(store, images, ManualClock(), lambda _: 2 * COUNTED)
+    await store.add(TenantImage(T, "theirs", COUNTED))
     await take(tenant_images, T, "1")
     with pytest.raises(RateLimited, match="more than the quota"):
         await take(tenant_images, T, "2")
@@ -858,9 +788,7 @@ async def test_an_upload_that_was_not_kept_is_not_the_tenants(images: SomeImages
 
 async def test_images_are_given_back_by_each_and_removed_with_the_last(images: SomeImages) -> None:
     clock, mine, theirs = ManualClock(0.0), (T, DIGEST), (U, DIGEST)
-    tenant_images = await tenant_images_of(
-        images, TenantImage(T, DIGEST, MIB), TenantImage(U, DIGEST, MIB), clock=clock
-    )
+    tenant_images = await tenant_images_of(images, mine, theirs, clock=clock)
     clock.time = 600.0
     await tenant_images.collect(frozenset({theirs}), frozenset(), 600)
     assert [tenant_images.hold(*one) for one in (mine, theirs)] == [False, True]
@@ -890,22 +818,20 @@ async def test_an_image_not_taken_back_is_the_tenants(images: SomeImages, why: s
 
 
 async def test_an_image_that_is_named_while_another_is_taken_back_stays(images: SomeImages) -> None:
-    clock, other = ManualClock(0.0), "cd" * 32
-    images.digests.add(other)
-    tenant_images = await tenant_images_of(
-        images, TenantImage(T, DIGEST, MIB), TenantImage(T, other, MIB), clock=clock
-    )
+    clock = ManualClock(0.0)
+    images.digests.add(BASE)
+    tenant_images = await tenant_images_of(images, (T, DIGEST), (T, BASE), clock=clock)
     clock.time = 600.0
     collected = asyncio.ensure_future(tenant_images.collect(frozenset(), frozenset(), 600))
     await asyncio.sleep(0)
-    assert [tenant_images.hold(T, one) for one in (DIGEST, other)] == [False, True]
+    assert [tenant_images.hold(T, digest) for digest in (DIGEST, BASE)] == [False, True]
     await collected
-    assert tenant_images.hold(T, other)
+    assert tenant_images.hold(T, BASE)
 
 
 async def test_a_shared_image_counts_for_nobody_while_a_version_has_it(images: SomeImages) -> None:
     clock = ManualClock()
-    tenant_images = await tenant_images_of(images, TenantImage(SHARED, DIGEST, MIB), clock=clock)
+    tenant_images = await tenant_images_of(images, (SHARED, DIGEST), clock=clock)
     for _ in range(3):
         clock.time += 600
         await tenant_images.collect(frozenset({(U, DIGEST)}), frozenset(), 600)
@@ -914,7 +840,7 @@ async def test_a_shared_image_counts_for_nobody_while_a_version_has_it(images: S
 
 
 async def test_what_was_there_before_tenants_had_images_is_measured(images: SomeImages) -> None:
-    gone = TenantImage(SHARED, "cd" * 32, NOT_MEASURED)
-    tenant_images = await tenant_images_of(images, TenantImage(SHARED, DIGEST, NOT_MEASURED), gone)
+    here, gone = (SHARED, DIGEST), (SHARED, BASE)
+    tenant_images = await tenant_images_of(images, here, gone, size_bytes=NOT_MEASURED)
     assert tenant_images.bytes_of(SHARED) == 7 * MIB
-    assert not tenant_images.hold(SHARED, gone.digest)
+    assert not tenant_images.hold(*gone)
