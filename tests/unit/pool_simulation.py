@@ -7,6 +7,7 @@ and fails where an action breaks a promise to a caller or an operator.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from hypothesis import HealthCheck, Phase, settings
 from msgspec.structs import replace
@@ -130,6 +131,9 @@ class PoolSimulation:
         sandbox.is_sick, sandbox.cleaning_since = not healthy or sandbox.dead, self.now
         self._perform(self.pool.release(number, self.now, healthy=healthy and not sandbox.dead))
 
+    def release_sick(self, number: int) -> None:
+        self.release(number, healthy=False)
+
     def cleaned(self, number: int) -> None:
         self.simulated[number].cleaning, self.simulated[number].idle_since = False, self.now
         self._perform(self.pool.cleaned(number, self.now))
@@ -219,6 +223,13 @@ class PoolSimulation:
 
     def footprint(self, digest: str) -> Footprint:
         return Footprint(limit_mib=256.0, idle_mib=1.0, parks=self.parks(digest))
+
+    def live(self, story: str) -> Self:
+        """Goes through events, each a method and its arguments: `release 1, pass_time 0.5`."""
+        for event in filter(None, story.split(", ")):
+            name, *words = event.split()
+            getattr(self, name)(*map(_argument, words))
+        return self
 
     # What is so ------------------------------------------------------------------------------
 
@@ -485,6 +496,10 @@ class PoolSimulation:
             assert all(self.simulated[n].digest == prepared for n in self.kept), (
                 "a prepared version waits beside one that is kept"
             )
+
+
+def _argument(word: str) -> int | float | str:
+    return int(word) if word.isdigit() else float(word) if "." in word else word
 
 
 def a_pool(ready: int = 0, **limits: float) -> PoolSimulation:

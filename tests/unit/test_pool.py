@@ -2,20 +2,14 @@
 
 A `PoolSimulation` is everything outside the pool: it starts, cleans and removes sandboxes when a
 test says so, and complains about whatever breaks a promise. Instances and callers are numbered
-from 1. `a_pool()` is open and serves the version "a". What deploys, updates and new targets do to a
-pool is told in `test_pool_changes.py`.
+from 1. `a_pool()` is open and serves the version "a"; `live` has it go through events, by the names
+of their methods. What deploys, updates and new targets do to a pool is told in
+`test_pool_changes.py`.
 """
 
 import pytest
 
-from quiltfn.model.actions import (
-    QUEUE_FULL,
-    WAITED_TOO_LONG,
-    Assign,
-    Destroy,
-    Fail,
-    Refuse,
-)
+from quiltfn.model.actions import QUEUE_FULL, WAITED_TOO_LONG, Assign, Destroy, Fail, Refuse
 from quiltfn.model.pool import Pool, PoolCounts, PoolLimits, sum_counts
 from quiltfn.model.state_machine import InvalidTransition
 from unit.pool_simulation import BUSY, READY, RECYCLING, TERMINATING, WARMING, a_pool
@@ -51,9 +45,7 @@ def test_a_cold_call_has_an_instance_started_and_is_handed_it() -> None:
 
 
 def test_each_cold_call_has_a_start_of_its_own_up_to_the_maximum() -> None:
-    sim = a_pool(max_instances=2)
-    for _ in range(3):
-        sim.acquire()
+    sim = a_pool(max_instances=2).live("acquire, acquire, acquire")
     assert sim.states() == {1: WARMING, 2: WARMING}
 
 
@@ -69,8 +61,7 @@ def test_at_the_maximum_a_call_waits_and_is_handed_what_is_given_back() -> None:
 
 
 def test_a_full_wait_queue_refuses_the_next_call_at_once() -> None:
-    sim = a_pool(max_instances=1, queue_max=2)
-    sim.acquire(), sim.acquire()
+    sim = a_pool(max_instances=1, queue_max=2).live("acquire, acquire")
     third = sim.acquire()
     assert sim.answers[third] == Refuse(third, QUEUE_FULL)
 
@@ -95,12 +86,9 @@ def test_a_function_that_is_not_open_refuses_with_its_state() -> None:
 
 
 def test_a_call_cancelled_in_the_wait_queue_leaves_it_and_the_start_is_for_the_next() -> None:
-    sim = a_pool()
-    caller = sim.acquire()
-    sim.cancel(caller)
-    sim.started(1)
+    sim = a_pool().live("acquire, cancel 1, started 1")
     assert sim.states() == {1: READY}
-    assert caller not in sim.answers
+    assert sim.answers == {}
 
 
 def test_a_call_cancelled_at_its_hand_over_passes_its_instance_on() -> None:
@@ -110,9 +98,7 @@ def test_a_call_cancelled_at_its_hand_over_passes_its_instance_on() -> None:
     sim = a_pool(ready=1, max_instances=1)
     sim.acquire()
     ann, cem = sim.acquire(), sim.acquire()
-    sim.release(1)
-    sim.cleaned(1)
-    assert sim.held(ann) == 1
+    assert sim.live("release 1, cleaned 1").held(ann) == 1
     sim.cancel(ann)
     assert sim.answers[cem] == Assign(1, cem, cold=False)
 
@@ -132,68 +118,49 @@ def test_to_cancel_a_call_that_is_not_there_is_harmless() -> None:
 
 
 def test_a_healthy_instance_is_recycled_and_then_ready() -> None:
-    sim = a_pool(ready=1)
-    sim.acquire()
-    sim.release(1)
+    sim = a_pool(ready=1).live("acquire, release 1")
     assert sim.states() == {1: RECYCLING}
-    sim.cleaned(1)
-    assert sim.states() == {1: READY}
+    assert sim.live("cleaned 1").states() == {1: READY}
 
 
 def test_a_sick_instance_is_destroyed_and_counts_until_it_is_gone() -> None:
     sim = a_pool(ready=1, max_instances=1)
     sim.acquire()
     second = sim.acquire()
-    sim.release(1, healthy=False)
+    sim.release_sick(1)
     assert sim.states() == {1: TERMINATING}  # no room for another before it is gone
-    sim.gone(1)
-    assert sim.states() == {2: WARMING}
+    assert sim.live("gone 1").states() == {2: WARMING}
     sim.started(2)
     assert sim.answers[second] == Assign(2, second, cold=True)
 
 
 def test_a_call_waits_five_milliseconds_for_a_recycling_instance_and_then_has_one_started() -> None:
-    sim = a_pool(ready=1)
-    sim.acquire()
-    sim.release(1)
+    sim = a_pool(ready=1).live("acquire, release 1")
     caller = sim.acquire()
-    assert sim.states() == {1: RECYCLING}
-    sim.pass_time(0.004)
-    assert sim.states() == {1: RECYCLING}
-    sim.pass_time(0.001)
-    assert sim.states() == {1: RECYCLING, 2: WARMING}
+    assert sim.live("pass_time 0.004").states() == {1: RECYCLING}
+    assert sim.live("pass_time 0.001").states() == {1: RECYCLING, 2: WARMING}
     sim.cleaned(1)  # whichever comes first is handed over
     assert sim.answers[caller] == Assign(1, caller, cold=False)
 
 
 def test_only_as_many_calls_wait_for_recycling_instances_as_there_are() -> None:
-    sim = a_pool(ready=1)
-    sim.acquire()
-    sim.release(1)
-    sim.acquire(), sim.acquire()
+    sim = a_pool(ready=1).live("acquire, release 1, acquire, acquire")
     assert sim.states() == {1: RECYCLING, 2: WARMING}
 
 
 def test_the_wake_up_for_the_patience_is_never_asked_for_in_the_past() -> None:
     # 1000.0 + 0.005 - 1000.0 is less than 0.005 in floating point: an alarm that rings at exactly
     # the right time must find the call impatient, or it would ring again and again.
-    sim = a_pool(ready=1)
-    sim.acquire()
-    sim.release(1)
-    sim.acquire()
+    sim = a_pool(ready=1).live("acquire, release 1, acquire")
     (at,) = set(sim.wakes)
     sim.pass_time(at - sim.now)
     assert 2 in sim.states()
 
 
 def test_an_instance_that_does_not_get_clean_is_given_up() -> None:
-    sim = a_pool(ready=1, recycle_s=5.0)
-    sim.acquire()
-    sim.release(1)
-    sim.pass_time(5)
+    sim = a_pool(ready=1, recycle_s=5.0).live("acquire, release 1, pass_time 5")
     assert sim.states() == {1: TERMINATING}
-    sim.cleaned(1)  # too late
-    assert sim.states() == {1: TERMINATING}
+    assert sim.live("cleaned 1").states() == {1: TERMINATING}  # too late
 
 
 # An instance cannot be made ------------------------------------------------------------------
@@ -209,36 +176,25 @@ def test_a_failed_start_fails_the_first_in_the_wait_queue_and_nobody_else() -> N
 
 
 def test_a_failed_start_of_the_minimum_is_tried_again_later_and_not_at_once() -> None:
-    sim = a_pool(min_instances=1)
-    sim.pass_time(1)
-    sim.failed(1)
+    sim = a_pool(min_instances=1).live("pass_time 1, failed 1")
     assert sim.states() == {}
-    sim.pass_time(1)
-    assert sim.states() == {2: WARMING}
+    assert sim.live("pass_time 1").states() == {2: WARMING}
 
 
 # Sandboxes that end by themselves ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recycling", [False, True])
-def test_a_lost_sandbox_is_never_handed_out(recycling: bool) -> None:
-    sim = a_pool(ready=1)
-    if recycling:
-        sim.acquire()
-        sim.release(1)
-    sim.lost(1)
+@pytest.mark.parametrize("story", ["lost 1", "acquire, release 1, lost 1"])
+def test_a_lost_sandbox_is_never_handed_out(story: str) -> None:
+    sim = a_pool(ready=1).live(story)
     assert sim.states() == {1: TERMINATING}
-    sim.acquire()
-    assert sim.states() == {1: TERMINATING, 2: WARMING}
+    assert sim.live("acquire").states() == {1: TERMINATING, 2: WARMING}
 
 
 def test_a_sandbox_lost_under_a_call_is_reported_by_that_call() -> None:
-    sim = a_pool(ready=1)
-    sim.acquire()
-    sim.lost(1)
+    sim = a_pool(ready=1).live("acquire, lost 1")
     assert sim.states() == {1: BUSY}
-    sim.release(1)
-    assert sim.states() == {1: TERMINATING}
+    assert sim.live("release 1").states() == {1: TERMINATING}
 
 
 # The whole -----------------------------------------------------------------------------------
@@ -247,20 +203,17 @@ def test_a_sandbox_lost_under_a_call_is_reported_by_that_call() -> None:
 def test_never_more_instances_than_the_maximum_whatever_they_are_doing() -> None:
     # PoolSimulation fails at any start above the maximum. The instances here are in four states.
     sim = a_pool(ready=3, max_instances=4)
-    for _ in range(3):
-        sim.acquire()
-    sim.release(1)
-    sim.release(2, healthy=False)
+    sim.live("acquire, acquire, acquire, release 1, release_sick 2")
     for _ in range(5):
         sim.acquire()
     assert sorted(sim.states().values()) == [BUSY, RECYCLING, TERMINATING, WARMING]
 
 
 def test_counts_are_the_five_states_and_their_sum() -> None:
-    one = PoolCounts(warming=1, ready=2, busy=3, recycling=4, terminating=5, parked=1)
-    assert one.total == 15
-    assert sum_counts([one, one, PoolCounts()]).total == 30
-    assert sum_counts([one, one]).parked == 2
+    counts = PoolCounts(warming=1, ready=2, busy=3, recycling=4, terminating=5, parked=1)
+    assert counts.total == 15
+    assert sum_counts([counts, counts, PoolCounts()]).total == 30
+    assert sum_counts([counts, counts]).parked == 2
 
 
 def test_an_event_that_cannot_be_is_a_bug_and_says_what_happened_before() -> None:

@@ -1,12 +1,6 @@
 """Examples of how the pool handles a deploy, an update, a pause and a change of its scaling."""
 
-from quiltfn.model.actions import (
-    Assign,
-    Prepared,
-    PrepareFailed,
-    Refuse,
-    Start,
-)
+from quiltfn.model.actions import Assign, Prepared, PrepareFailed, Refuse, Start
 from quiltfn.model.pool import Pool, PoolCounts, PoolLimits
 from unit.pool_simulation import BUSY, PARKED, READY, TERMINATING, WARMING, PoolSimulation, a_pool
 
@@ -14,14 +8,10 @@ from unit.pool_simulation import BUSY, PARKED, READY, TERMINATING, WARMING, Pool
 
 
 def test_a_deploy_makes_instances_ready_before_the_function_is_open() -> None:
-    sim = PoolSimulation(PoolLimits())
-    sim.prepare("a", 2)
-    sim.started(1)
+    sim = PoolSimulation(PoolLimits()).live("prepare a 2, started 1")
     assert sim.ready_digests == []
-    sim.started(2)
-    assert sim.ready_digests == ["a"]
-    sim.promote("a")
-    assert sim.states() == {1: READY, 2: READY}
+    assert sim.live("started 2").ready_digests == ["a"]
+    assert sim.live("promote a").states() == {1: READY, 2: READY}
 
 
 def test_a_deploy_whose_instance_cannot_be_made_fails() -> None:
@@ -32,10 +22,7 @@ def test_a_deploy_whose_instance_cannot_be_made_fails() -> None:
 
 
 def test_an_update_that_fails_leaves_nothing_and_the_old_version_serves_on() -> None:
-    sim = a_pool(ready=1)
-    sim.prepare("b", 2)
-    sim.started(2)
-    sim.failed(3)
+    sim = a_pool(ready=1).live("prepare b 2, started 2, failed 3")
     assert sim.ready_digests == ["not b"]
     assert sim.states() == {1: READY, 2: TERMINATING}
     assert sim.held(sim.acquire()) == 1
@@ -72,15 +59,11 @@ def test_at_the_maximum_an_idle_old_instance_gives_way_to_the_new_content() -> N
 
 
 def test_with_a_maximum_of_one_a_promotion_costs_one_cold_start_and_fails_no_call() -> None:
-    sim = a_pool(ready=1, max_instances=1)
-    sim.acquire()
-    sim.prepare("b")
+    sim = a_pool(ready=1, max_instances=1).live("acquire, prepare b")
     waiting = sim.acquire()
     sim.release(1)
     assert sim.states() == {1: TERMINATING}  # it gives way although somebody waits for it
-    sim.gone(1)
-    sim.started(2)
-    assert sim.ready_digests == ["b"]
+    assert sim.live("gone 1, started 2").ready_digests == ["b"]
     assert waiting not in sim.answers
     sim.promote("b")
     assert sim.answers[waiting] == Assign(2, waiting, cold=True)
@@ -90,8 +73,7 @@ def test_a_version_is_prepared_with_fewer_where_busy_instances_take_its_room() -
     # Two long calls hold two of four instances. To wait for their end would keep the other two,
     # which are ready, from the calls that wait.
     sim = a_pool(ready=4, max_instances=4, min_instances=4)
-    sim.acquire(), sim.acquire()
-    sim.prepare("b", 4)
+    sim.live("acquire, acquire, prepare b 4")
     assert sim.ready_digests == []
     for number in sim.leaving:
         sim.gone(number)
@@ -101,23 +83,15 @@ def test_a_version_is_prepared_with_fewer_where_busy_instances_take_its_room() -
 
 
 def test_to_abandon_a_prepared_version_ends_its_instances_and_the_queue_is_served() -> None:
-    sim = a_pool(ready=1, max_instances=1)
-    sim.prepare("b")
-    sim.gone(1)
+    sim = a_pool(ready=1, max_instances=1).live("prepare b, gone 1")
     waiting = sim.acquire()
-    sim.abandon()
-    sim.started(2)  # it was stopped while it was being made
-    sim.gone(2)
-    sim.started(3)
+    sim.live("abandon, started 2, gone 2, started 3")  # 2 was stopped while it was being made
     assert sim.answers[waiting] == Assign(3, waiting, cold=True)
 
 
 def test_a_promotion_abandons_another_prepared_version() -> None:
     # Its place is in the way of what serves: with a maximum of one, of everything.
-    sim = a_pool(max_instances=1)
-    sim.prepare("b")
-    sim.started(1)
-    sim.promote("a")
+    sim = a_pool(max_instances=1).live("prepare b, started 1, promote a")
     assert sim.states() == {1: TERMINATING}
 
 
@@ -139,13 +113,8 @@ def test_closing_refuses_who_waits_ends_the_idle_and_lets_the_running_finish() -
 
 
 def test_an_instance_stopped_while_it_was_being_made_is_removed_whether_made_or_not() -> None:
-    for end in (PoolSimulation.started, PoolSimulation.failed):
-        sim = a_pool()
-        sim.acquire()
-        sim.close()
-        end(sim, 1)
-        sim.finish()
-        assert sim.states() == {}
+    for end in ("started", "failed"):
+        assert a_pool().live(f"acquire, close, {end} 1, finish").states() == {}
 
 
 # Targets -------------------------------------------------------------------------------------
@@ -161,31 +130,22 @@ def test_a_lower_maximum_ends_idle_instances_at_once_and_busy_ones_as_they_are_g
 
 
 def test_a_higher_maximum_starts_instances_for_the_wait_queue_at_once() -> None:
-    sim = a_pool(ready=1, max_instances=1)
-    sim.acquire(), sim.acquire()
+    sim = a_pool(ready=1, max_instances=1).live("acquire, acquire")
     sim.set_scaling(max_instances=2)
     assert sim.states() == {1: BUSY, 2: WARMING}
 
 
 def test_a_lower_maximum_lowers_how_many_are_to_be_prepared() -> None:
-    sim = PoolSimulation(PoolLimits(max_instances=4))
-    sim.prepare("a", 3)
-    sim.started(1)
+    sim = PoolSimulation(PoolLimits(max_instances=4)).live("prepare a 3, started 1")
     sim.set_scaling(max_instances=1)
     sim.finish()
     assert sim.ready_digests[-1:] == ["a"]
 
 
 def test_the_minimum_is_started_by_itself_and_restored_after_a_loss() -> None:
-    sim = a_pool(min_instances=2)
-    sim.pass_time(0)
-    sim.finish()
+    sim = a_pool(min_instances=2).live("pass_time 0, finish")
     assert sim.counts() == PoolCounts(ready=2)
-    sim.lost(1)
-    sim.finish()
-    sim.pass_time(1)
-    sim.finish()
-    assert sim.counts() == PoolCounts(ready=2)
+    assert sim.live("lost 1, finish, pass_time 1, finish").counts() == PoolCounts(ready=2)
 
 
 def test_idle_instances_leave_after_the_idle_time_down_to_the_minimum_oldest_first() -> None:

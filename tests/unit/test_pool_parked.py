@@ -1,5 +1,9 @@
 """The scheduler, continued: what is kept for a rollback, and what is parked instead of stopped."""
 
+from typing import Any
+
+import pytest
+
 from promises import promise
 from quiltfn.model.actions import Assign
 from quiltfn.model.cold_start import ColdStartReason
@@ -23,10 +27,7 @@ pytestmark = promise("P6", "P20")
 
 def after_an_update(**limits: float) -> PoolSimulation:
     """Instance 1 is of "a" and kept, 2 is of "b" and ready."""
-    sim = a_pool(ready=1, **limits)
-    sim.prepare("b")
-    sim.started(2)
-    sim.promote("b")
+    sim = a_pool(ready=1, **limits).live("prepare b, started 2, promote b")
     assert sim.states() == {1: PARKED, 2: READY}
     return sim
 
@@ -46,10 +47,19 @@ def test_the_first_call_after_a_rollback_is_warm() -> None:
     assert sim.states()[2] == PARKED  # and so is the way forward again
 
 
-def test_after_the_grace_it_leaves() -> None:
-    sim = after_an_update()
-    sim.pass_time(60)
-    assert sim.states() == {1: TERMINATING, 2: READY}
+@pytest.mark.parametrize(
+    ("limits", "story", "states"),
+    [
+        ({}, "pass_time 60", {1: TERMINATING, 2: READY}),  # the grace is over
+        ({}, "close", {1: TERMINATING, 2: TERMINATING}),
+        # At the maximum it gives way to a call, and to a prepared version.
+        ({"max_instances": 2}, "acquire", {1: PARKED, 2: BUSY}),
+        ({"max_instances": 2}, "acquire, acquire", {1: TERMINATING, 2: BUSY}),
+        ({"max_instances": 2}, "prepare c", {1: TERMINATING, 2: READY}),
+    ],
+)
+def test_how_long_one_is_kept(limits: dict[str, int], story: str, states: dict[int, str]) -> None:
+    assert after_an_update(**limits).live(story).states() == states
 
 
 def test_where_there_is_no_grace_nothing_is_kept() -> None:
@@ -58,38 +68,14 @@ def test_where_there_is_no_grace_nothing_is_kept() -> None:
     assert sim.states() == {1: TERMINATING}
 
 
-def test_at_the_maximum_it_gives_way_to_a_call() -> None:
-    sim = after_an_update(max_instances=2)
-    sim.acquire()
-    assert sim.states() == {1: PARKED, 2: BUSY}
-    sim.acquire()
-    assert sim.states()[1] == TERMINATING
-
-
-def test_at_the_maximum_it_gives_way_to_a_prepared_version() -> None:
-    sim = after_an_update(max_instances=2)
-    sim.prepare("c")
-    assert sim.states() == {1: TERMINATING, 2: READY}
-
-
 def test_one_that_is_still_cleaned_gives_way_too() -> None:
     # Ann's long call on the version before ends and its instance is being cleaned, to be kept. Ben
     # needs its room, and cleaning may take seconds: it is not worth waiting for.
     sim = a_pool(ready=1, max_instances=2)
-    sim.acquire()
-    sim.prepare("b")
-    sim.started(2)
-    sim.promote("b")
-    sim.release(1)
+    sim.live("acquire, prepare b, started 2, promote b, release 1")
     assert sim.states() == {1: RECYCLING, 2: READY}
     sim.acquire(), sim.acquire()
     assert sim.states()[1] == TERMINATING
-
-
-def test_a_pause_ends_it() -> None:
-    sim = after_an_update()
-    sim.close()
-    assert sim.states() == {1: TERMINATING, 2: TERMINATING}
 
 
 def test_who_waits_while_it_is_taken_back_had_a_cold_start() -> None:
@@ -141,10 +127,7 @@ def test_the_next_call_gets_it_at_once_and_cold_since_it_was_evicted() -> None:
 
 
 def test_the_call_after_that_is_warm() -> None:
-    sim = a_parked_one()
-    sim.acquire()
-    sim.release(1)
-    sim.cleaned(1)
+    sim = a_parked_one().live("acquire, release 1, cleaned 1")
     caller = sim.acquire()
     assert sim.answers[caller] == Assign(1, caller, cold=False)
 
@@ -162,10 +145,8 @@ def test_only_the_last_one_is_parked() -> None:
 
 def test_after_its_time_it_leaves() -> None:
     sim = a_parked_one(park_s=1000.0)
-    sim.pass_time(999)
-    assert sim.states() == {1: PARKED}
-    sim.pass_time(1)
-    assert sim.states() == {1: TERMINATING}
+    assert sim.live("pass_time 999").states() == {1: PARKED}
+    assert sim.live("pass_time 1").states() == {1: TERMINATING}
 
 
 def test_it_is_taken_back_by_a_higher_minimum() -> None:
@@ -182,15 +163,14 @@ def test_it_is_taken_back_by_a_deploy() -> None:
 
 
 def test_one_that_dies_while_it_is_parked_was_no_eviction() -> None:
-    sim = a_parked_one()
-    sim.lost(1)
-    sim.gone(1)
-    sim.acquire()
+    sim = a_parked_one().live("lost 1, gone 1, acquire")
     assert sim.states() == {2: WARMING}
     assert sim.pool.instances[2].reason is ColdStartReason.REPLACED
 
 
 # Started only to be parked -------------------------------------------------------------------
+
+AHEAD = "park, started 1"
 
 
 def after_a_restart(
@@ -205,22 +185,50 @@ def after_a_restart(
     return sim
 
 
-def one_that_was_parked_ahead(**limits: float) -> PoolSimulation:
-    sim = after_a_restart("c", 1024, **limits)
-    sim.park()
-    sim.started(1)
-    assert sim.states() == {1: PARKED}
-    return sim
+@pytest.mark.parametrize(
+    ("given", "story", "states"),
+    [
+        ({}, "park", {1: WARMING}),
+        ({}, "park, started 1", {1: PARKED}),
+        ({}, "close, park", {}),
+        ({"version": "a"}, "park", {}),  # it is not worth parking
+        ({"park_s": 0}, "park", {}),
+        ({"memory_mib": 511}, "park", {}),  # one may take half of the memory
+        ({"memory_mib": 512}, "park", {1: WARMING}),
+        # Ann's call needs too much memory and the kernel kills it, and the instance with it. Ben's
+        # call, a minute later, must not wait for the imports.
+        ({}, f"{AHEAD}, acquire, release_sick 1, gone 1, park, started 2", {2: PARKED}),
+    ],
+)
+def test_after_a_restart_one_is_started_and_parked(
+    given: dict[str, Any], story: str, states: dict[int, str]
+) -> None:
+    sim = after_a_restart(**given).live(story)
+    assert sim.states() == states
+    assert not sim.short, "something is to be evicted for it"
 
 
-def test_after_a_restart_one_is_started_and_parked() -> None:
-    sim = after_a_restart()
-    assert sim.pool.lacks_parked(sim.now)
-    sim.park()
-    assert sim.states() == {1: WARMING}
-    assert not sim.pool.lacks_parked(sim.now)
-    sim.started(1)
-    assert sim.states() == {1: PARKED}
+@pytest.mark.parametrize(
+    ("memory_mib", "story", "lacks_one", "lacks_one_later"),
+    [
+        (1024, "", True, True),
+        (1024, "park", False, False),
+        (1024, "acquire", False, False),  # one serves
+        (511, "park", True, True),  # it is started once there is room
+        (1024, f"{AHEAD}, acquire, release_sick 1, gone 1", True, True),
+        # What was evicted, failed to start or was ended by its module is not repeated for a while.
+        (1024, f"{AHEAD}, evict 1, gone 1", False, True),
+        (1024, "park, failed 1", False, True),
+        (1024, f"{AHEAD}, lost 1, gone 1", False, True),
+        (1024, "park, failed 1, promote a, promote c", True, True),  # a new version may be
+    ],
+)
+def test_when_one_is_to_be_parked(
+    memory_mib: float, story: str, lacks_one: bool, lacks_one_later: bool
+) -> None:
+    sim = after_a_restart(memory_mib=memory_mib).live(story)
+    lacks = (sim.pool.lacks_parked(sim.now), sim.pool.lacks_parked(sim.now + PARK_AGAIN_S))
+    assert lacks == (lacks_one, lacks_one_later)
 
 
 def test_it_counts_the_limit_while_it_is_made_and_then_what_it_uses() -> None:
@@ -232,108 +240,30 @@ def test_it_counts_the_limit_while_it_is_made_and_then_what_it_uses() -> None:
     assert sim.pool.counts().memory_mib == 96.5
 
 
-def test_the_first_call_gets_what_was_parked_ahead_and_was_the_first() -> None:
-    sim = one_that_was_parked_ahead()
+@pytest.mark.parametrize(
+    ("story", "number", "reason"),
+    [
+        (AHEAD, 1, ColdStartReason.FIRST),
+        (f"{AHEAD}, acquire, release_sick 1, gone 1, park, started 2", 2, ColdStartReason.REPLACED),
+    ],
+)
+def test_the_next_call_gets_what_was_parked_ahead(
+    story: str, number: int, reason: ColdStartReason
+) -> None:
+    sim = after_a_restart().live(story)
     caller = sim.acquire()
-    assert sim.answers[caller] == Assign(1, caller, cold=True)
-    assert sim.pool.instances[1].reason is ColdStartReason.FIRST
+    assert sim.answers[caller] == Assign(number, caller, cold=True)
+    assert sim.pool.instances[number].reason is reason
 
 
 def test_a_call_that_comes_while_one_is_made_to_be_parked_gets_that_one() -> None:
-    sim = after_a_restart()
-    sim.park()
+    sim = after_a_restart().live("park")
     caller = sim.acquire()
     sim.started(1)
     assert sim.answers[caller] == Assign(1, caller, cold=True)
-    assert sim.states() == {1: BUSY}
 
 
 def test_a_minimum_that_is_set_while_one_is_made_to_be_parked_has_it_ready() -> None:
-    sim = after_a_restart()
-    sim.park()
+    sim = after_a_restart().live("park")
     sim.set_scaling(min_instances=1)
-    sim.started(1)
-    assert sim.states() == {1: READY}
-
-
-def test_none_is_started_where_versions_are_not_worth_parking() -> None:
-    sim = after_a_restart(version="a")
-    sim.park()
-    assert sim.states() == {}
-
-
-def test_none_is_started_where_nothing_is_parked() -> None:
-    sim = after_a_restart(park_s=0)
-    sim.park()
-    assert sim.states() == {}
-
-
-def test_none_is_started_beside_one_that_serves() -> None:
-    sim = after_a_restart()
-    sim.acquire()
-    assert not sim.pool.lacks_parked(sim.now)
-
-
-def test_none_is_started_beyond_half_of_the_memory() -> None:
-    sim = after_a_restart(memory_mib=511)
-    sim.park()
-    assert sim.states() == {}
-    assert sim.pool.lacks_parked(sim.now)  # it is started once there is room
-    assert not sim.short  # and nothing is evicted for it
-    sim.pool.memory.budget_mib = 512
-    sim.park()
-    assert sim.states() == {1: WARMING}
-
-
-def test_after_a_call_that_failed_one_is_parked_again() -> None:
-    # Ann's call needs too much memory and the kernel kills it, and the instance with it. Ben's
-    # call, a minute later, must not wait for the imports.
-    sim = one_that_was_parked_ahead()
-    sim.acquire()
-    sim.release(1, healthy=False)
-    sim.gone(1)
-    assert sim.pool.lacks_parked(sim.now)
-    sim.park()
-    sim.started(2)
-    assert sim.states() == {2: PARKED}
-    sim.acquire()
-    assert sim.pool.instances[2].reason is ColdStartReason.REPLACED
-
-
-def test_what_was_evicted_is_not_parked_again_for_a_while() -> None:
-    sim = one_that_was_parked_ahead()
-    sim.evict(1)
-    sim.gone(1)
-    assert not sim.pool.lacks_parked(sim.now)
-    assert sim.pool.lacks_parked(sim.now + PARK_AGAIN_S)
-
-
-def test_a_start_that_failed_is_not_repeated_for_a_while() -> None:
-    sim = after_a_restart()
-    sim.park()
-    sim.failed(1)
-    assert not sim.pool.lacks_parked(sim.now)
-    assert sim.pool.lacks_parked(sim.now + PARK_AGAIN_S)
-
-
-def test_nor_is_one_whose_module_ends_it() -> None:
-    sim = one_that_was_parked_ahead()
-    sim.lost(1)
-    sim.gone(1)
-    assert not sim.pool.lacks_parked(sim.now)
-
-
-def test_a_new_version_may_be_parked_at_once() -> None:
-    sim = after_a_restart()
-    sim.park()
-    sim.failed(1)
-    sim.promote("a")
-    sim.promote("c")
-    assert sim.pool.lacks_parked(sim.now)
-
-
-def test_after_a_pause_none_is_started() -> None:
-    sim = after_a_restart()
-    sim.close()
-    sim.park()
-    assert sim.states() == {}
+    assert sim.live("started 1").states() == {1: READY}
