@@ -21,6 +21,7 @@ pytestmark = promise("R44")
 Captured = pytest.CaptureFixture[str]
 VARIABLES = {"MASKED": "***", "TOKEN": "s3cret", "HOOK": "a-long-random-text", "SHORT": "x"}
 VARIABLES |= {"LONG": "x" * 40, "TARGET": "https://a.example/hook"}
+CRON, ON_FAILURE = 'cron = "0 3 * * *"', "async_policy.on_failure"
 
 
 @pytest.fixture
@@ -94,14 +95,9 @@ def test_a_whole_file(place: Path) -> None:
     assert hello.async_policy.on_failure == where
     assert hello.record_policy.keep_input == "all"
     nightly = hello.schedules["nightly"]
-    assert (nightly.name, nightly.function, nightly.timezone) == (
-        "nightly",
-        "hello",
-        "Europe/Paris",
-    )
-    assert plain.new.runtime == "shell"
-    assert plain.runtime is None
-    assert plain.url is None
+    named = (nightly.name, nightly.function, nightly.timezone)
+    assert named == ("nightly", "hello", "Europe/Paris")
+    assert (plain.new.runtime, plain.runtime, plain.url) == ("shell", None, None)
 
 
 def test_a_server_cleans_nothing_up_between_calls(place: Path) -> None:
@@ -113,127 +109,90 @@ def test_a_file_without_functions(place: Path) -> None:
     assert read(place, "").functions == {}
 
 
-@promise("A80")
-@pytest.mark.parametrize(
-    ("text", "table", "said"),
-    [
-        ("memory = 512", "", "memory is no field of this table; is it memory_limit_mb?"),
-        ("memory_limit_mb = 3", "", "memory_limit_mb must be between 256 and 4096"),
-        ("memory_limit_mb = 99999", "", "memory_limit_mb must be between 256 and 4096"),
-        ('description = ["x"]', "", "description must be a string or null"),
-        ('kind = "perl"', "", "kind must be one of: shell, python, node, custom, server"),
-        ('code = "."', "", "kind is required"),
-        ('kind = "server"\ncleanup_on_exit = true', "", "cleanup_on_exit must be false with kind"),
-        ('kind = "python"\nruntime = "etl"', "", "runtime goes with no kind, code"),
-        ('kind = "python"\ncode = "no"', "", "code must be a directory, and there is none at no"),
-        ('kind = "python"\nrequirements = "no"', "", "requirements must be a file"),
-        ('cluster_id = "x"', "", "cluster_id is no field of this table"),
-        ('secrets = ["NOPE"]', "", "secrets: NOPE is neither in your environment nor in .env"),
-        ('secrets = ["A B"]', "", "secrets must be a list of names of variables, each once"),
+# By the table that is named with the error.
+WRONG: dict[str, list[tuple[str, str]]] = {
+    "": [
+        ("memory = 512", "memory is no field of this table; is it memory_limit_mb?"),
+        ("memory_limit_mb = 3", "memory_limit_mb must be between 256 and 4096"),
+        ("memory_limit_mb = 99999", "memory_limit_mb must be between 256 and 4096"),
+        ('description = ["x"]', "description must be a string or null"),
+        ('kind = "perl"', "kind must be one of: shell, python, node, custom, server"),
+        ('code = "."', "kind is required"),
+        ('kind = "server"\ncleanup_on_exit = true', "cleanup_on_exit must be false with kind"),
+        ('kind = "python"\nruntime = "etl"', "runtime goes with no kind, code"),
+        ('kind = "python"\ncode = "no"', "code must be a directory, and there is none at no"),
+        ('kind = "python"\nrequirements = "no"', "requirements must be a file"),
+        ('cluster_id = "x"', "cluster_id is no field of this table"),
+        ('secrets = ["NOPE"]', "secrets: NOPE is neither in your environment nor in .env"),
+        ('secrets = ["A B"]', "secrets must be a list of names of variables, each once"),
+        ('secrets = ["LONG"]\nenvironment.LONG = "x"', "LONG is in environment and in secrets"),
+        ('environment.A = "***"', "environment.A must be the real value, not ***"),
+        ('secrets = ["MASKED"]', "secrets: MASKED must be the real value, not ***"),
+    ],
+    ".url": [
+        ("url = 3", "must be a table"),
+        ('url.auth = "all"', "auth must be one of: key, none, webhook"),
+        ('url.auth = "webhook"', 'auth = "webhook" goes with a webhook'),
         (
-            'secrets = ["TOKEN"]\nenvironment = { TOKEN = "x" }',
-            "",
-            "TOKEN is in environment and in secrets",
+            'url = { auth = "webhook", webhook = { scheme = "github", secret_from = "SHORT" } }',
+            "webhook.secret must be between 16 and 256 bytes long",
         ),
+    ],
+    ".url.webhook": [
         (
-            'environment = { A = "***" }',
-            "",
-            "environment.A must be the real value, not ***",
+            'url = { auth = "webhook", webhook = { scheme = "github", secret = "x" } }',
+            "secret must not stand in this file",
         ),
-        ('secrets = ["MASKED"]', "", "secrets: MASKED must be the real value, not ***"),
+        ('url = { auth = "webhook", webhook.scheme = "github" }', "secret_from is required"),
         (
-            'schedules = { s = { cron = "0 3 * * *", secrets = ["NOPE"] } }',
-            ".schedules.s",
+            'url = { auth = "webhook", webhook = { scheme = "stripe", secret_from = "LONG" } }',
+            "a secret of stripe begins with whsec_",
+        ),
+    ],
+    ".schedules": [("schedules.s = 3", "s must be a table")],
+    ".schedules.s": [
+        ("schedules.s = {}", "give one of cron and every_seconds"),
+        ('schedules.s.cron = "61 3 * * *"', "cron must be an expression of five fields"),
+        (f"schedules.s = {{ {CRON}, every_seconds = 3 }}", "give one of cron and every_seconds"),
+        ('schedules.s = { every_seconds = 3, name = "t" }', "name is no field of this table"),
+        (
+            f'schedules.s = {{ {CRON}, secrets = ["NOPE"] }}',
             "secrets: NOPE is neither in your environment nor in .env",
         ),
         (
-            'schedules = { s = { cron = "0 3 * * *", environment = { A = "***" } } }',
-            ".schedules.s",
+            f'schedules.s = {{ {CRON}, environment.A = "***" }}',
             "environment.A must be the real value, not ***",
         ),
-        ("url = 3", ".url", "must be a table"),
-        ('url = { auth = "all" }', ".url", "auth must be one of: key, none, webhook"),
-        ('url = { auth = "webhook" }', ".url", 'auth = "webhook" goes with a webhook'),
+    ],
+    ".schedules.s s": [('schedules."s s".every_seconds = 3', "name must be 1 to 64")],
+    ".async_policy": [
+        ("async_policy.max_attempts = 99", "max_attempts must be between 1 and 10"),
+        ('async_policy.backoff_seconds.first = "x"', "backoff_seconds.first must be a number"),
+    ],
+    ".async_policy.on_failure": [
         (
-            'url = { auth = "webhook", webhook = { scheme = "github", secret = "x" } }',
-            ".url.webhook",
-            "secret must not stand in this file",
-        ),
-        (
-            'url = { auth = "webhook", webhook = { scheme = "github" } }',
-            ".url.webhook",
-            "secret_from is required",
-        ),
-        ("schedules = { s = {} }", ".schedules.s", "give one of cron and every_seconds"),
-        (
-            'schedules = { s = { cron = "61 3 * * *" } }',
-            ".schedules.s",
-            "cron must be an expression of five fields",
-        ),
-        (
-            'schedules = { s = { cron = "0 3 * * *", every_seconds = 3 } }',
-            ".schedules.s",
-            "give one of cron and every_seconds",
-        ),
-        ("schedules = { s = 3 }", ".schedules", "s must be a table"),
-        (
-            'schedules = { "s s" = { every_seconds = 3 } }',
-            ".schedules.s s",
-            "name must be 1 to 64",
-        ),
-        (
-            'schedules = { s = { every_seconds = 3, name = "t" } }',
-            ".schedules.s",
-            "name is no field of this table",
-        ),
-        (
-            "async_policy = { max_attempts = 99 }",
-            ".async_policy",
-            "max_attempts must be between 1 and 10",
-        ),
-        (
-            'async_policy.on_failure = { url = "https://a.example/***", secret_from = "HOOK" }',
-            ".async_policy.on_failure",
+            f'{ON_FAILURE} = {{ url = "https://a.example/***", secret_from = "HOOK" }}',
             "url must be the real one, not one with ***",
         ),
         (
-            'async_policy.on_failure = { url_from = "NOPE", secret_from = "HOOK" }',
-            ".async_policy.on_failure",
+            f'{ON_FAILURE} = {{ url_from = "NOPE", secret_from = "HOOK" }}',
             "url_from: NOPE is neither in your environment nor in .env",
         ),
         (
-            'async_policy.on_failure = { url = "http://a", url_from = "X", secret_from = "HOOK" }',
-            ".async_policy.on_failure",
+            f'{ON_FAILURE} = {{ url = "http://a", url_from = "X", secret_from = "HOOK" }}',
             "give one of url and url_from",
         ),
-        (
-            'async_policy.on_failure = { url_from = "TARGET" }',
-            ".async_policy.on_failure",
-            "secret_from is required",
-        ),
-        (
-            'url = { auth = "webhook", webhook = { scheme = "github", secret_from = "SHORT" } }',
-            ".url",
-            "webhook.secret must be between 16 and 256 bytes long",
-        ),
-        (
-            'url = { auth = "webhook", webhook = { scheme = "stripe", secret_from = "LONG" } }',
-            ".url.webhook",
-            "a secret of stripe begins with whsec_",
-        ),
-        (
-            'async_policy = { backoff_seconds = { first = "x" } }',
-            ".async_policy",
-            "backoff_seconds.first must be a number",
-        ),
-        (
-            'record_policy = { keep_input = "some" }',
-            ".record_policy",
-            "keep_input must be one of",
-        ),
+        (f'{ON_FAILURE}.url_from = "TARGET"', "secret_from is required"),
     ],
+    ".record_policy": [('record_policy.keep_input = "some"', "keep_input must be one of")],
+}
+
+
+@promise("A80")
+@pytest.mark.parametrize(
+    ("table", "text", "said"), [(table, *row) for table, rows in WRONG.items() for row in rows]
 )
-def test_a_wrong_field_is_told_by_its_table(place: Path, text: str, table: str, said: str) -> None:
+def test_a_wrong_field_is_told_by_its_table(place: Path, table: str, text: str, said: str) -> None:
     (sentence,) = wrong(place, f'[functions.f]\nhandler = "x"\n{text}')
     assert sentence.startswith(f"[functions.f{table}] {said}")
 
@@ -300,8 +259,8 @@ def test_every_wrong_field_is_told(place: Path) -> None:
 
 
 def test_a_schedule_stands_once(place: Path) -> None:
-    one = 'handler = "x"\nschedules = { daily = { cron = "0 3 * * *" } }\n'
-    (said,) = wrong(place, f"[functions.f]\n{one}[functions.g]\n{one}")
+    table = 'handler = "x"\nschedules = { daily = { cron = "0 3 * * *" } }\n'
+    (said,) = wrong(place, f"[functions.f]\n{table}[functions.g]\n{table}")
     assert said.startswith("[functions.g.schedules.daily] a schedule has a name of its own")
 
 
