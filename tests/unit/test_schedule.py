@@ -13,84 +13,59 @@ from msgspec.structs import replace
 
 from promises import promise
 from quiltfn.model.errors import Unprocessable
-from quiltfn.model.schedule import (
-    LATE_MS,
-    SLEWED_MS,
-    STEP_TICKS,
-    Missed,
-    Schedule,
-    decide,
-)
+from quiltfn.model.schedule import LATE_MS, SLEWED_MS, STEP_TICKS, Missed, Schedule, decide
 from quiltfn.wire import ScheduleChanges
 from quiltfn.wire.check import Invalid, checked
 
 NOON = int(datetime(2026, 6, 1, 12, tzinfo=UTC).timestamp() * 1000)
-HOUR = 3_600_000
+MINUTE, HOUR = 60_000, 3_600_000
 
 
 def a_schedule(now_ms: int = NOON, **fields: Any) -> Schedule:
     given = {"cron": "0 * * * *"} if "every_seconds" not in fields else {}
-    one = Schedule(id="s", tenant_id="t", name="n", function_id="f", **(given | fields))
-    one.check()
-    return one.from_now(now_ms)
+    schedule = Schedule(id="s", tenant_id="t", name="n", function_id="f", **(given | fields))
+    schedule.check()
+    return schedule.from_now(now_ms)
 
 
 def local(cron: str, zone: str, start: str, count: int) -> list[str]:
     """The first ticks after a local time, as local times with their offset from UTC."""
     after = datetime.fromisoformat(start).replace(tzinfo=ZoneInfo(zone))
-    one = a_schedule(int(after.timestamp() * 1000), cron=cron, timezone=zone)
-    ticks = islice(one.ticks(int(after.timestamp() * 1000)), count)
+    schedule = a_schedule(int(after.timestamp() * 1000), cron=cron, timezone=zone)
+    ticks = islice(schedule.ticks(int(after.timestamp() * 1000)), count)
     shown = [datetime.fromtimestamp(tick / 1000, ZoneInfo(zone)) for tick in ticks]
     return [each.isoformat(timespec="minutes") for each in shown]
 
 
-def test_a_time_that_the_clock_skips_comes_due_at_the_end_of_the_gap() -> None:
-    """A job at a fixed time is not lost on the day in spring."""
-    assert local("30 2 * * *", "Europe/Paris", "2026-03-28T00:00", 3) == [
-        "2026-03-28T02:30+01:00",
-        "2026-03-29T03:00+02:00",
-        "2026-03-30T02:30+02:00",
-    ]
-    assert local("30 2 * * *", "America/New_York", "2026-03-08T00:00", 2) == [
-        "2026-03-08T03:00-04:00",
-        "2026-03-09T02:30-04:00",
-    ]
+PARIS, NEW_YORK = "Europe/Paris", "America/New_York"
 
 
-def test_two_times_that_are_skipped_are_one_tick() -> None:
-    assert local("0,30 2 * * *", "Europe/Paris", "2026-03-29T00:00", 2) == [
-        "2026-03-29T03:00+02:00",
-        "2026-03-30T02:00+02:00",
-    ]
-
-
-def test_a_time_that_comes_twice_is_due_the_first_time() -> None:
-    assert local("30 2 * * *", "Europe/Paris", "2026-10-25T00:00", 2) == [
-        "2026-10-25T02:30+02:00",
-        "2026-10-26T02:30+01:00",
-    ]
-    assert local("30 1 * * *", "America/New_York", "2026-11-01T00:00", 2) == [
-        "2026-11-01T01:30-04:00",
-        "2026-11-02T01:30-05:00",
-    ]
-
-
-def test_what_is_due_every_few_minutes_goes_by_elapsed_time() -> None:
-    assert local("*/30 * * * *", "Europe/Paris", "2026-10-25T01:30", 5) == [
-        "2026-10-25T02:00+02:00",
-        "2026-10-25T02:30+02:00",
-        "2026-10-25T02:00+01:00",
-        "2026-10-25T02:30+01:00",
-        "2026-10-25T03:00+01:00",
-    ]
+@pytest.mark.parametrize(
+    ("cron", "zone", "start", "ticks"),
+    [
+        # A time that the clock skips comes due at the end of the gap: a job at a fixed time is not
+        # lost on the day in spring. Two that are skipped are one tick.
+        ("30 2 * * *", PARIS, "2026-03-28", "28T02:30+01 29T03:00+02 30T02:30+02"),
+        ("30 2 * * *", NEW_YORK, "2026-03-08", "08T03:00-04 09T02:30-04"),
+        ("0,30 2 * * *", PARIS, "2026-03-29", "29T03:00+02 30T02:00+02"),
+        # A time that comes twice is due the first time.
+        ("30 2 * * *", PARIS, "2026-10-25", "25T02:30+02 26T02:30+01"),
+        ("30 1 * * *", NEW_YORK, "2026-11-01", "01T01:30-04 02T01:30-05"),
+        # What is due every few minutes goes by elapsed time.
+        ("*/30 * * * *", PARIS, "2026-10-25T02:00", "25T02:30+02 25T02:00+01 25T02:30+01"),
+    ],
+)
+def test_ticks_about_a_change_of_the_clock(cron: str, zone: str, start: str, ticks: str) -> None:
+    expected = [f"{start[:8]}{tick}:00" for tick in ticks.split()]
+    assert local(cron, zone, start, len(expected)) == expected
 
 
 def test_within_the_hour_that_comes_twice_no_tick_lies_before_the_time_asked_of() -> None:
     """A start in the second half: cronsim goes by the local time, which was there before."""
     paris = ZoneInfo("Europe/Paris")
     second = datetime(2026, 10, 25, 2, 10, tzinfo=paris, fold=1)
-    one = a_schedule(cron="30 2 * * *", timezone="Europe/Paris")
-    tick = one.tick_after(int(second.timestamp() * 1000))
+    schedule = a_schedule(cron="30 2 * * *", timezone="Europe/Paris")
+    tick = schedule.tick_after(int(second.timestamp() * 1000))
     assert tick is not None
     assert datetime.fromtimestamp(tick / 1000, paris).date().day == 26
 
@@ -103,9 +78,9 @@ def test_the_leap_day() -> None:
 
 
 def test_an_interval_is_counted_from_when_the_schedule_was_made() -> None:
-    one = a_schedule(NOON + 123, every_seconds=90)
-    assert one.next_runs(3) == [NOON + 123 + 90_000 * each for each in (1, 2, 3)]
-    assert list(islice(one.ticks(NOON + 123 + 90_000), 1)) == [NOON + 123 + 180_000]
+    schedule = a_schedule(NOON + 123, every_seconds=90)
+    assert schedule.next_runs(3) == [NOON + 123 + 90_000 * each for each in (1, 2, 3)]
+    assert list(islice(schedule.ticks(NOON + 123 + 90_000), 1)) == [NOON + 123 + 180_000]
 
 
 @pytest.mark.parametrize(
@@ -156,10 +131,10 @@ def test_a_schedule_has_one_of_cron_and_interval(given: dict[str, Any]) -> None:
 
 @given(st.integers(0, 86_400), st.sampled_from(["* * * * *", "0 */7 * * *", "5 4 * * 0"]))
 def test_jitter_keeps_ticks_in_order_and_the_same_after_restart(jitter: int, cron: str) -> None:
-    one = a_schedule(cron=cron, jitter_seconds=jitter)
-    ticks = list(islice(one.ticks(NOON), 20))
-    due = [one.due_ms(tick) for tick in ticks]
-    assert due == [replace(one).due_ms(tick) for tick in ticks]
+    schedule = a_schedule(cron=cron, jitter_seconds=jitter)
+    ticks = list(islice(schedule.ticks(NOON), 20))
+    due = [schedule.due_ms(tick) for tick in ticks]
+    assert due == [replace(schedule).due_ms(tick) for tick in ticks]
     for (tick, at), (later, _) in pairwise(zip(ticks, due, strict=True)):
         assert tick <= at <= tick + jitter * 1000
         assert at < later
@@ -175,44 +150,40 @@ def test_jitter_differs_between_schedules() -> None:
 # What becomes of ticks -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("fields", "later_ms", "run", "missed", "last_missed"),
+    [
+        ({}, HOUR + LATE_MS, HOUR, 0, None),  # a little late
+        ({}, HOUR + LATE_MS + 1, None, 1, HOUR),
+        # Of many that are due the newest is run, and the others were missed.
+        ({"cron": "* * * * *"}, 10 * MINUTE + 5, 10 * MINUTE, 9, 9 * MINUTE),
+        ({"every_seconds": 60}, 10 * MINUTE + 5, 10 * MINUTE, 9, 9 * MINUTE),
+        # However late it is.
+        ({"missed": Missed.RUN_ONCE}, 5 * HOUR + 30 * MINUTE, 5 * HOUR, 4, 4 * HOUR),
+    ],
+)
+def test_a_tick_is_run_or_missed(
+    fields: dict[str, Any], later_ms: int, run: int | None, missed: int, last_missed: int | None
+) -> None:
+    found = decide(a_schedule(**fields), NOON + later_ms)
+    assert found is not None
+    assert found.missed == missed
+    decided = [found.run_tick_ms, found.missed_tick_ms]
+    assert decided == [None if after is None else NOON + after for after in (run, last_missed)]
+    assert (found.next.next_tick_ms or 0) > NOON + later_ms
+
+
 def test_nothing_is_decided_before_it_is_due() -> None:
-    one = a_schedule()
-    assert one.next_due_ms == NOON + HOUR
-    assert decide(one, NOON + HOUR - 1) is None
-
-
-def test_a_tick_that_is_a_little_late_is_run() -> None:
-    found = decide(a_schedule(), NOON + HOUR + LATE_MS)
-    assert found is not None
-    assert (found.run_tick_ms, found.missed) == (NOON + HOUR, 0)
-    assert found.next.next_tick_ms == NOON + 2 * HOUR
-
-
-def test_a_tick_that_is_too_late_was_missed() -> None:
-    found = decide(a_schedule(), NOON + HOUR + LATE_MS + 1)
-    assert found is not None
-    assert (found.run_tick_ms, found.missed, found.missed_tick_ms) == (None, 1, NOON + HOUR)
-
-
-def test_of_many_that_are_due_the_newest_is_run_and_the_others_were_missed() -> None:
-    for fields in ({"cron": "* * * * *"}, {"every_seconds": 60}):
-        found = decide(a_schedule(**fields), NOON + 10 * 60_000 + 5)
-        assert found is not None
-        assert (found.run_tick_ms, found.missed) == (NOON + 600_000, 9)
-        assert found.missed_tick_ms == NOON + 540_000
-
-
-def test_with_run_once_the_newest_is_run_however_late() -> None:
-    found = decide(a_schedule(missed=Missed.RUN_ONCE), NOON + 5 * HOUR + 30 * 60_000)
-    assert found is not None
-    assert (found.run_tick_ms, found.missed) == (NOON + 5 * HOUR, 4)
+    schedule = a_schedule()
+    assert schedule.next_due_ms == NOON + HOUR
+    assert decide(schedule, NOON + HOUR - 1) is None
 
 
 def test_years_of_missed_ticks_are_counted_step_by_step() -> None:
-    one, missed, steps = a_schedule(cron="* * * * *"), 0, 0
+    schedule, missed, steps = a_schedule(cron="* * * * *"), 0, 0
     later = NOON + 7 * 24 * HOUR
-    while (found := decide(one, later)) is not None:
-        one, missed, steps = found.next, missed + found.missed, steps + 1
+    while (found := decide(schedule, later)) is not None:
+        schedule, missed, steps = found.next, missed + found.missed, steps + 1
         assert found.missed <= STEP_TICKS
     assert missed + 1 == 7 * 24 * 60
     assert steps == 11
@@ -222,19 +193,19 @@ def test_years_of_missed_ticks_are_counted_step_by_step() -> None:
 
 
 def test_a_change_of_when_begins_anew_and_another_leaves_the_next_tick() -> None:
-    one = a_schedule(every_seconds=3600)
+    schedule = a_schedule(every_seconds=3600)
     later = NOON + HOUR // 2
-    assert one.changed({"payload": "x", "missed": Missed.RUN_ONCE}, later).next_tick_ms == (
+    assert schedule.changed({"payload": "x", "missed": Missed.RUN_ONCE}, later).next_tick_ms == (
         NOON + HOUR
     )
-    assert one.changed({"every_seconds": 60}, later).next_tick_ms == later + 60_000
-    as_cron = one.changed({"cron": "0 5 * * *"}, later)
+    assert schedule.changed({"every_seconds": 60}, later).next_tick_ms == later + 60_000
+    as_cron = schedule.changed({"cron": "0 5 * * *"}, later)
     assert (as_cron.every_seconds, as_cron.cron) == (None, "0 5 * * *")
-    paused = one.changed({"enabled": False}, later)
+    paused = schedule.changed({"enabled": False}, later)
     assert (paused.next_tick_ms, paused.next_runs(5)) == (None, [])
     assert paused.changed({"enabled": True}, later).next_tick_ms == later + HOUR
     with pytest.raises(Unprocessable):
-        one.changed({"every_seconds": None}, later)
+        schedule.changed({"every_seconds": None}, later)
 
 
 MOVES = st.one_of(
@@ -260,48 +231,48 @@ def test_ticks_are_decided_on_once(moves: list[tuple[str, Any]], missed: Missed,
     Everything between two looks happens unseen, as while a server is down.
     """
     now = int(datetime(2026, 10, 24, 22, tzinfo=UTC).timestamp() * 1000)
-    one = a_schedule(now, cron="*/20 * * * *", timezone=zone, missed=missed)
+    schedule = a_schedule(now, cron="*/20 * * * *", timezone=zone, missed=missed)
     for move, value in moves:
         if move in ("pass", "jump"):
             now += value
-        if one.was_set_back(now):
-            one = one.from_now(now)
-        due = 0 if one.next_tick_ms is None else expected(one, now)
+        if schedule.was_set_back(now):
+            schedule = schedule.from_now(now)
+        due = 0 if schedule.next_tick_ms is None else expected(schedule, now)
         decided = 0
-        while (found := decide(one, now)) is not None:
+        while (found := decide(schedule, now)) is not None:
             decided += found.missed
             if found.run_tick_ms is not None:
                 decided += 1
             assert found.next.next_tick_ms is None or found.next.next_tick_ms > (
-                one.next_tick_ms or 0
+                schedule.next_tick_ms or 0
             )
-            one = found.next
+            schedule = found.next
         assert decided == due, "a tick was lost, or decided on twice"
-        assert one.next_due_ms is None or one.next_due_ms > now
+        assert schedule.next_due_ms is None or schedule.next_due_ms > now
         if move == "edit":
             field = "cron" if isinstance(value, str) else "every_seconds"
-            one = one.changed({field: value}, now)
+            schedule = schedule.changed({field: value}, now)
         elif move == "pause":
-            one = one.changed({"enabled": not value}, now)
+            schedule = schedule.changed({"enabled": not value}, now)
         elif move == "jitter":
-            one = one.changed({"jitter_seconds": value}, now)
-        if one.enabled:  # never waits for a time that is further away than the next tick
-            assert one.next_tick_ms is not None
-            assert one.next_tick_ms <= (one.tick_after(now + SLEWED_MS) or 0)
+            schedule = schedule.changed({"jitter_seconds": value}, now)
+        if schedule.enabled:  # never waits for a time that is further away than the next tick
+            assert schedule.next_tick_ms is not None
+            assert schedule.next_tick_ms <= (schedule.tick_after(now + SLEWED_MS) or 0)
 
 
-def expected(one: Schedule, now: int) -> int:
+def expected(schedule: Schedule, now: int) -> int:
     """How many ticks are due, from the next one on."""
-    first = one.next_tick_ms
+    first = schedule.next_tick_ms
     assert first is not None
-    if one.every_seconds is not None:
-        step = one.every_seconds * 1000
+    if schedule.every_seconds is not None:
+        step = schedule.every_seconds * 1000
         # All but the last two are due whatever the jitter.
         sure = max(0, (now - first) // step - 1)
         last = (first + each * step for each in (sure, sure + 1, sure + 2))
-        return sure + sum(one.due_ms(each) <= now for each in last)
-    for count, tick in enumerate(chain((first,), islice(one.ticks(first), 1000))):
-        if tick > now or one.due_ms(tick) > now:
+        return sure + sum(schedule.due_ms(each) <= now for each in last)
+    for count, tick in enumerate(chain((first,), islice(schedule.ticks(first), 1000))):
+        if tick > now or schedule.due_ms(tick) > now:
             return count
     raise AssertionError("more than this test looks at")
 
@@ -309,13 +280,13 @@ def expected(one: Schedule, now: int) -> int:
 @promise("W17")
 def test_a_clock_that_is_set_back_does_not_stop_a_schedule() -> None:
     """Somebody sets the year wrong, and then right again."""
-    one = a_schedule(cron="0 * * * *")
-    far = decide(one, NOON + 365 * 24 * HOUR)
+    schedule = a_schedule(cron="0 * * * *")
+    far = decide(schedule, NOON + 365 * 24 * HOUR)
     while far is not None:
-        one, far = far.next, decide(far.next, NOON + 365 * 24 * HOUR)
+        schedule, far = far.next, decide(far.next, NOON + 365 * 24 * HOUR)
     back = NOON + timedelta(minutes=5).seconds * 1000
-    assert one.was_set_back(back)
-    assert one.from_now(back).next_tick_ms == NOON + HOUR
+    assert schedule.was_set_back(back)
+    assert schedule.from_now(back).next_tick_ms == NOON + HOUR
 
 
 @pytest.mark.parametrize(
@@ -328,17 +299,17 @@ def test_a_clock_that_is_set_back_does_not_stop_a_schedule() -> None:
     ],
 )
 def test_the_next_runs_are_the_next_ticks_each_when_it_is_due(fields: dict[str, Any]) -> None:
-    one = a_schedule(**fields)
-    ticks = [one.next_tick_ms, *islice(one.ticks(one.next_tick_ms or 0), 4)]
-    assert one.next_runs(5) == [one.due_ms(tick or 0) for tick in ticks]
+    schedule = a_schedule(**fields)
+    ticks = [schedule.next_tick_ms, *islice(schedule.ticks(schedule.next_tick_ms or 0), 4)]
+    assert schedule.next_runs(5) == [schedule.due_ms(tick or 0) for tick in ticks]
 
 
 def test_the_next_runs_are_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """29 February on a Monday comes every 28 years: a search takes milliseconds."""
-    one = a_schedule(cron="0 0 */28 2 MON#5", jitter_seconds=86_400)
-    shown = one.next_runs(5)
+    schedule = a_schedule(cron="0 0 */28 2 MON#5", jitter_seconds=86_400)
+    shown = schedule.next_runs(5)
     monkeypatch.setattr("quiltfn.model.schedule.CronSim", None)
-    assert one.next_runs(5) == shown
+    assert schedule.next_runs(5) == shown
 
 
 @pytest.mark.parametrize(
