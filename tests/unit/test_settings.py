@@ -1,7 +1,6 @@
-"""Settings: where they come from, what is refused, and that the page about them is current."""
+"""Settings: where they come from, and what is refused."""
 
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from quiltfn.settings import (
     unknown_variables,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = [one for one in SETTINGS if one.low is not None]
 # Times that must grow from one to the next, all as short and as long as they may be.
 GROWING = [one for one in NUMBERS if one.name.startswith("fleet_")]
@@ -35,12 +33,6 @@ def config(tmp_path: Path, text: str) -> dict[str, Any]:
     file = tmp_path / "quiltfn.toml"
     file.write_text(text)
     return {"config": str(file)}
-
-
-def test_the_reference_page_is_current() -> None:
-    page = ROOT / "docs" / "reference" / "settings.md"
-    made = runpy.run_path(str(ROOT / "scripts" / "generate.py"))
-    assert page.read_text() == made["settings_page"](), "run scripts/generate.py"
 
 
 def test_command_line_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
@@ -60,8 +52,10 @@ def test_the_environment_may_name_the_file_and_the_command_line_another(tmp_path
 
 
 def test_a_variable_that_is_no_setting_is_told() -> None:
-    told = unknown_variables({PREFIX + "PREWARMD": "3", PREFIX + "PREWARMED": "3", "PATH": "/bin"})
-    assert told == ["the variable QUILTFN_PREWARMD is ignored: prewarmd is not a setting"]
+    warnings = unknown_variables(
+        {PREFIX + "PREWARMD": "3", PREFIX + "PREWARMED": "3", "PATH": "/bin"}
+    )
+    assert warnings == ["the variable QUILTFN_PREWARMD is ignored: prewarmd is not a setting"]
     assert unknown_variables({PREFIX + old.upper(): "1" for old in RENAMED}) == []
     assert unknown_variables({PREFIX + "CONFIG": "/etc/quiltfn.toml"}) == []
 
@@ -80,11 +74,7 @@ def test_the_variables_of_tests_and_tools_are_known() -> None:
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_an_old_name_works_from_everywhere_and_is_told(tmp_path: Path, old: str, new: str) -> None:
     in_file = config(tmp_path, f"{old} = 1\n")
-    for given, environ in (
-        ({old: "1"}, {}),
-        ({}, {PREFIX + old.upper(): "1"}),
-        (in_file, {}),
-    ):
+    for given, environ in (({old: "1"}, {}), ({}, {PREFIX + old.upper(): "1"}), (in_file, {})):
         assert getattr(from_everywhere(given, environ), new) == 1
         (sentence,) = old_names(given, environ)
         assert f"{old} is now called {new}" in sentence

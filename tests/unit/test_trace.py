@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from contract.stores import a_call, a_function
 from manual_clock import ManualClock
 from promises import promise
 from quiltfn.base.ids import new_id
@@ -48,30 +49,15 @@ class Kept:
 
 
 def a_record(**more: Any) -> Invocation:
-    given: dict[str, Any] = {
-        "invocation_id": new_id(),
-        "tenant_id": "t",
-        "function_id": new_id(),
-        "function_name": "f",
-        "execution_node_id": "n",
-        "status": Status.SUCCESS,
-        "timeline": Timeline(None, 20, 0, 0, 900, 80),
-    }
-    return Invocation(**given | more)
+    given = {"status": Status.SUCCESS, "timeline": Timeline(None, 20, 0, 0, 900, 80)}
+    return a_call(a_function(name="f"), **given | more)
 
 
 def a_delivery(record: Invocation, **more: Any) -> Delivery:
     given: dict[str, Any] = {
-        "id": new_id(),
-        "tenant_id": "t",
-        "function_id": record.function_id,
-        "invocation_id": record.invocation_id,
-        "policy_field": "on_success",
-        "status": DeliveryStatus.WAITING,
-        "body": b"what was sent",
-        "attempts": 1,
-        "due_at_ms": 0,
-        "expires_at_ms": 0,
+        **{"id": new_id(), "tenant_id": "t", "function_id": record.function_id},
+        **{"invocation_id": record.invocation_id, "policy_field": "on_success", "attempts": 1},
+        **{"status": DeliveryStatus.WAITING, "body": b"", "due_at_ms": 0, "expires_at_ms": 0},
     }
     return Delivery(**given | more)
 
@@ -88,17 +74,9 @@ def test_a_header_is_read_as_the_w3c_says() -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        None,
-        "",
-        "x",
-        HEADER.upper(),
-        f"ff-{TRACE}-{SPAN}-01",
-        f"{HEADER}-more",
-        f"00-{'0' * 32}-{SPAN}-01",
-        f"00-{TRACE}-{'0' * 16}-01",
-        f"00-{TRACE}-{SPAN}-1",
-        f" {HEADER}",
-        f"{HEADER}\n",
+        *(None, "", "x", HEADER.upper(), f"{HEADER}-more", f" {HEADER}", f"{HEADER}\n"),
+        *(f"ff-{TRACE}-{SPAN}-01", f"00-{'0' * 32}-{SPAN}-01"),
+        *(f"00-{TRACE}-{'0' * 16}-01", f"00-{TRACE}-{SPAN}-1"),
     ],
 )
 def test_what_is_no_such_header_begins_a_trace(header: str | None) -> None:
@@ -124,11 +102,13 @@ def test_the_phases_of_a_cold_call_follow_each_other_and_fill_its_time() -> None
     kept = Kept()
     phases = Timeline(ColdStartReason.FIRST, 700, 2000, 3000, 5000, 400)
     record = a_record(cold_start=True, timeline=phases, version=7)
-    told = kept.tracer.handler_traceparent(record.invocation_id, 1, HEADER, is_accepted=False)
+    traceparent = kept.tracer.handler_traceparent(
+        record.invocation_id, 1, HEADER, is_accepted=False
+    )
     kept.tracer.call_ended(record, HEADER)
     spans = kept.by_name
     call, handler = spans["invoke f"], spans["handler"]
-    assert told == handler.context.traceparent
+    assert traceparent == handler.context.traceparent
     assert call.parent_id == CALLER.span_id
     assert {one.context.trace_id for one in kept.spans} == {CALLER.trace_id}
     assert call.end_ns - call.start_ns == phases.total * 1000
@@ -156,12 +136,8 @@ def test_a_warm_call_has_no_sandbox_to_wait_for() -> None:
 def test_a_call_that_failed_says_why_and_a_call_without_an_instance_has_no_handler() -> None:
     kept = Kept()
     message = "the handler exited with code 3"
-    kept.tracer.call_ended(
-        a_record(
-            status=Status.FAILED, exit_code=3, error_message="KeyError: 1", own_message=message
-        ),
-        HEADER,
-    )
+    ended = {"exit_code": 3, "error_message": "KeyError: 1", "own_message": message}
+    kept.tracer.call_ended(a_record(status=Status.FAILED, **ended), HEADER)
     assert kept.by_name["invoke f"].error == kept.by_name["handler"].error == message
     kept.over.clear()
     kept.tracer.call_ended(a_record(status=Status.CANCELLED, timeline=None), HEADER)
@@ -202,10 +178,10 @@ def test_accepted_work_has_a_trace_of_its_own_by_its_id() -> None:
 
 
 def test_the_spans_of_a_call_and_its_attempts_have_ids_of_their_own() -> None:
-    one = new_id()
-    ids = [span_of(one)]
+    invocation_id = new_id()
+    ids = [span_of(invocation_id)]
     for attempt in range(1, 11):
-        ids += [span_of(one, attempt), span_of(one, attempt, is_handler=True)]
+        ids += [span_of(invocation_id, attempt), span_of(invocation_id, attempt, is_handler=True)]
     assert len(set(ids)) == len(ids)
     assert all(0 < number < 1 << 64 for number in ids)
 
@@ -220,8 +196,8 @@ def test_the_caller_decides_whether_its_trace_is_sent() -> None:
             kept.tracer.call_ended(a_record(), header)
             kept.tracer.work_accepted(a_record(due_at=1), header)
             assert len(kept.over) == (3 if is_sent else 0)
-            told = kept.tracer.handler_traceparent(new_id(), 1, header, is_accepted=False)
-            assert told.endswith(flags)
+            traceparent = kept.tracer.handler_traceparent(new_id(), 1, header, is_accepted=False)
+            assert traceparent.endswith(flags)
 
 
 def test_of_traces_that_begin_here_the_share_is_sent() -> None:
@@ -240,12 +216,7 @@ def test_a_request_decides_for_its_work_and_what_is_delivered_of_it() -> None:
     kept.tracer.work_accepted(record, HEADER)
     kept.tracer.call_ended(record, None)  # cancelled while it waited
     kept.tracer.delivery_tried(a_delivery(record), 0.0, to_function=False)
-    assert [one.name for one in kept.spans] == [
-        "accept f",
-        "attempt f",
-        "handler",
-        "deliver",
-    ]
+    assert [one.name for one in kept.spans] == ["accept f", "attempt f", "handler", "deliver"]
     # Another process does not know, and goes by the id.
     later = Kept(0.0)
     later.tracer.delivery_tried(a_delivery(record), 0.0, to_function=False)

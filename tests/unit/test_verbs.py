@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 
 from promises import promise
 from quiltfn.launcher.cgroups import Limits, SandboxLimits
-from quiltfn.launcher.verbs import (
-    ON_SANDBOX,
-    Create,
-    Limit,
-    OnSandbox,
-    Refused,
-    SetDeadline,
-    parse,
-)
+from quiltfn.launcher.verbs import ON_SANDBOX, Create, Limit, OnSandbox, Refused, SetDeadline, parse
 from quiltfn.model.runtime import FIXED_TREES
 
 MEMORY_MAX, CORES = 4096, 2
@@ -86,12 +78,8 @@ def test_a_node_of_a_fleet_hands_deadlines_over() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"sandbox": "../x"},
-        {"memory_mib": 0},
-        {"memory_mib": MEMORY_MAX + 1},
-        {"cpu_percent": "50"},
-        {"cpu_percent": 100 * CORES + 1},
-        {"image": None},
+        *[{"sandbox": "../x"}, {"memory_mib": 0}, {"memory_mib": MEMORY_MAX + 1}, {"image": None}],
+        *[{"cpu_percent": "50"}, {"cpu_percent": 100 * CORES + 1}],
     ],
 )
 def test_limits_that_are_none(change: dict[str, object]) -> None:
@@ -100,56 +88,40 @@ def test_limits_that_are_none(change: dict[str, object]) -> None:
         ask(fine | change)
 
 
-@pytest.mark.parametrize("change", [{"memory_mib": 1}, {"memory_mib": MEMORY_MAX}])
-def test_limits_may_be_at_their_bounds(change: dict[str, int]) -> None:
-    assert isinstance(ask(CREATE | change), Create)
-    assert isinstance(ask(CREATE | {"cpu_percent": 100 * CORES}), Create)
-    assert isinstance(ask(CREATE | {"cpu_percent": 1}), Create)
-
-
 BOUNDS = [("pids", 1000), ("tmp_mib", 2000), ("file_mib", 3000), ("open_files", 8000)]
 
 
 @promise("R24")
-@pytest.mark.parametrize(("name", "most"), BOUNDS)
+@pytest.mark.parametrize(
+    ("name", "most"), [*BOUNDS, ("memory_mib", MEMORY_MAX), ("cpu_percent", 100 * CORES)]
+)
 def test_what_a_sandbox_may_use_is_within_the_operators_bounds(name: str, most: int) -> None:
     for value in (1, most):
         made = ask(CREATE | {name: value})
         assert isinstance(made, Create)
         room: dict[str, Any] = {name: value}
         assert made.limits == LIMITS.replace(**room)
-    for wrong in (0, -1, most + 1, 1.0, True, "1", None):
+    for wrong in (0, -1, most + 1, 0.5, True, "1", None):
         with pytest.raises(Refused, match=name):
             ask(CREATE | {name: wrong})
 
 
 @pytest.mark.parametrize(
-    "message",
-    [b"", b"{", b"\xff\xfe", b"[]", b"null", b'"create"', b"1", b"{}", b"[" * 30_000],
+    "message", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'"create"', b"1", b"{}", b"[" * 30_000]
 )
 def test_what_is_no_request(message: bytes) -> None:
     with pytest.raises(Refused):
         ask(message)
 
 
-IMAGES = [
-    "",
-    "..",
-    DIGEST[:-1],
-    DIGEST + "0",
-    DIGEST.upper(),
-    f"../{DIGEST[3:]}",
-    DIGEST + "\n",
-    1,
-    [],
-]
+IMAGES = ["", "..", DIGEST[:-1], DIGEST + "0", DIGEST.upper(), f"../{DIGEST[3:]}", DIGEST + "\n"]
 REFUSED: dict[str, list[object]] = {
     "n": [None, "1", 1.0, True, [], {}],
     "verb": ["Create", "run", "exec", "mount", "", None, 1, ["create"], {"create": 1}],
     "memory_mib": [0, -1, MEMORY_MAX + 1, 2**63, 256.0, 256.5, "256", True, None, [256], {}],
     "cpu_percent": [0, 0.99, -1, 100 * CORES + 0.1, 10**400, "50", True, None, [], {}],
     "deadline": [-1, 10**11, 10**400, float("nan"), "12", True, None, [], {}],
-    **dict.fromkeys(("image", "base_image", "packages"), IMAGES),
+    **{name: [*IMAGES, 1, []] for name in ("image", "base_image", "packages")},
     "network": ["", "host", "None", "egress ", None, True, ["egress"], {}],
     "isolation": ["", "none", "runc", "GVISOR", None, True, ["gvisor"], {}],
     "writable_paths": [None, "/data", [1], ["data"], ["/"], ["/data/"], ["/data/.."], ["/../etc"],
@@ -177,9 +149,9 @@ def test_packages_lie_below_an_image() -> None:
 
 @pytest.mark.parametrize("path", FIXED_TREES)
 def test_nothing_is_laid_over_what_a_sandbox_runs_with(path: str) -> None:
-    for one in (path, f"{path}/below"):
+    for place in (path, f"{path}/below"):
         with pytest.raises(Refused, match="file system"):
-            ask(CREATE | {"writable_paths": [one]})
+            ask(CREATE | {"writable_paths": [place]})
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])

@@ -3,8 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
+from contract.stores import a_call, a_function
 from promises import promise
-from quiltfn.model.invocation import Invocation, Source, Status, WorkOutcome
+from quiltfn.model.invocation import Source, Status, WorkOutcome
 from quiltfn.model.work import (
     RETRYABLE,
     AsyncPolicy,
@@ -27,16 +28,7 @@ def after(
     policy: AsyncPolicy, status: Status, attempt: int = 1, expires_ms: int = NOW_MS + 3_600_000
 ) -> WorkOutcome:
     """What becomes of work whose attempt ended so."""
-    ended = Invocation(
-        invocation_id="i",
-        tenant_id="t",
-        function_id="f",
-        function_name="f",
-        execution_node_id="n",
-        status=status,
-        source=Source.ASYNC,
-        attempt=attempt,
-    )
+    ended = a_call(a_function(), status=status, source=Source.ASYNC, attempt=attempt)
     return outcome(policy, ended, NOW_MS, expires_ms, 0.5, lambda: "new")
 
 
