@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -12,7 +12,6 @@ from promises import promise
 from quiltfn.api.http.response import CutShort
 from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.fleet import peer_streams
-from quiltfn.fleet import peer_streams as module
 from quiltfn.fleet.peer_streams import Together
 from quiltfn.model.errors import CapacityFull
 from quiltfn.ports.placement import PeerUnavailable
@@ -32,8 +31,8 @@ class Source:
         self.sent = 0
 
     def says(self, *pieces: object) -> None:
-        for one in pieces:
-            self.pieces.put_nowait(one)
+        for piece in pieces:
+            self.pieces.put_nowait(piece)
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         while (piece := await self.pieces.get()) is not None:
@@ -44,6 +43,8 @@ class Source:
 
 
 class Nodes:
+    """Other nodes by name. Within it, a reader reads the events of all."""
+
     def __init__(self, *names: str) -> None:
         self.own, self.names = Source(), list(names)
         self.there = {name: Source() for name in names}
@@ -57,10 +58,18 @@ class Nodes:
         own = self.own.body()
         return Together(own, lambda: self.names, self.ask, gap, self.slots, "t")
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
+    async def __aenter__(self) -> Self:
         together = self.together()
         await together.start()
-        return together.events()
+        self.events = together.events()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.events.aclose()
+
+    async def read(self, count: int) -> list[bytes]:
+        async with asyncio.timeout(scaled(5)):
+            return [await anext(self.events) for _ in range(count)]
 
     @contextlib.asynccontextmanager
     async def ask(self, node: str) -> AsyncIterator[Any]:
@@ -84,25 +93,18 @@ def gap(node: str) -> bytes:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.01)
-
-
-async def read(events: AsyncGenerator[bytes, None], count: int) -> list[bytes]:
-    async with asyncio.timeout(scaled(5)):
-        return [await anext(events) for _ in range(count)]
+    monkeypatch.setattr(peer_streams, "LOOK_EVERY_S", 0.01)
 
 
 async def test_what_every_node_sends_comes_once() -> None:
-    nodes = Nodes("b", "c")
-    events = await nodes.events()
-    nodes.own.says(b"own\n\n")
-    nodes.there["b"].says(b"b1\n\n", b"b2\n\n")
-    nodes.there["c"].says(b"c\n\n")
-    found = await read(events, 4)
-    assert sorted(found) == [b"b1\n\n", b"b2\n\n", b"c\n\n", b"own\n\n"]
-    assert found.index(b"b1\n\n") < found.index(b"b2\n\n")
-    await events.aclose()
-    assert {one.asked for one in nodes.there.values()} == {1}
+    async with Nodes("b", "c") as nodes:
+        nodes.own.says(b"own\n\n")
+        nodes.there["b"].says(b"b1\n\n", b"b2\n\n")
+        nodes.there["c"].says(b"c\n\n")
+        found = await nodes.read(4)
+        assert sorted(found) == [b"b1\n\n", b"b2\n\n", b"c\n\n", b"own\n\n"]
+        assert found.index(b"b1\n\n") < found.index(b"b2\n\n")
+        assert [source.asked for source in nodes.there.values()] == [1, 1]
 
 
 async def test_a_reader_waits_until_other_nodes_follow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +121,7 @@ async def test_a_reader_waits_until_other_nodes_follow(monkeypatch: pytest.Monke
     assert nodes.there["b"].asked == 1
     together.close()
     # A node that does not answer holds nobody up for long.
-    monkeypatch.setattr(module, "BEGINS_WITHIN_S", 0.01)
+    monkeypatch.setattr(peer_streams, "BEGINS_WITHIN_S", 0.01)
     nodes.answers.clear()
     async with asyncio.timeout(scaled(5)):
         await (slow := nodes.together()).start()
@@ -134,108 +136,85 @@ async def test_a_reader_waits_until_other_nodes_follow(monkeypatch: pytest.Monke
 
 
 async def test_no_event_is_sent_within_another_one() -> None:
-    nodes = Nodes("b")
-    events = await nodes.events()
-    nodes.there["b"].says(b"data: be")
-    assert await read(events, 1) == [b"data: be"]
-    nodes.own.says(b"own\n\n")
-    nodes.there["b"].says(b"gun\n", b"\n")
-    assert await read(events, 3) == [b"gun\n", b"\n", b"own\n\n"]
-    await events.aclose()
+    async with Nodes("b") as nodes:
+        nodes.there["b"].says(b"data: be")
+        assert await nodes.read(1) == [b"data: be"]
+        nodes.own.says(b"own\n\n")
+        nodes.there["b"].says(b"gun\n", b"\n")
+        assert await nodes.read(3) == [b"gun\n", b"\n", b"own\n\n"]
 
 
 async def test_a_node_that_is_lost_is_a_gap_and_comes_again() -> None:
-    nodes = Nodes("b")
-    events = await nodes.events()
-    nodes.there["b"].says(b"b1\n\n")
-    await read(events, 1)
-    nodes.unreachable.add("b")
-    nodes.there["b"].says(LOST)
-    assert await read(events, 1) == [b"gap b\n\n"]
-    await asyncio.sleep(0.1)  # it is tried again, and the reader is told once
-    nodes.unreachable.clear()
-    nodes.there["b"].says(b"b2\n\n")
-    assert await read(events, 1) == [b"b2\n\n"]
-    await events.aclose()
+    async with Nodes("b") as nodes:
+        nodes.there["b"].says(b"b1\n\n")
+        await nodes.read(1)
+        nodes.unreachable.add("b")
+        nodes.there["b"].says(LOST)
+        assert await nodes.read(1) == [b"gap b\n\n"]
+        await asyncio.sleep(0.1)  # it is tried again, and the reader is told once
+        nodes.unreachable.clear()
+        nodes.there["b"].says(b"b2\n\n")
+        assert await nodes.read(1) == [b"b2\n\n"]
 
 
 async def test_a_mistake_of_ours_is_a_gap_and_the_node_is_asked_again() -> None:
     nodes = Nodes("b")
     nodes.mistakes.append(RuntimeError("a mistake"))
-    events = await nodes.events()
-    assert await read(events, 1) == [b"gap b\n\n"]
-    nodes.there["b"].says(b"b1\n\n")
-    assert await read(events, 1) == [b"b1\n\n"]
-    await events.aclose()
+    async with nodes:
+        assert await nodes.read(1) == [b"gap b\n\n"]
+        nodes.there["b"].says(b"b1\n\n")
+        assert await nodes.read(1) == [b"b1\n\n"]
 
 
 async def test_a_stream_ends_where_a_node_was_lost_within_an_event() -> None:
     """Nobody could tell where it goes on."""
-    nodes = Nodes("b")
-    events = await nodes.events()
-    nodes.there["b"].says(b"data: be")
-    await read(events, 1)
-    nodes.there["b"].says(LOST)
-    with pytest.raises(CutShort):
-        await read(events, 1)
+    async with Nodes("b") as nodes:
+        nodes.there["b"].says(b"data: be")
+        await nodes.read(1)
+        nodes.there["b"].says(LOST)
+        with pytest.raises(CutShort):
+            await nodes.read(1)
 
 
 async def test_a_stream_ends_where_an_event_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else's may be sent meanwhile."""
     monkeypatch.setattr(peer_streams, "EVENT_MAX_S", 0.1)
-    nodes = Nodes("b")
-    events = await nodes.events()
-    nodes.there["b"].says(b"data: be")
-    await read(events, 1)
-    for _ in range(5):  # as where it goes on a little at a time
-        await asyncio.sleep(0.03)
-        nodes.there["b"].says(b"x")
-        nodes.own.says(b"data: own\n\n")
-    with pytest.raises(CutShort, match="not ended an event in time"):
-        async with asyncio.timeout(scaled(5)):
-            await read(events, 9)
-
-
-async def test_the_gap_of_a_node_that_joins_waits_for_no_other_event() -> None:
-    nodes = Nodes()
-    events = await nodes.events()
-    nodes.own.says(b"own\n\n")
-    await read(events, 1)
-    nodes.there["d"] = Source()
-    nodes.names.append("d")
-    assert await read(events, 1) == [b"gap d\n\n"]
-    await events.aclose()
+    async with Nodes("b") as nodes:
+        nodes.there["b"].says(b"data: be")
+        await nodes.read(1)
+        for _ in range(5):  # as where it goes on a little at a time
+            await asyncio.sleep(0.03)
+            nodes.there["b"].says(b"x")
+            nodes.own.says(b"data: own\n\n")
+        with pytest.raises(CutShort, match="not ended an event in time"):
+            async with asyncio.timeout(scaled(5)):
+                await nodes.read(9)
 
 
 async def test_a_node_that_joins_is_asked_and_what_it_did_before_is_a_gap() -> None:
-    nodes = Nodes()
-    events = await nodes.events()
-    nodes.own.says(b"own\n\n")
-    await read(events, 1)
-    nodes.there["d"] = Source()
-    await asyncio.sleep(0.05)
-    nodes.names.append("d")
-    nodes.there["d"].says(b"d\n\n")
-    assert sorted(await read(events, 2)) == [b"d\n\n", b"gap d\n\n"]
-    await events.aclose()
+    async with Nodes() as nodes:
+        nodes.own.says(b"own\n\n")
+        await nodes.read(1)
+        nodes.there["d"] = Source()
+        nodes.names.append("d")
+        assert await nodes.read(1) == [b"gap d\n\n"], "it waits for another event"
+        nodes.there["d"].says(b"d\n\n")
+        assert await nodes.read(1) == [b"d\n\n"]
 
 
 async def test_a_reader_that_is_slow_holds_back_the_node() -> None:
-    nodes = Nodes("b")
-    events = await nodes.events()
-    nodes.there["b"].says(*[b"b\n\n"] * 100)
-    await read(events, 1)
-    await asyncio.sleep(0.05)
-    assert nodes.there["b"].sent <= 4
-    assert await read(events, 99) == [b"b\n\n"] * 99
-    await events.aclose()
+    async with Nodes("b") as nodes:
+        nodes.there["b"].says(*[b"b\n\n"] * 100)
+        await nodes.read(1)
+        await asyncio.sleep(0.05)
+        assert nodes.there["b"].sent <= 4
+        assert await nodes.read(99) == [b"b\n\n"] * 99
 
 
 async def test_it_ends_with_this_node_s_own() -> None:
-    nodes = Nodes("b")
-    events = await nodes.events()
-    nodes.own.says(b"own\n\n", None)
-    assert [one async for one in events] == [b"own\n\n"]
+    async with Nodes("b") as nodes:
+        nodes.own.says(b"own\n\n", None)
+        assert [one async for one in nodes.events] == [b"own\n\n"]
 
 
 async def test_there_are_so_many_and_no_more() -> None:
@@ -250,8 +229,7 @@ async def test_there_are_so_many_and_no_more() -> None:
 async def test_nothing_is_left_when_the_reader_goes() -> None:
     nodes = Nodes("b", "c")
     before = asyncio.all_tasks()
-    events = await nodes.events()
-    nodes.own.says(b"own\n\n")
-    await read(events, 1)
-    await events.aclose()
+    async with nodes:
+        nodes.own.says(b"own\n\n")
+        await nodes.read(1)
     assert asyncio.all_tasks() == before
