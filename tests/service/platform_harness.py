@@ -156,8 +156,9 @@ async def open_harness(
                 await harness.pools.aclose()
                 await asyncio.gather(*harness.tasks, return_exceptions=True)
     assert fake.alive == {}, "sandboxes are left"
-    for pool in harness.pools._pools.values():
+    for function_id, pool in harness.pools._pools.items():
         pool.model.check()
+        assert pool.model.is_at_rest or function_id in harness.pools._active
         assert not pool._waiters, "a caller was forgotten"
 
 

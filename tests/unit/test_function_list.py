@@ -55,7 +55,8 @@ def test_pages_of_every_order_have_each_function_once(sort: FunctionSort, order:
     seen: list[Entry] = []
     query = FunctionQuery(sort=sort, order=order)
     while True:
-        page = asyncio.run(first_of(entries, query, 4))
+        ordered = entries[::-1] if query.is_newest_first else entries
+        page = asyncio.run(first_of(ordered, query, 4))
         seen += [entry for _, entry in page]
         if len(page) < 4:
             break

@@ -247,12 +247,16 @@ class Catalog:
         """The number of the tenant's functions."""
         return len(self._ids.get(tenant_id, ()))
 
-    def of_tenant(self, tenant_id: str, after: str = BEFORE_EVERY_ID) -> Iterator[Entry]:
-        """The tenant's functions with ids above `after`, oldest first (ids are in creation order).
-        Consume it before the next await.
+    def of_tenant(
+        self, tenant_id: str, after: str = BEFORE_EVERY_ID, *, newest_first: bool = False
+    ) -> Iterator[Entry]:
+        """The tenant's functions with ids above `after`, oldest first (ids are in creation order),
+        each as it is when it is reached. Functions that were deleted meanwhile are left out.
         """
         ids = self._ids.get(tenant_id, [])
-        return (self._by_id[ids[at]] for at in range(bisect_right(ids, after), len(ids)))
+        ids = ids[bisect_right(ids, after) :]
+        ordered = reversed(ids) if newest_first else iter(ids)
+        return (entry for key in ordered if (entry := self._by_id.get(key)) is not None)
 
     def owned(self, tenant_id: str, function_ids: Iterable[str]) -> list[str]:
         """The functions with these ids that exist and belong to the tenant."""

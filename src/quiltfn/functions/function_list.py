@@ -2,7 +2,7 @@
 
 import asyncio
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from operator import itemgetter
 
@@ -50,6 +50,11 @@ class FunctionQuery(msgspec.Struct, frozen=True, kw_only=True):
     sort: FunctionSort = FunctionSort.CREATED_AT
     order: Order = Order.ASCENDING
     after: Position | None = None
+
+    @property
+    def is_newest_first(self) -> bool:
+        """Whether the list begins with the newest function."""
+        return self.sort is FunctionSort.CREATED_AT and self.order is Order.DESCENDING
 
     @property
     def begins_behind(self) -> str:
@@ -115,25 +120,23 @@ def position_from_cursor(cursor: str, sort: FunctionSort) -> Position:
 
 
 async def first_of(
-    entries: Sequence[Entry], query: FunctionQuery, count: int
+    entries: Iterable[Entry], query: FunctionQuery, count: int
 ) -> list[tuple[Position, Entry]]:
     """The first functions of the list, at most `count`, with their positions. `entries`: the
-    tenant's, oldest first. Other tasks run meanwhile.
+    tenant's, by age as the query says. Other tasks run meanwhile.
     """
-    is_by_age, is_reversed = query.sort is FunctionSort.CREATED_AT, query.order is Order.DESCENDING
-    if is_by_age and is_reversed:
-        entries = entries[::-1]
-    first_in = heapq.nlargest if is_reversed else heapq.nsmallest
+    is_by_age = query.sort is FunctionSort.CREATED_AT
+    first_in = heapq.nlargest if query.order is Order.DESCENDING else heapq.nsmallest
     found: list[tuple[Position, Entry]] = []
-    for start in range(0, len(entries), AT_A_TIME):
-        for entry in entries[start : start + AT_A_TIME]:
-            if query.matches(entry):
-                position = position_of(entry, query.sort)
-                if query.is_behind(position):
-                    found.append((position, entry))
-        if not is_by_age:  # in every step, so that none takes long
-            found = first_in(count, found, key=itemgetter(0))
-        elif len(found) >= count:
-            break
-        await asyncio.sleep(0)
-    return found[:count]
+    for number, entry in enumerate(entries, 1):
+        if query.matches(entry):
+            position = position_of(entry, query.sort)
+            if query.is_behind(position):
+                found.append((position, entry))
+        if is_by_age and len(found) == count:
+            return found
+        if number % AT_A_TIME == 0:
+            if not is_by_age:  # in every step, so that none takes long
+                found = first_in(count, found, key=itemgetter(0))
+            await asyncio.sleep(0)
+    return found if is_by_age else first_in(count, found, key=itemgetter(0))

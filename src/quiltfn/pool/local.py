@@ -54,6 +54,9 @@ class LocalPools:
         self._keep_alive, self.tenant_instances = keep_alive, tenant_instances
         self._quotas: dict[str, Quota] = {}  # by tenant
         self._pools: dict[str, FunctionPool] = {}
+        # The functions with a pool that is not at rest, and a few more: of thousands of functions
+        # most are at rest. Every change of a pool adds its function here; `tick` removes it.
+        self._active: dict[str, None] = {}
         self._closing = False
         # Instances changed: their tenant and function.
         self.on_change: Signal[str, str] = Signal()
@@ -124,6 +127,7 @@ class LocalPools:
         for pool in self._of(function_id):
             self._leave(pool)
         self._pools.pop(function_id, None)
+        self._active.pop(function_id, None)
 
     def counts(self, function_id: str) -> PoolCounts:
         pool = self._pools.get(function_id)
@@ -132,7 +136,8 @@ class LocalPools:
         return sum_counts(pool.model.counts() for pool in self._of(function_id))
 
     def occupied(self) -> list[str]:
-        return [key for key in self._pools if any(pool.model.instances for pool in self._of(key))]
+        active = sorted(self._active)  # in creation order
+        return [key for key in active if any(pool.model.instances for pool in self._of(key))]
 
     def note(self, function_id: str) -> str:
         """As `ports.Pools` says."""
@@ -143,12 +148,12 @@ class LocalPools:
         return sum_egress(await asyncio.gather(*(pool.egress() for pool in self._of(function_id))))
 
     def instances(self, function_id: str | None = None) -> list[InstanceView]:
-        ids = list(self._pools) if function_id is None else [function_id]
+        ids = self._active if function_id is None else [function_id]
         found = [one for key in ids for pool in self._of(key) for one in pool.instances(key)]
         return sorted(found, key=lambda instance: -instance.age_s)
 
     def waiting(self) -> int:
-        return sum(len(pool.model.queue) for pool in self._all())
+        return sum(len(pool.model.queue) for pool in self._all_active())
 
     # On a node of a fleet
 
@@ -206,20 +211,23 @@ class LocalPools:
 
     def tick(self) -> None:
         """Let every pool do due work; the reaper calls it once a second."""
-        for pool in list(self._all()):
-            if not pool.model.is_at_rest:  # with thousands of functions most are at rest
+        for pool in list(self._all_active()):
+            if not pool.model.is_at_rest:
                 pool.tick()
         self._drop_unused()
+        for key in list(self._active):
+            if all(pool.model.is_at_rest for pool in self._of(key)):
+                del self._active[key]
 
     async def measure(self) -> None:
         """Measure the instances that became idle; the reaper calls it every ten seconds."""
-        for pool in list(self._all()):
+        for pool in list(self._all_active()):
             if pool.model.instances:
                 await pool.measure()
 
     async def meter(self) -> None:
         """As `Pools` says."""
-        for pool in list(self._all()):
+        for pool in list(self._all_active()):
             if pool.model.instances:
                 await pool.meter()
 
@@ -245,9 +253,10 @@ class LocalPools:
         return [] if own is None else [own, *own.beside.values()]
 
     def _all(self) -> Iterator[FunctionPool]:
-        for own in self._pools.values():
-            yield own
-            yield from own.beside.values()
+        return (pool for key in self._pools for pool in self._of(key))
+
+    def _all_active(self) -> Iterator[FunctionPool]:
+        return (pool for key in self._active for pool in self._of(key))
 
     def _pool(self, function_id: str, limits: PoolLimits) -> FunctionPool:
         if function_id not in self._pools:
@@ -305,12 +314,13 @@ class LocalPools:
             used_before.egress_refused += used.blocked
 
     def _tell(self, function_id: str, pool: FunctionPool) -> None:
+        self._active[function_id] = None
         for hear in self.on_change.hearers:
             hear(pool.model.limits.tenant_id, function_id)
 
     def _drop_unused(self) -> None:
         """Remove pools of other versions without instances and calls."""
-        for own in self._pools.values():
+        for own in filter(None, map(self._pools.get, self._active)):
             for key in [key for key, pool in own.beside.items() if pool.model.is_at_rest]:
                 pool = own.beside.pop(key)
                 self._leave(pool)

@@ -48,7 +48,9 @@ async def list_functions(context: RequestContext[FunctionListServices]) -> Respo
     wanted, limit = _query(context), pages.limit_of(context, pages.PAGE_MAX)
     view = parse.one_of(context.query.get("view", "full"), "view", VIEWS, "brief")
     async with pages.reserved(context):
-        entries = list(context.services.catalog.of_tenant(context.tenant_id, wanted.begins_behind))
+        entries = context.services.catalog.of_tenant(
+            context.tenant_id, wanted.begins_behind, newest_first=wanted.is_newest_first
+        )
         found = await first_of(entries, wanted, limit + 1)
         shown = (
             (position_text(position, wanted.sort), _shown(context, entry, view))
