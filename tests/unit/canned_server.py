@@ -3,15 +3,17 @@
 import io
 import json
 from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from typing import Any, get_origin
 
 import httpx
 import pytest
+from msgspec import Struct
 from msgspec.structs import replace
 
 from quiltfn.cli import session
 from quiltfn.sdk import Client
 from quiltfn.sdk.transport import AnswerTimeout, HttpRequest, HttpResponse, NotConnected
+from quiltfn.wire.fields import Field, fields_of
 
 ID = "01999999-0000-7000-8000-000000000001"
 FUNCTION: dict[str, Any] = {
@@ -72,6 +74,22 @@ INFO: dict[str, Any] = {
     **{"durability": "relaxed", "protections": {}, "interpreters": {}, "limits": {}, "memory": {}},
 }
 NOT_FOUND = {"error": "there is no such function", "error_code": "NOT_FOUND", "hint": "list them"}
+
+
+def body_of(schema: type[Struct], **values: Any) -> dict[str, Any]:
+    """A body of this schema with `values`. Each other field that it must have is null if it may be,
+    else the documented example.
+    """
+    required = {name: one for name, one in fields_of(schema).items() if one.is_required}
+    return {name: None if one.is_nullable else _example(one) for name, one in required.items()} | (
+        values
+    )
+
+
+def _example(field: Field) -> Any:
+    if field.is_shape:
+        return body_of(field.kind)
+    return (get_origin(field.kind) or field.kind)() if field.example is None else field.example
 
 
 class Fake:

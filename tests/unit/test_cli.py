@@ -1,4 +1,4 @@
-"""The command line against a small fake: what is sent, what is printed where, and how it exits."""
+"""The command line: what is sent, what is printed where, and how it exits."""
 
 import inspect
 import io
@@ -17,7 +17,7 @@ from quiltfn import __main__, __version__
 from quiltfn.api.http.errors import error_body
 from quiltfn.api.openapi import operation_id
 from quiltfn.api.routes.table import ROUTES
-from quiltfn.cli import advice, invoke, parsing, root, run, session, show
+from quiltfn.cli import advice, invoke, parsing, root, session, show
 from quiltfn.cli.invoke import exit_code
 from quiltfn.cli.output import Output, print_event
 from quiltfn.cli.project import commands
@@ -34,75 +34,38 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.invocation import FINAL
 from quiltfn.sdk import Invocation
-from unit.canned_server import FUNCTION, ID, INVOCATION, Fake, Terminal, answered_by
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    one = Fake()
-    answered_by(one, monkeypatch)
-    return one
-
+from unit.canned_server import FUNCTION, ID, INVOCATION, Terminal, answered_by
+from unit.command_line import CommandLine
 
 Captured = pytest.CaptureFixture[str]
-Bytes = pytest.CaptureFixture[bytes]
 
 # --- functions ---------------------------------------------------------------------------------
 
 
-def test_create_sends_what_was_said_and_leaves_the_rest_to_the_server(fake: Fake) -> None:
-    assert run(["functions", "create", "hello", "--handler", "echo hello"]) == 0
-    assert fake.body == {"name": "hello", "handler": "echo hello"}
-
-
-def test_create_understands_every_option(fake: Fake, capsys: Captured) -> None:
-    words = "--runtime shell --description d --cluster-id c --memory 512 --cpu 12.5 --timeout 9"
-    more = "--env A=1 --env B=x=y --min 1 --max 2 --keep-state --workdir /app --output table"
-    code = run(["functions", "create", "hello", "--handler", "h", *words.split(), *more.split()])
-    assert code == 0
-    assert fake.body == {
-        "name": "hello",
-        "handler": "h",
-        "runtime": "shell",
-        "description": "d",
-        "cluster_id": "c",
-        "memory_limit_mb": 512,
-        "cpu_limit_percent": 12.5,
-        "timeout_seconds": 9,
-        "environment": {"A": "1", "B": "x=y"},
-        "min_instances": 1,
-        "max_instances": 2,
-        "cleanup_on_exit": False,
-        "working_directory": "/app",
-    }
-    printed = capsys.readouterr()
+def test_create_sends_what_was_said_and_leaves_the_rest_to_the_server(cli: CommandLine) -> None:
+    printed = cli.run("functions create hello --output table --handler", "echo hello")
+    assert cli.body == {"name": "hello", "handler": "echo hello"}
     assert printed.out == f"created hello ({ID}): version 1, pending\n"
     assert "quiltfn functions deploy hello" in printed.err
 
 
-@pytest.mark.usefixtures("fake")
-def test_a_list_cuts_nothing_off_in_a_pipe_and_tells_that_there_is_more(capsys: Captured) -> None:
-    assert run(["functions", "list"]) == 0
-    printed = capsys.readouterr()
-    head, row = printed.out.splitlines()
-    assert head.split()[:3] == ["NAME", "STATE", "VERSION"]
-    assert row.split() == ["hello", "active", "3", "shell", "0-5", "0", "0", "-", ID]
+def test_a_list_cuts_nothing_off_in_a_pipe_and_tells_that_there_is_more(cli: CommandLine) -> None:
+    printed = cli.run("functions list")
+    head, row = printed.lines
+    assert head.startswith("NAME STATE VERSION ")
+    assert row == f"hello active 3 shell 0-5 0 0 - {ID}"
     assert "--cursor c2" in printed.err
 
 
-@pytest.mark.usefixtures("fake")
-def test_json_output_is_what_the_server_said(capsys: Captured) -> None:
-    assert run(["functions", "get", "hello", "--output", "json"]) == 0
-    printed = capsys.readouterr()
-    assert json.loads(printed.out) == FUNCTION
+def test_json_output_is_what_the_server_said(cli: CommandLine) -> None:
+    printed = cli.run("functions get hello --output json")
+    assert printed.data == FUNCTION
     assert printed.out.startswith('{\n  "id": ')
     assert printed.err == ""
 
 
-@pytest.mark.usefixtures("fake")
-def test_yaml_output_is_what_the_server_said(capsys: Captured) -> None:
-    assert run(["functions", "get", "hello", "-o", "yaml"]) == 0
-    printed = capsys.readouterr().out
+def test_yaml_output_is_what_the_server_said(cli: CommandLine) -> None:
+    printed = cli.run("functions get hello -o yaml").out
     assert yaml.safe_load(printed) == FUNCTION
     assert printed.startswith(f"id: {ID}\ntenant_id: default\n"), "in the server's order"
     assert "\x1b" not in printed
@@ -115,13 +78,13 @@ def test_yaml_of_any_text_is_that_text(text: str, capsys: Captured) -> None:
 
 
 def test_yaml_of_what_comes_one_by_one_is_a_document_for_each(capsys: Captured) -> None:
-    told = [{"text": "---\nä \x1b: " + "long " * 50}, {"text": None}]
-    for one in told:
-        print_event(Output.YAML, one)
-    assert list(yaml.safe_load_all(capsys.readouterr().out)) == told
-    for one in told:
-        print_event(Output.JSON, one)
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == told
+    events = [{"text": "---\nä \x1b: " + "long " * 50}, {"text": None}]
+    for event in events:
+        print_event(Output.YAML, event)
+    assert list(yaml.safe_load_all(capsys.readouterr().out)) == events
+    for event in events:
+        print_event(Output.JSON, event)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == events
 
 
 def test_every_command_that_asks_a_server_can_print_for_programs() -> None:
@@ -136,81 +99,84 @@ def test_every_command_that_asks_a_server_can_print_for_programs() -> None:
     assert without == {"init", "config use", "config remove", "completion"}, "files alone"
 
 
-@pytest.mark.usefixtures("fake")
-def test_a_description_cannot_colour_the_terminal(capsys: Captured) -> None:
-    assert run(["functions", "get", "hello"]) == 0
-    assert r"says \u001b[31mhello" in capsys.readouterr().out
+def test_a_description_cannot_colour_the_terminal(cli: CommandLine) -> None:
+    assert r"says \u001b[31mhello" in cli.run("functions get hello").out
 
 
-def test_a_word_shaped_like_an_id_is_tried_as_id_first(fake: Fake) -> None:
-    assert run(["functions", "get", ID]) == 0
-    assert fake.asked == [("GET", f"/{ID}")]
+def test_a_word_shaped_like_an_id_is_tried_as_id_first(cli: CommandLine) -> None:
+    cli.run(f"functions get {ID}")
+    assert cli.asked == [("GET", f"/{ID}")]
 
 
-def test_a_name_shaped_like_an_id_is_found_too(fake: Fake) -> None:
-    del fake.answers["GET", f"/{ID}"]
-    fake.answers["GET", f"/by-name/{ID}"] = (200, FUNCTION)
-    assert run(["functions", "get", ID]) == 0
+def test_a_name_shaped_like_an_id_is_found_too(cli: CommandLine) -> None:
+    del cli.answers["GET", f"/{ID}"]
+    cli.answers["GET", f"/by-name/{ID}"] = (200, FUNCTION)
+    cli.run(f"functions get {ID}")
 
 
-def test_deploy_by_name_finds_the_id_first(fake: Fake, capsys: Captured) -> None:
-    assert run(["functions", "deploy", "hello"]) == 0
-    assert fake.asked == [("GET", "/by-name/hello"), ("POST", f"/{ID}/deploy")]
-    assert capsys.readouterr().out == "hello is active: version 3\n"
+def test_deploy_by_name_finds_the_id_first(cli: CommandLine) -> None:
+    assert cli.run("functions deploy hello").out == "hello is active: version 3\n"
+    assert cli.asked == [("GET", "/by-name/hello"), ("POST", f"/{ID}/deploy")]
 
 
-def test_a_deploy_that_ends_in_error_says_why_and_fails(fake: Fake, capsys: Captured) -> None:
+def test_a_deploy_that_ends_in_error_says_why_and_fails(cli: CommandLine) -> None:
     broken = {**FUNCTION, "state": "error", "error_message": "there is no /app/x"}
-    fake.answers["POST", f"/{ID}/deploy"] = (200, broken)
-    assert run(["functions", "deploy", "hello"]) == 1
-    assert "error: there is no /app/x" in capsys.readouterr().err
+    cli.answers["POST", f"/{ID}/deploy"] = (200, broken)
+    assert "error: there is no /app/x" in cli.run("functions deploy hello", code=1).err
 
 
 @pytest.mark.parametrize(("answer", "deleted"), [("y\n", True), ("n\n", False), ("", False)])
 def test_delete_asks_and_takes_no_answer_as_no(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch, answer: str, deleted: bool
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, answer: str, deleted: bool
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
-    assert run(["functions", "delete", "hello"]) == (0 if deleted else 1)
-    assert (("DELETE", f"/{ID}") in fake.asked) is deleted
+    printed = cli.run("functions delete hello", code=0 if deleted else 1)
+    assert (("DELETE", f"/{ID}") in cli.asked) is deleted
+    assert ("--yes" in printed.err) is (answer == "")
 
 
-def test_delete_with_yes_does_not_ask(fake: Fake, capsys: Captured) -> None:
-    assert run(["functions", "delete", "hello", "--yes"]) == 0
-    assert fake.asked[-1] == ("DELETE", f"/{ID}")
-    assert capsys.readouterr().out == "deleted hello\n"
-    assert run(["functions", "delete", "hello", "--yes", "-o", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told == {"deleted": True, "id": ID, "name": "hello"}
+def test_delete_with_yes_does_not_ask(cli: CommandLine) -> None:
+    assert cli.run("functions delete hello --yes").out == "deleted hello\n"
+    assert cli.asked[-1] == ("DELETE", f"/{ID}")
+    found = cli.run("functions delete hello --yes -o json").data
+    assert found == {"deleted": True, "id": ID, "name": "hello"}
 
 
 # --- invoke ------------------------------------------------------------------------------------
 
 
-def test_invoke_prints_output_and_a_line_about_it(fake: Fake, capsys: Captured) -> None:
-    fake.ends(stdout="\x1b[31mred\r", stderr="oops\n")
-    assert run(["invoke", "hello"]) == 0
-    printed = capsys.readouterr()
-    assert printed.out == "\x1b[31mred\r"
-    assert printed.err == "oops\nsuccess · 3 ms · warm · i1\n"
+OUTPUT = ("GET", f"/{ID}/invocations/i1/output")
 
 
-def test_invoke_writes_the_bytes_behind_the_text(fake: Fake, capfdbinary: Bytes) -> None:
-    fake.ends(stdout="a\ufffd", stderr="e")
-    fake.answers["GET", f"/{ID}/invocations/i1/output"] = (200, b"a\xff\0")
-    assert run(["invoke", "hello"]) == 0
-    assert capfdbinary.readouterr().out == b"a\xff\0"
-    assert fake.query == "stream=stdout"
-    del fake.answers["GET", f"/{ID}/invocations/i1/output"]
-    assert run(["invoke", "hello"]) == 0
-    printed = capfdbinary.readouterr()
-    assert printed.out == "a\ufffd".encode()
-    assert b"the bytes of its stdout could not be read" in printed.err
+def test_invoke_prints_output_and_a_line_about_it(cli: CommandLine) -> None:
+    cli.ends(stdout="\x1b[31mred\r", stderr="oops\n")
+    assert cli.run("invoke hello") == ("\x1b[31mred\r", "oops\nsuccess · 3 ms · warm · i1\n")
+
+
+def piped(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
+    """Where standard output goes from now on."""
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, "utf-8"))
+    return pipe
+
+
+def test_invoke_writes_the_bytes_behind_the_text(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.ends(stdout="a\ufffd", stderr="e")
+    cli.answers[OUTPUT] = (200, b"a\xff\0")
+    pipe = piped(monkeypatch)
+    cli.run("invoke hello")
+    assert (pipe.getvalue(), cli.query) == (b"a\xff\0", "stream=stdout")
+    del cli.answers[OUTPUT]
+    pipe = piped(monkeypatch)
+    assert "the bytes of its stdout could not be read" in cli.run("invoke hello").err
+    assert pipe.getvalue() == "a\ufffd".encode()
 
 
 @promise("A84")
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "reason"),
     [
         ("KeyError: 'zz-4711' (main.py, line 5)", "failed (KeyError: 'zz-4711' (main.py, line 5))"),
         (
@@ -222,25 +188,22 @@ def test_invoke_writes_the_bytes_behind_the_text(fake: Fake, capfdbinary: Bytes)
 )
 @pytest.mark.parametrize("attempt", [{}, {"attempt": 2}])
 def test_the_line_about_a_call_says_why_it_failed(
-    fake: Fake, capsys: Captured, message: str | None, told: str, attempt: dict[str, int]
+    cli: CommandLine, message: str | None, reason: str, attempt: dict[str, int]
 ) -> None:
-    fake.ends(status="failed", exit_code=1, error_message=message, **attempt)
-    assert run(["invoke", "hello"]) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"{told}{', attempt 2' if attempt else ''} · 3 ms · warm · i1"
+    cli.ends(status="failed", exit_code=1, error_message=message, **attempt)
+    last = cli.run("invoke hello", code=1).err.splitlines()[-1]
+    assert last == f"{reason}{', attempt 2' if attempt else ''} · 3 ms · warm · i1"
 
 
 def test_output_prints_bytes_and_harmless_text_onto_a_terminal(
-    fake: Fake, capfdbinary: Bytes, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake.answers["GET", f"/{ID}/invocations/i1/output"] = (200, b"\x1b[31m\xff\0")
-    words = ["functions", "output", "hello", "i1", "--stream", "stderr"]
-    assert run(words) == 0
-    assert capfdbinary.readouterr().out == b"\x1b[31m\xff\0"
-    assert fake.query == "stream=stderr"
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stdout", terminal)
-    assert run(words) == 0
+    cli.answers[OUTPUT] = (200, b"\x1b[31m\xff\0")
+    pipe, terminal = piped(monkeypatch), Terminal()
+    cli.run("functions output hello i1 --stream stderr")
+    assert (pipe.getvalue(), cli.query) == (b"\x1b[31m\xff\0", "stream=stderr")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    cli.run("functions output hello i1 --stream stderr")
     assert terminal.getvalue() == "\\u001b[31m\ufffd\\u0000"
 
 
@@ -249,55 +212,51 @@ def test_output_prints_bytes_and_harmless_text_onto_a_terminal(
     [(b"a\n", "utf-8", "a\n"), (b"", "utf-8", ""), (b"\xff\0", "base64", "/wA=")],
 )
 def test_output_as_json_says_how_the_bytes_are_written(
-    fake: Fake, capsys: Captured, written: bytes, encoding: str, output: str
+    cli: CommandLine, written: bytes, encoding: str, output: str
 ) -> None:
-    fake.answers["GET", f"/{ID}/invocations/i1/output"] = (200, written)
-    assert run(["functions", "output", "hello", "i1", "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {
-        "invocation_id": "i1",
-        "stream": "stdout",
-        "encoding": encoding,
-        "output": output,
-    }
+    cli.answers[OUTPUT] = (200, written)
+    found = {"invocation_id": "i1", "stream": "stdout", "encoding": encoding, "output": output}
+    assert cli.run("functions output hello i1 -o json").data == found
 
 
-def test_bytes_need_the_other_way(fake: Fake, capsys: Captured, tmp_path: Path) -> None:
+def test_bytes_need_the_other_way(cli: CommandLine, tmp_path: Path) -> None:
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"\xff\xd8")
-    assert run(["invoke", "hello", "--payload-file", str(photo)]) == 2
-    said = capsys.readouterr().err
+    said = cli.run("invoke hello --payload-file", str(photo), code=2).err
     assert f"error: {photo} is not UTF-8 text" in said
     assert "base64 -w0 FILE | quiltfn invoke NAME" in said
-    assert fake.asked == []
-    assert run(["invoke", "--help"]) == 0
-    assert "base64 -w0" in capsys.readouterr().out
+    assert cli.asked == []
+    assert "base64 -w0" in cli.run("invoke --help").out
 
 
-def test_invoke_sends_payload_environment_and_timeout(fake: Fake) -> None:
-    words = ["--payload", "text", "--env", "A=1", "--timeout", "5"]
-    assert run(["invoke", ID, *words]) == 0
-    assert fake.asked == [("POST", f"/{ID}/invoke")]
-    assert fake.body == {"payload": "text", "environment": {"A": "1"}, "timeout_seconds": 5}
+def test_invoke_sends_payload_environment_and_timeout(cli: CommandLine) -> None:
+    cli.run(f"invoke {ID} --payload text --env A=1 --timeout 5")
+    assert cli.asked == [("POST", f"/{ID}/invoke")]
+    assert cli.body == {"payload": "text", "environment": {"A": "1"}, "timeout_seconds": 5}
 
 
-def test_a_payload_file_is_sent_byte_for_byte(fake: Fake, tmp_path: Path) -> None:
+def test_a_payload_file_is_sent_byte_for_byte(cli: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "payload"
     file.write_bytes("a\r\nä\n".encode())
-    assert run(["invoke", "hello", "--payload-file", str(file)]) == 0
-    assert fake.body == {"payload": "a\r\nä\n"}
+    cli.run("invoke hello --payload-file", str(file))
+    assert cli.body == {"payload": "a\r\nä\n"}
 
 
-def test_a_payload_comes_from_standard_input(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_payload_comes_from_standard_input(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"a": 1}')))
-    assert run(["invoke", "hello", "--payload-file", "-"]) == 0
-    assert fake.body == {"payload": '{"a": 1}'}
+    cli.run("invoke hello --payload-file -")
+    assert cli.body == {"payload": '{"a": 1}'}
 
 
-def test_a_terminal_and_no_input_send_nothing(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_and_no_input_send_nothing(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for one in (Terminal(), None, io.StringIO("text")):
         monkeypatch.setattr(sys, "stdin", one)
-        assert run(["invoke", "hello"]) == 0
-        assert fake.body == {}
+        cli.run("invoke hello")
+        assert cli.body == {}
 
 
 @pytest.mark.parametrize(
@@ -336,34 +295,33 @@ def test_the_page_of_exit_codes_has_the_codes_of_the_commands() -> None:
     assert {str(one) for one in FINAL} <= shown
 
 
-def test_a_failed_call_fails_the_command_in_json_too(fake: Fake, capsys: Captured) -> None:
-    fake.ends(status="failed", exit_code=3)
-    assert run(["invoke", "hello", "-o", "json"]) == 3
-    assert json.loads(capsys.readouterr().out)["exit_code"] == 3
+def test_a_failed_call_fails_the_command_in_json_too(cli: CommandLine) -> None:
+    cli.ends(status="failed", exit_code=3)
+    assert cli.run("invoke hello -o json", code=3).data["exit_code"] == 3
 
 
-def test_a_terminal_shows_control_characters(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake.ends(stdout="a\tb\x1b]0;title\x07\r\x9b2J")
+def test_a_terminal_shows_control_characters(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.ends(stdout="a\tb\x1b]0;title\x07\r\x9b2J")
     out, err = Terminal(), Terminal()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    assert run(["invoke", "hello"]) == 0
+    cli.run("invoke hello")
     assert out.getvalue() == r"a" "\t" r"b\u001b]0;title\u0007\u000d\u009b2J"
     assert err.getvalue().startswith("\n"), "the line about the call starts a line"
 
 
-def test_a_line_of_the_servers_does_not_look_like_one_of_ours(fake: Fake, capsys: Captured) -> None:
-    told = {"error": "no\r\nhint: rm -rf", "error_code": "X", "hint": "a\nerror: b"}
-    fake.answers["POST", "/invoke/hello"] = (409, told)
-    assert run(["invoke", "hello"]) == 1
-    assert capsys.readouterr().err == (
+def test_a_line_of_the_servers_does_not_look_like_one_of_ours(cli: CommandLine) -> None:
+    refusal = {"error": "no\r\nhint: rm -rf", "error_code": "X", "hint": "a\nerror: b"}
+    cli.answers["POST", "/invoke/hello"] = (409, refusal)
+    assert cli.run("invoke hello", code=1).err == (
         "error: no\\u000d\\u000ahint: rm -rf\n"
         "hint: a\\u000aerror: b\n"
         "hint: recorded as invocation i1\n"
     )
-    fake.ends(error_message="one\ntwo")
-    assert run(["invoke", "hello"]) == 0
-    assert capsys.readouterr().err.endswith("\none\\u000atwo\n")
+    cli.ends(error_message="one\ntwo")
+    assert cli.run("invoke hello").err.endswith("\none\\u000atwo\n")
 
 
 def test_a_terminal_has_colours_unless_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,13 +335,11 @@ def test_a_terminal_has_colours_unless_unwanted(monkeypatch: pytest.MonkeyPatch)
         "\x1b[1;31merror:\x1b[0m no\n\x1b[36mhint:\x1b[0m yes\n\x1b[2mwell\x1b[0m\n"
     )
     for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
-        monkeypatch.setenv(name, value)
-        terminal.truncate(0)
-        terminal.seek(0)
-        show.complain("no", "yes")
+        with monkeypatch.context() as plain:
+            plain.setenv(name, value)
+            plain.setattr(sys, "stderr", terminal := Terminal())
+            show.complain("no", "yes")
         assert terminal.getvalue() == "error: no\nhint: yes\n"
-        monkeypatch.undo()
-        monkeypatch.setattr(sys, "stderr", terminal)
 
 
 def test_lines_of_our_own_messages_stay_lines(capsys: Captured) -> None:
@@ -400,13 +356,21 @@ def test_json_made_visible_is_the_same_json() -> None:
 # --- what goes wrong ---------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("fake")
-@pytest.mark.parametrize("word", ["nobody", ID.replace("1", "2")])
-def test_a_refusal_is_a_sentence_and_a_hint_on_stderr(word: str, capsys: Captured) -> None:
-    assert run(["functions", "get", word]) == 1
-    printed = capsys.readouterr()
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("functions get nobody", "list them"),
+        (f"functions get {ID.replace('1', '2')}", "list them"),
+        ("functions get helo", "is it hello?"),
+        ("invoke helo", "is it hello?"),
+    ],
+)
+def test_a_refusal_is_a_sentence_and_a_hint_on_stderr(
+    cli: CommandLine, line: str, hint: str
+) -> None:
+    printed = cli.run(line, code=1)
     assert printed.out == ""
-    assert printed.err.startswith("error: there is no such function\nhint: list them\n")
+    assert printed.err.startswith(f"error: there is no such function\nhint: {hint}")
 
 
 ADVISED = [
@@ -426,20 +390,19 @@ ADVISED = [
 
 
 @pytest.mark.parametrize(("error", "said"), ADVISED)
-def test_hints_name_commands(fake: Fake, capsys: Captured, error: QuiltfnError, said: str) -> None:
-    fake.answers["POST", "/invoke/hello"] = (409, json.loads(error_body(error)))
-    assert run(["invoke", "hello"]) == 1
-    printed = capsys.readouterr().err
+def test_hints_name_commands(cli: CommandLine, error: QuiltfnError, said: str) -> None:
+    cli.answers["POST", "/invoke/hello"] = (409, json.loads(error_body(error)))
+    printed = cli.run("invoke hello", code=1).err
     assert said in printed
     assert "/api/" not in printed
     assert "X-Api-Key" not in printed
 
 
-def test_a_hint_of_an_older_server_stays_as_it_is(fake: Fake, capsys: Captured) -> None:
-    told = {"error": "no", "error_code": "FUNCTION_NOT_ACTIVE", "hint": NEXT_STEP["paused"][0]}
-    fake.answers["POST", "/invoke/hello"] = (409, told)
-    assert run(["invoke", "hello"]) == 1
-    assert "hint: resume it first: POST /api/functions/<id>/resume" in capsys.readouterr().err
+def test_a_hint_of_an_older_server_stays_as_it_is(cli: CommandLine) -> None:
+    refusal = {"error": "no", "error_code": "FUNCTION_NOT_ACTIVE", "hint": NEXT_STEP["paused"][0]}
+    cli.answers["POST", "/invoke/hello"] = (409, refusal)
+    printed = cli.run("invoke hello", code=1)
+    assert "hint: resume it first: POST /api/functions/<id>/resume" in printed.err
 
 
 @promise("A90")
@@ -496,52 +459,24 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("error", "told"), OPTIONS)
+@pytest.mark.parametrize(("error", "message"), OPTIONS)
 def test_an_error_about_a_field_names_its_option(
-    fake: Fake, capsys: Captured, error: QuiltfnError, told: str
+    cli: CommandLine, error: QuiltfnError, message: str
 ) -> None:
-    fake.answers["POST", ""] = (422, json.loads(error_body(error)))
-    assert run(["functions", "create", "a", "--handler", "h", "--memory", "10"]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {told}\n")
-
-
-@pytest.mark.usefixtures("fake")
-@pytest.mark.parametrize(
-    ("line", "hint"),
-    [
-        ("function list", "quiltfn functions?"),
-        ("functions lst", "quiltfn functions list?"),
-        ("invoke helo", "is it hello?"),
-        ("functions get helo", "is it hello?"),
-        ("functions get nothing", "list them"),
-        ("nonsense", "quiltfn --help says"),
-    ],
-)
-def test_a_typo_is_answered_with_the_nearest_word(capsys: Captured, line: str, hint: str) -> None:
-    assert run(line.split()) in (1, 2)
-    assert f"hint: {hint}" in capsys.readouterr().err
-
-
-def test_delete_without_anybody_to_ask_names_the_option(
-    fake: Fake, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert run(["functions", "delete", "hello"]) == 1
-    assert "--yes" in capsys.readouterr().err
-    assert ("DELETE", f"/{ID}") not in fake.asked
+    cli.answers["POST", ""] = (422, json.loads(error_body(error)))
+    printed = cli.run("functions create a --handler h --memory 10", code=1)
+    assert printed.err.startswith(f"error: {message}\n")
 
 
 @pytest.mark.parametrize("line", ["functions update", "functions create", "runtimes add"])
-def test_a_help_text_reads_as_one_of_a_command(line: str, capsys: Captured) -> None:
-    assert run([*line.split(), "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+def test_a_help_text_reads_as_one_of_a_command(cli: CommandLine, line: str) -> None:
+    text = " ".join(cli.run(f"{line} --help").out.split())
     for odd in ("True:", "None;", "Crun;", "No env", "or null", "max_instances"):
-        assert odd not in told
+        assert odd not in text
 
 
-def test_no_help_text_of_a_command_ends_in_mid_sentence(capsys: Captured) -> None:
-    assert run(["--help"]) == 0
-    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+def test_no_help_text_of_a_command_ends_in_mid_sentence(cli: CommandLine) -> None:
+    listed = [line for line in cli.run("--help").out.splitlines() if line.startswith("  ")]
     assert len(listed) > len(root.COMMANDS)
     assert [line for line in listed if not line.endswith(".")] == []
     for group in root.GROUPS:
@@ -549,62 +484,21 @@ def test_no_help_text_of_a_command_ends_in_mid_sentence(capsys: Captured) -> Non
             assert parsing.first_sentence(command).endswith("."), (group, name)
 
 
-def test_no_server_is_code_3_and_help(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_no_server_is_code_3_and_help(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
     answered_by(refuse, monkeypatch)
-    assert run(["functions", "list", "--url", "http://127.0.0.1:9"]) == 3
-    assert capsys.readouterr().err == (
+    assert cli.run("functions list --url http://127.0.0.1:9", code=3).err == (
         "error: no quiltfn server answers at http://127.0.0.1:9; start one with: quiltfn serve, or "
         "say where it is: QUILT_BASE_URL\n"
     )
-    assert run(["events", "--url", "http://127.0.0.1:9"]) == 3, "it needs no --follow"
+    cli.run("events --url http://127.0.0.1:9", code=3)  # it needs no --follow
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "nonsense",
-        "functions create hello",
-        "functions create hello --handler h --env A",
-        "functions list --url localhost:8080",
-        "functions update hello",
-        "functions update hello --env A=1 --unset-env",
-        "functions update hello --workdir /app --unset-workdir",
-        "functions rollback hello 0",
-        "functions scale hello",
-        "functions invocations hello --limit 0",
-        "functions list --api-key ä",
-        "functions get hello --output xml",
-        "invoke hello --payload a --payload-file -",
-        "invoke hello --payload-file /does/not/exist",
-        "invoke @1 --payload a",
-        "invoke hello@ --payload a",
-        "invoke a/b --payload a",
-        "functions get a/b",
-    ],
-)
-def test_nonsense_is_exit_code_2_and_asks_nobody(fake: Fake, capsys: Captured, line: str) -> None:
-    assert run(line.split()) == 2
-    assert fake.asked == []
-    assert "quiltfn has a bug" not in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("fake")
-def test_a_hint_is_given_where_it_helps(capsys: Captured) -> None:
-    assert run(["nonsense"]) == 2
-    assert "hint: quiltfn --help says what there is\n" in capsys.readouterr().err
-    assert run(["invoke", "hello", "--payload-file", "/does/not/exist"]) == 2
-    assert capsys.readouterr().err == (
-        "error: /does/not/exist cannot be read: No such file or directory\n"
-    )
-
-
-def test_a_bug_is_one_line_not_a_trace(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_a_bug_is_one_line_not_a_trace(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "Client", lambda *_, **__: 1 / 0)
-    assert run(["functions", "list"]) == 1
-    printed = capsys.readouterr().err
+    printed = cli.run("functions list", code=1).err
     assert "ZeroDivisionError at test_cli.py:" in printed
     assert "Traceback" not in printed
 
@@ -612,33 +506,35 @@ def test_a_bug_is_one_line_not_a_trace(monkeypatch: pytest.MonkeyPatch, capsys: 
 # --- the rest ----------------------------------------------------------------------------------
 
 
-def test_the_version_is_told(capsys: Captured) -> None:
-    assert run(["--version"]) == 0
-    assert capsys.readouterr().out == f"quiltfn {__version__}\n"
+def test_the_version_is_told(cli: CommandLine) -> None:
+    assert cli.run("--version").out == f"quiltfn {__version__}\n"
 
 
-def test_help_lists_every_command(capsys: Captured) -> None:
-    assert run(["--help"]) == 0
-    printed = capsys.readouterr().out
+def test_help_lists_every_command(cli: CommandLine) -> None:
+    printed = cli.run("--help").out
     for word in ("functions", "invoke", "stats", "serve", "keys", "doctor", "fleet", "--sweep"):
         assert word in printed
 
 
-def test_sections_of_help_are_seen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sections_of_help_are_seen_at_once(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    assert run(["--help"]) == 0
+    cli.run("--help")
     heads = [line for line in terminal.getvalue().splitlines() if "\x1b" in line]
     assert heads[:2] == ["\x1b[1mstart:\x1b[0m", "\x1b[1mfunctions:\x1b[0m"]
     assert len(heads) == len(root.SECTIONS) + 1
 
 
 @pytest.mark.parametrize("word", ["serve", "keys", "doctor"])
-def test_commands_of_this_machine_get_all(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_this_machine_get_all(
+    cli: CommandLine, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     handed: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda _, words: handed.append(words))
-    assert run([word, "--port", "0", "--sweep", "--help"]) == 0
-    told = [sys.executable, "-P", "-m", "quiltfn", word, "--port", "0", "--sweep", "--help"]
-    assert handed == [told]
+    cli.run(f"{word} --port 0 --sweep --help")
+    command = [sys.executable, "-P", "-m", "quiltfn", word, "--port", "0", "--sweep", "--help"]
+    assert handed == [command]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from promises import promise
-from quiltfn.cli import lock_files, packages, run, runtime_files
+from quiltfn.cli import lock_files, packages, runtime_files
 from quiltfn.cli.parsing import BadParameter
-from quiltfn.wire import Kind
-from unit.canned_server import INFO, Fake, answered_by
+from unit.canned_server import INFO
+from unit.command_line import CommandLine
 from unit.sample_archives import a_wheel
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -53,19 +53,13 @@ def test_a_pep_751_lock_file_becomes_exact_requirements_and_hashes(tmp_path: Pat
     ],
 )
 def test_a_list_that_is_not_read_is_told(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    content: str,
-    is_list: bool,
+    cli: CommandLine, tmp_path: Path, name: str, content: str, is_list: bool
 ) -> None:
     (tmp_path / "main.py").touch()
     (tmp_path / name).write_text(content)
-    answered_by(Fake(), monkeypatch)
-    run(["runtimes", "add", "etl", "--kind", "server", "--dir", str(tmp_path)])
-    told = f"no packages are installed: {tmp_path / name} is not read"
-    assert (told in capsys.readouterr().err) is is_list
+    printed = cli.run(f"runtimes add etl --kind server --dir {tmp_path}", code=1)
+    note = f"no packages are installed: {tmp_path / name} is not read"
+    assert (note in printed.err) is is_list
 
 
 @pytest.mark.parametrize("name", ["poetry.lock", "Pipfile.lock", "pyproject.toml", "conda.yml"])
@@ -217,16 +211,8 @@ def test_the_tags_of_wheels_are_those_of_the_servers_machine() -> None:
     assert {"manylinux_2_5_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"} < set(intel)
 
 
-@pytest.mark.parametrize("tool", ["uv", "pip"])
-def test_a_wheel_of_the_servers_processor_is_taken_and_no_other(
-    tmp_path: Path, tool: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if tool == "pip":
-        monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
-    elif not (Path(sys.executable).parent / "uv").exists():
-        pytest.skip("needs uv")
-    monkeypatch.setenv("UV_OFFLINE", "1")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
+@pytest.mark.usefixtures("offline", "tool")
+def test_a_wheel_of_the_servers_processor_is_taken_and_no_other(tmp_path: Path) -> None:
     wheel = tagged(tmp_path, "manylinux_2_17_aarch64")
     listed = tmp_path / "requirements.txt"
     listed.write_text(f"{wheel}\n")
@@ -249,22 +235,20 @@ def tagged(directory: Path, tag: str) -> Path:
     return found
 
 
-def test_the_server_says_what_its_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = Fake()
-    answered_by(fake, monkeypatch)
-    seen: list[packages.Target | None] = []
+@pytest.mark.parametrize(
+    ("info", "glibc"),
+    [({"libc": "glibc 2.36"}, 36), ({"libc": "musl 1.2"}, None), ({}, None)],
+)
+def test_the_server_says_what_its_machine_is(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, info: dict[str, str], glibc: int | None
+) -> None:
+    target = packages.Target(interpreter="/usr/bin/python3.13", architecture="riscv64", glibc=glibc)
 
-    def key_of(_source: object, target: packages.Target | None) -> None:
-        seen.append(target)
-        raise BadParameter("enough")
+    def key_of(_source: object, found: packages.Target | None) -> None:
+        raise BadParameter("as expected" if found == target else str(found))
 
     monkeypatch.setattr(runtime_files, "key_of", key_of)
-    for info, glibc in (({"libc": "glibc 2.36"}, 36), ({"libc": "musl 1.2"}, None), ({}, None)):
-        told = INFO | {"interpreters": {"python": "/usr/bin/python3.13"}, "architecture": "riscv64"}
-        fake.answers["GET", "/api/system/info"] = (200, told | info)
-        words = ["runtimes", "add", "x", "--kind", Kind.PYTHON.value, "--requirements", __file__]
-        assert run(words) == 2
-        expected = packages.Target(
-            interpreter="/usr/bin/python3.13", architecture="riscv64", glibc=glibc
-        )
-        assert seen.pop() == expected
+    machine = INFO | {"interpreters": {"python": target.interpreter}, "architecture": "riscv64"}
+    cli.answers["GET", "/api/system/info"] = (200, machine | info)
+    line = f"runtimes add x --kind python --requirements {__file__}"
+    assert "as expected" in cli.run(line, code=2).err

@@ -16,27 +16,12 @@ from quiltfn.cli import manifest, packages, requirements, tools
 from quiltfn.cli.parsing import BadParameter
 from unit.sample_archives import a_wheel
 
-pytestmark = promise("M3")
+pytestmark = [promise("M3"), pytest.mark.usefixtures("offline")]
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 TARGET = packages.Target(
     interpreter=f"/usr/bin/python{VERSION}", architecture=platform.machine(), glibc=41
 )
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UV_OFFLINE", "1")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-
-
-@pytest.fixture(params=["uv", "pip"])
-def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "pip":
-        monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
-    elif not (Path(sys.executable).parent / "uv").exists():
-        pytest.skip("needs uv")
-    return str(request.param)
 
 
 # --- what the server says -----------------------------------------------------------------------
@@ -346,38 +331,20 @@ def test_what_npm_takes_from_a_registry_or_an_archive_is_taken(tmp_path: Path, s
     manifest.check(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "git+https://example.org/dep.git",
-        "git+ssh://git@example.org/dep.git#semver:^1",
-        "git://example.org/dep.git",
-        "git@github.com:owner/dep.git",
-        "github:owner/dep",
-        "owner/dep",
-        "owner/dep#0123456789012345678901234567890123456789",
-        "gitlab:owner/dep",
-        "gist:0123456789",
-        "ssh://git@example.org/dep",
-        "https://github.com/owner/dep",
-        "https://example.org/dep.git",
-        "~owner/dep",
-        "owner/dep.tgz",
-        "x@github:owner/dep",
-        "https://github.com/owner/dep.tgz",
-        "https://www.github.com/owner/dep/tree/x.tgz",
-        "https://github.com/owner/dep/archive/../../x/y.tgz",
-        "https://gitlab.com/owner/dep.tgz",
-        "https://bitbucket.org/owner/dep/x.tgz",
-        "https://git%68ub.com/owner/dep.tgz",
-        "file:../dep",
-        "file:/srv/dep",
-        "file:~/dep",
-        "file:%2e%2e/dep",
-        "../dep.tgz",
-        "..",
-    ],
-)
+REPOSITORIES_AND_PLACES = """
+git+https://example.org/dep.git git+ssh://git@example.org/dep.git#semver:^1
+git://example.org/dep.git git@github.com:owner/dep.git ssh://git@example.org/dep
+github:owner/dep gitlab:owner/dep gist:0123456789 x@github:owner/dep
+owner/dep owner/dep#0123456789012345678901234567890123456789 ~owner/dep owner/dep.tgz
+https://github.com/owner/dep https://example.org/dep.git https://github.com/owner/dep.tgz
+https://www.github.com/owner/dep/tree/x.tgz https://github.com/owner/dep/archive/../../x/y.tgz
+https://gitlab.com/owner/dep.tgz https://bitbucket.org/owner/dep/x.tgz
+https://git%68ub.com/owner/dep.tgz
+file:../dep file:/srv/dep file:~/dep file:%2e%2e/dep ../dep.tgz ..
+"""
+
+
+@pytest.mark.parametrize("source", REPOSITORIES_AND_PLACES.split())
 @pytest.mark.parametrize("section", ["dependencies", "optionalDependencies", "overrides"])
 def test_a_repository_is_refused_by_its_line(tmp_path: Path, source: str, section: str) -> None:
     package(tmp_path, source, section)

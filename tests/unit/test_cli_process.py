@@ -18,7 +18,7 @@ import pytest
 from promises import promise
 from timeouts import scaled
 from unit.canned_server import INVOCATION
-from unit.test_transport import listening
+from unit.terminals import serving
 
 pytestmark = promise("M5")
 
@@ -26,24 +26,32 @@ QUILTFN = [sys.executable, "-m", "quiltfn"]
 NOBODY = "http://127.0.0.1:9"
 # What a call has no use for and what takes its time to load.
 HEAVY = {"httpx", "rich", "pygments", "asyncio", "watchfiles", "click", "tarfile", "cryptography"}
-HEAVY |= {"dataclasses", "inspect"}
-HEAVY |= {"yaml", "argcomplete", "getpass"}
+HEAVY |= {"dataclasses", "inspect", "yaml", "argcomplete", "getpass"}
+
+
+def ended(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A program that was run to its end. `options`: of `subprocess.run`."""
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | options
+    return subprocess.run(
+        words, stderr=subprocess.PIPE, text=True, timeout=scaled(30), check=False, **options
+    )
+
+
+def python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return ended(sys.executable, "-c", code, **options)
+
+
+def loaded_by(line: str) -> tuple[int, set[str]]:
+    """The exit code of a command and the modules that it loaded."""
+    env = {**os.environ, "QUILT_BASE_URL": NOBODY}
+    done = ended(sys.executable, "-X", "importtime", "-m", "quiltfn", *line.split(), env=env)
+    return done.returncode, set(re.findall(r"\|\s+([\w.]+)$", done.stderr, re.MULTILINE))
 
 
 @promise("M4")
 @pytest.mark.parametrize("line", ["invoke hello", "functions deploy hello", "--version"])
 def test_a_command_loads_what_it_needs_and_no_more(line: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "quiltfn", *line.split()],
-        capture_output=True,
-        text=True,
-        timeout=scaled(30),
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "QUILT_BASE_URL": NOBODY},
-    )
-    names = re.findall(r"\|\s+([\w.]+)$", done.stderr, re.MULTILINE)
-    loaded = {name.split(".")[0] for name in names}
+    loaded = {name.split(".")[0] for name in loaded_by(line)[1]}
     assert "quiltfn" in loaded
     assert not loaded & HEAVY
 
@@ -73,16 +81,8 @@ def test_keys_load_the_store_where_there_is_one_and_no_server(
     database: Path, line: str, code: int, spared: set[str]
 ) -> None:
     """The database is made before: only that needs what migrates it."""
-    words = line.replace("DATA", str(database)).split()
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "quiltfn", *words],
-        capture_output=True,
-        text=True,
-        timeout=scaled(30),
-        check=False,
-    )
-    assert done.returncode == code
-    loaded = set(re.findall(r"\|\s+([\w.]+)$", done.stderr, re.MULTILINE))
+    returned, loaded = loaded_by(line.replace("DATA", str(database)))
+    assert returned == code
     assert "quiltfn.operator.keys" in loaded
     assert not loaded & spared
 
@@ -93,36 +93,28 @@ def test_a_local_command_is_not_looked_for_in_the_directory(tmp_path: Path, aske
     for name in ("quiltfn/__init__.py", "quiltfn/__main__.py", "msgspec.py", "argparse.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"open({str(marker)!r}, 'w').close()\n")
-    installed = Path(sys.executable).with_name("quiltfn")
+    installed = str(Path(sys.executable).with_name("quiltfn"))
     line = "quiltfn serve --"
     shell = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
     shell |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "completed")}
     is_completion = asked.startswith("completion")
-    done = subprocess.run(
-        [str(installed), *([] if is_completion else asked.split())],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=scaled(30),
-        check=False,
-        env={**os.environ, **(shell if is_completion else {})},
-    )
+    words = [] if is_completion else asked.split()
+    env = {**os.environ, **(shell if is_completion else {})}
+    done = ended(installed, *words, cwd=tmp_path, env=env)
     assert not marker.exists()
-    told = (tmp_path / "completed").read_text() if is_completion else done.stdout
-    assert ("--data-dir" if is_completion else "usage: quiltfn keys") in told
+    text = (tmp_path / "completed").read_text() if is_completion else done.stdout
+    assert ("--data-dir" if is_completion else "usage: quiltfn keys") in text
 
 
 def test_the_client_library_loads_no_http_library_before_it_is_needed() -> None:
     code = "import sys, quiltfn.sdk as s; print('httpx' in sys.modules, s.AsyncClient.__name__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False AsyncClient\n"
+    assert python(code).stdout == "False AsyncClient\n"
 
 
 def test_the_commands_over_functions_load_no_thread_pool_before_it_is_needed() -> None:
     code = "import sys, quiltfn.cli.functions, quiltfn.cli.work, quiltfn.cli.dev; "
     code += "print(sorted({'concurrent.futures', 'logging'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert python(code).stdout == "[]\n"
 
 
 # --- standard input ----------------------------------------------------------------------------
@@ -132,18 +124,13 @@ def test_the_commands_over_functions_load_no_thread_pool_before_it_is_needed() -
 def answering(stdout: str = "hello\n") -> Iterator[tuple[str, list[Any]]]:
     """A server that gives every call the same end; the bodies that it was sent."""
     bodies: list[Any] = []
-    with listening() as (port, kind):
-        said = json.dumps({**INVOCATION, "stdout": stdout}).encode()
 
-        def answer(self: Any) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said)
+    def reply(_path: str, body: bytes) -> dict[str, Any]:
+        bodies.append(json.loads(body))
+        return {**INVOCATION, "stdout": stdout}
 
-        kind.do_POST = answer
-        yield f"http://127.0.0.1:{port}", bodies
+    with serving(reply) as url:
+        yield url, bodies
 
 
 @promise("M6")
@@ -175,21 +162,14 @@ def test_what_is_piped_in_is_the_payload(typed: str, sent: dict[str, str]) -> No
     assert bodies == [sent]
 
 
+INVOKE = f"sys.exit(run(['invoke', 'cat', '--url', '{NOBODY}']))"
+PAYLOAD = "import sys; from quiltfn.cli import payload, run; payload."
+
+
 @promise("M6")
 def test_a_pipe_that_nobody_writes_to_is_given_up_with_advice() -> None:
     reader, writer = os.pipe()
-    code = (
-        "from quiltfn.cli import payload, run; payload.SILENCE_S = 0.2;"
-        f"import sys; sys.exit(run(['invoke', 'cat', '--url', '{NOBODY}']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        stdin=reader,
-        capture_output=True,
-        text=True,
-        timeout=scaled(20),
-        check=False,
-    )
+    done = python(f"{PAYLOAD}SILENCE_S = 0.2; {INVOKE}", stdin=reader)
     os.close(reader)
     os.close(writer)
     assert done.returncode == 2
@@ -198,19 +178,8 @@ def test_a_pipe_that_nobody_writes_to_is_given_up_with_advice() -> None:
 
 
 def test_a_pipe_that_never_ends_is_given_up_too() -> None:
-    code = (
-        "from quiltfn.cli import payload, run; payload.PIPED_MAX_BYTES = 1 << 20;"
-        f"import sys; sys.exit(run(['invoke', 'cat', '--url', '{NOBODY}']))"
-    )
     with subprocess.Popen(["/usr/bin/yes"], stdout=subprocess.PIPE) as endless:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            stdin=endless.stdout,
-            capture_output=True,
-            text=True,
-            timeout=scaled(20),
-            check=False,
-        )
+        done = python(f"{PAYLOAD}PIPED_MAX_BYTES = 1 << 20; {INVOKE}", stdin=endless.stdout)
         endless.terminate()
     assert done.returncode == 2
     assert "more than 1 MiB" in done.stderr
@@ -259,8 +228,8 @@ assert {control}
     ],
 )
 def test_a_connection_that_was_interrupted_while_it_was_made_is_not_told_of(control: str) -> None:
-    code = HALF_MADE.format(control=control)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python(HALF_MADE.format(control=control))
+    assert done.returncode == 0
     assert ("Exception ignored" in done.stderr) is (control != "True")
 
 
@@ -296,34 +265,18 @@ def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
 @pytest.mark.parametrize("end", ["exit 130", "kill -INT $$"])
 def test_exit_code_130_and_an_end_by_sigint_look_the_same_to_a_shell(shell: str, end: str) -> None:
     words = [shell, "-c", '"$@"; echo $?', shell, "/bin/sh", "-c", end]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=scaled(20), check=False)
-    assert done.stdout == "130\n"
+    assert ended(*words).stdout == "130\n"
 
 
 @pytest.mark.parametrize(
-    "line",
-    [
-        "invoke hello",
-        "invoke hello -o json",
-        "doctor",
-        "doctor -o json",
-        "--version",
-    ],
+    "line", ["invoke hello", "invoke hello -o json", "doctor", "doctor -o json", "--version"]
 )
 def test_a_reader_that_has_gone_is_no_traceback(line: str) -> None:
     with answering("x" * 1_000_000) as (url, _):
         reader, writer = os.pipe()
         os.close(reader)
-        done = subprocess.run(
-            [*QUILTFN, *line.split()],
-            stdin=subprocess.DEVNULL,
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=scaled(30),
-            check=False,
-            env={**os.environ, "QUILT_BASE_URL": url},
-        )
+        env = {**os.environ, "QUILT_BASE_URL": url}
+        done = ended(*QUILTFN, *line.split(), stdout=writer, env=env)
         os.close(writer)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
@@ -333,10 +286,5 @@ def test_a_reader_that_has_gone_is_no_traceback(line: str) -> None:
 def test_output_that_is_closed_is_no_traceback() -> None:
     with answering() as (url, bodies):
         words = " ".join([*QUILTFN, "invoke hello --url", url])
-        done = subprocess.run(
-            ["/bin/bash", "-c", f"{words} >&- 2>&- </dev/null"],
-            capture_output=True,
-            check=False,
-            timeout=scaled(30),
-        )
-    assert (done.returncode, done.stderr, len(bodies)) == (0, b"", 1)
+        done = ended("/bin/bash", "-c", f"{words} >&- 2>&- </dev/null")
+    assert (done.returncode, done.stderr, len(bodies)) == (0, "", 1)

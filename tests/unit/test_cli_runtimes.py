@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +21,26 @@ import pytest
 from msgspec import structs
 
 from promises import promise
+from quiltfn import wire
 from quiltfn.api.http.errors import error_body
 from quiltfn.cli import packages, run, runtime_files, show, tools, tree
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.model.errors import Unprocessable
 from quiltfn.wire import Kind
 from timeouts import scaled
-from unit.canned_server import FUNCTION, ID, INFO, Fake, answered_by
+from unit.canned_server import FUNCTION, ID, INFO, body_of
+from unit.command_line import CommandLine, Printed
 from unit.sample_archives import a_wheel
+from unit.terminals import needs
+
+pytestmark = pytest.mark.usefixtures("offline")
+Install = Callable[[str], None]
 
 DIGEST, BASE = "ab" * 32, "cd" * 32
-RUNTIME: dict[str, Any] = {
-    "name": "etl",
-    "id": "r1",
-    "kind": "python",
-    "image": DIGEST,
-    "base_image": None,
-    "interpreter": "",
-    "image_digest": f"sha256:{DIGEST}",
-    "command": [],
-    "environment": {"TOKEN": "***"},
-    "isolation": "crun",
-    "network": "egress",
-    "writable_paths": ["/data"],
-    "built_in": False,
-    "shared": False,
-    "created_at": 1760000000,
-}
-IMAGE: dict[str, Any] = {
-    "digest": DIGEST,
-    "files": 2,
-    "size_bytes": 3 << 20,
-    "environment": {},
-    "interpreters": {},
-}
+RUNTIME = body_of(
+    wire.Runtime, name="etl", kind="python", image=DIGEST, image_digest=f"sha256:{DIGEST}"
+)
+IMAGE = body_of(wire.Image, digest=DIGEST, environment={}, interpreters={})
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 TARGET = packages.Target(interpreter=f"/usr/bin/python{VERSION}", architecture="x86_64", glibc=41)
 WITH_PYTHON = {
@@ -62,27 +49,41 @@ WITH_PYTHON = {
     "architecture": TARGET.architecture,
     "libc": f"glibc 2.{TARGET.glibc}",
 }
-Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    one = Fake()
-    one.answers |= {
+def cli(cli: CommandLine) -> CommandLine:
+    cli.answers |= {
         ("GET", "/api/runtimes"): (200, {"runtimes": [RUNTIME]}),
         ("GET", "/api/runtimes/etl"): (200, RUNTIME),
         ("DELETE", "/api/runtimes/etl"): (204, None),
         ("POST", "/api/runtimes"): (201, RUNTIME),
-        ("POST", "/api/runtimes/images"): (
-            201,
-            IMAGE,
-        ),
+        ("POST", "/api/runtimes/images"): (201, IMAGE),
         ("GET", "/api/system/info"): (200, WITH_PYTHON),
     }
-    monkeypatch.setenv("UV_OFFLINE", "1")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    answered_by(one, monkeypatch)
-    return one
+    return cli
+
+
+def add(cli: CommandLine, options: str, code: int = 0) -> Printed:
+    return cli.run(f"runtimes add etl {options}", code=code)
+
+
+def says(printed: Printed) -> str:
+    """Its error on one line, without the frame of a terminal."""
+    return " ".join(printed.err.replace("│", " ").split())
+
+
+@pytest.fixture
+def install_skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Makes a program of that name, which is a shell script."""
+
+    def install(script: str) -> None:
+        program = tmp_path / "skopeo"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    return install
 
 
 def a_source_package(path: Path, marker: Path) -> Path:
@@ -100,17 +101,17 @@ def a_source_package(path: Path, marker: Path) -> Path:
     return package
 
 
-def sent(fake: Fake) -> dict[str, tarfile.TarInfo]:
+def sent(cli: CommandLine) -> dict[str, tarfile.TarInfo]:
     """The members of the archives that were uploaded."""
     members: dict[str, tarfile.TarInfo] = {}
-    for archive in archives(fake):
+    for archive in archives(cli):
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             members |= {one.name: one for one in tar.getmembers()}
     return members
 
 
-def archives(fake: Fake) -> list[bytes]:
-    return [one for one in fake.bodies if isinstance(one, bytes)]
+def archives(cli: CommandLine) -> list[bytes]:
+    return [one for one in cli.bodies if isinstance(one, bytes)]
 
 
 @pytest.fixture
@@ -128,15 +129,15 @@ def app(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_directory_is_sent_without_what_tools_have_made(fake: Fake, app: Path) -> None:
-    assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 0
-    members = sent(fake)
+def test_a_directory_is_sent_without_what_tools_have_made(cli: CommandLine, app: Path) -> None:
+    add(cli, f"--kind shell --dir {app}")
+    members = sent(cli)
     assert set(members) == {*("app.py", "run", "current", "data", "data/one.txt", "sourceless.pyc")}
     assert members["current"].linkname == "data/one.txt"
     assert members["run"].mode & 0o100
     assert {(one.uid, one.gid, one.uname) for one in members.values()} == {(0, 0, "")}
-    assert fake.body == {"name": "etl", "kind": "shell", "image": DIGEST}
-    assert fake.asked == [
+    assert cli.body == {"name": "etl", "kind": "shell", "image": DIGEST}
+    assert cli.asked == [
         ("GET", "/api/system/info"),
         ("POST", "/api/runtimes/images"),
         ("POST", "/api/runtimes"),
@@ -154,7 +155,7 @@ def test_a_directory_is_sent_without_what_tools_have_made(fake: Fake, app: Path)
     ],
 )
 def test_a_link_that_leads_out_of_the_directory_is_refused_before_anything_reads_it(
-    fake: Fake, app: Path, capsys: Captured, target: str, leads_out: bool
+    cli: CommandLine, app: Path, target: str, leads_out: bool
 ) -> None:
     """`usr` leads to /usr/share: by counting, `usr/../..` stays in the directory."""
     secret = app.with_name("secret.py")
@@ -163,38 +164,33 @@ def test_a_link_that_leads_out_of_the_directory_is_refused_before_anything_reads
     (app / "a" / "b").symlink_to("x")
     (app / "a" / "x" / "usr").symlink_to("/usr/share")
     (app / "a" / "x" / "link.py").symlink_to(target.format(secret=secret))
-    code = run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)])
-    assert code == (2 if leads_out else 0)
-    assert bool(archives(fake)) is not leads_out
-    if leads_out:
-        told = " ".join(capsys.readouterr().err.split())
-        assert f"{app}/a/x/link.py is a link to" in told
+    printed = add(cli, f"--kind shell --dir {app}", code=2 if leads_out else 0)
+    assert bool(archives(cli)) is not leads_out
+    assert (f"{app}/a/x/link.py is a link to" in says(printed)) is leads_out
 
 
 @promise("M26")
 @pytest.mark.parametrize("name", ["requirements.txt", "data.py"])
 def test_no_package_is_installed_beside_a_link_that_leads_out_of_the_directory(
-    fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, name: str
+    cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     with_a_package(app)
     (app / name).unlink(missing_ok=True)
     (app / name).symlink_to("../secret")
     app.with_name("secret").write_text("s3cr3t")
     monkeypatch.setattr(packages, "install_python", lambda *_: pytest.fail("installed"))
-    assert run(["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]) == 2
-    assert not archives(fake)
-    told = " ".join(capsys.readouterr().err.split())
-    assert f"{app}/{name} is a link to" in told
-    assert "s3cr3t" not in told
+    printed = add(cli, f"--kind python --dir {app}", code=2)
+    assert not archives(cli)
+    error = " ".join(printed.err.split())
+    assert f"{app}/{name} is a link to" in error
+    assert "s3cr3t" not in error
 
 
-def test_every_option_is_understood(fake: Fake, capsys: Captured) -> None:
-    words = "--env A=1 --network egress --writable /data --writable /cache --isolation crun"
-    words += " --processes 1000 --tmp 1024 --file-size 300 --open-files 8192"
-    code = run(["runtimes", "add", "etl", "--kind", "custom", "--command", "/app/run -v 'a b'",
-                *words.split()])  # fmt: skip
-    assert code == 0
-    assert fake.body == {
+def test_every_option_is_understood(cli: CommandLine) -> None:
+    options = "--env A=1 --network egress --writable /data --writable /cache --isolation crun"
+    options += " --processes 1000 --tmp 1024 --file-size 300 --open-files 8192"
+    printed = add(cli, f"""--kind custom --command "/app/run -v 'a b'" {options}""")
+    assert cli.body == {
         "name": "etl",
         "kind": "custom",
         "command": ["/app/run", "-v", "a b"],
@@ -207,29 +203,18 @@ def test_every_option_is_understood(fake: Fake, capsys: Captured) -> None:
         "file_limit_mb": 300,
         "open_files_limit": 8192,
     }
-    assert f"etl is python: sha256:{DIGEST}" in capsys.readouterr().out
+    assert f"etl is python: sha256:{DIGEST}" in printed.out
 
 
-@pytest.mark.parametrize("tool", ["uv", "pip"])
-def test_packages_come_as_wheels_and_everything_is_compiled(
-    fake: Fake, app: Path, tool: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if tool == "pip":
-        which = shutil.which
-        monkeypatch.setattr(
-            packages.shutil,  # type: ignore[attr-defined]
-            "which",
-            lambda word, **more: word != "uv" and which(word, **more),
-        )
-    elif not (Path(sys.executable).parent / "uv").exists():
-        pytest.skip("needs uv")
+@pytest.mark.usefixtures("tool")
+def test_packages_come_as_wheels_and_everything_is_compiled(cli: CommandLine, app: Path) -> None:
     (app / "requirements.txt").write_text(f"{a_wheel(app.parent)}\n")
     twice = []
     for _ in range(2):
-        assert run(["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]) == 0
-        members = sent(fake)
-        twice.append(archives(fake))
-        fake.bodies.clear()
+        add(cli, f"--kind python --dir {app}")
+        members = sent(cli)
+        twice.append(archives(cli))
+        cli.bodies.clear()
     assert {"site-packages/demo.py", "app.py", "data/one.txt"} <= set(members)
     assert not [one for one in members if one.startswith("site-packages/bin")]
     if shutil.which(f"python{VERSION}") or Path(f"/usr/bin/python{VERSION}").exists():
@@ -241,17 +226,15 @@ def test_packages_come_as_wheels_and_everything_is_compiled(
 
 
 @promise("R7")
-def test_packages_need_a_wheel(fake: Fake, tmp_path: Path, capsys: Captured) -> None:
+def test_packages_need_a_wheel(cli: CommandLine, tmp_path: Path) -> None:
     marker = tmp_path / "it-ran"
     requirements = tmp_path / "requirements.txt"
     requirements.write_text(f"{a_source_package(tmp_path, marker)}\n")
-    code = run(["runtimes", "add", "etl", "--kind", "python", "--requirements", str(requirements)])
-    assert code == 2
-    told = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert "line 1: " in told
-    assert "is no wheel" in told
+    error = says(add(cli, f"--kind python --requirements {requirements}", code=2))
+    assert "line 1: " in error
+    assert "is no wheel" in error
     assert not marker.exists()
-    assert ("POST", "/api/runtimes") not in fake.asked
+    assert ("POST", "/api/runtimes") not in cli.asked
 
 
 def with_package_by_path(app: Path, script: str) -> None:
@@ -265,28 +248,26 @@ def with_package_by_path(app: Path, script: str) -> None:
 
 
 def test_no_script_runs_that_prepares_a_package_named_by_its_path(
-    fake: Fake, app: Path, tmp_path: Path, capsys: Captured
+    cli: CommandLine, app: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """npm before 10 insists on it, and is given no shell; then the package is refused."""
-    if shutil.which("npm") is None:
-        pytest.skip("needs npm")
+    needs("npm")
     marker = tmp_path / "it-ran"
     with_package_by_path(app, f'"prepare": "touch {marker}"')
     code = run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)])
     assert not marker.exists()
     assert code == 0 or "could not be installed" in capsys.readouterr().err
-    assert ("POST", "/api/runtimes") in fake.asked or code == 2
+    assert ("POST", "/api/runtimes") in cli.asked or code == 2
 
 
 @promise("R7")
-def test_npm_installs_packages_and_no_scripts(fake: Fake, app: Path, tmp_path: Path) -> None:
-    if shutil.which("npm") is None:
-        pytest.skip("needs npm")
+def test_npm_installs_packages_and_no_scripts(cli: CommandLine, app: Path, tmp_path: Path) -> None:
+    needs("npm")
     marker = tmp_path / "it-ran"
     with_package_by_path(app, f'"postinstall": "touch {marker}"')
     (app / "node_modules" / "old").mkdir(parents=True)
-    assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 0
-    members = sent(fake)
+    add(cli, f"--kind node --dir {app}")
+    members = sent(cli)
     assert members["node_modules/dep"].linkname == "../dep"
     assert "node_modules/old" not in members
     assert not marker.exists()
@@ -294,66 +275,58 @@ def test_npm_installs_packages_and_no_scripts(fake: Fake, app: Path, tmp_path: P
 
 
 def test_without_npm_it_says_what_to_do(
-    fake: Fake, app: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
     (app / "package.json").write_text("{}")
-    assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 2
-    assert "no npm here" in capsys.readouterr().err
-    assert not [one for one in fake.asked if one[0] == "POST"]
+    assert "no npm here" in add(cli, f"--kind node --dir {app}", code=2).err
+    assert not [one for one in cli.asked if one[0] == "POST"]
 
 
-def test_modules_that_nobody_installs_again_are_sent(fake: Fake, app: Path) -> None:
+def test_modules_that_nobody_installs_again_are_sent(cli: CommandLine, app: Path) -> None:
     (app / "node_modules" / "mine").mkdir(parents=True)
-    assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 0
-    assert "node_modules/mine" in sent(fake)
+    add(cli, f"--kind node --dir {app}")
+    assert "node_modules/mine" in sent(cli)
 
 
-def test_the_servers_refusal_is_shown(fake: Fake, app: Path, capsys: Captured) -> None:
-    told = {"error": "the image is refused: 'x' is a device node", "error_code": "X"}
-    fake.answers["POST", "/api/runtimes/images"] = (422, told)
-    assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 1
-    assert "'x' is a device node" in capsys.readouterr().err
-    assert ("POST", "/api/runtimes") not in fake.asked
+def test_the_servers_refusal_is_shown(cli: CommandLine, app: Path) -> None:
+    refusal = {"error": "the image is refused: 'x' is a device node", "error_code": "X"}
+    cli.answers["POST", "/api/runtimes/images"] = (422, refusal)
+    printed = add(cli, f"--kind shell --dir {app}", code=1)
+    assert "'x' is a device node" in printed.err
+    assert ("POST", "/api/runtimes") not in cli.asked
 
 
-def test_what_does_not_go_together_is_said(fake: Fake, app: Path) -> None:
-    words = ["runtimes", "add", "etl", "--kind", "node", "--requirements", str(app / "app.py")]
-    assert run(words) == 2
-    assert run(["runtimes", "add", "etl", "--kind", "ruby"]) == 2
-    assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app / "none")]) == 2
-    fake.answers["GET", "/api/system/info"] = (200, INFO | {"interpreters": {}})
-    assert run(["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]) == 2
-    assert ("POST", "/api/runtimes") not in fake.asked
+def test_what_does_not_go_together_is_said(cli: CommandLine, app: Path) -> None:
+    add(cli, f"--kind node --requirements {app}/app.py", code=2)
+    add(cli, f"--kind shell --dir {app}/none", code=2)
+    cli.answers["GET", "/api/system/info"] = (200, INFO | {"interpreters": {}})
+    add(cli, f"--kind python --dir {app}", code=2)
+    assert ("POST", "/api/runtimes") not in cli.asked
 
 
-def test_runtimes_are_listed_shown_and_removed(fake: Fake, capsys: Captured) -> None:
+def test_runtimes_are_listed_shown_and_removed(cli: CommandLine) -> None:
     own = RUNTIME | {"name": "shell", "built_in": True, "image": None, "image_digest": "host:aa"}
-    fake.answers["GET", "/api/runtimes"] = (200, {"runtimes": [own, RUNTIME]})
-    assert run(["runtimes", "list"]) == 0
-    listed = capsys.readouterr().out
+    cli.answers["GET", "/api/runtimes"] = (200, {"runtimes": [own, RUNTIME]})
+    listed = cli.run("runtimes list").out
     assert "sha256:abababababab" in listed
     assert "server" in listed
-    assert run(["runtimes", "show", "etl"]) == 0
-    assert f"sha256:{DIGEST}" in capsys.readouterr().out
+    assert f"sha256:{DIGEST}" in cli.run("runtimes show etl").out
     base = {"base_image": BASE, "image": None, "image_digest": f"base:{BASE}"}
-    fake.answers["GET", "/api/runtimes/etl"] = (200, RUNTIME | base | {"interpreter": "/bin/p"})
-    assert run(["runtimes", "show", "etl"]) == 0
-    shown = capsys.readouterr().out
+    cli.answers["GET", "/api/runtimes/etl"] = (200, RUNTIME | base | {"interpreter": "/bin/p"})
+    shown = cli.run("runtimes show etl").out
     assert f"base:{BASE}" in shown
     assert "/bin/p" in shown
-    assert run(["runtimes", "remove", "etl"]) == 0
-    assert capsys.readouterr().out == "removed etl\n"
-    assert run(["runtimes", "remove", "etl", "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"removed": True, "name": "etl"}
+    assert cli.run("runtimes remove etl").out == "removed etl\n"
+    assert cli.run("runtimes remove etl -o json").data == {"removed": True, "name": "etl"}
 
 
 @pytest.mark.parametrize(
-    ("count", "told"),
+    ("count", "text"),
     [(0, "0 bytes"), (1, "1 byte"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (1 << 20, "1.0 MiB")],
 )
-def test_a_size_is_told_in_the_unit_that_says_something(count: int, told: str) -> None:
-    assert show.size(count) == told
+def test_a_size_is_told_in_the_unit_that_says_something(count: int, text: str) -> None:
+    assert show.size(count) == text
 
 
 # Base images -----------------------------------------------------------------------------------
@@ -371,32 +344,31 @@ def a_rootfs(path: Path) -> Path:
 @promise("M24")
 @pytest.mark.parametrize("named", ["--policy=/etc/x", "x86_64 y", "a/../b", "\x1b[2J"])
 def test_a_processor_that_is_no_name_becomes_no_word_of_a_command(
-    fake: Fake, capsys: Captured, named: str, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tools, "run", lambda *_, **__: pytest.fail("a program was run"))
-    fake.answers["GET", "/api/system/info"] = (200, WITH_PYTHON | {"architecture": named})
+    cli.answers["GET", "/api/system/info"] = (200, WITH_PYTHON | {"architecture": named})
     reference = f"docker.io/library/alpine@sha256:{DIGEST}"
-    for words in (["--kind", "shell", "--image", reference], ["--kind", "python", "--dir", "."]):
-        assert run(["runtimes", "add", "etl", *words]) == 2
-        told = capsys.readouterr().err
-        assert "which is no name of one" in told
-        assert "\x1b" not in told
+    for options in (f"--kind shell --image {reference}", "--kind python --dir ."):
+        error = add(cli, options, code=2).err
+        assert "which is no name of one" in error
+        assert "\x1b" not in error
 
 
-def test_a_directory_is_packed_whole_but_for_what_is_no_file(fake: Fake, tmp_path: Path) -> None:
+def test_a_directory_is_packed_whole_but_for_what_is_no_file(
+    cli: CommandLine, tmp_path: Path
+) -> None:
     root = a_rootfs(tmp_path / "root")
-    told = {"PATH": "/opt/bin", "HOME": "/root", "PYTHON_VERSION": "3.12", "A": "image", "B": "b"}
-    image = IMAGE | {"environment": told}
-    fake.answers["POST", "/api/runtimes/images"] = (201, image)
-    add = ["runtimes", "add", "etl", "--kind", "shell", "--rootfs", str(root), "--env", "A=own"]
-    assert run(add) == 0
-    assert {name: one.type for name, one in sent(fake).items()} == {
+    found = {"PATH": "/opt/bin", "HOME": "/root", "PYTHON_VERSION": "3.12", "A": "image", "B": "b"}
+    cli.answers["POST", "/api/runtimes/images"] = (201, IMAGE | {"environment": found})
+    add(cli, f"--kind shell --rootfs {root} --env A=own")
+    assert {name: one.type for name, one in sent(cli).items()} == {
         "bin": tarfile.DIRTYPE,
         "bin/dash": tarfile.REGTYPE,
         "bin/sh": tarfile.LNKTYPE,
         "lib": tarfile.SYMTYPE,
     }
-    assert fake.body == {
+    assert cli.body == {
         "name": "etl",
         "kind": "shell",
         "base_image": DIGEST,
@@ -404,90 +376,71 @@ def test_a_directory_is_packed_whole_but_for_what_is_no_file(fake: Fake, tmp_pat
     }
 
 
-def test_a_root_goes_compressed_where_it_would_be_too_long(fake: Fake, tmp_path: Path) -> None:
-    fake.answers["GET", "/api/system/info"] = (200, INFO | {"limits": {"image_upload_bytes": 100}})
+def test_a_root_goes_compressed_where_it_would_be_too_long(
+    cli: CommandLine, tmp_path: Path
+) -> None:
+    cli.answers["GET", "/api/system/info"] = (200, INFO | {"limits": {"image_upload_bytes": 100}})
     archive, gzipped = tmp_path / "root.tar", tmp_path / "root.tar.gz"
     archive.write_bytes(bytes(10_000))
     gzipped.write_bytes(gzip.compress(bytes(10_000), 0))
     for path, length_max in ((archive, 100), (gzipped, 20_000)):
-        fake.bodies.clear()
-        assert run(["runtimes", "add", "etl", "--kind", "shell", "--rootfs", str(path)]) == 0
-        (sent_as,) = archives(fake)
+        cli.bodies.clear()
+        add(cli, f"--kind shell --rootfs {path}")
+        (sent_as,) = archives(cli)
         assert gzip.decompress(sent_as) == bytes(10_000)
         assert len(sent_as) < length_max
     assert sent_as == gzipped.read_bytes(), "it is not compressed twice"
 
 
 def test_packages_are_for_the_python_of_the_base_image(
-    fake: Fake, app: Path, tmp_path: Path, capsys: Captured
+    cli: CommandLine, app: Path, tmp_path: Path
 ) -> None:
     archive = tmp_path / "root.tar"
     archive.write_bytes(b"a tar")
-    add = ["runtimes", "add", "etl", "--kind", "python", "--dir", str(app)]
-    assert run([*add, "--image", str(archive)]) != 0
-    assert "the base image has no python3" in capsys.readouterr().err
+    options = f"--kind python --dir {app}"
+    without = add(cli, f"{options} --image {archive}", code=2)
+    assert "the base image has no python3" in without.err
     image = IMAGE | {"interpreters": {"python": "/usr/local/bin/python3.999"}}
-    fake.answers["POST", "/api/runtimes/images"] = (201, image)
-    assert run([*add, "--image", str(archive)]) == 0
-    assert "no python3.999 here, so nothing is compiled" in capsys.readouterr().err
-    assert fake.body["base_image"] == fake.body["image"] == DIGEST
-    assert run([*add, "--base-image", DIGEST]) == 0
-    requirements = tmp_path / "requirements.txt"
-    requirements.write_text("x\n")
-    assert run([*add, "--base-image", DIGEST, "--requirements", str(requirements)]) != 0
-    assert "packages go with --image or --rootfs" in capsys.readouterr().err
+    cli.answers["POST", "/api/runtimes/images"] = (201, image)
+    printed = add(cli, f"{options} --image {archive}")
+    assert "no python3.999 here, so nothing is compiled" in printed.err
+    assert cli.body["base_image"] == cli.body["image"] == DIGEST
+    options += f" --base-image {DIGEST}"
+    add(cli, options)
+    (tmp_path / "requirements.txt").write_text("x\n")
+    printed = add(cli, f"{options} --requirements {tmp_path}/requirements.txt", code=2)
+    assert "packages go with --image or --rootfs" in printed.err
 
 
 @pytest.mark.parametrize(
-    ("words", "why"),
+    ("options", "why"),
     [
-        (["--image", "python:3.12"], "apt install skopeo"),
-        (["--image", "EMPTY"], "is no OCI layout; --rootfs takes a root file system"),
-        (["--rootfs", "/nowhere"], "there is no /nowhere"),
-        (["--image", "x", "--base-image", DIGEST], "each name a root file system"),
-        (["--image", "x", "--auth-file", "/nowhere"], "--auth-file: there is no file /nowhere"),
-        (["--image", "x", "--cert-dir", "/nowhere"], "--cert-dir: there is no directory /nowhere"),
-        (["--insecure-registry"], "go with --image"),
+        ("--image python:3.12", "apt install skopeo"),
+        ("--image EMPTY", "is no OCI layout; --rootfs takes a root file system"),
+        ("--rootfs /nowhere", "there is no /nowhere"),
+        (f"--image x --base-image {DIGEST}", "each name a root file system"),
+        ("--image x --auth-file /nowhere", "--auth-file: there is no file /nowhere"),
+        ("--image x --cert-dir /nowhere", "--cert-dir: there is no directory /nowhere"),
+        ("--insecure-registry", "go with --image"),
     ],
 )
 def test_what_is_no_base_image_is_said_before_anything_is_sent(
-    fake: Fake,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Captured,
-    words: list[str],
-    why: str,
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, why: str
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    words = [str(tmp_path) if word == "EMPTY" else word for word in words]
-    assert run(["runtimes", "add", "etl", "--kind", "shell", *words]) != 0
-    assert why in capsys.readouterr().err
-    assert fake.asked == []
+    options = options.replace("EMPTY", str(tmp_path))
+    assert why in add(cli, f"--kind shell {options}", code=2).err
+    assert cli.asked == []
 
 
-def test_a_refused_base_image_has_its_name(fake: Fake, tmp_path: Path, capsys: Captured) -> None:
+def test_a_refused_base_image_has_its_name(cli: CommandLine, tmp_path: Path) -> None:
     archive = tmp_path / "root.tar"
     archive.write_bytes(b"a tar")
-    fake.answers["POST", "/api/runtimes/images"] = (201, IMAGE)
-    said = json.loads(error_body(Unprocessable.field("base_image", "an image with a sh")))
-    fake.answers["POST", "/api/runtimes"] = (422, said)
-    add = ["runtimes", "add", "etl", "--kind", "shell"]
+    refusal = json.loads(error_body(Unprocessable.field("base_image", "an image with a sh")))
+    cli.answers["POST", "/api/runtimes"] = (422, refusal)
     for option, value in (("--rootfs", archive), ("--image", archive), ("--base-image", DIGEST)):
-        assert run([*add, option, str(value)]) == 1
-        assert f"error: {option} must be an image with a sh" in capsys.readouterr().err
-
-
-def test_what_skopeo_says_is_a_sentence(
-    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
-    skopeo = tmp_path / "skopeo"
-    said = 'time="2026" level=fatal msg="no image \\\\"x\\\\": not here"'
-    skopeo.write_text(f"#!/bin/sh\nprintf '%b\\n' '{said}' >&2\nexit 1\n")
-    skopeo.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert run(["runtimes", "add", "etl", "--kind", "shell", "--image", "x"]) == 2
-    assert 'error: --image: skopeo has failed: no image "x": not here\n' in capsys.readouterr().err
-    assert fake.asked == []
+        printed = add(cli, f"--kind shell {option} {value}", code=1)
+        assert f"error: {option} must be an image with a sh" in printed.err
 
 
 def runs(pid: int) -> bool:
@@ -499,35 +452,31 @@ def runs(pid: int) -> bool:
 
 
 def test_a_program_that_hangs_is_ended_with_what_it_has_started(
-    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    cli: CommandLine,
+    tmp_path: Path,
+    install_skopeo: Install,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing that it put aside stays, and the error names it."""
     made, aside = tmp_path / "made", tmp_path / "aside"
     aside.mkdir()
-    skopeo = tmp_path / "skopeo"
-    skopeo.write_text(
-        "#!/bin/sh\necho asking for it >&2\ntrap '' TERM\n"
+    install_skopeo(
+        "echo asking for it >&2\ntrap '' TERM\n"
         'for one; do case "$one" in --tmpdir=*) to="${one#*=}";; esac; done\n'
-        f'sleep 600 & echo "$! $to" >{made}\necho part >"$to/part"\nwait\nwait\n'
+        f'sleep 600 & echo "$! $to" >{made}\necho part >"$to/part"\nwait\nwait'
     )
-    skopeo.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(tools, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(tempfile, "tempdir", str(aside))
-    add = ["runtimes", "add", "etl", "--kind", "shell", "--timeout", "1"]
-    add += ["--image", "x@sha256:" + "ab" * 32]
     began = time.monotonic()
-    assert run(add) == 2
+    error = add(cli, f"--kind shell --timeout 1 --image x@sha256:{DIGEST}", code=2).err
     assert time.monotonic() - began < scaled(20)
-    told = capsys.readouterr().err
-    assert "skopeo was ended: it was not done after 1 s" in told
-    assert "--timeout" in told
-    assert "asking for it" in told
+    for part in ("skopeo was ended: it was not done after 1 s", "--timeout", "asking for it"):
+        assert part in error
     child, place = made.read_text().split()
     assert not runs(int(child))
     assert not Path(place).exists()
     assert list(aside.iterdir()) == []
-    assert {method for method, _ in fake.asked} == {"GET"}  # nothing was sent
+    assert {method for method, _ in cli.asked} == {"GET"}  # nothing was sent
 
 
 def test_a_program_that_resists_is_ended_though_ctrl_c_comes_twice(tmp_path: Path) -> None:
@@ -558,104 +507,90 @@ def test_a_program_that_resists_is_ended_though_ctrl_c_comes_twice(tmp_path: Pat
 
 
 def test_a_reference_is_pulled_by_its_digest_with_what_was_given(
-    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    cli: CommandLine, tmp_path: Path, install_skopeo: Install
 ) -> None:
     """No word of a reference is an option of skopeo's."""
-    log, digest = tmp_path / "log", "sha256:" + "cd" * 32
-    skopeo = tmp_path / "skopeo"
-    skopeo.write_text(
-        f'#!/bin/sh\necho "$*" >>{log}\ncase "$*" in *inspect*) echo {digest};; *copy*)\n'
-        'for last; do :; done; echo archive >"${last#oci-archive:}";; esac\n'
+    log, digest = tmp_path / "log", f"sha256:{BASE}"
+    install_skopeo(
+        f'echo "$*" >>{log}\ncase "$*" in *inspect*) echo {digest};; *copy*)\n'
+        'for last; do :; done; echo archive >"${last#oci-archive:}";; esac'
     )
-    skopeo.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     auth, certs = tmp_path / "auth", tmp_path
     auth.touch()
-    add = ["runtimes", "add", "etl", "--kind", "shell"]
-    add += ["--auth-file", str(auth), "--cert-dir", str(certs)]
-    assert run([*add, "--image", "host:5000/--name:3"]) == 0
+    files = f"--kind shell --auth-file {auth} --cert-dir {certs}"
+    printed = add(cli, f"{files} --image host:5000/--name:3")
     inspect, copy = log.read_text().splitlines()
     options = f"tls-verify=true --{{0}}authfile={auth} --{{0}}cert-dir={certs}"
     assert inspect.startswith("inspect --format={{.Digest}} --no-tags --tls-verify=true")
     assert inspect.endswith(f"--authfile={auth} --cert-dir={certs} -- docker://host:5000/--name:3")
     assert f"--src-{options.format('src-')} -- docker://host:5000/--name@{digest} oci-arch" in copy
-    assert b"archive\n" in fake.bodies
-    assert f"pulling host:5000/--name@{digest}" in capsys.readouterr().err
+    assert b"archive\n" in cli.bodies
+    assert f"pulling host:5000/--name@{digest}" in printed.err
     log.unlink()
-    assert run([*add, "--image", "docker-daemon:x:1", "--insecure-registry"]) == 0
+    add(cli, f"{files} --image docker-daemon:x:1 --insecure-registry")
     (copy,) = log.read_text().splitlines()
     assert "--src-tls-verify=false" in copy
     assert " -- docker-daemon:x:1 oci-archive:" in copy
 
 
+LOGGED = 'time="2026" level=fatal msg="no image \\\\"x\\\\": not here"'
+
+
 @pytest.mark.parametrize(
-    ("does", "why"),
+    ("script", "why"),
     [
-        ("kill -9 $$", "skopeo has failed: it was killed by signal 9"),
-        (r"printf 'no \377\n' >&2; exit 3", "skopeo has failed: no \ufffd"),
+        (
+            f"printf '%b\\n' '{LOGGED}' >&2; exit 1",
+            '--image: skopeo has failed: no image "x": not here\n',
+        ),
+        ("kill -9 $$", "--image: skopeo has failed: it was killed by signal 9"),
+        (r"printf 'no \377\n' >&2; exit 3", "--image: skopeo has failed: no \ufffd"),
         (r"printf '\377'", "skopeo does not say which image"),
     ],
 )
 def test_what_becomes_of_skopeo_is_told(
-    fake: Fake,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Captured,
-    does: str,
-    why: str,
+    cli: CommandLine, install_skopeo: Install, script: str, why: str
 ) -> None:
-    skopeo = tmp_path / "skopeo"
-    skopeo.write_text(f"#!/bin/sh\n{does}\n")
-    skopeo.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert run(["runtimes", "add", "etl", "--kind", "shell", "--image", "debian:13"]) == 2
-    assert why in capsys.readouterr().err
-    assert ("POST", "/api/runtimes") not in fake.asked
+    install_skopeo(script)
+    assert f"error: {why}" in add(cli, "--kind shell --image debian:13", code=2).err
+    assert ("POST", "/api/runtimes") not in cli.asked
 
 
 @pytest.mark.parametrize(
-    ("told", "taken"), [("x86_64", "amd64"), ("aarch64", "arm64"), ("riscv64", "riscv64")]
+    ("architecture", "taken"), [("x86_64", "amd64"), ("aarch64", "arm64"), ("riscv64", "riscv64")]
 )
 def test_an_image_and_packages_are_for_the_processor_of_the_server(
-    fake: Fake,
+    cli: CommandLine,
     tmp_path: Path,
+    install_skopeo: Install,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: Captured,
-    told: str,
+    architecture: str,
     taken: str,
 ) -> None:
     log = tmp_path / "log"
-    skopeo = tmp_path / "skopeo"
-    skopeo.write_text(
-        f'#!/bin/sh\necho "$*" >{log}\nfor last; do :; done\necho x >"${{last#*:}}"\n'
-    )
-    skopeo.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    install_skopeo(f'echo "$*" >{log}\nfor last; do :; done\necho x >"${{last#*:}}"')
     monkeypatch.setattr(platform, "machine", lambda: "s390x")  # where the command is typed
     image = IMAGE | {"interpreters": {"python": TARGET.interpreter}}
-    fake.answers["POST", "/api/runtimes/images"] = (201, image)
-    fake.answers["GET", "/api/system/info"] = (200, WITH_PYTHON | {"architecture": told})
-    add = ["runtimes", "add", "etl", "--kind", "python", "--image", "docker-daemon:x:1"]
-    assert run(add) == 0
+    cli.answers["POST", "/api/runtimes/images"] = (201, image)
+    cli.answers["GET", "/api/system/info"] = (200, WITH_PYTHON | {"architecture": architecture})
+    add(cli, "--kind python --image docker-daemon:x:1")
     assert f"--override-arch={taken} " in log.read_text()
     (tmp_path / "requirements.txt").write_text("x\n")
-    assert run([*add, "--requirements", str(tmp_path / "requirements.txt")]) != 0
-    assert f"alone, Linux {told}; this one is Linux s390x" in capsys.readouterr().err
+    options = f"--kind python --image docker-daemon:x:1 --requirements {tmp_path}/requirements.txt"
+    error = add(cli, options, code=2).err
+    assert f"alone, Linux {architecture}; this one is Linux s390x" in error
 
 
-def test_functions_whose_runtime_was_replaced_are_listed(fake: Fake, capsys: Captured) -> None:
+def test_functions_whose_runtime_was_replaced_are_listed(cli: CommandLine) -> None:
     summary = {key: one for key, one in FUNCTION.items() if key not in ("handler", "environment")}
-    page = {"functions": [summary], "next_cursor": "c2"}
-    fake.answers["GET", ""] = (200, page)
-    assert run(["runtimes", "outdated", "--limit", "1"]) == 0
-    assert fake.query == "view=brief&limit=1&outdated=true"
-    shown = capsys.readouterr()
+    cli.answers["GET", ""] = (200, {"functions": [summary], "next_cursor": "c2"})
+    shown = cli.run("runtimes outdated --limit 1")
+    assert cli.query == "view=brief&limit=1&outdated=true"
     assert summary["name"] in shown.out
     assert "--cursor c2" in shown.err
     assert "quiltfn functions update NAME" in shown.err
-    fake.answers["GET", ""] = (200, {"functions": [], "next_cursor": None})
-    assert run(["runtimes", "outdated"]) == 0
-    assert "update NAME" not in capsys.readouterr().err
+    cli.answers["GET", ""] = (200, {"functions": [], "next_cursor": None})
+    assert cli.run("runtimes outdated") == ("", "no function is outdated\n")
 
 
 # Packages, which are an image of their own ---------------------------------------------------
@@ -665,35 +600,34 @@ def with_a_package(app: Path) -> None:
     (app / "requirements.txt").write_text(f"{a_wheel(app.parent)}\n")
 
 
-def added(fake: Fake, *options: str, directory: Path) -> dict[str, Any]:
-    """What the command said of the new runtime. `fake` knows the runtime from then on."""
-    fake.bodies.clear()
-    words = ["runtimes", "add", "etl", "--kind", "python", "--dir", str(directory), *options]
-    assert run(words) == 0
-    body = dict(fake.body)
+def added(cli: CommandLine, app: Path, options: str = "") -> dict[str, Any]:
+    """What the command said of the new runtime, which the server knows from then on."""
+    cli.bodies.clear()
+    add(cli, f"--kind python --dir {app} {options}")
+    body = dict(cli.body)
     known = RUNTIME | {name: body.get(name) for name in ("packages", "packages_key")}
-    fake.answers["GET", "/api/runtimes"] = (200, {"runtimes": [known]})
+    cli.answers["GET", "/api/runtimes"] = (200, {"runtimes": [known]})
     return body
 
 
 @promise("R27")
 def test_packages_that_a_runtime_has_are_neither_installed_nor_sent_again(
-    fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_a_package(app)
-    first = added(fake, directory=app)
-    assert len(archives(fake)) == 2
+    first = added(cli, app)
+    assert len(archives(cli)) == 2
     assert first["packages"] == DIGEST
     monkeypatch.setattr(packages, "install_python", lambda *_: pytest.fail("installed again"))
     (app / "app.py").write_text("def main(event): return 2\n")
-    second = added(fake, directory=app)
+    second = added(cli, app)
     assert second == first
-    assert set(sent(fake)) >= {"app.py", "requirements.txt"}
-    assert "site-packages/demo.py" not in sent(fake)
+    assert set(sent(cli)) >= {"app.py", "requirements.txt"}
+    assert "site-packages/demo.py" not in sent(cli)
 
 
 @promise("R46")
-def test_runtimes_for_all_tenants_take_packages_of_such_alone(fake: Fake, app: Path) -> None:
+def test_runtimes_for_all_tenants_take_packages_of_such_alone(cli: CommandLine, app: Path) -> None:
     """A tenant chooses the key of its own runtime, and what it gives the key to."""
     with_a_package(app)
     key, evil = runtime_files.key_of(source(app), TARGET), "e" * 64
@@ -701,9 +635,9 @@ def test_runtimes_for_all_tenants_take_packages_of_such_alone(fake: Fake, app: P
 
     def packages_with(shared_option: bool, **known: Any) -> tuple[str, str, bool]:
         there = RUNTIME | {"packages": evil, "packages_key": key} | known
-        fake.answers["GET", "/api/runtimes"] = (200, {"runtimes": [there]})
-        body = added(fake, *(["--shared"] if shared_option else []), directory=app)
-        return body["packages"], body["packages_key"], len(archives(fake)) == 2
+        cli.answers["GET", "/api/runtimes"] = (200, {"runtimes": [there]})
+        body = added(cli, app, "--shared" if shared_option else "")
+        return body["packages"], body["packages_key"], len(archives(cli)) == 2
 
     installed = (DIGEST, bound, True)
     assert packages_with(True, shared=False) == installed
@@ -721,11 +655,11 @@ def test_runtimes_for_all_tenants_take_packages_of_such_alone(fake: Fake, app: P
     assert packages_with(False, shared=True) == (DIGEST, key, True)
 
 
-def test_with_other_packages_or_on_request_they_are(fake: Fake, app: Path) -> None:
+def test_with_other_packages_or_on_request_they_are(cli: CommandLine, app: Path) -> None:
     with_a_package(app)
-    first = added(fake, directory=app)
-    again = added(fake, "--upgrade", directory=app)
-    assert "site-packages/demo.py" in sent(fake)
+    first = added(cli, app)
+    again = added(cli, app, "--upgrade")
+    assert "site-packages/demo.py" in sent(cli)
     assert again == first
     assert runtime_files.key_of(source(app), TARGET) == first["packages_key"]
     a_wheel(app.parent, "other")  # the same path, other content
@@ -781,33 +715,35 @@ def source(app: Path) -> runtime_files.Source:
 
 
 def test_what_is_too_large_is_refused_before_it_is_packed(
-    fake: Fake, app: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tree, "pack", lambda *_: pytest.fail("packed"))
-    for limits, told in (
+    for limits, message in (
         ({"image_bytes": 5}, "and the server takes 5"),
         ({"image_files": 2}, "and the server takes 2"),
     ):
-        fake.answers["GET", "/api/system/info"] = (200, INFO | {"limits": limits})
-        assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 2
-        assert told in " ".join(capsys.readouterr().err.replace("│", " ").split())
+        cli.answers["GET", "/api/system/info"] = (200, INFO | {"limits": limits})
+        printed = add(cli, f"--kind shell --dir {app}", code=2)
+        assert message in says(printed)
 
 
-def test_compressed_for_others(fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compressed_for_others(
+    cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runtime_files, "is_loopback", lambda _: False)
-    assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 0
-    (archive,) = archives(fake)
+    add(cli, f"--kind shell --dir {app}")
+    (archive,) = archives(cli)
     assert archive[:2] == b"\x1f\x8b"
-    assert "app.py" in sent(fake)
+    assert "app.py" in sent(cli)
 
 
-def test_it_goes_compressed_where_it_would_be_too_long(fake: Fake, app: Path) -> None:
+def test_it_goes_compressed_where_it_would_be_too_long(cli: CommandLine, app: Path) -> None:
     for most, is_compressed in ((1 << 20, False), (100, True)):
-        fake.bodies.clear()
+        cli.bodies.clear()
         limits = {"image_upload_bytes": most}
-        fake.answers["GET", "/api/system/info"] = (200, INFO | {"limits": limits})
-        assert run(["runtimes", "add", "etl", "--kind", "shell", "--dir", str(app)]) == 0
-        (archive,) = archives(fake)
+        cli.answers["GET", "/api/system/info"] = (200, INFO | {"limits": limits})
+        add(cli, f"--kind shell --dir {app}")
+        (archive,) = archives(cli)
         assert (archive[:2] == b"\x1f\x8b") is is_compressed
 
 
@@ -823,7 +759,9 @@ def test_node_packages_have_a_key_unless_files_are_among_them(app: Path) -> None
     assert runtime_files.key_of(node, None) is None
 
 
-def test_packages_of_two_languages(fake: Fake, app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_of_two_languages(
+    cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     installed: list[str] = []
 
     def install_python(_wanted: Path, place: Path, _target: packages.Target) -> None:
@@ -842,50 +780,41 @@ def test_packages_of_two_languages(fake: Fake, app: Path, monkeypatch: pytest.Mo
     (app / "package.json").write_text("{}")
     (app / "node_modules").mkdir()
     (app / "node_modules/mine.js").write_text("")
-    server = ("--kind", "server")
-    first = added(fake, *server, directory=app)
+    server = "--kind server"
+    first = added(cli, app, server)
     assert installed == ["python", "node"]
-    assert len(archives(fake)) == 2
-    assert {"site-packages/demo.py", "node_modules/dep.js", "app.py"} <= set(sent(fake))
-    assert "node_modules/mine.js" not in sent(fake)
+    assert len(archives(cli)) == 2
+    assert {"site-packages/demo.py", "node_modules/dep.js", "app.py"} <= set(sent(cli))
+    assert "node_modules/mine.js" not in sent(cli)
     assert first["packages_key"].startswith("python+node:")
-    assert added(fake, *server, directory=app) == first
-    assert len(archives(fake)) == 1
+    assert added(cli, app, server) == first
+    assert len(archives(cli)) == 1
     assert installed == ["python", "node"]
     (app / "package.json").write_text('{"dependencies": {}}')  # either list gives another key
-    second = added(fake, *server, directory=app)
+    second = added(cli, app, server)
     (app / "requirements.txt").write_text("")
-    third = added(fake, *server, directory=app)
+    third = added(cli, app, server)
     assert len({one["packages_key"] for one in (first, second, third)}) == 3
     (app / "package.json").unlink()  # and without Node's, the directory's own modules are sent
-    fourth = added(fake, *server, directory=app)
+    fourth = added(cli, app, server)
     assert fourth["packages_key"].startswith("python:")
-    assert "node_modules/mine.js" in sent(fake)
-    python = added(fake, directory=app)
+    assert "node_modules/mine.js" in sent(cli)
+    python = added(cli, app)
     assert python["packages_key"] == fourth["packages_key"]
-    assert "site-packages/demo.py" not in sent(fake)
+    assert "site-packages/demo.py" not in sent(cli)
 
 
-def test_it_is_said_that_no_function_is_outdated(fake: Fake, capsys: Captured) -> None:
-    fake.answers["GET", ""] = (200, {"functions": [], "next_cursor": None})
-    assert run(["runtimes", "outdated"]) == 0
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("", "no function is outdated\n")
-
-
-@pytest.mark.usefixtures("fake")
-def test_a_refused_manifest_is_named_by_its_own_path(app: Path, capsys: Captured) -> None:
+def test_a_refused_manifest_is_named_by_its_own_path(cli: CommandLine, app: Path) -> None:
     (app / "package.json").write_text("{bad")
-    assert run(["runtimes", "add", "etl", "--kind", "node", "--dir", str(app)]) == 2
-    assert f"error: {app / 'package.json'} cannot be read" in capsys.readouterr().err
+    error = add(cli, f"--kind node --dir {app}", code=2).err
+    assert f"error: {app}/package.json cannot be read" in error
 
 
-def test_of_one_function_it_is_said_whether_it_is_outdated(fake: Fake, capsys: Captured) -> None:
-    assert run(["functions", "get", "hello"]) == 0
-    assert "outdated" not in capsys.readouterr().out
-    fake.answers["GET", "/by-name/hello"] = (200, {**FUNCTION, "runtime_outdated": True})
-    assert run(["functions", "get", "hello"]) == 0
-    assert "its runtime was replaced since this version was made" in capsys.readouterr().out
+def test_of_one_function_it_is_said_whether_it_is_outdated(cli: CommandLine) -> None:
+    assert "outdated" not in cli.run("functions get hello").out
+    cli.answers["GET", "/by-name/hello"] = (200, {**FUNCTION, "runtime_outdated": True})
+    printed = cli.run("functions get hello")
+    assert "its runtime was replaced since this version was made" in printed.out
 
 
 @pytest.mark.parametrize(
@@ -906,21 +835,19 @@ def test_of_one_function_it_is_said_whether_it_is_outdated(fake: Fake, capsys: C
     ],
 )
 def test_of_a_function_it_is_said_what_calls_run_on_where_that_is_not_its_current_version(
-    fake: Fake, capsys: Captured, alias: dict[str, Any], cell: str, row: str | None
+    cli: CommandLine, alias: dict[str, Any], cell: str, row: str | None
 ) -> None:
-    default = {"name": "live", "also": None, "default": True, "updated_at": 1, **alias}
-    one = {**FUNCTION, "default_alias": default}
-    fake.answers["GET", ""] = (200, {"functions": [one], "next_cursor": None})
-    fake.answers["GET", "/by-name/hello"] = (200, one)
-    fake.answers["POST", f"/{ID}/deploy"] = (200, one)
-    assert run(["functions", "list"]) == 0
-    assert cell in capsys.readouterr().out
-    assert run(["functions", "get", "hello"]) == 0
-    assert (row in capsys.readouterr().out) if row else "run on" not in capsys.readouterr().out
-    assert run(["functions", "deploy", ID]) == 0
-    told = capsys.readouterr().err
+    default = body_of(wire.Alias, name="live", default=True, **alias)
+    function = {**FUNCTION, "default_alias": default}
+    cli.answers["GET", ""] = (200, {"functions": [function], "next_cursor": None})
+    cli.answers["GET", "/by-name/hello"] = (200, function)
+    cli.answers["POST", f"/{ID}/deploy"] = (200, function)
+    assert cell in cli.run("functions list").out
+    printed = cli.run("functions get hello")
+    assert (row in printed.out) if row else "run on" not in printed.out
+    note = cli.run(f"functions deploy {ID}").err
     hint = "all on version 3 with: quiltfn aliases set hello live 3"
-    assert (f"calls run on {(row or '').strip()}; {hint}\n" in told) if row else not told
+    assert (f"calls run on {(row or '').strip()}; {hint}\n" in note) if row else not note
 
 
 def test_a_signal_while_a_program_is_started_ends_that_too(monkeypatch: pytest.MonkeyPatch) -> None:

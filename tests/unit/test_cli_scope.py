@@ -1,6 +1,5 @@
 """Commands without a function's name, the times that they take, and the log of HTTP servers."""
 
-import json
 import time
 from pathlib import Path
 
@@ -9,72 +8,42 @@ import msgspec
 import pytest
 
 from promises import promise
-from quiltfn.cli import moments, run, server_log, tables
+from quiltfn import wire
+from quiltfn.cli import moments, server_log, tables
 from quiltfn.cli.parsing import BadParameter
 from quiltfn.sdk import Invocation, InvocationSummaryPage
 from quiltfn.sdk.events import End, Event, Output, Started
-from unit.canned_server import FUNCTION, ID, INVOCATION, answered_by
+from unit.canned_server import FUNCTION, ID, INVOCATION, NOT_FOUND, answered_by, body_of
+from unit.command_line import CommandLine
 
 pytestmark = promise("A83")
-
-Captured = pytest.CaptureFixture[str]
-
 
 NAMES = {f"{ID[:-1]}{number}": name for number, name in enumerate(("a", "b", "gone"))}
 
 
-def named(name: str) -> dict[str, object]:
-    return {"function_id": f"id-{name}", "function_name": name}
-
-
-def letter(name: str, died_at: int) -> dict[str, object]:
-    return {
-        **named(name),
-        **{"invocation_id": f"{name}{died_at}", "reason": "attempts", "died_at": died_at},
-        **{"status": "failed", "attempts": 3, "error_message": "boom", "source": "async"},
-    }
-
-
-def delivery(name: str, number: int) -> dict[str, object]:
-    return {
-        **named(name),
-        **{"delivery_id": f"{number}-{name}", "invocation_id": "i"},
-        **{"policy_field": "on_failure", "status": "failed", "attempts": 1},
-        **{"next_attempt_at": None, "http_status": 500, "error_message": "no", "ended_at": 1},
-    }
-
-
-def queue_of(name: str, queued: int) -> dict[str, object]:
-    counts = {"queued": queued, "delayed": 0, "running": 0, "dead_letters": 0}
-    return {**named(name), **counts, "oldest_age_seconds": 3}
-
-
-def gone() -> httpx.Response:
-    body = {"error": "there is no such function", "error_code": "NOT_FOUND", "hint": ""}
-    return httpx.Response(404, json=body)
-
-
 def invocation(function_id: str, name: str, number: int) -> dict[str, object]:
-    return {
-        **INVOCATION,
-        **{"invocation_id": f"{number}-{name}", "function_id": function_id, "function_name": name},
-        **{"version": 1, "source": "async", "attempt": 4, "due_at": 1, "http_status": None},
-        **{"parent_invocation_id": None, "origin_invocation_id": None},
-    }
+    return body_of(
+        wire.InvocationSummary,
+        invocation_id=f"{number}-{name}",
+        function_id=function_id,
+        function_name=name,
+        status="success",
+        attempt=4,
+    )
 
 
-def alias(name: str) -> dict[str, object]:
-    return {
-        **{"name": f"of-{name}", "version": 3, "also": {"version": 4, "weight": 0.1}},
-        **{"rollback_on": None, "rolled_back": None, "default": False, "updated_at": 1},
-    }
+def listed(schema: type[msgspec.Struct], names: str) -> list[dict[str, object]]:
+    return [body_of(schema, function_id=f"id-{name}", function_name=name) for name in names]
 
 
 LISTS = {
-    "/api/queues": ("queues", [queue_of("b", 2), queue_of("a", 1)]),
-    "/api/dead-letters": ("dead_letters", [letter("a", 5), letter("b", 4), letter("a", 1)]),
-    "/api/deliveries": ("deliveries", [delivery("a", 5), delivery("b", 4), delivery("a", 1)]),
+    "/api/queues": ("queues", listed(wire.FunctionQueue, "ba")),
+    "/api/dead-letters": ("dead_letters", listed(wire.DeadLetter, "aba")),
+    "/api/deliveries": ("deliveries", listed(wire.Delivery, "aba")),
 }
+
+
+GONE = httpx.Response(404, json=NOT_FOUND)
 
 
 def answer(request: httpx.Request) -> httpx.Response:
@@ -83,22 +52,23 @@ def answer(request: httpx.Request) -> httpx.Response:
     assert query.get("cluster_id", "project:shop") == "project:shop"
     if path == "/api/functions":
         names = set(NAMES.values()) if "cluster_id" not in query else {"b"}
-        all_ = [
-            {**FUNCTION, "id": id_, "name": name} for id_, name in NAMES.items() if name in names
+        found = [
+            FUNCTION | {"id": one, "name": name} for one, name in NAMES.items() if name in names
         ]
-        return httpx.Response(200, json={"functions": all_, "next_cursor": None})
+        return httpx.Response(200, json={"functions": found, "next_cursor": None})
     if path == "/api/invocations":
         ids = {one: name for one, name in NAMES.items() if query.get("function_id") in (None, one)}
         if [*ids.values()] == ["gone"]:
-            return gone()
+            return GONE
         calls = [invocation(one, name, at) for one, name in ids.items() for at in (1, 2)]
         next_cursor = "c" if query.get("limit") == "1" else None
         return httpx.Response(200, json={"invocations": calls, "next_cursor": next_cursor})
     if "/by-name/" in path:
-        return gone()
+        return GONE
     if path.endswith("/aliases"):
-        name = NAMES[path.split("/")[3]]
-        return gone() if name == "gone" else httpx.Response(200, json={"aliases": [alias(name)]})
+        name, share = NAMES[path.split("/")[3]], {"version": 4, "weight": 0.1}
+        alias = body_of(wire.Alias, name=f"of-{name}", version=3, also=share)
+        return GONE if name == "gone" else httpx.Response(200, json={"aliases": [alias]})
     field, found = LISTS[path]
     if "cluster_id" in query:
         found = [one for one in found if one["function_name"] == "b"]
@@ -109,10 +79,14 @@ def answer(request: httpx.Request) -> httpx.Response:
 
 
 @pytest.fixture
-def canned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def cli(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CommandLine:
     monkeypatch.chdir(tmp_path)
     answered_by(answer, monkeypatch)
-    return tmp_path
+    return cli
+
+
+def in_project() -> None:
+    Path("quiltfn.toml").write_text('project = "shop"\n')
 
 
 @pytest.mark.parametrize(
@@ -124,37 +98,33 @@ def canned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     ],
 )
 def test_a_list_of_all_functions_names_each_and_says_that_there_is_more(
-    canned: Path, capsys: Captured, command: str, field: str, names: list[str]
+    cli: CommandLine, command: str, field: str, names: list[str]
 ) -> None:
     def listed(*options: str) -> list[str]:
-        assert run([*command.split(), "-o", "json", *options]) == 0
-        found = json.loads(capsys.readouterr().out)[field]
+        found = cli.run(f"{command} -o json", *options).data[field]
         return [one["function_name"] for one in found]
 
     assert listed() == names
     assert listed("--limit", "1", "--cursor", "1") == names[1:2]
-    assert run([*command.split(), "--limit", "1"]) == 0
-    shown = capsys.readouterr()
+    shown = cli.run(f"{command} --limit 1")
     assert "FUNCTION" in shown.out
     assert "more results: add --cursor 1" in shown.err
     assert ("on_failure" in shown.out and "ENDED" in shown.out) == (field == "deliveries")
-    (canned / "quiltfn.toml").write_text('project = "shop"\n')
-    assert run([*command.split(), "-o", "json"]) == 0
-    said = capsys.readouterr()
-    assert {one["function_name"] for one in json.loads(said.out)[field]} == {"b"}
+    in_project()
+    said = cli.run(f"{command} -o json")
+    assert {one["function_name"] for one in said.data[field]} == {"b"}
     assert "project shop; --all-functions" in said.err
     assert set(listed("--all-functions")) == {"a", "b"}
 
 
-def test_invocations_are_those_of_the_project(canned: Path, capsys: Captured) -> None:
+def test_invocations_are_those_of_the_project(cli: CommandLine) -> None:
     def listed(*more: str) -> tuple[list[str], str]:
-        assert run(["invocations", "-o", "json", *more]) == 0
-        printed = capsys.readouterr()
-        shown = json.loads(printed.out)["invocations"]
+        printed = cli.run("invocations -o json", *more)
+        shown = printed.data["invocations"]
         return [one["invocation_id"] for one in shown], printed.err
 
     assert len(listed()[0]) == 6
-    (canned / "quiltfn.toml").write_text('project = "shop"\n')
+    in_project()
     ids, note = listed()
     assert ids == ["2-b", "1-b"]
     assert "project shop; --all-functions" in note
@@ -164,13 +134,12 @@ def test_invocations_are_those_of_the_project(canned: Path, capsys: Captured) ->
     assert len(listed("--all-functions")[0]) == 6
     for which in (["--function", next(iter(NAMES))], [next(iter(NAMES))]):
         assert listed(*which) == (["1-a", "2-a"], "")
-    assert run(["invocations"]) == 0
-    assert "success, attempt 4" in capsys.readouterr().out
-    assert run(["invocations", "--cursor", "c"]) == 2
-    assert "--cursor needs a function's name or --all-functions" in capsys.readouterr().err
+    assert "success, attempt 4" in cli.run("invocations").out
+    needs = "--cursor needs a function's name or --all-functions"
+    assert needs in cli.run("invocations --cursor c", code=2).err
 
 
-def test_invocations_are_shown_by_when_they_started(capsys: Captured) -> None:
+def test_invocations_are_shown_by_when_they_started(capsys: pytest.CaptureFixture[str]) -> None:
     started = {"a": 5, "b": None, "c": 9}
     found = [
         {**invocation(ID, name, at), "started_at": at_s}
@@ -182,47 +151,19 @@ def test_invocations_are_shown_by_when_they_started(capsys: Captured) -> None:
     assert [row.split()[-1].partition("-")[2] for row in rows] == ["b", "c", "a"]
 
 
-def test_aliases_are_of_a_function_of_the_project_or_all(canned: Path, capsys: Captured) -> None:
+def test_aliases_are_of_a_function_of_the_project_or_all(cli: CommandLine) -> None:
     def listed(*more: str) -> list[tuple[str | None, str]]:
-        assert run(["aliases", "list", "-o", "json", *more]) == 0
-        shown = json.loads(capsys.readouterr().out)["aliases"]
+        shown = cli.run("aliases list -o json", *more).data["aliases"]
         return [(one.get("function_name"), one["name"]) for one in shown]
 
     assert listed() == [("a", "of-a"), ("b", "of-b")]
     assert listed(next(iter(NAMES))) == [(None, "of-a")]
-    (canned / "quiltfn.toml").write_text('project = "shop"\n')
+    in_project()
     assert listed() == [("b", "of-b")]
     assert listed("--all-functions") == [("a", "of-a"), ("b", "of-b")]
-    assert run(["aliases", "list"]) == 0
-    head, row = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["FUNCTION", "ALIAS", "VERSION"]
-    assert row.split()[:4] == ["b", "of-b", "3", "4=10%"]
-
-
-@pytest.mark.usefixtures("canned")
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("queue a --all-functions", "a name or --all-functions"),
-        ("logs a --all-functions", "a name or --all-functions"),
-        ("invocations --function a --all-functions", "a name or --all-functions"),
-        ("invocations a --all-functions", "a name or --all-functions"),
-        ("invocations a --function a", "a name or --function"),
-        ("aliases list a --all-functions", "a name or --all-functions"),
-        ("queue a --limit 2", "--limit and --cursor go without a name"),
-        ("logs --call x", "--call needs the function too"),
-        ("logs a --follow --until 1h", "--follow or --until"),
-        ("logs a --since 1h --until 2h", "--since must be before --until"),
-        ("logs a --since soon", "--since must be an age such as 90s, 10m, 2h or 1d, today"),
-        ("invocations --until 25:00", "--until must be"),
-        ("usage --since 2026-13-01", "--since must be"),
-        ("invoke hello world", "--payload world"),
-        ("invoke hello a b", "--payload 'a b'"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(words: str, said: str, capsys: Captured) -> None:
-    assert run(words.split()) == 2
-    assert said in capsys.readouterr().err
+    head, row = cli.run("aliases list").lines
+    assert head.startswith("FUNCTION ALIAS VERSION ")
+    assert row.startswith("b of-b 3 4=10% ")
 
 
 # --- times --------------------------------------------------------------------------------------

@@ -2,12 +2,7 @@
 
 import io
 import itertools
-import json
-import os
-import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +10,13 @@ import httpx
 import pytest
 from rich.console import Console
 
-from quiltfn.cli import dashboard, load_columns, run, screen, top
+from quiltfn import wire
+from quiltfn.cli import dashboard, load_columns, screen, top
 from quiltfn.sdk import Client
-from timeouts import scaled
-from unit.canned_server import FUNCTION, ID, Canned, Fake, answered_by
-from unit.test_transport import listening
+from unit.canned_server import FUNCTION, ID, Canned, body_of
+from unit.command_line import CommandLine
+from unit.terminals import Screen, needs, serving
 
-Captured = pytest.CaptureFixture[str]
 OTHER = ID[:-1] + "2"
 SUMMARY = {name: one for name, one in FUNCTION.items() if name not in ("handler", "environment")}
 POOL: dict[str, Any] = {
@@ -32,38 +27,31 @@ STATS: dict[str, Any] = {
     **{"function_id": OTHER, "calls": 90, "errors": 4, "cold_starts": 1},
     **{"p50_ms": 1.26, "p99_ms": 850.4},
 }
-
-
-class Busy(Fake):
-    """Has a function with instances, and one that was called and is not known by its name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answers["GET", "/pools"] = (200, {"pools": [POOL]})
-        self.answers["GET", "/stats"] = (200, {"functions": [STATS], "next_cursor": None})
-        self.answers["GET", ""] = (200, {"functions": [SUMMARY], "next_cursor": None})
+NO_CALLS: dict[str, Any] = {"functions": [], "next_cursor": None}
+# A function with instances, and one that was called and is not known by its name.
+BUSY = {
+    "/pools": {"pools": [POOL]},
+    "/stats": {"functions": [STATS], "next_cursor": None},
+    "": {"functions": [SUMMARY], "next_cursor": None},
+}
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    one = Busy()
-    answered_by(one, monkeypatch)
-    return one
+def cli(cli: CommandLine) -> CommandLine:
+    cli.answers |= {("GET", path): (200, body) for path, body in BUSY.items()}
+    return cli
 
 
-@pytest.mark.usefixtures("fake")
-def test_in_a_pipe_it_is_shown_once(capsys: Captured) -> None:
-    assert run(["top"]) == 0
-    head, first, second = capsys.readouterr().out.splitlines()
-    assert head.split() == list(load_columns.HEAD)
-    assert first.split() == ["hello", "3", "2", "1", "2", "1", "-", "-", "-", "-", "512", "MiB"]
-    rest = ["1.50", "1.3", "ms", "850", "ms", "4", "0", "MiB"]
-    assert second.split() == [OTHER, "-", "-", "-", "-", "-", *rest]
+def test_in_a_pipe_it_is_shown_once(cli: CommandLine) -> None:
+    assert cli.run("top").lines == [
+        " ".join(load_columns.HEAD),
+        "hello 3 2 1 2 1 - - - - 512 MiB",
+        f"{OTHER} - - - - - 1.50 1.3 ms 850 ms 4 0 MiB",
+    ]
 
 
-def test_programs_get_numbers(fake: Fake, capsys: Captured) -> None:
-    assert run(["top", "-o", "json"]) == 0
-    first, second = json.loads(capsys.readouterr().out)["functions"]
+def test_programs_get_numbers(cli: CommandLine) -> None:
+    first, second = cli.run("top -o json").data["functions"]
     assert first == {
         **{"function_id": ID, "name": "hello", "tenant_id": None, "version": 3},
         **{"ready": 2, "busy": 1},
@@ -71,69 +59,57 @@ def test_programs_get_numbers(fake: Fake, capsys: Captured) -> None:
         **{"errors": 0, "p50_ms": None, "p99_ms": None},
     }
     assert (second["calls_per_second"], second["errors"], second["version"]) == (1.5, 4, None)
-    fake.answers["GET", "/pools"] = (200, {"pools": []})
-    fake.answers["GET", "/stats"] = (200, {"functions": [], "next_cursor": None})
-    assert run(["top"]) == 0
-    assert "no function has instances" in capsys.readouterr().err
+    cli.answers["GET", "/pools"] = (200, {"pools": []})
+    cli.answers["GET", "/stats"] = (200, NO_CALLS)
+    assert "no function has instances" in cli.run("top").err
 
 
-def test_operators_see_the_functions_of_all_tenants(fake: Fake, capsys: Captured) -> None:
-    instance = {
-        **{"function_id": ID, "function_name": "hello", "tenant_id": "acme", "node_id": "n"},
-        **{"number": 1, "version": 3, "state": "busy", "memory_mib": 1.0, "age_seconds": 1.0},
-        **{"state_seconds": 1.0, "start_reason": "first_call"},
-    }
-    listed: dict[str, Any] = {
-        "total_count": 1,
-        "prewarmed_count": 0,
-        "waiting_calls": 0,
-        "queued_calls": 0,
-    }
-    listed |= {"instances": [instance], "memory": {}}
-    calling = {"tenant_id": "calls", "disabled": False, "functions": 1, "valid_keys": 1}
-    idle = {**calling, "tenant_id": "idle", "calls_in_flight": 0}
-    tenants = [{**calling, "calls_in_flight": 2}, idle]
-    fake.answers["GET", "/api/instances"] = (200, listed)
-    fake.answers["GET", "/api/tenants"] = (200, {"tenants": tenants, "next_cursor": None})
-    assert run(["top", "--all-tenants"]) == 0
-    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+def test_operators_see_the_functions_of_all_tenants(cli: CommandLine) -> None:
+    instance = body_of(
+        wire.Instance, function_id=ID, function_name="hello", tenant_id="acme", state="busy"
+    )
+    tenants = [
+        body_of(wire.Tenant, tenant_id=name, calls_in_flight=count)
+        for name, count in (("calls", 2), ("idle", 0))
+    ]
+    cli.answers["GET", "/api/instances"] = (200, body_of(wire.InstanceList, instances=[instance]))
+    cli.answers["GET", "/api/tenants"] = (200, {"tenants": tenants, "next_cursor": None})
+    names = [line.split()[0] for line in cli.run("top --all-tenants").lines[1:]]
     assert names == ["acme/hello", "calls/hello", f"acme/{OTHER}", f"calls/{OTHER}"]
-    assert run(["top", "--all-tenants", "-o", "json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["functions"]
+    rows = cli.run("top --all-tenants -o json").data["functions"]
     assert {row["tenant_id"] for row in rows} == {"acme", "calls"}
 
 
-def test_names_are_asked_for_again_only_for_a_function_that_is_new() -> None:
-    fake = Busy()
-    fake.answers["GET", "/stats"] = (200, {"functions": [], "next_cursor": None})
-    with Client("http://x", transport=Canned(fake)) as client:
+def test_names_are_asked_for_again_only_for_a_function_that_is_new(cli: CommandLine) -> None:
+    cli.answers["GET", "/stats"] = (200, NO_CALLS)
+    with Client("http://x", transport=Canned(cli)) as client:
         observer = top.Observer(client)
         for _ in range(3):
             observer.look()
-        assert fake.asked.count(("GET", "")) == 1
+        assert cli.asked.count(("GET", "")) == 1
         new = {**POOL, "function_id": OTHER}
-        fake.answers["GET", "/pools"] = (200, {"pools": [POOL, new]})
+        cli.answers["GET", "/pools"] = (200, {"pools": [POOL, new]})
         observer.look()
-    assert fake.asked.count(("GET", "")) == 2
+    assert cli.asked.count(("GET", "")) == 2
 
 
-def test_a_server_that_is_away_leaves_what_it_said_last() -> None:
-    fake, is_away = Busy(), [False]
+def test_a_server_that_is_away_leaves_what_it_said_last(cli: CommandLine) -> None:
+    is_away = False
 
     def answer(request: httpx.Request) -> httpx.Response:
-        if is_away[0]:
+        if is_away:
             raise httpx.ConnectError("refused")
-        return fake(request)
+        return cli(request)
 
     with Client("http://x", transport=Canned(answer), retries=0) as client:
         frames = top.frames(top.Observer(client), "http://x")
         head, rows = next(frames)
         assert head == "http://x · 2 functions, 6 instances, 1 busy, 1.50 calls/s, 512 MiB"
-        is_away[0] = True
+        is_away = True
         head, same = next(frames)
         assert "does not answer" in head
         assert same == rows
-        is_away[0] = False
+        is_away = False
         assert "does not answer" not in next(frames)[0]
 
 
@@ -171,94 +147,64 @@ def test_a_name_cannot_draw_on_the_terminal() -> None:
 
 
 def test_it_is_drawn_again_until_q_and_the_terminal_is_as_it_was(tmp_path: Path) -> None:
-    if shutil.which("tmux") is None:
-        pytest.skip("needs tmux: apt install tmux")
-    count = itertools.count(1)
-    answers = Busy().answers
+    needs("tmux")
+    count = itertools.count(101)
 
-    with listening() as (port, kind):
+    def reply(path: str, _: bytes) -> Any:
+        path = path.removeprefix("/api/functions")
+        return {"pools": [{**POOL, "busy_count": next(count)}]} if path == "/pools" else BUSY[path]
 
-        def answer(self: Any) -> None:
-            path = self.path.partition("?")[0].removeprefix("/api/functions")
-            body = dict(answers["GET", path][1])
-            if path == "/pools":
-                body["pools"] = [{**POOL, "busy_count": 100 + next(count)}]
-            said = json.dumps(body).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said)
-
-        kind.do_GET = answer
-        tmux = ["tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
-
-        def captured() -> str:
-            asked = [*tmux, "capture-pane", "-p"]
-            return subprocess.run(asked, check=True, capture_output=True, text=True).stdout
-
-        def wait_for(text: str) -> None:
-            deadline = time.monotonic() + scaled(20)
-            while text not in captured():
-                assert time.monotonic() < deadline, f"{text!r} is not in\n{captured()}"
-                time.sleep(0.05)
-
-        command = f"{sys.executable} -m quiltfn top --url http://127.0.0.1:{port}"
+    with serving(reply) as url:
+        command = f"{sys.executable} -m quiltfn top --url {url}"
         line = f"echo before; {command}; echo ended with $?; stty -a | grep -o '[-]*icanon'; read x"
-        start = [*tmux, "new-session", "-d", "-x", "120", "-y", "20", "/bin/sh", "-c", line]
-        subprocess.run(start, check=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
-        try:
-            wait_for("104 ")
-            assert "before" not in captured()
-            subprocess.run([*tmux, "send-keys", "q"], check=True)
-            wait_for("ended with 0\nicanon")
-            assert captured().startswith("before\n")
-        finally:
-            subprocess.run([*tmux, "kill-server"], check=True)
+        with Screen(tmp_path, ["/bin/sh", "-c", line], {}) as screen:
+            screen.wait_for("104 ")
+            assert "before" not in screen.text()
+            screen.run("send-keys", "q")
+            screen.wait_for("ended with 0\nicanon")
+            assert screen.text().startswith("before\n")
 
 
 # --- open ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("fake")
-def test_a_page_is_opened_or_printed(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    opened: list[str] = []
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The pages that a browser was asked for; it fails for the start page."""
+    pages: list[str] = []
 
     def open_page(address: str) -> bool:
-        opened.append(address)
+        pages.append(address)
         return "functions" in address
 
     monkeypatch.setattr("webbrowser.open", open_page)
+    monkeypatch.setattr(dashboard, "has_display", lambda: True)
+    return pages
+
+
+def test_a_page_is_opened_or_printed(
+    cli: CommandLine, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dashboard, "has_display", lambda: False)
-    assert run(["open"]) == 0
-    assert capsys.readouterr().out == "http://127.0.0.1:8080/ui/\n"
+    assert cli.run("open").out == "http://127.0.0.1:8080/ui/\n"
     assert opened == []
     monkeypatch.setattr(dashboard, "has_display", lambda: True)
-    assert run(["open", "hello"]) == 0
-    assert opened == [f"http://127.0.0.1:8080/ui/#/functions/{ID}"]
-    assert capsys.readouterr() == (f"{opened[0]}\n", "")
-    assert run(["open"]) == 0
-    assert "no browser could be opened" in capsys.readouterr().err
-    assert run(["open", "nobody"]) == 1
+    page = f"http://127.0.0.1:8080/ui/#/functions/{ID}"
+    assert cli.run("open hello") == (f"{page}\n", "")
+    assert opened == [page]
+    assert "no browser could be opened" in cli.run("open").err
+    cli.run("open nobody", code=1)
 
 
-@pytest.mark.usefixtures("fake")
 def test_a_password_in_the_servers_address_is_neither_shown_nor_given_to_a_browser(
-    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    cli: CommandLine, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[str] = []
-
-    def open_page(address: str) -> bool:
-        opened.append(address)
-        return True
-
-    monkeypatch.setattr("webbrowser.open", open_page)
-    monkeypatch.setattr(dashboard, "has_display", lambda: True)
     monkeypatch.setenv("QUILT_BASE_URL", "http://me:canary@127.0.0.1:8080")
-    assert run(["open"]) == 0
-    assert opened == ["http://127.0.0.1:8080/ui/"]
-    assert capsys.readouterr() == (f"{opened[0]}\n", "")
+    printed = cli.run("open hello")
+    assert opened == [f"http://127.0.0.1:8080/ui/#/functions/{ID}"]
+    assert printed == (f"{opened[0]}\n", "")
     seen: list[str] = []
     monkeypatch.setattr(screen, "refresh", lambda frames, _: seen.append(next(frames)[0]))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    assert run(["top"]) == 0
+    cli.run("top")
     assert seen[0].startswith("http://127.0.0.1:8080 · ")

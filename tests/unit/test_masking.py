@@ -9,34 +9,20 @@ import msgspec
 import pytest
 
 from promises import promise
-from quiltfn.cli import run
+from quiltfn import wire
 from quiltfn.cli.project import PROJECT_FILE, export, file, toml
-from quiltfn.cli.project.plan import (
-    LABEL,
-    CurrentFunction,
-    CurrentState,
-    DesiredState,
-    plan_for,
-    without_secrets,
-)
-from quiltfn.wire import (
-    NewAsyncPolicy,
-    NewDestination,
-    NewFunction,
-    NewRuntime,
-    NewSchedule,
-    RecordPolicy,
-)
+from quiltfn.cli.project.plan import LABEL, CurrentState, DesiredState, plan_for, without_secrets
+from quiltfn.wire import NewAsyncPolicy, NewDestination, NewFunction, NewSchedule
 from quiltfn.wire.masking import looks_secret, masked, without_path
-from unit.canned_server import FUNCTION, ID, Fake, answered_by, version
-from unit.project_simulation import function_of, policy_of, runtime_of, schedule_of
+from unit.canned_server import FUNCTION, ID, body_of, version
+from unit.command_line import CommandLine
+from unit.project_simulation import found_function, function_of, policy_of, schedule_of
 
 pytestmark = promise("A80")
 
 ROOT = Path(__file__).parents[2]
 # The dashboard's tests read them as well: it has the same rules.
 CASES = json.loads((ROOT / "ui" / "tests" / "masking_cases.json").read_text())
-Captured = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(("name", "value", "is_secret"), CASES)
@@ -104,44 +90,22 @@ def test_a_response_without_secrets_is_left_alone() -> None:
 # --- commands -----------------------------------------------------------------------------------
 
 VARIABLES = {"API_TOKEN": "t0p-secret", "DB": "postgres://app:t0p-secret@db", "MODE": "fast"}
-RUNTIME = msgspec.to_builtins(
-    runtime_of(NewRuntime(name="etl", kind="python", environment=VARIABLES))
-)
-SCHEDULE = msgspec.to_builtins(
-    schedule_of(
-        NewSchedule(name="nightly", function="hello", cron="0 3 * * *", environment=VARIABLES)
-    )
-)
-INPUT = {
-    **{"invocation_id": "i1", "payload": "x", "environment": VARIABLES, "version": None},
-    **{"source": "sync", "caller": "open", "parent_invocation_id": None},
-}
+SECRET = {"environment": VARIABLES}
+HELLO, RUNTIME = FUNCTION | SECRET, body_of(wire.Runtime, name="etl", **SECRET)
+SCHEDULE = body_of(wire.Schedule, name="nightly", function="hello", **SECRET)
 DESTINATION = {"function": None, "url": "https://a.example/t0p-secret", "secret": "t0p-secret"}
-POLICY = {
-    **{"max_attempts": 3, "retry_on": ["failed"], "max_age_seconds": 60, "max_queued": 9},
-    **{"backoff_seconds": {"first": 1, "factor": 2, "most": 9, "jitter": 0.1}},
-    **{"max_concurrency": None, "on_success": DESTINATION, "on_failure": None},
-}
-URL = {
-    **{"path": "/fn/default/hello", "host": None, "auth": "webhook", "methods": None},
-    **{"webhook": {"scheme": "github", "secret": "t0p-secret"}, "cors": None, "stream": False},
-}
+POLICY = body_of(wire.AsyncPolicy, on_success=DESTINATION)
+WEBHOOK = {"scheme": "github", "secret": "t0p-secret"}
 ANSWERS: dict[tuple[str, str], Any] = {
-    ("GET", "/by-name/hello"): {**FUNCTION, "environment": VARIABLES},
-    ("GET", f"/{ID}"): {**FUNCTION, "environment": VARIABLES},
-    ("POST", f"/{ID}/deploy"): {**FUNCTION, "environment": VARIABLES},
-    ("PUT", f"/{ID}"): {**FUNCTION, "environment": VARIABLES},
-    ("GET", ""): {
-        "functions": [{**FUNCTION, "environment": VARIABLES}],
-        "next_cursor": None,
-    },
-    ("GET", f"/{ID}/versions"): {
-        "versions": [{**version(1, "x"), "environment": VARIABLES}],
-        "next_cursor": None,
-    },
+    ("GET", "/by-name/hello"): HELLO,
+    ("GET", f"/{ID}"): HELLO,
+    ("POST", f"/{ID}/deploy"): HELLO,
+    ("PUT", f"/{ID}"): HELLO,
+    ("GET", ""): {"functions": [HELLO], "next_cursor": None},
+    ("GET", f"/{ID}/versions"): {"versions": [version(1, "x") | SECRET], "next_cursor": None},
     ("GET", f"/{ID}/async-policy"): POLICY,
-    ("GET", f"/{ID}/url"): URL,
-    ("GET", f"/{ID}/invocations/i1/input"): INPUT,
+    ("GET", f"/{ID}/url"): body_of(wire.FunctionUrl, auth="webhook", webhook=WEBHOOK),
+    ("GET", f"/{ID}/invocations/i1/input"): body_of(wire.InvocationInput, payload="x", **SECRET),
     ("GET", "/api/runtimes"): {"runtimes": [RUNTIME]},
     ("GET", "/api/runtimes/etl"): RUNTIME,
     ("GET", "/api/schedules"): {"schedules": [SCHEDULE], "next_cursor": None},
@@ -168,56 +132,47 @@ OTHERS = [
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    one = Fake()
-    one.answers |= {call: (200, body) for call, body in ANSWERS.items()}
-    answered_by(one, monkeypatch)
-    return one
+def cli(cli: CommandLine) -> CommandLine:
+    cli.answers |= {call: (200, body) for call, body in ANSWERS.items()}
+    return cli
 
 
-@pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize("form", ["table", "json", "yaml"])
 @pytest.mark.parametrize("command", [*REVEALING, *OTHERS])
-def test_no_command_prints_a_secret(command: str, form: str, capsys: Captured) -> None:
-    assert run([*command.split(), "-o", form]) == 0
-    said = capsys.readouterr()
+def test_no_command_prints_a_secret(cli: CommandLine, command: str, form: str) -> None:
+    said = cli.run(f"{command} -o {form}")
     assert "t0p-secret" not in said.out + said.err
     if form == "json" and command in REVEALING:
         assert "***" in said.out
 
 
-@pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize("command", REVEALING)
-def test_a_command_reveals_secrets_if_it_is_asked_to(command: str, capsys: Captured) -> None:
-    assert run([*command.split(), "-o", "json", "--reveal"]) == 0
-    said = capsys.readouterr().out
+def test_a_command_reveals_secrets_if_it_is_asked_to(cli: CommandLine, command: str) -> None:
+    said = cli.run(f"{command} -o json --reveal").out
     assert "t0p-secret" in said
     assert "***" not in said
 
 
-@pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize(
     "command", ["functions get hello", "runtimes show etl", "schedules show nightly"]
 )
-def test_a_table_masks_what_looks_like_a_secret_alone(command: str, capsys: Captured) -> None:
-    assert run(command.split()) == 0
-    said = capsys.readouterr()
+def test_a_table_masks_what_looks_like_a_secret_alone(cli: CommandLine, command: str) -> None:
+    said = cli.run(command)
     for line in ("API_TOKEN=***", "DB=***", "MODE=fast"):
         assert line in said.out
     assert "--reveal shows it" in said.err
-    assert run([*command.split(), "--reveal"]) == 0
-    said = capsys.readouterr()
+    said = cli.run(f"{command} --reveal")
     assert "API_TOKEN=t0p-secret" in said.out
     assert said.err == ""
 
 
-@pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize("form", ["table", "json", "yaml"])
-@pytest.mark.parametrize("command", ["functions get hello", "functions list", "versions"])
+@pytest.mark.parametrize(
+    "command", ["functions get hello", "functions list", "functions versions hello"]
+)
 def test_what_the_project_here_lists_as_a_secret_is_masked_as_well(
-    command: str, form: str, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, command: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [*("functions versions hello" if command == "versions" else command).split()]
     monkeypatch.chdir(tmp_path)
     for text, is_shown in (
         ('[functions.other]\nsecrets = ["MODE"]\n', False),
@@ -225,19 +180,16 @@ def test_what_the_project_here_lists_as_a_secret_is_masked_as_well(
         ("", True),
     ):
         (tmp_path / PROJECT_FILE).write_text(text)
-        assert run([*words, "-o", form]) == 0
-        said = capsys.readouterr().out
+        said = cli.run(f"{command} -o {form}").out
         has_values = form != "table" or command == "functions get hello"
         assert ("fast" in said) is (is_shown and has_values)
-        assert run([*words, "-o", form, "--reveal"]) == 0
-        assert ("fast" in capsys.readouterr().out) is has_values
+        assert ("fast" in cli.run(f"{command} -o {form} --reveal").out) is has_values
 
 
-def test_a_key_below_write_is_told_why_nothing_is_revealed(fake: Fake, capsys: Captured) -> None:
+def test_a_key_below_write_is_told_why_nothing_is_revealed(cli: CommandLine) -> None:
     hidden = {**FUNCTION, "environment": {"MODE": "***"}}
-    fake.answers["GET", "/by-name/hello"] = fake.answers["GET", f"/{ID}"] = (200, hidden)
-    assert run(["functions", "get", "hello", "--reveal"]) == 0
-    assert "keys below scope write" in capsys.readouterr().err
+    cli.answers["GET", "/by-name/hello"] = cli.answers["GET", f"/{ID}"] = (200, hidden)
+    assert "keys below scope write" in cli.run("functions get hello --reveal").err
 
 
 # --- export, and deploy again -------------------------------------------------------------------
@@ -245,35 +197,25 @@ def test_a_key_below_write_is_told_why_nothing_is_revealed(fake: Fake, capsys: C
 THERE = NewFunction(name="hello", handler="x", environment=VARIABLES)
 HOOK = NewDestination(url="https://a.example/T0/token", secret="whsec_" + "c2Vj" * 8)
 NIGHTLY = NewSchedule(name="nightly", function="hello", cron="0 3 * * *", environment=VARIABLES)
-FOUND = CurrentState(
-    functions={
-        "hello": CurrentFunction(
-            function=function_of(THERE, cluster_id=f"{LABEL}shop", state="active"),
-            etag='"1"',
-            url=None,
-            async_policy=policy_of(NewAsyncPolicy(on_success=HOOK)),
-            record_policy=RecordPolicy(),
-        )
-    },
-    schedules={"nightly": schedule_of(NIGHTLY)},
+STORED = msgspec.structs.replace(
+    found_function(function_of(THERE, cluster_id=f"{LABEL}shop", state="active")),
+    async_policy=policy_of(NewAsyncPolicy(on_success=HOOK)),
 )
+FOUND = CurrentState(functions={"hello": STORED}, schedules={"nightly": schedule_of(NIGHTLY)})
 
 
-@pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize("listed", [False, True])
 def test_export_reads_the_file_of_the_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, listed: bool
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(export.state, "check_scope", lambda _: None)  # type: ignore[attr-defined]
     monkeypatch.setattr(export.state, "find", lambda *_: FOUND)  # type: ignore[attr-defined]
     if listed:
         (tmp_path / PROJECT_FILE).write_text('[functions.hello]\nsecrets = ["MODE"]\n')
-    assert run(["export", "hello"]) == 0
-    text = capsys.readouterr().out
+    text = cli.run("export hello").out
     assert ('MODE = "fast"' in text.partition("[functions.hello.schedules")[0]) is not listed
-    assert run(["export", "hello", "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == tomllib.loads(text)
+    assert cli.run("export hello -o json").data == tomllib.loads(text)
 
 
 @pytest.mark.parametrize("values", [False, True])

@@ -1,0 +1,37 @@
+"""The command line and the installers of packages, as most tests of them have them."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from unit.canned_server import answered_by
+from unit.command_line import CommandLine
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    """A module whose server answers otherwise has a fixture of this name that changes it."""
+    commands = CommandLine(capsys)
+    answered_by(commands, monkeypatch)
+    return commands
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+
+@pytest.fixture(params=["uv", "pip"])
+def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What installs packages of Python."""
+    if request.param == "pip":
+        which = shutil.which
+        monkeypatch.setattr(
+            shutil, "which", lambda word, **more: None if word == "uv" else which(word, **more)
+        )
+    elif not (Path(sys.executable).parent / "uv").exists():
+        pytest.skip("needs uv")
+    return str(request.param)
