@@ -351,6 +351,14 @@ class Server:
         function.delete()
         return record
 
+    def clear(self) -> None:
+        """Deletes functions, with their schedules, and runtimes of whoever it is asked by."""
+        for one in self.call("GET", "/api/functions?limit=1000").json()["functions"]:
+            self.call("DELETE", f"/api/functions/{one['id']}")
+        for one in self.call("GET", "/api/runtimes").json()["runtimes"]:
+            if not one["built_in"]:
+                self.call("DELETE", f"/api/runtimes/{one['name']}")
+
     def rss_kib(self) -> int:
         return int(status_of(self.pid)["VmRSS"].split()[0])
 
@@ -378,6 +386,20 @@ class Server:
                 own = Path(f"/proc/{pid}/cgroup").read_text()
                 if its := re.search(rf"/quiltfn/{self.id}/([0-9a-f]+)", own):
                     found.setdefault(its[1], []).append(pid)
+        return found
+
+    def cpu_percents(self) -> dict[str, int]:
+        """How much of a processor each sandbox may use, where that has a limit."""
+        found = {}
+        for group in Path("/sys/fs/cgroup").glob(f"**/quiltfn/{self.id}/*"):
+            with contextlib.suppress(OSError, ValueError):
+                if (group / "cpu.max").exists():
+                    quota, period = map(int, (group / "cpu.max").read_text().split())
+                else:
+                    quota = int((group / "cpu.cfs_quota_us").read_text())
+                    period = int((group / "cpu.cfs_period_us").read_text())
+                if quota > 0:
+                    found[group.name] = round(100 * quota / period)
         return found
 
     def metric(self, name: str) -> float:

@@ -99,19 +99,3 @@ def test_a_stop_puts_back_what_has_not_begun_and_lets_running_work_end(server: S
     for one in ids:
         assert final(server, function, one)["status"] == "success"
         assert attempts(server, function, one) == ["success"]
-
-
-def test_a_replay_runs_on_the_version_that_it_names(server: Server) -> None:
-    function = server.deploy("echo one")
-    (one,) = accept(server, function, 1)
-    assert final(server, function, one)["stdout"] == "one\n"
-    answer = server.call("PUT", function.path, {"handler": "echo two"})
-    assert answer.status_code == 200, answer.text
-    for version, stdout in ((1, "one\n"), (None, "two\n")):
-        answer = server.call(
-            "POST",
-            f"{function.path}/invocations/{one}/replay",
-            {"version": version, "mode": "async"},
-        )
-        assert answer.status_code in (200, 202), answer.text
-        assert final(server, function, answer.json()["invocation_id"])["stdout"] == stdout

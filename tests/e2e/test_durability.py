@@ -155,14 +155,15 @@ def test_accepted_work_is_synced_before_the_answer(shared: Server, tmp_path: Pat
 
 @promise("D3")
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
-def test_a_key_is_synced_before_it_is_printed(server: Server, tmp_path: Path) -> None:
-    out = tmp_path / "trace"
+def test_a_key_is_synced_before_it_is_printed(tmp_path: Path) -> None:
+    out, there = tmp_path / "trace", ("--data-dir", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
     # The first one has the database made new; the second is the one to look at.
-    first = quiltfn("keys", "create", "--data-dir", str(server.data_dir))
+    first = quiltfn("keys", "create", *there)
     assert first.code == 0, first.stderr
     command = [str(QUILTFN), "keys", "create", "--tenant", "synced-tenant"]
     made = subprocess.run(
-        [*strace_into(out), *command, "--data-dir", str(server.data_dir)],
+        [*strace_into(out), *command, *there],
         capture_output=True,
         text=True,
         timeout=scaled(60),

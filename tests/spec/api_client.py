@@ -162,6 +162,24 @@ class Api:
     def count(self) -> int:
         return len(self.good("GET", "/api/functions")["functions"])
 
+    def pages(self, path: str, field: str, *, has_links: bool = True) -> list[list[Any]]:
+        """The pages of a list, whose next one the cursor and the Link header name in turn."""
+        found: list[list[Any]] = []
+        asked = path
+        while True:
+            answer = self("GET", asked)
+            assert answer.status_code == 200, answer.text
+            found.append(answer.json()[field])
+            cursor, link = answer.json()["next_cursor"], answer.headers.get("link")
+            if cursor is None:
+                assert link is None
+                return found
+            asked = f"{path}&cursor={cursor}"
+            if has_links:
+                named = re.fullmatch(r'<(.*)>; rel="next"', str(link))
+                assert named, link
+                asked = named[1] if len(found) % 2 else asked
+
     def clear(self) -> None:
         for one in self.good("GET", "/api/functions")["functions"]:
             self("DELETE", of(one["id"]))

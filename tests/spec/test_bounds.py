@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -33,14 +34,23 @@ from timeouts import scaled
 
 MIB = 1024 * 1024
 OPEN: list[Wire] = []
-QUICK = "--head-timeout-s 3 --body-timeout-s 3 --keep-alive-s 2 --write-timeout-s 2"
 
 
-@pytest.fixture(scope="module")
-def impatient() -> Iterator[Server]:
-    """Whose times are short."""
-    with watched(QUICK) as server:
-        yield server.start()
+def serving(options: str) -> Callable[[], Iterator[Server]]:
+    """A fixture that serves a module with these options."""
+
+    def serve() -> Iterator[Server]:
+        with watched(options) as server:
+            yield server.start()
+
+    return pytest.fixture(scope="module")(serve)
+
+
+plain = serving("")
+impatient = serving("--head-timeout-s 3 --body-timeout-s 3 --keep-alive-s 2 --write-timeout-s 2")
+crowded = serving("--connections-max 50 --queue-wait-s 30")
+little_room = serving("--bodies-max-bytes 8388608")
+small_pages = serving("--page-max-bytes 1048576")
 
 
 @pytest.fixture(autouse=True)
@@ -180,8 +190,8 @@ FLOODS = {
 
 @promise("A18")
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_leaves_room_for_management(another: Callable[..., Server], kind: str) -> None:
-    server = another("--connections-max 50 --queue-wait-s 30").start()
+def test_a_flood_leaves_room_for_management(crowded: Server, kind: str) -> None:
+    server = crowded
     function = server.deploy("sleep 4", max_instances=1)
     function_path, data = function.path, FLOODS[kind](function.path)
     wires = flood(server.url, 150, data)
@@ -200,10 +210,17 @@ def test_a_flood_leaves_room_for_management(another: Callable[..., Server], kind
     function.delete()
 
 
+@contextmanager
+def with_files(limits: str) -> Iterator[Server]:
+    """A server that may have so many files open, not started yet."""
+    with watched() as server:
+        server._command = ["prlimit", f"--nofile={limits}", *server._command]
+        yield server
+
+
 @promise("A18")
 def test_with_few_files_connections_and_sandboxes_leave_each_other_some() -> None:
-    with watched() as server:
-        server._command = ["prlimit", "--nofile=1024:1024", *server._command]
+    with with_files("1024:1024") as server:
         server.start()
         flood(server.url, 900)
         assert len(os.listdir(f"/proc/{server.pid}/fd")) < 64 + 480 + 32
@@ -218,8 +235,7 @@ def test_with_few_files_connections_and_sandboxes_leave_each_other_some() -> Non
 
 @promise("A18")
 def test_the_soft_limit_of_files_is_raised() -> None:
-    with watched() as server:
-        server._command = ["prlimit", "--nofile=256:4096", *server._command]
+    with with_files("256:4096") as server:
         server.start()
         for pid in (server.pid, server.launcher):
             with open(f"/proc/{pid}/limits") as file:
@@ -229,16 +245,15 @@ def test_the_soft_limit_of_files_is_raised() -> None:
 
 @promise("A18")
 def test_too_few_files_are_told() -> None:
-    with watched() as server:
-        server._command = ["prlimit", "--nofile=256:256", *server._command]
+    with with_files("256:256") as server:
         server.start_without_waiting()
         assert server.wait() == 69
         assert "needs 1024" in server.log.read_text()
 
 
 @promise("A20")
-def test_a_long_body_that_waits_is_kept_once(another: Callable[..., Server]) -> None:
-    server = another("--queue-wait-s 60").start()
+def test_a_long_body_that_waits_is_kept_once(plain: Server) -> None:
+    server = plain
     function = server.deploy("sleep 3", max_instances=1)
     function.invoke()
     body = json.dumps({"payload": "x" * (6 * MIB)}).encode()
@@ -279,9 +294,9 @@ def test_long_bodies_have_room_and_short_calls_go_on(another: Callable[..., Serv
 
 
 @pytest.mark.parametrize("whose", ["strangers", "own"])
-def test_unfinished_bodies_leave_a_tenant_room(another: Callable[..., Server], whose: str) -> None:
+def test_unfinished_bodies_leave_a_tenant_room(little_room: Server, whose: str) -> None:
     """With those of the tenant's own calls there is none: the room that strangers fill is small."""
-    server = another("--bodies-max-bytes 8388608").start()
+    server = little_room
     function = server.deploy("cat")
     api = Api(server.url)
     api.good("PUT", f"{function.path}/url", {"auth": "none"})
@@ -316,12 +331,6 @@ def pages_of(api: Api, path: str, name: str) -> list[list[dict[str, Any]]]:
         cursor = body.get("next_cursor")
         if cursor is None:
             return found
-
-
-@pytest.fixture(scope="module")
-def small_pages() -> Iterator[Server]:
-    with watched("--page-max-bytes 1048576") as server:
-        yield server.start()
 
 
 @promise("A21")
@@ -362,8 +371,8 @@ def test_pages_of_functions_and_versions_end_with_their_bytes(small_pages: Serve
 
 
 @promise("A21")
-def test_a_page_of_long_records_costs_the_server_little(another: Callable[..., Server]) -> None:
-    server = another().start()
+def test_a_page_of_long_records_costs_the_server_little(plain: Server) -> None:
+    server = plain
     function = server.deploy("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=2)
     for _ in range(24):
         assert function.invoke()["status"] == "success"
@@ -410,8 +419,8 @@ def test_handlers_and_environments_have_room_in_bytes(another: Callable[..., Ser
 
 
 @promise("A22")
-def test_calls_with_long_output_take_turns_and_lose_none(another: Callable[..., Server]) -> None:
-    server = another().start()
+def test_calls_with_long_output_take_turns_and_lose_none(plain: Server) -> None:
+    server = plain
     function = server.deploy("head -c 6000000 /dev/zero | tr '\\0' x", max_instances=16)
     quick = server.deploy("echo hello")
     with ThreadPoolExecutor(16) as pool:
@@ -484,8 +493,8 @@ def test_handshakes_that_do_not_end_leave_room_for_others(another: Callable[...,
 
 
 @promise("A22")
-def test_unread_kept_answers_are_loaded_one_at_a_time(another: Callable[..., Server]) -> None:
-    server = another().start()
+def test_unread_kept_answers_are_loaded_one_at_a_time(plain: Server) -> None:
+    server = plain
     function = server.deploy("head -c 6000000 /dev/zero | tr '\\0' x")
     key = {"Idempotency-Key": "again"}
     first = Api(server.url).http.post(f"{function.path}/invoke", headers=key, timeout=scaled(30))
@@ -507,8 +516,8 @@ AT_ONCE = 9
 
 
 @promise("A22")
-def test_long_answers_to_be_kept_wait_for_each_other(another: Callable[..., Server]) -> None:
-    server = another().start()
+def test_long_answers_to_be_kept_wait_for_each_other(plain: Server) -> None:
+    server = plain
     # A byte of it is six of the answer: `AT_ONCE` of them are longer than the bound.
     long = "head -c 6200000 /dev/zero | tr '\\0' '\\1'"
     function = server.deploy(long, max_instances=AT_ONCE, timeout_seconds=60)

@@ -19,7 +19,6 @@ from spec.api_client import (
     files_below,
     is_error,
     make_key,
-    make_secret,
     new_address,
     new_name,
     of,
@@ -187,33 +186,8 @@ def test_the_first_key_ends_the_open_mode_within_a_second(another: Callable[...,
     anybody.refused("UNAUTHORIZED", 401, "GET", LIST)  # revoking all does not open it again
 
 
-def test_a_key_made_before_counts_without_a_server(another: Callable[..., Server]) -> None:
-    server = another()
-    key = make_key(server)["key"]
-    server.start()
-    Api(server.url).refused("UNAUTHORIZED", 401, "GET", LIST)
-    assert Api(server.url, key).count() == 0
-    assert key.encode() not in files_below(server.data_dir)
-    assert key not in server.log.read_text()
-
-
-def test_a_token_verifier_counts_as_a_key(another: Callable[..., Server]) -> None:
-    server = another("--jwt-secret ROOT/jwt-secret")
-    secret = make_secret(server.root)
-    server.start()
-    Api(server.url).refused("UNAUTHORIZED", 401, "GET", LIST)
-    bearer = {"Authorization": f"Bearer {token(secret)}"}
-    assert Api(server.url)("GET", LIST, headers=bearer).status_code == 200
-
-
-def test_no_other_address_without_a_key(another: Callable[..., Server]) -> None:
-    server = another("--host 0.0.0.0")
-    server.start_without_waiting()
-    assert server.wait() == 78
-    assert "quiltfn keys create" in server.log.read_text()
-
-
 def test_cleartext_off_loopback_warns_and_shows_in_health(another: Callable[..., Server]) -> None:
+    """With a key that was made before there was a server, and is stored nowhere."""
     server = another("--host 0.0.0.0")
     key = make_key(server)["key"]
     server.start_without_waiting()
@@ -225,6 +199,10 @@ def test_cleartext_off_loopback_warns_and_shows_in_health(another: Callable[...,
     health = Api(url, key).good("GET", "/api/functions/health")
     assert health["transport"] == "cleartext"
     assert "does not encrypt" in server.log.read_text()
+    Api(url).refused("UNAUTHORIZED", 401, "GET", LIST)
+    assert Api(url, key).count() == 0
+    assert key.encode() not in files_below(server.data_dir)
+    assert key not in server.log.read_text()
 
 
 def test_tls(another: Callable[..., Server]) -> None:

@@ -69,25 +69,9 @@ def test_calls_of_all_functions_by_every_filter(tenant: Api) -> None:
     ):
         told = ids(tenant.good("GET", f"{CALLS}?{query}"))
         assert told == [expected[number] for number in found], query
-    one_by_one, path = [], f"{CALLS}?limit=2"
-    while path:
-        answer = tenant("GET", path)
-        one_by_one += ids(answer.json())
-        link = answer.headers.get("link")
-        path = link.partition(">")[0][1:] if link else ""
-    assert one_by_one == expected[::-1]
+    pages = tenant.pages(f"{CALLS}?limit=2", "invocations")
+    assert [one["invocation_id"] for page in pages for one in page] == expected[::-1]
     tenant.good("POST", f"{of(other)}/invocations/{queued['invocation_id']}/cancel")
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        *("status=done", "source=cron", "version=0", "version=x", "from=-1", "to=99999999999"),
-        *("from=5&to=4", "cold_start=1", "limit=0", "cursor=AAAA", "output=full", "q=x"),
-    ],
-)
-def test_a_filter_that_is_none_is_refused(tenant: Api, query: str) -> None:
-    tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{CALLS}?{query}")
 
 
 # Runtimes ----------------------------------------------------------------------------------------
@@ -121,9 +105,7 @@ def test_the_files_and_packages_of_a_runtime(tenant: Api, keyed: Keyed) -> None:
     assert {one["path"]: one["size_bytes"] for one in told["files"]} == {
         name: len(text) for name, text in files.items()
     }
-    first = tenant.good("GET", f"{path}/files?limit=3")
-    rest = tenant.good("GET", f"{path}/files?limit=3&cursor={first['next_cursor']}")
-    assert first["files"] + rest["files"] == told["files"]
+    assert tenant.pages(f"{path}/files?limit=3", "files") == [told["files"][:3], told["files"][3:]]
     assert tenant.good("GET", f"{path}/packages") == {
         "packages": [
             {"kind": "node", "name": "left-pad", "version": "1.3.0"},
@@ -181,7 +163,6 @@ def test_the_audit_log_by_filters(tenant: Api, keyed: Keyed) -> None:
     assert len(found(f"action=function&from={began}")) == 4
     assert found(f"to={began - 60}") == []
     assert found("action=func") == []
-    tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", "/api/audit?from=5&to=4")
 
 
 # Compression -------------------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from e2e.server import Server, until
+from e2e.server import Server, until, watched
 from promises import promise
 from spec.api_client import Api, is_error, of
 
@@ -96,19 +97,6 @@ def test_no_output_is_no_bytes_and_an_unfinished_call_has_none_yet(tenant: Api) 
     assert is_error(running, "NOT_FOUND", 404)["hint"] == "ask again once it has"
 
 
-def test_bytes_are_there_after_a_kill(another: Any) -> None:
-    server = another().start()
-    api = Api(server.url)
-    record = api.invoke(api.active(PRINT))
-    server.kill_server()
-    server.wait()
-    server.start()
-    api = Api(server.url)
-    assert output_of(api, record).content == ALL
-    shown = api.good("GET", f"{of(record['function_id'])}/invocations/{record['invocation_id']}")
-    assert shown == record
-
-
 def test_the_command_prints_bytes(open_server: Server, written: tuple[Api, dict[str, Any]]) -> None:
     _, record = written
 
@@ -124,8 +112,16 @@ def test_the_command_prints_bytes(open_server: Server, written: tuple[Api, dict[
     assert run(*other).stdout == b"e\xff"
 
 
+@pytest.fixture(scope="module")
+def bounded() -> Iterator[Api]:
+    """Whoever asks a server whose operator has set other limits."""
+    limits = "--timeout-max-s 2592000 --stdout-max-bytes 65536 --result-max-bytes 131072"
+    with watched(limits) as server:
+        yield Api(server.start().url)
+
+
 @promise("C15")
-def test_a_timeout_may_be_a_day_or_what_the_operator_says(another: Any, tenant: Api) -> None:
+def test_a_timeout_may_be_a_day_or_what_the_operator_says(bounded: Api, tenant: Api) -> None:
     assert tenant.get(tenant.create(timeout_seconds=86_400))["timeout_seconds"] == 86_400
     body = {"name": "too-long", "handler": "echo", "timeout_seconds": 86_401}
     told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
@@ -134,8 +130,7 @@ def test_a_timeout_may_be_a_day_or_what_the_operator_says(another: Any, tenant: 
     record = tenant.invoke(function_id)
     left = int(record["stdout"]) / 1000 - record["started_at"]
     assert 86_399 <= left <= 86_402
-    server = another("--timeout-max-s 2592000 --stdout-max-bytes 65536").start()
-    api = Api(server.url)
+    api = bounded
     limits = api.good("GET", "/api/system/info")["limits"]
     assert (limits["timeout_seconds"], limits["stdout_bytes"]) == (2_592_000, 65_536)
     schema = api.good("GET", "/openapi.json")["components"]["schemas"]["NewFunction"]
@@ -148,9 +143,8 @@ def test_a_timeout_may_be_a_day_or_what_the_operator_says(another: Any, tenant: 
     api.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", one)
 
 
-def test_a_result_has_a_limit_of_its_own(another: Any) -> None:
-    server = another("--stdout-max-bytes 65536 --result-max-bytes 131072").start()
-    api = Api(server.url)
+def test_a_result_has_a_limit_of_its_own(bounded: Api) -> None:
+    api = bounded
     if "python" not in api.good("GET", "/api/system/info")["interpreters"]:
         pytest.skip("this machine has no Python for handlers")
     same = api.active("copy:copy", runtime="python")

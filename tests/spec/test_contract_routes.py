@@ -4,24 +4,20 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from e2e.server import Server
 from promises import promise
 from spec.api_client import (
     PAGE_CREATE,
     PAGE_INVOKE,
     Api,
     is_error,
-    make_secret,
     new_name,
     of,
-    token,
 )
 from spec.conftest import Keyed
 
@@ -52,34 +48,14 @@ def test_list(tenant: Api) -> None:
     assert [one["id"] for one in of_a] == made[1::2]
     assert tenant.good("GET", f"{FUNCTIONS}?state=active")["functions"] == []
     assert len(tenant.good("GET", f"{FUNCTIONS}?state=pending")["functions"]) == 5
-
-
-@pytest.mark.parametrize("by", ["cursor", "link"])
-def test_list_in_pages(tenant: Api, by: str) -> None:
-    made = [tenant.create(cluster_id="a&b") for _ in range(5)]
-    path, seen, pages = f"{FUNCTIONS}?limit=2&cluster_id=a%26b", [], 0
-    while path:
-        answer = tenant("GET", path)
-        seen += [one["id"] for one in answer.json()["functions"]]
-        pages += 1
-        cursor, link = answer.json()["next_cursor"], answer.headers.get("link")
-        assert (cursor is None) == (link is None)
-        if by == "link":
-            path = re.fullmatch(r'<(.*)>; rel="next"', link)[1] if link else ""  # type: ignore[index]
-        else:
-            path = f"{FUNCTIONS}?limit=2&cluster_id=a%26b&cursor={cursor}" if cursor else ""
-    assert seen == made
-    assert pages == 3
-
-
-@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "state=deleted", "stat=a"])
-def test_list_refuses_what_it_does_not_know(tenant: Api, query: str) -> None:
-    tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?{query}")
-
-
-def test_a_state_that_is_none_is_told_the_states_there_are(tenant: Api) -> None:
     refusal = tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?state=running")
     assert refusal["error"] == "state must be one of: pending, deploying, active, paused, error"
+
+
+def test_list_in_pages(tenant: Api) -> None:
+    made = [tenant.create(cluster_id="a&b") for _ in range(5)]
+    pages = tenant.pages(f"{FUNCTIONS}?limit=2&cluster_id=a%26b", "functions")
+    assert [[one["id"] for one in page] for page in pages] == [made[:2], made[2:4], made[4:]]
 
 
 @promise("A60")
@@ -93,13 +69,8 @@ def test_list_in_any_order(tenant: Api, sort: str, order: str) -> None:
         tenant.invoke(made[1])
     by_name, by_use = [made[1], made[2], made[0]], [made[0], made[2], made[1]]
     expected = {"name": by_name, "created_at": made}.get(sort, by_use)
-    seen, path = [], f"{FUNCTIONS}?limit=1&sort={sort}&order={order}"
-    while path:
-        answer = tenant("GET", path)
-        seen += [one["id"] for one in answer.json()["functions"]]
-        link = answer.headers.get("link")
-        path = re.fullmatch(r'<(.*)>; rel="next"', link)[1] if link else ""  # type: ignore[index]
-    assert seen == (expected if order == "asc" else expected[::-1])
+    pages = tenant.pages(f"{FUNCTIONS}?limit=1&sort={sort}&order={order}", "functions")
+    assert [one["id"] for (one,) in pages] == (expected if order == "asc" else expected[::-1])
 
 
 @promise("A60")
@@ -112,8 +83,6 @@ def test_list_by_text_and_in_brief(tenant: Api) -> None:
     brief = tenant.good("GET", f"{FUNCTIONS}?q=sends&view=brief")["functions"]
     whole = tenant.get(described)
     assert brief == [{k: v for k, v in whole.items() if k not in ("handler", "environment")}]
-    for query in ("q=", f"q={'x' * 201}", "sort=handler", "order=up", "view=short"):
-        tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?{query}")
     cursor = tenant.good("GET", f"{FUNCTIONS}?limit=1&sort=name")["next_cursor"]
     for other in (f"sort=invocation_count&cursor={cursor}", f"cursor={cursor}"):
         told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?{other}")
@@ -232,9 +201,11 @@ def test_invocations(tenant: Api) -> None:
     answer = tenant.good("GET", path)
     assert list(answer) == ["invocations", "next_cursor"]
     assert [one["invocation_id"] for one in answer["invocations"]] == made[::-1]
-    first = tenant.good("GET", f"{path}?limit=2")
-    second = tenant.good("GET", f"{path}?limit=2&cursor={first['next_cursor']}")
-    assert [one["invocation_id"] for one in second["invocations"]] == made[2:0:-1]
+    pages = [
+        [one["invocation_id"] for one in page]
+        for page in tenant.pages(f"{path}?limit=2", "invocations")
+    ]
+    assert pages == [made[:2:-1], made[2:0:-1], made[:1]]
     failed = tenant.good("GET", f"{path}?status=failed")["invocations"]
     assert [one["invocation_id"] for one in failed] == made[3::-2]
     for query, count in (
@@ -247,17 +218,6 @@ def test_invocations(tenant: Api) -> None:
     one = tenant.good("GET", f"{path}/{made[0]}")
     assert one == answer["invocations"][-1]
     tenant.refused("NOT_FOUND", 404, "GET", f"{path}/{function_id}")
-
-
-BAD_QUERIES = ["limit=0", "limit=-1", "limit=1001", "limit=abc", "limit=1e3", "limit=", "limit=9&"
-               "limit=9", f"limit={2**64}", "status=done", "cold_start=1", "min_duration_ms=-1",
-               "cursor=AAAA", "cursor=%00", "cursor=", "limits=5"]  # fmt: skip
-
-
-@pytest.mark.parametrize("query", BAD_QUERIES)
-def test_invocations_refuse_a_bad_query(tenant: Api, query: str) -> None:
-    path = f"{of(tenant.create())}/invocations?{query}"
-    tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", path)
 
 
 def test_versions_newest_first_and_rollback(tenant: Api) -> None:
@@ -403,12 +363,12 @@ def test_instances_of_every_tenant_for_an_operator(tenant: Api, keyed: Keyed) ->
     tenant.good("DELETE", of(function_id), status=204)
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_no_function_bears_a_reserved_word(tenant: Api, word: str) -> None:
-    body = {"name": word, "handler": "echo"}
-    tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
+def test_no_function_bears_a_reserved_word(tenant: Api) -> None:
     function_id = tenant.create()
-    tenant.refused("UNPROCESSABLE_ENTITY", 422, "PUT", of(function_id), {"name": word})
+    for word in WORDS:
+        body = {"name": word, "handler": "echo"}
+        tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
+        tenant.refused("UNPROCESSABLE_ENTITY", 422, "PUT", of(function_id), {"name": word})
 
 
 # Scopes ----------------------------------------------------------------------------------------
@@ -575,14 +535,8 @@ def test_no_key_is_revoked_by_one_that_may_less(keyed: Keyed) -> None:
         one["id"] for one in (operator, admin, writer)
     }
     caller.refused("NOT_FOUND", 404, "DELETE", f"/api/keys/{elsewhere['id']}")
-    first = caller.good("GET", "/api/keys?limit=2")
-    rest = caller.good("GET", f"/api/keys?limit=2&cursor={first['next_cursor']}")
-    ids = [[one["id"] for one in page["keys"]] for page in (first, rest)]
+    ids = [[one["id"] for one in page] for page in caller.pages("/api/keys?limit=2", "keys")]
     assert ids == [[operator["id"], admin["id"]], [writer["id"]]]
-    assert rest["next_cursor"] is None
-    for query in ("limit=0", "limit=1001", "cursor=bogus"):
-        told = caller.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"/api/keys?{query}")
-        assert query.partition("=")[0] in told["error"]
     for one in (writer, admin):
         caller.good("DELETE", f"/api/keys/{one['id']}", status=204)
     Api(keyed.server.url, operator["key"]).good("DELETE", f"/api/keys/{operator['id']}", status=204)
@@ -597,16 +551,6 @@ def test_a_key_that_expires_makes_none_that_lives_longer(keyed: Keyed) -> None:
         assert "live longer" in told["error"]
     made = caller.good("POST", "/api/keys", {"expires_seconds": 500}, 201)
     assert made["expires_at"] <= short["expires_at"]
-
-
-@promise("A30")
-def test_a_first_key_made_by_an_admin_is_not_an_operator_s(another: Callable[..., Server]) -> None:
-    server = another("--jwt-secret ROOT/jwt-secret")
-    secret = make_secret(server.root)
-    server.start()
-    bearer = {"Authorization": f"Bearer {token(secret, scope='admin', tenant='acme')}"}
-    made = Api(server.url).good("POST", "/api/keys", {}, 201, headers=bearer)
-    assert (made["scope"], made["tenant_id"]) == ("write", "acme")
 
 
 def test_an_admin_makes_keys_of_its_tenant_up_to_its_scope(callers: dict[str, Api]) -> None:

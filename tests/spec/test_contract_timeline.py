@@ -2,11 +2,9 @@
 
 import os
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 
 import httpx
@@ -216,35 +214,6 @@ def test_a_call_that_an_update_made_wait_says_so(keyed: Keyed, tenant: Api) -> N
     told = timeline(tenant, record)
     assert (record["stdout"], told["cold_reason"]) == ("new\n", "updated")
     assert phases(told)["queued"] > 100_000  # in line behind the first
-
-
-@promise("C11")
-def test_it_survives_a_kill_and_older_records_have_none(another: Callable[..., Server]) -> None:
-    server = another().start()
-    api = Api(server.url)
-    function_id = api.active()
-    old, kept = api.invoke(function_id), api.invoke(function_id)
-    before = timeline(api, kept)
-    server.kill_server()
-    server.wait()
-    server.start()
-    api = Api(server.url)
-    after = timeline(api, kept)
-    # What the last write took is known after it, and may go with the server.
-    lost = before["total_microseconds"] - after["total_microseconds"]
-    assert 0 <= lost <= phases(before)["recorded"]
-    assert [one for one in after["phases"] if one["name"] != "recorded"] == [
-        one for one in before["phases"] if one["name"] != "recorded"
-    ]
-    server.stop()
-    with closing(sqlite3.connect(server.data_dir / "quiltfn.db")) as database, database:
-        database.execute(
-            "UPDATE invocation SET timeline = NULL WHERE invocation_id = ?", (old["invocation_id"],)
-        )
-    server.start()
-    told = timeline(Api(server.url), old)
-    assert (told["phases"], told["total_microseconds"]) == ([], 0)
-    assert told["attempts"][0]["started_at_ms"] == old["started_at"] * 1000
 
 
 @pytest.mark.one_server("another node has a cold start of its own")

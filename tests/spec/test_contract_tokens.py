@@ -56,18 +56,27 @@ def signer() -> Iterator[Signer]:
         yield Signer(server.start(), secret, first, second)
 
 
-def test_hs256(signer: Signer) -> None:
-    assert signer.ask(jwt.encode(signer.claims(), signer.secret, "HS256")).status_code == 200
+def signed(signer: Signer) -> dict[str, str]:
+    """A valid token by each algorithm."""
+    return {
+        "HS256": jwt.encode(signer.claims(), signer.secret, "HS256"),
+        "RS256": jwt.encode(signer.claims(), signer.rsa, "RS256", headers={"kid": "r"}),
+        "ES256": jwt.encode(signer.claims(), signer.ec, "ES256", headers={"kid": "e"}),
+    }
 
 
-def test_rs256(signer: Signer) -> None:
-    token = jwt.encode(signer.claims(), signer.rsa, "RS256", headers={"kid": "r"})
-    assert signer.ask(token).status_code == 200
+def test_each_algorithm_is_taken_and_nobody_without_a_token(signer: Signer) -> None:
+    for name, token in signed(signer).items():
+        assert signer.ask(token).status_code == 200, name
+    Api(signer.server.url).refused("UNAUTHORIZED", 401, "GET", "/api/functions")
 
 
-def test_es256(signer: Signer) -> None:
-    token = jwt.encode(signer.claims(), signer.ec, "ES256", headers={"kid": "e"})
-    assert signer.ask(token).status_code == 200
+@promise("A30")
+def test_a_first_key_made_by_an_admin_is_not_an_operator_s(signer: Signer) -> None:
+    admin = jwt.encode(signer.claims(scope="admin", tenant="acme"), signer.secret, "HS256")
+    bearer = {"Authorization": f"Bearer {admin}"}
+    made = Api(signer.server.url).good("POST", "/api/keys", {}, 201, headers=bearer)
+    assert (made["scope"], made["tenant_id"]) == ("write", "acme")
 
 
 def test_the_tenant_and_the_scope_come_from_the_claims(signer: Signer) -> None:
@@ -182,12 +191,7 @@ def test_a_token_of_ours_reaches_no_handler_in_any_header(signer: Signer) -> Non
     api.good("POST", f"/api/functions/{function}/deploy", None, 200, headers=bearer)
     api.good("PUT", f"/api/functions/{function}/url", {"auth": "none"}, headers=bearer)
     soon = signer.claims(nbf=int(time.time()) + 60)
-    ours = {
-        "HS256": jwt.encode(signer.claims(), signer.secret, "HS256"),
-        "RS256": jwt.encode(signer.claims(), signer.rsa, "RS256", headers={"kid": "r"}),
-        "ES256": jwt.encode(signer.claims(), signer.ec, "ES256", headers={"kid": "e"}),
-        "not yet": jwt.encode(soon, signer.secret, "HS256"),
-    }
+    ours = signed(signer) | {"not yet": jwt.encode(soon, signer.secret, "HS256")}
     others = {
         "other secret": jwt.encode(signer.claims(), "x" * 48, "HS256"),
         "no scope": jwt.encode(signer.claims(scope=None), signer.secret, "HS256"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from e2e.server import Server, until
+from e2e.server import Server, until, watched
 from promises import promise
 from spec.api_client import Api, make_key, new_name, of
 
@@ -28,13 +28,23 @@ class LimitedServer:
         return len(self.server.guests())
 
 
+@pytest.fixture(scope="module")
+def keys() -> Iterator[tuple[Server, list[str]]]:
+    """The server, and a key of each tenant."""
+    with watched(f"--tenant-instances {QUOTA} --prewarmed 0 --queue-wait-s 2") as server:
+        tenants = ("acme", "umbrella")
+        made = [make_key(server, "--tenant", one, "--scope", "write") for one in tenants]
+        yield server.start(), [one["key"] for one in made]
+
+
 @pytest.fixture
-def limited(another: Callable[..., Server]) -> LimitedServer:
-    server = another(f"--tenant-instances {QUOTA} --prewarmed 0 --queue-wait-s 2")
-    tenants = ("acme", "umbrella")
-    keys = [make_key(server, "--tenant", one, "--scope", "write") for one in tenants]
-    server.start()
-    return LimitedServer(server, *(Api(server.url, key["key"]) for key in keys))
+def limited(keys: tuple[Server, list[str]]) -> Iterator[LimitedServer]:
+    """The server without an instance, before and after."""
+    server, (acme, umbrella) = keys
+    yield LimitedServer(server, Api(server.url, acme), Api(server.url, umbrella))
+    for key in (acme, umbrella):
+        Api(server.url, key).clear()
+    until(lambda: not server.guests())
 
 
 def deployed(api: Api, function_id: str) -> dict[str, object]:
@@ -95,4 +105,3 @@ def test_minimums_of_many_functions_stay_within_it_over_a_restart(limited: Limit
     acme = Api(limited.server.url, acme.key)
     until(lambda: limited.instances() == QUOTA)
     assert acme.good("GET", "/api/functions/pool/stats")["total_count"] == QUOTA
-    acme.clear()
