@@ -10,6 +10,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -115,11 +116,22 @@ def gvisor(request: pytest.FixtureRequest) -> str:
     return GVISOR if any(one.get_closest_marker("gvisor") for one in of_here) else ""
 
 
+@pytest.fixture(scope="session")
+def _servers() -> Iterator[Callable[[str], Server]]:
+    """Servers for the session: one without options, one that looks for gVisor."""
+    with ExitStack() as stack:
+        started = cache(lambda options: stack.enter_context(watched(options)))
+        yield started
+
+
 @pytest.fixture(scope="module")
-def shared(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """One server for the tests of a module that leave it as they found it."""
-    with watched(gvisor(request)) as server:
-        yield server.start()
+def shared(_servers: Callable[[str], Server], request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The session's server, for tests that leave it as they found it; only functions and runtimes
+    may stay, until the end of the module.
+    """
+    server = _servers(gvisor(request))
+    yield server if server.process else server.start()
+    server.clear()
 
 
 @pytest.fixture

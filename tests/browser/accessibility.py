@@ -1,16 +1,30 @@
-"""What axe finds on a page that keeps people from using it."""
+"""What keeps people from using a page."""
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
+
+from browser.layout import misfits
+from browser.pictures import Camera
 
 GRAVE = ("serious", "critical")
 
 
 def grave_findings(page: Page) -> list[str]:
-    """Findings that are serious or critical: the rule, and the elements that break it."""
+    """Axe's serious and critical findings: the rule, and the elements that break it."""
     return [
         f"{rule['id']}: {node['html'][:300]}"
         for rule in Axe().run(page).response["violations"]
         if rule["impact"] in GRAVE
         for node in rule["nodes"]
     ]
+
+
+def assert_usable(page: Page, camera: Camera, picture: str) -> None:
+    """In light and in dark axe finds nothing grave, and everything is within the window. Takes
+    pictures where they are wanted.
+    """
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        camera.take(page, f"{picture}-{scheme}")
+        assert grave_findings(page) == [], scheme
+    assert misfits(page) == []

@@ -10,6 +10,11 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 # The shell starts in a third of the time and in half of the memory of the whole browser.
 CHROMIUM = "/usr/bin/chromium-headless-shell"
 NO_HOST = ("data", "blob", "about")
+ASKS_BEFORE_IT_LEAVES = """() => {
+    const event = new Event("beforeunload", {cancelable: true});
+    dispatchEvent(event);
+    return event.defaultPrevented;
+}"""
 TELL_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) => console.error(
     `violation: ${event.effectiveDirective} ${event.blockedURI} ${event.sample}`), true);

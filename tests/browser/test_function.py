@@ -14,11 +14,14 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, Request, expect
 
+from browser.chromium import ASKS_BEFORE_IT_LEAVES
 from browser.layout import misfits
 from browser.pictures import Camera
 from browser.scene import archive_of
 from e2e.server import Function, Server, until
 from promises import promise
+from spec.api_client import new_name, of
+from spec.conftest import Keyed
 from timeouts import scaled
 
 pytestmark = promise("A75", "A76", "A81")
@@ -30,11 +33,6 @@ PASTE = """(field, length) => {
     clipboardData.setData("text/plain", "x".repeat(length));
     const event = new ClipboardEvent("paste", {clipboardData, bubbles: true, cancelable: true});
     if (field.dispatchEvent(event)) field.value = "pasted";
-}"""
-ASKS_BEFORE_IT_LEAVES = """() => {
-    const event = new Event("beforeunload", {cancelable: true});
-    dispatchEvent(event);
-    return event.defaultPrevented;
 }"""
 SEEN_WITHIN_S = 0.3
 TRIES = 5
@@ -317,11 +315,11 @@ def test_the_chart_updates_with_the_list(page: Page, function: Callable[..., Fun
 @promise("A80")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_secret_is_masked_until_it_is_revealed_and_saved_as_it_is(
-    server: Server, open_page: Callable[..., Page], width: int
+    open_page: Callable[..., Page], function: Callable[..., Function], width: int
 ) -> None:
     variables = {"API_TOKEN": "t0p-secret", "MODE": "fast"}
-    one = server.deploy("echo $API_TOKEN", environment=variables)
-    page = open_page(server.url, viewport={"width": width, "height": 844})
+    one = function("echo $API_TOKEN", environment=variables)
+    page = open_page(viewport={"width": width, "height": 844})
     open_at(page, one, "settings")
     secret = page.get_by_label("Value of API_TOKEN")
     expect(secret).to_have_attribute("type", "password")
@@ -382,20 +380,6 @@ def test_a_failed_version_is_known_after_a_redeploy(page: Page, site: Server) ->
     page.get_by_role("link", name="Versions").click()
     row.get_by_role("button", name="Serve version 2").click()
     expect(page.get_by_role("alert")).to_contain_text("version 2 cannot serve")
-
-
-def test_what_cannot_be_saved_is_said_and_stays_in_the_form(
-    page: Page, function: Callable[..., Function], expected: list[str]
-) -> None:
-    expected += ["422"]
-    one = function("echo old")
-    open_at(page, one, "settings")
-    page.get_by_label("Working directory").fill("/proc/1")
-    page.get_by_role("button", name="Save and deploy").click()
-    expect(page.get_by_role("alert")).to_contain_text("Working directory must be outside")
-    expect(page.get_by_label("Working directory")).to_have_value("/proc/1")
-    page.get_by_role("button", name="Discard").click()
-    expect(page.get_by_label("Working directory")).to_have_value("")
 
 
 def test_unsaved_edits_survive_other_pages(page: Page, function: Callable[..., Function]) -> None:
@@ -502,6 +486,13 @@ def test_an_alias_is_split_and_undone(page: Page, function: Callable[..., Functi
     assert one.server.call("GET", alias).json()["version"] == 1
 
 
+def runs_on(one: Function) -> tuple[Any, ...]:
+    """The current version, and those that calls run on by the default alias."""
+    now = one.server.call("GET", one.path).json()
+    default = now["default_alias"]
+    return now["current_version"], default["version"], default["also"]
+
+
 @promise("W29")
 def test_another_version_s_calls_stay(page: Page, function: Callable[..., Function]) -> None:
     one = function("echo good")
@@ -510,12 +501,6 @@ def test_another_version_s_calls_stay(page: Page, function: Callable[..., Functi
     rules = {"error_rate": 0.1, "p99_ms": None, "within_s": 300}
     live = {"version": 1, "also": share, "rollback_on": rules, "default": True}
     alias = f"{one.path}/aliases/live"
-
-    def runs_on() -> tuple[Any, ...]:
-        now = one.server.call("GET", one.path).json()
-        default = now["default_alias"]
-        return now["current_version"], default["version"], default["also"]
-
     for also, said in ((share, "v1 50 %, v2 50 % (live)"), (None, "v1 (live)")):
         rule = rules if also else None
         one.server.call("PUT", alias, live | {"also": also, "rollback_on": rule})
@@ -534,20 +519,20 @@ def test_another_version_s_calls_stay(page: Page, function: Callable[..., Functi
         expect(page.get_by_text(f"so calls stay on {said}.")).to_be_visible()
         page.get_by_role("button", name="Save and deploy").click()
         expect(page.get_by_text(f"is current. Calls run on {said}.")).to_be_visible()
-        newest = runs_on()[0]
-        assert runs_on() == (newest, 1, also)
+        newest = runs_on(one)[0]
+        assert runs_on(one) == (newest, 1, also)
         page.get_by_role("button", name="Undo").last.click()
         expect(facts).to_contain_text(back)
-        assert runs_on() == (2, 1, also)
+        assert runs_on(one) == (2, 1, also)
         # Other code gets all calls, and its undo gives them back.
         page.locator(".cm-content").first.press("Control+End")
         page.locator(".cm-content").first.press_sequentially("er")
         page.get_by_role("button", name="Save and deploy").click()
         expect(page.get_by_text(re.compile(f"Version {newest + 1} of .* serves"))).to_be_visible()
-        assert runs_on() == (newest + 1, newest + 1, None)
+        assert runs_on(one) == (newest + 1, newest + 1, None)
         page.get_by_role("button", name="Undo").last.click()
         expect(facts).to_contain_text(back)
-        assert runs_on() == (2, 1, also)
+        assert runs_on(one) == (2, 1, also)
         assert one.server.call("GET", alias).json()["rollback_on"] == rule
 
 
@@ -564,23 +549,18 @@ def test_undo_after_serve_gives_no_call_to_a_version_that_had_none(
     alias = {"version": 1, "also": also, "default": True}
     one.server.call("PUT", f"{one.path}/aliases/live", alias)
 
-    def runs_on() -> tuple[Any, ...]:
-        now = one.server.call("GET", one.path).json()
-        default = now["default_alias"]
-        return now["current_version"], default["version"], default["also"]
-
-    assert runs_on() == (2, 1, also)
+    assert runs_on(one) == (2, 1, also)
     open_at(page, one, "versions")
     page.get_by_role("button", name="Serve version 1").click()
     undo = page.get_by_role("button", name="Undo")
     expect(undo).to_be_visible()
-    assert runs_on() == (1, 1, None)
+    assert runs_on(one) == (1, 1, None)
     undo.click()
     said = "v1 50 %, v2 50 % (live)" if also else "v1 (live)"
     expect(page.locator(".facts")).to_contain_text(
         re.compile(f"version 2 *calls run on {re.escape(said)}")
     )
-    assert runs_on() == (2, 1, also)
+    assert runs_on(one) == (2, 1, also)
 
 
 def test_a_call_names_an_alias_or_a_version(page: Page, function: Callable[..., Function]) -> None:
@@ -1120,13 +1100,18 @@ def test_what_is_refused_is_said_beside_its_field(
     expected.append("status of 422")
     one = function("echo 1")
     open_at(page, one, "settings")
-    page.get_by_label("Working directory").fill("no/absolute/path")
-    page.keyboard.press("Control+Enter")
     field = page.get_by_label("Working directory")
-    expect(page.get_by_role("alert")).to_have_text(re.compile("^Working directory must be "))
-    expect(field).to_have_attribute("aria-invalid", "true")
-    expect(field).to_be_focused()
+    for wrong, why in (("/proc/1", "outside"), ("no/absolute/path", "")):
+        field.fill(wrong)
+        page.keyboard.press("Control+Enter")
+        alert = page.get_by_role("alert")
+        expect(alert).to_have_text(re.compile(f"^Working directory must be {why}"))
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(field).to_be_focused()
+        expect(field).to_have_value(wrong)
     camera.take(page, "refused")
+    page.get_by_role("button", name="Discard").click()
+    expect(field).to_have_value("")
     field.fill("/tmp")
     page.keyboard.press("Control+Enter")
     expect(page.get_by_text("Version 2 of")).to_be_visible()
@@ -1157,22 +1142,18 @@ def test_on_a_telephone_the_sections_fade_where_they_go_on(
         expect(page.locator(".tabs")).to_have_attribute("data-more", more)
 
 
-def test_a_key_is_offered_what_it_may(server: Server, open_page: Callable[..., Page]) -> None:
-    one = server.deploy("echo hi", environment={"WORD": "hidden-from-readers"})
-    one.server.call("POST", f"{one.path}/invoke?mode=async")
-    admin = server.call("POST", "/api/keys", {"scope": "operator"}).json()["key"]
-    server.http.headers["X-Api-Key"] = admin
-    keys = {
-        scope: server.call("POST", "/api/keys", {"scope": scope}).json()["key"]
-        for scope in ("read", "invoke")
-    }
+def test_a_key_is_offered_what_it_may(keyed: Keyed, open_as: Callable[..., Page]) -> None:
+    tenant = new_name()
+    owner = keyed.caller(tenant)
+    path = of(owner.active("echo hi", environment={"WORD": "hidden-from-readers"}))
+    owner.good("POST", f"{path}/invoke?mode=async", status=202)
     offered = {}
-    for scope, key in keys.items():
-        page = open_page(server.url)
-        page.add_init_script(f"sessionStorage.setItem('quiltfn.key', '{key}')")
+    for scope in ("read", "invoke"):
+        page = open_as(keyed.key(tenant, scope)["key"])
         found = set()
         for section in SECTIONS:
-            open_at(page, one, section)
+            page.goto(f"/ui/#{path.removeprefix('/api')}{section and '/' + section}")
+            expect(page.get_by_role("heading", level=1)).to_be_visible()
             expect(page.get_by_role("main").locator("[aria-busy=true]")).to_have_count(0)
             found |= set(page.get_by_role("main").get_by_role("button").all_inner_texts())
         assert "hidden-from-readers" not in page.content()

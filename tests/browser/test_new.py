@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import FilePayload, Page, Route, expect
 
+from browser.chromium import ASKS_BEFORE_IT_LEAVES
 from browser.pictures import Camera
 from e2e.server import Server
 from promises import promise
@@ -28,13 +29,6 @@ def write(page: Page, code: str) -> None:
     page.get_by_role("textbox", name="Code").click()
     page.keyboard.press("Control+a")
     page.keyboard.press("Control+v")
-
-
-ASKS_BEFORE_IT_LEAVES = """() => {
-    const event = new Event("beforeunload", {cancelable: true});
-    dispatchEvent(event);
-    return event.defaultPrevented;
-}"""
 
 
 def make(page: Page) -> None:

@@ -18,7 +18,8 @@ from e2e.server import Server, short_dir, until
 from free_ports import free_port
 from promises import promise
 from quiltfn.api.routes import web
-from spec.api_client import make_key, new_name
+from spec.api_client import new_name
+from spec.conftest import Keyed
 from spec.proxy import NGINX
 
 pytestmark = promise("A74")
@@ -129,20 +130,12 @@ def test_a_hidden_tab_gives_its_stream_back_and_resumes(page: Page, site: Server
 # The key -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def locked(another: Callable[..., Server]) -> tuple[Server, str]:
-    """A server with keys, and one of them."""
-    server = another()
-    key = make_key(server, "--scope", "write")["key"]
-    return server.start(), key
-
-
 def test_a_key_is_asked_for_kept_by_the_tab_and_never_in_an_address(
-    locked: tuple[Server, str], open_page: Callable[..., Page], expected: list[str]
+    keyed: Keyed, open_page: Callable[..., Page], expected: list[str]
 ) -> None:
     expected += ["401"]
-    server, key = locked
-    page = open_page(server.url)
+    key = keyed.key(new_name(), "write")["key"]
+    page = open_page(keyed.server.url)
     asked: list[str] = []
     page.on("request", lambda one: asked.append(one.url))
     page.goto("/ui/")

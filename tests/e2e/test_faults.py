@@ -173,13 +173,6 @@ def test_a_keeper_that_is_killed_has_a_successor_and_ends_with_a_launcher(server
     server.start()
 
 
-@pytest.fixture
-def stalled(server: Server) -> Iterator[Callable[[], None]]:
-    """Stops the launcher until the test is over."""
-    yield lambda: os.kill(server.launcher, signal.SIGSTOP)
-    os.kill(server.launcher, signal.SIGCONT)
-
-
 LEFT_BEHIND = """
 import os, subprocess, time
 def handler(event, context):
@@ -189,30 +182,39 @@ def handler(event, context):
 
 
 @promise("W6")
-@pytest.mark.parametrize("kind", ["shell", "shell that writes", "python"])
+@pytest.mark.parametrize(
+    ("handler", "sleeps"),
+    [
+        ("setsid sleep 120 & sleep 120", 2),
+        ("setsid sleep 120 & sleep 120 & while :; do echo; done", 2),
+        (LEFT_BEHIND, 1),
+    ],
+    ids=["shell", "shell that writes", "python"],
+)
 def test_a_cancelled_call_runs_no_more_though_the_launcher_stands_still(
-    server: Server, stalled: Callable[[], None], kind: str
+    warm: tuple[Server, Runtime], handler: str, sleeps: int
 ) -> None:
     """Its guest ends it. The response comes once every process of it is gone."""
-    if kind == "python":
-        function = sample_runtimes.python(server, LEFT_BEHIND, timeout_seconds=120)
+    server, _ = warm
+    if handler == LEFT_BEHIND:
+        function = sample_runtimes.python(server, handler, timeout_seconds=120)
     else:
-        handler = "setsid sleep 120 & sleep 120"
-        if kind == "shell that writes":
-            handler = "setsid sleep 120 & sleep 120 & while :; do echo; done"
         function = server.deploy(handler, timeout_seconds=120)
     call = server.later(server.http.post, f"{function.path}/invoke", json={})
-    wanted = 1 if kind == "python" else 2
-    pids = until(lambda: found if len(found := server.named("sleep")) >= wanted else None, 20)
+    pids = until(lambda: found if len(found := server.named("sleep")) >= sleeps else None, 20)
     [invocation] = until(function.records)
-    stalled()
-    began = time.monotonic()
-    cancelled = server.call("POST", f"{function.path}/invocations/{invocation}/cancel")
-    took = time.monotonic() - began
-    assert not [one for one in pids if is_alive(one)]
+    os.kill(server.launcher, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        cancelled = server.call("POST", f"{function.path}/invocations/{invocation}/cancel")
+        took = time.monotonic() - began
+        assert not [one for one in pids if is_alive(one)]
+    finally:
+        os.kill(server.launcher, signal.SIGCONT)
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
     assert took < scaled(4)
     assert call.result().json()["status"] == "cancelled"
+    function.delete()
 
 
 def test_a_kill_while_sandboxes_are_being_made_leaves_nothing(server: Server) -> None:
@@ -381,17 +383,34 @@ def serve(root: Path, *more: str, **how: object) -> tuple[int, str]:
     return ended.code, ended.stderr
 
 
-def test_a_settings_file_that_root_alone_can_read(tmp_path: Path) -> None:
-    """A child without root makes settings of it."""
+# Options → the exit code, and what it says; HERE is a directory that is closed to other users.
+REFUSED = {
+    "--host 0.0.0.0": (78, ["host 0.0.0.0 is no loopback address", "quiltfn keys create"]),
+    "--host ::": (78, ["host :: is no loopback address", "quiltfn keys create"]),
+    "--host example.com": (78, ["example.com"]),
+    "--host 192.0.2.1": (69, ["192.0.2.1"]),
+    # One that root alone can read: a child without root makes settings of it.
+    "--config HERE/quiltfn.toml": (
+        78,
+        ["host must be an IP address or localhost, not 'example.com'"],
+    ),
+    "--config HERE/none.toml": (78, ["the settings file HERE/none.toml cannot be read"]),
+    "--run-dir HERE/run": (73, ["HERE is closed to other users"]),
+    "--crun HERE/nowhere": (69, ["apt install crun"]),
+}
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_options_that_are_refused(tmp_path: Path, options: str) -> None:
+    tmp_path.chmod(0o700)
     file = tmp_path / "quiltfn.toml"
     file.write_text('host = "example.com"\n')
     file.chmod(0o600)
-    code, said = serve(tmp_path, "--config", str(file))
-    assert code == 78
-    assert "host must be an IP address or localhost, not 'example.com'" in said
-    code, said = serve(tmp_path, "--config", str(tmp_path / "none.toml"))
-    assert code == 78
-    assert f"the settings file {tmp_path / 'none.toml'} cannot be read" in said
+    code, said = serve(tmp_path, *options.replace("HERE", str(tmp_path)).split())
+    expected, sentences = REFUSED[options]
+    assert code == expected
+    for one in sentences:
+        assert one.replace("HERE", str(tmp_path)) in said
 
 
 def test_it_is_refused_without_root(tmp_path: Path) -> None:
@@ -417,34 +436,6 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     assert code == 69
     assert f"127.0.0.1:{port}" in said
     assert "Address already in use" in said
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_an_address_that_others_reach(tmp_path: Path, host: str) -> None:
-    code, said = serve(tmp_path, "--host", host)
-    assert code == 78
-    assert f"host {host} is no loopback address" in said
-    assert "quiltfn keys create" in said
-
-
-def test_an_address_that_is_none(tmp_path: Path) -> None:
-    code, said = serve(tmp_path, "--host", "example.com")
-    assert code == 78
-    assert "example.com" in said
-    assert serve(tmp_path, "--host", "192.0.2.1")[0] == 69
-
-
-def test_a_run_directory_that_no_sandbox_could_reach(tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
-    code, said = serve(tmp_path, "--run-dir", str(tmp_path / "run"))
-    assert code == 73
-    assert f"{tmp_path} is closed to other users" in said
-
-
-def test_no_oci_runtime(tmp_path: Path) -> None:
-    code, said = serve(tmp_path, "--crun", str(tmp_path / "nowhere"))
-    assert code == 69
-    assert "apt install crun" in said
 
 
 def test_a_directory_of_somebody_else(tmp_path: Path) -> None:

@@ -9,35 +9,23 @@ import itertools
 import json
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from e2e import sample_runtimes
-from e2e.server import Function, Server
+from e2e.server import Function, Server, until
 from e2e.test_real_code import deploy
+from e2e.url_site import Site
 from promises import promise
 from spec.api_client import raw, request, statuses
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 _numbers = itertools.count(1)
-
-
-def at_url(server: Server, function: Function, **url: Any) -> str:
-    """The path of the function's new URL."""
-    answer = server.call("PUT", f"{function.path}/url", {"auth": "none", **url})
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["path"])
-
-
-def ask(server: Server, method: str, path: str, **more: Any) -> httpx.Response:
-    return httpx.request(method, server.url + path, timeout=scaled(60), **more)
 
 
 # --- what arrives, and what comes back ---------------------------------------------------------
@@ -97,30 +85,30 @@ def echo(server: Server, kind: str) -> Function:
 @promise("U2")
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_bytes_arrive_and_come_back(shared: Server, kind: str) -> None:
-    path = at_url(shared, echo(shared, kind))
+    site = Site(echo(shared, kind))
     bodies = [b"", b"\0", bytes(range(256)) * 4, b"{}", "Zoë".encode(), b"x" * 65_537]
     bodies.append(bytes(range(256)) * (4096 * 4))  # 4 MiB
     for body, method in zip(bodies, itertools.cycle(["POST", "PATCH", "DELETE"]), strict=False):
-        answer = ask(shared, method, f"{path}/a%20b/c?x=1", content=body)
+        answer = site.ask(method, "/a%20b/c?x=1", content=body)
         assert answer.status_code == 200, answer.text
         assert answer.content == body
         assert answer.headers["x-digest"] == hashlib.sha256(body).hexdigest()
         assert answer.headers["x-method"] == method
         assert answer.headers["x-path"] == ("/a b/c" if kind == "shell" else "/a%20b/c")
         cookies = answer.headers.get_list("set-cookie")
-        assert cookies == [f"a=1; Path={path}", f"b=2; Path={path}/sub"]
+        assert cookies == [f"a=1; Path={site.path}", f"b=2; Path={site.path}/sub"]
         assert answer.headers["content-security-policy"].endswith(
             "sandbox allow-scripts allow-forms"
         )
 
 
 def test_head_has_no_body_and_what_comes_next_is_right(shared: Server) -> None:
-    path = at_url(shared, shared.deploy("echo $REQUEST_METHOD"))
+    site = Site(shared.deploy("echo $REQUEST_METHOD"))
     with httpx.Client(base_url=shared.url) as client:
         for _ in range(3):
-            head = client.head(path)
+            head = client.head(site.path)
             assert (head.status_code, head.content) == (200, b"")
-            assert client.get(path).text == "GET\n"
+            assert client.get(site.path).text == "GET\n"
 
 
 # --- streams -----------------------------------------------------------------------------------
@@ -161,8 +149,8 @@ def streaming(server: Server, kind: str, source: str | None = None) -> Function:
 @promise("U11")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stream_is_seen_while_it_is_written(shared: Server, kind: str) -> None:
-    path = at_url(shared, streaming(shared, kind), stream=True)
-    with httpx.stream("GET", shared.url + path, timeout=scaled(60)) as answer:
+    site = Site(streaming(shared, kind), stream=True)
+    with httpx.stream("GET", site.url, timeout=scaled(60)) as answer:
         assert (answer.status_code, answer.headers["x-a"]) == (201, "b")
         pieces = answer.iter_raw()
         for number in range(3):
@@ -174,24 +162,20 @@ def test_a_stream_is_seen_while_it_is_written(shared: Server, kind: str) -> None
 @promise("U11")
 def test_a_stream_that_fails_ends_without_its_end(shared: Server) -> None:
     function = shared.deploy("echo begun; sleep 0.2; exit 3")
-    path = at_url(shared, function, stream=True)
-    told = raw(shared.url, request("GET", path, {"Connection": "close"}))
+    site = Site(function, stream=True)
+    told = raw(shared.url, request("GET", site.path, {"Connection": "close"}))
     assert statuses(told) == [200]
     assert b"begun\n" in told
     assert not told.endswith(b"0\r\n\r\n"), "it must not look whole"
-    at_url(shared, function)
-    assert ask(shared, "GET", path).status_code == 502
+    assert Site(function).get().status_code == 502
 
 
 def test_a_reader_that_leaves_a_stream_leaves_nothing(shared: Server) -> None:
     function = shared.deploy("i=0; while [ $i -lt 40 ]; do echo $i; sleep 0.02; i=$((i+1)); done")
-    path = at_url(shared, function, stream=True)
-    with httpx.stream("GET", shared.url + path) as answer:
+    site = Site(function, stream=True)
+    with httpx.stream("GET", site.url) as answer:
         next(answer.iter_raw())
-    end = time.monotonic() + scaled(10)
-    while [one["status"] for one in function.records().values()] != ["success"]:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: [one["status"] for one in function.records().values()] == ["success"])
 
 
 # --- attacks -----------------------------------------------------------------------------------
@@ -212,32 +196,29 @@ INJECTIONS = {
 @promise("U6")
 def test_a_handler_brings_no_line_of_its_own_into_an_answer(shared: Server) -> None:
     source = "def handler(event): return event['body']\n"
-    paths = {
-        "python": at_url(shared, sample_runtimes.python(shared, source)),
-        "shell": at_url(shared, shared.deploy("cat")),
+    sites = {
+        "python": Site(sample_runtimes.python(shared, source)),
+        "shell": Site(shared.deploy("cat")),
     }
     for kind, vectors in INJECTIONS.items():
         for vector in vectors:
-            answer = ask(
-                shared, "POST", paths[kind], content=vector, headers={"content-type": "text/plain"}
-            )
+            text = {"content-type": "text/plain"}
+            answer = sites[kind].ask("POST", content=vector, headers=text)
             assert answer.status_code in (200, 502), vector
             assert "x-evil" not in answer.headers, vector
             assert "evil" not in answer.headers.get("set-cookie", ""), vector
     # It is the check that stops them: a header without a line break does arrive.
-    plain = ask(shared, "POST", paths["shell"], content="Status: 200\nX-Evil: 1\n\n")
+    plain = sites["shell"].ask("POST", content="Status: 200\nX-Evil: 1\n\n")
     assert plain.headers["x-evil"] == "1"
 
 
 @promise("U6")
 def test_a_handler_lies_about_no_length(shared: Server) -> None:
-    path = at_url(shared, shared.deploy("cat"))
+    site = Site(shared.deploy("cat"))
     lies = b"Status: 200\nContent-Length: 1\nTransfer-Encoding: chunked\n"
     lies += b"Connection: keep-alive\n\nhello"
-    two = request("POST", path, {"Content-Length": str(len(lies))}, lies) + request(
-        "GET", path, {"Connection": "close"}
-    )
-    told = raw(shared.url, two)
+    lie = request("POST", site.path, {"Content-Length": str(len(lies))}, lies)
+    told = raw(shared.url, lie + request("GET", site.path, {"Connection": "close"}))
     assert statuses(told) == [200, 200]
     first, _, _ = told.partition(b"hello")
     assert first.lower().count(b"content-length: 5\r\n") == 1
@@ -262,19 +243,17 @@ def smuggled(path: str) -> Iterator[bytes]:
 
 @promise("U7")
 def test_no_request_hides_in_the_body_of_another(shared: Server) -> None:
-    function = shared.deploy("echo $PATH_INFO; cat >/dev/null")
-    path = at_url(shared, function)
-    for vector in smuggled(path):
-        told = raw(shared.url, vector, 1.0)
-        assert b"/phantom\n" not in told, vector
-        assert len(statuses(told)) <= 1, vector
+    path = Site(shared.deploy("echo $PATH_INFO; cat >/dev/null")).path
+    for answer in [shared.later(raw, shared.url, one, 1.0) for one in smuggled(path)]:
+        assert b"/phantom\n" not in answer.result()
+        assert len(statuses(answer.result())) <= 1, answer.result()
     again = raw(shared.url, request("GET", f"{path}/phantom", {"Connection": "close"}))
     assert b"/phantom\n" in again, "the request by itself is answered"
 
 
 @promise("U7")
 def test_no_path_leads_elsewhere(shared: Server) -> None:
-    path = at_url(shared, shared.deploy("echo in $PATH_INFO"))
+    path = Site(shared.deploy("echo in $PATH_INFO")).path
     base = path.rsplit("/", 1)[0]
     for target in (
         f"{path}/../../../api/functions",
@@ -298,14 +277,14 @@ def test_no_path_leads_elsewhere(shared: Server) -> None:
 
 @promise("U8")
 def test_a_shell_has_nothing_of_httpoxy(shared: Server) -> None:
-    path = at_url(shared, shared.deploy("env"))
+    site = Site(shared.deploy("env"))
     headers = {
         "Proxy": "http://evil.example",
         "PATH": "/evil",
         "LD_PRELOAD": "/evil",
         "X_Y": "evil",
     }
-    answer = ask(shared, "GET", path, headers=headers)
+    answer = site.ask("GET", headers=headers)
     assert "PROXY" not in answer.text
     assert "X_Y" not in answer.text
     variables = dict(line.partition("=")[::2] for line in answer.text.splitlines())
@@ -341,8 +320,8 @@ def test_flask_behind_apig_wsgi(shared: Server, tmp_path: Path) -> None:
     handler = make_lambda_handler(app)
     """
     files = {"main.py": source, "requirements.txt": "apig-wsgi\nflask"}
-    path = at_url(shared, deploy(shared, tmp_path, files))
-    answer = ask(shared, "POST", f"{path}/items/a%20b?x=1&x=2", json={"k": [1]})
+    site = Site(deploy(shared, tmp_path, files))
+    answer = site.ask("POST", "/items/a%20b?x=1&x=2", json={"k": [1]})
     assert answer.status_code == 200, answer.text
     host = urlsplit(shared.url).netloc
     assert answer.json() == {
@@ -352,11 +331,11 @@ def test_flask_behind_apig_wsgi(shared: Server, tmp_path: Path) -> None:
         "host": host,
         "scheme": "http",
     }
-    assert answer.headers["set-cookie"].endswith(f"Path={path}")
-    binary = ask(shared, "PUT", f"{path}/raw", content=bytes(range(256)))
+    assert answer.headers["set-cookie"].endswith(f"Path={site.path}")
+    binary = site.ask("PUT", "/raw", content=bytes(range(256)))
     assert (binary.status_code, binary.content) == (201, bytes(range(256))[::-1])
     assert binary.headers["content-type"] == "image/x"
-    assert ask(shared, "GET", f"{path}/none").status_code == 404
+    assert site.get("/none").status_code == 404
 
 
 @promise("U10")
@@ -377,8 +356,8 @@ def test_django_behind_apig_wsgi(shared: Server, tmp_path: Path) -> None:
     handler = make_lambda_handler(get_wsgi_application())
     """
     files = {"main.py": source, "requirements.txt": "apig-wsgi\ndjango"}
-    path = at_url(shared, deploy(shared, tmp_path, files))
-    answer = ask(shared, "POST", f"{path}/show/me?x=1&x=2", content="hi")
+    site = Site(deploy(shared, tmp_path, files))
+    answer = site.ask("POST", "/show/me?x=1&x=2", content="hi")
     assert answer.status_code == 202, answer.text
     assert answer.json() == {"name": "me", "method": "POST", "body": "hi", "x": ["1", "2"]}
 
@@ -401,14 +380,9 @@ def test_fastapi_behind_mangum(shared: Server, tmp_path: Path) -> None:
     handler = Mangum(app, lifespan="off")
     """
     files = {"main.py": source, "requirements.txt": "fastapi\nmangum"}
-    path = at_url(shared, deploy(shared, tmp_path, files))
-    answer = ask(
-        shared,
-        "POST",
-        f"{path}/items/a%20b",
-        content=bytes(range(256)),
-        headers={"cookie": "c=3", "content-type": "application/octet-stream"},
-    )
+    site = Site(deploy(shared, tmp_path, files))
+    headers = {"cookie": "c=3", "content-type": "application/octet-stream"}
+    answer = site.ask("POST", "/items/a%20b", content=bytes(range(256)), headers=headers)
     assert answer.status_code == 201, answer.text
     assert answer.json() == {"name": "a b", "size": 256, "url": "/items/a b", "cookie": "3"}
     assert len(answer.headers.get_list("set-cookie")) == 2
@@ -429,27 +403,24 @@ def test_express_behind_serverless_http(shared: Server, tmp_path: Path) -> None:
     });
     exports.handler = serverless(app);
     """
-    package = {
-        "name": "x",
-        "version": "1.0.0",
-        "dependencies": {"express": "^4.21.0", "serverless-http": "^3.2.0"},
-    }
+    wanted = {"express": "^4.21.0", "serverless-http": "^3.2.0"}
+    package = {"name": "x", "version": "1.0.0", "dependencies": wanted}
     files = {"main.js": source, "package.json": json.dumps(package)}
-    path = at_url(shared, deploy(shared, tmp_path, files, kind="node"))
-    answer = ask(shared, "POST", f"{path}/items/a%20b?x=1", json={"k": [1]})
+    site = Site(deploy(shared, tmp_path, files, kind="node"))
+    answer = site.ask("POST", "/items/a%20b?x=1", json={"k": [1]})
     assert answer.status_code == 201, answer.text
     assert answer.json() == {"name": "a b", "x": "1", "body": {"k": [1]}}
-    assert answer.headers["set-cookie"] == f"a=1; Path={path}"
+    assert answer.headers["set-cookie"] == f"a=1; Path={site.path}"
 
 
 # --- connections ------------------------------------------------------------------------------
 
 
 def test_a_connection_of_its_own_takes_call_after_call(shared: Server) -> None:
-    path = at_url(shared, shared.deploy("echo $QUERY_STRING"))
+    site = Site(shared.deploy("echo $QUERY_STRING"))
     with socket.create_connection(urlsplit(shared.url).netloc.split(":")) as connection:  # type: ignore[arg-type]
         for number in range(20):
-            connection.sendall(request("GET", f"{path}?n={number}"))
+            connection.sendall(request("GET", f"{site.path}?n={number}"))
             told = b""
             while not told.endswith(b"n=%d\n" % number):
                 told += connection.recv(65_536)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from e2e import sample_runtimes
-from e2e.server import Function, Server, until
-from e2e.test_urls import ask, at_url
+from e2e.server import Server, until
+from e2e.url_site import Site
 from promises import promise
 from timeouts import scaled
 
@@ -88,19 +88,30 @@ SOURCE = """
 """
 
 
-def receiver(server: Server, **fields: object) -> Function:
+def receiver(server: Server, timeout_seconds: int = 30, **url: object) -> Site:
     runtime = sample_runtimes.add(server, "server", {"server.py": SOURCE})
-    environment = {"AWS_LAMBDA_MAX_CONCURRENCY": "8"}
-    more = {"cleanup_on_exit": False, "environment": environment, "max_instances": 1}
-    return server.deploy("exec python3 server.py", runtime=runtime, **more, **fields)
+    function = server.deploy(
+        "exec python3 server.py",
+        runtime=runtime,
+        cleanup_on_exit=False,
+        environment={"AWS_LAMBDA_MAX_CONCURRENCY": "8"},
+        max_instances=1,
+        timeout_seconds=timeout_seconds,
+    )
+    return Site(function, **url)
+
+
+@pytest.fixture(scope="module")
+def site(shared: Server) -> Site:
+    return receiver(shared)
 
 
 @contextlib.contextmanager
-def sender(server: Server, path: str, *fields: str) -> Iterator[socket.socket]:
+def sender(site: Site, where: str, *fields: str) -> Iterator[socket.socket]:
     """A connection on which the head of a POST was sent."""
-    host, _, port = server.url.removeprefix("http://").partition(":")
+    host, _, port = site.server.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=scaled(60)) as connection:
-        head = "\r\n".join([f"POST {path} HTTP/1.1", "host: x", *fields, "", ""])
+        head = "\r\n".join([f"POST {site.path}{where} HTTP/1.1", "host: x", *fields, "", ""])
         connection.sendall(head.encode())
         yield connection
 
@@ -118,9 +129,8 @@ def answer_of(connection: socket.socket) -> bytes:
         found += more
 
 
-def statuses(function: Function) -> list[tuple[str, str | None]]:
-    found = function.server.call("GET", f"{function.path}/invocations?limit=5")
-    return [(one["status"], one["error_message"]) for one in found.json()["invocations"]]
+def statuses(site: Site) -> list[tuple[str, str | None]]:
+    return [(one["status"], one["error_message"]) for one in site.records()]
 
 
 @contextlib.contextmanager
@@ -144,15 +154,13 @@ def growth(server: Server) -> Iterator[Callable[[], int]]:
 
 
 @promise("R37")
-def test_200_mb_pass_through_and_nothing_is_kept(shared: Server) -> None:
-    function = receiver(shared)
-    path = at_url(shared, function)
+def test_200_mb_pass_through_and_nothing_is_kept(site: Site) -> None:
     piece = bytes(range(256)) * 4096
     digest = hashlib.sha256(piece * (LONG // MIB)).hexdigest()
-    ask(shared, "POST", f"{path}/count", content=piece)  # what a first time costs
-    with growth(shared) as grown:
+    site.ask("POST", "/count", content=piece)  # what a first time costs
+    with growth(site.server) as grown:
         for length in (f"content-length: {LONG}", "transfer-encoding: chunked"):
-            with sender(shared, f"{path}/count", length) as connection:
+            with sender(site, "/count", length) as connection:
                 for _ in range(LONG // MIB):
                     is_chunked = "chunked" in length
                     connection.sendall(b"%x\r\n%b\r\n" % (MIB, piece) if is_chunked else piece)
@@ -162,37 +170,35 @@ def test_200_mb_pass_through_and_nothing_is_kept(shared: Server) -> None:
             assert digest.encode() in answer
             assert (b'"framing": null' in answer) is is_chunked
         assert grown() < GROWS_MAX_KIB
-    assert statuses(function)[:2] == [("success", None)] * 2
+    assert statuses(site)[:2] == [("success", None)] * 2
 
 
 @promise("R37")
 def test_control_bodies_that_are_held_are_seen_in_the_memory(shared: Server) -> None:
     """The body of a webhook is read whole, for its signature."""
-    path = at_url(shared, receiver(shared), auth="webhook", webhook=WEBHOOK)
+    site = receiver(shared, auth="webhook", webhook=WEBHOOK)
     size = 4 * MIB
     with growth(shared) as grown, contextlib.ExitStack() as stack:
         for _ in range(4):
-            one = sender(shared, f"{path}/count", f"content-length: {size}")
+            one = sender(site, "/count", f"content-length: {size}")
             stack.enter_context(one).sendall(b"x" * (size - 1))
         until(lambda: grown() > GROWS_MAX_KIB)
 
 
 @promise("R37")
-def test_what_the_server_does_not_read_waits_with_the_client(shared: Server) -> None:
-    function = receiver(shared)
-    path = at_url(shared, function)
-    ask(shared, "POST", f"{path}/count", content=b"x" * MIB)
+def test_what_the_server_does_not_read_waits_with_the_client(site: Site) -> None:
+    site.ask("POST", "/count", content=b"x" * MIB)
     sent = 0
     with (
-        growth(shared) as grown,
-        sender(shared, f"{path}/wait", f"content-length: {LONG}") as connection,
+        growth(site.server) as grown,
+        sender(site, "/wait", f"content-length: {LONG}") as connection,
     ):
         connection.settimeout(scaled(1.0))
         with contextlib.suppress(TimeoutError):
             while sent < LONG:
                 sent += connection.send(b"x" * min(65536, LONG - sent))
         assert sent < BUFFERS_MAX
-        assert ask(shared, "GET", f"{path}/go").status_code == 200  # others go on meanwhile
+        assert site.get("/go").status_code == 200  # others go on meanwhile
         connection.settimeout(scaled(60))
         while sent < LONG:
             sent += connection.send(b"x" * min(65536, LONG - sent))
@@ -200,21 +206,20 @@ def test_what_the_server_does_not_read_waits_with_the_client(shared: Server) -> 
         assert grown() < GROWS_MAX_KIB
 
 
-def test_a_body_is_there_before_its_end(shared: Server) -> None:
-    path = at_url(shared, receiver(shared))
+def test_a_body_is_there_before_its_end(site: Site) -> None:
     half = MIB // 2
     fields = f"content-length: {2 * half}", "expect: 100-continue"
-    with sender(shared, f"{path}/count", *fields) as connection:
+    with sender(site, "/count", *fields) as connection:
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"x" * half)
-        until(lambda: ask(shared, "GET", f"{path}/").json()["seen"] == half)
+        until(lambda: site.get("/").json()["seen"] == half)
         connection.sendall(b"x" * half)
         assert f'"seen": {2 * half}'.encode() in answer_of(connection)
 
 
 def test_an_answer_and_a_body_pass_each_other(shared: Server) -> None:
-    path = at_url(shared, receiver(shared), stream=True)
-    with sender(shared, f"{path}/echo", "transfer-encoding: chunked") as connection:
+    site = receiver(shared, stream=True)
+    with sender(site, "/echo", "transfer-encoding: chunked") as connection:
         found = b""
         for word in (b"first", b"second", b"third"):
             connection.sendall(b"%x\r\n%b\r\n" % (len(word), word))
@@ -226,53 +231,48 @@ def test_an_answer_and_a_body_pass_each_other(shared: Server) -> None:
 
 
 @promise("R37")
-def test_an_early_answer_arrives(shared: Server) -> None:
-    function = receiver(shared)
-    path = at_url(shared, function)
+def test_an_early_answer_arrives(site: Site) -> None:
     for _ in range(5):
-        with sender(shared, f"{path}/refuse", f"content-length: {LONG}") as connection:
+        with sender(site, "/refuse", f"content-length: {LONG}") as connection:
             with contextlib.suppress(ConnectionError):
                 for _ in range(8):
                     connection.sendall(b"x" * MIB)
             answer = answer_of(connection)
         assert answer.startswith(b"HTTP/1.1 413"), answer
         assert b"too long for me" in answer
-    assert statuses(function) == [("success", None)] * 5
+    assert statuses(site) == [("success", None)] * 5
 
 
 @promise("R37")
 def test_a_client_leaving_or_stalling_ends_its_call_alone(another: Callable[..., Server]) -> None:
-    server = another("--body-timeout-s 2 --server-body-max-bytes 1048576").start()
-    function = receiver(server)
-    path = at_url(server, function)
-    pid = ask(server, "GET", f"{path}/").json()["pid"]
-    with sender(server, f"{path}/count", f"content-length: {MIB}") as connection:
+    site = receiver(another("--body-timeout-s 2 --server-body-max-bytes 1048576").start())
+    pid = site.get("/").json()["pid"]
+    with sender(site, "/count", f"content-length: {MIB}") as connection:
         connection.sendall(b"x" * 1000)
-        until(lambda: ask(server, "GET", f"{path}/").json()["seen"] == 1000)
+        until(lambda: site.get("/").json()["seen"] == 1000)
     left = "its caller went away before the body had ended"
-    until(lambda: ("cancelled", left) in statuses(function))
+    until(lambda: ("cancelled", left) in statuses(site))
     began = time.monotonic()
-    with sender(server, f"{path}/count", f"content-length: {MIB}") as connection:
+    with sender(site, "/count", f"content-length: {MIB}") as connection:
         connection.sendall(b"x" * 1000)
         answer = answer_of(connection)
     assert answer.startswith(b"HTTP/1.1 400"), answer
     assert 1.5 < time.monotonic() - began < scaled(10)
     stalled = "nothing more of the body arrived within 2 s"
-    assert statuses(function)[0] == ("cancelled", stalled)
-    with sender(server, f"{path}/count", f"content-length: {MIB + 1}") as connection:
+    assert statuses(site)[0] == ("cancelled", stalled)
+    with sender(site, "/count", f"content-length: {MIB + 1}") as connection:
         assert answer_of(connection).startswith(b"HTTP/1.1 413")
-    with sender(server, f"{path}/count", "transfer-encoding: chunked") as connection:
+    with sender(site, "/count", "transfer-encoding: chunked") as connection:
         connection.sendall(b"100001\r\n" + b"x" * (MIB + 1) + b"\r\n0\r\n\r\n")
         assert answer_of(connection).startswith(b"HTTP/1.1 413")
     too_long = f"the body is longer than the {MIB} bytes this route takes"
-    assert statuses(function)[0] == ("cancelled", too_long)
-    assert ask(server, "GET", f"{path}/").json()["pid"] == pid, "the instance goes on"
+    assert statuses(site)[0] == ("cancelled", too_long)
+    assert site.get("/").json()["pid"] == pid, "the instance goes on"
 
 
 def test_the_deadline_ends_a_call_whose_body_trickles(shared: Server) -> None:
-    function = receiver(shared, timeout_seconds=2)
-    path = at_url(shared, function)
-    with sender(shared, f"{path}/count", f"content-length: {MIB}") as connection:
+    site = receiver(shared, timeout_seconds=2)
+    with sender(site, "/count", f"content-length: {MIB}") as connection:
         over = time.monotonic() + scaled(20)
         connection.settimeout(0.2)
         found = b""
@@ -281,4 +281,4 @@ def test_the_deadline_ends_a_call_whose_body_trickles(shared: Server) -> None:
                 connection.sendall(b"x")
                 found = connection.recv(65536)
     assert found.startswith(b"HTTP/1.1 504"), found
-    assert statuses(function)[0][0] == "timeout"
+    assert statuses(site)[0][0] == "timeout"
