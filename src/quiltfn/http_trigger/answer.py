@@ -8,11 +8,10 @@ the API only known headers are sent, none of which affects the host.
 
 import re
 from collections.abc import Iterable, Sequence
-from collections.abc import Set as AbstractSet
 
 import msgspec
 
-from quiltfn.http_trigger.call import HOP_BY_HOP, Field
+from quiltfn.http_trigger.call import HOP_BY_HOP, Field, connection_options
 
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 # Possessive: a payload may have a million names, and each would be stored for backtracking.
@@ -141,11 +140,7 @@ def sent_headers(head: Head, prefix: str, *, has_own_host: bool) -> list[Field]:
     """The headers for the caller. `prefix`: the path of the function's URL, to which its cookies
     are confined. `has_own_host`: URLs have a separate host without the API.
     """
-    dropped: AbstractSet[str] = OURS
-    for name, value in head.headers:
-        if name == "connection":
-            named = {one.strip().lower() for one in value.split(",")} - {SET_COOKIE}
-            dropped = dropped if named <= dropped else dropped | named
+    dropped = OURS | (connection_options(head.headers) - {SET_COOKIE})
     found: list[Field] = []
     for name, value in head.headers:
         if name == SET_COOKIE:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol, cast
 
-from quiltfn.model.invocation import FINAL, Invocation, Status
+from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.model.pool import PoolCounts, sum_counts
 from quiltfn.model.url import Refusal
 
@@ -26,21 +26,31 @@ SECONDS = (
 
 
 class _Numbers:
-    """The series of a metric by label values. Any thread may change them."""
+    """The series of a metric by label values. `known`: values of its one label, which are 0 from
+    the start: if a series began with 1, its first increase would be invisible. Any thread may
+    change them.
+    """
 
-    def __init__(self, name: str, about: str, labels: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, name: str, about: str, labels: tuple[str, ...] = (), known: Iterable[str] = ()
+    ) -> None:
         self.name, self.about, self.labels = name, about, labels
         self._lock = threading.Lock()
         # The value, and the monotonic time of its first count.
         self._series: dict[tuple[str, ...], tuple[float, float]] = {}
         if not labels:
             self.add(0)
+        for label in known:
+            self.add(0, label)
         _all.append(self)
 
     def add(self, amount: float, *labels: str) -> None:
         with self._lock:
             number, since = self._series.get(labels) or (0.0, time.monotonic())
             self._series[labels] = number + amount, since
+
+    def count(self, *labels: str) -> None:
+        self.add(1, *labels)
 
     def set(self, number: float, *labels: str) -> None:
         with self._lock:
@@ -120,15 +130,15 @@ _http_errors = Counter(
     "Calls of status success whose HTTP response had a status of 5xx. They count as errors, as do "
     "all of another status.",
 )
-_attempts = Counter(
+count_attempt = Counter(
     "quiltfn_work_attempts", "Attempts at accepted work that ended, by status.", ("status",)
-)
-_dead_letters = Counter(
-    "quiltfn_dead_letters", "Accepted work that was given up, by why.", ("reason",)
-)
-# At 0 from the start: if a series began with 1, its first increase would be invisible.
-for _reason in ("attempts", "age"):
-    _dead_letters.add(0, _reason)
+).count
+count_dead_letter = Counter(
+    "quiltfn_dead_letters",
+    "Accepted work that was given up, by why.",
+    ("reason",),
+    known=("attempts", "age"),
+).count
 _queued = Gauge("quiltfn_queued_calls", "Accepted work that waits, due or not.")
 _oldest_due = Gauge(
     "quiltfn_queue_oldest_due_seconds",
@@ -138,20 +148,25 @@ _duration = Durations(
     "quiltfn_invocation_duration_seconds",
     "From the hand-over to the handler until its end was seen.",
 )
-_refused = Counter("quiltfn_refused_requests", "Requests that were refused, by code.", ("code",))
-_refused_by_urls = Counter(
-    "quiltfn_url_refused_calls", "Calls of functions' URLs that were refused, by why.", ("reason",)
-)
-for _refusal in Refusal:
-    _refused_by_urls.add(0, _refusal.value)
-_blocked = Counter(
+# Requests by error code, and calls that URLs refused.
+count_refusal = Counter(
+    "quiltfn_refused_requests", "Requests that were refused, by code.", ("code",)
+).count
+count_url_refusal = Counter(
+    "quiltfn_url_refused_calls",
+    "Calls of functions' URLs that were refused, by why.",
+    ("reason",),
+    known=Refusal,
+).count
+# Called with the number of attempts.
+count_blocked = Counter(
     "quiltfn_egress_blocked",
     "Attempts of handlers to reach what their network refuses, counted when an instance ends.",
-)
-_evictions = Counter(
+).add
+count_eviction = Counter(
     "quiltfn_evicted_instances",
     "Idle instances that were ended because others needed their memory or their place.",
-)
+).count
 _instances = Gauge("quiltfn_instances", "Instances on this node, by state.", ("state",))
 _prewarmed = Gauge(
     "quiltfn_prewarmed_sandboxes",
@@ -163,21 +178,22 @@ _held = Gauge(
     "What instances and prewarmed sandboxes count against the memory budget.",
 )
 _budget = Gauge("quiltfn_memory_budget_mebibytes", "The memory for all instances together.")
-_images = Gauge(
+show_images = Gauge(
     "quiltfn_image_bytes",
     "What the images of all runtimes count, each once: content, and 4,096 for each file.",
-)
-_waiting = Gauge("quiltfn_waiting_calls", "Calls that wait for an instance.")
-_exported = Counter(
+).set
+show_waiting = Gauge("quiltfn_waiting_calls", "Calls that wait for an instance.").set
+# Both are called with a number and its labels.
+count_exported = Counter(
     "quiltfn_otlp_exported",
     "Spans, log records and metrics that the collector has taken, by signal.",
     ("signal",),
-)
-_not_exported = Counter(
+).add
+count_not_exported = Counter(
     "quiltfn_otlp_dropped",
     "Likewise those that it did not get: it failed, or too many waited (calls and requests then).",
     ("signal", "reason"),
-)
+).add
 _build = Gauge("quiltfn_build", "1, with the version as a label.", ("version",))
 _store_ok = Gauge(
     "quiltfn_store_ok", "1 while the database takes writes, records of calls included, else 0."
@@ -194,16 +210,18 @@ _unmoved = Gauge(
     "For how long this node has seen no beat of another one.",
     ("node",),
 )
-_take_overs = Counter("quiltfn_fleet_take_overs", "Lost nodes that this one has taken over.")
-_image_fetches = Counter(
+count_take_over = Counter(
+    "quiltfn_fleet_take_overs", "Lost nodes that this one has taken over."
+).count
+count_image_fetch = Counter(
     "quiltfn_fleet_image_fetches",
     "Images that this node needed and got from another one, by outcome: fetched or failed.",
     ("outcome",),
-)
-_images_lacking = Gauge(
+).count
+show_images_lacking = Gauge(
     "quiltfn_fleet_images_lacking_copies",
     "Images of this node that are on fewer nodes than they should be.",
-)
+).set
 
 
 def started(version: str, unix: float) -> None:
@@ -230,46 +248,6 @@ def count_call(record: Invocation) -> None:
         _duration.observe(record.duration_ms / 1000)
 
 
-def count_attempt(ended: Status) -> None:
-    """Counts an ended attempt at accepted work."""
-    _attempts.add(1, ended.value)
-
-
-def count_dead_letter(reason: str) -> None:
-    """Counts a dead letter."""
-    _dead_letters.add(1, reason)
-
-
-def count_blocked(attempts: int) -> None:
-    """Counts the attempts that the network of an ended instance refused."""
-    _blocked.add(attempts)
-
-
-def count_eviction() -> None:
-    """Counts an idle instance ended because memory was short, or its tenant's quota used up."""
-    _evictions.add(1)
-
-
-def count_refusal(code: str) -> None:
-    """Counts a request refused with an error code."""
-    _refused.add(1, code)
-
-
-def count_url_refusal(reason: Refusal) -> None:
-    """Counts a call that a URL refused."""
-    _refused_by_urls.add(1, reason.value)
-
-
-def count_exported(signal: str, count: int) -> None:
-    """Counts items that the collector accepted."""
-    _exported.add(count, signal)
-
-
-def count_not_exported(signal: str, reason: str, count: int) -> None:
-    """Counts dropped items. `reason`: "failed" or "full"."""
-    _not_exported.add(count, signal, reason)
-
-
 def show_memory(held_mib: float, budget_mib: float) -> None:
     """Sets the memory reserved from the budget."""
     _held.set(held_mib)
@@ -282,21 +260,11 @@ def show_prewarmed(count: int) -> None:
     _prewarmed_old_name.set(count)
 
 
-def show_images(counted_bytes: int) -> None:
-    """Sets the counted size of images."""
-    _images.set(counted_bytes)
-
-
 def show_pools(counts: Iterable[PoolCounts]) -> None:
     """Sets the numbers of instances."""
     total = sum_counts(counts)
     for state in ("warming", "ready", "busy", "recycling", "terminating"):
         _instances.set(getattr(total, state), state)
-
-
-def show_waiting(waiting: int) -> None:
-    """Sets the number of waiting calls over all functions."""
-    _waiting.set(waiting)
 
 
 def show_queue(waiting: int, oldest_due_s: float) -> None:
@@ -318,21 +286,6 @@ def show_members(states: Mapping[str, int], ages_s: Mapping[str, float]) -> None
     _unmoved.clear()
     for node, age_s in ages_s.items():
         _unmoved.set(age_s, node)
-
-
-def count_take_over() -> None:
-    """Counts a take-over of another node by this one."""
-    _take_overs.add(1)
-
-
-def count_image_fetch(outcome: str) -> None:
-    """Counts an attempt to fetch an image from another node."""
-    _image_fetches.add(1, outcome)
-
-
-def show_images_lacking(count: int) -> None:
-    """Sets the number of images of this node that lack a copy."""
-    _images_lacking.set(count)
 
 
 def families() -> "list[Metric]":

@@ -88,7 +88,7 @@ class Bounded(Generic[T]):
         if len(self._waiting) < self._most:
             self._waiting.append(item)
         else:
-            metrics.count_not_exported(self._signal, "full", 1)
+            metrics.count_not_exported(1, self._signal, "full")
 
     def take(self, most: int) -> list[T]:
         return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
@@ -202,13 +202,13 @@ class Sender:
         except Exception as error:
             is_taken, self._reasons.last = False, repr(error)
         if is_taken:
-            metrics.count_exported(signal, count)
+            metrics.count_exported(count, signal)
             self._failing.discard(signal)
             if self._told_of == signal:
                 self._told_of = None
                 _log.info("the collector takes telemetry again")
             return True
-        metrics.count_not_exported(signal, "failed", count)
+        metrics.count_not_exported(count, signal, "failed")
         if self._told_of is None and signal not in self._failing:
             self._told_of = signal
             _log.warning(
