@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -34,6 +34,7 @@ from sqlite_template import with_schema
 from timeouts import scaled
 
 TENANT = "default"
+T = TypeVar("T")
 
 
 FACTS = HostFacts(
@@ -89,16 +90,26 @@ class Harness:
 
     async def running(self, entry: Entry, **request: Any) -> "asyncio.Future[Invocation]":
         """A call that is in its handler, or in line, when this returns."""
-        call = asyncio.ensure_future(self.invoke(entry, **request))
-        self.tasks.append(call)
+        call = self.background(self.invoke(entry, **request))
         for _ in range(20):
             await asyncio.sleep(0)
         return call
+
+    def background(self, work: Coroutine[Any, Any, T]) -> "asyncio.Future[T]":
+        """It goes on beside the test, and ends with the harness at the latest."""
+        task = asyncio.ensure_future(work)
+        self.tasks.append(task)
+        return task
 
     async def records(self, entry: Entry) -> list[Invocation]:
         await self.journal.synced()
         query = InvocationQuery(function_id=entry.function.id, limit=100)
         return list((await self.journal.query(query)).items)
+
+    async def final(self, entry: Entry, invocation_id: str) -> Invocation:
+        """The record of accepted work, once that has ended."""
+        await self.work.wait(entry, invocation_id, 10)
+        return await self.work.record(entry, invocation_id)
 
     def counts(self, entry: Entry) -> dict[str, int]:
         """The states that are not empty."""

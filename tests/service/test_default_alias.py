@@ -2,7 +2,6 @@
 rollbacks and canaries make of it.
 """
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import pytest
 
 from promises import promise
 from quiltfn.model.alias import Alias, Share
-from quiltfn.model.errors import StoreUnavailable
+from service.faults import away
 from service.platform_harness import open_harness, until
+from service.routes import Web
 from service.test_aliases import printed, put, two_versions
-from service.test_urls import Web
 
 pytestmark = promise("W25")
 
@@ -32,19 +31,13 @@ class Dice:
         return (0.99, 0.0)[self.count % 2]
 
 
-@pytest.fixture
-async def web(tmp_path: Path) -> AsyncIterator[Web]:
-    async with open_harness(tmp_path) as harness:
-        yield Web(harness)
-
-
 @promise("N97")
 async def test_none_is_made_while_a_node_of_an_older_version_would_drop_it(web: Web) -> None:
     path = await two_versions(web)
     body: dict[str, Any] = {"version": 1, "default": True}
     aliases = web.harness.services.aliases
     aliases.others.has_older_nodes = lambda: True
-    refused = await web("PUT", f"{path}/aliases/live", json=body)
+    refused = await web("PUT", f"{path}/aliases/live", body)
     assert (refused.status_code, "older version" in refused.text) == (409, True)
     assert await aliases_of(web, path) == {}
     assert not (await put(web, path, version=1))["default"]
@@ -56,20 +49,18 @@ async def test_none_is_made_while_a_node_of_an_older_version_would_drop_it(web: 
 
 
 async def aliases_of(web: Web, path: str) -> dict[str, dict[str, Any]]:
-    found = (await web("GET", f"{path}/aliases")).json()["aliases"]
+    found = (await web.good("GET", f"{path}/aliases"))["aliases"]
     return {one["name"]: one for one in found}
 
 
 async def rolled_back_to(web: Web, path: str, version: int) -> dict[str, dict[str, Any]]:
-    answer = await web("POST", f"{path}/rollback", json={"version": version})
-    assert answer.status_code == 200, answer.text
+    answer = await web.ask(200, "POST", f"{path}/rollback", {"version": version})
     assert answer.json()["current_version"] == version
     return await aliases_of(web, path)
 
 
 async def test_calls_that_name_nothing_run_by_the_default_alias(web: Web) -> None:
     path = await two_versions(web)
-    await web.url(path.rsplit("/", 1)[1], {}, auth="none")
     plain = (f"{path}/invoke", "/api/functions/invoke/f")
     assert {await printed(web, url) for url in plain} == {"2"}, "before there is one"
     told = await put(web, path, version=1, default=True)
@@ -85,15 +76,16 @@ async def test_calls_that_name_nothing_run_by_the_default_alias(web: Web) -> Non
     await put(web, path, version=1, default=False)
     assert {await printed(web, url) for url in plain} == {"2"}
     await put(web, path, version=1, default=True)
-    assert (await web("DELETE", f"{path}/aliases/live")).status_code == 204
+    await web.ask(204, "DELETE", f"{path}/aliases/live")
     assert {await printed(web, url) for url in plain} == {"2"}
 
 
 async def test_a_function_has_one_default_alias(web: Web) -> None:
     path = await two_versions(web)
     await put(web, path, version=1, default=True)
-    answer = await web("PUT", f"{path}/aliases/beta", json={"version": 2, "default": True})
-    assert (answer.status_code, "live" in answer.json()["error"]) == (409, True)
+    await web.refused(
+        409, "PUT", f"{path}/aliases/beta", {"version": 2, "default": True}, error="live"
+    )
     assert set(await aliases_of(web, path)) == {"live"}
     await put(web, path, "beta", version=2, default=False)
     await put(web, path, version=2, default=True)
@@ -106,7 +98,7 @@ async def test_a_function_names_its_default_alias_wherever_it_is_shown(web: Web)
     views = (path, "/api/functions/by-name/f", "/api/functions", "/api/functions?view=brief")
 
     async def named() -> list[dict[str, Any] | None]:
-        found = [(await web("GET", url)).json() for url in views]
+        found = [(await web.good("GET", url)) for url in views]
         return [one.get("functions", [one])[0].get("default_alias") for one in found]
 
     await put(web, path, version=1)
@@ -122,19 +114,20 @@ async def test_an_update_moves_the_default_alias_unless_it_is_to_stay(web: Web) 
     await put(web, path, version=1, also=SPLIT, rollback_on=RULE, default=True)
     await put(web, path, "other", version=1, also=SPLIT)
     url = f"{path}?default_alias=keep"
-    assert (await web("PUT", url, json={"handler": "echo 3"})).status_code == 200
+    await web.ask(200, "PUT", url, {"handler": "echo 3"})
     live = (await aliases_of(web, path))["live"]
     assert (live["version"], live["also"], live["default"]) == (1, SPLIT, True)
     assert {await printed(web, f"{path}/invoke") for _ in range(20)} <= {"1", "2"}
-    assert (await web("PUT", path, json={"handler": "echo 4"})).status_code == 200
+    await web.ask(200, "PUT", path, {"handler": "echo 4"})
     found = await aliases_of(web, path)
     live = found["live"]
     assert (live["version"], live["also"], live["rollback_on"]) == (4, None, None)
     assert live["default"] is True
     assert found["other"]["also"] == SPLIT
     assert await printed(web, f"{path}/invoke") == "4"
-    wrong = await web("PUT", f"{path}?default_alias=stay", json={"handler": "echo 5"})
-    assert (wrong.status_code, "default_alias" in wrong.json()["error"]) == (422, True)
+    await web.refused(
+        422, "PUT", f"{path}?default_alias=stay", {"handler": "echo 5"}, error="default_alias"
+    )
 
 
 @promise("W29")
@@ -155,7 +148,7 @@ async def test_an_update_that_leaves_the_code_leaves_calls_that_run_elsewhere(
 ) -> None:
     path = await two_versions(web)
     before = await put(web, path, **alias, default=True)
-    updated = await web("PUT", f"{path}{query}", json=changes)
+    updated = await web("PUT", f"{path}{query}", changes)
     assert (updated.status_code, updated.json()["current_version"]) == (200, 3), updated.text
     live = (await aliases_of(web, path))["live"]
     assert live["version"] == after
@@ -164,9 +157,9 @@ async def test_an_update_that_leaves_the_code_leaves_calls_that_run_elsewhere(
 
 
 async def test_a_rollback_may_leave_the_default_alias_as_it_is(web: Web) -> None:
-    path = f"/api/functions/{await web.function('f', 'echo 1')}"
+    path = await web.function("echo 1")
     for number in (2, 3):
-        assert (await web("PUT", path, json={"handler": f"echo {number}"})).status_code == 200
+        await web.ask(200, "PUT", path, {"handler": f"echo {number}"})
     keep = f"{path}/rollback?default_alias=keep"
     for alias, after in (
         ({"version": 1}, (1, None)),
@@ -177,12 +170,13 @@ async def test_a_rollback_may_leave_the_default_alias_as_it_is(web: Web) -> None
         await rolled_back_to(web, path, 3)
         await put(web, path, **alias, default=True)
         for _ in range(2):  # the second one finds it done
-            answer = await web("POST", keep, json={"version": 2})
+            answer = await web("POST", keep, {"version": 2})
             assert (answer.status_code, answer.json()["current_version"]) == (200, 2)
             live = (await aliases_of(web, path))["live"]
             assert (live["version"], live["also"]) == after
-    wrong = await web("POST", f"{path}/rollback?default_alias=stay", json={"version": 1})
-    assert (wrong.status_code, "default_alias" in wrong.json()["error"]) == (422, True)
+    await web.refused(
+        422, "POST", f"{path}/rollback?default_alias=stay", {"version": 1}, error="default_alias"
+    )
 
 
 async def test_a_rollback_leaves_no_alias_on_the_version_that_was_current(web: Web) -> None:
@@ -220,34 +214,27 @@ async def test_a_rollback_to_the_current_version_ends_what_keeps_calls_elsewhere
 
 
 async def test_a_canary_that_fails_takes_its_version_from_every_call(web: Web) -> None:
-    path = f"/api/functions/{await web.function('f', 'echo 1')}"
+    path = await web.function("echo 1")
     await put(web, path, version=1, default=True)
-    answer = await web("PUT", f"{path}?default_alias=keep", json={"handler": "exit 1"})
-    assert answer.status_code == 200
+    await web.ask(200, "PUT", f"{path}?default_alias=keep", {"handler": "exit 1"})
     await put(web, path, version=1, also=SPLIT, rollback_on=RULE)
     web.harness.services.aliases._dice = Dice()  # type: ignore[assignment]
     for _ in range(6):
-        assert (await web("POST", "/api/functions/invoke/f")).status_code == 200
+        await web.ask(200, "POST", "/api/functions/invoke/f")
     aliases, function_id = web.harness.services.aliases, path.rsplit("/", 1)[1]
     await until(lambda: aliases.get(function_id, "live").rolled_back)
     assert {await printed(web, f"{path}/invoke") for _ in range(6)} == {"1"}
     assert (await aliases_of(web, path))["live"]["default"] is True
 
 
-async def test_unstored_changes_move_no_alias(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unstored_changes_move_no_alias(web: Web) -> None:
     path = await two_versions(web)
     await put(web, path, version=1, also=SPLIT, default=True)
     before = await aliases_of(web, path)
-
-    async def away(*_: object) -> None:
-        raise StoreUnavailable
-
-    with monkeypatch.context() as patched:
-        patched.setattr(web.harness.services.lifecycle._store, "save", away)
-        answer = await web("POST", f"{path}/rollback", json={"version": 1})
-        assert answer.status_code == 503
+    with away(web.harness.services.lifecycle._store, "save"):
+        await web.ask(503, "POST", f"{path}/rollback", {"version": 1})
     assert await aliases_of(web, path) == before
-    assert (await web("GET", path)).json()["current_version"] == 2
+    assert (await web.good("GET", path))["current_version"] == 2
 
 
 async def test_the_default_alias_survives_a_restart(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import gc
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,8 +25,7 @@ from quiltfn.calls.invoke import Request
 from quiltfn.model.stats import HOUR_S, CallStats, Stretch, floor_to
 from quiltfn.store.calls.journal import SpoolJournal
 from service.in_process import request_of
-from service.platform_harness import open_harness
-from service.test_urls import Web
+from service.routes import Web, id_of
 
 pytestmark = promise("A24")
 
@@ -40,12 +38,6 @@ SHORT = {
     "made in pieces, as it is read": r"/api/events|.*/logs",
     "for operators alone": r"/api/(instances|nodes.*|tenants)",
 }
-
-
-@pytest.fixture
-async def web(tmp_path: Path) -> AsyncIterator[Web]:
-    async with open_harness(tmp_path) as harness:
-        yield Web(harness)
 
 
 def long_paths(record: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -75,12 +67,11 @@ async def test_every_response_with_texts_of_callers_waits_for_memory(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def made(method: str, path: str, **body: object) -> None:
-        answer = await web(method, path, json=body)
-        assert answer.status_code < 300, answer.text
+        await web.good(method, path, body)
 
-    function = f"/api/functions/{await web.function(handler='exit 1')}"
+    function = await web.function("exit 1")
     await made("POST", f"{function}/invoke", payload="x")
-    record = await web.record(function.rpartition("/")[2], {})
+    record = await web.newest(function)
     await made("PUT", function, handler="exit 1 #" + LONG)
     await made("PUT", f"{function}/aliases/live", version=1)
     runtime: dict[str, object] = {"name": "long", "kind": "shell", "environment": {"A": LONG}}
@@ -94,10 +85,10 @@ async def test_every_response_with_texts_of_callers_waits_for_memory(
         if (answer.status_code, answer.json().get("error_code")) != (503, "CAPACITY_FULL"):
             at_once.add(template)
     assert not at_once
-    cat = f"/api/functions/{await web.function('long-output')}"
+    cat = await web.function(name="long-output")
     await made("PUT", f"{cat}/record-policy", keep_input="all")
     await made("POST", f"{cat}/invoke", payload=LONG)
-    kept = (await web.record(cat.rpartition("/")[2], {}))["invocation_id"]
+    kept = (await web.newest(cat))["invocation_id"]
     changes: list[tuple[str, str, dict[str, object]]] = [
         ("POST", f"{cat}/invoke", {"payload": LONG}),
         ("POST", "/api/functions/invoke/long-output", {"payload": LONG}),
@@ -110,7 +101,7 @@ async def test_every_response_with_texts_of_callers_waits_for_memory(
     ]
     for method, path, body in changes:
         async with web.harness.services.budgets.responses.reserve(1 << 30, "another"):
-            answer = await web(method, path, json=body)
+            answer = await web(method, path, body)
         assert (answer.status_code, answer.json().get("error_code")) == (503, "CAPACITY_FULL"), path
 
 
@@ -152,11 +143,11 @@ class Steps:
 
 async def long_record(web: Web) -> dict[str, str]:
     """An invocation whose input and output are `NULS`."""
-    function_id = await web.function()
-    await web("PUT", f"/api/functions/{function_id}/record-policy", json={"keep_input": "all"})
+    function = await web.function()
+    await web.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
     request = Request(payload=NULS, may_write=True)
     services = web.harness.services
-    record = await services.invoker.invoke(web.harness.catalog.get(function_id), request)
+    record = await services.invoker.invoke(web.harness.catalog.get(id_of(function)), request)
     assert record.stdout == NULS
     await services.work.keep_input(record, request, "nobody")
     await web.harness.journal.synced()
@@ -235,7 +226,7 @@ async def test_every_long_page_of_this_program_is_one_that_all_clients_share(
 async def test_others_have_their_turns_while_statistics_are_shown(
     web: Web, monkeypatch: pytest.MonkeyPatch, path: str, made: str
 ) -> None:
-    function = await web.function()
+    function = id_of(await web.function())
     now = int(web.harness.clock.unix())
     hours = [floor_to(HOUR_S, now) - count * HOUR_S for count in range(1, 300)]
     sums = {

@@ -18,8 +18,8 @@ from quiltfn.ports import Call
 from quiltfn.sandbox.fake import FakeSandbox
 from service.platform_harness import open_harness
 from service.python_calls import fewest_python_calls
+from service.routes import Web
 from service.test_collector import Connection, connected
-from service.test_urls import Web
 from service.test_web_server import always, served
 
 CALLS, PYTHON_CALLS_MAX = 50, 247
@@ -41,7 +41,7 @@ async def connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         monkeypatch.setattr(FakeSandbox, "call", call)
         monkeypatch.setattr(Runtimes, "with_snapshot", as_server)
         web = Web(harness)
-        await web.url(await web.function(cleanup_on_exit=False), {}, auth="none")
+        await web.url(await web.function(cleanup_on_exit=False), auth="none")
         async with connected(harness) as caller:
             yield caller
 

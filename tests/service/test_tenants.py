@@ -1,10 +1,10 @@
 """Operators see other tenants, stop what runs there, and disable a tenant; on fake sandboxes."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec, patch
 
 import httpx
 import pytest
@@ -18,24 +18,16 @@ from quiltfn.model.errors import StoreUnavailable, TenantDisabled
 from quiltfn.model.member import Member, Presence
 from quiltfn.model.schedule import Schedule
 from quiltfn.model.tenant_quota import TenantQuota
-from quiltfn.model.version import VersionSpec
 from quiltfn.model.work import AsyncPolicy, Destination
 from quiltfn.ports import AuditQuery
 from quiltfn.sandbox.fake import FakeSandbox
 from quiltfn.tenants.access import Access
+from service.faults import held_up
 from service.platform_harness import open_harness, until
-from service.test_urls import Web
+from service.routes import Header, Web, holds, id_of
 from timeouts import full_wait
 
 pytestmark = promise("A86")
-
-Header = dict[str, str]
-
-
-@pytest.fixture
-async def web(tmp_path: Path) -> AsyncIterator[Web]:
-    async with open_harness(tmp_path) as harness:
-        yield Web(harness)
 
 
 async def keys(web: Web) -> tuple[Header, Header, Header]:
@@ -49,9 +41,12 @@ def within(path: str, tenant: str = "acme") -> str:
 
 
 async def switched(web: Web, operator: Header, verb: str, tenant: str = "acme") -> dict[str, Any]:
-    answer = await web("POST", f"/api/tenants/{tenant}/{verb}", headers=operator)
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+    return dict(await web.good("POST", f"/api/tenants/{tenant}/{verb}", headers=operator))
+
+
+async def function_of(web: Web, handler: str, tenant: str = "acme", name: str = "f") -> str:
+    """The id of an active function."""
+    return id_of(await web.function(handler, name, tenant))
 
 
 async def invoked(web: Web, function: str, key: Header, query: str = "") -> int:
@@ -62,7 +57,7 @@ async def invoked(web: Web, function: str, key: Header, query: str = "") -> int:
 @promise("N97")
 async def test_none_is_disabled_while_a_node_of_an_older_version_would_serve_it(web: Web) -> None:
     operator, acme, _ = await keys(web)
-    function = await web.function("f", "true", "acme")
+    function = await function_of(web, "true")
     quotas = web.harness.services.quotas
     quotas.others.has_older_nodes = lambda: True
     refused = await web("POST", "/api/tenants/acme/disable", headers=operator)
@@ -98,14 +93,14 @@ async def test_a_server_of_a_fleet_looks_for_nodes_of_older_versions(
 @promise("N98")
 async def test_another_node_s_word_on_a_disabled_tenant_holds_for_now(web: Web) -> None:
     _, acme, _ = await keys(web)
-    function = await web.function("f", "echo 1", "acme")
-    await web.url(function, acme, auth="none")
+    function = await function_of(web, "echo 1")
+    await web.url(f"/api/functions/{function}", acme, auth="none")
     quotas = web.harness.services.quotas
     for _ in range(2):
         assert await invoked(web, function, acme) == 200
         quotas.disabled.set("acme", disabled=True)  # as by `FleetKeys`
         assert await invoked(web, function, acme) == 403
-        assert (await web("POST", "/fn/acme/f")).status_code == 503
+        await web.ask(503, "POST", "/fn/acme/f")
         await until(lambda: not web.harness.pools.counts(function).total)
         await quotas.follow_use()
         assert (quotas.of("acme"), quotas.disabled.names) == (TenantQuota(), [])
@@ -121,36 +116,35 @@ async def test_another_node_s_word_on_a_disabled_tenant_holds_for_now(web: Web) 
 @promise("A85")
 async def test_an_operator_sees_and_stops_what_another_tenant_has(web: Web) -> None:
     operator, acme, _ = await keys(web)
-    function = await web.function("f", "sleep 60", "acme", environment={"PLAIN": "secret"})
-    path = f"/api/functions/{function}"
-    assert (await web("GET", path, headers=operator)).status_code == 404
-    shown = await web("GET", within(path), headers=operator)
-    assert (shown.status_code, shown.json()["environment"]) == (200, {"PLAIN": "***"})
-    assert (await web("GET", path, headers=acme)).json()["environment"] == {"PLAIN": "secret"}
+    path = await web.function("sleep 60", tenant="acme", environment={"PLAIN": "secret"})
+    function = id_of(path)
+    await web.ask(404, "GET", path, headers=operator)
+    for shown, key, value in ((within(path), operator, "***"), (path, acme, "secret")):
+        assert (await web.good("GET", shown, headers=key))["environment"] == {"PLAIN": value}
 
     call = asyncio.ensure_future(web("POST", f"{path}/invoke", headers=acme))
     running = web.harness.invoker.running_calls
     await until(lambda: running(function))
     record = running(function)[0].record
-    listed = await web("GET", within("/api/invocations?status=running"), headers=operator)
-    assert [one["invocation_id"] for one in listed.json()["invocations"]] == [record.invocation_id]
+    listed = await web.good("GET", within("/api/invocations?status=running"), headers=operator)
+    assert holds(listed["invocations"], [{"invocation_id": record.invocation_id}])
     cancel = f"{path}/invocations/{record.invocation_id}/cancel"
-    assert (await web("POST", cancel, headers=operator)).status_code == 404
+    await web.ask(404, "POST", cancel, headers=operator)
     assert (await web("POST", within(cancel), headers=operator)).json()["status"] == "cancelled"
     assert (await call).json()["status"] == "cancelled"
 
     for verb, state in (("pause", "paused"), ("resume", "active")):
-        assert (await web("POST", within(f"{path}/{verb}"), headers=operator)).status_code == 200
-        assert (await web("GET", path, headers=acme)).json()["state"] == state
+        await web.ask(200, "POST", within(f"{path}/{verb}"), headers=operator)
+        assert (await web.good("GET", path, headers=acme))["state"] == state
     target = f"/api/elasticity/functions/{function}/pool-target"
     body = {"min_instances": 0, "max_instances": 1}
     header = operator | {"X-Tenant-Id": "acme"}
-    assert (await web("POST", within(target), headers=header, json=body)).status_code == 200
+    await web.ask(200, "POST", within(target), headers=header, json=body)
 
     # The tenant sees who did it.
     audit = web.harness.services.audit
     entries = list((await audit.query(AuditQuery(tenant_id="acme", limit=10))).items)
-    whoami = (await web("GET", "/api/whoami", headers=operator)).json()
+    whoami = await web.good("GET", "/api/whoami", headers=operator)
     assert {entry.credential for entry in entries} == {whoami["credential"]}
     assert {entry.action for entry in entries} == {
         *("function.pause", "function.resume", "invocation.cancel", "elasticity.pool_target"),
@@ -173,10 +167,16 @@ async def test_an_operator_sees_and_stops_what_another_tenant_has(web: Web) -> N
 )
 async def test_an_operator_does_no_more_there(web: Web, method: str, path: str, body: Any) -> None:
     operator, acme, _ = await keys(web)
-    function = await web.function("f", "echo 1", "acme")
-    answer = await web(method, within(path.replace("ID", function)), headers=operator, json=body)
-    assert (answer.status_code, "another tenant" in answer.json()["error"]) == (403, True)
-    assert (await web("GET", "/api/functions", headers=acme)).json()["functions"][0]["name"] == "f"
+    function = await function_of(web, "echo 1")
+    await web.refused(
+        403,
+        method,
+        within(path.replace("ID", function)),
+        headers=operator,
+        json=body,
+        error="another tenant",
+    )
+    assert (await web.good("GET", "/api/functions", headers=acme))["functions"][0]["name"] == "f"
 
 
 async def test_an_operator_sees_the_keys_and_the_audit_log_of_one_tenant(web: Web) -> None:
@@ -185,61 +185,52 @@ async def test_an_operator_sees_the_keys_and_the_audit_log_of_one_tenant(web: We
         await switched(web, operator, verb)
     listed = {}
     for path, field in (("/api/keys", "keys"), ("/api/audit", "entries")):
-        every = (await web("GET", path, headers=operator)).json()[field]
-        own = (await web("GET", within(path), headers=operator)).json()[field]
+        every = (await web.good("GET", path, headers=operator))[field]
+        own = (await web.good("GET", within(path), headers=operator))[field]
         assert {one["tenant_id"] for one in own} == {"acme"}, "a change of a tenant is in its log"
         assert len(every) > len(own) or field == "entries"
         listed[field] = own
     assert [one["action"] for one in listed["entries"]][:2] == ["tenant.enable", "tenant.disable"]
-    denied = await web("POST", "/api/tenants/nobody/disable", headers=operator)
-    assert denied.status_code == 404
-    newest = (await web("GET", "/api/audit", headers=operator)).json()["entries"][0]
+    await web.ask(404, "POST", "/api/tenants/nobody/disable", headers=operator)
+    newest = (await web.good("GET", "/api/audit", headers=operator))["entries"][0]
     assert (newest["action"], newest["tenant_id"] != "nobody") == ("tenant.disable", True)
 
 
 @promise("A85", "A87")
 async def test_only_operators_name_another_tenant_and_one_that_there_is(web: Web) -> None:
     operator, acme, umbrella = await keys(web)
-    function = await web.function("f", "echo 1", "acme")
-    for path in (f"/api/functions/{function}", "/api/functions", "/api/whoami"):
-        answer = await web("GET", within(path), headers=umbrella)
-        assert (answer.status_code, "tenant must" in answer.json()["error"]) == (403, True)
-        assert (await web("GET", within(path), headers=acme)).status_code == 200, "its own"
-    pause = f"/api/functions/{function}/pause"
-    assert (await web("POST", within(pause), headers=umbrella)).status_code == 403
-    unknown = await web("GET", within("/api/functions", "nobody"), headers=operator)
-    assert (unknown.status_code, "nobody" in unknown.json()["error"]) == (404, True)
+    function = await function_of(web, "echo 1")
+    path = f"/api/functions/{function}"
+    for shown in (path, "/api/functions", "/api/whoami"):
+        await web.refused(403, "GET", within(shown), error="tenant must", headers=umbrella)
+        await web.ask(200, "GET", within(shown), headers=acme)  # its own
+    pause, in_header = f"{path}/pause", {"X-Tenant-Id": "acme"}
     twice = [*operator.items(), ("X-Tenant-Id", "acme"), ("X-Tenant-Id", "umbrella")]
-    repeated = await web("GET", "/api/functions", headers=twice)
-    assert (repeated.status_code, "X-Tenant-Id" in repeated.json()["error"]) == (400, True)
-    wrong = await web("GET", within("/api/functions", "no tenant"), headers=operator)
-    assert (wrong.status_code, "tenant must" in wrong.json()["error"]) == (422, True)
-    for query in ("?%74enant=acme", "?tenant=acme&tenant=acme", "?tenant=ops&tenant=acme"):
-        unclear = await web("POST", pause + query, headers=operator)
-        assert (unclear.status_code, "tenant" in unclear.json()["error"]) == (422, True), query
-    # A version that ignores the header would act in the tenant of the key.
-    for key, path in (
-        (umbrella, pause),
-        (operator, pause),
-        (operator, within(pause, "umbrella")),
+    for status, method, target, headers, error in (
+        (403, "POST", within(pause), umbrella, "tenant must"),
+        (404, "GET", within("/api/functions", "nobody"), operator, "nobody"),
+        (400, "GET", "/api/functions", twice, "X-Tenant-Id"),
+        (422, "GET", within("/api/functions", "no tenant"), operator, "tenant must"),
+        (422, "POST", f"{pause}?%74enant=acme", operator, "tenant"),
+        (422, "POST", f"{pause}?tenant=acme&tenant=acme", operator, "tenant"),
+        (422, "POST", f"{pause}?tenant=ops&tenant=acme", operator, "tenant"),
+        # A version that ignores the header would act in the tenant of the key.
+        (403, "POST", pause, umbrella | in_header, "X-Tenant-Id"),
+        (403, "POST", pause, operator | in_header, "X-Tenant-Id"),
+        (403, "POST", within(pause, "umbrella"), operator | in_header, "X-Tenant-Id"),
     ):
-        refused = await web("POST", path, headers=key | {"X-Tenant-Id": "acme"})
-        assert (refused.status_code, "X-Tenant-Id" in refused.json()["error"]) == (403, True)
-    assert (await web("GET", f"/api/functions/{function}", headers=acme)).json()[
-        "state"
-    ] == "active"
-    reveal = f"/api/functions/{function}/url"
-    await web.url(function, acme, auth="webhook", webhook={"scheme": "github", "secret": "s" * 16})
-    shown = await web("GET", within(f"{reveal}?reveal=true"), headers=operator)
-    assert shown.status_code == 403
-    assert "s" * 16 not in (await web("GET", within(reveal), headers=operator)).text
+        await web.refused(status, method, target, error=error, headers=headers)
+    assert (await web.good("GET", path, headers=acme))["state"] == "active"
+    await web.url(path, acme, auth="webhook", webhook={"scheme": "github", "secret": "s" * 16})
+    await web.ask(403, "GET", within(f"{path}/url?reveal=true"), headers=operator)
+    assert "s" * 16 not in (await web("GET", within(f"{path}/url"), headers=operator)).text
 
 
 async def test_tenants_are_listed_by_name_to_operators_alone(web: Web) -> None:
     operator, acme, _ = await keys(web)
-    await web.function("f", "echo 1", "acme")
-    await web.function("f", "echo 1", "without-keys")
-    found = (await web("GET", "/api/tenants", headers=operator)).json()
+    await function_of(web, "echo 1")
+    await function_of(web, "echo 1", "without-keys")
+    found = await web.good("GET", "/api/tenants", headers=operator)
     assert [one["tenant_id"] for one in found["tenants"]] == [
         *("acme", "ops", "umbrella", "without-keys"),
     ]
@@ -250,21 +241,21 @@ async def test_tenants_are_listed_by_name_to_operators_alone(web: Web) -> None:
         "valid_keys": 1,
         "calls_in_flight": 0,
     }
-    first = (await web("GET", "/api/tenants?limit=3", headers=operator)).json()
+    first = await web.good("GET", "/api/tenants?limit=3", headers=operator)
     rest = await web("GET", f"/api/tenants?cursor={first['next_cursor']}", headers=operator)
     assert [one["tenant_id"] for one in rest.json()["tenants"]] == ["without-keys"]
     for cursor in ("", "bogus", "!"):
-        wrong = await web("GET", f"/api/tenants?cursor={cursor}", headers=operator)
-        assert (wrong.status_code, "cursor" in wrong.json()["error"]) == (422, True)
+        await web.refused(
+            422, "GET", f"/api/tenants?cursor={cursor}", headers=operator, error="cursor"
+        )
     for method, path in (
         ("GET", "/api/tenants"),
         ("POST", "/api/tenants/acme/disable"),
         ("POST", "/api/tenants/acme/enable"),
     ):
-        assert (await web(method, path, headers=acme)).status_code == 403
+        await web.ask(403, method, path, headers=acme)
     for tenant, status in (("nobody", 404), ("no tenant", 422)):
-        answer = await web("POST", f"/api/tenants/{tenant}/disable", headers=operator)
-        assert answer.status_code == status
+        await web.ask(status, "POST", f"/api/tenants/{tenant}/disable", headers=operator)
 
 
 # --- a tenant that is disabled --------------------------------------------------------------------
@@ -272,43 +263,38 @@ async def test_tenants_are_listed_by_name_to_operators_alone(web: Web) -> None:
 
 async def test_a_disabled_tenant_is_refused_and_serves_again_once_enabled(web: Web) -> None:
     operator, acme, umbrella = await keys(web)
-    function = await web.function("f", "cat", "acme")
-    other = await web.function("f", "cat", "umbrella")
+    function = await function_of(web, "cat")
+    other = await function_of(web, "cat", "umbrella")
     for one, key in ((function, acme), (other, umbrella)):
-        await web.url(one, key, auth="none")
-    await web.url(await web.function("closed", "cat", "acme"), acme, auth="key")
+        await web.url(f"/api/functions/{one}", key, auth="none")
+    await web.url(await web.function(name="closed", tenant="acme"), acme, auth="key")
     told = await switched(web, operator, "disable")
     assert (told["tenant_id"], told["disabled"]) == ("acme", True)
+    why = "disabled the tenant acme"
     for path in ("/api/functions", f"/api/functions/{function}", "/api/whoami"):
-        answer = await web("GET", path, headers=acme)
-        assert (answer.status_code, answer.json()["error_code"]) == (403, "FORBIDDEN")
-        assert "disabled the tenant acme" in answer.json()["error"]
+        refusal = await web.refused(403, "GET", path, error=why, headers=acme)
+        assert refusal["error_code"] == "FORBIDDEN"
     assert await invoked(web, function, acme) == 403
-    stranger = await web("POST", "/fn/acme/f", content=b"x")
-    assert (stranger.status_code, "acme" in stranger.text) == (503, False)
+    stranger = await web.ask(503, "POST", "/fn/acme/f")
+    assert "acme" not in stranger.text
     assert stranger.headers["retry-after"] == "60", "nobody serves it in a second"
-    by_key = await web("POST", "/fn/acme/f", content=b"x", headers=acme)
-    assert by_key.status_code == 503, "its URL asks nobody for a key"
+    await web.ask(503, "POST", "/fn/acme/f", headers=acme)  # its URL asks nobody for a key
     # Who has a key is told why, of what there is as of what there is not; others are not.
     for name in ("closed", "none-such"):
-        by_key = await web("POST", f"/fn/acme/{name}", content=b"x", headers=acme)
-        assert (by_key.status_code, "disabled the tenant acme" in by_key.text) == (403, True)
-        stranger = await web("POST", f"/fn/acme/{name}", content=b"x")
-        assert (stranger.status_code, "disabled" in stranger.text) == (401, False)
+        await web.refused(403, "POST", f"/fn/acme/{name}", error=why, headers=acme)
+        assert "disabled" not in (await web.ask(401, "POST", f"/fn/acme/{name}")).text
     with pytest.raises(TenantDisabled):  # also where no credential and no pool refuses it
         web.harness.services.admission.call("acme")
     # Nobody else notices, and operators see what it has.
     assert (await web("POST", "/fn/umbrella/f", content=b"x")).content == b"x"
     assert await invoked(web, other, umbrella) == 200
-    assert (await web("GET", within("/api/functions"), headers=operator)).status_code == 200
+    await web.ask(200, "GET", within("/api/functions"), headers=operator)
     assert (await switched(web, operator, "enable"))["disabled"] is False
     assert await invoked(web, function, acme) == 200
     assert (await web("POST", "/fn/acme/f", content=b"x")).content == b"x"
-    actions = await web("GET", "/api/audit?action=tenant", headers=operator)
-    assert [(one["action"], one["object_id"]) for one in actions.json()["entries"]] == [
-        ("tenant.enable", "acme"),
-        ("tenant.disable", "acme"),
-    ]
+    log = await web.good("GET", "/api/audit?action=tenant", headers=operator)
+    actions = ("tenant.enable", "tenant.disable")
+    assert holds(log["entries"], [{"action": one, "object_id": "acme"} for one in actions])
 
 
 async def test_streams_of_a_disabled_tenant_end(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,20 +318,20 @@ async def test_streams_of_a_disabled_tenant_end(web: Web, monkeypatch: pytest.Mo
 async def test_tenants_of_tokens_are_disabled(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     operator, _, _ = await keys(web)
     path = "/api/tenants/by-token/disable"
-    assert (await web("POST", path, headers=operator)).status_code == 404, "there are no tokens"
+    await web.ask(404, "POST", path, headers=operator)  # there are no tokens
     monkeypatch.setattr(Access, "takes_tokens", property(lambda _: True))
     assert (await web("POST", path, headers=operator)).json()["disabled"] is True
-    listed = (await web("GET", "/api/tenants", headers=operator)).json()["tenants"]
+    listed = (await web.good("GET", "/api/tenants", headers=operator))["tenants"]
     assert [one["tenant_id"] for one in listed if one["disabled"]] == ["by-token"]
 
 
 async def test_what_a_disabled_tenant_runs_ends_and_its_instances_go(web: Web) -> None:
     operator, acme, _ = await keys(web)
-    function = await web.function("f", "sleep 60", "acme")
+    function = await function_of(web, "sleep 60")
     target = {"min_instances": 1, "max_instances": 2}
     path = f"/api/elasticity/functions/{function}/pool-target"
     header = acme | {"X-Tenant-Id": "acme"}
-    assert (await web("POST", path, headers=header, json=target)).status_code == 200
+    await web.ask(200, "POST", path, headers=header, json=target)
     call = asyncio.ensure_future(web("POST", f"/api/functions/{function}/invoke", headers=acme))
     await until(lambda: web.harness.invoker.running_calls(function))
     assert web.harness.pools.counts(function).total
@@ -361,7 +347,7 @@ async def test_no_change_of_a_disabled_tenant_s_functions_starts_an_instance(web
     """By an operator of that tenant, whose key is accepted, and by one who looks at it."""
     operator = await web.key("ops", Scope.OPERATOR)
     own = await web.key("acme", Scope.OPERATOR) | {"X-Tenant-Id": "acme"}
-    function = await web.function("f", "echo 1", "acme")
+    function = await function_of(web, "echo 1")
     path = f"/api/functions/{function}"
     scaling = f"/api/elasticity/functions/{function}/pool-target"
     scaled_to = {"min_instances": 1, "max_instances": 2}
@@ -382,7 +368,7 @@ async def test_no_change_of_a_disabled_tenant_s_functions_starts_an_instance(web
         await asyncio.sleep(0.01)
         assert len(web.harness.sandboxes.created) == started, target
         assert web.harness.pools.load(function) is None, f"{target} has opened its pool"
-    shown = (await web("GET", within(path), headers=operator)).json()
+    shown = await web.good("GET", within(path), headers=operator)
     assert (shown["state"], shown["current_version"]) == ("deploying", 1)
     await switched(web, operator, "enable")
     await until(lambda: web.harness.catalog.get(function).function.state == "active")
@@ -400,41 +386,32 @@ STARTING = [("resume", "deploying"), ("update", "active"), ("deploy", "active")]
     [*((*one, False) for one in UNDER_WAY), *((*one, True) for one in STARTING)],
 )
 async def test_a_change_that_is_under_way_starts_nothing_of_a_tenant_that_is_disabled(
-    web: Web,
-    monkeypatch: pytest.MonkeyPatch,
-    change: str,
-    state: str,
-    is_start: bool,
-    is_enabled_at_once: bool,
+    web: Web, change: str, state: str, is_start: bool, is_enabled_at_once: bool
 ) -> None:
     """While its instance starts, and while it is stored. It ends as it would have, at the latest
     once the tenant is enabled.
     """
     harness, operator = web.harness, await web.key("ops", Scope.OPERATOR)
-    function = await web.function("f", "echo 1", "acme")
+    function = await function_of(web, "echo 1")
     entry = harness.catalog.get(function)
     if change == "resume":
         await harness.lifecycle.pause(entry)
     if change == "deploy":
         harness.pass_time(3600)
     slow, name = (harness.sandboxes, "create") if is_start else (harness.store, "save")
-    do, doing, may_do = getattr(slow, name), asyncio.Event(), asyncio.Event()
-
-    async def slowly(*given: Any) -> Any:
-        if is_start or given[0].state == "active":
-            doing.set()
-            await may_do.wait()
-        return await do(*given)
-
-    monkeypatch.setattr(slow, name, slowly)
     changes = {"update": [{"handler": "echo 2"}]}.get(change, [])
-    changing = asyncio.ensure_future(getattr(harness.lifecycle, change)(entry, *changes))
-    await doing.wait()
-    await switched(web, operator, "disable")
-    if is_enabled_at_once:
-        await switched(web, operator, "enable")
-    may_do.set()
-    await changing
+
+    def is_slow(given: Any, *_: Any) -> bool:
+        return is_start or given.state == "active"
+
+    with held_up(slow, name, is_slow) as made:
+        changing = asyncio.ensure_future(getattr(harness.lifecycle, change)(entry, *changes))
+        await made.begun.wait()
+        await switched(web, operator, "disable")
+        if is_enabled_at_once:
+            await switched(web, operator, "enable")
+        made.may_go_on.set()
+        await changing
     if not is_enabled_at_once:
         stored = harness.catalog.get(function).function
         assert (stored.state, stored.error_message) == (state, None)
@@ -449,68 +426,50 @@ async def test_a_change_that_is_under_way_starts_nothing_of_a_tenant_that_is_dis
     assert harness.catalog.get(function).function.error_message is None
 
 
-async def test_an_update_serves_whose_tenant_is_enabled_while_it_is_stored(
-    web: Web, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_update_serves_whose_tenant_is_enabled_while_it_is_stored(web: Web) -> None:
     """Enabling opens the pool with the version before, which the update has not replaced yet."""
     harness, operator = web.harness, await web.key("ops", Scope.OPERATOR)
-    function = await web.function("f", "echo 1", "acme")
+    entry = harness.catalog.get(await function_of(web, "echo 1"))
     await switched(web, operator, "disable")
-    save, saving, may_save = harness.store.save, asyncio.Event(), asyncio.Event()
-
-    async def slowly(*given: Any) -> Any:
-        saving.set()
-        await may_save.wait()
-        return await save(*given)
-
-    monkeypatch.setattr(harness.store, "save", slowly)
-    entry = harness.catalog.get(function)
-    updating = asyncio.ensure_future(harness.lifecycle.update(entry, {"handler": "echo 2"}))
-    await saving.wait()
-    await switched(web, operator, "enable")
-    may_save.set()
-    assert (await updating).function.current_version == 2
+    with held_up(harness.store, "save") as save:
+        updating = asyncio.ensure_future(harness.lifecycle.update(entry, {"handler": "echo 2"}))
+        await save.begun.wait()
+        await switched(web, operator, "enable")
+        save.may_go_on.set()
+        assert (await updating).function.current_version == 2
     assert (await harness.invoke(entry)).stdout == b"2\n"
 
 
-async def test_disabled_deliveries_wait(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_disabled_deliveries_wait(web: Web) -> None:
     operator, acme, _ = await keys(web)
     harness = web.harness
-    function = await web.function("f", "echo 1", "acme")
-    receiver = await web.function("receiver", "cat", "acme")
+    function = await function_of(web, "echo 1")
+    receiver = await function_of(web, "cat", name="receiver")
     policy = AsyncPolicy(on_success=Destination(function="receiver"))
     await harness.work.policies.set_policy(function, policy)
     deliveries = harness.services.deliveries
-    claim, claims, is_down = deliveries._store.claim, [], True
-
-    async def claimed(*asked: Any) -> Any:
-        claims.append(asked)
-        if is_down:
-            raise StoreUnavailable
-        return await claim(*asked)
-
-    monkeypatch.setattr(deliveries._store, "claim", claimed)
-    assert await invoked(web, function, acme, "?mode=async") == 202
-    await until(lambda: claims)  # it is in the store, and due
-    await switched(web, operator, "disable")
-    claims.clear()
-    is_down = False
-    deliveries._changed.set()
-    await asyncio.sleep(full_wait(0.1))
-    assert not claims
-    await switched(web, operator, "enable")
-    await until(lambda: claims)
-    await until(lambda: harness.catalog.get(receiver).counters.invocation_count)
+    store = deliveries._store
+    with patch.object(store, "claim", wraps=store.claim, side_effect=StoreUnavailable) as claim:
+        assert await invoked(web, function, acme, "?mode=async") == 202
+        await until(lambda: claim.called)  # it is in the store, and due
+        await switched(web, operator, "disable")
+        claim.reset_mock(side_effect=True)
+        deliveries._changed.set()
+        await asyncio.sleep(full_wait(0.1))
+        assert not claim.called
+        await switched(web, operator, "enable")
+        await until(lambda: claim.called)
+        await until(lambda: harness.catalog.get(receiver).counters.invocation_count)
 
 
 async def test_what_a_disabled_tenant_has_queued_waits_and_ticks_are_skipped(web: Web) -> None:
     operator, acme, _ = await keys(web)
-    function = await web.function("f", "sleep 60", "acme")
+    function = await function_of(web, "sleep 60")
     schedules = web.harness.services.schedules
     schedule = Schedule(id="", tenant_id="", function_id="", name="n", every_seconds=60)
     await schedules.create("acme", "f", schedule)
     policy = f"/api/functions/{function}/async-policy"
-    assert (await web("PUT", policy, headers=acme, json={"max_attempts": 3})).status_code == 200
+    await web.ask(200, "PUT", policy, headers=acme, json={"max_attempts": 3})
     assert await invoked(web, function, acme, "?mode=async") == 202
     running = web.harness.invoker.running_calls
     await until(lambda: running(function))
@@ -523,9 +482,9 @@ async def test_what_a_disabled_tenant_has_queued_waits_and_ticks_are_skipped(web
         await schedules.fire_due()
         await asyncio.sleep(0.01)
     await web.harness.journal.synced()
-    shown = (await web("GET", within(path), headers=operator)).json()
+    shown = await web.good("GET", within(path), headers=operator)
     assert shown["status"] == "queued", "the attempt that was ended is made again"
-    runs = (await web("GET", within("/api/schedules/n/runs"), headers=operator)).json()["runs"]
+    runs = (await web.good("GET", within("/api/schedules/n/runs"), headers=operator))["runs"]
     assert runs
     assert {run["outcome"] for run in runs} == {"skipped"}
     assert "disabled" in runs[0]["reason"]
@@ -541,76 +500,67 @@ async def test_what_a_disabled_tenant_has_queued_waits_and_ticks_are_skipped(web
 async def test_a_disabled_tenant_stays_so_over_a_restart_and_a_change_of_its_quota(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    specialised: list[str] = []
-    specialise = FakeSandbox.specialise
-
-    async def noted(sandbox: FakeSandbox, spec: VersionSpec) -> None:
-        specialised.append(spec.handler)
-        await specialise(sandbox, spec)
-
-    monkeypatch.setattr(FakeSandbox, "specialise", noted)
+    specialise = create_autospec(FakeSandbox.specialise, side_effect=FakeSandbox.specialise)
+    monkeypatch.setattr(FakeSandbox, "specialise", specialise)
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
         operator, acme, _ = await keys(web)
-        function = await web.function("f", "echo 1", "acme")
-        other = await web.function("f", "echo other", "umbrella")
+        function = await function_of(web, "echo 1")
+        other = await function_of(web, "echo other", "umbrella")
         for one in (function, other):
             await harness.lifecycle.set_scaling(harness.catalog.get(one), 2, 2)
         await switched(web, operator, "disable")
         quota = "/api/tenants/acme/quota"
         answer = await web("PUT", quota, headers=operator, json={"functions": 3})
         assert (answer.json()["disabled"], answer.json()["own"]) == (True, ["functions"])
-        assert (await web("DELETE", quota, headers=operator)).status_code == 204
-        specialised.clear()
+        await web.ask(204, "DELETE", quota, headers=operator)
+        specialise.reset_mock()
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
         await harness.services.access.refresh()
-        assert (await web("GET", "/api/functions", headers=acme)).status_code == 403
+        await web.ask(403, "GET", "/api/functions", headers=acme)
         await until(lambda: harness.pools.counts(other).ready == 2)
-        assert set(specialised) == {"echo other"}
+        handlers = {spec.handler for (_, spec), _ in specialise.call_args_list}
+        assert handlers == {"echo other"}
         assert not harness.pools.counts(function).total
         assert harness.pools.load(function) is None
         await switched(web, operator, "enable")
         await until(lambda: harness.pools.counts(function).ready == 2)
         assert await invoked(web, function, acme) == 200
-        assert (await web("GET", quota, headers=operator)).json()["own"] == []
+        assert (await web.good("GET", quota, headers=operator))["own"] == []
 
 
 async def test_a_quota_may_be_0(web: Web) -> None:
     operator, acme, _ = await keys(web)
-    function = await web.function("f", "echo 1", "acme")
+    function = await function_of(web, "echo 1")
     body = {"calls_in_flight": 0, "functions": 0, "image_bytes": 0}
-    answer = await web("PUT", "/api/tenants/acme/quota", headers=operator, json=body)
-    assert answer.status_code == 200, answer.text
+    await web.ask(200, "PUT", "/api/tenants/acme/quota", headers=operator, json=body)
     new = {"name": "g", "handler": "echo"}
     for path, sent, option in (
         (f"/api/functions/{function}/invoke", {}, "--calls-in-flight"),
         (f"/api/functions/{function}/invoke?mode=async", {}, "--calls-in-flight"),
         ("/api/functions", new, "--functions"),
     ):
-        answer = await web("POST", path, headers=acme, json=sent)
-        assert answer.status_code == 429
+        answer = await web.ask(429, "POST", path, headers=acme, json=sent)
         assert f"quota set TENANT {option} N" in answer.json()["hint"]
-    assert (await web("GET", "/api/functions", headers=acme)).status_code == 200
+    await web.ask(200, "GET", "/api/functions", headers=acme)
 
 
 async def test_what_is_queued_waits_while_the_tenant_may_have_no_calls(web: Web) -> None:
     operator, acme, _ = await keys(web)
-    function = await web.function("f", "echo 1", "acme")
+    function = await function_of(web, "echo 1")
     harness, quota = web.harness, "/api/tenants/acme/quota"
     harness.dispatcher.may_begin = lambda: False
     assert await invoked(web, function, acme, "?mode=async") == 202
     body = {"calls_in_flight": 0}
-    assert (await web("PUT", quota, headers=operator, json=body)).status_code == 200
+    await web.ask(200, "PUT", quota, headers=operator, json=body)
     harness.dispatcher.may_begin = lambda: True
     begun = harness.sandboxes.calls
     for _ in range(3):
         harness.pass_time(120)
         await asyncio.sleep(0.05)
-    assert (harness.sandboxes.calls, (await web.record(function, acme))["status"]) == (
-        begun,
-        "queued",
-    )
-    assert (await web("DELETE", quota, headers=operator)).status_code == 204
+    assert harness.sandboxes.calls == begun
+    assert (await web.newest(f"/api/functions/{function}", acme))["status"] == "queued"
+    await web.ask(204, "DELETE", quota, headers=operator)
     harness.pass_time(120)
     await until(lambda: harness.sandboxes.calls > begun)

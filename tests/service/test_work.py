@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import msgspec
@@ -14,74 +13,13 @@ import pytest
 
 from contract.stores import restart
 from promises import promise
-from quiltfn.api.app import make_app
 from quiltfn.model import delivery, event
-from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
+from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SqlIdempotencyStore
-from service.in_process import InProcess
-from service.platform_harness import Harness, open_harness, until
+from service.faults import silent
+from service.platform_harness import open_harness, until
+from service.routes import ASYNC, Web, holds, id_of
 from timeouts import scaled
-
-ASYNC = {"Prefer": "respond-async"}
-
-
-class Api:
-    """The application of a harness, asked in process."""
-
-    def __init__(self, harness: Harness, http: httpx.AsyncClient) -> None:
-        self.harness, self.http = harness, http
-
-    async def __call__(
-        self, method: str, path: str, body: Any = None, **more: Any
-    ) -> httpx.Response:
-        if body is not None:
-            more["json"] = body
-        return await self.http.request(method, path, **more)
-
-    async def good(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
-        answer = await self(method, path, body, **more)
-        assert answer.status_code < 300, answer.text
-        return answer.json() if answer.content else None
-
-    async def refused(
-        self, status: int, method: str, path: str, body: Any = None, **more: Any
-    ) -> Any:
-        answer = await self(method, path, body, **more)
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-    async def function(self, handler: str = "echo hello", name: str = "f", **more: Any) -> str:
-        """The path of an active one."""
-        entry = await self.harness.active(handler, name, **more)
-        return f"/api/functions/{entry.function.id}"
-
-    async def submit(
-        self, function: str, payload: str | None = None, **query: Any
-    ) -> dict[str, Any]:
-        answer = await self(
-            "POST", f"{function}/invoke", {"payload": payload}, headers=ASYNC, params=query
-        )
-        assert answer.status_code == 202, answer.text
-        return answer.json()
-
-    async def ended(self, function: str, invocation_id: str) -> dict[str, Any]:
-        path = f"{function}/invocations/{invocation_id}?wait_seconds=10"
-        return await self.good("GET", path)
-
-
-@contextlib.asynccontextmanager
-async def opened(path: Path, **more: Any) -> AsyncIterator[Api]:
-    async with open_harness(path, **more) as harness:
-        transport = InProcess(make_app(harness.services))
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-            yield Api(harness, http)
-
-
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with opened(tmp_path) as one:
-        yield one
-
 
 # Accepting -----------------------------------------------------------------------------------
 
@@ -95,56 +33,29 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
     ],
 )
 async def test_an_asynchronous_call_is_answered_with_202_and_where_it_is(
-    api: Api, headers: dict[str, str], query: str
+    web: Web, headers: dict[str, str], query: str
 ) -> None:
-    function = await api.function()
-    answer = await api("POST", f"{function}/invoke{query}", {"payload": "x"}, headers=headers)
-    assert answer.status_code == 202, answer.text
-    record = answer.json()
-    assert record["status"] == "queued"
-    assert answer.headers["location"] == f"{function}/invocations/{record['invocation_id']}"
+    invoke = f"{await web.function()}/invoke{query}"
+    answer = await web.ask(202, "POST", invoke, {"payload": "x"}, headers=headers)
+    record, location = answer.json(), answer.headers["location"]
+    assert (record["status"], record["invocation_id"]) == ("queued", id_of(location))
     assert answer.headers["preference-applied"] == "respond-async"
-    shown = await api.good("GET", answer.headers["location"])
-    assert shown.keys() == record.keys()
+    assert (await web.good("GET", location)).keys() == record.keys()
 
 
-async def test_mode_sync_is_stronger_than_a_preference(api: Api) -> None:
-    function = await api.function()
-    answer = await api("POST", f"{function}/invoke?mode=sync", {}, headers=ASYNC)
-    assert (answer.status_code, answer.json()["status"]) == (200, "success")
+async def test_mode_sync_is_stronger_than_a_preference(web: Web) -> None:
+    function = await web.function()
+    answer = await web.ask(200, "POST", f"{function}/invoke?mode=sync", {}, headers=ASYNC)
+    assert answer.json()["status"] == "success"
 
 
-@promise("W3")
-@pytest.mark.parametrize(
-    ("query", "name"),
-    [
-        ("mode=later", "mode"),
-        ("mode=async&delay_seconds=-1", "delay_seconds"),
-        ("mode=async&delay_seconds=31536001", "delay_seconds"),
-        ("mode=async&not_before=soon", "not_before"),
-        ("mode=async&not_before=99999999999", "not_before"),
-        (f"mode=async&not_before={'0' * 11}{'9' * 20}", "not_before"),  # more than a column takes
-        ("mode=async&not_before=1&delay_seconds=1", "not_before"),
-        ("delay_seconds=1", "delay_seconds"),
-        ("mode=sync&not_before=1", "not_before"),
-    ],
-)
-async def test_a_time_that_cannot_be_is_refused_by_name(api: Api, query: str, name: str) -> None:
-    function = await api.function()
-    refusal = await api.refused(422, "POST", f"{function}/invoke?{query}", {})
-    assert refusal["error"].startswith(f"{name} must be ")
-    assert refusal["details"]["expected"]
-
-
-async def test_delayed_work_waits_for_its_time(api: Api) -> None:
-    function = await api.function()
-    await api.submit(function, delay_seconds=60)
-    later = int(api.harness.clock.unix()) + 60
-    await api.submit(function, not_before=later)
-    queue = await api.good("GET", f"{function}/queue")
-    assert queue == {
-        "function_id": function.rsplit("/", 1)[1],
-        "function_name": queue["function_name"],
+async def test_delayed_work_waits_for_its_time(web: Web) -> None:
+    function = await web.function()
+    await web.submit(function, delay_seconds=60)
+    await web.submit(function, not_before=int(web.harness.clock.unix()) + 60)
+    assert await web.good("GET", f"{function}/queue") == {
+        "function_id": id_of(function),
+        "function_name": "f",
         "queued": 0,
         "delayed": 2,
         "running": 0,
@@ -153,122 +64,76 @@ async def test_delayed_work_waits_for_its_time(api: Api) -> None:
     }
 
 
-async def test_a_function_that_was_never_deployed_takes_no_work(api: Api) -> None:
-    entry = await api.harness.create()
+async def test_a_function_that_was_never_deployed_takes_no_work(web: Web) -> None:
+    entry = await web.harness.create()
     path = f"/api/functions/{entry.function.id}/invoke?mode=async"
-    refusal = await api.refused(409, "POST", path, {})
-    assert (refusal["error_code"], refusal["details"]["state"]) == (
-        "FUNCTION_NOT_ACTIVE",
-        "pending",
-    )
+    refusal = await web.refused(409, "POST", path, {})
+    assert holds(refusal, {"error_code": "FUNCTION_NOT_ACTIVE", "details": {"state": "pending"}})
 
 
-async def test_a_paused_function_accepts_until_its_bound(api: Api) -> None:
-    function = await api.function()
-    await api.good("PUT", f"{function}/async-policy", {"max_queued": 2})
-    await api.good("POST", f"{function}/pause")
-    await api.submit(function)
-    await api.submit(function)
-    refusal = await api.refused(503, "POST", f"{function}/invoke?mode=async", {})
+async def test_a_paused_function_accepts_until_its_bound(web: Web) -> None:
+    function = await web.function()
+    await web.good("PUT", f"{function}/async-policy", {"max_queued": 2})
+    await web.good("POST", f"{function}/pause")
+    for _ in range(2):
+        await web.submit(function)
+    refusal = await web.refused(503, "POST", f"{function}/invoke?mode=async", {})
     assert refusal["error_code"] == "CAPACITY_FULL"
     assert refusal["retry_after"] >= 1
-    queue = await api.good("GET", f"{function}/queue")
+    queue = await web.good("GET", f"{function}/queue")
     assert (queue["queued"], queue["oldest_age_seconds"]) == (2, 0)
 
 
-@pytest.mark.parametrize("version", ["", "&version=1", "&version=2", "&alias=old"])
-async def test_what_no_version_would_take_is_refused_and_queues_nothing(
-    api: Api, version: str
-) -> None:
-    function = await api.function(timeout_seconds=5)
-    await api.good("PUT", f"{function}/aliases/old", {"version": 1})
-    await api.good("PUT", function, {"handler": "echo two"})
-    for body, name in (
-        ({"timeout_seconds": 6}, "timeout_seconds"),
-        ({"environment": {"QUILT_X": "1"}}, "environment.QUILT_X"),
-        ({"payload": 1}, "payload"),
-    ):
-        refusal = await api.refused(422, "POST", f"{function}/invoke?mode=async{version}", body)
-        assert refusal["error"].startswith(name)
-    assert (await api.good("GET", f"{function}/invocations"))["invocations"] == []
-
-
 @promise("W9")
-async def test_a_key_queues_a_call_once(api: Api) -> None:
-    function = await api.function()
-    await api.good("POST", f"{function}/pause")
-    headers = ASYNC | {"Idempotency-Key": "nightly-1"}
+async def test_a_key_queues_a_call_once(web: Web) -> None:
+    function = await web.function()
+    await web.good("POST", f"{function}/pause")
+    path, headers = f"{function}/invoke", ASYNC | {"Idempotency-Key": "nightly-1"}
     answers = [
-        await api("POST", f"{function}/invoke", {"payload": "x"}, headers=headers) for _ in range(3)
+        await web.ask(202, "POST", path, {"payload": "x"}, headers=headers) for _ in range(3)
     ]
-    assert [one.status_code for one in answers] == [202, 202, 202]
-    assert len({one.text for one in answers}) == 1
-    assert len({one.headers["location"] for one in answers}) == 1
-    assert (await api.good("GET", f"{function}/queue"))["queued"] == 1
+    assert len({(answer.text, answer.headers["location"]) for answer in answers}) == 1
+    assert (await web.good("GET", f"{function}/queue"))["queued"] == 1
     for query, payload in (("", "y"), ("?mode=sync", "x"), ("?delay_seconds=60", "x")):
-        path, body = f"{function}/invoke{query}", {"payload": payload}
-        refusal = await api.refused(422, "POST", path, body, headers=headers)
+        body = {"payload": payload}
+        refusal = await web.refused(422, "POST", path + query, body, headers=headers)
         assert "another body or query" in refusal["details"]["expected"]
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
 async def test_a_key_of_work_that_may_be_queued_is_not_free_again(
-    api: Api, monkeypatch: pytest.MonkeyPatch, is_stored: bool
+    web: Web, is_stored: bool
 ) -> None:
-    function = await api.function()
-    await api.good("POST", f"{function}/pause")
-    headers = ASYNC | {"Idempotency-Key": "nightly-1"}
-    work = api.harness.services.work.store
-    accept = work.accept
-
-    async def unknown(*given: Any, **named: Any) -> None:
-        if is_stored:
-            await accept(*given, **named)
-        raise OutcomeUnknown
-
-    with monkeypatch.context() as patch:
-        patch.setattr(work, "accept", unknown)
-        first = await api("POST", f"{function}/invoke", {"payload": "x"}, headers=headers)
-    assert (first.status_code, first.json()["error_code"]) == (503, "STORE_UNAVAILABLE")
-    again = await api("POST", f"{function}/invoke", {"payload": "x"}, headers=headers)
-    assert again.status_code == (202 if is_stored else 503)
-    assert (await api.good("GET", f"{function}/queue"))["queued"] == int(is_stored)
+    function = await web.function()
+    await web.good("POST", f"{function}/pause")
+    path, headers = f"{function}/invoke", ASYNC | {"Idempotency-Key": "nightly-1"}
+    with silent(web.harness.services.work.store, "accept", is_made=is_stored):
+        first = await web.ask(503, "POST", path, {"payload": "x"}, headers=headers)
+    assert first.json()["error_code"] == "STORE_UNAVAILABLE"
+    await web.ask(202 if is_stored else 503, "POST", path, {"payload": "x"}, headers=headers)
+    assert (await web.good("GET", f"{function}/queue"))["queued"] == int(is_stored)
 
 
 @promise("N90")
-async def test_queued_work_runs_without_a_word(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_queued_work_runs_without_a_word(web: Web) -> None:
     """No other server looks for it, and the function may never be called again."""
-    function = await api.function()
-    accept = api.harness.services.work.store.accept
-
-    async def unknown(*given: Any, **named: Any) -> None:
-        await accept(*given, **named)
-        raise OutcomeUnknown
-
-    monkeypatch.setattr(api.harness.services.work.store, "accept", unknown)
-    refused = await api("POST", f"{function}/invoke", {"payload": "x"}, headers=ASYNC)
-    assert refused.status_code == 503
-    await until(lambda: api.harness.sandboxes.calls == 1)
+    function = await web.function()
+    with silent(web.harness.services.work.store, "accept", is_made=True):
+        await web.ask(503, "POST", f"{function}/invoke", {"payload": "x"}, headers=ASYNC)
+    await until(lambda: web.harness.sandboxes.calls == 1)
 
 
-async def dies_before_it_answers(
-    api: Api, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any, headers: Any
-) -> httpx.Response:
+async def dies_before_it_answers(web: Web, path: str, body: Any, headers: Any) -> httpx.Response:
     """What a client gets that asks again once the server has started again: its first request was
     carried out, and the server was killed before it had stored the answer.
     """
-
-    async def killed(*_: object, **__: object) -> None:
-        raise StoreUnavailable("killed")
-
-    idempotency = api.harness.services.idempotency
-    with monkeypatch.context() as patch:
-        patch.setattr(SqlIdempotencyStore, "complete", killed)
-        assert (await api(method, path, body, headers=headers)).status_code == 503
+    idempotency = web.harness.services.idempotency
+    with patch.object(SqlIdempotencyStore, "complete", side_effect=StoreUnavailable("killed")):
+        await web.ask(503, "POST", path, body, headers=headers)
     idempotency._unstored.clear()
-    await restart(api.harness.store)
-    await SqlIdempotencyStore(api.harness.store.database).start(b'{"error_code":"SHUTTING_DOWN"}')
-    return await api(method, path, body, headers=headers)
+    await restart(web.harness.store)
+    await SqlIdempotencyStore(web.harness.store.database).start(b'{"error_code":"SHUTTING_DOWN"}')
+    return await web("POST", path, body, headers=headers)
 
 
 KEYED = {"Idempotency-Key": "k"}
@@ -276,55 +141,44 @@ KEYED = {"Idempotency-Key": "k"}
 
 @promise("W9")
 @pytest.mark.parametrize("how", ["by id", "by name", "replay", "schedule"])
-async def test_a_key_outlives_a_kill(api: Api, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    function = await api.function()
-    await api.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
-    origin = await api.submit(function, "x")
-    await api.ended(function, origin["invocation_id"])
+async def test_a_key_outlives_a_kill(web: Web, how: str) -> None:
+    function = await web.function()
+    await web.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
+    origin = await web.submit(function, "x")
+    await web.ended(origin)
     schedule = {"name": "s", "function": "f", "every_seconds": 3600, "enabled": False}
-    await api.good("POST", "/api/schedules", schedule)
-    await api.good("POST", f"{function}/pause")
+    await web.good("POST", "/api/schedules", schedule)
+    await web.good("POST", f"{function}/pause")
     path, body = {
         "by id": (f"{function}/invoke", {"payload": "x"}),
         "by name": ("/api/functions/invoke/f", {"payload": "x"}),
-        "replay": (
-            f"{function}/invocations/{origin['invocation_id']}/replay",
-            {"mode": "async"},
-        ),
+        "replay": (f"{origin}/replay", {"mode": "async"}),
         "schedule": ("/api/schedules/s/run", None),
     }[how]
     headers = KEYED | (ASYNC if how.startswith("by") else {})
-    again = await dies_before_it_answers(api, monkeypatch, "POST", path, body, headers)
+    again = await dies_before_it_answers(web, path, body, headers)
     assert (again.status_code, again.headers["idempotency-replayed"]) == (202, "true")
-    (queued,) = (await api.good("GET", f"{function}/invocations?status=queued"))["invocations"]
+    (queued,) = (await web.good("GET", f"{function}/invocations?status=queued"))["invocations"]
     assert again.json()["invocation_id"] == queued["invocation_id"]
     assert again.headers["location"].endswith(queued["invocation_id"])
 
 
 @promise("W9")
-async def test_a_key_names_a_call_without_answer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    function = await api.function()
-    path = f"{function}/invoke"
-    again = await dies_before_it_answers(api, monkeypatch, "POST", path, {}, KEYED)
+async def test_a_key_names_a_call_without_answer(web: Web) -> None:
+    function = await web.function()
+    again = await dies_before_it_answers(web, f"{function}/invoke", {}, KEYED)
     assert (again.status_code, again.json()) == (503, {"error_code": "SHUTTING_DOWN"})
-    (record,) = (await api.good("GET", f"{function}/invocations"))["invocations"]
-    assert again.headers["x-invocation-id"] == record["invocation_id"]
+    assert again.headers["x-invocation-id"] == (await web.newest(function))["invocation_id"]
 
 
-async def test_a_key_of_work_that_was_not_accepted_is_not_said_to_be(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def killed(*_: object, **__: object) -> None:
-        error = StoreUnavailable("killed")
-        error.executed = True
-        raise error
-
-    function = await api.function()
-    monkeypatch.setattr(api.harness.services.work.store, "accept", killed)
-    path, headers = f"{function}/invoke", KEYED | ASYNC
-    again = await dies_before_it_answers(api, monkeypatch, "POST", path, {}, headers)
+async def test_a_key_of_work_that_was_not_accepted_is_not_said_to_be(web: Web) -> None:
+    error = StoreUnavailable("killed")
+    error.executed = True
+    function = await web.function()
+    with patch.object(web.harness.services.work.store, "accept", side_effect=error):
+        again = await dies_before_it_answers(web, f"{function}/invoke", {}, KEYED | ASYNC)
     assert (again.status_code, "location" in again.headers) == (503, False)
-    assert (await api.good("GET", f"{function}/invocations"))["invocations"] == []
+    assert (await web.good("GET", f"{function}/invocations"))["invocations"] == []
 
 
 # Policies ------------------------------------------------------------------------------------
@@ -342,169 +196,132 @@ DEFAULT = {
 SECRET = "whsec_c29tZSByYW5kb20gYnl0ZXMgb2Ygb3VyIG93bg=="
 
 
-async def test_a_policy_is_set_as_a_whole_and_taken_back(api: Api) -> None:
-    function = await api.function()
-    await api.function(name="other")
-    assert await api.good("GET", f"{function}/async-policy") == DEFAULT
-    given = {"max_attempts": 3, "on_failure": {"function": "other"}}
-    given |= {"on_success": {"url": "https://example.com/x", "secret": SECRET}}
-    answer = await api.good("PUT", f"{function}/async-policy", given)
-    assert answer == DEFAULT | given
-    assert await api.good("GET", f"{function}/async-policy") == answer
-    answer = await api.good("PUT", f"{function}/async-policy", {"max_attempts": 2})
-    assert answer == DEFAULT | {"max_attempts": 2}
-    assert (await api("DELETE", f"{function}/async-policy")).status_code == 204
-    assert await api.good("GET", f"{function}/async-policy") == DEFAULT
+async def test_a_policy_is_set_as_a_whole_and_taken_back(web: Web) -> None:
+    policy = f"{await web.function()}/async-policy"
+    await web.function(name="other")
+    assert await web.good("GET", policy) == DEFAULT
+    url = {"url": "https://example.com/x", "secret": SECRET}
+    for changes in (
+        {"max_attempts": 3, "on_failure": {"function": "other"}, "on_success": url},
+        {"max_attempts": 2},
+    ):
+        assert await web.good("PUT", policy, changes) == DEFAULT | changes
+        assert await web.good("GET", policy) == DEFAULT | changes
+    await web.ask(204, "DELETE", policy)
+    assert await web.good("GET", policy) == DEFAULT
 
 
 async def test_policies_outlive_the_server(tmp_path: Path) -> None:
-    async with opened(tmp_path) as api:
-        function = await api.function()
-        await api.good("PUT", f"{function}/async-policy", {"max_attempts": 4})
-        await api.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
-    async with opened(tmp_path) as api:
-        assert (await api.good("GET", f"{function}/async-policy"))["max_attempts"] == 4
-        assert await api.good("GET", f"{function}/record-policy") == {"keep_input": "all"}
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        function = await web.function()
+        await web.good("PUT", f"{function}/async-policy", {"max_attempts": 4})
+        await web.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        assert (await web.good("GET", f"{function}/async-policy"))["max_attempts"] == 4
+        assert await web.good("GET", f"{function}/record-policy") == {"keep_input": "all"}
 
 
-@pytest.mark.parametrize(
-    ("policy", "name"),
-    [
-        ({"on_failure": {}}, "on_failure"),
-        ({"on_failure": {"function": "g", "url": "https://a"}}, "on_failure"),
-        ({"on_failure": {"function": "nobody"}}, "on_failure.function"),
-        ({"on_success": {"function": "f"}}, "on_success.function"),
-        ({"on_success": {"function": "g", "secret": SECRET}}, "on_success.secret"),
-        ({"on_success": {"url": "https://a.example"}}, "on_success.secret"),
-        ({"on_success": {"url": "ftp://a.example", "secret": SECRET}}, "on_success.url"),
-        ({"on_success": {"url": "https://a.example", "secret": "***"}}, "on_success.secret"),
-        ({"backoff_seconds": {"first": -1}}, "backoff_seconds.first"),
-    ],
-)
-async def test_a_wrong_policy_names_its_field(api: Api, policy: dict[str, Any], name: str) -> None:
-    function = await api.function()
-    await api.function(name="g")
-    refusal = await api.refused(422, "PUT", f"{function}/async-policy", policy)
-    assert refusal["error"].startswith(f"{name} must be ")
-    assert SECRET not in str(refusal)
-    assert await api.good("GET", f"{function}/async-policy") == DEFAULT
-
-
-async def test_the_policies_of_a_deleted_function_are_gone(api: Api) -> None:
-    function = await api.function()
-    await api.good("PUT", f"{function}/async-policy", {"max_attempts": 4})
-    await api.good("DELETE", function)
-    await api.refused(404, "GET", f"{function}/async-policy")
-    await api.refused(404, "PUT", f"{function}/async-policy", {})
-    assert not api.harness.services.work.policies._rows
+async def test_the_policies_of_a_deleted_function_are_gone(web: Web) -> None:
+    function = await web.function()
+    await web.good("PUT", f"{function}/async-policy", {"max_attempts": 4})
+    await web.good("DELETE", function)
+    await web.ask(404, "GET", f"{function}/async-policy")
+    await web.ask(404, "PUT", f"{function}/async-policy", {})
+    assert not web.harness.services.work.policies._rows
 
 
 # Cancelling ----------------------------------------------------------------------------------
 
 
-async def test_work_that_waits_is_cancelled_at_once_and_never_again(api: Api) -> None:
-    function = await api.function()
-    await api.good("POST", f"{function}/pause")
-    record = await api.submit(function)
-    path = f"{function}/invocations/{record['invocation_id']}"
-    cancelled = await api.good("POST", f"{path}/cancel")
+async def test_work_that_waits_is_cancelled_at_once_and_never_again(web: Web) -> None:
+    function = await web.function()
+    await web.good("POST", f"{function}/pause")
+    call = await web.submit(function)
+    cancelled = await web.good("POST", f"{call}/cancel")
     assert (cancelled["status"], cancelled["started_at"]) == ("cancelled", None)
-    assert await api.good("GET", path) == cancelled
-    assert (await api.good("GET", f"{function}/queue"))["queued"] == 0
-    refusal = await api.refused(409, "POST", f"{path}/cancel")
-    assert (refusal["error_code"], refusal["details"]["state"]) == ("CONFLICT", "cancelled")
-    shown = await api.good("GET", function)
+    assert await web.good("GET", call) == cancelled
+    assert (await web.good("GET", f"{function}/queue"))["queued"] == 0
+    refusal = await web.refused(409, "POST", f"{call}/cancel")
+    assert holds(refusal, {"error_code": "CONFLICT", "details": {"state": "cancelled"}})
+    shown = await web.good("GET", function)
     assert (shown["invocation_count"], shown["error_count"]) == (1, 1)
 
 
-async def test_a_synchronous_call_is_cancelled_too(api: Api) -> None:
-    function = await api.function("sleep 1000")
-    entry = api.harness.catalog.get(function.rsplit("/", 1)[1])
-    call = await api.harness.running(entry)
-    (running,) = await api.harness.records(entry)
-    path = f"{function}/invocations/{running.invocation_id}"
-    assert (await api.good("POST", f"{path}/cancel"))["status"] == "cancelled"
-    assert (await call).status == "cancelled"
-    await api.refused(409, "POST", f"{path}/cancel")
-
-
 @promise("W6")
-async def test_cancelled_on_disk_first(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = await api.harness.active("sleep 60")
-    call = await api.harness.running(entry)
-    (invocation_id,) = api.harness.invoker._calls
-    journal, may_sync = api.harness.journal, asyncio.Event()
+async def test_cancelled_on_disk_first(web: Web) -> None:
+    entry = await web.harness.active("sleep 60")
+    call = await web.harness.running(entry)
+    (invocation_id,) = web.harness.invoker._calls
+    journal, may_sync = web.harness.journal, asyncio.Event()
     commit = journal._commit_now
 
     async def commit_later() -> None:
         await may_sync.wait()
         await commit()
 
-    monkeypatch.setattr(journal, "_commit_now", lambda: asyncio.ensure_future(commit_later()))
-    path = f"/api/functions/{entry.function.id}/invocations/{invocation_id}/cancel"
-    cancelling = asyncio.ensure_future(api.good("POST", path))
-    assert (await call).status == "cancelled"
-    await asyncio.sleep(0.02)
-    assert not cancelling.done()
-    may_sync.set()
-    assert (await cancelling)["status"] == "cancelled"
+    with patch.object(journal, "_commit_now", lambda: asyncio.ensure_future(commit_later())):
+        path = f"/api/functions/{entry.function.id}/invocations/{invocation_id}/cancel"
+        cancelling = asyncio.ensure_future(web.good("POST", path))
+        assert (await call).status == "cancelled"
+        await asyncio.sleep(0.02)
+        assert not cancelling.done()
+        may_sync.set()
+        assert (await cancelling)["status"] == "cancelled"
 
 
-async def test_nothing_is_done_to_calls_that_there_are_not(api: Api) -> None:
-    function = await api.function()
-    other = await api.function(name="other")
-    record = await api.submit(other, delay_seconds=60)
-    for one in ("nobody", record["invocation_id"]):
-        path = f"{function}/invocations/{one}"
-        await api.refused(404, "POST", f"{path}/cancel")
-        await api.refused(404, "GET", f"{path}/attempts")
-        await api.refused(404, "GET", f"{path}/input")
-        await api.refused(404, "POST", f"{path}/replay", {})
-        await api.refused(404, "GET", f"{path}?wait_seconds=1")
-        await api.refused(404, "DELETE", f"{function}/dead-letters/{one}")
+async def test_nothing_is_done_to_calls_that_there_are_not(web: Web) -> None:
+    function = await web.function()
+    other = await web.submit(await web.function(name="other"), delay_seconds=60)
+    for invocation_id in ("nobody", id_of(other)):
+        path = f"{function}/invocations/{invocation_id}"
+        await web.ask(404, "POST", f"{path}/cancel")
+        await web.ask(404, "GET", f"{path}/attempts")
+        await web.ask(404, "GET", f"{path}/input")
+        await web.ask(404, "POST", f"{path}/replay", {})
+        await web.ask(404, "GET", f"{path}?wait_seconds=1")
+        await web.ask(404, "DELETE", f"{function}/dead-letters/{invocation_id}")
 
 
 # Waiting -------------------------------------------------------------------------------------
 
 
 @promise("W7")
-async def test_who_waits_for_a_call_is_woken_by_its_end(api: Api) -> None:
-    function = await api.function("sleep 1000")
-    entry = api.harness.catalog.get(function.rsplit("/", 1)[1])
-    call = await api.harness.running(entry)
-    (running,) = await api.harness.records(entry)
+async def test_who_waits_for_a_call_is_woken_by_its_end(web: Web) -> None:
+    function = await web.function("sleep 1000")
+    entry = web.harness.catalog.get(id_of(function))
+    call = await web.harness.running(entry)
+    (running,) = await web.harness.records(entry)
     path = f"{function}/invocations/{running.invocation_id}"
-    waiting = asyncio.ensure_future(api.good("GET", f"{path}?wait_seconds=60"))
-    waiters = api.harness.services.work.waiters
+    waiting = asyncio.ensure_future(web.good("GET", f"{path}?wait_seconds=60"))
+    waiters = web.harness.services.work.waiters
     await until(lambda: waiters._events)
     assert not waiting.done()
-    await api.good("POST", f"{path}/cancel")
+    assert (await web.good("POST", f"{path}/cancel"))["status"] == "cancelled"
     async with asyncio.timeout(scaled(5)):
         assert (await waiting)["status"] == "cancelled"
-    await call
+    assert (await call).status == "cancelled"
     assert not waiters._events, "nobody is remembered who waits no longer"
+    await web.ask(409, "POST", f"{path}/cancel")
 
 
 @promise("W7")
-async def test_a_wait_ends_with_its_time(api: Api) -> None:
-    function = await api.function()
-    record = await api.submit(function, delay_seconds=60)
-    path = f"{function}/invocations/{record['invocation_id']}"
-    assert (await api.good("GET", f"{path}?wait_seconds=1"))["status"] == "queued"
+async def test_a_wait_ends_with_its_time(web: Web) -> None:
+    call = await web.submit(await web.function(), delay_seconds=60)
+    assert (await web.good("GET", f"{call}?wait_seconds=1"))["status"] == "queued"
     for wrong in ("61", "-1", "x"):
-        refusal = await api.refused(422, "GET", f"{path}?wait_seconds={wrong}")
+        refusal = await web.refused(422, "GET", f"{call}?wait_seconds={wrong}")
         assert refusal["error"].startswith("wait_seconds must be a whole number between 0 and 60")
 
 
 @promise("W7")
-async def test_nobody_keeps_waiting_while_the_server_ends(api: Api) -> None:
-    function = await api.function()
-    record = await api.submit(function, delay_seconds=60)
-    path = f"{function}/invocations/{record['invocation_id']}?wait_seconds=60"
-    waiting = asyncio.ensure_future(api.good("GET", path))
-    work = api.harness.services.work
-    await until(lambda: work.waiters._events)
-    work.waiters.release()
+async def test_nobody_keeps_waiting_while_the_server_ends(web: Web) -> None:
+    call = await web.submit(await web.function(), delay_seconds=60)
+    waiting = asyncio.ensure_future(web.good("GET", f"{call}?wait_seconds=60"))
+    waiters = web.harness.services.work.waiters
+    await until(lambda: waiters._events)
+    waiters.release()
     async with asyncio.timeout(scaled(5)):
         assert (await waiting)["status"] == "queued"
 
@@ -512,10 +329,9 @@ async def test_nobody_keeps_waiting_while_the_server_ends(api: Api) -> None:
 # Inputs, replay, attempts --------------------------------------------------------------------
 
 
-async def test_the_input_of_accepted_work_is_kept(api: Api) -> None:
-    function = await api.function()
-    record = await api.submit(function, "hello", delay_seconds=60)
-    assert await api.good("GET", f"{function}/invocations/{record['invocation_id']}/input") == {
+async def test_the_input_of_accepted_work_is_kept(web: Web) -> None:
+    call = await web.submit(await web.function(), "hello", delay_seconds=60)
+    assert await web.good("GET", f"{call}/input") == {
         "payload": "hello",
         "environment": None,
         "version": None,
@@ -525,57 +341,57 @@ async def test_the_input_of_accepted_work_is_kept(api: Api) -> None:
     }
 
 
-async def test_the_input_of_a_synchronous_call_is_kept_where_the_policy_says_so(api: Api) -> None:
-    function = await api.function("cat")
-    for policy, status in (("async", 404), ("all", 200), ("none", 404)):
-        await api.good("PUT", f"{function}/record-policy", {"keep_input": policy})
-        ended = await api.good("POST", f"{function}/invoke", {"payload": "hello"})
-        path = f"{function}/invocations/{ended['invocation_id']}/input"
-        answer = await api("GET", path)
-        assert answer.status_code == status, (policy, answer.text)
-    refusal = await api.refused(422, "PUT", f"{function}/record-policy", {"keep_input": "some"})
-    assert refusal["error"] == "keep_input must be one of: async, all, none"
+@pytest.mark.parametrize("mode", ["sync", "async"])
+async def test_the_input_of_an_ended_call_is_kept_where_the_policy_says_so(
+    web: Web, mode: str
+) -> None:
+    function = await web.function()
+    for policy in ("async", "all", "none"):
+        await web.good("PUT", f"{function}/record-policy", {"keep_input": policy})
+        body = {"payload": "hello"}
+        record = await web.good("POST", f"{function}/invoke?mode={mode}", body)
+        call = f"{function}/invocations/{record['invocation_id']}"
+        assert (await web.ended(call))["stdout"] == "hello"
+        await web.harness.journal.synced()
+        await web.ask(200 if policy in ("all", mode) else 404, "GET", f"{call}/input")
 
 
 @promise("W8")
-async def test_a_call_is_replayed_on_the_version_that_is_named(api: Api) -> None:
-    function = await api.function("echo one")
-    await api.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
-    ended = await api.good("POST", f"{function}/invoke", {"payload": "x"})
-    await api.good("PUT", function, {"handler": "echo two"})
+async def test_a_call_is_replayed_on_the_version_that_is_named(web: Web) -> None:
+    function = await web.function("echo one")
+    await web.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
+    ended = await web.good("POST", f"{function}/invoke", {"payload": "x"})
+    await web.good("PUT", function, {"handler": "echo two"})
     path = f"{function}/invocations/{ended['invocation_id']}/replay"
-    again = await api.good("POST", path)
+    again = await web.good("POST", path)
     assert (again["status"], again["stdout"]) == ("success", "two\n")
     assert again["invocation_id"] != ended["invocation_id"]
-    old = await api.good("POST", path, {"version": 1})
+    old = await web.good("POST", path, {"version": 1})
     assert (old["status"], old["stdout"]) == ("success", "one\n")
-    await api.refused(404, "POST", path, {"version": 3})
-    given = await api.good("GET", f"{function}/invocations/{old['invocation_id']}/input")
-    assert (given["source"], given["version"]) == ("replay", 1)
-    entry = api.harness.catalog.get(function.rsplit("/", 1)[1])
-    origins = {one.origin_invocation_id for one in await api.harness.records(entry)}
-    assert origins == {None, ended["invocation_id"]}
+    await web.ask(404, "POST", path, {"version": 3})
+    kept = await web.good("GET", f"{function}/invocations/{old['invocation_id']}/input")
+    assert (kept["source"], kept["version"]) == ("replay", 1)
+    records = await web.harness.records(web.harness.catalog.get(id_of(function)))
+    assert {record.origin_invocation_id for record in records} == {None, ended["invocation_id"]}
 
 
-async def test_a_replay_may_be_queued(api: Api) -> None:
-    function = await api.function("echo one")
-    record = await api.submit(function, "x", delay_seconds=60)
-    await api.good("POST", f"{function}/pause")
-    path = f"{function}/invocations/{record['invocation_id']}/replay"
-    answer = await api("POST", path, {"mode": "async"})
-    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
-    given = await api.good("GET", f"{answer.headers['location']}/input")
-    assert (given["source"], given["payload"]) == ("replay", "x")
+async def test_a_replay_may_be_queued(web: Web) -> None:
+    function = await web.function("echo one")
+    call = await web.submit(function, "x", delay_seconds=60)
+    await web.good("POST", f"{function}/pause")
+    answer = await web.ask(202, "POST", f"{call}/replay", {"mode": "async"})
+    assert answer.json()["status"] == "queued"
+    kept = await web.good("GET", f"{answer.headers['location']}/input")
+    assert (kept["source"], kept["payload"]) == ("replay", "x")
 
 
-async def test_a_synchronous_call_has_one_attempt(api: Api) -> None:
-    function = await api.function("exit 3")
-    ended = await api.good("POST", f"{function}/invoke", {})
-    found = await api.good("GET", f"{function}/invocations/{ended['invocation_id']}/attempts")
-    (attempt,) = found["attempts"]
-    assert (attempt["attempt"], attempt["status"], attempt["exit_code"]) == (1, "failed", 3)
-    assert (attempt["started_at"], attempt["ended_at"]) == (ended["started_at"], ended["ended_at"])
-    assert attempt["version"] == 1
+async def test_a_synchronous_call_has_one_attempt(web: Web) -> None:
+    function = await web.function("exit 3")
+    ended = await web.good("POST", f"{function}/invoke", {})
+    found = await web.good("GET", f"{function}/invocations/{ended['invocation_id']}/attempts")
+    times = {name: ended[name] for name in ("started_at", "ended_at")}
+    expected = {"attempt": 1, "status": "failed", "exit_code": 3, "version": 1, **times}
+    assert holds(found["attempts"], [expected])
 
 
 # Running it ----------------------------------------------------------------------------------
@@ -583,253 +399,202 @@ async def test_a_synchronous_call_has_one_attempt(api: Api) -> None:
 AT_ONCE = {"first": 0, "jitter": 0}
 
 
-async def test_accepted_work_is_run_and_its_record_is_as_any_other(api: Api) -> None:
-    function = await api.function("cat")
-    record = await api.submit(function, "hello")
-    ended = await api.ended(function, record["invocation_id"])
+async def test_accepted_work_is_run_and_its_record_is_as_any_other(web: Web) -> None:
+    function = await web.function()
+    call = await web.submit(function, "hello")
+    ended = await web.ended(call)
     assert (ended["status"], ended["stdout"]) == ("success", "hello")
-    found = await api.good("GET", f"{function}/invocations/{record['invocation_id']}/attempts")
-    (attempt,) = found["attempts"]
-    assert (attempt["attempt"], attempt["status"], attempt["version"]) == (1, "success", 1)
-    shown = await api.good("GET", function)
+    found = await web.good("GET", f"{call}/attempts")
+    assert holds(found["attempts"], [{"attempt": 1, "status": "success", "version": 1}])
+    shown = await web.good("GET", function)
     assert (shown["invocation_count"], shown["error_count"]) == (1, 0)
 
 
 @promise("A90")
-async def test_whatever_shows_an_invocation_has_its_cause_but_the_record(api: Api) -> None:
-    function = await api.function("exit 3")
-    await api.good(
-        "PUT", f"{function}/async-policy", {"max_attempts": 2, "backoff_seconds": AT_ONCE}
-    )
-    record = await api.submit(function)
-    path = f"{function}/invocations/{record['invocation_id']}"
-    ended = await api.ended(function, record["invocation_id"])
-    assert (ended["error_message"], "end_cause" in ended) == (
-        "the handler exited with code 3",
-        False,
-    )
+async def test_whatever_shows_an_invocation_has_its_cause_but_the_record(web: Web) -> None:
+    function = await web.function("exit 3")
+    policy = {"max_attempts": 2, "backoff_seconds": AT_ONCE}
+    await web.good("PUT", f"{function}/async-policy", policy)
+    call = await web.submit(function)
+    ended = await web.ended(call)
+    assert ended["error_message"] == "the handler exited with code 3"
+    assert "end_cause" not in ended
     cause = {"cause": "exit", "code": 3, "message": None}
-    (listed,) = (await api.good("GET", "/api/invocations"))["invocations"]
-    (letter,) = (await api.good("GET", f"{function}/dead-letters"))["dead_letters"]
-    attempts = (await api.good("GET", f"{path}/attempts"))["attempts"]
-    found = [await api.good("GET", f"{path}/timeline"), listed, letter, *attempts]
-    assert [one["end_cause"] for one in found] == [cause] * 5
-    kept = await api.harness.services.journal.get(
-        function.rpartition("/")[2], ended["invocation_id"]
-    )
+    (listed,) = (await web.good("GET", "/api/invocations"))["invocations"]
+    (letter,) = (await web.good("GET", f"{function}/dead-letters"))["dead_letters"]
+    attempts = (await web.good("GET", f"{call}/attempts"))["attempts"]
+    found = [await web.good("GET", f"{call}/timeline"), listed, letter, *attempts]
+    assert [shown["end_cause"] for shown in found] == [cause] * 5
+    kept = await web.harness.journal.get(id_of(function), id_of(call))
     assert kept is not None
     assert event.told_of_end(kept)["end_cause"] == cause
     assert msgspec.json.decode(delivery.body_of(kept))["data"]["end_cause"] == cause
-    await api.good("POST", f"{function}/pause")
-    waits = await api.submit(function)
-    await api.good("POST", f"{function}/invocations/{waits['invocation_id']}/cancel")
-    path = f"{function}/invocations/{waits['invocation_id']}/timeline"
-    by = (await api.good("GET", path))["end_cause"]
+    await web.good("POST", f"{function}/pause")
+    waits = await web.submit(function)
+    await web.good("POST", f"{waits}/cancel")
+    by = (await web.good("GET", f"{waits}/timeline"))["end_cause"]
     assert by == {"cause": "cancelled", "by": "request_before_start", "message": None}
 
 
-async def test_failures_are_retried_then_dead_letters_and_then_redriven(api: Api) -> None:
-    function = await api.function("exit 3")
+async def test_failures_are_retried_then_dead_letters_and_then_redriven(web: Web) -> None:
+    function = await web.function("exit 3")
     policy = {"max_attempts": 3, "backoff_seconds": AT_ONCE}
-    await api.good("PUT", f"{function}/async-policy", policy)
-    record = await api.submit(function, "x")
-    first = record["invocation_id"]
-    assert (await api.ended(function, first))["status"] == "failed"
-    found = await api.good("GET", f"{function}/invocations/{first}/attempts")
-    assert [one["attempt"] for one in found["attempts"]] == [1, 2, 3]
-    (letter,) = (await api.good("GET", f"{function}/dead-letters"))["dead_letters"]
-    assert (letter["invocation_id"], letter["reason"], letter["attempts"]) == (first, "attempts", 3)
-    assert (await api.good("GET", f"{function}/queue"))["dead_letters"] == 1
-    shown = await api.good("GET", function)
+    await web.good("PUT", f"{function}/async-policy", policy)
+    call = await web.submit(function, "x")
+    assert (await web.ended(call))["status"] == "failed"
+    found = await web.good("GET", f"{call}/attempts")
+    assert [attempt["attempt"] for attempt in found["attempts"]] == [1, 2, 3]
+    letters = (await web.good("GET", f"{function}/dead-letters"))["dead_letters"]
+    dead = {"invocation_id": id_of(call), "reason": "attempts", "attempts": 3}
+    assert holds(letters, [dead])
+    assert (await web.good("GET", f"{function}/queue"))["dead_letters"] == 1
+    shown = await web.good("GET", function)
     assert (shown["invocation_count"], shown["error_count"]) == (1, 1), "a call counts once"
 
-    await api.good("PUT", function, {"handler": "cat"})
+    await web.good("PUT", function, {"handler": "cat"})
     redrive = f"{function}/dead-letters/redrive"
-    done = await api.good("POST", redrive, {"invocation_ids": [first, "nobody"]})
+    done = await web.good("POST", redrive, {"invocation_ids": [id_of(call), "nobody"]})
     (again,) = done.pop("invocation_ids")
     assert done == {"redriven": 1, "remaining": 0}
-    ended = await api.ended(function, again)
+    ended = await web.ended(f"{function}/invocations/{again}")
     assert (ended["status"], ended["stdout"]) == ("success", "x")
-    given = await api.good("GET", f"{function}/invocations/{again}/input")
-    assert given["source"] == "redrive"
-    assert (await api.good("POST", redrive, {"all": True}))["redriven"] == 0
+    kept = await web.good("GET", f"{function}/invocations/{again}/input")
+    assert kept["source"] == "redrive"
+    assert (await web.good("POST", redrive, {"all": True}))["redriven"] == 0
 
 
 @promise("W4")
-async def test_all_dead_letters_are_queued_again_and_one_can_be_dropped(api: Api) -> None:
-    function = await api.function("exit 3")
-    records = [await api.submit(function, str(number)) for number in range(5)]
-    for one in records:
-        await api.ended(function, one["invocation_id"])
-    page = await api.good("GET", f"{function}/dead-letters?limit=2")
+async def test_all_dead_letters_are_queued_again_and_one_can_be_dropped(web: Web) -> None:
+    function = await web.function("exit 3")
+    calls = [await web.submit(function, str(number)) for number in range(5)]
+    for call in calls:
+        await web.ended(call)
+    letters = f"{function}/dead-letters"
+    page = await web.good("GET", f"{letters}?limit=2")
     assert len(page["dead_letters"]) == 2
-    rest = await api.good("GET", f"{function}/dead-letters?cursor={page['next_cursor']}")
-    listed = [one["invocation_id"] for one in [*page["dead_letters"], *rest["dead_letters"]]]
-    assert listed == [one["invocation_id"] for one in reversed(records)]
-    dropped = f"{function}/dead-letters/{listed[0]}"
-    assert (await api("DELETE", dropped)).status_code == 204
-    await api.refused(404, "DELETE", dropped)
-    assert (await api.good("GET", f"{function}/invocations/{listed[0]}"))["status"] == "failed"
-    await api.good("PUT", function, {"handler": "cat"})
-    done = await api.good("POST", f"{function}/dead-letters/redrive", {"all": True})
+    rest = await web.good("GET", f"{letters}?cursor={page['next_cursor']}")
+    listed = [letter["invocation_id"] for letter in page["dead_letters"] + rest["dead_letters"]]
+    assert listed == [id_of(call) for call in reversed(calls)]
+    await web.ask(204, "DELETE", f"{letters}/{listed[0]}")
+    await web.ask(404, "DELETE", f"{letters}/{listed[0]}")
+    assert (await web.good("GET", calls[-1]))["status"] == "failed"
+    await web.good("PUT", function, {"handler": "cat"})
+    done = await web.good("POST", f"{letters}/redrive", {"all": True})
     assert (done["redriven"], done["remaining"]) == (4, 0)
-    ended = [await api.ended(function, one) for one in done["invocation_ids"]]
-    assert {one["stdout"] for one in ended} == {"0", "1", "2", "3"}
+    ended = [await web.ended(f"{function}/invocations/{call}") for call in done["invocation_ids"]]
+    assert {record["stdout"] for record in ended} == {"0", "1", "2", "3"}
 
 
 @promise("W10")
-async def test_a_redrive_looks_at_no_call_of_another_function(api: Api) -> None:
-    other = await api.function("exit 3", "other", timeout_seconds=77)
+async def test_a_redrive_looks_at_no_call_of_another_function(web: Web) -> None:
+    other = await web.function("exit 3", "other", timeout_seconds=77)
     body = {"timeout_seconds": 66}
-    answer = await api("POST", f"{other}/invoke", body, headers=ASYNC)
-    theirs = answer.json()["invocation_id"]
-    await api.ended(other, theirs)
-    function = await api.function(timeout_seconds=5)
-    redrive = f"{function}/dead-letters/redrive"
-    done = await api.good("POST", redrive, {"invocation_ids": [theirs]})
+    theirs = await web.good("POST", f"{other}/invoke", body, headers=ASYNC)
+    await web.ended(f"{other}/invocations/{theirs['invocation_id']}")
+    redrive = f"{await web.function(timeout_seconds=5)}/dead-letters/redrive"
+    done = await web.good("POST", redrive, {"invocation_ids": [theirs["invocation_id"]]})
     assert (done["redriven"], done["invocation_ids"]) == (0, [])
-    assert (await api.good("GET", f"{other}/queue"))["dead_letters"] == 1
+    assert (await web.good("GET", f"{other}/queue"))["dead_letters"] == 1
 
 
-async def test_redrives_hold_few_inputs(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    function = await api.function("exit 3")
+async def test_redrives_hold_few_inputs(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    function = await web.function("exit 3")
     for _ in range(6):
-        record = await api.submit(function, "x" * 1000)
-        await api.ended(function, record["invocation_id"])
+        await web.ended(await web.submit(function, "x" * 1000))
     monkeypatch.setattr("quiltfn.calls.work.REDRIVEN_BYTES", 1500)
-    store, sizes = api.harness.services.work.store, list[int]()
-    redrive = store.redrive
-
-    async def measured(function_id: str, again: Any) -> Any:
-        sizes.append(sum(work.input.size_bytes for _, work in again))
-        return await redrive(function_id, again)
-
-    monkeypatch.setattr(store, "redrive", measured)
-    done = await api.good("POST", f"{function}/dead-letters/redrive", {"all": True})
+    store = web.harness.services.work.store
+    with patch.object(store, "redrive", wraps=store.redrive) as redrive:
+        done = await web.good("POST", f"{function}/dead-letters/redrive", {"all": True})
     assert done["redriven"] == 6
-    assert max(sizes) < 1500 + 1100
+    for (_, again), _ in redrive.call_args_list:
+        assert sum(work.input.size_bytes for _, work in again) < 1500 + 1100
 
 
-@pytest.mark.parametrize("body", [{}, {"all": False}, {"all": True, "invocation_ids": ["x"]}])
-async def test_a_redrive_says_which(api: Api, body: dict[str, Any]) -> None:
-    function = await api.function()
-    refusal = await api.refused(422, "POST", f"{function}/dead-letters/redrive", body)
-    assert refusal["error"].startswith("invocation_ids must be given, or all true")
-
-
-async def test_accepted_work_that_runs_is_cancelled_and_not_tried_again(api: Api) -> None:
-    function = await api.function("sleep 1000")
+async def test_accepted_work_that_runs_is_cancelled_and_not_tried_again(web: Web) -> None:
+    function = await web.function("sleep 1000")
     policy = {"max_attempts": 5, "backoff_seconds": AT_ONCE}
-    await api.good("PUT", f"{function}/async-policy", policy)
-    record = await api.submit(function)
-    path = f"{function}/invocations/{record['invocation_id']}"
-    await until(lambda: api.harness.sandboxes.calls)
-    assert (await api.good("POST", f"{path}/cancel"))["status"] == "cancelled"
-    await api.refused(409, "POST", f"{path}/cancel")
-    queue = await api.good("GET", f"{function}/queue")
+    await web.good("PUT", f"{function}/async-policy", policy)
+    call = await web.submit(function)
+    await until(lambda: web.harness.sandboxes.calls)
+    assert (await web.good("POST", f"{call}/cancel"))["status"] == "cancelled"
+    await web.ask(409, "POST", f"{call}/cancel")
+    queue = await web.good("GET", f"{function}/queue")
     assert (queue["queued"], queue["running"], queue["dead_letters"]) == (0, 0, 0)
 
 
 @promise("W6")
-async def test_work_that_waits_for_its_next_attempt_can_be_cancelled(api: Api) -> None:
+async def test_work_that_waits_for_its_next_attempt_can_be_cancelled(web: Web) -> None:
     """Between two attempts it is neither running nor quite queued yet."""
-    function = await api.function("exit 1")
+    function = await web.function("exit 1")
     policy = {"max_attempts": 2, "backoff_seconds": {"first": 60, "jitter": 0}}
-    await api.good("PUT", f"{function}/async-policy", policy)
-    record = await api.submit(function)
-    path = f"{function}/invocations/{record['invocation_id']}"
-    await until(lambda: api.harness.sandboxes.calls)
+    await web.good("PUT", f"{function}/async-policy", policy)
+    call = await web.submit(function)
+    await until(lambda: web.harness.sandboxes.calls)
     for _ in range(50):
         await asyncio.sleep(0)
-    cancelled = await api.good("POST", f"{path}/cancel")
-    assert cancelled["status"] == "cancelled"
-    assert (await api.good("GET", path))["status"] == "cancelled"
-    assert (await api.good("GET", f"{function}/queue"))["delayed"] == 0
+    assert (await web.good("POST", f"{call}/cancel"))["status"] == "cancelled"
+    assert (await web.good("GET", call))["status"] == "cancelled"
+    assert (await web.good("GET", f"{function}/queue"))["delayed"] == 0
 
 
 @promise("W2")
-async def test_what_a_paused_function_accepted_runs_after_resume(api: Api) -> None:
-    function = await api.function("cat")
-    await api.good("POST", f"{function}/pause")
-    records = [await api.submit(function, str(number)) for number in range(3)]
-    assert (await api.good("GET", f"{function}/queue"))["queued"] == 3
-    await api.good("POST", f"{function}/resume")
-    ended = [await api.ended(function, one["invocation_id"]) for one in records]
-    assert [one["stdout"] for one in ended] == ["0", "1", "2"]
-
-
-async def test_a_restart_loses_no_work_and_runs_it_once(tmp_path: Path) -> None:
-    async with opened(tmp_path) as api:
-        function = await api.function("cat")
-        await api.good("POST", f"{function}/pause")
-        records = [await api.submit(function, str(number)) for number in range(3)]
-    async with opened(tmp_path) as api:
-        assert (await api.good("GET", f"{function}/queue"))["queued"] == 3
-        await api.good("POST", f"{function}/resume")
-        ended = [await api.ended(function, one["invocation_id"]) for one in records]
-        assert [one["stdout"] for one in ended] == ["0", "1", "2"]
-        assert api.harness.sandboxes.calls == 3
-
-
-async def test_the_input_is_gone_after_the_end_where_the_policy_keeps_none(api: Api) -> None:
-    function = await api.function("cat")
-    await api.good("PUT", f"{function}/record-policy", {"keep_input": "none"})
-    record = await api.submit(function, "hello")
-    assert (await api.ended(function, record["invocation_id"]))["stdout"] == "hello"
-    await api.harness.journal.synced()
-    path = f"{function}/invocations/{record['invocation_id']}/input"
-    await api.refused(404, "GET", path)
+async def test_what_a_paused_function_accepted_runs_after_resume_and_a_restart(
+    tmp_path: Path,
+) -> None:
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        function = await web.function()
+        await web.good("POST", f"{function}/pause")
+        calls = [await web.submit(function, str(number)) for number in range(3)]
+    async with open_harness(tmp_path) as harness:
+        web = Web(harness)
+        assert (await web.good("GET", f"{function}/queue"))["queued"] == 3
+        await web.good("POST", f"{function}/resume")
+        assert [(await web.ended(call))["stdout"] for call in calls] == ["0", "1", "2"]
+        assert harness.sandboxes.calls == 3
 
 
 @promise("W11")
-async def test_attempts_have_the_memory_for_long_output_that_calls_have(api: Api) -> None:
-    function = await api.function("sleep 1000")
-    record = await api.submit(function)
-    path = f"{function}/invocations/{record['invocation_id']}"
-    outputs = api.harness.services.budgets.outputs
-    calls = api.harness.services.invoker._calls
+async def test_attempts_have_the_memory_for_long_output_that_calls_have(web: Web) -> None:
+    path = await web.submit(await web.function("sleep 1000"))
+    outputs, calls = web.harness.services.budgets.outputs, web.harness.services.invoker._calls
     await until(lambda: calls)
     (call,) = calls.values()
     assert call.request.long_output is not None
     assert call.request.long_output.take(3 * 1024 * 1024, lambda: None)
     assert not outputs.is_unused
-    await api.good("POST", f"{path}/cancel")
+    await web.good("POST", f"{path}/cancel")
     await until(lambda: outputs.is_unused)
 
 
 @promise("A42")
-async def test_a_tenant_has_so_many_requests_that_wait_for_ends(api: Api) -> None:
-    function = await api.function("sleep 1000")
-    record = await api.submit(function)
-    path = f"{function}/invocations/{record['invocation_id']}"
-    waits = api.harness.services.budgets.waits
+async def test_a_tenant_has_so_many_requests_that_wait_for_ends(web: Web) -> None:
+    call = await web.submit(await web.function("sleep 1000"))
+    waits = web.harness.services.budgets.waits
     waits.of_tenant = 1
-    first = asyncio.ensure_future(api.good("GET", f"{path}?wait_seconds=60"))
+    first = asyncio.ensure_future(web.good("GET", f"{call}?wait_seconds=60"))
     await until(lambda: waits.open == 1)
-    refusal = await api.refused(429, "GET", f"{path}?wait_seconds=60")
-    assert refusal["error"] == (
-        "the tenant has 1 requests that wait for the end of a call, its limit"
-    )
-    assert (await api.good("GET", path))["status"] in ("queued", "running")
-    await api.good("POST", f"{path}/cancel")
+    refusal = await web.refused(429, "GET", f"{call}?wait_seconds=60")
+    limit = "the tenant has 1 requests that wait for the end of a call, its limit"
+    assert refusal["error"] == limit
+    assert (await web.good("GET", call))["status"] in ("queued", "running")
+    await web.good("POST", f"{call}/cancel")
     assert (await first)["status"] == "cancelled"
     assert waits.open == 0
 
 
 @promise("W8")
 @pytest.mark.parametrize("mode", ["sync", "async"])
-async def test_what_is_replayed_counts_as_a_body_that_was_sent(api: Api, mode: str) -> None:
-    function = await api.function("cat")
-    record = await api.submit(function, "x" * 100_000)
-    await api.ended(function, record["invocation_id"])
-    replay = f"{function}/invocations/{record['invocation_id']}/replay"
-    bodies = api.harness.services.budgets.bodies
+async def test_what_is_replayed_counts_as_a_body_that_was_sent(web: Web, mode: str) -> None:
+    call = await web.submit(await web.function(), "x" * 100_000)
+    await web.ended(call)
+    bodies = web.harness.services.budgets.bodies
     room = 32 * 1024 * 1024 - 50_000
     bodies.reserve(room, "default", is_call=True)
-    refusal = await api.refused(429, "POST", replay, {"mode": mode})
+    refusal = await web.refused(429, "POST", f"{call}/replay", {"mode": mode})
     assert refusal["error_code"] == "RATE_LIMITED"
     bodies.release(room, "default")
-    await api.good("POST", replay, {"mode": mode})
+    await web.good("POST", f"{call}/replay", {"mode": mode})
     assert bodies.held == 0
 
 
@@ -837,24 +602,16 @@ async def test_what_is_replayed_counts_as_a_body_that_was_sent(api: Api, mode: s
 
 
 @promise("A67")
-async def test_output_is_loaded_for_answers_only(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_output_is_loaded_for_answers_only(web: Web) -> None:
     """A record may have megabytes of output."""
-    function = await api.function()
-    queued = await api.submit(function)
-    await api.ended(function, queued["invocation_id"])
-    loaded: list[str] = []
-    get = api.harness.journal.get
-
-    async def counted(function_id: str, invocation_id: str) -> Any:
-        loaded.append(invocation_id)
-        return await get(function_id, invocation_id)
-
-    monkeypatch.setattr(api.harness.journal, "get", counted)
-    path = f"{function}/invocations/{queued['invocation_id']}"
-    assert (await api.good("GET", f"{path}?wait_seconds=5"))["stdout"] == "hello\n"
-    assert len(loaded) == 1
-    await api.refused(409, "POST", f"{path}/cancel")
-    assert len((await api.good("GET", f"{path}/attempts"))["attempts"]) == 1
-    assert (await api.good("GET", f"{path}/timeline"))["status"] == "success"
-    await api.good("GET", f"{path}/input")
-    assert len(loaded) == 1
+    call = await web.submit(await web.function("echo hello"))
+    await web.ended(call)
+    journal = web.harness.journal
+    with patch.object(journal, "get", wraps=journal.get) as get:
+        assert (await web.good("GET", f"{call}?wait_seconds=5"))["stdout"] == "hello\n"
+        assert get.call_count == 1
+        await web.ask(409, "POST", f"{call}/cancel")
+        assert len((await web.good("GET", f"{call}/attempts"))["attempts"]) == 1
+        assert (await web.good("GET", f"{call}/timeline"))["status"] == "success"
+        await web.good("GET", f"{call}/input")
+        assert get.call_count == 1

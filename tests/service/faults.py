@@ -1,0 +1,70 @@
+"""What goes wrong with an asynchronous method, for as long as a block lasts.
+
+To see its calls alone, take `patch.object` of `unittest.mock` with `wraps`.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import DEFAULT, AsyncMock, patch
+
+from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
+
+
+class HeldUp:
+    """`begun`: there was such a call. `may_go_on`: it, and those that follow, go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_go_on = asyncio.Event(), asyncio.Event()
+
+
+@contextlib.contextmanager
+def held_up(
+    owner: Any, name: str, which: Callable[..., bool] = lambda *_: True, *, is_done: bool = False
+) -> Iterator[HeldUp]:
+    """Calls with arguments that `which` takes wait: before their work, or once it is done."""
+    method, state = getattr(owner, name), HeldUp()
+
+    async def slow(*given: Any, **named: Any) -> Any:
+        early = await method(*given, **named) if is_done else None
+        if which(*given):
+            state.begun.set()
+            await state.may_go_on.wait()
+        return early if is_done else await method(*given, **named)
+
+    with patch.object(owner, name, slow):
+        yield state
+
+
+def away(owner: Any, name: str) -> contextlib.AbstractContextManager[AsyncMock]:
+    """It fails as a method of a store that doesn't answer."""
+    return patch.object(owner, name, side_effect=StoreUnavailable)
+
+
+def failing(
+    owner: Any, name: str, *errors: Exception, after: int = 0
+) -> contextlib.AbstractContextManager[AsyncMock]:
+    """Once it was called so often, it fails with each of the errors, and works again then."""
+    errors = errors or (StoreUnavailable(),)
+    effects = itertools.chain([DEFAULT] * after, errors, itertools.repeat(DEFAULT))
+    return patch.object(owner, name, wraps=getattr(owner, name), side_effect=effects)
+
+
+@contextlib.contextmanager
+def silent(owner: Any, name: str, *, is_made: bool, times: int = 1) -> Iterator[AsyncMock]:
+    """The first calls of a store's method don't say whether they were carried out. `is_made`: they
+    were.
+    """
+    method = getattr(owner, name)
+
+    async def unknown(*given: Any, **named: Any) -> Any:
+        if double.call_count > times:
+            return await method(*given, **named)
+        if is_made:
+            await method(*given, **named)
+        raise OutcomeUnknown
+
+    with patch.object(owner, name, side_effect=unknown) as double:
+        yield double
