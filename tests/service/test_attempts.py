@@ -1,8 +1,6 @@
 """Attempts at accepted work: what their records say, and that somebody decides on each end."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +10,10 @@ from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import CapacityFull, FunctionNotActive, RuntimeUnavailable, ShuttingDown
 from quiltfn.model.invocation import Invocation, Source, Status, WorkOutcome
 from quiltfn.model.pool import PoolLimits
-from service.platform_harness import Harness, open_harness, until
+from service.platform_harness import Harness, until
 from timeouts import scaled
 
 AGAIN, DEAD = WorkOutcome(retry_at_ms=5_000_000), WorkOutcome(dead_letter="attempts")
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with open_harness(tmp_path) as server:
-        yield server
 
 
 class Decider:

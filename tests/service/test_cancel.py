@@ -1,8 +1,6 @@
 """One call is ended by its id: wherever it is, its record is final once and its place is free."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -10,16 +8,10 @@ from promises import promise
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
-from service.platform_harness import Harness, open_harness, until
+from service.platform_harness import Harness, until
 from timeouts import scaled
 
 pytestmark = promise("P17")
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with open_harness(tmp_path) as server:
-        yield server
 
 
 def ids(server: Harness) -> list[str]:
@@ -27,17 +19,29 @@ def ids(server: Harness) -> list[str]:
     return list(server.invoker._calls)
 
 
+async def running_call(server: Harness) -> tuple[Entry, "asyncio.Future[Invocation]", str]:
+    """A function of one instance, its only call, which runs, and the call's id."""
+    entry = await server.active("sleep 60", max_instances=1)
+    running = await server.running(entry)
+    (invocation_id,) = ids(server)
+    return entry, running, invocation_id
+
+
 async def cancel(server: Harness, entry: Entry, invocation_id: str) -> Invocation | None:
     async with asyncio.timeout(scaled(10)):
         return await server.invoker.cancel(entry.function.id, invocation_id)
 
 
-async def test_a_running_call_ends_cancelled_without_its_instance(server: Harness) -> None:
-    entry = await server.active("sleep 60", max_instances=1)
-    running = await server.running(entry)
-    (invocation_id,) = ids(server)
+async def cancelled(server: Harness, entry: Entry, invocation_id: str) -> Invocation:
+    """The record of a call that is cancelled, or ended just before."""
     record = await cancel(server, entry, invocation_id)
     assert record is not None
+    return record
+
+
+async def test_a_running_call_ends_cancelled_without_its_instance(server: Harness) -> None:
+    entry, running, invocation_id = await running_call(server)
+    record = await cancelled(server, entry, invocation_id)
     assert (record.status, record.error_message) == (Status.CANCELLED, "the call was cancelled")
     assert (await running, await server.records(entry)) == (record, [record])
     assert server.invoker.running == 0
@@ -49,9 +53,7 @@ async def test_a_running_call_ends_cancelled_without_its_instance(server: Harnes
 async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = await server.active("sleep 60", max_instances=1)
-    running = await server.running(entry)
-    (invocation_id,) = ids(server)
+    entry, running, invocation_id = await running_call(server)
     server.sandboxes.may_end.clear()
     cancelling = asyncio.ensure_future(cancel(server, entry, invocation_id))
     assert (await running).status is Status.CANCELLED
@@ -81,9 +83,7 @@ async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
 
 @promise("W6")
 async def test_whoever_cancels_may_leave_and_the_end_stays_known(server: Harness) -> None:
-    entry = await server.active("sleep 60", max_instances=1)
-    running = await server.running(entry)
-    (invocation_id,) = ids(server)
+    entry, running, invocation_id = await running_call(server)
     server.sandboxes.may_end.clear()
     cancelling = asyncio.ensure_future(cancel(server, entry, invocation_id))
     await running
@@ -99,13 +99,10 @@ async def test_whoever_cancels_may_leave_and_the_end_stays_known(server: Harness
 async def test_a_call_cancelled_in_the_tick_it_ends_keeps_its_own_end(server: Harness) -> None:
     # Ann's handler has ended and the guest's word of it was read; her task has not run since. Now
     # Ben cancels her call: too late, and her instance must stay, for it is well.
-    entry = await server.active("sleep 60", max_instances=1)
-    running = await server.running(entry)
-    (invocation_id,) = ids(server)
+    entry, running, invocation_id = await running_call(server)
     (sandbox,) = server.sandboxes.alive.values()
     assert sandbox._finish(CallResult(kind=ExitKind.EXITED, stdout=b"done"))
-    record = await cancel(server, entry, invocation_id)
-    assert record is not None
+    record = await cancelled(server, entry, invocation_id)
     assert (record.status, record.stdout) == (Status.SUCCESS, b"done")
     assert (await running, await server.records(entry)) == (record, [record])
     sandbox._cleaned()
@@ -113,9 +110,7 @@ async def test_a_call_cancelled_in_the_tick_it_ends_keeps_its_own_end(server: Ha
 
 
 async def test_a_call_cancelled_first_is_so_though_it_ends_in_that_tick(server: Harness) -> None:
-    entry = await server.active("sleep 60", max_instances=1)
-    running = await server.running(entry)
-    (invocation_id,) = ids(server)
+    entry, running, invocation_id = await running_call(server)
     (sandbox,) = server.sandboxes.alive.values()
     cancelling = asyncio.ensure_future(cancel(server, entry, invocation_id))
     await asyncio.sleep(0)
@@ -139,8 +134,7 @@ async def test_a_call_cancelled_at_its_hand_over_passes_its_instance_on(server: 
     pool = server.pools._pools[entry.function.id]
     assert pool.model.held_by(2) is not None
     assert not calls[1].done()
-    record = await cancel(server, entry, ann)
-    assert record is not None
+    record = await cancelled(server, entry, ann)
     assert (record.status, record.started_at) == (Status.CANCELLED, None)
     assert await calls[1] == record
     await until(lambda: pool.model.held_by(3) is not None)
@@ -160,8 +154,7 @@ async def test_a_call_in_line_leaves_it_and_the_next_is_served(server: Harness) 
     calls = [await server.running(entry) for _ in range(3)]
     _, ann, _ = ids(server)
     assert server.pools.waiting() == 2
-    record = await cancel(server, entry, ann)
-    assert record is not None
+    record = await cancelled(server, entry, ann)
     assert (record.status, record.started_at) == (Status.CANCELLED, None)
     assert record.timeline is not None
     assert await calls[1] == record
@@ -180,8 +173,7 @@ async def test_a_call_waiting_for_its_instance_leaves_it_to_the_next(server: Har
     server.sandboxes.may_start.clear()
     call = await server.running(entry)
     (invocation_id,) = ids(server)
-    record = await cancel(server, entry, invocation_id)
-    assert record is not None
+    record = await cancelled(server, entry, invocation_id)
     assert record.status is Status.CANCELLED
     assert await call == record
     server.sandboxes.may_start.set()
@@ -227,17 +219,13 @@ async def test_cancelling_at_any_moment_gives_one_end(server: Harness, seed: int
 
 
 async def test_cancelling_twice_tells_both_the_same(server: Harness) -> None:
-    entry = await server.active("sleep 60")
-    await server.running(entry)
-    (invocation_id,) = ids(server)
+    entry, _, invocation_id = await running_call(server)
     both = await asyncio.gather(*(cancel(server, entry, invocation_id) for _ in range(2)))
     assert both[0] == both[1] is not None
 
 
 async def test_a_canceller_who_is_gone_takes_nothing_from_another(server: Harness) -> None:
-    entry = await server.active("sleep 60")
-    await server.running(entry)
-    (invocation_id,) = ids(server)
+    entry, _, invocation_id = await running_call(server)
     gone, stays = (asyncio.ensure_future(cancel(server, entry, invocation_id)) for _ in range(2))
     await asyncio.sleep(0)
     gone.cancel()
@@ -261,9 +249,7 @@ async def test_what_does_not_run_cannot_be_cancelled(server: Harness) -> None:
 
 
 async def test_a_drain_ends_with_the_last_call_that_is_cancelled(server: Harness) -> None:
-    entry = await server.active("sleep 60")
-    await server.running(entry)
-    (invocation_id,) = ids(server)
+    entry, _, invocation_id = await running_call(server)
     draining = asyncio.ensure_future(server.invoker.drain(60))
     await asyncio.sleep(0)
     await cancel(server, entry, invocation_id)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 from msgspec.structs import replace
@@ -27,7 +28,7 @@ from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.functions.policies import Policies
 from quiltfn.model import delivery as model
 from quiltfn.model.delivery import CHAIN_MAX, Delivery
-from quiltfn.model.errors import Conflict, NotFound, OutcomeUnknown, StoreUnavailable
+from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.invocation import Status, WorkOutcome
 from quiltfn.model.retention import StorageLimit
@@ -37,6 +38,7 @@ from quiltfn.ports.deliveries import CallbackFailed
 from quiltfn.ports.work import Input
 from quiltfn.store import SpoolJournal, SqlDeliveries, SqlPolicies, SqlStore, SqlWork, open_sqlite
 from quiltfn.tenants.disabled import DisabledTenants
+from service.faults import failing, held_up, silent
 from service.platform_harness import open_harness, until
 from service.test_callbacks import ranges_of, receiver
 from sqlite_template import with_schema
@@ -65,6 +67,16 @@ class Sender:
 
     async def fine(self, _url: str) -> int:
         return 204
+
+    def slow_until(self, event: asyncio.Event, part: str = "slow") -> None:
+        """URLs with that part answer once the event is set."""
+
+        async def reply(url: str) -> int:
+            if part in url:
+                await event.wait()
+            return 200
+
+        self.reply = reply
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         self.posts.append((url, headers, body))
@@ -149,6 +161,15 @@ class World:
         found = (await self.deliveries.list(self.entry(function), 100, None, None)).items
         return next(one for one in found if one.id == delivery_id)
 
+    async def sent(self, function: Function, status: str = "delivered", **call: Any) -> Delivery:
+        """The delivery of a call's end, once it has that status; until then deliveries run."""
+        async with self.running():
+            return await self.until(function, await self.end_call(function, **call), status=status)
+
+    @property
+    def sent_ids(self) -> list[str]:
+        return [headers["webhook-id"] for _, headers, _ in self.sender.posts]
+
     def entry(self, function: Function) -> Entry:
         return self.catalog.get(function.id)
 
@@ -185,14 +206,12 @@ async def test_a_receiver_gets_a_signed_message_of_the_record(world: World) -> N
         function = await world.function("f", Destination(url=url, secret=SECRET))
         allowed = ranges_of("127.0.0.2/32")
         world.deliveries = world.made(lambda: Callbacks(allowed))
-        async with world.running():
-            delivery_id = await world.end_call(function)
-            one = await world.until(function, delivery_id, status="delivered")
-    assert (one.http_status, one.attempts, one.body) == (200, 1, b"")
+        delivery = await world.sent(function)
+    assert (delivery.http_status, delivery.attempts, delivery.body) == (200, 1, b"")
     head, _, body = there.received.partition(b"\r\n\r\n")
     lines = (line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
     headers = {name.lower(): value for name, value in lines}
-    assert headers["webhook-id"] == delivery_id
+    assert headers["webhook-id"] == delivery.id
     message = Webhook(SECRET).verify(body, headers)
     assert message["type"] == "invocation.success"
     assert message["data"]["function_id"] == function.id
@@ -281,7 +300,7 @@ async def test_a_result_that_is_too_large_is_failed_and_sent_to_nobody(world: Wo
         )
         with pytest.raises(Conflict, match="RESULT_TOO_LARGE"):
             await world.deliveries.retry(world.entry(function), delivery_id)
-    assert [headers["webhook-id"] for _, headers, _ in world.sender.posts] == [after]
+    assert world.sent_ids == [after]
 
 
 @promise("A82")
@@ -291,12 +310,7 @@ async def test_bodies_under_way_have_a_limit_and_a_tenant_leaves_room_to_others(
     """Those of one claim are begun together."""
     monkeypatch.setattr("quiltfn.calls.deliveries.BYTES_OF_TENANT", 1)
     release = asyncio.Event()
-
-    async def slow(_url: str) -> int:
-        await release.wait()
-        return 200
-
-    world.sender.reply = slow
+    world.sender.slow_until(release, "")
     functions = [await world.function(f"f{number}", TO_URL) for number in range(3)]
     other = await world.function("other", TO_URL, tenant_id="other")
     ids = {one: await world.end_call(one) for one in (*functions, other)}
@@ -328,11 +342,9 @@ async def test_what_is_not_taken_is_tried_again_with_the_same_id(world: World) -
     failed = CallbackFailed("no connection could be made")
     world.sender.reply = in_turn(500, failed, 302, 200)
     function = await world.function("f", TO_URL)
-    async with world.running():
-        delivery_id = await world.end_call(function)
-        one = await world.until(function, delivery_id, status="delivered")
-    assert (one.attempts, one.http_status, one.error_message) == (4, 200, None)
-    assert {headers["webhook-id"] for _, headers, _ in world.sender.posts} == {delivery_id}
+    delivery = await world.sent(function)
+    assert (delivery.attempts, delivery.http_status, delivery.error_message) == (4, 200, None)
+    assert set(world.sent_ids) == {delivery.id}
     assert len({body for _, _, body in world.sender.posts}) == 1
 
 
@@ -343,23 +355,10 @@ async def test_one_that_may_have_been_claimed_is_sent_once_that_is_known(
 ) -> None:
     """As where the database ends in the middle of a commit and stays away for a while."""
     monkeypatch.setattr("quiltfn.calls.deliveries.STORE_AGAIN_S", 0.05)
-    claim, asked = world.kept.claim, 0
-
-    async def unknown_at_first(*given: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        if asked > 1:
-            return await claim(*given)
-        if is_made:
-            await claim(*given)
-        raise OutcomeUnknown
-
-    monkeypatch.setattr(world.kept, "claim", unknown_at_first)
     function = await world.function("f", TO_URL)
-    async with world.running():
-        delivery_id = await world.end_call(function)
-        one = await world.until(function, delivery_id, status="delivered")
-    assert (one.attempts, len(world.sender.posts)) == (1, 1)
+    with silent(world.kept, "claim", is_made=is_made):
+        delivery = await world.sent(function)
+    assert (delivery.attempts, len(world.sender.posts)) == (1, 1)
 
 
 async def test_what_cannot_be_sent_for_any_reason_is_tried_again(world: World) -> None:
@@ -374,18 +373,13 @@ async def test_what_cannot_be_sent_for_any_reason_is_tried_again(world: World) -
     world.sender.reply = in_turn(MemoryError(), 200)
     world.deliveries = world.made(opener)
     function = await world.function("f", TO_URL)
-    async with world.running():
-        delivery_id = await world.end_call(function)
-        one = await world.until(function, delivery_id, status="delivered")
-    assert (one.attempts, one.error_message) == (4, None)
+    delivery = await world.sent(function)
+    assert (delivery.attempts, delivery.error_message) == (4, None)
 
 
 @promise("A46")
 async def test_410_and_age_end_the_tries_and_a_failed_one_can_be_sent_again(world: World) -> None:
-    async def gone(_url: str) -> int:
-        return 410
-
-    world.sender.reply = gone
+    world.sender.reply = in_turn(410)
     function = await world.function("f", TO_URL)
     async with world.running():
         delivery_id = await world.end_call(function)
@@ -414,7 +408,7 @@ async def test_what_had_to_make_room_is_not_sent_without_its_content(world: Worl
     async with world.running():
         other = await world.end_call(function)
         await world.until(function, other, status="delivered")
-    assert [headers["webhook-id"] for _, headers, _ in world.sender.posts] == [other]
+    assert world.sent_ids == [other]
 
 
 def test_the_tries_go_on_for_a_day_and_not_longer() -> None:
@@ -484,69 +478,42 @@ async def test_a_missing_destination_has_failed(world: World, state: FunctionSta
     if state is not None:
         await world.function("record", state=state)
     function = await world.function("f", Destination(function="record"))
-    async with world.running():
-        delivery_id = await world.end_call(function)
-        one = await world.until(function, delivery_id, status="failed")
-    assert ("no function named record" if state is None else "pending") in (one.error_message or "")
+    delivery = await world.sent(function, "failed")
+    assert ("no function named record" if state is None else "pending") in (
+        delivery.error_message or ""
+    )
     assert world.arrived == []
 
 
 async def test_a_policy_that_names_nothing_any_more_is_a_failed_delivery(world: World) -> None:
     function = await world.function("f", TO_URL)
     await world.policies.set_policy(function.id, None)
-    async with world.running():
-        delivery_id = await world.end_call(function)
-        one = await world.until(function, delivery_id, status="failed")
-    assert "names no destination" in (one.error_message or "")
+    delivery = await world.sent(function, "failed")
+    assert "names no destination" in (delivery.error_message or "")
 
 
 @promise("A47")
 async def test_a_chain_of_destinations_ends(world: World) -> None:
     """A function that is its own destination: each end causes the next call."""
     function = await world.function("f", Destination(function="f"))
-    parent: str | None = None
-    async with world.running():
-        for _ in range(CHAIN_MAX - 1):
-            changes = {} if parent is None else {"invocation_id": parent}
-            record_parent = await self_parent(world, parent)
-            delivery_id = await world.end_call(
-                function, parent_invocation_id=record_parent, **changes
-            )
-            await world.until(function, delivery_id, status="delivered")
-            now_ms = int(world.clock.unix() * 1000)
-            claim = await world.work_store.claim(function.id, 1, now_ms, is_begun=False)
-            assert [work.record.invocation_id for work in claim.work] == [delivery_id]
-            parent = delivery_id
-        delivery_id = await world.end_call(
-            function,
-            parent_invocation_id=await self_parent(world, parent),
-            **({"invocation_id": parent} if parent else {}),
-        )
-        one = await world.until(function, delivery_id, status="failed")
-    assert f"{CHAIN_MAX} calls in a row" in (one.error_message or "")
-
-
-async def self_parent(world: World, invocation_id: str | None) -> str | None:
-    """The parent of a call, as its queued record says."""
-    if invocation_id is None:
-        return None
-    for entry in world.catalog.all():
-        record = await world.journal.get(entry.function.id, invocation_id)
-        if record is not None:
-            return record.parent_invocation_id
-    return None
+    call: dict[str, Any] = {}
+    for _ in range(CHAIN_MAX - 1):
+        delivery = await world.sent(function, **call)
+        now_ms = int(world.clock.unix() * 1000)
+        (work,) = (await world.work_store.claim(function.id, 1, now_ms, is_begun=False)).work
+        assert work.record.invocation_id == delivery.id
+        call = {
+            "invocation_id": delivery.id,
+            "parent_invocation_id": work.record.parent_invocation_id,
+        }
+    delivery = await world.sent(function, "failed", **call)
+    assert f"{CHAIN_MAX} calls in a row" in (delivery.error_message or "")
 
 
 @promise("A49")
 async def test_a_slow_host_keeps_nobody_elses_waiting(world: World) -> None:
     release = asyncio.Event()
-
-    async def reply(url: str) -> int:
-        if "slow" in url:
-            await release.wait()
-        return 200
-
-    world.sender.reply = reply
+    world.sender.slow_until(release)
     to_slow = Destination(url="https://slow.example/a", secret=SECRET)
     slow, other = [await world.function(name, to_slow) for name in ("s", "o")]
     quick = await world.function("q", TO_URL)
@@ -567,14 +534,8 @@ async def test_a_look_costs_the_same_however_many_functions_wait_for_a_host(worl
     """Ten thousand functions of one tenant, all with the same slow receiver: each time that any
     delivery ends, only some of them are looked at.
     """
-    release, looks = asyncio.Event(), 0
-
-    async def reply(url: str) -> int:
-        if "slow" in url:
-            await release.wait()
-        return 200
-
-    world.sender.reply = reply
+    release, looks, most = asyncio.Event(), 0, 0
+    world.sender.slow_until(release)
     slow = [
         await world.function(f"s{n}", Destination(url=f"https://slow.example/{n}", secret=SECRET))
         for n in range(OF_HOST + LOOKED_AT + 50)
@@ -589,7 +550,6 @@ async def test_a_look_costs_the_same_however_many_functions_wait_for_a_host(worl
 
     cast("Any", world.deliveries)._keys = counted
     begin = world.deliveries._begin_due
-    most = 0
 
     async def one_round() -> float | None:
         nonlocal looks, most
@@ -639,11 +599,7 @@ async def test_the_next_place_is_of_the_tenant_that_has_fewest(world: World) -> 
 
 @promise("A46")
 async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world: World) -> None:
-    async def never(_url: str) -> int:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    world.sender.reply = never
+    world.sender.slow_until(asyncio.Event(), "")
     function = await world.function("f", TO_URL)
     async with world.running():
         delivery_id = await world.end_call(function)
@@ -655,7 +611,7 @@ async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world
     async with world.running():
         one = await world.until(function, delivery_id, status="delivered")
     assert one.attempts == 2
-    assert [headers["webhook-id"] for _, headers, _ in world.sender.posts] == [delivery_id] * 2
+    assert world.sent_ids == [delivery_id] * 2
 
 
 async def test_ends_during_a_look_are_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -681,54 +637,29 @@ async def test_what_became_of_a_try_is_noted_however_often_the_store_fails(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     function = await world.function("f", TO_URL)
-    finish, failures = world.kept.finish, [StoreUnavailable(), StoreUnavailable()]
-
-    async def fails(delivery: Delivery) -> None:
-        if failures:
-            raise failures.pop()
-        await finish(delivery)
-
-    monkeypatch.setattr(world.kept, "finish", fails)
     monkeypatch.setattr("quiltfn.base.store_retry.STORE_AGAIN_S", 0.01)
-    async with world.running():
-        delivery_id = await world.end_call(function)
-        one = await world.until(function, delivery_id, status="delivered")
-    assert (one.attempts, len(world.sender.posts)) == (1, 1)
+    with failing(world.kept, "finish", StoreUnavailable(), StoreUnavailable()):
+        delivery = await world.sent(function)
+    assert (delivery.attempts, len(world.sender.posts)) == (1, 1)
 
 
 async def test_due_work_outlives_failures(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     function = await world.function("f", TO_URL)
-    claim, failures = world.kept.claim, [StoreUnavailable(), StoreUnavailable()]
-
-    async def fails(*given: Any) -> Any:
-        if failures:
-            raise failures.pop()
-        return await claim(*given)
-
-    monkeypatch.setattr(world.kept, "claim", fails)
     monkeypatch.setattr("quiltfn.calls.deliveries.STORE_AGAIN_S", 0.01)
-    async with world.running():
-        delivery_id = await world.end_call(function)
-        await world.until(function, delivery_id, status="delivered")
+    with failing(world.kept, "claim", StoreUnavailable(), StoreUnavailable()):
+        await world.sent(function)
 
 
-async def test_what_a_function_cannot_take_while_the_server_ends_is_put_back(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_a_function_cannot_take_while_the_server_ends_is_put_back(world: World) -> None:
     target = await world.function("record")
     function = await world.function("f", Destination(function="record"))
     cast("Any", world.deliveries._work.invoker).is_draining = True
-    release, is_back = world.kept.release, asyncio.Event()
-
-    async def seen(delivery: Delivery) -> None:
-        await release(delivery)
-        is_back.set()
-
-    monkeypatch.setattr(world.kept, "release", seen)
-    async with world.running():
-        delivery_id = await world.end_call(function)
-        async with asyncio.timeout(scaled(SOON_S)):
-            await is_back.wait()
+    with held_up(world.kept, "release", is_done=True) as release:
+        release.may_go_on.set()
+        async with world.running():
+            delivery_id = await world.end_call(function)
+            async with asyncio.timeout(scaled(SOON_S)):
+                await release.begun.wait()
     world.deliveries = world.made()
     async with world.running():
         one = await world.until(function, delivery_id, status="delivered")
@@ -738,18 +669,10 @@ async def test_what_a_function_cannot_take_while_the_server_ends_is_put_back(
 
 async def test_nothing_wakes_while_nothing_is_due(world: World) -> None:
     """One timer for what is due next; no polling."""
-    looks = 0
-    claim = world.kept.claim
-
-    async def counted(*args: Any) -> Any:
-        nonlocal looks
-        looks += 1
-        return await claim(*args)
-
-    cast("Any", world.kept).claim = counted
-    async with world.running():
-        await asyncio.sleep(0.3)
-    assert looks == 0
+    with patch.object(world.kept, "claim", wraps=world.kept.claim) as claim:
+        async with world.running():
+            await asyncio.sleep(0.3)
+    assert not claim.called
 
 
 async def test_a_platform_sends_the_end_of_what_it_accepted(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import itertools
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+from unittest.mock import DEFAULT, patch
 
 import pytest
 import uvloop
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 
 from contract.stores import eventually
 from manual_clock import ManualClock
+from metric_values import sample_value
 from promises import promise
 from quiltfn.calls import claims
 from quiltfn.calls.dispatch import DUE_SPARE
@@ -19,8 +21,8 @@ from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import NotFound, OutcomeUnknown, StoreUnavailable
 from quiltfn.model.invocation import ExitKind, Invocation, Source, Status
 from quiltfn.model.work import AsyncPolicy, Backoff
-from quiltfn.observe import metrics
 from quiltfn.ports.work import Input
+from service.faults import away, held_up, silent
 from service.platform_harness import Harness, end_one, open_harness, until
 from timeouts import scaled
 
@@ -28,38 +30,60 @@ MIB = 1024 * 1024
 EXACT = Backoff(first=10.0, factor=2.0, jitter=0.0)
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with open_harness(tmp_path) as server:
-        yield server
-
-
-async def accept(server: Harness, entry: Entry, count: int = 1, **more: Any) -> list[str]:
-    """The ids of so many pieces of work of a function."""
-    due = more.pop("due_at_ms", None)
+async def accept(
+    server: Harness, entry: Entry, count: int = 1, in_s: float | None = None, **more: Any
+) -> list[str]:
+    """The ids of so many pieces of work of a function. `in_s`: when they are due."""
+    due = None if in_s is None else round((server.clock.time + in_s) * 1000)
     given = Input(may_write=True, **more)
     records = [await server.work.accept(entry, given, due) for _ in range(count)]
-    return [one.invocation_id for one in records]
+    return [record.invocation_id for record in records]
 
 
-async def one_held(server: Harness) -> tuple[Entry, str, str]:
+async def set_policy(server: Harness, entry: Entry, **policy: Any) -> None:
+    await server.work.policies.set_policy(entry.function.id, AsyncPolicy(**policy))
+
+
+async def one_held(server: Harness, **policy: Any) -> tuple[Entry, str, str]:
     """A function of one instance, which has a call, and the next one, which is claimed and held."""
     entry = await server.active("sleep 60", max_instances=1)
+    await set_policy(server, entry, **policy)
     running, held = await accept(server, entry, 2)
     await until(lambda: busy(server, entry) == 1)
     await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
     return entry, running, held
 
 
+async def succeed(server: Harness, entry: Entry, *invocation_ids: str) -> None:
+    """Each of these calls ends, and well."""
+    for invocation_id in invocation_ids:
+        assert (await server.final(entry, invocation_id)).status is Status.SUCCESS
+
+
+async def is_run(server: Harness, entry: Entry, invocation_id: str) -> None:
+    """The function's next call is this one, and ends well."""
+    await until(lambda: busy(server, entry) == 1)
+    await end_one(server)
+    await succeed(server, entry, invocation_id)
+
+
+async def dead_letter(server: Harness, entry: Entry) -> tuple[str, str]:
+    """The only one: of which call, and why."""
+    (letter,) = (await server.work.dead_letters(entry, 10, None)).items
+    return letter.invocation_id, letter.reason
+
+
+async def claimable(server: Harness, entry: Entry) -> list[str]:
+    """The calls that another server can claim now; it does."""
+    now_ms = int(server.clock.time * 1000)
+    claim = await server.work.store.claim(entry.function.id, 9, now_ms, is_begun=False)
+    return [work.record.invocation_id for work in claim.work]
+
+
 async def record_of(server: Harness, entry: Entry, invocation_id: str) -> Invocation:
     record = await server.journal.get(entry.function.id, invocation_id)
     assert record is not None
     return record
-
-
-async def final(server: Harness, entry: Entry, invocation_id: str) -> Invocation:
-    await server.work.wait(entry, invocation_id, 5.0)
-    return await server.work.record(entry, invocation_id)
 
 
 def busy(server: Harness, entry: Entry) -> int:
@@ -82,13 +106,9 @@ async def quiet(server: Harness) -> None:
 async def test_what_is_accepted_is_run_and_its_record_says_so(server: Harness) -> None:
     entry = await server.active("cat")
     (one,) = await accept(server, entry, payload=b"grain")
-    record = await final(server, entry, one)
-    assert (record.status, record.stdout, record.source) == (
-        Status.SUCCESS,
-        b"grain",
-        Source.ASYNC,
-    )
-    assert (record.attempt, record.version) == (1, 1)
+    record = await server.final(entry, one)
+    assert (record.status, record.stdout) == (Status.SUCCESS, b"grain")
+    assert (record.source, record.attempt, record.version) == (Source.ASYNC, 1, 1)
     await quiet(server)
     assert await statuses(server, entry, one) == [Status.SUCCESS]
     assert entry.counters.invocation_count == 1
@@ -97,21 +117,20 @@ async def test_what_is_accepted_is_run_and_its_record_says_so(server: Harness) -
 
 async def test_work_is_run_when_it_is_due(server: Harness) -> None:
     entry = await server.active()
-    due = round((server.clock.time + 60) * 1000)
-    (later,) = await accept(server, entry, due_at_ms=due)
+    (later,) = await accept(server, entry, in_s=60)
     (now,) = await accept(server, entry)
-    assert (await final(server, entry, now)).status is Status.SUCCESS
+    await succeed(server, entry, now)
     server.pass_time(59.0)
     await quiet(server)
     assert (await record_of(server, entry, later)).status is Status.QUEUED
     server.pass_time(1.5)
-    assert (await final(server, entry, later)).status is Status.SUCCESS
+    await succeed(server, entry, later)
 
 
 async def test_however_much_is_due_later_one_time_is_remembered(server: Harness) -> None:
     entry = await server.active()
     for seconds in (60, 90, 30, 120):
-        await accept(server, entry, 20, due_at_ms=round((server.clock.time + seconds) * 1000))
+        await accept(server, entry, 20, in_s=seconds)
     assert len(server.dispatcher._due) == 2  # the first, and the one that came to be the first
     server.pass_time(31.0)
     await until(lambda: server.sandboxes.calls == 20)
@@ -127,13 +146,12 @@ async def test_what_came_due_ever_earlier_and_was_cancelled_is_gone(server: Harn
     """Whoever may call can do this all day, with work that is due in a year."""
     entry = await server.active()
     for number in range(2 * DUE_SPARE):
-        due = round((server.clock.time + 30_000_000 - number) * 1000)
-        (one,) = await accept(server, entry, due_at_ms=due)
+        (one,) = await accept(server, entry, in_s=30_000_000 - number)
         await server.work.cancel(entry, one)
         assert len(server.dispatcher._due) <= DUE_SPARE + 2
-    (one,) = await accept(server, entry, due_at_ms=round((server.clock.time + 60) * 1000))
+    (one,) = await accept(server, entry, in_s=60)
     server.pass_time(61.0)
-    assert (await final(server, entry, one)).status is Status.SUCCESS
+    await succeed(server, entry, one)
 
 
 def test_work_arrives_while_other_work_is_due_on_the_server_s_loop(tmp_path: Path) -> None:
@@ -158,17 +176,10 @@ async def test_long_inputs_of_many_functions_are_not_in_memory_all_at_once(
     monkeypatch.setattr(claims, "HELD_MAX_BYTES", 8 * MIB)
     monkeypatch.setattr(claims, "CLAIM_MAX_BYTES", 2 * MIB)
     monkeypatch.setattr("quiltfn.store.calls.work.AT_ONCE_MAX_BYTES", 2 * MIB)
-    most, of_dispatcher, due = (
-        0,
-        server.dispatcher._claims,
-        round(server.clock.time * 1000) + 60_000,
-    )
+    most, of_dispatcher = 0, server.dispatcher._claims
     entries = [await server.active("sleep 0.05", f"f{n}", max_instances=1) for n in range(16)]
-    ids = [
-        (entry, one)
-        for entry in entries
-        for one in await accept(server, entry, 4, payload=b"x" * (MIB // 2), due_at_ms=due)
-    ]
+    long = {"payload": b"x" * (MIB // 2), "in_s": 60}
+    calls = [await accept(server, entry, 4, **long) for entry in entries]  # type: ignore[arg-type]
     claim = of_dispatcher.claim
 
     async def watched(*given: Any) -> Any:
@@ -177,10 +188,10 @@ async def test_long_inputs_of_many_functions_are_not_in_memory_all_at_once(
         most = max(most, of_dispatcher._held_bytes)
         return ended
 
-    cast("Any", of_dispatcher).claim = watched
+    monkeypatch.setattr(of_dispatcher, "claim", watched)
     server.pass_time(61.0)
-    for entry, one in ids:
-        assert (await final(server, entry, one)).status is Status.SUCCESS
+    for entry, ids in zip(entries, calls, strict=True):
+        await succeed(server, entry, *ids)
     assert MIB < most <= 8 * MIB
     await quiet(server)
     assert of_dispatcher.under_way == of_dispatcher._held_bytes == 0
@@ -188,8 +199,7 @@ async def test_long_inputs_of_many_functions_are_not_in_memory_all_at_once(
 
 async def test_a_failed_attempt_is_repeated_after_the_wait_and_given_up(server: Harness) -> None:
     entry = await server.active("exit 3")
-    policy = AsyncPolicy(max_attempts=3, backoff=EXACT)
-    await server.work.policies.set_policy(entry.function.id, policy)
+    await set_policy(server, entry, max_attempts=3, backoff=EXACT)
     (one,) = await accept(server, entry)
     for made, wait_s in ((1, 10.0), (2, 20.0)):
         await until(lambda n=made: server.sandboxes.calls == n)  # type: ignore[misc]
@@ -200,49 +210,42 @@ async def test_a_failed_attempt_is_repeated_after_the_wait_and_given_up(server: 
         await quiet(server)
         assert server.sandboxes.calls == made
         server.pass_time(1.0)
-    record = await final(server, entry, one)
+    record = await server.final(entry, one)
     assert (record.status, record.attempt) == (Status.FAILED, 3)
     await quiet(server)
     assert await statuses(server, entry, one) == [Status.FAILED] * 3
-    (dead,) = (await server.work.dead_letters(entry, 10, None)).items
-    assert (dead.invocation_id, dead.reason) == (one, "attempts")
+    assert await dead_letter(server, entry) == (one, "attempts")
     assert entry.counters.invocation_count == 1
 
 
 async def test_work_that_is_too_old_is_not_started(server: Harness) -> None:
     entry = await server.active()
-    await server.work.policies.set_policy(entry.function.id, AsyncPolicy(max_age_seconds=60))
+    await set_policy(server, entry, max_age_seconds=60)
     await server.lifecycle.pause(entry)
     (one,) = await accept(server, server.now(entry))
     server.clock.time += 61
     await server.lifecycle.resume(entry)
-    record = await final(server, entry, one)
+    record = await server.final(entry, one)
     assert (record.status, record.started_at) == (Status.ERROR, None)
     assert server.sandboxes.calls == 0
-    (dead,) = (await server.work.dead_letters(entry, 10, None)).items
-    assert dead.reason == "age"
+    assert await dead_letter(server, entry) == (one, "age")
     assert entry.counters.error_count == 1
 
 
 async def test_claimed_work_that_became_too_old_is_not_begun(server: Harness) -> None:
-    entry = await server.active("sleep 60", max_instances=1)
-    policy = AsyncPolicy(max_age_seconds=5)
-    await server.work.policies.set_policy(entry.function.id, policy)
-    _, held = await accept(server, entry, 2)
-    await until(lambda: busy(server, entry) == 1)
-    await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
+    entry, _, held = await one_held(server, max_age_seconds=5)
     server.clock.time += 6
     await end_one(server)
-    record = await final(server, entry, held)
+    record = await server.final(entry, held)
     assert (record.status, record.started_at) == (Status.ERROR, None)
-    (dead,) = (await server.work.dead_letters(entry, 10, None)).items
-    assert (dead.invocation_id, dead.reason, server.sandboxes.calls) == (held, "age", 1)
+    assert await dead_letter(server, entry) == (held, "age")
+    assert server.sandboxes.calls == 1
 
 
 @promise("W12")
 async def test_no_more_run_at_a_time_than_the_policy_says(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=5)
-    await server.work.policies.set_policy(entry.function.id, AsyncPolicy(max_concurrency=2))
+    await set_policy(server, entry, max_concurrency=2)
     await accept(server, entry, 6)
     await until(lambda: busy(server, entry) == 2)
     await asyncio.sleep(0.15)  # longer than what is due and waits is left alone
@@ -291,11 +294,9 @@ async def test_callers_who_fill_a_function_leave_turns_to_its_work(server: Harne
 async def test_tenants_and_functions_take_turns(server: Harness) -> None:
     # A call takes longer than the claim of the other function's work.
     long, short = [await server.active("sleep 0.02", name=name) for name in ("l", "s")]
-    due = round((server.clock.time + 60) * 1000)
     for entry, count in ((long, 30), (short, 3)):
-        policy = AsyncPolicy(max_concurrency=1)
-        await server.work.policies.set_policy(entry.function.id, policy)
-        await accept(server, entry, count, due_at_ms=due)
+        await set_policy(server, entry, max_concurrency=1)
+        await accept(server, entry, count, in_s=60)
     ended: list[str] = []
     server.invoker.on_closed.hearers += (lambda record: ended.append(record.function_name),)
     server.pass_time(61.0)
@@ -335,11 +336,10 @@ async def test_work_does_not_wait_for_memory_given_to_other_work(tmp_path: Path)
 async def test_a_retry_is_looked_at_once_its_end_is_committed(server: Harness) -> None:
     """However late the commit would come by itself: before it there is nothing to claim."""
     entry = await server.active("exit 3")
-    policy = AsyncPolicy(max_attempts=2, backoff=replace(EXACT, first=0.0))
-    await server.work.policies.set_policy(entry.function.id, policy)
+    await set_policy(server, entry, max_attempts=2, backoff=replace(EXACT, first=0.0))
     server.journal._commit_after_s = 1.0
     (one,) = await accept(server, entry)
-    record = await final(server, entry, one)
+    record = await server.final(entry, one)
     assert (record.status, record.attempt) == (Status.FAILED, 2)
 
 
@@ -350,53 +350,36 @@ async def test_a_paused_function_accepts_and_runs_after_resume(server: Harness) 
     await quiet(server)
     assert (await record_of(server, entry, one)).status is Status.QUEUED
     await server.lifecycle.resume(entry)
-    assert (await final(server, entry, one)).status is Status.SUCCESS
+    await succeed(server, entry, one)
 
 
 async def test_a_dispatcher_that_was_stopped_begins_again_what_waits(server: Harness) -> None:
-    entry = await server.active("sleep 60", max_instances=1)
-    first, held = await accept(server, entry, 2)
-    await until(lambda: busy(server, entry) == 1)
-    await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
+    entry, first, held = await one_held(server)
     await server.dispatcher.stop()
     await end_one(server)
     (later,) = await accept(server, entry, 1)
-    assert (await final(server, entry, first)).status is Status.SUCCESS
+    await succeed(server, entry, first)
     await asyncio.sleep(0.15)  # longer than what is due and waits is left alone
     assert server.sandboxes.calls == 1  # the control: nothing is begun
     await server.dispatcher.resume()
     await server.dispatcher.resume()  # harmless
     for call in (held, later):
-        await until(lambda: busy(server, entry) == 1)
-        await end_one(server)
-        assert (await final(server, entry, call)).status is Status.SUCCESS
+        await is_run(server, entry, call)
 
 
 async def test_a_store_that_is_away_as_it_stops_or_begins_again_loses_nothing(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
+    server: Harness,
 ) -> None:
-    entry = await server.active("sleep 60", max_instances=1)
-    first, held = await accept(server, entry, 2)
-    await until(lambda: busy(server, entry) == 1)
-    await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
-
-    async def away(*_: object) -> Any:
-        raise StoreUnavailable
-
-    with monkeypatch.context() as patch:
-        patch.setattr(server.dispatcher.store, "release", away)
+    entry, first, held = await one_held(server)
+    with away(server.dispatcher.store, "release"):
         await server.dispatcher.stop()
     await end_one(server)
-    assert (await final(server, entry, first)).status is Status.SUCCESS
-    with monkeypatch.context() as patch:
-        patch.setattr(server.dispatcher.store, "load", away)
-        with pytest.raises(StoreUnavailable):
-            await server.dispatcher.resume()
+    await succeed(server, entry, first)
+    with away(server.dispatcher.store, "load"), pytest.raises(StoreUnavailable):
+        await server.dispatcher.resume()
     assert server.sandboxes.calls == 1
     await server.dispatcher.resume()
-    await until(lambda: busy(server, entry) == 1)
-    await end_one(server)
-    assert (await final(server, entry, held)).status is Status.SUCCESS
+    await is_run(server, entry, held)
 
 
 async def test_what_a_stopped_dispatcher_heard_stops_nothing_later(server: Harness) -> None:
@@ -404,16 +387,13 @@ async def test_what_a_stopped_dispatcher_heard_stops_nothing_later(server: Harne
     entry = await server.active(max_instances=1)
     await server.dispatcher.stop()
     (call,) = await accept(server, entry, 1)
-    store = server.dispatcher.store
-    now_ms = int(server.clock.time * 1000)
-    claim = await store.claim(entry.function.id, 1, now_ms, is_begun=False)
-    assert [one.record.invocation_id for one in claim.work] == [call]
+    assert await claimable(server, entry) == [call]
     await server.dispatcher.resume()
     await asyncio.sleep(0.05)
-    await store.release([call], now_ms + 1000)
+    await server.dispatcher.store.release([call], int(server.clock.time * 1000) + 1000)
     server.pass_time(2)
     await server.dispatcher.follow_waiting()
-    assert (await final(server, entry, call)).status is Status.SUCCESS
+    await succeed(server, entry, call)
 
 
 async def test_what_a_pause_finds_claimed_is_put_back(server: Harness) -> None:
@@ -431,89 +411,44 @@ async def quiet_but(server: Harness, running: int) -> None:
     await until(lambda: len(server.dispatcher._tasks) == running)
 
 
-def releases_later(server: Harness, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """The store takes nothing back before the event."""
-    release, may_go_on = server.work.store.release, asyncio.Event()
-
-    async def later(*given: Any) -> None:
-        await may_go_on.wait()
-        await release(*given)
-
-    monkeypatch.setattr(server.work.store, "release", later)
-    return may_go_on
-
-
 @promise("W2")
-async def test_what_a_pause_puts_back_is_run_after_it_though_the_last_attempt_ends_meanwhile(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("why", ["pause", "memory"])
+async def test_what_is_put_back_is_run_though_the_last_attempt_ends_meanwhile(
+    server: Harness, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    """The store takes its time with what is put back; by then nothing of the function runs."""
-    entry = await server.active("sleep 60", max_instances=1)
-    _, held = await accept(server, entry, 2)
-    await until(lambda: busy(server, entry) == 1)
-    await until(lambda: held in server.dispatcher._backlogs[entry.function.id].held)
-    may_go_on = releases_later(server, monkeypatch)
-    await server.lifecycle.pause(entry)
-    await until(lambda: not server.dispatcher._backlogs[entry.function.id].held)
-    await end_one(server)
-    may_go_on.set()
-    await quiet(server)
-    await server.lifecycle.resume(server.now(entry))
-    await until(lambda: busy(server, entry) == 1)
-    await end_one(server)
-    assert (await final(server, entry, held)).status is Status.SUCCESS
-
-
-async def test_what_is_put_back_for_want_of_memory_is_run_though_the_last_attempt_ends_meanwhile(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As above, where what is held may not begin and other functions need the memory."""
+    """The store takes its time with what a pause puts back, or a lack of memory for what is held;
+    by then nothing of the function runs.
+    """
     entry, _, held = await one_held(server)
     backlog = server.dispatcher._backlogs[entry.function.id]
-    may_go_on = releases_later(server, monkeypatch)
-    monkeypatch.setattr(claims, "HELD_MAX_BYTES", 0)
-    server.dispatcher._consider(backlog)
-    await until(lambda: not backlog.held)
-    await end_one(server)
-    monkeypatch.undo()
-    may_go_on.set()
-    await until(lambda: busy(server, entry) == 1)
-    await end_one(server)
-    assert (await final(server, entry, held)).status is Status.SUCCESS
-
-
-def does_not_tell(
-    server: Harness, monkeypatch: pytest.MonkeyPatch, name: str, *, is_made: bool
-) -> asyncio.Event:
-    """The store does not say whether it made the next change of a kind, and next time it does. The
-    event: it was asked.
-    """
-    real, was_asked = getattr(server.work.store, name), asyncio.Event()
-
-    async def unknown(*given: Any, **more: Any) -> Any:
-        monkeypatch.setattr(server.work.store, name, real)
-        if is_made:
-            await real(*given, **more)
-        was_asked.set()
-        raise OutcomeUnknown
-
-    monkeypatch.setattr(server.work.store, name, unknown)
-    return was_asked
+    with held_up(server.work.store, "release") as release:
+        if why == "pause":
+            await server.lifecycle.pause(entry)
+        else:
+            monkeypatch.setattr(claims, "HELD_MAX_BYTES", 0)
+            server.dispatcher._consider(backlog)
+        await until(lambda: not backlog.held)
+        await end_one(server)
+        monkeypatch.undo()
+        release.may_go_on.set()
+        if why == "pause":
+            await quiet(server)
+            await server.lifecycle.resume(server.now(entry))
+        await is_run(server, entry, held)
 
 
 @pytest.mark.parametrize("is_made", [True, False])
 async def test_work_is_run_once_though_nobody_knows_whether_it_was_claimed(
-    server: Harness, monkeypatch: pytest.MonkeyPatch, is_made: bool
+    server: Harness, is_made: bool
 ) -> None:
     entry = await server.active("cat")
-    was_asked = does_not_tell(server, monkeypatch, "claim", is_made=is_made)
-    one, two = await accept(server, entry, 2)
-    await was_asked.wait()
-    backlog = server.dispatcher._backlogs[entry.function.id]
-    await until(lambda: not (backlog.claim or backlog.is_uncertain))
-    server.pass_time(2.0)
-    for call in (one, two):
-        assert (await final(server, entry, call)).status is Status.SUCCESS
+    with silent(server.work.store, "claim", is_made=is_made) as claim:
+        one, two = await accept(server, entry, 2)
+        await until(lambda: claim.called)
+        backlog = server.dispatcher._backlogs[entry.function.id]
+        await until(lambda: not (backlog.claim or backlog.is_uncertain))
+        server.pass_time(2.0)
+        await succeed(server, entry, one, two)
     await quiet(server)
     assert server.sandboxes.calls == 2
     assert await statuses(server, entry, one) == [Status.SUCCESS]
@@ -521,36 +456,24 @@ async def test_work_is_run_once_though_nobody_knows_whether_it_was_claimed(
 
 @pytest.mark.parametrize("is_made", [True, False])
 async def test_work_that_may_have_been_put_back_is_left_to_whoever_claims_it(
-    server: Harness, monkeypatch: pytest.MonkeyPatch, is_made: bool
+    server: Harness, is_made: bool
 ) -> None:
     """Here that is another server, which gets it before this one hears what the store has."""
     entry, _, held = await one_held(server)
-    backlog = server.dispatcher._backlogs[entry.function.id]
-    does_not_tell(server, monkeypatch, "release", is_made=is_made)
-    sure, may_go_on = server.work.store.release_others, asyncio.Event()
-
-    async def later(*given: Any) -> int | None:
-        await may_go_on.wait()
-        return await sure(*given)
-
-    monkeypatch.setattr(server.work.store, "release_others", later)
-    with pytest.raises(OutcomeUnknown):
-        await server.dispatcher.withdraw(held)
-    await end_one(server)  # room for the next one, and nothing is begun
-    await until(lambda: server.dispatcher._in_doubt != set())
-    assert held not in backlog.held
-    assert busy(server, entry) == 0
-    now_ms = int(server.clock.time * 1000)
-    other = await server.work.store.claim(entry.function.id, 9, now_ms, is_begun=False)
-    assert [one.record.invocation_id for one in other.work] == ([held] if is_made else [])
-    if other.work:
-        await server.work.store.release([held])
-    may_go_on.set()
-    await until(lambda: not backlog.is_uncertain)
-    server.pass_time(2.0)
-    await until(lambda: busy(server, entry) == 1)
-    await end_one(server)
-    assert (await final(server, entry, held)).status is Status.SUCCESS
+    backlog, store = server.dispatcher._backlogs[entry.function.id], server.work.store
+    with held_up(store, "release_others") as sure, silent(store, "release", is_made=is_made):
+        with pytest.raises(OutcomeUnknown):
+            await server.dispatcher.withdraw(held)
+        await end_one(server)  # room for the next one, and nothing is begun
+        await until(lambda: server.dispatcher._in_doubt != set())
+        assert (held in backlog.held, busy(server, entry)) == (False, 0)
+        assert await claimable(server, entry) == ([held] if is_made else [])
+        if is_made:
+            await store.release([held])
+        sure.may_go_on.set()
+        await until(lambda: not backlog.is_uncertain)
+        server.pass_time(2.0)
+        await is_run(server, entry, held)
     await quiet(server)
     assert server.sandboxes.calls == 2
 
@@ -558,30 +481,19 @@ async def test_work_that_may_have_been_put_back_is_left_to_whoever_claims_it(
 @promise("N90")
 @pytest.mark.parametrize("error", [StoreUnavailable, OutcomeUnknown])
 async def test_what_cannot_be_put_back_as_a_server_stops_is_put_back_later(
-    server: Harness, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    server: Harness, error: type[Exception]
 ) -> None:
     """It is being drained, and goes on for as long as an operator likes."""
     entry, running, held = await one_held(server)
-
-    async def fails(*_: Any) -> None:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(server.work.store, "release", fails)
+    with patch.object(server.work.store, "release", side_effect=error):
         await server.dispatcher.stop()
-    now_ms = int(server.clock.time * 1000)
-    store, function_id = server.work.store, entry.function.id
-    assert (await store.claim(function_id, 9, now_ms, is_begun=False)).work == []
+    assert await claimable(server, entry) == []
     await server.dispatcher.follow_waiting()
-    other = await store.claim(function_id, 9, now_ms, is_begun=False)
-    assert [one.record.invocation_id for one in other.work] == [held]
-    await store.release([held])
+    assert await claimable(server, entry) == [held]
+    await server.work.store.release([held])
     await server.dispatcher.resume()
-    await end_one(server)
-    await until(lambda: busy(server, entry) == 1)
-    await end_one(server)
-    for one in (running, held):
-        assert (await final(server, entry, one)).status is Status.SUCCESS
+    for call in (running, held):
+        await is_run(server, entry, call)
     await quiet(server)
     assert server.sandboxes.calls == 2
 
@@ -619,48 +531,37 @@ async def test_a_version_other_than_the_current_one_is_run(server: Harness) -> N
     (old,) = await accept(server, entry, version=1)
     with pytest.raises(NotFound, match="the function has no version 7"):
         await accept(server, entry, version=7)
-    record = await final(server, entry, old)
+    record = await server.final(entry, old)
     assert (record.stdout, record.version) == (b"one\n", 1)
 
 
 async def test_what_no_longer_fits_the_function_is_an_error_that_says_why(server: Harness) -> None:
     entry = await server.active(timeout_seconds=30)
-    due = round((server.clock.time + 60) * 1000)
-    (one,) = await accept(server, entry, timeout_seconds=20, due_at_ms=due)
+    (one,) = await accept(server, entry, timeout_seconds=20, in_s=60)
     await server.lifecycle.update(entry, {"timeout_seconds": 10})
     server.pass_time(61.0)
-    record = await final(server, entry, one)
+    record = await server.final(entry, one)
     assert record.status is Status.ERROR
     assert "timeout_seconds" in (record.error_message or "")
 
 
 async def test_a_store_that_does_not_answer_for_a_while_loses_and_doubles_nothing(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
+    server: Harness,
 ) -> None:
     entry = await server.active()
-    claim = server.work.store.claim
-    failures = 0
-
-    async def fails(*arguments: Any, **more: Any) -> Any:
-        nonlocal failures
-        failures += 1
-        if failures % 2:
-            raise StoreUnavailable
-        return await claim(*arguments, **more)
-
-    monkeypatch.setattr(server.work.store, "claim", fails)
-    ids = await accept(server, entry, 5)
 
     async def over() -> bool:
         await asyncio.sleep(0.02)
         server.pass_time(1.1)
         server.dispatcher._look_again()
-        records = [await server.work.record(entry, one) for one in ids]
-        return all(one.is_final for one in records)
+        records = [await server.work.record(entry, call) for call in ids]
+        return all(record.is_final for record in records)
 
-    await eventually(over)
-    for one in ids:
-        assert (await final(server, entry, one)).status is Status.SUCCESS
+    store, every_other = server.work.store, itertools.cycle([StoreUnavailable(), DEFAULT])
+    with patch.object(store, "claim", wraps=store.claim, side_effect=every_other):
+        ids = await accept(server, entry, 5)
+        await eventually(over)
+    await succeed(server, entry, *ids)
     assert server.sandboxes.calls == 5
 
 
@@ -669,8 +570,7 @@ async def test_a_stop_puts_back_what_is_claimed_and_the_next_start_runs_it(tmp_p
     clock = ManualClock()
     async with open_harness(tmp_path, clock) as server:
         entry = await server.active("sleep 60", max_instances=1)
-        policy = AsyncPolicy(max_attempts=2, backoff=EXACT)
-        await server.work.policies.set_policy(entry.function.id, policy)
+        await set_policy(server, entry, max_attempts=2, backoff=EXACT)
         ids = await accept(server, entry, 4)
         await until(lambda: busy(server, entry) == 1)
         await server.dispatcher.stop()
@@ -680,13 +580,11 @@ async def test_a_stop_puts_back_what_is_claimed_and_the_next_start_runs_it(tmp_p
     clock.time += 11
     async with open_harness(tmp_path, clock) as server:
         entry = server.catalog.get(entry.function.id)
-        attempts = []
         for _ in ids:
             await end_one(server)
-        for one in ids:
-            assert (await final(server, entry, one)).status is Status.SUCCESS
-            await server.journal.synced()
-            attempts.append(await statuses(server, entry, one))
+        await succeed(server, entry, *ids)
+        await server.journal.synced()
+        attempts = [await statuses(server, entry, call) for call in ids]
         interrupted = [Status.INTERRUPTED, Status.SUCCESS]
         assert sorted(attempts) == sorted([interrupted, *[[Status.SUCCESS]] * 3])
 
@@ -698,7 +596,7 @@ async def test_a_thousand_pieces_are_each_run_once(tmp_path: Path, durability: s
         many = 1000 if durability == "relaxed" else 100
         accepted = await asyncio.gather(*(accept(server, entry) for _ in range(many)))
         for (one,) in accepted:
-            assert (await final(server, entry, one)).status is Status.SUCCESS
+            await succeed(server, entry, one)
         assert server.sandboxes.calls == many
         await quiet(server)
         assert server.dispatcher._backlogs == {}
@@ -712,26 +610,21 @@ async def test_metrics_count_attempts_dead_letters_and_what_waits(server: Harnes
     entry = await server.active("exit 3")
     before = figures()
     (one,) = await accept(server, entry)
-    await final(server, entry, one)
-    await accept(server, entry, 3, due_at_ms=round((server.clock.time + 60) * 1000))
+    await server.final(entry, one)
+    await accept(server, entry, 3, in_s=60)
     await quiet(server)
     await server.work.show_queues()
-    after = figures()
-    assert after['quiltfn_work_attempts_total{status="failed"}'] == (
-        before.get('quiltfn_work_attempts_total{status="failed"}', 0) + 1
-    )
-    assert after['quiltfn_dead_letters_total{reason="attempts"}'] == (
-        before.get('quiltfn_dead_letters_total{reason="attempts"}', 0) + 1
-    )
-    assert after["quiltfn_queued_calls"] == 3
-    assert after["quiltfn_queue_oldest_due_seconds"] == 0
+    assert figures() == (before[0] + 1, before[1] + 1, 3, 0)
     await server.lifecycle.pause(entry)
     server.clock.time += 70
     await server.work.show_queues()
-    assert figures()["quiltfn_queue_oldest_due_seconds"] == pytest.approx(10, abs=0.1)
+    assert figures()[3] == pytest.approx(10, abs=0.1)
 
 
-def figures() -> dict[str, float]:
-    """Of the metrics, by name and labels."""
-    lines = [one for one in metrics.text()[0].splitlines() if not one.startswith("#")]
-    return {name: float(value) for name, value in (one.rsplit(" ", 1) for one in lines)}
+def figures() -> tuple[float, ...]:
+    return (
+        sample_value("quiltfn_work_attempts_total", {"status": "failed"}),
+        sample_value("quiltfn_dead_letters_total", {"reason": "attempts"}),
+        sample_value("quiltfn_queued_calls"),
+        sample_value("quiltfn_queue_oldest_due_seconds"),
+    )

@@ -10,8 +10,8 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
-import httpx
 import psycopg
 import pytest
 from sqlalchemy import Connection
@@ -19,7 +19,6 @@ from sqlalchemy import Connection
 import postgresql
 from contract.stores import SHARED_STORES, a_stored_function, child_environment, url_of
 from promises import promise
-from quiltfn.api.app import make_app
 from quiltfn.base.clock import SystemClock
 from quiltfn.fleet import follower
 from quiltfn.functions import lifecycle
@@ -42,15 +41,16 @@ from quiltfn.model.schedule import Overlap, RunOutcome, Schedule
 from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.model.url import Auth, FunctionUrl
 from quiltfn.model.work import AsyncPolicy, Destination, RecordPolicy
-from quiltfn.ports import ChangePage, FunctionCounters
+from quiltfn.ports import FunctionCounters
 from quiltfn.ports.work import Input
 from quiltfn.store import SqlQuotas, SqlTenantImages
 from quiltfn.store.database.postgresql import open_postgresql
 from quiltfn.store.database.sql import run
 from quiltfn.store.functions import changes
 from quiltfn.tenants.access import make_key, revoke_key
-from service.in_process import InProcess
+from service.faults import away, held_up
 from service.platform_harness import TENANT, Harness, open_harness
+from service.routes import Web
 from service.test_forwarding import Nodes
 from timeouts import full_wait, scaled
 
@@ -110,6 +110,32 @@ async def known(harness: Harness, entry: Entry) -> Entry:
 
     await seen(is_there)
     return harness.catalog.get(wanted.id)
+
+
+async def known_to_both(
+    nodes: tuple[Harness, Harness], handler: str = "echo hello", **more: Any
+) -> tuple[Harness, Harness, Entry]:
+    """Both nodes, and a function that the first has made."""
+    one, two = nodes
+    entry = await one.active(handler, **more)
+    await known(two, one.now(entry))
+    return one, two, entry
+
+
+async def accepted_by(
+    harness: Harness, entry: Entry, count: int, due_at_ms: int | None = None
+) -> list[str]:
+    """The ids of so much work that the node has accepted."""
+    current = harness.now(entry)
+    records = [await harness.work.accept(current, Input(), due_at_ms) for _ in range(count)]
+    return [record.invocation_id for record in records]
+
+
+async def scheduled(harness: Harness, name: str, every_seconds: int, **more: Any) -> None:
+    """A schedule of the function f."""
+    ids = {"id": "", "tenant_id": "", "function_id": ""}
+    schedule = Schedule(**ids, name=name, every_seconds=every_seconds, **more)  # type: ignore[arg-type]
+    await harness.services.schedules.create(TENANT, "f", schedule)
 
 
 # What is followed ----------------------------------------------------------------------------
@@ -212,13 +238,10 @@ async def test_a_revoked_key_manages_nothing_elsewhere(nodes: tuple[Harness, Har
     one, two = nodes
     key, text = await make_key(one.services.keys, one.clock, TENANT, Scope.WRITE, None)
     await seen(lambda: not two.services.access.is_open)
-    entry = await one.create()
-    transport = InProcess(make_app(two.services))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-        path, headers = f"/api/functions/{entry.function.id}", {"x-api-key": text}
-        assert (await client.get(path, headers=headers)).status_code == 200
-        await revoke_key(one.services.keys, one.clock, key.id)
-        assert (await client.delete(path, headers=headers)).status_code == 401
+    path, web = f"/api/functions/{(await one.create()).function.id}", Web(two)
+    await web.ask(200, "GET", path, headers={"x-api-key": text})
+    await revoke_key(one.services.keys, one.clock, key.id)
+    await web.ask(401, "DELETE", path, headers={"x-api-key": text})
     assert two.catalog.find(TENANT, "f") is not None
 
 
@@ -231,11 +254,7 @@ async def test_a_node_that_did_not_hear_of_a_revocation_runs_nothing_at_others(
     key, text = await make_key(one.services.keys, one.clock, TENANT, Scope.INVOKE, None)
     await known(two, await one.active("echo hello"))
     await seen(lambda: not (one.services.access.is_open or two.services.access.is_open))
-
-    async def cut_off() -> None:
-        raise StoreUnavailable
-
-    monkeypatch.setattr(one.services.access, "refresh", cut_off)
+    monkeypatch.setattr(one.services.access, "refresh", unreachable)
     forwarding, key_header = Nodes(one, two), {"x-api-key": text}
     await one.services.urls.set(one.catalog.by_name(TENANT, "f"), FunctionUrl())
     await seen(lambda: two.services.urls.of(one.catalog.by_name(TENANT, "f").function.id))
@@ -361,9 +380,8 @@ async def test_three_nodes_that_take_turns_agree(shared: Path) -> None:
             assert (await harness.invoke(entry)).version == entry.version.number
             await seen(partial(harness.services.urls.of, entry.function.id))
             await seen(partial(has_attempts, harness, entry, 2))
-        accepted = [await harness.work.accept(entry, Input()) for harness in every * 4]
-        for record in accepted:
-            await seen_over(one, entry, record.invocation_id)
+        accepted = [call for each in every for call in await accepted_by(each, entry, 4)]
+        await seen_over(one, entry, *accepted)
         assert sum(harness.sandboxes.calls for harness in every) == 3 + len(accepted)
         await one.lifecycle.delete(entry)
         for harness in every:
@@ -379,9 +397,7 @@ def is_gone(harness: Harness) -> bool:
 
 
 async def test_of_two_updates_one_or_both_are_made(nodes: tuple[Harness, Harness]) -> None:
-    one, two = nodes
-    entry = await one.active("echo 0")
-    await known(two, one.now(entry))
+    one, _, entry = await known_to_both(nodes, "echo 0")
     for number in range(5):
         tried = [
             harness.lifecycle.update(entry, {"handler": f"echo {number} {name}"})
@@ -437,24 +453,14 @@ async def test_a_disabled_tenant_stays_so_on_any_node(nodes: tuple[Harness, Harn
 @promise("N22")
 async def test_a_late_change_does_not_undo_a_newer_one(nodes: tuple[Harness, Harness]) -> None:
     """A node's own change is stored, and another node's next one is there before its answer."""
-    one, two = nodes
-    entry = await one.active()
-    await known(two, one.now(entry))
-    save, is_stored, may_answer = one.store.save, asyncio.Event(), asyncio.Event()
-
-    async def slow(*given: Any) -> Any:
-        saved = await save(*given)
-        is_stored.set()
-        await may_answer.wait()
-        return saved
-
-    cast("Any", one.store).save = slow
-    scaling = asyncio.ensure_future(one.lifecycle.set_scaling(entry, 0, 3))
-    await is_stored.wait()
-    newer = await two.lifecycle.set_scaling(entry, 0, 9)
-    await known(one, newer)
-    may_answer.set()
-    assert (await scaling).function == newer.function
+    one, two, entry = await known_to_both(nodes)
+    with held_up(one.store, "save", is_done=True) as save:
+        scaling = asyncio.ensure_future(one.lifecycle.set_scaling(entry, 0, 3))
+        await save.begun.wait()
+        newer = await two.lifecycle.set_scaling(entry, 0, 9)
+        await known(one, newer)
+        save.may_go_on.set()
+        assert (await scaling).function == newer.function
     assert one.pools._pools[entry.function.id].model.limits.max_instances == 9
 
 
@@ -518,9 +524,7 @@ async def test_a_pause_ends_another_node_s_deployment(nodes: tuple[Harness, Harn
 
 
 async def test_a_pause_elsewhere_refuses_waiting_calls(nodes: tuple[Harness, Harness]) -> None:
-    one, two = nodes
-    entry = await one.active("sleep 0.5", max_instances=1)
-    await known(two, one.now(entry))
+    one, two, entry = await known_to_both(nodes, "sleep 0.5", max_instances=1)
     running, waiting = await two.running(entry), await two.running(entry)
     await seen(lambda: two.counts(entry) == {"busy": 1})
     await one.lifecycle.pause(entry)
@@ -534,9 +538,7 @@ async def test_a_delete_ends_instances_and_calls_on_the_other_node(
     nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.2)
-    one, two = nodes
-    entry = await one.active("sleep 60")
-    await known(two, one.now(entry))
+    one, two, entry = await known_to_both(nodes, "sleep 60")
     running = await two.running(entry)
     await seen(lambda: two.counts(entry) == {"busy": 1})
     await one.lifecycle.delete(entry)
@@ -554,23 +556,21 @@ async def test_accepted_work_runs_where_there_is_room(shared: Path) -> None:
     async with node(shared, "b") as two:
         entry = await two.active(max_instances=2)
         async with node(shared, "a", memory_mib=1) as one:
-            accepted = [
-                (await one.work.accept(one.now(entry), Input())).invocation_id for _ in range(20)
-            ]
+            accepted = await accepted_by(one, entry, 20)
             await one.work.wait(one.now(entry), accepted[-1], scaled(5))
             await seen(lambda: two.sandboxes.calls == 20, within_s=5)
-        for one_id in accepted:
-            await seen_over(two, entry, one_id)
+        await seen_over(two, entry, *accepted)
         records = await two.records(entry)
         assert sorted(one.invocation_id for one in records) == sorted(accepted)
         assert {(one.status, one.execution_node_id) for one in records} == {(Status.SUCCESS, "b")}
 
 
-async def seen_over(harness: Harness, entry: Entry, invocation_id: str) -> None:
-    await asyncio.wait_for(harness.work.wait(entry, invocation_id, scaled(10)), scaled(5))
-    record = await harness.journal.get(entry.function.id, invocation_id)
-    assert record is not None
-    assert record.is_final
+async def seen_over(harness: Harness, entry: Entry, *invocation_ids: str) -> None:
+    for invocation_id in invocation_ids:
+        await asyncio.wait_for(harness.work.wait(entry, invocation_id, scaled(10)), scaled(5))
+        record = await harness.journal.get(entry.function.id, invocation_id)
+        assert record is not None
+        assert record.is_final
 
 
 @promise("N23")
@@ -578,10 +578,8 @@ async def test_no_more_work_runs_than_its_policy_says(nodes: tuple[Harness, Harn
     one, two = nodes
     entry = await one.active("sleep 0.05", max_instances=5)
     await one.work.policies.set_policy(entry.function.id, AsyncPolicy(max_concurrency=2))
-    there = await known(two, one.now(entry))
-    accepted = [await one.work.accept(one.now(entry), Input()) for _ in range(6)]
-    accepted += [await two.work.accept(there, Input()) for _ in range(6)]
-
+    await known(two, one.now(entry))
+    accepted = [call for each in nodes for call in await accepted_by(each, entry, 6)]
     most = 0
     while one.sandboxes.calls + two.sandboxes.calls < 12:
         running = sum(
@@ -592,8 +590,7 @@ async def test_no_more_work_runs_than_its_policy_says(nodes: tuple[Harness, Harn
         most = max(most, running)
         await asyncio.sleep(0.001)
     assert 1 <= most <= 2
-    for record in accepted:
-        await seen_over(one, entry, record.invocation_id)
+    await seen_over(one, entry, *accepted)
 
 
 @promise("N23")
@@ -602,15 +599,11 @@ async def test_work_of_a_node_that_has_stopped_is_run_by_another(shared: Path) -
         entry = await two.active(max_instances=4)
         async with node(shared, "a") as one:
             later_ms = int(one.clock.trusted() * 1000) + 3_600_000
-            accepted = [
-                (await one.work.accept(one.now(entry), Input(), later_ms)).invocation_id
-                for _ in range(20)
-            ]
+            accepted = await accepted_by(one, entry, 20, later_ms)
         await seen(lambda: two.dispatcher._backlogs)
         two.clock.time += 3_601
         two.dispatcher.tick()
-        for one_id in accepted:
-            await seen_over(two, entry, one_id)
+        await seen_over(two, entry, *accepted)
         assert two.sandboxes.calls == 20
 
 
@@ -620,9 +613,7 @@ async def test_work_that_another_node_has_claimed_is_cancelled_from_any(shared: 
     async with node(shared, "node-2") as two:
         entry = await two.active("sleep 30", max_instances=1)
         async with node(shared, "node-1", memory_mib=1) as one:
-            accepted = [
-                (await one.work.accept(one.now(entry), Input())).invocation_id for _ in range(4)
-            ]
+            accepted = await accepted_by(one, entry, 4)
             await seen(lambda: two.counts(entry) == {"busy": 1})
             backlog = two.dispatcher._backlogs[entry.function.id]
             two.clock.time += 3  # from now on one of them may wait in line
@@ -663,11 +654,8 @@ async def test_each_tick_of_a_schedule_is_made_once(shared: Path) -> None:
     async with node(shared, "a", clock=clock()) as one, node(shared, "b", clock=clock()) as two:
         entry = await one.active(max_instances=4)
         await known(two, one.now(entry))
-        every = Schedule(
-            id="", tenant_id="", function_id="", name="often", every_seconds=1, jitter_seconds=0
-        )
         began = time.monotonic()
-        await one.services.schedules.create(TENANT, "f", every)
+        await scheduled(one, "often", 1, jitter_seconds=0)
         async with asyncio.timeout(scaled(10)):
             while one.sandboxes.calls + two.sandboxes.calls < 5:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -685,10 +673,7 @@ async def test_a_waiting_tick_runs_once_another_node_ended_the_last(shared: Path
     async with node(shared, "a", memory_mib=1) as one, node(shared, "b") as two:
         entry = await two.active("sleep 3")
         await known(one, two.now(entry))
-        new = Schedule(
-            id="", tenant_id="", function_id="", name="n", every_seconds=60, overlap=Overlap.QUEUE
-        )
-        await one.services.schedules.create(TENANT, "f", new)
+        await scheduled(one, "n", 60, overlap=Overlap.QUEUE)
         two.services.schedules._may_wait = False
         for _ in range(2):
             one.clock.time += 60
@@ -707,8 +692,7 @@ async def test_a_tick_of_a_function_that_a_node_has_not_heard_of_is_not_missed(
     async with node(shared, "a", "sqlite") as one, node(shared, "b", "sqlite") as two:
         await asyncio.sleep(full_wait(0.3))  # until they have looked for the first time
         await one.active()
-        new = Schedule(id="", tenant_id="", function_id="", name="n", every_seconds=60)
-        await one.services.schedules.create(TENANT, "f", new)
+        await scheduled(one, "n", 60)
         assert two.catalog.find(TENANT, "f") is None
         two.clock.time += 61
         await two.services.schedules.fire_due()
@@ -775,8 +759,7 @@ async def test_a_machine_whose_clock_is_off_is_as_any_other(shared: Path) -> Non
         later = await one.work.accept(here, Input(), int(off.trusted() * 1000) + 1_000)
         await seen_over(two, entry, later.invocation_id)
         assert time.monotonic() - since > 0.9
-        every = Schedule(id="", tenant_id="", function_id="", name="later", every_seconds=3_600)
-        await two.services.schedules.create(TENANT, "f", every)
+        await scheduled(two, "later", 3_600)
         await one.services.schedules.fire_due()
         assert not (await two.services.schedules.runs(TENANT, "later", None, 10)).items
 
@@ -786,9 +769,7 @@ async def test_a_machine_whose_clock_is_off_is_as_any_other(shared: Path) -> Non
 
 @promise("N23")
 async def test_a_day_s_quota_counts_the_calls_of_all_nodes(nodes: tuple[Harness, Harness]) -> None:
-    one, two = nodes
-    entry = await one.active("sleep 0.3", memory_limit_mb=1024)
-    await known(two, one.now(entry))
+    one, two, entry = await known_to_both(nodes, "sleep 0.3", memory_limit_mb=1024)
     await one.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=2))
     await seen(lambda: two.services.admission.limits_of(TENANT).gb_seconds_per_day == 2)
     for harness in nodes:
@@ -811,9 +792,7 @@ async def test_a_day_s_quota_counts_the_calls_of_all_nodes(nodes: tuple[Harness,
 
 
 async def test_the_counters_of_a_function_are_of_all_nodes(nodes: tuple[Harness, Harness]) -> None:
-    one, two = nodes
-    entry = await one.active()
-    await known(two, one.now(entry))
+    one, two, entry = await known_to_both(nodes)
     for harness in (one, two, two):
         await harness.invoke(entry)
         await harness.journal.synced()
@@ -827,9 +806,7 @@ async def test_a_corrected_error_is_counted_nowhere(nodes: tuple[Harness, Harnes
     """Neither with an invocation that a node has not stored yet, nor while a commit is under way:
     then it is corrected the next time.
     """
-    one, two = nodes
-    entry = await one.active("exit 1")
-    await known(two, entry)
+    one, two, entry = await known_to_both(nodes, "exit 1")
     await one.invoke(entry)
     await one.journal.synced()
     await two.lifecycle.follow_counters(two.journal)
@@ -875,22 +852,16 @@ async def test_nothing_goes_on_behind_a_node_that_is_closed(shared: Path) -> Non
 
 
 async def test_who_catches_up_at_the_same_time_shares_a_read_that_begins_after_all_of_them(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
+    shared: Path,
 ) -> None:
     async with node(shared, "a", "sqlite") as one, node(shared, "b", "sqlite") as two:
-        reads, read = 0, two.store.changes
-
-        async def counted(since: int, limit: int = 1000) -> ChangePage:
-            nonlocal reads
-            reads += 1
-            return await read(since, limit)
-
-        monkeypatch.setattr(two.store, "changes", counted)
-        early = [asyncio.ensure_future(two.lifecycle.others.catch_up()) for _ in range(20)]
-        await one.create()
-        await asyncio.gather(*early, *(two.lifecycle.others.catch_up() for _ in range(20)))
+        catch_up = two.lifecycle.others.catch_up
+        with patch.object(two.store, "changes", wraps=two.store.changes) as read:
+            early = [asyncio.ensure_future(catch_up()) for _ in range(20)]
+            await one.create()
+            await asyncio.gather(*early, *(catch_up() for _ in range(20)))
         assert two.catalog.find(TENANT, "f")
-        assert reads <= 8
+        assert read.call_count <= 8
 
 
 async def test_a_change_that_cannot_be_taken_over_holds_up_no_other(
@@ -928,7 +899,7 @@ async def unreachable() -> None:
 
 @promise("N100")
 async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
-    nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+    nodes: tuple[Harness, Harness],
 ) -> None:
     """Who deletes a function would take it for deleted."""
     one, two = nodes
@@ -948,70 +919,51 @@ async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
         ("POST", "/fn/other", None),
         ("POST", "/fn/other/f/further", None),
     ]
-    transport = InProcess(make_app(two.services))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+    web, others = Web(two), two.lifecycle.others
 
-        async def answers() -> list[tuple[int, str]]:
-            found = [await http.request(method, url, json=body) for method, url, body in missing]
-            return [(answer.status_code, answer.json()["error_code"]) for answer in found]
+    async def answers() -> list[tuple[int, str]]:
+        found = [await web(*request) for request in missing]
+        return [(answer.status_code, answer.json()["error_code"]) for answer in found]
 
-        with monkeypatch.context() as cut_off:
-            cut_off.setattr(two.lifecycle.others, "catch_up", unreachable)
-            # Of the last two the caller is none that a function is known to have.
-            codes = ["STORE_UNAVAILABLE"] * (len(missing) - 2) + ["CAPACITY_FULL"] * 2
-            assert await answers() == [(503, code) for code in codes]
-        assert await answers() == [(404, "NOT_FOUND")] * len(missing)  # the control
-        assert (await http.request("DELETE", path)).status_code == 204
+    with away(others, "catch_up"):
+        # Of the last two the caller is none that a function is known to have.
+        codes = ["STORE_UNAVAILABLE"] * (len(missing) - 2) + ["CAPACITY_FULL"] * 2
+        assert await answers() == [(503, code) for code in codes]
+    assert await answers() == [(404, "NOT_FOUND")] * len(missing)  # the control
+    await web.ask(204, "DELETE", path)
 
 
 @promise("N100")
 async def test_what_another_node_has_just_made_is_there_in_the_next_request(
-    nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+    nodes: tuple[Harness, Harness],
 ) -> None:
-    """Nothing is followed meanwhile but by whoever asks."""
     one, two = nodes
-    refresh, asked = two.lifecycle.others.catch_up, False
-
-    async def follow_if_asked() -> None:
-        nonlocal asked
-        asked = True
-        await refresh()
-
-    transport = InProcess(make_app(two.services))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-        monkeypatch.setattr(two.lifecycle.others, "catch_up", follow_if_asked)
+    web, others = Web(two), two.lifecycle.others
+    with patch.object(others, "catch_up", wraps=others.catch_up) as catch_up:
         entry = await one.active("cat")
         await one.services.urls.set(entry, FunctionUrl(auth=Auth.KEY))
-        assert (await http.post("/fn/f", content=b"1")).text == "1"
+        assert (await web.ask(200, "POST", "/fn/f", content=b"1")).text == "1"
         await one.services.aliases.set(entry, Alias(name="other", version=1), None)
-        assert (await http.post("/fn/f@other", content=b"2")).text == "2"
+        assert (await web.ask(200, "POST", "/fn/f@other", content=b"2")).text == "2"
         await one.services.quotas.set("acme", TenantQuota(functions=3))
-        assert (await http.get("/api/functions?tenant=acme")).status_code == 200
-        assert asked
+        await web.ask(200, "GET", "/api/functions?tenant=acme")
+        assert catch_up.called
 
 
 @promise("N100")
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_a_call_by_a_url_asks_no_database_and_its_404_is_the_handlers(
-    nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch, stream: bool
+    nodes: tuple[Harness, Harness], stream: bool
 ) -> None:
     one, two = nodes
     entry = await one.active("cat")
     await one.services.urls.set(entry, FunctionUrl(stream=stream))
     await seen(lambda: two.services.urls.of(entry.function.id))
-    asked = 0
-
-    async def counted() -> None:
-        nonlocal asked
-        asked += 1
-        raise StoreUnavailable("no answer")
-
-    monkeypatch.setattr(two.lifecycle.others, "catch_up", counted)
-    transport = InProcess(make_app(two.services))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-        answer = await http.post("/fn/f", content=b"Status: 404\n\nno such order")
-        assert (answer.status_code, answer.text, asked) == (404, "no such order", 0)
+    web = Web(two)
+    with away(two.lifecycle.others, "catch_up") as asked:
+        answer = await web.ask(404, "POST", "/fn/f", content=b"Status: 404\n\nno such order")
+        assert (answer.text, asked.call_count) == ("no such order", 0)
         await one.lifecycle.pause(entry)
         await seen(lambda: state_of(two) is not FunctionState.ACTIVE)
-        await http.post("/fn/f")
-        assert asked == 1, "it may be active again at another node"
+        await web("POST", "/fn/f")
+        assert asked.call_count == 1, "it may be active again at another node"

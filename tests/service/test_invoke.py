@@ -1,8 +1,6 @@
 """Calls, from the request to the record: what a caller gets, and what is kept of it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -21,13 +19,7 @@ from quiltfn.model.errors import (
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Source, Status, WorkOutcome
 from quiltfn.model.pool import PoolLimits
-from service.platform_harness import Harness, open_harness, until
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with open_harness(tmp_path) as server:
-        yield server
+from service.platform_harness import Harness, until
 
 
 async def test_create_deploy_invoke(server: Harness) -> None:

@@ -1,9 +1,9 @@
 """The verbs over functions: what is promised of each, alone, interrupted and many at once."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from msgspec.structs import replace
@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from promises import promise
 from quiltfn.api.shapes import function_summary
 from quiltfn.functions import lifecycle
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import (
     Conflict,
     FunctionNotActive,
@@ -25,20 +26,15 @@ from quiltfn.sandbox.fake import FakeSandbox
 from service.platform_harness import TENANT, Harness, open_harness, until
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with open_harness(tmp_path) as server:
-        yield server
-
-
-def background(server: Harness, work: Any) -> "asyncio.Future[Any]":
-    task = asyncio.ensure_future(work)
-    server.tasks.append(task)
-    return task
-
-
-async def numbers(server: Harness, entry) -> list[int]:
-    return [version.number for version in (await server.lifecycle.versions(entry)).items]
+async def started(
+    server: Harness, handler: str = "echo hello"
+) -> tuple[Entry, "asyncio.Future[Entry]"]:
+    """A function and its deployment, whose instance doesn't start before `may_start` is set."""
+    server.sandboxes.may_start.clear()
+    entry = await server.create(handler)
+    deploying = server.background(server.lifecycle.deploy(entry))
+    await until(lambda: server.counts(entry) == {"warming": 1})
+    return entry, deploying
 
 
 # Deploy --------------------------------------------------------------------------------------
@@ -64,24 +60,21 @@ async def test_a_deploy_not_prepared_is_an_error(server: Harness, handler: str) 
 
 
 async def test_what_a_program_wrote_is_told_of_the_function_and_not_to_its_callers(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
+    server: Harness,
 ) -> None:
     """Callers, and lists, have the sentence alone."""
     entry = await server.active()
 
-    async def refuses(*_: object) -> None:
-        raise SandboxRefused("it ended: secret\nIt wrote last:\na\nsecret")
-
-    for one in list(server.sandboxes.alive.values()):
-        one.end_by_itself()
-    monkeypatch.setattr(FakeSandbox, "specialise", refuses)
-    entry = await server.lifecycle.update(entry, {"description": "another"})
-    assert entry.function.error_message is not None
-    assert entry.function.error_message.endswith("secret\nIt wrote last:\na\nsecret")
-    shown = function_summary(entry, None).error_message
-    assert shown == "version 2 cannot serve: it ended: secret"
-    with pytest.raises(RuntimeUnavailable, match=r"^it ended: secret$"):
-        await server.invoke(entry)
+    for sandbox in list(server.sandboxes.alive.values()):
+        sandbox.end_by_itself()
+    refusal = SandboxRefused("it ended: secret\nIt wrote last:\na\nsecret")
+    with patch.object(FakeSandbox, "specialise", side_effect=refusal):
+        entry = await server.lifecycle.update(entry, {"description": "another"})
+        assert (entry.function.error_message or "").endswith("secret\nIt wrote last:\na\nsecret")
+        shown = function_summary(entry, None).error_message
+        assert shown == "version 2 cannot serve: it ended: secret"
+        with pytest.raises(RuntimeUnavailable, match=r"^it ended: secret$"):
+            await server.invoke(entry)
 
 
 async def test_deploying_an_active_function_tops_up_and_nothing_else(server: Harness) -> None:
@@ -107,10 +100,7 @@ async def test_a_long_deploy_goes_on(server: Harness, monkeypatch: pytest.Monkey
 
 
 async def test_what_is_updated_while_deploying_is_what_serves(server: Harness) -> None:
-    server.sandboxes.may_start.clear()
-    entry = await server.create("echo old")
-    deploying = background(server, server.lifecycle.deploy(entry))
-    await until(lambda: server.now(entry).function.state is FunctionState.DEPLOYING)
+    entry, deploying = await started(server, "echo old")
     entry = await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 1})
     server.sandboxes.may_start.set()
     await deploying
@@ -119,10 +109,7 @@ async def test_what_is_updated_while_deploying_is_what_serves(server: Harness) -
 
 
 async def test_targets_updated_while_deploying_hold_once_active(server: Harness) -> None:
-    server.sandboxes.may_start.clear()
-    entry = await server.create("sleep 60")
-    deploying = background(server, server.lifecycle.deploy(entry))
-    await until(lambda: server.counts(entry) == {"warming": 1})
+    entry, deploying = await started(server, "sleep 60")
     entry = await server.lifecycle.update(entry, {"max_instances": 1})
     server.sandboxes.may_start.set()
     await deploying
@@ -186,10 +173,7 @@ async def test_pause_refuses_who_waits_and_leaves_nothing_ready(server: Harness)
 
 
 async def test_pause_while_deploying_ends_the_deployment(server: Harness) -> None:
-    server.sandboxes.may_start.clear()
-    entry = await server.create()
-    deploying = background(server, server.lifecycle.deploy(entry))
-    await until(lambda: server.counts(entry) == {"warming": 1})
+    entry, deploying = await started(server)
     entry = await server.lifecycle.pause(entry)
     entry = await deploying
     assert entry.function.state is FunctionState.PAUSED
@@ -200,12 +184,9 @@ async def test_pause_while_deploying_ends_the_deployment(server: Harness) -> Non
 async def test_pause_and_resume_at_once_while_deploying_ends_active(server: Harness) -> None:
     # A user presses pause and thinks better of it. The first deployment learns that it was ended
     # only when the function is being deployed again, and must not take that for its own failure.
-    server.sandboxes.may_start.clear()
-    entry = await server.create()
-    background(server, server.lifecycle.deploy(entry))
-    await until(lambda: server.counts(entry) == {"warming": 1})
+    entry, _ = await started(server)
     entry = await server.lifecycle.pause(entry)
-    resuming = background(server, server.lifecycle.resume(entry))
+    resuming = server.background(server.lifecycle.resume(entry))
     await asyncio.sleep(0.01)
     server.sandboxes.may_start.set()
     entry = await resuming
@@ -245,11 +226,11 @@ async def test_delete_frees_the_name(server: Harness, monkeypatch: pytest.Monkey
 
 async def test_a_verb_that_waited_for_a_deletion_finds_nothing(server: Harness) -> None:
     entry = await server.create()
-    verbs = [
-        background(server, server.lifecycle.delete(entry)),
-        background(server, server.lifecycle.update(entry, {"handler": "echo new"})),
-        background(server, server.lifecycle.deploy(entry)),
-        background(server, server.lifecycle.delete(entry)),
+    verbs: list[asyncio.Future[Any]] = [
+        server.background(server.lifecycle.delete(entry)),
+        server.background(server.lifecycle.update(entry, {"handler": "echo new"})),
+        server.background(server.lifecycle.deploy(entry)),
+        server.background(server.lifecycle.delete(entry)),
     ]
     ends = await asyncio.gather(*verbs, return_exceptions=True)
     assert [type(end) for end in ends] == [type(None), NotFound, NotFound, NotFound]
@@ -257,15 +238,13 @@ async def test_a_verb_that_waited_for_a_deletion_finds_nothing(server: Harness) 
 
 async def test_delete_while_deploying(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.0)
-    server.sandboxes.may_start.clear()
-    entry = await server.create()
-    deploying = background(server, server.lifecycle.deploy(entry))
-    await until(lambda: server.counts(entry) == {"warming": 1})
+    entry, deploying = await started(server)
     await server.lifecycle.delete(entry)
     with pytest.raises(NotFound):
         await deploying
     server.sandboxes.may_start.set()
     await until(lambda: server.pools._pools == {})
+    assert server.lifecycle._activities == {}
 
 
 # A restart -----------------------------------------------------------------------------------
@@ -280,7 +259,7 @@ async def test_a_restart_restores_and_deploys_what_was_deploying(tmp_path: Path)
         await server.lifecycle.deploy(await server.create("fail-to-start", name="error"))
         server.sandboxes.may_start.clear()
         deploying = await server.create(name="deploying")
-        background(server, server.lifecycle.deploy(deploying))
+        server.background(server.lifecycle.deploy(deploying))
         await until(lambda: server.now(deploying).function.state is FunctionState.DEPLOYING)
     async with open_harness(tmp_path) as server:
         states = {entry.function.name: entry.function.state for entry in server.catalog.all()}
@@ -316,7 +295,7 @@ async def test_delete_and_create_of_one_name_again_and_again_never_lose_the_name
     monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.0)
     entry = await server.create(name="one")
     for _ in range(20):
-        deleting = background(server, server.lifecycle.delete(entry))
+        deleting = server.background(server.lifecycle.delete(entry))
         while True:
             try:
                 entry = await server.create(name="one")

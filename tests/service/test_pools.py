@@ -1,7 +1,6 @@
 """The shell around the pure pool: hand-overs and give-backs in the moments that hurt."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ from service.platform_harness import Harness, open_harness, until
 from timeouts import scaled
 
 CALL = Call(payload=None, environment={}, replaces_environment=False, timeout_s=5)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with open_harness(tmp_path) as server:
-        yield server
 
 
 class Caller:

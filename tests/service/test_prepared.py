@@ -3,9 +3,10 @@ new scaling targets, or it is as it was before.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from msgspec.structs import replace
@@ -14,24 +15,19 @@ from promises import promise
 from quiltfn.base.uninterrupted import uninterrupted
 from quiltfn.functions import lifecycle
 from quiltfn.functions.catalog import Entry
-from quiltfn.model.errors import NotFound, ShuttingDown, StoreUnavailable
+from quiltfn.model.errors import ShuttingDown, StoreUnavailable
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.limits import PoolLimits
 from quiltfn.model.version import Version, VersionSpec
 from quiltfn.pool.function_pool import FunctionPool
 from quiltfn.ports import NotPrepared
-from service.platform_harness import Harness, open_harness, until
+from service.faults import away, held_up
+from service.platform_harness import Harness, until
 
 pytestmark = promise("P19")
 
 NEW = VersionSpec(handler="echo new")
 WIDER = PoolLimits(max_instances=7)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with open_harness(tmp_path) as server:
-        yield server
 
 
 def version(entry: Entry, spec: VersionSpec = NEW) -> Version:
@@ -50,6 +46,31 @@ def pool_of(server: Harness, entry: Entry) -> FunctionPool:
     return server.pools._pools[entry.function.id]
 
 
+def prepared(
+    server: Harness,
+    entry: Entry,
+    spec: VersionSpec = NEW,
+    limits: PoolLimits = WIDER,
+    ready: int = 1,
+) -> contextlib.AbstractAsyncContextManager[Any]:
+    """The pool's block for another version, with so many instances ready."""
+    return server.pools.prepared(entry.function.id, version(entry, spec), limits, ready)
+
+
+async def preparing(server: Harness, entry: Entry) -> "asyncio.Task[None]":
+    """Waits for its instance, which doesn't start; the block may not be gone through."""
+    server.sandboxes.may_start.clear()
+
+    async def prepares() -> None:
+        async with prepared(server, entry):
+            await asyncio.sleep(0)
+            pytest.fail("the block was gone through")
+
+    task = asyncio.ensure_future(prepares())
+    await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
+    return task
+
+
 async def is_as_before(server: Harness, entry: Entry, limits: PoolLimits) -> None:
     """It serves the old version under the old targets, and nothing of the new one is left."""
     pool = pool_of(server, entry)
@@ -57,13 +78,19 @@ async def is_as_before(server: Harness, entry: Entry, limits: PoolLimits) -> Non
     assert pool.model.prepared is None
     assert pool._preparation is None
     assert (await server.invoke(entry)).stdout == b"old\n"
-    await until(lambda: all(one.digest == entry.version.digest for one in live(pool)))
+    instances = pool.model.instances.values()
+    await until(lambda: all(instance.digest == entry.version.digest for instance in instances))
     await until(lambda: pool._versions.keys() == {entry.version.digest})
     pool.model.check()
 
 
-def live(pool: FunctionPool) -> list[Any]:
-    return list(pool.model.instances.values())
+@contextlib.asynccontextmanager
+async def left_as_it_was(server: Harness) -> AsyncIterator[Entry]:
+    """A function that is as before once the block has ended."""
+    entry = await server.active("echo old")
+    limits = pool_of(server, entry).model.limits
+    yield entry
+    await is_as_before(server, entry, limits)
 
 
 # The pool's block ----------------------------------------------------------------------------
@@ -71,7 +98,7 @@ def live(pool: FunctionPool) -> list[Any]:
 
 async def test_what_is_promoted_serves_under_the_new_targets(server: Harness) -> None:
     entry = await server.active("echo old")
-    async with server.pools.prepared(entry.function.id, version(entry), WIDER, 2) as preparation:
+    async with prepared(server, entry, ready=2) as preparation:
         assert (await server.invoke(entry)).stdout == b"old\n"
         preparation.promote()
         assert (await server.invoke(entry)).stdout == b"new\n"
@@ -80,98 +107,65 @@ async def test_what_is_promoted_serves_under_the_new_targets(server: Harness) ->
 
 
 async def test_without_a_promotion_everything_is_as_before(server: Harness) -> None:
-    entry = await server.active("echo old")
-    limits = pool_of(server, entry).model.limits
-    async with server.pools.prepared(entry.function.id, version(entry), WIDER, 2):
-        assert len(live(pool_of(server, entry))) == 3
-    await is_as_before(server, entry, limits)
+    async with left_as_it_was(server) as entry, prepared(server, entry, ready=2):
+        assert len(pool_of(server, entry).model.instances) == 3
 
 
 async def test_an_error_in_the_block_undoes_it_and_goes_on(server: Harness) -> None:
-    entry = await server.active("echo old")
-    limits = pool_of(server, entry).model.limits
-    with pytest.raises(StoreUnavailable):
-        async with server.pools.prepared(entry.function.id, version(entry), WIDER, 1):
-            raise StoreUnavailable
-    await is_as_before(server, entry, limits)
+    async with left_as_it_was(server) as entry:
+        with pytest.raises(StoreUnavailable):
+            async with prepared(server, entry):
+                raise StoreUnavailable
 
 
 @pytest.mark.parametrize("handler", ["refuse-to-specialise", "fail-to-start"])
 async def test_a_failed_version_undoes_it_and_says_why(server: Harness, handler: str) -> None:
-    entry = await server.active("echo old")
-    limits = pool_of(server, entry).model.limits
-    bad = version(entry, VersionSpec(handler=handler))
-    with pytest.raises(NotPrepared, match=r"the sandbox refused|no room"):
-        async with server.pools.prepared(entry.function.id, bad, WIDER, 1):
-            pytest.fail("the block was entered")
-    await is_as_before(server, entry, limits)
+    async with left_as_it_was(server) as entry:
+        with pytest.raises(NotPrepared, match=r"the sandbox refused|no room"):
+            async with prepared(server, entry, VersionSpec(handler=handler)):
+                pytest.fail("the block was entered")
 
 
 async def test_whoever_is_cancelled_while_waiting_undoes_it(server: Harness) -> None:
-    entry = await server.active("echo old")
-    limits = pool_of(server, entry).model.limits
-    server.sandboxes.may_start.clear()
-
-    async def prepares() -> None:
-        async with server.pools.prepared(entry.function.id, version(entry), WIDER, 1):
-            pytest.fail("the block was entered")
-
-    task = asyncio.ensure_future(prepares())
-    await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    server.sandboxes.may_start.set()
-    await is_as_before(server, entry, limits)
+    async with left_as_it_was(server) as entry:
+        task = await preparing(server, entry)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        server.sandboxes.may_start.set()
 
 
 async def test_a_cancel_in_the_tick_in_which_it_is_ready_undoes_it(server: Harness) -> None:
     # The instance became ready a moment ago, and the client that asked for the update went away.
-    entry = await server.active("echo old")
-    pool = pool_of(server, entry)
-    limits = pool.model.limits
-    server.sandboxes.may_start.clear()
-
-    async def prepares() -> None:
-        async with server.pools.prepared(entry.function.id, version(entry), WIDER, 1):
-            await asyncio.sleep(0)
-            pytest.fail("the block was gone through")
-
-    task = asyncio.ensure_future(prepares())
-    await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
-    preparation = pool._preparation
-    assert preparation is not None
-    preparation.ready.add_done_callback(lambda _: task.cancel())
-    server.sandboxes.may_start.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await is_as_before(server, entry, limits)
+    async with left_as_it_was(server) as entry:
+        task = await preparing(server, entry)
+        preparation = pool_of(server, entry)._preparation
+        assert preparation is not None
+        preparation.ready.add_done_callback(lambda _: task.cancel())
+        server.sandboxes.may_start.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_scaling_that_was_set_meanwhile_stays(server: Harness) -> None:
     entry = await server.active("echo old")
     other = replace(WIDER, max_instances=3)
-    async with server.pools.prepared(entry.function.id, version(entry), WIDER, 1):
+    async with prepared(server, entry):
         server.pools.set_scaling(entry.function.id, other)
     await is_as_before(server, entry, other)
 
 
 async def test_a_second_preparation_ends_the_first_and_undoes_both(server: Harness) -> None:
-    entry = await server.active("echo old")
-    limits = pool_of(server, entry).model.limits
-    other = VersionSpec(handler="echo other")
-    async with server.pools.prepared(entry.function.id, version(entry), WIDER, 1) as first:
-        async with server.pools.prepared(
-            entry.function.id, version(entry, other), replace(WIDER, max_instances=4), 1
-        ):
+    other, limits = VersionSpec(handler="echo other"), replace(WIDER, max_instances=4)
+    async with left_as_it_was(server) as entry, prepared(server, entry) as first:
+        async with prepared(server, entry, other, limits):
             first.promote()  # it is over: the other one has its place
             assert (await server.invoke(entry)).stdout == b"old\n"
-    await is_as_before(server, entry, limits)
 
 
 async def test_a_pool_that_was_closed_meanwhile_stays_closed(server: Harness) -> None:
     entry = await server.active("echo old")
-    async with server.pools.prepared(entry.function.id, version(entry), WIDER, 1) as preparation:
+    async with prepared(server, entry) as preparation:
         server.pools.close(entry.function.id, "paused")
         preparation.promote()
     pool = pool_of(server, entry)
@@ -181,14 +175,7 @@ async def test_a_pool_that_was_closed_meanwhile_stays_closed(server: Harness) ->
 
 async def test_closing_ends_the_wait(server: Harness) -> None:
     entry = await server.active("echo old")
-    server.sandboxes.may_start.clear()
-
-    async def prepares() -> None:
-        async with server.pools.prepared(entry.function.id, version(entry), WIDER, 1):
-            pytest.fail("the block was entered")
-
-    task = asyncio.ensure_future(prepares())
-    await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
+    task = await preparing(server, entry)
     server.pools.close(entry.function.id, "paused")
     with pytest.raises(NotPrepared, match="became paused meanwhile"):
         await task
@@ -199,83 +186,56 @@ async def test_once_the_pools_close_nothing_is_prepared(server: Harness) -> None
     entry = await server.active("echo old")
     await server.pools.aclose()
     with pytest.raises(ShuttingDown):
-        server.pools.prepared(entry.function.id, version(entry), WIDER, 1)
+        prepared(server, entry)
 
 
 # The operations on a function ----------------------------------------------------------------
 
 
-async def test_an_update_that_cannot_be_stored_leaves_catalog_store_and_pool_as_they_were(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry = await server.active("echo old")
-    limits = pool_of(server, entry).model.limits
-
-    async def fails(*_: object) -> None:
-        raise StoreUnavailable
-
-    with monkeypatch.context() as patch:
-        patch.setattr(server.store, "save", fails)
-        with pytest.raises(StoreUnavailable):
+async def test_an_update_that_cannot_be_stored_leaves_everything_as_it_was(server: Harness) -> None:
+    async with left_as_it_was(server) as entry:
+        with away(server.store, "save"), pytest.raises(StoreUnavailable):
             await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 9})
-    assert server.now(entry) is entry
-    await is_as_before(server, entry, limits)
+        assert server.now(entry) is entry
 
 
 async def test_a_deploy_of_an_active_function_that_cannot_be_stored_leaves_nothing_prepared(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
+    server: Harness,
 ) -> None:
-    entry = await server.active("echo old")
-    entry = await server.lifecycle.update(entry, {"working_directory": "/missing"})
-    limits = pool_of(server, entry).model.limits
-
-    async def fails(*_: object) -> None:
-        raise StoreUnavailable
-
-    with monkeypatch.context() as patch:
-        patch.setattr(server.store, "save", fails)
-        with pytest.raises(StoreUnavailable):
-            await server.lifecycle.deploy(entry)
-    assert server.now(entry).function.error_message is not None
-    await is_as_before(server, entry, limits)
+    async with left_as_it_was(server) as entry:
+        failed = await server.lifecycle.update(entry, {"working_directory": "/missing"})
+        with away(server.store, "save"), pytest.raises(StoreUnavailable):
+            await server.lifecycle.deploy(failed)
+        assert server.now(entry).function.error_message is not None
 
 
 async def test_a_cancelled_update_leaves_everything_as_it_was(server: Harness) -> None:
-    entry = await server.active("echo old")
-    limits = pool_of(server, entry).model.limits
-    server.sandboxes.may_start.clear()
-    updating = asyncio.ensure_future(server.lifecycle.update(entry, {"handler": "echo new"}))
-    await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
-    updating.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await updating
-    server.sandboxes.may_start.set()
-    assert server.now(entry) is entry
-    assert len((await server.lifecycle.versions(entry)).items) == 1
-    await is_as_before(server, entry, limits)
+    async with left_as_it_was(server) as entry:
+        server.sandboxes.may_start.clear()
+        updating = asyncio.ensure_future(server.lifecycle.update(entry, {"handler": "echo new"}))
+        await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
+        updating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await updating
+        server.sandboxes.may_start.set()
+        assert server.now(entry) is entry
+        assert len((await server.lifecycle.versions(entry)).items) == 1
 
 
 async def test_an_update_that_is_cancelled_while_it_is_stored_is_so_everywhere(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
+    server: Harness,
 ) -> None:
     # What the database has begun to write cannot be called back: so the rest follows it.
     entry = await server.active("echo old")
-    save, storing, may_store = server.store.save, asyncio.Event(), asyncio.Event()
-
-    async def slow(*given: object) -> Function:
-        storing.set()
-        await may_store.wait()
-        return await save(*given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(server.store, "save", slow)
-    updating = asyncio.ensure_future(server.lifecycle.update(entry, {"handler": "echo new"}))
-    await storing.wait()
-    updating.cancel()
-    await asyncio.sleep(0.01)
-    assert not updating.done()
-    may_store.set()
-    with pytest.raises(asyncio.CancelledError):
-        await updating
+    with held_up(server.store, "save") as save:
+        updating = asyncio.ensure_future(server.lifecycle.update(entry, {"handler": "echo new"}))
+        await save.begun.wait()
+        updating.cancel()
+        await asyncio.sleep(0.01)
+        assert not updating.done()
+        save.may_go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await updating
     (stored,) = await server.store.load()
     assert stored.function == server.now(entry).function
     assert stored.function.current_version == 2
@@ -285,17 +245,16 @@ async def test_an_update_that_is_cancelled_while_it_is_stored_is_so_everywhere(
 async def test_a_deployment_whose_outcome_cannot_be_stored_is_over_once_it_can(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lifecycle, "DEPLOY_ANSWERS_WITHIN_S", 0.2)
     entry = await server.create("echo old")
     save = server.store.save
 
-    async def fails(function, version=None):
+    async def fails(function: Function, version: Version | None = None) -> Function:
         if function.state is FunctionState.ACTIVE:
             raise StoreUnavailable
         return await save(function, version)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(server.store, "save", fails)
-        patch.setattr(lifecycle, "DEPLOY_ANSWERS_WITHIN_S", 0.2)
+    with patch.object(server.store, "save", fails):
         await server.lifecycle.deploy(entry)
         assert server.now(entry).function.state is FunctionState.DEPLOYING
     await until(lambda: server.now(entry).function.state is FunctionState.ACTIVE)
@@ -333,20 +292,6 @@ async def test_an_operation_that_waits_uses_the_function_of_then(server: Harness
     now = server.now(entry)
     assert (now.function.description, now.version.spec.handler) == ("one", "echo new")
     assert now.function.current_version == 3
-
-
-async def test_a_deploy_without_function(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.0)
-    server.sandboxes.may_start.clear()
-    entry = await server.create()
-    deploying = asyncio.ensure_future(server.lifecycle.deploy(entry))
-    await until(lambda: server.counts(entry) == {"warming": 1})
-    await server.lifecycle.delete(entry)
-    with pytest.raises(NotFound):
-        await deploying
-    server.sandboxes.may_start.set()
-    await until(lambda: server.pools._pools == {})
-    assert server.lifecycle._activities == {}
 
 
 async def test_work_that_may_not_be_interrupted_hands_on_its_result_and_its_error() -> None:

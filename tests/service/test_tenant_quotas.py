@@ -33,60 +33,94 @@ async def used_today(harness: Harness) -> float:
     return await harness.services.quotas.gb_seconds_today(TENANT)
 
 
-async def test_a_limit_of_calls_in_flight_holds_for_its_tenant_alone(tmp_path: Path) -> None:
-    async with open_harness(tmp_path) as harness:
-        await harness.services.quotas.set("acme", TenantQuota(calls_in_flight=1))
-        admission = harness.services.admission
-        with admission.call("acme"):
-            with pytest.raises(RateLimited, match="1 calls in flight"):
-                admission.call("acme")
-            with admission.call("umbrella"), admission.call("umbrella"):
-                pass
-        await harness.services.quotas.set("acme", TenantQuota())
-        with admission.call("acme"), admission.call("acme"):
+async def limit(harness: Harness, **quota: Any) -> None:
+    """The tenant's own limits."""
+    await harness.services.quotas.set(TENANT, TenantQuota(**quota))
+
+
+async def gibibyte(harness: Harness) -> Entry:
+    """A function whose calls use a GB-second each second."""
+    return await harness.active("sleep 0.05", memory_limit_mb=1024)
+
+
+async def ended_call(harness: Harness, entry: Entry, seconds: float = 1) -> None:
+    """A call that took so long; its record is not committed yet."""
+    call = await harness.running(entry)
+    harness.clock.time += seconds
+    await call
+
+
+async def used_for(harness: Harness, entry: Entry, seconds: float = 1) -> None:
+    """A call that takes so long, until it is counted."""
+    await ended_call(harness, entry, seconds)
+    await harness.journal.synced()
+
+
+def admits(harness: Harness) -> bool:
+    """Whether the tenant may have a call now."""
+    with contextlib.suppress(RateLimited), harness.services.admission.call(TENANT):
+        return True
+    return False
+
+
+async def refused(harness: Harness) -> None:
+    """Soon, and then every call is."""
+    await until(lambda: not admits(harness))
+    assert not admits(harness)
+
+
+async def test_a_limit_of_calls_in_flight_holds_for_its_tenant_alone(server: Harness) -> None:
+    await server.services.quotas.set("acme", TenantQuota(calls_in_flight=1))
+    admission = server.services.admission
+    with admission.call("acme"):
+        with pytest.raises(RateLimited, match="1 calls in flight"):
+            admission.call("acme")
+        with admission.call("umbrella"), admission.call("umbrella"):
             pass
+    await server.services.quotas.set("acme", TenantQuota())
+    with admission.call("acme"), admission.call("acme"):
+        pass
 
 
 @promise("A41")
-async def test_an_invocation_whose_caller_left_gives_way_at_the_limit(tmp_path: Path) -> None:
+async def test_an_invocation_whose_caller_left_gives_way_at_the_limit(server: Harness) -> None:
     """One that waits for an instance, and no other: not what runs, what somebody waits for, what
     may be asked for again, or another tenant's. Without a need it goes on.
     """
-    async with open_harness(tmp_path) as harness:
-        await harness.services.quotas.set(TENANT, TenantQuota(calls_in_flight=5))
-        entry, admission = (
-            await harness.active("sleep 60", max_instances=1),
-            harness.services.admission,
-        )
-        left, there = SimpleNamespace(is_abandoned=True), SimpleNamespace(is_abandoned=False)
+    await limit(server, calls_in_flight=5)
+    entry, admission = (
+        await server.active("sleep 60", max_instances=1),
+        server.services.admission,
+    )
+    left, there = SimpleNamespace(is_abandoned=True), SimpleNamespace(is_abandoned=False)
 
-        async def invoke(client: Any) -> Invocation:
-            with admission.call(TENANT):
-                return await harness.invoke(entry, client=client)
+    async def invoke(client: Any) -> Invocation:
+        with admission.call(TENANT):
+            return await server.invoke(entry, client=client)
 
-        running, waited, again, first, second = calls = [
-            asyncio.ensure_future(invoke(client)) for client in (left, there, None, left, left)
-        ]
-        await asyncio.sleep(scaled(0.05))
-        assert not any(call.done() for call in calls), "nobody needed their places"
-        assert not harness.invoker.give_way("acme")
-        with admission.call(TENANT), admission.call(TENANT):
-            with pytest.raises(RateLimited, match="5 calls in flight"):
-                admission.call(TENANT)
-            for call in (first, second):
-                record = await call
-                assert (record.status, record.error_message) == (Status.CANCELLED, BY["gave_way"])
-            assert not any(call.done() for call in (running, waited, again))
-        for call in (running, waited, again):
-            call.cancel()
-        await asyncio.wait((running, waited, again))
+    running, waited, again, first, second = calls = [
+        asyncio.ensure_future(invoke(client)) for client in (left, there, None, left, left)
+    ]
+    await asyncio.sleep(scaled(0.05))
+    assert not any(call.done() for call in calls), "nobody needed their places"
+    assert not server.invoker.give_way("acme")
+    with admission.call(TENANT), admission.call(TENANT):
+        with pytest.raises(RateLimited, match="5 calls in flight"):
+            admission.call(TENANT)
+        for call in (first, second):
+            record = await call
+            assert (record.status, record.error_message) == (Status.CANCELLED, BY["gave_way"])
+        assert not any(call.done() for call in (running, waited, again))
+    for call in (running, waited, again):
+        call.cancel()
+    await asyncio.wait((running, waited, again))
 
 
 @promise("A41")
 @pytest.mark.parametrize("path", ["/api/functions/{id}/invoke", "/fn/f"])
 async def test_an_invocation_gives_way_once_its_client_left(tmp_path: Path, path: str) -> None:
     async with open_harness(tmp_path) as harness, served(harness) as port:
-        await harness.services.quotas.set(TENANT, TenantQuota(calls_in_flight=2))
+        await limit(harness, calls_in_flight=2)
         entry = await harness.active("sleep 60", max_instances=1)
         function_id = entry.function.id
         await harness.services.urls.set(entry, FunctionUrl(auth=Auth.NONE))
@@ -97,14 +131,11 @@ async def test_an_invocation_gives_way_once_its_client_left(tmp_path: Path, path
                 clients.callback(writer.close)
                 writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
                 await until(lambda: harness.invoker.running == count)  # noqa: B023 — it is awaited
-            with pytest.raises(RateLimited):
-                harness.services.admission.call(TENANT)
+            assert not admits(harness)
 
         def has_room() -> bool:
             harness.clock.time += 1  # The tenant is not searched again at once.
-            with contextlib.suppress(RateLimited), harness.services.admission.call(TENANT):
-                return True
-            return False
+            return admits(harness)
 
         await until(has_room)
         await until(lambda: harness.invoker.running == 1)
@@ -114,31 +145,27 @@ async def test_an_invocation_gives_way_once_its_client_left(tmp_path: Path, path
         assert sorted(map(str, said)) == sorted([BY["gave_way"], BY["request"]])
 
 
-async def test_calls_a_second(tmp_path: Path) -> None:
-    async with open_harness(tmp_path) as harness:
-        await harness.services.quotas.set("acme", TenantQuota(calls_per_second=2))
-        admission = harness.services.admission
-        for _ in range(2):
-            with admission.call("acme"):
-                pass
-        with pytest.raises(RateLimited, match="2 calls a second"):
-            admission.call("acme")
-        harness.clock.time += 0.5
+async def test_calls_a_second(server: Harness) -> None:
+    await server.services.quotas.set("acme", TenantQuota(calls_per_second=2))
+    admission = server.services.admission
+    for _ in range(2):
         with admission.call("acme"):
             pass
+    with pytest.raises(RateLimited, match="2 calls a second"):
+        admission.call("acme")
+    server.clock.time += 0.5
+    with admission.call("acme"):
+        pass
 
 
 async def test_a_day_s_gb_seconds_end_with_it_and_survive_a_restart(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness:
-        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
-        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=2))
+        entry = await gibibyte(harness)
+        await limit(harness, gb_seconds_per_day=2)
         admission = harness.services.admission
         for _ in range(2):
             with admission.call(TENANT):
-                call = await harness.running(entry)
-                harness.clock.time += 1
-                await call
-            await harness.journal.synced()
+                await used_for(harness, entry, 1)
         assert await used_today(harness) == pytest.approx(2, rel=0.1)
         with pytest.raises(RateLimited, match=r"2\.\d GB-seconds today") as refused:
             admission.call(TENANT)
@@ -148,20 +175,18 @@ async def test_a_day_s_gb_seconds_end_with_it_and_survive_a_restart(tmp_path: Pa
             pass
         clock = harness.clock
     async with open_harness(tmp_path, clock) as harness:
-        with pytest.raises(RateLimited):
-            harness.services.admission.call(TENANT)
+        assert not admits(harness)
         assert await used_today(harness) == pytest.approx(2, rel=0.1)
         clock.time += left
-        with harness.services.admission.call(TENANT):
-            pass
+        assert admits(harness)
         assert await used_today(harness) == 0
 
 
 async def test_a_clock_set_and_set_back_gives_no_day_s_use_again(tmp_path: Path) -> None:
     """With and without a start of the server while the clock is wrong."""
     async with open_harness(tmp_path) as harness:
-        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
-        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=2))
+        entry = await gibibyte(harness)
+        await limit(harness, gb_seconds_per_day=2)
         await used_for(harness, entry, 3)
         await refused(harness)
         for days in (1, -9):
@@ -175,88 +200,52 @@ async def test_a_clock_set_and_set_back_gives_no_day_s_use_again(tmp_path: Path)
         clock.time += DAY_S
     async with open_harness(tmp_path, clock) as harness:
         assert await used_today(harness) == pytest.approx(1, rel=0.1)
-        with harness.services.admission.call(TENANT):
-            pass
+        assert admits(harness)
         clock.time -= DAY_S
         await refused(harness)
 
 
-async def test_what_ends_behind_midnight_counts_for_the_new_day(tmp_path: Path) -> None:
-    async with open_harness(tmp_path) as harness:
-        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
-        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=2))
-        harness.clock.time += DAY_S - harness.clock.time % DAY_S - 1
-        await used_for(harness, entry, 4)
-        await refused(harness)
-        assert await used_today(harness) == pytest.approx(4, rel=0.1)
+async def test_what_ends_behind_midnight_counts_for_the_new_day(server: Harness) -> None:
+    entry = await gibibyte(server)
+    await limit(server, gb_seconds_per_day=2)
+    server.clock.time += DAY_S - server.clock.time % DAY_S - 1
+    await used_for(server, entry, 4)
+    await refused(server)
+    assert await used_today(server) == pytest.approx(4, rel=0.1)
 
 
-async def used_for(harness: Harness, entry: Entry, seconds: int) -> None:
-    """A call that takes so long, until it is counted."""
-    call = await harness.running(entry)
-    harness.clock.time += seconds
-    await call
-    await harness.journal.synced()
-
-
-async def refused(harness: Harness) -> None:
-    """Soon, and then every call is."""
-
-    def is_refused() -> bool:
-        try:
-            with harness.services.admission.call(TENANT):
-                return False
-        except RateLimited:
-            return True
-
-    await until(is_refused)
-    assert is_refused()
-
-
-async def test_a_limit_set_later_counts_what_was_used_before_it(tmp_path: Path) -> None:
-    async with open_harness(tmp_path) as harness:
-        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
-        call = await harness.running(entry)
-        harness.clock.time += 3
-        await call
-        await harness.journal.synced()
-        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=1))
-        with pytest.raises(RateLimited):
-            harness.services.admission.call(TENANT)
-        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=10))
-        with harness.services.admission.call(TENANT):
-            pass
+async def test_a_limit_set_later_counts_what_was_used_before_it(server: Harness) -> None:
+    entry = await gibibyte(server)
+    await used_for(server, entry, 3)
+    await limit(server, gb_seconds_per_day=1)
+    assert not admits(server)
+    await limit(server, gb_seconds_per_day=10)
+    assert admits(server)
 
 
 async def test_the_setting_limits_every_tenant_also_after_a_restart(tmp_path: Path) -> None:
     settings = {"tenant_gb_seconds_per_day": 1.0}
     async with open_harness(tmp_path, settings=settings) as harness:
-        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
-        call = await harness.running(entry)
-        harness.clock.time += 2
-        await call
-        await harness.journal.synced()
+        entry = await gibibyte(harness)
+        await used_for(harness, entry, 2)
         await refused(harness)
         # A quota of its own lifts it.
-        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=0))
-        with harness.services.admission.call(TENANT):
-            pass
-        await harness.services.quotas.set(TENANT, TenantQuota())
+        await limit(harness, gb_seconds_per_day=0)
+        assert admits(harness)
+        await limit(harness)
         clock = harness.clock
     async with open_harness(tmp_path, clock, settings=settings) as harness:
-        with pytest.raises(RateLimited):
-            harness.services.admission.call(TENANT)
+        assert not admits(harness)
 
 
-async def test_functions_and_images_have_the_tenant_s_own_limits(tmp_path: Path) -> None:
-    async with open_harness(tmp_path) as harness:
-        await harness.services.quotas.set("acme", TenantQuota(functions=1, image_bytes=7))
-        admission = harness.services.admission
-        with pytest.raises(RateLimited, match="has 1 functions"):
-            admission.check_functions("acme", 1)
-        admission.check_functions("umbrella", 1)
-        assert admission.limits_of("acme").image_bytes == 7
-        assert admission.limits_of("acme").calls_in_flight == admission.limits.calls_in_flight
+async def test_functions_and_images_have_the_tenant_s_own_limits(server: Harness) -> None:
+    await server.services.quotas.set("acme", TenantQuota(functions=1, image_bytes=7))
+    admission = server.services.admission
+    with pytest.raises(RateLimited, match="has 1 functions"):
+        admission.check_functions("acme", 1)
+    admission.check_functions("umbrella", 1)
+    assert admission.limits_of("acme").image_bytes == 7
+    assert admission.limits_of("acme").calls_in_flight == admission.limits.calls_in_flight
 
 
 async def test_what_instances_used_is_in_the_statistics_once(tmp_path: Path) -> None:
@@ -271,10 +260,7 @@ async def test_what_instances_used_is_in_the_statistics_once(tmp_path: Path) -> 
         assert used(harness) == (700, 2)
         sandbox.cpu_us, sandbox.blocked = 1000, 3
         await harness.lifecycle.delete(entry)
-        for _ in range(200):
-            await asyncio.sleep(0.001)
-            if not harness.sandboxes.alive:
-                break
+        await until(lambda: not harness.sandboxes.alive)
         harness.clock.time += 10
         for _ in range(50):
             await asyncio.sleep(0)
@@ -283,11 +269,8 @@ async def test_what_instances_used_is_in_the_statistics_once(tmp_path: Path) -> 
 
 
 def used(harness: Harness) -> tuple[int, int]:
-    found = harness.pools.take_use()
-    return (
-        sum(one.cpu_us for one in found.values()),
-        sum(one.egress_refused for one in found.values()),
-    )
+    found = harness.pools.take_use().values()
+    return sum(one.cpu_us for one in found), sum(one.egress_refused for one in found)
 
 
 async def test_what_was_used_is_stored_at_the_end_of_the_server(tmp_path: Path) -> None:
@@ -327,13 +310,6 @@ class Reads:
         return found
 
 
-async def ended_call(harness: Harness, entry: Entry, seconds: float = 1) -> None:
-    """A call that took so long; its record is not committed yet."""
-    call = await harness.running(entry)
-    harness.clock.time += seconds
-    await call
-
-
 async def counted_and_stored(harness: Harness) -> tuple[float, float]:
     """The GB-seconds of today as the limit goes by, and as the statistics have them."""
     counted = await used_today(harness)
@@ -344,76 +320,67 @@ async def counted_and_stored(harness: Harness) -> tuple[float, float]:
 
 @pytest.mark.parametrize("late_s", [0, 300])
 async def test_a_commit_while_a_new_limit_s_use_is_read_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_s: int
+    server: Harness, monkeypatch: pytest.MonkeyPatch, late_s: int
 ) -> None:
     """`late_s`: how long the record has waited for its commit, as where the store was refusing."""
-    async with open_harness(tmp_path) as harness:
-        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
-        await ended_call(harness, entry)
-        await harness.journal.synced()
-        if late_s:
-            await ended_call(harness, entry)
-            harness.clock.time += late_s
-        reads = Reads(harness, monkeypatch)
+    entry = await gibibyte(server)
+    await used_for(server, entry)
+    if late_s:
+        await ended_call(server, entry)
+        server.clock.time += late_s
+    reads = Reads(server, monkeypatch)
 
-        async def after() -> None:
-            if reads.done == 4:  # one of each step
-                if not late_s:
-                    await ended_call(harness, entry)
-                await harness.journal.synced()
+    async def after() -> None:
+        if reads.done == 4:  # one of each step
+            if not late_s:
+                await ended_call(server, entry)
+            await server.journal.synced()
 
-        monkeypatch.setattr(reads, "after", after)
-        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=100))
-        counted, stored = await counted_and_stored(harness)
-        assert reads.done >= 4
-        assert counted == stored == pytest.approx(2, rel=0.1)
+    monkeypatch.setattr(reads, "after", after)
+    await limit(server, gb_seconds_per_day=100)
+    counted, stored = await counted_and_stored(server)
+    assert reads.done >= 4
+    assert counted == stored == pytest.approx(2, rel=0.1)
 
 
 async def test_a_commit_that_was_read_and_is_told_of_later_is_counted_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_harness(tmp_path) as harness:
-        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
-        committed, may_tell = threading.Event(), threading.Event()
-        clear = Spool.clear
+    entry = await gibibyte(server)
+    committed, may_tell = threading.Event(), threading.Event()
+    clear = Spool.clear
 
-        def late(spool: Spool) -> None:
-            """In the writer's thread, between a commit and the news of it."""
-            committed.set()
-            may_tell.wait(scaled(10))
-            clear(spool)
+    def late(spool: Spool) -> None:
+        """In the writer's thread, between a commit and the news of it."""
+        committed.set()
+        may_tell.wait(scaled(10))
+        clear(spool)
 
-        await harness.journal.synced()
-        reads = Reads(harness, monkeypatch)
+    await server.journal.synced()
+    reads = Reads(server, monkeypatch)
 
-        async def before() -> None:
-            await ended_call(harness, entry)
-            monkeypatch.setattr(Spool, "clear", late)
-            harness.tasks.append(asyncio.ensure_future(harness.journal.synced()))
-            await until(committed.is_set, 10_000)
+    async def before() -> None:
+        await ended_call(server, entry)
+        monkeypatch.setattr(Spool, "clear", late)
+        server.tasks.append(asyncio.ensure_future(server.journal.synced()))
+        await until(committed.is_set, 10_000)
 
-        async def after() -> None:
-            if reads.done == 4:
-                may_tell.set()
+    async def after() -> None:
+        if reads.done == 4:
+            may_tell.set()
 
-        monkeypatch.setattr(reads, "before", before)
-        monkeypatch.setattr(reads, "after", after)
-        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=100))
-        counted, stored = await counted_and_stored(harness)
-        assert counted == stored == pytest.approx(1, rel=0.1)
+    monkeypatch.setattr(reads, "before", before)
+    monkeypatch.setattr(reads, "after", after)
+    await limit(server, gb_seconds_per_day=100)
+    counted, stored = await counted_and_stored(server)
+    assert counted == stored == pytest.approx(1, rel=0.1)
 
 
 async def use_up(harness: Harness, entry: Entry) -> None:
     """The tenant has used up its day."""
-    await ended_call(harness, entry)
-    await harness.journal.synced()
-    await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=0.5))
+    await used_for(harness, entry)
+    await limit(harness, gb_seconds_per_day=0.5)
     assert harness.services.admission.day_refusal(TENANT) is not None
-
-
-async def final(harness: Harness, entry: Entry, invocation_id: str) -> Invocation:
-    await harness.work.wait(entry, invocation_id, 10)
-    return await harness.work.record(entry, invocation_id)
 
 
 async def queued_call(harness: Harness, entry: Entry) -> str:
@@ -429,85 +396,75 @@ async def looked(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("end", ["day", "quota"])
-async def test_queued_work_waits_while_the_day_is_used_up(tmp_path: Path, end: str) -> None:
-    async with open_harness(tmp_path) as harness:
-        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
-        policy = AsyncPolicy(max_age_seconds=2 * DAY_S)
-        await harness.work.policies.set_policy(entry.function.id, policy)
-        await use_up(harness, entry)
-        calls = harness.sandboxes.calls
-        waits = await queued_call(harness, entry)
-        await looked(harness)
-        assert (await harness.work.record(entry, waits)).status is Status.QUEUED
-        assert harness.sandboxes.calls == calls
-        if end == "quota":
-            await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=10))
-        else:
-            harness.pass_time(DAY_S - int(harness.clock.time) % DAY_S)
-        assert (await final(harness, entry, waits)).status is Status.SUCCESS
+async def test_queued_work_waits_while_the_day_is_used_up(server: Harness, end: str) -> None:
+    entry = await gibibyte(server)
+    policy = AsyncPolicy(max_age_seconds=2 * DAY_S)
+    await server.work.policies.set_policy(entry.function.id, policy)
+    await use_up(server, entry)
+    calls = server.sandboxes.calls
+    waits = await queued_call(server, entry)
+    await looked(server)
+    assert (await server.work.record(entry, waits)).status is Status.QUEUED
+    assert server.sandboxes.calls == calls
+    if end == "quota":
+        await limit(server, gb_seconds_per_day=10)
+    else:
+        server.pass_time(DAY_S - int(server.clock.time) % DAY_S)
+    assert (await server.final(entry, waits)).status is Status.SUCCESS
 
 
-async def test_work_queued_too_long_for_the_next_day_is_a_dead_letter(tmp_path: Path) -> None:
-    async with open_harness(tmp_path) as harness:
-        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
-        policy = AsyncPolicy(max_age_seconds=60)
-        await harness.work.policies.set_policy(entry.function.id, policy)
-        await use_up(harness, entry)
-        calls = harness.sandboxes.calls
-        waits = await queued_call(harness, entry)
-        harness.pass_time(DAY_S)
-        assert (await final(harness, entry, waits)).status is Status.ERROR
-        (dead,) = (await harness.work.dead_letters(entry, 10, None)).items
-        assert (dead.invocation_id, dead.reason) == (waits, "age")
-        assert harness.sandboxes.calls == calls
+async def test_work_queued_too_long_for_the_next_day_is_a_dead_letter(server: Harness) -> None:
+    entry = await gibibyte(server)
+    policy = AsyncPolicy(max_age_seconds=60)
+    await server.work.policies.set_policy(entry.function.id, policy)
+    await use_up(server, entry)
+    calls = server.sandboxes.calls
+    waits = await queued_call(server, entry)
+    server.pass_time(DAY_S)
+    assert (await server.final(entry, waits)).status is Status.ERROR
+    (dead,) = (await server.work.dead_letters(entry, 10, None)).items
+    assert (dead.invocation_id, dead.reason) == (waits, "age")
+    assert server.sandboxes.calls == calls
 
 
-async def test_a_tick_is_skipped_with_the_reason_while_the_day_is_used_up(tmp_path: Path) -> None:
-    async with open_harness(tmp_path) as harness:
-        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
-        schedules = harness.services.schedules
-        hourly = Schedule(
-            id="",
-            tenant_id="",
-            function_id="",
-            name="n",
-            every_seconds=3600,
-            missed=Missed.RUN_ONCE,
-        )
-        await schedules.create(TENANT, "f", hourly)
-        await use_up(harness, entry)
-        harness.clock.time += 3600
-        await schedules.fire_due()
-        (run,) = (await schedules.runs(TENANT, "n", None, 10)).items
-        assert (run.outcome, run.missed, run.invocation_id) == ("skipped", 0, None)
-        assert "GB-seconds today" in (run.reason or "")
-        assert (await schedules.get(TENANT, "n")).schedule.skipped_count == 1
-        # Nothing is made up for, and other ticks run once there is room again.
-        await harness.services.quotas.set(TENANT, TenantQuota())
-        await schedules.fire_due()
-        harness.clock.time += 3600
-        await schedules.fire_due()
-        runs = (await schedules.runs(TENANT, "n", None, 10)).items
-        assert [one.outcome for one in runs] == ["accepted", "skipped"]
+async def test_a_tick_is_skipped_with_the_reason_while_the_day_is_used_up(server: Harness) -> None:
+    entry = await gibibyte(server)
+    schedules = server.services.schedules
+    named: dict[str, Any] = {"id": "", "tenant_id": "", "function_id": "", "name": "n"}
+    hourly = Schedule(**named, every_seconds=3600, missed=Missed.RUN_ONCE)
+    await schedules.create(TENANT, "f", hourly)
+    await use_up(server, entry)
+    server.clock.time += 3600
+    await schedules.fire_due()
+    (run,) = (await schedules.runs(TENANT, "n", None, 10)).items
+    assert (run.outcome, run.missed, run.invocation_id) == ("skipped", 0, None)
+    assert "GB-seconds today" in (run.reason or "")
+    assert (await schedules.get(TENANT, "n")).schedule.skipped_count == 1
+    # Nothing is made up for, and other ticks run once there is room again.
+    await limit(server)
+    await schedules.fire_due()
+    server.clock.time += 3600
+    await schedules.fire_due()
+    runs = (await schedules.runs(TENANT, "n", None, 10)).items
+    assert [one.outcome for one in runs] == ["accepted", "skipped"]
 
 
-async def test_work_for_a_destination_waits_while_the_day_is_used_up(tmp_path: Path) -> None:
-    async with open_harness(tmp_path) as harness:
-        entry = await harness.active("sleep 0.05", memory_limit_mb=1024)
-        target = await harness.active(name="told")
-        policy = AsyncPolicy(on_success=Destination(function="told"))
-        await harness.work.policies.set_policy(entry.function.id, policy)
-        await harness.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=1e-9))
-        first = await queued_call(harness, entry)
-        harness.sandboxes.may_end.clear()
-        await until(lambda: harness.pools.counts(entry.function.id).busy)
-        harness.clock.time += 1
-        harness.sandboxes.may_end.set()
-        assert (await final(harness, entry, first)).status is Status.SUCCESS
+async def test_work_for_a_destination_waits_while_the_day_is_used_up(server: Harness) -> None:
+    entry = await gibibyte(server)
+    target = await server.active(name="told")
+    policy = AsyncPolicy(on_success=Destination(function="told"))
+    await server.work.policies.set_policy(entry.function.id, policy)
+    await limit(server, gb_seconds_per_day=1e-9)
+    first = await queued_call(server, entry)
+    server.sandboxes.may_end.clear()
+    await until(lambda: server.pools.counts(entry.function.id).busy)
+    server.clock.time += 1
+    server.sandboxes.may_end.set()
+    assert (await server.final(entry, first)).status is Status.SUCCESS
 
-        await until(lambda: target.function.id in harness.dispatcher._backlogs)
-        await looked(harness)
-        waits = await harness.records(target)
-        assert [one.status for one in waits] == [Status.QUEUED]
-        await harness.services.quotas.set(TENANT, TenantQuota())
-        assert (await final(harness, target, waits[0].invocation_id)).status is Status.SUCCESS
+    await until(lambda: target.function.id in server.dispatcher._backlogs)
+    await looked(server)
+    waits = await server.records(target)
+    assert [one.status for one in waits] == [Status.QUEUED]
+    await limit(server)
+    assert (await server.final(target, waits[0].invocation_id)).status is Status.SUCCESS

@@ -1,7 +1,7 @@
 """Where the time of a call went and why it was cold, over the pools and the journal."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,6 @@ from quiltfn.model.errors import RuntimeUnavailable
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.timeline import Timeline
 from service.platform_harness import Harness, end_one, open_harness, until
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with open_harness(tmp_path) as server:
-        yield server
 
 
 def why(record: Invocation) -> ColdStartReason | None:

@@ -1,9 +1,7 @@
 """Update and rollback: the new version is ready before it takes over, and no call fails."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from promises import promise
 from quiltfn.api import shapes
 from quiltfn.functions import lifecycle
+from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import (
     Conflict,
     NotFound,
@@ -20,23 +19,20 @@ from quiltfn.model.errors import (
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Status
 from quiltfn.model.retention import VersionLimits
+from service.faults import away, held_up
 from service.platform_harness import TENANT, Harness, open_harness, until
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with open_harness(tmp_path) as server:
-        yield server
-
-
-def background(server: Harness, work: Any) -> "asyncio.Future[Any]":
-    task = asyncio.ensure_future(work)
-    server.tasks.append(task)
-    return task
 
 
 async def numbers(server: Harness, entry) -> list[int]:
     return [version.number for version in (await server.lifecycle.versions(entry)).items]
+
+
+async def begun(server: Harness, entry: Entry) -> "asyncio.Future[Entry]":
+    """An update whose instance doesn't start before `may_start` is set."""
+    server.sandboxes.may_start.clear()
+    updating = server.background(server.lifecycle.update(entry, {"handler": "echo new"}))
+    await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
+    return updating
 
 
 # Update and rollback -------------------------------------------------------------------------
@@ -60,9 +56,7 @@ async def test_an_update_serves_at_once_and_running_calls_end_before(server: Har
 
 async def test_the_old_version_serves_calls_until_the_new_one_is_ready(server: Harness) -> None:
     entry = await server.active("echo old")
-    server.sandboxes.may_start.clear()
-    updating = background(server, server.lifecycle.update(entry, {"handler": "echo new"}))
-    await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
+    updating = await begun(server, entry)
     for _ in range(3):
         assert (await server.invoke(entry)).stdout == b"old\n"
     server.sandboxes.may_start.set()
@@ -74,11 +68,9 @@ async def test_the_old_version_serves_calls_until_the_new_one_is_ready(server: H
 @pytest.mark.parametrize("verb", ["pause", "delete"])
 async def test_who_wants_it_to_stop_does_not_wait_for_an_update(server: Harness, verb: str) -> None:
     entry = await server.active("echo old")
-    server.sandboxes.may_start.clear()
-    updating = background(server, server.lifecycle.update(entry, {"handler": "echo new"}))
-    await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
-    closing = background(server, getattr(server.lifecycle, verb)(entry))
-    late = background(server, server.lifecycle.update(entry, {"handler": "echo newer"}))
+    updating = await begun(server, entry)
+    closing = server.background(getattr(server.lifecycle, verb)(entry))
+    late = server.background(server.lifecycle.update(entry, {"handler": "echo newer"}))
     await closing
     assert (await updating).function.current_version == 1  # it gives up, and says so
     server.sandboxes.may_start.set()
@@ -135,21 +127,17 @@ async def test_a_slow_update_is_given_up(server: Harness, monkeypatch: pytest.Mo
 
 
 async def test_an_update_that_cannot_be_stored_changes_nothing_and_keeps_no_room(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
+    server: Harness,
 ) -> None:
     # With a maximum of one the old instance gave way to the new one, which now may not serve: if
     # it went on standing there, the function would never serve anybody again.
     entry = await server.active("echo old", max_instances=1)
 
-    async def fails(*_: object) -> None:
-        raise StoreUnavailable
-
-    with monkeypatch.context() as patch:
-        patch.setattr(server.store, "save", fails)
-        with pytest.raises(StoreUnavailable):
-            entry = await server.lifecycle.update(
-                entry, {"handler": "echo new", "max_instances": 3}
-            )
+    with (
+        away(server.store, "save"),
+        pytest.raises(StoreUnavailable),
+    ):
+        entry = await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 3})
     assert (await server.invoke(entry)).stdout == b"old\n"
     assert server.pools._pools[entry.function.id].model.limits.max_instances == 1
     assert await numbers(server, entry) == [1]
@@ -173,7 +161,7 @@ async def test_an_update_under_load_with_a_full_minimum_fails_no_call(server: Ha
         for _ in range(60):
             ended.append((await server.invoke(entry)).status)
 
-    calls = [background(server, caller()) for _ in range(8)]
+    calls = [server.background(caller()) for _ in range(8)]
     for n in range(5):
         await asyncio.sleep(0.005)
         entry = await server.lifecycle.update(entry, {"environment": {"N": str(n)}})
@@ -253,10 +241,8 @@ async def test_twenty_simultaneous_updates_make_consecutive_versions(server: Har
 async def test_stopping_during_an_update_refuses_it_and_stores_nothing(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as server:
         entry = await server.active("echo old", min_instances=1)
-        server.sandboxes.may_start.clear()
-        updating = background(server, server.lifecycle.update(entry, {"handler": "echo new"}))
-        await until(lambda: server.counts(entry) == {"ready": 1, "warming": 1})
-        closing = background(server, server.pools.aclose())
+        updating = await begun(server, entry)
+        closing = server.background(server.pools.aclose())
         with pytest.raises(ShuttingDown):
             await updating
         assert await numbers(server, entry) == [1]
@@ -284,28 +270,18 @@ async def test_a_version_that_was_removed_is_none_to_anybody(server: Harness) ->
 
 
 @promise("D42")
-async def test_a_version_that_is_removed_while_it_is_read_is_not_kept(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_version_that_is_removed_while_it_is_read_is_not_kept(server: Harness) -> None:
     server.store.version_limits = VersionLimits(kept=2, tenant_bytes=0)
     entry = await server.active("echo 1")
     entry = await server.lifecycle.update(entry, {"handler": "echo 2"})
-    read, was_read, may_answer = server.store.version, asyncio.Event(), asyncio.Event()
-
-    async def late(*key: Any) -> Any:
-        version = await read(*key)
-        was_read.set()
-        await may_answer.wait()
-        return version
-
-    monkeypatch.setattr(server.store, "version", late)
-    reading = asyncio.ensure_future(server.lifecycle.version(entry, 1))
-    await was_read.wait()
-    entry = await server.lifecycle.update(entry, {"handler": "echo 3"})
-    may_answer.set()
-    assert (await reading).number == 1  # it began before
-    with pytest.raises(NotFound, match="no version 1"):
-        await server.lifecycle.version(entry, 1)
+    with held_up(server.store, "version", is_done=True) as read:
+        reading = asyncio.ensure_future(server.lifecycle.version(entry, 1))
+        await read.begun.wait()
+        entry = await server.lifecycle.update(entry, {"handler": "echo 3"})
+        read.may_go_on.set()
+        assert (await reading).number == 1  # it began before
+        with pytest.raises(NotFound, match="no version 1"):
+            await server.lifecycle.version(entry, 1)
 
 
 async def test_a_deleted_function_leaves_none_of_its_versions_in_memory(server: Harness) -> None:
