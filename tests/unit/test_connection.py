@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pytest
 import uvloop
@@ -25,37 +26,70 @@ from timeouts import scaled
 CHUNK = b"x" * 65536
 PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 Handler = Callable[[Request], Awaitable[Response]]
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def plain(request: Request) -> Response:
+    return Response(headers=[("x-a", "1"), ("x-a", "2")], body=request.path.encode())
+
+
+async def echo(request: Request) -> Response:
+    return Response(body=b"".join([chunk async for chunk in request.chunks()]))
+
+
+async def read(request: Request) -> Response:
+    """Reads the whole body first."""
+    async for _ in request.chunks():
+        pass
+    return await plain(request)
+
+
+LARGE_BYTES = 32 * 2**20
+
+
+async def large(_: Request) -> Response:
+    return Response(body=bytes(LARGE_BYTES))
 
 
 @dataclass
 class ServerUnderTest:
-    """A server whose responses are the test's: `answers` by path."""
+    """A server whose responses are the test's: `answers` by path. `/slow` waits for `may_end`."""
 
     connections: Connections
     port: int = 0
     answers: dict[str, Handler] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.answers |= dict.fromkeys(("/a", "/b", "/hidden"), plain)
+        self.answers |= {"/echo": echo, "/large": large, "/slow": self.slow}
+
+    async def slow(self, request: Request) -> Response:
+        await self.may_end.wait()
+        return await plain(request)
 
     async def app(self, request: Request) -> Response:
         self.begun.append(request.path)
         return await self.answers[request.path](request)
 
-    def stream(self, path: str, chunks: Callable[[], AsyncIterator[bytes]], **more: object) -> None:
+    def respond(self, path: str, **response: Any) -> None:
+        """`body`: bytes, or what makes the chunks of a stream."""
+        body = response.pop("body", b"")
+
         async def answer(_: Request) -> Response:
-            return Response(body=chunks(), **more)  # type: ignore[arg-type]
+            return Response(body=body() if callable(body) else body, **response)
 
         self.answers[path] = answer
 
     @contextlib.asynccontextmanager
-    async def client(
-        self, receive_bytes: int = 0
-    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        one = socket.socket()
+    async def client(self, receive_bytes: int = 0) -> AsyncIterator[Client]:
+        client = socket.socket()
         if receive_bytes:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        one.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(one, ("127.0.0.1", self.port))
-        reader, writer = await asyncio.open_connection(sock=one)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
+        reader, writer = await asyncio.open_connection(sock=client)
         try:
             yield reader, writer
         finally:
@@ -136,13 +170,21 @@ def get(path: str, *headers: str, method: str = "GET", version: str = "1.1") -> 
 CLOSE = "Connection: close"
 
 
-async def plain(request: Request) -> Response:
-    return Response(headers=[("x-a", "1"), ("x-a", "2")], body=request.path.encode())
-
-
 async def three() -> AsyncIterator[bytes]:
     for chunk in (b"one", b"", b"two", b"three"):
         yield chunk
+
+
+async def endless(closed: asyncio.Event, *, waits: bool = False) -> AsyncIterator[bytes]:
+    """`waits`: behind its begin, for ever."""
+    try:
+        yield b"begun"
+        if waits:
+            await asyncio.Event().wait()
+        while True:
+            yield CHUNK
+    finally:
+        closed.set()
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -160,7 +202,6 @@ def rss_kib() -> int:
 
 
 async def test_a_header_may_come_often_and_bytes_have_a_length(door: ServerUnderTest) -> None:
-    door.answers["/a"] = plain
     head, body = (await door.ask(get("/a", CLOSE))).split(b"\r\n\r\n")
     lines = [b"HTTP/1.1 200 OK", b"x-a: 1", b"x-a: 2", b"content-length: 2", b"connection: close"]
     assert head.split(b"\r\n") == lines
@@ -169,7 +210,6 @@ async def test_a_header_may_come_often_and_bytes_have_a_length(door: ServerUnder
 
 @promise("A34")
 async def test_head_has_the_length_and_no_body(door: ServerUnderTest) -> None:
-    door.answers["/a"] = plain
     answer = await door.ask(get("/a", method="HEAD") + get("/a", CLOSE, method="HEAD"))
     assert answer.count(b"content-length: 2") == 2
     assert answer.endswith(b"\r\n\r\n")
@@ -177,27 +217,16 @@ async def test_head_has_the_length_and_no_body(door: ServerUnderTest) -> None:
 
 async def test_what_would_break_out_of_a_header_is_not_sent(door: ServerUnderTest) -> None:
     for value in ("a\r\nset-cookie: b", "a\nb", "a\rb", "a\0b"):
-
-        async def answer(_: Request, value: str = value) -> Response:
-            return Response(headers=[("x-a", value)])
-
-        door.answers["/a"] = answer
+        door.respond("/a", headers=[("x-a", value)])
         assert await door.ask(get("/a")) == b""
 
 
 async def test_responses_come_in_the_order_of_the_requests(door: ServerUnderTest) -> None:
-    may_end = asyncio.Event()
-
-    async def slow(request: Request) -> Response:
-        await may_end.wait()
-        return await plain(request)
-
-    door.answers |= {"/slow": slow, "/a": plain}
-    door.stream("/stream", three)
+    door.respond("/stream", body=three)
     async with door.client() as (reader, writer):
         writer.write(get("/slow") + get("/stream") + get("/a", CLOSE))
         await until(lambda: door.begun == ["/slow"])
-        may_end.set()
+        door.may_end.set()
         answer = await reader.read()
     assert door.begun == ["/slow", "/stream", "/a"]
     bodies = [answer.index(one) for one in (b"/slow", b"three", b"/a")]
@@ -205,23 +234,15 @@ async def test_responses_come_in_the_order_of_the_requests(door: ServerUnderTest
 
 
 async def test_a_response_without_content_has_no_body(door: ServerUnderTest) -> None:
-    async def none(_: Request) -> Response:
-        return Response(status=204, body=b"something")
-
-    door.answers["/none"] = none
+    door.respond("/none", status=204, body=b"something")
     answer = await door.ask(get("/none", CLOSE))
     assert answer == b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
 
 
 async def test_a_request_that_waited_for_another_is_not_idle_time() -> None:
     """Two slow requests in one packet; the second lasts longer than a connection may be idle."""
-
-    async def slow(request: Request) -> Response:
-        await asyncio.sleep(0.3)
-        return await plain(request)
-
     async with serving(keep_alive_s=0.2) as door:
-        door.answers["/slow"] = slow
+        door.answers["/slow"] = slow_half_second
         async with door.client() as (reader, writer):
             writer.write(get("/slow") * 2)
             for _ in range(2):
@@ -229,50 +250,48 @@ async def test_a_request_that_waited_for_another_is_not_idle_time() -> None:
             assert await reader.read() == b""  # and then it is
 
 
+async def use(*clients: Client) -> None:
+    for reader, writer in clients:
+        writer.write(get("/a"))
+        assert (await reader.readuntil(b"/a")).startswith(b"HTTP/1.1 200 OK")
+        await asyncio.sleep(0.01)  # The clock of the loop counts in milliseconds.
+
+
+async def is_ended(client: Client) -> bool:
+    with contextlib.suppress(ConnectionResetError):
+        return await asyncio.wait_for(client[0].read(), scaled(10)) == b""
+    return True
+
+
 @pytest.mark.parametrize("used", [0, 1])
 async def test_for_a_new_connection_the_one_that_has_been_idle_longest_ends(used: int) -> None:
     """Of two that were used one is used again; then a third comes."""
     async with serving(most=2) as door:
-        door.answers["/p"] = plain
-
-        async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(get("/p"))
-            assert (await reader.readuntil(b"/p")).startswith(b"HTTP/1.1 200 OK")
-            await asyncio.sleep(0.01)  # The clock of the loop counts in milliseconds.
-
-        async with door.client() as one, door.client() as two, contextlib.AsyncExitStack() as stack:
-            clients = [one, two]
-            for client in clients:
-                await ask(*client)
-            await ask(*clients[used])
-            third = await stack.enter_async_context(door.client())
-            await ask(*third)
-            with contextlib.suppress(ConnectionResetError):
-                assert await asyncio.wait_for(clients[1 - used][0].read(), scaled(10)) == b""
-            await ask(*clients[used])
+        async with door.client() as first, door.client() as second:
+            clients = first, second
+            await use(first, second, clients[used])
+            async with door.client() as third:
+                await use(third)
+                assert await is_ended(clients[1 - used])
+                await use(clients[used])
 
 
 async def test_one_that_has_sent_nothing_yet_is_idle_since_it_came() -> None:
     async with serving(most=2) as door:
-        door.answers["/p"] = plain
         async with door.client() as silent, door.client() as used:
             await asyncio.sleep(0.01)
-            used[1].write(get("/p"))
-            await used[0].readuntil(b"/p")
-            async with door.client() as (reader, writer):
-                writer.write(get("/p"))
-                await reader.readuntil(b"/p")
-                with contextlib.suppress(ConnectionResetError):
-                    assert await asyncio.wait_for(silent[0].read(), scaled(10)) == b""
-                used[1].write(get("/p"))
-                await used[0].readuntil(b"/p")
+            await use(used)
+            async with door.client() as third:
+                await use(third)
+                assert await is_ended(silent)
+                await use(used)
 
 
 # Streams -------------------------------------------------------------------------------------
 
 
 async def test_a_stream_is_sent_in_chunks_and_ends(door: ServerUnderTest) -> None:
-    door.stream("/s", three)
+    door.respond("/s", body=three)
     answer = await door.ask(get("/s", CLOSE))
     assert b"transfer-encoding: chunked" in answer
     body = answer.partition(b"\r\n\r\n")[2]
@@ -282,15 +301,14 @@ async def test_a_stream_is_sent_in_chunks_and_ends(door: ServerUnderTest) -> Non
     assert old.endswith(b"\r\n\r\nonetwothree")
 
 
-async def test_a_stream_of_known_length_has_that_length(door: ServerUnderTest) -> None:
-    door.stream("/s", three, headers=[("content-length", "11")])
+async def test_a_stream_of_known_length_has_that_length_or_ends_the_connection(
+    door: ServerUnderTest,
+) -> None:
+    door.respond("/s", body=three, headers=[("content-length", "11")])
     answer = await door.ask(get("/s") + get("/s", CLOSE))
     assert answer.count(b"\r\n\r\nonetwothree") == 2
     assert b"chunked" not in answer
-
-
-async def test_a_stream_of_the_wrong_length_ends_the_connection(door: ServerUnderTest) -> None:
-    door.stream("/s", three, headers=[("content-length", "12")])
+    door.respond("/s", body=three, headers=[("content-length", "12")])
     assert (await door.ask(get("/s"))).endswith(b"\r\n\r\nonetwothree")
 
 
@@ -300,7 +318,7 @@ async def test_a_stream_that_fails_has_no_end(door: ServerUnderTest) -> None:
         yield b"one"
         raise ZeroDivisionError
 
-    door.stream("/s", breaks)
+    door.respond("/s", body=breaks)
     answer = await door.ask(get("/s"))
     assert answer.endswith(b"3\r\none\r\n")
     async with door.client() as (reader, writer):
@@ -324,7 +342,7 @@ async def test_head_of_a_stream_asks_it_for_nothing_and_closes_it(door: ServerUn
             self.closed = True
 
     chunks = Chunks()
-    door.stream("/s", lambda: chunks)
+    door.respond("/s", body=lambda: chunks)
     answer = await door.ask(get("/s", CLOSE, method="HEAD"))
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert answer.endswith(b"\r\n\r\n")
@@ -336,18 +354,7 @@ async def test_head_of_a_stream_asks_it_for_nothing_and_closes_it(door: ServerUn
 async def test_a_client_that_leaves_closes_the_stream(door: ServerUnderTest, waits: bool) -> None:
     """Between two chunks, and while one is waited for that never comes."""
     closed = asyncio.Event()
-
-    async def endless() -> AsyncIterator[bytes]:
-        try:
-            yield b"begun"
-            if waits:
-                await asyncio.Event().wait()
-            while True:
-                yield CHUNK
-        finally:
-            closed.set()
-
-    door.stream("/s", endless)
+    door.respond("/s", body=partial(endless, closed, waits=waits))
     async with door.client() as (reader, writer):
         writer.write(get("/s"))
         await reader.readuntil(b"begun")
@@ -370,7 +377,9 @@ async def test_a_stream_waits_for_its_reader_and_stays_small(pytestconfig: pytes
             yield CHUNK
 
     async with serving(write_timeout_s=5.0) as door:
-        door.stream("/s", large, headers=[("content-length", str(chunks_in_all * len(CHUNK)))])
+        door.respond(
+            "/s", body=large, headers=[("content-length", str(chunks_in_all * len(CHUNK)))]
+        )
         async with door.client(receive_bytes=65536) as (reader, writer):
             writer.write(get("/s", CLOSE))
             await reader.readuntil(b"\r\n\r\n")
@@ -388,16 +397,8 @@ async def test_a_stream_waits_for_its_reader_and_stays_small(pytestconfig: pytes
 @promise("A33")
 async def test_a_reader_that_stops_is_cut_off_and_one_that_is_slow_is_not() -> None:
     closed = asyncio.Event()
-
-    async def endless() -> AsyncIterator[bytes]:
-        try:
-            while True:
-                yield CHUNK
-        finally:
-            closed.set()
-
     async with serving(write_timeout_s=0.5) as door:
-        door.stream("/s", endless)
+        door.respond("/s", body=partial(endless, closed))
         async with door.client(receive_bytes=65536) as (reader, writer):
             writer.write(get("/s"))
             for _ in range(20):  # for twice the time in which something has to be taken
@@ -438,30 +439,24 @@ async def test_a_body_is_handed_on_while_it_arrives_and_not_kept(door: ServerUnd
 
 
 async def test_a_client_leaving_within_its_body_is_noticed(door: ServerUnderTest) -> None:
-    told: list[type[BaseException]] = []
+    ends: list[type[BaseException]] = []
 
-    async def read(request: Request) -> Response:
+    async def noting(request: Request) -> Response:
         try:
-            async for _ in request.chunks():
-                pass
+            return await echo(request)
         except ClientDisconnected as error:
-            told.append(type(error))
+            ends.append(type(error))
             raise
-        raise AssertionError("it was whole")
 
-    door.answers["/read"] = read
+    door.answers["/a"] = noting
     async with door.client() as (_, writer):
-        writer.write(get("/read", "Content-Length: 10", method="POST") + b"1")
+        writer.write(get("/a", "Content-Length: 10", method="POST") + b"1")
         await until(lambda: door.begun)
-    await until(lambda: told == [ClientDisconnected])
+    await until(lambda: ends == [ClientDisconnected])
 
 
 async def test_continue_is_said_to_who_waits_for_it(door: ServerUnderTest) -> None:
-    async def read(request: Request) -> Response:
-        return Response(body=b"".join([chunk async for chunk in request.chunks()]))
-
-    door.answers |= {"/read": read, "/a": plain}
-    head = get("/read", "Content-Length: 2", "Expect: 100-continue", CLOSE, method="POST")
+    head = get("/echo", "Content-Length: 2", "Expect: 100-continue", CLOSE, method="POST")
     async with door.client() as (reader, writer):
         writer.write(head)
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -469,7 +464,7 @@ async def test_continue_is_said_to_who_waits_for_it(door: ServerUnderTest) -> No
         assert (await reader.read()).endswith(b"\r\n\r\nok")
     # HTTP/1.0 has no such response: what came instead would be taken for the last one.
     async with door.client() as (reader, writer):
-        old = get("/read", "Content-Length: 2", "Expect: 100-continue", method="POST")
+        old = get("/echo", "Content-Length: 2", "Expect: 100-continue", method="POST")
         writer.write(old.replace(b"HTTP/1.1", b"HTTP/1.0"))
         await until(lambda: len(door.begun) == 2)
         writer.write(b"ok")
@@ -483,18 +478,10 @@ async def test_continue_is_said_to_who_waits_for_it(door: ServerUnderTest) -> No
 
 
 async def test_what_is_no_http_is_refused_behind_answers_due(door: ServerUnderTest) -> None:
-    door.answers["/a"] = plain
     answer = await door.ask(get("/a") + b"rubbish\r\n\r\n" + get("/a"))
     assert answer.index(b"HTTP/1.1 200") == 0
     assert answer.endswith(b"Invalid HTTP request received.")
     assert door.begun == ["/a"]
-
-
-async def test_an_upgrade_is_passed_over(door: ServerUnderTest) -> None:
-    door.answers |= {"/a": plain, "/b": plain}
-    upgrade = get("/a", "Connection: Upgrade", "Upgrade: h2c")
-    answer = await door.ask(upgrade + get("/b", CLOSE))
-    assert answer.count(b"HTTP/1.1 200") == 2
 
 
 HIDDEN = get("/hidden", CLOSE)
@@ -513,11 +500,11 @@ async def told_bodies(door: ServerUnderTest, data: bytes, piece: int | None = No
     """The bodies of the requests in `data`, which is sent in pieces of so many bytes."""
     bodies: list[bytes] = []
 
-    async def read(request: Request) -> Response:
+    async def noting(request: Request) -> Response:
         bodies.append(b"".join([chunk async for chunk in request.chunks()]))
         return await plain(request)
 
-    door.answers |= {"/a": read, "/b": read, "/hidden": read}
+    door.answers |= dict.fromkeys(("/a", "/b", "/hidden"), noting)
     door.begun.clear()
     async with door.client() as (reader, writer):
         for at in range(0, len(data), piece or len(data)):
@@ -558,131 +545,106 @@ async def test_negative_control_a_new_parser_without_a_head_reads_the_body_as_a_
     assert door.begun == ["/a", "/hidden"]
 
 
-@pytest.mark.parametrize(
-    ("method", "target"),
-    [("CONNECT", "/a"), ("CONNECT", "a:443"), ("CONNECT", "http://a/a"), ("SOURCE", "/a")],
-)
-async def test_methods_of_other_protocols_are_refused_and_nothing_behind_them_is_read(
-    door: ServerUnderTest, method: str, target: str
+def line(text: str, host: str = "Host: a\r\n") -> bytes:
+    return f"{text}\r\n{host}{CLOSE}\r\n\r\n".encode()
+
+
+POST = partial(get, "/a", method="POST")
+CHUNKED = "Transfer-Encoding: chunked"
+UNKNOWN_CODING = b"501 Not Implemented", b"Transfer-Encoding must be: chunked"
+LONG_LENGTH = b"400 Bad Request", b"Content-Length must have at most 19 digits."
+NO_HOST = b"400 Bad Request", b"There must be one Host header."
+METHOD, PROTOCOL = (b"501 Not Implemented", b""), (b"505 HTTP Version Not Supported", b"")
+REFUSED = [
+    *[
+        (get(target, FRAMINGS[0][0], method="CONNECT") + HIDDEN, METHOD)
+        for target in ("/a", "a:443", "http://a/a")
+    ],
+    (get("/a", FRAMINGS[0][0], method="SOURCE") + HIDDEN, METHOD),
+    (line("SOURCE /a ICE/1.0"), METHOD),
+    (line("GET /a ICE/1.0"), (b"400 ", b"")),
+    *[
+        (line(text), PROTOCOL)
+        for text in ("GET /a HTTP/2.0", "GET /a HTTP/0.9", "GET /a RTSP/1.0", "OPTIONS /a RTSP/1.1")
+    ],
+    (POST("Transfer-Encoding: gzip, chunked") + CHUNKS, UNKNOWN_CODING),
+    (POST("Transfer-Encoding: gzip", CHUNKED) + CHUNKS, UNKNOWN_CODING),
+    (POST(*UPGRADE, "Transfer-Encoding: gzip") + CHUNKS, UNKNOWN_CODING),
+    (POST(*UPGRADE, "Transfer-Encoding: gzip, chunked") + CHUNKS, UNKNOWN_CODING),
+    *[
+        (POST(f"Content-Length: {len(HIDDEN):0{digits}}", *upgrade) + HIDDEN, LONG_LENGTH)
+        for digits in (20, 5000)
+        for upgrade in ((), UPGRADE)
+    ],
+    (line("GET /a HTTP/1.1", ""), NO_HOST),
+    (line("GET /a HTTP/1.1", "Host: a\r\nHost: a\r\n"), NO_HOST),
+    (line("GET /a HTTP/1.0", "Host: a\r\nHost: b\r\n"), NO_HOST),
+]
+
+
+@pytest.mark.parametrize(("request_bytes", "refusal"), REFUSED)
+async def test_what_others_may_read_otherwise_is_refused_and_nothing_behind_it_is_read(
+    door: ServerUnderTest, request_bytes: bytes, refusal: tuple[bytes, bytes]
 ) -> None:
-    door.answers |= {"/a": plain, "/hidden": plain}
-    answer = await door.ask(get(target, FRAMINGS[0][0], method=method) + HIDDEN)
-    assert answer.startswith(b"HTTP/1.1 501 Not Implemented")
-    assert answer.count(b"HTTP/1.1") == 1
-    assert door.begun == []
-    await door.ask(get("/a", method="OPTIONS") + HIDDEN)  # a control: so both are answered
-    assert door.begun == ["/a", "/hidden"]
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        ["Transfer-Encoding: gzip, chunked"],
-        ["Transfer-Encoding: gzip", "Transfer-Encoding: chunked"],
-        [*UPGRADE, "Transfer-Encoding: gzip"],
-        [*UPGRADE, "Transfer-Encoding: gzip, chunked"],
-    ],
-)
-async def test_an_unknown_coding_is_refused(door: ServerUnderTest, lines: list[str]) -> None:
-    door.answers |= {"/a": plain, "/hidden": plain}
-    answer = await door.ask(get("/a", *lines, method="POST") + CHUNKS + HIDDEN)
-    assert answer.startswith(b"HTTP/1.1 501 Not Implemented")
-    assert answer.endswith(b"Transfer-Encoding must be: chunked")
-    assert door.begun == []
-    known = get("/a", "Transfer-Encoding: chunked", method="POST")
-    await door.ask(known + CHUNKS + HIDDEN)  # a control
-    assert door.begun == ["/a", "/hidden"]
-
-
-@pytest.mark.parametrize("upgrade", [(), UPGRADE])
-async def test_long_lengths_are_refused(door: ServerUnderTest, upgrade: tuple[str, ...]) -> None:
-    door.answers |= {"/a": plain, "/hidden": plain}
-    for digits in (20, 5000):
-        line = f"Content-Length: {len(HIDDEN):0{digits}}"
-        answer = await door.ask(get("/a", line, *upgrade, method="POST") + HIDDEN + HIDDEN)
-        assert answer.startswith(b"HTTP/1.1 400")
-        assert answer.endswith(b"Content-Length must have at most 19 digits.")
-        assert door.begun == []
-    line = f"Content-Length: {len(HIDDEN):019}"
-    await door.ask(get("/a", line, *upgrade, method="POST") + HIDDEN + HIDDEN)
-    assert door.begun == ["/a", "/hidden"]
-
-
-@pytest.mark.parametrize(
-    "line", ["GET /a HTTP/2.0", "GET /a HTTP/0.9", "GET /a RTSP/1.0", "OPTIONS /a RTSP/1.1"]
-)
-async def test_another_protocol_or_version_is_refused(door: ServerUnderTest, line: str) -> None:
-    door.answers["/a"] = plain
-    rest = b"\r\nHost: a\r\n\r\n"
-    answer = await door.ask(line.encode() + rest + get("/a"))
-    assert answer.startswith(b"HTTP/1.1 505 HTTP Version Not Supported")
-    assert answer.count(b"HTTP/1.1 5") == 1
-    assert door.begun == []
-    fits = line.split(maxsplit=1)[0].encode() + b" /a HTTP/1.0"
-    assert (await door.ask(fits + rest)).startswith(b"HTTP/1.1 200")  # a control
-
-
-@pytest.mark.parametrize(
-    ("line", "status"), [("GET /a ICE/1.0", b"400"), ("SOURCE /a ICE/1.0", b"501")]
-)
-async def test_icecast_is_refused(door: ServerUnderTest, line: str, status: bytes) -> None:
-    door.answers["/a"] = plain
-    answer = await door.ask(line.encode() + b"\r\nHost: a\r\n\r\n" + get("/a"))
+    status, message = refusal
+    answer = await door.ask(request_bytes + HIDDEN)
     assert answer.startswith(b"HTTP/1.1 " + status)
+    assert answer.endswith(message)
+    assert answer.count(b"\r\n\r\n") == 1
     assert door.begun == []
 
 
-async def test_the_name_of_another_protocol_may_stand_in_a_header(door: ServerUnderTest) -> None:
-    door.answers["/a"] = plain
-    answer = await door.ask(get("/a", "X-A: GET /a RTSP/1.0", CLOSE))
-    assert answer.startswith(b"HTTP/1.1 200")
+TAKEN = [
+    (get("/a", *UPGRADE), 2),
+    (get("/a", method="OPTIONS"), 2),
+    (POST(CHUNKED) + CHUNKS, 2),
+    (POST(f"Content-Length: {len(HIDDEN):019}") + HIDDEN, 2),
+    (POST(f"Content-Length: {len(HIDDEN):019}", *UPGRADE) + HIDDEN, 2),
+    (get("/a", "X-A: GET /a RTSP/1.0"), 2),
+    (line("GET /a HTTP/1.1"), 1),
+    (line("GET /a HTTP/1.0"), 1),
+    (line("OPTIONS /a HTTP/1.0"), 1),
+    (line("GET /a HTTP/1.0", ""), 1),
+]
 
 
-@pytest.mark.parametrize(
-    ("version", "lines", "status"),
-    [
-        ("1.1", "", b"400"),
-        ("1.1", "Host: a\r\nHost: a\r\n", b"400"),
-        ("1.0", "Host: a\r\nHost: b\r\n", b"400"),
-        ("1.1", "Host: a\r\n", b"200"),
-        ("1.0", "Host: a\r\n", b"200"),
-        ("1.0", "", b"200"),
-    ],
-)
-async def test_one_host(door: ServerUnderTest, version: str, lines: str, status: bytes) -> None:
-    door.answers["/a"] = plain
-    answer = await door.ask(f"GET /a HTTP/{version}\r\n{lines}{CLOSE}\r\n\r\n".encode())
-    assert answer.startswith(b"HTTP/1.1 " + status)
-    assert answer.endswith(b"/a" if status == b"200" else b"There must be one Host header.")
+@pytest.mark.parametrize(("request_bytes", "count"), TAKEN)
+async def test_what_has_one_meaning_is_taken(
+    door: ServerUnderTest, request_bytes: bytes, count: int
+) -> None:
+    """The controls of those above. `count`: how many are answered with the one behind it."""
+    answer = await door.ask(request_bytes + HIDDEN)
+    assert answer.count(b"HTTP/1.1 200") == count
+    assert answer.endswith(b"/hidden" if count == 2 else b"/a")
+    assert door.begun == ["/a", "/hidden"][:count]
 
 
 # What follows a body ---------------------------------------------------------------------------
 
 
 async def test_a_trailer_field_is_no_header_field(door: ServerUnderTest) -> None:
-    told: list[dict[str, str]] = []
+    headers: list[dict[str, str]] = []
 
-    async def read(request: Request) -> Response:
+    async def noting(request: Request) -> Response:
         begun = dict(request.headers)
-        async for _ in request.chunks():
-            pass
-        told.extend([begun, dict(request.headers)])
-        return await plain(request)
+        response = await read(request)
+        headers.extend([begun, dict(request.headers)])
+        return response
 
-    door.answers |= {"/a": read}
+    door.answers["/a"] = noting
     chunks = b"2\r\nok\r\n0\r\n"
     trailers = b"X-A: 1\r\nX-Api-Key: k\r\nHost: b\r\nX-B: 2\r\n\r\n"
-    head = get("/a", "Transfer-Encoding: chunked", "X-C: 3", method="POST")
+    head = POST(CHUNKED, "X-C: 3")
     answer = await door.ask(head + chunks + trailers + get("/a", CLOSE))
     assert answer.count(b"HTTP/1.1 200") == 2
-    assert told[0] == told[1] == {"host": "a", "transfer-encoding": "chunked", "x-c": "3"}
-    assert told[2] == told[3] == {"host": "a", "connection": "close"}
+    assert headers[0] == headers[1] == {"host": "a", "transfer-encoding": "chunked", "x-c": "3"}
+    assert headers[2] == headers[3] == {"host": "a", "connection": "close"}
     async with door.client() as (reader, writer):  # the trailer comes when the work has begun
         writer.write(head + chunks)
         await until(lambda: len(door.begun) == 3)
         writer.write(trailers)
         assert await reader.readuntil(b"/a")
-    assert told[4] == told[5] == told[0]
+    assert headers[4] == headers[5] == headers[0]
 
 
 @pytest.mark.parametrize("is_read", [True, False])
@@ -694,13 +656,8 @@ async def test_what_leads_to_nothing_within_a_body_is_bounded(
     door: ServerUnderTest, endless: bytes, is_read: bool
 ) -> None:
     """In small pieces, before and behind the response."""
-
-    async def read(request: Request) -> Response:
-        size = sum([len(chunk) async for chunk in request.chunks()])
-        return Response(body=b"%d" % size)
-
     door.answers["/a"] = read if is_read else plain
-    head = get("/a", "Transfer-Encoding: chunked", method="POST")
+    head = POST(CHUNKED)
     pieces, piece = 512, b"x" * 1024
 
     async def send(begin: bytes) -> tuple[int, bytes]:
@@ -714,7 +671,7 @@ async def test_what_leads_to_nothing_within_a_body_is_bounded(
                 writer.write(piece)
                 await asyncio.sleep(0.0005)
             writer.write(b"\r\n0\r\n\r\n")
-            return pieces, await reader.readuntil(str(pieces * 1024).encode() if is_read else b"/a")
+            return pieces, await reader.readuntil(b"/a")
 
     taken, answer = await send(endless)
     assert taken < 128
@@ -736,13 +693,9 @@ async def test_a_body_of_tiny_chunks_is_taken_by_what_has_come_together(
         taken.append(len(data))
         feed(request, data)
 
-    async def read(request: Request) -> Response:
-        return Response(body=b"".join([chunk async for chunk in request.chunks()]))
-
     monkeypatch.setattr(Request, "feed", counted)
-    door.answers["/a"] = read
     digits = b"0123456789" * 2000
-    head = get("/a", "Transfer-Encoding: chunked", CLOSE, method="POST")
+    head = get("/echo", CHUNKED, CLOSE, method="POST")
     async with door.client() as (reader, writer):
         writer.write(head)
         await until(lambda: door.begun)
@@ -755,15 +708,10 @@ async def test_a_body_of_tiny_chunks_is_taken_by_what_has_come_together(
 
 @pytest.mark.parametrize(("count", "size"), [(101, 1), (20, 1000)])
 async def test_trailer_fields_are_bounded(door: ServerUnderTest, count: int, size: int) -> None:
-    async def read(request: Request) -> Response:
-        async for _ in request.chunks():
-            pass
-        return await plain(request)
-
     door.answers["/a"] = read
     for fields, status in ((count, b"431"), (count // 2, b"200")):
         lines = b"".join(b"x-%d: %b\r\n" % (n, b"a" * size) for n in range(fields))
-        head = get("/a", "Transfer-Encoding: chunked", CLOSE, method="POST")
+        head = POST(CHUNKED, CLOSE)
         answer = await door.ask(head + b"0\r\n" + lines + b"\r\n")
         assert answer.startswith(b"HTTP/1.1 " + status)
 
@@ -777,25 +725,21 @@ async def test_bad_bodies_have_no_second_response(door: ServerUnderTest, bad: by
         await may_end.wait()
         yield b"two"
 
-    async def read(request: Request) -> Response:
-        return Response(body=b"".join([chunk async for chunk in request.chunks()]))
-
-    door.answers |= {"/a": plain, "/read": read}
-    door.stream("/slow", slow)
+    door.respond("/slow", body=slow)
     async with door.client() as (reader, writer):
-        writer.write(get("/a", "Transfer-Encoding: chunked"))
+        writer.write(get("/a", CHUNKED))
         assert (await reader.readuntil(b"/a")).startswith(b"HTTP/1.1 200")
         writer.write(bad)
         assert await asyncio.wait_for(reader.read(), scaled(2)) == b""
     async with door.client() as (reader, writer):
-        writer.write(get("/slow", "Transfer-Encoding: chunked"))
+        writer.write(get("/slow", CHUNKED))
         await reader.readuntil(b"one\r\n")
         writer.write(bad)
         await asyncio.sleep(0.05)
         may_end.set()
         assert await asyncio.wait_for(reader.read(), scaled(2)) == b"3\r\ntwo\r\n0\r\n\r\n"
     # A control: without a response there is a refusal.
-    answer = await door.ask(get("/read", "Transfer-Encoding: chunked", method="POST") + bad)
+    answer = await door.ask(get("/echo", CHUNKED, method="POST") + bad)
     assert answer.startswith(b"HTTP/1.1 400")
 
 
@@ -809,7 +753,7 @@ async def slow_half_second(request: Request) -> Response:
 
 async def test_a_head_that_is_not_read_has_time() -> None:
     async with serving(head_timeout_s=0.2) as door:
-        door.answers |= {"/slow": slow_half_second, "/a": plain}
+        door.answers["/slow"] = slow_half_second
         async with door.client() as (reader, writer):
             half, rest = get("/a", CLOSE)[:20], get("/a", CLOSE)[20:]
             writer.write(get("/slow") + get("/a") + half)
@@ -825,7 +769,7 @@ async def test_a_head_that_is_not_read_has_time() -> None:
 
 async def test_a_head_that_does_not_come_does_not_cost_the_response_before_it() -> None:
     async with serving(head_timeout_s=0.2) as door:
-        door.answers |= {"/slow": slow_half_second, "/a": plain}
+        door.answers["/slow"] = slow_half_second
         async with door.client() as (reader, writer):
             writer.write(get("/slow") + get("/a")[:20])
             await asyncio.sleep(0.4)
@@ -839,17 +783,13 @@ async def test_the_rest_of_a_body_waits_for_its_reader(monkeypatch: pytest.Monke
     """A client that is slow to read a large response, and has not sent its whole body."""
     monkeypatch.setattr(connection, "REST_TIMEOUT_S", 0.2)
 
-    async def large(_: Request) -> Response:
-        return Response(body=bytes(32 * 2**20))
-
     async with serving() as door:
-        door.answers |= {"/large": large, "/a": plain}
         async with door.client(receive_bytes=65536) as (reader, writer):
             writer.write(get("/large", "Content-Length: 2"))
             await until(lambda: door.begun)
             await asyncio.sleep(0.5)
             await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(32 * 2**20)
+            await reader.readexactly(LARGE_BYTES)
             writer.write(b"ok" + get("/a", CLOSE))
             assert (await reader.read()).endswith(b"\r\n\r\n/a")
         async with door.client() as (reader, writer):  # a control: this one is read
@@ -862,12 +802,7 @@ async def test_the_rest_of_a_body_waits_for_its_reader(monkeypatch: pytest.Monke
 async def test_what_all_clients_share_takes_no_memory_of_one(
     door: ServerUnderTest, is_shared: bool
 ) -> None:
-    body = bytes(32 * 2**20)
-
-    async def large(_: Request) -> Response:
-        return Response(body=body, is_shared=is_shared)
-
-    door.answers |= {"/large": large, "/a": plain}
+    door.respond("/large", body=bytes(LARGE_BYTES), is_shared=is_shared)
     async with door.client(receive_bytes=65536) as (reader, writer):
         writer.write(get("/large") + get("/a", CLOSE))
         await until(lambda: door.connections._paused)
@@ -885,12 +820,12 @@ async def test_what_is_encrypted_for_one_client_is_not_shared() -> None:
         return Response(body=bytes(2**20), is_shared=True)
 
     for encrypts in (False, True):
-        one = HttpConnection(large, connections)
-        WaitingTransport(one, encrypts=encrypts)
-        one.data_received(get("/large"))
-        await until(one.unsent)
-        held.append(one.held())
-        one.connection_lost(None)
+        client = HttpConnection(large, connections)
+        WaitingTransport(client, encrypts=encrypts)
+        client.data_received(get("/large"))
+        await until(client.unsent)
+        held.append(client.held())
+        client.connection_lost(None)
     assert held[0] == 0
     assert held[1] > 2**20
 
@@ -907,10 +842,10 @@ async def test_nothing_is_made_for_a_client_that_does_not_take_what_came_before(
         begun.append(request.path)
         return Response(body=bytes(size))
 
-    one = HttpConnection(app, connections := Connections())
-    transport, is_long = WaitingTransport(one), size > len(CHUNK)
-    one.data_received(get("/1") + get("/2"))
-    one.data_received(get("/3") + get("/4"))
+    client = HttpConnection(app, connections := Connections())
+    transport, is_long = WaitingTransport(client), size > len(CHUNK)
+    client.data_received(get("/1") + get("/2"))
+    client.data_received(get("/3") + get("/4"))
     for count in (1, 2, 3):
         for _ in range(5):
             await asyncio.sleep(0)
@@ -919,7 +854,7 @@ async def test_nothing_is_made_for_a_client_that_does_not_take_what_came_before(
         assert bool(connections.tasks) is False
         if count < 3:
             transport.take()
-    one.connection_lost(None)
+    client.connection_lost(None)
     for _ in range(5):
         await asyncio.sleep(0)
     assert begun == ["/1", "/2", "/3", "/4"][: 3 if is_long else 4]
@@ -931,16 +866,12 @@ async def test_what_a_client_does_not_take_is_counted_and_not_left_to_the_kernel
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The kernel would take megabytes for each connection. That is the control."""
-    size, held = 8 * 2**20, list[int]()
-
-    async def large(_: Request) -> Response:
-        return Response(body=bytes(size))
-
+    held = list[int]()
     for in_kernel in (UNSENT_IN_KERNEL_BYTES, 2**30):
         monkeypatch.setattr(server_module, "UNSENT_IN_KERNEL_BYTES", in_kernel)
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
-        door = ServerUnderTest(Connections(), listener.getsockname()[1], {"/large": large})
+        door = ServerUnderTest(Connections(), listener.getsockname()[1])
         server = Server(door.app, door.connections)
         serving = asyncio.create_task(server.serve(listener))
         await until(partial(listener.getsockopt, socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
@@ -953,33 +884,23 @@ async def test_what_a_client_does_not_take_is_counted_and_not_left_to_the_kernel
             held.append(one.unsent())
             server.leave()
         await serving
-    assert held[0] > size - 2**20 > held[1]
+    assert held[0] > LARGE_BYTES - 2**20 > held[1]
 
 
 async def test_a_mistake_in_the_application_ends_its_connection(door: ServerUnderTest) -> None:
-    async def broken(_: Request) -> Response:
-        raise ZeroDivisionError
-
-    door.answers |= {"/broken": broken, "/a": plain}
+    door.respond("/broken", body=lambda: 1 / 0)
     assert await door.ask(get("/broken")) == b""
     assert (await door.ask(get("/a", CLOSE))).endswith(b"/a")
 
 
 async def test_a_server_that_ends_answers_what_it_has_begun(door: ServerUnderTest) -> None:
-    may_end = asyncio.Event()
-
-    async def slow(request: Request) -> Response:
-        await may_end.wait()
-        return await plain(request)
-
-    door.answers["/slow"] = slow
     async with door.client() as (reader, writer), door.client() as (idle, _):
         writer.write(get("/slow"))
         await until(lambda: door.begun)
         await until(lambda: len(door.connections) == 2)
         door.connections.finish_all()
         assert await idle.read() == b""
-        may_end.set()
+        door.may_end.set()
         assert b"connection: close" in await reader.read()
     await until(lambda: len(door.connections) == 0)
 
@@ -1022,25 +943,19 @@ def test_a_reader_that_stops_is_cut_off_on_the_loop_that_the_server_has() -> Non
         runner.run(test_a_reader_that_stops_is_cut_off_and_one_that_is_slow_is_not())
 
 
-async def refuse(_: Request) -> Response:
-    return Response(status=413, body=b"too long", closes=True)
+REFUSAL = {"status": 413, "body": b"too long", "closes": True}
 
 
 def refused_while_sending(port: int, size: int) -> bytes:
     """What a client has of the response that sends its whole body before it reads."""
-    with socket.create_connection(("127.0.0.1", port), 10) as one:
-        head = get("/a", f"Content-Length: {size}", method="POST")
-        one.sendall(head)
-        one.sendall(b"x" * size)
-        one.shutdown(socket.SHUT_WR)
-        found = b""
-        while data := one.recv(65536):
-            found += data
-        return found
+    with socket.create_connection(("127.0.0.1", port), 10) as client:
+        client.sendall(POST(f"Content-Length: {size}") + b"x" * size)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(partial(client.recv, 65536), b""))
 
 
 async def test_a_client_that_is_still_sending_gets_the_last_response(door: ServerUnderTest) -> None:
-    door.answers["/a"] = refuse
+    door.respond("/a", **REFUSAL)
     for _ in range(5):
         found = await asyncio.to_thread(refused_while_sending, door.port, 4 * 1024 * 1024)
         assert found.startswith(b"HTTP/1.1 413 ")
@@ -1051,7 +966,7 @@ async def test_negative_control_a_close_at_once_takes_the_response_back(
     door: ServerUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HttpConnection, "_end", lambda it: it._transport.close())
-    door.answers["/a"] = refuse
+    door.respond("/a", **REFUSAL)
     with pytest.raises(ConnectionError):
         await asyncio.to_thread(refused_while_sending, door.port, 4 * 1024 * 1024)
 
@@ -1065,7 +980,7 @@ async def test_the_rest_of_a_refused_body_is_read_for_a_while_only(
         monkeypatch.setattr(connection, "REST_TIMEOUT_S", 0.2)
     else:
         monkeypatch.setattr(connection, "REST_MAX_BYTES", 1024 * 1024)
-    door.answers["/a"] = refuse
+    door.respond("/a", **REFUSAL)
     async with door.client() as (reader, writer):
         writer.write(get("/a", "Content-Length: 999999999", method="POST"))
         assert (await reader.read()).endswith(b"too long")

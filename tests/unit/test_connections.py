@@ -1,7 +1,8 @@
 """Which connection ends for a new one."""
 
 import asyncio
-import contextlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -145,197 +146,168 @@ def test_clients_are_quiet_once_none_has_asked_for_some_time() -> None:
     assert not connections.are_quiet_since(5)
 
 
-async def test_those_standing_still_end_as_others_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that have stood still longest, all at one look; without anybody waiting, none."""
+class Readers:
+    """Readers of responses that share a budget. A new one has nothing taken yet."""
+
+    def __init__(self, budget: int) -> None:
+        self.responses = ResponseBudget(budget)
+        self.connections = Connections(ConnectionLimits(most=9), self.responses)
+        self.peers: dict[str, Peer] = {}
+
+    def add(self, peers: Mapping[str, Peer]) -> None:
+        self.peers |= peers
+        for peer in peers.values():
+            self.connections.add(peer)
+            self.connections.paused(peer)
+
+    def look(self, now: float, taken: Mapping[str, int]) -> None:
+        """`taken`: how many bytes each takes afterwards."""
+        self.connections.look(now)
+        for name, size in taken.items():
+            self.peers[name].bytes_taken += size
+
+    def cut(self) -> list[str]:
+        return [name for name, peer in self.peers.items() if peer.was_cut]
+
+    def remove(self, *names: str) -> None:
+        for name in names:
+            self.connections.remove(self.peers.pop(name))
+
+    @asynccontextmanager
+    async def wanting(self, size: int) -> AsyncIterator[asyncio.Future[None]]:
+        """Somebody who waits for so much memory; at the end it must have been there."""
+
+        async def respond() -> None:
+            async with self.responses.reserve(size, "a"):
+                pass
+
+        waits = asyncio.ensure_future(respond())
+        await asyncio.sleep(0)
+        yield waits
+        with suppress(asyncio.CancelledError):
+            await waits
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
-    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(100))
-    peers = [Peer(None, waiting=50) for _ in range(6)]
-    for now, peer in enumerate(peers):
-        connections.add(peer)
-        connections.paused(peer)
-        connections.look(now)
-    connections.look(20)
-    assert not any(peer.was_cut for peer in peers)
 
-    async def answer(size: int) -> None:
-        async with responses.reserve(size, "a"):
-            pass
 
-    waits = asyncio.ensure_future(answer(60))
-    await asyncio.sleep(0)
-    connections.look(21)
-    assert [peer.was_cut for peer in peers] == [True] * 6  # 300 are held of 100, and 60 are wanted
-    for peer in peers:
-        connections.remove(peer)
-    await waits
-    some = [Peer(None, waiting=20) for _ in range(3)]
-    for now, peer in enumerate(some):
-        connections.add(peer)
-        connections.paused(peer)
-        connections.look(now)
-    waits = asyncio.ensure_future(answer(50))
-    await asyncio.sleep(0)
-    connections.look(20)
-    assert [peer.was_cut for peer in some] == [True, False, False]
-    connections.remove(some[0])
-    await waits
+async def test_those_standing_still_end_as_others_need() -> None:
+    """Those that have stood still longest, all at one look; without anybody waiting, none."""
+    readers = Readers(100)
+
+    def add(count: int, waiting: int) -> None:
+        for now in range(count):
+            readers.add({f"{now}": Peer(None, waiting=waiting)})
+            readers.look(now, {})
+
+    add(6, 50)
+    readers.look(20, {})
+    assert readers.cut() == []
+    async with readers.wanting(60):
+        readers.look(21, {})
+        assert readers.cut() == list("012345")  # 300 are held of 100, and 60 are wanted
+        readers.remove(*"012345")
+    add(3, 20)
+    async with readers.wanting(50):
+        readers.look(20, {})
+        assert readers.cut() == ["0"]
+        readers.remove("0")
 
 
 @promise("A89")
-async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first() -> None:
     """Before them one that stands still ends. Readers of what all clients share stay: to end them
     would give no memory.
     """
-    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
-    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(100 * MIB))
+    readers = Readers(100 * MIB)
     speeds = {"300": 300_000, "100": 100_000, "stops": 500_000, "200": 200_000, "shared": 70_000}
-    peers = {name: Peer(None, waiting=25 * MIB, is_shared=name == "shared") for name in speeds}
-    for peer in peers.values():
-        connections.add(peer)
-        connections.paused(peer)
-    assert responses.held == 100 * MIB  # without what is shared
-
-    async def answer(size: int) -> None:
-        async with responses.reserve(size, "a"):
-            pass
-
-    waits = asyncio.ensure_future(answer(45 * MIB))
-    await asyncio.sleep(0)
-    for now in range(9):
-        if now == 3:  # so long somebody must have waited
-            assert not any(peer.was_cut for peer in peers.values())
-            waits.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await waits
-        if now == 6:
-            waits = asyncio.ensure_future(answer(45 * MIB))
-            await asyncio.sleep(0)
-        connections.look(now)
-        for name, peer in peers.items():
-            peer.bytes_taken += speeds[name] if name != "stops" or now < 5 else 0
-    assert [name for name, peer in peers.items() if peer.was_cut] == ["100", "stops"]
-    for name in ("100", "stops"):
-        connections.remove(peers[name])
-    await waits
-    waits = asyncio.ensure_future(answer(101 * MIB))
-    await asyncio.sleep(0)
-    for now in (9, 12):
-        connections.look(now)
-        for name in ("200", "300"):
-            peers[name].bytes_taken += 3 * speeds[name]
-    assert [name for name, peer in peers.items() if not peer.was_cut] == ["shared"]
-    for name in ("200", "300"):
-        connections.remove(peers[name])
-    await waits
+    readers.add({n: Peer(None, waiting=25 * MIB, is_shared=n == "shared") for n in speeds})
+    assert readers.responses.held == 100 * MIB  # without what is shared
+    async with readers.wanting(45 * MIB) as waits:
+        for now in range(4):
+            if now == 3:  # so long somebody must have waited
+                assert readers.cut() == []
+                waits.cancel()
+                await asyncio.sleep(0)
+            readers.look(now, speeds)
+    readers.look(4, speeds)
+    readers.look(5, speeds | {"stops": 0})
+    async with readers.wanting(45 * MIB):
+        for now in (6, 7, 8):
+            readers.look(now, speeds | {"stops": 0})
+        assert readers.cut() == ["100", "stops"]
+        readers.remove("100", "stops")
+    async with readers.wanting(101 * MIB):
+        for now in (9, 12):
+            readers.look(now, {name: 3 * speeds[name] for name in ("200", "300")})
+        assert readers.cut() == ["300", "200"]
+        readers.remove("200", "300")
 
 
 @promise("A89")
 @pytest.mark.parametrize("is_served", [True, False])
-async def test_slow_ones_stay_while_those_who_wait_are_served(
-    is_served: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_slow_ones_stay_while_those_who_wait_are_served(is_served: bool) -> None:
     """Somebody waits for memory all the time, as a few fast readers of one key can see to. Only
     where nobody is served do slow ones end: what the next one needs, and of little ones none.
     """
-    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
-    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(100 * MIB))
+    readers = Readers(100 * MIB)
     sizes = {"slow": 50 * MIB, "slower": 40 * MIB, "stream": MIB // 8, "small": MIB // 2}
-    peers = {
-        name: Peer(None, is_streaming=name == "stream", waiting=size)
-        for name, size in sizes.items()
-    }
-    for peer in peers.values():
-        connections.add(peer)
-        connections.paused(peer)
+    readers.add(
+        {n: Peer(None, is_streaming=n == "stream", waiting=size) for n, size in sizes.items()}
+    )
 
-    async def answer() -> None:
-        async with responses.reserve(30 * MIB, "a"):
+    async def respond() -> None:
+        async with readers.responses.reserve(30 * MIB, "a"):
             pass
 
-    waiting = [asyncio.ensure_future(answer()) for _ in range(4)]
+    waiting = [asyncio.ensure_future(respond()) for _ in range(4)]
     for now in range(20):
         await asyncio.sleep(0)
-        assert responses.missing
-        connections.look(now)
-        for name, peer in peers.items():
-            peer.bytes_taken += 100_000 * (1 + (name == "slow"))
-        if is_served:
-            responses.served += 1
-        if peers["slower"].was_cut:
+        assert readers.responses.missing
+        readers.look(now, dict.fromkeys(sizes, 100_000) | {"slow": 200_000})
+        readers.responses.served += is_served
+        if readers.cut():
             break
-    assert [name for name, peer in peers.items() if peer.was_cut] == ["slower"] * (not is_served)
+    assert readers.cut() == ["slower"] * (not is_served)
     assert now == (19 if is_served else 3)
-    for peer in peers.values():
-        connections.remove(peer)
+    readers.remove(*sizes)
     await asyncio.gather(*waiting)
-    assert responses.served == (24 if is_served else 4)
+    assert readers.responses.served == (24 if is_served else 4)
 
 
 async def test_those_that_hold_little_end_where_nothing_else_helps() -> None:
-    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(MIB))
-    peers = [Peer(None, waiting=MIB // 2) for _ in range(3)]
-    for peer in peers:
-        connections.add(peer)
-        connections.paused(peer)
-    waits = asyncio.ensure_future(responses.reserve(MIB // 2, "a").__aenter__())
-    await asyncio.sleep(0)
-    for now in range(4):
-        connections.look(now)
-        for peer in peers:
-            peer.bytes_taken += 30_000
-    assert [peer.was_cut for peer in peers] == [True, True, False]
-    for peer in peers:
-        connections.remove(peer)
-    await waits
+    readers = Readers(MIB)
+    readers.add({name: Peer(None, waiting=MIB // 2) for name in "abc"})
+    async with readers.wanting(MIB // 2):
+        for now in range(4):
+            readers.look(now, dict.fromkeys("abc", 30_000))
+        assert readers.cut() == ["a", "b"]
+        readers.remove(*"abc")
 
 
 @promise("A89")
-async def test_who_comes_anew_to_read_slowly_ends_before_who_reads_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_who_comes_anew_to_read_slowly_ends_before_who_reads_on() -> None:
     """Whoever has just begun was never slow, so others were cut for it: it says how long a client
     needs, and not how long it has been there.
     """
-    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
-    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(100 * MIB))
-    honest = Peer(None, waiting=30 * MIB)
-    stream = Peer(None, is_streaming=True, waiting=MIB // 8)
-    for peer in (honest, stream):
-        connections.add(peer)
-        connections.paused(peer)
-
-    async def answer() -> None:
-        async with responses.reserve(30 * MIB, "a"):
-            pass
-
-    waiting, anew = None, list[Peer]()
-    for now in range(12):
-        if now % 4 == 0:
-            for peer in anew:
-                connections.remove(peer)
-            anew = [Peer(None, waiting=36 * MIB) for _ in range(2)]
-            for peer in anew:
-                connections.add(peer)
-                connections.paused(peer)
-        waiting = waiting or asyncio.ensure_future(answer())
-        await asyncio.sleep(0)
-        connections.look(now)
-        honest.bytes_taken += 2 * MIB
-        stream.bytes_taken += 100_000
-        for peer in anew:
-            peer.bytes_taken += 100_000
-            if peer.was_cut:
+    readers = Readers(100 * MIB)
+    slow = {"stream": 100_000, "first": 100_000, "second": 100_000}
+    readers.add({"honest": Peer(None, waiting=30 * MIB)})
+    readers.add({"stream": Peer(None, is_streaming=True, waiting=MIB // 8)})
+    readers.add({n: Peer(None, waiting=36 * MIB) for n in ("first", "second")})
+    async with readers.wanting(30 * MIB):
+        for now in range(12):
+            if now in (4, 8):
+                readers.remove("first", "second")
+                readers.add({n: Peer(None, waiting=36 * MIB) for n in ("first", "second")})
+            await asyncio.sleep(0)
+            readers.look(now, slow | {"honest": 2 * MIB})
+            if readers.cut():
                 break
-        if any(peer.was_cut for peer in anew):
-            break
-    assert [one.was_cut for one in (honest, stream)] == [False, False]
-    assert sum(peer.was_cut for peer in anew) == 1
-    for peer in (honest, stream, *anew):
-        connections.remove(peer)
-    assert waiting is not None
-    await waiting
+        assert readers.cut() in (["first"], ["second"])
+        readers.remove(*readers.peers)
 
 
 @pytest.mark.parametrize(
@@ -348,24 +320,14 @@ async def test_who_comes_anew_to_read_slowly_ends_before_who_reads_on(
     ],
 )
 async def test_slow_ones_end_only_where_that_helps(
-    wanted: int, fast_speed: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+    wanted: int, fast_speed: int, expected: list[str]
 ) -> None:
     """Somebody's slow download ended for a list that got its memory from another reader."""
-    monkeypatch.setattr(budgets, "RESPONSE_WAIT_S", 30.0)
-    connections = Connections(ConnectionLimits(most=9), responses := ResponseBudget(48 * MIB))
-    speeds = {"fast": fast_speed, "slow": 70_000}
-    peers = {"fast": Peer(None, waiting=30 * MIB), "slow": Peer(None, waiting=6 * MIB)}
-    for peer in peers.values():
-        connections.add(peer)
-        connections.paused(peer)
-    async with responses.reserve(6 * MIB, "b"):  # one that is being made
-        waits = asyncio.ensure_future(responses.reserve(wanted * MIB, "a").__aenter__())
-        await asyncio.sleep(0)
-        for now in range(4):
-            connections.look(now)
-            for name, peer in peers.items():
-                peer.bytes_taken += speeds[name]
-        assert [name for name, peer in peers.items() if peer.was_cut] == expected
-        waits.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await waits
+    readers = Readers(48 * MIB)
+    readers.add({"fast": Peer(None, waiting=30 * MIB), "slow": Peer(None, waiting=6 * MIB)})
+    async with readers.responses.reserve(6 * MIB, "b"):  # one that is being made
+        async with readers.wanting(wanted * MIB) as waits:
+            for now in range(4):
+                readers.look(now, {"fast": fast_speed, "slow": 70_000})
+            assert readers.cut() == expected
+            waits.cancel()
