@@ -101,50 +101,14 @@ def test_the_example_of_the_specification_is_signed_as_there() -> None:
 
 
 PUBLIC = ["1.1.1.1", "93.184.215.14", "2606:4700::1111", "2a00:1450:4001::200e"]
-NOT_PUBLIC = [
-    "0.0.0.0",
-    "0.1.2.3",
-    "10.1.2.3",
-    "100.64.0.1",
-    "127.0.0.1",
-    "127.255.255.254",
-    "169.254.169.254",
-    "172.16.0.1",
-    "192.0.0.8",
-    "192.0.2.1",
-    "192.88.99.1",
-    "192.168.1.1",
-    "198.18.0.1",
-    "198.51.100.1",
-    "203.0.113.1",
-    "224.0.0.1",
-    "239.255.255.250",
-    "240.0.0.1",
-    "255.255.255.255",
-    "::",
-    "::1",
-    "::127.0.0.1",
-    "::ffff:127.0.0.1",
-    "::ffff:1.1.1.1",
-    "::ffff:0:127.0.0.1",
-    "64:ff9b::7f00:1",
-    "64:ff9b::101:101",
-    "64:ff9b:1::7f00:1",
-    "100::1",
-    "2001::1",
-    "2001:db8::1",
-    "2002:7f00:1::",
-    "2002:101:101::1",
-    "3fff::1",
-    "5f00::1",
-    "fc00::1",
-    "fd00:ec2::254",
-    "fe80::1",
-    "fe80::1%2",
-    "fec0::1",
-    "ff02::1",
-    "ff0e::1",
-]
+NOT_PUBLIC = """
+0.0.0.0 0.1.2.3 10.1.2.3 100.64.0.1 127.0.0.1 127.255.255.254 169.254.169.254 172.16.0.1 192.0.0.8
+192.0.2.1 192.88.99.1 192.168.1.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.250
+240.0.0.1 255.255.255.255
+:: ::1 ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:1.1.1.1 ::ffff:0:127.0.0.1 64:ff9b::7f00:1
+64:ff9b::101:101 64:ff9b:1::7f00:1 100::1 2001::1 2001:db8::1 2002:7f00:1:: 2002:101:101::1 3fff::1
+5f00::1 fc00::1 fd00:ec2::254 fe80::1 fe80::1%2 fec0::1 ff02::1 ff0e::1
+"""
 
 
 @pytest.mark.parametrize("address", PUBLIC)
@@ -154,12 +118,12 @@ def test_public_addresses_may_be_called(address: str) -> None:
 
 @pytest.mark.parametrize("denied", [*DENIED_V4, *DENIED_V6])
 def test_where_sandboxes_may_not_go_callbacks_do_not_go_either(denied: str) -> None:
-    one = ipaddress.ip_network(denied)
-    for at in (0, one.num_addresses // 2, one.num_addresses - 1):
-        assert not is_public(one[at]), one[at]
+    network = ipaddress.ip_network(denied)
+    for at in (0, network.num_addresses // 2, network.num_addresses - 1):
+        assert not is_public(network[at]), network[at]
 
 
-@pytest.mark.parametrize("address", NOT_PUBLIC)
+@pytest.mark.parametrize("address", NOT_PUBLIC.split())
 def test_no_other_address_may_be_called(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
     assert not may_be_called(ipaddress.ip_address(address), ranges_of("203.0.112.0/24"))
@@ -167,14 +131,9 @@ def test_no_other_address_may_be_called(address: str) -> None:
 
 def test_an_operator_may_allow_ranges() -> None:
     allowed = ranges_of("127.0.0.0/8, fd00::/8")
-    for address, may in (
-        ("127.0.0.1", True),
-        ("fd00::1", True),
-        ("10.0.0.1", False),
-        ("::ffff:127.0.0.1", False),
-        ("::1", False),
-    ):
-        assert may_be_called(ipaddress.ip_address(address), allowed) is may, address
+    addresses = ("127.0.0.1", "fd00::1", "10.0.0.1", "::ffff:127.0.0.1", "::1")
+    called = [one for one in addresses if may_be_called(ipaddress.ip_address(one), allowed)]
+    assert called == ["127.0.0.1", "fd00::1"]
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "localhost", "10.0.0.0/33", "10.0.0.0/8;::1"])

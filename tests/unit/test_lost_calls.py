@@ -54,21 +54,28 @@ def node(epoch: int = 1, presence: Presence = Presence.PRESENT) -> list[Member]:
     return [Member(name="b", epoch=epoch, presence=presence)]
 
 
+GONE = node(2, Presence.GONE)
+
+
 class Sender:
-    def __init__(self) -> None:
-        self.records, self.clock = Records(), ManualClock()
+    """Has sent these invocations to the node b. `knows`: what b says of one."""
+
+    def __init__(self, *names: str, knows: bool | None = False) -> None:
+        self.records, self.clock, self.knows = Records(), ManualClock(), knows
         journal: Any = self.records
         self.asked: list[str] = []
-        self.knows: bool | None = False
         self.calls = LostCalls(journal, self.clock, self.ask, PATIENCE_S)
         self.calls.read(node())
+        for name in names:
+            self.calls.add("b", a_record(name))
 
     async def ask(self, name: str, invocation_id: str) -> bool | None:
         self.asked.append(f"{name} {invocation_id}")
         return self.knows
 
-    async def read(self, members: list[Member]) -> set[str]:
+    async def read(self, members: list[Member], after_s: float = 0.0) -> set[str]:
         """What is written after a look."""
+        self.clock.time += after_s
         self.calls.read(members)
         for _ in range(10):
             await asyncio.sleep(0)
@@ -78,51 +85,39 @@ class Sender:
 @pytest.mark.parametrize("knows", [True, None])
 @pytest.mark.parametrize("epoch", [1, 2])
 async def test_nothing_is_written_while_a_node_knows_more(knows: bool | None, epoch: int) -> None:
-    sender = Sender()
-    sender.knows = knows
-    sender.calls.add("b", a_record("1"))
-    for _ in range(5):
-        assert await sender.read(node(epoch)) == set()
-        sender.clock.time += PATIENCE_S
+    sender = Sender("1", knows=knows)
+    assert await sender.read(node(epoch)) == set()
+    for _ in range(4):
+        assert await sender.read(node(epoch), PATIENCE_S) == set()
     assert sender.asked == ["b 1"] * 4
 
 
 async def test_a_call_that_a_node_which_is_there_knows_nothing_of_is_interrupted() -> None:
-    sender = Sender()
-    sender.calls.add("b", a_record("1"))
+    sender = Sender("1")
     assert await sender.read(node()) == set()  # it may be on its way
-    sender.clock.time += PATIENCE_S
-    assert await sender.read(node()) == {"1"}
+    assert await sender.read(node(), PATIENCE_S) == {"1"}
     assert sender.asked == ["b 1"]
 
 
-async def test_what_the_node_has_stored_stays_as_it_is() -> None:
-    sender = Sender()
-    sender.calls.add("b", a_record("1"))
+@pytest.mark.parametrize(("members", "asked"), [(node(), ["b 1"]), (GONE, [])])
+async def test_what_was_stored_stays_as_it_is(members: list[Member], asked: list[str]) -> None:
+    sender = Sender("1")
     sender.records.known["1"] = a_record("1", Status.SUCCESS)
-    sender.clock.time += PATIENCE_S
-    await sender.read(node())
-    assert sender.records.known["1"].status is Status.SUCCESS
-    sender.clock.time += PATIENCE_S
-    await sender.read(node())
-    assert sender.asked == ["b 1"]
+    for _ in range(2):
+        await sender.read(members, PATIENCE_S)
+        assert sender.records.known["1"].status is Status.SUCCESS
+    assert sender.asked == asked
 
 
 async def test_a_node_that_does_not_answer_is_asked_once_for_all_its_calls() -> None:
-    sender = Sender()
-    sender.knows = None
-    for name in "123":
-        sender.calls.add("b", a_record(name))
+    sender = Sender(*"123", knows=None)
     sender.calls.add("c", a_record("4"))
-    sender.clock.time += PATIENCE_S
-    assert await sender.read(node()) == {"4"}  # c is gone
+    assert await sender.read(node(), PATIENCE_S) == {"4"}  # c is gone
     assert sender.asked == ["b 1"]
 
 
 async def test_a_mistake_with_one_call_holds_up_no_other(monkeypatch: Any) -> None:
-    sender = Sender()
-    for name in "12":
-        sender.calls.add("c", a_record(name))
+    sender = Sender(*"12")
     closed = sender.records.closed
 
     def fail_once(record: Invocation) -> None:
@@ -131,44 +126,20 @@ async def test_a_mistake_with_one_call_holds_up_no_other(monkeypatch: Any) -> No
         closed(record)
 
     monkeypatch.setattr(sender.records, "closed", fail_once)
-    assert await sender.read(node()) == {"2"}
+    assert await sender.read(GONE) == {"2"}
 
 
-async def test_once_the_node_is_gone_the_call_is_interrupted() -> None:
-    sender = Sender()
-    sender.calls.add("b", a_record("1"))
-    assert await sender.read(node(2, Presence.GONE)) == {"1"}
-    assert sender.records.known["1"].error_message == NODE_LOST.sentence
-
-
-async def test_a_record_that_is_there_stays_as_it_is() -> None:
-    sender = Sender()
-    sender.records.known["1"] = a_record("1", Status.SUCCESS)
-    sender.calls.add("b", a_record("1"))
-    await sender.read(node(2, Presence.GONE))
-    assert sender.records.known["1"].status is Status.SUCCESS
-
-
-async def test_what_could_not_be_written_is_written_later() -> None:
-    sender = Sender()
-    sender.calls.add("b", a_record("1"))
+async def test_once_the_node_is_gone_the_call_is_interrupted_once() -> None:
+    sender = Sender("1")
     sender.records.is_away = True
-    assert await sender.read(node(2, Presence.GONE)) == set()
+    assert await sender.read(GONE) == set()  # it is written later
     sender.records.is_away = False
-    assert await sender.read(node(2, Presence.GONE)) == {"1"}
-
-
-async def test_it_is_written_once() -> None:
-    sender = Sender()
-    sender.calls.add("b", a_record("1"))
-    await sender.read(node(2, Presence.GONE))
+    assert await sender.read(GONE) == {"1"}
+    assert sender.records.known["1"].error_message == NODE_LOST.sentence
     sender.records.known.clear()
-    assert await sender.read(node(2, Presence.GONE)) == set()
+    assert await sender.read(GONE) == set()
 
 
 async def test_so_many_are_kept(monkeypatch: Any) -> None:
     monkeypatch.setattr(lost_calls, "LOST_MAX", 2)
-    sender = Sender()
-    for name in "123":
-        sender.calls.add("b", a_record(name))
-    assert await sender.read(node(2, Presence.GONE)) == {"2", "3"}
+    assert await Sender(*"123").read(GONE) == {"2", "3"}
