@@ -1,78 +1,10 @@
--- The statements that PostgreSQL says in its own way; see sqlite.sql for the same ones of SQLite.
-
--- over_among: those of the given ids (a JSON array) whose record is final already, or of a later
--- attempt than the first
-SELECT invocation_id, status, attempt FROM invocation
- WHERE invocation_id IN (SELECT json_array_elements_text(CAST(:ids AS json)))
-   AND (status NOT IN ('queued', 'running') OR attempt > 1);
-
--- ids_among: those of the given ids (a JSON array) that have a record
-SELECT invocation_id FROM invocation
- WHERE invocation_id IN (SELECT json_array_elements_text(CAST(:ids AS json)));
-
--- needed_among: those of the given ids (a JSON array) of work that is not over, or a dead letter
-SELECT value FROM json_array_elements_text(CAST(:ids AS json)) AS value
- WHERE EXISTS (SELECT 1 FROM work WHERE invocation_id = value)
-    OR EXISTS (SELECT 1 FROM dead_letter WHERE invocation_id = value);
-
--- remove_invocations: take records away, by a JSON array of their ids
-DELETE FROM invocation
- WHERE invocation_id IN (SELECT json_array_elements_text(CAST(:ids AS json)));
-
--- remove_attempts: take the attempts of calls away
-DELETE FROM attempt WHERE invocation_id IN (SELECT json_array_elements_text(CAST(:ids AS json)));
-
--- remove_dead_letters: likewise their dead letters
-DELETE FROM dead_letter
- WHERE invocation_id IN (SELECT json_array_elements_text(CAST(:ids AS json)));
-
--- remove_inputs: likewise their inputs
-DELETE FROM input WHERE invocation_id IN (SELECT json_array_elements_text(CAST(:ids AS json)));
-
--- claim_work: take the first due work of a function, so that nobody else can, until the inputs of it
--- reach a size
-UPDATE work SET node_id = :node, epoch = :epoch, machine_boot_id = :machine, is_begun = :is_begun,
-       attempts = attempts + 1
- WHERE invocation_id IN (
-    SELECT invocation_id FROM (
-        SELECT first.invocation_id, first.expires_at_ms,
-               sum(input.size_bytes) OVER (ORDER BY first.due_at_ms, first.invocation_id)
-               - input.size_bytes AS before
-          FROM (SELECT invocation_id, due_at_ms, expires_at_ms FROM work
-                 WHERE function_id = :function_id AND epoch = 0 AND due_at_ms <= :now
-                   AND EXISTS (SELECT 1 FROM function WHERE id = :function_id)
-                 ORDER BY due_at_ms, invocation_id LIMIT :most
-                   FOR UPDATE SKIP LOCKED) AS first
-          JOIN input ON input.invocation_id = first.invocation_id) AS fitting
-     WHERE before < CAST(:bytes AS bigint) AND expires_at_ms >= :now)
-RETURNING invocation_id, attempts, due_at_ms, expires_at_ms;
-
--- forget_inputs: of calls that are over (a JSON array of ids), the inputs that their functions do
--- not keep; a dead letter keeps its own
-DELETE FROM input
- WHERE invocation_id IN (SELECT json_array_elements_text(CAST(:ids AS json)))
-   AND EXISTS (SELECT 1 FROM function_policy
-                WHERE function_policy.function_id = input.function_id
-                  AND record_policy ->> 'keep_input' = 'none')
-   AND NOT EXISTS (SELECT 1 FROM dead_letter
-                    WHERE dead_letter.invocation_id = input.invocation_id);
-
--- counters_of_left: what the running calls add up to that earlier boots of a node left
-SELECT function_id, max(tenant_id) AS tenant_id, count(*) AS calls, count(*) AS errors,
-       count(*) FILTER (WHERE cold_start) AS cold_starts, max(coalesce(started_at, :now)) AS last
-  FROM invocation
- WHERE status IN ('queued', 'running') AND status = 'running'
-   AND epoch < :epoch AND (:alone OR execution_node_id = :node)
- GROUP BY function_id;
-
--- interrupt_left: end the running calls that earlier boots of a node left. Why there are two
--- conditions on the status: see counters_of_left
-UPDATE invocation
-   SET status = 'interrupted', error_message = :why,
-       end_cause = :cause,
-       ended_at = greatest(CAST(:now AS bigint), coalesce(started_at, 0))
- WHERE status IN ('queued', 'running') AND status = 'running'
-   AND epoch < :epoch AND (:alone OR execution_node_id = :node);
+-- What PostgreSQL says in its own way; see sqlite.sql.
+-- $each = (SELECT json_array_elements_text(CAST({} AS json)) AS value)
+-- $by =
+-- $greatest = greatest
+-- $nothing = ''
+-- $row = ctid
+-- $locked = FOR UPDATE SKIP LOCKED
 
 -- oldest_ended: the oldest records of each tenant that have an end and an id below the given one.
 -- However many wait, the index has those with an end only.
@@ -85,78 +17,6 @@ SELECT oldest.invocation_id
  WHERE usage.kind = 'record' AND usage.number > 0
  LIMIT :most;
 
--- oldest_of_tenant: the oldest records of a tenant that have an end, an id below the given one and a
--- size above the given one; and their sizes, without touching the rows. `with_open`: among them also
--- those without an end that have output of attempts
-SELECT invocation_id, size_bytes, FALSE AS is_open FROM invocation
- WHERE tenant_id = :tenant_id AND invocation_id < :before AND size_bytes > :above
-   AND status NOT IN ('queued', 'running')
- UNION ALL
-SELECT invocation_id, size_bytes, TRUE FROM invocation
- WHERE tenant_id = :tenant_id AND invocation_id < :before AND size_bytes > 600
-   AND status IN ('queued', 'running') AND CAST(:with_open AS boolean)
- ORDER BY invocation_id LIMIT :most;
-
--- records_of_function: the newest records of a function that match, from one id up to another, without
--- touching the rows
-SELECT invocation_id FROM invocation
- WHERE function_id = :owner AND invocation_id < :before AND invocation_id >= :start
-   AND (CAST(:status AS text) IS NULL OR status = :status)
-   AND (CAST(:cold_start AS boolean) IS NULL OR cold_start = :cold_start)
-   AND (CAST(:min_duration_ms AS bigint) IS NULL OR duration_ms >= :min_duration_ms)
-   AND (CAST(:source AS text) IS NULL OR source = :source)
-   AND (CAST(:version AS integer) IS NULL OR version = :version)
-   AND EXISTS (SELECT 1 FROM function WHERE id = :owner)
- ORDER BY invocation_id DESC LIMIT :most;
-
--- step_of_function: the id that so many of a function's records further on has
-SELECT invocation_id FROM invocation
- WHERE function_id = :owner AND invocation_id < :before AND invocation_id >= :start
- ORDER BY invocation_id DESC LIMIT 1 OFFSET :entries;
-
--- ended_records: the newest records of a tenant that have an end and match, likewise
-SELECT invocation_id FROM invocation
- WHERE tenant_id = :owner AND invocation_id < :before AND invocation_id >= :start
-   AND status NOT IN ('queued', 'running')
-   AND (CAST(:status AS text) IS NULL OR status = :status)
-   AND (CAST(:cold_start AS boolean) IS NULL OR cold_start = :cold_start)
-   AND (CAST(:min_duration_ms AS bigint) IS NULL OR duration_ms >= :min_duration_ms)
-   AND (CAST(:source AS text) IS NULL OR source = :source)
-   AND (CAST(:version AS integer) IS NULL OR version = :version)
-   AND EXISTS (SELECT 1 FROM function WHERE id = invocation.function_id)
- ORDER BY invocation_id DESC LIMIT :most;
-
--- step_of_ended: the id that so many of them further on has
-SELECT invocation_id FROM invocation
- WHERE tenant_id = :owner AND invocation_id < :before AND invocation_id >= :start
-   AND status NOT IN ('queued', 'running')
- ORDER BY invocation_id DESC LIMIT 1 OFFSET :entries;
-
--- open_records: the newest records of a tenant that have no end and match; these have no output yet,
--- so their rows are short
-SELECT invocation_id FROM invocation
- WHERE tenant_id = :owner AND invocation_id < :before AND invocation_id >= :start
-   AND status IN ('queued', 'running')
-   AND (CAST(:status AS text) IS NULL OR status = :status)
-   AND (CAST(:cold_start AS boolean) IS NULL OR cold_start = :cold_start)
-   AND (CAST(:min_duration_ms AS bigint) IS NULL OR duration_ms >= :min_duration_ms)
-   AND (CAST(:source AS text) IS NULL OR source = :source)
-   AND (CAST(:version AS integer) IS NULL OR version = :version)
-   AND EXISTS (SELECT 1 FROM function WHERE id = invocation.function_id)
- ORDER BY invocation_id DESC LIMIT :most;
-
--- step_of_open: the id that so many of them further on has
-SELECT invocation_id FROM invocation
- WHERE tenant_id = :owner AND invocation_id < :before AND invocation_id >= :start
-   AND status IN ('queued', 'running')
- ORDER BY invocation_id DESC LIMIT 1 OFFSET :entries;
-
--- children_of: the newest calls that a call has caused
-SELECT invocation_id FROM invocation
- WHERE parent_invocation_id = :parent AND tenant_id = :tenant_id
-   AND EXISTS (SELECT 1 FROM function WHERE id = invocation.function_id)
- ORDER BY invocation_id DESC LIMIT :most;
-
 -- output_sizes: the bytes of a record's two streams, without reading them
 SELECT octet_length(stdout), octet_length(stderr) FROM invocation
  WHERE invocation_id = ? AND function_id = ?;
@@ -168,25 +28,6 @@ SELECT substring(stdout FROM CAST(? AS integer) FOR CAST(? AS integer)) FROM inv
 -- part_of_stderr: so many bytes of a record's stderr from one on, the first is 1
 SELECT substring(stderr FROM CAST(? AS integer) FOR CAST(? AS integer)) FROM invocation
  WHERE invocation_id = ? AND function_id = ?;
-
--- drop_output: keep a record without its output, which counts as dropped
-UPDATE invocation
-   SET stdout_dropped = stdout_dropped + length(stdout),
-       stderr_dropped = stderr_dropped + length(stderr),
-       stdout = '', stderr = '', size_bytes = :record_bytes
- WHERE invocation_id = :invocation_id;
-
--- drop_body: take the oldest answer of a tenant that is kept; that there was one stays known
-UPDATE idempotent_answer SET body = ''
- WHERE ctid = (SELECT ctid FROM idempotent_answer
-                 WHERE tenant_id = :tenant_id AND length(body) > 0 ORDER BY made_at LIMIT 1);
-
--- stats_by_age: the oldest statistics of a step that start before a moment, but those of tenants
--- that are read (a JSON array)
-SELECT tenant_id, step_s, start, function_id, stats FROM call_stats
- WHERE step_s = :step_s AND start < :before
-   AND tenant_id NOT IN (SELECT json_array_elements_text(CAST(:read AS json)))
- ORDER BY start LIMIT :most;
 
 -- free_slots: the node holds nothing any more
 UPDATE slot SET held = CAST(CAST(held AS jsonb) - CAST(:node AS text) AS json)

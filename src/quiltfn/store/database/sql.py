@@ -1,6 +1,6 @@
-"""The hot statements by name. `queries.sql` has those that any database accepts; `sqlite.sql` and
-`postgresql.sql` have their own forms of others, under the same names; `fleet.sql` has those of
-fleets, for PostgreSQL only.
+"""The hot statements by name. `queries.sql` has those that any database accepts, once words such as
+`$each(:ids)` are replaced as `sqlite.sql` or `postgresql.sql` says. These also have their own forms
+of other statements, under the same names; `fleet.sql` has those of fleets, for PostgreSQL only.
 
 They are strings that reach the driver unchanged. SQLAlchemy's `text()` would cost 4 µs more for
 each row, a third of the cost of storing a record.
@@ -15,6 +15,9 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult
 
 HEADING = re.compile(r"^-- (\w+): ", re.MULTILINE)
+# A word and its meaning, whose {} stands for the argument; and a word in a statement.
+MEANING = re.compile(r"^-- \$(\w+) = ?(.*)$", re.MULTILINE)
+WORD = re.compile(r"\$(\w+)(?:\((:?\w+)\))?")
 # A comment, an SQLite placeholder, or a %, which psycopg would take for one of its own.
 PLACEHOLDER = re.compile(r"--[^\n]*|\?|(?<![:\w]):([a-z_]+)\b|%")
 
@@ -34,8 +37,14 @@ def statements(dialect: str) -> Mapping[str, str]:
     """The statements of a database: "sqlite" or "postgresql"."""
     found: dict[str, str] = {}
     own = (f"{dialect}.sql", "fleet.sql") if dialect == "postgresql" else (f"{dialect}.sql",)
-    for name in ("queries.sql", *own):
-        found |= parse(Path(__file__).with_name(name).read_text("utf-8"))
+    texts = [Path(__file__).with_name(name).read_text("utf-8") for name in ("queries.sql", *own)]
+    words = dict(MEANING.findall(texts[1]))
+
+    def meaning(word: re.Match[str]) -> str:
+        return words[word[1]].format(word[2]) if word[1] in words else word[0]
+
+    for source in texts:
+        found |= parse(WORD.sub(meaning, source))
     if dialect == "postgresql":
         return {name: for_psycopg(statement) for name, statement in found.items()}
     return found
