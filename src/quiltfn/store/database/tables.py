@@ -11,6 +11,8 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Connection,
+    Executable,
     Float,
     ForeignKey,
     Index,
@@ -18,11 +20,13 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     RowMapping,
+    Select,
     Table,
     Text,
     UniqueConstraint,
     text,
 )
+from sqlalchemy.schema import SchemaItem
 
 from quiltfn.model.converting import convert
 from quiltfn.model.end_cause import cause_json
@@ -40,19 +44,37 @@ T = TypeVar("T", bound=msgspec.Struct)
 metadata = MetaData()
 
 
-def owner() -> tuple[Column[Any], ...]:
+def keys(*names: str) -> list[Column[Any]]:
+    """Columns of text that make up the primary key."""
+    return [Column(name, Text, primary_key=True) for name in names]
+
+
+def required(kind: Any, *names: str, default: str | None = None) -> list[Column[Any]]:
+    """Columns that are never null. `default`: of the database, for rows without a value."""
+    expression = None if default is None else text(default)
+    return [Column(name, kind, nullable=False, server_default=expression) for name in names]
+
+
+def optional(kind: Any, *names: str) -> list[Column[Any]]:
+    """Columns that may be null."""
+    return [Column(name, kind) for name in names]
+
+
+def owner() -> list[Column[Any]]:
     """Columns for the boot of the node that owns an unfinished row."""
-    return (
-        Column("node_id", Text, nullable=False, server_default=text("''")),
-        Column("epoch", BigInteger, nullable=False, server_default=text("0")),
-    )
+    return [*required(Text, "node_id", default="''"), *required(BigInteger, "epoch", default="0")]
 
 
-def where(condition: str) -> dict[str, Any]:
-    """The condition of a partial index, for SQLite only: PostgreSQL's indices come from migrations,
-    and naming the condition for it would import the whole dialect.
+def partial_index(name: str, condition: str, *columns: str) -> Index:
+    """An index of the rows that meet the condition. It is for SQLite only: PostgreSQL's indices
+    come from migrations, and naming the condition for it would import the whole dialect.
     """
-    return {"sqlite_where": text(condition)}
+    return Index(name, *columns, sqlite_where=text(condition))
+
+
+def table(name: str, *parts: SchemaItem, **options: Any) -> Table:
+    """A table with these columns, constraints and indices."""
+    return Table(name, metadata, *parts, **options)
 
 
 def are_of(table: Table, functions: str | TenantFunctions) -> ColumnElement[bool]:
@@ -67,141 +89,105 @@ def are_of(table: Table, functions: str | TenantFunctions) -> ColumnElement[bool
 function_name = UniqueConstraint("tenant_id", "name", name="function_name")
 version_number = UniqueConstraint("function_id", "number", name="version_number")
 
-function = Table(
+function = table(
     "function",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("tenant_id", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("cluster_id", Text),
-    Column("description", Text),
-    Column("owner_node_id", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("current_version", Integer, nullable=False),
-    Column("min_instances", Integer, nullable=False),
-    Column("max_instances", Integer, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("updated_at", BigInteger, nullable=False),
-    Column("error_message", Text),
-    Column("failed_version", Integer),
-    Column("revision", BigInteger, nullable=False, server_default=text("1")),
+    *keys("id"),
+    *required(Text, "tenant_id", "name"),
+    *optional(Text, "cluster_id", "description"),
+    *required(Text, "owner_node_id", "state"),
+    *required(Integer, "current_version", "min_instances", "max_instances"),
+    *required(BigInteger, "created_at", "updated_at"),
+    *optional(Text, "error_message"),
+    *optional(Integer, "failed_version"),
+    *required(BigInteger, "revision", default="1"),
     # The counters: only the journal writes them, never an update of the function.
-    Column("invocation_count", BigInteger, nullable=False, server_default=text("0")),
-    Column("error_count", BigInteger, nullable=False, server_default=text("0")),
-    Column("last_invoked_at", BigInteger),
+    *required(BigInteger, "invocation_count", "error_count", default="0"),
+    *optional(BigInteger, "last_invoked_at"),
     function_name,
 )
 
-version = Table(
+version = table(
     "version",
-    metadata,
-    Column("id", Text, primary_key=True),
+    *keys("id"),
     Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("digest", Text, nullable=False),
-    Column("description", Text),
-    Column("created_at", BigInteger, nullable=False),
-    Column("handler", Text, nullable=False),
-    Column("runtime", Text, nullable=False),
+    *required(Integer, "number"),
+    *required(Text, "digest"),
+    *optional(Text, "description"),
+    *required(BigInteger, "created_at"),
+    *required(Text, "handler", "runtime"),
     # A snapshot of the whole runtime: later changes to the name don't change the version.
-    Column("pinned", JSON, nullable=False),
-    Column("environment", JSON, nullable=False),
-    Column("working_directory", Text),
-    Column("memory_limit_mb", Integer, nullable=False),
-    Column("cpu_limit_percent", Float, nullable=False),
-    Column("timeout_seconds", Integer, nullable=False),
-    Column("cleanup_on_exit", Boolean, nullable=False),
+    *required(JSON, "pinned", "environment"),
+    *optional(Text, "working_directory"),
+    *required(Integer, "memory_limit_mb"),
+    *required(Float, "cpu_limit_percent"),
+    *required(Integer, "timeout_seconds"),
+    *required(Boolean, "cleanup_on_exit"),
     version_number,
 )
 
 # The runtimes by name, of a tenant or, with an empty tenant id, of all tenants. Versions do not
 # refer to these rows, because they have their own snapshots.
-runtime = Table(
+runtime = table(
     "runtime",
-    metadata,
-    Column("tenant_id", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
-    Column("id", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("image", Text),
-    Column("base_image", Text),
-    Column("interpreter", Text, nullable=False, server_default=text("''")),
-    Column("packages", Text),
-    Column("packages_key", Text),
-    Column("host", Text, nullable=False),
-    Column("command", JSON, nullable=False),
-    Column("environment", JSON, nullable=False),
-    Column("isolation", Text, nullable=False),
-    Column("network", Text, nullable=False),
-    Column("writable_paths", JSON, nullable=False),
-    Column("process_limit", Integer),
-    Column("tmp_limit_mb", Integer),
-    Column("file_limit_mb", Integer),
-    Column("open_files_limit", Integer),
-    Column("created_at", BigInteger, nullable=False),
+    *keys("tenant_id", "name"),
+    *required(Text, "id", "kind"),
+    *optional(Text, "image", "base_image"),
+    *required(Text, "interpreter", default="''"),
+    *optional(Text, "packages", "packages_key"),
+    *required(Text, "host"),
+    *required(JSON, "command", "environment"),
+    *required(Text, "isolation", "network"),
+    *required(JSON, "writable_paths"),
+    *optional(Integer, "process_limit", "tmp_limit_mb", "file_limit_mb", "open_files_limit"),
+    *required(BigInteger, "created_at"),
 )
 
 # The images of each tenant, and the bytes that they count. An empty tenant id means all tenants.
-tenant_image = Table(
+tenant_image = table(
     "tenant_image",
-    metadata,
-    Column("tenant_id", Text, primary_key=True),
-    Column("digest", Text, primary_key=True),
-    Column("counted_bytes", BigInteger, nullable=False),
+    *keys("tenant_id", "digest"),
+    *required(BigInteger, "counted_bytes"),
 )
 
 # One row; see `compatibility.py`.
-compatibility = Table(
+compatibility = table(
     "compatibility",
-    metadata,
-    Column("oldest_version", Text, primary_key=True),
+    *keys("oldest_version"),
 )
 
 # The nodes of a fleet that have reported the files of an image on their disks.
-image_copy = Table(
+image_copy = table(
     "image_copy",
-    metadata,
-    Column("digest", Text, primary_key=True),
-    Column("node", Text, primary_key=True),
+    *keys("digest", "node"),
 )
 
 # function_id is no foreign key: a record may be written after its function was deleted, and the
 # records of a deleted function are removed later, in steps.
-invocation = Table(
+invocation = table(
     "invocation",
-    metadata,
-    Column("invocation_id", Text, primary_key=True),
-    Column("tenant_id", Text, nullable=False),
-    Column("function_id", Text, nullable=False),
-    Column("function_name", Text, nullable=False),
-    Column("execution_node_id", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("started_at", BigInteger),
-    Column("ended_at", BigInteger),
-    Column("duration_ms", BigInteger),
-    Column("exit_code", Integer),
+    *keys("invocation_id"),
+    *required(Text, "tenant_id", "function_id", "function_name", "execution_node_id", "status"),
+    *optional(BigInteger, "started_at", "ended_at", "duration_ms"),
+    *optional(Integer, "exit_code"),
     # Bytes. Records from before schema 0008 have text here; SQLite allows both in one column.
     Column("stdout", Text().with_variant(LargeBinary(), "postgresql"), nullable=False),
     Column("stderr", Text().with_variant(LargeBinary(), "postgresql"), nullable=False),
-    Column("error_message", Text),
-    Column("cold_start", Boolean, nullable=False),
-    Column("timeline", JSON),
-    Column("stdout_dropped", BigInteger, nullable=False, server_default=text("0")),
-    Column("stderr_dropped", BigInteger, nullable=False, server_default=text("0")),
-    Column("version", Integer),
-    Column("source", Text, nullable=False, server_default=text("'sync'")),
-    Column("attempt", Integer, nullable=False, server_default=text("1")),
-    Column("due_at", BigInteger),
-    Column("parent_invocation_id", Text),
-    Column("origin_invocation_id", Text),
-    Column("output_order", Text),
-    Column("memory_mib", Integer, nullable=False, server_default=text("0")),
-    Column("http_status", Integer),
-    Column("end_cause", JSON),
+    *optional(Text, "error_message"),
+    *required(Boolean, "cold_start"),
+    *optional(JSON, "timeline"),
+    *required(BigInteger, "stdout_dropped", "stderr_dropped", default="0"),
+    *optional(Integer, "version"),
+    *required(Text, "source", default="'sync'"),
+    *required(Integer, "attempt", default="1"),
+    *optional(BigInteger, "due_at"),
+    *optional(Text, "parent_invocation_id", "origin_invocation_id", "output_order"),
+    *required(Integer, "memory_mib", default="0"),
+    *optional(Integer, "http_status"),
+    *optional(JSON, "end_cause"),
     # The last two columns are not fields of a record: the boot of `execution_node_id` that wrote
     # it, and the bytes that it counts in `usage`; the default is that of a record without output.
-    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
-    Column("size_bytes", BigInteger, nullable=False, server_default=text("600")),
+    *required(BigInteger, "epoch", default="0"),
+    *required(BigInteger, "size_bytes", default="600"),
     # Ids are UUIDv7, so their order is chronological. The other columns let filters use only the
     # index, since the rows may be megabytes apart.
     Index(
@@ -211,185 +197,145 @@ invocation = Table(
     ),
     # For retention, fast with any number of waiting rows, and for the list of a tenant's
     # invocations.
-    Index(
+    partial_index(
         "invocation_of_tenant",
+        "status NOT IN ('queued', 'running')",
         *("tenant_id", "invocation_id", "size_bytes", "status"),
         *("function_id", "cold_start", "duration_ms", "source", "version"),
-        **where("status NOT IN ('queued', 'running')"),
     ),
-    Index(
+    partial_index(
         "invocation_open",
+        "status IN ('queued', 'running')",
         *("tenant_id", "invocation_id", "status"),
-        **where("status IN ('queued', 'running')"),
     ),
     # Records with output of attempts, which retention can remove.
-    Index(
+    partial_index(
         "invocation_open_output",
+        "status IN ('queued', 'running') AND size_bytes > 600",
         *("tenant_id", "invocation_id", "size_bytes", "status"),
-        **where("status IN ('queued', 'running') AND size_bytes > 600"),
     ),
-    Index(
+    partial_index(
         "invocation_children",
+        "parent_invocation_id IS NOT NULL",
         *("parent_invocation_id", "invocation_id"),
-        **where("parent_invocation_id IS NOT NULL"),
     ),
 )
 
 # The number of rows of each tenant, and their bytes. Triggers update it; see
 # `store/tenants/usage.py`.
-usage = Table(
+usage = table(
     "usage",
-    metadata,
-    Column("kind", Text, primary_key=True),
-    Column("tenant_id", Text, primary_key=True),
-    Column("bytes", BigInteger, nullable=False),
-    Column("number", BigInteger, nullable=False),
+    *keys("kind", "tenant_id"),
+    *required(BigInteger, "bytes", "number"),
 )
 
 # The servers that use the store, each with the number of its last start; see
 # `store/fleet/nodes.py`. The other columns are of the nodes of a fleet (`store/fleet/members.py`);
 # `report`: a `model.member.Report`.
-node = Table(
+node = table(
     "node",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("epoch", BigInteger, nullable=False),
-    Column("beat", BigInteger, nullable=False, server_default=text("0")),
-    Column("presence", Text, nullable=False, server_default=text("'present'")),
-    Column("state", Text, nullable=False, server_default=text("'ready'")),
-    Column("address", Text, nullable=False, server_default=text("''")),
-    Column("version", Text, nullable=False, server_default=text("''")),
-    Column("report", JSON, nullable=False, server_default=text("'{}'")),
+    *keys("name"),
+    *required(BigInteger, "epoch"),
+    *required(BigInteger, "beat", default="0"),
+    *required(Text, "presence", default="'present'"),
+    *required(Text, "state", default="'ready'"),
+    *required(Text, "address", "version", default="''"),
+    *required(JSON, "report", default="'{}'"),
 )
 
 # One row if the database is a fleet's. `quiltfn fleet init` makes it; see `store/fleet/init.py`.
-fleet = Table("fleet", metadata, Column("id", Text, primary_key=True))
+fleet = table("fleet", *keys("id"))
 
 # For each function, the maximum instances on all nodes of a fleet, and the slots of each node:
 # `{node: {"count": …, "wanted": …, "epoch": …, "turn": …}}`; see `store/fleet/slots.py`.
-slot = Table(
+slot = table(
     "slot",
-    metadata,
     Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), primary_key=True),
-    Column("max_instances", Integer, nullable=False),
-    Column("held", JSON, nullable=False, server_default=text("'{}'")),
+    *required(Integer, "max_instances"),
+    *required(JSON, "held", default="'{}'"),
 )
 
 # The latest changes of shared state, in commit order; see `store/functions/changes.py`.
-change = Table(
+change = table(
     "change",
-    metadata,
     Column("number", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True),
-    Column("kind", Text, nullable=False),
-    Column("tenant_id", Text, nullable=False),
-    Column("object_id", Text, nullable=False),
+    *required(Text, "kind", "tenant_id", "object_id"),
 )
 
 # Deleted functions with records that are not removed yet.
-deletion = Table("deletion", metadata, Column("function_id", Text, primary_key=True))
+deletion = table("deletion", *keys("function_id"))
 
 # At most one row, the state of the clock. See `model/trusted_time.py`.
-clock = Table(
+clock = table(
     "clock",
-    metadata,
     Column("id", Integer, primary_key=True),
-    Column("boot_id", Text, nullable=False),
-    Column("offset_s", Float, nullable=False),
-    Column("settled_at", BigInteger, nullable=False),
+    *required(Text, "boot_id"),
+    *required(Float, "offset_s"),
+    *required(BigInteger, "settled_at"),
 )
 
 # One row, rewritten to test whether writing works.
-probe = Table(
+probe = table(
     "probe",
-    metadata,
     Column("id", Integer, primary_key=True),
-    Column("count", BigInteger, nullable=False),
+    *required(BigInteger, "count"),
 )
 
-api_key = Table(
+api_key = table(
     "api_key",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("tenant_id", Text, nullable=False),
-    Column("scope", Text, nullable=False),
-    Column("prefix", Text, nullable=False),
-    Column("digest", Text, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("expires_at", BigInteger),
-    Column("revoked_at", BigInteger),
-    Column("label", Text),
+    *keys("id"),
+    *required(Text, "tenant_id", "scope", "prefix", "digest"),
+    *required(BigInteger, "created_at"),
+    *optional(BigInteger, "expires_at", "revoked_at"),
+    *optional(Text, "label"),
     UniqueConstraint("prefix", name="api_key_prefix"),
 )
 
 # One row. The transaction of every change to a key increases it, so that other processes notice.
-key_revision = Table(
+key_revision = table(
     "key_revision",
-    metadata,
     Column("id", Integer, primary_key=True),
-    Column("number", BigInteger, nullable=False),
+    *required(BigInteger, "number"),
 )
 
 # `status` is null while the first request runs. `made_at` is when the key was reserved.
-idempotent_answer = Table(
+idempotent_answer = table(
     "idempotent_answer",
-    metadata,
-    Column("tenant_id", Text, primary_key=True),
-    Column("method", Text, primary_key=True),
-    Column("path", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("body_digest", Text, nullable=False),
-    Column("status", Integer),
-    Column("headers", JSON, nullable=False),
-    Column("body", LargeBinary, nullable=False),
-    Column("made_at", BigInteger, nullable=False),
+    *keys("tenant_id", "method", "path", "key"),
+    *required(Text, "body_digest"),
+    *optional(Integer, "status"),
+    *required(JSON, "headers"),
+    *required(LargeBinary, "body"),
+    *required(BigInteger, "made_at"),
     *owner(),
     Index("idempotent_answer_age", "made_at"),
     # Bodies that may be removed to free space, oldest first.
-    Index(
-        "idempotent_answer_with_body",
-        *("tenant_id", "made_at"),
-        **where("length(body) > 0"),
-    ),
+    partial_index("idempotent_answer_with_body", "length(body) > 0", "tenant_id", "made_at"),
     # A start finds these rows without reading every body.
-    Index(
-        "idempotent_answer_running",
-        "made_at",
-        **where("status IS NULL"),
-    ),
+    partial_index("idempotent_answer_running", "status IS NULL", "made_at"),
 )
 
-audit = Table(
+audit = table(
     "audit",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("at", BigInteger, nullable=False),
-    Column("tenant_id", Text, nullable=False),
-    Column("credential", Text, nullable=False),
-    Column("action", Text, nullable=False),
-    Column("object_id", Text),
-    Column("status", Integer, nullable=False),
-    Column("error_code", Text),
-    Column("address", Text, nullable=False),
-    Column("request_id", Text, nullable=False),
-    Column("note", Text),
-    Column("object_name", Text),
+    *keys("id"),
+    *required(BigInteger, "at"),
+    *required(Text, "tenant_id", "credential", "action"),
+    *optional(Text, "object_id"),
+    *required(Integer, "status"),
+    *optional(Text, "error_code"),
+    *required(Text, "address", "request_id"),
+    *optional(Text, "note", "object_name"),
     Index("audit_listing", "tenant_id", "id"),
     Index("audit_age", "at"),
 )
 
-operation = Table(
+operation = table(
     "operation",
-    metadata,
-    Column("operation_id", Text, primary_key=True),
-    Column("tenant_id", Text, nullable=False),
-    Column("operation_type", Text, nullable=False),
-    Column("idempotency_key", Text, nullable=False),
-    Column("action_id", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("reason_code", Text),
-    Column("reason_message", Text),
-    Column("retryable", Boolean, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
+    *keys("operation_id"),
+    *required(Text, "tenant_id", "operation_type", "idempotency_key", "action_id", "status"),
+    *optional(Text, "reason_code", "reason_message"),
+    *required(Boolean, "retryable"),
+    *required(BigInteger, "created_at"),
     *owner(),
     UniqueConstraint("tenant_id", "idempotency_key", name="operation_key"),
     Index("operation_listing", "tenant_id", "operation_id"),
@@ -399,158 +345,114 @@ operation = Table(
 # `attempts`: how many were claimed so far. `epoch`: 0 while it waits; otherwise the boot of the
 # node that claimed it. `machine_boot_id`: the boot of that node's kernel. `is_begun`: whether its
 # attempt counts as started even without a record of it.
-work = Table(
+work = table(
     "work",
-    metadata,
-    Column("invocation_id", Text, primary_key=True),
-    Column("tenant_id", Text, nullable=False),
-    Column("function_id", Text, nullable=False),
-    Column("due_at_ms", BigInteger, nullable=False),
-    Column("expires_at_ms", BigInteger, nullable=False),
-    Column("attempts", Integer, nullable=False, server_default=text("0")),
-    Column("is_begun", Boolean, nullable=False, server_default=text("0")),
-    Column("machine_boot_id", Text, nullable=False, server_default=text("''")),
+    *keys("invocation_id"),
+    *required(Text, "tenant_id", "function_id"),
+    *required(BigInteger, "due_at_ms", "expires_at_ms"),
+    *required(Integer, "attempts", default="0"),
+    *required(Boolean, "is_begun", default="0"),
+    *required(Text, "machine_boot_id", default="''"),
     *owner(),
-    Index(
-        "work_due",
-        *("function_id", "due_at_ms", "invocation_id"),
-        **where("epoch = 0"),
-    ),
-    Index(
-        "work_claimed",
-        *("function_id", "epoch"),
-        **where("epoch > 0"),
-    ),
+    partial_index("work_due", "epoch = 0", "function_id", "due_at_ms", "invocation_id"),
+    partial_index("work_claimed", "epoch > 0", "function_id", "epoch"),
 )
 
 # The number of unfinished asynchronous invocations of a function. Triggers update it.
-work_count = Table(
+work_count = table(
     "work_count",
-    metadata,
-    Column("function_id", Text, primary_key=True),
-    Column("number", BigInteger, nullable=False),
+    *keys("function_id"),
+    *required(BigInteger, "number"),
 )
 
 # Stored inputs. `environment` is JSON, and so is its plain text if `is_encrypted`.
-input_table = Table(
+input_table = table(
     "input",
-    metadata,
-    Column("invocation_id", Text, primary_key=True),
-    Column("tenant_id", Text, nullable=False),
-    Column("function_id", Text, nullable=False),
-    Column("timeout_seconds", Integer),
-    Column("version", Integer),
-    Column("caller", Text, nullable=False),
-    Column("may_write", Boolean, nullable=False),
-    Column("traceparent", Text),
-    Column("is_encrypted", Boolean, nullable=False, server_default=text("0")),
-    Column("size_bytes", BigInteger, nullable=False),
+    *keys("invocation_id"),
+    *required(Text, "tenant_id", "function_id"),
+    *optional(Integer, "timeout_seconds", "version"),
+    *required(Text, "caller"),
+    *required(Boolean, "may_write"),
+    *optional(Text, "traceparent"),
+    *required(Boolean, "is_encrypted", default="0"),
+    *required(BigInteger, "size_bytes"),
     # Last, because SQLite reads through a long value to reach the columns after it.
-    Column("payload", LargeBinary),
-    Column("environment", LargeBinary),
+    *optional(LargeBinary, "payload", "environment"),
     Index("input_of_tenant", "tenant_id", "invocation_id", "size_bytes"),
     Index("input_of_function", "function_id"),
 )
 
 # The completed attempts of asynchronous invocations. Times in Unix milliseconds.
-attempt = Table(
+attempt = table(
     "attempt",
-    metadata,
-    Column("invocation_id", Text, primary_key=True),
+    *keys("invocation_id"),
     Column("attempt", Integer, primary_key=True),
-    Column("status", Text, nullable=False),
-    Column("started_at", BigInteger),
-    Column("ended_at", BigInteger),
-    Column("duration_ms", BigInteger),
-    Column("exit_code", Integer),
-    Column("error_message", Text),
-    Column("execution_node_id", Text, nullable=False),
-    Column("cold_start", Boolean, nullable=False),
-    Column("version", Integer),
+    *required(Text, "status"),
+    *optional(BigInteger, "started_at", "ended_at", "duration_ms"),
+    *optional(Integer, "exit_code"),
+    *optional(Text, "error_message"),
+    *required(Text, "execution_node_id"),
+    *required(Boolean, "cold_start"),
+    *optional(Integer, "version"),
     # The end of each stream, of an attempt with a successor. The last attempt's is in the record.
-    Column("stdout", LargeBinary),
-    Column("stderr", LargeBinary),
-    Column("end_cause", JSON),
+    *optional(LargeBinary, "stdout", "stderr"),
+    *optional(JSON, "end_cause"),
 )
 
 # Dead-lettered asynchronous invocations. `reason`: "attempts" or "age".
-dead_letter = Table(
+dead_letter = table(
     "dead_letter",
-    metadata,
-    Column("invocation_id", Text, primary_key=True),
-    Column("tenant_id", Text, nullable=False),
-    Column("function_id", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("died_at", BigInteger, nullable=False),
+    *keys("invocation_id"),
+    *required(Text, "tenant_id", "function_id", "reason"),
+    *required(BigInteger, "died_at"),
     Index("dead_letter_listing", "function_id", "invocation_id"),
     Index("dead_letter_of_tenant", "tenant_id", "invocation_id"),
 )
 
 # The policies of functions that don't use the defaults, as JSON.
-function_policy = Table(
+function_policy = table(
     "function_policy",
-    metadata,
     Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), primary_key=True),
-    Column("async_policy", JSON),
-    Column("record_policy", JSON),
+    *optional(JSON, "async_policy", "record_policy"),
 )
 
 # Deliveries to destinations. `policy_field`: "on_success" or "on_failure", the field of the
 # function's policy that has the destination. `epoch`: 0 while no node sends it.
-delivery = Table(
+delivery = table(
     "delivery",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("tenant_id", Text, nullable=False),
-    Column("function_id", Text, nullable=False),
-    Column("invocation_id", Text, nullable=False),
-    Column("policy_field", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("body", LargeBinary, nullable=False),
-    Column("attempts", Integer, nullable=False, server_default=text("0")),
-    Column("due_at_ms", BigInteger, nullable=False),
-    Column("expires_at_ms", BigInteger, nullable=False),
-    Column("http_status", Integer),
-    Column("error_message", Text),
-    Column("ended_at", BigInteger),
+    *keys("id"),
+    *required(Text, "tenant_id", "function_id", "invocation_id", "policy_field", "status"),
+    *required(LargeBinary, "body"),
+    *required(Integer, "attempts", default="0"),
+    *required(BigInteger, "due_at_ms", "expires_at_ms"),
+    *optional(Integer, "http_status"),
+    *optional(Text, "error_message"),
+    *optional(BigInteger, "ended_at"),
     *owner(),
-    Index(
-        "delivery_due",
-        *("function_id", "due_at_ms"),
-        **where("status = 'waiting' AND epoch = 0"),
-    ),
+    partial_index("delivery_due", "status = 'waiting' AND epoch = 0", "function_id", "due_at_ms"),
     Index("delivery_listing", "function_id", "id"),
     Index("delivery_of_tenant", "tenant_id", "id"),
     Index("delivery_ended", "tenant_id", "ended_at"),
 )
 
 # The fields of `model.schedule.Schedule`.
-schedule = Table(
+schedule = table(
     "schedule",
-    metadata,
-    Column("tenant_id", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
-    Column("id", Text, nullable=False),
+    *keys("tenant_id", "name"),
+    *required(Text, "id"),
     Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), nullable=False),
-    Column("cron", Text),
-    Column("every_seconds", BigInteger),
-    Column("timezone", Text, nullable=False),
-    Column("payload", Text),
+    *optional(Text, "cron"),
+    *optional(BigInteger, "every_seconds"),
+    *required(Text, "timezone"),
+    *optional(Text, "payload"),
     Column("environment", JSON(none_as_null=True)),
-    Column("overlap", Text, nullable=False),
-    Column("missed", Text, nullable=False),
-    Column("jitter_seconds", BigInteger, nullable=False),
-    Column("enabled", Boolean, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("updated_at", BigInteger, nullable=False),
-    Column("revision", BigInteger, nullable=False),
-    Column("anchor_ms", BigInteger, nullable=False),
-    Column("next_tick_ms", BigInteger),
-    Column("next_due_ms", BigInteger),
-    Column("looked_at_ms", BigInteger, nullable=False),
-    Column("missed_count", BigInteger, nullable=False, server_default=text("0")),
-    Column("skipped_count", BigInteger, nullable=False, server_default=text("0")),
-    Column("fired_count", BigInteger, nullable=False, server_default=text("0")),
+    *required(Text, "overlap", "missed"),
+    *required(BigInteger, "jitter_seconds"),
+    *required(Boolean, "enabled"),
+    *required(BigInteger, "created_at", "updated_at", "revision", "anchor_ms"),
+    *optional(BigInteger, "next_tick_ms", "next_due_ms"),
+    *required(BigInteger, "looked_at_ms"),
+    *required(BigInteger, "missed_count", "skipped_count", "fired_count", default="0"),
     UniqueConstraint("id", name="schedule_id"),
     Index("schedule_due", "next_due_ms"),
     Index("schedule_function", "function_id"),
@@ -558,39 +460,29 @@ schedule = Table(
 
 # One row for each decided tick, and one for all ticks missed in one gap: the key prevents running a
 # tick twice. `missed`: how many missed ticks the row represents.
-schedule_run = Table(
+schedule_run = table(
     "schedule_run",
-    metadata,
-    Column("schedule_id", Text, primary_key=True),
+    *keys("schedule_id"),
     Column("tick_ms", BigInteger, primary_key=True),
-    Column("function_id", Text, nullable=False),
-    Column("outcome", Text, nullable=False),
-    Column("invocation_id", Text),
-    Column("reason", Text),
-    Column("missed", BigInteger, nullable=False),
+    *required(Text, "function_id", "outcome"),
+    *optional(Text, "invocation_id", "reason"),
+    *required(BigInteger, "missed"),
     Column("is_manual", Boolean, primary_key=True),
-    Column("decided_at", BigInteger, nullable=False),
-    Index(
-        "schedule_run_waiting",
-        "schedule_id",
-        "tick_ms",
-        **where("outcome = 'waiting'"),
-    ),
+    *required(BigInteger, "decided_at"),
+    partial_index("schedule_run_waiting", "outcome = 'waiting'", "schedule_id", "tick_ms"),
     Index("schedule_run_of_function", "function_id"),
 )
 
 # The statistics of a function's invocations between `start` (Unix seconds) and `step_s` later. They
 # outlive the records, and the function. `stats`: a `model.stats.CallStats`. The order of the key's
 # columns keeps the rows of all functions of a tenant within a time together.
-# time is in one place.
-call_stats = Table(
+call_stats = table(
     "call_stats",
-    metadata,
-    Column("tenant_id", Text, primary_key=True),
+    *keys("tenant_id"),
     Column("step_s", Integer, primary_key=True),
     Column("start", BigInteger, primary_key=True),
-    Column("function_id", Text, primary_key=True),
-    Column("stats", LargeBinary, nullable=False),
+    *keys("function_id"),
+    *required(LargeBinary, "stats"),
     Index("call_stats_of_function", "function_id", "step_s", "start"),
     Index("call_stats_by_age", "step_s", "start"),
     sqlite_with_rowid=False,
@@ -598,43 +490,39 @@ call_stats = Table(
 
 # Invocations of deleted functions that `call_stats` includes, kept for some minutes: they have no
 # record that would show this when the journal is read again.
-counted_call = Table(
+counted_call = table(
     "counted_call",
-    metadata,
-    Column("invocation_id", Text, primary_key=True),
-    Column("ended_at", BigInteger, nullable=False),
+    *keys("invocation_id"),
+    *required(BigInteger, "ended_at"),
     Index("counted_call_age", "ended_at"),
     sqlite_with_rowid=False,
 )
 
 # A row for each function with a URL. `url`: a `model.url.FunctionUrl`.
-function_url = Table(
+function_url = table(
     "function_url",
-    metadata,
     Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), primary_key=True),
-    Column("url", JSON, nullable=False),
+    *required(JSON, "url"),
 )
 
 # The tenants that have ever had a URL: a path keeps its tenant for good.
-url_tenant = Table("url_tenant", metadata, Column("tenant_id", Text, primary_key=True))
+url_tenant = table("url_tenant", *keys("tenant_id"))
 
 # A row for each alias of a function. `alias`: a `model.alias.Alias`.
-function_alias = Table(
+function_alias = table(
     "function_alias",
-    metadata,
     Column("function_id", Text, ForeignKey("function.id", ondelete="CASCADE"), primary_key=True),
-    Column("name", Text, primary_key=True),
-    Column("alias", JSON, nullable=False),
-    Column("revision", Integer, nullable=False),
+    *keys("name"),
+    *required(JSON, "alias"),
+    *required(Integer, "revision"),
 )
 
 # A row for each tenant whose quotas differ from the settings. `quota`: a
 # `model.tenant_quota.TenantQuota`.
-tenant_quota = Table(
+tenant_quota = table(
     "tenant_quota",
-    metadata,
-    Column("tenant_id", Text, primary_key=True),
-    Column("quota", JSON, nullable=False),
+    *keys("tenant_id"),
+    *required(JSON, "quota"),
 )
 
 COUNTER_COLUMNS = FunctionCounters.__struct_fields__
@@ -648,15 +536,9 @@ TIMELINE_AT = INVOCATION_COLUMNS.index("timeline")
 SPEC_COLUMNS = VersionSpec.__struct_encode_fields__
 
 
-def function_row(function: Function) -> dict[str, Any]:
-    """The columns of a function, without its counters."""
-    row: dict[str, Any] = msgspec.to_builtins(function)
-    return row
-
-
 def version_row(version: Version) -> dict[str, Any]:
     """A version and its spec as one flat row."""
-    row: dict[str, Any] = msgspec.to_builtins(version)
+    row = row_of(version)
     spec: dict[str, Any] = row.pop("spec")
     return row | spec
 
@@ -734,3 +616,14 @@ def row_of(item: msgspec.Struct) -> dict[str, Any]:
 def read(row: RowMapping, kind: type[T]) -> T:
     """Reads a struct from the columns of its fields; the row may have more columns."""
     return convert({name: row[name] for name in kind.__struct_fields__}, kind)
+
+
+def read_all(connection: Connection, query: Select[Any], kind: type[T]) -> list[T]:
+    """Reads a struct from each row that the query finds."""
+    return [read(row, kind) for row in connection.execute(query).mappings()]
+
+
+def read_one(connection: Connection, query: Executable, kind: type[T]) -> T | None:
+    """Reads a struct from the only row that a query finds, or a statement returns; None: no row."""
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else read(row, kind)
