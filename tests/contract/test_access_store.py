@@ -25,7 +25,7 @@ from quiltfn.model.errors import CapacityFull, Conflict, NotFound, RateLimited, 
 from quiltfn.model.operation import Operation
 from quiltfn.ports import AuditQuery
 from quiltfn.store import SqlStore
-from quiltfn.store.database import batches, steps
+from quiltfn.store.database import database, steps
 from quiltfn.store.database.database import Work
 from quiltfn.store.tenants import keys as keys_module
 from quiltfn.store.tenants.audit import SqlAudit
@@ -346,7 +346,7 @@ async def test_old_entries_go_in_steps(store: SqlStore, monkeypatch: pytest.Monk
     made = [an_entry(id=one, at=NOW + number) for number, one in enumerate(ids(8))]
     for entry in made:
         await audit.append(entry)
-    monkeypatch.setattr(batches, "BATCH_ROWS", 4)
+    monkeypatch.setattr(database, "BATCH_ROWS", 4)
     write, counts = store.database.write, list[int]()
 
     async def counted(work: Work[int], **more: bool) -> int:

@@ -11,7 +11,7 @@ from quiltfn.model.alias import ALIASES_MAX, Alias, Share
 from quiltfn.model.errors import NotFound, Outdated
 from quiltfn.model.function import Function
 from quiltfn.store import SqlStore
-from quiltfn.store.functions.aliases import SqlAliases, StoredAlias
+from quiltfn.store.functions.aliases import SqlAliases
 
 pytestmark = promise("W22")
 
@@ -40,7 +40,7 @@ async def test_what_is_saved_survives_a_restart(open_store: StoreOpener, tmp_pat
         await aliases.save(other.id, "live", None, LIVE)
     async with open_store(tmp_path) as store:
         aliases = SqlAliases(store.database)
-        mine = [StoredAlias(function_id=function.id, alias=one) for one in (NIGHTLY, changed)]
+        mine = [(function.id, one) for one in (NIGHTLY, changed)]
         assert await aliases.load() == mine
         assert await aliases.load([other.id]) == []
         assert await aliases.load([function.id]) == mine
@@ -59,7 +59,7 @@ async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) ->
             await aliases.save(function.id, "live", replace(LIVE, version=9), known)
         with pytest.raises(Outdated):
             await aliases.save(function.id, "live", None, known)
-    assert [one.alias for one in await aliases.load()] == [LIVE]
+    assert [one for _, one in await aliases.load()] == [LIVE]
 
 
 @promise("W28")
@@ -76,7 +76,7 @@ async def test_another_node_s_default_or_last_alias_is_noticed(store: SqlStore) 
         with pytest.raises(Outdated):
             await aliases.save(function.id, name, wanted, known)
     await aliases.save(function.id, "live", replace(default, version=2), default)
-    assert sum(one.alias.is_default for one in await aliases.load()) == 1
+    assert sum(one.is_default for _, one in await aliases.load()) == 1
 
     for number in range(ALIASES_MAX - 2):
         await aliases.save(function.id, f"a{number}", replace(NIGHTLY, name=f"a{number}"), None)

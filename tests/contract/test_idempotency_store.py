@@ -18,7 +18,7 @@ from forked import forked
 from promises import promise
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
 from quiltfn.store import SqlStore, StoreBroken
-from quiltfn.store.database import batches
+from quiltfn.store.database import database
 from quiltfn.store.database.database import Work
 from quiltfn.store.tenants.idempotency import SqlIdempotencyStore
 
@@ -194,7 +194,7 @@ async def test_answers_go_after_24_hours(store: SqlStore, monkeypatch: pytest.Mo
         await answers.complete(replace(REQUEST, key=str(number)), 200, {}, b"")
     young = replace(REQUEST, key="young")
     await answers.reserve(young, NOW + 1)
-    monkeypatch.setattr(batches, "BATCH_ROWS", 3)
+    monkeypatch.setattr(database, "BATCH_ROWS", 3)
     write, counts = store.database.write, list[int]()
 
     async def counted(work: Work[int], **more: bool) -> int:

@@ -169,7 +169,7 @@ async def told(story: list[list[tuple[int, str, str]]]) -> None:
         for node in nodes:
             await node.follower.refresh()
         stored = {one.function.id: one for one in await nodes[0].store.load()}
-        urls = {one.function_id: one.url for one in await SqlUrls(nodes[0].store.database).load()}
+        urls = dict(await SqlUrls(nodes[0].store.database).load())
         policies = {
             one: policy
             for one, policy, _ in await SqlPolicies(nodes[0].store.database).load()

@@ -190,8 +190,8 @@ class Aliases(Mirror[dict[str, Alias]]):
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, dict[str, Alias]]:
         found: dict[str, dict[str, Alias]] = {}
-        for row in await self._store.load(only):
-            found.setdefault(row.function_id, {})[row.alias.name] = row.alias
+        for function_id, alias in await self._store.load(only):
+            found.setdefault(function_id, {})[alias.name] = alias
         return found
 
     def moved(self, function_id: str, moved: Mapping[str, Alias]) -> None:

@@ -53,7 +53,7 @@ class Urls(Mirror[FunctionUrl]):
         """Load the URLs of functions that are in the catalog."""
         self._tenants.update(await self._store.tenants())
         rows, known = await self._store.load(only), self._catalog.known
-        return {one.function_id: one.url for one in rows if known(one.function_id) is not None}
+        return {key: url for key, url in rows if known(key) is not None}
 
     def _changed(self, key: str, before: FunctionUrl | None, after: FunctionUrl | None) -> None:
         del before

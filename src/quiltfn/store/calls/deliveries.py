@@ -23,7 +23,6 @@ from sqlalchemy import (
 from quiltfn.model.converting import convert
 from quiltfn.model.cursors import AFTER_EVERY_ID, first_id, from_cursor, to_cursor
 from quiltfn.model.delivery import Delivery, DeliveryStatus
-from quiltfn.model.end_cause import EndCause
 from quiltfn.model.retention import StorageLimit
 from quiltfn.ports import Page, TenantFunctions
 from quiltfn.ports.deliveries import DueDeliveries
@@ -88,12 +87,8 @@ class SqlDeliveries:
             .order_by(one.due_at_ms)
             .limit(1)
         )
-
-        def work(connection: Connection) -> DueDeliveries | None:
-            row = connection.execute(query).one_or_none()
-            return None if row is None else _due(row)
-
-        return await self._database.read(work)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        return None if row is None else _due(row)
 
     async def claim(self, function_id: str, limit: int, now_ms: int) -> Sequence[Delivery]:
         """Claims up to `limit` due deliveries for this server, oldest first, and counts the try: on
@@ -131,16 +126,10 @@ class SqlDeliveries:
         claim whose outcome is unknown.
         """
         boot = self._database.boot
-        others = (
-            WAITS,
-            one.epoch == boot.epoch,
-            one.node_id == boot.node_id,
-            one.id.not_in(list(known)),
-        )
+        mine = WAITS, one.epoch == boot.epoch, one.node_id == boot.node_id
+        others = *mine, one.id.not_in(list(known))
         change = update(table).where(*others).values({**NOBODY, "attempts": one.attempts - 1})
-        await self._database.write(
-            lambda connection: connection.execute(change).close(), frees=True
-        )
+        await self._database.write(lambda c: c.execute(change).close(), frees=True)
 
     async def finish(self, delivery: Delivery) -> None:
         """Stores the outcome of a try: a waiting delivery becomes due again."""
@@ -151,13 +140,8 @@ class SqlDeliveries:
         the delivery's id, in one transaction; a repetition changes nothing. Raises what
         `WorkStore.accept` raises.
         """
-        delivered = {
-            **_end_of(delivery),
-            "status": DeliveryStatus.DELIVERED,
-            "error_message": None,
-            "body": b"",
-        }
-        change = self._owned(delivery).values(delivered)
+        delivered = {"status": DeliveryStatus.DELIVERED, "error_message": None, "body": b""}
+        change = self._owned(delivery).values(_end_of(delivery) | delivered)
 
         def both(connection: Connection) -> None:
             (refusal,) = self._work.accept_in(connection, [work])
@@ -217,16 +201,10 @@ class SqlDeliveries:
         """
         this = (one.function_id == function_id, one.id == delivery_id)
         has_body = func.length(one.body) > 0  # otherwise removed to make room: see `_give_up`
-        change = (
-            update(table)
-            .where(*this, one.status != DeliveryStatus.DELIVERED, one.epoch == 0, has_body)
-            .values(
-                status=DeliveryStatus.WAITING,
-                due_at_ms=now_ms,
-                expires_at_ms=expires_at_ms,
-                ended_at=None,
-            )
-        )
+        is_undelivered = *this, one.status != DeliveryStatus.DELIVERED, one.epoch == 0, has_body
+        due = {"status": DeliveryStatus.WAITING, "due_at_ms": now_ms, "ended_at": None}
+        due["expires_at_ms"] = expires_at_ms
+        change = update(table).where(*is_undelivered).values(due)
 
         def work(connection: Connection) -> Delivery | None:
             connection.execute(change).close()
@@ -270,9 +248,7 @@ class SqlDeliveries:
 
     async def _change(self, delivery: Delivery, values: dict[str, Any]) -> None:
         change = self._owned(delivery).values(values)
-        await self._database.write(
-            lambda connection: connection.execute(change).close(), frees=True
-        )
+        await self._database.write(lambda c: c.execute(change).close(), frees=True)
 
 
 def free(connection: Connection, boot: Boot) -> int:
@@ -320,12 +296,7 @@ def _end_of(delivery: Delivery) -> dict[str, Any]:
 
 
 def _read(row: Any) -> Delivery:
-    values = dict(row._mapping)
-    cause = values.pop("end_cause", None)
-    return Delivery(
-        **values | {"status": DeliveryStatus(values["status"])},
-        end_cause=None if cause is None else convert(cause, EndCause),  # type: ignore[arg-type]
-    )
+    return convert({str(name): value for name, value in row._mapping.items()}, Delivery)
 
 
 def _due(row: Any) -> DueDeliveries:

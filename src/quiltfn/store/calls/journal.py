@@ -84,11 +84,9 @@ class SpoolJournal:
         self._other: Spool
         self._timer: asyncio.TimerHandle | None = None
         self._commit: asyncio.Task[None] | None = None
-        self._written, self._kept = (
-            0,
-            0,
-        )  # The number of writes so far, and how many of them are committed.
-        self._taken = 0  # _written at the time of the last swap.
+        # The number of writes so far, how many of them are committed, and `_written` at the time of
+        # the last swap.
+        self._written = self._kept = self._taken = 0
         self._failure: StoreUnavailable | None = None
         self._refused_at = float("-inf")  # when the disk last refused a start
         # Emitted with the statistics that a commit added.

@@ -36,7 +36,6 @@ class RecordKey:
         return nonce + self._of(invocation_id).encrypt(nonce, content, field.encode())
 
     def decrypt(self, invocation_id: str, field: str, sealed: bytes) -> bytes:
-        """As in `inputs.Cipher`."""
         nonce, content = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
         try:
             return self._of(invocation_id).decrypt(nonce, content, field.encode())

@@ -38,22 +38,20 @@ class SqlRetention:
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database, self._clock = database, clock
-        self._newest: deque[tuple[float, str]] = (
-            deque()
-        )  # Ids with the time at which each was newest.
+        # Ids with the time at which each was newest.
+        self._newest: deque[tuple[float, str]] = deque()
 
     async def prune_some(self, keep: RetentionPolicy) -> int:
         """Removes some records, for a millisecond, so that other writes hardly wait. Returns how
         many: 0 if the policy allows all remaining ones. Raises `StoreUnavailable`.
         """
-        return await self._database.write(
-            lambda connection: self._prune_some(connection, keep), frees=True
-        )
 
-    def _prune_some(self, connection: Connection, keep: RetentionPolicy) -> int:
-        now = int(self._clock.trusted())
-        before = max(first_id(now - YOUNG_S), self._newest_a_minute_ago(connection))
-        return prune_some(connection, keep, now, before)
+        def work(connection: Connection) -> int:
+            now = int(self._clock.trusted())
+            before = max(first_id(now - YOUNG_S), self._newest_a_minute_ago(connection))
+            return prune_some(connection, keep, now, before)
+
+        return await self._database.write(work, frees=True)
 
     def _newest_a_minute_ago(self, connection: Connection) -> str:
         now, seen = self._clock.now(), self._newest

@@ -1,13 +1,11 @@
 """Schedules in the database, and the decisions on their ticks."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from msgspec.structs import replace
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Select,
     delete,
     exists,
     func,
@@ -17,7 +15,7 @@ from sqlalchemy import (
     update,
 )
 
-from quiltfn.model.errors import Conflict, NotFound, QuiltfnError, RateLimited
+from quiltfn.model.errors import NotFound, QuiltfnError, RateLimited
 from quiltfn.model.schedule import (
     SLEWED_MS,
     Overlap,
@@ -30,7 +28,7 @@ from quiltfn.ports import ChangeKind, Page
 from quiltfn.ports.schedules import Firing, ScheduleRun, StoredSchedule
 from quiltfn.ports.work import AcceptedWork
 from quiltfn.store.database import tables
-from quiltfn.store.database.database import Database
+from quiltfn.store.database.database import Database, name_taken
 from quiltfn.store.functions import changes
 
 # The number of runs kept of each schedule; unfinished ones stay in any case.
@@ -68,14 +66,7 @@ class SqlSchedules:
 
         def work(connection: Connection) -> None:
             if connection.execute(select(1).where(of_tenant, table.name == schedule.name)).first():
-                raise Conflict(
-                    f"name {schedule.name!r} is taken by another schedule",
-                    details={
-                        "field": "name",
-                        "expected": "a name that is free",
-                        "received": schedule.name,
-                    },
-                )
+                raise name_taken(schedule.name, "schedule")
             count = connection.execute(select(func.count()).where(of_tenant)).scalar_one()
             if count >= most:
                 raise RateLimited(
@@ -130,8 +121,8 @@ class SqlSchedules:
         query = select(tables.schedule).where(table.tenant_id == tenant_id, table.name == name)
 
         def read(connection: Connection) -> StoredSchedule | None:
-            row = connection.execute(query).mappings().one_or_none()
-            return None if row is None else _with_last_run(connection, tables.read(row, Schedule))
+            found = tables.read_one(connection, query, Schedule)
+            return None if found is None else _with_last_run(connection, found)
 
         return await self._database.read(read)
 
@@ -141,8 +132,8 @@ class SqlSchedules:
         query = query.order_by(table.id).limit(limit)
 
         def read(connection: Connection) -> list[StoredSchedule]:
-            rows = connection.execute(query).mappings().all()
-            return [_with_last_run(connection, tables.read(row, Schedule)) for row in rows]
+            found = tables.read_all(connection, query, Schedule)
+            return [_with_last_run(connection, schedule) for schedule in found]
 
         return await self._database.read(read)
 
@@ -154,33 +145,22 @@ class SqlSchedules:
 
     async def next_due_ms(self) -> int | None:
         """When the first of all schedules is due, in Unix milliseconds; None: none ever is."""
-        return await self._database.read(
-            lambda connection: connection.execute(select(func.min(table.next_due_ms))).scalar()
-        )
+        first = select(func.min(table.next_due_ms))
+        return await self._database.read(lambda connection: connection.execute(first).scalar())
 
     async def due(self, now_ms: int, limit: int) -> Sequence[Schedule]:
         """Up to `limit` due schedules, those due for longest first."""
         query = select(tables.schedule).where(table.next_due_ms <= now_ms)
         query = query.order_by(table.next_due_ms).limit(limit)
-        return await self._database.read(
-            lambda connection: [
-                tables.read(row, Schedule) for row in connection.execute(query).mappings()
-            ]
-        )
+        return await self._database.read(lambda c: tables.read_all(c, query, Schedule))
 
     async def set_back(self, now_ms: int, limit: int) -> Sequence[Schedule]:
         """Schedules whose next tick was computed before the clock was set back: see
         `Schedule.was_set_back`.
         """
-        query = select(tables.schedule).where(
-            table.enabled, table.looked_at_ms > now_ms + SLEWED_MS
-        )
-        return await self._database.read(
-            lambda connection: [
-                tables.read(row, Schedule)
-                for row in connection.execute(query.limit(limit)).mappings()
-            ]
-        )
+        is_ahead = table.enabled, table.looked_at_ms > now_ms + SLEWED_MS
+        query = select(tables.schedule).where(*is_ahead).limit(limit)
+        return await self._database.read(lambda c: tables.read_all(c, query, Schedule))
 
     async def fire(self, firings: Sequence[Firing]) -> Sequence[RunOutcome | None]:
         """Carries out decisions, in one transaction: accepts the work, writes the outcome of each
@@ -240,7 +220,8 @@ class SqlSchedules:
         if schedule.overlap is not Overlap.ALLOW and not _is_over(connection, schedule.id):
             if schedule.overlap is Overlap.SKIP:
                 return RunOutcome.SKIPPED, NOT_OVER
-            if _waiting(connection, schedule.id) >= WAITING_MAX:
+            waiting = select(func.count()).where(run.schedule_id == schedule.id, WAITS)
+            if connection.execute(waiting).scalar_one() >= WAITING_MAX:
                 return RunOutcome.SKIPPED, TOO_MANY_WAIT
             return RunOutcome.WAITING, NOT_OVER
         (refused,) = self._accept_in(connection, [firing.work])
@@ -288,8 +269,7 @@ class SqlSchedules:
         query = select(tables.schedule).where(table.id.in_(ready))
 
         def read(connection: Connection) -> tuple[list[Schedule], bool]:
-            found = connection.execute(query).mappings()
-            schedules = [tables.read(row, Schedule) for row in found]
+            schedules = tables.read_all(connection, query, Schedule)
             return schedules, connection.execute(waits.limit(1)).first() is not None
 
         return await self._database.read(read)
@@ -354,20 +334,10 @@ def _or_no_function(connection: Connection, schedule: Schedule) -> None:
         raise NotFound("there is no function with this name")
 
 
-def _open_runs() -> Select[Any]:
-    """Matches runs whose work is unfinished."""
-    return select(1).where(run.invocation_id == tables.work.c.invocation_id)
-
-
 def _is_over(connection: Connection, schedule_id: str) -> bool:
-    is_open = _open_runs().where(run.schedule_id == schedule_id).limit(1)
-    return connection.execute(is_open).first() is None
-
-
-def _waiting(connection: Connection, schedule_id: str) -> int:
-    this = (run.schedule_id == schedule_id, WAITS)
-    count: int = connection.execute(select(func.count()).where(*this)).scalar_one()
-    return count
+    """Whether no run of the schedule has unfinished work."""
+    is_open = run.schedule_id == schedule_id, run.invocation_id == tables.work.c.invocation_id
+    return connection.execute(select(1).where(*is_open).limit(1)).first() is None
 
 
 def _is_there(
@@ -432,4 +402,4 @@ def _runs(
     if before_ms is not None:
         query = query.where(run.tick_ms < before_ms)
     query = query.order_by(run.tick_ms.desc()).limit(limit)
-    return [tables.read(row, ScheduleRun) for row in connection.execute(query).mappings()]
+    return tables.read_all(connection, query, ScheduleRun)

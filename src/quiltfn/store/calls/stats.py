@@ -253,9 +253,7 @@ class SqlStats:
         """The tenants that have statistics."""
         count = tables.usage.c
         query = select(count.tenant_id).where(count.kind == usage.STATS.name, count.number > 0)
-        return await self._database.read(
-            lambda connection: connection.execute(query).scalars().all()
-        )
+        return await self._database.read(lambda c: c.execute(query).scalars().all())
 
     async def add(self, sums: Mapping[Stretch, CallStats]) -> None:
         """Adds measurements of instances, such as CPU time."""

@@ -131,9 +131,7 @@ class SqlWork:
         accepted = [one for one, _ in some]
         replies: Sequence[Exception | None]
         try:
-            replies = await self._database.write(
-                lambda connection: self.accept_in(connection, accepted)
-            )
+            replies = await self._database.write(lambda c: self.accept_in(c, accepted))
         except Exception as error:
             if len(some) > 1 and not isinstance(error, StoreUnavailable):
                 half = len(some) // 2
@@ -182,18 +180,12 @@ class SqlWork:
 
         def read(connection: Connection) -> list[FunctionQueue]:
             found = []
-            for function_id, tenant_id, number in connection.execute(counted).all():
-                waiting = number - scalar(connection, "number_claimed", function_id)
-                due = scalar(connection, "next_due", function_id)
+            for key, tenant_id, number in connection.execute(counted).all():
+                waiting = number - scalar(connection, "number_claimed", key)
+                due = scalar(connection, "next_due", key)
                 if due is not None:
-                    found.append(
-                        FunctionQueue(
-                            function_id=function_id,
-                            tenant_id=tenant_id,
-                            waiting=waiting,
-                            next_due_ms=due,
-                        )
-                    )
+                    queue = {"function_id": key, "tenant_id": tenant_id, "waiting": waiting}
+                    found.append(FunctionQueue(**queue, next_due_ms=due))
             return found
 
         return await self._database.read(read)
@@ -214,9 +206,7 @@ class SqlWork:
             record.invocation_id.in_(invocation_ids),
             record.status.not_in((Status.QUEUED.value, Status.RUNNING.value)),
         )
-        return await self._database.read(
-            lambda connection: connection.execute(query).scalars().all()
-        )
+        return await self._database.read(lambda c: c.execute(query).scalars().all())
 
     async def check_key(self) -> None:
         """Raises `Unprocessable` if waiting work cannot be decrypted. Checks the first item of each
@@ -249,9 +239,7 @@ class SqlWork:
         ended: list[Invocation] = []
         while True:  # as long as all of it is too old
             some = await self._database.write(
-                lambda connection: self._claim_some(
-                    connection, function_id, limit, now_ms, is_begun
-                )
+                lambda c: self._claim_some(c, function_id, limit, now_ms, is_begun)
             )
             ended += some.ended
             if some.work or not some.ended:
@@ -428,17 +416,7 @@ class SqlWork:
         """The completed attempts of an asynchronous invocation, first to last."""
         rows = select(tables.attempt).where(tables.attempt.c.invocation_id == invocation_id)
         rows = rows.order_by(tables.attempt.c.attempt)
-        return await self._database.read(
-            lambda connection: [
-                tables.read(row, Attempt) for row in connection.execute(rows).mappings()
-            ]
-        )
-
-    async def input(self, invocation_id: str) -> Input | None:
-        """The caller's input, if it was stored. Raises `Unprocessable` if it was encrypted with
-        another key.
-        """
-        return await self._input(invocation_id)
+        return await self._database.read(lambda c: tables.read_all(c, rows, Attempt))
 
     async def input_variables(self, invocation_id: str) -> Sequence[str] | None:
         """The names of the caller's variables; none if they are encrypted with another key, and
@@ -459,15 +437,16 @@ class SqlWork:
             dead_letter.invocation_id == invocation_id,
             dead_letter.function_id == function_id,
         )
-        return await self._input(invocation_id, exists().where(*this))
+        return await self.input(invocation_id, exists().where(*this))
 
-    async def _input(self, invocation_id: str, *where: ColumnElement[bool]) -> Input | None:
+    async def input(self, invocation_id: str, *where: ColumnElement[bool]) -> Input | None:
+        """The caller's input, if it was stored. Raises `Unprocessable` if it was encrypted with
+        another key.
+        """
         query = select(tables.input_table).where(
             tables.input_table.c.invocation_id == invocation_id, *where
         )
-        row = await self._database.read(
-            lambda connection: connection.execute(query).mappings().one_or_none()
-        )
+        row = await self._database.read(lambda c: c.execute(query).mappings().one_or_none())
         return None if row is None else read_input(row, self._cipher)
 
     async def keep_input(self, record: Invocation, kept: Input) -> None:
@@ -502,11 +481,7 @@ class SqlWork:
             .order_by(dead_letter.invocation_id.desc())
             .limit(limit + 1)
         )
-        found = await self._database.read(
-            lambda connection: [
-                tables.read(row, DeadLetter) for row in connection.execute(query).mappings()
-            ]
-        )
+        found = await self._database.read(lambda c: tables.read_all(c, query, DeadLetter))
         items = found[:limit]
         return Page(items, to_cursor(items[-1].invocation_id) if len(found) > limit else None)
 

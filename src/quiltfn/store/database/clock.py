@@ -20,12 +20,8 @@ class SqlClockStore:
     async def load(self) -> ClockState | None:
         if self._is_shared:
             return None
-
-        def work(connection: Connection) -> ClockState | None:
-            row = connection.execute(select(tables.clock)).mappings().one_or_none()
-            return tables.read(row, ClockState) if row is not None else None
-
-        return await self._database.read(work)
+        query = select(tables.clock)
+        return await self._database.read(lambda c: tables.read_one(c, query, ClockState))
 
     async def save(self, state: ClockState) -> None:
         if self._is_shared:

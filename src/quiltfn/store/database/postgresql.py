@@ -1,4 +1,4 @@
-"""A database in PostgreSQL, used by two threads: one writes and one reads.
+"""A database in PostgreSQL.
 
 Transactions that write take turns: each first takes a lock of quiltfn's own in PostgreSQL and holds
 it until its commit, as SQLite's writers do. So what a writer has read stays unchanged until it
@@ -18,7 +18,6 @@ import contextlib
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -31,7 +30,7 @@ from quiltfn import __version__
 from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.ports import ClockReading
 from quiltfn.store.database import compatibility
-from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Unstorable, Work
+from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Database, Unstorable, Work
 from quiltfn.store.database.postgres_connection import (
     APPLICATION,
     NAMESPACE,
@@ -60,8 +59,7 @@ from quiltfn.store.database.quick_connection import QuickConnection
 from quiltfn.store.database.sql import driver
 from quiltfn.store.database.tables import REVISION
 from quiltfn.store.files.directory import SPOOLS, DataDirectory, StoreBroken
-from quiltfn.store.files.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve
-from quiltfn.store.files.put_off import PutOff
+from quiltfn.store.files.disk_reserve import FULL, DiskFull
 from quiltfn.store.fleet import nodes
 from quiltfn.store.fleet.locks import check_fleet, free_name_lock, try_name_lock
 from quiltfn.store.fleet.nodes import Boot
@@ -145,10 +143,8 @@ class NotStored(Exception):
     """The transaction had no effect for sure; a retry may succeed."""
 
 
-class PostgresDatabase:
-    """`Database` over PostgreSQL. It replaces a lost connection at the next use. `open` either
-    succeeds or leaves nothing open.
-    """
+class PostgresDatabase(Database):
+    """A lost connection is replaced at the next use."""
 
     def __init__(
         self,
@@ -160,92 +156,35 @@ class PostgresDatabase:
         fleet_id: str = "",
     ) -> None:
         """`make`: makes another engine, as `engine` does. `directory`: has this server's spool and
-        nothing else of the store. `fleet_id`: the fleet that the server is a node of; empty for
-        none.
+        nothing else of the store; so has its reserve, since PostgreSQL's disk is its own.
+        `fleet_id`: the fleet that the server is a node of; empty for none.
         """
+        super().__init__(directory, busy_timeout_s, node_id)
         self._engine, self._make, self._fleet_id = made, make, fleet_id
-        self.directory, self.busy_timeout_s = directory, busy_timeout_s
-        self._node_id, self._is_alone = node_id, False
+        self._is_alone = False
         self._application = APPLICATION
         self.listens_with: Mapping[str, Any] = {}
         self.timeline: PostgresTimeline  # of its connections; set by the code that makes them
-        self.problem: str | None = None
-        # For the spool only: PostgreSQL's disk is its own.
-        self.reserve = DiskReserve(directory.path)
-        self.has_free_pages = False
-        self._boot: Boot | None = None
-        self._put_off = PutOff(self.write)
-        self._is_unsure = asyncio.Event()
-        self._writer_thread = ThreadPoolExecutor(1, "store-writer")
-        self._reader_thread = ThreadPoolExecutor(1, "store-reader")
         self._writer: Connection | None = None
         self._reader: Connection | None = None
-
-    async def open(self, alone: bool) -> None:
-        """As `Database` says."""
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._writer_thread, self._open, alone)
-        except BaseException:
-            await self.aclose()
-            raise
-
-    @property
-    def boot(self) -> Boot:
-        """As `Database` says."""
-        return nodes.of_server(self._boot)
 
     @property
     def _is_shared(self) -> bool:
         """Whether transactions belong to a server that shares its database."""
         return self._boot is not None and not self._is_alone
 
-    async def aclose(self) -> None:
-        """As `Database` says."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._reader_thread, self._close, "_reader")
-        await loop.run_in_executor(self._writer_thread, self._close, "_writer")
-        await loop.run_in_executor(self._writer_thread, self.directory.retire, 0)
-        self._reader_thread.shutdown()
-        self._writer_thread.shutdown()
-        self.directory.leave()
+    def _close_reader(self) -> None:
+        self._close("_reader")
 
-    async def write(
-        self, work: Work[T], after: Callable[[], None] | None = None, *, frees: bool = False
-    ) -> T:
-        """As `Database` says. There is no reserve on PostgreSQL's disk, so `frees` is the same."""
-        del frees
-        deadline = time.monotonic() + self.busy_timeout_s
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(
-                self._writer_thread, self._transact, work, deadline, after
-            )
-        except OutcomeUnknown:
-            self._is_unsure.set()
-            raise
-
-    async def unsure(self) -> None:
-        """As `Database` says."""
-        await self._is_unsure.wait()
-        self._is_unsure.clear()
-
-    async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
-        """As `Database` says."""
-        await self._put_off.write(work, after)
-
-    async def refill_reserve(self) -> bool:
-        """As `Database` says."""
-        loop = asyncio.get_running_loop()
-        is_there = await loop.run_in_executor(self._writer_thread, self.reserve.refill)
-        return await self._put_off.catch_up() and is_there
+    def _close_writer(self) -> None:
+        self._close("_writer")
+        self.directory.retire(0)
 
     async def read(self, work: Work[T]) -> T:
-        """As `Database` says. All of `work` sees one state."""
+        """All of `work` sees one state."""
         return await self._looked(work, self._in_one_state)
 
     async def poll(self, work: Work[T]) -> T:
-        """As `Database` says."""
         return await self._looked(work, self._by_itself)
 
     def quick_connection(self) -> QuickConnection:
@@ -253,11 +192,9 @@ class PostgresDatabase:
         return QuickConnection(self._make(is_quick=True, application=self._application))
 
     async def clock(self) -> ClockReading | None:
-        """As `Database` says."""
         return None if self._is_alone else await self.read(_read_clock)
 
     async def listen(self, hear: Callable[[str], None]) -> None:
-        """As `Database` says."""
         await listen(self.listens_with, self.timeline, self.boot.epoch, hear)
 
     async def end_node_session(self, name: str) -> None:
@@ -270,7 +207,7 @@ class PostgresDatabase:
         await self.poll(work)
 
     def condition(self) -> tuple[bool, str]:
-        """As `SqlStore` says. PostgreSQL itself finds damage if it has checksums enabled."""
+        """PostgreSQL itself finds damage if it has checksums enabled."""
         return True, "; ".join(self.directory.notices) or NOTHING_MISSING
 
     # Reading, in its thread ------------------------------------------------------------------
@@ -327,27 +264,16 @@ class PostgresDatabase:
 
     # Writing, in its thread ------------------------------------------------------------------
 
-    def _transact(self, work: Work[T], deadline: float, after: Callable[[], None] | None) -> T:
-        try:
-            result = self._perform(work, deadline)
-        except StoreUnavailable as error:
-            self.problem = str(error)
-            raise
-        self.problem = REFUSED if self.reserve.is_spent else None
-        if after is not None:
-            after()
-        return result
-
-    def _perform(self, work: Work[T], deadline: float) -> T:
-        """Runs `work` until it is stored; retries while it surely was not and time is left."""
+    def _perform(self, work: Work[T], deadline: float, frees: bool) -> T:
+        """Retries while `work` surely was not stored and time is left. There is no reserve on
+        PostgreSQL's disk, so `frees` makes no difference.
+        """
+        del frees
         problem: Exception | None = None
         for _ in range(TRIES):
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if time.monotonic() >= deadline:
                 break
-            self.directory.look()
-            if self.directory.problem is not None:
-                raise StoreUnavailable(self.directory.problem)
+            self._check_directory()
             try:
                 return self._perform_once(work, deadline)
             except NotStored as error:
@@ -726,11 +652,7 @@ async def open_postgresql(
     shares it with servers of other `node_id`s. A tool beside a server is not alone and has no node.
     A write waits at most `busy_timeout_s` for others. `password`: used if the URL has none.
     """
-    directory = DataDirectory(data_dir, has_database=False)
-    timeline = PostgresTimeline(data_dir)
-    engines = await _engines(url, password, timeline)
-    database = PostgresDatabase(*engines, directory, busy_timeout_s, node_id)
-    database.listens_with, database.timeline = parameters(url, password), timeline
+    database = await _database(url, password, data_dir, busy_timeout_s, node_id)
     is_server = alone or bool(node_id)
     async with opened(database, alone=alone, sweeps=lambda: is_server) as store:
         yield store
@@ -750,19 +672,16 @@ async def open_as_node(
     database of another fleet or of none, and `StoreUnavailable` while a node of the same name, or a
     server that is alone, uses it.
     """
-    directory = DataDirectory(data_dir, has_database=False)
-    timeline = PostgresTimeline(data_dir)
-    engines = await _engines(url, password, timeline)
-    database = PostgresDatabase(*engines, directory, busy_timeout_s, node_id, fleet_id)
-    database.listens_with, database.timeline = parameters(url, password), timeline
+    database = await _database(url, password, data_dir, busy_timeout_s, node_id, fleet_id)
     async with opened(database, alone=False, sweeps=lambda: True) as store:
         yield store
 
 
-async def _engines(
-    url: str, password: str | None, timeline: PostgresTimeline
-) -> tuple[Engine, Callable[..., Engine]]:
-    """The engine for transactions, and a function that makes more of them."""
-    loop = asyncio.get_running_loop()
+async def _database(url: str, password: str | None, data_dir: Path, *more: Any) -> PostgresDatabase:
+    """`more`: the last arguments of `PostgresDatabase`."""
+    timeline = PostgresTimeline(data_dir)
     make = partial(engine, url, password, timeline=timeline)
-    return await loop.run_in_executor(None, make), make
+    made = await asyncio.get_running_loop().run_in_executor(None, make)
+    database = PostgresDatabase(made, make, DataDirectory(data_dir, has_database=False), *more)
+    database.listens_with, database.timeline = parameters(url, password), timeline
+    return database

@@ -1,8 +1,7 @@
-"""One SQLite file, used by two threads: one writes and one reads.
+"""A database in one SQLite file.
 
-SQLite calls block and an event loop must not, so each of the two connections has a thread. With one
-writing connection, writes of this process queue instead of locking each other out. Readers see the
-last commit (write-ahead log) and never wait.
+With one writing connection, writes of this process queue instead of locking each other out. Readers
+see the last commit (write-ahead log) and never wait.
 """
 
 import asyncio
@@ -12,8 +11,7 @@ import secrets
 import sqlite3
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,14 +29,12 @@ from sqlalchemy import (
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store.database import sql, sqlite_header
 from quiltfn.store.database.check import IntegrityCheck
-from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Work, migrate
+from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Database, Work, migrate
 from quiltfn.store.database.tables import REVISION
 from quiltfn.store.files import consistency
 from quiltfn.store.files.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
-from quiltfn.store.files.disk_reserve import FULL, REFUSED, DiskFull, DiskReserve, is_full
-from quiltfn.store.files.put_off import PutOff
+from quiltfn.store.files.disk_reserve import FULL, REFUSED, DiskFull, is_full
 from quiltfn.store.fleet import nodes
-from quiltfn.store.fleet.nodes import Boot
 from quiltfn.store.functions.functions import SqlStore, opened
 
 T = TypeVar("T")
@@ -67,91 +63,20 @@ UNDO_IN_MEMORY = "PRAGMA temp_store = MEMORY"
 BUSY_STEPS = 64
 
 
-class SqliteDatabase:
-    """`Database` over `quiltfn.db`: two connections and their threads. `open` either succeeds or
-    leaves nothing open.
-    """
+class SqliteDatabase(Database):
+    """`quiltfn.db`. There are no other servers to hear of, unless they share the directory."""
+
+    has_free_pages = True
 
     def __init__(self, directory: DataDirectory, busy_timeout_s: float, node_id: str = "") -> None:
-        self.directory = directory
-        self._node_id = node_id
-        self.problem: str | None = None  # why the last write failed, or the next ones will
-        self._boot: Boot | None = None
+        super().__init__(directory, busy_timeout_s, node_id)
         self._is_registered = False  # whether the epoch of the boot is stored
         self.check = IntegrityCheck(directory.database)
-        self.reserve = DiskReserve(directory.path)
-        self.has_free_pages = True
-        self._put_off = PutOff(self.write)
-        self.busy_timeout_s, self._busy_ms = busy_timeout_s, 0  # _busy_ms: as set on the writer
-        self._writer_thread = ThreadPoolExecutor(1, "store-writer")
-        self._reader_thread = ThreadPoolExecutor(1, "store-reader")
+        self._busy_ms = 0  # as set on the writer
         self._writer: Connection
         self._reader: Connection
 
-    async def open(self, alone: bool) -> None:
-        """Opens, creates or migrates the database. Raises `StoreBroken`."""
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._writer_thread, self._open_writer, alone)
-            await loop.run_in_executor(self._reader_thread, self._open_reader)
-        except BaseException:
-            await self.aclose()
-            raise
-
-    @property
-    def boot(self) -> Boot:
-        """This start of the server. Raises `StoreBroken` for a tool beside a server."""
-        return nodes.of_server(self._boot)
-
-    async def aclose(self) -> None:
-        """Closes both connections. Closing the last one copies the log into the database."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._reader_thread, self.check.stop)
-        await loop.run_in_executor(self._reader_thread, self._close, "_reader")
-        if hasattr(self, "_writer"):
-            await loop.run_in_executor(self._writer_thread, self._retire)
-        await loop.run_in_executor(self._writer_thread, self._close, "_writer")
-        self._reader_thread.shutdown()
-        self._writer_thread.shutdown()
-        self.directory.leave()
-
-    async def write(
-        self, work: Work[T], after: Callable[[], None] | None = None, *, frees: bool = False
-    ) -> T:
-        """As `Database` says."""
-        deadline = time.monotonic() + self.busy_timeout_s
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._writer_thread, self._transact, work, deadline, after, frees
-        )
-
-    async def unsure(self) -> None:
-        """As `Database` says. With a file, the outcome is always known."""
-        await asyncio.Event().wait()
-
-    async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
-        """As `Database` says."""
-        await self._put_off.write(work, after)
-
-    async def refill_reserve(self) -> bool:
-        """As `Database` says."""
-        loop = asyncio.get_running_loop()
-        is_there = await loop.run_in_executor(self._writer_thread, self.reserve.refill)
-        return is_there and await self._put_off.catch_up()
-
-    async def clock(self) -> None:
-        """As `Database` says: the file is on this machine."""
-
-    async def listen(self, hear: Callable[[str], None]) -> None:
-        """As `Database` says: there are no other servers to hear of."""
-        del hear
-
-    async def end_node_session(self, name: str) -> None:
-        """As `Database` says: there are none."""
-        del name
-
     def condition(self) -> tuple[bool, str]:
-        """As `SqlStore` says."""
         messages = [*self.directory.notices, *([self.check.message] if self.check.message else [])]
         return not self.check.is_damaged, "; ".join(messages) or NOTHING_MISSING
 
@@ -164,37 +89,21 @@ class SqliteDatabase:
 
         return await asyncio.get_running_loop().run_in_executor(self._reader_thread, run)
 
-    async def poll(self, work: Work[T]) -> T:
-        """As `Database` says: a transaction costs no message here."""
-        return await self.read(work)
-
-    def _transact(
-        self, work: Work[T], deadline: float, after: Callable[[], None] | None, frees: bool
-    ) -> T:
+    def _perform(self, work: Work[T], deadline: float, frees: bool) -> T:
+        if self.reserve.is_spent and not frees:
+            raise DiskFull(REFUSED)
         try:
-            if self.reserve.is_spent and not frees:
-                raise DiskFull(REFUSED)
-            try:
-                result = self._perform(work, deadline)
-            except DiskFull:
-                if not (frees and self.reserve.release()):
-                    raise
-                result = self._perform(work, deadline)
-        except StoreUnavailable as error:
-            self.problem = str(error)
-            raise
-        self.problem = REFUSED if self.reserve.is_spent else None
-        if after is not None:
-            after()
-        return result
+            return self._perform_once(work, deadline)
+        except DiskFull:
+            if not (frees and self.reserve.release()):
+                raise
+            return self._perform_once(work, deadline)
 
-    def _perform(self, work: Work[T], deadline: float) -> T:
+    def _perform_once(self, work: Work[T], deadline: float) -> T:
         left = deadline - time.monotonic()
         if left <= 0:
             raise StoreUnavailable(BUSY)
-        self.directory.look()
-        if self.directory.problem is not None:
-            raise StoreUnavailable(self.directory.problem)
+        self._check_directory()
         with self._translate_errors():
             driver = self._driver()
             self._wait_at_most(left)
@@ -238,15 +147,15 @@ class SqliteDatabase:
 
     # Opening, in the threads -----------------------------------------------------------------
 
-    def _open_writer(self, alone: bool) -> None:
+    def _open(self, alone: bool) -> None:
         try:
-            self._open_writer_or_tell(alone)
+            self._open_writer(alone)
         except StoreBroken as error:
             if is_full(error.__cause__, self.directory.path):
                 raise DiskFull(f"{FULL}, and a start needs some room: {error}") from error
             raise
 
-    def _open_writer_or_tell(self, alone: bool) -> None:
+    def _open_writer(self, alone: bool) -> None:
         self.directory.enter(alone, self.busy_timeout_s)
         if self.directory.holds_lock:
             self.reserve.start()
@@ -453,6 +362,16 @@ class SqliteDatabase:
             raise StoreUnavailable(
                 f"the database does not answer as it should: {reason}"
             ) from error
+
+    def _close_reader(self) -> None:
+        self.check.stop()
+        self._close("_reader")
+
+    def _close_writer(self) -> None:
+        """Closing the last connection copies the log into the database."""
+        if hasattr(self, "_writer"):
+            self._retire()
+        self._close("_writer")
 
     def _close(self, which: str) -> None:
         connection: Connection | None = self.__dict__.pop(which, None)

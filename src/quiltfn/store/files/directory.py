@@ -216,9 +216,8 @@ class DataDirectory:
         """Records the number of a committed transaction. Not synced: it serves only
         after `kill -9`.
         """
-        with contextlib.suppress(
-            OSError
-        ):  # An older number makes the next start less strict, not wrong.
+        # An older number makes the next start less strict, not wrong.
+        with contextlib.suppress(OSError):
             os.pwrite(self._lock, b"%010d" % commit, COMMIT_AT)
 
     def holds(self, spool: str, anything: bool) -> None:
@@ -266,9 +265,8 @@ class DataDirectory:
         A tool does this too if the server has died meanwhile.
         """
         if self._lock >= 0 and (self.holds_lock or self._try_lock()):
-            with contextlib.suppress(
-                OSError
-            ):  # On a full disk the next start says that the log is missing.
+            # On a full disk the next start says that the log is missing.
+            with contextlib.suppress(OSError):
                 note = self._read_note()
                 owners = (*note.owners, 0, 0)[:2]
                 self.mark("closed", (owners[0], owners[1]), commit, note.spools)

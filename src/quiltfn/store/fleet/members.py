@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, Text, cast, or_, select, update
+from sqlalchemy import Connection, Text, cast, or_, select, update
 
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.member import Member, NodeState, Presence, Report, TakenOver
@@ -112,8 +112,7 @@ class SqlMembers:
 
         def work(connection: Connection) -> Member | None:
             connection.execute(change).close()
-            row = connection.execute(select(table).where(*this)).mappings().one_or_none()
-            return None if row is None else _read(row)
+            return tables.read_one(connection, select(table).where(*this), Member)
 
         return await self._quickly(work)
 
@@ -147,13 +146,4 @@ class SqlMembers:
         mine = node.name == boot.node_id, node.epoch == boot.epoch
         change = update(table).where(*mine, node.presence == Presence.PRESENT.value)
         change = change.values(values).returning(table)
-
-        def work(connection: Connection) -> Member | None:
-            row = connection.execute(change).mappings().one_or_none()
-            return None if row is None else _read(row)
-
-        return await self._quickly(work)
-
-
-def _read(row: RowMapping) -> Member:
-    return tables.read(row, Member)
+        return await self._quickly(lambda connection: tables.read_one(connection, change, Member))

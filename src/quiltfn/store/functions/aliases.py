@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from quiltfn.model.alias import ALIASES_MAX, Alias
 from quiltfn.model.converting import convert
-from quiltfn.model.errors import NotFound, Outdated
+from quiltfn.model.errors import Outdated
 from quiltfn.model.function import Function
 from quiltfn.ports import ChangeKind
 from quiltfn.store.database import tables
@@ -15,7 +15,6 @@ from quiltfn.store.database.database import Database
 from quiltfn.store.functions import changes, old_versions
 
 row = tables.function_alias
-owner = tables.function
 
 
 def move_all(connection: Connection, function: Function, move: Callable[[Alias], Alias]) -> None:
@@ -48,30 +47,20 @@ def check_others(
         raise Outdated
 
 
-class StoredAlias(msgspec.Struct, frozen=True, kw_only=True):
-    """An alias of a function."""
-
-    function_id: str
-    alias: Alias
-
-
 class SqlAliases:
     """The aliases of functions, deleted with their functions. Raises `StoreUnavailable`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def load(self, only: Collection[str] | None = None) -> Sequence[StoredAlias]:
-        """All aliases, or those of the functions with these ids."""
+    async def load(self, only: Collection[str] | None = None) -> Sequence[tuple[str, Alias]]:
+        """All aliases, each with its function's id, or those of the functions with these ids."""
         query = select(row.c.function_id, row.c.alias).order_by(row.c.function_id, row.c.name)
         if only is not None:
             query = query.where(row.c.function_id.in_(only))
 
-        def work(connection: Connection) -> list[StoredAlias]:
-            return [
-                StoredAlias(function_id=one.function_id, alias=convert(one.alias, Alias))
-                for one in connection.execute(query)
-            ]
+        def work(connection: Connection) -> list[tuple[str, Alias]]:
+            return [(key, convert(alias, Alias)) for key, alias in connection.execute(query)]
 
         return await self._database.read(work)
 
@@ -83,21 +72,17 @@ class SqlAliases:
         Raises `NotFound` if the function was deleted, and `Outdated` if the alias has changed
         meanwhile, or as `check_others`.
         """
-        there = select(owner.c.tenant_id).where(owner.c.id == function_id)
         this = row.c.function_id == function_id, row.c.name == name
         found = select(row.c.alias).where(*this)
 
         def work(connection: Connection) -> None:
-            tenant_id = connection.execute(there).scalar()
-            if tenant_id is None:
-                raise NotFound("the function was deleted")
+            changes.record_of_function(connection, ChangeKind.ALIAS, function_id)
             stored = connection.execute(found).scalar()
             # Compare all of it: an alias that was removed and created again has the same revision.
             if (None if stored is None else convert(stored, Alias)) != known:
                 raise Outdated
             if alias is not None:
                 check_others(connection, function_id, alias, known)
-            changes.record(connection, ChangeKind.ALIAS, tenant_id, function_id)
             if alias is None:
                 connection.execute(delete(row).where(*this))
                 return

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
 
+from quiltfn.model.errors import NotFound
 from quiltfn.ports import Change, ChangeKind, ChangePage
 from quiltfn.store.database import tables
 from quiltfn.store.database.sql import run
@@ -41,6 +42,19 @@ def record(connection: Connection, kind: ChangeKind, tenant_id: str, object_id: 
     tell(connection, Notice.CHANGE)
     if number % REMOVE_EVERY == 0:
         connection.execute(delete(tables.change).where(change.number <= number - KEPT))
+
+
+def record_of_function(connection: Connection, kind: ChangeKind, function_id: str) -> str:
+    """Adds a change of what belongs to a function; returns the function's tenant. Raises `NotFound`
+    if the function was deleted.
+    """
+    function = tables.function.c
+    tenant = select(function.tenant_id).where(function.id == function_id)
+    tenant_id: str | None = connection.execute(tenant).scalar()
+    if tenant_id is None:
+        raise NotFound("the function was deleted")
+    record(connection, kind, tenant_id, function_id)
+    return tenant_id
 
 
 def newest(connection: Connection) -> int:

@@ -23,7 +23,7 @@ from quiltfn.ports import (
     StoredFunction,
 )
 from quiltfn.store.database import tables
-from quiltfn.store.database.database import Database, Work, violated
+from quiltfn.store.database.database import Database, Work, name_taken, violated
 from quiltfn.store.database.sql import run
 from quiltfn.store.files.directory import StoreBroken
 from quiltfn.store.functions import aliases, changes, old_versions, sweep
@@ -86,7 +86,7 @@ class SqlStore:
         """Stores both. Raises `Conflict` if the tenant has a function of that name."""
 
         def work(connection: Connection) -> None:
-            connection.execute(insert(tables.function), tables.function_row(function))
+            connection.execute(insert(tables.function), tables.row_of(function))
             connection.execute(insert(tables.version), tables.version_row(version))
             slots = {"function_id": function.id, "max_instances": function.max_instances}
             connection.execute(insert(tables.slot), slots)
@@ -118,7 +118,7 @@ class SqlStore:
         )
 
         def work(connection: Connection) -> None:
-            if connection.execute(change.values(tables.function_row(saved))).rowcount == 0:
+            if connection.execute(change.values(tables.row_of(saved))).rowcount == 0:
                 if connection.execute(there).first() is None:
                     raise NotFound("the function was deleted")
                 raise Outdated("the function was changed by another server; repeat the request")
@@ -203,14 +203,7 @@ class SqlStore:
             await self.database.write(work)
         except exc.IntegrityError as error:
             if violated(error, tables.function_name):
-                raise Conflict(
-                    f"name {function.name!r} is taken by another function",
-                    details={
-                        "field": "name",
-                        "expected": "a name that is free",
-                        "received": function.name,
-                    },
-                ) from error
+                raise name_taken(function.name, "function") from error
             if violated(error, tables.version_number):
                 raise Conflict("version was made by somebody else at the same time") from error
             raise

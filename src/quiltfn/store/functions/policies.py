@@ -7,7 +7,6 @@ import msgspec
 from sqlalchemy import Connection, insert, select, update
 
 from quiltfn.model.converting import convert
-from quiltfn.model.errors import NotFound
 from quiltfn.model.work import AsyncPolicy, RecordPolicy
 from quiltfn.ports import ChangeKind
 from quiltfn.store.database import tables
@@ -54,15 +53,10 @@ class SqlPolicies:
         await self._save(function_id, {"record_policy": stored(policy)})
 
     async def _save(self, function_id: str, values: dict[str, Any]) -> None:
-        owner = tables.function.c
-        there = select(owner.tenant_id).where(owner.id == function_id)
         change = update(row).where(row.c.function_id == function_id).values(values)
 
         def work(connection: Connection) -> None:
-            tenant_id = connection.execute(there).scalar()
-            if tenant_id is None:
-                raise NotFound("the function was deleted")
-            changes.record(connection, ChangeKind.POLICY, tenant_id, function_id)
+            changes.record_of_function(connection, ChangeKind.POLICY, function_id)
             if not connection.execute(change).rowcount:
                 connection.execute(insert(row), {"function_id": function_id} | values)
 

@@ -99,11 +99,7 @@ class SqlTenantImages:
         query = select(held).order_by(held.c.tenant_id, held.c.digest)
         if digests is not None:
             query = query.where(held.c.digest.in_(digests))
-
-        def work(connection: Connection) -> list[TenantImage]:
-            return [tables.read(row, TenantImage) for row in connection.execute(query).mappings()]
-
-        return await self._database.read(work)
+        return await self._database.read(lambda c: tables.read_all(c, query, TenantImage))
 
     async def add(self, image: TenantImage, quota_bytes: int | None = None) -> bool:
         """Gives the tenant the image, unless all of its images would then count more than

@@ -6,7 +6,6 @@ import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
 from quiltfn.model.converting import convert
-from quiltfn.model.errors import NotFound
 from quiltfn.model.url import FunctionUrl
 from quiltfn.ports import ChangeKind
 from quiltfn.store.database import tables
@@ -15,15 +14,6 @@ from quiltfn.store.database.sql import run
 from quiltfn.store.functions import changes
 
 row = tables.function_url
-owner = tables.function
-
-
-class StoredUrl(msgspec.Struct, frozen=True, kw_only=True):
-    """The URL of a function of a tenant."""
-
-    function_id: str
-    tenant_id: str
-    url: FunctionUrl
 
 
 class SqlUrls:
@@ -32,46 +22,29 @@ class SqlUrls:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def load(self, only: Collection[str] | None = None) -> Sequence[StoredUrl]:
-        """All URLs, or those of the functions with these ids."""
-        query = (
-            select(row.c.function_id, owner.c.tenant_id, row.c.url)
-            .join(owner, owner.c.id == row.c.function_id)
-            .order_by(row.c.function_id)
-        )
+    async def load(self, only: Collection[str] | None = None) -> Sequence[tuple[str, FunctionUrl]]:
+        """All URLs, each with its function's id, or those of the functions with these ids."""
+        query = select(row.c.function_id, row.c.url).order_by(row.c.function_id)
         if only is not None:
             query = query.where(row.c.function_id.in_(only))
 
-        def work(connection: Connection) -> list[StoredUrl]:
-            return [
-                StoredUrl(
-                    function_id=one.function_id,
-                    tenant_id=one.tenant_id,
-                    url=convert(one.url, FunctionUrl),
-                )
-                for one in connection.execute(query)
-            ]
+        def work(connection: Connection) -> list[tuple[str, FunctionUrl]]:
+            return [(key, convert(url, FunctionUrl)) for key, url in connection.execute(query)]
 
         return await self._database.read(work)
 
     async def tenants(self) -> Sequence[str]:
         """The tenants that have ever had a URL: no other tenant may get their paths."""
         query = select(tables.url_tenant.c.tenant_id)
-        return await self._database.read(
-            lambda connection: connection.execute(query).scalars().all()
-        )
+        return await self._database.read(lambda c: c.execute(query).scalars().all())
 
     async def save(self, function_id: str, url: FunctionUrl | None) -> None:
         """Replaces a function's URL; None removes it. Raises `NotFound` if the function was
         deleted.
         """
-        there = select(owner.c.tenant_id).where(owner.c.id == function_id)
 
         def work(connection: Connection) -> None:
-            tenant_id = connection.execute(there).scalar()
-            if tenant_id is None:
-                raise NotFound("the function was deleted")
-            changes.record(connection, ChangeKind.URL, tenant_id, function_id)
+            tenant_id = changes.record_of_function(connection, ChangeKind.URL, function_id)
             if url is None:
                 connection.execute(delete(row).where(row.c.function_id == function_id))
                 return

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, insert, or_, select
 
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.cursors import (
@@ -13,7 +13,7 @@ from quiltfn.model.cursors import (
     to_cursor,
 )
 from quiltfn.ports import AuditQuery, Page
-from quiltfn.store.database import batches, steps, tables
+from quiltfn.store.database import steps, tables
 from quiltfn.store.database.database import Database
 
 audit = tables.audit
@@ -45,9 +45,7 @@ class SqlAudit:
 
     async def prune(self, before: int) -> int:
         """Removes entries from before that time, in small steps; returns how many."""
-        some = select(audit.c.id).where(audit.c.at < before).limit(batches.BATCH_ROWS)
-        batch = delete(audit).where(audit.c.id.in_(some))
-        return await batches.delete(self._database, batch)
+        return await self._database.delete([audit.c.id], audit.c.at < before)
 
 
 def page(connection: Connection, query: AuditQuery, start: str, before: str) -> Page[AuditEntry]:
@@ -62,7 +60,7 @@ def page(connection: Connection, query: AuditQuery, start: str, before: str) -> 
         connection, rows, lambda columns: _filters(query, columns), query.limit, before
     )
     whole = select(audit).where(audit.c.id.in_(ids)).order_by(audit.c.id.desc())
-    items = [tables.read(row, AuditEntry) for row in connection.execute(whole).mappings()]
+    items = tables.read_all(connection, whole, AuditEntry)
     return Page(items, None if last is None else to_cursor(last))
 
 

@@ -21,7 +21,6 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    tuple_,
     update,
 )
 
@@ -33,7 +32,7 @@ from quiltfn.model.idempotency import (
     StoredResponse,
 )
 from quiltfn.model.retention import StorageLimit
-from quiltfn.store.database import batches, tables
+from quiltfn.store.database import tables
 from quiltfn.store.database.database import Database
 from quiltfn.store.database.sql import run
 from quiltfn.store.fleet.nodes import Boot, of_earlier_boots
@@ -113,9 +112,9 @@ class SqlIdempotencyStore:
         def work(connection: Connection) -> StoredResponse | RateLimited | CapacityFull | None:
             # The transaction has the write lock from its start, so no other writer intervenes.
             connection.execute(expired)
-            found = connection.execute(select(answer).where(at(request))).mappings().one_or_none()
+            found = tables.read_one(connection, select(answer).where(at(request)), StoredResponse)
             if found is not None:
-                return self._as_ended(connection, request, tables.read(found, StoredResponse))
+                return self._as_ended(connection, request, found)
             connection.execute(insert(answer), row)
             self._make_room(connection)
             refused = self._refused(connection, request.tenant_id)
@@ -195,9 +194,7 @@ class SqlIdempotencyStore:
     async def prune(self, now: int) -> int:
         """Removes responses older than 24 hours, in small steps; returns how many."""
         key = (answer.c.tenant_id, answer.c.method, answer.c.path, answer.c.key)
-        some = select(*key).where(is_expired(now)).limit(batches.BATCH_ROWS)
-        batch = delete(answer).where(tuple_(*key).in_(some))
-        return await batches.delete(self._database, batch)
+        return await self._database.delete(key, is_expired(now))
 
 
 def is_left(boot: Boot) -> ColumnElement[bool]:

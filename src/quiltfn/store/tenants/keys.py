@@ -44,21 +44,13 @@ class SqlKeys:
     async def revision(self) -> int:
         """A number that increases with every change by any process."""
         query = select(tables.key_revision.c.number)
-
-        def work(connection: Connection) -> int:
-            return int(connection.execute(query).scalar_one())
-
-        return await self._database.poll(work)
+        return await self._database.poll(lambda c: int(c.execute(query).scalar_one()))
 
     async def load(self) -> Sequence[Key]:
         """All keys, oldest first."""
         columns = tables.api_key.c
         query = select(tables.api_key).order_by(columns.created_at, columns.id)
-
-        def work(connection: Connection) -> list[Key]:
-            return [tables.read(row, Key) for row in connection.execute(query).mappings()]
-
-        return await self._database.read(work)
+        return await self._database.read(lambda c: tables.read_all(c, query, Key))
 
     async def page(self, tenant_id: str | None, limit: int, cursor: str | None) -> Page[Key]:
         """Up to `limit` keys of the tenant, oldest first; None: of all tenants. Raises
@@ -70,13 +62,9 @@ class SqlKeys:
         if tenant_id is not None:
             query = query.where(columns.tenant_id == tenant_id)
         query = query.order_by(columns.id).limit(limit + 1)
-
-        def work(connection: Connection) -> Page[Key]:
-            found = [tables.read(row, Key) for row in connection.execute(query).mappings()]
-            items = found[:limit]
-            return Page(items, to_cursor(items[-1].id) if len(found) > limit else None)
-
-        return await self._database.read(work)
+        found = await self._database.read(lambda c: tables.read_all(c, query, Key))
+        items = found[:limit]
+        return Page(items, to_cursor(items[-1].id) if len(found) > limit else None)
 
     async def add(self, key: Key, first_scope: Scope | None = None) -> Key:
         """Stores a new key and returns it. The very first key gets `first_scope`, if given: exactly
@@ -111,10 +99,10 @@ class SqlKeys:
         def work(connection: Connection) -> Key:
             if connection.execute(change.values(revoked_at=now)).rowcount:
                 count_up(connection, key)
-            row = connection.execute(select(tables.api_key).where(this)).mappings().one_or_none()
-            if row is None:
+            revoked = tables.read_one(connection, select(tables.api_key).where(this), Key)
+            if revoked is None:
                 raise NotFound("there is no key with this id")
-            return tables.read(row, Key)
+            return revoked
 
         # It frees nothing, but revocation must succeed on a full disk too.
         return await self._database.write(

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from quiltfn.model.cursors import first_id
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.operation import Operation
-from quiltfn.store.database import batches, tables
+from quiltfn.store.database import tables
 from quiltfn.store.database.database import Database
 from quiltfn.store.fleet.nodes import Boot, of_earlier_boots
 
@@ -39,9 +39,8 @@ class SqlOperations:
 
         def work(connection: Connection) -> Operation | None:
             # The transaction has the write lock from its start, so no other writer intervenes.
-            found = connection.execute(earlier).mappings().one_or_none()
-            if found is not None:
-                stored = tables.read(found, Operation)
+            stored = tables.read_one(connection, earlier, Operation)
+            if stored is not None:
                 if stored.operation_id not in self._refused:
                     return self._ended.get(stored.operation_id, stored)
                 this = table.c.operation_id == stored.operation_id
@@ -63,9 +62,7 @@ class SqlOperations:
     async def forget(self, operation_id: str) -> None:
         """Removes an operation that was not started, if it exists."""
         removal = delete(table).where(table.c.operation_id == operation_id)
-        await self._database.write(
-            lambda connection: connection.execute(removal).close(), frees=True
-        )
+        await self._database.write(lambda c: c.execute(removal).close(), frees=True)
 
     async def finish_interrupted(self, ended: Sequence[Operation]) -> None:
         """Stores the ends of operations, at a start. On a full disk `add` and `get` return them at
@@ -91,11 +88,10 @@ class SqlOperations:
         """Removes operations that ended and were created before that time; returns how many. Times
         are Unix seconds.
         """
-        some = select(table.c.operation_id).where(
-            table.c.operation_id < first_id(before), table.c.status != "running"
+        key = table.c.operation_id
+        return await self._database.delete(
+            [key], key < first_id(before), table.c.status != "running"
         )
-        batch = delete(table).where(table.c.operation_id.in_(some.limit(batches.BATCH_ROWS)))
-        return await batches.delete(self._database, batch)
 
     async def get(self, tenant_id: str, operation_id: str) -> Operation | None:
         """One operation of the tenant."""
@@ -105,19 +101,14 @@ class SqlOperations:
         query = select(table).where(
             table.c.tenant_id == tenant_id, table.c.operation_id == operation_id
         )
-
-        def work(connection: Connection) -> Operation | None:
-            row = connection.execute(query).mappings().one_or_none()
-            return tables.read(row, Operation) if row is not None else None
-
-        return await self._database.read(work)
+        return await self._database.read(lambda c: tables.read_one(c, query, Operation))
 
 
 def left_by(connection: Connection, boot: Boot) -> list[Operation]:
     """Operations that were running when earlier boots of a server ended."""
     left = of_earlier_boots(boot, table.c.node_id, table.c.epoch)
     query = select(table).where(table.c.status == "running", left)
-    return [tables.read(row, Operation) for row in connection.execute(query).mappings()]
+    return tables.read_all(connection, query, Operation)
 
 
 def finish(connection: Connection, operation: Operation) -> None:
