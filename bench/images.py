@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -68,7 +69,8 @@ class Nothing(SqlImageCopies):
 
 
 def images_of(own: NodeFile, path: Path, address: str) -> tuple[ImageDirectory, FleetImages]:
-    clock, nothing = SystemClock(), Nothing()
+    clock = SystemClock()
+    nothing: Any = Nothing()
     directory = ImageDirectory(path / own.name, clock, ImageLimits())
     directory.start()
     peers = HttpPeers(own, Directory(address), keys=None)

@@ -29,8 +29,8 @@ import psycopg
 
 from contract.stores import a_version, child_environment
 from quiltfn.base.clock import SystemClock
-from quiltfn.fleet.gate import GatedSandboxes
 from quiltfn.fleet.lease import LeaseTimes, NodeLease, boottime
+from quiltfn.fleet.sandboxes import GatedSandboxes
 from quiltfn.fleet.slots import SlotKeeper
 from quiltfn.model.function import Function
 from quiltfn.model.limits import PoolLimits

@@ -26,6 +26,7 @@ from quiltfn.fleet import all_nodes, forwarding
 from quiltfn.fleet.counts import FleetCounts
 from quiltfn.fleet.forwarding import LOOK_AGAIN_S, PeerApplication, answering_peers
 from quiltfn.fleet.peer_connection import PeerAnswer
+from quiltfn.fleet.placement import Destination
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.invocation import Invocation, Status
@@ -34,7 +35,7 @@ from quiltfn.model.pool_load import PoolLoad
 from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Sandbox, SandboxFailed
 from quiltfn.ports.peers import PeerAnswerTooLong
-from quiltfn.ports.placement import Destination, PeerUnavailable
+from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.sandbox.fake import FakeSandboxes
 from service.fleet_node import fleet_node
 from service.in_process import InProcess, headers_of

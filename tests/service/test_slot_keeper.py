@@ -20,8 +20,8 @@ from contract.stores import a_stored_function, a_version, eventually, on_postgre
 from promises import promise
 from quiltfn.base.clock import SystemClock
 from quiltfn.fleet import slots as keeper_module
-from quiltfn.fleet.gate import GatedSandboxes
 from quiltfn.fleet.lease import LeaseState, LeaseTimes, NodeLease
+from quiltfn.fleet.sandboxes import GatedSandboxes
 from quiltfn.fleet.slots import SlotKeeper
 from quiltfn.model.errors import CapacityFull, RuntimeUnavailable, StoreUnavailable
 from quiltfn.model.function import Function

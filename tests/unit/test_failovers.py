@@ -20,7 +20,7 @@ CLUSTER = 7_000_000_000_000_000_001
 
 
 class Known:
-    """`ports.fleet.Timeline`, in memory."""
+    """`PostgresTimeline`, in memory."""
 
     def __init__(self, timeline: int) -> None:
         self.newest = History(CLUSTER, timeline)
@@ -53,7 +53,7 @@ class AskedPeers:
 
 async def asked(peers: AskedPeers, own: Known, *silent: str) -> None:
     """One look at the others."""
-    failovers = Failovers(cast("Any", peers), own, lambda: silent)
+    failovers = Failovers(cast("Any", peers), cast("Any", own), lambda: silent)
     failovers.read(())
     for _ in range(5):
         await asyncio.sleep(0)
@@ -86,7 +86,7 @@ async def test_what_is_no_newer_history_of_the_same_database_changes_nothing(tol
 
 async def test_a_node_answers_with_its_own_after_it_has_heard() -> None:
     own = Known(2)
-    failovers = Failovers(cast("Any", AskedPeers(None)), own, list)
+    failovers = Failovers(cast("Any", AskedPeers(None)), cast("Any", own), list)
     request = cast("Request", SimpleNamespace(path=f"{PATH}{CLUSTER}/5"))
     answer = await failovers.answer(request, cast("Any", SimpleNamespace(node="one")))
     assert answer.body == f"{CLUSTER}/5".encode()

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from quiltfn.fleet.fetching_sandboxes import FetchingSandboxes
 from quiltfn.fleet.image_fetch import ImageUnavailable
+from quiltfn.fleet.sandboxes import FetchingSandboxes
 from quiltfn.model.runtime import SHELL
 from quiltfn.model.version import VersionSpec
 from quiltfn.ports import SandboxFailed

@@ -11,11 +11,11 @@ from typing import Any
 from in_thread_jobs import InThreadJobs
 from manual_clock import ManualClock
 from quiltfn.base.others import Others
-from quiltfn.fleet.calls import CountedPeers
 from quiltfn.fleet.join import NodeControl
 from quiltfn.fleet.membership import Membership
 from quiltfn.fleet.node import JoinedNode
 from quiltfn.fleet.parts import FleetParts
+from quiltfn.fleet.peers import CountedPeers
 from quiltfn.fleet.watching import Watching
 from quiltfn.images import ImageDirectory, ImageLimits
 from quiltfn.store.database.postgresql import PostgresDatabase
@@ -46,7 +46,7 @@ async def nothing() -> None:
 async def a_joined_node(path: Path, membership: Membership) -> AsyncIterator[JoinedNode]:
     clock, now = membership.clock, time.time()
     images = ImageDirectory(path, clock, ImageLimits(), InThreadJobs())
-    stock: Any = SimpleNamespace(end_by=lambda _: None, why_not=None)
+    stock: Any = SimpleNamespace(end_by=lambda _: None, why_not=None, give_up=None)
     store: Any = SimpleNamespace(database=Database())
     access: Any = SimpleNamespace(revision=1)
     ground: Any = SimpleNamespace(

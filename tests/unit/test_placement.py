@@ -8,11 +8,10 @@ from msgspec.structs import replace
 
 from promises import promise
 from quiltfn.base.others import Others
-from quiltfn.fleet.placement import Placement
+from quiltfn.fleet.placement import Destination, ImagePlaces, Placement
 from quiltfn.fleet.routing import RoutingTable
 from quiltfn.model.forwarded import ForwardedCall, Refusal
 from quiltfn.model.pool_load import PoolLoad
-from quiltfn.ports.placement import Destination, ImagePlaces
 
 pytestmark = promise("N45", "N16")
 
@@ -54,7 +53,8 @@ class Node:
         for name, pool in others.items():
             self.table.reported(name, [pool] if pool else [])
         self.table.retain(others)
-        self.placement = Placement(self.table, self, Others().hear)
+        own: Any = self
+        self.placement = Placement(self.table, own, Others().hear)
 
     def load(self, _function_id: str) -> PoolLoad | None:
         return self.here

@@ -59,7 +59,6 @@ async def asked_of_others(
 def streamed_by_all(
     fleet: ForwardingNode, context: RequestContext[Any], own: Events, gap: Callable[[str], bytes]
 ) -> Together | None:
-    """As `FleetNode` says."""
     if context.request.forwarded is not None:
         return None
     call = ForwardedCall(caller=context.caller, client=context.request.client)

@@ -22,16 +22,14 @@ from quiltfn.fleet.lost_calls import LostCalls
 from quiltfn.fleet.parts import FleetParts
 from quiltfn.fleet.peer_server import PeerHandler, open_peer_server
 from quiltfn.fleet.peer_streams import Together
-from quiltfn.fleet.peers import CONNECTIONS_MAX, HttpPeers, PeerRequest
+from quiltfn.fleet.peers import CONNECTIONS_MAX, CountedPeers
 from quiltfn.fleet.placement import Placement
 from quiltfn.fleet.watching import OwnEvents, Watching
 from quiltfn.model.errors import NotFound
-from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.model.invocation import Invocation
 from quiltfn.model.member import Member
 from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerUnavailable
-from quiltfn.ports.streamed_body import StreamedBody
 
 # The path at which a node asks another whether it knows an invocation that is not in the store, the
 # possible responses, and the limits of the request.
@@ -75,21 +73,17 @@ class FleetCalls:
         self._lost.read(members)
 
     def elsewhere(self, context: RequestContext[Any], route: Route) -> Awaitable[Response | None]:
-        """As `FleetNode` says."""
         return elsewhere(self, context, route)
 
     def asked_of_others(self, context: RequestContext[Any]) -> AsyncGenerator[bytes, None]:
-        """As `FleetNode` says."""
         return asked_of_others(self, context)
 
     def streamed_by_all(
         self, context: RequestContext[Any], own: Stream, gap: Callable[[str], bytes]
     ) -> Together | None:
-        """As `FleetNode` says."""
         return streamed_by_all(self, context, own, gap)
 
     def others(self) -> Sequence[str]:
-        """As `ForwardingNode` says."""
         return self.pools.nodes()
 
     @asynccontextmanager
@@ -140,11 +134,9 @@ class FleetCalls:
         return None
 
     def lost(self, node: str, record: Invocation) -> None:
-        """As `ForwardingNode` says."""
         self._lost.add(node, record)
 
     async def settled(self, quiet: Quiet) -> None:
-        """As `FleetNode` says."""
         await quiet(lambda: self.peers.asked_at)
         await self.peers.settled()
 
@@ -152,44 +144,3 @@ class FleetCalls:
         """Sends no more requests to other nodes."""
         await self.peers.aclose()
         await self._lost.aclose()
-
-
-class CountedPeers:
-    """`Peers` that count the requests in progress."""
-
-    def __init__(self, peers: HttpPeers) -> None:
-        self._peers, self._under_way, self.asked_at = peers, 0, float("-inf")
-        self._settled: asyncio.Event | None = None  # Set only while somebody waits for it.
-
-    def request(
-        self,
-        node: str,
-        method: str,
-        target: bytes,
-        headers: Sequence[tuple[str, str]],
-        body: bytes | StreamedBody,
-        call: ForwardedCall | None,
-    ) -> PeerRequest:
-        """As `Peers` says."""
-        return PeerRequest(self._peers, node, (method, target, headers, body, call), self)
-
-    def started(self) -> None:
-        """A request has started."""
-        self._under_way += 1
-        self.asked_at = asyncio.get_running_loop().time()
-
-    def ended(self) -> None:
-        """A request has ended."""
-        self._under_way -= 1
-        if self._settled is not None and not self._under_way:
-            self._settled.set()
-            self._settled = None
-
-    async def settled(self) -> None:
-        """Return once no request is in progress."""
-        if self._under_way:
-            self._settled = self._settled or asyncio.Event()
-            await self._settled.wait()
-
-    async def aclose(self) -> None:
-        await self._peers.aclose()

@@ -63,7 +63,6 @@ class FleetCounts:
         self.told(node, load.function_id, load.counts)
 
     def counts(self, function_id: str) -> PoolCounts:
-        """As `PoolCounting` says."""
         found = [self._pools.counts(function_id)]
         for said in self._heard():
             counts = said.pools.get(function_id)
@@ -72,14 +71,12 @@ class FleetCounts:
         return sum_counts(found) if len(found) > 1 else found[0]
 
     def occupied(self) -> Sequence[str]:
-        """As `PoolCounting` says."""
         found = set(self._pools.occupied())
         for said in self._heard():
             found |= said.pools.keys()
         return sorted(found)  # in creation order
 
     def waiting(self) -> int:
-        """As `PoolCounting` says."""
         return self._pools.waiting() + sum(said.waiting for said in self._heard())
 
     def nodes(self) -> Sequence[str]:

@@ -21,13 +21,12 @@ class MemberDirectory:
         self._members = {one.name: one for one in members if one.is_member}
 
     def address(self, node: str) -> str | None:
-        """As `PeerDirectory` says."""
         found = self._members.get(node)
         return found.address or None if found is not None else None
 
     def refusal(self, node: str) -> str | None:
-        """As `PeerDirectory` says. A stopped or lost node may return before this one learns of it,
-        so a known node is refused only if an operator removed it.
+        """A stopped or lost node may return before this one learns of it. So a known node is
+        refused only if an operator removed it.
         """
         if node == self._own:
             return OWN_NAME

@@ -18,9 +18,10 @@ from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response, text_response
 from quiltfn.fleet.peers import HttpPeers
 from quiltfn.model.member import Member
-from quiltfn.ports.fleet import History, Timeline
+from quiltfn.ports.fleet import History
 from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerUnavailable
+from quiltfn.store.database.postgres_timeline import PostgresTimeline
 
 PATH = "/fleet/history/"
 TOLD = re.compile(r"([0-9]{1,20})/([0-9]{1,10})")
@@ -32,7 +33,7 @@ class Failovers:
     """Call `read` whenever the members were read. `silent`: nodes whose heartbeats are not seen."""
 
     def __init__(
-        self, peers: HttpPeers, timeline: Timeline, silent: Callable[[], Sequence[str]]
+        self, peers: HttpPeers, timeline: PostgresTimeline, silent: Callable[[], Sequence[str]]
     ) -> None:
         self._peers, self._timeline, self._silent = peers, timeline, silent
         self._asking: asyncio.Task[None] | None = None

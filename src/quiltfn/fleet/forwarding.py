@@ -20,13 +20,14 @@ from quiltfn.api.http.response import CutShort, Header, Response, encode
 from quiltfn.api.http.route import Application, CalledFunction, RequestContext, Route
 from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.base.ids import made_at_ms, new_id
+from quiltfn.fleet.placement import Placement
 from quiltfn.http_trigger.call import of_the_connection
 from quiltfn.model.end_cause import NODE_LOST
 from quiltfn.model.errors import CapacityFull, RuntimeUnavailable
 from quiltfn.model.forwarded import ForwardedAnswer, ForwardedCall, Refusal
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.ports import Outline
-from quiltfn.ports.placement import PeerRequest, PeerResponse, Peers, PeerUnavailable, Placement
+from quiltfn.ports.placement import PeerRequest, PeerResponse, Peers, PeerUnavailable
 from quiltfn.ports.streamed_body import BodyCut
 
 # Headers of one connection (RFC 9110, 7.6.1), and the length, which the connection sets.
@@ -91,7 +92,6 @@ class _LeftUnsent(Exception):
 async def elsewhere(
     fleet: ForwardingNode, context: RequestContext[Any], route: Route
 ) -> Response | None:
-    """As `FleetNode` says."""
     if context.request.forwarded is not None:  # the node that forwarded it has decided
         return None
     if route.called is not None:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import structlog
 
+from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.images.image_store import ImageDirectory
 from quiltfn.model.errors import CapacityFull, StoreUnavailable, Unprocessable
 from quiltfn.model.image import Archive, Contents, Image
 from quiltfn.observe import metrics
 from quiltfn.ports import Clock
-from quiltfn.ports.fleet import ImageBounds
 from quiltfn.ports.peers import PeerGone
 from quiltfn.ports.placement import PeerResponse, Peers, PeerUnavailable
 from quiltfn.store.fleet.image_copies import SqlImageCopies
@@ -49,10 +49,12 @@ class _BadCopy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ImageParts:
-    """The image services of this node that a fetch needs."""
+    """The image services of this node that a fetch needs. `bounds`: the space that an image from
+    another node may take here.
+    """
 
     images: ImageDirectory
-    bounds: ImageBounds
+    bounds: TenantImages
     copies: SqlImageCopies
     peers: Peers
     clock: Clock

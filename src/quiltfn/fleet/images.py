@@ -82,7 +82,6 @@ class FleetImages:
         return (self._table.nodes_of(digest) & self._nodes.there) - {self._own}
 
     def only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
-        """As `FleetNode` says."""
         return self._table.only_on(node, others) & self._bounds.counted().keys()
 
     async def obtain(self, digest: str) -> None:

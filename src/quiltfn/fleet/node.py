@@ -22,7 +22,7 @@ from quiltfn.fleet.keys import PATH as KEYS
 from quiltfn.fleet.keys import FleetKeys
 from quiltfn.fleet.minimum import Places, keep_minimum
 from quiltfn.fleet.parts import FleetParts
-from quiltfn.fleet.placement import Placement
+from quiltfn.fleet.placement import Placement, PlacingNode
 from quiltfn.fleet.reports import ReportReader
 from quiltfn.fleet.routing import RoutingTable
 from quiltfn.fleet.slots import SlotKeeper
@@ -30,55 +30,13 @@ from quiltfn.fleet.watching import PATH as EVENTS
 from quiltfn.fleet.watching import OwnEvents, Watching
 from quiltfn.functions.catalog import Catalog
 from quiltfn.functions.lifecycle import Lifecycle
-from quiltfn.model.member import Member, NodeState
+from quiltfn.model.member import Member
 from quiltfn.pool.local import LocalPools
 from quiltfn.ports import ChangeKind
 from quiltfn.ports.fleet import NodeEpoch
-from quiltfn.ports.placement import ImagePlaces
 from quiltfn.ports.work import QueueCounts
 from quiltfn.store.database.postgresql import PostgresDatabase
 from quiltfn.store.fleet.slots import SqlSlots
-
-
-class PlacingNode:
-    """`placement.OwnNode`."""
-
-    def __init__(
-        self,
-        parts: FleetParts,
-        pools: LocalPools,
-        invoker: Invoker,
-        catalog: Catalog,
-        keeper: SlotKeeper,
-    ) -> None:
-        self._membership, self._images = parts.membership, parts.images
-        self._invoker, self._catalog = invoker, catalog
-        self.load, self.obtain, self.holders = pools.load, keeper.obtain, keeper.others
-
-    def serves(self) -> bool:
-        """As `OwnNode` says."""
-        is_meant_to = self._membership.state in (NodeState.READY, NodeState.CORDONED)
-        is_able = self._membership.lost is None and not self._invoker.is_draining
-        # If the journal refuses records, other nodes store them.
-        return is_meant_to and is_able and not self._invoker.journal.refuses
-
-    def takes_calls(self) -> bool:
-        """As `OwnNode` says."""
-        is_ready = self._membership.state is NodeState.READY
-        return is_ready and self.serves() and self.may_start()
-
-    def may_start(self) -> bool:
-        """As `OwnNode` says."""
-        return self._membership.problem is None
-
-    def image(self, function_id: str) -> ImagePlaces | None:
-        """As `OwnNode` says."""
-        entry = self._catalog.known(function_id)
-        wanted = () if entry is None else entry.version.spec.runtime_snapshot.images
-        if not wanted:
-            return None
-        nodes = frozenset.intersection(*(frozenset(self._images.nodes_of(one)) for one in wanted))
-        return ImagePlaces(all(map(self._images.is_here, wanted)), nodes)
 
 
 class JoinedNode:

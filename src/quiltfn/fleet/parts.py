@@ -8,9 +8,7 @@ from typing import Protocol
 
 from quiltfn.base.others import Others
 from quiltfn.fleet.directory import MemberDirectory
-from quiltfn.fleet.fetching_sandboxes import FetchingSandboxes
 from quiltfn.fleet.files import NodeFile
-from quiltfn.fleet.gate import GatedSandboxes
 from quiltfn.fleet.image_copies import ImageNodes
 from quiltfn.fleet.image_fetch import ImageParts, ImageUnavailable
 from quiltfn.fleet.images import FleetImages
@@ -18,6 +16,7 @@ from quiltfn.fleet.keys import PingedRevisions
 from quiltfn.fleet.lease import LeaseTimes, NodeLease
 from quiltfn.fleet.membership import Membership
 from quiltfn.fleet.peers import HttpPeers
+from quiltfn.fleet.sandboxes import FetchingSandboxes, GatedSandboxes
 from quiltfn.fleet.tenants import FleetTenants
 from quiltfn.functions.tenant_images import ImagesKept, TenantImages
 from quiltfn.host.health import Reasons
@@ -58,14 +57,12 @@ class SharedTenantImages(TenantImages):
         self.fleet = fleet(self)
 
     async def fetch(self, digest: str) -> None:
-        """As `TenantImages` says."""
         try:
             await self.fleet.obtain(digest)
         except ImageUnavailable as error:
             raise StoreUnavailable(str(error), retry_after=AGAIN_S) from None
 
     async def keep(self, digest: str) -> None:
-        """As `TenantImages` says."""
         await self.fleet.keep(digest)
 
 

@@ -242,16 +242,6 @@ class PeerLink:
 Parts = tuple[str, bytes, Sequence[tuple[str, str]], bytes | StreamedBody, ForwardedCall | None]
 
 
-class RequestCount(Protocol):
-    """Counts requests in progress."""
-
-    def started(self) -> None:
-        """A request began."""
-
-    def ended(self) -> None:
-        """A request ended."""
-
-
 class PeerRequest:
     """One request of `HttpPeers`. Entering the block sends it and returns the response, read up to
     its head; leaving the block frees the connection for the next request. Neither a generator nor a
@@ -262,7 +252,7 @@ class PeerRequest:
     __slots__ = ("_connection", "_count", "_link", "_node", "_parts", "_peers", "is_sent")
 
     def __init__(
-        self, peers: "HttpPeers", node: str, parts: Parts, count: RequestCount | None = None
+        self, peers: "HttpPeers", node: str, parts: Parts, count: "CountedPeers | None" = None
     ) -> None:
         self._peers, self._node, self._parts, self._count = peers, node, parts, count
         self.is_sent = False
@@ -337,7 +327,6 @@ class HttpPeers:
         return PeerRequest(self, node, (method, target, headers, body, call))
 
     async def aclose(self) -> None:
-        """As `Peers` says."""
         self.is_closed = True
         if self._looking is not None:
             self._looking.cancel()
@@ -421,3 +410,43 @@ class HttpPeers:
         own = self._own
         side = Side(key=own.secret, fleet_id=own.fleet_id, asker=own.name, asked=link.node)
         link.all[connection] = Signer(side, nonce)
+
+
+class CountedPeers:
+    """`Peers` that count the requests in progress."""
+
+    def __init__(self, peers: HttpPeers) -> None:
+        self._peers, self._under_way, self.asked_at = peers, 0, float("-inf")
+        self._settled: asyncio.Event | None = None  # Set only while somebody waits for it.
+
+    def request(
+        self,
+        node: str,
+        method: str,
+        target: bytes,
+        headers: Sequence[tuple[str, str]],
+        body: bytes | StreamedBody,
+        call: ForwardedCall | None,
+    ) -> PeerRequest:
+        return PeerRequest(self._peers, node, (method, target, headers, body, call), self)
+
+    def started(self) -> None:
+        """A request has started."""
+        self._under_way += 1
+        self.asked_at = asyncio.get_running_loop().time()
+
+    def ended(self) -> None:
+        """A request has ended."""
+        self._under_way -= 1
+        if self._settled is not None and not self._under_way:
+            self._settled.set()
+            self._settled = None
+
+    async def settled(self) -> None:
+        """Return once no request is in progress."""
+        if self._under_way:
+            self._settled = self._settled or asyncio.Event()
+            await self._settled.wait()
+
+    async def aclose(self) -> None:
+        await self._peers.aclose()

@@ -9,54 +9,92 @@ instances, and forwards calls that need others.
 """
 
 from collections.abc import Awaitable, Callable, Collection
-from typing import Protocol
+from typing import NamedTuple
 
+from quiltfn.calls.invoke import Invoker
+from quiltfn.fleet.parts import FleetParts
 from quiltfn.fleet.routing import RoutingTable
+from quiltfn.fleet.slots import SlotKeeper
+from quiltfn.functions.catalog import Catalog
 from quiltfn.model.forwarded import ForwardedCall, Refusal
+from quiltfn.model.member import NodeState
 from quiltfn.model.pool_load import PoolLoad
-from quiltfn.ports.placement import Destination, ImagePlaces
+from quiltfn.pool.local import LocalPools
 
 
-class OwnNode(Protocol):
+class Destination(NamedTuple):
+    """Another node that is to run a call. `may_wait`: the call waits there for an instance, if that
+    node may have one; `in_any_case`: even if it may not have one yet.
+    """
+
+    node: str
+    may_wait: bool
+    in_any_case: bool = False
+
+
+class ImagePlaces(NamedTuple):
+    """The location of the image that a function's instances mount. `nodes`: other nodes that have
+    it.
+    """
+
+    is_here: bool
+    nodes: Collection[str]
+
+
+class PlacingNode:
     """This node's permissions, and its knowledge of its functions."""
 
-    def load(self, function_id: str) -> PoolLoad | None:
-        """The load of its pool of the function, as reported to others, if it has one."""
-
-    async def obtain(self, function_id: str) -> bool:
-        """Ask the fleet for one more slot; return whether an instance may be started now."""
-        ...
-
-    def holders(self, function_id: str) -> Collection[str]:
-        """The nodes with slots of the function, by the store's response to the last request for
-        one.
-        """
-
-    def image(self, function_id: str) -> ImagePlaces | None:
-        """The location of the image that the function's instances mount; None: they mount none."""
+    def __init__(
+        self,
+        parts: FleetParts,
+        pools: LocalPools,
+        invoker: Invoker,
+        catalog: Catalog,
+        keeper: SlotKeeper,
+    ) -> None:
+        self._membership, self._images = parts.membership, parts.images
+        self._invoker, self._catalog = invoker, catalog
+        # The load of its pool of a function, as reported to others, if it has one. A request to the
+        # fleet for one more slot: whether an instance may be started now. The nodes with slots of a
+        # function, by the store's response to the last such request.
+        self.load, self.obtain, self.holders = pools.load, keeper.obtain, keeper.others
 
     def serves(self) -> bool:
         """Whether it runs new calls."""
-        ...
+        is_meant_to = self._membership.state in (NodeState.READY, NodeState.CORDONED)
+        is_able = self._membership.lost is None and not self._invoker.is_draining
+        # If the journal refuses records, other nodes store them.
+        return is_meant_to and is_able and not self._invoker.journal.refuses
 
     def takes_calls(self) -> bool:
         """Whether it accepts forwarded calls."""
-        ...
+        is_ready = self._membership.state is NodeState.READY
+        return is_ready and self.serves() and self.may_start()
 
     def may_start(self) -> bool:
         """Whether any instance may start here."""
-        ...
+        return self._membership.problem is None
+
+    def image(self, function_id: str) -> ImagePlaces | None:
+        """The location of the image that the function's instances mount; None: they mount none."""
+        entry = self._catalog.known(function_id)
+        wanted = () if entry is None else entry.version.spec.runtime_snapshot.images
+        if not wanted:
+            return None
+        nodes = frozenset.intersection(*(frozenset(self._images.nodes_of(one)) for one in wanted))
+        return ImagePlaces(all(map(self._images.is_here, wanted)), nodes)
 
 
 class Placement:
-    """`ports.placement.Placement`. `hear`: called with the load of a pool that a node reports in a
-    response; it may neither raise nor wait.
+    """Where calls run. `catch_up`: loads other nodes' changes into memory, as far as that is
+    possible soon. `hear`: called with the load of a pool that a node reports in a response; it may
+    neither raise nor wait.
     """
 
     def __init__(
         self,
         table: RoutingTable,
-        own: OwnNode,
+        own: PlacingNode,
         catch_up: Callable[[], Awaitable[object]],
         hear: Callable[[str, PoolLoad], None] = lambda *_: None,
     ) -> None:
@@ -72,6 +110,10 @@ class Placement:
         names_version: bool = False,
         is_last: bool = False,
     ) -> Destination | None:
+        """The node that is to run a call, except those that were tried; None: this one. `version`:
+        the current one of the function; `names_version`: the call names one, or an alias.
+        `is_last`: this is the last attempt, so the call waits there if no instance is ready.
+        """
         if not self._own.serves():
             return self._elsewhere(function_id, version, tried)
         if names_version:
@@ -123,9 +165,13 @@ class Placement:
         return here is not None and there is not None and here.per_slot <= there.per_slot
 
     def sent(self, node: str, function_id: str) -> None:
+        """A call of the function is sent to the node."""
         self._table.sent(node, function_id)
 
     def told(self, node: str, function_id: str, load: PoolLoad | None) -> None:
+        """The load of the function's pool on the node, as the node reported it; None: unknown,
+        since the node was unreachable.
+        """
         if load is None:
             self._table.refused(node, function_id)
         else:
@@ -133,6 +179,7 @@ class Placement:
             self._hear(node, load)
 
     async def refusal(self, call: ForwardedCall) -> Refusal | None:
+        """Why this node refuses a forwarded call; None: it accepts it."""
         if not self.takes_calls():
             return Refusal.DRAINING
         pool = self._own.load(call.function_id)

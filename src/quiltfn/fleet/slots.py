@@ -21,8 +21,9 @@ from quiltfn.fleet.lease import LeaseState, NodeLease
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import ExitKind
 from quiltfn.model.slots import FunctionSlots
+from quiltfn.pool.local import LocalPools
 from quiltfn.ports import Clock
-from quiltfn.ports.fleet import BoundedPools, NodeEpoch, NotAMember
+from quiltfn.ports.fleet import NodeEpoch, NotAMember
 from quiltfn.store.fleet.slots import SqlSlots
 
 _log = structlog.get_logger("quiltfn.fleet")
@@ -61,7 +62,7 @@ class SlotKeeper:
     def __init__(
         self,
         slots: SqlSlots,
-        pools: BoundedPools,
+        pools: LocalPools,
         node: Callable[[], NodeEpoch],
         lease: NodeLease,
         clock: Clock,

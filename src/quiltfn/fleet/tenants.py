@@ -43,11 +43,9 @@ class FleetTenants:
                     self._loads[load.tenant_id][member.name] = load
 
     def in_flight(self, tenant_id: str) -> int:
-        """As `OtherNodes` says."""
         return sum(load.in_flight for load in self._others(tenant_id))
 
     def has_room(self, tenant_id: str, in_flight: int, most: int) -> bool:
-        """As `OtherNodes` says."""
         others = self._others(tenant_id)
         self._wanted[tenant_id] = max(self._wanted.get(tenant_id, 0), in_flight + 1)
         if in_flight < most and (not others or has_room(in_flight, most, others)):
@@ -56,7 +54,6 @@ class FleetTenants:
         return False
 
     def rate(self, tenant_id: str, most: float) -> float:
-        """As `OtherNodes` says."""
         self._asked[tenant_id] += 1
         share = self._shares.get((tenant_id, most))
         if share is None:
@@ -64,7 +61,6 @@ class FleetTenants:
         return share
 
     def report(self, in_flight: Mapping[str, int]) -> Sequence[TenantLoad]:
-        """As `OtherNodes` says."""
         now = self._clock.now()
         passed_s, self._since = max(0.001, now - self._since), now
         for tenant_id in self._asked.keys() | self._asked_per_s.keys():

@@ -140,7 +140,6 @@ class LocalPools:
         return [key for key in active if any(pool.model.instances for pool in self._of(key))]
 
     def note(self, function_id: str) -> str:
-        """As `ports.Pools` says."""
         return next((note for pool in self._of(function_id) if (note := pool.note)), "")
 
     async def egress(self, function_id: str) -> EgressRefusals:
@@ -158,12 +157,16 @@ class LocalPools:
     # On a node of a fleet
 
     def allow(self, function_id: str, count: int, reachable: int) -> None:
-        """Allow the function `count` instances here; see `FunctionPool.allow`."""
+        """Allow the function that many instances here from now on; idle ones above that end, busy
+        ones after their call. `reachable`: the number that could be allowed if more were requested.
+        """
         if function_id in self._pools:
             self._pools[function_id].allow(count, reachable)
 
     def wanted(self, function_id: str) -> int:
-        """The number of instances that the function has and needs here, if it were allowed more."""
+        """The number of instances that the function has, and needs for waiting calls, if
+        allowed.
+        """
         pool = self._pools.get(function_id)
         return pool.wanted(sum(one.lacking() for one in pool.beside.values())) if pool else 0
 
@@ -180,7 +183,7 @@ class LocalPools:
             most -= pool.evict_idle(most)
 
     async def end_all(self, kind: ExitKind, by: str) -> None:
-        """End every running call that way, and every instance that must not start again."""
+        """End every running call that way, and wait until every instance is gone."""
         await asyncio.gather(*(pool.end_running(kind, by) for pool in list(self._all())))
 
     def lacking_parked(self) -> list[tuple[str, str]]:
@@ -226,13 +229,11 @@ class LocalPools:
                 await pool.measure()
 
     async def meter(self) -> None:
-        """As `Pools` says."""
         for pool in list(self._all_active()):
             if pool.model.instances:
                 await pool.meter()
 
     def take_use(self) -> dict[tuple[str, str], CallStats]:
-        """As `Pools` says."""
         used, self._used = self._used, {}
         return used
 

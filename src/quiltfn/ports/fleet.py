@@ -4,10 +4,9 @@ The store decides which nodes are members, and which node takes over another. Ti
 different machines are never compared: a node counts the others' heartbeats by its own clock.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from quiltfn.model.invocation import ExitKind
 from quiltfn.model.member import KnownNode, NodeState
 
 
@@ -43,17 +42,6 @@ class History(NamedTuple):
         return self.cluster == other.cluster and 0 < self.timeline < other.timeline
 
 
-class Timeline(Protocol):
-    """The history of the database that this server uses. `newest`: the newest one known."""
-
-    newest: History
-
-    def learn(self, found: History) -> bool:
-        """Add a history that is used somewhere; return whether it is newer than all before:
-        connections to an older one are then no longer used.
-        """
-
-
 class NodeEpoch(NamedTuple):
     """A node in one of its epochs. A take-over raises its epoch."""
 
@@ -70,37 +58,3 @@ class ImageCopy(NamedTuple):
 
     digest: str
     node: str
-
-
-class ImageBounds(Protocol):
-    """The space that an image from another node may take here (`functions/tenant_images.py`)."""
-
-    def counted(self) -> Mapping[str, int]:
-        """The counted bytes of each image that a tenant has, by its digest."""
-
-    def counted_bytes(self, digest: str) -> int | None:
-        """Its bytes, as `Image.counted_bytes`; None: not yet known."""
-
-    def check_room(self, digest: str) -> None:
-        """Raises `CapacityFull` if this node has no room for it."""
-
-
-class BoundedPools(Protocol):
-    """The pools of this node, each with as many instances as it is allowed (`pool/local.py`)."""
-
-    def allow(self, function_id: str, count: int, reachable: int) -> None:
-        """Allow the function that many instances here from now on; idle ones above that end, busy
-        ones after their call. `reachable`: the number that could be allowed if more were requested.
-        """
-
-    def wanted(self, function_id: str) -> int:
-        """The number of instances that its pool has, and needs for waiting calls, if allowed."""
-
-    def there(self, function_id: str) -> int:
-        """The number of instances in its pool, in any state, until they are completely gone."""
-
-    def evict_idle(self, function_id: str, most: int) -> None:
-        """End that many idle instances that this node does not need."""
-
-    async def end_all(self, kind: ExitKind, by: str) -> None:
-        """End every running call that way, and wait until every instance is gone."""

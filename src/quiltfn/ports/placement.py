@@ -1,70 +1,10 @@
-"""The interface for deciding where a call runs in a fleet."""
+"""The interface for requests to other nodes of a fleet."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
-from quiltfn.model.forwarded import ForwardedCall, Refusal
-from quiltfn.model.pool_load import PoolLoad
+from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.ports.streamed_body import StreamedBody
-
-
-class Destination(NamedTuple):
-    """Another node that is to run a call. `may_wait`: the call waits there for an instance, if that
-    node may have one; `in_any_case`: even if it may not have one yet.
-    """
-
-    node: str
-    may_wait: bool
-    in_any_case: bool = False
-
-
-class ImagePlaces(NamedTuple):
-    """The location of the image that a function's instances mount. `nodes`: other nodes that have
-    it.
-    """
-
-    is_here: bool
-    nodes: Collection[str]
-
-
-class Placement(Protocol):
-    """Where calls run: here, or on another node. `catch_up`: loads other nodes' changes into
-    memory, as far as that is possible soon.
-    """
-
-    catch_up: Callable[[], Awaitable[object]]
-
-    async def place(
-        self,
-        function_id: str,
-        version: int,
-        tried: Collection[str] = (),
-        *,
-        names_version: bool = False,
-        is_last: bool = False,
-    ) -> Destination | None:
-        """The node that is to run a call, except those that were tried; None: this one. `version`:
-        the current one of the function; `names_version`: the call names one, or an alias.
-        `is_last`: this is the last attempt, so the call waits there if no instance is ready.
-        """
-
-    def sent(self, node: str, function_id: str) -> None:
-        """A call of the function is sent to the node."""
-
-    def told(self, node: str, function_id: str, load: PoolLoad | None) -> None:
-        """The load of the function's pool on the node, as the node reported it; None: unknown,
-        since the node was unreachable.
-        """
-
-    def load(self, function_id: str) -> PoolLoad | None:
-        """The load of the function's pool that this node reports to others, if it has one."""
-
-    def takes_calls(self) -> bool:
-        """Whether this node accepts any forwarded calls."""
-        ...
-
-    async def refusal(self, call: ForwardedCall) -> Refusal | None:
-        """Why this node refuses a forwarded call; None: it accepts it."""
 
 
 class PeerUnavailable(Exception):

@@ -26,7 +26,9 @@ OLD = (
 
 
 class PostgresTimeline:
-    """`ports.fleet.Timeline`, for all threads of a server. `host`: last seen on the newest one."""
+    """The timeline of the database that this server uses, for all of its threads. `newest`: the
+    newest known; `host`: last seen on it.
+    """
 
     def __init__(self, directory: Path) -> None:
         """`directory`: the server's data directory, which stores the newest timeline."""
@@ -38,7 +40,9 @@ class PostgresTimeline:
             self.newest = History(int(cluster), int(timeline))
 
     def learn(self, found: History) -> bool:
-        """As in `Timeline`."""
+        """Add a history that is used somewhere; return whether it is newer than all before:
+        connections to an older one are then no longer used.
+        """
         if not self.newest.is_before(found):
             return False
         self._keep(found)
