@@ -175,7 +175,6 @@ class Callbacks:
         )
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
-        """As `CallbackSender` says."""
         to, host = _whole(url)
         sent = [("Host", host), *headers.items(), ("connection", "close")]
         timeout_s = self._timeout_s + len(body) // BYTES_A_SECOND

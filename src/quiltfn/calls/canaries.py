@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from quiltfn.base.ids import new_id
+from quiltfn.base.store_retry import until_stored
 from quiltfn.functions.aliases import Aliases
 from quiltfn.model.alias import Alias
 from quiltfn.model.audit import AuditEntry
@@ -107,12 +108,4 @@ class Canaries:
             note=f"{name}: {why}",
             object_name=function.name,
         )
-        await self._kept(entry)
-
-    async def _kept(self, entry: AuditEntry) -> None:
-        """Stores the entry; retries until the store accepts it."""
-        while True:
-            try:
-                return await self._audit.append(entry)
-            except StoreUnavailable:
-                await asyncio.sleep(AGAIN_S)
+        await until_stored(lambda: self._audit.append(entry))

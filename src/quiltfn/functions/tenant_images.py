@@ -61,15 +61,17 @@ class TenantImages(Mirror[dict[str, int]]):
         """At start: measure images that an earlier release did not, and load all.
         `may_be_elsewhere`: images whose files are not here may be on another node.
         """
-        for image in await self._store.load():
-            if image.is_measured:
-                continue
-            counted = await self.images.measure(image.digest)
-            if counted is not None:
-                await self._store.add(replace(image, counted_bytes=counted))
-            elif not may_be_elsewhere:
-                await self._store.remove(image.tenant_id, image.digest)
-        await super().restore()
+        for stored in await self._store.load():
+            image = stored
+            if not stored.is_measured:
+                counted = await self.images.measure(stored.digest)
+                if counted is None:
+                    if not may_be_elsewhere:
+                        await self._store.remove(stored.tenant_id, stored.digest)
+                    continue
+                image = replace(stored, counted_bytes=counted)
+                await self._store.add(image)
+            self._note(image)
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, dict[str, int]]:
         """Load images whose files may be missing here, because they are on other nodes."""

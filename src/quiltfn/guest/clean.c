@@ -75,7 +75,7 @@ unsigned long count_sysv(int highest[3])
 
 // The _ANY commands, since a handler may have taken all permissions off its objects, and the guest has no
 // capability to read them nevertheless; SYS_ADMIN lets it remove them. Objects that were left would be a
-// channel between calls, and their memory would stay charged to the sandbox.
+// channel between invocations, and their memory would stay charged to the sandbox.
 void remove_sysv(const int highest[3])
 {
     struct shmid_ds shm;

@@ -14,7 +14,7 @@
 extern struct special {
     bool ready;
     bool keep_tmp;
-    bool resident;   // argv is a runner, started before the first call.
+    bool resident;   // argv is a runner, started before the first invocation.
     bool fresh;      // A prepared runner cannot be used.
     bool shell;      // argv is a shell, -c and a command line, so that it can be preforked.
     bool server;     // argv is a program that serves requests itself.

@@ -9,9 +9,10 @@
 // Rule 1: it never waits for a handler without a deadline, and no handler decides what it does.
 // Rule 2: it goes on only from a state that it has checked. On a broken frame or an unfinished clean-up
 //         it exits; the kernel then kills the whole PID namespace, and the host makes a new sandbox.
-// Rule 3: nothing grows from call to call. Every buffer is static and has a limit; there is no
+// Rule 3: nothing grows from one invocation to the next. Every buffer is static and has a limit; there is no
 //         heap, so that a handler that ate all memory cannot take from the guest what it needs.
-// Rule 4: its own umask, directory, signal mask and ids are the same before and after every call.
+// Rule 4: its own umask, directory, signal mask and ids are the same before and after every
+//         invocation.
 //
 // Start reading at `main` below, and continue with serve_call in call.c. Each other unit is a tool
 // of these; its header describes it. All units together stay below 2,500 lines of code, so that

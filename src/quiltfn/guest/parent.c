@@ -66,13 +66,13 @@ static bool parent_lives(pid_t pid)
            info.si_pid == 0;
 }
 
-// Whether the runner waits for the next call: it has not ended or been stopped, and no signal is pending
-// that would do so. Called when no process is alive that could send one. A signal that was sent before
+// Whether the runner waits for the next invocation: it has not ended or been stopped, and no signal is
+// pending that would do so. Used when no process is alive that could send one. A signal that was sent before
 // is pending, or has woken the runner, which then ends or sleeps again. A runner that keeps state may be
 // busy and may have blocked signals. One that forks has a second to come to rest.
 //
-// If the call had no process but its handler, the runner acted on every signal before it said that the
-// call is done. Then it is enough that it lives, unless it forks and a signal can wait at it. gVisor
+// If the invocation had no process but its handler, the runner acted on every signal before it said that
+// the invocation is over. Then it is enough that it lives, unless it forks and a signal can wait at it. gVisor
 // wakes a process some time after it was sent a signal.
 bool parent_waits(pid_t pid, bool by_forks)
 {

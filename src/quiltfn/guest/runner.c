@@ -65,7 +65,7 @@ void runner_forget_call(void)
     runner.ask_used = runner.ask_sent = runner.file_left = runner.result_left = 0;
 }
 
-// ------------------------------------------------------------------------------- telling a call
+// -------------------------------------------------------------------- requesting an invocation
 
 // "call NONCE TIMEOUT_MS all|add VARIABLES_BYTES PAYLOAD_BYTES", filled up with spaces to ASK_HEAD
 // bytes with the newline, so that a runner can read it and leave the rest to the process that it

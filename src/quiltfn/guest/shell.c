@@ -40,8 +40,8 @@
 #endif
 
 enum { CONTROL = 3, HANDLER_ID = 1000, STREAMS = 3, RECEIVED = 4, CANNOT = 126 };
-// A command line is bounded by the kernel's MAX_ARG_STRLEN. A call's variables are bounded by what a pipe
-// holds, so that the guest can write them without waiting for a reader.
+// A command line is bounded by the kernel's MAX_ARG_STRLEN. An invocation's variables are bounded by what
+// a pipe holds, so that the guest can write them without waiting for a reader.
 enum { TEXT_MAX = 128 * 1024 + PATH_MAX, BLOCK_MAX = 64 * 1024, VARIABLES_MAX = BLOCK_MAX / 2 };
 
 extern char **environ;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Pipes and files of a call.
+// Pipes and files of an invocation.
 
 #include "streams.h"
 #include "clock.h"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from quiltfn.launcher import syscalls
 from quiltfn.launcher.oci import HANDLER_OOM_SCORE
+from quiltfn.launcher.signals import SETTABLE
 from quiltfn.launcher.state import SERVER_UIDS
 
 # Files that only a data directory has. With the state in PostgreSQL, it has only the last one.
@@ -88,7 +89,7 @@ def become(uid: int, gid: int) -> None:
 def forget_the_launcher() -> None:
     """Resets signals, streams and OOM score in a forked child that will execute a program."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    for number in SETTABLE:
         with contextlib.suppress(OSError):
             signal.signal(number, signal.SIG_DFL)
     # The launcher may be protected from out-of-memory kills; its children must not be.

@@ -12,7 +12,6 @@ import os
 import resource
 import select
 import selectors
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from quiltfn.launcher.cgroups import Cgroups, Limits
 from quiltfn.launcher.children import Children
 from quiltfn.launcher.jobs import cannot_start
 from quiltfn.launcher.netns import MTU, Netns
+from quiltfn.launcher.signals import SETTABLE
 from quiltfn.launcher.state import UIDS_PER_SANDBOX, ServerState
 
 NFT, SLIRP = "/usr/sbin/nft", "/usr/bin/slirp4netns"
@@ -207,7 +207,7 @@ class Egress:
                         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
                     ],
                     setsigmask=(),
-                    setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+                    setsigdef=SETTABLE,
                 )
 
         def ended(code: int) -> None:

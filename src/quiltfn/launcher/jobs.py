@@ -9,17 +9,17 @@ import contextlib
 import errno
 import functools
 import os
-import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from quiltfn.base.immutable import ByKeywords
 from quiltfn.launcher import confine
 from quiltfn.launcher.children import Children, Process, kill_trees, processes
 from quiltfn.launcher.oci import CONTROL_FD
+from quiltfn.launcher.signals import SETTABLE
 
 # A program takes some 20 ms. The limit is shorter than a caller's wait for an instance, so that the
 # caller gets the cause.
@@ -197,7 +197,7 @@ def _spawn(job: Job, environment: dict[str, str]) -> int:
         environment,
         file_actions=actions,
         setsigmask=(),
-        setsigdef=_all_signals(),
+        setsigdef=SETTABLE,
     )
 
 
@@ -215,7 +215,3 @@ def _fork(job: Job, environment: dict[str, str]) -> int:
         os.execve(job.command[0], job.command, environment)
     finally:
         os._exit(NOT_STARTED)
-
-
-def _all_signals() -> Iterable[signal.Signals]:
-    return signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}

@@ -10,6 +10,8 @@ import os
 import signal
 from collections.abc import Callable
 
+from quiltfn.launcher.signals import SETTABLE
+
 IN_ORDER = b"."
 
 
@@ -43,7 +45,7 @@ class Keeper:
     def _wait_and_end(self) -> None:
         os.setsid()  # signals to the launcher's process group must not reach the keeper
         signal.set_wakeup_fd(-1)
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        for number in SETTABLE:
             signal.signal(number, signal.SIG_IGN)
         # The launcher's locks and sockets have to end with the launcher.
         os.closerange(0, self._reader)

@@ -349,7 +349,8 @@ class Launcher:
             case verbs.SetDeadline(deadline=deadline):
                 self.deadline.set(deadline)
                 self._answer({"n": n})
-            case verbs.Create() if self._is_late(verb):
+            case verbs.Create() if self.deadline.is_late(verb.deadline):
+                # For example because the server or the launcher was stalled.
                 self._answer({"n": n, "error": LATE})
             case verbs.Create():
                 # crun cannot set a limit above the launcher's own.
@@ -386,12 +387,6 @@ class Launcher:
                 self.sandboxes.destroy(
                     sandbox, lambda counters: self._answer({"n": n, **counters._asdict()})
                 )
-
-    def _is_late(self, verb: verbs.Create) -> bool:
-        """Whether the deadline of the request has passed, for example because the server or the
-        launcher was stalled.
-        """
-        return self.deadline.is_late(verb.deadline)
 
     def _with_files(self, spec: oci.SandboxSpec, verb: verbs.Create) -> oci.SandboxSpec:
         """Mounts the files of a sandbox; only once it is admitted, since this changes the host.

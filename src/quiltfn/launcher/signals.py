@@ -2,6 +2,8 @@
 
 import signal
 
+# All signals whose action can be set.
+SETTABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 DRAINING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 # Signals that report a crash, stop a process or do nothing by default keep their default action.
 # All others are ignored, so that none ends the launcher without its clean-up.

@@ -103,9 +103,9 @@ def parse(message: bytes, *, most: SandboxLimits) -> Verb:
             _sandbox_limits(request, most),
             _image("image", request.get("image")),
             _image("base_image", request.get("base_image")),
-            _network(request.get("network")),
+            _one_of("network", request.get("network"), NETWORKS),
             _writable_paths(request.get("writable_paths")),
-            _isolation(request.get("isolation")),
+            _one_of("isolation", request.get("isolation"), ISOLATIONS),
             _deadline(request["deadline"]) if "deadline" in request else None,
             _image("packages", request.get("packages")),
         )
@@ -154,16 +154,10 @@ def _image(name: str, image: Any) -> str | None:
     raise Refused(f"{name} must be 64 hexadecimal digits or null, not {image!r}")
 
 
-def _network(network: Any) -> str:
-    if isinstance(network, str) and network in NETWORKS:
-        return network
-    raise Refused(f"network must be one of {NETWORKS}, not {network!r}")
-
-
-def _isolation(isolation: Any) -> str:
-    if isinstance(isolation, str) and isolation in ISOLATIONS:
-        return isolation
-    raise Refused(f"isolation must be one of {ISOLATIONS}, not {isolation!r}")
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    if isinstance(value, str) and value in allowed:
+        return value
+    raise Refused(f"{name} must be one of {allowed}, not {value!r}")
 
 
 def _deadline(deadline: Any) -> float:

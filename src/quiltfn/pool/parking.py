@@ -20,6 +20,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from itertools import count, islice
 
+from quiltfn.base.task_group import TaskGroup
 from quiltfn.pool.local import LocalPools
 
 # Seconds to wait if there was no room, or if all starts are postponed.
@@ -36,7 +37,7 @@ class Parking:
         self._pools, self._calls = pools, calls
         self._turns = count(1)
         self._last_turn: dict[str, int] = {}  # of tenants with functions without an instance
-        self._slow: set[asyncio.Task[None]] = set()
+        self._slow = TaskGroup()
         # Tenants without a turn for now, since one of their starts is slow.
         self._resting: set[str] = set()
 
@@ -52,8 +53,7 @@ class Parking:
                     async with asyncio.timeout(patience_s):
                         await self._pools.parked_is_lacking.wait()
         finally:
-            for task in self._slow:
-                task.cancel()
+            await self._slow.aclose()
 
     async def _park_some(self) -> bool:
         """Park instances for tenants whose turn it is; return whether there was room for any."""
@@ -90,8 +90,7 @@ class Parking:
             raise
         if not start.done():
             self._resting.add(tenant_id)
-            task = asyncio.ensure_future(self._go_on(tenant_id, start, began))
-            self._slow.add(task)
+            self._slow.spawn(self._go_on(tenant_id, start, began))
             while len(self._slow) >= SLOW_AT_ONCE:
                 await asyncio.wait(self._slow, return_when=asyncio.FIRST_COMPLETED)
             return True
@@ -104,9 +103,6 @@ class Parking:
         try:
             await start
         finally:
-            task = asyncio.current_task()
-            assert task is not None, "it runs as a task"
-            self._slow.discard(task)
             loop = asyncio.get_running_loop()
             loop.call_later(loop.time() - began, self._rested, tenant_id)
 

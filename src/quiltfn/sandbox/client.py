@@ -105,7 +105,6 @@ class LauncherSandboxes:
         """Does nothing: there are no prewarmed sandboxes."""
 
     def end_by(self, at: float) -> None:
-        """As in `ports.StockedSandboxes`."""
         self._deadline = at
         self._channel.tell("deadline", deadline=at)
 

@@ -75,7 +75,6 @@ class PrewarmedSandboxes:
         self._ending = TaskGroup()
 
     def end_by(self, at: float) -> None:
-        """As `ports.StockedSandboxes.end_by`."""
         self._source.end_by(at)
 
     def start(self) -> None:

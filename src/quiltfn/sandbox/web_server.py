@@ -333,7 +333,6 @@ class WebServer:
                 self._give_back(connection)
 
     def end_call(self, kind: ExitKind, by: str, call: Call | None) -> bool:
-        """As `ports.Sandbox.end_call`."""
         ended = [
             exchange.finish(kind, by=by)
             for exchange in list(self._running)

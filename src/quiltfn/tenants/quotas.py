@@ -153,12 +153,12 @@ class Quotas(Mirror[TenantQuota]):
         earlier = self._earlier.get(tenant_id)
         if earlier is None or earlier.day != day or self._clock.now() - earlier.at > RECOUNT_S:
             border = max(end - DAY_S, floor_to(FINEST_S, now - RECENT_S))
-            used = await self._used(tenant_id, end - DAY_S, border)
+            used = await self._used(tenant_id, (end - DAY_S, border))
             earlier = _Earlier(day=day, border=border, mib_ms=used, at=self._clock.now())
             self._earlier[tenant_id] = earlier
             if len(self._earlier) > QUOTAS_MAX:
                 del self._earlier[next(iter(self._earlier))]
-        recent = await self._used(tenant_id, earlier.border, end)
+        recent = await self._used(tenant_id, (earlier.border, end))
         if self._is_limited(tenant_id):
             self.admission.know_use(tenant_id, DayUse(day, earlier.mib_ms + recent))
 
@@ -234,17 +234,15 @@ class Quotas(Mirror[TenantQuota]):
             if is_known and self._is_limited(tenant_id):
                 self.admission.know_use(tenant_id, used)
 
-    async def _used(self, tenant_id: str, start: int, end: int) -> int:
-        used = await self._stats.usage(tenant_id, (start, end), DAY_S, by_function=False)
+    async def _used(
+        self, tenant_id: str, span: tuple[int, int], in_order_from: int | None = None
+    ) -> int:
+        used = await self._stats.usage(
+            tenant_id, span, DAY_S, by_function=False, in_order_from=in_order_from
+        )
         return sum(one.mib_ms for one in used.values())
 
     async def _today(self, tenant_id: str, in_order_from: int | None = None) -> DayUse:
         start = floor_to(DAY_S, int(self._clock.unix()))
-        used = await self._stats.usage(
-            tenant_id,
-            (start, start + DAY_S),
-            DAY_S,
-            by_function=False,
-            in_order_from=in_order_from,
-        )
-        return DayUse(start // DAY_S, sum(one.mib_ms for one in used.values()))
+        used = await self._used(tenant_id, (start, start + DAY_S), in_order_from)
+        return DayUse(start // DAY_S, used)
