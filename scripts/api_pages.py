@@ -306,7 +306,8 @@ class Recorder:
 def sdk_calls() -> dict[tuple[str, str], tuple[str, str, inspect.Signature]]:
     """By method and route: the method of the client library that sends this."""
     found: dict[tuple[str, str], tuple[str, str, inspect.Signature]] = {}
-    patterns = [(path.replace(":path}", "}"), PathPattern(path)) for path, _ in ROUTES]
+    patterns = [(route.path.replace(":path}", "}"), PathPattern(route.path)) for route in ROUTES]
+    patterns.sort(key=lambda row: row[1].rank)
     for group, methods in GROUPS.items():
         for name in {name: 0 for one in methods.__mro__[:-1] for name in vars(one)}:
             if name.startswith("_"):

@@ -3,17 +3,18 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from quiltfn.api.app import make_app
 from quiltfn.api.http.connections import Connections
+from quiltfn.api.http.route import Route
 from quiltfn.api.http.server import Server
 from quiltfn.api.routes.table import ROUTES
 from service.platform_harness import Harness
 
 
 @contextlib.asynccontextmanager
-async def served(harness: Harness, routes: list = ROUTES) -> AsyncIterator[int]:  # type: ignore[type-arg]
+async def served(harness: Harness, routes: Sequence[Route] = ROUTES) -> AsyncIterator[int]:
     """The port that the application of the harness answers at, with these routes."""
     connections = Connections(responses=harness.services.budgets.responses)
     server = Server(make_app(harness.services, routes), connections)

@@ -1,5 +1,6 @@
 """The application without a connection: one response for every request, whatever happens."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 
 from promises import promise
 from quiltfn import wire
-from quiltfn.api.app import make_app
+from quiltfn.api.app import App, make_app
 from quiltfn.api.fleet_node import Alone
 from quiltfn.api.http.budgets import Budgets
 from quiltfn.api.http.path_pattern import PathPattern
@@ -65,8 +66,18 @@ async def echo(context: RequestContext[Any]) -> Response:
 @pytest.fixture
 def echoing() -> Application:
     """With a route that takes every method."""
-    route = Route(handler=echo, scope=None, answer=str, texts=("text/plain",))
-    return make_app(services(), [("/fn/{rest:path}", {ANY_METHOD: route}), *ROUTES])
+    path = "/fn/{rest:path}"
+    route = Route(ANY_METHOD, path, echo, scope=None, answer=str, texts=("text/plain",))
+    return make_app(services(), [route, *ROUTES])
+
+
+@pytest.mark.parametrize("routes", [ROUTES, ROUTES[::-1]], ids=["in order", "reversed"])
+def test_every_route_is_found_at_its_path(routes: list[Route]) -> None:
+    """The order of routes is for documents only."""
+    app = cast("App", make_app(services(), routes))
+    for route in ROUTES:
+        path, method = re.sub(r"{.*?}", "x", route.path), route.method.replace(ANY_METHOD, "PATCH")
+        assert app.route_of(request_of(method, path, HEADERS)) == route
 
 
 @pytest.mark.parametrize("path", [BY_ID, BY_NAME])

@@ -42,13 +42,8 @@ async def keep_numbers(context: RequestContext[Any]) -> Response:
 
 
 TABLE = [
-    (
-        "/numbers",
-        {
-            "GET": Route(handler=stream_numbers, scope=Scope.READ, answer=str, parameters=()),
-            "POST": Route(handler=keep_numbers, scope=Scope.WRITE, answer=str, is_idempotent=True),
-        },
-    ),
+    Route("GET", "/numbers", stream_numbers, scope=Scope.READ, answer=str, parameters=()),
+    Route("POST", "/numbers", keep_numbers, scope=Scope.WRITE, answer=str, is_idempotent=True),
     *ROUTES,
 ]
 

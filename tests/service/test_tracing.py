@@ -28,7 +28,7 @@ from quiltfn.api.app import make_app
 from quiltfn.api.http import tracing
 from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response
-from quiltfn.api.http.route import Route
+from quiltfn.api.http.route import RequestContext, Route
 from quiltfn.api.http.tracing import traced as traced_app
 from quiltfn.base.clock import SystemClock
 from quiltfn.model.access import Scope
@@ -184,13 +184,17 @@ async def test_health_and_metrics_have_no_spans(traced: Traced, collector: Colle
     }
 
 
+async def answer(_: RequestContext[Any]) -> Response:
+    return Response()
+
+
 async def test_a_stranger_does_not_decide_what_is_sent() -> None:
     """A call that needs no key: its trace begins here, and a share of those is sent."""
     over: list[trace.Traced] = []
     clock = SystemClock()
     tracer = trace.Tracer(clock.unix, clock.now, 0.0, over.append)
-    open_call = Route(handler=make_app, scope=None, is_invoke=True)  # type: ignore[arg-type]
-    keyed_call = Route(handler=make_app, scope=Scope.INVOKE, is_invoke=True)  # type: ignore[arg-type]
+    open_call = Route("POST", "/x", answer, scope=None, is_invoke=True)
+    keyed_call = Route("POST", "/x", answer, scope=Scope.INVOKE, is_invoke=True)
     told: list[str] = []
 
     async def app(request: Request) -> Response:
@@ -198,10 +202,8 @@ async def test_a_stranger_does_not_decide_what_is_sent() -> None:
         return Response()
 
     for route in (open_call, keyed_call):
-        ways = ("/x", route)
-        await traced_app(app, lambda _, ways=ways: ways, tracer)(  # type: ignore[misc]
-            request_of("POST", "/x", {"traceparent": HEADER})
-        )
+        traced = traced_app(app, lambda _, route=route: route, tracer)  # type: ignore[misc]
+        await traced(request_of("POST", "/x", {"traceparent": HEADER}))
     assert len(over) == 1
     assert [TRACE in one for one in told] == [False, True]
 
@@ -211,14 +213,14 @@ async def test_a_stranger_does_not_decide_how_much_a_span_holds() -> None:
     over: list[trace.Traced] = []
     clock = SystemClock()
     tracer = trace.Tracer(clock.unix, clock.now, 1.0, over.append)
-    route = Route(handler=make_app, scope=None, is_invoke=True)  # type: ignore[arg-type]
+    route = Route("POST", "/x", answer, scope=None, is_invoke=True)
 
     async def app(_: Request) -> Response:
         return Response(status=401)
 
     for length in (100, 10_000):
         request = request_of("POST", "/" + "x" * (length - 1), {})
-        await traced_app(app, lambda _: ("/x", route), tracer)(request)
+        await traced_app(app, lambda _: route, tracer)(request)
     paths = [str(span.attributes["url.path"]) for one in over for span in one.spans()]
     assert [len(one) for one in paths] == [100, 512]
 

@@ -66,7 +66,7 @@ def test_help_has_every_route_with_its_rules_and_explains_the_rest(anybody: Api)
 
 def table(*any_method: str) -> set[tuple[str, str]]:
     """Each method and path. `any_method`: how a route of any method is told."""
-    found = {(method, path.replace(":path}", "}")) for path, ways in ROUTES for method in ways}
+    found = {(route.method, route.path.replace(":path}", "}")) for route in ROUTES}
     rest = {one for one in found if one[0] == ANY_METHOD}
     return (found - rest) | {(method, path) for _, path in rest for method in any_method}
 

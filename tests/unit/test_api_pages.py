@@ -23,11 +23,7 @@ pytestmark = promise("A78")
 ROOT = Path(__file__).resolve().parents[2]
 API = ROOT / "docs" / "api"
 BLOCK = re.compile(r"^`(\w+) (\S+)`[^\n]*\n(.*?)^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BODIES = {
-    (method, path.replace(":path}", "}")): way.body
-    for path, ways in ROUTES
-    for method, way in ways.items()
-}
+BODIES = {(route.method, route.path.replace(":path}", "}")): route.body for route in ROUTES}
 
 
 @pytest.fixture(scope="module")

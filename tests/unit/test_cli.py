@@ -410,9 +410,8 @@ def test_every_request_that_an_error_advises_is_one_of_the_api_and_a_command() -
     calls = [one for one in vars(errors).values() if isinstance(one, errors.ApiCall)]
     assert {one.operation for one in calls} == set(advice.COMMANDS)
     routes = {
-        operation_id(way): f"{method} {re.sub('{.*?}', '<>', path)}"
-        for path, methods in ROUTES
-        for method, way in methods.items()
+        operation_id(route): f"{route.method} {re.sub('{.*?}', '<>', route.path)}"
+        for route in ROUTES
     }
     for one in calls:
         method, path = re.sub("<.*?>", "<>", one.text).split(" ")

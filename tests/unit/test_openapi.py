@@ -30,7 +30,7 @@ VERBS = {
 
 
 def operation_ids() -> list[str]:
-    return [operation_id(way) for _, ways in ROUTES for way in ways.values()]
+    return [operation_id(route) for route in ROUTES]
 
 
 def test_every_operation_is_a_verb_and_what_it_is_done_to() -> None:
@@ -62,7 +62,7 @@ def part(field: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_field_of_a_request_is_described() -> None:
-    bodies = {way.body.__name__ for _, ways in ROUTES for way in ways.values() if way.body}
+    bodies = {route.body.__name__ for route in ROUTES if route.body}
     assert {"NewFunction", "FunctionChanges", "NewInvocation", "NewRuntime"} <= bodies
     for body in bodies:
         for name, field in fields_of(body).items():
@@ -87,13 +87,12 @@ def test_every_part_of_a_path_says_whose_it_is() -> None:
 
 def test_an_operation_takes_a_tenant_exactly_if_it_needs_a_scope() -> None:
     paths = document(ROUTES, LIMITS)["paths"]
-    for path, ways in ROUTES:
-        for method, way in ways.items():
-            if method == ANY_METHOD:
-                continue
-            operation = paths[path.replace(":path}", "}")][method.lower()]
-            named = [(one["in"], one["name"]) for one in operation.get("parameters", [])]
-            assert named.count(("query", "tenant")) == (way.scope is not None), (path, method)
+    for route in ROUTES:
+        if route.method == ANY_METHOD:
+            continue
+        operation = paths[route.path.replace(":path}", "}")][route.method.lower()]
+        named = [(one["in"], one["name"]) for one in operation.get("parameters", [])]
+        assert named.count(("query", "tenant")) == (route.scope is not None), route.path
 
 
 def test_bounds_and_examples_are_told_those_of_this_server_too() -> None:

@@ -1,6 +1,7 @@
 """Which paths a route's path stands for."""
 
 import re
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,13 @@ def test_a_path_fits_or_does_not(route: str, path: str, parameters: dict[str, st
     assert PathPattern(route).parameters_of(path.split("/")) == parameters
 
 
-PATHS = [path for path, _ in ROUTES]
+def test_a_fixed_segment_comes_before_a_parameter_and_that_before_the_rest() -> None:
+    ranked = ["/a/b", "/a/b/{c}", "/a/{b}", "/a/{b}/c", "/a/{b:path}", "/{a}/b"]
+    for paths in permutations(ranked):
+        assert sorted(paths, key=lambda path: PathPattern(path).rank) == ranked
+
+
+PATHS = sorted({route.path for route in ROUTES})
 WORDS = sorted({word for path in PATHS for word in path.split("/")} | {"", "x", "..", "{", "\n"})
 
 

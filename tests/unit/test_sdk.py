@@ -5,10 +5,11 @@ import inspect
 import json
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from promises import promise
 from quiltfn import sdk, wire
 from quiltfn.api.http.errors import error_body
+from quiltfn.api.http.path_pattern import PathPattern
 from quiltfn.api.routes.table import ROUTES
 from quiltfn.model.errors import Unprocessable
 from quiltfn.sdk import (
@@ -43,6 +45,7 @@ from quiltfn.sdk import client as client_module
 from quiltfn.sdk.errors import read_error
 from quiltfn.sdk.functions import Functions
 from quiltfn.sdk.groups import NAMES
+from quiltfn.sdk.request import Flow, Request
 from quiltfn.sdk.work import WorkMethods
 from unit import canned_server
 from unit.canned_server import ID, INVOCATION, Canned
@@ -345,10 +348,70 @@ def test_each_call_goes_to_its_route(call: Call, method: str, path: str) -> None
     assert (out.method, out.url.raw_path.decode()) == (method, path)
 
 
+class Sent(Exception):
+    """Raised in place of sending a request."""
+
+    def __init__(self, request: Request[Any]) -> None:
+        self.request = request
+
+
+class Recorder:
+    """In place of a client: it sends nothing."""
+
+    is_async = False
+
+    def run(self, flow: Flow[Any]) -> Any:
+        raise Sent(next(flow))
+
+
+VALUES = {"function": ID, "version": 1, "min_instances": 0, "max_instances": 1}
+
+
+def plain_requests() -> Iterator[tuple[str, str, Any]]:
+    """The first request of each method that is given only the arguments it needs: its method, its
+    path, and how its response is read.
+    """
+    at = Client("http://127.0.0.1:9")
+    for group in (getattr(at, name) for name in NAMES):
+        recorded = type(group)(Recorder())
+        for name in dir(recorded):
+            if name.startswith("_") or name == "upload_image":
+                continue
+            call = getattr(recorded, name)
+            given: list[Any] = []
+            named: dict[str, Any] = {}
+            for one in inspect.signature(call).parameters.values():
+                value = VALUES.get(one.name, "x")
+                if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD:
+                    given.append(value)
+                elif one.default is one.empty and one.kind is one.KEYWORD_ONLY:
+                    named[one.name] = value
+            with pytest.raises(Sent) as sent:
+                next(iter(call(*given, **named)))
+            request = sent.value.request
+            yield request.method, request.path.partition("?")[0], request.read
+
+
+def test_each_method_reads_what_its_route_answers() -> None:
+    """This includes those without a row in `CALLS`."""
+    ranked = sorted(ROUTES, key=lambda route: PathPattern(route.path).rank)
+    read = 0
+    for method, path, reader in plain_requests():
+        route = next(
+            one for one in ranked if one.method == method and re.fullmatch(pattern(one.path), path)
+        )
+        if isinstance(reader, partial):
+            answers = (route.answer, *get_args(route.answer), *route.also.values())
+            assert reader.keywords["shape"] in answers, (method, path)
+            read += 1
+    assert read > 60
+
+
 def test_every_route_of_the_api_can_be_called() -> None:
     """But for what is for people or any HTTP client, and the server's own numbers."""
-    routes = {(method, pattern(path)) for path, ways in ROUTES for method in ways}
+    routes = {(route.method, pattern(route.path)) for route in ROUTES}
     called = {(method, path.partition("?")[0]) for _, method, path in CALLS}
+    called |= {(method, path) for method, path, _ in plain_requests()}
     called |= {
         ("POST", f"/api/elasticity/functions/{ID}/pool-target"),
         ("POST", f"/api/elasticity/control/functions/{ID}/pool-target"),

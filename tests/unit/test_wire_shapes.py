@@ -23,7 +23,7 @@ pytestmark = promise("A35")
 
 PACKAGE = Path(wire.__file__).resolve().parents[1]
 BODIES = sorted(
-    {way.body for _, ways in ROUTES for way in ways.values() if way.body is not None},
+    {route.body for route in ROUTES if route.body is not None},
     key=lambda one: one.__name__,
 )
 NAMES = [*sorted({name for body in BODIES for name in fields_of(body)}), "another"]

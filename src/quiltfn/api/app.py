@@ -6,7 +6,7 @@ comes back. Middleware that sees every request, such as a tracer, wraps that cal
 
 import contextlib
 import re
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from types import MappingProxyType
 
@@ -32,7 +32,7 @@ from quiltfn.api.http.route import (
     Application,
     RequestContext,
     Route,
-    RouteTable,
+    by_path,
 )
 from quiltfn.api.http.tracing import traced
 from quiltfn.api.routes import web
@@ -65,26 +65,26 @@ REMEMBERED_PATH = 128
 _log = structlog.get_logger("quiltfn.api")
 
 
-def make_app(services: Services, routes: RouteTable = ROUTES) -> Application:
+def make_app(services: Services, routes: Sequence[Route] = ROUTES) -> Application:
     """The application over `services`."""
     for directory in (web.DASHBOARD, web.DOCUMENTATION):
         web.files(directory)  # read now, so that a disk that hangs later has no effect
-    table = list(routes)
-    documents = HelpDocuments(table, field_limits(services))
+    documents = HelpDocuments(routes, field_limits(services))
     audit_log = AuditLog(services.audit, services.clock)
     compression = Compression(services.budgets.responses)
     make = partial(Endpoint, services, documents, audit_log, compression)
-    app = App([make(path, ways) for path, ways in table], services.urls.host)
+    app = App([make(path, ways) for path, ways in by_path(routes).items()], services.urls.host)
     return app if services.tracer is None else traced(app, app.route_of, services.tracer)
 
 
 class App:
-    """Finds the endpoint of a request: the first matching path of the table. `url_host`: the host
+    """Finds the endpoint of a request. `url_host`: the host
     that serves only function URLs, if there is one.
     """
 
     def __init__(self, endpoints: "Iterable[Endpoint]", url_host: str = "") -> None:
         table = [(PathPattern(endpoint.path), endpoint) for endpoint in endpoints]
+        table.sort(key=lambda row: row[0].rank)
         self._longest = 1 + max(pattern.length for pattern, _ in table)
         # By number of path segments, up to the longest path; longer requests use the last entry.
         self._endpoints = [
@@ -106,16 +106,12 @@ class App:
         endpoint, request.parameters = found
         return endpoint.respond(request)
 
-    def route_of(self, request: Request) -> tuple[str, Route] | None:
-        """Returns the route for a request, with its path in the table."""
+    def route_of(self, request: Request) -> Route | None:
+        """Returns the route for a request."""
         path = request.path
         find = self._find_remembered if len(path) <= REMEMBERED_PATH else self._find
         found = find(path)
-        if found is None:
-            return None
-        endpoint, _ = found
-        route = endpoint.route(request.method)
-        return None if route is None else (endpoint.path, route)
+        return None if found is None else found[0].route(request.method)
 
     def _find(self, path: str) -> "tuple[Endpoint, Mapping[str, str]] | None":
         segments = path.split("/")

@@ -1,7 +1,7 @@
 """What the API says of itself: help and examples, as JSON and as Markdown, from the route table."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -10,8 +10,6 @@ from quiltfn.api.http.route import ANY_METHOD, Route
 from quiltfn.api.openapi import document
 from quiltfn.wire import NewFunction, NewInvocation
 from quiltfn.wire.fields import fields_of
-
-Table = Iterable[tuple[str, Mapping[str, Route]]]
 
 DEBUGGING = [
     "GET /api/functions/<id>: is it active? If not, `error_message` says why, and deploying, "
@@ -172,10 +170,9 @@ class Texts(NamedTuple):
 class HelpDocuments:
     """Documents about the routes. `limits`: what this server allows, by the names of fields."""
 
-    def __init__(self, table: Table, limits: Mapping[str, float]) -> None:
-        routes = self._routes = list(table)
-        self.limits = limits
-        words = [path.split("/")[2] for path, _ in routes if path.startswith("/api/")]
+    def __init__(self, routes: Sequence[Route], limits: Mapping[str, float]) -> None:
+        self._routes, self.limits = routes, limits
+        words = [route.path.split("/")[2] for route in routes if route.path.startswith("/api/")]
         self.parts = sorted(set(words))  # of the API, by the first word of their paths
 
     # Made when they are first asked for, by few servers (OpenAPI takes 30 ms), and then kept: all
@@ -184,13 +181,13 @@ class HelpDocuments:
     @cached_property
     def functions_help(self) -> Texts:
         """About all routes but those of the next one."""
-        others = [(path, ways) for path, ways in self._routes if not path.startswith(ELASTICITY)]
+        others = [route for route in self._routes if not route.path.startswith(ELASTICITY)]
         return Texts.of(help_document("The functions API", others), help_text)
 
     @cached_property
     def elasticity_help(self) -> Texts:
         """About pool targets."""
-        elastic = [(path, ways) for path, ways in self._routes if path.startswith(ELASTICITY)]
+        elastic = [route for route in self._routes if route.path.startswith(ELASTICITY)]
         return Texts.of(help_document("Pool targets", elastic), help_text)
 
     @cached_property
@@ -209,38 +206,36 @@ class HelpDocuments:
         return encode(document(self._routes, self.limits))
 
 
-def help_document(title: str, table: Table) -> dict[str, Any]:
+def help_document(title: str, routes: Sequence[Route]) -> dict[str, Any]:
     """Every route with its rules, the debugging flow, the common mistakes."""
     return {
         "title": title,
-        "routes": [
-            describe(method, path, way) for path, ways in table for method, way in ways.items()
-        ],
+        "routes": [describe(route) for route in routes],
         "debugging": DEBUGGING,
         "common_mistakes": MISTAKES,
     }
 
 
-def describe(method: str, path: str, way: Route) -> dict[str, Any]:
+def describe(route: Route) -> dict[str, Any]:
     """One route: what it does, who may, what it takes and what it can refuse."""
     fields = {}
-    if way.body is not None:
-        for name, field in fields_of(way.body).items():
+    if route.body is not None:
+        for name, field in fields_of(route.body).items():
             fields[name] = {
                 "rule": field.meaning,
                 "required": field.is_required,
                 "example": field.example,
             }
-    if way.streams:
-        fields["the body"] = {"rule": " or ".join(way.streams), "required": True, "example": None}
+    if route.streams:
+        fields["the body"] = {"rule": " or ".join(route.streams), "required": True, "example": None}
     return {
-        "method": "ANY" if method == ANY_METHOD else method,
-        "path": path.replace(":path}", "}"),
-        "about": way.about,
-        "scope": way.scope,
-        "parameters": {one.name: one.about for one in way.parameters},
+        "method": "ANY" if route.method == ANY_METHOD else route.method,
+        "path": route.path.replace(":path}", "}"),
+        "about": route.about,
+        "scope": route.scope,
+        "parameters": {one.name: one.about for one in route.parameters},
         "fields": fields,
-        "refusals": list(way.codes),
+        "refusals": list(route.codes),
     }
 
 

@@ -1,7 +1,7 @@
 """Generates the OpenAPI 3.1 document from the routes and the types that they use."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -10,10 +10,9 @@ from quiltfn import __version__, wire
 from quiltfn.api.http import errors
 from quiltfn.api.http.event_stream import EVENT_STREAM
 from quiltfn.api.http.response import FUNCTION_VERSION, INVOCATION_ID
-from quiltfn.api.http.route import ANY_METHOD, Parameter, Route
+from quiltfn.api.http.route import ANY_METHOD, Parameter, Route, by_path
 from quiltfn.wire.fields import fields_of
 
-Table = Iterable[tuple[str, Mapping[str, Route]]]
 REF = "#/components/schemas/{name}"
 # Errors of every route; SHUTTING_DOWN and STORE_UNAVAILABLE have status 503.
 ALWAYS = ("FORBIDDEN", "INTERNAL", "BAD_REQUEST", "STORE_UNAVAILABLE")
@@ -135,17 +134,14 @@ ACCEPTED_HEADERS = {
 ALSO = {ACCEPTED: "Queued: its record has the outcome.", 206: "A part of the content."}
 
 
-def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
+def document(routes: Sequence[Route], limits: Mapping[str, float]) -> dict[str, Any]:
     """The whole document. `limits`: this server's limits, by field name."""
-    routes = list(table)
     types: list[Any] = [wire.ErrorBody]
-    for _, ways in routes:
-        for way in ways.values():
-            shapes = (way.body, *_shapes(way.answer), *way.also.values())
-            types += [one for one in shapes if hasattr(one, "__struct_fields__")]
+    for route in routes:
+        shapes = (route.body, *_shapes(route.answer), *route.also.values())
+        types += [one for one in shapes if hasattr(one, "__struct_fields__")]
     _, components = msgspec.json.schema_components(types, ref_template=REF)
-    bodies = {way.body for _, ways in routes for way in ways.values() if way.body is not None}
-    for body in bodies:
+    for body in {route.body for route in routes if route.body is not None}:
         _constrain(components, body, limits)
     for changes in (wire.FunctionChanges, wire.ScheduleChanges):
         components[changes.__name__]["minProperties"] = 1
@@ -161,7 +157,9 @@ def document(table: Table, limits: Mapping[str, float]) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": about} for name, (about, _) in TAGS.items()],
         "security": [{"key": []}, {"bearer": []}, {}],
-        "paths": {path.replace(":path}", "}"): _path(path, ways) for path, ways in routes},
+        "paths": {
+            path.replace(":path}", "}"): _path(path, ways) for path, ways in by_path(routes).items()
+        },
         "components": {
             "schemas": components,
             "securitySchemes": {

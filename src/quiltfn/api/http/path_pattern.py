@@ -13,6 +13,8 @@ class PathPattern:
         self.length = len(segments)
         self._names = [(n, one[1:-1]) for n, one in enumerate(segments) if one.startswith("{")]
         self._words = [(n, one) for n, one in enumerate(segments) if not one.startswith("{")]
+        # Sorts patterns: a fixed segment comes before a parameter, and that before the rest.
+        self.rank = [int(one.startswith("{")) for one in segments] + [2] * bool(self._rest)
 
     def takes(self, segments: int) -> bool:
         """Whether a path with this number of segments can match."""

@@ -17,7 +17,7 @@ from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
 from quiltfn.tenants.access import Access
 
 MIB = 1024 * 1024
-# Matches any method in the table of routes.
+# The method of a route for any method.
 ANY_METHOD = "*"
 
 
@@ -151,8 +151,10 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     example: Any = None
 
 
-class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """`scope` None: no credential required. `answer` None: no body; str: only text; a union: one of
+class Route(msgspec.Struct, frozen=True):
+    """Only `method`, `path` and `handler` are given by position.
+
+    `scope` None: no credential required. `answer` None: no body; str: only text; a union: one of
     these schemas.
 
     `texts`: the content types of a text response, always or if the caller asks for it. `also`:
@@ -174,6 +176,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     tenant. `unverified`: the response to any caller while no credential can be checked.
     """
 
+    method: str
+    path: str
     handler: Handler
     scope: Scope | None
     answer: Any = None
@@ -217,7 +221,13 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         return f"the setting {setting} says how long the body may be"
 
 
-# Every path with its methods, in the order of matching.
-RouteTable = Iterable[tuple[str, Mapping[str, Route]]]
+def by_path(routes: Iterable[Route]) -> dict[str, dict[str, Route]]:
+    """The routes by path and method, in the order of the paths' first routes."""
+    paths: dict[str, dict[str, Route]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method] = route
+    return paths
+
+
 # What a connection calls, and a middleware wraps.
 Application = Callable[[Request], Awaitable[Response]]

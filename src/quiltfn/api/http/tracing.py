@@ -16,7 +16,7 @@ IDS = {"quiltfn.request_id": "x-request-id", "faas.invocation_id": INVOCATION_ID
 
 
 def traced(
-    app: Application, route_of: Callable[[Request], tuple[str, Route] | None], tracer: Tracer
+    app: Application, route_of: Callable[[Request], Route | None], tracer: Tracer
 ) -> Application:
     """Wrap `app` so that requests have spans: all invocations, and the routes that need a key
     except the metrics, which are requested all the time. The span replaces the request's
@@ -25,10 +25,10 @@ def traced(
     """
 
     async def respond(request: Request) -> Response:
-        found = route_of(request)
-        if found is None or not _is_traced(*found):
+        route = route_of(request)
+        if route is None or not _is_traced(route):
             return await app(request)
-        has_key = found[1].scope is not None
+        has_key = route.scope is not None
         trace = tracer.request(request.headers.get(HEADER) if has_key else None)
         request.headers[HEADER] = trace.context.traceparent
         token = current.set(trace.context)
@@ -37,14 +37,14 @@ def traced(
         finally:
             current.reset(token)
         if trace.context.is_sampled:
-            tracer.answered(trace, _answered(request, found[0], response))
+            tracer.answered(trace, _answered(request, route.path, response))
         return response
 
     return respond
 
 
-def _is_traced(path: str, route: Route) -> bool:
-    return route.is_invoke or (route.scope is not None and path != METRICS)
+def _is_traced(route: Route) -> bool:
+    return route.is_invoke or (route.scope is not None and route.path != METRICS)
 
 
 def _answered(request: Request, path: str, response: Response) -> Answered:

@@ -11,7 +11,7 @@ from quiltfn.api.http import parse
 from quiltfn.api.http.etags import if_match
 from quiltfn.api.http.response import Response, json_response
 from quiltfn.api.http.route import RequestContext, Route, RouteServices
-from quiltfn.api.routes.parameters import IF_MATCH, READ, WRITE
+from quiltfn.api.routes.parameters import FUNCTION, IF_MATCH, READ, WRITE
 from quiltfn.functions.aliases import Aliases
 from quiltfn.functions.catalog import Entry
 from quiltfn.functions.lifecycle import Lifecycle
@@ -136,24 +136,28 @@ def _shown(alias: Alias) -> Response:
     return json_response(shapes.alias(alias), headers=[("etag", f'"{alias.fingerprint()}"')])
 
 
-# --- the routes ---
-
-ALIASES = Route(handler=list_aliases, scope=READ, answer=wire.AliasList)
-GET_ALIAS = Route(handler=get_alias, scope=READ, answer=wire.Alias)
-SET_ALIAS = Route(
-    handler=set_alias,
-    scope=WRITE,
-    answer=wire.Alias,
-    body=wire.NewAlias,
-    parameters=(IF_MATCH,),
-    codes=("CONFLICT", "PRECONDITION_FAILED"),
-    action="alias.set",
-)
-DELETE_ALIAS = Route(
-    handler=delete_alias,
-    scope=WRITE,
-    status=204,
-    parameters=(IF_MATCH,),
-    codes=("CONFLICT", "PRECONDITION_FAILED"),
-    action="alias.delete",
-)
+ROUTES = [
+    Route("GET", FUNCTION + "/aliases", list_aliases, scope=READ, answer=wire.AliasList),
+    Route("GET", FUNCTION + "/aliases/{alias}", get_alias, scope=READ, answer=wire.Alias),
+    Route(
+        "PUT",
+        FUNCTION + "/aliases/{alias}",
+        set_alias,
+        scope=WRITE,
+        answer=wire.Alias,
+        body=wire.NewAlias,
+        parameters=(IF_MATCH,),
+        codes=("CONFLICT", "PRECONDITION_FAILED"),
+        action="alias.set",
+    ),
+    Route(
+        "DELETE",
+        FUNCTION + "/aliases/{alias}",
+        delete_alias,
+        scope=WRITE,
+        status=204,
+        parameters=(IF_MATCH,),
+        codes=("CONFLICT", "PRECONDITION_FAILED"),
+        action="alias.delete",
+    ),
+]

@@ -5,10 +5,7 @@ import msgspec
 from quiltfn import wire
 from quiltfn.api.http.response import Response, json_response
 from quiltfn.api.http.route import RequestContext, Route, RouteServices
-from quiltfn.api.routes.parameters import (
-    READ,
-    WRITE,
-)
+from quiltfn.api.routes.parameters import FUNCTION, READ, WRITE
 from quiltfn.calls.work import Work
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.callback import check_secret, check_url
@@ -122,24 +119,35 @@ def _policy(policy: AsyncPolicy, *, show: bool) -> wire.AsyncPolicy:
     )
 
 
-# --- the routes ---
-
-GET_ASYNC_POLICY = Route(handler=get_async_policy, scope=READ, answer=wire.AsyncPolicy)
-SET_ASYNC_POLICY = Route(
-    handler=set_async_policy,
-    scope=WRITE,
-    answer=wire.AsyncPolicy,
-    body=wire.NewAsyncPolicy,
-    action="async_policy.set",
-)
-DELETE_ASYNC_POLICY = Route(
-    handler=delete_async_policy, scope=WRITE, status=204, action="async_policy.delete"
-)
-GET_RECORD_POLICY = Route(handler=get_record_policy, scope=READ, answer=wire.RecordPolicy)
-SET_RECORD_POLICY = Route(
-    handler=set_record_policy,
-    scope=WRITE,
-    answer=wire.RecordPolicy,
-    body=wire.RecordPolicy,
-    action="record_policy.set",
-)
+ROUTES = [
+    Route("GET", FUNCTION + "/async-policy", get_async_policy, scope=READ, answer=wire.AsyncPolicy),
+    Route(
+        "PUT",
+        FUNCTION + "/async-policy",
+        set_async_policy,
+        scope=WRITE,
+        answer=wire.AsyncPolicy,
+        body=wire.NewAsyncPolicy,
+        action="async_policy.set",
+    ),
+    Route(
+        "DELETE",
+        FUNCTION + "/async-policy",
+        delete_async_policy,
+        scope=WRITE,
+        status=204,
+        action="async_policy.delete",
+    ),
+    Route(
+        "GET", FUNCTION + "/record-policy", get_record_policy, scope=READ, answer=wire.RecordPolicy
+    ),
+    Route(
+        "PUT",
+        FUNCTION + "/record-policy",
+        set_record_policy,
+        scope=WRITE,
+        answer=wire.RecordPolicy,
+        body=wire.RecordPolicy,
+        action="record_policy.set",
+    ),
+]

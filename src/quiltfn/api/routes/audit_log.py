@@ -75,12 +75,14 @@ ENTRIES_SINCE = Parameter(
 ENTRIES_UNTIL = Parameter(
     name="to", about="only actions before this time, in Unix seconds", schema=MOMENT
 )
-
-
-AUDIT = Route(
-    handler=list_audit_entries,
-    scope=ADMIN,
-    answer=wire.AuditPage,
-    parameters=(LIMIT, CURSOR, ACTION, CREDENTIAL, OBJECT, ENTRIES_SINCE, ENTRIES_UNTIL),
-    for_visitors=True,
-)
+ROUTES = [
+    Route(
+        "GET",
+        "/api/audit",
+        list_audit_entries,
+        scope=ADMIN,
+        answer=wire.AuditPage,
+        parameters=(LIMIT, CURSOR, ACTION, CREDENTIAL, OBJECT, ENTRIES_SINCE, ENTRIES_UNTIL),
+        for_visitors=True,
+    ),
+]

@@ -5,7 +5,16 @@ from quiltfn.api import shapes
 from quiltfn.api.http import pages, parse
 from quiltfn.api.http.response import Response, json_response
 from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
-from quiltfn.api.routes.parameters import CURSOR, GONE, LIMIT, OF_FUNCTION, OF_LABEL, READ, WRITE
+from quiltfn.api.routes.parameters import (
+    CURSOR,
+    FUNCTION,
+    GONE,
+    LIMIT,
+    OF_FUNCTION,
+    OF_LABEL,
+    READ,
+    WRITE,
+)
 from quiltfn.calls.deliveries import Deliveries
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.delivery import Delivery, DeliveryStatus
@@ -84,23 +93,31 @@ DELIVERY_STATUS = Parameter(
     about="only deliveries with this status",
     schema={"enum": list(DeliveryStatus)},
 )
-DELIVERIES = Route(
-    handler=list_deliveries,
-    scope=READ,
-    answer=wire.DeliveryPage,
-    parameters=(LIMIT, CURSOR, DELIVERY_STATUS),
-)
-ALL_DELIVERIES = Route(
-    handler=list_tenant_deliveries,
-    scope=READ,
-    answer=wire.DeliveryPage,
-    parameters=(LIMIT, CURSOR, OF_FUNCTION, OF_LABEL, DELIVERY_STATUS),
-    codes=GONE,
-)
-RETRY_DELIVERY = Route(
-    handler=retry_delivery,
-    scope=WRITE,
-    answer=wire.Delivery,
-    codes=("CONFLICT",),
-    action="delivery.retry",
-)
+ROUTES = [
+    Route(
+        "GET",
+        FUNCTION + "/deliveries",
+        list_deliveries,
+        scope=READ,
+        answer=wire.DeliveryPage,
+        parameters=(LIMIT, CURSOR, DELIVERY_STATUS),
+    ),
+    Route(
+        "POST",
+        FUNCTION + "/deliveries/{delivery_id}/retry",
+        retry_delivery,
+        scope=WRITE,
+        answer=wire.Delivery,
+        codes=("CONFLICT",),
+        action="delivery.retry",
+    ),
+    Route(
+        "GET",
+        "/api/deliveries",
+        list_tenant_deliveries,
+        scope=READ,
+        answer=wire.DeliveryPage,
+        parameters=(LIMIT, CURSOR, OF_FUNCTION, OF_LABEL, DELIVERY_STATUS),
+        codes=GONE,
+    ),
+]

@@ -99,23 +99,35 @@ ACTION_ID = Parameter(
     about="your name for the action",
     schema=VISIBLE,
 )
-TARGETS = Route(
-    handler=set_pool_target,
-    scope=WRITE,
-    answer=wire.Scaling,
-    body=wire.PoolTarget,
-    parameters=(TENANT,),
-    action="elasticity.pool_target",
-    for_visitors=True,
-)
-CONTROLLED = Route(
-    handler=create_pool_target_operation,
-    scope=WRITE,
-    answer=wire.Operation,
-    body=wire.PoolTarget,
-    parameters=(TENANT, ONCE, ACTION_ID),
-    also={409: wire.Operation},
-    action="elasticity.pool_target",
-    for_visitors=True,
-)
-OPERATION = Route(handler=get_operation, scope=READ, answer=wire.Operation)
+ROUTES = [
+    Route(
+        "POST",
+        "/api/elasticity/functions/{function_id}/pool-target",
+        set_pool_target,
+        scope=WRITE,
+        answer=wire.Scaling,
+        body=wire.PoolTarget,
+        parameters=(TENANT,),
+        action="elasticity.pool_target",
+        for_visitors=True,
+    ),
+    Route(
+        "POST",
+        "/api/elasticity/control/functions/{function_id}/pool-target",
+        create_pool_target_operation,
+        scope=WRITE,
+        answer=wire.Operation,
+        body=wire.PoolTarget,
+        parameters=(TENANT, ONCE, ACTION_ID),
+        also={409: wire.Operation},
+        action="elasticity.pool_target",
+        for_visitors=True,
+    ),
+    Route(
+        "GET",
+        "/api/elasticity/control/operations/{operation_id}",
+        get_operation,
+        scope=READ,
+        answer=wire.Operation,
+    ),
+]

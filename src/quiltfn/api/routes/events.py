@@ -76,11 +76,15 @@ EVENT_TYPES = Parameter(
     about=f"only these types, comma-separated: {', '.join(WORDS)}",
     example="function,invocation.ended",
 )
-EVENTS = Route(
-    handler=list_events,
-    scope=READ,
-    answer=str,
-    texts=(EVENT_STREAM,),
-    parameters=(FOLLOW_EVENTS, EVENTS_OF_FUNCTION, EVENT_TYPES, LAST_EVENT),
-    codes=("CAPACITY_FULL", "NOT_FOUND"),
-)
+ROUTES = [
+    Route(
+        "GET",
+        "/api/events",
+        list_events,
+        scope=READ,
+        answer=str,
+        texts=(EVENT_STREAM,),
+        parameters=(FOLLOW_EVENTS, EVENTS_OF_FUNCTION, EVENT_TYPES, LAST_EVENT),
+        codes=("CAPACITY_FULL", "NOT_FOUND"),
+    ),
+]

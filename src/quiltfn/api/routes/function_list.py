@@ -152,9 +152,13 @@ VIEW = Parameter(
     about="brief: without handler and environment",
     schema={"enum": list(VIEWS)},
 )
-LIST = Route(
-    handler=list_functions,
-    scope=READ,
-    answer=wire.FunctionPage | wire.FunctionSummaryPage,
-    parameters=(LIMIT, CURSOR, STATE, CLUSTER, TEXT, OUTDATED, SORT, ORDER, VIEW),
-)
+ROUTES = [
+    Route(
+        "GET",
+        "/api/functions",
+        list_functions,
+        scope=READ,
+        answer=wire.FunctionPage | wire.FunctionSummaryPage,
+        parameters=(LIMIT, CURSOR, STATE, CLUSTER, TEXT, OUTDATED, SORT, ORDER, VIEW),
+    ),
+]

@@ -13,13 +13,7 @@ from quiltfn.api.http.route import (
     Route,
 )
 from quiltfn.api.routes.function_list import FunctionListServices, shown_function
-from quiltfn.api.routes.parameters import (
-    GONE,
-    IDEMPOTENCY,
-    IF_MATCH,
-    READ,
-    WRITE,
-)
+from quiltfn.api.routes.parameters import FUNCTION, GONE, IDEMPOTENCY, IF_MATCH, READ, WRITE
 from quiltfn.functions.catalog import Entry
 from quiltfn.functions.lifecycle import Lifecycle
 from quiltfn.functions.urls import Urls
@@ -153,59 +147,70 @@ DEFAULT_ALIAS = Parameter(
     schema={"enum": list(MOVES)},
     example="keep",
 )
-CREATE = Route(
-    handler=create_function,
-    scope=WRITE,
-    answer=wire.CreatedFunction,
-    status=201,
-    body=wire.NewFunction,
-    is_idempotent=True,
-    parameters=(IDEMPOTENCY,),
-    codes=("CONFLICT", "RATE_LIMITED", "CAPACITY_FULL"),
-    action="function.create",
-)
-GET = Route(
-    handler=get_function,
-    scope=READ,
-    answer=wire.Function,
-    headers=("x-function-url",),
-)
-UPDATE = Route(
-    handler=update_function,
-    scope=WRITE,
-    answer=wire.Function,
-    body=wire.FunctionChanges,
-    parameters=(IF_MATCH, DEFAULT_ALIAS),
-    codes=("RATE_LIMITED", "CONFLICT", "PRECONDITION_FAILED"),
-    action="function.update",
-)
-DELETE = Route(handler=delete_function, scope=WRITE, status=204, action="function.delete")
-DEPLOY = Route(
-    handler=deploy_function,
-    scope=WRITE,
-    answer=wire.Function,
-    codes=("UNPROCESSABLE_ENTITY",),
-    action="function.deploy",
-)
-PAUSE = Route(
-    handler=pause_function,
-    scope=WRITE,
-    answer=wire.PauseResult,
-    codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
-    action="function.pause",
-    for_visitors=True,
-)
-RESUME = Route(
-    handler=resume_function,
-    scope=WRITE,
-    answer=wire.Function,
-    codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
-    action="function.resume",
-    for_visitors=True,
-)
-GET_BY_NAME = Route(
-    handler=get_function_by_name,
-    scope=READ,
-    answer=wire.Function,
-    codes=GONE,
-)
+ROUTES = [
+    Route(
+        "POST",
+        "/api/functions",
+        create_function,
+        scope=WRITE,
+        answer=wire.CreatedFunction,
+        status=201,
+        body=wire.NewFunction,
+        is_idempotent=True,
+        parameters=(IDEMPOTENCY,),
+        codes=("CONFLICT", "RATE_LIMITED", "CAPACITY_FULL"),
+        action="function.create",
+    ),
+    Route(
+        "GET",
+        "/api/functions/by-name/{name}",
+        get_function_by_name,
+        scope=READ,
+        answer=wire.Function,
+        codes=GONE,
+    ),
+    Route(
+        "GET", FUNCTION, get_function, scope=READ, answer=wire.Function, headers=("x-function-url",)
+    ),
+    Route(
+        "PUT",
+        FUNCTION,
+        update_function,
+        scope=WRITE,
+        answer=wire.Function,
+        body=wire.FunctionChanges,
+        parameters=(IF_MATCH, DEFAULT_ALIAS),
+        codes=("RATE_LIMITED", "CONFLICT", "PRECONDITION_FAILED"),
+        action="function.update",
+    ),
+    Route("DELETE", FUNCTION, delete_function, scope=WRITE, status=204, action="function.delete"),
+    Route(
+        "POST",
+        FUNCTION + "/deploy",
+        deploy_function,
+        scope=WRITE,
+        answer=wire.Function,
+        codes=("UNPROCESSABLE_ENTITY",),
+        action="function.deploy",
+    ),
+    Route(
+        "POST",
+        FUNCTION + "/pause",
+        pause_function,
+        scope=WRITE,
+        answer=wire.PauseResult,
+        codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
+        action="function.pause",
+        for_visitors=True,
+    ),
+    Route(
+        "POST",
+        FUNCTION + "/resume",
+        resume_function,
+        scope=WRITE,
+        answer=wire.Function,
+        codes=("CONFLICT", "UNPROCESSABLE_ENTITY"),
+        action="function.resume",
+        for_visitors=True,
+    ),
+]

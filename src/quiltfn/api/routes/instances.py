@@ -104,12 +104,14 @@ def _shown(context: RequestContext[InstanceServices], instance: InstanceView) ->
     )
 
 
-# --- the routes ---
-
 # For operators only: the numbers are those of whole nodes.
-INSTANCES = Route(
-    handler=list_instances,
-    scope=OPERATOR,
-    answer=wire.InstanceList,
-    parameters=(LIMIT, FUNCTION_OF_INSTANCES),
-)
+ROUTES = [
+    Route(
+        "GET",
+        "/api/instances",
+        list_instances,
+        scope=OPERATOR,
+        answer=wire.InstanceList,
+        parameters=(LIMIT, FUNCTION_OF_INSTANCES),
+    ),
+]

@@ -8,7 +8,7 @@ from quiltfn.api import shapes
 from quiltfn.api.http import pages, parse
 from quiltfn.api.http.response import Response
 from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
-from quiltfn.api.routes.parameters import CURSOR, GONE, LIMIT, MOMENT, READ
+from quiltfn.api.routes.parameters import CURSOR, FUNCTION, GONE, LIMIT, MOMENT, READ
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.invocation import Source, Status
 from quiltfn.ports import InvocationQuery
@@ -126,16 +126,22 @@ WITH_OUTPUT = Parameter(
     about="full (default), or none to leave stdout and stderr empty",
     schema={"enum": list(OUTPUTS)},
 )
-INVOCATIONS = Route(
-    handler=list_invocations,
-    scope=READ,
-    answer=wire.InvocationPage,
-    parameters=(LIMIT, CURSOR, STATUS, COLD, SLOW, SOURCE, VERSION, SINCE, UNTIL, WITH_OUTPUT),
-)
-ALL_INVOCATIONS = Route(
-    handler=list_tenant_invocations,
-    scope=READ,
-    answer=wire.InvocationSummaryPage,
-    parameters=(LIMIT, CURSOR, OF_ONE, STATUS, COLD, SLOW, SOURCE, VERSION, SINCE, UNTIL),
-    codes=GONE,
-)
+ROUTES = [
+    Route(
+        "GET",
+        FUNCTION + "/invocations",
+        list_invocations,
+        scope=READ,
+        answer=wire.InvocationPage,
+        parameters=(LIMIT, CURSOR, STATUS, COLD, SLOW, SOURCE, VERSION, SINCE, UNTIL, WITH_OUTPUT),
+    ),
+    Route(
+        "GET",
+        "/api/invocations",
+        list_tenant_invocations,
+        scope=READ,
+        answer=wire.InvocationSummaryPage,
+        parameters=(LIMIT, CURSOR, OF_ONE, STATUS, COLD, SLOW, SOURCE, VERSION, SINCE, UNTIL),
+        codes=GONE,
+    ),
+]

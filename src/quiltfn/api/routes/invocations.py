@@ -13,6 +13,7 @@ from quiltfn.api.http.route import Parameter, RequestContext, Route
 from quiltfn.api.routes.invoke import InvokeServices, accepted, accepted_by_id
 from quiltfn.api.routes.parameters import (
     IDEMPOTENCY,
+    INVOCATION,
     INVOKE,
     PLACED,
     RANGE,
@@ -175,59 +176,75 @@ WAIT = Parameter(
     about="respond as soon as the invocation is over, or after this many seconds",
     schema={"type": "integer", "minimum": 0, "maximum": WAIT_MAX_S},
 )
-INVOCATION = Route(
-    handler=get_invocation,
-    scope=READ,
-    answer=wire.Invocation,
-    parameters=(WAIT,),
-    headers=("x-output-truncated",),
-    is_about_call=True,
-)
-OUTPUT = Route(
-    handler=get_invocation_output,
-    scope=READ,
-    answer=str,
-    texts=(OCTETS,),
-    also={206: bytes},
-    parameters=(STREAM, RANGE),
-    codes=("RANGE_NOT_SATISFIABLE",),
-    headers=("x-output-truncated", "accept-ranges", "content-range"),
-    is_about_call=True,
-)
-TIMELINE = Route(
-    handler=get_invocation_timeline,
-    scope=READ,
-    answer=wire.Timeline,
-    is_about_call=True,
-)
-CANCEL = Route(
-    handler=cancel_invocation,
-    scope=INVOKE,
-    answer=wire.Invocation,
-    codes=("CONFLICT", "RUNTIME_UNAVAILABLE"),
-    action="invocation.cancel",
-    for_visitors=True,
-    is_about_call=True,
-)
-ATTEMPTS = Route(
-    handler=list_invocation_attempts,
-    scope=READ,
-    answer=wire.AttemptList,
-    is_about_call=True,
-)
-INPUT = Route(handler=get_invocation_input, scope=WRITE, answer=wire.InvocationInput)
-REPLAY = Route(
-    handler=replay_invocation,
-    scope=WRITE,
-    answer=wire.Invocation,
-    body=wire.Replay,
-    needs_body=False,
-    is_invoke=True,
-    is_idempotent=True,
-    parameters=(IDEMPOTENCY,),
-    codes=(*PLACED, "CONFLICT"),
-    also={202: wire.Invocation},
-    headers=(INVOCATION_ID, FUNCTION_VERSION, "server-timing", "x-output-truncated"),
-    action="invocation.replay",
-    found=accepted_by_id,
-)
+ROUTES = [
+    Route(
+        "GET",
+        INVOCATION,
+        get_invocation,
+        scope=READ,
+        answer=wire.Invocation,
+        parameters=(WAIT,),
+        headers=("x-output-truncated",),
+        is_about_call=True,
+    ),
+    Route(
+        "GET",
+        INVOCATION + "/output",
+        get_invocation_output,
+        scope=READ,
+        answer=str,
+        texts=(OCTETS,),
+        also={206: bytes},
+        parameters=(STREAM, RANGE),
+        codes=("RANGE_NOT_SATISFIABLE",),
+        headers=("x-output-truncated", "accept-ranges", "content-range"),
+        is_about_call=True,
+    ),
+    Route(
+        "GET",
+        INVOCATION + "/timeline",
+        get_invocation_timeline,
+        scope=READ,
+        answer=wire.Timeline,
+        is_about_call=True,
+    ),
+    Route(
+        "POST",
+        INVOCATION + "/cancel",
+        cancel_invocation,
+        scope=INVOKE,
+        answer=wire.Invocation,
+        codes=("CONFLICT", "RUNTIME_UNAVAILABLE"),
+        action="invocation.cancel",
+        for_visitors=True,
+        is_about_call=True,
+    ),
+    Route(
+        "GET",
+        INVOCATION + "/attempts",
+        list_invocation_attempts,
+        scope=READ,
+        answer=wire.AttemptList,
+        is_about_call=True,
+    ),
+    Route(
+        "GET", INVOCATION + "/input", get_invocation_input, scope=WRITE, answer=wire.InvocationInput
+    ),
+    Route(
+        "POST",
+        INVOCATION + "/replay",
+        replay_invocation,
+        scope=WRITE,
+        answer=wire.Invocation,
+        body=wire.Replay,
+        needs_body=False,
+        is_invoke=True,
+        is_idempotent=True,
+        parameters=(IDEMPOTENCY,),
+        codes=(*PLACED, "CONFLICT"),
+        also={202: wire.Invocation},
+        headers=(INVOCATION_ID, FUNCTION_VERSION, "server-timing", "x-output-truncated"),
+        action="invocation.replay",
+        found=accepted_by_id,
+    ),
+]

@@ -21,12 +21,7 @@ from quiltfn.api.http.route import (
 )
 from quiltfn.api.live_call import cancelled_if_lost, stream_call
 from quiltfn.api.routes.aliases import AliasServices, entry_called, names_version, version_named
-from quiltfn.api.routes.parameters import (
-    IDEMPOTENCY,
-    INVOKE,
-    MOMENT,
-    PLACED,
-)
+from quiltfn.api.routes.parameters import FUNCTION, IDEMPOTENCY, INVOKE, MOMENT, PLACED
 from quiltfn.base.ids import new_id
 from quiltfn.calls.invoke import Invoker, Request
 from quiltfn.calls.work import Cause, Work
@@ -268,9 +263,11 @@ CALLED_ALIAS = Parameter(
 )
 
 
-def invoking(handler: Handler, found: Found, called: Called) -> Route:
+def invoking(path: str, handler: Handler, found: Found, called: Called) -> Route:
     return Route(
-        handler=handler,
+        "POST",
+        path,
+        handler,
         scope=INVOKE,
         answer=wire.Invocation,
         body=wire.NewInvocation,
@@ -296,5 +293,9 @@ def invoking(handler: Handler, found: Found, called: Called) -> Route:
     )
 
 
-BY_ID = invoking(invoke_function, accepted_by_id, called_by_id)
-BY_NAME = invoking(invoke_function_by_name, accepted_by_name, called_by_name)
+ROUTES = [
+    invoking(FUNCTION + "/invoke", invoke_function, accepted_by_id, called_by_id),
+    invoking(
+        "/api/functions/invoke/{name}", invoke_function_by_name, accepted_by_name, called_by_name
+    ),
+]

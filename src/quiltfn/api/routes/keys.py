@@ -77,24 +77,28 @@ async def revoke_api_key(context: RequestContext[KeyServices]) -> Response:
     return Response(status=204)
 
 
-MAKE_KEY = Route(
-    handler=create_api_key,
-    scope=ADMIN,
-    answer=wire.CreatedKey,
-    status=201,
-    body=wire.NewKey,
-    codes=("RATE_LIMITED", "CAPACITY_FULL"),
-    action="key.create",
-)
-
-
-LIST_KEYS = Route(
-    handler=list_api_keys,
-    scope=ADMIN,
-    answer=wire.KeyList,
-    parameters=(LIMIT, CURSOR),
-    for_visitors=True,
-)
-
-
-REVOKE_KEY = Route(handler=revoke_api_key, scope=ADMIN, status=204, action="key.revoke")
+ROUTES = [
+    Route(
+        "GET",
+        "/api/keys",
+        list_api_keys,
+        scope=ADMIN,
+        answer=wire.KeyList,
+        parameters=(LIMIT, CURSOR),
+        for_visitors=True,
+    ),
+    Route(
+        "POST",
+        "/api/keys",
+        create_api_key,
+        scope=ADMIN,
+        answer=wire.CreatedKey,
+        status=201,
+        body=wire.NewKey,
+        codes=("RATE_LIMITED", "CAPACITY_FULL"),
+        action="key.create",
+    ),
+    Route(
+        "DELETE", "/api/keys/{key_id}", revoke_api_key, scope=ADMIN, status=204, action="key.revoke"
+    ),
+]

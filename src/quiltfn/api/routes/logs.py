@@ -13,7 +13,7 @@ from quiltfn.api.http.event_stream import EVENT_STREAM
 from quiltfn.api.http.response import Header, Response, encode
 from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
 from quiltfn.api.live_output import OutputReader, follow_call, follow_function, written
-from quiltfn.api.routes.parameters import LAST_EVENT, READ
+from quiltfn.api.routes.parameters import FUNCTION, INVOCATION, LAST_EVENT, READ
 from quiltfn.calls.invoke import Invoker
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.output import STREAMS
@@ -148,21 +148,27 @@ BEGIN = Parameter(
     about="start after the event with this id; with stream, after this many bytes of it",
     schema={"type": "string", "pattern": "^[0-9]{1,15}(-[0-9]{1,15})?$"},
 )
-LOGS = Route(
-    handler=get_invocation_logs,
-    scope=READ,
-    answer=str,
-    texts=("text/plain", EVENT_STREAM),
-    parameters=(FOLLOW, ONE_STREAM, TAIL, BEGIN, LAST_EVENT),
-    codes=("CAPACITY_FULL",),
-    headers=("x-output-truncated",),
-    is_about_call=True,
-)
-FUNCTION_LOGS = Route(
-    handler=get_function_logs,
-    scope=READ,
-    answer=str,
-    texts=(EVENT_STREAM,),
-    parameters=(FOLLOW, ONE_STREAM),
-    codes=("CAPACITY_FULL",),
-)
+ROUTES = [
+    Route(
+        "GET",
+        INVOCATION + "/logs",
+        get_invocation_logs,
+        scope=READ,
+        answer=str,
+        texts=("text/plain", EVENT_STREAM),
+        parameters=(FOLLOW, ONE_STREAM, TAIL, BEGIN, LAST_EVENT),
+        codes=("CAPACITY_FULL",),
+        headers=("x-output-truncated",),
+        is_about_call=True,
+    ),
+    Route(
+        "GET",
+        FUNCTION + "/logs",
+        get_function_logs,
+        scope=READ,
+        answer=str,
+        texts=(EVENT_STREAM,),
+        parameters=(FOLLOW, ONE_STREAM),
+        codes=("CAPACITY_FULL",),
+    ),
+]

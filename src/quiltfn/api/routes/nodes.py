@@ -190,43 +190,60 @@ NODE_VIEW = Parameter(
     about="full: with functions that have instances there (default: brief)",
     schema={"enum": list(VIEWS)},
 )
-LIST_NODES = Route(
-    handler=list_nodes, scope=OPERATOR, answer=wire.NodeList, parameters=(NODE_VIEW,)
-)
-GET_NODE = Route(handler=get_node, scope=OPERATOR, answer=wire.Node, codes=("NOT_FOUND",))
 NODE_CODES = ("NOT_FOUND", "CONFLICT")
-DRAIN_NODE = Route(
-    handler=drain_node,
-    scope=OPERATOR,
-    answer=wire.Node,
-    codes=NODE_CODES,
-    action="node.drain",
-)
-CORDON_NODE = Route(
-    handler=cordon_node,
-    scope=OPERATOR,
-    answer=wire.Node,
-    codes=NODE_CODES,
-    action="node.cordon",
-)
-UNCORDON_NODE = Route(
-    handler=uncordon_node,
-    scope=OPERATOR,
-    answer=wire.Node,
-    codes=NODE_CODES,
-    action="node.uncordon",
-)
-REMOVE_NODE = Route(
-    handler=remove_node,
-    scope=OPERATOR,
-    status=204,
-    codes=NODE_CODES,
-    action="node.remove",
-    parameters=(
-        Parameter(
-            name="force",
-            about="remove the node although it has the only copy of some images",
-            schema={"type": "boolean", "default": False},
+ROUTES = [
+    Route(
+        "GET",
+        "/api/nodes",
+        list_nodes,
+        scope=OPERATOR,
+        answer=wire.NodeList,
+        parameters=(NODE_VIEW,),
+    ),
+    Route(
+        "GET", "/api/nodes/{name}", get_node, scope=OPERATOR, answer=wire.Node, codes=("NOT_FOUND",)
+    ),
+    Route(
+        "DELETE",
+        "/api/nodes/{name}",
+        remove_node,
+        scope=OPERATOR,
+        status=204,
+        codes=NODE_CODES,
+        action="node.remove",
+        parameters=(
+            Parameter(
+                name="force",
+                about="remove the node although it has the only copy of some images",
+                schema={"type": "boolean", "default": False},
+            ),
         ),
     ),
-)
+    Route(
+        "POST",
+        "/api/nodes/{name}/drain",
+        drain_node,
+        scope=OPERATOR,
+        answer=wire.Node,
+        codes=NODE_CODES,
+        action="node.drain",
+    ),
+    Route(
+        "POST",
+        "/api/nodes/{name}/cordon",
+        cordon_node,
+        scope=OPERATOR,
+        answer=wire.Node,
+        codes=NODE_CODES,
+        action="node.cordon",
+    ),
+    Route(
+        "POST",
+        "/api/nodes/{name}/uncordon",
+        uncordon_node,
+        scope=OPERATOR,
+        answer=wire.Node,
+        codes=NODE_CODES,
+        action="node.uncordon",
+    ),
+]

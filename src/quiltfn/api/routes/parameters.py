@@ -1,10 +1,12 @@
-"""Parameters and error codes that several groups of routes share."""
+"""Paths, parameters and error codes that several groups of routes share."""
 
 from quiltfn.api.http import pages, parse
 from quiltfn.api.http.route import Parameter
 from quiltfn.api.openapi import VISIBLE
 from quiltfn.model.access import Scope
 
+FUNCTION = "/api/functions/{function_id}"
+INVOCATION = FUNCTION + "/invocations/{invocation_id}"
 READ, INVOKE, WRITE, ADMIN = Scope.READ, Scope.INVOKE, Scope.WRITE, Scope.ADMIN
 OPERATOR = Scope.OPERATOR
 # A time in Unix seconds.

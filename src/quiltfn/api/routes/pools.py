@@ -9,10 +9,7 @@ from quiltfn.api.http.route import (
     Route,
     RouteServices,
 )
-from quiltfn.api.routes.parameters import (
-    FUNCTION_OF_INSTANCES,
-    READ,
-)
+from quiltfn.api.routes.parameters import FUNCTION, FUNCTION_OF_INSTANCES, READ
 from quiltfn.model.pool import sum_counts
 from quiltfn.ports import Pools
 
@@ -75,14 +72,16 @@ async def list_function_pools(context: RequestContext[PoolCountServices]) -> Res
     return json_response(wire.PoolList(pools=found))
 
 
-# --- the routes ---
-
-POOL = Route(handler=get_function_pool, scope=READ, answer=wire.Pool)
-EGRESS = Route(handler=get_function_egress, scope=READ, answer=wire.Egress)
-POOL_STATS = Route(handler=get_pool_stats, scope=READ, answer=wire.PoolStats)
-POOLS = Route(
-    handler=list_function_pools,
-    scope=READ,
-    answer=wire.PoolList,
-    parameters=(FUNCTION_OF_INSTANCES,),
-)
+ROUTES = [
+    Route("GET", "/api/functions/pool/stats", get_pool_stats, scope=READ, answer=wire.PoolStats),
+    Route(
+        "GET",
+        "/api/functions/pools",
+        list_function_pools,
+        scope=READ,
+        answer=wire.PoolList,
+        parameters=(FUNCTION_OF_INSTANCES,),
+    ),
+    Route("GET", FUNCTION + "/pool", get_function_pool, scope=READ, answer=wire.Pool),
+    Route("GET", FUNCTION + "/egress", get_function_egress, scope=READ, answer=wire.Egress),
+]

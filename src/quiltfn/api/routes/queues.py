@@ -7,6 +7,7 @@ from quiltfn.api.http.response import Response, json_response
 from quiltfn.api.http.route import RequestContext, Route, RouteServices
 from quiltfn.api.routes.parameters import (
     CURSOR,
+    FUNCTION,
     GONE,
     IDEMPOTENCY,
     LIMIT,
@@ -102,37 +103,52 @@ def _now_ms(context: RequestContext[QueueServices]) -> int:
     return int(context.services.work.clock.trusted() * 1000)
 
 
-# --- the routes ---
-
-DEAD_LETTERS = Route(
-    handler=list_dead_letters,
-    scope=READ,
-    answer=wire.DeadLetterPage,
-    parameters=(LIMIT, CURSOR),
-)
-REDRIVE = Route(
-    handler=redrive_dead_letters,
-    scope=WRITE,
-    answer=wire.RedriveResult,
-    body=wire.Redrive,
-    is_idempotent=True,
-    parameters=(IDEMPOTENCY,),
-    codes=("CAPACITY_FULL", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE", "CONFLICT"),
-    action="dead_letters.redrive",
-)
-DROP = Route(handler=delete_dead_letter, scope=WRITE, status=204, action="dead_letter.delete")
-QUEUE = Route(handler=get_function_queue, scope=READ, answer=wire.FunctionQueue)
-ALL_DEAD_LETTERS = Route(
-    handler=list_tenant_dead_letters,
-    scope=READ,
-    answer=wire.DeadLetterPage,
-    parameters=(LIMIT, CURSOR, OF_FUNCTION, OF_LABEL),
-    codes=GONE,
-)
-QUEUES = Route(
-    handler=list_queues,
-    scope=READ,
-    answer=wire.QueuePage,
-    parameters=(LIMIT, CURSOR, OF_FUNCTION, OF_LABEL),
-    codes=GONE,
-)
+ROUTES = [
+    Route(
+        "GET",
+        FUNCTION + "/dead-letters",
+        list_dead_letters,
+        scope=READ,
+        answer=wire.DeadLetterPage,
+        parameters=(LIMIT, CURSOR),
+    ),
+    Route(
+        "POST",
+        FUNCTION + "/dead-letters/redrive",
+        redrive_dead_letters,
+        scope=WRITE,
+        answer=wire.RedriveResult,
+        body=wire.Redrive,
+        is_idempotent=True,
+        parameters=(IDEMPOTENCY,),
+        codes=("CAPACITY_FULL", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE", "CONFLICT"),
+        action="dead_letters.redrive",
+    ),
+    Route(
+        "DELETE",
+        FUNCTION + "/dead-letters/{invocation_id}",
+        delete_dead_letter,
+        scope=WRITE,
+        status=204,
+        action="dead_letter.delete",
+    ),
+    Route("GET", FUNCTION + "/queue", get_function_queue, scope=READ, answer=wire.FunctionQueue),
+    Route(
+        "GET",
+        "/api/queues",
+        list_queues,
+        scope=READ,
+        answer=wire.QueuePage,
+        parameters=(LIMIT, CURSOR, OF_FUNCTION, OF_LABEL),
+        codes=GONE,
+    ),
+    Route(
+        "GET",
+        "/api/dead-letters",
+        list_tenant_dead_letters,
+        scope=READ,
+        answer=wire.DeadLetterPage,
+        parameters=(LIMIT, CURSOR, OF_FUNCTION, OF_LABEL),
+        codes=GONE,
+    ),
+]

@@ -88,15 +88,24 @@ async def _is_known(context: RequestContext[QuotaServices], tenant_id: str) -> b
     )
 
 
-# --- the routes ---
-
-QUOTA = Route(handler=get_tenant_quota, scope=READ, answer=wire.Quota)
-SET_QUOTA = Route(
-    handler=set_tenant_quota,
-    scope=OPERATOR,
-    answer=wire.Quota,
-    body=wire.NewQuota,
-    codes=("CAPACITY_FULL",),
-    action="quota.set",
-)
-DELETE_QUOTA = Route(handler=delete_tenant_quota, scope=OPERATOR, status=204, action="quota.delete")
+ROUTES = [
+    Route("GET", "/api/tenants/{tenant}/quota", get_tenant_quota, scope=READ, answer=wire.Quota),
+    Route(
+        "PUT",
+        "/api/tenants/{tenant}/quota",
+        set_tenant_quota,
+        scope=OPERATOR,
+        answer=wire.Quota,
+        body=wire.NewQuota,
+        codes=("CAPACITY_FULL",),
+        action="quota.set",
+    ),
+    Route(
+        "DELETE",
+        "/api/tenants/{tenant}/quota",
+        delete_tenant_quota,
+        scope=OPERATOR,
+        status=204,
+        action="quota.delete",
+    ),
+]

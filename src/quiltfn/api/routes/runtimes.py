@@ -155,46 +155,64 @@ SHARED = Parameter(
     about="true: the runtime shared by all tenants; needs an operator's key",
     schema={"type": "boolean"},
 )
-LIST_RUNTIMES = Route(
-    handler=list_runtimes,
-    scope=READ,
-    answer=wire.RuntimeList,
-    parameters=(LIMIT, CURSOR),
-)
-GET_RUNTIME = Route(handler=get_runtime, scope=READ, answer=wire.Runtime)
-RUNTIME_FILES = Route(
-    handler=list_runtime_files,
-    scope=READ,
-    answer=wire.RuntimeFilePage,
-    parameters=(LIMIT, CURSOR),
-)
-RUNTIME_PACKAGES = Route(handler=list_runtime_packages, scope=READ, answer=wire.RuntimePackageList)
-ADD_RUNTIME = Route(
-    handler=add_runtime,
-    scope=WRITE,
-    answer=wire.Runtime,
-    status=201,
-    body=wire.NewRuntime,
-    codes=("CONFLICT", "RATE_LIMITED"),
-    also={200: wire.Runtime},
-    action="runtime.add",
-)
-REMOVE_RUNTIME = Route(
-    handler=remove_runtime,
-    scope=WRITE,
-    status=204,
-    parameters=(SHARED,),
-    codes=("CONFLICT",),
-    action="runtime.remove",
-)
-UPLOAD_IMAGE = Route(
-    handler=upload_image,
-    scope=WRITE,
-    parameters=(CONTENTS,),
-    answer=wire.Image,
-    status=201,
-    codes=("RATE_LIMITED", "CAPACITY_FULL"),
-    also={200: wire.Image},
-    streams=tuple(Archive),
-    action="image.upload",
-)
+ROUTES = [
+    Route(
+        "GET",
+        "/api/runtimes",
+        list_runtimes,
+        scope=READ,
+        answer=wire.RuntimeList,
+        parameters=(LIMIT, CURSOR),
+    ),
+    Route(
+        "POST",
+        "/api/runtimes",
+        add_runtime,
+        scope=WRITE,
+        answer=wire.Runtime,
+        status=201,
+        body=wire.NewRuntime,
+        codes=("CONFLICT", "RATE_LIMITED"),
+        also={200: wire.Runtime},
+        action="runtime.add",
+    ),
+    Route(
+        "POST",
+        "/api/runtimes/images",
+        upload_image,
+        scope=WRITE,
+        parameters=(CONTENTS,),
+        answer=wire.Image,
+        status=201,
+        codes=("RATE_LIMITED", "CAPACITY_FULL"),
+        also={200: wire.Image},
+        streams=tuple(Archive),
+        action="image.upload",
+    ),
+    Route("GET", "/api/runtimes/{name}", get_runtime, scope=READ, answer=wire.Runtime),
+    Route(
+        "DELETE",
+        "/api/runtimes/{name}",
+        remove_runtime,
+        scope=WRITE,
+        status=204,
+        parameters=(SHARED,),
+        codes=("CONFLICT",),
+        action="runtime.remove",
+    ),
+    Route(
+        "GET",
+        "/api/runtimes/{name}/files",
+        list_runtime_files,
+        scope=READ,
+        answer=wire.RuntimeFilePage,
+        parameters=(LIMIT, CURSOR),
+    ),
+    Route(
+        "GET",
+        "/api/runtimes/{name}/packages",
+        list_runtime_packages,
+        scope=READ,
+        answer=wire.RuntimePackageList,
+    ),
+]

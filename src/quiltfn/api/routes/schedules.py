@@ -165,50 +165,67 @@ async def _shown(
     return response
 
 
-# --- the routes ---
-
-MAKE_SCHEDULE = Route(
-    handler=create_schedule,
-    scope=WRITE,
-    answer=wire.Schedule,
-    status=201,
-    body=wire.NewSchedule,
-    is_idempotent=True,
-    parameters=(IDEMPOTENCY,),
-    codes=("CONFLICT", "RATE_LIMITED", "NOT_FOUND"),
-    action="schedule.create",
-)
-LIST_SCHEDULES = Route(
-    handler=list_schedules,
-    scope=READ,
-    answer=wire.SchedulePage,
-    parameters=(LIMIT, CURSOR),
-)
-GET_SCHEDULE = Route(handler=get_schedule, scope=READ, answer=wire.Schedule)
-UPDATE_SCHEDULE = Route(
-    handler=update_schedule,
-    scope=WRITE,
-    answer=wire.Schedule,
-    body=wire.ScheduleChanges,
-    codes=("CONFLICT",),
-    action="schedule.update",
-)
-DELETE_SCHEDULE = Route(handler=delete_schedule, scope=WRITE, status=204, action="schedule.delete")
-RUN_SCHEDULE = Route(
-    handler=invoke_schedule,
-    scope=INVOKE,
-    answer=wire.Invocation,
-    status=202,
-    is_idempotent=True,
-    parameters=(IDEMPOTENCY,),
-    codes=("CAPACITY_FULL", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE", "CONFLICT"),
-    headers=(INVOCATION_ID, "location"),
-    action="schedule.run",
-    found=accepted_run,
-)
-SCHEDULE_RUNS = Route(
-    handler=list_schedule_runs,
-    scope=READ,
-    answer=wire.ScheduleRunPage,
-    parameters=(LIMIT, CURSOR),
-)
+ROUTES = [
+    Route(
+        "GET",
+        "/api/schedules",
+        list_schedules,
+        scope=READ,
+        answer=wire.SchedulePage,
+        parameters=(LIMIT, CURSOR),
+    ),
+    Route(
+        "POST",
+        "/api/schedules",
+        create_schedule,
+        scope=WRITE,
+        answer=wire.Schedule,
+        status=201,
+        body=wire.NewSchedule,
+        is_idempotent=True,
+        parameters=(IDEMPOTENCY,),
+        codes=("CONFLICT", "RATE_LIMITED", "NOT_FOUND"),
+        action="schedule.create",
+    ),
+    Route("GET", "/api/schedules/{name}", get_schedule, scope=READ, answer=wire.Schedule),
+    Route(
+        "PUT",
+        "/api/schedules/{name}",
+        update_schedule,
+        scope=WRITE,
+        answer=wire.Schedule,
+        body=wire.ScheduleChanges,
+        codes=("CONFLICT",),
+        action="schedule.update",
+    ),
+    Route(
+        "DELETE",
+        "/api/schedules/{name}",
+        delete_schedule,
+        scope=WRITE,
+        status=204,
+        action="schedule.delete",
+    ),
+    Route(
+        "POST",
+        "/api/schedules/{name}/run",
+        invoke_schedule,
+        scope=INVOKE,
+        answer=wire.Invocation,
+        status=202,
+        is_idempotent=True,
+        parameters=(IDEMPOTENCY,),
+        codes=("CAPACITY_FULL", "SHUTTING_DOWN", "FUNCTION_NOT_ACTIVE", "CONFLICT"),
+        headers=(INVOCATION_ID, "location"),
+        action="schedule.run",
+        found=accepted_run,
+    ),
+    Route(
+        "GET",
+        "/api/schedules/{name}/runs",
+        list_schedule_runs,
+        scope=READ,
+        answer=wire.ScheduleRunPage,
+        parameters=(LIMIT, CURSOR),
+    ),
+]

@@ -10,7 +10,7 @@ from quiltfn.api.http.long_json import JsonList
 from quiltfn.api.http.parse import UNIX_MAX
 from quiltfn.api.http.response import Response
 from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
-from quiltfn.api.routes.parameters import CURSOR, MOMENT, READ
+from quiltfn.api.routes.parameters import CURSOR, FUNCTION, MOMENT, READ
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
 from quiltfn.model.errors import NotFound, Unprocessable
 from quiltfn.model.stats import (
@@ -252,21 +252,29 @@ BY = Parameter(
     about="function: a row per function (default: all functions together)",
     schema={"enum": ["function"]},
 )
-STATS = Route(
-    handler=list_function_stats,
-    scope=READ,
-    answer=wire.FunctionStatsPage,
-    parameters=(WINDOW, STATS_LIMIT, CURSOR),
-)
-SERIES = Route(
-    handler=get_function_series,
-    scope=READ,
-    answer=wire.Series,
-    parameters=(FROM, TO, STATS_STEP),
-)
-USAGE = Route(
-    handler=get_usage,
-    scope=READ,
-    answer=wire.Usage,
-    parameters=(FROM, TO, USAGE_STEP, BY),
-)
+ROUTES = [
+    Route(
+        "GET",
+        "/api/functions/stats",
+        list_function_stats,
+        scope=READ,
+        answer=wire.FunctionStatsPage,
+        parameters=(WINDOW, STATS_LIMIT, CURSOR),
+    ),
+    Route(
+        "GET",
+        FUNCTION + "/series",
+        get_function_series,
+        scope=READ,
+        answer=wire.Series,
+        parameters=(FROM, TO, STATS_STEP),
+    ),
+    Route(
+        "GET",
+        "/api/usage",
+        get_usage,
+        scope=READ,
+        answer=wire.Usage,
+        parameters=(FROM, TO, USAGE_STEP, BY),
+    ),
+]

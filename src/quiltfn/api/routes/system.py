@@ -263,9 +263,13 @@ def _json_or_markdown(
 FORMAT = Parameter(name="format", about="markdown or json", schema={"enum": ["json", "markdown"]})
 
 
-def document(handler: Handler, answer: type, unverified: Unverified | None = None) -> Route:
+def document(
+    path: str, handler: Handler, answer: type, unverified: Unverified | None = None
+) -> Route:
     return Route(
-        handler=handler,
+        "GET",
+        path,
+        handler,
         scope=READ,
         answer=answer,
         parameters=(FORMAT,),
@@ -274,16 +278,25 @@ def document(handler: Handler, answer: type, unverified: Unverified | None = Non
     )
 
 
-DOCTOR = Route(handler=get_doctor_report, scope=OPERATOR, answer=wire.DoctorReport)
-METRICS = Route(handler=get_metrics, scope=OPERATOR, answer=str, texts=("text/plain",))
-LIVENESS = Route(handler=get_liveness, scope=None, answer=wire.Liveness)
-READINESS = Route(handler=get_readiness, scope=None, answer=wire.Liveness, codes=("SHUTTING_DOWN",))
-HEALTH = document(get_health, wire.Health, get_health_unverified)
-HELP = document(get_help, wire.Help)
-EXAMPLES = document(list_examples, wire.ExampleList)
-ELASTICITY_HEALTH = document(get_elasticity_health, wire.Health, get_health_unverified)
-ELASTICITY_HELP = document(get_elasticity_help, wire.Help)
-ELASTICITY_EXAMPLES = document(list_elasticity_examples, wire.ExampleList)
-INFO = Route(handler=get_system_info, scope=READ, answer=wire.SystemInfo)
-WHOAMI = Route(handler=get_whoami, scope=READ, answer=wire.Whoami)
-OPENAPI = Route(handler=get_openapi_document, scope=None, answer=dict)
+ROUTES = [
+    Route("GET", "/health", get_liveness, scope=None, answer=wire.Liveness),
+    Route(
+        "GET",
+        "/health/ready",
+        get_readiness,
+        scope=None,
+        answer=wire.Liveness,
+        codes=("SHUTTING_DOWN",),
+    ),
+    document("/api/functions/health", get_health, wire.Health, get_health_unverified),
+    document("/api/functions/help", get_help, wire.Help),
+    document("/api/functions/examples", list_examples, wire.ExampleList),
+    document("/api/elasticity/health", get_elasticity_health, wire.Health, get_health_unverified),
+    document("/api/elasticity/help", get_elasticity_help, wire.Help),
+    document("/api/elasticity/examples", list_elasticity_examples, wire.ExampleList),
+    Route("GET", "/api/system/info", get_system_info, scope=READ, answer=wire.SystemInfo),
+    Route("GET", "/api/system/doctor", get_doctor_report, scope=OPERATOR, answer=wire.DoctorReport),
+    Route("GET", "/api/whoami", get_whoami, scope=READ, answer=wire.Whoami),
+    Route("GET", "/metrics", get_metrics, scope=OPERATOR, answer=str, texts=("text/plain",)),
+    Route("GET", "/openapi.json", get_openapi_document, scope=None, answer=dict),
+]

@@ -1,6 +1,6 @@
-"""All paths of the API with their methods, in the order in which they are matched."""
+"""All routes of the API, by group. Documents about the API have them in this order."""
 
-from quiltfn.api.http.route import ANY_METHOD, Route
+from quiltfn.api.http.route import Route
 from quiltfn.api.routes import (
     aliases,
     async_policies,
@@ -32,148 +32,36 @@ from quiltfn.api.routes import (
     web,
 )
 
-FUNCTION = "/api/functions/{function_id}"
-TARGET = "/functions/{function_id}/pool-target"
-CALL_BY_ID, CALL_BY_NAME = FUNCTION + "/invoke", "/api/functions/invoke/{name}"
-
-# The first path that matches wins, so fixed segments come before {function_id}. Invoking comes
-# first because it is the most frequent request.
-ROUTES: list[tuple[str, dict[str, Route]]] = [
-    (CALL_BY_ID, {"POST": invoke.BY_ID}),
-    (CALL_BY_NAME, {"POST": invoke.BY_NAME}),
-    ("/fn/{path:path}", {ANY_METHOD: url_calls.CALL_URL}),
-    ("/health", {"GET": system.LIVENESS}),
-    ("/health/ready", {"GET": system.READINESS}),
-    ("/api/functions", {"POST": functions.CREATE, "GET": function_list.LIST}),
-    ("/api/functions/health", {"GET": system.HEALTH}),
-    ("/api/functions/help", {"GET": system.HELP}),
-    (
-        "/api/functions/examples",
-        {"GET": system.EXAMPLES},
-    ),
-    ("/api/functions/pool/stats", {"GET": pools.POOL_STATS}),
-    ("/api/functions/stats", {"GET": stats.STATS}),
-    ("/api/functions/pools", {"GET": pools.POOLS}),
-    (
-        "/api/functions/by-name/{name}",
-        {"GET": functions.GET_BY_NAME},
-    ),
-    (FUNCTION, {"GET": functions.GET, "PUT": functions.UPDATE, "DELETE": functions.DELETE}),
-    (FUNCTION + "/deploy", {"POST": functions.DEPLOY}),
-    (FUNCTION + "/pause", {"POST": functions.PAUSE}),
-    (FUNCTION + "/resume", {"POST": functions.RESUME}),
-    (FUNCTION + "/invocations", {"GET": invocation_list.INVOCATIONS}),
-    (FUNCTION + "/invocations/{invocation_id}", {"GET": invocations.INVOCATION}),
-    (FUNCTION + "/invocations/{invocation_id}/output", {"GET": invocations.OUTPUT}),
-    (FUNCTION + "/invocations/{invocation_id}/logs", {"GET": logs.LOGS}),
-    (FUNCTION + "/logs", {"GET": logs.FUNCTION_LOGS}),
-    (FUNCTION + "/invocations/{invocation_id}/timeline", {"GET": invocations.TIMELINE}),
-    (FUNCTION + "/invocations/{invocation_id}/cancel", {"POST": invocations.CANCEL}),
-    (FUNCTION + "/invocations/{invocation_id}/attempts", {"GET": invocations.ATTEMPTS}),
-    (FUNCTION + "/invocations/{invocation_id}/input", {"GET": invocations.INPUT}),
-    (FUNCTION + "/invocations/{invocation_id}/replay", {"POST": invocations.REPLAY}),
-    (
-        FUNCTION + "/async-policy",
-        {
-            "GET": async_policies.GET_ASYNC_POLICY,
-            "PUT": async_policies.SET_ASYNC_POLICY,
-            "DELETE": async_policies.DELETE_ASYNC_POLICY,
-        },
-    ),
-    (FUNCTION + "/aliases", {"GET": aliases.ALIASES}),
-    (
-        FUNCTION + "/aliases/{alias}",
-        {"GET": aliases.GET_ALIAS, "PUT": aliases.SET_ALIAS, "DELETE": aliases.DELETE_ALIAS},
-    ),
-    (FUNCTION + "/url", {"GET": urls.GET_URL, "PUT": urls.SET_URL, "DELETE": urls.DELETE_URL}),
-    (
-        FUNCTION + "/record-policy",
-        {"GET": async_policies.GET_RECORD_POLICY, "PUT": async_policies.SET_RECORD_POLICY},
-    ),
-    (FUNCTION + "/dead-letters", {"GET": queues.DEAD_LETTERS}),
-    (FUNCTION + "/dead-letters/redrive", {"POST": queues.REDRIVE}),
-    (FUNCTION + "/dead-letters/{invocation_id}", {"DELETE": queues.DROP}),
-    (FUNCTION + "/queue", {"GET": queues.QUEUE}),
-    (FUNCTION + "/versions", {"GET": versions.VERSIONS}),
-    (FUNCTION + "/versions/{version}/files", {"GET": version_files.VERSION_FILES}),
-    (FUNCTION + "/versions/{version}/files/{path:path}", {"GET": version_files.VERSION_FILE}),
-    (FUNCTION + "/rollback", {"POST": versions.ROLLBACK}),
-    (FUNCTION + "/pool", {"GET": pools.POOL}),
-    (FUNCTION + "/egress", {"GET": pools.EGRESS}),
-    (FUNCTION + "/series", {"GET": stats.SERIES}),
-    (FUNCTION + "/deliveries", {"GET": deliveries.DELIVERIES}),
-    (FUNCTION + "/deliveries/{delivery_id}/retry", {"POST": deliveries.RETRY_DELIVERY}),
-    ("/api/elasticity" + TARGET, {"POST": elasticity.TARGETS}),
-    ("/api/elasticity/control" + TARGET, {"POST": elasticity.CONTROLLED}),
-    ("/api/elasticity/control/operations/{operation_id}", {"GET": elasticity.OPERATION}),
-    (
-        "/api/elasticity/health",
-        {"GET": system.ELASTICITY_HEALTH},
-    ),
-    (
-        "/api/elasticity/help",
-        {"GET": system.ELASTICITY_HELP},
-    ),
-    (
-        "/api/elasticity/examples",
-        {"GET": system.ELASTICITY_EXAMPLES},
-    ),
-    (
-        "/api/system/info",
-        {"GET": system.INFO},
-    ),
-    ("/api/system/doctor", {"GET": system.DOCTOR}),
-    (
-        "/api/whoami",
-        {"GET": system.WHOAMI},
-    ),
-    ("/api/instances", {"GET": instances.INSTANCES}),
-    ("/api/events", {"GET": events.EVENTS}),
-    ("/api/invocations", {"GET": invocation_list.ALL_INVOCATIONS}),
-    ("/api/queues", {"GET": queues.QUEUES}),
-    ("/api/dead-letters", {"GET": queues.ALL_DEAD_LETTERS}),
-    ("/api/deliveries", {"GET": deliveries.ALL_DELIVERIES}),
-    ("/api/runtimes", {"GET": runtimes.LIST_RUNTIMES, "POST": runtimes.ADD_RUNTIME}),
-    ("/api/runtimes/images", {"POST": runtimes.UPLOAD_IMAGE}),
-    ("/api/runtimes/{name}", {"GET": runtimes.GET_RUNTIME, "DELETE": runtimes.REMOVE_RUNTIME}),
-    ("/api/runtimes/{name}/files", {"GET": runtimes.RUNTIME_FILES}),
-    ("/api/runtimes/{name}/packages", {"GET": runtimes.RUNTIME_PACKAGES}),
-    ("/api/schedules", {"GET": schedules.LIST_SCHEDULES, "POST": schedules.MAKE_SCHEDULE}),
-    (
-        "/api/schedules/{name}",
-        {
-            "GET": schedules.GET_SCHEDULE,
-            "PUT": schedules.UPDATE_SCHEDULE,
-            "DELETE": schedules.DELETE_SCHEDULE,
-        },
-    ),
-    ("/api/schedules/{name}/run", {"POST": schedules.RUN_SCHEDULE}),
-    ("/api/schedules/{name}/runs", {"GET": schedules.SCHEDULE_RUNS}),
-    ("/api/keys", {"GET": keys.LIST_KEYS, "POST": keys.MAKE_KEY}),
-    ("/api/keys/{key_id}", {"DELETE": keys.REVOKE_KEY}),
-    ("/api/audit", {"GET": audit_log.AUDIT}),
-    ("/api/usage", {"GET": stats.USAGE}),
-    ("/api/tenants", {"GET": tenants.LIST_TENANTS}),
-    ("/api/tenants/{tenant}/disable", {"POST": tenants.DISABLE_TENANT}),
-    ("/api/tenants/{tenant}/enable", {"POST": tenants.ENABLE_TENANT}),
-    (
-        "/api/tenants/{tenant}/quota",
-        {"GET": quotas.QUOTA, "PUT": quotas.SET_QUOTA, "DELETE": quotas.DELETE_QUOTA},
-    ),
-    ("/api/nodes", {"GET": nodes.LIST_NODES}),
-    ("/api/nodes/{name}", {"GET": nodes.GET_NODE, "DELETE": nodes.REMOVE_NODE}),
-    ("/api/nodes/{name}/drain", {"POST": nodes.DRAIN_NODE}),
-    ("/api/nodes/{name}/cordon", {"POST": nodes.CORDON_NODE}),
-    ("/api/nodes/{name}/uncordon", {"POST": nodes.UNCORDON_NODE}),
-    ("/metrics", {"GET": system.METRICS}),
-    ("/openapi.json", {"GET": system.OPENAPI}),
-    ("/docs", {"GET": web.DOCUMENTATION_DIRECTORY}),
-    ("/docs/{path:path}", {"GET": web.DOCUMENTATION_PAGE}),
-    (
-        "/",
-        {"GET": web.START_PAGE},
-    ),
-    ("/ui", {"GET": web.DASHBOARD_DIRECTORY}),
-    ("/ui/", {"GET": web.DASHBOARD_PAGE}),
-    ("/ui/{file}", {"GET": web.DASHBOARD_FILE}),
-]
+# Of paths that match a request equally well, the first one is tried first. Invoking comes first
+# because it is the most frequent request.
+GROUPS = (
+    invoke,
+    url_calls,
+    system,
+    functions,
+    function_list,
+    pools,
+    stats,
+    invocation_list,
+    invocations,
+    logs,
+    async_policies,
+    aliases,
+    urls,
+    queues,
+    versions,
+    version_files,
+    deliveries,
+    elasticity,
+    instances,
+    events,
+    runtimes,
+    schedules,
+    keys,
+    audit_log,
+    tenants,
+    quotas,
+    nodes,
+    web,
+)
+ROUTES: list[Route] = [route for group in GROUPS for route in group.ROUTES]

@@ -69,25 +69,31 @@ def _shown(services: TenantServices, tenant_id: str, keys: Mapping[str, int]) ->
     )
 
 
-# --- the routes ---
-
-LIST_TENANTS = Route(
-    handler=list_tenants,
-    scope=OPERATOR,
-    answer=wire.TenantPage,
-    parameters=(LIMIT, CURSOR),
-)
-DISABLE_TENANT = Route(
-    handler=disable_tenant,
-    scope=OPERATOR,
-    answer=wire.Tenant,
-    codes=("NOT_FOUND", "UNPROCESSABLE_ENTITY", "CAPACITY_FULL"),
-    action="tenant.disable",
-)
-ENABLE_TENANT = Route(
-    handler=enable_tenant,
-    scope=OPERATOR,
-    answer=wire.Tenant,
-    codes=("NOT_FOUND", "UNPROCESSABLE_ENTITY", "CAPACITY_FULL"),
-    action="tenant.enable",
-)
+ROUTES = [
+    Route(
+        "GET",
+        "/api/tenants",
+        list_tenants,
+        scope=OPERATOR,
+        answer=wire.TenantPage,
+        parameters=(LIMIT, CURSOR),
+    ),
+    Route(
+        "POST",
+        "/api/tenants/{tenant}/disable",
+        disable_tenant,
+        scope=OPERATOR,
+        answer=wire.Tenant,
+        codes=("NOT_FOUND", "UNPROCESSABLE_ENTITY", "CAPACITY_FULL"),
+        action="tenant.disable",
+    ),
+    Route(
+        "POST",
+        "/api/tenants/{tenant}/enable",
+        enable_tenant,
+        scope=OPERATOR,
+        answer=wire.Tenant,
+        codes=("NOT_FOUND", "UNPROCESSABLE_ENTITY", "CAPACITY_FULL"),
+        action="tenant.enable",
+    ),
+]

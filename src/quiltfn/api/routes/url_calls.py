@@ -18,7 +18,7 @@ from quiltfn.api.http.failures import failure
 from quiltfn.api.http.passed_on import announced_length
 from quiltfn.api.http.request import Headers
 from quiltfn.api.http.response import INVOCATION_ID, Header, Response
-from quiltfn.api.http.route import NOBODY, CalledFunction, RequestContext, Route
+from quiltfn.api.http.route import ANY_METHOD, NOBODY, CalledFunction, RequestContext, Route
 from quiltfn.api.live_answer import LiveAnswer, stream_answer
 from quiltfn.api.routes.invoke import InvokeServices
 from quiltfn.api.routes.parameters import PLACED
@@ -480,25 +480,27 @@ def failed(record: Invocation) -> QuiltfnError:
     return error
 
 
-# --- the routes ---
-
-CALL_URL = Route(
-    handler=invoke_function_url,
-    scope=None,
-    admit=admit,
-    passes_on=passes_on,
-    on_refused=count_refusal,
-    called=called,
-    answer=str,
-    is_invoke=True,
-    texts=("*/*",),
-    codes=(
-        *PLACED,
-        "UNAUTHORIZED",
-        "RATE_LIMITED",
-        "PAYLOAD_TOO_LARGE",
-        "METHOD_NOT_ALLOWED",
-        "HANDLER_FAILED",
-        "HANDLER_TIMEOUT",
+ROUTES = [
+    Route(
+        ANY_METHOD,
+        "/fn/{path:path}",
+        invoke_function_url,
+        scope=None,
+        admit=admit,
+        passes_on=passes_on,
+        on_refused=count_refusal,
+        called=called,
+        answer=str,
+        is_invoke=True,
+        texts=("*/*",),
+        codes=(
+            *PLACED,
+            "UNAUTHORIZED",
+            "RATE_LIMITED",
+            "PAYLOAD_TOO_LARGE",
+            "METHOD_NOT_ALLOWED",
+            "HANDLER_FAILED",
+            "HANDLER_TIMEOUT",
+        ),
     ),
-)
+]

@@ -8,7 +8,7 @@ from quiltfn import wire
 from quiltfn.api.http import parse
 from quiltfn.api.http.response import Response, json_response
 from quiltfn.api.http.route import Parameter, RequestContext, Route, RouteServices
-from quiltfn.api.routes.parameters import READ, WRITE
+from quiltfn.api.routes.parameters import FUNCTION, READ, WRITE
 from quiltfn.functions.catalog import Entry
 from quiltfn.functions.urls import Urls
 from quiltfn.model.errors import GIVE_URL, NotFound, Unprocessable
@@ -118,12 +118,30 @@ REVEAL = Parameter(
     about="true: include the webhook secret; needs scope write",
     schema={"type": "boolean"},
 )
-GET_URL = Route(handler=get_function_url, scope=READ, answer=wire.FunctionUrl, parameters=(REVEAL,))
-SET_URL = Route(
-    handler=set_function_url,
-    scope=WRITE,
-    answer=wire.FunctionUrl,
-    body=wire.NewFunctionUrl,
-    action="url.set",
-)
-DELETE_URL = Route(handler=delete_function_url, scope=WRITE, status=204, action="url.delete")
+ROUTES = [
+    Route(
+        "GET",
+        FUNCTION + "/url",
+        get_function_url,
+        scope=READ,
+        answer=wire.FunctionUrl,
+        parameters=(REVEAL,),
+    ),
+    Route(
+        "PUT",
+        FUNCTION + "/url",
+        set_function_url,
+        scope=WRITE,
+        answer=wire.FunctionUrl,
+        body=wire.NewFunctionUrl,
+        action="url.set",
+    ),
+    Route(
+        "DELETE",
+        FUNCTION + "/url",
+        delete_function_url,
+        scope=WRITE,
+        status=204,
+        action="url.delete",
+    ),
+]

@@ -10,7 +10,7 @@ from quiltfn.api.http import pages, parse
 from quiltfn.api.http.byte_range import OCTETS, part_of
 from quiltfn.api.http.response import Response
 from quiltfn.api.http.route import RequestContext, Route, RouteServices
-from quiltfn.api.routes.parameters import CURSOR, LIMIT, RANGE, READ, WRITE
+from quiltfn.api.routes.parameters import CURSOR, FUNCTION, LIMIT, RANGE, READ, WRITE
 from quiltfn.functions.lifecycle import Lifecycle
 from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.model.cursors import from_cursor
@@ -81,21 +81,25 @@ async def _images_of(context: RequestContext[VersionFileServices]) -> Sequence[s
     return version.spec.runtime_snapshot.app_images
 
 
-# --- the routes ---
-
-VERSION_FILES = Route(
-    handler=list_version_files,
-    scope=READ,
-    answer=wire.RuntimeFilePage,
-    parameters=(LIMIT, CURSOR),
-)
-VERSION_FILE = Route(
-    handler=get_version_file,
-    scope=WRITE,
-    answer=str,
-    texts=(OCTETS,),
-    also={206: bytes},
-    parameters=(RANGE,),
-    codes=("RANGE_NOT_SATISFIABLE",),
-    headers=("accept-ranges", "content-range"),
-)
+ROUTES = [
+    Route(
+        "GET",
+        FUNCTION + "/versions/{version}/files",
+        list_version_files,
+        scope=READ,
+        answer=wire.RuntimeFilePage,
+        parameters=(LIMIT, CURSOR),
+    ),
+    Route(
+        "GET",
+        FUNCTION + "/versions/{version}/files/{path:path}",
+        get_version_file,
+        scope=WRITE,
+        answer=str,
+        texts=(OCTETS,),
+        also={206: bytes},
+        parameters=(RANGE,),
+        codes=("RANGE_NOT_SATISFIABLE",),
+        headers=("accept-ranges", "content-range"),
+    ),
+]

@@ -14,12 +14,7 @@ from quiltfn.api.routes.functions import (
     function_response,
     moves_default,
 )
-from quiltfn.api.routes.parameters import (
-    CURSOR,
-    LIMIT,
-    READ,
-    WRITE,
-)
+from quiltfn.api.routes.parameters import CURSOR, FUNCTION, LIMIT, READ, WRITE
 from quiltfn.model.cursors import from_cursor
 
 
@@ -52,20 +47,24 @@ async def rollback_function(context: RequestContext[VersionServices]) -> Respons
     return await function_response(context, entry)
 
 
-# --- the routes ---
-
-VERSIONS = Route(
-    handler=list_function_versions,
-    scope=READ,
-    answer=wire.VersionPage,
-    parameters=(LIMIT, CURSOR),
-)
-ROLLBACK = Route(
-    handler=rollback_function,
-    scope=WRITE,
-    answer=wire.Function,
-    body=wire.Rollback,
-    codes=("RATE_LIMITED",),
-    parameters=(DEFAULT_ALIAS,),
-    action="function.rollback",
-)
+ROUTES = [
+    Route(
+        "GET",
+        FUNCTION + "/versions",
+        list_function_versions,
+        scope=READ,
+        answer=wire.VersionPage,
+        parameters=(LIMIT, CURSOR),
+    ),
+    Route(
+        "POST",
+        FUNCTION + "/rollback",
+        rollback_function,
+        scope=WRITE,
+        answer=wire.Function,
+        body=wire.Rollback,
+        codes=("RATE_LIMITED",),
+        parameters=(DEFAULT_ALIAS,),
+        action="function.rollback",
+    ),
+]

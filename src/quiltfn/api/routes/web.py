@@ -185,27 +185,35 @@ def _file(name: str, context: RequestContext[WebServices]) -> Response:
 # --- the routes ---
 
 WEB_KINDS = tuple(kind.partition(";")[0] for kind in CONTENT_TYPES.values())
-DOCUMENTATION_DIRECTORY = Route(handler=get_documentation_directory, scope=None, status=302)
-DOCUMENTATION_PAGE = Route(
-    handler=get_documentation,
-    scope=None,
-    answer=str,
-    texts=WEB_KINDS,
-    codes=("NOT_FOUND",),
-)
-DASHBOARD_PAGE = Route(
-    handler=get_dashboard,
-    scope=None,
-    answer=str,
-    texts=("text/html",),
-    codes=("NOT_FOUND",),
-)
-DASHBOARD_FILE = Route(
-    handler=get_dashboard_file,
-    scope=None,
-    answer=str,
-    texts=WEB_KINDS,
-    codes=("NOT_FOUND",),
-)
-START_PAGE = Route(handler=get_start_page, scope=None, status=302, codes=("NOT_FOUND",))
-DASHBOARD_DIRECTORY = Route(handler=get_dashboard_directory, scope=None, status=302)
+ROUTES = [
+    Route("GET", "/docs", get_documentation_directory, scope=None, status=302),
+    Route(
+        "GET",
+        "/docs/{path:path}",
+        get_documentation,
+        scope=None,
+        answer=str,
+        texts=WEB_KINDS,
+        codes=("NOT_FOUND",),
+    ),
+    Route("GET", "/", get_start_page, scope=None, status=302, codes=("NOT_FOUND",)),
+    Route("GET", "/ui", get_dashboard_directory, scope=None, status=302),
+    Route(
+        "GET",
+        "/ui/",
+        get_dashboard,
+        scope=None,
+        answer=str,
+        texts=("text/html",),
+        codes=("NOT_FOUND",),
+    ),
+    Route(
+        "GET",
+        "/ui/{file}",
+        get_dashboard_file,
+        scope=None,
+        answer=str,
+        texts=WEB_KINDS,
+        codes=("NOT_FOUND",),
+    ),
+]
