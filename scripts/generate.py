@@ -12,22 +12,23 @@ import json
 import math
 import re
 import runpy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import api_pages
 import cli_pages
 import promise_pages
-from quiltfn import Client, sdk, settings, wire
+from quiltfn import Client, settings, wire
 from quiltfn.api import openapi
 from quiltfn.api.routes.table import ROUTES
 from quiltfn.cli.project import file as project_file
 from quiltfn.cli.project.toml import value
 from quiltfn.model import function, instance, invocation
+from quiltfn.sdk import groups
 from quiltfn.sdk.methods import Listing
 from quiltfn.wire import invocations, keys, masking
-from quiltfn.wire.fields import Field, fields_of
+from quiltfn.wire.fields import Field, fields_of, is_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a service needs to be different from a server that is started in a directory by hand.
@@ -185,28 +186,30 @@ def python_client() -> str:
     """docs/reference/python-client.md: what is written by hand, then every method."""
     by_hand, _, _ = CLIENT.read_text().partition(MADE)
     parts = [by_hand, MADE, "\n`client.invoke` is `client.functions.invoke`.\n"]
+    results: dict[str, type] = {}
     with Client() as client:
+        for group in groups.NAMES:
+            for _, method in inspect.getmembers(getattr(client, group), inspect.isfunction):
+                returned = inspect.signature(method).return_annotation
+                results |= {one.__name__: one for one in schemas_in(returned)}
         for group, methods in api_pages.GROUPS.items():
             parts.append(f"\n### client.{group}\n")
             for name in {name: 0 for one in methods.__mro__[:-1] for name in vars(one)}:
                 if not name.startswith("_"):
                     parts.append(described(group, name, getattr(getattr(client, group), name)))
     parts.append("\n## Results\n\nAll of them are in `quiltfn.sdk`.\n")
-    parts += [result(getattr(wire, name)) for name in wire.__all__ if is_result(name)]
+    parts += [result(results[name]) for name in sorted(results)]
     return "".join(parts)
 
 
-def is_result(name: str) -> bool:
-    """Of the shapes: what a client gets, and is no page of a list."""
-    shape = getattr(wire, name)
-    is_sent = name.startswith(("New", "Error")) or name in (
-        "FunctionChanges",
-        "PoolTarget",
-        "Rollback",
-        "Redrive",
-        "Replay",
-    )
-    return hasattr(shape, "__struct_fields__") and name in sdk.__all__ and not is_sent
+def schemas_in(kind: Any) -> Iterator[type]:
+    """The schemas of the API that a type names, and those of their fields."""
+    if is_shape(kind) and kind.__module__.startswith("quiltfn.wire"):
+        yield kind
+        for field in fields_of(kind).values():
+            yield from schemas_in(field.kind)
+    for part in get_args(kind):
+        yield from schemas_in(part)
 
 
 def result(shape: Any) -> str:

@@ -8,6 +8,8 @@ from quiltfn.wire.constraints import Between, Pattern
 from quiltfn.wire.fields import about
 from quiltfn.wire.numbers import UnixSeconds, VersionNumber
 
+__all__ = ["Alias", "AliasList", "AliasShare", "NewAlias", "RollbackRule"]
+
 ALIAS = "[A-Za-z][A-Za-z0-9_-]{0,31}"
 ALIAS_RULE = "1 to 32 letters, digits, dashes or underscores, with a letter first"
 

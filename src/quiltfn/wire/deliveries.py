@@ -9,6 +9,8 @@ from quiltfn.wire.functions import FunctionId, FunctionName, NextCursor
 from quiltfn.wire.invocations import CauseOfEnd, InvocationId
 from quiltfn.wire.numbers import UnixSeconds
 
+__all__ = ["Delivery", "DeliveryPage"]
+
 DeliveryId = Annotated[
     str,
     about(

@@ -19,6 +19,29 @@ from quiltfn.wire.constraints import (
 from quiltfn.wire.fields import about
 from quiltfn.wire.numbers import UnixSeconds, VersionNumber
 
+__all__ = [
+    "BlockedDestination",
+    "CreatedFunction",
+    "Egress",
+    "Function",
+    "FunctionChanges",
+    "FunctionPage",
+    "FunctionSummary",
+    "FunctionSummaryPage",
+    "ListedPool",
+    "NewFunction",
+    "Operation",
+    "PauseResult",
+    "Pool",
+    "PoolList",
+    "PoolStats",
+    "PoolTarget",
+    "Rollback",
+    "Scaling",
+    "Version",
+    "VersionPage",
+]
+
 # --- fields that a client sets -----------------------------------------------------------------
 
 # The words of the API's own addresses, those of routes to come included.

@@ -16,6 +16,22 @@ from quiltfn.wire.functions import (
 )
 from quiltfn.wire.numbers import UnixSeconds
 
+__all__ = [
+    "CallStarted",
+    "CallsGap",
+    "EndCause",
+    "Invocation",
+    "InvocationPage",
+    "InvocationSummary",
+    "InvocationSummaryPage",
+    "NewInvocation",
+    "OutputChunk",
+    "OutputGap",
+    "Phase",
+    "TimedAttempt",
+    "Timeline",
+]
+
 PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
 
 Payload = Annotated[

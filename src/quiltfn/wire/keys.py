@@ -9,6 +9,8 @@ from quiltfn.wire.fields import about
 from quiltfn.wire.functions import NextCursor, TenantId
 from quiltfn.wire.numbers import UnixSeconds
 
+__all__ = ["AuditEntry", "AuditPage", "CreatedKey", "Key", "KeyList", "NewKey"]
+
 SCOPES = ("read", "invoke", "write", "admin", "operator")
 EXPIRES_MAX_SECONDS = 10 * 365 * 86_400
 

@@ -10,6 +10,20 @@ from quiltfn.wire.fields import about
 from quiltfn.wire.functions import Environment, ImageDigest, NextCursor
 from quiltfn.wire.numbers import UnixSeconds
 
+__all__ = [
+    "Image",
+    "Isolation",
+    "Kind",
+    "Network",
+    "NewRuntime",
+    "Runtime",
+    "RuntimeFile",
+    "RuntimeFilePage",
+    "RuntimeList",
+    "RuntimePackage",
+    "RuntimePackageList",
+]
+
 RESERVED_RUNTIME_NAMES = frozenset({"images", "help", "examples", "health"})
 WRITABLE_PATHS_MAX = 8
 

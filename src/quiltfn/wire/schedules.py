@@ -15,6 +15,15 @@ from quiltfn.wire.functions import (
 from quiltfn.wire.invocations import InvocationId, InvocationStatus
 from quiltfn.wire.numbers import UnixSeconds
 
+__all__ = [
+    "NewSchedule",
+    "Schedule",
+    "ScheduleChanges",
+    "SchedulePage",
+    "ScheduleRun",
+    "ScheduleRunPage",
+]
+
 PAYLOAD_MAX_BYTES = 64 * 1024
 INTERVAL_MAX_S = 366 * 86_400
 JITTER_MAX_S = 86_400

@@ -8,6 +8,21 @@ from quiltfn.wire.constraints import Between
 from quiltfn.wire.fields import about
 from quiltfn.wire.functions import FunctionId, FunctionName, NextCursor, TenantId
 
+__all__ = [
+    "FunctionStats",
+    "FunctionStatsPage",
+    "NewQuota",
+    "Quota",
+    "QuotaUse",
+    "Series",
+    "SeriesPoint",
+    "Tenant",
+    "TenantPage",
+    "Usage",
+    "UsageRow",
+    "UsageSums",
+]
+
 USAGE_STEPS = ("hour", "day", "all")
 
 Calls = Annotated[int, about("number of invocations that ended", 1200)]

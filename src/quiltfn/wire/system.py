@@ -7,6 +7,26 @@ from msgspec import Struct
 from quiltfn.wire.fields import about
 from quiltfn.wire.functions import FunctionId, Mib, TenantId
 
+__all__ = [
+    "Check",
+    "DoctorReport",
+    "ErrorBody",
+    "ErrorDetails",
+    "ExampleList",
+    "Finding",
+    "FunctionOnNode",
+    "Health",
+    "Help",
+    "Instance",
+    "InstanceList",
+    "Liveness",
+    "Node",
+    "NodeList",
+    "SeeAlso",
+    "SystemInfo",
+    "Whoami",
+]
+
 ServerVersion = Annotated[str, about("the release of quiltfn", "0.2.0")]
 NodeId = Annotated[str, about("the name of the machine", "node-1")]
 CgroupMode = Annotated[str, about("v2, v1 or hybrid", "v2")]

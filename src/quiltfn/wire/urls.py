@@ -9,6 +9,8 @@ from quiltfn.wire.constraints import Between, Bytes, OneOf, Rule, Schema, Violat
 from quiltfn.wire.fields import about
 from quiltfn.wire.masking import MASK
 
+__all__ = ["CorsRule", "FunctionUrl", "NewFunctionUrl", "WebhookRule"]
+
 AUTHS = ("key", "none", "webhook")
 SCHEMES = ("standard", "github", "stripe")
 SECRET_MIN_BYTES, SECRET_MAX_BYTES = 16, 256

@@ -29,6 +29,25 @@ from quiltfn.wire.invocations import (
 )
 from quiltfn.wire.numbers import UnixSeconds, VersionNumber
 
+__all__ = [
+    "AsyncPolicy",
+    "Attempt",
+    "AttemptList",
+    "Backoff",
+    "DeadLetter",
+    "DeadLetterPage",
+    "Destination",
+    "FunctionQueue",
+    "InvocationInput",
+    "NewAsyncPolicy",
+    "NewDestination",
+    "QueuePage",
+    "RecordPolicy",
+    "Redrive",
+    "RedriveResult",
+    "Replay",
+]
+
 RETRYABLE = ("failed", "timeout", "oom", "error", "interrupted")
 KEEP_INPUT = ("async", "all", "none")
 MODES = ("sync", "async")
