@@ -264,6 +264,7 @@ def kind(annotation: Any) -> str:
 
 # What the dashboard offers of words that have an order, each from its one place.
 LISTS = {
+    "FUNCTION_SETTINGS": tuple(fields_of(wire.FunctionChanges)),
     "SCOPES": keys.SCOPES,
     "STATUSES": tuple(invocation.Status),
     "SOURCES": tuple(invocation.Source),

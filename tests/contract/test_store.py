@@ -4,8 +4,10 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 import pytest
@@ -28,11 +30,13 @@ from contract.stores import (
 from promises import promise
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.function import FunctionState
-from quiltfn.model.runtime import Isolation, Kind, Network, Runtime
+from quiltfn.model.version import VersionSpec
 from quiltfn.store import SqlStore
 from timeouts import scaled
 
 pytestmark = promise("D3")
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 # What is stored ------------------------------------------------------------------------------
 
@@ -77,54 +81,42 @@ def fields_at_default(struct: msgspec.Struct) -> list[str]:
     return found
 
 
+def unlike(kind: Any, value: Any) -> Any:
+    """Another value of that type."""
+    if get_origin(kind) is UnionType:
+        (kind,) = (part for part in get_args(kind) if part is not NoneType)
+    kind = get_origin(kind) or kind
+    if issubclass(kind, msgspec.Struct):
+        return filled(value)
+    if issubclass(kind, Enum):
+        return next(member for member in kind if member is not value)
+    samples = {
+        str: "ä\n",
+        int: 7,
+        float: 12.5,
+        bool: not value,
+        dict: {"A": "ä"},
+        tuple: ("a", "b"),
+    }
+    return samples[kind]
+
+
+def filled(struct: T) -> T:
+    """The struct with other values in the fields that have their default."""
+    kinds = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    others = {
+        name: unlike(kinds[name], getattr(struct, name)) for name in fields_at_default(struct)
+    }
+    return replace(struct, **others)
+
+
 async def test_every_field_of_a_function_is_stored(open_store: StoreOpener, tmp_path: Path) -> None:
     """None has its default here: a field without a column would come back with that."""
-    runtime = Runtime(
-        id="r",
-        name="etl",
-        kind=Kind.CUSTOM,
-        image="a" * 64,
-        packages="d" * 64,
-        packages_key="python:1",
-        base_image="b" * 64,
-        interpreter="/usr/bin/python3",
-        host="h",
-        command=("/app/runner", "-v"),
-        environment={"A": "1"},
-        isolation=Isolation.GVISOR,
-        network=Network.EGRESS,
-        writable_paths=("/data",),
-        process_limit=1000,
-        tmp_limit_mb=1024,
-        file_limit_mb=300,
-        open_files_limit=8192,
-        created_at=5,
-    )
-    function = a_function(
-        cluster_id="c",
-        description="What it does",
-        state=FunctionState.ERROR,
-        current_version=3,
-        min_instances=1,
-        max_instances=7,
-        error_message="no",
-        failed_version=4,
-        revision=4,
-    )
-    version = a_version(
-        function,
-        3,
-        runtime="etl",
-        runtime_snapshot=runtime,
-        environment={"B": "2"},
-        working_directory="/app",
-        memory_limit_mb=512,
-        cpu_limit_percent=25.0,
-        timeout_seconds=31,
-        cleanup_on_exit=False,
-    )
-    for struct in (function, version, version.spec, runtime):
-        assert not fields_at_default(struct), "give the new field a value in this test"
+    function = filled(a_function(state=FunctionState.ERROR, current_version=3))
+    spec = filled(VersionSpec(handler="echo hello"))
+    version = a_version(function, 3, **msgspec.structs.asdict(spec))
+    for struct in (function, version, version.spec, version.spec.runtime_snapshot):
+        assert not fields_at_default(struct)
     async with open_store(tmp_path) as store:
         await store.create(function, version)
     async with open_store(tmp_path) as store:

@@ -86,7 +86,6 @@ def newer(directory: Path) -> Version:
 def _migrate(store: Path) -> None:
     before = tables.REVISION
     revision = f"{int(before) + 1:04}"
-    _change(store / "database" / "tables.py", f'REVISION = "{before}"', f'REVISION = "{revision}"')
     text = MIGRATION.format(revision=revision, before=before, names=sorted(tables.metadata.tables))
     (store / "migrations" / "versions" / f"r{revision}_motto.py").write_text(text)
 

@@ -13,26 +13,12 @@ import pytest
 
 from e2e.server import Server, children
 from spec.api_client import Api, new_name, of
+from spec.function_fields import FIELDS
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 FUNCTIONS = "/api/functions"
 JSON = {"Content-Type": "application/json"}
-TYPES: dict[str, set[str]] = {
-    "name": {"string"},
-    "handler": {"string"},
-    "runtime": {"string"},
-    "cluster_id": {"string", "null"},
-    "description": {"string", "null"},
-    "memory_limit_mb": {"int"},
-    "cpu_limit_percent": {"int", "float"},
-    "timeout_seconds": {"int"},
-    "environment": {"object"},
-    "min_instances": {"int"},
-    "max_instances": {"int"},
-    "cleanup_on_exit": {"bool"},
-    "working_directory": {"string", "null"},
-}
 VALUES: dict[str, Any] = {
     "null": None,
     "bool": True,
@@ -45,9 +31,9 @@ VALUES: dict[str, Any] = {
 }
 WRONG = [
     (field, kind)
-    for field, right in TYPES.items()
+    for field, one in FIELDS.items()
     for kind in VALUES
-    if kind not in right and not (kind == "empty string" and "string" in right)
+    if kind not in one.types and not (kind == "empty string" and "string" in one.types)
 ]
 
 
@@ -84,8 +70,7 @@ FITS = {
     "cpu_limit_percent": set(),
     "min_instances": {"0", "-0"},
 }
-NUMERIC = ["memory_limit_mb", "cpu_limit_percent", "timeout_seconds", "min_instances"]
-NUMERIC += ["max_instances"]
+NUMERIC = [name for name, one in FIELDS.items() if "int" in one.types]
 ONES = {"max_instances": {"255"}, "timeout_seconds": {"255"}}
 
 

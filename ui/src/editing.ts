@@ -6,7 +6,7 @@ import { isDrafted } from "./drafting.ts";
 import { changesOf } from "./fields.ts";
 import type { Edits } from "./pages/function/files.ts";
 import type { Variable } from "./trying.ts";
-import type { Function, FunctionChanges } from "./wire.ts";
+import { type Function, FUNCTION_SETTINGS, type FunctionChanges } from "./wire.ts";
 
 export type Named = Omit<
   Required<FunctionChanges>,
@@ -29,14 +29,11 @@ export interface Edited {
 const kept = signal<ReadonlyMap<string, Edited>>(new Map());
 
 export function draftOf(one: Function): Draft {
-  const { name, description, runtime, handler, environment } = one;
-  const { memory_limit_mb, cpu_limit_percent, timeout_seconds } = one;
-  const { cleanup_on_exit, working_directory } = one;
-  return {
-    ...{ name, description, runtime, handler, variables: Object.entries(environment) },
-    ...{ memory_limit_mb, cpu_limit_percent, timeout_seconds },
-    ...{ cleanup_on_exit, working_directory },
-  };
+  const settings = FUNCTION_SETTINGS.map((name) => [name, one[name] ?? null]);
+  const { environment, min_instances: _min, max_instances: _max, ...named } = Object.fromEntries(
+    settings,
+  ) as Required<FunctionChanges>;
+  return { ...named, variables: Object.entries(environment) };
 }
 
 /** What the API is asked to change. Rows without a name are left out. */

@@ -1,5 +1,7 @@
 // Every shape of the API, and its lists of words. Made by scripts/generate.py.
 
+export const FUNCTION_SETTINGS = ["name", "handler", "runtime", "description", "memory_limit_mb", "cpu_limit_percent", "timeout_seconds", "environment", "min_instances", "max_instances", "cleanup_on_exit", "working_directory"] as const;
+
 export const SCOPES = ["read", "invoke", "write", "admin", "operator"] as const;
 
 export const STATUSES = ["queued", "running", "success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"] as const;

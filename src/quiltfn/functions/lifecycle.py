@@ -178,16 +178,12 @@ class Lifecycle:
         await self.others.catch_up()
         now = int(self._clock.unix())
         function = Function(
+            **msgspec.structs.asdict(new),
             id=new_id(),
             tenant_id=tenant_id,
-            name=new.name,
-            cluster_id=new.cluster_id,
-            description=new.description,
             owner_node_id=self._node.node_id,
             state=FunctionState.PENDING,
             current_version=1,
-            min_instances=new.min_instances,
-            max_instances=new.max_instances,
             created_at=now,
             updated_at=now,
         )

@@ -51,6 +51,10 @@ DESCRIPTIONS: Mapping[FunctionState, str] = {
 }
 
 
+# The memory of a function in bytes, without its handler and its variables.
+SIZE_AT_LEAST = 2048
+
+
 class Function(msgspec.Struct, frozen=True, kw_only=True):
     """A named function of one tenant. Times in Unix seconds.
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from quiltfn.model.errors import Unprocessable
+from quiltfn.model.function import SIZE_AT_LEAST
 from quiltfn.model.memory import Footprint
 from quiltfn.model.runtime import SHELL, Kind, Room, Runtime, idle_mib
 from quiltfn.model.server import ServerSettings
@@ -33,10 +34,6 @@ class HostLimits(msgspec.Struct, frozen=True, kw_only=True):
     memory_max_mib: int
     cores: int
     timeout_max_s: int = TIMEOUT_MAX_S
-
-
-# The memory of a function in bytes, without its handler and its variables.
-SIZE_AT_LEAST = 2048
 
 
 class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,9 +36,10 @@ from quiltfn.model.invocation import Invocation
 from quiltfn.model.version import Version, VersionSpec
 from quiltfn.ports import FunctionCounters, StoredFunction, TenantFunctions
 
-# The newest revision in migrations/versions. It is repeated here so that a start with the newest
-# schema need not import Alembic, which takes longer than opening the database.
-REVISION = "0031"
+VERSIONS = Path(__file__).parents[1] / "migrations" / "versions"
+# The newest revision, by the names of the files: a start with the newest schema need not import
+# Alembic, which takes longer than opening the database.
+REVISION = max(path.name[1:5] for path in VERSIONS.glob("r????_*.py"))
 
 T = TypeVar("T", bound=msgspec.Struct)
 
