@@ -1,9 +1,8 @@
 // Every page: its address, and the module with its code. Code is fetched when a page is first
 // opened.
 import type { ComponentType } from "preact";
+import type { PageProps } from "./page_props.ts";
 import { who } from "./store.ts";
-
-export type PageProps = Record<string, string>;
 
 export interface Page {
   /** Its address after #/; the page gets a part such as `:id` as a property. */

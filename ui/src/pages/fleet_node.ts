@@ -2,7 +2,7 @@
 import { get } from "../api.ts";
 import { html } from "../html.ts";
 import { isHeard, isThere, reasonOf, stateOf, type Verb } from "../fleet.ts";
-import type { PageProps } from "../pages.ts";
+import type { PageProps } from "../page_props.ts";
 import { useAgain, useFetched, Waiting } from "../parts/lists/fetched.ts";
 import { bytes, count, counted, MIB } from "../parts/text/format.ts";
 import { type Column, List } from "../parts/lists/list.ts";

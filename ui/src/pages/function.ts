@@ -9,7 +9,7 @@ import { comingVersion, FunctionFailed, functionOf, show, tell } from "../curren
 import { forget, isUnsaved } from "../editing.ts";
 import { useEvents } from "../hearing.ts";
 import { html } from "../html.ts";
-import type { PageProps } from "../pages.ts";
+import type { PageProps } from "../page_props.ts";
 import { visible } from "../parts/text/ansi.ts";
 import { confirm } from "../parts/controls/confirm.ts";
 import { useEdges } from "../parts/controls/edges.ts";

@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { call, get, type Refused } from "../api.ts";
 import { html } from "../html.ts";
-import type { PageProps } from "../pages.ts";
+import type { PageProps } from "../page_props.ts";
 import { visible } from "../parts/text/ansi.ts";
 import { Attempts } from "../parts/invocation/attempts.ts";
 import { callPath, isOver, useCall } from "../parts/invocation/call.ts";

@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { call, get, pages, type Refused } from "../api.ts";
 import { html } from "../html.ts";
-import type { PageProps } from "../pages.ts";
+import type { PageProps } from "../page_props.ts";
 import { confirm } from "../parts/controls/confirm.ts";
 import { useFetched, Waiting } from "../parts/lists/fetched.ts";
 import { count, counted } from "../parts/text/format.ts";
