@@ -14,6 +14,7 @@ int guest_main(int argc, char **argv);
 #pragma GCC diagnostic ignored "-Wunused-parameter" // What the macros leave out.
 #include "call.c"
 #include "clean.c"
+#include "descriptors.c"
 #include "directory.c"
 #include "frames.c"
 #include "host.c"

@@ -112,7 +112,7 @@ GUEST_MISTAKES = [
     ("session", "zygote.c", "if (call->env_replaces && read_at_start(call->env))",
      "if (call->env_replaces && call->env == NULL)"),
     ("session", "zygote.c", "    kill(zygote.pid, SIGKILL);\n", ""),
-    ("session", "zygote.c", "    if (zygote.control >= 0)\n        close(zygote.control);\n", ""),
+    ("session", "zygote.c", "    close_if_open(&zygote.control);\n", ""),
     ("session", "prefork.c", "prefork.forked ? fork_block : prefork_script", "prefork_script"),
     ("session", "processes.c", "but(zygote_process()) == 0", "but(zygote_process()) >= 0"),
     ("session", "privileges.c", "1U << CAP_SETUID |", "1U << CAP_SETUID | 1U << CAP_SYS_ADMIN |"),

@@ -17,8 +17,8 @@ def an_entry(function_id: str, tenant_id: str = "a") -> Entry:
     return Entry(function, a_version(function), FunctionCounters())
 
 
-def of(catalog: Catalog, tenant_id: str, **more: str) -> list[str]:
-    return [entry.function.id for entry in catalog.of_tenant(tenant_id, **more)]
+def of(catalog: Catalog, tenant_id: str, after: str = "") -> list[str]:
+    return [entry.function.id for entry in catalog.of_tenant(tenant_id, after)]
 
 
 def test_the_fingerprint_follows_changes_and_not_the_fields_that_a_release_knows() -> None:

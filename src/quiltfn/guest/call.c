@@ -6,6 +6,7 @@
 #include "call.h"
 #include "clean.h"
 #include "clock.h"
+#include "descriptors.h"
 #include "frames.h"
 #include "host.h"
 #include "parent.h"
@@ -184,8 +185,7 @@ static void serve_by_process(struct call *call)
     kill_everyone();
     empty(streams, call->nonce);
     for (int i = 0; i < 2; i++)
-        if (streams[i].fd >= 0)
-            close(streams[i].fd);
+        close_if_open(&streams[i].fd);
     report(call->nonce, end, streams);
     finish(call->nonce, false);
     if (end.kind == EXITED || end.kind == KILLED)

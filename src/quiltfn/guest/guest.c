@@ -20,6 +20,7 @@
 
 #include "call.h"
 #include "clean.h"
+#include "descriptors.h"
 #include "directory.h"
 #include "frames.h"
 #include "host.h"
@@ -30,7 +31,6 @@
 #include "runner.h"
 #include "server.h"
 #include "start.h"
-#include "streams.h"
 #include "zygote.h"
 
 #include <errno.h>

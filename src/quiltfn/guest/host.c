@@ -3,8 +3,8 @@
 // Reading from the host and writing to it.
 
 #include "host.h"
+#include "descriptors.h"
 #include "processes.h"
-#include "streams.h"
 
 #include <errno.h>
 #include <string.h>

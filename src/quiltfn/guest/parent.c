@@ -8,10 +8,9 @@
 
 #include "parent.h"
 #include "clock.h"
+#include "descriptors.h"
 #include "privileges.h"
 #include "processes.h"
-#include "streams.h"
-#include "survivors.h"
 
 #include <signal.h>
 #include <stdint.h>

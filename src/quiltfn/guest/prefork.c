@@ -13,6 +13,7 @@
 // are those of `sh -c HANDLER`, which they would not be with the whole handler on a descriptor.
 
 #include "prefork.h"
+#include "descriptors.h"
 #include "privileges.h"
 #include "start.h"
 #include "zygote.h"
@@ -39,11 +40,8 @@ static unsigned char prefork_script[SCRIPT_MAX];
 
 static void prefork_forget(void)
 {
-    if (prefork.input >= 0)
-        close(prefork.input);
-    if (prefork.script >= 0)
-        close(prefork.script);
-    prefork.input = prefork.script = -1;
+    close_if_open(&prefork.input);
+    close_if_open(&prefork.script);
     prefork.pid = 0;
     prefork.forked = false;
 }
@@ -55,8 +53,7 @@ static void prefork_drop(void)
         waitpid(prefork.pid, NULL, 0);
     }
     for (int i = 0; i < 2; i++)
-        if (prefork.streams[i].fd >= 0)
-            close(prefork.streams[i].fd);
+        close_if_open(&prefork.streams[i].fd);
     prefork_forget();
 }
 
@@ -93,8 +90,7 @@ void prefork_start(void)
     prefork.forked = fine && zygote_ask(fds, script[0]);
     if (fine && !prefork.forked)
         prefork.pid = prefork_execute(fds, script[0]);
-    if (script[0] >= 0)
-        close(script[0]);
+    close_if_open(&script[0]);
     prefork.script = script[1];
     prefork.input = fds[0];
     fds[0] = -1; // This descriptor is prefork.input from here on.

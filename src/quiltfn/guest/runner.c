@@ -14,6 +14,7 @@
 
 #include "runner.h"
 #include "clock.h"
+#include "descriptors.h"
 #include "host.h"
 #include "parent.h"
 #include "privileges.h"
@@ -215,8 +216,7 @@ static char *runner_line(unsigned *reads)
         if (n < 0)
             return NULL;
         if (n == 0) { // The end, or no room: a full buffer asks for no bytes.
-            close(runner.control);
-            runner.control = -1;
+            close_if_open(&runner.control);
             return NULL;
         }
         runner.line_used += (size_t)n;
@@ -242,8 +242,7 @@ static void runner_result(struct stream streams[3], uint64_t nonce)
         } else {
             n = recv(runner.control, some, runner.result_left, MSG_DONTWAIT);
             if (n == 0) { // It ended within its result; the received part counts.
-                close(runner.control);
-                runner.control = -1;
+                close_if_open(&runner.control);
                 runner.result_left = 0;
             }
             if (n <= 0)
@@ -327,10 +326,8 @@ static void runner_keep_start(int *fd)
     size_t held = *fd >= 0 ? held_by(*fd) : 0;
     for (bool first = true; *fd >= 0 && (first || held > 0); first = false) {
         ssize_t n = read(*fd, some, sizeof some);
-        if (n == 0) { // The runner closed it, and poll would always return at once.
-            close(*fd);
-            *fd = -1;
-        }
+        if (n == 0) // The runner closed it, and poll would always return at once.
+            close_if_open(fd);
         if (n <= 0)
             return;
         held -= (size_t)n < held ? (size_t)n : held;
@@ -428,8 +425,7 @@ int runner_spawn(void)
     if (fine && pid < 0)
         could_not("make a process", "", errno);
     close_all(fds);
-    if (control >= 0)
-        close(control);
+    close_if_open(&control);
     runner.pid = pid;
     if (failure.step == NULL)
         return 0;

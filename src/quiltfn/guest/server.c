@@ -9,13 +9,13 @@
 // Rule 2: requests share the process, so what ends it ends the sandbox, and deadlines are the host's.
 
 #include "server.h"
+#include "descriptors.h"
 #include "frames.h"
 #include "host.h"
 #include "privileges.h"
 #include "processes.h"
 #include "protocol.h"
 #include "start.h"
-#include "streams.h"
 
 #include <errno.h>
 #include <fcntl.h>

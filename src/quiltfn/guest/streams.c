@@ -15,7 +15,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 // Missing in the headers of some older distributions; the number is part of the kernel's ABI.
@@ -74,38 +73,6 @@ bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
     if (!fine)
         could_not("make the standard streams", "", errno);
     return fine;
-}
-
-void close_if_open(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
-
-// Closes the guest's copies of a handler's descriptors. A started handler has its own.
-void close_all(int fds[3])
-{
-    for (int i = 0; i < 3; i++)
-        close_if_open(&fds[i]);
-}
-
-// Sends bytes, with descriptors attached to the first one.
-ssize_t send_with(int to, struct iovec *bytes, const int *fds, size_t count, int flags)
-{
-    union {
-        struct cmsghdr head;
-        char bytes[CMSG_SPACE(FORK_FDS * sizeof(int))];
-    } rights;
-    memset(&rights, 0, sizeof rights);
-    struct msghdr message = {.msg_iov = bytes, .msg_iovlen = 1, .msg_control = rights.bytes,
-                             .msg_controllen = CMSG_SPACE(count * sizeof(int))};
-    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(count * sizeof(int));
-    memcpy(CMSG_DATA(head), fds, count * sizeof(int));
-    return sendmsg(to, &message, flags);
 }
 
 // Copies the payload from the socket into the file. If the file cannot hold it, the rest is read all

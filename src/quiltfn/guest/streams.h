@@ -7,8 +7,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
-#include <sys/uio.h>
 
 // One source of an invocation's output. `kind`: the kind of its frames, 'O' for standard output,
 // 'E' for standard error, 'T' for the result.
@@ -27,17 +25,11 @@ size_t room_of(const struct stream *stream);
 // Creates standard input and both outputs. On failure returns false with `failure` set; the arrays
 // have the descriptors created so far.
 bool open_streams(bool has_payload, int fds[3], struct stream streams[2]);
-void close_if_open(int *fd);
-void close_all(int fds[3]);
 
 int payload_file(void);
 // Copies an invocation's payload from the host into a file. On failure returns false with `failure`
 // set; the payload is read completely in any case.
 bool take_payload(int fd, size_t length);
-
-enum { FORK_FDS = 4 }; // The maximum number of descriptors in a message: streams and variables.
-
-ssize_t send_with(int to, struct iovec *bytes, const int *fds, size_t count, int flags);
 
 bool pump(struct stream *stream, uint64_t nonce);
 size_t held_by(int fd);

@@ -13,6 +13,7 @@
 
 #include "survivors.h"
 #include "clock.h"
+#include "descriptors.h"
 #include "parent.h"
 #include "privileges.h"
 #include "processes.h"
@@ -29,19 +30,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LIST_MAX = 8 * 1024, PATH_OF_PROC_MAX = 64 };
+enum { LIST_MAX = 8 * 1024 };
 
 // Positions in Linux's listing of /proc: of its first process, since the entries before it are not
 // needed, and of its end. The end is that many entries further on: /proc/self, /proc/thread-self, and
 // the largest number of processes that a 64-bit kernel can have.
 enum { PROC_PROCESSES = 256, PROC_END = PROC_PROCESSES + 2 + 4 * 1024 * 1024 };
-
-int open_of(pid_t pid, const char *what)
-{
-    char path[PATH_OF_PROC_MAX];
-    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, what);
-    return open(path, O_RDONLY | O_CLOEXEC);
-}
 
 // Reads a file's text. Returns its length; -1 on failure, with errno set.
 static ssize_t read_of(pid_t pid, const char *what, char *text, size_t room)

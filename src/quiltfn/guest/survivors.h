@@ -7,9 +7,6 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-// Opens /proc/PID/WHAT for reading.
-int open_of(pid_t pid, const char *what);
-
 // Kills all children of the guest except `kept`. Returns their number, or -1 if `kept` was not
 // there.
 int kill_children_but(pid_t kept);

@@ -11,9 +11,9 @@
 //         version has a variable that a shell reads only at its start.
 
 #include "zygote.h"
+#include "descriptors.h"
 #include "protocol.h"
 #include "start.h"
-#include "streams.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -52,18 +52,18 @@ static bool read_at_start(char **env)
 // Forgets the zygote, which has been reaped or will be.
 void zygote_gone(void)
 {
-    if (zygote.control >= 0)
-        close(zygote.control);
-    zygote.control = -1;
+    close_if_open(&zygote.control);
     zygote.pid = 0;
 }
 
-static void zygote_drop(void)
+// Ends the zygote, and leaves this version without one.
+static void zygote_abandon(void)
 {
-    if (zygote.pid == 0)
-        return;
-    kill(zygote.pid, SIGKILL);
-    waitpid(zygote.pid, NULL, 0);
+    zygote.unfit = true;
+    if (zygote.pid > 0) {
+        kill(zygote.pid, SIGKILL);
+        waitpid(zygote.pid, NULL, 0);
+    }
     zygote_gone();
 }
 
@@ -105,10 +105,7 @@ static void zygote_start(void)
     if (zygote.pid > 0 && failure.step == NULL && zygote_tell() &&
         setsockopt(zygote.control, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0)
         return;
-    zygote.unfit = true;
-    if (zygote.pid > 0)
-        zygote_drop();
-    zygote_gone();
+    zygote_abandon();
 }
 
 // Makes the zygote fork the shell of the next invocation, with these streams and the end of a pipe
@@ -122,8 +119,7 @@ bool zygote_ask(const int fds[3], int variables)
     struct iovec one = {(void *)(uintptr_t)"f", 1};
     if (send_with(zygote.control, &one, all, FORK_FDS, MSG_NOSIGNAL) == 1)
         return true;
-    zygote_drop();
-    zygote.unfit = true;
+    zygote_abandon();
     return false;
 }
 
@@ -138,8 +134,7 @@ pid_t zygote_told(void)
         while (n < 0 && errno == EINTR);
     if (n == sizeof pid && pid > 0)
         return pid;
-    zygote_drop();
-    zygote.unfit = true;
+    zygote_abandon();
     return 0;
 }
 
