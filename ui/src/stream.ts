@@ -76,7 +76,7 @@ export class Following {
   #tries = 0;
   #eaten = 0;
   #polledSince = 0;
-  #missed = false;
+  #missed = true; // before the first connection: what the page has fetched may be older
   #abort: AbortController | undefined;
   #wake: () => void = () => {};
   #hiddenTimer: ReturnType<typeof setTimeout> | undefined;
