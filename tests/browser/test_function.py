@@ -486,6 +486,22 @@ def test_an_alias_is_split_and_undone(page: Page, function: Callable[..., Functi
     assert one.server.call("GET", alias).json()["version"] == 1
 
 
+def test_a_change_before_the_events_begin_is_shown(
+    page: Page, function: Callable[..., Function]
+) -> None:
+    shown = function("echo old")
+    alias = f"{shown.path}/aliases/live"
+    shown.server.call("PUT", alias, {"version": 1})
+    shown.server.call("PUT", shown.path, {"handler": "echo new"})
+    page.route("**/api/events*", lambda _route: None)
+    open_at(page, shown, "versions")
+    row = page.get_by_role("form", name="Aliases").get_by_role("row", name=re.compile("^live"))
+    expect(row).to_contain_text("v1")
+    shown.server.call("PUT", alias, {"version": 2})
+    page.unroute("**/api/events*")  # and what was held back goes on
+    expect(row).to_contain_text("v2")
+
+
 def runs_on(one: Function) -> tuple[Any, ...]:
     """The current version, and those that calls run on by the default alias."""
     now = one.server.call("GET", one.path).json()
