@@ -196,8 +196,9 @@ def _judge_job(
     """`ids`: of all with this payload, `asked`: of all that were to be run again. Each request made
     one at most, and each redrive of one made exactly one.
     """
-    for one in job.accepted - seen.records.keys():
-        verdict.note(Rule.LOST, f"{job.token}: {one}")
+    for accepted in job.accepted:  # A difference to the keys would iterate over all of them.
+        if accepted not in seen.records:
+            verdict.note(Rule.LOST, f"{job.token}: {accepted}")
     again = len(ids & asked)
     made = min(job.sent, 1) if job.key is not None else job.sent
     if len(ids) > made + again:
