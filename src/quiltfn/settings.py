@@ -289,7 +289,7 @@ class Settings(Frozen):
         high=2**50,
     )
     tenant_runtime_kinds: str = setting(
-        "python,node,shell,custom,server",
+        ",".join(CHOICES["tenant_runtime_kinds"]),
         "kinds of runtimes that tenants may add; operators may add any",
     )
     tenant_runtime_isolations: str = setting(

@@ -12,24 +12,32 @@ from promises import promise
 from quiltfn.launcher import host_image, images, verbs
 
 ROOT = Path(__file__).resolve().parents[2]
-FILE = r"`([\w./-]+\.(?:py|h|c|js|sql|json|html))`"
+FILE = r"`([\w./-]+\.(?:py|h|c|js|ts|sql|json|html))`"
+NAMES = r"\s((?:`\w+`(?:,\s)?)+)"
 SOURCE = r"`([\w./-]+\.(?:py|h|c|js|ts|sql|css))`"
 TEXTS = (".py", ".c", ".h", ".js", ".ts", ".sql", ".md", ".toml", ".yml")
 
 
+def names_by_file(text: str) -> list[tuple[str, str]]:
+    """The names in a text that stand beside their file: a file and `name`, `name`, or `Name` (and
+    its file).
+    """
+    lists = re.findall(FILE + NAMES, text)
+    named = [(file, name) for file, names in lists for name in re.findall(r"\w+", names)]
+    return named + [(f, name) for name, f in re.findall(r"`(\w+)`\s\(" + FILE + r"\)", text)]
+
+
 def missing(text: str) -> list[str]:
     """The files that a text names and that are not there, and the names that are not in the file
-    which they stand beside: a file and `name`, or `Name` (and its file).
+    which they stand beside.
     """
-    named = [(file, "") for file in re.findall(FILE, text)]
-    named += re.findall(FILE + r" `(\w+)`", text)
-    named += [(file, name) for name, file in re.findall(r"`(\w+)` \(" + FILE + r"\)", text)]
+    named = [(file, "") for file in re.findall(FILE, text)] + names_by_file(text)
     return [f"{file} {name}".strip() for file, name in named if not has(file, name)]
 
 
 def has(file: str, name: str) -> bool:
-    for path in (ROOT / "src" / "quiltfn" / file, ROOT / file):
-        if path.is_file():
+    for place in ("src/quiltfn", "", "tests"):
+        if (path := ROOT / place / file).is_file():
             return re.search(rf"\b{name}\b", path.read_text()) is not None
     return False
 
@@ -69,14 +77,22 @@ def test_a_name_without_its_package_is_noticed() -> None:
         assert misplaced(page, text, files) == names
 
 
-@pytest.mark.parametrize("page", ["architecture.md", "glossary.md"])
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.md"])
 def test_what_the_page_names_is_there(page: str) -> None:
-    assert missing((ROOT / "docs" / page).read_text()) == []
+    assert missing((ROOT / page).read_text()) == []
+
+
+def test_constants_in_the_steps_of_a_change_stand_beside_their_files() -> None:
+    """Otherwise nothing would notice one that is elsewhere."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    constants = set(re.findall(r"`([A-Z][A-Z_]+)`", text))
+    assert len(constants) > 5
+    assert constants <= {name for _, name in names_by_file(text)}
 
 
 def test_what_is_not_there_is_noticed() -> None:
     """Negative control."""
-    text = "`api/nothing.py`, `calls/invoke.py` `nothing`, `Nothing` (`calls/invoke.py`)"
+    text = "`api/nothing.py`, `Nothing` (`calls/invoke.py`), `calls/invoke.py` `Invoker`, `nothing`"
     assert missing(text) == [
         "api/nothing.py",
         "calls/invoke.py nothing",

@@ -16,7 +16,7 @@ from pathlib import Path
 from quiltfn.model.environment import ALWAYS
 from quiltfn.model.errors import Unprocessable
 from quiltfn.model.image import ImageFile, Package, PackageKind
-from quiltfn.model.runtime import PROGRAMS, Kind
+from quiltfn.model.runtime import LANGUAGES, PROGRAMS
 
 # Maximum bytes read of a file that describes a package, and characters of a name.
 HEAD_BYTES, NAME_MAX = 64 * 1024, 200
@@ -113,8 +113,7 @@ def program_of(root: Path, names: Sequence[str], path: str) -> str | None:
 def interpreters_of(root: Path, variables: Mapping[str, str]) -> dict[str, str]:
     """Kind of runtime → its interpreter in a root file system, links resolved. Blocks."""
     path = variables.get("PATH", ALWAYS["PATH"])
-    languages = (Kind.PYTHON, Kind.NODE)
-    found = {kind: _program(root, PROGRAMS[kind], path) for kind in languages}
+    found = {kind: _program(root, PROGRAMS[kind], path) for kind in LANGUAGES}
     return {kind: one[1] for kind, one in found.items() if one is not None}
 
 

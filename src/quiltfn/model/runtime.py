@@ -23,8 +23,6 @@ PACKAGES_KEY = re.compile(r"[!-~]{1,128}")
 # empty.
 SHARED = ""
 RESERVED_NAMES = frozenset({"images", "help", "examples", "health"})
-# Names of built-in runtimes, reserved even if this machine lacks their interpreters.
-OWN_NAMES = frozenset({"shell", "python", "node"})
 COMMAND_MAX_BYTES = 4096
 WRITABLE_MAX = 8
 # Directories that every sandbox needs: no runtime may mount over them.
@@ -61,6 +59,10 @@ class Kind(StrEnum):
     SERVER = "server"  # a command line that starts an HTTP server, which stays
 
 
+# The kinds with a built-in runner, which needs an interpreter.
+LANGUAGES = (Kind.PYTHON, Kind.NODE)
+# Names of built-in runtimes, reserved even if this machine lacks their interpreters.
+OWN_NAMES = frozenset({Kind.SHELL, *LANGUAGES})
 # The kinds that every machine can run: they need no interpreter of the host.
 EVERYWHERE = (Kind.SHELL, Kind.CUSTOM, Kind.SERVER)
 
@@ -188,12 +190,12 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def returns_values(self) -> bool:
         """Whether a handler returns a value; its standard output is then its log."""
-        return self.kind in (Kind.PYTHON, Kind.NODE, Kind.SERVER)
+        return self.kind in (*LANGUAGES, Kind.SERVER)
 
     @property
     def runner(self) -> Kind | None:
         """The language of the built-in runner of its handlers; None if they are programs."""
-        return self.kind if self.kind in (Kind.PYTHON, Kind.NODE) else None
+        return self.kind if self.kind in LANGUAGES else None
 
     def room(self) -> Room:
         """The limits of its sandboxes, unless the operator allows less. Without a file limit, a
@@ -310,5 +312,5 @@ SHELL = Runtime(id="shell", name="shell", kind=Kind.SHELL)
 
 def built_in(interpreters: Mapping[str, str], host: str) -> dict[str, Runtime]:
     """The runtimes that need only the host image. `interpreters`: those found on the host."""
-    kinds = [Kind.SHELL, *(kind for kind in (Kind.PYTHON, Kind.NODE) if kind in interpreters)]
+    kinds = [Kind.SHELL, *(kind for kind in LANGUAGES if kind in interpreters)]
     return {kind: Runtime(id=kind, name=kind, kind=kind, host=host) for kind in kinds}
