@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 from architecture.layers import MAY_KNOW
 from architecture.syntax import statements_of
 from quiltfn.api.http.route import RouteServices
@@ -28,7 +30,6 @@ STANDARD_LIBRARY_ALONE = {
     "host/programs",
     "base/immutable",
 }
-TOO_MANY_PARAMETERS_WITH_REASON: dict[str, str] = {}
 # Rooms that no server loads which is alone, and rooms whose programs have no libraries.
 MAY_MAKE_DATACLASSES = {"fleet", "guest", "host", "operator"}
 DATACLASSES_WITH_REASON = {
@@ -76,13 +77,30 @@ def rooms_known(path: Path) -> set[str]:
     return names - {"__version__"}
 
 
-def test_a_room_knows_only_the_rooms_it_may_know() -> None:
-    found = [
-        f"{path.relative_to(PACKAGE)} must not import {', '.join(sorted(strangers))}"
-        for path in FILES
-        if (strangers := rooms_known(path) - MAY_KNOW[room(path)] - {room(path)})
-    ]
+def misplaced_imports(files: Iterable[Path]) -> list[str]:
+    """What `MAY_KNOW` says wrongly, or a file imports wrongly, as sentences."""
+    unused = {(name, other) for name, known in MAY_KNOW.items() for other in known}
+    found = []
+    for path in files:
+        known = {(room(path), other) for other in rooms_known(path) - {room(path)}}
+        found += [
+            f"{path} must not import {other}"
+            for name, other in known
+            if other not in MAY_KNOW[name]
+        ]
+        unused -= known
+    return found + [f"{name} does not import {other}" for name, other in unused]
+
+
+def test_a_room_knows_the_rooms_it_may_know() -> None:
+    found = misplaced_imports(FILES)
     assert not found, "\n".join(found)
+
+
+def test_what_no_file_imports_is_not_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control."""
+    monkeypatch.setitem(MAY_KNOW, "launcher", {"base", "guest"})
+    assert misplaced_imports(FILES) == ["launcher does not import guest"]
 
 
 def cycles(files: Iterable[Path], package: Path = PACKAGE) -> list[set[str]]:
@@ -195,28 +213,17 @@ def test_only_settings_and_the_sdk_read_the_environment() -> None:
         assert "getenv" not in path.read_text(), f"{path} reads the environment"
 
 
-def test_http_statuses_are_known_in_one_table() -> None:
-    for path in FILES:
-        if room(path) in ("api", "sdk", "cli"):
-            continue
-        assert not re.search(r"\bstatus_code\b|\bHTTP_\d", path.read_text()), path
-
-
 def too_large(path: Path) -> Iterator[str]:
-    """The functions of a file that are too long or take too much, each as a sentence."""
+    """The functions of a file that are too long, each as a sentence."""
     name = str(path.relative_to(PACKAGE))
     for node in statements_of(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
             if length > 60:
                 yield f"{name}:{node.name} has {length} lines"
-            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            count = len([one for one in arguments if one.arg not in ("self", "cls")])
-            if count > 6 and f"{name}:{node.name}" not in TOO_MANY_PARAMETERS_WITH_REASON:
-                yield f"{name}:{node.name} has {count} parameters"
 
 
-def test_functions_and_parameter_lists_stay_small() -> None:
+def test_functions_stay_small() -> None:
     """The length of a file is advice alone (`conftest.py`): a limit would have one idea split in
     two, and the halves must then be read side by side. A function is read in one piece, so its
     length is a rule.
