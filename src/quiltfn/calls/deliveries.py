@@ -23,7 +23,6 @@ from quiltfn.model import callback
 from quiltfn.model.delivery import (
     CHAIN_MAX,
     LIFE_S,
-    RESULT_TOO_LARGE,
     Delivery,
     DeliveryStatus,
     retry_due_ms,
@@ -55,7 +54,6 @@ BYTES_AT_ONCE, BYTES_OF_TENANT = 64 * 1024 * 1024, 32 * 1024 * 1024
 # After this many functions of a tenant without free slots, its others are looked at a moment later.
 LOOKED_AT, LOOK_AGAIN_S = 100, 0.05
 GONE = 410
-NOT_KEPT = "what was to be sent had to make room for other deliveries and is not kept"
 # A retry would get the same error, so the delivery fails.
 FOR_GOOD = (NotFound, Unprocessable, FunctionNotActive)
 USER_AGENT = "quiltfn"
@@ -133,10 +131,8 @@ class Deliveries:
             raise Conflict("it was delivered", details={"state": found.status})
         if found.status is DeliveryStatus.FAILED:
             hint = f"{GET_RECORD.text} has the record of the call"
-            problem = found.error_message or ""
-            why = problem if problem.startswith(RESULT_TOO_LARGE) else NOT_KEPT
             details = {"state": found.status}
-            raise Conflict(why, hint=hint, see=GET_RECORD, details=details)
+            raise Conflict(found.error_message or "", hint=hint, see=GET_RECORD, details=details)
         self._note(function.id, function.tenant_id, now_ms)
         return found
 

@@ -19,7 +19,6 @@ LIFE_S = 24 * 3600
 BODY_MAX_BYTES = PAYLOAD_MAX_BYTES
 EXCERPT_MAX_BYTES = 64 * 1024
 PIECE_BYTES = 64 * 1024
-RESULT_TOO_LARGE = "RESULT_TOO_LARGE"
 # The maximum chain of destinations, each invoked by the one before it: a function that is its own
 # destination would continue for ever.
 CHAIN_MAX = 16
@@ -96,7 +95,7 @@ def _body_or_problem(record: Invocation) -> tuple[bytes, str | None]:
         problem = f"its result of {whole} bytes takes more as JSON"
     if not problem:
         return body, None
-    return b"", f"{RESULT_TOO_LARGE}: {problem}; a destination gets up to {BODY_MAX_BYTES} bytes"
+    return b"", f"RESULT_TOO_LARGE: {problem}; a destination gets up to {BODY_MAX_BYTES} bytes"
 
 
 def body_of(record: Invocation) -> bytes:

@@ -35,7 +35,7 @@ from quiltfn.store.tenants import usage
 
 STEP_ROWS = 200
 ROW_BYTES = 500  # the size of a row without its body
-TOO_MUCH = "more was to be sent than the tenant, or all together, may have waiting"
+NOT_KEPT = "what was to be sent had to make room for other deliveries and is not kept"
 NOBODY = {"node_id": "", "epoch": 0}
 
 table = tables.delivery
@@ -279,7 +279,7 @@ def _give_up(connection: Connection, surplus: usage.Surplus, now: int) -> int:
         waiting = theirs.where(one.ended_at.is_(None)).order_by(one.id).limit(STEP_ROWS)
         rows = connection.execute(waiting).all()
         failed = {**NOBODY, "status": DeliveryStatus.FAILED, "body": b"", "ended_at": now}
-        change = update(table).values(**failed, error_message=TOO_MUCH)
+        change = update(table).values(**failed, error_message=NOT_KEPT)
     chosen, freed = [], 0
     for row in rows:
         if freed >= surplus.amount:

@@ -59,9 +59,13 @@ def numbered_rows(count: int, epoch: int) -> str:
 
 def _upsert(epoch: int, rows: list[str]) -> str:
     # It has no placeholder of its own, so it is the same for both databases.
-    statement = statements("sqlite")["upsert_invocations"]
-    statement = statement.replace("$record_bytes", str(RECORD_BYTES))
-    return statement.replace("$epoch", str(epoch)).replace("$rows", ", ".join(rows))
+    source = statements("sqlite")["source_of_invocations"]
+    source = source.replace("$record_bytes", str(RECORD_BYTES)).replace("$epoch", str(epoch))
+    return _upsert_from(source.replace("$rows", ", ".join(rows)))
+
+
+def _upsert_from(source: str) -> str:
+    return statements("sqlite")["upsert_invocations"].replace("$source", source)
 
 
 @lru_cache(1024)
@@ -71,10 +75,8 @@ def upsert_large(epoch: int) -> str:
     If a table has triggers, SQLite first copies the rows of a SELECT. That is too slow for a record
     of several megabytes.
     """
-    into, values = statements("sqlite")["upsert_invocations"].split("WITH record", 1)
     places = ", ".join("?" * len(tables.INVOCATION_COLUMNS))
-    upsert = values.split("ON CONFLICT", 1)[1]
-    return f"{into}VALUES ({places}, {epoch}, ?) ON CONFLICT {upsert}"
+    return _upsert_from(f"VALUES ({places}, {epoch}, ?)")
 
 
 class NotAllNew(Exception):

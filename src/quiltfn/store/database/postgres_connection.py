@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, create_engine, event, exc, pool
 
 from quiltfn.ports.fleet import History
-from quiltfn.store.database.postgres_timeline import PostgresTimeline
+from quiltfn.store.database.postgres_timeline import OldTimeline, PostgresTimeline
 from quiltfn.store.database.sql import driver
 from quiltfn.store.files.directory import StoreBroken
 
@@ -237,7 +237,7 @@ def connected_in_turn(
             return connects(server)
         except psycopg.OperationalError as error:
             errors.append(error)
-    raise next((one for one in errors if "timeline" in str(one)), errors[-1])
+    raise next((error for error in errors if isinstance(error, OldTimeline)), errors[-1])
 
 
 def engine(

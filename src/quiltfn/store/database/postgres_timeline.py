@@ -25,6 +25,10 @@ OLD = (
 )
 
 
+class OldTimeline(psycopg.OperationalError):
+    """The server was the primary before a failover."""
+
+
 class PostgresTimeline:
     """The timeline of the database that this server uses, for all of its threads. `newest`: the
     newest known; `host`: last seen on it.
@@ -49,7 +53,7 @@ class PostgresTimeline:
         return True
 
     def check(self, made: "psycopg.Connection[Any]") -> History:
-        """The timeline of a new connection. Raises `psycopg.OperationalError` at an old primary."""
+        """The timeline of a new connection. Raises `OldTimeline`."""
         row = made.execute(QUERY.encode()).fetchone()
         assert row is not None
         found = History(int(row[0]), int(row[1], 16))
@@ -57,7 +61,7 @@ class PostgresTimeline:
             message = OLD.format(
                 host=made.info.host, found=found.timeline, newest=self.newest.timeline
             )
-            raise psycopg.OperationalError(message)
+            raise OldTimeline(message)
         if found.timeline:
             if found != self.newest:
                 self._keep(found)

@@ -5,14 +5,7 @@ INSERT INTO invocation (
     ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
     stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
     origin_invocation_id, output_order, memory_mib, http_status, end_cause, epoch, size_bytes)
-WITH record (
-    invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
-    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
-    stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
-    origin_invocation_id, output_order, memory_mib, http_status, end_cause)
-  AS (VALUES $rows)
-SELECT *, $epoch, $record_bytes + length(record.stdout) + length(record.stderr) FROM record
- WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id)
+$source
     ON CONFLICT (invocation_id) DO UPDATE SET
        function_name = excluded.function_name,
        execution_node_id = excluded.execution_node_id, status = excluded.status,
@@ -29,6 +22,16 @@ SELECT *, $epoch, $record_bytes + length(record.stdout) + length(record.stderr) 
            SELECT coalesce(sum(length(before.stdout) + length(before.stderr)), 0)
              FROM attempt AS before WHERE before.invocation_id = excluded.invocation_id) END
  WHERE invocation.status IN ('queued', 'running') AND invocation.attempt <= excluded.attempt;
+
+-- source_of_invocations: new records of functions that are there
+WITH record (
+    invocation_id, tenant_id, function_id, function_name, execution_node_id, status, started_at,
+    ended_at, duration_ms, exit_code, stdout, stderr, error_message, cold_start, timeline,
+    stdout_dropped, stderr_dropped, version, source, attempt, due_at, parent_invocation_id,
+    origin_invocation_id, output_order, memory_mib, http_status, end_cause)
+  AS (VALUES $rows)
+SELECT *, $epoch, $record_bytes + length(record.stdout) + length(record.stderr) FROM record
+ WHERE EXISTS (SELECT 1 FROM function WHERE id = record.function_id);
 
 -- function_of_invocation: whose call it is, if that function still is there
 SELECT function_id FROM invocation
