@@ -11,12 +11,26 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import argparse
 
 # The exit codes that a shell reports for programs ended by SIGINT and SIGPIPE.
 INTERRUPTED, NOBODY_READS = 130, 141
 WRONG = 2
 OPERATOR = "quiltfn.operator"
+PARSERS = {
+    "serve": f"{OPERATOR}.chosen_settings.parser",
+    "keys": f"{OPERATOR}.keys.parser",
+    "service": f"{OPERATOR}.service.parser",
+    "doctor": f"{OPERATOR}.doctor.parser",
+    "backup": f"{OPERATOR}.backup.backup_parser",
+    "restore": f"{OPERATOR}.backup.restore_parser",
+    "store": f"{OPERATOR}.store.parser",
+    "fleet": f"{OPERATOR}.fleet.parser",
+    "simulate": f"{OPERATOR}.simulate.command.parser",
+}
 
 
 def main() -> None:
@@ -102,7 +116,19 @@ def run(word: str) -> int:
     if is_usual:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     end_in_order()
-    return cli.main()
+    return cli.main(parser_of)
+
+
+def parser_of(word: str) -> "argparse.ArgumentParser | None":
+    """The argument parser of a command for this machine; None: only the client is installed."""
+    import importlib  # noqa: PLC0415 — for completion alone
+
+    module, _, name = PARSERS[word].rpartition(".")
+    try:
+        found: argparse.ArgumentParser = getattr(importlib.import_module(module), name)()
+    except ModuleNotFoundError:
+        return None
+    return found
 
 
 def collect_again() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from promises import promise
+from quiltfn.__main__ import PARSERS, parser_of
 from quiltfn.cli import completion, parsing, profiles, root
 from timeouts import scaled
 from unit.canned_server import FUNCTION, ID, version
@@ -89,12 +90,12 @@ def every_command() -> Iterator[list[str]]:
 def test_every_command_is_listed_once_and_in_a_section() -> None:
     listed = [word for words in root.SECTIONS.values() for word in words]
     assert sorted(listed) == sorted([*root.COMMANDS, *root.GROUPS])
-    assert commands_of(completion.tree([])).keys() == {*listed, *root.ON_THIS_MACHINE}
+    assert commands_of(completion.tree([], parser_of)).keys() == {*listed, *root.ON_THIS_MACHINE}
 
 
 @pytest.mark.parametrize("words", [*every_command()], ids=" ".join)
 def test_every_option_of_every_command_is_completed(words: list[str]) -> None:
-    parser = completion.tree(words)
+    parser = completion.tree(words, parser_of)
     for word in words:
         parser = commands_of(parser)[word]
     function = (
@@ -117,15 +118,23 @@ def test_every_option_of_every_command_is_completed(words: list[str]) -> None:
     ],
     ids=str,
 )
-def test_commands_of_this_machine_are_completed_by_what_their_help_says(
-    words: list[str], below: set[str], options: set[str], monkeypatch: pytest.MonkeyPatch
+def test_commands_of_this_machine_are_completed_by_their_parsers(
+    words: list[str], below: set[str], options: set[str]
 ) -> None:
-    monkeypatch.setattr(completion, "HELP_TIMEOUT_S", scaled(10))
-    parser = completion.tree(words)
+    parser = completion.tree(words, parser_of)
     for word in [one for one in words if one in ("keys", "create", "serve", "doctor", "backup")]:
         parser = commands_of(parser)[word]
     assert options <= {name for one in parser._actions for name in one.option_strings}
     assert not below or commands_of(parser).keys() == below
+
+
+def test_a_client_alone_completes_the_names_of_the_machines_commands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert PARSERS.keys() == root.ON_THIS_MACHINE.keys()
+    assert all(map(parser_of, PARSERS))
+    monkeypatch.setitem(PARSERS, "keys", "quiltfn.there_is_none.parser")
+    assert commands_of(completion.tree(["keys"], parser_of))["keys"]._actions == []
 
 
 def asked(**options: Any) -> argparse.Namespace:

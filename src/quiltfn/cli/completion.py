@@ -6,7 +6,6 @@ part of the command tree that this line needs is built, so that one module is lo
 
 import argparse
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -33,14 +32,10 @@ NAMES_MAX, VERSIONS_MAX = 200, 20
 HARMLESS = re.compile(r"\w[\w.:/@-]{0,63}")
 # The key of the function that a command names.
 FUNCTION = ".name_or_id"
-# The variable that a shell sets when it asks for completions.
-ASKED = "_ARGCOMPLETE"
-HELP_TIMEOUT_S = 3.0
 # The options already in the line, by the keys of `parsing.Taken`.
 Options = Mapping[str, Any]
-# As argparse writes them: in the usage `[--port VALUE]`, below it `    create    make a key`.
-OPTION = re.compile(r"(--[a-z][\w-]*)( [A-Z{])?")
-SUBCOMMAND = re.compile(r"^    ([a-z][a-z-]*) {2,}(\S.*)$", re.MULTILINE)
+# The parser of a command of the server's machine, by its name; None: it is not installed.
+ParserOf = Callable[[str], argparse.ArgumentParser | None]
 
 
 class Shell(StrEnum):
@@ -76,18 +71,18 @@ class Finder(CompletionFinder):
         return super().quote_completions(completions, cword_prequote, last_wordbreak_pos)
 
 
-def answer(line: str, point: str) -> None:
+def answer(line: str, point: str, parser_of: ParserOf) -> None:
     """Print the suggestions for a shell, and end the process. `point`: the cursor's position."""
     _, _, _, words, _ = split_line(line, int(point) if point.isdecimal() else None)
     Finder()(
-        tree(words[1:]),
+        tree(words[1:], parser_of),
         always_complete_options="long",
         exclude=("-h", "--help"),
         default_completer=SuppressCompleter(),
     )
 
 
-def tree(words: Sequence[str]) -> argparse.ArgumentParser:
+def tree(words: Sequence[str], parser_of: ParserOf) -> argparse.ArgumentParser:
     """The parser of what can follow `words`."""
     parser = argparse.ArgumentParser(prog="quiltfn", add_help=False)
     commands = parser.add_subparsers()
@@ -100,40 +95,20 @@ def tree(words: Sequence[str]) -> argparse.ArgumentParser:
         elif name == word:
             _add_command(commands, name, root.command(name))
     for name, about in root.ON_THIS_MACHINE.items():
-        its = commands.add_parser(name, help=about, add_help=False)
-        if name == word:
-            _add_as_told(its, words)
+        found = parser_of(name) if name == word else None
+        known = [] if found is None else [found]
+        _complete_files(commands.add_parser(name, help=about, add_help=False, parents=known))
     return parser
 
 
-def _add_as_told(parser: Any, words: Sequence[str]) -> None:
-    """Add the options of a server command as its --help lists them. Its code is not loaded here,
-    and not installed on a machine with only the client.
-    """
-    named = [one for one in words[:2] if not one.startswith("-")]
-    described = ""
-    with suppress(OSError, subprocess.SubprocessError):
-        described = subprocess.run(
-            ["/usr/bin/env", "-u", ASKED, sys.executable, "-P", "-m", "quiltfn", *named, "--help"],
-            capture_output=True,
-            text=True,
-            timeout=HELP_TIMEOUT_S,
-            check=False,
-        ).stdout
-    usage, _, rest = described.partition("\n\n")
-    if usage.startswith(f"usage: quiltfn {' '.join(named)} ") and len(named) == len(
-        ("keys", "list")
-    ):
-        parser = parser.add_subparsers().add_parser(named[1], add_help=False)
-    elif below := SUBCOMMAND.findall(rest):
-        commands = parser.add_subparsers()
-        for name, about in below:
-            commands.add_parser(name, help=about, add_help=False)
-    for name, value in OPTION.findall(usage):
-        parser.add_argument(name, action="store" if value else "store_true")
+def _complete_files(parser: argparse.ArgumentParser) -> None:
+    """Complete the values of a server command's options, and of its subcommands', as files."""
     for action in parser._actions:
-        if action.nargs is None:
-            action.completer = FilesCompleter()
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                _complete_files(below)
+        elif action.nargs is None and not action.choices:
+            action.completer = FilesCompleter()  # type: ignore[attr-defined]
 
 
 def _add_group(parser: argparse.ArgumentParser, group: parsing.Group, words: Sequence[str]) -> None:
