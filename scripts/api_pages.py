@@ -214,7 +214,7 @@ def table(shape: str, schema: dict[str, Any]) -> str:
 
 def meaning(field: Field) -> str:
     described = inspect.getdoc(field.kind) if field.is_shape else None
-    return field.meaning or (described or "").split("\n\n")[0]
+    return field.described() or (described or "").split("\n\n")[0]
 
 
 def kind(schema: dict[str, Any]) -> str:

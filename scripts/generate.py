@@ -216,8 +216,9 @@ def result(shape: Any) -> str:
     """A shape's fields with what they mean."""
     about = " ".join((inspect.getdoc(shape) or "").split())
     rows = [
-        f"| `{name}` | {kind(one.kind)}{' or None' if one.is_nullable else ''} | {one.meaning} |\n"
-        for name, one in fields_of(shape).items()
+        f"| `{name}` | {kind(field.kind)}{' or None' if field.is_nullable else ''} | "
+        f"{field.described()} |\n"
+        for name, field in fields_of(shape).items()
     ]
     head = "| field | type | meaning |\n|---|---|---|\n"
     return f"\n### {shape.__name__}\n\n{about}\n\n{head}{''.join(rows)}"
@@ -400,11 +401,7 @@ def field_table(fields: Iterable[Field]) -> str:
     for one in fields:
         is_plain = isinstance(one.default, str | int | float | list) and one.default != []
         default = "required" if one.is_required else f"`{value(one.default)}`" if is_plain else ""
-        meaning = re.sub(r", or null\b|; null with \w+", "", one.meaning)
-        meaning = meaning.replace("null: ", "left out: ").replace(
-            "left out or left out", "left out"
-        )
-        rows.append(f"| `{one.name}` | {default} | {meaning} |\n")
+        rows.append(f"| `{one.name}` | {default} | {one.described(null='left out: ')} |\n")
     return "".join(rows)
 
 

@@ -6,8 +6,13 @@ says for people. What a program needs of it is beside it as data: `error_code`, 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Struct
 
 from promises import promise
+from quiltfn.api.routes.table import ROUTES
+from quiltfn.wire.fields import Field, about, fields_of
 
 pytestmark = promise("A90")
 ROOT = Path(__file__).parents[2]
@@ -51,6 +56,32 @@ ALLOWED: dict[tuple[str, str], str] = {
 def parsed(text: str) -> Iterator[str]:
     """The lines that take a sentence apart."""
     return (line.strip() for line in text.splitlines() if PARSES.search(line))
+
+
+def speaks_of_null(field: Field) -> bool:
+    """Each client has its own word for null, so its meaning stands beside that of the field."""
+    return "null" in field.meaning or bool(field.null and not field.is_nullable)
+
+
+def fields_below(shape: Any) -> Iterator[Field]:
+    for field in fields_of(shape).values():
+        yield field
+        if field.is_shape:
+            yield from fields_below(field.kind)
+
+
+def test_what_a_client_sends_says_apart_from_its_meaning_what_null_means() -> None:
+    sent = [field for route in ROUTES if route.body for field in fields_below(route.body)]
+    assert {field.name for field in sent if speaks_of_null(field)} == set()
+    assert {field.described() for field in sent} >= {
+        "allowed HTTP methods; others get the status 405; null: any"
+    }
+
+    class Planted(Struct):
+        one: Annotated[int, about("how many, or null", 1)] | None
+        other: Annotated[int, about("how many", 1, null="all")]
+
+    assert all(map(speaks_of_null, fields_below(Planted)))
 
 
 def test_no_program_takes_a_sentence_apart() -> None:

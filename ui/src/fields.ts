@@ -7,6 +7,8 @@ import { toastError } from "./parts/controls/toast.ts";
 /** What is said of a field; of one that may be null, of the part that is not null. */
 export interface Field {
   about: string;
+  /** What it means that it is null; empty where it says nothing. */
+  whenNull: string;
   type: string;
   isNullable: boolean;
   minimum: number | undefined;
@@ -55,6 +57,7 @@ export function fieldOf(from: Description | null, shape: string, name: string): 
   const own = parts.find((one) => one.type !== "null") ?? {};
   return {
     about: own.description ?? "",
+    whenNull: parts.find((one) => one.type === "null")?.description ?? "",
     type: own.type ?? "string",
     isNullable: parts.length > 1,
     minimum: own.minimum,

@@ -53,26 +53,28 @@ Deno.test("only what was changed is sent", () => {
 });
 
 Deno.test("a form speaks of what is left empty, where the API speaks of null", () => {
-  assert.equal(aboutEmpty("a name, or null; may be long"), "a name; may be empty; may be long");
-  assert.equal(aboutEmpty("so many; or null"), "so many; may be empty");
-  assert.equal(aboutEmpty("the methods; null: any"), "the methods; empty: any");
-  assert.equal(aboutEmpty("nullable words stay"), "nullable words stay");
+  const field = { about: "the methods", whenNull: "any", isNullable: true };
+  assert.equal(aboutEmpty(field), "the methods; empty: any");
+  assert.equal(aboutEmpty({ ...field, whenNull: "" }), "the methods; may be empty");
+  assert.equal(aboutEmpty({ ...field, isNullable: false }), "the methods");
 });
 
 Deno.test("a field has the server's words and bounds", () => {
-  const number = { type: "integer", minimum: 1, maximum: 9, description: "how many, or null" };
+  const number = { type: "integer", minimum: 1, maximum: 9, description: "how many" };
   described.value = {
     components: {
-      schemas: { Some: { properties: { most: { anyOf: [number, { type: "null" }] } } } },
+      schemas: {
+        Some: { properties: { most: { anyOf: [number, { type: "null", description: "all" }] } } },
+      },
     },
   };
   const field = fieldOf(described.value, "Some", "most");
-  assert.deepEqual([field.about, field.maximum, field.isNullable], ["how many, or null", 9, true]);
+  assert.deepEqual([field.about, field.maximum, field.isNullable], ["how many", 9, true]);
   const shown = renderToString(
     html`<${Described} shape="Some" name="most" label="Most" value=${3} onValue=${() => {}} />`,
   );
   assert.match(shown, /max="9"/);
-  assert.match(shown, /how many; may be empty/);
+  assert.match(shown, /how many; empty: all/);
   assert.deepEqual([taken("", field), taken("7", field)], [null, 7]);
   assert.deepEqual(wordsOf(" GET,  POST "), ["GET", "POST"]);
   described.value = null;

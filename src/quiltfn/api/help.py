@@ -221,8 +221,9 @@ def describe(route: Route) -> dict[str, Any]:
     fields = {}
     if route.body is not None:
         for name, field in fields_of(route.body).items():
+            may_be = "; may be null" if field.is_nullable and not field.null else ""
             fields[name] = {
-                "rule": field.meaning,
+                "rule": field.described() + may_be,
                 "required": field.is_required,
                 "example": field.example,
             }

@@ -171,15 +171,17 @@ def document(routes: Sequence[Route], limits: Mapping[str, float]) -> dict[str, 
 
 
 def _constrain(components: dict[str, Any], body: type, limits: Mapping[str, float]) -> None:
-    """Add the constraints of a request body's fields to its schema. Responses have none: a newer
-    server may allow more.
+    """Add the constraints of a request body's fields, and what null means, to its schema. Responses
+    have none: a newer server may allow more.
     """
     for name, field in fields_of(body).items():
         schema = components[body.__name__]["properties"][name]
         # If a field may be null, the constraints apply to its other type.
-        parts = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
+        parts = sorted(schema.get("anyOf", [schema]), key=lambda part: part.get("type") == "null")
+        parts[0]["description"] = field.meaning
+        if field.null:
+            parts[-1]["description"] = field.null
         if field.is_shape:
-            parts[0]["description"] = field.meaning
             _constrain(components, field.kind, limits)
         for constraint in field.constraints:
             parts[0].update(constraint.schema(limits.get(name)))

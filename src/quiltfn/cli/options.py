@@ -1,6 +1,5 @@
 """Makes options from the fields of the API (`quiltfn.wire`), with their meanings and defaults."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -133,8 +132,7 @@ def _option(field: Field, keeps: bool) -> Option:
 
 def _help(field: Field, keeps: bool) -> str:
     # A command line cannot express null; --unset-… does.
-    meaning = advice.with_options(field.meaning).replace(", or null", "")
-    meaning = re.sub(r"; null with \w+", "", meaning).replace("; null: ", "; without it, ")
+    meaning = advice.with_options(field.described(null="without it, "))
     repeats = "; repeatable" if get_origin(field.kind) in (dict, list) else ""
     has_default = isinstance(field.default, str | int | float) and not isinstance(
         field.default, bool

@@ -33,7 +33,7 @@ class AliasShare(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 Also = Annotated[
     AliasShare,
     about(
-        "another version that gets a share of the invocations, chosen at random for each; or null",
+        "another version that gets a share of the invocations, chosen at random for each",
         {"version": 2, "weight": 0.1},
     ),
 ]
@@ -42,16 +42,14 @@ Also = Annotated[
 ErrorRate = Annotated[
     float,
     about(
-        "maximum error rate, from 0.001 to 0.999; or null",
+        "maximum error rate, from 0.001 to 0.999",
         0.05,
         Between(0.001, 0.999),
     ),
 ]
 P99Ms = Annotated[
     int,
-    about(
-        "maximum 99th percentile of its latency; or null", 500, Between(1, 86_400_000), unit="ms"
-    ),
+    about("maximum 99th percentile of its latency", 500, Between(1, 86_400_000), unit="ms"),
 ]
 WithinS = Annotated[
     int,
@@ -76,7 +74,7 @@ RollbackOn = Annotated[
     RollbackRule,
     about(
         "conditions under which the other version is rolled back automatically, judged by its "
-        "own invocations; or null",
+        "own invocations",
         {"error_rate": 0.05, "within_s": 300},
     ),
 ]
@@ -92,8 +90,9 @@ RolledBack = Annotated[
 IsDefault = Annotated[
     bool,
     about(
-        "whether invocations that name no version and no alias use this one; null: unchanged",
+        "whether invocations that name no version and no alias use this one",
         False,
+        null="unchanged",
     ),
 ]
 

@@ -20,16 +20,27 @@ from quiltfn.wire.constraints import Constraint
 
 
 def about(
-    meaning: str, example: Any, *constraints: Constraint, short: str = "", unit: str = ""
+    meaning: str,
+    example: Any,
+    *constraints: Constraint,
+    null: str = "",
+    short: str = "",
+    unit: str = "",
 ) -> Meta:
-    """What stands beside a field's type. `constraints` are checked of what a client sends.
+    """What stands beside a field's type. `constraints` are checked of what a client sends. `null`:
+    what null means.
 
     They are not checked of what a server answers: a newer server may allow more. `short`: its name
     on a command line and in a table, where that is not the field's own. `unit`: of a number.
     """
     examples = None if example is None else [example]
     extra = {"constraints": constraints, "short": short, "unit": unit}
-    return Meta(description=meaning, examples=examples, extra=extra)
+    extra |= {"meaning": meaning, "null": null}
+    return Meta(description=_with_null(meaning, null), examples=examples, extra=extra)
+
+
+def _with_null(meaning: str, null: str, word: str = "null: ") -> str:
+    return f"{meaning}; {word}{null}" if null else meaning
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,10 +52,15 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     is_nullable: bool
     default: Any
     meaning: str
+    null: str
     example: Any
     constraints: tuple[Constraint, ...]
     short: str
     unit: str
+
+    def described(self, null: str = "null: ") -> str:
+        """Its meaning and that of null, behind `null`."""
+        return _with_null(self.meaning, self.null, null)
 
     @property
     def is_shape(self) -> bool:
@@ -80,7 +96,8 @@ def _field(field: Any) -> Field:
         is_required=field.required,
         is_nullable=types.NoneType in options,
         default=UNSET if default is NODEFAULT else default,
-        meaning=(meta.description if meta else None) or "",
+        meaning=extra.get("meaning", ""),
+        null=extra.get("null", ""),
         example=meta.examples[0] if meta and meta.examples else None,
         constraints=extra.get("constraints", ()),
         short=extra.get("short") or field.name,

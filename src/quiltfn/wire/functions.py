@@ -90,7 +90,7 @@ FunctionName = Annotated[
 ClusterId = Annotated[
     str,
     about(
-        f"a label of at most {CLUSTER_ID_MAX_CHARACTERS} characters, or null; can't be changed",
+        f"a label of at most {CLUSTER_ID_MAX_CHARACTERS} characters; can't be changed",
         "cluster_123",
         Characters(CLUSTER_ID_MAX_CHARACTERS),
     ),
@@ -98,7 +98,7 @@ ClusterId = Annotated[
 Description = Annotated[
     str,
     about(
-        f"at most {DESCRIPTION_MAX_CHARACTERS} characters, or null",
+        f"at most {DESCRIPTION_MAX_CHARACTERS} characters",
         "Processes incoming data",
         Characters(DESCRIPTION_MAX_CHARACTERS),
     ),
@@ -200,8 +200,7 @@ CleanupOnExit = Annotated[
 WorkingDirectory = Annotated[
     str,
     about(
-        f"an absolute, normal path of at most {PATH_MAX_BYTES} bytes outside /proc, /sys, /dev, "
-        "or null",
+        f"an absolute, normal path of at most {PATH_MAX_BYTES} bytes outside /proc, /sys, /dev",
         "/app",
         Rule(
             _wrong_directory,

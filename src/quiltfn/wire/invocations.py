@@ -37,7 +37,7 @@ PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
 Payload = Annotated[
     str,
     about(
-        f"a string of at most {PAYLOAD_MAX_BYTES} bytes, or null: the handler's standard input",
+        f"the handler's standard input: a string of at most {PAYLOAD_MAX_BYTES} bytes",
         '{"key":"value"}',
         Bytes(0, PAYLOAD_MAX_BYTES),
     ),

@@ -31,9 +31,10 @@ ScopeOfKey = Annotated[
 ExpiresSeconds = Annotated[
     int,
     about(
-        "seconds until the key expires, or null for never",
+        "seconds until the key expires",
         2_592_000,
         Between(1, EXPIRES_MAX_SECONDS),
+        null="never",
     ),
 ]
 
@@ -42,7 +43,7 @@ LABEL_MAX_CHARACTERS = 100
 Label = Annotated[
     str,
     about(
-        f"a label for the key: 1 to {LABEL_MAX_CHARACTERS} characters in one line, or null",
+        f"a label for the key: 1 to {LABEL_MAX_CHARACTERS} characters in one line",
         "nightly build",
         Documented({"minLength": 1, "maxLength": LABEL_MAX_CHARACTERS}),
     ),

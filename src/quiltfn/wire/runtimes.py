@@ -75,17 +75,19 @@ RuntimeKind = Annotated[
 ImageOfRuntime = Annotated[
     str,
     about(
-        "digest of an uploaded image; null: only the host's files",
+        "digest of an uploaded image",
         None,
         Documented({"pattern": "^[0-9a-f]{64}$"}),
+        null="only the host's files",
     ),
 ]
 BaseImage = Annotated[
     str,
     about(
-        "digest of an uploaded base image; null: the host's files",
+        "digest of an uploaded base image",
         None,
         Documented({"pattern": "^[0-9a-f]{64}$"}),
+        null="the host's files",
     ),
 ]
 PackagesOfRuntime = Annotated[
@@ -147,19 +149,21 @@ WritablePaths = Annotated[
 ProcessLimit = Annotated[
     int,
     about(
-        "maximum processes and threads in a sandbox, 16 to sandbox_processes_max; null: 512",
+        "maximum processes and threads in a sandbox, 16 to sandbox_processes_max",
         1000,
         Documented({"minimum": 16}),
+        null="512",
         short="processes",
     ),
 ]
 TmpLimitMb = Annotated[
     int,
     about(
-        "size of /tmp and of each writable path in MiB, 1 to sandbox_tmp_max_mib; null: 512. "
-        "Files there count toward the memory limit",
+        "size of /tmp and of each writable path in MiB, 1 to sandbox_tmp_max_mib; files "
+        "there count toward the memory limit",
         1024,
         Documented({"minimum": 1}),
+        null="512",
         short="tmp",
         unit="MiB",
     ),
@@ -167,9 +171,10 @@ TmpLimitMb = Annotated[
 FileLimitMb = Annotated[
     int,
     about(
-        "maximum size of a file in MiB, 1 to sandbox_file_max_mib; null: as much as /tmp",
+        "maximum size of a file in MiB, 1 to sandbox_file_max_mib",
         1024,
         Documented({"minimum": 1}),
+        null="as much as /tmp",
         short="file-size",
         unit="MiB",
     ),
@@ -177,9 +182,10 @@ FileLimitMb = Annotated[
 OpenFilesLimit = Annotated[
     int,
     about(
-        "maximum open files of a process, 64 to sandbox_open_files_max; null: 4096",
+        "maximum open files of a process, 64 to sandbox_open_files_max",
         8192,
         Documented({"minimum": 64}),
+        null="4096",
         short="open-files",
     ),
 ]

@@ -68,8 +68,7 @@ FunctionOfSchedule = Annotated[
 Cron = Annotated[
     str,
     about(
-        "cron expression: minute, hour, day of month, month and day of week, as in Debian's "
-        "cron; null with every_seconds",
+        "cron expression: minute, hour, day of month, month and day of week, as in Debian's cron",
         "0 3 * * *",
         Bytes(0, 256),
         Rule(_wrong_cron, {}),
@@ -78,7 +77,7 @@ Cron = Annotated[
 EverySeconds = Annotated[
     int,
     about(
-        f"interval between runs in seconds, from 1 to {INTERVAL_MAX_S}; null with cron",
+        f"interval between runs in seconds, from 1 to {INTERVAL_MAX_S}",
         None,  # a schedule has one of the two
         Between(1, INTERVAL_MAX_S),
         short="every",
@@ -92,7 +91,7 @@ Timezone = Annotated[
 PayloadOfSchedule = Annotated[
     str,
     about(
-        f"payload of each run: at most {PAYLOAD_MAX_BYTES} bytes, or null",
+        f"payload of each run: at most {PAYLOAD_MAX_BYTES} bytes",
         '{"key":"value"}',
         Bytes(0, PAYLOAD_MAX_BYTES),
     ),

@@ -147,43 +147,46 @@ class Usage(Struct, kw_only=True, frozen=True):
 
 # --- quotas ------------------------------------------------------------------------------------
 
+OF_SERVER = "the server's default"
 CallsInFlight = Annotated[
     int,
     about(
-        "maximum running and waiting invocations of the tenant; 0: none allowed; null: the "
-        "server's default",
+        "maximum running and waiting invocations of the tenant; 0: none allowed",
         1000,
         Between(0, 1_000_000),
+        null=OF_SERVER,
     ),
 ]
 CallsPerSecond = Annotated[
     float,
     about(
-        "maximum invocations per second; 0: unlimited; null: the server's default",
+        "maximum invocations per second; 0: unlimited",
         50.0,
         Between(0, 1_000_000),
+        null=OF_SERVER,
     ),
 ]
 FunctionsMax = Annotated[
     int,
-    about("maximum number of functions; null: the server's default", 10000, Between(0, 1_000_000)),
+    about("maximum number of functions", 10000, Between(0, 1_000_000), null=OF_SERVER),
 ]
 ImageBytes = Annotated[
     int,
     about(
-        "maximum bytes of runtimes' images; null: the server's default",
+        "maximum bytes of runtimes' images",
         4294967296,
         Between(0, 2**50),
+        null=OF_SERVER,
         short="image-bytes",
     ),
 ]
 GbSecondsPerDay = Annotated[
     float,
     about(
-        "maximum GB-seconds (memory limit times duration) per day (UTC); 0: unlimited; null: "
-        "the server's default",
+        "maximum GB-seconds (memory limit times duration) per day (UTC); 0: unlimited",
         3600.0,
         Between(0, 1e12),
+        null=OF_SERVER,
     ),
 ]
 OwnLimits = Annotated[

@@ -89,18 +89,20 @@ WebhookSecret = Annotated[
     str,
     about(
         "signing secret: for standard, whsec_ and 24 to 64 bytes in base64; for github, 16 to "
-        "256 bytes; for stripe, the endpoint's whsec_…; omitted or null: the URL's current one; "
+        "256 bytes; for stripe, the endpoint's whsec_…; "
         "shown as *** unless reveal is true",
         "a-long-random-text",
         SecretBytes(SECRET_MIN_BYTES, SECRET_MAX_BYTES),
+        null="the URL's current one",
     ),
 ]
 UrlMethods = Annotated[
     list[str],
     about(
-        "allowed HTTP methods; null: any. Others get the status 405",
+        "allowed HTTP methods; others get the status 405",
         ["GET", "POST"],
         Rule(_wrong_methods, METHODS | {"minItems": 1, "uniqueItems": True}),
+        null="any",
     ),
 ]
 UrlStream = Annotated[
@@ -193,14 +195,14 @@ class CorsRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 Webhook = Annotated[
     WebhookRule,
     about(
-        "required signature of requests, or null",
+        "required signature of requests",
         {"scheme": "github", "secret": "a-long-random-text"},
     ),
 ]
 Cors = Annotated[
     CorsRule,
     about(
-        "rule for cross-origin requests (CORS), or null",
+        "rule for cross-origin requests (CORS)",
         {"allow_origins": ["https://app.example.com"]},
     ),
 ]

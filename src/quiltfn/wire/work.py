@@ -90,12 +90,12 @@ BackoffJitter = Annotated[
     about("random variation of each wait: a fraction from 0 to 1", 0.2, Between(0, 1)),
 ]
 DestinationFunction = Annotated[
-    str, about("the name of a function of the tenant, or null", "record-failure", Bytes(1, 64))
+    str, about("the name of a function of the tenant", "record-failure", Bytes(1, 64))
 ]
 DestinationUrl = Annotated[
     str,
     about(
-        f"an http or https address of at most {URL_MAX_BYTES} characters, or null",
+        f"an http or https address of at most {URL_MAX_BYTES} characters",
         "https://example.com/hooks/thumbnails",
         Bytes(1, URL_MAX_BYTES),
         # Which hosts and addresses there may be is checked where they are known.
@@ -151,10 +151,10 @@ MaxQueued = Annotated[
 MaxConcurrency = Annotated[
     int,
     about(
-        "maximum concurrent asynchronous invocations, from 1 to 1000; null: limited only by "
-        "free instances",
+        "maximum concurrent asynchronous invocations, from 1 to 1000",
         4,
         Between(1, 1000),
+        null="limited only by free instances",
     ),
 ]
 KeepInput = Annotated[
@@ -183,7 +183,7 @@ DeadReason = Annotated[
 InvocationIds = Annotated[
     list[str],
     about(
-        f"1 to {IDS_MAX} ids of dead letters, or null",
+        f"1 to {IDS_MAX} ids of dead letters",
         ["01999999-0000-7000-8000-000000000001"],
         Rule(
             _wrong_ids,
@@ -238,11 +238,11 @@ BackoffSeconds = Annotated[
 ]
 OnSuccess = Annotated[
     NewDestination,
-    about("destination for successful invocations, or null", {"function": "publish"}),
+    about("destination for successful invocations", {"function": "publish"}),
 ]
 OnFailure = Annotated[
     NewDestination,
-    about("destination for dead-lettered invocations, or null", {"function": "record-failure"}),
+    about("destination for dead-lettered invocations", {"function": "record-failure"}),
 ]
 
 

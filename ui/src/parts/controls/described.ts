@@ -35,8 +35,11 @@ export function taken(
 }
 
 /** What the API says of a field, for a form: there null is a field that is left empty. */
-export function aboutEmpty(about: string): string {
-  return about.replace(/[,;]? or null\b/, "; may be empty").replace(/\bnull:/, "empty:");
+export function aboutEmpty(
+  { about, whenNull, isNullable }: Pick<Field, "about" | "whenNull" | "isNullable">,
+): string {
+  if (!isNullable) return about;
+  return `${about}; ${whenNull ? `empty: ${whenNull}` : "may be empty"}`;
 }
 
 /** A list that was typed: its words are parted by commas or spaces. */
@@ -63,7 +66,7 @@ export function Described(props: DescribedProps) {
   };
   const hint = html`
     <${Wrong} said=${said} id=${`${id}-wrong`} /><small id=${about}
-      class="muted">${aboutEmpty(field.about)}</small>
+      class="muted">${aboutEmpty(field)}</small>
   `;
   if (typeof value === "boolean") {
     return html`
