@@ -160,12 +160,17 @@ class Postgres:
             time.sleep(0.1)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT: in good order, and every connection ends; SIGQUIT: at once, as in a crash.
+        """SIGINT: in good order, and every connection ends; SIGQUIT: at once, as in a crash. A stop
+        in good order can wait for a machine that can't be reached, and then it ends at once, too.
         Harmless when repeated.
         """
         if self._process is not None:
             self._process.send_signal(how)
-            self._process.wait(STOP_S)
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.send_signal(signal.SIGQUIT)
+                self._process.wait(STOP_S)
             self._process = None
 
     def kill(self) -> None:
