@@ -1,4 +1,4 @@
-"""The rules that a machine can keep: who may know whom, and how large a thing may grow."""
+"""Structural rules: which modules may import which, and the maximum sizes."""
 
 import ast
 import inspect
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "quiltfn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Rooms whose process must stay small or privileged: nothing but the standard library there.
+# Packages whose process must stay small or privileged: they use only the standard library.
 STANDARD_LIBRARY_ALONE = {
     "launcher",
     "guest",
@@ -104,7 +104,7 @@ def test_what_no_file_imports_is_not_permitted(monkeypatch: pytest.MonkeyPatch) 
 
 
 def cycles(files: Iterable[Path], package: Path = PACKAGE) -> list[set[str]]:
-    """Sets of modules that import each other, directly or over others."""
+    """Sets of modules that import each other, directly or through others."""
     modules = {module_of(path, package).removesuffix("/__init__"): path for path in files}
     names = {f"quiltfn.{name.replace('/', '.')}": name for name in modules}
     known: dict[str, set[str]] = {}
@@ -133,7 +133,7 @@ def test_no_files_import_each_other() -> None:
 
 
 def test_files_that_import_each_other_are_found(tmp_path: Path) -> None:
-    """Negative control: over a third one, and late."""
+    """Negative control: through a third module, and by a late import."""
     texts = {"model/x": "model.y", "model/y": "model.z", "model/z": "model.x", "model/w": "model.x"}
     for name, other in texts.items():
         path = tmp_path / f"{name}.py"
@@ -179,7 +179,7 @@ def test_model_does_no_input_or_output_and_reads_no_clock() -> None:
 
 
 def test_servers_and_commands_make_no_dataclasses_since_they_take_their_time() -> None:
-    """Half a millisecond of a start each."""
+    """Dataclasses would add half a millisecond to each start."""
     found = set()
     for path in FILES:
         if room(path) not in MAY_MAKE_DATACLASSES:
@@ -189,9 +189,9 @@ def test_servers_and_commands_make_no_dataclasses_since_they_take_their_time() -
 
 
 def test_the_wall_clock_is_read_in_one_place() -> None:
-    """What is removed for its age, or ordered by time, must not go by a clock that jumps."""
+    """Removal by age, and order by time, must not depend on a clock that jumps."""
     asks = re.compile(r"\btime\.time|\btime_ns|date(time)?\.(now|utcnow|today)\(")
-    # One shows a date; the other reads a time that a person names, such as yesterday.
+    # One shows a date; the other parses a user's time, such as yesterday.
     allowed = {PACKAGE / "host" / "programs.py", PACKAGE / "cli" / "moments.py"}
     for path in FILES:
         if (
@@ -204,7 +204,7 @@ def test_the_wall_clock_is_read_in_one_place() -> None:
 
 def test_only_settings_and_the_sdk_read_the_environment() -> None:
     for path in FILES:
-        # What runs inside a sandbox has the handler's variables to set, and no other.
+        # Code that runs inside a sandbox may set the handler's variables, and no others.
         if room(path) in ("settings", "sdk") or "runners" in path.parts:
             continue
         if str(path.relative_to(PACKAGE)) in READS_ENVIRONMENT_WITH_REASON:
@@ -233,7 +233,7 @@ def test_functions_stay_small() -> None:
 
 
 def test_a_route_takes_the_services_that_its_module_names() -> None:
-    """A handler that took all services could come to depend on any of them unseen."""
+    """A handler with access to all services could depend on any of them unnoticed."""
     handlers = [route.handler for route in ROUTES]
     assert len(handlers) > 30
     for handler in handlers:
@@ -248,9 +248,9 @@ def test_a_route_takes_the_services_that_its_module_names() -> None:
 
 
 CONNECTS = re.compile(r"\bon_[a-z_]+\.connect\(")
-# What a server is put together of.
+# The composition of a server.
 SERVED = {"server", "fleet", "functions", "calls", "tenants", "pool", "api", "host"}
-# What is filled in step by step, by whoever has it in hand.
+# Objects that their owner fills in step by step.
 VALUES = {"context", "request", "response", "connection", "error", "refusal", "known"}
 
 
@@ -294,7 +294,7 @@ def wired_late(text: str, *, only_lists: bool = False) -> list[str]:
 
 
 def test_objects_are_complete_once_they_are_made() -> None:
-    """Who hears of what, `connect` says in one place; all else is an argument."""
+    """Listeners are connected in one place, `connect`; everything else is an argument."""
     texts = {path: path.read_text() for path in FILES if room(path) in SERVED}
     found = {
         module_of(path): late
@@ -329,7 +329,7 @@ def test_every_public_thing_of_the_model_and_the_ports_says_what_it_is() -> None
 
 
 def test_the_import_rule_can_fail(tmp_path: Path) -> None:
-    """Negative control: a model that reaches for the store, late and for types only."""
+    """Negative control: a model that imports the store, late and for types only."""
     bad = tmp_path / "bad.py"
     bad.write_text(
         "from typing import TYPE_CHECKING\n"
@@ -343,12 +343,14 @@ GUEST_LINES_MAX = 2500
 
 
 def lines_of_code(text: str) -> int:
-    """Without comments and empty lines."""
+    """The number of lines without comments and empty lines."""
     return sum(not re.fullmatch(r"\s*(//.*)?", line) for line in text.splitlines())
 
 
 def test_the_guest_can_be_read_in_one_sitting() -> None:
-    """It has capabilities and meets hostile code: all its units together, headers included."""
+    """It has capabilities and faces hostile code: all its units count together, with their
+    headers.
+    """
     texts = [one.read_text() for one in (PACKAGE / "guest").glob("*.[ch]")]
     assert len(texts) > 20
     assert 0 < sum(map(lines_of_code, texts)) <= GUEST_LINES_MAX

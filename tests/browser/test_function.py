@@ -829,7 +829,7 @@ def test_settings_that_are_saved_after_a_rollback_keep_its_code(page: Page, site
     one.server.call("POST", f"{one.path}/rollback", {"version": 1})
     open_at(page, one, "settings")
     expect(
-        page.get_by_text("You are editing the code of version 1; saving makes version 3.")
+        page.get_by_text("You are editing the code of version 1; saving creates version 3.")
     ).to_be_visible()
     expect(page.get_by_text("was replaced since")).to_have_count(0)
     page.get_by_label("Memory").fill("300")

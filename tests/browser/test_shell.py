@@ -193,7 +193,7 @@ def test_the_skip_link_leads_to_the_content(page: Page) -> None:
     page.goto("/ui/")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     page.keyboard.press("Tab")
-    expect(page.get_by_role("button", name="To the content")).to_be_focused()
+    expect(page.get_by_role("button", name="Skip to content")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_role("main")).to_be_focused()
 

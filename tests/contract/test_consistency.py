@@ -332,12 +332,12 @@ async def test_a_large_database_is_looked_through_after_a_kill(
     async with open_store(left) as store:
 
         async def is_over() -> bool:
-            return "looking" not in store.condition()[1]
+            return "checking" not in store.condition()[1]
 
         await eventually(is_over)
         is_whole, told = store.condition()
         assert is_whole is not is_damaged
-        assert ("damaged" if is_damaged else "whole") in told
+        assert ("damaged" if is_damaged else "intact") in told
 
 
 def copies(path: Path) -> list[Path]:

@@ -1,5 +1,5 @@
-"""What PostgreSQL does that a file does not: it ends connections, answers late or never, is shared
-by servers, sorts text by a language and stores no U+0000.
+"""PostgreSQL's differences from a file: it ends connections, responds late or never, is shared by
+servers, sorts text by a language, and stores no U+0000.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """One that a test may stop and kill."""
+    """A cluster that a test may stop and kill."""
     with postgresql.started() as one:
         yield one
 
@@ -80,7 +80,7 @@ def count_one(connection: Connection) -> None:
 
 
 def a_database(cluster: Cluster, name: str = "a") -> str:
-    """A database with the schema; its URL."""
+    """A database with the schema; returns its URL."""
     url = cluster.create(name)
     with_schema(url)
     return url
@@ -95,7 +95,7 @@ async def test_the_baseline_makes_the_tables_that_the_code_uses(store: SqlStore)
             MigrationContext.configure(c, opts={"compare_type": True}), tables.metadata
         )
     )
-    # A path may be too long for an index, so the key of answers is made of its digest.
+    # A path may be too long for an index, so the key of responses is a digest of it.
     told = [one for one in differences if "idempotent_answer_key" not in str(one)]
     assert told == []
 
@@ -110,7 +110,7 @@ async def test_every_text_compares_by_its_bytes(store: SqlStore, tmp_path: Path)
     names = ["B", "a", "Z-1", "z", "é", "_"]
     for name in names:
         await a_stored_function(store, name=name)
-    assert rows(tmp_path, "SELECT 'a' < 'B'") == [(True,)]  # as the database itself has it
+    assert rows(tmp_path, "SELECT 'a' < 'B'") == [(True,)]  # according to the database itself
     found = rows(tmp_path, "SELECT name FROM function ORDER BY name")
     assert [one for (one,) in found] == sorted(names)
 
@@ -169,7 +169,7 @@ async def test_a_database_of_another_encoding_is_refused(tmp_path: Path) -> None
 
 
 async def test_health_says_that_postgresql_does_not_sync(store: SqlStore) -> None:
-    """The tests' own is such a one."""
+    """The tests' own PostgreSQL is an example."""
     is_whole, told = store.condition()
     assert is_whole
     assert "fsync off" in told
@@ -208,7 +208,7 @@ HOURS = {"step_s": 10, "start": 1, "before": 9}
 async def test_a_hot_statement_finds_its_rows_by_an_index(
     store: SqlStore, name: str, index: str, more: dict[str, object]
 ) -> None:
-    """With few rows PostgreSQL reads a whole table in any case; here that is the last resort."""
+    """With few rows PostgreSQL prefers to read a whole table; here it avoids that if it can."""
 
     def plan(connection: Connection) -> str:
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
@@ -221,7 +221,7 @@ async def test_a_hot_statement_finds_its_rows_by_an_index(
     assert "Seq Scan on invocation" not in told
 
 
-# Errors say nothing they should not ----------------------------------------------------------
+# Errors without stored values ----------------------------------------------------------------
 
 
 async def test_a_wrong_password_is_not_told(cluster: Cluster, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ async def test_a_full_disk_of_postgresql_is_told_as_one(store: SqlStore, tmp_pat
     assert store.database.problem is None
 
 
-# Text that PostgreSQL does not take as it is -------------------------------------------------
+# Text that PostgreSQL does not accept unchanged ----------------------------------------------
 
 WHOLE = "\0a\x1ab\x1a0\0\0 é \N{GRINNING FACE} \x1a"
 
@@ -319,7 +319,7 @@ async def test_a_record_with_nul_stops_no_others(store: SqlStore, tmp_path: Path
 
 
 async def test_an_answer_to_a_long_path_is_kept(store: SqlStore) -> None:
-    """An entry of an index has at most a third of a page."""
+    """An index entry has at most a third of a page."""
     answers = SqlIdempotencyStore(store.database)
     request = IdempotentRequest(
         tenant_id="t",
@@ -335,7 +335,7 @@ async def test_an_answer_to_a_long_path_is_kept(store: SqlStore) -> None:
     assert (found.status, found.headers, found.body) == (200, {"a": "\0"}, b"\0")
 
 
-# Connections that end ------------------------------------------------------------------------
+# Ended connections ---------------------------------------------------------------------------
 
 
 async def test_a_connection_ended_by_postgresql_is_remade(cluster: Cluster, tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ async def test_a_connection_ended_by_postgresql_is_remade(cluster: Cluster, tmp_
 
 @promise("N91")
 async def test_a_connection_left_in_the_middle_of_a_batch_is_remade(store: SqlStore) -> None:
-    """PostgreSQL has said that it ends it, and the end of the connection has not come yet."""
+    """PostgreSQL has announced the end of the connection, which has not arrived yet."""
 
     def leave(connection: Connection) -> None:
         driver(connection).pgconn.enter_pipeline_mode()
@@ -366,7 +366,7 @@ async def test_a_connection_left_in_the_middle_of_a_batch_is_remade(store: SqlSt
 
 
 def test_a_rollback_writes_no_traceback(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever uses the connection has the error, and says it in the log's format."""
+    """The user of the connection gets the error, and reports it in the log's format."""
     made = engine(cluster.create("a"))
     with pytest.raises(psycopg.Error), made.connect() as connection:
         run_alone(connection, "SELECT pg_terminate_backend(pg_backend_pid())")
@@ -374,7 +374,7 @@ def test_a_rollback_writes_no_traceback(cluster: Cluster, caplog: pytest.LogCapt
 
 
 async def test_records_outlive_a_killed_postgresql(cluster: Cluster, tmp_path: Path) -> None:
-    """The journal goes on beside it, and nothing that was taken is lost or doubled."""
+    """The journal continues without it, and no accepted record is lost or duplicated."""
     url = a_database(cluster)
     async with open_postgresql(url, tmp_path) as store:
         function = await a_stored_function(store)
@@ -415,7 +415,7 @@ async def test_records_outlive_a_killed_postgresql(cluster: Cluster, tmp_path: P
 async def test_a_postgresql_that_stands_still_is_not_waited_for(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where its disk hangs: the kernel keeps the connections and nobody answers."""
+    """As if its disk hangs: the kernel keeps the connections, and nothing responds."""
     monkeypatch.setattr(postgres_connection, "ANSWER_MAX_S", 1.0)
     url = a_database(cluster)
     async with open_postgresql(url, tmp_path, busy_timeout_s=BUSY_TIMEOUT_S) as store:
@@ -455,9 +455,8 @@ async def test_who_waits_for_others_to_read_is_told_in_time_that_nobody_answers(
 
 
 class Wire:
-    """A way to PostgreSQL that cuts one connection where a transaction ends: before PostgreSQL has
-    read that, or instead of its answer; or, to "hold", for all until
-    it `goes_on`.
+    """A connection to PostgreSQL that is cut once at the end of a transaction: before PostgreSQL
+    has read that, or instead of its response; or, with "hold", is held up until `goes_on`.
     """
 
     def __init__(self, port: int) -> None:
@@ -473,7 +472,7 @@ class Wire:
 
     def close(self) -> None:
         self._is_over = True
-        self.has_cut.set()  # whoever still waits ends
+        self.has_cut.set()  # anything that still waits ends
         self.goes_on.set()
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port)).close()
@@ -512,7 +511,7 @@ class Wire:
                 elif self.cut == "answer":
                     answers_end.set()
                     far.sendall(data)
-                    time.sleep(0.2)  # PostgreSQL commits meanwhile.
+                    time.sleep(0.2)  # PostgreSQL commits meanwhile
                 self.cut = None
                 _end(near)
                 self.has_cut.set()
@@ -574,7 +573,7 @@ async def test_a_commit_without_an_answer(cluster: Cluster, tmp_path: Path, cut:
 async def test_a_commit_that_fails_on_a_connection_that_stays_is_made_again(
     cluster: Cluster, tmp_path: Path, alone: bool, code: str, told: type[Exception] | None
 ) -> None:
-    """As where a person cancels what runs, or the disk is full just then."""
+    """As if a person cancelled the statement, or the disk was full at that moment."""
     url = a_database(cluster)
     fails_once = f"""
         CREATE SEQUENCE tries;
@@ -603,7 +602,7 @@ async def test_a_commit_that_fails_on_a_connection_that_stays_is_made_again(
 async def test_a_commit_is_stored_once_a_disk_and_a_standby_have_it(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_same: bool
 ) -> None:
-    """It was told to be committed, and the connection ended before that was sure to last."""
+    """The commit was requested, and the connection ended before it was durable."""
     url = a_database(cluster)
     life = ("1", "a")
     async with open_postgresql(url, tmp_path, node_id="one") as store:
@@ -631,7 +630,7 @@ async def test_a_commit_is_stored_once_a_disk_and_a_standby_have_it(
 @promise("N91")
 @pytest.mark.parametrize("alone", [True, False])
 async def test_a_commit_ahead_of_its_standby_is_refused(tmp_path: Path, alone: bool) -> None:
-    """A person who cancels what hangs there ends the wait, and PostgreSQL tells of no error."""
+    """A person who cancels the hanging commit ends the wait, and PostgreSQL reports no error."""
     options = (*postgresql.OPTIONS, "wal_level=replica", "max_wal_senders=1")
     with postgresql.started(options) as cluster:
         url, is_over = a_database(cluster), threading.Event()
@@ -644,7 +643,7 @@ async def test_a_commit_ahead_of_its_standby_is_refused(tmp_path: Path, alone: b
 
         def waits_for(name: str) -> None:
             cluster.run(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
-            cluster.stop()  # When a reload is over nobody says.
+            cluster.stop()  # PostgreSQL does not report when a reload is over
             cluster.start()
 
         person = threading.Thread(target=cancel)
@@ -671,7 +670,9 @@ async def test_a_commit_ahead_of_its_standby_is_refused(tmp_path: Path, alone: b
 
 @promise("N86")
 async def test_a_commit_is_no_other_with_its_number(cluster: Cluster, tmp_path: Path) -> None:
-    """What did not reach the disk, or the standby, leaves its number to another transaction."""
+    """A transaction that did not reach the disk, or the standby, leaves its number to another
+    one.
+    """
     url = a_database(cluster)
     wire = Wire(cluster.port)
 
@@ -691,7 +692,7 @@ async def test_a_commit_is_no_other_with_its_number(cluster: Cluster, tmp_path: 
         async with open_postgresql(
             through, tmp_path, password=PASSWORD, busy_timeout_s=scaled(20.0)
         ) as store:
-            await store.wait_swept()  # what else is written may be cut
+            await store.wait_swept()  # other writes may be cut
             await store.ping()
             wire.cut = "hold"
             losing = asyncio.ensure_future(asyncio.to_thread(lose_and_give_the_number_again))
@@ -717,21 +718,21 @@ async def test_no_primary_from_before_a_known_failover(cluster: Cluster, tmp_pat
         await quick.run(count_one)
         await store.newest_change()
         assert not timeline.learn(History(timeline.newest.cluster, 1))
-        assert not timeline.learn(History(timeline.newest.cluster + 1, 7))  # another database's
+        assert not timeline.learn(History(timeline.newest.cluster + 1, 7))  # of another database
         assert timeline.learn(History(timeline.newest.cluster, 2))
         told = r"is on timeline 1, and this fleet has gone on to 2: .* Stop it"
         for ask in (lambda: quick.run(count_one), store.ping, store.newest_change):
             with pytest.raises(StoreUnavailable, match=told):
                 await ask()
         await quick.aclose()
-    with pytest.raises(StoreUnavailable, match=told):  # It is known after a restart, too.
+    with pytest.raises(StoreUnavailable, match=told):  # it is known after a restart, too
         async with open_postgresql(url, tmp_path):
             pass
     assert rows_of(url, COUNT) == [(1,)]
 
 
 async def test_nothing_is_reread_if_a_connection_ends(cluster: Cluster, tmp_path: Path) -> None:
-    """A reader may add what it finds to something: statistics come in slices."""
+    """A reader may accumulate results: statistics are read in slices."""
     a_database(cluster)
     wire = Wire(cluster.port)
     try:
@@ -778,7 +779,7 @@ async def test_a_commit_nobody_knows_of_is_unknown(cluster: Cluster, tmp_path: P
                 stopping.append(threading.Thread(target=stop_when_cut))
                 stopping[0].start()
 
-            store.database.busy_timeout_s = scaled(1.0)  # until nobody can tell
+            store.database.busy_timeout_s = scaled(1.0)  # until the outcome is unknown
             with pytest.raises(StoreUnavailable, match="did not tell"):
                 await store.database.write(cut_for_good)
             await asyncio.to_thread(stopping[0].join)
@@ -787,7 +788,7 @@ async def test_a_commit_nobody_knows_of_is_unknown(cluster: Cluster, tmp_path: P
             await store.ping()
             assert rows_of(url, COUNT) == [(2,)]
 
-            # An operation that was refused so is not under way when it is asked for again.
+            # A refused operation is not in progress when it is repeated.
             operations, operation = SqlOperations(store.database), an_operation(1)
             wire.has_cut.clear()
             stopping.clear()
@@ -808,7 +809,7 @@ async def test_a_commit_nobody_knows_of_is_unknown(cluster: Cluster, tmp_path: P
         wire.close()
 
 
-# Several at once -----------------------------------------------------------------------------
+# Several servers -----------------------------------------------------------------------------
 
 
 async def test_a_server_that_is_alone_lets_no_other_in(tmp_path: Path) -> None:
@@ -822,7 +823,7 @@ async def test_a_server_that_is_alone_lets_no_other_in(tmp_path: Path) -> None:
                     url, tmp_path / "two", node_id="two", alone=alone, busy_timeout_s=HELD_S
                 ):
                     pass
-        async with open_postgresql(url, tmp_path / "tool", alone=False) as tool:  # No server.
+        async with open_postgresql(url, tmp_path / "tool", alone=False) as tool:  # no server
             await tool.ping()
         await store.ping()
     async with open_postgresql(url, tmp_path / "two", node_id="two", alone=False) as store:
@@ -844,7 +845,7 @@ async def test_a_server_that_lost_its_place_to_another_stores_nothing_more(tmp_p
             with pytest.raises(StoreUnavailable, match="Another quiltfn"):
                 await one.ping()
             assert rows_of(url, COUNT) == [(2,)]
-        await one.ping()  # It has gone.
+        await one.ping()  # it has ended
 
 
 def url_name(url: str) -> str:
@@ -852,7 +853,7 @@ def url_name(url: str) -> str:
 
 
 def sessions_of(url: str) -> list[str]:
-    """What the sessions in the database are called, but for the one that asks."""
+    """The names of the sessions in the database, except the one that asks."""
     return [
         str(row[0])
         for row in rows_of(
@@ -871,7 +872,7 @@ def has_sessions(url: str, expected: list[str]) -> bool:
 @pytest.mark.parametrize("name", ["one", "n" * 80])
 async def test_a_start_ends_sessions_of_earlier_starts(tmp_path: Path, name: str) -> None:
     url, named = postgresql.database_of(tmp_path), name[:53]
-    # A tool's, one of another program, and a start that others do not know of yet.
+    # Sessions of a tool, of another program, and of a start that others do not know of yet.
     others = ["another", "quiltfn", "quiltfn 99 new"]
     async with contextlib.AsyncExitStack() as stack:
         made = [
@@ -891,7 +892,7 @@ async def test_a_start_ends_sessions_of_earlier_starts(tmp_path: Path, name: str
 
 
 async def test_a_start_ends_no_session_of_servers_in_another_schema(tmp_path: Path) -> None:
-    """Their role and their database are the same, and their epochs are smaller."""
+    """They have the same role and database, and smaller epochs."""
     url = postgresql.database_of(tmp_path)
     with psycopg.connect(url) as driver:
         driver.execute("CREATE SCHEMA other")
@@ -918,13 +919,13 @@ async def test_a_url_may_say_what_sessions_are_called(tmp_path: Path) -> None:
 
 
 def take_writers_lock(session: psycopg.Connection) -> None:
-    """As a writer does, until the end of the transaction."""
+    """Takes it like a writer, until the end of the transaction."""
     lock = f"{postgres_connection.NAMESPACE}, {postgres_connection.WRITER}"
     session.execute(f"SELECT pg_advisory_xact_lock({lock})".encode())
 
 
 async def test_a_write_waits_for_others_within_limits(store: SqlStore, tmp_path: Path) -> None:
-    await store.wait_swept()  # what the start writes may wait for longer
+    await store.wait_swept()  # the start's writes may wait for longer
     store.database.busy_timeout_s = HELD_S
     with psycopg.connect(url_of(tmp_path)) as other:
         take_writers_lock(other)
@@ -932,7 +933,7 @@ async def test_a_write_waits_for_others_within_limits(store: SqlStore, tmp_path:
         with pytest.raises(StoreUnavailable, match="busy"):
             await store.ping()
         assert time.monotonic() - began < scaled(2)
-        assert await store.newest_change() == 0  # Readers do not wait.
+        assert await store.newest_change() == 0  # readers do not wait
     store.database.busy_timeout_s = BUSY_TIMEOUT_S
     await store.ping()
 
@@ -965,20 +966,20 @@ async def test_others_write_while_a_server_stands_still_in_a_transaction(
             last(connection)
             tries.append(time.monotonic())
             begun.set()
-            if len(tries) == 1:  # until the other has written, which it does not wait for
+            if len(tries) == 1:  # until the other has written, without waiting for this one
                 assert has_written.wait(scaled(20))
 
         stored = asyncio.ensure_future(one.database.write(stand_still))
         await asyncio.to_thread(begun.wait)
         await two.ping()  # within the time that it may wait
-        assert time.monotonic() - tries[0] > 2.5  # what PostgreSQL waits
+        assert time.monotonic() - tries[0] > 2.5  # PostgreSQL's time limit
         has_written.set()
         await stored
         assert len(tries) == 2
 
 
 async def test_writes_that_wait_for_each_other_end_one_that_stands_still(tmp_path: Path) -> None:
-    """Each has little of its time left when its turn comes, and none waits for long enough."""
+    """Each has little time left when its turn comes, and none waits for long enough."""
     url = postgresql.database_of(tmp_path)
     async with open_postgresql(url, tmp_path / "a", node_id="a", busy_timeout_s=1.0) as store:
         with psycopg.connect(url_of(tmp_path), application_name="quiltfn 1 other") as other:
@@ -995,7 +996,7 @@ async def test_writes_that_wait_for_each_other_end_one_that_stands_still(tmp_pat
 
 
 async def test_a_migration_that_takes_its_time_is_not_ended(tmp_path: Path) -> None:
-    """Nor a command: they have the same lock, and no start of a server in their names."""
+    """Nor a command: they hold the same lock, and their names have no start of a server."""
     url = postgresql.database_of(tmp_path)
     async with open_postgresql(url, tmp_path / "a", node_id="a", busy_timeout_s=5.0) as store:
         with psycopg.connect(url_of(tmp_path), application_name="quiltfn") as other:
@@ -1007,7 +1008,7 @@ async def test_a_migration_that_takes_its_time_is_not_ended(tmp_path: Path) -> N
 
 
 async def test_several_servers_that_count_the_same_lose_nothing(tmp_path: Path) -> None:
-    """Usage, counters of functions and statistics are added to by all of them at once."""
+    """They all add to usage, counters of functions and statistics at once."""
     url = postgresql.database_of(tmp_path)
     async with contextlib.AsyncExitStack() as stack:
         stores = []
@@ -1042,7 +1043,7 @@ async def test_several_servers_that_count_the_same_lose_nothing(tmp_path: Path) 
 
 
 async def test_what_is_asked_again_and_again_is_planned_once(store: SqlStore) -> None:
-    """Also where other reads come between; planning is nine tenths of such a query."""
+    """Even with other reads in between; planning is nine tenths of such a query."""
     prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%%key_revision%%'"
 
     def look(connection: Connection) -> object:

@@ -1,4 +1,4 @@
-"""Real nodes: what their file gives them, and with which sentence a server is refused."""
+"""Real nodes: the effects of their file, and the messages with which a server refuses to start."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.sandbox, promise("N2", "N3")]
 
 
 def refusal(server: Server, code: int) -> str:
-    """What a server says that does not start."""
+    """The message of a server that does not start."""
     server.start_without_waiting()
     assert server.wait() == code, server.log.read_text()
     said = server.log.read_text()
@@ -39,7 +39,7 @@ def test_two_nodes_share_a_store_and_have_their_names(fleet: Fleet) -> None:
     one.restart()
     listed = one.call("GET", "/api/functions").json()["functions"]
     assert {each["name"] for each in listed} == {"of-one", "of-two"}
-    # Keys are made with the fleet's file, and with a node's.
+    # Keys are created with the fleet's file, and with a node's.
     made = quiltfn("keys", "create", "--tenant", "default", "--fleet", str(fleet.file), cwd="/")
     assert made.code == 0, made.stderr
     node_file = str(fleet.directory / "one.toml")
@@ -87,7 +87,8 @@ def test_a_file_that_cannot_be_used_is_told(fleet: Fleet) -> None:
     path.write_text(good.replace('name = "one"', 'name = "two"'))
     assert "fleet: certificate is of one, not of two" in refusal(fleet.node("one"), 78)
     path.write_text(good.replace("format = 1", "format = 7"))
-    assert "the file has the format 7, and this quiltfn knows 1" in refusal(fleet.node("one"), 78)
+    expected = "the file has the format 7; this quiltfn supports format 1"
+    assert expected in refusal(fleet.node("one"), 78)
     path.write_text(good)
     assert "node_id and fleet do not go together" in refusal(
         fleet.node("one", "--node-id other"), 78
@@ -95,7 +96,7 @@ def test_a_file_that_cannot_be_used_is_told(fleet: Fleet) -> None:
     assert "kind must be 'node'" in refusal(
         fleet.another(options=f"--fleet {fleet.directory / 'fleet.toml'}"), 78
     )
-    fleet.node("one").start()  # the control: the same file as it was made
+    fleet.node("one").start()  # control: the unchanged file
 
 
 def test_an_expired_file_is_told_and_a_new_one_serves(fleet: Fleet) -> None:

@@ -1,4 +1,4 @@
-"""Real nodes of one fleet: who is there, and what becomes of what a lost one had."""
+"""Real nodes of one fleet: which are present, and what happens to the invocations of a lost one."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ THRICE = {"max_attempts": 3, "backoff_seconds": {"first": 0.1, "jitter": 0}}
 
 @pytest.fixture(scope="module")
 def two_nodes(shared_fleet: Fleet) -> tuple[Server, Server]:
-    """With the times that a fleet has by default, which each test leaves as they were."""
+    """Two nodes with the default times of a fleet, which each test leaves as they were."""
     return shared_fleet.node("one").start(), shared_fleet.node("two").start()
 
 
@@ -33,7 +33,7 @@ def nodes(asked: Server) -> dict[str, dict[str, Any]]:
 
 
 def kill_all(node: Server) -> None:
-    """`kill -9` of all of a node at once: the launcher's end takes its server and sandboxes."""
+    """Kills all of a node at once: the launcher's end takes its server and sandboxes."""
     node.kill_launcher()
     node.wait()
 
@@ -57,14 +57,14 @@ def attempts_of(node: Server, function: Function, call: str) -> list[dict[str, A
 
 
 def heard_of(node: Server, state: str) -> bool:
-    """Whether the node has had a beat since it was told, which is when it hears of it."""
+    """Whether the node has sent a heartbeat since it was changed, by which it learns of that."""
     own = next(one for one in nodes(node).values() if one["is_own"])
     time.sleep(1)
     return bool(own["state"] == state)
 
 
 def running_on(asked: Server, function: Function, node: str) -> int:
-    """How many calls run on a node, as the store has it."""
+    """The number of invocations running on a node, according to the store."""
     found = asked.call("GET", f"{function.path}/invocations?status=running").json()
     return sum(one["execution_node_id"] == node for one in found["invocations"])
 
@@ -84,12 +84,12 @@ def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> Non
     answer = one.call("PUT", f"{function.path}/async-policy", THRICE)
     assert answer.status_code == 200, answer.text
     two, three = (fleet.node(name, SHORT).start() for name in ("two", "three"))
-    assert one.call("POST", "/api/nodes/one/cordon").status_code == 200  # takes none of others
+    assert one.call("POST", "/api/nodes/one/cordon").status_code == 200  # accepts none from others
     until(lambda: heard_of(one, "cordoned"))
     kept = [two.later(elsewhere(two, function).invoke) for _ in range(2)]
     until(lambda: nodes(two)["two"]["running_calls"] + nodes(two)["three"]["running_calls"] == 2)
     assert one.call("POST", "/api/nodes/one/uncordon").status_code == 200
-    for name in ("two", "three"):  # so that all of it begins on the one that is lost
+    for name in ("two", "three"):  # so that all of it starts on the one that is lost
         assert one.call("POST", f"/api/nodes/{name}/cordon").status_code == 200
     until(lambda: all(heard_of(node, "cordoned") for node in (two, three)))
     calls = [accepted(one, function) for _ in range(4)]
@@ -124,12 +124,12 @@ def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> Non
     listed = two.call("GET", f"{function.path}/invocations?status=interrupted").json()
     (ended,) = listed["invocations"]
     assert record_of(two, function, ended["invocation_id"])["error_message"] == NODE_LOST.sentence
-    # It comes back, changes nothing of that, and is one of them again.
+    # It returns, changes nothing of that, and is a member again.
     one.start()
     assert nodes(two)["one"]["presence"] == "present"
     statuses = [record_of(one, function, call)["status"] for call in calls]
     assert statuses == ["success"] * 4
-    found = one.call("GET", f"/api/functions/{function.id}").json()  # as the store has it
+    found = one.call("GET", f"/api/functions/{function.id}").json()  # according to the store
     assert found["invocation_count"] == len(calls) + len(kept) + 1
 
 
@@ -143,7 +143,7 @@ def test_a_node_that_stood_still_too_long_ends_and_starts_anew(fleet: Fleet) -> 
         assert not nodes(two)["one"]["is_silent"]
     finally:
         os.kill(one.pid, signal.SIGCONT)
-    assert one.wait() != 0  # so that whoever watches it starts it again
+    assert one.wait() != 0  # so that a service manager restarts it
     assert "this node ends: another node has taken this one over" in one.log.read_text()
     one.start()
     assert nodes(two)["one"]["presence"] == "present"
@@ -160,7 +160,7 @@ def test_a_node_that_is_stopped_in_order_leaves_at_once(two_nodes: tuple[Server,
     one.terminate()
     assert running.result()["status"] == "success"
     assert one.wait() == 0
-    # Without waiting for the reap time, which is 100 s.
+    # Without waiting for the reap time of 100 s.
     until(lambda: nodes(two)["one"]["presence"] == "gone", 10)
     assert take_overs(two) == before + 1
     one.start()
@@ -172,7 +172,7 @@ def test_a_node_that_is_stopped_as_it_starts_leaves(two_nodes: tuple[Server, Ser
     one.restart()
     one.terminate()
     assert one.wait() == 0
-    until(lambda: nodes(two)["one"]["presence"] != "present", 10)  # not after the reap time
+    until(lambda: nodes(two)["one"]["presence"] != "present", 10)  # before the reap time
     one.start()
 
 
@@ -188,15 +188,15 @@ def test_a_node_is_drained_and_uncordoned_by_another(two_nodes: tuple[Server, Se
     assert "draining" in done.stdout
     until(lambda: not one.is_ready())
     assert one.call("GET", "/health").status_code == 200
-    left_out = one.call("GET", "/health/ready")  # what balances load asks, without a key
+    left_out = one.call("GET", "/health/ready")  # the request of load balancers, without a key
     assert (left_out.status_code, left_out.json()["error_code"]) == (503, "SHUTTING_DOWN")
     assert two.call("GET", "/health/ready").json() == {"status": "ok"}
     health = one.call("GET", "/api/functions/health")
     assert "draining" in health.json()["checks"]["accepting_calls"]["reason"]
-    # What still comes to it runs at the other one.
+    # New requests to it run at the other one.
     assert function.invoke()["execution_node_id"] == "two"
     two.until_ready()
-    assert running.result()["status"] == "success"  # what ran has ended as it would have
+    assert running.result()["status"] == "success"  # the running call ended normally
     until(lambda: nodes(two)["one"]["running_calls"] == 0)
     waiting = accepted(one, function)
     one.restart()  # it stays drained
@@ -241,7 +241,7 @@ def test_a_removed_node_stays_out(shared_fleet: Fleet, two_nodes: tuple[Server, 
 
 
 def test_health_says_when_the_others_may_take_a_node_for_gone(fleet: Fleet, cluster: Any) -> None:
-    # Of two, since a node that is alone does not know by then whether its callers may ask.
+    # Two nodes: a node that is alone cannot tell by then whether its callers are authorized.
     times = SHORT.replace("--fleet-end-s 4", "--fleet-end-s 40").replace(str(REAP_S), "60")
     one, _ = (fleet.node(name, times).start() for name in ("one", "two"))
     health = one.call("GET", "/api/functions/health").json()
@@ -250,6 +250,6 @@ def test_health_says_when_the_others_may_take_a_node_for_gone(fleet: Fleet, clus
         time.sleep(full_wait(2))
         late = one.call("GET", "/api/functions/health").json()
     assert not late["checks"]["membership"]["ok"]
-    assert "no beat was stored for" in late["checks"]["membership"]["reason"]
+    assert "no heartbeat was stored for" in late["checks"]["membership"]["reason"]
     one.until_ready(30)
     assert nodes(one)["one"]["presence"] == "present"

@@ -32,7 +32,7 @@ HEADERS = {"host": "127.0.0.1", "content-type": "application/json"}
 
 
 def services() -> Any:
-    """Services whose catalog breaks."""
+    """Services with a catalog that breaks."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a secret of ours")
@@ -58,14 +58,14 @@ def app() -> Application:
 
 
 async def echo(context: RequestContext[Any]) -> Response:
-    """Say how the request arrived."""
+    """Respond with what arrived."""
     rest = context.parameters["rest"]
     return text_response(f"{context.request.method} {rest}", "text/plain")
 
 
 @pytest.fixture
 def echoing() -> Application:
-    """With a route that takes every method."""
+    """The application with an additional route for every method."""
     path = "/fn/{rest:path}"
     route = Route(ANY_METHOD, path, echo, scope=None, answer=str, texts=("text/plain",))
     return make_app(services(), [route, *ROUTES])
@@ -73,7 +73,7 @@ def echoing() -> Application:
 
 @pytest.mark.parametrize("routes", [ROUTES, ROUTES[::-1]], ids=["in order", "reversed"])
 def test_every_route_is_found_at_its_path(routes: list[Route]) -> None:
-    """The order of routes is for documents only."""
+    """The order of routes matters only for documents."""
     app = cast("App", make_app(services(), routes))
     for route in ROUTES:
         path, method = re.sub(r"{.*?}", "x", route.path), route.method.replace(ANY_METHOD, "PATCH")
@@ -138,7 +138,7 @@ def test_the_pattern_of_a_path_takes_whole_segments() -> None:
 
 
 class UncheckedAccess:
-    """What a node knows of callers that cannot refresh its keys: who has a signed token."""
+    """The access of a node that cannot refresh its keys: it still accepts signed tokens."""
 
     is_open = is_outdated = False
 
@@ -159,7 +159,7 @@ async def test_health_says_why_to_whoever_asks_while_no_key_can_be_checked(path:
     machine: Any = SimpleNamespace(transport="tls", memory_max_mib=1024, cores=1)
     journal: Any = SimpleNamespace(is_strict=False)
     nothing: Any = None
-    reasons = Reasons(no_sandbox=nothing, not_seen=lambda: "no beat was stored for 12 s")
+    reasons = Reasons(no_sandbox=nothing, not_seen=lambda: "no heartbeat was stored for 12 s")
     health = Health(machine, nothing, journal, Path("/"), reasons, 0)
     health.report = report  # type: ignore[method-assign]
     given = services()
@@ -182,7 +182,7 @@ async def test_health_says_why_to_whoever_asks_while_no_key_can_be_checked(path:
     text = await get("key", f"{path}?format=markdown")
     assert isinstance(text.body, bytes)
     assert text.body.startswith(b"# Not ready\n\n- credentials: NOT OK, it cannot tell")
-    # The whole report is for whom it can still tell, and nothing else answers anybody.
+    # Callers whom it can still identify get the whole report; no other route responds to anybody.
     whole = await get("token", path)
     assert isinstance(whole.body, bytes)
     assert b"allowlist" in whole.body
@@ -190,7 +190,7 @@ async def test_health_says_why_to_whoever_asks_while_no_key_can_be_checked(path:
 
 
 async def test_a_function_around_the_application_sees_every_request(app: Application) -> None:
-    """What a tracer will be."""
+    """A tracer will be such a function."""
     seen: list[tuple[str, int]] = []
 
     async def traced(request: Request) -> Response:

@@ -58,14 +58,14 @@ WHEN = {
     "HANDLER_TIMEOUT": "The function behind the URL ran into its deadline.",
     "STORE_UNAVAILABLE": "The database does not take writes at the moment.",
 }
-# These two cannot be had from a healthy server, so their bodies are rendered without one; the tests
-# of a full disk meet the first in earnest.
+# A healthy server does not return these two, so their bodies are rendered without one; the tests of
+# a full disk get the first from a server.
 WITHOUT_A_SERVER = ("STORE_UNAVAILABLE", "INTERNAL")
 
 
 @dataclass
 class Scene:
-    """A server with keys whose limits are low, and functions in each state."""
+    """A server with keys and low limits, and functions in each state."""
 
     server: Server
     api: Api
@@ -87,11 +87,11 @@ OPTIONS = "--queue-max 1 --queue-wait-s 1 --tenant-functions 8"
 
 
 def collect() -> dict[str, httpx.Response]:
-    """A real answer for every code that a server can be brought to give."""
+    """A real response for every code that a server can be made to return."""
     with watched(OPTIONS) as server:
         key = make_key(server)["key"]
         api = Api(server.start().url, key)
-        # It runs until the scene has seen what it wants, however slow the machine is.
+        # It runs until the scene needs it no more, however slow the machine is.
         busy = api.active("sleep 60", name="busy", max_instances=1, timeout_seconds=300)
         scene = Scene(server, api, busy)
         found = {code: make(scene) for code, make in EASY.items()}
@@ -141,7 +141,7 @@ def _capacity_full(scene: Scene) -> httpx.Response:
     path = f"{of(scene.active)}/invoke"
     call = scene.later(lambda: scene.api("POST", path, {}))
     until(lambda: scene.api.pool(scene.active)["busy_count"] == 1)
-    answer = scene.api("POST", path, {})  # waits its second in line
+    answer = scene.api("POST", path, {})  # waits in the queue for its second
     scene.server.wake()
     call.join()
     return answer
@@ -195,7 +195,7 @@ EASY: dict[str, Callable[[Scene], httpx.Response]] = {
 
 
 def plain(body: dict[str, object]) -> dict[str, object]:
-    """The body with what differs from run to run made the same."""
+    """The body with normalized values in place of those that differ between runs."""
     text = json.dumps(body)
     text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "…", text)
     return json.loads(text)
@@ -204,7 +204,7 @@ def plain(body: dict[str, object]) -> dict[str, object]:
 def render(found: dict[str, httpx.Response]) -> str:
     """The page."""
     bodies = {code: plain(answer.json()) for code, answer in found.items()}
-    bug = Internal("the server made a mistake; its log has more")
+    bug = Internal("internal server error; check the server's log")
     for error in (StoreUnavailable(), bug):
         bodies[error.code] = plain(json.loads(error_body(error, "…")))
     lines = [

@@ -1,4 +1,4 @@
-"""Requests that two parsers may understand differently, and what is hidden in them."""
+"""Requests that two parsers may understand differently, with a hidden request in each."""
 
 import json
 
@@ -14,7 +14,7 @@ def create(name: str) -> bytes:
 
 
 def post(*lines: str, body: bytes = b"", end: str = "\r\n") -> bytes:
-    """A POST of these header lines as they stand, whose body hides another request."""
+    """A POST with exactly these header lines, whose body hides another request."""
     first = [f"POST {FUNCTIONS} HTTP/1.1", "Host: 127.0.0.1", *lines]
     return end.join([*first, "", ""]).encode("latin-1") + body
 
@@ -31,12 +31,14 @@ def chunked(body: bytes) -> bytes:
 
 
 def hiding(method: str, path: str, *lines: str) -> bytes:
-    """A request whose whole body is another one: whoever does not read it out meets it next."""
+    """A request whose whole body is another request, which a parser finds next if it does not read
+    the body.
+    """
     first = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", LENGTH, *lines]
     return "\r\n".join([*first, "", ""]).encode() + PHANTOM
 
 
-# Each vector carries, where a second parser might see it, a request that would create a function.
+# Each vector contains, for a second parser, a request that would create a function.
 REFUSED: dict[str, bytes] = {
     "CL and TE": post(LENGTH, "Transfer-Encoding: chunked", body=CHUNKED + PHANTOM),
     "TE and CL": post("Transfer-Encoding: chunked", LENGTH, body=CHUNKED + PHANTOM),
@@ -88,7 +90,7 @@ REFUSED: dict[str, bytes] = {
     "101 headers": post(*[f"X{n}: a" for n in range(101)], "Content-Length: 0", body=PHANTOM),
     "20 KB address": request("GET", f"/{'a' * 20_000}") + PHANTOM,
     "HTTP/0.9": b"GET /health\r\n",
-    "HTTP/1.1 in small letters": b"GET /health http/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
+    "HTTP/1.1 in lowercase letters": b"GET /health http/1.1\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
     "HTTP/3.7": b"GET /health HTTP/3.7\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + PHANTOM,
     "HTTP/2.0": b"GET /health HTTP/2.0\r\nHost: 127.0.0.1\r\n\r\n" + PHANTOM,
@@ -109,7 +111,7 @@ REFUSED: dict[str, bytes] = {
 
 MUCH = PHANTOM * (2 * 1024 * 1024 // len(PHANTOM))
 CHUNK = b"%x\r\n%s\r\n"
-# Well formed, so a proxy hands them on; each is one request, which may be refused before its end.
+# Well-formed, so a proxy passes them on; each is one request, which may be refused early.
 ONE_REQUEST: dict[str, bytes] = {
     "GET": hiding("GET", "/health"),
     "GET that is answered early": hiding("GET", FUNCTIONS),

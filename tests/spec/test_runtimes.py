@@ -1,4 +1,4 @@
-"""Runtimes over HTTP: who may, what a version pins, what becomes of images."""
+"""Runtimes over HTTP: permissions, what a version pins, and what happens to images."""
 
 import json
 import os
@@ -30,7 +30,7 @@ SHAPE = [
 
 @pytest.fixture
 def operator(keyed: Keyed) -> Iterator[Api]:
-    """An operator whose tenant is the test's alone."""
+    """An operator whose tenant only this test uses."""
     api = keyed.caller(new_name(), "operator")
     yield api
     api.clear()
@@ -50,7 +50,7 @@ def add(api: Api, name: str, status: int = 201, **fields: Any) -> dict[str, Any]
     return api.good("POST", RUNTIMES, {"name": name, "kind": "shell"} | fields, status)
 
 
-# Who may, and what is told -------------------------------------------------------------------
+# Permissions and responses -------------------------------------------------------------------
 
 
 def test_the_servers_own_are_there_and_stay(operator: Api) -> None:
@@ -91,7 +91,7 @@ def test_what_a_replaced_runtime_has_not_reached_yet_is_listed(operator: Api) ->
     assert outdated == [True, True, None]
     operator.good("PUT", f"{path}/{made[0]}", {"memory_limit_mb": 300})
     assert listed("outdated=true") == names[1:2]
-    add(operator, name, image=first)  # what b has, so only a is behind now
+    add(operator, name, image=first)  # the same as b's, so only a is outdated now
     assert listed("outdated=true") == names[:1]
     operator.good("DELETE", f"{RUNTIMES}/{name}", status=204)
     assert listed("outdated=true") == [], "there is nothing to update to"
@@ -123,7 +123,7 @@ def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: K
         digest = upload(mine, saying(name))
         assert not add(mine, name, image=digest, environment=secret)["shared"]
         assert mine.invoke(mine.active("cat /app/word", runtime=name))["stdout"] == name
-        # To the other it is as unknown as a name that nobody has, by every way there is to ask.
+        # To the other tenant it is as unknown as a nonexistent name, in every request.
         for unknown in (name, new_name()):
             theirs.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/{unknown}")
             theirs.refused("NOT_FOUND", 404, "DELETE", f"{RUNTIMES}/{unknown}")
@@ -132,7 +132,7 @@ def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: K
             assert told["error"].startswith("runtime must be one of: ")
             assert name not in told["error"]
         assert name not in {one["name"] for one in theirs.good("GET", RUNTIMES)["runtimes"]}
-        # Nor can it have the files by their digest, or learn that somebody has uploaded them.
+        # Nor can it get the files by their digest, or learn that somebody has uploaded them.
         told = [  # type: ignore[assignment]
             theirs.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)["error"]
             for body in (
@@ -142,7 +142,7 @@ def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: K
         assert told[0] == told[1]  # type: ignore[index]
         assert upload(theirs, saying(name), 201) == digest
         assert upload(theirs, saying(name), 200) == digest
-        # The name and the files are its own as well from now on.
+        # From now on the tenant has its own runtime and files of that name.
         add(theirs, name, image=digest)
         assert theirs.invoke(theirs.active("cat /app/word; env", runtime=name))["stdout"] != name
         theirs.good("DELETE", f"{RUNTIMES}/{name}", status=204)
@@ -171,7 +171,7 @@ def test_a_tenant_has_what_the_operator_allows_only(another: Callable[..., Serve
     for name in ("a", "b"):
         add(acme, name)
     acme.refused("RATE_LIMITED", 429, "POST", RUNTIMES, {"name": "c", "kind": "shell"})
-    # Files count with what they take of a disk, so 20,000 bytes are two small images.
+    # Files count with their disk usage, so 20,000 bytes are two small images.
     for word in ("one", "two"):
         upload(acme, saying(word))
     answer = acme("POST", f"{RUNTIMES}/images", content=saying("three"), headers=TAR)
@@ -211,7 +211,7 @@ def test_everything_set_is_shown_and_secrets_to_writers_only(operator: Api, keye
         assert seen in caller.good("GET", RUNTIMES)["runtimes"]
     operator.good("DELETE", f"{RUNTIMES}/{name}?shared=true", status=204)
     operator.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/{name}")
-    # One of a tenant's own: who may write in it sees it.
+    # A tenant's own runtime: its writers see the values.
     tenant = new_name()
     own = add(keyed.caller(tenant, "write"), name, environment=said["environment"])
     for scope, shown in (("read", hidden), ("invoke", hidden), ("write", {})):
@@ -268,8 +268,8 @@ def test_an_image_that_is_refused_says_why(operator: Api, keyed: Keyed) -> None:
     for data, why in (
         (packed([file("../x")]), "climbs out"),
         (packed([link("dev", "/dev")]), "link that leads outside"),
-        (b"", "ends in the middle"),
-        (b"no archive" * 1000, "no tar archive"),
+        (b"", "is truncated"),
+        (b"no archive" * 1000, "not a tar archive"),
     ):
         answer = operator("POST", path, content=data, headers=TAR)
         assert why in is_error(answer, "UNPROCESSABLE_ENTITY", 422)["error"]
@@ -286,7 +286,7 @@ def test_an_image_that_is_refused_says_why(operator: Api, keyed: Keyed) -> None:
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Server]:
-    """One that takes short uploads that do not stall."""
+    """A server that accepts only short uploads that do not stall."""
     with watched("--image-upload-max-bytes 100000 --body-timeout-s 1") as server:
         yield server.start()
 
@@ -313,7 +313,7 @@ def test_an_upload_that_ends_early_leaves_nothing_behind(strict: Server) -> None
     head = request("POST", f"{RUNTIMES}/images", TAR | {"Content-Length": "100000"})
     wire = Wire(server.url)
     wire.send(head + good()[:3000]).close()
-    # And one that stays, but says nothing more.
+    # A client that stays connected, but sends nothing more.
     told = raw(server.url, head + good()[:3000], timeout_s=5)
     assert statuses(told) == [400]
     assert b"nothing more of the body arrived within 1 s" in told
@@ -395,12 +395,12 @@ def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> Non
     function = operator.active("cat /app/word", runtime=name)
     assert operator.invoke(function)["stdout"] == "old"
 
-    # The name is given to other files: what exists does not notice.
+    # The name gets other files: existing versions are unaffected.
     new = upload(operator, saying("new"))
     add(operator, name, image=new)
     assert operator.invoke(function)["stdout"] == "old"
 
-    # Any update takes what the name stands for now; a rollback goes back to what was then.
+    # Any update uses the name's present runtime; a rollback returns to the former one.
     operator.good("PUT", of(function), {"description": "another"})
     operator.heard()
     assert operator.invoke(function)["stdout"] == "new"
@@ -411,7 +411,7 @@ def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> Non
     assert versions[0]["image_digest"] == f"sha256:{new}"
     assert versions[1]["image_digest"] != versions[0]["image_digest"]
 
-    # The name is taken away: what exists does not notice that either.
+    # The name is removed: existing versions are unaffected by that, too.
     operator.good("DELETE", f"{RUNTIMES}/{name}", status=204)
     assert operator.invoke(function)["stdout"] == "old"
     operator.good("POST", f"{of(function)}/pause")
@@ -453,14 +453,14 @@ def test_an_image_that_nothing_names_is_collected(another: Callable[..., Server]
     until(lambda: {one.name for one in images.iterdir()} == {kept, named, below})
     body = {"name": "late", "kind": "shell", "image": unused}
     assert api.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)["error"].startswith(
-        "image must be the digest of an image"
+        "image must be the digest of a stored image"
     )
     assert api.invoke(function)["stdout"] == "kept"
     api.good("DELETE", of(function), status=204)
     api.good("DELETE", f"{RUNTIMES}/named", status=204)
     until(lambda: not list(images.iterdir()))
 
-    # The same files once more: the launcher must not show the directory that is gone.
+    # The same files again: the launcher must not mount the removed directory.
     add(api, "again", image=upload(api, saying("kept")))
     assert api.invoke(api.active("cat /app/word", runtime="again"))["stdout"] == "kept"
 
@@ -495,7 +495,7 @@ def test_packages_are_refused_like_an_image(tenant: Api, keyed: Keyed) -> None:
     del keyed
     digest = upload(tenant, saying(new_name()))
     for fields, named in (
-        ({"packages": "ab" * 32}, "packages must be the digest of an image"),
+        ({"packages": "ab" * 32}, "packages must be the digest of a stored image"),
         ({"packages": "../etc"}, "packages must be 64 hexadecimal digits"),
         ({"packages": digest, "packages_key": "a b"}, "packages_key must be"),
         ({"packages_key": "of-nothing"}, "packages_key must be"),

@@ -30,7 +30,7 @@ class Images:
     async def obtain(self, digest: str) -> None:
         self.asked += 1
         if not self.is_there:
-            raise ImageUnavailable("no node that is there has it")
+            raise ImageUnavailable("no reachable node has it")
         self.here.add(digest)
 
 
@@ -53,7 +53,7 @@ async def test_the_image_is_there_before_the_sandbox_is_made() -> None:
     await sandboxes.create(plain)
     assert images.asked == 0
     images.is_there = False
-    with pytest.raises(SandboxFailed, match="no node that is there has it"):
+    with pytest.raises(SandboxFailed, match="no reachable node has it"):
         await sandboxes.create(WITH_IMAGE)
     assert len(fakes.created) == 1
     images.is_there = True

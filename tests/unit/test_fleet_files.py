@@ -86,10 +86,10 @@ def test_a_certificate_of_another_name_authority_or_key_is_refused() -> None:
     ("text", "told"),
     [
         ("", "has no format"),
-        ("format = 2", "has the format 2, and this quiltfn knows 1"),
+        ("format = 2", "has the format 2; this quiltfn supports format 1"),
         ("format = 1\nkind = 'fleet'", "kind must be 'node'"),
-        ("format = [", "is no TOML"),
-        (changed(name="One"), "name must be 1 to 63 small letters"),
+        ("format = [", "is not TOML"),
+        (changed(name="One"), "name must be 1 to 63 lowercase letters"),
         (changed(name="a" * 64), "name must be"),
         (changed(address="10.0.0.1"), "address must be HOST:PORT"),
         (changed(listen="10.0.0.1:port"), "listen must be HOST:PORT"),

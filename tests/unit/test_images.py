@@ -228,7 +228,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a block device": (lambda: packed([entry("sda", tarfile.BLKTYPE)]), "device node"),
     "a pipe": (lambda: packed([entry("pipe", tarfile.FIFOTYPE)]), "named pipe"),
-    "a kind of nobody": (lambda: raw((entry("x", b"Z"), b"")), "of no kind"),
+    "a kind of nobody": (lambda: raw((entry("x", b"Z"), b"")), "of a type that"),
     "setuid": (lambda: packed([file("su", mode=0o4755)]), "setuid"),
     "setgid": (lambda: packed([file("wall", mode=0o2755)]), "setgid"),
     "a whiteout": (lambda: packed([file("a/.wh.secret")]), "whiteout"),
@@ -257,19 +257,19 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a size that lies": (
         lambda: raw((entry("a", size=500_000), b"short")),
-        "ends in the middle",
+        "is truncated",
     ),
     "a size that lies in a pax header": (
         lambda: raw(extended({"size": "900000"}), (entry("a", size=5), b"short")),
-        "ends in the middle",
+        "is truncated",
     ),
     "a size beyond all bounds": (
         lambda: raw(extended({"size": "9" * 17}), (entry("a", size=5), b"short")),
         "more than 1000000 bytes",
     ),
-    "a size that is no number": (
+    "a size that is not a number": (
         lambda: raw(extended({"size": "-5"}), (entry("a", size=5), b"short")),
-        "size that is no number",
+        "size that is not a number",
     ),
     "a sparse member": (lambda: raw((entry("a", tarfile.GNUTYPE_SPARSE), b"")), "sparse"),
     "a sparse member in a pax header": (
@@ -292,13 +292,13 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a pax header of nothing": (
         lambda: raw(extended({"path": "x"})),
-        "ends in the middle",
+        "is truncated",
     ),
-    "no end": (lambda: good()[:512], "ends in the middle"),
-    "half an archive": (lambda: good()[:1500], "ends in the middle"),
-    "no archive": (lambda: b"#!/bin/sh\n" + b"x" * 5000, "no tar archive"),
-    "a short word": (lambda: b"x", "ends in the middle"),
-    "nothing": (lambda: b"", "ends in the middle"),
+    "no end": (lambda: good()[:512], "is truncated"),
+    "half an archive": (lambda: good()[:1500], "is truncated"),
+    "no archive": (lambda: b"#!/bin/sh\n" + b"x" * 5000, "not a tar archive"),
+    "a short word": (lambda: b"x", "is truncated"),
+    "nothing": (lambda: b"", "is truncated"),
     "an empty archive": (lambda: packed([]), "it is empty"),
     "an archive of the root alone": (lambda: packed([directory(".")]), "it is empty"),
     "a damaged header in the middle": (
@@ -307,7 +307,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a flood behind the end": (
         lambda: packed([file("a")]) + b"\0" * 2_000_000,
-        "goes on after its end",
+        "has data after its end",
     ),
 }
 

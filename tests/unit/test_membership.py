@@ -191,7 +191,7 @@ async def test_a_store_that_is_away_is_logged_now_and_then_and_once_when_it_is_b
         await node.run()
     told = [one["event"] for one in lines]
     # It was away for 65 s, and asked 130 times.
-    assert told == ["no beat was stored: it is away"] * 3 + ["beats are stored again"]
+    assert told == ["no heartbeat was stored: it is away"] * 3 + ["heartbeats are stored again"]
 
 
 async def test_a_node_taken_over_says_so_once_and_beats_no_more(clock: ManualClock) -> None:

@@ -268,7 +268,7 @@ def test_a_schedule_stands_once(place: Path) -> None:
     ("text", "said"),
     [
         ("x = ", "cannot be read"),
-        ('project = "Shop"', "project must be 1 to 32 small letters"),
+        ('project = "Shop"', "project must be 1 to 32 lowercase letters"),
         ("", "project is required"),
         ('project = "shop"\nregion = "x"', "region is no field of this table"),
         ('project = "shop"\nfunctions = 3', "functions must be a table of tables"),
@@ -321,13 +321,13 @@ def test_init_writes_a_file_that_can_be_read(tmp_path: Path, kind: str, capsys: 
 def test_init_overwrites_nothing(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "main.py").write_text("mine")
     assert run(["init", str(tmp_path)]) == 1
-    assert "main.py is there already" in capsys.readouterr().err
+    assert "main.py already exists" in capsys.readouterr().err
     assert [one.name for one in tmp_path.iterdir()] == ["main.py"]
     assert (tmp_path / "main.py").read_text() == "mine"
     (tmp_path / "main.py").unlink()
     (tmp_path / "main.py").symlink_to(tmp_path.parent / "elsewhere.py")
     assert run(["init", str(tmp_path)]) == 1
-    assert "main.py is there already" in capsys.readouterr().err
+    assert "main.py already exists" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["main.py"], "neither half a project, nor a file elsewhere"
 
 
@@ -341,7 +341,7 @@ def test_a_project_is_here_where_no_directory_is_named(
     assert run(["init"]) == 0
     assert {one.name for one in tmp_path.iterdir()} == {"quiltfn.toml", "main.py"}
     assert run(["init"]) == 1
-    assert "quiltfn.toml and main.py are there already" in capsys.readouterr().err
+    assert "quiltfn.toml and main.py already exist" in capsys.readouterr().err
 
 
 def test_init_takes_one_kind(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_init_writes_packages_and_a_schedule(tmp_path: Path, capsys: Captured) -
     assert "--cron must be an expression of five fields" in capsys.readouterr().err
     assert not (tmp_path / "daily").exists()
     assert run(["init", str(tmp_path / "js"), "--node", "--package", "jinja2"]) == 2
-    assert "--package goes with --python" in capsys.readouterr().err
+    assert "--package requires --python" in capsys.readouterr().err
     assert not (tmp_path / "js").exists()
 
 

@@ -418,7 +418,7 @@ async def test_a_removed_runtime_that_a_function_still_names_is_told(runtimes: R
         runtimes.with_snapshot(T, served)
     why = "runtime must be one of: python, shell; the function names etl, which was removed"
     assert str(refused.value) == why
-    assert str(refused.value.hint).startswith("add etl again, or update the function with")
+    assert str(refused.value.hint).startswith("add etl again, or update the function to use")
 
 
 async def test_a_version_has_what_its_name_was(runtimes: Runtimes, images: SomeImages) -> None:
@@ -691,7 +691,7 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed(
     tenant_images = await tenant_images_of(images, (T, DIGEST))
     runtimes = Runtimes(OWN, MemoryRuntimes(), tenant_images, ManualClock())
     # A server that is alone has none to fetch it from.
-    with pytest.raises(Unprocessable, match="an image that is here"):
+    with pytest.raises(Unprocessable, match="a stored image"):
         await runtimes.add(T, a_runtime(image=DIGEST))
     assert (
         await tenant_images.files(T, [DIGEST], "", 9),
@@ -702,11 +702,11 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed(
     async def fetch(digest: str) -> None:
         fetched.append(digest)
         if len(fetched) == 1:
-            raise StoreUnavailable("no node that is there has it")
+            raise StoreUnavailable("no reachable node has it")
         images.digests.add(digest)
 
     monkeypatch.setattr(tenant_images, "fetch", fetch)
-    with pytest.raises(StoreUnavailable, match="no node that is there"):
+    with pytest.raises(StoreUnavailable, match="no reachable node"):
         await runtimes.add(T, a_runtime(image=DIGEST))
     await runtimes.add(T, a_runtime(image=DIGEST))
     assert len(await tenant_images.files(T, [DIGEST], "", 9)) == 1
@@ -737,7 +737,7 @@ async def test_a_base_image_brings_the_interpreter_of_its_kind() -> None:
         await added()
     with pytest.raises(Unprocessable, match="base_image must be an image with a node in one of"):
         await added(kind=Kind.NODE, environment=path)
-    with pytest.raises(Unprocessable, match="base_image must be the digest of an image"):
+    with pytest.raises(Unprocessable, match="base_image must be the digest of a stored image"):
         await runtimes.add(U, a_runtime(base_image=BASE))
     with pytest.raises(Unprocessable, match="base_image must be 64 hexadecimal digits"):
         await runtimes.add(T, a_runtime(base_image="sha256:x"))
@@ -759,7 +759,7 @@ async def test_tenants_build_on_the_base_images_of_all() -> None:
     images.held.clear()
     runtimes.with_snapshot(T, VersionSpec(handler="x", runtime="etl"))
     assert images.held == [BASE], "it is not removed before the version is stored"
-    with pytest.raises(Unprocessable, match="image must be the digest of an image that is here"):
+    with pytest.raises(Unprocessable, match="image must be the digest of a stored image"):
         await runtimes.add(T, a_runtime(kind=Kind.SHELL, image=BASE))
 
 

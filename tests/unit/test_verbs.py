@@ -143,7 +143,7 @@ def test_a_value_that_is_refused(field: str, value: object) -> None:
 
 
 def test_packages_lie_below_an_image() -> None:
-    with pytest.raises(Refused, match="below an image"):
+    with pytest.raises(Refused, match="packages require an image"):
         ask(CREATE | {"packages": DIGEST})
 
 

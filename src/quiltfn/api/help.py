@@ -1,4 +1,4 @@
-"""What the API says of itself: help and examples, as JSON and as Markdown, from the route table."""
+"""Help and examples for the API, as JSON and as Markdown, generated from the route table."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -173,20 +173,20 @@ class HelpDocuments:
     def __init__(self, routes: Sequence[Route], limits: Mapping[str, float]) -> None:
         self._routes, self.limits = routes, limits
         words = [route.path.split("/")[2] for route in routes if route.path.startswith("/api/")]
-        self.parts = sorted(set(words))  # of the API, by the first word of their paths
+        self.parts = sorted(set(words))  # groups of routes, by the first segment after /api/
 
-    # Made when they are first asked for, by few servers (OpenAPI takes 30 ms), and then kept: all
-    # clients share one, however many there are and however slow they read.
+    # Generated on the first request, since few servers need them (OpenAPI takes 30 ms), and cached:
+    # clients share one copy, however many they are and however slowly they read.
 
     @cached_property
     def functions_help(self) -> Texts:
-        """About all routes but those of the next one."""
+        """Help on all routes except those for pool targets."""
         others = [route for route in self._routes if not route.path.startswith(ELASTICITY)]
         return Texts.of(help_document("The functions API", others), help_text)
 
     @cached_property
     def elasticity_help(self) -> Texts:
-        """About pool targets."""
+        """Help on the routes for pool targets."""
         elastic = [route for route in self._routes if route.path.startswith(ELASTICITY)]
         return Texts.of(help_document("Pool targets", elastic), help_text)
 
@@ -217,7 +217,7 @@ def help_document(title: str, routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def describe(route: Route) -> dict[str, Any]:
-    """One route: what it does, who may, what it takes and what it can refuse."""
+    """One route: purpose, required scope, input and possible errors."""
     fields = {}
     if route.body is not None:
         for name, field in fields_of(route.body).items():

@@ -91,7 +91,7 @@ class Deliveries:
         self._ended: dict[str, str] = {}  # by function: its tenant
         self._noticing: asyncio.Task[None] | None = None
 
-    # What others do --------------------------------------------------------------------------
+    # Requests and triggers -------------------------------------------------------------------
 
     def tenant_changed(self, _tenant_id: str, _is_disabled: bool) -> None:
         """The tenant's waiting deliveries may be due and allowed now."""

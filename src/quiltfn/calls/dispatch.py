@@ -152,7 +152,7 @@ class Dispatcher:
         self._retries.clear()  # they are in the store, and no attempt begins now
         await self._tasks.join()
 
-    # What wakes it ---------------------------------------------------------------------------
+    # Triggers --------------------------------------------------------------------------------
 
     def arrived(self, function_id: str, tenant_id: str, due_at_ms: int) -> None:
         """Work of the function waits in the store and is due then."""

@@ -196,7 +196,7 @@ class Events:
         """The tenants whose events are kept now."""
         return self._rings.keys()
 
-    # What is told ----------------------------------------------------------------------------
+    # Events of this node ---------------------------------------------------------------------
 
     def function_changed(self, before: Function | None, after: Function | None) -> None:
         """A function was created (`before` None), changed or deleted (`after` None)."""
@@ -274,7 +274,7 @@ class Events:
         }
         self._tell(tenant_id, EventType.ALIAS_ROLLED_BACK, function_id, data)
 
-    # What other nodes tell -------------------------------------------------------------------
+    # Events of other nodes -------------------------------------------------------------------
 
     def heard(self, tenant_id: str, kind: EventType, data: bytes) -> None:
         """Add an event of another node. It counts toward its function's limits like a local one;
@@ -375,7 +375,7 @@ class Events:
         else:
             asyncio.get_running_loop().call_later(KEPT_S, self._forget, tenant_id)
 
-    # Telling ---------------------------------------------------------------------------------
+    # Reporting -------------------------------------------------------------------------------
 
     def _tell(
         self, tenant_id: str, kind: EventType, function_id: str, told: Mapping[str, Any]

@@ -52,7 +52,7 @@ from quiltfn.ports.streamed_body import StreamedBody
 from quiltfn.store.calls.journal import SpoolJournal
 
 T = TypeVar("T")
-MISTAKE = "the server made a mistake; its log has more"
+MISTAKE = "internal server error; check the server's log"
 # After a search of a tenant found no invocation to cancel, seconds until the next search.
 SEARCHED_AGAIN_S = 0.05
 # Maximum wait of a cancel request for the call's processes to be killed. A guest needs less to end

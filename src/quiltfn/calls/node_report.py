@@ -1,4 +1,4 @@
-"""What a node says of its own load."""
+"""A node's report of its own load."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,14 +9,14 @@ from quiltfn.ports import Pools
 
 
 def no_tenants() -> Sequence[TenantLoad]:
-    """Nobody asks for those of a server that is alone."""
+    """For a standalone server: no node reads its report."""
     return ()
 
 
 def report_of(
     pools: Pools, invoker: Invoker, tenants: Callable[[], Sequence[TenantLoad]] = no_tenants
 ) -> Report:
-    """The load of this moment. It costs some microseconds for each pool."""
+    """The current load. Takes some microseconds for each pool."""
     memory = pools.memory
     return Report(
         memory_free_mib=round(max(0.0, memory.budget_mib - memory.held_mib), 1),

@@ -78,7 +78,7 @@ class Schedules:
         # Emitted for every run: tenant, name, function and call.
         self.on_fired: Signal[str, str, str, str] = Signal()
 
-    # What callers do -------------------------------------------------------------------------
+    # Requests --------------------------------------------------------------------------------
 
     async def create(self, tenant_id: str, function: str, new: Schedule) -> StoredSchedule:
         """Create a schedule of the function with that name. `new`: the fields that the caller set.

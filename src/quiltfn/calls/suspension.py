@@ -1,9 +1,9 @@
-"""What ends when an operator disables a tenant, and begins again when the tenant is enabled.
+"""Ends a tenant's instances and invocations when an operator disables it, and reopens its pools.
 
-That a tenant is disabled is stored with its quota. Its credentials are refused
-(`tenants/access.py`), its invocations are (`tenants/admission.py`), and what is queued, due or to
-be sent waits. None of its pools may be open (`functions/lifecycle.py`). The states of its functions
-stay, so that they serve again once it is enabled.
+Whether a tenant is disabled is stored with its quota. Its credentials (`tenants/access.py`) and its
+invocations (`tenants/admission.py`) are refused; queued invocations, schedules and deliveries wait.
+None of its pools may be open (`functions/lifecycle.py`). The states of its functions stay, so that
+they serve again once the tenant is enabled.
 """
 
 from quiltfn.calls.invoke import Invoker

@@ -1,5 +1,5 @@
-"""What is known of one call, put together: where its time went, its attempts, and what it is part
-of. It works while the call runs as well.
+"""Collects the data about one invocation: its timeline, its attempts, and the invocations that
+caused it or that it caused. Works for running invocations, too.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,11 @@ CHILDREN_MAX = 100
 
 
 class CallTimeline(msgspec.Struct, frozen=True, kw_only=True):
-    """One call. `record`: without its output. `timeline`: up to now, if it is under way; None if
-    none was kept. `attempts`: first to last, with the one that is under way. `children`: the newest
-    calls that it has caused, oldest first. `parent_function_id`: whose call caused it, if that is
-    known. `variables`: the names of what was set for it. `has_input`: whether its input is kept.
+    """One invocation. `record`: without its output. `timeline`: so far, while it runs; None if none
+    was stored. `attempts`: first to last, including a running one. `children`: the newest
+    invocations that it has caused, oldest first. `parent_function_id`: the function whose
+    invocation caused it, if known. `variables`: the names of its variables.
+    `has_input`: whether its input is stored.
     """
 
     record: Invocation
@@ -33,10 +34,10 @@ class CallTimeline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def call_timeline(work: Work, entry: Entry, invocation_id: str) -> CallTimeline:
-    """What is known of a call of the function. Raises `NotFound`."""
+    """The data about an invocation of the function. Raises `NotFound`."""
     found = await _look(work, entry, invocation_id)
     if found.timeline is None and found.record.status is Status.RUNNING:
-        # It has ended while this looked at it; or it runs on another node, and is looked at twice.
+        # It ended while its data was read; or it runs on another node, and a retry does no harm.
         found = await _look(work, entry, invocation_id)
     return found
 
@@ -52,7 +53,7 @@ async def _look(work: Work, entry: Entry, invocation_id: str) -> CallTimeline:
     kept = await work.store.input_variables(invocation_id)
     given = kept or ()
     version = await _version_of(work, entry, record)
-    # Last, and nothing is waited for from here on: the call may end meanwhile.
+    # Last, and without a further await: the invocation may end during one.
     progress = work.invoker.progress(function.id, invocation_id)
     timeline = record.timeline
     if progress is not None and not record.is_final:
@@ -72,7 +73,7 @@ async def _look(work: Work, entry: Entry, invocation_id: str) -> CallTimeline:
 
 
 async def _version_of(work: Work, entry: Entry, record: Invocation) -> Version | None:
-    """The version that ran, or would run now; None if it is not known any more."""
+    """The version that ran, or would run now; None if it was removed."""
     if record.version is None or record.version == entry.version.number:
         return entry.version
     return await work.functions.version(entry.function.id, record.version)

@@ -281,7 +281,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             await self.journal.synced()  # applies the outcome of an attempt that has ended
         raise Conflict("the call is between two attempts", hint="try again", retry_after=1)
 
-    # What is known of a call -----------------------------------------------------------------
+    # Queries ---------------------------------------------------------------------------------
 
     async def attempts(self, entry: Entry, invocation_id: str) -> Sequence[Attempt]:
         """Completed attempts at a call, with their output, oldest first. Raises `NotFound`."""
@@ -540,6 +540,6 @@ def attempt_of(record: Invocation) -> Attempt:
 
 
 def _was_attempted(record: Invocation) -> bool:
-    """Whether the call is over and was handed over, may have been, or could not be."""
+    """Whether the call is over and had, or may have had, an attempt, even a failed start."""
     unstarted_too = record.status in (Status.ERROR, Status.INTERRUPTED)
     return record.status in FINAL and (record.started_at is not None or unstarted_too)

@@ -171,7 +171,7 @@ def add(
     kind = Kind(fields["kind"])
     if files.requirements is not None and kind not in runtime_files.WITH_PYTHON:
         kinds = " and ".join(f"--kind {one}" for one in runtime_files.WITH_PYTHON)
-        raise BadParameter(f"--requirements goes with {kinds}")
+        raise BadParameter(f"--requirements is only for {kinds}")
     base.check(fields.get("base_image"))
     if command is not None:
         fields["command"] = shlex.split(command)

@@ -55,14 +55,14 @@ def functions(
 
 
 def label(name: str | None = None, *, all_functions: bool) -> str | None:
-    """The label of the functions of the project in this directory. None: those of the name, or all
-    functions of the tenant. Raises `BadParameter`.
+    """The label of the functions of the project in this directory. None if a name selects the
+    function, or for all functions of the tenant. Raises `BadParameter`.
     """
     check(name, all_functions)
     path = Path(PROJECT_FILE)
     if name is not None or all_functions or not path.is_file():
         return None
-    from quiltfn.cli.project import file  # noqa: PLC0415 — in a project alone
+    from quiltfn.cli.project import file  # noqa: PLC0415 — only in a project
     from quiltfn.cli.project.plan import LABEL  # noqa: PLC0415
 
     project = file.project_of(path)

@@ -14,19 +14,19 @@ from quiltfn.fleet.peer_streams import Together
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
-# What a client may want of an answer, and this node, which reads the answer itself, does not.
+# Headers that are not sent on: they concern the client, but this node reads the responses itself.
 READ_HERE = frozenset(("accept-encoding",))
-# How long other nodes have for what all of them are asked, and how long an answer may be.
+# Maximum time and size of another node's response.
 ANSWER_MAX_S, ANSWER_MAX_BYTES = 2.0, 1024 * 1024
-# So many answers are read at a time.
+# Maximum responses that are read at a time.
 READ_MAX = 16
 
 
 async def asked_of_others(
     fleet: ForwardingNode, context: RequestContext[Any]
 ) -> AsyncGenerator[bytes, None]:
-    """As `FleetNode` says. A node that has no good answer within `ANSWER_MAX_S`, or a longer one
-    than `ANSWER_MAX_BYTES`, is left out.
+    """See `FleetNode`. Leaves out a node that has not responded successfully within `ANSWER_MAX_S`,
+    or whose response is longer than `ANSWER_MAX_BYTES`.
     """
     if context.request.forwarded is not None:
         return

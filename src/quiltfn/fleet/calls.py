@@ -123,7 +123,7 @@ class FleetCalls:
         return json_response(is_here or self._journal.is_unstored(invocation_id))
 
     async def _is_known_at(self, node: str, invocation_id: str) -> bool | None:
-        """As `LostCalls` asks."""
+        """Ask a node for `LostCalls` whether it knows the invocation."""
         target = f"{CALLS}{invocation_id}".encode()
         with contextlib.suppress(PeerUnavailable, TimeoutError):
             async with (

@@ -74,7 +74,9 @@ class NodeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return bytes.fromhex(self.signing_key)
 
     def check_certificate(self, now: float) -> float:
-        """Return the remaining days of its validity. `now`: Unix seconds. Raises `BadSetting`."""
+        """Return for how many days the certificate is still valid. `now`: Unix seconds. Raises
+        `BadSetting`.
+        """
         own = Credential(self.certificate, self.key)
         try:
             return check_node_certificate(self.ca_certificate, own, self.name, now)
@@ -141,11 +143,11 @@ def parse(kind: type[T], text: str) -> T:
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadSetting(f"fleet: the file is no TOML: {error}") from None
+        raise BadSetting(f"fleet: the file is not TOML: {error}") from None
     version = found.get("format")
     if version != FORMAT:
         why = "has no format" if version is None else f"has the format {str(version)[:20]}"
-        raise BadSetting(f"fleet: the file {why}, and this quiltfn knows {FORMAT}")
+        raise BadSetting(f"fleet: the file {why}; this quiltfn supports format {FORMAT}")
     if found.get("kind") != KINDS[kind]:
         raise BadSetting(
             f"fleet: kind must be {KINDS[kind]!r}: the fleet's own file is for quiltfn fleet, and "
@@ -178,8 +180,8 @@ def check_name(name: str) -> None:
     """Raises `BadSetting` for an invalid node name."""
     if not NODE_NAME.fullmatch(name):
         raise BadSetting(
-            "name must be 1 to 63 small letters, digits and hyphens, with no hyphen at an end, not "
-            f"{name[:80]!r}"
+            "name must be 1 to 63 lowercase letters, digits and hyphens, not beginning or ending "
+            f"with a hyphen, not {name[:80]!r}"
         )
 
 
@@ -228,7 +230,7 @@ def _value(value: Any) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Create a file that only its owner can read. Raises `OSError`, also if it exists already."""
+    """Create a file that only its owner can read. Raises `OSError`, also if the file exists."""
     with open(path, "x", opener=_private) as file:
         file.write(text)
         file.flush()

@@ -39,13 +39,13 @@ class Follower:
         self._seen = 0
         self._refreshing = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None  # a refresh that has not started to read
-        self._under_way = TaskGroup(failed=lambda _: None)  # its requester may be gone
+        self._under_way = TaskGroup(failed=lambda _: None)  # ignored: the caller may be gone
         self._failed: set[ChangeKind] = set()  # kinds that could not be applied because of a bug
         self._current_at = time.monotonic()
         self._listeners: Mapping[ChangeKind, Listener] = {}
 
     def connect(self, listeners: Mapping[ChangeKind, Listener]) -> None:
-        """They are called in this order: objects that refer to a function come after functions."""
+        """Set the listeners, in the order of their calls: functions before what refers to them."""
         assert not self._listeners, "it is connected already"
         self._listeners = listeners
 
@@ -55,7 +55,7 @@ class Follower:
         self._current_at = time.monotonic()
 
     def lag_s(self) -> float:
-        """Seconds since memory had all commits."""
+        """Seconds since memory was last up to date with the store."""
         return time.monotonic() - self._current_at
 
     async def refresh(self) -> None:
@@ -145,7 +145,7 @@ class Repeated:
                 except StoreUnavailable:
                     pass  # health reports it
                 except Exception:
-                    _log.exception("what other nodes changed could not be followed")
+                    _log.exception("cannot follow the changes of other nodes")
             await asyncio.sleep(max(REST_S, min(REST_MAX_S, REST_OF_NODE_S * self._nodes())))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every_s):
@@ -167,8 +167,8 @@ def tasks(
     use: Sequence[Callable[[], Awaitable[None]]],
     slow: Sequence[Callable[[], Awaitable[None]]],
 ) -> tuple[Callable[[], Coroutine[None, None, None]], ...]:
-    """The jobs that follow other nodes. `count`: of nodes; `waiting`: follows queued work, `use`
-    other nodes' usage, and `slow` information that may be some seconds old.
+    """The jobs that follow other nodes. `count` returns the number of nodes. `waiting` follows
+    queued work, `use` other nodes' usage, and `slow` information that may be some seconds old.
     """
     repeated = {
         Notice.CHANGE: Repeated(follower.refresh, nodes=count),

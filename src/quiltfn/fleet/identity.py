@@ -88,11 +88,11 @@ class Verifier:
         if not signed:
             return None
         if len(signed) > CALL_MAX_BYTES:
-            raise BadIdentity("what it says of the call is too long")
+            raise BadIdentity("the call's metadata is too long")
         try:
             return _decode(binascii.a2b_base64(signed.encode().translate(_FROM_URL)))
         except (binascii.Error, msgspec.DecodeError):
-            raise BadIdentity("what it says of the call cannot be read") from None
+            raise BadIdentity("the call's metadata cannot be decoded") from None
 
 
 def _signature(begun: hmac.HMAC, rest: str) -> str:

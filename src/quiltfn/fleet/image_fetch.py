@@ -136,9 +136,9 @@ class ImageFetcher:
                 reasons.append(str(error) or f"node {node} is too slow")
             except (_BadCopy, Unprocessable) as error:
                 self._distrusted[node] = self._clock.now()
-                reasons.append(f"node {node} sends something else: {error}")
-            _log.warning("a node does not give an image", image=digest, reason=reasons[-1])
-        why = "; ".join(reasons) or "no node that is there has it"
+                reasons.append(f"node {node} sends a different image: {error}")
+            _log.warning("a node did not provide an image", image=digest, reason=reasons[-1])
+        why = "; ".join(reasons) or "no reachable node has it"
         raise ImageUnavailable(f"image {digest} is not on this node and cannot be fetched: {why}")
 
     def _sorted(self, nodes: set[str]) -> list[str]:

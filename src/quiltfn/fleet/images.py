@@ -72,7 +72,7 @@ class FleetImages:
         digests = None if changes is None else {one.object_id for one in changes}
         self._table.put(await self._copies.load(digests), digests)
 
-    # What this node needs ----------------------------------------------------------------------
+    # Fetching images ---------------------------------------------------------------------------
 
     def is_here(self, digest: str) -> bool:
         return digest in self._images.all()
@@ -93,15 +93,16 @@ class FleetImages:
             try:
                 await self._others.catch_up()
             except StoreUnavailable as error:
-                raise ImageUnavailable(f"it is not known who has image {digest}: {error}") from None
+                why = f"the nodes with image {digest} are not known: {error}"
+                raise ImageUnavailable(why) from None
         found = self.nodes_of(digest)
         away = self._table.nodes_of(digest) - self._nodes.there - {self._own}
         if away and not found:
             names = ", ".join(sorted(away))
-            raise ImageUnavailable(f"image {digest} is on nodes alone that are away: {names}")
+            raise ImageUnavailable(f"image {digest} is only on unreachable nodes: {names}")
         return found
 
-    # What others need --------------------------------------------------------------------------
+    # Sending images ----------------------------------------------------------------------------
 
     async def answer(self, request: Request, asker: Asker) -> Response:
         """Handle another node's request for an image."""
@@ -140,9 +141,7 @@ class FleetImages:
         except TimeoutError:
             raise _alone(f"none has done so within {KEEP_MAX_S:g} s") from None
         if not is_given:
-            _log.warning(
-                "an image is on this node alone: no other one can be reached", image=digest
-            )
+            _log.warning("only this node has an image: no other node is reachable", image=digest)
 
     async def run(self) -> None:
         """Run until cancelled: store which images are here, and copy images that lack a copy."""
@@ -197,9 +196,9 @@ class FleetImages:
             try:
                 return (await answer.read(REASON_MAX_BYTES)).decode("utf-8", "replace")
             except PeerAnswerTooLong:
-                return f"it says why in more than {REASON_MAX_BYTES} bytes"
+                return f"its reason has more than {REASON_MAX_BYTES} bytes"
 
-    # What the store has ------------------------------------------------------------------------
+    # Locations in the store --------------------------------------------------------------------
 
     async def _state(self) -> None:
         """Store which images are here. Raises `StoreUnavailable`."""
@@ -246,7 +245,7 @@ class _Sent:
 
 def _alone(why: str) -> StoreUnavailable:
     return StoreUnavailable(
-        f"the image is on this node alone, for no other one takes it: {why}",
+        f"only this node has the image, since no other node accepts it: {why}",
         hint="repeat the upload; it is kept here meanwhile",
         retry_after=10,
     )

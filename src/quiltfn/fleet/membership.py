@@ -77,8 +77,8 @@ class Membership:
         self._load = load
 
     def renewed_at(self) -> float:
-        """When this node's membership was last renewed, in seconds of CLOCK_BOOTTIME: from before
-        the heartbeat was sent, so that no other node counts from an earlier time.
+        """When this node's membership was last renewed, in seconds of CLOCK_BOOTTIME. The time is
+        taken before the heartbeat is sent, so that no other node counts from an earlier one.
         """
         return self._renewed_at
 
@@ -90,14 +90,14 @@ class Membership:
         late_s = boottime() - self._renewed_at
         if late_s < self.times.fence_s:
             return None
-        return f"no beat was stored for {late_s:.0f} s"
+        return f"no heartbeat was stored for {late_s:.0f} s"
 
     def seen(self) -> Sequence[Member]:
         """All nodes as of the last look; empty before the first one."""
         return [one.member for one in self._observer.members]
 
     def silent(self) -> Sequence[str]:
-        """Nodes that should be present and whose heartbeats have not moved for the fence time."""
+        """Nodes that should be present and whose heartbeat has not changed for the fence time."""
         known = (self._known(one.member) for one in self._observer.members)
         return [one.member.name for one in known if one.is_silent]
 
@@ -155,16 +155,16 @@ class Membership:
             self._taking_over = asyncio.ensure_future(self._take_over(due))
 
     def _tell_not_stored(self, error: StoreUnavailable) -> None:
-        """Log the failure at first, and now and then while it lasts."""
+        """Log the first failure, and then one every `TOLD_AGAIN_S` seconds."""
         now, told_at = self.clock.now(), self._told_not_stored_at
         if told_at is None or now - told_at >= TOLD_AGAIN_S:
             self._told_not_stored_at = now
-            _log.warning(f"no beat was stored: {error}")
+            _log.warning(f"no heartbeat was stored: {error}")
 
     def _tell_stored(self) -> None:
         if self._told_not_stored_at is not None:
             self._told_not_stored_at = None
-            _log.info("beats are stored again")
+            _log.info("heartbeats are stored again")
 
     def _report(self) -> Report:
         """This node's load, and its own state."""
@@ -178,12 +178,12 @@ class Membership:
             await asyncio.wait([self._taking_over])
 
     async def all(self) -> Sequence[KnownNode]:
-        """As `ports.fleet.Nodes` says, with the states from the store."""
+        """See `ports.fleet.Nodes`. Reads the states from the store."""
         found = await self._members.read()
         return [self._known(one) for one in found if one.is_member]
 
     async def set_state(self, name: str, state: NodeState) -> KnownNode:
-        """As `ports.fleet.Nodes` says. This node applies the change at once, whichever node it
+        """See `ports.fleet.Nodes`. This node applies the change at once, whichever node it
         affects.
         """
         changed = await self._members.set_state(name, state)
@@ -193,7 +193,7 @@ class Membership:
             raise Conflict("the node was removed from the fleet, and stays so")
         if name == self.name:
             self._heard(changed)
-        with contextlib.suppress(StoreUnavailable):  # the next beat looks again
+        with contextlib.suppress(StoreUnavailable):  # the next heartbeat reads them again
             await self._look()
         return self._known(changed)
 
@@ -213,7 +213,7 @@ class Membership:
         try:
             await self._members.leave()
         except StoreUnavailable as error:
-            _log.warning(f"others will wait until they take over what is left: {error}")
+            _log.warning(f"other nodes take over only after the reap time: {error}")
 
     async def _take_over(self, due: Sequence[Member]) -> None:
         """Take nodes over one after the other. A failed take-over is due again at the next look."""
@@ -225,7 +225,7 @@ class Membership:
         except StoreUnavailable as error:
             _log.warning(f"a node could not be taken over yet: {error}")
         except Exception:
-            _log.exception("a node could not be taken over; it is tried again")
+            _log.exception("a node could not be taken over; retrying")
         finally:
             self._taking_over = None
 

@@ -194,7 +194,7 @@ class PeerConnection(asyncio.BufferedProtocol):
         """If a streamed body ends early, signal that to the node."""
         error = None if sending.cancelled() else sending.exception()
         if error is not None and not isinstance(error, PeerGone):
-            self.fail(PeerGone(f"the body for node {self.node} did not come to its end"))
+            self.fail(PeerGone(f"the body for node {self.node} ended early"))
 
     async def _send(self, head: bytes, body: bytes | StreamedBody) -> None:
         self._transport.write(head)
@@ -303,19 +303,19 @@ class PeerConnection(asyncio.BufferedProtocol):
         data = bytes(self._buffer[:nbytes])
         self._on_heard()
         if self._is_whole:
-            return self.fail(PeerGone(f"node {self.node} sent what it was not asked for"))
+            return self.fail(PeerGone(f"node {self.node} sent data that was not requested"))
         self._unfinished_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            return self.fail(PeerGone(f"node {self.node} does not speak HTTP as it should"))
+            return self.fail(PeerGone(f"node {self.node} sent invalid HTTP"))
         if self._unfinished_bytes > HEAD_MAX_BYTES:
             self.fail(PeerGone(LONG_HEAD.format(node=self.node)))
         if self._held_bytes > AHEAD_BYTES and not self._is_reading_paused:
             self._is_reading_paused = True
             self._transport.pause_reading()
 
-    # What the parser finds -------------------------------------------------------------------
+    # Parser callbacks ------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         if self._is_whole:

@@ -82,7 +82,7 @@ def head_of(
     text, ends = "\r\n".join(lines), len(lines) - 1
     is_bad = text.count("\n") != ends or text.count("\r") != ends or "\0" in text
     if is_bad or b" " in target or not target.startswith(b"/"):
-        raise ValueError("a line of the head holds what would end it")
+        raise ValueError("a line of the head contains a line break or NUL")
     return text.encode("latin-1")
 
 
@@ -229,7 +229,7 @@ class PeerLink:
             pass
         finally:
             if self._pings_on is not None and not self._pings_on.is_reusable:
-                self._pings_on.fail(PeerGone(f"node {self.node} does not go on with pings"))
+                self._pings_on.fail(PeerGone(f"node {self.node} stopped answering pings"))
 
     async def aclose(self) -> None:
         self.fail_all("this node is ending")
@@ -341,7 +341,7 @@ class HttpPeers:
         if reason is not None or self.is_closed:
             why = reason or "this node is ending"
             if node in self._links:
-                self._links.pop(node).fail_all(f"node {node} is not asked any more: {why}")
+                self._links.pop(node).fail_all(f"node {node} gets no more requests: {why}")
             raise PeerUnreachable(f"node {node} is not asked: {why}")
         link = self._links.get(node)
         if link is None:
@@ -395,7 +395,7 @@ class HttpPeers:
             cause, reason = error, str(error)
         finally:
             if connection is not None and connection not in link.all:
-                connection.fail(PeerGone(f"node {node} did not let this one in"))
+                connection.fail(PeerGone(f"node {node} did not admit this one"))
         raise PeerUnreachable(f"node {node} cannot be reached: {reason}") from cause
 
     async def _greet(self, link: PeerLink, connection: PeerConnection) -> None:
@@ -404,9 +404,9 @@ class HttpPeers:
         reason = await answer.read(REASON_MAX_BYTES)
         nonce = answer.header(NONCE_HEADER)
         if answer.status != 204 or nonce is None:
-            raise PeerGone(f"it does not let this node in: {reason.decode('utf-8', 'replace')}")
+            raise PeerGone(f"it does not admit this node: {reason.decode('utf-8', 'replace')}")
         if not connection.is_reusable:
-            raise PeerGone("it has as many connections as it takes")
+            raise PeerGone("it has reached its limit of connections")
         own = self._own
         side = Side(key=own.secret, fleet_id=own.fleet_id, asker=own.name, asked=link.node)
         link.all[connection] = Signer(side, nonce)

@@ -158,7 +158,7 @@ class SlotKeeper:
         try:
             await self._slots.hold(self._node(), left)
         except (StoreUnavailable, NotAMember) as error:
-            _log.warning(f"slots could not be given back; the next start does it: {error}")
+            _log.warning(f"slots could not be returned; the next start returns them: {error}")
 
     # -----------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class SlotKeeper:
             await step
         except StoreUnavailable as error:
             if not self._is_away:  # logged once
-                _log.warning(f"slots cannot be asked for: {error}")
+                _log.warning(f"slots cannot be requested: {error}")
             self._is_away = True
         except NotAMember as error:
             _log.error(f"instances end: {error}")
@@ -242,7 +242,7 @@ class SlotKeeper:
         if not self._pools.there(function_id):
             self._holdings.pop(function_id, None)
 
-    # What the node looks at four times a second ------------------------------------------------
+    # Periodic checks, four times a second ------------------------------------------------------
 
     async def _sweep(self) -> None:
         if not self._lease.is_held:

@@ -8,22 +8,22 @@ from typing import Any
 
 from quiltfn.fleet.files import NodeFile
 
-# A peer whose machine is gone is noticed by the kernel within some seconds, too.
+# So the kernel, too, notices within seconds that a peer's machine is gone.
 SILENT_MS = 3000
 KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
 
 
 def server_context(node: NodeFile) -> ssl.SSLContext:
-    """For the peer port."""
+    """The TLS context of the peer port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
-    # Each connection shows its certificate: none is continued from an earlier one.
+    # Every connection presents its certificate: no session is resumed.
     context.num_tickets = 0
     return _prepared(context, node)
 
 
 def client_context(node: NodeFile) -> ssl.SSLContext:
-    """To ask others. The name of the node that is asked must be in its certificate."""
+    """The TLS context for requests. The other node's certificate must contain its name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     assert context.check_hostname
     assert context.verify_mode is ssl.CERT_REQUIRED
@@ -44,13 +44,13 @@ def _prepared(context: ssl.SSLContext, node: NodeFile) -> ssl.SSLContext:
 
 
 def node_of(certificate: Mapping[str, Any] | None) -> str | None:
-    """The name of the node that a checked certificate is of, as `getpeercert` gives it."""
+    """The node's name in a verified certificate, in the form that `getpeercert` returns."""
     names = [value for kind, value in (certificate or {}).get("subjectAltName", ())]
     return names[0] if len(names) == 1 else None
 
 
 def set_options(opened: socket.socket | None) -> None:
-    """Of a connection between nodes."""
+    """Set the socket options of a connection between nodes."""
     if opened is None or opened.family not in (socket.AF_INET, socket.AF_INET6):
         return
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -89,7 +89,7 @@ class OwnEvents:
         try:
             asked = _asked(await read_whole(request, ASKED_MAX_BYTES, ASKED_WITHIN_S, _fits))
         except msgspec.DecodeError as error:
-            return error_response(BadRequest(f"this is not what nodes ask for: {error}"), "")
+            return error_response(BadRequest(f"this is not a valid request of a node: {error}"), "")
         except QuiltfnError as error:
             return error_response(error, "")
         tenants = {one: last for one, last in asked.tenants.items() if TENANT.fullmatch(one)}
@@ -297,8 +297,8 @@ class Watching:
                     self._take(node, heard, parsed)
                 except Exception:
                     self._lose(node, heard)  # the next request starts after it
-                    _log.exception("what a node told is no event", node=node, type=parsed.type)
-                    raise NotWatched("it told what is no event") from None
+                    _log.exception("a node sent an invalid event", node=node, type=parsed.type)
+                    raise NotWatched("it sent an invalid event") from None
 
     def _take(self, node: str, heard: _Heard, line: EventLine) -> None:
         tenant_id, kind = line.tenant_id, line.type

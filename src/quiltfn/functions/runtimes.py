@@ -150,8 +150,8 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         raise NotFound("there is no runtime of this name")
 
     def is_outdated(self, tenant_id: str, spec: VersionSpec) -> bool:
-        """Whether an update would give a version another runtime: since it was created, its
-        runtime's name has been given to another one.
+        """Whether an update would give a version another runtime: its runtime was replaced by a
+        newer one of the same name.
         """
         try:
             named = self.get(tenant_id, spec.runtime).runtime
@@ -176,8 +176,8 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         return msgspec.structs.replace(spec, runtime_snapshot=runtime)
 
     def _no_runtime(self, tenant_id: str, spec: VersionSpec) -> Unprocessable:
-        """The error for a spec whose runtime does not exist, which a function may still name if it
-        was removed.
+        """The error for a spec whose runtime does not exist. A function may still name a runtime
+        that was removed.
         """
         expected = f"one of: {', '.join(sorted(one.runtime.name for one in self.all(tenant_id)))}"
         if spec.runtime_snapshot.name != spec.runtime:
@@ -185,8 +185,8 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         expected += f"; the function names {spec.runtime}, which was removed"
         error = Unprocessable.field("runtime", expected, spec.runtime, "shell")
         error.hint = (
-            f"add {spec.runtime} again, or update the function with the name of another one; "
-            "the current version keeps the one it has"
+            f"add {spec.runtime} again, or update the function to use another runtime; "
+            "the current version keeps its runtime"
         )
         return error
 
@@ -252,7 +252,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
             expected = f"crun: this server has no gVisor ({self._host.no_gvisor})"
             raise Unprocessable.field("isolation", expected, wanted.isolation, "crun")
         if wanted.packages is not None and self.others.has_older_nodes():
-            raise older_node("knows no packages beside an image")
+            raise older_node("does not support packages in addition to an image")
 
     async def remove(self, tenant_id: str, name: str, *, shared: bool = False) -> None:
         """Removes the name. New versions cannot use it; existing versions keep their snapshots.
@@ -266,7 +266,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         async with self._changing:
             if self.get(owner, name).tenant_id != owner:
                 raise Conflict(
-                    f"{name} is shared by all tenants; this one has none of its own by the name",
+                    f"{name} is shared by all tenants; the tenant has no own runtime of this name",
                     hint="an operator removes it with ?shared=true",
                 )
             await self._store.remove(owner, name)
@@ -311,7 +311,7 @@ def _images(wanted: Runtime) -> list[tuple[str, str]]:
 
 
 def _no_image(name: str, digest: str) -> Unprocessable:
-    expected = f"the digest of an image that is here; {UPLOAD_IMAGE.text} makes one"
+    expected = f"the digest of a stored image; {UPLOAD_IMAGE.text} creates one"
     error = Unprocessable.field(name, expected, digest)
     error.see = UPLOAD_IMAGE
     return error

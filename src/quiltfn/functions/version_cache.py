@@ -1,4 +1,4 @@
-"""KnownVersions: the versions that calls named last, in memory. A version never changes."""
+"""KnownVersions: caches versions that invocations have named. A version never changes."""
 
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import NotFound
@@ -9,16 +9,16 @@ KNOWN_MAX_BYTES = 8 * 1024 * 1024
 
 
 class KnownVersions:
-    """Of all functions; what was asked for longest ago is forgotten first."""
+    """An LRU cache of versions of all functions."""
 
     def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._known: dict[tuple[str, int], Version] = {}
         self._size = 0
-        self._forgotten = 0  # how often something was: what was read before may be gone
+        self._forgotten = 0  # counts calls of `forget`: versions read before one may be gone
 
     def forget(self, function_id: str) -> None:
-        """The function got a version, with which older ones may have been removed."""
+        """Drop the function's versions: storing its new version may have removed older ones."""
         self._forgotten += 1
         for key in [key for key in self._known if key[0] == function_id]:
             self._size -= self._known.pop(key).spec.size

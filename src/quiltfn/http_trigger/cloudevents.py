@@ -140,7 +140,7 @@ def problem_of(event: Event) -> str | None:
         return f"its attributes have more than {ATTRIBUTES_MAX_CHARS} characters"
     for name, value in event.items():
         if name not in OF_THE_BODY and not NAME.fullmatch(name):
-            return f"the attribute {name[:80]!a} must be named in small letters and digits"
+            return f"the attribute {name[:80]!a} must be named in lowercase letters and digits"
         if name != "data" and not isinstance(value, str | int | bool | None):
             return f"{name} must be a text, a whole number, true or false"
     if "data" in event and "data_base64" in event:

@@ -1,7 +1,7 @@
 """Reads a tar archive, member by member, with limited memory.
 
 The standard library decodes each header. This module finds the headers itself, because `tarfile`
-takes a damaged header for the end of the archive, and reads extended headers of any size.
+treats a damaged header as the end of the archive and accepts extended headers of any size.
 Formats: POSIX.1-2001 (pax), ustar, GNU long names.
 """
 
@@ -99,7 +99,7 @@ class Source:
         """Reads exactly `size` bytes. Raises `Unprocessable` if the archive ends before."""
         data = self.read(size)
         if len(data) != size:
-            raise refusal("the archive ends in the middle")
+            raise refusal("the archive is truncated")
         return data
 
     def skip(self, size: int) -> None:
@@ -142,7 +142,7 @@ def members(source: Source, *, with_special: bool = False) -> Iterator[Member]:
         yield _member(header, common | own, with_special=with_special)
         own = {}
     if own:
-        raise refusal("the archive ends in the middle")
+        raise refusal("the archive is truncated")
     _finish(source)
 
 
@@ -154,7 +154,7 @@ def _header(source: Source) -> tarfile.TarInfo | None:
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except (tarfile.TarError, ValueError, OverflowError):
-        raise refusal("it is no tar archive, or it is damaged") from None
+        raise refusal("it is not a tar archive, or it is damaged") from None
 
 
 def _member(header: tarfile.TarInfo, extended: dict[str, str], *, with_special: bool) -> Member:
@@ -163,14 +163,14 @@ def _member(header: tarfile.TarInfo, extended: dict[str, str], *, with_special: 
     if with_special and header.type in SPECIAL:
         kind = Kind.SPECIAL
     if kind is None:
-        raise refusal(REFUSED.get(header.type, "is of no kind that an image may have"), name)
+        raise refusal(REFUSED.get(header.type, "is of a type that an image cannot contain"), name)
     size = header.size
     if "size" in extended:
         if not re.fullmatch(r"[0-9]{1,18}", extended["size"]):
-            raise refusal("has a size that is no number", name)
+            raise refusal("has a size that is not a number", name)
         size = int(extended["size"])
     if size < 0:
-        raise refusal("has a size below nothing", name)
+        raise refusal("has a negative size", name)
     target = extended.get("linkpath", header.linkname)
     return Member(name, kind, header.mode, target, size if kind is Kind.FILE else 0)
 
@@ -202,7 +202,7 @@ def _finish(source: Source) -> None:
     while piece := source.read(CHUNK):
         left -= len(piece)
         if left < 0:
-            raise refusal("the archive goes on after its end")
+            raise refusal("the archive has data after its end")
 
 
 def _text(data: bytes) -> str:

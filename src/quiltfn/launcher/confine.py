@@ -1,4 +1,4 @@
-"""Take root, and all else that it does not need, from the forked server."""
+"""Drop root and all other privileges that the forked server does not need."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class NotReadable(Exception):
-    """The unprivileged server could not read its own program (a sentence for the operator)."""
+    """The unprivileged server could not read its own program The message is for the operator."""
 
 
 def reveal(readable: Sequence[Path], *writable: Path) -> None:
@@ -70,7 +70,7 @@ def check_reachable(directory: Path) -> None:
 
 
 def give_up_root(launcher: int, uid: int) -> None:
-    """Permanently drops root and all capabilities; from then on, this ends with the launcher."""
+    """Permanently drops root and all capabilities. This process then ends with the launcher."""
     become(uid, uid)
     syscalls.die_with_parent(signal.SIGKILL)
     if os.getppid() != launcher:  # the launcher ended before the line above took effect
@@ -104,8 +104,8 @@ def prepare_data_dir(path: Path, uid: int) -> None:
     """Creates the data directory if needed, and gives it to the server alone. Raises `NotReadable`
     if the directory has other contents.
 
-    A compromised server may have put anything into it. So this follows no links, and does not
-    change the owner of a file with several names, which may be a file of root.
+    A compromised server may have put anything into it. So this follows no symbolic links, and does
+    not change the owner of a file with several hard links, which may belong to root.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -334,7 +334,7 @@ class Sandboxes:
                 in_log = error_in if sandbox.by_runsc else _first_line
                 raise OSError(explained(in_log(bundle / "log") or why))
             if sandbox.proxy is not None and not sandbox.proxy.is_alive:
-                raise OSError("the process that leads out of its network ended")
+                raise OSError("its egress proxy ended")
             # A gVisor sandbox had more CPU for its start. crun has set all limits except sockets.
             limit = self._cgroups.limit if sandbox.by_runsc else self._cgroups.limit_sockets
             limit(self._state.id, sandbox.id, sandbox.limits)

@@ -97,7 +97,7 @@ def parse(message: bytes, *, most: SandboxLimits) -> Verb:
         known |= {"isolation", "base_image", "packages", *ROOM}
         _only(request, known | ({"deadline"} & set(request)))
         if request["packages"] is not None and request["image"] is None:
-            raise Refused("packages are only below an image")
+            raise Refused("packages require an image")
         return Create(
             n,
             _sandbox_limits(request, most),
@@ -172,9 +172,9 @@ def _writable_paths(paths: Any) -> tuple[str, ...]:
         raise Refused(f"writable_paths must be a list of at most {WRITABLE_MAX}, not {paths!r}")
     for path in paths:
         if not isinstance(path, str) or not WRITABLE.fullmatch(path):
-            raise Refused(f"no file system is laid at {path!r}")
+            raise Refused(f"{path!r} cannot be a writable path")
         if path.split("/")[1] in FIXED:
-            raise Refused(f"no file system is laid over {path!r}")
+            raise Refused(f"no file system may cover {path!r}")
     return tuple(paths)
 
 

@@ -89,7 +89,7 @@ class Forbidden(QuiltfnError):
 
 
 class TenantDisabled(Forbidden):
-    """An operator has disabled the tenant. `for_its_key`: who asks has shown a credential of it."""
+    """An operator has disabled the tenant. `for_its_key`: the caller has a credential of it."""
 
     for_its_key = False
 
@@ -248,7 +248,7 @@ NEXT_STEP: Mapping[str, tuple[str, ApiCall | None]] = {
 
 
 class Internal(QuiltfnError):
-    """The server made a mistake; its log has the details."""
+    """Internal server error; check the server's log."""
 
 
 def no_such_route() -> NotFound:

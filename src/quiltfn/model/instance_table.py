@@ -112,7 +112,7 @@ class InstanceTable:
         """Whether the machine has enough memory for an invocation in the instance."""
         return self._memory.fits(self.footprint(instance.digest).limit_mib - instance.charge_mib)
 
-    # What there is ---------------------------------------------------------------------------
+    # Queries ---------------------------------------------------------------------------------
 
     def counts(self) -> PoolCounts:
         if not self.instances:

@@ -143,7 +143,7 @@ class Pool:
         total = self.counts().total
         assert total == len(self.instances), "an instance is in none of the five states"
 
-    # What a call does ------------------------------------------------------------------------
+    # Events of invocations -------------------------------------------------------------------
 
     def acquire(self, waiter: int, now: float) -> list[Action]:
         """An invocation asks for an instance: assigns one, queues the invocation, or refuses it."""
@@ -210,7 +210,7 @@ class Pool:
         self._table.apply(instance, InstanceEvent.RELEASED, now)
         return []
 
-    # What an instance does -------------------------------------------------------------------
+    # Events of instances ---------------------------------------------------------------------
 
     def started(self, number: int, now: float) -> list[Action]:
         """A sandbox was created and specialised."""
@@ -272,7 +272,7 @@ class Pool:
         )
         return self._provide(now)
 
-    # What an operator or a lifecycle verb does -----------------------------------------------
+    # Lifecycle and scaling -------------------------------------------------------------------
 
     def prepare(
         self, digest: str, count: int, now: float, footprint: Footprint | None = None
@@ -388,7 +388,7 @@ class Pool:
             return []
         return [PrepareFailed(self.prepared, self.quota.refusal), *self.abandon(now)]
 
-    # What another pool of the function does ---------------------------------------------------
+    # Transfers between pools of the function --------------------------------------------------
 
     def hand_over(self, digest: str) -> list[Instance]:
         """Hands over instances kept for a rollback to this version, to its own pool."""
@@ -410,7 +410,7 @@ class Pool:
             return []
         return self._became_ready(instance, now)
 
-    # What the machine's memory does ----------------------------------------------------------
+    # Memory ----------------------------------------------------------------------------------
 
     def provide(self, now: float) -> list[Action]:
         """Memory may have become free: serves the queue."""
@@ -450,7 +450,7 @@ class Pool:
         """Updates the memory that an idle instance uses."""
         self._table.measured(number, mib)
 
-    # What is known ---------------------------------------------------------------------------
+    # Queries ---------------------------------------------------------------------------------
 
     @property
     def is_at_rest(self) -> bool:

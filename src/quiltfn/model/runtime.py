@@ -242,8 +242,8 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         """Raises `Unprocessable` for the first invalid field."""
         if not NAME.fullmatch(self.name) or self.name in RESERVED_NAMES:
             expected = (
-                "1 to 64 small letters, digits, dots, dashes or underscores, starting and ending "
-                "with a letter or digit, and none of " + ", ".join(sorted(RESERVED_NAMES))
+                "1 to 64 lowercase letters, digits, dots, dashes or underscores, starting and "
+                "ending with a letter or digit, and none of " + ", ".join(sorted(RESERVED_NAMES))
             )
             raise Unprocessable.field("name", expected, self.name, "etl")
         for name in IMAGES:

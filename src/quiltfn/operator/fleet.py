@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
         "this does not ask the database, and makes its file all the same.",
         epilog=f"{codes} · 78 an argument or the fleet's file is wrong",
     )
-    verb.add_argument("name", help="of the node: small letters, digits and hyphens")
+    verb.add_argument("name", help="of the node: lowercase letters, digits and hyphens")
     verb.add_argument(
         "--address",
         required=True,

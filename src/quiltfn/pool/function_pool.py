@@ -642,7 +642,7 @@ class FunctionPool:
             if not isinstance(error, SandboxFailed | SandboxRefused):
                 # Bugs must not leak instance capacity.
                 _log.exception("an instance could not be made", function=version.function_id)
-                why = "an instance could not be made; the server's log has more"
+                why = "an instance could not be created; check the server's log"
             self._perform(self.model.failed(number, why, self._clock.now()))
             del self.start_timings[number]
             self._look_after_end()

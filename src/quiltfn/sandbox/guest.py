@@ -34,8 +34,8 @@ from quiltfn.sandbox.web_server import NO_DESCRIPTORS, WebServer
 GREETING_TIMEOUT_S = 10.0
 # The guest's default limits for the output of one call.
 OUTPUT_LIMITS = OutputLimits(wire.STDOUT_MAX, wire.STDERR_MAX)
-# The guest enforces the deadline. If it has not reported the end this long after it, the sandbox is
-# killed from outside.
+# The guest enforces the deadline. If it has not reported the end this long after the deadline, the
+# sandbox is killed from outside.
 OUTER_DEADLINE_S = 0.5
 # How long the launcher may take to end a sandbox before the guest has to end it by itself, and how
 # long the guest may take.
@@ -43,7 +43,7 @@ LAUNCHER_ANSWERS_S, GUEST_ENDS_S = 0.5, 5.0
 CONTROL_PIECE = 64 * 1024
 # The limit on descriptors that arrived before their frames.
 DESCRIPTORS_MAX = 2
-# The guest gives a runner 120 s to start. A busy sandbox may notice the end of that late.
+# The guest gives a runner 120 s to start. A busy sandbox may notice late that they have passed.
 RUNNER_STARTS_WITHIN_S = 125.0
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
 
@@ -93,7 +93,7 @@ READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_")
 
 
 def prepare_frame(kind: Kind, interpreter: str = "") -> bytes | None:
-    """The frame that starts a runner before the version is known; None if no runner can be."""
+    """The frame that starts a runner before the version is known; None if none can be."""
     if kind is not Kind.PYTHON:
         return None
     variables = environment.ALWAYS | {"QUILT_PREWARMED": "1"}
@@ -146,7 +146,7 @@ class GuestSandbox(asyncio.Protocol):
         self._channel = channel
         self._events = events
         self._web_server: WebServer | None = None
-        self._control: socket.socket | None = None  # once this object reads it itself
+        self._control: socket.socket | None = None  # set once this object reads the socket directly
         self._descriptors: deque[int] = deque()
         self._loop = asyncio.get_running_loop()
         self._decoder = wire.Decoder()
@@ -218,7 +218,7 @@ class GuestSandbox(asyncio.Protocol):
         if is_server:
             await self._start_server(spec)
             return
-        self.note = answer.text.partition(" ")[2]  # after the word for the mode of serving
+        self.note = answer.text.partition(" ")[2]  # the first word names the serving mode
 
     async def call(self, call: Call) -> CallResult:
         if self._web_server is not None:
@@ -277,7 +277,7 @@ class GuestSandbox(asyncio.Protocol):
             self._destroyed = asyncio.ensure_future(self._destroy())
         return self._destroyed
 
-    # What comes from the guest ---------------------------------------------------------------
+    # Frames from the guest -------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of asyncio.Transport, but are no subclasses.
@@ -340,10 +340,10 @@ class GuestSandbox(asyncio.Protocol):
         elif self._web_server is None or not self._hear_of_server(self._web_server, event):
             self._break()
 
-    # Of a server -----------------------------------------------------------------------------
+    # Web servers -----------------------------------------------------------------------------
 
     def _read_descriptors(self) -> None:
-        """Reads the guest's socket itself from now on: a transport loses the descriptors."""
+        """Reads the guest's socket directly from now on: a transport loses the descriptors."""
         if self._transport is None or self._transport.is_closing():
             return
         self._transport.pause_reading()
@@ -454,7 +454,7 @@ class GuestSandbox(asyncio.Protocol):
         rose, self._out_of_memory_kills = kills > self._out_of_memory_kills, kills
         return rose
 
-    # What goes to guest and launcher ---------------------------------------------------------
+    # Requests to guest and launcher ----------------------------------------------------------
 
     def _count(self, answer: Reply) -> None:
         """Updates counters, which never fall, even if the launcher no longer knows the sandbox."""
@@ -474,7 +474,7 @@ class GuestSandbox(asyncio.Protocol):
         """Sets the one timer of this sandbox; a timer per call would slow every warm call."""
         if self._outer is not None:
             self._outer.cancel()
-        self._outer_at = at  # uvloop's timers do not always provide it
+        self._outer_at = at  # uvloop's timers do not always tell it
         self._outer = self._loop.call_at(at, self._kill_if_overdue)
 
     def _kill_if_overdue(self) -> None:
@@ -492,7 +492,7 @@ class GuestSandbox(asyncio.Protocol):
 
     def _end_alone(self) -> None:
         """Has the guest end the sandbox without the launcher, which may be stalled. The guest does
-        so, and then closes its socket, once this side ends.
+        so once this side shuts down its connection, and then closes its own.
         """
         if self._transport is None or self._alone:
             return

@@ -75,7 +75,7 @@ class UnavailableError(ApiError):
 
 
 class ServerError(ApiError):
-    """500: the server made a mistake; its log has more."""
+    """500: internal server error; check the server's log."""
 
 
 CLASSES: Mapping[int, type[ApiError]] = {

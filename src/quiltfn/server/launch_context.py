@@ -39,8 +39,8 @@ class Inherited(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def close_memory() -> None:
-    """Prevent other processes of this uid from tracing it and from reading its memory and
-    descriptors.
+    """Prevent other processes of this uid from tracing this process and from reading its memory
+    and descriptors.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
@@ -108,7 +108,7 @@ def connections_max(files: int) -> int:
 
 
 def transport_of(chosen: settings.Settings) -> str:
-    """What health says of who can read along."""
+    """Who can read the traffic, as health reports it."""
     if chosen.tls_cert != Path():
         return "tls"
     return "loopback" if settings.is_loopback(chosen.host) else "cleartext"

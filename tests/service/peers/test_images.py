@@ -1,4 +1,4 @@
-"""Nodes get images from each other, whatever happens to the others, the disk or the image."""
+"""Nodes fetch images from each other, whatever happens to other nodes, the disk, or the image."""
 
 import asyncio
 import errno
@@ -37,7 +37,7 @@ async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(fleet_images, "LOOK_S", 0.02)
     async with image_fleet(tmp_path, "one", "two", "three") as made:
         yield made
-        # What an upload has twice is removed behind its answer.
+        # Duplicate files of an upload are removed after its response.
         await until(lambda: not any(node.leftovers for node in made.nodes.values()))
 
 
@@ -55,12 +55,12 @@ async def test_an_image_is_fetched_once_for_all_who_wait(fleet: ImageFleet) -> N
     ).read_bytes()
     await two.fleet.obtain(digest)
     assert one.asked == [("GET", "two")]
-    # The others know of it, and get it from either.
+    # The others know where it is, and fetch it from either node.
     assert fleet["three"].fleet.nodes_of(digest) == {"one", "two"}
 
 
 async def test_a_root_file_system_comes_as_it_is(fleet: ImageFleet) -> None:
-    """With links that files at /app may not have; an upload of these is refused as before."""
+    """It has links that files at /app must not have; uploading these is refused as before."""
     one, two = fleet["one"], fleet["two"]
     tree = [link("etc/mtab", "/proc/mounts"), link("up", "../../x"), file("bin/sh", mode=0o755)]
     image = await one.images.take(Archive.TAR, in_pieces(packed(tree)), contents=Contents.ROOTFS)
@@ -94,7 +94,7 @@ async def test_two_nodes_fetch_from_each_other_at_the_same_time(fleet: ImageFlee
 
 
 async def test_two_nodes_do_not_wait_for_an_image_nobody_has(fleet: ImageFleet) -> None:
-    """Each believes that the other has it."""
+    """Each believes that the other has the image."""
     digest = "ab" * 32
     await fleet.store.state("one", [digest])
     await fleet.store.state("two", [digest])
@@ -110,9 +110,9 @@ async def test_two_nodes_do_not_wait_for_an_image_nobody_has(fleet: ImageFleet) 
 async def test_where_it_is_on_a_node_that_is_away_the_error_names_it(fleet: ImageFleet) -> None:
     digest = await fleet["one"].put(an_archive())
     fleet.change("one", presence="gone")
-    with pytest.raises(ImageUnavailable, match="on nodes alone that are away: one"):
+    with pytest.raises(ImageUnavailable, match="only on unreachable nodes: one"):
         await fleet["two"].fleet.obtain(digest)
-    # It fails at once for those who come next, and is tried again a moment later.
+    # It fails at once for the next callers, and is retried a moment later.
     fleet.change("one")
     with pytest.raises(ImageUnavailable):
         await fleet["two"].fleet.obtain(digest)
@@ -131,11 +131,13 @@ async def test_memory_does_not_grow_with_the_image(fleet: ImageFleet) -> None:
     assert most < 8 * MIB
 
 
-# Nodes that are broken or lie ----------------------------------------------------------------
+# Nodes that are broken or send wrong data ----------------------------------------------------
 
 
 async def asks(fleet: ImageFleet, bad: Any, *, is_distrusted: bool) -> None:
-    """The image is on one and three; one is asked first and does that. Two gets it all the same."""
+    """Nodes one and three have the image; one is asked first and fails in this way. Two still gets
+    the image.
+    """
     data = an_archive()
     digest = await fleet["one"].put(data)
     assert await fleet["three"].put(data) == digest
@@ -180,7 +182,7 @@ async def test_wrong_bytes_are_refused(fleet: ImageFleet) -> None:
         return Response(body=other)
 
     await asks(fleet, wrong, is_distrusted=True)
-    # The control: where no digest is asked for, nothing is wrong with it.
+    # Control: without an expected digest, the image is accepted.
     assert (await fleet["two"].upload(other)).is_new
 
 
@@ -207,7 +209,7 @@ async def test_more_than_the_image_counts_is_refused_while_it_comes(fleet: Image
         return Response(body=pieces())
 
     await asks(fleet, endless, is_distrusted=True)
-    assert sent < 32 * MIB  # what the kernel keeps of it on the way is some of that
+    assert sent < 32 * MIB  # includes what the kernel buffers on the way
 
 
 async def test_a_node_that_stops_in_the_middle_is_given_up(
@@ -238,7 +240,7 @@ async def test_who_waits_for_a_node_that_sends_to_others_does_not_give_it_up(
     one.fleet._sending.release()
     await waiting
     assert one.asked == [("GET", "two")]
-    # Each gives back what it took, whether the image is there or not.
+    # Each request frees what it reserved, whether the image exists or not.
     for wanted in (digest, "ab" * 32):
         asker = Asker(node="three", call=None)
         request = Request("GET", f"/fleet/images/{wanted}", Headers({}))
@@ -284,16 +286,16 @@ async def test_the_bound_for_all_images_holds_for_fetched_ones(tmp_path: Path) -
     async with image_fleet(tmp_path, "one", "two", all_bytes=4 * MIB) as fleet:
         one, two = fleet["one"], fleet["two"]
         kept = [await one.put(an_archive()) for _ in range(3)]
-        two.tenant_images._all_bytes = int(2.5 * MIB)  # as its operator has set it
+        two.tenant_images._all_bytes = int(2.5 * MIB)  # as set by its operator
         for digest in kept[:2]:
             await two.fleet.obtain(digest)
         with pytest.raises(ImageUnavailable, match="no room for another image"):
             await two.fleet.obtain(kept[2])
         assert ("GET", "two") in one.asked
-        assert len(one.asked) == 2  # nothing was sent for nothing
+        assert len(one.asked) == 2  # nothing was sent in vain
 
 
-# An image that goes meanwhile -----------------------------------------------------------------
+# An image that is removed meanwhile -----------------------------------------------------------
 
 
 @promise("N43")
@@ -307,7 +309,7 @@ async def test_an_image_removed_while_it_is_fetched_is_sent_whole(fleet: ImageFl
     assert one.has(digest)
     await waiting
     assert two.has(digest)
-    # Nobody has it: after a while it is on no node.
+    # No tenant has it: after a while it is on no node.
     for _ in range(2):
         fleet.clock.time += 10_000
         for node in (one, two):
@@ -345,7 +347,8 @@ async def test_where_no_other_node_can_be_reached_one_has_it(tmp_path: Path) -> 
         image = await fleet["one"].upload(an_archive())
         assert fleet.having(image.digest) == ["one"]
     async with image_fleet(tmp_path, "one", "two") as fleet:
-        fleet["one"].directory.addresses["two"] = "127.0.0.1:1"  # it is gone; nobody knows yet
+        # It is gone, but no node knows that yet.
+        fleet["one"].directory.addresses["two"] = "127.0.0.1:1"
         image = await fleet["one"].upload(an_archive())
         assert fleet.having(image.digest) == ["one"]
 
@@ -353,7 +356,7 @@ async def test_where_no_other_node_can_be_reached_one_has_it(tmp_path: Path) -> 
 @promise("N41")
 @pytest.mark.parametrize(
     ("body", "told"),
-    [(b"no room", "no room"), (b"x" * 5000, "it says why in more than 4096 bytes")],
+    [(b"no room", "no room"), (b"x" * 5000, "its reason has more than 4096 bytes")],
 )
 async def test_an_upload_needs_a_second_node(fleet: ImageFleet, body: bytes, told: str) -> None:
     async def full(*_: object) -> Response:
@@ -362,7 +365,7 @@ async def test_an_upload_needs_a_second_node(fleet: ImageFleet, body: bytes, tol
     data = an_archive()
     for name in ("two", "three"):
         fleet[name].handler = full
-    with pytest.raises(StoreUnavailable, match=rf"no other one takes it: node .*: {told}") as error:
+    with pytest.raises(StoreUnavailable, match=rf"node accepts it: node .*: {told}") as error:
         await fleet["one"].upload(data)
     assert "repeat the upload" in str(error.value.hint)
     fleet["three"].handler = None
@@ -429,7 +432,7 @@ async def test_a_copy_on_a_lost_node_is_made_anew_after_a_while(fleet: ImageFlee
 
 @promise("N43")
 async def test_an_image_that_no_tenant_has_is_given_to_nobody(fleet: ImageFleet) -> None:
-    """Else two nodes would hand it to each other for ever, after each has removed it."""
+    """Otherwise two nodes would copy it to each other for ever, since each removes it again."""
     one = fleet["one"]
     digest = await one.put(an_archive())
     fleet.store.rows.clear()
@@ -451,7 +454,7 @@ async def test_a_node_says_at_its_start_what_it_has(fleet: ImageFleet) -> None:
     assert one.fleet._table.nodes_of(digest) == {"one"}
 
 
-# What the peer port takes ---------------------------------------------------------------------
+# Limits of the peer port ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["", "x", "../etc", "AB" * 32, "ab" * 33])
@@ -462,7 +465,7 @@ async def test_what_is_no_digest_is_refused(fleet: ImageFleet, path: str) -> Non
 
 
 async def test_room_is_looked_at_before_anything_is_asked_for(fleet: ImageFleet) -> None:
-    """The control of the bound: the same check raises where it is asked by itself."""
+    """Control of the limit: the same check raises when it is called directly."""
     one = fleet["one"]
     one.tenant_images._all_bytes = 1
     digest = await fleet["two"].put(an_archive())

@@ -1,4 +1,6 @@
-"""One node asks another: what comes across, what ends a request, and that nothing piles up."""
+"""Requests between nodes: what is transferred, what ends a request, and that nothing
+accumulates.
+"""
 
 import asyncio
 import contextlib
@@ -43,15 +45,15 @@ async def pair() -> AsyncIterator[Pair]:
 
 @pytest.fixture
 def _no_pings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that count connections. Name it before the pair."""
+    """For tests that count connections. Request it before the pair."""
     monkeypatch.setattr(client, "PING_EVERY_S", 1e6)
 
 
-# What comes across ---------------------------------------------------------------------------
+# Transfers -----------------------------------------------------------------------------------
 
 
 def waits_to_answer(pair: Pair) -> asyncio.Event:
-    """The node answers `done`, to whatever it is asked, once the event is set."""
+    """The node responds `done` to any request once the event is set."""
     release = asyncio.Event()
 
     async def handle(_: Request, __: Asker) -> Response:
@@ -86,7 +88,7 @@ async def test_a_client_s_own_host_and_length_of_head_come_across(pair: Pair) ->
 
 
 async def test_what_only_nodes_say_nobody_else_says(pair: Pair) -> None:
-    """A client sends such headers, and a handler answers with them."""
+    """A client sends such headers, and a handler responds with them."""
 
     async def handle(_: Request, __: Asker) -> Response:
         return Response(headers=[("quilt-peer-refused", "1"), ("x-own", "1")], body=b"done")
@@ -134,7 +136,7 @@ async def test_bodies_come_whole_in_pieces(pair: Pair, size: int) -> None:
 
 
 class Body:
-    """A streamed body. `length`: as it is told; `asked_for`: how many pieces were."""
+    """A streamed body. `length`: as announced; `asked_for`: the number of pieces requested."""
 
     def __init__(self, pieces: Iterable[bytes], length: int | None = None) -> None:
         self.length, self.asked_for, self._pieces = length, 0, pieces
@@ -156,7 +158,7 @@ async def test_an_answer_that_is_not_read_does_no_harm(pair: Pair) -> None:
     assert await pair.ask("/second") == (200, b"/second")
     assert len(pair.server.connections) == 1
     async with pair.request(method="POST", body=b"x" * MIB) as answer:
-        assert answer.status == 200  # the rest of it is on its way
+        assert answer.status == 200  # the rest of it is still arriving
     assert await pair.ask("/third") == (200, b"/third")
 
 
@@ -207,7 +209,7 @@ async def test_a_stream_that_nobody_reads_is_not_made(pair: Pair) -> None:
     pair.handler = handle
     async with pair.request() as answer:
         before = -1
-        while made != before:  # until it stands still
+        while made != before:  # until it stops
             before = made
             await asyncio.sleep(0.3)
         assert 0 < made < 200, "what is on the way is bounded"
@@ -260,7 +262,7 @@ async def test_an_answer_before_the_body_ends_the_sending(pair: Pair) -> None:
 async def test_an_answer_and_a_body_pass_each_other(pair: Pair) -> None:
     async def handle(asked: Request, _: Asker) -> Response:
         chunks = asked.chunks()
-        first = await anext(chunks)  # once an answer has begun it is too late to ask for a body
+        first = await anext(chunks)  # once a response has begun, a body can no longer be requested
 
         async def echo() -> AsyncIterator[bytes]:
             yield first
@@ -277,7 +279,7 @@ async def test_an_answer_and_a_body_pass_each_other(pair: Pair) -> None:
 
 
 async def test_a_long_answer_does_not_hold_up_short_ones(pair: Pair) -> None:
-    """A body of 6 MiB in one piece would take the event loop for as long as it is encrypted."""
+    """Encrypting a body of 6 MiB in one piece would block the event loop."""
 
     async def handle(asked: Request, _: Asker) -> Response:
         return Response(body=b"x" * (32 * MIB if asked.path == "/long" else 10))
@@ -315,7 +317,9 @@ async def test_a_connection_that_ends_fails_its_request_at_once(pair: Pair) -> N
 
 
 async def test_a_node_that_did_not_get_all_of_a_body_has_not_begun_with_it(pair: Pair) -> None:
-    """It does not read, so what was sent fills the buffers; nobody need fear that it ran."""
+    """It does not read, so the sent data fills the buffers; it certainly has not started the
+    call.
+    """
     pair.handler = never
     call = asyncio.ensure_future(pair.ask(body=b"x" * (64 * MIB)))
     await _until(lambda: pair.server.connections.tasks)
@@ -377,7 +381,9 @@ async def test_a_body_that_fails_ends_the_request_with_its_error(pair: Pair) -> 
 
 
 async def test_the_kernel_notices_a_machine_that_is_gone_on_both_sides(pair: Pair) -> None:
-    """As the node that is asked must: it pings nobody, and its answer may be hours away."""
+    """The requested node must notice it, too: it sends no pings, and its response may take
+    hours.
+    """
     await pair.ask()
     for end in ("getsockname", "getpeername"):
         with contextlib.ExitStack() as stack:
@@ -389,7 +395,7 @@ async def test_the_kernel_notices_a_machine_that_is_gone_on_both_sides(pair: Pai
 
 
 def _connected_sockets() -> list[socket.socket]:
-    """Copies of this process's sockets that are connected."""
+    """Duplicates of this process's connected sockets."""
     found = []
     for number in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError):
@@ -405,7 +411,7 @@ def _connected_sockets() -> list[socket.socket]:
 
 @promise("N6")
 async def test_a_node_that_is_silent_is_taken_for_dead(pair: Pair) -> None:
-    """Its machine has lost its link: nothing comes any more, and no connection ends."""
+    """The network link of its machine is down: nothing arrives, and no connection ends."""
     pair.handler = never
     async with _proxy(pair) as proxy:
         calls = [asyncio.ensure_future(pair.ask()) for _ in range(3)]
@@ -426,7 +432,7 @@ async def test_a_node_that_is_silent_is_taken_for_dead(pair: Pair) -> None:
 
 
 class Revision:
-    """`KeyRevisions` of one node."""
+    """The `KeyRevisions` of one node."""
 
     def __init__(self, revision: int) -> None:
         self.revision, self.others = revision, set[str | None]()
@@ -442,7 +448,7 @@ class Revision:
 @promise("N94")
 @pytest.mark.parametrize("is_older", [False, True])
 async def test_pings_carry_the_key_revision_both_ways(pair: Pair, is_older: bool) -> None:
-    """A node of an older version says nothing of keys."""
+    """A node of an older version sends no revision."""
     asking, asked = Revision(7), Revision(8)
     pair.peers.keys, pair.server.keys = asking, None if is_older else asked
     release = waits_to_answer(pair)
@@ -460,14 +466,14 @@ async def test_a_loop_that_was_held_up_takes_nobody_for_dead(pair: Pair) -> None
     release = waits_to_answer(pair)
     call = asyncio.ensure_future(pair.ask())
     await asyncio.sleep(1.0)
-    time.sleep(3.0)  # noqa: ASYNC251 — that is the story
+    time.sleep(3.0)  # noqa: ASYNC251 — blocks the event loop on purpose
     await asyncio.sleep(1.0)
     release.set()
     assert await call == (200, b"done")
 
 
 async def test_a_node_that_refuses_new_connections_may_end_what_it_has(pair: Pair) -> None:
-    """A node that is ending takes no new connections; pings need one."""
+    """A stopping node accepts no new connections, and pings need one."""
     release = waits_to_answer(pair)
     call = asyncio.ensure_future(pair.ask())
     await _until(lambda: pair.server.connections.tasks)
@@ -512,7 +518,7 @@ async def test_connections_to_a_node_are_few(pair: Pair, monkeypatch: pytest.Mon
     pair.handler = handle
     calls = [asyncio.ensure_future(pair.ask()) for _ in range(3)]
     await _until(lambda: len(pair.server.connections.tasks) == 3)
-    await _until(lambda: pair.server.counts["one"] == 4)  # one is for pings
+    await _until(lambda: pair.server.counts["one"] == 4)  # one of them is for pings
     for _ in range(2):
         with pytest.raises(PeerBusy, match="3 connections to node two, in use"):
             await pair.ask()
@@ -532,7 +538,7 @@ async def test_connections_that_the_node_has_ended_are_not_asked_for_pings(pair:
     pair.handler = handle
     await asyncio.gather(*(pair.ask() for _ in range(8)))
     kept = pair.peers._links["two"]._idle[-1]._transport.get_extra_info("sockname")
-    for one in list(pair.server.connections._regular):  # as where there are too many
+    for one in list(pair.server.connections._regular):  # as if there were too many
         connection: Any = one
         if connection._transport.get_extra_info("peername") != kept:
             connection.cut()
@@ -548,7 +554,7 @@ async def test_a_node_with_as_many_connections_as_it_takes_has_not_begun(pair: P
     release = waits_to_answer(pair)
     calls = [asyncio.ensure_future(pair.ask()) for _ in range(2)]
     await _until(lambda: len(limits.tasks) == 2)
-    with pytest.raises(PeerUnreachable, match="as many connections as it takes"):
+    with pytest.raises(PeerUnreachable, match="reached its limit of connections"):
         await pair.ask()
     release.set()
     assert [await call for call in calls] == [(200, b"done")] * 2
@@ -572,7 +578,7 @@ async def test_long_answers_that_nodes_do_not_take_count_and_make_room(
             assert responses.held == 46_000_000
         with pytest.raises(PeerGone):
             await answer.read(size)
-    # One that is taken ends as it should, and counts no more.
+    # A connection that is in use ends properly, and no longer counts.
     assert (await pair.ask("/short")) == (200, b"x" * 2_000_000)
     await _until(lambda: responses.held == 0)
 
@@ -639,7 +645,7 @@ async def _until(holds: Callable[[], object]) -> None:
 
 
 class Proxy:
-    """Carries bytes between two nodes until it is cut; then it is silent and ends nothing."""
+    """Forwards bytes between two nodes until `cut`; then it forwards nothing and closes nothing."""
 
     def __init__(self, port: int) -> None:
         self.port, self.is_cut = port, asyncio.Event()

@@ -269,7 +269,7 @@ class HttpConnection(asyncio.Protocol):
                 stopped = error
         return False
 
-    # What the parser finds -------------------------------------------------------------------
+    # Parser callbacks ------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         self._target, self._headers = b"", Headers()

@@ -33,7 +33,7 @@ LEAST_PROGRESS = 64 * 1024
 # before slow clients end, and the interval over which speed is measured.
 PATIENCE_S, WAIT_S, SLOW_S = 3.0, 3.0, 5.0
 SOON_S = 4.0  # less than what is left of the time that a request waits for memory
-KNOWN_S = 1.0  # so long a client reads before its speed says anything
+KNOWN_S = 1.0  # for how long a client must read before its speed is meaningful
 LITTLE_BYTES = MIB
 
 
@@ -61,7 +61,7 @@ class Connection(Protocol):
 
     @property
     def idle_since(self) -> float | None:
-        """The loop time since which every request is answered; None: one is not."""
+        """The loop time since which every request is answered; None: a request is under way."""
         ...
 
     @property
@@ -255,9 +255,9 @@ class Connections:
         self._make_room(now)
 
     def _make_room(self, now: float) -> None:
-        """While others wait for memory: cuts as many as it takes of those that stand still, longest
-        first. If none of the waiting requests was served for a while, and what clients read soon
-        does not give enough memory, cuts slow ones, those first that will need it for longest.
+        """While requests wait for memory: cuts off as many stalled clients as necessary, those that
+        stalled first. If no waiting request was served for a while, and clients read too little to
+        free the memory soon, cuts off slow ones, those first that would need it for longest.
         """
         missing = self.responses.missing
         if not missing or self.responses.served != self._served:
@@ -289,8 +289,8 @@ class Connections:
                 connection.cut()
 
     def _enough(self, ordered: list[Connection], missing: int) -> list[Connection]:
-        """The first of `ordered` that hold `missing` bytes together, without those that are not
-        needed for it; none if all of them hold less.
+        """The first connections in `ordered` that together hold `missing` bytes, without those that
+        are not needed for that; none if all of them together hold less.
         """
         chosen: list[Connection] = []
         surplus = -missing

@@ -88,10 +88,10 @@ def for_strangers(error: QuiltfnError) -> QuiltfnError:
         seconds = error.retry_after or (DISABLED_RETRY_AFTER_S if is_disabled else RETRY_AFTER_S)
         return CapacityFull("the function is not available at the moment", retry_after=seconds)
     if status == STATUS[Internal.code]:
-        return Internal("the server made a mistake")
+        return Internal("internal server error")
     shown = type(error)(WORDS.get(error.code, str(error)), retry_after=error.retry_after)
     if isinstance(error, PayloadTooLarge) and error.invocation_id is None:
-        shown.hint = error.hint  # of bodies and kinds of runtimes, not of this one
+        shown.hint = error.hint  # about bodies and runtimes in general, not about this function
     shown.executed = error.executed
     return shown
 

@@ -20,7 +20,7 @@ def failure(error: QuiltfnError, request_id: str) -> Response:
 def bug(request: Request, request_id: str) -> Response:
     """The response to an unexpected exception, which is logged."""
     log_bug(request, request_id)
-    response = failure(Internal("the server made a mistake; its log has more"), request_id)
+    response = failure(Internal("internal server error; check the server's log"), request_id)
     response.executed = True
     return response
 

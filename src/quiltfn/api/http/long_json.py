@@ -43,8 +43,8 @@ async def size_of(texts: Iterable[bytes], turn: Turn) -> int:
 
 
 async def filled(text: bytes, texts: Mapping[str, LongText]) -> AsyncGenerator[bytes, None]:
-    """Yield the JSON `text` with its empty strings of these names replaced by `texts`. The whole is
-    never in memory.
+    """Yield the JSON `text`, with the empty string of each field in `texts` replaced by its text.
+    The complete JSON is never in memory.
     """
     for name, (size, read) in texts.items():
         before, mark, text = text.partition(b'"%b":""' % name.encode())
@@ -113,7 +113,7 @@ async def long_json_response(
     """The JSON response with `value`, which may be `WithTexts`."""
     if isinstance(value, WithTexts) and context.request.method == "HEAD":
         return head_response(headers)
-    out = io.BytesIO()  # its value is not copied, unlike the result of `join`
+    out = io.BytesIO()  # getvalue() doesn't copy, unlike `join`
     await write(out, value, context.services.budgets.turn)
     return _response(out, headers)
 

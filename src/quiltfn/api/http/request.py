@@ -105,12 +105,12 @@ class Request:
         self.body: bytes | bytearray = b""
         self.reader: asyncio.Future[None] | None = None
 
-    # For who answers it ----------------------------------------------------------------------
+    # For handlers ----------------------------------------------------------------------------
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody will have the response. A caller may ask for it again by its key, and
-        another node does not say whether its caller has left.
+        """Whether nobody will read the response. Never with an idempotency key, as a repetition may
+        request it, nor for another node, which does not report that its client has left.
         """
         return self.is_lost and self.forwarded is None and "idempotency-key" not in self.headers
 
@@ -122,12 +122,12 @@ class Request:
         return (httptools.parse_url(self.target).path or b"").decode("ascii")
 
     def take_body(self) -> bytes:
-        """What has arrived since the last time. It is not kept here any longer."""
+        """The part of the body that has arrived since the last call. It is not kept here."""
         body, self.body = self.body, b""
         return bytes(body)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body while it arrives. Raises `ClientDisconnected`."""
+        """Yields the body as it arrives. Raises `ClientDisconnected`."""
         while True:
             if self.body:
                 yield self.take_body()
@@ -142,7 +142,7 @@ class Request:
                 await self.reader
 
     async def lost(self) -> None:
-        """Returns once the client has gone. To be called when the body is whole."""
+        """Returns once the client has gone. Call it once the body is complete."""
         while not self.is_lost:
             self.reader = asyncio.get_running_loop().create_future()
             await self.reader
@@ -150,7 +150,7 @@ class Request:
     # For the connection ----------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
-        """A piece of the body."""
+        """Adds a piece of the body."""
         if not self.body:
             self.body = data
         elif isinstance(self.body, bytearray):
@@ -162,11 +162,11 @@ class Request:
             self.wake()
 
     def wake(self) -> None:
-        """Tells the reader of the body to look again."""
+        """Wakes the reader of the body."""
         reader, self.reader = self.reader, None
         if reader is not None and not reader.done():
             reader.set_result(None)
 
     def forget_body(self) -> None:
-        """It is answered: nobody will ask for what has arrived."""
+        """Drops the rest of the body: the request has its response."""
         self.body = b""

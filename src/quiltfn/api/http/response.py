@@ -47,7 +47,7 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
     is_shared: bool = False
 
     def header(self, name: str) -> str | None:
-        """The first value of a header, by its name in small letters."""
+        """The first value of a header, by its name in lowercase letters."""
         return first_value(self.headers, name)
 
 

@@ -24,8 +24,8 @@ async def list_events(context: RequestContext[EventServices]) -> Response:
     """Follow the tenant's events, from now on, as server-sent events: changes of functions, starts
     and ends of invocations, instance counts, changes of queues, ticks of schedules. They contain
     nothing that callers or handlers wrote. After a disconnect, resume with Last-Event-ID within a
-    minute; a reset event means that this was too late, and a gap that the reader was too slow or
-    that a node's events are missing. In a fleet, the stream has the events of all nodes.
+    minute. A reset event means that the client resumed too late; a gap event means that it read too
+    slowly, or that a node's events are missing. In a fleet, the stream has the events of all nodes.
     """
     query, services = context.query, context.services
     event_stream.check_follows(context)
@@ -47,7 +47,7 @@ def _types(text: str | None) -> frozenset[EventType] | None:
     words = text.split(",")
     for word in words:
         if word not in WORDS:
-            expected = f"some of these, with commas: {', '.join(WORDS)}"
+            expected = f"a comma-separated list of: {', '.join(WORDS)}"
             raise Unprocessable.field("types", expected, text, "function,invocation.ended")
     return types_of(words)
 
@@ -66,7 +66,7 @@ async def _framed(events: AsyncGenerator[Event, None]) -> AsyncGenerator[bytes, 
 
 FOLLOW_EVENTS = Parameter(
     name="follow",
-    about="true, unless Accept names text/event-stream",
+    about="must be true, unless Accept includes text/event-stream",
     schema={"type": "boolean"},
     example=True,
 )

@@ -141,9 +141,9 @@ async def function_response(context: RequestContext[Any], entry: Entry) -> Respo
 DEFAULT_ALIAS = Parameter(
     name="default_alias",
     about="move: the default alias, if there is one, moves to the version that becomes current; "
-    "keep: it stays, and so do invocations that name no version. Without it, an update that "
-    "leaves the code as it is keeps an alias that names another version than the current "
-    "one; all else moves it",
+    "keep: the alias and the invocations by it stay with their version. By default the alias "
+    "moves, except in an update that leaves the code unchanged if the alias names a version other "
+    "than the current one",
     schema={"enum": list(MOVES)},
     example="keep",
 )

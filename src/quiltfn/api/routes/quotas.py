@@ -37,8 +37,8 @@ async def get_tenant_quota(context: RequestContext[QuotaServices]) -> Response:
 async def set_tenant_quota(context: RequestContext[QuotaServices]) -> Response:
     """Set the quota of a tenant. It applies from the next request on. Omitted limits are those of
     the server's settings. Existing objects stay: a lower limit only refuses new ones. A tenant
-    exists once it has a key, a function or invocations; its quota can be set before, and known is
-    false until then.
+    exists once it has a key, a function or invocations. Its quota can be set earlier; until the
+    tenant exists, the field known is false.
     """
     tenant_id = _tenant(context)
     await context.services.quotas.set(

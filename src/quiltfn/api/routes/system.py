@@ -82,7 +82,7 @@ async def get_health(context: RequestContext[SystemServices]) -> Response:
 def get_health_unverified(
     context: RequestContext[SystemServices], error: StoreUnavailable
 ) -> Response:
-    """That the server is not ready, and why, while it cannot check who asks."""
+    """Respond that the server is not ready, and why, while it cannot check credentials."""
     report = context.services.health.unverified_report(str(error))
     return _json_or_markdown(context, Texts.of(report, health_text))
 
@@ -246,7 +246,7 @@ async def refresh_metrics(services: MetricServices) -> None:
 def _json_or_markdown(
     context: RequestContext[SystemServices], texts: Texts, *, is_shared: bool = False
 ) -> Response:
-    """JSON, or Markdown where the caller asks for it. `is_shared`: as `Response` says."""
+    """JSON, or Markdown if the caller requests it. `is_shared`: see `Response`."""
     wanted = context.query.get("format")
     if wanted is not None:
         parse.one_of(wanted, "format", ["json", "markdown"], "markdown")

@@ -420,8 +420,8 @@ def _call(context: RequestContext[UrlCallServices], asked: UrlRequest, body: byt
 async def _respond(
     context: RequestContext[UrlCallServices], asked: UrlRequest, record: Invocation, judge: Judge
 ) -> Response:
-    """The answer of a call that is over. Raises `HandlerFailed`, `HandlerTimedOut` and
-    `CapacityFull`; of a call whose body did not come to its end, the reason.
+    """The response to an invocation that has ended. Raises `HandlerFailed`, `HandlerTimedOut`,
+    `CapacityFull`, and, if the request's body was cut short, the reason for that.
     """
     _check_body(context, record)
     answer = judge.answer

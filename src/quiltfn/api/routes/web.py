@@ -46,7 +46,7 @@ FOREVER, ASKED_EACH_TIME = "public, max-age=31536000, immutable", "no-cache"
 
 
 class WebServices(RouteServices):
-    """The services for dashboard and documentation: none of their own."""
+    """The services for dashboard and documentation, which need no further ones."""
 
 
 class WebFile(msgspec.Struct, frozen=True):
@@ -151,7 +151,7 @@ async def get_documentation(context: RequestContext[WebServices]) -> Response:
     if not known:
         raise NotFound(
             "the documentation was not built when this server was installed",
-            hint="run scripts/setup --docs in its checkout and start it again, or ask for "
+            hint="run scripts/setup --docs in the server's checkout and restart the server, or get "
             "/api/functions/help?format=markdown",
         )
     if f"{name}/{INDEX}" in known:
@@ -159,7 +159,7 @@ async def get_documentation(context: RequestContext[WebServices]) -> Response:
     if name == "" or name.endswith("/"):
         name += INDEX
     if name not in known:
-        raise NotFound("the documentation has no such page", hint="/docs/ has them all")
+        raise NotFound("the documentation has no such page", hint="see /docs/ for all pages")
     return known[name].response(context.headers)
 
 
@@ -175,7 +175,7 @@ def _file(name: str, context: RequestContext[WebServices]) -> Response:
     if not known:
         raise NotFound(
             "the dashboard was not built when this server was installed",
-            hint="scripts/setup in a checkout says why; the API works without it",
+            hint="run scripts/setup in a checkout to see why; the API works without the dashboard",
         )
     if name not in known:
         raise NotFound("the dashboard has no such file", hint="reload the page")

@@ -58,10 +58,10 @@ def _wrong_variables(names: list[str]) -> str | None:
 ProjectName = Annotated[
     str,
     about(
-        "what the functions of this file have in common on the server: 1 to 32 small letters, "
+        "what the functions of this file have in common on the server: 1 to 32 lowercase letters, "
         "digits or dashes; begins and ends with a letter or digit",
         "shop",
-        Pattern(PROJECT_NAME, "1 to 32 small letters, digits or dashes, ending in no dash"),
+        Pattern(PROJECT_NAME, "1 to 32 lowercase letters, digits or dashes, ending in no dash"),
     ),
 ]
 CodeDirectory = Annotated[

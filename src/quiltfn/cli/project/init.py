@@ -19,25 +19,25 @@ from quiltfn.wire.functions import RESERVED_FUNCTION_NAMES
 FALLBACK = "hello"
 PYTHON = """\
 def handler(event, context):
-    # event is the payload, or the request where its URL is called.
-    # What it prints is its log; what it returns is the answer.
+    # event is the payload or, if the function's URL is requested, the HTTP request.
+    # Printed text goes to the log; the return value is the result.
     print("called with", event)
     return {"message": "Hello!"}
 """
 NODE = """\
 exports.handler = async (event, context) => {
-  // event is the payload, or the request where its URL is called.
-  // What it prints is its log; what it returns is the answer.
+  // event is the payload or, if the function's URL is requested, the HTTP request.
+  // Printed text goes to the log; the return value is the result.
   console.log("called with", event);
   return { message: "Hello!" };
 };
 """
 SHELL = """\
-# The payload is its input, and what it prints is the answer.
+# Standard input is the payload; standard output is the result.
 echo "Hello! You sent: $(cat)"
 """
 FILE = """\
-# `quiltfn deploy` makes the server have what stands here.
+# `quiltfn deploy` deploys what this file describes.
 project = "{name}"
 
 [functions.{name}]
@@ -59,11 +59,11 @@ class KindOptions(Struct, frozen=True, kw_only=True):
     image: Annotated[bool, Option(help=f"Script in a container image: {IMAGE}.")] = False
 
     def files(self) -> tuple[str, str, str]:
-        """The fields of the function, the handler's file and what is in it. Raises
+        """The fields of the function, the handler's file name and its content. Raises
         `BadParameter`.
         """
         if sum((self.python, self.node, self.shell, self.image)) > 1:
-            raise BadParameter("give one of --python, --node, --shell and --image")
+            raise BadParameter("use only one of --python, --node, --shell and --image")
         if self.node:
             return _fields("node", "main:handler"), "main.js", NODE
         if self.shell or self.image:
@@ -73,7 +73,7 @@ class KindOptions(Struct, frozen=True, kw_only=True):
 
 
 class PartOptions(Struct, frozen=True, kw_only=True):
-    """What there is beside the handler and its URL."""
+    """Optional parts of the project, in addition to the handler and its URL."""
 
     package: Annotated[
         list[str] | None,
@@ -89,7 +89,7 @@ class PartOptions(Struct, frozen=True, kw_only=True):
         if not self.package:
             return None
         if not handler.endswith(".py"):
-            raise BadParameter("--package goes with --python; Node has a package.json")
+            raise BadParameter("--package requires --python; for Node, use a package.json")
         return "".join(f"{one}\n" for one in self.package)
 
     def check_cron(self, name: str) -> None:
@@ -122,8 +122,8 @@ def init(
         files[directory / "requirements.txt"] = requirements
     there = [str(path) for path in files if os.path.lexists(path)]
     if there:
-        verb = "is" if len(there) == 1 else "are"
-        show.complain(f"{' and '.join(there)} {verb} there already", "nothing was written")
+        verb = "exists" if len(there) == 1 else "exist"
+        show.complain(f"{' and '.join(there)} already {verb}", "nothing was written")
         raise Exit(1)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -135,11 +135,11 @@ def init(
         show.complain(f"{error.filename} cannot be written: {error.strerror}")
         raise Exit(1) from None
     where = "" if directory == Path() else f" {shlex.quote(str(directory))}"
-    show.note(f"put it on a server with: quiltfn deploy{where}")
+    show.note(f"deploy it with: quiltfn deploy{where}")
 
 
 def project_name(directory: Path) -> str:
-    """A name of a project, and of a function, after a directory."""
+    """The name of the project and its function, derived from the directory's name."""
     word = re.sub("[^a-z0-9]+", "-", directory.resolve().name.lower()).strip("-")
     word = word[:32].strip("-")
     return FALLBACK if not word or word in RESERVED_FUNCTION_NAMES else word

@@ -1,8 +1,8 @@
 """The files of a project, and the runtimes that are created from them.
 
 A runtime's name is derived from its content: settings, code, packages, and root file system. So a
-function's code changes exactly if it names another runtime, one request is enough to find out which
-it uses, and an existing runtime need not be created again.
+function's code has changed if and only if the function names another runtime. One request finds out
+which runtimes the functions use, and a runtime that exists is not created again.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Sources:
         self._left_out = (*NOT_CODE, *left_out)
         self._allows_outside = allows_outside
         self._copies: dict[tuple[Path, bool], tuple[Path, str]] = {}
-        # By the names of the runtimes that are created from them.
+        # Sources by the name of the runtime that is created from them.
         self._made: dict[str, tuple[runtime_files.Source, runtimes.BaseOptions]] = {}
 
     def wanted(self) -> DesiredState:
@@ -56,8 +56,8 @@ class Sources:
         return DesiredState(project=self._file.project, functions=functions)
 
     def upload(self, runtime: NewRuntime) -> dict[str, Any]:
-        """Upload the files of a runtime; return all its fields. Raises `BadParameter`, and as the
-        client does.
+        """Upload the files of a runtime; return all its fields. Raises `BadParameter` and the
+        client's errors.
         """
         source, base = self._made[runtime.name]
         settings = {name: getattr(runtime, name) for name in ("name", *RUNTIME_SETTINGS)}
@@ -97,7 +97,7 @@ class Sources:
         if files.requirements is not None:
             if not takes_them:
                 raise BadParameter(
-                    f"[functions.{table.new.name}] requirements goes with the kinds "
+                    f"[functions.{table.new.name}] requirements is only for the kinds "
                     f"{' and '.join(runtime_files.WITH_PYTHON)}"
                 )
             return directory / files.requirements
@@ -109,7 +109,7 @@ class Sources:
         """Raises `BadParameter` if the list of packages or a wheel in it is outside."""
         directory = self._file.directory.absolute()
         paths = [requirements.absolute()]
-        if requirements.name == lock_files.UV_LOCK:  # it is read together with this file
+        if requirements.name == lock_files.UV_LOCK:  # read together with pyproject.toml
             paths.append(paths[0].with_name(lock_files.PROJECT))
         if not any(is_outside(directory, path) for path in paths):
             lines = lock_files.read(requirements).text.splitlines()

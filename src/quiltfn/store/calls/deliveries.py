@@ -53,7 +53,7 @@ IS_FREE = one.epoch == literal_column("0")
 
 
 class SqlDeliveries:
-    """Deliveries, for any number of servers. Raises `StoreUnavailable`. `bound`: the bytes of all.
+    """Deliveries, for any number of servers. Raises `StoreUnavailable`. `bound`: their limits.
 
     Deliveries of a deleted function are never claimed.
     """
@@ -122,8 +122,8 @@ class SqlDeliveries:
         await self._change(delivery, values)
 
     async def release_others(self, known: Collection[str]) -> None:
-        """Likewise releases all that this server has claimed, except those with `known` ids: for a
-        claim whose outcome is unknown.
+        """Releases all deliveries that this server has claimed, except those in `known`, and does
+        not count their tries. Used after a claim whose outcome is unknown.
         """
         boot = self._database.boot
         mine = WAITS, one.epoch == boot.epoch, one.node_id == boot.node_id
@@ -152,8 +152,8 @@ class SqlDeliveries:
         await self._database.write(both)
 
     async def depth(self, invocation_id: str, most: int) -> int:
-        """The length of the chain of invocations, each caused by the one before, that ends with
-        this one; at most `most`. An invocation without a cause: 1. A missing record ends the chain.
+        """The number of invocations in the causal chain that ends with this one, up to `most`; 1 if
+        it has no cause. A missing record ends the chain.
         """
         record = tables.invocation.c
 

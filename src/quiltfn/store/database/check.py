@@ -35,11 +35,11 @@ class IntegrityCheck:
         size = self._database.stat().st_size
         if size >= CHECK_BELOW_BYTES:
             self.message = (
-                "the last server did not end in order, and the database is too large to be looked "
-                "through meanwhile: quiltfn backup does it"
+                "the last server did not end properly, and the database is too large to be checked "
+                "in the background: quiltfn backup checks it"
             )
             return
-        self.message = "the last server did not end in order: looking the database through"
+        self.message = "the last server did not end properly: checking the database"
         self._thread = threading.Thread(target=self._run, name="store-check", daemon=True)
         self._thread.start()
 
@@ -63,7 +63,7 @@ class IntegrityCheck:
                 return
             damage = str(error)
         if damage is None:
-            self.message = "looked through after an end that was not in order: it is whole"
+            self.message = "the database was checked after an improper end: it is intact"
             return
         import structlog  # noqa: PLC0415 — commands beside a server do without it
 

@@ -34,7 +34,7 @@ CONNECT_TIMEOUT_S = 3
 # Longer than any statement or wait for a lock takes in a healthy database.
 ANSWER_MAX_S = 10.0
 NO_ANSWER = "PostgreSQL has not answered for some seconds"
-NOT_ON_STANDBY = "somebody has ended the wait for the standby, which may not have what was stored"
+NOT_ON_STANDBY = "the wait for the standby was cancelled, so the standby may lack the stored change"
 # A server stuck in the middle of a transaction loses it before the servers that wait for it give
 # up. If it resumes, it retries the transaction.
 STUCK_S = 3

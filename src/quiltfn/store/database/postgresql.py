@@ -458,7 +458,7 @@ class PostgresDatabase(Database):
             if not is_of_database(error):
                 raise
             # That may change: a retry of the start may succeed.
-            message = f"PostgreSQL does not let anybody in: {reason_of(error)}"
+            message = f"PostgreSQL accepts no connections: {reason_of(error)}"
             raise StoreUnavailable(message) from error
         try:
             self._open_or_tell(alone, self._writer)

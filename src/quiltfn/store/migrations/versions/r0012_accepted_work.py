@@ -38,7 +38,7 @@ def upgrade() -> None:
 
 
 def index_ended() -> None:
-    """Retention must not read every record that waits, and there may be many from now on."""
+    """Keep waiting records, of which there may be many from now on, out of retention's index."""
     has_end = sa.text("status NOT IN ('queued', 'running')")
     op.drop_index("invocation_of_tenant", "invocation")
     op.create_index(
@@ -105,7 +105,7 @@ def count_work() -> None:
 
 
 def count_inputs() -> None:
-    """As the other kinds of `usage` are counted; an input never changes."""
+    """Count inputs like the other kinds of `usage`. Inputs never change."""
     op.execute(
         "CREATE TRIGGER input_added AFTER INSERT ON input BEGIN "
         "INSERT INTO usage VALUES ('input', NEW.tenant_id, NEW.size_bytes, 1) "
