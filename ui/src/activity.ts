@@ -1,5 +1,5 @@
-// What functions are doing: their pools, their calls of the last minute and when the last one was, from
-// events; a signal a function, so that an event redraws one row and nothing else.
+// Current activity of functions, from events: their pools, and their invocations of the last minute and the
+// last one. Each function has its own signal, so that an event redraws only its row.
 import { signal } from "@preact/signals";
 import { type Counts, NO_INSTANCES } from "./parts/charts/pool.ts";
 import { get, pages, type Refused } from "./api.ts";
@@ -9,7 +9,7 @@ import type { FunctionStats, FunctionStatsPage, PoolList } from "./wire.ts";
 export const BUCKETS = 12;
 const BUCKET_S = 60 / BUCKETS;
 
-/** Calls that ended, by five seconds. `last`: the number of the newest bucket since 1970. */
+/** Ended invocations in buckets of five seconds. `last`: the number of the newest bucket since 1970. */
 export interface Minute {
   last: number;
   counts: readonly number[];
@@ -17,31 +17,31 @@ export interface Minute {
 
 export const EMPTY: Minute = { last: 0, counts: Array(BUCKETS).fill(0) };
 
-/** The last minute as it looks at a time; oldest bucket first. */
+/** The last minute as of a given time; oldest bucket first. */
 export function minuteAt(one: Minute, unix: number): number[] {
   const shift = Math.floor(unix / BUCKET_S) - one.last;
   return one.counts.map((_, n) => one.counts[n + shift] ?? 0);
 }
 
-/** The last minute with some more calls that ended now. */
+/** Adds invocations that ended now to the last minute. */
 export function withCalls(one: Minute, calls: number, unix: number): Minute {
   const counts = minuteAt(one, unix);
   counts[BUCKETS - 1] = (counts[BUCKETS - 1] ?? 0) + calls;
   return { last: Math.floor(unix / BUCKET_S), counts };
 }
 
-/** A last minute with so many calls of which only the number is known. */
+/** A last minute of which only the number of invocations is known. */
 export function evenMinute(calls: number, unix: number): Minute {
   return { last: Math.floor(unix / BUCKET_S), counts: Array(BUCKETS).fill(calls / BUCKETS) };
 }
 
-/** What the calls of the last hour came to; null where there were none. */
+/** Statistics of the invocations of the last hour; null if there were none. */
 export const statsOf = byId<FunctionStats | null>(null);
 export const poolOf = byId<Counts>(NO_INSTANCES);
 export const minuteOf = byId<Minute>(EMPTY);
 export const lastCallOf = byId<number | null>(null);
 
-/** What an event `pool` says: an instance that is being cleaned is busy, as for other clients. */
+/** The counts in a `pool` event. An instance that is being cleaned counts as busy, as in the API. */
 export function countsOf(one: Happened): Counts {
   const number = (name: string) => Number(one[name] ?? 0);
   return {
@@ -75,9 +75,9 @@ function ended(id: string, calls: number): void {
 onEvent(heard);
 
 const WINDOW_S = 3600;
-const STALE_MS = 10_000; // how long after a call the statistics are fetched, at the latest
+const STALE_MS = 10_000; // maximum delay between an invocation and fetching the statistics
 
-/** Sets the signal of each function in a list that has only those with calls. */
+/** Sets the signal of each function; those that the API does not list had no invocations. */
 async function fetchStats(
   window: number,
   set: (id: string, one: FunctionStats | null) => void,
@@ -120,7 +120,7 @@ async function fetchPools(): Promise<void> {
   for (const id of ids) standing.add(id);
 }
 
-/** Why pools or statistics could not be fetched the last time. */
+/** Why the last fetch of pools or statistics failed. */
 export const activityProblem = signal<Refused | null>(null);
 
 async function fetchAll(...wanted: (() => Promise<void>)[]): Promise<void> {
@@ -134,14 +134,14 @@ async function fetchAll(...wanted: (() => Promise<void>)[]): Promise<void> {
 
 export const fetchActivity = (): Promise<void> => fetchAll(fetchPools, fetchMinute, fetchHour);
 
-/** Keeps pools and statistics fresh until the function that it gives back is called: they are fetched now,
- * after a gap, and soon after calls; while nothing is called nothing is fetched.
+/** Keeps pools and statistics up to date until the returned function is called. They are fetched now, after
+ * a gap, and shortly after invocations; without invocations, nothing is fetched.
  */
 export function watchActivity(): () => void {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const hour = () => {
     timer = undefined;
-    // What failed before is over only when all of it is there.
+    // An earlier failure is over only once everything has been fetched.
     if (activityProblem.peek()) fetchActivity();
     else fetchAll(fetchHour);
   };

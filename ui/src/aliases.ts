@@ -1,8 +1,8 @@
-// What an alias says, and what of it is sent when it is set: words, shares and the body of the request.
+// Descriptions of aliases, and the request body that sets one.
 import type { Alias, AliasShare, NewAlias, RollbackRule } from "./wire.ts";
 
-/** What a reader types of an alias. `other`: the number of the second version, which gets `weight` of
- * the calls; 0: there is none. Limits that are null are not judged.
+/** The user's input for an alias. `other`: the number of the second version, which gets the share `weight`
+ * of the invocations; 0: there is none. Limits that are null are not checked.
  */
 export interface AliasDraft {
   name: string;
@@ -16,7 +16,7 @@ const WEIGHT = 0.1; // of a new second version
 const WATCHED = { error_rate: 0.05, p99_ms: null, within_s: 300 };
 const UNWATCHED = { error_rate: null, p99_ms: null, within_s: 300 };
 
-/** A new alias for the version that serves. */
+/** A new alias for the current version. */
 export function newDraft(version: number): AliasDraft {
   return { name: "", version, other: 0, weight: WEIGHT, rule: { ...WATCHED } };
 }
@@ -37,24 +37,24 @@ export function draftOf({ name, version, also, rollback_on: rule }: Alias): Alia
   };
 }
 
-/** The body that sets the alias. */
+/** The request body that sets the alias. */
 export function bodyOf({ version, other, weight, rule }: AliasDraft): NewAlias {
   const also = other === 0 ? null : { version: other, weight };
   const isWatched = rule.error_rate !== null || rule.p99_ms !== null;
   return { version, also, rollback_on: also && isWatched ? rule : null };
 }
 
-/** The body that makes an alias what it was. */
+/** The request body that restores an alias. */
 export function sameAgain(
   { version, also, rollback_on: rule = null, default: isDefault = false }: Alias,
 ): NewAlias {
   return { version, also, rollback_on: rule, default: isDefault };
 }
 
-/** Of 100 calls, as exactly as a weight can be. */
+/** A weight in percent, without rounding errors. */
 export const percentOf = (weight: number): number => Math.round(weight * 1000) / 10;
 
-/** The versions that calls by the alias run on, each with its part of 100, the main one first. */
+/** The versions that the alias sends invocations to, each with its share in percent, the main one first. */
 export function shares({ version, also }: { version: number; also: AliasShare | null }): {
   version: number;
   percent: number;
@@ -74,7 +74,8 @@ export function sharesSaid(one: Parameters<typeof shares>[0]): string {
   ).join(", ");
 }
 
-/** "v1 (live)": which versions calls run on, where the default alias says others than the current one. */
+/** "v1 (live)": the versions that run invocations, if the default alias names others than the current one.
+ */
 export function elsewhereSaid(
   { current_version, default_alias: alias }: {
     current_version: number;
@@ -85,7 +86,7 @@ export function elsewhereSaid(
   return alias && said !== `v${current_version}` ? `${said} (${alias.name})` : "";
 }
 
-/** The versions that calls run on which name none. */
+/** The versions that run invocations without an explicit version. */
 export function servingVersions({ current_version, default_alias: alias }: {
   current_version: number;
   default_alias?: Alias;
@@ -101,7 +102,7 @@ export function madeCurrentSaid(
   return elsewhere ? `${version} is current. Calls run on ${elsewhere}.` : `${version} serves.`;
 }
 
-/** What a call may run on: each as the query says it, and in words. The first is what serves. */
+/** What an invocation can run on: each as a query parameter and in words. The first is the default. */
 export function targetsOf(
   aliases: readonly Alias[],
   versions: readonly number[],
@@ -122,7 +123,7 @@ export function targetsOf(
 export const targetSaid = (target: string): string =>
   target === "" ? "what serves" : target.replace("=", " ");
 
-/** What stands beside a version: the aliases that name it, with its share where there are two. */
+/** The label beside a version: the aliases that name it, with its share if they have two versions. */
 export function namesOf(all: readonly Alias[], version: number): string[] {
   return all.flatMap((one) =>
     shares(one).filter((share) => share.version === version).map(({ percent }) =>
@@ -131,7 +132,7 @@ export function namesOf(all: readonly Alias[], version: number): string[] {
   );
 }
 
-/** When the second version is taken back, in words. */
+/** The rule for rolling back the second version, in words. */
 export function ruleSaid({ error_rate: rate, p99_ms: p99, within_s: within = 300 }: RollbackRule) {
   const when = [
     rate != null && `more than ${percentOf(rate)} % of its calls fail`,

@@ -1,13 +1,13 @@
-// The public API, as any client sees it. The key lives in this tab's session storage, nowhere else.
+// The public API, used as by any other client. The key is only in this tab's session storage.
 import { signal } from "@preact/signals";
 import type { ErrorBody, ErrorDetails } from "./wire.ts";
 
 const KEY = "quiltfn.key";
 
-/** Where the API is: one level above the page, below whatever path a proxy has put in front. */
+/** The URL of the API: one level above the page, below any path that a proxy adds. */
 export const root = (): URL => new URL("../", document.baseURI);
 
-/** Whether the server wants a key that this tab does not have, or another one than it has. */
+/** Whether the server requires a key and this tab has no valid one. */
 export const needsKey = signal(false);
 
 export const credential = {
@@ -22,7 +22,7 @@ export const credential = {
   },
 };
 
-/** What the server refused, in its own words. `status` 0: it could not be reached. */
+/** An error response in the server's own words. `status` 0: the server could not be reached. */
 export class Refused extends Error {
   readonly code: string | undefined;
   readonly hint: string | null;
@@ -37,7 +37,7 @@ export class Refused extends Error {
   }
 }
 
-/** `more` with the key, where there is one. */
+/** `more`, plus the key if there is one. */
 export function withKey(more: Record<string, string> = {}): Record<string, string> {
   const key = credential.get();
   return key ? { ...more, "X-Api-Key": key } : more;
@@ -46,7 +46,7 @@ export function withKey(more: Record<string, string> = {}): Record<string, strin
 export type Query = Record<string, string | number | boolean | null | undefined>;
 
 export interface Options {
-  /** Sent as JSON, or as it is where `type` names what it is. */
+  /** Sent as JSON, or unchanged if `type` gives its content type. */
   body?: unknown;
   type?: string;
   query?: Query;
@@ -63,7 +63,7 @@ export function urlOf(path: string, query: Query = {}): URL {
   return url;
 }
 
-/** Sends a request and gives back its response. Throws `Refused` for every other than a good one. */
+/** Sends a request and returns its response. Throws `Refused` if it is not successful. */
 export async function send(method: string, path: string, options: Options = {}): Promise<Response> {
   const { body, type, query, headers, signal } = options;
   const kind = type ?? (body === undefined ? null : "application/json");
@@ -87,13 +87,13 @@ export async function send(method: string, path: string, options: Options = {}):
   return response;
 }
 
-/** What a response that is no good one says. A 401 brings the sign-in screen. */
+/** The error in an unsuccessful response. A 401 shows the sign-in screen. */
 export async function refusalOf(response: Response): Promise<Refused> {
   if (response.status === 401) needsKey.value = true;
   return new Refused(response.status, json(await response.text()) as ErrorBody | null);
 }
 
-/** What a response holds; null where it has no JSON, such as a 204 or the page of a proxy. */
+/** The JSON in a response; null if it has none, such as a 204 or the page of a proxy. */
 function json(text: string): unknown {
   try {
     return text ? JSON.parse(text) : null;
@@ -102,7 +102,7 @@ function json(text: string): unknown {
   }
 }
 
-/** Sends a request and gives back the JSON that comes. */
+/** Sends a request and returns the JSON of its response. */
 export async function call<T>(method: string, path: string, options: Options = {}): Promise<T> {
   return json(await (await send(method, path, options)).text()) as T;
 }
@@ -110,7 +110,7 @@ export async function call<T>(method: string, path: string, options: Options = {
 export const get = <T>(path: string, query?: Query, signal?: AbortSignal): Promise<T> =>
   call<T>("GET", path, { ...(query && { query }), ...(signal && { signal }) });
 
-/** All pages of a list, each as it comes. */
+/** Yields all pages of a list as they arrive. */
 export async function* pages<T extends { next_cursor?: string | null }>(
   path: string,
   query: Query = {},

@@ -1,4 +1,4 @@
-// What the page of the audit log works out: what it asks for, and where the thing is that an entry is about.
+// The audit page's query, and the links from its entries to the objects that they are about.
 import type { Query } from "./api.ts";
 import { href } from "./router.ts";
 
@@ -24,7 +24,7 @@ export function queryOf(of: Wanted, now: number): Query {
   };
 }
 
-/** When an entry was made, in Unix seconds, as its id, a UUIDv7, has it; null for another text. */
+/** The time of an entry in Unix seconds, from its id, a UUIDv7; null for any other text. */
 export function madeAt(id: string): number | null {
   const digits = /^([0-9a-f]{8})-([0-9a-f]{4})-7/.exec(id);
   return digits && Math.floor(parseInt(`${digits[1]}${digits[2]}`, 16) / 1000);
@@ -35,8 +35,8 @@ const OF_FUNCTIONS = new Set([
   ...["delivery", "elasticity", "url", "alias"],
 ]);
 
-/** The page of what an entry is about. `known`: the functions that there are, by id; `name`: what it
- * was called, where the entry says that.
+/** The page of the object that an entry is about. `known`: existing functions by id; `name`: the object's
+ * name at that time, if the entry has it.
  */
 export function placeOf(
   action: string,

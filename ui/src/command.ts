@@ -1,20 +1,19 @@
-// Lines for a shell.
+// Command lines for a shell.
 import { type Query, urlOf } from "./api.ts";
 
 const USUAL = ["http://127.0.0.1:8080", "http://localhost:8080"];
 
-/** The line after which `quiltfn` finds this server; null: it does without. */
+/** The line that lets `quiltfn` find this server; null if it needs none. */
 export function serverLine(): string | null {
   const address = urlOf("").href.replace(/\/$/, "");
   return USUAL.includes(address) ? null : `export QUILT_BASE_URL=${quoted(address)}`;
 }
 
-/** `text` as one word of a shell. */
+/** `text`, quoted as one word of a shell. */
 export const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;
 
-/**
- * The line that makes a call from a terminal: `body` as the API takes it, `isQueued` for one that is
- * accepted and run later, `query` which version it names. The key is taken from the variable that `quiltfn` takes it from.
+/** The command line for an invocation: `body` as the API expects it, `isQueued` for an asynchronous one,
+ * `query` for the version. It reads the key from the same variable as `quiltfn`.
  */
 export function callLine(
   id: string,

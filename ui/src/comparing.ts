@@ -1,8 +1,8 @@
-// How two versions of a function differ.
+// Compares two versions of a function.
 import { visible } from "./parts/text/ansi.ts";
 import type { Version } from "./wire.ts";
 
-/** A field that two versions have in different ways, as text; null: there is nothing. */
+/** A field that differs between two versions, as text; null: it is not set. */
 export interface Difference {
   name: string;
   before: string | null;
@@ -27,7 +27,7 @@ function said(value: unknown, unit: string): string | null {
   return visible(`${value}${unit}`);
 }
 
-/** What differs besides the handler and the files. Of variables the names are told, and whether values differ. */
+/** The differences besides handler and files. For variables only the names, and whether values differ. */
 export function differences(before: Version, after: Version): Difference[] {
   const found: Difference[] = [];
   for (const [field, name, unit] of NAMES) {
@@ -50,8 +50,8 @@ export function differences(before: Version, after: Version): Difference[] {
 
 const FILES_NAMED = 3;
 
-/** What a version changed, in a few words, such as "Code (main.py), Memory". `files`: the paths of
- * those that differ, where they are known.
+/** A short description of a version's changes, such as "Code (main.py), Memory". `files`: the paths of
+ * changed files, if known.
  */
 export function summary(
   before: Version | undefined,

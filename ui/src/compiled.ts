@@ -1,6 +1,6 @@
-// What Python makes of code: nobody reads or edits it, and beside changed code it is out of date.
+// Compiled Python files, which nobody reads or edits, and which changed code makes obsolete.
 
-/** The files without what was compiled of them. A `.pyc` that is there in place of its source stays. */
+/** Removes compiled files whose source is among the files. A `.pyc` without a source stays. */
 export function withoutCompiled<T extends { path: string }>(files: readonly T[]): T[] {
   const paths = new Set(files.map((one) => one.path));
   return files.filter(({ path }) =>

@@ -1,4 +1,4 @@
-// The function of the page that is open, whole: the list of all knows neither its handler nor its
+// The function of the open page with all its fields: the list of functions has neither handlers nor
 // variables.
 import { toastError } from "./parts/controls/toast.ts";
 import { byId, put } from "./store.ts";
@@ -6,32 +6,34 @@ import type { Function, FunctionUrl } from "./wire.ts";
 
 export const functionOf = byId<Function | null>(null);
 
-/** Its URL; null: it has none, or it is not known yet. */
+/** The function's URL; null if it has none, or if that is not known yet. */
 export const functionUrl = byId<FunctionUrl | null>(null);
 
-/** The version that this tab has asked for and that does not serve yet. */
+/** The version that this tab has requested and that is not current yet. */
 export const comingVersion = byId<number | null>(null);
 
-/** Why versions could not start, by their numbers, as far as this tab has heard: the API tells it of
- * the last one alone, and no more once the function is deployed again.
+/** Why versions failed to start, by their numbers, as far as this tab knows: the API reports only the last
+ * failure, and only until the function is deployed again.
  */
 export const failures = byId<ReadonlyMap<number, string>>(new Map());
 
-/** A function that could not be deployed, or serve with its new version, as it is now. */
+/** A function that could not be deployed, or whose new version could not become current, in its present
+ * state.
+ */
 export class FunctionFailed extends Error {
   constructor(of: Pick<Function, "name" | "state" | "error_message">) {
     super(of.error_message ?? `${of.name} is in state ${of.state}.`);
   }
 }
 
-/** Tells in a toast what failed, unless the page of the function shows it. */
+/** Shows an error as a toast, unless the function's page shows it. */
 export function tell(id: string, error: unknown): void {
   const isShown = functionOf(id).peek()?.error_message != null;
   closed(id).value = null;
   if (!(error instanceof FunctionFailed && isShown)) toastError(error);
 }
 
-/** The error of a function that the reader has closed; it is shown again when it comes again. */
+/** The function error that the user has dismissed; it is shown again if it recurs. */
 export const closed = byId<string | null>(null);
 
 function learn(one: Function): void {
@@ -42,7 +44,7 @@ function learn(one: Function): void {
   if (failed !== null || isOver) known.value = next;
 }
 
-/** Shows a function as a change has left it. */
+/** Shows a function in its state after a change. */
 export function show(one: Function): void {
   learn(one);
   functionOf(one.id).value = one;

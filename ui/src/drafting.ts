@@ -1,11 +1,11 @@
-// A new function as it is being written. It is kept while the tab is open, so that a look at another page
-// loses nothing, until the function is there; and goes with the key.
+// The draft of a new function. It is kept while the tab is open, so that visiting another page loses
+// nothing, and dropped once the function exists, or when the user signs out.
 import { computed, effect, signal } from "@preact/signals";
 import { needsKey } from "./api.ts";
 import type { Draft } from "./making.ts";
 import { templateOf, TEMPLATES } from "./templates.ts";
 
-/** What the page begins with. */
+/** The initial draft. */
 export function emptyDraft(): Draft {
   const [{ code, payload }] = TEMPLATES.python;
   return { name: "", language: "python", code, files: [], payload };
@@ -13,7 +13,7 @@ export function emptyDraft(): Draft {
 
 export const drafted = signal<Draft>(emptyDraft());
 
-/** Whether there is something in it that would be missed: more than a choice of template. */
+/** Whether the draft has content worth keeping: more than the choice of a template. */
 export const isDrafted = computed(() => {
   const { name, files, ...rest } = drafted.value;
   return name !== "" || files.length > 0 || templateOf(rest) === undefined;

@@ -1,5 +1,5 @@
-// The code and settings of functions as they are being changed. They are kept while the tab is open, so
-// that a look at another page loses nothing, and go with the key.
+// Unsaved changes to the code and settings of functions. They are kept while the tab is open, so that
+// visiting another page loses nothing, and dropped when the user signs out.
 import { computed, effect, type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import { needsKey } from "./api.ts";
 import { isDrafted } from "./drafting.ts";
@@ -15,13 +15,13 @@ export type Named = Omit<
 export type Draft = Named & { variables: readonly Variable[] };
 
 export interface Edited {
-  /** The function as it was when its changes were begun. */
+  /** The function when editing began. */
   before: Signal<Draft>;
   draft: Signal<Draft>;
   edits: Signal<Edits>;
-  /** The version that it had then. */
+  /** Its version at that time. */
   base: Signal<number>;
-  /** What the API is asked to change; empty where nothing is. */
+  /** The changes to request from the API; empty if there are none. */
   changes: ReadonlySignal<FunctionChanges>;
   isChanged: ReadonlySignal<boolean>;
 }
@@ -36,7 +36,7 @@ export function draftOf(one: Function): Draft {
   return { ...named, variables: Object.entries(environment) };
 }
 
-/** What the API is asked to change. Rows without a name are left out. */
+/** The changes to request from the API, without rows that have no name. */
 function asked(before: Draft, now: Draft): FunctionChanges {
   const shape = ({ variables, ...rest }: Draft) => ({
     ...rest,
@@ -45,7 +45,7 @@ function asked(before: Draft, now: Draft): FunctionChanges {
   return changesOf(shape(before), shape(now)) as FunctionChanges;
 }
 
-/** What is being changed of a function. */
+/** The unsaved changes to a function. */
 export function editingOf(one: Function): Edited {
   const known = kept.peek().get(one.id);
   if (known) return known;
@@ -65,22 +65,22 @@ export function editingOf(one: Function): Edited {
   return made;
 }
 
-/** Whether something of the function was changed and is not saved. */
+/** Whether the function has unsaved changes. */
 export function isUnsaved(id: string): boolean {
   return kept.value.get(id)?.isChanged.value ?? false;
 }
 
-/** Forgets what is kept of a function that was not changed. */
+/** Drops the state of a function without changes. */
 export function close(id: string): void {
   if (!kept.peek().get(id)?.isChanged.peek()) forget(id);
 }
 
-/** Forgets what was changed of a function that is deleted. */
+/** Drops the changes to a deleted function. */
 export function forget(id: string): void {
   kept.value = new Map([...kept.peek()].filter(([one]) => one !== id));
 }
 
-/** Has the browser ask before what is not saved is lost with the page. */
+/** Makes the browser ask before leaving the page would lose changes. */
 export function askBeforeLeaving(): void {
   addEventListener("beforeunload", (event) => {
     const isChanged = [...kept.peek().values()].some((one) => one.isChanged.peek());

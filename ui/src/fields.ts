@@ -1,10 +1,10 @@
-// What the server says of the fields that it takes, from its own description: beside each field of a
-// form stands what it means, and the browser knows its bounds.
+// The server's descriptions of fields, from its OpenAPI document: forms show the meaning of each field, and
+// the browser enforces its limits.
 import { signal } from "@preact/signals";
 import { get } from "./api.ts";
 import { toastError } from "./parts/controls/toast.ts";
 
-/** What is said of a field; of one that may be null, of the part that is not null. */
+/** The description of a field; for a nullable one, of its other type. */
 export interface Field {
   about: string;
   /** What it means that it is null; empty where it says nothing. */
@@ -34,11 +34,11 @@ export interface Description {
   components: { schemas: Record<string, { properties?: Record<string, Schema> }> };
 }
 
-/** The server's description of its API; null until it is there. */
+/** The server's description of its API; null until it is loaded. */
 export const described = signal<Description | null>(null);
 let asked = false;
 
-/** Fetches the description, once. */
+/** Loads the description, once. */
 export function describe(): void {
   if (asked) return;
   asked = true;
@@ -50,7 +50,7 @@ export function describe(): void {
   });
 }
 
-/** What `from` says of a field of a shape; empty where it says nothing. */
+/** The description of a schema's field in `from`; empty if there is none. */
 export function fieldOf(from: Description | null, shape: string, name: string): Field {
   const whole: Schema = from?.components.schemas[shape]?.properties?.[name] ?? {};
   const parts = whole.anyOf ?? [whole];
@@ -68,7 +68,7 @@ export function fieldOf(from: Description | null, shape: string, name: string): 
   };
 }
 
-/** What differs in `now` from `before`. */
+/** The fields of `now` that differ from `before`. */
 export function changesOf<T extends object>(before: T, now: T): Partial<T> {
   const changes: Partial<T> = {};
   for (const name of Object.keys(now) as (keyof T)[]) {

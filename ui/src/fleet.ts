@@ -1,31 +1,31 @@
-// What the pages of the fleet work out: what a node does in a word, what it can be told, and where the
-// instances of each function are.
+// Data for the fleet's pages: the state of a node in a word, its possible actions, and the placement of
+// each function's instances.
 import type { FunctionOnNode, Node } from "./wire.ts";
 
-/** What a node does, or why it does nothing, in one word. */
+/** The activity of a node, or why it has none, in one word. */
 export function stateOf(one: Node): string {
   if (one.state === "removed") return "removed";
   if (one.presence !== "present") return one.presence;
   return one.is_silent ? "silent" : one.state;
 }
 
-/** Whether it is there, for all that is known: one that has left or is gone has no beat. */
+/** Whether it is present, as far as known: a node that has stopped or is lost sends no heartbeats. */
 export const isThere = (one: Node): boolean =>
   one.presence === "present" && one.state !== "removed";
 
-/** Whether its load is of now. */
+/** Whether its load is current. */
 export const isHeard = (one: Node): boolean => isThere(one) && !one.is_silent;
 
 export type Verb = "drain" | "cordon" | "uncordon" | "remove";
 
-/** What a node can be told. */
+/** The actions for a node. */
 export function verbsOf(one: Node): Verb[] {
   if (one.state === "removed" || !one.address) return [];
   if (one.state === "ready") return ["cordon", "drain", "remove"];
   return one.state === "cordoned" ? ["uncordon", "drain", "remove"] : ["uncordon", "remove"];
 }
 
-/** Why a node is as it is, in a sentence; empty where there is nothing to say. */
+/** The reason for a node's state, as a sentence; empty if there is nothing to explain. */
 export function reasonOf(one: Node): string {
   switch (stateOf(one)) {
     case "removed":
@@ -54,7 +54,7 @@ export interface Question {
 
 const calls = (n: number): string => n === 1 ? "the call" : `the ${n} calls`;
 
-/** What is asked before a node is told so; null: nothing is. `all`: the nodes of the fleet. */
+/** The confirmation for an action on a node; null: none is needed. `all`: the nodes of the fleet. */
 export function questionOf(verb: Verb, one: Node, all: readonly Node[]): Question | null {
   const takesCalls = (node: Node) => node.name !== one.name && stateOf(node) === "ready";
   const isLast = !all.some(takesCalls);
@@ -77,7 +77,7 @@ export function questionOf(verb: Verb, one: Node, all: readonly Node[]): Questio
   return { title: `Remove ${one.name} for good?`, text, verb: "Remove" };
 }
 
-/** A function and how much of it is where. */
+/** A function, and its instances by node. */
 export interface Placed {
   of: FunctionOnNode;
   total: number;
@@ -85,7 +85,7 @@ export interface Placed {
   places: { node: string; busy: number; ready: number; waiting: number }[];
 }
 
-/** Every function that has instances or calls on some node, the most instances first. */
+/** Every function that has instances or invocations on some node, those with most instances first. */
 export function placesOf(nodes: readonly Node[]): Placed[] {
   const all = new Map<string, Placed>();
   for (const node of nodes) {
@@ -103,7 +103,7 @@ export function placesOf(nodes: readonly Node[]): Placed[] {
   );
 }
 
-/** The sums over the nodes that are heard. */
+/** The sums over all reachable nodes. */
 export function totalsOf(nodes: readonly Node[]) {
   const there = nodes.filter(isHeard);
   const sum = (of: (one: Node) => number): number => there.reduce((sum, one) => sum + of(one), 0);

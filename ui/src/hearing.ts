@@ -1,9 +1,9 @@
-// Listens to what happens to one function.
+// Subscribes to the events of one function.
 import { useEffect, useRef } from "preact/hooks";
 import { type Happened, onEvent } from "./store.ts";
 
-/** Acts when something of these types happens to a function: at once, and then once in so many
- * milliseconds while it goes on, but never before the last act is over.
+/** Calls `act` for events of these types of a function: at once, then at most once per interval while
+ * events continue, and never before the last call has finished.
  */
 export function useEvents(id: string, types: RegExp, everyMs: number, act: () => unknown): void {
   const hear = useRef(act);

@@ -1,14 +1,15 @@
-// Bytes that are no text, as rows of numbers.
+// Shows binary data as a hex dump.
 
 const OF_A_ROW = 16;
 const PRINTABLE = /^[\x20-\x7e]$/;
 
-const NOT_UTF_8 = "\ufffd", MOSTLY = 0.1; // so much of it, and it is no text of another encoding
+// With this share of replacement characters, it is not text in another encoding either
+const NOT_UTF_8 = "\ufffd", MOSTLY = 0.1;
 
-/** Whether not all of it was text: NUL, or bytes that are not UTF-8 (which are U+FFFD by now). */
+/** Whether parts of it were not text: NUL, or bytes that are not UTF-8 (already replaced by U+FFFD). */
 export const hasBytes = (text: string): boolean => text.includes("\0") || text.includes(NOT_UTF_8);
 
-/** Whether it is better read as bytes. */
+/** Whether to show it as bytes. */
 export const isBinary = (text: string): boolean =>
   text.includes("\0") || text.split(NOT_UTF_8).length - 1 > MOSTLY * text.length;
 

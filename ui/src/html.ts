@@ -1,8 +1,8 @@
-// Markup without innerHTML: a template becomes calls of h(), and text stays text.
+// Markup without innerHTML: a template becomes calls of h(), and text is never parsed as markup.
 import htm from "htm";
 import { h, type VNode } from "preact";
 
 type Html = (strings: TemplateStringsArray, ...values: unknown[]) => VNode;
 
-// What htm says of itself is for CommonJS.
+// htm's own type declarations are for CommonJS.
 export const html = (htm as unknown as { bind(to: typeof h): Html }).bind(h);

@@ -1,5 +1,5 @@
-// From code to a function that has been called: each step is one request of the API, and a step that
-// was done is not done again when a later one failed.
+// Creates, deploys and invokes a function, one API request per step. After a failed step, completed steps
+// are not repeated.
 import { call, get, Refused } from "./api.ts";
 import { type File, tar } from "./parts/resources/tar.ts";
 import { functions } from "./store.ts";
@@ -18,14 +18,14 @@ export interface Draft {
   name: string;
   language: Language;
   code: string;
-  /** What else is in the image; for a shell the code is no file but the handler. */
+  /** Additional files in the image; a shell function's code is not a file but its handler. */
   files: readonly File[];
   payload: string;
 }
 
 export interface LanguageFacts {
   title: string;
-  /** The file that the code is in, and the handler that names what to call in it. */
+  /** The file of the code, and the handler, which names the function in it. */
   file: string;
   handler: string;
   endings: readonly string[];
@@ -52,7 +52,7 @@ export const LANGUAGES: Record<Language, LanguageFacts> = {
   },
 };
 
-/** The language of a file by its ending; null where it is none of ours. */
+/** The language of a file by its extension; null if it is not supported. */
 export function languageOf(path: string): Language | null {
   for (const [language, { endings }] of Object.entries(LANGUAGES)) {
     if (endings.some((one) => path.endsWith(one))) return language as Language;
@@ -60,14 +60,14 @@ export function languageOf(path: string): Language | null {
   return null;
 }
 
-/** A name for a function that is made of a file's name. */
+/** A function name derived from a file's name. */
 export function nameOf(path: string): string {
   const base = path.split("/").pop()?.replace(/\.\w+$/, "") ?? "";
   return base.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, "")
     .slice(0, 64);
 }
 
-/** A name for a runtime that no other runtime has: adding one with a known name would replace it. */
+/** An unused name for a runtime: adding one under an existing name would replace that runtime. */
 export function freeName(wanted: string, known: ReadonlySet<string>): string {
   const base = wanted.toLowerCase().slice(0, 58);
   for (let n = 1;; n++) {
@@ -76,7 +76,7 @@ export function freeName(wanted: string, known: ReadonlySet<string>): string {
   }
 }
 
-/** The file that code is kept in. CommonJS says `module.exports`, and its file's ending has to. */
+/** The file name for the code. For code with `module.exports`, the extension has to mean CommonJS. */
 export function mainFile(language: Language, code: string): string {
   const isCommon = language === "node" && /\bmodule\.exports\b|^\s*exports\.\w+\s*=/m.test(code);
   return isCommon ? "main.cjs" : LANGUAGES[language].file;
@@ -88,7 +88,7 @@ export type Step = (typeof STEPS)[number];
 const needsImage = ({ language, files }: Pick<Draft, "language" | "files">): boolean =>
   language !== "shell" || files.length > 0;
 
-/** The steps that a draft takes: the code of a shell without files is no file. */
+/** The steps for a draft: a shell function without files needs no image. */
 export function stepsOf(draft: Pick<Draft, "language" | "files">): Step[] {
   return STEPS.filter((one) => needsImage(draft) || one !== "code");
 }
@@ -97,13 +97,13 @@ const NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$/;
 
 /** A name that another function has. */
 export class NameTaken extends Error {
-  /** `id`: of that function. */
+  /** The id of that function. */
   constructor(name: string, readonly id: string) {
     super(`There is a function ${name} already.`);
   }
 }
 
-/** Throws what is wrong with a name before anything is made for it. */
+/** Throws the problem with a name before anything is created for it. */
 function checkName(name: string): void {
   if (!NAME.test(name)) {
     const expected = "1 to 64 letters, digits, dots, dashes or underscores, and begin and end " +
@@ -115,31 +115,31 @@ function checkName(name: string): void {
   if (taken) throw new NameTaken(name, taken.id);
 }
 
-/** An answer, and the version that gave it. */
+/** A response, and the version that returned it. */
 export interface Answered {
   call: Invocation;
   version: number;
 }
 
-/** Makes a function, step by step; after a failure it is called again with a better draft. */
+/** Creates a function, step by step; after a failure it is called again with a corrected draft. */
 export class Making {
   functionId: string | null = null;
-  /** What it is called once it is there. */
+  /** The name of the created function. */
   name: string | null = null;
-  /** The version that answers calls. */
+  /** The current version. */
   serving: number | null = null;
   #runtime: string | null = null;
-  /** What the version that answers was made of; null where another one was begun since. */
+  /** The draft of the current version; null if another one was started since. */
   #deployed: Omit<Draft, "payload"> | null = null;
 
-  /** Whether the version that answers is the draft's own, but for what it is called with. */
+  /** Whether the current version matches the draft, apart from the payload. */
   isDeployed({ name, language, code, files }: Draft): boolean {
     const of = this.#deployed;
     return of !== null && of.name === name && of.language === language && of.code === code &&
       of.files === files;
   }
 
-  /** Goes through the steps. `began`: hears which one is under way. Throws `Refused`. */
+  /** Runs the steps. `began`: called with each step that starts. Throws `Refused`. */
   async run(draft: Draft, began: (step: Step) => void): Promise<Answered> {
     if (this.functionId === null) checkName(draft.name);
     const version = this.isDeployed(draft) && this.serving !== null
@@ -151,7 +151,7 @@ export class Making {
     return { call: await call<Invocation>("POST", path, { body }), version };
   }
 
-  /** Makes a version that serves; which one that is. */
+  /** Creates a version that becomes current; returns its number. */
   async #make(draft: Draft, began: (step: Step) => void): Promise<number> {
     this.#deployed = null;
     const isOwn = needsImage(draft);
@@ -165,9 +165,9 @@ export class Making {
     return version;
   }
 
-  /** Sees to it that the newest version serves; which one that is. */
+  /** Makes the newest version current; returns its number. */
   async #deploy(updated: FunctionShape | null): Promise<number> {
-    // An update of an active function has deployed its version, or has left the one that served.
+    // An update of an active function has deployed its version, or has kept the previous one.
     const now = updated?.state === "active"
       ? updated
       : await call<FunctionShape>("POST", `api/functions/${this.functionId}/deploy`);
@@ -194,7 +194,7 @@ export class Making {
     return (await call<Runtime>("POST", "api/runtimes", { body })).name;
   }
 
-  /** Null where it is new: it is deployed next. */
+  /** Null for a new function: it is deployed next. */
   async #makeFunction(
     { name, language, code }: Draft,
     runtime: string,
@@ -214,7 +214,7 @@ export class Making {
       this.name = made.name;
       return null;
     } catch (error) {
-      // Nothing is known of a request that was not answered.
+      // The outcome of a request without a response is unknown.
       if (error instanceof Refused && error.status > 0) await this.#takeBack();
       if (!(error instanceof Refused) || error.code !== "CONFLICT") throw error;
       const path = `api/functions/by-name/${encodeURIComponent(name)}`;
@@ -222,7 +222,7 @@ export class Making {
     }
   }
 
-  /** Removes the runtime that was made for a function that is not there. */
+  /** Removes the runtime that was created for a function that was not. */
   async #takeBack(): Promise<void> {
     const name = this.#runtime;
     this.#runtime = null;

@@ -3,7 +3,7 @@ import { bytes, MIB } from "./parts/text/format.ts";
 import type { Part } from "./parts/charts/rail.ts";
 import type { Finding, Instance, InstanceList } from "./wire.ts";
 
-const ALONE_MOST = 120; // up to this many instances get a part each
+const ALONE_MOST = 120; // up to this many instances get their own parts
 const KINDS = ["busy", "ready", "warming"] as const;
 type Kind = typeof KINDS[number];
 
@@ -48,7 +48,7 @@ const GROUPS: Record<string, string> = {
   hybrid: "version 1 beside version 2",
 };
 
-/** Which control groups the machine has. */
+/** The control group versions of the machine. */
 export const groupsOf = (mode: string): string => GROUPS[mode] ?? mode;
 
 /** The reason of a health check, with sizes and control groups in readable form. */

@@ -1,13 +1,14 @@
-// What is said where the runtime of a function is another one than the version that serves was made with.
+// The notice for a function whose runtime has changed since its current version was created.
 import { othersWith, type Standing } from "./saving.ts";
 import type { Function, Version } from "./wire.ts";
 
-/** "runtime": somebody replaced it. Else the numbers of the newer versions: it has the code of one of
- * the function's own, which the page saved in it, and nobody else uses it; then none may be newer.
+/** "runtime": somebody replaced it. Otherwise the numbers of newer versions: the runtime has the files of
+ * one of the function's own versions, which the page saved in it, and nobody else uses it; the list may be
+ * empty.
  */
 export type Outdated = "runtime" | readonly number[];
 
-/** `versions`: of the function, at least the newest ones. */
+/** `versions`: at least the newest versions of the function. */
 export function outdatedBy(
   one: Function,
   { served, runtime }: Standing,

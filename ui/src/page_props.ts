@@ -1,2 +1,2 @@
-/** The parts of an address that a page gets, by their names in its pattern. */
+/** The parameters of a page's address, by their names in its pattern. */
 export type PageProps = Record<string, string>;

@@ -1,4 +1,4 @@
-// Hash routes: they survive a proxy that serves the page below a path of its own.
+// Hash routes: they work below any path that a proxy adds.
 import { computed, signal } from "@preact/signals";
 
 export interface Route {
@@ -19,7 +19,7 @@ export function parse(hash: string): Route {
   return { parts, query: new URLSearchParams(query) };
 }
 
-/** The parameters that `pattern`, such as `functions/:id`, finds in a path; null if it does not fit. */
+/** The parameters that `pattern`, such as `functions/:id`, finds in a path; null if it does not match. */
 export function match(pattern: string, parts: string[]): Record<string, string> | null {
   const wanted = pattern.split("/").filter(Boolean);
   if (wanted.length !== parts.length) return null;
@@ -32,7 +32,7 @@ export function match(pattern: string, parts: string[]): Record<string, string> 
   return found;
 }
 
-/** A link to a page: its parts are encoded, empty parameters are left out. */
+/** A link to a page: its parts are encoded, empty parameters omitted. */
 export function href(parts: string[], query: Record<string, string | number | null> = {}): string {
   const search = new URLSearchParams();
   for (const [name, value] of Object.entries(query)) {
@@ -41,25 +41,25 @@ export function href(parts: string[], query: Record<string, string | number | nu
   return `#/${parts.map(encodeURIComponent).join("/")}${search.size ? `?${search}` : ""}`;
 }
 
-/** Where the page is now, and the same as text, which stays equal where only the query changes. */
+/** The present route, and its path as text, which stays equal if only the query changes. */
 export const route = signal<Route>(parse(globalThis.location?.hash ?? ""));
 export const path = computed(() => route.value.parts.join("/"));
 
-/** Goes to another page, as a link does. */
+/** Opens another page, as a link does. */
 export function go(to: string): void {
-  if (to === location.hash) route.value = parse(to); // the address was `stand`ing there already
+  if (to === location.hash) route.value = parse(to); // the address was already set by `stand`
   else location.hash = to;
 }
 
-/** Has another page's address stand in place of this one's, which stays: reloaded, it is the other. */
+/** Replaces the address by that of another page without leaving this one; a reload opens the other page. */
 export function stand(to: string): void {
   history.replaceState(null, "", to);
 }
 
-/** Notes the state of a page in its address, such as a filter; the page stays, history as well. */
+/** Stores the state of a page, such as a filter, in its address; neither page nor history changes. */
 export function note(query: Record<string, string | number | null>): void {
   const { parts } = route.peek();
-  // The reader may be on the way to another page, which has not been heard of yet.
+  // Another page may be about to open, although the event has not arrived yet.
   if (parse(location.hash).parts.join("/") !== parts.join("/")) return;
   const to = href(parts, query);
   if (to !== location.hash) history.replaceState(null, "", to);
@@ -69,7 +69,7 @@ export function listen(): void {
   addEventListener("hashchange", () => {
     route.value = parse(location.hash);
   });
-  // A link to the address that stands there changes no hash.
+  // A link to the present address does not change the hash.
   addEventListener("click", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const to = (event.target as Element).closest("a")?.getAttribute("href");

@@ -1,5 +1,5 @@
-// How a function gets a new version: with the files of the version that serves, unless others are
-// wanted, although the API gives it those that its runtime has by now.
+// Creates a new version of a function. It keeps the files of the current version unless the user chose
+// others, although the API would give it the files that its runtime has now.
 import { elsewhereSaid, madeCurrentSaid, sameAgain, sharesSaid } from "./aliases.ts";
 import { call, get, pages, Refused } from "./api.ts";
 import { closed, comingVersion, FunctionFailed, show } from "./current.ts";
@@ -20,12 +20,12 @@ import type {
   VersionPage,
 } from "./wire.ts";
 
-/** What a function runs with, and what its next version would get. */
+/** The current version of a function, and the basis of its next one. */
 export interface Standing {
   served: Version;
-  /** The number of its newest version, which need not serve. */
+  /** The number of its newest version, which need not be current. */
   newest: number;
-  /** None where it was removed. */
+  /** Undefined if it was removed. */
   runtime: Runtime | undefined;
 }
 
@@ -42,13 +42,13 @@ export async function standingOf(one: Function, signal?: AbortSignal): Promise<S
   return null;
 }
 
-/** Whether a new version would get other files than the version that serves has. */
+/** Whether a new version would get files other than the current version's. */
 export function hasOtherFiles({ served, runtime }: Standing): boolean {
   return runtime !== undefined && !runtime.built_in &&
     runtime.image_digest !== served.image_digest;
 }
 
-/** Who besides the function gets what is changed of its runtime, in words; empty: nobody. */
+/** Who else would be affected by a change of the function's runtime, in words; empty: nobody. */
 export function othersWith(one: Function, runtime: Runtime): string {
   if (runtime.shared) return "other tenants";
   const others = [...functions.peek().values()].filter((other) =>
@@ -57,8 +57,8 @@ export function othersWith(one: Function, runtime: Runtime): string {
   return others.length === 0 ? "" : counted(others.length, "other function");
 }
 
-/** What becomes of the function's files and of the rest of its runtime where only its settings are
- * changed, and how; null: they stay, and nothing is done for it.
+/** What happens to the function's files and the rest of its runtime if only its settings are changed, and
+ * how; null: they stay the same without any further step.
  */
 export function aboutFiles(
   one: Function,
@@ -77,7 +77,7 @@ export function aboutFiles(
         `${version}: a new version gets those of the runtime.`,
     }
     : {
-      said: `You are editing the code of version ${version}; saving makes version ${newest + 1}.`,
+      said: `You are editing the code of version ${version}; saving creates version ${newest + 1}.`,
       how:
         `Runtime ${runtime.name} has the files of another version. Saving first gives it those ` +
         `of version ${version}.`,
@@ -90,7 +90,7 @@ interface Images {
   packages?: string | null;
 }
 
-/** The runtime with other files; what it has besides stays as it is. */
+/** The runtime with other files and otherwise unchanged. */
 export function withImages(of: Runtime, { image, packages = null }: Images): NewRuntime {
   const { name, kind, command, environment, isolation, network, writable_paths, shared } = of;
   return {
@@ -115,7 +115,7 @@ export function withImages(of: Runtime, { image, packages = null }: Images): New
   };
 }
 
-const OF_IMAGES = "sha256:"; // else a digest names the files of the host, or a base image alone
+const OF_IMAGES = "sha256:"; // other digests name the host's files, or only a base image
 
 function imagesOf(digest: string): Images {
   const all = digest.startsWith(OF_IMAGES) ? digest.slice(OF_IMAGES.length).split("+") : [];
@@ -128,8 +128,8 @@ async function upload(files: readonly File[]): Promise<string> {
   return (await call<Image>("POST", "api/runtimes/images", options)).digest;
 }
 
-/** Makes a version, after its runtime has got images; undefined: what it has. A runtime whose
- * version was refused gets back what it had.
+/** Creates a version, after `images`, if any, were set in its runtime. If the version is refused, the
+ * runtime's previous images are restored.
  */
 async function put(
   one: Function,
@@ -153,7 +153,7 @@ async function put(
   }
 }
 
-/** Which version is made and not ready yet is told on the page of the function meanwhile. */
+/** Runs `work`; meanwhile, the function's page shows `version` as the one being created. */
 async function coming<T>(one: Function, version: number, work: () => Promise<T>): Promise<T> {
   comingVersion(one.id).value = version;
   try {
@@ -163,8 +163,8 @@ async function coming<T>(one: Function, version: number, work: () => Promise<T>)
   }
 }
 
-/** Makes a version with these changes, and with `edits` (texts by path) among its files. Null where
- * the reader did not agree to what else that does.
+/** Creates a version with these changes and with `edits` (texts by path) to its files. Null if the user
+ * did not confirm the side effects.
  */
 export async function update(
   one: Function,
@@ -187,7 +187,7 @@ export async function update(
     if (others && !(await isAgreed(title, text))) return null;
     images = { image: await upload(await editedFiles(one, edits)) };
   } else if (hasOtherFiles(standing)) {
-    const title = `Take the files of ${runtime.name}?`;
+    const title = `Use the files of runtime ${runtime.name}?`;
     if (others && !(await isAgreed(title, aboutFiles(one, standing)?.said ?? ""))) return null;
     if (!others) images = imagesOf(standing.served.image_digest);
   }
@@ -199,7 +199,7 @@ const isAgreed = (title: string, text: string) => confirm({ title, text, verb: "
 const theyGet = (others: string) =>
   `${others.charAt(0).toUpperCase()}${others.slice(1)} will have them from the next update on.`;
 
-/** Makes a version that has exactly these files, if the reader agrees, and deploys it. */
+/** Creates a version that has exactly these files, if the user agrees, and deploys it. */
 export async function replaceFiles(
   one: Function,
   runtime: Runtime,
@@ -208,7 +208,7 @@ export async function replaceFiles(
   const others = othersWith(one, runtime);
   const isSure = await confirm({
     title: `Replace the files of ${runtime.name}?`,
-    text: `${counted(files.length, "file")} will be all that the image has: ` +
+    text: `The image will contain only ${counted(files.length, "file")}: ` +
       `${files.slice(0, 5).map(({ path }) => path).join(", ")}${files.length > 5 ? ", …" : ""}. ${
         others && theyGet(others)
       } Earlier versions keep theirs.`,
@@ -220,14 +220,13 @@ export async function replaceFiles(
   await settle(one, await coming(one, newest + 1, () => put(one, runtime, { image }, {})), true);
 }
 
-/** Makes an earlier version current, and gives it all calls; its undo takes that back. */
+/** Makes an earlier version current and sends all invocations to it. The toast offers to undo this. */
 export function rollback(one: Function, version: number): Promise<void> {
   return pointTo(one, version);
 }
 
-/** Takes back a change that has made `now` of the function `before`. If calls ran on other versions
- * than the current one, they do so again: their versions are set first, so that none runs on the
- * version that was current.
+/** Reverts the change from `before` to `now`. If `before` sent invocations to versions other than the
+ * current one, their shares are restored first, so that none runs on `before`'s current version.
  */
 async function undo(now: Function, before: Function): Promise<void> {
   const was = before.default_alias, is = now.default_alias;
@@ -253,12 +252,12 @@ async function pointTo(
   );
   show(now);
   closed(one.id).value = null;
-  // A version that cannot start leaves the one that served, and the page of the function says why.
+  // If the version cannot start, the previous one stays current, and the function's page shows the reason.
   if (now.current_version !== version) return;
   toast(madeCurrentSaid(now), { undo: () => undo(now, one) });
 }
 
-/** Deploys what is not active yet, and tells which version it is now. */
+/** Deploys the function if it is not active yet, and shows its version. */
 export async function settle(
   before: Function,
   updated: Function,

@@ -1,8 +1,8 @@
-// What the key of this tab may do. Nobody is offered a button that the server would refuse.
+// The permissions of this tab's key. Buttons that the server would refuse are not shown.
 import { who } from "./store.ts";
 import { SCOPES } from "./wire.ts";
 
-/** Each includes the ones before it. */
+/** Each scope includes the ones before it. */
 export type Scope = typeof SCOPES[number];
 
 /** Whether the caller has a scope, or one that includes it. */
@@ -10,7 +10,7 @@ export function may(scope: Scope): boolean {
   return SCOPES.findIndex((one) => one === who.value?.scope) >= SCOPES.indexOf(scope);
 }
 
-const OPEN = "open"; // who calls a server that has no keys
+const OPEN = "open"; // the caller's name on a server without keys
 
 /** A caller in words; `id`: the id of its key. */
 export const callerOf = (id: string): string =>

@@ -1,5 +1,5 @@
-// Which environment values look like secrets. They are masked until somebody asks to see them; the
-// command line has the same rules, which are in the generated wire.ts.
+// Which environment values look like secrets. They are masked until the user reveals them; the command line
+// has the same rules, from the generated wire.ts.
 import { MASK, SECRET_NAME, SECRET_VALUE } from "./wire.ts";
 
 const NAME = new RegExp(SECRET_NAME), VALUE = new RegExp(SECRET_VALUE, "i");
@@ -9,7 +9,7 @@ export function looksSecret(name: string, value: string): boolean {
   return NAME.test(name.replace(/([a-z0-9])([A-Z])/g, "$1_$2").toUpperCase()) || VALUE.test(value);
 }
 
-/** The variables with *** for what looks like a secret. */
+/** The variables, with *** in place of values that look like secrets. */
 export function masked(variables: Record<string, string>): Record<string, string> {
   return Object.fromEntries(
     Object.entries(variables).map((

@@ -1,9 +1,9 @@
-// What the calls of a function came to over time, as the chart takes it.
+// Statistics of a function's invocations over time, as data for the chart.
 import type { Series as Chart } from "./parts/charts/chart.ts";
 import { everyStep, spanUpTo } from "./spans.ts";
 import type { Series } from "./wire.ts";
 
-/** How much time is shown, and how many seconds of it are one point. */
+/** The length of the period shown, and the seconds per point. */
 export const PERIODS = {
   hour: { seconds: 3600, step: 60 },
   day: { seconds: 86_400, step: 3600 },
@@ -11,13 +11,13 @@ export const PERIODS = {
 } as const;
 export type Period = keyof typeof PERIODS;
 
-/** From the first to the last point of what `now` (Unix seconds) shows of a period. */
+/** The first and last point of a period that ends at `now` (Unix seconds). */
 export function queryOf(period: Period, now: number): { from: number; to: number; step: number } {
   const { seconds, step } = PERIODS[period];
   return { ...spanUpTo(now, step, seconds), step };
 }
 
-/** A point for every step: where no call ended there are no calls, and no time that they took. */
+/** A point for every step: without ended invocations, the count is 0 and there is no latency. */
 export function filled({ start, end, step_seconds: step, points }: Series): Chart {
   const { at, rows: all } = everyStep(points, { from: start, to: end }, step);
   return {

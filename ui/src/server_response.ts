@@ -1,4 +1,4 @@
-// The response of a function that is an HTTP server, as it is in the output of its invocation.
+// The response of a web server function, read from the output of its invocation.
 
 const END = "\0".repeat(8);
 
@@ -8,7 +8,7 @@ interface Head {
   cookies?: string[];
 }
 
-/** Its status, headers and body as text; the output itself if it is no such response. */
+/** Its status, headers and body as text; the output itself if it is not such a response. */
 export function asResponse(output: string, status: number | undefined): string {
   const end = status === undefined ? -1 : output.indexOf(END);
   if (end < 0) return output;

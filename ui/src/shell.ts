@@ -1,4 +1,4 @@
-// What is around every page: navigation, connection, theme, sign-in, and what a page fails with.
+// The frame of every page: navigation, connection state, theme, sign-in, and errors of the page.
 import { useSignal } from "@preact/signals";
 import { Component, type ComponentType } from "preact";
 import { useEffect, useRef } from "preact/hooks";
@@ -24,7 +24,7 @@ const SAID: Record<Connection, string> = {
   paused: "Paused",
 };
 
-/** The page of a path with its parameters; null where there is none. */
+/** The page of a path with its parameters; null if there is none. */
 export function find(parts: string[]): { page: Page; parameters: PageProps } | null {
   for (const page of PAGES) {
     const parameters = match(page.pattern, parts);
@@ -33,7 +33,7 @@ export function find(parts: string[]): { page: Page; parameters: PageProps } | n
   return null;
 }
 
-/** A page that fails says so, and the others still work. */
+/** If a page fails, shows its error; other pages still work. */
 class Boundary extends Component<{ children?: unknown }, { error: Error | null }> {
   override state = { error: null };
   static override getDerivedStateFromError(error: Error): { error: Error } {
@@ -48,8 +48,8 @@ class Boundary extends Component<{ children?: unknown }, { error: Error | null }
 const RELOADED = "quiltfn.reloaded", RELOADED_BEFORE_MS = 60_000;
 const MAIN = /<script type="module" src="([^"]+)"/; // as ui/index.html has it
 
-/** Loads the whole page again if the server was upgraded and parts of this one are gone. Says whether it
- * does: not twice in a minute, as where servers of two versions answer by turns.
+/** Reloads the dashboard if the server was upgraded and its old files are gone. Returns whether it does:
+ * at most once a minute, since nodes with different versions may answer in turn.
  */
 async function reloadIfOutdated(): Promise<boolean> {
   if (Date.now() - Number(sessionStorage.getItem(RELOADED)) < RELOADED_BEFORE_MS) return false;
@@ -63,7 +63,7 @@ async function reloadIfOutdated(): Promise<boolean> {
   return true;
 }
 
-/** A page whose code is fetched first. */
+/** Loads the code of a page, then shows it. */
 function Loaded({ page, parameters }: { page: Page; parameters: PageProps }) {
   const ready = useSignal<ComponentType<PageProps> | null>(null);
   const problem = useSignal<Error | null>(null);
@@ -76,14 +76,14 @@ function Loaded({ page, parameters }: { page: Page; parameters: PageProps }) {
   }, []);
   if (problem.value) {
     return html`<${Notice} of=${new Error(
-      "A part of the page could not be fetched: reload it.",
+      "Part of the page could not be loaded. Reload the page.",
     )} />`;
   }
   const Ready = ready.value;
   return Ready && html`<${Ready} ...${parameters} />`;
 }
 
-const FADE_PX = 56; // at an edge where the row goes on, what is there is faded
+const FADE_PX = 56; // width of the fade at an edge where the row continues
 
 function Navigation({ here }: { here: Page | undefined }) {
   const current = here?.nav ?? here?.under;
@@ -118,7 +118,7 @@ function Brand() {
 function Account() {
   const me = who.value;
   if (needsKey.value) return null;
-  // Nobody says who a key of a disabled tenant is, and there may be another key.
+  // The server does not identify the key of a disabled tenant, but the user may have another key.
   const isSignedIn = me ? me.needs_credential : credential.get() !== null;
   return html`${
     me &&
@@ -130,7 +130,7 @@ function Account() {
   }`;
 }
 
-/** Leads to the page of the documentation about this page, where the server has one. */
+/** A link to the documentation of this page, if the server has it. */
 function Docs({ of, class: name }: { of: ReturnType<typeof find>; class: string }) {
   if (!(who.value?.offers.includes("docs") ?? false)) return null;
   const section = of?.parameters["section"] ?? "";
@@ -167,7 +167,7 @@ export function Shell() {
   }, []);
   return html`
     <button class="skip" type="button" onClick=${() =>
-      main.current?.focus()}>To the content</button>
+      main.current?.focus()}>Skip to content</button>
     <header class="top">
       <${Brand} />
       <${Navigation} here=${found?.page} />

@@ -1,4 +1,4 @@
-// Where the server has keys and this tab has none that it takes.
+// Shown if the server requires a key and this tab has no valid one.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { credential, get, type Refused, root } from "./api.ts";
@@ -7,7 +7,7 @@ import { Copy } from "./parts/controls/copy.ts";
 
 const KEYS_DOCS = new URL("docs/how-to/keys.html", root()).href;
 
-/** Whether the server has the documentation; whoever has no key is not told by the API. */
+/** Whether the server has the documentation; the API does not tell callers without a key. */
 async function lookForDocs(): Promise<boolean> {
   try {
     return (await fetch(KEYS_DOCS, { method: "HEAD", credentials: "omit" })).ok;

@@ -1,5 +1,5 @@
-// How the senders of webhooks sign, as far as the page can help: a secret of their kind, where they
-// want it, and a line that sends a test delivery as they would.
+// How senders of webhooks sign: a new secret in their format, where to enter it, and a command line for a
+// test delivery.
 import { quoted } from "./command.ts";
 import type { WebhookRule } from "./wire.ts";
 
@@ -9,7 +9,7 @@ export interface Sender {
   title: string;
   /** The headers that it sends with its signature. */
   headers: string;
-  /** What is done with the address and the secret there. */
+  /** Where to enter the address and the secret. */
   steps: string;
 }
 
@@ -44,14 +44,14 @@ const PREFIX = "whsec_";
 const hex = (bytes: Uint8Array): string =>
   [...bytes].map((one) => one.toString(16).padStart(2, "0")).join("");
 
-/** 32 random bytes as the scheme writes a secret. */
+/** 32 random bytes in the scheme's format for secrets. */
 export function newSecret(scheme: Scheme): string {
   const bytes = crypto.getRandomValues(new Uint8Array(RANDOM_BYTES));
   if (scheme === "github") return hex(bytes);
   return PREFIX + (scheme === "stripe" ? hex(bytes) : btoa(String.fromCharCode(...bytes)));
 }
 
-/** The key behind a secret of Standard Webhooks, in hexadecimal; null where it is none. */
+/** The key in a Standard Webhooks secret, in hexadecimal; null if it is invalid. */
 function keyOf(secret: string): string | null {
   try {
     return hex(Uint8Array.from(atob(secret.slice(PREFIX.length)), (one) => one.charCodeAt(0)));
@@ -60,9 +60,7 @@ function keyOf(secret: string): string | null {
   }
 }
 
-/** A line for a shell that sends a delivery with a good signature; null where the secret cannot be
- * one of the scheme.
- */
+/** A command line that sends a correctly signed delivery; null if the secret is invalid for the scheme. */
 export function testDelivery(scheme: Scheme, secret: string, url: string): string | null {
   const key = scheme === "standard" ? keyOf(secret) : null;
   if (scheme === "standard" && key === null) return null;

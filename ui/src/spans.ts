@@ -1,17 +1,17 @@
-// Time in steps of one length, as charts show it. All in Unix seconds.
+// Equal time steps for charts, in Unix seconds.
 
 export interface Span {
   from: number;
   to: number;
 }
 
-/** So many seconds, up to the end of the step that `now` is in. */
+/** A period of the given length, up to the end of the step that contains `now`. */
 export function spanUpTo(now: number, step: number, seconds: number): Span {
   const to = (Math.floor(now / step) + 1) * step;
   return { from: to - seconds, to };
 }
 
-/** The start of every step, and what was found for it: null where nothing was. */
+/** The start of every step with the value found for it, or null. */
 export function everyStep<T extends { start: number }>(
   found: readonly T[],
   { from, to }: Span,

@@ -1,12 +1,13 @@
-// How a function stands beyond its state: whether it fails, what failed last, and whether it can be called.
+// A function's condition besides its state: whether it fails, its last failure, and whether it can be
+// invoked.
 import { isHttpError } from "./parts/invocation/status.ts";
 import type { Mode } from "./trying.ts";
 import type { Function, FunctionStats, FunctionSummary, InvocationSummary } from "./wire.ts";
 
 type Counted = Pick<FunctionSummary, "state" | "invocation_count" | "error_count">;
 
-/** Whether an active function has failed every time: in the last hour, or ever where nothing called
- * it in that hour.
+/** Whether every invocation of an active function failed: in the last hour or, without invocations in that
+ * hour, ever.
  */
 export function isFailing(
   one: Counted,
@@ -22,16 +23,16 @@ const FAILED = new Set(["failed", "timeout", "oom", "cancelled", "error", "inter
 
 type Ended = Pick<InvocationSummary, "status" | "error_message" | "http_status">;
 
-/** Whether an invocation failed, or its handler gave an HTTP response that says so. */
+/** Whether an invocation failed, or its handler's HTTP response is an error. */
 export const isError = (one: Ended): boolean => FAILED.has(one.status) || isHttpError(one);
 
-/** Why it counts as an error; null where it does not. */
+/** Why it counts as an error; null if it does not. */
 export const reasonOf = (one: Ended): string | null =>
   one.error_message ??
     (isHttpError(one) ? `the handler responded with HTTP ${one.http_status}` : null);
 
-/** What an invocation came to, in a line: why it counts as an error, or else its status; of one that was
- * tried several times also which attempt that is of, or, while it is queued, which one comes next.
+/** The outcome of an invocation in a line: why it counts as an error, or its status. For several attempts
+ * also the number of that attempt or, while queued, of the next one.
  */
 export function cameTo(one: Ended & Pick<InvocationSummary, "attempt">): string {
   const reason = reasonOf(one);
@@ -40,8 +41,8 @@ export function cameTo(one: Ended & Pick<InvocationSummary, "attempt">): string 
   return `${isError(one) ? number : `${one.status}, ${number}`}${reason ? `: ${reason}` : ""}`;
 }
 
-/** Why a function cannot be invoked now; null: it can. One that is paused takes asynchronous
- * invocations, which run once it is resumed.
+/** Why a function cannot be invoked now; null: it can. A paused function accepts asynchronous invocations,
+ * which run once it is resumed.
  */
 export function whyNotInvoked({ state }: Pick<Function, "state">, mode: Mode): string | null {
   if (state === "error") return "The function is in state error. Deploy it to invoke it.";

@@ -1,11 +1,10 @@
-// What the page knows of the server, and how it stays true: it is fetched once, events change it, and
-// after a gap it is fetched again.
+// The page's copy of server data: fetched once, updated by events, and fetched again after a gap.
 import { batch, effect, type Signal, signal, untracked } from "@preact/signals";
 import { credential, get, needsKey, pages, Refused, urlOf } from "./api.ts";
 import { type Connection, Following } from "./stream.ts";
 import type { Function, FunctionSummary, FunctionSummaryPage, Whoami } from "./wire.ts";
 
-/** What an event of /api/events tells; which fields there are depends on its type. */
+/** The data of an event of /api/events; its fields depend on its type. */
 export interface Happened {
   type: string;
   function_id?: string;
@@ -13,17 +12,17 @@ export interface Happened {
   [field: string]: unknown;
 }
 
-/** The time, in Unix seconds, to the second; it stands still while nobody sees the page. */
+/** The time in Unix seconds, updated every second while the page is visible. */
 export const now = signal(Date.now() / 1000);
 export const connection = signal<Connection>("lost");
-/** Who the caller is and what the server offers; null until it is known. */
+/** The caller and the server's features; null until they are known. */
 export const who = signal<Whoami | null>(null);
-/** Why what a page shows could not be fetched. */
+/** Why the page's data could not be fetched. */
 export const problem = signal<Refused | null>(null);
 
-/** Every function, in the order of their creation, by id. */
+/** All functions by id, in order of creation. */
 export const functions = signal<ReadonlyMap<string, FunctionSummary>>(new Map());
-/** The id of a function by its name; null where it is not known. */
+/** The id of a function by its name; null if it is unknown. */
 export function idOf(name: string): string | null {
   for (const one of functions.value.values()) if (one.name === name) return one.id;
   return null;
@@ -35,13 +34,13 @@ type Listener = (one: Happened) => void;
 const listeners = new Set<Listener>();
 const refetchers = new Set<() => void>();
 
-/** Hears every event until the function that it gives back is called. */
+/** Calls `hear` for every event until the returned function is called. */
 export function onEvent(listener: Listener): () => void {
   listeners.add(listener);
   return () => void listeners.delete(listener);
 }
 
-/** Is called whenever events were missed, and every two seconds where none can be had. */
+/** Called whenever events were missed, and every two seconds if there are no events. */
 export function onRefetch(refetch: () => void): () => void {
   refetchers.add(refetch);
   return () => void refetchers.delete(refetch);
@@ -61,7 +60,7 @@ export async function load(): Promise<void> {
     const more = pages<FunctionSummaryPage>("api/functions", query, mine.signal);
     for await (const page of more) {
       for (const one of page.functions) all.set(one.id, one);
-      // The first page is shown at once; a list that is there already is replaced as a whole.
+      // The first page is shown at once; an existing list is replaced as a whole.
       if (!areAllLoaded.value) functions.value = new Map(all);
     }
     functions.value = all;
@@ -75,7 +74,7 @@ export async function load(): Promise<void> {
   }
 }
 
-/** Fetches one function again: it was changed. */
+/** Refetches one function, which has changed. */
 export async function reload(id: string): Promise<void> {
   try {
     put(id, await get<Function>(`api/functions/${id}`));
@@ -84,7 +83,7 @@ export async function reload(id: string): Promise<void> {
   }
 }
 
-/** A function as it is now; null: it is gone. */
+/** A function's present state; null: it was deleted. */
 export function put(id: string, one: FunctionSummary | null): void {
   const next = new Map(functions.peek());
   if (one) next.set(id, one);
@@ -92,11 +91,11 @@ export function put(id: string, one: FunctionSummary | null): void {
   functions.value = next;
 }
 
-const TOGETHER_MS = 50; // the page is drawn once for what happens in so long
+const TOGETHER_MS = 50; // the page is redrawn once for all events within this time
 let happened: Happened[] = [];
 let drawing: ReturnType<typeof setTimeout> | undefined;
 
-/** The first event is told at once, those that follow closely are told together. */
+/** Passes the first event on at once, and close followers together. */
 function heard(type: string, data: unknown): void {
   happened.push({ ...(data as object), type });
   if (drawing === undefined) tell();
@@ -117,8 +116,8 @@ function tellOf(one: Happened): void {
 const MANY = 50;
 let soon: ReturnType<typeof setTimeout> | undefined;
 
-/** Fetches what has changed: each function once however many events of it come together, and all of
- * them where many have changed.
+/** Refetches changed functions: each once, however many of its events arrive together, and all functions if
+ * many have changed.
  */
 function change(type: string, id: string): void {
   if (type === "function.deleted") return put(id, null);
@@ -135,7 +134,7 @@ function change(type: string, id: string): void {
   }, 50);
 }
 
-const POLLED_MS = 15_000; // without events the list is fetched so often; what is small more often
+const POLLED_MS = 15_000; // interval for the list without events; small data is fetched more often
 let loadedAt = 0;
 
 function refetch(): void {
@@ -144,7 +143,7 @@ function refetch(): void {
   for (const one of refetchers) one();
 }
 
-/** Begins to follow the server, again after each sign-in. */
+/** Starts following the server, again after each sign-in. */
 export function start(): void {
   const tick = () => {
     if (!document.hidden) now.value = Date.now() / 1000;
@@ -166,7 +165,7 @@ export function start(): void {
   });
 }
 
-/** Forgets the key and everything that it showed. */
+/** Drops the key and all data that it gave access to. */
 export function signOut(): void {
   credential.forget();
   functions.value = new Map();
@@ -174,7 +173,7 @@ export function signOut(): void {
   who.value = null;
 }
 
-/** A signal for each id, made when it is first asked for: an event then redraws one row. */
+/** A signal for each id, created on first use, so that an event redraws only one row. */
 export function byId<T>(first: T): (id: string) => Signal<T> {
   const all = new Map<string, Signal<T>>();
   return (id) => {

@@ -1,4 +1,4 @@
-// Server-sent events over fetch: EventSource cannot send a header, and a key in a query string ends
+// Server-sent events over fetch: EventSource cannot send a header, and a key in a query string would end up
 // in logs.
 import { refusalOf, withKey } from "./api.ts";
 
@@ -8,7 +8,7 @@ export interface ServerEvent {
   id: string | undefined;
 }
 
-/** Bytes in any cut, events out. */
+/** Parses bytes, split at any position, into events. */
 export class EventParser {
   #decoder = new TextDecoder();
   #rest = "";
@@ -40,7 +40,7 @@ export class EventParser {
   }
 }
 
-/** Reads the events of a response until it ends. `heard`: called for each piece, events or not. */
+/** Reads the events of a response until it ends. `heard`: called for each piece, even without an event. */
 export async function* eventsOf(
   response: Response,
   heard: () => void = () => {},
@@ -52,25 +52,26 @@ export async function* eventsOf(
   }
 }
 
-/** live: events come; lost: the next try is due; polling: no events can be had; paused: hidden. */
+/** live: events arrive; lost: waiting for the next try; polling: events are not available; paused: hidden.
+ */
 export type Connection = "live" | "lost" | "polling" | "paused";
 
 export interface Follower {
   onEvent(event: string, data: unknown): void;
   onState(state: Connection): void;
-  /** Something was missed: what is known must be fetched again. */
+  /** Events were missed: known data must be fetched again. */
   onGap(): void;
 }
 
-const SILENCE_MS = 40_000; // two heartbeats and a bit
-const HIDDEN_MS = 5_000; // a tab that nobody sees gives its connection back: a browser has six
-const FIRST_MS = 6_000; // a proxy that holds back so long what a stream begins with eats streams
+const SILENCE_MS = 40_000; // two heartbeats and some tolerance
+const HIDDEN_MS = 5_000; // a hidden tab frees its connection, since a browser has only six
+const FIRST_MS = 6_000; // a proxy that delays the start of a stream this long does not support streams
 const POLL_MS = 2_000;
 const EATEN_MOST = 2;
-const AGAIN_MS = 60_000; // after so long without events it is tried again whether they come
+const AGAIN_MS = 60_000; // the interval of retries while events are not available
 const REFUSED = [403, 404];
 
-/** Follows a stream for as long as the page is seen, and heals by itself. */
+/** Follows a stream while the page is visible, and reconnects by itself. */
 export class Following {
   #last: string | undefined;
   #tries = 0;

@@ -1,11 +1,11 @@
-// Handlers to begin with: for each language one that answers, a web page and a receiver of webhooks,
-// each with an input for the first call.
+// Sample handlers: for each language one that responds, a web page, and a webhook receiver, each with an
+// input for the first invocation.
 import type { Language } from "./making.ts";
 
 export interface Template {
   title: string;
   code: string;
-  /** What the first call is given: for a page or a webhook, a request as a URL would send it. */
+  /** The input of the first invocation: for a page or a webhook, a request to its URL. */
   payload: string;
 }
 
@@ -15,7 +15,7 @@ const WEBHOOK = "Webhook receiver (give it a URL)";
 const VISIT = JSON.stringify({ rawPath: "/", queryStringParameters: { name: "Ada" } });
 const DELIVERY = JSON.stringify({ body: JSON.stringify({ action: "opened" }) });
 
-/** The first of each language is what a new function begins with. */
+/** The first template of each language is the default for a new function. */
 export const TEMPLATES: Record<Language, readonly [Template, ...Template[]]> = {
   python: [
     {
@@ -84,7 +84,7 @@ export async function handler(event) {
       code:
         `const escaped = (text) => text.replace(/[&<>"']/g, (one) => \`&#\${one.charCodeAt(0)};\`);
 
-/** Answers a request to the function's URL with a page. */
+/** Responds to a request to the function's URL with a page. */
 export async function handler(event) {
   const name = event.queryStringParameters?.name ?? "world";
   return {
@@ -136,7 +136,7 @@ printf 'Status: 202 Accepted\\nContent-Type: text/plain\\n\\nreceived %s bytes\\
   ],
 };
 
-/** The template that a draft still is; undefined where it was changed. */
+/** The template that a draft is equal to; undefined if the draft was changed. */
 export function templateOf(
   { language, code, payload }: { language: Language; code: string; payload: string },
 ): Template | undefined {

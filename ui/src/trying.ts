@@ -1,16 +1,16 @@
-// Calls that are made by hand: what was last sent to a function, and what comes of it. It is kept while
-// the tab is open, so that a look at another page loses nothing, and goes with the key.
+// Manual invocations: the input last sent to each function, and its outcome. They are kept while the tab is
+// open, so that visiting another page loses nothing, and dropped when the user signs out.
 import { effect, type Signal, signal } from "@preact/signals";
 import { call, get, needsKey, Refused, send } from "./api.ts";
 import { Written } from "./parts/invocation/call.ts";
 import { eventsOf } from "./stream.ts";
 import type { ErrorBody, Invocation, Timeline } from "./wire.ts";
 
-/** stream: output as it comes; sync: the answer as a whole; async: queued. */
+/** stream: output as it is written; sync: the whole response; async: queued. */
 export type Mode = "stream" | "sync" | "async";
 export type Variable = readonly [name: string, value: string];
 
-/** One call, as far as it is. */
+/** One invocation and its progress. */
 export interface Run {
   mode: Mode;
   /** Milliseconds since 1970. */
@@ -22,7 +22,7 @@ export interface Run {
   stdout: string;
   stderr: string;
   record: Invocation | null;
-  /** Says why a start was cold. */
+  /** The reason for a cold start. */
   timeline: Timeline | null;
   problem: Error | null;
 }
@@ -31,10 +31,10 @@ export interface Trial {
   payload: Signal<string>;
   variables: Signal<readonly Variable[]>;
   mode: Signal<Mode>;
-  /** What it runs on, as the query of the call says it, such as alias=live; empty: what serves. */
+  /** The version or alias, as a query such as alias=live; empty: the default. */
   target: Signal<string>;
   run: Signal<Run | null>;
-  /** Whether it was to repeat a call whose payload this tab does not know. */
+  /** Whether it was to repeat an invocation whose payload this tab does not know. */
   isUnknown: Signal<boolean>;
 }
 
@@ -46,7 +46,7 @@ const KEPT_MOST_CHARACTERS = 200_000;
 
 const trials = new Map<string, Trial>();
 
-/** The trial of a function, by its id. */
+/** The trial of a function, by the function's id. */
 export function trialOf(id: string): Trial {
   const known = trials.get(id);
   if (known) return known;
@@ -62,7 +62,7 @@ export function trialOf(id: string): Trial {
   return made;
 }
 
-/** What is said below a payload that looks like JSON and is none; empty: nothing. */
+/** The note below a payload that looks like JSON but is invalid; empty: none. */
 export function aboutPayload(payload: string): string {
   if (!/^\s*[{[]/.test(payload)) return "";
   try {
@@ -73,20 +73,20 @@ export function aboutPayload(payload: string): string {
   }
 }
 
-/** The payloads that were sent to a function from this tab, newest first. */
+/** The payloads sent to a function from this tab, newest first. */
 export function history(id: string): string[] {
   const kept: unknown = JSON.parse(sessionStorage.getItem(KEPT + id) ?? "[]");
   return Array.isArray(kept) ? kept.filter((one) => typeof one === "string") : [];
 }
 
-/** `known` with one more payload in front: each once, and not more than is kept. */
+/** `known` with one more payload in front: each once, up to the limit. */
 export function withPayload(known: readonly string[], payload: string): string[] {
   const all = [payload, ...known.filter((one) => one !== payload)].slice(0, KEPT_MOST);
   let size = 0;
   return all.filter((one) => (size += one.length) <= KEPT_MOST_CHARACTERS);
 }
 
-/** Payloads by the call that they were sent with, the newest ones; they outlive a reload. */
+/** The newest payloads by the id of their invocation; they survive a reload. */
 function sent(): Map<string, string> {
   const kept: unknown = JSON.parse(sessionStorage.getItem(SENT) ?? "[]");
   return new Map(Array.isArray(kept) ? kept : []);
@@ -104,8 +104,8 @@ function remember(call: string, payload: string): void {
   store(SENT, [...all]);
 }
 
-/** Fills the box in which a function is called with what this tab sent with a call, if it did. The
- * answer to another call that stood there goes.
+/** Fills the invoke panel with the input that this tab sent with an invocation, if it did. A response to
+ * another invocation is removed.
  */
 export function prepare(id: string, call: string): void {
   const trial = trialOf(id), known = sent().get(call);
@@ -114,7 +114,7 @@ export function prepare(id: string, call: string): void {
   if (trial.run.peek()?.isOver) trial.run.value = null;
 }
 
-/** Notes what was sent to a function from another page, for the box in which it is called. */
+/** Stores an input that another page sent to a function, for the invoke panel. */
 export function noteSent(id: string, call: string, payload: string): void {
   keep(id, payload);
   remember(call, payload);
@@ -130,7 +130,7 @@ function store(key: string, value: unknown): void {
   try {
     sessionStorage.setItem(key, JSON.stringify(value));
   } catch {
-    // The storage is full: what is kept stays as it is.
+    // The storage is full: what it has stays.
   }
 }
 
@@ -143,7 +143,7 @@ effect(() => {
 
 const leaving = new WeakMap<Trial, AbortController>();
 
-/** Calls the function, unless a call of the trial is under way. */
+/** Invokes the function, unless an invocation of the trial is in progress. */
 export async function start(id: string, trial: Trial): Promise<void> {
   if (trial.run.peek()?.isOver === false) return;
   trial.isUnknown.value = false;
@@ -174,11 +174,11 @@ export async function start(id: string, trial: Trial): Promise<void> {
   change(trial, { isOver: true });
   if (!record) return;
   const path = `api/functions/${id}/invocations/${record.invocation_id}/timeline`;
-  // Without it the answer is there all the same, only not why its start was cold.
+  // Without this the response is shown all the same, but not the reason for a cold start.
   change(trial, { timeline: await get<Timeline>(path).catch(() => null) });
 }
 
-/** Ends the call that is under way. Its record, where there is one, then says `cancelled`. */
+/** Cancels the running invocation. Its record, if there is one, then has the status `cancelled`. */
 export async function cancel(id: string, trial: Trial): Promise<void> {
   const run = trial.run.peek();
   if (!run || run.isOver) return;
@@ -202,7 +202,7 @@ function ended(trial: Trial, record: Invocation): void {
   change(trial, { id, record, stdout, stderr });
 }
 
-/** What is sent for the trial. */
+/** The request of the trial. */
 export function bodyOf(trial: Trial) {
   const environment = Object.fromEntries(trial.variables.value.filter(([name]) => name !== ""));
   return {
@@ -211,12 +211,12 @@ export function bodyOf(trial: Trial) {
   };
 }
 
-/** What the address of the call says beside the function. */
+/** The query of the request. */
 export function queryOf(trial: Trial): Record<string, string> {
   return Object.fromEntries(new URLSearchParams(trial.target.value));
 }
 
-// Who closes the page has seen enough: the call then ends as well.
+// If the user closes the page, the invocation is cancelled.
 const WITH_US = { "X-On-Disconnect": "cancel" };
 
 const RUNNERS: Record<Mode, (id: string, trial: Trial, signal: AbortSignal) => Promise<void>> = {

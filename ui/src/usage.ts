@@ -1,4 +1,4 @@
-// What the page of usage works out: which time it shows, bars without gaps, and the file of the table.
+// Data of the usage page: its period, bars without gaps, and the CSV file of its table.
 import { everyStep, type Span as Time, spanUpTo } from "./spans.ts";
 import type { UsageRow, UsageSums } from "./wire.ts";
 
@@ -13,13 +13,13 @@ const LENGTHS: Record<Period, { step: "hour" | "day"; steps: number }> = {
 };
 export const PERIODS = Object.keys(LENGTHS) as Period[];
 
-/** What the API is asked for; `step_s`: the length of a bar in seconds. */
+/** The API's parameters; `step_s`: the length of a bar in seconds. */
 export interface Span extends Time {
   step: "hour" | "day";
   step_s: number;
 }
 
-/** The hours or days that end with the one that `now`, in Unix seconds, is in. Days are those of UTC. */
+/** The hours or days up to the one that contains `now` (Unix seconds). Days are in UTC. */
 export function spanOf(period: Period, now: number): Span {
   const { step, steps } = LENGTHS[period];
   const step_s = step === "hour" ? HOUR_S : DAY_S;
@@ -32,12 +32,12 @@ export interface Bars {
   rows: (UsageSums | null)[];
 }
 
-/** A bar for every step, also for those in which nothing was used. */
+/** A bar for every step, including those without usage. */
 export function barsOf(rows: readonly UsageRow[], span: Span): Bars {
   return everyStep(rows, span, span.step_s);
 }
 
-/** What a row is called: a function that was deleted has no name any more. */
+/** The name of a row: a deleted function has no name any more. */
 export function nameOf(one: UsageRow): string {
   if (one.function_name !== null) return one.function_name;
   return one.function_id === null ? "functions that are no longer told apart" : "deleted function";
@@ -61,7 +61,7 @@ const quoted = (value: string | number | null): string =>
     ? `"${String(value).replaceAll('"', '""')}"`
     : `${value ?? ""}`;
 
-/** The table as RFC 4180 has it, with the time that it is about in every row. */
+/** The table as CSV (RFC 4180), with the period in every row. */
 export function csvOf(rows: readonly UsageRow[], span: Span): string {
   const head = ["from", "to", ...COLUMNS.map(([name]) => name)];
   const lines = rows.map((one) => [
@@ -72,7 +72,7 @@ export function csvOf(rows: readonly UsageRow[], span: Span): string {
   return [head, ...lines].map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
 }
 
-/** How much of a limit is used. `used` null: it is not known; `limit` null: there is none. */
+/** The used part of a limit. `used` null: unknown; `limit` null: there is none. */
 export interface Limit {
   name: string;
   used: number | null;
@@ -80,6 +80,6 @@ export interface Limit {
   said: (n: number) => string;
 }
 
-/** From 0 to 1; null where there is nothing to compare. Of a limit of 0 all is used. */
+/** From 0 to 1; null if there is nothing to compare. A limit of 0 counts as fully used. */
 export const shareOf = ({ used, limit }: Limit): number | null =>
   used === null || limit === null ? null : limit === 0 ? 1 : Math.min(1, used / limit);

@@ -1,15 +1,15 @@
-// The files of a function's versions: listed, read, and told apart.
+// The files of a function's versions: lists, contents, and differences.
 import { pages, send } from "./api.ts";
 import { withoutCompiled } from "./compiled.ts";
 import type { File } from "./parts/resources/tar.ts";
 import type { Function, RuntimeFile, RuntimeFilePage } from "./wire.ts";
 
 const LISTED = 100;
-/** Compiled files are fetched with the others: so many at once, and at most. */
+/** Compiled files are fetched with the others: the number per page, and in total. */
 const FETCHED = 250, FETCHED_MAX = 1000;
-/** What is shown and edited here: so many bytes of one file, and of all files together. */
+/** The maximum size to show and edit: of one file, and of all files together. */
 const TEXT_MAX_BYTES = 256 * 1024, EDITED_MAX_BYTES = 4 * 1024 * 1024;
-/** Files of the same size are read to see whether they differ, so many of them. */
+/** The maximum number of files of equal size that are read for a comparison. */
 const READ_MAX = 40;
 
 export interface Listing {
@@ -18,7 +18,7 @@ export interface Listing {
   isWhole: boolean;
 }
 
-/** A file that two versions do not have alike; null: one of them has none by this path. */
+/** A file that differs between two versions; null: that version has no file with this path. */
 export interface ChangedFile {
   path: string;
   before: RuntimeFile | null;
@@ -57,7 +57,7 @@ export async function readFile(
   return new Uint8Array(await response.arrayBuffer());
 }
 
-/** What a file says; null where it is no text, or too long to be shown. */
+/** The content of a file; null if it is not text, or too long to show. */
 export function textOf(content: Uint8Array): string | null {
   if (content.length > TEXT_MAX_BYTES || content.includes(0)) return null;
   try {
@@ -67,7 +67,7 @@ export function textOf(content: Uint8Array): string | null {
   }
 }
 
-/** Why the files cannot be edited here; null: they can. An edit sends all of them again. */
+/** Why the files cannot be edited here; null: they can. An edit uploads all of them again. */
 export function whyNotEdited({ files, isWhole }: Listing): string | null {
   if (!isWhole) return `There are more than ${LISTED} files. Upload them instead.`;
   if (files.some((one) => one.is_link)) return "There are links among the files.";
@@ -75,7 +75,7 @@ export function whyNotEdited({ files, isWhole }: Listing): string | null {
   return size > EDITED_MAX_BYTES ? "The files are too large. Upload them instead." : null;
 }
 
-/** The file that is opened at once: the only one, or the one that the handler names; null: none. */
+/** The file to open first: the only one, or the one that the handler names; null: none. */
 export function mainOf(files: readonly RuntimeFile[], handler: string): string | null {
   const shown = files.filter((one) => !one.is_link && one.size_bytes <= TEXT_MAX_BYTES);
   if (files.length === 1) return shown[0]?.path ?? null;
@@ -83,7 +83,7 @@ export function mainOf(files: readonly RuntimeFile[], handler: string): string |
   return shown.find((one) => one.path.replace(/\.\w+$/, "") === module)?.path ?? null;
 }
 
-/** All files of the version that serves, with other texts for some of them, by their paths. */
+/** All files of the current version, some with new texts, by path. */
 export async function editedFiles(
   one: Function,
   edits: ReadonlyMap<string, string>,
@@ -102,8 +102,8 @@ export async function editedFiles(
   }));
 }
 
-/** The line of a file at which code is wrong, where an error names it: "(main.py, line 1)",
- * "main.mjs:3", or a line of a file that it does not name.
+/** The line of the file that an error names: "(main.py, line 1)", "main.mjs:3", or a line without a file
+ * name.
  */
 export function lineIn(error: Error | null, path: string): number | null {
   const name = path.split("/").pop() ?? "";
@@ -115,13 +115,13 @@ export function lineIn(error: Error | null, path: string): number | null {
   return found ? Number(found[1]) : null;
 }
 
-/** The language of a file, by its name. */
+/** The language of a file by its name. */
 export function languageOf(path: string): string {
   if (/\.py$/i.test(path)) return "python";
   return /\.[cm]?[jt]s$/i.test(path) ? "node" : "shell";
 }
 
-/** Files that differ for sure, and those that only a look into them can tell. */
+/** Files that surely differ, and those whose contents have to be compared. */
 export function compare(
   before: readonly RuntimeFile[],
   after: readonly RuntimeFile[],
@@ -155,7 +155,7 @@ function listedOnce(id: string, version: number): Promise<Listing> {
   return asked;
 }
 
-/** The paths of files that are known to differ without a look into them, where images differ. */
+/** The paths of files that are known to differ without reading them, if the images differ. */
 export async function changedPaths(id: string, from: number, to: number): Promise<string[]> {
   const [before, after] = await Promise.all([listedOnce(id, from), listedOnce(id, to)]);
   const { changed, alike } = compare(before.files, after.files);
@@ -163,7 +163,7 @@ export async function changedPaths(id: string, from: number, to: number): Promis
   return (isOne ? alike : changed).map((one) => one.path);
 }
 
-/** The files in which two versions differ, in the order of their paths, and whether that is sure. */
+/** The files that differ between two versions, by path, and whether that is certain. */
 export async function changesOf(
   id: string,
   from: number,

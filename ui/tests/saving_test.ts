@@ -33,7 +33,7 @@ Deno.test("where the runtime has other files, those of the version that serves a
   assert.equal(lines(sent)[3], 'PUT api/functions/F {"runtime":"r","memory_limit_mb":300}');
   assert.equal(
     aboutFiles(one, standing)?.said,
-    "You are editing the code of version 1; saving makes version 3.",
+    "You are editing the code of version 1; saving creates version 3.",
   );
 });
 

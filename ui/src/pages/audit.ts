@@ -1,4 +1,4 @@
-// Who changed what, and who was refused: newest first, back to the first entry that is kept.
+// Who changed what, and which requests were refused: newest first, back to the oldest stored entry.
 import { signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { get, pages } from "../api.ts";
@@ -33,7 +33,7 @@ const filters = Object.fromEntries(FILTERS.map((name) => [name, signal("")])) as
   Filter,
   ReturnType<typeof signal<string>>
 >;
-/** Keys by their id, for their labels. */
+/** Keys by their ids, for their labels. */
 const keys = signal<ReadonlyMap<string, Key>>(new Map());
 
 const values = (): Wanted =>
@@ -112,7 +112,7 @@ function Entry({ of }: { of: AuditEntry }) {
   `;
 }
 
-/** The entry that the address names: of those that are shown, or fetched by the time in its id. */
+/** The entry that the address names: one that is listed, or one fetched by the time in its id. */
 function Chosen({ id, items }: { id: string; items: readonly AuditEntry[] }) {
   const fetched = useSignal<AuditEntry | null>(null);
   const found = items.find((one) => one.id === id) ?? fetched.value;
@@ -127,13 +127,13 @@ function Chosen({ id, items }: { id: string; items: readonly AuditEntry[] }) {
   return found && found.id === id ? html`<${Entry} of=${found} />` : null;
 }
 
-/** A text that is taken when the reader is done with it. */
+/** A text field whose value applies once the user has finished typing. */
 function Typed({ label, of, suggestions }: {
   label: string;
   of: Filter;
   suggestions: readonly string[];
 }) {
-  const draft = useSignal<string | null>(null); // what is typed outlives a list that comes
+  const draft = useSignal<string | null>(null); // typed text survives updates of the list
   return html`
     <input class="pick" type="search" aria-label=${label} placeholder=${label}
       value=${draft.value ??
@@ -193,7 +193,7 @@ async function learnKeys(): Promise<void> {
   } catch { /* then they go by their ids */ }
 }
 
-/** Those that were seen, and what they are kinds of. */
+/** The values seen so far, and their groups. */
 function actionsIn(items: readonly AuditEntry[]): string[] {
   const all = items.flatMap((one) => [one.action, one.action.split(".")[0] ?? ""]);
   return [...new Set(all)].sort();
@@ -202,7 +202,7 @@ function actionsIn(items: readonly AuditEntry[]): string[] {
 export default function Audit() {
   const here = route.value;
   const taken = useRef<unknown>(null);
-  if (taken.current !== here) { // the address was followed: it says what is asked for
+  if (taken.current !== here) { // a link was followed: the address has the new filter
     taken.current = here;
     for (const name of FILTERS) filters[name].value = here.query.get(name) ?? "";
   }

@@ -1,4 +1,4 @@
-// The nodes of a fleet, for operators: how each is, what it is told, and where instances are.
+// The nodes of a fleet, for operators: their states and actions, and the placement of instances.
 import { signal } from "@preact/signals";
 import { get } from "../api.ts";
 import { html } from "../html.ts";
@@ -16,7 +16,7 @@ import { who } from "../store.ts";
 import type { Node, NodeList } from "../wire.ts";
 
 const EVERY_MS = 2_000;
-const PLACES_MOST = 6; // that are named in a row
+const PLACES_MOST = 6; // nodes that are named in a row
 const COLUMNS: Column[] = [
   { name: "Node", width: "minmax(9rem, 1fr)" },
   { name: "State", width: "6.5rem" },

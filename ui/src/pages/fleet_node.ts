@@ -1,4 +1,4 @@
-// One node of a fleet: how it is, what it is told, and which functions have instances there.
+// One node of a fleet: its state and actions, and the functions with instances there.
 import { get } from "../api.ts";
 import { html } from "../html.ts";
 import { isHeard, isThere, reasonOf, stateOf, type Verb } from "../fleet.ts";

@@ -1,4 +1,4 @@
-// One function: what it is and does now, and in sections all that can be done with it.
+// One function: its state, and sections for everything that can be done with it.
 import { type Signal, useSignal } from "@preact/signals";
 import type { ComponentType } from "preact";
 import { useEffect, useRef } from "preact/hooks";
@@ -35,7 +35,7 @@ import { Schedules } from "./function/schedules.ts";
 import { Settings } from "./function/settings.ts";
 import { Versions } from "./function/versions.ts";
 
-/** What a section gets. */
+/** The properties of a section. */
 export interface SectionProps {
   one: Function;
 }
@@ -52,7 +52,7 @@ const SECTIONS: Record<string, [title: string, section: ComponentType<SectionPro
   network: ["URL and network", Network],
 };
 
-/** The function as it is now. `isGone`: it was deleted, or there never was one. */
+/** The function in its present state. `isGone`: it was deleted, or never existed. */
 function useFunction(id: string): {
   one: Function | null;
   isGone: boolean;
@@ -81,7 +81,7 @@ function useFunction(id: string): {
   };
 }
 
-/** Does what a button says, and tells how it went. */
+/** Performs a button's action, and reports its result. */
 async function act(one: Function, verb: "deploy" | "pause" | "resume"): Promise<void> {
   const path = `api/functions/${one.id}`;
   try {
@@ -150,7 +150,7 @@ function Actions({ one }: { one: Function }) {
   `;
 }
 
-/** Which version answers, and which one will. */
+/** The current version, and the one that is being deployed. */
 function Serving({ one }: { one: Function }) {
   const next = comingVersion(one.id).value;
   const now = html`version <b>${one.current_version}</b>`;
@@ -198,7 +198,7 @@ function PoolStrip({ one }: { one: Function }) {
 function Tabs({ id, at }: { id: string; at: string }) {
   const row = useRef<HTMLElement>(null);
   useEdges(row);
-  // On a telephone the section that is open would else be out of sight.
+  // Otherwise the open section would be out of sight on a phone.
   useEffect(() => {
     const open = row.current?.querySelector<HTMLElement>("[aria-current]");
     if (row.current && open) {

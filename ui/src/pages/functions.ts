@@ -1,4 +1,4 @@
-// All functions, as they are now.
+// The list of all functions with their current activity.
 import { computed, signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import {
@@ -77,7 +77,7 @@ function sort(by: string): void {
   sorted.value = { by, isDown: by === before ? !isDown : by !== "name" };
 }
 
-/** The calls of the last minute in twelve bars, and their number. */
+/** The invocations of the last minute as twelve bars and a number. */
 function Rate({ id }: { id: string }) {
   const bars = minuteAt(minuteOf(id).value, now.value);
   const sum = Math.round(bars.reduce((a, b) => a + b, 0));
@@ -115,7 +115,7 @@ function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
   const errors = stats?.errors ?? 0;
   const isBad = isFailing(one, stats);
   const served = one.default_alias?.version ?? one.current_version;
-  const isOther = served !== one.current_version; // the list has only the runtime of the current one
+  const isOther = served !== one.current_version; // the list has only the current version's runtime
   return html`
     <span role="cell" class="name"><${Status} of=${isBad ? "failing" : one.state}
       said=${isBad ? `${one.state}, failing` : one.state} isQuiet />
@@ -165,7 +165,7 @@ function Empty() {
 
 export default function Functions() {
   useEffect(watchActivity, []);
-  // At once, not in an effect: whoever is quick to choose something must not lose it.
+  // At once, not in an effect, which could overwrite an early choice of the user.
   useMemo(() => {
     const query = route.peek().query;
     text.value = query.get("q") ?? "";

@@ -1,4 +1,4 @@
-// One call: where its time went, what it was given and wrote, and what can be done with it.
+// One invocation: its timeline, input, output, and actions.
 import { useSignal } from "@preact/signals";
 import { call, get, type Refused } from "../api.ts";
 import { html } from "../html.ts";
@@ -30,7 +30,7 @@ import type { Invocation, InvocationInput, Timeline } from "../wire.ts";
 const linkOf = (functionId: string, id: string) =>
   href(["functions", functionId, "invocations", id]);
 
-/** A call must have taken so much longer than its handler for that to be told. */
+/** The minimum time beyond the handler's own for it to be mentioned. */
 const WORTH_TELLING_MS = 1;
 
 function Facts({ of, timeline }: { of: Invocation; timeline: Timeline | null }) {
@@ -60,7 +60,7 @@ function Facts({ of, timeline }: { of: Invocation; timeline: Timeline | null }) 
       <span class="mono small">${of.invocation_id}</span></p>`;
 }
 
-/** Where the time went, or what it waits for. */
+/** The timeline, or what the invocation waits for. */
 function Times({ of, timeline }: { of: Invocation; timeline: Timeline | null }) {
   const due = timeline?.due_at ?? null;
   if (of.status === "queued") {
@@ -166,7 +166,7 @@ function Input(
   }</section>`;
 }
 
-/** What it ran with, what caused it, and what it caused. */
+/** Its version and variables, the invocation that caused it, and those that it caused. */
 function Around({ of, timeline }: { of: Invocation; timeline: Timeline }) {
   const { environment_names: names = [], children = [] } = timeline;
   const parent = timeline.parent_invocation_id;

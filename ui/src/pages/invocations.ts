@@ -1,4 +1,4 @@
-// The calls of all functions, newest first, as they come.
+// The invocations of all functions, newest first, updated live.
 import { signal, useSignal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import { html } from "../html.ts";
@@ -30,7 +30,7 @@ const PERIODS: Record<string, number> = { "1h": 3600, "24h": 86_400, "7d": 7 * 8
 const CALLS = /^(invocation\.|calls$)/;
 const LOOKED_AT_EVERY_MS = 500;
 
-/** What is asked for, as the page's address has it. */
+/** The filter in the page's address. */
 const filters = {
   function: signal(""),
   status: signal(""),
@@ -103,7 +103,7 @@ function FunctionPick() {
   const text = useSignal<string | null>(null);
   const chosen = functions.value.get(filters.function.value)?.name ?? filters.function.value;
   const wanted = text.value;
-  // A name may be typed before the functions are there.
+  // A name may be typed before the functions are loaded.
   useEffect(() => {
     if (wanted === null) return;
     const found = [...functions.value.values()].find((one) => one.name === wanted);
@@ -125,7 +125,7 @@ function FunctionPick() {
 function Filters() {
   const many = NAMES.filter((name) => filters[name].value !== "").length;
   const isOpen = useSignal(false);
-  // On a telephone they would take half of the window.
+  // On a phone the filters would take half of the screen.
   return html`
     <button class="button narrow filters-button" type="button" aria-expanded=${isOpen.value}
       aria-controls="filters" onClick=${() => {
@@ -161,7 +161,7 @@ function clear() {
 }
 
 export default function Invocations() {
-  // At once, not in an effect: whoever is quick to choose something must not lose it.
+  // At once, not in an effect, which could overwrite an early choice of the user.
   useMemo(() => {
     const query = route.peek().query;
     for (const name of NAMES) filters[name].value = query.get(name) ?? "";

@@ -1,4 +1,4 @@
-// From code to a first answer on one page.
+// A new function: from code to a first response on one page.
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { withoutCompiled } from "../compiled.ts";
@@ -37,7 +37,7 @@ interface Naming {
   draft: Draft;
   change: (part: Partial<Draft>) => void;
   taken: NameTaken | null;
-  /** Whether the function is there: it is renamed in its settings. */
+  /** Whether the function exists: it can be renamed in its settings. */
   isMade: boolean;
 }
 
@@ -126,7 +126,7 @@ function Files({ files, change }: {
   }</ul>`;
 }
 
-/** Takes files that were dropped or chosen: the first one with code goes into the editor. */
+/** Adds dropped or chosen files: the first one with code goes into the editor. */
 async function take(list: Iterable<File>, draft: Draft): Promise<Partial<Draft>> {
   const part: Partial<Draft> = {};
   const files = new Map(draft.files.map((one) => [one.path, one]));
@@ -141,7 +141,8 @@ async function take(list: Iterable<File>, draft: Draft): Promise<Partial<Draft>>
   return { ...part, files: withoutCompiled([...files.values()]) };
 }
 
-/** `isOld`: another call is under way. Its answer takes the place of this one, so that nothing moves. */
+/** `isOld`: another invocation is running. Its response replaces this one in place, so that nothing moves.
+ */
 function Answer({ of: { call: of, version }, isOld, name, id }: {
   of: Answered;
   isOld: boolean;
@@ -172,7 +173,7 @@ const SAID: Record<Step, string> = {
   call: "Call",
 };
 
-/** How far it is. */
+/** The progress of the steps. */
 function Progress({ draft, step, problem, answer, making }: {
   draft: Draft;
   step: Signal<Step | "done" | null>;
@@ -253,7 +254,7 @@ export default function New() {
     problem.value = null;
     step.value = null;
   }
-  // What is there has a page of its own, which a reload is to find.
+  // An existing function has its own page, which a reload should open.
   useEffect(() => {
     if (functionId === null) return;
     forgetDraft();

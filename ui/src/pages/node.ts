@@ -27,7 +27,7 @@ const COLUMNS: Column[] = [
   { name: "Start reason", width: "8rem", class: "roomy" },
   { name: "Tenant", width: "7rem", class: "wide" },
 ];
-// In a fleet the list is that of all nodes.
+// In a fleet, this lists the instances of all nodes.
 const FLEET_COLUMNS: Column[] = [
   ...COLUMNS,
   { name: "Node", width: "6.5rem", class: "wide", sort: "node" },
@@ -54,7 +54,7 @@ interface Machine {
 }
 
 async function askMachine(signal: AbortSignal): Promise<Machine> {
-  // It is the one that only operators may ask: the others are not asked where it is refused.
+  // Only operators may request this: if it is refused, the other requests are not sent.
   const doctor = await get<DoctorReport>("api/system/doctor", {}, signal);
   const [info, health] = await Promise.all([
     get<SystemInfo>("api/system/info", {}, signal),

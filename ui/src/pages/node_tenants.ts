@@ -1,4 +1,4 @@
-// Tenants, for operators: what each has, and whether it is disabled.
+// Tenants, for operators: their resources, and whether they are disabled.
 import { call, get } from "../api.ts";
 import { html } from "../html.ts";
 import { confirm } from "../parts/controls/confirm.ts";
@@ -9,7 +9,7 @@ import { toast, toastError } from "../parts/controls/toast.ts";
 import type { Tenant, TenantPage } from "../wire.ts";
 
 const EVERY_MS = 10_000;
-const MOST = 1000; // that are shown
+const MOST = 1000; // maximum tenants shown
 const DISABLES = "Its keys and URLs are refused and its instances end. Running invocations end; " +
   "queued ones wait, and schedules are skipped, until you enable it again.";
 

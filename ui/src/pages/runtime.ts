@@ -1,4 +1,4 @@
-// One runtime: what it consists of, and what functions of it may do.
+// One runtime: its content, limits, and permissions.
 import { useSignal } from "@preact/signals";
 import { call, get, type Refused } from "../api.ts";
 import { html } from "../html.ts";
@@ -18,9 +18,9 @@ import { go, href } from "../router.ts";
 import { functions } from "../store.ts";
 import type { Runtime } from "../wire.ts";
 
-const USERS = 12; // functions that are named
+const USERS = 12; // maximum functions named
 
-/** What it says of limits; the others are the server's own. */
+/** Its own limits; the others are the server's defaults. */
 function limitsOf(of: Runtime): string[] {
   const said: [number | null | undefined, string][] = [
     [of.process_limit, "processes"],

@@ -1,4 +1,4 @@
-// All runtimes: what functions are run by.
+// All runtimes.
 import { html } from "../html.ts";
 import { get } from "../api.ts";
 import { Copy } from "../parts/controls/copy.ts";

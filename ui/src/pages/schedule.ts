@@ -1,4 +1,4 @@
-// One schedule: when it is due, what came of it, and what each run is given.
+// One schedule: its due times, the outcomes of its runs, and their input.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { call, get, pages, type Refused } from "../api.ts";
@@ -20,8 +20,8 @@ import { go, href } from "../router.ts";
 import { idOf, onEvent } from "../store.ts";
 import type { Invocation, Schedule, ScheduleRun, ScheduleRunPage } from "../wire.ts";
 
-const STRIP = 30; // of the latest runs
-const RUNS = 50; // that are shown at first, and more with each press
+const STRIP = 30; // latest runs in the strip
+const RUNS = 50; // runs shown at first, and added by each press
 
 const pathOf = (name: string) => `api/schedules/${encodeURIComponent(name)}`;
 

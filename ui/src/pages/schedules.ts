@@ -1,4 +1,4 @@
-// All schedules: what runs by the clock, when next, and what came of it last.
+// All schedules: their functions, next due times, and last outcomes.
 import { computed, signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import { pages } from "../api.ts";
@@ -74,7 +74,7 @@ const query = computed(() => text.value.trim());
 
 export default function Schedules() {
   const { value, problem, again } = useFetched(all, []);
-  // At once, not in an effect: whoever is quick to type something must not lose it.
+  // At once, not in an effect, which could overwrite early typing of the user.
   useMemo(() => text.value = route.peek().query.get("q") ?? "", []);
   useEffect(() => {
     return onEvent((one) => {

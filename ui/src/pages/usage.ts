@@ -1,4 +1,4 @@
-// What the tenant's calls used: over time, by function, and beside what it may use.
+// The tenant's usage: over time, by function, and compared with its quota.
 import { signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get } from "../api.ts";
@@ -32,9 +32,9 @@ interface Shown {
   bars: Bars;
   total: UsageSums;
   rows: UsageRow[];
-  /** GB-seconds of this day of UTC, which a limit is for. */
+  /** GB-seconds since the start of the UTC day, to which a limit applies. */
   today: number;
-  /** null: only operators see it, others see the limits alone. */
+  /** null unless the caller is an operator, who alone may see it. */
   quota: Quota | null;
   limits: Record<string, number>;
 }
@@ -135,7 +135,7 @@ function Totals({ of }: { of: UsageSums }) {
   }</dl>`;
 }
 
-/** Limits that hold for the tenant; what of them is used is known in full to operators alone. */
+/** The tenant's limits; only operators see how much of all of them is used. */
 function limitsOf({ quota, today, limits: of }: Shown): Limit[] {
   const used = quota?.used;
   return [
@@ -253,7 +253,7 @@ export default function UsagePage() {
     period.value = isPeriod(wanted) ? wanted : "";
   }, []);
   const shown: Period = isPeriod(period.value) ? period.value : "day";
-  const isKnown = who.value !== null; // who asks, and so whether the quota can be seen
+  const isKnown = who.value !== null; // the caller, and thus whether the quota may be shown
   useEffect(() => note({ period: period.value }), [period.value]);
   const { value, problem, again } = useFetched(
     (signal) => isKnown ? ask(shown, signal) : Promise.resolve(null),

@@ -1,4 +1,4 @@
-// The aliases of a function: names for versions, between two of which calls may be split.
+// The aliases of a function: names for versions; each can split invocations between two.
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect, useId, useRef } from "preact/hooks";
 import {
@@ -36,7 +36,7 @@ interface Changing {
 const pathOf = (one: Function, name: string): string =>
   `api/functions/${one.id}/aliases/${encodeURIComponent(name)}`;
 
-/** Sets an alias, or removes it where it is null. `before`: what it was, for the way back. */
+/** Sets an alias, or removes it if it is null. `before`: its previous state, for undo. */
 async function set(
   { one, again }: Changing,
   name: string,
@@ -114,7 +114,7 @@ function Row({ of, one, again, onChange }: Changing & { of: Alias; onChange: () 
   `;
 }
 
-/** A fraction that is typed in percent; null: the field is empty. `path`: the field of the API. */
+/** A fraction, entered in percent; null if the field is empty. `path`: the API's field. */
 function Percent({ path, label, about, value, onValue }: {
   path: string;
   label: string;
@@ -158,7 +158,7 @@ function Fields({ draft, isNew, versions }: {
     "0": "no other version",
     ...Object.fromEntries(numbers.map((one) => [one, `v${one}`])),
   };
-  const isKnown = described.value !== null; // until then a field cannot be typed in
+  const isKnown = described.value !== null; // until then the field is disabled
   const fields = useRef<HTMLDivElement>(null);
   useEffect(() => fields.current?.querySelector<HTMLElement>("input, select")?.focus(), [isKnown]);
   return html`
@@ -201,13 +201,13 @@ const TEACH =
   "An alias is a name that calls use instead of a version, such as live. It can send a " +
   "part of its calls to another version, and take that one back by itself where it fails.";
 
-/** `versions`: those that an alias may name, the newest first. */
+/** `versions`: the versions that an alias can name, newest first. */
 export function Aliases({ one, all, versions, again }: Changing & {
   all: readonly Alias[];
   versions: readonly number[];
 }) {
   const draft = useSignal<AliasDraft | null>(null);
-  const before = useSignal<Alias | null>(null); // the one that is changed
+  const before = useSignal<Alias | null>(null); // the alias that is being edited
   const failed = useSignal<Error | null>(null);
   useEvents(one.id, /^alias\./, 0, again);
   function open(of: Alias | null) {

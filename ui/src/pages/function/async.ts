@@ -1,4 +1,4 @@
-// Accepted work of a function: how it is run, what waits, what was given up, and where its ends are sent.
+// Asynchronous invocations of a function: policy, queue, dead letters, and deliveries.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { call, get } from "../../api.ts";
@@ -66,7 +66,7 @@ function Queue({ one, queue }: { one: Function; queue: FunctionQueue }) {
 
 const KINDS = ["nobody", "a function", "a URL"];
 
-/** Where an end is told: nobody, a function or a URL with its secret. */
+/** The destination of outcomes: none, a function, or a URL with its secret. */
 function Told({ name, label, of, isReadOnly, onValue }: {
   name: string;
   label: string;

@@ -1,4 +1,4 @@
-// Work that was given up: to be queued again, or dropped.
+// Dead letters, which can be redriven or dropped.
 import { useSignal } from "@preact/signals";
 import { call } from "../../api.ts";
 import { html } from "../../html.ts";
@@ -22,7 +22,7 @@ const WHY: Record<string, string> = {
 
 function Row({ of, id, onRedrive, onDrop }: {
   of: DeadLetter;
-  /** The function's. */
+  /** The dead letters of the function. */
   id: string;
   onRedrive: () => void;
   onDrop: () => void;
@@ -51,7 +51,7 @@ function Row({ of, id, onRedrive, onDrop }: {
   `;
 }
 
-/** `count`: how many there are, as far as is known; `again`: what they are counted by. */
+/** `count`: their number, as far as known; `again`: refetches the counts. */
 export function DeadLetters({ one, count, again }: {
   one: Function;
   count: number;

@@ -1,4 +1,4 @@
-// The ends of accepted work on their way to the destinations that the policy names.
+// Deliveries of outcomes to the destinations in the async policy.
 import { useEffect } from "preact/hooks";
 import { call } from "../../api.ts";
 import { html } from "../../html.ts";
@@ -14,9 +14,9 @@ import { onEvent } from "../../store.ts";
 import type { Delivery, Function } from "../../wire.ts";
 import { More, usePaged } from "./paged.ts";
 
-const LOOKED_AT_EVERY_MS = 5_000; // tries make no events
+const LOOKED_AT_EVERY_MS = 5_000; // there are no events for tries
 
-/** When it is tried next, or when it ended. */
+/** When it is retried, or when it ended. */
 function When({ of }: { of: Delivery }) {
   const next = of.next_attempt_at;
   return next !== null ? html`next ${exact(next)}` : html`<${Ago} at=${of.ended_at} />`;

@@ -1,4 +1,4 @@
-// The files in which two versions of a function differ, each with its lines.
+// The files that differ between two versions of a function, with their changed lines.
 import { type ChangedFile, changesOf, languageOf, readFile, textOf } from "../../version_files.ts";
 import { html } from "../../html.ts";
 import { visible } from "../../parts/text/ansi.ts";

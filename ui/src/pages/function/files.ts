@@ -23,7 +23,7 @@ import {
   whyNotEdited,
 } from "../../version_files.ts";
 
-/** Texts that are not saved yet, by the path of their file. */
+/** Unsaved texts by the paths of their files. */
 export type Edits = ReadonlyMap<string, string>;
 
 async function uploaded(list: readonly File[]): Promise<ImageFile[]> {

@@ -1,4 +1,5 @@
-// Whether a function fails: at its top, beside its state, with what failed last and a way there.
+// Whether a function fails: shown at the top of its page, beside its state, with a link to the last
+// failure.
 import type { Signal } from "@preact/signals";
 import { get } from "../../api.ts";
 import { functionUrl } from "../../current.ts";
@@ -22,14 +23,14 @@ import type {
 } from "../../wire.ts";
 
 const LOOKED_AT_EVERY_MS = 2_000;
-const LATEST = 20; // among which the last error is looked for
+const LATEST = 20; // invocations among which the last error is searched
 
 export interface Health {
   lastHour: Pick<FunctionStats, "calls" | "errors">;
   lastError: InvocationSummary | null;
 }
 
-/** Keeps up with what the invocations of a function come to; null until it is known. */
+/** Follows the outcomes of a function's invocations; null until they are known. */
 export function useHealth(id: string): Signal<Health | null> {
   const { value, again } = useFetched(async (signal) => {
     const query = { function_id: id, limit: LATEST };
@@ -43,7 +44,7 @@ export function useHealth(id: string): Signal<Health | null> {
   return value;
 }
 
-/** The state, unless the function fails every time: that is no state to have a check mark. */
+/** The state, unless every invocation fails: then it gets no check mark. */
 export function State({ one, health }: { one: Function; health: Health | null }) {
   const isBad = isFailing(one, health?.lastHour ?? null);
   return html`<${Status} of=${isBad ? "failing" : one.state} said=${
@@ -61,7 +62,7 @@ export function LastError({ of }: { of: InvocationSummary | null }) {
   `;
 }
 
-/** The URL, to be copied; nothing where there is none. */
+/** The URL with a copy button; empty if there is none. */
 export function Address({ id }: { id: string }) {
   useFetched(async (signal) => {
     functionUrl(id).value = await fetchUrl(id, signal);

@@ -1,4 +1,4 @@
-// Who reaches a function, and what it reaches.
+// Who can reach a function, and what it can reach.
 import { get } from "../../api.ts";
 import { html } from "../../html.ts";
 import { useFetched, Waiting } from "../../parts/lists/fetched.ts";

@@ -1,5 +1,5 @@
-// What is to be known of a function above all else: that its runtime is another one by now, what the
-// platform notes of it, and why a version could not start.
+// Important notices about a function: its runtime has changed, the platform has a note on it, or a version
+// could not start.
 import { get } from "../../api.ts";
 import { closed } from "../../current.ts";
 import { html } from "../../html.ts";
@@ -14,7 +14,7 @@ import type { Function, VersionPage } from "../../wire.ts";
 
 const VERSIONS = 100;
 
-/** Nothing until it is known whether others use the runtime. */
+/** Empty until it is known whether other functions use the runtime. */
 function Replaced({ one, section }: { one: Function; section: string }) {
   const isKnown = areAllLoaded.value;
   const { value } = useFetched(async (signal) => {

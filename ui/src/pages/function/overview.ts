@@ -1,4 +1,4 @@
-// What a function does now: a call by hand, its calls over time, and the latest ones.
+// The current activity of a function: an invoke panel, its invocations over time, and the latest ones.
 import { useEffect } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { get } from "../../api.ts";
@@ -22,11 +22,11 @@ import { TryIt } from "./try.ts";
 const CALLS = /^(invocation\.|calls$)/;
 const LATEST = 15;
 const AGAIN_MS = 500; // the chart follows the same events as the list, so that they agree
-const COUNTED_AFTER_MS = 300; // a call is counted a moment after its end was told
+const COUNTED_AFTER_MS = 300; // an invocation is counted shortly after its end event
 
 const names = Object.keys(PERIODS) as Period[];
 const SAID: Record<Period, string> = { hour: "Last hour", day: "Last day", week: "Last week" };
-const AFRESH_MS = 30_000; // time goes on also where nobody calls
+const AFRESH_MS = 30_000; // time passes even without invocations
 
 function OverTime({ id }: { id: string }) {
   const wanted = route.peek().query.get("period") as Period;

@@ -1,4 +1,4 @@
-// A list that is fetched a page at a time: its first page again whenever something changed.
+// A list that is fetched page by page; its first page is refetched after every change.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get, type Refused } from "../../api.ts";
@@ -6,17 +6,17 @@ import { html } from "../../html.ts";
 import { onRefetch } from "../../store.ts";
 
 export interface Paged<T> {
-  /** null until it is there. */
+  /** null until it is loaded. */
   all: readonly T[] | null;
   cursor: string | null;
   problem: Refused | null;
-  /** Fetches the page behind a cursor; without one, the first again. */
+  /** Fetches the page at a cursor; without one, the first page again. */
   more: (from?: string | null) => Promise<void>;
 }
 
 const AT_ONCE = 50;
 
-/** `name`: of the list in what is answered; `inputs`: when one changes, it is fetched again. */
+/** `name`: the list's field in the response; `inputs`: a change of one refetches the list. */
 export function usePaged<T>(path: string, name: string, inputs: readonly unknown[]): Paged<T> {
   const all = useSignal<readonly T[] | null>(null);
   const cursor = useSignal<string | null>(null);
@@ -39,7 +39,7 @@ export function usePaged<T>(path: string, name: string, inputs: readonly unknown
   return { all: all.value, cursor: cursor.value, problem: problem.value, more };
 }
 
-/** The button below a list that has further pages. */
+/** The button below a list that has more pages. */
 export function More({ of }: { of: Pick<Paged<unknown>, "cursor" | "more"> }) {
   return of.cursor && html`<p class="inside"><button class="button" type="button"
     onClick=${() => of.more(of.cursor)}>Show more</button></p>`;

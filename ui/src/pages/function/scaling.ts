@@ -1,4 +1,4 @@
-// How many instances a function has.
+// The number of instances of a function.
 import { useSignal } from "@preact/signals";
 import { call, get } from "../../api.ts";
 import { html } from "../../html.ts";

@@ -1,4 +1,4 @@
-// The schedules that call a function.
+// The schedules of a function.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { call, pages, type Refused } from "../../api.ts";

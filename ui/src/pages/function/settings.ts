@@ -1,4 +1,4 @@
-// What a function is made of. Saving makes a new version of it.
+// The code and settings of a function. Saving creates a new version.
 import { batch, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { elsewhereSaid } from "../../aliases.ts";
@@ -38,21 +38,21 @@ function Limits({ draft, change, isReadOnly }: {
   }${field("cleanup_on_exit", "Clean up after each call")}</div>`;
 }
 
-/** What runs: a script, or the files of the runtime and the handler in them. */
+/** The code: a script, or the files of the runtime with a handler. */
 function What({ one, draft, change, editing, isReadOnly, runtimes }: {
   one: Function;
   draft: Draft;
   change: (part: Partial<Draft>) => void;
   editing: Editing;
   isReadOnly: boolean;
-  /** null until they are known. */
+  /** null until they are loaded. */
   runtimes: readonly Runtime[] | null;
 }) {
   if (runtimes === null) return html`<${Waiting} />`;
   const names = runtimes.map((each) => each.name);
   const chosen = runtimes.find((each) => each.name === draft.runtime);
   const isScript = (chosen?.kind ?? "shell") === "shell";
-  // A runtime that was removed is still what the function has.
+  // A removed runtime stays in the list while the function uses it.
   const options = names.includes(draft.runtime) ? names : [draft.runtime, ...names];
   return html`
     ${isScript && html`
@@ -102,7 +102,7 @@ export function Settings({ one }: { one: Function }) {
   useEffect(() => () => close(one.id), [one.id]);
   const problem = useSignal<Error | null>(null);
   const isBusy = useSignal(false);
-  /** The version that was made of what the form has, and could not start. */
+  /** The version that was created from the form's content and could not start. */
   const unserved = useSignal<number | null>(null);
   const isReadOnly = !may("write");
   const { value } = useFetched((signal) => get<RuntimeList>("api/runtimes", {}, signal), []);
@@ -117,7 +117,7 @@ export function Settings({ one }: { one: Function }) {
     unserved.value = null;
     base.value = now.current_version;
   };
-  // Somebody else's version is taken over unless there is something here that it would undo.
+  // Another user's version replaces the form's content unless that has unsaved changes.
   if (base.value !== one.current_version && !isChanged && !isBusy.value) renew(one);
   const change = (part: Partial<Draft>) => {
     draft.value = { ...draft.peek(), ...part };
@@ -137,7 +137,7 @@ export function Settings({ one }: { one: Function }) {
     try {
       const now = isChanged ? await update(one, changes, edits.peek()) : one;
       if (now === null) return;
-      // What cannot serve stays in the form, to be mended.
+      // Changes that cannot be deployed stay in the form, to be corrected.
       if (now.current_version !== one.current_version) {
         batch(() => {
           show(now);
@@ -152,7 +152,7 @@ export function Settings({ one }: { one: Function }) {
       isBusy.value = false;
     }
   }
-  // The page of the function says why it could not be deployed.
+  // The function's page shows why it could not be deployed.
   const isAbove = problem.value instanceof FunctionFailed && one.error_message != null;
   const isSameCode = edits.value.size === 0 && changes.runtime === undefined &&
     changes.handler === undefined &&
@@ -198,10 +198,10 @@ export function Settings({ one }: { one: Function }) {
 function Save({ one, isChanged, isSameCode, isBusy, files, base, unserved, onSave, onDrop }: {
   one: Function;
   isChanged: boolean;
-  /** As far as the form is concerned. */
+  /** The part that the form needs. */
   isSameCode: boolean;
   isBusy: boolean;
-  /** What is to be said of the files. */
+  /** The notice about the files. */
   files: ReturnType<typeof aboutFiles>;
   base: number;
   unserved: number | null;

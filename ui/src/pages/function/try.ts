@@ -1,4 +1,4 @@
-// The box in which a function is called by hand.
+// The panel for invoking a function by hand.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { elsewhereSaid, servingVersions, targetSaid, targetsOf } from "../../aliases.ts";
@@ -47,7 +47,7 @@ const MODES: [Mode, string][] = [
 ];
 const SHOWN_CHARACTERS = 60;
 const QUICK_MS = 2_000;
-const VERSIONS = 20; // that are offered, the newest ones
+const VERSIONS = 20; // maximum versions offered, newest first
 
 const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
 
@@ -81,7 +81,7 @@ function Payload({ id, trial }: { id: string; trial: Trial }) {
   `;
 }
 
-/** What the call runs on, where there is a choice. */
+/** The choice of version or alias, if there is one. */
 function Target({ one, trial }: { one: Function; trial: Trial }) {
   const path = `api/functions/${one.id}`;
   const { value, again } = useFetched(async (signal) => {
@@ -145,7 +145,7 @@ function How({ id, trial }: { id: string; trial: Trial }) {
   `;
 }
 
-/** How far the call is, in a line; and why its start was cold. */
+/** The progress of the invocation in one line, with the reason for a cold start. */
 function Outcome({ one, run }: { one: Function; run: Run }) {
   const { record, timeline } = run;
   const seconds = Math.max(0, Math.round(now.value - run.began / 1000));
@@ -198,7 +198,7 @@ export function TryIt({ one }: { one: Function }) {
   const isRunning = run !== null && !run.isOver;
   const stopping = useSignal(false);
   const box = useRef<HTMLElement>(null);
-  const isBegun = useRef(false); // here, and not by a visit before
+  const isBegun = useRef(false); // by this panel, and not before it was opened
   const whyNot = whyNotInvoked(one, trial.mode.value);
   const begin = () => {
     if (whyNot !== null) return;
@@ -209,7 +209,7 @@ export function TryIt({ one }: { one: Function }) {
   useEffect(() => {
     if (run === null || !isBegun.current) return;
     const outcome = box.current?.querySelector(".outcome") ?? null;
-    // Whoever has gone on reading elsewhere in a long call stays there.
+    // Do not scroll if the user is reading elsewhere during a long invocation.
     const isWatched = Date.now() - run.began < QUICK_MS || isInSight(outcome);
     if (!run.isOver || isWatched) return revealGrowing(outcome, box.current);
   }, [run?.began, run?.isOver]);

@@ -1,4 +1,4 @@
-// The URL at which a function is reached over plain HTTP; there is none before somebody sets it.
+// The URL at which a function is reached over plain HTTP; it has none until one is created.
 import { useSignal } from "@preact/signals";
 import { call, get } from "../../api.ts";
 import { functionUrl } from "../../current.ts";
@@ -63,7 +63,7 @@ const CALLERS = {
   webhook: "webhook: who can sign",
 };
 
-/** What is saved as a draft: without the mask, the secret stays as it is. */
+/** The request body of a draft: a masked secret is left out, which keeps it. */
 function rulesOf(url: FunctionUrl): NewFunctionUrl {
   const { path: _path, host: _host, refused: _refused, last_refused_at: _last, ...more } = url;
   const { webhook, ...rules } = more;
@@ -110,7 +110,7 @@ function Rules({ of, url, change, isReadOnly, onReveal }: {
   `;
 }
 
-/** What a call was refused for, where the API's word alone could be read otherwise. */
+/** The reason for refused requests, in words, if the API's word could be misunderstood. */
 const REFUSED: Record<string, string> = { time: "signature too old or too early" };
 
 function Refusals({ of: { refused = {}, last_refused_at: last } }: { of: FunctionUrl }) {
@@ -181,7 +181,7 @@ export function Url({ one }: { one: Function }) {
         html`<div class="actions">${
           url && html`<button class="button" type="button" onClick=${remove}>Remove</button>`
         }${
-          // Each is a button of its own: one that became the other while it is pressed would save.
+          // Two separate buttons: one that changed its action during a press would save.
           shown
             ? html`<button class="button primary" type="submit" key="save" aria-disabled=${
               draft.value === null

@@ -1,4 +1,4 @@
-// All versions of a function: what each has changed, how two differ, and the way back.
+// All versions of a function: their changes, comparisons, and rollback.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { elsewhereSaid, namesOf } from "../../aliases.ts";
@@ -25,8 +25,8 @@ import { More, usePaged } from "./paged.ts";
 
 const NAMED = 10;
 
-/** What a version is compared with: the current one; that one, with the version before it, or with the
- * one after it where it is the first. `all`: the newest first.
+/** The version to compare with: the current one; for the current version, the one before it or, if it is
+ * the first, the one after it. `all`: newest first.
  */
 export function comparedWith(
   all: readonly Pick<Version, "version">[],
@@ -37,7 +37,7 @@ export function comparedWith(
   return of === current ? (all[n + 1] ?? all[n - 1])?.version ?? of : current;
 }
 
-/** What a version changed; the files by their names, of the newest versions alone. */
+/** The changes of a version; with file names only for the newest versions. */
 function Changed({ of, before, isNewest }: {
   of: Version;
   before: Version | undefined;
@@ -55,7 +55,7 @@ function Changed({ of, before, isNewest }: {
   }`;
 }
 
-/** Whether a version serves, or why it could not. */
+/** Whether a version is current, or why it could not start. */
 function Standing({ one, version }: { one: Function; version: number }) {
   const isCurrent = version === one.current_version;
   const why = failures(one.id).value.get(version);
@@ -67,8 +67,8 @@ function Standing({ one, version }: { one: Function; version: number }) {
   return isCurrent && html`<span class="badge">${serves ? "serves" : "current"}</span>`;
 }
 
-/** What can be done with a version. The place of a button that is not there stays free, so that no other
- * gets below the pointer.
+/** The actions for a version. A missing button leaves its place empty, so that no other button moves under
+ * the pointer.
  */
 function Actions({ one, of, isBusy, onCompare, onServe }: {
   one: Function;
@@ -240,7 +240,7 @@ export function Versions({ one }: { one: Function }) {
   const to = useSignal(Number(query.get("to")));
   const serving = useSettling();
   const compared = useRef<HTMLDivElement>(null);
-  const asked = useSignal(0); // how often a comparison was
+  const asked = useSignal(0); // the number of comparisons requested
   useEffect(() => {
     if (asked.value && compared.current) return revealGrowing(compared.current);
   }, [asked.value]);
@@ -255,7 +255,7 @@ export function Versions({ one }: { one: Function }) {
     compare(comparedWith(all, n, one.current_version), of.version);
     asked.value++;
   }
-  // The current version may be older than those of the first pages.
+  // The current version may not be on the first pages.
   const oldest = all?.at(-1)?.version ?? 0;
   const isMissing = list.cursor !== null &&
     [from.value, to.value].some((version) => version > 0 && version < oldest);

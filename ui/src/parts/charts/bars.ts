@@ -1,4 +1,4 @@
-// One figure a frame, one frame under the other over the same time: never two scales in one frame.
+// One value per frame, frames below each other on the same time axis: never two scales in one frame.
 import { html } from "../../html.ts";
 import { useMoments } from "./moments.ts";
 import { roundUp } from "./scale.ts";
@@ -6,7 +6,7 @@ import { roundUp } from "./scale.ts";
 export interface Frame {
   name: string;
   values: readonly number[];
-  /** A part of each value that is drawn from the floor. */
+  /** A part of each value, drawn from the bottom. */
   bad?: readonly number[];
   said: (value: number) => string;
 }
@@ -15,7 +15,7 @@ const LEFT = 92, RIGHT = 8, HEAD = 34, HIGH = 60, FOOT = 24;
 const FRAME = HEAD + HIGH;
 const LABEL_PX = 72;
 
-/** Which bars have their time below them: so many that there is room for each. */
+/** The bars that get a time label: as many as there is room for. */
 export function labelled(count: number, width: number, fits: (n: number) => boolean): number[] {
   const all = Array.from({ length: count }, (_, n) => n).filter(fits);
   const every = Math.max(1, Math.ceil(all.length / Math.max(1, Math.floor(width / LABEL_PX))));
@@ -54,7 +54,7 @@ function Drawing({ frame, top, width, x, step }: Drawn) {
     ${bar(frame.values, "used")}${bar(frame.bad ?? [], "bad")}</g>`;
 }
 
-/** `at`: names each bar; `label`: the short name below it, empty where it gets none. */
+/** `at`: the name of each bar; `label`: the short name below it, empty for none. */
 export function Frames({ frames, at, label }: {
   frames: readonly Frame[];
   at: readonly string[];

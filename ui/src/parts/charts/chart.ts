@@ -1,11 +1,11 @@
-// Calls as bars, latency as lines, one under the other over the same time. SVG: its colours follow the
-// theme by themselves, a screen reader can be told what it says, and a test can count its bars.
+// Invocations as bars and latency as lines, below each other on the same time axis. SVG: its colours follow
+// the theme, it has a description for screen readers, and tests can count its bars.
 import { html } from "../../html.ts";
 import { count, counted, duration } from "../text/format.ts";
 import { useMoments } from "./moments.ts";
 import { marks, roundUp, secondsBetween } from "./scale.ts";
 
-/** One value of each for every step of time; null where there was nothing to measure. */
+/** One value for each step; null if nothing was measured. */
 export interface Series {
   /** Unix seconds at which each step begins. */
   at: readonly number[];
@@ -20,9 +20,9 @@ const LEFT = 56, RIGHT = 12, TOP = 10, GAP = 26, CALLS = 64, LATENCY = 110, FOOT
 const HEIGHT = TOP + CALLS + GAP + LATENCY + FOOT;
 const BOTTOM = TOP + CALLS, FLOOR = HEIGHT - FOOT;
 const LABEL_PX = 90;
-const ALONE_PX = 14; // of a value without neighbours: two dashes, or a short line, as in the legend
+const ALONE_PX = 14; // length of a value without neighbours: two dashes, or a short line, as in the legend
 
-/** Seconds since 1970 as the clocks of the reader count them, so that midnight is a whole day. */
+/** Seconds since 1970 in the user's time zone, so that midnight is a multiple of a day. */
 const local = (unix: number): number => unix - 60 * new Date(unix * 1000).getTimezoneOffset();
 
 const DAY_S = 86_400;
@@ -38,7 +38,7 @@ function clock(unix: number, seconds = false): string {
   return seconds ? `${hours}:${two(at.getSeconds())}` : hours;
 }
 
-/** Points that follow each other: a gap in the data is a gap in the line. */
+/** Runs of points without a gap: a gap in the data is a gap in the line. */
 export function runs(values: readonly (number | null)[]): [n: number, value: number][][] {
   const found: [number, number][][] = [];
   let run: [number, number][] | null = null;
@@ -50,7 +50,7 @@ export function runs(values: readonly (number | null)[]): [n: number, value: num
   return found;
 }
 
-/** One moment in words. */
+/** A moment's values, in words. */
 export function words(data: Series, n: number): string {
   const said = [counted(data.calls[n] ?? 0, "call")];
   if (data.failed[n]) said.push(`${data.failed[n]} failed`);
@@ -63,7 +63,7 @@ export function words(data: Series, n: number): string {
   return `${moment}: ${said.join(", ")}`;
 }
 
-/** From where to where the dash of a value without neighbours goes: within the axes. */
+/** The ends of the dash for a value without neighbours, within the axes. */
 export function dashAt(x: number, width: number): [from: number, to: number] {
   const from = Math.max(LEFT, Math.min(x - ALONE_PX / 2, width - RIGHT - ALONE_PX));
   return [from, from + ALONE_PX];
@@ -180,7 +180,7 @@ export function Chart({ data }: { data: Series }) {
   }</span></div>`;
 }
 
-/** Beside the chosen moment, on the side that has room. */
+/** The box beside the chosen moment, on the side that has room. */
 function Tip({ data, n, x, step, width }: {
   data: Series;
   n: number;
@@ -197,7 +197,7 @@ function Tip({ data, n, x, step, width }: {
   }</div>`;
 }
 
-/** What the marks of the chart mean. */
+/** The legend of the chart. */
 export function ChartLegend() {
   const keys = [["calls", "calls"], ["bad", "failed"], ["start", "cold start"], ["p50", "p50"], [
     "p99",

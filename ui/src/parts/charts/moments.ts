@@ -1,9 +1,9 @@
-// Moments of a chart side by side: as wide as the page lets them be, and one of them chosen.
+// The moments of a chart side by side, scaled to the page's width, one of which can be chosen.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 
-/** `left`, `right`: what is beside the moments. `host` belongs to the element around the drawing,
- * `handlers` to the drawing: a pointer and the arrow keys choose.
+/** `left`, `right`: space beside the moments. `host` is for the element around the drawing, `handlers` for
+ * the drawing: the pointer and the arrow keys choose a moment.
  */
 export function useMoments(count: number, left: number, right: number) {
   const host = useRef<HTMLDivElement>(null);

@@ -1,13 +1,13 @@
-// A function's instances at a glance: a cell each, in the order busy, ready, warming, parked, free.
+// A function's instances at a glance: one cell each, in the order busy, ready, warming, parked, free.
 import { html } from "../../html.ts";
 
 export interface Counts {
   busy_count: number;
   ready_count: number;
-  /** With those that are parked. */
+  /** Includes parked ones. */
   warming_count: number;
   parked_count: number;
-  /** What all of them count in the memory budget, where the server says it. */
+  /** The memory that all of them count in the budget, if the server reports it. */
   memory_mib?: number;
 }
 
@@ -19,7 +19,7 @@ export const NO_INSTANCES: Counts = {
 };
 const CELLS_MOST = 12;
 const BIG_CELLS_MOST = 60;
-/** What each kind of instance is, in words. */
+/** The description of each kind of instance. */
 export const KINDS = {
   busy: "It has a call, or is being cleaned after one",
   ready: "It waits for a call",
@@ -30,20 +30,20 @@ export const KINDS = {
 type Kind = keyof typeof KINDS;
 const names = Object.keys(KINDS) as Kind[];
 
-/** How many there are of each kind; each instance is of one. */
+/** The number of instances of each kind; each instance has one kind. */
 export function byKind(counts: Counts): Record<Kind, number> {
   const { busy_count: busy, ready_count: ready, warming_count: all, parked_count: parked } = counts;
   return { busy, ready, warming: Math.max(0, all - parked), parked };
 }
 
-/** What a pool says in words. */
+/** A pool's counts in words. */
 export function inWords(counts: Counts, most: number): string {
   const many = byKind(counts);
   const said = names.map((kind) => `${many[kind]} ${kind}`);
   return `${said.join(", ")}, of ${most} at most`;
 }
 
-/** `most`: the largest number of instances; `isBig`: as on the function's own page. */
+/** `most`: the maximum of instances; `isBig`: for the function's own page. */
 export function PoolBar(
   { counts, most, isBig = false }: { counts: Counts; most: number; isBig?: boolean },
 ) {

@@ -1,14 +1,14 @@
-// A share of a whole, drawn to scale: what is used of a limit, and who holds memory.
+// A share of a whole, drawn to scale, such as the used part of a limit, or memory by owner.
 import { html } from "../../html.ts";
 
 export interface Part {
-  /** Sets its fill: busy, ready, warming, stock, other or used. */
+  /** Selects its fill: busy, ready, warming, stock, other or used. */
   kind: "busy" | "ready" | "warming" | "stock" | "other" | "used" | "full";
   size: number;
   title?: string;
 }
 
-/** `whole`: what all parts together are at most; `said`: what it shows, in words. */
+/** `whole`: the maximum sum of all parts; `said`: a description in words. */
 export function Rail({ parts, whole, said }: {
   parts: readonly Part[];
   whole: number;

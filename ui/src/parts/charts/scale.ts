@@ -1,6 +1,6 @@
-// Round marks of axes.
+// Round labels for axes.
 
-/** From 0 to `most` at most so many steps, each a round number. */
+/** Round values from 0 to `most`, with at most the given number of steps. */
 export function marks(most: number, steps = 5): number[] {
   if (!(most > 0)) return [0];
   const raw = most / steps;
@@ -19,7 +19,7 @@ export function roundUp(most: number): number {
 
 const SECONDS = [10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400];
 
-/** How many seconds lie between the marks of a time axis that has room for so many. */
+/** The seconds between the labels of a time axis that has room for the given number. */
 export function secondsBetween(span: number, room: number): number {
   return SECONDS.find((one) => span / one <= Math.max(2, room)) ?? 7 * 86_400;
 }

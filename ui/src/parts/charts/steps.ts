@@ -1,7 +1,7 @@
-// How far something is that takes several steps.
+// The progress of an action with several steps.
 import { html } from "../../html.ts";
 
-/** `at`: the step that is under way, or as many as there are when all are done; -1: none yet. */
+/** `at`: the current step; the number of steps if all are done; -1 before the first. */
 export function Steps(
   { names, at, isBroken }: { names: readonly string[]; at: number; isBroken: boolean },
 ) {

@@ -1,4 +1,4 @@
-// Where the time of one call went: a lane for each phase, behind those before it.
+// The timeline of one invocation: a lane for each phase, each beginning where the previous one ends.
 import { html } from "../../html.ts";
 import type { Timeline } from "../../wire.ts";
 import { duration } from "../text/format.ts";
@@ -6,7 +6,7 @@ import { marks } from "./scale.ts";
 
 type Shape = Pick<Timeline, "cold_start" | "cold_reason" | "phases">;
 
-// What a phase is drawn as, and what it means.
+// The style and description of each phase.
 const PHASES: Record<string, [kind: string, about: string]> = {
   queued: ["wait", "waited for an instance"],
   placed: ["cold", "sandbox started"],
@@ -25,7 +25,7 @@ const REASONS: Record<string, string> = {
   replaced: "the last one ended badly: see the record of the call before.",
 };
 
-/** Why a call was cold, in a sentence, and what would avoid it. */
+/** Why an invocation was cold, in a sentence, with advice on avoiding it. */
 export function coldSentence(of: Pick<Timeline, "cold_start" | "cold_reason">): string {
   if (!of.cold_start) return "Warm: an instance stood ready.";
   return `Cold: ${REASONS[of.cold_reason ?? ""] ?? "an instance had to be started."}`;
@@ -33,7 +33,7 @@ export function coldSentence(of: Pick<Timeline, "cold_start" | "cold_reason">): 
 
 const LONG_MS = 20, MOSTLY = 0.9;
 
-/** What else the phases say: that most of a long time was the handler's own; empty where it was not. */
+/** A note on the phases: most of a long time was the handler's own; otherwise empty. */
 export function ranSentence(phases: Shape["phases"]): string {
   const whole = phases.reduce((sum, one) => sum + one.microseconds, 0) / 1000;
   const ran = (phases.find(({ name }) => name === "ran")?.microseconds ?? 0) / 1000;
@@ -50,7 +50,7 @@ export interface Lane {
   kind: string;
   about: string;
   ms: number;
-  /** Percent of the whole. */
+  /** Percent of the total time. */
   from: number;
   width: number;
 }

@@ -2,8 +2,8 @@
 import type { Signal } from "@preact/signals";
 import { html } from "../../html.ts";
 
-/** `chosen`: one of the options, or empty. Pressing the chosen one again chooses none, or `usual`,
- * which is what an empty one stands for.
+/** `chosen`: one of the options, or empty. Pressing the chosen one again selects none, or `usual`, which
+ * empty stands for.
  */
 export function Choice(
   { label, options, chosen, usual = "" }: {

@@ -1,4 +1,4 @@
-// Code to write or to read. Until the editor is there, and where it cannot be had, a text field.
+// A code editor or viewer; a text field until the editor is loaded, or if it cannot be.
 import { signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../../html.ts";
@@ -9,11 +9,11 @@ export interface CodeProps {
   /** shell, python or node. */
   language: string;
   label: string;
-  /** Hears every change; without it the text can only be read. */
+  /** Called with every change; without it the text is read-only. */
   onText?: (text: string) => void;
-  /** The text that the differences are shown to. */
+  /** The text to compare with. */
   before?: string;
-  /** The line that an error names, until the text is changed. */
+  /** The line that an error names, until the text changes. */
   markedLine?: number | null;
 }
 
@@ -32,7 +32,7 @@ export function Code({ text, language, label, onText, before, markedLine = null 
   const box = useRef<CodeEditor>(null);
   const hear = useRef(onText);
   hear.current = onText;
-  const told = useRef<string[]>([]); // what the editor said and has not been handed back yet
+  const told = useRef<string[]>([]); // texts that the editor reported and the parent has not passed back yet
   useEffect(fetchEditor, []);
   const ready = isReady.value;
   useEffect(() => {
@@ -43,7 +43,7 @@ export function Code({ text, language, label, onText, before, markedLine = null 
     });
   }, [ready, before]);
   useEffect(() => {
-    // A text that comes back late must not undo what was typed meanwhile.
+    // A text that is passed back late must not undo later typing.
     const at = told.current.indexOf(text);
     told.current = at < 0 ? [] : told.current.slice(at + 1);
     if (at < 0 && ready && box.current) box.current.text = text;

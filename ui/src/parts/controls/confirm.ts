@@ -1,11 +1,11 @@
-// One question before what cannot be taken back.
+// Asks for confirmation before an irreversible action.
 import { signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../../html.ts";
 
 export interface Question {
   title: string;
-  /** What will be gone, or what it does. */
+  /** The consequences of the action. */
   text: string;
   /** The verb on the button. */
   verb: string;
@@ -17,7 +17,7 @@ interface Asked extends Question {
 
 export const asked = signal<Asked | null>(null);
 
-/** Asks, and answers whether it was agreed to. A second question answers the first with no. */
+/** Asks, and returns whether the user agreed. A second question answers the first with no. */
 export function confirm(question: Question): Promise<boolean> {
   asked.peek()?.answer(false);
   return new Promise((resolve) => {

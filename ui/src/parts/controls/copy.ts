@@ -1,4 +1,4 @@
-// A command or an id that is there to be copied.
+// A command or an id with a copy button.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../../html.ts";
@@ -6,7 +6,7 @@ import { html } from "../../html.ts";
 type Timer = ReturnType<typeof setTimeout>;
 const SAID_MS = 1_500;
 
-/** `label`: what it is, for those who do not see it; `shown`: the text with its secrets masked. */
+/** `label`: a description for screen readers; `shown`: the text with its secrets masked. */
 export function Copy({ text, label = "command", shown = text }: {
   text: string;
   label?: string;
@@ -24,7 +24,7 @@ export function Copy({ text, label = "command", shown = text }: {
       timer.current = setTimeout(() => {
         isCopied.value = false;
       }, SAID_MS);
-    } catch { // without https a page may not write there: it is selected instead
+    } catch { // without HTTPS, a page may not write to the clipboard: select the text instead
       isShown.value = true;
       requestAnimationFrame(() => code.current && getSelection()?.selectAllChildren(code.current));
     }

@@ -1,5 +1,5 @@
-// A field of a form as the server describes it: what it means stands below it, and its bounds are its
-// own. What is left empty is null where it may be.
+// A form field with the server's description below it and the server's limits. An empty nullable field is
+// null.
 import { useSignal } from "@preact/signals";
 import { useEffect, useId } from "preact/hooks";
 import { describe, described, type Field, fieldOf } from "../../fields.ts";
@@ -9,23 +9,23 @@ import { useFailure, Wrong } from "./failing.ts";
 type Value = string | number | boolean | readonly string[] | null;
 
 export interface DescribedProps {
-  /** The shape of the API that has the field, such as FunctionChanges, and its name there. */
+  /** The API schema of the field, such as FunctionChanges, and the field's name in it. */
   shape: string;
   name: string;
-  /** The field that the shape is, where it is within another, such as cors. */
+  /** The parent field, if the schema is nested in another one, such as cors. */
   within?: string;
   label: string;
   value: Value;
   onValue: (value: never) => void;
   isReadOnly?: boolean;
-  /** What may be chosen, where the server names it elsewhere. */
+  /** The options, if the server lists them elsewhere. */
   options?: readonly string[] | undefined;
-  /** What is shown of an option that does not say it itself. */
+  /** The label of an option that is not self-explanatory. */
   words?: Record<string, string>;
   isMono?: boolean;
 }
 
-/** What was typed, as the API takes it. */
+/** The input, converted for the API. */
 export function taken(
   text: string,
   field: Pick<Field, "type" | "isNullable">,
@@ -42,7 +42,7 @@ export function aboutEmpty(
   return `${about}; ${whenNull ? `empty: ${whenNull}` : "may be empty"}`;
 }
 
-/** A list that was typed: its words are parted by commas or spaces. */
+/** Parses a list of words, separated by commas or spaces. */
 export function wordsOf(text: string): string[] {
   return text.split(/[\s,]+/).filter(Boolean);
 }
@@ -52,7 +52,7 @@ export function Described(props: DescribedProps) {
   const id = useId();
   const said = useFailure(props.within ? `${props.within}.${name}` : name, label, id);
   useEffect(describe, []);
-  // How a value is typed is not known before.
+  // The type of the input is not known earlier.
   if (described.value === null) {
     return html`<div class="field"><span class="label">${label}</span><span class="text"
       aria-busy="true" /></div>`;
@@ -135,7 +135,7 @@ function Control(
   `;
 }
 
-/** A secret: dots until it is revealed. */
+/** A secret, shown as dots until it is revealed. */
 function Secret({ label, value, field, shared, typed }: {
   label: string;
   value: string | null;

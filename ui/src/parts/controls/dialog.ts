@@ -1,4 +1,4 @@
-// A window above the page. Escape and its button close it; the focus goes back to where it was.
+// A dialog above the page. Escape and its button close it; the focus returns to where it was.
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useRef } from "preact/hooks";
 import { html } from "../../html.ts";

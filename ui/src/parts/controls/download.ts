@@ -1,4 +1,4 @@
-// Saves what a route answers as a file: a link alone could not send the key.
+// Saves a response as a file: a link alone could not send the key.
 import { type Query, send } from "../../api.ts";
 
 const KEPT_MS = 60_000;
@@ -8,7 +8,7 @@ export async function download(path: string, query: Query, name: string): Promis
   save(await response.blob(), name);
 }
 
-/** Saves what the page itself has made. */
+/** Saves content that the page has generated. */
 export function save(content: Blob, name: string): void {
   const url = URL.createObjectURL(content);
   const link = document.createElement("a");

@@ -1,8 +1,8 @@
-// A row that may be wider than the window: it fades where it goes on.
+// Fades the edges of a row that is wider than the window.
 import type { RefObject } from "preact";
 import { useEffect } from "preact/hooks";
 
-/** At which sides a row goes on. */
+/** The sides at which a row continues. */
 export function sidesOf(
   at: { scrollLeft: number; clientWidth: number; scrollWidth: number },
 ): string {
@@ -10,7 +10,7 @@ export function sidesOf(
   return [at.scrollLeft > 1 && "left", rest > 1 && "right"].filter(Boolean).join(" ");
 }
 
-/** Says of the row, as `data-more`, at which sides it goes on. */
+/** Sets the row's `data-more` to the sides at which it continues. */
 export function useEdges(row: RefObject<HTMLElement | null>): void {
   useEffect(() => {
     const one = row.current;

@@ -1,5 +1,5 @@
-// CodeMirror as the element <q-code>, in a shadow root: there its styles are a constructed sheet, which
-// a strict policy lets pass; in the document they would be a <style> element. Fetched when first used.
+// CodeMirror as the element <q-code>, in a shadow root: there its styles are a constructed sheet, which a
+// strict policy allows; in the document they would be a <style> element. Loaded on first use.
 import { defaultKeymap, history, historyKeymap } from "@codemirror/commands";
 import { javascript } from "@codemirror/lang-javascript";
 import { python } from "@codemirror/lang-python";
@@ -81,7 +81,7 @@ const languageOf = (name: string): Extension =>
 
 const mark = StateEffect.define<number | null>();
 const markedLine = Decoration.line({ class: "cm-markedLine" });
-/** The line that is marked, until the text is changed. */
+/** The line that is marked, until the text changes. */
 const marked = StateField.define<DecorationSet>({
   create: () => Decoration.none,
   update(before, change) {
@@ -96,9 +96,8 @@ const marked = StateField.define<DecorationSet>({
   provide: (field) => EditorView.decorations.from(field),
 });
 
-/**
- * Types over a selection in place of the browser, which keeps the look of what it replaces by a style
- * attribute, and a strict policy refuses that.
+/** Replaces a selection itself: the browser would keep the formatting of the replaced text in a style
+ * attribute, which a strict policy refuses.
  */
 function typeOver(event: InputEvent, view: EditorView): boolean {
   const { state } = view;
@@ -110,7 +109,7 @@ function typeOver(event: InputEvent, view: EditorView): boolean {
   return true;
 }
 
-/** What <q-code> is made with. `before`: the text that the differences are shown to. */
+/** The options of <q-code>. `before`: the text to compare with. */
 export interface Setup {
   text: string;
   language: string;
@@ -124,7 +123,9 @@ export class CodeEditor extends HTMLElement {
   #language = new Compartment();
   #isBeingSet = false;
 
-  /** Makes the editor; the element must be in the document. `onText`: hears what the reader changes. */
+  /** Creates the editor; the element must be in the document. `onText`: called when the user changes the
+   * text.
+   */
   begin(setup: Setup, onText: (text: string) => void): void {
     const root = this.shadowRoot ?? this.attachShadow({ mode: "open", delegatesFocus: true });
     this.#view?.destroy();
@@ -149,7 +150,7 @@ export class CodeEditor extends HTMLElement {
       marked,
       this.#language.of(languageOf(language)),
       before === null ? [] : unifiedMergeView({ original: before, mergeControls: false }),
-      // Tab leaves the editor, and Ctrl Enter is the page's.
+      // Tab leaves the editor, and the page handles Ctrl Enter.
       keymap.of([{ key: "Mod-Enter", run: () => true }, ...defaultKeymap, ...historyKeymap]),
       EditorView.contentAttributes.of({ "aria-label": label }),
       EditorView.domEventHandlers({ beforeinput: typeOver }),
@@ -159,7 +160,7 @@ export class CodeEditor extends HTMLElement {
     ];
   }
 
-  /** Another text, unless it is what is there: the cursor then stays. */
+  /** Sets the text, unless it is unchanged: the cursor then stays. */
   set text(text: string) {
     const doc = this.#view?.state.doc;
     if (!doc || doc.toString() === text) return;
@@ -168,7 +169,7 @@ export class CodeEditor extends HTMLElement {
     this.#isBeingSet = false;
   }
 
-  /** Marks a line and shows it; null: none. */
+  /** Marks a line and scrolls to it; null: none. */
   set markedLine(number: number | null) {
     const view = this.#view;
     if (!view) return;

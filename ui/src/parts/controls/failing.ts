@@ -1,4 +1,4 @@
-// A form whose refusal stands beside the field that it names, under the label that the reader sees.
+// A form that shows the server's refusal beside the field that it names, under that field's label.
 import { type Signal, useSignal } from "@preact/signals";
 import { type ComponentChildren, createContext } from "preact";
 import { useContext, useLayoutEffect } from "preact/hooks";
@@ -13,13 +13,13 @@ interface Failing {
 }
 
 const Context = createContext<Failing | null>(null);
-/** The path of the field that the request has wrong, such as cors.max_age_seconds; else null. */
+/** The path of the invalid field of the request, such as cors.max_age_seconds; otherwise null. */
 export function fieldIn(error: Error | null): string | null {
   return error instanceof Refused && error.status === 422 ? error.details?.field ?? null : null;
 }
 
-/** The sentence beside a field: what the API expects of it, by the label that the reader sees; null
- * if the error is about another field.
+/** The sentence beside a field: the value that the API expects, with the field's label; null if the error
+ * is about another field.
  */
 export function saidOf(error: Error | null, path: string, label: string): string | null {
   const named = fieldIn(error);
@@ -35,8 +35,8 @@ export function saidOf(error: Error | null, path: string, label: string): string
   return `${label}${within} must be ${expected}${was}`;
 }
 
-/** `of`: what the server refused. What no field shows stands above the rest, or, where that
- * `isApart`, at the place of `Unnamed`.
+/** `of`: the server's refusal. If no field shows it, it is shown above the rest or, with `isApart`, at the
+ * position of `Unnamed`.
  */
 export function Form({ of, isApart = false, children }: {
   of: Error | null;
@@ -49,15 +49,15 @@ export function Form({ of, isApart = false, children }: {
   }${children}</${Context.Provider}>`;
 }
 
-/** What the server refused, unless a field of the form shows it. */
+/** The server's refusal, unless a field of the form shows it. */
 export function Unnamed() {
   const failing = useContext(Context);
   const isShown = failing === null || failing.shown.value === failing.of;
   return !isShown && failing.of && html`<${Notice} of=${failing.of} />`;
 }
 
-/** What is said of a field of the form around it; null: nothing. `path`: its name in the API. It
- * gets the focus.
+/** The error of the surrounding form field; null: none. `path`: its name in the API. The field gets the
+ * focus.
  */
 export function useFailure(path: string, label: string, id?: string): string | null {
   const failing = useContext(Context);
@@ -73,12 +73,12 @@ export function useFailure(path: string, label: string, id?: string): string | n
   return said;
 }
 
-/** The sentence below a field. `id`: what describes the field. */
+/** The sentence below a field. `id`: of the element that describes the field. */
 export function Wrong({ said, id }: { said: string | null; id?: string }) {
   return said && html`<small class="wrong" role="alert" id=${id}>${said}</small>`;
 }
 
-/** The sentence below a field that a part of its own shows. `of`: the id of its control. */
+/** The sentence below a field if one of its parts shows the error. `of`: the id of its control. */
 export function WrongOf({ path, label, of }: { path: string; label: string; of?: string }) {
   return html`<${Wrong} said=${useFailure(path, label, of)} />`;
 }

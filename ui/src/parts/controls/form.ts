@@ -1,4 +1,4 @@
-// Fields of forms: a label that is always in sight, a hint below, and no guessing by the browser.
+// Form fields: a label that is always visible, a hint below, and no autocompletion by the browser.
 import type { Signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useId } from "preact/hooks";
@@ -8,10 +8,10 @@ import { refuseLong } from "./paste.ts";
 
 interface Common {
   label: string;
-  /** The path of its field in the API: a refusal that names it is shown below. */
+  /** The path of its field in the API: a refusal that names it is shown below the field. */
   name?: string;
   value: Signal<string>;
-  /** A hint, which is read aloud with the field. */
+  /** A hint, which screen readers read with the field. */
   about?: string;
   placeholder?: string;
 }
@@ -20,7 +20,7 @@ const typed = (value: Signal<string>) => (event: Event): void => {
   value.value = (event.target as HTMLInputElement).value;
 };
 
-/** What a control is to say of itself, and the sentence on what is wrong with it. */
+/** The attributes of a control, and the sentence with its error. */
 function useSaid({ label, name = "", about }: Common): {
   id: string;
   said: string | null;
@@ -36,13 +36,13 @@ function useSaid({ label, name = "", about }: Common): {
   };
 }
 
-/** A label beside anything. `isGroup`: what is in it are several controls. */
+/** A label for any content. `isGroup`: the content has several controls. */
 export function Field(
   { label, about, id, said = null, isGroup = false, children }: {
     label: string;
     about?: string | undefined;
     id?: string;
-    /** What is wrong with it. */
+    /** The error of the field. */
     said?: string | null;
     isGroup?: boolean;
     children?: ComponentChildren;
@@ -65,7 +65,7 @@ export function Text(
     & Common
     & {
       type?: "text" | "number";
-      /** Of which the reader may choose one; others are taken as well. */
+      /** Suggestions; other values are accepted, too. */
       suggestions?: readonly string[];
       isRequired?: boolean;
       isMono?: boolean;
@@ -102,7 +102,7 @@ export function Area(all: Common & { rows?: number }) {
   `;
 }
 
-/** `options`: each with what is shown for it. */
+/** `options`: each with its label. */
 export function Select(
   all: Common & {
     options: readonly (readonly [value: string, said: string])[];

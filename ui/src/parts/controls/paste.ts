@@ -1,10 +1,10 @@
-// A field of text takes no more than a browser can lay out: 10 MB in one line hold a page up for a minute.
+// Limits pasted text to what a browser can lay out: 10 MB in one line block a page for a minute.
 import { bytes } from "../text/format.ts";
 import { toastError } from "./toast.ts";
 
 export const PASTED_MAX = 1024 * 1024; // characters
 
-/** Keeps what is too long out of a field, and says so. */
+/** Rejects text that is too long for a field, with a message. */
 export function refuseLong(event: ClipboardEvent): void {
   const text = event.clipboardData?.getData("text/plain") ?? "";
   if (text.length <= PASTED_MAX) return;

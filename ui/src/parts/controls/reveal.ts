@@ -1,24 +1,24 @@
-// Scrolls until what has just appeared is in sight, without moving the focus.
+// Scrolls until newly shown content is visible, without moving the focus.
 
 const TOP_BAR_PX = 48, MARGIN_PX = 16;
 const GROWS_MS = 1_500, MOVES = ["wheel", "touchmove", "keydown"];
 const STAYS = ".stays, .saving"; // sticky bars of a page, below the top bar
 
-/** Of an element, in the window. */
+/** The box of an element in the window. */
 interface Box {
   top: number;
   bottom: number;
 }
 
-/** By how much the page is to scroll so that a box is in `sight`: all of it, or its beginning and
- * as much as fits; 0 if it already is.
+/** By how much to scroll so that a box is visible in `sight`: all of it, or its beginning and as much as
+ * fits; 0 if it already is.
  */
 export function toReveal(box: Box, sight: Box): number {
   const toTop = box.top - sight.top;
   return toTop < 0 ? toTop : Math.min(toTop, Math.max(0, box.bottom - sight.bottom));
 }
 
-/** Scrolls until `from` is in sight and as much as fits of what follows it, up to the end of `to`. */
+/** Scrolls until `from` is visible, with as much as fits of what follows it, up to the end of `to`. */
 export function reveal(from: Element | null, to: Element | null = from): void {
   if (!from || !to) return;
   const box = { top: from.getBoundingClientRect().top, bottom: to.getBoundingClientRect().bottom };

@@ -1,4 +1,4 @@
-// The field that a list is searched with; / leads to it.
+// The search field of a list; / focuses it.
 import type { Signal } from "@preact/signals";
 import { html } from "../../html.ts";
 
@@ -14,7 +14,7 @@ export function Search({ text, label }: { text: Signal<string>; label: string })
   }} /><kbd class="wide" aria-hidden="true">/</kbd></label>`;
 }
 
-/** Words of which every one must be in one of the texts, whatever the case. */
+/** Whether every word is in one of the texts, ignoring case. */
 export function fits(query: string, ...texts: (string | null | undefined)[]): boolean {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
   const all = texts.map((one) => one?.toLowerCase() ?? "");

@@ -1,17 +1,17 @@
-// A button takes no second press until what the first one did is there to be seen: where the pointer is,
-// another thing to press may have come meanwhile.
+// Ignores clicks until the result of the first one is visible: by then, another button may have appeared
+// under the pointer.
 import { type ReadonlySignal, signal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 
 export const SETTLES_MS = 600;
 
-/** What buttons that belong together do, one at a time. */
+/** Runs the actions of a group of buttons, one at a time. */
 export class Settling {
   readonly #isBusy = signal(false);
-  /** While something is done, and for SETTLES_MS after it. */
+  /** Whether an action is running, or ended less than SETTLES_MS ago. */
   readonly isBusy: ReadonlySignal<boolean> = this.#isBusy;
 
-  /** Does it, unless something else is done or has just been. Throws what `act` throws. */
+  /** Runs `act`, unless another action is running or has just ended. Throws what `act` throws. */
   async run(act: () => unknown): Promise<void> {
     if (this.#isBusy.peek()) return;
     this.#isBusy.value = true;

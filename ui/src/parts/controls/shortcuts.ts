@@ -1,4 +1,4 @@
-// What the keyboard can do: ? shows it, wherever nothing is being typed.
+// The list of keyboard shortcuts: ? opens it, except in text fields.
 import { signal } from "@preact/signals";
 import { html } from "../../html.ts";
 import { Dialog } from "./dialog.ts";

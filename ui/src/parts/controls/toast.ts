@@ -1,4 +1,4 @@
-// Short notes on what was just done, with a way back where the API has one.
+// Short messages about completed actions, with an undo button if the API allows it.
 import { effect, signal } from "@preact/signals";
 import { html } from "../../html.ts";
 import { path } from "../../router.ts";
@@ -8,7 +8,7 @@ export interface Toast {
   id: number;
   text: string;
   isBad: boolean;
-  /** What takes it back, such as a rollback to the version before. */
+  /** The undo action, such as a rollback to the previous version. */
   undo: (() => void | Promise<unknown>) | null;
   /** Milliseconds since 1970. */
   since: number;
@@ -16,14 +16,15 @@ export interface Toast {
 
 const STAYS_MS = 4_000;
 const STAYS_BAD_MS = 8_000;
-const LOOKED_AT_MS = 1_000; // it stays so much longer while the reader points at it
-const TURNED_MS = 300; // what is told with a turn to another page outlives it
+const LOOKED_AT_MS = 1_000; // extra time while the pointer is over it
+const TURNED_MS = 300; // a message that comes with a change of the page outlives that change
 const MOST = 4;
 
 export const toasts = signal<Toast[]>([]);
 let last = 0;
 
-/** Shows a note for some seconds, in place of one that says the same. `undo`: is offered as a button. */
+/** Shows a message for some seconds; replaces one with the same text. `undo`: the action of an undo button.
+ */
 export function toast(text: string, more: { isBad?: boolean; undo?: Toast["undo"] } = {}): void {
   const one = { id: ++last, text, isBad: more.isBad ?? false, undo: more.undo ?? null };
   const others = toasts.peek().filter((other) => other.text !== text);
@@ -38,11 +39,11 @@ const isPointedAt = (): boolean =>
   document.querySelector?.(".toasts:hover, .toasts:focus-within") != null;
 
 effect(() => {
-  path.value; // on another page they would be in the way
+  path.value; // they would be in the way on another page
   toasts.value = toasts.peek().filter((one) => Date.now() - one.since < TURNED_MS);
 });
 
-/** What failed, in its own words. */
+/** Shows an error in its own words. */
 export function toastError(error: unknown): void {
   toast(error instanceof Error ? error.message : String(error), { isBad: true });
 }
@@ -51,9 +52,9 @@ export function dismiss(id: number): void {
   toasts.value = toasts.peek().filter((one) => one.id !== id);
 }
 
-const undoing = new Settling(); // of all toasts: what an undo did is told where it was pressed
+const undoing = new Settling(); // of all toasts: the result of an undo appears where it was pressed
 
-/** Takes back what a toast tells, unless another undo is under way or has just been. */
+/** Undoes a toast's action, unless another undo is running or has just ended. */
 export async function takeBack(one: Toast): Promise<void> {
   await undoing.run(async () => {
     dismiss(one.id);

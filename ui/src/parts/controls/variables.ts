@@ -1,4 +1,4 @@
-// Environment variables, a row each. What looks like a secret is dots until it is revealed.
+// Environment variables, one per row. Values that look like secrets are dots until they are revealed.
 import { useSignal } from "@preact/signals";
 import { html } from "../../html.ts";
 import { visible } from "../text/ansi.ts";
@@ -9,7 +9,7 @@ const DOTS = "••••••••";
 
 const valueOf = (event: Event): string => (event.target as HTMLInputElement).value;
 
-/** `label`: whose they are, for those who do not see it; without `onChange` they can only be read. */
+/** `label`: a description for screen readers; without `onChange` the variables are read-only. */
 export function Variables({ of, label, onChange }: {
   of: readonly Variable[];
   label: string;
@@ -56,7 +56,7 @@ export function Variables({ of, label, onChange }: {
   `;
 }
 
-/** The value of a variable in a line of text; dots with a button where it looks like a secret. */
+/** The value of a variable within a line of text; dots with a button if it looks like a secret. */
 export function VariableValue({ name, value }: { name: string; value: string }) {
   const isShown = useSignal(false);
   if (!looksSecret(name, value)) return html`<span class="muted small">${visible(value)}</span>`;

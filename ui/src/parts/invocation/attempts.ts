@@ -1,5 +1,4 @@
-// The attempts at an asynchronous invocation, along the time since the first, with why each failed and the
-// end of what it wrote.
+// The attempts of an asynchronous invocation on a time axis, each with its error and the end of its output.
 import { get } from "../../api.ts";
 import { html } from "../../html.ts";
 import type { Attempt, AttemptList, TimedAttempt } from "../../wire.ts";
@@ -10,9 +9,9 @@ import { Output } from "./output.ts";
 import { Status } from "./status.ts";
 
 export interface Bar {
-  /** Milliseconds since the first attempt began; null where it was never handed over. */
+  /** Milliseconds since the first attempt began; null if this one never reached an instance. */
   after: number | null;
-  /** Percent of the time from the first beginning to the last end. */
+  /** Percent of the time from the first start to the last end. */
   from: number;
   width: number;
 }
@@ -32,7 +31,7 @@ export function bars(all: readonly TimedAttempt[]): Bar[] {
   });
 }
 
-/** `path`: of the invocation. `isQueued`: it waits for another attempt; the page shows no output then. */
+/** `path`: the path of the invocation. `isQueued`: another attempt is due; the page then shows no output. */
 export function Attempts(
   { path, of, isQueued }: { path: string; of: readonly TimedAttempt[]; isQueued: boolean },
 ) {
@@ -61,7 +60,7 @@ function Table(
             <th>Status</th>
             <th class="right">After</th>
             <th class="right">Duration</th>
-            <th class="wide when"><span class="hidden-visually">Along the time</span></th>
+            <th class="wide when"><span class="hidden-visually">Timeline</span></th>
             <th class="wide">Start</th>
             <th class="right wide">Version</th>
           </tr>
@@ -101,7 +100,7 @@ function Row({ one, bar }: { one: TimedAttempt; bar: Bar }) {
   `;
 }
 
-/** Why it failed, and what it wrote. `isShownBelow`: the page has that of the last one. */
+/** The error and output of an attempt. `isShownBelow`: the page shows its output below. */
 function Details({ of, isShownBelow }: { of: Attempt | undefined; isShownBelow: boolean }) {
   if (!of) return null;
   const written = [["Output", of.stdout], ["Log", of.stderr]].filter(([, text]) => text);

@@ -1,4 +1,4 @@
-// One call as it is now: its record, where its time went, and what it writes while it runs.
+// The present state of one invocation: its record, its timeline, and its output while it runs.
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get, type Refused, urlOf } from "../../api.ts";
@@ -11,7 +11,7 @@ type Stream = "stdout" | "stderr";
 export interface Call {
   record: Signal<Invocation | null>;
   timeline: Signal<Timeline | null>;
-  /** What it has written. */
+  /** Its output so far. */
   written: Signal<Record<Stream, string>>;
   problem: Signal<Refused | null>;
   again: () => Promise<void>;
@@ -23,21 +23,21 @@ export const callPath = (functionId: string, id: string): string =>
   `api/functions/${encodeURIComponent(functionId)}/invocations/${encodeURIComponent(id)}`;
 
 const DRAWN_EVERY_MS = 150;
-const LOOKED_AT_EVERY_MS = 2_000; // where its time goes, while it runs
+const LOOKED_AT_EVERY_MS = 2_000; // for its timeline, while it runs
 
-/** The data of the events stdout and stderr. */
+/** The data of stdout and stderr events. */
 interface Chunk {
   offset: number;
   text?: string;
   base64?: string;
 }
 
-/** The text that a handler wrote: what comes in chunks, each with its place in bytes. */
+/** A handler's output: it arrives in chunks, each with its byte offset. */
 export class Written {
   #decoder = new TextDecoder();
   text = "";
 
-  /** `offset` 0 begins anew: a further attempt at the call writes from its start. */
+  /** `offset` 0 starts again: the next attempt writes from the start. */
   add(chunk: Chunk): void {
     if (chunk.offset === 0) {
       this.text = "";
@@ -51,7 +51,7 @@ function bytesOf(base64: string): Uint8Array {
   return Uint8Array.from(atob(base64), (one) => one.charCodeAt(0));
 }
 
-/** Fetches a call and follows it until it is over. */
+/** Fetches an invocation and follows it until it is over. */
 export function useCall(functionId: string, id: string): Call {
   const record = useSignal<Invocation | null>(null);
   const timeline = useSignal<Timeline | null>(null);
@@ -99,7 +99,7 @@ export function useCall(functionId: string, id: string): Call {
   return { record, timeline, written, problem, again };
 }
 
-/** Follows what a call writes; `onEnd` is told its record. The function given back ends it. */
+/** Follows the output of an invocation; `onEnd` gets its record. The returned function stops it. */
 function follow(
   path: string,
   written: Signal<Record<Stream, string>>,

@@ -1,11 +1,11 @@
-// What a handler wrote, in its colours.
+// A handler's output, with its colours.
 import { useMemo } from "preact/hooks";
 import { html } from "../../html.ts";
 import type { Piece } from "../text/ansi.ts";
 import { count } from "../text/format.ts";
 import { layOut } from "../text/output_text.ts";
 
-/** A colour that a handler asked for, as light or dark as it must be to be read on the ground. */
+/** A colour that a handler requested, adjusted so that it is legible on the background. */
 function readable(color: string): string {
   const held = (which: string) => `oklch(from ${color} ${which} c h)`;
   return `light-dark(${held("min(l, .5)")}, ${held("max(l, .76)")})`;
@@ -21,7 +21,7 @@ export function lookOf({ name, color, background }: Piece): Record<string, strin
   };
 }
 
-/** `label`: what it is, such as "Output"; `most`: how many lines are shown. */
+/** `label`: its name, such as "Output"; `most`: the maximum lines shown. */
 export function Output(
   { text, label, isError = false, most = 2000 }: {
     text: string;

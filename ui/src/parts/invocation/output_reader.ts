@@ -1,5 +1,5 @@
-// What a call wrote to one of its streams, to be read: searched, copied, saved; also while it is
-// being written.
+// A viewer for one stream of an invocation's output, with search, copy and download, also while it is being
+// written.
 import { useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { hasBytes, isBinary } from "../../hex.ts";
@@ -19,11 +19,11 @@ export interface OutputReaderProps {
   stream: "stdout" | "stderr";
   title: string;
   text: string;
-  /** Whether it tells of a failure. */
+  /** Whether the invocation failed. */
   isError?: boolean;
-  /** Whether more may come: then its end is kept in sight. */
+  /** Whether more may come: then its end stays visible. */
   isLive: boolean;
-  /** The path of the call, and what a file with its output is called. */
+  /** The path of the invocation, and the name of a file with its output. */
   path: string;
   fileName: string;
 }
@@ -42,7 +42,7 @@ function Line({ row, places, length, current }: {
   }</div>`;
 }
 
-/** Which rows are drawn: the last ones of a stream that grows, else those from `from` on. */
+/** The rows to draw: the last ones of a growing stream, otherwise those from `from` on. */
 function windowOf(whole: OutputText, from: number | null): [number, number] {
   const last = Math.max(0, whole.rows.length - ROWS_SHOWN);
   const start = Math.min(from ?? last, last);

@@ -1,4 +1,4 @@
-// Runs the kept input of a call again: as it was or changed, on any version.
+// Replays the stored input of an invocation, unchanged or edited, on any version.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { call, get, type Refused } from "../../api.ts";
@@ -12,7 +12,7 @@ import { Area, Select } from "../controls/form.ts";
 import { submits } from "../text/keys.ts";
 import { Notice } from "../lists/notice.ts";
 
-const VERSIONS = 100; // that are offered, newest first
+const VERSIONS = 100; // maximum versions offered, newest first
 const MODES = [
   ["sync", "now, and wait for its end"],
   ["async", "through the queue, as its policy says"],

@@ -1,4 +1,4 @@
-// A status is a glyph, a word and a colour; never the colour alone.
+// A status is a symbol, a word and a colour, never only a colour.
 import { html } from "../../html.ts";
 import { HTTP_ERRORS } from "../../wire.ts";
 
@@ -54,8 +54,8 @@ export function Glyph({ name, size = 16 }: { name: string; size?: number }) {
 export const isHttpError = (of: { status: string; http_status?: number | null }): boolean =>
   of.status === "success" && (of.http_status ?? 0) >= HTTP_ERRORS;
 
-/** `of`: a state of a function or a status of a call. `said`: another word for it. `http`: of the HTTP
- * response that a call gave. `isQuiet`: its word is only read aloud.
+/** `of`: a state of a function or a status of an invocation. `said`: replaces its word. `http`: the status
+ * of its HTTP response. `isQuiet`: only screen readers get the word.
  */
 export function Status({ of, said = of, http = null, isQuiet = false }: {
   of: string;
@@ -71,7 +71,7 @@ export function Status({ of, said = of, http = null, isQuiet = false }: {
     <span class=${isQuiet ? "hidden-visually" : ""}>${word}</span></span>`;
 }
 
-/** The status of the HTTP response that an invocation gave; nothing where it gave none. */
+/** The status of the invocation's HTTP response; empty if it had none. */
 export function HttpStatus({ of }: { of: { http_status?: number | null } }) {
   const code = of.http_status ?? null;
   return code !== null &&

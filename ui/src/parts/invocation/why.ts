@@ -1,4 +1,4 @@
-// Why a call did not succeed, with the last lines of its standard error, and what comes next.
+// Why an invocation did not succeed, with the last lines of its standard error, and the next step.
 import { get } from "../../api.ts";
 import { html } from "../../html.ts";
 import type { AsyncPolicy, DeadLetterPage, Invocation, Timeline } from "../../wire.ts";
@@ -16,7 +16,7 @@ interface Around {
   isDead: boolean;
 }
 
-/** What the function's policy does with a failure. Of dead letters the newest are looked at. */
+/** The consequence of a failure by the function's policy. Searches only the newest dead letters. */
 async function ask(of: Invocation, times: Timeline, signal: AbortSignal): Promise<Around> {
   const path = `api/functions/${of.function_id}`;
   const isAccepted = !WAITED_FOR.includes(times.source ?? "sync");

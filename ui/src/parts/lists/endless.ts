@@ -1,4 +1,4 @@
-// A list that is fetched page by page as it is read, and whose newest end stays true.
+// A list that is fetched page by page while scrolling, and whose newest end is kept up to date.
 import { signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get, type Query, type Refused } from "../../api.ts";
@@ -9,14 +9,14 @@ export interface EndlessPage<T> {
   next: string | null;
 }
 
-const NEWEST = 50; // that are looked at again when something has happened
+const NEWEST = 50; // items to refetch after a change
 const PAGE = 100;
-const EMPTY_MOST = 20; // pages without a match, before the reader is asked
+const EMPTY_MOST = 20; // pages without a match before the user is asked
 
-/** Items, newest first, each with an id; `pageOf` reads a page of the route. */
+/** Items, newest first, each with an id; `pageOf` reads a page of the response. */
 export class Endless<T, P> {
   readonly items = signal<readonly T[]>([]);
-  /** Newer ones that are not shown yet: the reader is further down. */
+  /** New items that are not shown yet, since the user has scrolled down. */
   readonly held = signal<readonly T[]>([]);
   readonly isWhole = signal(false);
   readonly isBusy = signal(false);
@@ -39,7 +39,7 @@ export class Endless<T, P> {
     this.#abort.abort();
   }
 
-  /** Fetches older ones, until some are found or there are none. */
+  /** Fetches older items until it finds some, or there are none. */
   async more(): Promise<void> {
     if (this.isBusy.value || this.isWhole.value) return;
     this.isBusy.value = true;
@@ -58,7 +58,7 @@ export class Endless<T, P> {
     this.isBusy.value = false;
   }
 
-  /** Looks at the newest again. `isAtTop`: whether new ones may move what the reader sees. */
+  /** Refetches the newest items. `isAtTop`: whether new ones may move the visible rows. */
   async look(isAtTop: () => boolean): Promise<void> {
     if (this.#isLooking) {
       this.#isStale = true;
@@ -77,7 +77,7 @@ export class Endless<T, P> {
     this.#isLooking = false;
   }
 
-  /** Shows those that were held back. */
+  /** Shows the new items. */
   show(): void {
     this.items.value = [...this.held.value, ...this.items.value];
     this.held.value = [];
@@ -89,7 +89,7 @@ export class Endless<T, P> {
     const known = new Set([...this.held.value, ...this.items.value].map(this.idOf));
     const added = newest.items.filter((one) => !known.has(this.idOf(one)));
     const isApart = newest.next !== null && added.length === newest.items.length;
-    if (isApart && added.length > 0 && isAtTop) { // so many came that some were never seen
+    if (isApart && added.length > 0 && isAtTop) { // so many new items that some were not fetched
       this.items.value = newest.items;
       this.held.value = [];
       this.#cursor = newest.next;
@@ -113,16 +113,16 @@ export class Endless<T, P> {
 }
 
 export interface Watching<T, P> {
-  /** Begins the list anew. */
+  /** Restarts the list. */
   open: () => Endless<T, P>;
-  /** Whether there may be newer items after what has happened. */
+  /** Whether there may be newer items after an event. */
   isNews: (one: Happened) => boolean;
-  /** They are looked for so often at most. */
+  /** The minimum interval between refetches. */
   everyMs: number;
   mayLook?: (list: Endless<T, P>) => boolean;
 }
 
-/** A list that is begun anew when `key` changes, and follows what happens; null until it is there. */
+/** A list that restarts when `key` changes, and is kept up to date; null until it is loaded. */
 export function useEndless<T, P>(
   key: string,
   { open, isNews, everyMs, mayLook }: Watching<T, P>,

@@ -1,4 +1,4 @@
-// What a page fetches when it opens, and again after a gap and whenever it is told to.
+// Data that a page fetches when it opens, and refetches after a gap and on request.
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import type { Refused } from "../../api.ts";
@@ -6,14 +6,14 @@ import { html } from "../../html.ts";
 import { onRefetch } from "../../store.ts";
 
 export interface Fetched<T> {
-  /** null until it is there. */
+  /** null until it is loaded. */
   value: Signal<T | null>;
   problem: Signal<Refused | null>;
-  /** Fetches it again; what is shown stays until the answer comes. */
+  /** Refetches it; the present value stays until the response arrives. */
   again: () => Promise<void>;
 }
 
-/** `inputs`: when one of them changes, what was fetched is forgotten and `ask` is called anew. */
+/** `inputs`: if one of them changes, the data is dropped and `ask` is called again. */
 export function useFetched<T>(
   ask: (signal: AbortSignal) => Promise<T>,
   inputs: readonly unknown[],
@@ -46,7 +46,7 @@ export function useFetched<T>(
   return { value, problem, again };
 }
 
-/** Asks again every so often while the page can be seen. */
+/** Refetches periodically while the page is visible. */
 export function useAgain(again: () => void, everyMs: number): void {
   useEffect(() => {
     const timer = setInterval(() => {
@@ -56,7 +56,7 @@ export function useAgain(again: () => void, everyMs: number): void {
   }, []);
 }
 
-/** Stands where something will be. */
+/** A placeholder while data is loading. */
 export function Waiting() {
   return html`<p class="empty" aria-busy="true"><span class="hidden-visually">Loading</span>…</p>`;
 }

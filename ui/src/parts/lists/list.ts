@@ -1,11 +1,11 @@
-// A list of which only the rows in sight are in the document: all rows have one height (--row), so
-// ten thousand are arithmetic. It scrolls with the page.
+// A list of which only the visible rows are in the document: all rows have the same height (--row), so the
+// position of each can be computed. It scrolls with the page.
 import { useSignal } from "@preact/signals";
 import type { VNode } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { html } from "../../html.ts";
 
-const BEYOND = 6; // rows above and below those in sight
+const BEYOND = 6; // extra rows above and below the visible ones
 const STEPS: Record<string, number> = {
   ArrowDown: 1,
   j: 1,
@@ -16,9 +16,9 @@ const STEPS: Record<string, number> = {
   Home: -Infinity,
   End: Infinity,
 };
-const TOP_BARS_PX = 92; // what stands still above the rows
+const TOP_BARS_PX = 92; // height of the fixed bars above the rows
 
-/** The first row that is drawn and the one behind the last. `top`: pixels of the list above sight. */
+/** The first row to draw, and the one after the last. `top`: pixels of the list above the visible part. */
 export function windowOf(
   size: number,
   top: number,
@@ -31,31 +31,31 @@ export function windowOf(
 
 export interface Column {
   name: string;
-  /** As grid-template-columns has it. */
+  /** In the format of grid-template-columns. */
   width: string;
-  /** `roomy`: not shown on a tablet; `wide`: not shown on a telephone. */
+  /** `roomy`: hidden on tablets; `wide`: hidden on phones. */
   class?: string;
-  /** What is sorted by when its head is pressed. */
+  /** The sort key for clicks on its header. */
   sort?: string;
 }
 
 export interface ListProps<T> {
-  /** What the rows are, for those who do not see them. */
+  /** A description of the rows, for screen readers. */
   label: string;
   columns: Column[];
   items: readonly T[];
   keyOf: (item: T) => string;
-  /** The cells of a row. Its first link has this tabindex: it is where the keyboard goes. */
+  /** The cells of a row. Its first link has this tabindex, so that the keyboard reaches it. */
   cells: (item: T, tabindex: 0 | -1) => VNode;
   sorted?: { by: string; isDown: boolean };
   onSort?: (by: string) => void;
-  /** Of a list that is fetched as it is read: is called when its last rows come into sight. */
+  /** Called when the last rows become visible, for a list that is fetched while scrolling. */
   onEnd?: () => void;
-  /** Whether more rows may follow those that are there. */
+  /** Whether more rows may follow. */
   isOpen?: boolean;
 }
 
-/** The widths of all columns, and of those that a tablet shows: there the first one may shrink. */
+/** The widths of all columns, and of those on a tablet, where the first one may shrink. */
 export function widthsOf(columns: readonly Column[]): Record<string, string> {
   const kept = columns.filter((one) => !one.class?.includes("roomy")).map((one) => one.width);
   return {

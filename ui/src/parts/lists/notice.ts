@@ -1,18 +1,18 @@
-// What went wrong, in the server's own words, and what it says to do.
+// An error in the server's own words, with its hint.
 import { html } from "../../html.ts";
 import type { Refused } from "../../api.ts";
 
-// What a program wrote before its start failed comes behind this in a message.
+// In a message, the output of a program whose start failed follows this.
 const WROTE = "\nIt wrote last:\n";
 
-/** The hint without the request of the API that it ends with: a reader of a page has a button. */
+/** The hint without the API request at its end: on a page there is a button instead. */
 function hintOf({ hint, details }: Refused): string | null {
   const call = details?.see && `: ${details.see.text}`;
   return call && hint?.endsWith(call) ? hint.slice(0, -call.length) : hint;
 }
 
-/** `of`: the error; `onRetry`: what its button does, where another try makes sense; `onClose`: where
- * it can be put away.
+/** `of`: the error; `onRetry`: the action of a retry button, if a retry makes sense; `onClose`: of a button
+ * to dismiss it.
  */
 export function Notice({ of, onRetry, onClose }: {
   of: Error | Refused;

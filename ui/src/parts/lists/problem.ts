@@ -1,10 +1,10 @@
-// Why a page has nothing to show: what the key does not allow, or what went wrong.
+// Why a page has nothing to show: the key lacks permission, or a request failed.
 import type { Refused } from "../../api.ts";
 import { html } from "../../html.ts";
 import { signOut, who } from "../../store.ts";
 import { Notice } from "./notice.ts";
 
-/** Both in the server's own words. `onRetry`: asks again, where that makes sense. */
+/** Shows both in the server's own words. `onRetry`: refetches, if that makes sense. */
 export function Problem({ of, onRetry }: { of: Refused; onRetry: () => void }) {
   if (of.status !== 403) return html`<${Notice} of=${of} onRetry=${onRetry} />`;
   const me = who.value;

@@ -1,4 +1,4 @@
-// What both pages of the fleet show and do: instances in a picture, and what a node is told.
+// Parts that both fleet pages use: a picture of instances, and the actions for a node.
 import { call } from "../../api.ts";
 import { isHeard, questionOf, type Verb, verbsOf } from "../../fleet.ts";
 import { html } from "../../html.ts";
@@ -21,7 +21,7 @@ const NAMES: Record<Verb, string> = {
   remove: "Remove",
 };
 
-/** What is said in figures, each with its name. */
+/** Values with their names. */
 export function Figures({ said }: { said: readonly [string, string][] }) {
   return html`<dl class="figures card fleet">${
     said.map(([name, value]) =>
@@ -35,7 +35,7 @@ export function Figures({ said }: { said: readonly [string, string][] }) {
   }</dl>`;
 }
 
-/** A cell for each instance while they are few. `where`: what is said before it, for those who do not see it. */
+/** A cell for each instance while they are few. `where`: a prefix for screen readers. */
 export function Cells(
   { busy, ready, where = "" }: { busy: number; ready: number; where?: string },
 ) {
@@ -53,7 +53,7 @@ export function Cells(
   `;
 }
 
-/** Tells a node something, once it was agreed to where it asks. `all`: the nodes of the fleet. */
+/** Sends an action to a node, after confirmation if that is needed. `all`: the nodes of the fleet. */
 async function tell(
   verb: Verb,
   one: Node,
@@ -73,7 +73,7 @@ async function tell(
   await again();
 }
 
-/** A button for each of `verbs` that the node can be told. */
+/** A button for each possible action in `verbs`. */
 export function Told({ one, all, again, verbs }: {
   one: Node;
   all: readonly Node[];
@@ -89,10 +89,10 @@ export function Told({ one, all, again, verbs }: {
   );
 }
 
-/** A time that nodes tell to a tenth of a second. */
+/** A time that nodes report to a tenth of a second. */
 export const seconds = (s: number): string => s < 60 ? `${s.toFixed(1)} s` : duration(s * 1000);
 
-/** What is only true of a node that is heard. */
+/** Data that is only valid while the node is reachable. */
 export function Now({ of, children }: { of: Node; children?: unknown }) {
   return isHeard(of) ? children : html`<span class="muted">–</span>`;
 }

@@ -1,4 +1,4 @@
-// Whose a runtime is.
+// The owner of a runtime.
 import { html } from "../../html.ts";
 import type { Runtime } from "../../wire.ts";
 

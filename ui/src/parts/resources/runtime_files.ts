@@ -1,4 +1,4 @@
-// What a runtime consists of: its files, a page at a time, and the packages among them.
+// The content of a runtime: its files, page by page, and the packages among them.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get } from "../../api.ts";
@@ -11,7 +11,7 @@ import { useFetched, Waiting } from "../lists/fetched.ts";
 import { bytes, count } from "../text/format.ts";
 import { Notice } from "../lists/notice.ts";
 
-/** `path`: of the runtime. */
+/** `path`: the path of the runtime. */
 export function Files({ path }: { path: string }) {
   const list = useSignal<Endless<RuntimeFile, RuntimeFilePage> | null>(null);
   useEffect(() => {

@@ -1,4 +1,4 @@
-// What a schedule says, in short: when it is due, and what came of it.
+// Short descriptions of a schedule's due times and outcomes.
 import { useRef } from "preact/hooks";
 import { get } from "../../api.ts";
 import { html } from "../../html.ts";
@@ -10,13 +10,13 @@ import { Status } from "../invocation/status.ts";
 
 const UNITS: [number, string][] = [[86_400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 
-/** An interval in the largest unit that it is a multiple of: "15 min". */
+/** An interval in the largest unit that divides it: "15 min". */
 export function interval(seconds: number): string {
   const [size, unit] = UNITS.find(([size]) => seconds % size === 0) ?? [1, "s"];
   return `${seconds / size} ${unit}`;
 }
 
-/** When it is due, in words; behind it the cron expression with its time zone. */
+/** Its due times in words, then the cron expression with its time zone. */
 export function When({ of }: { of: Schedule }) {
   const words = of.in_words ?? (of.cron ? null : `every ${interval(of.every_seconds ?? 0)}`);
   return html`<span class="when">${
@@ -29,13 +29,13 @@ export function When({ of }: { of: Schedule }) {
   }</span>`;
 }
 
-/** What is shown of a run: the status of its invocation, or what was decided in its place. */
+/** A run's label: the status of its invocation, or the decision not to run it. */
 export function kindOf({ outcome, status }: ScheduleRun): string {
   if (outcome === "accepted") return status ?? "queued";
   return outcome === "waiting" ? "queued" : outcome === "missed" ? "failed" : "paused";
 }
 
-/** The latest runs, the newest to the right: a glyph each, which leads to the invocation. */
+/** The latest runs, newest on the right: one symbol each, with a link to the invocation. */
 export function RunStrip({ runs, functionId }: {
   runs: readonly ScheduleRun[];
   functionId: string | null;
@@ -53,9 +53,9 @@ export function RunStrip({ runs, functionId }: {
   }</span>`;
 }
 
-const STRIP = 12, SEEN_MS = 150; // of a row that only scrolls by nothing is fetched
+const STRIP = 12, SEEN_MS = 150; // rows that only scroll past fetch nothing
 
-/** The strip of one row of a list. `latest`: changes when there is another run. */
+/** The strip in a row of a list. `latest`: changes with each new run. */
 export function FetchedStrip({ name, functionId, latest }: {
   name: string;
   functionId: string | null;
@@ -80,13 +80,13 @@ const saidOf = (of: ScheduleRun): string =>
     ? `${of.missed} ${of.outcome}`
     : of.outcome;
 
-/** What was decided on a run, and how its call ended where there is one. */
+/** The decision on a run, and the outcome of its invocation, if there is one. */
 export function Outcome({ of }: { of: ScheduleRun }) {
   if (of.outcome === "accepted") return html`<${Status} of=${of.status ?? "accepted"} />`;
   return html`<span class=${`status ${kindOf(of)}`} title=${of.reason ?? ""}>${saidOf(of)}</span>`;
 }
 
-/** A moment in the zone of its schedule, and its name where the reader lives in another. */
+/** A moment in the schedule's time zone, with the zone's name if the user's is different. */
 export function inZone(unix: number, timezone: string): string {
   const own = Intl.DateTimeFormat().resolvedOptions().timeZone === timezone;
   return new Date(unix * 1000).toLocaleString(undefined, {

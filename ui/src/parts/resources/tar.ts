@@ -1,4 +1,4 @@
-// A tar archive (ustar, POSIX.1-1988) of files, for an image that is made in the browser.
+// Creates a tar archive (ustar, POSIX.1-1988) for an image that is built in the browser.
 
 export interface File {
   /** Its path in the image, such as app.py. */
@@ -11,7 +11,7 @@ const BLOCK = 512;
 const MTIME = 946_684_800; // the same for all files, so that equal files give an equal archive
 const NAME_BYTES = 100, PREFIX_BYTES = 155;
 
-/** The archive's bytes. Throws `RangeError` for a path that ustar has no room for. */
+/** The archive's bytes. Throws `RangeError` for a path that is too long for ustar. */
 export function tar(files: readonly File[]): Uint8Array<ArrayBuffer> {
   const sorted = [...files].sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
   const padded = (size: number) => Math.ceil(size / BLOCK) * BLOCK;
@@ -40,7 +40,7 @@ function header({ path, content, isExecutable }: File): Uint8Array {
   return block;
 }
 
-/** Where the path is cut into the two fields that ustar has for it. */
+/** The position at which to split the path for ustar's two fields. */
 function split(path: string): [prefix: string, name: string] {
   const bytes = (text: string) => new TextEncoder().encode(text).length;
   if (bytes(path) <= NAME_BYTES) return ["", path];

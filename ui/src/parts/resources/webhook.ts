@@ -1,4 +1,4 @@
-// The signature that webhooks must have: who signs, with which secret, and a delivery to try it.
+// The signature that webhooks must have: its scheme, its secret, and a test delivery.
 import { useSignal } from "@preact/signals";
 import { useId } from "preact/hooks";
 import { html } from "../../html.ts";
@@ -12,15 +12,15 @@ import { toastError } from "../controls/toast.ts";
 const DOTS = "••••••••••••••••";
 
 interface Props {
-  /** `secret` null: that which the server has. */
+  /** `secret` null: the server's present one. */
   of: WebhookRule;
-  /** The scheme of the secret that the server has; null: it has none. */
+  /** The scheme of the server's present secret; null: it has none. */
   kept: Scheme | null;
   /** The address; null: there is none yet. */
   url: string | null;
   isReadOnly: boolean;
   onValue: (to: WebhookRule) => void;
-  /** Asks the server for its secret. */
+  /** Gets the secret from the server. */
   onReveal: () => Promise<string>;
 }
 
@@ -39,7 +39,7 @@ export function Webhook({ of, kept, url, isReadOnly, onValue, onReveal }: Props)
       toastError(error);
     }
   }
-  // What is typed is what the server has, once it is saved.
+  // After saving, the typed secret is the server's.
   function change(to: string) {
     revealed.value = to;
     onValue({ scheme, secret: to });

@@ -1,11 +1,11 @@
-// What a handler wrote, as pieces of text: colours become class names, and what a terminal would obey
-// or hide is shown by its name. It is foreign text and stays text.
+// A handler's output as pieces of text: colours become class names, and characters that a terminal would
+// interpret or hide are shown by name. The output is untrusted and is never markup.
 
 export interface Piece {
   text: string;
-  /** Class names; the sixteen colours have one each (`fg1`, `bg4`). */
+  /** Class names; each of the sixteen colours has one (`fg1`, `bg4`). */
   name: string;
-  /** Any other colour that was asked for. */
+  /** Any other requested colour. */
   color: string | null;
   background: string | null;
 }
@@ -23,14 +23,14 @@ interface Style {
   strike: boolean;
 }
 
-// Of direction, controls of the second set, and separators of lines that no terminal knows.
+// Direction marks, C1 controls, and line separators that terminals ignore.
 const NAMED = /[\u0080-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
 // deno-lint-ignore no-control-regex
 const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f]/g;
 const SEQUENCE =
   // deno-lint-ignore no-control-regex
   /\u001b(?:\[([0-9;:<=>?]*)[ -/]*([@-~])|\][^\u0007\u001b]*(?:\u0007|\u001b\\)?|[PX^_][^\u001b]*(?:\u001b\\)?|[ -/]*[0-~]?)/g;
-const LONGEST = 1024; // characters of a piece: one text node of a megabyte makes layout crawl
+const LONGEST = 1024; // characters of a piece: text nodes of a megabyte slow layout down
 const LEVELS = [0, 95, 135, 175, 215, 255];
 const FLAGS = ["bold", "dim", "italic", "underline", "strike"] as const;
 
@@ -73,7 +73,7 @@ function indexed(n: number): Color {
   return `rgb(${level(Math.floor(m / 36))} ${level(Math.floor(m / 6))} ${level(m)})`;
 }
 
-/** Follows the parameters of one SGR sequence (ECMA-48, 8.3.117). */
+/** Applies the parameters of one SGR sequence (ECMA-48, 8.3.117). */
 function select(style: Style, parameters: string): void {
   const codes = parameters === "" ? [0] : parameters.split(/[;:]/).map(Number);
   for (let i = 0; i < codes.length; i++) {
@@ -111,7 +111,7 @@ function look(style: Style): Omit<Piece, "text"> {
   };
 }
 
-/** Text in which what cannot be seen is named. */
+/** The text, with names for invisible characters. */
 export function visible(raw: string): string {
   return raw
     .replace(NAMED, (one) => `⟨U+${one.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`)
@@ -121,7 +121,7 @@ export function visible(raw: string): string {
     );
 }
 
-/** The lines of a text, each in pieces. */
+/** The lines of a text, each as pieces. */
 export function lines(text: string): Piece[][] {
   const style = plain();
   let line: Piece[] = [];
@@ -131,7 +131,7 @@ export function lines(text: string): Piece[][] {
       if (n > 0) found.push(line = []);
       let part = whole.endsWith("\r") ? whole.slice(0, -1) : whole;
       const back = part.lastIndexOf("\r");
-      if (back >= 0) { // a progress bar writes over its line
+      if (back >= 0) { // a progress bar overwrites its line
         line.length = 0;
         part = part.slice(back + 1);
       }

@@ -1,6 +1,6 @@
-// Numbers and times for people.
+// Formats numbers and times for people.
 
-/** Milliseconds, with the unit that suits them. */
+/** Milliseconds in a suitable unit. */
 export function duration(ms: number | null | undefined): string {
   if (ms == null) return "–";
   if (ms === 0) return "0 ms";
@@ -15,7 +15,7 @@ export function duration(ms: number | null | undefined): string {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** Milliseconds that are an estimate: two digits, and that it is one. */
+/** An estimate in milliseconds: two digits, marked as an estimate. */
 export function about(ms: number | null): string {
   if (ms === null) return duration(ms);
   const rounded = duration(Number(ms.toPrecision(2)));
@@ -29,12 +29,12 @@ export function count(n: number): string {
   return n < 100_000 ? whole.format(n) : compact.format(n);
 }
 
-/** "1 call", "2 calls". `many`: where an s is not enough. */
+/** "1 call", "2 calls". `many`: the plural, if it is not formed with s. */
 export function counted(n: number, one: string, many = `${one}s`): string {
   return `${count(n)} ${n === 1 ? one : many}`;
 }
 
-/** An amount that is no count, such as GB-seconds: three digits that say something. */
+/** A quantity such as GB-seconds, with three significant digits. */
 export function amount(n: number): string {
   if (n >= 99.95) return count(Math.round(n));
   return n > 0 && n < 0.001 ? "< 0.001" : String(Number(n.toPrecision(n < 1 ? 2 : 3)));
@@ -59,7 +59,7 @@ export function bytes(n: number): string {
   return `${unit === 0 || n >= 100 ? Math.round(n) : Number(n.toFixed(1))} ${UNITS[unit]}`;
 }
 
-/** How long ago a Unix time is; `now` in Unix seconds. */
+/** The age of a Unix time; `now` in Unix seconds. */
 export function ago(unix: number | null | undefined, now: number): string {
   if (unix == null) return "never";
   const s = Math.max(0, Math.round(now - unix));
@@ -70,7 +70,7 @@ export function ago(unix: number | null | undefined, now: number): string {
   return `${Math.floor(s / 86_400)} d ago`;
 }
 
-/** How long it is to a Unix time; `now` in Unix seconds. */
+/** The time until a Unix time; `now` in Unix seconds. */
 export function ahead(unix: number, now: number): string {
   const s = Math.round(unix - now);
   if (s < 1) return "now";
@@ -80,7 +80,7 @@ export function ahead(unix: number, now: number): string {
   return `in ${Math.floor(s / 86_400)} d`;
 }
 
-/** The date and time of a Unix time, in the reader's own way. */
+/** A Unix time as date and time in the user's locale. */
 export function exact(unix: number | null | undefined): string {
   return unix == null ? "" : new Date(unix * 1000).toLocaleString();
 }

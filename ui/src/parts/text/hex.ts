@@ -1,4 +1,4 @@
-// What is no text, in hexadecimal: beginning with its first byte.
+// Binary data in hexadecimal, from its first byte.
 import { send } from "../../api.ts";
 import { dump } from "../../hex.ts";
 import { html } from "../../html.ts";
@@ -8,7 +8,7 @@ import { Notice } from "../lists/notice.ts";
 
 const SHOWN_BYTES = 16 * 1024;
 
-/** `total`: how many bytes there are of which these are the first. */
+/** `total`: the size of the data, of which these are the first bytes. */
 export function Hex({ of, total = of.length, label }: {
   of: Uint8Array;
   total?: number;
@@ -25,7 +25,7 @@ export function Hex({ of, total = of.length, label }: {
   `;
 }
 
-/** What an invocation wrote to a stream, as it was written. `path`: of the invocation. */
+/** The exact bytes that an invocation wrote to a stream. `path`: the path of the invocation. */
 export function HexOutput({ path, stream, label }: {
   path: string;
   stream: "stdout" | "stderr";

@@ -1,8 +1,8 @@
-// Names in a row, such as those of variables.
+// Names in one line, such as those of variables.
 import { html } from "../../html.ts";
 import { visible } from "./ansi.ts";
 
-/** `none`: what is said where there are none. */
+/** `none`: the text if there are none. */
 export function Names({ of, none = "none" }: { of: readonly string[]; none?: string }) {
   if (of.length === 0) return html`<span class="muted">${none}</span>`;
   return html`<ul class="names">${

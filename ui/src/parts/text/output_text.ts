@@ -1,15 +1,15 @@
-// A handler's output as rows to be drawn, and what is found in it.
+// A handler's output as rows to draw, and search results in it.
 import { lines, type Piece } from "./ansi.ts";
 
 export interface Row {
   pieces: Piece[];
-  /** Where it begins in the text. */
+  /** The position of its start in the text. */
   start: number;
 }
 
 export interface OutputText {
   rows: Row[];
-  /** What can be read in all rows, with line ends. */
+  /** The readable text of all rows, with line ends. */
   text: string;
 }
 
@@ -17,7 +17,7 @@ export interface MarkedPiece extends Piece {
   mark: "" | "found" | "current";
 }
 
-// A line of a megabyte is laid out as blocks of its pieces: as one paragraph it takes ten seconds.
+// A line of a megabyte is laid out as blocks: as one paragraph it would take ten seconds.
 const PIECES_OF_A_ROW = 64;
 const FOUND_MOST = 10_000;
 
@@ -40,7 +40,7 @@ export function layOut(raw: string): OutputText {
   return { rows, text: texts.join("") };
 }
 
-/** Where `query` is in the text, whatever the case; at most ten thousand places. */
+/** The positions of `query` in the text, ignoring case; at most ten thousand. */
 export function findAll(whole: OutputText, query: string): number[] {
   if (query === "") return [];
   const found: number[] = [];
@@ -52,7 +52,7 @@ export function findAll(whole: OutputText, query: string): number[] {
   return found;
 }
 
-/** The number of the row that a place of the text is in. */
+/** The number of the row with a position of the text. */
 export function rowAt(rows: readonly Row[], place: number): number {
   let [low, high] = [0, rows.length - 1];
   while (low < high) {
@@ -63,8 +63,8 @@ export function rowAt(rows: readonly Row[], place: number): number {
   return Math.max(0, low);
 }
 
-/** The pieces of a row, cut where something that was found begins or ends. `places`: of all that was
- * found, in order; `length`: of each; `current`: the place that the reader is at.
+/** The pieces of a row, split at the start and end of each match. `places`: all matches, in order;
+ * `length`: of each match; `current`: the selected match.
  */
 export function marked(
   row: Row,
@@ -94,7 +94,7 @@ const part = (piece: Piece, end: number, from: number, to: number): string => {
   return piece.text.slice(from - start, to - start);
 };
 
-/** Those from `from` on and before `to`. */
+/** The matches from `from` up to but excluding `to`. */
 function placesIn(places: readonly number[], from: number, to: number): readonly number[] {
   let [low, high] = [0, places.length];
   while (low < high) {

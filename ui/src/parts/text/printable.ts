@@ -1,10 +1,10 @@
-// A text that somebody sent: it stays in its own lines, and nothing in it is obeyed.
+// Untrusted text: it keeps its lines, and no control sequence in it has an effect.
 import { html } from "../../html.ts";
 import { isBinary } from "../../hex.ts";
 import { Hex } from "./hex.ts";
 import { Output } from "../invocation/output.ts";
 
-/** `label`: what it is. Escape sequences are not colours here, they are shown as they are. */
+/** `label`: its description. Escape sequences are not colours here but visible text. */
 export function Printable({ text, label }: { text: string; label: string }) {
   if (text === "") return html`<span class="muted">an empty text</span>`;
   if (isBinary(text)) return html`<${Hex} of=${new TextEncoder().encode(text)} label=${label} />`;

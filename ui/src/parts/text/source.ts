@@ -1,4 +1,4 @@
-// What asked for a call, in words; by the names of the API.
+// The source of an invocation in words, by the API's names.
 export const FROM: Record<string, string> = {
   sync: "a caller who waited",
   async: "a caller who did not wait",

@@ -1,16 +1,16 @@
-// A moment: how long ago it is or how far ahead, and exactly in its title.
+// A moment, relative to now; its title has the exact time.
 import { html } from "../../html.ts";
 import { now } from "../../store.ts";
 import { ago, ahead, exact } from "./format.ts";
 
-/** `at`: Unix seconds, or null for what never happened. */
+/** `at`: Unix seconds; null if it never happened. */
 export function Ago({ at }: { at: number | null | undefined }) {
   if (at == null) return html`<span class="muted">never</span>`;
   const iso = new Date(at * 1000).toISOString();
   return html`<time dateTime=${iso} title=${exact(at)}>${ago(at, now.value)}</time>`;
 }
 
-/** `at`: Unix seconds, or nothing for what will not happen. */
+/** `at`: Unix seconds; undefined if it will not happen. */
 export function Ahead({ at }: { at: number | null | undefined }) {
   if (at == null) return html`<span class="muted">never</span>`;
   const iso = new Date(at * 1000).toISOString();
