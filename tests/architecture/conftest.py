@@ -1,4 +1,4 @@
-"""Advice at the end of a run of these tests; it fails nothing."""
+"""Advice at the end of a run of these tests; it fails no test."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ LONG = 400
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Names long files. A file follows one idea, however many lines that takes; more than 400 are a
-    reason to ask whether it holds two, and no reason to split one.
+    """Names long files. A file should follow one idea, however many lines that takes; more than 400
+    lines are a reason to check whether it has two ideas, but not in themselves a reason to split
+    it.
     """
     long = {
         str(path.relative_to(PACKAGE)): count

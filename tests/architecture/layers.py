@@ -41,7 +41,7 @@ MAY_KNOW: dict[str, set[str]] = {
 
 
 def layers() -> list[list[str]]:
-    """The packages and modules of the root from the bottom up: each knows lower layers alone."""
+    """The packages and root modules from the bottom up: each may import only lower layers."""
     heights: dict[str, int] = {}
     for _ in MAY_KNOW:
         for name, known in MAY_KNOW.items():

@@ -1,4 +1,4 @@
-"""The statements of Python sources, for tests that ask all files."""
+"""The statements of Python sources, for tests that check all files."""
 
 import ast
 import functools
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def statements(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every statement below `tree`, and each `except` and `case`; no expression, of which there are
-    many times as many. An expression has no statement in it.
+    """Every statement, `except` and `case` below `tree`. Skips expressions, which are far more
+    numerous and contain no statements.
     """
     waiting = [tree]
     while waiting:
@@ -25,5 +25,5 @@ def statements(tree: ast.AST) -> Iterator[ast.AST]:
 
 @functools.cache
 def statements_of(path: Path) -> tuple[ast.AST, ...]:
-    """Of a file, which several rules ask for."""
+    """The statements of a file, cached because several rules need them."""
     return tuple(statements(ast.parse(path.read_text())))

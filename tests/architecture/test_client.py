@@ -1,5 +1,5 @@
-"""The client is a distribution of its own: what it is made of knows nothing of the server, and
-nothing of Linux alone. That its types hold on macOS and Windows, scripts/check sees.
+"""The client is a separate distribution: its modules import nothing of the server and nothing
+specific to Linux. scripts/check verifies its types for macOS and Windows.
 """
 
 import subprocess
@@ -28,13 +28,14 @@ MODULES = sorted(
     if one.suffix == ".py"
 )
 ROOMS = {room(place) for place in PLACES if place.suffix != ".typed"}
-PARTLY = {"base"}  # rooms of which the client has some files, which know none of ours
-# httpx needs it, so it is always there.
+# Packages of which the client has some files, which import nothing else of quiltfn.
+PARTLY = {"base"}
+# httpx needs it, so it is always installed.
 OF_HTTPX = {"certifi"}
 MODULE_OF = {"pyyaml": "yaml"}
-# What other systems have not. The libraries and Python itself look for that before they ask.
+# Modules that other systems lack. The libraries and Python itself check before they import these.
 LINUX_ALONE = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
-# Imports every module; prints what was loaded. Who asks is known by its name.
+# Imports every module; prints what was loaded, with the name of the importer.
 IMPORT_ALL = f"""
 import builtins, importlib, sys
 usual = builtins.__import__
@@ -67,8 +68,9 @@ def name_of(path: Path) -> str:
 
 
 def test_it_is_made_of_the_rooms_that_know_no_others() -> None:
-    """What a room imports is held by MAY_KNOW; the entry point looks for the operator's commands,
-    and says so where they are not."""
+    """MAY_KNOW limits what a package imports; the entry point looks for the operator's commands,
+    and reports it if they are missing.
+    """
     assert {"cli", "sdk", "wire"} < ROOMS
     for one in ROOMS - PARTLY:
         known = MAY_KNOW[one] - ({"operator"} if one == "__main__" else set())
@@ -105,7 +107,7 @@ def test_every_module_is_imported_without_the_server_and_without_what_linux_alon
 
 
 def test_constants_that_the_model_repeats_are_equal() -> None:
-    """`model` and `wire` know nothing of each other, and clients have only `wire`."""
+    """`model` and `wire` do not import each other, and clients have only `wire`."""
     assert wire_invocations.HTTP_ERRORS == invocation.HTTP_ERRORS
     assert masking.MASK == version.MASK
 

@@ -1,4 +1,6 @@
-"""Documents are kept like code: links lead somewhere, commands exist, nothing of one machine."""
+"""Documents are tested like code: links resolve, commands exist, and nothing depends on one
+machine.
+"""
 
 import ast
 import json
@@ -55,8 +57,9 @@ def test_blocks_of_data_and_of_programs_can_be_read(path: Path) -> None:
 
 
 def known_commands() -> dict[str, set[str]]:
-    """Every command with its options, from the page that is made from their signatures; of those
-    for a server's machine, which have parsers of their own, the empty set."""
+    """Every command with its options, from the page that is generated from their signatures; for
+    commands of the server's machine, which have their own parsers, the empty set.
+    """
     page = (ROOT / "docs/reference/cli.md").read_text()
     _, _, rest = page.partition("## Options of every command that asks a server")
     parts = re.split(r"^#{2,3} (?:quiltfn )?(.+)$", rest, flags=re.MULTILINE)
@@ -71,7 +74,7 @@ def known_commands() -> dict[str, set[str]]:
 
 
 def wrong_commands(text: str, known: dict[str, set[str]]) -> list[str]:
-    """What the blocks of commands ask of `quiltfn` that it does not have."""
+    """The commands and options in code blocks that `quiltfn` does not have."""
     wrong = []
     blocks = [block for _, kind, block in FENCED.findall(text) if kind == "sh"]
     said = QUOTED.sub("''", "\n".join(blocks).replace("\\\n", " "))
@@ -110,7 +113,7 @@ def test_pictures_are_few_small_shown_and_can_be_taken_again() -> None:
 
 
 def test_no_file_names_a_machine_path_or_a_registry_host() -> None:
-    # Written in pieces, so that this file itself is clean.
+    # Split, so that this file itself passes.
     hosts = ["pypi" + "\\.org", "python" + "hosted"]
     banned = re.compile("|".join([*hosts, "/wo" + "rk/", "/ho" + "me/[a-z]"]))
     for name in TRACKED:
@@ -161,7 +164,7 @@ def test_the_map_has_every_page_and_every_decision_by_its_title() -> None:
 
 
 def changelog_faults(text: str) -> list[str]:
-    """What is not of the form of Keep a Changelog: dated versions, and each line in a section."""
+    """Deviations from Keep a Changelog: versions have dates, and each line is in a section."""
     faults, section = [], ""
     versions = [line for line in text.splitlines() if line.startswith("## ")]
     if versions[:1] != ["## [Unreleased]"] or len(versions) != len(set(versions)):
@@ -194,7 +197,7 @@ def test_a_line_without_a_section_is_noticed() -> None:
 
 
 def unsourced(text: str) -> list[str]:
-    """Cells of the comparison with others that name no source."""
+    """Cells of the comparison with other platforms that have no source."""
     _, _, rest = text.partition("\n## Comparison\n")
     rows = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("|")]
     cells = [cell.strip() for row in rows[2:] for cell in row.strip("|").split("|")[1:]]

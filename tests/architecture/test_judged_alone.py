@@ -1,4 +1,6 @@
-"""What becomes of a test that fails while others run beside it: scripts/test in a small project."""
+"""A test that fails while others run in parallel is repeated alone: scripts/test in a small
+project.
+"""
 
 import shutil
 import subprocess
@@ -8,9 +10,9 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-# Fails where others run beside it: scripts/test says so by the variable.
+# Fails while others run in parallel, which scripts/test signals by the variable.
 BESIDE = "import os\ndef test_{n}(): assert 'QUILTFN_TEST_BUSY_FACTOR' not in os.environ\n"
-# A fixture that fails beside others, and five tests with it.
+# A fixture that fails in parallel, and with it five tests.
 FIXTURE = """
 import os, pytest
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def server(): assert "QUILTFN_TEST_BUSY_FACTOR" not in os.environ
 def test_with(server, n): pass
 """
 FINE = "def test_fine(): pass\n"
-# Fails beside others, then passes twice, then fails.
+# Fails in parallel, then passes twice, then fails.
 SELDOM = """
 from pathlib import Path
 def test_seldom():
@@ -31,7 +33,7 @@ def test_seldom():
 
 
 def run(tmp_path: Path, test: str) -> subprocess.CompletedProcess[str]:
-    """`scripts/test sandboxes` where tests/contract is `test` and tests/sandbox passes."""
+    """Runs `scripts/test sandboxes` with `test` as tests/contract and a passing tests/sandbox."""
     for folder in ("scripts", ".venv/bin", "tests/contract", "tests/sandbox"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(REPO / "scripts/test", tmp_path / "scripts/test")
@@ -55,11 +57,12 @@ def test_a_test_that_fails_only_beside_others_is_named_and_passes(tmp_path: Path
     assert ran.returncode == 0, ran.stdout + ran.stderr
     named = "were run three times by themselves:\n  tests/contract/test_one.py::test_1\n"
     assert named in ran.stdout
-    assert ran.stdout.count("1 passed") == 4  # the other line, and three times
+    # In the output of the parallel run, and three times alone.
+    assert ran.stdout.count("1 passed") == 4
 
 
 def test_tests_whose_fixture_failed_count_as_one(tmp_path: Path) -> None:
-    """One server that could not start must not fail the run with every test of its file."""
+    """One server that could not start must not repeat the run for every test of its file."""
     ran = run(tmp_path, FIXTURE)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.count("5 passed") == 3

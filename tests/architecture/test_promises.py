@@ -33,7 +33,7 @@ def test_a_fault_is_noticed(text: str, marked: list[str], fault: str) -> None:
 
 
 def test_a_document_that_lacks_a_test_is_noticed() -> None:
-    """Negative control: a further test of a promise of each document."""
+    """Negative control: an additional test of a promise of each document."""
     more = {
         one: [*found, pages.Proof("tests/test_new.py")] for one, found in pages.proofs().items()
     }

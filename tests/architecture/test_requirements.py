@@ -1,4 +1,6 @@
-"""What scripts/setup installs: the tests' packages hold those of a server, in the same versions."""
+"""The requirements of scripts/setup: those of tests include those of a server, in the same
+versions.
+"""
 
 import re
 from pathlib import Path
@@ -15,7 +17,7 @@ def packages(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", ["run", "postgresql"])
 def test_what_tests_need_holds_what_servers_need(name: str) -> None:
-    """So that a script which runs beside the tests does not install anything again."""
+    """So that a script that runs beside the tests need not install anything again."""
     assert packages(name)
     assert packages(name) - packages("test") == set()
 

@@ -1,4 +1,4 @@
-"""docs/reference/root-code.md lists what of ours runs as root: every file, and how long it is."""
+"""docs/reference/root-code.md lists every file that runs as root, with its length."""
 
 import ast
 import subprocess
@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "quiltfn"
-# What needs no root belongs into the server. Raise this for a protection, not for a convenience.
+# Code that needs no root belongs in the server. Raise this for a protection, not for convenience.
 LINES_MAX = 5_075
-# Reason → the files that need root for it. docs/reference/root-code.md has it beside each file.
+# Reason → the files that need root for it, as listed in docs/reference/root-code.md.
 REASONS = {
     "mounts, namespaces": ("syscalls", "host_image", "images", "roots", "netns"),
     "control groups": ("cgroups", "cgroup_tree", "global_limit"),
@@ -29,7 +29,7 @@ REASONS = {
     "all of these": ("main", "signals"),
     "nothing; other files import it": ("__init__", "base/immutable"),
 }
-# In a process of its own: this one has loaded the server, too.
+# In a separate process: this one has loaded the server, too.
 LOADED = """
 import sys
 before = set(sys.modules)
@@ -86,7 +86,7 @@ def test_a_library_that_a_file_of_root_loads_is_found() -> None:
 
 
 def late_imports(text: str) -> set[str]:
-    """What of quiltfn the functions of a file import."""
+    """The modules of quiltfn that functions of a file import."""
     functions = [one for one in ast.walk(ast.parse(text)) if isinstance(one, ast.FunctionDef)]
     modules: set[str] = set()
     for statement in (one for function in functions for one in ast.walk(function)):
@@ -98,7 +98,7 @@ def late_imports(text: str) -> set[str]:
 
 
 def test_root_loads_nothing_more_once_it_runs() -> None:
-    """The settings are imported by a child without root, the client for whoever asks for it."""
+    """The settings are imported by a child without root, and the client only by a user."""
     late = {name: late_imports(path.read_text()) for name, path in loaded().items()}
     assert {name: modules for name, modules in late.items() if modules} == {
         "__init__.py": {"quiltfn.sdk"},

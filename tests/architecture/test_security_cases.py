@@ -1,4 +1,4 @@
-"""The catalogue of attacks is whole, names tests that exist, and its page is what it says."""
+"""The catalogue of attacks is complete, names existing tests, and matches its page."""
 
 import ast
 import re
@@ -52,7 +52,7 @@ def test_every_test_of_hostile_handlers_is_named_by_a_row() -> None:
 
 @promise("F12")
 def test_a_row_is_run_on_pure_v2_or_says_what_of_it_is_not() -> None:
-    """By `scripts/test-v2` without arguments."""
+    """As run by `scripts/test-v2` without arguments."""
     script = (ROOT / "scripts" / "test-v2").read_text()
     (listed,) = re.findall(r"tests=\(\n.*?\n\)\n", script, re.DOTALL)
     said = subprocess.run(

@@ -1,6 +1,7 @@
-"""Programs read codes, people read sentences: nothing takes apart what an error, a hint or a record
-says for people. What a program needs of it is beside it as data: `error_code`, `details`,
-`end_cause`.
+"""Programs use codes, people read sentences: no code parses the text of an error, a hint or a
+record.
+
+The same information is available as data: `error_code`, `details`, `end_cause`.
 """
 
 import re
@@ -16,7 +17,7 @@ from quiltfn.wire.fields import Field, about, fields_of
 
 pytestmark = promise("A90")
 ROOT = Path(__file__).parents[2]
-# A sentence for people, in Python and in TypeScript.
+# A human-readable sentence, in Python and in TypeScript.
 SENTENCE = (
     r"(?:\b(?:error_message|message|hint|_how_ended)\b|\bstr\((?:error|refused|problem)\)"
     r"|\(?error \?\? \"\")"
@@ -24,7 +25,7 @@ SENTENCE = (
 CUTS = (
     "startswith|startsWith|endswith|endsWith|partition|rpartition|split|find|indexOf|includes|match"
 )
-# It is compared with a text or a constant, or given to a pattern.
+# It is compared with a text or a constant, or matched against a pattern.
 PARSES = re.compile(
     rf"""{SENTENCE}[?!]?\??\.(?:{CUTS})\(\s*(?:[rf]?["'`/]|[A-Z][A-Z_]+\b)"""
     rf"""|\bwhy\.(?:{CUTS})\("""
@@ -32,7 +33,7 @@ PARSES = re.compile(
     rf"""|["'](?:\w+ )+\w*["'] in {SENTENCE}"""
     rf"""|{SENTENCE} [!=]==? (?:["'`]|[A-Z][A-Z_]+\b)"""
 )
-# File and text of the line → why it may stay there.
+# File and text of the line → the reason for the exception.
 ALLOWED: dict[tuple[str, str], str] = {
     (
         "http_connection.py",
@@ -54,7 +55,7 @@ ALLOWED: dict[tuple[str, str], str] = {
 
 
 def parsed(text: str) -> Iterator[str]:
-    """The lines that take a sentence apart."""
+    """The lines that parse a sentence."""
     return (line.strip() for line in text.splitlines() if PARSES.search(line))
 
 
@@ -91,7 +92,7 @@ def test_no_program_takes_a_sentence_apart() -> None:
 
 
 def test_what_took_sentences_apart_is_found() -> None:
-    """The negative control: lines that were here."""
+    """Negative control: lines that the code once had."""
     before = """
     if (NO_FIELD.test(error.message)) return null;
     return NAMING.exec(error.message)?.[1] ?? null;

@@ -1,4 +1,4 @@
-"""Statements of the documents that a change of the code would make untrue."""
+"""Checks statements in documents that a change of the code could make wrong."""
 
 import re
 import typing
@@ -56,7 +56,7 @@ def misplaced(page: str, text: str, files: Set[str]) -> list[str]:
 
 
 def test_what_a_docstring_a_comment_or_a_page_names_has_its_package() -> None:
-    """Decisions and the list of changes speak of what was there then."""
+    """Decisions and the changelog are excluded: they describe earlier states."""
     files = set(TRACKED)
     past = ("docs/decisions/", "CHANGELOG.md", "tests/architecture/test_statements.py")
     pages = [file for file in files if file.endswith(TEXTS) and not file.startswith(past)]
@@ -113,7 +113,7 @@ def test_security_names_the_verbs_that_the_launcher_takes() -> None:
 
 @promise("F36")
 def test_security_has_the_bounds_of_the_launcher() -> None:
-    """Its own tests have smaller bounds, which they reach sooner."""
+    """The launcher's own tests use smaller limits, which they reach sooner."""
     text = (ROOT / "SECURITY.md").read_text()
     bounds = re.findall(r"([\d,]+) (?:directories for writable paths|mounts of images)", text)
     assert [int(bound.replace(",", "")) for bound in bounds] == [

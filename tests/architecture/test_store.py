@@ -1,4 +1,4 @@
-"""What keeps the store open to a second database, and its migrations as they were."""
+"""The store supports a second database, and its migrations do not change."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ from quiltfn.store.database.tables import metadata
 
 STORE = Path(__file__).resolve().parents[2] / "src" / "quiltfn" / "store"
 MIGRATIONS = sorted((STORE / "migrations" / "versions").glob("r*.py"))
-# What handles the SQLite file itself: opening, checking and copying it, its header, its free pages.
+# Modules that handle the SQLite file itself: open, check and copy it, its header, its free pages.
 FILE_HANDLING = {
     "check.py",
     "consistency.py",
@@ -34,7 +34,7 @@ QUERIES = sorted(
 )
 DATABASE = STORE / "database"
 PLACED = [DATABASE / "sqlite.sql", DATABASE / "postgresql.sql"]
-# What SQLite alone knows, or says in a way of its own.
+# Syntax that only SQLite has.
 SQLITE_ALONE = re.compile(
     r"\bPRAGMA\b|\bINDEXED BY\b|\bNOT INDEXED\b|\bjson_(each|extract|tree|set)\b|"
     r"\browid\b|\bAUTOINCREMENT\b|\bWITHOUT ROWID\b|\bINSERT OR\b|\bREPLACE INTO\b|\bGLOB\b|"
@@ -44,7 +44,7 @@ SQLITE_ALONE = re.compile(
 
 
 def sqlite_alone(path: Path) -> list[str]:
-    """The lines that only SQLite would take. `max` and `min` of Python's are none."""
+    """The lines with syntax that only SQLite has. Python's `max` and `min` do not count."""
     text = path.read_text(encoding="utf-8")
     found = [
         (match.group(), text.count("\n", 0, match.start()) + 1)
@@ -64,14 +64,14 @@ def test_a_query_outside_of_one_file_has_nothing_that_only_sqlite_knows(path: Pa
 
 
 def test_what_only_sqlite_knows_would_be_found() -> None:
-    """The negative control: the one file has much of it."""
+    """Negative control: sqlite.sql has several of them."""
     found = " ".join(sqlite_alone(DATABASE / "sqlite.sql"))
     assert all(one in found for one in ("INDEXED BY", "json_each", "rowid", "x'"))
 
 
 @promise("N82")
 def test_a_query_names_the_columns_that_it_reads() -> None:
-    """A newer version may add some while a server runs, whose prepared statements would fail."""
+    """Columns may be added while a server runs; its prepared `SELECT *` would fail then."""
     names = "|".join(metadata.tables)
     of_all = re.compile(
         rf"(?:SELECT|,)\s+(?:\w+\.)?\*\s[^;]*?FROM\s+(?:{names})\b|RETURNING\s+\*", re.I
@@ -95,7 +95,7 @@ def test_a_migration_imports_nothing_that_may_change_later(path: Path) -> None:
 
 
 def test_both_databases_have_the_same_statements() -> None:
-    """Parts of one stream of a record are read by a file handle with SQLite, by SQL otherwise."""
+    """SQLite reads parts of a record's stdout or stderr by a file handle, PostgreSQL by SQL."""
     of_fleets = parse((DATABASE / "fleet.sql").read_text()).keys()
     one, other = statements("sqlite").keys(), statements("postgresql").keys() - of_fleets
     assert of_fleets
@@ -113,7 +113,7 @@ def test_placeholders_are_translated_for_psycopg() -> None:
 
 
 def test_a_server_loads_nothing_that_its_settings_do_not_ask_for() -> None:
-    """Of PostgreSQL, of tokens, of encryption, of terminals, of metrics."""
+    """Modules for PostgreSQL, tokens, encryption, terminals, and metrics."""
     told = subprocess.run(
         [sys.executable, "-I", "-X", "importtime", "-m", "quiltfn.server.main", "--help"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""No test fails because the machine has something else to do."""
+"""No test may fail because the machine is busy."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from architecture.syntax import statements
 
 TESTS = Path(__file__).resolve().parents[1]
 CLOCKS = {"monotonic", "perf_counter", "boottime", "monotonic_ns", "time_ns"}
-# How a time that passed is called where another function measured it.
+# Names of durations that another function measured.
 TIMES = ("took", "elapsed", "seconds", "slowest", "quickest")
 
 
-# What is_elapsed looks for; most files have nothing of it.
+# The words that `is_measured` looks for; most files have none.
 MAY_MEASURE = re.compile(rf"\b(?:{'|'.join(CLOCKS)}|duration_ms)\b|\b(?:{'|'.join(TIMES)})")
 
 
@@ -27,7 +27,7 @@ def names_in(tree: ast.AST) -> Iterator[str]:
 
 
 def is_measured(tree: ast.AST) -> bool:
-    """Whether something is subtracted from what a clock says."""
+    """Whether something is subtracted from a clock's reading."""
     return any(
         isinstance(one, ast.BinOp)
         and isinstance(one.op, ast.Sub)
@@ -68,14 +68,15 @@ def is_elapsed(tree: ast.AST, known: set[str]) -> bool:
 
 
 def is_bare(bound: ast.AST) -> bool:
-    """Whether it is made of nothing but numbers and constants, so that `scaled` is not in it, and
-    nothing that was measured in the same run."""
+    """Whether it consists only of numbers and constants: without `scaled`, and without anything
+    measured in the same run.
+    """
     has_number = any(isinstance(one, ast.Constant | ast.Name) for one in ast.walk(bound))
     return has_number and all(name.isupper() for name in names_in(bound))
 
 
 def compared(function: ast.AST) -> Iterator[tuple[int, ast.expr, ast.expr]]:
-    """What a function asserts to be less than something: the line, what, and than what."""
+    """The upper bounds that a function asserts: the line, the value, and its bound."""
     asserted = [one.test for one in statements(function) if isinstance(one, ast.Assert)]
     for one in (each for test in asserted for each in ast.walk(test)):
         if isinstance(one, ast.Compare):

@@ -1,4 +1,4 @@
-"""Every implementation of the store, opened in a directory of the test's own, and of sandboxes."""
+"""Every implementation of the store, in a directory of the test, and of sandboxes."""
 # promise: D38
 
 import socket

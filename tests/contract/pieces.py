@@ -1,4 +1,4 @@
-"""Accepted work for the suites of its store."""
+"""Asynchronous work for the test suites of its store."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def a_piece(function: Function, payload: bytes = b'{"n": 1}', **changes: Any) ->
 
 
 def begun(record: Invocation) -> Invocation:
-    """The record of the hand-over of claimed work."""
+    """The record of claimed work that is handed over."""
     return replace(record, status=Status.RUNNING, started_at=NOW_S, version=1)
 
 
@@ -53,7 +53,7 @@ async def an_accepted(queue: SqlWork, function: Function, **changes: Any) -> str
 async def claimed(
     queue: SqlWork, function: Function, limit: int = 1, now_ms: int = NOW_MS
 ) -> list[Invocation]:
-    """The records of what one claim gives."""
+    """Claims work once; returns the records."""
     claim = await queue.claim(function.id, limit, now_ms, is_begun=False)
     return [one.record for one in claim.work]
 
@@ -61,7 +61,7 @@ async def claimed(
 async def attempted(
     journal: SpoolJournal, record: Invocation, code: int = 0, **outcome: Any
 ) -> Invocation:
-    """Claimed work is begun and ends, and that is committed."""
+    """Starts and ends claimed work, and commits that."""
     journal.opened(begun(record))
     ended = replace(done(begun(record), code), outcome=WorkOutcome(**outcome))
     journal.closed(ended)

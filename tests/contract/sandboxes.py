@@ -1,7 +1,7 @@
-"""What the suite of the sandboxes runs against: the fake, and a real launcher with its guests.
+"""The implementations for the suite of sandboxes: the fake, and a real launcher with its guests.
 
-Run as a script it is a launcher whose "server" does nothing but hand its channel to the test, so
-that the suite asks for real sandboxes in its own process and event loop.
+Run as a script, this is a launcher whose "server" only passes its channel to the test, so that the
+suite uses real sandboxes in its own process and event loop.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ signal.pause()
 
 @dataclass
 class Kind:
-    """One implementation: how to do with it what the port leaves to the world outside."""
+    """One implementation, with its means of simulating outside events."""
 
     sandboxes: Sandboxes
     kill: Callable[[Sandbox], None]
@@ -48,7 +48,7 @@ class Kind:
 
 
 def why_not_real() -> str | None:
-    """The reason why there can be no real sandbox here."""
+    """Why there can be no real sandboxes here."""
     if os.geteuid() != 0:
         return "needs root"
     if not os.access(CRUN, os.X_OK):
@@ -66,7 +66,7 @@ def fake_kind() -> Kind:
 
 @contextlib.asynccontextmanager
 async def real_kind(shared: socket.socket) -> AsyncIterator[Kind]:
-    """On the channel of a launcher that several tests share, one after the other."""
+    """Uses the channel of a launcher that several tests share, one after the other."""
     channel = LauncherChannel(shared.dup())
     try:
         yield Kind(
@@ -81,9 +81,9 @@ async def real_kind(shared: socket.socket) -> AsyncIterator[Kind]:
 
 @contextlib.contextmanager
 def launcher() -> Iterator[socket.socket]:
-    """A launcher of its own, and the channel to it. In the end nothing of it may be left."""
+    """A separate launcher, and the channel to it. Checks that nothing of it is left."""
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as directory:
-        Path(directory).chmod(0o711)  # a sandbox's root user must be able to walk into it
+        Path(directory).chmod(0o711)  # a sandbox's root user must be able to reach it
         with launcher_in(Path(directory)) as channel:
             yield channel
 
@@ -120,7 +120,7 @@ def launcher_in(directory: Path) -> Iterator[socket.socket]:
 
 
 def groups_of(server: str) -> list[Path]:
-    """Control groups of a server that are left."""
+    """Leftover control groups of a server."""
     return [path for path in Path("/sys/fs/cgroup").glob(f"**/{server}") if path.is_dir()]
 
 

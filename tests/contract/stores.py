@@ -1,4 +1,4 @@
-"""What the suites of the store and the journal share: implementations, and things to put in."""
+"""Shared parts of the suites of the store and the journal: implementations, and test data."""
 
 import asyncio
 import contextlib
@@ -29,8 +29,8 @@ from quiltfn.store.database.postgresql import open_postgresql
 from quiltfn.store.fleet import nodes
 from timeouts import scaled
 
-# How long a write waits for others, and for those before it in its own thread, which other tests on
-# this machine hold up. Where a test itself holds the lock until a write gives up: HELD_S.
+# How long a write waits for others, and for earlier ones in its own thread, which other tests may
+# delay. HELD_S: for tests that hold the lock until a write gives up.
 BUSY_TIMEOUT_S, HELD_S = scaled(5.0), 0.3
 
 
@@ -38,7 +38,7 @@ BUSY_TIMEOUT_S, HELD_S = scaled(5.0), 0.3
 async def on_postgresql(
     path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S, **options: Any
 ) -> AsyncIterator[SqlStore]:
-    """The store in the database that belongs to a directory, which a first opening makes."""
+    """The store in a directory's database, which the first opening creates."""
     url = url_of(path)
     async with open_postgresql(url, path, busy_timeout_s=busy_timeout_s, **options) as store:
         yield store
@@ -47,17 +47,19 @@ async def on_postgresql(
 def on_sqlite(
     path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S, **options: Any
 ) -> AbstractAsyncContextManager[SqlStore]:
-    """The store in a file of a directory, which a first opening makes."""
+    """The store in a file of a directory, which the first opening creates."""
     return open_sqlite(path, busy_timeout_s=busy_timeout_s, **options)
 
 
 def opened_as_before(path: Path, **options: Any) -> AbstractAsyncContextManager[SqlStore]:
-    """The store of a directory, in PostgreSQL where `url_of` has made one: for a child process."""
+    """The store of a directory, in PostgreSQL if `url_of` has created it there: for a child
+    process.
+    """
     return (on_postgresql if is_on_postgresql(path) else on_sqlite)(path, **options)
 
 
 def url_of(path: Path) -> str:
-    """The URL of the database that belongs to a directory, in a file there for other processes."""
+    """The URL of the directory's database, stored in a file there for other processes."""
     noted = path / "postgresql.url"
     if not noted.exists():
         path.mkdir(parents=True, exist_ok=True)
@@ -66,13 +68,13 @@ def url_of(path: Path) -> str:
 
 
 def with_schema(url: str) -> None:
-    """Makes the schema in an empty database."""
+    """Creates the schema in an empty database."""
     made = postgres_connection.engine(url)
     with made.connect() as connection:
         database.migrate(connection)
 
 
-# One entry per implementation of the ports; each opens what is in a directory, again and again.
+# One entry per implementation of the ports; each can open a directory repeatedly.
 StoreOpener = Callable[[Path], AbstractAsyncContextManager[SqlStore]]
 STORES: dict[str, StoreOpener] = {
     "sqlite": lambda path: on_sqlite(sqlite_template.with_schema(path)),
@@ -80,7 +82,7 @@ STORES: dict[str, StoreOpener] = {
 }
 
 
-# For a test of what SQLite alone has: its file, its plans, its locks.
+# For tests of SQLite's own features: its file, its plans, its locks.
 OF_SQLITE = pytest.mark.parametrize("open_store", ["sqlite"], indirect=True)
 
 # Likewise for several servers that share a store; the second argument is the node's name.
@@ -97,7 +99,7 @@ SHARED_STORES: dict[str, SharedStoreOpener] = {
 async def opened_journal(
     store: SqlStore, path: Path, **options: Any
 ) -> AsyncIterator[SpoolJournal]:
-    """A started journal; closed at the end, whatever state it is in."""
+    """A started journal, which is closed at the end in any state."""
     journal = SpoolJournal(store.database, path, ManualClock(), **options)
     await journal.start()
     try:
@@ -107,7 +109,7 @@ async def opened_journal(
 
 
 async def restart(store: SqlStore) -> None:
-    """As if the server had been started again, without closing the store: a new boot."""
+    """Simulates a restart of the server without closing the store: a new boot."""
     database: Any = store.database
     boot = database.boot._replace(epoch=database.boot.epoch + 1)
     await database.write(lambda connection: nodes.register(connection, boot))
@@ -122,7 +124,7 @@ def an_id() -> str:
 
 
 def ids(count: int) -> list[str]:
-    """Several, oldest first."""
+    """Several ids, oldest first."""
     return sorted(an_id() for _ in range(count))
 
 
@@ -164,7 +166,7 @@ async def a_stored_function(store: SqlStore, **changes: Any) -> Function:
 
 
 def a_call(function: Function, **changes: Any) -> Invocation:
-    """The record of a call that is about to be handed over."""
+    """The record of an invocation before its hand-over."""
     record = Invocation(
         invocation_id=an_id(),
         tenant_id=function.tenant_id,
@@ -183,11 +185,11 @@ def done(
     """The record after its handler exited with `code`."""
     ended = CallResult(kind=ExitKind.EXITED, code=code, stdout=stdout)
     final = record.after(ended, now=1_760_000_101, duration_ms=duration_ms)
-    return replace(final, own_message=None)  # which no column has
+    return replace(final, own_message=None)  # no column has it
 
 
 def an_operation(created_at: int) -> Operation:
-    """One that is under way."""
+    """An operation in progress."""
     return Operation(
         operation_id="o",
         tenant_id="t",
@@ -203,12 +205,12 @@ def an_operation(created_at: int) -> Operation:
 
 
 def child_environment() -> dict[str, str]:
-    """For a Python process that is to find what this one finds."""
+    """The environment for a Python process with this one's imports."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
-    """What is in the database of a data directory."""
+    """The rows in the database of a data directory."""
     if is_on_postgresql(path):
         with psycopg.connect(url_of(path)) as driver:
             return driver.execute(query.encode()).fetchall()
@@ -217,7 +219,7 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def change(path: Path, *statements: str) -> None:
-    """Changes the database of a data directory behind everybody's back."""
+    """Changes the database of a data directory directly."""
     if is_on_postgresql(path):
         with psycopg.connect(url_of(path)) as driver:
             for statement in statements:
@@ -234,7 +236,7 @@ def is_on_postgresql(path: Path) -> bool:
 
 
 async def eventually(true: Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:
-    """Waits until it is so."""
+    """Waits until the condition holds."""
     until = time.monotonic() + scaled(within_s)
     while not await true():
         assert time.monotonic() < until, "it did not come about"
@@ -244,7 +246,8 @@ async def eventually(true: Callable[[], Awaitable[bool]], within_s: float = 5.0)
 @contextlib.contextmanager
 def files_at_most(size: int) -> Iterator[None]:
     """The kernel lets no file of this process grow beyond `size` bytes: writes are cut short there
-    and then fail, as on a full disk."""
+    and then fail, as on a full disk.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -107,7 +107,7 @@ async def test_every_key_change_and_nothing_else_changes_the_revision(store: Sql
     assert revoked == replace(key, revoked_at=NOW + 7)
     assert await keys.load() == [revoked]
 
-    # What is refused or changes nothing.
+    # Requests that are refused or change nothing.
     assert await keys.revoke(key, NOW + 9) == revoked
     with pytest.raises(NotFound):
         await keys.revoke(a_key(), NOW)
@@ -139,7 +139,7 @@ async def test_valid_keys_have_a_limit_and_of_the_others_the_newest_are_kept(
     with pytest.raises(CapacityFull, match="5 valid keys"):
         await keys.add(a_key(tenant_id="third", created_at=NOW + 9))
 
-    # Making and revoking keys without end fills nothing.
+    # Creating and revoking keys repeatedly does not fill the store.
     revoked = [expiring]
     await keys.revoke(mine[0], NOW)
     revoked.append(mine.pop(0))
@@ -179,7 +179,7 @@ async def test_keys_are_read_page_by_page(store: SqlStore) -> None:
 
 
 def visits(path: Path, key: Key) -> None:
-    """The process of a tool that makes a key, and revokes it when it is told to."""
+    """The process of a tool that creates a key, and revokes it on request."""
 
     async def visit() -> None:
         async with opened_as_before(path, alone=False) as store:
@@ -195,12 +195,12 @@ def visits(path: Path, key: Key) -> None:
 
 async def said(lines: asyncio.StreamReader) -> bytes:
     while b"warning" in (line := await lines.readline()):
-        pass  # A notice about the start.
+        pass  # a notice about the start
     return line
 
 
 async def test_a_server_sees_key_changes_of_a_tool(store: SqlStore, tmp_path: Path) -> None:
-    """`quiltfn keys create` and `revoke` beside a running server, whose reader has read before."""
+    """`quiltfn keys create` and `revoke` beside a running server, whose reader has already read."""
     keys, key = SqlKeys(store.database), a_key()
     at_first = await keys.revision()
     assert await keys.load() == []

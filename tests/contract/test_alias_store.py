@@ -53,7 +53,7 @@ async def test_a_change_of_what_is_another_by_now_is_refused(store: SqlStore) ->
     with pytest.raises(Outdated):
         await aliases.save(function.id, "live", LIVE, LIVE)
     await aliases.save(function.id, "live", LIVE, None)
-    # One that was removed and made anew begins with the same revision.
+    # An alias that was removed and created again begins with the same revision.
     for known in (None, replace(LIVE, revision=2), replace(LIVE, version=3)):
         with pytest.raises(Outdated):
             await aliases.save(function.id, "live", replace(LIVE, version=9), known)
@@ -70,7 +70,7 @@ async def test_another_node_s_default_or_last_alias_is_noticed(store: SqlStore) 
     default = replace(LIVE, is_default=True)
     await aliases.save(function.id, "live", default, None)
     await aliases.save(function.id, "Nightly", NIGHTLY, None)
-    for known in (None, NIGHTLY):  # a new alias, and one that is there
+    for known in (None, NIGHTLY):  # a new alias, and an existing one
         name = "new" if known is None else NIGHTLY.name
         wanted = replace(NIGHTLY, name=name, is_default=True)
         with pytest.raises(Outdated):

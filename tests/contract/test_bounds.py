@@ -1,4 +1,4 @@
-"""What callers can have kept is bounded in bytes, of each tenant and of all, and that is cheap."""
+"""Data that callers store is limited in bytes, per tenant and in total, at little cost."""
 
 import random
 import sqlite3
@@ -76,7 +76,7 @@ async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal
 
 
 def exact(path: Path) -> None:
-    """What is kept up by triggers is what there is."""
+    """Checks that the triggers' sums match the rows."""
     for kind in KINDS:
         size = SIZES[kind.name]
         truth = rows(
@@ -96,7 +96,7 @@ def exact(path: Path) -> None:
 async def calls(
     journal: SpoolJournal, function: Function, count: int, since: int = NOW - 5000
 ) -> list[str]:
-    """Ended ones with `OUTPUT` bytes of output; their ids, the oldest first."""
+    """Stores ended invocations with `OUTPUT` bytes of output; returns their ids, oldest first."""
     made = [
         a_call(function, invocation_id=f"{first_id(since + n)}-7000-8000-{n:012x}")
         for n in range(count)
@@ -170,7 +170,9 @@ async def test_over_all_numbers_the_largest_loses(store: SqlStore, journal: Spoo
 async def test_records_of_the_last_minute_switch_no_bound_off_for_others(
     store: SqlStore, journal: SpoolJournal, bound: dict[str, int]
 ) -> None:
-    """Those of whoever has most may not go yet: others come down to an equal share, no further."""
+    """The largest tenant's records are too young to be removed: others are cut to an equal share
+    only.
+    """
     flood = await of_tenant(store, "flood")
     young = await calls(journal, flood, 50, NOW - 55)
     functions = [await of_tenant(store, f"t{n}") for n in range(2)]
@@ -276,7 +278,7 @@ async def test_a_large_record_is_not_copied_on_its_way_in(store: SqlStore) -> No
         return any(step[1] == "OpenEphemeral" for step in steps)
 
     assert not copies(records.upsert_large(1))
-    assert copies(records.upsert_rows(1, 1))  # The negative control.
+    assert copies(records.upsert_rows(1, 1))  # negative control
 
 
 def test_an_upgrade_counts_what_is_there(tmp_path: Path) -> None:
@@ -380,7 +382,8 @@ async def test_bodies_go_though_others_have_more_keys(store: SqlStore, tmp_path:
         await answered(answers, a_keyed_request(str(number), "other"), 400)
         exact(tmp_path)
     change(tmp_path, "UPDATE usage SET bytes = bytes + 5000 WHERE tenant_id = 'flood'")
-    await answered(answers, a_keyed_request("more", "other"))  # Also beside one that has too much.
+    # Also beside a tenant that has too much.
+    await answered(answers, a_keyed_request("more", "other"))
     with pytest.raises(RateLimited):
         await answers.reserve(a_keyed_request("more", "flood"), NOW)
     assert rows(tmp_path, "SELECT 1 FROM idempotent_answer WHERE key = 'more'") == [(1,)]
@@ -400,7 +403,7 @@ OF_ANSWERS = "SELECT max(bytes), sum(bytes) FROM usage WHERE kind = 'answer'"
 
 
 async def fill_with_keys(answers: SqlIdempotencyStore, room: int) -> None:
-    """As many calls that run at a time as a tenant can have keys for; then they end."""
+    """Starts as many invocations at a time as a tenant can have keys for; then they end."""
     count = 0
     with suppress(RateLimited):
         while count < 1000:
@@ -448,7 +451,7 @@ async def test_the_trail_and_operations_are_bounded(store: SqlStore, tmp_path: P
         status = "running" if number < 3 else "succeeded"
         await operations.add(an_operation(tenant_id, one, status))
     exact(tmp_path)
-    for one in ids(40):  # As many as nothing can be taken of switch no bound off for others.
+    for one in ids(40):  # tenants without removable rows do not disable the limit for others
         await operations.add(an_operation("busy", one, "running"))
     retention = SqlAuditRetention(store.database, StorageLimit(tenant=6000))
     while await retention.prune_some():

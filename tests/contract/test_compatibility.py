@@ -1,5 +1,5 @@
-"""Servers of several versions at one database: who may use it, who is refused with which sentence,
-and that migrations take nothing away that an older server uses.
+"""Servers of several versions at one database: which may use it, with which message others are
+refused, and that migrations remove nothing that an older server uses.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ FLEET = "0123456789abcdef" * 2
 MAJOR, MINOR = map(int, __version__.split(".")[:2])
 BEFORE = "0017"
 NEWER, NEWEST = (f"{MAJOR}.{MINOR + above}.0" for above in (1, 2))
-# As a migration of a newer version may leave it.
+# A state that a newer version's migration may leave.
 NEWER_SCHEMA = """
 ALTER TABLE function ADD COLUMN motto text NOT NULL DEFAULT '';
 ALTER TABLE node ADD COLUMN motto text;
@@ -50,7 +50,7 @@ def _no_databases_left() -> Iterator[None]:
 
 
 class Database(NamedTuple):
-    """A fleet's."""
+    """The database of a fleet."""
 
     url: str
     path: Path
@@ -89,7 +89,7 @@ def fleet(tmp_path: Path) -> Database:
 
 
 def become(patch: pytest.MonkeyPatch, version: str, oldest: str) -> None:
-    """From now on what is started here is that version."""
+    """Servers started from now on have that version."""
     for module in (compatibility, postgresql_store):
         patch.setattr(module, "__version__", version)
     patch.setattr(compatibility, "OLDEST", oldest)
@@ -112,7 +112,7 @@ FORBIDS = ("UNIQUE", "CHECK", "FOREIGN KEY", "PRIMARY KEY", "EXCLUDE", "CREATE U
 
 
 class Schema(NamedTuple):
-    """By TABLE.NAME: columns, and constraints, indexes and triggers as PostgreSQL says them."""
+    """By TABLE.NAME: columns, and PostgreSQL's definitions of constraints, indexes and triggers."""
 
     columns: dict[str, tuple[str, str, str | None]]
     rules: dict[str, str]
@@ -125,7 +125,7 @@ def schema_of(connection: Connection) -> Schema:
 
 @contextlib.contextmanager
 def baseline_of(path: Path) -> Iterator[Connection]:
-    """A database of the first revision that PostgreSQL had."""
+    """A database with PostgreSQL's first revision."""
     with engine(postgresql.database_of(path)).connect() as connection:
         script = Path(migrations.__file__).with_name(f"postgresql_{migrations.BASELINE}.sql")
         run_alone(connection, script.read_text())
@@ -147,7 +147,7 @@ SetBack = Callable[[], None]
 
 @pytest.fixture
 def set_back(fleet: Database, schema_before: Schema) -> SetBack:
-    """Gives the fleet's database the schema of a release before."""
+    """Gives the fleet's database the schema of a previous release."""
 
     def drop_what_is_new() -> None:
         with engine(fleet.url).connect() as connection:
@@ -168,7 +168,7 @@ async def test_a_starting_node_upgrades_the_schema_under_another_one(
     fleet: Database, set_back: SetBack
 ) -> None:
     set_back()
-    async with fleet.node("old") as old:  # it does so as well, and is set back once it runs
+    async with fleet.node("old") as old:  # it migrates as well, and is set back while it runs
         set_back()
         async with fleet.node("new") as new:
             assert fleet.revision == tables.REVISION
@@ -255,7 +255,7 @@ async def test_a_server_alone_goes_back_by_one_version_and_no_more(
 
 
 async def test_a_node_overtaken_at_start(fleet: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was let in, and the newer one did not see it yet."""
+    """It was admitted before the newer one could see it."""
     take_over = PostgresDatabase._take_over
 
     def overtaken(database: PostgresDatabase, connection: Connection) -> None:
@@ -304,7 +304,7 @@ def test_versions_are_compared_by_their_numbers(one: str, other: str, expected: 
 
 
 def breaks(before: Schema, after: Schema) -> list[str]:
-    """What a server that knows the schema `before` does not find, or may not do, `after`."""
+    """What a server that expects the schema `before` lacks, or must not do, with `after`."""
     known = {name.partition(".")[0] for name in before.columns}
     found = [
         f"{name} is {now.get(name) or 'no more'}, and was {was}"

@@ -1,4 +1,4 @@
-"""What a start makes of files that do not go together, or are not as the last server left them."""
+"""A start with files that do not belong together, or differ from what the last server left."""
 
 import asyncio
 import os
@@ -44,14 +44,13 @@ NAMES = ("quiltfn.db", "quiltfn.db-wal", "quiltfn.lock", "journal-a.spool", "jou
 
 @pytest.fixture
 def open_store() -> StoreOpener:
-    """All of this is of SQLite's file, from where there is none."""
+    """These tests are about SQLite's file, starting without one."""
     return on_sqlite
 
 
 def killed(path: Path, target: Path) -> Path:
-    """The directory as it is now, which is how a kill of whoever serves from it would leave it.
-
-    By another process: this one would give SQLite's locks back.
+    """A copy of the directory as it is now, as after a kill of its server. Made by another process:
+    in this one it would release SQLite's locks.
     """
     target.mkdir()
     files = [str(path / name) for name in NAMES if (path / name).exists()]
@@ -60,7 +59,7 @@ def killed(path: Path, target: Path) -> Path:
 
 
 def copied(path: Path, target: Path) -> Path:
-    """A copy of the database as any tool makes it beside a server."""
+    """A copy of the database, made by any tool beside a server."""
     with closing(sqlite3.connect(path / "quiltfn.db")) as source:
         with closing(sqlite3.connect(target)) as copy:
             source.backup(copy)
@@ -73,7 +72,7 @@ async def names(open_store: StoreOpener, path: Path) -> set[str]:
 
 
 async def fold(store: SqlStore) -> None:
-    """The log into the database, so that the next write begins the log anew."""
+    """Moves the log into the database, so that the next write starts a new log."""
 
     database: Any = store.database
 
@@ -94,7 +93,7 @@ async def test_a_copy_laid_over_what_a_kill_left_is_refused_and_the_right_restor
         await a_stored_function(store, name="late")
         left = killed(tmp_path / "data", tmp_path / "left")
     shutil.copy(backup, left / "quiltfn.db")
-    # The negative control: SQLite takes the log for the copy's own.
+    # Negative control: SQLite takes the log for the copy's own.
     shutil.copytree(left, tmp_path / "taken")
     assert ("late",) in rows(tmp_path / "taken", "SELECT name FROM function")
     before = {one.name: one.read_bytes() for one in left.iterdir()}
@@ -157,7 +156,7 @@ async def test_a_damaged_log_is_refused(open_store: StoreOpener, tmp_path: Path,
         left = killed(tmp_path / "data", tmp_path / "left")
     log = left / "quiltfn.db-wal"
     LOSSES[loss](log)
-    # The negative control: SQLite says nothing of it.
+    # Negative control: SQLite does not notice it.
     shutil.copytree(left, tmp_path / "taken")
     assert rows(tmp_path / "taken", "SELECT name FROM function") == []
     before = log.read_bytes()
@@ -211,7 +210,7 @@ async def test_an_emptied_spool_is_told(open_store: StoreOpener, tmp_path: Path,
             assert store.condition() == (True, "nothing is known to be missing")
 
 
-# Under a running server ------------------------------------------------------------------------
+# Beside a running server -----------------------------------------------------------------------
 
 
 @promise("D19")
@@ -260,7 +259,7 @@ async def test_nothing_is_acknowledged_that_is_written_to_a_deleted_directory(
                 shutil.rmtree(data)
             away.rename(data / "quiltfn.db" if how == "database" else data)
             record = a_call(function)
-            journal.opened(record)  # It is looked for again, and is back.
+            journal.opened(record)  # it is looked for again, and is back
             journal.closed(done(record))
             await journal.synced()
             await a_stored_function(store, name="found")
@@ -290,17 +289,17 @@ async def test_no_acknowledgement_on_a_removed_log(open_store: StoreOpener, tmp_
         journal.opened(record)
         await journal.synced()
         log.unlink()
-        journal.closed(done(record))  # Not noticed yet: it is in the spool.
+        journal.closed(done(record))  # not noticed yet: it is in the spool
         with pytest.raises(StoreUnavailable, match=log.name):
             await journal.aclose()
-    assert await names(open_store, data) == {"kept", "found"}  # An end in order loses nothing.
+    assert await names(open_store, data) == {"kept", "found"}  # a proper end loses nothing
     async with open_store(data) as store, opened_journal(store, data) as journal:
         found = await journal.get(function.id, record.invocation_id)
         assert found is not None
         assert found.status == "success"
 
 
-# Looking through --------------------------------------------------------------------------------
+# Integrity checks -------------------------------------------------------------------------------
 
 
 @promise("D20")
@@ -345,7 +344,7 @@ def copies(path: Path) -> list[Path]:
 
 
 def of_the_schema_before(path: Path) -> str:
-    """Makes a database as the version before did, and returns its schema."""
+    """Creates a database as the previous version did; returns its schema."""
     new = migrations.ScriptDirectory.from_config(migrations.config()).get_revision("head")  # type: ignore[attr-defined]
     assert new is not None
     engine = create_engine(f"sqlite:///{path}", poolclass=pool.NullPool)
@@ -370,7 +369,7 @@ async def test_the_database_is_copied_before_its_schema_changes(tmp_path: Path) 
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (before,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    copy.replace(path)  # the way back, and forth again
+    copy.replace(path)  # back to the older version, and forward again
     assert await names(open_sqlite, tmp_path) == set()
 
 
@@ -421,7 +420,7 @@ async def test_a_copy_without_room_leaves_nothing_and_changes_nothing(tmp_path: 
 
 
 def test_a_log_that_is_a_hole_holds_nothing(tmp_path: Path) -> None:
-    """Frames of no length would lead through all of it, some bytes at a time."""
+    """Frames of length zero would make the reader step through all of it, some bytes at a time."""
     log = tmp_path / "quiltfn.db-wal"
     with log.open("wb") as file:
         file.truncate(1 << 38)
@@ -437,7 +436,7 @@ def test_the_count_of_transactions_begins_again_after_the_last_number() -> None:
 
 
 def crash(path: Path, at: int) -> None:
-    """The process of a server that is killed when it has noted so many steps of its start."""
+    """The process of a server that is killed after this many steps of its start."""
     mark, left = DataDirectory.mark, at
 
     def marking(self: DataDirectory, *arguments: Any) -> None:

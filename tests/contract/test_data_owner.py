@@ -1,4 +1,6 @@
-"""What root does in a data directory that belongs to the server's user, who may lay links there."""
+"""Operations of root in a data directory that belongs to the server's user, who may create links
+there.
+"""
 
 import os
 import shutil
@@ -24,7 +26,7 @@ import sys
 from quiltfn.operator import keys
 sys.exit(keys.main([*sys.argv[2:], "--data-dir", sys.argv[1]]))
 """
-# The tools as they were: root in whatever directory, following whatever is there.
+# The old tools: root works in any directory, and follows any link.
 AS_ROOT = (
     """
 import os, sys
@@ -40,7 +42,7 @@ pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), promis
 
 @pytest.fixture
 def ground() -> Iterator[Path]:
-    """Two directories: `data`, which is the owner's, and `roots`, with a file of root's."""
+    """Two directories: `data`, which belongs to the owner, and `roots`, with a file of root's."""
     path = Path(tempfile.mkdtemp(prefix="quiltfn-test-"))
     path.chmod(0o755)
     try:
@@ -76,7 +78,7 @@ def seen(path: Path) -> tuple[bytes, int, int, int]:
 
 
 def lay(data: Path, name: str, target: Path) -> None:
-    """A link under that name, in a directory that has been served from."""
+    """Creates a link with that name, in a directory that a server has used."""
     assert run(data, "create").returncode == 0
     (data / name).unlink(missing_ok=True)
     (data / name).symlink_to(target)
@@ -91,12 +93,12 @@ def test_a_tool_of_root_follows_no_link_of_the_server(ground: Path, name: str) -
     done = run(ground / "data", "create")
     assert "Traceback" not in done.stderr
     assert seen(file) == before
-    if name != "quiltfn.db-wal":  # which SQLite itself removes or refuses
+    if name != "quiltfn.db-wal":  # SQLite itself removes or refuses it
         assert done.returncode == 74
 
 
 def test_the_same_link_led_the_old_way_to_a_file_of_root(ground: Path) -> None:
-    """The negative control of the test above."""
+    """Negative control of the test above."""
     file = ground / "roots" / "file"
     lay(ground / "data", "quiltfn.lock", file)
     run(ground / "data", "list", program=AS_ROOT)
@@ -104,7 +106,7 @@ def test_the_same_link_led_the_old_way_to_a_file_of_root(ground: Path) -> None:
 
 
 def test_a_tool_of_root_works_in_a_directory_that_only_its_owner_reaches(ground: Path) -> None:
-    """Below a closed directory, too, which the owner could not walk through by himself."""
+    """Also below a closed directory, which the owner could not enter by himself."""
     ground.chmod(0o700)
     made = run(ground / "data", "create")
     assert made.returncode == 0, made.stderr
@@ -123,8 +125,9 @@ def test_a_directory_of_root_that_others_may_write_in_is_refused(ground: Path) -
 
 
 def test_a_start_gives_no_file_of_root_away(ground: Path) -> None:
-    """A second name for a file needs no right over it where protected_hardlinks is off; root, who
-    may, makes it here."""
+    """With protected_hardlinks off, anybody can create a second name for a file; here root creates
+    it.
+    """
     file, data = ground / "roots" / "file", ground / "data"
     before = seen(file)
     (data / "quiltfn.db").write_bytes(b"put back by root")
@@ -155,7 +158,7 @@ def test_a_directory_that_root_has_copied_becomes_the_servers_with_its_images(gr
 def test_what_root_puts_back_for_a_server_with_a_database_elsewhere(
     ground: Path, found: str
 ) -> None:
-    """There is no quiltfn.db then: the files of runtimes, or what a copied directory holds."""
+    """Without quiltfn.db: the files of runtimes, or the content of a copied directory."""
     data = ground / "data"
     give(data, 0)
     (data / found).parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +186,7 @@ def test_a_directory_of_strangers_is_refused_as_it_is(ground: Path) -> None:
 
 
 def test_a_link_in_place_of_the_database_is_not_followed_by_root_in_its_own(ground: Path) -> None:
-    """Where the directory is root's alone root works in it itself."""
+    """In a directory of root's only, root itself does the work."""
     data = ground / "data"
     give(data, 0)
     with closing(sqlite3.connect(ground / "roots" / "other.db")) as other:
@@ -196,7 +199,7 @@ def test_a_link_in_place_of_the_database_is_not_followed_by_root_in_its_own(grou
 
 
 def test_a_key_is_made_where_a_server_is_or_where_it_is_told(ground: Path) -> None:
-    """In a directory without ./data it would be a key that no server knows."""
+    """In a directory without ./data, the key would be unknown to every server."""
     here = ground / "roots"
     command = [sys.executable, "-m", "quiltfn", "keys", "create"]
     environment = {name: value for name, value in os.environ.items() if "QUILTFN_" not in name}

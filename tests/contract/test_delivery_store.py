@@ -1,4 +1,4 @@
-"""Deliveries, on every store: what it promises in `ports/deliveries.py`."""
+"""Deliveries on every store: the promises of `ports/deliveries.py`."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -37,7 +37,7 @@ def deliveries(store: SqlStore, queue: SqlWork) -> SqlDeliveries:
 
 
 async def ended(journal: SpoolJournal, function: Function, *, destination_id: str) -> str:
-    """A call of the function whose end is to be sent; returns the call's id."""
+    """Ends an invocation whose outcome is to be sent; returns its id."""
     running = begun(a_piece(function).record)
     journal.opened(running)
     outcome = WorkOutcome(destination_id=destination_id)
@@ -277,7 +277,7 @@ async def test_what_has_ended_goes_by_age_and_what_is_too_much_goes_oldest_first
     assert await tight.prune_some(None, NOW_S) == 1
     left = (await deliveries.list(function.id, 10, None, None)).items
     assert [(one.id, one.status) for one in left] == [(made[3], "waiting"), (made[2], "failed")]
-    again = await deliveries.retry(function.id, made[2], 7, 9)  # there is nothing to send any more
+    again = await deliveries.retry(function.id, made[2], 7, 9)  # its content was removed
     assert again is not None
     assert (again.status, again.ended_at) == ("failed", NOW_S)
     assert await deliveries.prune_some(2**40, NOW_S) == 1

@@ -1,4 +1,4 @@
-"""What is freed goes back to the disk, and what is set aside is there when it is needed."""
+"""Freed space is returned to the disk, and reserved space is available when it is needed."""
 
 import asyncio
 import errno
@@ -54,7 +54,7 @@ LATER = 4_000_000_000
 
 @pytest.fixture
 def open_store() -> StoreOpener:
-    """All of this is of SQLite's file."""
+    """These tests are about SQLite's file."""
     return STORES["sqlite"]
 
 
@@ -76,7 +76,7 @@ async def filled_and_pruned(
 
 
 def size(path: Path) -> int:
-    """What the database takes of the disk once its log is folded in."""
+    """The database's size on disk after its log was moved into it."""
     with closing(sqlite3.connect(path / "quiltfn.db")) as connection:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return (path / "quiltfn.db").stat().st_size
@@ -119,7 +119,7 @@ async def test_free_pages_are_used_again(open_store: StoreOpener, tmp_path: Path
 def test_the_reserve_is_whole_or_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reserve, file = DiskReserve(tmp_path), tmp_path / "reserve"
     assert not reserve.release()
-    assert not reserve.is_spent  # Whoever never made it is refused nothing.
+    assert not reserve.is_spent  # without a reserve, nothing is refused
     assert reserve.refill()
     assert file.stat().st_blocks * 512 >= RESERVE_BYTES
     assert reserve.refill()
@@ -195,7 +195,8 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
         journal.on_counted.connect(told.append)
         await journal.start()
         refused = replace(a_call(function), status=Status.ERROR, started_at=None)
-        journal.closed(refused)  # A sandbox could not be made: that has a record without a start.
+        # Its sandbox could not be created: that has a record without a start.
+        journal.closed(refused)
     await journal.synced()
 
     async def is_well() -> bool:
@@ -203,7 +204,7 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
         return journal.problem is None
 
     await eventually(is_well)
-    # Who counts with the commits, as quotas do, is told of what the last server left as well.
+    # Listeners that count commits, such as quotas, also get what the last server left.
     assert sum(one.count for sums in told for one in sums.values()) == 2
     later = a_call(function)
     journal.opened(later)
@@ -238,7 +239,7 @@ def test_damage_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 async def test_a_start_on_a_full_disk_puts_off_the_ends_of_keyed_calls_and_operations(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They show as ended at once, and are stored when the disk has room."""
+    """They appear as ended at once, and are stored when the disk has space."""
     request = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", body_digest="d")
     left = an_operation(LATER)
     await SqlIdempotencyStore(store.database).reserve(request, LATER)
@@ -260,13 +261,13 @@ async def test_a_start_on_a_full_disk_puts_off_the_ends_of_keyed_calls_and_opera
 
     interrupted = StoredResponse(body_digest="d", status=503, headers={}, body=b"interrupted")
     fresh = replace(request, key="of this start")
-    for one in (fresh, fresh):  # A key of this start is running, whatever is put off.
+    for one in (fresh, fresh):  # a key of this start is running, whatever is deferred
         running = await answers.reserve(one, LATER)
     assert running == StoredResponse(body_digest="d")
     assert await seen(answers, operations) == (interrupted, [ended, ended])
     assert await operations.get("other", "o") is None
     stored = SqlIdempotencyStore(store.database), SqlOperations(store.database)
-    # Negative control: it is from memory, since the database still has them as running.
+    # Negative control: this is from memory, since the database still has them as running.
     assert await seen(*stored) == (StoredResponse(body_digest="d"), [left, left])
     assert await refilled(store, monkeypatch, is_there=True)
     for them in (stored, (answers, operations)):

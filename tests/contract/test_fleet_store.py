@@ -1,4 +1,4 @@
-"""A database that a fleet shares: who may open it, and who is refused with which sentence."""
+"""The database of a fleet: who may open it, and with which message others are refused."""
 
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
@@ -29,7 +29,7 @@ def _no_databases_left() -> Iterator[None]:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """An empty database that has been made the fleet's."""
+    """An empty database, assigned to the fleet."""
     found = postgresql.database_of(tmp_path)
     begin_fleet(found, None, FLEET)
     return found
@@ -42,7 +42,7 @@ def name_of(url: str) -> str:
 def node(
     url: str, path: Path, name: str, fleet_id: str = FLEET, wait_s: float = BUSY_TIMEOUT_S
 ) -> AbstractAsyncContextManager[SqlStore]:
-    """`wait_s`: for what another one holds, or held until PostgreSQL has ended its connection."""
+    """`wait_s`: for what another node holds, or held until PostgreSQL ended its connection."""
     return open_as_node(
         url, path / name, None, node_id=name, fleet_id=fleet_id, busy_timeout_s=wait_s
     )
@@ -51,7 +51,7 @@ def node(
 def refused(
     url: str, path: Path, name: str, fleet_id: str = FLEET
 ) -> AbstractAsyncContextManager[SqlStore]:
-    """A node that another server does not let in."""
+    """A node that another server excludes."""
     return node(url, path, name, fleet_id, HELD_S)
 
 
@@ -85,7 +85,7 @@ async def test_a_new_connection_takes_the_lock_of_a_name_again(url: str, tmp_pat
             with pytest.raises(StoreUnavailable, match="A node named one"):
                 await one.database.write(lambda _: None)
             one.database.busy_timeout_s = BUSY_TIMEOUT_S
-        # The lock is its own again, but the other one has ended what it had.
+        # The lock is its own again, but the other one has ended its work.
         with pytest.raises(StoreUnavailable, match="started again elsewhere"):
             await one.database.write(lambda _: None)
         with pytest.raises(StoreUnavailable, match="A node named one"):
@@ -179,13 +179,11 @@ def test_a_copy_is_no_fleets(url: str, tmp_path: Path) -> None:
         copy(origin, goal, told.__setitem__)
     assert "fleet" not in told
     assert "function" in told
-    begin_fleet(empty, None, "f" * 32)  # refused if it were
+    begin_fleet(empty, None, "f" * 32)  # this would be refused
 
 
 async def test_what_a_node_has_stored_is_there_after_postgresql_was_killed(tmp_path: Path) -> None:
-    """It writes what it commits some time later, and nodes do not wait for that within their turn:
-    they wait behind it.
-    """
+    """PostgreSQL writes commits to disk later, and nodes wait for that only after their turn."""
     with postgresql.started() as cluster:
         found = cluster.create("fleet")
         begin_fleet(found, None, FLEET)

@@ -68,7 +68,7 @@ async def test_a_slot_whose_reservation_was_not_told_is_reserved_again_by_its_ow
         assert await own.reserve(REQUEST, NOW, None, headers) is None
         running = StoredResponse(body_digest="d1", headers=headers)
         assert await own.reserve(REQUEST, NOW) == running
-        # Another server cannot know whether it runs.
+        # Another server cannot tell whether it runs.
         assert await other.reserve(REQUEST, NOW, again=True) == running
         headers = {"x-invocation-id": "second"}
         assert await own.reserve(REQUEST, NOW, None, headers, again=True) is None
@@ -81,7 +81,7 @@ async def test_a_slot_whose_reservation_was_not_told_is_reserved_again_by_its_ow
 
 @promise("N89")
 async def test_other_servers_slots_stay(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
-    """A release was stored and its server did not hear of it, so that it tells the store again."""
+    """A release was stored without its server learning of that, so it repeats the release."""
     async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
         first, second = (SqlIdempotencyStore(each.database) for each in (one, two))
         assert await first.reserve(REQUEST, NOW) is None
@@ -111,7 +111,7 @@ async def test_of_many_one_gets_the_slot(open_shared: SharedStoreOpener, tmp_pat
 
 
 def dies(path: Path) -> None:
-    """The process of a server that is killed in the middle of a call."""
+    """The process of a server that is killed during an invocation."""
 
     async def reserve() -> None:
         async with opened_as_before(path) as store:
@@ -181,7 +181,7 @@ async def test_a_slot_is_good_for_24_hours(store: SqlStore) -> None:
     assert await answers.reserve(REQUEST, NOW + DAY_S - 1) is not None
     later = replace(REQUEST, body_digest="d2")
     assert await answers.reserve(later, NOW + DAY_S) is None
-    # It is another call's by now: neither the old answer nor the old owner is in its way.
+    # It belongs to another request by now: neither the old response nor the old owner affects it.
     await answers.complete(REQUEST, 200, {}, b"late")
     await answers.release(REQUEST)
     assert await answers.reserve(later, NOW + DAY_S) == StoredResponse(body_digest="d2")

@@ -58,7 +58,7 @@ async def counters_of(store: SqlStore, function: Function) -> FunctionCounters:
     return next(one.counters for one in await store.load() if one.function.id == function.id)
 
 
-# What is written is found --------------------------------------------------------------------
+# Written records are found -------------------------------------------------------------------
 
 
 @promise("C14")
@@ -112,7 +112,7 @@ async def test_what_accepted_work_has_is_stored(journal: SpoolJournal, function:
 async def test_an_older_attempt_does_not_replace_a_newer_one(
     store: SqlStore, function: Function, tmp_path: Path
 ) -> None:
-    """A spool that comes back after a power cut holds the first attempt, long after its retry."""
+    """A spool that reappears after a power cut has the first attempt, long after its retry."""
     first = a_call(function)
     second = replace(first, attempt=2, started_at=1_760_000_200)
     for one in (second, first):
@@ -127,7 +127,7 @@ async def test_an_older_attempt_does_not_replace_a_newer_one(
 async def test_output_that_was_stored_as_text_reads_the_same(
     journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
-    """As records are that were stored before output was bytes, whose schema is the same here."""
+    """Records from before output was bytes; their schema is the same here."""
     end = done(a_call(function), stdout="ä\ufffd\n".encode())
     journal.closed(end)
     await journal.synced()
@@ -144,12 +144,12 @@ async def test_output_that_was_stored_as_text_reads_the_same(
 async def test_large_output_does_not_wait_for_the_timer_of_the_commit(
     store: SqlStore, function: Function, tmp_path: Path, size: int
 ) -> None:
-    """Not as the first, nor where it comes while a commit is under way; what is small waits."""
+    """Neither as the first record, nor during a commit; small output waits."""
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
         journal.closed(done(a_call(function), stdout=b"\0" * size))
         assert (journal._commit is not None) is (size > COMMIT_AT_BYTES)
         first = journal._commit_now()
-        await asyncio.sleep(0)  # It begins, and has taken what there was.
+        await asyncio.sleep(0)  # it begins, and has taken what there was
         journal.closed(done(a_call(function), stdout=b"\0" * size))
         await first
         second = journal._commit
@@ -163,7 +163,7 @@ async def test_large_output_does_not_wait_for_the_timer_of_the_commit(
 async def test_calls_that_wait_for_their_large_output_are_never_refused(
     journal: SpoolJournal, function: Function, settles: bool
 ) -> None:
-    """One after the other, however slow the disk is; who does not wait fills the segment."""
+    """One after the other, however slow the disk is; callers that do not wait fill the segment."""
 
     async def some() -> None:
         for _ in range(9):
@@ -199,7 +199,7 @@ async def test_a_kill_right_after_the_end_keeps_the_timeline_that_was_written(
     store: SqlStore, function: Function, tmp_path: Path
 ) -> None:
     end = replace(done(a_call(function)), timeline=Timeline(ColdStartReason.FIRST, 1, 2, 3, 4, 5))
-    before = done(a_call(function))  # as it was written by a server that kept none
+    before = done(a_call(function))  # as written by a server that stored none
     line = to_line(before).replace(b',"timeline":null', b"")
     body = line[9:-1]
     (tmp_path / SPOOLS[0]).write_bytes(to_line(end) + b"%08x %b\n" % (crc32(body), body))
@@ -277,7 +277,7 @@ async def test_records_reach_the_database_by_themselves_and_then_nothing_runs(
 async def test_ends_count_once(store: SqlStore, journal: SpoolJournal, function: Function) -> None:
     calls = [a_call(function, started_at=1_760_000_000 + n) for n in range(6)]
     for call in calls[:3]:
-        journal.opened(call)  # These are open over a commit, the others begin and end within one.
+        journal.opened(call)  # these are open during a commit, the others begin and end within one
     await journal.synced()
     assert await counters_of(store, function) == FunctionCounters()
     for code, call in enumerate(reversed(calls)):
@@ -381,7 +381,7 @@ async def test_filters_hold_for_stored_and_for_fresh_records(
 async def test_a_page_that_ends_with_its_bytes_keeps_a_record_that_was_committed_meanwhile(
     journal: SpoolJournal, function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two long records are listed while their commit is under way."""
+    """Two long records are listed while their commit is in progress."""
     journal._commit_after_s = NEVER_S
     older, newer = (done(a_call(function, invocation_id=one), stdout=b"x" * 1000) for one in ids(2))
     for record in (older, newer):
@@ -426,7 +426,7 @@ async def test_a_list_is_read_from_the_index_alone(store: SqlStore) -> None:
     assert "invocation_listing (function_id=? AND invocation_id<?)" in steps[0]
 
 
-# When it cannot be written -------------------------------------------------------------------
+# Failed writes -------------------------------------------------------------------------------
 
 
 @OF_SQLITE
@@ -471,7 +471,7 @@ async def test_a_full_disk_refuses_new_calls_and_keeps_the_ends_of_running_ones(
     journal.opened(running)
     written = sum(sizes(tmp_path))
     end = done(running, stdout=b"x" * 10_000)
-    with files_at_most(written + 100):  # A part of the record fits: it is cut back.
+    with files_at_most(written + 100):  # a part of the record fits: it is cut off again
         with pytest.raises(StoreUnavailable):
             journal.opened(a_call(function))
         with pytest.raises(StoreUnavailable):
@@ -519,7 +519,7 @@ async def test_closed_journal_refuses(store: SqlStore, function: Function, tmp_p
         journal.opened(a_call(function))
 
 
-# Starting on what is there -------------------------------------------------------------------
+# Starts with existing records ----------------------------------------------------------------
 
 
 async def test_a_start_ends_open_calls(store: SqlStore, function: Function, tmp_path: Path) -> None:
@@ -537,7 +537,7 @@ async def test_a_start_ends_open_calls(store: SqlStore, function: Function, tmp_
             assert found == replace(
                 call,
                 status=Status.INTERRUPTED,
-                ended_at=call.started_at,  # The clock stands before it: see ManualClock.
+                ended_at=call.started_at,  # the clock is behind it: see ManualClock
                 error_message="the server ended while the call was running",
                 end_cause=Interrupted("server_ended"),
             )
@@ -594,7 +594,7 @@ async def test_a_page_ends_where_its_bytes_end_and_goes_on_behind_that(
         written.append(record.invocation_id)
         if number + 1 == stored:
             await journal.synced()
-    written.sort()  # of one millisecond in any order
+    written.sort()  # those of one millisecond in any order
     found: list[str] = []
     sizes_of_pages, cursor = list[int](), None
     while not sizes_of_pages or cursor is not None:
@@ -604,7 +604,7 @@ async def test_a_page_ends_where_its_bytes_end_and_goes_on_behind_that(
         sizes_of_pages.append(len(page.items))
         cursor = page.next_cursor
     assert found == written[::-1]
-    # Of what is in memory already nothing more need be read.
+    # Records that are in memory need no further read.
     assert stored < 10 or max(sizes_of_pages) == 3
     query = InvocationQuery(function_id=function.id, limit=50, max_bytes=1, with_output=False)
     without = (await journal.query(query)).items

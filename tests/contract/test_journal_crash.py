@@ -48,7 +48,7 @@ def child(path: Path, lazy: bool) -> None:
 
 
 async def write_for_ever(path: Path) -> None:
-    """The child: up to 20 calls at a time, each acknowledgement one line on standard output."""
+    """The child: up to 20 invocations at a time; prints one line for each acknowledgement."""
     pick = random.Random()
     async with opened_as_before(path) as store, opened_journal(store, path) as journal:
         (stored, *_) = await store.load()
@@ -87,7 +87,7 @@ def make_lazy() -> None:
 
 
 async def run_and_kill(path: Path, after_s: float, lazy: bool = False) -> dict[str, str]:
-    """What a child acknowledged, by invocation id, before it was killed."""
+    """The acknowledgements of a child before it was killed, by invocation id."""
     with forked(child, path, lazy) as process:
         lines = await ready(process)
         reading = asyncio.create_task(lines.read())
@@ -100,15 +100,15 @@ async def run_and_kill(path: Path, after_s: float, lazy: bool = False) -> dict[s
 
 
 async def ready(process: Child) -> asyncio.StreamReader:
-    """What it says once it has opened the store and the journal."""
+    """Its first line, once it has opened the store and the journal."""
     lines = await process.lines()
     while (line := await lines.readline()) != b"ready\n":
-        assert line  # A notice about the start.
+        assert line  # a notice about the start
     return lines
 
 
 async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
-    """Every record of the function after a restart, and the counters held against them."""
+    """Every record of the function after a restart, checked against the counters."""
     async with opened_as_before(path) as store, opened_journal(store, path) as journal:
         found: dict[str, Invocation] = {}
         cursor = None
@@ -138,7 +138,7 @@ async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
 
 
 def lost(acknowledged: dict[str, str], found: dict[str, Invocation]) -> list[str]:
-    """Acknowledged opens without a record, and acknowledged ends that are not the record's."""
+    """Acknowledged starts without a record, and acknowledged ends that differ from the record's."""
     return [
         f"{what} {key}"
         for key, what in acknowledged.items()
@@ -182,7 +182,7 @@ async def test_a_kill_during_restart_loses_nothing_either(path: Path, function: 
 
 
 def ended_at(path: Path, checkpoint: int) -> None:
-    """A start that is killed when it is about to move the log into the file for that time."""
+    """A start that is killed just before it moves the log into the file for the given time."""
     driver, seen = SqliteDatabase._driver, [0]
 
     class Watched:
@@ -208,7 +208,7 @@ def ended_at(path: Path, checkpoint: int) -> None:
 async def test_two_kills_in_the_middle_of_starts_leave_a_directory_that_opens(
     path: Path, function: Function, first: int, second: int
 ) -> None:
-    """The file and its log may have different numbers then, and the note has room for two."""
+    """The file and its log may then have different numbers, and the note has room for two."""
     if is_on_postgresql(path):
         pytest.skip("PostgreSQL has no log of ours")
     acknowledged = await run_and_kill(path, 0.05)

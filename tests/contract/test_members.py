@@ -1,4 +1,6 @@
-"""The nodes of a fleet in the store: who is there, and what becomes of what a lost one had."""
+"""The nodes of a fleet in the store: which are present, and what happens to the work of a lost
+one.
+"""
 
 import asyncio
 import contextlib
@@ -87,7 +89,7 @@ class Node(NamedTuple):
 async def a_node(
     open_shared: SharedStoreOpener, path: Path, name: str, *, spool: str = ""
 ) -> AsyncIterator[Node]:
-    """A node of a fleet as at its start. `spool`: the directory of its spool, if not its name."""
+    """A node of a fleet at its start. `spool`: the directory of its spool, if not its name."""
     clock = ManualClock(NOW_S)
     async with open_shared(path / "shared", name) as store, contextlib.AsyncExitStack() as stack:
         database = store.database
@@ -107,17 +109,17 @@ async def a_node(
 
 
 async def closed(journal: SpoolJournal) -> None:
-    """Ends it, also where it may store nothing any more."""
+    """Ends it, even if it may store nothing any more."""
     with contextlib.suppress(StoreUnavailable):
         await journal.aclose()
 
 
 async def killed(node: Node) -> Member:
-    """Ends what a node does as `kill -9` would: what is in its spool stays there."""
+    """Ends a node as `kill -9` would: its spool stays."""
     node.journal._close()
     if node.journal._timer is not None:
         node.journal._timer.cancel()
-    node.journal._written = node.journal._kept  # nothing is left to be committed
+    node.journal._written = node.journal._kept  # nothing is left to commit
     cast("Any", node.journal)._close = lambda: None
     return await own_row(node)
 
@@ -128,9 +130,7 @@ async def own_row(node: Node) -> Member:
 
 
 async def connected(ask: Callable[[], Awaitable[T]]) -> T:
-    """What is asked of a node whose sessions another one has ended, by taking over or as the next
-    start: it connects again.
-    """
+    """Runs requests of a node whose sessions another one has ended: it reconnects."""
     async with asyncio.timeout(scaled(10)):
         while True:
             with contextlib.suppress(StoreUnavailable):
@@ -177,7 +177,7 @@ async def test_a_start_of_the_same_name_ends_the_one_before(open_shared, tmp_pat
             assert await connected(lambda: first.members.beat(BUSY)) is None
             again = await second.members.beat(BUSY)
             assert again is not None
-            await connected(first.members.leave)  # It has nothing any more that it could leave.
+            await connected(first.members.leave)  # it has nothing any more to release
             assert (await own_row(second)).presence is Presence.PRESENT
 
 
@@ -216,7 +216,7 @@ async def test_a_node_that_left_beats_no_more_and_comes_back(open_shared, tmp_pa
         assert await one.members.beat(BUSY) is None
         left = await own_row(one)
         assert left.presence is Presence.LEFT
-        assert left.report == Report()  # nobody reads any more what it said
+        assert left.report == Report()  # its report is no longer needed
     async with a_node(open_shared, tmp_path, "one") as one:
         assert (await own_row(one)).presence is Presence.PRESENT
         assert (await one.members.beat(BUSY)) is not None
@@ -234,7 +234,7 @@ def test_a_report_names_the_largest_pools_alone() -> None:
 
 
 async def left_of(node: Node, function: Function) -> dict[str, str]:
-    """What a node has when it is killed: of everything one; returns their ids."""
+    """Creates one of everything that a killed node may have; returns their ids."""
     running = replace(a_call(function), execution_node_id=node.members.name)
     node.journal.opened(running)
     await SqlPolicies(node.store.database).save_async(function.id, TWICE)
@@ -287,12 +287,12 @@ async def test_what_a_lost_node_had_is_ended_or_tried_again(open_shared, tmp_pat
         operation = await SqlOperations(two.store.database).get("t", calls["operation"])
         assert operation is not None
         assert (operation.status, operation.retryable) == ("failed", True)
-        # What runs elsewhere goes on.
+        # Work on other nodes continues.
         assert await two.journal.get(function.id, ours.invocation_id) == ours
 
 
 async def test_the_slots_of_a_lost_node_are_free(open_shared, tmp_path) -> None:
-    """Also where its name would end a string."""
+    """Even if its name would end a string."""
     lost, other = "lo'st\"", "an other"
     held = {node: {"count": 2, "wanted": 3, "epoch": 1, "turn": 1} for node in (lost, other)}
     async with (
@@ -423,7 +423,7 @@ async def with_late_end(
     open_shared: SharedStoreOpener, path: Path, policy: AsyncPolicy | None = None
 ) -> AsyncIterator[tuple[Node, Node, Function, Invocation]]:
     """Two nodes. The first one was taken over while it had accepted work, whose success is in its
-    spool; not started again yet.
+    spool; it was not restarted yet.
     """
     async with a_node(open_shared, path, "two") as two:
         function = await a_stored_function(two.store)
@@ -501,7 +501,7 @@ async def test_a_late_end_does_not_change_a_call_that_was_redriven(open_shared, 
 @promise("N32")
 @pytest.mark.parametrize("is_tried", [True, False])
 async def test_a_late_delivery_names_its_original(open_shared, tmp_path, is_tried: bool) -> None:
-    """A receiver may have the first one; what was never tried is not sent any more."""
+    """A receiver may have the first one; one that was never tried is no longer sent."""
     to = Destination(url="https://example.com/", secret="whsec_" + "A" * 32)
     policy = AsyncPolicy(on_success=to, on_failure=to)
     async with with_late_end(open_shared, tmp_path, policy) as (_, two, function, _running):
@@ -540,7 +540,7 @@ async def test_a_node_that_was_taken_over_stores_nothing_more(open_shared, tmp_p
         one.journal.opened(replace(a_call(function), execution_node_id="one"))
         with pytest.raises(StoreUnavailable, match="taken over"):
             await one.journal.synced()
-        assert len(await claimed(two.work, function)) == 1  # the control
+        assert len(await claimed(two.work, function)) == 1  # control
 
 
 @OF_POSTGRESQL
@@ -559,7 +559,7 @@ async def test_a_beat_does_not_wait_behind_records_that_are_stored(open_shared, 
         writing = asyncio.ensure_future(two.store.database.write(long))
         await begun_at.wait()
         one.store.database.busy_timeout_s = 0.5  # before PostgreSQL ends the transaction
-        with pytest.raises(StoreUnavailable):  # the control: another write does wait
+        with pytest.raises(StoreUnavailable):  # control: another write does wait
             await asyncio.wait_for(one.store.database.write(lambda _: None), scaled(30))
         async with asyncio.timeout(scaled(2)):
             assert await one.members.beat(BUSY) is not None

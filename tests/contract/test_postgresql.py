@@ -1,4 +1,4 @@
-"""The PostgreSQL that tests use is a real one that a test can stop, kill, freeze and get rid of."""
+"""The PostgreSQL of tests is a real one that a test can stop, kill, freeze and remove."""
 
 import signal
 import subprocess
@@ -14,7 +14,7 @@ from contract.stores import child_environment
 from e2e.server import is_alive, short_dir, until
 from postgresql import Cluster
 
-# A process with a cluster of its own, which it tells of.
+# A process with its own cluster, which it reports.
 STARTS_ONE = """
 import time, postgresql
 with postgresql.started(is_in_memory=False) as cluster:
@@ -41,7 +41,7 @@ def test_a_database_belongs_to_an_ordinary_role_by_socket_and_by_tcp(cluster):
     assert answer(cluster.tcp_url("a")) == (postgresql.ROLE, "a")
     is_super = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
     assert answer(url, is_super) == (False,)
-    answer(url, "CREATE TABLE t (n int)")  # it may make tables
+    answer(url, "CREATE TABLE t (n int)")  # it may create tables
     with pytest.raises(psycopg.OperationalError, match="no password supplied"):
         answer(cluster.tcp_url("a", None))
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
@@ -64,7 +64,7 @@ def test_what_was_committed_survives_stop_and_kill(cluster):
 
 
 def test_all_memory_that_has_a_name_is_in_its_directory(cluster):
-    """So nothing is left of one that is killed and not started again."""
+    """So nothing is left of a cluster that is killed and not restarted."""
     maps = Path(f"/proc/{cluster.processes()[0]}/maps").read_text()
     assert f"{cluster.data}/pg_dynshmem/" in maps
     assert "/dev/shm/PostgreSQL." not in maps
@@ -95,7 +95,7 @@ def test_a_database_of_a_directory_is_made_once_out_of_a_template(tmp_path):
     answer(one, "INSERT INTO made VALUES (1)")
     assert answer(same, "SELECT count(*) FROM made") == (1,)
     assert answer(other, "SELECT count(*) FROM made") == (0,)
-    with psycopg.connect(one):  # a connection that was left open keeps nothing
+    with psycopg.connect(one):  # an open connection does not prevent it
         postgresql.drop_databases()
     assert answer(postgresql.database_of(tmp_path / "a", fill), "SELECT count(*) FROM made") == (0,)
     postgresql.drop_databases()

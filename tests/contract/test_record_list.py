@@ -1,4 +1,4 @@
-"""Lists of calls over all functions of a tenant: what is in them, and what they cost."""
+"""Lists of invocations of all functions of a tenant: their content, and their cost."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal
 
 
 async def listed(journal: SpoolJournal, limit: int = 50, **filters: Any) -> list[Invocation]:
-    """Every page of the list."""
+    """Reads every page of the list."""
     owner = {} if "function_id" in filters else {"tenant_id": TENANT}
     found, cursor = list[Invocation](), None
     for _ in itertools.repeat(None, 1000):
@@ -61,7 +61,7 @@ async def kept(journal: SpoolJournal, records: list[Invocation]) -> None:
 async def test_calls_of_all_functions_are_listed_whatever_is_stored_yet(
     store: SqlStore, journal: SpoolJournal, stored: int, limit: int
 ) -> None:
-    """Calls that have an end and calls that have none come from two indexes, in one order."""
+    """Ended and unfinished invocations come from two indexes, in one order."""
     functions = [await a_stored_function(store) for _ in range(3)]
     stranger = await a_stored_function(store, tenant_id="other")
     records = []
@@ -200,7 +200,7 @@ async def test_a_call_s_function_is_known(store: SqlStore, journal: SpoolJournal
 async def test_what_matches_is_read_from_an_index_from_one_end(
     store: SqlStore, statement: str, index: str, is_covering: bool
 ) -> None:
-    """Rows with long output would be slow; those of calls without an end have none."""
+    """Rows with long output would be slow; unfinished invocations have none."""
     values: dict[str, Any] = {"owner": "o", "before": "g", "start": "", "parent": "p"}
     values |= {"most": 1, "entries": 1}
     values |= dict.fromkeys(("status", "cold_start", "min_duration_ms", "source", "version"))

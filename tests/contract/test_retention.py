@@ -1,4 +1,4 @@
-"""The promises of `SqlRetention`: the oldest go, and nothing that must stay."""
+"""The promises of `SqlRetention`: removes the oldest records, and none that must stay."""
 
 import time
 from collections.abc import AsyncIterator
@@ -39,12 +39,12 @@ async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal
 
 
 def made_at(second: int, function: Function, number: int = 0) -> Invocation:
-    """A running call that was accepted in that second."""
+    """A running invocation that was accepted in that second."""
     return a_call(function, invocation_id=f"{first_id(second)}-7000-8000-{number:012x}")
 
 
 async def prune(store: SqlStore, keep: RetentionPolicy, now: int = NOW) -> int:
-    """Everything there is to do; returns how much that was."""
+    """Removes everything to be removed; returns how much that was."""
     removed, retention = 0, SqlRetention(store.database, ManualClock(now))
     while step := await retention.prune_some(keep):
         removed += step
@@ -58,7 +58,7 @@ async def left(journal: SpoolJournal, function: Function) -> list[str]:
 
 
 async def kept(journal: SpoolJournal, calls: list[Invocation]) -> list[str]:
-    """The calls with an end, in the database; their ids."""
+    """Stores ended invocations in the database; returns their ids."""
     for call in calls:
         journal.closed(done(call))
     await journal.synced()
@@ -115,8 +115,8 @@ async def test_a_call_of_the_last_minute_is_kept_whatever_the_bound(
 async def test_ids_that_are_ahead_of_time_do_not_keep_the_bound_from_holding(
     store: SqlStore, journal: SpoolJournal, function: Function
 ) -> None:
-    """A wall clock that was ahead once leaves ids of the future behind; their calls count as of the
-    last minute for a minute of the monotonic clock.
+    """A wall clock that was ahead leaves ids of the future behind; these invocations count as
+    recent for a minute of the monotonic clock.
     """
     clock = ManualClock(NOW)
     retention = SqlRetention(store.database, clock)
@@ -141,7 +141,7 @@ async def test_counters_stay(store: SqlStore, journal: SpoolJournal, function: F
 async def test_the_number_of_records_is_known_without_counting(
     store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
-    """Opened, ended, written twice, deleted with their function and pruned: it stays right."""
+    """Opened, ended, written twice, deleted with their function and pruned: it stays correct."""
     gone = await a_stored_function(store)
     for one in (function, gone):
         calls = [made_at(NOW - 5000 + n, one, hash(one.id) % 1000) for n in range(20)]
@@ -164,7 +164,7 @@ async def test_the_number_of_records_is_known_without_counting(
 
 
 def counted(path: Path) -> tuple[object, object]:
-    """The number that is kept up, and the truth."""
+    """The stored number, and the true one."""
     query = "SELECT sum(number) FROM usage WHERE kind = 'record'"
     ((number,),) = rows(path, query)
     ((truth,),) = rows(path, "SELECT count(*) FROM invocation")
@@ -190,8 +190,8 @@ async def test_a_step_ends_by_the_clock(
 
 @OF_SQLITE
 async def test_finding_what_goes_reads_no_record(store: SqlStore) -> None:
-    """Its cost must not grow with the number of records, nor of those that wait: it walks the index
-    of each tenant's ended ones from one end.
+    """The cost must not grow with the number of records or of waiting ones: it walks the index of
+    each tenant's ended records from one end.
     """
     bounds = {"before": first_id(int(time.time())), "most": 500}
     plan = await store.database.read(

@@ -1,4 +1,6 @@
-"""A running call is ended by its id and its output is followed, in fake and in real sandboxes."""
+"""A running invocation can be cancelled by its id and its output followed, in fake and in real
+sandboxes.
+"""
 
 import asyncio
 import time
@@ -112,7 +114,7 @@ async def test_cancelling_near_the_end_of_a_call_gives_one_end(server: Server, d
 
 
 class Reader:
-    """Reads a running call's output, a piece whenever there is one."""
+    """Reads a running invocation's output piece by piece."""
 
     def __init__(self) -> None:
         self.taken = {"stdout": b"", "stderr": b""}

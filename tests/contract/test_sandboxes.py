@@ -1,4 +1,4 @@
-"""What the port promises of a sandbox, for the fake that other tests build on and for the real."""
+"""The port's promises of sandboxes, for the fake that other tests use and for the real ones."""
 
 import asyncio
 import gc
@@ -17,7 +17,7 @@ from timeouts import scaled
 
 
 class Sandboxes:
-    """Makes sandboxes and gives every one of them back."""
+    """Creates sandboxes, and destroys all of them at the end."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
@@ -87,7 +87,7 @@ async def test_calls_leave_nothing_that_only_the_collector_frees(box: Sandboxes)
     sandbox = await box.sandbox("echo hello")
     gc.disable()
     try:
-        for most in (1000, 20):  # the first may leave what is made once
+        for most in (1000, 20):  # the first round may leave one-time objects
             gc.collect()
             for _ in range(20):
                 await sandbox.call(call())

@@ -71,7 +71,7 @@ def firing(schedule: Schedule, function: Function, now_ms: int, **work: int) -> 
 
 
 async def fire(store: SqlStore, function: Function, now_ms: int, **work: int) -> RunOutcome | None:
-    """What becomes of the schedule `nightly` at that time."""
+    """Fires the schedule `nightly` at that time; returns the outcome."""
     schedules = schedules_of(store)
     stored = await schedules.get(function.tenant_id, "nightly")
     assert stored is not None
@@ -141,7 +141,7 @@ async def test_a_tick_is_accepted_and_the_next_follows(store: SqlStore, function
 
 @promise("W15")
 async def test_servers_fire_a_tick_once(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
-    """Both read it as due; the second finds that it was decided on."""
+    """Both read it as due; the second finds that it was decided."""
     async with open_shared(tmp_path, "a") as one, open_shared(tmp_path, "b") as other:
         function = await a_stored_function(one)
         schedule = await a_stored_schedule(one, function)
@@ -247,7 +247,7 @@ async def test_a_clock_set_back_repeats_no_tick(store: SqlStore, function: Funct
     (read,) = await schedules.set_back(first - MINUTE, 10)
     await schedules.save(read.from_now(first - MINUTE), read)
     assert await fire(store, function, first) is None
-    # The last of those that were missed comes again, and is run this time.
+    # The last of the missed ones recurs, and runs this time.
     for number in range(1, 11):
         assert await fire(store, function, first + number * MINUTE) is RunOutcome.ACCEPTED
     assert await fire(store, function, first + 11 * MINUTE) is None
@@ -303,7 +303,7 @@ async def test_deleted_schedules_leave_nothing(store: SqlStore, function: Functi
 
 
 async def end(store: SqlStore, function: Function, run: ScheduleRun) -> None:
-    """Its call is over."""
+    """Ends its invocation."""
     assert run.invocation_id is not None
     cancelled = await SqlWork(store.database).cancel(function.id, run.invocation_id, NOW // 1000)
     assert cancelled is not None

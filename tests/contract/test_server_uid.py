@@ -1,4 +1,4 @@
-"""Each server is a user of its own, and its data directory remembers which."""
+"""Each server has its own user, which its data directory determines."""
 
 import fcntl
 import os
@@ -28,7 +28,7 @@ def ground(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def served(path: Path) -> int:
-    """One server's time. Its uid."""
+    """Runs a server once; returns its uid."""
     one = ServerUid(path, wait_s=0)
     try:
         assert path.stat().st_uid == path.stat().st_gid == one.uid
@@ -39,7 +39,7 @@ def served(path: Path) -> int:
 
 
 def fill(path: Path, owner: int) -> list[Path]:
-    """What a server has in its directory."""
+    """Creates a server's files in the directory."""
     (path / "images" / "digest" / "lib").mkdir(parents=True)
     names = ("quiltfn.db", "quiltfn.lock", "journal-a.spool", "images/digest/lib/a.py")
     for name in names:
@@ -52,7 +52,7 @@ def fill(path: Path, owner: int) -> list[Path]:
 def test_every_directory_has_a_user_of_its_own_and_keeps_it(ground: Path) -> None:
     directories = [ground / f"data{n}" for n in range(20)]
     uids = [served(one) for one in directories]
-    assert len(set(uids)) >= len(uids) - 1  # they are chosen at random, from some 65,000
+    assert len(set(uids)) >= len(uids) - 1  # they are chosen at random from some 65,000
     assert all(uid in SERVER_UIDS and uid != SHARED_UID for uid in uids)
     assert [served(one) for one in directories] == uids
 
@@ -86,7 +86,7 @@ def test_a_directory_that_is_served_is_refused_as_it_is(ground: Path) -> None:
 
 @pytest.mark.parametrize("name", [".", "quiltfn.lock"])
 def test_nobody_who_has_the_store_open_loses_it(ground: Path, name: str) -> None:
-    """Say a server of an older version, which knows no other lock."""
+    """For example a server of an older version, which uses no other lock."""
     files = fill(ground / "data", SHARED_UID)
     lock = os.open(ground / "data" / name, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)

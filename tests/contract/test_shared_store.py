@@ -96,7 +96,7 @@ class Server(NamedTuple):
 async def started(
     open_shared: SharedStoreOpener, path: Path, node_id: str
 ) -> AsyncIterator[Server]:
-    """What a server has of the store, as at its start."""
+    """A server's view of the store, at its start."""
     spool_dir = path / node_id
     async with (
         open_shared(path / "shared", node_id) as store,
@@ -112,7 +112,7 @@ async def started(
 
 
 def a_follower(catalog: Catalog, store: Any) -> Follower:
-    """What brings functions into a catalog; there are no instances."""
+    """Follows functions into a catalog; there are no instances."""
     clock = ManualClock()
     node = NodeConfig(
         node_id="node-1",
@@ -166,7 +166,7 @@ async def test_a_change_over_another_server_s_is_refused(servers: tuple[Server, 
         await two.store.save(replace(function, description="two", current_version=2), version)
     stored = await two.store.find(function.id)
     assert stored is not None
-    assert stored.function == saved  # and nothing of the version is there
+    assert stored.function == saved  # and the version was not stored
     assert await two.store.newest_number(function.id) == 1
     again = replace(stored.function, description="two", current_version=2)
     assert (await two.store.save(again, version)).revision == saved.revision + 1
@@ -212,7 +212,7 @@ async def test_each_server_sees_what_the_other_one_changes(servers: tuple[Server
 
     await one.store.delete(other.id)
     await two.follower.refresh()
-    await two.follower.refresh()  # Nothing new.
+    await two.follower.refresh()  # nothing new
     assert names(two) == {"renamed": (2, 2)}
     with pytest.raises(NotFound):
         two.catalog.by_id("default", other.id)
@@ -223,7 +223,7 @@ async def test_a_server_s_changes_are_not_brought_again(servers: tuple[Server, S
     function = a_function(name="mine")
     entry = Entry(function, a_version(function), FunctionCounters())
     await one.store.create(entry.function, entry.version)
-    await one.follower.refresh()  # Between the two steps of the verb that makes it.
+    await one.follower.refresh()  # between the two steps of the operation
     one.catalog.add(entry)
     await one.follower.refresh()
     assert one.catalog.by_id("default", function.id) is entry
@@ -317,7 +317,7 @@ async def test_every_shared_state_is_among_the_changes(servers: tuple[Server, Se
             assert (change.kind, change.object_id) == (kind, object_id)
             since += 1
             assert change.number == since
-    # What was gone already, or is refused, is no change.
+    # Removing a missing object, or a refused change, is not recorded.
     await runtimes.remove("t", "etl")
     await images.remove("t", "0" * 64)
     await keys.revoke(key, 3)
@@ -371,8 +371,8 @@ async def test_changes_are_read_in_pages(servers: tuple[Server, Server]) -> None
 
 @promise("N21")
 async def test_no_number_appears_behind_a_reader(servers: tuple[Server, Server]) -> None:
-    """A transaction that has its number and is slow to commit: with numbers of a sequence, another
-    one would be seen before it, and a reader who goes on from there would never see it.
+    """A transaction that has its number and commits slowly: with numbers of a sequence, another one
+    would be visible before it, and a reader that continues from there would never see it.
     """
     one, two = servers
     since = await two.store.newest_change()
@@ -444,7 +444,7 @@ async def test_a_failed_change_leaves_no_trace(servers: tuple[Server, Server]) -
 async def test_who_has_missed_too_much_loads_everything_again(
     servers: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The list of changes is bounded."""
+    """The list of changes has a limit."""
     monkeypatch.setattr(changes, "KEPT", 5)
     monkeypatch.setattr(changes, "REMOVE_EVERY", 1)
     one, two = servers
@@ -458,11 +458,11 @@ async def test_who_has_missed_too_much_loads_everything_again(
     assert not (await two.store.changes(0)).is_complete
     await two.follower.refresh()
     assert names(two) == {stays.name: (8, 1), "brought": (1, 1)}
-    assert not (await two.store.changes(10_000)).is_complete  # Of before a backup was restored.
+    assert not (await two.store.changes(10_000)).is_complete  # from before a backup was restored
 
 
 class HeldStore:
-    """A store whose next answer to one method is held back."""
+    """A store whose next response of one method is delayed."""
 
     def __init__(self, store: SqlStore, method: str) -> None:
         self._store, self._method = store, method
@@ -484,9 +484,7 @@ class HeldStore:
 async def refreshed_while(
     server: Server, method: str, change: Callable[[], Awaitable[None]]
 ) -> Follower:
-    """Refreshes, and makes `change` here when the store has answered and the answer has not
-    come.
-    """
+    """Refreshes, and makes `change` here after the store's response and before its arrival."""
     held = HeldStore(server.store, method)
     follower = a_follower(server.catalog, held)
     refreshing = asyncio.ensure_future(follower.refresh())
@@ -544,7 +542,7 @@ async def test_what_a_server_deletes_while_the_store_answers_stays_deleted(
     monkeypatch.setattr(one.catalog, "add", added.append)
     await refreshed_while(one, "load", delete)
     assert names(one) == {}
-    assert added == []  # not for a moment either
+    assert added == []  # not even for a moment
 
 
 async def test_changes_that_could_not_be_loaded_are_loaded_the_next_time(
@@ -616,7 +614,7 @@ async def test_a_start_ends_its_own_calls_and_leaves_those_of_the_other_server(
 async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_servers(
     servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, untold: str
 ) -> None:
-    """Its client repeats the request at the other server, and nobody asks this one again."""
+    """Its client repeats the request at the other server, and no longer at this one."""
     monkeypatch.setattr(idempotency, "STORE_AGAIN_S", 0.01)
     one, two = (
         Idempotency(SqlIdempotencyStore(each.store.database), ManualClock()) for each in servers
@@ -643,7 +641,7 @@ async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_ser
     before = ran
     async with asyncio.timeout(scaled(5)):
         while True:
-            with contextlib.suppress(Conflict):  # it still runs, as far as the store knows
+            with contextlib.suppress(Conflict):  # according to the store, it still runs
                 answer = await two.run(REQUEST, execute)
                 break
             await asyncio.sleep(0.01)
@@ -658,7 +656,7 @@ async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_ser
 
 
 class Targets:
-    """`Lifecycle`, as far as targets are set. `count`: how often."""
+    """The part of `Lifecycle` that sets targets. `count`: how often."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -704,7 +702,7 @@ async def test_an_operation_that_the_store_was_not_told_of_is_not_under_way_for_
 
 
 async def test_a_renamed_server_ends_what_it_left_under_its_old_name(tmp_path: Path) -> None:
-    """A container gets another host name with every start; its data directory is its own."""
+    """A container gets another host name at every start, but keeps its data directory."""
     async with open_sqlite(tmp_path, node_id="old") as store:
         function = await a_stored_function(store)
         call = of_node(function, "old")
@@ -719,7 +717,9 @@ async def test_a_renamed_server_ends_what_it_left_under_its_old_name(tmp_path: P
 
 
 def dies(path: Path, kind: str) -> None:
-    """The process of a server that is killed with a call in the store and one in its spool."""
+    """The process of a server that is killed with one invocation in the store and one in its
+    spool.
+    """
 
     async def open_calls() -> None:
         async with SHARED_STORES[kind](path / "shared", "two") as store:
@@ -728,7 +728,7 @@ def dies(path: Path, kind: str) -> None:
                 calls = [of_node(stored.function, "two") for _ in range(2)]
                 journal.opened(calls[0])
                 await journal.synced()
-                journal.opened(calls[1])  # In the spool alone.
+                journal.opened(calls[1])  # only in the spool
                 print(*(one.invocation_id for one in calls), flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -745,13 +745,13 @@ async def test_one_crash_stops_no_other(open_shared: SharedStoreOpener, tmp_path
         with forked(dies, tmp_path, kind) as process:
             told = process.said.read()
             assert process.wait() == -signal.SIGKILL
-        in_store, in_spool = told.decode().splitlines()[-1].split()  # Behind notices of its start.
+        in_store, in_spool = told.decode().splitlines()[-1].split()  # after notices of its start
         one.journal.closed(done(ours))
         await one.journal.synced()
         function = await one.store.save(replace(function, description="goes on"))
         left = await one.journal.get(function.id, in_store)
         assert left is not None
-        assert left.status is Status.RUNNING  # As far as this server can know.
+        assert left.status is Status.RUNNING  # as far as this server can know
         async with started(open_shared, tmp_path, "two") as two:
             for invocation_id in (in_store, in_spool):
                 found = await one.journal.get(function.id, invocation_id)

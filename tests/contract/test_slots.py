@@ -1,4 +1,4 @@
-"""Slots of functions, which the nodes of a fleet hold: never more together than the maximum."""
+"""Slots of functions, held by the nodes of a fleet: never more together than the maximum."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ ONE, TWO, THREE = NodeEpoch("one", 1), NodeEpoch("two", 1), NodeEpoch("three", 1
 
 
 class Fleet(NamedTuple):
-    """A store with three nodes in it, and the slots as one of them asks for them."""
+    """A store with three nodes, and requests for slots by one of them."""
 
     store: SqlStore
     url: str
@@ -45,7 +45,7 @@ class Fleet(NamedTuple):
     function: Function
 
     async def hold(self, node: NodeEpoch, want: int) -> int:
-        """How many the node has of the function after its wish."""
+        """Requests slots; returns how many the node has then."""
         found = (await self.slots.hold(node, {self.function.id: want}))[self.function.id]
         assert found is not None
         return found.held_by(node.name)
@@ -60,7 +60,7 @@ class Fleet(NamedTuple):
         await self.store.save(replace(stored.function, max_instances=most))
 
     async def take_over(self, name: str) -> None:
-        """As another node does it, in one transaction."""
+        """Takes a node over as another node does, in one transaction."""
 
         def work(connection: Connection) -> None:
             for one in (
@@ -100,14 +100,14 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
         yield Fleet(store, url_of(tmp_path), slots, await a_stored_function(store))
 
 
-# What a node gets ----------------------------------------------------------------------------
+# Grants --------------------------------------------------------------------------------------
 
 
 async def test_a_node_gets_what_the_others_leave(fleet: Fleet) -> None:
     assert await fleet.hold(ONE, 2) == 2
     assert await fleet.hold(TWO, 9) == 3
     assert await fleet.hold(THREE, 1) == 0
-    assert await fleet.hold(ONE, 2) == 2  # the same wish again changes nothing
+    assert await fleet.hold(ONE, 2) == 2  # repeating the request changes nothing
     found = await fleet.now()
     assert found.held == {"one": 2, "two": 3, "three": 0}
     assert found.max_instances == 5
@@ -141,7 +141,7 @@ async def test_below_what_is_held_the_maximum_lets_nobody_have_more(fleet: Fleet
         "three": 0,
     }
     assert await fleet.hold(ONE, 1) == 1
-    assert await fleet.hold(THREE, 1) == 0  # two and one make three: still above
+    assert await fleet.hold(THREE, 1) == 0  # two and one make three: still above the maximum
     assert await fleet.hold(TWO, 0) == 0
     assert await fleet.hold(THREE, 1) == 1
     await fleet.scale(4)
@@ -166,7 +166,7 @@ async def test_several_functions_are_asked_for_at_once(fleet: Fleet) -> None:
     }
 
 
-# Lives of nodes ------------------------------------------------------------------------------
+# Starts and take-overs -----------------------------------------------------------------------
 
 
 async def test_a_node_that_was_taken_over_holds_nothing_and_gets_nothing(fleet: Fleet) -> None:
@@ -181,8 +181,9 @@ async def test_a_node_that_was_taken_over_holds_nothing_and_gets_nothing(fleet: 
 
 
 async def test_a_take_over_takes_what_is_being_granted_at_that_moment(fleet: Fleet) -> None:
-    """The node asks while it is given up as dead: the grant comes first and is taken, or it comes
-    later and is refused. It never stays with nobody to give it back."""
+    """The node requests slots while it is taken over: the grant comes first and is taken back, or
+    later and is refused. No slot stays with a lost node.
+    """
     with psycopg.connect(fleet.url) as held_up:
         held_up.execute("SELECT 1 FROM slot FOR UPDATE")
         asking = asyncio.ensure_future(fleet.hold(ONE, 3))
@@ -195,19 +196,20 @@ async def test_a_take_over_takes_what_is_being_granted_at_that_moment(fleet: Fle
 
 
 async def test_a_wish_that_arrives_late_changes_nothing(fleet: Fleet) -> None:
-    """The connection ends while the database is still at work: what was sent over it may be done
-    after what the node sends next."""
+    """The connection ends while the database is still busy: its request may be executed after the
+    node's next one.
+    """
     connection = quick(fleet.url)
     late = SqlSlots(connection.run)
     try:
         assert await fleet.hold(ONE, 1) == 1
         assert await fleet.hold(ONE, 3) == 3
-        await late.hold(ONE, {fleet.function.id: 1})  # its first wish: older than the second
+        await late.hold(ONE, {fleet.function.id: 1})  # its first request: older than the second
         assert (await fleet.now()).held == {"one": 3}
         await late.hold(ONE, {fleet.function.id: 1})
         await late.hold(ONE, {fleet.function.id: 1})  # the third is newer
         assert (await fleet.now()).held == {"one": 1}
-        # Also where the node wanted none after it.
+        # Also if the node wanted none after it.
         await fleet.slots.hold(ONE, {fleet.function.id: 2})
         assert await fleet.hold(ONE, 2) == 2
         assert await fleet.hold(ONE, 0) == 0
@@ -217,19 +219,19 @@ async def test_a_wish_that_arrives_late_changes_nothing(fleet: Fleet) -> None:
         assert "one" in await stored(fleet)
         await later(fleet, 61)
         await fleet.hold(TWO, 0)
-        assert await stored(fleet) == {"two"}  # who wants nothing is forgotten in the end
+        assert await stored(fleet) == {"two"}  # a node that wants none is dropped in the end
     finally:
         await connection.aclose()
 
 
 async def stored(fleet: Fleet) -> set[str]:
-    """The nodes of which the row has something."""
+    """The nodes in the function's row."""
     query = text("SELECT json_object_keys(held) FROM slot")
     return set(await fleet.store.database.read(lambda c: c.execute(query).scalars().all()))
 
 
 async def later(fleet: Fleet, seconds: int) -> None:
-    """As if it were so much later."""
+    """Lets that much time pass."""
     change = text(
         "UPDATE slot SET held = CAST(jsonb_set(CAST(held AS jsonb), '{one,forget_at}', to_jsonb("
         "CAST(held #>> '{one,forget_at}' AS bigint) - :s)) AS json)"
@@ -241,7 +243,7 @@ async def later(fleet: Fleet, seconds: int) -> None:
 
 
 async def test_asking_does_not_wait_for_those_who_write(fleet: Fleet) -> None:
-    """A group commit that takes long must not keep a call from its instance."""
+    """A slow group commit must not keep an invocation from its instance."""
     begun, go_on = threading.Event(), threading.Event()
 
     def long(connection: Connection) -> None:
@@ -298,15 +300,16 @@ RACERS, MOST, RACE_S = 6, 3, 3.0
 
 
 def test_no_race_exceeds_the_maximum(tmp_path: Path) -> None:
-    """Six nodes ask and give back as fast as they can, each noting what it holds in memory that all
-    of them share: raised after the answer, lowered before what is given back is said."""
+    """Six nodes request and return slots as fast as they can; each counts its slots in shared
+    memory: raised after the response, lowered before returning any.
+    """
     most, grants = race(tmp_path, by_slots)
     assert grants > 30
     assert most == MOST
 
 
 def test_a_grant_that_reads_and_then_writes_exceeds_it(tmp_path: Path) -> None:
-    """The negative control: the race finds what it is there to find."""
+    """Negative control: the race finds this mistake."""
     most, _ = race(tmp_path, by_reading)
     assert most > MOST
 
@@ -321,7 +324,7 @@ def by_slots(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) -> i
 
 
 def by_reading(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) -> int:
-    """As one would do it who trusts what was read a moment ago."""
+    """Grants slots by data that was read a moment ago."""
 
     def work(connection: Connection) -> int:
         driver = connection.connection.driver_connection
@@ -344,7 +347,7 @@ def by_reading(slots: SqlSlots, node: NodeEpoch, function_id: str, want: int) ->
 
 
 def race(path: Path, ask: Ask) -> tuple[int, int]:
-    """The most slots that were held at a time, and how many were granted in all."""
+    """The maximum of slots held at a time, and the number granted in total."""
     function_id = asyncio.run(with_racers(path))
     counts, tally = [0] * RACERS, threading.Lock()
     most, grants = 0, 0
@@ -362,7 +365,7 @@ def race(path: Path, ask: Ask) -> tuple[int, int]:
         slots, node = SqlSlots(connection.run), NodeEpoch(f"racer-{number}", 1)
         while time.monotonic() < end:
             note(number, ask(slots, node, function_id, 1 + number % 2))
-            time.sleep(random.random() * 0.005)  # it uses what it holds, and the others ask
+            time.sleep(random.random() * 0.005)  # it uses its slots, and the others request theirs
             note(number, 0)
             ask(slots, node, function_id, 0)
         asyncio.run(connection.aclose())
@@ -415,7 +418,7 @@ async def test_functions_of_an_older_schema_get_their_maximum(kind: str, tmp_pat
 
 
 async def until_blocked(url: str, count: int) -> None:
-    """Waits until so many statements wait for a lock."""
+    """Waits until this many statements wait for a lock."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
     until = time.monotonic() + scaled(5)
     with psycopg.connect(url, autocommit=True) as watcher:

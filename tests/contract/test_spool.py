@@ -1,4 +1,4 @@
-"""The spool beneath the journal: what may happen to a file, and what is read from it then."""
+"""The spool of the journal: what may happen to the file, and what is read from it then."""
 
 from pathlib import Path
 from zlib import crc32
@@ -112,7 +112,7 @@ def test_a_record_says_in_the_spool_what_it_is_of_accepted_work() -> None:
         origin_invocation_id="an-origin",
     )
     assert from_line(to_line(whole).rstrip(b"\n")) == whole
-    # A call that waits for its answer costs the journal its version and nothing else.
+    # An invocation that waits for its response adds only its version to the journal.
     added = len(to_line(replace(plain, version=3))) - len(to_line(plain))
     assert added == len(',"version":3')
 

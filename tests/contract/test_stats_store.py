@@ -1,5 +1,5 @@
-"""Statistics of calls in the store: each call counts once, whatever happens, and is kept, folded
-and given up as is promised.
+"""Statistics of invocations in the store: each counts once, whatever happens, and is kept, folded
+and removed as promised.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from quiltfn.store.database import tables
 from quiltfn.store.files.directory import SPOOLS
 from timeouts import scaled
 
-ENDED = 1_760_000_101  # as `done` says
+ENDED = 1_760_000_101  # as in `done`
 NEVER_S = 3600.0
 WHOLE = (0, 2**40)
 
@@ -59,7 +59,7 @@ async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal
 
 
 async def of_all_time(stats: SqlStats, function: Function) -> CallStats:
-    """What a function's calls came to, however they are kept."""
+    """The sums of a function's invocations, in all steps."""
     found = await stats.usage(function.tenant_id, WHOLE, DAY_S)
     whole = CallStats()
     for key, one in found.items():
@@ -81,7 +81,7 @@ async def test_a_commit_counts_what_ended_in_the_stretch_in_which_it_did(
 ) -> None:
     for code in (0, 0, 7):
         called(journal, function, code)
-    journal.opened(a_call(function))  # it runs, and is no call that ended
+    journal.opened(a_call(function))  # it runs, and does not count as ended
     await journal.synced()
     ((start, one),) = await stats.of_function("default", function.id, WHOLE, FINEST_S)
     assert start == floor_to(FINEST_S, ENDED)
@@ -114,13 +114,15 @@ async def test_a_commit_tells_what_it_added(journal: SpoolJournal, function: Fun
 async def test_a_segment_that_comes_back_counts_nothing_again(
     store: SqlStore, stats: SqlStats, function: Function, tmp_path: Path, is_swept: bool
 ) -> None:
-    """A power cut can bring back calls that were committed, also of a function deleted since."""
+    """A power cut can bring back invocations that were committed, also of a function deleted
+    since.
+    """
     gone = await a_stored_function(store)
     late = await a_stored_function(store)
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
         for one in (function, gone, late):
             called(journal, one)
-        if not is_swept:  # deleted while its calls run: they leave no record
+        if not is_swept:  # deleted while its invocations run: they leave no record
             await store.delete(late.id)
             await store.wait_swept()
         stale = {name: (tmp_path / name).read_bytes() for name in SPOOLS}
@@ -137,7 +139,7 @@ async def test_a_segment_that_comes_back_counts_nothing_again(
 async def test_the_check_would_find_a_call_that_was_counted_twice(
     store: SqlStore, stats: SqlStats, function: Function, tmp_path: Path
 ) -> None:
-    """The negative control: nothing remembers that the calls of a deleted function were counted."""
+    """Negative control: without the note that a deleted function's invocations were counted."""
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
         called(journal, function)
         stale = {name: (tmp_path / name).read_bytes() for name in SPOOLS}
@@ -156,7 +158,7 @@ async def test_the_check_would_find_a_call_that_was_counted_twice(
 async def test_a_commit_whose_segment_could_not_be_emptied_counts_once(
     stats: SqlStats, journal: SpoolJournal, function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is tried again, with calls that are over, and with an attempt that another follows."""
+    """It is retried with ended invocations, and with an attempt that another one follows."""
     again = WorkOutcome(retry_at_ms=ENDED * 1000 + 1000)
     record = a_call(function)
     journal.opened(record)
@@ -246,7 +248,7 @@ async def test_accepted_work_counts_when_it_is_queued_and_when_it_is_cancelled(
 ) -> None:
     work = SqlWork(store.database)
     piece = a_piece(function)
-    for _ in range(2):  # a repetition is none
+    for _ in range(2):  # a repetition does not count
         await work.accept(piece)
     await work.cancel(function.id, piece.record.invocation_id, NOW_MS // 1000)
     one = await of_all_time(stats, function)
@@ -289,7 +291,7 @@ async def test_a_reader_of_usage_holds_no_more_than_was_asked_for(stats: SqlStat
     assert (together[0].function_id, together[1].count) == (ANY_FUNCTION, len(functions))
 
 
-# --- folding, and what is given up --------------------------------------------------------------
+# --- folding and removal ------------------------------------------------------------------------
 
 
 async def fill(stats: SqlStats, starts: Sequence[int], functions: Sequence[str] = ("f",)) -> None:
@@ -332,7 +334,7 @@ async def test_rows_are_folded_by_their_age_and_removed_at_last(
     found = rows(tmp_path, "SELECT step_s, count(*) FROM call_stats GROUP BY 1 ORDER BY 1")
     assert found == [(10, 2), (60, 1), (300, 1), (3600, 2)]
     assert (await sums_of(stats)).count == len(ages) - 1
-    # A year later there is one row for each hour that is not yet 400 days old.
+    # A year later there is one row for each hour of the last 400 days.
     clock.time += 366 * DAY_S
     await prune_all(stats)
     found = rows(tmp_path, "SELECT step_s, count(*) FROM call_stats GROUP BY 1")
@@ -395,7 +397,7 @@ async def test_a_tenant_over_its_bound_keeps_its_sums_and_loses_detail(
     steps = {one for (one,) in rows(tmp_path, "SELECT DISTINCT step_s FROM call_stats")}
     assert steps <= {10, 60}, "the newest are still there by ten seconds, or minutes"
     assert (await sums_of(stats)).count == 300
-    # Many functions, which no step makes fewer.
+    # Many functions, whose number no step reduces.
     await fill(stats, [ENDED], [f"f-{n:04}" for n in range(500)])
     await prune_all(stats)
     assert (await sums_of(stats)).count == 800
@@ -440,7 +442,7 @@ def test_how_long_each_step_is_kept() -> None:
 async def test_a_reader_of_very_much_keeps_no_other_tenant_waiting(
     stats: SqlStats, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither another one's reader nor the folding of its rows; its own are as they were."""
+    """Neither another one's reader nor the folding of its rows; its own rows are unchanged."""
     old = floor_to(HOUR_S, ENDED) - 2 * HOUR_S
     for tenant in ("much", "little"):
         sums = {

@@ -38,7 +38,7 @@ pytestmark = promise("D3")
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-# What is stored ------------------------------------------------------------------------------
+# Stored data ---------------------------------------------------------------------------------
 
 
 async def test_a_new_store_is_empty(store: SqlStore) -> None:
@@ -66,7 +66,7 @@ async def test_what_was_created_survives_a_restart(open_store: StoreOpener, tmp_
 
 
 def fields_at_default(struct: msgspec.Struct) -> list[str]:
-    """The fields that have their default, or nothing where they have no default."""
+    """The fields with their default, or with an empty value if they have none."""
     found = []
     for field in msgspec.structs.fields(struct):
         value = getattr(struct, field.name)
@@ -82,7 +82,7 @@ def fields_at_default(struct: msgspec.Struct) -> list[str]:
 
 
 def unlike(kind: Any, value: Any) -> Any:
-    """Another value of that type."""
+    """A different value of that type."""
     if get_origin(kind) is UnionType:
         (kind,) = (part for part in get_args(kind) if part is not NoneType)
     kind = get_origin(kind) or kind
@@ -102,7 +102,7 @@ def unlike(kind: Any, value: Any) -> Any:
 
 
 def filled(struct: T) -> T:
-    """The struct with other values in the fields that have their default."""
+    """The struct with other values in place of defaults."""
     kinds = {field.name: field.type for field in msgspec.structs.fields(struct)}
     others = {
         name: unlike(kinds[name], getattr(struct, name)) for name in fields_at_default(struct)
@@ -111,7 +111,7 @@ def filled(struct: T) -> T:
 
 
 async def test_every_field_of_a_function_is_stored(open_store: StoreOpener, tmp_path: Path) -> None:
-    """None has its default here: a field without a column would come back with that."""
+    """No field has its default here: one without a column would be read with its default."""
     function = filled(a_function(state=FunctionState.ERROR, current_version=3))
     spec = filled(VersionSpec(handler="echo hello"))
     version = a_version(function, 3, **msgspec.structs.asdict(spec))
@@ -212,7 +212,7 @@ async def test_a_start_finishes_a_deletion(open_store: StoreOpener, tmp_path: Pa
         assert rows(tmp_path, "SELECT count(*) FROM invocation") == [(0,)]
 
 
-# When the database does not answer -----------------------------------------------------------
+# Without a response of the database ----------------------------------------------------------
 
 
 @OF_SQLITE
@@ -221,7 +221,7 @@ async def test_a_locked_database_refuses_writes_and_reads(store: SqlStore, tmp_p
     store.database.busy_timeout_s = HELD_S
     with closing(sqlite3.connect(tmp_path / "quiltfn.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        # All of them: they do not wait one after the other.
+        # All of them: they do not wait for each other.
         async with asyncio.timeout(scaled(1.0)):
             attempts = [store.create(one := a_function(), a_version(one)) for _ in range(10)]
             refused = await asyncio.gather(*attempts, return_exceptions=True)
@@ -241,7 +241,7 @@ async def test_a_full_database_refuses_writes_whole_and_recovers(store: SqlStore
     def most(pages: int) -> Callable[..., None]:
         return lambda c: c.exec_driver_sql(f"PRAGMA max_page_count = {pages}").close()
 
-    await store.database.write(most(1))  # SQLite takes it as: not one page more than now.
+    await store.database.write(most(1))  # SQLite takes this as: no further page
     function = a_function()
     versions = [a_version(function, handler="x" * 60_000)]
     with pytest.raises(StoreUnavailable, match="full"):

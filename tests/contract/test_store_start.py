@@ -1,4 +1,6 @@
-"""What a start makes of a data directory: new, left by a kill, damaged, used by somebody else."""
+"""A start with a data directory that is new, left by a kill, damaged, or in use by another
+server.
+"""
 
 import asyncio
 import os
@@ -36,7 +38,7 @@ pytestmark = promise("D4")
 
 @pytest.fixture
 def open_store() -> StoreOpener:
-    """All of this is of SQLite's file, from where there is none."""
+    """These tests are about SQLite's file, starting without one."""
     return on_sqlite
 
 
@@ -122,7 +124,7 @@ async def test_a_spool_needs_its_database(open_store: StoreOpener, tmp_path: Pat
 
 
 def holds(path: Path, end: str) -> None:
-    """The process of a server that is killed, or ends once its standard input does."""
+    """The process of a server that is killed, or ends with its standard input."""
 
     async def serve() -> None:
         async with open_sqlite(path) as store:
@@ -162,8 +164,8 @@ async def test_a_data_directory_has_one_server(open_store: StoreOpener, tmp_path
             with pytest.raises(StoreBroken, match="Only a server"):
                 async with opened_journal(tool, tmp_path):
                     pass
-            # The server is killed while the tool is in: the tool's leaving removes the log, and the
-            # next server must not take that for a loss.
+            # The server is killed while the tool is connected: the tool's disconnect removes the
+            # log, and the next server must not take that for a loss.
             process.kill()
             process.wait(scaled(10))
     async with open_store(tmp_path) as store:

@@ -1,4 +1,4 @@
-"""Functions that a root process has run by a child without root."""
+"""Functions that a root process runs in a child without root."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from timeouts import scaled
 
-# In a process of its own, since the child of one with threads may hang.
+# In a separate process, since the child of one with threads may hang.
 PROGRAM = """
 import os, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ print(os.geteuid())
 
 
 def result_of(function: str, directory: Path) -> tuple[list[str], str]:
-    """What a process prints that has the function run: lines, and errors."""
+    """The output of a process that runs the function: lines, and errors."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, function, str(directory)],
         capture_output=True,

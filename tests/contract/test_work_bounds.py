@@ -1,4 +1,4 @@
-"""What callers can have kept of accepted work is bounded, and its removal takes short steps."""
+"""Stored data of asynchronous work is limited, and its removal takes short steps."""
 
 import asyncio
 import tracemalloc
@@ -67,7 +67,7 @@ def kept(path: Path) -> list[object]:
 
 
 def test_an_input_counts_no_less_than_half_of_what_it_takes_in_memory() -> None:
-    """What is claimed is bounded by it, and 6,000 variables without a value have 17 KB of names."""
+    """It limits claimed work, and 6,000 variables without a value have 17 KB of names."""
     text = msgspec.json.encode({f"V{number}": "" for number in range(6000)})
     tracemalloc.start()
     try:
@@ -91,7 +91,7 @@ async def test_what_waits_fills_its_room_and_then_no_more_is_accepted(
     made += await given(queue, other, 3)
     with pytest.raises(CapacityFull, match="all calls"):
         await given(queue, other, 1)
-    pieces = [a_piece(function, input=GIVEN) for _ in range(4)]  # Likewise all at once.
+    pieces = [a_piece(function, input=GIVEN) for _ in range(4)]  # likewise all at once
     told = await asyncio.gather(*map(queue.accept, pieces), return_exceptions=True)
     assert {type(one) for one in told} == {CapacityFull}
     assert kept(tmp_path) == sorted(made)
@@ -153,7 +153,7 @@ async def test_what_stays_is_passed_over_once_and_not_in_every_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The oldest wait, however many they are: a step looks at some, and the next one goes on."""
+    """The oldest wait, however many they are: a step examines some, and the next one continues."""
     monkeypatch.setattr(old_inputs, "STEP_ROWS", 4)
     queue = SqlWork(store.database)
     for _ in range(10):
@@ -199,8 +199,8 @@ async def test_a_record_whose_work_waits_is_never_pruned(
 async def test_bounds_in_bytes_take_the_output_of_attempts_of_work_that_waits_oldest_first(
     store: SqlStore, journal: SpoolJournal, function: Function, tmp_path: Path
 ) -> None:
-    """It is taken in the order of records, also from work of the last minute and between two
-    attempts, and nothing else of that work. Bounds in number leave it alone.
+    """Output is removed in the order of records, also from recent work and between two attempts,
+    and nothing else of that work. Limits in number do not affect it.
     """
     queue = SqlWork(store.database)
     over = await finished(queue, journal, function, 2)

@@ -50,13 +50,13 @@ pytestmark = promise("D31")
 
 ROUNDS, CONTROL_ROUNDS, LIFE_S = 8, 4, 0.8
 NOW_S = 1_760_000_100
-# All work is due by then, also after back-off.
+# All work is due by then, even after back-off.
 LATER_MS, EXPIRES_MS = (NOW_S + 3600) * 1000, (NOW_S + 7200) * 1000
 POLICIES = (AsyncPolicy(), AsyncPolicy(max_attempts=3, backoff=Backoff(first=0.01)))
 
 
 class Child:
-    """What is killed. `eager`: it breaks the promise on purpose."""
+    """The process to kill. `eager`: it breaks the promise on purpose."""
 
     def __init__(self, store: SqlStore, journal: SpoolJournal, eager: bool) -> None:
         self.queue, self.journal = SqlWork(store.database), journal
@@ -182,11 +182,11 @@ async def live(path: Path, eager: bool) -> None:
 
 
 async def run_and_kill(path: Path, after_s: float, *, eager: bool) -> list[str]:
-    """The lines of a child, up to the last whole one."""
+    """The lines of a child, up to the last complete one."""
     with forked(child, path, eager) as process:
         lines = await process.lines()
         while (line := await lines.readline()) != b"ready\n":
-            assert line  # A notice about the start.
+            assert line  # a notice about the start
         reading = asyncio.create_task(lines.read())
         await asyncio.sleep(after_s)
         process.kill()
@@ -196,7 +196,7 @@ async def run_and_kill(path: Path, after_s: float, *, eager: bool) -> list[str]:
 
 
 class Told:
-    """What children said, as a history and runs."""
+    """The children's messages, as a history and runs."""
 
     def __init__(self, functions: dict[str, int]) -> None:
         self.history = WorkHistory(max_attempts=functions)
@@ -236,7 +236,7 @@ class Told:
 
 
 async def finished(path: Path, told: Told) -> WorkSeen:
-    """Ends all that still waits, and reads everything."""
+    """Ends all waiting work, and reads everything."""
     async with opened(path) as (store, journal):
         one = Child(store, journal, eager=False)
         functions = [stored.function for stored in await store.load()]
@@ -310,7 +310,7 @@ def shape(record: Invocation) -> Record:
 
 
 async def two_functions(path: Path) -> dict[str, int]:
-    """Ids of functions with one attempt and with three."""
+    """The ids of functions with one attempt and with three."""
     async with opened_as_before(path) as store:
         found = {}
         for policy in POLICIES:
@@ -323,14 +323,14 @@ async def two_functions(path: Path) -> dict[str, int]:
 async def storm(
     path: Path, told: Told, rounds: int, *, eager: bool
 ) -> tuple[WorkVerdict, WorkSeen]:
-    """So many kills, and more until a child has done all that the test compares. `told`: what was
-    told before, and is gone on with.
+    """Kills this often, and further until a child has done everything to compare. `told`: earlier
+    messages to continue from.
     """
     dice = random.Random()
     for number in range(5 * rounds):
         if number >= rounds and (eager or told.is_complete):
             break
-        # A slow machine does less in a life, so children live longer once the rounds are over.
+        # A slow machine does less in a run, so children live longer once the rounds are over.
         life_s = dice.random() * LIFE_S * max(1, number - rounds)
         told.take(await run_and_kill(path, life_s, eager=eager))
     seen = await finished(path, told)
@@ -341,7 +341,7 @@ async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(path: Path) 
     told = Told(await two_functions(path))
     verdict, seen = await storm(path, told, ROUNDS, eager=False)
     assert verdict.is_clean, f"{verdict}\n" + "\n".join(verdict.examples)
-    # What was told to have ended has ended so.
+    # Everything that was reported as ended has ended.
     changed = [
         one for one in told.ends if seen.records[one[0]]["status"] not in (one[1], "cancelled")
     ]
@@ -354,7 +354,7 @@ async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(path: Path) 
 
 async def test_the_check_would_notice_work_that_runs_before_its_start_is_kept(path: Path) -> None:
     told = Told(await two_functions(path))
-    for _ in range(5):  # where the kills come is chance
+    for _ in range(5):  # the moments of the kills are random
         verdict, _ = await storm(path, told, CONTROL_ROUNDS, eager=True)
         if verdict.found[Rule.TWICE] > 0:
             return

@@ -1,4 +1,4 @@
-"""A start after a crash: what becomes of work that the last server had claimed."""
+"""A start after a crash: what happens to work that the last server had claimed."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ LATE_MS = 2_000_000_000_000
 
 
 class Crashed(NamedTuple):
-    """A directory whose server ended while it had one piece of work. `start`: runs the next one."""
+    """A directory whose server ended with one piece of work. `start`: runs the next one."""
 
     function: Function
     call: str
@@ -51,7 +51,7 @@ async def crashed(
     before: Callable[[SqlWork, SpoolJournal, Function], Awaitable[None]],
     policy: AsyncPolicy | None = None,
 ) -> Crashed:
-    """Work is accepted, `before` happens, and the server ends as by `kill -9`: nothing is released
+    """Work is accepted, `before` happens, and the server ends as by `kill -9`: nothing is released,
     and the spool has what was not committed.
     """
     async with open_store(path) as store:
@@ -63,7 +63,7 @@ async def crashed(
         journal = SpoolJournal(store.database, path, clock, commit_after_s=1000)
         await journal.start()
         await before(queue, journal, function)
-        journal._close()  # Without the commit that a proper end makes.
+        journal._close()  # without the commit of a proper end
         if journal._timer is not None:
             journal._timer.cancel()
     return Crashed(function, call)
@@ -100,7 +100,7 @@ async def end_for_a_retry(queue: SqlWork, journal: SpoolJournal, function: Funct
 
 
 async def state(path: Path, open_store: StoreOpener, was: Crashed) -> tuple[object, ...]:
-    """After the next start: the record's status, what waits, and how the attempts so far ended."""
+    """After the next start: the record's status, waiting work, and the ends of attempts so far."""
     async with open_store(path) as store, opened_journal(store, path) as journal:
         queue = SqlWork(store.database)
         record = await journal.get(was.function.id, was.call)
@@ -137,7 +137,7 @@ async def test_an_attempt_that_may_have_begun_counts_and_no_other(
     for name, policy, expected in (("once", None, once), ("twice", TWICE, twice)):
         path = tmp_path / name
         was = await crashed(open_store, path, before, policy)
-        for _ in range(2):  # Another start changes nothing more.
+        for _ in range(2):  # another start changes nothing more
             assert await state(path, open_store, was) == expected
         if expected[0] == "queued":
             async with open_store(path) as store:
@@ -171,12 +171,12 @@ async def test_a_wrong_clock_delays_no_retry(open_store: StoreOpener, tmp_path: 
             (found,) = rows(path, "SELECT due_at_ms, expires_at_ms FROM delivery")
             assert found == (NOW_MS, NOW_MS + 24 * HOUR_MS)
             ((ended,),) = rows(path, "SELECT ended_at FROM attempt")
-            assert ended == (NOW_S + 10 * 24 * 3600) * 1000  # what the wall clock showed
+            assert ended == (NOW_S + 10 * 24 * 3600) * 1000  # the time of the wall clock
         assert was.call
 
 
 async def test_a_machine_start_makes_it_unknown(open_store: StoreOpener, tmp_path: Path) -> None:
-    """The record of its hand-over was not synced, and a power cut may have taken it."""
+    """The record of its hand-over was not synced, and a power cut may have lost it."""
     was = await crashed(open_store, tmp_path, claim)
     change(tmp_path, "UPDATE work SET machine_boot_id = 'another'")
     assert await state(tmp_path, open_store, was) == ("interrupted", 0, ["interrupted"])
@@ -204,7 +204,7 @@ async def test_the_policy_decides_what_follows(open_store: StoreOpener, tmp_path
 async def test_the_work_of_a_server_that_still_runs_is_left_alone(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:
-    """One of two servers dies and starts again; the other one's work goes on."""
+    """One of two servers dies and starts again; the other one's work continues."""
     nodes = tmp_path / "one", tmp_path / "two"
     async with open_shared(tmp_path, "one") as one, opened_journal(one, nodes[0]) as journal:
         function = await a_stored_function(one)
@@ -224,7 +224,7 @@ async def test_the_work_of_a_server_that_still_runs_is_left_alone(
 async def test_nobody_is_told_of_an_end_that_another_node_may_replace(
     open_shared: SharedStoreOpener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a node has not stored is run again elsewhere where that node is taken over."""
+    """Another node repeats what a lost node has not stored."""
 
     async def refused(*_: object, **__: object) -> None:
         raise StoreUnavailable("the database takes no writes")
@@ -242,7 +242,7 @@ async def test_nobody_is_told_of_an_end_that_another_node_may_replace(
             journal.closed(done(begun(answered)))
             with pytest.raises(StoreUnavailable):
                 await journal.get(function.id, record.invocation_id)
-            # This one its caller was told of, and nobody runs it again.
+            # This one's caller got the end, and no node repeats it.
             assert await status_of(journal, answered) is SUCCESS
             assert await statuses(journal, function) == {SUCCESS, Status.QUEUED}
         assert await status_of(journal, record) is SUCCESS

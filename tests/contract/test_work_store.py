@@ -1,4 +1,4 @@
-"""The queue of accepted work, on every store: what it promises in `ports/work.py`."""
+"""The queue of asynchronous work on every store: the promises of `ports/work.py`."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ from quiltfn.store.tenants.usage import RECORD_BYTES
 from timeouts import scaled
 
 OF_FUNCTION = ("work", "input", "attempt", "dead_letter", "delivery", "work_count", "schedule")
-# A table that is read from one end to the other; of an index on the few claimed rows that is well.
+# A scan of a whole table; of the small index of claimed rows that is acceptable.
 WHOLE_TABLE = re.compile(
     r"SCAN (work|input|dead_letter|delivery|schedule)\b(?! USING INDEX work_claimed)"
 )
@@ -134,11 +134,12 @@ async def test_a_piece_that_cannot_be_stored_takes_nobody_with_it(
     """Of another tenant, in the same batch."""
     other = await a_stored_function(store, tenant_id="other")
     pieces = [a_piece(function) for _ in range(7)]
-    pieces[3] = a_piece(other, due_at_ms=10**22)  # no number of 64 bits
+    pieces[3] = a_piece(other, due_at_ms=10**22)  # not a 64-bit number
     told = await asyncio.gather(*(queue.accept(one) for one in pieces), return_exceptions=True)
     (refusal,) = [one for one in told if one is not None]
     assert told.index(refusal) == 3
-    assert isinstance(refusal, (OverflowError, Unstorable))  # by SQLite's driver, and PostgreSQL
+    # From SQLite's driver, and from PostgreSQL.
+    assert isinstance(refusal, (OverflowError, Unstorable))
     assert str(10**22) not in str(refusal)
     assert store.database.problem is None
     assert {one.invocation_id for one in await claimed(queue, function, 9)} == {
@@ -173,7 +174,7 @@ async def test_work_beyond_the_bound_or_of_a_deleted_function_is_refused(
     with pytest.raises(NotFound):
         await queue.accept(a_piece(other))
     assert (await queue.counts(function.id, NOW_MS)).queued == 2
-    await claimed(queue, function)  # What is claimed waits no more.
+    await claimed(queue, function)  # claimed work no longer waits
     await queue.accept(a_piece(function, max_queued=2))
 
 
@@ -205,7 +206,7 @@ async def test_released_work_waits_again_uncounted(queue: SqlWork, function: Fun
     await claimed(queue, function, 2)
     await queue.release([first], NOW_MS + 500)
     await queue.release([second])
-    await queue.release([second])  # Again: nothing is claimed any more.
+    await queue.release([second])  # again: nothing is claimed any more
     (again,) = await claimed(queue, function, 2)
     assert (again.invocation_id, again.attempt) == (second, 1)
     (later,) = await claimed(queue, function, 2, NOW_MS + 500)
@@ -231,7 +232,7 @@ async def test_unknown_claims_are_put_back(open_shared: SharedStoreOpener, tmp_p
 
 
 async def test_others_claim_what_is_left(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
-    """Two servers claim, work and accept at the same time: each piece is run once."""
+    """Two servers claim, work and accept at the same time: each piece runs once."""
     async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
         function = await a_stored_function(one)
         queues = [SqlWork(one.database), SqlWork(two.database)]
@@ -397,7 +398,7 @@ async def test_work_that_is_too_old_becomes_a_dead_letter_and_is_sent_on(
     assert (stored.counters.invocation_count, stored.counters.error_count) == (3, 3)
     sent = rows(tmp_path, "SELECT id, invocation_id FROM delivery ORDER BY 2")
     assert [call for _, call in sent] == old
-    assert not {key for key, _ in sent} & set(old)  # The id of what is sent is one of its own.
+    assert not {key for key, _ in sent} & set(old)  # a delivery has its own id
 
 
 async def test_a_queue_of_old_work_ends_in_one_claim(queue: SqlWork, function: Function) -> None:
@@ -458,7 +459,7 @@ async def test_lists_of_a_tenant_have_all_of_its_functions_or_some(
     store: SqlStore, queue: SqlWork, journal: SpoolJournal, function: Function
 ) -> None:
     mine = [function, *[await a_stored_function(store) for _ in range(3)]]
-    mine.sort(key=lambda one: one.id)  # which they need not be that were made at one moment
+    mine.sort(key=lambda one: one.id)  # those created at the same time need not be in order
     other = await a_stored_function(store, tenant_id="other")
     made = [await dead(queue, journal, one) for one in (*mine[:2], other, mine[0])]
     await an_accepted(queue, mine[2])
@@ -488,7 +489,7 @@ async def test_lists_of_a_tenant_have_all_of_its_functions_or_some(
 async def test_the_queues_of_a_page_are_counted_some_functions_at_a_time(
     store: SqlStore, queue: SqlWork, function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one statement each: who reads behind it waits for that one."""
+    """One statement for some of them: readers behind it wait for that one only."""
     mine = [function, *[await a_stored_function(store) for _ in range(4)]]
     for one in mine:
         await an_accepted(queue, one)
@@ -507,12 +508,12 @@ async def test_the_queues_of_a_page_are_counted_some_functions_at_a_time(
     monkeypatch.setattr(store.database, "read", noted)
     page = await queue.queues(TenantFunctions(function.tenant_id), 9, None, NOW_MS)
     assert [one for one, _ in page.items] == sorted(one.id for one in mine)
-    assert asked == [1, 1, 1, 1]  # which functions there are, and then two, two, and one of them
+    assert asked == [1, 1, 1, 1]  # the existing functions, and then two, two, and one of them
 
 
 @contextlib.contextmanager
 def counted_statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The statements that SQLAlchemy is given meanwhile."""
+    """The statements that SQLAlchemy gets during the block."""
     found: list[str] = []
     with monkeypatch.context() as patch:
         for name in ("execute", "exec_driver_sql"):
@@ -581,7 +582,7 @@ async def test_inputs_are_kept_as_the_record_policy_says(
     (record,) = await claimed(queue, function)
     await attempted(journal, record)
     assert await queue.input(record.invocation_id) is None
-    failed = await dead(queue, journal, function)  # It may be done again.
+    failed = await dead(queue, journal, function)  # it may be redriven
     assert await queue.input(failed) is not None
     await queue.drop_dead_letter(function.id, failed)
     assert await queue.input(failed) is None
@@ -614,7 +615,7 @@ async def test_inputs_are_encrypted_where_a_key_is_set(
     assert await sealed.input(empty) == Input(payload=b"")
     assert await sealed.input(plain) is not None
     assert not found_on_disk(tmp_path, b"a secret that nobody", b"hunter2hunter2")
-    assert found_on_disk(tmp_path, call.encode())  # It looks where the input is.
+    assert found_on_disk(tmp_path, call.encode())  # control: the search covers the input
     assert await sealed.input_variables(call) == ["PASSWORD"]
     assert await sealed.input_variables(empty) == []
     assert await sealed.input_variables("nobody") is None
@@ -722,7 +723,7 @@ async def test_policies_are_stored_and_go_with_their_function(
         await policies.save_record(function.id, record)
 
 
-# What it costs -------------------------------------------------------------------------------
+# Costs ---------------------------------------------------------------------------------------
 
 
 @OF_SQLITE

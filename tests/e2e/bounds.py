@@ -1,8 +1,8 @@
 """Hostile load against a server with default settings: its memory, its disk and its descriptors.
 
-`scripts/soak bounds` does it for ten minutes. Attack by attack a hundred to some thousand
-connections of two tenants try to make the server hold as much as they can, while the processes are
-looked at twice a second and /health is asked. It prints a table and fails where a bound broke.
+`scripts/soak bounds` runs it for ten minutes. In each attack, 30 to 3,000 connections of two
+tenants try to make the server use as many resources as possible. Meanwhile, the processes and
+/health are checked twice a second. It prints a table and fails if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from timeouts import scaled
 MIB = 1024 * 1024
 RSS_MAX_MIB = 300
 HEALTH_MAX_S = 2.0  # while attackers share two processors with the server
-FILES_BESIDE = 32 + 64  # places that are kept free, and what a server needs for itself
+FILES_BESIDE = 32 + 64  # descriptors kept free, and those that a server needs itself
 FILES_OF_A_SANDBOX = 2
 SANDBOXES = 40  # more than any attack has instances
-DISK_MAX_MIB = 12 * 1024  # what the attacks can leave by the default settings
+DISK_MAX_MIB = 12 * 1024  # what the attacks can store with default settings
 SAMPLE_S = 0.5
 TENANTS = 2
 JSON = {"Content-Type": "application/json"}
@@ -44,7 +44,7 @@ CLOSE = {"Connection": "close"}
 
 @dataclass
 class Seen:
-    """The most of everything during one attack."""
+    """The peak values of one attack."""
 
     attack: str
     rss_mib: float = 0.0
@@ -87,7 +87,7 @@ class Target:
         return await asyncio.open_connection(self.host, self.port, limit=64 * 1024)
 
     async def ask(self, data: bytes) -> None:
-        """One request on a connection of its own, its answer read to the end."""
+        """Send a request on its own connection, and read the whole response."""
         reader, writer = await self.connect()
         try:
             writer.write(data)
@@ -112,7 +112,7 @@ Attack = Callable[[Target], Awaitable[None]]
 
 
 async def silent(at: Target) -> None:
-    """Says nothing."""
+    """Connects and sends nothing."""
     reader, writer = await at.connect()
     try:
         await reader.read(1)
@@ -121,7 +121,7 @@ async def silent(at: Target) -> None:
 
 
 async def slow_heads(at: Target) -> None:
-    """15 KiB of a head that does not end."""
+    """Sends 15 KiB of a request head that does not end."""
     reader, writer = await at.connect()
     try:
         writer.write(b"GET /health HTTP/1.1\r\nX-Long: " + b"x" * 15_000)
@@ -131,7 +131,7 @@ async def slow_heads(at: Target) -> None:
 
 
 async def ahead(at: Target) -> None:
-    """Thousands of requests behind a call that runs."""
+    """Pipelines 200 requests behind a running invocation."""
     reader, writer = await at.connect()
     try:
         call = at.request("POST", at.function("sleep 2", max_instances=20) + "/invoke")
@@ -143,7 +143,7 @@ async def ahead(at: Target) -> None:
 
 
 async def long_bodies(at: Target) -> None:
-    """Calls of 6 MiB that wait for one instance."""
+    """Invocations with 6 MiB payloads, which wait for one instance."""
     path = at.function("sleep 1; cat >/dev/null", max_instances=1)
     body = json.dumps({"payload": "x" * (6 * MIB - 10)}).encode()
     await at.ask(
@@ -152,7 +152,7 @@ async def long_bodies(at: Target) -> None:
 
 
 async def wide_bodies(at: Target) -> None:
-    """Bodies that are many values, in letters of four bytes, to a route that takes none of them."""
+    """Sends many values of four-byte characters to a route that accepts none of them."""
     body = ("[" + '"\U0001f600",' * 49_000 + "0]").encode()
     await at.ask(
         at.request("POST", "/api/functions", JSON | {"Content-Length": str(len(body))}, body)
@@ -160,7 +160,7 @@ async def wide_bodies(at: Target) -> None:
 
 
 async def trickled_bodies(at: Target) -> None:
-    """A byte of a body of 8 MiB now and then, of a call and behind a 404."""
+    """Sends bodies of 8 MiB slowly, for an invocation and for a path that is not found."""
     for path in (at.function("cat") + "/invoke", "/api/nothing"):
         reader, writer = await at.connect()
         try:
@@ -178,7 +178,7 @@ async def trickled_bodies(at: Target) -> None:
 
 
 async def unread(at: Target) -> None:
-    """Asks for long answers and reads none."""
+    """Requests long responses and reads none."""
     reader, writer = await at.connect()
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     try:
@@ -191,7 +191,7 @@ async def unread(at: Target) -> None:
 
 
 async def unread_pages(at: Target) -> None:
-    """Asks for pages of long records and reads nothing of them."""
+    """Requests pages of long records and reads none."""
     path = at.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
     reader, writer = await at.connect()
     reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -209,20 +209,20 @@ async def pages(at: Target) -> None:
 
 
 async def long_output(at: Target) -> None:
-    """Calls that write as much as is kept, all of it six times as long in JSON."""
+    """Invocations with as much output as is stored, in bytes that take six each in JSON."""
     path = at.function("head -c 6291456 /dev/zero", max_instances=30)
     await at.ask(at.request("POST", path + "/invoke"))
 
 
 async def kept_answers(at: Target) -> None:
-    """The same, each with a key for which its answer is kept."""
+    """The same with idempotency keys, so that the responses are stored."""
     path = at.function("head -c 6291456 /dev/zero | tr '\\0' x", max_instances=30)
     key = {"Idempotency-Key": os.urandom(8).hex()}
     await at.ask(at.request("POST", path + "/invoke", key))
 
 
 async def long_definitions(at: Target) -> None:
-    """Functions as long as they may be."""
+    """Functions with definitions of the maximum length."""
     names = os.urandom(8).hex()
     body = json.dumps(
         {"name": names, "handler": "#" + "x" * 65_000, "environment": {"A": "x" * 32_000}}
@@ -234,7 +234,7 @@ async def long_definitions(at: Target) -> None:
 
 
 async def images(at: Target) -> None:
-    """Archives that are no archives, all at once."""
+    """Uploads of invalid archives, all at once."""
     head = {"Content-Type": "application/x-tar", "Content-Length": str(64 * MIB)}
     reader, writer = await at.connect()
     try:
@@ -247,7 +247,7 @@ async def images(at: Target) -> None:
         writer.close()
 
 
-# How many of them at a time.
+# Concurrent connections of each attack.
 ATTACKS: dict[Attack, int] = {
     silent: 3000,
     slow_heads: 3000,
@@ -266,7 +266,7 @@ ATTACKS: dict[Attack, int] = {
 
 
 async def play(targets: Sequence[Target], attack: Attack, count: int, seconds: float) -> None:
-    """`count` attackers, in turn of each tenant, again and again until the time is over."""
+    """Repeat the attack until the time is over, with `count` attackers spread over the tenants."""
     end = time.monotonic() + seconds
 
     async def again(target: Target) -> None:
@@ -286,7 +286,9 @@ async def play(targets: Sequence[Target], attack: Attack, count: int, seconds: f
 
 
 def look(server: Server, sink: Connection) -> None:
-    """In a process of its own, so that it is not the attackers who are late: until it is told."""
+    """Measure until `sink` receives a message. In its own process, so that busy attackers do not
+    delay it.
+    """
     seen = Seen("")
     while not sink.poll(SAMPLE_S):
         seen.rss_mib = max(seen.rss_mib, rss_mib(server.pid))
@@ -303,7 +305,7 @@ def look(server: Server, sink: Connection) -> None:
 
 @contextmanager
 def watching(server: Server, seen: Seen) -> Iterator[None]:
-    """Fills `seen` with the most of everything meanwhile."""
+    """Measure during the block, and set the peak values in `seen`."""
     ours, theirs = multiprocessing.Pipe()
     watcher = multiprocessing.get_context("fork").Process(target=look, args=(server, theirs))
     watcher.start()
@@ -332,7 +334,7 @@ def disk_mib(directory: Path) -> float:
 
 
 async def attacked(targets: Sequence[Target], attack: Attack, count: int, seconds: float) -> None:
-    """One attack, after what it needs."""
+    """Prepare and run one attack."""
     if attack in (pages, unread_pages):
         for target in targets:
             path = target.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
@@ -386,7 +388,7 @@ def run(names: list[str], seconds: float) -> list[str]:
 
 def main() -> int:
     it = argparse.ArgumentParser(prog="scripts/soak bounds", description=__doc__)
-    it.add_argument("--seconds", type=float, default=600.0, help="all attacks together")
+    it.add_argument("--seconds", type=float, default=600.0, help="duration of all attacks together")
     it.add_argument("--attack", action="append", default=[], help="only this one; may be repeated")
     given = it.parse_args()
     wrong = run(given.attack, given.seconds)

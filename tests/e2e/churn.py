@@ -1,8 +1,8 @@
-"""Churn: two hundred clients that change, call and kill what a few functions are made of.
+"""Churn: two hundred clients that change and invoke a few functions, and kill their instances.
 
-`scripts/soak churn` does it for ten minutes, `test_herd.py` for ten seconds. Whatever happens, no
-function ever has more instances than it may, the limits of the calls that run at once stay within
-the budget, and afterwards the pools say what the OCI runtime lists.
+`scripts/soak churn` runs it for ten minutes, `test_herd.py` for ten seconds. Checks that no
+function exceeds its maximum of instances, that the limits of simultaneous calls stay within the
+budget, and that the pools match the OCI runtime's list afterwards.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from e2e.timed_client import sandboxes as on_host
 BUDGET_MIB = 1024
 OPTIONS = f"--prewarmed 0 --memory-budget-mib {BUDGET_MIB}"
 MAXIMA = (2, 3, 4, 5)  # max_instances of the functions
-MEMORY_MIB = (256, 512)  # what versions have
-# When it began and ended, by the host's clock, and what its version may use.
+MEMORY_MIB = (256, 512)  # of versions
+# Prints its start and end by the host's clock, and its version's memory limit.
 HANDLER = 'date +%s%N; sleep 0.005; date +%s%N; echo "${LIMIT:-256}"'
 THINK_S = 2.0
 SAMPLE_S = 0.02
@@ -43,16 +43,16 @@ VERBS = {"invoke": 86, "update": 4, "rollback": 2, "deploy": 3, "pause": 1, "res
 MAY_BE = {
     "invoke": {"success", "FUNCTION_NOT_ACTIVE", "CAPACITY_FULL", "RUNTIME_UNAVAILABLE"},
     "update": {"200"},
-    "rollback": {"200", "NOT_FOUND"},  # a version that is not there yet
+    "rollback": {"200", "NOT_FOUND"},  # a version that does not exist yet
     "deploy": {"200"},
-    "pause": {"200", "CONFLICT"},  # after a deploy that failed
+    "pause": {"200", "CONFLICT"},  # after a failed deploy
     "resume": {"200", "CONFLICT"},
 }
 
 
 @dataclass
 class Report:
-    """What was done and seen."""
+    """The operations and observations."""
 
     told: Counter[str] = field(default_factory=Counter)
     ran: list[tuple[int, int, int]] = field(default_factory=list)  # began, ended, MiB
@@ -61,7 +61,7 @@ class Report:
     most_on_host: int = 0
 
     def peak_mib(self) -> int:
-        """The most that the limits of handlers that ran at once came to."""
+        """The maximum sum of the limits of handlers that ran at the same time."""
         turns = [(began, mib) for began, _, mib in self.ran]
         turns += [(ended, -mib) for _, ended, mib in self.ran]
         now = peak = 0
@@ -81,7 +81,7 @@ class Report:
 
 @dataclass
 class Churn:
-    """The clients, until `end` (monotonic seconds)."""
+    """The clients, which run until `end` (monotonic seconds)."""
 
     server: Server
     client: Client
@@ -124,7 +124,7 @@ class Churn:
             self.report.ran.append((began, ended, mib))
 
     def _kill(self, dice: random.Random) -> None:
-        """The guest of a sandbox, whatever it is doing."""
+        """Kills the guest of a random sandbox."""
         guests = list(self.server.guests().values())
         if guests:
             with suppress(ProcessLookupError):
@@ -169,7 +169,7 @@ async def churn(server: Server, seconds: float, clients: int, seed: int) -> Repo
 
 
 async def _check_rest(it: Churn) -> None:
-    """The pools say what the OCI runtime lists, and every function can be used as before."""
+    """The pools match the OCI runtime's list, and every function works as before."""
 
     async def agrees() -> bool:
         pools = [await one.pool() for one in it.functions]

@@ -1,7 +1,6 @@
-"""Run as a handler: tries the doors that `forbidden.py` does not, and prints how each try ended.
-
-"open" is what must not be; everything else is the name of an error, or of the signal that ended the
-try. System call numbers are x86_64's.
+"""Run as a handler: tries the system calls that `forbidden.py` does not, and prints the outcome of
+each. "open" is a failure of the sandbox; anything else is the name of an error, or of the signal
+that ended the try. System call numbers are x86_64's.
 """
 
 import ctypes
@@ -34,7 +33,7 @@ FLAGS = {
     **{"user": 0x10000000, "pid": 0x20000000, "net": 0x40000000, "time": 0x80},
 }
 FAMILIES = [one for one in range(46) if one not in (0, 1, 2, 10)]
-# Of setsockopt: kind of socket, level, option. What they are is said in seccomp.json.
+# Arguments of setsockopt: kind of socket, level, option. seccomp.json explains them.
 OPTIONS = {
     **{f"socket {one}": (2, 1, one) for one in (26, 27, 36, 37, 50, 51, 52, 60, 61, 65)},
     **{f"tcp {one}": (1, 6, one) for one in (14, 19, 27, 29, 31, 32, 37, 38, 39, 40)},
@@ -42,8 +41,8 @@ OPTIONS = {
     **{f"level {one}": (1, one, 1) for one in (132, 255, 263, 270, 279, 282, 283, 284)},
 }
 OPTIONS6 = {f"ipv6 {one}": (1, 41, one) for one in (1, 6, 27, 32, 34, 64)}
-FILTER = struct.pack("HBBI", 6, 0, 0, 0xFFFF)  # of packets: take them all
-UPPER = 1 << 32  # the kernel ignores it, a filter does not
+FILTER = struct.pack("HBBI", 6, 0, 0, 0xFFFF)  # a packet filter that accepts everything
+UPPER = 1 << 32  # the kernel ignores this bit, a filter does not
 CONTROLLERS = ["memory", "pids", "cpu", "devices", "freezer", "cpuset", "rdma"]
 
 
@@ -56,7 +55,7 @@ def call(number, *arguments):
 
 
 def old_entry():
-    """getpid by int 0x80, the door of i386: mov eax, 20; int 0x80; ret."""
+    """getpid by int 0x80, the i386 entry: mov eax, 20; int 0x80; ret."""
     page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     page.write(b"\xb8\x14\x00\x00\x00\xcd\x80\xc3")
     where = ctypes.addressof(ctypes.c_char.from_buffer(page))
@@ -79,12 +78,14 @@ def option(family, kind, level, number, upper=0):
 
 
 def at_upper(number, *arguments):
-    """The same, where a filter that compares 64 bits is told another number than the kernel is."""
+    """The same with an upper bit, which a filter that compares 64 bits sees and the kernel
+    ignores.
+    """
     return call(number, *(ctypes.c_long(one | UPPER) for one in arguments))
 
 
 def of_file(number, *arguments, path="/usr/bin/env"):
-    """A call whose first argument is a file, or a directory, that every sandbox reads."""
+    """A call whose first argument is a file, or a directory, that every sandbox can read."""
 
     def attempt():
         file = os.open(path, os.O_RDONLY)
@@ -100,8 +101,8 @@ def read_with(flags):
         offset = [ctypes.c_long(0)] * 2
         last = ctypes.c_long(flags)
         read = of_file(327, ctypes.c_char_p(vector), ctypes.c_long(1), *offset, last)
-        # The kernel itself answers so for what is not in its cache, and for files of an overlay:
-        # the door is open.
+        # The kernel itself returns this for uncached data, and for files of an overlay: the call is
+        # allowed.
         try:
             read()
         except OSError as error:
@@ -124,7 +125,7 @@ def steal_input():
 
 
 def of_terminal(number, value):
-    """On one of its own; both are refused for what they let do with others'."""
+    """On its own terminal; both are refused because of their effects on terminals of others."""
 
     def attempt():
         fcntl.ioctl(os.openpty()[1], number, value)
@@ -139,7 +140,7 @@ def mount(kind, options):
 tries = {f"call {name}": call(number, 0, 0, 0, 0, 0, 0) for name, number in NUMBERS.items()}
 for name, flag in FLAGS.items():
     tries[f"call unshare {name}"] = call(272, flag)
-    if name != "time":  # there that bit is a part of the signal to send
+    if name != "time":  # there, that bit is a part of the signal
         tries[f"call clone {name}"] = call(56, flag | 17, 0, 0, 0, 0)
 for family in FAMILIES:
     for kind in (1, 2, 3):

@@ -1,11 +1,10 @@
-"""Commands of the server's machine for tests, each in a process that was forked with its imports.
+"""Runs commands of the server's machine for tests, each in a process that is forked with the
+imports done.
 
-Nine tenths of the processor time of `quiltfn keys` or `quiltfn backup` goes to the start of Python
-and to imports, which are the same each time. What runs here is the program's own `main`, with its
-words, its environment, its directory and its output.
-
-That a command finds all that it imports when it starts from nothing is for tests that use
-`e2e.server.QUILTFN` or `own_process`.
+Nine tenths of the CPU time of `quiltfn keys` or `quiltfn backup` goes to the start of Python and to
+imports. The forked process runs the program's own `main` with the command's arguments, environment,
+directory and output. Tests with `e2e.server.QUILTFN` or `own_process` check that a command finds
+its imports when it is started normally.
 """
 
 from __future__ import annotations
@@ -26,9 +25,8 @@ WORDS = ("backup", "doctor", "fleet", "keys", "restore", "store")
 def run(
     words: Sequence[str], timeout_s: float, *, cwd: str, env: Mapping[str, str]
 ) -> tuple[int, str, str]:
-    """The exit code of a command, and what it wrote to its output and to its errors.
-
-    Raises `subprocess.TimeoutExpired` where it took longer, and has been killed.
+    """The exit code of a command, its output and its errors. Raises `subprocess.TimeoutExpired` if
+    it took too long; it was killed then.
     """
     with (
         open(os.devnull, "rb") as nothing,
@@ -51,7 +49,7 @@ def run(
 
 
 class _Given:
-    """A file of this process that a process which is started is given."""
+    """A file of this process that is passed to a started process."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -66,7 +64,7 @@ def _taken(given: Any) -> int:
 
 
 def _become(words: list[str], cwd: str, env: dict[str, str], files: Sequence[int]) -> None:
-    """From now on this process is the command."""
+    """This process becomes the command."""
     from quiltfn import __main__ as program  # noqa: PLC0415 — the tests' process has no use for it
 
     for number, one in enumerate(files):

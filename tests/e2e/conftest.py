@@ -1,4 +1,4 @@
-"""A server to attack from within, which the tests of hostile handlers share."""
+"""The server that the tests of hostile handlers attack from within."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ def _grounds() -> Iterator[Lasting[Ground]]:
 
 @pytest.fixture(scope="module")
 def ground(_grounds: Lasting[Ground], request: pytest.FixtureRequest) -> Iterator[Ground]:
-    """A server to attack from within, beside a victim, on a host that is watched: the host is long
-    to look at.
+    """A server to attack from within, with a victim, on a monitored host. Shared, since examining
+    the host takes long.
     """
     with _grounds.lent(request) as ground:
         yield ground

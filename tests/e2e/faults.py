@@ -1,4 +1,4 @@
-"""Things to break a server with: an OCI runtime that obeys a file, and a foreign container."""
+"""Means of breaking a server: an OCI runtime that a file controls, and a foreign container."""
 
 import json
 import os
@@ -26,7 +26,9 @@ NO_HYBRID = ["unshare", "--mount", "--propagation", "private", "sh", "-c", HIDE,
 
 
 class Runtime:
-    """An OCI runtime that fails or hangs when a sandbox is made, or is missing, as it is told."""
+    """An OCI runtime that fails or hangs when it creates a sandbox, or is missing, as a test
+    requests.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.path, self._mode = directory / "crun", directory / "mode"
@@ -44,7 +46,7 @@ class Runtime:
 
 @contextmanager
 def foreign_container(directory: Path) -> Iterator[int]:
-    """Somebody else's container, in a control group of its own. Yields the pid it has here."""
+    """A foreign container, in its own control group. Yields its pid on the host."""
     group = Path("/sys/fs/cgroup/memory")
     group = (group if group.is_dir() else group.parent) / f"foreign-{os.getpid()}"
     bundle, root, name = directory / "bundle", directory / "crun-root", f"foreign-{os.getpid()}"

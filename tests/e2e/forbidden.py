@@ -1,6 +1,5 @@
-"""Run as a handler: tries what a handler must not be able to do, and prints how each try ended.
-
-0 is success, everything else the errno that it failed with. System call numbers are x86_64's.
+"""Run as a handler: tries what a handler must not be able to do, and prints the outcome of each
+try. 0 is success, anything else the errno of its failure. System call numbers are x86_64's.
 """
 
 import ctypes
@@ -126,7 +125,7 @@ TRIES = {
 }
 result = {}
 for name, attempt in TRIES.items():
-    pid = os.fork()  # what a try changes stays with it
+    pid = os.fork()  # the effects of a try stay in its process
     if pid == 0:
         try:
             attempt()

@@ -1,4 +1,6 @@
-"""A file system of a few MiB for a data directory, filled to the last byte and emptied again."""
+"""A small file system for a data directory, which can be filled to the last byte and emptied
+again.
+"""
 
 import contextlib
 import errno
@@ -11,13 +13,13 @@ from e2e.server import short_dir
 
 
 class Disk:
-    """`data` is where a server keeps its data; `fill` leaves nothing for it."""
+    """`data` is the server's data directory; `fill` leaves no space for it."""
 
     def __init__(self, at: Path) -> None:
         self.at, self.data, self._ballast = at, at / "data", at / "fill"
 
     def fill(self) -> None:
-        """Until nothing more is taken, in ever smaller pieces."""
+        """Fills the disk in ever smaller pieces until nothing more fits."""
         file = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             for size in (1 << 20, 1 << 14, 1 << 12, 512):
@@ -33,7 +35,7 @@ class Disk:
 
 
 class NoRoom(Exception):
-    """As was wanted."""
+    """The expected error."""
 
 
 def write(file: int, data: bytes) -> None:

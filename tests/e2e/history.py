@@ -1,7 +1,7 @@
-"""What clients were told while a server was ill-treated, and whether what it has agrees with that.
+"""The responses to clients during a storm, compared with the server's data afterwards.
 
-Pure: a storm (storms.py) writes down what it sends and hears, and at the end compares. Each client
-changes its own functions and tokens alone, so what is acknowledged has one order.
+Pure: a storm (storms.py) records its requests and responses, and compares at the end. Each client
+changes only its own functions and tokens, so acknowledged changes have one order.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupt
 
 @dataclass
 class Call:
-    """One call with a payload that no other has. `at`: by the monotonic clock, of each answer.
-
-    `key`: the Idempotency-Key that it was sent with, each time, where it had one.
+    """One invocation with a unique payload. `at`: the time of each response, by the monotonic
+    clock. `key`: the Idempotency-Key of all its requests, if it has one.
     """
 
     token: str
@@ -32,7 +31,7 @@ class Call:
 
 
 def is_spent(status: int, body: Record | None) -> bool:
-    """Whether a key has this answer for good, since its first request ended with the server."""
+    """Whether the key has this response for good, since its first request ended with the server."""
     return (
         status == 503
         and body is not None
@@ -64,7 +63,7 @@ class History:
 
 @dataclass
 class Seen:
-    """What the server has. `records` by function, newest first; `functions` by name."""
+    """The server's data. `records` by function, newest first; `functions` by name."""
 
     records: dict[str, list[Record]]
     functions: dict[str, Record]
@@ -72,7 +71,7 @@ class Seen:
 
 @dataclass
 class Verdict:
-    """How often each thing went wrong that must not, and some examples."""
+    """How often each rule was broken, with examples."""
 
     lost: int = 0
     changed: int = 0
@@ -111,8 +110,8 @@ def judge(
     cuts: Iterable[tuple[float, float]] = (),
     may_lose_s: float = 0.0,
 ) -> Verdict:
-    """Compares. `cuts`: when power was cut, and when the server was dead; an answer between
-    `may_lose_s` before the first and the second may be lost.
+    """Compares. `cuts`: when power was cut, and when the server was dead; a change acknowledged
+    between `may_lose_s` before the first and the second may be lost.
     """
     verdict = Verdict()
     cuts = list(cuts)
@@ -131,13 +130,13 @@ def judge(
 
 
 def lateness(at: float, cuts: list[tuple[float, float]], may_lose_s: float) -> float | None:
-    """How long before a cut, where that is so short that the cut may have cost it."""
+    """How long before a cut, if that is short enough that the cut may have caused the loss."""
     ages = (max(0.0, cut - at) for cut, dead in cuts if cut - may_lose_s <= at <= dead)
     return next(ages, None)
 
 
 def gives_way(told: Record) -> bool:
-    """Whether another node had written this end for one that was lost, whose own may come later."""
+    """Whether another node recorded this end for a lost node, whose own end may arrive later."""
     return told["status"] == "interrupted" and told.get("error_message") == NODE_LOST.sentence
 
 
@@ -169,7 +168,7 @@ def _judge_call(
 
 
 def _judge_records(records: list[Record], verdict: Verdict) -> None:
-    """Newest first; ids tell the order of the calls, and times must not contradict themselves."""
+    """Newest first; ids give the order of invocations, and times must not contradict it."""
     for one in records:
         if one["status"] not in FINAL:
             verdict.note("never_final", f"{one['invocation_id']} is {one['status']}")

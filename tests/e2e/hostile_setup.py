@@ -1,4 +1,6 @@
-"""The ground for hostile handlers: a server with two tenants, a watched victim, a watched host."""
+"""The environment of hostile handlers: a server with two tenants, a monitored victim, and a
+monitored host.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,13 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def times(few: int, many: int) -> int:
-    """How often something is tried: in scripts/test, and by `scripts/soak hostile`."""
+    """The number of tries: in scripts/test, or in `scripts/soak hostile`."""
     return many if IN_FULL else few
 
 
 @dataclass
 class Ground:
-    """`server` acts for the tenant that attacks. `canaries`: files of the host → what they say."""
+    """`server` acts as the attacker's tenant. `canaries`: files of the host → their content."""
 
     server: Server
     victim: Victim
@@ -36,7 +38,7 @@ class Ground:
 
 @contextmanager
 def serving(crun: str = CRUN, options: str = "--prewarmed 0") -> Iterator[Server]:
-    """A server with keys; what it is asked is asked by tenant `attacker`."""
+    """A server with keys, with requests as tenant `attacker`."""
     with watched(options, crun=crun) as server:
         attacker = make_key(server, "--tenant", "attacker", "--scope", "operator")["key"]
         server.start().http.headers["X-Api-Key"] = attacker
@@ -45,7 +47,7 @@ def serving(crun: str = CRUN, options: str = "--prewarmed 0") -> Iterator[Server
 
 @contextmanager
 def ground() -> Iterator[Ground]:
-    """Afterwards the host is as it was, and the victim never noticed."""
+    """Afterwards checks that the host is unchanged, and that the victim was not affected."""
     with ExitStack() as stack:
         server = stack.enter_context(serving())
         places = (Path("/"), Path("/root"), Path("/tmp"), server.data_dir)
@@ -64,18 +66,18 @@ def ground() -> Iterator[Ground]:
 
 
 def until_known(server: Server, key: str) -> None:
-    """Until the server knows a new key: it hears of it within a second."""
+    """Waits until the server knows a new key, which takes up to a second."""
     headers = {"X-Api-Key": key}
     until(lambda: server.http.get("/api/functions", headers=headers).status_code == 200)
 
 
 def script(code: str) -> str:
-    """A handler of the shell runtime that is a Python program."""
+    """A Python program as a handler of the shell runtime."""
     return f"exec python3 - <<'END'\n{code}\nEND"
 
 
 def of_another_tenant(server: Server, tenant: str) -> Callable[..., Any]:
-    """A function like `server.call` that asks for that tenant."""
+    """A function like `server.call`, with requests as that tenant."""
     key = make_key(server, "--tenant", tenant, "--scope", "write")["key"]
     until_known(server, key)
 
@@ -86,10 +88,8 @@ def of_another_tenant(server: Server, tenant: str) -> Callable[..., Any]:
 
 
 class Meter(threading.Thread):
-    """The highest that the sandboxes' control groups were seen at.
-
-    `pids`: processes of one sandbox at once; `memory`: bytes of one. `host_drop`: by how much the
-    machine's available memory fell.
+    """The peaks of the sandboxes' control groups. `pids`: processes of one sandbox; `memory`: bytes
+    of one. `host_drop`: the decrease of the machine's available memory.
     """
 
     def __init__(self, server: Server) -> None:
@@ -136,7 +136,7 @@ def host_can_fork(count: int = 20) -> None:
 
 
 def answers_again(server: Server, function: Function, payload: str = "quick") -> None:
-    """The API and the function are alive within five seconds of an attack."""
+    """Checks that the API and the function work within five seconds of an attack."""
     began = time.monotonic()
     assert server.call("GET", "/api/functions").status_code == 200
     assert time.monotonic() - began < scaled(1)

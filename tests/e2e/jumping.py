@@ -1,7 +1,7 @@
 """`quiltfn` with a server whose wall clock can be set: `jumping.py LIBRARY JUMP serve …`.
 
-The library (jump.c) is preloaded into the server's process alone, which reads how far to jump from
-the file JUMP. Nothing of quiltfn knows of it.
+The library (jump.c) is preloaded only into the server's process, and reads the difference to the
+real time from the file JUMP. quiltfn's code is unaffected.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Find what servers under test have left on this machine.
+"""Finds leftovers of servers under test on this machine.
 
-Other servers may run on the machine meanwhile. So only what bears a mark of the servers in question
-counts: their ids, their directories, and the blocks of uids that their sandboxes run with.
+Other servers may run on the machine meanwhile. So only things with a mark of the given servers
+count: their ids, their directories, and the uid blocks of their sandboxes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quiltfn.launcher.state import BLOCK, UIDS_DIR, UIDS_PER_SANDBOX
 from timeouts import scaled
 
 UIDS = range(0x7000_0000, 0x8000_0000)
-# Of these each server has one.
+# Each server has one of these.
 SERVER_UIDS = range(UIDS[0], UIDS[0] + 65_536)
 NETNS = Path("/run/netns")
 OF_A_SERVER = re.compile(r"/quiltfn(?:/|-server-)([0-9a-f]{8})(?:/|$)", re.M)
@@ -26,7 +26,7 @@ OF_A_SERVER = re.compile(r"/quiltfn(?:/|-server-)([0-9a-f]{8})(?:/|$)", re.M)
 
 @dataclass(frozen=True)
 class Traces:
-    """Sentences, one a thing found."""
+    """One sentence for each leftover."""
 
     found: frozenset[str]
 
@@ -37,7 +37,7 @@ class Traces:
 def look(root: Path | None, run_dir: Path, servers: Iterable[str]) -> Traces:
     """Everything on the host that belongs to these servers.
 
-    `root`: the directory that their command lines name, None where one of them may be running.
+    `root`: the directory in their command lines; None if one of them may be running.
     """
     ids = set(servers)
     return Traces(
@@ -56,9 +56,10 @@ def look(root: Path | None, run_dir: Path, servers: Iterable[str]) -> Traces:
 def nothing_since(
     before: Traces, root: Path | None, run_dir: Path, servers: Iterable[str], timeout_s: float = 5.0
 ) -> list[str]:
-    """What is still left after a moment, and stays; an empty list is what a test wants.
+    """The leftovers that persist; a test expects none.
 
-    Where many servers run there is a process at each look that its server is just ending.
+    With many servers, each scan may find a process that its server is just ending, so only repeated
+    findings count.
     """
     ids, began = set(servers), time.monotonic()
     left = look(root, run_dir, ids).since(before)
@@ -71,14 +72,16 @@ def nothing_since(
 
 
 def _cgroups(ids: set[str]) -> Iterable[str]:
-    """In every hierarchy, and in the tmpfs that they are mounted in."""
+    """In every hierarchy, and in the tmpfs that contains their mount points."""
     for path in _directories_below("/sys/fs/cgroup") if ids else ():
         if path.rpartition("/")[2].removeprefix("quiltfn-server-") in ids:
             yield f"control group {path}"
 
 
 def _directories_below(top: str) -> Iterable[str]:
-    """All of them. One with two links has none below it, and its many files are not listed."""
+    """All directories below. One with two links has no subdirectories, and its many files are not
+    listed.
+    """
     with contextlib.suppress(OSError):
         if os.stat(top).st_nlink != 2:
             for one in os.scandir(top):
@@ -98,9 +101,9 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
         with contextlib.suppress(OSError):
             status = _text(f"/proc/{pid}/status")
             if "\nPPid:\t2\n" in status:
-                continue  # a thread of the kernel
+                continue  # a kernel thread
             real = int(status.partition("\nUid:\t")[2].partition("\t")[0])
-            # Read of those alone that it can say something of.
+            # Read only for processes that it can identify.
             groups = _text(f"/proc/{pid}/cgroup") if ids else ""
             server = OF_A_SERVER.search(groups)
             ours = server is not None and server[1] in ids
@@ -114,7 +117,7 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
 
 
 def _server_of(uid: int) -> str | None:
-    """The last server that had the uid's block for its sandboxes; None for a uid of no sandbox."""
+    """The last server that had the uid's block for its sandboxes; None for any other uid."""
     if uid not in UIDS or uid in SERVER_UIDS:
         return None
     with contextlib.suppress(OSError):

@@ -1,10 +1,9 @@
-"""Network namespaces that stand for a host and for everything that it is connected to.
+"""Network namespaces that simulate a host and everything that it is connected to.
 
 `Lab.host` is where a server under test runs; its only link leads to `Lab.world`, in which one
-process answers on every address: public ones, private networks, cloud metadata, and a resolver. A
-second process, in the host's namespace, stands for whatever else listens on the host.
-
-Run as a script this file is that process.
+process listens on every address: public ones, private networks, cloud metadata, and a resolver. A
+second process, in the host's namespace, simulates other services of the host. Run as a script, this
+file is such a process.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from quiltfn.launcher import syscalls
 PORT, NAME, OWN = 7777, "public.test", "/proc/thread-self/ns/net"
 HOST_V4 = ("8.8.4.10", "192.168.77.10")
 HOST_V6 = ("2001:4860:4860::10", "fd12:3456::10")
-HOST_RANGE = "11.9.0.7"  # of a range that is the host's by a route
+HOST_RANGE = "11.9.0.7"  # of a range that a route assigns to the host
 HOST_LATER = "8.8.4.77"
 WORLD_V4, WORLD_V6 = "8.8.4.1", ("2001:4860:4860::1", "fd12:3456::1")
 PUBLIC = ("9.9.9.9", "2606:4700::1111")
@@ -55,7 +54,7 @@ FORBIDDEN = (
 
 @dataclass(frozen=True)
 class Lab:
-    """`log`: a line for each address that somebody reached."""
+    """`log`: a line for each address that was reached."""
 
     host: str
     world: str
@@ -67,7 +66,7 @@ class Lab:
 
 @contextlib.contextmanager
 def lab(directory: Path) -> Iterator[Lab]:
-    """Everything is gone afterwards. The calling thread is in the host's namespace meanwhile."""
+    """Removes everything afterwards. The calling thread is in the host's namespace meanwhile."""
     mark = secrets.token_hex(3)
     made = Lab(f"qh{mark}", f"qw{mark}", directory / "reached")
     made.log.touch()
@@ -93,7 +92,7 @@ def lab(directory: Path) -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def inside(name: str) -> Iterator[None]:
-    """The calling thread, and what it starts, is in that namespace."""
+    """Puts the calling thread, and what it starts, into that namespace."""
     own, there = (os.open(path, os.O_RDONLY) for path in (OWN, f"/run/netns/{name}"))
     try:
         syscalls.enter_network(there)
@@ -144,7 +143,7 @@ def _listener(log: Path) -> subprocess.Popen[bytes]:
 
 
 def answer_to(question: bytes) -> bytes:
-    """A DNS answer: every name is the public server's, by IPv4 or IPv6 as was asked for."""
+    """A DNS response: every name has the public server's address, IPv4 or IPv6 as requested."""
     end = question.index(b"\0", 12) + 5
     kind = int.from_bytes(question[end - 4 : end - 2], "big")
     family, address = (socket.AF_INET, PUBLIC[0]) if kind == 1 else (socket.AF_INET6, PUBLIC[1])
@@ -154,7 +153,7 @@ def answer_to(question: bytes) -> bytes:
 
 
 def main(log: str) -> None:
-    """Answers on every address of this namespace, and notes which of them was asked."""
+    """Responds on every address of this namespace, and logs the requested address."""
     ready = selectors.DefaultSelector()
 
     def note(address: str) -> None:
@@ -186,7 +185,7 @@ def main(log: str) -> None:
             arrived = extra[0][2][:16]
             note(socket.inet_ntop(socket.AF_INET6, arrived))
             reply = answer_to(data) if key.data == 53 else b"here"
-            # From the address that was asked, or the asker would not know the answer.
+            # From the requested address, or the client would reject the response.
             with contextlib.suppress(OSError):
                 one.sendmsg([reply], [(extra[0][0], extra[0][1], arrived + bytes(4))], 0, sender)
 

@@ -35,7 +35,7 @@ SWITCHES = (
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/kernel/profiling",
 )
-# Counters, and what is another at every look.
+# Counters and other values that change by themselves.
 MOVING = re.compile(
     r"random/|pty/nr|fs/(quota/|aio-nr|dentry-state|file-nr|inode-nr|inode-state)|ns_last_pid|"
     r"vm/(nr_|stat_refresh|compact_memory|drop_caches)|perf_event_max_sample_rate|kernel/tainted"
@@ -45,7 +45,7 @@ TROUBLE = re.compile(r"BUG:|Oops|hung_task|blocked for more than")
 
 
 def look(canaries: Iterable[Path] = ()) -> dict[str, str]:
-    """What is seen → what it says now."""
+    """What was examined → its value."""
     facts = {str(path): text_of(path) for path in canaries}
     facts |= {name: digest(Path(name)) for name in PROGRAMS}
     for top in SETTINGS:
@@ -78,7 +78,7 @@ def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 @contextmanager
 def canaries(*directories: Path) -> Iterator[dict[Path, str]]:
-    """Files that everybody may read who gets to them, and only that; path → what it says."""
+    """Files readable by everybody who reaches them; path → content."""
     text = {one / f"canary-{secrets.token_hex(4)}": secrets.token_hex(24) for one in directories}
     try:
         for path, secret in text.items():
@@ -122,7 +122,7 @@ def keys() -> Iterator[str]:
 
 
 def files_of_sandboxes() -> Iterator[str]:
-    """Nothing that a sandbox makes may be seen here, two levels deep."""
+    """Files of sandboxes that are visible on the host, two levels deep; there must be none."""
     for top in SEEN_BY_ALL:
         for path, below, files in os.walk(top):
             if path != top:
@@ -146,17 +146,17 @@ def kernel_trouble() -> int:
     return len(TROUBLE.findall(done.stdout))
 
 
-# The neighbour --------------------------------------------------------------------------------
+# The victim -----------------------------------------------------------------------------------
 
 EVERY_S, BASELINE_CALLS = 0.2, 20
-# Two cores carry server, attackers and victim, and perhaps other work: what a scheduler may add
-# before a test calls it harm. The bound without it is reported beside the figure.
+# Two cores run the server, attackers, victim, and perhaps other work: the delay that scheduling may
+# add before a test fails. The stricter bound without it is reported beside the figure.
 TOLERANCE_MS = 250.0
 
 
 @dataclass
 class Victim:
-    """Another tenant's function, called five times a second while others are attacked from."""
+    """Another tenant's function, invoked five times a second during attacks."""
 
     url: str
     key: str

@@ -1,8 +1,8 @@
-"""`quiltfn` with a server that is told of starts of the machine, and makes a mistake if told to:
+"""`quiltfn` with a server that sees simulated reboots, and makes a mistake on request:
 `rebooting.py FILE MISTAKE serve …`.
 
-FILE says which start of the machine this is. MISTAKE is one of `MISTAKES` or `FLEET_MISTAKES`.
-Nothing of quiltfn knows of either.
+FILE has the id of the machine's current boot. MISTAKE is one of `MISTAKES` or `FLEET_MISTAKES`.
+quiltfn's code is unaffected.
 """
 
 import os
@@ -25,17 +25,17 @@ async def early(self, accepted):
     self.late = [*getattr(self, "late", [])[-1000:], asyncio.create_task(late(self, accepted))]
 work.SqlWork.accept = early
 """,
-    # A start finds no trace of attempts that had begun.
+    # A start ignores attempts that had begun.
     "untold": """
 from quiltfn.store.calls.journal import SpoolJournal
 SpoolJournal.opened = lambda self, record: None
 """,
 }
-# Those of a node of a fleet.
+# Mistakes of a node of a fleet.
 FLEET_MISTAKES = {
     "none": "",
     "lose": MISTAKES["early"],
-    # Of what a node has claimed the first can be claimed by another one as well.
+    # The first item that a node claims can be claimed by another one as well.
     "double": """
 from quiltfn.store.calls.work import SqlWork
 claim = SqlWork.claim
@@ -45,7 +45,7 @@ async def claim_and_give_back(self, *given, **more):
     return found
 SqlWork.claim = claim_and_give_back
 """,
-    # A node starts as many instances as the function may have, whatever the others have.
+    # A node starts up to the function's maximum of instances, regardless of other nodes.
     "exceed": """
 from quiltfn.fleet.slots import SlotKeeper
 def allow(self, row, count):

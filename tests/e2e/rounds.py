@@ -1,6 +1,6 @@
-"""Rounds of calls that race a change of their function: update, rollback, pause, delete.
+"""Rounds of invocations that race a change of their function: update, rollback, pause, delete.
 
-`scripts/soak races` runs a thousand of each; `test_races.py` fifty.
+`scripts/soak races` runs a thousand rounds of each; `test_races.py` fifty.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from e2e.timed_client import Client, Marked, TimedResponse, client_of, deploy, i
 from timeouts import scaled
 
 CALLERS = (2, 8)
-LATE_S = 0.03  # each begins up to so much after the start, so that every moment is met
+LATE_S = 0.03  # each begins up to this much after the start, so that every moment is covered
 MOST_S = 20.0
 
 
 @dataclass
 class Observed:
-    """What was seen, by kind of change. `overlapping`: calls that ran while it was made."""
+    """The observations by kind of change. `overlapping`: invocations that ran during it."""
 
     rounds: int = 0
     calls: int = 0
@@ -45,7 +45,7 @@ class Observed:
 
 @dataclass
 class Race:
-    """Callers that call on and on, and one change in their midst."""
+    """Clients that invoke continuously, and one change meanwhile."""
 
     random: random.Random
     told: Observed = field(default_factory=Observed)
@@ -53,7 +53,9 @@ class Race:
     async def run(
         self, function: Marked, change: Callable[[], Awaitable[TimedResponse]]
     ) -> tuple[TimedResponse, list[TimedResponse]]:
-        """The change's answer, and those of every call; each caller's last began after it."""
+        """The responses to the change and to all invocations; each client's last one began after
+        it.
+        """
         gate, changed = asyncio.Event(), asyncio.Event()
         callers = [
             asyncio.ensure_future(self._call(function, gate, changed))
@@ -104,13 +106,15 @@ class Race:
 
 
 def check_switch(done: TimedResponse, answers: list[TimedResponse], old: str, new: str) -> None:
-    """No call failed; all ran the old or the new, and the new if they began after the change."""
+    """No invocation failed; each ran the old or new version, and the new one if it began after the
+    change.
+    """
     for one in answers:
         assert one.mark in ({new} if one.began > done.ended else {old, new}), (done, one)
 
 
 def check_closed(done: TimedResponse, answers: list[TimedResponse], old: str, code: str) -> None:
-    """Every call ran or was refused, and was refused if it began after the change."""
+    """Every invocation ran or was refused, and was refused if it began after the change."""
     for one in answers:
         if one.began > done.ended or one.status != 200:
             assert one.code == code, (done, one)
@@ -172,13 +176,13 @@ KINDS = {"update": updates, "rollback": rollbacks, "pause": pauses, "delete": de
 
 
 async def is_at_rest(client: Client) -> bool:
-    """Whether nothing of the tenant's is there any more."""
+    """Whether nothing of the tenant is left."""
     stats = (await client.ask("GET", "/api/functions/pool/stats")).body
     return bool(stats["total_count"] == 0)
 
 
 async def play(server: Server, kind: str, rounds: int, seed: int) -> Observed:
-    """So many rounds of one kind; at the end nothing of the functions is left."""
+    """Runs rounds of one kind; at the end nothing of the functions is left."""
     race = Race(random.Random(seed))
     async with client_of(server) as client:
         await KINDS[kind](client, race, rounds)

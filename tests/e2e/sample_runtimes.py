@@ -1,4 +1,4 @@
-"""Runtimes for tests: files in a dictionary, packed, uploaded and named."""
+"""Runtimes for tests: files from a dictionary are packed, uploaded and added."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _numbers = itertools.count(1)
 
 
 def pack(files: dict[str, str | bytes]) -> bytes:
-    """A tar archive; a name that ends with * is executable."""
+    """A tar archive; a file whose name ends with * is executable."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in files.items():
@@ -26,7 +26,7 @@ def pack(files: dict[str, str | bytes]) -> bytes:
 
 
 def upload(server: Server, files: dict[str, str | bytes]) -> str:
-    """The digest of the image."""
+    """Uploads an image; returns its digest."""
     answer = server.http.post(
         "/api/runtimes/images", content=pack(files), headers={"content-type": "application/x-tar"}
     )
@@ -37,7 +37,7 @@ def upload(server: Server, files: dict[str, str | bytes]) -> str:
 def add(
     server: Server, kind: str, files: dict[str, str | bytes], name: str | None = None, **more: Any
 ) -> str:
-    """A runtime's name."""
+    """Adds a runtime; returns its name."""
     name = name or f"r{next(_numbers)}"
     body = {"name": name, "kind": kind, "image": upload(server, files), **more}
     answer = server.call("POST", "/api/runtimes", body)
@@ -46,10 +46,10 @@ def add(
 
 
 def python(server: Server, source: str, **fields: Any) -> Function:
-    """A deployed function: `handler` of a module of that source."""
+    """A deployed function: `handler` of a module with that source."""
     return server.deploy("mod:handler", runtime=add(server, "python", {"mod.py": source}), **fields)
 
 
 def node(server: Server, source: str, **fields: Any) -> Function:
-    """The same in JavaScript: `handler` as a CommonJS module exports it."""
+    """The same in JavaScript, with a CommonJS module that exports `handler`."""
     return server.deploy("mod:handler", runtime=add(server, "node", {"mod.js": source}), **fields)

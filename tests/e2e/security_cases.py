@@ -22,10 +22,10 @@ GUEST, CLI = "tests/sandbox/test_guest.py", "tests/unit/test_cli.py"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """`tests`: node ids, the first the one to read. `controls`: tests in which the case fails
-    because a protection is missing. `not_run`: why there is no test, or which part of it is none.
-    `not_on_v2`: which of them were not run on pure v2, and why. `runsc`: tests of the same where
-    gVisor's runsc makes the sandbox.
+    """`tests`: node ids, the most readable one first. `controls`: tests in which the case fails
+    because a protection is missing. `not_run`: why there is no test, or which part has none.
+    `not_on_v2`: which of them were not run on pure v2, and why. `runsc`: tests of the same for
+    sandboxes of gVisor's runsc.
     """
 
     id: str

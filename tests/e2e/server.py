@@ -29,10 +29,10 @@ QUILTFN = Path(sys.executable).parent / "quiltfn"
 CRUN = "/usr/bin/crun"
 RUNSC = "/usr/bin/runsc"
 GVISOR = f"--runsc {RUNSC}"
-# `scripts/soak hostile` plays the whole catalogue: as many tries as it asks for, of five minutes.
+# `scripts/soak hostile` runs the whole catalogue: all its tries, each for up to five minutes.
 IN_FULL = bool(os.environ.get("QUILTFN_HOSTILE_IN_FULL"))
 CLIENT_TIMEOUT_S = 400 if IN_FULL else 60
-# Where the control groups of servers are, each in one hierarchy: version 1, version 2.
+# The parents of the servers' control groups: with cgroup v1, and with v2.
 HOMES = (Path("/sys/fs/cgroup/pids/quiltfn"), Path("/sys/fs/cgroup/quiltfn"))
 READY = re.compile(r"listening on (http://[\d.]+:\d+)\n")
 START_S, STOP_S = 40.0, 45.0  # before `scaled`
@@ -53,7 +53,7 @@ def why_not() -> str | None:
 
 
 def until(holds: Callable[[], Any], timeout_s: float = 10.0) -> Any:
-    """Waits for a condition on the host that nobody announces; returns what made it true."""
+    """Polls `holds` until its value is true, and returns the value."""
     began = time.monotonic()
     while True:
         value = holds()
@@ -61,13 +61,13 @@ def until(holds: Callable[[], Any], timeout_s: float = 10.0) -> Any:
             return value
         passed_s = time.monotonic() - began
         assert passed_s < scaled(timeout_s), f"not within {scaled(timeout_s)} s: {holds}"
-        # To ask takes processor time, and what took long is noticed soon enough a little later.
+        # Polling takes CPU time; after a long wait, a small delay does not matter.
         time.sleep(min(max(0.01, passed_s / 20), 0.05))
 
 
 @contextlib.contextmanager
 def short_dir() -> Iterator[Path]:
-    """A directory whose parents anybody may pass: mapped root has to walk to the root image."""
+    """A directory that every user can reach, as mapped root must reach the root image."""
     path = Path(tempfile.mkdtemp(prefix="quiltfn-test-"))
     path.chmod(0o755)
     try:
@@ -91,10 +91,10 @@ def quiltfn(
     own_process: bool = False,
     cwd: str | None = None,
     env: Mapping[str, str] | None = None,
-    stdin: int | IO[bytes] = subprocess.DEVNULL,  # what is piped in would be a payload
+    stdin: int | IO[bytes] = subprocess.DEVNULL,  # piped input would become the payload
 ) -> Completed:
-    """Runs a command to its end. `own_process`: from its start, also where it could be forked with
-    its imports (see `e2e/commands.py`).
+    """Runs a command to its end. `own_process`: start a new Python process, even if the command
+    could be forked from one that has its imports (see `e2e/commands.py`).
     """
     words, env = [str(QUILTFN), *arguments], os.environ if env is None else env
     if arguments[0] in commands.WORDS and not own_process and stdin == subprocess.DEVNULL:
@@ -113,7 +113,7 @@ def quiltfn(
 
 
 class AnyServer(Protocol):
-    """What answers the API: one server, or several that share what they have."""
+    """One server, or several that share their data."""
 
     @property
     def url(self) -> str:
@@ -128,10 +128,11 @@ class AnyServer(Protocol):
 
 
 class Server:
-    """One server, started again as often as a test likes on the same two directories.
+    """One server, which a test can restart on the same two directories.
 
-    `makes_database`: whether it begins with an empty directory. It looks for gVisor where the
-    options say `GVISOR`: to try it is a quarter of a start. Tests with that marker get it.
+    `makes_database`: whether the server creates its database, instead of a copied one. It looks for
+    gVisor only if `options` has `GVISOR`, as in tests with the marker `gvisor`: the look takes a
+    quarter of a start.
     """
 
     makes_database = False
@@ -162,7 +163,7 @@ class Server:
         self._command += ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
         self.headers: dict[str, str] = {}  # of every request
         self.ids: set[str] = set()  # of every server process that ran here
-        self.key_options: Sequence[str] = ("--data-dir", str(self.data_dir))  # where keys are
+        self.key_options: Sequence[str] = ("--data-dir", str(self.data_dir))  # to manage keys
         self.process: subprocess.Popen[bytes] | None = None
         self.log = root / "stderr"
         self.url = ""
@@ -191,14 +192,15 @@ class Server:
         return self
 
     def runs(self, program: Sequence[str]) -> None:
-        """The next start is of that program."""
+        """Use this program from the next start on."""
         self._command = [*program, *self._command[self._command.index("serve") :]]
 
     def start_without_waiting(self) -> None:
         """Starts it without waiting for the ready line.
 
-        The first time it finds an empty database: to make one is a sixth of a start. An installed
-        wheel, a full disk, the commands of documents and `contract/test_store_start.py` do make it.
+        At its first start it finds an empty database, since creating one takes a sixth of a start.
+        The tests of the wheel, of a full disk, of documents, and `contract/test_store_start.py`
+        let the server create it.
         """
         elsewhere = {"--store", "--fleet"} & set(self._command)
         if not (elsewhere or self.makes_database or self.data_dir.exists()):
@@ -220,7 +222,7 @@ class Server:
 
     @property
     def sandbox_files(self) -> Path:
-        """What crun is told and keeps of each sandbox, which only the launcher's mounts show."""
+        """crun's configuration and state of each sandbox, in the launcher's mount namespace."""
         run_dir = self.run_dir.resolve().relative_to("/")
         return Path(f"/proc/{self.launcher}/root", run_dir, "servers", self.id, "sandboxes")
 
@@ -234,7 +236,7 @@ class Server:
         return code
 
     def stop(self) -> None:
-        """SIGTERM, and the exit code that it promises."""
+        """Sends SIGTERM, and checks that the exit code is 0."""
         if self.process is None:
             return
         self.terminate()
@@ -252,7 +254,7 @@ class Server:
         return self.start()
 
     def close(self) -> None:
-        """Whatever happened before: nothing of this server runs afterwards."""
+        """Ends all processes of this server, whatever happened before."""
         try:
             if self.process is not None:
                 self.terminate()
@@ -307,17 +309,17 @@ class Server:
         return self.http.request(method, path, json=json)
 
     def later(self, work: Callable[..., Any], *arguments: Any, **more: Any) -> Future[Any]:
-        """`work` in a thread of its own."""
+        """Runs `work` in its own thread."""
         return self._threads.submit(work, *arguments, **more)
 
     def is_ready(self) -> bool:
-        """Whether each part that a call needs is well now."""
+        """Whether each part that an invocation needs is healthy."""
         return bool(self.call("GET", "/api/functions/health").json()["ready"])
 
     def until_ready(self, timeout_s: float = 10.0) -> dict[str, Any]:
-        """Waits until each part that a call needs is well, and returns what health says then. Where
-        the disk is busy, a server that has just started may not store within health's three
-        seconds.
+        """Waits until each part that an invocation needs is healthy; returns the health report. On
+        a busy disk, a server that has just started may take longer than the three seconds that
+        health waits for the store.
         """
         reports: list[dict[str, Any]] = []
 
@@ -345,14 +347,14 @@ class Server:
         return function
 
     def run(self, handler: str, payload: str | None = None, **fields: Any) -> dict[str, Any]:
-        """One call of a new function, deleted afterwards."""
+        """Invokes a new function once, and deletes it."""
         function = self.deploy(handler, **fields)
         record = function.invoke(payload)
         function.delete()
         return record
 
     def clear(self) -> None:
-        """Deletes functions, with their schedules, and runtimes of whoever it is asked by."""
+        """Deletes the functions, their schedules, and the runtimes of the client's tenant."""
         for one in self.call("GET", "/api/functions?limit=1000").json()["functions"]:
             self.call("DELETE", f"/api/functions/{one['id']}")
         for one in self.call("GET", "/api/runtimes").json()["runtimes"]:
@@ -363,11 +365,10 @@ class Server:
         return int(status_of(self.pid)["VmRSS"].split()[0])
 
     def sandbox_pids(self) -> dict[str, list[int]]:
-        """Every process of every sandbox of this server, as the host numbers it, also one that has
-        ended and was not waited for yet.
+        """The host's pids of all processes in each sandbox of this server, including zombies.
 
-        Who waits for something asks again and again, and to look at each process of the host takes
-        ten milliseconds of processor time. So the kernel is asked for the members of the groups.
+        Reads them from the control groups: tests poll this, and reading each process of the host
+        would take 10 ms of CPU time.
         """
         found: dict[str, list[int]] = {}
         home = next((one for top in HOMES if (one := top / self.id).is_dir()), None)
@@ -378,7 +379,7 @@ class Server:
                 for group in (sandbox, *directories(sandbox)):
                     if pids := numbers(group / "cgroup.procs"):
                         found.setdefault(sandbox.name, []).extend(pids)
-            # It does not name those that have ended: such a one is still a child of somebody.
+            # cgroup.procs omits zombies, which are still children of some process.
             known = set(itertools.chain(*found.values()))
             others = {one for pid in (*known, self.launcher) for one in all_children(pid)} - known
         for pid in others:
@@ -389,7 +390,7 @@ class Server:
         return found
 
     def cpu_percents(self) -> dict[str, int]:
-        """How much of a processor each sandbox may use, where that has a limit."""
+        """The CPU limit of each sandbox that has one, in percent of a CPU."""
         found = {}
         for group in Path("/sys/fs/cgroup").glob(f"**/quiltfn/{self.id}/*"):
             with contextlib.suppress(OSError, ValueError):
@@ -419,7 +420,7 @@ class Server:
         }
 
     def guest_of(self, comm: str) -> int:
-        """The first process of a sandbox in which something of that name runs."""
+        """The first process of a sandbox that runs a process of that name."""
         named = set(until(lambda: self.named(comm)))
         guests, everybody = self.guests(), self.sandbox_pids()
         return next(guests[name] for name, pids in everybody.items() if named & set(pids))
@@ -434,10 +435,10 @@ class Server:
         return found
 
     def wake(self, count: int = 1) -> None:
-        """Ends the program `sleep` in which so many handlers wait, or begin to wait now."""
+        """Waits until `count` processes `sleep` run in handlers, and ends them."""
         until(lambda: len(self.named("sleep")) >= count)
         for pid in self.named("sleep"):
-            os.kill(pid, signal.SIGPIPE)  # of which alone a shell says nothing
+            os.kill(pid, signal.SIGPIPE)  # the only deadly signal that a shell does not report
 
 
 @dataclass
@@ -483,13 +484,13 @@ class Function:
 def watched(
     options: str = "", kind: Callable[..., Server] = Server, **more: Any
 ) -> Iterator[Server]:
-    """A server, not started yet; at the end the host is asked what is left of it.
+    """A server, not started yet. At the end, checks that it has left nothing on the host.
 
-    `options`: of `quiltfn serve`; ROOT stands for the server's own directory. `more`: as `kind`
-    takes them.
+    `options`: of `quiltfn serve`; ROOT stands for the server's own directory. `more`: further
+    arguments of `kind`.
     """
     with short_dir() as root:
-        before = leftovers.look(None, root / "run", ())  # nobody can name what was just made
+        before = leftovers.look(None, root / "run", ())  # no process can name the new directory yet
         server = kind(root, options=options.replace("ROOT", str(root)), **more)
         try:
             yield server
@@ -516,7 +517,7 @@ def keeper_of(launcher: int) -> int:
 
 
 def all_children(pid: int) -> list[int]:
-    """Those of each of its threads."""
+    """The children of all threads of a process."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -525,14 +526,14 @@ def all_children(pid: int) -> list[int]:
 
 
 def numbers(file: Path) -> list[int]:
-    """What is in a file of the kernel's; nothing where it has just gone."""
+    """The numbers in a file of the kernel; none if the file is gone."""
     with contextlib.suppress(OSError):
         return [int(one) for one in file.read_text().split()]
     return []
 
 
 def directories(group: Path) -> list[Path]:
-    """The control groups in one."""
+    """The child groups of a control group."""
     with contextlib.suppress(OSError), os.scandir(group) as found:
         return [Path(one.path) for one in found if one.is_dir(follow_symlinks=False)]
     return []
@@ -544,7 +545,7 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 def statuses_of(pids: Iterable[int]) -> Iterator[dict[str, str]]:
-    """Of those that are still there."""
+    """The statuses of the processes that still exist."""
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             yield status_of(pid)
@@ -555,7 +556,7 @@ def parse_status(text: str) -> dict[str, str]:
 
 
 def is_first(pid: int) -> bool:
-    """Whether it is pid 1 where it lives. The host's numbers begin anew, and so say nothing."""
+    """Whether it is pid 1 in its namespace. The order of the host's pids says nothing."""
     with contextlib.suppress(OSError):
         return status_of(pid)["NSpid"].split()[-1] == "1"
     return False

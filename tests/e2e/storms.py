@@ -41,18 +41,18 @@ from e2e.work_load import WITNESSED, WorkLoad, pages, witness
 from quiltfn.launcher import syscalls
 from timeouts import scaled
 
-CALLERS, QUEUERS = 10, 14  # clients that call, and those that queue calls
+CALLERS, QUEUERS = 10, 14  # clients that invoke, and those that queue work
 INSTANCES = 8
 PAUSE_S = 0.005
 CONNECTIONS_MAX = 8  # of one client
-BETWEEN_S = 1.0, 7.0  # blows that take the server away
-# Before a client asks again whose call could not be served, and whose call nobody answered, unless
-# a server has started by then.
+BETWEEN_S = 1.0, 7.0  # between faults that take the server away
+# The delay before a client repeats an unserved or unanswered request, unless a server has started
+# by then.
 REFUSED_S, AWAY_S = 0.2, 1.0
 # `_IOR('X', 125, __u32)`, and the flag to drop what is in the journal, as a cut of power does.
 EXT4_SHUTDOWN, WITHOUT_JOURNAL = 0x8004587D, 2
-# A power cut may cost 50 ms where durability is relaxed, and the time that the disk takes to sync.
-# What it did cost is printed.
+# With relaxed durability, a power cut may cost 50 ms, plus the time of a sync of the disk. The
+# actual loss is printed.
 RELAXED_S = 0.5
 DISK_MIB = 512  # an hour of records; its image is sparse
 HERE = Path(__file__).parent
@@ -61,9 +61,8 @@ OPTIONS = "--prewarmed 1"
 
 @dataclass
 class Load:
-    """Clients that call, repeat keyed calls until they are answered, and change their functions.
-
-    `may_come_late`: what nobody answered may be done after what was answered later, by another
+    """Clients that invoke, repeat keyed requests until they get a response, and change their
+    functions. `may_come_late`: an unanswered request may take effect after later ones, at another
     server.
     """
 
@@ -94,7 +93,7 @@ class Load:
             one.join()
 
     def _live(self, number: int, dice: random.Random) -> None:
-        pending: list[Call] = []  # with a key, and without an answer
+        pending: list[Call] = []  # with a key, and without a response
         owned: list[Owned] = []
         for turn in range(1_000_000_000):
             if self._stop.is_set():
@@ -117,7 +116,7 @@ class Load:
         return call
 
     def _call(self, call: Call) -> bool:
-        """Whether its answer is still to come."""
+        """Whether its response is still missing."""
         headers = {} if call.key is None else {"Idempotency-Key": call.key}
         path = f"/api/functions/{call.function}/invoke"
         status, body = self.ask("POST", path, {"payload": call.token}, headers)
@@ -156,7 +155,7 @@ class Load:
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
-        """Status and body; 0 where there was no answer."""
+        """Status and body; 0 without a response."""
         connection = self._connection()
         headers = self.server.headers | (headers or {})
         data = None if body is None else json.dumps(body)
@@ -177,11 +176,11 @@ class Load:
         return told
 
     def _connection(self) -> http.client.HTTPConnection:
-        """The thread's own to the server that is to be asked, which may be another than before."""
+        """The thread's own connection to the server to use, which may have changed."""
         address = self.server.url.removeprefix("http://")
         kept: dict[str, http.client.HTTPConnection] = vars(self._kept)
         if address not in kept:
-            if len(kept) == CONNECTIONS_MAX:  # a server that starts again may have another port
+            if len(kept) == CONNECTIONS_MAX:  # a restarted server may have another port
                 kept.pop(next(iter(kept))).close()
             kept[address] = http.client.HTTPConnection(address, timeout=self.timeout_s)
         return kept[address]
@@ -195,7 +194,7 @@ class Load:
 
 
 def look(load: Load) -> Seen:
-    """All records and functions of the server, page by page."""
+    """Reads all records and functions of the server, page by page."""
     return Seen(
         {
             load.called: pages(
@@ -211,8 +210,8 @@ def look(load: Load) -> Seen:
 
 @dataclass
 class Storm:
-    """`cuts`: when power was cut, and when all was dead. `blows`: what was done, counted. `kills`:
-    how often every process of ours ended, and `away_s`: how long nothing answered.
+    """`cuts`: when power was cut, and when all processes were dead. `blows`: the faults, counted.
+    `kills`: how often every process was killed, and `away_s`: how long the server was unavailable.
     """
 
     server: Server
@@ -238,7 +237,7 @@ class Storm:
         self.load.is_served.clear()
 
     def kill(self) -> None:
-        """One of our processes, or both; what is left ends by itself."""
+        """Kills one of our processes, or both; the others end by themselves."""
         self.is_killed()
         whom = self.dice.choice(("server", "launcher", "both"))
         self.blows[f"kill -9 of {whom}"] += 1
@@ -308,7 +307,7 @@ def clock_storm(storm: Storm, until: float) -> None:
 
 
 def fill(path: Path) -> None:
-    """Takes every byte that an ordinary user can have."""
+    """Takes all the space that an ordinary user can have."""
     size, taken = 1 << 20, 0
     with path.open("wb", buffering=0) as file:
         os.chmod(path, 0o666)
@@ -323,7 +322,7 @@ def fill(path: Path) -> None:
 
 @dataclass
 class Disk:
-    """A file system of its own for the data directory, on a loop device."""
+    """A separate file system for the data directory, on a loop device."""
 
     image: Path
     path: Path
@@ -337,7 +336,7 @@ class Disk:
         self.mount()
 
     def mount(self) -> None:
-        """Tries until the file system is a new one: a process that ends may hold the old one."""
+        """Retries until it is a new file system: a process that is ending may hold the old one."""
         end = time.monotonic() + scaled(20)
         while True:
             run("mount", "-o", "loop", str(self.image), str(self.path))
@@ -359,7 +358,7 @@ class Disk:
             time.sleep(0.05)
 
     def cut(self) -> float:
-        """From now on nothing is written. Returns when, by the monotonic clock."""
+        """Stops all writes. Returns when, by the monotonic clock."""
         opened = os.open(self.path, os.O_RDONLY)
         try:
             at = time.monotonic()
@@ -374,7 +373,7 @@ def run(*command: str) -> None:
 
 
 class ServerOnADisk(Server):
-    """Its data directory is on a disk of its own."""
+    """A server whose data directory is on its own disk."""
 
     def __init__(self, root: Path, *, options: str, crun: str, mistake: str = "none") -> None:
         self._boot_id = root / "boot_id"
@@ -387,7 +386,7 @@ class ServerOnADisk(Server):
         self._command[self._command.index("--data-dir") + 1] = str(self.data_dir)
 
     def machine_starts_again(self) -> None:
-        """So far as the server can tell: the kernel has another id for each of its starts."""
+        """Simulates a reboot: the kernel's boot id changes."""
         self._boot_id.write_text(f"{uuid.uuid4()}\n")
 
     def close(self) -> None:
@@ -398,7 +397,7 @@ class ServerOnADisk(Server):
 
 
 class ServerWithAClock(Server):
-    """Its wall clock is as far from the real one as `jump` says."""
+    """A server whose wall clock differs from the real one by `jump`."""
 
     def __init__(self, root: Path, *, options: str, crun: str) -> None:
         self.jump = Jump(root)
@@ -446,8 +445,8 @@ class Report:
 
 
 def play(kind: str, seconds: float, seed: int, mistake: str | None = None) -> Report:
-    """One storm of that kind, and what its history says. `mistake`: of rebooting.py, which the
-    server makes.
+    """Runs one storm of that kind; returns the result of checking its history. `mistake`: of
+    rebooting.py, for the server to make.
     """
     storm_of, server_of, options = KINDS[kind]
     more = {}
@@ -460,7 +459,7 @@ def play(kind: str, seconds: float, seed: int, mistake: str | None = None) -> Re
         server.start()
         load = Load(server)
         work = WorkLoad(server, load.ask, is_clock_set=kind == "clock")
-        if mistake is not None:  # Found out it is in any case.
+        if mistake is not None:  # it is found in any case
             work.over_s = 1.0
         storm = Storm(server, load, random.Random(seed))
         load.start(seed)
@@ -492,7 +491,7 @@ def main() -> int:
     parser.add_argument("--mistake", choices=sorted(MISTAKES), help="a control: it must be found")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
-    # Other servers' mount namespaces would keep a disk of ours mounted after it was cut off.
+    # Other servers' mount namespaces would keep our disk mounted after it was cut off.
     syscalls.unshare_mounts()
     clean = True
     for kind in given.kind or KINDS:

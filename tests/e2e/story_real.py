@@ -1,5 +1,5 @@
-"""`service.story_driver.Driver` on a real server with real sandboxes, one for each story; and on
-three nodes of a fleet, of which any is asked.
+"""`service.story_driver.Driver` for a real server with real sandboxes, one per story; and for three
+nodes of a fleet, with requests to any of them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from fleet.front import fronted
 from service.story_machine import StoryMachine
 
 ANSWER_S = 60.0
-BEGUN_S = 0.03  # what a request has to get to its handler, or in line
+BEGUN_S = 0.03  # the time for a request to reach its handler, or its queue
 
 
 class RealRunning:
-    """A request in a thread of its own."""
+    """A request in its own thread."""
 
     def __init__(self, answer: Future[httpx.Response | None]) -> None:
         self._answer = answer
@@ -42,7 +42,7 @@ class RealRunning:
 
 
 class RealDriver:
-    """Every `speed` is this machine's own. At the end the host is asked what is left."""
+    """Every `speed` is this machine's own. At the end, checks that nothing is left on the host."""
 
     slow, delays, is_fleet = (0.2, 0.7, 1.5), (0, 0, 1, 2), False
 
@@ -66,7 +66,7 @@ class RealDriver:
         return None
 
     def start_call(self, method: str, path: str, body: Any = None) -> RealRunning:
-        client = self._http  # of this life of the server
+        client = self._http  # of this run of the server
 
         def send() -> httpx.Response | None:
             try:
@@ -92,7 +92,7 @@ class RealDriver:
         name, guest, where = found[which % len(found)]
         with contextlib.suppress(ProcessLookupError):
             os.kill(guest, signal.SIGKILL)
-        # The server has it removed once it knows.
+        # The server has it removed once it has noticed.
         until(lambda: not (where / name).exists())
         return True
 
@@ -114,7 +114,7 @@ class RealDriver:
 
 
 class FleetDriver(RealDriver):
-    """Each request goes to one of three nodes, and a restart is that of one after the other."""
+    """Each request goes to one of three nodes, and a restart restarts one after the other."""
 
     is_fleet = True
     _names = itertools.count(1)
@@ -147,7 +147,7 @@ def start_again(server: Server, *, kill: bool) -> None:
 
 
 def listed(server: Server) -> Path:
-    """Where the OCI runtime has what it lists: a directory with a status for each."""
+    """The OCI runtime's list: a directory with a status for each sandbox."""
     return server.sandbox_files / "crun"
 
 
@@ -163,7 +163,7 @@ class FleetStories(RealStories):
 
 
 def is_complaint(line: str) -> bool:
-    """Of the server's log: a mistake of its own, or what is no line of the log at all."""
+    """Whether a line of the server's log reports a bug, or is not a log line at all."""
     try:
         return json.loads(line)["level"] in ("error", "critical")
     except (ValueError, KeyError, TypeError):

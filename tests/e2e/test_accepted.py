@@ -1,4 +1,6 @@
-"""Accepted work in real sandboxes, with a server that is stopped and killed under it."""
+"""Asynchronous invocations in real sandboxes, with a server that is stopped and killed
+meanwhile.
+"""
 
 import random
 import time
@@ -18,13 +20,13 @@ FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupt
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """One that tests stop and kill, and start again."""
+    """A server that tests stop, kill, and restart."""
     with watched() as one:
         yield one.start()
 
 
 def accept(server: Server, function: Function, count: int, **query: Any) -> list[str]:
-    """The ids of so many calls that were acknowledged."""
+    """Queues invocations; returns the ids of those that were acknowledged."""
     ids = []
     for number in range(count):
         answer = server.http.post(

@@ -1,4 +1,4 @@
-"""`quiltfn backup` and `quiltfn restore`: what was acknowledged is kept, and comes back."""
+"""`quiltfn backup` and `quiltfn restore`: acknowledged data is saved and restored."""
 
 import json
 import os
@@ -46,9 +46,11 @@ def refused(*arguments: str) -> str:
 def test_what_was_acknowledged_before_a_backup_is_in_it(
     server: Server, another: Callable[..., Server], tmp_path: Path
 ) -> None:
-    """Calls and creates go on while it is made; the server is killed; another has it all."""
+    """Invocations and creates continue during the backup; the server is killed; another one has
+    everything.
+    """
     function = server.deploy("cat", max_instances=4)
-    told: list[tuple[str, str]] = []  # each call, once it is answered
+    told: list[tuple[str, str]] = []  # each invocation, once it has its response
     made: list[str] = []
     stop = threading.Event()
 
@@ -100,7 +102,7 @@ def test_what_was_acknowledged_before_a_backup_is_in_it(
 
 
 def an_image(server: Server, tmp_path: Path) -> str:
-    """A runtime with files, and a function of it; the image's digest."""
+    """Creates a runtime with files, and a function that uses it; returns the image's digest."""
     (tmp_path / "app" / "lib").mkdir(parents=True)
     (tmp_path / "app" / "run.sh").write_text("echo from the image\n")
     (tmp_path / "app" / "run.sh").chmod(0o755)
@@ -142,7 +144,7 @@ def test_images_keys_and_settings_of_a_stopped_server_come_back(
 def test_base_images_that_functions_have_come_back(
     server: Server, another: Callable[..., Server], tmp_path: Path
 ) -> None:
-    """Of a version and of a name, with a link that files at /app may not have."""
+    """For a version and for a name, with a link that files at /app must not have."""
     root = tiny_root.make(tmp_path / "root", {"srv/word": "from the base\n"})
     (root / "etc/mtab").symlink_to("/proc/mounts")
     used, named = (upload(server, tiny_root.packed(root)) for root in (root, (root / "usr")))
@@ -192,7 +194,7 @@ def test_a_restore_needs_a_whole_archive_and_an_empty_place(server: Server, tmp_
     before = {one.name: one.read_bytes() for one in server.data_dir.iterdir() if one.is_file()}
     assert "not empty" in refused("restore", str(file), *into)
 
-    # A damaged archive changes nothing, wherever it is damaged.
+    # A damaged archive changes nothing, wherever the damage is.
     for at in (0.0002, 0.6):
         broken = damaged(file, tmp_path / "broken", at)
         assert str(broken) in refused("restore", str(broken), "--data-dir", str(empty))
@@ -205,7 +207,7 @@ def test_a_restore_needs_a_whole_archive_and_an_empty_place(server: Server, tmp_
     restore(file, server.data_dir, "--replace")
     (aside,) = server.data_dir.glob("replaced-*")
     assert (aside / "quiltfn.db").read_bytes() == before["quiltfn.db"]
-    for _ in range(2):  # within a second, perhaps: nothing that was moved aside is replaced
+    for _ in range(2):  # possibly within a second: nothing that was moved aside is overwritten
         restore(file, server.data_dir, "--replace")
     assert len(list(server.data_dir.glob("replaced-*/quiltfn.db"))) == 3
     server.start()
@@ -290,7 +292,7 @@ def test_a_backup_that_is_ended_leaves_nothing(shared: Server, tmp_path: Path) -
     long = server.data_dir / "images" / ("ab" * 32)
     long.mkdir(mode=0o755)
     (long / "file").touch()
-    os.truncate(long / "file", 4 << 30)  # sparse: it takes long to read
+    os.truncate(long / "file", 4 << 30)  # sparse: reading it takes long
     command = [str(QUILTFN), "backup", str(tmp_path / "kept"), "--data-dir", str(server.data_dir)]
     process = subprocess.Popen(command)
     try:

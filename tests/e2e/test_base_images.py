@@ -1,4 +1,4 @@
-"""Base images in real sandboxes: what a handler sees of them, and what they cannot change."""
+"""Base images in real sandboxes: what a handler sees, and what images cannot change."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def tiny(server: Server, tree: Path) -> str:
-    """The digest of that root, of which there is a runtime `tiny`."""
+    """The digest of that root; the runtime `tiny` uses it."""
     digest = str(upload(server, tiny_root.packed(tree))["digest"])
     add(server, "tiny", base_image=digest)
     return digest
@@ -167,7 +167,7 @@ def entries(tree: Path) -> Iterator[Entry]:
             yield file(name, path.read_bytes(), mode=path.stat().st_mode & 0o777)
 
 
-# What a shell does that is started with the guest's ids: it leaves a file that only root makes.
+# Behaves like a shell with the guest's ids: it leaves a file that only root can create.
 TELLTALE = '#!/usr/bin/dash\necho >/tmp/as-$(id -u)\nexec /usr/bin/dash "$@"\n'
 LOOK = "ls /tmp/"
 
@@ -183,7 +183,7 @@ def test_its_shell_never_runs_with_the_privileges_of_the_guest(tmp_path: Path, l
             add(server, "tiny", base_image=upload(server, tiny_root.packed(root))["digest"])
             weakened.lacks(lacks)
             seen = said(server, LOOK, "tiny").split()
-    # Negative control: what runs, and as whom, where the guest is told to fork such a shell.
+    # Negative control: what runs, and as which user, if the guest is told to fork such a shell.
     assert seen == (["as-0"] if lacks else ["as-1000"])
 
 
@@ -210,13 +210,14 @@ def test_a_prewarmed_sandbox_of_a_base_image_becomes_an_instance(tree: Path) -> 
         add(server, "tiny", base_image=base)
         function = server.deploy("cat /etc/os-release", runtime="tiny")
         until(lambda: len(server.guests()) == 2)  # the instance, and a prewarmed sandbox
-        until(lambda: server.prewarmed() == 1)  # a guest runs before its sandbox is there for use
+        until(lambda: server.prewarmed() == 1)  # a guest runs before its sandbox is available
         before = set(server.guests())
         assert function.invoke()["stdout"] == "ID=tiny\n"
         assert (
             server.deploy("cat /etc/os-release", runtime="tiny").invoke()["stdout"] == "ID=tiny\n"
         )
-        until(lambda: len(set(server.guests()) - before) == 1)  # the next one: none was made for it
+        # The next one: none was created for it.
+        until(lambda: len(set(server.guests()) - before) == 1)
 
 
 @pytest.mark.gvisor

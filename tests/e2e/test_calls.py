@@ -1,4 +1,6 @@
-"""What a handler may do to a call, and what the caller and the host see of it afterwards."""
+"""What a handler can do to its invocation, and what the caller and the host see of it
+afterwards.
+"""
 
 import hashlib
 import json
@@ -58,7 +60,7 @@ def test_sandboxes_that_ended_leave_no_process_and_no_zombie(shared: Server) -> 
         function.delete()
     until(lambda: len(before.keys() - shared.sandbox_pids().keys()) >= len(functions))
     ended = before.keys() - shared.sandbox_pids().keys()
-    # A zombie is in /proc like any other process.
+    # A zombie has an entry in /proc like any other process.
     known = [pid for sandbox in ended for pid in before[sandbox]]
     until(lambda: not [pid for pid in known if Path(f"/proc/{pid}").exists()])
     until(lambda: not [pid for pid in children(shared.launcher) if not is_alive(pid)])
@@ -91,7 +93,7 @@ def test_closed_output_is_an_end_like_any_other(shared: Server) -> None:
     assert shared.run("exec >&- 2>&-; exit 0")["status"] == "success"
 
 
-# How it ended --------------------------------------------------------------------------------
+# Ends ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,7 @@ def test_the_environment_is_the_versions_then_the_calls_then_ours(shared: Server
 
 
 def test_the_largest_environment_that_is_accepted_can_be_executed(shared: Server) -> None:
-    """Never E2BIG at execve, whose limit for one variable is 128 KiB."""
+    """execve must not fail with E2BIG; its limit for one variable is 128 KiB."""
     environment = {f"V{n}": "x" for n in range(4_000)}
     assert shared.run("env | grep -c ^V", environment=environment)["stdout"] == "4000\n"
 
@@ -262,7 +264,7 @@ LOOK = "ls -A /tmp /dev/shm; tail -qn +2 /proc/sysvipc/*; exit 0"
 @promise("C8")
 @pytest.mark.parametrize("cleanup", [True, False])
 def test_what_a_call_leaves(shared: Server, cleanup: bool) -> None:
-    # One instance: a busy machine may clean so slowly that a second one is started meanwhile.
+    # One instance: a busy machine may clean so slowly that a second one is started.
     function = shared.deploy(
         f'if [ "$QUILT_PAYLOAD" = look ]; then {LOOK}; fi\n{LEAVE}',
         cleanup_on_exit=cleanup,

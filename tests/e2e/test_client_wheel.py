@@ -1,4 +1,4 @@
-"""The client's wheel: for any system, alone in an environment, away from the server's machine."""
+"""The client's wheel: for any system, alone in its environment, on a machine without a server."""
 
 import os
 import re
@@ -39,7 +39,7 @@ asyncio.run(main())
 """
 
 
-# What Windows has not is taken away, and the client alone is told that it is there.
+# Removes what Windows lacks; only the client believes that it is on Linux.
 AS_ON_WINDOWS = """
 import builtins, os, select, shutil, signal, socket, ssl, subprocess, sys, tempfile
 class Windows:
@@ -63,7 +63,7 @@ main()
 
 @dataclass(frozen=True)
 class ClientMachine:
-    """A directory that nothing of the checkout is in. The client was installed from the wheel."""
+    """A directory without any file of the checkout. The client was installed from the wheel."""
 
     wheel: Path
     directory: Path
@@ -77,7 +77,7 @@ class ClientMachine:
         return {**newcomer(self.directory), "PATH": f"{self.programs}:/usr/bin:/bin"}
 
     def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """A program of the environment; `more`: further variables."""
+        """Runs a program of the environment; `more`: further variables."""
         return subprocess.run(
             [self.programs / words[0], *words[1:]],
             stdin=subprocess.DEVNULL,
@@ -92,7 +92,7 @@ class ClientMachine:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[ClientMachine]:
-    """It has uv as well, and what that fetched before."""
+    """It also has uv, and the packages that uv fetched before."""
     python = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
     uv = Path(sys.executable).with_name("uv")
     fetch()
@@ -150,7 +150,7 @@ def lab() -> Iterator[netlab.Lab]:
 
 @pytest.fixture
 def server(lab: netlab.Lab) -> Iterator[tuple[Server, str]]:
-    """One that other machines reach, and the key of a tenant that may write."""
+    """A server that other machines reach, and the key of a tenant that may write."""
     with netlab.inside(lab.host), watched(f"--host {netlab.HOST_V4[0]}") as one:
         said = ("--tenant", TENANT, "--scope", "write", "--data-dir", str(one.data_dir))
         key = quiltfn("keys", "create", *said).stdout.strip()
@@ -161,7 +161,7 @@ def server(lab: netlab.Lab) -> Iterator[tuple[Server, str]]:
 def test_three_commands_on_another_machine_lead_from_nothing_to_a_url(
     machine: ClientMachine, lab: netlab.Lab, server: tuple[Server, str]
 ) -> None:
-    """Those of the page, word for word; with a package and a schedule."""
+    """The commands of the page, word for word; with a package and a schedule."""
     at, key = server
     typed = next(str(one["text"]) for one in blocks(PAGE))
     assert [line.split()[:2] for line in typed.splitlines()] == [
@@ -197,7 +197,7 @@ def test_three_commands_on_another_machine_lead_from_nothing_to_a_url(
 def test_the_commands_work_with_what_windows_has(
     machine: ClientMachine, lab: netlab.Lab, server: tuple[Server, str]
 ) -> None:
-    """A deploy with a package, a call that is piped something, a table."""
+    """A deploy with a package, an invocation with piped input, and a table."""
     at, key = server
     variables = {"QUILT_BASE_URL": at.url, "QUILT_API_KEY": key}
     (machine.directory / "on_windows.py").write_text(AS_ON_WINDOWS)

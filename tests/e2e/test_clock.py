@@ -1,4 +1,4 @@
-"""What a wall clock that jumps under a real server does to what is kept: nothing."""
+"""A wall clock that jumps under a real server does not affect stored data."""
 
 import struct
 import subprocess
@@ -22,7 +22,7 @@ DAY_S, HOUR_S = 86_400, 3600
 
 
 class Jump:
-    """How far the wall clock of the server is from the real one."""
+    """The difference between the server's wall clock and the real one."""
 
     def __init__(self, root: Path) -> None:
         self.library, self.file = root / "jump.so", root / "jump"
@@ -48,13 +48,13 @@ def jump() -> Iterator[Jump]:
 
 @pytest.fixture(scope="module")
 def server(jump: Jump) -> Iterator[Server]:
-    """Its clock is the real one at the beginning of each test, and at its end."""
+    """A server whose clock is the real one at the start and the end of each test."""
     with watched(program=jump.program) as one:
         yield one.start()
 
 
 def seen(server: Server) -> int:
-    """The wall clock as the server has it."""
+    """The server's wall clock."""
     return int(server.run("true")["started_at"])
 
 
@@ -65,26 +65,26 @@ def keyed(function: Function, payload: str, key: str) -> httpx.Response:
 
 
 def invoked(function: Function, count: int) -> list[dict[str, Any]]:
-    """Calls; what they were answered with."""
+    """Invokes; returns the responses."""
     return [function.invoke() for _ in range(count)]
 
 
 def in_order(function: Function) -> list[str]:
-    """Its records as the API lists them, oldest first."""
+    """The records as the API lists them, oldest first."""
     return list(function.records())[::-1]
 
 
 @promise("D11")
 def test_ten_days_forward_and_back_delete_nothing(server: Server, jump: Jump) -> None:
-    """Over restarts: a start looks at once for what is too old."""
+    """Across restarts: a start removes old data at once."""
     function = server.deploy("echo hello")
     ids = [one["invocation_id"] for one in invoked(function, 3)]
     jump.set(10 * DAY_S)
-    assert seen(server) > time.time() + 9 * DAY_S  # it really has jumped
+    assert seen(server) > time.time() + 9 * DAY_S  # control: it has jumped
     ids += [one["invocation_id"] for one in invoked(function, 3)]
     server.restart()
     ids += [one["invocation_id"] for one in invoked(function, 3)]
-    time.sleep(0.5)  # for what a start removes
+    time.sleep(0.5)  # time for the start to remove data
     assert in_order(function) == ids
     jump.set(0)
     server.restart()
@@ -128,7 +128,7 @@ def test_an_hour_back_leaves_ends_behind_starts_in_order(server: Server, jump: J
     for one in made:
         assert one["ended_at"] - one["started_at"] in (1, 2)
         assert 1000 <= one["duration_ms"] < scaled(2000)
-    # A call that its server does not outlive.
+    # An invocation that outlives its server.
     lost = server.later(function.try_invoke, "60")
     until(lambda: server.named("sleep"))
     jump.set(-2 * HOUR_S)

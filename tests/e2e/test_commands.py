@@ -1,4 +1,4 @@
-"""A command that was forked does what it does when it starts from nothing."""
+"""A forked command behaves like one that is started normally."""
 
 import subprocess
 from pathlib import Path

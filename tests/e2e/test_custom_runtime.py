@@ -1,4 +1,4 @@
-"""The runner that docs/how-to/custom-runtime.md shows, run as it stands there."""
+"""The runner in docs/how-to/custom-runtime.md, run unchanged."""
 
 import re
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_the_runner_is_short() -> None:
 
 @pytest.mark.parametrize("cleanup", [True, False], ids=["once", "keeps"])
 def test_the_example_answers_as_the_page_says(shared: Server, runtime: str, cleanup: bool) -> None:
-    # One instance, or a second would serve while the first gets its next process.
+    # One instance, or a second one would serve while the first gets its next process.
     function = shared.deploy(
         "hello:greet", runtime=runtime, cleanup_on_exit=cleanup, max_instances=1
     )
@@ -95,7 +95,7 @@ def test_a_large_payload_arrives(shared: Server, runtime: str) -> None:
 
 @pytest.mark.parametrize("cleanup", [True, False], ids=["once", "keeps"])
 def test_output_beyond_the_limit_is_dropped(shared: Server, runtime: str, cleanup: bool) -> None:
-    """What a program of the image writes is its own: nobody knows that a part of it is no value."""
+    """The output of a custom program is not checked: a truncated part may not be a valid value."""
     function = shared.deploy("more:large", runtime=runtime, cleanup_on_exit=cleanup)
     record = function.invoke()
     assert (record["status"], record["stdout"]) == ("success", "x" * 6291456)

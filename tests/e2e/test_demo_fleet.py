@@ -17,7 +17,7 @@ def namespaces() -> list[str]:
 
 
 def processes() -> list[str]:
-    """Those whose command names a directory of the demo's."""
+    """Processes whose command line names a directory of the demo."""
     found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     return [line for line in found.stdout.splitlines() if "quiltfn-demo-fleet-" in line]
 

@@ -1,4 +1,4 @@
-"""`quiltfn dev`: an edit is live in a moment, a mistake is told, and nothing stays behind."""
+"""`quiltfn dev`: edits take effect at once, mistakes are reported, and nothing is left behind."""
 
 import json
 import os
@@ -31,7 +31,7 @@ SERVER = (
 
 
 class Dev:
-    """The command while it runs, and what it has printed so far."""
+    """The running command, and its output so far."""
 
     def __init__(self, process: subprocess.Popen[bytes], printed: Path) -> None:
         self.process, self._printed = process, printed
@@ -54,7 +54,7 @@ def dev(server: Server, directory: Path, *more: str) -> Iterator[Dev]:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # Where one that is killed leaves its working files.
+            # Where a killed command leaves its working files.
             env={**os.environ, "TMPDIR": str(directory.parent)},
         )
     try:
@@ -84,7 +84,7 @@ def test_an_edit_is_live_at_once(shared: Server, app: Path, name: str, source: s
             (app / name).write_text(source.replace("WORD", f"edit{number}"))
             began = time.monotonic()
             it.wait_for(f"edit{number} you")
-            # It takes a fifth of a second where nothing else runs.
+            # It takes a fifth of a second on an idle machine.
             assert time.monotonic() - began < scaled(5)
     assert it.process.returncode == 0
     assert not [one for one in runtimes(shared) if one.startswith("dev-")]
@@ -182,7 +182,7 @@ def test_equally_named_directories_are_apart(shared: Server, app: Path, tmp_path
         assert two.process.returncode == 0
         (app / "main.py").write_text(PYTHON.replace("WORD", "third"))
         one.wait_for("third None")
-        # The same directory once more would be the same function.
+        # The same directory would give the same function.
         again = once(shared, app)
         assert again.code == 2
         assert "another `quiltfn dev`" in " ".join(again.stderr.replace("│", " ").split())
@@ -209,7 +209,7 @@ def test_a_server_answers_at_its_url_after_every_edit(shared: Server, app: Path)
         (app / "app.py").write_text(SERVER.replace("WORD", "second"))
         it.wait_for("version 2 is live")
         assert shared.call("GET", f"{url.removeprefix(shared.url)}/tea").text == "second /tea"
-        assert "/events" not in it.text  # nothing but what was asked for
+        assert "/events" not in it.text  # only the requested output
     assert not [one for one in runtimes(shared) if one.startswith("dev-")]
 
 

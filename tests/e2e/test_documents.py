@@ -26,7 +26,7 @@ from timeouts import scaled
 
 pytestmark = [pytest.mark.sandbox, promise("A83", "M7")]
 ROOT = Path(__file__).parents[2]
-# In an order in which each page finds what the ones before it have made.
+# In an order in which each page finds the results of the ones before it.
 FIRST = "README.md"
 PAGES = [
     "docs/tutorial.md",
@@ -70,7 +70,7 @@ BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<kind>sh|python|text)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-# Nothing that a newcomer has not: neither settings of ours nor a proxy.
+# Only what a newcomer has: neither settings of ours nor a proxy.
 KEPT = ("HOME", "LANG", "TERM", "SSL_CERT_FILE", "UV_CACHE_DIR", "TMPDIR")
 
 
@@ -87,15 +87,16 @@ def not_run() -> Iterator[tuple[str, str]]:
 
 @dataclass
 class Terminal:
-    """One directory and one network of its own, in which port 8080 is free and nobody else is."""
+    """A separate directory and network, in which port 8080 is free."""
 
     directory: Path
     network: int
     state: Path
 
     def run(self, page: str) -> int:
-        """Every block of the page in one shell; returns how many there were. What a page exports
-        is there for the next one."""
+        """Runs all blocks of the page in one shell; returns their number. Exported variables are
+        passed on to the next page.
+        """
         parts, expected = [f". {self.state}"], list[Any]()
         for number, one in enumerate(blocks(page)):
             if one["kind"] != "text" and not one["why"]:
@@ -112,7 +113,9 @@ class Terminal:
         return len(expected)
 
     def shell(self, script: str, name: str) -> tuple[str, str]:
-        """Into files: a server that is started in it holds what it prints to."""
+        """Runs a shell with output to files, since a server that it starts keeps its output
+        open.
+        """
         out, err = (self.directory.parent / f"{Path(name).name}.{one}" for one in ("out", "err"))
         command = ["nsenter", f"--net=/proc/{self.network}/ns/net", "/bin/bash", "-e", "-c", script]
         with out.open("wb") as to_out, err.open("wb") as to_err:
@@ -133,15 +136,15 @@ class Terminal:
 
 
 def newcomer(config: Path) -> dict[str, str]:
-    """`config`: where commands store what is set for whoever runs them."""
+    """`config`: the directory in which commands store the user's settings."""
     mine = {name: os.environ[name] for name in KEPT if name in os.environ}
     mine["XDG_CONFIG_HOME"] = str(config)
-    # Packages were fetched before, since there is no way out of this network.
+    # Packages were fetched before, since this network has no access to the internet.
     return {**mine, "PATH": "/usr/local/bin:/usr/bin:/bin", "COLUMNS": "200", "UV_OFFLINE": "1"}
 
 
 def command_of(block: dict[str, str | None]) -> str:
-    """A block as a shell runs it; one of Python is a program of its own."""
+    """A block as a shell command; a Python block becomes a separate program."""
     text = str(block["text"])
     return text if block["kind"] == "sh" else f"python3 - <<'END OF BLOCK'\n{text}END OF BLOCK\n"
 
@@ -154,7 +157,7 @@ def part_of(printed: str, number: int) -> str:
 def check(text: str, lines: list[str], printed: str) -> None:
     at = 0
     for line in lines:
-        # In this order where lines of one stream are shown; an … stands for what differs.
+        # In this order if lines of one stream are shown; … stands for varying text.
         pattern = re.compile(re.escape(line).replace("…", r"\S+").replace(r"\ ", r"\s+"))
         found = pattern.search(printed, at) or pattern.search(printed)
         assert found, f"after\n{text}\n{line!r} is not in\n{printed}"
@@ -163,7 +166,7 @@ def check(text: str, lines: list[str], printed: str) -> None:
 
 @pytest.fixture(scope="module")
 def terminal() -> Iterator[Terminal]:
-    """Opened, with the README's blocks run in it: all other pages need the server of that."""
+    """A terminal in which the README's blocks were run: all other pages need its server."""
     holder = subprocess.Popen(
         ["unshare", "--net", "/bin/sh", "-c", "ip link set lo up && echo up && exec sleep 900"],
         stdout=subprocess.PIPE,
@@ -181,7 +184,7 @@ def terminal() -> Iterator[Terminal]:
         opened = Terminal(directory, holder.pid, state)
         try:
             opened.run(FIRST)
-            opened.directory = root / "quiltfn-try"  # where the README goes
+            opened.directory = root / "quiltfn-try"  # the README changes to this directory
             yield opened
         finally:
             end(root / "state.pids")
@@ -191,7 +194,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 def fetch() -> None:
-    """What pages install, into the cache of the tool that installs it."""
+    """Fetches the packages that pages install, into the cache of their installer."""
     uv = Path(sys.executable).with_name("uv")
     place = "/tmp/quiltfn-fetched"
     done = subprocess.run(

@@ -1,4 +1,6 @@
-"""How durable a record is when its answer leaves, seen from the kernel; and how long it is kept."""
+"""The durability of a record when its response is sent, as seen from the kernel; and how long
+records are kept.
+"""
 
 import itertools
 import re
@@ -32,7 +34,7 @@ def strict() -> Iterator[Server]:
 
 
 def trace(server: Server, tmp_path: Path, handler: str) -> list[str]:
-    """What the server's process wrote and synced for one call, until three things have happened:
+    """Traces the server's writes and syncs for one invocation, until three events have happened:
     `end` for the record's end, `sync`, `answer`, in the kernel's order.
     """
     function = server.deploy(handler)
@@ -52,7 +54,7 @@ def strace_into(out: Path) -> list[str]:
 
 @contextmanager
 def traced(server: Server, out: Path) -> Iterator[None]:
-    """What the server's process writes and syncs meanwhile goes into the file `out`."""
+    """Traces the server's writes and syncs during the block into the file `out`."""
     command = [*strace_into(out), "-p", str(server.pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
         assert tracer.stderr is not None
@@ -65,7 +67,7 @@ def traced(server: Server, out: Path) -> Iterator[None]:
 
 
 def told(lines: str, key: str) -> list[str]:
-    """What happened from the write of the record's end on."""
+    """The events from the write of the record's end on."""
     found = []
     for line in lines.splitlines():
         if key in line and "HTTP/1.1 200" in line:
@@ -84,15 +86,16 @@ def test_strict_answers_a_call_once_its_end_is_synced(strict: Server, tmp_path: 
 
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
 def test_relaxed_answers_before_and_syncs_by_itself(shared: Server, tmp_path: Path) -> None:
-    """The negative control of the test above. What was written before, such as the call's start,
-    may be synced just between the two."""
+    """Negative control of the test above. Earlier writes, such as the start of the invocation, may
+    be synced just in between.
+    """
     orders = (trace(shared, tmp_path, "echo hello") for _ in range(10))
     assert any(order == ["end", "answer", "sync"] for order in orders)
 
 
 def order_of(lines: str, stored: str, answer: str) -> list[str]:
-    """`write` for each page with the text `stored` that went to the database, `sync`, and `answer`
-    for the write that `answer`, a pattern, is found in: in the kernel's order.
+    """The events in the kernel's order: `write` for each page with the text `stored` that went to
+    the database, `sync`, and `answer` for the write that matches the pattern `answer`.
     """
     found = []
     for line in lines.splitlines():
@@ -106,7 +109,7 @@ def order_of(lines: str, stored: str, answer: str) -> list[str]:
 
 
 def is_synced_first(order: list[str]) -> bool:
-    """Whether the answer came after a sync that came after a write."""
+    """Whether the response came after a sync that came after a write."""
     before = order[: order.index("answer")]
     return "write" in before and "sync" in before[before.index("write") :]
 
@@ -132,7 +135,7 @@ def test_functions_and_versions_are_synced_first(shared: Server, tmp_path: Path)
 @promise("D32")
 @pytest.mark.skipif(STRACE is None, reason="needs strace")
 def test_accepted_work_is_synced_before_the_answer(shared: Server, tmp_path: Path) -> None:
-    """Also under relaxed; of twenty calls that share commits, each one."""
+    """Also with relaxed durability: each of twenty invocations that share commits."""
     server, out = shared, tmp_path / "trace"
     function = server.create("true", name="accepting")
     function.deploy()
@@ -158,7 +161,7 @@ def test_accepted_work_is_synced_before_the_answer(shared: Server, tmp_path: Pat
 def test_a_key_is_synced_before_it_is_printed(tmp_path: Path) -> None:
     out, there = tmp_path / "trace", ("--data-dir", str(tmp_path / "data"))
     (tmp_path / "data").mkdir()
-    # The first one has the database made new; the second is the one to look at.
+    # The first one creates the database; the second is examined.
     first = quiltfn("keys", "create", *there)
     assert first.code == 0, first.stderr
     command = [str(QUILTFN), "keys", "create", "--tenant", "synced-tenant"]
@@ -204,7 +207,9 @@ def test_records_are_kept_as_the_settings_say(another: Callable[..., Server]) ->
 
 @promise("D16")
 def test_what_a_tenant_has_kept_stays_within_its_bytes(another: Callable[..., Server]) -> None:
-    """Forty megabytes of output in a minute, of which four may be kept, and an answer for a key."""
+    """Forty megabytes of output in a minute, of which four may be stored, and a response for a
+    key.
+    """
     bounds = "--tenant-invocations-bytes 4000000 --tenant-answers-bytes 1500000"
     server = another(options=bounds).start()
     function = server.deploy("head -c 1000000 /dev/zero | tr '\\0' x", max_instances=2)
@@ -216,9 +221,9 @@ def test_what_a_tenant_has_kept_stays_within_its_bytes(another: Callable[..., Se
         paths = [f"{function.path}/invocations/{one}" for one in made]
         return [len(server.call("GET", path).json()["stdout"]) > 0 for path in paths]
 
-    # Twice the same: what is read while some are dropped is of two moments.
+    # Read until two results are equal: a list read during removals mixes two states.
     found = until(lambda: (now := kept()).count(True) <= 4 and now == kept() and now, 30)
-    assert sorted(found) == found  # The oldest lost theirs; each still has its record.
+    assert sorted(found) == found  # the oldest lost their output; each still has its record
     again = keyed(function, "first")
     assert (again.status_code, again.json()["error_code"]) == (409, "CONFLICT")
     assert again.headers["x-invocation-id"] == first.json()["invocation_id"]

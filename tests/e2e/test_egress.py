@@ -1,4 +1,4 @@
-"""What a handler reaches with `network: egress`: public addresses, and nothing else."""
+"""What a handler reaches with `network: egress`: only public addresses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [
     promise("R14"),
 ]
 WITHOUT_RULES = Path(__file__).with_name("without_rules.py")
-# Tries [kind, address, port] and says of each what came of it.
+# Tries [kind, address, port] and prints the outcome of each.
 TRY = r"""python3 -c '
 import json, socket, sys
 def attempt(kind, address, port):
@@ -62,7 +62,7 @@ def the_lab() -> Iterator[Lab]:
 
 
 def with_resolver(lab: Lab, command: list[str]) -> list[str]:
-    """The server sees a resolv.conf of the test's own: a resolver on the host's loopback."""
+    """The server sees a resolv.conf of the test: with a resolver on the host's loopback."""
     file = lab.log.with_name("resolv.conf")
     file.write_text("nameserver 127.0.0.1\n")
     script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
@@ -272,7 +272,7 @@ print("reached")
 
 
 def test_peers_do_not_reach_each_other(server: Server) -> None:
-    """One sandbox listens on every address that it has; its neighbour tries them all."""
+    """One sandbox listens on all of its addresses; its neighbour tries them all."""
     listening = server.deploy(LISTEN, runtime="out")
     running = server.later(listening.invoke)
     until(lambda: server.named("python3"))
@@ -322,7 +322,7 @@ def log_lines(server: Server) -> list[str]:
 
 def test_an_address_that_the_host_gets_later_is_refused_too(server: Server, the_lab: Lab) -> None:
     function = server.deploy(TRY, runtime="out")
-    assert "here" not in tried(function, attempts([HOST_LATER])).values()  # nobody has it yet
+    assert "here" not in tried(function, attempts([HOST_LATER])).values()  # no host has it yet
     netlab.ip("-n", the_lab.host, "address", "add", f"{HOST_LATER}/24", "dev", "h0")
     try:
         until(lambda: set(tried(function, attempts([HOST_LATER])).values()) == REFUSED)
@@ -367,7 +367,7 @@ def test_a_sandbox_whose_egress_proxy_died_is_replaced(server: Server) -> None:
     before = server.guests().items()
     os.kill(pid, 9)
     until(lambda: not before & server.guests().items())
-    # The server may hear of the sandbox's end only from a call that it sends there.
+    # The server may notice the sandbox's end only by an invocation that it sends there.
     until(lambda: function.try_invoke("[]").status_code == 200)
     assert "here" in tried(function, attempts([PUBLIC[0]])).values()
     function.delete()
@@ -399,7 +399,7 @@ def without_rules(how: str) -> Callable[[list[str]], list[str]]:
 
 
 def test_without_the_rules_the_forbidden_are_reached(the_lab: Lab) -> None:
-    """Negative control: the same attempts, and only the rules are missing."""
+    """Negative control: the same attempts, without the rules."""
     with serving(the_lab, change=without_rules("trusting")) as server:
         found = outcome(server, attempts([*FORBIDDEN, *HOST]))
     reached = {name.split()[1] for name, came in found.items() if came == "here"}

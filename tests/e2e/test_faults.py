@@ -1,4 +1,4 @@
-"""What is left when processes are killed, and how the server stops, refuses and explains."""
+"""What is left when processes are killed, and how the server stops, refuses and reports."""
 
 import contextlib
 import os
@@ -37,13 +37,13 @@ from timeouts import full_wait, scaled
 
 pytestmark = pytest.mark.sandbox
 CALLS = 20
-INSTANCE_MIB = 256  # what a function has that does not say
+INSTANCE_MIB = 256  # a function's default
 FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
 SLOW_OR_QUICK = '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick; exec sleep "$SECONDS_LONG"'
 
 
 def answered(function: Function) -> httpx.Response | None:
-    """The answer, if there was one before the server went."""
+    """The response, if there was one before the server ended."""
     try:
         return function.try_invoke()
     except httpx.TransportError:
@@ -51,14 +51,14 @@ def answered(function: Function) -> httpx.Response | None:
 
 
 def slow_or_quick(server: Server, **fields: object) -> Function:
-    """Its calls last longer than it takes to start all of them."""
+    """A handler whose invocations last longer than starting all of them."""
     seconds = int(scaled(30))
     environment = {"SECONDS_LONG": str(seconds)}
     return server.deploy(SLOW_OR_QUICK, timeout_seconds=seconds, environment=environment, **fields)
 
 
 def running(server: Server, calls: int = CALLS) -> tuple[Function, list[Future[Any]]]:
-    """A function with that many calls under way, and room for one more."""
+    """A function with that many running invocations, and room for one more."""
     budget = server.call("GET", "/api/system/info").json()["memory"]["budget_mib"]
     assert budget >= (calls + 1) * INSTANCE_MIB, f"the machine's memory holds too few: {budget} MiB"
     function = slow_or_quick(server, max_instances=calls + 1)
@@ -71,12 +71,12 @@ def running(server: Server, calls: int = CALLS) -> tuple[Function, list[Future[A
 
 
 def kill(server: Server, what: str) -> int:
-    """Kills, and returns how the launcher ended."""
+    """Kills; returns how the launcher ended."""
     pids = (server.pid, server.launcher)
     if what in ("launcher", "both"):
         server.kill_launcher()
     if what in ("server", "both"):
-        with contextlib.suppress(ProcessLookupError):  # it may have followed its launcher
+        with contextlib.suppress(ProcessLookupError):  # it may have ended with its launcher
             server.kill_server()
     code = server.wait(20)
     until(lambda: not any(is_alive(pid) for pid in pids))
@@ -108,8 +108,8 @@ def test_nothing_is_lost_or_left_after_a_kill(server: Server, tmp_path: Path, wh
         assert function.invoke("quick")["stdout"] == "quick\n"
 
 
-# A process with the server's uid in its control group, as what a compromised server leaves: in a
-# session of its own, whose parent is gone.
+# A process with the server's uid in its control group, like a leftover of a compromised server: in
+# its own session, and without its parent.
 ESCAPED = """
 import os, sys, time
 uid, *groups = sys.argv[1:]
@@ -135,7 +135,7 @@ def escaped(server: Server, *groups: str) -> int:
 
 
 def server_group(server: Server) -> str:
-    """The control group that the server's processes are in, of v1 or of v2."""
+    """The control group of the server's processes, v1 or v2."""
     lines = Path(f"/proc/{server.pid}/cgroup").read_text().splitlines()
     by_kind = {controllers: path for _, controllers, path in (one.split(":", 2) for one in lines)}
     freezer = by_kind.get("freezer")
@@ -144,7 +144,7 @@ def server_group(server: Server) -> str:
 
 @promise("F39")
 def test_what_the_server_has_left_ends_with_a_killed_launcher(server: Server) -> None:
-    """Its keeper ends it. The controls: a keeper that stands still, and another group."""
+    """Its keeper ends it. Controls: a stopped keeper, and another group."""
     keeper = keeper_of(server.launcher)
     left, elsewhere = escaped(server, server_group(server)), escaped(server)
     function = server.deploy("sleep 60", max_instances=1)
@@ -194,7 +194,7 @@ def handler(event, context):
 def test_a_cancelled_call_runs_no_more_though_the_launcher_stands_still(
     warm: tuple[Server, Runtime], handler: str, sleeps: int
 ) -> None:
-    """Its guest ends it. The response comes once every process of it is gone."""
+    """Its guest ends it. The response comes once all of its processes have ended."""
     server, _ = warm
     if handler == LEFT_BEHIND:
         function = sample_runtimes.python(server, handler, timeout_seconds=120)
@@ -239,7 +239,7 @@ def test_doctor_sweeps_the_dead_alone(server: Server, another: Callable[..., Ser
     keeper = keeper_of(server.launcher)
     os.kill(keeper, signal.SIGSTOP)
     kill(server, "both")
-    os.kill(keeper, signal.SIGKILL)  # else it would kill the sandboxes
+    os.kill(keeper, signal.SIGKILL)  # otherwise it would kill the sandboxes
     left = leftovers.look(server.root, server.run_dir, server.ids | living.ids).since(before)
     assert any("control group" in one for one in left)
     assert any("directory" in one for one in left)
@@ -248,7 +248,7 @@ def test_doctor_sweeps_the_dead_alone(server: Server, another: Callable[..., Ser
     assert (swept.code, swept.stderr) == (0, "")
     found = re.match(r"swept 1 ended server\(s\) and (\d+) sandbox\(es\)", swept.stdout)
     assert found, swept.stdout
-    assert int(found[1]) >= 4  # and the prewarmed ones
+    assert int(found[1]) >= 4  # including the prewarmed ones
     ids = server.ids | living.ids
     assert not leftovers.nothing_since(before, server.root, server.run_dir, ids)
     assert set(living.sandbox_pids()) == sandboxes
@@ -260,7 +260,7 @@ def test_doctor_sweeps_the_dead_alone(server: Server, another: Callable[..., Ser
 
 
 def force(server: Server, function: Function) -> None:
-    """A SIGTERM that waits for the calls under way, and a second one that does not."""
+    """Sends a SIGTERM that waits for running invocations, and a second one that does not."""
     server.terminate()
     until(lambda: function.try_invoke("quick").status_code == 503)
     assert is_alive(server.pid)
@@ -314,7 +314,7 @@ def test_what_does_not_end_in_time_is_interrupted(another: Callable[..., Server]
     assert [call.result(scaled(1)).status_code for call in calls] == [503] * 5
     told = {call.result().headers["x-invocation-id"] for call in calls}
     server.start()
-    records = function.records().items()  # a quick one may have been let in before the signal
+    records = function.records().items()  # a quick one may have been admitted before the signal
     assert told == {one for one, record in records if record["status"] == "interrupted"}
     assert len(told) == 5
     assert function.invoke("quick")["status"] == "success"
@@ -337,7 +337,7 @@ def handler(event, context):
 
 @pytest.mark.parametrize("kind", ["python", "server"])
 def test_an_instance_that_does_not_come_up_holds_nothing_up(server: Server, kind: str) -> None:
-    """Its module, or its server, would take minutes."""
+    """Its module, or its server, would take minutes to start."""
     runtime = sample_runtimes.add(server, kind, {"mod.py": HANGS})
     handler = {"python": "mod:handler", "server": "exec sleep 300"}[kind]
     function = server.create(handler, runtime=runtime, cleanup_on_exit=False)
@@ -347,7 +347,7 @@ def test_an_instance_that_does_not_come_up_holds_nothing_up(server: Server, kind
     assert server.wait(5) == 0
     deploys.result(scaled(5))
     assert not server.named("sleep")
-    server.start()  # and goes on with it
+    server.start()  # and continues with it
     until(lambda: server.named("sleep"), 10)
     function.delete()
     until(lambda: not server.named("sleep"), 5)
@@ -367,11 +367,11 @@ def test_sigterm_while_it_starts_ends_it_well(another: Callable[..., Server]) ->
 
 
 def serve(root: Path, *more: str, **how: object) -> tuple[int, str]:
-    """A `quiltfn serve` that must not come up; its exit code and what it said."""
+    """A `quiltfn serve` that must not start; returns its exit code and message."""
     arguments = ["serve", "--port", "0", *more]
     if "--data-dir" not in more:
         arguments += ["--data-dir", str(root / "data")]
-    # Not below `root`, which is closed to the users that sandboxes are mapped to.
+    # Not below `root`, which is closed to the users of sandboxes.
     with tempfile.TemporaryDirectory(prefix="quiltfn-test-") as run_dir:
         Path(run_dir).chmod(0o755)
         if "--run-dir" not in more:
@@ -383,13 +383,13 @@ def serve(root: Path, *more: str, **how: object) -> tuple[int, str]:
     return ended.code, ended.stderr
 
 
-# Options → the exit code, and what it says; HERE is a directory that is closed to other users.
+# Options → the exit code and message; HERE is a directory that is closed to other users.
 REFUSED = {
     "--host 0.0.0.0": (78, ["host 0.0.0.0 is no loopback address", "quiltfn keys create"]),
     "--host ::": (78, ["host :: is no loopback address", "quiltfn keys create"]),
     "--host example.com": (78, ["example.com"]),
     "--host 192.0.2.1": (69, ["192.0.2.1"]),
-    # One that root alone can read: a child without root makes settings of it.
+    # A file that only root can read: a child without root parses the settings in it.
     "--config HERE/quiltfn.toml": (
         78,
         ["host must be an IP address or localhost, not 'example.com'"],
@@ -502,7 +502,7 @@ def test_a_runtime_that_fails_is_noticed_at_start(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def breakable(options: str = "") -> Iterator[tuple[Server, Runtime]]:
-    """A server, and its runtime, which a test has work again at its end."""
+    """A server and its runtime, which works again at the end of each test."""
     with tempfile.TemporaryDirectory(prefix="quiltfn-test-") as directory:
         runtime = Runtime(Path(directory))
         with watched(options, crun=str(runtime.path)) as server:
@@ -511,7 +511,7 @@ def breakable(options: str = "") -> Iterator[tuple[Server, Runtime]]:
 
 @pytest.fixture(scope="module")
 def cold() -> Iterator[tuple[Server, Runtime]]:
-    """Without prewarmed sandboxes, which would hide for a while that the runtime breaks."""
+    """Without prewarmed sandboxes, which would hide the broken runtime for a while."""
     with breakable("--prewarmed 0") as both:
         yield both
 
@@ -527,7 +527,7 @@ def test_a_broken_runtime_fails_calls_for_now(cold: tuple[Server, Runtime], mode
     server, runtime = cold
     function = server.deploy("exec sleep 20", timeout_seconds=1, max_instances=1)
     fine = server.deploy("echo fine")
-    assert function.invoke()["status"] == "timeout"  # its only instance is gone with that
+    assert function.invoke()["status"] == "timeout"  # its only instance ended with that
     until(lambda: function.pool()["total_count"] == 0)
     runtime.becomes(mode)
     began = time.monotonic()
@@ -539,7 +539,7 @@ def test_a_broken_runtime_fails_calls_for_now(cold: tuple[Server, Runtime], mode
     assert record["error_message"]
     assert fine.invoke()["stdout"] == "fine\n"
     runtime.becomes("fine")
-    assert function.invoke()["status"] == "timeout"  # so its one slot had been given back
+    assert function.invoke()["status"] == "timeout"  # so its only slot had been freed
     assert set(FINAL) >= {one["status"] for one in function.records().values()}
     for one in (function, fine):
         one.delete()

@@ -1,7 +1,7 @@
-"""What a handler sees of itself and of the machine, asked from inside and checked from outside.
+"""What a handler sees of itself and of the machine, checked from inside and from outside.
 
-Where it is cheap the same question is asked on the host too, so that a probe which cannot fail
-would be noticed.
+If it is cheap, the same is checked on the host too, so that a probe that cannot fail would be
+noticed.
 """
 
 import errno
@@ -61,7 +61,7 @@ def outside() -> dict[str, str]:
 
 
 def fence(seen: dict[str, str]) -> dict[str, Any]:
-    """The facts of the handler's identity that must hold."""
+    """The required facts of the handler's identity."""
     status = parse_status(seen["status"])
     return {
         "uid": {int(one) for one in status["Uid"].split()},
@@ -99,10 +99,10 @@ def test_identity(inside: dict[str, str], outside: dict[str, str]) -> None:
 def test_descriptors(inside: dict[str, str]) -> None:
     links = re.findall(r" (\d+) -> (.*)", inside["fds"])
     assert [number for number, _ in links] == ["0", "1", "2", "3"]
-    assert links[0][1] == "/memfd:payload (deleted)"  # empty, for there is no payload
+    assert links[0][1] == "/memfd:payload (deleted)"  # empty, since there is no payload
     assert links[1][1].startswith("pipe:")
     assert links[2][1].startswith("pipe:")
-    assert re.fullmatch(r"/proc/\d+/fd", links[3][1])  # ls itself, at its work
+    assert re.fullmatch(r"/proc/\d+/fd", links[3][1])  # ls itself
 
 
 @promise("F3")
@@ -131,7 +131,7 @@ def test_nothing_of_the_hosts_control_groups(inside: dict[str, str]) -> None:
 
 @promise("F5")
 def test_its_own_control_group_is_shown_and_no_other(shared: Server) -> None:
-    """What is shown is what it may use, nothing is above it or beside it, and it stays as it is."""
+    """It shows what the sandbox may use, nothing above or beside it, and is read-only."""
     code = """
 import os, sys
 top = "/sys/fs/cgroup"
@@ -173,7 +173,7 @@ def test_mounts(inside: dict[str, str]) -> None:
         assert {"ro", "noexec", "nosuid", "nodev"} <= mounts[point][1]
     for point, (kind, options) in mounts.items():
         masked = kind == "tmpfs" and point.startswith("/proc/") and "ro" in options
-        node = kind == "devtmpfs"  # one node of the host's, bound by the runtime
+        node = kind == "devtmpfs"  # a host's device node, bound by the runtime
         assert masked or node or "nosuid" in options, point
     assert {"noexec", "nosuid", "nodev"} <= mounts["/proc"][1]
 
@@ -306,7 +306,7 @@ def test_what_sandboxes_are_made_of_is_for_the_launcher_alone(shared: Server) ->
     seen_by_all = shared.run_dir / "servers" / shared.id / "sandboxes"
     assert list(seen_by_all.iterdir()) == []
     bundles = shared.sandbox_files / "bundles"
-    # One that ends has processes a little longer than files.
+    # An ended one has processes a little longer than files.
     until(lambda: set(shared.sandbox_pids()) <= {one.name for one in bundles.iterdir()})
     assert shared.sandbox_pids()
     (line,) = (
@@ -320,9 +320,9 @@ def test_what_sandboxes_are_made_of_is_for_the_launcher_alone(shared: Server) ->
 # Forbidden things ----------------------------------------------------------------------------
 
 TRIES = Path(__file__).with_name("forbidden.py").read_text()
-# On the host these work for root, which shows that the tries are real ones.
+# On the host these work for root, so the tries are valid.
 HARMLESS_ON_HOST = ("nice", "raw socket", "packet socket", "see pid 1", "the API", "setuid")
-# These are no matter of permission: there is nothing to open, or nobody to connect to.
+# These do not depend on permissions: there is nothing to open, or nothing to connect to.
 BY_PLACE = (
     *("see pid 1", "list pid 1's descriptors", "memory of pid 1", "environ of pid 1"),
     *("the control socket", "the API", "the metadata service", "oom_score_adj", "sysctl", "sysrq"),
@@ -347,9 +347,9 @@ def test_everything_forbidden_fails(tries: dict[str, int]) -> None:
     assert not [name for name, code in tries.items() if code < 0], "a try killed its process"
     if os.uname().machine == "x86_64":
         assert tries["clone3"] == errno.ENOSYS  # libc falls back
-        # Not EFAULT or EINVAL: then the kernel would have looked at what was asked.
+        # Not EFAULT or EINVAL: then the kernel would have examined the arguments.
         refused = {name for name, code in tries.items() if code == errno.EPERM}
-        # What libraries ask for, and do without where the kernel has no such family.
+        # Socket families that libraries try, and do without if the kernel lacks them.
         assert tries["audit socket"] == errno.EINVAL
         assert set(tries) - refused == {"clone3", "audit socket", *BY_PLACE}
 

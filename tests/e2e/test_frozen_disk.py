@@ -1,4 +1,4 @@
-"""A disk that takes no writes, and whose files cannot be waited for in vain."""
+"""A disk that accepts no writes, and whose files block every access."""
 
 import contextlib
 import subprocess
@@ -45,7 +45,7 @@ def frozen(at: Path) -> Iterator[None]:
 
 
 def a_disk_or_none(image: Path, at: Path) -> contextlib.ExitStack:
-    """`a_disk`, mounted already; skips the test where none can be made."""
+    """`a_disk`, mounted already; skips the test if that is not possible."""
     disk = contextlib.ExitStack()
     try:
         disk.enter_context(a_disk(image, at))
@@ -87,7 +87,9 @@ def test_health_answers_without_a_disk(another: Callable[..., Server], tmp_path:
 
 
 def test_an_idle_server_answers_without(another: Callable[..., Server], tmp_path: Path) -> None:
-    """Nothing is being written, so the event loop is free: it says by itself what is wrong."""
+    """Nothing is being written, so the event loop is free, and the server reports the problem
+    itself.
+    """
     server = another()
     with a_disk_or_none(tmp_path / "disk", server.data_dir):
         server.start()

@@ -1,4 +1,4 @@
-"""A disk that is really full: what is refused, what works all the same, and that it passes."""
+"""A disk that is really full: what is refused, what still works, and the recovery."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def disk(request: pytest.FixtureRequest) -> Iterator[Disk]:
 
 @pytest.fixture
 def server(disk: Disk, another: Callable[..., Server]) -> Server:
-    """The disk is free when the server ends, so that it can say how it did."""
+    """A server whose disk has space at the end, so that it can stop properly."""
     made = another(data_dir=disk.data)
     return made.start()
 
@@ -42,7 +42,7 @@ def test_a_full_disk_refuses_calls_and_loses_none(server: Server, disk: Disk) ->
     under_way = [server.later(function.invoke, "2") for _ in range(4)]
     until(lambda: len(server.named("sleep")) == 4)
     disk.fill()
-    acknowledged += [one.result(scaled(30)) for one in under_way]  # There is room for their ends.
+    acknowledged += [one.result(scaled(30)) for one in under_way]  # there is space for their ends
     until(lambda: function.try_invoke().status_code == 503)
     refused(server, "POST", f"{function.path}/invoke")
     refused(server, "POST", "/api/functions", {"name": "more", "handler": "true"})
@@ -59,7 +59,7 @@ def test_a_full_disk_refuses_calls_and_loses_none(server: Server, disk: Disk) ->
 @promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
 def test_on_a_full_disk_delete_works_and_a_server_starts(server: Server, disk: Disk) -> None:
-    """Killed and stopped on it, and started again on it; nothing was lost."""
+    """Killed, stopped and restarted on a full disk; nothing was lost."""
     kept, gone = server.deploy("echo kept"), server.deploy("echo gone")
     acknowledged = [kept.invoke() for _ in range(5)]
     gone.invoke()
@@ -73,7 +73,7 @@ def test_on_a_full_disk_delete_works_and_a_server_starts(server: Server, disk: D
     assert server.call("GET", gone.path).status_code == 404
     for record in acknowledged:
         assert kept.records()[record["invocation_id"]] == record
-    disk.fill()  # What the start has let go of.
+    disk.fill()  # the space that the start has freed
     until(lambda: kept.try_invoke().status_code == 503)
     server.restart()
     also = server.call("DELETE", kept.path)
@@ -86,7 +86,7 @@ def test_on_a_full_disk_delete_works_and_a_server_starts(server: Server, disk: D
 @promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
 def test_a_server_starts_on_a_full_disk_with_leftovers(server: Server, disk: Disk) -> None:
-    """Ends of megabytes in the spool, the database without room for them, and a kill."""
+    """Ends of several megabytes in the spool, no space for them in the database, and a kill."""
     function = server.deploy("sleep 2; head -c 4000000 /dev/zero | tr '\\\\0' x", max_instances=4)
     under_way = [server.later(function.try_invoke) for _ in range(4)]
     until(lambda: len(server.named("sleep")) == 4)
@@ -114,7 +114,7 @@ def test_a_server_starts_on_a_full_disk_with_leftovers(server: Server, disk: Dis
 @promise("D14")
 @pytest.mark.parametrize("disk", ["tmpfs"], indirect=True)
 def test_a_server_starts_on_a_full_disk_with_keyed_calls_open(server: Server, disk: Disk) -> None:
-    """Not a byte is free, the reserve included. They have ended, and are stored as such later."""
+    """No byte is free, including the reserve. They have ended, and this is stored later."""
     function = server.deploy("sleep 60")
     under_way = server.later(keyed, server, "POST", f"{function.path}/invoke", "call")
     until(lambda: len(server.named("sleep")) == 1)
@@ -122,7 +122,7 @@ def test_a_server_starts_on_a_full_disk_with_keyed_calls_open(server: Server, di
     targets = {"min_instances": 0, "max_instances": 3}
     operation = keyed(server, "POST", target, "operation", targets).json()
     with closing(sqlite3.connect(disk.data / "quiltfn.db")) as database:
-        database.execute("UPDATE operation SET status = 'running'")  # As a kill may leave it.
+        database.execute("UPDATE operation SET status = 'running'")  # a state that a kill can leave
         database.commit()
     path = f"/api/elasticity/control/operations/{operation['operation_id']}"
     assert server.call("GET", path).json()["status"] == "running"

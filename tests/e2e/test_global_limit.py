@@ -1,4 +1,6 @@
-"""What sandboxes hold beside their own memory: buffers of sockets; and all of them together."""
+"""Memory of sandboxes beyond their own limit: socket buffers; and the limit for all sandboxes
+together.
+"""
 
 import json
 import os
@@ -30,7 +32,7 @@ def of_the_machine(path: str) -> int:
 
 
 def groups_of(pid: int) -> list[str]:
-    """The groups that limit what it uses: not the freezer's, which a server is in as well."""
+    """The groups that limit its resources: not the freezer's, which also contains the server."""
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     return [one for one in lines if one.split(":")[1] in ("memory", "pids", "cpu", "")]
 
@@ -39,7 +41,7 @@ def groups_of(pid: int) -> list[str]:
 
 
 def test_all_sandboxes_together_have_a_limit(server: Server) -> None:
-    """Limits may add up to more than there is; whatever ends then is a handler."""
+    """The sum of the limits may exceed the machine's memory; then only handlers end."""
     told = server.call("GET", "/api/functions/health").json()["protections"]["ceiling"]
     above = {one: (CGROUPS / one if V1 else CGROUPS) / "quiltfn" for one in ("memory", "pids")}
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -97,7 +99,7 @@ print(json.dumps([len(kept), sent]))
 """
 
 
-# Nobody accepts these: a connection is charged to who accepts it.
+# Nobody accepts these: a connection is charged to the process that accepts it.
 WAITING = """
 import os, socket, time
 for _ in range(20):
@@ -117,7 +119,7 @@ time.sleep(2)
 
 
 def tcp_bytes() -> int:
-    """What TCP holds of the machine's memory, in whatever network namespace."""
+    """The memory of TCP on this machine, in all network namespaces."""
     (line,) = (
         one for one in Path("/proc/net/sockstat").read_text().splitlines() if one[:4] == "TCP:"
     )
@@ -125,7 +127,7 @@ def tcp_bytes() -> int:
 
 
 def stuff(server: Server, handler: str, *, is_limited: bool = True) -> dict[str, Any]:
-    """Its record, with `grown`: by how much TCP's memory has grown at most meanwhile."""
+    """The record, with `grown`: the maximum growth of TCP's memory meanwhile."""
     function = server.deploy(script(handler), memory_limit_mb=MEMORY_MIB, timeout_seconds=20)
     before, grown = tcp_bytes(), 0
     call = server.later(function.invoke)
@@ -137,7 +139,7 @@ def stuff(server: Server, handler: str, *, is_limited: bool = True) -> dict[str,
                     (group / "memory.kmem.tcp.limit_in_bytes").write_text("-1")
         time.sleep(0.01)
     record = call.result()
-    # On v2 it is the handler's own memory that it fills, and may end of.
+    # On v2 it fills the handler's own memory, and may end it.
     assert record["status"] == "success" or (record["status"] == "oom" and not V1), record
     function.delete()
     return record | {"grown": grown}
@@ -152,7 +154,9 @@ def test_what_sockets_hold_is_held_by_the_sandboxs_memory(server: Server) -> Non
 
 
 def test_what_nobody_accepts_is_not_without_bound(server: Server) -> None:
-    """The kernel charges it to nobody; its buffers begin small, and there are so many sockets."""
+    """The kernel charges it to no group; its buffers start small, and the number of sockets is
+    limited.
+    """
     record = stuff(server, WAITING)
     print(f"9,450 connections that wait: {record['grown'] / MIB:.0f} MiB, {record['status']}")
     assert record["grown"] <= 3 * MEMORY_MIB * MIB

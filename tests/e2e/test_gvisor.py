@@ -142,7 +142,7 @@ def inside(box: Server, request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def test_identity(inside: dict[str, str]) -> None:
-    """The status of gVisor's own making has no line about no_new_privs."""
+    """gVisor's /proc/self/status has no line about no_new_privs."""
     status = dict(line.split(":\t", 1) for line in inside["status"].splitlines() if ":\t" in line)
     assert {int(one) for one in status["Uid"].split()} == {1000}
     assert {int(one) for one in status["Gid"].split()} == {1000}
@@ -170,8 +170,9 @@ def test_limits(inside: dict[str, str]) -> None:
 
 
 def made(box: Server) -> dict[str, list[int]]:
-    """The processes of gVisor's sandboxes, at a moment when the server is not making one: the child
-    that will become a sandbox is in its group before it has become it, and before the others."""
+    """The processes of gVisor's sandboxes, read while the server creates none: the child that
+    becomes a sandbox joins its group before it has become one, and before the others.
+    """
     groups: dict[str, list[int]] = {}
     for _ in range(round(scaled(20))):
         time.sleep(0.1)
@@ -221,8 +222,8 @@ def gvisors(pids: list[int]) -> bool:
     return False
 
 
-# What succeeds in gVisor though it does not in a crun sandbox: it ends at gVisor's own kernel. Pid
-# 1 is seen, with an environment that holds HOME alone; priorities are numbers nothing follows.
+# Calls that succeed in gVisor but not in a crun sandbox: only gVisor's own kernel executes them.
+# Pid 1 is visible, with only HOME in its environment; priorities have no effect.
 HARMLESS = {
     *("see pid 1", "list pid 1's descriptors", "environ of pid 1"),
     *("nice", "oom_score_adj"),
@@ -264,7 +265,9 @@ print("environ", sorted(one.split("=")[0] for one in open("/proc/1/environ").rea
 
 
 def test_the_control_socket_and_the_guest_are_out_of_reach(box: Server) -> None:
-    """Of the guest's descriptors a handler opens /dev/null and its own output's pipes."""
+    """Of the guest's descriptors a handler can open only /dev/null and the pipes of its own
+    output.
+    """
     lines = run(box, python(PID_1))["stdout"].splitlines()
     assert set(lines) <= {"opened null", "opened pipe", "environ ['', 'HOME']"}, lines
 
@@ -356,7 +359,7 @@ with socket.socket() as own, socket.socket() as other:
 
 @pytest.fixture
 def host_listeners() -> Iterator[tuple[list[Any], list[str]]]:
-    """Listeners that count who comes, on every kind of address that the host has."""
+    """Listeners that count connections, on every kind of address of the host."""
     come: list[str] = []
     with socket.socket() as inet, socket.socket(socket.AF_UNIX) as unix:
         inet.bind(("0.0.0.0", 0))
@@ -412,7 +415,7 @@ def test_a_deadline_holds_and_the_next_call_is_served(box: Server) -> None:
 def test_a_fork_bomb_ends_at_its_deadline(box: Server) -> None:
     function = deploy(box, "f() { f | f & }; f; sleep 99", timeout_seconds=2)
     began = time.monotonic()
-    # So many processes may be more than its memory has room for.
+    # This many processes may need more memory than it has.
     assert function.invoke()["status"] in ("timeout", "oom")
     assert time.monotonic() - began < scaled(8)
     assert run(box, "echo fine")["stdout"] == "fine\n"
@@ -511,12 +514,12 @@ def test_a_killed_server_leaves_nothing(server: Server, killed: str) -> None:
     assert not nothing_since(before, None, server.run_dir, dead)
 
 
-# Where there is none -------------------------------------------------------------------------
+# Without gVisor ------------------------------------------------------------------------------
 
 
 @promise("F18")
 def test_without_gvisor_it_is_refused_and_never_replaced(server: Server) -> None:
-    """A function that was made with it, on a machine that has lost it."""
+    """A function that was created with it, on a machine that has lost it."""
     add_runtimes(server)
     function = deploy(server, "echo served")
     server.stop()

@@ -1,5 +1,5 @@
-"""Many calls in one moment, and many clients who change what they call: no function ever has more
-instances than it may, and everybody is answered.
+"""Many simultaneous invocations, and many clients that change what they invoke: no function exceeds
+its maximum of instances, and every client gets a response.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ SAMPLE_S = 0.003
 
 
 async def herd(server: Server, **fields: Any) -> list[TimedResponse]:
-    """Of a cold function, asked for within that time: on a busy machine that takes a few goes."""
+    """Of a cold function, requested within that time: on a busy machine that takes a few
+    attempts.
+    """
     for _ in range(GOES):
         answers = await _herd(server, fields)
         spread = max(one.began for one in answers) - min(one.began for one in answers)
@@ -37,7 +39,7 @@ async def herd(server: Server, **fields: Any) -> list[TimedResponse]:
 
 
 async def _herd(server: Server, fields: dict[str, Any]) -> list[TimedResponse]:
-    """So many calls at once of a function that has no instance; it never has more than it may."""
+    """Invokes a function without instances this often at once; it never exceeds its maximum."""
     async with client_of(server) as client:
         function = await deploy(client, "1", max_instances=MOST, **fields)
         await until(lambda: _is_cold(function), timeout_s=10)
@@ -66,17 +68,16 @@ async def _is_cold(function: Marked) -> bool:
 
 
 def _order(answers: list[TimedResponse]) -> str:
-    """How long calls waited, and how far they were from first come, first served.
-
-    Who came first the server knows: the ids of calls are made in that order.
+    """How long invocations waited, and how far they were from first come, first served. Their ids
+    have the order in which the server received them.
     """
     served = sorted((one for one in answers if one.status == 200), key=_came)
     waits = sorted((one.ended - one.began) * 1000 for one in served)
     left = {_came(one): n for n, one in enumerate(sorted(served, key=lambda one: one.ended))}
     off = sorted(abs(left[_came(one)] - n) for n, one in enumerate(served))
     p99 = len(served) * 99 // 100
-    # Ends are seen when this client reads them, on the same two cores, so some places are its own;
-    # a line served at random, or the youngest first, is hundreds of places out.
+    # Ends are observed when this client reads them, on the same two cores, so it may misplace some;
+    # random order, or last come first served, would misplace hundreds.
     assert off[p99] < HERD // 4, f"{off[p99]} places out of turn"
     cold = sum(one.body["cold_start"] for one in served)
     return (
@@ -98,7 +99,7 @@ async def test_a_herd_at_a_cold_function_is_served_in_line(another: Callable[...
 async def test_of_a_long_herd_the_rest_comes_again(another: Callable[..., Server]) -> None:
     line = 100
     server = another(options=f"--prewarmed 0 --idle-s 0.5 --queue-max {line}").start()
-    # A hundred short calls would be over before anybody had looked ten times.
+    # A hundred short invocations would be over before ten checks.
     answers = await herd(server, handler="sleep 0.02")
     told = Counter(one.what for one in answers)
     assert told.keys() == {"success", "CAPACITY_FULL"}, told

@@ -1,6 +1,5 @@
-"""Negative controls: where a protection is taken away, the case that stands for it fails.
-
-And the oracle finds what is planted.
+"""Negative controls: without a protection, the case for it fails. And the oracle finds planted
+changes.
 """
 
 import ctypes
@@ -28,7 +27,7 @@ from timeouts import full_wait
 pytestmark = pytest.mark.sandbox
 
 
-# Of the doors of `closed_doors.py`: nothing but the filter closes these.
+# Calls of `closed_doors.py` that only the filter prevents.
 WITHOUT_A_FILTER = {
     *("call setsockopt socket 26", "call setsockopt socket 26, upper half"),
     *(
@@ -66,7 +65,7 @@ def box() -> Iterator[WeakenedServer]:
 
 
 def tries(box: WeakenedServer, lacks: str) -> set[str]:
-    """Those of `forbidden.py` that succeed."""
+    """Tries of `forbidden.py` that succeed."""
     record = box.run(lacks, script(TRIES), environment={"PORT": "9"})
     return {name for name, code in json.loads(record["stdout"]).items() if code == 0}
 
@@ -96,7 +95,7 @@ def test_without_a_limit_of_processes_a_bomb_grows_beyond_it(box: WeakenedServer
     with Meter(box.server) as meter:
         call = box.server.later(function.try_invoke)
         until(lambda: meter.pids > PIDS_SEEN_MAX, 5)
-        function.delete()  # which ends the call
+        function.delete()  # this ends the invocation
         call.result()
     box.runtime.lacks("")
 
@@ -126,7 +125,7 @@ def test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach(box: Weaken
     box.runtime.lacks("another uid for handlers")
     function = box.server.deploy(script(TRIES), environment={"PORT": "9"})
     answer = function.try_invoke()
-    # It took the guest's limits from it: most times the sandbox ends before the call does.
+    # It took the guest's limits from it: usually the sandbox ends before the call does.
     if answer.status_code == 200:
         taken = {name for name, code in json.loads(answer.json()["stdout"]).items() if code == 0}
         assert {"signal pid 1", "limits of pid 1"} <= taken

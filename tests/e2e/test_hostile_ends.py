@@ -1,4 +1,4 @@
-"""Handlers that attack: how they end, what they print, what they bring along."""
+"""Handlers that attack: their ends, their output, and the files that they bring."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def server(ground: Ground) -> Server:
 
 
 def test_an_end_at_the_deadline_is_one_end(server: Server) -> None:
-    """It ends from 4 ms before its time to 3 ms after; whichever wins, there is one outcome."""
+    """It ends from 4 ms before its deadline to 3 ms after; either way, there is one outcome."""
     code = (
         "import os, time\nlate = (int(os.environ['QUILT_PAYLOAD']) - 4) / 1000\n"
         "end = int(os.environ['QUILT_DEADLINE_MS']) / 1000 + late\n"

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.sandbox
 MIB = 1 << 20
 QUICK = '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick\n'
 PIDS_MAX, MEMORY_MAX = 512, 256 * MIB
-# The kernel counts a fork before it refuses it: one on each processor may be seen beyond the limit.
+# The kernel counts a fork before it refuses it: one on each CPU may be seen beyond the limit.
 PIDS_SEEN_MAX = PIDS_MAX + (os.cpu_count() or 1)
 
 
@@ -102,7 +102,7 @@ def test_a_bomb_of_processes_stays_within_its_limit_and_ends(server: Server, bom
     assert record["status"] in ("timeout", "failed"), record
     assert took < scaled(2.0)
     assert meter.pids <= PIDS_SEEN_MAX
-    # A shell gives up when it cannot fork, sometimes between two looks.
+    # A shell gives up when it cannot fork, sometimes between two checks.
     assert meter.pids > PIDS_MAX // 2 or bomb == "shell", "it was one"
     until(lambda: not any(len(pids) > 3 for pids in server.sandbox_pids().values()), 2.0)
     answers_again(server, function)
@@ -140,7 +140,7 @@ EATERS = {
         "import os\nfor n in range(10 ** 7): os.mknod('/tmp/%d' % n)",
         {"oom", "failed"},
     ),
-    # What is thread-local lies above a thread's frames, which are far from using all of its stack.
+    # Thread-local data is above a thread's frames, which are far from filling its stack.
     "stacks of threads": (
         "import ctypes, threading, time\nthreading.stack_size(1 << 20)\nc = ctypes.CDLL(None)\n"
         "c.__errno_location.restype = ctypes.c_void_p\n"
@@ -179,9 +179,9 @@ def test_memory_of_every_kind_is_the_sandboxs_own(server: Server, eater: str) ->
     function = server.deploy(QUICK + script(code), timeout_seconds=8)
     with Meter(server) as meter:
         record, took = timed(function)
-    assert record["status"] in ends, record  # and so it did not need its deadline
+    assert record["status"] in ends, record  # so it did not need its deadline
     assert 0 < meter.memory <= MEMORY_MAX * 1.05
-    # Others may be at work on the machine; what no limit counted would be more than this.
+    # Other work may run on the machine; memory that no limit counts would exceed this.
     assert meter.host_drop <= MEMORY_MAX + 1024 * MIB
     answers_again(server, function)
     told = f"{meter.memory // MIB} MiB at most, the host's fell by {meter.host_drop // MIB}"
@@ -258,7 +258,7 @@ STUBBORN = [
     "trap '' TERM INT HUP; while :; do :; done",
     "kill -STOP $$; sleep 60",
     "(trap '' HUP; sleep 60) & kill -STOP $!; wait",
-    # The parent of a vfork cannot be interrupted by anything but its end.
+    # Only its own end interrupts the parent of a vfork.
     script("import ctypes, time\nlibc = ctypes.PyDLL(None)\nif libc.vfork() == 0: time.sleep(60)"),
 ]
 
@@ -270,7 +270,7 @@ def test_every_deadline_is_kept(server: Server) -> None:
         turn = [server.later(timed, one) for one in functions for _ in range(2)]
         calls += [one.result() for one in turn]
     assert {record["status"] for record, _ in calls} == {"timeout"}
-    # Without the start of the sandbox that each needs after the one before.
+    # Without the start of a sandbox, which each needs after the previous one.
     late = sorted(record["duration_ms"] / 1000 - 1 for record, _ in calls)
     assert late[int(len(late) * 0.99)] <= scaled(1.0)
     assert late[0] >= 0
@@ -291,7 +291,8 @@ for _ in range(30):
 {way}
 """
 DEBTS = {
-    # 30 times 12 MiB do not fit beside the 200: one call has the kernel look for memory for long.
+    # 30 times 12 MiB do not fit beside the 200: one call makes the kernel search for memory for
+    # long.
     "memory": "while True: mmap.mmap(-1, 12 << 20, flags).close()",
     "bytes": "fd = os.open('/dev/zero', 0)\nwhile True: os.preadv(fd, [held], 0)",
 }
@@ -300,7 +301,9 @@ DEBTS = {
 @promise("F24")
 @pytest.mark.parametrize("way", DEBTS)
 def test_a_deadline_is_kept_despite_a_debt_of_the_processor(server: Server, way: str) -> None:
-    """The kernel lets a call go on beyond the quota; the group then waits for what it owes."""
+    """The kernel lets an invocation exceed its quota; the group is then throttled until that is
+    made up.
+    """
     code = script(DEBT.replace("{way}", DEBTS[way]))
     function = server.deploy(code, timeout_seconds=3, cpu_limit_percent=10)
     late: list[float] = []
@@ -308,7 +311,7 @@ def test_a_deadline_is_kept_despite_a_debt_of_the_processor(server: Server, way:
         record, took = timed(function)
         assert took < scaled(3 + 2.0)
         if record["status"] == "oom" and way == "memory":
-            continue  # The kernel has found none, and has killed it before.
+            continue  # the kernel has found none, and has killed it before
         assert record["status"] == "timeout", record
         late.append(record["duration_ms"] / 1000 - 3)
         if len(late) == times(2, 10):
@@ -335,7 +338,7 @@ def doors(server: Server) -> dict[str, str]:
 
 @promise("F22")
 def test_no_other_door_of_the_kernel_is_open(doors: dict[str, str]) -> None:
-    """Beyond those of `forbidden.py`: every other call, family, flag and architecture."""
+    """In addition to `forbidden.py`: all other calls, families, flags and architectures."""
     opened = {name: how for name, how in doors.items() if how.startswith("open")}
     assert not opened
     calls = {name: how for name, how in doors.items() if name.startswith("call ")}
@@ -372,7 +375,7 @@ os.execv("/bin/sh", ["sh", "-c", f"echo {looked} {len(opened)}"])
 
 
 def guest_digests(server: Server) -> set[str]:
-    """Of the guest's program, as each sandbox has it."""
+    """The digests of the guest's program in each sandbox."""
     (pids, *_) = server.sandbox_pids().values()
     found = {oracle.digest(Path(f"/proc/{pid}/root/.guest")) for pid in pids}
     assert found != {"cannot be read"}
@@ -380,7 +383,7 @@ def guest_digests(server: Server) -> set[str]:
 
 
 def test_no_program_can_be_written_to_while_others_are_started(server: Server) -> None:
-    """What starts meanwhile: new sandboxes. The oracle has the digest of crun."""
+    """New sandboxes are started meanwhile. The oracle has the digest of crun."""
     seconds = times(2, 30)
     attack = server.deploy(script(OVERWRITE), environment={"SECONDS_LONG": str(seconds)})
     call = server.later(attack.invoke)
@@ -401,7 +404,7 @@ def test_no_program_can_be_written_to_while_others_are_started(server: Server) -
 
 OPEN = {
     "shell": lambda server: server.deploy(
-        # The listing's own descriptor is 3; a child of a child has no more than its parents.
+        # The listing's own descriptor is 3; a grandchild has no more than its parents.
         "ls /proc/self/fd; sh -c 'ls /proc/self/fd'; ls /proc/1/fd 2>/dev/null; true"
     ),
     "python": lambda server: python(
@@ -439,7 +442,7 @@ def test_no_descriptor_of_ours_is_a_handlers(server: Server, runtime: str) -> No
             assert {"0", "1", "2"} <= set(open_ones)
             strange = [one for one in open_ones.values() if not OURS[runtime].match(one)]
             assert not strange, strange
-            # A runner that stays with the handler is told of calls by one.
+            # A runner that stays with the handler gets calls by it.
             sockets = [one for one in open_ones.values() if one.startswith("socket:")]
             assert len(sockets) <= (runtime == "node")
     function.delete()
@@ -493,7 +496,9 @@ print(json.dumps([found, read, sorted(pids), places]))
 
 
 def test_secrets_of_the_host_and_of_others_are_not_found(ground: Ground) -> None:
-    """Canaries in /, /root, /tmp, the data directory, another call's variables and payload."""
+    """Canaries in /, /root, /tmp, the data directory, another invocation's variables and
+    payload.
+    """
     server = ground.server
     secret = hashlib.sha256(b"of another call").hexdigest()[:48]
     other = server.deploy("exec sleep 60", environment={"SECRET": secret})
@@ -552,7 +557,7 @@ def test_without_network_nobody_is_reached(server: Server) -> None:
         own = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False)
         addresses = ["127.0.0.1", "::1", "10.0.2.2", "172.17.0.1", *own.stdout.split()]
         ports = [server.url.rpartition(":")[2], str(everywhere.getsockname()[1]), "5432"]
-        for name in addresses[:1]:  # from the host it is reached, so the attempt is a real one
+        for name in addresses[:1]:  # it is reachable from the host, so the attempt is valid
             socket.create_connection((name, int(ports[1])), 1).close()
         record = server.run(
             script(REACH),
@@ -617,7 +622,7 @@ os._exit(7)
 
 @pytest.mark.parametrize("runtime", ["shell", "python"])
 def test_no_result_is_forged(server: Server, runtime: str) -> None:
-    """A handler that knows the protocols writes ends of calls wherever it can."""
+    """A handler that knows the protocols writes forged ends of calls wherever it can."""
     if runtime == "shell":
         function = server.deploy(
             'case "$QUILT_PAYLOAD" in honest*) exec printf "%s" "$QUILT_PAYLOAD";; esac\n'
@@ -671,7 +676,7 @@ INSIDE = re.compile(r'"(/proc/\d+/(root|cwd|fd/)|[^"]*/(laid|out)\d+)')
 def test_the_host_opens_nothing_that_a_handler_has_laid_out(ground: Ground, tmp_path: Path) -> None:
     server = ground.server
     canary, before = next(iter(ground.canaries)), set(server.sandbox_pids())
-    # One sandbox, made before: what is done in a new one is done by children of the launcher.
+    # One prewarmed sandbox: creating a new one would add children of the launcher.
     more = {"environment": {"CANARY": str(canary)}, "max_instances": 1}
     function = server.deploy(script(LINKS), **more)
     names = "open,openat,openat2,creat,readlink,readlinkat,unlinkat,rename,execve,chdir"

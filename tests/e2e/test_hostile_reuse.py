@@ -1,6 +1,7 @@
-"""What one call leaves for the next, one version for another, one tenant for another: nothing.
+"""What one invocation leaves for the next, one version for another, one tenant for another:
+nothing.
 
-The same for interpreters that stay is in `test_warm_reuse.py`.
+`test_warm_reuse.py` tests the same for interpreters that stay.
 """
 
 import json
@@ -26,7 +27,7 @@ def server(ground: Ground) -> Server:
 
 
 def alone(server: Server, handler: str, **fields: Any) -> Function:
-    """One whose calls all come to the same sandbox, one after the other."""
+    """A server whose invocations all run in the same sandbox, one after the other."""
     return server.deploy(handler, max_instances=1, **fields)
 
 
@@ -65,7 +66,7 @@ def test_the_second_call_starts_as_the_first_did(server: Server) -> None:
 
 
 def steady(record: dict[str, Any]) -> list[str]:
-    """Without the numbers of processes, which go on."""
+    """The text without pids, which increase."""
     assert record["status"] == "success", record
     lines = [one for one in record["stdout"].splitlines() if not one.startswith("/proc/")]
     return [*lines, f"{record['stdout'].count('/proc/')} processes"]
@@ -166,7 +167,7 @@ def test_what_a_shell_left_running_writes_into_no_other_call(server: Server) -> 
 
 
 def test_a_call_runs_one_version_whole(server: Server) -> None:
-    """Calls go on while the function is updated, and rolled back."""
+    """Invocations continue while the function is updated and rolled back."""
     function = server.deploy(
         "echo $TAG $QUILT_FUNCTION_VERSION", environment={"TAG": "1"}, max_instances=2
     )
@@ -217,7 +218,7 @@ print(found, os.uname().nodename)
 
 
 def test_nothing_of_a_tenant_is_found_by_another(ground: Ground) -> None:
-    """The same name in both; what the one had is given back before the other begins."""
+    """Both use the same name; the first one's resources are freed before the second begins."""
     server = ground.server
     call = of_another_tenant(server, "neighbour")
     pairs, hosts, uids = times(5, 250), set(), set()
@@ -279,7 +280,7 @@ BAD = {
 
 @pytest.mark.parametrize("how", BAD)
 def test_after_a_bad_end_the_next_call_succeeds(server: Server, how: str) -> None:
-    """And in another sandbox, unless nothing but the handler itself has ended."""
+    """It runs in another sandbox, unless only the handler itself has ended."""
     handler, status = BAD[how]
     handler = f'[ "$QUILT_PAYLOAD" = who ] && exec hostname\n{handler}'
     function = alone(server, handler, timeout_seconds=20)

@@ -1,6 +1,6 @@
-"""What sandboxes share with each other and with the host is not a handler's to use up or to read.
+"""A handler cannot exhaust or read what sandboxes share with each other and with the host.
 
-One tenant takes all that it can get of something; another, and the host, must have what they had.
+One tenant takes as much as it can get of a resource; another one, and the host, must keep theirs.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ def server(ground: Ground) -> Server:
 
 # B22 ------------------------------------------------------------------------------------------
 
-# Takes all it can get of each kind, says how many, and holds on to them until it is woken.
+# Takes as much as it can get of each kind, prints the numbers, and holds it until it is woken.
 TAKE = r"""
 import ctypes, errno, fcntl, json, os, resource, signal, socket, subprocess, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -86,7 +86,7 @@ def take(server: Server, holds: str) -> Function:
 
 
 def host_has(number: int, *arguments: Any) -> str:
-    """How that call ends for the host's root."""
+    """The outcome of that call for the host's root."""
     libc = ctypes.CDLL(None, use_errno=True)
     got = libc.syscall(number, *arguments)
     if got < 0:
@@ -98,8 +98,9 @@ def host_has(number: int, *arguments: Any) -> str:
 
 @promise("F16")
 def test_what_one_sandbox_uses_up_is_its_own(server: Server) -> None:
-    """Found this way, and closed: one handler had all inotify instances of root, all contexts for
-    asynchronous I/O of the machine, and the timers and queued signals of every sandbox."""
+    """Found by this test and fixed: one handler had all inotify instances of root, all contexts for
+    asynchronous I/O of the machine, and the timers and queued signals of every sandbox.
+    """
     first, second = take(server, "yes"), take(server, "no")
     call = server.later(first.invoke)
     until(lambda: server.named("sleep"))  # it holds all of it now
@@ -163,7 +164,7 @@ for call in (lambda: os.nice(-20), lambda: os.setpriority(os.PRIO_PROCESS, 0, -1
 
 
 def test_a_noisy_neighbour_has_its_share_and_no_more(server: Server) -> None:
-    """Four spin, one in every four writes; the victim is called meanwhile."""
+    """Four spin, one in every four writes; the victim is invoked meanwhile."""
     seconds = times(3, 60)
     more = {"environment": {"SECONDS_LONG": str(seconds)}, "timeout_seconds": seconds + 10}
     spin = server.deploy(script(SPIN), cpu_limit_percent=40, max_instances=2, **more)
@@ -218,10 +219,10 @@ print(made, ended)
 
 
 def test_calls_at_random_harm_nobody(server: Server) -> None:
-    """The seeds are told, so that a run can be repeated. What they did, the oracle says."""
+    """The seeds are printed, so that a run can be repeated. The oracle finds any effects."""
     seconds, told = times(3, 300), 0
     for _ in range(times(1, 3)):
-        seeds = [random.SystemRandom().getrandbits(32) for _ in range(2)]  # one on each processor
+        seeds = [random.SystemRandom().getrandbits(32) for _ in range(2)]  # one on each CPU
         functions = [
             server.deploy(
                 '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick\n' + script(CHAOS),

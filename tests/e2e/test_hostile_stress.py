@@ -1,6 +1,6 @@
 """Every stressor of stress-ng as a handler: some 300 ways to keep a kernel busy, written by others.
 
-Only `scripts/soak hostile` runs it, for the time that it takes; it installs stress-ng.
+Only `scripts/soak hostile` runs it, since it takes long; it installs stress-ng.
 """
 
 import collections
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not IN_FULL, reason="takes ten minutes: run by scripts/soak hostile"),
 ]
 STRESS_NG = Path("/usr/bin/stress-ng")
-# Each has a second; what does not heed that ends at the deadline.
+# Each runs for a second; one that ignores that ends at the deadline.
 STRESSED = (
     '[ "$QUILT_PAYLOAD" = quick ] && exec echo quick\n'
     'exec stress-ng --temp-path /tmp --timeout 1 --"$QUILT_PAYLOAD" 2 2>&1'
@@ -26,7 +26,7 @@ ENDS = {"success", "failed", "timeout", "oom"}
 
 
 def test_every_stressor_harms_nobody(ground: Ground) -> None:
-    """What they did to the host, the oracle says; what to others, the victim."""
+    """The oracle finds effects on the host, the victim those on others."""
     named = subprocess.run(
         [STRESS_NG, "--stressors"], capture_output=True, text=True, check=True
     ).stdout.split()

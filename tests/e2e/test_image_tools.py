@@ -1,5 +1,5 @@
-"""Base images as the field's tools make them, from the command line to the handler: mmdebstrap,
-umoci, buildah, and a registry that skopeo asks.
+"""Base images made by common tools, from the command line to the handler: mmdebstrap, umoci,
+buildah, and a registry that skopeo uses.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def command(server: Server, *words: str | Path) -> subprocess.CompletedProcess[s
 
 
 def add(server: Server, name: str, *words: str | Path, kind: str = "shell") -> str:
-    """What it says."""
+    """Adds a base image; returns the command's output."""
     done = command(server, "runtimes", "add", name, "--kind", kind, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -91,7 +91,7 @@ def digest_of(server: Server, name: str) -> str:
     return str(server.call("GET", f"/api/runtimes/{name}").json()["base_image"])
 
 
-# One tree by every way ---------------------------------------------------------------------------
+# One tree in every format ------------------------------------------------------------------------
 
 
 def test_a_directory_and_its_archive_are_equal(server: Server, tree: Path, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_layout_of_umoci_with_two_layers(server: Server, tree: Path, tmp_path:
 
 
 class Buildah:
-    """Images made of layers, in a store of the test's own."""
+    """Images with layers, in the test's own store."""
 
     def __init__(self, place: Path) -> None:
         self.options = [f"--root={place}/root", f"--runroot={place}/run", "--storage-driver=vfs"]
@@ -139,7 +139,7 @@ class Buildah:
         return run("buildah", *self.options, *words, BUILDAH_ISOLATION="chroot")
 
     def make(self, tree: Path, targets: Sequence[str]) -> None:
-        """An image of two layers, the upper one without /srv/gone."""
+        """Creates an image of two layers, the upper one without /srv/gone."""
         lower = self("from", "scratch")
         self("copy", "--quiet", lower, tree, "/")
         base = self("commit", "--quiet", lower)
@@ -171,7 +171,9 @@ def test_archives_of_buildah(server: Server, tree: Path, tmp_path: Path) -> None
 
 @dataclass
 class Registry:
-    """Debian's docker-registry on loopback, with TLS and a password. `certs`, `auth`: for it."""
+    """Debian's docker-registry on loopback, with TLS and a password. `certs`, `auth`: its
+    credentials.
+    """
 
     place: Path
     host: str
@@ -219,7 +221,7 @@ def registry(place: Path) -> Iterator[Registry]:
         },
         "auth": {"htpasswd": {"realm": "test", "path": str(place / "htpasswd")}},
     }
-    (place / "config.yml").write_text(json.dumps(settings))  # which YAML is, too
+    (place / "config.yml").write_text(json.dumps(settings))  # JSON is valid YAML
     process = subprocess.Popen(
         ["docker-registry", "serve", str(place / "config.yml")],
         stdout=subprocess.DEVNULL,
@@ -314,7 +316,7 @@ def has_mirror() -> bool:
 
 @pytest.fixture(scope="module")
 def debian(server: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The digest of a Debian with Python and Node."""
+    """The digest of a Debian image with Python and Node.js."""
     if not has_mirror():
         pytest.skip("needs Debian's mirror")
     archive = tmp_path_factory.mktemp("debian") / "root.tar"

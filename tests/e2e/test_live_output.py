@@ -1,4 +1,4 @@
-"""Output is seen as it is written, whatever writes it, and nobody who looks on is in the way."""
+"""Output is visible as it is written, whatever writes it, and readers do not delay anything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.sandbox
 
 GIB = 1024 * 1024 * 1024
 MIB = 1024 * 1024
-# Each waits until it is woken after each part.
+# Each waits after each part until it is woken.
 PYTHON = {
     "generator": """
         import subprocess
@@ -61,7 +61,7 @@ NODE = {
         })());
     """,
 }
-# What the host cannot wake says itself when it went on.
+# Handlers that the host cannot wake print when they continued.
 TIMED = """
     import asyncio, time
     async def handler(event):
@@ -84,7 +84,7 @@ def comes_in_parts(server: Server, function: Function) -> None:
         for number in range(3):
             arrived.append(next(coming))
             assert arrived[-1].bytes.replace(b" ", b"") == b'{"number":%d}\n' % number
-            server.wake()  # it has come before the next one is written
+            server.wake()  # it has arrived before the next one is written
         arrived += coming
     assert [one.name for one in arrived] == ["started", *["stdout"] * 3, "end"]
     assert arrived[-1].data["status"] == "success"
@@ -136,7 +136,7 @@ def rss_bytes(pid: int) -> int:
 
 
 class SlowReader:
-    """Reads a byte a second until it is told to read on; keeps what it read."""
+    """Reads a byte a second until it is told to continue; stores what it read."""
 
     def __init__(self, url: str, path: str) -> None:
         to = urlsplit(url)
@@ -165,8 +165,9 @@ class SlowReader:
 
 @promise("A39")
 def test_a_reader_of_a_byte_a_second_is_in_nobodys_way(server: Server) -> None:
-    """A handler writes 1 GiB. It takes as long as without a reader, the server's memory stays, and
-    the reader is told what it missed."""
+    """A handler writes 1 GiB. It takes as long as without a reader, the server's memory stays
+    constant, and the reader is told what it missed.
+    """
     function = server.deploy('yes xxxxxxx | head -c "$QUILT_PAYLOAD"', timeout_seconds=120)
     alone = function.invoke(str(GIB // 4))
     assert alone["status"] == "success"

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, by which a refusal is found again."""
+"""The log: one JSON object per line, in which a refusal can be found."""
 
 import json
 

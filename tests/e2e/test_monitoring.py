@@ -1,6 +1,4 @@
-"""What a server is watched with, as Prometheus and Grafana read it: its metrics, the dashboard, and
-the alerts.
-"""
+"""Monitoring as read by Prometheus and Grafana: metrics, dashboard, and alerts."""
 
 from __future__ import annotations
 
@@ -83,7 +81,7 @@ def expressions_of_rules() -> list[str]:
 
 
 def series_of(text: str) -> dict[str, set[str]]:
-    """Every series that a server shows, with the names of its labels."""
+    """Every series that a server exports, with the names of its labels."""
     found: dict[str, set[str]] = {}
     for name in re.findall(r"^# TYPE (\w+) counter$|^# TYPE (\w+) gauge$", text, re.MULTILINE):
         found[name[0] or name[1]] = set()
@@ -93,13 +91,13 @@ def series_of(text: str) -> dict[str, set[str]]:
 
 
 def unknown(expressions: list[str], text: str) -> list[str]:
-    """What the expressions name and a server does not have."""
+    """The metrics and labels in the expressions that a server does not have."""
     series = series_of(text)
     wrong = [name for one in expressions for name in NAME.findall(one) if name not in series]
     for one in expressions:
         for name, matchers in WITH_LABELS.findall(one):
             labels = set(re.findall(r"(\w+)=", matchers))
-            # Of a series that has no value yet, the labels cannot be known.
+            # The labels of a series without values are unknown.
             if series.get(name) and not labels <= series[name] | BY_PROMETHEUS:
                 wrong.append(f"{name}{{{matchers}}}")
     return wrong
@@ -139,7 +137,7 @@ def parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def lost(board: Any) -> list[str]:
-    """What Grafana's own model of a dashboard does not know of this one, or reads otherwise."""
+    """The parts of this dashboard that Grafana's own model lacks or reads differently."""
     read = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
     known = dict(parts(read))
     return [path for path, value in parts(board) if known.get(path, "none") != value]
@@ -213,8 +211,9 @@ def test_an_alert_that_is_changed_fails_its_cases(tmp_path: Path, right: str, wr
 
 
 def test_every_alert_has_cases() -> None:
-    """One in which it fires. That it does not fire is in the same case, for another server, or in
-    one of its own: promtool wants to be told of every alert that there is."""
+    """A case in which it fires. That it does not fire is tested in the same case, for another
+    server, or in a separate one: promtool requires a list of all firing alerts.
+    """
     alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
     fires = re.findall(r"alertname: (\w+)\n +eval_time: \w+\n +exp_alerts:\n", CASES.read_text())
     assert set(alerts) == set(fires)

@@ -1,4 +1,4 @@
-"""What a Node handler is given, what becomes of what it does, and how its ends are told apart."""
+"""A Node.js handler: its input, its effects, and the distinction of its ends."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def answer(record: dict[str, Any]) -> Any:
 
 
 def body(source: str) -> str:
-    """A CommonJS handler of these statements."""
+    """A CommonJS handler with these statements."""
     return f"exports.handler = (event, context) => {{ {source} }};\n"
 
 
@@ -53,7 +53,7 @@ def test_event_and_context(shared: Server, cleanup: bool) -> None:
     assert answer(function.invoke("plain text"))[0] == "plain text"
     assert answer(function.invoke("[1"))[0] == "[1"
     assert answer(function.invoke())[0] is None
-    # What one call was given is not another's.
+    # The input of one invocation does not reach another.
     assert answer(function.invoke())[7:9] == ["v", None]
 
 
@@ -239,7 +239,7 @@ def test_ends_are_told_apart_and_the_next_call_succeeds(
     record = function.invoke("now", timeout_seconds=2 if status == "timeout" else 20)
     assert (record["status"], record["exit_code"]) == (status, code), record
     assert told in record["stderr"]
-    if "abort" not in statements:  # then Node prints a stack in a hurry
+    if "abort" not in statements:  # then Node.js prints a stack in a hurry
         assert ".runners" not in record["stderr"]
         assert "node:internal" not in record["stderr"]
     assert time.monotonic() - began < scaled(3.5)

@@ -1,6 +1,6 @@
-"""No sandbox shares an inode of its files with another one or with the host.
+"""No sandbox shares inodes of its files with another one or with the host.
 
-A lock on a shared one would be noticed by everybody, and keep everybody else from taking it.
+A lock on a shared inode would be visible to everybody, and prevent others from taking it.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from promises import promise
 
 pytestmark = [pytest.mark.sandbox, promise("F37")]
 
-# Locks each file that it can open, says which, and holds on to them until it is woken.
+# Locks each file that it can open, prints which, and keeps the locks until it is woken.
 LOCK = r"""
 import fcntl, json, os, subprocess
 held, kept = [], []
@@ -57,7 +57,9 @@ def weakened() -> Iterator[tuple[Server, Weakened]]:
 
 
 def two_lockers(server: Server) -> tuple[tuple[list[str], int], tuple[list[str], int], set[str]]:
-    """What the first and, meanwhile, the second one could lock; and of HOST what the host could."""
+    """What the first and, meanwhile, the second one could lock; and which of HOST the host
+    could.
+    """
     runtime = sample_runtimes.add(server, "shell", {"mod.py": "x = 1\n"})
     first, second = (
         server.deploy(script(LOCK), runtime=runtime, environment={"HOLDS": holds})
@@ -100,7 +102,7 @@ def test_a_lock_is_seen_by_nobody_else(weakened: tuple[Server, Weakened]) -> Non
 
 
 def test_where_sandboxes_share_binds_it_is_seen(weakened: tuple[Server, Weakened]) -> None:
-    """The negative control: the same image, bound as it is."""
+    """Negative control: the same image, bind-mounted directly."""
     server, runtime = weakened
     runtime.lacks("own inodes")
     try:

@@ -1,4 +1,6 @@
-"""Imports are done before a call asks for them, in real interpreters and by the host's clock."""
+"""Imports are done before an invocation needs them, in real interpreters and by the host's
+clock.
+"""
 
 import time
 from collections.abc import Callable
@@ -23,7 +25,7 @@ MODULE = """
 
 
 def listed(function: Function) -> dict[str, Any]:
-    """Its row in the list of pools; empty where there is none."""
+    """Its entry in the list of pools; empty if there is none."""
     answer = function.server.call("GET", f"/api/functions/pools?function_id={function.id}")
     return dict(next(iter(answer.json()["pools"]), {}))
 

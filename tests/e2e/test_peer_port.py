@@ -1,4 +1,4 @@
-"""The peer port of a node is reached by other nodes, and from no sandbox."""
+"""Other nodes reach the peer port of a node, and sandboxes do not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def ask(own: NodeFile, address: str) -> None:
 
 @contextlib.contextmanager
 def peer_port() -> Iterator[int]:
-    """Of a node that runs in the calling thread's network, on all of its addresses."""
+    """The peer port of a node in the calling thread's network, on all of its addresses."""
     fleet, asked = a_fleet(time.time()), list[Asker]()
     one, two = (a_node(fleet, name, time.time()) for name in ("one", "two"))
     listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
@@ -60,7 +60,7 @@ def peer_port() -> Iterator[int]:
     thread.start()
     try:
         assert ready.wait(scaled(10))
-        # The control: a node is let in, at each address of the host.
+        # Control: a node is admitted, at each address of the host.
         for address in HOST:
             shown = f"[{address}]" if ":" in address else address
             asyncio.run(ask(one, f"{shown}:{port}"))
@@ -74,8 +74,8 @@ def peer_port() -> Iterator[int]:
 
 
 def test_a_sandbox_reaches_no_peer_port(the_lab: Lab) -> None:
-    """Neither its own node's, by whatever address, nor another's in a private network; with
-    network: egress, which reaches public addresses, as without any.
+    """Neither its own node's, by any address, nor another's in a private network; neither with
+    network: egress, which reaches public addresses, nor without.
     """
     loopback = ["127.0.0.1", "::1", "10.0.2.2", "fd00::2"]
     with peer_port() as port, serving(the_lab) as server:

@@ -1,4 +1,4 @@
-"""A server that keeps its state in PostgreSQL: what it stores, what it survives, who reaches it."""
+"""A server with its state in PostgreSQL: what it stores, what it survives, and who reaches it."""
 
 import contextlib
 import json
@@ -24,9 +24,9 @@ from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 SHARED = "shared"  # the database of the server that tests share
-PACE_S = 0.01  # of callers, who would else take all processors while something is waited for
-LONG_PACE_S = 0.1  # of each, where seconds are waited for, and of who was refused
-# Tries to connect to what its arguments name, and says of each what came of it.
+PACE_S = 0.01  # of clients, which would otherwise take all CPU time while a test waits
+LONG_PACE_S = 0.1  # of each, for waits of seconds, and after refusals
+# Tries to connect to its arguments, and prints the outcome of each.
 TRY = """python3 -c '
 import json, socket, sys
 found = {}
@@ -51,7 +51,9 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def url(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty database by TCP. Name it before servers, which must end before it goes."""
+    """The URL of an empty database by TCP. Request it before servers, which must end before it is
+    removed.
+    """
     with cluster.lent(request.node.nodeid) as url:
         yield url
 
@@ -62,7 +64,7 @@ def password(tmp_path: Path) -> Path:
 
 
 def in_a_file(directory: Path) -> Path:
-    """The password, where a server reads it."""
+    """The password in a file for the server."""
     file = directory / "password"
     file.write_text(PASSWORD + "\n")
     file.chmod(0o600)
@@ -71,7 +73,7 @@ def in_a_file(directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for the tests that leave it, its database and PostgreSQL as they found them."""
+    """A server for tests that leave it, its database and PostgreSQL as they found them."""
     cluster.create(SHARED)
     password = in_a_file(tmp_path_factory.mktemp("shared"))
     store = f"--store {cluster.tcp_url(SHARED, None)} --store-password-file {password}"
@@ -80,7 +82,7 @@ def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def name_of(url: str) -> str:
-    """Of a database."""
+    """The name of a database."""
     return url.rpartition("/")[2]
 
 
@@ -159,7 +161,7 @@ def test_a_database_that_cannot_be_used_is_told_without_the_password(
 
 
 class Load:
-    """Callers of one function, one call after the other; what was acknowledged is noted."""
+    """Clients that invoke one function continuously; acknowledged invocations are noted."""
 
     def __init__(self, function: Function, callers: int = 4) -> None:
         self.function, self.url = function, function.server.url
@@ -196,17 +198,17 @@ class Load:
 
     @contextlib.contextmanager
     def slowly(self) -> Iterator[None]:
-        """Calls go on meanwhile, and leave the processors to what is waited for."""
+        """Invocations continue in the block, but leave CPU time to others."""
         self._pace_s = LONG_PACE_S
         yield
         self._pace_s = PACE_S
 
     def has(self, number: int) -> bool:
-        """Whether so many were acknowledged."""
+        """Whether this many were acknowledged."""
         return len(self.known) > number
 
     def check(self) -> None:
-        """Every call that was acknowledged has its record, with its end."""
+        """Checks that every acknowledged invocation has its record, with its end."""
         records = pages(self.function.server, f"{self.function.path}/invocations", "invocations")
         found = {one["invocation_id"]: one["status"] for one in records}
         assert self.known
@@ -229,7 +231,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(shared: Server) 
 @promise("D39")
 @pytest.mark.parametrize("how", ["stop", "kill", "frozen", "cut"])
 def test_calls_go_on_without_postgresql(shared: Server, cluster: Cluster, how: str) -> None:
-    """Their records wait in the spool. What has to be in the database first is refused."""
+    """Their records wait in the spool. Requests that need the database first are refused."""
     server = shared
     function = server.deploy("echo hello")
 
@@ -255,7 +257,7 @@ def test_calls_go_on_without_postgresql(shared: Server, cluster: Cluster, how: s
 
 
 def away(server: Server, load: Load) -> None:
-    """Some seconds without the database."""
+    """Makes the database unavailable for some seconds."""
     before = len(load.known)
     with load.slowly():
         answer = server.call("POST", "/api/functions", {"name": "refused", "handler": "true"})
@@ -268,7 +270,7 @@ def away(server: Server, load: Load) -> None:
 
 @promise("D39")
 def test_a_stop_without_postgresql_loses_nothing(shared: Server, cluster: Cluster) -> None:
-    """Its spool stays, and its exit code says that not all could be stored."""
+    """Its spool stays, and its exit code reports that not everything could be stored."""
     server, said_before = shared, len(shared.log.read_text())
     function = server.deploy("echo hello")
     cluster.stop()
@@ -286,7 +288,7 @@ def test_a_stop_without_postgresql_loses_nothing(shared: Server, cluster: Cluste
 @promise("D39")
 @pytest.mark.parametrize("how", ["stop", "kill", "cut"])
 def test_accepted_work_outlives_postgresql(shared: Server, cluster: Cluster, how: str) -> None:
-    """What was answered 202 is there afterwards, once for each key; the rest may be repeated."""
+    """Requests that got 202 are there afterwards, once for each key; others may be repeated."""
     server = shared
     function = server.deploy("echo hello")
     path = f"{function.path}/invoke?mode=async&delay_seconds=3600"
@@ -324,14 +326,14 @@ def test_accepted_work_outlives_postgresql(shared: Server, cluster: Cluster, how
     found = queued(function)
     assert len(set(accepted.values())) == len(accepted)
     assert set(accepted.values()) <= found
-    # Of each giver at most the last one can have been stored without being told of.
+    # Of each client, at most the last one can have been stored without its response.
     assert len(found) <= len(accepted) + len(givers)
     server.restart()
     assert queued(function) == found
 
 
 def queued(function: Function) -> set[str]:
-    """The ids of all calls of a function that wait."""
+    """The ids of all waiting invocations of a function."""
     path = f"{function.path}/invocations"
     waiting = pages(function.server, path, "invocations", "&status=queued")
     return {one["invocation_id"] for one in waiting}
@@ -381,7 +383,7 @@ def test_sandboxes_reach_no_socket_and_no_port(shared: Server, cluster: Cluster)
             ["tcp", "127.0.0.1", cluster.port],
         ]
     )
-    # The control: an ordinary user of the host reaches both.
+    # Control: an ordinary user of the host reaches both.
     user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", TRY]
     said = subprocess.run(user, input=doors, capture_output=True, text=True, check=True)
     assert json.loads(said.stdout) == {"unix": "open", "tcp": "open"}
@@ -528,7 +530,7 @@ def test_a_server_moves_to_postgresql_and_back(
 def test_without_the_setting_nothing_of_it_is_loaded(another: Callable[..., Server]) -> None:
     server = another().start()
     assert "psycopg" not in Path(f"/proc/{server.pid}/maps").read_text()
-    # The control: where it is loaded, the maps show it.
+    # Control: if it is loaded, the maps show it.
     loaded = subprocess.run(
         [sys.executable, "-c", "import psycopg; print(open('/proc/self/maps').read())"],
         capture_output=True,

@@ -1,5 +1,6 @@
-"""Real programs in a sandbox as it is by default: those that need processes, threads, terminals and
-files. Where one cannot be installed, its test is skipped and says so.
+"""Real programs in a default sandbox: those that need processes, threads, terminals and files.
+
+If one cannot be installed, its test is skipped with a reason.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def files_in(directory: Path) -> dict[str, str | bytes]:
 
 
 def installed(command: list[str], directory: Path) -> None:
-    """Runs an installer, or the test is skipped aloud."""
+    """Runs an installer; if that fails, the test is skipped with a reason."""
     try:
         done = subprocess.run(
             command,
@@ -177,7 +178,7 @@ exports.handler = () => {
 def test_a_module_of_node_in_c_works(shared: Server, tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text(json.dumps({"name": "wanted", "version": "1.0.0"}))
     npm = ["npm", "install", "--no-audit", "--no-fund", "--fetch-retries=0"]
-    # SQLite behind the interface of better-sqlite3, compiled by whoever publishes it.
+    # SQLite with the interface of better-sqlite3, compiled by its publisher.
     installed([*npm, f"--cache={tmp_path / '.cache'}", "libsql@0.5.29"], tmp_path)
     for one in [tmp_path / ".cache", *tmp_path.glob("node_modules/@libsql/*-musl")]:
         shutil.rmtree(one, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""`quiltfn deploy`: a server has what a project's file says, whatever happened before."""
+"""`quiltfn deploy`: a server matches a project's file, whatever happened before."""
 
 import json
 import os
@@ -63,7 +63,7 @@ SECRETS = "TOKEN=s3cret\nHOOK_SECRET=a-long-random-text\n"
 
 
 class Shop:
-    """A project on a server, and what a person types in its directory."""
+    """A project on a server, and commands in its directory."""
 
     def __init__(self, server: Server, directory: Path, **more: str) -> None:
         self.server, self.directory = server, directory
@@ -92,7 +92,7 @@ class Shop:
         return self.server.call("GET", path).json()
 
     def names(self) -> list[str]:
-        """Of the functions that the project has."""
+        """The names of the project's functions."""
         found = self.get("/api/functions?cluster_id=project:shop")["functions"]
         return sorted(one["name"] for one in found)
 
@@ -203,7 +203,7 @@ def test_a_change_is_told_field_by_field_and_takes_one_version(shop: Shop) -> No
     shop.deploy()
     assert shop.answer() == "second from the wheel"
     assert shop.get("/api/functions/by-name/hello")["current_version"] == 2
-    # What somebody changed by hand is as the file says again.
+    # Manual changes are reverted to the file.
     assert quiltfn("functions", "rollback", "hello", "1", env=shop.env).code == 0
     assert shop.answer() == "first from the wheel"
     (step,) = shop.deploy()["steps"]
@@ -227,7 +227,7 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
     assert answers.count("first from the wheel") > answers.count("second from the wheel")
     assert shop.deploy("--canary", "10%")["steps"] == []
     assert shop.deploy()["steps"] == [], "aliases are left alone"
-    # As where a deploy was killed between the two.
+    # As if a deploy was killed between the two.
     assert shop.server.call("PUT", path, {"version": 1}).status_code == 200
     (step,) = shop.deploy("--canary", "50%")["steps"]
     assert (step["noun"], shop.get(path)["also"]) == ("alias", {"version": 2, "weight": 0.5})
@@ -252,7 +252,7 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
     assert "version 2, by the default alias live; rolled back: version 3" in one
     dry = shop.run("deploy", "--dry-run")
     assert (dry.code, why in dry.stderr) == (0, True)
-    # A setting gives nobody the code that was rolled back; new code goes to everybody.
+    # A change of settings brings back no rolled-back code; new code gets all invocations.
     file = shop.directory / "quiltfn.toml"
     file.write_text(
         file.read_text().replace('kind = "python"', 'kind = "python"\nmemory_limit_mb = 310')
@@ -337,7 +337,7 @@ def test_a_broken_edit_leaves_the_old_version_serving_and_says_so(shop: Shop) ->
     assert "SyntaxError" in done.stderr
     assert "answers at" not in done.stdout
     assert shop.answer() == "first from the wheel"
-    # Beside it another one is changed, and nothing is deleted meanwhile.
+    # Another one is changed at the same time, and nothing is deleted meanwhile.
     text = FILE.replace("functions.plain", "functions.other").replace('"plain"', '"other"')
     (shop.directory / "quiltfn.toml").write_text(text)
     assert shop.run("deploy", "--yes").code == 3
@@ -387,7 +387,7 @@ def test_a_deploy_that_was_killed_is_gone_on_with(shop: Shop, steps: int) -> Non
 
 
 def killed_after(shop: Shop, steps: int, *more: str) -> None:
-    """`kill -9` in the moment that a step was done, or while the first one is being done."""
+    """Kills the deploy when a step is done, or during the first one."""
     process = subprocess.Popen(
         [str(QUILTFN), "deploy", str(shop.directory), *more],
         stdin=subprocess.DEVNULL,
@@ -407,7 +407,7 @@ def killed_after(shop: Shop, steps: int, *more: str) -> None:
 
 @promise("R43")
 def test_several_at_once_end_in_one_state(shop: Shop) -> None:
-    """Of one file; and of two, where the state is that of one of them, whole."""
+    """Of one file; and of two, after which the state is that of one of them, complete."""
     shop.write()
     with ThreadPoolExecutor(3) as threads:
         done = list(threads.map(lambda _: shop.run("deploy"), range(3)))
@@ -489,7 +489,7 @@ def test_a_key_that_can_write_is_enough(server: Server, tmp_path: Path) -> None:
     reads = Shop(server, tmp_path, QUILT_API_KEY=keys["read"]).run("deploy")
     assert reads.code == 1
     assert "the key has the scope read, and projects need write" in reads.stderr
-    # What only an operator may allow is refused with a sentence, before anything changes.
+    # Requests that only an operator may make are refused with a reason, before anything changes.
     there.write(text=FILE.replace('code = "src"', 'code = "src"\nnetwork = "egress"', 1))
     refused = there.run("deploy")
     assert refused.code == 1

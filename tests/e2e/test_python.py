@@ -1,4 +1,4 @@
-"""What a Python handler is given, what becomes of what it does, and how its ends are told apart."""
+"""A Python handler: its input, its effects, and the distinction of its ends."""
 
 import json
 import re
@@ -41,7 +41,8 @@ def test_event_and_context(shared: Server, cleanup: bool) -> None:
     assert rest == [True, None, number, "v", "c", "/app"]
     assert answer(function.invoke("plain text"))[0] == "plain text"
     assert answer(function.invoke())[0] is None
-    assert answer(function.invoke())[8] is None  # what one call was given is not another's
+    # The input of one invocation does not reach another.
+    assert answer(function.invoke())[8] is None
 
 
 @promise("R23")
@@ -428,7 +429,7 @@ def test_threads_at_import_are_noticed_and_told(server: Server) -> None:
     assert [count for _, _, count in calls] == [1, 1, 1]
     assert len({(instance, pid) for instance, pid, _ in calls}) == 3
     until(lambda: "ticker" in server.log.read_text())
-    # Who owns it is told, too: by the deploy, and by the function as long as that version serves.
+    # Its owner gets it, too: by the deploy, and by the function while that version is current.
     for one in (function.deploy(), server.call("GET", function.path).json()):
         assert one["note"].startswith("the module starts threads when it is imported (ticker), so")
     files: dict[str, str | bytes] = {"mod.py": "def handler(): return 'forked'"}

@@ -40,7 +40,7 @@ GONE_S = 5.0
 
 @pytest.fixture(scope="module")
 def counted() -> Iterator[Server]:
-    """A server whose every sandbox is an instance. Each test leaves it without one."""
+    """A server whose sandboxes are all instances. Each test leaves it without any."""
     with watched("--prewarmed 0") as server:
         yield server.start()
 
@@ -59,11 +59,11 @@ async def test_calls_racing_a_change_run_or_are_refused_by_name(shared: Server, 
     assert told.overlapping >= ROUNDS, "the calls met no change"
 
 
-# Updates at once -------------------------------------------------------------------------------
+# Simultaneous updates --------------------------------------------------------------------------
 
 
 async def check_versions(function: Marked, numbers: list[int]) -> None:
-    """These exist and no others, one is active, and the function points to it and runs it."""
+    """Exactly these versions exist, one is active, and the function points to it and runs it."""
     versions = await function.versions()
     assert [one["version"] for one in versions] == sorted(numbers, reverse=True)
     active = [one for one in versions if one["is_active"]]
@@ -78,7 +78,7 @@ async def test_twenty_updates_at_once_make_twenty_versions_in_a_row(client: Clie
     assert [one.status for one in answers] == [200] * TOGETHER
     numbers = sorted(one.body["current_version"] for one in answers)
     assert numbers == list(range(2, TOGETHER + 2))
-    # Each answer is of the version that this very update made.
+    # Each response has the version that this update created.
     marks = {str(one["version"]): one["environment"]["MARK"] for one in await function.versions()}
     for number, answer in enumerate(answers, start=1):
         assert marks[str(answer.body["current_version"])] == str(number)
@@ -87,7 +87,7 @@ async def test_twenty_updates_at_once_make_twenty_versions_in_a_row(client: Clie
 
 
 async def test_of_twenty_updates_of_the_same_state_one_wins(client: Client) -> None:
-    """Twenty people read the function, and all save what they made of it."""
+    """Twenty people read the function, and all save their changes."""
     function = await deploy(client, "0")
     for turn in range(3):
         etag = (await function.get()).headers["etag"]
@@ -101,11 +101,11 @@ async def test_of_twenty_updates_of_the_same_state_one_wins(client: Client) -> N
     await function.delete()
 
 
-# Delete against what would bring it back ---------------------------------------------------------
+# Deletes and operations that could bring a function back -----------------------------------------
 
 
 async def check_instances(server: Server, alive: list[Marked]) -> None:
-    """Soon there are no instances but of these functions, and no sandboxes but those."""
+    """Soon the only instances are those of these functions, and the only sandboxes theirs."""
 
     async def is_so() -> bool:
         totals = [(await one.pool())["total_count"] for one in alive]
@@ -121,7 +121,7 @@ async def check_instances(server: Server, alive: list[Marked]) -> None:
 
 
 async def test_a_name_is_free_the_moment_its_function_is_deleted(counted: Server) -> None:
-    """A script deletes a function and makes it anew, again and again, and some run it twice."""
+    """A script deletes and creates a function repeatedly, and some run it twice."""
     async with client_of(counted) as client:
         old = await deploy(client, "0", name="same", min_instances=2)
         for turn in range(1, 11):
@@ -180,7 +180,7 @@ async def test_what_is_deleted_while_it_is_updated_stays_deleted(counted: Server
         await check_instances(counted, [])
 
 
-# Twice is once -----------------------------------------------------------------------------------
+# Repeated requests -------------------------------------------------------------------------------
 
 
 async def check_state(function: Marked, state: str, version: int, instances: int) -> None:

@@ -1,4 +1,4 @@
-"""Packages that nobody here wrote, as they come from their registries, behind a function."""
+"""Third-party packages from their registries, behind a function."""
 
 import base64
 import json
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.sandbox
 def deploy(
     server: Server, directory: Path, files: dict[str, str], *, kind: str = "python", **fields: Any
 ) -> Function:
-    """The runtime by the command line, as its user makes it; the function is `main:handler`, or
-    what `handler` says.
+    """Adds the runtime by the command line, as a user does; the function is `main:handler`, or
+    `handler`.
     """
     for name, text in files.items():
         (directory / name).write_text(textwrap.dedent(text))
@@ -92,7 +92,7 @@ def test_pillow(shared: Server, tmp_path: Path) -> None:
 
 
 def picture(size: int) -> bytes:
-    """A PNG that is red."""
+    """A red PNG."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
@@ -199,7 +199,7 @@ def test_a_package_of_npm(shared: Server, tmp_path: Path) -> None:
 
 
 def test_from_an_empty_directory_to_the_first_answer(shared: Server, tmp_path: Path) -> None:
-    """With one dependency, everything by the command line, as the tutorial has it."""
+    """With one dependency, all by the command line, as in the tutorial."""
     began = time.monotonic()
     (tmp_path / "main.py").write_text("import six\ndef handler(event): return six.__name__\n")
     (tmp_path / "requirements.txt").write_text("six\n")

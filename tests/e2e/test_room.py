@@ -1,4 +1,4 @@
-"""The room that programs have in a sandbox, and programs that need it."""
+"""The limits of a sandbox, and programs that need much."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ echo $(($(ulimit -f) / 2048)); ulimit -n
 
 
 def room(server: Server, runtime: str, many: int) -> list[int]:
-    """MiB and inodes of /tmp, MiB of a file, open files, and how many processes there can be of so
-    many.
+    """MiB and inodes of /tmp, MiB of a file, open files, and how many of `many` processes can
+    exist.
     """
     record = server.run(SHOW.replace("{many}", str(many)), runtime=runtime, timeout_seconds=20)
     return [int(word) for word in record["stdout"].split()]
@@ -118,7 +118,7 @@ def test_what_programs_read_in_etc_is_there_and_nothing_secret(shared: Server) -
         "find . ! -type l ! -readable; ls machine-id shadow ssh npmrc pip.conf 2>/dev/null"
     )
     dangling, found, secret = record["stdout"].split("=\n")
-    # A link leads somewhere, but where it leads to another tree of the host, or nowhere there.
+    # A link resolves, unless its target is another tree of the host or missing there, too.
     leads = [os.path.realpath(f"/etc/{one}") for one in dangling.split()]
     assert [
         one for one in leads if one.startswith(("/etc/", "/usr/")) and os.path.exists(one)

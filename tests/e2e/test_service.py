@@ -1,6 +1,6 @@
-"""quiltfn as a service of systemd, installed as docs/how-to/install.md says.
+"""quiltfn as a systemd service, installed as in docs/how-to/install.md.
 
-It changes the machine, so it wants one that is thrown away: `scripts/test-v2` makes it.
+It changes the machine, so it needs a disposable one: `scripts/test-v2` creates it.
 """
 
 import os
@@ -26,7 +26,7 @@ QUILTFN = "/usr/local/bin/quiltfn"
 URL = "http://127.0.0.1:8080"
 GROUP = Path("/sys/fs/cgroup/system.slice/quiltfn.service")
 START_S = 40.0  # nothing is compiled yet
-# What `systemd-analyze security` said when the unit was written; the lower, the less is exposed.
+# The score of `systemd-analyze security` when the unit was written; lower means less exposed.
 EXPOSED_MAX = 7.9
 
 pytestmark = [
@@ -47,7 +47,7 @@ def run(*command: str, check: bool = True) -> str:
 
 
 def property_of(name: str) -> str:
-    """A property of the service, as systemd knows it."""
+    """A property of the service, according to systemd."""
     return run("systemctl", "show", "--value", f"--property={name}", "quiltfn").strip()
 
 
@@ -59,7 +59,7 @@ def answers() -> bool:
 
 
 def ours() -> list[int]:
-    """Processes of sandboxes and of the server, by their uid."""
+    """Processes of sandboxes and of the server, by their uids."""
     return [
         int(one.name)
         for one in Path("/proc").iterdir()
@@ -75,7 +75,7 @@ def _uid(pid: int) -> int:
 
 
 def call(handler: str, **fields: Any) -> dict[str, Any]:
-    """One call of a new function."""
+    """One invocation of a new function."""
     with httpx.Client(base_url=URL, timeout=scaled(60), trust_env=False) as http:
         made = http.post("/api/functions", json={"name": "one", "handler": handler, **fields})
         assert made.status_code == 201, made.text
@@ -103,8 +103,8 @@ def installed() -> Iterator[None]:
 
 @pytest.fixture
 def service() -> Iterator[int]:
-    """A service that has started. The launcher's pid."""
-    run("systemctl", "reset-failed", "quiltfn", check=False)  # of starts before; none is fine
+    """A started service; yields the launcher's pid."""
+    run("systemctl", "reset-failed", "quiltfn", check=False)  # of earlier starts; it may have none
     run("systemctl", "start", "quiltfn")
     try:
         until(answers, START_S)

@@ -1,4 +1,4 @@
-"""A steady load does not notice that its function is updated and rolled back, again and again."""
+"""A steady load is unaffected by repeated updates and rollbacks of its function."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ pytestmark = [pytest.mark.sandbox, promise("P13")]
 
 CALLS_PER_S = 50
 SWITCHES = 20  # of each kind
-BETWEEN_S = 0.125  # a call that meets no switch says nothing of them
+BETWEEN_S = 0.125  # an invocation that overlaps no switch proves nothing
 
 
 @dataclass
 class Load:
-    """Calls that begin when it is time for them, whether those before have ended or not."""
+    """Invocations at fixed times, whether earlier ones have ended or not."""
 
     function: Marked
     calls: list[asyncio.Task[TimedResponse]] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Load:
 
 
 async def switch_often(function: Marked) -> list[tuple[str, TimedResponse]]:
-    """Updates, then rollbacks all the way back; the mark that each leads to, and its answer."""
+    """Updates, then rollbacks all the way back; the mark that each leads to, and its response."""
     made: list[tuple[str, TimedResponse]] = []
     for number in range(2, SWITCHES + 2):
         made.append((str(number), await function.put(str(number))))
@@ -58,7 +58,7 @@ async def switch_often(function: Marked) -> list[tuple[str, TimedResponse]]:
 
 
 def check_marks(answers: list[TimedResponse], switches: list[tuple[str, TimedResponse]]) -> None:
-    """Each ran what the last switch before it led to, or one that was made while it ran."""
+    """Each ran the version of the last switch before it, or of one during it."""
     for one in answers:
         serving = ["1"]
         for mark, made in switches:
@@ -70,7 +70,7 @@ def check_marks(answers: list[TimedResponse], switches: list[tuple[str, TimedRes
 
 
 async def reasons(function: Marked, answers: list[TimedResponse]) -> Counter[str]:
-    """Why calls were cold."""
+    """The reasons of cold starts."""
     found: Counter[str] = Counter()
     for one in answers:
         if one.body["cold_start"]:
@@ -80,7 +80,7 @@ async def reasons(function: Marked, answers: list[TimedResponse]) -> Counter[str
 
 
 async def steady(server: Server, **fields: int) -> Counter[str]:
-    """The whole story; why calls were cold."""
+    """The whole test; the reasons of cold starts."""
     async with client_of(server) as client:
         function = await deploy(client, "1", **fields)
         load = Load(function)
@@ -103,7 +103,7 @@ async def steady(server: Server, **fields: int) -> Counter[str]:
 
 
 async def test_no_call_fails_or_is_cold_during_changes(another: Callable[..., Server]) -> None:
-    """More instances than such a load needs: none is started for a call that meets another."""
+    """More instances than such a load needs: none is started for an overlapping invocation."""
     server = another(options="--prewarmed 0").start()
     assert await steady(server, min_instances=3, max_instances=10) == {}
 

@@ -19,7 +19,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def storm(kind: str, *more: str) -> subprocess.CompletedProcess[str]:
-    # A process of its own, since it takes a mount namespace of its own for its disks.
+    # A separate process, since it gets its own mount namespace for its disks.
     command = [sys.executable, "-m", "e2e.storms", "--kind", kind, "--seconds", "5", *more]
     return subprocess.run(
         command,
@@ -43,7 +43,7 @@ def test_what_was_acknowledged_outlives_a_storm(kind: str) -> None:
 
 
 def test_a_server_that_acknowledges_work_too_early_is_found_out() -> None:
-    """The control: what storms and their checker would miss would be lost unseen."""
+    """Control: faults that storms and their checker miss would go unnoticed."""
     done = storm("kill", "--mistake", "early")
     assert done.returncode == 1, done.stdout + done.stderr
     assert re.search(r"accepted and lost [1-9]", done.stdout), done.stdout + done.stderr

@@ -1,6 +1,5 @@
-"""What a hostile call does to be there when the next one runs, in every kind and both isolations.
-
-In bare namespaces, where more ways are tried: `tests/sandbox/test_survivors.py`.
+"""What a hostile invocation does to survive until the next one, in every kind and both isolations.
+In bare namespaces, `tests/sandbox/test_survivors.py` tries more ways.
 """
 
 import json
@@ -19,8 +18,8 @@ from promises import promise
 pytestmark = pytest.mark.sandbox
 TIERS = ["crun", pytest.param("gvisor", marks=pytest.mark.gvisor)]
 
-# Says who else is there, then leaves a child of its parent, a child of its own that has lost its
-# parent, and a child that nobody is asked to end: what the runner would do that with is taken away.
+# Prints other processes, then leaves a child of its parent, an orphaned child of its own, and a
+# child that nothing ends: the runner's means of ending it are removed.
 PYTHON = """
 import ctypes, os, signal, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -87,7 +86,7 @@ def deploy(server: Server, kind: str, tier: str, source: str, **fields: Any) -> 
 
 
 ONCE = "import threading\nthreading.Thread(target=time.sleep, args=(999,), daemon=True).start()\n"
-# No threads can be started under this gVisor, so there is neither Node nor `once` of Python there.
+# Threads cannot be started under this gVisor, so neither Node.js nor Python's `once` runs there.
 KINDS = {
     "python": ("python", PYTHON, TIERS),
     "python that stays": ("python", PYTHON, TIERS),
@@ -117,7 +116,8 @@ def test_no_process_of_a_call_is_alive_in_the_next(shared: Server, how: str, tie
     function.delete()
 
 
-# What one call sets for the process that the next is forked from, and what a fork shows of it.
+# What one invocation sets for the process that the next is forked from, and what a fork shows of
+# it.
 TREAT = """
 import ctypes, os, resource
 libc = ctypes.CDLL(None, use_errno=True)
@@ -152,7 +152,7 @@ TREATMENTS = ["limit", "priority", "processors", "scheduling", "for forks", "inp
 @promise("F27")
 @pytest.mark.parametrize("tier", TIERS)
 def test_no_call_is_treated_by_the_one_before(shared: Server, tier: str) -> None:
-    """An instance whose process was treated serves no other call."""
+    """An instance whose process was modified serves no other invocation."""
     function = deploy(shared, "python", tier, TREAT, max_instances=1)
     fresh = json.loads(function.invoke("look")["stdout"])[1]
     renewed = []
@@ -170,8 +170,9 @@ def test_no_call_is_treated_by_the_one_before(shared: Server, tier: str) -> None
     function.delete()
 
 
-# A child of the process that calls are forked from, and so its to reap and not the guest's. It
-# waits until the call's own end was seen there, and a little longer, and sends a signal.
+# A child of the process that invocations are forked from, which that has to reap, not the guest. It
+# waits until that process has seen the invocation's own end, and a little longer, and sends a
+# signal.
 ENDING = """
 import ctypes, json, os, signal, time
 CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
@@ -200,7 +201,7 @@ def handler(event):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSTOP])
 def test_no_call_ends_or_stops_what_the_next_is_forked_from(shared: Server, number: int) -> None:
     function = deploy(shared, "python", "crun", ENDING, max_instances=1)
-    # A runner that was stopped is missed only after most of a second.
+    # A stopped runner is noticed only after most of a second.
     rounds = 1 if number == signal.SIGSTOP else 3
     for microseconds in [*range(0, 160, 4)] * rounds:
         function.try_invoke(json.dumps([number, microseconds]))
@@ -209,7 +210,8 @@ def test_no_call_ends_or_stops_what_the_next_is_forked_from(shared: Server, numb
     function.delete()
 
 
-# A sibling of the handler signals the process that both come from when the call is over.
+# A sibling of the handler signals the process that both were forked from when the invocation is
+# over.
 SEND = """
 import ctypes, os, signal, time
 CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
@@ -248,7 +250,7 @@ def test_no_call_fails_after_one_that_signalled_its_runner(shared: Server, tier:
     function.delete()
 
 
-# Who is killed first for memory ---------------------------------------------------------------
+# Order of out-of-memory kills -----------------------------------------------------------------
 
 LOWER = """
 import json, os, threading, time
@@ -276,7 +278,7 @@ def score_of(pid: int) -> int:
 @promise("F28")
 @pytest.mark.parametrize("tier", TIERS)
 def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: str) -> None:
-    """Of a gVisor sandbox the host sees one thing, which is as a handler."""
+    """The host sees one process of a gVisor sandbox, which has the score of a handler."""
     function = deploy(shared, "python", tier, LOWER)
     before = {pid for pids in shared.sandbox_pids().values() for pid in pids}
     call = shared.later(function.invoke)
@@ -289,13 +291,13 @@ def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: 
     where = until(
         lambda: [one for one, pids in started().items() if len(pids) >= 2 and one in guests]
     )
-    # Of each process what it had last: one that is just being forked still has its parent's. A
-    # sandbox that was made for this call has a new guest, which is looked at below.
+    # The last score of each process: one that is just being forked still has its parent's. A
+    # sandbox that was created for this invocation has a new guest, which is checked below.
     floor, scores = score_of(shared.launcher), dict[int, int]()
     looked_at_below = {guests[where[0]]} if tier == "crun" else set[int]()
     while not call.done():
         for pid in started().get(where[0], set()) - looked_at_below:
-            with suppress(OSError):  # one that has ended is no reason to miss the others
+            with suppress(OSError):  # an ended process must not hide the others
                 scores[pid] = score_of(pid)
         time.sleep(0.05)
     assert set(scores.values()) == {500}
@@ -306,7 +308,7 @@ def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: 
     function.delete()
 
 
-# What is seen of connections ------------------------------------------------------------------
+# Visible connections --------------------------------------------------------------------------
 
 CONNECT = """
 import socket

@@ -1,4 +1,4 @@
-"""A real server that sends to a collector, and what becomes of it when the collector does not."""
+"""A real server that sends to a collector, and the effects of a failing collector."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def test_a_call_on_a_real_server_is_traced_and_a_collector_that_goes_away_harms_
     assert 50_000_000 <= took <= answer.json()["duration_ms"] * 1_000_000
     collector.wait(lambda: collector.metrics)
     assert collector.resource["service.name"] == "quiltfn"
-    # What it logs comes as well, with the span of its request.
+    # Its log lines arrive as well, with the span of their request.
     traced(server, "/api/functions/invoke/nobody")
     collector.wait(lambda: [one for one in collector.logs if one.trace_id.hex() == TRACE])
-    # From here on nothing is taken.
+    # From here on the collector accepts nothing.
     collector.status = 400
     for _ in range(5):
         assert server.call("POST", path, {}).json()["status"] == "success"

@@ -27,7 +27,7 @@ GZIP = {"content-type": "application/gzip"}
 
 @pytest.fixture(scope="module")
 def flood() -> bytes:
-    """Headers of nothing: fewer than are refused, and some seconds of work."""
+    """Headers without content: fewer than the limit, but seconds of work."""
     info = tarfile.TarInfo("./")
     info.type = tarfile.DIRTYPE
     return gzip.compress(info.tobuf(tarfile.USTAR_FORMAT) * 390_000 + bytes(1024), 1)
@@ -40,7 +40,7 @@ def unpacking(server: Server, flood: bytes) -> Iterator[tuple[int, Future[httpx.
         server.http.post, "/api/runtimes/images", content=flood, headers=GZIP
     )
     pid = until(lambda: next(iter(workers(server)), None))
-    # It ends with the server from the moment on that it has its limits.
+    # Once the worker has set its limits, it ends with the server.
     until(lambda: os.getpriority(os.PRIO_PROCESS, pid))
     yield pid, response
 
@@ -95,14 +95,14 @@ def test_unpackers_end_first(server: Server, flood: bytes, end: Callable[[Server
 
 
 def test_an_upload_ends_with_its_sender(shared: Server, flood: bytes) -> None:
-    """It is stopped while it works, so that nothing but a signal ends it."""
+    """The worker is suspended while it works, so that only a signal can end it."""
     where, patience = f"{shared.url}/api/runtimes/images", httpx.Timeout(scaled(3))
     upload = shared.later(
         httpx.post, where, content=flood, headers=GZIP, timeout=patience, trust_env=False
     )
     pid = until(lambda: next(iter(workers(shared)), None))
     os.kill(pid, signal.SIGSTOP)
-    # Another one of the tenant waits for its turn, and leaves as well.
+    # Another upload of the tenant waits for its turn; its sender disconnects as well.
     other = shared.later(
         httpx.post, where, content=flood, headers=GZIP, timeout=patience, trust_env=False
     )
@@ -115,10 +115,10 @@ def test_an_upload_ends_with_its_sender(shared: Server, flood: bytes) -> None:
 
 
 def test_the_list_of_packages_ends_with_its_caller(shared: Server) -> None:
-    """It is stopped while it works, so that nothing but a signal ends it."""
+    """The worker is suspended while it works, so that only a signal can end it."""
     package = '{"name": "a", "version": "1"}'
     files = {f"node_modules/p{n}/package.json": package for n in range(9000)}
-    for number in range(5):  # until it is stopped before it is done
+    for number in range(5):  # until the worker is suspended before it is done
         files["number"] = str(number)
         sample_runtimes.add(shared, "node", dict(files), f"many-{number}")
         path = f"/api/runtimes/many-{number}/packages"

@@ -1,4 +1,4 @@
-"""URLs of functions on real sandboxes: bytes, streams, attacks, and what nobody here wrote behind
+"""URLs of functions on real sandboxes: bytes, streams, attacks, and third-party frameworks behind
 them.
 """
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.sandbox
 _numbers = itertools.count(1)
 
 
-# --- what arrives, and what comes back ---------------------------------------------------------
+# --- requests and responses --------------------------------------------------------------------
 
 ECHO_PYTHON = """
     import base64
@@ -113,7 +113,7 @@ def test_head_has_no_body_and_what_comes_next_is_right(shared: Server) -> None:
 
 # --- streams -----------------------------------------------------------------------------------
 
-# Each waits until it is woken after each part.
+# Each waits after each part until it is woken.
 STREAMS = {
     "shell": "printf 'Status: 201\\nX-A: b\\n\\n'; for n in 0 1 2; do echo $n; sleep 60 || :; done",
     "python": """
@@ -155,7 +155,7 @@ def test_a_stream_is_seen_while_it_is_written(shared: Server, kind: str) -> None
         pieces = answer.iter_raw()
         for number in range(3):
             assert next(pieces) == b"%d\n" % number
-            shared.wake()  # it is seen before the next one is written
+            shared.wake()  # it is visible before the next one is written
         assert list(pieces) == []
 
 
@@ -207,7 +207,7 @@ def test_a_handler_brings_no_line_of_its_own_into_an_answer(shared: Server) -> N
             assert answer.status_code in (200, 502), vector
             assert "x-evil" not in answer.headers, vector
             assert "evil" not in answer.headers.get("set-cookie", ""), vector
-    # It is the check that stops them: a header without a line break does arrive.
+    # The check stops them: a header without a line break does arrive.
     plain = sites["shell"].ask("POST", content="Status: 200\nX-Evil: 1\n\n")
     assert plain.headers["x-evil"] == "1"
 
@@ -226,7 +226,9 @@ def test_a_handler_lies_about_no_length(shared: Server) -> None:
 
 
 def smuggled(path: str) -> Iterator[bytes]:
-    """Requests whose bodies hold another one, framed in ways that two parsers read differently."""
+    """Requests whose bodies contain another request, framed in ways that two parsers read
+    differently.
+    """
     hidden = request("GET", f"{path}/phantom")
     size = str(len(hidden))
     for headers in (
@@ -294,7 +296,7 @@ def test_a_shell_has_nothing_of_httpoxy(shared: Server) -> None:
     assert variables["GATEWAY_INTERFACE"] == "CGI/1.1"
 
 
-# --- adapters, as they come from their registries ----------------------------------------------
+# --- adapters from their registries ------------------------------------------------------------
 
 
 @promise("U10")

@@ -1,4 +1,4 @@
-"""A long queue of accepted work outlives its server and does not slow its start."""
+"""A long queue of asynchronous invocations survives its server and does not slow down its start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WAITING, AT_ONCE = 20_000, 32
 
 
 async def _give(function: Function, count: int) -> set[str]:
-    """So many calls that are due in an hour; returns their ids."""
+    """Queues invocations that are due in an hour; returns their ids."""
     client = Client(function.server.url)
     left = iter(range(count))
     path, found = f"{function.path}/invoke?mode=async&delay_seconds=3600", set()
@@ -63,7 +63,7 @@ def test_twenty_thousand_queued_outlive_a_kill(another: Callable[..., Server]) -
     kept = pages(server, f"{function.path}/invocations", "invocations")
     assert {one["invocation_id"] for one in kept} == accepted
     assert {one["status"] for one in kept} == {"queued"}
-    # It stands in nobody's way, costs no instance, and can still be cancelled.
+    # It delays nothing, needs no instance, and can still be cancelled.
     assert function.invoke("now")["stdout"] == "now"
     one = accepted.pop()
     cancelled: Any = server.call("POST", f"{function.path}/invocations/{one}/cancel").json()

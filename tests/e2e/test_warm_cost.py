@@ -1,4 +1,6 @@
-"""What a warm call may do, counted: one round trip to the guest, one process, nothing opened."""
+"""What a warm invocation may do, counted: one round trip to the guest, one process, no files
+opened.
+"""
 
 import contextlib
 import re
@@ -30,7 +32,7 @@ NEW_PROCESS = {"fork", "vfork", "clone", "clone3"}
 
 
 class Traced:
-    """System calls that were seen: name → how often they succeeded; `lines` as strace has them."""
+    """The observed system calls: name → how often they succeeded; `lines` in strace's format."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -117,8 +119,8 @@ def test_a_server_without_calls_hardly_wakes(lone: Server, tmp_path: Path) -> No
     time.sleep(2)
     with traced(lone.pid, "epoll_wait,epoll_pwait", tmp_path) as seen:
         time.sleep(3)
-    # In a second: the date of answers, a look at the pools, and twice one at the keys, for which
-    # another thread may wake it. Awake, it asks again without a wait, which is not counted.
+    # Per second: the date of responses, a check of the pools, and two of the keys, for which
+    # another thread may wake it. Once awake, it polls again without waiting, which is not counted.
     sleeps = [line for line in seen.lines if not WITHOUT_WAIT.search(line)]
     assert 3 < len(sleeps) < 3 * 10, seen.lines
 
@@ -141,12 +143,13 @@ def test_a_warm_shell_call_is_one_round_trip_and_one_fork(lone: Server, tmp_path
     seen = calls("recvfrom,sendto,sendmsg,fork,vfork,clone,clone3", guest)
     to_host = [line for line in seen.lines if line.startswith("sendto(3,")]
     from_host = [line for line in seen.lines if line.startswith("recvfrom(3,")]
-    # The guest may already wait for the first when it is attached to, and the last be cut off.
+    # The guest may already wait for the first when tracing begins, and the last may be cut off.
     assert CALLS <= len(from_host) <= CALLS + 1, seen.lines
-    # On a busy machine the output of one may go ahead of its end: it lingers for two milliseconds.
+    # On a busy machine the output of one may arrive before its end: it is held back for two
+    # milliseconds.
     assert CALLS <= len(to_host) <= CALLS + 3, seen.lines
     told = seen.counts()
-    assert CALLS - 1 <= told["sendmsg"] <= CALLS  # each asks for the shell of the next call
+    assert CALLS - 1 <= told["sendmsg"] <= CALLS  # each requests the shell of the next invocation
     assert not NEW_PROCESS & set(told)
 
     (before,) = lone.sandbox_pids().values()

@@ -1,7 +1,8 @@
-"""What one call on an instance leaves for the next, in languages whose interpreter stays.
+"""What one invocation on an instance leaves for the next, in languages whose interpreter stays.
 
-With `cleanup_on_exit` nothing survives. Without it, what lives in the interpreter may: modules,
-environment, directory, threads, open files, /tmp, /dev/shm and System V objects; processes never.
+With `cleanup_on_exit` nothing survives. Without it, the interpreter's state may survive: modules,
+environment, directory, threads, open files, /tmp, /dev/shm and System V objects; processes never
+do.
 """
 
 import json

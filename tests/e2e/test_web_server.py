@@ -25,7 +25,7 @@ from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
-# A server of the standard library. It knows nothing of this platform.
+# A server of the standard library, without any code for this platform.
 SOURCE = """
     import hashlib, http.server, json, os, subprocess, sys, threading, time
 
@@ -172,11 +172,11 @@ def site_of(server: Server, source: str = SOURCE, **fields: Any) -> Site:
 
 @pytest.fixture(scope="module")
 def site(shared: Server) -> Site:
-    """One for tests that leave it as it was."""
+    """A server for tests that leave it as it was."""
     return site_of(shared)
 
 
-# --- requests and answers ------------------------------------------------------------------------
+# --- requests and responses ----------------------------------------------------------------------
 
 
 @promise("R30")
@@ -210,7 +210,7 @@ def test_any_bytes_arrive_and_come_back(site: Site) -> None:
 
 @promise("R30")
 def test_answers_of_every_form(site: Site) -> None:
-    for _ in range(2):  # what comes next is right
+    for _ in range(2):  # later requests work
         head = site.ask("HEAD", "/status?200")
         assert (head.status_code, head.content) == (200, b"")
         assert site.get("/until-end").text == "all of it"
@@ -290,7 +290,7 @@ def test_an_event_of_an_api_gateway_is_the_request_that_it_tells_of(site: Site) 
         assert why in record["error_message"]
 
 
-# --- answers that are none -----------------------------------------------------------------------
+# --- invalid responses ---------------------------------------------------------------------------
 
 OK = b"HTTP/1.1 200 OK\r\n"
 EMPTY = b"content-length: 0\r\n\r\n"
@@ -316,7 +316,7 @@ def test_what_is_no_answer_is_sent_to_nobody(site: Site) -> None:
         record = site.last()
         assert record["status"] == "failed"
         assert why in record["error_message"], (raw[:80], record["error_message"])
-        # It costs that request alone.
+        # Only that request fails.
         assert site.get("/status?200").text == "told"
 
 
@@ -404,7 +404,7 @@ def test_a_call_is_cancelled(shared: Server) -> None:
     assert running.result().status_code == 502
 
 
-# --- its start -----------------------------------------------------------------------------------
+# --- start ---------------------------------------------------------------------------------------
 
 
 def refusal(server: Server, handler: str) -> str:
@@ -481,11 +481,11 @@ def test_two_servers_on_one_port_do_not_meet(shared: Server) -> None:
     assert "Connection refused" in shared.run(look)["stderr"]
 
 
-# --- several calls at a time ---------------------------------------------------------------------
+# --- simultaneous invocations --------------------------------------------------------------------
 
 
 def shared_by(server: Server, calls: int) -> Site:
-    """A server that gets so many calls at a time, in one instance."""
+    """A server that gets this many invocations at a time, in one instance."""
     environment = {"AWS_LAMBDA_MAX_CONCURRENCY": str(calls)}
     return site_of(server, environment=environment, max_instances=1)
 
@@ -495,14 +495,14 @@ def at_once(site: Site, paths: Iterable[str]) -> list[Future[httpx.Response]]:
 
 
 def meet(site: Site, calls: int) -> list[Future[httpx.Response]]:
-    """So many calls that are in the server, and stay."""
+    """Starts this many invocations, which reach the server and stay."""
     running = at_once(site, (f"/meet?{number}" for number in range(calls)))
     until(lambda: site.get("/now").text == str(calls))
     return running
 
 
 def pids_and_most(calls: list[Future[httpx.Response]]) -> tuple[set[str], set[str]]:
-    """What the calls answer: the server's process, and how many it has had at a time."""
+    """The invocations' responses: the server's process, and its maximum of simultaneous ones."""
     answers = [call.result().text.split() for call in calls]
     return {pid for pid, _ in answers}, {most for _, most in answers}
 
@@ -526,7 +526,7 @@ def test_a_deadline_of_one_call_leaves_the_others(shared: Server) -> None:
         timeout_seconds=1,
     )
     assert answer.json()["status"] == "timeout"
-    # It is not given to another call, and is not ended under those that it has.
+    # It gets no further invocation, and is not ended while it still has some.
     assert not any(one.done() for one in running)
     assert site.function.pool()["busy_count"] == 1
     site.function.delete()
@@ -574,7 +574,7 @@ def test_each_line_is_in_the_record_of_one_call(shared: Server) -> None:
     assert met == [f"met {number}" for number in range(5)]
 
 
-# --- servers that nobody here wrote --------------------------------------------------------------
+# --- third-party servers -------------------------------------------------------------------------
 
 
 def real(server: Server, directory: Path, files: dict[str, str], handler: str, **url: Any) -> Site:
@@ -667,7 +667,7 @@ func main() {
     http.ListenAndServe(":"+os.Getenv("PORT"), nil)
 }
 """
-# As a static program without any library: what Go makes is one as well.
+# As a static program without libraries, like one that Go makes.
 C = r"""
 #include <arpa/inet.h>
 #include <stdio.h>
@@ -714,7 +714,7 @@ def test_a_static_program(shared: Server, tmp_path: Path, language: str) -> None
 @promise("R38")
 def test_calls_that_share_an_instance_count_its_time_once(shared: Server) -> None:
     def seconds(concurrency: int) -> float:
-        """What eight calls of a second count that came at once."""
+        """The duration of eight simultaneous invocations of a second each."""
         own = {"AWS_LAMBDA_MAX_CONCURRENCY": str(concurrency)}
         site = site_of(shared, environment=own, memory_limit_mb=256, max_instances=8)
         assert [one.result().text for one in at_once(site, ["/sleep?1"] * 8)] == ["slept"] * 8

@@ -21,10 +21,10 @@ pytestmark = pytest.mark.sandbox
 
 MIB = 1024 * 1024
 LONG = 200 * MIB
-# What the memory of the server may grow by, whatever passes through it.
+# The maximum growth of the server's memory, whatever passes through it.
 GROWS_MAX_KIB = 12 * 1024
 WEBHOOK = {"scheme": "github", "secret": "s" * 16}
-# What the kernel takes on both connections before the sender notices that nobody reads.
+# What the kernel buffers on both connections before the sender notices that nobody reads.
 BUFFERS_MAX = 64 * MIB
 SOURCE = """
     import hashlib, http.server, json, os, threading
@@ -117,7 +117,7 @@ def sender(site: Site, where: str, *fields: str) -> Iterator[socket.socket]:
 
 
 def answer_of(connection: socket.socket) -> bytes:
-    """All that comes until the server ends the connection, or the answer's length is there."""
+    """Everything until the server ends the connection, or the response is complete."""
     found = b""
     while True:
         head, end, body = found.partition(b"\r\n\r\n")
@@ -135,7 +135,7 @@ def statuses(site: Site) -> list[tuple[str, str | None]]:
 
 @contextlib.contextmanager
 def growth(server: Server) -> Iterator[Callable[[], int]]:
-    """By how many KiB the server's memory has grown in the block, at most."""
+    """The maximum growth of the server's memory in the block, in KiB."""
     before, over = server.rss_kib(), threading.Event()
     most = before
 
@@ -157,7 +157,7 @@ def growth(server: Server) -> Iterator[Callable[[], int]]:
 def test_200_mb_pass_through_and_nothing_is_kept(site: Site) -> None:
     piece = bytes(range(256)) * 4096
     digest = hashlib.sha256(piece * (LONG // MIB)).hexdigest()
-    site.ask("POST", "/count", content=piece)  # what a first time costs
+    site.ask("POST", "/count", content=piece)  # one-time allocations
     with growth(site.server) as grown:
         for length in (f"content-length: {LONG}", "transfer-encoding: chunked"):
             with sender(site, "/count", length) as connection:
@@ -175,7 +175,7 @@ def test_200_mb_pass_through_and_nothing_is_kept(site: Site) -> None:
 
 @promise("R37")
 def test_control_bodies_that_are_held_are_seen_in_the_memory(shared: Server) -> None:
-    """The body of a webhook is read whole, for its signature."""
+    """The body of a webhook is read completely, to check its signature."""
     site = receiver(shared, auth="webhook", webhook=WEBHOOK)
     size = 4 * MIB
     with growth(shared) as grown, contextlib.ExitStack() as stack:
@@ -198,7 +198,7 @@ def test_what_the_server_does_not_read_waits_with_the_client(site: Site) -> None
             while sent < LONG:
                 sent += connection.send(b"x" * min(65536, LONG - sent))
         assert sent < BUFFERS_MAX
-        assert site.get("/go").status_code == 200  # others go on meanwhile
+        assert site.get("/go").status_code == 200  # other invocations continue meanwhile
         connection.settimeout(scaled(60))
         while sent < LONG:
             sent += connection.send(b"x" * min(65536, LONG - sent))

@@ -1,4 +1,4 @@
-"""The wheel: installed away from the checkout it serves, and its guest is for its processor."""
+"""The wheel: installed outside of the checkout it serves, with a guest for its CPU architecture."""
 
 import os
 import platform
@@ -53,7 +53,7 @@ def build(out: Path, machine: str) -> Path:
 
 
 def program_headers(elf: bytes) -> tuple[int, set[int]]:
-    """The processor that a 64-bit program is for, and the kinds of its program headers."""
+    """The architecture of a 64-bit program, and the types of its program headers."""
     assert elf[:5] == b"\x7fELF\x02"
     (machine,) = struct.unpack_from("<H", elf, 18)
     (offset,) = struct.unpack_from("<Q", elf, 32)
@@ -78,7 +78,7 @@ def check_guest(wheel: Path, machine: int) -> None:
 
 @pytest.fixture(scope="module")
 def away() -> Iterator[Path]:
-    """A directory that anybody may walk to, where nothing of the checkout is."""
+    """A directory that everybody can reach, without any file of the checkout."""
     with short_dir() as path:
         yield path
 
@@ -90,7 +90,7 @@ def wheel(away: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def command(away: Path, wheel: Path) -> Path:
-    """`quiltfn` as pipx installs it; by venv and pip where pipx cannot be had."""
+    """`quiltfn` as installed by pipx, or by venv and pip if pipx is not available."""
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     python = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
     tools = away / "tools"
@@ -160,7 +160,7 @@ def test_installed_wheel_serves(command: Path, away: Path, monkeypatch: pytest.M
 
 
 def test_the_client_s_wheel_has_the_same_files(wheel: Path, away: Path) -> None:
-    """So that it changes nothing where somebody installs it over a server of its version."""
+    """So that installing it over a server of the same version changes nothing."""
     run(ROOT / "scripts" / "wheel", "--client", "--out", away / "client")
     (client,) = (away / "client").iterdir()
     with zipfile.ZipFile(wheel) as whole, zipfile.ZipFile(client) as part:

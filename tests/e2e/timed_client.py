@@ -23,14 +23,14 @@ from typing import Any
 from e2e.server import CRUN, Server
 from timeouts import scaled
 
-ECHO = 'printf %s "$MARK"'  # what the version that ran has in its environment
+ECHO = 'printf %s "$MARK"'  # the version's mark, from its environment
 IDLE_S = 5.0  # a connection that was idle for longer may be ended by the server at any moment
 _names = itertools.count(1)
 
 
 @dataclass
 class TimedResponse:
-    """One answer. `began`, `ended`: monotonic seconds, before it was sent, after it was read."""
+    """One response. `began`, `ended`: monotonic seconds, before it was sent, after it was read."""
 
     status: int
     body: Any
@@ -40,19 +40,19 @@ class TimedResponse:
 
     @property
     def code(self) -> str | None:
-        """Of a refusal."""
+        """The code of a refusal."""
         return None if self.status < 400 else self.body["error_code"]
 
     @property
     def mark(self) -> str:
-        """What the handler said, of a call that succeeded."""
+        """The handler's output, for a successful invocation."""
         assert self.status == 200, f"{self.status}: {self.body}"
         assert self.body["status"] == "success", self.body
         return str(self.body["stdout"])
 
     @property
     def what(self) -> str:
-        """In a word or two, for counting."""
+        """A short word for counting."""
         status = self.body.get("status") if self.status == 200 and self.body else None
         return self.code or status or str(self.status)
 
@@ -73,7 +73,7 @@ class _Wire:
 
 @dataclass
 class Client:
-    """HTTP/1.1 over as many connections as there are calls at once."""
+    """HTTP/1.1 over as many connections as there are simultaneous invocations."""
 
     url: str
     timeout_s: float = 60.0
@@ -100,7 +100,7 @@ class Client:
         return answer
 
     async def open(self, count: int) -> None:
-        """So many connections, so that as many calls can be sent in one moment."""
+        """Opens connections, so that as many invocations can be sent in one moment."""
         self._free += [await self._connect() for _ in range(count)]
 
     async def _wire(self) -> _Wire:
@@ -141,7 +141,7 @@ async def client_of(server: Server) -> AsyncIterator[Client]:
 
 @dataclass
 class Marked:
-    """A function whose every version says its own mark."""
+    """A function each of whose versions prints its own mark."""
 
     client: Client
     id: str
@@ -161,7 +161,7 @@ class Marked:
         return await self.client.ask("POST", f"{self.path}/rollback", {"version": number})
 
     async def verb(self, name: str) -> TimedResponse:
-        """deploy, pause or resume."""
+        """Requests deploy, pause or resume."""
         return await self.client.ask("POST", f"{self.path}/{name}")
 
     async def delete(self) -> TimedResponse:
@@ -176,7 +176,7 @@ class Marked:
         return dict(answer.body)
 
     async def versions(self) -> list[dict[str, Any]]:
-        """Newest first."""
+        """The versions, newest first."""
         return list((await self.client.ask("GET", f"{self.path}/versions")).body["versions"])
 
 
@@ -198,7 +198,7 @@ async def deploy(client: Client, mark: str, **fields: Any) -> Marked:
 async def until(
     holds: Callable[[], Awaitable[Any]], timeout_s: float = 5.0, every_s: float = 0.01
 ) -> Any:
-    """Waits for what nobody announces; returns what made it true."""
+    """Polls until the value is true; returns it."""
     end = time.monotonic() + scaled(timeout_s)
     while True:
         value = await holds()
@@ -209,11 +209,11 @@ async def until(
 
 
 async def is_free(function: Marked) -> bool:
-    """Whether no call holds an instance."""
+    """Whether no invocation has an instance."""
     return bool((await function.pool())["busy_count"] == 0)
 
 
-# What the host knows ---------------------------------------------------------------------------
+# State of the host -----------------------------------------------------------------------------
 
 
 def crun_root(server: Server) -> Path:
@@ -221,19 +221,19 @@ def crun_root(server: Server) -> Path:
 
 
 def sandboxes(server: Server) -> int:
-    """How many the OCI runtime has: its list is made of these directories."""
+    """The number of the OCI runtime's sandboxes: its list consists of these directories."""
     return sum(not one.name.startswith(".") for one in crun_root(server).iterdir())
 
 
 def listed(server: Server) -> list[str]:
-    """As `crun list` itself says it."""
+    """The output of `crun list` itself."""
     command = [CRUN, "--root", str(crun_root(server)), "list", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
 class Sampler:
-    """Looks again and again from a thread of its own while the `with` lasts."""
+    """Takes samples in its own thread while the `with` block lasts."""
 
     def __init__(self, server: Server, look: Callable[[Sampler], None], every_s: float) -> None:
         self.server, self.count = server, 0

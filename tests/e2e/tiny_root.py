@@ -1,4 +1,4 @@
-"""A root file system with a shell and a few programs, made of this machine's files."""
+"""A root file system with a shell and a few programs, from this machine's files."""
 
 import io
 import shutil
@@ -11,7 +11,9 @@ PROGRAMS = ("dash", "cat", "id", "ls", "mkdir", "readlink", "stat", "touch")
 
 
 def make(root: Path, files: Mapping[str, str] = {}, programs: tuple[str, ...] = PROGRAMS) -> Path:
-    """Makes it below `root`, with these files besides; those that begin with #! can be executed."""
+    """Creates it below `root`, with these additional files; those that begin with #! are
+    executable.
+    """
     for name in ("usr/bin", "usr/lib", "etc", "srv"):
         (root / name).mkdir(parents=True)
     for name in programs:
@@ -42,7 +44,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def packed(root: Path) -> bytes:
-    """The tree as one archive, with the owners and modes that it has here."""
+    """The tree as one archive, with its owners and modes here."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         tar.add(root, "./")

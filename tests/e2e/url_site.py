@@ -1,4 +1,4 @@
-"""A function at its URL, and what is asked there."""
+"""A function at its URL, and requests to it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from timeouts import scaled
 
 
 class Site:
-    """`path`: of the URL on the server."""
+    """`path`: the path of the URL on the server."""
 
     def __init__(self, function: Function, **url: Any) -> None:
-        """Gives the function a URL; `url`: other fields of it."""
+        """Gives the function a URL; `url`: its other fields."""
         self.function, self.server = function, function.server
         answer = self.server.call("PUT", f"{function.path}/url", {"auth": "none", **url})
         assert answer.status_code == 200, answer.text
@@ -31,11 +31,11 @@ class Site:
         return self.ask("GET", where)
 
     def records(self) -> list[dict[str, Any]]:
-        """Of the last calls, the latest first."""
+        """The last records, newest first."""
         answer = self.server.call("GET", f"{self.function.path}/invocations?limit=5")
         found: list[dict[str, Any]] = answer.json()["invocations"]
         return found
 
     def last(self) -> dict[str, Any]:
-        """The record of the last call."""
+        """The last record."""
         return self.records()[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 from e2e.server import CRUN
 
 SOURCE = Path(__file__).parents[2] / "src/quiltfn/guest"
-# Runs as crun would: edits the bundle's config.json, then becomes crun.
+# Runs in place of crun: edits the bundle's config.json, then executes crun.
 WRAPPER = """#!{python} -IS
 import json, os, sys
 lacks = open({mode!r}).read()
@@ -57,7 +57,7 @@ os.execv({crun!r}, [{crun!r}, *sys.argv[1:]])
 
 
 class Weakened:
-    """`path`: the runtime; `lacks("…")`: what sandboxes made from now on go without."""
+    """`path`: the runtime; `lacks("…")`: what sandboxes created from now on lack."""
 
     def __init__(self, directory: Path) -> None:
         directory.chmod(0o755)

@@ -1,7 +1,7 @@
-"""Negative control: `quiltfn serve` whose sandboxes' networks count, and refuse nothing.
+"""Negative control: `quiltfn serve` whose sandboxes' networks count attempts, but refuse nothing.
 
-With `trusting` it also believes that they do, with `examining` it has to notice; with `missing`
-there are rules, and no slirp4netns.
+With `trusting` the server also believes that they do, with `examining` it has to notice; with
+`missing` there are rules, but no slirp4netns.
 """
 
 import sys

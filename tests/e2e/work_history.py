@@ -22,7 +22,7 @@ RAN = {"success", "failed"}
 
 
 class Rule(StrEnum):
-    """What must not happen, as reports say it."""
+    """A rule, as named in reports."""
 
     LOST = "accepted and lost"
     CHANGED = "changed"
@@ -60,7 +60,7 @@ class Job:
 
 @dataclass
 class Redrive:
-    """A request to run dead letters again. `made`: the new ids; None: there was no answer."""
+    """A request to redrive dead letters. `made`: the new ids; None: there was no response."""
 
     dead: list[str]
     made: list[str] | None = None
@@ -68,8 +68,8 @@ class Redrive:
 
 @dataclass
 class WorkHistory:
-    """`max_attempts`: of each function by its id. `schedules`: the names of those acknowledged,
-    which are the payloads of their ticks as well.
+    """`max_attempts`: of each function by its id. `schedules`: the names of acknowledged ones,
+    which are also the payloads of their ticks.
     """
 
     max_attempts: dict[str, int] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class WorkHistory:
 
 @dataclass(frozen=True)
 class Run:
-    """A handler that began, as it says itself. `deadline_ms` differs between attempts."""
+    """A started handler, according to its own note. `deadline_ms` differs between attempts."""
 
     invocation_id: str
     deadline_ms: int
@@ -121,7 +121,7 @@ class WorkSeen:
 
 @dataclass
 class WorkVerdict:
-    """How often each rule was broken, and some examples."""
+    """How often each rule was broken, with examples."""
 
     found: Counter[Rule] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
@@ -173,7 +173,7 @@ def judge_work(
         _judge_record(record, runs_of[invocation_id], seen, most, verdict)
     work = {*(job.token for job in history.jobs), *history.schedules}
     for invocation_id in set(runs_of) - set(seen.records):
-        # A power cut may cost the record of a synchronous call that was not answered.
+        # A power cut may cost the record of a synchronous invocation without a response.
         tokens = sorted({run.token for run in runs_of[invocation_id]} & work)
         if tokens:
             verdict.note(Rule.LOST, f"{invocation_id} of {tokens} has run and has no record")
@@ -204,7 +204,7 @@ def _judge_job(
     if len(ids) > made + again:
         rule = Rule.REDRIVE_DOUBLED if again else Rule.TWICE
         verdict.note(rule, f"{job.token}, sent {job.sent}, redriven {again}: {sorted(ids)}")
-    # What a node that was lost had ended well is no dead letter any more once that is known.
+    # If a lost node had ended it with success, it is no dead letter any more once that is known.
     gone = {one for one in ids & asked - dead if one in seen.records and not is_good(one, seen)}
     if gone and len(ids) < 1 + len(gone):
         verdict.note(Rule.REDRIVE_LOST, f"{job.token}: {sorted(gone)} left nothing behind")
@@ -231,12 +231,12 @@ def _judge_cancellations(
 def _judge_record(
     record: Record, ran: list[Run], seen: WorkSeen, max_attempts: int, verdict: WorkVerdict
 ) -> None:
-    """A run belongs to one attempt, and an attempt has one run at most."""
+    """A run belongs to one attempt, and an attempt has at most one run."""
     name, status = record["invocation_id"], record["status"]
     token = seen.tokens.get(name)
     if status not in FINAL:
         verdict.note(Rule.UNFINISHED, f"{name} is {status}")
-    if token is None:  # no accepted work
+    if token is None:  # a synchronous invocation
         if len(ran) > 1:
             verdict.note(Rule.TWICE, f"{name} has no attempts and {len(ran)} runs")
         return
@@ -263,7 +263,7 @@ def _judge_record(
 def _judge_dead_letters(
     dead: set[str], asked: set[str], seen: WorkSeen, verdict: WorkVerdict
 ) -> None:
-    """What ended badly is a dead letter until somebody asks to have it run again."""
+    """Failed work is a dead letter until it is redriven."""
     for one in seen.tokens:
         record = seen.records.get(one)
         if record is None or record["status"] not in FINAL:
@@ -305,7 +305,7 @@ def _judge_schedule(name: str, seen: WorkSeen, verdict: WorkVerdict) -> None:
     due = [at for at, _ in schedule.ticks]
     made = [one for _, one in schedule.ticks if one is not None]
     for at, times in Counter(due).items():
-        if times > 1 and schedule.due is not None:  # Else that time may have come twice.
+        if times > 1 and schedule.due is not None:  # otherwise that time may have come twice
             verdict.note(Rule.TICK_DOUBLED, f"{name}: {times} at {at}")
     for one, times in Counter(made).items():
         if times > 1:
@@ -313,7 +313,7 @@ def _judge_schedule(name: str, seen: WorkSeen, verdict: WorkVerdict) -> None:
     for one in made:
         if one not in seen.records:
             verdict.note(Rule.TICK_LOST, f"{name}: {one}")
-    # Of a long storm the oldest ticks are listed no more.
+    # After a long storm the oldest ticks are no longer listed.
     if len(made) > schedule.fired or (len(due) < RUNS_KEPT and len(made) < schedule.fired):
         rule = Rule.TICK_LOST if len(made) < schedule.fired else Rule.TICK_DOUBLED
         verdict.note(rule, f"{name}: {len(made)} made work, {schedule.fired} are counted")

@@ -1,7 +1,7 @@
-"""Clients that give a server work and look after it, and a witness of what handlers really do.
+"""Clients that give a server work and check it, and a witness of what handlers really do.
 
 The witness is a pipe that the test has the OCI runtime mount into every sandbox. A handler writes a
-line to it as it begins; what is in the pipe outlives every process of the server and a power cut.
+line to it at its start; the pipe's content survives every process of the server, and a power cut.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ case $QUILT_PAYLOAD in
 esac
 printf %s "$QUILT_PAYLOAD"
 """
-# The pipe's place is behind the sandbox's own /dev.
+# The pipe is mounted over the sandbox's own /dev.
 RUNTIME = """\
 #!/bin/sh
 case " $* " in *" run "*)
@@ -54,7 +54,7 @@ PIPE_BYTES = 1 << 20
 
 
 class Witness:
-    """`crun`: the runtime for a server whose handlers are to be seen. `runs`: what was seen."""
+    """`crun`: the runtime for a server whose handlers are observed. `runs`: the observed runs."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.crun, pipe = directory, directory / "crun", directory / "witness"
@@ -63,7 +63,7 @@ class Witness:
         edit = f"s|{DEV}|&, {MOUNT.replace('PIPE', str(pipe))}|"
         self.crun.write_text(RUNTIME.format(edit=edit, crun=shlex.quote(CRUN)))
         self.crun.chmod(0o755)
-        # Open for writing as well: without any other writer it would be at its end.
+        # Open for writing as well: without a writer it would be at its end.
         self._pipe = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
         fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._text = bytearray()
@@ -77,7 +77,7 @@ class Witness:
                 self._text += os.read(self._pipe, PIPE_BYTES)
 
     def runs(self) -> list[Run]:
-        """In the order in which they began."""
+        """The runs in order of their starts."""
         lines = [line.split(" ", 3) for line in bytes(self._text).decode().splitlines()]
         return [Run(name, int(end), float(at), token) for name, end, at, token in lines]
 
@@ -98,16 +98,16 @@ def witness() -> Iterator[Witness]:
 
 
 def uptime() -> float:
-    """As /proc/uptime has it."""
+    """The uptime in /proc/uptime."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 # The clients --------------------------------------------------------------------------------------
 
 PAUSE_S = 0.005
-WAITING_MAX = 300  # of a function, before a client that sees it takes a break
+WAITING_MAX = 300  # of a function, before a client that sees it pauses
 KINDS = ("ok",) * 13 + ("bad",) * 2 + ("flaky",) * 4 + ("slow",)
-# Their work is over this long after the storm, or it counts as never final.
+# If their work is unfinished this long after the storm, it counts as never final.
 OVER_S = 120.0
 ONCE = {"max_attempts": 1}
 AGAIN = {"max_attempts": 3, "backoff_seconds": {"first": 0.1, "most": 1}}
@@ -175,7 +175,7 @@ class WorkLoad:
 
     def _live(self, number: int, dice: random.Random) -> None:
         functions = list(self.history.max_attempts)
-        mine: list[Job] = []  # those that are young
+        mine: list[Job] = []  # recent ones
         for turn in range(1_000_000_000):
             if self._stop.is_set():
                 return
@@ -212,7 +212,7 @@ class WorkLoad:
     def _give(self, job: Job, more: str) -> None:
         job.sent += 1
         headers = {} if job.key is None else {"Idempotency-Key": job.key}
-        # A key is for one and the same request.
+        # A key is for identical requests.
         path = f"/api/functions/{job.function}/invoke?mode=async{more if job.key is None else ''}"
         status, body = self.ask("POST", path, {"payload": job.token}, headers)
         if status == 202:
@@ -250,8 +250,8 @@ class WorkLoad:
     # Afterwards ------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Waits until the work is over, or as long as it may take. Twice in a row: a tick that
-        waits is no work yet, and becomes some once the run before it is over.
+        """Waits until the work is over, or its time is. Checks twice in a row: a waiting tick
+        becomes work only once the run before it is over.
         """
         end, idle = time.monotonic() + scaled(self.over_s), 0
         while time.monotonic() < end and idle < 2:
@@ -276,7 +276,7 @@ class WorkLoad:
         return pages(self.server, "/api/functions", "functions")
 
     def look(self, seen: Witness) -> WorkSeen:
-        """Stops the schedules, lets the work end, and asks for everything."""
+        """Stops the schedules, lets the work end, and reads everything."""
         schedules = {name: self._end_schedule(name) for name in self.history.schedules}
         for _ in range(3):
             self.drain()
@@ -285,7 +285,7 @@ class WorkLoad:
             records = self._records()
             known = {run.invocation_id: run.token for run in seen.runs()}
             known |= {one: job.token for job in self.history.jobs for one in job.accepted}
-            # A request whose client has given up may be accepted once the records were listed.
+            # A request whose client has given up may be accepted after the records were listed.
             if not any(map(self._has_record, known.keys() - records.keys())):
                 break
         with ThreadPoolExecutor(8) as threads:
@@ -327,7 +327,7 @@ class WorkLoad:
         return any(answer.status_code == 200 for answer in answers)
 
     def _token(self, record: Record, known: str | None) -> str | None:
-        """The payload of accepted work; None: it is no accepted work."""
+        """The payload of asynchronous work; None for a synchronous invocation."""
         if known is not None:
             return known if known.split("-")[0] in {*KINDS, "tick"} else None
         answer = self.server.call("GET", f"{_path(record)}/input")
@@ -344,9 +344,9 @@ class WorkLoad:
         return attempts
 
     def _end_schedule(self, name: str) -> Schedule:
-        """What there is of it, and no tick from now on."""
+        """Stops a schedule, and reads its state."""
         path, before, end = f"/api/schedules/{name}", None, time.monotonic() + scaled(60)
-        while True:  # Until nothing has come in between.
+        while True:  # until nothing has changed in between
             told = self.server.call("GET", path).json()
             if told == before:
                 answer = self.server.call("PUT", path, {"enabled": False})
@@ -356,7 +356,7 @@ class WorkLoad:
                 assert time.monotonic() < end, answer.text
                 time.sleep(0.5)
             runs, before = pages(self.server, f"{path}/runs", "runs"), told
-        due = told["next_runs"][0] - told["created_at"] - 1  # The first is a second after that.
+        due = told["next_runs"][0] - told["created_at"] - 1  # the first is a second after that
         return Schedule(
             due=None if self.is_clock_set else due // told["every_seconds"],
             fired=told["fired_count"],
@@ -372,7 +372,7 @@ def _path(record: Record) -> str:
 
 
 def pages(server: AnyServer, path: str, name: str, query: str = "") -> list[Record]:
-    """A whole list, page by page. `query`: which of it, as &NAME=VALUE."""
+    """A whole list, page by page. `query`: its filter, as &NAME=VALUE."""
     found, cursor = [], ""
     while True:
         answer = server.call("GET", f"{path}?limit=1000{query}{cursor}")

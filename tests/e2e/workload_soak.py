@@ -1,8 +1,8 @@
-"""Programs and libraries that nobody here wrote, run unmodified as functions of a real server.
+"""Runs third-party programs and libraries, unmodified, as functions of a real server.
 
-`scripts/soak workloads` makes the base images of `e2e.workloads` by mmdebstrap, adds each workload
-as a user does, calls it cold, warm and four at a time, and compares what it prints. It prints a
-table in Markdown and fails where one did not do what is known of it.
+`scripts/soak workloads` creates the base images of `e2e.workloads` by mmdebstrap, adds each
+workload as a user does, invokes it cold, warm and four at a time, and compares its output. It
+prints a table in Markdown, and fails if a result differs from the expected one.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from e2e import workloads
 from e2e.server import Function, Server, quiltfn, until, watched
 from e2e.workloads import Workload
 
-SECONDS_MAX = 25 * 60  # of the whole soak: what has not begun by then has failed
-DISK_GIB = 10  # that have to be free: images, packages and what they are made of
-COMMAND_S = 300  # an image or an installation
+SECONDS_MAX = 25 * 60  # of the whole soak: what has not started by then has failed
+DISK_GIB = 10  # required free space: for images, packages and their sources
+COMMAND_S = 300  # for an image or an installation
 CALL_S = 60
 WARM_CALLS, CALLERS = 3, 4
 PAYLOAD = '{"price": 2.5}'
 MEMORY_PEAK = ("memory.peak", "memory.max_usage_in_bytes")
 CGROUPS = Path("/sys/fs/cgroup")
-# Instances end soon, so that there is a cold call; calls of what is long to start may wait for it.
-# All that is added counts for one tenant.
+# Instances end soon, so that there is a cold start; invocations of slow starters may wait for it.
+# Everything counts for one tenant.
 OPTIONS = f"--idle-s 2 --park-s 0 --queue-wait-s 60 --tenant-image-bytes {10 * 1024**3}"
 FAILURES = (AssertionError, httpx.HTTPError, subprocess.SubprocessError, OSError)
 
 
 @dataclass
 class Image:
-    """A base image: how long it took to make and to add, its size, and what Debian it holds."""
+    """A base image: the time to create and to add it, its size, and its Debian release."""
 
     name: str
     archive: Path
@@ -65,7 +65,7 @@ class Image:
 
 @dataclass
 class Seen:
-    """What was measured of a workload; `wrong`: why a call of it failed."""
+    """The measurements of a workload; `wrong`: why an invocation failed."""
 
     work: Workload
     packages: str
@@ -79,7 +79,7 @@ class Seen:
 
     @property
     def is_as_known(self) -> bool:
-        """It ran, or failed for the reason that is known."""
+        """It ran, or failed for the known reason."""
         return self.work.cannot in self.wrong if self.work.cannot else not self.wrong
 
     def row(self) -> str:
@@ -94,7 +94,7 @@ class Seen:
 
 
 def image(place: Path, name: str) -> Image:
-    """Makes it with mmdebstrap; nothing is installed on this machine."""
+    """Creates it with mmdebstrap; nothing is installed on this machine."""
     archive, began = place / f"{name}.tar", time.monotonic()
     wanted = ",".join(workloads.IMAGES[name])
     command = ["mmdebstrap", "--quiet", "--variant=essential", f"--include={wanted}"]
@@ -127,7 +127,7 @@ def add_image(server: Server, made: Image) -> None:
 
 
 def add(server: Server, directory: Path, work: Workload, base: str) -> str:
-    """The runtime's name: the code, with its packages as it names them."""
+    """Adds the runtime with its code and packages; returns its name."""
     directory.mkdir()
     for name, text in work.files.items():
         (directory / name).write_text(text)
@@ -156,13 +156,13 @@ def deploy(server: Server, work: Workload, runtime: str) -> tuple[Function, dict
 
 
 def timed_call(function: Function, work: Workload) -> tuple[float, dict[str, Any]]:
-    """Milliseconds, and the record, which is of a success with the known output."""
+    """Milliseconds, and the record of a success with the expected output."""
     began = time.monotonic()
     record = function.invoke(PAYLOAD)
     took_ms = 1000 * (time.monotonic() - began)
     said = f"{record['error_message']}: {record['stderr'].strip()}"
     assert record["status"] == "success", said
-    # What a server answers is behind the head of the answer, and eight NULs.
+    # A server's response follows the head of the response, and eight NULs.
     printed = record["stdout"].rpartition("\0")[2]
     assert printed == work.prints, f"printed {printed[:200]!r}, not {work.prints!r}"
     return took_ms, record
@@ -182,7 +182,7 @@ def call(server: Server, function: Function, seen: Seen, calls: int) -> None:
 
 
 def peaks(server: Server) -> Iterator[int]:
-    """The most bytes that the kernel counted for each sandbox that is there."""
+    """The kernel's memory peaks for each existing sandbox."""
     top = CGROUPS / "memory" if (CGROUPS / "memory").is_dir() else CGROUPS
     for name in MEMORY_PEAK:
         for path in (top / "quiltfn" / server.id).glob(f"*/{name}"):
@@ -190,7 +190,7 @@ def peaks(server: Server) -> Iterator[int]:
 
 
 def played(server: Server, place: Path, work: Workload, base: Image | None, calls: int) -> Seen:
-    """One workload from its packages to its last call."""
+    """Runs one workload from its packages to its last invocation."""
     versions = base.versions if base else {}
     named = (f"{one} {versions[one]}" if one in versions else one for one in work.packages)
     seen = Seen(work, ", ".join(named))
@@ -213,13 +213,14 @@ def in_a_line(error: Exception) -> str:
 
 
 def run(chosen: Sequence[Workload], calls: int) -> Iterator[Image | Seen]:
-    """Every base image once it is added, and every workload, in the order of their images."""
+    """Adds every base image, and runs every workload, in the order of their images."""
     end = time.monotonic() + SECONDS_MAX
     with tempfile.TemporaryDirectory(prefix="quiltfn-workloads-", dir="/var/tmp") as made:
         place = Path(made)
         free = shutil.disk_usage(place).free >> 30
         assert free >= DISK_GIB, f"/var/tmp has {free} GiB free, and needs {DISK_GIB}"
-        for cache in ("UV_CACHE_DIR", "npm_config_cache"):  # so that nothing stays, nor was there
+        # So that nothing is cached before or afterwards.
+        for cache in ("UV_CACHE_DIR", "npm_config_cache"):
             os.environ[cache] = str(place / "cache" / cache)
         with watched(OPTIONS) as server:
             server.start()

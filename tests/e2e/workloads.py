@@ -1,5 +1,5 @@
-"""What `scripts/soak workloads` runs: programs and libraries that nobody here wrote, as they come
-from PyPI, npm and Debian, each with a few lines that call it and print what is known beforehand.
+"""The workloads of `scripts/soak workloads`: third-party programs and libraries from PyPI, npm and
+Debian, each with a few lines that use it and print a known result.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SUITE = "trixie"
-# Base images: what Debian's suite is asked for beside its essential packages.
+# Base images: Debian packages in addition to the essential ones.
 IMAGES: Mapping[str, tuple[str, ...]] = {
     "browser": ("chromium-headless-shell", "fonts-dejavu-core", "nodejs"),
     "documents": ("7zip", "graphviz", "jq", "pandoc", "ripgrep", "sqlite3", "zstd"),
@@ -44,11 +44,11 @@ class Workload:
 
     @property
     def slug(self) -> str:
-        """What its runtime and its function are called."""
+        """The name of its runtime and its function."""
         return re.sub("[^a-z0-9]+", "-", self.name.lower())
 
     def of(self, registry: str) -> list[str]:
-        """The packages that come from PyPI (`==`) or npm (`@`)."""
+        """The packages from PyPI (`==`) or npm (`@`)."""
         return [one for one in self.packages if registry in one[1:]]
 
 

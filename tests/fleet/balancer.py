@@ -1,5 +1,5 @@
-"""Clients behind a load balancer: it asks every node whether it takes calls, and sends a call that
-a node has surely not begun to the next one.
+"""Clients behind a load balancer, which asks every node whether it accepts calls, and sends a call
+that a node has certainly not started to the next one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Unanswered(Exception):
 
 @dataclass
 class Balancer:
-    """`able`: whether nodes are to be asked, by their URLs."""
+    """`able`: whether nodes accept calls, by their URLs."""
 
     nodes: Sequence[AnyServer]
     able: dict[str, bool] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Balancer:
         client.close()
 
     def order(self, turn: int) -> list[AnyServer]:
-        """Those that are healthy, from the next one on, and then the others."""
+        """The healthy nodes from the next one on, and then the others."""
         count = len(self.nodes)
         found = [self.nodes[(turn + number) % count] for number in range(count)]
         return sorted(found, key=lambda one: not self.able.get(one.url, True))
@@ -64,18 +64,18 @@ class Balancer:
 
 @dataclass
 class Client:
-    """One caller with a connection to each node."""
+    """A client with a connection to each node."""
 
     balancer: Balancer
     _connections: dict[str, http.client.HTTPConnection] = field(default_factory=dict)
 
     def call(self, turn: int, path: str, body: Any) -> tuple[int, dict[str, str], Any]:
-        """As `ask`, at the first node that does not refuse it before it began."""
+        """As `ask`, at the first node that does not refuse the call before starting it."""
         found: tuple[int, dict[str, str], Any] = 0, {}, None
         for node in self.balancer.order(turn):
             try:
                 found = self.ask(node, "POST", path, body)
-            except OSError:  # it cannot be reached
+            except OSError:  # it is unreachable
                 continue
             if found[0] != 503 or "x-invocation-id" in found[1]:
                 return found
@@ -84,7 +84,7 @@ class Client:
     def ask(
         self, node: AnyServer, method: str, path: str, body: Any
     ) -> tuple[int, dict[str, str], Any]:
-        """Status, headers and body. Raises `Unanswered`, and OSError where nothing was sent."""
+        """Status, headers and body. Raises `Unanswered`, and OSError if nothing was sent."""
         connection = self._connections.pop(node.url, None)
         if connection is not None and has_ended(connection):
             connection.close()
@@ -121,7 +121,7 @@ def has_ended(connection: http.client.HTTPConnection) -> bool:
 
 @dataclass
 class Calls:
-    """So many calls a second through a balancer, from when it is entered until it is left."""
+    """Invokes at a fixed rate through a balancer, from entering the block until leaving it."""
 
     balancer: Balancer
     path: str

@@ -1,4 +1,4 @@
-"""Fleets on a PostgreSQL of their own."""
+"""Fleets with their own PostgreSQL."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,20 +20,22 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def database(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty database by TCP, without its password. It goes after the servers that use it."""
+    """The URL of an empty database by TCP, without its password. It is removed after its
+    servers.
+    """
     with cluster.lent(request.node.nodeid) as url:
         yield url
 
 
 @pytest.fixture
 def fleet(database: str, tmp_path: Path, another: Callable[..., Server]) -> Fleet:
-    """A fleet without a node."""
+    """A fleet without nodes."""
     return Fleet(tmp_path, database, another).init(PASSWORD)
 
 
 @pytest.fixture(scope="module")
 def shared_fleet(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """One for the tests of a module that leave its nodes as they found them."""
+    """A fleet for the tests of a module, which leave its nodes as they found them."""
     cluster.create("shared")
     with ExitStack() as stack:
         yield Fleet(

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of PostgreSQL, by which one node of a fleet is cut off from it."""
+"""A TCP proxy in front of PostgreSQL, which can cut one node of a fleet off from it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PIECE = 65_536
 
 
 class DatabaseProxy:
-    """Listens on a port of 127.0.0.1. With `keeps_dead` the database hears nothing of clients that
-    are gone, as behind a proxy or a load balancer that keeps its own connections.
+    """Listens on a port of 127.0.0.1. With `keeps_dead` it keeps connections to the database after
+    their clients have gone, like a proxy or a load balancer with its own connections.
     """
 
     def __init__(self, port: int, *, keeps_dead: bool = False) -> None:
@@ -28,7 +28,7 @@ class DatabaseProxy:
         self.port = int(self._listener.getsockname()[1])
 
     def cut(self) -> None:
-        """Ends all connections, and every new one at once."""
+        """Ends all connections, and new ones at once."""
         self._is_cut = True
         self._end_all()
 
@@ -69,7 +69,7 @@ class DatabaseProxy:
         client.close()
 
     def _copy(self, source: socket.socket, target: socket.socket, is_told: bool) -> None:
-        """`is_told`: the target hears that the source has ended."""
+        """Copies data. `is_told`: the target learns that the source has ended."""
         with contextlib.suppress(OSError):
             while piece := source.recv(PIECE):
                 target.sendall(piece)
@@ -80,7 +80,9 @@ class DatabaseProxy:
 
 @contextlib.contextmanager
 def proxy_of(fleet: Fleet, name: str, *, keeps_dead: bool = False) -> Iterator[DatabaseProxy]:
-    """A new node of that name, not started yet, reaches the database by a proxy of its own."""
+    """A new node of that name, not started yet, which reaches the database through its own
+    proxy.
+    """
     port = urlsplit(fleet.url).port
     assert port is not None
     proxy = DatabaseProxy(port, keeps_dead=keeps_dead)

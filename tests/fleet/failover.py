@@ -1,8 +1,8 @@
-"""Failovers of PostgreSQL: the primary is lost, the test promotes its standby, and the nodes go on
-there by a URL that names both.
+"""Failovers of PostgreSQL: the primary is lost, the test promotes its standby, and the nodes
+continue with that by a URL that names both.
 
-Clients call 200 times a second behind a balancer, queue work, have schedules fire, and change
-functions. Afterwards what they were told is compared with what the new primary has, as by storm.py.
+Clients invoke 200 times a second behind a balancer, queue work, run schedules, and change
+functions. Afterwards their responses are compared with the data of the new primary, as in storm.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONNECTED = "SELECT count(*) FROM pg_stat_activity WHERE client_addr = %s::inet"
 
 @dataclass
 class Changes:
-    """Changes a function at a node all the time. `ends`: when each answer came, and its status."""
+    """Changes a function at a node continuously. `ends`: the time and status of each response."""
 
     it: Matrix
     node: FleetMachine
@@ -60,7 +60,7 @@ class Changes:
         self._thread.join()
 
     def back_s(self, since: float) -> float:
-        """How long after that time the first one was taken of those that go on to be taken."""
+        """The time until changes are accepted again for good."""
         refused = [at for at, status in self.ends if status != 200 and at > since]
         behind = max(refused, default=since)
         return min((at for at, status in self.ends if at > behind and status == 200)) - since
@@ -74,8 +74,8 @@ class Drill:
     seen: Witness
 
     def play(self, failure: str, happens: Callable[[], float], within_s: float) -> None:
-        """`happens`: the failover; returns when the standby was promoted. `within_s`: how long
-        after that management has to work again.
+        """`happens`: the failover; returns when the standby was promoted. `within_s`: the time
+        after that by which management must work again.
         """
         fleet = self.it.fleet
         load = Load(fleet, CALLERS, 3, CLIENT_TIMEOUT_S, may_come_late=True)
@@ -129,13 +129,13 @@ def killed(fleet: Machines) -> float:
 
 
 def cut_off(fleet: Machines) -> float:
-    """Nobody reaches the primary any more, which goes on."""
+    """No node reaches the primary any more, which continues to run."""
     fleet.unplug(fleet.pair.primary.machine)
     return promoted(fleet)
 
 
 def split(fleet: Machines) -> float:
-    """One node alone still reaches the primary, which goes on and takes its connections."""
+    """Only one node still reaches the primary, which continues to accept its connections."""
     pair, one = fleet.pair, fleet.nodes[0].name
     for other in (pair.replica.machine, *(node.name for node in fleet.nodes[1:])):
         fleet.cut_both(pair.primary.machine, other)
@@ -158,13 +158,13 @@ ROWS = {
 
 
 def play(names: Collection[str]) -> list[Figure]:
-    """The rows of these names; every row where there are none."""
+    """The rows of these names; without names, every row."""
     wanted = {name: row for name, row in ROWS.items() if not names or name in names}
     return [one for row in wanted.values() for one in played(*row)]
 
 
 def played(failure: str, how: Callable[[Machines], float], within_s: float) -> list[Figure]:
-    """One row, with a fleet of its own."""
+    """Runs one row with its own fleet."""
     with contextlib.ExitStack() as stack:
         seen = stack.enter_context(witness())
         make = {"crun": str(seen.crun)}

@@ -1,4 +1,4 @@
-"""What befalls a fleet in a storm: one fault every few seconds, at most two at a time."""
+"""The faults of a storm: one every few seconds, at most two at a time."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fleet_network import DATABASE
 
 AT_A_TIME = 2
 BETWEEN_S = 0.5, 3.0
-# How long a fault lasts: nobody notices; the node begins nothing; its instances end; others take it
-# over.
+# How long a fault lasts: too short to be noticed; the node starts nothing; its instances end;
+# others take it over.
 LASTS_S = (0.3, TIMES["fence"] + 0.5, TIMES["end"] + 1.5, TIMES["reap"] + 3.0)
 DATABASE_AWAY_S = 1.0, 6.0
-# Until a standby is promoted; and until the primary before it is made a standby: nodes may wait for
-# that one for ten seconds.
+# The time until a standby is promoted, and until the former primary becomes a standby: nodes may
+# wait ten seconds for that.
 NOTICED_S, FAILED_OVER_S = (0.2, 2.0), (5.0, 9.0)
-# After a fault a node needs some time until it follows the others again.
+# After a fault, a node needs some time until it follows the others again.
 CALM_AFTER_S = 5.0
-# A launcher that goes on ends what should have ended within a second.
+# A resumed launcher ends overdue instances within a second.
 WAKES_WITHIN_S = 2.0
 DAY_S = 86_400
 WEIGHTS = {
@@ -44,7 +44,7 @@ WEIGHTS = {
 
 @dataclass
 class Active:
-    """A fault that lasts. `touches`: the nodes that it keeps from the database."""
+    """A fault in progress. `touches`: the nodes that it separates from the database."""
 
     what: str
     ends_at: float
@@ -55,20 +55,20 @@ class Active:
 
 @dataclass
 class Faults:
-    """`play` them for some time and `end_all`; `counts`: how often there was each."""
+    """`play` them for some time, then `end_all`; `counts`: how often each occurred."""
 
     fleet: Machines
     dice: random.Random
     counts: Counter[str] = field(default_factory=Counter)
-    log: list[str] = field(default_factory=list)  # what happened when
+    log: list[str] = field(default_factory=list)  # the events with their times
     active: list[Active] = field(default_factory=list)
-    _touched: dict[str, float] = field(default_factory=dict)  # when it ended last
-    # Nodes whose launcher and server both stand still, since when, and when they went on.
+    _touched: dict[str, float] = field(default_factory=dict)  # when the last fault of a node ended
+    # Nodes whose launcher and server are both stopped, since when, and when they were resumed.
     _frozen: dict[str, float] = field(default_factory=dict)
     _thawed: dict[str, float] = field(default_factory=dict)
 
     def play(self, until: float) -> None:
-        """Faults at random, until that time of the monotonic clock."""
+        """Random faults, until that time of the monotonic clock."""
         next_at = time.monotonic()
         while time.monotonic() < until:
             self._end_due()
@@ -86,16 +86,14 @@ class Faults:
                 node.jump.set(0)
 
     def was_calm(self, name: str, since: float) -> bool:
-        """Whether nothing has kept the node from the database since that time, nor shortly before,
-        and it has run.
-        """
+        """Whether the node has run and reached the database since that time, and shortly before."""
         up_since = self.fleet.named(name).up_since
         if up_since is None or any(name in one.touches for one in list(self.active)):
             return False
         return max(up_since, self._touched.get(name, 0.0)) + CALM_AFTER_S <= since
 
     def may_have_too_many(self, node: FleetMachine) -> bool:
-        """Whether nothing of the node runs that could end its instances: decision 53 says so."""
+        """Whether nothing of the node runs that could end its instances: see decision 53."""
         frozen, thawed = self._frozen.get(node.name), self._thawed.get(node.name, 0.0)
         if frozen is not None:
             return time.monotonic() - frozen > TIMES["end"] - TIMES["beat"]
@@ -153,7 +151,7 @@ class Faults:
         self._lasts(f"stop of {whom}", name, go_on)
 
     def _cut_off(self, node: FleetMachine) -> None:
-        """A node and PostgreSQL, both ways or one."""
+        """Separates a node and PostgreSQL, in both directions or in one."""
         name, fleet = node.name, self.fleet
         way = self.dice.choice(("both ways", "to it", "from it"))
         if way != "from it":
@@ -170,7 +168,7 @@ class Faults:
         self._lasts(f"PostgreSQL cut off {way}", name, heal)
 
     def _part(self) -> None:
-        """Two nodes, both ways or one."""
+        """Separates two nodes, in both directions or in one."""
         one, other = (node.name for node in self.dice.sample(self.fleet.nodes, 2))
         is_both = self.dice.random() < 0.5
         self.fleet.cut(one, other)
@@ -197,7 +195,9 @@ class Faults:
             self._lasts(f"PostgreSQL restarted ({how})", DATABASE, postgres.start)
 
     def _fail_over(self) -> None:
-        """The primary is killed or cut off, its standby promoted, and later made the standby."""
+        """The primary is killed or cut off, its standby promoted, and the primary later made the
+        standby.
+        """
         fleet, pair = self.fleet, self.fleet.pair
         is_killed = self.dice.random() < 0.5
         if is_killed:
@@ -222,8 +222,8 @@ class Faults:
         end: Callable[[], None],
         away_s: tuple[float, float] = DATABASE_AWAY_S,
     ) -> None:
-        """`name`: the node, or all where it is the database's, which lasts for `away_s`; None: none
-        loses the database.
+        """`name`: the node, or all for a fault of the database, which lasts for `away_s`; None: no
+        node loses the database.
         """
         self._happened(what, name or "")
         everybody = [one.name for one in self.fleet.nodes]

@@ -1,6 +1,8 @@
-"""Which version nodes run of a function that is changed on any of them: the one that acknowledged
-the change has it at once, the others within a second. They are called, for a call does not wait
-until its node has heard of the others, as all other requests do.
+"""Which version nodes run of a function that is changed on any of them: the node that acknowledged
+the change has it at once, the others within a second.
+
+Invocations are checked, since unlike all other requests they do not wait until their node has the
+others' changes.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ GIVE_UP_S, EVERY_S, LOOK_EVERY_S = 4.0, 0.6, 0.02
 
 @dataclass
 class Freshness:
-    """Runs from `start` until `stop`. `was_calm`: whether a node could know since a time."""
+    """Runs from `start` until `stop`. `was_calm`: whether a node could learn of changes since a
+    time.
+    """
 
     fleet: Machines
     was_calm: Callable[[str, float], bool]
@@ -33,7 +37,7 @@ class Freshness:
     stale_there: int = 0  # on the node that acknowledged
     late: int = 0
     slowest_s: float = 0.0
-    slow: int = 0  # answers of nodes that nothing had befallen
+    slow: int = 0  # slow responses of nodes without a fault
     slow_examples: list[str] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -42,9 +46,9 @@ class Freshness:
         self._thread = threading.Thread(target=self._run)
 
     def start(self) -> None:
-        """Makes the function, before anything befalls the fleet."""
+        """Creates the function, before any fault."""
         self._path = self.fleet.deploy("echo 0", name="changes", max_instances=3).path
-        self._old: set[str] = set()  # acknowledged, and not the newest any more
+        self._old: set[str] = set()  # acknowledged, and no longer the newest
         self._thread.start()
 
     def _run(self) -> None:
@@ -54,7 +58,8 @@ class Freshness:
                 return
             node, wanted = dice.choice(self.fleet.nodes), str(number)
             answer = self._ask(node, "PUT", self._path, {"handler": f"echo {wanted}"})
-            # One whose instances could not be started goes on with the version before, and says so.
+            # If its instances could not start, the previous version continues, and the response
+            # says so.
             if answer is None or answer["error_message"] is not None:
                 continue
             acknowledged_at = time.monotonic()
@@ -73,7 +78,7 @@ class Freshness:
             self.stale_there += 1
             self._note(f"{acknowledged.name} has acknowledged {wanted} and runs older")
         left = [one for one in self.fleet.nodes if one is not acknowledged]
-        was_old: dict[str, float] = {}  # until when each was seen to run older
+        was_old: dict[str, float] = {}  # when each node was last seen to run an older version
         while left and time.monotonic() - since < GIVE_UP_S and not self._stop.is_set():
             for one in list(left):
                 asked_at = time.monotonic()
@@ -98,7 +103,7 @@ class Freshness:
             self.examples.append(f"{time.strftime('%H:%M:%S')} stale: {example}")
 
     def _says(self, node: FleetMachine) -> str | None:
-        """What the function prints at a node; None where it does not run."""
+        """The function's output at a node; None if it does not run there."""
         began = time.monotonic()
         found = self._ask(node, "POST", f"{self._path}/invoke", {})
         took_s = time.monotonic() - began
@@ -114,7 +119,7 @@ class Freshness:
             )
 
     def _ask(self, node: FleetMachine, method: str, path: str, body: Any) -> Any:
-        """What is answered with 200, else None."""
+        """The JSON of a 200 response, otherwise None."""
         address = node.url.removeprefix("http://")
         connection = http.client.HTTPConnection(address, timeout=3)
         headers = node.headers | {"content-type": "application/json"}

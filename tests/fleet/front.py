@@ -1,4 +1,4 @@
-"""A load balancer that knows nothing: each connection goes to a node of a fleet at random."""
+"""A simple load balancer: each connection goes to a random node of a fleet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from timeouts import scaled
 
 NODES = ("one", "two", "three")
 PIECE = 65_536
-# A node's records are in the store once a call is answered, and its counts known soon.
+# A node's records are in the store when an invocation gets its response, and its counts soon after.
 OPTIONS = (
     "--durability strict --fleet-beat-s 0.2 --fleet-fence-s 5 --fleet-end-s 10 --fleet-reap-s 20"
 )
@@ -50,7 +50,7 @@ class Front:
         self.url = f"http://127.0.0.1:{self._listener.server_address[1]}"
 
     def client(self) -> httpx.Client:
-        """Each of its requests goes to any node."""
+        """A client, each of whose requests goes to any node."""
         return httpx.Client(
             base_url=self.url,
             timeout=scaled(CLIENT_TIMEOUT_S),
@@ -59,14 +59,16 @@ class Front:
         )
 
     def carry(self, here: socket.socket, address: str) -> None:
-        """One connection, from where its caller calls: nodes count failed credentials by that."""
+        """Forwards one connection, from its client's address: nodes count failed credentials by
+        that.
+        """
         node = urlsplit(self._random.choice(self._nodes).url)
         to = (str(node.hostname), node.port or 80)
         with socket.create_connection(to, source_address=(address, 0)) as there:
             asking = threading.Thread(target=pour, args=[here, there], daemon=True)
             asking.start()
             pour(there, here)
-            with contextlib.suppress(OSError):  # with the answer all is over
+            with contextlib.suppress(OSError):  # the response ends the connection
                 here.shutdown(socket.SHUT_RDWR)
             asking.join()
 
@@ -77,7 +79,7 @@ class Front:
 
 
 def pour(source: socket.socket, target: socket.socket) -> None:
-    """Until the end of `source`, which is then that of what goes to `target`."""
+    """Copies until the end of `source`, and then ends `target`."""
     with contextlib.suppress(OSError):
         while data := source.recv(PIECE):
             target.sendall(data)
@@ -89,8 +91,8 @@ def pour(source: socket.socket, target: socket.socket) -> None:
 def fronted(
     cluster: Cluster, name: str, options: str, directory: Path
 ) -> Iterator[tuple[list[Server], Front]]:
-    """Three nodes of a fleet, started, and what asks any of them. `name`: of its database, which is
-    made; `options`: of each node; `directory`: for the files of the fleet.
+    """Three started nodes of a fleet, and a balancer in front of them. `name`: the database to
+    create; `options`: of each node; `directory`: for the fleet's files.
     """
     cluster.create(name)
     with contextlib.ExitStack() as stack:
@@ -107,9 +109,8 @@ def fronted(
 
 @contextlib.contextmanager
 def three_nodes(options: str, directory: Path) -> Iterator[Server]:
-    """The first of them: what it is asked by HTTP, any of the three is asked.
-
-    `options`: of each node. `directory`: for the files of the fleet.
+    """The first node, with requests going to any of the three. `options`: of each node.
+    `directory`: for the fleet's files.
     """
     with (
         postgresql.started() as cluster,

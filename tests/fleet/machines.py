@@ -1,5 +1,5 @@
-"""Nodes of a fleet, each on a machine of its own (a network namespace), and the PostgreSQL that
-they share; every one can be killed, stopped and cut off.
+"""Nodes of a fleet, each on its own machine (a network namespace), and their shared PostgreSQL;
+each of these can be killed, stopped and cut off.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from fleet_network import (
 from timeouts import scaled
 
 NAMES = ("one", "two", "three")
-HOST = "host"  # where clients are
-FIRST_MIB = 301  # a size that no sandbox has which a start tries things in
-AGAIN_S = 0.3  # until a service manager starts a node again
+HOST = "host"  # where clients run
+FIRST_MIB = 301  # a size that no test sandbox of a start has
+AGAIN_S = 0.3  # delay before a service manager restarts a node
 
-# Short, so that a storm of a minute sees many take-overs; a launcher that stands still leaves the
-# server five seconds more.
+# Short, so that a storm of a minute has many take-overs; a stopped launcher gives the server five
+# seconds more.
 TIMES = {"beat": 0.5, "fence": 2.0, "end": 3.0, "reap": 11.0}
 REAP_S = TIMES["reap"]
 TABLE = """\
@@ -60,10 +60,10 @@ def options_of(times: dict[str, float]) -> str:
 
 
 class FleetMachine(Server):
-    """A node on a machine of its own. `keep` starts it again whenever it ends."""
+    """A node on its own machine. `keep` restarts it whenever it ends."""
 
     def __init__(self, root: Path, name: str, reached: Network, file: Path, **more: Any) -> None:
-        """`more`: as `Server` takes it; `times`: of the fleet."""
+        """`more`: arguments of `Server`; `times`: the fleet's."""
         self.name, self.network = name, reached
         self.address = reached.address(name)
         self.jump: Jump | None = more.pop("jump", None)
@@ -72,10 +72,10 @@ class FleetMachine(Server):
         program = [*reached.inside(name), *(more.pop("program", ()) or [str(QUILTFN)])]
         super().__init__(root, program=program, **more)
         self.url = f"http://{self.address}:{API_PORT}"
-        self.up_since: float | None = None  # by the monotonic clock; None: it does not run
+        self.up_since: float | None = None  # by the monotonic clock; None: it is not running
         self.starts = 0
-        self.lives: list[str] = []  # when each of its servers was ready, and the id of that
-        self.codes: list[int] = []  # with which it has ended
+        self.lives: list[str] = []  # when each of its servers was ready, and that one's id
+        self.codes: list[int] = []  # its exit codes
         self._ends = threading.Event()
         self._keeper: threading.Thread | None = None
 
@@ -83,7 +83,7 @@ class FleetMachine(Server):
         super().runs([*self.network.inside(self.name), *program])
 
     def keep(self) -> None:
-        """From now on it runs, and is started again 0.3 s after it has ended."""
+        """Keeps it running from now on: restarts it 0.3 s after it has ended."""
         self._ends.clear()
         self._keeper = threading.Thread(target=self._keep)
         self._keeper.start()
@@ -92,7 +92,7 @@ class FleetMachine(Server):
         while not self._ends.is_set():
             try:
                 self.start()
-            except Exception:  # the database may be away: it is tried again
+            except Exception:  # the database may be unavailable: retry
                 self._reaped()
             else:
                 self.starts, self.up_since = self.starts + 1, time.monotonic()
@@ -110,7 +110,7 @@ class FleetMachine(Server):
             self._forget()
 
     def stop_keeping(self) -> None:
-        """It is not started again; it has to be stopped by whoever says so."""
+        """Stops restarting it; the caller has to stop it."""
         self._ends.set()
 
     def close(self) -> None:
@@ -131,15 +131,15 @@ class FleetMachine(Server):
             return
         self._threads.shutdown()
 
-    # What befalls it -------------------------------------------------------------------------
+    # Faults ----------------------------------------------------------------------------------
 
     def kill_all(self) -> None:
-        """As if the machine lost power: everything of it at once."""
+        """As if the machine lost power: kills all of its processes at once."""
         for pid in self.network.processes(self.name):
             self._signal(pid, signal.SIGKILL)
 
     def send(self, whom: str, number: signal.Signals) -> None:
-        """To the server, the launcher or both. Harmless where they do not run."""
+        """Sends a signal to the server, the launcher or both. Harmless if they do not run."""
         process = self.process
         if process is None:
             return
@@ -164,21 +164,21 @@ class FleetMachine(Server):
 
 
 class Machines:
-    """The fleet. It is `AnyServer`, too: each request goes to another node, at random."""
+    """The fleet. It is also an `AnyServer`: each request goes to a random node."""
 
     def __init__(self, directory: Path, reached: Network, postgres: Postgres | Replicated) -> None:
         self.directory, self.network, self.postgres = directory, reached, postgres
         self.nodes: list[FleetMachine] = []
         self.headers: dict[str, str] = {}
-        self.instances: dict[int, int] = {}  # the most of each function, by its memory in MiB
+        self.instances: dict[int, int] = {}  # the maximum of each function, by its memory in MiB
         self.times = TIMES
         self._cuts: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
-    # Made by the commands that operators use --------------------------------------------------
+    # Setup, by the commands that operators use ------------------------------------------------
 
     def init(self) -> None:
-        """Makes the fleet and a key of its operator."""
+        """Creates the fleet and an operator's key."""
         secret = (
             "--store",
             self.postgres.url,
@@ -198,7 +198,7 @@ class Machines:
         return self.directory / "fleet.toml"
 
     def add(self, name: str, **more: Any) -> FleetMachine:
-        """A node, not started yet. `more`: as `FleetMachine` takes it."""
+        """A node, not started yet. `more`: arguments of `FleetMachine`."""
         file, own = self.directory / f"{name}.toml", self.directory / name
         where = ("--address", f"{self.network.address(name)}:{PEER_PORT}", "--output", str(file))
         done = quiltfn("fleet", "add-node", name, *where, "--fleet", str(self.file))
@@ -212,7 +212,7 @@ class Machines:
     def named(self, name: str) -> FleetMachine:
         return next(one for one in self.nodes if one.name == name)
 
-    # What clients ask ------------------------------------------------------------------------
+    # Requests of clients ---------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -222,8 +222,8 @@ class Machines:
         return self.nodes[0].call(method, path, json)
 
     def deploy(self, handler: str, **fields: Any) -> Function:
-        """Its instances are known from those of others by their memory. `at`: which node is asked,
-        where its first instance is.
+        """Its instances can be distinguished from others by their memory. `at`: the node that is
+        asked, which has the first instance.
         """
         asked = fields.pop("at", self.nodes[0])
         mib = FIRST_MIB + len(self.instances)
@@ -234,7 +234,7 @@ class Machines:
         return function
 
     def are_ready(self) -> bool:
-        """Whether every node runs, and each of them knows that all do."""
+        """Whether every node runs and knows that all others do."""
         if any(one.up_since is None for one in self.nodes):
             return False
         with contextlib.suppress(httpx.HTTPError, RuntimeError):
@@ -250,10 +250,10 @@ class Machines:
             found = http.get("/api/nodes").json().get("nodes", ())
         return [one["presence"] for one in found] == ["present"] * len(self.nodes)
 
-    # What befalls the network ------------------------------------------------------------------
+    # Faults of the network ---------------------------------------------------------------------
 
     def cut(self, sender: str, receiver: str) -> None:
-        """What the one sends does not arrive at the other, and nobody is told."""
+        """Drops all data from the one to the other, silently."""
         self._cut_or_heal({(sender, receiver)}, set())
 
     def cut_both(self, one: str, other: str) -> None:
@@ -266,7 +266,7 @@ class Machines:
         self._cut_or_heal(set(), set(self._cuts))
 
     def unplug(self, name: str) -> None:
-        """Nothing comes to the machine or from it, and nobody is told."""
+        """Drops all data to and from the machine, silently."""
         self._link(name, "down")
 
     def plug(self, name: str) -> None:
@@ -288,11 +288,11 @@ class Machines:
     def _address(self, machine: str) -> str:
         return self.network.host if machine == HOST else self.network.address(machine)
 
-    # What befalls the database ---------------------------------------------------------------
+    # Faults of the database ------------------------------------------------------------------
 
     @property
     def pair(self) -> Replicated:
-        """The database and its standby. Raises `AssertionError` where there is none."""
+        """The database and its standby. Raises `AssertionError` if there is none."""
         assert isinstance(self.postgres, Replicated)
         return self.postgres
 
@@ -303,7 +303,7 @@ class Machines:
 
     @property
     def databases(self) -> Sequence[str]:
-        """The machines that the database runs on, or its standby."""
+        """The machines of the database, and of its standby."""
         return self.postgres.machines if isinstance(self.postgres, Replicated) else (DATABASE,)
 
     def disconnect(self) -> int:
@@ -315,7 +315,7 @@ class Machines:
         return len(ended)
 
     def read_only(self, state: bool) -> None:
-        """Transactions that begin from now on may write nothing, as those of a standby."""
+        """New transactions are read-only, as on a standby."""
         self.statement(
             f"ALTER SYSTEM SET default_transaction_read_only = {'on' if state else 'off'}"
         )
@@ -333,8 +333,8 @@ def machines(
     make: Callable[[Path, str], dict[str, Any]] = lambda _root, _name: {},
     store: Callable[[Path, Network], AbstractContextManager[Postgres | Replicated]] = database,
 ) -> Iterator[Machines]:
-    """A fleet whose nodes run; nothing of it is left afterwards. `make`: more for each node, as
-    `FleetMachine` takes it. `store`: what its database is.
+    """A fleet with running nodes; nothing of it is left afterwards. `make`: further arguments of
+    each node, for `FleetMachine`. `store`: creates its database.
     """
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(short_dir())
@@ -362,7 +362,7 @@ def _check_nothing_left(fleet: Machines, before: leftovers.Traces) -> None:
 
 
 def with_a_clock(root: Path, name: str) -> dict[str, Any]:
-    """For `machines`: nodes whose wall clocks can be set."""
+    """For `machines`: nodes with wall clocks that can be set."""
     own = root / f"clock-{name}"
     own.mkdir(mode=0o755)
     jump = Jump(own)

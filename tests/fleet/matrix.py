@@ -1,6 +1,6 @@
-"""The failure matrix: what callers and operators see of each failure, in figures.
+"""The failure matrix: the effects of each failure on callers and operators, in figures.
 
-`scripts/soak fleet --matrix` plays it on nodes in network namespaces; docs/how-to/fleet.md has the
+`scripts/soak fleet --matrix` runs it on nodes in network namespaces; docs/how-to/fleet.md has the
 table that it prints.
 """
 
@@ -29,7 +29,7 @@ from fleet.newer import newer, of_checkout
 from fleet.sampler import Bounds, homes_of, sampled, sandboxes
 from fleet_network import DATABASE
 
-# As a fleet has them where nobody says anything else.
+# The defaults of a fleet.
 DEFAULT_TIMES = {"beat": 2.0, "fence": 10.0, "end": 60.0, "reap": 100.0}
 AWAY_S = 55.0
 RATE = 200.0
@@ -38,7 +38,7 @@ SLEEPS = "sleep ${QUILT_PAYLOAD:-0}; echo done"
 
 @dataclass
 class Figure:
-    """What was measured; `is_kept`: whether it is as promised."""
+    """A measurement; `is_kept`: whether it is as promised."""
 
     failure: str
     seen: str
@@ -51,7 +51,7 @@ class Figure:
 
 @dataclass
 class Matrix:
-    """The rows that were played so far."""
+    """The rows that were run so far."""
 
     fleet: Machines
     figures: list[Figure] = field(default_factory=list)
@@ -75,16 +75,16 @@ class Matrix:
         return self.ask(node, "POST", f"{function.path}/invoke", {"payload": payload})
 
     def later(self, *what: Any) -> Future[tuple[httpx.Response, float]]:
-        """The response to a call, and when it came."""
+        """The response to an invocation, and its time."""
         return self.threads.submit(lambda: (self.invoke(*what), time.monotonic()))
 
     def on(self, node: FleetMachine, count: int = 1, max_instances: int = 1) -> list[Function]:
-        """Functions each of which has one instance, ready at that node, as the others know."""
+        """Functions with one ready instance each at that node, as the others know."""
         fields = {"at": node, "max_instances": max_instances, "timeout_seconds": 120}
         made = [self.fleet.deploy(SLEEPS, **fields) for _ in range(count)]
         for function in made:
             assert ran(self.invoke(node, function)) == node.name
-        # Before they have heard of it, a call to one of them would have the instance moved there.
+        # Before others know of it, an invocation at one of them would move the instance there.
         time.sleep(3 * self.fleet.times["beat"])
         for one, function in itertools.product(self.fleet.nodes, made):
             assert ran(self.invoke(one, function)) == node.name
@@ -99,7 +99,7 @@ class Matrix:
         return dict(answer.json())
 
     def are_ready(self) -> float:
-        """Returns once every node is ready again, and how long that took."""
+        """Waits until every node is ready again; returns how long that took."""
         began = time.monotonic()
         until(self.fleet.are_ready, 60)
         return time.monotonic() - began
@@ -109,7 +109,7 @@ class Matrix:
         return str(next(one["presence"] for one in found if one["name"] == name))
 
 
-# What is lost -------------------------------------------------------------------------------------
+# Losses -------------------------------------------------------------------------------------------
 
 
 def lose_calls(
@@ -119,7 +119,7 @@ def lose_calls(
     within_s: float,
     undo: Callable[[str], None] | None = None,
 ) -> None:
-    """A node that runs calls of another one's clients is lost; a third one notices nothing."""
+    """A node that runs calls of another node's clients is lost; a third one is unaffected."""
     one, two, three = it.fleet.nodes
     functions, [other] = it.on(two, 3), it.on(three)
     calls = [it.later(one, function, "30") for function in functions]
@@ -167,12 +167,12 @@ def kill_a_sandbox(it: Matrix) -> None:
     it.tell("kill -9 of a sandbox", seen, "0.5 s", took_s < 0.5 and again.status_code == 200)
 
 
-# What stands still --------------------------------------------------------------------------------
+# Stops --------------------------------------------------------------------------------------------
 
 
 def stop(it: Matrix, whom: str) -> None:
-    """A node's server, or it and its launcher, stand still until others have taken the node over,
-    and go on. Nothing is there any more under the old epoch.
+    """A node's server, or it and its launcher, are stopped until others have taken the node over,
+    and then resumed. Nothing is left under the old epoch.
     """
     one, two, three = it.fleet.nodes
     [function] = it.on(two)
@@ -224,7 +224,7 @@ def stop_launcher(it: Matrix) -> None:
     it.tell("SIGSTOP of launcher, and CONT", seen, "0", not failed and presence == "present")
 
 
-# What is cut off ----------------------------------------------------------------------------------
+# Separations --------------------------------------------------------------------------------------
 
 
 def part_nodes(it: Matrix, is_both: bool) -> None:
@@ -248,7 +248,7 @@ def part_nodes(it: Matrix, is_both: bool) -> None:
         f"of 10 calls at one of them {codes.count(200)} ran, the first after {took[0]:.1f} s, the "
         f"others after {max(took[1:]) * 1000:.0f} ms at most; instances exceeded {bounds.exceeded}"
     )
-    # The first may have been sent before anybody could notice.
+    # The first may have been sent before anything could be noticed.
     is_kept = set(codes[1:]) == {200} and max(took[1:]) < 1 and took[0] < 4
     way = "both ways" if is_both else "one way"
     it.tell(f"two nodes parted {way}", seen, "3 s, 0", is_kept and not bounds.exceeded)
@@ -258,12 +258,12 @@ def look_at(fleet: Machines) -> Any:
     return sandboxes(homes_of(one for node in fleet.nodes for one in node.server_dirs()))
 
 
-# What happens to the database ---------------------------------------------------------------------
+# Failures of the database -------------------------------------------------------------------------
 
 
 @dataclass
 class Sync:
-    """Calls at every node, to a ready instance of its own."""
+    """Invokes at every node, each a ready instance of its own."""
 
     it: Matrix
     functions: dict[str, Function]
@@ -295,7 +295,7 @@ class Sync:
         return sum(status != 200 for _, status, _ in self.answers)
 
     def lost(self) -> int:
-        """How many that were answered have no record afterwards."""
+        """The number of acknowledged invocations without a record."""
         records = {
             name: {one["invocation_id"] for one in all_records(self.it, function)}
             for name, function in self.functions.items()
@@ -319,7 +319,9 @@ def all_records(it: Matrix, function: Function) -> Iterator[dict[str, Any]]:
 def lose_database(
     it: Matrix, failure: str, goes: Callable[[], object], comes: Callable[[], object], away_s: float
 ) -> None:
-    """Running calls go on, calls are taken, management is refused, and soon all is well again."""
+    """Running calls continue, new ones are accepted, management is refused, and soon all is well
+    again.
+    """
     one = it.fleet.nodes[0]
     functions = {node.name: it.on(node)[0] for node in it.fleet.nodes}
     [long] = it.on(one)
@@ -376,12 +378,12 @@ def cut_off_from_database(it: Matrix) -> None:
     it.tell("a node cut off from PostgreSQL", seen, "0 failed", is_kept)
 
 
-# What operators do --------------------------------------------------------------------------------
+# Operations ---------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def under_load(it: Matrix, what: str, max_instances: int = 6) -> Iterator[Function]:
-    """So many calls a second meanwhile, through a balancer; none may fail."""
+    """Invokes at this rate meanwhile, through a balancer; no invocation may fail."""
     function = it.fleet.deploy("true", max_instances=max_instances)
     with Balancer(it.fleet.nodes) as balancer:
         with Calls(balancer, f"{function.path}/invoke", RATE) as calls:
@@ -418,7 +420,7 @@ def drain(it: Matrix) -> None:
 
 
 def restart_each(it: Matrix, is_drained: bool) -> None:
-    """One node after the other is stopped in order and started again."""
+    """One node after the other is stopped with SIGTERM and started again."""
     what = "drained, and restarted" if is_drained else "restarted by SIGTERM alone"
     with under_load(it, f"each node {what}, one after the other"):
         for node in it.fleet.nodes:
@@ -431,7 +433,7 @@ def restart_each(it: Matrix, is_drained: bool) -> None:
 
 
 def upgrade(it: Matrix) -> None:
-    """Each node from this version to a newer one with a newer schema; one goes back meanwhile."""
+    """Upgrades each node to a newer version with a newer schema; one is downgraded meanwhile."""
     one, two, three = it.fleet.nodes
     job = it.fleet.deploy("sleep 0.2; echo done", max_instances=6)
     old, accepted, steps_s = of_checkout(), [], []
@@ -452,7 +454,7 @@ def upgrade(it: Matrix) -> None:
                 rolling.manage(it.fleet.nodes)
         until(lambda: rolling.is_done(one, job, accepted), 60)
         is_once = rolling.are_once(two, job, accepted)
-        for node in it.fleet.nodes:  # as the next row has them
+        for node in it.fleet.nodes:  # as the next row expects them
             node.runs(old.program)
             restart_drained(it, node)
     mistakes = sum(node.log.read_text().count("Traceback") for node in it.fleet.nodes)
@@ -477,7 +479,7 @@ def restart(node: FleetMachine) -> None:
     until(lambda: node.starts > starts, 60)
 
 
-# All of it ----------------------------------------------------------------------------------------
+# All rows -----------------------------------------------------------------------------------------
 
 
 def killed(whom: str) -> Callable[[Matrix], None]:
@@ -546,7 +548,7 @@ DEFAULT: dict[str, Callable[[Matrix], None]] = {
 
 
 def play(names: Collection[str]) -> list[Figure]:
-    """The rows of these names; every row where there are none."""
+    """The rows of these names; without names, every row."""
     figures = []
     for times, rows in ((TIMES, SHORT), (DEFAULT_TIMES, DEFAULT)):
         wanted = {name: row for name, row in rows.items() if not names or name in names}
@@ -556,7 +558,7 @@ def play(names: Collection[str]) -> list[Figure]:
                 for name, row in wanted.items():
                     try:
                         row(it)
-                    except Exception as error:  # the other rows are played all the same
+                    except Exception as error:  # the other rows run all the same
                         it.tell(name, f"{type(error).__name__}: {error}", "-", False)
                         traceback.print_exc()
                 figures += it.figures

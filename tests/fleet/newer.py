@@ -1,5 +1,5 @@
-"""A newer version of quiltfn for tests of upgrades: this one under the next number, with one more
-migration, and with more in what its nodes say to others. It needs no history of this checkout.
+"""A newer version of quiltfn for tests of upgrades: this version with the next number, one more
+migration, and more data in messages of nodes. It does not need this checkout's history.
 """
 
 import py_compile
@@ -35,12 +35,12 @@ def upgrade() -> None:
         "SELECT coalesce(max(number), 0) + 1, 'motto', '', '' FROM change"
     )
 '''
-# Encoded in any case, since it has no default that could be left out.
+# Always encoded, since it has no default that could be left out.
 SAID = '    motto: Sequence[str] = msgspec.field(default_factory=lambda: ["new"])\n'
 
 
 class Version(NamedTuple):
-    """`program`: what `quiltfn` is of this version."""
+    """`program`: the `quiltfn` command of this version."""
 
     number: str
     program: Sequence[str]
@@ -51,13 +51,13 @@ def of_checkout() -> Version:
 
 
 def newer(directory: Path) -> Version:
-    """Made in a new directory, with an environment of its own: a server reads its program by the
-    prefix of its interpreter alone.
+    """Creates the version in a new directory with its own environment: a server finds its program
+    only by its interpreter's prefix.
     """
     major, minor, *_ = quiltfn.__version__.split(".")
     number = f"{major}.{int(minor) + 1}.0"
     package = directory / "program" / "quiltfn"
-    shutil.copytree(Path(quiltfn.__file__).parent, package)  # with what was compiled of it
+    shutil.copytree(Path(quiltfn.__file__).parent, package)  # including its compiled files
     _change(package / "__init__.py", f'"{quiltfn.__version__}"', f'"{number}"')
     _migrate(package / "store")
     said = package / "model"

@@ -1,4 +1,4 @@
-"""Real nodes of one fleet for tests: each a server with a file and directories of its own."""
+"""Real nodes of one fleet for tests: each a server with its own file and directories."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ PASSWORD_FILE = "password"
 
 
 def run(*words: str) -> None:
-    """`quiltfn fleet`, in this process: most of such a command's time goes to its imports."""
+    """Runs `quiltfn fleet` in this process: most of such a command's time goes to its imports."""
     assert fleet.main(words) == 0
 
 
 @dataclass
 class Fleet:
-    """A fleet, made by the commands that operators use."""
+    """A fleet, created by the commands that operators use."""
 
     directory: Path
     url: str
@@ -30,7 +30,7 @@ class Fleet:
         return self.directory / "fleet.toml"
 
     def init(self, password: str) -> "Fleet":
-        """`quiltfn fleet init`; the database has been made."""
+        """Runs `quiltfn fleet init`; the database exists."""
         secret = self.directory / PASSWORD_FILE
         secret.write_text(password + "\n")
         where = ("--fleet", str(self.file), "--store", self.url)
@@ -38,7 +38,7 @@ class Fleet:
         return self
 
     def add(self, name: str, *options: str) -> Path:
-        """`quiltfn fleet add-node`; returns the node's file."""
+        """Runs `quiltfn fleet add-node`; returns the node's file."""
         self.addresses[name] = f"127.0.0.1:{free_port()}"
         path = self.directory / f"{name}.toml"
         where = ("--fleet", str(self.file), "--output", str(path))

@@ -1,4 +1,4 @@
-"""A PostgreSQL with a standby, each on a machine of its own; the standby can be promoted."""
+"""A PostgreSQL with a standby, each on its own machine; the standby can be promoted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def statement(one: Postgres | Replicated, text: str, *values: str) -> list[tuple
 
 
 class Replicated:
-    """What can be done to a `Postgres` is done to the primary. `url` names both machines."""
+    """Operations of a `Postgres` apply to the primary. `url` names both machines."""
 
     def __init__(self, directory: Path, reached: Network, *, is_synchronous: bool = True) -> None:
         self.primary, self.replica = (
@@ -48,7 +48,7 @@ class Replicated:
         self.primary.stop(how)
 
     def replicate(self) -> None:
-        """Makes the standby anew out of the primary; returns once it follows."""
+        """Creates the standby again from the primary; returns once it follows."""
         self.replica.kill()
         self._wait_for(is_waiting=False)
         until(lambda: self.replica.reaches(self.primary), 30)
@@ -59,7 +59,7 @@ class Replicated:
         until(lambda: statement(self.primary, FOLLOWS, self._state)[0][0], 30)
 
     def promote(self) -> None:
-        """Makes the standby the primary; what was the primary is not asked."""
+        """Makes the standby the primary, without contacting the former primary."""
         statement(self.replica, "SELECT pg_promote(true, 30)")
         self.primary, self.replica = self.replica, self.primary
 
@@ -68,7 +68,7 @@ class Replicated:
         return "sync" if self.is_synchronous else "async"
 
     def _wait_for(self, *, is_waiting: bool) -> None:
-        """Whether commits wait for the standby. A copy has the setting of its original."""
+        """Whether commits wait for the standby. A copy has its original's setting."""
         names = "'*'" if is_waiting else "''"
         statement(self.primary, f"ALTER SYSTEM SET synchronous_standby_names = {names}")
         statement(self.primary, "SELECT pg_reload_conf()")
@@ -78,7 +78,7 @@ class Replicated:
 def replicated(
     directory: Path, reached: Network, *, is_synchronous: bool = True
 ) -> Iterator[Replicated]:
-    """Both run, and the standby follows."""
+    """Yields once both run and the standby follows."""
     pair = Replicated(directory, reached, is_synchronous=is_synchronous)
     try:
         pair.primary.initdb()

@@ -1,5 +1,5 @@
-"""What is done at nodes of two versions while a fleet is upgraded: everything at each of them, and
-seen at the others.
+"""Operations at nodes of two versions while a fleet is upgraded: all of them at each node, with
+their effects checked at the others.
 """
 
 import time
@@ -14,13 +14,13 @@ _numbers = count(1)
 
 
 def versions(asked: Server) -> dict[str, str]:
-    """Of the nodes that are there, as that one says."""
+    """The versions of the present nodes, according to that one."""
     found = asked.call("GET", "/api/nodes").json()["nodes"]
     return {one["name"]: one["version"] for one in found if one["presence"] == "present"}
 
 
 def manage(nodes: Sequence[Server]) -> None:
-    """Changes of many kinds at each node, and each of them is so at the next one."""
+    """Makes many kinds of changes at each node, and checks each at the next one."""
     for at, other in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
         name = f"managed{next(_numbers)}"
         made = at.create("echo 1", name=name, min_instances=0)
@@ -55,27 +55,27 @@ def ask(at: Server, method: str, path: str, body: Any = None) -> Any:
 
 
 def accept(at: Server, function: Function, number: int, delay_s: int = 0) -> list[str]:
-    """Accepted work of a function, by its ids."""
+    """Queues invocations of a function; returns their ids."""
     path = f"{function.path}/invoke?mode=async&delay_seconds={delay_s}"
     return [ask(at, "POST", path, {})["invocation_id"] for _ in range(number)]
 
 
 def is_done(asked: Server, function: Function, accepted: Sequence[str]) -> bool:
-    """Whether all of it has succeeded."""
+    """Whether all of them have succeeded."""
     found = [ask(asked, "GET", f"{function.path}/invocations/{one}") for one in accepted]
     assert all(one["status"] in ("queued", "running", "success") for one in found), found
     return all(one["status"] == "success" for one in found)
 
 
 def are_once(asked: Server, function: Function, accepted: Sequence[str]) -> bool:
-    """Whether the function has run these and nothing else, each with one attempt."""
+    """Whether the function has run exactly these, each with one attempt."""
     found = ask(asked, "GET", f"/api/invocations?function_id={function.id}&limit=1000")
     told = {one["invocation_id"]: one["attempt"] for one in found["invocations"]}
     return told == dict.fromkeys(accepted, 1)
 
 
 def drain(asked: Server, name: str) -> None:
-    """Returns once it runs nothing any more, and everybody has had time to hear of it."""
+    """Returns once it runs nothing any more, and other nodes have had time to learn of that."""
     ask(asked, "POST", f"/api/nodes/{name}/drain")
     until(partial(is_at_rest, asked, name), 30)
 

@@ -1,5 +1,5 @@
-"""How many instances of a function the nodes of a fleet have together, seen from outside: the
-kernel is asked for the control groups of sandboxes that have a process.
+"""Counts the instances of a function on all nodes of a fleet from outside: reads the control groups
+of sandboxes that have processes.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pathlib import Path
 from e2e.server import Server
 
 EVERY_S = 0.02
-NAME_LENGTH = 24  # of a sandbox's name
+NAME_LENGTH = 24  # length of a sandbox's name
 MIB = 1 << 20
 CGROUPS = Path("/sys/fs/cgroup")
-# Where limits of memory are: version 1 beside 2, version 1, version 2.
+# Where memory limits are: version 1 beside 2, version 1, version 2.
 HIERARCHIES = ("memory/quiltfn", "quiltfn")
 LIMITS = ("memory.limit_in_bytes", "memory.max")
 
 
 def groups(node: Server) -> list[Path]:
-    """The control groups that hold a node's sandboxes, one of each hierarchy."""
+    """The control groups that contain a node's sandboxes, one per hierarchy."""
     return [Path(path) for path, _, _ in os.walk(CGROUPS) if Path(path).name == node.id]
 
 
 def sandboxes(homes: Iterable[Path]) -> set[Path]:
-    """The control groups of those with a process."""
+    """The control groups of sandboxes with processes."""
     found = set()
     for home in homes:
         for one in home.glob("*/cgroup.procs"):
@@ -41,10 +41,9 @@ def sandboxes(homes: Iterable[Path]) -> set[Path]:
 
 @contextlib.contextmanager
 def sampled(count: Callable[[set[Path]], None], look: Callable[[], set[Path]]) -> Iterator[None]:
-    """Tells `count` again and again which sandboxes were there at one moment.
-
-    The kernel is asked group by group, and a sandbox may end while another begins. What one look
-    and the next have both found was there between the two; no name is given twice.
+    """Repeatedly passes `count` the sandboxes that existed at one moment. Groups are read one by
+    one, and a sandbox may end while another begins. A sandbox found in two successive scans existed
+    between them; no name is used twice.
     """
     ends = threading.Event()
 
@@ -101,12 +100,12 @@ class Bounds:
         for name in LIMITS if group.name not in self._mib else ():
             with contextlib.suppress(OSError, ValueError):
                 mib = int((group / name).read_text()) // MIB
-                if mib in self.most:  # else the limit is not written yet
+                if mib in self.most:  # otherwise the limit is not written yet
                     self._mib[group.name] = mib
         return self._mib.get(group.name, 0)
 
 
 def homes_of(servers: Iterable[str]) -> list[Path]:
-    """Where the sandboxes of servers are, by the ids of those: in one hierarchy."""
+    """The directories of servers' sandboxes, by the ids of the servers: in one hierarchy."""
     parents = [CGROUPS / one for one in HIERARCHIES if (CGROUPS / one).is_dir()][:1]
     return [parent / one for parent in parents for one in servers]

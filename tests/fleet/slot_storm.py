@@ -1,9 +1,9 @@
-"""Nodes as processes that are killed and stopped, their instances in memory that a test counts.
+"""Nodes as processes that are killed and stopped, with instances in memory that a test counts.
 
-A node runs what decides about instances: pools, the keeper of slots, its lease. Its sandboxes are
-cells of shared memory. Of the launcher each has a stand-in in the test's process, which says yes or
-no to a create and ends instances at the deadline, as `launcher/deadline.py` does; a node that is
-stopped changes nothing in it. Run as a script this is a node's process.
+A node runs everything that decides about instances: pools, the slot keeper, its lease. Its
+sandboxes are cells of shared memory. Each launcher is simulated in the test's process: it accepts
+or refuses creations and ends instances at the deadline, as `launcher/deadline.py` does; a stopped
+node cannot affect it. Run as a script, this is a node's process.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CALLERS = 6
 
 
 class Cells:
-    """What the launcher of one node knows: a deadline, and its sandboxes."""
+    """The launcher's data of one node: a deadline, and its sandboxes."""
 
     def __init__(self, memory: mmap.mmap, node: int) -> None:
         self._memory, self._at = memory, node * NODE_SIZE
@@ -90,7 +90,7 @@ class Cells:
 
 
 def shared(file: Path) -> mmap.mmap:
-    """What is in the file, shared by all who map it."""
+    """The content of the file, shared by all processes that map it."""
     with file.open("r+b") as opened:
         return mmap.mmap(opened.fileno(), 0)
 
@@ -138,7 +138,7 @@ class StormSandboxes(FakeSandboxes):
             await asyncio.sleep(0.001)
 
     async def look(self) -> None:
-        """Hears of sandboxes that the launcher has ended."""
+        """Notices sandboxes that the launcher has ended."""
         while True:
             for number, sandbox in list(self._of.items()):
                 is_there = sandbox.id in self.alive and sandbox.is_alive
@@ -180,7 +180,7 @@ async def be_a_node(told: dict[str, Any]) -> None:
 
 
 async def beat(url: str, node: NodeEpoch, renewed: list[float]) -> None:
-    """Says that the node is there. Ends the process once it has been taken over."""
+    """Sends heartbeats. Ends the process once it has been taken over."""
     raised = "UPDATE beat SET n = n + 1 FROM node WHERE node.name = beat.name AND node.name = %s"
     raised += " AND epoch = %s RETURNING n"
 
@@ -207,7 +207,7 @@ async def tick(pools: LocalPools) -> None:
 
 
 async def call(pools: LocalPools, ids: list[str], cells: Cells) -> None:
-    """Calls functions, one call after another."""
+    """Invokes functions, one invocation after another."""
     made = Call(payload=None, environment={}, replaces_environment=False, timeout_s=5)
     while True:
         with contextlib.suppress(Exception):
@@ -223,7 +223,7 @@ async def call(pools: LocalPools, ids: list[str], cells: Cells) -> None:
 
 @dataclass
 class Storm:
-    """Some nodes over one database, the stand-ins of their launchers, and what was counted."""
+    """Nodes over one database, their simulated launchers, and the counts."""
 
     path: Path
     url: str
@@ -252,7 +252,7 @@ class Storm:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Storm]:
-        """Every node runs from now on, is restarted where it ended, and is killed at the end."""
+        """Runs every node from now on, restarts those that end, and kills all at the end."""
         for node in range(self.nodes):
             self.start(node)
         threads = [threading.Thread(target=one) for one in (self._launch, self._observe)]
@@ -273,7 +273,7 @@ class Storm:
         return sum(one.calls for one in self.cells)
 
     def start(self, node: int) -> None:
-        """A start of the node, which takes its next epoch and frees what its last one held."""
+        """Starts the node, which takes its next epoch and frees what its last one held."""
         told = {
             "url": self.url,
             "memory": str(self.path / "cells"),
@@ -295,7 +295,7 @@ class Storm:
             )
 
     def kill(self, node: int) -> None:
-        """Everything of the node ends at once, and it is started again."""
+        """Kills everything of the node at once, and starts it again."""
         self.processes[node].kill()
         self._ended(node)
 
@@ -317,7 +317,7 @@ class Storm:
         self.start(node)
 
     def _launch(self) -> None:
-        """The launchers, and the count of what is alive, one look after another."""
+        """Simulates the launchers, and counts live instances, in turn."""
         while not self._ends.is_set():
             alive = [0] * len(self.functions)
             with self._lock:
@@ -331,7 +331,7 @@ class Storm:
             time.sleep(0.0005)
 
     def _serve(self, cells: Cells) -> Iterator[int]:
-        """Does what the launcher of a node does; the functions of the instances that are alive."""
+        """Does what a node's launcher does; returns the functions of its live instances."""
         now = boottime()
         is_over = self.holds_deadline and 0 < cells.deadline <= now
         for number in range(CELLS):
@@ -347,7 +347,7 @@ class Storm:
                 yield function
 
     def _observe(self) -> None:
-        """Takes over whose beat does not move, by its own clock."""
+        """Takes over nodes without heartbeats, by its own clock."""
         seen: dict[str, tuple[int, float]] = {}
         while not self._ends.is_set():
             now = time.monotonic()
@@ -363,7 +363,7 @@ class Storm:
 
 
 def raise_epoch(one: psycopg.Connection[Any], node: str) -> int:
-    """Takes everything from the node's life so far, as `store/fleet/take_over.py` does."""
+    """Takes everything from the node's previous run, as `store/fleet/take_over.py` does."""
     one.execute("SELECT 1 FROM node WHERE name = %s FOR UPDATE", (node,))
     one.execute("UPDATE beat SET n = n + 1 WHERE name = %s", (node,))
     found = one.execute(

@@ -40,8 +40,8 @@ INSTANCES, QUEUED_INSTANCES = 3, 1
 CLIENT_TIMEOUT_S = 3.0
 READY_WITHIN_S = 40.0
 CALM_S = 8.0  # of load after the last fault
-# Calls whose node was lost before it wrote of them are written by who had sent them, half a minute
-# after that node is back.
+# Calls whose node was lost before it recorded them are recorded by the node that forwarded them,
+# half a minute after that node is back.
 SETTLE_S = 35.0
 
 
@@ -96,7 +96,7 @@ class Report:
 
 
 def node_options(crun: str, mistake: str, root: Path, name: str) -> dict[str, Any]:
-    """What `FleetMachine` takes: a clock that can be set or, for a control, a mistake."""
+    """Options of `FleetMachine`: a clock that can be set or, for a control, a mistake."""
     if mistake == "none":
         return {"crun": crun, **with_a_clock(root, name)}
     boot_id = root / f"boot-{name}"
@@ -106,14 +106,16 @@ def node_options(crun: str, mistake: str, root: Path, name: str) -> dict[str, An
 
 
 def play(seconds: float, seed: int, mistake: str = "none") -> Report:
-    """One storm, and what its history says. `mistake`: of `FLEET_MISTAKES`, which nodes make."""
+    """Runs one storm; returns the result of checking its history. `mistake`: of `FLEET_MISTAKES`,
+    which nodes make.
+    """
     with ExitStack() as stack:
         seen = stack.enter_context(witness())
         make = partial(node_options, str(seen.crun), mistake)
         fleet = stack.enter_context(machines(make=make, store=replicated))
         load = Load(fleet, CALLERS, INSTANCES, CLIENT_TIMEOUT_S, may_come_late=True)
         work = WorkLoad(fleet, load.ask, instances=QUEUED_INSTANCES, settle_s=SETTLE_S)
-        if mistake != "none":  # Found out it is in any case.
+        if mistake != "none":  # it is found in any case
             work.over_s, work.settle_s = 20.0, 1.0
         faults = Faults(fleet, random.Random(seed))
         bounds, freshness = Bounds(), Freshness(fleet, faults.was_calm)
@@ -147,7 +149,7 @@ def stop_all(*clients: Freshness | Load | WorkLoad) -> None:
 
 
 def counted(fleet: Machines, faults: Faults) -> Any:
-    """Looks for the sandboxes of all nodes and of all their lives."""
+    """Counts the sandboxes of all nodes, in all their runs."""
     lives: dict[str, set[str]] = {one.name: set() for one in fleet.nodes}
 
     def find() -> set[Path]:
@@ -160,7 +162,7 @@ def counted(fleet: Machines, faults: Faults) -> Any:
 
 
 def wait_until_ready(fleet: Machines, since: float) -> float:
-    """How long it takes until every node is ready again. Raises `AssertionError`."""
+    """The time until every node is ready again. Raises `AssertionError`."""
     while not fleet.are_ready():
         took_s = time.monotonic() - since
         assert took_s < scaled(READY_WITHIN_S), "\n".join(map(state_of, fleet.nodes))
@@ -191,7 +193,7 @@ def main() -> int:
     rows = [*matrix.SHORT, *matrix.DEFAULT, *failover.ROWS]
     parser.add_argument("--row", choices=rows, action="append", help="of the matrix: only this one")
     given = parser.parse_args()
-    # What is made is removed however it ends.
+    # Created directories are removed in any case.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if given.matrix or given.row:
         names = given.row or ()

@@ -1,4 +1,4 @@
-"""Real nodes that run each other's calls."""
+"""Real nodes that run each other's invocations."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from timeouts import scaled
 
 pytestmark = [pytest.mark.sandbox, promise("N74")]
 
-BEAT_S, HEARD_S = 0.2, 1.0  # the other nodes' calls go by a change within that
+BEAT_S, HEARD_S = 0.2, 1.0  # other nodes' invocations follow a change within this time
 SHORT = f"--fleet-beat-s {BEAT_S} --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 10"
 
 
@@ -33,7 +33,7 @@ def shared(shared_fleet: Fleet) -> list[Server]:
 
 
 class Nodes:
-    """Three nodes, and a function that has one instance, which is on the first one."""
+    """Three nodes, and a function with one instance, on the first node."""
 
     def __init__(self, nodes: list[Server], handler: str, **more: Any) -> None:
         self.one, self.two, self.three = nodes
@@ -81,7 +81,7 @@ def test_a_version_taken_back_at_one_node_gets_no_more_calls(shared: list[Server
         assert answer.status_code == 200, answer.text
         return answer.headers["x-function-version"]
 
-    until(lambda: called_at(three) == "2")  # each node has both at first
+    until(lambda: called_at(three) == "2")  # initially each node has both
     until(lambda: called_at(two) and two.call("GET", alias).json()["also"] is None)
     time.sleep(HEARD_S)
     for node in shared:
@@ -97,10 +97,10 @@ def test_a_call_goes_to_the_node_that_has_an_instance(shared: list[Server]) -> N
     assert (answer.status_code, answer.json()["stdout"]) == (200, "grain")
     assert answer.json()["execution_node_id"] == "one"
     assert answer.json()["cold_start"] is False
-    # Long ones come whole, both ways.
+    # Long ones arrive whole, in both directions.
     long = nodes.three.call("POST", path, {"payload": "x" * 3_000_000})
     assert len(long.json()["stdout"]) == 3_000_000
-    # Its record is found at every node, under the id that the first one gave.
+    # Its record is found at every node, under the id that the first one assigned.
     record = f"{nodes.function.path}/invocations/{answer.headers['x-invocation-id']}"
     for node in (nodes.one, nodes.two, nodes.three):
         until(partial(knows, node, record))
@@ -141,7 +141,7 @@ def test_a_running_call_is_seen_from_any_node(shared: list[Server], shared_fleet
 
 
 async def known(own: files.NodeFile, nodes: dict[str, str], invocation_id: str) -> dict[str, str]:
-    """What nodes tell another one of a call that it may have lost."""
+    """The response of a node that is asked for a possibly lost invocation."""
     peers = HttpPeers(own, Directory(nodes), keys=None)
     found, target = {}, f"/fleet/calls/{invocation_id}".encode()
     try:
@@ -173,16 +173,16 @@ def test_a_call_of_a_killed_node_fails_at_once_and_is_not_repeated(shared: list[
     assert answer.headers["x-invocation-id"] == one
     record = f"{nodes.function.path}/invocations/{one}"
     until(lambda: nodes.three.call("GET", record).json()["status"] == "interrupted", 20)
-    # Its instance is the others' to have once they have taken the node over.
+    # Its instance is available to others once they have taken the node over.
     assert nodes.ran_on(nodes.at(nodes.two).invoke("0")) in ("two", "three")
-    nodes.one.start()  # which clears away what the killed one left
+    nodes.one.start()  # cleans up after the killed one
 
 
 @promise("N75")
 def test_a_node_that_stands_still_is_noticed(shared: list[Server]) -> None:
     nodes = Nodes(shared, "echo hello", max_instances=3)
     path = f"{nodes.function.path}/invoke"
-    assert nodes.ran_on(nodes.at(nodes.two).invoke()) == "one"  # there is a connection from now on
+    assert nodes.ran_on(nodes.at(nodes.two).invoke()) == "one"  # the connection exists from now on
     server = nodes.one.pid
     os.kill(server, signal.SIGSTOP)
     try:
@@ -192,7 +192,7 @@ def test_a_node_that_stands_still_is_noticed(shared: list[Server]) -> None:
         later = [nodes.two.call("POST", path).json() for _ in range(2)]
     finally:
         os.kill(server, signal.SIGCONT)
-    # The call that had been sent may have run; those after it run elsewhere.
+    # The call that had been sent may have run; later ones run elsewhere.
     assert (sent.status_code, sent.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
     assert {nodes.ran_on(one) for one in later} <= {"two", "three"}
     record = f"{nodes.function.path}/invocations/{sent.headers['x-invocation-id']}"
@@ -201,8 +201,8 @@ def test_a_node_that_stands_still_is_noticed(shared: list[Server]) -> None:
 
 @promise("N19", "N96")
 def test_nodes_that_are_drained_one_after_the_other_fail_no_call(shared: list[Server]) -> None:
-    """As in an upgrade: what comes to a node that is drained runs at another one, and so do calls
-    that name a version.
+    """As in an upgrade: calls to a drained node run at another one, including those that name a
+    version.
     """
     nodes = Nodes(shared, "echo hello", max_instances=4)
     changed = nodes.one.call("PUT", nodes.function.path, {"handler": "echo other"})
@@ -227,7 +227,7 @@ def test_nodes_that_are_drained_one_after_the_other_fail_no_call(shared: list[Se
             for verb in ("drain", "uncordon"):
                 before = len(ends)
                 assert nodes.one.call("POST", f"/api/nodes/{name}/{verb}").status_code == 200
-                time.sleep(1)  # by then the others have heard of it
+                time.sleep(1)  # by then the others know of it
                 until(lambda before=before: len(ends) > before + 50, 30)  # type: ignore[misc]
         until(lambda: len(ends) > 100, 30)
     finally:

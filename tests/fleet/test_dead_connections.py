@@ -1,5 +1,5 @@
-"""Servers that crash behind a proxy that keeps their connections to PostgreSQL: the sessions that
-had their locks live on.
+"""Servers that crash behind a proxy that keeps their connections to PostgreSQL open, so that the
+sessions with their locks survive.
 """
 
 import time
@@ -18,7 +18,7 @@ from promises import promise
 from timeouts import scaled
 
 pytestmark = [pytest.mark.sandbox, promise("N95")]
-# Two starts must fit in the last.
+# Two starts must fit in the reap time.
 TIMES = f"--fleet-beat-s 0.2 --fleet-fence-s 1 --fleet-end-s 2 --fleet-reap-s {scaled(8):g}"
 
 
@@ -27,14 +27,14 @@ HOLDERS = """
 SELECT state FROM pg_stat_activity JOIN pg_locks USING (pid)
 WHERE locktype = 'advisory' AND classid = 1903520108 AND objid = 1
 """
-# Of the servers' sessions: what they are called.
+# The names of the servers' sessions.
 SESSIONS = """
 SELECT DISTINCT application_name FROM pg_stat_activity WHERE application_name LIKE 'quiltfn %'
 """
 
 
 def epochs_of(cluster: Cluster, node: str) -> set[int]:
-    """Of which starts of the node there are sessions."""
+    """The epochs of the node that have sessions."""
     names = [str(row[0]).split() for row in cluster.run(SESSIONS)]
     return {int(epoch) for _, epoch, name in names if name == node}
 
@@ -44,10 +44,10 @@ def has_none_of(cluster: Cluster, epochs: set[int]) -> bool:
 
 
 def crash(server: Server, cluster: Cluster) -> None:
-    """Its session is left without a transaction, which PostgreSQL would end after three seconds."""
+    """Leaves a session without a transaction: with one, PostgreSQL would end it after 3 s."""
     seen: list[object] = []
     for _ in range(10):
-        until(lambda: cluster.run(HOLDERS) == [("idle",)])  # what a start does is over
+        until(lambda: cluster.run(HOLDERS) == [("idle",)])  # no transaction of the start is open
         server.kill_launcher()
         server.wait()
         time.sleep(0.2)
@@ -76,7 +76,7 @@ def test_a_node_starts_elsewhere_after_its_take_over(fleet: Fleet, cluster: Clus
         crash(two, cluster)
         assert epochs_of(cluster, "two")
         one = fleet.node("one", TIMES).start()
-        # The control, and what another machine knows: nothing of the session.
+        # Control: on another machine, there would be no record of the session.
         (two.data_dir / "session").unlink()
         two.start_without_waiting()
         assert two.wait(30) == 75

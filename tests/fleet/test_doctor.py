@@ -1,4 +1,4 @@
-"""`quiltfn doctor --fleet FILE` before real nodes and their database."""
+"""`quiltfn doctor --fleet FILE` with real nodes and their database."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_the_doctor_examines_node_and_fleet(fleet: Fleet, cluster: Cluster, tmp_
     assert [name for name in found if name in OF_A_FLEET] == list(OF_A_FLEET)
     assert code == 0, found
     assert found["node"]["sentence"] == "node one has not been started yet"
-    assert found["peer_two"]["level"] == "warn"  # it has not heard of this node yet
+    assert found["peer_two"]["level"] == "warn"  # it does not know this node yet
     one.start()
     until(lambda: examined(file)[1]["peer_two"]["level"] == "ok")
     code, found = examined(file, own_process=True)

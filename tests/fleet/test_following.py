@@ -1,4 +1,4 @@
-"""Real nodes of one fleet: what is done on one is so on the other within a second."""
+"""Real nodes of one fleet: a change on one takes effect on the others within a second."""
 
 import time
 from collections.abc import Callable
@@ -24,8 +24,9 @@ def nodes(shared_fleet: Fleet) -> tuple[Server, Server]:
 
 
 def seen(call: Callable[[], httpx.Response], true: Callable[[httpx.Response], bool]) -> None:
-    """Calls until it is so: a call that begins a second from now finds it. Other requests would
-    prove nothing, since a node hears what others have acknowledged before it answers them.
+    """Invokes until the condition holds: an invocation that begins a second from now meets it.
+    Other requests would prove nothing, since a node applies others' acknowledged changes before it
+    answers them.
     """
     since = time.monotonic()
     while True:
@@ -37,7 +38,7 @@ def seen(call: Callable[[], httpx.Response], true: Callable[[httpx.Response], bo
 
 
 def on(node: Server, function: Function) -> Function:
-    """The same function by another node."""
+    """The same function at another node."""
     return Function(node, function.id)
 
 
@@ -71,7 +72,7 @@ def test_what_one_node_does_the_other_sees_within_a_second(nodes: tuple[Server, 
     seen(by_url, answers(404))
     done("POST", f"{function.path}/pause")
     seen(there.try_invoke, answers(409))
-    # Nobody waits between two nodes.
+    # Without a wait between two nodes.
     assert two.call("POST", f"{function.path}/resume").is_success
     done("POST", f"{function.path}/pause")
     assert two.call("POST", f"{function.path}/resume").is_success
@@ -95,7 +96,7 @@ def test_a_storm_measures_how_late_calls_see_a_change(nodes: tuple[Server, Serve
 
 
 def named(node: Server) -> dict[str, Any]:
-    """What a storm knows of a node."""
+    """A node in the form that a storm expects."""
     return {"name": node.id, "url": node.url, "headers": node.headers}
 
 
@@ -122,7 +123,7 @@ def test_nobody_has_to_wait_between_two_nodes(nodes: tuple[Server, Server]) -> N
 
 @promise("N26")
 def test_what_was_acknowledged_is_so_in_the_very_next_request(nodes: tuple[Server, Server]) -> None:
-    """Whichever node that goes to: in lists and records as well as in changes by name."""
+    """At whichever node: in lists and records, as well as in changes by name."""
     for turn in range(10):
         one, two = nodes if turn % 2 else nodes[::-1]
         function = one.create("echo 1", name=f"new{turn}", max_instances=3)
@@ -177,7 +178,7 @@ def test_each_tick_of_a_schedule_is_made_once_by_two_nodes(nodes: tuple[Server, 
     runs = two.call("GET", "/api/schedules/ticks/runs?limit=1000").json()["runs"]
     due = [run["due_at"] for run in runs]
     assert len(due) == len(set(due)), "a tick was decided on twice"
-    # Where both nodes are late by a second, the newest tick is made and the others are missed.
+    # If both nodes are late by a second, the newest tick runs and the others are missed.
     decided = sum(run["missed"] or 1 for run in runs)
     first = min(run["due_at"] - max(0, run["missed"] - 1) for run in runs)
     assert max(due) - first + 1 == decided, "a tick was left out"
@@ -186,5 +187,5 @@ def test_each_tick_of_a_schedule_is_made_once_by_two_nodes(nodes: tuple[Server, 
 
 
 def made_by(node: Server) -> int:
-    """How many ticks of the schedule were made, as the node says."""
+    """How many ticks of the schedule ran, according to the node."""
     return int(node.call("GET", "/api/schedules/ticks").json()["fired_count"])

@@ -1,4 +1,4 @@
-"""Real nodes that get each other's images."""
+"""Real nodes that fetch each other's images."""
 
 import os
 from functools import partial
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.sandbox
 
 NAMES = ("one", "two", "three")
 SOURCE = "def handler(event, context):\n    return 'image'\n"
-# Incompressible and longer than what is on the way at a time, with a link and an empty directory.
+# Incompressible and longer than what is in transit at a time, with a link and an empty directory.
 FILES: dict[str, str | bytes] = {
     "mod.py": SOURCE,
     "data/long": os.urandom(3_000_000),
@@ -26,17 +26,17 @@ FILES: dict[str, str | bytes] = {
 
 @pytest.fixture(scope="module")
 def three(shared_fleet: Fleet) -> list[Server]:
-    """Nodes that each test leaves as they were, but for images."""
+    """Nodes that each test leaves as they were, except for images."""
     return [shared_fleet.node(name, SHORT).start() for name in NAMES]
 
 
 def having(digest: str, *nodes: Server) -> list[Server]:
-    """Those of the nodes that have the image's files."""
+    """The nodes that have the image's files."""
     return [node for node in nodes if (node.data_dir / "images" / digest).is_dir()]
 
 
 def leftovers(*nodes: Server) -> list[Path]:
-    """What an upload or a fetch has left of its own."""
+    """Leftover files of an upload or a fetch."""
     return [path for node in nodes for path in (node.data_dir / "images").glob(".*")]
 
 
@@ -46,19 +46,19 @@ def test_an_image_is_on_two_nodes_and_every_node_can_use_it(three: list[Server])
     one, *others = nodes
     name = sample_runtimes.add(one, "python", FILES)
     digest = one.call("GET", f"/api/runtimes/{name}").json()["image"]
-    # Whoever was answered has it on two disks.
+    # An acknowledged image is on two disks.
     [second] = having(digest, *others)
     assert having(digest, one)
     [third] = [node for node in others if node is not second]
 
-    # A call at the node without it runs where it is.
+    # A call at the node without the image runs where it is.
     function = one.deploy("mod:handler", runtime=name, max_instances=3)
     there = Function(third, function.id)
     until(partial(is_active, third, function))
     assert there.invoke()["stdout"] == "image"
     assert not having(digest, third)
 
-    # A runtime is named at a node that has not got its image, and its files are listed there.
+    # A runtime is used at a node without its image, and its files are listed there.
     answer = third.call("POST", "/api/runtimes", {"name": "n", "kind": "python", "image": digest})
     assert answer.status_code == 201, answer.text
     assert having(digest, third)
@@ -67,14 +67,14 @@ def test_an_image_is_on_two_nodes_and_every_node_can_use_it(three: list[Server])
     content = third.call("GET", f"{function.path}/versions/1/files/data/long").content
     assert content == FILES["data/long"]
 
-    # Where one of two nodes is drained, the last one gets what that had.
+    # If one of two nodes is drained, the last one gets its images.
     small = sample_runtimes.upload(one, {"mod.py": "x = 1"})
     [holder] = having(small, *others)
     [last] = [node for node in others if node is not holder]
     name_of = dict(zip(nodes, NAMES, strict=True))
     assert one.call("POST", f"/api/nodes/{name_of[holder]}/drain").status_code == 200
     until(lambda: having(small, last))
-    # The node that took the upload is not needed any more.
+    # The node that got the upload is no longer needed.
     assert one.call("POST", f"/api/nodes/{name_of[holder]}/uncordon").status_code == 200
     one.stop()
     record = there.invoke()
@@ -89,11 +89,11 @@ def test_packages_come_to_a_node_with_the_code(three: list[Server]) -> None:
     packages = sample_runtimes.upload(one, {"site-packages/lib.py": "WORD = 'packages'"})
     source = "import lib\ndef handler(event, context):\n    return lib.WORD\n"
     name = sample_runtimes.add(one, "python", {"mod.py": source}, packages=packages)
-    # Where a busy machine made a node look silent, all have copies by now.
+    # If a busy machine made a node look silent, all have copies by now.
     last = next((node for node in others if not having(packages, node)), others[-1])
     function = one.deploy("mod:handler", runtime=name)
     until(partial(is_active, last, function))
-    # Nobody else takes calls any more, so the node that lacks the packages gets them.
+    # No other node accepts calls any more, so the node that lacks the packages gets them.
     drained = [name for node, name in zip(nodes, NAMES, strict=True) if node is not last]
     for name in drained:
         assert one.call("POST", f"/api/nodes/{name}/drain").status_code == 200
@@ -131,7 +131,7 @@ def test_a_node_is_not_removed_while_it_alone_has_an_image(fleet: Fleet) -> None
     assert two.call("DELETE", "/api/nodes/one").status_code == 204
     assert one.wait() != 0
     assert Function(two, function.id).invoke()["stdout"] == "image"
-    # Where there is nobody who could take it, only force does.
+    # Without another node that could take it, only force removes the node.
     assert two.call("DELETE", "/api/nodes/two?force=maybe").status_code == 422
     assert two.call("DELETE", "/api/nodes/two").status_code == 409
     assert two.call("DELETE", "/api/nodes/two?force=true").status_code == 204

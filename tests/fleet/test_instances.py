@@ -1,4 +1,4 @@
-"""Real nodes that share the instances of a function, counted from outside of them."""
+"""Real nodes that share the instances of a function, counted from outside."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def two_nodes(shared_fleet: Fleet) -> tuple[Server, Server]:
 
 @pytest.fixture
 def nodes(two_nodes: tuple[Server, Server]) -> Iterator[tuple[Server, Server]]:
-    """Two nodes that have no function and no sandbox, at the beginning and afterwards."""
+    """Two nodes without functions and sandboxes, before and after each test."""
     yield two_nodes
     one = two_nodes[0]
     for function in one.call("GET", "/api/functions").json()["functions"]:
@@ -38,7 +38,7 @@ def nodes(two_nodes: tuple[Server, Server]) -> Iterator[tuple[Server, Server]]:
 
 @contextlib.contextmanager
 def most_at_a_time(*nodes: Server) -> Iterator[Callable[[], int]]:
-    """The most sandboxes that all nodes together had at a time; counted until the end."""
+    """The maximum of sandboxes on all nodes together; counted until the end."""
     most, homes = 0, [group for node in nodes for group in groups(node)]
 
     def count(there: set[Path]) -> None:
@@ -50,7 +50,7 @@ def most_at_a_time(*nodes: Server) -> Iterator[Callable[[], int]]:
 
 
 def on(node: Server, function: Function) -> Function:
-    """The same function, asked for at another node, once that has heard of it."""
+    """The same function at another node, once that knows it."""
     there = Function(node, function.id)
     until(lambda: node.call("GET", there.path).json().get("state") == "active")
     return there
@@ -60,21 +60,21 @@ def test_calls_at_two_nodes_have_one_instance_at_a_time(nodes: tuple[Server, Ser
     one, two = nodes
     function = one.deploy("echo hello", max_instances=1)
     there = on(two, function)
-    for name in ("one", "two"):  # which then run the calls that they are asked for, and no others
+    for name in ("one", "two"):  # which then run only the calls that they receive
         assert one.call("POST", f"/api/nodes/{name}/cordon").status_code == 200
-    time.sleep(full_wait(1.5))  # until each has heard of it
+    time.sleep(full_wait(1.5))  # until each knows of it
     with most_at_a_time(one, two) as most:
         for _ in range(3):
-            for each in (function, there):  # it is there, or it goes there
+            for each in (function, there):  # it is there, or moves there
                 assert each.invoke()["status"] == "success"
-        until(lambda: most() == 1)  # the last, which waits for more calls
+        until(lambda: most() == 1)  # the last one, which is kept for more calls
     assert most() == 1
-    with most_at_a_time(one, two) as most:  # two are seen where there are two
+    with most_at_a_time(one, two) as most:  # control: two instances are counted as two
         one.deploy("echo hello", min_instances=1, max_instances=1)
         until(lambda: most() == 2)
     for name in ("one", "two"):
         assert one.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
-    time.sleep(full_wait(1))  # until each has heard of it
+    time.sleep(full_wait(1))  # until each knows of it
 
 
 def test_calls_of_two_versions_have_one_instance_at_a_time(nodes: tuple[Server, Server]) -> None:
@@ -91,13 +91,13 @@ def test_calls_of_two_versions_have_one_instance_at_a_time(nodes: tuple[Server, 
             assert named["stdout"] == "old\n"
             assert named["execution_node_id"] == "two"
             assert function.invoke()["stdout"] == "new\n"
-        until(lambda: most() == 1)  # the last, which waits for more calls
+        until(lambda: most() == 1)  # the last one, which is kept for more calls
     assert most() == 1
 
 
 @promise("N27")
 def test_a_function_changes_where_a_node_keeps_its_minimum(nodes: tuple[Server, Server]) -> None:
-    """Every place is taken by what that node keeps ready."""
+    """All places are taken by the instances that the node keeps ready."""
     one, two = nodes
     function = one.deploy("echo old", min_instances=1, max_instances=1)
     there = on(two, function)
@@ -107,15 +107,15 @@ def test_a_function_changes_where_a_node_keeps_its_minimum(nodes: tuple[Server, 
         assert (changed["current_version"], changed["error_message"]) == (2, None), changed
         again = one.call("POST", f"{function.path}/deploy").json()
         assert (again["state"], again["error_message"]) == ("active", None), again
-        assert time.monotonic() - began < scaled(8)  # and not when something is given up
+        assert time.monotonic() - began < scaled(8)  # and not only after a timeout
         assert function.invoke()["stdout"] == "new\n"
         until(lambda: function.pool()["ready_count"] == 1)
     assert most() == 1
 
 
 def test_a_stopped_node_s_instances_end_before_new_ones_start(nodes: tuple[Server, Server]) -> None:
-    """The server of a node stands still: its launcher ends what it has, and nothing of it is there
-    again once it goes on.
+    """A node's server is stopped: its launcher ends its instances, and none of them exists once it
+    is resumed.
     """
     one, two = nodes
     function = one.deploy("echo hello", max_instances=1, min_instances=1)
@@ -135,7 +135,7 @@ def test_a_stopped_node_s_instances_end_before_new_ones_start(nodes: tuple[Serve
         until(lambda: two.call("GET", there.path).json()["owner_node_id"] == "two")
         until(
             lambda: len({one.name for one in sandboxes(groups(two))}) == 1
-        )  # the minimum, which that keeps from now on
+        )  # the minimum, which that node keeps from now on
     assert most() == 1
     one.start()
 

@@ -1,4 +1,4 @@
-"""Real nodes of one fleet: what a revoked key opens at a node that does not reach PostgreSQL."""
+"""Real nodes of one fleet: what a revoked key can do at a node that does not reach PostgreSQL."""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def asks_for_a_key(node: Server) -> bool:
 
 
 class CutOff:
-    """A node that is asked with a key, which another one may have revoked."""
+    """A node that gets requests with a key, which another one may have revoked."""
 
     def __init__(self, fleet: Fleet, proxy: DatabaseProxy) -> None:
         self.fleet, self.proxy = fleet, proxy
@@ -67,7 +67,7 @@ def test_a_revoked_key_opens_no_node_that_is_cut_off_from_postgresql(cut_off: Cu
     assert revoked.status_code in (200, 204), revoked.text
     until(lambda: cut_off.invoke(key).status_code == 401, 10)
     time.sleep(full_wait(FENCE_S))
-    # The other node vouches for the other key all the time.
+    # The other node confirms the other key all the time.
     assert (cut_off.invoke(key).status_code, cut_off.invoke(kept).status_code) == (401, 200)
     cut_off.proxy.heal()
     time.sleep(full_wait(2))
@@ -107,11 +107,11 @@ def test_a_node_that_reaches_nobody_accepts_no_key(cut_off: CutOff) -> None:
     refused = cut_off.invoke(key)
     assert refused.json()["error_code"] == "STORE_UNAVAILABLE", refused.text
     assert "whether the credential is valid" in refused.text
-    # Nobody is let in, and health says why.
+    # No caller is accepted, and health reports why.
     health = cut_off.two.call("GET", "/api/functions/health").json()
     assert not health["ready"]
     assert "whether the credential is valid" in health["checks"]["credentials"]["reason"]
     assert health["protections"] == {}
     cut_off.proxy.heal()
     until(lambda: cut_off.invoke(key).status_code == 200, 20)
-    cut_off.one.start()  # which clears away what the killed one left
+    cut_off.one.start()  # cleans up after the killed one

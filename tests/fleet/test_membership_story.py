@@ -1,10 +1,10 @@
-"""Several nodes over one PostgreSQL, killed, stopped, started again and taken over in any order:
-whatever happens, no attempt is made twice and no accepted work is lost.
+"""Several nodes over one PostgreSQL, killed, stopped, restarted and taken over in any order: no
+attempt runs twice and no accepted work is lost.
 
-The store, the spools and the rules of membership are the real ones. The handlers are not: an
-attempt is a note that it began, on a node that may end it. As the launcher does it, a node's
-instances end once its place was not renewed for `end_s`; as the server does it, a node that could
-not renew for `fence_s` begins nothing.
+The store, the spools and the membership rules are real. The handlers are not: an attempt is a note
+that it began, on a node that may end it. Like the launcher, a node ends its instances once its
+membership was not renewed for `end_s`; like the server, it starts nothing after `fence_s` without a
+renewal.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ ACTIONS = ("accept", "claim", "begin", "finish", "commit", "kill", "start", "sto
 
 
 class Node:
-    """One of the servers, or what is left of it."""
+    """One of the servers, or its remains."""
 
     def __init__(self, world: "World", name: str) -> None:
         self.world, self.name = world, name
@@ -59,7 +59,7 @@ class Node:
 
     @property
     def may_begin(self) -> bool:
-        """What a node asks itself before it begins anything."""
+        """What a node checks before it starts anything."""
         return self.world.clock.time - self.renewed_at < TIMES.fence_s
 
     async def start(self) -> None:
@@ -86,7 +86,7 @@ class Node:
         self.is_up, self.is_stopped = True, False
 
     async def kill(self) -> None:
-        """As `kill -9` of a node with everything in it. The spool stays."""
+        """Like `kill -9` of a node with everything in it. The spool stays."""
         if not self.is_up:
             return
         if self.journal._timer is not None:
@@ -97,7 +97,7 @@ class Node:
         self.running.clear()
 
     async def leave(self) -> None:
-        """In order: what was claimed is put back, and what runs ends."""
+        """Stops properly: releases claims, and ends running work."""
         if not self.acts:
             return
         try:
@@ -112,13 +112,13 @@ class Node:
         await self.kill()
 
     async def beat(self) -> None:
-        """What a node does every second."""
+        """A node's work of every second."""
         now = self.world.clock.time
         try:
             own = await self.members.beat(Report())
-        except StoreUnavailable:  # Its sessions were ended; the next beat has new ones.
+        except StoreUnavailable:  # its sessions were ended; the next heartbeat opens new ones
             return
-        if own is None:  # It ends, and whoever watches it starts it again.
+        if own is None:  # it ends, and a service manager restarts it
             await self.kill()
             return
         self.renewed_at = now
@@ -126,7 +126,7 @@ class Node:
             self.world.taken_over += await self.members.take_over(seen) is not None
 
     def end_instances(self) -> None:
-        """The launcher does it, also where the server stands still."""
+        """The launcher does it, even if the server is stopped."""
         if self.world.clock.time - self.renewed_at < TIMES.end_s:
             return
         for call, record in [*self.running.items()]:
@@ -204,7 +204,7 @@ class World:
         elif node.acts:
             try:
                 await self._serve(action, node)
-            except StoreUnavailable:  # It was taken over, and has to find out.
+            except StoreUnavailable:  # it was taken over, and has yet to learn that
                 await node.kill()
 
     async def _serve(self, action: str, node: Node) -> None:
@@ -223,7 +223,7 @@ class World:
             await node.journal.synced()
 
     async def settle(self) -> None:
-        """Everything is well again, and everything that was accepted is run."""
+        """All faults end, and all accepted work runs."""
         for node in self.nodes.values():
             node.is_stopped = False
             await node.start()
@@ -235,7 +235,7 @@ class World:
                     await self.act(action, name)
             if await self.all_are_over():
                 for node in self.nodes.values():
-                    await node.start()  # who was taken over may have found out just now
+                    await node.start()  # a taken-over node may have learned that only now
                 return
         raise AssertionError("accepted work is left")
 
@@ -325,7 +325,7 @@ async def test_a_killed_node_is_taken_over_and_its_work_tried_again(tmp_path: Pa
 
 
 async def test_a_node_that_stood_still_begins_nothing_of_what_it_had(tmp_path: Path) -> None:
-    """SIGSTOP, a take-over, CONT: it still holds claimed work, and believes that it is its own."""
+    """SIGSTOP, a take-over, SIGCONT: it still holds claimed work, and believes that it owns it."""
     story = [*LOST_WITH_WORK, ("stop", "a"), ("wait", 12), ("go", "a"), ("begin", "a")]
     world = await play(tmp_path, story)
     assert world.taken_over == 1
@@ -334,7 +334,7 @@ async def test_a_node_that_stood_still_begins_nothing_of_what_it_had(tmp_path: P
 async def test_without_the_fence_an_attempt_is_made_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: a node that does not ask itself begins what others have begun again."""
+    """Control: a node that does not check itself starts what others have restarted."""
     monkeypatch.setattr(Node, "may_begin", True)
     story = [
         *[("accept", "a"), ("claim", "a"), ("stop", "a"), ("wait", 12)],
@@ -348,5 +348,5 @@ async def test_a_node_that_leaves_is_taken_over_at_once(tmp_path: Path) -> None:
     story = [*LOST_WITH_WORK, ("leave", "a"), ("wait", 1)]
     world = await play(tmp_path, story)
     assert world.taken_over == 1
-    # What it had begun it also ended, and what it had only claimed it put back.
+    # It ended what it had started, and released what it had only claimed.
     assert {attempt for _, attempt in world.begun} == {1}

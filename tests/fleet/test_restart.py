@@ -1,5 +1,6 @@
-"""Nodes that are stopped in order and started again while clients call the fleet through a load
-balancer. `scripts/soak fleet --matrix` does it with three nodes at 200 calls a second.
+"""Nodes that are stopped with SIGTERM and restarted while clients invoke through a load balancer.
+
+`scripts/soak fleet --matrix` does it with three nodes at 200 calls a second.
 """
 
 import time
@@ -19,7 +20,7 @@ PER_SECOND = 60
 
 
 def test_a_node_that_is_restarted_fails_no_call(fleet: Fleet) -> None:
-    """By SIGTERM alone: what is on its way to the node then runs at the other one."""
+    """By SIGTERM only: calls on their way to the node run at the other one."""
     one, two = (at_its_port(fleet, name).start() for name in ("one", "two"))
     function = one.deploy("true", max_instances=4)
     with Balancer([one, two]) as balancer:
@@ -32,5 +33,5 @@ def test_a_node_that_is_restarted_fails_no_call(fleet: Fleet) -> None:
 
 
 def at_its_port(fleet: Fleet, name: str) -> Server:
-    """A load balancer knows a node by its address, also once that was started again."""
+    """A load balancer knows a node by its address, which stays the same after a restart."""
     return fleet.node(name, f"{SHORT} --port {free_port()}")

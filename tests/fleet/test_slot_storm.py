@@ -1,4 +1,4 @@
-"""No more instances than the maximum, counted from outside, whatever becomes of nodes."""
+"""No more instances than the maximum, counted from outside, whatever happens to nodes."""
 
 import asyncio
 import random
@@ -46,7 +46,7 @@ def until(true: Callable[[], bool], within_s: float) -> None:
 
 
 def test_a_fault_storm_never_exceeds_the_maximum(functions: list[Function], tmp_path: Path) -> None:
-    """Nodes are killed and stopped, and connections ended, at random, for half a minute."""
+    """Random kills and stops of nodes, and ended connections, for half a minute."""
     dice = random.Random()
     storm = Storm(tmp_path, url_of(tmp_path), functions, MOST)
     wake: dict[int, float] = {}
@@ -74,7 +74,7 @@ def test_a_fault_storm_never_exceeds_the_maximum(functions: list[Function], tmp_
         for stopped in wake:
             storm.signal(stopped, signal.SIGCONT)
         before = storm.calls
-        until(lambda: storm.calls > before + 20, 20)  # it has survived it all
+        until(lambda: storm.calls > before + 20, 20)  # it has survived all of that
         until(lambda: len(storm.worked) == storm.nodes, 20)
     assert storm.exceeded == 0, (
         f"{storm.exceeded} of {storm.samples} samples, up to {storm.most_seen}"
@@ -88,7 +88,7 @@ def test_a_fault_storm_never_exceeds_the_maximum(functions: list[Function], tmp_
 def test_a_stopped_node_s_instances_end_before_others_have_its_slots(
     functions: list[Function], tmp_path: Path, holds_deadline: bool
 ) -> None:
-    """Without the deadline they would live beside those of the others: the negative control."""
+    """Negative control: without the deadline they would exist beside those of other nodes."""
     storm = Storm(tmp_path, url_of(tmp_path), functions, MOST, holds_deadline=holds_deadline)
     with storm.running():
         until(lambda: storm.calls > 20, 20)

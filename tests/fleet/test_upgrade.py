@@ -1,6 +1,7 @@
-"""Two nodes are brought from this version to a newer one with a newer schema, and one of them back,
-while clients call. `scripts/soak fleet --row rolling-upgrade` does it with three nodes at
-200 calls a second.
+"""Two nodes are upgraded from this version to a newer one with a newer schema, and one of them is
+downgraded, while clients invoke.
+
+`scripts/soak fleet --row rolling-upgrade` does it with three nodes at 200 calls a second.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Real nodes: what is seen at one is true of all. One fleet, since a start takes seconds."""
+"""Real nodes: what one node shows is true of all. One fleet, since a start takes seconds."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ Told = tuple[str, dict[str, Any]]
 
 
 def on(node: Server, function: Function) -> Function:
-    """The same function, asked for at another node, once that has heard of it."""
+    """The same function at another node, once that knows it."""
     there = Function(node, function.id)
     until(lambda: node.call("GET", there.path).json().get("state") == "active")
     return there
@@ -36,7 +36,7 @@ def has_ready(node: Server, path: str, count: int) -> bool:
 
 @contextlib.contextmanager
 def followed(node: Server, path: str = "/api/events") -> Iterator[list[Told]]:
-    """The events that somebody reads at a node until the end of the block, as they come."""
+    """The events at a node until the end of the block, as they arrive."""
     told: list[Told] = []
     with (
         httpx.Client(trust_env=False, timeout=None) as http,
@@ -67,8 +67,8 @@ def of_call(told: list[Told], invocation_id: str) -> list[str]:
 
 
 def is_told(told: list[Told], function: Function) -> bool:
-    """Whether the start and the end of a call come, once each. Where there were many a moment ago
-    they may come in a sum.
+    """Whether the start and the end of an invocation arrive, once each. After many invocations they
+    may be part of a sum.
     """
     answer = function.try_invoke()
     assert answer.status_code == 200, answer.text
@@ -81,7 +81,7 @@ def is_told(told: list[Told], function: Function) -> bool:
 
 
 def is_written(told: list[Told], function: Function) -> bool:
-    """Whether the output of a call comes, and its end, in this order and once."""
+    """Whether the output of an invocation and its end arrive, in this order and once."""
     call = function.try_invoke().headers["x-invocation-id"]
     for _ in range(10):
         if "end" in of_call(told, call):
@@ -114,14 +114,14 @@ def instances_are_counted_over_both(one: Server, two: Server) -> Function:
         until(partial(has_ready, node, f"{here.path}/pool", 1))
 
     def starts_there() -> bool:
-        """While the one has a call, another one starts at the second node."""
+        """While the first invocation runs, another one starts at the second node."""
         busy = one.later(here.invoke, "1.5")
         until(lambda: busy.done() or here.pool()["busy_count"] == 1)
         ran_on = there.invoke()["execution_node_id"]
         busy.result()
         return bool(ran_on == "two")
 
-    until(starts_there)  # on a busy machine that call may be over too soon
+    until(starts_there)  # on a busy machine that call may end too soon
     for node in (one, two):
         until(partial(has_ready, node, f"{here.path}/pool", 2))
         assert has_ready(node, "/api/functions/pool/stats", 2)
@@ -148,7 +148,7 @@ QUOTA = "/api/tenants/default/quota"
 
 
 def limited(nodes: tuple[Server, ...], **limits: float) -> None:
-    """The tenant has these limits, and every node has heard of it."""
+    """Sets these limits of the tenant, on all nodes."""
     assert nodes[0].call("PUT", QUOTA, limits).status_code == 200
     for node in nodes:
         until(partial(has_limits, node, limits))
@@ -170,7 +170,7 @@ def in_flight(node: Server) -> int:
 
 @contextlib.contextmanager
 def held(*functions: Function) -> Iterator[None]:
-    """A call of each, which runs until the end of the block."""
+    """An invocation at each, which runs until the end of the block."""
     calls = [each.server.later(each.try_invoke, "600") for each in functions]
 
     def have_ended() -> bool:
@@ -205,7 +205,7 @@ def calls_a_second_are_those_of_both(one: Server, two: Server, here: Function) -
     began, taken = time.monotonic(), list[bool]()
 
     def is_over() -> bool:
-        """After these seconds; where calls are slow, once enough of them were made."""
+        """After these seconds; if invocations are slow, once there were enough of them."""
         took = time.monotonic() - began
         return took > scaled(10) or (took > seconds and len(taken) > 2 * rate * seconds)
 
@@ -218,7 +218,7 @@ def calls_a_second_are_those_of_both(one: Server, two: Server, here: Function) -
     for each in calling:
         each.result()
     admitted, took = sum(taken), time.monotonic() - began
-    # A second's worth may come at once, and each node has one more. Without each other: twice that.
+    # A burst of one second is allowed, and each node has one more. Without each other: twice that.
     assert 0.5 * rate * seconds <= admitted <= rate * took + rate + 2
     limited((one, two))
 
@@ -234,5 +234,5 @@ def a_killed_node_is_a_gap_and_heals(
     gaps = [name for name, _ in told].count("gap")
     one.start()
     again = on(one, here)
-    until(lambda: [name for name, _ in told].count("gap") > gaps)  # for what it did before
+    until(lambda: [name for name, _ in told].count("gap") > gaps)  # for its earlier requests
     until(partial(is_told, told, again))

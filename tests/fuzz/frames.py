@@ -1,8 +1,9 @@
-"""Fuzzing the parsers on both sides of a sandbox's socket: `scripts/soak frames`.
+"""Fuzzes the parsers on both sides of a sandbox's socket: `scripts/soak frames`.
 
-The guest's by libFuzzer with AddressSanitizer and UBSan, the server's by atheris, side by side, for
-so many minutes each. It starts from the inputs in `tests/fuzz/corpus`. An input that breaks a
-promise is left in a directory of its own, which is named; everything else goes at the end.
+The guest's parsers are fuzzed by libFuzzer with AddressSanitizer and UBSan, the server's by
+atheris, in parallel, for the given minutes each. It starts from the inputs in `tests/fuzz/corpus`.
+An input that breaks a promise is left in a separate directory, which is printed; everything else is
+removed at the end.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from pathlib import Path
 from fuzz import harness, python_side
 
 ATHERIS = "atheris==3.1.0"
-# A session is a list of events, and a frame says how to grow, so neither needs to be long.
+# A session is a list of events, and a frame can specify its growth, so inputs can be short.
 LONGEST = 1024
 MOST_KEPT = {"session": 110, "shell": 55}
 MOST_KEPT_OF_OTHERS = 18
-# What a runner says.
+# Messages of a runner.
 WORDS = [
     b"ready ",
     b"result stdout\n",
@@ -41,7 +42,7 @@ OF_A_FUZZER = re.compile(r"[0-9a-f]{40}")
 
 @dataclass
 class Result:
-    """What one target came to."""
+    """The result of fuzzing one target."""
 
     name: str
     executions: int = 0
@@ -65,7 +66,7 @@ class Result:
 
 @dataclass
 class Directories:
-    """Where a run has its things: `work` goes at the end, `findings` only if it is empty."""
+    """The directories of a run: `work` is removed at the end, `findings` only if it is empty."""
 
     work: Path
     findings: Path
@@ -126,7 +127,9 @@ def guest_side(directories: Directories, fuzzer: Path, seconds: int) -> list[Res
 
 
 def explain(name: str, directories: Directories) -> str:
-    """What a finding does in a program whose sanitizer names the lines; empty where it does not."""
+    """The report for a finding from a program whose sanitizer names lines; empty if it does not
+    recur.
+    """
     program = harness.build_replay(directories.work / "replay")
     found = sorted(directories.findings.glob(f"{name}-*"))
     done = harness.replay(program, name, found)
@@ -157,7 +160,7 @@ def parser_side(directories: Directories, seconds: int) -> list[Result]:
 
 
 def install_atheris(library: Path) -> str:
-    """Why it is not there; empty where it is."""
+    """Installs atheris; returns why that failed, or an empty text."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(
         [*pip, "--no-deps", "--target", str(library), ATHERIS],
@@ -182,7 +185,7 @@ def shares(targets: dict[str, int], seconds: int) -> dict[str, int]:
 
 
 def keep(directories: Directories, fuzzer: Path) -> None:
-    """The fewest inputs that reach what all did become the kept ones; those with a name stay."""
+    """Replaces the kept inputs by the fewest that reach the same code; named inputs stay."""
     for name in harness.GUEST_TARGETS | harness.PARSER_TARGETS:
         old, new = harness.CORPUS / name, directories.work / "kept" / name
         new.mkdir(parents=True)
@@ -205,7 +208,7 @@ def keep(directories: Directories, fuzzer: Path) -> None:
 
 
 def merge(name: str, fuzzer: Path, folders: list[Path]) -> None:
-    # Which edges are reached and not how often, or hundreds would be worth it.
+    # Only which edges are reached counts, not how often; otherwise hundreds would be kept.
     flags = ["-merge=1", "-use_counters=0", "-detect_leaks=0"]
     subprocess.run(
         [fuzzer, *flags, *folders],

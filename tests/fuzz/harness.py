@@ -1,4 +1,4 @@
-"""The guest as a program for a fuzzer, and as one that runs through the kept inputs."""
+"""The guest as a program for a fuzzer, and as one that replays the kept inputs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sandbox.bare_guest import SOURCE, STRICT
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"
 HARNESS = [HERE / "guest_fuzz.c", HERE / "shell_fuzz.c"]
-# By its number first: that one is known to build fuzzers.
+# The numbered version first: it is known to build fuzzers.
 COMPILERS = ("clang-19", "clang")
-# How many parts of the time each target gets; a whole life of a guest has the most to find.
+# The share of the time for each target; a guest's whole life has the most to find.
 GUEST_TARGETS = {"specialise": 1, "prepare": 1, "call": 1, "script": 1, "block": 1}
 GUEST_TARGETS |= {"shell": 2, "session": 6}
 PARSER_TARGETS = {"decoder": 2, "json": 2, "long-json": 1}
 CHECKED = ["-g", "-fno-sanitize-recover=all"]
-# A findings' file tells more than a list of what was not given back.
+# Leak reports would hide more important findings.
 QUIET = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
 
 
@@ -30,16 +30,15 @@ def build_fuzzer(compiler: str, target: Path) -> None:
 
 
 def build_replay(target: Path, guest: Path = SOURCE) -> Path:
-    how = ["-O0", "-fsanitize=address,undefined", "-DREPLAY"]  # Compiling takes most of the time.
+    how = ["-O0", "-fsanitize=address,undefined", "-DREPLAY"]  # compiling takes most of the time
     _build(["cc", *STRICT, *CHECKED, *how], target, guest)
     return target
 
 
 def build_control(target: Path, guest: Path, file: str, unchanged: Path) -> Path:
-    """The replay of a guest with a mistake in `file`, without the checks for undefined behaviour:
-    what is found without them is found with them, and they take half of the time.
-
-    `unchanged`: a directory for what is compiled once, the half that the mistake is not in.
+    """Builds the replay of a guest with a mistake in `file`, without the checks for undefined
+    behaviour: the mistakes are found without them, and they take half of the time. `unchanged`: a
+    directory for the half that is compiled once, without the mistake.
     """
     command = ["cc", *STRICT, "-O0", "-fsanitize=address"]
     halves = []
@@ -61,7 +60,7 @@ def _build(
 
 
 def can_build(compiler: str, directory: Path) -> bool:
-    """A compiler may be there without what it needs for fuzzers."""
+    """A compiler may be installed without its fuzzing libraries."""
     if shutil.which(compiler) is None:
         return False
     source = directory / "probe.c"
@@ -80,7 +79,7 @@ def as_target(name: str) -> dict[str, str]:
 
 
 def replay(program: Path, name: str, inputs: Iterable[Path]) -> subprocess.CompletedProcess[str]:
-    """Runs through the inputs; the last line of its output names the one it ended on."""
+    """Replays the inputs; the last line of its output names the one at which it ended."""
     return subprocess.run(
         [program, *inputs],
         env=as_target(name),

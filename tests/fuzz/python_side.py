@@ -1,7 +1,7 @@
-"""One target of the server's parsers for a time: by atheris where it can be had, else by chance.
+"""Fuzzes one of the server's parsers for some time: with atheris or, without it, at random.
 
-With atheris the modules are instrumented, and inputs that reach something new are kept; without it
-kept inputs are changed at random, and what that reaches is not known. Started by `fuzz.frames`.
+Atheris instruments the modules, and keeps inputs that reach new code. Without it, kept inputs are
+changed at random, and the code that they reach is not known. Started by `fuzz.frames`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def with_atheris(name: str, corpus: Path, kept: Path, seconds: int, findings: Pa
 
 
 def write_words(path: Path, words: list[bytes]) -> Path:
-    """As a dictionary of libFuzzer: a word a line, every byte by its number."""
+    """Writes a dictionary for libFuzzer: one word per line, each byte as a hexadecimal escape."""
     lines = ["".join(f"\\x{byte:02x}" for byte in word) for word in words]
     path.write_text("".join(f'"{line}"\n' for line in lines))
     return path
@@ -114,7 +114,7 @@ def changed(seeds: list[bytes], chance: random.Random) -> bytes:
     return bytes(data[:LONGEST])
 
 
-# ------------------------------------------------------------------------ which inputs are worth it
+# ------------------------------------------------------------------------ -- inputs worth keeping
 
 
 def reached(run: Callable[[bytes], None], data: bytes) -> set[tuple[str, int, int]]:

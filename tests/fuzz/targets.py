@@ -1,6 +1,6 @@
-"""What is asked of the server's own parsers, for any bytes. A broken promise is an AssertionError.
+"""Properties of the server's own parsers, for any bytes. A broken one is an AssertionError.
 
-Each target takes the module it is about, so that a copy with a mistake can be asked the same.
+Each target takes the module to test, so that a copy with a mistake can be tested in the same way.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from quiltfn.wire import FunctionChanges, NewFunction
 
 # ------------------------------------------------------------------------------- a guest's frames
 
-# From docs/reference/guest-protocol.md, not from the decoder: the shortest and longest payload.
+# From docs/reference/guest-protocol.md, not from the decoder: minimum and maximum payloads.
 LENGTHS = {"H": (4, 4), "P": (4, 5125), "O": (9, 65544), "E": (9, 65544), "X": (40, 1064)}
 LENGTHS |= {"T": (9, 65544), "Z": (8, 8), "D": (4, 4)}
 FRAME_MAX = 8 + 65_544
 
 
 class Read(NamedTuple):
-    """What a stream says: so many events, and then perhaps what is wrong with it."""
+    """The content of a stream: its events, and then its error, if there is one."""
 
     events: list[tuple[Any, ...]]
     wrong: str | None
@@ -40,7 +40,7 @@ class Read(NamedTuple):
 
 
 def read(stream: bytes) -> Read:
-    """A second reading of the protocol."""
+    """A second implementation of the protocol."""
     events: list[tuple[Any, ...]] = []
     at = 0
     while len(stream) - at >= 8:
@@ -95,7 +95,7 @@ def as_told(event: wire.Event) -> tuple[Any, ...]:
 
 
 def decoder(data: bytes, it: Any = wire) -> None:
-    """`data`: one byte that says how the rest is cut, then what a guest sends."""
+    """`data`: one byte that determines how the rest is split, then a guest's bytes."""
     seed, stream = data[:1], data[1:]
     wanted = read(stream)
     whole = fed(it, [stream])
@@ -107,14 +107,14 @@ def decoder(data: bytes, it: Any = wire) -> None:
     assert (loose.wrong, loose.rest) == (wanted.wrong, wanted.rest)
     assert loose.events == wanted.events[: len(loose.events)], "cut, it gives other events"
     assert loose.wrong or len(loose.events) == len(wanted.events), "cut, it gives fewer events"
-    # A piece with a fault gives no event. Where every frame has a piece of its own, all are told.
+    # A piece with an error yields no events. If every frame has its own piece, all are reported.
     assert fed(it, cut(stream, chance, ends(stream))) == wanted, "cut at the ends of frames"
     if len(stream) <= 2000:
         assert fed(it, [stream[n : n + 1] for n in range(len(stream))]) == wanted, "byte by byte"
 
 
 def ends(stream: bytes) -> list[int]:
-    """Where frames end, as far as their headers can be believed."""
+    """The ends of frames, as far as their headers are valid."""
     found, at = [], 0
     while len(stream) - at >= 8:
         at = min(len(stream), at + 8 + int.from_bytes(stream[at + 4 : at + 8], "little"))
@@ -123,19 +123,19 @@ def ends(stream: bytes) -> list[int]:
 
 
 def cut(stream: bytes, chance: random.Random, at: list[int]) -> list[bytes]:
-    """In pieces, at these places and at some others."""
+    """Splits the data at these positions and some others."""
     more = [chance.randrange(len(stream) + 1) for _ in range(chance.randrange(8))]
     edges = sorted([0, *at, *more, len(stream)])
     return [stream[a:b] for a, b in pairwise(edges)]
 
 
 def fed(it: Any, pieces: list[bytes]) -> Read:
-    """What the decoder makes of a stream; at any time it holds less than one frame."""
+    """The decoder's results for a stream; checks that it never holds a whole frame."""
     one, events = it.Decoder(), []
     kept = one._rest
     for n, piece in enumerate(pieces):
         try:
-            # The classes of a copy are others of the same names.
+            # The classes of a copy are different, with the same names.
             found = one.feed(piece)
             events += [as_told(getattr(wire, type(e).__name__)(*fields(e))) for e in found]
         except it.WireError as error:
@@ -159,13 +159,15 @@ def fields(event: Any) -> list[Any]:
 
 DEPTH_MAX, VALUES_MAX, COUNTED_FROM = 32, 50_000, 64 * 1024
 LONGEST_GROWN = 128 * 1024
-# A dictionary of one member is some 240 bytes; what msgspec and the exception need besides.
+# A dictionary with one member takes 240 bytes; the rest is for msgspec and the exception.
 BYTES_OF_A_VALUE, BYTES_OF_A_BODY_BYTE, BYTES_MORE = 400, 24, 1 << 20
 OWN_REASONS = ("twice", "nests deeper", "more than 50000 values", "thousands of digits")
 
 
 def long_json_body(data: bytes, it: Any = parse) -> None:
-    """For bodies longer than an input: `data` says what is repeated. Memory is measured, too."""
+    """For bodies longer than an input: `data` specifies what is repeated. Memory is measured,
+    too.
+    """
     body = grow(data)
     most = BYTES_MORE + BYTES_OF_A_BODY_BYTE * len(body) + BYTES_OF_A_VALUE * VALUES_MAX
     tracemalloc.start()
@@ -180,7 +182,7 @@ def long_json_body(data: bytes, it: Any = parse) -> None:
 
 
 def json_body(body: bytes, it: Any = parse) -> None:
-    """A value that a second reader takes for the same, or a refusal that it agrees with."""
+    """A value that a second parser also returns, or a refusal that it confirms."""
     try:
         value = it.json_value(body)
     except BadRequest as refusal:
@@ -194,7 +196,7 @@ def json_body(body: bytes, it: Any = parse) -> None:
 
 
 def grow(data: bytes) -> bytes:
-    """Two bytes: how often, two: where the piece begins and how long it is, then all of it."""
+    """Two bytes: how often; two: the start and length of the piece; then all of the text."""
     times, start, length = int.from_bytes(data[:2], "little"), *data[2:4].ljust(2, b"\0")
     rest = data[4:]
     piece = rest[start : start + length]
@@ -230,12 +232,12 @@ def check_value(value: Any, length: int) -> None:
             elif isinstance(one, list):
                 below += one
         level = below
-    # Names of members are counted like values; nothing stands before the outermost.
+    # Names of members count like values; the outermost value has no name.
     assert length <= COUNTED_FROM or count <= VALUES_MAX + 1, f"{count} values"
 
 
 def same(one: Any, other: Any) -> bool:
-    """Without what `==` forgives: True is not 1."""
+    """Compares strictly: True is not 1."""
     return repr(one) == repr(other)
 
 
@@ -258,7 +260,7 @@ def check_shapes(value: Any, it: Any) -> None:
 
 
 def check_told(refusal: Unprocessable) -> None:
-    """It can be sent, and is not as long as what it is about."""
+    """Checks that the error can be sent, and is shorter than the input."""
     answer = msgspec.json.encode([str(refusal), refusal.details])
     assert len(answer) < 10_000, f"a refusal of {len(answer)} bytes"
 

@@ -1,4 +1,4 @@
-"""A place for the real guest, made of bare namespaces: no OCI runtime, no cgroup, no seccomp."""
+"""Runs the real guest in bare namespaces: without OCI runtime, control group and seccomp."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def build_guest(target: Path, *, sanitized: bool, source: Path = SOURCE) -> Path
 
 @dataclass
 class Outcome:
-    """What one call gave, and how many times the host had to read for it."""
+    """The result of one call, and how often the host had to read for it."""
 
     end: End | None = None
-    stdout: bytes = b""  # as clients are shown it, with the result behind it
+    stdout: bytes = b""  # in the form for clients, with the result at the end
     result: bytes = b""
     stderr: bytes = b""
     reads: int = 0
@@ -69,10 +69,10 @@ class Outcome:
 
 
 class BareGuest:
-    """One sandbox with the guest in it, and the host's end of its socket."""
+    """One sandbox with the guest, and the host's end of its socket."""
 
     def __init__(self, guest: Path, *options: str) -> None:
-        """`options`: arguments of the guest, behind the three that it always has."""
+        """`options`: arguments of the guest in addition to its usual three."""
         self.decoder = Decoder()
         self.waiting: list[Event] = []
         self.nonce = 41
@@ -103,7 +103,7 @@ class BareGuest:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         self.guest_pid = int(children.read_text())
         self.namespace = os.readlink(f"/proc/{self.guest_pid}/ns/pid")
-        # Held open, it gives its number to no other one, of a sandbox of another test.
+        # While it is open, the kernel does not reuse its number for another test's sandbox.
         self.held = os.open(f"/proc/{self.guest_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def __enter__(self) -> Self:
@@ -118,7 +118,7 @@ class BareGuest:
         self.close()
 
     def close(self) -> int:
-        """Hangs up, and returns the guest's exit status; nothing is left then."""
+        """Closes the connection; returns the guest's exit status, once nothing is left."""
         self.socket.close()
         status = self.wait()
         left = self.processes() if self.held >= 0 else []
@@ -137,7 +137,7 @@ class BareGuest:
             raise
 
     def processes(self) -> list[int]:
-        """The machine's ids of all that runs in there, zombies included."""
+        """The host's pids of all processes in the sandbox, zombies included."""
         found = []
         for entry in os.listdir("/proc"):
             if entry.isdigit():
@@ -193,7 +193,7 @@ class BareGuest:
         )
 
     def answer(self) -> Outcome:
-        """Reads up to CLEAN; every frame must be of the call in hand."""
+        """Reads up to CLEAN; checks that every frame belongs to the current call."""
         answer, began = Outcome(), time.monotonic()
         out, err = bytearray(), bytearray()
         while True:
@@ -228,5 +228,7 @@ class BareGuest:
         return self.answer()
 
     def run(self, script: str, *, timeout_ms: int = 10_000) -> Outcome:
-        """For a guest specialised with `sh -c 'eval "$SCRIPT"'`: another handler each time."""
+        """For a guest specialised with `sh -c 'eval "$SCRIPT"'`: each call can have another
+        handler.
+        """
         return self.call({"SCRIPT": script}, timeout_ms=timeout_ms)

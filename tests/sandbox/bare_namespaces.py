@@ -1,8 +1,8 @@
 """A program that makes the namespaces of `bare_guest.py`, takes the user ids that its parent
-maps for it, mounts /proc, /tmp and /dev/shm, and becomes pid 1's parent. All mounts live in the
-namespaces' own mount table, so the end of the guest is the end of everything.
+maps for it, mounts /proc, /tmp and /dev/shm, and becomes pid 1's parent. All mounts are in the new
+mount namespace, so they end with the guest.
 
-It is started for every guest, and most of what it takes are imports: so it has few.
+It is started for every guest. Imports would take most of its time, so it has few.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import sys
 
 TMP_OPTIONS = "mode=1777,size=8m,nr_inodes=2048"
 SHM_OPTIONS = "mode=1777,size=4m,nr_inodes=256"
-# What the runtime gives a guest: KILL, SETGID, SETUID, SETPCAP, SYS_ADMIN.
+# The capabilities that the runtime gives a guest: KILL, SETGID, SETUID, SETPCAP, SYS_ADMIN.
 CAPABILITIES = (5, 6, 7, 8, 21)
 SANITIZER = {
     "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
     "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99",
 }
 SHELL_LIBRARY = f"{os.path.dirname(__file__)}/../../src/quiltfn/guest/bin/shell.so"
-# Where it has that library, for everybody to read.
+# The path of that library in the sandbox, readable by everybody.
 SHOWN = "/mnt/shell.so"
 
 
@@ -36,7 +36,7 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
     def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
         check(libc.mount(source, target, kind, ctypes.c_ulong(flags), data))
 
-    # Before /tmp is another one: the checkout may lie there.
+    # Before /tmp is covered: the checkout may be in it.
     binary = os.open(guest, os.O_RDONLY)
     with open(SHELL_LIBRARY, "rb") as file:
         library = file.read()
@@ -67,7 +67,7 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
         if cap not in CAPABILITIES and cap != 8:
             libc.prctl(24, cap, 0, 0, 0)  # PR_CAPBSET_DROP
     check(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
-    os.umask(0o077)  # Not the guest's own, so that it has to set it.
+    os.umask(0o077)  # Differs from the guest's umask, so that the guest has to set its own.
     if binary <= 3 or control != 3:
         binary = os.dup2(binary, 200)
         os.dup2(control, 3)

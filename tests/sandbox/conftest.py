@@ -1,4 +1,4 @@
-"""The real guest, compiled as it ships and with sanitizers, once for all tests of it."""
+"""The real guest, compiled as released and with sanitizers, once for all tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def empty(guest: Path) -> Iterator[BareGuest]:
-    """A guest that has said hello and nothing else."""
+    """A guest that has only said hello."""
     with BareGuest(guest) as one:
         yield one
         assert one.close() != SANITIZER_EXIT

@@ -1,7 +1,7 @@
-"""A launcher whose server is in the hands of the test: it does what the test sends it as code.
+"""A launcher with a server that the test controls: it runs code that the test sends.
 
-So a test plays a server that was taken over, as the uid and with the descriptors that one would
-have. Run as a script this is the launcher's process.
+So a test can act as a compromised server, with its uid and descriptors. Run as a script, this is
+the launcher's process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from quiltfn.settings import Settings
 from timeouts import scaled
 
 RUNSC = "/usr/bin/runsc"
-# SIGTERM keeps its default: a handler in Python that comes just before `recv` waits is not run.
+# SIGTERM keeps its default: a Python handler of a signal just before `recv` blocks would not run.
 STAND_IN = r"""
 import contextlib, json, os, signal, socket, sys, time
 given = dict(one[2:].split("=", 1) for one in sys.argv[2:])
@@ -75,7 +75,7 @@ while code := test.recv(65536):
 
 @dataclass
 class LauncherProcess:
-    """A launcher that runs, its directories, and the server in its hands."""
+    """A running launcher, its directories, and the server under the test's control."""
 
     root: Path
     process: subprocess.Popen[bytes]
@@ -84,7 +84,9 @@ class LauncherProcess:
     id: str = field(init=False)
 
     def do(self, code: str) -> Any:
-        """Has the server run that; returns what it has called `answer`, or what was raised."""
+        """Makes the server run this code; returns its value of `answer`, or raises its
+        exception.
+        """
         self.server.send(code.encode())
         return json.loads(self.server.recv(65536))
 
@@ -110,7 +112,7 @@ class LauncherProcess:
         return [pid for pid in children(self.launcher) if not is_alive(pid)]
 
     def groups(self) -> set[str]:
-        """Names of everything that has a control group of this launcher's, in any hierarchy."""
+        """Names of everything with a control group of this launcher, in any hierarchy."""
         found = set()
         for path, names, _ in os.walk("/sys/fs/cgroup"):
             if path.endswith(f"/{self.id}"):
@@ -119,7 +121,7 @@ class LauncherProcess:
         return found
 
     def sandboxes(self) -> set[str]:
-        """Sandboxes that have a control group."""
+        """Sandboxes with a control group."""
         return {name for name in self.groups() if len(name) == 24}
 
     def wait(self, timeout_s: float = 20.0) -> int:
@@ -128,7 +130,7 @@ class LauncherProcess:
 
 @contextlib.contextmanager
 def place() -> Iterator[Path]:
-    """A directory that mapped root can walk into."""
+    """A directory that mapped root can reach."""
     path = Path(tempfile.mkdtemp(prefix="quiltfn-launcher-"))
     path.chmod(0o711)
     try:
@@ -141,10 +143,10 @@ def place() -> Iterator[Path]:
 def run_launcher(
     root: Path, *, data: str = "data", through: Sequence[str] = (), **how: Any
 ) -> Iterator[LauncherProcess]:
-    """One launcher. `through`: a command that becomes it. `how`: `crun`, `runsc`, paths; `job_s`,
-    how long a program may take; `made_max`, `mounted_max`, bounds of directories and mounts.
-
-    In the end it is ended, and where it ended by itself or by SIGTERM nothing of it is left.
+    """A running launcher. `through`: a command that executes it. `how`: `crun`, `runsc`, paths;
+    `job_s`, the time limit of a program; `made_max`, `mounted_max`, limits on directories and
+    mounts. It is ended afterwards; if it ended by itself or by SIGTERM, checks that nothing of it
+    is left.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = root / f"{data}.log"

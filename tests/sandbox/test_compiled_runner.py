@@ -1,4 +1,4 @@
-"""The runner of Python is started from its compiled form, and from its source where that fails."""
+"""The Python runner is started from its compiled form, and from its source if that fails."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ SOURCE = Path(host_image.__file__).parents[1] / "guest/runners"
 
 @pytest.fixture
 def runners(tmp_path: Path) -> Path:
-    """Runners that were copied and compiled, and then had the source of one replaced."""
+    """Runners that were copied and compiled, after which the source of one was replaced."""
     target = tmp_path / "runners"
     host_image.copy_runners(SOURCE, target)
     (target / "python.py").write_text("import os\nos.write(1, b'from the source')\n")
@@ -23,7 +23,7 @@ def runners(tmp_path: Path) -> Path:
 
 
 def started(runners: Path) -> str:
-    """What it says. It has no control socket, and so the runner itself says nothing."""
+    """Its output. Without a control socket, the runner itself prints nothing."""
     command = [sys.executable, "-s", str(runners / "start_python.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=scaled(30))
     return done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The launcher ends a node's sandboxes at its deadline, while the server stands still."""
+"""The launcher ends a node's sandboxes at its deadline, even if the server is stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [
     promise("N14"),
 ]
 
-# Seconds from the making of the sandboxes; and how much later the last process may be gone.
+# Seconds from the creation of the sandboxes, and the maximum delay until the last process is gone.
 DEADLINE_S, LATER_S = 3.0, 1.0
 
 
@@ -35,7 +35,7 @@ def made() -> Iterator[LauncherProcess]:
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """The process stands still meanwhile."""
+    """Stops the process during the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -48,7 +48,7 @@ def hand_over(made: LauncherProcess, at: float) -> None:
 
 
 def processes(made: LauncherProcess) -> set[int]:
-    """Those of all sandboxes, as the kernel counts them."""
+    """The processes of all sandboxes, according to the kernel."""
     found = set()
     for path, _, files in os.walk("/sys/fs/cgroup"):
         is_sandbox = Path(path).parent.name == made.id and len(Path(path).name) == 24
@@ -64,7 +64,7 @@ def until_boottime(at: float) -> None:
 
 
 def two_sandboxes(made: LauncherProcess, **more: float) -> set[int]:
-    """Their processes."""
+    """The processes of two new sandboxes."""
     for _ in range(2):
         assert "sandbox" in made.create(**more)
     found = processes(made)
@@ -73,7 +73,7 @@ def two_sandboxes(made: LauncherProcess, **more: float) -> set[int]:
 
 
 def test_a_stopped_server_s_sandboxes_end_at_the_deadline(made: LauncherProcess) -> None:
-    """The server's machine is short of processor time for a minute, and others take it over."""
+    """The server's machine lacks CPU time for a minute, and others take the node over."""
     at = boottime() + full_wait(DEADLINE_S)
     inside = two_sandboxes(made, deadline=at)
     with stopped(made.server_pid):
@@ -82,7 +82,7 @@ def test_a_stopped_server_s_sandboxes_end_at_the_deadline(made: LauncherProcess)
         until_boottime(at + LATER_S)
         assert processes(made) == set()
         assert not [pid for pid in inside if is_alive(pid)]
-    # Whatever it was about to do, it starts nothing by what it had been promised.
+    # A creation that was requested before the deadline is refused.
     assert "not been heard of" in made.create(deadline=at)["error"]
     assert "not been heard of" in made.create()["error"]
     assert processes(made) == set()
@@ -91,7 +91,7 @@ def test_a_stopped_server_s_sandboxes_end_at_the_deadline(made: LauncherProcess)
 
 @promise("N15")
 def test_without_a_deadline_they_would_live_on(made: LauncherProcess) -> None:
-    """The negative control, and what a server that is alone has."""
+    """Negative control, and the state of a standalone server."""
     inside = two_sandboxes(made)
     with stopped(made.server_pid):
         until_boottime(boottime() + full_wait(DEADLINE_S) + LATER_S)
@@ -103,7 +103,7 @@ def test_each_renewal_moves_it(made: LauncherProcess) -> None:
     first = boottime() + full_wait(DEADLINE_S)
     inside = two_sandboxes(made, deadline=first)
     hand_over(made, first + full_wait(DEADLINE_S))
-    hand_over(made, first - 1)  # one that was late on its way takes nothing back
+    hand_over(made, first - 1)  # a delayed request does not bring the deadline forward
     until_boottime(first + LATER_S)
     assert processes(made) == inside
     until_boottime(first + full_wait(DEADLINE_S) + LATER_S)
@@ -137,7 +137,9 @@ def test_a_sandbox_that_is_being_made_ends_as_well(made: LauncherProcess) -> Non
 
 
 def test_a_stopped_launcher_is_made_up_for_by_the_server(made: LauncherProcess) -> None:
-    """The server closes what it holds of its guests, and each ends its sandbox by itself."""
+    """The server closes its connections to its guests, and each guest ends its sandbox by
+    itself.
+    """
     inside = two_sandboxes(made, deadline=boottime() + full_wait(DEADLINE_S))
     with stopped(made.launcher):
         made.do("[os.close(one) for one in kept]; kept.clear()")
@@ -145,7 +147,7 @@ def test_a_stopped_launcher_is_made_up_for_by_the_server(made: LauncherProcess) 
 
 
 def test_where_both_are_stopped_they_end_when_the_launcher_goes_on(made: LauncherProcess) -> None:
-    """What the deadline does not hold: nobody is there to end them."""
+    """A limit of the deadline: no process is left to end them."""
     at = boottime() + full_wait(DEADLINE_S)
     inside = two_sandboxes(made, deadline=at)
     with stopped(made.server_pid):
@@ -163,4 +165,4 @@ def test_the_event_loop_wakes_for_it() -> None:
     assert one.left_s(0.01) == 0.01
     late = Deadline(lambda: None)
     late.set(boottime() - 1)
-    assert late.left_s(1.0) == 1.0  # it does not turn without end
+    assert late.left_s(1.0) == 1.0  # it does not loop without a pause

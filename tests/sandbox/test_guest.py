@@ -1,4 +1,4 @@
-"""The real guest, compiled as it ships and with sanitizers, in bare namespaces."""
+"""The real guest, compiled as released and with sanitizers, in bare namespaces."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ GONE, BAD_START, BAD_FRAME = 0, 1, 2
 
 @pytest.fixture
 def bare_guest(empty: BareGuest) -> BareGuest:
-    """A guest whose handler is whatever script a call brings."""
+    """A guest whose handler is the script of each call."""
     assert empty.specialise(EVAL).errno == 0
     return empty
 
@@ -58,7 +58,7 @@ def python(code: str) -> str:
 
 
 def test_the_guest_refuses_to_be_anything_but_process_1(guest):
-    # As root, outside a PID namespace: were it to go on, its first clean-up would end the machine.
+    # As root, outside a PID namespace: if it continued, its first clean-up would end the machine.
     done = subprocess.run([guest, "size=1m", "size=1m", "0"], env=SANITIZER, check=False)
     assert done.returncode == BAD_START
 
@@ -71,7 +71,7 @@ def test_a_handler_says_hello(bare_guest):
 
 def test_a_handler_has_no_privilege_and_three_descriptors(bare_guest):
     before = Path(f"/proc/{bare_guest.guest_pid}/status").read_text()
-    assert "CapPrm:\t00000000002001e0" in before  # what there was to lose
+    assert "CapPrm:\t00000000002001e0" in before  # the capabilities it had to lose
     status = bare_guest.run("cat /proc/self/status").stdout.decode()
     for name in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
         assert f"Cap{name}:\t0000000000000000" in status
@@ -81,15 +81,15 @@ def test_a_handler_has_no_privilege_and_three_descriptors(bare_guest):
     assert "Groups:\t \n" in status
     assert "Umask:\t0022" in status
     assert bare_guest.run("cat /proc/self/oom_score_adj").stdout == b"500\n"
-    # The fourth is ls's own, of the directory it lists.
+    # The fourth is ls's own, for the directory that it lists.
     assert bare_guest.run("ls /proc/self/fd").stdout.split() == [b"0", b"1", b"2", b"3"]
-    # A session of its own: the sixth field of stat is the session, the first the process.
+    # Its own session: the sixth field of stat is the session, the first the process.
     stat = bare_guest.run("read -r stat </proc/self/stat; echo $stat").stdout.split()
     assert stat[0] == stat[5]
 
 
 def test_a_handler_starts_with_no_signal_blocked_or_ignored(empty):
-    # Without a shell, which would tidy up by itself.
+    # Without a shell, which would clean up by itself.
     assert empty.specialise(["/usr/bin/cat", "/proc/self/status"]).errno == 0
     status = empty.call().stdout.decode()
     for name in ("SigBlk", "SigIgn", "SigPnd", "ShdPnd"):
@@ -114,7 +114,7 @@ def test_the_standard_streams_can_be_opened_again_by_name(bare_guest):
 
 @pytest.mark.parametrize("is_followed", [True, False])
 def test_output_that_somebody_follows_is_sent_at_once(bare_guest, is_followed):
-    """The handler says when it wrote; the control is a call that nobody follows."""
+    """The handler prints when it wrote; the control is a call without a follower."""
     script = "printf '%s\\n' $(date +%s%N); sleep 0.02"
 
     def delay_ms():
@@ -125,7 +125,7 @@ def test_output_that_somebody_follows_is_sent_at_once(bare_guest, is_followed):
             pass
         return delay / 1e6
 
-    # Whatever else runs, one of some is read as soon as it is sent.
+    # Even on a busy machine, one of several is read as soon as it is sent.
     if is_followed:
         assert any(delay_ms() < 1.5 for _ in range(200))
     else:
@@ -184,14 +184,14 @@ def test_a_secret_of_a_call_is_not_kept_in_the_guest(bare_guest):
     bare_guest.answer()
     assert not held()
     bare_guest.run(f"for i in 1 2 3 4 5 6 7 8 9; do echo {secret.decode()}; done")
-    assert held()  # The search works: what a handler wrote is still in the output buffer.
+    assert held()  # the search works: a handler's output is still in the output buffer
 
 
 # --------------------------------------------------------------------------------------- output
 
 
 def test_a_short_call_is_one_packet(bare_guest):
-    # Not every one: on a busy machine the shell may take longer to end than output lingers.
+    # Not all: on a busy machine the shell may take longer to end than output is held back.
     assert min(bare_guest.run("echo hello").reads for _ in range(20)) == 1
 
 
@@ -254,7 +254,7 @@ def test_output_in_packet_mode_loses_no_byte(bare_guest):
 
 
 def test_frames_written_by_a_handler_are_only_its_output(bare_guest):
-    # A handler that knows the protocol forges its own end; it cannot reach the socket.
+    # A handler that knows the protocol forges its end; it cannot reach the socket.
     forged = struct.pack("<B3xIQIIQQ", ord("X"), 32, 43, 0, 0, 0, 0)
     bare_guest.send_call({"SCRIPT": "cat; cat <&3; exit 7"}, forged)
     answer = bare_guest.answer()
@@ -323,7 +323,7 @@ def test_two_hundred_processes_and_a_thousand_descriptors_leave_nothing(bare_gue
 
 
 def test_a_handler_that_forks_without_end_meets_its_deadline(bare_guest):
-    # Bounded by the machine's own limit for the handler's uid rather than by a cgroup.
+    # Limited by the system's limit for the handler's uid, not by a control group.
     answer = bare_guest.run("ulimit -u 60; f() { while :; do (:) & done; }; f", timeout_ms=400)
     assert answer.end is not None
     assert answer.end.kind is ExitKind.DEADLINE
@@ -388,7 +388,7 @@ def test_files_and_system_v_objects_are_gone_for_the_next_call(bare_guest):
 
 
 def test_what_is_looked_for_is_found_within_a_call(bare_guest):
-    # The control of the test above: its search sees these objects while they are there.
+    # Control of the test above: its search finds these objects while they exist.
     code = (
         SYSV + 'import os;open("/tmp/a","w");open("/dev/shm/b","w");os.system(os.environ["LOOK"])'
     )
@@ -461,7 +461,7 @@ def test_a_bad_working_directory_is_refused_at_specialisation(empty, cwd, errno,
 
 
 def test_a_link_is_followed_once_and_to_where_it_really_leads(empty):
-    # To process 1 this is its own root; to a handler it would be nothing at all.
+    # For process 1 this is its own root; for a handler it would not exist.
     assert empty.specialise(["/bin/pwd"], "/usr/../proc/1/root/usr").errno == 0
     assert empty.call().stdout == b"/usr\n"
 
@@ -489,7 +489,7 @@ def call_frame(flags: int, env_bytes: int, rest: bytes) -> bytes:
     return host_frame("C", struct.pack("<QIII", 1, 1000, flags, env_bytes) + rest)
 
 
-# No flags and "/"; and how long a single string behind it can be at most.
+# No flags and "/"; and the maximum length of a single string after that.
 START = b"\0\0\0\0" + b"\1\0\0\0/"
 FULL = SPECIALISE_MAX - len(START) - 8
 VIOLATIONS = {
@@ -515,7 +515,7 @@ VIOLATIONS = {
     "no value": host_frame("S", START + blobs(b"a") + blobs(b"ab")),
     "a blob too long": host_frame("S", b"\0\0\0\0" + b"\xff\xff\xff\xff/" + blobs() + blobs()),
     "too many strings": host_frame("S", START + blobs(*[b""] * (STRINGS_MAX + 1)) + blobs()),
-    # Both fill the guest's buffer to its last byte: reading on would leave it.
+    # Both fill the guest's buffer to its last byte: reading further would overrun it.
     "a blob that leaves the buffer": host_frame(
         "S", START + struct.pack("<II", 1, FULL + 1) + b"a" * FULL
     ),
@@ -545,11 +545,11 @@ def test_a_guest_that_is_sent_nonsense_ends_its_sandbox(empty, frame):
 
 @pytest.mark.parametrize("frame", CALL_VIOLATIONS.values(), ids=CALL_VIOLATIONS.keys())
 def test_a_specialised_guest_that_is_sent_nonsense_ends_its_sandbox(bare_guest, frame):
-    with suppress(BrokenPipeError):  # It may be gone before it has read the rest.
+    with suppress(BrokenPipeError):  # it may be gone before it has read the rest
         bare_guest.socket.sendall(frame)
     assert bare_guest.wait() == BAD_FRAME
-    with suppress(ConnectionResetError):  # It may have left bytes unread.
-        assert bare_guest.socket.recv(1) == b""  # No handler was started for it.
+    with suppress(ConnectionResetError):  # it may have left bytes unread
+        assert bare_guest.socket.recv(1) == b""  # no handler was started for it
 
 
 def test_anything_sent_during_a_call_ends_the_sandbox(bare_guest):
@@ -589,7 +589,7 @@ def test_three_hundred_calls_leave_the_guest_as_it_was(bare_guest):
 
 
 def damaged(chance: random.Random) -> bytes:
-    """A plausible conversation with damage: bits, lengths, cuts, repeats and plain noise."""
+    """A plausible conversation with damage: flipped bits, lengths, cuts, repetitions and noise."""
     special = encode_specialise(
         argv=["/bin/true", "a" * chance.randrange(50)],
         cwd=chance.choice(["/", "/usr", "/nope", "relative"]),

@@ -1,4 +1,6 @@
-"""The real guest with a server instead of calls: sockets and the log go out as descriptors."""
+"""The real guest with a web server instead of calls: it passes sockets and the log as
+descriptors.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ def ask_socket(guest: BareGuest) -> socket.socket:
 
 
 def connected(guest: BareGuest) -> socket.socket:
-    """A connection to the server in there, which may still be starting."""
+    """A connection to the server in the sandbox, which may still be starting."""
     while True:
         one = ask_socket(guest)
         try:
@@ -88,10 +90,10 @@ def test_sockets_reach_the_server_and_nobody_else(empty: BareGuest) -> None:
         with connected(empty) as one:
             one.sendall(text)
             assert one.recv(100) == text
-    # Negative control: a socket of this side's does not get there.
+    # Negative control: a socket of the host does not reach it.
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", 45871), scaled(5)).close()
-    # It has no descriptor but the three, is the handler's user, and both outputs are one log.
+    # It has only the three descriptors, runs as the handler's user, and both outputs are one log.
     assert os.read(log, 1000) == b"1000 [0, 1, 2]\non the other one\n"
     os.close(log)
 
@@ -112,7 +114,7 @@ def test_its_end_is_told_once_everything_that_it_began_is_gone(empty: BareGuest)
     with connected(empty) as one:
         one.sendall(b"end")
         assert empty.next() == End(0, ExitKind.EXITED, 7, 0, 0, "")
-    while os.read(log, 1000):  # to its end: nobody has the other one any more
+    while os.read(log, 1000):  # to its end: nobody has the other end any more
         pass
     os.close(log)
     assert empty.wait() == GONE

@@ -1,4 +1,4 @@
-"""The launcher beside an OCI runtime that fails and a server that was taken over."""
+"""The launcher with a failing OCI runtime and a compromised server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
 
-# An OCI runtime of another name that keeps crun as its child, and does to it what a file says.
+# An OCI runtime with another name, which runs crun as its child and does to it what a file says.
 RUNTIME = """#!/bin/sh
 case "$(cat {mode}) $*" in
     kill:*" run "*)
@@ -48,13 +48,13 @@ LATE = """#!/bin/sh
 sleep {late_s}
 exec {crun} "$@"
 """
-# Longer than the launcher waits for what it does not end.
+# Longer than the launcher waits for processes that it does not end.
 LATE_S = LEFT_BEHIND_S + 1
 
 
 class Runtime:
-    """`becomes`: "fine", "fail", "kill:SECONDS" kills crun then, "late" and "detached" start crun
-    so late that the job is over, in the program's tree and out of it.
+    """`becomes`: "fine"; "fail"; "kill:SECONDS" then kills crun; "late" and "detached" start crun
+    after the job's time limit, in the program's process tree and outside.
     """
 
     def __init__(self, directory: Path, real: str = CRUN) -> None:
@@ -78,13 +78,13 @@ def root() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[LauncherProcess]:
-    """For tests that leave it as they found it."""
+    """A launcher for tests that leave it as they found it."""
     with place() as path, run_launcher(path) as made:
         yield made
 
 
 def works(made: LauncherProcess, **wanted: Any) -> None:
-    """A sandbox is made and ended, and leaves nothing, zombies included."""
+    """Checks that a sandbox can be created and ended, and leaves nothing, zombies included."""
     before = made.sandboxes()
     answer = made.create(**wanted)
     assert "sandbox" in answer, answer
@@ -185,7 +185,7 @@ def test_a_killed_egress_proxy_ends_its_sandbox_and_harms_nobody(shared: Launche
 @pytest.mark.parametrize("mode", ["late", "detached"])
 def test_what_a_failed_runtime_started_ends_before_a_sandbox(root: Path, mode: str) -> None:
     runtime = Runtime(root)
-    # Of the mode `detached` none is late, whatever else the machine does.
+    # In the mode `detached` none is late, whatever else the machine does.
     job_s = scaled(0.5) if mode == "late" else TIMEOUT_S
     with run_launcher(root, crun=str(runtime.path), job_s=job_s) as made:
         runtime.becomes(mode)
@@ -201,7 +201,9 @@ def test_what_a_failed_runtime_started_ends_before_a_sandbox(root: Path, mode: s
 
 @promise("F32")
 def test_a_stranger_that_is_the_launcher_s_child_outlives_the_failure(root: Path) -> None:
-    """Say of a container's start script, which starts something else and becomes the launcher."""
+    """For example of a container's start script, which starts something else and executes the
+    launcher.
+    """
     runtime = Runtime(root)
     sidecar = ["sh", "-c", f'sleep 300 & echo $! >{root}/pid; exec "$@"', "sh"]
     with run_launcher(root, through=sidecar, crun=str(runtime.path)) as made:
@@ -229,7 +231,7 @@ def test_a_sandbox_of_gvisor_outlives_the_failure_of_another_program(root: Path)
         assert len(alive) > 1, "the sentry, and its helper, which is a child of the launcher too"
         runtime.becomes("fail")
         assert "own-runtime ended with 3" in made.create()["error"]
-        # The sentry may start one more of its own processes at any time; none may have ended.
+        # The sentry may start another of its own processes at any time; none may have ended.
         assert alive <= in_sandbox(made, kept["sandbox"])
         runtime.becomes("fine")
         made.destroy(kept["sandbox"])
@@ -237,7 +239,7 @@ def test_a_sandbox_of_gvisor_outlives_the_failure_of_another_program(root: Path)
 
 
 def of_file(path: Path) -> list[int]:
-    """Processes that a script has become."""
+    """Processes that execute a script."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -254,10 +256,10 @@ def in_sandbox(made: LauncherProcess, sandbox: str) -> set[int]:
     return found
 
 
-# What a server leaves --------------------------------------------------------------------------
+# Leftovers of a server -------------------------------------------------------------------------
 
-# A child that outlives the server: its parent has ended, it is called otherwise, it ignores what
-# can be ignored, and it has a guest's socket, the listener and the channel.
+# A child that outlives the server: its parent has ended, it has another name, it ignores all
+# signals that it can, and it has a guest's socket, the listener and the channel.
 HIDE = """
 answer = create()
 
@@ -421,13 +423,13 @@ for _ in range(5000):
         assert not any(map(is_alive, many))
 
 
-# What is made for a request --------------------------------------------------------------------
+# Directories and mounts for requests -----------------------------------------------------------
 
 
 def mount_points(made: LauncherProcess) -> set[str]:
-    """Directories of the image that every sandbox is made of."""
+    """Directories of the image that every sandbox is made from."""
     run_dir = (made.root / "run").resolve().relative_to("/")
-    seen = Path(f"/proc/{made.launcher}/root", run_dir)  # by the launcher alone
+    seen = Path(f"/proc/{made.launcher}/root", run_dir)  # only the launcher sees it
     return {one.name for one in (seen / "servers" / made.id / "root").iterdir()}
 
 
@@ -484,12 +486,12 @@ open(path + "/name", "w").write({one!r})
         works(made)
 
 
-# No process left -----------------------------------------------------------------------------
+# Out of processes ----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def few_processes(pid: int, most: int) -> Iterator[None]:
-    """Puts a process where there may be so many of them."""
+    """Puts a process into a control group with a limit of processes."""
     top = Path("/sys/fs/cgroup/pids")
     group = (top if top.is_dir() else top.parent) / f"few-{pid}"
     line = next(

@@ -1,4 +1,4 @@
-"""A shell that was started before its call does what one does that is started for it."""
+"""A shell that was started before its call behaves like one that is started for it."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_it_is_the_same(shipped: Path, handler: str, payload: bytes | None) -> N
 
 
 def shells(bare_guest: BareGuest, count: int) -> set[int]:
-    """As many shells as there should be soon: they are started behind the guest's answer."""
+    """The expected number of shells, soon: they are started after the guest's response."""
     end = time.monotonic() + scaled(5)
     while time.monotonic() < end:
         found = {pid for pid in bare_guest.processes() if comm(pid) == "sh"}
@@ -159,7 +159,7 @@ def shells(bare_guest: BareGuest, count: int) -> set[int]:
 
 
 def within(pid: int) -> int:
-    """The process's number where it lives."""
+    """The process's pid in its namespace."""
     return int(re.findall(r"^NSpid:.*\t(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.M)[0])
 
 
@@ -168,7 +168,7 @@ def test_it_waits_before_the_call_comes_and_is_gone_with_it(guest: Path) -> None
         shell(bare_guest, "echo $$")
         (waiting,) = shells(bare_guest, 1)
         number = within(waiting)
-        # Its number in the sandbox is the one it waited with.
+        # Its number in the sandbox is the one that it had while waiting.
         assert bare_guest.call().stdout == b"%d\n" % number
         assert waiting not in bare_guest.processes()
 
@@ -181,7 +181,7 @@ def test_a_fork_waits_before_the_call_comes_and_the_zygote_stays(forking: BareGu
         number = within(fork)
         assert forking.call().stdout == b"%d 1\n" % number
         then = shells(forking, 2)
-        assert both & then == both - {fork}  # the zygote, and nobody else
+        assert both & then == both - {fork}  # only the zygote
         both = then
 
 
@@ -313,7 +313,7 @@ def test_a_zygote_that_hangs_costs_two_seconds_once(forking: BareGuest) -> None:
     forking.call()
     shells(forking, 2)
     os.kill(zygote, signal.SIGSTOP)
-    forking.call()  # its fork had been made
+    forking.call()  # its fork existed already
     answer = forking.call()
     assert seen(answer) == (ExitKind.EXITED, 0, b"fine\n", b"")
     assert answer.seconds > 1
@@ -345,7 +345,7 @@ def test_a_call_with_an_environment_of_its_own_has_that_alone(bare_guest: BareGu
     shell(bare_guest, 'echo "$IFS$V"; a=x:y; echo $a')
     replaced = bare_guest.call({"PATH": "/bin", "IFS": ":", "QUILT_A": "1"}, env_replaces=True)
     with_own = (replaced.stdout, replaced.stderr)
-    assert with_own == (b" \t\n\nx:y\n", b"")  # no V, and IFS from the environment does not count
+    assert with_own == (b" \t\n\nx:y\n", b"")  # no V, and IFS from the environment is ignored
     assert b"of the version" in bare_guest.call(VARIABLES).stdout
 
 

@@ -1,4 +1,4 @@
-"""The Python runner in the oldest interpreter that it says it runs in, and in the newest here."""
+"""The Python runner in the oldest supported interpreter, and in the newest one here."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def interpreter(version: str) -> str:
-    """A real one, or the test is skipped aloud."""
+    """A real interpreter; without it, the test is skipped with a reason."""
     if version == VERSIONS[-1]:
         return sys.executable
     places = [shutil.which(f"python{version}")]
@@ -64,7 +64,7 @@ def interpreter(version: str) -> str:
 
 
 class Runner:
-    """One that was started as the guest starts it, and the guest's end of its socket."""
+    """A runner, started as the guest starts it, and the guest's end of its socket."""
 
     def __init__(self, control: socket.socket, result: int, log: int) -> None:
         self.control, self.result, self.log = control, result, log
@@ -98,7 +98,7 @@ class Runner:
 
 @contextmanager
 def now_in(descriptor: int) -> Iterator[bytes]:
-    """What is in a pipe now."""
+    """The present content of a pipe."""
     os.set_blocking(descriptor, False)
     try:
         yield os.read(descriptor, 1 << 16)

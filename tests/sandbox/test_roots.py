@@ -1,4 +1,4 @@
-"""Roots of sandboxes, mounted for real in a mount namespace of the test's own."""
+"""Roots of sandboxes, really mounted in the test's own mount namespace."""
 
 import os
 import traceback
@@ -21,7 +21,7 @@ SPEC = oci.SandboxSpec(limits=PROBE)
 
 @dataclass
 class Bench:
-    """`host`: an image with a file system of its own at /usr/local, and a bind of /usr."""
+    """`host`: an image with its own file system at /usr/local, and a bind mount of /usr."""
 
     place: Path
     host: oci.Host
@@ -42,7 +42,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def apart(work: Callable[[], None]) -> None:
-    """Runs `work` in a process with a mount namespace of its own; fails as it does."""
+    """Runs `work` in a process with its own mount namespace; raises its error."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -86,7 +86,7 @@ def test_a_root_has_the_image_its_file_systems_and_the_files(bench: Bench) -> No
 
 
 def with_packages(bench: Bench) -> Path:
-    """Further files, of which one has the path of one of the code's."""
+    """Additional files, one of them with the path of a code file."""
     packages = bench.place / "packages"
     (packages / "site-packages").mkdir(parents=True)
     (packages / "site-packages/lib.py").write_text("lib")
@@ -174,7 +174,7 @@ def test_gvisor_has_binds_since_its_own_kernel_keeps_locks(bench: Bench) -> None
 
 
 def a_skeleton(place: Path) -> Path:
-    """As `host_image.build_for_bases` makes it, as far as mounts go."""
+    """A skeleton like that of `host_image.build_for_bases`, as far as mounts need it."""
     for name in host_image.OVER_A_BASE:
         (place / "over" / name).mkdir(parents=True)
     (place / "over/.guest").write_text("ours")
@@ -184,7 +184,7 @@ def a_skeleton(place: Path) -> Path:
 
 @promise("R20")
 def test_a_base_image_is_below_the_skeleton_whatever_it_has_there(bench: Bench) -> None:
-    """Every name that something is mounted on, or read from, is a link out of the image."""
+    """Every name that is a mount point, or that is read, is a link out of the image."""
 
     def work() -> None:
         base, out = bench.place / "base", bench.place / "out"

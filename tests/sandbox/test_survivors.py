@@ -1,4 +1,4 @@
-"""What a hostile call tries in order to be there, or to matter, when the next one runs."""
+"""What a hostile call tries in order to survive or affect the next one."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def bare_guest(empty: BareGuest) -> BareGuest:
     return empty
 
 
-# `plant` leaves a process that watches for the next call's, reads its memory, answers in its place
-# and kills it. How it is left is `leave`, which returns 0 in that process.
+# `plant` leaves a process that watches for the next call's process, reads its memory, responds in
+# its place and kills it. `leave` determines how it stays; it returns 0 in that process.
 WATCHER = """
 import ctypes, os, signal, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -84,7 +84,7 @@ def handler(event):
         os._exit(0)
     return "planted"
 """
-# What stands between the call's process and the one that watches ends at once, where it can.
+# Processes between the call's process and the watching one end at once, if possible.
 LEFT = {
     "sibling": "return sibling()",
     "child of a sibling": "return sibling() or (os.fork() and os._exit(0)) or 0",
@@ -111,7 +111,7 @@ def watcher(how: str) -> str:
 
 
 def alive(bare_guest: BareGuest) -> int:
-    """How many processes have a thread that runs."""
+    """How many processes have a running thread."""
     threads = [Path(f"/proc/{pid}/task").glob("*/stat") for pid in bare_guest.processes()]
     states = [[one.read_text().rpartition(") ")[2][0] for one in each] for each in threads]
     return sum(set(each) != {"Z"} for each in states)
@@ -119,7 +119,7 @@ def alive(bare_guest: BareGuest) -> int:
 
 @pytest.fixture(scope="module")
 def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A guest that looks at its own children alone."""
+    """A guest that only checks its own children."""
     directory = tmp_path_factory.mktemp("blind")
     right = "static bool alone_with(pid_t kept)\n{\n"
     mistaken = f"{right}    if (kill_children_but(kept) == 0)\n        return true;\n"
@@ -149,7 +149,7 @@ def test_nothing_of_a_call_is_alive_in_the_next(bare_guest: BareGuest, app: Path
         assert (answer.stderr, json.loads(answer.stdout)) == (b"", [[], 20])
 
 
-# A runner of somebody else's that forks: it never asks how children that it did not make ended.
+# A third-party runner that forks: it never checks how children that it did not create ended.
 FORKING = """
 import ctypes, socket
 CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
@@ -173,7 +173,9 @@ while True:
 
 @promise("F26")
 def test_a_runner_of_somebody_elses_need_not_help(bare_guest: BareGuest) -> None:
-    """What it does not reap is dead and counts as a process of its sandbox until it does."""
+    """Children that it does not reap are dead, and count as processes of its sandbox until it
+    does.
+    """
     assert small(bare_guest, FORKING).errno == 0
     for number in range(1, 6):
         assert words(bare_guest.call()) == ["-1"]
@@ -252,7 +254,7 @@ def test_negative_control_a_staying_runner_has_streams(bare_guest: BareGuest, ap
     assert 0 not in [one[1] for one in after]
 
 
-# Signals that the kernel shall send to the runner later, when somebody reads what was written or
+# Signals that the kernel will send to the runner later, when somebody reads what was written or
 # collects sockets that hold each other.
 ARMED = """
 import fcntl, os, signal, socket
@@ -273,7 +275,7 @@ def handler(event):
 
 
 def test_an_arranged_signal_does_not_reach_the_runner(bare_guest: BareGuest, app: Path) -> None:
-    """But for F_SETSIG, which the fence's filter refuses; a bare guest has none."""
+    """Except for F_SETSIG, which the seccomp filter refuses; a bare guest has no filter."""
     assert python(bare_guest, app, ARMED).errno == 0
     call_in_turns(bare_guest)
 
@@ -292,7 +294,7 @@ def call_in_turns(bare_guest: BareGuest) -> None:
 
 
 # A sibling of the call's process waits until that is gone, then sends the runner a signal and ends,
-# or stays. The guests of these tests look for it when it has left a mark: it is always in time.
+# or stays. The guests of these tests check for it once it has left a mark: it is always in time.
 SENDER = """
 import ctypes, os, signal, time
 CLONE = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
@@ -321,7 +323,7 @@ NAP = """
 
 @pytest.fixture(scope="module")
 def mark() -> Iterator[Path]:
-    """A file that handlers may remove and make again; calls without a sender leave it there."""
+    """A file that handlers can remove and create again; calls without a sender leave it."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         Path(name).chmod(0o777)
         Path(name, "mark").touch()
@@ -342,7 +344,7 @@ def late(tmp_path_factory: pytest.TempPathFactory, mark: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def late_and_blind(tmp_path_factory: pytest.TempPathFactory, mark: Path) -> Path:
-    """One that does not look how the runner is, either."""
+    """A guest that does not check the runner's state either."""
     directory = tmp_path_factory.mktemp("late-and-blind")
     source = with_mistake(directory, "survivors.c", LATE, LATE + NAP.replace("{mark}", str(mark)))
     right = "        spoilt = !same || !waits;\n"
@@ -363,14 +365,14 @@ def test_a_call_that_signals_the_runner_is_the_last_of_its_instance(
         python(bare_guest, app, sender(mark))
         bare_guest.send_call(payload=json.dumps([int(number), ends]).encode())
         said, end = output_and_end(bare_guest)
-        # A sender that lived until all were stopped had the runner go on with them.
+        # A sender that lived until all were stopped made the runner continue with them.
         if number == signal.SIGSTOP and not ends and end.code == 0:
             assert (end.kind, end.code, said) == (ExitKind.EXITED, 0, b"sent")
             assert isinstance(bare_guest.next(), Clean)
             assert bare_guest.call(payload=b"look").stdout == b"fine"
             return
         if end.kind is ExitKind.KILLED:
-            # The runner ended before it told the guest how the call had ended.
+            # The runner ended before it reported how the call had ended.
             assert (number != signal.SIGSTOP, end.code) == (True, number)
         else:
             assert (end.kind, end.code) == (ExitKind.EXITED, 1)
@@ -432,7 +434,7 @@ def test_a_call_finds_signals_as_its_module_set_them(bare_guest: BareGuest, app:
         assert seen == before
 
 
-# A runner that keeps state, of which a child is left that ends or stops it when the call is over.
+# A runner that keeps state, with a leftover child that ends or stops it when the call is over.
 KEEPS = """
 import threading, time
 def handler(event):
@@ -462,12 +464,12 @@ def test_a_runner_with_state_that_is_deaf_is_given_up(late: Path, app: Path, num
             bare_guest.next()
 
 
-# One of somebody else's, which does as its language does when it is signalled.
+# A third-party runner, which reacts to a signal as its language does.
 @promise("F30")
 @pytest.mark.parametrize("ignores", [False, True], ids=["heeds SIGIO", "ignores SIGIO"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_a_foreign_runner_signalled_is_given_up(late: Path, number: int, ignores: bool) -> None:
-    """It may be killed before it has sent anything: then the next invocation is well."""
+    """It may be killed before it has sent anything: then the next invocation works."""
     sends = (
         "me, runner = os.getpid(), os.getppid()\n"
         "        call = ctypes.CDLL(None).syscall\n"
@@ -478,7 +480,7 @@ def test_a_foreign_runner_signalled_is_given_up(late: Path, number: int, ignores
     )
     loop = FORKING[FORKING.index("        while ctypes") : FORKING.index("        print(payload")]
     told = {(ExitKind.EXITED, 0), (ExitKind.EXITED, 1), (ExitKind.KILLED, int(number))}
-    if number == signal.SIGSTOP:  # and then it tells nothing before the deadline
+    if number == signal.SIGSTOP:  # and then it reports nothing before the deadline
         told.add((ExitKind.DEADLINE, 0))
     with BareGuest(late) as bare_guest:
         small(bare_guest, IGNORING * ignores + FORKING.replace(loop, "        " + sends))
@@ -495,7 +497,7 @@ def test_a_foreign_runner_signalled_is_given_up(late: Path, number: int, ignores
             pytest.fail("it was never given up")
 
 
-# Its status need not be read after each call: nothing can wait at it, nor reach it late.
+# Its status need not be read after each call: nothing can be pending there or reach it late.
 IGNORING = "signal.signal(signal.SIGIO, signal.SIG_IGN)\n"
 BLOCKING = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
 
@@ -504,7 +506,7 @@ BLOCKING = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
     "does", ["os._exit(0)", "os.kill(os.getpid(), 19)"], ids=["ends", "stands still"]
 )
 def test_one_that_ignores_sigio_and_stops_is_given_up(bare_guest: BareGuest, does: str) -> None:
-    """By itself, behind its `done`: no process of the call is there to be met."""
+    """It stops itself after its `done`: no process of the call exists to be found."""
     small(
         bare_guest,
         IGNORING + FORKING.replace("while ctypes", "while 0 and ctypes") + f"    {does}\n",
@@ -547,7 +549,7 @@ CALLS = 10
 
 
 def syscalls(bare_guest: BareGuest) -> str:
-    """What the guest asks of the kernel in that many calls."""
+    """The guest's system calls during that many calls."""
     command = ["strace", "-s", "40", "-p", str(bare_guest.guest_pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

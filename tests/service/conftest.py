@@ -1,7 +1,7 @@
-"""What the tests of this folder share: a server, and statements of SQL compiled once in a process.
+"""Fixtures of this folder: a server, and SQL statements that are compiled once per process.
 
-A server compiles each of its statements once in its life. These tests open some hundred stores in
-one process, and to compile the same statements for each is an eighth of what they take.
+A server compiles each statement once. These tests open some hundred stores in one process;
+compiling the statements again for each store would take an eighth of their time.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +15,7 @@ from quiltfn.store.database import sqlite
 from service.platform_harness import Harness, open_harness
 from service.routes import Web
 
-# The dialect is part of the key, so that the engines that share what is compiled share it too.
+# The dialect is part of the cache key, so the engines must share it as well.
 MODEL = create_engine("sqlite://")
 COMPILED: dict[Any, Any] = {}
 
@@ -29,7 +29,7 @@ def engine_with_shared_statements(*arguments: Any, **more: Any) -> Engine:
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_statements() -> Iterator[None]:
-    MODEL.connect().close()  # The dialect asks the driver for its version.
+    MODEL.connect().close()  # Makes the dialect ask the driver for its version.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite, "create_engine", engine_with_shared_statements)
         yield

@@ -1,6 +1,6 @@
-"""What goes wrong with an asynchronous method, for as long as a block lasts.
+"""Injects faults into an asynchronous method until the end of a block.
 
-To see its calls alone, take `patch.object` of `unittest.mock` with `wraps`.
+To record only its calls, use `patch.object` of `unittest.mock` with `wraps`.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 
 
 class HeldUp:
-    """`begun`: there was such a call. `may_go_on`: it, and those that follow, go on."""
+    """`begun`: a call has started to wait. `may_go_on`: lets it and later ones continue."""
 
     def __init__(self) -> None:
         self.begun, self.may_go_on = asyncio.Event(), asyncio.Event()
@@ -24,7 +24,9 @@ class HeldUp:
 def held_up(
     owner: Any, name: str, which: Callable[..., bool] = lambda *_: True, *, is_done: bool = False
 ) -> Iterator[HeldUp]:
-    """Calls with arguments that `which` takes wait: before their work, or once it is done."""
+    """Holds up calls whose arguments `which` accepts: before their work or, with `is_done`, after
+    it.
+    """
     method, state = getattr(owner, name), HeldUp()
 
     async def slow(*given: Any, **named: Any) -> Any:
@@ -39,14 +41,14 @@ def held_up(
 
 
 def away(owner: Any, name: str) -> contextlib.AbstractContextManager[AsyncMock]:
-    """It fails as a method of a store that doesn't answer."""
+    """The method fails like that of a store that does not respond."""
     return patch.object(owner, name, side_effect=StoreUnavailable)
 
 
 def failing(
     owner: Any, name: str, *errors: Exception, after: int = 0
 ) -> contextlib.AbstractContextManager[AsyncMock]:
-    """Once it was called so often, it fails with each of the errors, and works again then."""
+    """After `after` calls, the method fails once with each of the errors, and then works again."""
     errors = errors or (StoreUnavailable(),)
     effects = itertools.chain([DEFAULT] * after, errors, itertools.repeat(DEFAULT))
     return patch.object(owner, name, wraps=getattr(owner, name), side_effect=effects)
@@ -54,8 +56,8 @@ def failing(
 
 @contextlib.contextmanager
 def silent(owner: Any, name: str, *, is_made: bool, times: int = 1) -> Iterator[AsyncMock]:
-    """The first calls of a store's method don't say whether they were carried out. `is_made`: they
-    were.
+    """The first calls of a store's method do not report whether they had an effect. `is_made`: they
+    had.
     """
     method = getattr(owner, name)
 

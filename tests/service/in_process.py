@@ -1,4 +1,4 @@
-"""An HTTP client of the application in its own process: no socket, and no bytes of HTTP."""
+"""An HTTP client for the application in its own process, without sockets or parsing."""
 
 import httpx
 
@@ -9,7 +9,7 @@ from quiltfn.api.http.route import Application
 def request_of(
     method: str, path: str, headers: dict[str, str], body: bytes = b"", client: str = "127.0.0.1"
 ) -> Request:
-    """A request whose body is there. `headers`: names in small letters."""
+    """A request whose body has arrived completely. `headers`: with lowercase names."""
     path, _, query = path.partition("?")
     request = Request(method, path, Headers(headers), query.encode(), client)
     request.feed(body)
@@ -17,7 +17,7 @@ def request_of(
 
 
 def headers_of(fields: list[tuple[str, str]]) -> Headers:
-    """As a connection reads them."""
+    """The headers as a connection parses them."""
     headers = Headers()
     for name, value in fields:
         if name.lower() in headers:
@@ -28,7 +28,7 @@ def headers_of(fields: list[tuple[str, str]]) -> Headers:
 
 
 class InProcess(httpx.AsyncBaseTransport):
-    """For `httpx.AsyncClient`; `client`: the address that requests come from."""
+    """A transport for `httpx.AsyncClient`; `client`: the address that requests come from."""
 
     def __init__(self, app: Application, client: str = "127.0.0.1") -> None:
         self._app, self._client = app, client
@@ -46,7 +46,7 @@ class InProcess(httpx.AsyncBaseTransport):
         return await self.answer(given)
 
     async def answer(self, given: Request) -> httpx.Response:
-        """To a request that no client made, which takes longer to make than to answer."""
+        """The response to a prepared request, since building one takes longer than handling it."""
         response = await self._app(given)
         body = response.body
         if not isinstance(body, bytes):

@@ -1,6 +1,6 @@
-"""A collector of OpenTelemetry: takes OTLP over HTTP, and keeps what it understands of it.
+"""An OpenTelemetry collector: accepts OTLP over HTTP, and stores what it decodes.
 
-It decodes with the messages that OpenTelemetry publishes, not with anything of the sender's.
+It decodes with OpenTelemetry's published messages, not with code of the sender.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REQUESTS: dict[str, Any] = {
 
 
 class Collector:
-    """`status` is what it answers, after `delay_s` seconds; what it refuses it does not keep."""
+    """Responds with `status` after `delay_s` seconds; does not store what it refuses."""
 
     def __init__(self) -> None:
         self.status, self.delay_s = 200, 0.0
@@ -65,7 +65,7 @@ class Collector:
         assert self.faults == []
 
     def named(self, name: str, count: int = 1, within_s: float = 10.0) -> list[Span]:
-        """The spans of that name, once there are so many."""
+        """The spans of that name, once there are `count` of them."""
         self.wait(lambda: len([one for one in self.spans if one.name == name]) >= count, within_s)
         return [one for one in self.spans if one.name == name]
 
@@ -120,13 +120,13 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:
-                """Says nothing."""
+                """Logs nothing."""
 
         return Handler
 
 
 def values(attributes: Any) -> dict[str, Any]:
-    """Attributes as a dict."""
+    """Converts attributes to a dict."""
     return {one.key: value_of(one) for one in attributes}
 
 

@@ -1,4 +1,4 @@
-"""The composed platform on fake sandboxes, in a directory and by a clock of the test's own."""
+"""The assembled platform on fake sandboxes, with the test's own directory and clock."""
 
 import asyncio
 import contextlib
@@ -52,7 +52,7 @@ FACTS = HostFacts(
 
 @dataclass
 class Harness:
-    """A platform on fake sandboxes, and what tests ask of it."""
+    """A platform on fake sandboxes, with helpers for tests."""
 
     platform: Platform
     sandboxes: FakeSandboxes
@@ -77,7 +77,7 @@ class Harness:
         return entry
 
     def now(self, entry: Entry) -> Entry:
-        """The function as it is now, which a change makes another entry of."""
+        """The function in its present state; each change creates a new entry."""
         return self.catalog.by_id(TENANT, entry.function.id)
 
     async def invoke(self, entry: Entry, **request: Any) -> Invocation:
@@ -85,18 +85,18 @@ class Harness:
             entry = self.catalog.get(entry.function.id)
         async with asyncio.timeout(
             scaled(10)
-        ):  # a call that hangs is a failed test, not a hung one
+        ):  # a hanging invocation must fail the test, not block it
             return await self.invoker.invoke(entry, Request(may_write=True, **request))
 
     async def running(self, entry: Entry, **request: Any) -> "asyncio.Future[Invocation]":
-        """A call that is in its handler, or in line, when this returns."""
+        """An invocation that has reached its handler, or its wait queue, when this returns."""
         call = self.background(self.invoke(entry, **request))
         for _ in range(20):
             await asyncio.sleep(0)
         return call
 
     def background(self, work: Coroutine[Any, Any, T]) -> "asyncio.Future[T]":
-        """It goes on beside the test, and ends with the harness at the latest."""
+        """Runs work beside the test; it ends with the harness at the latest."""
         task = asyncio.ensure_future(work)
         self.tasks.append(task)
         return task
@@ -107,18 +107,18 @@ class Harness:
         return list((await self.journal.query(query)).items)
 
     async def final(self, entry: Entry, invocation_id: str) -> Invocation:
-        """The record of accepted work, once that has ended."""
+        """The record of an asynchronous invocation, once it has ended."""
         await self.work.wait(entry, invocation_id, 10)
         return await self.work.record(entry, invocation_id)
 
     def counts(self, entry: Entry) -> dict[str, int]:
-        """The states that are not empty."""
+        """The counts that are not 0."""
         counts = self.pools.counts(entry.function.id)
         names = ("warming", "ready", "busy", "recycling", "terminating")
         return {name: getattr(counts, name) for name in names if getattr(counts, name)}
 
     def pass_time(self, seconds: float) -> None:
-        """What the reaper does once so much time has passed."""
+        """Advances the clock, and runs the reaper."""
         self.clock.time += seconds
         self.pools.tick()
         self.dispatcher.tick()
@@ -134,10 +134,11 @@ async def open_harness(
     node: tuple[str, AbstractAsyncContextManager[SqlStore]] | None = None,
     **sandboxes: float,
 ) -> AsyncIterator[Harness]:
-    """The server's platform in the data directory `path`; at the end no sandbox may be left.
+    """The server's platform in the data directory `path`; checks at the end that no sandbox is
+    left.
 
-    `settings`: those that are not at their default. `node`: its name and its store; None for SQLite
-    in that directory. `sandboxes`: as `FakeSandboxes` takes them.
+    `settings`: those that differ from the defaults. `node`: its name and its store; None for SQLite
+    in that directory. `sandboxes`: arguments of `FakeSandboxes`.
     """
     if node is None:
         node = FACTS.node_id, open_sqlite(with_schema(path), node_id=FACTS.node_id)
@@ -174,18 +175,18 @@ async def open_harness(
 
 
 def names_of(signal: Signal[Any]) -> list[str]:
-    """Who hears of it, in that order."""
+    """The names of a signal's listeners, in their order."""
     found = []
     for hearer in signal.hearers:
-        hear = getattr(hearer, "func", hearer)  # of a partial
+        hear = getattr(hearer, "func", hearer)  # for a partial
         owner = f"{type(hear.__self__).__name__}." if hasattr(hear, "__self__") else ""
         found.append(owner + hear.__name__)
     return found
 
 
 async def until(true: Callable[[], object], within_s: float = 20.0) -> None:
-    """Lets everything that can happen happen until it is so, or it never will be. A disk that is
-    busy may hold it up for seconds.
+    """Lets the event loop run until the condition holds, or fails. A busy disk may delay it for
+    seconds.
     """
     end, turn = time.monotonic() + scaled(within_s), 0
     while not true():
@@ -196,7 +197,7 @@ async def until(true: Callable[[], object], within_s: float = 20.0) -> None:
 
 
 async def end_one(server: Harness) -> None:
-    """The call that runs ends, and its instance is clean."""
+    """Ends the running invocation; its instance is then clean."""
     await until(lambda: [one for one in server.sandboxes.alive.values() if one._end])
     (sandbox,) = [one for one in server.sandboxes.alive.values() if one._end]
     assert sandbox._finish(CallResult(kind=ExitKind.EXITED))
@@ -207,7 +208,7 @@ async def end_one(server: Harness) -> None:
 
 
 def open_access() -> Any:
-    """`access.Access` of a server that nobody needs a key for, without a store."""
+    """The `access.Access` of a server without keys, and without a store."""
 
     async def identify(*_arguments: object) -> Caller:
         return ANYBODY

@@ -1,4 +1,4 @@
-"""How many Python functions a request calls: what it costs, whatever else the machine does."""
+"""Counts the Python functions that a request calls: its cost, independent of the machine's load."""
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -8,9 +8,10 @@ from types import FrameType
 async def fewest_python_calls(
     files: Sequence[str], request: Callable[[], Awaitable[object]], times: int
 ) -> int:
-    """Of a request that is made so many times, once it was made as often before. `files`: parts of
-    the paths whose functions count. The fewest: a coroutine that is resumed counts again, and a
-    machine that is busy resumes some once more.
+    """The fewest calls for one request, after as many requests for warming up.
+
+    `files`: parts of the paths whose functions count. The minimum, since a resumed coroutine counts
+    again, and a busy machine resumes some once more.
     """
     for _ in range(times):
         await request()

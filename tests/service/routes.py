@@ -1,7 +1,7 @@
-"""Routes of a server in this process: a client, and scenarios of a request each.
+"""A client for routes of a server in this process, and scenarios of one request each.
 
 A `Scenario` is a row of a table: a request, its status and response, its events, and what it leaves
-as it was.
+unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ASYNC = {"Prefer": "respond-async"}
 
 
 class Contains(str):
-    """Equal to every text that contains it."""
+    """Equals every text that contains it."""
 
     __slots__ = ()
 
@@ -36,7 +36,9 @@ class Contains(str):
 
 
 def holds(found: Any, expected: Any) -> bool:
-    """Whether it is as expected: an object has at least these fields, everything else is equal."""
+    """Whether a value is as expected: an object has at least these fields, anything else is
+    equal.
+    """
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         return all(holds(found.get(name), value) for name, value in expected.items())
     if isinstance(expected, list) and isinstance(found, list) and len(found) == len(expected):
@@ -45,10 +47,10 @@ def holds(found: Any, expected: Any) -> bool:
 
 
 class Web:
-    """A client of the application of a harness, in process."""
+    """A client of the application of a harness, in its process."""
 
     def __init__(self, harness: Harness, **replaced: Any) -> None:
-        """`replaced`: services that the application has in place of those of the harness."""
+        """`replaced`: services that replace those of the harness."""
         self.harness = harness
         services = harness.services.replace(**replaced) if replaced else harness.services
         self.http = httpx.AsyncClient(
@@ -58,7 +60,7 @@ class Web:
     async def __call__(
         self, method: str, path: str, body: Any = None, **more: Any
     ) -> httpx.Response:
-        """The response. `body` is sent as JSON; `more`: as `httpx` takes it."""
+        """The response. `body` is sent as JSON; `more`: arguments of `httpx`."""
         if body is not None:
             more["json"] = body
         return await self.http.request(method, path, **more)
@@ -66,13 +68,13 @@ class Web:
     async def ask(
         self, status: int, method: str, path: str, body: Any = None, **more: Any
     ) -> httpx.Response:
-        """The response, which has this status."""
+        """The response, after checking its status."""
         response = await self(method, path, body, **more)
         assert response.status_code == status, (method, path, response.status_code, response.text)
         return response
 
     async def good(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
-        """The JSON of a response that is no error."""
+        """The JSON of a successful response."""
         response = await self(method, path, body, **more)
         assert response.status_code < 300, (method, path, response.status_code, response.text)
         return response.json() if response.content else None
@@ -80,13 +82,13 @@ class Web:
     async def refused(
         self, status: int, method: str, path: str, body: Any = None, error: str = "", **more: Any
     ) -> Any:
-        """The JSON of an error with this status, whose sentence has `error` in it."""
+        """The JSON of an error with this status, whose message contains `error`."""
         refusal = (await self.ask(status, method, path, body, **more)).json()
         assert error in refusal["error"]
         return refusal
 
     async def key(self, tenant: str = TENANT, scope: Scope = Scope.WRITE) -> Header:
-        """The header of a new key."""
+        """The header with a new key."""
         services = self.harness.services
         _, text = await make_key(services.keys, self.harness.clock, tenant, scope, None)
         await services.access.refresh()
@@ -95,7 +97,7 @@ class Web:
     async def function(
         self, handler: str = "cat", name: str = "f", tenant: str = TENANT, **more: Any
     ) -> str:
-        """The path of an active function."""
+        """The path of a new active function."""
         lifecycle, max_instances = self.harness.lifecycle, more.pop("max_instances", 2)
         new = NewFunction(name=name, max_instances=max_instances)
         entry = await lifecycle.create(tenant, new, VersionSpec(handler=handler, **more))
@@ -108,7 +110,7 @@ class Web:
         return answer
 
     async def submit(self, function: str, payload: str | None = None, **query: Any) -> str:
-        """The path of an invocation that was accepted."""
+        """The path of a newly accepted invocation."""
         invoke, body = f"{function}/invoke", {"payload": payload}
         answer = await self.ask(202, "POST", invoke, body, headers=ASYNC, params=query)
         return answer.headers["location"]
@@ -127,21 +129,21 @@ class Web:
 
 
 class Scenario(NamedTuple):
-    """A request and everything that must come of it. `{f}` in a path: the path of a function."""
+    """A request and its expected effects. `{f}` in a path: the path of a function."""
 
     request: str  # method and path
     status: int
     body: Any = None
     answer: Any = ANY  # its JSON, as `holds` compares it
-    events: Sequence[str] | None = None  # the types of those that it causes
-    unchanged: str = ""  # a path that answers a GET as before
-    name: str = ""  # where the request and its body don't say enough
+    events: Sequence[str] | None = None  # the types of events that it causes
+    unchanged: str = ""  # a path whose response does not change
+    name: str = ""  # if the request and its body are not unique
 
     def __str__(self) -> str:
         return self.name or f"{self.request} {str(self.body)[:60]}"
 
     async def perform(self, web: Web, function: str, key: Header | None = None) -> httpx.Response:
-        """The response, once all of it was as expected; no handler has run for a refusal."""
+        """Performs the request and checks everything; for a refusal, that no handler has run."""
         method, _, path = self.request.replace("{f}", function).partition(" ")
         shown = self.unchanged.replace("{f}", function)
         before = _lasting(await web("GET", shown, headers=key)) if shown else None
@@ -157,7 +159,7 @@ class Scenario(NamedTuple):
 
 
 def _lasting(response: httpx.Response) -> dict[str, Any]:
-    """What a repeated request gets, too."""
+    """The parts of a response that a repetition repeats."""
     body: dict[str, Any] = response.json()
     return body | {"status": response.status_code, "request_id": None}
 

@@ -1,4 +1,4 @@
-"""An application behind a real socket, in the process of the test."""
+"""Serves an application on a real socket in the process of the test."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from service.platform_harness import Harness
 
 @contextlib.asynccontextmanager
 async def served(harness: Harness, routes: Sequence[Route] = ROUTES) -> AsyncIterator[int]:
-    """The port that the application of the harness answers at, with these routes."""
+    """The port of a server with these routes over the services of the harness."""
     connections = Connections(responses=harness.services.budgets.responses)
     server = Server(make_app(harness.services, routes), connections)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,5 +1,5 @@
-"""Stories for long, many on fake sandboxes, some on real ones, some of those on three nodes of a
-fleet: `scripts/soak stories`.
+"""Runs stories for a long time: many on fake sandboxes, some on real ones, and some of those on
+three nodes of a fleet: `scripts/soak stories`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROUND = 100
 
 @dataclass
 class Report:
-    """What was told, and what broke."""
+    """The stories that were run, and their failures."""
 
     kind: str
     seconds: float = 0.0
@@ -48,7 +48,7 @@ class Fake(StoryMachine):
 
 
 def tell(report: Report, machine: type[StoryMachine], chosen: settings) -> None:
-    """In rounds, so that somebody who ends it sooner knows how far it came."""
+    """Runs in rounds, so that an early end still shows the progress."""
     began, left = time.monotonic(), chosen.max_examples
     while left > 0 and not report.failures:
         some = min(left, ROUND)

@@ -1,4 +1,4 @@
-"""What must be so after every step of a story, whatever the step was."""
+"""The invariants to check after every step of a story."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COUNTED_WITHIN_S = 8.0  # on several nodes
 
 @dataclass
 class StoryState:
-    """A server, and what was done to it so far."""
+    """A server, and its history so far."""
 
     driver: Driver
     live: dict[str, KnownFunction] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class StoryState:
     made: int = 0
     heard: Counter[str] = field(default_factory=Counter)
 
-    # Asking ----------------------------------------------------------------------------------
+    # Requests --------------------------------------------------------------------------------
 
     def good(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
         answer = self.driver.call(method, path, body)
@@ -53,7 +53,7 @@ class StoryState:
         assert (answer.status_code, answer.json()["error_code"]) == (status, code), answer.text
 
     def until(self, holds: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Lets time pass until it is so."""
+        """Lets time pass until the condition holds."""
         passed, step = 0.0, 0.02
         while not holds():
             assert passed < timeout_s, f"not within {timeout_s} s: {what}; {self.stats()}"
@@ -61,18 +61,18 @@ class StoryState:
             passed, step = passed + step, min(2 * step, 0.5)
 
     def calls(self, function: KnownFunction) -> list[Under]:
-        """The function's calls that may still be running."""
+        """The function's invocations that may still be running."""
         return [one for one in self.under if one.function is function and not one.running.done()]
 
     def is_busy(self, function: KnownFunction) -> bool:
-        """Whether anything of the function may be running."""
+        """Whether an invocation of the function may be running."""
         return bool(self.calls(function) or function.unfinished)
 
     def unfinished(self) -> list[Submitted]:
         return [work for one in self.live.values() for work in one.unfinished]
 
     def note(self, function: KnownFunction, state: str | None = None) -> None:
-        """The function changed, maybe under its calls."""
+        """Notes a change of the function, possibly while invocations are running."""
         function.is_changed = True
         if state is not None:
             function.state = state
@@ -91,7 +91,7 @@ class StoryState:
     # The ends of calls -----------------------------------------------------------------------
 
     def ended(self, call: Under, answer: httpx.Response | None) -> None:
-        """Whether a call may have ended like this, after all that happened to it."""
+        """Whether an invocation may have ended like this, after all that happened to it."""
         function = call.function
         if answer is None:
             assert call.is_stopped, "the connection ended, and nobody stopped the server"
@@ -121,7 +121,7 @@ class StoryState:
         }
         assert excuses[code], f"there was no reason for {answer.text} ({call})"
         if number is not None and code == "RUNTIME_UNAVAILABLE" and call.is_stopped:
-            # Nobody knows how it ended, before its node or who takes that over says so.
+            # Its end is unknown until its node, or the node that takes that over, reports it.
             function.unanswered += 1
             function.lost.add(number)
         elif number is not None:
@@ -137,9 +137,9 @@ class StoryState:
     # After every step ------------------------------------------------------------------------
 
     def look(self) -> None:
-        """At everything."""
+        """Checks everything."""
         assert not self.driver.complaints(), "\n".join(self.driver.complaints())
-        # Before, for a call may end while its record is read; one that has ended is read so.
+        # Read first: an invocation may end while records are read, and one that has ended stays so.
         running = {one.id: len(self.calls(one)) for one in self.live.values()}
         listed, records = self._steady()
         assert list(listed) == sorted(one.id for one in self.live.values())
@@ -158,7 +158,7 @@ class StoryState:
             self.refused("NOT_FOUND", 404, self.driver.call("GET", function.path))
 
     def _steady(self) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-        """Functions and their records, of a moment in which no call ended."""
+        """Functions and their records, read while no invocation ended."""
         listed = self.good("GET", FUNCTIONS)["functions"]
         while True:
             records = {one.id: self._records(one.path) for one in self.live.values()}
@@ -178,7 +178,7 @@ class StoryState:
             more = f"&cursor={page['next_cursor']}"
 
     def current(self, function: KnownFunction) -> dict[str, Any]:
-        """The function as a GET shows it; a deployment may have ended meanwhile."""
+        """The function as shown by GET; a deployment may have ended meanwhile."""
         shown: dict[str, Any] = self.good("GET", function.path)
         self.hear(function, shown)
         return shown
@@ -190,7 +190,7 @@ class StoryState:
             self.note(function, shown["state"])
 
     def look_at(self, function: KnownFunction, shown: dict[str, Any]) -> None:
-        """The function as it is shown."""
+        """Checks the function's fields."""
         self.hear(function, shown)
         kind = function.versions[function.current]
         expected = kind.body() | {
@@ -208,13 +208,15 @@ class StoryState:
     def look_at_records(
         self, function: KnownFunction, shown: dict[str, Any], records: list[Any], running: int
     ) -> None:
-        """Its calls: what was acknowledged, nothing that nobody asked for, and their sums."""
+        """Checks its records: all acknowledged invocations, none that was not requested, and their
+        sums.
+        """
         found = {one["invocation_id"]: one for one in records}
         assert len(found) == len(records), "a record is listed twice"
         ended = {one for one, record in found.items() if record["status"] in FINAL}
         failed = {one for one in ended if found[one]["status"] != "success"}
         counted, told = (shown["invocation_count"], shown["error_count"]), (len(ended), len(failed))
-        if self.driver.is_fleet:  # what others have counted comes later: see `_is_counted`
+        if self.driver.is_fleet:  # counts of other nodes arrive later: see `_is_counted`
             assert all(one <= other for one, other in zip(counted, told, strict=True)), shown
         else:
             assert counted == told, f"{shown}, but these are its records: {records}"
@@ -249,7 +251,7 @@ class StoryState:
 
     def look_at_pool(self, function: KnownFunction) -> None:
         pool = self.pools[function.id]
-        if self.driver.is_fleet:  # what one node has ended another may have started already
+        if self.driver.is_fleet:  # another node may already have started what one node has ended
             pool = self._settled_pool(function)
         now, most = self.driver.of_function(function.key) or (pool["total_count"],) * 2
         assert pool["total_count"] <= function.bound, f"{pool}, at most {function.bound}"
@@ -259,9 +261,7 @@ class StoryState:
             self.until(lambda: self._is_empty(function), EMPTY_WITHIN_S, "an empty pool")
 
     def _settled_pool(self, function: KnownFunction) -> dict[str, Any]:
-        """Of a fleet: the first answer that is within the bound. The next may come from a node that
-        has not heard as much yet.
-        """
+        """In a fleet: the first response within the bound. The next node may have older data."""
         answers = [self.pools[function.id]]
 
         def is_within() -> bool:
@@ -284,7 +284,7 @@ class StoryState:
         return stats
 
     def _add_up(self) -> bool:
-        """Whether the pools add up to the sums of the tenant, as they do at any moment."""
+        """Whether the pools add up to the tenant's sums, as they must at any moment."""
         self.pools = {one.id: self.pool(one) for one in self.live.values()}
         stats = self.stats()
         busy = stats["busy_count"] + stats["recycling_count"]
@@ -294,7 +294,7 @@ class StoryState:
     # At rest ---------------------------------------------------------------------------------
 
     def rest(self) -> None:
-        """Every call has ended: then what is there is what is counted, and nothing is stuck."""
+        """All invocations have ended: checks that counts match and nothing is stuck."""
         for call in list(self.under):
             self.join(call)
         finish(self)
@@ -309,9 +309,9 @@ class StoryState:
                 self.until(partial(self._is_counted, function), COUNTED_WITHIN_S, "counters")
 
     def _is_counted(self, function: KnownFunction) -> bool:
-        """Whether what is counted of its calls is what its records are, those of lost nodes too."""
+        """Whether the function's counts match its records, including those of lost nodes."""
         shown = self.current(function)
-        records = self._records(function.path)  # of what is paused, some are queued and stay so
+        records = self._records(function.path)  # a paused function's queued invocations stay queued
         ends = {one["invocation_id"]: one["status"] for one in records if one["status"] in FINAL}
         failed = sum(one != "success" for one in ends.values())
         is_known = function.lost <= ends.keys()
@@ -319,7 +319,7 @@ class StoryState:
 
     def _is_at_rest(self) -> bool:
         stats = self.stats()
-        # What is kept beside what serves is counted as warming, and may stay.
+        # Instances kept for a rollback count as warming, and may stay.
         moving = any(stats[f"{name}_count"] for name in ("busy", "recycling", "terminating"))
         for function in self.live.values():
             self.current(function)

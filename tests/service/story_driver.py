@@ -1,6 +1,6 @@
-"""What a story needs of the server it is told on: the API, and the hands of an operator.
+"""How a story controls its server: by the API, and by what an operator can do.
 
-Stories (see `story_machine.py`) are told on fake sandboxes in this process (`story_fake.py`) and on
+Stories (see `story_machine.py`) run on fake sandboxes in this process (`story_fake.py`) and on
 real ones in a real server (`tests/e2e/story_real.py`).
 """
 
@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import httpx
 
-# A directory that no sandbox has: what names it can be stored, and cannot stand.
+# A directory that no sandbox has: a version that names it can be stored, but not started.
 NOWHERE = "/missing"
 
 
 def handler(mark: str) -> str:
-    """Says what it is, then does what the payload says: nothing, `exit N` or `sleep SECONDS`."""
+    """Prints its mark and version, then obeys the payload: empty, `exit N` or `sleep SECONDS`."""
     return (
         f'echo "{mark} $QUILT_FUNCTION_VERSION"; case "$QUILT_PAYLOAD" in '
         "exit*) exit ${QUILT_PAYLOAD#exit };; "
@@ -25,13 +25,13 @@ def handler(mark: str) -> str:
 
 
 class Running(Protocol):
-    """A request that was sent and whose answer nobody has waited for yet."""
+    """A request that was sent, but whose response was not awaited."""
 
     def done(self) -> bool:
         """Whether the answer is there."""
 
     def answer(self) -> httpx.Response | None:
-        """Waits for it; None where the connection ended instead."""
+        """Waits for the response; None if the connection ended instead."""
 
 
 class Driver(Protocol):
@@ -39,23 +39,23 @@ class Driver(Protocol):
 
     @property
     def slow(self) -> Sequence[float]:
-        """How long slow handlers run, in seconds, from a moment to long."""
+        """The durations of slow handlers in seconds, from short to long."""
 
     @property
     def delays(self) -> Sequence[int]:
-        """By how much accepted work is delayed, in seconds, from nothing to long."""
+        """The delays of asynchronous invocations in seconds, from none to long."""
 
     @property
     def is_fleet(self) -> bool:
-        """Whether any of several nodes is asked. Counts of others are those of a moment ago, and
-        calls may run on another node than the one that is restarted.
+        """Whether requests go to any of several nodes. Counts of other nodes are slightly outdated,
+        and invocations may run on a node other than the restarted one.
         """
 
     def unix(self) -> float:
         """The time, in Unix seconds."""
 
     def runs(self, invocation_id: str) -> int | None:
-        """How often a handler began with that call; None where nobody can tell."""
+        """How often a handler was started for the invocation; None if unknown."""
 
     def call(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
@@ -63,34 +63,34 @@ class Driver(Protocol):
         """One request and its answer."""
 
     def start_call(self, method: str, path: str, body: Any = None) -> Running:
-        """Sends a request and lets the server get as far as it gets without waiting."""
+        """Sends a request, and lets the server proceed until it has to wait."""
 
     def wait(self, seconds: float) -> None:
         """Lets that much time pass."""
 
     def kill_sandbox(self, which: int) -> bool:
-        """Ends the process of one of the sandboxes, and returns once the server has seen it.
+        """Ends the process of one of the sandboxes, and returns once the server has noticed.
 
-        False where there is none.
+        False if there are no sandboxes.
         """
 
     def restart(self, *, kill: bool) -> None:
-        """Ends the server, with notice or by `kill -9`, and starts it on what is on its disk."""
+        """Ends the server, by SIGTERM or SIGKILL, and starts it with the same data directory."""
 
     def sandboxes(self) -> int:
-        """How many there are, by the word of the OCI runtime."""
+        """The number of sandboxes according to the OCI runtime."""
 
     def of_function(self, key: str) -> tuple[int, int] | None:
-        """Sandboxes whose mark begins with that key: now, and the most since this was asked last.
+        """The sandboxes whose mark begins with that key: now, and at most since the last call.
 
-        None where nobody can tell.
+        None if unknown.
         """
 
     def complaints(self) -> list[str]:
-        """What the server said of its own mistakes."""
+        """The internal errors in the server's log."""
 
     def close(self) -> None:
-        """Ends it and looks at what it has left."""
+        """Ends the server, and checks that nothing is left of it."""
 
 
 class Tell(Protocol):

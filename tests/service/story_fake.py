@@ -1,8 +1,8 @@
-"""The server of `server/main.py` in this process: its routes, verbs, pools and store; sandboxes are
-fake.
+"""The server of `server/main.py` in this process: its routes, use cases, pools and store, with fake
+sandboxes.
 
-Time is the event loop's own (`story_time.py`), so a story of minutes takes milliseconds, and the
-same story is the same every time.
+Time is the event loop's own (`story_time.py`), so a story of minutes takes milliseconds, and
+running the same story again gives the same result.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from service.story_time import StoryLoop
 from sqlite_template import with_schema
 
 T = TypeVar("T")
-PATIENCE_S = 300.0  # for an answer, of the loop's time
-DRAIN_S, GRACE_S = 30.0, 2.0  # as `main.serve` has them
+PATIENCE_S = 300.0  # for a response, in the loop's time
+DRAIN_S, GRACE_S = 30.0, 2.0  # as in `main.serve`
 EPOCH = 1_760_000_000.0
-# Of a disk that never is full. In memory, to set 32 MiB aside takes as long as thirty requests.
+# A reserve on a disk that is never full: allocating 32 MiB takes as long as thirty requests.
 RESERVE_BYTES = 4096
 MARK = re.compile(r'echo "(?P<mark>(?P<key>\w+)\.\w+) ')
-# How long sandboxes take to be made, to be cleaned and to be destroyed, in seconds.
+# How long creating, cleaning and destroying a sandbox takes, in seconds.
 SPEEDS = ((0.0, 0.0, 0.0), (0.05, 0.003, 0.01), (2.0, 0.5, 0.5), (0.5, 0.02, 1.5))
 
 
 class LoopClock(ManualClock):
-    """`ports.Clock` by the loop."""
+    """A `ports.Clock` that reads the loop's time."""
 
     def __init__(self, loop: StoryLoop) -> None:
         self._loop = loop
@@ -60,7 +60,7 @@ class LoopClock(ManualClock):
 
 
 class Pace:
-    """In place of the event that holds destructions up: each takes so long."""
+    """Replaces the event that holds up destructions: each takes this long."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -69,11 +69,11 @@ class Pace:
         await asyncio.sleep(self._seconds)
 
     def set(self) -> None:
-        """It never stopped anybody."""
+        """No effect: nothing is held up permanently."""
 
 
 class StoryFakes(FakeSandboxes):
-    """Sandboxes that understand `story_driver.handler`, counted by function."""
+    """Fake sandboxes that run `story_driver.handler`, counted by function."""
 
     def __init__(self, start_s: float, recycle_s: float, end_s: float) -> None:
         super().__init__(start_s=start_s, recycle_s=recycle_s)
@@ -110,7 +110,7 @@ class StoryFakes(FakeSandboxes):
 
 
 async def play(mark: str, call: Call) -> CallResult:
-    """What the handler's shell would do."""
+    """Does what the handler's shell would do."""
     word, _, argument = (call.payload or b"").decode().partition(" ")
     stdout = f"{mark} {call.environment['QUILT_FUNCTION_VERSION']}\n".encode()
     await asyncio.sleep(float(argument) if word == "sleep" else 0)
@@ -123,7 +123,7 @@ async def play(mark: str, call: Call) -> CallResult:
 async def serving(
     path: Path, fakes: StoryFakes, clock: LoopClock, change: Callable[[Harness], None]
 ) -> AsyncIterator[tuple[Harness, InProcess]]:
-    """`change`: what is to be broken, before anything is asked."""
+    """Runs a server. `change`: breaks something before the first request."""
     with mock.patch.object(disk_reserve, "RESERVE_BYTES", RESERVE_BYTES):
         async with open_harness(path, clock, fakes) as harness:
             change(harness)
@@ -131,7 +131,7 @@ async def serving(
 
 
 class FakeRunning:
-    """A request as a task of the loop, of one life of the server."""
+    """A request as a task of the loop, during one run of the server."""
 
     def __init__(self, driver: FakeDriver, task: asyncio.Task[httpx.Response]) -> None:
         self._driver, self._task, self.is_lost = driver, task, False
@@ -146,7 +146,7 @@ class FakeRunning:
 
 
 class FakeDriver:
-    """`story_driver.Driver`. `change`: breaks something of every server before it starts."""
+    """A `story_driver.Driver`. `change`: breaks something of every server before its start."""
 
     slow, delays, is_fleet = (2.0, 7.0, 40.0), (0, 0, 3, 90), False
 
@@ -232,11 +232,11 @@ class FakeDriver:
         if kill:
             before = self._data_dir
             self._lives += 1
-            shutil.copytree(before, self._data_dir)  # what a kill leaves is what is there now
+            shutil.copytree(before, self._data_dir)  # the copy is what a kill would leave
             for one in self._running:
                 one.is_lost = not one.done()
             self._running.clear()
-            self._fakes.runs = Counter()  # what it still does is what nobody did
+            self._fakes.runs = Counter()  # runs after the kill do not count
             self.run(self._end())
             shutil.rmtree(before)
         else:
@@ -267,7 +267,7 @@ class FakeDriver:
         self._loop.close()
         shutil.rmtree(self._root)
 
-    # Its lives -------------------------------------------------------------------------------
+    # Starts and ends -------------------------------------------------------------------------
 
     def _start(self) -> None:
         self._fakes = StoryFakes(*self._speed)
@@ -276,7 +276,7 @@ class FakeDriver:
         self._harness, self._http = self.run(self._life.__aenter__())
 
     async def _drain(self) -> None:
-        """What SIGTERM does: see `main._drain_on_sigterm`."""
+        """Does what SIGTERM does: see `main._drain_on_sigterm`."""
         self._harness.services.health.drain()
         self._harness.services.work.waiters.release()
         await self._harness.dispatcher.stop()
@@ -287,9 +287,10 @@ class FakeDriver:
             await asyncio.wait(tasks, timeout=GRACE_S)
 
     async def _end(self) -> None:
-        # Closed pools refuse all work, and a dispatcher that goes on begins it again at once.
+        # Closed pools refuse all work, and a dispatcher that continued would start it again at
+        # once.
         await self._harness.dispatcher.stop()
-        # Requests have ended with the pools, which are closed first; then the client may be.
+        # Requests end with the pools, which are closed first; only then may the client be closed.
         await self._harness.pools.aclose()
         await asyncio.sleep(0.1)
         await self._life.__aexit__(None, None, None)
@@ -302,7 +303,7 @@ class FakeDriver:
 
 
 async def end_all() -> None:
-    """Whatever still waits for something, such as the graces of deleted functions."""
+    """Cancels everything that still waits, such as the grace periods of deleted functions."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()

@@ -1,8 +1,8 @@
-"""Whatever is done to functions in whatever order: the API keeps its word.
+"""Random sequences of operations on functions: the API keeps its promises.
 
-The rules are what callers and operators do, and what happens to them; `StoryState.look` in
-`story_checks.py` says what holds after each. Calls that take long are begun in one rule and joined
-in a later one, so that everything else happens under them.
+The rules are operations of callers and operators, and faults; `StoryState.look` in
+`story_checks.py` checks the invariants after each. Long invocations begin in one rule and are
+joined in a later one, so that everything else happens while they run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ON_FAKES = settings(
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )
-# Another try of the same story may go another way there, so it is told as it went the first time.
+# A repetition of a story may take another course there, so its first course is reported.
 ON_REAL = settings(ON_FAKES, stateful_step_count=12, phases=[Phase.generate], database=None)
 NAMES = st.sampled_from("abc")
 WHICH = st.integers(0, 3)
@@ -36,7 +36,7 @@ some_call = precondition(lambda self: bool(self.state.under))
 
 
 class StoryMachine(WorkRules, RuleBasedStateMachine):
-    """One story. `tell` opens the server that it is told on; `speed` is one of its kinds."""
+    """One story. `tell` opens its server; `speed` selects a variant of that."""
 
     tell: ClassVar[Tell]
     waits: ClassVar[tuple[float, ...]] = (0.02, 1.0, 6.0, 65.0)
@@ -68,7 +68,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
             self.heard["steps"] += 1
 
     def one(self, which: int) -> KnownFunction:
-        """One of the functions, as it is at this moment."""
+        """One of the functions, in its present state."""
         live = list(self.state.live.values())
         function = live[which % len(live)]
         if function.state == "deploying":
@@ -76,7 +76,9 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
         return function
 
     def as_shown(self, function: KnownFunction, answer: dict[str, Any]) -> None:
-        """What a change answers is what is shown afterwards; calls may be counted meanwhile."""
+        """A change's response equals what is shown afterwards; invocations may be counted
+        meanwhile.
+        """
         shown = self.state.current(function)
         is_counting = self.state.under or function.unfinished or self.state.driver.is_fleet
         moving = {*COUNTED} if is_counting else set()
@@ -179,15 +181,15 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
         if number == function.current:
             assert answer["current_version"] == number
             if function.state == "active":
-                function.is_ill = False  # what an update failed of is forgotten
+                function.is_ill = False  # a failed update is forgotten
         else:
             self._pointed(function, number, answer, crowded)
 
     def _pointed(
         self, function: KnownFunction, number: int, answer: dict[str, Any], crowded: bool
     ) -> None:
-        """The function was to point to that version, and this was the answer. `crowded`: calls
-        were running, which may have kept it from standing in time.
+        """Checks the response to a request that makes that version current. `crowded`: running
+        invocations may have kept its instances from becoming ready in time.
         """
         kind, before = function.versions[number], function.versions[function.current]
         taken = answer["current_version"] == number
@@ -332,7 +334,9 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
             self._roll_back(function, function.newest - 1)
 
     def suffer(self, function: KnownFunction, what: str, which: int) -> None:
-        """What happens to a function under its calls. `which`: the sandbox that is lost."""
+        """Something happens to a function while invocations run. `which`: the sandbox that is
+        lost.
+        """
         if what == "delete":
             self._remove(function)
         elif what == "pause":
@@ -361,7 +365,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
     def join(self, which: int) -> None:
         self.state.join(self.state.under[which % len(self.state.under)])
 
-    # What happens to them --------------------------------------------------------------------
+    # Faults and ends -------------------------------------------------------------------------
 
     @some_function
     @rule(how_long=st.integers(0, 3))
@@ -380,7 +384,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
 
     def _kill_sandbox(self, which: int) -> None:
         if any(one.state == "deploying" for one in self.state.live.values()):
-            return  # what that comes to depends on whose it was
+            return  # the effect depends on whose sandbox it was
         if self.state.driver.kill_sandbox(which):
             for call in self.state.under:
                 call.is_hurt = True
@@ -408,7 +412,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
 
 
 class Nobody:
-    """The call has no one who waits for it: its answer is there at once."""
+    """A request whose response is not awaited: it is available at once."""
 
     def done(self) -> bool:
         return True

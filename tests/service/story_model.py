@@ -1,4 +1,6 @@
-"""What a story remembers of the functions it has made, and what it may therefore be told."""
+"""A story's model of the functions that it has created, and the responses that this model
+allows.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ INVOCATION = {
     *("error_message", "cold_start"),
 }
 FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupted"}
-# What a call may be refused with, and how that is told.
+# The possible refusals of an invocation, with their codes.
 REFUSALS = {
     ("FUNCTION_NOT_ACTIVE", 409),
     ("NOT_FOUND", 404),
@@ -26,7 +28,7 @@ WITH_RETRY_AFTER = {"CAPACITY_FULL", "SHUTTING_DOWN"}
 
 @dataclass(frozen=True)
 class Kind:
-    """What a version fixes, as far as stories change it."""
+    """The properties of a version that stories change."""
 
     mark: str
     stands: bool = True
@@ -98,7 +100,7 @@ class KnownFunction:
 
     @property
     def unfinished(self) -> list[Submitted]:
-        """Its accepted work whose end nobody has seen."""
+        """Its accepted work whose end was not observed yet."""
         return [one for one in self.works.values() if one.final is None]
 
     @property
@@ -106,15 +108,14 @@ class KnownFunction:
         return max(self.versions)
 
     def limit(self, low: int, high: int) -> None:
-        """New targets; instances that are there may outlast them while they are busy."""
+        """Sets new targets; existing instances may exceed them while they are busy."""
         self.low, self.high, self.bound = low, high, max(high, self.bound)
 
 
 @dataclass
 class Under:
-    """A call that is under way. What has happened meanwhile excuses what it may be told.
-
-    `versions`: those that were current since it began.
+    """An invocation in progress. Events meanwhile justify some refusals. `versions`: those that
+    were current since it began.
     """
 
     function: KnownFunction
@@ -128,7 +129,7 @@ class Under:
 
 
 def check_refusal(body: dict[str, Any], status: int) -> str:
-    """A refusal in the form that is promised; its code."""
+    """Checks that a refusal has the promised form; returns its code."""
     assert set(body) == {
         *("error", "error_code", "request_id", "details", "retry_after", "hint"),
     }, body
@@ -144,8 +145,8 @@ def check_refusal(body: dict[str, Any], status: int) -> str:
 def check_record(
     function: KnownFunction, payload: str, versions: set[int], record: dict[str, Any]
 ) -> None:
-    """A call that was run ended as its handler did, on a version that it may have had."""
-    assert set(record) - {"attempt"} == INVOCATION, record  # of the second attempt and later ones
+    """Checks that an invocation ended as its handler did, on a version that it may have had."""
+    assert set(record) - {"attempt"} == INVOCATION, record  # for second and later attempts
     assert record["function_id"] == function.id
     assert record["started_at"] is not None
     assert record["ended_at"] >= record["started_at"]

@@ -1,7 +1,7 @@
-"""An event loop with a time of its own.
+"""An event loop with its own time.
 
-It stands still while anything can be done, and where everybody waits it jumps to whoever waits the
-shortest. Threads are part of that: what one is given is done a moment later, in turn.
+Time stands still while there is work, and jumps to the next timer when all tasks wait. That
+includes threads: work given to one is done a moment later, in order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DISK_S = 0.001
 
 
 class StoryLoop(asyncio.SelectorEventLoop):
-    """Its time passes only where nobody has anything to do."""
+    """Its time passes only while all tasks wait."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -47,11 +47,11 @@ class StoryLoop(asyncio.SelectorEventLoop):
         return future
 
     def _do_next(self, line: deque[Callable[[], None]]) -> None:
-        line.popleft()()  # whose turn it is: timers of one moment come in no order
+        line.popleft()()  # in order: timers of the same time fire in no defined order
 
 
 class Leap(selectors.DefaultSelector):
-    """Instead of waiting it moves the clock."""
+    """Advances the clock instead of waiting."""
 
     def __init__(self, loop: StoryLoop) -> None:
         super().__init__()

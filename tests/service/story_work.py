@@ -1,7 +1,8 @@
-"""Accepted work in a story: what was queued, what may have become of it, and what is done with it.
+"""Asynchronous invocations in a story: what was queued, what may have become of it, and operations
+on it.
 
-The rules are part of `story_machine.StoryMachine`; `look_at_work` is what must be so after each
-step of a story, whatever the step was.
+The rules are part of `story_machine.StoryMachine`; `look_at_work` checks the invariants after each
+step of a story.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ some_function = precondition(lambda self: bool(self.state.live))
 
 
 class WorkRules:
-    """What callers do with accepted work."""
+    """Operations of callers on asynchronous invocations."""
 
     state: StoryState
 
@@ -156,13 +157,14 @@ class WorkRules:
             state.good("DELETE", f"{path}/{dead[0]}", status=204)
             state.refused("NOT_FOUND", 404, state.driver.call("DELETE", f"{path}/{dead[0]}"))
             function.dead.remove(dead.pop(0))
-        # Work that ends just now would be among all of them, and nobody could tell.
+        # Work that ends just now would be among them, and the outcome would be ambiguous.
         every = every and not function.unfinished
         chosen = dead if every else dead[:1]
         if not every and not chosen:
             return
         body: dict[str, Any] = {"all": True} if every else {"invocation_ids": chosen}
-        before, due = function.state, state.driver.unix()  # it may have run once it is looked at
+        # It may have run by the time it is checked.
+        before, due = function.state, state.driver.unix()
         answer = state.driver.call("POST", f"{path}/redrive", body)
         if answer.status_code != 200:
             assert check_refusal(answer.json(), answer.status_code) == "FUNCTION_NOT_ACTIVE"
@@ -201,7 +203,7 @@ def look_at_work(state: StoryState, function: KnownFunction, found: dict[str, An
 def look_at_one(
     state: StoryState, function: KnownFunction, work: Submitted, record: dict[str, Any]
 ) -> None:
-    """Work that was not over when somebody looked last."""
+    """Checks work that was unfinished at the last check."""
     status, path = record["status"], f"{function.path}/invocations/{work.id}"
     if status in FINAL:
         check_end(function, work, record)
@@ -242,7 +244,7 @@ def check_end(function: KnownFunction, work: Submitted, record: dict[str, Any]) 
 
 
 def check_attempts(work: Submitted, record: dict[str, Any], attempts: list[Any]) -> None:
-    """Of work that is over: as many as its policies asked for, and each for a reason."""
+    """Checks the attempts of ended work: as many as its policies required, each for a reason."""
     told = f"{work}: {record}, {attempts}"
     assert [one["attempt"] for one in attempts] == list(range(1, len(attempts) + 1)), told
     assert len(attempts) <= max(work.attempts), f"more attempts than its policies allow: {told}"
@@ -283,7 +285,7 @@ def finish(state: StoryState) -> None:
 
 
 def look_at_queue(state: StoryState, function: KnownFunction) -> None:
-    """At rest: what is counted is what is there."""
+    """At rest: checks that the counts match the queue."""
     queue = state.good("GET", f"{function.path}/queue")
     waits = len(function.unfinished)
     assert queue["running"] == 0, queue

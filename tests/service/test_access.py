@@ -1,4 +1,4 @@
-"""Access: a key that nobody knows yet is found, and guessing has the store asked hardly ever."""
+"""Access: a key that the server has not seen yet is found, and guesses rarely cause queries."""
 
 import asyncio
 import math
@@ -19,7 +19,7 @@ from sqlite_template import with_schema
 
 
 class CountedKeys(SqlKeys):
-    """Counts how often the store is asked; `broken`: it does not answer."""
+    """Counts queries of the store; `broken`: it does not respond."""
 
     asked = 0
     broken = False
@@ -32,14 +32,14 @@ class CountedKeys(SqlKeys):
 
 
 class SharedKeys:
-    """A server's view of the keys, and that of a tool beside it, over one directory."""
+    """The keys as seen by a server, and by a tool beside it, over one directory."""
 
     def __init__(self, server: SqlStore, tool: SqlStore) -> None:
         self.keys, self.tool = CountedKeys(server.database), SqlKeys(tool.database)
         self.access = Access(self.keys, SystemClock(), disabled=(), stale_after_s=math.inf)
 
     async def create(self) -> str:
-        """As `quiltfn keys create` does."""
+        """Creates a key as `quiltfn keys create` does."""
         return (await make_key(self.tool, SystemClock(), "acme", Scope.READ, None))[1]
 
     async def who(self, key: str, address: str = "10.0.0.1") -> str:
@@ -90,14 +90,14 @@ async def test_guessing_has_the_store_asked_so_often_and_no_more(box: SharedKeys
         await asyncio.gather(*(wrong(number) for number in range(at, at + 300)))
     took = time.monotonic() - began
     assert box.keys.asked - asked <= took / module.ASK_EVERY_S + 2
-    # The same again ask nobody: each is asked about once.
+    # Repetitions cause no query: each key is looked up once.
     asked = box.keys.asked
     await asyncio.gather(*(wrong(number) for number in range(300)))
     for text in ("rubbish", "quilt_sk_short", "a.b.c"):
         with pytest.raises(Unauthorized):
             await box.who(text)
     assert box.keys.asked == asked
-    # And meanwhile a right one passes.
+    # Meanwhile a valid key is accepted.
     key = await box.create()
     flood = [asyncio.ensure_future(wrong(number)) for number in range(5000, 5300)]
     assert await box.who(key, "10.1.0.1") == "acme"
@@ -124,7 +124,8 @@ async def test_a_key_that_cannot_be_looked_for_is_not_said_to_be_wrong(box: Shar
 async def test_the_first_key_ends_the_open_mode_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOOK_EVERY_S", 0)  # a key can be made within a millisecond here
+    # Here, a key can be created within a millisecond.
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0)
     async with (
         open_sqlite(with_schema(tmp_path)) as server,
         open_sqlite(tmp_path, alone=False) as tool,
@@ -139,7 +140,7 @@ async def test_the_first_key_ends_the_open_mode_at_once(
         await box.access.refresh()
         assert not box.access.is_open
         assert not box.access.is_outdated
-        for _ in range(3):  # also changes that come in one tick of the clock of files
+        for _ in range(3):  # also for changes within the resolution of file times
             await box.create()
             assert box.access.is_outdated
             await box.access.refresh()

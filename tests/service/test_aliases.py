@@ -1,4 +1,4 @@
-"""Aliases of functions on fake sandboxes: what calls by them run on, and who may."""
+"""Aliases on fake sandboxes: the versions that run, and who may invoke them."""
 
 import asyncio
 import random
@@ -33,7 +33,7 @@ async def printed(web: Web, url: str, **more: Any) -> str:
 
 
 async def ran(web: Web, path: str) -> int:
-    """The version that the newest call ran on."""
+    """The version that the newest invocation ran on."""
     newest = (await web.newest(path))["invocation_id"]
     answer = await web("GET", f"{path}/invocations/{newest}/timeline")
     return int(answer.json()["version"])
@@ -78,7 +78,7 @@ async def test_calls_by_a_url_with_an_alias_run_on_its_version(web: Web) -> None
     await web.url(path, auth="none")
     urls = ("/fn/f@live", "/fn/default/f@live/further", "/fn/f%40live")
     for url in urls:
-        await web.ask(404, "POST", url)  # before there is the alias
+        await web.ask(404, "POST", url)  # before the alias exists
     for version in (1, 2):
         await put(web, path, version=version)
         for url in urls:

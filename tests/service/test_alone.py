@@ -1,4 +1,4 @@
-"""A server that is no node of a fleet has nothing of one in its memory."""
+"""A standalone server loads and runs nothing that only a fleet needs."""
 
 import asyncio
 import subprocess
@@ -59,7 +59,7 @@ def test_nothing_of_a_fleet_is_imported_without_the_setting(tmp_path: Path, extr
 
 @promise("N15")
 async def test_alone_it_asks_for_no_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cold, warm, scaled and full: no pool of it is bounded, and nobody computes what it wants."""
+    """Cold, warm, scaled and full: none of its pools has an allowance or computes its demand."""
 
     def forbidden(*_: object) -> None:
         raise AssertionError("a server alone has no use for it")
@@ -88,7 +88,7 @@ def of_database(tmp_path: Path) -> Iterator[Path]:
 
 @promise("N90")
 async def test_it_hears_of_its_own_change_that_was_stored_silently(of_database: Path) -> None:
-    """As where PostgreSQL ends in the middle of a commit and stays away: nobody else tells it."""
+    """As if PostgreSQL stopped during a commit and stayed away, and no notice arrived."""
     store = on_postgresql(of_database, node_id=FACTS.node_id)
     async with open_harness(of_database, node=(FACTS.node_id, store)) as server:
         database: Any = server.store.database

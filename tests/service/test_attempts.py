@@ -1,4 +1,4 @@
-"""Attempts at accepted work: what their records say, and that somebody decides on each end."""
+"""Attempts at asynchronous invocations: their records, and that each end gets a decision."""
 
 import asyncio
 from typing import Any
@@ -17,7 +17,7 @@ AGAIN, DEAD = WorkOutcome(retry_at_ms=5_000_000), WorkOutcome(dead_letter="attem
 
 
 class Decider:
-    """Decides the same each time, and remembers what it was asked."""
+    """Always decides the same, and records the requests."""
 
     def __init__(self, outcome: WorkOutcome) -> None:
         self.outcome, self.ended = outcome, list[Invocation]()
@@ -61,7 +61,7 @@ async def test_a_call_is_counted_once_it_is_final(server: Harness) -> None:
     ("status", "started_at", "count"),
     [
         (Status.INTERRUPTED, 1_000, 1),
-        (Status.INTERRUPTED, None, 1),  # a node was lost that may have begun it
+        (Status.INTERRUPTED, None, 1),  # a node was lost that may have started it
         (Status.ERROR, None, 1),
         (Status.CANCELLED, 1_000, 1),
         (Status.CANCELLED, None, 0),

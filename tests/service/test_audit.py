@@ -39,7 +39,7 @@ WRONG = "quilt_sk_" + "0" * 12 + "_" + "x" * 43
 
 @dataclass
 class AuditedApp:
-    """The application with nothing behind it: what gets as far as a function fails."""
+    """The application without a store of functions: whatever reaches a function fails."""
 
     http: httpx.AsyncClient
     store: SqlStore
@@ -88,7 +88,7 @@ async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
             yield AuditedApp(http, store, clock, access, services)
 
 
-# Refused before its work ---------------------------------------------------------------------
+# Refused before execution --------------------------------------------------------------------
 
 
 @promise("A12")
@@ -140,10 +140,10 @@ async def test_what_would_change_nothing_leaves_none(door: AuditedApp) -> None:
 async def test_a_flood_of_refusals_leaves_a_hundred_entries_and_then_one_a_minute(
     door: AuditedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Somebody on the internet found the server and tries all night.
+    # Somebody on the internet has found the server and guesses keys all night.
     monkeypatch.setattr(audit, "REFUSALS_AT_ONCE", 10)
     _, may_read = await door.key(Scope.READ)
-    for _ in range(30):  # what leaves no entry takes no room either
+    for _ in range(30):  # refusals without an entry do not reduce the allowance either
         await door.http.get(CREATE)
     for _ in range(30):
         assert await door.post(CREATE, {}, BODY) == 401
@@ -156,7 +156,7 @@ async def test_a_flood_of_refusals_leaves_a_hundred_entries_and_then_one_a_minut
     for _ in range(30):
         await door.post(CREATE, {}, BODY)
     assert len(await door.entries()) == 21
-    # Who is known has room of its own meanwhile, and no more than that.
+    # A known caller has its own allowance meanwhile, and no more than that.
     for _ in range(30):
         assert await door.post(CREATE, may_read, BODY) == 403
     assert len(await door.entries()) == 31
@@ -193,7 +193,7 @@ async def test_a_refusal_stands_where_the_store_takes_no_entry(
 async def test_a_call_whose_entry_was_not_taken_is_not_entered_as_refused(
     door: AuditedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The work was done and may have changed something: "refused" would be a lie.
+    # The request was executed and may have changed something, so it must not be logged as refused.
     _, may_write = await door.key(Scope.WRITE)
     tried: list[str | None] = []
 
@@ -211,7 +211,7 @@ async def test_a_call_whose_entry_was_not_taken_is_not_entered_as_refused(
 
 @pytest.mark.parametrize("name", ["Authorization", "X-Api-Key"])
 async def test_of_two_credentials_in_one_header_none_counts(door: AuditedApp, name: str) -> None:
-    # A proxy that checks the last header and a server that counts the first would disagree.
+    # A proxy might check the last header, and a server the first one.
     _, good = await door.key(Scope.READ)
     text = good["X-Api-Key"] if name == "X-Api-Key" else f"Bearer {good['X-Api-Key']}"
     for other in (text, "wrong", ""):

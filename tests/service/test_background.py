@@ -1,4 +1,4 @@
-"""What runs beside calls goes on after a mistake of ours, and after a store that refused."""
+"""Background tasks continue after a bug, and after an error of the store."""
 
 import asyncio
 from pathlib import Path
@@ -44,7 +44,7 @@ async def test_work_that_a_full_disk_put_off_waits_again(monkeypatch: pytest.Mon
     tries = 0
 
     async def recovered() -> bool:
-        return tries == 0  # as the journal, which says it once
+        return tries == 0  # like the journal, which reports it once
 
     async def start() -> None:
         nonlocal tries

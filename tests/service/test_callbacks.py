@@ -1,7 +1,7 @@
-"""Callbacks over real sockets: what a receiver, a resolver or a network may do to the sender.
+"""Callbacks over real sockets: faults of a receiver, a resolver or the network.
 
-Two addresses of this machine play the parts: 127.0.0.2 is allowed, as a public address would be,
-and 127.0.0.1 is what must not be reached.
+Two addresses of this machine are used: 127.0.0.2 is allowed, like a public address, and 127.0.0.1
+must not be reached.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Replies = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 class Receiver:
-    """A server on one address: how often it was reached, and what came."""
+    """A server on one address: counts its connections, and stores the requests."""
 
     def __init__(self) -> None:
         self.reached = 0
@@ -97,7 +97,7 @@ async def receiver(
 
 
 def answers(*turns: Sequence[str]) -> Callable[[str, int], Awaitable[Sequence[Address]]]:
-    """A resolver that says something else each time it is asked; the last turn stays."""
+    """A resolver that gives the next result each time; the last one stays."""
     asked = list(turns)
 
     async def resolve(_host: str, _port: int) -> Sequence[Address]:
@@ -162,7 +162,7 @@ async def test_no_way_to_write_loopback_leads_there(host: str) -> None:
         url = f"http://{host}:{inside.port}{SECRET_PATH}"
         assert "may not go to" in await refused(Callbacks([]), url)
         assert inside.reached == 0
-        # The control: the same name does lead there.
+        # Control: the same name does lead there.
         everything = ranges_of("0.0.0.0/0, ::/0")
         assert await post(Callbacks(everything), url) == 200
         assert inside.reached == 1
@@ -177,7 +177,7 @@ async def test_one_address_that_is_not_allowed_spoils_a_name() -> None:
 
 
 class ResolvesTwice(CheckedBackend):
-    """The mistake that rebinding lives of: what was checked is not what is connected to."""
+    """The mistake that DNS rebinding exploits: connects to a different address than was checked."""
 
     async def connect_tcp(
         self, host: str, port: int, *_rest, **_named
@@ -193,12 +193,12 @@ async def test_a_resolver_that_changes_its_mind_leads_nowhere_else() -> None:
         url = f"http://hook.example:{there.port}{SECRET_PATH}"
         assert await post(Callbacks(ALLOWED, answers([OUTSIDE], [INSIDE])), url) == 200
         assert (there.reached, inside.reached) == (1, 0)
-        # The next one is checked anew.
+        # The next callback is checked again.
         callbacks = Callbacks(ALLOWED, answers([OUTSIDE], [INSIDE]))
         assert await callbacks.post(url, {}, b"") == 200
         assert "may not go to" in await refused(callbacks, url)
         assert inside.reached == 0
-        # The control: the attack works where the name is resolved again.
+        # Control: the attack succeeds if the name is resolved again.
         weak = Callbacks(ALLOWED)
         weak._pool._network_backend = ResolvesTwice(ALLOWED, answers([OUTSIDE], [INSIDE]))
         assert await post(weak, url) == 200
@@ -214,7 +214,7 @@ async def test_a_redirect_is_not_followed(status: int) -> None:
             url = f"http://hook.example:{there.port}{SECRET_PATH}"
             assert await post(Callbacks(ALLOWED, answers([OUTSIDE])), url) == status
             assert inside.reached == 0
-            # The control: a client that follows does arrive there.
+            # Control: a client that follows redirects arrives there.
             async with httpx.AsyncClient(follow_redirects=True, trust_env=False) as follows:
                 await follows.post(f"http://{OUTSIDE}:{there.port}/")
             assert inside.reached == 1
@@ -258,7 +258,7 @@ async def test_of_an_endless_body_only_the_status_is_read() -> None:
         url = f"http://hook.example:{there.port}{SECRET_PATH}"
         assert await post(Callbacks(ALLOWED, answers([OUTSIDE]), timeout_s=5), url) == 200
         async with asyncio.timeout(scaled(5)):
-            await there.closed.wait()  # the connection ended
+            await there.closed.wait()  # the connection has ended
 
 
 @promise("A49")
@@ -275,7 +275,7 @@ async def test_an_answer_that_does_not_come_to_its_point_is_given_up(answer: Rep
 
 @pytest.mark.parametrize("count", [2, 100_000])
 async def test_of_interim_answers_only_so_many_bytes_are_read(count: int) -> None:
-    """Each of them costs a parser more than its sender, and nothing else is done meanwhile."""
+    """Each of them costs the parser more than its sender, and blocks the event loop meanwhile."""
 
     async def promises(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 103 A\r\n\r\n" * count + OK)
@@ -291,7 +291,7 @@ async def test_of_interim_answers_only_so_many_bytes_are_read(count: int) -> Non
 
 
 def test_a_receiver_that_resets_connections_is_a_failed_callback_and_no_mistake_of_ours() -> None:
-    """On the server's own event loop, which takes the socket away as soon as it sees the reset."""
+    """On the server's own event loop, which closes the socket as soon as it sees the reset."""
 
     async def tried(callbacks: Callbacks, port: int) -> str:
         try:
@@ -326,7 +326,7 @@ def test_a_receiver_that_resets_connections_is_a_failed_callback_and_no_mistake_
             listening.shutdown(socket.SHUT_RDWR)
             thread.join()
     assert seen <= {"no connection could be made", "the connection ended before an answer"}
-    # The control needs no luck: the library's own connection is not asked.
+    # The control does not depend on timing: it bypasses the library's own connection.
     assert BoundedStream(cast("Any", None)).get_extra_info("ssl_object") is None
 
 
@@ -349,7 +349,7 @@ async def test_a_name_that_is_none_and_a_port_that_nobody_has_are_told_as_that()
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of hook.example that only who is told trusts."""
+    """A certificate for hook.example that only clients with its authority trust."""
     return self_signed(tmp_path_factory.mktemp("tls"), "DNS:hook.example")
 
 
@@ -382,7 +382,7 @@ async def test_an_address_of_this_machine_is_private(monkeypatch: pytest.MonkeyP
 
 
 def test_a_thread_is_free_before_its_callback_is_given_up() -> None:
-    """Of three name servers (resolv.conf has no more) that are silent each is asked."""
+    """Each of three silent name servers (the maximum of resolv.conf) is queried."""
     told = dict(one.split(":") for one in NAMES["RES_OPTIONS"].split())
     assert int(told["timeout"]) * int(told["attempts"]) * 3 < TIMEOUT_S
 
@@ -399,7 +399,7 @@ async def test_unanswered_names_hold_up_nothing_else(monkeypatch: pytest.MonkeyP
     some = [asyncio.ensure_future(resolver(f"{n}.example", 80)) for n in range(40)]
     try:
         await asyncio.sleep(0.05)
-        async with asyncio.timeout(scaled(5)):  # the threads of everything else are free
+        async with asyncio.timeout(scaled(5)):  # other threads stay free
             assert await asyncio.to_thread(lambda: 1) == 1
     finally:
         is_over.set()

@@ -1,4 +1,4 @@
-"""A version that gets a part of the calls is taken back by itself, on fake sandboxes."""
+"""A version with a share of the invocations is rolled back automatically, on fake sandboxes."""
 
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,9 @@ HALF = {"version": 2, "weight": 0.5}
 
 
 async def with_canary(web: Web, handler: str = "exit 1", **alias: Any) -> str:
-    """The path of a function that calls by the alias live may run on another version of."""
+    """The path of a function with a second version, which gets a share of the invocations by the
+    alias live.
+    """
     path = await web.function("echo 1")
     await web.ask(200, "PUT", path, {"handler": handler})
     body: dict[str, Any] = {"version": 1, "also": HALF, "rollback_on": RULE}
@@ -72,7 +74,7 @@ async def test_a_version_that_fails_is_taken_back_with_the_figures(web: Web) -> 
     assert (entry.object_id, entry.object_name) == (path.rsplit("/", 1)[1], "f")
     assert (entry.credential, entry.note) == ("canary", f"live: {why}")
     assert {await printed(web, f"{path}/invoke?alias=live") for _ in range(20)} == {"1"}
-    # Whoever sets it again begins anew.
+    # Setting it again resets the counts.
     again = await put(web, path, version=1, also=HALF, rollback_on=RULE)
     assert again["rolled_back"] is None
     await called(web, path, times=LEAST - 1)

@@ -1,4 +1,6 @@
-"""One call is ended by its id: wherever it is, its record is final once and its place is free."""
+"""One invocation is cancelled by its id: at any stage its record is final once, and its instance is
+freed.
+"""
 
 import asyncio
 
@@ -15,12 +17,12 @@ pytestmark = promise("P17")
 
 
 def ids(server: Harness) -> list[str]:
-    """Of the calls that have not ended, the oldest first."""
+    """The ids of the invocations that have not ended, oldest first."""
     return list(server.invoker._calls)
 
 
 async def running_call(server: Harness) -> tuple[Entry, "asyncio.Future[Invocation]", str]:
-    """A function of one instance, its only call, which runs, and the call's id."""
+    """A function with one instance, its only running invocation, and that one's id."""
     entry = await server.active("sleep 60", max_instances=1)
     running = await server.running(entry)
     (invocation_id,) = ids(server)
@@ -33,7 +35,7 @@ async def cancel(server: Harness, entry: Entry, invocation_id: str) -> Invocatio
 
 
 async def cancelled(server: Harness, entry: Entry, invocation_id: str) -> Invocation:
-    """The record of a call that is cancelled, or ended just before."""
+    """The record of an invocation that is cancelled, or ended just before."""
     record = await cancel(server, entry, invocation_id)
     assert record is not None
     return record
@@ -57,7 +59,7 @@ async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     server.sandboxes.may_end.clear()
     cancelling = asyncio.ensure_future(cancel(server, entry, invocation_id))
     assert (await running).status is Status.CANCELLED
-    # Nor is whoever asks meanwhile, from the moment on in which the call has its record.
+    # Neither does a second request get a response meanwhile, once the invocation has its record.
     repeated = [asyncio.ensure_future(cancel(server, entry, invocation_id))]
     await asyncio.sleep(0.02)
     repeated.append(asyncio.ensure_future(cancel(server, entry, invocation_id)))
@@ -65,12 +67,12 @@ async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     assert not any(one.done() for one in (cancelling, *repeated))
     server.sandboxes.may_end.set()
     assert [await one for one in (cancelling, *repeated)] == [await running] * 3
-    # Where it does not end, that is not acknowledged.
+    # If the processes do not end, the cancellation is not acknowledged.
     monkeypatch.setattr("quiltfn.calls.invoke.KILLED_WITHIN_S", 0.02)
     running = await server.running(entry)
     (invocation_id,) = ids(server)
     server.sandboxes.may_end.clear()
-    for _ in range(2):  # nor where it is asked for again
+    for _ in range(2):  # not for a repeated request either
         with pytest.raises(RuntimeUnavailable, match="its handler may still run") as refused:
             await cancel(server, entry, invocation_id)
         assert (refused.value.invocation_id, refused.value.executed) == (invocation_id, True)

@@ -1,4 +1,4 @@
-"""The launcher's socket, with a launcher of the test's own at the other end."""
+"""The launcher's socket, with the test as the launcher."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ async def test_a_sandbox_that_arrives_incomplete_is_destroyed_and_nothing_of_it_
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     top, taken = max(map(int, before)), [os.open("/dev/null", os.O_RDONLY)]
     try:
-        while taken[-1] <= top:  # so that what is free lies above everything that is open
+        while taken[-1] <= top:  # so that free descriptors are above all open ones
             taken.append(os.open("/dev/null", os.O_RDONLY))
         free = taken[-1] + 1
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + room, hard))
@@ -74,7 +74,7 @@ async def test_a_sandbox_that_arrives_incomplete_is_destroyed_and_nothing_of_it_
 
 
 class Transport:
-    """The guest's socket, of which only the end matters."""
+    """The guest's socket; only its end matters here."""
 
     is_open = True
     has_hung_up = False
@@ -102,8 +102,8 @@ class Transport:
 async def test_a_guest_loses_its_socket_where_the_launcher_does_not_answer(
     ends: tuple[LauncherChannel, socket.socket], monkeypatch: pytest.MonkeyPatch, closes: bool
 ) -> None:
-    """The launcher stands still; the guest then ends its sandbox by itself, and says so by closing
-    its end. If it does not, nobody is told that it has.
+    """The launcher is stalled; the guest then ends its sandbox by itself, and reports that by
+    closing its socket. If it does not, the sandbox does not count as ended.
     """
     monkeypatch.setattr(guest, "LAUNCHER_ANSWERS_S", 0.2)
     monkeypatch.setattr(guest, "GUEST_ENDS_S", 0.2)
@@ -114,7 +114,7 @@ async def test_a_guest_loses_its_socket_where_the_launcher_does_not_answer(
     stopped = asyncio.ensure_future(sandbox.stopped())
     for _ in range(20):
         await asyncio.sleep(0)
-    assert not transport.has_hung_up  # while it may still be counted what the sandbox has used
+    assert not transport.has_hung_up  # while the sandbox's usage may still be read
     async with asyncio.timeout(scaled(5)):
         while not transport.has_hung_up:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.01)
@@ -139,7 +139,7 @@ async def test_a_guest_loses_its_socket_where_the_launcher_does_not_answer(
 async def test_a_call_that_nobody_ends_at_its_deadline_loses_its_guest(
     ends: tuple[LauncherChannel, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither its guest, which has that deadline as well, nor the launcher, which is told of it."""
+    """Neither by its guest, which has the same deadline, nor by the launcher, which is asked to."""
     for bound in ("OUTER_DEADLINE_S", "LAUNCHER_ANSWERS_S", "GUEST_ENDS_S"):
         monkeypatch.setattr(guest, bound, 0.05)
     channel, theirs = ends

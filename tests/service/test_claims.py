@@ -1,4 +1,4 @@
-"""What is claimed and not begun, on a real store: held, put back, and nowhere twice."""
+"""Claimed work that was not started, on a real store: held, released, and never in two places."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,7 +21,7 @@ pytestmark = promise("D31")
 
 
 class Taken:
-    """A function's work in a store, and what is claimed of it."""
+    """A function's work in a store, and the backlog of claimed work."""
 
     def __init__(self, store: SqlStore, function: Function) -> None:
         self.queue, self.function = SqlWork(store.database), function
@@ -38,7 +38,7 @@ class Taken:
         assert await self.claims.claim(self.backlog, size, NOW_MS) == []
 
     async def waiting(self) -> list[str]:
-        """The ids of what nobody has claimed; it is claimed by this."""
+        """The ids of unclaimed work, which this claims."""
         claim = await self.queue.claim(self.function.id, 100, NOW_MS, is_begun=False)
         return [one.record.invocation_id for one in claim.work]
 
@@ -50,7 +50,7 @@ async def taken(tmp_path: Path) -> AsyncIterator[Taken]:
 
 
 def fail_once(taken: Taken, monkeypatch: pytest.MonkeyPatch, name: str, after: int = 0) -> None:
-    """The store takes so many requests of a kind and not the next."""
+    """The store accepts so many requests of a kind, but not the next one."""
     asked, real = 0, getattr(taken.queue, name)
 
     async def fails(*given: Any, **more: Any) -> Any:
@@ -66,7 +66,7 @@ def fail_once(taken: Taken, monkeypatch: pytest.MonkeyPatch, name: str, after: i
 async def test_what_was_put_back_before_the_store_failed_is_not_held_as_well(
     taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fills up in the middle of a pause: no piece is begun here and claimed again."""
+    """The disk fills up during a pause: work must not be started here after it was released."""
     monkeypatch.setattr(module, "RELEASED_AT_ONCE", 2)
     ids = await taken.accept(5)
     await taken.claim()
@@ -117,7 +117,8 @@ async def test_beyond_so_many_bytes_one_piece_is_claimed_at_a_time(
     taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HELD_MAX_BYTES", 1000)
-    monkeypatch.setattr(module, "CLAIM_MAX_BYTES", 0)  # a claim under way is expected to bring none
+    # A claim in progress is expected to bring nothing.
+    monkeypatch.setattr(module, "CLAIM_MAX_BYTES", 0)
     await taken.accept(2, payload=bytes(600))
     await taken.claim(1)
     assert taken.claims.slice_size(taken.backlog, 3) > 1
@@ -138,7 +139,7 @@ async def test_work_is_claimed_ahead_and_never_if_strict(taken: Taken, is_strict
         wanted.append(claims.wants_more(backlog, 4, NOW_MS))
         claims.take(backlog)
     assert wanted == [False, False, False, not is_strict]
-    assert not claims.wants_more(backlog, 4, NOW_MS - 1)  # what waits is not due
+    assert not claims.wants_more(backlog, 4, NOW_MS - 1)  # the waiting work is not due
     assert claims.slice_size(backlog, 3) == 3 if is_strict else claims.slice_size(backlog, 3) > 3
 
 

@@ -1,9 +1,9 @@
-"""What a warm call costs the server, counted: it leaves nothing that only the collector of cycles
-could free, and the API makes few Python calls for it.
+"""The cost of a warm invocation, counted: it leaves nothing that only the garbage collector could
+free, and the API makes few Python calls.
 
-The collector stops the whole server while it looks, 15 to 30 ms after some five thousand calls that
-each leave a few objects: the longest wait that callers ever had. A Python call costs some 50 ns, of
-the 250 µs that the server spends on a warm call.
+The collector stops the whole server for 15 to 30 ms after about five thousand invocations that each
+leave a few objects: the longest delay for callers. A Python call takes about 50 ns of the 250 µs
+that the server spends on a warm invocation.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ REQUEST = (
 
 
 class Connection:
-    """A caller that keeps its connection."""
+    """A client that keeps its connection open."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -64,7 +64,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 @asynccontextmanager
 async def connected(harness: Harness) -> AsyncIterator[Connection]:
-    """A caller's connection to the application, by real sockets."""
+    """A client connection to the application over real sockets."""
     app, connections = make_app(harness.services), Connections()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: HttpConnection(app, connections), "127.0.0.1")
@@ -82,10 +82,10 @@ async def connection(harness: Harness) -> AsyncIterator[Connection]:
 
 
 async def left_by_calls(harness: Harness, connection: Connection) -> int:
-    """Objects that only the collector frees, after `CALLS` warm calls."""
+    """Objects that only the collector frees, after `CALLS` warm invocations."""
     entry = await harness.active()
     path = f"/api/functions/{entry.function.id}/invoke"
-    for _ in range(CALLS):  # whatever is made once is there after these
+    for _ in range(CALLS):  # after these, one-time objects exist
         await connection.call(path)
     await harness.journal.synced()
     gc.collect()
@@ -113,14 +113,14 @@ async def test_negative_control_a_call_that_refers_to_itself_is_left(
     assert await left_by_calls(harness, connection) >= CALLS
 
 
-# Of the API, its parser of JSON and the checks of credentials and limits; what they call is not
-# counted here.
+# The API's own functions, its JSON parser, and checks of credentials and limits; not the functions
+# that they call.
 API = ("/quiltfn/api/", "/quiltfn/tenants/")
 API_CALLS_MAX = 50
 
 
 async def python_calls_of_the_api(harness: Harness, connection: Connection, name: str = "f") -> int:
-    """Of a warm call."""
+    """The Python calls for a warm invocation."""
     entry = await harness.active(name=name)
     path = f"/api/functions/{entry.function.id}/invoke"
     return await fewest_python_calls(API, lambda: connection.call(path), CALLS)

@@ -1,5 +1,5 @@
-"""The default alias, on fake sandboxes: what calls that name nothing run on, and what updates,
-rollbacks and canaries make of it.
+"""The default alias on fake sandboxes: the version of invocations that name none, and the effects
+of updates, rollbacks and canaries.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ RULE = {"error_rate": 0.05, "within_s": 300}
 
 
 class Dice:
-    """Chooses the main version, then the other one, and so on."""
+    """Chooses the main version and the second one in turn."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -43,7 +43,7 @@ async def test_none_is_made_while_a_node_of_an_older_version_would_drop_it(web: 
     assert not (await put(web, path, version=1))["default"]
     aliases.others.has_older_nodes = lambda: False
     assert (await put(web, path, **body))["default"]
-    aliases.others.has_older_nodes = lambda: True  # one that is there already may be changed
+    aliases.others.has_older_nodes = lambda: True  # an existing alias may be changed
     assert (await put(web, path, version=2, default=True))["default"]
     assert not (await put(web, path, version=2, default=False))["default"]
 
@@ -70,7 +70,7 @@ async def test_calls_that_name_nothing_run_by_the_default_alias(web: Web) -> Non
     web.harness.services.aliases._dice = Dice()  # type: ignore[assignment]
     for url in plain:
         assert {await printed(web, url) for _ in range(2)} == {"1", "2"}
-    # What names a version runs on that, also on the current one.
+    # Naming a version overrides the alias, even for the current version.
     assert {await printed(web, f"{path}/invoke?version=2") for _ in range(3)} == {"2"}
     assert {await printed(web, f"{path}/invoke?version=1") for _ in range(3)} == {"1"}
     await put(web, path, version=1, default=False)
@@ -169,7 +169,7 @@ async def test_a_rollback_may_leave_the_default_alias_as_it_is(web: Web) -> None
     ):
         await rolled_back_to(web, path, 3)
         await put(web, path, **alias, default=True)
-        for _ in range(2):  # the second one finds it done
+        for _ in range(2):  # the second rollback has nothing left to do
             answer = await web("POST", keep, {"version": 2})
             assert (answer.status_code, answer.json()["current_version"]) == (200, 2)
             live = (await aliases_of(web, path))["live"]

@@ -1,4 +1,4 @@
-"""Deliveries: from the commit of a record to what a receiver or a function got of it."""
+"""Deliveries: from the commit of a record to what a receiver or a function gets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SOON_S = 10.0
 
 
 class Sender:
-    """`CallbackSender` that remembers; `reply` says what each URL answers."""
+    """A `CallbackSender` that stores requests; `reply`: the response of each URL."""
 
     def __init__(self) -> None:
         self.posts: list[tuple[str, Mapping[str, str], bytes]] = []
@@ -69,7 +69,7 @@ class Sender:
         return 204
 
     def slow_until(self, event: asyncio.Event, part: str = "slow") -> None:
-        """URLs with that part answer once the event is set."""
+        """Requests to URLs with that part get their response once the event is set."""
 
         async def reply(url: str) -> int:
             if part in url:
@@ -96,7 +96,7 @@ class Sender:
 
 
 class World:
-    """A store with functions and policies, and deliveries that run."""
+    """A store with functions and policies, and running deliveries."""
 
     def __init__(self, store: SqlStore, journal: SpoolJournal) -> None:
         self.store, self.journal, self.clock = store, journal, SystemClock()
@@ -147,7 +147,7 @@ class World:
     async def end_call(
         self, function: Function, delivery_id: str | None = None, **changes: Any
     ) -> str:
-        """A call of the function ends; returns the id of its delivery."""
+        """Ends an invocation of the function; returns the id of its delivery."""
         delivery_id = delivery_id or an_id()
         running = replace(begun(a_piece(function).record), **changes)
         self.journal.opened(running)
@@ -162,7 +162,7 @@ class World:
         return next(one for one in found if one.id == delivery_id)
 
     async def sent(self, function: Function, status: str = "delivered", **call: Any) -> Delivery:
-        """The delivery of a call's end, once it has that status; until then deliveries run."""
+        """The delivery of an invocation, once it has that status; deliveries run until then."""
         async with self.running():
             return await self.until(function, await self.end_call(function, **call), status=status)
 
@@ -174,7 +174,7 @@ class World:
         return self.catalog.get(function.id)
 
     async def until(self, function: Function, delivery_id: str, **wanted: Any) -> Delivery:
-        """The delivery once its fields are as wanted."""
+        """The delivery once its fields have the expected values."""
         async with asyncio.timeout(scaled(SOON_S)):
             while True:
                 one = await self.one(function, delivery_id)
@@ -200,7 +200,7 @@ TO_URL = Destination(url=URL, secret=SECRET)
 
 @promise("A48")
 async def test_a_receiver_gets_a_signed_message_of_the_record(world: World) -> None:
-    """The other side is the library that Standard Webhooks offers to receivers."""
+    """The receiver verifies it with Standard Webhooks' own library."""
     async with receiver("127.0.0.2") as there:
         url = f"http://127.0.0.2:{there.port}/hook"
         function = await world.function("f", Destination(url=url, secret=SECRET))
@@ -216,7 +216,7 @@ async def test_a_receiver_gets_a_signed_message_of_the_record(world: World) -> N
     assert message["type"] == "invocation.success"
     assert message["data"]["function_id"] == function.id
     assert message["data"]["stdout"] == "hello\n"
-    with pytest.raises(WebhookVerificationError):  # the control
+    with pytest.raises(WebhookVerificationError):  # control
         Webhook(SECRET).verify(body.replace(b"success", b"failure"), headers)
 
 
@@ -325,7 +325,7 @@ async def test_bodies_under_way_have_a_limit_and_a_tenant_leaves_room_to_others(
 
 
 def in_turn(*replies: int | Exception) -> Callable[[str], Awaitable[int]]:
-    """A receiver that answers with each of these once, or fails with it."""
+    """A receiver that gives each of these responses, or raises it, once."""
     left = list(replies)
 
     async def reply(_url: str) -> int:
@@ -353,7 +353,7 @@ async def test_what_is_not_taken_is_tried_again_with_the_same_id(world: World) -
 async def test_one_that_may_have_been_claimed_is_sent_once_that_is_known(
     world: World, monkeypatch: pytest.MonkeyPatch, is_made: bool
 ) -> None:
-    """As where the database ends in the middle of a commit and stays away for a while."""
+    """As if the database stopped during a commit and did not respond for a while."""
     monkeypatch.setattr("quiltfn.calls.deliveries.STORE_AGAIN_S", 0.05)
     function = await world.function("f", TO_URL)
     with silent(world.kept, "claim", is_made=is_made):
@@ -362,7 +362,9 @@ async def test_one_that_may_have_been_claimed_is_sent_once_that_is_known(
 
 
 async def test_what_cannot_be_sent_for_any_reason_is_tried_again(world: World) -> None:
-    """As the first one of a server that has no descriptors: it cannot even load what sends."""
+    """As for the first delivery of a server without free descriptors: it cannot even load the
+    sender.
+    """
     failures: list[Exception] = [OSError(24, "Too many open files"), RuntimeError("no thread")]
 
     def opener() -> Sender:
@@ -397,7 +399,7 @@ async def test_410_and_age_end_the_tries_and_a_failed_one_can_be_sent_again(worl
 
 @promise("A46")
 async def test_what_had_to_make_room_is_not_sent_without_its_content(world: World) -> None:
-    """Its receiver would take an empty message for the end of the call."""
+    """Its receiver would take an empty message for the outcome."""
     function = await world.function("f", TO_URL)
     delivery_id = await world.end_call(function)
     await world.journal.synced()
@@ -444,8 +446,8 @@ async def test_a_function_destination_is_called_once_by_the_deliverys_own_id(wor
     async with world.running():
         delivery_id = await world.end_call(function)
         await world.until(function, delivery_id, status="delivered")
-        await until(lambda: world.arrived != [])  # told a step later
-    assert world.sender.opened == 0  # no callback, so nothing to send them with
+        await until(lambda: world.arrived != [])  # reported a step later
+    assert world.sender.opened == 0  # without a callback, the sender is not created
     ((told, _, due_ms),) = world.arrived
     assert told == target.id
     claim = await world.work_store.claim(target.id, 10, due_ms, is_begun=False)
@@ -494,7 +496,7 @@ async def test_a_policy_that_names_nothing_any_more_is_a_failed_delivery(world: 
 
 @promise("A47")
 async def test_a_chain_of_destinations_ends(world: World) -> None:
-    """A function that is its own destination: each end causes the next call."""
+    """A function that is its own destination: each end causes another invocation."""
     function = await world.function("f", Destination(function="f"))
     call: dict[str, Any] = {}
     for _ in range(CHAIN_MAX - 1):
@@ -531,8 +533,8 @@ async def test_a_slow_host_keeps_nobody_elses_waiting(world: World) -> None:
 
 
 async def test_a_look_costs_the_same_however_many_functions_wait_for_a_host(world: World) -> None:
-    """Ten thousand functions of one tenant, all with the same slow receiver: each time that any
-    delivery ends, only some of them are looked at.
+    """Ten thousand functions of one tenant have the same slow receiver: when a delivery ends, only
+    some of them are checked.
     """
     release, looks, most = asyncio.Event(), 0, 0
     world.sender.slow_until(release)
@@ -592,7 +594,7 @@ async def test_the_next_place_is_of_the_tenant_that_has_fewest(world: World) -> 
                 await asyncio.sleep(0.01)
         delivery_id = await world.end_call(quick)
         await asyncio.sleep(0.2)
-        answers.release()  # one place becomes free
+        answers.release()  # one slot becomes free
         await world.until(quick, delivery_id, status="delivered")
     assert world.sender.most == AT_ONCE
 
@@ -615,7 +617,7 @@ async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world
 
 
 async def test_ends_during_a_look_are_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store was asked what is due next just before another end was committed."""
+    """The store was asked for the next due time just before another end was committed."""
     function = await world.function("f", TO_URL)
     asked, late = world.kept.next_due, list[str]()
 
@@ -668,7 +670,7 @@ async def test_what_a_function_cannot_take_while_the_server_ends_is_put_back(wor
 
 
 async def test_nothing_wakes_while_nothing_is_due(world: World) -> None:
-    """One timer for what is due next; no polling."""
+    """One timer for the next due time; no polling."""
     with patch.object(world.kept, "claim", wraps=world.kept.claim) as claim:
         async with world.running():
             await asyncio.sleep(0.3)
@@ -676,7 +678,7 @@ async def test_nothing_wakes_while_nothing_is_due(world: World) -> None:
 
 
 async def test_a_platform_sends_the_end_of_what_it_accepted(tmp_path: Path) -> None:
-    """From the acceptance of a call by way of the dispatcher to a function and to a receiver."""
+    """From accepting an invocation, through the dispatcher, to a function and a receiver."""
     async with receiver("127.0.0.2") as there:
         url = f"http://127.0.0.2:{there.port}/hook"
         async with open_harness(tmp_path, settings={"callback_networks": "127.0.0.2/32"}) as server:

@@ -1,4 +1,6 @@
-"""Accepted work on fake sandboxes, by a clock moved by hand: when it is run, how often, whose."""
+"""Asynchronous invocations on fake sandboxes with a manual clock: when, how often, and in which
+order they run.
+"""
 
 import asyncio
 import contextlib
@@ -33,7 +35,7 @@ EXACT = Backoff(first=10.0, factor=2.0, jitter=0.0)
 async def accept(
     server: Harness, entry: Entry, count: int = 1, in_s: float | None = None, **more: Any
 ) -> list[str]:
-    """The ids of so many pieces of work of a function. `in_s`: when they are due."""
+    """Accepts `count` asynchronous invocations, due in `in_s` seconds; returns their ids."""
     due = None if in_s is None else round((server.clock.time + in_s) * 1000)
     given = Input(may_write=True, **more)
     records = [await server.work.accept(entry, given, due) for _ in range(count)]
@@ -45,7 +47,7 @@ async def set_policy(server: Harness, entry: Entry, **policy: Any) -> None:
 
 
 async def one_held(server: Harness, **policy: Any) -> tuple[Entry, str, str]:
-    """A function of one instance, which has a call, and the next one, which is claimed and held."""
+    """A function of one instance, its running invocation, and another one, claimed and held."""
     entry = await server.active("sleep 60", max_instances=1)
     await set_policy(server, entry, **policy)
     running, held = await accept(server, entry, 2)
@@ -55,26 +57,26 @@ async def one_held(server: Harness, **policy: Any) -> tuple[Entry, str, str]:
 
 
 async def succeed(server: Harness, entry: Entry, *invocation_ids: str) -> None:
-    """Each of these calls ends, and well."""
+    """Each of these invocations ends with success."""
     for invocation_id in invocation_ids:
         assert (await server.final(entry, invocation_id)).status is Status.SUCCESS
 
 
 async def is_run(server: Harness, entry: Entry, invocation_id: str) -> None:
-    """The function's next call is this one, and ends well."""
+    """The next invocation of the function is this one, and it succeeds."""
     await until(lambda: busy(server, entry) == 1)
     await end_one(server)
     await succeed(server, entry, invocation_id)
 
 
 async def dead_letter(server: Harness, entry: Entry) -> tuple[str, str]:
-    """The only one: of which call, and why."""
+    """The function's only dead letter: its invocation and reason."""
     (letter,) = (await server.work.dead_letters(entry, 10, None)).items
     return letter.invocation_id, letter.reason
 
 
 async def claimable(server: Harness, entry: Entry) -> list[str]:
-    """The calls that another server can claim now; it does."""
+    """Claims invocations as another server would; returns their ids."""
     now_ms = int(server.clock.time * 1000)
     claim = await server.work.store.claim(entry.function.id, 9, now_ms, is_begun=False)
     return [work.record.invocation_id for work in claim.work]
@@ -91,12 +93,12 @@ def busy(server: Harness, entry: Entry) -> int:
 
 
 async def statuses(server: Harness, entry: Entry, invocation_id: str) -> list[Status]:
-    """Of its attempts that are over."""
+    """The statuses of its ended attempts."""
     return [one.status for one in await server.work.attempts(entry, invocation_id)]
 
 
 async def quiet(server: Harness) -> None:
-    """Until nothing that could be run is left, and what became of it is stored."""
+    """Waits until nothing is left that can run, and the outcomes are stored."""
     for _ in range(3):
         await until(lambda: not server.dispatcher._tasks)
         await server.journal.synced()
@@ -131,7 +133,7 @@ async def test_however_much_is_due_later_one_time_is_remembered(server: Harness)
     entry = await server.active()
     for seconds in (60, 90, 30, 120):
         await accept(server, entry, 20, in_s=seconds)
-    assert len(server.dispatcher._due) == 2  # the first, and the one that came to be the first
+    assert len(server.dispatcher._due) == 2  # the first time, and the earlier one that replaced it
     server.pass_time(31.0)
     await until(lambda: server.sandboxes.calls == 20)
     await quiet(server)
@@ -143,7 +145,7 @@ async def test_however_much_is_due_later_one_time_is_remembered(server: Harness)
 
 
 async def test_what_came_due_ever_earlier_and_was_cancelled_is_gone(server: Harness) -> None:
-    """Whoever may call can do this all day, with work that is due in a year."""
+    """Any caller could repeat this all day, with work that is due in a year."""
     entry = await server.active()
     for number in range(2 * DUE_SPARE):
         (one,) = await accept(server, entry, in_s=30_000_000 - number)
@@ -170,8 +172,8 @@ def test_work_arrives_while_other_work_is_due_on_the_server_s_loop(tmp_path: Pat
 async def test_long_inputs_of_many_functions_are_not_in_memory_all_at_once(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything comes due in the same second, each function runs one at a time, and all of it is
-    run. The bounds are an eighth of what they are.
+    """All work comes due in the same second, each function runs one invocation at a time, and all
+    invocations succeed. The limits are an eighth of the real ones.
     """
     monkeypatch.setattr(claims, "HELD_MAX_BYTES", 8 * MIB)
     monkeypatch.setattr(claims, "CLAIM_MAX_BYTES", 2 * MIB)
@@ -248,7 +250,7 @@ async def test_no_more_run_at_a_time_than_the_policy_says(server: Harness) -> No
     await set_policy(server, entry, max_concurrency=2)
     await accept(server, entry, 6)
     await until(lambda: busy(server, entry) == 2)
-    await asyncio.sleep(0.15)  # longer than what is due and waits is left alone
+    await asyncio.sleep(0.15)  # longer than BLOCKED_LOOK_S, after which due work is retried
     assert busy(server, entry) == 2
 
 
@@ -278,7 +280,7 @@ async def test_callers_who_fill_a_function_leave_turns_to_its_work(server: Harne
     callers = [await server.running(entry) for _ in range(2)]
     (one, two) = await accept(server, entry, 2)
     await asyncio.sleep(0.15)
-    assert server.pools.waiting() == 1  # the second caller: the work keeps back
+    assert server.pools.waiting() == 1  # the second caller; the work does not queue yet
     server.clock.time += 2.5
     server.dispatcher._look_again()
     await until(lambda: server.pools.waiting() == 2)  # one of the two has joined the line
@@ -314,7 +316,7 @@ async def two_that_need_an_instance(server: Harness) -> list[Entry]:
         await until(lambda: busy(server, entry) == 1)  # noqa: B023
         await until(lambda: server.dispatcher._backlogs[entry.function.id].held)  # noqa: B023
         found.append(entry)
-    policies._rows.clear()  # of both in one step, in which both are looked at
+    policies._rows.clear()  # no bounds: both functions are considered at once
     server.dispatcher._look_again()
     return found
 
@@ -325,16 +327,16 @@ async def test_each_function_that_needs_a_new_instance_gets_its_turn(server: Har
 
 
 async def test_work_does_not_wait_for_memory_given_to_other_work(tmp_path: Path) -> None:
-    """There is room for one more instance: each function could have it, and only one begins."""
+    """There is memory for one more instance: either function could get it, but only one does."""
     async with open_harness(tmp_path, memory_mib=900) as server:
         one, two = await two_that_need_an_instance(server)
         await until(lambda: busy(server, one) + busy(server, two) == 3)
-        await asyncio.sleep(0.15)  # longer than what is due and waits is left alone
+        await asyncio.sleep(0.15)  # longer than BLOCKED_LOOK_S, after which due work is retried
         assert (busy(server, one) + busy(server, two), server.pools.waiting()) == (3, 0)
 
 
 async def test_a_retry_is_looked_at_once_its_end_is_committed(server: Harness) -> None:
-    """However late the commit would come by itself: before it there is nothing to claim."""
+    """Even if the commit would otherwise come late; before it, there is nothing to claim."""
     entry = await server.active("exit 3")
     await set_policy(server, entry, max_attempts=2, backoff=replace(EXACT, first=0.0))
     server.journal._commit_after_s = 1.0
@@ -359,8 +361,8 @@ async def test_a_dispatcher_that_was_stopped_begins_again_what_waits(server: Har
     await end_one(server)
     (later,) = await accept(server, entry, 1)
     await succeed(server, entry, first)
-    await asyncio.sleep(0.15)  # longer than what is due and waits is left alone
-    assert server.sandboxes.calls == 1  # the control: nothing is begun
+    await asyncio.sleep(0.15)  # longer than BLOCKED_LOOK_S, after which due work is retried
+    assert server.sandboxes.calls == 1  # control: nothing is started
     await server.dispatcher.resume()
     await server.dispatcher.resume()  # harmless
     for call in (held, later):
@@ -383,7 +385,7 @@ async def test_a_store_that_is_away_as_it_stops_or_begins_again_loses_nothing(
 
 
 async def test_what_a_stopped_dispatcher_heard_stops_nothing_later(server: Harness) -> None:
-    """Others took what came while it was stopped, and some of that comes back for another try."""
+    """Another node claimed work that arrived meanwhile, and releases it for another attempt."""
     entry = await server.active(max_instances=1)
     await server.dispatcher.stop()
     (call,) = await accept(server, entry, 1)
@@ -416,8 +418,8 @@ async def quiet_but(server: Harness, running: int) -> None:
 async def test_what_is_put_back_is_run_though_the_last_attempt_ends_meanwhile(
     server: Harness, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    """The store takes its time with what a pause puts back, or a lack of memory for what is held;
-    by then nothing of the function runs.
+    """A pause, or a lack of memory for claimed inputs, releases claims. The store is slow, and the
+    function's last attempt ends before the release is stored.
     """
     entry, _, held = await one_held(server)
     backlog = server.dispatcher._backlogs[entry.function.id]
@@ -458,13 +460,13 @@ async def test_work_is_run_once_though_nobody_knows_whether_it_was_claimed(
 async def test_work_that_may_have_been_put_back_is_left_to_whoever_claims_it(
     server: Harness, is_made: bool
 ) -> None:
-    """Here that is another server, which gets it before this one hears what the store has."""
+    """Another server claims it before this one learns whether the store has released it."""
     entry, _, held = await one_held(server)
     backlog, store = server.dispatcher._backlogs[entry.function.id], server.work.store
     with held_up(store, "release_others") as sure, silent(store, "release", is_made=is_made):
         with pytest.raises(OutcomeUnknown):
             await server.dispatcher.withdraw(held)
-        await end_one(server)  # room for the next one, and nothing is begun
+        await end_one(server)  # the instance is free, but nothing is started
         await until(lambda: server.dispatcher._in_doubt != set())
         assert (held in backlog.held, busy(server, entry)) == (False, 0)
         assert await claimable(server, entry) == ([held] if is_made else [])
@@ -483,7 +485,7 @@ async def test_work_that_may_have_been_put_back_is_left_to_whoever_claims_it(
 async def test_what_cannot_be_put_back_as_a_server_stops_is_put_back_later(
     server: Harness, error: type[Exception]
 ) -> None:
-    """It is being drained, and goes on for as long as an operator likes."""
+    """The server is being drained, and may continue to run for any time."""
     entry, running, held = await one_held(server)
     with patch.object(server.work.store, "release", side_effect=error):
         await server.dispatcher.stop()

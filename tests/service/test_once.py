@@ -40,7 +40,7 @@ LOST = error_body(UNKEPT)
 
 @dataclass
 class KeyedApp:
-    """The application over services. `runs`: what handlers were given."""
+    """The application with its services. `runs`: the payloads that handlers received."""
 
     app: Application
     http: httpx.AsyncClient
@@ -104,7 +104,7 @@ async def breaks(*_: object, **__: object) -> Any:
 
 
 def told(answer: httpx.Response, code: str, status: int = 503) -> str:
-    """The id of the record that a failure names, in its headers and in its body."""
+    """Checks that a failed response names its record; returns the record's id."""
     body = answer.json()
     assert (answer.status_code, body["error_code"]) == (status, code), body
     invocation_id = answer.headers["x-invocation-id"]
@@ -112,7 +112,7 @@ def told(answer: httpx.Response, code: str, status: int = 503) -> str:
     return invocation_id
 
 
-# What is raised once the handler was given the call ---------------------------------------------
+# Failures after the handler has received the invocation ----------------------------------------
 
 
 def closing_fails(door: KeyedApp, patch: pytest.MonkeyPatch) -> tuple[str, int]:
@@ -212,12 +212,12 @@ async def test_a_call_that_no_instance_could_be_made_for_has_a_record_and_is_not
         assert again.content == answer.content
 
 
-# The store does not take the end of a key -------------------------------------------------------
+# The store cannot store the outcome of a key ----------------------------------------------------
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Any:
-    """Somebody else writes the database and does not come to an end."""
+    """Another connection keeps a write transaction open."""
     with contextlib.closing(sqlite3.connect(path / "quiltfn.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -254,7 +254,7 @@ async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
     door.harness.store.database.busy_timeout_s = HELD_S
     with fault(tmp_path):
         invocation_id = told(await first, "STORE_UNAVAILABLE")
-        # Neither answered nor free: whoever comes is told so, and nothing runs.
+        # The key is neither answered nor free: further requests get 503, and nothing runs.
         assert (await door.call()).status_code == 503
     door.harness.store.database.busy_timeout_s = BUSY_TIMEOUT_S
     again = await door.call()
@@ -286,7 +286,7 @@ async def test_a_key_that_could_not_be_freed_is_free_once_it_can(
 async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
     door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kill: nothing is told to the store any more."""
+    """After a kill: the server stores nothing more."""
     with monkeypatch.context() as patch:
         patch.setattr(SqlIdempotencyStore, "complete", fails_late)
         told(await door.call(), "STORE_UNAVAILABLE")
@@ -319,7 +319,7 @@ async def test_an_end_of_a_server_tells_the_store_what_is_left(
 async def test_what_waits_for_the_store_is_bounded(
     door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond it the key is answered with the id of its record and without the answer."""
+    """Beyond the limit, repetitions get the id of the record, but not the original response."""
     monkeypatch.setattr(idempotency, "UNSTORED_MAX_BYTES", 600)
     with monkeypatch.context() as patch:
         patch.setattr(SqlIdempotencyStore, "complete", fails_late)
@@ -338,7 +338,7 @@ async def test_what_waits_for_the_store_is_bounded(
 async def test_a_record_is_stored_before_the_response_that_repetitions_get(
     door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut may take what is not stored, and must not take one of the two alone."""
+    """A power failure may lose both if they are not stored, but must not lose only one of them."""
     journal, unstored = door.harness.journal, list[int]()
     store = door.idempotency._store
 

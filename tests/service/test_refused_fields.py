@@ -1,4 +1,4 @@
-"""What is wrong in a request is refused by the name of its field, and changes nothing."""
+"""An invalid request is refused with the name of the field, and changes nothing."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from promises import promise
 from service.routes import Scenario, Web
 
-# They would be texts of the response if it repeated what was sent.
+# A response that repeated the request would contain them.
 SECRET, SIGNING = "a secret of sixteen bytes or more", "whsec_c29tZSByYW5kb20gYnl0ZXMgb2Ygb3Vyc2U="
 HALF, RULE = {"version": 2, "weight": 0.5}, {"error_rate": 0.05, "within_s": 300}
 Rows = list[tuple[Any, str]]
@@ -83,7 +83,7 @@ TIMES = {
     "delay_seconds=1": "delay_seconds",
     "mode=sync&not_before=1": "not_before",
 }
-# What no version would take, whichever the invocation names.
+# Invalid for every version that the invocation may name.
 INVOCATIONS: Rows = [
     ({"timeout_seconds": 6}, "timeout_seconds"),
     ({"environment": {"QUILT_X": "1"}}, "environment.QUILT_X"),
@@ -94,7 +94,7 @@ REDRIVES: Rows = [
     (body, "invocation_ids")
     for body in ({}, {"all": False}, {"all": True, "invocation_ids": ["x"]})
 ]
-# Request → a path that shows what it would change, and the wrong bodies.
+# Request → a path that shows what it would change, and the invalid bodies.
 WRONG: dict[str, tuple[str, Rows]] = {
     "PUT {f}/url": ("{f}/url", URLS),
     "PUT {f}/aliases/live": ("{f}/aliases", ALIASES),

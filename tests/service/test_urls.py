@@ -1,4 +1,4 @@
-"""URLs of functions on fake sandboxes: who may call, what strangers are told, what is kept."""
+"""Function URLs on fake sandboxes: access, responses to strangers, and records."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_changes_of_urls_are_audited_without_their_secrets(web: Web) -> No
     assert SECRET not in log.text
 
 
-# --- who may -----------------------------------------------------------------------------------
+# --- access ------------------------------------------------------------------------------------
 
 
 @promise("U4")
@@ -259,7 +259,7 @@ async def test_a_status_from_500_counts_as_an_error_of_success(web: Web, stream:
     assert sum(point["errors"] for point in points) == 2
     assert sum(point["statuses"]["success"] for point in points) == 4
     assert sample_value("quiltfn_http_errors_total") == before + 2
-    # What the API calls has no HTTP response.
+    # An invocation through the API has no HTTP status of its own.
     assert (await web.good("POST", f"{path}/invoke")).get("http_status") is None
 
 
@@ -282,7 +282,7 @@ async def test_a_path_that_was_a_tenant_s_is_nobody_else_s(web: Web) -> None:
 @promise("U16")
 @pytest.mark.parametrize("had_url", [True, False])
 async def test_tenants_without_keys_keep_their_paths(tmp_path: Path, had_url: bool) -> None:
-    """As one whose callers have signed tokens."""
+    """Such as a tenant whose callers have signed tokens."""
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
         await web.url(await web.function("echo $PATH_INFO", "acme"), **OPEN)

@@ -1,4 +1,4 @@
-"""A real server as its callers see it: credentials, tenants of a test's own, raw bytes."""
+"""A client of a real server: credentials, separate tenants for tests, raw bytes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _numbers = itertools.count(1)
 
 
 def new_address() -> str:
-    """A loopback address that nobody has called from, with no failed credentials to its name."""
+    """A loopback address without earlier requests, and so without failed credentials."""
     number = next(_numbers)
     return f"127.7.{number // 250}.{number % 250 + 1}"
 
@@ -48,14 +48,14 @@ def new_name() -> str:
 
 
 def make_key(server: Server, *arguments: str) -> dict[str, Any]:
-    """What `quiltfn keys create` says."""
+    """The output of `quiltfn keys create`."""
     done = quiltfn("keys", "create", *arguments, *server.key_options, "--output", "json")
     assert done.code == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def make_secret(root: Path) -> str:
-    """The secret of signed tokens, in the file that the server is to read."""
+    """The secret for signed tokens, in a file for the server."""
     secret = secrets.token_urlsafe(48)
     (root / "jwt-secret").write_text(secret)
     return secret
@@ -67,14 +67,14 @@ def token(secret: str, **claims: Any) -> str:
 
 
 def certificate(root: Path) -> None:
-    """A self-made certificate for 127.0.0.1: `cert.pem` and `key.pem`."""
+    """A self-signed certificate for 127.0.0.1: `cert.pem` and `key.pem`."""
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
     command += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
     subprocess.run(command.split(), cwd=root, check=True, capture_output=True)
 
 
 class TlsServer(Server):
-    """One that serves HTTPS with the certificate in its directory."""
+    """A server with HTTPS, and the certificate in its directory."""
 
     def start(self) -> Server:
         before = self.server_dirs()
@@ -90,10 +90,9 @@ class TlsServer(Server):
 
 
 class Api:
-    """One caller of a server, with or without a credential.
-
-    `others_hear_s`: how long after a change calls at another node may go on as before. `nodes`: how
-    many there are that may be asked.
+    """A client of a server, with or without a credential. `others_hear_s`: how long after a change
+    invocations at another node may still ignore it. `nodes`: the number of nodes that may get the
+    requests.
     """
 
     others_hear_s: ClassVar[float] = 0.0
@@ -106,7 +105,7 @@ class Api:
         verify: ssl.SSLContext | bool = False,
         address: str | None = None,
     ) -> None:
-        """`address`: the one to call from, such as 127.0.0.7."""
+        """`address`: the client's own address, such as 127.0.0.7."""
         headers = {"X-Api-Key": key} if key else {}
         self.key = key
         self.http = httpx.Client(
@@ -121,7 +120,7 @@ class Api:
         )
 
     def __call__(self, method: str, path: str, body: Any = None, **more: Any) -> httpx.Response:
-        """`body` goes out as JSON, `content=` as it is."""
+        """`body` is sent as JSON, `content=` unchanged."""
         if body is not None:
             more["json"] = body
         return self.http.request(method, path, **more)
@@ -137,7 +136,7 @@ class Api:
         return is_error(self(method, path, body, **more), code, status)
 
     def heard(self) -> None:
-        """Returns once every node that may be asked goes by what was changed."""
+        """Returns once every node that may get requests has applied the changes."""
         time.sleep(self.others_hear_s)
 
     def create(self, handler: str = "echo hello", **fields: Any) -> str:
@@ -163,7 +162,7 @@ class Api:
         return len(self.good("GET", "/api/functions")["functions"])
 
     def pages(self, path: str, field: str, *, has_links: bool = True) -> list[list[Any]]:
-        """The pages of a list, whose next one the cursor and the Link header name in turn."""
+        """The pages of a list, following the cursor and the Link header in turn."""
         found: list[list[Any]] = []
         asked = path
         while True:
@@ -190,7 +189,7 @@ def of(function_id: str) -> str:
 
 
 def is_error(answer: httpx.Response, code: str, status: int) -> dict[str, Any]:
-    """The one error body, complete, and nothing in it that is not the caller's business."""
+    """Checks that an error body is complete, and contains nothing that the caller must not see."""
     assert answer.status_code == status, answer.text
     body = answer.json()
     assert list(body) == ERROR_KEYS, body
@@ -217,13 +216,13 @@ class Wire:
         self.socket = socket.create_connection((at.hostname, at.port), timeout_s)
 
     def send(self, data: bytes) -> Wire:
-        """As far as the other side takes it."""
+        """Sends as much as the other side accepts."""
         with contextlib.suppress(OSError):
             self.socket.sendall(data)
         return self
 
     def receive(self, timeout_s: float = scaled(3)) -> bytes:
-        """Everything until the other side closes, or says nothing more for a moment."""
+        """Everything until the other side closes, or pauses for a moment."""
         found, end = b"", time.monotonic() + timeout_s
         with contextlib.suppress(TimeoutError, ConnectionResetError):
             while time.monotonic() < end:
@@ -239,7 +238,7 @@ class Wire:
 
 
 def statuses(data: bytes) -> list[int]:
-    """Of every answer in it."""
+    """The status of each response in the data."""
     return [int(one) for one in re.findall(rb"HTTP/1\.[01] (\d{3}) ", data)]
 
 
@@ -254,14 +253,14 @@ def raw(url: str, data: bytes, timeout_s: float = scaled(3)) -> bytes:
 def request(
     method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
 ) -> bytes:
-    """One plain request, headers as given and no others but Host."""
+    """A plain request with the given headers and Host."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def files_below(path: Path) -> bytes:
-    """Everything that is written there, for searching."""
+    """The content of all files below the directory, for searching."""
     return b"".join(one.read_bytes() for one in path.rglob("*") if one.is_file())
 
 
@@ -270,7 +269,7 @@ def rss_kib(pid: int) -> int:
 
 
 def peak_kib(pid: int) -> int:
-    """The most since `forget_peak`."""
+    """The peak since `forget_peak`."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])  # type: ignore[index]
 
 

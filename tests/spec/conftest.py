@@ -1,4 +1,4 @@
-"""Servers for the tests of the contract: one without keys, one with keys and signed tokens."""
+"""Servers for the contract tests: one without keys, and one with keys and signed tokens."""
 # promise: N26
 
 import contextlib
@@ -17,7 +17,7 @@ OTHERS_HEAR_S = 1.0  # the fleet's promise
 
 @dataclass
 class Keyed:
-    """A server with keys. `operator`: a caller who may everything."""
+    """A server with keys. `operator`: a client with all permissions."""
 
     server: Server
     secret: str
@@ -42,7 +42,7 @@ def alone(options: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Serving:
-    """Makes a server with the options that it is given, or three with --fleet."""
+    """A fixture for a server with these options, or for three nodes with --fleet."""
     if not request.config.getoption("--fleet"):
         return alone
     Api.others_hear_s, Api.nodes = OTHERS_HEAR_S, len(NODES)
@@ -51,14 +51,14 @@ def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def open_server(serving: Serving) -> Iterator[Server]:
-    """Without keys; shared, so leave it as it was."""
+    """A server without keys; shared, so leave it as it was."""
     with serving("") as server:
         yield server
 
 
 @pytest.fixture
 def anybody(open_server: Server) -> Iterator[Api]:
-    """Whoever reaches the server without keys."""
+    """A client of the server without keys."""
     api = Api(open_server.url)
     yield api
     api.clear()
@@ -66,7 +66,7 @@ def anybody(open_server: Server) -> Iterator[Api]:
 
 @pytest.fixture(scope="session")
 def keyed(serving: Serving) -> Iterator[Keyed]:
-    """With keys and HS256 tokens; shared: take a tenant of your own."""
+    """A server with keys and HS256 tokens; shared, so use your own tenant."""
     with short_dir() as root:
         secret = make_secret(root)
         with serving(f"--jwt-secret {root / 'jwt-secret'}") as server:
@@ -76,7 +76,7 @@ def keyed(serving: Serving) -> Iterator[Keyed]:
 
 @pytest.fixture
 def tenant(keyed: Keyed) -> Iterator[Api]:
-    """The admin of a tenant that is the test's alone."""
+    """The admin of a new tenant, which only this test uses."""
     api = keyed.caller(new_name())
     yield api
     api.clear()

@@ -1,4 +1,4 @@
-"""The fields of a function that a client sets, as the contract has them."""
+"""The fields of a function that a client can set, according to the contract."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ BIG = "x" * (32 * 1024)
 
 @dataclass
 class SettableField:
-    """`types`: the JSON types that it takes. `good`, `bad`: values at its limits and beyond."""
+    """`types`: its JSON types. `good`, `bad`: values within and beyond its limits."""
 
     types: set[str]
     good: list[Any]

@@ -1,7 +1,8 @@
-"""Fuzzing a live server by its own OpenAPI document.  `scripts/soak fuzz` runs it for long.
+"""Fuzzes a live server by its own OpenAPI document; `scripts/soak fuzz` runs it for long.
 
-Rounds of schemathesis, each with another seed, with a credential and without one, until so many
-requests were sent. The credential is a signed token, because a key could be revoked by the fuzzer.
+Runs rounds of schemathesis with different seeds, with and without a credential, until the given
+number of requests was sent. The credential is a signed token, because the fuzzer could revoke a
+key.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CHECKS = (
     "response_headers_conformance,response_schema_conformance,negative_data_rejection,"
     "missing_required_header,unsupported_method,allow_header_conformance,use_after_free"
 )
-# A stale or malformed If-Match is a refusal, too; a 503 that the document names is no failure.
+# A stale or malformed If-Match is also a refusal; a 503 in the document is not a failure.
 CONFIG = """
 hooks = "spec.fuzz_hooks"
 [checks.negative_data_rejection]
@@ -34,13 +35,13 @@ expected-statuses = [400, 401, 403, 404, 405, 406, 409, 412, 413, 415, 422, 428,
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 503]
 """
-# Without a credential every operation refuses before it reads a field: its limits show nothing.
+# Without a credential every operation refuses before it reads a field, so limits are not tested.
 KEYED_PHASES, OPEN_PHASES = "examples,coverage,fuzzing,stateful", "fuzzing"
 
 
 @dataclass
 class Report:
-    """What was sent and what was wrong about the answers."""
+    """The requests that were sent, and errors in the responses."""
 
     requests: int = 0
     operations: int = 0
@@ -55,7 +56,7 @@ class Report:
 
 
 def fuzz(server: Server, secret: str, requests: int, examples: int) -> Report:
-    """At least so many requests. `examples`: of an operation, in a phase of a round."""
+    """Sends at least this many requests. `examples`: per operation and phase of a round."""
     report, seed = Report(), 0
     while report.requests < requests and not report.failures:
         seed += 1
@@ -77,7 +78,7 @@ def fuzz(server: Server, secret: str, requests: int, examples: int) -> Report:
 
 
 def _handlers(server: Server, bearer: str) -> set[str]:
-    """Of the functions that are left: a negative control of `fuzz_hooks`."""
+    """The handlers of the remaining functions: a negative control of `fuzz_hooks`."""
     headers = {"Authorization": f"Bearer {bearer}"}
     found = Api(server.url).good("GET", "/api/functions", headers=headers)["functions"]
     return {one["handler"] for one in found}
@@ -95,7 +96,7 @@ def _round(
         command += ["--max-examples", str(examples), "--seed", str(seed), "--no-shrink"]
         command += ["--generation-database", "none", "--continue-on-failure", "--no-color"]
         command += ["--report", "json", "--report-json-path", str(told), "--warnings", "off"]
-        # What a function answers at its URL is its own: tests/e2e/test_urls.py.
+        # The response of a function's URL is the handler's own: tests/e2e/test_urls.py.
         command += ["--exclude-path", "/fn/{path}"]
         command += ["--suppress-health-check", "all", "--request-timeout", "30"]
         done = subprocess.run(
@@ -117,7 +118,7 @@ def _round(
 
 
 def run(requests: int, examples: int) -> Report:
-    """On a server of its own."""
+    """Runs it on its own server."""
     with watched("--jwt-secret ROOT/jwt-secret") as server:
         secret = make_secret(server.root)
         server.start()

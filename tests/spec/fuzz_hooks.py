@@ -1,4 +1,4 @@
-"""What schemathesis may send: any shape, but handlers that are harmless and quick."""
+"""Restricts schemathesis: any schema, but only handlers that are harmless and quick."""
 
 import gzip
 import io
@@ -8,7 +8,7 @@ from typing import Any
 
 import schemathesis
 
-# Of what a client sends: the highest value that is harmless, and the highest that is taken.
+# For fields of clients: the highest harmless value, and the highest accepted one.
 BODY_CAPS = {
     "timeout_seconds": (2, 86_400),
     "min_instances": (1, 1000),
@@ -19,7 +19,7 @@ QUERY_CAPS = {"wait_seconds": (1, 60), "delay_seconds": (1, 31_536_000)}
 HOUR_S, PAST_S, YEAR_2100 = 3600, 1_760_000_000, 4_102_444_800
 URL = re.compile("https?://[!-~]{1,2040}")
 NOBODY = "https://hooks.invalid/"  # no such host, now or ever (RFC 2606)
-# These go on for as long as their reader stays: tests/spec/test_events.py, test_live_output.py.
+# These streams last as long as their reader: tests/spec/test_events.py, test_live_output.py.
 ENDLESS = ("/api/events", "/api/functions/{function_id}/logs")
 HANDLERS = ("echo hello", "cat", "exit 3", "sleep 0.05")
 HANDLER_MAX = 64 * 1024
@@ -27,7 +27,7 @@ HANDLER_MAX = 64 * 1024
 
 @schemathesis.hook
 def map_body(context: Any, body: Any) -> Any:  # noqa: ARG001
-    """Replaces values that would be taken; what is wrong stays wrong."""
+    """Replaces accepted values; invalid ones stay invalid."""
     if not isinstance(body, dict):
         return body
     handler = body.get("handler")
@@ -49,7 +49,7 @@ def map_body(context: Any, body: Any) -> Any:  # noqa: ARG001
 
 @schemathesis.hook
 def map_query(context: Any, query: Any) -> Any:  # noqa: ARG001
-    """As `map_body`, of what waits or is put off."""
+    """Like `map_body`, for parameters that wait or delay."""
     if not isinstance(query, dict):
         return query
     for name, (most, high) in QUERY_CAPS.items():
@@ -64,20 +64,22 @@ def map_query(context: Any, query: Any) -> Any:  # noqa: ARG001
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:  # noqa: ARG001
-    """Asks no stream to go on, nor by the document's own example, which no map is applied to."""
+    """Requests no endless stream, even by the document's own example, to which no map is
+    applied.
+    """
     if case.operation.path in ENDLESS and str(case.query.get("follow")).lower() == "true":
         case.query["follow"] = False
 
 
 def whole(value: Any) -> int | None:
-    """A whole number that a query may have as a text."""
+    """A whole number in a query, given as text."""
     text = str(value)
     return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
 
 
 @schemathesis.serializer("application/x-tar", "application/gzip")
 def archive(context: Any, value: Any) -> bytes:
-    """Text and bytes as they are; anything else as a file in an archive that is good."""
+    """Text and bytes unchanged; anything else as a file in a valid archive."""
     if isinstance(value, str | bytes):
         return value.encode("utf-8", "replace") if isinstance(value, str) else value
     data, out = repr(value).encode("utf-8", "replace"), io.BytesIO()

@@ -1,4 +1,4 @@
-"""A client of event streams: fields, comments, and events that an empty line ends."""
+"""A client of event streams: parses fields, comments, and events, which end with an empty line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Event:
 
     @property
     def bytes(self) -> bytes:
-        """Of `stdout` and `stderr`: what was written."""
+        """The written bytes of a `stdout` or `stderr` event."""
         if "text" in self.data:
             return self.data["text"].encode()
         return base64.b64decode(self.data["base64"])
@@ -47,7 +47,7 @@ def events(lines: Iterable[str]) -> Iterator[Event]:
 def streaming(
     api: Api, method: str, path: str, body: Any = None, **headers: str
 ) -> Iterator[tuple[httpx.Response, Iterator[Event]]]:
-    """The response and its events, as they come. Headers with _ for -."""
+    """The response and its events, as they arrive. Headers with _ in place of -."""
     given = {"accept": "text/event-stream"}
     given |= {name.replace("_", "-"): value for name, value in headers.items()}
     with api.http.stream(method, path, json=body, headers=given) as answer:
@@ -65,7 +65,7 @@ def all_of(api: Api, method: str, path: str, body: Any = None, **headers: str) -
 
 
 def output(found: Iterable[Event], stream: str = "stdout") -> bytes:
-    """What a stream wrote; each event begins where the one before it ended."""
+    """The output in a stream; checks that each event begins where the one before it ended."""
     whole = b""
     for one in found:
         if one.name == stream:

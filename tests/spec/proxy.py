@@ -1,4 +1,4 @@
-"""A Debian nginx before a server, as people put one there: its own files, port and process."""
+"""A Debian nginx in front of a server: its own files, port and process."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from free_ports import free_port
 from timeouts import scaled
 
 NGINX = "/usr/sbin/nginx"
-# One worker and one kept connection: whatever is left on it meets the next request.
+# One worker and one kept connection: leftovers of a request meet the next one.
 CONFIG = """
 daemon off;
 worker_processes 1;
@@ -50,8 +50,8 @@ http {
 }
 """
 PLAIN = 'proxy_set_header Connection "";'
-# How it treats a request: as Debian ships it; with the lines that nginx documents for WebSockets;
-# and handing on as much as it can be brought to.
+# How it handles requests: as Debian configures it; with the lines that nginx documents for
+# WebSockets; and with as much passed on as possible.
 MANNERS = {
     "shipped": PLAIN,
     "sockets": "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $upgrade;",
@@ -61,20 +61,20 @@ MANNERS = {
 
 
 class Proxy:
-    """`url`: where it listens."""
+    """`url`: its address."""
 
     def __init__(self, root: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self._access = root / "access"
 
     def sent(self) -> list[dict[str, Any]]:
-        """Every request that it took for one, oldest first; `to`: empty where it kept it."""
+        """Every request that it recognized, oldest first; `to`: empty if it did not pass it on."""
         return [json.loads(line) for line in self._access.read_text().splitlines()]
 
 
 @contextmanager
 def nginx(to: str, manner: str) -> Iterator[Proxy]:
-    """`to`: the URL of what it stands before."""
+    """`to`: the URL of the server behind it."""
     with short_dir() as root:
         port = free_port()
         text = CONFIG.replace("MANNER", MANNERS[manner]).replace("SERVER", urlsplit(to).netloc)

@@ -1,4 +1,4 @@
-"""What callers can make the server hold, and that it answers all the same."""
+"""How much callers can make the server hold; it responds all the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OPEN: list[Wire] = []
 
 
 def serving(options: str) -> Callable[[], Iterator[Server]]:
-    """A fixture that serves a module with these options."""
+    """A fixture for a server with these options, shared by the module."""
 
     def serve() -> Iterator[Server]:
         with watched(options) as server:
@@ -55,7 +55,7 @@ small_pages = serving("--page-max-bytes 1048576")
 
 @pytest.fixture(autouse=True)
 def _closed() -> Iterator[None]:
-    """Every connection of a test ends with it."""
+    """Closes every connection of a test at its end."""
     yield
     while OPEN:
         OPEN.pop().close()
@@ -67,7 +67,7 @@ def connect(url: str, timeout_s: float = 5.0) -> Wire:
 
 
 def seconds_until_closed(wire: Wire, byte: bytes, every_s: float, most_s: float) -> float:
-    """How long it takes the server to close a connection that sends a byte now and then."""
+    """The time after which the server closes a connection that sends a byte now and then."""
     start = time.monotonic()
     wire.socket.setblocking(False)
     while time.monotonic() - start < most_s:
@@ -113,7 +113,7 @@ def test_a_body_that_trickles_on_behind_its_answer_ends_the_connection(impatient
 
     with ThreadPoolExecutor(len(TRICKLED)) as pool:
         took = dict(zip(TRICKLED, pool.map(trickles, TRICKLED), strict=True))
-    # Five seconds for the rest; the body's own three are over where it was read.
+    # Five seconds for the rest; the body's own three are over by then.
     assert max(took.values()) < scaled(10), took
 
 
@@ -126,7 +126,9 @@ def test_empty_lines_do_not_keep_a_connection(impatient: Server) -> None:
 
 
 def test_the_rest_of_a_body_may_follow_its_answer(impatient: Server) -> None:
-    """Who sends on for a moment reads the answer, and may go on with the connection."""
+    """A client that continues to send for a moment gets the response, and may reuse the
+    connection.
+    """
     wire = connect(impatient.url)
     wire.send(request("POST", "/api/nothing", {"Content-Length": "100000"}, b"x" * 10))
     assert statuses(wire.receive(scaled(1))) == [404]
@@ -142,7 +144,8 @@ def test_requests_ahead_of_their_turn_are_bounded(open_server: Server) -> None:
         call = request("POST", f"{function.path}/invoke")
         wire.send(call + request("GET", "/health") * 5000)
         found = statuses(wire.receive(scaled(6)))
-        assert found == [200] * 17  # the call, and the sixteen that may wait behind it
+        # The call, and the sixteen that may wait on the connection behind it.
+        assert found == [200] * 17
         wire = connect(open_server.url)
         large = request("POST", "/api/functions", {"Content-Length": "100000"}, b"x" * 100_000)
         wire.send(call + request("GET", "/health") + large)
@@ -201,7 +204,7 @@ def test_a_flood_leaves_room_for_management(crowded: Server, kind: str) -> None:
         answer = Api(server.url).http.get(path, timeout=scaled(5))
         assert answer.status_code == 200, path
     if kind == "calls that run":
-        # No call takes one of the places that are kept free of them.
+        # Invocations never use the reserved slots.
         refused = Api(server.url).http.post(f"{function_path}/invoke", timeout=scaled(5))
         body = is_error(refused, "CAPACITY_FULL", 503)
         assert body["retry_after"] == 1
@@ -212,7 +215,7 @@ def test_a_flood_leaves_room_for_management(crowded: Server, kind: str) -> None:
 
 @contextmanager
 def with_files(limits: str) -> Iterator[Server]:
-    """A server that may have so many files open, not started yet."""
+    """A server with this limit on open files, not started yet."""
     with watched() as server:
         server._command = ["prlimit", f"--nofile={limits}", *server._command]
         yield server
@@ -283,19 +286,21 @@ def test_long_bodies_have_room_and_short_calls_go_on(another: Callable[..., Serv
             body = is_error(answer, "RATE_LIMITED", 429)
             assert body["retry_after"] == 1
         assert quick.invoke("hello")["stdout"] == "hello"
-        # A server that is full of calls can still be managed.
+        # A server that is full of invocations can still be managed.
         server.create("x" * 60_000)
         server.wake()
         until(lambda: sum(call.done() for call in calls) >= 5)
         server.wake()
         done = [call.result() for call in calls if call.result().status_code == 200]
         assert len(done) == 2
-    assert quick.invoke("x" * (4 * MIB))["status"] == "success"  # all of the room came back
+    assert quick.invoke("x" * (4 * MIB))["status"] == "success"  # all of the budget was freed
 
 
 @pytest.mark.parametrize("whose", ["strangers", "own"])
 def test_unfinished_bodies_leave_a_tenant_room(little_room: Server, whose: str) -> None:
-    """With those of the tenant's own calls there is none: the room that strangers fill is small."""
+    """There is no room for those of the tenant's own invocations then: the strangers' share is
+    small.
+    """
     server = little_room
     function = server.deploy("cat")
     api = Api(server.url)
@@ -305,7 +310,7 @@ def test_unfinished_bodies_leave_a_tenant_room(little_room: Server, whose: str) 
     head = {"Content-Type": "application/json", "Content-Length": str(MIB)}
 
     def is_full() -> bool:
-        """With one more that is not finished."""
+        """Whether the server refuses one more unfinished body."""
         connect(server.url, 20).send(request("POST", path, head, b" " * (MIB - 100)))
         answer = httpx.post(server.url + path, json={"payload": "x" * MIB}, timeout=scaled(20))
         return answer.status_code == 429
@@ -319,7 +324,9 @@ def test_unfinished_bodies_leave_a_tenant_room(little_room: Server, whose: str) 
 
 
 def pages_of(api: Api, path: str, name: str) -> list[list[dict[str, Any]]]:
-    """Every page of a list, by its cursors; each within its bytes unless it is one entry alone."""
+    """Every page of a list, by its cursors; each within the size limit unless it has only one
+    entry.
+    """
     found, cursor = [], None
     while True:
         answer = api.http.get(path, params={"cursor": cursor} if cursor else {})
@@ -335,7 +342,7 @@ def pages_of(api: Api, path: str, name: str) -> list[list[dict[str, Any]]]:
 
 @promise("A21")
 def test_a_page_of_records_ends_with_its_bytes(small_pages: Server) -> None:
-    # What is one byte of output may be six of JSON.
+    # One byte of output can become six in JSON.
     function = small_pages.deploy("head -c 200000 /dev/zero")
     long = small_pages.deploy("head -c 1000000 /dev/zero")
     made = [function.invoke()["invocation_id"] for _ in range(5)]
@@ -409,7 +416,7 @@ def test_handlers_and_environments_have_room_in_bytes(another: Callable[..., Ser
         assert made < 20
     is_error(answer, "RATE_LIMITED", 429)
     assert made == 11
-    # What takes no more room than before is taken, and what was freed can be used again.
+    # A change that needs no more room is accepted, and freed room can be reused.
     assert api.http.put(path, json={"description": "x"}).status_code == 200
     small = server.create("echo hello")
     longer = api.http.put(small.path, json=body)
@@ -433,7 +440,9 @@ def test_calls_with_long_output_take_turns_and_lose_none(plain: Server) -> None:
 
 @promise("A24")
 def test_one_tenant_leaves_half_of_all_bounds_to_others(another: Callable[..., Server]) -> None:
-    """It keeps all that it can get, in calls that go on, and functions; another one works on."""
+    """It holds as much as it can, in running invocations and functions; another tenant still
+    works.
+    """
     server = another("--bodies-max-bytes 16777216 --functions-max-bytes 1048576")
     keys = [make_key(server, "--tenant", one, "--scope", "write") for one in "ab"]
     server.start()
@@ -446,7 +455,7 @@ def test_one_tenant_leaves_half_of_all_bounds_to_others(another: Callable[..., S
         assert api("POST", f"{path}/deploy").json()["state"] == "active"
         return path
 
-    # The longer they may write the more they would have, had they not to wait for each other.
+    # The longer they may write, the more they would hold if they did not wait for each other.
     keeps = deploy(greedy, "head -c 7000000 /dev/zero; sleep 9")
     holds = deploy(greedy, "sleep 9")
     long, echo = deploy(other, "head -c 3000000 /dev/zero | tr '\\0' x"), deploy(other, "wc -c")
@@ -482,7 +491,7 @@ def test_handshakes_that_do_not_end_leave_room_for_others(another: Callable[...,
         OPEN.append(Wire(server.url))
     until(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) > 200)
     time.sleep(0.5)
-    OPEN[0].send(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a hello
+    OPEN[0].send(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a ClientHello
     assert len(os.listdir(f"/proc/{server.pid}/fd")) < 256 + 100
     trusted = ssl.create_default_context(cafile=str(server.root / "cert.pem"))
     for _ in range(3):
@@ -518,7 +527,7 @@ AT_ONCE = 9
 @promise("A22")
 def test_long_answers_to_be_kept_wait_for_each_other(plain: Server) -> None:
     server = plain
-    # A byte of it is six of the answer: `AT_ONCE` of them are longer than the bound.
+    # One byte of it becomes six in the response: `AT_ONCE` of them are longer than the limit.
     long = "head -c 6200000 /dev/zero | tr '\\0' '\\1'"
     function = server.deploy(long, max_instances=AT_ONCE, timeout_seconds=60)
 

@@ -137,7 +137,7 @@ def test_a_stream_ends_with_its_credential(keyed: Keyed) -> None:
             for path in (f"{of(function_id)}/logs", "/api/events")
         ]
         admin.good("POST", f"{of(function_id)}/invoke", {})
-        for events in follow:  # while it is valid, they see the call
+        for events in follow:  # while the token is valid, they see the invocation
             next(events)
         keyed.operator.good("DELETE", f"/api/keys/{key['id']}", status=204)
         time.sleep(3.0)
@@ -154,7 +154,7 @@ def test_a_key_made_by_command_works_in_the_very_next_request(keyed: Keyed) -> N
     for _ in range(5):
         key = make_key(keyed.server, "--tenant", new_name(), "--scope", "read")["key"]
         assert with_headers(keyed.server, X_Api_Key=key).status_code == 200
-    # Also from where wrong ones have come without end.
+    # Also from an address with any number of failures.
     address = new_address()
     api = Api(keyed.server.url, address=address)
     for number in range(25):
@@ -183,11 +183,12 @@ def test_the_first_key_ends_the_open_mode_within_a_second(another: Callable[...,
     revoked = quiltfn("keys", "revoke", second["id"], "--data-dir", str(server.data_dir))
     assert revoked.code == 0
     time.sleep(1.0)
-    anybody.refused("UNAUTHORIZED", 401, "GET", LIST)  # revoking all does not open it again
+    # Revoking all keys does not open the server again.
+    anybody.refused("UNAUTHORIZED", 401, "GET", LIST)
 
 
 def test_cleartext_off_loopback_warns_and_shows_in_health(another: Callable[..., Server]) -> None:
-    """With a key that was made before there was a server, and is stored nowhere."""
+    """With a key that was created before the server existed, and is stored nowhere."""
     server = another("--host 0.0.0.0")
     key = make_key(server)["key"]
     server.start_without_waiting()
@@ -219,7 +220,7 @@ def test_tls(another: Callable[..., Server]) -> None:
     plain = Api(server.url.replace("https", "http"))
     with pytest.raises(httpx.HTTPError):
         plain("GET", "/health")
-    # And the command line.
+    # The same on the command line.
     authority = str(server.root / "cert.pem")
     there = quiltfn("health", "--url", server.url, "--cacert", authority)
     assert (there.code, there.stdout.splitlines()[0]) == (0, "ready"), there.stderr
@@ -231,7 +232,7 @@ def test_tls(another: Callable[..., Server]) -> None:
     assert "use https://" in unsafe.stderr
 
 
-# Without keys: who is near ---------------------------------------------------------------------
+# Without keys: local access --------------------------------------------------------------------
 
 NEIGHBOURS = {
     "host by name": ({"Host": "localhost"}, 200),
@@ -302,7 +303,7 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(anybody: Api, kind: str |
     assert anybody.count() == 0
 
 
-# What browsers make of answers -----------------------------------------------------------------
+# Headers for browsers --------------------------------------------------------------------------
 
 
 @promise("A31")

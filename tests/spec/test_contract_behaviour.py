@@ -1,4 +1,6 @@
-"""The contract, "Invoke" and "Behaviour": what a handler is given and when a function serves."""
+"""The contract, "Invoke" and "Behaviour": the input of a handler, and when a function can be
+invoked.
+"""
 
 import time
 from pathlib import Path
@@ -158,7 +160,7 @@ def test_an_update_never_touches_the_active_version(keyed: Keyed, tenant: Api) -
     answer = tenant.good("POST", f"{of(function_id)}/rollback", {"version": 1})
     assert answer["current_version"] == 1
     again = tenant.good("PUT", of(function_id), {"handler": "echo three"})
-    assert again["current_version"] == 3  # numbers rise by one and are never used again
+    assert again["current_version"] == 3  # numbers increase by one and are never reused
 
 
 def test_an_update_that_cannot_stand_leaves_the_old_version_serving(tenant: Api) -> None:

@@ -65,7 +65,7 @@ def test_help_has_every_route_with_its_rules_and_explains_the_rest(anybody: Api)
 
 
 def table(*any_method: str) -> set[tuple[str, str]]:
-    """Each method and path. `any_method`: how a route of any method is told."""
+    """Each method and path. `any_method`: the entry for a route of any method."""
     found = {(route.method, route.path.replace(":path}", "}")) for route in ROUTES}
     rest = {one for one in found if one[0] == ANY_METHOD}
     return (found - rest) | {(method, path) for _, path in rest for method in any_method}
@@ -75,11 +75,11 @@ def table(*any_method: str) -> set[tuple[str, str]]:
 
 
 def run_as_printed(text: str, url: str, key: str | None) -> list[tuple[int, int]]:
-    """Every code block, one after the other, in one bash; the status and the body of each call."""
+    """Runs all code blocks in one bash; returns the status and the body of each request."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
     promised = [int(one) for one in re.findall(r"^Answers (\d{3})\.$", text, re.M)]
     assert len(blocks) == len(promised) + 1
-    # curl itself is left as it is; a function around it writes down the status of each answer.
+    # curl itself is unchanged; a shell function around it records the status of each response.
     watch = 'curl() { command curl -w "%{stderr}%{http_code}\\n" "$@"; }\n'
     environment = {"PATH": os.environ["PATH"], "QUILT_BASE_URL": url}
     if key:

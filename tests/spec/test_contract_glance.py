@@ -1,5 +1,5 @@
-"""The contract: what there is, at a glance: calls of all functions, files of runtimes, the audit
-log; and that long answers come compressed.
+"""The contract, overview: invocations of all functions, files of runtimes, the audit log, and
+compression of long responses.
 """
 
 import gzip
@@ -169,7 +169,7 @@ def test_the_audit_log_by_filters(tenant: Api, keyed: Keyed) -> None:
 
 
 def sent(api: Api, path: str, accept: str, method: str = "GET") -> tuple[dict[str, str], bytes]:
-    """The headers of an answer, and its body as it was sent."""
+    """The headers of a response, and its body as it was sent."""
     headers = {"Accept-Encoding": accept, "X-Api-Key": str(api.key)}
     with (
         httpx.Client() as client,

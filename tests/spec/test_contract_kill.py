@@ -1,6 +1,6 @@
-"""The contract: what outlives a server that is killed, and what is never done a second time.
+"""The contract: what survives a kill of the server, and what never happens twice.
 
-One server is killed once. Each story begins on it and goes on with the one that is started then.
+One server is killed once. Each story begins on it and continues on its successor.
 """
 
 import sqlite3
@@ -44,7 +44,7 @@ def keyed_call_that_ran(api: Api, server: Server) -> Story:
     until(lambda: api.good("GET", calls)["invocations"])
     api = yield
     running.result()
-    died = api("POST", path, {}, headers=key)  # never a second time
+    died = api("POST", path, {}, headers=key)  # never executed again
     assert (died.status_code, died.json()["error_code"]) == (503, "SHUTTING_DOWN")
     records = api.good("GET", calls)["invocations"]
     assert [(one["status"], one["exit_code"]) for one in records] == [("interrupted", None)]
@@ -56,7 +56,7 @@ def operation_cut_off(api: Api, server: Server) -> Story:
     path = f"/api/elasticity/control/functions/{api.create()}/pool-target"
     whole = api.good("POST", path, TARGETS, headers=headers | {"Idempotency-Key": "whole"})
     made = api.good("POST", path, TARGETS, headers=headers)
-    # The moment between the two writes is too short to be hit, so it is made here.
+    # The moment between the two writes is too short to hit, so its state is created here.
     change(server, "UPDATE operation SET status = 'running' WHERE operation_id = ?",
            made["operation_id"])  # fmt: skip
     api = yield
@@ -66,12 +66,12 @@ def operation_cut_off(api: Api, server: Server) -> Story:
     assert (found["status"], found["retryable"]) == ("failed", True)
     assert found["reason_code"] == "ELASTICITY_INTERRUPTED"
     assert "the server ended" in found["reason_message"]
-    again = api.good("POST", path, TARGETS, 409, headers=headers)  # it never happens a second time
+    again = api.good("POST", path, TARGETS, 409, headers=headers)  # it never happens twice
     assert again["operation_id"] == made["operation_id"]
 
 
 def change(server: Server, statement: str, key: str) -> None:
-    """Changes one row of the database, once it is there."""
+    """Changes one row of the database, once it exists."""
 
     def changed() -> bool:
         with closing(sqlite3.connect(server.data_dir / "quiltfn.db")) as database, database:
@@ -85,10 +85,10 @@ def timelines(api: Api, server: Server) -> Story:
     record, older = api.invoke(function_id), api.invoke(function_id)
     before = timeline(api, record)
     without = "UPDATE invocation SET timeline = NULL WHERE invocation_id = ? AND timeline NOT NULL"
-    change(server, without, older["invocation_id"])  # as records of early versions
+    change(server, without, older["invocation_id"])  # like records of early versions
     api = yield
     after = timeline(api, record)
-    # What the last write took is known after it, and may go with the server.
+    # The duration of the last write is known only after it, and may be lost with the server.
     lost = before["total_microseconds"] - after["total_microseconds"]
     assert 0 <= lost <= phases(before)["recorded"]
     without_write = [

@@ -1,4 +1,4 @@
-"""The contract: what a call wrote, byte for byte, over HTTP and on the command line."""
+"""The contract: the output of an invocation, byte for byte, over HTTP and on the command line."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from promises import promise
 from spec.api_client import Api, is_error, of
 
 pytestmark = [pytest.mark.sandbox, promise("C14")]
-# Every byte there is, and a NUL in the middle.
+# Every byte value, and a NUL in the middle.
 ALL = bytes(range(256)) * 2
 PRINT = "printf %b '" + "".join(f"\\0{byte:03o}" for byte in ALL) + "'"
 
@@ -26,7 +26,7 @@ def output_of(api: Api, record: dict[str, Any], query: str = "", **headers: str)
 
 @pytest.fixture(scope="module")
 def written(open_server: Server) -> tuple[Api, dict[str, Any]]:
-    """A call that wrote every byte to standard output and some to standard error."""
+    """An invocation that wrote every byte value to standard output and some to standard error."""
     api = Api(open_server.url)
     record = api.invoke(api.active(f"{PRINT}; printf 'e\\377' >&2", name="every-byte"))
     return api, record
@@ -114,7 +114,7 @@ def test_the_command_prints_bytes(open_server: Server, written: tuple[Api, dict[
 
 @pytest.fixture(scope="module")
 def bounded() -> Iterator[Api]:
-    """Whoever asks a server whose operator has set other limits."""
+    """A client of a server with other limits."""
     limits = "--timeout-max-s 2592000 --stdout-max-bytes 65536 --result-max-bytes 131072"
     with watched(limits) as server:
         yield Api(server.start().url)

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.sandbox, promise("A1")]
 
 LIMITS = ("limit=0", "limit=1001", "limit=x")
 CURSOR_OR_LIMIT = ("cursor=x", "limit=0")
-# What each of these refuses; the first parameter is the one that is named.
+# The refused parameters of each route; the error names the first one.
 REFUSED = {
     "/api/functions": (
         *(*LIMITS, "state=deleted", "stat=a", "q=", f"q={'x' * 201}"),
@@ -51,7 +51,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def asked(keyed: Keyed) -> tuple[Api, str, str]:
-    """The admin of a tenant, a function of it and an invocation."""
+    """The admin of a tenant, its function and an invocation."""
     api = keyed.caller(new_name())
     function_id = api.active()
     return api, function_id, api.invoke(function_id)["invocation_id"]

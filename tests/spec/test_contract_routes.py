@@ -1,4 +1,4 @@
-"""The contract, "Routes": each row, who may call it, and that tenants are wholly apart."""
+"""The contract, "Routes": each row, its required scope, and the isolation of tenants."""
 
 import json
 import re
@@ -335,8 +335,8 @@ def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
         assert one["sentence"]
         assert (one["advice"] is None) == (one["level"] == "ok"), one
     assert told["protections"] == keyed.operator.good("GET", "/api/system/info")["protections"]
-    # What the command finds as root and warns of, the server warns of as well. Its gVisor is
-    # another one, and what dead servers left is for root to see.
+    # The server reports the same warnings as the command does as root. Its gVisor is another one,
+    # and only root can see what dead servers left.
     command = [sys.executable, "-m", "quiltfn", "doctor", "--output", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     warned = {
@@ -379,7 +379,7 @@ ID = "/api/functions/01a20e60-4498-7000-aca5-20281701ad36"
 PUBLIC = [("GET", "/health"), ("GET", "/health/ready"), ("GET", "/openapi.json")]
 PUBLIC += [("GET", "/docs"), ("GET", "/docs/{path}")]
 PUBLIC += [("GET", "/ui"), ("GET", "/ui/"), ("GET", "/ui/{file}"), ("GET", "/")]
-# Who may call the URL of a function is said by that URL: tests/service/test_urls.py.
+# The URL of a function decides who may invoke it: tests/service/test_urls.py.
 PUBLIC += [(method, "/fn/{path}") for method in ("GET", "PUT", "POST", "DELETE")]
 NEEDS = {
     ("GET", FUNCTIONS): "read",
@@ -531,7 +531,7 @@ def test_no_key_is_revoked_by_one_that_may_less(keyed: Keyed) -> None:
     told = caller.refused("FORBIDDEN", 403, "DELETE", f"/api/keys/{operator['id']}")
     assert "scope operator" in told["error"]
     assert Api(keyed.server.url, operator["key"]).count() == 0, "it works still"
-    # It sees who reaches its tenant, and nobody else's keys, which it cannot end either.
+    # It sees all callers of its tenant, but no other tenants' keys, nor can it revoke them.
     assert {one["id"] for one in caller.good("GET", "/api/keys")["keys"]} == {
         one["id"] for one in (operator, admin, writer)
     }
@@ -571,7 +571,7 @@ def test_an_admin_makes_keys_of_its_tenant_up_to_its_scope(callers: dict[str, Ap
 
 @dataclass
 class Strangers:
-    """`mine` asks for what is `theirs`."""
+    """`mine` requests what belongs to `theirs`."""
 
     mine: Api
     their_id: str
@@ -592,7 +592,7 @@ def strangers(keyed: Keyed) -> Strangers:
     return Strangers(keyed.caller(new_name()), function_id, "theirs", call, key)
 
 
-# What a request must have before anything of another tenant is looked for.
+# The requirements of a request before the server searches for anything of another tenant.
 BODIES: dict[tuple[str, str], object] = {
     ("PUT", ID): {"handler": "echo"},
     ("POST", f"{ID}/invoke"): {},
@@ -637,7 +637,7 @@ def test_anothers_id_answers_as_one_that_does_not_exist(
     answers = []
     for one in (theirs, nobodys):
         with mine.http.stream(method, one, json=body, headers=headers) as answer:
-            assert answer.status_code == 404  # what it is given instead may be a stream without end
+            assert answer.status_code == 404  # the response might otherwise be an endless stream
             answer.read()
         answers.append(answer)
     is_error(answers[0], "NOT_FOUND", 404)

@@ -107,7 +107,7 @@ def test_pool_target(tenant: Api, mine: tuple[str, dict[str, str]]) -> None:
     assert answer == {"function_id": function_id} | TARGETS
     shown = tenant.get(function_id)
     assert (shown["min_instances"], shown["max_instances"]) == (1, 3)
-    assert shown["current_version"] == 1  # targets are no version's business
+    assert shown["current_version"] == 1  # targets do not belong to a version
     tenant.refused("BAD_REQUEST", 400, "POST", path, TARGETS)
     tenant.refused("FORBIDDEN", 403, "POST", path, TARGETS, headers={"X-Tenant-Id": "other"})
     for bad in ({"min_instances": 1}, TARGETS | {"x": 1}, TARGETS | {"min_instances": 4}):
@@ -239,7 +239,7 @@ def test_metrics_have_bounded_labels(tenant: Api, keyed: Keyed) -> None:
     function_id = tenant.active(name="metric-name")
     tenant.invoke(function_id)
     tenant.refused("NOT_FOUND", 404, "GET", "/api/functions/metric-path")
-    tenant.refused("FORBIDDEN", 403, "GET", "/metrics")  # they are of every tenant
+    tenant.refused("FORBIDDEN", 403, "GET", "/metrics")  # they cover all tenants
     answer = keyed.operator("GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     tenant_id = tenant.get(function_id)["tenant_id"]

@@ -1,4 +1,6 @@
-"""The contract: the shapes of functions, versions and invocations, ETags, masked values, errors."""
+"""The contract: the schemas of functions, versions and invocations, ETags, masked values,
+errors.
+"""
 
 import json
 import os
@@ -17,7 +19,7 @@ from spec.function_fields import FIELDS
 from timeouts import scaled
 
 pytestmark = [pytest.mark.sandbox, promise("A1")]
-# Besides those that a client sets.
+# In addition to those that a client sets.
 OF_FUNCTION = (
     *("id", "tenant_id", "owner_node_id", "state", "current_version", "created_at", "updated_at"),
     *("last_invoked_at", "invocation_count", "error_count", "error_message"),
@@ -34,7 +36,7 @@ VERSION = [
     "description",
 ]
 FIXED = "working_directory, memory_limit_mb, cpu_limit_percent, timeout_seconds, cleanup_on_exit"
-OURS = "image_digest"  # beyond what the client knows
+OURS = "image_digest"  # unknown to the client library
 INVOCATION = [
     "invocation_id",
     "function_id",
@@ -87,7 +89,7 @@ def test_etag_and_if_match(tenant: Api) -> None:
     tag = tenant("GET", path).headers["etag"]
     assert re.fullmatch(r'"[!#-~]+"', tag)
     tenant.invoke(function_id)
-    assert tenant("GET", path).headers["etag"] == tag  # a call changes nothing
+    assert tenant("GET", path).headers["etag"] == tag  # invocations do not change the ETag
     answer = tenant("PUT", path, {"handler": "echo 2"}, headers={"If-Match": tag})
     assert answer.status_code == 200
     assert answer.headers["etag"] != tag

@@ -1,4 +1,4 @@
-"""The contract: every call can say where its time went, and why it was cold."""
+"""Contract: every invocation has a timeline, and a reason if it was cold."""
 
 import os
 import signal

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.sandbox
 
 @dataclass
 class Signer:
-    """A server that trusts a secret and a key set, and the private halves."""
+    """A server that trusts a secret and a key set, with the private keys."""
 
     server: Server
     secret: str
@@ -57,7 +57,7 @@ def signer() -> Iterator[Signer]:
 
 
 def signed(signer: Signer) -> dict[str, str]:
-    """A valid token by each algorithm."""
+    """A valid token for each algorithm."""
     return {
         "HS256": jwt.encode(signer.claims(), signer.secret, "HS256"),
         "RS256": jwt.encode(signer.claims(), signer.rsa, "RS256", headers={"kid": "r"}),
@@ -129,7 +129,7 @@ BAD: dict[str, Callable[[Signer], str]] = {
     "HS512": lambda s: jwt.encode(s.claims(), s.secret * 2, "HS512"),
     "alg none": lambda s: jwt.encode(s.claims(), None, "none"),  # type: ignore[arg-type]
     "alg none of an RSA kid": lambda s: jwt.encode(s.claims(), None, "none", headers={"kid": "r"}),  # type: ignore[arg-type]
-    # The public key, which anybody knows, as the secret of a symmetric signature.
+    # The public key, which is no secret, as the key of a symmetric signature.
     "the public key as secret": lambda s: forged({"alg": "HS256", "kid": "r"}, s.claims(), s.pem()),
     "wrong kid": lambda s: jwt.encode(s.claims(), s.rsa, "RS256", headers={"kid": "nobody"}),
     "no kid": lambda s: jwt.encode(s.claims(), s.rsa, "RS256"),
@@ -164,7 +164,7 @@ def test_a_bad_token_is_refused(signer: Signer, make: Callable[[Signer], str]) -
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-# Every way in which a caller may send a token without the server asking for it.
+# All ways in which a client may send a token without being asked for it.
 CARRIED: dict[str, dict[str, str]] = {
     "bearer": {"Authorization": "Bearer TOKEN"},
     "x-api-key": {"X-Api-Key": "TOKEN"},

@@ -1,4 +1,4 @@
-"""The contract: calls that name their version."""
+"""The contract: invocations that name their version."""
 
 from typing import Any
 
@@ -137,14 +137,14 @@ WAYS = ("id", "name", "async", "schedule", "url")
 
 
 def printed(api: Api, path: str) -> str:
-    """What a call has printed, also one that was queued."""
+    """The output of an invocation, possibly a queued one."""
     record = api("POST", path).json()
     where = f"{of(record['function_id'])}/invocations/{record['invocation_id']}?wait_seconds=30"
     return str(api.good("GET", where)["stdout"]).strip()
 
 
 def call_each_way(api: Api, function_id: str) -> dict[str, set[str]]:
-    """What calls that name no version printed, by what made them."""
+    """The output of invocations that name no version, by their source."""
     name, tenant = api.get(function_id)["name"], api.good("GET", "/api/whoami")["tenant_id"]
     paths = {
         "id": f"{of(function_id)}/invoke",
@@ -167,7 +167,7 @@ def test_a_canary_applies_to_every_way_to_call_a_function(tenant: Api) -> None:
     tenant.heard()
     assert call_each_way(tenant, function_id) == {way: {"two"} for way in WAYS}
 
-    # As `deploy --canary` does it: no call runs on the new version before it has a share.
+    # Like `deploy --canary`: no invocation runs on the new version before it has a share.
     path = f"{of(function_id)}/aliases/live"
     tenant.good("PUT", path, {"version": 2, "default": True})
     tenant.good("PUT", f"{of(function_id)}?default_alias=keep", {"handler": "echo three"})
@@ -179,7 +179,7 @@ def test_a_canary_applies_to_every_way_to_call_a_function(tenant: Api) -> None:
     seen = call_each_way(tenant, function_id)
     assert all("three" in printed for printed in seen.values()), seen
 
-    # Everything goes back at once, and stays so.
+    # Everything returns to the old version at once, and stays there.
     tenant.good("POST", f"{of(function_id)}/rollback", {"version": 2})
     tenant.heard()
     assert tenant.good("GET", path)["also"] is None
@@ -205,7 +205,7 @@ def test_a_failing_version_is_taken_back_and_fails_within_its_weight_s_share(ten
             failed += record["status"] == "failed"
             calls += 1
         assert calls < 1000, "it is not taken back"
-    # Three failures are enough, and a few calls may come before it is stored that it is taken back.
+    # Three failures suffice; a few more invocations may come before the rollback is stored.
     assert 3 <= failed <= 6
     alias = tenant.good("GET", path)
     assert alias["rolled_back"].startswith("version 2: 3 of 3 attempts failed")

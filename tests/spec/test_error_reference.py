@@ -1,4 +1,4 @@
-"""docs/reference/errors.md: every code with the body that a real server gives for it."""
+"""docs/reference/errors.md: every code with the body that a real server returns."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -51,7 +51,7 @@ def test_each_code_comes_with_its_status(found: dict[str, httpx.Response], code:
     [(StoreUnavailable(), "STORE_UNAVAILABLE"), (RuntimeError("a secret"), "INTERNAL")],
 )
 async def test_the_codes_that_no_healthy_server_gives(error: Exception, code: str) -> None:
-    """The application over services of which something breaks under a mutating call."""
+    """The application over services, one of which breaks during a change."""
     audited: list[AuditEntry] = []
 
     async def append(entry: AuditEntry) -> None:

@@ -1,4 +1,4 @@
-"""The contract: who follows a tenant sees what happens in it, and nothing of another's."""
+"""The contract: followers of a tenant get its events, and none of other tenants."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def test_the_life_of_a_function_is_seen(api: Api) -> None:
         assert answer.headers["x-accel-buffering"] == "no"
         function_id = api.active(f"echo {SECRET}", environment={"WORD": SECRET})
         record = api.good("POST", f"{of(function_id)}/invoke", {"payload": SECRET})
-        found = until_type(coming, "pool")  # which is told a moment later
+        found = until_type(coming, "pool")  # which is reported a moment later
         api.good("PUT", of(function_id), {"handler": "echo two"})
-        api.heard()  # nodes tell of what each does in its order, and not in that of all
+        api.heard()  # nodes report their own events in order, but there is no order between nodes
         api.good("POST", f"{of(function_id)}/rollback", {"version": 1})
         api.heard()
         api.good("POST", f"{of(function_id)}/pause")

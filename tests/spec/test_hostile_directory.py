@@ -1,8 +1,8 @@
 """Working directories that would lead out of the sandbox, and what a handler reaches from them.
 
-The hole is CVE-2024-21626: a directory of the host that stayed open in the OCI runtime, entered
-through /proc/self/fd. The image is the host's own /usr, so the links that a hostile image would
-bring are made there.
+The vulnerability is CVE-2024-21626: a directory of the host that stayed open in the OCI runtime,
+entered through /proc/self/fd. The image is the host's own /usr, so the links of a hostile image are
+created there.
 """
 
 import os
@@ -23,13 +23,14 @@ from e2e.server import IN_FULL, Function, Server, children, is_alive, short_dir,
 from promises import promise
 from spec.api_client import Api, new_name
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("anybody")]  # who clears up
+pytestmark = [pytest.mark.sandbox, pytest.mark.usefixtures("anybody")]  # for cleaning up
 FUNCTIONS = "/api/functions"
 DESCRIPTORS = 1024
 TRIES = 1100
 
-# Links of the image, none of which may be worked in; "HOST" stands for the canary's directory. Each
-# takes a sandbox: descriptors as far as the OCI runtime has any, or all (`scripts/soak hostile`).
+# Links of the image, which must be refused as working directories; "HOST" stands for the canary's
+# directory. Each takes a sandbox: descriptors as far as the OCI runtime has any, or all
+# (`scripts/soak hostile`).
 LINKED = DESCRIPTORS if IN_FULL else 64
 LEAD_OUT = {f"fd{number}": f"/proc/self/fd/{number}" for number in range(LINKED)}
 LEAD_OUT |= {
@@ -49,9 +50,9 @@ LEAD_OUT |= {
     "dangling": "/missing",
     "loop": "loop",
 }
-# Directories of another uid, and what lies in them.
+# Directories of another uid, and their contents.
 CLOSED = ["closed", "closed/inner", "link-to-closed"]
-# These may be worked in; what they are called when they are entered.
+# Allowed working directories, and their paths once entered.
 INSIDE = {
     "/": "/",
     "/tmp": "/tmp",
@@ -61,11 +62,11 @@ INSIDE = {
     "IMAGE/link-to-top": "/",
     "IMAGE/link-to-tmp": "/tmp",
     "IMAGE/link-to-open": "IMAGE/open",
-    "IMAGE/root-of-1": "/",  # 1 is the guest, and its root the sandbox's
+    "IMAGE/root-of-1": "/",  # 1 is the guest, and its root is the sandbox's
     "IMAGE/cwd-of-1": "/",
 }
 
-# Prints where it is and where `..` ends, and a line for every file it reads that it should not.
+# Prints its directory, where `..` ends, and a line for every file that it can read but should not.
 READABLE = "read /proc/self/comm: sh"
 PROBE = r"""
 tries=0
@@ -92,7 +93,7 @@ echo "tries $tries"
 
 @dataclass(frozen=True)
 class Canary:
-    """A file of the host that everybody may read who reaches it. `image`: see `LEAD_OUT`."""
+    """A file of the host that everybody who reaches it may read. `image`: see `LEAD_OUT`."""
 
     path: Path
     text: str
@@ -130,7 +131,7 @@ def lay_out(image: Path, host: Path) -> None:
 
 
 def leaks(output: str, canary: Canary) -> list[str]:
-    """Every sign in a probe's output that it got out, and that it did not try enough."""
+    """Every sign in a probe's output that it escaped, or that it did not try enough."""
     lines = output.splitlines()
     found = [line for line in lines if line.startswith("read ") and line != READABLE]
     if READABLE not in lines:
@@ -146,7 +147,7 @@ def leaks(output: str, canary: Canary) -> list[str]:
     return found
 
 
-# At the door ---------------------------------------------------------------------------------
+# Refused requests ----------------------------------------------------------------------------
 
 
 @promise("F13")
@@ -172,14 +173,14 @@ def test_no_descriptor_is_a_directory_to_work_in(open_server: Server, anybody: A
 
 
 def make(server: Server, path: str, canary: Canary) -> Function:
-    """One that works there and looks for the canary; not deployed yet."""
+    """A function that works there and looks for the canary; not deployed yet."""
     environment = {"CANARY": str(canary.path)}
     return server.create(PROBE, working_directory=path, environment=environment)
 
 
 @promise("F13")
 def test_a_link_of_the_image_leads_nowhere(open_server: Server, canary: Canary) -> None:
-    """Nothing at the door can know of it: the guest enters the directory and looks where it is."""
+    """The API cannot know of it: the guest enters the directory and checks where it is."""
 
     def attempt(path: str) -> tuple[str, str, int, str]:
         function = make(open_server, path, canary)
@@ -196,7 +197,7 @@ def test_a_link_of_the_image_leads_nowhere(open_server: Server, canary: Canary) 
              if end != ("error", path, 409, "FUNCTION_NOT_ACTIVE")}  # fmt: skip
     assert not wrong
     print(f"{len(ends)} deploys ended in error")
-    until(lambda: len(zombies(open_server.launcher)) <= 2)  # of the last ones, until the next
+    until(lambda: len(zombies(open_server.launcher)) <= 2)  # those of the last ones, until the next
 
 
 def zombies(parent: int) -> list[int]:
@@ -215,7 +216,7 @@ def test_sandbox_directories_reach_no_host(open_server: Server, canary: Canary, 
     starts = re.search(r"^starts (\d+):(\d+) (.+)$", record["stdout"], re.M)
     assert starts, record["stdout"]
     assert starts[3] == canary.name(INSIDE[path])
-    # The same directory as the host sees it, through the guest's own root.
+    # The same directory as seen by the host, through the guest's own root.
     seen = {os.stat(f"/proc/{pid}/root{starts[3]}") for pid in guests(open_server)}
     assert (int(starts[1]), int(starts[2])) in {(one.st_dev, one.st_ino) for one in seen}
     function.delete()
@@ -225,10 +226,10 @@ def guests(server: Server) -> list[int]:
     return until(lambda: server.named(".guest"))
 
 
-# The probe can fail ----------------------------------------------------------------------------
+# Negative controls -----------------------------------------------------------------------------
 
-# A sandbox as a careless runtime would leave it: the image is the root, and 7 is open elsewhere.
-# It has a /proc of its own processes, for the first of the host leads root to the host.
+# A sandbox of a careless runtime: the image is the root, and 7 is open outside. It has a /proc of
+# its own processes, since the host's first process would lead root to the host.
 CARELESS = """
 mount -t tmpfs none "$1"; cd "$1"; mkdir usr proc dev
 touch dev/null; mount --bind /dev/null dev/null
@@ -239,7 +240,7 @@ exec chroot . /bin/sh -c "$2"
 
 
 def careless(canary: Canary, enter: str, leak: str | None) -> str:
-    """What the probe prints there, when it begins with `enter` and `leak` stayed open as 7."""
+    """The probe's output there if it begins with `enter` and `leak` stayed open as 7."""
     probe = f"export CANARY={shlex.quote(str(canary.path))}; {enter}{PROBE}"
     redirect = f"exec 7<{leak}; " if leak else ""
     apart = "unshare --mount --pid --fork --propagation private"

@@ -40,13 +40,13 @@ WRONG = [
 def send(
     api: Api, text: str | bytes, path: str = FUNCTIONS, method: str = "POST"
 ) -> httpx.Response:
-    """A body as it stands."""
+    """Sends exactly this body."""
     content = text.encode() if isinstance(text, str) else text
     return api(method, path, content=content, headers=JSON)
 
 
 def body_with(field: str, literal: str) -> str:
-    """A create's body with one field written as it stands."""
+    """A create request's body with one field written exactly like this."""
     fields = {"name": json.dumps(new_name()), "handler": '"echo"'} | {field: literal}
     return "{" + ",".join(f"{json.dumps(name)}:{value}" for name, value in fields.items()) + "}"
 
@@ -211,12 +211,13 @@ def test_a_variable_that_steers_programs_steers_the_handler_alone(anybody: Api, 
     value = "/nonexistent/quiltfn.so"
     record = anybody.invoke(function_id, environment={name: value})
     assert record["status"] == "success"
-    assert anybody.invoke(function_id)["status"] == "success"  # the guest is as it was
+    assert anybody.invoke(function_id)["status"] == "success"  # the guest is unharmed
 
 
 @pytest.mark.parametrize("size", [0, 1, 131_071, 131_073, 2**20, 6 * 2**20])
 def test_a_payload_arrives_byte_for_byte(anybody: Api, size: int) -> None:
-    piece = "a\0é\x1b😀\r\n" if size < 2**20 else "aé😀"  # a control character is six in JSON
+    # A control character becomes six characters in JSON.
+    piece = "a\0é\x1b😀\r\n" if size < 2**20 else "aé😀"
     payload = (piece * (size // 7 + 1)).encode()[:size].decode(errors="ignore")
     record = anybody.invoke(anybody.active("sha256sum"), payload)
     assert record["stdout"].split()[0] == hashlib.sha256(payload.encode()).hexdigest()
@@ -342,14 +343,14 @@ def test_handler_text_runs_nowhere_but_in_the_sandbox(
 
 
 def _argv(pid: int) -> list[bytes]:
-    """Of a process of the server, and of those below it."""
+    """The arguments of a process of the server, and of its descendants."""
     try:
         found = [Path(f"/proc/{pid}/cmdline").read_bytes()]
     except OSError:
         return []
     try:
         inside = os.stat(f"/proc/{pid}/root").st_ino != os.stat("/").st_ino
-    except OSError:  # it has ended meanwhile, wherever it was
+    except OSError:  # it has ended meanwhile
         inside = False
     return [] if inside else found
 

@@ -45,13 +45,13 @@ STATUSES = {400, 414, 431, 501, 505}
 
 @pytest.fixture
 def count(anybody: Api) -> Callable[[], int]:
-    """Of functions: a second request that was seen would have made one."""
+    """The number of functions: a hidden request that was executed would have created one."""
     assert anybody.count() == 0
     return anybody.count
 
 
 def received(server: Server, vectors: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What each vector gets, all of them at once: some wait for the server in vain."""
+    """The response to each vector, all at once: some wait for the server in vain."""
 
     def ask(vector: bytes) -> bytes:
         wire = Wire(server.url)
@@ -129,7 +129,7 @@ def test_two_hosts_are_not_both_believed(open_server: Server) -> None:
 
 
 def padded(size: int) -> bytes:
-    """A create of exactly so many bytes."""
+    """A create request of exactly this size."""
     plain = json.dumps({"name": new_name(), "handler": "echo"}).encode()
     return plain + b" " * (size - len(plain))
 
@@ -168,7 +168,7 @@ def test_a_line_without_an_end_behind_a_body_is_not_kept(open_server: Server, ta
     took = time.monotonic() - began
     for wire in wires:
         wire.close()
-    assert sent <= 16 * MIB  # what the kernel takes of a sender, and no more
+    assert sent <= 16 * MIB  # no more than the kernel's buffers
     assert peak_kib(open_server.pid) - before < 8192
     print(f"{sent // 1024} KiB were sent in {took:.1f} s")
 

@@ -1,7 +1,7 @@
 """Smuggled requests through a proxy that keeps its connection to the server.
 
-nginx gives each request it sends an id of its own. A request that the server saw and that has none
-of these was hidden in another; an answer with the id of another request went to the wrong caller.
+nginx adds an id to each request that it sends. A request without such an id at the server was
+hidden in another one; a response with the id of another request went to the wrong caller.
 """
 
 import json
@@ -36,7 +36,7 @@ def proxy(open_server: Server, request: pytest.FixtureRequest) -> Iterator[Proxy
 
 
 class Seen:
-    """What the server has logged of requests since this was made."""
+    """The requests in the server's log since this was created."""
 
     def __init__(self, server: Server) -> None:
         self._log = server.log
@@ -49,13 +49,13 @@ class Seen:
 
 
 def phantoms(seen: list[str], proxy: Proxy) -> list[str]:
-    """The requests that nobody sent, or that were sent once and seen again."""
+    """The requests that nobody sent, or that appear twice."""
     sent = {one["id"] for one in proxy.sent()}
     return [one for number, one in enumerate(seen) if one not in sent or one in seen[:number]]
 
 
 def ask(proxy: Proxy) -> tuple[str, str]:
-    """A harmless request; the id under which it was sent, and that of the answer it got."""
+    """Sends a harmless request; returns its id, and the id in the response."""
     path = f"{FUNCTIONS}/{new_name()}"
     answer = raw(proxy.url, request("GET", path, {"Connection": "close"})).decode()
     sent = re.search(r"^X-Sent: (\w+)\r$", answer, re.M)
@@ -66,7 +66,7 @@ def ask(proxy: Proxy) -> tuple[str, str]:
 
 
 def attack(proxy: Proxy, vector: bytes) -> bytes:
-    """What the attacker is told; then its neighbours ask, and get what is theirs."""
+    """The response to an attack; checks that the following requests get their own responses."""
     wire = Wire(proxy.url)
     answer = wire.send(vector).receive(full_wait(3))
     wire.close()
@@ -81,7 +81,7 @@ def attack(proxy: Proxy, vector: bytes) -> bytes:
 def test_nothing_ambiguous_becomes_a_second_request(
     open_server: Server, anybody: Api, proxy: Proxy, vector: bytes
 ) -> None:
-    """Where nginx reads two requests, it sends two, each under its id; the server sees no more."""
+    """If nginx reads two requests, it sends two, each with its id; the server sees no others."""
     seen, before = Seen(open_server), len(proxy.sent())
     answer = attack(proxy, vector)
     assert len(seen.ids()) >= NEIGHBOURS
@@ -99,15 +99,17 @@ def test_a_body_is_not_the_next_request(
 ) -> None:
     seen, before = Seen(open_server), len(proxy.sent())
     answer = attack(proxy, vector)
-    until(lambda: len(proxy.sent()) >= before + 1 + NEIGHBOURS)  # It notes a request after its end.
+    # Nginx logs a request after its end.
+    until(lambda: len(proxy.sent()) >= before + 1 + NEIGHBOURS)
     sent = proxy.sent()[before:]
     assert len(sent) == 1 + NEIGHBOURS, sent
-    assert all(one["to"] for one in sent)  # what nginx refuses itself proves nothing of the server
+    # What nginx refuses itself proves nothing about the server.
+    assert all(one["to"] for one in sent)
     assert phantoms(seen.ids(), proxy) == [], answer[:300]
     assert anybody.count() == 0
 
 
-# The probe can fail ----------------------------------------------------------------------------
+# Negative controls -----------------------------------------------------------------------------
 
 
 def test_a_request_past_the_proxy_is_seen(open_server: Server, anybody: Api, proxy: Proxy) -> None:
@@ -123,7 +125,7 @@ def test_a_request_past_the_proxy_is_seen(open_server: Server, anybody: Api, pro
 
 
 class Careless(socketserver.BaseRequestHandler):
-    """Reads heads and no bodies, so that a body is its next request."""
+    """Reads heads but no bodies, so that a body is its next request."""
 
     def handle(self) -> None:
         pending = b""
@@ -144,7 +146,7 @@ class Careless(socketserver.BaseRequestHandler):
 
 @contextmanager
 def careless() -> Iterator[tuple[str, list[str]]]:
-    """Its URL, and the ids of all the requests it saw."""
+    """Its URL, and the ids of all requests that it read."""
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Careless) as server:
         server.daemon_threads = True
         server.seen = []  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The commands that show output as it is written."""
+"""Commands that show output as it is written."""
 
 from __future__ import annotations
 

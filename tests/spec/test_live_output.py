@@ -1,4 +1,4 @@
-"""The contract: what a call writes is seen while it runs, and what was seen is what is kept."""
+"""The contract: output is visible while it is written, and is stored exactly as it was shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
-# Each line has been read before the next one is written.
+# Each line is read before the next one is written.
 IN_TURNS = """exec python3 -c '
 import fcntl, os, termios, time
 for number in 1, 2, 3:
@@ -57,7 +57,7 @@ def invoke(function_id: str) -> str:
     return f"{of(function_id)}/invoke"
 
 
-# The call that is watched ------------------------------------------------------------------------
+# A watched invocation ----------------------------------------------------------------------------
 
 
 @promise("A36")
@@ -161,11 +161,11 @@ def test_a_call_that_is_cancelled_keeps_what_it_wrote(api: Api) -> None:
     assert end.name == "end" or end.data["error_code"] == "NOT_FOUND"
 
 
-# A caller that goes away -------------------------------------------------------------------------
+# A client that disconnects -----------------------------------------------------------------------
 
 
 def leave(api: Api, function_id: str, *headers: str, first: bytes) -> None:
-    """Sends a call, waits for what it first writes where it is streamed, and goes away."""
+    """Starts an invocation, waits for its first output if that is streamed, and disconnects."""
     to = urlsplit(str(api.http.base_url))
     with socket.create_connection((to.hostname, to.port)) as client:
         lines = [f"POST {invoke(function_id)} HTTP/1.1", "Host: 127.0.0.1", "Content-Length: 0"]
@@ -243,12 +243,12 @@ def test_an_unknown_wish_is_refused(api: Api) -> None:
     assert is_error(answer, "UNPROCESSABLE_ENTITY", 422)["error"].startswith("X-On-Disconnect")
 
 
-# The logs of a call ------------------------------------------------------------------------------
+# The logs of an invocation -----------------------------------------------------------------------
 
 
 @pytest.fixture
 def ended(api: Api) -> tuple[Api, dict[str, str]]:
-    """A call that is over."""
+    """An ended invocation."""
     return api, api.invoke(api.active(IN_TURNS))
 
 
@@ -298,7 +298,7 @@ def test_a_reader_returns_behind_the_last_event_it_had(ended: tuple[Api, dict[st
 
 @promise("A37")
 def test_a_reader_ahead_of_the_record_or_of_an_earlier_attempt_hears_it(api: Api) -> None:
-    """Event ids name the attempt, after the first one: offsets of another one mean nothing."""
+    """Event ids name the attempt after the first one: offsets of another attempt mean nothing."""
     function_id = api.active("echo hello; exit 1")
     policy = {"max_attempts": 2, "backoff_seconds": {"first": 0, "jitter": 0}}
     api.good("PUT", f"{of(function_id)}/async-policy", policy)
@@ -335,7 +335,7 @@ def test_a_running_call_is_followed_by_any_number_of_readers(api: Api) -> None:
         ]
         for reader in readers:
             reader.start()
-        assert api("GET", path).status_code == 200  # what there is by now
+        assert api("GET", path).status_code == 200  # the output so far
         for reader in readers:
             reader.join()
         own = list(coming)

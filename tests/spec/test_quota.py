@@ -1,4 +1,4 @@
-"""The quota of instances of a tenant on a real server: what the machine has, and who is told."""
+"""A tenant's quota of instances on a real server: how many there are, and who gets errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LimitedServer:
     umbrella: Api
 
     def instances(self) -> int:
-        """What acme has of the machine: every sandbox there is, since nothing is kept ready."""
+        """How many instances acme has: all sandboxes, since none are prewarmed."""
         return len(self.server.guests())
 
 
@@ -83,7 +83,7 @@ def test_what_is_idle_leaves_and_what_is_busy_is_waited_for(limited: LimitedServ
             most = max(most, acme.good("GET", "/api/functions/pool/stats")["total_count"])
         assert most <= QUOTA
         assert [call.result()["stdout"] for call in calls] == ["done\n"] * len(calls)
-    # Three that stay busy for longer than calls wait: the fourth is told why.
+    # Three stay busy for longer than invocations wait: the fourth is refused with the reason.
     busy = [acme.active("sleep 60; :") for _ in range(QUOTA)]
     calls = [limited.server.later(acme.invoke, one) for one in busy]
     until(lambda: len(limited.server.named("sleep")) == QUOTA)

@@ -1,4 +1,4 @@
-"""The server against its own OpenAPI document, briefly; `scripts/soak fuzz` does it for long."""
+"""Fuzzes the server by its own OpenAPI document, briefly; `scripts/soak fuzz` does it for long."""
 
 import pytest
 

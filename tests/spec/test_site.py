@@ -1,4 +1,4 @@
-"""The documentation site is built: without a warning, and without a link that leads nowhere."""
+"""The documentation site is built without warnings and broken links."""
 
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ def test_the_site_is_built_without_a_warning_or_a_dead_link() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The least that a site is made of."""
+    """The minimum from which a site can be built."""
     for name in ("docs/site", "docs/pictures"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("ui/src/icon.svg", "src/quiltfn/__init__.py", "requirements/docs.txt"):
@@ -48,7 +48,7 @@ DEAD = {
 
 
 def test_what_leads_nowhere_ends_the_build_and_leaves_the_site(checkout: Path) -> None:
-    """All of it in one build, which ends with each warning that it ended for."""
+    """All faults in one build, which reports each of them."""
     before = checkout / build.OUT / "index.html"
     before.parent.mkdir()
     before.write_text("before")

@@ -1,4 +1,4 @@
-"""The contract: operators in other tenants, and a tenant that is disabled, with real sandboxes."""
+"""The contract: operators in other tenants, and disabled tenants, with real sandboxes."""
 
 import json
 import threading
@@ -50,7 +50,7 @@ def test_a_disabled_tenant_runs_nothing_and_goes_on_once_it_is_enabled(keyed: Ke
     until(lambda: operator.good("GET", counts + visit)["total_count"] == 0, 30)
     found = record(operator, function_id, queued["invocation_id"], visit)
     assert found["status"] == "queued"
-    # Nobody else notices.
+    # Other tenants are unaffected.
     other = keyed.caller(new_name())
     assert other.invoke(other.active("cat"), "x")["stdout"] == "x"
 

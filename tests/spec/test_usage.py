@@ -21,7 +21,7 @@ BURN = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done"
 
 
 def stats_of(api: Api, function_id: str, calls: int) -> dict[str, Any]:
-    """What the list says of a function, once it has so many calls."""
+    """A function's statistics in the list, once it has this many invocations."""
 
     def found() -> dict[str, Any] | None:
         shown = api.good("GET", f"{STATS}?window=600")["functions"]
@@ -110,7 +110,7 @@ def test_a_step_is_chosen_by_what_is_kept_and_by_the_number_of_points(tenant: Ap
 
 @pytest.fixture(scope="module")
 def acme() -> Iterator[tuple[Server, Api, Api]]:
-    """A server of this module's own, with an operator and a tenant."""
+    """A server of this module, with an operator and a tenant."""
     with watched("--prewarmed 0") as server:
         operator = make_key(server, "--tenant", "default", "--scope", "operator")["key"]
         key = make_key(server, "--tenant", "acme", "--scope", "write")["key"]
@@ -119,8 +119,8 @@ def acme() -> Iterator[tuple[Server, Api, Api]]:
 
 
 def test_processor_time_is_measured(acme: tuple[Server, Api, Api]) -> None:
-    """What the handler's shell says of itself is in it, beside what starting and cleaning takes; of
-    a handler that sleeps it is that alone.
+    """It includes what the handler's shell reports, and the time for start and cleanup; for a
+    sleeping handler, only the latter.
     """
     server, operator, _ = acme
     key = operator.good("POST", "/api/keys", {"tenant": "burner", "scope": "write"}, 201)["key"]
@@ -144,7 +144,7 @@ def test_processor_time_is_measured(acme: tuple[Server, Api, Api]) -> None:
 
 
 def own_seconds(times: str) -> float:
-    """What a shell's `times` says of itself."""
+    """The time that a shell's `times` reports."""
     user, system = times.splitlines()[0].split()
     return sum(
         60 * int(one.partition("m")[0]) + float(one.partition("m")[2].rstrip("s"))
@@ -210,7 +210,7 @@ def test_only_an_operator_sets_a_quota_and_sees_another_s(keyed: Keyed) -> None:
     path, reader, admin = f"/api/tenants/{name}/quota", *map(partial(keyed.caller, name), SCOPED)
     for caller in (reader, admin):
         assert caller.good("GET", path)["tenant_id"] == name
-        for other in ("default", new_name()):  # one that there is, and one that there is not
+        for other in ("default", new_name()):  # an existing tenant, and a nonexistent one
             is_error(caller("GET", f"/api/tenants/{other}/quota"), "FORBIDDEN", 403)
         for method in ("PUT", "DELETE"):
             is_error(caller(method, path, {}), "FORBIDDEN", 403)

@@ -1,6 +1,4 @@
-"""Dashboard and documentation as a browser asks for them: where they are, what they are made of,
-what they may do.
-"""
+"""Dashboard and documentation as requested by a browser: their paths, parts, and permissions."""
 
 import re
 from urllib.parse import urljoin
@@ -23,7 +21,7 @@ documented = pytest.mark.skipif(
 
 
 def parts_of(page: str) -> list[str]:
-    """The addresses that a page names, as they stand in it."""
+    """The addresses in a page, unchanged."""
     return re.findall(r'(?:src|href)="([^"]+\.(?:js|css|svg))"', page)
 
 

@@ -152,8 +152,8 @@ SLOW = b"[" + b",".join([b"1e308"] * 20_000) + b"]"
 @pytest.mark.parametrize("data", [MANY, SLOW])
 @pytest.mark.parametrize("mode", ["structured", "binary", "result"])
 def test_no_value_is_made_of_data(data: bytes, mode: str) -> None:
-    """Anybody may send some, and each may take 200 bytes, or 40 µs. To make them, and to write them
-    again, is the control.
+    """Anybody may send many values, each of which would take 200 bytes or 40 µs to decode. Control:
+    decoding and encoding them.
     """
     structured = json.dumps(RIGHT).encode().removesuffix(b"}") + b', "data": ' + data + b"}"
     binary = {f"ce-{name}": value for name, value in RIGHT.items()}

@@ -1,4 +1,4 @@
-"""The shapes of the API: every field once, checked as it is documented."""
+"""The API's schemas: each field is defined once, and checked as documented."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +41,7 @@ def by_name(body: type) -> str:
 
 @pytest.mark.parametrize("body", BODIES, ids=by_name)
 def test_what_is_refused_has_a_reason_that_names_a_field(body: type[msgspec.Struct]) -> None:
-    """The reasons are found without the text of msgspec's error: the two must agree."""
+    """The reasons do not come from msgspec's errors, so both checks must agree."""
 
     @given(value=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4))
     def agree(value: dict[str, Any]) -> None:
@@ -105,7 +105,7 @@ def test_what_fits_is_taken_with_its_defaults() -> None:
 
 
 def test_an_answer_of_a_newer_server_is_read() -> None:
-    """Constraints are the server's: what it answers may go beyond what this client knows."""
+    """Only the server checks constraints: a newer server's responses may exceed this client's."""
     newer = {"function_id": "f", "min_instances": 0, "max_instances": 10**6, "later": 1}
     assert msgspec.convert(newer, wire.Scaling).max_instances == 10**6
 
@@ -120,7 +120,7 @@ def test_every_field_of_a_request_says_what_it_means(body: type[msgspec.Struct])
 
 
 def test_every_field_of_a_response_says_what_it_means() -> None:
-    """But for those that hold other shapes, and what is for people as it stands."""
+    """Except fields that contain other schemas, and schemas whose texts explain themselves."""
     shapes = [kind for name, kind in vars(schemas).items() if not name.startswith("_")]
     for shape in (one for one in shapes if hasattr(one, "__struct_fields__")):
         for field in fields_of(shape).values():
@@ -152,7 +152,7 @@ def test_a_field_is_named_in_few_files(field: str) -> None:
 
 
 def test_the_model_has_the_same_numbers_and_words() -> None:
-    """What is checked with several values is the model's, and documented here."""
+    """The model checks combinations of values; these schemas document the limits."""
     assert tuple(access.Scope) == keys.SCOPES
     assert list(runtime.Kind) == list(runtimes.Kind)  # type: ignore[comparison-overlap]
     assert list(runtime.Network) == list(runtimes.Network)  # type: ignore[comparison-overlap]

@@ -1,4 +1,4 @@
-"""These tests run on uvloop, as servers do: its TLS is another one than asyncio's."""
+"""These tests run on uvloop, as servers do: its TLS implementation differs from asyncio's."""
 
 import asyncio
 from collections.abc import Callable, Mapping

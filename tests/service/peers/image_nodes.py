@@ -1,4 +1,4 @@
-"""Nodes with images, in one process: real peer ports, real files, a store in memory."""
+"""Nodes with images in one process: real peer ports, real files, and a store in memory."""
 
 import contextlib
 import time
@@ -39,7 +39,7 @@ LIMITS = ImageLimits(unpacked_max_bytes=64 * MIB, files_max=1000)
 
 
 class Store(SqlTenantImages):
-    """What the nodes share. What one of them writes the others hear of at once."""
+    """The nodes' shared store. A node's write reaches the others at once."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -78,7 +78,7 @@ class Store(SqlTenantImages):
         for node in self.nodes:
             if kind is ChangeKind.IMAGE_COPY:
                 await node.fleet.follow_changes(changes)
-            elif not node.tenant_images._changing.locked():  # it is the one that has written it
+            elif not node.tenant_images._changing.locked():  # otherwise this node wrote it
                 await node.tenant_images.follow_changes(changes)
 
 
@@ -95,7 +95,9 @@ class Copies(SqlImageCopies):
 
 @dataclass
 class Node:
-    """`handler`: what answers on its peer port in place of its images; `asked`: what was asked."""
+    """`handler`: responds on its peer port instead of its images; `asked`: the requests it
+    received.
+    """
 
     name: str
     images: ImageDirectory
@@ -111,7 +113,7 @@ class Node:
         return await self.tenant_images.take(T, Archive.TAR, in_pieces(data))
 
     async def put(self, data: bytes) -> str:
-        """An image that is here and on no other node."""
+        """Create an image that only this node has."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(self.tenant_images, "keep", lambda _: self.fleet.restore())
             return (await self.upload(data)).digest
@@ -132,7 +134,7 @@ class Node:
 
 @dataclass
 class ImageFleet:
-    """`nodes` by name. `clock` is theirs."""
+    """`nodes` by name. All use `clock`."""
 
     store: Store
     clock: ManualClock
@@ -145,7 +147,7 @@ class ImageFleet:
         return sorted(one.name for one in self.nodes.values() if one.has(digest))
 
     def change(self, name: str, state: str = "ready", presence: str = "present") -> None:
-        """A node is in that state from now on, and the others hear of it."""
+        """Put a node into that state, and inform the others."""
         node = self.nodes[name]
         node.member = replace(node.member, state=NodeState(state), presence=Presence(presence))
         self.tell()
@@ -157,7 +159,7 @@ class ImageFleet:
 
 @contextlib.asynccontextmanager
 async def image_fleet(path: Path, *names: str, all_bytes: int = 0) -> AsyncIterator[ImageFleet]:
-    """Nodes of these names, until the end of the block."""
+    """Nodes with these names, until the end of the block."""
     now = time.time()
     keys, made = a_fleet(now), ImageFleet(Store(), ManualClock(1000.0))
     bound = {name: listener() for name in names}

@@ -1,4 +1,6 @@
-"""Two nodes of one fleet in one process: one asks by `HttpPeers`, the other has a peer port."""
+"""Two nodes of one fleet in one process: one sends requests by `HttpPeers`, the other has a peer
+port.
+"""
 
 import contextlib
 import socket
@@ -27,7 +29,7 @@ CALL = ForwardedCall(
 
 @dataclass
 class Directory:
-    """`PeerDirectory` as a test says."""
+    """A `PeerDirectory` that a test controls."""
 
     addresses: dict[str, str] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
@@ -55,7 +57,7 @@ def listener() -> socket.socket:
 
 @dataclass
 class Pair:
-    """`one` asks `two`. Each has a directory of its own, as it has in a fleet."""
+    """`one` sends requests to `two`. Each has its own directory, as in a fleet."""
 
     fleet: FleetFile
     one: NodeFile
@@ -69,7 +71,7 @@ class Pair:
     handler: PeerHandler | None = None
 
     def request(self, target: str = "/", **fields: Any) -> AbstractAsyncContextManager[PeerAnswer]:
-        """What `HttpPeers.request` gives; most of it has a default here."""
+        """`HttpPeers.request`, with defaults for most arguments."""
         fields = {
             "node": "two",
             "method": "GET",
@@ -85,7 +87,7 @@ class Pair:
             return answer.status, await answer.read(64 * 1024 * 1024)
 
     async def handle(self, request: Request, forwarded: Asker) -> Response:
-        """Answers as a test says, or with what was sent."""
+        """Responds as a test specifies, or echoes the request."""
         self.seen.append((request, forwarded))
         if self.handler is not None:
             return await self.handler(request, forwarded)
@@ -95,7 +97,7 @@ class Pair:
 
 @contextlib.asynccontextmanager
 async def a_pair(now: float) -> AsyncIterator[Pair]:
-    """Both, until the end of the block."""
+    """Both nodes, until the end of the block."""
     fleet = a_fleet(now)
     one, two = (a_node(fleet, name, now) for name in ("one", "two"))
     of_one, of_two, bound = Directory(), Directory(), listener()

@@ -1,5 +1,5 @@
-"""Calls that another node answers, over the connections that nodes have: two servers over copies of
-the same data in one process.
+"""Invocations that another node runs, over real connections of nodes: two servers in one process
+over copies of the same data.
 """
 
 import asyncio
@@ -38,7 +38,9 @@ from timeouts import scaled
 
 @dataclass
 class Servers:
-    """`http` is a client of the first, which sends its calls on to the second, `there`."""
+    """`http` is a client of the first server, which forwards its invocations to the second,
+    `there`.
+    """
 
     here: Harness
     there: Harness
@@ -47,7 +49,7 @@ class Servers:
     pair: Pair
     http: httpx.AsyncClient
 
-    # The application of the first.
+    # The application of the first server.
     app: Application
 
     async def call(self, name: str, payload: str = "", **headers: str) -> httpx.Response:
@@ -130,7 +132,7 @@ async def test_a_node_that_refuses_or_cannot_be_reached_is_passed_over(servers: 
 
 
 class Sending:
-    """A request to a server's URL whose body is still arriving. `wants`: it was asked for."""
+    """A request to a server's URL whose body is still arriving. `wants`: the body was requested."""
 
     def __init__(self, servers: Servers, **headers: str) -> None:
         self.wants = asyncio.Event()
@@ -156,7 +158,7 @@ class Sending:
 
 @pytest.fixture
 def _as_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every function is taken for a server; the fake sandboxes take bodies, too."""
+    """Every function counts as a server; the fake sandboxes accept bodies, too."""
     monkeypatch.setattr(url_calls.UrlRequest, "is_server", property(lambda _: True))
     monkeypatch.setattr(url_calls.UrlRequest, "is_shell", property(lambda _: False))
 
@@ -250,13 +252,14 @@ async def test_whether_keys_were_made_is_looked_for_where_the_call_came_in(
     assert looked == [servers.here.services.access]
 
 
-# What sends a call on, on top of what every request costs; a coroutine that goes on counts again.
+# Python functions that forwarding calls in addition to those of every request; a resumed coroutine
+# counts again.
 SENDING = ("/fleet/forwarding.py", "/fleet/peers.py", "/fleet/peer_connection.py")
 CALLS, SENDING_CALLS_MAX = 20, 50
 
 
 async def python_calls_of_sending(servers: Servers) -> int:
-    """Of a call that the other node answers."""
+    """The Python functions called for an invocation that the other node runs."""
 
     async def call() -> None:
         assert (await servers.call("cat", "x")).status_code == 200

@@ -1,5 +1,5 @@
-"""Who is not let in on the peer port, whom a node does not take for the one that it asks, and which
-signed headers are of no use. Each has its control: the same with nothing wrong.
+"""Which clients the peer port refuses, which peers a node does not accept, and which signed headers
+are invalid. Each test has a control: the same request without the fault.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ def log() -> Iterator[list[Any]]:
 
 
 async def told(log: list[Any], text: str) -> dict[str, Any]:
-    """The line of the log that says so, as soon as it is there."""
+    """Waits for the line of the log that reports it."""
     async with asyncio.timeout(scaled(5)):
         while True:
             for line in log:
@@ -55,7 +55,7 @@ async def told(log: list[Any], text: str) -> dict[str, Any]:
 
 
 async def ask_as(pair: Pair, own: NodeFile, name: str = "two") -> tuple[int, bytes]:
-    """One request of a node that has that file."""
+    """Sends one request as a node with that file."""
     directory = Directory({name: f"127.0.0.1:{pair.port}"})
     peers = HttpPeers(own, directory, keys=None)
     try:
@@ -76,7 +76,7 @@ async def refused(pair: Pair, own: NodeFile) -> str:
 
 
 async def test_the_same_with_nothing_wrong(pair: Pair, log: list[Any]) -> None:
-    """The control of what follows: a further node of the fleet is let in."""
+    """Control of the following tests: another node of the fleet is admitted."""
     three = a_node(pair.fleet, "three", time.time())
     assert await ask_as(pair, three) == (200, b"/x")
     assert pair.seen[0][1].node == "three"
@@ -103,7 +103,7 @@ async def test_without_a_certificate_nobody_is_let_in(pair: Pair, log: list[Any]
 
 async def test_a_node_of_another_fleet_is_not_let_in(pair: Pair, log: list[Any]) -> None:
     other = a_node(a_fleet(time.time()), "one", time.time())
-    # It trusts the node that it asks, so that this one has to refuse it.
+    # It trusts the requested node, so that this one has to refuse it.
     other = replace(other, ca_certificate=pair.one.ca_certificate)
     await refused(pair, other)
     line = await told(log, "handshake")
@@ -140,14 +140,14 @@ async def test_an_expired_certificate_is_refused(pair: Pair, log: list[Any], who
 
 
 async def test_a_node_is_not_taken_for_another_one(pair: Pair) -> None:
-    """The address of one node leads to another one of the same fleet."""
+    """The address of one node leads to another node of the same fleet."""
     with pytest.raises(PeerUnreachable, match=r"its certificate is refused: .*three"):
         await ask_as(pair, pair.one, "three")
     assert not pair.seen
 
 
 async def test_a_node_cannot_make_certificates(pair: Pair) -> None:
-    """Whoever has a node's file signs a certificate of another name with the node's key."""
+    """Someone with a node's file signs a certificate for another name with the node's key."""
     above = Credential(pair.one.certificate, pair.one.key)
     forged = make_node_certificate(above, "three", time.time(), 9)
     chain = forged.certificate + pair.one.certificate
@@ -244,7 +244,7 @@ async def test_a_removed_node_is_not_asked(pair: Pair) -> None:
 
 
 class Raw:
-    """A connection of whoever has a node's file, and sends what it likes."""
+    """A connection of someone who has a node's file, and sends arbitrary bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -262,7 +262,7 @@ class Raw:
 
 @contextlib.asynccontextmanager
 async def raw(pair: Pair) -> AsyncIterator[tuple[Raw, str]]:
-    """With the nonce that it was given."""
+    """Yields a connection with the nonce that it received."""
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", pair.port, ssl=client_context(pair.one), server_hostname="two"
     )
@@ -281,7 +281,7 @@ def side(pair: Pair, **changes: Any) -> Side:
 
 
 async def test_a_signed_request_is_answered(pair: Pair) -> None:
-    """The control of what follows."""
+    """Control of the following tests."""
     async with raw(pair) as (one, nonce):
         signer = Signer(side(pair), nonce)
         for target in ("/a", "/b"):
