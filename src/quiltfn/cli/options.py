@@ -134,9 +134,8 @@ def _help(field: Field, keeps: bool) -> str:
     # A command line cannot express null; --unset-… does.
     meaning = advice.with_options(field.described(null="without it, "))
     repeats = "; repeatable" if get_origin(field.kind) in (dict, list) else ""
-    has_default = isinstance(field.default, str | int | float) and not isinstance(
-        field.default, bool
-    )
+    is_plain = isinstance(field.default, str | int | float) and not isinstance(field.default, bool)
+    has_default = is_plain and field.default != ""
     default = f" (default: {'no change' if keeps else field.default})" if has_default else ""
     return f"{meaning[:1].upper()}{meaning[1:]}{repeats}{default}."
 
