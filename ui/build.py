@@ -154,11 +154,11 @@ def licenses(ui: Path, outputs: dict[str, Any]) -> str:
             if match is None or match[1] in found:
                 continue
             package = ui / source[: match.end()]
-            told = json.loads((package / "package.json").read_text())
+            metadata = json.loads((package / "package.json").read_text())
             texts = sorted(one for one in package.iterdir() if one.name.lower().startswith("licen"))
             if not texts:
                 raise BuildFailed(f"{match[1]} comes without its licence")
-            head = f"{match[1]} {told['version']}, {told['license']}"
+            head = f"{match[1]} {metadata['version']}, {metadata['license']}"
             found[match[1]] = f"{head}\n{'-' * len(head)}\n\n{texts[0].read_text().strip()}\n"
     intro = "Libraries in the dashboard of quiltfn, with their licences.\n"
     return "\n\n".join([intro, *(text for _, text in sorted(found.items()))])

@@ -25,9 +25,9 @@ def test_lines_are_found() -> None:
 
 @pytest.mark.parametrize("line", LINES)
 def test_shown_lines_are_commands(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in {"${one.name}": "hello", "${one.current_version}": "1"}.items():
+    for name, value in {"${fn.name}": "hello", "${fn.current_version}": "1"}.items():
         line = line.replace(name, value)
     words = shlex.split(line)[1:]
     assert run([*words, "--help"]) == 0
-    told = capsys.readouterr().out
-    assert [word for word in words if word.startswith("--") and word not in told] == []
+    output = capsys.readouterr().out
+    assert [word for word in words if word.startswith("--") and word not in output] == []

@@ -18,14 +18,14 @@ export interface Minute {
 export const EMPTY: Minute = { last: 0, counts: Array(BUCKETS).fill(0) };
 
 /** The last minute as of a given time; oldest bucket first. */
-export function minuteAt(one: Minute, unix: number): number[] {
-  const shift = Math.floor(unix / BUCKET_S) - one.last;
-  return one.counts.map((_, n) => one.counts[n + shift] ?? 0);
+export function minuteAt(minute: Minute, unix: number): number[] {
+  const shift = Math.floor(unix / BUCKET_S) - minute.last;
+  return minute.counts.map((_, n) => minute.counts[n + shift] ?? 0);
 }
 
 /** Adds invocations that ended now to the last minute. */
-export function withCalls(one: Minute, calls: number, unix: number): Minute {
-  const counts = minuteAt(one, unix);
+export function withCalls(minute: Minute, calls: number, unix: number): Minute {
+  const counts = minuteAt(minute, unix);
   counts[BUCKETS - 1] = (counts[BUCKETS - 1] ?? 0) + calls;
   return { last: Math.floor(unix / BUCKET_S), counts };
 }
@@ -42,8 +42,8 @@ export const minuteOf = byId<Minute>(EMPTY);
 export const lastCallOf = byId<number | null>(null);
 
 /** The counts in a `pool` event. An instance that is being cleaned counts as busy, as in the API. */
-export function countsOf(one: Happened): Counts {
-  const number = (name: string) => Number(one[name] ?? 0);
+export function countsOf(event: Happened): Counts {
+  const number = (name: string) => Number(event[name] ?? 0);
   return {
     busy_count: number("busy") + number("recycling"),
     ready_count: number("ready"),
@@ -53,16 +53,16 @@ export function countsOf(one: Happened): Counts {
   };
 }
 
-function heard(one: Happened): void {
-  const id = one.function_id;
+function heard(event: Happened): void {
+  const id = event.function_id;
   if (!id) return;
-  if (one.type === "pool") {
+  if (event.type === "pool") {
     standing.add(id);
-    poolOf(id).value = countsOf(one);
+    poolOf(id).value = countsOf(event);
   }
-  if (one.type === "invocation.ended") ended(id, 1);
-  if (one.type === "calls") {
-    ended(id, Object.values(one.ended as Record<string, number>).reduce((a, b) => a + b, 0));
+  if (event.type === "invocation.ended") ended(id, 1);
+  if (event.type === "calls") {
+    ended(id, Object.values(event.ended as Record<string, number>).reduce((a, b) => a + b, 0));
   }
 }
 
@@ -80,16 +80,16 @@ const STALE_MS = 10_000; // maximum delay between an invocation and fetching the
 /** Sets the signal of each function; those that the API does not list had no invocations. */
 async function fetchStats(
   window: number,
-  set: (id: string, one: FunctionStats | null) => void,
+  set: (id: string, stats: FunctionStats | null) => void,
   known: Set<string>,
 ): Promise<void> {
   const found = new Set<string>();
   for await (
     const page of pages<FunctionStatsPage>("api/functions/stats", { window })
   ) {
-    for (const one of page.functions) {
-      found.add(one.function_id);
-      set(one.function_id, one);
+    for (const stats of page.functions) {
+      found.add(stats.function_id);
+      set(stats.function_id, stats);
     }
   }
   for (const id of known) if (!found.has(id)) set(id, null);
@@ -99,14 +99,14 @@ async function fetchStats(
 const inHour = new Set<string>(), inMinute = new Set<string>();
 
 function fetchHour(): Promise<void> {
-  return fetchStats(WINDOW_S, (id, one) => {
-    statsOf(id).value = one;
+  return fetchStats(WINDOW_S, (id, stats) => {
+    statsOf(id).value = stats;
   }, inHour);
 }
 
 function fetchMinute(): Promise<void> {
-  return fetchStats(60, (id, one) => {
-    minuteOf(id).value = one ? evenMinute(one.calls, Date.now() / 1000) : EMPTY;
+  return fetchStats(60, (id, stats) => {
+    minuteOf(id).value = stats ? evenMinute(stats.calls, Date.now() / 1000) : EMPTY;
   }, inMinute);
 }
 
@@ -114,8 +114,8 @@ const standing = new Set<string>();
 
 async function fetchPools(): Promise<void> {
   const { pools: found } = await get<PoolList>("api/functions/pools");
-  const ids = new Set(found.map((one) => one.function_id));
-  for (const one of found) poolOf(one.function_id).value = one;
+  const ids = new Set(found.map((pool) => pool.function_id));
+  for (const pool of found) poolOf(pool.function_id).value = pool;
   for (const id of standing) if (!ids.has(id)) poolOf(id).value = NO_INSTANCES;
   for (const id of ids) standing.add(id);
 }
@@ -125,7 +125,7 @@ export const activityProblem = signal<Refused | null>(null);
 
 async function fetchAll(...wanted: (() => Promise<void>)[]): Promise<void> {
   try {
-    await Promise.all(wanted.map((one) => one()));
+    await Promise.all(wanted.map((load) => load()));
     activityProblem.value = null;
   } catch (error) {
     activityProblem.value = error as Refused;
@@ -147,8 +147,8 @@ export function watchActivity(): () => void {
   };
   const ends = [
     onRefetch(fetchActivity),
-    onEvent((one) => {
-      const isEnd = one.type === "invocation.ended" || one.type === "calls";
+    onEvent((event) => {
+      const isEnd = event.type === "invocation.ended" || event.type === "calls";
       if (isEnd) timer ??= setTimeout(hour, STALE_MS);
     }),
   ];

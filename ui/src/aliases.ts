@@ -68,8 +68,8 @@ export function shares({ version, also }: { version: number; also: AliasShare | 
 }
 
 /** "v2 75 %, v1 25 %" */
-export function sharesSaid(one: Parameters<typeof shares>[0]): string {
-  return shares(one).map(({ version, percent }) =>
+export function sharesSaid(target: Parameters<typeof shares>[0]): string {
+  return shares(target).map(({ version, percent }) =>
     percent === 100 ? `v${version}` : `v${version} ${percent} %`
   ).join(", ");
 }
@@ -96,9 +96,9 @@ export function servingVersions({ current_version, default_alias: alias }: {
 
 /** "Version 5 of f serves.", or that calls run on others. */
 export function madeCurrentSaid(
-  one: { name: string; current_version: number; default_alias?: Alias },
+  fn: { name: string; current_version: number; default_alias?: Alias },
 ): string {
-  const elsewhere = elsewhereSaid(one), version = `Version ${one.current_version} of ${one.name}`;
+  const elsewhere = elsewhereSaid(fn), version = `Version ${fn.current_version} of ${fn.name}`;
   return elsewhere ? `${version} is current. Calls run on ${elsewhere}.` : `${version} serves.`;
 }
 
@@ -112,10 +112,10 @@ export function targetsOf(
   const byDefault = aliases.find((alias) => alias.default);
   return [
     ["", byDefault ? `what serves: ${sharesSaid(byDefault)}` : `what serves: v${serving}`],
-    ...aliases.map((one) =>
-      [`alias=${one.name}`, `alias ${one.name}: ${sharesSaid(one)}`] as const
+    ...aliases.map((alias) =>
+      [`alias=${alias.name}`, `alias ${alias.name}: ${sharesSaid(alias)}`] as const
     ),
-    ...others.map((one) => [`version=${one}`, `version ${one}`] as const),
+    ...others.map((version) => [`version=${version}`, `version ${version}`] as const),
   ];
 }
 
@@ -125,9 +125,9 @@ export const targetSaid = (target: string): string =>
 
 /** The label beside a version: the aliases that name it, with its share if they have two versions. */
 export function namesOf(all: readonly Alias[], version: number): string[] {
-  return all.flatMap((one) =>
-    shares(one).filter((share) => share.version === version).map(({ percent }) =>
-      percent === 100 ? one.name : `${one.name} ${percent} %`
+  return all.flatMap((alias) =>
+    shares(alias).filter((share) => share.version === version).map(({ percent }) =>
+      percent === 100 ? alias.name : `${alias.name} ${percent} %`
     )
   );
 }

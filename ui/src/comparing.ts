@@ -32,17 +32,17 @@ export function differences(before: Version, after: Version): Difference[] {
   const found: Difference[] = [];
   for (const [field, name, unit] of NAMES) {
     if (before[field] === after[field]) continue;
-    const one = { name, before: said(before[field], unit) };
-    found.push({ ...one, after: said(after[field], unit) });
+    const difference = { name, before: said(before[field], unit) };
+    found.push({ ...difference, after: said(after[field], unit) });
   }
   const [old, now] = [before.environment, after.environment];
   for (const name of [...new Set([...Object.keys(old), ...Object.keys(now)])].sort()) {
     if (old[name] === now[name]) continue;
-    const told = (of: Record<string, string>, word: string) => name in of ? word : null;
+    const stateIn = (of: Record<string, string>, word: string) => name in of ? word : null;
     found.push({
       name: `Variable ${name}`,
-      before: told(old, "set"),
-      after: told(now, name in old ? "another value" : "set"),
+      before: stateIn(old, "set"),
+      after: stateIn(now, name in old ? "another value" : "set"),
     });
   }
   return found;
@@ -59,7 +59,7 @@ export function summary(
   files: readonly string[] = [],
 ): string {
   if (!before) return "";
-  const names = differences(before, after).map((one) => one.name);
+  const names = differences(before, after).map((difference) => difference.name);
   if (before.handler !== after.handler) names.unshift("Handler");
   if (before.image_digest !== after.image_digest) {
     const named = files.slice(0, FILES_NAMED).map(visible);

@@ -36,17 +36,17 @@ export function tell(id: string, error: unknown): void {
 /** The function error that the user has dismissed; it is shown again if it recurs. */
 export const closed = byId<string | null>(null);
 
-function learn(one: Function): void {
-  const known = failures(one.id), failed = one.failed_version ?? null;
+function learn(fn: Function): void {
+  const known = failures(fn.id), failed = fn.failed_version ?? null;
   const next = new Map(known.peek());
-  const isOver = one.state === "active" && next.delete(one.current_version);
-  if (failed !== null && one.error_message) next.set(failed, one.error_message);
+  const isOver = fn.state === "active" && next.delete(fn.current_version);
+  if (failed !== null && fn.error_message) next.set(failed, fn.error_message);
   if (failed !== null || isOver) known.value = next;
 }
 
 /** Shows a function in its state after a change. */
-export function show(one: Function): void {
-  learn(one);
-  functionOf(one.id).value = one;
-  put(one.id, one);
+export function show(fn: Function): void {
+  learn(fn);
+  functionOf(fn.id).value = fn;
+  put(fn.id, fn);
 }

@@ -28,8 +28,8 @@ export interface Edited {
 
 const kept = signal<ReadonlyMap<string, Edited>>(new Map());
 
-export function draftOf(one: Function): Draft {
-  const settings = FUNCTION_SETTINGS.map((name) => [name, one[name] ?? null]);
+export function draftOf(fn: Function): Draft {
+  const settings = FUNCTION_SETTINGS.map((name) => [name, fn[name] ?? null]);
   const { environment, min_instances: _min, max_instances: _max, ...named } = Object.fromEntries(
     settings,
   ) as Required<FunctionChanges>;
@@ -46,10 +46,10 @@ function asked(before: Draft, now: Draft): FunctionChanges {
 }
 
 /** The unsaved changes to a function. */
-export function editingOf(one: Function): Edited {
-  const known = kept.peek().get(one.id);
+export function editingOf(fn: Function): Edited {
+  const known = kept.peek().get(fn.id);
   if (known) return known;
-  const before = signal(draftOf(one)), draft = signal(before.peek());
+  const before = signal(draftOf(fn)), draft = signal(before.peek());
   const edits = signal<Edits>(new Map());
   const changes = computed(() => asked(before.value, draft.value));
   const isChanged = computed(() => Object.keys(changes.value).length > 0 || edits.value.size > 0);
@@ -59,9 +59,9 @@ export function editingOf(one: Function): Edited {
     edits,
     changes,
     isChanged,
-    base: signal(one.current_version),
+    base: signal(fn.current_version),
   };
-  kept.value = new Map([...kept.peek(), [one.id, made]]);
+  kept.value = new Map([...kept.peek(), [fn.id, made]]);
   return made;
 }
 
@@ -77,13 +77,13 @@ export function close(id: string): void {
 
 /** Drops the changes to a deleted function. */
 export function forget(id: string): void {
-  kept.value = new Map([...kept.peek()].filter(([one]) => one !== id));
+  kept.value = new Map([...kept.peek()].filter(([key]) => key !== id));
 }
 
 /** Makes the browser ask before leaving the page would lose changes. */
 export function askBeforeLeaving(): void {
   addEventListener("beforeunload", (event) => {
-    const isChanged = [...kept.peek().values()].some((one) => one.isChanged.peek());
+    const isChanged = [...kept.peek().values()].some((edited) => edited.isChanged.peek());
     if (isChanged || isDrafted.peek()) event.preventDefault();
   });
 }

@@ -54,7 +54,7 @@ export function describe(): void {
 export function fieldOf(from: Description | null, shape: string, name: string): Field {
   const whole: Schema = from?.components.schemas[shape]?.properties?.[name] ?? {};
   const parts = whole.anyOf ?? [whole];
-  const own = parts.find((one) => one.type !== "null") ?? {};
+  const own = parts.find((part) => part.type !== "null") ?? {};
   return {
     about: own.description ?? "",
     whenNull: parts.find((one) => one.type === "null")?.description ?? "",

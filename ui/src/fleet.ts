@@ -3,31 +3,31 @@
 import type { FunctionOnNode, Node } from "./wire.ts";
 
 /** The activity of a node, or why it has none, in one word. */
-export function stateOf(one: Node): string {
-  if (one.state === "removed") return "removed";
-  if (one.presence !== "present") return one.presence;
-  return one.is_silent ? "silent" : one.state;
+export function stateOf(node: Node): string {
+  if (node.state === "removed") return "removed";
+  if (node.presence !== "present") return node.presence;
+  return node.is_silent ? "silent" : node.state;
 }
 
 /** Whether it is present, as far as known: a node that has stopped or is lost sends no heartbeats. */
-export const isThere = (one: Node): boolean =>
-  one.presence === "present" && one.state !== "removed";
+export const isThere = (node: Node): boolean =>
+  node.presence === "present" && node.state !== "removed";
 
 /** Whether its load is current. */
-export const isHeard = (one: Node): boolean => isThere(one) && !one.is_silent;
+export const isHeard = (node: Node): boolean => isThere(node) && !node.is_silent;
 
 export type Verb = "drain" | "cordon" | "uncordon" | "remove";
 
 /** The actions for a node. */
-export function verbsOf(one: Node): Verb[] {
-  if (one.state === "removed" || !one.address) return [];
-  if (one.state === "ready") return ["cordon", "drain", "remove"];
-  return one.state === "cordoned" ? ["uncordon", "drain", "remove"] : ["uncordon", "remove"];
+export function verbsOf(node: Node): Verb[] {
+  if (node.state === "removed" || !node.address) return [];
+  if (node.state === "ready") return ["cordon", "drain", "remove"];
+  return node.state === "cordoned" ? ["uncordon", "drain", "remove"] : ["uncordon", "remove"];
 }
 
 /** The reason for a node's state, as a sentence; empty if there is nothing to explain. */
-export function reasonOf(one: Node): string {
-  switch (stateOf(one)) {
+export function reasonOf(node: Node): string {
+  switch (stateOf(node)) {
     case "removed":
       return "It was removed from the fleet, and no server of this name starts in it again.";
     case "left":
@@ -37,7 +37,7 @@ export function reasonOf(one: Node): string {
     case "silent":
       return "It has given no sign of life for a while: the others take it over when that has gone on too long.";
     case "draining":
-      return one.running_calls > 0
+      return node.running_calls > 0
         ? "It takes no calls and begins no accepted work; what runs there ends."
         : "It takes no calls and begins no accepted work. Nothing runs there: it can be stopped.";
     case "cordoned":
@@ -55,26 +55,26 @@ export interface Question {
 const calls = (n: number): string => n === 1 ? "the call" : `the ${n} calls`;
 
 /** The confirmation for an action on a node; null: none is needed. `all`: the nodes of the fleet. */
-export function questionOf(verb: Verb, one: Node, all: readonly Node[]): Question | null {
-  const takesCalls = (node: Node) => node.name !== one.name && stateOf(node) === "ready";
+export function questionOf(verb: Verb, node: Node, all: readonly Node[]): Question | null {
+  const takesCalls = (other: Node) => other.name !== node.name && stateOf(other) === "ready";
   const isLast = !all.some(takesCalls);
   if (verb === "drain") {
     const last = isLast ? " No other node takes calls: the fleet will serve none." : "";
     const text = `Calls go to other nodes, and ${
-      one.running_calls ? `${calls(one.running_calls)} that it has can end` : "it has none now"
+      node.running_calls ? `${calls(node.running_calls)} that it has can end` : "it has none now"
     }.${last} It stays so, also after a restart, until it is uncordoned.`;
-    return { title: `Drain ${one.name}?`, text, verb: "Drain" };
+    return { title: `Drain ${node.name}?`, text, verb: "Drain" };
   }
   if (verb !== "remove") return null;
-  const running = isThere(one) && one.running_calls > 0
+  const running = isThere(node) && node.running_calls > 0
     ? `It ends within seconds, and ${
-      calls(one.running_calls)
+      calls(node.running_calls)
     } that it runs with it: drain it first. `
-    : isThere(one)
+    : isThere(node)
     ? "It ends within seconds. "
     : "";
   const text = `${running}No server of this name starts in the fleet again.`;
-  return { title: `Remove ${one.name} for good?`, text, verb: "Remove" };
+  return { title: `Remove ${node.name} for good?`, text, verb: "Remove" };
 }
 
 /** A function, and its instances by node. */
@@ -106,13 +106,14 @@ export function placesOf(nodes: readonly Node[]): Placed[] {
 /** The sums over all reachable nodes. */
 export function totalsOf(nodes: readonly Node[]) {
   const there = nodes.filter(isHeard);
-  const sum = (of: (one: Node) => number): number => there.reduce((sum, one) => sum + of(one), 0);
+  const sum = (of: (node: Node) => number): number =>
+    there.reduce((sum, node) => sum + of(node), 0);
   return {
-    ready: there.filter((one) => stateOf(one) === "ready").length,
-    members: nodes.filter((one) => one.state !== "removed").length,
-    running: sum((one) => one.running_calls),
-    waiting: sum((one) => one.waiting_calls),
-    instances: sum((one) => one.busy_instances + one.ready_instances),
-    free_mib: sum((one) => one.memory_free_mib),
+    ready: there.filter((node) => stateOf(node) === "ready").length,
+    members: nodes.filter((node) => node.state !== "removed").length,
+    running: sum((node) => node.running_calls),
+    waiting: sum((node) => node.waiting_calls),
+    instances: sum((node) => node.busy_instances + node.ready_instances),
+    free_mib: sum((node) => node.memory_free_mib),
   };
 }

@@ -18,9 +18,9 @@ export function dump(bytes: Uint8Array): string {
   const rows: string[] = [];
   for (let at = 0; at < bytes.length; at += OF_A_ROW) {
     const some = [...bytes.subarray(at, at + OF_A_ROW)];
-    const numbers = some.map((one) => one.toString(16).padStart(2, "0")).join(" ");
-    const letters = some.map((one) => String.fromCharCode(one));
-    const readable = letters.map((one) => PRINTABLE.test(one) ? one : ".").join("");
+    const numbers = some.map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
+    const letters = some.map((byte) => String.fromCharCode(byte));
+    const readable = letters.map((letter) => PRINTABLE.test(letter) ? letter : ".").join("");
     rows.push(
       `${at.toString(16).padStart(8, "0")}  ${numbers.padEnd(3 * OF_A_ROW - 1)}  |${readable}|`,
     );

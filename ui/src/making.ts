@@ -55,7 +55,7 @@ export const LANGUAGES: Record<Language, LanguageFacts> = {
 /** The language of a file by its extension; null if it is not supported. */
 export function languageOf(path: string): Language | null {
   for (const [language, { endings }] of Object.entries(LANGUAGES)) {
-    if (endings.some((one) => path.endsWith(one))) return language as Language;
+    if (endings.some((ending) => path.endsWith(ending))) return language as Language;
   }
   return null;
 }
@@ -90,7 +90,7 @@ const needsImage = ({ language, files }: Pick<Draft, "language" | "files">): boo
 
 /** The steps for a draft: a shell function without files needs no image. */
 export function stepsOf(draft: Pick<Draft, "language" | "files">): Step[] {
-  return STEPS.filter((one) => needsImage(draft) || one !== "code");
+  return STEPS.filter((step) => needsImage(draft) || step !== "code");
 }
 
 const NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$/;
@@ -111,7 +111,7 @@ function checkName(name: string): void {
     const details = { field: "name", expected, received: name };
     throw new Refused(422, { error: `name must be ${expected}`, details });
   }
-  const taken = [...functions.peek().values()].find((one) => one.name === name);
+  const taken = [...functions.peek().values()].find((fn) => fn.name === name);
   if (taken) throw new NameTaken(name, taken.id);
 }
 
@@ -188,7 +188,7 @@ export class Making {
     });
     if (this.#runtime === null) {
       const { runtimes } = await get<RuntimeList>("api/runtimes");
-      this.#runtime = freeName(name, new Set(runtimes.map((one) => one.name)));
+      this.#runtime = freeName(name, new Set(runtimes.map((runtime) => runtime.name)));
     }
     const body = { name: this.#runtime, kind: language, image: image.digest };
     return (await call<Runtime>("POST", "api/runtimes", { body })).name;

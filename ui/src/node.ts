@@ -13,9 +13,9 @@ export function kindOf(state: string): Kind {
 }
 
 const byKind = (instances: readonly Instance[], kind: Kind): Instance[] =>
-  instances.filter((one) => kindOf(one.state) === kind);
+  instances.filter((instance) => kindOf(instance.state) === kind);
 const sum = (instances: readonly Instance[]): number =>
-  instances.reduce((sum, one) => sum + one.memory_mib, 0);
+  instances.reduce((sum, instance) => sum + instance.memory_mib, 0);
 
 /** The memory budget in parts: instances (up to `ALONE_MOST` one by one, otherwise by kind), then
  * prewarmed sandboxes, then what instances that are not in the list reserve.
@@ -26,7 +26,11 @@ export function memoryParts(list: InstanceList): Part[] {
   const parts = KINDS.flatMap((kind): Part[] => {
     const some = byKind(instances, kind);
     if (isMany) return [{ kind, size: sum(some), title: `${some.length} ${kind}` }];
-    return some.map((one) => ({ kind, size: one.memory_mib, title: one.function_name }));
+    return some.map((instance) => ({
+      kind,
+      size: instance.memory_mib,
+      title: instance.function_name,
+    }));
   });
   const stock = memory["prewarmed_mib"] ?? 0;
   const others = (memory["held_mib"] ?? 0) - stock - sum(instances);
@@ -38,7 +42,7 @@ export function memoryParts(list: InstanceList): Part[] {
 /** How many instances there are of each kind. */
 export function countsOf(list: InstanceList): Record<Kind, number> {
   const counts = { busy: 0, ready: 0, warming: 0 };
-  for (const one of list.instances) counts[kindOf(one.state)]++;
+  for (const instance of list.instances) counts[kindOf(instance.state)]++;
   return counts;
 }
 

@@ -10,15 +10,15 @@ export type Outdated = "runtime" | readonly number[];
 
 /** `versions`: at least the newest versions of the function. */
 export function outdatedBy(
-  one: Function,
+  fn: Function,
   { served, runtime }: Standing,
   versions: readonly Version[],
 ): Outdated {
-  if (runtime === undefined || othersWith(one, runtime)) return "runtime";
+  if (runtime === undefined || othersWith(fn, runtime)) return "runtime";
   const isOwnCode = runtime.image_digest !== served.image_digest &&
     versions.some((each) => each.image_digest === runtime.image_digest);
   if (!isOwnCode) return "runtime";
-  return versions.map(({ version }) => version).filter((each) => each > one.current_version);
+  return versions.map(({ version }) => version).filter((each) => each > fn.current_version);
 }
 
 const NAMED = 3;

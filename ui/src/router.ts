@@ -9,11 +9,11 @@ export interface Route {
 
 export function parse(hash: string): Route {
   const [path = "", query = ""] = hash.replace(/^#?\/?/, "").split("?", 2);
-  const parts = path.split("/").filter(Boolean).map((one) => {
+  const parts = path.split("/").filter(Boolean).map((part) => {
     try {
-      return decodeURIComponent(one);
+      return decodeURIComponent(part);
     } catch {
-      return one;
+      return part;
     }
   });
   return { parts, query: new URLSearchParams(query) };
@@ -24,10 +24,10 @@ export function match(pattern: string, parts: string[]): Record<string, string> 
   const wanted = pattern.split("/").filter(Boolean);
   if (wanted.length !== parts.length) return null;
   const found: Record<string, string> = {};
-  for (const [n, one] of wanted.entries()) {
+  for (const [n, segment] of wanted.entries()) {
     const part = parts[n] ?? "";
-    if (one.startsWith(":")) found[one.slice(1)] = part;
-    else if (one !== part) return null;
+    if (segment.startsWith(":")) found[segment.slice(1)] = part;
+    else if (segment !== part) return null;
   }
   return found;
 }

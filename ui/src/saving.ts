@@ -29,14 +29,14 @@ export interface Standing {
   runtime: Runtime | undefined;
 }
 
-export async function standingOf(one: Function, signal?: AbortSignal): Promise<Standing | null> {
+export async function standingOf(fn: Function, signal?: AbortSignal): Promise<Standing | null> {
   const { runtimes } = await get<RuntimeList>("api/runtimes", {}, signal);
   let newest = 0;
-  const all = pages<VersionPage>(`api/functions/${one.id}/versions`, { limit: 100 }, signal);
+  const all = pages<VersionPage>(`api/functions/${fn.id}/versions`, { limit: 100 }, signal);
   for await (const { versions } of all) {
     newest ||= versions[0]?.version ?? 0;
-    const served = versions.find((each) => each.version === one.current_version);
-    const runtime = runtimes.find((each) => each.name === one.runtime);
+    const served = versions.find((each) => each.version === fn.current_version);
+    const runtime = runtimes.find((each) => each.name === fn.runtime);
     if (served) return { served, newest, runtime };
   }
   return null;
@@ -49,10 +49,10 @@ export function hasOtherFiles({ served, runtime }: Standing): boolean {
 }
 
 /** Who else would be affected by a change of the function's runtime, in words; empty: nobody. */
-export function othersWith(one: Function, runtime: Runtime): string {
+export function othersWith(fn: Function, runtime: Runtime): string {
   if (runtime.shared) return "other tenants";
   const others = [...functions.peek().values()].filter((other) =>
-    other.runtime === runtime.name && other.id !== one.id
+    other.runtime === runtime.name && other.id !== fn.id
   );
   return others.length === 0 ? "" : counted(others.length, "other function");
 }
@@ -61,17 +61,17 @@ export function othersWith(one: Function, runtime: Runtime): string {
  * how; null: they stay the same without any further step.
  */
 export function aboutFiles(
-  one: Function,
+  fn: Function,
   standing: Standing,
 ): { said: string; how?: string } | null {
   const { served: { version }, newest, runtime } = standing;
   if (runtime === undefined) return null;
   if (!hasOtherFiles(standing)) {
-    return one.runtime_outdated
+    return fn.runtime_outdated
       ? { said: `A new version gets runtime ${runtime.name} as it is now.` }
       : null;
   }
-  return othersWith(one, runtime)
+  return othersWith(fn, runtime)
     ? {
       said: `Runtime ${runtime.name}, which others use as well, has other files than version ` +
         `${version}: a new version gets those of the runtime.`,
@@ -119,7 +119,7 @@ const OF_IMAGES = "sha256:"; // other digests name the host's files, or only a b
 
 function imagesOf(digest: string): Images {
   const all = digest.startsWith(OF_IMAGES) ? digest.slice(OF_IMAGES.length).split("+") : [];
-  const [image, packages] = all.filter((one) => !one.startsWith("base:"));
+  const [image, packages] = all.filter((part) => !part.startsWith("base:"));
   return { image: image ?? null, packages: packages ?? null };
 }
 
@@ -132,12 +132,12 @@ async function upload(files: readonly File[]): Promise<string> {
  * runtime's previous images are restored.
  */
 async function put(
-  one: Function,
+  fn: Function,
   runtime: Runtime | undefined,
   images: Images | undefined,
   changes: FunctionChanges,
 ): Promise<Function> {
-  const path = `api/functions/${one.id}`;
+  const path = `api/functions/${fn.id}`;
   if (runtime === undefined || images === undefined) {
     return await call<Function>("PUT", path, { body: changes });
   }
@@ -154,12 +154,12 @@ async function put(
 }
 
 /** Runs `work`; meanwhile, the function's page shows `version` as the one being created. */
-async function coming<T>(one: Function, version: number, work: () => Promise<T>): Promise<T> {
-  comingVersion(one.id).value = version;
+async function coming<T>(fn: Function, version: number, work: () => Promise<T>): Promise<T> {
+  comingVersion(fn.id).value = version;
   try {
     return await work();
   } finally {
-    comingVersion(one.id).value = null;
+    comingVersion(fn.id).value = null;
   }
 }
 
@@ -167,31 +167,31 @@ async function coming<T>(one: Function, version: number, work: () => Promise<T>)
  * did not confirm the side effects.
  */
 export async function update(
-  one: Function,
+  fn: Function,
   changes: FunctionChanges,
   edits: ReadonlyMap<string, string>,
 ): Promise<Function | null> {
-  const standing = await standingOf(one);
-  const next = (standing?.newest ?? one.current_version) + 1;
+  const standing = await standingOf(fn);
+  const next = (standing?.newest ?? fn.current_version) + 1;
   const runtime = standing?.runtime;
   // Another runtime comes with its own files.
   if (standing === null || runtime === undefined || changes.runtime !== undefined) {
-    return await coming(one, next, () => put(one, undefined, undefined, changes));
+    return await coming(fn, next, () => put(fn, undefined, undefined, changes));
   }
-  const others = othersWith(one, runtime);
+  const others = othersWith(fn, runtime);
   let images: Images | undefined;
   if (edits.size > 0) {
     const title = `Change ${[...edits.keys()].join(", ")}?`;
     const text = `Runtime ${runtime.name} gets the files of version ${standing.served.version} ` +
       `with what you changed. ${theyGet(others)}`;
     if (others && !(await isAgreed(title, text))) return null;
-    images = { image: await upload(await editedFiles(one, edits)) };
+    images = { image: await upload(await editedFiles(fn, edits)) };
   } else if (hasOtherFiles(standing)) {
     const title = `Use the files of runtime ${runtime.name}?`;
-    if (others && !(await isAgreed(title, aboutFiles(one, standing)?.said ?? ""))) return null;
+    if (others && !(await isAgreed(title, aboutFiles(fn, standing)?.said ?? ""))) return null;
     if (!others) images = imagesOf(standing.served.image_digest);
   }
-  return await coming(one, next, () => put(one, runtime, images, changes));
+  return await coming(fn, next, () => put(fn, runtime, images, changes));
 }
 
 const isAgreed = (title: string, text: string) => confirm({ title, text, verb: "Save and deploy" });
@@ -201,11 +201,11 @@ const theyGet = (others: string) =>
 
 /** Creates a version that has exactly these files, if the user agrees, and deploys it. */
 export async function replaceFiles(
-  one: Function,
+  fn: Function,
   runtime: Runtime,
   files: readonly File[],
 ): Promise<void> {
-  const others = othersWith(one, runtime);
+  const others = othersWith(fn, runtime);
   const isSure = await confirm({
     title: `Replace the files of ${runtime.name}?`,
     text: `The image will contain only ${counted(files.length, "file")}: ` +
@@ -215,14 +215,14 @@ export async function replaceFiles(
     verb: "Replace and deploy",
   });
   if (!isSure) return;
-  const newest = (await standingOf(one))?.newest ?? one.current_version;
+  const newest = (await standingOf(fn))?.newest ?? fn.current_version;
   const image = await upload(files);
-  await settle(one, await coming(one, newest + 1, () => put(one, runtime, { image }, {})), true);
+  await settle(fn, await coming(fn, newest + 1, () => put(fn, runtime, { image }, {})), true);
 }
 
 /** Makes an earlier version current and sends all invocations to it. The toast offers to undo this. */
-export function rollback(one: Function, version: number): Promise<void> {
-  return pointTo(one, version);
+export function rollback(fn: Function, version: number): Promise<void> {
+  return pointTo(fn, version);
 }
 
 /** Reverts the change from `before` to `now`. If `before` sent invocations to versions other than the
@@ -240,21 +240,21 @@ async function undo(now: Function, before: Function): Promise<void> {
 }
 
 async function pointTo(
-  one: Function,
+  fn: Function,
   version: number,
   query: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const path = `api/functions/${one.id}/rollback`;
+  const path = `api/functions/${fn.id}/rollback`;
   const now = await coming(
-    one,
+    fn,
     version,
     () => call<Function>("POST", path, { body: { version }, query }),
   );
   show(now);
-  closed(one.id).value = null;
+  closed(fn.id).value = null;
   // If the version cannot start, the previous one stays current, and the function's page shows the reason.
   if (now.current_version !== version) return;
-  toast(madeCurrentSaid(now), { undo: () => undo(now, one) });
+  toast(madeCurrentSaid(now), { undo: () => undo(now, fn) });
 }
 
 /** Deploys the function if it is not active yet, and shows its version. */

@@ -7,7 +7,7 @@ export type Scope = typeof SCOPES[number];
 
 /** Whether the caller has a scope, or one that includes it. */
 export function may(scope: Scope): boolean {
-  return SCOPES.findIndex((one) => one === who.value?.scope) >= SCOPES.indexOf(scope);
+  return SCOPES.findIndex((name) => name === who.value?.scope) >= SCOPES.indexOf(scope);
 }
 
 const OPEN = "open"; // the caller's name on a server without keys

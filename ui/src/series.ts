@@ -22,11 +22,11 @@ export function filled({ start, end, step_seconds: step, points }: Series): Char
   const { at, rows: all } = everyStep(points, { from: start, to: end }, step);
   return {
     at,
-    calls: all.map((one) => one?.calls ?? 0),
-    failed: all.map((one) => one?.errors ?? 0),
-    cold: all.map((one) => one?.cold_starts ?? 0),
-    p50: all.map((one) => one?.p50_ms ?? null),
-    p99: all.map((one) => one?.p99_ms ?? null),
+    calls: all.map((point) => point?.calls ?? 0),
+    failed: all.map((point) => point?.errors ?? 0),
+    cold: all.map((point) => point?.cold_starts ?? 0),
+    p50: all.map((point) => point?.p50_ms ?? null),
+    p99: all.map((point) => point?.p99_ms ?? null),
   };
 }
 
@@ -40,11 +40,11 @@ export interface Sums {
 
 export function sums({ points }: Series): Sums {
   const whole: Sums = { calls: 0, errors: 0, cold: 0, slowest: null };
-  for (const one of points) {
-    whole.calls += one.calls;
-    whole.errors += one.errors;
-    whole.cold += one.cold_starts;
-    if (one.p99_ms !== null) whole.slowest = Math.max(whole.slowest ?? 0, one.p99_ms);
+  for (const point of points) {
+    whole.calls += point.calls;
+    whole.errors += point.errors;
+    whole.cold += point.cold_starts;
+    if (point.p99_ms !== null) whole.slowest = Math.max(whole.slowest ?? 0, point.p99_ms);
   }
   return whole;
 }

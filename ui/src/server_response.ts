@@ -16,7 +16,7 @@ export function asResponse(output: string, status: number | undefined): string {
     const head = JSON.parse(output.slice(0, end)) as Head;
     if (head.statusCode !== status) return output;
     const headers = Object.entries(head.headers ?? {}).map(([name, value]) => `${name}: ${value}`);
-    const cookies = (head.cookies ?? []).map((one) => `set-cookie: ${one}`);
+    const cookies = (head.cookies ?? []).map((cookie) => `set-cookie: ${cookie}`);
     const lines = [`HTTP ${status}`, ...headers, ...cookies];
     return `${lines.join("\n")}\n\n${output.slice(end + END.length)}`;
   } catch {

@@ -88,17 +88,17 @@ const FADE_PX = 56; // width of the fade at an edge where the row continues
 function Navigation({ here }: { here: Page | undefined }) {
   const current = here?.nav ?? here?.under;
   const nav = useRef<HTMLElement>(null);
-  const named = PAGES.filter((one) => one.nav && (one.isNamed?.() ?? true));
+  const named = PAGES.filter((page) => page.nav && (page.isNamed?.() ?? true));
   useEdges(nav);
   useEffect(() => {
     const at = nav.current?.querySelector<HTMLElement>("[aria-current]");
     if (at) nav.current?.scrollTo({ left: at.offsetLeft - nav.current.offsetLeft - FADE_PX });
   }, [current, named.length]);
   return html`<nav aria-label="Pages" ref=${nav}>${
-    named.map((one) =>
-      html`<a href=${`#/${one.pattern}`} aria-current=${
-        one.nav === current ? "page" : null
-      }>${one.nav}</a>`
+    named.map((page) =>
+      html`<a href=${`#/${page.pattern}`} aria-current=${
+        page.nav === current ? "page" : null
+      }>${page.nav}</a>`
     )
   }</nav>`;
 }

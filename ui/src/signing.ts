@@ -42,7 +42,7 @@ const RANDOM_BYTES = 32;
 const PREFIX = "whsec_";
 
 const hex = (bytes: Uint8Array): string =>
-  [...bytes].map((one) => one.toString(16).padStart(2, "0")).join("");
+  [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** 32 random bytes in the scheme's format for secrets. */
 export function newSecret(scheme: Scheme): string {
@@ -54,7 +54,7 @@ export function newSecret(scheme: Scheme): string {
 /** The key in a Standard Webhooks secret, in hexadecimal; null if it is invalid. */
 function keyOf(secret: string): string | null {
   try {
-    return hex(Uint8Array.from(atob(secret.slice(PREFIX.length)), (one) => one.charCodeAt(0)));
+    return hex(Uint8Array.from(atob(secret.slice(PREFIX.length)), (char) => char.charCodeAt(0)));
   } catch {
     return null;
   }

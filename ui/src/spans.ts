@@ -17,7 +17,7 @@ export function everyStep<T extends { start: number }>(
   { from, to }: Span,
   step: number,
 ): { at: number[]; rows: (T | null)[] } {
-  const byStart = new Map(found.map((one) => [one.start, one]));
+  const byStart = new Map(found.map((row) => [row.start, row]));
   const at = Array.from({ length: Math.round((to - from) / step) }, (_, n) => from + n * step);
   return { at, rows: at.map((start) => byStart.get(start) ?? null) };
 }

@@ -10,13 +10,13 @@ type Counted = Pick<FunctionSummary, "state" | "invocation_count" | "error_count
  * hour, ever.
  */
 export function isFailing(
-  one: Counted,
+  fn: Counted,
   lastHour: Pick<FunctionStats, "calls" | "errors"> | null,
 ): boolean {
   const [calls, errors] = lastHour && lastHour.calls > 0
     ? [lastHour.calls, lastHour.errors]
-    : [one.invocation_count, one.error_count];
-  return one.state === "active" && calls > 0 && errors >= calls;
+    : [fn.invocation_count, fn.error_count];
+  return fn.state === "active" && calls > 0 && errors >= calls;
 }
 
 const FAILED = new Set(["failed", "timeout", "oom", "cancelled", "error", "interrupted"]);
@@ -24,21 +24,24 @@ const FAILED = new Set(["failed", "timeout", "oom", "cancelled", "error", "inter
 type Ended = Pick<InvocationSummary, "status" | "error_message" | "http_status">;
 
 /** Whether an invocation failed, or its handler's HTTP response is an error. */
-export const isError = (one: Ended): boolean => FAILED.has(one.status) || isHttpError(one);
+export const isError = (invocation: Ended): boolean =>
+  FAILED.has(invocation.status) || isHttpError(invocation);
 
 /** Why it counts as an error; null if it does not. */
-export const reasonOf = (one: Ended): string | null =>
-  one.error_message ??
-    (isHttpError(one) ? `the handler responded with HTTP ${one.http_status}` : null);
+export const reasonOf = (invocation: Ended): string | null =>
+  invocation.error_message ??
+    (isHttpError(invocation) ? `the handler responded with HTTP ${invocation.http_status}` : null);
 
 /** The outcome of an invocation in a line: why it counts as an error, or its status. For several attempts
  * also the number of that attempt or, while queued, of the next one.
  */
-export function cameTo(one: Ended & Pick<InvocationSummary, "attempt">): string {
-  const reason = reasonOf(one);
-  if (one.attempt < 2) return reason ?? one.status;
-  const number = `attempt ${one.attempt}`;
-  return `${isError(one) ? number : `${one.status}, ${number}`}${reason ? `: ${reason}` : ""}`;
+export function cameTo(invocation: Ended & Pick<InvocationSummary, "attempt">): string {
+  const reason = reasonOf(invocation);
+  if (invocation.attempt < 2) return reason ?? invocation.status;
+  const number = `attempt ${invocation.attempt}`;
+  return `${isError(invocation) ? number : `${invocation.status}, ${number}`}${
+    reason ? `: ${reason}` : ""
+  }`;
 }
 
 /** Why a function cannot be invoked now; null: it can. A paused function accepts asynchronous invocations,

@@ -24,13 +24,13 @@ export const problem = signal<Refused | null>(null);
 export const functions = signal<ReadonlyMap<string, FunctionSummary>>(new Map());
 /** The id of a function by its name; null if it is unknown. */
 export function idOf(name: string): string | null {
-  for (const one of functions.value.values()) if (one.name === name) return one.id;
+  for (const fn of functions.value.values()) if (fn.name === name) return fn.id;
   return null;
 }
 
 export const areAllLoaded = signal(false);
 
-type Listener = (one: Happened) => void;
+type Listener = (event: Happened) => void;
 const listeners = new Set<Listener>();
 const refetchers = new Set<() => void>();
 
@@ -59,7 +59,7 @@ export async function load(): Promise<void> {
     const query = { view: "brief", limit: 1000 };
     const more = pages<FunctionSummaryPage>("api/functions", query, mine.signal);
     for await (const page of more) {
-      for (const one of page.functions) all.set(one.id, one);
+      for (const fn of page.functions) all.set(fn.id, fn);
       // The first page is shown at once; an existing list is replaced as a whole.
       if (!areAllLoaded.value) functions.value = new Map(all);
     }
@@ -84,9 +84,9 @@ export async function reload(id: string): Promise<void> {
 }
 
 /** A function's present state; null: it was deleted. */
-export function put(id: string, one: FunctionSummary | null): void {
+export function put(id: string, fn: FunctionSummary | null): void {
   const next = new Map(functions.peek());
-  if (one) next.set(id, one);
+  if (fn) next.set(id, fn);
   else next.delete(id);
   functions.value = next;
 }
@@ -108,9 +108,9 @@ function tell(): void {
   batch(() => all.forEach(tellOf));
 }
 
-function tellOf(one: Happened): void {
-  if (CHANGED.test(one.type) && one.function_id) change(one.type, one.function_id);
-  for (const listener of listeners) listener(one);
+function tellOf(event: Happened): void {
+  if (CHANGED.test(event.type) && event.function_id) change(event.type, event.function_id);
+  for (const listener of listeners) listener(event);
 }
 
 const MANY = 50;
@@ -140,7 +140,7 @@ let loadedAt = 0;
 function refetch(): void {
   const isFresh = loading !== null || Date.now() - loadedAt < POLLED_MS;
   if (connection.peek() !== "polling" || !isFresh) load();
-  for (const one of refetchers) one();
+  for (const listener of refetchers) listener();
 }
 
 /** Starts following the server, again after each sign-in. */

@@ -166,7 +166,7 @@ export class Following {
       });
       if (REFUSED.includes(response.status)) this.#eaten = EATEN_MOST;
       if (!response.ok) throw await refusalOf(response);
-      for await (const one of eventsOf(response, heard)) this.#take(one);
+      for await (const event of eventsOf(response, heard)) this.#take(event);
     } finally {
       clearTimeout(silence);
       if (began && this.#last === undefined) this.#missed = true;
@@ -180,9 +180,9 @@ export class Following {
     this.#missed = false;
   }
 
-  #take(one: ServerEvent): void {
-    if (one.id !== undefined) this.#last = one.id;
-    if (one.event === "reset" || one.event === "gap") this.follower.onGap();
-    else this.follower.onEvent(one.event, JSON.parse(one.data));
+  #take(event: ServerEvent): void {
+    if (event.id !== undefined) this.#last = event.id;
+    if (event.event === "reset" || event.event === "gap") this.follower.onGap();
+    else this.follower.onEvent(event.event, JSON.parse(event.data));
   }
 }

@@ -82,7 +82,7 @@ export async function handler(event) {
     {
       title: PAGE,
       code:
-        `const escaped = (text) => text.replace(/[&<>"']/g, (one) => \`&#\${one.charCodeAt(0)};\`);
+        `const escaped = (text) => text.replace(/[&<>"']/g, (char) => \`&#\${char.charCodeAt(0)};\`);
 
 /** Responds to a request to the function's URL with a page. */
 export async function handler(event) {
@@ -140,5 +140,7 @@ printf 'Status: 202 Accepted\\nContent-Type: text/plain\\n\\nreceived %s bytes\\
 export function templateOf(
   { language, code, payload }: { language: Language; code: string; payload: string },
 ): Template | undefined {
-  return TEMPLATES[language].find((one) => one.code === code && one.payload === payload);
+  return TEMPLATES[language].find((template) =>
+    template.code === code && template.payload === payload
+  );
 }

@@ -76,14 +76,14 @@ export function aboutPayload(payload: string): string {
 /** The payloads sent to a function from this tab, newest first. */
 export function history(id: string): string[] {
   const kept: unknown = JSON.parse(sessionStorage.getItem(KEPT + id) ?? "[]");
-  return Array.isArray(kept) ? kept.filter((one) => typeof one === "string") : [];
+  return Array.isArray(kept) ? kept.filter((text) => typeof text === "string") : [];
 }
 
 /** `known` with one more payload in front: each once, up to the limit. */
 export function withPayload(known: readonly string[], payload: string): string[] {
-  const all = [payload, ...known.filter((one) => one !== payload)].slice(0, KEPT_MOST);
+  const all = [payload, ...known.filter((other) => other !== payload)].slice(0, KEPT_MOST);
   let size = 0;
-  return all.filter((one) => (size += one.length) <= KEPT_MOST_CHARACTERS);
+  return all.filter((text) => (size += text.length) <= KEPT_MOST_CHARACTERS);
 }
 
 /** The newest payloads by the id of their invocation; they survive a reload. */
@@ -97,9 +97,9 @@ function remember(call: string, payload: string): void {
   all.delete(call);
   all.set(call, payload);
   let size = 0;
-  for (const [one, text] of [...all].reverse()) {
-    size += one.length + text.length;
-    if (size > KEPT_MOST_CHARACTERS) all.delete(one);
+  for (const [id, text] of [...all].reverse()) {
+    size += id.length + text.length;
+    if (size > KEPT_MOST_CHARACTERS) all.delete(id);
   }
   store(SENT, [...all]);
 }
@@ -253,14 +253,14 @@ async function follow(response: Response, trial: Trial): Promise<void> {
   };
   try {
     for await (const { event, data } of eventsOf(response)) {
-      const told = JSON.parse(data);
-      if (event === "started") change(trial, { id: told.invocation_id });
+      const message = JSON.parse(data);
+      if (event === "started") change(trial, { id: message.invocation_id });
       if (event === "stdout" || event === "stderr") {
-        streams[event].add(told);
+        streams[event].add(message);
         drawing ??= setTimeout(draw, DRAWN_EVERY_MS);
       }
-      if (event === "error") throw new Refused(503, told as ErrorBody);
-      if (event === "end") return ended(trial, told as Invocation);
+      if (event === "error") throw new Refused(503, message as ErrorBody);
+      if (event === "end") return ended(trial, message as Invocation);
     }
     throw new Refused(0, { error: "The connection was lost: the call has ended with it." });
   } finally {

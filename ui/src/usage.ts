@@ -38,21 +38,21 @@ export function barsOf(rows: readonly UsageRow[], span: Span): Bars {
 }
 
 /** The name of a row: a deleted function has no name any more. */
-export function nameOf(one: UsageRow): string {
-  if (one.function_name !== null) return one.function_name;
-  return one.function_id === null ? "functions that are no longer told apart" : "deleted function";
+export function nameOf(row: UsageRow): string {
+  if (row.function_name !== null) return row.function_name;
+  return row.function_id === null ? "functions that are no longer told apart" : "deleted function";
 }
 
-const COLUMNS: [name: string, value: (one: UsageRow) => string | number | null][] = [
-  ["function_id", (one) => one.function_id],
-  ["function_name", (one) => one.function_name],
-  ["calls", (one) => one.calls],
-  ["errors", (one) => one.errors],
-  ["cold_starts", (one) => one.cold_starts],
-  ["queued", (one) => one.queued],
-  ["gb_seconds", (one) => one.gb_seconds],
-  ["cpu_seconds", (one) => one.cpu_seconds],
-  ["egress_refused", (one) => one.egress_refused],
+const COLUMNS: [name: string, value: (row: UsageRow) => string | number | null][] = [
+  ["function_id", (row) => row.function_id],
+  ["function_name", (row) => row.function_name],
+  ["calls", (row) => row.calls],
+  ["errors", (row) => row.errors],
+  ["cold_starts", (row) => row.cold_starts],
+  ["queued", (row) => row.queued],
+  ["gb_seconds", (row) => row.gb_seconds],
+  ["cpu_seconds", (row) => row.cpu_seconds],
+  ["egress_refused", (row) => row.egress_refused],
 ];
 
 const iso = (unix: number): string => new Date(unix * 1000).toISOString();
@@ -64,10 +64,10 @@ const quoted = (value: string | number | null): string =>
 /** The table as CSV (RFC 4180), with the period in every row. */
 export function csvOf(rows: readonly UsageRow[], span: Span): string {
   const head = ["from", "to", ...COLUMNS.map(([name]) => name)];
-  const lines = rows.map((one) => [
+  const lines = rows.map((row) => [
     iso(span.from),
     iso(span.to),
-    ...COLUMNS.map(([, value]) => value(one)),
+    ...COLUMNS.map(([, value]) => value(row)),
   ]);
   return [head, ...lines].map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
 }

@@ -70,33 +70,33 @@ export function textOf(content: Uint8Array): string | null {
 /** Why the files cannot be edited here; null: they can. An edit uploads all of them again. */
 export function whyNotEdited({ files, isWhole }: Listing): string | null {
   if (!isWhole) return `There are more than ${LISTED} files. Upload them instead.`;
-  if (files.some((one) => one.is_link)) return "There are links among the files.";
-  const size = files.reduce((sum, one) => sum + one.size_bytes, 0);
+  if (files.some((file) => file.is_link)) return "There are links among the files.";
+  const size = files.reduce((sum, file) => sum + file.size_bytes, 0);
   return size > EDITED_MAX_BYTES ? "The files are too large. Upload them instead." : null;
 }
 
 /** The file to open first: the only one, or the one that the handler names; null: none. */
 export function mainOf(files: readonly RuntimeFile[], handler: string): string | null {
-  const shown = files.filter((one) => !one.is_link && one.size_bytes <= TEXT_MAX_BYTES);
+  const shown = files.filter((file) => !file.is_link && file.size_bytes <= TEXT_MAX_BYTES);
   if (files.length === 1) return shown[0]?.path ?? null;
   const module = handler.split(":", 1)[0]?.replaceAll(".", "/");
-  return shown.find((one) => one.path.replace(/\.\w+$/, "") === module)?.path ?? null;
+  return shown.find((file) => file.path.replace(/\.\w+$/, "") === module)?.path ?? null;
 }
 
 /** All files of the current version, some with new texts, by path. */
 export async function editedFiles(
-  one: Function,
+  fn: Function,
   edits: ReadonlyMap<string, string>,
 ): Promise<File[]> {
-  const listing = await listFiles(one.id, one.current_version);
+  const listing = await listFiles(fn.id, fn.current_version);
   const why = whyNotEdited(listing);
   if (why) throw new Error(why);
   const gone = [...edits.keys()].find((path) => !listing.files.some((file) => file.path === path));
-  if (gone) throw new Error(`Version ${one.current_version} has no file ${gone}.`);
+  if (gone) throw new Error(`Version ${fn.current_version} has no file ${gone}.`);
   return await Promise.all(listing.files.map(async ({ path, is_executable: isExecutable }) => {
     const edited = edits.get(path);
     const content = edited === undefined
-      ? await readFile(one.id, one.current_version, path)
+      ? await readFile(fn.id, fn.current_version, path)
       : new TextEncoder().encode(edited);
     return { path, isExecutable, content };
   }));
@@ -126,16 +126,16 @@ export function compare(
   before: readonly RuntimeFile[],
   after: readonly RuntimeFile[],
 ): { changed: ChangedFile[]; alike: ChangedFile[] } {
-  const old = new Map(before.map((one) => [one.path, one]));
-  const now = new Map(after.map((one) => [one.path, one]));
+  const old = new Map(before.map((file) => [file.path, file]));
+  const now = new Map(after.map((file) => [file.path, file]));
   const changed: ChangedFile[] = [];
   const alike: ChangedFile[] = [];
   for (const path of [...new Set([...old.keys(), ...now.keys()])].sort()) {
-    const one = { path, before: old.get(path) ?? null, after: now.get(path) ?? null };
-    const differs = one.before?.size_bytes !== one.after?.size_bytes ||
-      one.before?.is_link !== one.after?.is_link ||
-      one.before?.is_executable !== one.after?.is_executable;
-    (differs ? changed : alike).push(one);
+    const file = { path, before: old.get(path) ?? null, after: now.get(path) ?? null };
+    const differs = file.before?.size_bytes !== file.after?.size_bytes ||
+      file.before?.is_link !== file.after?.is_link ||
+      file.before?.is_executable !== file.after?.is_executable;
+    (differs ? changed : alike).push(file);
   }
   return { changed, alike };
 }
@@ -160,7 +160,7 @@ export async function changedPaths(id: string, from: number, to: number): Promis
   const [before, after] = await Promise.all([listedOnce(id, from), listedOnce(id, to)]);
   const { changed, alike } = compare(before.files, after.files);
   const isOne = changed.length === 0 && alike.length === 1 && before.isWhole && after.isWhole;
-  return (isOne ? alike : changed).map((one) => one.path);
+  return (isOne ? alike : changed).map((file) => file.path);
 }
 
 /** The files that differ between two versions, by path, and whether that is certain. */
@@ -175,15 +175,15 @@ export async function changesOf(
     listFiles(id, to, signal),
   ]);
   const { changed, alike } = compare(before.files, after.files);
-  const readable = alike.filter((one) =>
-    !one.before?.is_link && (one.before?.size_bytes ?? 0) <= TEXT_MAX_BYTES
+  const readable = alike.filter((file) =>
+    !file.before?.is_link && (file.before?.size_bytes ?? 0) <= TEXT_MAX_BYTES
   );
-  for (const one of readable.slice(0, READ_MAX)) {
+  for (const file of readable.slice(0, READ_MAX)) {
     const [old, now] = await Promise.all([
-      readFile(id, from, one.path, signal),
-      readFile(id, to, one.path, signal),
+      readFile(id, from, file.path, signal),
+      readFile(id, to, file.path, signal),
     ]);
-    if (old.some((byte, n) => byte !== now[n])) changed.push(one);
+    if (old.some((byte, n) => byte !== now[n])) changed.push(file);
   }
   changed.sort((a, b) => (a.path < b.path ? -1 : 1));
   const isSure = before.isWhole && after.isWhole && readable.length <= READ_MAX &&

@@ -5,19 +5,19 @@ import { BUCKETS, countsOf, EMPTY, minuteAt, withCalls } from "../src/activity.t
 const sum = (values: number[]) => values.reduce((a, b) => a + b, 0);
 
 Deno.test("calls stay in sight for a minute", () => {
-  const one = withCalls(withCalls(EMPTY, 3, 1000), 2, 1031);
-  assert.deepEqual([1031, 1054, 1061, 1091, 5000].map((at) => sum(minuteAt(one, at))), [
+  const minute = withCalls(withCalls(EMPTY, 3, 1000), 2, 1031);
+  assert.deepEqual([1031, 1054, 1061, 1091, 5000].map((at) => sum(minuteAt(minute, at))), [
     5,
     5,
     2,
     0,
     0,
   ]);
-  assert.equal(minuteAt(one, 1031).length, BUCKETS);
+  assert.equal(minuteAt(minute, 1031).length, BUCKETS);
 });
 
 Deno.test("an instance that is being cleaned is busy", () => {
-  const told = {
+  const event = {
     type: "pool",
     warming: 1,
     ready: 2,
@@ -27,7 +27,7 @@ Deno.test("an instance that is being cleaned is busy", () => {
     parked: 1,
     memory_mib: 280.5,
   };
-  assert.deepEqual(countsOf(told), {
+  assert.deepEqual(countsOf(event), {
     busy_count: 7,
     ready_count: 2,
     warming_count: 1,

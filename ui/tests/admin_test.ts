@@ -45,7 +45,7 @@ Deno.test("a day ends with the hour that it is now, a month with the day of UTC"
 Deno.test("there is a bar for every hour, also for those without calls", () => {
   const { at, rows } = barsOf([ROW], spanOf("day", NOON));
   assert.equal(at.length, 24);
-  assert.deepEqual(rows.map((one) => one?.calls ?? 0).slice(-3), [0, 0, 5]);
+  assert.deepEqual(rows.map((row) => row?.calls ?? 0).slice(-3), [0, 0, 5]);
 });
 
 Deno.test("functions without a name are named", () => {
@@ -86,7 +86,7 @@ Deno.test("amounts have three digits that say something", () => {
 
 Deno.test("filters of the audit log become the query of the route", () => {
   const none = { action: "", who: "", object: "", since: "" };
-  assert.ok(Object.values(queryOf(none, 1)).every((one) => one === null));
+  assert.ok(Object.values(queryOf(none, 1)).every((value) => value === null));
   const wanted = { action: "key", who: "k1", object: "o1", since: "1h" };
   assert.deepEqual(queryOf(wanted, 10_000.5), {
     action: "key",
@@ -140,7 +140,7 @@ const listOf = (instances: Instance[]): InstanceList => ({
 
 Deno.test("the memory is drawn instance by instance, busy first, and then the stock", () => {
   const parts = memoryParts(listOf([INSTANCE, { ...INSTANCE, state: "busy", memory_mib: 10 }]));
-  assert.deepEqual(parts.map((one) => [one.kind, one.size]), [
+  assert.deepEqual(parts.map((part) => [part.kind, part.size]), [
     ...[["busy", 10], ["ready", 10], ["stock", 20]],
   ]);
 });
@@ -149,7 +149,7 @@ Deno.test("many instances are drawn together, and those that are not listed as o
   const list = listOf(Array<Instance>(500).fill(INSTANCE));
   const parts = memoryParts({ ...list, memory: { ...list.memory, held_mib: 6000 } });
   assert.deepEqual(
-    parts.filter((one) => one.size > 0).map((one) => [one.kind, one.size]),
+    parts.filter((part) => part.size > 0).map((part) => [part.kind, part.size]),
     [["ready", 5000], ["stock", 20], ["other", 980]],
   );
 });
@@ -163,7 +163,7 @@ Deno.test("what comes or goes is neither busy nor ready", () => {
 Deno.test("what the doctor finds wrong comes first", () => {
   const of = (name: string, level: string) => ({ name, level, sentence: "", advice: null });
   const sorted = worstFirst([of("a", "ok"), of("b", "warn"), of("c", "NO"), of("d", "warn")]);
-  assert.deepEqual(sorted.map((one) => one.name), ["c", "b", "d", "a"]);
+  assert.deepEqual(sorted.map((each) => each.name), ["c", "b", "d", "a"]);
 });
 
 Deno.test("a key is valid until it is revoked or over, and gives no more than its maker has", () => {
@@ -180,7 +180,12 @@ Deno.test("a key is valid until it is revoked or over, and gives no more than it
   assert.deepEqual([stateOf(key, 9), stateOf(key, 10)], ["valid", "expired"]);
   assert.equal(stateOf({ ...key, revoked_at: 5 }, 9), "revoked");
   assert.equal(stateOf({ ...key, expires_at: null }, 1e10), "valid");
-  assert.deepEqual(scopesBelow("admin").map(([one]) => one), ["read", "invoke", "write", "admin"]);
+  assert.deepEqual(scopesBelow("admin").map(([scope]) => scope), [
+    "read",
+    "invoke",
+    "write",
+    "admin",
+  ]);
   assert.deepEqual(scopesBelow(null), []);
 });
 

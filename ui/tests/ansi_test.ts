@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { lines, type Piece } from "../src/parts/text/ansi.ts";
 
 const text = (all: Piece[][]) =>
-  all.map((one) => one.map((piece) => piece.text).join("")).join("\n");
+  all.map((line) => line.map((piece) => piece.text).join("")).join("\n");
 
 Deno.test("a colour ends where it is reset", () => {
   const [red, rest] = lines("\u001b[31mred\u001b[0m rest").flat();

@@ -53,10 +53,13 @@ Deno.test("a server that cannot be reached is a refusal as well", () =>
 Deno.test("pages follow the cursor to the end", async () => {
   const found: unknown[] = [];
   const sent = await answered([[200, { a: 1, next_cursor: "Zg" }], [200, { a: 2 }]], async () => {
-    for await (const one of pages<{ a: number; next_cursor?: string }>("api/x", { limit: 1 })) {
-      found.push(one.a);
+    for await (const page of pages<{ a: number; next_cursor?: string }>("api/x", { limit: 1 })) {
+      found.push(page.a);
     }
   });
   assert.deepEqual(found, [1, 2]);
-  assert.deepEqual(sent.map((one) => one.path), ["api/x?limit=1", "api/x?limit=1&cursor=Zg"]);
+  assert.deepEqual(sent.map((request) => request.path), [
+    "api/x?limit=1",
+    "api/x?limit=1&cursor=Zg",
+  ]);
 });

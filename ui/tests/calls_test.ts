@@ -11,7 +11,7 @@ import { queryOf } from "../src/pages/invocations.ts";
 const NONE = { function: "", status: "", start: "", source: "", slow: "", since: "" };
 
 Deno.test("filters become the query of the route, and what is empty is left out", () => {
-  assert.ok(Object.values(queryOf(NONE, 1000)).every((one) => one === null));
+  assert.ok(Object.values(queryOf(NONE, 1000)).every((value) => value === null));
   const all = { ...NONE, function: "f1", status: "failed", start: "warm", slow: "20", since: "1h" };
   assert.deepEqual(queryOf(all, 10_000), {
     function_id: "f1",
@@ -50,11 +50,11 @@ Deno.test("an interval is said in the unit that fits", () => {
 });
 
 Deno.test("attempts stand where they began, and the last one ends the line", () => {
-  const one = { status: "failed", cold_start: false, version: 1, execution_node_id: "n" };
+  const usual = { status: "failed", cold_start: false, version: 1, execution_node_id: "n" };
   const all = [
-    { ...one, attempt: 1, started_at_ms: 1000, duration_ms: 100 },
-    { ...one, attempt: 2, started_at_ms: null, duration_ms: null },
-    { ...one, attempt: 3, started_at_ms: 1900, duration_ms: 100 },
+    { ...usual, attempt: 1, started_at_ms: 1000, duration_ms: 100 },
+    { ...usual, attempt: 2, started_at_ms: null, duration_ms: null },
+    { ...usual, attempt: 3, started_at_ms: 1900, duration_ms: 100 },
   ];
   assert.deepEqual(bars(all), [
     { after: 0, from: 0, width: 10 },

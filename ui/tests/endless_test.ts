@@ -16,14 +16,14 @@ const endless = () =>
   new Endless<Item, Page>(
     "api/invocations",
     { status: "failed" },
-    (one) => one.id,
+    (item) => item.id,
     (page) => ({ items: page.items, next: page.next_cursor }),
   );
 const page = (ids: string, next: string | null = null): [number, Page] => [
   200,
   { items: [...ids].map((id) => ({ id })), next_cursor: next },
 ];
-const ids = (items: readonly Item[]) => items.map((one) => one.id).join("");
+const ids = (items: readonly Item[]) => items.map((item) => item.id).join("");
 const settled = () => new Promise((resolve) => setTimeout(resolve, 5));
 
 Deno.test("pages follow each other until there are no more", async () => {
@@ -36,11 +36,14 @@ Deno.test("pages follow each other until there are no more", async () => {
   });
   assert.equal(ids(list.items.value), "fedc");
   assert.ok(list.isWhole.value);
-  assert.deepEqual(sent.map((one) => new URLSearchParams(one.path.split("?")[1]).get("cursor")), [
-    null,
-    "c1",
-  ]);
-  assert.ok(sent.every((one) => one.path.includes("status=failed")));
+  assert.deepEqual(
+    sent.map((request) => new URLSearchParams(request.path.split("?")[1]).get("cursor")),
+    [
+      null,
+      "c1",
+    ],
+  );
+  assert.ok(sent.every((request) => request.path.includes("status=failed")));
 });
 
 Deno.test("pages without a match are passed", async () => {

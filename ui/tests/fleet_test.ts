@@ -86,7 +86,7 @@ Deno.test("the instances of a function are those of all nodes", () => {
     { node: "one", busy: 0, ready: 1, waiting: 0 },
     { node: "two", busy: 2, ready: 1, waiting: 4 },
   ]);
-  assert.deepEqual(second?.places.map((one) => one.node), ["one"]);
+  assert.deepEqual(second?.places.map((place) => place.node), ["one"]);
 });
 
 Deno.test("what a node said before it was silent or gone is in no sum", () => {

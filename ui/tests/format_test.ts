@@ -60,7 +60,7 @@ Deno.test("numbers", () => {
 
 Deno.test("marks are round, few, and never beyond the end", () => {
   assert.deepEqual(marks(17), [0, 5, 10, 15]);
-  assert.deepEqual(marks(0.4).map((one) => +one.toFixed(3)), [0, 0.1, 0.2, 0.3, 0.4]);
+  assert.deepEqual(marks(0.4).map((at) => +at.toFixed(3)), [0, 0.1, 0.2, 0.3, 0.4]);
   assert.deepEqual(marks(0), [0]);
   for (let most = 1e-3; most < 1e6; most *= 1.7) {
     const found = marks(most, 4);

@@ -266,10 +266,10 @@ Deno.test("a version is compared with the current one, and that one with its nei
 });
 
 Deno.test("an invocation that was tried several times says so", () => {
-  const one = { status: "success", error_message: null, http_status: null, attempt: 1 };
-  assert.equal(cameTo(one), "success");
-  assert.equal(cameTo({ ...one, attempt: 4 }), "success, attempt 4");
-  const failed = { ...one, status: "failed", error_message: "card declined" };
+  const succeeded = { status: "success", error_message: null, http_status: null, attempt: 1 };
+  assert.equal(cameTo(succeeded), "success");
+  assert.equal(cameTo({ ...succeeded, attempt: 4 }), "success, attempt 4");
+  const failed = { ...succeeded, status: "failed", error_message: "card declined" };
   assert.equal(cameTo(failed), "card declined");
   assert.equal(cameTo({ ...failed, attempt: 3 }), "attempt 3: card declined");
   assert.equal(

@@ -56,7 +56,7 @@ Deno.test("shell code alone needs no image", () => {
 Deno.test("each step is one request, and what was done is not done again", async () => {
   const began: string[] = [];
   const making = new Making();
-  const run = () => making.run(draft, (one) => began.push(one));
+  const run = () => making.run(draft, (step) => began.push(step));
   const sent = await answered([
     [201, { digest: "d" }],
     [200, { runtimes: [{ name: "etl" }] }],
@@ -65,7 +65,7 @@ Deno.test("each step is one request, and what was done is not done again", async
     [200, { state: "error", error_message: "no such module" }],
   ], () => assert.rejects(run(), /no such module/));
   assert.deepEqual(began, ["code", "function", "deploy"]);
-  assert.deepEqual(sent.map((one) => `${one.method} ${one.path}`), [
+  assert.deepEqual(sent.map((request) => `${request.method} ${request.path}`), [
     "POST api/runtimes/images",
     "GET api/runtimes",
     "POST api/runtimes",
@@ -80,7 +80,7 @@ Deno.test("each step is one request, and what was done is not done again", async
     [200, { state: "active", current_version: 2 }],
     [200, { status: "success" }],
   ], run);
-  assert.deepEqual(again.map((one) => `${one.method} ${one.path}`), [
+  assert.deepEqual(again.map((request) => `${request.method} ${request.path}`), [
     "POST api/runtimes/images",
     "POST api/runtimes",
     "PUT api/functions/F",
@@ -122,7 +122,7 @@ Deno.test("what is only called with another payload makes no version", async () 
   assert.ok(making.isDeployed(other));
   const sent = await answered(
     [[200, { status: "success" }]],
-    async () => assert.equal((await making.run(other, (one) => began.push(one))).version, 1),
+    async () => assert.equal((await making.run(other, (step) => began.push(step))).version, 1),
   );
   assert.deepEqual(lines(sent), ["POST api/functions/F/invoke"]);
   assert.equal(JSON.parse(sent[0]?.body ?? "").payload, "other");

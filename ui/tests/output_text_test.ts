@@ -20,7 +20,7 @@ Deno.test("what is found is found whatever the case, and also where a row ends",
   const whole = layOut("x".repeat(1022) + "NEEDLE" + "x".repeat(100_000));
   assert.deepEqual(findAll(whole, "needle"), [1022]);
   const rows = whole.rows.slice(0, 2).map((row) =>
-    marked(row, [1022], 6, 1022).map((one) => [one.text.length, one.mark])
+    marked(row, [1022], 6, 1022).map((piece) => [piece.text.length, piece.mark])
   );
   assert.deepEqual(rows, [[[1022, ""], [2, "current"]], [[4, "current"], [1020, ""]]]);
 });
@@ -36,7 +36,7 @@ Deno.test("a mark keeps the colours of what it is in", () => {
   const [row] = whole.rows;
   assert.ok(row);
   const cut = marked(row, findAll(whole, "en pl"), 5, undefined);
-  assert.deepEqual(cut.map((one) => [one.text, one.name, one.mark]), [
+  assert.deepEqual(cut.map((piece) => [piece.text, piece.name, piece.mark]), [
     ["gre", "fg2", ""],
     ["en", "fg2", "found"],
     [" pl", "", "found"],

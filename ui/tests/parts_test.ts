@@ -107,7 +107,7 @@ const timeline = {
 };
 
 Deno.test("phases stand one behind the other and fill the whole", () => {
-  assert.deepEqual(lanes(timeline).map((one) => [one.from, one.width]), [[0, 25], [25, 0], [
+  assert.deepEqual(lanes(timeline).map((lane) => [lane.from, lane.width]), [[0, 25], [25, 0], [
     25,
     75,
   ]]);
@@ -196,14 +196,14 @@ Deno.test("a toast goes when it is dismissed, and the oldest when there are many
   globalThis.setTimeout = ((_: unknown, ms: number) => timers.push(ms)) as never;
   for (const text of ["a", "b", "c", "d", "e"]) toast(text, { isBad: text === "e" });
   globalThis.setTimeout = real;
-  assert.deepEqual(toasts.value.map((one) => one.text), ["b", "c", "d", "e"]);
+  assert.deepEqual(toasts.value.map((entry) => entry.text), ["b", "c", "d", "e"]);
   assert.ok((timers[4] ?? 0) > (timers[3] ?? 0), "what failed stays longer");
   dismiss(toasts.value[0]?.id ?? 0);
   // On another page those are gone that were told before the turn to it.
-  toasts.value = toasts.value.map((one, n) => ({ ...one, since: n === 2 ? Date.now() : 0 }));
+  toasts.value = toasts.value.map((entry, n) => ({ ...entry, since: n === 2 ? Date.now() : 0 }));
   route.value = { parts: ["usage"], query: new URLSearchParams() };
-  assert.deepEqual(toasts.value.map((one) => one.text), ["e"]);
-  for (const one of toasts.value) dismiss(one.id);
+  assert.deepEqual(toasts.value.map((entry) => entry.text), ["e"]);
+  for (const entry of toasts.value) dismiss(entry.id);
   assert.deepEqual(toasts.value, []);
   route.value = { parts: [], query: new URLSearchParams() };
 });

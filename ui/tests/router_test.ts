@@ -21,17 +21,19 @@ Deno.test("a pattern finds its parameters", () => {
 });
 
 Deno.test("every page belongs to a place in the navigation, and no address is given twice", () => {
-  const places = new Set(PAGES.map((one) => one.nav).filter(Boolean));
-  for (const one of PAGES) assert.ok(places.has(one.nav ?? one.under), one.pattern);
-  assert.equal(new Set(PAGES.map((one) => one.pattern)).size, PAGES.length);
+  const places = new Set(PAGES.map((page) => page.nav).filter(Boolean));
+  for (const page of PAGES) assert.ok(places.has(page.nav ?? page.under), page.pattern);
+  assert.equal(new Set(PAGES.map((page) => page.pattern)).size, PAGES.length);
 });
 
 Deno.test("the functions are also where their address without an id leads", () =>
-  assert.equal(PAGES.find((one) => match(one.pattern, ["functions"]))?.title, "Functions"));
+  assert.equal(PAGES.find((page) => match(page.pattern, ["functions"]))?.title, "Functions"));
 
 Deno.test("a page with a fixed word comes before one that takes any", () => {
-  for (const [n, one] of PAGES.entries()) {
-    const earlier = PAGES.slice(0, n).find((other) => match(other.pattern, one.pattern.split("/")));
-    assert.equal(earlier, undefined, `${one.pattern} is hidden by ${earlier?.pattern}`);
+  for (const [n, page] of PAGES.entries()) {
+    const earlier = PAGES.slice(0, n).find((other) =>
+      match(other.pattern, page.pattern.split("/"))
+    );
+    assert.equal(earlier, undefined, `${page.pattern} is hidden by ${earlier?.pattern}`);
   }
 });

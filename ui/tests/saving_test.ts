@@ -8,7 +8,7 @@ import { mainOf } from "../src/version_files.ts";
 import type { Function, FunctionSummary, Runtime, Version } from "../src/wire.ts";
 
 const OLD = "a".repeat(64), NEW = "b".repeat(64);
-const one = { id: "F", name: "f", runtime: "r", handler: "m:h", current_version: 1 } as Function;
+const fn = { id: "F", name: "f", runtime: "r", handler: "m:h", current_version: 1 } as Function;
 const runtime = {
   ...{ name: "r", kind: "python", image: NEW, image_digest: `sha256:${NEW}`, command: [] },
   ...{ environment: {}, isolation: "crun", network: "none", writable_paths: [], built_in: false },
@@ -26,25 +26,25 @@ const lines = (sent: Awaited<ReturnType<typeof answered>>) =>
 Deno.test("where the runtime has other files, those of the version that serves are set first", async () => {
   const edits = new Map<string, string>();
   const sent = await answered(
-    [...known, [201, runtime], [200, { ...one, current_version: 3 }]],
-    () => update(one, { memory_limit_mb: 300 }, edits),
+    [...known, [201, runtime], [200, { ...fn, current_version: 3 }]],
+    () => update(fn, { memory_limit_mb: 300 }, edits),
   );
   assert.equal(JSON.parse(sent[2]?.body ?? "").image, OLD);
   assert.equal(lines(sent)[3], 'PUT api/functions/F {"runtime":"r","memory_limit_mb":300}');
   assert.equal(
-    aboutFiles(one, standing)?.said,
+    aboutFiles(fn, standing)?.said,
     "You are editing the code of version 1; saving creates version 3.",
   );
 });
 
 Deno.test("a runtime that only has newer code of the function was not replaced", () => {
-  assert.deepEqual(outdatedBy(one, standing, versions), [2]);
-  assert.equal(outdatedBy(one, standing, versions.slice(1)), "runtime"); // by somebody elsewhere
+  assert.deepEqual(outdatedBy(fn, standing, versions), [2]);
+  assert.equal(outdatedBy(fn, standing, versions.slice(1)), "runtime"); // by somebody elsewhere
   const served = versions[0] as Version;
-  const latest = { ...one, current_version: 2 };
+  const latest = { ...fn, current_version: 2 };
   assert.equal(outdatedBy(latest, { ...standing, served }, versions), "runtime"); // its settings
   const shared = { ...runtime, shared: true };
-  assert.equal(outdatedBy(one, { ...standing, runtime: shared }, versions), "runtime");
+  assert.equal(outdatedBy(fn, { ...standing, runtime: shared }, versions), "runtime");
   assert.equal(named([5, 4, 3, 2]), "v5, v4, v3, …");
 });
 
@@ -67,7 +67,7 @@ Deno.test("packages come with the code that lies over them, and back with it", a
         [422, { error: "no" }],
         [201, own],
       ],
-      () => assert.rejects(update(one, { memory_limit_mb: 1 }, new Map())),
+      () => assert.rejects(update(fn, { memory_limit_mb: 1 }, new Map())),
     );
     const [tried, undone] = [2, 4].map((n) => {
       const { image, packages, packages_key } = JSON.parse(sent[n]?.body ?? "");
@@ -83,7 +83,7 @@ Deno.test("a runtime gets its files back where the version is refused", async ()
     [...known, [201, runtime], [422, { error: "memory_limit_mb must be less" }], [201, runtime]],
     () =>
       assert.rejects(
-        update(one, { memory_limit_mb: 9_999_999 }, new Map()),
+        update(fn, { memory_limit_mb: 9_999_999 }, new Map()),
         /memory_limit_mb/,
       ),
   );
@@ -100,34 +100,34 @@ Deno.test("where the files are the same, or another runtime is chosen, only the 
   ];
   assert.deepEqual(
     lines(
-      await answered([...same, [200, one]], () => update(one, { name: "g" }, new Map())),
+      await answered([...same, [200, fn]], () => update(fn, { name: "g" }, new Map())),
     )[2],
     'PUT api/functions/F {"name":"g"}',
   );
   assert.deepEqual(
     lines(
-      await answered([...known, [200, one]], () => update(one, { runtime: "s" }, new Map())),
+      await answered([...known, [200, fn]], () => update(fn, { runtime: "s" }, new Map())),
     )[2],
     'PUT api/functions/F {"runtime":"s"}',
   );
 });
 
 Deno.test("who else has a runtime is known", () => {
-  assert.equal(othersWith(one, runtime), "");
-  assert.equal(othersWith(one, { ...runtime, shared: true }), "other tenants");
+  assert.equal(othersWith(fn, runtime), "");
+  assert.equal(othersWith(fn, { ...runtime, shared: true }), "other tenants");
   functions.value = new Map(
     ["F", "G"].map((id) => [id, { id, runtime: "r" } as FunctionSummary]),
   );
-  assert.equal(othersWith(one, runtime), "1 other function");
-  assert.match(aboutFiles(one, standing)?.said ?? "", /gets those of the runtime/);
+  assert.equal(othersWith(fn, runtime), "1 other function");
+  assert.match(aboutFiles(fn, standing)?.said ?? "", /gets those of the runtime/);
   functions.value = new Map();
 });
 
 Deno.test("where a runtime changed otherwise than by its files, that comes with the next version", () => {
   const same = { ...standing, served: versions[0] as Version };
-  assert.equal(aboutFiles(one, same), null);
+  assert.equal(aboutFiles(fn, same), null);
   assert.equal(
-    aboutFiles({ ...one, runtime_outdated: true }, same)?.said,
+    aboutFiles({ ...fn, runtime_outdated: true }, same)?.said,
     "A new version gets runtime r as it is now.",
   );
 });

@@ -33,9 +33,9 @@ async function follow(
   const followed = await new Promise<Following>((resolve) => {
     const say = (text: string) => {
       heard.push(text);
-      if (enough(heard)) queueMicrotask(() => resolve(one));
+      if (enough(heard)) queueMicrotask(() => resolve(following));
     };
-    const one = new Following(new URL("http://x.test/"), {
+    const following = new Following(new URL("http://x.test/"), {
       onEvent: (event) => say(event),
       onState: (state) => say(state),
       onGap: () => say("gap"),

@@ -25,17 +25,17 @@ Deno.test("files are told apart by path, size and kind, and others need a look",
     file("e"),
   ];
   const { changed, alike } = compare(before, after);
-  assert.deepEqual(changed.map((one) => one.path), ["b", "c", "d", "f"]);
+  assert.deepEqual(changed.map((file) => file.path), ["b", "c", "d", "f"]);
   assert.deepEqual(changed[1]?.after, null);
   assert.deepEqual(changed[3]?.before, null);
-  assert.deepEqual(alike.map((one) => one.path), ["a", "e"]);
+  assert.deepEqual(alike.map((file) => file.path), ["a", "e"]);
 });
 
 Deno.test("compiled files are no files of a version, unless they stand for their sources", async () => {
   const all = ["__pycache__/a.cpython-313.pyc", "a.py", "a.pyc", "lib/__pycache__/b.pyc"];
   const kept = ["lib/b.py", "lib/only.pyc", "my__pycache__.py"];
   const files = [...all, ...kept].map((path) => file(path));
-  const paths = (of: { path: string }[]) => of.map((one) => one.path);
+  const paths = (of: { path: string }[]) => of.map((file) => file.path);
   assert.deepEqual(paths(withoutCompiled(files)), ["a.py", ...kept]);
   await answered([
     [200, { files: files.slice(0, 2), next_cursor: "2" }],
@@ -58,13 +58,13 @@ Deno.test("an edit sends every file, so not where they are too many, too large o
   const listing = (files: ReturnType<typeof file>[], isWhole = true) => ({ files, isWhole });
   assert.deepEqual(whyNotEdited(listing([file("a"), file("b")])), null);
   for (
-    const one of [
+    const rejected of [
       listing([file("a")], false),
       listing([file("a", 5_000_000)]),
       listing([file("a", 0, { is_link: true })]),
     ]
   ) {
-    assert.deepEqual(typeof whyNotEdited(one), "string");
+    assert.deepEqual(typeof whyNotEdited(rejected), "string");
   }
 });
 

@@ -58,24 +58,24 @@ function Subject({ of }: { of: AuditEntry }) {
 
 const isOwn = (of: AuditEntry): boolean => of.tenant_id === who.value?.tenant_id;
 
-function Row({ one, tabindex }: { one: AuditEntry; tabindex: number }) {
-  const isGood = one.status < 400;
+function Row({ entry, tabindex }: { entry: AuditEntry; tabindex: number }) {
+  const isGood = entry.status < 400;
   return html`
     <span role="cell" class="name"><${Status} of=${isGood ? "success" : "failed"} isQuiet />
       <div><a href=${href(["audit"], {
         ...values(),
-        entry: one.id,
-      })} tabindex=${tabindex}>${visible(one.action)}</a>${one.error_code &&
-        html`<small>${visible(one.error_code)}</small>`}</div></span>
-    <span role="cell" class="small clip"><${Subject} of=${one} /></span>
-    <span role="cell" class="small muted clip wide">${visible(one.tenant_id)}</span>
-    <span role="cell" class="small clip wide" title=${one.credential}>${whoOf(
-      one.credential,
+        entry: entry.id,
+      })} tabindex=${tabindex}>${visible(entry.action)}</a>${entry.error_code &&
+        html`<small>${visible(entry.error_code)}</small>`}</div></span>
+    <span role="cell" class="small clip"><${Subject} of=${entry} /></span>
+    <span role="cell" class="small muted clip wide">${visible(entry.tenant_id)}</span>
+    <span role="cell" class="small clip wide" title=${entry.credential}>${whoOf(
+      entry.credential,
     )}</span>
-    <span role="cell" class=${`num small right wide ${isGood ? "muted" : "some"}`}>${one
+    <span role="cell" class=${`num small right wide ${isGood ? "muted" : "some"}`}>${entry
       .status}</span>
-    <span role="cell" class="num small muted roomy clip">${visible(one.address)}</span>
-    <span role="cell" class="num small right"><${Ago} at=${one.at} /></span>
+    <span role="cell" class="num small muted roomy clip">${visible(entry.address)}</span>
+    <span role="cell" class="num small right"><${Ago} at=${entry.at} /></span>
   `;
 }
 
@@ -115,13 +115,13 @@ function Entry({ of }: { of: AuditEntry }) {
 /** The entry that the address names: one that is listed, or one fetched by the time in its id. */
 function Chosen({ id, items }: { id: string; items: readonly AuditEntry[] }) {
   const fetched = useSignal<AuditEntry | null>(null);
-  const found = items.find((one) => one.id === id) ?? fetched.value;
+  const found = items.find((entry) => entry.id === id) ?? fetched.value;
   const isMissing = !found;
   useEffect(() => {
     const at = madeAt(id);
     if (!isMissing || at === null) return;
     get<AuditPage>("api/audit", { from: at, to: at + 2, limit: 1000 }).then((page) => {
-      fetched.value = page.entries.find((one) => one.id === id) ?? null;
+      fetched.value = page.entries.find((entry) => entry.id === id) ?? null;
     }, () => {});
   }, [id, isMissing]);
   return found && found.id === id ? html`<${Entry} of=${found} />` : null;
@@ -143,8 +143,8 @@ function Typed({ label, of, suggestions }: {
       }} onChange=${(event: Event) => {
         filters[of].value = (event.target as HTMLInputElement).value.trim();
         draft.value = null;
-      }} /><datalist id=${`known-${of}`}>${suggestions.map((one) =>
-        html`<option value=${one} key=${one} />`
+      }} /><datalist id=${`known-${of}`}>${suggestions.map((suggestion) =>
+        html`<option value=${suggestion} key=${suggestion} />`
       )}</datalist>
   `;
 }
@@ -158,17 +158,17 @@ function Pick({ label, of, options }: {
     <select class="pick" aria-label=${label} value=${filters[of].value}
       onChange=${(event: Event) => {
         filters[of].value = (event.target as HTMLSelectElement).value;
-      }}>${options.map(([one, said]) =>
-        html`<option value=${one} key=${one}>${said}</option>`
+      }}>${options.map(([option, said]) =>
+        html`<option value=${option} key=${option}>${said}</option>`
       )}</select>
   `;
 }
 
 function Filters({ actions }: { actions: readonly string[] }) {
   const who = filters.who.value;
-  const known = [...keys.value.values()].map((one): [string, string] => [
-    one.id,
-    one.label ? `${visible(one.label)} (${one.prefix})` : one.prefix,
+  const known = [...keys.value.values()].map((key): [string, string] => [
+    key.id,
+    key.label ? `${visible(key.label)} (${key.prefix})` : key.prefix,
   ]);
   if (who && !keys.value.has(who)) known.unshift([who, visible(callerOf(who))]);
   const times = Object.entries(TIMES).map(([value, [said]]): [string, string] => [value, said]);
@@ -195,7 +195,7 @@ async function learnKeys(): Promise<void> {
 
 /** The values seen so far, and their groups. */
 function actionsIn(items: readonly AuditEntry[]): string[] {
-  const all = items.flatMap((one) => [one.action, one.action.split(".")[0] ?? ""]);
+  const all = items.flatMap((entry) => [entry.action, entry.action.split(".")[0] ?? ""]);
   return [...new Set(all)].sort();
 }
 
@@ -214,11 +214,11 @@ export default function Audit() {
       return new Endless<AuditEntry, AuditPage>(
         "api/audit",
         queryOf(wanted, Date.now() / 1000),
-        (one) => one.id,
+        (entry) => entry.id,
         (page) => ({ items: page.entries, next: page.next_cursor }),
       );
     },
-    isNews: (one) => one.type.startsWith("function."),
+    isNews: (event) => event.type.startsWith("function."),
     everyMs: LOOKED_AT_EVERY_MS,
     mayLook: (list) => list.problem.peek() === null,
   });
@@ -244,9 +244,9 @@ export default function Audit() {
     ${items.length > 0
       ? html`
         <${List} label="Audit log" columns=${COLUMNS} items=${items}
-          isOpen=${!isWhole} onEnd=${() => shown?.more()} keyOf=${(one: AuditEntry) => one.id}
-          cells=${(one: AuditEntry, tabindex: number) =>
-            html`<${Row} one=${one} tabindex=${tabindex} />`} />
+          isOpen=${!isWhole} onEnd=${() => shown?.more()} keyOf=${(entry: AuditEntry) => entry.id}
+          cells=${(entry: AuditEntry, tabindex: number) =>
+            html`<${Row} entry=${entry} tabindex=${tabindex} />`} />
       `
       : shown?.isBusy.value
       ? html`<${Waiting} />`

@@ -7,7 +7,7 @@ import { Copy } from "../parts/controls/copy.ts";
 import { useAgain, useFetched, Waiting } from "../parts/lists/fetched.ts";
 import { bytes, count, counted, MIB } from "../parts/text/format.ts";
 import { type Column, List } from "../parts/lists/list.ts";
-import { Cells, Figures, Now, seconds, Told } from "../parts/resources/nodes.ts";
+import { Cells, Figures, NodeActions, Now, seconds } from "../parts/resources/nodes.ts";
 import { Problem } from "../parts/lists/problem.ts";
 import { fits, Search } from "../parts/controls/search.ts";
 import { Status } from "../parts/invocation/status.ts";
@@ -53,41 +53,41 @@ function Totals({ of }: { of: readonly Node[] }) {
   return html`<${Figures} said=${said} />`;
 }
 
-function Row({ one, all, tabindex, again }: {
-  one: Node;
+function Row({ node, all, tabindex, again }: {
+  node: Node;
   all: readonly Node[];
   tabindex: number;
   again: () => Promise<void>;
 }) {
-  const waits = one.waiting_calls ? ` (${count(one.waiting_calls)} wait)` : "";
+  const waits = node.waiting_calls ? ` (${count(node.waiting_calls)} wait)` : "";
   return html`
-    <span role="cell" class="name"><div><a href=${href(["fleet", one.name])}
-      tabindex=${tabindex}>${one.name}</a><small>${one.address ||
-        "alone"}${one.is_own && all.length > 1 ? ", answers this page" : ""}</small></div></span>
-    <span role="cell"><${Status} of=${stateOf(one)} /></span>
-    <span role="cell" class="num small right roomy">${isThere(one)
-      ? seconds(one.beat_age_seconds)
+    <span role="cell" class="name"><div><a href=${href(["fleet", node.name])}
+      tabindex=${tabindex}>${node.name}</a><small>${node.address ||
+        "alone"}${node.is_own && all.length > 1 ? ", answers this page" : ""}</small></div></span>
+    <span role="cell"><${Status} of=${stateOf(node)} /></span>
+    <span role="cell" class="num small right roomy">${isThere(node)
+      ? seconds(node.beat_age_seconds)
       : html`<span class="muted">–</span>`}</span>
     <span role="cell"
-      class="num small right wide"><${Now} of=${one}>${count(
-        one.running_calls,
+      class="num small right wide"><${Now} of=${node}>${count(
+        node.running_calls,
       )}${waits}<//></span>
-    <span role="cell"><${Now} of=${one}><${Cells} busy=${one.busy_instances}
-      ready=${one.ready_instances} /><//></span>
-    <span role="cell" class="num small right roomy"><${Now} of=${one}>${bytes(
-      one.memory_free_mib * MIB,
+    <span role="cell"><${Now} of=${node}><${Cells} busy=${node.busy_instances}
+      ready=${node.ready_instances} /><//></span>
+    <span role="cell" class="num small right roomy"><${Now} of=${node}>${bytes(
+      node.memory_free_mib * MIB,
     )}<//></span>
-    <span role="cell" class="num small right roomy"><${Now} of=${one}>${seconds(
-      one.lag_seconds,
+    <span role="cell" class="num small right roomy"><${Now} of=${node}>${seconds(
+      node.lag_seconds,
     )}<//></span>
-    <span role="cell" class="small muted roomy clip">${one.version}</span>
-    <span role="cell" class="right wide"><${Told} one=${one} all=${all} again=${again}
-      verbs=${["uncordon", ...(one.state === "ready" ? ["drain"] : [])]} /></span>
+    <span role="cell" class="small muted roomy clip">${node.version}</span>
+    <span role="cell" class="right wide"><${NodeActions} node=${node} all=${all} again=${again}
+      verbs=${["uncordon", ...(node.state === "ready" ? ["drain"] : [])]} /></span>
   `;
 }
 
-function PlacedRow({ one, tabindex }: { one: Placed; tabindex: number }) {
-  const { of, places } = one;
+function PlacedRow({ placed, tabindex }: { placed: Placed; tabindex: number }) {
+  const { of, places } = placed;
   const rest = places.length - PLACES_MOST;
   const isMine = of.function_name && of.tenant_id === who.value?.tenant_id;
   return html`
@@ -102,22 +102,24 @@ function PlacedRow({ one, tabindex }: { one: Placed; tabindex: number }) {
       html`<span class="place" key=${at.node}><span class="small">${at.node}</span><${Cells}
         busy=${at.busy} ready=${at.ready} where=${`on ${at.node}: `} /></span>`
     )}${rest > 0 && html`<span class="small muted">and ${counted(rest, "node")} more</span>`}</span>
-    <span role="cell" class="num small right wide">${one.waiting ? count(one.waiting) : "–"}</span>
-    <span role="cell" class="num small right">${count(one.total)}</span>
+    <span role="cell" class="num small right wide">${placed.waiting
+      ? count(placed.waiting)
+      : "–"}</span>
+    <span role="cell" class="num small right">${count(placed.total)}</span>
   `;
 }
 
 function Places({ of }: { of: readonly Node[] }) {
   const all = placesOf(of);
-  const found = all.filter((one) =>
+  const found = all.filter((placed) =>
     fits(
       text.value,
-      one.of.function_name,
-      one.of.tenant_id,
-      ...one.places.map((at) => at.node),
+      placed.of.function_name,
+      placed.of.tenant_id,
+      ...placed.places.map((at) => at.node),
     )
   );
-  const hidden = of.filter((one) => one.functions && one.function_count > one.functions.length);
+  const hidden = of.filter((node) => node.functions && node.function_count > node.functions.length);
   return html`
     <div
       class="bar after"><h2>Where instances are</h2><span class="muted num">${counted(
@@ -135,9 +137,9 @@ function Places({ of }: { of: readonly Node[] }) {
         ${found.length > 0
           ? html`
             <${List} label="Where instances are" columns=${PLACED}
-              items=${found} keyOf=${(one: Placed) => one.of.function_id}
-              cells=${(one: Placed, tabindex: number) =>
-                html`<${PlacedRow} one=${one} tabindex=${tabindex} />`} />
+              items=${found} keyOf=${(placed: Placed) => placed.of.function_id}
+              cells=${(placed: Placed, tabindex: number) =>
+                html`<${PlacedRow} placed=${placed} tabindex=${tabindex} />`} />
           `
           : html`<p class="card empty">${
             all.length > 0 ? "No matching functions." : "No function has an instance at the moment."
@@ -146,12 +148,12 @@ function Places({ of }: { of: readonly Node[] }) {
 }
 
 function Board({ nodes, again }: { nodes: readonly Node[]; again: () => Promise<void> }) {
-  const isAlone = nodes.every((one) => !one.address);
+  const isAlone = nodes.every((node) => !node.address);
   return html`
     <${Totals} of=${nodes} />
         <${List} label="Nodes" columns=${COLUMNS} items=${nodes}
-      keyOf=${(one: Node) => one.name} cells=${(one: Node, tabindex: number) =>
-        html`<${Row} one=${one} all=${nodes} tabindex=${tabindex} again=${again} />`} />
+      keyOf=${(node: Node) => node.name} cells=${(node: Node, tabindex: number) =>
+        html`<${Row} node=${node} all=${nodes} tabindex=${tabindex} again=${again} />`} />
         ${isAlone && html`
           <div class="empty teach">
             <p>This server is alone. Several that share one PostgreSQL are a fleet:</p>

@@ -6,7 +6,7 @@ import type { PageProps } from "../page_props.ts";
 import { useAgain, useFetched, Waiting } from "../parts/lists/fetched.ts";
 import { bytes, count, counted, MIB } from "../parts/text/format.ts";
 import { type Column, List } from "../parts/lists/list.ts";
-import { Cells, Figures, seconds, Told } from "../parts/resources/nodes.ts";
+import { Cells, Figures, NodeActions, seconds } from "../parts/resources/nodes.ts";
 import { Problem } from "../parts/lists/problem.ts";
 import { Status } from "../parts/invocation/status.ts";
 import { useTitle } from "../parts/text/title.ts";
@@ -25,51 +25,51 @@ const COLUMNS: Column[] = [
 ];
 
 interface Both {
-  one: Node;
+  node: Node;
   all: readonly Node[];
 }
 
-function Facts({ of: one }: { of: Node }) {
+function Facts({ of: node }: { of: Node }) {
   const said: [string, string][] = [
-    ["address", one.address || "none: it is alone"],
-    ["version", one.version],
-    ["start", `number ${one.epoch}`],
+    ["address", node.address || "none: it is alone"],
+    ["version", node.version],
+    ["start", `number ${node.epoch}`],
   ];
-  if (isThere(one)) {
-    said.push(["last beat", `${seconds(one.beat_age_seconds)} ago`]);
+  if (isThere(node)) {
+    said.push(["last beat", `${seconds(node.beat_age_seconds)} ago`]);
   }
-  if (isHeard(one)) {
-    said.push(["lag", seconds(one.lag_seconds)]);
+  if (isHeard(node)) {
+    said.push(["lag", seconds(node.lag_seconds)]);
   }
   return html`<p class="facts">${
     said.map(([name, value]) => html`<span key=${name}>${name} <b>${value}</b></span>`)
-  }${one.is_own && html`<span>it answers this page</span>`}</p>`;
+  }${node.is_own && html`<span>it answers this page</span>`}</p>`;
 }
 
-function Load({ of: one }: { of: Node }) {
+function Load({ of: node }: { of: Node }) {
   const said: [string, string][] = [
-    ["Calls that run", count(one.running_calls - one.waiting_calls)],
-    ["Pending invocations", count(one.waiting_calls)],
-    ["Instances", `${count(one.busy_instances)} busy, ${count(one.ready_instances)} ready`],
-    ["Free memory", bytes(one.memory_free_mib * MIB)],
+    ["Calls that run", count(node.running_calls - node.waiting_calls)],
+    ["Pending invocations", count(node.waiting_calls)],
+    ["Instances", `${count(node.busy_instances)} busy, ${count(node.ready_instances)} ready`],
+    ["Free memory", bytes(node.memory_free_mib * MIB)],
   ];
   return html`<${Figures} said=${said} />`;
 }
 
-function Row({ one, tabindex }: { one: FunctionOnNode; tabindex: number }) {
-  const isMine = one.function_name && one.tenant_id === who.value?.tenant_id;
+function Row({ fn, tabindex }: { fn: FunctionOnNode; tabindex: number }) {
+  const isMine = fn.function_name && fn.tenant_id === who.value?.tenant_id;
   return html`
     <span role="cell" class="name"><div>${isMine
       ? html`<a href=${
-        href(["functions", one.function_id])
-      } tabindex=${tabindex}>${one.function_name}</a>`
-      : html`<span>${one.function_name || "deleted function"}</span>`}</div></span>
-    <span role="cell" class="num small right wide">${one.version}</span>
-    <span role="cell"><${Cells} busy=${one.busy_instances} ready=${one.ready_instances} /></span>
-    <span role="cell" class="num small right wide">${one.waiting_calls
-      ? counted(one.waiting_calls, "call")
+        href(["functions", fn.function_id])
+      } tabindex=${tabindex}>${fn.function_name}</a>`
+      : html`<span>${fn.function_name || "deleted function"}</span>`}</div></span>
+    <span role="cell" class="num small right wide">${fn.version}</span>
+    <span role="cell"><${Cells} busy=${fn.busy_instances} ready=${fn.ready_instances} /></span>
+    <span role="cell" class="num small right wide">${fn.waiting_calls
+      ? counted(fn.waiting_calls, "call")
       : html`<span class="muted">none</span>`}</span>
-    <span role="cell" class="small muted wide clip">${one.tenant_id}</span>
+    <span role="cell" class="small muted wide clip">${fn.tenant_id}</span>
   `;
 }
 
@@ -81,9 +81,9 @@ function Functions({ of }: { of: readonly FunctionOnNode[] }) {
     of.length > 0
       ? html`
         <${List} label="Functions there" columns=${COLUMNS} items=${of}
-          keyOf=${(one: FunctionOnNode) => one.function_id}
-          cells=${(one: FunctionOnNode, tabindex: number) =>
-            html`<${Row} one=${one} tabindex=${tabindex} />`} />
+          keyOf=${(fn: FunctionOnNode) => fn.function_id}
+          cells=${(fn: FunctionOnNode, tabindex: number) =>
+            html`<${Row} fn=${fn} tabindex=${tabindex} />`} />
       `
       : html`<p class="card empty">No function has an instance there.</p>`
   }`;
@@ -93,11 +93,11 @@ export default function FleetNode({ name = "" }: PageProps) {
   const path = `api/nodes/${encodeURIComponent(name)}`;
   const { value, problem, again } = useFetched(
     async (signal): Promise<Both> => {
-      const [one, all] = await Promise.all([
+      const [node, all] = await Promise.all([
         get<Node>(path, {}, signal),
         get<NodeList>("api/nodes", {}, signal),
       ]);
-      return { one, all: all.nodes };
+      return { node, all: all.nodes };
     },
     [path],
   );
@@ -109,14 +109,14 @@ export default function FleetNode({ name = "" }: PageProps) {
       ? html`<${Problem} of=${problem.value} onRetry=${again} />`
       : html`<${Waiting} />`;
   }
-  const { one, all } = both;
-  const reason = reasonOf(one);
+  const { node, all } = both;
+  const reason = reasonOf(node);
   return html`<p class="crumbs"><a href="#/fleet">Fleet</a> / ${name}</p>
     ${problem.value && html`<${Problem} of=${problem.value} onRetry=${again} />`}
-    <div class="title"><h1>${name}</h1><${Status} of=${stateOf(one)} />
-      <span class="actions"><${Told} one=${one} all=${all} again=${again} verbs=${VERBS} /></span></div>
-    <${Facts} of=${one} />
+    <div class="title"><h1>${name}</h1><${Status} of=${stateOf(node)} />
+      <span class="actions"><${NodeActions} node=${node} all=${all} again=${again} verbs=${VERBS} /></span></div>
+    <${Facts} of=${node} />
     ${reason && html`<p class="strip card">${reason}</p>`}
-    ${isHeard(one) && html`<${Load} of=${one} />`}
-    ${isHeard(one) && html`<${Functions} of=${one.functions ?? []} />`}`;
+    ${isHeard(node) && html`<${Load} of=${node} />`}
+    ${isHeard(node) && html`<${Functions} of=${node.functions ?? []} />`}`;
 }

@@ -37,7 +37,7 @@ import { Versions } from "./function/versions.ts";
 
 /** The properties of a section. */
 export interface SectionProps {
-  one: Function;
+  fn: Function;
 }
 
 const COUNTED_EVERY_MS = 2_000;
@@ -54,20 +54,20 @@ const SECTIONS: Record<string, [title: string, section: ComponentType<SectionPro
 
 /** The function in its present state. `isGone`: it was deleted, or never existed. */
 function useFunction(id: string): {
-  one: Function | null;
+  fn: Function | null;
   isGone: boolean;
   problem: Signal<Refused | null>;
 } {
   const isGone = useSignal(false);
   const path = `api/functions/${encodeURIComponent(id)}`;
   const { problem, again } = useFetched(async (signal) => {
-    const [one, { pools }] = await Promise.all([
+    const [fn, { pools }] = await Promise.all([
       get<Function>(path, {}, signal),
       get<PoolList>("api/functions/pools", { function_id: id }, signal),
     ]);
-    show(one);
+    show(fn);
     poolOf(id).value = pools[0] ?? NO_INSTANCES;
-    return one;
+    return fn;
   }, [id]);
   useEvents(id, /^(function\.(?!deleted)|alias\.)/, 0, again);
   useEvents(id, /^(invocation\.ended|calls)$/, COUNTED_EVERY_MS, again);
@@ -75,15 +75,15 @@ function useFunction(id: string): {
     isGone.value = true;
   });
   return {
-    one: functionOf(id).value,
+    fn: functionOf(id).value,
     isGone: isGone.value || problem.value?.status === 404,
     problem,
   };
 }
 
 /** Performs a button's action, and reports its result. */
-async function act(one: Function, verb: "deploy" | "pause" | "resume"): Promise<void> {
-  const path = `api/functions/${one.id}`;
+async function act(fn: Function, verb: "deploy" | "pause" | "resume"): Promise<void> {
+  const path = `api/functions/${fn.id}`;
   try {
     await call("POST", `${path}/${verb}`);
     const now = await get<Function>(path);
@@ -98,33 +98,33 @@ async function act(one: Function, verb: "deploy" | "pause" | "resume"): Promise<
     const back = { pause: "resume", resume: "pause", deploy: null }[verb] as "pause" | null;
     toast(`${now.name} is ${now.state}.`, back ? { undo: () => act(now, back) } : {});
   } catch (error) {
-    tell(one.id, error);
+    tell(fn.id, error);
   }
 }
 
-async function remove(one: Function): Promise<void> {
+async function remove(fn: Function): Promise<void> {
   const isSure = await confirm({
-    title: `Delete ${one.name}?`,
-    text: `Its ${counted(one.current_version, "version")}, records and queued work go with it. ` +
+    title: `Delete ${fn.name}?`,
+    text: `Its ${counted(fn.current_version, "version")}, records and queued work go with it. ` +
       "Running invocations are cancelled after 5 seconds.",
     verb: "Delete",
   });
   if (!isSure) return;
   try {
-    await call("DELETE", `api/functions/${one.id}`);
-    put(one.id, null);
+    await call("DELETE", `api/functions/${fn.id}`);
+    put(fn.id, null);
     go("#/");
-    toast(`${one.name} was deleted.`);
+    toast(`${fn.name} was deleted.`);
   } catch (error) {
     toastError(error);
   }
 }
 
-function Actions({ one }: { one: Function }) {
+function Actions({ fn }: { fn: Function }) {
   const doing = useSettling();
   if (!may("write")) return null;
-  const isBusy = doing.isBusy.value || one.state === "deploying";
-  const version = `version ${one.current_version}`;
+  const isBusy = doing.isBusy.value || fn.state === "deploying";
+  const version = `version ${fn.current_version}`;
   const again = {
     said: `Redeploy ${version}`,
     title: `Starts the instances of ${version}, the current one, anew. It saves nothing.`,
@@ -136,59 +136,59 @@ function Actions({ one }: { one: Function }) {
   ) =>
     html`
       <button class=${`button ${isFirst ? "primary" : ""}`} type="button" aria-disabled=${isBusy}
-        title=${title} onClick=${() => isBusy || doing.run(() => act(one, verb))}>${said ??
+        title=${title} onClick=${() => isBusy || doing.run(() => act(fn, verb))}>${said ??
           verb.charAt(0).toUpperCase() + verb.slice(1)}</button>
     `;
   return html`
     <div
-      class="actions">${one.state === "paused"
+      class="actions">${fn.state === "paused"
         ? button("resume", true)
-        : one.state === "active"
+        : fn.state === "active"
         ? html`${button("pause", false)}${button("deploy", false, again)}`
         : button("deploy", true)}<button class="button" type="button" onClick=${() =>
-        remove(one)}>Delete</button></div>
+        remove(fn)}>Delete</button></div>
   `;
 }
 
 /** The current version, and the one that is being deployed. */
-function Serving({ one }: { one: Function }) {
-  const next = comingVersion(one.id).value;
-  const now = html`version <b>${one.current_version}</b>`;
-  if (next === null || next === one.current_version) {
-    const said = elsewhereSaid(one);
+function Serving({ fn }: { fn: Function }) {
+  const next = comingVersion(fn.id).value;
+  const now = html`version <b>${fn.current_version}</b>`;
+  if (next === null || next === fn.current_version) {
+    const said = elsewhereSaid(fn);
     return html`<span>${now}</span>${said && html`<span>calls run on <b>${said}</b></span>`}`;
   }
   return html`<span role="status">version <b>${next}</b> is being deployed${
-    one.state === "active" &&
-    html`; ${elsewhereSaid(one) ? html`<b>${elsewhereSaid(one)}</b>` : now} answers`
+    fn.state === "active" &&
+    html`; ${elsewhereSaid(fn) ? html`<b>${elsewhereSaid(fn)}</b>` : now} answers`
   }</span>`;
 }
 
-function Facts({ one }: { one: Function }) {
-  const last = ago(one.last_invoked_at, now.value) === "now" ? "" : "the last ";
+function Facts({ fn }: { fn: Function }) {
+  const last = ago(fn.last_invoked_at, now.value) === "now" ? "" : "the last ";
   return html`
     <p
-      class="facts"><span>runtime <a href=${href(["runtimes", one.runtime])}>${one
-        .runtime}</a></span><${Serving} one=${one} /><span><b>${one
-        .memory_limit_mb}</b> MiB</span><span>timeout <b>${one.timeout_seconds}</b> s</span
-      ><span>${one.last_invoked_at === null
+      class="facts"><span>runtime <a href=${href(["runtimes", fn.runtime])}>${fn
+        .runtime}</a></span><${Serving} fn=${fn} /><span><b>${fn
+        .memory_limit_mb}</b> MiB</span><span>timeout <b>${fn.timeout_seconds}</b> s</span
+      ><span>${fn.last_invoked_at === null
         ? "never called"
         : html`${
-          counted(one.invocation_count, "call")
-        }, ${last}<${Ago} at=${one.last_invoked_at} />`}</span></p>
+          counted(fn.invocation_count, "call")
+        }, ${last}<${Ago} at=${fn.last_invoked_at} />`}</span></p>
   `;
 }
 
-function PoolStrip({ one }: { one: Function }) {
-  const counts = poolOf(one.id).value;
+function PoolStrip({ fn }: { fn: Function }) {
+  const counts = poolOf(fn.id).value;
   return html`
     <section class="card strip" aria-label="Pool"><h2>Pool</h2>
-      <${PoolBar} counts=${counts} most=${one.max_instances} isBig />
+      <${PoolBar} counts=${counts} most=${fn.max_instances} isBig />
       <span class="legend num">${Object.entries(byKind(counts)).map(([kind, many]) =>
         html`<span class=${`key ${kind} ${many ? "" : "none"}`} key=${kind} title=${
           KINDS[kind as keyof typeof KINDS]
         }><b>${many}</b> ${kind}</span>`
-      )}<span>min ${one.min_instances}, max ${one.max_instances}</span>
+      )}<span>min ${fn.min_instances}, max ${fn.max_instances}</span>
       <span title="What they count in the memory budget: the limit where a call is in one">${bytes(
         (counts.memory_mib ?? 0) * MIB,
       )} of memory</span></span></section>
@@ -221,31 +221,31 @@ function Tabs({ id, at }: { id: string; at: string }) {
 }
 
 export default function FunctionPage({ function_id: id = "", section = "" }: PageProps) {
-  const { one, isGone, problem } = useFunction(id);
+  const { fn, isGone, problem } = useFunction(id);
   const health = useHealth(id);
   const found = SECTIONS[section];
   useEffect(() => {
     if (isGone) forget(id);
   }, [isGone, id]);
-  useTitle(one ? `${one.name}${section && found ? `, ${found[0]}` : ""}` : "Function");
+  useTitle(fn ? `${fn.name}${section && found ? `, ${found[0]}` : ""}` : "Function");
   if (isGone || !found) {
     return html`<p class="empty">There is no such ${found ? "function" : "page"}. <a href="#/"
       >All functions</a></p>`;
   }
-  if (!one) return problem.value ? html`<${Notice} of=${problem.value} />` : html`<${Waiting} />`;
+  if (!fn) return problem.value ? html`<${Notice} of=${problem.value} />` : html`<${Waiting} />`;
   const Section = found[1];
   return html`
-    <p class="crumbs wide"><a href="#/">Functions</a> / <span>${one.name}</span></p>
+    <p class="crumbs wide"><a href="#/">Functions</a> / <span>${fn.name}</span></p>
     <div
-      class="title"><h1>${one.name}</h1><span role="status"><${State} one=${one}
-        health=${health.value} /></span><${Actions} one=${one} /></div>
-    ${one.description && html`<p class="about muted">${visible(one.description)}</p>`}
-    <${Facts} one=${one} />
+      class="title"><h1>${fn.name}</h1><span role="status"><${State} fn=${fn}
+        health=${health.value} /></span><${Actions} fn=${fn} /></div>
+    ${fn.description && html`<p class="about muted">${visible(fn.description)}</p>`}
+    <${Facts} fn=${fn} />
     <${LastError} of=${health.value?.lastError ?? null} />
-    ${section !== "network" && html`<${Address} id=${one.id} key=${one.id} />`}
-    <${PoolStrip} one=${one} />
+    ${section !== "network" && html`<${Address} id=${fn.id} key=${fn.id} />`}
+    <${PoolStrip} fn=${fn} />
     <${Tabs} id=${id} at=${section} />
-    ${section !== "versions" && html`<${Notices} one=${one} section=${section} key=${id} />`}
-    <${Section} one=${one} key=${id} />
+    ${section !== "versions" && html`<${Notices} fn=${fn} section=${section} key=${id} />`}
+    <${Section} fn=${fn} key=${id} />
   `;
 }

@@ -42,17 +42,17 @@ const COLUMNS: Column[] = [
   { name: "p99", width: "4.5rem", class: "right roomy", sort: "p99" },
   { name: "Last call", width: "5.5rem", class: "right", sort: "last" },
 ];
-const lastCall = (one: FunctionSummary): number =>
-  Math.max(lastCallOf(one.id).peek() ?? 0, one.last_invoked_at ?? 0);
-const SORTS: Record<string, (one: FunctionSummary) => string | number> = {
-  name: (one) => one.name.toLowerCase(),
-  calls: (one) => statsOf(one.id).peek()?.calls ?? 0,
-  errors: (one) => {
-    const stats = statsOf(one.id).peek();
+const lastCall = (fn: FunctionSummary): number =>
+  Math.max(lastCallOf(fn.id).peek() ?? 0, fn.last_invoked_at ?? 0);
+const SORTS: Record<string, (fn: FunctionSummary) => string | number> = {
+  name: (fn) => fn.name.toLowerCase(),
+  calls: (fn) => statsOf(fn.id).peek()?.calls ?? 0,
+  errors: (fn) => {
+    const stats = statsOf(fn.id).peek();
     return stats ? stats.errors / Math.max(1, stats.calls) : -1;
   },
-  p50: (one) => statsOf(one.id).peek()?.p50_ms ?? -1,
-  p99: (one) => statsOf(one.id).peek()?.p99_ms ?? -1,
+  p50: (fn) => statsOf(fn.id).peek()?.p50_ms ?? -1,
+  p99: (fn) => statsOf(fn.id).peek()?.p99_ms ?? -1,
   last: lastCall,
 };
 
@@ -63,12 +63,12 @@ const sorted = signal({ by: "last", isDown: true });
 export const shown = computed(() => {
   const { by, isDown } = sorted.value;
   const value = SORTS[by] ?? lastCall;
-  const found = [...functions.value.values()].filter((one) =>
-    (!state.value || one.state === state.value) && fits(text.value, one.name, one.description)
+  const found = [...functions.value.values()].filter((fn) =>
+    (!state.value || fn.state === state.value) && fits(text.value, fn.name, fn.description)
   );
-  const keyed = found.map((one) => ({ one, key: value(one) }));
+  const keyed = found.map((fn) => ({ fn, key: value(fn) }));
   keyed.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0) * (isDown ? -1 : 1));
-  return keyed.map(({ one }) => one);
+  return keyed.map(({ fn }) => fn);
 });
 
 /** Sorts by a column: names from A, all others from the largest; a second click reverses it. */
@@ -109,29 +109,29 @@ function Figures({ of }: { of: FunctionStats | null }) {
   );
 }
 
-function Row({ one, tabindex }: { one: FunctionSummary; tabindex: number }) {
-  const known = lastCallOf(one.id).value ?? one.last_invoked_at;
-  const stats = statsOf(one.id).value;
+function Row({ fn, tabindex }: { fn: FunctionSummary; tabindex: number }) {
+  const known = lastCallOf(fn.id).value ?? fn.last_invoked_at;
+  const stats = statsOf(fn.id).value;
   const errors = stats?.errors ?? 0;
-  const isBad = isFailing(one, stats);
-  const served = one.default_alias?.version ?? one.current_version;
-  const isOther = served !== one.current_version; // the list has only the current version's runtime
+  const isBad = isFailing(fn, stats);
+  const served = fn.default_alias?.version ?? fn.current_version;
+  const isOther = served !== fn.current_version; // the list has only the current version's runtime
   return html`
-    <span role="cell" class="name"><${Status} of=${isBad ? "failing" : one.state}
-      said=${isBad ? `${one.state}, failing` : one.state} isQuiet />
-          <div><a href=${href(["functions", one.id])} tabindex=${tabindex}>${one.name}</a
-            ><small>${visible(one.error_message ?? one.description ?? "")}</small></div></span>
-    <span role="cell" class="small muted roomy clip" title=${one.runtime}>${isOther &&
-      `v${one.current_version}: `}${one.runtime}</span>
-    <span role="cell" class="num small muted roomy" title=${elsewhereSaid(one) &&
-      `version ${one.current_version} is current; calls run on ${
-        elsewhereSaid(one)
+    <span role="cell" class="name"><${Status} of=${isBad ? "failing" : fn.state}
+      said=${isBad ? `${fn.state}, failing` : fn.state} isQuiet />
+          <div><a href=${href(["functions", fn.id])} tabindex=${tabindex}>${fn.name}</a
+            ><small>${visible(fn.error_message ?? fn.description ?? "")}</small></div></span>
+    <span role="cell" class="small muted roomy clip" title=${fn.runtime}>${isOther &&
+      `v${fn.current_version}: `}${fn.runtime}</span>
+    <span role="cell" class="num small muted roomy" title=${elsewhereSaid(fn) &&
+      `version ${fn.current_version} is current; calls run on ${
+        elsewhereSaid(fn)
       }`}>v${served}</span>
-    <span role="cell">${one.state === "pending"
+    <span role="cell">${fn.state === "pending"
       ? html`<span class="small muted">not deployed</span>`
-      : html`<${PoolBar} counts=${poolOf(one.id).value} most=${one.max_instances} />`}</span>
-    <span role="cell" class="rate num small right wide"><${Rate} id=${one.id} /></span>
-    <${Figures} of=${statsOf(one.id).value} />
+      : html`<${PoolBar} counts=${poolOf(fn.id).value} most=${fn.max_instances} />`}</span>
+    <span role="cell" class="rate num small right wide"><${Rate} id=${fn.id} /></span>
+    <${Figures} of=${statsOf(fn.id).value} />
     <span role="cell" class="num small right">${errors > 0 &&
       html`<span class="narrow some">${
         counted(errors, "error")
@@ -205,10 +205,10 @@ export default function Functions() {
           ? html`
             <${List} label="Functions" columns=${COLUMNS} items=${all}
               sorted=${sorted.value}
-              onSort=${sort} keyOf=${(one: FunctionSummary) => one.id} cells=${(
-                one: FunctionSummary,
+              onSort=${sort} keyOf=${(fn: FunctionSummary) => fn.id} cells=${(
+                fn: FunctionSummary,
                 tabindex: number,
-              ) => html`<${Row} one=${one} tabindex=${tabindex} />`} />
+              ) => html`<${Row} fn=${fn} tabindex=${tabindex} />`} />
           `
           : areAllLoaded.value && html`<${Empty} />`}
   `;

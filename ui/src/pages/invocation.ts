@@ -193,9 +193,9 @@ function Around({ of, timeline }: { of: Invocation; timeline: Timeline }) {
             html`
               <dt>It caused</dt>
               <dd>
-                <ul class="plain">${children.map((one) =>
-                  html`<li key=${one.invocation_id}><${Status} of=${one.status} http=${one.http_status} isQuiet />
-          <a href=${linkOf(one.function_id, one.invocation_id)}>${one.function_name}</a></li>`
+                <ul class="plain">${children.map((child) =>
+                  html`<li key=${child.invocation_id}><${Status} of=${child.status} http=${child.http_status} isQuiet />
+          <a href=${linkOf(child.function_id, child.invocation_id)}>${child.function_name}</a></li>`
                 )}</ul>
               </dd>
             `}</dl>
@@ -218,11 +218,12 @@ export default function InvocationPage(
   const { record, timeline, written, problem, again } = useCall(id, callId);
   const isReplayed = useSignal(false);
   const isCancelling = useSignal(false);
-  const one = record.value;
-  useTitle(one ? `${one.status}, ${one.function_name}` : "Invocation");
-  if (problem.value && !one) return html`<${Notice} of=${problem.value} onRetry=${again} />`;
-  if (!one) return html`<${Waiting} />`;
-  const isLive = !isOver(one.status), isBad = one.status !== "success" || isHttpError(one);
+  const invocation = record.value;
+  useTitle(invocation ? `${invocation.status}, ${invocation.function_name}` : "Invocation");
+  if (problem.value && !invocation) return html`<${Notice} of=${problem.value} onRetry=${again} />`;
+  if (!invocation) return html`<${Waiting} />`;
+  const isLive = !isOver(invocation.status),
+    isBad = invocation.status !== "success" || isHttpError(invocation);
   const times = timeline.value;
   const path = callPath(id, callId);
 
@@ -236,28 +237,34 @@ export default function InvocationPage(
     }
     isCancelling.value = false;
   }
-  const shown = { isLive, path, fileName: `${one.function_name}-${one.invocation_id}` };
+  const shown = {
+    isLive,
+    path,
+    fileName: `${invocation.function_name}-${invocation.invocation_id}`,
+  };
   return html`
-    <p class="crumbs"><a href="#/">Functions</a> / <a href=${href(["functions", id])}>${one
+    <p class="crumbs"><a href="#/">Functions</a> / <a href=${href(["functions", id])}>${invocation
       .function_name}</a> / invocation</p>
         <div
-      class="title"><h1>Call of ${one.function_name}</h1><span role="status"><${Status} of=${one
-        .status} http=${one.http_status} /></span>
-          ${one.cold_start && html`<span class="cold">cold</span>`}
+      class="title"><h1>Call of ${invocation
+        .function_name}</h1><span role="status"><${Status} of=${invocation
+        .status} http=${invocation.http_status} /></span>
+          ${invocation.cold_start && html`<span class="cold">cold</span>`}
           <span class="actions">${isLive &&
             html`<button class="button danger" type="button" disabled=${isCancelling.value} onClick=${cancel}>Cancel</button>`}<${Share} /></span></div>
-        <${Facts} of=${one} timeline=${times} />
-        ${times && isBad && one.status !== "running"
-          ? html`<${Why} of=${one} times=${times} />`
-          : one.error_message && html`<p class="notice">${visible(one.error_message)}</p>`}
+        <${Facts} of=${invocation} timeline=${times} />
+        ${times && isBad && invocation.status !== "running"
+          ? html`<${Why} of=${invocation} times=${times} />`
+          : invocation.error_message &&
+            html`<p class="notice">${visible(invocation.error_message)}</p>`}
         <div class="sided">
-      <div><${Times} of=${one} timeline=${times} />
+      <div><${Times} of=${invocation} timeline=${times} />
             <${Attempts} path=${path} of=${times?.attempts ?? []}
-              isQueued=${one.status === "queued"} />
-            ${one.status !== "queued" &&
+              isQueued=${invocation.status === "queued"} />
+            ${invocation.status !== "queued" &&
               html`
                 <${OutputReader} stream="stdout" title="Output"
-                  text=${asResponse(written.value.stdout, one.http_status)} ...${shown} />
+                  text=${asResponse(written.value.stdout, invocation.http_status)} ...${shown} />
                           ${(isLive || written.value.stderr) &&
                             html`
                               <${OutputReader} stream="stderr" title="Log" text=${written.value
@@ -265,10 +272,10 @@ export default function InvocationPage(
                                 isError=${isBad} ...${shown} />
                             `}
               `}</div>
-      <div><${Input} functionId=${id} of=${one} isKept=${times?.has_input} onReplay=${() => {
+      <div><${Input} functionId=${id} of=${invocation} isKept=${times?.has_input} onReplay=${() => {
         isReplayed.value = true;
       }} />
-            ${times && html`<${Around} of=${one} timeline=${times} />`}</div>
+            ${times && html`<${Around} of=${invocation} timeline=${times} />`}</div>
     </div>
         ${isReplayed.value &&
           html`<${Replay} functionId=${id} invocationId=${callId} onClose=${() => {

@@ -58,29 +58,30 @@ export function queryOf(of: Record<Filter, string>, now: number) {
   };
 }
 
-function Row({ one, tabindex }: { one: InvocationSummary; tabindex: number }) {
-  const to = href(["functions", one.function_id, "invocations", one.invocation_id]);
+function Row({ invocation, tabindex }: { invocation: InvocationSummary; tabindex: number }) {
+  const to = href(["functions", invocation.function_id, "invocations", invocation.invocation_id]);
   return html`
-    <span role="cell" class="name"><${Status} of=${one.status} http=${one
+    <span role="cell" class="name"><${Status} of=${invocation.status} http=${invocation
       .http_status} isQuiet />
-          <div><a href=${to} tabindex=${tabindex}>${one.function_name}</a
-            ><small>${visible(cameTo(one))}</small></div></span>
-    <span role="cell" class="num small right">${one.started_at === null && one.due_at !== null &&
-        one.due_at > now.value
-      ? html`<${Ahead} at=${one.due_at} />`
-      : html`<${Ago} at=${one.started_at ?? one.due_at} />`}</span>
-    <span role="cell" class="num small right">${duration(one.duration_ms)}</span>
-    <span role="cell" class="num small right wide"><${HttpStatus} of=${one} /></span>
-    <span role="cell" class="small wide">${one.started_at !== null &&
-      (one.cold_start
+          <div><a href=${to} tabindex=${tabindex}>${invocation.function_name}</a
+            ><small>${visible(cameTo(invocation))}</small></div></span>
+    <span role="cell" class="num small right">${invocation.started_at === null &&
+        invocation.due_at !== null &&
+        invocation.due_at > now.value
+      ? html`<${Ahead} at=${invocation.due_at} />`
+      : html`<${Ago} at=${invocation.started_at ?? invocation.due_at} />`}</span>
+    <span role="cell" class="num small right">${duration(invocation.duration_ms)}</span>
+    <span role="cell" class="num small right wide"><${HttpStatus} of=${invocation} /></span>
+    <span role="cell" class="small wide">${invocation.started_at !== null &&
+      (invocation.cold_start
         ? html`<span class="cold">cold</span>`
         : html`<span class="muted">warm</span>`)}</span>
     <span role="cell" class="small muted wide" title=${`Asked for by ${
-      FROM[one.source] ?? one.source
-    }`}>${one.source}</span>
-    <span role="cell" class="num small muted right wide">${one.version !== null &&
-      `v${one.version}`}</span>
-    <span role="cell" class="mono small muted roomy clip">${one.invocation_id}</span>
+      FROM[invocation.source] ?? invocation.source
+    }`}>${invocation.source}</span>
+    <span role="cell" class="num small muted right wide">${invocation.version !== null &&
+      `v${invocation.version}`}</span>
+    <span role="cell" class="mono small muted roomy clip">${invocation.invocation_id}</span>
   `;
 }
 
@@ -91,13 +92,13 @@ function Pick(
     <select class="pick" aria-label=${label} value=${filters[of].value}
       onChange=${(event: Event) => {
         filters[of].value = (event.target as HTMLSelectElement).value;
-      }}>${options.map(([one, said]) =>
-        html`<option value=${one} key=${one}>${said}</option>`
+      }}>${options.map(([option, said]) =>
+        html`<option value=${option} key=${option}>${said}</option>`
       )}</select>
   `;
 }
 
-const same = (all: readonly string[]): [string, string][] => all.map((one) => [one, one]);
+const same = (all: readonly string[]): [string, string][] => all.map((name) => [name, name]);
 
 function FunctionPick() {
   const text = useSignal<string | null>(null);
@@ -106,7 +107,7 @@ function FunctionPick() {
   // A name may be typed before the functions are loaded.
   useEffect(() => {
     if (wanted === null) return;
-    const found = [...functions.value.values()].find((one) => one.name === wanted);
+    const found = [...functions.value.values()].find((fn) => fn.name === wanted);
     if (!found && wanted !== "") return;
     filters.function.value = found?.id ?? "";
     text.value = null;
@@ -117,8 +118,8 @@ function FunctionPick() {
       onInput=${(event: Event) => {
         text.value = (event.target as HTMLInputElement).value;
       }} /><datalist id="known-functions">${[...functions.value.values()].map((
-        one,
-      ) => html`<option value=${one.name} key=${one.id} />`)}</datalist>
+        fn,
+      ) => html`<option value=${fn.name} key=${fn.id} />`)}</datalist>
   `;
 }
 
@@ -174,11 +175,11 @@ export default function Invocations() {
       return new Endless<InvocationSummary, InvocationSummaryPage>(
         "api/invocations",
         queryOf(wanted, Date.now() / 1000),
-        (one) => one.invocation_id,
+        (invocation) => invocation.invocation_id,
         (page) => ({ items: page.invocations, next: page.next_cursor }),
       );
     },
-    isNews: (one) => CALLS.test(one.type),
+    isNews: (event) => CALLS.test(event.type),
     everyMs: LOOKED_AT_EVERY_MS,
   });
   const items = shown?.items.value ?? [];
@@ -200,9 +201,10 @@ export default function Invocations() {
           ? html`
             <${List} label="Invocations" columns=${COLUMNS} items=${items}
               isOpen=${!isWhole}
-              onEnd=${() => shown?.more()} keyOf=${(one: InvocationSummary) => one.invocation_id}
-              cells=${(one: InvocationSummary, tabindex: number) =>
-                html`<${Row} one=${one} tabindex=${tabindex} />`} />
+              onEnd=${() => shown?.more()} keyOf=${(invocation: InvocationSummary) =>
+                invocation.invocation_id}
+              cells=${(invocation: InvocationSummary, tabindex: number) =>
+                html`<${Row} invocation=${invocation} tabindex=${tabindex} />`} />
           `
           : shown?.isBusy.value
           ? html`<${Waiting} />`

@@ -60,15 +60,15 @@ const COLUMNS: Column[] = [
 const text = signal("");
 const only = signal("");
 
-export function stateOf(one: Key, now: number): State {
-  if (one.revoked_at !== null) return "revoked";
-  return one.expires_at !== null && one.expires_at <= now ? "expired" : "valid";
+export function stateOf(apiKey: Key, now: number): State {
+  if (apiKey.revoked_at !== null) return "revoked";
+  return apiKey.expires_at !== null && apiKey.expires_at <= now ? "expired" : "valid";
 }
 
 /** Scopes that a caller of this scope can grant. */
 export function scopesBelow(scope: string | null | undefined): readonly [string, string][] {
-  const given = SCOPES.slice(0, SCOPES.findIndex((one) => one === scope) + 1);
-  return given.map((one) => [one, MAY[one]]);
+  const given = SCOPES.slice(0, SCOPES.findIndex((name) => name === scope) + 1);
+  return given.map((name) => [name, MAY[name]]);
 }
 
 interface Known {
@@ -97,7 +97,7 @@ function Making({ me, onMade, onClose }: {
   const tenant = useSignal(me.tenant_id);
   const problem = useSignal<Refused | null>(null);
   const isBusy = useSignal(false);
-  const scopes = scopesBelow(me.scope).map(([one, may]) => [one, `${one}: ${may}`] as const);
+  const scopes = scopesBelow(me.scope).map(([name, may]) => [name, `${name}: ${may}`] as const);
   async function make(event: Event) {
     event.preventDefault();
     isBusy.value = true;
@@ -140,24 +140,24 @@ function Making({ me, onMade, onClose }: {
   `;
 }
 
-function Made({ one, onClose }: { one: CreatedKey; onClose: () => void }) {
+function Made({ created, onClose }: { created: CreatedKey; onClose: () => void }) {
   return html`
     <${Dialog} title="The new key" onClose=${onClose} close="I have it">
       <p>You won't see this key again. Copy it now.</p>
       <p class="secret">
-        <${Copy} text=${one.key} label="key" />
+        <${Copy} text=${created.key} label="key" />
       </p>
       <p class="muted small">${[
-        one.label && visible(one.label),
-        one.scope,
-        `tenant ${one.tenant_id}`,
+        created.label && visible(created.label),
+        created.scope,
+        `tenant ${created.tenant_id}`,
       ].filter(Boolean).join(", ")}</p>
       </${Dialog}>
   `;
 }
 
-async function revoke(one: Key, isMine: boolean, again: () => Promise<void>): Promise<void> {
-  const name = one.label ? visible(one.label) : one.prefix;
+async function revoke(apiKey: Key, isMine: boolean, again: () => Promise<void>): Promise<void> {
+  const name = apiKey.label ? visible(apiKey.label) : apiKey.prefix;
   const isSure = await confirm({
     title: `Revoke ${name}?`,
     text: isMine
@@ -167,7 +167,7 @@ async function revoke(one: Key, isMine: boolean, again: () => Promise<void>): Pr
   });
   if (!isSure) return;
   try {
-    await call("DELETE", `api/keys/${encodeURIComponent(one.id)}`);
+    await call("DELETE", `api/keys/${encodeURIComponent(apiKey.id)}`);
     toast(`${name} is revoked.`);
     if (isMine) signOut();
     else await again();
@@ -176,35 +176,35 @@ async function revoke(one: Key, isMine: boolean, again: () => Promise<void>): Pr
   }
 }
 
-function Row({ one, tabindex, me, again }: {
-  one: Key;
+function Row({ apiKey, tabindex, me, again }: {
+  apiKey: Key;
   tabindex: number;
   me: Whoami;
   again: () => Promise<void>;
 }) {
-  const state = stateOf(one, now.value);
-  const isMine = one.id === me.credential;
+  const state = stateOf(apiKey, now.value);
+  const isMine = apiKey.id === me.credential;
   const glyph = state === "valid" ? "active" : state === "revoked" ? "cancelled" : "timeout";
   const ends = state === "valid"
-    ? html`<${Ahead} at=${one.expires_at} />`
-    : html`<${Ago} at=${one.revoked_at ?? one.expires_at} />`;
+    ? html`<${Ahead} at=${apiKey.expires_at} />`
+    : html`<${Ago} at=${apiKey.revoked_at ?? apiKey.expires_at} />`;
   return html`
     <span role="cell" class="name"><${Status} of=${glyph} isQuiet />
-      <div><a href=${href(["audit"], { who: one.id })} tabindex=${tabindex}
-        title="What it has done">${one.label ? visible(one.label) : one.prefix}</a
-        ><small><span class="mono">${one.label ? one.prefix : ""}</span>${isMine &&
+      <div><a href=${href(["audit"], { who: apiKey.id })} tabindex=${tabindex}
+        title="What it has done">${apiKey.label ? visible(apiKey.label) : apiKey.prefix}</a
+        ><small><span class="mono">${apiKey.label ? apiKey.prefix : ""}</span>${isMine &&
           " the key of this tab"}</small></div></span>
-    <span role="cell">${one.scope}<span class="narrow muted small">${me.scope === "operator" &&
-      `, tenant ${one.tenant_id}`}, ${ends}</span></span>
-    <span role="cell" class="small muted wide clip">${one.tenant_id}</span>
-    <span role="cell" class="num small right roomy"><${Ago} at=${one.created_at} /></span>
+    <span role="cell">${apiKey.scope}<span class="narrow muted small">${me.scope === "operator" &&
+      `, tenant ${apiKey.tenant_id}`}, ${ends}</span></span>
+    <span role="cell" class="small muted wide clip">${apiKey.tenant_id}</span>
+    <span role="cell" class="num small right roomy"><${Ago} at=${apiKey.created_at} /></span>
     <span role="cell" class="num small right wide">${ends}</span>
     <span role="cell" class="right">${state === "valid"
       ? html`
         <button class="button above" type="button" aria-label=${`Revoke ${
-          one.label ? visible(one.label) : one.prefix
+          apiKey.label ? visible(apiKey.label) : apiKey.prefix
         }`}
-          onClick=${() => revoke(one, isMine, again)}>Revoke</button>
+          onClick=${() => revoke(apiKey, isMine, again)}>Revoke</button>
       `
       : html`<span class="muted small">${state}</span>`}</span>
   `;
@@ -220,20 +220,20 @@ export default function Keys() {
     only.value = query.get("state") ?? "";
   }, []);
   useEffect(() => note({ q: text.value, state: only.value }), [text.value, only.value]);
-  async function taken(one: CreatedKey) {
-    made.value = one;
+  async function taken(created: CreatedKey) {
+    made.value = created;
     isMaking.value = false;
     if (value.value && !value.value.me.needs_credential) {
-      credential.set(one.key);
+      credential.set(created.key);
       await load();
     }
     await again();
   }
   const known = value.value;
   const all = known?.keys ?? [];
-  const shown = all.filter((one) =>
-    (!only.value || stateOf(one, now.value) === only.value) &&
-    fits(text.value, one.label, one.prefix, one.id, one.scope, one.tenant_id)
+  const shown = all.filter((apiKey) =>
+    (!only.value || stateOf(apiKey, now.value) === only.value) &&
+    fits(text.value, apiKey.label, apiKey.prefix, apiKey.id, apiKey.scope, apiKey.tenant_id)
   );
   return html`
     <div
@@ -259,8 +259,8 @@ export default function Keys() {
     ${known && shown.length > 0
       ? html`
         <${List} label="Keys" columns=${COLUMNS} items=${shown}
-          keyOf=${(one: Key) => one.id} cells=${(one: Key, tabindex: number) =>
-            html`<${Row} one=${one} tabindex=${tabindex} me=${known.me} again=${again} />`} />
+          keyOf=${(apiKey: Key) => apiKey.id} cells=${(apiKey: Key, tabindex: number) =>
+            html`<${Row} apiKey=${apiKey} tabindex=${tabindex} me=${known.me} again=${again} />`} />
       `
       : known && all.length > 0
       ? html`<p class="empty">No matching keys</p>`
@@ -272,7 +272,7 @@ export default function Keys() {
         </div>
       `
       : !problem.value && html`<${Waiting} />`}
-    ${made.value && html`<${Made} one=${made.value} onClose=${() => {
+    ${made.value && html`<${Made} created=${made.value} onClose=${() => {
       made.value = null;
     }} />`}
   `;

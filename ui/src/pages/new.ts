@@ -76,12 +76,12 @@ function Identity({ draft, change, ...naming }: Naming) {
   const template = templateOf(draft);
   function choose(event: Event) {
     const language = valueOf(event) as Language;
-    const at = TEMPLATES[draft.language].findIndex((one) => one === template);
+    const at = TEMPLATES[draft.language].findIndex((known) => known === template);
     const same = at < 0 ? undefined : TEMPLATES[language][at];
     change({ language, ...(same && { code: same.code, payload: same.payload }) });
   }
   function begin(event: Event) {
-    const chosen = TEMPLATES[draft.language].find((one) => one.title === valueOf(event));
+    const chosen = TEMPLATES[draft.language].find((known) => known.title === valueOf(event));
     if (chosen) change({ code: chosen.code, payload: chosen.payload });
   }
   return html`
@@ -89,10 +89,10 @@ function Identity({ draft, change, ...naming }: Naming) {
       <${Name} draft=${draft} change=${change} ...${naming} />
       <div class="field"><label for="language">Language</label><select class="text" id="language"
           value=${draft.language} onChange=${choose}>${Object.entries(LANGUAGES).map((
-            [one, { title }],
+            [language, { title }],
           ) =>
-            html`<option value=${one} key=${one} selected=${
-              one === draft.language
+            html`<option value=${language} key=${language} selected=${
+              language === draft.language
             }>${title}</option>`
           )}</select></div>
       <div class="field"><label for="template">Begin with</label><select class="text" id="template"
@@ -113,14 +113,14 @@ function Files({ files, change }: {
 }) {
   if (files.length === 0) return null;
   return html`<ul class="files" aria-label="Further files">${
-    files.map((one) =>
+    files.map((file) =>
       html`
         <li
-          key=${one.path}><span class="mono">${one
+          key=${file.path}><span class="mono">${file
             .path}</span><span class="muted num small">${bytes(
-              one.content.length,
-            )}</span><button class="button icon" type="button" aria-label=${`Leave out ${one.path}`}
-                onClick=${() => change(files.filter((other) => other !== one))}>✕</button></li>
+              file.content.length,
+            )}</span><button class="button icon" type="button" aria-label=${`Leave out ${file.path}`}
+                onClick=${() => change(files.filter((other) => other !== file))}>✕</button></li>
       `
     )
   }</ul>`;
@@ -129,14 +129,14 @@ function Files({ files, change }: {
 /** Adds dropped or chosen files: the first one with code goes into the editor. */
 async function take(list: Iterable<File>, draft: Draft): Promise<Partial<Draft>> {
   const part: Partial<Draft> = {};
-  const files = new Map(draft.files.map((one) => [one.path, one]));
-  for (const one of list) {
-    const content = new Uint8Array(await one.arrayBuffer());
-    const language = languageOf(one.name);
+  const files = new Map(draft.files.map((file) => [file.path, file]));
+  for (const file of list) {
+    const content = new Uint8Array(await file.arrayBuffer());
+    const language = languageOf(file.name);
     if (language && part.code === undefined) {
       Object.assign(part, { language, code: new TextDecoder().decode(content) });
-      if (!draft.name) part.name = nameOf(one.name);
-    } else files.set(one.name, { path: one.name, content });
+      if (!draft.name) part.name = nameOf(file.name);
+    } else files.set(file.name, { path: file.name, content });
   }
   return { ...part, files: withoutCompiled([...files.values()]) };
 }
@@ -192,7 +192,7 @@ function Progress({ draft, step, problem, answer, making }: {
     ? names.length
     : names.indexOf(step.value);
   return html`
-    <${Steps} names=${names.map((one) => SAID[one])} at=${at} isBroken=${problem !== null ||
+    <${Steps} names=${names.map((each) => SAID[each])} at=${at} isBroken=${problem !== null ||
       isFailed} />
     <${Unnamed} />
     ${problem && id && html`
@@ -235,8 +235,8 @@ export default function New() {
     isCalling.value = true;
     try {
       const sent = draft.peek();
-      const found = await making.current.run(sent, (one) => {
-        step.value = one;
+      const found = await making.current.run(sent, (reached) => {
+        step.value = reached;
       });
       noteSent(found.call.function_id, found.call.invocation_id, sent.payload);
       answer.value = found;

@@ -32,13 +32,13 @@ const FLEET_COLUMNS: Column[] = [
   ...COLUMNS,
   { name: "Node", width: "6.5rem", class: "wide", sort: "node" },
 ];
-const SORTS: Record<string, (one: Instance) => string | number> = {
-  name: (one) => one.function_name.toLowerCase(),
-  state: (one) => one.state,
-  memory: (one) => one.memory_mib,
-  age: (one) => one.age_seconds,
-  since: (one) => one.state_seconds,
-  node: (one) => one.node_id,
+const SORTS: Record<string, (instance: Instance) => string | number> = {
+  name: (instance) => instance.function_name.toLowerCase(),
+  state: (instance) => instance.state,
+  memory: (instance) => instance.memory_mib,
+  age: (instance) => instance.age_seconds,
+  since: (instance) => instance.state_seconds,
+  node: (instance) => instance.node_id,
 };
 const LEVELS: Record<string, [glyph: string, said: string]> = {
   ok: ["success", "fine"],
@@ -84,11 +84,11 @@ function Checks({ of }: { of: Health }) {
         <span class="push"><${Status} of=${of.ready ? "success" : "failed"} isQuiet /> ${of.ready
           ? "ready"
           : "not ready"}</span></header>
-      <ul class="findings">${Object.entries(of.checks).map(([name, one]) =>
+      <ul class="findings">${Object.entries(of.checks).map(([name, check]) =>
         html`
           <li
-            key=${name}><${Status} of=${one.ok ? "success" : "failed"} isQuiet /><span>${name
-              .replaceAll("_", " ")}</span><span class="muted">${readable(one.reason)}</span></li>
+            key=${name}><${Status} of=${check.ok ? "success" : "failed"} isQuiet /><span>${name
+              .replaceAll("_", " ")}</span><span class="muted">${readable(check.reason)}</span></li>
         `
       )}</ul>
     </section>
@@ -139,7 +139,7 @@ function Memory({ of }: { of: InstanceList }) {
 function Findings({ of }: { of: readonly Finding[] }) {
   const isAll = useSignal(false);
   const sorted = worstFirst(of);
-  const bad = sorted.filter((one) => one.level !== "ok");
+  const bad = sorted.filter((finding) => finding.level !== "ok");
   const shown = isAll.value ? sorted : bad;
   return html`
     <section class="card after"
@@ -151,15 +151,15 @@ function Findings({ of }: { of: readonly Finding[] }) {
           isAll.value = !isAll.value;
         }}>${isAll.value ? "Only these" : "All"}</button></header>
         ${shown.length > 0 && html`<ul class="findings">${
-          shown.map((one) => {
-            const [glyph, word] = LEVELS[one.level] ?? ["failed", one.level];
+          shown.map((finding) => {
+            const [glyph, word] = LEVELS[finding.level] ?? ["failed", finding.level];
             return html`
               <li
-                key=${one
+                key=${finding
                   .name}><span title=${word}><${Status} of=${glyph} isQuiet /></span><span>${readable(
-                    one.sentence,
+                    finding.sentence,
                   )}</span>
-                      <span class="muted">${one.advice}</span></li>
+                      <span class="muted">${finding.advice}</span></li>
             `;
           })
         }</ul>`}</section>
@@ -182,32 +182,36 @@ function Protections({ of }: { of: Record<string, string> }) {
   `;
 }
 
-function Row({ one, tabindex }: { one: Instance; tabindex: number }) {
+function Row({ instance, tabindex }: { instance: Instance; tabindex: number }) {
   return html`
     <span role="cell"
-      class="name"><div>${one.function_name && one.tenant_id === who.value?.tenant_id
+      class="name"><div>${instance.function_name && instance.tenant_id === who.value?.tenant_id
         ? html`<a href=${
-          href(["functions", one.function_id])
-        } tabindex=${tabindex}>${one.function_name}</a>`
-        : html`<span>${one.function_name || "deleted function"}</span>`}<small>number ${one
-        .number}, version ${one.version}</small></div></span>
-    <span role="cell"><${Status} of=${one.state} /></span>
-    <span role="cell" class="num small right">${bytes(one.memory_mib * MIB)}</span>
-    <span role="cell" class="num small right wide">${duration(one.age_seconds * 1000)}</span>
-    <span role="cell" class="num small right roomy">${duration(one.state_seconds * 1000)}</span>
-    <span role="cell" class="small muted roomy">${one.start_reason.replaceAll("_", " ")}</span>
-    <span role="cell" class="small muted wide clip">${one.tenant_id}</span>
+          href(["functions", instance.function_id])
+        } tabindex=${tabindex}>${instance.function_name}</a>`
+        : html`<span>${
+          instance.function_name || "deleted function"
+        }</span>`}<small>number ${instance
+        .number}, version ${instance.version}</small></div></span>
+    <span role="cell"><${Status} of=${instance.state} /></span>
+    <span role="cell" class="num small right">${bytes(instance.memory_mib * MIB)}</span>
+    <span role="cell" class="num small right wide">${duration(instance.age_seconds * 1000)}</span>
+    <span role="cell" class="num small right roomy">${duration(
+      instance.state_seconds * 1000,
+    )}</span>
+    <span role="cell" class="small muted roomy">${instance.start_reason.replaceAll("_", " ")}</span>
+    <span role="cell" class="small muted wide clip">${instance.tenant_id}</span>
     ${isInFleet() &&
-      html`<span role="cell" class="small wide clip">${one.node_id}</span>`}
+      html`<span role="cell" class="small wide clip">${instance.node_id}</span>`}
   `;
 }
 
 function Instances({ of }: { of: InstanceList }) {
   const sorted = useSignal({ by: "age", isDown: true });
   const { by, isDown } = sorted.value;
-  const value = SORTS[by] as (one: Instance) => string | number;
-  const found = of.instances.filter((one) =>
-    fits(text.value, one.function_name, one.state, one.tenant_id, one.node_id)
+  const value = SORTS[by] as (instance: Instance) => string | number;
+  const found = of.instances.filter((instance) =>
+    fits(text.value, instance.function_name, instance.state, instance.tenant_id, instance.node_id)
   );
   found.sort((a, b) => {
     const [left, right] = [value(a), value(b)];
@@ -236,9 +240,10 @@ function Instances({ of }: { of: InstanceList }) {
               : COLUMNS} items=${found}
               sorted=${sorted.value} onSort=${(chosen: string) => {
                 sorted.value = { by: chosen, isDown: chosen === by ? !isDown : chosen !== "name" };
-              }} keyOf=${(one: Instance) => `${one.node_id} ${one.function_id} ${one.number}`}
-              cells=${(one: Instance, tabindex: number) =>
-                html`<${Row} one=${one} tabindex=${tabindex} />`} />
+              }} keyOf=${(instance: Instance) =>
+                `${instance.node_id} ${instance.function_id} ${instance.number}`}
+              cells=${(instance: Instance, tabindex: number) =>
+                html`<${Row} instance=${instance} tabindex=${tabindex} />`} />
           `
           : html`<p class="card empty">${
             of.instances.length > 0

@@ -28,8 +28,8 @@ function limitsOf(of: Runtime): string[] {
     [of.file_limit_mb, "MiB in a file"],
     [of.open_files_limit, "open files"],
   ];
-  return said.filter(([limit]) => typeof limit === "number").map(([limit, what]) =>
-    `${limit} ${what}`
+  return said.filter(([limit]) => typeof limit === "number").map(([limit, unit]) =>
+    `${limit} ${unit}`
   );
 }
 
@@ -84,15 +84,15 @@ function Facts({ of }: { of: Runtime }) {
 }
 
 function Users({ of }: { of: Runtime }) {
-  const all = [...functions.value.values()].filter((one) => one.runtime === of.name);
+  const all = [...functions.value.values()].filter((fn) => fn.runtime === of.name);
   return html`<section class="card" aria-labelledby="users"><header><h2 id="users">Functions that use it</h2>
       <span class="muted num small">${all.length}</span></header>
     ${
     all.length === 0
       ? html`<p class="empty small">None.</p>`
       : html`<ul class="moments">${
-        all.slice(0, USERS).map((one) =>
-          html`<li key=${one.id}><a href=${href(["functions", one.id])}>${one.name}</a></li>`
+        all.slice(0, USERS).map((fn) =>
+          html`<li key=${fn.id}><a href=${href(["functions", fn.id])}>${fn.name}</a></li>`
         )
       }${all.length > USERS && html`<li class="muted">and ${all.length - USERS} more</li>`}</ul>`
   }</section>`;
@@ -106,9 +106,9 @@ export default function RuntimePage({ name = "" }: PageProps) {
   );
   const isBusy = useSignal(false);
   useTitle(name);
-  const one = value.value;
-  if (problem.value && !one) return html`<${Notice} of=${problem.value} onRetry=${again} />`;
-  if (!one) return html`<${Waiting} />`;
+  const runtime = value.value;
+  if (problem.value && !runtime) return html`<${Notice} of=${problem.value} onRetry=${again} />`;
+  if (!runtime) return html`<${Waiting} />`;
   async function remove(of: Runtime) {
     const text = "New versions cannot use it any more. Functions that have it go on with it.";
     if (!await confirm({ title: `Delete ${name}?`, text, verb: "Delete" })) return;
@@ -124,16 +124,16 @@ export default function RuntimePage({ name = "" }: PageProps) {
   }
   return html`
     <p class="crumbs"><a href="#/runtimes">Runtimes</a> / ${name}</p>
-    <div class="title"><h1>${name}</h1><span class="muted">${one.kind}</span>
-          <span class="actions">${!one.built_in &&
+    <div class="title"><h1>${name}</h1><span class="muted">${runtime.kind}</span>
+          <span class="actions">${!runtime.built_in &&
             html`<button class="button" type="button" disabled=${isBusy.value} onClick=${() =>
-              remove(one)}>Delete</button>`}</span></div>
-    <p class="facts"><span>belongs to <b><${Belongs} of=${one} /></b></span></p>
+              remove(runtime)}>Delete</button>`}</span></div>
+    <p class="facts"><span>belongs to <b><${Belongs} of=${runtime} /></b></span></p>
     <div class="grid">
-      <${Facts} of=${one} />
-      <${Users} of=${one} />
+      <${Facts} of=${runtime} />
+      <${Users} of=${runtime} />
     </div>
-    ${(one.image ?? one.packages) &&
+    ${(runtime.image ?? runtime.packages) &&
       html`
         <div class="grid">
           <${Files} path=${path} />

@@ -20,19 +20,19 @@ const COLUMNS: Column[] = [
   { name: "Made", width: "6rem", class: "right" },
 ];
 
-function Row({ one, tabindex }: { one: Runtime; tabindex: number }) {
-  const image = one.image ?? one.packages ?? one.base_image;
+function Row({ runtime, tabindex }: { runtime: Runtime; tabindex: number }) {
+  const image = runtime.image ?? runtime.packages ?? runtime.base_image;
   return html`
-    <span role="cell" class="name"><div><a href=${href(["runtimes", one.name])}
-          tabindex=${tabindex}>${one.name}</a><small>${one.kind}</small></div></span>
+    <span role="cell" class="name"><div><a href=${href(["runtimes", runtime.name])}
+          tabindex=${tabindex}>${runtime.name}</a><small>${runtime.kind}</small></div></span>
     <span role="cell" class="small muted wide clip">${image === null
       ? "the host's own"
       : html`<code>${image.slice(0, 12)}</code>`}</span>
-    <span role="cell" class="small wide">${one.isolation}</span>
-    <span role="cell" class="small roomy">${one.network}</span>
-    <span role="cell" class="small"><${Belongs} of=${one} /></span>
-    <span role="cell" class="num small right">${!one.built_in &&
-      html`<${Ago} at=${one.created_at} />`}</span>
+    <span role="cell" class="small wide">${runtime.isolation}</span>
+    <span role="cell" class="small roomy">${runtime.network}</span>
+    <span role="cell" class="small"><${Belongs} of=${runtime} /></span>
+    <span role="cell" class="num small right">${!runtime.built_in &&
+      html`<${Ago} at=${runtime.created_at} />`}</span>
   `;
 }
 
@@ -42,7 +42,7 @@ export default function Runtimes() {
     [],
   );
   const all = value.value?.runtimes;
-  const isOwn = all?.some((one) => !one.built_in);
+  const isOwn = all?.some((runtime) => !runtime.built_in);
   return html`<div class="bar"><h1>Runtimes</h1><span class="muted num" role="status">${
     all && count(all.length)
   }</span></div>
@@ -51,8 +51,10 @@ export default function Runtimes() {
     all
       ? html`
         <${List} label="Runtimes" columns=${COLUMNS} items=${all}
-          keyOf=${(one: Runtime) => one.id || one.name} cells=${(one: Runtime, tabindex: number) =>
-            html`<${Row} one=${one} tabindex=${tabindex} />`} />
+          keyOf=${(runtime: Runtime) => runtime.id || runtime.name} cells=${(
+            runtime: Runtime,
+            tabindex: number,
+          ) => html`<${Row} runtime=${runtime} tabindex=${tabindex} />`} />
                 ${!isOwn && html`
                   <div class="empty teach">
                     <p>A runtime of your own brings files and packages:</p>

@@ -101,21 +101,21 @@ function Runs({ of, latest }: { of: Schedule; latest: string }) {
               <th class="wide">Invocation</th>
             </tr>
           </thead>
-          <tbody>${found.runs.map((one) =>
+          <tbody>${found.runs.map((run) =>
             html`
-              <tr key=${one.due_at + (one.invocation_id ?? "")}>
-                <td>${one.invocation_id && id
+              <tr key=${run.due_at + (run.invocation_id ?? "")}>
+                <td>${run.invocation_id && id
                   ? html`<a href=${
-                    href(["functions", id, "invocations", one.invocation_id])
-                  }><${Ago} at=${one.due_at} /></a>`
-                  : html`<${Ago} at=${one.due_at} />`}</td>
+                    href(["functions", id, "invocations", run.invocation_id])
+                  }><${Ago} at=${run.due_at} /></a>`
+                  : html`<${Ago} at=${run.due_at} />`}</td>
                 <td>
-                  <${Outcome} of=${one} />
+                  <${Outcome} of=${run} />
                 </td>
-                <td class="wide small muted long">${one.manual
+                <td class="wide small muted long">${run.manual
                   ? "a caller asked for it"
-                  : one.reason}</td>
-                <td class="wide mono small muted">${one.invocation_id}</td>
+                  : run.reason}</td>
+                <td class="wide mono small muted">${run.invocation_id}</td>
               </tr>
             `
           )}</tbody>
@@ -148,13 +148,13 @@ export default function SchedulePage({ name = "" }: PageProps) {
   if (problem.value && !value.value) {
     return html`<${Notice} of=${problem.value} onRetry=${again} />`;
   }
-  const one = value.value;
-  if (!one) return html`<${Waiting} />`;
+  const schedule = value.value;
+  if (!schedule) return html`<${Waiting} />`;
 
-  async function act(what: () => Promise<void>) {
+  async function act(work: () => Promise<void>) {
     isBusy.value = true;
     try {
-      await what();
+      await work();
     } catch (error) {
       toastError(error as Refused);
     }
@@ -171,21 +171,24 @@ export default function SchedulePage({ name = "" }: PageProps) {
     });
   const remove = () =>
     act(async () => {
-      const text = `${one.function} is no longer run by it. Calls that it has queued still run.`;
+      const text =
+        `${schedule.function} is no longer run by it. Calls that it has queued still run.`;
       if (!await confirm({ title: `Delete ${name}?`, text, verb: "Delete" })) return;
       await call("DELETE", pathOf(name));
       toast(`${name} is deleted.`);
       go("#/schedules");
     });
-  const id = idOf(one.function);
-  const last = one.last_run;
+  const id = idOf(schedule.function);
+  const last = schedule.last_run;
   return html`
     <p class="crumbs"><a href="#/schedules">Schedules</a> / ${name}</p>
-        <div class="title"><h1>${name}</h1><${Status} of=${one.enabled ? "active" : "paused"} />
+        <div class="title"><h1>${name}</h1><${Status} of=${schedule.enabled
+          ? "active"
+          : "paused"} />
           <span class="actions"><button class="button primary" type="button" disabled=${isBusy
             .value} onClick=${run}>Run now</button>
             <button class="button" type="button" disabled=${isBusy.value} onClick=${() =>
-              enable(!one.enabled)}>${one.enabled ? "Pause" : "Resume"}</button>
+              enable(!schedule.enabled)}>${schedule.enabled ? "Pause" : "Resume"}</button>
             <button class="button" type="button" aria-expanded=${isEdited.value} onClick=${() => {
               isEdited.value = !isEdited.value;
             }}>Edit</button>
@@ -193,16 +196,17 @@ export default function SchedulePage({ name = "" }: PageProps) {
               .value} onClick=${remove}>Delete</button></span></div>
         <p
       class="facts"><span>runs ${id
-        ? html`<a href=${href(["functions", id])}>${one.function}</a>`
-        : html`<b>${one.function}</b>`}</span><span><${When} of=${one} /></span><span>${counted(
-          one.fired_count,
+        ? html`<a href=${href(["functions", id])}>${schedule.function}</a>`
+        : html`<b>${schedule.function}</b>`}</span><span><${When} of=${schedule} /></span><span>${counted(
+          schedule.fired_count,
           "run",
         )}</span>
-          ${one.skipped_count > 0 && html`<span>${count(one.skipped_count)} skipped</span>`}
-          ${one.missed_count > 0 &&
-            html`<span class="some">${count(one.missed_count)} missed</span>`}</p>
+          ${schedule.skipped_count > 0 &&
+            html`<span>${count(schedule.skipped_count)} skipped</span>`}
+          ${schedule.missed_count > 0 &&
+            html`<span class="some">${count(schedule.missed_count)} missed</span>`}</p>
         ${isEdited.value
-          ? html`<${ScheduleForm} of=${one} onSaved=${(saved: Schedule) => {
+          ? html`<${ScheduleForm} of=${schedule} onSaved=${(saved: Schedule) => {
             value.value = saved;
             isEdited.value = false;
             toast(`${saved.name} is saved.`);
@@ -211,10 +215,10 @@ export default function SchedulePage({ name = "" }: PageProps) {
           }} />`
           : html`
             <div class="grid">
-              <${NextRuns} of=${one} />
-              <${Given} of=${one} />
+              <${NextRuns} of=${schedule} />
+              <${Given} of=${schedule} />
             </div>
-            <${Runs} of=${one} latest=${`${one.fired_count} ${last?.due_at} ${last?.status}`} />
+            <${Runs} of=${schedule} latest=${`${schedule.fired_count} ${last?.due_at} ${last?.status}`} />
           `}
   `;
 }

@@ -35,25 +35,28 @@ async function all(signal: AbortSignal): Promise<Schedule[]> {
   return found;
 }
 
-function Row({ one, tabindex }: { one: Schedule; tabindex: number }) {
+function Row({ schedule, tabindex }: { schedule: Schedule; tabindex: number }) {
   return html`
-    <span role="cell" class="name"><${Status} of=${one.enabled ? "active" : "paused"} isQuiet />
-          <div><a href=${href(["schedules", one.name])} tabindex=${tabindex}>${one.name}</a
-            ><small>${one.function}</small></div></span>
-    <span role="cell" class="clip"><${When} of=${one} /></span>
-    <span role="cell" class="small num">${one.enabled
-      ? html`<${Ahead} at=${one.next_runs[0]} />`
+    <span role="cell" class="name"><${Status} of=${schedule.enabled
+      ? "active"
+      : "paused"} isQuiet />
+          <div><a href=${href(["schedules", schedule.name])} tabindex=${tabindex}>${schedule
+            .name}</a
+            ><small>${schedule.function}</small></div></span>
+    <span role="cell" class="clip"><${When} of=${schedule} /></span>
+    <span role="cell" class="small num">${schedule.enabled
+      ? html`<${Ahead} at=${schedule.next_runs[0]} />`
       : html`<span class="muted">paused</span>`}</span>
-    <span role="cell" class="small clip wide">${one.last_run
-      ? html`<${Outcome} of=${one.last_run} /> <span class="muted"><${Ago} at=${one.last_run.due_at} /></span>`
+    <span role="cell" class="small clip wide">${schedule.last_run
+      ? html`<${Outcome} of=${schedule.last_run} /> <span class="muted"><${Ago} at=${schedule.last_run.due_at} /></span>`
       : html`<span class="muted">never</span>`}</span>
-    <span role="cell" class="roomy"><${FetchedStrip} name=${one.name}
-      functionId=${idOf(one.function)}
-      latest=${`${one.fired_count} ${one.last_run?.due_at} ${one.last_run?.status}`} /></span>
+    <span role="cell" class="roomy"><${FetchedStrip} name=${schedule.name}
+      functionId=${idOf(schedule.function)}
+      latest=${`${schedule.fired_count} ${schedule.last_run?.due_at} ${schedule.last_run?.status}`} /></span>
     <span role="cell" class="num small right roomy">${count(
-      one.fired_count,
-    )}${one.missed_count > 0 && html`
-      <span class="some">${count(one.missed_count)} missed</span>
+      schedule.fired_count,
+    )}${schedule.missed_count > 0 && html`
+      <span class="some">${count(schedule.missed_count)} missed</span>
     `}</span>
   `;
 }
@@ -77,13 +80,14 @@ export default function Schedules() {
   // At once, not in an effect, which could overwrite early typing of the user.
   useMemo(() => text.value = route.peek().query.get("q") ?? "", []);
   useEffect(() => {
-    return onEvent((one) => {
-      if (one.type === "schedule.fired") again();
+    return onEvent((event) => {
+      if (event.type === "schedule.fired") again();
     });
   }, []);
   useEffect(() => note({ q: query.value }), [query.value]);
   const whole = value.value;
-  const shown = whole?.filter((one) => fits(query.value, one.name, one.function)) ?? [];
+  const shown = whole?.filter((schedule) => fits(query.value, schedule.name, schedule.function)) ??
+    [];
   return html`
     <div
       class="bar"><h1>Schedules</h1><span class="muted num" role="status">${whole &&
@@ -102,8 +106,10 @@ export default function Schedules() {
         ${shown.length > 0
           ? html`
             <${List} label="Schedules" columns=${COLUMNS} items=${shown}
-              keyOf=${(one: Schedule) => one.id} cells=${(one: Schedule, tabindex: number) =>
-                html`<${Row} one=${one} tabindex=${tabindex} />`} />
+              keyOf=${(schedule: Schedule) => schedule.id} cells=${(
+                schedule: Schedule,
+                tabindex: number,
+              ) => html`<${Row} schedule=${schedule} tabindex=${tabindex} />`} />
           `
           : whole && whole.length > 0
           ? html`<p class="empty">No matching schedules.</p>`

@@ -48,13 +48,13 @@ const COLUMNS: Column[] = [
   { name: "CPU-seconds", width: "7rem", class: "right roomy", sort: "cpu" },
   { name: "Of all GB-seconds", width: "9rem", class: "roomy" },
 ];
-const SORTS: Record<string, (one: UsageRow) => string | number> = {
-  name: (one) => nameOf(one).toLowerCase(),
-  calls: (one) => one.calls,
-  errors: (one) => one.errors,
-  cold: (one) => one.cold_starts,
-  memory: (one) => one.gb_seconds,
-  cpu: (one) => one.cpu_seconds,
+const SORTS: Record<string, (row: UsageRow) => string | number> = {
+  name: (row) => nameOf(row).toLowerCase(),
+  calls: (row) => row.calls,
+  errors: (row) => row.errors,
+  cold: (row) => row.cold_starts,
+  memory: (row) => row.gb_seconds,
+  cpu: (row) => row.cpu_seconds,
 };
 const period = signal("");
 const isPeriod = (text: string): text is Period => (PERIODS as string[]).includes(text);
@@ -100,17 +100,17 @@ function Chart({ of }: { of: Shown }) {
     if (isDays) return dateOfUtc.format(at);
     return bars.at.length <= 24 ? clock(at) : at.getHours() === 0 ? date.format(at) : "";
   }
-  const values = (value: (one: UsageSums) => number) =>
-    bars.rows.map((one) => one === null ? 0 : value(one));
+  const values = (value: (sums: UsageSums) => number) =>
+    bars.rows.map((sums) => sums === null ? 0 : value(sums));
   const frames = [
     {
       name: "Calls",
-      values: values((one) => one.calls),
-      bad: values((one) => one.errors),
+      values: values((sums) => sums.calls),
+      bad: values((sums) => sums.errors),
       said: count,
     },
-    { name: "GB-seconds", values: values((one) => one.gb_seconds), said: amount },
-    { name: "CPU-seconds", values: values((one) => one.cpu_seconds), said: amount },
+    { name: "GB-seconds", values: values((sums) => sums.gb_seconds), said: amount },
+    { name: "CPU-seconds", values: values((sums) => sums.cpu_seconds), said: amount },
   ];
   return html`<${Frames} frames=${frames} at=${names} label=${label} />`;
 }
@@ -178,20 +178,20 @@ function Limits({ of }: { of: Shown }) {
       <header>
         <h2 id="limits">Limits of the tenant ${who.value?.tenant_id}</h2>
       </header>
-      <dl class="limits">${limitsOf(of).map((one) => {
-        const share = shareOf(one);
-        const most = one.limit === null ? "no limit" : one.said(one.limit);
-        const said = one.used === null
-          ? one.limit === null ? most : `at most ${most}`
-          : one.limit === null
-          ? `${one.said(one.used)}, ${most}`
-          : `${one.said(one.used)} of ${most}`;
+      <dl class="limits">${limitsOf(of).map((limit) => {
+        const share = shareOf(limit);
+        const most = limit.limit === null ? "no limit" : limit.said(limit.limit);
+        const said = limit.used === null
+          ? limit.limit === null ? most : `at most ${most}`
+          : limit.limit === null
+          ? `${limit.said(limit.used)}, ${most}`
+          : `${limit.said(limit.used)} of ${most}`;
         const kind = share !== null && share >= 0.9 ? "full" : "used";
-        return html`<div key=${one.name}><dt>${one.name}</dt><dd class="num">${said}</dd>${
+        return html`<div key=${limit.name}><dt>${limit.name}</dt><dd class="num">${said}</dd>${
           share !== null && html`
             <dd>
               <${Rail} parts=${[{ kind, size: share }]} whole=${1}
-                said=${percent(one.used ?? 0, one.limit ?? 0)} />
+                said=${percent(limit.used ?? 0, limit.limit ?? 0)} />
             </dd>
           `
         }</div>`;
@@ -200,36 +200,36 @@ function Limits({ of }: { of: Shown }) {
   `;
 }
 
-function Row({ one, tabindex, whole }: { one: UsageRow; tabindex: number; whole: number }) {
-  const name = nameOf(one);
-  const errors = one.errors;
+function Row({ row, tabindex, whole }: { row: UsageRow; tabindex: number; whole: number }) {
+  const name = nameOf(row);
+  const errors = row.errors;
   return html`
-    <span role="cell" class="name"><div>${one.function_name !== null && one.function_id !== null
-      ? html`<a href=${href(["functions", one.function_id])} tabindex=${tabindex}>${name}</a>`
-      : html`<span class="muted">${name}</span>`}${one.function_name === null && one.function_id &&
-      html`<small class="mono">${one.function_id}</small>`}</div></span>
-    <span role="cell" class="num right">${count(one.calls)}<span class="narrow muted small"
-      > ${one.calls === 1 ? "call" : "calls"}</span></span>
+    <span role="cell" class="name"><div>${row.function_name !== null && row.function_id !== null
+      ? html`<a href=${href(["functions", row.function_id])} tabindex=${tabindex}>${name}</a>`
+      : html`<span class="muted">${name}</span>`}${row.function_name === null && row.function_id &&
+      html`<small class="mono">${row.function_id}</small>`}</div></span>
+    <span role="cell" class="num right">${count(row.calls)}<span class="narrow muted small"
+      > ${row.calls === 1 ? "call" : "calls"}</span></span>
     <span role="cell" class=${`num right wide ${errors ? "some" : ""}`}>${count(errors)}</span>
-    <span role="cell" class="num right wide">${count(one.cold_starts)}</span>
-    <span role="cell" class="num right">${amount(one.gb_seconds)}<span class="narrow muted small"
+    <span role="cell" class="num right wide">${count(row.cold_starts)}</span>
+    <span role="cell" class="num right">${amount(row.gb_seconds)}<span class="narrow muted small"
       > GB-s</span></span>
-    <span role="cell" class="num right roomy">${amount(one.cpu_seconds)}</span>
-    <span role="cell" class="roomy"><${Rail} parts=${[{ kind: "used", size: one.gb_seconds }]}
-      whole=${whole || 1} said=${percent(one.gb_seconds, whole)} /></span>
+    <span role="cell" class="num right roomy">${amount(row.cpu_seconds)}</span>
+    <span role="cell" class="roomy"><${Rail} parts=${[{ kind: "used", size: row.gb_seconds }]}
+      whole=${whole || 1} said=${percent(row.gb_seconds, whole)} /></span>
   `;
 }
 
 function Table({ of }: { of: Shown }) {
   const sorted = useSignal({ by: "memory", isDown: true });
   const { by, isDown } = sorted.value;
-  const value = SORTS[by] as (one: UsageRow) => string | number;
-  const keyed = of.rows.map((one) => ({ one, key: value(one) }));
+  const value = SORTS[by] as (row: UsageRow) => string | number;
+  const keyed = of.rows.map((row) => ({ row, key: value(row) }));
   keyed.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0) * (isDown ? -1 : 1));
   const whole = of.total.gb_seconds;
   const file = () =>
     save(
-      new Blob([csvOf(keyed.map(({ one }) => one), of.span)], { type: "text/csv" }),
+      new Blob([csvOf(keyed.map(({ row }) => row), of.span)], { type: "text/csv" }),
       `usage-${new Date(of.span.from * 1000).toISOString().slice(0, 10)}.csv`,
     );
   return html`
@@ -238,12 +238,12 @@ function Table({ of }: { of: Shown }) {
         of.rows.length,
       )}</span><button class="button push" type="button" onClick=${file}>Download as CSV</button></div>
     <${List} label="Usage by function" columns=${COLUMNS}
-      items=${keyed.map(({ one }) => one)} sorted=${sorted.value} onSort=${(chosen: string) => {
+      items=${keyed.map(({ row }) => row)} sorted=${sorted.value} onSort=${(chosen: string) => {
         sorted.value = { by: chosen, isDown: chosen === by ? !isDown : chosen !== "name" };
-      }} keyOf=${(one: UsageRow) => one.function_id ?? ""} cells=${(
-        one: UsageRow,
+      }} keyOf=${(row: UsageRow) => row.function_id ?? ""} cells=${(
+        row: UsageRow,
         tabindex: number,
-      ) => html`<${Row} one=${one} tabindex=${tabindex} whole=${whole} />`} />
+      ) => html`<${Row} row=${row} tabindex=${tabindex} whole=${whole} />`} />
   `;
 }
 

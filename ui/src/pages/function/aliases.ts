@@ -29,28 +29,28 @@ import { may } from "../../scope.ts";
 import type { Alias, Function, NewAlias } from "../../wire.ts";
 
 interface Changing {
-  one: Function;
+  fn: Function;
   again: () => Promise<void>;
 }
 
-const pathOf = (one: Function, name: string): string =>
-  `api/functions/${one.id}/aliases/${encodeURIComponent(name)}`;
+const pathOf = (fn: Function, name: string): string =>
+  `api/functions/${fn.id}/aliases/${encodeURIComponent(name)}`;
 
 /** Sets an alias, or removes it if it is null. `before`: its previous state, for undo. */
 async function set(
-  { one, again }: Changing,
+  { fn, again }: Changing,
   name: string,
   body: NewAlias | null,
   before: Alias | null,
 ): Promise<void> {
-  const path = pathOf(one, name);
+  const path = pathOf(fn, name);
   const now = body === null
     ? await call<null>("DELETE", path)
     : await call<Alias>("PUT", path, { body });
   await again();
-  const what = body === null ? "was removed" : before === null ? "is set" : "was changed";
-  toast(`Alias ${name} ${what}.`, {
-    undo: () => set({ one, again }, name, before && sameAgain(before), now),
+  const action = body === null ? "was removed" : before === null ? "is set" : "was changed";
+  toast(`Alias ${name} ${action}.`, {
+    undo: () => set({ fn, again }, name, before && sameAgain(before), now),
   });
 }
 
@@ -69,16 +69,16 @@ function Share({ of }: { of: Alias }) {
   }`;
 }
 
-function Row({ of, one, again, onChange }: Changing & { of: Alias; onChange: () => void }) {
+function Row({ of, fn, again, onChange }: Changing & { of: Alias; onChange: () => void }) {
   const other = of.also?.version;
   async function act(body: NewAlias | null) {
-    await set({ one, again }, of.name, body, of).catch(toastError);
+    await set({ fn, again }, of.name, body, of).catch(toastError);
   }
   async function remove() {
     const title = `Remove the alias ${of.name}?`;
     const text = "Calls by it are refused from then on; calls that run go on." +
       (of.default
-        ? ` Calls that name no version run on the current one, v${one.current_version}, then.`
+        ? ` Calls that name no version run on the current one, v${fn.current_version}, then.`
         : "");
     if (await confirm({ title, text, verb: "Remove" })) await act(null);
   }
@@ -156,7 +156,7 @@ function Fields({ draft, isNew, versions }: {
   const numbers = [...new Set([...versions, of.version, of.other || of.version])].map(String);
   const words = {
     "0": "no other version",
-    ...Object.fromEntries(numbers.map((one) => [one, `v${one}`])),
+    ...Object.fromEntries(numbers.map((number) => [number, `v${number}`])),
   };
   const isKnown = described.value !== null; // until then the field is disabled
   const fields = useRef<HTMLDivElement>(null);
@@ -172,7 +172,7 @@ function Fields({ draft, isNew, versions }: {
           options=${numbers} words=${words} onValue=${(version: number) => change({ version })} />
         <${Described} shape="AliasShare" within="also" name="version" label="Send a part to"
           value=${String(of.other)} words=${words}
-          options=${["0", ...numbers.filter((one) => one !== String(of.version))]}
+          options=${["0", ...numbers.filter((number) => number !== String(of.version))]}
           onValue=${(other: number) => change({ other })} />
         ${of.other !== 0 && html`
           <${Percent} path="also.weight" label="Its part of the calls, %" value=${of.weight}
@@ -202,17 +202,17 @@ const TEACH =
   "part of its calls to another version, and take that one back by itself where it fails.";
 
 /** `versions`: the versions that an alias can name, newest first. */
-export function Aliases({ one, all, versions, again }: Changing & {
+export function Aliases({ fn, all, versions, again }: Changing & {
   all: readonly Alias[];
   versions: readonly number[];
 }) {
   const draft = useSignal<AliasDraft | null>(null);
   const before = useSignal<Alias | null>(null); // the alias that is being edited
   const failed = useSignal<Error | null>(null);
-  useEvents(one.id, /^alias\./, 0, again);
+  useEvents(fn.id, /^alias\./, 0, again);
   function open(of: Alias | null) {
     before.value = of;
-    draft.value = of === null ? newDraft(one.current_version) : draftOf(of);
+    draft.value = of === null ? newDraft(fn.current_version) : draftOf(of);
     failed.value = null;
   }
   async function save(event: Event) {
@@ -221,7 +221,7 @@ export function Aliases({ one, all, versions, again }: Changing & {
     if (!body) return;
     failed.value = null;
     try {
-      await set({ one, again }, body.name, bodyOf(body), before.peek());
+      await set({ fn, again }, body.name, bodyOf(body), before.peek());
       draft.value = null;
     } catch (error) {
       failed.value = error as Error;
@@ -236,7 +236,7 @@ export function Aliases({ one, all, versions, again }: Changing & {
       ${all.length === 0 && !draft.value && html`
         <div class="empty teach">
           <p>${TEACH} In a terminal:</p>
-          <${Copy} text=${`quiltfn aliases set ${one.name} live ${one.current_version}`} />
+          <${Copy} text=${`quiltfn aliases set ${fn.name} live ${fn.current_version}`} />
         </div>
       `}
       ${all.length > 0 && html`
@@ -252,7 +252,7 @@ export function Aliases({ one, all, versions, again }: Changing & {
             </thead>
             <tbody>${all.map((each) =>
               html`
-                <${Row} of=${each} one=${one} again=${again} key=${each.name}
+                <${Row} of=${each} fn=${fn} again=${again} key=${each.name}
                   onChange=${() => open(each)} />
               `
             )}</tbody>

@@ -36,7 +36,7 @@ const WAITS: [keyof Backoff, string][] = [
   ["jitter", "Jitter"],
 ];
 
-function Queue({ one, queue }: { one: Function; queue: FunctionQueue }) {
+function Queue({ fn, queue }: { fn: Function; queue: FunctionQueue }) {
   const all: [string, string | number][] = [
     ["Waiting", queue.queued],
     ["Due later", queue.delayed],
@@ -50,7 +50,7 @@ function Queue({ one, queue }: { one: Function; queue: FunctionQueue }) {
         ><span class="push small muted">${age === null
           ? "Nothing is due."
           : `The oldest has been due for ${age} s.${
-            one.state === "paused" ? " It waits for Resume." : ""
+            fn.state === "paused" ? " It waits for Resume." : ""
           }`}</span></header>
       <div class="figures num">${all.map(([name, value]) =>
         html`
@@ -67,7 +67,7 @@ function Queue({ one, queue }: { one: Function; queue: FunctionQueue }) {
 const KINDS = ["nobody", "a function", "a URL"];
 
 /** The destination of outcomes: none, a function, or a URL with its secret. */
-function Told({ name, label, of, isReadOnly, onValue }: {
+function DestinationField({ name, label, of, isReadOnly, onValue }: {
   name: string;
   label: string;
   of: Destination | null;
@@ -93,8 +93,8 @@ function Told({ name, label, of, isReadOnly, onValue }: {
   }</fieldset>`;
 }
 
-function Policy({ one, policy, again }: {
-  one: Function;
+function Policy({ fn, policy, again }: {
+  fn: Function;
   policy: AsyncPolicy;
   again: () => Promise<void>;
 }) {
@@ -105,7 +105,7 @@ function Policy({ one, policy, again }: {
   const change = (part: Partial<AsyncPolicy>) => {
     draft.value = { ...shown, ...part };
   };
-  const path = `api/functions/${one.id}/async-policy`;
+  const path = `api/functions/${fn.id}/async-policy`;
   async function put(body: AsyncPolicy | null, said: string) {
     problem.value = null;
     try {
@@ -154,7 +154,7 @@ function Policy({ one, policy, again }: {
             [name, label],
           ) =>
             html`
-              <${Told} name=${name} label=${label} of=${shown[name]} key=${name}
+              <${DestinationField} name=${name} label=${label} of=${shown[name]} key=${name}
                 isReadOnly=${isReadOnly}
                 onValue=${(to: Destination | null) => change({ [name]: to })} />
             `
@@ -165,11 +165,11 @@ function Policy({ one, policy, again }: {
   `;
 }
 
-function Records({ one }: { one: Function }) {
-  const path = `api/functions/${one.id}/record-policy`;
+function Records({ fn }: { fn: Function }) {
+  const path = `api/functions/${fn.id}/record-policy`;
   const { value, problem, again } = useFetched(
     (signal) => get<RecordPolicy>(path, {}, signal),
-    [one.id],
+    [fn.id],
   );
   const failed = useSignal<Error | null>(null);
   const kept = value.value?.keep_input;
@@ -202,34 +202,34 @@ function Records({ one }: { one: Function }) {
   `;
 }
 
-export function Async({ one }: { one: Function }) {
+export function Async({ fn }: { fn: Function }) {
   const queue = useFetched(
-    (signal) => get<FunctionQueue>(`api/functions/${one.id}/queue`, {}, signal),
-    [one.id],
+    (signal) => get<FunctionQueue>(`api/functions/${fn.id}/queue`, {}, signal),
+    [fn.id],
   );
   const policy = useFetched(
-    (signal) => get<AsyncPolicy>(`api/functions/${one.id}/async-policy`, {}, signal),
-    [one.id],
+    (signal) => get<AsyncPolicy>(`api/functions/${fn.id}/async-policy`, {}, signal),
+    [fn.id],
   );
   const dead = queue.value.value?.dead_letters ?? 0;
   useEffect(() =>
     onEvent((event) => {
-      const isOurs = event.function_id === one.id;
+      const isOurs = event.function_id === fn.id;
       if (isOurs && /^(queue|invocation\.ended)$/.test(event.type)) queue.again();
-    }), [one.id]);
+    }), [fn.id]);
   const problem = queue.problem.value ?? policy.problem.value;
   return html`
     ${problem && html`<${Notice} of=${problem} onRetry=${() => {
       queue.again();
       policy.again();
     }} />`}
-    ${queue.value.value && html`<${Queue} one=${one} queue=${queue.value.value} />`}
-    <${DeadLetters} one=${one} count=${dead} again=${queue.again} />
+    ${queue.value.value && html`<${Queue} fn=${fn} queue=${queue.value.value} />`}
+    <${DeadLetters} fn=${fn} count=${dead} again=${queue.again} />
     ${policy.value.value && html`
-      <${Policy} one=${one} policy=${policy.value.value}
+      <${Policy} fn=${fn} policy=${policy.value.value}
         again=${policy.again} />
     `}
-    <${Deliveries} one=${one} />
-    <${Records} one=${one} />
+    <${Deliveries} fn=${fn} />
+    <${Records} fn=${fn} />
   `;
 }

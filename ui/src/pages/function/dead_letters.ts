@@ -52,13 +52,13 @@ function Row({ of, id, onRedrive, onDrop }: {
 }
 
 /** `count`: their number, as far as known; `again`: refetches the counts. */
-export function DeadLetters({ one, count, again }: {
-  one: Function;
+export function DeadLetters({ fn, count, again }: {
+  fn: Function;
   count: number;
   again: () => Promise<void>;
 }) {
-  const path = `api/functions/${one.id}/dead-letters`;
-  const list = usePaged<DeadLetter>(path, "dead_letters", [one.id, count]);
+  const path = `api/functions/${fn.id}/dead-letters`;
+  const list = usePaged<DeadLetter>(path, "dead_letters", [fn.id, count]);
   const isBusy = useSignal(false);
   async function doing(act: () => Promise<void>) {
     if (isBusy.peek()) return;
@@ -112,7 +112,7 @@ export function DeadLetters({ one, count, again }: {
               </thead>
               <tbody>${all.map((each) =>
                 html`
-                  <${Row} of=${each} id=${one.id} key=${each.invocation_id}
+                  <${Row} of=${each} id=${fn.id} key=${each.invocation_id}
                     onRedrive=${() => redrive({ invocation_ids: [each.invocation_id] })}
                     onDrop=${() => drop(each)} />
                 `

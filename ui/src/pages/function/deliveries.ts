@@ -46,21 +46,21 @@ function Row({ of, onRetry }: { of: Delivery; onRetry: () => void }) {
   `;
 }
 
-export function Deliveries({ one }: { one: Function }) {
-  const path = `api/functions/${one.id}/deliveries`;
-  const list = usePaged<Delivery>(path, "deliveries", [one.id]);
+export function Deliveries({ fn }: { fn: Function }) {
+  const path = `api/functions/${fn.id}/deliveries`;
+  const list = usePaged<Delivery>(path, "deliveries", [fn.id]);
   const { all, problem } = list;
   const isOpen = all?.some((each) => each.status === "waiting") ?? false;
   useEffect(() => {
     const end = onEvent((event) => {
-      if (event.function_id === one.id && event.type === "invocation.ended") list.more();
+      if (event.function_id === fn.id && event.type === "invocation.ended") list.more();
     });
     const timer = isOpen ? setInterval(() => list.more(), LOOKED_AT_EVERY_MS) : undefined;
     return () => {
       end();
       clearInterval(timer);
     };
-  }, [one.id, isOpen]);
+  }, [fn.id, isOpen]);
   async function retry(of: Delivery) {
     try {
       await call("POST", `${path}/${of.delivery_id}/retry`);

@@ -22,11 +22,13 @@ function sizes({ before, after }: ChangedFile): string {
     : `${bytes(before.size_bytes)} → ${bytes(after.size_bytes)}`;
 }
 
-function One({ id, from, to, file }: { id: string; from: number; to: number; file: ChangedFile }) {
+function FileDifference(
+  { id, from, to, file }: { id: string; from: number; to: number; file: ChangedFile },
+) {
   const { value, problem, again } = useFetched<Texts>(async (signal) => {
     const read = async (version: number, has: boolean) =>
       has ? textOf(await readFile(id, version, file.path, signal)) : "";
-    const has = (one: ChangedFile["before"]) => one !== null && !one.is_link;
+    const has = (side: ChangedFile["before"]) => side !== null && !side.is_link;
     const [before, after] = await Promise.all([
       read(from, has(file.before)),
       read(to, has(file.after)),
@@ -61,7 +63,7 @@ export function FileDifferences({ id, from, to }: { id: string; from: number; to
   const rest = changed.length - SHOWN;
   return html`
     ${changed.slice(0, SHOWN).map((file) =>
-      html`<${One} id=${id} from=${from} to=${to} file=${file} key=${file.path} />`
+      html`<${FileDifference} id=${id} from=${from} to=${to} file=${file} key=${file.path} />`
     )}${rest > 0 &&
       html`<p class="inside muted">${rest} more files differ.</p>`}${changed.length ===
         0 && html`<p class="inside muted">No file differs.</p>`}${!isSure &&

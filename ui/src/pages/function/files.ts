@@ -45,15 +45,15 @@ export interface Editing {
 }
 
 /** One file, shown and, if possible, editable. */
-function OpenFile({ one, listing, path, edits, onEdit, problem: refused }: Editing & {
-  one: Function;
+function OpenFile({ fn, listing, path, edits, onEdit, problem: refused }: Editing & {
+  fn: Function;
   listing: Listing;
   path: string;
 }) {
-  const version = one.current_version;
+  const version = fn.current_version;
   const { value, problem, again } = useFetched(
-    async (signal) => ({ version, text: textOf(await readFile(one.id, version, path, signal)) }),
-    [one.id, version, path],
+    async (signal) => ({ version, text: textOf(await readFile(fn.id, version, path, signal)) }),
+    [fn.id, version, path],
   );
   // While another version's text is fetched the editor stays, with its cursor.
   const last = useRef<string | null | undefined>(undefined);
@@ -79,16 +79,16 @@ function OpenFile({ one, listing, path, edits, onEdit, problem: refused }: Editi
   `;
 }
 
-export function Files({ one, runtime, isReadOnly, ...editing }: Editing & {
-  one: Function;
+export function Files({ fn, runtime, isReadOnly, ...editing }: Editing & {
+  fn: Function;
   runtime: Runtime;
   isReadOnly: boolean;
 }) {
   const isBusy = useSignal(false);
   const opened = useSignal<string | null | undefined>(undefined);
   const { value, problem, again } = useFetched(
-    (signal) => listFiles(one.id, one.current_version, signal),
-    [one.id, one.current_version],
+    (signal) => listFiles(fn.id, fn.current_version, signal),
+    [fn.id, fn.current_version],
   );
   const last = useRef<Listing | null>(null);
   const found = last.current = value.value ?? last.current;
@@ -98,16 +98,16 @@ export function Files({ one, runtime, isReadOnly, ...editing }: Editing & {
     field.value = "";
     if (list.length === 0) return;
     isBusy.value = true;
-    await uploaded(list).then((files) => replaceFiles(one, runtime, files)).catch(
-      (error) => tell(one.id, error),
+    await uploaded(list).then((files) => replaceFiles(fn, runtime, files)).catch(
+      (error) => tell(fn.id, error),
     );
     isBusy.value = false;
   }
-  const main = found && runtime.kind !== "shell" ? mainOf(found.files, one.handler) : null;
+  const main = found && runtime.kind !== "shell" ? mainOf(found.files, fn.handler) : null;
   const path = isReadOnly ? null : opened.value === undefined ? main : opened.value;
   return html`
     <div
-      class="code-head small"><span class="muted">Files of version ${one
+      class="code-head small"><span class="muted">Files of version ${fn
         .current_version}</span>${!isReadOnly &&
         html`
           <label
@@ -140,7 +140,7 @@ export function Files({ one, runtime, isReadOnly, ...editing }: Editing & {
       }</ul>`}
     ${found && path !== null && found.files.some((file) => file.path === path) &&
       html`
-        <${OpenFile} one=${one} listing=${found} path=${path} ...${editing}
+        <${OpenFile} fn=${fn} listing=${found} path=${path} ...${editing}
           key=${path} />
       `}
   `;

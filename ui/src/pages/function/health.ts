@@ -45,10 +45,10 @@ export function useHealth(id: string): Signal<Health | null> {
 }
 
 /** The state, unless every invocation fails: then it gets no check mark. */
-export function State({ one, health }: { one: Function; health: Health | null }) {
-  const isBad = isFailing(one, health?.lastHour ?? null);
-  return html`<${Status} of=${isBad ? "failing" : one.state} said=${
-    isBad ? `${one.state}, failing` : one.state
+export function State({ fn, health }: { fn: Function; health: Health | null }) {
+  const isBad = isFailing(fn, health?.lastHour ?? null);
+  return html`<${Status} of=${isBad ? "failing" : fn.state} said=${
+    isBad ? `${fn.state}, failing` : fn.state
   } />`;
 }
 

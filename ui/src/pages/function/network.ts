@@ -12,14 +12,14 @@ const NETWORKS: Record<string, string> = {
   egress: "Access to public addresses (set in its runtime).",
 };
 
-export function Network({ one }: { one: Function }) {
+export function Network({ fn }: { fn: Function }) {
   const { value, problem, again } = useFetched(
-    (signal) => get<Egress>(`api/functions/${one.id}/egress`, {}, signal),
-    [one.id, one.current_version],
+    (signal) => get<Egress>(`api/functions/${fn.id}/egress`, {}, signal),
+    [fn.id, fn.current_version],
   );
   const egress = value.value;
   return html`
-    <${Url} one=${one} />
+    <${Url} fn=${fn} />
     ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
     <section class="card after" aria-labelledby="egress">
       <header><h2 id="egress">Outgoing connections</h2></header>

@@ -15,26 +15,26 @@ import type { Function, VersionPage } from "../../wire.ts";
 const VERSIONS = 100;
 
 /** Empty until it is known whether other functions use the runtime. */
-function Replaced({ one, section }: { one: Function; section: string }) {
+function Replaced({ fn, section }: { fn: Function; section: string }) {
   const isKnown = areAllLoaded.value;
   const { value } = useFetched(async (signal) => {
     if (!isKnown) return null;
-    const standing = await standingOf(one, signal);
-    const path = `api/functions/${one.id}/versions`;
+    const standing = await standingOf(fn, signal);
+    const path = `api/functions/${fn.id}/versions`;
     const { versions } = await get<VersionPage>(path, { limit: VERSIONS }, signal);
-    return standing && outdatedBy(one, standing, versions);
-  }, [one.id, one.current_version, one.updated_at, isKnown]);
+    return standing && outdatedBy(fn, standing, versions);
+  }, [fn.id, fn.current_version, fn.updated_at, isKnown]);
   const found = value.value;
   if (found === null) return null;
   if (found === "runtime") {
     return html`
       <p
-        class="notice">The runtime <a href=${href(["runtimes", one.runtime])}>${one
-          .runtime}</a> was replaced since version ${one
+        class="notice">The runtime <a href=${href(["runtimes", fn.runtime])}>${fn
+          .runtime}</a> was replaced since version ${fn
           .current_version} was made. That version keeps what it was made with; <a
           href=${href([
             "functions",
-            one.id,
+            fn.id,
             "settings",
           ])}>Code and settings</a> says what the next one
         gets.</p>
@@ -43,24 +43,24 @@ function Replaced({ one, section }: { one: Function; section: string }) {
   if (found.length === 0 || section === "versions") return null;
   return html`
     <p
-      class="notice told-only">Version ${one.current_version} is current; newer: <a href=${href([
+      class="notice told-only">Version ${fn.current_version} is current; newer: <a href=${href([
         "functions",
-        one.id,
+        fn.id,
         "versions",
       ])}>${named(found)}</a>.</p>
   `;
 }
 
-export function Notices({ one, section }: { one: Function; section: string }) {
-  const error = one.error_message;
-  const isClosed = error !== null && closed(one.id).value === error;
+export function Notices({ fn, section }: { fn: Function; section: string }) {
+  const error = fn.error_message;
+  const isClosed = error !== null && closed(fn.id).value === error;
   return html`
-    ${one.runtime_outdated && section !== "settings" &&
-      html`<${Replaced} one=${one} section=${section} />`}
-    ${one.note && html`<p class="notice">${visible(one.note)}</p>`}
+    ${fn.runtime_outdated && section !== "settings" &&
+      html`<${Replaced} fn=${fn} section=${section} />`}
+    ${fn.note && html`<p class="notice">${visible(fn.note)}</p>`}
     ${error && !isClosed && html`
       <${Notice} of=${new Error(visible(error))} onClose=${() => {
-        closed(one.id).value = error;
+        closed(fn.id).value = error;
       }} />
     `}
   `;

@@ -49,13 +49,13 @@ function OverTime({ id }: { id: string }) {
     <section class="card"
       aria-labelledby="over-time"><header class="wraps"><h2 id="over-time">${SAID[
         period.value
-      ]}</h2><div class="chips push" role="group" aria-label="Period">${names.map((one) =>
+      ]}</h2><div class="chips push" role="group" aria-label="Period">${names.map((option) =>
         html`
-          <button class="chip" type="button" key=${one} aria-pressed=${one === period.value}
+          <button class="chip" type="button" key=${option} aria-pressed=${option === period.value}
             onClick=${() => {
-              period.value = one;
-              note({ period: one === "hour" ? null : one });
-            }}>${one}</button>
+              period.value = option;
+              note({ period: option === "hour" ? null : option });
+            }}>${option}</button>
         `
       )}</div></header>
       ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
@@ -126,26 +126,26 @@ function Call({ of }: { of: InvocationSummary }) {
   `;
 }
 
-function Latest({ one }: { one: Function }) {
+function Latest({ fn }: { fn: Function }) {
   const { value, problem, again } = useFetched(
     (signal) =>
       get<InvocationSummaryPage>("api/invocations", {
-        function_id: one.id,
+        function_id: fn.id,
         limit: LATEST,
       }, signal),
-    [one.id],
+    [fn.id],
   );
-  useEvents(one.id, CALLS, AGAIN_MS, again);
+  useEvents(fn.id, CALLS, AGAIN_MS, again);
   const found = value.value?.invocations;
   return html`
     <section class="card" aria-labelledby="latest"><header><h2 id="latest">Latest calls</h2>
-      <a class="push" href=${href(["invocations"], { function: one.id })}>All of them</a></header>
+      <a class="push" href=${href(["invocations"], { function: fn.id })}>All of them</a></header>
       ${problem.value && html`<${Notice} of=${problem.value} onRetry=${again} />`}
       ${!found
         ? html`<${Waiting} />`
         : (found.length === 0
           ? html`<p class="empty">It has not been called.${
-            one.state === "pending" ? " Deploy it first." : ""
+            fn.state === "pending" ? " Deploy it first." : ""
           }</p>`
           : html`
             <div class="scrolls">
@@ -172,10 +172,10 @@ function Latest({ one }: { one: Function }) {
   `;
 }
 
-export function Overview({ one }: { one: Function }) {
+export function Overview({ fn }: { fn: Function }) {
   return html`
     <div class=${may("invoke") ? "grid" : "after"}>${may("invoke") &&
-      html`<${TryIt} one=${one} />`}<${OverTime} id=${one.id} /></div>
-    <${Latest} one=${one} />
+      html`<${TryIt} fn=${fn} />`}<${OverTime} id=${fn.id} /></div>
+    <${Latest} fn=${fn} />
   `;
 }

@@ -14,30 +14,30 @@ const targetOf = ({ min_instances, max_instances }: PoolTarget): PoolTarget => (
   max_instances,
 });
 
-async function scale(one: Function, target: PoolTarget): Promise<void> {
-  const path = `api/elasticity/functions/${one.id}/pool-target`;
-  const headers = { "X-Tenant-Id": one.tenant_id };
+async function scale(fn: Function, target: PoolTarget): Promise<void> {
+  const path = `api/elasticity/functions/${fn.id}/pool-target`;
+  const headers = { "X-Tenant-Id": fn.tenant_id };
   await call("POST", path, { body: target, headers });
-  show(await get<Function>(`api/functions/${one.id}`));
+  show(await get<Function>(`api/functions/${fn.id}`));
   const { min_instances: least, max_instances: most } = target;
-  toast(`${one.name} has ${least} to ${most} instances.`, {
-    undo: () => scale({ ...one, ...target }, targetOf(one)),
+  toast(`${fn.name} has ${least} to ${most} instances.`, {
+    undo: () => scale({ ...fn, ...target }, targetOf(fn)),
   });
 }
 
-export function Scaling({ one }: { one: Function }) {
+export function Scaling({ fn }: { fn: Function }) {
   const draft = useSignal<PoolTarget | null>(null);
   const problem = useSignal<Error | null>(null);
   const isReadOnly = !may("write");
-  const shown = draft.value ?? targetOf(one);
-  const isChanged = shown.min_instances !== one.min_instances ||
-    shown.max_instances !== one.max_instances;
+  const shown = draft.value ?? targetOf(fn);
+  const isChanged = shown.min_instances !== fn.min_instances ||
+    shown.max_instances !== fn.max_instances;
   async function save(event: Event) {
     event.preventDefault();
     if (!isChanged) return;
     problem.value = null;
     try {
-      await scale(one, shown);
+      await scale(fn, shown);
       draft.value = null;
     } catch (error) {
       problem.value = error as Error;
@@ -68,7 +68,7 @@ export function Scaling({ one }: { one: Function }) {
           <p
             class="muted small">It takes effect at once and makes no version. What nobody has called for the time that the
           server allows (its setting <code>idle_s</code>) ends, down to the smallest number; one instance that stands
-          costs ${one.memory_limit_mb} MiB at most, and saves the first call its cold start.</p>
+          costs ${fn.memory_limit_mb} MiB at most, and saves the first call its cold start.</p>
           </div>
           </form>
   `;

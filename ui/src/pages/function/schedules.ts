@@ -16,7 +16,7 @@ import { may } from "../../scope.ts";
 import { onEvent, onRefetch } from "../../store.ts";
 import type { Function, Invocation, Schedule, SchedulePage } from "../../wire.ts";
 
-const pathOf = (one: Schedule): string => `api/schedules/${encodeURIComponent(one.name)}`;
+const pathOf = (schedule: Schedule): string => `api/schedules/${encodeURIComponent(schedule.name)}`;
 
 function useSchedules(name: string) {
   const all = useSignal<readonly Schedule[] | null>(null);
@@ -25,7 +25,7 @@ function useSchedules(name: string) {
     try {
       const found: Schedule[] = [];
       for await (const page of pages<SchedulePage>("api/schedules", { limit: 1000 })) {
-        found.push(...page.schedules.filter((one) => one.function === name));
+        found.push(...page.schedules.filter((schedule) => schedule.function === name));
       }
       all.value = found;
       problem.value = null;
@@ -101,8 +101,8 @@ function Row({ of, id, again }: { of: Schedule; id: string; again: () => Promise
   `;
 }
 
-export function Schedules({ one }: { one: Function }) {
-  const { all, problem, again } = useSchedules(one.name);
+export function Schedules({ fn }: { fn: Function }) {
+  const { all, problem, again } = useSchedules(fn.name);
   return html`
     ${problem && html`<${Notice} of=${problem} onRetry=${again} />`}
     ${!all
@@ -111,14 +111,14 @@ export function Schedules({ one }: { one: Function }) {
       >${
         may("write") &&
         html`<a class="button push" href=${
-          href(["new-schedule"], { function: one.name })
+          href(["new-schedule"], { function: fn.name })
         }>New schedule</a>`
       }</header>${
         all.length === 0
           ? html`
             <div class="empty teach">
-              <p>No schedule calls ${one.name}. In a terminal:</p>
-              <${Copy} text=${`quiltfn schedules add nightly ${one.name} --cron '0 3 * * *'`} />
+              <p>No schedule calls ${fn.name}. In a terminal:</p>
+              <${Copy} text=${`quiltfn schedules add nightly ${fn.name} --cron '0 3 * * *'`} />
             </div>
           `
           : html`
@@ -134,7 +134,7 @@ export function Schedules({ one }: { one: Function }) {
                   </tr>
                 </thead>
                 <tbody>${all.map((each) =>
-                  html`<${Row} of=${each} id=${one.id} again=${again} key=${each.id} />`
+                  html`<${Row} of=${each} id=${fn.id} again=${again} key=${each.id} />`
                 )}</tbody>
               </table>
             </div>

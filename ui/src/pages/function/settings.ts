@@ -39,8 +39,8 @@ function Limits({ draft, change, isReadOnly }: {
 }
 
 /** The code: a script, or the files of the runtime with a handler. */
-function What({ one, draft, change, editing, isReadOnly, runtimes }: {
-  one: Function;
+function Source({ fn, draft, change, editing, isReadOnly, runtimes }: {
+  fn: Function;
   draft: Draft;
   change: (part: Partial<Draft>) => void;
   editing: Editing;
@@ -60,9 +60,9 @@ function What({ one, draft, change, editing, isReadOnly, runtimes }: {
         ...${isReadOnly ? {} : { onText: (handler: string) => change({ handler }) }} />
       <${WrongOf} path="handler" label="Handler" />
     `}
-    ${chosen && !chosen.built_in && (draft.runtime === one.runtime
+    ${chosen && !chosen.built_in && (draft.runtime === fn.runtime
       ? html`
-        <${Files} one=${one} runtime=${chosen} isReadOnly=${isReadOnly}
+        <${Files} fn=${fn} runtime=${chosen} isReadOnly=${isReadOnly}
           ...${editing} />
       `
       : html`<p class="inside muted">The new version gets the files of the runtime ${draft.runtime}.</p>`)}
@@ -97,9 +97,9 @@ function About({ draft, change, isReadOnly }: {
   `;
 }
 
-export function Settings({ one }: { one: Function }) {
-  const { before, draft, edits, base, ...form } = editingOf(one);
-  useEffect(() => () => close(one.id), [one.id]);
+export function Settings({ fn }: { fn: Function }) {
+  const { before, draft, edits, base, ...form } = editingOf(fn);
+  useEffect(() => () => close(fn.id), [fn.id]);
   const problem = useSignal<Error | null>(null);
   const isBusy = useSignal(false);
   /** The version that was created from the form's content and could not start. */
@@ -107,8 +107,8 @@ export function Settings({ one }: { one: Function }) {
   const isReadOnly = !may("write");
   const { value } = useFetched((signal) => get<RuntimeList>("api/runtimes", {}, signal), []);
   const standing = useFetched(
-    (signal) => isReadOnly ? Promise.resolve(null) : standingOf(one, signal),
-    [one.id, one.current_version, one.updated_at],
+    (signal) => isReadOnly ? Promise.resolve(null) : standingOf(fn, signal),
+    [fn.id, fn.current_version, fn.updated_at],
   ).value.value;
   const changes = form.changes.value, isChanged = form.isChanged.value;
   const renew = (now: Function) => {
@@ -118,7 +118,7 @@ export function Settings({ one }: { one: Function }) {
     base.value = now.current_version;
   };
   // Another user's version replaces the form's content unless that has unsaved changes.
-  if (base.value !== one.current_version && !isChanged && !isBusy.value) renew(one);
+  if (base.value !== fn.current_version && !isChanged && !isBusy.value) renew(fn);
   const change = (part: Partial<Draft>) => {
     draft.value = { ...draft.peek(), ...part };
     unserved.value = null;
@@ -131,35 +131,35 @@ export function Settings({ one }: { one: Function }) {
     unserved.value = null;
   };
   async function save(isDeployed: boolean) {
-    if (isBusy.peek() || !isChanged && one.state === "active") return;
+    if (isBusy.peek() || !isChanged && fn.state === "active") return;
     isBusy.value = true;
     problem.value = null;
     try {
-      const now = isChanged ? await update(one, changes, edits.peek()) : one;
+      const now = isChanged ? await update(fn, changes, edits.peek()) : fn;
       if (now === null) return;
       // Changes that cannot be deployed stay in the form, to be corrected.
-      if (now.current_version !== one.current_version) {
+      if (now.current_version !== fn.current_version) {
         batch(() => {
           show(now);
           renew(now);
         });
       } else unserved.value = now.failed_version ?? null;
-      await settle(one, now, isDeployed);
+      await settle(fn, now, isDeployed);
     } catch (error) {
       problem.value = error as Error;
-      if (fieldIn(problem.value) === null) tell(one.id, error);
+      if (fieldIn(problem.value) === null) tell(fn.id, error);
     } finally {
       isBusy.value = false;
     }
   }
   // The function's page shows why it could not be deployed.
-  const isAbove = problem.value instanceof FunctionFailed && one.error_message != null;
+  const isAbove = problem.value instanceof FunctionFailed && fn.error_message != null;
   const isSameCode = edits.value.size === 0 && changes.runtime === undefined &&
     changes.handler === undefined &&
-    !(standing?.runtime && hasOtherFiles(standing) && othersWith(one, standing.runtime));
+    !(standing?.runtime && hasOtherFiles(standing) && othersWith(fn, standing.runtime));
   const parts = { draft: draft.value, change, isReadOnly };
   const files = edits.value.size === 0 && changes.runtime === undefined && standing
-    ? aboutFiles(one, standing)
+    ? aboutFiles(fn, standing)
     : null;
   return html`
     <form novalidate onSubmit=${(event: Event) => {
@@ -167,14 +167,14 @@ export function Settings({ one }: { one: Function }) {
       save(true);
     }} onKeyDown=${submits}>
       ${!isReadOnly && html`
-        <${Save} one=${one} isChanged=${isChanged} isSameCode=${isSameCode} isBusy=${isBusy.value}
+        <${Save} fn=${fn} isChanged=${isChanged} isSameCode=${isSameCode} isBusy=${isBusy.value}
           files=${files}
           base=${base.value} unserved=${unserved.value} onSave=${() => save(false)} onDrop=${() =>
-            renew(one)} />
+            renew(fn)} />
       `}
       <${Form} of=${isAbove ? null : problem.value}>
       <section class="card" aria-labelledby="code"><header><h2 id="code">Code</h2></header>
-        <${What} one=${one} ...${parts} editing=${{
+        <${Source} fn=${fn} ...${parts} editing=${{
           edits: edits.value,
           onEdit: edit,
           problem: problem.value,
@@ -195,8 +195,8 @@ export function Settings({ one }: { one: Function }) {
   `;
 }
 
-function Save({ one, isChanged, isSameCode, isBusy, files, base, unserved, onSave, onDrop }: {
-  one: Function;
+function Save({ fn, isChanged, isSameCode, isBusy, files, base, unserved, onSave, onDrop }: {
+  fn: Function;
   isChanged: boolean;
   /** The part that the form needs. */
   isSameCode: boolean;
@@ -208,14 +208,14 @@ function Save({ one, isChanged, isSameCode, isBusy, files, base, unserved, onSav
   onSave: () => void;
   onDrop: () => void;
 }) {
-  const isActive = one.state === "active", elsewhere = elsewhereSaid(one);
+  const isActive = fn.state === "active", elsewhere = elsewhereSaid(fn);
   const said = isBusy
     ? "Saving …"
     : unserved !== null
     ? `Saved as version ${unserved}, which could not start. ` +
-      (elsewhere ? `Calls run on ${elsewhere}.` : `Version ${one.current_version} goes on serving.`)
-    : base !== one.current_version
-    ? `Version ${one.current_version} was made meanwhile. Saving changes only what you changed.`
+      (elsewhere ? `Calls run on ${elsewhere}.` : `Version ${fn.current_version} goes on serving.`)
+    : base !== fn.current_version
+    ? `Version ${fn.current_version} was made meanwhile. Saving changes only what you changed.`
     : isChanged
     ? elsewhere && isSameCode
       ? `Not saved yet. The code stays as it is, and so calls stay on ${elsewhere}.`

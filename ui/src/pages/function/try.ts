@@ -72,9 +72,9 @@ function Payload({ id, trial }: { id: string; trial: Trial }) {
           if (chosen !== undefined) trial.payload.value = chosen;
           (event.target as HTMLSelectElement).value = "";
         }}><option value="">${counted(earlier.length, "payload")} of this tab</option>${earlier.map(
-          (one, n) =>
+          (payload, n) =>
             html`<option value=${n} key=${n}>${
-              one.replace(/\s+/g, " ").slice(0, SHOWN_CHARACTERS)
+              payload.replace(/\s+/g, " ").slice(0, SHOWN_CHARACTERS)
             }</option>`,
         )}</select></div>
     `}
@@ -82,16 +82,16 @@ function Payload({ id, trial }: { id: string; trial: Trial }) {
 }
 
 /** The choice of version or alias, if there is one. */
-function Target({ one, trial }: { one: Function; trial: Trial }) {
-  const path = `api/functions/${one.id}`;
+function Target({ fn, trial }: { fn: Function; trial: Trial }) {
+  const path = `api/functions/${fn.id}`;
   const { value, again } = useFetched(async (signal) => {
     const [{ aliases }, { versions }] = await Promise.all([
       get<AliasList>(`${path}/aliases`, {}, signal),
       get<VersionPage>(`${path}/versions`, { limit: VERSIONS }, signal),
     ]);
-    return targetsOf(aliases, versions.map(({ version }) => version), one.current_version);
-  }, [one.id, one.current_version, one.updated_at]);
-  useEvents(one.id, /^alias\./, 0, again);
+    return targetsOf(aliases, versions.map(({ version }) => version), fn.current_version);
+  }, [fn.id, fn.current_version, fn.updated_at]);
+  useEvents(fn.id, /^alias\./, 0, again);
   const targets = value.value ?? [];
   const chosen = trial.target.value;
   if (targets.length < 2 && chosen === "") return null;
@@ -146,7 +146,7 @@ function How({ id, trial }: { id: string; trial: Trial }) {
 }
 
 /** The progress of the invocation in one line, with the reason for a cold start. */
-function Outcome({ one, run }: { one: Function; run: Run }) {
+function Outcome({ fn, run }: { fn: Function; run: Run }) {
   const { record, timeline } = run;
   const seconds = Math.max(0, Math.round(now.value - run.began / 1000));
   const status = run.isOver ? record?.status : record?.status ?? "running";
@@ -162,11 +162,11 @@ function Outcome({ one, run }: { one: Function; run: Run }) {
         : html`<span class="num muted">${seconds} s</span>`}${record?.cold_start &&
         html`<span class="cold">cold</span>`}${timeline?.version &&
         html`<span class="num muted">version ${timeline.version}</span>`}${timeline?.version &&
-        run.target === "" && !servingVersions(one).includes(timeline.version) &&
+        run.target === "" && !servingVersions(fn).includes(timeline.version) &&
         html`<span class="badge old">not ${
-          elsewhereSaid(one) || `version ${one.current_version}`
+          elsewhereSaid(fn) || `version ${fn.current_version}`
         }, which serves now</span>`}${id &&
-        html`<a href=${href(["functions", one.id, "invocations", id])}>This call</a>`}</div>
+        html`<a href=${href(["functions", fn.id, "invocations", id])}>This call</a>`}</div>
     ${run.problem && html`<${Notice} of=${run.problem} />`}
     ${record?.error_message &&
       html`<p class="small ended">${visible(record.error_message)}</p>`}
@@ -192,19 +192,19 @@ function Written({ id, run }: { id: string; run: Run }) {
   }</div>`;
 }
 
-export function TryIt({ one }: { one: Function }) {
-  const trial = trialOf(one.id);
+export function TryIt({ fn }: { fn: Function }) {
+  const trial = trialOf(fn.id);
   const run = trial.run.value;
   const isRunning = run !== null && !run.isOver;
   const stopping = useSignal(false);
   const box = useRef<HTMLElement>(null);
   const isBegun = useRef(false); // by this panel, and not before it was opened
-  const whyNot = whyNotInvoked(one, trial.mode.value);
+  const whyNot = whyNotInvoked(fn, trial.mode.value);
   const begin = () => {
     if (whyNot !== null) return;
     stopping.value = false;
     isBegun.current = true;
-    start(one.id, trial);
+    start(fn.id, trial);
   };
   useEffect(() => {
     if (run === null || !isBegun.current) return;
@@ -215,7 +215,7 @@ export function TryIt({ one }: { one: Function }) {
   }, [run?.began, run?.isOver]);
   async function stop() {
     stopping.value = true;
-    await cancel(one.id, trial).catch(toastError);
+    await cancel(fn.id, trial).catch(toastError);
   }
   function keys(event: KeyboardEvent) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
@@ -242,12 +242,12 @@ export function TryIt({ one }: { one: Function }) {
             whyNot !== null} title=${whyNot} onClick=${begin}>Call <kbd class="wide"
           aria-hidden="true">${CTRL_ENTER}</kbd></button></header>
       <div class="inside">${whyNot !== null &&
-        html`<p class="muted refused-now">${whyNot}</p>`}<${Payload} id=${one
-        .id} trial=${trial} /><${Target} one=${one} trial=${trial} /><${How} id=${one
+        html`<p class="muted refused-now">${whyNot}</p>`}<${Payload} id=${fn
+        .id} trial=${trial} /><${Target} fn=${fn} trial=${trial} /><${How} id=${fn
         .id} trial=${trial} />
-        ${run && html`<${Outcome} one=${one} run=${run} />`}</div>
+        ${run && html`<${Outcome} fn=${fn} run=${run} />`}</div>
       ${run
-        ? html`<${Written} id=${one.id} run=${run} />`
+        ? html`<${Written} id=${fn.id} run=${run} />`
         : html`<div class="output waiting">Output appears here</div>`}</section>
   `;
 }

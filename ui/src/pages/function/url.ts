@@ -127,14 +127,14 @@ function Refusals({ of: { refused = {}, last_refused_at: last } }: { of: Functio
   `;
 }
 
-export function Url({ one }: { one: Function }) {
-  const path = `api/functions/${one.id}/url`;
+export function Url({ fn }: { fn: Function }) {
+  const path = `api/functions/${fn.id}/url`;
   const { value, problem, again } = useFetched(
     async (signal) => {
-      const url = functionUrl(one.id).value = await fetchUrl(one.id, signal);
+      const url = functionUrl(fn.id).value = await fetchUrl(fn.id, signal);
       return { url };
     },
-    [one.id, one.name],
+    [fn.id, fn.name],
   );
   const draft = useSignal<NewFunctionUrl | null>(null);
   const failed = useSignal<Error | null>(null);
@@ -151,14 +151,14 @@ export function Url({ one }: { one: Function }) {
       await call("PUT", path, { body });
       await again();
       if (draft.peek() === body) draft.value = null;
-      toast(url ? "The URL was changed." : `${one.name} has a URL.`);
+      toast(url ? "The URL was changed." : `${fn.name} has a URL.`);
     } catch (error) {
       failed.value = error as Error;
     }
   }
   async function remove() {
     const isSure = await confirm({
-      title: `Remove the URL of ${one.name}?`,
+      title: `Remove the URL of ${fn.name}?`,
       text: "Nobody reaches the function there any more. Calls over the API go on.",
       verb: "Remove",
     });

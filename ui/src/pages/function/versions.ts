@@ -56,22 +56,22 @@ function Changed({ of, before, isNewest }: {
 }
 
 /** Whether a version is current, or why it could not start. */
-function Standing({ one, version }: { one: Function; version: number }) {
-  const isCurrent = version === one.current_version;
-  const why = failures(one.id).value.get(version);
-  if (isCurrent ? one.state === "error" : why) {
-    const title = isCurrent ? one.error_message : why;
+function Standing({ fn, version }: { fn: Function; version: number }) {
+  const isCurrent = version === fn.current_version;
+  const why = failures(fn.id).value.get(version);
+  if (isCurrent ? fn.state === "error" : why) {
+    const title = isCurrent ? fn.error_message : why;
     return html`<span class="badge bad" title=${title && visible(title)}>could not start</span>`;
   }
-  const serves = one.state === "active" && !elsewhereSaid(one);
+  const serves = fn.state === "active" && !elsewhereSaid(fn);
   return isCurrent && html`<span class="badge">${serves ? "serves" : "current"}</span>`;
 }
 
 /** The actions for a version. A missing button leaves its place empty, so that no other button moves under
  * the pointer.
  */
-function Actions({ one, of, isBusy, onCompare, onServe }: {
-  one: Function;
+function Actions({ fn, of, isBusy, onCompare, onServe }: {
+  fn: Function;
   of: Version;
   isBusy: boolean;
   onCompare: () => void;
@@ -80,11 +80,11 @@ function Actions({ one, of, isBusy, onCompare, onServe }: {
   return html`
     <div class="actions"><button class="button" type="button" aria-disabled=${isBusy}
         onClick=${() => isBusy || onCompare()}
-        title=${of.version === one.current_version
+        title=${of.version === fn.current_version
           ? "Compares the current version with the one before it"
-          : `Compares the current version, v${one.current_version}, with this one`}
+          : `Compares the current version, v${fn.current_version}, with this one`}
         aria-label=${`Compare version ${of.version}`}>Compare</button>${may("write") &&
-          (of.version === one.current_version
+          (of.version === fn.current_version
             ? html`<span class="button held" aria-hidden="true">Serve</span>`
             : html`
               <button class="button" type="button" aria-disabled=${isBusy} onClick=${() =>
@@ -94,8 +94,8 @@ function Actions({ one, of, isBusy, onCompare, onServe }: {
   `;
 }
 
-function Row({ one, of, aliases, before, isNewest, isCompared, ...doing }: {
-  one: Function;
+function Row({ fn, of, aliases, before, isNewest, isCompared, ...doing }: {
+  fn: Function;
   of: Version;
   aliases: readonly Alias[];
   before: Version | undefined;
@@ -105,11 +105,11 @@ function Row({ one, of, aliases, before, isNewest, isCompared, ...doing }: {
   onCompare: () => void;
   onServe: () => void;
 }) {
-  const why = failures(one.id).value.get(of.version);
+  const why = failures(fn.id).value.get(of.version);
   return html`
     <tr class=${isCompared ? "marked" : ""}>
       <td
-        class="num"><b>v${of.version}</b><${Standing} one=${one} version=${of.version} />${namesOf(
+        class="num"><b>v${of.version}</b><${Standing} fn=${fn} version=${of.version} />${namesOf(
           aliases,
           of.version,
         ).map((name) =>
@@ -120,11 +120,11 @@ function Row({ one, of, aliases, before, isNewest, isCompared, ...doing }: {
       </td>
       <td class="small long">
         <${Changed} of=${of} before=${before} isNewest=${isNewest} />${why &&
-          why !== one.error_message && html`<div class="muted">${visible(why)}</div>`}
+          why !== fn.error_message && html`<div class="muted">${visible(why)}</div>`}
       </td>
       <td class="small muted wide long">${of.runtime}</td>
       <td class="right">
-        <${Actions} one=${one} of=${of} ...${doing} />
+        <${Actions} fn=${fn} of=${of} ...${doing} />
       </td>
     </tr>
   `;
@@ -184,7 +184,8 @@ function Comparison({ id, all, from, to, current, onChange }: {
   onChange: (from: number, to: number) => void;
 }) {
   const { value } = useFetched((signal) => get<RuntimeList>("api/runtimes", {}, signal), []);
-  const kind = value.value?.runtimes.find((one) => one.name === to.runtime)?.kind ?? "shell";
+  const kind = value.value?.runtimes.find((runtime) => runtime.name === to.runtime)?.kind ??
+    "shell";
   const found = differences(from, to);
   const isOtherCode = from.image_digest !== to.image_digest;
   return html`
@@ -223,16 +224,16 @@ function Comparison({ id, all, from, to, current, onChange }: {
   `;
 }
 
-export function Versions({ one }: { one: Function }) {
-  const list = usePaged<Version>(`api/functions/${one.id}/versions`, "versions", [
-    one.id,
-    one.current_version,
-    one.updated_at,
+export function Versions({ fn }: { fn: Function }) {
+  const list = usePaged<Version>(`api/functions/${fn.id}/versions`, "versions", [
+    fn.id,
+    fn.current_version,
+    fn.updated_at,
   ]);
   const { all, problem } = list;
   const { value, again, problem: unheard } = useFetched(
-    (signal) => get<AliasList>(`api/functions/${one.id}/aliases`, {}, signal),
-    [one.id, one.current_version, one.updated_at], // a rollback moves them
+    (signal) => get<AliasList>(`api/functions/${fn.id}/aliases`, {}, signal),
+    [fn.id, fn.current_version, fn.updated_at], // a rollback moves them
   );
   const aliases = value.value?.aliases;
   const query = route.peek().query;
@@ -252,7 +253,7 @@ export function Versions({ one }: { one: Function }) {
   function compareOne(n: number) {
     const of = all?.[n];
     if (!of) return;
-    compare(comparedWith(all, n, one.current_version), of.version);
+    compare(comparedWith(all, n, fn.current_version), of.version);
     asked.value++;
   }
   // The current version may not be on the first pages.
@@ -263,7 +264,7 @@ export function Versions({ one }: { one: Function }) {
     if (isMissing) list.more(list.cursor);
   }, [isMissing, oldest]);
   const back = (version: number) =>
-    serving.run(() => rollback(one, version).catch((error) => tell(one.id, error)));
+    serving.run(() => rollback(fn, version).catch((error) => tell(fn.id, error)));
   const numbered = new Map(all?.map((each) => [each.version, each]));
   const [first, second] = [numbered.get(from.value), numbered.get(to.value)];
   return html`
@@ -286,7 +287,7 @@ export function Versions({ one }: { one: Function }) {
             </thead>
             <tbody>${all.map((each, n) =>
               html`
-                <${Row} one=${one} of=${each} aliases=${aliases ?? []} before=${all[n + 1]}
+                <${Row} fn=${fn} of=${each} aliases=${aliases ?? []} before=${all[n + 1]}
                   isNewest=${n < NAMED} key=${each
                     .version}
                   isCompared=${each === first || each === second} onCompare=${() => compareOne(n)}
@@ -300,15 +301,15 @@ export function Versions({ one }: { one: Function }) {
     `}
     <div ref=${compared}>${all && first && second &&
       html`
-        <${Comparison} id=${one.id} all=${all} from=${first} to=${second}
-          current=${one.current_version} onChange=${compare} />
+        <${Comparison} id=${fn.id} all=${all} from=${first} to=${second}
+          current=${fn.current_version} onChange=${compare} />
       `}</div>
     <div class="after">
-      <${Notices} one=${one} section="versions" />
+      <${Notices} fn=${fn} section="versions" />
     </div>
     ${unheard.value && html`<${Notice} of=${unheard.value} onRetry=${again} />`}
     ${all && aliases && html`
-      <${Aliases} one=${one} all=${aliases} versions=${all.map(({ version }) => version)}
+      <${Aliases} fn=${fn} all=${aliases} versions=${all.map(({ version }) => version)}
         again=${again} />
     `}
   `;

@@ -63,9 +63,9 @@ export function Frames({ frames, at, label }: {
   const { host, w, step, x, n, handlers } = useMoments(at.length, LEFT, RIGHT);
   const height = frames.length * FRAME + FOOT;
   const words = (k: number) =>
-    frames.map((one) => `${one.said(one.values[k] ?? 0)} ${one.name.toLowerCase()}`);
-  const sums = frames.map((one) =>
-    `${one.said(one.values.reduce((a, b) => a + b, 0))} ${one.name.toLowerCase()}`
+    frames.map((frame) => `${frame.said(frame.values[k] ?? 0)} ${frame.name.toLowerCase()}`);
+  const sums = frames.map((frame) =>
+    `${frame.said(frame.values.reduce((a, b) => a + b, 0))} ${frame.name.toLowerCase()}`
   );
   const place = n !== null &&
     (n < at.length / 2
@@ -94,7 +94,7 @@ export function Frames({ frames, at, label }: {
           )}</svg>
       `}${place && n !== null &&
         html`<div class="tip num" style=${place} aria-hidden="true"><b>${at[n]}</b>${
-          words(n).map((one) => html`<span key=${one}>${one}</span>`)
+          words(n).map((text) => html`<span key=${text}>${text}</span>`)
         }</div>`}<span class="hidden-visually" aria-live="polite">${n === null
         ? ""
         : `${at[n]}: ${words(n).join(", ")}`}</span></div>

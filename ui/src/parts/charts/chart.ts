@@ -144,7 +144,7 @@ export function Chart({ data }: { data: Series }) {
   const steps = data.at.length;
   const { host, w, step, x, n, handlers } = useMoments(steps, LEFT, RIGHT);
   const most = roundUp(Math.max(5, ...data.calls));
-  const top = roundUp(Math.max(1, ...data.p99.map((one) => one ?? 0)));
+  const top = roundUp(Math.max(1, ...data.p99.map((value) => value ?? 0)));
   const y = (value: number) => FLOOR - LATENCY * value / top;
   const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
   const label = `${counted(sum(data.calls), "call")}, ${count(sum(data.failed))} failed. ` +
@@ -193,7 +193,7 @@ function Tip({ data, n, x, step, width }: {
     : { right: `${width - x + step}px` };
   const [head, ...said] = words(data, n).split(/: |, /);
   return html`<div class="tip num" style=${place} aria-hidden="true"><b>${head}</b>${
-    said.map((one) => html`<span key=${one}>${one}</span>`)
+    said.map((text) => html`<span key=${text}>${text}</span>`)
   }</div>`;
 }
 

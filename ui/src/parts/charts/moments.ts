@@ -10,8 +10,8 @@ export function useMoments(count: number, left: number, right: number) {
   const width = useSignal(0);
   const chosen = useSignal<number | null>(null);
   useEffect(() => {
-    const watch = new ResizeObserver(([one]) => {
-      width.value = Math.round(one?.contentRect.width ?? 0);
+    const watch = new ResizeObserver(([entry]) => {
+      width.value = Math.round(entry?.contentRect.width ?? 0);
     });
     if (host.current) watch.observe(host.current);
     return () => watch.disconnect();

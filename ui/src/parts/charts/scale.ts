@@ -21,5 +21,5 @@ const SECONDS = [10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86
 
 /** The seconds between the labels of a time axis that has room for the given number. */
 export function secondsBetween(span: number, room: number): number {
-  return SECONDS.find((one) => span / one <= Math.max(2, room)) ?? 7 * 86_400;
+  return SECONDS.find((step) => span / step <= Math.max(2, room)) ?? 7 * 86_400;
 }

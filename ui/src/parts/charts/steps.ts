@@ -7,8 +7,8 @@ export function Steps(
 ) {
   const how = (n: number) => n < at ? "done" : n > at ? "" : isBroken ? "broken" : "now";
   return html`<ol class="steps" aria-label="Progress">${
-    names.map((one, n) =>
-      html`<li class=${how(n)} key=${one} aria-current=${n === at ? "step" : null}>${one}<span
+    names.map((name, n) =>
+      html`<li class=${how(n)} key=${name} aria-current=${n === at ? "step" : null}>${name}<span
         class="hidden-visually"> ${how(n)}</span></li>`
     )
   }</ol>`;

@@ -35,7 +35,7 @@ const LONG_MS = 20, MOSTLY = 0.9;
 
 /** A note on the phases: most of a long time was the handler's own; otherwise empty. */
 export function ranSentence(phases: Shape["phases"]): string {
-  const whole = phases.reduce((sum, one) => sum + one.microseconds, 0) / 1000;
+  const whole = phases.reduce((sum, phase) => sum + phase.microseconds, 0) / 1000;
   const ran = (phases.find(({ name }) => name === "ran")?.microseconds ?? 0) / 1000;
   if (ran < LONG_MS || ran < MOSTLY * whole) return "";
   const [part, all] = [duration(ran), duration(whole)];
@@ -56,7 +56,7 @@ export interface Lane {
 }
 
 export function lanes(timeline: Shape): Lane[] {
-  const whole = Math.max(1, timeline.phases.reduce((sum, one) => sum + one.microseconds, 0));
+  const whole = Math.max(1, timeline.phases.reduce((sum, phase) => sum + phase.microseconds, 0));
   let at = 0;
   return timeline.phases.map(({ name, microseconds }) => {
     const [kind, about] = PHASES[name] ?? ["run", ""];
@@ -66,29 +66,29 @@ export function lanes(timeline: Shape): Lane[] {
   });
 }
 
-function LaneRow({ one }: { one: Lane }) {
-  const dim = one.ms ? "" : "none";
-  const place = { left: `min(${one.from}%, calc(100% - 3px))`, width: `${one.width}%` };
+function LaneRow({ lane }: { lane: Lane }) {
+  const dim = lane.ms ? "" : "none";
+  const place = { left: `min(${lane.from}%, calc(100% - 3px))`, width: `${lane.width}%` };
   return html`
     <div role="row"
-      class="row"><span role="rowheader" class="what"><span class=${dim}>${one.name}</span
-          ><small>${one.about}</small></span>
-        <span role="cell" class="lane">${one.ms > 0 &&
-          html`<i class=${one.kind} style=${place} />`}</span>
-        <span role="cell" class=${`num small right ${dim}`}>${one.ms
-          ? duration(one.ms)
+      class="row"><span role="rowheader" class="what"><span class=${dim}>${lane.name}</span
+          ><small>${lane.about}</small></span>
+        <span role="cell" class="lane">${lane.ms > 0 &&
+          html`<i class=${lane.kind} style=${place} />`}</span>
+        <span role="cell" class=${`num small right ${dim}`}>${lane.ms
+          ? duration(lane.ms)
           : "–"}</span></div>
   `;
 }
 
 export function Waterfall({ timeline }: { timeline: Shape }) {
   const all = lanes(timeline);
-  const whole = all.reduce((sum, one) => sum + one.ms, 0) || 0.001;
+  const whole = all.reduce((sum, lane) => sum + lane.ms, 0) || 0.001;
   return html`
     <p class="sentence">${coldSentence(timeline)} ${ranSentence(timeline.phases)}</p>
     <div
-      class="waterfall"><div role="table" aria-label="Phases" class="row">${all.map((one) =>
-        html`<${LaneRow} one=${one} key=${one.name} />`
+      class="waterfall"><div role="table" aria-label="Phases" class="row">${all.map((lane) =>
+        html`<${LaneRow} lane=${lane} key=${lane.name} />`
       )}</div><span /><div class="axis num" aria-hidden="true">${marks(whole).map((ms) =>
         html`<span style=${{ left: `${100 * ms / whole}%` }}>${ms ? duration(ms) : "0"}</span>`
       )}</div><span class="num small right"><b>${duration(whole)}</b></span></div>

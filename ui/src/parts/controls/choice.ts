@@ -14,13 +14,13 @@ export function Choice(
   },
 ) {
   return html`<div class="chips" role="group" aria-label=${label}>${
-    options.map((one) =>
+    options.map((option) =>
       html`
-        <button class="chip" type="button" key=${one} aria-pressed=${(chosen.value || usual) ===
-          one}
+        <button class="chip" type="button" key=${option} aria-pressed=${(chosen.value || usual) ===
+          option}
           onClick=${() => {
-            chosen.value = chosen.value === one || one === usual ? "" : one;
-          }}>${one}</button>
+            chosen.value = chosen.value === option || option === usual ? "" : option;
+          }}>${option}</button>
       `
     )
   }</div>`;

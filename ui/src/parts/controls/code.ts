@@ -32,20 +32,20 @@ export function Code({ text, language, label, onText, before, markedLine = null 
   const box = useRef<CodeEditor>(null);
   const hear = useRef(onText);
   hear.current = onText;
-  const told = useRef<string[]>([]); // texts that the editor reported and the parent has not passed back yet
+  const pending = useRef<string[]>([]); // texts that the editor reported and the parent has not passed back yet
   useEffect(fetchEditor, []);
   const ready = isReady.value;
   useEffect(() => {
     const setup = { text, language, label, isReadOnly: !hear.current, before: before ?? null };
     box.current?.begin(setup, (changed) => {
-      told.current.push(changed);
+      pending.current.push(changed);
       hear.current?.(changed);
     });
   }, [ready, before]);
   useEffect(() => {
     // A text that is passed back late must not undo later typing.
-    const at = told.current.indexOf(text);
-    told.current = at < 0 ? [] : told.current.slice(at + 1);
+    const at = pending.current.indexOf(text);
+    pending.current = at < 0 ? [] : pending.current.slice(at + 1);
     if (at < 0 && ready && box.current) box.current.text = text;
   }, [text]);
   useEffect(() => {

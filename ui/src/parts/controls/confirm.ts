@@ -32,21 +32,22 @@ export function confirm(question: Question): Promise<boolean> {
 }
 
 export function Confirm() {
-  const one = asked.value;
+  const question = asked.value;
   const dialog = useRef<HTMLDialogElement>(null);
   useEffect(() => {
-    if (one && dialog.current && !dialog.current.open) dialog.current.showModal();
-  }, [one]);
-  if (!one) return null;
+    if (question && dialog.current && !dialog.current.open) dialog.current.showModal();
+  }, [question]);
+  if (!question) return null;
   return html`
     <dialog class="confirm card" ref=${dialog} aria-labelledby="confirm-title"
-      aria-describedby="confirm-text" onClose=${() => one.answer(false)}>
-      <h2 id="confirm-title">${one.title}</h2>
-      <p id="confirm-text">${one.text}</p>
+      aria-describedby="confirm-text" onClose=${() => question.answer(false)}>
+      <h2 id="confirm-title">${question.title}</h2>
+      <p id="confirm-text">${question.text}</p>
       <div
         class="actions"><button class="button" type="button" autofocus onClick=${() =>
-          one.answer(false)}>Cancel</button>
-          <button class="button danger" type="button" onClick=${() => one.answer(true)}>${one
+          question.answer(false)}>Cancel</button>
+          <button class="button danger" type="button" onClick=${() =>
+            question.answer(true)}>${question
             .verb}</button></div>
     </dialog>
   `;

@@ -103,20 +103,20 @@ function Control(
   }
   if (Array.isArray(value)) {
     return html`<div class="checks" role="group" aria-label=${label}>${
-      (all ?? []).map((one) =>
-        html`<label class="check" key=${one}><input type="checkbox" ...${unnamed}
-          checked=${value.includes(one)} onChange=${() =>
+      (all ?? []).map((option) =>
+        html`<label class="check" key=${option}><input type="checkbox" ...${unnamed}
+          checked=${value.includes(option)} onChange=${() =>
           tell(
-            value.includes(one) ? value.filter((other) => other !== one) : [...value, one],
-          )} /> ${one}</label>`
+            value.includes(option) ? value.filter((other) => other !== option) : [...value, option],
+          )} /> ${option}</label>`
       )
     }</div>`;
   }
   if (all) {
     return html`<select class="text" ...${shared} value=${value} onChange=${typed}>${
-      all.map((one) =>
-        html`<option value=${one} key=${one} selected=${one === value}>${
-          words[one] ?? one
+      all.map((option) =>
+        html`<option value=${option} key=${option} selected=${option === value}>${
+          words[option] ?? option
         }</option>`
       )
     }</select>`;

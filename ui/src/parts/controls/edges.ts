@@ -13,18 +13,18 @@ export function sidesOf(
 /** Sets the row's `data-more` to the sides at which it continues. */
 export function useEdges(row: RefObject<HTMLElement | null>): void {
   useEffect(() => {
-    const one = row.current;
-    if (!one) return;
+    const element = row.current;
+    if (!element) return;
     const look = () => {
-      one.dataset.more = sidesOf(one);
+      element.dataset.more = sidesOf(element);
     };
     const watch = new ResizeObserver(look);
-    watch.observe(one);
-    for (const each of one.children) watch.observe(each);
-    one.addEventListener("scroll", look, { passive: true });
+    watch.observe(element);
+    for (const each of element.children) watch.observe(each);
+    element.addEventListener("scroll", look, { passive: true });
     return () => {
       watch.disconnect();
-      one.removeEventListener("scroll", look);
+      element.removeEventListener("scroll", look);
     };
   }, []);
 }

@@ -85,9 +85,9 @@ const markedLine = Decoration.line({ class: "cm-markedLine" });
 const marked = StateField.define<DecorationSet>({
   create: () => Decoration.none,
   update(before, change) {
-    for (const one of change.effects) {
-      if (!one.is(mark)) continue;
-      const number = one.value;
+    for (const effect of change.effects) {
+      if (!effect.is(mark)) continue;
+      const number = effect.value;
       if (number === null || number > change.state.doc.lines) return Decoration.none;
       return Decoration.set(markedLine.range(change.state.doc.line(number).from));
     }

@@ -85,7 +85,7 @@ export function Text(
           list=${suggestions ? `${id}-list` : null} />
         ${suggestions &&
           html`<datalist id=${`${id}-list`}>${
-            suggestions.map((one) => html`<option value=${one} key=${one} />`)
+            suggestions.map((suggestion) => html`<option value=${suggestion} key=${suggestion} />`)
           }</datalist>`}</${Field}>
   `;
 }
@@ -113,8 +113,8 @@ export function Select(
   return html`
     <${Field} label=${label} about=${about} id=${id}
       said=${said}><select class="text"
-        ...${own} value=${value} onChange=${typed(value)}>${options.map(([one, said]) =>
-          html`<option value=${one} key=${one}>${said}</option>`
+        ...${own} value=${value} onChange=${typed(value)}>${options.map(([option, said]) =>
+          html`<option value=${option} key=${option}>${said}</option>`
         )}</select></${Field}>
   `;
 }

@@ -46,7 +46,7 @@ export function revealGrowing(from: Element | null, to: Element | null = from): 
   return end;
 }
 
-export function isInSight(one: Element | null): boolean {
-  const box = one?.getBoundingClientRect();
+export function isInSight(element: Element | null): boolean {
+  const box = element?.getBoundingClientRect();
   return box !== undefined && box.top >= 0 && box.bottom <= innerHeight;
 }

@@ -17,6 +17,6 @@ export function Search({ text, label }: { text: Signal<string>; label: string })
 /** Whether every word is in one of the texts, ignoring case. */
 export function fits(query: string, ...texts: (string | null | undefined)[]): boolean {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
-  const all = texts.map((one) => one?.toLowerCase() ?? "");
-  return words.every((word) => all.some((one) => one.includes(word)));
+  const all = texts.map((text) => text?.toLowerCase() ?? "");
+  return words.every((word) => all.some((text) => text.includes(word)));
 }

@@ -27,7 +27,7 @@ export function Shortcuts() {
       <dl class="shortcuts">${KEYS.map(([keys, does]) =>
         html`
           <div key=${does}>
-            <dt>${keys.map((one) => html`<kbd key=${one}>${one}</kbd>`)}</dt>
+            <dt>${keys.map((key) => html`<kbd key=${key}>${key}</kbd>`)}</dt>
             <dd>${does}</dd>
           </div>
         `

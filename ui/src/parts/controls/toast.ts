@@ -26,13 +26,13 @@ let last = 0;
 /** Shows a message for some seconds; replaces one with the same text. `undo`: the action of an undo button.
  */
 export function toast(text: string, more: { isBad?: boolean; undo?: Toast["undo"] } = {}): void {
-  const one = { id: ++last, text, isBad: more.isBad ?? false, undo: more.undo ?? null };
+  const entry = { id: ++last, text, isBad: more.isBad ?? false, undo: more.undo ?? null };
   const others = toasts.peek().filter((other) => other.text !== text);
-  toasts.value = [...others, { ...one, since: Date.now() }].slice(-MOST);
+  toasts.value = [...others, { ...entry, since: Date.now() }].slice(-MOST);
   setTimeout(function end() {
     if (isPointedAt()) setTimeout(end, LOOKED_AT_MS);
-    else dismiss(one.id);
-  }, one.isBad ? STAYS_BAD_MS : STAYS_MS);
+    else dismiss(entry.id);
+  }, entry.isBad ? STAYS_BAD_MS : STAYS_MS);
 }
 
 const isPointedAt = (): boolean =>
@@ -40,7 +40,7 @@ const isPointedAt = (): boolean =>
 
 effect(() => {
   path.value; // they would be in the way on another page
-  toasts.value = toasts.peek().filter((one) => Date.now() - one.since < TURNED_MS);
+  toasts.value = toasts.peek().filter((entry) => Date.now() - entry.since < TURNED_MS);
 });
 
 /** Shows an error in its own words. */
@@ -49,17 +49,17 @@ export function toastError(error: unknown): void {
 }
 
 export function dismiss(id: number): void {
-  toasts.value = toasts.peek().filter((one) => one.id !== id);
+  toasts.value = toasts.peek().filter((entry) => entry.id !== id);
 }
 
 const undoing = new Settling(); // of all toasts: the result of an undo appears where it was pressed
 
 /** Undoes a toast's action, unless another undo is running or has just ended. */
-export async function takeBack(one: Toast): Promise<void> {
+export async function takeBack(entry: Toast): Promise<void> {
   await undoing.run(async () => {
-    dismiss(one.id);
+    dismiss(entry.id);
     try {
-      await one.undo?.();
+      await entry.undo?.();
     } catch (error) {
       toastError(error);
     }
@@ -68,15 +68,17 @@ export async function takeBack(one: Toast): Promise<void> {
 
 export function Toasts() {
   return html`<div class="toasts" role="status" aria-live="polite">${
-    toasts.value.map((one) =>
-      html`<div class=${`toast ${one.isBad ? "bad" : ""}`} key=${one.id}><span>${one.text}</span>
+    toasts.value.map((entry) =>
+      html`<div class=${`toast ${
+        entry.isBad ? "bad" : ""
+      }`} key=${entry.id}><span>${entry.text}</span>
         ${
-        one.undo &&
+        entry.undo &&
         html`<button class="button" type="button" aria-disabled=${undoing.isBusy.value} onClick=${() =>
-          takeBack(one)}>Undo</button>`
+          takeBack(entry)}>Undo</button>`
       }
         <button class="button icon" type="button" aria-label="Dismiss" onClick=${() =>
-        dismiss(one.id)}>✕</button></div>`
+        dismiss(entry.id)}>✕</button></div>`
     )
   }</div>`;
 }

@@ -17,16 +17,16 @@ export interface Bar {
 }
 
 export function bars(all: readonly TimedAttempt[]): Bar[] {
-  const starts = all.map((one) => one.started_at_ms).filter((one) => one !== null);
+  const starts = all.map((attempt) => attempt.started_at_ms).filter((attempt) => attempt !== null);
   const first = Math.min(...starts);
-  const ends = all.map((one) => (one.started_at_ms ?? first) + (one.duration_ms ?? 0));
+  const ends = all.map((attempt) => (attempt.started_at_ms ?? first) + (attempt.duration_ms ?? 0));
   const whole = Math.max(1, Math.max(...ends) - first);
-  return all.map((one) => {
-    const after = one.started_at_ms === null ? null : one.started_at_ms - first;
+  return all.map((attempt) => {
+    const after = attempt.started_at_ms === null ? null : attempt.started_at_ms - first;
     return {
       after,
       from: 100 * (after ?? 0) / whole,
-      width: after === null ? 0 : 100 * (one.duration_ms ?? 0) / whole,
+      width: after === null ? 0 : 100 * (attempt.duration_ms ?? 0) / whole,
     };
   });
 }
@@ -65,11 +65,11 @@ function Table(
             <th class="right wide">Version</th>
           </tr>
         </thead>
-        ${of.map((one, n) =>
+        ${of.map((attempt, n) =>
           html`
-            <tbody key=${one.attempt}>
-              <${Row} one=${one} bar=${drawn[n]} />
-              <${Details} of=${known.find((each) => each.attempt === one.attempt)}
+            <tbody key=${attempt.attempt}>
+              <${Row} attempt=${attempt} bar=${drawn[n]} />
+              <${Details} of=${known.find((each) => each.attempt === attempt.attempt)}
                 isShownBelow=${n === of.length - 1 && !isQueued} />
             </tbody>
           `
@@ -79,23 +79,23 @@ function Table(
   `;
 }
 
-function Row({ one, bar }: { one: TimedAttempt; bar: Bar }) {
+function Row({ attempt, bar }: { attempt: TimedAttempt; bar: Bar }) {
   const place = { left: `min(${bar.from}%, calc(100% - 3px))`, width: `${bar.width}%` };
   return html`
     <tr>
-      <td class="num">${one.attempt}</td>
+      <td class="num">${attempt.attempt}</td>
       <td>
-        <${Status} of=${one.status} />
+        <${Status} of=${attempt.status} />
       </td>
       <td class="num right">${bar.after === null ? "–" : duration(bar.after)}</td>
-      <td class="num right">${duration(one.duration_ms)}</td>
+      <td class="num right">${duration(attempt.duration_ms)}</td>
       <td class="wide waterfall when">
         <div class="lane">${bar.after !== null && html`<i class="run" style=${place} />`}</div>
       </td>
-      <td class="wide">${one.cold_start
+      <td class="wide">${attempt.cold_start
         ? html`<span class="cold">cold</span>`
         : html`<span class="muted">warm</span>`}</td>
-      <td class="num right wide">${one.version ?? "–"}</td>
+      <td class="num right wide">${attempt.version ?? "–"}</td>
     </tr>
   `;
 }

@@ -48,7 +48,7 @@ export class Written {
 }
 
 function bytesOf(base64: string): Uint8Array {
-  return Uint8Array.from(atob(base64), (one) => one.charCodeAt(0));
+  return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0));
 }
 
 /** Fetches an invocation and follows it until it is over. */

@@ -35,7 +35,9 @@ export function Output(
     <pre class=${`output ${isError ? "err" : ""}`} tabindex="0" role="region"
       aria-label=${label}>${all.slice(0, most).map(({ pieces }, n) =>
         html`<div key=${n}>${
-          pieces.map((one) => html`<span class=${one.name} style=${lookOf(one)}>${one.text}</span>`)
+          pieces.map((piece) =>
+            html`<span class=${piece.name} style=${lookOf(piece)}>${piece.text}</span>`
+          )
         }</div>`
       )}${all.length > most &&
         html`<div class="muted">… and ${count(all.length - most)} more lines</div>`}</pre>

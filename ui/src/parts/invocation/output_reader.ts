@@ -35,9 +35,9 @@ function Line({ row, places, length, current }: {
   current: number | undefined;
 }) {
   return html`<div>${
-    marked(row, places, length, current).map((one) => {
-      const span = html`<span class=${one.name} style=${lookOf(one)}>${one.text}</span>`;
-      return one.mark ? html`<mark class=${one.mark}>${span}</mark>` : span;
+    marked(row, places, length, current).map((piece) => {
+      const span = html`<span class=${piece.name} style=${lookOf(piece)}>${piece.text}</span>`;
+      return piece.mark ? html`<mark class=${piece.mark}>${span}</mark>` : span;
     })
   }</div>`;
 }

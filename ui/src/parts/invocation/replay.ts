@@ -82,10 +82,10 @@ function Form(
       isBusy.value = false;
     }
   }
-  const numbers = given.versions.map((one) =>
+  const numbers = given.versions.map((each) =>
     [
-      String(one.version),
-      `version ${one.version}${one.is_active ? ", the current one" : ""}`,
+      String(each.version),
+      `version ${each.version}${each.is_active ? ", the current one" : ""}`,
     ] as const
   );
   return html`

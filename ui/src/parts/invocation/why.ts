@@ -26,7 +26,7 @@ async function ask(of: Invocation, times: Timeline, signal: AbortSignal): Promis
   ]);
   return {
     most: policy?.max_attempts ?? 1,
-    isDead: dead?.dead_letters.some((one) => one.invocation_id === of.invocation_id) ?? false,
+    isDead: dead?.dead_letters.some((letter) => letter.invocation_id === of.invocation_id) ?? false,
   };
 }
 

@@ -84,10 +84,10 @@ export class Endless<T, P> {
   }
 
   #merge(newest: EndlessPage<T>, isAtTop: boolean): void {
-    const fresh = new Map(newest.items.map((one) => [this.idOf(one), one]));
-    const renew = (one: T): T => fresh.get(this.idOf(one)) ?? one;
+    const fresh = new Map(newest.items.map((item) => [this.idOf(item), item]));
+    const renew = (item: T): T => fresh.get(this.idOf(item)) ?? item;
     const known = new Set([...this.held.value, ...this.items.value].map(this.idOf));
-    const added = newest.items.filter((one) => !known.has(this.idOf(one)));
+    const added = newest.items.filter((item) => !known.has(this.idOf(item)));
     const isApart = newest.next !== null && added.length === newest.items.length;
     if (isApart && added.length > 0 && isAtTop) { // so many new items that some were not fetched
       this.items.value = newest.items;
@@ -103,7 +103,7 @@ export class Endless<T, P> {
 
   #unknown(items: T[]): T[] {
     const known = new Set([...this.held.value, ...this.items.value].map(this.idOf));
-    return items.filter((one) => !known.has(this.idOf(one)));
+    return items.filter((item) => !known.has(this.idOf(item)));
   }
 
   async #fetch(more: Query): Promise<EndlessPage<T>> {
@@ -116,7 +116,7 @@ export interface Watching<T, P> {
   /** Restarts the list. */
   open: () => Endless<T, P>;
   /** Whether there may be newer items after an event. */
-  isNews: (one: Happened) => boolean;
+  isNews: (event: Happened) => boolean;
   /** The minimum interval between refetches. */
   everyMs: number;
   mayLook?: (list: Endless<T, P>) => boolean;
@@ -137,11 +137,11 @@ export function useEndless<T, P>(
         if (mayLook?.(mine) ?? true) mine.look(() => scrollY < 200);
       }, everyMs);
     };
-    const forget = [onEvent((one) => isNews(one) && look()), onRefetch(look)];
+    const forget = [onEvent((event) => isNews(event) && look()), onRefetch(look)];
     return () => {
       clearTimeout(timer);
       mine.end();
-      for (const one of forget) one();
+      for (const stop of forget) stop();
     };
   }, [key]);
   return list.value;

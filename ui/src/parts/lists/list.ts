@@ -57,9 +57,11 @@ export interface ListProps<T> {
 
 /** The widths of all columns, and of those on a tablet, where the first one may shrink. */
 export function widthsOf(columns: readonly Column[]): Record<string, string> {
-  const kept = columns.filter((one) => !one.class?.includes("roomy")).map((one) => one.width);
+  const kept = columns.filter((column) => !column.class?.includes("roomy")).map((column) =>
+    column.width
+  );
   return {
-    "--columns": columns.map((one) => one.width).join(" "),
+    "--columns": columns.map((column) => column.width).join(" "),
     "--columns-of-tablet": ["minmax(8rem, 1.5fr)", ...kept.slice(1)].join(" "),
   };
 }
@@ -115,8 +117,8 @@ export function List<T>(props: ListProps<T>) {
     <div class="card list" role="table" aria-label=${label}
       aria-rowcount=${isOpen ? -1 : items.length + 1} style=${widthsOf(columns)}>
       <div role="rowgroup" class="heads">
-        <div role="row" class="head" aria-rowindex="1">${columns.map((one) =>
-          html`<${Head} ...${props} one=${one} key=${one.name} />`
+        <div role="row" class="head" aria-rowindex="1">${columns.map((column) =>
+          html`<${Head} ...${props} column=${column} key=${column.name} />`
         )}</div>
       </div>
       <div role="rowgroup" class="body" ref=${body} onKeyDown=${keys} onFocusIn=${entered}
@@ -136,14 +138,14 @@ export function List<T>(props: ListProps<T>) {
   `;
 }
 
-function Head<T>({ one, sorted, onSort }: ListProps<T> & { one: Column }) {
-  const isSorted = one.sort !== undefined && sorted?.by === one.sort;
+function Head<T>({ column, sorted, onSort }: ListProps<T> & { column: Column }) {
+  const isSorted = column.sort !== undefined && sorted?.by === column.sort;
   const way = isSorted ? (sorted.isDown ? "descending" : "ascending") : null;
   const arrow = isSorted ? (sorted.isDown ? " ↓" : " ↑") : "";
-  return html`<span role="columnheader" class=${one.class ?? ""} aria-sort=${way}>${
-    one.sort
+  return html`<span role="columnheader" class=${column.class ?? ""} aria-sort=${way}>${
+    column.sort
       ? html`<button type="button" onClick=${() =>
-        onSort?.(one.sort as string)}>${one.name}${arrow}</button>`
-      : one.name
+        onSort?.(column.sort as string)}>${column.name}${arrow}</button>`
+      : column.name
   }</span>`;
 }

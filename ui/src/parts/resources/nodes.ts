@@ -56,17 +56,17 @@ export function Cells(
 /** Sends an action to a node, after confirmation if that is needed. `all`: the nodes of the fleet. */
 async function tell(
   verb: Verb,
-  one: Node,
+  node: Node,
   all: readonly Node[],
   again: () => Promise<void>,
 ): Promise<void> {
-  const question = questionOf(verb, one, all);
+  const question = questionOf(verb, node, all);
   if (question && !await confirm(question)) return;
-  const path = `api/nodes/${encodeURIComponent(one.name)}`;
+  const path = `api/nodes/${encodeURIComponent(node.name)}`;
   try {
     if (verb === "remove") await call("DELETE", path);
     else await call("POST", `${path}/${verb}`);
-    toast(`${one.name} ${SAID[verb]}`);
+    toast(`${node.name} ${SAID[verb]}`);
   } catch (error) {
     toastError(error);
   }
@@ -74,17 +74,17 @@ async function tell(
 }
 
 /** A button for each possible action in `verbs`. */
-export function Told({ one, all, again, verbs }: {
-  one: Node;
+export function NodeActions({ node, all, again, verbs }: {
+  node: Node;
   all: readonly Node[];
   again: () => Promise<void>;
   verbs: readonly Verb[];
 }) {
-  return verbsOf(one).filter((verb) => verbs.includes(verb)).map((verb) =>
+  return verbsOf(node).filter((verb) => verbs.includes(verb)).map((verb) =>
     html`
       <button class="button above" type="button"
-        key=${verb} aria-label=${`${NAMES[verb]} ${one.name}`} onClick=${() =>
-          tell(verb, one, all, again)}>${NAMES[verb]}</button>
+        key=${verb} aria-label=${`${NAMES[verb]} ${node.name}`} onClick=${() =>
+          tell(verb, node, all, again)}>${NAMES[verb]}</button>
     `
   );
 }

@@ -18,7 +18,7 @@ export function Files({ path }: { path: string }) {
     const mine = list.value = new Endless<RuntimeFile, RuntimeFilePage>(
       `${path}/files`,
       {},
-      (one) => one.path,
+      (file) => file.path,
       (page) => ({ items: withoutCompiled(page.files), next: page.next_cursor }),
     );
     return () => mine.end();
@@ -35,12 +35,12 @@ export function Files({ path }: { path: string }) {
       ${files.length > 0
         ? html`
           <table class="table files">
-            <tbody>${files.map((one) =>
+            <tbody>${files.map((file) =>
               html`
-                <tr key=${one.path}>
-                  <td class="mono small">${visible(one.path)}</td>
-                  <td class="small muted wide">${what(one)}</td>
-                  <td class="num small right">${one.is_link ? "–" : bytes(one.size_bytes)}</td>
+                <tr key=${file.path}>
+                  <td class="mono small">${visible(file.path)}</td>
+                  <td class="small muted wide">${flagOf(file)}</td>
+                  <td class="num small right">${file.is_link ? "–" : bytes(file.size_bytes)}</td>
                 </tr>
               `
             )}</tbody>
@@ -57,8 +57,8 @@ export function Files({ path }: { path: string }) {
   `;
 }
 
-const what = (one: RuntimeFile): string =>
-  one.is_link ? "link" : one.is_executable ? "executable" : "";
+const flagOf = (file: RuntimeFile): string =>
+  file.is_link ? "link" : file.is_executable ? "executable" : "";
 
 export function Packages({ path }: { path: string }) {
   const { value, problem, again } = useFetched(
@@ -78,12 +78,12 @@ export function Packages({ path }: { path: string }) {
         ? html`<p class="empty small">None beside its files.</p>`
         : html`
           <table class="table">
-            <tbody>${found.packages.map((one) =>
+            <tbody>${found.packages.map((pkg) =>
               html`
-                <tr key=${`${one.kind} ${one.name}`}>
-                  <td>${visible(one.name)}</td>
-                  <td class="num muted">${visible(one.version)}</td>
-                  <td class="small muted wide">${one.kind}</td>
+                <tr key=${`${pkg.kind} ${pkg.name}`}>
+                  <td>${visible(pkg.name)}</td>
+                  <td class="num muted">${visible(pkg.version)}</td>
+                  <td class="small muted wide">${pkg.kind}</td>
                 </tr>
               `
             )}</tbody>

@@ -41,14 +41,14 @@ export function RunStrip({ runs, functionId }: {
   functionId: string | null;
 }) {
   return html`<span class="run-strip" role="group" aria-label="Latest runs">${
-    [...runs].reverse().map((one) => {
-      const said = `${saidOf(one)}, ${exact(one.due_at)}`;
-      const glyph = html`<${Status} of=${kindOf(one)} said=${said} isQuiet />`;
-      return one.invocation_id && functionId
-        ? html`<a class="above" key=${one.due_at} href=${
-          href(["functions", functionId, "invocations", one.invocation_id])
+    [...runs].reverse().map((run) => {
+      const said = `${saidOf(run)}, ${exact(run.due_at)}`;
+      const glyph = html`<${Status} of=${kindOf(run)} said=${said} isQuiet />`;
+      return run.invocation_id && functionId
+        ? html`<a class="above" key=${run.due_at} href=${
+          href(["functions", functionId, "invocations", run.invocation_id])
         } tabindex="-1">${glyph}</a>`
-        : html`<span key=${one.due_at}>${glyph}</span>`;
+        : html`<span key=${run.due_at}>${glyph}</span>`;
     })
   }</span>`;
 }

@@ -32,7 +32,7 @@ export function ScheduleForm(
   { of, function: wanted = "", onSaved, onCancel }: {
     of?: Schedule;
     function?: string;
-    onSaved: (one: Schedule) => void;
+    onSaved: (schedule: Schedule) => void;
     onCancel: () => void;
   },
 ) {
@@ -95,8 +95,8 @@ export function ScheduleForm(
               placeholder="nightly" about="Letters, digits, dots and dashes; unique among your schedules" />
           `}
           <${Text} label="Function" name="function" value=${form
-            .function} isRequired suggestions=${[...functions.value.values()].map((one) =>
-              one.name
+            .function} isRequired suggestions=${[...functions.value.values()].map((fn) =>
+              fn.name
             )} about="What it runs" />
         </div>
         <div class="inside columns">
@@ -142,11 +142,11 @@ function TimeFields({ kind, cron, every, timezone }: Record<string, Signal<strin
   const isCron = kind?.value === "cron";
   const means = USUAL.find(([expression]) => expression === cron?.value.trim())?.[1];
   return html`<${Field} label="When" isGroup><div class="chips">${
-    [["cron", "by a cron expression"], ["interval", "at an interval"]].map(([one, said]) =>
+    [["cron", "by a cron expression"], ["interval", "at an interval"]].map(([option, said]) =>
       html`
-        <button class="chip" type="button" key=${one} aria-pressed=${kind?.value === one}
+        <button class="chip" type="button" key=${option} aria-pressed=${kind?.value === option}
           onClick=${() => {
-            if (kind && one) kind.value = one;
+            if (kind && option) kind.value = option;
           }}>${said}</button>
       `
     )

@@ -15,13 +15,13 @@ const NAME_BYTES = 100, PREFIX_BYTES = 155;
 export function tar(files: readonly File[]): Uint8Array<ArrayBuffer> {
   const sorted = [...files].sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
   const padded = (size: number) => Math.ceil(size / BLOCK) * BLOCK;
-  const size = sorted.reduce((sum, one) => sum + BLOCK + padded(one.content.length), 2 * BLOCK);
+  const size = sorted.reduce((sum, file) => sum + BLOCK + padded(file.content.length), 2 * BLOCK);
   const archive = new Uint8Array(size);
   let at = 0;
-  for (const one of sorted) {
-    archive.set(header(one), at);
-    archive.set(one.content, at + BLOCK);
-    at += BLOCK + padded(one.content.length);
+  for (const file of sorted) {
+    archive.set(header(file), at);
+    archive.set(file.content, at + BLOCK);
+    at += BLOCK + padded(file.content.length);
   }
   return archive;
 }
@@ -36,7 +36,7 @@ function header({ path, content, isExecutable }: File): Uint8Array {
   put(`${octal(content.length, 11)}\0${octal(MTIME, 11)}\0        0`, 124);
   put("ustar\x0000", 257);
   put(prefix, 345);
-  put(`${octal(block.reduce((sum, one) => sum + one, 0), 6)}\0 `, 148);
+  put(`${octal(block.reduce((sum, byte) => sum + byte, 0), 6)}\0 `, 148);
   return block;
 }
 

@@ -69,7 +69,7 @@ function indexed(n: number): Color {
     return `rgb(${grey} ${grey} ${grey})`;
   }
   const m = n - 16;
-  const level = (one: number) => LEVELS[one % 6];
+  const level = (digit: number) => LEVELS[digit % 6];
   return `rgb(${level(Math.floor(m / 36))} ${level(Math.floor(m / 6))} ${level(m)})`;
 }
 
@@ -103,7 +103,7 @@ function look(style: Style): Omit<Piece, "text"> {
   if (style.inverse) [fg, bg] = [bg ?? "var(--output)", fg ?? "var(--text)"];
   if (typeof fg === "number") names.push(`fg${fg}`);
   if (typeof bg === "number") names.push(`bg${bg}`);
-  names.push(...FLAGS.filter((one) => style[one]));
+  names.push(...FLAGS.filter((flag) => style[flag]));
   return {
     name: names.join(" "),
     color: typeof fg === "string" ? fg : null,
@@ -114,10 +114,13 @@ function look(style: Style): Omit<Piece, "text"> {
 /** The text, with names for invisible characters. */
 export function visible(raw: string): string {
   return raw
-    .replace(NAMED, (one) => `⟨U+${one.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`)
+    .replace(
+      NAMED,
+      (char) => `⟨U+${char.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`,
+    )
     .replace(
       CONTROL,
-      (one) => one === "\u007f" ? "␡" : String.fromCharCode(0x2400 + one.charCodeAt(0)),
+      (char) => char === "\u007f" ? "␡" : String.fromCharCode(0x2400 + char.charCodeAt(0)),
     );
 }
 
@@ -142,10 +145,10 @@ export function lines(text: string): Piece[][] {
     }
   }
   let at = 0;
-  for (const one of text.matchAll(SEQUENCE)) {
-    if (one.index > at) add(text.slice(at, one.index));
-    if (one[2] === "m") select(style, one[1] ?? "");
-    at = one.index + one[0].length;
+  for (const match of text.matchAll(SEQUENCE)) {
+    if (match.index > at) add(text.slice(at, match.index));
+    if (match[2] === "m") select(style, match[1] ?? "");
+    at = match.index + match[0].length;
   }
   if (at < text.length) add(text.slice(at));
   if (found.length > 1 && line.length === 0) found.pop();

@@ -30,8 +30,8 @@ export function count(n: number): string {
 }
 
 /** "1 call", "2 calls". `many`: the plural, if it is not formed with s. */
-export function counted(n: number, one: string, many = `${one}s`): string {
-  return `${count(n)} ${n === 1 ? one : many}`;
+export function counted(n: number, singular: string, plural = `${singular}s`): string {
+  return `${count(n)} ${n === 1 ? singular : plural}`;
 }
 
 /** A quantity such as GB-seconds, with three significant digits. */

@@ -6,6 +6,6 @@ import { visible } from "./ansi.ts";
 export function Names({ of, none = "none" }: { of: readonly string[]; none?: string }) {
   if (of.length === 0) return html`<span class="muted">${none}</span>`;
   return html`<ul class="names">${
-    of.map((one) => html`<li key=${one}><code>${visible(one)}</code></li>`)
+    of.map((name) => html`<li key=${name}><code>${visible(name)}</code></li>`)
   }</ul>`;
 }

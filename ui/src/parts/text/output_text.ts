@@ -26,7 +26,7 @@ export function layOut(raw: string): OutputText {
   const texts: string[] = [];
   let at = 0;
   for (const pieces of lines(raw)) {
-    const parts = pieces.length > PIECES_OF_A_ROW ? pieces.map((one) => [one]) : [pieces];
+    const parts = pieces.length > PIECES_OF_A_ROW ? pieces.map((piece) => [piece]) : [pieces];
     for (const part of parts) {
       rows.push({ pieces: part, start: at });
       for (const { text } of part) {
@@ -45,8 +45,8 @@ export function findAll(whole: OutputText, query: string): number[] {
   if (query === "") return [];
   const found: number[] = [];
   const pattern = new RegExp(query.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "giu");
-  for (const one of whole.text.matchAll(pattern)) {
-    found.push(one.index);
+  for (const match of whole.text.matchAll(pattern)) {
+    found.push(match.index);
     if (found.length === FOUND_MOST) break;
   }
   return found;
