@@ -180,8 +180,8 @@ class Api:
                 asked = named[1] if len(found) % 2 else asked
 
     def clear(self) -> None:
-        for one in self.good("GET", "/api/functions")["functions"]:
-            self("DELETE", of(one["id"]))
+        for function in self.good("GET", "/api/functions")["functions"]:
+            self("DELETE", of(function["id"]))
 
 
 def of(function_id: str) -> str:

@@ -115,8 +115,8 @@ def _reader(scene: Scene) -> httpx.Response:
 def _too_many_functions(scene: Scene) -> httpx.Response:
     made = [scene.api.create() for _ in range(8 - scene.api.count())]
     answer = scene.api("POST", FUNCTIONS, {"name": "one-more", "handler": "echo"})
-    for one in made:
-        scene.api("DELETE", of(one))
+    for function in made:
+        scene.api("DELETE", of(function))
     return answer
 
 
@@ -163,9 +163,9 @@ def _shutting_down(scene: Scene) -> httpx.Response:
     scene.server.terminate()
     answer = until(
         lambda: (
-            (one := scene.api("POST", path, {})).status_code == 503
-            and one.json()["error_code"] == "SHUTTING_DOWN"
-            and one
+            (response := scene.api("POST", path, {})).status_code == 503
+            and response.json()["error_code"] == "SHUTTING_DOWN"
+            and response
         )
     )
     scene.server.wake()

@@ -89,13 +89,13 @@ def _round(
 ) -> None:
     seed, examples = size
     with tempfile.TemporaryDirectory() as directory:
-        config, told = Path(directory) / "fuzz.toml", Path(directory) / "told.json"
+        config, result = Path(directory) / "fuzz.toml", Path(directory) / "told.json"
         config.write_text(CONFIG)
         command = [str(SCHEMATHESIS), "--config-file", str(config), "run", *credential]
         command += [f"{server.url}/openapi.json", "--phases", phases, "--checks", CHECKS]
         command += ["--max-examples", str(examples), "--seed", str(seed), "--no-shrink"]
         command += ["--generation-database", "none", "--continue-on-failure", "--no-color"]
-        command += ["--report", "json", "--report-json-path", str(told), "--warnings", "off"]
+        command += ["--report", "json", "--report-json-path", str(result), "--warnings", "off"]
         # The response of a function's URL is the handler's own: tests/e2e/test_urls.py.
         command += ["--exclude-path", "/fn/{path}"]
         command += ["--suppress-health-check", "all", "--request-timeout", "30"]
@@ -107,10 +107,10 @@ def _round(
             cwd=directory,
             env=os.environ | {"PYTHONPATH": str(HERE.parent)},
         )
-        if not told.exists():
+        if not result.exists():
             report.failures.append(done.stdout + done.stderr)
             return
-        found = json.loads(told.read_text())
+        found = json.loads(result.read_text())
         report.requests += found["test_cases"]["generated"]
         report.operations = found["operations"]["tested"]
         if found["failures"] or found["errors"] or not found["complete"]:

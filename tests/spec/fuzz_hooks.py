@@ -41,9 +41,9 @@ def map_body(context: Any, body: Any) -> Any:  # noqa: ARG001
     if type(often) is int and 1 <= often < HOUR_S:
         body["every_seconds"] = HOUR_S
     for name in ("on_success", "on_failure"):
-        told = body.get(name)
-        if isinstance(told, dict) and URL.fullmatch(str(told.get("url"))):
-            told["url"] = NOBODY
+        destination = body.get(name)
+        if isinstance(destination, dict) and URL.fullmatch(str(destination.get("url"))):
+            destination["url"] = NOBODY
     return body
 
 

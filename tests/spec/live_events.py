@@ -67,8 +67,8 @@ def all_of(api: Api, method: str, path: str, body: Any = None, **headers: str) -
 def output(found: Iterable[Event], stream: str = "stdout") -> bytes:
     """The output in a stream; checks that each event begins where the one before it ended."""
     whole = b""
-    for one in found:
-        if one.name == stream:
-            assert one.data["offset"] == len(whole)
-            whole += one.bytes
+    for event in found:
+        if event.name == stream:
+            assert event.data["offset"] == len(whole)
+            whole += event.bytes
     return whole

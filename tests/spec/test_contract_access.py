@@ -36,9 +36,9 @@ LIST = "/api/functions"
 
 
 def test_the_default_address_is_loopback_8080() -> None:
-    told = quiltfn("serve", "--help").stdout
-    assert re.search(r"--host VALUE.*\(default\s+127\.0\.0\.1\)", told, re.S)
-    assert re.search(r"--port VALUE.*\(default\s+8080\)", told, re.S)
+    help_text = quiltfn("serve", "--help").stdout
+    assert re.search(r"--host VALUE.*\(default\s+127\.0\.0\.1\)", help_text, re.S)
+    assert re.search(r"--port VALUE.*\(default\s+8080\)", help_text, re.S)
 
 
 def test_json_out_times_in_unix_seconds_durations_in_milliseconds(tenant: Api) -> None:
@@ -143,8 +143,8 @@ def test_a_stream_ends_with_its_credential(keyed: Keyed) -> None:
         time.sleep(3.0)
         after = admin.good("POST", f"{of(function_id)}/invoke", {})["invocation_id"]
         for events in follow:  # they end
-            for one in events:
-                assert one.data.get("invocation_id") != after
+            for event in events:
+                assert event.data.get("invocation_id") != after
     admin.clear()
 
 
@@ -193,9 +193,9 @@ def test_cleartext_off_loopback_warns_and_shows_in_health(another: Callable[...,
     key = make_key(server)["key"]
     server.start_without_waiting()
     line = server._first_line()
-    told = line.removeprefix("listening on ").strip()
-    assert server._first_line() == f"dashboard at {told}/ui/\n", "the line behind it"
-    url = told.replace("0.0.0.0", "127.0.0.1")
+    address = line.removeprefix("listening on ").strip()
+    assert server._first_line() == f"dashboard at {address}/ui/\n", "the line behind it"
+    url = address.replace("0.0.0.0", "127.0.0.1")
     server.ids |= server.server_dirs()
     health = Api(url, key).good("GET", "/api/functions/health")
     assert health["transport"] == "cleartext"

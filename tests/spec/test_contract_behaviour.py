@@ -26,8 +26,8 @@ def test_a_longer_timeout_is_refused_not_clamped(tenant: Api) -> None:
     path = f"{of(tenant.active(timeout_seconds=3))}/invoke"
     for timeout in (0, -1, 4, 901, "1", True, 1.5):
         body = {"timeout_seconds": timeout}
-        told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", path, body)
-        assert "timeout_seconds" in told["error"]
+        error = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", path, body)
+        assert "timeout_seconds" in error["error"]
 
 
 def test_a_shorter_timeout_is_for_this_call(tenant: Api) -> None:
@@ -82,26 +82,26 @@ def test_a_function_that_is_not_active_says_its_state_and_what_helps(tenant: Api
     function_id = tenant.create(working_directory="/nowhere")
     path = of(function_id)
 
-    def told(state: str, hint: str) -> None:
+    def refused(state: str, hint: str) -> None:
         body = tenant.refused("FUNCTION_NOT_ACTIVE", 409, "POST", f"{path}/invoke", {})
         assert body["details"]["state"] == state
         assert hint in body["hint"]
 
-    told("pending", "deploy")
+    refused("pending", "deploy")
     tenant.good("POST", f"{path}/deploy")
-    told("error", "deploy")
+    refused("error", "deploy")
     tenant.good("PUT", path, {"working_directory": None})
     tenant.good("POST", f"{path}/deploy")
     tenant.good("POST", f"{path}/pause")
-    told("paused", "resume")
+    refused("paused", "resume")
 
 
 def test_pausing_or_resuming_what_is_pending_or_in_error_is_a_conflict(tenant: Api) -> None:
     path = of(tenant.create(working_directory="/nowhere"))
     for state in ("pending", "error"):
         for verb in ("pause", "resume"):
-            told = tenant.refused("CONFLICT", 409, "POST", f"{path}/{verb}")
-            assert told["details"]["state"] == state
+            error = tenant.refused("CONFLICT", 409, "POST", f"{path}/{verb}")
+            assert error["details"]["state"] == state
         tenant.good("POST", f"{path}/deploy")
 
 

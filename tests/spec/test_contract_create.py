@@ -36,9 +36,9 @@ def test_a_value_inside_its_range_is_kept_as_it_is(anybody: Api, field: str, val
 @pytest.mark.parametrize(("field", "value"), BAD, ids=brief)
 def test_a_value_outside_its_range_is_refused_by_name(anybody: Api, field: str, value: Any) -> None:
     body = {"name": new_name(), "handler": "echo hello", field: value}
-    told = anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
-    assert field in told["error"]
-    assert told["details"]["expected"]
+    error = anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
+    assert field in error["error"]
+    assert error["details"]["expected"]
     assert anybody.count() == 0
 
 
@@ -46,15 +46,15 @@ def test_a_value_outside_its_range_is_refused_by_name(anybody: Api, field: str, 
 def test_what_is_required(anybody: Api, field: str) -> None:
     body = {"name": new_name(), "handler": "echo"}
     del body[field]
-    told = anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
-    assert field in told["error"]
+    error = anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
+    assert field in error["error"]
 
 
 def test_a_name_is_unique_in_its_tenant(anybody: Api) -> None:
     name = new_name()
     anybody.create(name=name)
-    told = anybody.refused("CONFLICT", 409, "POST", FUNCTIONS, {"name": name, "handler": "echo"})
-    assert name in told["error"]
+    error = anybody.refused("CONFLICT", 409, "POST", FUNCTIONS, {"name": name, "handler": "echo"})
+    assert name in error["error"]
 
 
 def test_one_core_is_100_percent(anybody: Api) -> None:
@@ -83,5 +83,5 @@ def test_the_environment_is_measured_after_merging_too(anybody: Api) -> None:
 def test_null_is_refused_where_a_field_is_not_nullable(anybody: Api) -> None:
     for field in (name for name, one in FIELDS.items() if "null" not in one.types):
         body = {"name": new_name(), "handler": "echo", field: None}
-        told = anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
-        assert field in told["error"]
+        error = anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
+        assert field in error["error"]

@@ -49,17 +49,17 @@ def test_health_says_whether_and_why(anybody: Api) -> None:
 
 
 def test_help_has_every_route_with_its_rules_and_explains_the_rest(anybody: Api) -> None:
-    told = anybody.good("GET", "/api/functions/help")
+    page = anybody.good("GET", "/api/functions/help")
     elastic = anybody.good("GET", "/api/elasticity/help")
-    routes = {(one["method"], one["path"]) for one in told["routes"] + elastic["routes"]}
+    routes = {(one["method"], one["path"]) for one in page["routes"] + elastic["routes"]}
     assert routes == table("ANY")
     create = next(
-        one for one in told["routes"] if (one["method"], one["path"]) == ("POST", "/api/functions")
+        one for one in page["routes"] if (one["method"], one["path"]) == ("POST", "/api/functions")
     )
     assert set(create["fields"]) >= {"name", "handler", "environment", "working_directory"}
     assert all(one["rule"] for one in create["fields"].values())
-    assert told["debugging"]
-    mistakes = " ".join(told["common_mistakes"])
+    assert page["debugging"]
+    mistakes = " ".join(page["common_mistakes"])
     for point in ("cold_start is metadata", "new version", "warm capacity"):
         assert point in mistakes
 
@@ -99,9 +99,9 @@ def run_as_printed(text: str, url: str, key: str | None) -> list[tuple[int, int]
 
 
 @promise("A10")
-@pytest.mark.parametrize("what", ["functions", "elasticity"])
-def test_the_examples_work_as_printed(anybody: Api, open_server: Server, what: str) -> None:
-    text = anybody("GET", f"/api/{what}/examples?format=markdown").text
+@pytest.mark.parametrize("area", ["functions", "elasticity"])
+def test_the_examples_work_as_printed(anybody: Api, open_server: Server, area: str) -> None:
+    text = anybody("GET", f"/api/{area}/examples?format=markdown").text
     for promised, answered in run_as_printed(text, open_server.url, None):
         assert promised == answered
     assert anybody.count() == 0
@@ -117,13 +117,15 @@ def test_the_examples_work_with_a_key(keyed: Keyed) -> None:
 
 def test_the_examples_as_json_work_in_order(keyed: Keyed) -> None:
     caller, kept = keyed.caller(new_name()), dict[str, Any]()
-    for one in caller.good("GET", "/api/functions/examples")["examples"]:
-        path = one["path"]
+    for example in caller.good("GET", "/api/functions/examples")["examples"]:
+        path = example["path"]
         for name, value in kept.items():
             path = path.replace(f"${name}", value)
-        answer = caller(one["method"], path, one.get("body"), headers=one.get("headers"))
-        assert answer.status_code == one["expect_status"], answer.text
-        kept |= {name: answer.json()[field] for name, field in one.get("keeps", {}).items()}
+        answer = caller(
+            example["method"], path, example.get("body"), headers=example.get("headers")
+        )
+        assert answer.status_code == example["expect_status"], answer.text
+        kept |= {name: answer.json()[field] for name, field in example.get("keeps", {}).items()}
         if path.endswith("/invoke"):
             is_queued = answer.status_code == 202
             assert answer.json()["status"] == ("queued" if is_queued else "success")
@@ -161,18 +163,18 @@ def references(value: Any) -> set[str]:
 
 
 def test_references_lead_somewhere_and_operations_have_names(document: dict[str, Any]) -> None:
-    for one in references(document):
-        assert one.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+    for reference in references(document):
+        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
     names = [way["operationId"] for item in document["paths"].values() for name, way in item.items()
              if name != "parameters"]  # fmt: skip
     assert len(names) == len(set(names))
 
 
 def test_its_routes_are_the_route_table(document: dict[str, Any]) -> None:
-    told = {
+    methods = {
         (method.upper(), path)
         for path, item in document["paths"].items()
         for method in item
         if method != "parameters"
     }
-    assert told == table(*COMMON_METHODS)
+    assert methods == table(*COMMON_METHODS)

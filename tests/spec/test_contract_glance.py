@@ -36,11 +36,11 @@ def ids(answer: dict[str, Any]) -> list[str]:
 @pytest.mark.one_server("another node has a cold start of its own")
 def test_calls_of_all_functions_by_every_filter(tenant: Api) -> None:
     began = int(time.time())
-    one = tenant.active("exit ${QUILT_PAYLOAD:-0}")
+    first = tenant.active("exit ${QUILT_PAYLOAD:-0}")
     other = tenant.active("sleep ${QUILT_PAYLOAD:-0}")
-    made = [tenant.invoke(one, "0"), tenant.invoke(one, "3"), tenant.invoke(other, "0.2")]
-    tenant.good("PUT", of(one), {"handler": "echo second"})
-    made.append(tenant.invoke(one))
+    made = [tenant.invoke(first, "0"), tenant.invoke(first, "3"), tenant.invoke(other, "0.2")]
+    tenant.good("PUT", of(first), {"handler": "echo second"})
+    made.append(tenant.invoke(first))
     queued = tenant.good("POST", f"{of(other)}/invoke?mode=async&delay_seconds=600", {}, 202)
     expected = [call["invocation_id"] for call in [*made, queued]]
 
@@ -53,7 +53,7 @@ def test_calls_of_all_functions_by_every_filter(tenant: Api) -> None:
         "async",
     )
     for query, found in (
-        (f"function_id={one}", [3, 1, 0]),
+        (f"function_id={first}", [3, 1, 0]),
         ("status=failed", [1]),
         ("status=queued", [4]),
         ("status=success", [3, 2, 0]),
@@ -61,14 +61,14 @@ def test_calls_of_all_functions_by_every_filter(tenant: Api) -> None:
         ("source=async", [4]),
         ("source=sync", [3, 2, 1, 0]),
         ("version=2", [3]),
-        (f"version=1&function_id={one}", [1, 0]),
+        (f"version=1&function_id={first}", [1, 0]),
         ("cold_start=true", []),
         (f"from={began}&to={began + 3600}", [4, 3, 2, 1, 0]),
         (f"to={began}", []),
         (f"from={began + 3600}", []),
     ):
-        told = ids(tenant.good("GET", f"{CALLS}?{query}"))
-        assert told == [expected[number] for number in found], query
+        listed = ids(tenant.good("GET", f"{CALLS}?{query}"))
+        assert listed == [expected[number] for number in found], query
     pages = tenant.pages(f"{CALLS}?limit=2", "invocations")
     assert [one["invocation_id"] for page in pages for one in page] == expected[::-1]
     tenant.good("POST", f"{of(other)}/invocations/{queued['invocation_id']}/cancel")
@@ -100,12 +100,12 @@ def test_the_files_and_packages_of_a_runtime(tenant: Api, keyed: Keyed) -> None:
     body = {"name": "looked-into", "kind": "shell", "image": image["digest"]}
     tenant.good("POST", "/api/runtimes", body, 201)
     path = "/api/runtimes/looked-into"
-    told = tenant.good("GET", f"{path}/files")
-    assert told["next_cursor"] is None
-    assert {one["path"]: one["size_bytes"] for one in told["files"]} == {
+    page = tenant.good("GET", f"{path}/files")
+    assert page["next_cursor"] is None
+    assert {one["path"]: one["size_bytes"] for one in page["files"]} == {
         name: len(text) for name, text in files.items()
     }
-    assert tenant.pages(f"{path}/files?limit=3", "files") == [told["files"][:3], told["files"][3:]]
+    assert tenant.pages(f"{path}/files?limit=3", "files") == [page["files"][:3], page["files"][3:]]
     assert tenant.good("GET", f"{path}/packages") == {
         "packages": [
             {"kind": "node", "name": "left-pad", "version": "1.3.0"},
@@ -134,8 +134,8 @@ def test_a_key_keeps_its_label(keyed: Keyed) -> None:
     labels = {one["id"]: one["label"] for one in admin.good("GET", "/api/keys")["keys"]}
     assert labels == {made["id"]: "nightly build ä", without["id"]: None}
     for label in ("", "x" * 101, "two\nlines", "\u202e", 5):
-        told = admin.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/keys", {"label": label})
-        assert "label" in told["error"]
+        error = admin.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/keys", {"label": label})
+        assert "label" in error["error"]
     by_command = make_key(keyed.server, "--tenant", tenant, "--scope", "read", "--label", "by hand")
     assert by_command["label"] == "by hand"
     listed = quiltfn("keys", "list", *keyed.server.key_options).stdout
@@ -255,23 +255,25 @@ def test_the_command_line_looks_around(open_server: Server, anybody: Api) -> Non
     call = anybody.invoke(function_id)["invocation_id"]
     to = ("--url", open_server.url)
 
-    def told(*words: str) -> str:
+    def output(*words: str) -> str:
         done = quiltfn(*words, *to)
         assert done.code == 0, done.stderr
         return done.stdout + done.stderr
 
-    assert "default" in told("whoami")
-    listed = told("functions", "list", "--search", "INVOICE", "--sort", "name", "--order", "desc")
+    assert "default" in output("whoami")
+    listed = output("functions", "list", "--search", "INVOICE", "--sort", "name", "--order", "desc")
     assert "looked-at" in listed
-    assert call in told("invocations", "--function", "looked-at", "--status", "failed")
-    assert call in told("invocations", "--since", "10m", "--source", "sync", "--version", "1")
-    assert "no invocations" in told("invocations", "--function", "looked-at", "--status", "success")
-    assert "looked-at" in told("instances", "--function", "looked-at")
-    assert "MiB" in told("instances", "--limit", "1")
-    assert "kernel" in told("info", "--findings")
-    changed = told("audit", "--action", "function", "--object", function_id, "--since", "10m")
+    assert call in output("invocations", "--function", "looked-at", "--status", "failed")
+    assert call in output("invocations", "--since", "10m", "--source", "sync", "--version", "1")
+    assert "no invocations" in output(
+        "invocations", "--function", "looked-at", "--status", "success"
+    )
+    assert "looked-at" in output("instances", "--function", "looked-at")
+    assert "MiB" in output("instances", "--limit", "1")
+    assert "kernel" in output("info", "--findings")
+    changed = output("audit", "--action", "function", "--object", function_id, "--since", "10m")
     assert "function.deploy" in changed
     assert "function.create" in changed
-    assert "no entries" in told("audit", "--credential", "none-such")
-    assert "no files" in told("runtimes", "files", "shell")
-    assert "no packages" in told("runtimes", "packages", "shell")
+    assert "no entries" in output("audit", "--credential", "none-such")
+    assert "no files" in output("runtimes", "files", "shell")
+    assert "no packages" in output("runtimes", "packages", "shell")

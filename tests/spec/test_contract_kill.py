@@ -95,9 +95,9 @@ def timelines(api: Api, server: Server) -> Story:
         [one for one in told["phases"] if one["name"] != "recorded"] for told in (before, after)
     ]
     assert without_write[0] == without_write[1]
-    told = timeline(api, older)
-    assert (told["phases"], told["total_microseconds"]) == ([], 0)
-    assert told["attempts"][0]["started_at_ms"] == older["started_at"] * 1000
+    timing = timeline(api, older)
+    assert (timing["phases"], timing["total_microseconds"]) == ([], 0)
+    assert timing["attempts"][0]["started_at_ms"] == older["started_at"] * 1000
 
 
 def output(api: Api, _server: Server) -> Story:

@@ -124,8 +124,8 @@ def bounded() -> Iterator[Api]:
 def test_a_timeout_may_be_a_day_or_what_the_operator_says(bounded: Api, tenant: Api) -> None:
     assert tenant.get(tenant.create(timeout_seconds=86_400))["timeout_seconds"] == 86_400
     body = {"name": "too-long", "handler": "echo", "timeout_seconds": 86_401}
-    told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
-    assert told["details"]["expected"] == "between 1 and 86400"
+    error = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
+    assert error["details"]["expected"] == "between 1 and 86400"
     function_id = tenant.active("echo $QUILT_DEADLINE_MS", timeout_seconds=86_400)
     record = tenant.invoke(function_id)
     left = int(record["stdout"]) / 1000 - record["started_at"]
@@ -139,8 +139,8 @@ def test_a_timeout_may_be_a_day_or_what_the_operator_says(bounded: Api, tenant: 
     answer = api("POST", f"{of(longest)}/invoke", {})
     assert answer.json()["status"] == "success"
     assert answer.headers["x-output-truncated"] == "stdout=1"
-    one = {"name": "one", "handler": "echo", "timeout_seconds": 2_592_001}
-    api.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", one)
+    function = {"name": "one", "handler": "echo", "timeout_seconds": 2_592_001}
+    api.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", function)
 
 
 def test_a_result_has_a_limit_of_its_own(bounded: Api) -> None:

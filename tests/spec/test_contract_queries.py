@@ -62,6 +62,6 @@ def test_a_wrong_parameter_is_named(asked: tuple[Api, str, str], path: str) -> N
     api, function_id, call_id = asked
     where = path.replace("FUNCTION", function_id).replace("CALL", call_id)
     for query in REFUSED[path]:
-        told = api.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{where}?{query}")
+        error = api.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{where}?{query}")
         name = query.partition("=")[0]
-        assert re.match(rf"(the query parameter )?{name}\b", told["error"]), (query, told)
+        assert re.match(rf"(the query parameter )?{name}\b", error["error"]), (query, error)

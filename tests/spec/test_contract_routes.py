@@ -85,8 +85,8 @@ def test_list_by_text_and_in_brief(tenant: Api) -> None:
     assert brief == [{k: v for k, v in whole.items() if k not in ("handler", "environment")}]
     cursor = tenant.good("GET", f"{FUNCTIONS}?limit=1&sort=name")["next_cursor"]
     for other in (f"sort=invocation_count&cursor={cursor}", f"cursor={cursor}"):
-        told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?{other}")
-        assert "cursor" in told["error"]
+        error = tenant.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{FUNCTIONS}?{other}")
+        assert "cursor" in error["error"]
 
 
 @promise("A60")
@@ -102,11 +102,11 @@ def test_pools_are_those_that_are_not_empty(tenant: Api, keyed: Keyed) -> None:
 
 @pytest.mark.one_server("a node hears of the pools of others with their next beat")
 def test_pools_of_one_function_tell_the_parked_ones_apart(tenant: Api, keyed: Keyed) -> None:
-    other, one = tenant.active(), tenant.active("echo 1")
-    tenant.good("PUT", of(one), {"handler": "echo 2"})
-    (pool,) = tenant.good("GET", f"{FUNCTIONS}/pools?function_id={one}")["pools"]
+    other, function = tenant.active(), tenant.active("echo 1")
+    tenant.good("PUT", of(function), {"handler": "echo 2"})
+    (pool,) = tenant.good("GET", f"{FUNCTIONS}/pools?function_id={function}")["pools"]
     assert pool.pop("memory_mib") > 0
-    assert pool == tenant.pool(one) | {"parked_count": 1}
+    assert pool == tenant.pool(function) | {"parked_count": 1}
     assert (pool["warming_count"], pool["ready_count"]) == (1, 1)
     path = f"{FUNCTIONS}/pools?function_id={other}"
     assert [each["function_id"] for each in tenant.good("GET", path)["pools"]] == [other]
@@ -215,8 +215,8 @@ def test_invocations(tenant: Api) -> None:
         ("min_duration_ms=60000", 0),
     ):
         assert len(tenant.good("GET", f"{path}?{query}")["invocations"]) == count
-    one = tenant.good("GET", f"{path}/{made[0]}")
-    assert one == answer["invocations"][-1]
+    record = tenant.good("GET", f"{path}/{made[0]}")
+    assert record == answer["invocations"][-1]
     tenant.refused("NOT_FOUND", 404, "GET", f"{path}/{function_id}")
 
 
@@ -286,19 +286,19 @@ def test_what_balances_load_asks_without_a_key(keyed: Keyed) -> None:
 def test_whoami_says_whose_key_it_is_and_until_when(keyed: Keyed) -> None:
     tenant = new_name()
     made = keyed.key(tenant, "invoke", expires_seconds=600)
-    told = Api(keyed.server.url, made["key"]).good("GET", "/api/whoami")
-    assert (told["tenant_id"], told["scope"]) == (tenant, "invoke")
-    assert (told["credential"], told["expires_at"]) == (made["id"], made["expires_at"])
-    assert told["needs_credential"] is True
-    assert {"functions", "schedules", "events", "shell", "custom"} <= set(told["offers"])
+    whoami = Api(keyed.server.url, made["key"]).good("GET", "/api/whoami")
+    assert (whoami["tenant_id"], whoami["scope"]) == (tenant, "invoke")
+    assert (whoami["credential"], whoami["expires_at"]) == (made["id"], made["expires_at"])
+    assert whoami["needs_credential"] is True
+    assert {"functions", "schedules", "events", "shell", "custom"} <= set(whoami["offers"])
     assert keyed.operator.good("GET", "/api/whoami")["expires_at"] is None
 
 
 @promise("A63")
 def test_whoami_needs_no_key_where_the_server_needs_none(anybody: Api) -> None:
-    told = anybody.good("GET", "/api/whoami")
-    assert (told["tenant_id"], told["scope"]) == ("default", "operator")
-    assert (told["credential"], told["needs_credential"]) == ("open", False)
+    whoami = anybody.good("GET", "/api/whoami")
+    assert (whoami["tenant_id"], whoami["scope"]) == ("default", "operator")
+    assert (whoami["credential"], whoami["needs_credential"]) == ("open", False)
 
 
 @promise("N60")
@@ -325,16 +325,16 @@ def test_a_server_that_is_alone_is_a_node_with_its_functions(keyed: Keyed) -> No
 @promise("A63")
 @pytest.mark.one_server("each node has findings of its own")
 def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
-    told = keyed.operator.good("GET", "/api/system/doctor")
-    names = [one["name"] for one in told["findings"]]
+    report = keyed.operator.good("GET", "/api/system/doctor")
+    names = [one["name"] for one in report["findings"]]
     assert {"kernel", "user_namespaces", "seccomp", "disk", "swap", "cgroups"} <= set(names)
     assert "images" in names
     assert len(names) == len(set(names))
-    for one in told["findings"]:
-        assert one["level"] in ("ok", "warn", "NO")
-        assert one["sentence"]
-        assert (one["advice"] is None) == (one["level"] == "ok"), one
-    assert told["protections"] == keyed.operator.good("GET", "/api/system/info")["protections"]
+    for finding in report["findings"]:
+        assert finding["level"] in ("ok", "warn", "NO")
+        assert finding["sentence"]
+        assert (finding["advice"] is None) == (finding["level"] == "ok"), finding
+    assert report["protections"] == keyed.operator.good("GET", "/api/system/info")["protections"]
     # The server reports the same warnings as the command does as root. Its gVisor is another one,
     # and only root can see what dead servers left.
     command = [sys.executable, "-m", "quiltfn", "doctor", "--output", "json"]
@@ -344,7 +344,7 @@ def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
         for one in json.loads(done.stdout)["findings"]
         if one["level"] == "warn" and one["name"] not in ("leftovers", "runsc")
     }
-    served = {one["name"]: one["sentence"] for one in told["findings"]}
+    served = {one["name"]: one["sentence"] for one in report["findings"]}
     assert {name: served.get(name) for name in warned} == warned
 
 
@@ -352,15 +352,19 @@ def test_the_doctor_of_a_running_server(keyed: Keyed) -> None:
 def test_instances_of_every_tenant_for_an_operator(tenant: Api, keyed: Keyed) -> None:
     function_id = tenant.active(name="seen", memory_limit_mb=256)
     path = f"/api/instances?function_id={function_id}"
-    (one,) = keyed.operator.good("GET", path)["instances"]
-    assert (one["function_name"], one["state"], one["version"]) == ("seen", "ready", 1)
-    assert 0 < one["memory_mib"] < 256
-    assert one["age_seconds"] >= one["state_seconds"] >= 0
-    told = keyed.operator.good("GET", "/api/instances?limit=1")
-    assert len(told["instances"]) == 1
-    assert told["total_count"] >= 1
-    assert told["memory"]["held_mib"] <= told["memory"]["budget_mib"]
-    assert {"prewarmed_count", "waiting_calls", "queued_calls"} <= set(told)
+    (instance,) = keyed.operator.good("GET", path)["instances"]
+    assert (instance["function_name"], instance["state"], instance["version"]) == (
+        "seen",
+        "ready",
+        1,
+    )
+    assert 0 < instance["memory_mib"] < 256
+    assert instance["age_seconds"] >= instance["state_seconds"] >= 0
+    page = keyed.operator.good("GET", "/api/instances?limit=1")
+    assert len(page["instances"]) == 1
+    assert page["total_count"] >= 1
+    assert page["memory"]["held_mib"] <= page["memory"]["budget_mib"]
+    assert {"prewarmed_count", "waiting_calls", "queued_calls"} <= set(page)
     tenant.good("DELETE", of(function_id), status=204)
 
 
@@ -491,7 +495,7 @@ def callers(keyed: Keyed) -> dict[str, Api]:
 
 
 @promise("A63", "R8", "W10", "W19")
-@pytest.mark.parametrize(("method", "path"), NEEDS, ids=lambda one: one)
+@pytest.mark.parametrize(("method", "path"), NEEDS, ids=lambda part: part)
 def test_each_scope_includes_the_ones_before_it(
     callers: dict[str, Api], keyed: Keyed, method: str, path: str
 ) -> None:
@@ -507,18 +511,18 @@ def test_each_scope_includes_the_ones_before_it(
 
 def test_the_matrix_of_scopes_has_every_route(keyed: Keyed) -> None:
     paths = keyed.operator.good("GET", "/openapi.json")["paths"]
-    told = {(method.upper(), path) for path in paths for method in paths[path] if method > "a"}
-    told = {one for one in told if one[0] in ("GET", "PUT", "POST", "DELETE")}
+    routes = {(method.upper(), path) for path in paths for method in paths[path] if method > "a"}
+    routes = {one for one in routes if one[0] in ("GET", "PUT", "POST", "DELETE")}
     unmatched = {
         (method, path)
-        for method, path in told - set(PUBLIC)
+        for method, path in routes - set(PUBLIC)
         if not any(
             method == one and re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), known)
             for one, known in NEEDS
         )
     }
     assert not unmatched
-    assert len(told) == len(NEEDS) + len(PUBLIC)
+    assert len(routes) == len(NEEDS) + len(PUBLIC)
 
 
 @promise("A30", "A79")
@@ -528,8 +532,8 @@ def test_no_key_is_revoked_by_one_that_may_less(keyed: Keyed) -> None:
     writer = keyed.key(tenant, "write")
     elsewhere = keyed.key(new_name(), "read")
     caller = Api(keyed.server.url, admin["key"])
-    told = caller.refused("FORBIDDEN", 403, "DELETE", f"/api/keys/{operator['id']}")
-    assert "scope operator" in told["error"]
+    error = caller.refused("FORBIDDEN", 403, "DELETE", f"/api/keys/{operator['id']}")
+    assert "scope operator" in error["error"]
     assert Api(keyed.server.url, operator["key"]).count() == 0, "it works still"
     # It sees all callers of its tenant, but no other tenants' keys, nor can it revoke them.
     assert {one["id"] for one in caller.good("GET", "/api/keys")["keys"]} == {
@@ -538,8 +542,8 @@ def test_no_key_is_revoked_by_one_that_may_less(keyed: Keyed) -> None:
     caller.refused("NOT_FOUND", 404, "DELETE", f"/api/keys/{elsewhere['id']}")
     ids = [[one["id"] for one in page] for page in caller.pages("/api/keys?limit=2", "keys")]
     assert ids == [[operator["id"], admin["id"]], [writer["id"]]]
-    for one in (writer, admin):
-        caller.good("DELETE", f"/api/keys/{one['id']}", status=204)
+    for key in (writer, admin):
+        caller.good("DELETE", f"/api/keys/{key['id']}", status=204)
     Api(keyed.server.url, operator["key"]).good("DELETE", f"/api/keys/{operator['id']}", status=204)
 
 
@@ -548,8 +552,8 @@ def test_a_key_that_expires_makes_none_that_lives_longer(keyed: Keyed) -> None:
     short = keyed.key(new_name(), "admin", expires_seconds=600)
     caller = Api(keyed.server.url, short["key"])
     for body in ({}, {"expires_seconds": 3600}):
-        told = caller.refused("FORBIDDEN", 403, "POST", "/api/keys", body)
-        assert "live longer" in told["error"]
+        error = caller.refused("FORBIDDEN", 403, "POST", "/api/keys", body)
+        assert "live longer" in error["error"]
     made = caller.good("POST", "/api/keys", {"expires_seconds": 500}, 201)
     assert made["expires_at"] <= short["expires_at"]
 
@@ -635,8 +639,8 @@ def test_anothers_id_answers_as_one_that_does_not_exist(
     theirs = pattern.format(id=strangers.their_id, nobody=strangers.their_name, x=call_or_key)
     nobodys = pattern.format(id="0" * 36, nobody="nobody", x="0" * 36)
     answers = []
-    for one in (theirs, nobodys):
-        with mine.http.stream(method, one, json=body, headers=headers) as answer:
+    for target in (theirs, nobodys):
+        with mine.http.stream(method, target, json=body, headers=headers) as answer:
             assert answer.status_code == 404  # the response might otherwise be an endless stream
             answer.read()
         answers.append(answer)

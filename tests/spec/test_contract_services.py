@@ -266,8 +266,8 @@ def test_a_limit_of_calls_leaves_management_reachable(limited: Server) -> None:
     slow, quick = api.active("sleep 60; :"), api.active()
     threads = [in_background(lambda: api.invoke(slow))[0] for _ in range(2)]
     until(lambda: len(limited.named("sleep")) == 2)
-    told = api.refused("RATE_LIMITED", 429, "POST", f"{of(quick)}/invoke")
-    assert told["retry_after"] >= 1
+    error = api.refused("RATE_LIMITED", 429, "POST", f"{of(quick)}/invoke")
+    assert error["retry_after"] >= 1
     assert api.get(quick)["state"] == "active"
     api.good("PUT", of(quick), {"description": "still works"})
     limited.wake(2)
@@ -287,9 +287,9 @@ def test_a_limit_of_calls_a_second(another: Callable[..., Server]) -> None:
     path = f"{of(api.active())}/invoke"
     answers = [api("POST", path) for _ in range(12)]
     assert {one.status_code for one in answers} == {200, 429}
-    for one in answers:
-        if one.status_code == 429:
-            assert is_error(one, "RATE_LIMITED", 429)["retry_after"] >= 1
+    for answer in answers:
+        if answer.status_code == 429:
+            assert is_error(answer, "RATE_LIMITED", 429)["retry_after"] >= 1
 
 
 def test_twenty_failed_credentials_from_one_address(limited: Server) -> None:
@@ -297,8 +297,8 @@ def test_twenty_failed_credentials_from_one_address(limited: Server) -> None:
     wrong = Api(limited.url, "quilt_sk_" + "0" * 12 + "_" + "x" * 43, address=here)
     codes = [wrong("GET", FUNCTIONS).status_code for _ in range(22)]
     assert codes == [401] * 20 + [429] * 2
-    told = wrong.refused("RATE_LIMITED", 429, "GET", FUNCTIONS)
-    assert told["retry_after"] >= 1
+    error = wrong.refused("RATE_LIMITED", 429, "GET", FUNCTIONS)
+    assert error["retry_after"] >= 1
     right = limited.key  # type: ignore[attr-defined]
     assert Api(limited.url, right, address=here)("GET", FUNCTIONS).status_code == 200
     other = Api(limited.url, "wrong", address=elsewhere)("GET", FUNCTIONS)

@@ -24,8 +24,8 @@ def timeline(api: Api, record: dict[str, Any]) -> dict[str, Any]:
     return api.good("GET", path)
 
 
-def phases(told: dict[str, Any]) -> dict[str, int]:
-    return {one["name"]: one["microseconds"] for one in told["phases"]}
+def phases(timing: dict[str, Any]) -> dict[str, int]:
+    return {one["name"]: one["microseconds"] for one in timing["phases"]}
 
 
 def timing(answer: httpx.Response) -> dict[str, float]:
@@ -38,9 +38,9 @@ def timing(answer: httpx.Response) -> dict[str, float]:
 
 def reason(api: Api, function_id: str, payload: str | None = None) -> str | None:
     record = api.invoke(function_id, payload)
-    told = timeline(api, record)
-    assert told["cold_start"] == record["cold_start"] == (told["cold_reason"] is not None)
-    return told["cold_reason"]
+    timing = timeline(api, record)
+    assert timing["cold_start"] == record["cold_start"] == (timing["cold_reason"] is not None)
+    return timing["cold_reason"]
 
 
 def later(work: Callable[[], object]) -> threading.Thread:
@@ -56,8 +56,8 @@ def test_a_timeline_has_its_keys_and_adds_up_to_the_time_of_the_call(tenant: Api
     began = time.monotonic()
     answer = tenant("POST", f"{of(function_id)}/invoke", {})
     took_ms = 1000 * (time.monotonic() - began)
-    told = timeline(tenant, answer.json())
-    assert list(told) == [
+    timing = timeline(tenant, answer.json())
+    assert list(timing) == [
         "invocation_id",
         "cold_start",
         "cold_reason",
@@ -67,17 +67,17 @@ def test_a_timeline_has_its_keys_and_adds_up_to_the_time_of_the_call(tenant: Api
         *("parent_invocation_id", "parent_function_id", "origin_invocation_id", "children"),
         *("environment_names", "attempts", "has_input", "http_status", "end_cause"),
     ]
-    assert [one["name"] for one in told["phases"]] == PHASES
-    parts = phases(told)
-    assert told["total_microseconds"] == sum(parts.values())
-    assert (told["cold_reason"], parts["placed"], parts["specialised"]) == (None, 0, 0)
+    assert [one["name"] for one in timing["phases"]] == PHASES
+    parts = phases(timing)
+    assert timing["total_microseconds"] == sum(parts.values())
+    assert (timing["cold_reason"], parts["placed"], parts["specialised"]) == (None, 0, 0)
     assert 200 <= parts["ran"] / 1000 <= answer.json()["duration_ms"]
-    assert told["total_microseconds"] / 1000 <= took_ms
+    assert timing["total_microseconds"] / 1000 <= took_ms
     assert parts["recorded"] > 0
-    assert (told["status"], told["version"], told["source"]) == ("success", 1, "sync")
-    assert told["has_input"] is False
-    (attempt,) = told["attempts"]
-    waited_ms = attempt["started_at_ms"] - told["accepted_at_ms"]
+    assert (timing["status"], timing["version"], timing["source"]) == ("success", 1, "sync")
+    assert timing["has_input"] is False
+    (attempt,) = timing["attempts"]
+    waited_ms = attempt["started_at_ms"] - timing["accepted_at_ms"]
     assert 0 <= waited_ms <= sum(parts[one] for one in PHASES[:3]) / 1000 + 2
     assert attempt["started_at_ms"] // 1000 == answer.json()["started_at"]
     assert attempt["duration_ms"] == answer.json()["duration_ms"]
@@ -91,10 +91,10 @@ def test_it_names_the_variables_and_tells_no_value(tenant: Api) -> None:
     body = {"environment": {"OF_CALL": "hidden-2"}}
     record = tenant.good("POST", f"{of(function_id)}/invoke", body)
     tenant.good("PUT", of(function_id), {"environment": {"LATER": "hidden-3"}})
-    told = timeline(tenant, record)
-    assert told["environment_names"] == ["OF_CALL", "OF_VERSION"]
-    assert told["has_input"] is True
-    assert "hidden" not in str(told)
+    timing = timeline(tenant, record)
+    assert timing["environment_names"] == ["OF_CALL", "OF_VERSION"]
+    assert timing["has_input"] is True
+    assert "hidden" not in str(timing)
 
 
 @promise("A62")
@@ -110,11 +110,11 @@ def test_it_tells_every_attempt_and_what_came_of_the_call(tenant: Api) -> None:
     tenant.heard()
     record = tenant.good("POST", f"{of(function_id)}/invoke?mode=async", {}, 202)
 
-    def told() -> dict[str, Any] | None:
+    def interrupted() -> dict[str, Any] | None:
         found = timeline(tenant, record)
         return found if found["children"] and found["children"][0]["status"] == "success" else None
 
-    found = until(told)
+    found = until(interrupted)
     assert (found["status"], found["source"]) == ("failed", "async")
     first, second = found["attempts"]
     assert (first["attempt"], second["attempt"]) == (1, 2)
@@ -173,9 +173,9 @@ def test_a_cold_call_says_why(another: Callable[..., Server]) -> None:
 
     answer = api("POST", f"{of(function_id)}/invoke", {})
     again = api.invoke(function_id)  # before it is idle for a second
-    told = timeline(api, answer.json())
-    parts = phases(told)
-    assert told["cold_reason"] == "first"
+    timing = timeline(api, answer.json())
+    parts = phases(timing)
+    assert timing["cold_reason"] == "first"
     assert answer.headers["server-timing"].endswith("cold;desc=first")
     assert parts["placed"] > 1000  # no sandbox is made in a millisecond
     assert parts["specialised"] > 0
@@ -208,12 +208,12 @@ def test_a_call_that_an_update_made_wait_says_so(keyed: Keyed, tenant: Api) -> N
     time.sleep(0.1)
     for pid in until(lambda: keyed.server.named("sleep")):
         os.kill(pid, signal.SIGKILL)  # the first call ends
-    for one in (first, update, waits):
-        one.join()
+    for thread in (first, update, waits):
+        thread.join()
     (record,) = records
-    told = timeline(tenant, record)
-    assert (record["stdout"], told["cold_reason"]) == ("new\n", "updated")
-    assert phases(told)["queued"] > 100_000  # in line behind the first
+    timing = timeline(tenant, record)
+    assert (record["stdout"], timing["cold_reason"]) == ("new\n", "updated")
+    assert phases(timing)["queued"] > 100_000  # in line behind the first
 
 
 @pytest.mark.one_server("another node has a cold start of its own")

@@ -61,8 +61,8 @@ def test_the_answer_says_which_version_ran(tenant: Api) -> None:
     path = f"{of(function_id)}/invoke"
     for query, version in (("", "2"), ("?version=1", "1"), ("?alias=live", "1")):
         assert tenant("POST", f"{path}{query}").headers["x-function-version"] == version
-    told = tenant("POST", f"{path}?version=9")
-    assert (told.status_code, "x-function-version" in told.headers) == (404, False)
+    answer = tenant("POST", f"{path}?version=9")
+    assert (answer.status_code, "x-function-version" in answer.headers) == (404, False)
 
 
 def test_a_path_names_a_version_or_an_alias_as_the_command_line_does(tenant: Api) -> None:
@@ -75,8 +75,8 @@ def test_a_path_names_a_version_or_an_alias_as_the_command_line_does(tenant: Api
         queued = tenant("POST", f"{path}{named}", headers={"prefer": "respond-async"})
         assert queued.status_code == 202
     key = {"Idempotency-Key": f"by-path-{function_id}"}
-    told = [tenant("POST", f"{path}@live?mode=async", headers=key).json() for _ in range(2)]
-    assert told[0]["invocation_id"] == told[1]["invocation_id"]
+    answers = [tenant("POST", f"{path}@live?mode=async", headers=key).json() for _ in range(2)]
+    assert answers[0]["invocation_id"] == answers[1]["invocation_id"]
     for wrong in ("@nobody", "@9", "@"):
         tenant.refused("NOT_FOUND", 404, "POST", f"{path}{wrong}")
     for twice in ("@live?alias=live", "@live?version=1", "@1?version=1"):
@@ -85,11 +85,11 @@ def test_a_path_names_a_version_or_an_alias_as_the_command_line_does(tenant: Api
 
 def test_a_version_that_is_not_there_is_named(tenant: Api) -> None:
     path = f"{of(two_versions(tenant))}/invoke"
-    told = tenant.refused("NOT_FOUND", 404, "POST", f"{path}?version=3")
-    assert "version 3" in told["error"]
+    error = tenant.refused("NOT_FOUND", 404, "POST", f"{path}?version=3")
+    assert "version 3" in error["error"]
     for wrong in ("0", "-1", "one", "1.0", "", "99999999999"):
-        told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", f"{path}?version={wrong}")
-        assert "version" in told["error"]
+        error = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", f"{path}?version={wrong}")
+        assert "version" in error["error"]
 
 
 def test_no_version_of_a_paused_function_is_served(tenant: Api) -> None:
@@ -128,8 +128,8 @@ def test_a_key_that_may_only_call_calls_the_current_version_alone(keyed: Keyed) 
     owner.heard()
     path = f"{of(function_id)}/invoke?version=2"
     assert caller.good("POST", path)["stdout"] == "two\n"
-    told = caller.refused("FORBIDDEN", 403, "POST", f"{of(function_id)}/invoke?version=1")
-    assert "version 1" in told["error"]
+    error = caller.refused("FORBIDDEN", 403, "POST", f"{of(function_id)}/invoke?version=1")
+    assert "version 1" in error["error"]
     owner.clear()
 
 

@@ -131,7 +131,7 @@ def test_five_hundred_calls_that_fail_one_time_in_ten_all_succeed(tenant: Api) -
     tenant.good("PUT", f"{of(function_id)}/async-policy", policy)
     with ThreadPoolExecutor(8) as threads:
         records = list(threads.map(lambda n: submit(tenant, function_id, str(n)), range(500)))
-        ends = list(threads.map(lambda one: ended(tenant, function_id, one), records))
+        ends = list(threads.map(lambda record: ended(tenant, function_id, record), records))
     assert {one["status"] for one in ends} == {"success"}
     assert {one["stdout"] for one in ends} == {str(number) for number in range(500)}
     shown = tenant.get(function_id)
@@ -221,10 +221,10 @@ def test_one_request_lists_what_all_functions_of_a_tenant_have(keyed: Keyed) -> 
     target, label = new_name(), new_name()
     target_id = owner.active(name=target)
     made = [owner.active("exit 3", cluster_id=one) for one in (label, None)]
-    for one in made:
+    for function in made:
         policy = {"on_failure": {"function": target}}
-        owner.good("PUT", f"{of(one)}/async-policy", policy)
-        ended(owner, one, submit(owner, one))
+        owner.good("PUT", f"{of(function)}/async-policy", policy)
+        ended(owner, function, submit(owner, function))
     # Otherwise the invocation that notifies the target is in its queue, and in one of the lists,
     # for a moment.
     until(lambda: len(ended_of(owner, target_id)) == len(made), scaled(10))

@@ -30,18 +30,18 @@ SECRET = "s3cret-4711"
 
 @pytest.fixture
 def api(open_server: Server) -> Iterator[Api]:
-    one = Api(open_server.url)
-    yield one
-    one.clear()
+    api = Api(open_server.url)
+    yield api
+    api.clear()
 
 
 def until_type(coming: Iterator[Event], name: str) -> list[Event]:
     """The events up to the first of that type."""
     found: list[Event] = []
     end = time.monotonic() + scaled(20)
-    for one in coming:
-        found.append(one)
-        if one.name == name:
+    for event in coming:
+        found.append(event)
+        if event.name == name:
             return found
         assert time.monotonic() < end, [each.name for each in found]
     raise AssertionError("the stream ended")
@@ -64,8 +64,8 @@ def test_the_life_of_a_function_is_seen(api: Api) -> None:
         api("DELETE", of(function_id))
         found += until_type(coming, "function.deleted")
     names = [one.name for one in found]
-    told = [name for name in names if name != "pool"]
-    assert told == [
+    heard = [name for name in names if name != "pool"]
+    assert heard == [
         "function.created",
         "function.updated",  # it is being deployed
         "function.deployed",
@@ -149,13 +149,13 @@ def test_many_calls_are_summed_up(api: Api) -> None:
             api.good("POST", f"{of(function_id)}/invoke")
             calls += 1
         started = ended = summed = 0
-        for one in coming:
-            if one.name == "calls":
+        for event in coming:
+            if event.name == "calls":
                 summed += 1
-                started += one.data["started"]
-                ended += sum(one.data["ended"].values())
-            started += one.name == "invocation.started"
-            ended += one.name == "invocation.ended"
+                started += event.data["started"]
+                ended += sum(event.data["ended"].values())
+            started += event.name == "invocation.started"
+            ended += event.name == "invocation.ended"
             if (started, ended) == (calls, calls):
                 break
     assert summed or calls < 60
@@ -193,14 +193,14 @@ def test_the_client_library_and_the_command_follow(api: Api, open_server: Server
     changing.start()
     try:
         with Client(base_url=open_server.url) as client:
-            one = next(client.system.follow_events(name, types=["function.updated"]))
-        told = command(open_server.url, "events", "-f", "--types", "function.updated")
+            event = next(client.system.follow_events(name, types=["function.updated"]))
+        output = command(open_server.url, "events", "-f", "--types", "function.updated")
     finally:
         over.set()
         changing.join()
-    assert isinstance(one, TenantEvent)
-    assert (one.type, one.data["function_id"]) == ("function.updated", function_id)
-    assert f"function.updated     function_id={function_id} state=active" in told
+    assert isinstance(event, TenantEvent)
+    assert (event.type, event.data["function_id"]) == ("function.updated", function_id)
+    assert f"function.updated     function_id={function_id} state=active" in output
 
 
 def command(url: str, *words: str) -> str:

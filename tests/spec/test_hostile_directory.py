@@ -184,11 +184,11 @@ def test_a_link_of_the_image_leads_nowhere(open_server: Server, canary: Canary) 
 
     def attempt(path: str) -> tuple[str, str, int, str]:
         function = make(open_server, path, canary)
-        told, call = function.deploy(), function.try_invoke()
+        deployed, call = function.deploy(), function.try_invoke()
         function.delete()
-        error = told["error_message"] or ""
+        error = deployed["error_message"] or ""
         code = call.json().get("error_code", "")
-        return told["state"], error.partition(path)[1], call.status_code, code
+        return deployed["state"], error.partition(path)[1], call.status_code, code
 
     paths = [f"{canary.image}/{name}" for name in [*LEAD_OUT, *CLOSED]]
     with ThreadPoolExecutor(4) as threads:
@@ -208,8 +208,8 @@ def zombies(parent: int) -> list[int]:
 @pytest.mark.parametrize("path", INSIDE)
 def test_sandbox_directories_reach_no_host(open_server: Server, canary: Canary, path: str) -> None:
     function = make(open_server, canary.name(path), canary)
-    told = function.deploy()
-    assert told["state"] == "active", told
+    deployed = function.deploy()
+    assert deployed["state"] == "active", deployed
     record = function.invoke()
     assert record["status"] == "success", record
     assert leaks(record["stdout"], canary) == []

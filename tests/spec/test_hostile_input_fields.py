@@ -57,8 +57,8 @@ def body_with(field: str, literal: str) -> str:
 @pytest.mark.parametrize(("field", "kind"), WRONG)
 def test_a_wrong_type_is_refused_by_name(anybody: Api, field: str, kind: str) -> None:
     body = {"name": new_name(), "handler": "echo", field: VALUES[kind]}
-    told = anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
-    assert field in told["error"]
+    error = anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
+    assert field in error["error"]
     assert anybody.count() == 0
 
 
@@ -74,7 +74,7 @@ NUMERIC = [name for name, one in FIELDS.items() if "int" in one.types]
 ONES = {"max_instances": {"255"}, "timeout_seconds": {"255"}}
 
 
-@pytest.mark.parametrize("literal", NUMBERS, ids=lambda one: one[:12])
+@pytest.mark.parametrize("literal", NUMBERS, ids=lambda literal: literal[:12])
 @pytest.mark.parametrize("field", NUMERIC)
 def test_only_numbers_in_range_are_taken(anybody: Api, field: str, literal: str) -> None:
     answer = send(anybody, body_with(field, literal))
@@ -84,7 +84,7 @@ def test_only_numbers_in_range_are_taken(anybody: Api, field: str, literal: str)
         assert field.split("_", maxsplit=1)[0] in answer.json()["error"]
 
 
-@pytest.mark.parametrize("literal", NOT_JSON, ids=lambda one: one[:12])
+@pytest.mark.parametrize("literal", NOT_JSON, ids=lambda literal: literal[:12])
 def test_what_is_no_json_number_is_no_json(anybody: Api, literal: str) -> None:
     answer = send(anybody, body_with("memory_limit_mb", literal))
     assert (answer.status_code, answer.json()["error_code"]) == (400, "BAD_REQUEST")
@@ -103,7 +103,7 @@ NAMES = ["", ".", "..", "a/b", "../b", "%2e%2e%2f", "-rf", " x", "x ", "x" * 65,
 NAMES += ["\u202eabc", "\u0430bc", "😀", "é", "e\u0301", "a\nb", "a\0b", "$(id)", "a;b", "*"]
 
 
-@pytest.mark.parametrize("name", NAMES, ids=lambda one: ascii(one)[:20])
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:20])
 def test_a_name_that_is_none_is_refused_and_found_nowhere(anybody: Api, name: str) -> None:
     body = {"name": name, "handler": "echo"}
     anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
@@ -244,7 +244,7 @@ FAILS = [
 ]
 
 
-@pytest.mark.parametrize("path", REFUSED, ids=lambda one: one[:30])
+@pytest.mark.parametrize("path", REFUSED, ids=lambda path: path[:30])
 def test_a_directory_that_could_lead_out_is_refused(anybody: Api, path: str) -> None:
     body = {"name": new_name(), "handler": "pwd", "working_directory": path}
     anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
@@ -283,8 +283,8 @@ def test_an_unknown_field_is_refused_by_name_everywhere(anybody: Api, field: str
     for method, where, body in calls:
         if field == "version" and "version" in body:  # type: ignore[operator]
             continue
-        told = anybody.refused("UNPROCESSABLE_ENTITY", 422, method, where, body | {field: "x"})  # type: ignore[operator]
-        assert field in told["error"]
+        error = anybody.refused("UNPROCESSABLE_ENTITY", 422, method, where, body | {field: "x"})  # type: ignore[operator]
+        assert field in error["error"]
     assert anybody.count() == 1
     assert anybody.get(path.rpartition("/")[2])["current_version"] == 1
 
@@ -302,7 +302,7 @@ ROLLBACKS += ['{"version":0}', '{"version":-1}', '{"version":4}', '{"version":nu
 ROLLBACKS += ['{"version":3,"x":1}', f'{{"version":{2**63}}}', f'{{"version":{HUGE}}}', "", "null"]
 
 
-@pytest.mark.parametrize("text", ROLLBACKS, ids=lambda one: one[:20])
+@pytest.mark.parametrize("text", ROLLBACKS, ids=lambda text: text[:20])
 def test_only_a_rollback_to_an_existing_version_succeeds(anybody: Api, text: str) -> None:
     function_id = anybody.create()
     for number in (2, 3):
@@ -323,7 +323,7 @@ INJECTIONS = ["'; touch {}; '", "$(touch {})", "`touch {}`", "x\ntouch {}\n", "-
 INJECTIONS += ['"; touch {}; "', "&& touch {}", "| touch {}", "x" * 30_000 + "; touch {}"]
 
 
-@pytest.mark.parametrize("text", INJECTIONS, ids=lambda one: ascii(one)[:16])
+@pytest.mark.parametrize("text", INJECTIONS, ids=lambda text: ascii(text)[:16])
 def test_handler_text_runs_nowhere_but_in_the_sandbox(
     anybody: Api, open_server: Server, tmp_path: Path, text: str
 ) -> None:

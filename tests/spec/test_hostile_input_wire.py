@@ -402,9 +402,9 @@ def test_another_tenants_id_takes_no_more_and_no_less_time(keyed: Keyed) -> None
     times: dict[str, list[float]] = {theirs: [], "0" * 36: []}
     client: Any = mine
     for _ in range(300):
-        for one, found in times.items():
+        for function, found in times.items():
             began = time.perf_counter()
-            client("GET", of(one))
+            client("GET", of(function))
             found.append(time.perf_counter() - began)
     medians = [statistics.median(found) for found in times.values()]
     assert abs(medians[0] - medians[1]) < 0.001

@@ -59,10 +59,10 @@ def ask(proxy: Proxy) -> tuple[str, str]:
     path = f"{FUNCTIONS}/{new_name()}"
     answer = raw(proxy.url, request("GET", path, {"Connection": "close"})).decode()
     sent = re.search(r"^X-Sent: (\w+)\r$", answer, re.M)
-    told = re.search(r'"request_id":"([^"]+)"', answer)
+    match = re.search(r'"request_id":"([^"]+)"', answer)
     assert sent, answer
-    assert told, answer
-    return sent[1], told[1]
+    assert match, answer
+    return sent[1], match[1]
 
 
 def attack(proxy: Proxy, vector: bytes) -> bytes:
@@ -71,8 +71,8 @@ def attack(proxy: Proxy, vector: bytes) -> bytes:
     answer = wire.send(vector).receive(full_wait(3))
     wire.close()
     for _ in range(NEIGHBOURS):
-        sent, told = ask(proxy)
-        assert sent == told, answer
+        sent, logged = ask(proxy)
+        assert sent == logged, answer
     return answer
 
 
@@ -136,8 +136,8 @@ class Careless(socketserver.BaseRequestHandler):
                     self._answer(head)
 
     def _answer(self, head: bytes) -> None:
-        told = re.search(rb"X-Request-Id: (\w+)", head)
-        name = told[1] if told else b"none"
+        match = re.search(rb"X-Request-Id: (\w+)", head)
+        name = match[1] if match else b"none"
         self.server.seen.append(name.decode())  # type: ignore[attr-defined]
         body = b'{"request_id":"%s"}' % name
         start = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n" % len(body)

@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.sandbox, promise("A43")]
 @pytest.fixture
 def name(anybody: Api) -> str:
     """A function that writes to both streams and fails."""
-    one = new_name()
-    anybody.active("echo out; sleep 0.3; echo err >&2; echo more; exit 3", name=one)
-    return one
+    name = new_name()
+    anybody.active("echo out; sleep 0.3; echo err >&2; echo more; exit 3", name=name)
+    return name
 
 
 def command(server: Server, *words: str) -> tuple[int, str, str]:

@@ -37,14 +37,14 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def api(open_server: Server) -> Iterator[Api]:
-    one = Api(open_server.url)
-    yield one
-    one.clear()
+    api = Api(open_server.url)
+    yield api
+    api.clear()
 
 
 def turns(found: list[Event]) -> list[tuple[str, bytes]]:
     pieces = [(one.name, one.bytes) for one in found if one.name in ("stdout", "stderr")]
-    grouped = itertools.groupby(pieces, lambda one: one[0])
+    grouped = itertools.groupby(pieces, lambda piece: piece[0])
     return [(stream, b"".join(data for _, data in some)) for stream, some in grouped]
 
 
@@ -288,12 +288,12 @@ def test_events_of_a_call_that_is_over_end_with_it(ended: tuple[Api, dict[str, s
 def test_a_reader_returns_behind_the_last_event_it_had(ended: tuple[Api, dict[str, str]]) -> None:
     api, record = ended
     found = all_of(api, "GET", logs(record))
-    for index, one in enumerate(found[:-1]):
-        assert one.id is not None
-        again = all_of(api, "GET", logs(record), last_event_id=one.id)
+    for index, event in enumerate(found[:-1]):
+        assert event.id is not None
+        again = all_of(api, "GET", logs(record), last_event_id=event.id)
         assert turns(again) == turns(found[index + 1 :])
         assert again[-1].data == record
-        assert turns(all_of(api, "GET", logs(record, f"?offset={one.id}"))) == turns(again)
+        assert turns(all_of(api, "GET", logs(record, f"?offset={event.id}"))) == turns(again)
 
 
 @promise("A37")

@@ -81,13 +81,13 @@ def refused(api: Api, function: str, environment: dict[str, str]) -> str:
     """
     body = {"environment": environment}
     name = api.get(function)["name"]
-    told = set()
+    errors = set()
     for path in (f"{of(function)}/invoke", f"/api/functions/invoke/{name}"):
         for more in ({}, {"Idempotency-Key": new_name()}):
             error = api.refused("FORBIDDEN", 403, "POST", path, body, headers=more)
-            told.add(error["error"])
-    assert len(told) == 1
-    text = told.pop()
+            errors.add(error["error"])
+    assert len(errors) == 1
+    text = errors.pop()
     assert text.startswith(f"environment.{next(iter(environment))} cannot be set by a key below")
     assert SECRET not in text
     return text

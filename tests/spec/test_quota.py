@@ -61,8 +61,8 @@ def test_one_tenant_cannot_take_the_machine(limited: LimitedServer) -> None:
     assert state["state"] == "error"
     assert str(state["error_message"]).startswith("the tenant has 3 instances, its quota")
     body = {"name": new_name(), "handler": "true", "min_instances": QUOTA + 1}
-    told = acme.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
-    assert told["error"].startswith("min_instances must be at most 3")
+    error = acme.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
+    assert error["error"].startswith("min_instances must be at most 3")
     assert acme.invoke(kept[0])["stdout"] == "hello\n"
     assert limited.instances() == QUOTA
     # Another tenant has its own.
@@ -87,8 +87,8 @@ def test_what_is_idle_leaves_and_what_is_busy_is_waited_for(limited: LimitedServ
     busy = [acme.active("sleep 60; :") for _ in range(QUOTA)]
     calls = [limited.server.later(acme.invoke, one) for one in busy]
     until(lambda: len(limited.server.named("sleep")) == QUOTA)
-    told = acme.refused("CAPACITY_FULL", 503, "POST", f"{of(functions[0])}/invoke", {})
-    assert "the tenant has as many instances as its quota allows" in told["error"]
+    error = acme.refused("CAPACITY_FULL", 503, "POST", f"{of(functions[0])}/invoke", {})
+    assert "the tenant has as many instances as its quota allows" in error["error"]
     limited.server.wake(QUOTA)
     assert [call.result()["status"] for call in calls] == ["success"] * QUOTA
 
@@ -98,8 +98,10 @@ def test_minimums_of_many_functions_stay_within_it_over_a_restart(limited: Limit
     functions = [acme.create(min_instances=1) for _ in range(QUOTA + 2)]
     states = [deployed(acme, one)["state"] for one in functions]
     assert states == ["active"] * QUOTA + ["error"] * 2
-    for one in functions[:QUOTA]:
-        acme.good("PUT", of(one), {"handler": "echo again"})  # needs a place for the new version
+    for function in functions[:QUOTA]:
+        acme.good(
+            "PUT", of(function), {"handler": "echo again"}
+        )  # needs a place for the new version
         assert limited.instances() <= QUOTA
     limited.server.restart()
     acme = Api(limited.server.url, acme.key)

@@ -128,18 +128,18 @@ def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: K
             theirs.refused("NOT_FOUND", 404, "GET", f"{RUNTIMES}/{unknown}")
             theirs.refused("NOT_FOUND", 404, "DELETE", f"{RUNTIMES}/{unknown}")
             body = {"name": new_name(), "handler": "true", "runtime": unknown}
-            told = theirs.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
-            assert told["error"].startswith("runtime must be one of: ")
-            assert name not in told["error"]
+            error = theirs.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
+            assert error["error"].startswith("runtime must be one of: ")
+            assert name not in error["error"]
         assert name not in {one["name"] for one in theirs.good("GET", RUNTIMES)["runtimes"]}
         # Nor can it get the files by their digest, or learn that somebody has uploaded them.
-        told = [  # type: ignore[assignment]
+        errors = [
             theirs.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)["error"]
             for body in (
                 {"name": name, "kind": "shell", "image": image} for image in (digest, "ab" * 32)
             )
         ]
-        assert told[0] == told[1]  # type: ignore[index]
+        assert errors[0] == errors[1]
         assert upload(theirs, saying(name), 201) == digest
         assert upload(theirs, saying(name), 200) == digest
         # From now on the tenant has its own runtime and files of that name.
@@ -165,8 +165,8 @@ def test_a_tenant_has_what_the_operator_allows_only(another: Callable[..., Serve
         body = {"name": "etl", "kind": "shell"} | {field: value}
         if value == "custom":
             body["command"] = ["/bin/true"]  # type: ignore[assignment]
-        told = acme.refused("FORBIDDEN", 403, "POST", RUNTIMES, body)
-        assert told["error"].startswith(f"{field} {value} is not allowed to tenants"), told
+        error = acme.refused("FORBIDDEN", 403, "POST", RUNTIMES, body)
+        assert error["error"].startswith(f"{field} {value} is not allowed to tenants"), error
     add(operator, "custom", kind="custom", command=["/bin/true"])
     for name in ("a", "b"):
         add(acme, name)
@@ -175,8 +175,8 @@ def test_a_tenant_has_what_the_operator_allows_only(another: Callable[..., Serve
     for word in ("one", "two"):
         upload(acme, saying(word))
     answer = acme("POST", f"{RUNTIMES}/images", content=saying("three"), headers=TAR)
-    told = is_error(answer, "RATE_LIMITED", 429)
-    assert "more than the quota of" in told["error"]
+    error = is_error(answer, "RATE_LIMITED", 429)
+    assert "more than the quota of" in error["error"]
     upload(acme, saying("two"), 200)
     upload(operator, saying("three"))
     names = [one.name for one in (server.data_dir / "images").iterdir() if len(one.name) == 64]
@@ -245,8 +245,8 @@ def test_everything_set_is_shown_and_secrets_to_writers_only(operator: Api, keye
 )
 def test_a_field_that_is_refused(operator: Api, field: str, value: Any) -> None:
     body = {"name": new_name(), "kind": "shell"} | {field: value}
-    told = operator.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)
-    assert told["error"].startswith(field), told
+    error = operator.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)
+    assert error["error"].startswith(field), error
 
 
 # Images --------------------------------------------------------------------------------------
@@ -295,8 +295,8 @@ def test_an_upload_is_bounded_with_or_without_length(strict: Server) -> None:
     server = strict
     api, path = Api(server.url), f"{RUNTIMES}/images"
     long = packed([file("a", b"x" * 100_000)])
-    told = is_error(api("POST", path, content=long, headers=TAR), "PAYLOAD_TOO_LARGE", 413)
-    assert "image_upload_max_bytes" in told["hint"]
+    error = is_error(api("POST", path, content=long, headers=TAR), "PAYLOAD_TOO_LARGE", 413)
+    assert "image_upload_max_bytes" in error["hint"]
 
     def pieces() -> Iterator[bytes]:
         for at in range(0, len(long), 10_000):
@@ -314,9 +314,9 @@ def test_an_upload_that_ends_early_leaves_nothing_behind(strict: Server) -> None
     wire = Wire(server.url)
     wire.send(head + good()[:3000]).close()
     # A client that stays connected, but sends nothing more.
-    told = raw(server.url, head + good()[:3000], timeout_s=5)
-    assert statuses(told) == [400]
-    assert b"nothing more of the body arrived within 1 s" in told
+    answer = raw(server.url, head + good()[:3000], timeout_s=5)
+    assert statuses(answer) == [400]
+    assert b"nothing more of the body arrived within 1 s" in answer
     assert list((server.data_dir / "images").iterdir()) == there
     assert "Traceback" not in server.log.read_text()
     assert upload(Api(server.url), good())
@@ -419,12 +419,12 @@ def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> Non
     operator.heard()
     assert operator.invoke(function)["stdout"] == "old"
     body = {"name": new_name(), "handler": "true", "runtime": name}
-    told = operator.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
-    assert told["error"].startswith("runtime must be one of: ")
-    told = operator.refused("UNPROCESSABLE_ENTITY", 422, "PUT", of(function), {"description": "x"})
-    assert told["error"].startswith("runtime must be one of: ")
-    assert told["error"].endswith(f"; the function names {name}, which was removed")
-    assert f"add {name} again" in told["hint"]
+    error = operator.refused("UNPROCESSABLE_ENTITY", 422, "POST", "/api/functions", body)
+    assert error["error"].startswith("runtime must be one of: ")
+    error = operator.refused("UNPROCESSABLE_ENTITY", 422, "PUT", of(function), {"description": "x"})
+    assert error["error"].startswith("runtime must be one of: ")
+    assert error["error"].endswith(f"; the function names {name}, which was removed")
+    assert f"add {name} again" in error["hint"]
 
 
 @promise("R4")
@@ -501,8 +501,8 @@ def test_packages_are_refused_like_an_image(tenant: Api, keyed: Keyed) -> None:
         ({"packages_key": "of-nothing"}, "packages_key must be"),
     ):
         body = {"name": new_name(), "kind": "shell", **fields}
-        told = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)
-        assert told["error"].startswith(named), told
+        error = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)
+        assert error["error"].startswith(named), error
 
 
 @promise("R8")

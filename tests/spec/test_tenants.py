@@ -38,8 +38,8 @@ def test_a_disabled_tenant_runs_nothing_and_goes_on_once_it_is_enabled(keyed: Ke
     waiting.start()
     until(lambda: api.pool(function_id)["busy_count"] == 2, 30)
 
-    told = operator.good("POST", f"/api/tenants/{tenant}/disable")
-    assert (told["tenant_id"], told["disabled"]) == (tenant, True)
+    answer = operator.good("POST", f"/api/tenants/{tenant}/disable")
+    assert (answer["tenant_id"], answer["disabled"]) == (tenant, True)
     operator.heard()
     waiting.join(30)
     assert (answers[0]["status"], "disabled" in answers[0]["error_message"]) == ("cancelled", True)

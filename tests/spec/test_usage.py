@@ -33,12 +33,12 @@ def stats_of(api: Api, function_id: str, calls: int) -> dict[str, Any]:
 
 def test_calls_are_in_stats_series_and_usage(tenant: Api) -> None:
     good, bad = tenant.active(), tenant.active("exit 3")
-    for one, count in ((good, 3), (bad, 2)):
+    for function, count in ((good, 3), (bad, 2)):
         for _ in range(count):
-            tenant.invoke(one)
-    told = stats_of(tenant, good, 3)
-    assert (told["errors"], told["cold_starts"] <= Api.nodes) == (0, True)
-    assert 0 < told["p50_ms"] <= told["p99_ms"]
+            tenant.invoke(function)
+    stats = stats_of(tenant, good, 3)
+    assert (stats["errors"], stats["cold_starts"] <= Api.nodes) == (0, True)
+    assert 0 < stats["p50_ms"] <= stats["p99_ms"]
     assert stats_of(tenant, bad, 2)["errors"] == 2
 
     series = tenant.good("GET", f"{of(bad)}/series?step=10")
@@ -82,9 +82,9 @@ def test_usage_outlives_the_function_and_no_other_tenant_sees_it(tenant: Api, ke
 
 def test_stats_come_in_pages_that_lead_to_the_next(tenant: Api) -> None:
     functions = [tenant.active() for _ in range(3)]
-    for one in functions:
-        tenant.invoke(one)
-        stats_of(tenant, one, 1)
+    for function in functions:
+        tenant.invoke(function)
+        stats_of(tenant, function, 1)
     pages = tenant.pages(f"{STATS}?window=600&limit=2", "functions")
     assert [one["function_id"] for page in pages for one in page] == functions
 
@@ -129,8 +129,8 @@ def test_processor_time_is_measured(acme: tuple[Server, Api, Api]) -> None:
     own = own_seconds(api.invoke(burning)["stdout"])
     api.invoke(sleeping)
     assert own > 0.1
-    for one in (burning, sleeping):
-        api.good("DELETE", of(one), status=204)
+    for function in (burning, sleeping):
+        api.good("DELETE", of(function), status=204)
 
     def used() -> dict[str, float] | None:
         rows = api.good("GET", f"{USAGE}?by=function")["rows"]
@@ -160,9 +160,9 @@ def test_a_quota_is_set_enforced_and_taken_away(acme: tuple[Server, Api, Api]) -
     before = operator.good("GET", path)
     assert (before["own"], before["functions"], before["used"]["functions"]) == ([], 10_000, 1)
     given = {"functions": 1, "gb_seconds_per_day": 1e-6}
-    told = operator.good("PUT", path, given)
-    assert told["own"] == ["functions", "gb_seconds_per_day"]
-    assert (told["functions"], told["calls_in_flight"]) == (1, before["calls_in_flight"])
+    quota = operator.good("PUT", path, given)
+    assert quota["own"] == ["functions", "gb_seconds_per_day"]
+    assert (quota["functions"], quota["calls_in_flight"]) == (1, before["calls_in_flight"])
     refusal = {"name": new_name(), "handler": "true"}
     api.refused("RATE_LIMITED", 429, "POST", "/api/functions", refusal)
     api.invoke(function_id)
@@ -199,8 +199,8 @@ def limited(api: Api, function_id: str) -> dict[str, Any] | None:
 )
 def test_a_wrong_quota_changes_nothing(keyed: Keyed, given: dict[str, Any], name: str) -> None:
     path = f"/api/tenants/{new_name()}/quota"
-    told = keyed.operator.refused("UNPROCESSABLE_ENTITY", 422, "PUT", path, given)
-    assert name in told["error"]
+    error = keyed.operator.refused("UNPROCESSABLE_ENTITY", 422, "PUT", path, given)
+    assert name in error["error"]
     assert keyed.operator.good("GET", path)["own"] == []
 
 
@@ -214,8 +214,8 @@ def test_only_an_operator_sets_a_quota_and_sees_another_s(keyed: Keyed) -> None:
             is_error(caller("GET", f"/api/tenants/{other}/quota"), "FORBIDDEN", 403)
         for method in ("PUT", "DELETE"):
             is_error(caller(method, path, {}), "FORBIDDEN", 403)
-    told = keyed.operator.refused("UNPROCESSABLE_ENTITY", 422, "GET", "/api/tenants/a b/quota")
-    assert told["error"].startswith("tenant must be")
+    error = keyed.operator.refused("UNPROCESSABLE_ENTITY", 422, "GET", "/api/tenants/a b/quota")
+    assert error["error"].startswith("tenant must be")
 
 
 def test_a_quota_says_whether_anybody_has_used_the_name(keyed: Keyed) -> None:

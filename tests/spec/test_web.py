@@ -76,7 +76,7 @@ def test_a_part_is_sent_compressed_and_once(anybody: Api) -> None:
 def test_the_page_can_run_its_own_code_and_reach_its_own_server_alone(anybody: Api) -> None:
     headers = anybody("GET", "/ui/").headers
     policy = headers["content-security-policy"]
-    for one in (
+    for directive in (
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
@@ -86,7 +86,7 @@ def test_the_page_can_run_its_own_code_and_reach_its_own_server_alone(anybody: A
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     ):
-        assert one in policy
+        assert directive in policy
     assert "unsafe" not in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
