@@ -42,14 +42,14 @@ atexit.register(_end_server)
 class Child:
     """A process that runs. `said`: its standard output."""
 
-    def __init__(self, process: ForkServerProcess, said: BinaryIO, told: BinaryIO) -> None:
-        self._process, self.said, self._told = process, said, told
+    def __init__(self, process: ForkServerProcess, said: BinaryIO, stdin: BinaryIO) -> None:
+        self._process, self.said, self._stdin = process, said, stdin
         self._transport: asyncio.ReadTransport | None = None
 
     def tell(self) -> None:
         """Writes a line to its standard input."""
-        self._told.write(b"\n")
-        self._told.flush()
+        self._stdin.write(b"\n")
+        self._stdin.flush()
 
     def kill(self) -> None:
         """`kill -9`."""
@@ -57,7 +57,7 @@ class Child:
 
     def wait(self, timeout_s: float = 30.0) -> int:
         """How it ended, as `subprocess` says it. Its standard input ends."""
-        self._told.close()
+        self._stdin.close()
         self._process.join(scaled(timeout_s))
         code = self._process.exitcode
         assert code is not None, "it does not end"
@@ -76,7 +76,7 @@ class Child:
         self._process.kill()
         self._process.join()
         self._process.close()
-        self._told.close()
+        self._stdin.close()
         if self._transport is None:
             self.said.close()
         else:
@@ -94,11 +94,11 @@ def forked(work: Callable[..., None], *arguments: object) -> Iterator[Child]:
     with reads, writes:
         process.start()
     with tells, hears:
-        said, told = (
+        said, stdin = (
             os.fdopen(os.dup(hears.fileno()), "rb"),
             os.fdopen(os.dup(tells.fileno()), "wb"),
         )
-    child = Child(process, said, told)
+    child = Child(process, said, stdin)
     try:
         yield child
     finally:

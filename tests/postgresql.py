@@ -53,7 +53,7 @@ OPTIONS = (
 def programs() -> Path | None:
     """Where the programs of the newest installed PostgreSQL are."""
     found = [one for one in INSTALLED.glob("*/bin") if (one / "initdb").exists()]
-    return max(found, key=lambda one: int(one.parent.name), default=None)
+    return max(found, key=lambda each: int(each.parent.name), default=None)
 
 
 def why_not() -> str | None:
@@ -77,9 +77,9 @@ class Cluster:
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._user = _user()
-        for one in (self.data, self.sockets):
-            one.mkdir(mode=0o700 if one == self.data else 0o755)
-            os.chown(one, self._user.pw_uid, self._user.pw_gid)
+        for path in (self.data, self.sockets):
+            path.mkdir(mode=0o700 if path == self.data else 0o755)
+            os.chown(path, self._user.pw_uid, self._user.pw_gid)
         self._initdb()
 
     # Life ------------------------------------------------------------------------------------

@@ -129,8 +129,8 @@ def processes_of(run_dir: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            told = (process / "cmdline").read_text() + (process / "mountinfo").read_text()
-            if str(run_dir) in told:
+            text = (process / "cmdline").read_text() + (process / "mountinfo").read_text()
+            if str(run_dir) in text:
                 found.append(process.name)
     return found
 

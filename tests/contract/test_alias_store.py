@@ -31,9 +31,9 @@ async def test_what_is_saved_survives_a_restart(open_store: StoreOpener, tmp_pat
     function, other = a_function(), a_function(name="g")
     async with open_store(tmp_path) as store:
         aliases = SqlAliases(store.database)
-        for one in (function, other):
-            await created(store, one)
-            await aliases.save(one.id, "live", LIVE, None)
+        for owner in (function, other):
+            await created(store, owner)
+            await aliases.save(owner.id, "live", LIVE, None)
         await aliases.save(function.id, "Nightly", NIGHTLY, None)
         changed = replace(LIVE, also=None, revision=2)
         await aliases.save(function.id, "live", changed, LIVE)

@@ -133,12 +133,12 @@ async def of_tenant(store: SqlStore, tenant_id: str) -> Function:
 async def test_a_tenant_beyond_its_bound_loses_its_oldest_records_and_nobody_else_any(
     store: SqlStore, journal: SpoolJournal, tmp_path: Path
 ) -> None:
-    one, other = await of_tenant(store, "one"), await of_tenant(store, "other")
-    ours = await calls(journal, one, 30)
+    first, other = await of_tenant(store, "one"), await of_tenant(store, "other")
+    ours = await calls(journal, first, 30)
     theirs = await calls(journal, other, 10, NOW - 90_000)
     exact(tmp_path)
     await prune(store, tenant=12 * ONE)
-    assert await left(journal, one) == ours[18:]
+    assert await left(journal, first) == ours[18:]
     assert await left(journal, other) == theirs
     exact(tmp_path)
 
@@ -156,14 +156,14 @@ async def test_beyond_the_bound_of_all_whoever_has_most_loses_first(
 
 
 async def test_over_all_numbers_the_largest_loses(store: SqlStore, journal: SpoolJournal) -> None:
-    one, other = await of_tenant(store, "one"), await of_tenant(store, "other")
+    first, other = await of_tenant(store, "one"), await of_tenant(store, "other")
     theirs = await calls(journal, other, 10, NOW - 90_000)
-    ours = await calls(journal, one, 30)
+    ours = await calls(journal, first, 30)
     await prune(store, count=30)
     assert await left(journal, other) == theirs
-    assert await left(journal, one) == ours[10:]
+    assert await left(journal, first) == ours[10:]
     await prune(store, count=12)
-    assert [len(await left(journal, function)) for function in (one, other)] == [6, 6]
+    assert [len(await left(journal, function)) for function in (first, other)] == [6, 6]
 
 
 @pytest.mark.parametrize("bound", [{"count": 30}, {"all": 30 * ONE}, {"tenant": 15 * ONE}])
@@ -207,9 +207,9 @@ async def test_the_last_minute_keeps_its_records_but_not_its_output(
     await prune(store, tenant=12 * ONE)
     assert await left(journal, function) == made
     found = [await journal.get(function.id, one) for one in made]
-    told = [(len(one.stdout), one.stdout_dropped) for one in found if one is not None]
-    without = next(n for n, (size, _) in enumerate(told) if size)
-    assert told == [(0, OUTPUT)] * without + [(OUTPUT, 0)] * (20 - without)
+    sizes = [(len(one.stdout), one.stdout_dropped) for one in found if one is not None]
+    without = next(n for n, (size, _) in enumerate(sizes) if size)
+    assert sizes == [(0, OUTPUT)] * without + [(OUTPUT, 0)] * (20 - without)
     assert 8 <= without < 15
     exact(tmp_path)
 
@@ -244,10 +244,10 @@ async def test_finding_the_oldest_of_a_tenant_touches_no_record(store: SqlStore)
             "EXPLAIN QUERY PLAN " + statements("sqlite")["oldest_of_tenant"], bounds
         ).fetchall()
     )
-    told = " · ".join(str(row[3]) for row in plan)
+    plan_text = " · ".join(str(row[3]) for row in plan)
     for index in ("invocation_of_tenant", "invocation_open_output"):
-        assert f"COVERING INDEX {index} (tenant_id=? AND invocation_id<?)" in told
-    assert "TEMP B-TREE" not in told
+        assert f"COVERING INDEX {index} (tenant_id=? AND invocation_id<?)" in plan_text
+    assert "TEMP B-TREE" not in plan_text
 
 
 async def test_large_records_are_counted_as_small_ones_are(
@@ -286,8 +286,8 @@ def test_an_upgrade_counts_what_is_there(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{path}", poolclass=pool.NullPool)
     with engine.connect() as connection, connection.begin():
         command.upgrade(migrations.config(connection), "0008")
-        for one in ids(7):
-            row = {"id": one, "tenant": "a" if one[-1] in "0123456789" else "b"}
+        for row_id in ids(7):
+            row = {"id": row_id, "tenant": "a" if row_id[-1] in "0123456789" else "b"}
             connection.exec_driver_sql(RECORD, row)
             connection.exec_driver_sql(KEPT, row)
     with engine.connect() as connection, connection.begin():
@@ -395,8 +395,8 @@ async def test_looking_for_who_has_answers_to_give_reads_an_index_alone(store: S
     plan = await store.database.read(
         lambda c: c.exec_driver_sql(f"EXPLAIN QUERY PLAN {givers}", {"kind": "answer"}).fetchall()
     )
-    told = " · ".join(str(row[3]) for row in plan)
-    assert "INDEX idempotent_answer_with_body (tenant_id=?)" in told
+    plan_text = " · ".join(str(row[3]) for row in plan)
+    assert "INDEX idempotent_answer_with_body (tenant_id=?)" in plan_text
 
 
 OF_ANSWERS = "SELECT max(bytes), sum(bytes) FROM usage WHERE kind = 'answer'"
@@ -418,21 +418,21 @@ async def fill_with_keys(answers: SqlIdempotencyStore, room: int) -> None:
 # The audit log and operations ----------------------------------------------------------------
 
 
-def an_entry(tenant_id: str, one: str) -> AuditEntry:
+def an_entry(tenant_id: str, entry_id: str) -> AuditEntry:
     empty: dict[str, Any] = {"object_id": None, "error_code": None}
     return AuditEntry(
         **empty,
-        **{"id": one, "at": NOW, "tenant_id": tenant_id, "credential": "k", "status": 204},  # type: ignore[arg-type]
+        **{"id": entry_id, "at": NOW, "tenant_id": tenant_id, "credential": "k", "status": 204},  # type: ignore[arg-type]
         **{"action": "function.delete", "address": "local", "request_id": "r" * 36},  # type: ignore[arg-type]
     )
 
 
-def an_operation(tenant_id: str, one: str, status: str) -> Operation:
+def an_operation(tenant_id: str, operation_id: str, status: str) -> Operation:
     return Operation(
-        operation_id=one,
+        operation_id=operation_id,
         tenant_id=tenant_id,
         operation_type="t",
-        idempotency_key=one,
+        idempotency_key=operation_id,
         action_id="a",
         status=status,
         reason_code=None,
@@ -445,14 +445,14 @@ def an_operation(tenant_id: str, one: str, status: str) -> Operation:
 async def test_the_trail_and_operations_are_bounded(store: SqlStore, tmp_path: Path) -> None:
     audit, operations = SqlAudit(store.database), SqlOperations(store.database)
     made = ids(30)
-    for number, one in enumerate(made):
+    for number, row_id in enumerate(made):
         tenant_id = "small" if number % 10 == 0 else "large"
-        await audit.append(an_entry(tenant_id, one))
+        await audit.append(an_entry(tenant_id, row_id))
         status = "running" if number < 3 else "succeeded"
-        await operations.add(an_operation(tenant_id, one, status))
+        await operations.add(an_operation(tenant_id, row_id, status))
     exact(tmp_path)
-    for one in ids(40):  # tenants without removable rows do not disable the limit for others
-        await operations.add(an_operation("busy", one, "running"))
+    for row_id in ids(40):  # tenants without removable rows do not disable the limit for others
+        await operations.add(an_operation("busy", row_id, "running"))
     retention = SqlAuditRetention(store.database, StorageLimit(tenant=6000))
     while await retention.prune_some():
         pass
@@ -472,7 +472,7 @@ async def test_the_trail_and_operations_are_bounded(store: SqlStore, tmp_path: P
 async def test_operations_with_an_end_go_by_age(store: SqlStore) -> None:
     operations = SqlOperations(store.database)
     made = [f"{first_id(NOW + n)}-7000-8000-000000000000" for n in range(4)]
-    for one, status in zip(made, ("running", *["failed"] * 3), strict=True):
-        await operations.add(an_operation("t", one, status))
+    for operation_id, status in zip(made, ("running", *["failed"] * 3), strict=True):
+        await operations.add(an_operation("t", operation_id, status))
     assert await operations.prune(NOW + 2) == 1
     assert [await operations.get("t", one) is not None for one in made] == [True, False, True, True]

@@ -179,14 +179,14 @@ async def test_a_starting_node_upgrades_the_schema_under_another_one(
 
 
 async def test_a_node_starts_and_runs_with_a_newer_schema_that_only_adds(fleet: Database) -> None:
-    async with fleet.node("one") as one:
-        await a_stored_function(one)
+    async with fleet.node("one") as store:
+        await a_stored_function(store)
         fleet.run(NEWER_SCHEMA)
-        await a_stored_function(one)
+        await a_stored_function(store)
         async with fleet.node("two") as two:
             assert "of a newer quiltfn (9999)" in two.condition()[1]
             await a_stored_function(two)
-            assert len(await one.load()) == 3
+            assert len(await store.load()) == 3
         async with open_postgresql(fleet.url, fleet.path / "tool", alone=False) as tool:
             await tool.ping()  # a command beside the nodes
     facts = read_facts(fleet.url, None, FLEET, lambda: 0.0)
@@ -285,7 +285,7 @@ async def test_a_start_without_its_table_changes_nothing_and_is_retried(
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "expected"),
+    ("version", "other", "expected"),
     [
         ("0.1.0", "0.2.0", True),
         ("0.9.0", "0.10.0", True),
@@ -296,8 +296,8 @@ async def test_a_start_without_its_table_changes_nothing_and_is_retried(
         ("", "0.1.0", True),
     ],
 )
-def test_versions_are_compared_by_their_numbers(one: str, other: str, expected: bool) -> None:
-    assert is_older(one, other) is expected
+def test_versions_are_compared_by_their_numbers(version: str, other: str, expected: bool) -> None:
+    assert is_older(version, other) is expected
 
 
 # What migrations do --------------------------------------------------------------------------
@@ -333,16 +333,18 @@ def test_a_migration_only_adds_or_says_which_version_it_needs(baseline: Connecti
     scripts = ScriptDirectory.from_config(migrations.config())
     revisions = [*scripts.iterate_revisions("head", migrations.BASELINE)][::-1]
     assert revisions[-1].revision == tables.REVISION
-    for one in revisions:
+    for revision in revisions:
         before = schema_of(baseline)
         with baseline.begin():
-            command.upgrade(migrations.config(baseline), one.revision)
+            command.upgrade(migrations.config(baseline), revision.revision)
         found = breaks(before, schema_of(baseline))
-        needed = getattr(one.module, "needs", None)
+        needed = getattr(revision.module, "needs", None)
         if needed is None:
-            assert not found, f"{one.revision} takes away what older servers use: {found}"
+            assert not found, f"{revision.revision} takes away what older servers use: {found}"
         else:
-            assert not is_older(OLDEST, needed), f"{one.revision} needs {needed}, OLDEST is older"
+            assert not is_older(OLDEST, needed), (
+                f"{revision.revision} needs {needed}, OLDEST is older"
+            )
     assert not is_older(__version__, OLDEST)
 
 

@@ -202,9 +202,9 @@ async def test_an_emptied_spool_is_told(open_store: StoreOpener, tmp_path: Path,
     async with open_store(left) as store:
         async with opened_journal(store, left) as journal:
             found = await journal.get(function.id, record.invocation_id)
-            told = store.condition()
-            assert told[0]
-            assert (spool.name in told[1]) == (how != "left alone") == (found is None)
+            condition = store.condition()
+            assert condition[0]
+            assert (spool.name in condition[1]) == (how != "left alone") == (found is None)
     async with open_store(left) as store:
         async with opened_journal(store, left):
             assert store.condition() == (True, "nothing is known to be missing")
@@ -334,9 +334,9 @@ async def test_a_large_database_is_looked_through_after_a_kill(
             return "checking" not in store.condition()[1]
 
         await eventually(is_over)
-        is_whole, told = store.condition()
+        is_whole, reason = store.condition()
         assert is_whole is not is_damaged
-        assert ("damaged" if is_damaged else "intact") in told
+        assert ("damaged" if is_damaged else "intact") in reason
 
 
 def copies(path: Path) -> list[Path]:

@@ -288,7 +288,7 @@ def test_a_target_directory_keeps_its_images(filled, url, tmp_path):
 def test_arguments_that_make_no_sense_are_refused(filled, tmp_path, capsys):
     password = tmp_path / "password"
     password.write_text("secret word\n")
-    for arguments, told in (
+    for arguments, expected in (
         ((filled, tmp_path / "to"), "use quiltfn backup and quiltfn restore"),
         ((filled, "postgresql://me:secret@host/base"), "must hold no password"),
         ((filled, "mysql://me@host/base"), "postgresql://USER@HOST/DATABASE"),
@@ -300,7 +300,7 @@ def test_arguments_that_make_no_sense_are_refused(filled, tmp_path, capsys):
     ):
         assert perform(*map(str, arguments)) == 78
         said = capsys.readouterr().err
-        assert told in said
+        assert expected in said
         assert "secret" not in said
     assert (
         perform(filled, "postgresql://me@127.0.0.1:1/a", "--to-password-file", str(password)) == 74
@@ -442,8 +442,8 @@ def peak_kib(source: object, target: object) -> int:
     the size of the process that starts it.
     """
     command = [sys.executable, "-m", "quiltfn", "store", "copy", str(source), str(target)]
-    told = "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    starts = f"import resource, subprocess\nsubprocess.run({command!r}, check=True)\n{told}"
+    report = "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    starts = f"import resource, subprocess\nsubprocess.run({command!r}, check=True)\n{report}"
     done = subprocess.run(
         [sys.executable, "-I", "-c", starts],
         env=child_environment(),

@@ -57,8 +57,8 @@ def ground() -> Iterator[Path]:
 
 
 def give(path: Path, uid: int = OWNER) -> None:
-    for one in (path, *path.rglob("*")):
-        os.chown(one, uid, uid, follow_symlinks=False)
+    for file in (path, *path.rglob("*")):
+        os.chown(file, uid, uid, follow_symlinks=False)
 
 
 def run(data: Path, *arguments: str, program: str = TOOL) -> subprocess.CompletedProcess[str]:

@@ -54,10 +54,14 @@ async def test_the_commit_of_a_record_makes_its_delivery_once(
     invocation_id = await ended(journal, function, destination_id=delivery_id)
     (due,) = await deliveries.load()
     assert (due.function_id, due.tenant_id) == (function.id, function.tenant_id)
-    (one,) = (await deliveries.list(function.id, 10, None, None)).items
-    assert (one.id, one.invocation_id, one.status) == (delivery_id, invocation_id, "waiting")
-    assert (one.body, one.attempts) == (b"", 0)
-    assert one.expires_at_ms - one.due_at_ms == 24 * 3600 * 1000
+    (delivery,) = (await deliveries.list(function.id, 10, None, None)).items
+    assert (delivery.id, delivery.invocation_id, delivery.status) == (
+        delivery_id,
+        invocation_id,
+        "waiting",
+    )
+    assert (delivery.body, delivery.attempts) == (b"", 0)
+    assert delivery.expires_at_ms - delivery.due_at_ms == 24 * 3600 * 1000
 
 
 @promise("A90")
@@ -83,28 +87,30 @@ async def test_a_claimed_one_is_nobody_elses_until_the_next_start(
 ) -> None:
     await ended(journal, function, destination_id=an_id())
     assert await deliveries.claim(function.id, 10, 0) == []
-    (one,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
-    assert one.attempts == 1
-    assert b'"type":"invocation.success"' in one.body
+    (delivery,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    assert delivery.attempts == 1
+    assert b'"type":"invocation.success"' in delivery.body
     assert await deliveries.claim(function.id, 10, NOW_MS * 2) == []
     assert await deliveries.next_due(function.id) is None
     assert await deliveries.load() == []
     await restart(store)
     assert [due.function_id for due in await deliveries.load()] == [function.id]
-    await deliveries.finish(replace(one, status=DeliveryStatus.DELIVERED))  # of an earlier start
+    await deliveries.finish(
+        replace(delivery, status=DeliveryStatus.DELIVERED)
+    )  # of an earlier start
     (again,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
-    assert (again.id, again.attempts) == (one.id, 2)
+    assert (again.id, again.attempts) == (delivery.id, 2)
 
 
 async def test_a_try_that_failed_is_due_again_and_one_that_was_not_begun_does_not_count(
     deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
 ) -> None:
     await ended(journal, function, destination_id=an_id())
-    (one,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
-    await deliveries.release(one)
-    (one,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
-    assert one.attempts == 1
-    later = replace(one, due_at_ms=NOW_MS * 2 + 5000, http_status=500, error_message="no")
+    (delivery,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    await deliveries.release(delivery)
+    (delivery,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    assert delivery.attempts == 1
+    later = replace(delivery, due_at_ms=NOW_MS * 2 + 5000, http_status=500, error_message="no")
     await deliveries.finish(later)
     following = await deliveries.next_due(function.id)
     assert following is not None
@@ -154,34 +160,34 @@ async def test_a_function_gets_it_in_the_step_in_which_it_is_delivered(
 ) -> None:
     target = await a_stored_function(store)
     parent = await ended(journal, function, destination_id=an_id())
-    (one,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    (delivery,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
     piece = a_piece(target)
     piece = replace(
         piece,
-        record=replace(piece.record, invocation_id=one.id, parent_invocation_id=parent),
+        record=replace(piece.record, invocation_id=delivery.id, parent_invocation_id=parent),
     )
     with pytest.raises(CapacityFull):
-        await deliveries.accept(one, replace(piece, max_queued=0))
+        await deliveries.accept(delivery, replace(piece, max_queued=0))
     assert (await deliveries.list(function.id, 10, None, None)).items[0].status == "waiting"
-    await deliveries.accept(one, piece)
-    await deliveries.accept(one, piece)
+    await deliveries.accept(delivery, piece)
+    await deliveries.accept(delivery, piece)
     assert (await deliveries.list(function.id, 10, None, None)).items[0].status == "delivered"
     claim = await queue.claim(target.id, 10, NOW_MS, is_begun=False)
-    assert [work.record.invocation_id for work in claim.work] == [one.id]
+    assert [work.record.invocation_id for work in claim.work] == [delivery.id]
     assert await deliveries.depth(parent, 16) == 1
-    assert await deliveries.depth(one.id, 16) == 2
-    assert await deliveries.depth(one.id, 1) == 1
+    assert await deliveries.depth(delivery.id, 16) == 2
+    assert await deliveries.depth(delivery.id, 1) == 1
     gone = a_piece(replace(function, id=an_id()))
     with pytest.raises(NotFound):
-        await deliveries.accept(one, gone)
+        await deliveries.accept(delivery, gone)
 
 
 async def test_lists_are_pages_newest_first(
     deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
 ) -> None:
     made = ids(5)
-    for one in made:
-        await ended(journal, function, destination_id=one)
+    for delivery_id in made:
+        await ended(journal, function, destination_id=delivery_id)
     first = await deliveries.list(function.id, 3, None, None)
     rest = await deliveries.list(function.id, 3, first.next_cursor, None)
     assert [one.id for one in (*first.items, *rest.items)] == made[::-1]
@@ -205,10 +211,12 @@ async def test_a_status_that_few_have_ends_a_page_early_and_loses_none(
     function: Function,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for one in ids(15):
-        await ended(journal, function, destination_id=one)
+    for delivery_id in ids(15):
+        await ended(journal, function, destination_id=delivery_id)
     some = await deliveries.claim(function.id, 15, NOW_MS * 2)
-    failed = [one for n, one in enumerate(sorted(some, key=lambda one: one.id)) if n % 7 == 0]
+    failed = [
+        one for n, one in enumerate(sorted(some, key=lambda delivery: delivery.id)) if n % 7 == 0
+    ]
     for delivery in failed:
         await deliveries.finish(replace(delivery, status=DeliveryStatus.FAILED, ended_at=NOW_S))
     monkeypatch.setattr(steps, "STEP_ENTRIES", 3)
@@ -229,18 +237,20 @@ async def test_a_failed_one_is_tried_again_on_request(
     deliveries: SqlDeliveries, journal: SpoolJournal, function: Function
 ) -> None:
     await ended(journal, function, destination_id=an_id())
-    (one,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
-    failed = replace(one, status=DeliveryStatus.FAILED, ended_at=NOW_S)
+    (delivery,) = await deliveries.claim(function.id, 10, NOW_MS * 2)
+    failed = replace(delivery, status=DeliveryStatus.FAILED, ended_at=NOW_S)
     await deliveries.finish(failed)
     assert await deliveries.next_due(function.id) is None
-    assert await deliveries.retry(an_id(), one.id, 7, 9) is None
-    again = await deliveries.retry(function.id, one.id, 7, 9)
+    assert await deliveries.retry(an_id(), delivery.id, 7, 9) is None
+    again = await deliveries.retry(function.id, delivery.id, 7, 9)
     assert again is not None
     assert (again.status, again.due_at_ms, again.expires_at_ms) == ("waiting", 7, 9)
-    (one,) = await deliveries.claim(function.id, 10, 7)
-    assert one.body
-    await deliveries.finish(replace(one, status=DeliveryStatus.DELIVERED, body=b"", ended_at=8))
-    again = await deliveries.retry(function.id, one.id, 7, 9)
+    (delivery,) = await deliveries.claim(function.id, 10, 7)
+    assert delivery.body
+    await deliveries.finish(
+        replace(delivery, status=DeliveryStatus.DELIVERED, body=b"", ended_at=8)
+    )
+    again = await deliveries.retry(function.id, delivery.id, 7, 9)
     assert again is not None
     assert again.status == "delivered"
 
@@ -263,8 +273,8 @@ async def test_what_has_ended_goes_by_age_and_what_is_too_much_goes_oldest_first
     store: SqlStore,
 ) -> None:
     made = ids(4)
-    for one in made:
-        await ended(journal, function, destination_id=one)
+    for delivery_id in made:
+        await ended(journal, function, destination_id=delivery_id)
     for each in await deliveries.claim(function.id, 2, NOW_MS * 2):
         await deliveries.finish(replace(each, status=DeliveryStatus.FAILED, ended_at=NOW_S))
     assert await deliveries.prune_some(NOW_S, NOW_S) == 0

@@ -67,8 +67,8 @@ async def journal(store: SqlStore, tmp_path: Path) -> AsyncIterator[SpoolJournal
 async def filled_and_pruned(
     store: SqlStore, journal: SpoolJournal, function: Function, megabytes: int
 ) -> None:
-    for one in ids(megabytes):
-        journal.closed(done(a_call(function, invocation_id=one), stdout="x" * 1_000_000))  # type: ignore[arg-type]
+    for call_id in ids(megabytes):
+        journal.closed(done(a_call(function, invocation_id=call_id), stdout="x" * 1_000_000))  # type: ignore[arg-type]
     await journal.synced()
     retention = SqlRetention(store.database, ManualClock(LATER))
     while await retention.prune_some(RetentionPolicy(count=1, seconds=0)):
@@ -191,8 +191,8 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
             await journal.aclose()
         assert (tmp_path / "journal-a.spool").stat().st_size > 0
         journal = SpoolJournal(store.database, tmp_path, ManualClock(), retry_after_s=0.05)
-        told: list[Sums] = []
-        journal.on_counted.connect(told.append)
+        counted: list[Sums] = []
+        journal.on_counted.connect(counted.append)
         await journal.start()
         refused = replace(a_call(function), status=Status.ERROR, started_at=None)
         # Its sandbox could not be created: that has a record without a start.
@@ -205,7 +205,7 @@ async def test_a_start_on_a_full_disk_puts_off_what_the_last_server_left(
 
     await eventually(is_well)
     # Listeners that count commits, such as quotas, also get what the last server left.
-    assert sum(one.count for sums in told for one in sums.values()) == 2
+    assert sum(one.count for sums in counted for one in sums.values()) == 2
     later = a_call(function)
     journal.opened(later)
     journal.closed(done(later))
@@ -261,8 +261,8 @@ async def test_a_start_on_a_full_disk_puts_off_the_ends_of_keyed_calls_and_opera
 
     interrupted = StoredResponse(body_digest="d", status=503, headers={}, body=b"interrupted")
     fresh = replace(request, key="of this start")
-    for one in (fresh, fresh):  # a key of this start is running, whatever is deferred
-        running = await answers.reserve(one, LATER)
+    for key in (fresh, fresh):  # a key of this start is running, whatever is deferred
+        running = await answers.reserve(key, LATER)
     assert running == StoredResponse(body_digest="d")
     assert await seen(answers, operations) == (interrupted, [ended, ended])
     assert await operations.get("other", "o") is None

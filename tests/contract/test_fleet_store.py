@@ -56,38 +56,38 @@ def refused(
 
 
 async def test_nodes_of_different_names_share_it(url: str, tmp_path: Path) -> None:
-    async with node(url, tmp_path, "one") as one, node(url, tmp_path, "two") as two:
-        await one.ping()
-        await two.ping()
-        boots = one.database.boot, two.database.boot
+    async with node(url, tmp_path, "one") as first, node(url, tmp_path, "two") as second:
+        await first.ping()
+        await second.ping()
+        boots = first.database.boot, second.database.boot
         assert [boot.node_id for boot in boots] == ["one", "two"]
         assert not any(boot.is_alone for boot in boots)
         assert boots[0].epoch < boots[1].epoch
 
 
 async def test_a_second_node_of_a_name_waits_for_the_first(url: str, tmp_path: Path) -> None:
-    async with node(url, tmp_path, "one") as one:
+    async with node(url, tmp_path, "one") as first:
         with pytest.raises(StoreUnavailable, match="A node named one is serving from this"):
             async with refused(url, tmp_path / "other", "one"):
                 pass
-        await one.ping()
-        epoch = one.database.boot.epoch
+        await first.ping()
+        epoch = first.database.boot.epoch
     async with node(url, tmp_path / "other", "one") as again:
         assert again.database.boot.epoch == epoch + 1
 
 
 async def test_a_new_connection_takes_the_lock_of_a_name_again(url: str, tmp_path: Path) -> None:
-    async with node(url, tmp_path, "one") as one:
-        await one.ping()
+    async with node(url, tmp_path, "one") as first:
+        await first.ping()
         postgresql.running().disconnect(name_of(url))
         async with node(url, tmp_path / "other", "one"):
-            one.database.busy_timeout_s = HELD_S
+            first.database.busy_timeout_s = HELD_S
             with pytest.raises(StoreUnavailable, match="A node named one"):
-                await one.database.write(lambda _: None)
-            one.database.busy_timeout_s = BUSY_TIMEOUT_S
+                await first.database.write(lambda _: None)
+            first.database.busy_timeout_s = BUSY_TIMEOUT_S
         # The lock is its own again, but the other one has ended its work.
         with pytest.raises(StoreUnavailable, match="started again elsewhere"):
-            await one.database.write(lambda _: None)
+            await first.database.write(lambda _: None)
         with pytest.raises(StoreUnavailable, match="A node named one"):
             async with refused(url, tmp_path / "other", "one"):
                 pass
@@ -111,9 +111,9 @@ async def test_a_node_takes_no_data_directory_of_another_one(url: str, tmp_path:
         async with node(url, tmp_path, "two"):
             pass
     (tmp_path / "two").rename(tmp_path / "one")
-    async with node(url, tmp_path, "one") as one, node(url, tmp_path, "two") as two:
-        await one.ping()
-        await two.ping()
+    async with node(url, tmp_path, "one") as first, node(url, tmp_path, "two") as second:
+        await first.ping()
+        await second.ping()
 
 
 async def test_a_server_alone_and_a_fleet_exclude_each_other(tmp_path: Path) -> None:
@@ -126,11 +126,11 @@ async def test_a_server_alone_and_a_fleet_exclude_each_other(tmp_path: Path) -> 
     with pytest.raises(StoreBroken, match=r"The database is a fleet's\. Start with --fleet FILE"):
         async with open_postgresql(url, tmp_path / "alone", node_id="alone"):
             pass
-    async with node(url, tmp_path, "one") as one:
+    async with node(url, tmp_path, "one") as first:
         with pytest.raises(StoreUnavailable, match="Another quiltfn"):
             async with open_postgresql(url, tmp_path / "alone", busy_timeout_s=HELD_S):
                 pass
-        await one.ping()
+        await first.ping()
         async with open_postgresql(url, tmp_path / "tool", alone=False) as tool:
             await tool.ping()  # a command beside the nodes, such as quiltfn keys
 
@@ -168,17 +168,17 @@ async def test_what_a_server_alone_has_stored_is_the_fleets(tmp_path: Path) -> N
     async with open_postgresql(url, tmp_path / "one", node_id="one") as alone:
         epoch = alone.database.boot.epoch
     begin_fleet(url, None, FLEET)
-    async with node(url, tmp_path, "one") as one:
-        assert one.database.boot.epoch == epoch + 1
+    async with node(url, tmp_path, "one") as first:
+        assert first.database.boot.epoch == epoch + 1
 
 
 def test_a_copy_is_no_fleets(url: str, tmp_path: Path) -> None:
     empty = postgresql.database_of(tmp_path / "copy")
-    told: dict[str, int] = {}
+    copied: dict[str, int] = {}
     with source(url) as origin, target(empty) as goal:
-        copy(origin, goal, told.__setitem__)
-    assert "fleet" not in told
-    assert "function" in told
+        copy(origin, goal, copied.__setitem__)
+    assert "fleet" not in copied
+    assert "function" in copied
     begin_fleet(empty, None, "f" * 32)  # this would be refused
 
 
@@ -188,9 +188,9 @@ async def test_what_a_node_has_stored_is_there_after_postgresql_was_killed(tmp_p
         found = cluster.create("fleet")
         begin_fleet(found, None, FLEET)
         for number in range(3):
-            async with node(found, tmp_path, f"n{number}") as one:
-                function = await a_stored_function(one, name=f"f{number}")
+            async with node(found, tmp_path, f"n{number}") as store:
+                function = await a_stored_function(store, name=f"f{number}")
                 cluster.kill()
             cluster.start()
-            async with node(found, tmp_path, "another") as one:
-                assert await one.find(function.id) is not None
+            async with node(found, tmp_path, "another") as store:
+                assert await store.find(function.id) is not None

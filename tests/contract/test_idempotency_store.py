@@ -62,8 +62,8 @@ async def test_a_released_slot_is_free_and_an_answered_slot_is_kept(store: SqlSt
 async def test_a_slot_whose_reservation_was_not_told_is_reserved_again_by_its_own_server(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:
-    async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
-        own, other = (SqlIdempotencyStore(each.database) for each in (one, two))
+    async with open_shared(tmp_path, "one") as first, open_shared(tmp_path, "two") as second:
+        own, other = (SqlIdempotencyStore(each.database) for each in (first, second))
         headers = {"x-invocation-id": "first"}
         assert await own.reserve(REQUEST, NOW, None, headers) is None
         running = StoredResponse(body_digest="d1", headers=headers)
@@ -82,8 +82,8 @@ async def test_a_slot_whose_reservation_was_not_told_is_reserved_again_by_its_ow
 @promise("N89")
 async def test_other_servers_slots_stay(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
     """A release was stored without its server learning of that, so it repeats the release."""
-    async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
-        first, second = (SqlIdempotencyStore(each.database) for each in (one, two))
+    async with open_shared(tmp_path, "one") as store, open_shared(tmp_path, "two") as peer:
+        first, second = (SqlIdempotencyStore(each.database) for each in (store, peer))
         assert await first.reserve(REQUEST, NOW) is None
         await first.release(REQUEST)
         assert await second.reserve(REQUEST, NOW) is None
@@ -97,16 +97,16 @@ async def test_other_servers_slots_stay(open_shared: SharedStoreOpener, tmp_path
 
 
 async def test_of_many_one_gets_the_slot(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
-    async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
+    async with open_shared(tmp_path, "one") as first, open_shared(tmp_path, "two") as second:
         wanted = [
             SqlIdempotencyStore(each.database).reserve(REQUEST, NOW)
             for _ in range(10)
-            for each in (one, two)
+            for each in (first, second)
         ]
         got = await asyncio.gather(*wanted)
         assert got.count(None) == 1
         assert got.count(StoredResponse(body_digest="d1")) == 19
-        again = await SqlIdempotencyStore(one.database).reserve(REQUEST, NOW)
+        again = await SqlIdempotencyStore(first.database).reserve(REQUEST, NOW)
         assert again == StoredResponse(body_digest="d1")
 
 

@@ -115,9 +115,9 @@ async def test_an_older_attempt_does_not_replace_a_newer_one(
     """A spool that reappears after a power cut has the first attempt, long after its retry."""
     first = a_call(function)
     second = replace(first, attempt=2, started_at=1_760_000_200)
-    for one in (second, first):
+    for call in (second, first):
         async with opened_journal(store, tmp_path) as journal:
-            journal.opened(one)
+            journal.opened(call)
             await journal.synced()
             assert await journal.get(function.id, first.invocation_id) == second
 
@@ -221,11 +221,11 @@ async def test_new_records_are_kept_many_at_a_time_and_not_asked_about(
 
     monkeypatch.setattr(records, "upsert", asks)
     ends = [done(a_call(function)) for _ in range(count)]
-    for one in ends:
-        journal.closed(one)
+    for call in ends:
+        journal.closed(call)
     await journal.synced()
     query = InvocationQuery(function_id=function.id, limit=count)
-    newest_first = sorted(ends, key=lambda one: one.invocation_id, reverse=True)
+    newest_first = sorted(ends, key=lambda record: record.invocation_id, reverse=True)
     assert (await journal.query(query)).items == newest_first
 
 
@@ -235,18 +235,20 @@ async def test_many_records_take_few_statements(store: SqlStore, function: Funct
 
     def statements_and_files(connection: Connection, some: list[Invocation]) -> tuple[int, int]:
         driver: Any = connection.connection.driver_connection
-        told: list[str] = []
-        driver.set_trace_callback(told.append)
+        executed: list[str] = []
+        driver.set_trace_callback(executed.append)
         records.upsert_new(connection, some, 1)
         driver.set_trace_callback(None)
-        inserts = {one for one in told if "INSERT INTO invocation (" in one}  # triggers repeat it
+        inserts = {
+            one for one in executed if "INSERT INTO invocation (" in one
+        }  # triggers repeat it
         open_now = Path("/proc/self/fd").iterdir()
         files = [one for one in open_now if "etilqs_" in str(one.resolve(strict=False))]
         return len(inserts), len(files)
 
     for some, statements in ((calls[:127], 7), (calls[127:], 10)):
-        told = await store.database.write(partial(statements_and_files, some=some))
-        assert told == (statements, 0)
+        counts = await store.database.write(partial(statements_and_files, some=some))
+        assert counts == (statements, 0)
 
 
 async def test_a_record_is_of_its_function_only(journal: SpoolJournal, function: Function) -> None:
@@ -551,8 +553,8 @@ async def test_a_segment_that_comes_back_after_a_power_cut_changes_nothing(
 ) -> None:
     gone = await a_stored_function(store)
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
-        for one in (function, gone):
-            call = a_call(one)
+        for owner in (function, gone):
+            call = a_call(owner)
             journal.opened(call)
             journal.closed(done(call))
         stale = {name: (tmp_path / name).read_bytes() for name in SPOOLS}

@@ -69,8 +69,8 @@ async def write_for_ever(path: Path) -> None:
                 await asyncio.sleep(pick.random() * 0.005)
 
 
-def tell(what: str, call: Invocation) -> None:
-    sys.stdout.write(f"{what} {call.invocation_id}\n")
+def tell(event: str, call: Invocation) -> None:
+    sys.stdout.write(f"{event} {call.invocation_id}\n")
     sys.stdout.flush()
 
 
@@ -93,9 +93,9 @@ async def run_and_kill(path: Path, after_s: float, lazy: bool = False) -> dict[s
         reading = asyncio.create_task(lines.read())
         await asyncio.sleep(after_s)
         process.kill()
-        told = (await reading).decode()
+        output = (await reading).decode()
         assert process.wait() == -signal.SIGKILL
-    acknowledged = told[: told.rfind("\n") + 1].splitlines()
+    acknowledged = output[: output.rfind("\n") + 1].splitlines()
     return {key: what for what, _, key in (line.partition(" ") for line in acknowledged)}
 
 
@@ -126,8 +126,8 @@ async def recorded(path: Path, function: Function) -> dict[str, Invocation]:
         stats = SqlStats(store.database, ManualClock(), StorageLimit())
         used = await stats.usage(function.tenant_id, (0, 2**40), DAY_S)
         counted = Counter[str]()
-        for one in used.values():
-            counted.update(one.calls)
+        for sums in used.values():
+            counted.update(sums.calls)
         assert counted == Counter(record.status.value for record in found.values())
         if not is_on_postgresql(path):
             check = await store.database.read(

@@ -143,12 +143,12 @@ async def connected(ask: Callable[[], Awaitable[T]]) -> T:
 
 async def test_each_node_sees_the_others_and_what_they_report(open_shared, tmp_path) -> None:
     async with (
-        a_node(open_shared, tmp_path, "one") as one,
-        a_node(open_shared, tmp_path, "two") as two,
+        a_node(open_shared, tmp_path, "one") as first,
+        a_node(open_shared, tmp_path, "two") as second,
     ):
-        beaten = await one.members.beat(BUSY)
+        beaten = await first.members.beat(BUSY)
         assert beaten is not None
-        for node in (one, two):
+        for node in (first, second):
             found = {member.name: member for member in await node.members.read()}
             assert found["one"] == beaten
             assert (found["one"].beat, found["one"].report) == (1, BUSY)
@@ -159,15 +159,15 @@ async def test_each_node_sees_the_others_and_what_they_report(open_shared, tmp_p
 
 
 async def test_a_report_that_is_as_before_is_not_read_again(open_shared, tmp_path) -> None:
-    async with a_node(open_shared, tmp_path, "one") as one:
-        await one.members.register("1:1", BUSY)
-        (before,) = await one.members.read()
-        await one.members.beat(BUSY)
-        (after,) = await one.members.read()
+    async with a_node(open_shared, tmp_path, "one") as node:
+        await node.members.register("1:1", BUSY)
+        (before,) = await node.members.read()
+        await node.members.beat(BUSY)
+        (after,) = await node.members.read()
         assert (after.beat, after.report) == (before.beat + 1, BUSY)
         assert after.report is before.report
-        await one.members.beat(Report(running=1))
-        (changed,) = await one.members.read()
+        await node.members.beat(Report(running=1))
+        (changed,) = await node.members.read()
         assert changed.report == Report(running=1)
 
 
@@ -182,25 +182,25 @@ async def test_a_start_of_the_same_name_ends_the_one_before(open_shared, tmp_pat
 
 
 async def test_what_an_operator_wants_of_a_node_outlives_its_restart(open_shared, tmp_path) -> None:
-    async with a_node(open_shared, tmp_path, "one") as one:
-        assert await one.members.set_state("nobody", NodeState.CORDONED) is None
-        changed = await one.members.set_state("one", NodeState.CORDONED)
+    async with a_node(open_shared, tmp_path, "one") as node:
+        assert await node.members.set_state("nobody", NodeState.CORDONED) is None
+        changed = await node.members.set_state("one", NodeState.CORDONED)
         assert changed is not None
-        heard = await one.members.beat(BUSY)
+        heard = await node.members.beat(BUSY)
         assert heard is not None
         assert heard.state is NodeState.CORDONED
-    async with a_node(open_shared, tmp_path, "one") as one:
-        assert (await own_row(one)).state is NodeState.CORDONED
+    async with a_node(open_shared, tmp_path, "one") as node:
+        assert (await own_row(node)).state is NodeState.CORDONED
 
 
 async def test_a_removed_node_stays_removed_and_does_not_start(open_shared, tmp_path) -> None:
-    async with a_node(open_shared, tmp_path, "two") as two:
-        async with a_node(open_shared, tmp_path, "one") as one:
-            await two.members.set_state("one", NodeState.REMOVED)
-            heard = await one.members.beat(BUSY)
+    async with a_node(open_shared, tmp_path, "two") as other:
+        async with a_node(open_shared, tmp_path, "one") as node:
+            await other.members.set_state("one", NodeState.REMOVED)
+            heard = await node.members.beat(BUSY)
             assert heard is not None
             assert heard.state is NodeState.REMOVED
-            kept = await two.members.set_state("one", NodeState.READY)
+            kept = await other.members.set_state("one", NodeState.READY)
             assert kept is not None
             assert kept.state is NodeState.REMOVED
         with pytest.raises(NodeRemoved, match="one was removed"):
@@ -209,17 +209,17 @@ async def test_a_removed_node_stays_removed_and_does_not_start(open_shared, tmp_
 
 
 async def test_a_node_that_left_beats_no_more_and_comes_back(open_shared, tmp_path) -> None:
-    async with a_node(open_shared, tmp_path, "one") as one:
-        await one.members.beat(BUSY)
-        await one.members.leave()
-        await one.members.leave()
-        assert await one.members.beat(BUSY) is None
-        left = await own_row(one)
+    async with a_node(open_shared, tmp_path, "one") as node:
+        await node.members.beat(BUSY)
+        await node.members.leave()
+        await node.members.leave()
+        assert await node.members.beat(BUSY) is None
+        left = await own_row(node)
         assert left.presence is Presence.LEFT
         assert left.report == Report()  # its report is no longer needed
-    async with a_node(open_shared, tmp_path, "one") as one:
-        assert (await own_row(one)).presence is Presence.PRESENT
-        assert (await one.members.beat(BUSY)) is not None
+    async with a_node(open_shared, tmp_path, "one") as node:
+        assert (await own_row(node)).presence is Presence.PRESENT
+        assert (await node.members.beat(BUSY)) is not None
 
 
 def test_a_report_names_the_largest_pools_alone() -> None:
@@ -256,39 +256,39 @@ async def left_of(node: Node, function: Function) -> dict[str, str]:
 
 
 async def test_what_a_lost_node_had_is_ended_or_tried_again(open_shared, tmp_path) -> None:
-    async with a_node(open_shared, tmp_path, "two") as two:
-        function = await a_stored_function(two.store)
+    async with a_node(open_shared, tmp_path, "two") as second:
+        function = await a_stored_function(second.store)
         ours = replace(a_call(function), execution_node_id="two")
-        two.journal.opened(ours)
-        await two.journal.synced()
-        async with a_node(open_shared, tmp_path, "one") as one:
-            calls = await left_of(one, function)
-            seen = await killed(one)
-            told = await two.members.take_over(seen)
-            assert told is not None
-            assert (told.calls, told.work, told.answers) == (1, 2, 1)
-            assert await connected(lambda: one.members.beat(BUSY)) is None
-            gone = await own_row(one)
-            assert (gone.presence, gone.epoch) == (Presence.GONE, told.epoch)
-        ended = await two.journal.get(function.id, calls["running"])
+        second.journal.opened(ours)
+        await second.journal.synced()
+        async with a_node(open_shared, tmp_path, "one") as first:
+            calls = await left_of(first, function)
+            seen = await killed(first)
+            takeover = await second.members.take_over(seen)
+            assert takeover is not None
+            assert (takeover.calls, takeover.work, takeover.answers) == (1, 2, 1)
+            assert await connected(lambda: first.members.beat(BUSY)) is None
+            gone = await own_row(first)
+            assert (gone.presence, gone.epoch) == (Presence.GONE, takeover.epoch)
+        ended = await second.journal.get(function.id, calls["running"])
         assert ended is not None
         assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST.sentence)
-        (queue,) = await two.work.load()
+        (queue,) = await second.work.load()
         assert queue.waiting == 2
         for call in (calls["begun"], calls["unknown"]):
-            (attempt,) = await two.work.attempts(call)
+            (attempt,) = await second.work.attempts(call)
             assert attempt.status is Status.INTERRUPTED
-            waits = await two.journal.get(function.id, call)
+            waits = await second.journal.get(function.id, call)
             assert waits is not None
             assert (waits.status, waits.attempt) == (Status.QUEUED, 2)
-        again = await SqlIdempotencyStore(two.store.database).reserve(REQUEST, NOW_S)
+        again = await SqlIdempotencyStore(second.store.database).reserve(REQUEST, NOW_S)
         assert again is not None
         assert (again.status, again.body) == (503, LOST)
-        operation = await SqlOperations(two.store.database).get("t", calls["operation"])
+        operation = await SqlOperations(second.store.database).get("t", calls["operation"])
         assert operation is not None
         assert (operation.status, operation.retryable) == ("failed", True)
         # Work on other nodes continues.
-        assert await two.journal.get(function.id, ours.invocation_id) == ours
+        assert await second.journal.get(function.id, ours.invocation_id) == ours
 
 
 async def test_the_slots_of_a_lost_node_are_free(open_shared, tmp_path) -> None:
@@ -296,15 +296,15 @@ async def test_the_slots_of_a_lost_node_are_free(open_shared, tmp_path) -> None:
     lost, other = "lo'st\"", "an other"
     held = {node: {"count": 2, "wanted": 3, "epoch": 1, "turn": 1} for node in (lost, other)}
     async with (
-        a_node(open_shared, tmp_path, "one") as one,
+        a_node(open_shared, tmp_path, "one") as first,
         a_node(open_shared, tmp_path, lost) as node,
     ):
-        await a_stored_function(one.store)
-        await one.store.database.write(
+        await a_stored_function(first.store)
+        await first.store.database.write(
             lambda connection: connection.execute(update(tables.slot).values(held=held)).close()
         )
         await node.members.beat(BUSY)
-        assert await one.members.take_over(await own_row(node)) is not None
+        assert await first.members.take_over(await own_row(node)) is not None
         assert (await own_row(node)).report == Report()
         ((found,),) = rows(tmp_path / "shared", "SELECT held FROM slot")
         left = found if isinstance(found, dict) else json.loads(str(found))
@@ -313,90 +313,90 @@ async def test_the_slots_of_a_lost_node_are_free(open_shared, tmp_path) -> None:
 
 async def test_work_that_may_be_tried_once_is_given_up(open_shared, tmp_path) -> None:
     async with (
-        a_node(open_shared, tmp_path, "two") as two,
-        a_node(open_shared, tmp_path, "one") as one,
+        a_node(open_shared, tmp_path, "two") as second,
+        a_node(open_shared, tmp_path, "one") as first,
     ):
-        function = await a_stored_function(two.store)
-        call = await an_accepted(one.work, function, expires_at_ms=NOW_MS + HOUR_MS)
-        await claimed(one.work, function)
-        await two.members.take_over(await killed(one))
-        ended = await two.journal.get(function.id, call)
+        function = await a_stored_function(second.store)
+        call = await an_accepted(first.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+        await claimed(first.work, function)
+        await second.members.take_over(await killed(first))
+        ended = await second.journal.get(function.id, call)
         assert ended is not None
         assert (ended.status, ended.error_message) == (Status.INTERRUPTED, NODE_LOST.sentence)
-        (dead,) = (await two.work.dead_letters(function.id, 10, None)).items
+        (dead,) = (await second.work.dead_letters(function.id, 10, None)).items
         assert dead.invocation_id == call
-        assert await two.work.load() == []
+        assert await second.work.load() == []
 
 
 async def test_of_several_that_take_over_one_does(open_shared, tmp_path) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        one, *others = [
+        first, *others = [
             await stack.enter_async_context(a_node(open_shared, tmp_path, name))
             for name in ("one", "two", "three", "four")
         ]
-        function = await a_stored_function(one.store)
-        await left_of(one, function)
-        seen = await killed(one)
-        told = await asyncio.gather(*(other.members.take_over(seen) for other in others))
-        assert len([one for one in told if one is not None]) == 1
+        function = await a_stored_function(first.store)
+        await left_of(first, function)
+        seen = await killed(first)
+        results = await asyncio.gather(*(other.members.take_over(seen) for other in others))
+        assert len([one for one in results if one is not None]) == 1
         (stored,) = await others[0].store.load()
         assert stored.counters.invocation_count == 1
 
 
 async def test_nobody_takes_over_a_node_that_has_moved(open_shared, tmp_path) -> None:
     async with (
-        a_node(open_shared, tmp_path, "two") as two,
-        a_node(open_shared, tmp_path, "one") as one,
+        a_node(open_shared, tmp_path, "two") as second,
+        a_node(open_shared, tmp_path, "one") as first,
     ):
-        seen = await own_row(one)
-        await one.members.beat(BUSY)
-        assert await two.members.take_over(seen) is None
-        assert await two.members.take_over(replace(await own_row(one), epoch=99)) is None
-        left = await own_row(one)
-        await one.members.leave()
-        assert await two.members.take_over(left) is None
-        assert (await own_row(one)).presence is Presence.LEFT
-        assert await two.members.take_over(await own_row(one)) is not None
-        assert await two.members.take_over(await own_row(one)) is not None  # nothing is left
-        assert (await own_row(one)).presence is Presence.GONE
+        seen = await own_row(first)
+        await first.members.beat(BUSY)
+        assert await second.members.take_over(seen) is None
+        assert await second.members.take_over(replace(await own_row(first), epoch=99)) is None
+        left = await own_row(first)
+        await first.members.leave()
+        assert await second.members.take_over(left) is None
+        assert (await own_row(first)).presence is Presence.LEFT
+        assert await second.members.take_over(await own_row(first)) is not None
+        assert await second.members.take_over(await own_row(first)) is not None  # nothing is left
+        assert (await own_row(first)).presence is Presence.GONE
 
 
 async def test_a_node_that_comes_back_ends_its_own_rows_alone(open_shared, tmp_path) -> None:
     async with (
-        a_node(open_shared, tmp_path, "two") as two,
-        a_node(open_shared, tmp_path, "one") as one,
+        a_node(open_shared, tmp_path, "two") as second,
+        a_node(open_shared, tmp_path, "one") as first,
     ):
-        function = await a_stored_function(two.store)
+        function = await a_stored_function(second.store)
         theirs = replace(a_call(function), execution_node_id="two")
-        two.journal.opened(theirs)
-        await two.journal.synced()
-        calls = await left_of(one, function)
-        await killed(one)
+        second.journal.opened(theirs)
+        await second.journal.synced()
+        calls = await left_of(first, function)
+        await killed(first)
         async with a_node(open_shared, tmp_path, "one") as again:
             ended = await again.journal.get(function.id, calls["running"])
             assert ended is not None
             assert ended.status is Status.INTERRUPTED
-            assert await two.journal.get(function.id, theirs.invocation_id) == theirs
+            assert await second.journal.get(function.id, theirs.invocation_id) == theirs
 
 
 async def test_deliveries_of_a_lost_node_are_sent_by_others(open_shared, tmp_path) -> None:
     async with (
-        a_node(open_shared, tmp_path, "two") as two,
-        a_node(open_shared, tmp_path, "one") as one,
+        a_node(open_shared, tmp_path, "two") as second,
+        a_node(open_shared, tmp_path, "one") as first,
     ):
-        function = await a_stored_function(two.store)
-        told = AsyncPolicy(on_success=Destination(url="https://example.org/"))
-        await SqlPolicies(two.store.database).save_async(function.id, told)
-        await an_accepted(one.work, function, expires_at_ms=NOW_MS + HOUR_MS)
-        (record,) = await claimed(one.work, function)
+        function = await a_stored_function(second.store)
+        policy = AsyncPolicy(on_success=Destination(url="https://example.org/"))
+        await SqlPolicies(second.store.database).save_async(function.id, policy)
+        await an_accepted(first.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+        (record,) = await claimed(first.work, function)
         ended = replace(done(begun(record)), outcome=WorkOutcome(destination_id="d"))
-        one.journal.closed(ended)
-        await one.journal.synced()
-        sender = SqlDeliveries(one.store.database, one.work)
+        first.journal.closed(ended)
+        await first.journal.synced()
+        sender = SqlDeliveries(first.store.database, first.work)
         assert len(await sender.claim(function.id, 5, LATER_MS)) == 1
-        others = SqlDeliveries(two.store.database, two.work)
+        others = SqlDeliveries(second.store.database, second.work)
         assert list(await others.claim(function.id, 5, LATER_MS)) == []
-        taken = await two.members.take_over(await killed(one))
+        taken = await second.members.take_over(await killed(first))
         assert taken is not None
         assert taken.deliveries == 1
         assert [one.id for one in await others.claim(function.id, 5, LATER_MS)] == ["d"]
@@ -411,8 +411,8 @@ async def counted(node: Node, function: Function) -> tuple[int, int, dict[str, i
     assert found is not None
     stats = SqlStats(node.store.database, ManualClock(NOW_S), StorageLimit())
     by_status: dict[str, int] = {}
-    for _, one in await stats.of_function("default", function.id, (0, 2**40), 10):
-        for status, number in one.calls.items():
+    for _, sums in await stats.of_function("default", function.id, (0, 2**40), 10):
+        for status, number in sums.calls.items():
             by_status[status] = by_status.get(status, 0) + number
     calls = {status: number for status, number in by_status.items() if number}
     return found.counters.invocation_count, found.counters.error_count, calls
@@ -425,52 +425,52 @@ async def with_late_end(
     """Two nodes. The first one was taken over while it had accepted work, whose success is in its
     spool; it was not restarted yet.
     """
-    async with a_node(open_shared, path, "two") as two:
-        function = await a_stored_function(two.store)
-        await SqlPolicies(two.store.database).save_async(function.id, policy)
-        async with a_node(open_shared, path, "one") as one:
-            await an_accepted(one.work, function, expires_at_ms=NOW_MS + HOUR_MS)
-            (record,) = await claimed(one.work, function)
+    async with a_node(open_shared, path, "two") as second:
+        function = await a_stored_function(second.store)
+        await SqlPolicies(second.store.database).save_async(function.id, policy)
+        async with a_node(open_shared, path, "one") as first:
+            await an_accepted(first.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+            (record,) = await claimed(first.work, function)
             running = replace(begun(record), execution_node_id="one")
-            one.journal.opened(running)
-            await one.journal.synced()
-            one.journal._commit_after_s = 1000
+            first.journal.opened(running)
+            await first.journal.synced()
+            first.journal._commit_after_s = 1000
             destination_id = an_id() if policy and policy.on_success else None
             outcome = WorkOutcome(destination_id=destination_id)
-            one.journal.closed(replace(done(running), outcome=outcome))
-            seen = await killed(one)
-            assert await two.members.take_over(seen) is not None
-        yield one, two, function, running
+            first.journal.closed(replace(done(running), outcome=outcome))
+            seen = await killed(first)
+            assert await second.members.take_over(seen) is not None
+        yield first, second, function, running
 
 
 @promise("N32")
 async def test_the_true_end_of_a_call_replaces_an_assumed_one(open_shared, tmp_path) -> None:
-    async with a_node(open_shared, tmp_path, "two") as two:
-        function = await a_stored_function(two.store)
-        async with a_node(open_shared, tmp_path, "one") as one:
+    async with a_node(open_shared, tmp_path, "two") as second:
+        function = await a_stored_function(second.store)
+        async with a_node(open_shared, tmp_path, "one") as first:
             running = replace(a_call(function), execution_node_id="one", cold_start=True)
-            one.journal.opened(running)
-            await one.journal.synced()
-            one.journal._commit_after_s = 1000
-            one.journal.closed(done(running))
-            assert await two.members.take_over(await killed(one)) is not None
-        assert await counted(two, function) == (1, 1, {"interrupted": 1})
+            first.journal.opened(running)
+            await first.journal.synced()
+            first.journal._commit_after_s = 1000
+            first.journal.closed(done(running))
+            assert await second.members.take_over(await killed(first)) is not None
+        assert await counted(second, function) == (1, 1, {"interrupted": 1})
         async with a_node(open_shared, tmp_path, "one"):
-            assert await two.journal.get(function.id, running.invocation_id) == done(running)
-            assert await counted(two, function) == (1, 0, {"success": 1})
+            assert await second.journal.get(function.id, running.invocation_id) == done(running)
+            assert await counted(second, function) == (1, 0, {"success": 1})
 
 
 async def test_the_true_end_of_work_that_was_given_up_replaces_that(open_shared, tmp_path) -> None:
-    async with with_late_end(open_shared, tmp_path) as (_, two, function, running):
+    async with with_late_end(open_shared, tmp_path) as (_, second, function, running):
         call = running.invocation_id
-        assert len((await two.work.dead_letters(function.id, 10, None)).items) == 1
+        assert len((await second.work.dead_letters(function.id, 10, None)).items) == 1
         async with a_node(open_shared, tmp_path, "one"):
-            found = await two.journal.get(function.id, call)
+            found = await second.journal.get(function.id, call)
             assert found == replace(done(running), outcome=None)
-            assert (await two.work.dead_letters(function.id, 10, None)).items == []
-            (attempt,) = await two.work.attempts(call)
+            assert (await second.work.dead_letters(function.id, 10, None)).items == []
+            (attempt,) = await second.work.attempts(call)
             assert attempt.status is Status.SUCCESS
-            assert await counted(two, function) == (1, 0, {"success": 1})
+            assert await counted(second, function) == (1, 0, {"success": 1})
 
 
 @promise("N32")
@@ -508,11 +508,11 @@ async def test_a_late_delivery_names_its_original(open_shared, tmp_path, is_trie
         deliveries = SqlDeliveries(two.store.database, two.work)
         later, first = NOW_MS + HOUR_MS, None
         if is_tried:
-            (told,) = await deliveries.claim(function.id, 1, later)
-            assert json.loads(told.body)["data"]["status"] == "interrupted"
-            assert json.loads(told.body)["data"]["replaces"] is None
-            await deliveries.finish(replace(told, status=DeliveryStatus.DELIVERED))
-            first = told.id
+            (delivery,) = await deliveries.claim(function.id, 1, later)
+            assert json.loads(delivery.body)["data"]["status"] == "interrupted"
+            assert json.loads(delivery.body)["data"]["replaces"] is None
+            await deliveries.finish(replace(delivery, status=DeliveryStatus.DELIVERED))
+            first = delivery.id
         async with a_node(open_shared, tmp_path, "one"):
             (second,) = await deliveries.claim(function.id, 10, later)
             data = json.loads(second.body)["data"]
@@ -527,27 +527,27 @@ async def test_a_late_delivery_names_its_original(open_shared, tmp_path, is_trie
 @OF_POSTGRESQL
 async def test_a_node_that_was_taken_over_stores_nothing_more(open_shared, tmp_path) -> None:
     async with (
-        a_node(open_shared, tmp_path, "two") as two,
-        a_node(open_shared, tmp_path, "one") as one,
+        a_node(open_shared, tmp_path, "two") as second,
+        a_node(open_shared, tmp_path, "one") as first,
     ):
-        function = await a_stored_function(two.store)
-        await an_accepted(two.work, function, expires_at_ms=NOW_MS + HOUR_MS)
-        await two.members.take_over(await own_row(one))
+        function = await a_stored_function(second.store)
+        await an_accepted(second.work, function, expires_at_ms=NOW_MS + HOUR_MS)
+        await second.members.take_over(await own_row(first))
         with pytest.raises(StoreUnavailable, match="taken over"):
-            await claimed(one.work, function)
+            await claimed(first.work, function)
         with pytest.raises(StoreUnavailable, match="taken over"):
-            await a_stored_function(one.store)
-        one.journal.opened(replace(a_call(function), execution_node_id="one"))
+            await a_stored_function(first.store)
+        first.journal.opened(replace(a_call(function), execution_node_id="one"))
         with pytest.raises(StoreUnavailable, match="taken over"):
-            await one.journal.synced()
-        assert len(await claimed(two.work, function)) == 1  # control
+            await first.journal.synced()
+        assert len(await claimed(second.work, function)) == 1  # control
 
 
 @OF_POSTGRESQL
 async def test_a_beat_does_not_wait_behind_records_that_are_stored(open_shared, tmp_path) -> None:
     async with (
-        a_node(open_shared, tmp_path, "one") as one,
-        a_node(open_shared, tmp_path, "two") as two,
+        a_node(open_shared, tmp_path, "one") as first,
+        a_node(open_shared, tmp_path, "two") as second,
     ):
         begun_at, free = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -556,23 +556,23 @@ async def test_a_beat_does_not_wait_behind_records_that_are_stored(open_shared, 
             loop.call_soon_threadsafe(begun_at.set)
             asyncio.run_coroutine_threadsafe(free.wait(), loop).result()
 
-        writing = asyncio.ensure_future(two.store.database.write(long))
+        writing = asyncio.ensure_future(second.store.database.write(long))
         await begun_at.wait()
-        one.store.database.busy_timeout_s = 0.5  # before PostgreSQL ends the transaction
+        first.store.database.busy_timeout_s = 0.5  # before PostgreSQL ends the transaction
         with pytest.raises(StoreUnavailable):  # control: another write does wait
-            await asyncio.wait_for(one.store.database.write(lambda _: None), scaled(30))
+            await asyncio.wait_for(first.store.database.write(lambda _: None), scaled(30))
         async with asyncio.timeout(scaled(2)):
-            assert await one.members.beat(BUSY) is not None
-            assert await two.members.beat(BUSY) is not None
+            assert await first.members.beat(BUSY) is not None
+            assert await second.members.beat(BUSY) is not None
         free.set()
         await writing
 
 
 @OF_POSTGRESQL
 async def test_a_name_with_a_quote_is_a_name(open_shared, tmp_path) -> None:
-    async with a_node(open_shared, tmp_path, "o'ne; --") as one:
-        await a_stored_function(one.store)
-        assert (await one.members.beat(BUSY)) is not None
+    async with a_node(open_shared, tmp_path, "o'ne; --") as node:
+        await a_stored_function(node.store)
+        assert (await node.members.beat(BUSY)) is not None
 
 
 @OF_POSTGRESQL
@@ -590,12 +590,12 @@ async def test_starts_at_once_get_epochs_of_their_own(open_shared, tmp_path) -> 
         )
         assert len({store.database.boot.epoch for store in stores}) == len(names)
         twins = [store.database for store in stores[-2:]]
-        newest = max(twins, key=lambda one: one.boot.epoch)
+        newest = max(twins, key=lambda twin: twin.boot.epoch)
         ((kept,),) = rows(tmp_path / "shared", "SELECT epoch FROM node WHERE name = 'twin'")
         assert kept == newest.boot.epoch
-        for one in twins:
-            if one is newest:
-                await one.write(lambda _: None)
+        for twin in twins:
+            if twin is newest:
+                await twin.write(lambda _: None)
             else:
                 with pytest.raises(StoreUnavailable, match="started again"):
-                    await one.write(lambda _: None)
+                    await twin.write(lambda _: None)

@@ -82,7 +82,9 @@ async def test_what_is_current_or_named_stays(store: SqlStore) -> None:
     await aliases.save(function.id, "a", both, None)
     given = {"invocation_id": "i", "tenant_id": "t", "function_id": function.id, "version": 4}
     given |= {"caller": "k", "may_write": True, "size_bytes": 1, "is_encrypted": False}
-    await store.database.write(lambda one: one.execute(insert(tables.input_table), given) and None)
+    await store.database.write(
+        lambda connection: connection.execute(insert(tables.input_table), given) and None
+    )
     function = await store.save(replace(function, current_version=2))  # rolled back
     store.version_limits = VersionLimits(kept=2, tenant_bytes=0)
     failed = await store.save(function, sized(function, 7, 10))  # it cannot become current

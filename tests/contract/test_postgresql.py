@@ -25,8 +25,8 @@ with postgresql.started(is_in_memory=False) as cluster:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    with postgresql.started() as one:
-        yield one
+    with postgresql.started() as cluster:
+        yield cluster
 
 
 def answer(url: str, statement: str = "SELECT current_user, current_database()") -> object:
@@ -89,13 +89,13 @@ def test_a_database_of_a_directory_is_made_once_out_of_a_template(tmp_path):
         filled.append(url)
         answer(url, "CREATE TABLE made (n int)")
 
-    one, same, other = (postgresql.database_of(tmp_path / name, fill) for name in "aab")
-    assert one == same != other
+    first, same, other = (postgresql.database_of(tmp_path / name, fill) for name in "aab")
+    assert first == same != other
     assert len(filled) == 1
-    answer(one, "INSERT INTO made VALUES (1)")
+    answer(first, "INSERT INTO made VALUES (1)")
     assert answer(same, "SELECT count(*) FROM made") == (1,)
     assert answer(other, "SELECT count(*) FROM made") == (0,)
-    with psycopg.connect(one):  # an open connection does not prevent it
+    with psycopg.connect(first):  # an open connection does not prevent it
         postgresql.drop_databases()
     assert answer(postgresql.database_of(tmp_path / "a", fill), "SELECT count(*) FROM made") == (0,)
     postgresql.drop_databases()

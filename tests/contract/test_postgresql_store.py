@@ -71,8 +71,8 @@ async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A cluster that a test may stop and kill."""
-    with postgresql.started() as one:
-        yield one
+    with postgresql.started() as cluster:
+        yield cluster
 
 
 def count_one(connection: Connection) -> None:
@@ -96,8 +96,8 @@ async def test_the_baseline_makes_the_tables_that_the_code_uses(store: SqlStore)
         )
     )
     # A path may be too long for an index, so the key of responses is a digest of it.
-    told = [one for one in differences if "idempotent_answer_key" not in str(one)]
-    assert told == []
+    unexpected = [one for one in differences if "idempotent_answer_key" not in str(one)]
+    assert unexpected == []
 
 
 async def test_every_text_compares_by_its_bytes(store: SqlStore, tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ async def test_a_database_of_another_encoding_is_refused(tmp_path: Path) -> None
 
 async def test_health_says_that_postgresql_does_not_sync(store: SqlStore) -> None:
     """The tests' own PostgreSQL is an example."""
-    is_whole, told = store.condition()
+    is_whole, reason = store.condition()
     assert is_whole
-    assert "fsync off" in told
+    assert "fsync off" in reason
 
 
 FILTERS = dict.fromkeys(("status", "cold_start", "min_duration_ms", "source", "version"))
@@ -216,9 +216,9 @@ async def test_a_hot_statement_finds_its_rows_by_an_index(
         explained = connection.exec_driver_sql(f"EXPLAIN {sql(connection, name)}", VALUES | more)
         return "\n".join(explained.scalars())
 
-    told = await store.database.write(plan)
-    assert index in told
-    assert "Seq Scan on invocation" not in told
+    plan_text = await store.database.write(plan)
+    assert index in plan_text
+    assert "Seq Scan on invocation" not in plan_text
 
 
 # Errors without stored values ----------------------------------------------------------------
@@ -228,12 +228,12 @@ async def test_a_wrong_password_is_not_told(cluster: Cluster, tmp_path: Path) ->
     a_database(cluster)
     async with open_postgresql(cluster.tcp_url("a", None), tmp_path, password=PASSWORD) as store:
         await store.ping()
-    with pytest.raises(StoreUnavailable, match="password authentication failed") as told:
+    with pytest.raises(StoreUnavailable, match="password authentication failed") as error:
         async with open_postgresql(
             cluster.tcp_url("a", None), tmp_path, password="not the secret one"
         ):
             pass
-    assert "not the secret one" not in str(told.value)
+    assert "not the secret one" not in str(error.value)
     with pytest.raises(StoreBroken, match="URL") as refused:
         async with open_postgresql("postgresql://u:hidden@host/a?nonsense=1", tmp_path):
             pass
@@ -244,9 +244,9 @@ async def test_an_error_of_the_database_hides_what_was_to_be_stored(store: SqlSt
     def too_large(connection: Connection) -> None:
         connection.exec_driver_sql("UPDATE node SET epoch = CAST(%s AS integer)", ("secret-1",))
 
-    with pytest.raises(Unstorable, match="SQLSTATE 22P02") as told:
+    with pytest.raises(Unstorable, match="SQLSTATE 22P02") as error:
         await store.database.write(too_large)
-    assert "secret" not in "".join(traceback.format_exception(told.value))
+    assert "secret" not in "".join(traceback.format_exception(error.value))
     assert store.database.problem is None
     await store.ping()
 
@@ -424,8 +424,8 @@ async def test_a_postgresql_that_stands_still_is_not_waited_for(
         with cluster.frozen():
             asked = [store.ping(), store.newest_change(), store.ping()]
             async with asyncio.timeout(scaled(20)):
-                told = await asyncio.gather(*asked, return_exceptions=True)
-        assert [type(one) for one in told] == [StoreUnavailable] * 3
+                results = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(one) for one in results] == [StoreUnavailable] * 3
         # PostgreSQL has yet to end the old connection.
         store.database.busy_timeout_s = BUSY_TIMEOUT_S
         await store.ping()
@@ -446,9 +446,9 @@ async def test_who_waits_for_others_to_read_is_told_in_time_that_nobody_answers(
             patch.setattr("quiltfn.store.database.quick_connection.WAIT_MAX_S", 0.2)
             slow = asyncio.ensure_future(ask(lambda _: time.sleep(0.5)))
             others = [asyncio.ensure_future(ask(lambda _: None)) for _ in range(3)]
-            for one in others:
+            for task in others:
                 with pytest.raises(StoreUnavailable, match="has not answered"):
-                    await one
+                    await task
             await slow
         assert await ask(lambda _: "all is well") == "all is well"
     await quick.aclose()
@@ -476,8 +476,8 @@ class Wire:
         self.goes_on.set()
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port)).close()
-        for one in self._threads:
-            one.join()
+        for thread in self._threads:
+            thread.join()
         self._listening.close()
 
     def _accept(self) -> None:
@@ -494,12 +494,12 @@ class Wire:
                 near.close()
                 continue
             answers_end = threading.Event()
-            for one in (
+            for thread in (
                 threading.Thread(target=self._forth, args=(near, far, answers_end)),
                 threading.Thread(target=self._back, args=(near, far, answers_end)),
             ):
-                self._threads.append(one)
-                one.start()
+                self._threads.append(thread)
+                thread.start()
 
     def _forth(self, near: socket.socket, far: socket.socket, answers_end: threading.Event) -> None:
         while data := _received(near):
@@ -530,16 +530,16 @@ class Wire:
         far.close()
 
 
-def _received(one: socket.socket) -> bytes:
+def _received(connection: socket.socket) -> bytes:
     try:
-        return one.recv(65_536)
+        return connection.recv(65_536)
     except OSError:
         return b""
 
 
-def _end(one: socket.socket) -> None:
+def _end(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("cut", ["answer", "question"])
@@ -569,9 +569,9 @@ async def test_a_commit_without_an_answer(cluster: Cluster, tmp_path: Path, cut:
 
 
 @pytest.mark.parametrize("alone", [True, False])
-@pytest.mark.parametrize(("code", "told"), [("57014", None), ("53100", DiskFull)])
+@pytest.mark.parametrize(("code", "expected"), [("57014", None), ("53100", DiskFull)])
 async def test_a_commit_that_fails_on_a_connection_that_stays_is_made_again(
-    cluster: Cluster, tmp_path: Path, alone: bool, code: str, told: type[Exception] | None
+    cluster: Cluster, tmp_path: Path, alone: bool, code: str, expected: type[Exception] | None
 ) -> None:
     """As if a person cancelled the statement, or the disk was full at that moment."""
     url = a_database(cluster)
@@ -587,15 +587,15 @@ async def test_a_commit_that_fails_on_a_connection_that_stays_is_made_again(
         with psycopg.connect(url, autocommit=True) as other:
             other.execute(fails_once)
         function = a_function(name="one")
-        if told is None:
+        if expected is None:
             await store.create(function, a_version(function))
         else:
-            with pytest.raises(told):
+            with pytest.raises(expected):
                 await store.create(function, a_version(function))
         another = a_function(name="two")
         await store.create(another, a_version(another))
         names = {one.function.name for one in await store.load()}
-        assert names == ({"one", "two"} if told is None else {"two"})
+        assert names == ({"one", "two"} if expected is None else {"two"})
 
 
 @pytest.mark.parametrize("is_same", [True, False])
@@ -607,20 +607,20 @@ async def test_a_commit_is_stored_once_a_disk_and_a_standby_have_it(
     life = ("1", "a")
     async with open_postgresql(url, tmp_path, node_id="one") as store:
         database: Any = store.database
-        told: list[Any] = [("committed", *life), StoreUnavailable("it has ended")]
-        told += [("committed", *(life if is_same else ("2", "b"))), ("",)]
+        answers: list[Any] = [("committed", *life), StoreUnavailable("it has ended")]
+        answers += [("committed", *(life if is_same else ("2", "b"))), ("",)]
 
         def say(*_: object) -> Any:
-            one = told.pop(0)
-            if isinstance(one, Exception):
-                raise one
-            return one
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
 
         monkeypatch.setattr(database, "_told", say)
         deadline = time.monotonic() + 5
         if is_same:
             assert database._was_committed("7", life, deadline)
-            assert not told
+            assert not answers
         else:
             with pytest.raises(OutcomeUnknown):
                 database._was_committed("7", life, deadline)
@@ -720,12 +720,12 @@ async def test_no_primary_from_before_a_known_failover(cluster: Cluster, tmp_pat
         assert not timeline.learn(History(timeline.newest.cluster, 1))
         assert not timeline.learn(History(timeline.newest.cluster + 1, 7))  # of another database
         assert timeline.learn(History(timeline.newest.cluster, 2))
-        told = r"is on timeline 1, and this fleet has gone on to 2: .* Stop it"
+        message = r"is on timeline 1, and this fleet has gone on to 2: .* Stop it"
         for ask in (lambda: quick.run(count_one), store.ping, store.newest_change):
-            with pytest.raises(StoreUnavailable, match=told):
+            with pytest.raises(StoreUnavailable, match=message):
                 await ask()
         await quick.aclose()
-    with pytest.raises(StoreUnavailable, match=told):  # it is known after a restart, too
+    with pytest.raises(StoreUnavailable, match=message):  # it is known after a restart, too
         async with open_postgresql(url, tmp_path):
             pass
     assert rows_of(url, COUNT) == [(1,)]
@@ -837,15 +837,15 @@ async def test_a_server_that_is_alone_lets_no_other_in(tmp_path: Path) -> None:
 async def test_a_server_that_lost_its_place_to_another_stores_nothing_more(tmp_path: Path) -> None:
     url = postgresql.database_of(tmp_path)
     cluster = postgresql.running()
-    async with open_postgresql(url, tmp_path / "one", node_id="one") as one:
-        await one.ping()
+    async with open_postgresql(url, tmp_path / "one", node_id="one") as node:
+        await node.ping()
         cluster.disconnect(url_name(url))
         async with open_postgresql(url, tmp_path / "two", node_id="two") as two:
             await two.ping()
             with pytest.raises(StoreUnavailable, match="Another quiltfn"):
-                await one.ping()
+                await node.ping()
             assert rows_of(url, COUNT) == [(2,)]
-        await one.ping()  # it has ended
+        await node.ping()  # it has ended
 
 
 def url_name(url: str) -> str:
@@ -951,7 +951,7 @@ async def test_others_write_while_a_server_stands_still_in_a_transaction(
     """PostgreSQL's own limit does not end a session after a pipeline."""
     url = postgresql.database_of(tmp_path)
     async with contextlib.AsyncExitStack() as stack:
-        one, two = [
+        first, second = [
             await stack.enter_async_context(
                 open_postgresql(
                     url, tmp_path / name, node_id=name, alone=False, busy_timeout_s=wait_s
@@ -969,9 +969,9 @@ async def test_others_write_while_a_server_stands_still_in_a_transaction(
             if len(tries) == 1:  # until the other has written, without waiting for this one
                 assert has_written.wait(scaled(20))
 
-        stored = asyncio.ensure_future(one.database.write(stand_still))
+        stored = asyncio.ensure_future(first.database.write(stand_still))
         await asyncio.to_thread(begun.wait)
-        await two.ping()  # within the time that it may wait
+        await second.ping()  # within the time that it may wait
         assert time.monotonic() - tries[0] > 2.5  # PostgreSQL's time limit
         has_written.set()
         await stored

@@ -49,11 +49,11 @@ def an_id_at(unix_s: int, number: int) -> str:
 
 
 async def kept(journal: SpoolJournal, records: list[Invocation]) -> None:
-    for one in records:
-        if one.status is Status.RUNNING:
-            journal.opened(one)
+    for record in records:
+        if record.status is Status.RUNNING:
+            journal.opened(record)
         else:
-            journal.closed(one)
+            journal.closed(record)
 
 
 @pytest.mark.parametrize("stored", [0, 5, 12])
@@ -65,8 +65,8 @@ async def test_calls_of_all_functions_are_listed_whatever_is_stored_yet(
     functions = [await a_stored_function(store) for _ in range(3)]
     stranger = await a_stored_function(store, tenant_id="other")
     records = []
-    for number, one in enumerate(ids(12)):
-        call = a_call(functions[number % 3], invocation_id=one)
+    for number, call_id in enumerate(ids(12)):
+        call = a_call(functions[number % 3], invocation_id=call_id)
         records.append(call if number % 4 == 0 else done(call))
     for number, record in enumerate(records):
         await kept(journal, [record])
@@ -175,9 +175,9 @@ async def test_a_call_s_function_is_known(store: SqlStore, journal: SpoolJournal
     await kept(journal, [first])
     await journal.synced()
     await kept(journal, [second])
-    for one in (first, second):
-        assert await journal.function_of(TENANT, one.invocation_id) == function.id
-        assert await journal.function_of("other", one.invocation_id) is None
+    for call in (first, second):
+        assert await journal.function_of(TENANT, call.invocation_id) == function.id
+        assert await journal.function_of("other", call.invocation_id) is None
     await journal.synced()
     await store.delete(function.id)
     assert await journal.function_of(TENANT, first.invocation_id) is None
@@ -210,7 +210,7 @@ async def test_what_matches_is_read_from_an_index_from_one_end(
             "EXPLAIN QUERY PLAN " + statements("sqlite")[statement], values
         ).fetchall()
     )
-    told = [str(row[3]) for row in plan]
-    assert f"INDEX {index} (" in told[0]
-    assert ("COVERING" in told[0]) == is_covering
-    assert not any("TEMP B-TREE" in one for one in told)
+    steps = [str(row[3]) for row in plan]
+    assert f"INDEX {index} (" in steps[0]
+    assert ("COVERING" in steps[0]) == is_covering
+    assert not any("TEMP B-TREE" in one for one in steps)

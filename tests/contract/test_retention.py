@@ -143,8 +143,8 @@ async def test_the_number_of_records_is_known_without_counting(
 ) -> None:
     """Opened, ended, written twice, deleted with their function and pruned: it stays correct."""
     gone = await a_stored_function(store)
-    for one in (function, gone):
-        calls = [made_at(NOW - 5000 + n, one, hash(one.id) % 1000) for n in range(20)]
+    for owner in (function, gone):
+        calls = [made_at(NOW - 5000 + n, owner, hash(owner.id) % 1000) for n in range(20)]
         for call in calls[:10]:
             journal.opened(call)
         await journal.synced()

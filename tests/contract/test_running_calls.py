@@ -151,16 +151,16 @@ async def test_what_readers_see_is_what_the_record_has(server: Server, kind: Kin
 async def test_a_call_that_nobody_follows_is_found_by_its_id(server: Server) -> None:
     entry = await server.function("sleep 20")
     call = server.call(entry)
-    (one,) = await server.until_running(1)
-    running = server.invoker.running_call(entry.function.id, one)
+    (call_id,) = await server.until_running(1)
+    running = server.invoker.running_call(entry.function.id, call_id)
     assert running is not None
-    assert running.record.invocation_id == one
-    assert server.invoker.running_call("another", one) is None
+    assert running.record.invocation_id == call_id
+    assert server.invoker.running_call("another", call_id) is None
     assert [it.record for it in server.invoker.running_calls(entry.function.id)] == [running.record]
-    await server.invoker.cancel(entry.function.id, one)
+    await server.invoker.cancel(entry.function.id, call_id)
     await call
     assert running.output.is_closed
-    assert server.invoker.running_call(entry.function.id, one) is None
+    assert server.invoker.running_call(entry.function.id, call_id) is None
 
 
 async def test_the_output_of_a_record_is_read_by_parts(server: Server, kind: Kind) -> None:

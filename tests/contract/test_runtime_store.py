@@ -49,8 +49,8 @@ async def test_newest_revisions_survive_a_restart(open_store: StoreOpener, tmp_p
     async with open_store(tmp_path) as store:
         runtimes = SqlRuntimes(store.database)
         await give(store, "acme", "ab" * 32)
-        for one in (older, newer, other):
-            assert await runtimes.save("acme", one)
+        for runtime in (older, newer, other):
+            assert await runtimes.save("acme", runtime)
     async with open_store(tmp_path) as store:
         assert await SqlRuntimes(store.database).load() == [("acme", other), ("acme", newer)]
 
@@ -81,8 +81,8 @@ async def test_a_removed_name_is_gone_and_removing_it_again_harms_nothing(store:
     runtimes = SqlRuntimes(store.database)
     kept = a_runtime("a")
     await give(store, "acme", "ab" * 32)
-    for one in (kept, a_runtime()):
-        await runtimes.save("acme", one)
+    for runtime in (kept, a_runtime()):
+        await runtimes.save("acme", runtime)
     for _ in range(2):
         await runtimes.remove("acme", "etl")
     assert await runtimes.load() == [("acme", kept)]
@@ -128,8 +128,8 @@ async def test_names_differ_between_tenants(open_store: StoreOpener, tmp_path: P
         runtimes = SqlRuntimes(store.database)
         await give(store, "acme", "ab" * 32)
         await give(store, SHARED, "cd" * 32)
-        for tenant, one in (("acme", mine), ("umbrella", theirs), (SHARED, shared)):
-            await runtimes.save(tenant, one)
+        for tenant, runtime in (("acme", mine), ("umbrella", theirs), (SHARED, shared)):
+            await runtimes.save(tenant, runtime)
         await runtimes.remove("nobody", "etl")
     async with open_store(tmp_path) as store:
         runtimes = SqlRuntimes(store.database)
@@ -143,8 +143,8 @@ async def test_images_are_held_until_dropped(open_store: StoreOpener, tmp_path: 
     mine, theirs = TenantImage("acme", "ab" * 32, 5000), TenantImage("umbrella", "ab" * 32, 5000)
     async with open_store(tmp_path) as store:
         tenant_images = SqlTenantImages(store.database)
-        for one in (mine, theirs, mine):
-            await tenant_images.add(one)
+        for image in (mine, theirs, mine):
+            await tenant_images.add(image)
     async with open_store(tmp_path) as store:
         tenant_images = SqlTenantImages(store.database)
         assert await tenant_images.load() == [mine, theirs]

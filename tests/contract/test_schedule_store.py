@@ -32,14 +32,14 @@ def schedules_of(store: SqlStore) -> SqlSchedules:
 
 def a_schedule(function: Function, **changes: Any) -> Schedule:
     fields: dict[str, Any] = {"name": "nightly", "every_seconds": 60} | changes
-    one = Schedule(id=an_id(), tenant_id=function.tenant_id, function_id=function.id, **fields)
-    return one.from_now(NOW)
+    schedule = Schedule(id=an_id(), tenant_id=function.tenant_id, function_id=function.id, **fields)
+    return schedule.from_now(NOW)
 
 
 async def a_stored_schedule(store: SqlStore, function: Function, **changes: Any) -> Schedule:
-    one = a_schedule(function, **changes)
-    await schedules_of(store).add(one, MANY)
-    return one
+    schedule = a_schedule(function, **changes)
+    await schedules_of(store).add(schedule, MANY)
+    return schedule
 
 
 def work_for(function: Function, due_ms: int = NOW, max_queued: int = 100) -> AcceptedWork:
@@ -91,7 +91,7 @@ async def ids_of_work(store: SqlStore, function: Function) -> list[str]:
 async def test_a_schedule_comes_back_as_stored(open_store: StoreOpener, tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         function = await a_stored_function(store)
-        one = await a_stored_schedule(
+        schedule = await a_stored_schedule(
             store, function, payload="ä", environment={"A": "b"}, missed=Missed.RUN_ONCE
         )
         other = await a_stored_schedule(
@@ -101,15 +101,17 @@ async def test_a_schedule_comes_back_as_stored(open_store: StoreOpener, tmp_path
         schedules = schedules_of(store)
         found = await schedules.get("default", "nightly")
         assert found is not None
-        assert (found.schedule, found.last_run) == (one, None)
+        assert (found.schedule, found.last_run) == (schedule, None)
         assert await schedules.get("else", "nightly") is None
         listed = await schedules.of_tenant("default", "", 10)
-        assert [each.schedule for each in listed] == [one, other]
-        assert [each.schedule for each in await schedules.of_tenant("default", one.id, 10)] == [
-            other
-        ]
+        assert [each.schedule for each in listed] == [schedule, other]
+        assert [
+            each.schedule for each in await schedules.of_tenant("default", schedule.id, 10)
+        ] == [other]
         assert await schedules.of_tenant("else", "", 10) == []
-        assert await schedules.next_due_ms() == min(one.next_due_ms or 0, other.next_due_ms or 0)
+        assert await schedules.next_due_ms() == min(
+            schedule.next_due_ms or 0, other.next_due_ms or 0
+        )
 
 
 async def test_names_numbers_and_functions_are_bounds(store: SqlStore, function: Function) -> None:
@@ -126,9 +128,9 @@ async def test_names_numbers_and_functions_are_bounds(store: SqlStore, function:
 
 
 async def test_a_tick_is_accepted_and_the_next_follows(store: SqlStore, function: Function) -> None:
-    one = await a_stored_schedule(store, function)
+    schedule = await a_stored_schedule(store, function)
     assert await schedules_of(store).due(NOW + MINUTE - 1, 10) == []
-    assert await schedules_of(store).due(NOW + MINUTE, 10) == [one]
+    assert await schedules_of(store).due(NOW + MINUTE, 10) == [schedule]
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
     stored = await schedules_of(store).get("default", "nightly")
     assert stored is not None
@@ -142,12 +144,12 @@ async def test_a_tick_is_accepted_and_the_next_follows(store: SqlStore, function
 @promise("W15")
 async def test_servers_fire_a_tick_once(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
     """Both read it as due; the second finds that it was decided."""
-    async with open_shared(tmp_path, "a") as one, open_shared(tmp_path, "b") as other:
-        function = await a_stored_function(one)
-        schedule = await a_stored_schedule(one, function)
+    async with open_shared(tmp_path, "a") as store, open_shared(tmp_path, "b") as other:
+        function = await a_stored_function(store)
+        schedule = await a_stored_schedule(store, function)
         mine = firing(schedule, function, NOW + MINUTE)
         theirs = firing(schedule, function, NOW + MINUTE)
-        assert await schedules_of(one).fire([mine]) == [RunOutcome.ACCEPTED]
+        assert await schedules_of(store).fire([mine]) == [RunOutcome.ACCEPTED]
         assert await schedules_of(other).fire([theirs]) == [None]
         assert len(await runs(other, schedule)) == 1
         assert len(await ids_of_work(other, function)) == 1
@@ -174,9 +176,9 @@ async def test_a_change_and_a_tick_both_persist(store: SqlStore, function: Funct
 
 
 async def test_missed_ticks_are_one_counted_row(store: SqlStore, function: Function) -> None:
-    one = await a_stored_schedule(store, function)
+    schedule = await a_stored_schedule(store, function)
     assert await fire(store, function, NOW + 10 * MINUTE + 5000) is RunOutcome.ACCEPTED
-    newest, missed = await runs(store, one)
+    newest, missed = await runs(store, schedule)
     assert (newest.outcome, newest.tick_ms) == (RunOutcome.ACCEPTED, NOW + 10 * MINUTE)
     assert (missed.outcome, missed.missed) == (RunOutcome.MISSED, 9)
     stored = await schedules_of(store).get("default", "nightly")
@@ -185,20 +187,20 @@ async def test_missed_ticks_are_one_counted_row(store: SqlStore, function: Funct
 
 
 async def test_refused_work_is_a_missed_tick(store: SqlStore, function: Function) -> None:
-    one = await a_stored_schedule(store, function)
+    schedule = await a_stored_schedule(store, function)
     assert await fire(store, function, NOW + MINUTE, max_queued=1) is RunOutcome.ACCEPTED
     assert await fire(store, function, NOW + 2 * MINUTE, max_queued=1) is RunOutcome.MISSED
-    newest = (await runs(store, one))[0]
+    newest = (await runs(store, schedule))[0]
     assert (newest.outcome, newest.missed, newest.invocation_id) == (RunOutcome.MISSED, 1, None)
     assert newest.reason
     assert len(await ids_of_work(store, function)) == 1
 
 
 async def test_a_tick_is_skipped_during_a_run(store: SqlStore, function: Function) -> None:
-    one = await a_stored_schedule(store, function, overlap=Overlap.SKIP)
+    schedule = await a_stored_schedule(store, function, overlap=Overlap.SKIP)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
     assert await fire(store, function, NOW + 2 * MINUTE) is RunOutcome.SKIPPED
-    await end(store, function, (await runs(store, one))[-1])
+    await end(store, function, (await runs(store, schedule))[-1])
     assert await fire(store, function, NOW + 3 * MINUTE) is RunOutcome.ACCEPTED
     stored = await schedules_of(store).get("default", "nightly")
     assert stored is not None
@@ -207,7 +209,7 @@ async def test_a_tick_is_skipped_during_a_run(store: SqlStore, function: Functio
 
 @promise("W18")
 async def test_a_tick_waits_and_is_accepted_once(store: SqlStore, function: Function) -> None:
-    one = await a_stored_schedule(store, function, overlap=Overlap.QUEUE)
+    schedule = await a_stored_schedule(store, function, overlap=Overlap.QUEUE)
     schedules = schedules_of(store)
     assert await schedules.waiting(10) == ([], False)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
@@ -216,15 +218,15 @@ async def test_a_tick_waits_and_is_accepted_once(store: SqlStore, function: Func
     more = NOW + (2 + WAITING_MAX) * MINUTE
     assert await fire(store, function, more) is RunOutcome.SKIPPED
     assert await schedules.waiting(10) == ([], True)
-    assert await schedules.start_waiting(one, work_for(function)) is None
-    await end(store, function, (await runs(store, one))[-1])
+    assert await schedules.start_waiting(schedule, work_for(function)) is None
+    await end(store, function, (await runs(store, schedule))[-1])
     (ready,), waits = await schedules.waiting(10)
-    assert (ready.id, waits) == (one.id, True)
-    assert await schedules.start_waiting(one, work_for(function)) is RunOutcome.ACCEPTED
-    assert await schedules.start_waiting(one, work_for(function)) is None
-    oldest = (await runs(store, one))[-2]
+    assert (ready.id, waits) == (schedule.id, True)
+    assert await schedules.start_waiting(schedule, work_for(function)) is RunOutcome.ACCEPTED
+    assert await schedules.start_waiting(schedule, work_for(function)) is None
+    oldest = (await runs(store, schedule))[-2]
     assert (oldest.tick_ms, oldest.outcome) == (NOW + 2 * MINUTE, RunOutcome.ACCEPTED)
-    await schedules.drop_waiting(one, "no more")
+    await schedules.drop_waiting(schedule, "no more")
     assert await schedules.waiting(10) == ([], False)
     stored = await schedules.get("default", "nightly")
     assert stored is not None
@@ -238,9 +240,9 @@ async def test_a_tick_waits_and_is_accepted_once(store: SqlStore, function: Func
 
 @promise("W17")
 async def test_a_clock_set_back_repeats_no_tick(store: SqlStore, function: Function) -> None:
-    one = await a_stored_schedule(store, function, every_seconds=None, cron="* * * * *")
+    schedule = await a_stored_schedule(store, function, every_seconds=None, cron="* * * * *")
     schedules = schedules_of(store)
-    first = one.next_tick_ms or 0
+    first = schedule.next_tick_ms or 0
     assert await fire(store, function, first) is RunOutcome.ACCEPTED
     assert await fire(store, function, first + 11 * MINUTE) is RunOutcome.ACCEPTED
     assert await schedules.set_back(first + 11 * MINUTE, 10) == []
@@ -255,15 +257,15 @@ async def test_a_clock_set_back_repeats_no_tick(store: SqlStore, function: Funct
 
 
 async def test_a_requested_run_leaves_the_tick(store: SqlStore, function: Function) -> None:
-    one = await a_stored_schedule(store, function)
+    schedule = await a_stored_schedule(store, function)
     schedules = schedules_of(store)
-    await schedules.run_now(one, work_for(function), NOW + MINUTE)
-    await schedules.run_now(one, work_for(function), NOW + MINUTE)
+    await schedules.run_now(schedule, work_for(function), NOW + MINUTE)
+    await schedules.run_now(schedule, work_for(function), NOW + MINUTE)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
-    assert [each.is_manual for each in await runs(store, one)].count(True) == 2
+    assert [each.is_manual for each in await runs(store, schedule)].count(True) == 2
     with pytest.raises(CapacityFull):
-        await schedules.run_now(one, work_for(function, max_queued=3), NOW + MINUTE)
-    assert len(await runs(store, one)) == 3
+        await schedules.run_now(schedule, work_for(function, max_queued=3), NOW + MINUTE)
+    assert len(await runs(store, schedule)) == 3
 
 
 @promise("W19")
@@ -272,25 +274,25 @@ async def test_open_and_newest_runs_are_kept(
 ) -> None:
     assert schedules_module.RUNS_KEPT == 1000
     monkeypatch.setattr(schedules_module, "RUNS_KEPT", 50)
-    one = await a_stored_schedule(store, function, overlap=Overlap.SKIP)
+    schedule = await a_stored_schedule(store, function, overlap=Overlap.SKIP)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
     for number in range(2, 62):
         assert await fire(store, function, NOW + number * MINUTE) is RunOutcome.SKIPPED
-    kept = await runs(store, one)
+    kept = await runs(store, schedule)
     assert len(kept) == 51
     assert kept[-1].outcome is RunOutcome.ACCEPTED
-    page = (await schedules_of(store).runs(one.id, kept[3].tick_ms, 2)).items
+    page = (await schedules_of(store).runs(schedule.id, kept[3].tick_ms, 2)).items
     assert list(page) == list(kept[4:6])
 
 
 @promise("W19")
 async def test_deleted_schedules_leave_nothing(store: SqlStore, function: Function) -> None:
     schedules = schedules_of(store)
-    one = await a_stored_schedule(store, function)
+    schedule = await a_stored_schedule(store, function)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
     assert await schedules.remove("default", "nightly")
     assert not await schedules.remove("default", "nightly")
-    assert await runs(store, one) == []
+    assert await runs(store, schedule) == []
     again = await a_stored_schedule(store, function)
     assert await fire(store, function, NOW + MINUTE) is RunOutcome.ACCEPTED
     late = firing(replace(again, next_tick_ms=NOW + 2 * MINUTE), function, NOW + 2 * MINUTE)

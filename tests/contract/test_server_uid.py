@@ -29,13 +29,13 @@ def ground(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def served(path: Path) -> int:
     """Runs a server once; returns its uid."""
-    one = ServerUid(path, wait_s=0)
+    server_uid = ServerUid(path, wait_s=0)
     try:
-        assert path.stat().st_uid == path.stat().st_gid == one.uid
+        assert path.stat().st_uid == path.stat().st_gid == server_uid.uid
         assert path.stat().st_mode & 0o777 == 0o700
-        return one.uid
+        return server_uid.uid
     finally:
-        one.close()
+        server_uid.close()
 
 
 def fill(path: Path, owner: int) -> list[Path]:
@@ -44,8 +44,8 @@ def fill(path: Path, owner: int) -> list[Path]:
     names = ("quiltfn.db", "quiltfn.lock", "journal-a.spool", "images/digest/lib/a.py")
     for name in names:
         (path / name).write_text(name)
-    for one in (path, *path.rglob("*")):
-        os.chown(one, owner, owner)
+    for file in (path, *path.rglob("*")):
+        os.chown(file, owner, owner)
     return [path, *path.rglob("*")]
 
 
@@ -99,12 +99,12 @@ def test_nobody_who_has_the_store_open_loses_it(ground: Path, name: str) -> None
 
 def test_the_store_s_own_locks_are_left_to_the_server(ground: Path) -> None:
     fill(ground / "data", SHARED_UID)
-    one = ServerUid(ground / "data")
+    server_uid = ServerUid(ground / "data")
     for name in (".", "quiltfn.lock"):
         lock = os.open(ground / "data" / name, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(lock)
-    one.close()
+    server_uid.close()
 
 
 def test_a_start_that_failed_before_there_was_a_database_may_be_repeated(ground: Path) -> None:

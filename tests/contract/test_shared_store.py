@@ -134,10 +134,10 @@ async def servers(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> AsyncIterator[tuple[Server, Server]]:
     async with (
-        started(open_shared, tmp_path, "one") as one,
-        started(open_shared, tmp_path, "two") as two,
+        started(open_shared, tmp_path, "one") as first,
+        started(open_shared, tmp_path, "two") as second,
     ):
-        yield one, two
+        yield first, second
 
 
 def names(server: Server) -> dict[str, tuple[int, int]]:
@@ -158,21 +158,21 @@ def of_node(function: Function, node_id: str, status: Status = Status.RUNNING) -
 
 
 async def test_a_change_over_another_server_s_is_refused(servers: tuple[Server, Server]) -> None:
-    one, two = servers
-    function = await a_stored_function(one.store)
-    saved = await one.store.save(replace(function, description="one"))
+    first, second = servers
+    function = await a_stored_function(first.store)
+    saved = await first.store.save(replace(function, description="one"))
     version = a_version(function, 2)
     with pytest.raises(Outdated, match="another server"):
-        await two.store.save(replace(function, description="two", current_version=2), version)
-    stored = await two.store.find(function.id)
+        await second.store.save(replace(function, description="two", current_version=2), version)
+    stored = await second.store.find(function.id)
     assert stored is not None
     assert stored.function == saved  # and the version was not stored
-    assert await two.store.newest_number(function.id) == 1
+    assert await second.store.newest_number(function.id) == 1
     again = replace(stored.function, description="two", current_version=2)
-    assert (await two.store.save(again, version)).revision == saved.revision + 1
-    await one.store.delete(function.id)
+    assert (await second.store.save(again, version)).revision == saved.revision + 1
+    await first.store.delete(function.id)
     with pytest.raises(NotFound):
-        await two.store.save(again)
+        await second.store.save(again)
 
 
 @promise("D29")
@@ -199,51 +199,51 @@ async def test_of_changes_at_once_exactly_one_is_made(servers: tuple[Server, Ser
 
 @promise("D29")
 async def test_each_server_sees_what_the_other_one_changes(servers: tuple[Server, Server]) -> None:
-    one, two = servers
-    function = await a_stored_function(one.store, name="first")
-    await two.follower.refresh()
-    assert names(two) == {"first": (1, 1)}
+    first, second = servers
+    function = await a_stored_function(first.store, name="first")
+    await second.follower.refresh()
+    assert names(second) == {"first": (1, 1)}
 
     renamed = replace(function, name="renamed", current_version=2)
-    await two.store.save(renamed, a_version(function, 2))
-    other = await a_stored_function(two.store, name="first")
-    await one.follower.refresh()
-    assert names(one) == {"renamed": (2, 2), "first": (1, 1)}
+    await second.store.save(renamed, a_version(function, 2))
+    other = await a_stored_function(second.store, name="first")
+    await first.follower.refresh()
+    assert names(first) == {"renamed": (2, 2), "first": (1, 1)}
 
-    await one.store.delete(other.id)
-    await two.follower.refresh()
-    await two.follower.refresh()  # nothing new
-    assert names(two) == {"renamed": (2, 2)}
+    await first.store.delete(other.id)
+    await second.follower.refresh()
+    await second.follower.refresh()  # nothing new
+    assert names(second) == {"renamed": (2, 2)}
     with pytest.raises(NotFound):
-        two.catalog.by_id("default", other.id)
+        second.catalog.by_id("default", other.id)
 
 
 async def test_a_server_s_changes_are_not_brought_again(servers: tuple[Server, Server]) -> None:
-    one, _ = servers
+    server, _ = servers
     function = a_function(name="mine")
     entry = Entry(function, a_version(function), FunctionCounters())
-    await one.store.create(entry.function, entry.version)
-    await one.follower.refresh()  # between the two steps of the operation
-    one.catalog.add(entry)
-    await one.follower.refresh()
-    assert one.catalog.by_id("default", function.id) is entry
-    assert [found.function.id for found in one.catalog.of_tenant("default")] == [function.id]
-    saved = await one.store.save(replace(function, description="new"))
-    entry = one.catalog.replace(saved)
-    await one.follower.refresh()
-    assert one.catalog.by_name("default", "mine").function == saved
-    await one.store.delete(function.id)
-    await one.follower.refresh()
-    one.catalog.remove(entry)
-    assert names(one) == {}
+    await server.store.create(entry.function, entry.version)
+    await server.follower.refresh()  # between the two steps of the operation
+    server.catalog.add(entry)
+    await server.follower.refresh()
+    assert server.catalog.by_id("default", function.id) is entry
+    assert [found.function.id for found in server.catalog.of_tenant("default")] == [function.id]
+    saved = await server.store.save(replace(function, description="new"))
+    entry = server.catalog.replace(saved)
+    await server.follower.refresh()
+    assert server.catalog.by_name("default", "mine").function == saved
+    await server.store.delete(function.id)
+    await server.follower.refresh()
+    server.catalog.remove(entry)
+    assert names(server) == {}
 
 
 @promise("N21")
 async def test_every_shared_state_is_among_the_changes(servers: tuple[Server, Server]) -> None:
-    one, two = servers
-    database = one.store.database
-    function = await a_stored_function(one.store)
-    since = await two.store.newest_change()
+    first, second = servers
+    database = first.store.database
+    function = await a_stored_function(first.store)
+    since = await second.store.newest_change()
     runtimes, images = SqlRuntimes(database), SqlTenantImages(database)
     copies = SqlImageCopies(database)
     keys, schedules = SqlKeys(database), SqlSchedules(database, SqlWork(database).accept_in)
@@ -306,14 +306,14 @@ async def test_every_shared_state_is_among_the_changes(servers: tuple[Server, Se
         ),
         "function": (
             function.id,
-            [lambda: one.store.save(function), lambda: one.store.delete(function.id)],
+            [lambda: first.store.save(function), lambda: first.store.delete(function.id)],
         ),
     }
     assert made.keys() == {kind.value for kind in ChangeKind}
     for kind, (object_id, steps) in made.items():
         for step in steps:
             await step()
-            (change,) = (await two.store.changes(since)).items
+            (change,) = (await second.store.changes(since)).items
             assert (change.kind, change.object_id) == (kind, object_id)
             since += 1
             assert change.number == since
@@ -329,13 +329,13 @@ async def test_every_shared_state_is_among_the_changes(servers: tuple[Server, Se
     ):
         with pytest.raises(NotFound):
             await refused
-    assert (await two.store.changes(since)).items == []
+    assert (await second.store.changes(since)).items == []
 
 
 async def test_a_look_for_changes_is_one_query(servers: tuple[Server, Server]) -> None:
-    one, two = servers
-    await a_stored_function(one.store)
-    since = await two.store.newest_change()
+    first, second = servers
+    await a_stored_function(first.store)
+    since = await second.store.newest_change()
     queries: list[str] = []
 
     def look(connection: Connection) -> ChangePage:
@@ -348,25 +348,25 @@ async def test_a_look_for_changes_is_one_query(servers: tuple[Server, Server]) -
         finally:
             event.remove(connection, "before_cursor_execute", note)
 
-    assert await two.store.database.read(look) == ChangePage(items=[], is_complete=True)
-    await a_stored_function(one.store)
-    page = await two.store.database.read(look)
+    assert await second.store.database.read(look) == ChangePage(items=[], is_complete=True)
+    await a_stored_function(first.store)
+    page = await second.store.database.read(look)
     assert (len(page.items), page.is_complete) == (1, True)
     assert len(queries) == 2, queries
 
 
 async def test_changes_are_read_in_pages(servers: tuple[Server, Server]) -> None:
-    one, two = servers
-    function = await a_stored_function(one.store)
-    since = await two.store.newest_change()
+    first, second = servers
+    function = await a_stored_function(first.store)
+    since = await second.store.newest_change()
     for _ in range(3):
-        function = await one.store.save(function)
-    page = await two.store.changes(since)
+        function = await first.store.save(function)
+    page = await second.store.changes(since)
     assert page.is_complete
     assert len(page.items) == 3
     assert not page.has_more
-    first = await two.store.changes(since, limit=1)
-    assert (first.items, first.has_more) == (page.items[:1], True)
+    short = await second.store.changes(since, limit=1)
+    assert (short.items, short.has_more) == (page.items[:1], True)
 
 
 @promise("N21")
@@ -374,8 +374,8 @@ async def test_no_number_appears_behind_a_reader(servers: tuple[Server, Server])
     """A transaction that has its number and commits slowly: with numbers of a sequence, another one
     would be visible before it, and a reader that continues from there would never see it.
     """
-    one, two = servers
-    since = await two.store.newest_change()
+    first, second = servers
+    since = await second.store.newest_change()
     is_recorded, may_commit = threading.Event(), threading.Event()
 
     def slow(connection: Connection) -> None:
@@ -383,21 +383,21 @@ async def test_no_number_appears_behind_a_reader(servers: tuple[Server, Server])
         is_recorded.set()
         assert may_commit.wait(scaled(5))
 
-    writing = [asyncio.ensure_future(one.store.database.write(slow))]
+    writing = [asyncio.ensure_future(first.store.database.write(slow))]
     assert await asyncio.to_thread(is_recorded.wait, scaled(5))
     writing.append(
         asyncio.ensure_future(
-            two.store.database.write(
+            second.store.database.write(
                 lambda connection: changes.record(connection, ChangeKind.KEY, "t", "quick")
             )
         )
     )
     for _ in range(10):
-        assert (await two.store.changes(since)).items == []
+        assert (await second.store.changes(since)).items == []
         await asyncio.sleep(0.02)
     may_commit.set()
     await asyncio.gather(*writing)
-    found = (await two.store.changes(since)).items
+    found = (await second.store.changes(since)).items
     assert [(one.number, one.object_id) for one in found] == [
         (since + 1, "slow"),
         (since + 2, "quick"),
@@ -430,14 +430,14 @@ async def test_a_reader_beside_many_writers_misses_nothing(servers: tuple[Server
 
 
 async def test_a_failed_change_leaves_no_trace(servers: tuple[Server, Server]) -> None:
-    one, two = servers
-    function = await a_stored_function(one.store)
-    await one.store.save(function)
-    newest = await two.store.newest_change()
+    first, second = servers
+    function = await a_stored_function(first.store)
+    await first.store.save(function)
+    newest = await second.store.newest_change()
     with pytest.raises(Outdated):
-        await one.store.save(function)
-    await one.store.delete("unknown")
-    assert await two.store.newest_change() == newest
+        await first.store.save(function)
+    await first.store.delete("unknown")
+    assert await second.store.newest_change() == newest
 
 
 @promise("D29", "N21")
@@ -447,18 +447,18 @@ async def test_who_has_missed_too_much_loads_everything_again(
     """The list of changes has a limit."""
     monkeypatch.setattr(changes, "KEPT", 5)
     monkeypatch.setattr(changes, "REMOVE_EVERY", 1)
-    one, two = servers
-    gone, stays = await a_stored_function(one.store), await a_stored_function(one.store)
-    await two.follower.refresh()
-    await one.store.delete(gone.id)
-    await a_stored_function(one.store, name="brought")
+    first, second = servers
+    gone, stays = await a_stored_function(first.store), await a_stored_function(first.store)
+    await second.follower.refresh()
+    await first.store.delete(gone.id)
+    await a_stored_function(first.store, name="brought")
     for _ in range(7):
-        stays = await one.store.save(stays)
+        stays = await first.store.save(stays)
     assert rows(tmp_path / "shared", "SELECT count(*) FROM change") == [(5,)]
-    assert not (await two.store.changes(0)).is_complete
-    await two.follower.refresh()
-    assert names(two) == {stays.name: (8, 1), "brought": (1, 1)}
-    assert not (await two.store.changes(10_000)).is_complete  # from before a backup was restored
+    assert not (await second.store.changes(0)).is_complete
+    await second.follower.refresh()
+    assert names(second) == {stays.name: (8, 1), "brought": (1, 1)}
+    assert not (await second.store.changes(10_000)).is_complete  # from before a backup was restored
 
 
 class HeldStore:
@@ -505,58 +505,58 @@ def keep_few_changes(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_a_server_makes_while_it_loads_everything_stays(
     servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    one, two = servers
+    first, second = servers
     keep_few_changes(monkeypatch)
-    brought = await a_stored_function(two.store, name="brought")
-    brought = await two.store.save(brought)
+    brought = await a_stored_function(second.store, name="brought")
+    brought = await second.store.save(brought)
     mine = a_function(name="mine")
 
     async def make() -> None:
         version = a_version(mine)
-        await one.store.create(mine, version)
-        one.catalog.add(Entry(mine, version, FunctionCounters()))
+        await first.store.create(mine, version)
+        first.catalog.add(Entry(mine, version, FunctionCounters()))
 
-    follower = await refreshed_while(one, method, make)
-    assert names(one) == {"brought": (2, 1), "mine": (1, 1)}
-    await two.store.delete(mine.id)
+    follower = await refreshed_while(first, method, make)
+    assert names(first) == {"brought": (2, 1), "mine": (1, 1)}
+    await second.store.delete(mine.id)
     await follower.refresh()
-    assert names(one) == {"brought": (2, 1)}
+    assert names(first) == {"brought": (2, 1)}
 
 
 @pytest.mark.parametrize("is_whole", [False, True])
 async def test_what_a_server_deletes_while_the_store_answers_stays_deleted(
     servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, is_whole: bool
 ) -> None:
-    one, _ = servers
-    function = await a_stored_function(one.store, name="mine")
-    await one.follower.refresh()
+    server, _ = servers
+    function = await a_stored_function(server.store, name="mine")
+    await server.follower.refresh()
     if is_whole:
         keep_few_changes(monkeypatch)
-        await one.store.save(function)
+        await server.store.save(function)
 
     async def delete() -> None:
-        await one.store.delete(function.id)
-        one.catalog.remove(one.catalog.get(function.id))
+        await server.store.delete(function.id)
+        server.catalog.remove(server.catalog.get(function.id))
 
     added: list[Entry] = []
-    monkeypatch.setattr(one.catalog, "add", added.append)
-    await refreshed_while(one, "load", delete)
-    assert names(one) == {}
+    monkeypatch.setattr(server.catalog, "add", added.append)
+    await refreshed_while(server, "load", delete)
+    assert names(server) == {}
     assert added == []  # not even for a moment
 
 
 async def test_changes_that_could_not_be_loaded_are_loaded_the_next_time(
     servers: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = servers
+    first, second = servers
     keep_few_changes(monkeypatch)
-    await two.store.save(await a_stored_function(two.store, name="brought"))
+    await second.store.save(await a_stored_function(second.store, name="brought"))
     with monkeypatch.context() as broken:
         broken.setattr(SqlStore, "load", unavailable)
         with pytest.raises(StoreUnavailable):
-            await one.follower.refresh()
-    await one.follower.refresh()
-    assert names(one) == {"brought": (2, 1)}
+            await first.follower.refresh()
+    await first.follower.refresh()
+    assert names(first) == {"brought": (2, 1)}
 
 
 async def unavailable(_store: SqlStore) -> None:
@@ -570,19 +570,19 @@ async def unavailable(_store: SqlStore) -> None:
 async def test_a_start_ends_its_own_calls_and_leaves_those_of_the_other_server(
     open_shared: SharedStoreOpener, tmp_path: Path
 ) -> None:
-    async with started(open_shared, tmp_path, "one") as one:
-        function = await a_stored_function(one.store)
+    async with started(open_shared, tmp_path, "one") as server:
+        function = await a_stored_function(server.store)
         ours = of_node(function, "one")
-        one.journal.opened(ours)
-        await one.journal.synced()
-        async with started(open_shared, tmp_path, "two") as two:
+        server.journal.opened(ours)
+        await server.journal.synced()
+        async with started(open_shared, tmp_path, "two") as other:
             theirs, queued = of_node(function, "two"), of_node(function, "two", Status.QUEUED)
-            two.journal.opened(theirs)
-            two.journal.opened(queued)
-            await two.journal.synced()
-            answers = SqlIdempotencyStore(two.store.database)
+            other.journal.opened(theirs)
+            other.journal.opened(queued)
+            await other.journal.synced()
+            answers = SqlIdempotencyStore(other.store.database)
             assert await answers.reserve(REQUEST, NOW) is None
-            operations = SqlOperations(two.store.database)
+            operations = SqlOperations(other.store.database)
             await operations.add(an_operation(NOW))
             assert list(await operations.interrupted()) == []
         async with started(open_shared, tmp_path, "three") as three:
@@ -591,20 +591,20 @@ async def test_a_start_ends_its_own_calls_and_leaves_those_of_the_other_server(
             assert kept is not None
             assert kept.status is None
             assert list(await SqlOperations(three.store.database).interrupted()) == []
-        async with started(open_shared, tmp_path, "two") as two:
-            found = await two.journal.get(function.id, theirs.invocation_id)
+        async with started(open_shared, tmp_path, "two") as other:
+            found = await other.journal.get(function.id, theirs.invocation_id)
             assert found is not None
             assert found.status is Status.INTERRUPTED
-            assert await two.journal.get(function.id, queued.invocation_id) == queued
-            assert await two.journal.get(function.id, ours.invocation_id) == ours
-            kept = await SqlIdempotencyStore(two.store.database).reserve(REQUEST, NOW)
+            assert await other.journal.get(function.id, queued.invocation_id) == queued
+            assert await other.journal.get(function.id, ours.invocation_id) == ours
+            kept = await SqlIdempotencyStore(other.store.database).reserve(REQUEST, NOW)
             assert kept is not None
             assert (kept.status, kept.body) == (503, LOST)
-            interrupted = await SqlOperations(two.store.database).interrupted()
+            interrupted = await SqlOperations(other.store.database).interrupted()
             assert list(interrupted) == [an_operation(NOW)]
-        one.journal.closed(done(ours))
-        await one.journal.synced()
-        stored = await one.store.find(function.id)
+        server.journal.closed(done(ours))
+        await server.journal.synced()
+        stored = await server.store.find(function.id)
         assert stored is not None
         assert (stored.counters.invocation_count, stored.counters.error_count) == (2, 1)
 
@@ -616,7 +616,7 @@ async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_ser
 ) -> None:
     """Its client repeats the request at the other server, and no longer at this one."""
     monkeypatch.setattr(idempotency, "STORE_AGAIN_S", 0.01)
-    one, two = (
+    first, second = (
         Idempotency(SqlIdempotencyStore(each.store.database), ManualClock()) for each in servers
     )
     ran = 0
@@ -633,16 +633,16 @@ async def test_a_key_that_the_store_was_not_told_of_in_time_is_no_longer_its_ser
         raise OutcomeUnknown
 
     name = {"that it is taken": "reserve", "the answer": "complete"}.get(untold, "release")
-    telling = asyncio.ensure_future(one.tell_again())
+    telling = asyncio.ensure_future(first.tell_again())
     with monkeypatch.context() as patch:
         patch.setattr(SqlIdempotencyStore, name, unknown)
         with contextlib.suppress(StoreUnavailable):
-            await one.run(REQUEST, execute)
+            await first.run(REQUEST, execute)
     before = ran
     async with asyncio.timeout(scaled(5)):
         while True:
             with contextlib.suppress(Conflict):  # according to the store, it still runs
-                answer = await two.run(REQUEST, execute)
+                answer = await second.run(REQUEST, execute)
                 break
             await asyncio.sleep(0.01)
     assert (answer.status, answer.body) == (200, b"done")
@@ -674,7 +674,7 @@ async def test_an_operation_that_the_store_was_not_told_of_is_not_under_way_for_
     for module in (elasticity, until_stored):
         monkeypatch.setattr(module, "STORE_AGAIN_S", 0.01)
     targets, entry = Targets(), Entry(a_function(), cast("Any", None), FunctionCounters())
-    one, two = (
+    first, second = (
         Elasticity(cast("Any", targets), SqlOperations(each.store.database), ManualClock())
         for each in servers
     )
@@ -683,22 +683,22 @@ async def test_an_operation_that_the_store_was_not_told_of_is_not_under_way_for_
     async def unknown(self: SqlOperations, *given: Any) -> Any:
         if left and untold == "finish":
             raise left.pop()
-        told = await tell(self, *given)
+        reply = await tell(self, *given)
         if left:
             raise left.pop()
-        return told
+        return reply
 
     monkeypatch.setattr(SqlOperations, untold, unknown)
     with pytest.raises(StoreUnavailable):
-        await one.controlled(entry, (0, 1), "k", "a")
+        await first.controlled(entry, (0, 1), "k", "a")
 
     async def is_over() -> bool:
-        operation, _ = await two.controlled(entry, (0, 1), "k", "a")
+        operation, _ = await second.controlled(entry, (0, 1), "k", "a")
         return operation.status == elasticity.APPLIED
 
     await eventually(is_over)
     assert targets.count == 1
-    await one.aclose()
+    await first.aclose()
 
 
 async def test_a_renamed_server_ends_what_it_left_under_its_old_name(tmp_path: Path) -> None:
@@ -737,28 +737,28 @@ def dies(path: Path, kind: str) -> None:
 
 @promise("D28")
 async def test_one_crash_stops_no_other(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
-    async with started(open_shared, tmp_path, "one") as one:
-        function = await a_stored_function(one.store)
+    async with started(open_shared, tmp_path, "one") as server:
+        function = await a_stored_function(server.store)
         ours = of_node(function, "one")
-        one.journal.opened(ours)
+        server.journal.opened(ours)
         kind = "postgresql" if is_on_postgresql(tmp_path / "shared") else "sqlite"
         with forked(dies, tmp_path, kind) as process:
-            told = process.said.read()
+            output = process.said.read()
             assert process.wait() == -signal.SIGKILL
-        in_store, in_spool = told.decode().splitlines()[-1].split()  # after notices of its start
-        one.journal.closed(done(ours))
-        await one.journal.synced()
-        function = await one.store.save(replace(function, description="goes on"))
-        left = await one.journal.get(function.id, in_store)
+        in_store, in_spool = output.decode().splitlines()[-1].split()  # after notices of its start
+        server.journal.closed(done(ours))
+        await server.journal.synced()
+        function = await server.store.save(replace(function, description="goes on"))
+        left = await server.journal.get(function.id, in_store)
         assert left is not None
         assert left.status is Status.RUNNING  # as far as this server can know
-        async with started(open_shared, tmp_path, "two") as two:
+        async with started(open_shared, tmp_path, "two") as other:
             for invocation_id in (in_store, in_spool):
-                found = await one.journal.get(function.id, invocation_id)
+                found = await server.journal.get(function.id, invocation_id)
                 assert found is not None
                 assert found.status is Status.INTERRUPTED
-            assert names(two) == {function.name: (2, 1)}
-            assert await two.journal.get(function.id, ours.invocation_id) == done(ours)
+            assert names(other) == {function.name: (2, 1)}
+            assert await other.journal.get(function.id, ours.invocation_id) == done(ours)
 
 
 async def test_a_spool_belongs_to_a_server(open_shared: SharedStoreOpener, tmp_path: Path) -> None:

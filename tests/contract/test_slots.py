@@ -63,11 +63,11 @@ class Fleet(NamedTuple):
         """Takes a node over as another node does, in one transaction."""
 
         def work(connection: Connection) -> None:
-            for one in (
+            for statement in (
                 "SELECT 1 FROM node WHERE name = :name FOR UPDATE",
                 "UPDATE node SET epoch = epoch + 1 WHERE name = :name",
             ):
-                connection.execute(text(one), {"name": name}).close()
+                connection.execute(text(statement), {"name": name}).close()
             free(connection, name)
 
         await self.store.database.write(work)

@@ -64,8 +64,8 @@ def test_segment_order_does_not_matter_to_the_end_of_a_call(calls: list[Invocati
     forth, back = latest(calls), latest(reversed(calls))
     assert forth.keys() == back.keys()
     for key, record in forth.items():
-        one, other = record.status, back[key].status
-        assert one == other or (one.value not in ("queued", "running")) == (
+        status, other = record.status, back[key].status
+        assert status == other or (status.value not in ("queued", "running")) == (
             other.value not in ("queued", "running")
         )
 

@@ -62,9 +62,9 @@ async def of_all_time(stats: SqlStats, function: Function) -> CallStats:
     """The sums of a function's invocations, in all steps."""
     found = await stats.usage(function.tenant_id, WHOLE, DAY_S)
     whole = CallStats()
-    for key, one in found.items():
+    for key, sums in found.items():
         if key.function_id == function.id:
-            whole.add(one)
+            whole.add(sums)
     return whole
 
 
@@ -83,11 +83,11 @@ async def test_a_commit_counts_what_ended_in_the_stretch_in_which_it_did(
         called(journal, function, code)
     journal.opened(a_call(function))  # it runs, and does not count as ended
     await journal.synced()
-    ((start, one),) = await stats.of_function("default", function.id, WHOLE, FINEST_S)
+    ((start, sums),) = await stats.of_function("default", function.id, WHOLE, FINEST_S)
     assert start == floor_to(FINEST_S, ENDED)
-    assert one.calls == {"success": 2, "failed": 1}
-    assert one.mib_ms == 3 * 512 * 3
-    assert one.percentiles_ms(0.5) == [pytest.approx(3, rel=0.05)]
+    assert sums.calls == {"success": 2, "failed": 1}
+    assert sums.mib_ms == 3 * 512 * 3
+    assert sums.percentiles_ms(0.5) == [pytest.approx(3, rel=0.05)]
 
 
 async def test_many_commits_of_a_stretch_are_one_row(
@@ -101,12 +101,12 @@ async def test_many_commits_of_a_stretch_are_one_row(
 
 
 async def test_a_commit_tells_what_it_added(journal: SpoolJournal, function: Function) -> None:
-    told: list[tuple[Stretch, int]] = []
-    journal.on_counted.connect(lambda sums: told.extend((k, v.mib_ms) for k, v in sums.items()))
+    counted: list[tuple[Stretch, int]] = []
+    journal.on_counted.connect(lambda sums: counted.extend((k, v.mib_ms) for k, v in sums.items()))
     called(journal, function)
     await journal.synced()
     start = floor_to(FINEST_S, ENDED)
-    assert told == [(Stretch("default", FINEST_S, start, function.id), 3 * 512)]
+    assert counted == [(Stretch("default", FINEST_S, start, function.id), 3 * 512)]
 
 
 @promise("D36")
@@ -120,8 +120,8 @@ async def test_a_segment_that_comes_back_counts_nothing_again(
     gone = await a_stored_function(store)
     late = await a_stored_function(store)
     async with opened_journal(store, tmp_path, commit_after_s=NEVER_S) as journal:
-        for one in (function, gone, late):
-            called(journal, one)
+        for owner in (function, gone, late):
+            called(journal, owner)
         if not is_swept:  # deleted while its invocations run: they leave no record
             await store.delete(late.id)
             await store.wait_swept()
@@ -132,8 +132,8 @@ async def test_a_segment_that_comes_back_counts_nothing_again(
     for name, content in stale.items():
         (tmp_path / name).write_bytes(content)
     async with opened_journal(store, tmp_path):
-        for one in (function, gone, late):
-            assert (await of_all_time(stats, one)).count == 1
+        for owner in (function, gone, late):
+            assert (await of_all_time(stats, owner)).count == 1
 
 
 async def test_the_check_would_find_a_call_that_was_counted_twice(
@@ -170,9 +170,9 @@ async def test_a_commit_whose_segment_could_not_be_emptied_counts_once(
         await journal.synced()
     monkeypatch.undo()
     await journal.synced()
-    one = await of_all_time(stats, function)
-    assert one.calls == {"success": 1}
-    assert one.mib_ms == 3 * (512 + 256)
+    sums = await of_all_time(stats, function)
+    assert sums.calls == {"success": 1}
+    assert sums.mib_ms == 3 * (512 + 256)
 
 
 def refused() -> None:
@@ -188,9 +188,9 @@ async def test_calls_that_a_crash_left_running_count_as_interrupted(
         await journal.synced()
     await restart(store)
     async with opened_journal(store, tmp_path):
-        one = await of_all_time(stats, function)
-    assert one.calls == {Status.INTERRUPTED.value: 3}
-    assert one.cold_starts == 2
+        sums = await of_all_time(stats, function)
+    assert sums.calls == {Status.INTERRUPTED.value: 3}
+    assert sums.cold_starts == 2
     async with opened_journal(store, tmp_path):
         assert (await of_all_time(stats, function)).count == 3
 
@@ -251,8 +251,8 @@ async def test_accepted_work_counts_when_it_is_queued_and_when_it_is_cancelled(
     for _ in range(2):  # a repetition does not count
         await work.accept(piece)
     await work.cancel(function.id, piece.record.invocation_id, NOW_MS // 1000)
-    one = await of_all_time(stats, function)
-    assert (one.queued, one.calls) == (1, {"cancelled": 1})
+    sums = await of_all_time(stats, function)
+    assert (sums.queued, sums.calls) == (1, {"cancelled": 1})
 
 
 @promise("D36")
@@ -314,11 +314,11 @@ async def prune_all(stats: SqlStats) -> None:
 
 async def sums_of(stats: SqlStats) -> CallStats:
     whole = CallStats()
-    for one in (await stats.of_tenant("default", 0)).values():
-        whole.add(one)
+    for sums in (await stats.of_tenant("default", 0)).values():
+        whole.add(sums)
     used = CallStats()
-    for one in (await stats.usage("default", WHOLE, DAY_S)).values():
-        used.add(one)
+    for sums in (await stats.usage("default", WHOLE, DAY_S)).values():
+        used.add(sums)
     assert used == replace(whole, latency={})
     return whole
 
@@ -472,15 +472,15 @@ async def test_a_reader_of_very_much_keeps_no_other_tenant_waiting(
         }
         assert steps == {"much": {FINEST_S}, "little": {MINUTE_S}}
         go_on.set()
-        (one,) = (await reader).values()
-        assert one.count == 12
+        (total,) = (await reader).values()
+        assert total.count == 12
         await prune_all(stats)
         assert {key.step_s for key in await rows_of(store, "much")} == {MINUTE_S}
 
 
 async def rows_of(store: SqlStore, tenant_id: str) -> list[Stretch]:
-    one = tables.call_stats.c
-    query = select(one.tenant_id, one.step_s, one.start, one.function_id)
-    query = query.where(one.tenant_id == tenant_id)
+    columns = tables.call_stats.c
+    query = select(columns.tenant_id, columns.step_s, columns.start, columns.function_id)
+    query = query.where(columns.tenant_id == tenant_id)
     found = await store.database.read(lambda connection: connection.execute(query).all())
     return [Stretch(*row) for row in found]

@@ -223,7 +223,9 @@ async def test_a_locked_database_refuses_writes_and_reads(store: SqlStore, tmp_p
         other.execute("BEGIN EXCLUSIVE")
         # All of them: they do not wait for each other.
         async with asyncio.timeout(scaled(1.0)):
-            attempts = [store.create(one := a_function(), a_version(one)) for _ in range(10)]
+            attempts = [
+                store.create(created := a_function(), a_version(created)) for _ in range(10)
+            ]
             refused = await asyncio.gather(*attempts, return_exceptions=True)
         assert all(isinstance(one, StoreUnavailable) for one in refused)
         with pytest.raises(StoreUnavailable):

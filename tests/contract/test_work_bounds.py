@@ -71,11 +71,11 @@ def test_an_input_counts_no_less_than_half_of_what_it_takes_in_memory() -> None:
     text = msgspec.json.encode({f"V{number}": "" for number in range(6000)})
     tracemalloc.start()
     try:
-        one = Input(environment=msgspec.json.decode(text, type=dict[str, str]))
+        call_input = Input(environment=msgspec.json.decode(text, type=dict[str, str]))
         took = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert one.size_bytes >= took / 2
+    assert call_input.size_bytes >= took / 2
 
 
 async def test_what_waits_fills_its_room_and_then_no_more_is_accepted(
@@ -92,8 +92,8 @@ async def test_what_waits_fills_its_room_and_then_no_more_is_accepted(
     with pytest.raises(CapacityFull, match="all calls"):
         await given(queue, other, 1)
     pieces = [a_piece(function, input=GIVEN) for _ in range(4)]  # likewise all at once
-    told = await asyncio.gather(*map(queue.accept, pieces), return_exceptions=True)
-    assert {type(one) for one in told} == {CapacityFull}
+    results = await asyncio.gather(*map(queue.accept, pieces), return_exceptions=True)
+    assert {type(one) for one in results} == {CapacityFull}
     assert kept(tmp_path) == sorted(made)
 
 

@@ -90,11 +90,11 @@ class Child:
             one.invocation_id for one in (await self.queue.dead_letters(function.id, 5, None)).items
         ]
         again = []
-        for one in dead:
-            given = await self.queue.input(one)
+        for call_id in dead:
+            given = await self.queue.input(call_id)
             assert given is not None
             assert given.payload is not None
-            again.append((one, a_piece(function, given.payload.decode(), Source.REDRIVE)))
+            again.append((call_id, a_piece(function, given.payload.decode(), Source.REDRIVE)))
         tell("redriving", ",".join(dead))
         made = await self.queue.redrive(function.id, again)
         tell("redriven", ",".join(dead), ",".join(made))
@@ -103,12 +103,12 @@ class Child:
         while True:
             most = self.dice.randint(1, 8)
             claim = await self.queue.claim(function.id, most, LATER_MS, is_begun=False)
-            for number, one in enumerate(claim.work):
+            for number, work in enumerate(claim.work):
                 if number and self.dice.random() < 0.05:
                     left = [other.record.invocation_id for other in claim.work[number:]]
                     await self.queue.release(left)
                     break
-                await self.run(one, policy)
+                await self.run(work, policy)
             await asyncio.sleep(self.dice.random() * 0.005)
 
     async def run(self, work: ClaimedWork, policy: AsyncPolicy) -> None:
@@ -190,12 +190,12 @@ async def run_and_kill(path: Path, after_s: float, *, eager: bool) -> list[str]:
         reading = asyncio.create_task(lines.read())
         await asyncio.sleep(after_s)
         process.kill()
-        told = (await reading).decode()
+        output = (await reading).decode()
         assert process.wait() == -signal.SIGKILL
-    return told[: told.rfind("\n") + 1].splitlines()
+    return output[: output.rfind("\n") + 1].splitlines()
 
 
-class Told:
+class Reports:
     """The children's messages, as a history and runs."""
 
     def __init__(self, functions: dict[str, int]) -> None:
@@ -215,34 +215,34 @@ class Told:
 
     def take(self, lines: list[str]) -> None:
         for line in lines:
-            what, *words = line.split(" ")
-            if what == "giving":
+            event, *words = line.split(" ")
+            if event == "giving":
                 self.jobs[words[1]] = Job(words[1], words[0], sent=1)
                 self.history.jobs.append(self.jobs[words[1]])
-            elif what == "accepted":
+            elif event == "accepted":
                 self.jobs[words[0]].accepted.add(words[1])
-            elif what in ("cancelling", "cancelled"):
-                at_s = float(words[2]) if what == "cancelled" else None
+            elif event in ("cancelling", "cancelled"):
+                at_s = float(words[2]) if event == "cancelled" else None
                 self.jobs[words[0]].cancelled[words[1]] = at_s
-            elif what == "run":
+            elif event == "run":
                 self.runs.append(Run(words[0], int(words[1]), float(words[2]), words[3]))
-            elif what == "redriving" and words[0]:
+            elif event == "redriving" and words[0]:
                 self.history.redrives.append(Redrive(words[0].split(",")))
-            elif what == "redriven" and words[0]:
+            elif event == "redriven" and words[0]:
                 made = words[1].split(",") if words[1] else []
                 self.history.redrives.append(Redrive(words[0].split(","), made))
-            elif what == "ended":
+            elif event == "ended":
                 self.ends.append((words[1], words[2]))
 
 
-async def finished(path: Path, told: Told) -> WorkSeen:
+async def finished(path: Path, reports: Reports) -> WorkSeen:
     """Ends all waiting work, and reads everything."""
     async with opened(path) as (store, journal):
-        one = Child(store, journal, eager=False)
+        child = Child(store, journal, eager=False)
         functions = [stored.function for stored in await store.load()]
         for function in functions:
             while True:
-                claim = await one.queue.claim(function.id, 500, LATER_MS, is_begun=False)
+                claim = await child.queue.claim(function.id, 500, LATER_MS, is_begun=False)
                 if not claim.work:
                     break
                 for work in claim.work:
@@ -251,13 +251,13 @@ async def finished(path: Path, told: Told) -> WorkSeen:
                     record = replace(record, status=Status.RUNNING, started_at=NOW_S)
                     journal.opened(record)
                     name = record.invocation_id
-                    told.runs.append(Run(name, record.attempt, time.monotonic(), token))
+                    reports.runs.append(Run(name, record.attempt, time.monotonic(), token))
                     ended = ended_well(record, token)
-                    policy = POLICIES[told.history.max_attempts[function.id] > 1]
+                    policy = POLICIES[reports.history.max_attempts[function.id] > 1]
                     decided = outcome(policy, ended, NOW_S * 1000, EXPIRES_MS, 0.5, an_id)
                     journal.closed(replace(ended, outcome=decided))
                 await journal.synced()
-        return await look(store, journal, one.queue, functions)
+        return await look(store, journal, child.queue, functions)
 
 
 async def look(
@@ -321,41 +321,41 @@ async def two_functions(path: Path) -> dict[str, int]:
 
 
 async def storm(
-    path: Path, told: Told, rounds: int, *, eager: bool
+    path: Path, reports: Reports, rounds: int, *, eager: bool
 ) -> tuple[WorkVerdict, WorkSeen]:
     """Kills this often, and further until a child has done everything to compare. `told`: earlier
     messages to continue from.
     """
     dice = random.Random()
     for number in range(5 * rounds):
-        if number >= rounds and (eager or told.is_complete):
+        if number >= rounds and (eager or reports.is_complete):
             break
         # A slow machine does less in a run, so children live longer once the rounds are over.
         life_s = dice.random() * LIFE_S * max(1, number - rounds)
-        told.take(await run_and_kill(path, life_s, eager=eager))
-    seen = await finished(path, told)
-    return judge_work(told.history, told.runs, seen), seen
+        reports.take(await run_and_kill(path, life_s, eager=eager))
+    seen = await finished(path, reports)
+    return judge_work(reports.history, reports.runs, seen), seen
 
 
 async def test_kills_lose_no_accepted_work_and_run_no_attempt_twice(path: Path) -> None:
-    told = Told(await two_functions(path))
-    verdict, seen = await storm(path, told, ROUNDS, eager=False)
+    reports = Reports(await two_functions(path))
+    verdict, seen = await storm(path, reports, ROUNDS, eager=False)
     assert verdict.is_clean, f"{verdict}\n" + "\n".join(verdict.examples)
     # Everything that was reported as ended has ended.
     changed = [
-        one for one in told.ends if seen.records[one[0]]["status"] not in (one[1], "cancelled")
+        one for one in reports.ends if seen.records[one[0]]["status"] not in (one[1], "cancelled")
     ]
     assert not changed
     statuses = {record["status"] for record in seen.records.values()}
     assert statuses >= {"success", "failed", "cancelled"}
-    assert sum(len(job.accepted) for job in told.history.jobs) > 10 * ROUNDS
-    assert any(one.made for one in told.history.redrives)
+    assert sum(len(job.accepted) for job in reports.history.jobs) > 10 * ROUNDS
+    assert any(one.made for one in reports.history.redrives)
 
 
 async def test_the_check_would_notice_work_that_runs_before_its_start_is_kept(path: Path) -> None:
-    told = Told(await two_functions(path))
+    reports = Reports(await two_functions(path))
     for _ in range(5):  # the moments of the kills are random
-        verdict, _ = await storm(path, told, CONTROL_ROUNDS, eager=True)
+        verdict, _ = await storm(path, reports, CONTROL_ROUNDS, eager=True)
         if verdict.found[Rule.TWICE] > 0:
             return
     raise AssertionError(str(verdict))

@@ -156,8 +156,11 @@ class WrongClock(ManualClock):
 
 
 async def test_a_wrong_clock_delays_no_retry(open_store: StoreOpener, tmp_path: Path) -> None:
-    told = replace(TWICE, on_failure=Destination(function="told"))
-    for name, policy in (("again", told), ("over", replace(told, max_attempts=1))):
+    with_destination = replace(TWICE, on_failure=Destination(function="told"))
+    for name, policy in (
+        ("again", with_destination),
+        ("over", replace(with_destination, max_attempts=1)),
+    ):
         path = tmp_path / name
         was = await crashed(open_store, path, hand_over, policy)
         async with open_store(path) as store:
@@ -206,11 +209,11 @@ async def test_the_work_of_a_server_that_still_runs_is_left_alone(
 ) -> None:
     """One of two servers dies and starts again; the other one's work continues."""
     nodes = tmp_path / "one", tmp_path / "two"
-    async with open_shared(tmp_path, "one") as one, opened_journal(one, nodes[0]) as journal:
-        function = await a_stored_function(one)
+    async with open_shared(tmp_path, "one") as store, opened_journal(store, nodes[0]) as journal:
+        function = await a_stored_function(store)
         for _ in range(2):
-            await an_accepted(SqlWork(one.database), function, expires_at_ms=LATE_MS)
-        (ours,) = await claimed(SqlWork(one.database), function)
+            await an_accepted(SqlWork(store.database), function, expires_at_ms=LATE_MS)
+        (ours,) = await claimed(SqlWork(store.database), function)
         async with open_shared(tmp_path, "two") as two, opened_journal(two, nodes[1]):
             (theirs,) = await claimed(SqlWork(two.database), function)
         async with open_shared(tmp_path, "two") as two, opened_journal(two, nodes[1]):
@@ -229,13 +232,16 @@ async def test_nobody_is_told_of_an_end_that_another_node_may_replace(
     async def refused(*_: object, **__: object) -> None:
         raise StoreUnavailable("the database takes no writes")
 
-    async with open_shared(tmp_path, "one") as one, opened_journal(one, tmp_path / "n") as journal:
-        function = await a_stored_function(one)
-        await an_accepted(SqlWork(one.database), function, expires_at_ms=LATE_MS)
-        (record,) = await claimed(SqlWork(one.database), function)
+    async with (
+        open_shared(tmp_path, "one") as store,
+        opened_journal(store, tmp_path / "n") as journal,
+    ):
+        function = await a_stored_function(store)
+        await an_accepted(SqlWork(store.database), function, expires_at_ms=LATE_MS)
+        (record,) = await claimed(SqlWork(store.database), function)
         answered = a_call(function)
         with monkeypatch.context() as patch:
-            patch.setattr(one.database, "write", refused)
+            patch.setattr(store.database, "write", refused)
             for call in (record, answered):
                 journal.opened(begun(call))
             journal.closed(replace(done(begun(record)), outcome=WorkOutcome()))
@@ -290,6 +296,6 @@ async def test_a_backup_has_the_queue(open_store: StoreOpener, tmp_path: Path) -
         queue = SqlWork(store.database)
         (letter,) = (await queue.dead_letters(function.id, 5, None)).items
         assert letter.invocation_id == failed
-        (one,) = (await queue.claim(function.id, 5, NOW_MS + HOUR_MS, is_begun=False)).work
-        assert one.record.invocation_id == call
-        assert one.input.payload == b'{"n": 1}'
+        (work,) = (await queue.claim(function.id, 5, NOW_MS + HOUR_MS, is_begun=False)).work
+        assert work.record.invocation_id == call
+        assert work.input.payload == b'{"n": 1}'

@@ -79,8 +79,8 @@ async def test_accepted_work_is_claimed_once_with_what_its_caller_gave(
     (waiting,) = await queue.load()
     assert (waiting.function_id, waiting.waiting, waiting.next_due_ms) == (function.id, 1, NOW_MS)
     claim = await queue.claim(function.id, 10, NOW_MS, is_begun=False)
-    (one,) = claim.work
-    assert (one.record, one.input) == (piece.record, piece.input)
+    (work,) = claim.work
+    assert (work.record, work.input) == (piece.record, piece.input)
     assert claim.next_due_ms is None
     assert await claimed(queue, function) == []
     assert await queue.load() == []
@@ -123,8 +123,8 @@ async def test_a_caller_who_gives_up_harms_nobody(queue: SqlWork, function: Func
     tasks = [asyncio.create_task(queue.accept(one)) for one in pieces]
     await asyncio.sleep(0)
     tasks[1].cancel()
-    told = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(one) for one in told] == [type(None), asyncio.CancelledError, type(None)]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in results] == [type(None), asyncio.CancelledError, type(None)]
     assert len(await claimed(queue, function, 5)) == 3
 
 
@@ -135,9 +135,9 @@ async def test_a_piece_that_cannot_be_stored_takes_nobody_with_it(
     other = await a_stored_function(store, tenant_id="other")
     pieces = [a_piece(function) for _ in range(7)]
     pieces[3] = a_piece(other, due_at_ms=10**22)  # not a 64-bit number
-    told = await asyncio.gather(*(queue.accept(one) for one in pieces), return_exceptions=True)
-    (refusal,) = [one for one in told if one is not None]
-    assert told.index(refusal) == 3
+    results = await asyncio.gather(*(queue.accept(one) for one in pieces), return_exceptions=True)
+    (refusal,) = [one for one in results if one is not None]
+    assert results.index(refusal) == 3
     # From SQLite's driver, and from PostgreSQL.
     assert isinstance(refusal, (OverflowError, Unstorable))
     assert str(10**22) not in str(refusal)
@@ -167,8 +167,8 @@ async def test_work_beyond_the_bound_or_of_a_deleted_function_is_refused(
     queue: SqlWork, function: Function, store: SqlStore
 ) -> None:
     pieces = [a_piece(function, max_queued=2) for _ in range(4)]
-    told = await asyncio.gather(*(queue.accept(one) for one in pieces), return_exceptions=True)
-    assert [type(one) for one in told] == [type(None), type(None), CapacityFull, CapacityFull]
+    results = await asyncio.gather(*(queue.accept(one) for one in pieces), return_exceptions=True)
+    assert [type(one) for one in results] == [type(None), type(None), CapacityFull, CapacityFull]
     other = await a_stored_function(store)
     await store.delete(other.id)
     with pytest.raises(NotFound):
@@ -214,9 +214,12 @@ async def test_released_work_waits_again_uncounted(queue: SqlWork, function: Fun
 
 
 async def test_unknown_claims_are_put_back(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
-    async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
-        function, other = await a_stored_function(one), await a_stored_function(one, name="other")
-        mine, theirs = SqlWork(one.database), SqlWork(two.database)
+    async with open_shared(tmp_path, "one") as first, open_shared(tmp_path, "two") as second:
+        function, other = (
+            await a_stored_function(first),
+            await a_stored_function(first, name="other"),
+        )
+        mine, theirs = SqlWork(first.database), SqlWork(second.database)
         ids = [await an_accepted(mine, function) for _ in range(3)]
         apart = await an_accepted(mine, other)
         known, unknown = await claimed(mine, function, 2)
@@ -233,9 +236,9 @@ async def test_unknown_claims_are_put_back(open_shared: SharedStoreOpener, tmp_p
 
 async def test_others_claim_what_is_left(open_shared: SharedStoreOpener, tmp_path: Path) -> None:
     """Two servers claim, work and accept at the same time: each piece runs once."""
-    async with open_shared(tmp_path, "one") as one, open_shared(tmp_path, "two") as two:
-        function = await a_stored_function(one)
-        queues = [SqlWork(one.database), SqlWork(two.database)]
+    async with open_shared(tmp_path, "one") as first, open_shared(tmp_path, "two") as second:
+        function = await a_stored_function(first)
+        queues = [SqlWork(first.database), SqlWork(second.database)]
         pieces = [a_piece(function) for _ in range(200)]
 
         async def give(number: int) -> None:
@@ -259,8 +262,8 @@ async def test_work_can_be_accepted_in_a_transaction_of_the_callers(
 ) -> None:
     kept, undone = a_piece(function), a_piece(function)
     refused = a_piece(function, max_queued=1)
-    told = await store.database.write(lambda c: queue.accept_in(c, [kept, refused]))
-    assert [type(one) for one in told] == [type(None), CapacityFull]
+    results = await store.database.write(lambda c: queue.accept_in(c, [kept, refused]))
+    assert [type(one) for one in results] == [type(None), CapacityFull]
 
     def fail(connection: object) -> None:
         queue.accept_in(connection, [undone])  # type: ignore[arg-type]
@@ -294,8 +297,8 @@ async def test_a_retry_waits_again_and_the_last_end_is_counted_once(
     (second,) = await claimed(queue, function, 1, NOW_MS + 5000)
     assert second.attempt == 2
     await attempted(journal, second, 8, dead_letter="attempts")
-    told = [(one.attempt, one.status, one.exit_code) for one in await queue.attempts(call)]
-    assert told == [(1, Status.FAILED, 7), (2, Status.FAILED, 8)]
+    attempts = [(one.attempt, one.status, one.exit_code) for one in await queue.attempts(call)]
+    assert attempts == [(1, Status.FAILED, 7), (2, Status.FAILED, 8)]
     (stored,) = await store.load()
     assert (stored.counters.invocation_count, stored.counters.error_count) == (1, 1)
     (dead,) = (await queue.dead_letters(function.id, 5, None)).items
@@ -338,8 +341,8 @@ async def test_a_record_that_is_stored_again_is_carried_out_once(
     states = []
 
     async def again(*stored: Invocation) -> None:
-        for one in (*stored, *stored[::-1]):
-            await store.database.write(lambda c, one=one: records.upsert(c, [one], 1))  # type: ignore[misc]
+        for record in (*stored, *stored[::-1]):
+            await store.database.write(lambda c, record=record: records.upsert(c, [record], 1))  # type: ignore[misc]
         states.append(rows(tmp_path, "SELECT epoch, attempts, due_at_ms FROM work"))
 
     await again(*stale)
@@ -449,8 +452,8 @@ async def test_dead_letters_are_listed_in_pages_newest_first(
     made = [await dead(queue, journal, function) for _ in range(3)]
     page = await queue.dead_letters(function.id, 2, None)
     rest = await queue.dead_letters(function.id, 2, page.next_cursor)
-    told = [one.invocation_id for one in (*page.items, *rest.items)]
-    assert (told, rest.next_cursor) == (made[::-1], None)
+    listed = [one.invocation_id for one in (*page.items, *rest.items)]
+    assert (listed, rest.next_cursor) == (made[::-1], None)
     with pytest.raises(Unprocessable):
         await queue.dead_letters(function.id, 2, "no cursor")
 
@@ -459,7 +462,9 @@ async def test_lists_of_a_tenant_have_all_of_its_functions_or_some(
     store: SqlStore, queue: SqlWork, journal: SpoolJournal, function: Function
 ) -> None:
     mine = [function, *[await a_stored_function(store) for _ in range(3)]]
-    mine.sort(key=lambda one: one.id)  # those created at the same time need not be in order
+    mine.sort(
+        key=lambda function: function.id
+    )  # those created at the same time need not be in order
     other = await a_stored_function(store, tenant_id="other")
     made = [await dead(queue, journal, one) for one in (*mine[:2], other, mine[0])]
     await an_accepted(queue, mine[2])
@@ -467,12 +472,12 @@ async def test_lists_of_a_tenant_have_all_of_its_functions_or_some(
     everything, some = TenantFunctions(tenant), TenantFunctions(tenant, [mine[1].id, mine[2].id])
     page = await queue.dead_letters(everything, 2, None)
     rest = await queue.dead_letters(everything, 2, page.next_cursor)
-    told = [(one.invocation_id, one.function_id) for one in (*page.items, *rest.items)]
+    listed = [(one.invocation_id, one.function_id) for one in (*page.items, *rest.items)]
     expected = {made[3]: mine[0].id, made[1]: mine[1].id, made[0]: mine[0].id}
-    assert told == sorted(expected.items(), reverse=True)  # by their ids, newest first
+    assert listed == sorted(expected.items(), reverse=True)  # by their ids, newest first
     assert rest.next_cursor is None
-    (one,) = (await queue.dead_letters(some, 9, None)).items
-    assert one.invocation_id == made[1]
+    (letter,) = (await queue.dead_letters(some, 9, None)).items
+    assert letter.invocation_id == made[1]
     assert (await queue.dead_letters(TenantFunctions(tenant, []), 9, None)).items == []
 
     queues = await queue.queues(everything, 2, None, 10**15)
@@ -491,8 +496,8 @@ async def test_the_queues_of_a_page_are_counted_some_functions_at_a_time(
 ) -> None:
     """One statement for some of them: readers behind it wait for that one only."""
     mine = [function, *[await a_stored_function(store) for _ in range(4)]]
-    for one in mine:
-        await an_accepted(queue, one)
+    for owner in mine:
+        await an_accepted(queue, owner)
     monkeypatch.setattr(work_module, "COUNTED_AT_ONCE", 2)
     read, asked = store.database.read, list[int]()
 
@@ -530,16 +535,16 @@ def counted_statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 async def test_a_redrive_takes_dead_letters_once_and_all_or_none(
     queue: SqlWork, journal: SpoolJournal, function: Function
 ) -> None:
-    one, other = [await dead(queue, journal, function) for _ in range(2)]
-    full = [(key, a_piece(function, max_queued=1)) for key in (one, other)]
+    first, other = [await dead(queue, journal, function) for _ in range(2)]
+    full = [(key, a_piece(function, max_queued=1)) for key in (first, other)]
     with pytest.raises(CapacityFull):
         await queue.redrive(function.id, full)
     assert len((await queue.dead_letters(function.id, 5, None)).items) == 2
-    again = [(key, a_piece(function)) for key in (one, other)]
+    again = [(key, a_piece(function)) for key in (first, other)]
     await queue.drop_dead_letter(function.id, other)
-    told = await asyncio.gather(*(queue.redrive(function.id, again) for _ in range(3)))
+    redriven = await asyncio.gather(*(queue.redrive(function.id, again) for _ in range(3)))
     new = again[0][1].record.invocation_id
-    assert sorted(map(list, told)) == [[], [], [new]]
+    assert sorted(map(list, redriven)) == [[], [], [new]]
     assert [record.invocation_id for record in await claimed(queue, function, 9)] == [new]
 
 
@@ -640,13 +645,13 @@ async def test_the_input_of_one_call_does_not_pass_for_that_of_another(
     function: Function, store: SqlStore, tmp_path: Path
 ) -> None:
     sealed = SqlWork(store.database, cipher=RecordKey(b"k" * 32))
-    one, other = await an_accepted(sealed, function), await an_accepted(sealed, function)
+    first, other = await an_accepted(sealed, function), await an_accepted(sealed, function)
     change(
         tmp_path,
         "UPDATE input SET payload = (SELECT payload FROM input AS given "
-        f"WHERE given.invocation_id = '{one}') WHERE invocation_id = '{other}'",
+        f"WHERE given.invocation_id = '{first}') WHERE invocation_id = '{other}'",
     )
-    assert await sealed.input(one) is not None
+    assert await sealed.input(first) is not None
     with pytest.raises(Unprocessable):
         await sealed.input(other)
 
@@ -742,9 +747,9 @@ async def test_hot_statements_use_indexes_of_the_queue(store: SqlStore) -> None:
         ("drop_old_dead_letters", "COVERING INDEX dead_letter_listing (function_id=?)"),
     ):
         given = ("f",) if "?" in statements("sqlite")[name] else values
-        told = " · ".join(await explained(store, statements("sqlite")[name], given))
-        assert index in told, name
-        assert not WHOLE_TABLE.search(told), told
+        plan_text = " · ".join(await explained(store, statements("sqlite")[name], given))
+        assert index in plan_text, name
+        assert not WHOLE_TABLE.search(plan_text), plan_text
     for statement, indices in (
         *((batch, ()) for batch in sweep.batches("f", 10)),
         (
@@ -758,10 +763,10 @@ async def test_hot_statements_use_indexes_of_the_queue(store: SqlStore) -> None:
         ),
     ):
         whole = statement.compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
-        told = " · ".join(await explained(store, str(whole)))
-        assert all(index in told for index in indices), told
-        assert "SEARCH" in told
-        assert not WHOLE_TABLE.search(told), told
+        plan_text = " · ".join(await explained(store, str(whole)))
+        assert all(index in plan_text for index in indices), plan_text
+        assert "SEARCH" in plan_text
+        assert not WHOLE_TABLE.search(plan_text), plan_text
 
 
 async def explained(store: SqlStore, statement: str, values: object = ()) -> list[str]:
