@@ -54,11 +54,11 @@ def accepting(directory: Path, seconds: int) -> dict[str, float]:
     """Acceptances in a store of their own, and the same rows written by SQLite alone."""
     path = Path(tempfile.mkdtemp(dir=directory))
     many = asyncio.run(accept_for(path, CALLERS, seconds))
-    one = asyncio.run(accept_for(path, 1, seconds))
+    single = asyncio.run(accept_for(path, 1, seconds))
     return {
         "per_s": len(many) / seconds,
         "floor_per_s": group_commits(path, CALLERS, seconds),
-        "one_p50_ms": harness.percentile(one, 50),
+        "one_p50_ms": harness.percentile(single, 50),
         "many_p50_ms": harness.percentile(many, 50),
         "many_p99_ms": harness.percentile(many, 99),
     }
@@ -74,10 +74,10 @@ def over_http(seconds: int) -> dict[str, float]:
         path = f"/api/functions/{function}/invoke?mode=async"
         harness.wrk(client, path, connections=CALLERS, seconds=1)
         many = harness.wrk(client, path, connections=CALLERS, seconds=seconds)
-        one = harness.wrk(client, path, connections=1, seconds=seconds)
+        single = harness.wrk(client, path, connections=1, seconds=seconds)
     return {
         "http_per_s": many["requests"] / many["seconds"],
-        "http_one_p50_ms": one["p50_us"] / 1000,
+        "http_one_p50_ms": single["p50_us"] / 1000,
         "http_many_p50_ms": many["p50_us"] / 1000,
         "http_many_p99_ms": many["p99_us"] / 1000,
     }

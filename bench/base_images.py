@@ -65,8 +65,8 @@ def until_ready(client: httpx.Client, archive: bytes) -> float:
     """Seconds from the beginning of the upload to the first answer of a function."""
     began = time.perf_counter()
     path = "/api/runtimes/images?contents=rootfs"
-    told = client.post(path, content=archive, headers=TAR).raise_for_status().json()
-    body: dict[str, Any] = {"name": "base", "kind": "shell", "base_image": told["digest"]}
+    image = client.post(path, content=archive, headers=TAR).raise_for_status().json()
+    body: dict[str, Any] = {"name": "base", "kind": "shell", "base_image": image["digest"]}
     client.post("/api/runtimes", json=body).raise_for_status()
     answer = client.post(deployed(client, "first", "echo hello", "base"), json={})
     assert answer.raise_for_status().json()["stdout"] == "hello\n"

@@ -60,11 +60,11 @@ def cost(client: httpx.Client, alone: str, beside: str, count: int) -> float:
     plain, other = (invoke(function) for function in (alone, beside))
     took: dict[bytes, list[float]] = {plain: [], other: []}
     client.post(f"/api/functions/{beside}/invoke?version=1", json={}).raise_for_status()
-    with opened(client) as one, opened(client) as two:
+    with opened(client) as first, opened(client) as second:
         for _ in range(20):
-            timed(one, plain), timed(two, other)
+            timed(first, plain), timed(second, other)
         for number in range(count):
-            turn = [(one, plain), (two, other)]
+            turn = [(first, plain), (second, other)]
             for connection, data in turn if number % 2 else reversed(turn):
                 took[data].append(timed(connection, data))
     return statistics.median(took[other]) / statistics.median(took[plain])
@@ -80,10 +80,10 @@ def chi_square(client: httpx.Client, function: str) -> float:
     client.put(f"/api/functions/{function}/aliases/split", json=body).raise_for_status()
 
     def some(count: int) -> Counter[str]:
-        with httpx.Client(base_url=client.base_url, timeout=60) as one:
+        with httpx.Client(base_url=client.base_url, timeout=60) as http:
             path = f"/api/functions/{function}/invoke?alias=split"
             return Counter(
-                one.post(path, json={}).raise_for_status().json()["stdout"].strip()
+                http.post(path, json={}).raise_for_status().json()["stdout"].strip()
                 for _ in range(count)
             )
 

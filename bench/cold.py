@@ -45,15 +45,15 @@ def main() -> None:
         rounds = []
         for number in range(options.rounds):
             floor = harness.floor("crun_run", str(each), "echo hello", str(PACE_S))
-            one = {"crun run": {"p50_ms": harness.percentile(floor, 50) / 1000}}
-            one["crun run"]["p99_ms"] = max(floor) / 1000
+            round_ms = {"crun run": {"p50_ms": harness.percentile(floor, 50) / 1000}}
+            round_ms["crun run"]["p99_ms"] = max(floor) / 1000
             for name, (where, path) in places.items():
                 calls = [cold_call(where, path) for _ in range(each)]
-                one[name] = {"p50_ms": statistics.median(calls), "p99_ms": max(calls)}
-            rounds.append(one)
+                round_ms[name] = {"p50_ms": statistics.median(calls), "p99_ms": max(calls)}
+            rounds.append(round_ms)
             print(f"round {number + 1} of {options.rounds}", end="\r", flush=True)
-    for one, empty in zip(rounds, not_prewarmed(options.rounds, each), strict=True):
-        one["shell, not prewarmed"] = empty
+    for round_ms, empty in zip(rounds, not_prewarmed(options.rounds, each), strict=True):
+        round_ms["shell, not prewarmed"] = empty
     show(rounds)
     harness.save("cold", {"calls_each_round": each, "rounds": rounds})
 

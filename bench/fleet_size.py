@@ -57,7 +57,7 @@ STATEMENTS_SHOWN = 12
 CONNECTIONS_OF_NODE = 5
 
 
-class Told:
+class Beats:
     """When each node made the report of each of its last beats, for all processes to see."""
 
     def __init__(self, nodes: int) -> None:
@@ -104,7 +104,7 @@ def name_of(number: int) -> str:
 
 
 @contextlib.asynccontextmanager
-async def opened(number: int, file: NodeFile, home: Path, told: Told) -> AsyncIterator[OneNode]:
+async def opened(number: int, file: NodeFile, home: Path, beats: Beats) -> AsyncIterator[OneNode]:
     fakes = FakeSandboxes()
 
     @contextlib.asynccontextmanager
@@ -119,11 +119,11 @@ async def opened(number: int, file: NodeFile, home: Path, told: Told) -> AsyncIt
     async with open_platform(chosen, sandboxes, store, SystemClock(), facts) as platform:
         membership = platform.services.nodes
         assert isinstance(membership, Membership)
-        watch(number, membership, told)
+        watch(number, membership, beats)
         yield OneNode(number, platform, membership)
 
 
-def watch(number: int, membership: Membership, told: Told) -> None:
+def watch(number: int, membership: Membership, beats: Beats) -> None:
     """Notes when the report of each beat was made."""
     report, made_at = membership._load, [0.0]
 
@@ -134,13 +134,13 @@ def watch(number: int, membership: Membership, told: Told) -> None:
     def read(members: Sequence[Any]) -> None:
         own = next(one for one in members if one.name == membership.name)
         if made_at[0]:  # else it was begun before anybody watched
-            told.tell(number, own.beat, made_at[0])
+            beats.tell(number, own.beat, made_at[0])
 
     membership.report_by(reported)
     membership.on_read.hearers += (read,)
 
 
-async def serve(files: Mapping[int, NodeFile], home: Path, told: Told, line: Connection) -> None:
+async def serve(files: Mapping[int, NodeFile], home: Path, beats: Beats, line: Connection) -> None:
     """Nodes, until the process is told to end them."""
     found = Phase()
     structlog.configure(processors=[counting(found)], cache_logger_on_first_use=False)
@@ -149,12 +149,12 @@ async def serve(files: Mapping[int, NodeFile], home: Path, told: Told, line: Con
 
         async def start(number: int, file: NodeFile) -> None:
             async with turn:
-                nodes.append(await stack.enter_async_context(opened(number, file, home, told)))
+                nodes.append(await stack.enter_async_context(opened(number, file, home, beats)))
 
         await asyncio.gather(*(start(number, file) for number, file in files.items()))
         line.send(len(nodes))
         while (asked := await asyncio.to_thread(line.recv)) is not None:
-            line.send(await phase(nodes, told, found, *asked))
+            line.send(await phase(nodes, beats, found, *asked))
 
 
 def counting(found: Phase) -> Any:
@@ -167,7 +167,7 @@ def counting(found: Phase) -> Any:
 
 
 async def phase(
-    nodes: Sequence[OneNode], told: Told, found: Phase, rate: float, query: str, seconds: float
+    nodes: Sequence[OneNode], beats: Beats, found: Phase, rate: float, query: str, seconds: float
 ) -> Phase:
     """So many seconds with `rate` calls a second to each node; what was seen of it. `query`: of the
     calls' target.
@@ -178,7 +178,7 @@ async def phase(
         setattr(found, name, value)
     began, used = time.monotonic(), cpu_s()
     ends = began + seconds
-    work = [sample(nodes, told, found, ends)]
+    work = [sample(nodes, beats, found, ends)]
     work += [call(one, found, rate, query, ends) for one in nodes if rate]
     await asyncio.gather(*work)
     found.cpu_s, found.seconds = cpu_s() - used, time.monotonic() - began
@@ -208,7 +208,7 @@ async def call(node: OneNode, found: Phase, rate: float, query: str, ends: float
     app, running = make_app(node.platform.services), set[asyncio.Task[None]]()
     path = f"/api/functions/{node.function}/invoke{query}"
 
-    async def one() -> None:
+    async def invoke() -> None:
         answer = await app(request_of("POST", path, HEADERS, b"{}"))
         found.calls += 1
         if answer.status not in (200, 202):
@@ -216,14 +216,14 @@ async def call(node: OneNode, found: Phase, rate: float, query: str, ends: float
 
     while (now := time.monotonic()) < ends:
         if len(running) < AT_ONCE_MAX:  # else two cores are too few for so many nodes
-            task = asyncio.create_task(one())
+            task = asyncio.create_task(invoke())
             running.add(task)
             task.add_done_callback(running.discard)
         await asyncio.sleep(min(random.expovariate(rate), max(0.0, ends - now)))
     await asyncio.gather(*running)
 
 
-async def sample(nodes: Sequence[OneNode], told: Told, found: Phase, ends: float) -> None:
+async def sample(nodes: Sequence[OneNode], beats: Beats, found: Phase, ends: float) -> None:
     """At random: how old what a node knows of another is; how long a record takes to be stored."""
     storing = set[asyncio.Task[None]]()
 
@@ -236,7 +236,7 @@ async def sample(nodes: Sequence[OneNode], told: Told, found: Phase, ends: float
         for node in random.sample(nodes, min(10, len(nodes))):
             now = time.monotonic()
             for member in random.choices(node.membership.seen(), k=10):
-                at = told.at(int(member.name[1:]), member.beat)
+                at = beats.at(int(member.name[1:]), member.beat)
                 if at is not None and member.name != node.membership.name:
                     found.ages_s.append(now - at)
             found.lag_s.append(node.membership._lag_s())
@@ -248,9 +248,9 @@ async def sample(nodes: Sequence[OneNode], told: Told, found: Phase, ends: float
     await asyncio.gather(*storing)
 
 
-def child(files: Mapping[int, NodeFile], home: Path, told: Told, line: Connection) -> None:
+def child(files: Mapping[int, NodeFile], home: Path, beats: Beats, line: Connection) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(files, home, told, line))
+        runner.run(serve(files, home, beats, line))
 
 
 # In the process that measures ----------------------------------------------------------------
@@ -296,13 +296,13 @@ def started(cluster: Cluster, options: Any) -> Iterator[list[Connection]]:
     fleet = new_fleet(cluster.tcp_url(fleet_nodes.DATABASE, None), PASSWORD, time.time())
     begin_fleet(fleet)
     files = {number: node_file(fleet, number) for number in range(options.nodes)}
-    told, context = Told(options.nodes), multiprocessing.get_context("fork")
+    beats, context = Beats(options.nodes), multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as home:
         lines, processes = [], []
         for number in range(options.processes):
             ours, theirs = context.Pipe()
             some = {key: files[key] for key in range(number, options.nodes, options.processes)}
-            process = context.Process(target=child, args=(some, Path(home), told, theirs))
+            process = context.Process(target=child, args=(some, Path(home), beats, theirs))
             process.start()
             lines.append(ours)
             processes.append(process)
@@ -411,10 +411,10 @@ def statements(admin: psycopg.Connection[Any], node_seconds: float) -> list[dict
     ]
     total = [sum(one[name] for one in found) for name in ("a second", "us a second")]
     print(f"  of a node: {total[0]:.1f} statements a second, {total[1]:.0f} us of them")
-    for one in found[:STATEMENTS_SHOWN]:
+    for row in found[:STATEMENTS_SHOWN]:
         print(
-            f"  {one['a second']:8.2f}/s {one['us each']:8.0f} us, {one['planning']:4.0%} planned, "
-            f"{one['rows each']:6.1f} rows  {one['statement'][:72]}"
+            f"  {row['a second']:8.2f}/s {row['us each']:8.0f} us, {row['planning']:4.0%} planned, "
+            f"{row['rows each']:6.1f} rows  {row['statement'][:72]}"
         )
     return found
 

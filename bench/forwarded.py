@@ -53,10 +53,10 @@ def main() -> None:
         time.sleep(KNOWN_AFTER_S)
         rounds = []
         for number in range(options.rounds):
-            one = one_by_one(nodes, functions, 200 * options.seconds)
-            one[FLOOR] = statistics.median(floor_us(port, 500 * options.seconds))
-            one |= at_once(nodes, resident, options.seconds)
-            rounds.append(one)
+            took = one_by_one(nodes, functions, 200 * options.seconds)
+            took[FLOOR] = statistics.median(floor_us(port, 500 * options.seconds))
+            took |= at_once(nodes, resident, options.seconds)
+            rounds.append(took)
             print(f"round {number + 1} of {options.rounds}", end="\r", flush=True)
     for row in rounds[0]:
         print(f"{row:52}{harness.spread([one[row] for one in rounds]):>32}")

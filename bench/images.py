@@ -96,7 +96,7 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
         yield data[start : start + 65_536]
 
 
-async def serve(own: NodeFile, path: Path, told: Connection) -> None:
+async def serve(own: NodeFile, path: Path, pipe: Connection) -> None:
     directory, images = images_of(own, path, "127.0.0.1:1")
 
     async def respond(request: Request, asker: Asker) -> Response:
@@ -108,13 +108,13 @@ async def serve(own: NodeFile, path: Path, told: Connection) -> None:
     listener.setblocking(False)
     digests = [(await directory.take(Archive.TAR, pieces(archives(name)))).digest for name in TREES]
     async with open_peer_server(own, Directory(""), respond, listener, keys=None):
-        told.send((listener.getsockname()[1], digests))
-        await asyncio.to_thread(told.recv)
+        pipe.send((listener.getsockname()[1], digests))
+        await asyncio.to_thread(pipe.recv)
 
 
-def child(own: NodeFile, path: Path, told: Connection) -> None:
+def child(own: NodeFile, path: Path, pipe: Connection) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(own, path, told))
+        runner.run(serve(own, path, pipe))
 
 
 async def small_requests(peers: HttpPeers, took: list[float]) -> None:
@@ -127,11 +127,11 @@ async def small_requests(peers: HttpPeers, took: list[float]) -> None:
         await asyncio.sleep(SMALL_EVERY_S)
 
 
-async def measure(own: NodeFile, path: Path, told: tuple[int, list[str]], rounds: int) -> None:
-    address = f"127.0.0.1:{told[0]}"
+async def measure(own: NodeFile, path: Path, served: tuple[int, list[str]], rounds: int) -> None:
+    address = f"127.0.0.1:{served[0]}"
     peers = HttpPeers(own, Directory(address), keys=None)
     for _ in range(rounds):
-        for name, digest in zip(TREES, told[1], strict=True):
+        for name, digest in zip(TREES, served[1], strict=True):
             shutil.rmtree(path / own.name, ignore_errors=True)
             directory, images = images_of(own, path, address)
             change = Change(number=1, kind=ChangeKind.IMAGE_COPY, tenant_id="", object_id=digest)
@@ -161,17 +161,17 @@ async def measure(own: NodeFile, path: Path, told: tuple[int, list[str]], rounds
 def main(rounds: int) -> None:
     now = time.time()
     fleet = new_fleet("postgresql://quiltfn@db/quiltfn", "", now)
-    one, two = (
+    first, second = (
         new_node(fleet, name, ("127.0.0.1:1", "127.0.0.1:1"), now, 9) for name in ("one", "two")
     )
     with tempfile.TemporaryDirectory() as directory:
         ours, theirs = multiprocessing.Pipe()
-        arguments = (two, Path(directory), theirs)
+        arguments = (second, Path(directory), theirs)
         process = multiprocessing.get_context("spawn").Process(target=child, args=arguments)
         process.start()
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(measure(one, Path(directory), ours.recv(), rounds))
+                runner.run(measure(first, Path(directory), ours.recv(), rounds))
         finally:
             ours.send("end")
             process.join()

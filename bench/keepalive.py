@@ -43,8 +43,8 @@ def main() -> None:
         {"variant": "even half of the functions", **compared(functions[::2], Placement.START)},
         {"variant": "odd half of the functions", **compared(functions[1::2], Placement.START)},
     ]
-    for one in rounds:
-        print(one)
+    for line in rounds:
+        print(line)
     harness.save("keepalive", {"at_s": AT_S, "rounds": rounds})
 
 

@@ -99,10 +99,10 @@ def available_kib() -> int:
 
 def show(figures: dict[str, dict[str, float]]) -> None:
     print(f"{'an idle instance, MiB':24}{'control group':>16}{'PSS':>10}{'MemAvailable':>16}")
-    for kind, one in figures.items():
+    for kind, figure in figures.items():
         print(
-            f"{kind:24}{one['cgroup_mib']:>16.2f}{one['pss_mib']:>10.2f}"
-            f"{one['available_mib']:>16.2f}"
+            f"{kind:24}{figure['cgroup_mib']:>16.2f}{figure['pss_mib']:>10.2f}"
+            f"{figure['available_mib']:>16.2f}"
         )
 
 

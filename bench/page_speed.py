@@ -117,9 +117,9 @@ def warm_p50_us(client: httpx.Client, path: str, seconds: int) -> float:
 def interactions(page: Page, functions: int) -> dict[str, float]:
     """What a reader does → milliseconds until it can be seen."""
 
-    def took(act: str, what: str, selector: str, text: str) -> float:
+    def took(act: str, label: str, selector: str, text: str) -> float:
         seen = {"selector": selector, "text": text}
-        return float(page.evaluate(TOOK, [[act, what], seen]))
+        return float(page.evaluate(TOOK, [[act, label], seen]))
 
     calls = "main [role=columnheader]:nth-child(5) button"
     found = {

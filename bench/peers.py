@@ -65,19 +65,19 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-async def serve(own: NodeFile, told: Connection) -> None:
+async def serve(own: NodeFile, pipe: Connection) -> None:
     floor = await asyncio.start_server(echo, "127.0.0.1", 0)
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     listener.setblocking(False)
     ports = listener.getsockname()[1], floor.sockets[0].getsockname()[1]
     async with open_peer_server(own, Directory(""), respond, listener, keys=None):
-        told.send(ports)
-        await asyncio.to_thread(told.recv)
+        pipe.send(ports)
+        await asyncio.to_thread(pipe.recv)
 
 
-def child(own: NodeFile, told: Connection) -> None:
+def child(own: NodeFile, pipe: Connection) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(own, told))
+        runner.run(serve(own, pipe))
 
 
 @contextmanager
@@ -142,12 +142,12 @@ def at(sorted_values: list[float], share: float) -> float:
 
 async def measure(count: int) -> None:
     fleet = new_fleet("postgresql://quiltfn@db/quiltfn", "", time.time())
-    one, two = (
+    first, second = (
         new_node(fleet, name, ("127.0.0.1:1", "127.0.0.1:1"), time.time(), 9)
         for name in ("one", "two")
     )
-    with another_node(two) as (port, floor_port):
-        peers = HttpPeers(one, Directory(f"127.0.0.1:{port}"), keys=None)
+    with another_node(second) as (port, floor_port):
+        peers = HttpPeers(first, Directory(f"127.0.0.1:{port}"), keys=None)
         await one_after_the_other(peers, count // 10)
         for _ in range(3):
             took, floor = await one_after_the_other(peers, count), await floor_ms(floor_port, count)

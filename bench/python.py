@@ -41,18 +41,18 @@ def main() -> None:
             harness.wrk(place, path, connections=8, seconds=1)
         rounds = []
         for number in range(options.rounds):
-            one: dict[str, dict[str, float]] = {}
+            took: dict[str, dict[str, float]] = {}
             for name, (place, path) in places.items():
                 for connections in (1, 8):
                     done = harness.wrk(
                         place, path, connections=connections, seconds=options.seconds
                     )
-                    one[f"{name} c={connections}"] = {
+                    took[f"{name} c={connections}"] = {
                         "p50_us": done["p50_us"],
                         "p99_us": done["p99_us"],
                         "calls_per_second": done["requests"] / done["seconds"],
                     }
-            rounds.append(one)
+            rounds.append(took)
             print(f"round {number + 1} of {options.rounds}", end="\r", flush=True)
     show(rounds)
     harness.save("python", {"peer": PEER, "rounds": rounds})

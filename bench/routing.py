@@ -49,9 +49,9 @@ class Fleet:
     events: list[tuple[float, int, str, int, int, int]] = field(default_factory=list)
     number: int = 0
 
-    def later(self, at: float, what: str, node: int = 0, function: int = 0, asker: int = 0) -> None:
+    def later(self, at: float, kind: str, node: int = 0, function: int = 0, asker: int = 0) -> None:
         self.number += 1
-        heapq.heappush(self.events, (at, self.number, what, node, function, asker))
+        heapq.heappush(self.events, (at, self.number, kind, node, function, asker))
 
 
 def main() -> None:
@@ -89,11 +89,11 @@ def simulated(nodes: int, asking: int, load: float, seconds: float) -> Fleet:
         fleet.later(dice.random() * REPORT_S, "report", node)
     fleet.later(REPORT_S, "call")
     while fleet.events and fleet.events[0][0] < REPORT_S + seconds:
-        now, _, what, node, function, asker = heapq.heappop(fleet.events)
-        if what == "call":
+        now, _, kind, node, function, asker = heapq.heappop(fleet.events)
+        if kind == "call":
             arrive(fleet, now, dice.randrange(asking), dice.randrange(FUNCTIONS), dice)
             fleet.later(now + dice.expovariate(rate), "call")
-        elif what == "end":
+        elif kind == "end":
             end(fleet, now, node, function, asker, dice)
         else:
             report(fleet, node)
@@ -114,7 +114,7 @@ def arrive(fleet: Fleet, now: float, asker: int, function: int, dice: Random) ->
         if pool.busy < pool.slots:
             return start(fleet, now, int(node), function, asker, dice)
         fleet.refused += 1
-        table.told(node, said_of(function, pool))
+        table.update(node, said_of(function, pool))
     node = decide(fleet, table, name, is_idle=False)
     if node is None:  # every node has refused: the first one that is tried again
         node = str(dice.choice([one for one, of in fleet.pools if of == function]))
@@ -150,7 +150,7 @@ def end(fleet: Fleet, now: float, node: int, function: int, asker: int, dice: Ra
     pool.busy -= 1
     if pool.waiting:
         start(fleet, now, node, function, pool.waiting.popleft(), dice)
-    fleet.tables[asker].told(str(node), said_of(function, pool))
+    fleet.tables[asker].update(str(node), said_of(function, pool))
 
 
 def said_of(function: int, pool: Pool) -> PoolLoad:

@@ -42,9 +42,9 @@ def add_functions(connection: sqlite3.Connection, count: int) -> list[str]:
     version = dict(connection.execute("SELECT * FROM version").fetchone())
     start, made = time.time_ns() // 1_000_000, []
     for number in range(count - 1):
-        one = function | {"id": an_id(start + number, number), "name": f"seed-{number}"}
-        its = version | {"id": an_id(start + number, 1 << 40 | number), "function_id": one["id"]}
-        made.append((one, its))
+        stored = function | {"id": an_id(start + number, number), "name": f"seed-{number}"}
+        its = version | {"id": an_id(start + number, 1 << 40 | number), "function_id": stored["id"]}
+        made.append((stored, its))
     connection.execute("BEGIN")
     for table, rows in zip(("function", "version"), zip(*made, strict=True), strict=True):
         insert(connection, table, rows)

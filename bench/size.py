@@ -47,8 +47,8 @@ def main() -> None:
         reads = {name: asked(large, path) for name, path in paths(large).items()}
         idle = {"full": idle_percent(large), "empty": idle_percent(small)}
     show(options, starts, rounds, reads)
-    told = f"{idle['full']:.2f} / {idle['empty']:.2f}"
-    print(f"{'idle, CPU of a core, full / empty, %':44}{told:>12}")
+    figures = f"{idle['full']:.2f} / {idle['empty']:.2f}"
+    print(f"{'idle, CPU of a core, full / empty, %':44}{figures:>12}")
     harness.save(
         "size",
         {
@@ -89,11 +89,11 @@ def warm_calls(small: httpx.Client, large: httpx.Client, options: Any) -> list[d
         harness.wrk(client, at[which][1], connections=1, seconds=1)
     rounds = []
     for number in range(options.rounds):
-        one: dict[str, float] = {}
+        figures: dict[str, float] = {}
         for which, (client, path) in at.items():
             call = harness.wrk(client, path, connections=1, seconds=options.seconds)
-            one |= {f"{which}_p50_us": call["p50_us"], f"{which}_p99_us": call["p99_us"]}
-        rounds.append(one)
+            figures |= {f"{which}_p50_us": call["p50_us"], f"{which}_p99_us": call["p99_us"]}
+        rounds.append(figures)
         print(f"round {number + 1} of {options.rounds}", end="\r", flush=True)
     return rounds
 
@@ -156,8 +156,10 @@ def show(
         full = [one[f"full_{percent}_us"] for one in rounds]
         empty = [one[f"empty_{percent}_us"] for one in rounds]
         ratio = [a / b for a, b in zip(full, empty, strict=True)]
-        told = f"{statistics.median(full):.0f} / {statistics.median(empty):.0f}"
-        print(f"{f'warm call {percent}, full / empty, µs':44}{told:>12}{harness.spread(ratio):>24}")
+        figures = f"{statistics.median(full):.0f} / {statistics.median(empty):.0f}"
+        print(
+            f"{f'warm call {percent}, full / empty, µs':44}{figures:>12}{harness.spread(ratio):>24}"
+        )
     for name, times in reads.items():
         p50, p99 = (harness.percentile(times, percent) for percent in (50, 99))
         print(f"{f'{name}, p50 / p99, ms':44}{f'{p50:.1f} / {p99:.1f}':>12}")

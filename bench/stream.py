@@ -117,8 +117,8 @@ def followers(client: httpx.Client, function: str) -> list[float]:
             data = key.fileobj.recv(65_536)  # type: ignore[union-attr]
             is_over = is_over or key.fileobj is call
             took += delays(data)
-    for one in [*readers, call]:
-        one.close()
+    for stream in [*readers, call]:
+        stream.close()
     return took
 
 

@@ -84,25 +84,25 @@ def in_turns(
     url = request(f"POST /fn/default/{name}", "text/plain", b"{}")
     body = json.dumps({"payload": payload_of(client, function, url)}).encode()
     invoke = request(f"POST /api/functions/{function}/invoke", "application/json", body)
-    with opened(client) as one, opened(client) as other:
+    with opened(client) as first, opened(client) as other:
         for _ in range(20):
-            timed(one, url)
+            timed(first, url)
             timed(other, invoke)
         for number in range(count):
             if number % 2:
-                took = timed(one, url)
+                took = timed(first, url)
                 yield took, timed(other, invoke)
             else:
                 took = timed(other, invoke)
-                yield timed(one, url), took
+                yield timed(first, url), took
 
 
 def payload_of(client: httpx.Client, function: str, url: bytes) -> str:
     """What the handler is given by such a request."""
     base = f"/api/functions/{function}"
     client.put(f"{base}/record-policy", json={"keep_input": "all"}).raise_for_status()
-    with opened(client) as one:
-        timed(one, url)
+    with opened(client) as connection:
+        timed(connection, url)
     newest = client.get(f"{base}/invocations?limit=1").json()["invocations"][0]["invocation_id"]
     client.put(f"{base}/record-policy", json={"keep_input": "async"}).raise_for_status()
     return str(client.get(f"{base}/invocations/{newest}/input").json()["payload"])
@@ -117,11 +117,11 @@ def timed(connection: socket.socket, data: bytes) -> float:
     """Microseconds until the answer is whole."""
     began = time.perf_counter_ns()
     connection.sendall(data)
-    told = b""
-    while b"\r\n\r\n" not in told:
-        told += connection.recv(65_536)
-    head, _, body = told.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200"), told
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65_536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), received
     length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
     while len(body) < length:
         body += connection.recv(65_536)
@@ -132,13 +132,13 @@ def first_byte(connection: socket.socket) -> float:
     """Microseconds until the first bytes of a streamed body are there; reads the rest as well."""
     began = time.perf_counter_ns()
     connection.sendall(request("GET /fn/default/stream", "text/plain", b""))
-    told = b""
-    while b"first" not in told:
-        told += connection.recv(65_536)
+    received = b""
+    while b"first" not in received:
+        received += connection.recv(65_536)
     took = (time.perf_counter_ns() - began) / 1000
-    assert b"last" not in told, "it was not streamed"
-    while not told.endswith(b"0\r\n\r\n"):
-        told += connection.recv(65_536)
+    assert b"last" not in received, "it was not streamed"
+    while not received.endswith(b"0\r\n\r\n"):
+        received += connection.recv(65_536)
     return took
 
 

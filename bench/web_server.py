@@ -102,11 +102,15 @@ def peer(tree: Path, command: str) -> Iterator[httpx.Client]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = f"/usr/bin:{os.environ['PATH']}"
-    told = os.environ | {"PORT": str(port), "PYTHONPATH": str(tree / "site-packages"), "PATH": path}
+    environment = os.environ | {
+        "PORT": str(port),
+        "PYTHONPATH": str(tree / "site-packages"),
+        "PATH": path,
+    }
     with subprocess.Popen(
         ["sh", "-c", command],
         cwd=tree,
-        env=told,
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:

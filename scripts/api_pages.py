@@ -88,13 +88,12 @@ def pages() -> dict[str, str]:
         link = f"[{heading}]({file_of(tag)}#{anchor(heading)})"
         rows[tag].append(f"| {link} | `{method.upper()} {path}` | {scope_of(operation)} |\n")
     found = {"README.md": FIRST.format(made=MADE, usual=", ".join(f"`{one}`" for one in USUAL))}
-    for one in document["tags"]:
-        name = one["name"]
-        head = (
-            f"\n## {name}\n\n{one['description']}\n\n| operation | route | scope |\n|---|---|---|\n"
-        )
+    for group in document["tags"]:
+        name = group["name"]
+        about = group["description"]
+        head = f"\n## {name}\n\n{about}\n\n| operation | route | scope |\n|---|---|---|\n"
         found["README.md"] += head + "".join(rows[name])
-        found[file_of(name)] = f"# {name}\n\n{MADE}\n{one['description']}\n" + "".join(parts[name])
+        found[file_of(name)] = f"# {name}\n\n{MADE}\n{about}\n" + "".join(parts[name])
     shapes = document["components"]["schemas"]
     described = [shape(name, shapes[name]) for name in sorted(shapes)]
     found["shapes.md"] = SHAPES.format(made=MADE) + "".join(described)
@@ -150,10 +149,11 @@ def section(document: dict[str, Any], path: str, method: str, operation: dict[st
     ]
     if parameters:
         lines += ["| parameter | in | type | meaning |", "|---|---|---|---|"]
-        for one in parameters:
-            needed = " (required)" if one["required"] and one["in"] != "path" else ""
-            about = prose(one.get("description", "")) + needed
-            lines.append(f"| `{one['name']}` | {one['in']} | {kind(one['schema'])} | {about} |")
+        for parameter in parameters:
+            needed = " (required)" if parameter["required"] and parameter["in"] != "path" else ""
+            about = prose(parameter.get("description", "")) + needed
+            where, type_ = parameter["in"], kind(parameter["schema"])
+            lines.append(f"| `{parameter['name']}` | {where} | {type_} | {about} |")
         lines.append("")
     schema = body_schema(operation)
     if schema:
@@ -177,13 +177,13 @@ def body_schema(operation: dict[str, Any]) -> dict[str, Any] | None:
 def answers(operation: dict[str, Any]) -> str:
     """What it is answered with, and the refusals that are not everybody's."""
     rows, refusals = ["| answer | body |", "|---|---|"], []
-    for status, one in sorted(operation["responses"].items()):
-        about = one["description"]
+    for status, response in sorted(operation["responses"].items()):
+        about = response["description"]
         if about.startswith("error_code: "):
             codes = [code for code in about[12:].split(", ") if code not in USUAL]
             refusals += [f"{status} " + " or ".join(f"`{code}`" for code in codes)] if codes else []
             continue
-        content = one.get("content", {})
+        content = response.get("content", {})
         kinds = [
             kind(content[name]["schema"]) if name == "application/json" else f"`{name}`"
             for name in content
@@ -203,12 +203,12 @@ def table(shape: str, schema: dict[str, Any]) -> str:
     """The fields of a shape. What is a shape itself may be described there alone."""
     declared = fields_of(getattr(wire, shape))
     rows = ["| field | type | | meaning |", "|---|---|---|---|"]
-    for name, one in schema.get("properties", {}).items():
-        default = json.dumps(one["default"]) if one.get("default") is not None else None
+    for name, field in schema.get("properties", {}).items():
+        default = json.dumps(field["default"]) if field.get("default") is not None else None
         state = "required" if name in schema.get("required", ()) else ""
         if default not in (None, "{}", "[]", '""'):
             state = f"`{prose(str(default))}`"
-        rows.append(f"| `{name}` | {kind(one)} | {state} | {prose(meaning(declared[name]))} |")
+        rows.append(f"| `{name}` | {kind(field)} | {state} | {prose(meaning(declared[name]))} |")
     return "\n".join(rows)
 
 
@@ -244,7 +244,7 @@ def prose(text: str) -> str:
 
 def curl(document: dict[str, Any], path: str, method: str, operation: dict[str, Any]) -> str:
     """A command that works once the variables in it are set."""
-    url = re.sub(r"{(\w+)}", lambda one: f"${one[1].upper()}", path)
+    url = re.sub(r"{(\w+)}", lambda match: f"${match[1].upper()}", path)
     needed = [one for one in operation["parameters"] if one["required"] and one["in"] == "query"]
     if needed:
         url += "?" + "&".join(f"{one['name']}={one.get('example', '')}" for one in needed)
@@ -256,9 +256,11 @@ def curl(document: dict[str, Any], path: str, method: str, operation: dict[str, 
     lines = [" ".join([*words, f'"$QUILT_BASE_URL{url}"'])]
     if operation.get("security") != []:
         lines.append('-H "X-Api-Key: $QUILT_API_KEY"')
-    for one in operation["parameters"]:
-        if one["required"] and one["in"] == "header":
-            lines.append(f"-H {shlex.quote(one['name'] + ': ' + str(one.get('example', '1')))}")
+    for parameter in operation["parameters"]:
+        if parameter["required"] and parameter["in"] == "header":
+            lines.append(
+                f"-H {shlex.quote(parameter['name'] + ': ' + str(parameter.get('example', '1')))}"
+            )
     if schema:
         name = schema["$ref"].rpartition("/")[2]
         body = json.dumps(example(document["components"]["schemas"], name))
@@ -279,11 +281,11 @@ def example(shapes: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def example_of(shapes: Mapping[str, Any], schema: dict[str, Any]) -> Any:
-    for one in (schema, *schema.get("anyOf", [])):
-        if one.get("examples"):
-            return one["examples"][0]
-        if "$ref" in one:
-            return example(shapes, one["$ref"].rpartition("/")[2])
+    for part in (schema, *schema.get("anyOf", [])):
+        if part.get("examples"):
+            return part["examples"][0]
+        if "$ref" in part:
+            return example(shapes, part["$ref"].rpartition("/")[2])
     return None
 
 
@@ -358,10 +360,10 @@ def sdk_call(path: str, method: str, body: dict[str, Any]) -> str | None:
     is_open = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
     given |= {one: value for one, value in body.items() if is_open or one in signature.parameters}
     words = []
-    for one, value in given.items():
-        parameter = signature.parameters.get(one)
+    for argument, value in given.items():
+        parameter = signature.parameters.get(argument)
         is_first = parameter is not None and parameter.kind is not parameter.KEYWORD_ONLY
-        words.append(written(value) if is_first else f"{one}={written(value)}")
+        words.append(written(value) if is_first else f"{argument}={written(value)}")
     return f"client.{group}.{name}({', '.join(words)})"
 
 

@@ -88,22 +88,22 @@ def exit_codes() -> list[tuple[str, str]]:
     return [(code, meaning) for _, code, meaning, _ in cells]
 
 
-def argument_of(one: Taken) -> str:
-    name = one.about.metavar or one.name.upper()
-    name = f"{name} …" if one.is_list else name
-    return name if one.is_required else f"[{name}]"
+def argument_of(taken: Taken) -> str:
+    name = taken.about.metavar or taken.name.upper()
+    name = f"{name} …" if taken.is_list else name
+    return name if taken.is_required else f"[{name}]"
 
 
-def written(one: Taken) -> str:
+def written(taken: Taken) -> str:
     """An argument or an option as it is typed: `--output, -o {table,json}`."""
-    if isinstance(one.about, Argument):
-        return one.about.metavar or one.name.upper()
-    names = ", ".join([*one.names, *([one.about.off] if one.about.off else [])])
-    if one.kind is bool:
+    if isinstance(taken.about, Argument):
+        return taken.about.metavar or taken.name.upper()
+    names = ", ".join([*taken.names, *([taken.about.off] if taken.about.off else [])])
+    if taken.kind is bool:
         return names
-    members = getattr(one.kind, "__members__", {})
-    words = one.about.choices or [each.value for each in members.values()]
-    value = f"{{{','.join(words)}}}" if words else one.about.metavar or one.name.upper()
+    members = getattr(taken.kind, "__members__", {})
+    words = taken.about.choices or [each.value for each in members.values()]
+    value = f"{{{','.join(words)}}}" if words else taken.about.metavar or taken.name.upper()
     return f"{names} {value}"
 
 
@@ -129,10 +129,12 @@ def page() -> str:
     parts = [HEAD.format(shared=_table(shared(), "option"))]
     for section, found in commands().items():
         parts.append(f"\n## {section.capitalize()}\n")
-        for one in found:
-            parts.append(f"\n### quiltfn {one.words}\n\n`{one.usage}`\n\n{_marked(one.about)}\n")
-            if one.rows:
-                parts.append(f"\n{_table(one.rows, 'argument or option')}")
+        for command in found:
+            parts.append(
+                f"\n### quiltfn {command.words}\n\n`{command.usage}`\n\n{_marked(command.about)}\n"
+            )
+            if command.rows:
+                parts.append(f"\n{_table(command.rows, 'argument or option')}")
     parts.append("\n## On the server's machine\n\nEach has `--help` of its own.\n\n")
     rows = [(f"quiltfn {word}", told) for word, told in root.ON_THIS_MACHINE.items()]
     return "".join([*parts, _table(rows, "command")])
@@ -180,9 +182,9 @@ def manual() -> str:
     ]
     for section, found in commands().items():
         lines += [f'.SH "{_roff(section.upper())}"']
-        for one in found:
-            lines += [".SS", f"\\fB{_roff(one.usage)}\\fR", *_paragraphs(one.about)]
-            lines += _list(one.rows)
+        for command in found:
+            lines += [".SS", f"\\fB{_roff(command.usage)}\\fR", *_paragraphs(command.about)]
+            lines += _list(command.rows)
     lines += ['.SH "ON THE SERVER\'S MACHINE"']
     lines += _list([(f"quiltfn {word}", told) for word, told in root.ON_THIS_MACHINE.items()])
     lines += ['.SH "OPTIONS OF EVERY COMMAND"', *_list(shared())]

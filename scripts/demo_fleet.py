@@ -186,8 +186,8 @@ class Story:
         table = Table(box=None)
         for head in ("node", "state", "presence", "address"):
             table.add_column(head)
-        for one in self.ask("GET", "/api/nodes")["nodes"]:
-            table.add_row(one["name"], one["state"], one["presence"], one["address"])
+        for node in self.ask("GET", "/api/nodes")["nodes"]:
+            table.add_row(node["name"], node["state"], node["presence"], node["address"])
         self.console.print(table)
 
 
@@ -202,12 +202,12 @@ class Load:
         self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(CALLERS)]
 
     def start(self) -> None:
-        for one in self._threads:
-            one.start()
+        for thread in self._threads:
+            thread.start()
 
     def join(self) -> None:
-        for one in self._threads:
-            one.join()
+        for thread in self._threads:
+            thread.join()
 
     def _call(self, number: int) -> None:
         headers = {"Authorization": f"Bearer {self._key}"}
@@ -248,16 +248,16 @@ def accept(story: Story, path: str) -> list[str]:
 def ends_of(story: Story, path: str, ids: list[str]) -> Counter[str]:
     """How those calls ended."""
     found: Counter[str] = Counter()
-    for one in ids:
+    for call_id in ids:
         node = next(story.turn)
-        url = f"{node.url}{path}/invocations/{one}?wait_seconds=30"
+        url = f"{node.url}{path}/invocations/{call_id}?wait_seconds=30"
         found[story.http.get(url).json()["status"]] += 1
     return found
 
 
-def attempts_of(story: Story, path: str, one: str) -> int:
+def attempts_of(story: Story, path: str, call_id: str) -> int:
     node = next(story.turn)
-    found = story.http.get(f"{node.url}{path}/invocations/{one}/attempts").json()
+    found = story.http.get(f"{node.url}{path}/invocations/{call_id}/attempts").json()
     return len(found["attempts"])
 
 
@@ -278,8 +278,8 @@ def tell(story: Story, key: str) -> None:
     victim.kill()
     console.print("  [red]kill -9[/red] of its launcher, its server and its sandboxes")
     load.join()
-    for what, count in load.ends.most_common():
-        console.print(f"  {count:6} {what}")
+    for outcome, count in load.ends.most_common():
+        console.print(f"  {count:6} {outcome}")
     story.leave_out(victim)
 
     story.title("3. The others take it over")
@@ -325,8 +325,8 @@ def main() -> int:
         store = stack.enter_context(database(directory, reached))
         try:
             nodes = [Node(name, reached, directory) for name in NAMES]
-            for one in nodes:
-                stack.callback(one.stop)
+            for node in nodes:
+                stack.callback(node.stop)
             key = started(nodes, directory, store)
             took = time.monotonic() - began
             console.print(f"PostgreSQL and {len(nodes)} nodes were ready after {took:.1f} s")
@@ -344,10 +344,10 @@ def started(nodes: list[Node], directory: Path, store: Postgres) -> str:
     secret = ("--store", store.url, "--store-password-file", store.password)
     run(QUILTFN, "fleet", "init", "--fleet", fleet, *secret)
     key = run(QUILTFN, "keys", "create", "--tenant", "default", *secret, "--output", "json")
-    for one in nodes:
-        where = ("--address", f"{one.address}:{PEER_PORT}", "--output", one.file)
-        run(QUILTFN, "fleet", "add-node", one.name, *where, "--fleet", fleet)
-        one.start()
+    for node in nodes:
+        where = ("--address", f"{node.address}:{PEER_PORT}", "--output", node.file)
+        run(QUILTFN, "fleet", "add-node", node.name, *where, "--fleet", fleet)
+        node.start()
     found: str = json.loads(key)["key"]
     return found
 

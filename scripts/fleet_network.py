@@ -110,7 +110,7 @@ def _unused_subnet() -> str:
     """Several fleets may be on this machine at a time."""
     used = run("ip", "-4", "-brief", "address")
     thirds = random.sample(range(1, 255), 254)
-    return next(one for third in thirds if f"{(one := f'{SUBNETS}.{third}')}." not in used)
+    return next(subnet for third in thirds if f"{(subnet := f'{SUBNETS}.{third}')}." not in used)
 
 
 def _remove(*command: str) -> None:
@@ -126,7 +126,7 @@ class Postgres:
         ]
         if not found:
             raise NotAsPromised("there is no PostgreSQL: scripts/setup --fleet installs it")
-        self._programs = max(found, key=lambda one: int(one.parent.name))
+        self._programs = max(found, key=lambda path: int(path.parent.name))
         self._user, self._network, self.machine = pwd.getpwnam("postgres"), reached, machine
         self._data, self.password = directory / f"postgresql-{machine}", directory / "password"
         self._log = directory / f"postgresql-{machine}.log"
@@ -194,8 +194,8 @@ class Postgres:
             # for a minute.
             file.write("wal_sender_timeout = 20s\n")
         with (self._data / "pg_hba.conf").open("a") as file:
-            for what in ("all", "replication"):
-                file.write(f"host {what} all {self._network.subnet}.0/24 scram-sha-256\n")
+            for database in ("all", "replication"):
+                file.write(f"host {database} all {self._network.subnet}.0/24 scram-sha-256\n")
 
     def reaches(self, other: Postgres) -> bool:
         """Whether another one answers its machine, which takes a while after a link came back."""
@@ -220,8 +220,8 @@ class Postgres:
         """Runs what fills its directory, as its user."""
         self._sockets.mkdir(exist_ok=True)
         self._data.mkdir(mode=0o700)
-        for one in (self._data, self._sockets):
-            os.chown(one, self._user.pw_uid, self._user.pw_gid)
+        for path in (self._data, self._sockets):
+            os.chown(path, self._user.pw_uid, self._user.pw_gid)
         inside = command[:2] if command[0] == "nsenter" else ()
         run(*inside, *self._become, *command[len(inside) :], cwd=self._data)
 
@@ -229,10 +229,10 @@ class Postgres:
 @contextlib.contextmanager
 def database(directory: Path, reached: Network) -> Iterator[Postgres]:
     """A PostgreSQL that runs, with its files in an existing directory."""
-    one = Postgres(directory, reached)
+    database = Postgres(directory, reached)
     try:
-        one.initdb()
-        one.start()
-        yield one
+        database.initdb()
+        database.start()
+        yield database
     finally:
-        one.stop()
+        database.stop()

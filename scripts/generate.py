@@ -237,21 +237,21 @@ def described(group: str, name: str, method: Any) -> str:
 def in_order(signature: inspect.Signature) -> list[inspect.Parameter | None]:
     """The parameters, None before those that have to be named."""
     found: list[inspect.Parameter | None] = []
-    for one in signature.parameters.values():
-        if one.kind is one.KEYWORD_ONLY and None not in found:
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and None not in found:
             found.append(None)
-        found.append(one)
+        found.append(parameter)
     return found
 
 
-def parameter(one: inspect.Parameter | None) -> str:
-    if one is None:
+def parameter(parameter: inspect.Parameter | None) -> str:
+    if parameter is None:
         return "*"
-    text = f"{one.name}: {kind(one.annotation)}"
-    if one.default is one.empty:
+    text = f"{parameter.name}: {kind(parameter.annotation)}"
+    if parameter.default is parameter.empty:
         return text
-    known = isinstance(one.default, str | int | float | None)
-    return f"{text} = {one.default!r}" if known else f"{text} = …"
+    known = isinstance(parameter.default, str | int | float | None)
+    return f"{text} = {parameter.default!r}" if known else f"{text} = …"
 
 
 def kind(annotation: Any) -> str:
@@ -398,10 +398,13 @@ def project_page() -> str:
 def field_table(fields: Iterable[Field]) -> str:
     """Fields as a file of TOML has them, which cannot say null."""
     rows = ["| field | default | meaning |\n|---|---|---|\n"]
-    for one in fields:
-        is_plain = isinstance(one.default, str | int | float | list) and one.default != []
-        default = "required" if one.is_required else f"`{value(one.default)}`" if is_plain else ""
-        rows.append(f"| `{one.name}` | {default} | {one.described(null='left out: ')} |\n")
+    for field in fields:
+        is_plain = isinstance(field.default, str | int | float | list) and field.default != []
+        default = (
+            "required" if field.is_required else f"`{value(field.default)}`" if is_plain else ""
+        )
+        meaning = field.described(null="left out: ")
+        rows.append(f"| `{field.name}` | {default} | {meaning} |\n")
     return "".join(rows)
 
 

@@ -34,9 +34,9 @@ def digest_of(chart: Path) -> str:
 
 def main() -> int:
     """Returns 1 where Helm finds fault, or the file is not what `--check` expects."""
-    told = helm_python.lint(str(CHART))
-    if told["errors"]:
-        print(told["errors"], file=sys.stderr)
+    result = helm_python.lint(str(CHART))
+    if result["errors"]:
+        print(result["errors"], file=sys.stderr)
         return 1
     with helm_python.Chart.load(str(CHART)) as chart:
         made = chart.render({}, name="quiltfn", namespace="quiltfn")

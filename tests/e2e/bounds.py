@@ -52,13 +52,13 @@ class Seen:
     files: int = 0
     disk_mib: float = 0.0
     health_s: float = 0.0
-    told: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
 
     def row(self) -> str:
-        told = ", ".join(f"{count} {what}" for what, count in self.told.most_common(4))
+        text = ", ".join(f"{count} {what}" for what, count in self.answers.most_common(4))
         return (
             f"| {self.attack} | {self.rss_mib:.0f} | {self.launcher_mib:.0f} | {self.files} "
-            f"| {self.disk_mib:.0f} | {1000 * self.health_s:.0f} | {told} |"
+            f"| {self.disk_mib:.0f} | {1000 * self.health_s:.0f} | {text} |"
         )
 
 
@@ -92,7 +92,7 @@ class Target:
         try:
             writer.write(data)
             head = await reader.readuntil(b"\r\n\r\n")
-            self.seen.told[head.split(b" ", 2)[1].decode()] += 1
+            self.seen.answers[head.split(b" ", 2)[1].decode()] += 1
             length = next(
                 int(line.split(b":")[1])
                 for line in head.lower().split(b"\r\n")
@@ -101,7 +101,7 @@ class Target:
             while length > 0:
                 chunk = await reader.read(64 * 1024)
                 if not chunk:
-                    self.seen.told["cut off"] += 1
+                    self.seen.answers["cut off"] += 1
                     return
                 length -= len(chunk)
         finally:
@@ -277,7 +277,7 @@ async def play(targets: Sequence[Target], attack: Attack, count: int, seconds: f
             except TimeoutError:
                 return
             except (OSError, EOFError):
-                target.seen.told["closed"] += 1
+                target.seen.answers["closed"] += 1
                 await asyncio.sleep(0.05)
 
     async with asyncio.TaskGroup() as group:
@@ -298,7 +298,7 @@ def look(server: Server, sink: Connection) -> None:
         before = time.monotonic()
         answered = statuses(raw(server.url, request("GET", "/health", CLOSE), 10.0))
         if answered != [200]:
-            seen.told[f"health: {answered}"] += 1
+            seen.answers[f"health: {answered}"] += 1
         seen.health_s = max(seen.health_s, time.monotonic() - before)
     sink.send(seen)
 
@@ -317,7 +317,7 @@ def watching(server: Server, seen: Seen) -> Iterator[None]:
         watcher.join()
         for name in ("rss_mib", "launcher_mib", "files", "disk_mib", "health_s"):
             setattr(seen, name, getattr(found, name))
-        seen.told.update(found.told)
+        seen.answers.update(found.answers)
 
 
 def rss_mib(pid: int) -> float:
@@ -340,7 +340,7 @@ async def attacked(targets: Sequence[Target], attack: Attack, count: int, second
             path = target.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
             for _ in range(10):
                 await target.ask(target.request("POST", path + "/invoke"))
-            target.seen.told.clear()
+            target.seen.answers.clear()
     await play(targets, attack, count, seconds)
 
 
@@ -392,8 +392,8 @@ def main() -> int:
     it.add_argument("--attack", action="append", default=[], help="only this one; may be repeated")
     given = it.parse_args()
     wrong = run(given.attack, given.seconds)
-    for one in wrong:
-        print(f"broken: {one}", file=sys.stderr)
+    for sentence in wrong:
+        print(f"broken: {sentence}", file=sys.stderr)
     return bool(wrong)
 
 

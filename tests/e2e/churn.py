@@ -54,7 +54,7 @@ MAY_BE = {
 class Report:
     """The operations and observations."""
 
-    told: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str] = field(default_factory=Counter)
     ran: list[tuple[int, int, int]] = field(default_factory=list)  # began, ended, MiB
     wrong: list[str] = field(default_factory=list)
     samples: int = 0
@@ -71,9 +71,9 @@ class Report:
         return peak
 
     def __str__(self) -> str:
-        told = ", ".join(f"{what} {count}" for what, count in sorted(self.told.items()))
+        text = ", ".join(f"{what} {count}" for what, count in sorted(self.answers.items()))
         return (
-            f"{self.told.total()} requests: {told}; {self.samples} samples, at most "
+            f"{self.answers.total()} requests: {text}; {self.samples} samples, at most "
             f"{self.most_on_host} sandboxes of {sum(MAXIMA)} and {self.peak_mib()} MiB of "
             f"{BUDGET_MIB} in use; {len(self.wrong)} wrong"
         )
@@ -97,7 +97,7 @@ class Churn:
             (verb,) = dice.choices([*VERBS], [*VERBS.values()])
             if verb == "kill":
                 await asyncio.to_thread(self._kill, dice)
-                self.report.told["kill"] += 1
+                self.report.answers["kill"] += 1
             else:
                 self._note(verb, await self._do(verb, dice.choice(self.functions), dice))
 
@@ -114,12 +114,12 @@ class Churn:
         return await function.verb(verb)
 
     def _note(self, verb: str, answer: TimedResponse) -> None:
-        self.report.told[f"{verb}: {answer.what}"] += 1
-        if answer.what not in MAY_BE[verb]:
+        self.report.answers[f"{verb}: {answer.outcome}"] += 1
+        if answer.outcome not in MAY_BE[verb]:
             self.report.wrong.append(f"{verb}: {answer.status} {answer.body}")
         if answer.status == 503 and answer.code == "CAPACITY_FULL" and not _retry(answer):
             self.report.wrong.append(f"no retry_after: {answer.body}")
-        if answer.what == "success":
+        if answer.outcome == "success":
             began, ended, mib = (int(one) for one in answer.body["stdout"].split())
             self.report.ran.append((began, ended, mib))
 
@@ -181,7 +181,7 @@ async def _check_rest(it: Churn) -> None:
     await until(agrees, timeout_s=10, every_s=0.1)
     for function in it.functions:
         deployed = await function.verb("deploy")
-        if deployed.body["state"] != "active" or (await function.invoke()).what != "success":
+        if deployed.body["state"] != "active" or (await function.invoke()).outcome != "success":
             it.report.wrong.append(f"not as before: {deployed.body}")
     await until(agrees, timeout_s=10, every_s=0.1)
     for function in it.functions:

@@ -66,12 +66,12 @@ def old_entry():
 
 def option(family, kind, level, number, upper=0):
     def attempt():
-        with socket.socket(family, kind) as one:
+        with socket.socket(family, kind) as sock:
             rules = ctypes.create_string_buffer(FILTER)
             program = struct.pack("HxxxxxxQ", 1, ctypes.addressof(rules))
             value = program if level == 1 and number in (26, 51) else struct.pack("QQ", 1, 1)
             where = ctypes.c_char_p(value)
-            numbers = (one.fileno(), level | upper, number | upper)
+            numbers = (sock.fileno(), level | upper, number | upper)
             call(54, *map(ctypes.c_long, numbers), where, ctypes.c_long(len(value)))()
 
     return attempt
@@ -184,12 +184,12 @@ tries["call memfd_create huge"] = call(319, b"x", 4)
 tries["call shmget huge"] = call(29, 0, long(2 << 20), 0o5600)
 for family in (2, 10, 16, 30, 38):
     tries[f"call socketpair {family}"] = call(53, family, 5, 0, ctypes.create_string_buffer(8))
-one, other = socket.socketpair()
+first, other = socket.socketpair()
 empty = ctypes.create_string_buffer(56)  # a msghdr
 for name, number in {"sendmsg": 46, "recvmsg": 47}.items():
-    tries[f"call {name} MSG_OOB"] = call(number, long(one.fileno()), empty, long(1))
+    tries[f"call {name} MSG_OOB"] = call(number, long(first.fileno()), empty, long(1))
 for name, number in {"sendto": 44, "recvfrom": 45}.items():
-    arguments = (long(one.fileno()), empty, long(1), long(1), None, None)
+    arguments = (long(first.fileno()), empty, long(1), long(1), None, None)
     tries[f"call {name} MSG_OOB"] = call(number, *arguments)
 for name in ("null", "zero", "full", "random", "urandom", "tty"):
     tries[f"times of /dev/{name}"] = set_times(f"/dev/{name}")
@@ -205,7 +205,7 @@ tries["mount proc"] = mount("proc", "")
 tries["mount sysfs"] = mount("sysfs", "")
 tries["mount overlay"] = mount("overlay", "lowerdir=/usr,upperdir=/tmp,workdir=/tmp")
 
-told = {}
+results = {}
 for name, attempt in tries.items():
     read, write = os.pipe()
     pid = os.fork()
@@ -223,9 +223,9 @@ for name, attempt in tries.items():
     status = os.waitpid(pid, 0)[1]
     if data:
         code = struct.unpack("i", data)[0]
-        told[name] = errno.errorcode.get(code, str(code)) if code else "open"
+        results[name] = errno.errorcode.get(code, str(code)) if code else "open"
     else:
-        told[name] = signal.Signals(os.WTERMSIG(status)).name
+        results[name] = signal.Signals(os.WTERMSIG(status)).name
 found = []
 with open("/proc/self/mountinfo") as mounts:
     for line in mounts:
@@ -233,5 +233,5 @@ with open("/proc/self/mountinfo") as mounts:
             found.append(line.split()[4])
 for top, _, files in os.walk("/sys/fs/cgroup"):
     found += [f"{top}/{one}" for one in files if os.access(f"{top}/{one}", os.W_OK)]
-told["writable files of a control group"] = ", ".join(found) or "none"
-print(json.dumps(told))
+results["writable files of a control group"] = ", ".join(found) or "none"
+print(json.dumps(results))

@@ -67,9 +67,9 @@ def _become(words: list[str], cwd: str, env: dict[str, str], files: Sequence[int
     """This process becomes the command."""
     from quiltfn import __main__ as program  # noqa: PLC0415 — the tests' process has no use for it
 
-    for number, one in enumerate(files):
-        os.dup2(one, number)
-        os.close(one)
+    for number, descriptor in enumerate(files):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)

@@ -50,8 +50,8 @@ def foreign_container(directory: Path) -> Iterator[int]:
     group = Path("/sys/fs/cgroup/memory")
     group = (group if group.is_dir() else group.parent) / f"foreign-{os.getpid()}"
     bundle, root, name = directory / "bundle", directory / "crun-root", f"foreign-{os.getpid()}"
-    for one in ("usr", "proc", "dev"):
-        (bundle / "rootfs" / one).mkdir(parents=True)
+    for folder in ("usr", "proc", "dev"):
+        (bundle / "rootfs" / folder).mkdir(parents=True)
     for link in ("lib", "lib64", "bin"):
         if Path(f"/{link}").is_symlink():
             (bundle / "rootfs" / link).symlink_to(f"usr/{link}")

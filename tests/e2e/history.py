@@ -87,10 +87,10 @@ class Verdict:
     def is_clean(self) -> bool:
         return not self.examples
 
-    def note(self, what: str, example: str) -> None:
-        setattr(self, what, getattr(self, what) + 1)
+    def note(self, field: str, example: str) -> None:
+        setattr(self, field, getattr(self, field) + 1)
         if len(self.examples) < 40:
-            self.examples.append(f"{what}: {example}")
+            self.examples.append(f"{field}: {example}")
 
     def __str__(self) -> str:
         late = ""
@@ -117,9 +117,9 @@ def judge(
     cuts = list(cuts)
     by_id = {one["invocation_id"]: one for records in seen.records.values() for one in records}
     by_token = defaultdict(list)
-    for one in by_id.values():
-        if one["stdout"]:
-            by_token[one["stdout"].strip()].append(one)
+    for record in by_id.values():
+        if record["stdout"]:
+            by_token[record["stdout"].strip()].append(record)
     for call in history.calls:
         _judge_call(call, by_id, by_token, verdict, lambda at: lateness(at, cuts, may_lose_s))
     for records in seen.records.values():
@@ -135,9 +135,9 @@ def lateness(at: float, cuts: list[tuple[float, float]], may_lose_s: float) -> f
     return next(ages, None)
 
 
-def gives_way(told: Record) -> bool:
+def gives_way(record: Record) -> bool:
     """Whether another node recorded this end for a lost node, whose own end may arrive later."""
-    return told["status"] == "interrupted" and told.get("error_message") == NODE_LOST.sentence
+    return record["status"] == "interrupted" and record.get("error_message") == NODE_LOST.sentence
 
 
 def _judge_call(
@@ -169,12 +169,12 @@ def _judge_call(
 
 def _judge_records(records: list[Record], verdict: Verdict) -> None:
     """Newest first; ids give the order of invocations, and times must not contradict it."""
-    for one in records:
-        if one["status"] not in FINAL:
-            verdict.note("never_final", f"{one['invocation_id']} is {one['status']}")
-        began, ended = one["started_at"], one["ended_at"]
+    for record in records:
+        if record["status"] not in FINAL:
+            verdict.note("never_final", f"{record['invocation_id']} is {record['status']}")
+        began, ended = record["started_at"], record["ended_at"]
         if began is not None and ended is not None and ended < began:
-            verdict.note("disorder", f"{one['invocation_id']} ended before it began")
+            verdict.note("disorder", f"{record['invocation_id']} ended before it began")
     ids = [one["invocation_id"] for one in records]
     if ids != sorted(ids, reverse=True):
         verdict.note("disorder", "a list of records is not in the order of their ids")

@@ -84,10 +84,10 @@ def _directories_below(top: str) -> Iterable[str]:
     """
     with contextlib.suppress(OSError):
         if os.stat(top).st_nlink != 2:
-            for one in os.scandir(top):
-                if one.is_dir(follow_symlinks=False):
-                    yield one.path
-                    yield from _directories_below(one.path)
+            for entry in os.scandir(top):
+                if entry.is_dir(follow_symlinks=False):
+                    yield entry.path
+                    yield from _directories_below(entry.path)
 
 
 def _mounts(run_dir: Path, ids: set[str]) -> Iterable[str]:
@@ -133,9 +133,9 @@ def _text(path: str | Path) -> str:
 def _directories(run_dir: Path, ids: set[str]) -> Iterable[str]:
     servers = run_dir / "servers"
     if servers.is_dir():
-        for one in servers.iterdir():
-            if one.name in ids:
-                yield f"directory {one}"
+        for path in servers.iterdir():
+            if path.name in ids:
+                yield f"directory {path}"
     for name in ("crun", "bundles"):
         if (run_dir / name).exists():
             yield f"directory {run_dir / name}"

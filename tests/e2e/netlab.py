@@ -173,21 +173,21 @@ def main(log: str) -> None:
     print("ready", flush=True)
     while True:
         for key, _ in ready.select():
-            one = key.fileobj
-            assert isinstance(one, socket.socket)
+            sock = key.fileobj
+            assert isinstance(sock, socket.socket)
             if key.data is None:
-                connection, _ = one.accept()
+                connection, _ = sock.accept()
                 with connection, contextlib.suppress(OSError):
                     note(connection.getsockname()[0])
                     connection.sendall(b"here")
                 continue
-            data, extra, _, sender = one.recvmsg(2048, 256)
+            data, extra, _, sender = sock.recvmsg(2048, 256)
             arrived = extra[0][2][:16]
             note(socket.inet_ntop(socket.AF_INET6, arrived))
             reply = answer_to(data) if key.data == 53 else b"here"
             # From the requested address, or the client would reject the response.
             with contextlib.suppress(OSError):
-                one.sendmsg([reply], [(extra[0][0], extra[0][1], arrived + bytes(4))], 0, sender)
+                sock.sendmsg([reply], [(extra[0][0], extra[0][1], arrived + bytes(4))], 0, sender)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Race:
     """Clients that invoke continuously, and one change meanwhile."""
 
     random: random.Random
-    told: Observed = field(default_factory=Observed)
+    observed: Observed = field(default_factory=Observed)
 
     async def run(
         self, function: Marked, change: Callable[[], Awaitable[TimedResponse]]
@@ -66,13 +66,13 @@ class Race:
         async with asyncio.timeout(scaled(MOST_S)):
             answers = [one for caller in callers for one in await caller]
             done = await changing
-        self.told.rounds += 1
-        self.told.calls += len(answers)
-        self.told.overlapping += sum(
+        self.observed.rounds += 1
+        self.observed.calls += len(answers)
+        self.observed.overlapping += sum(
             one.began < done.ended and one.ended > done.began for one in answers
         )
-        self.told.answers.update(one.what for one in answers)
-        self.told.change_ms.append((done.ended - done.began) * 1000)
+        self.observed.answers.update(one.outcome for one in answers)
+        self.observed.change_ms.append((done.ended - done.began) * 1000)
         return done, answers
 
     async def _call(
@@ -109,17 +109,17 @@ def check_switch(done: TimedResponse, answers: list[TimedResponse], old: str, ne
     """No invocation failed; each ran the old or new version, and the new one if it began after the
     change.
     """
-    for one in answers:
-        assert one.mark in ({new} if one.began > done.ended else {old, new}), (done, one)
+    for answer in answers:
+        assert answer.mark in ({new} if answer.began > done.ended else {old, new}), (done, answer)
 
 
 def check_closed(done: TimedResponse, answers: list[TimedResponse], old: str, code: str) -> None:
     """Every invocation ran or was refused, and was refused if it began after the change."""
-    for one in answers:
-        if one.began > done.ended or one.status != 200:
-            assert one.code == code, (done, one)
+    for answer in answers:
+        if answer.began > done.ended or answer.status != 200:
+            assert answer.code == code, (done, answer)
         else:
-            assert one.mark == old, one
+            assert answer.mark == old, answer
 
 
 async def updates(client: Client, race: Race, rounds: int) -> None:
@@ -187,7 +187,7 @@ async def play(server: Server, kind: str, rounds: int, seed: int) -> Observed:
     async with client_of(server) as client:
         await KINDS[kind](client, race, rounds)
         await until(lambda: is_at_rest(client), timeout_s=10)
-    return race.told
+    return race.observed
 
 
 def main() -> int:

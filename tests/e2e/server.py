@@ -355,11 +355,11 @@ class Server:
 
     def clear(self) -> None:
         """Deletes the functions, their schedules, and the runtimes of the client's tenant."""
-        for one in self.call("GET", "/api/functions?limit=1000").json()["functions"]:
-            self.call("DELETE", f"/api/functions/{one['id']}")
-        for one in self.call("GET", "/api/runtimes").json()["runtimes"]:
-            if not one["built_in"]:
-                self.call("DELETE", f"/api/runtimes/{one['name']}")
+        for function in self.call("GET", "/api/functions?limit=1000").json()["functions"]:
+            self.call("DELETE", f"/api/functions/{function['id']}")
+        for runtime in self.call("GET", "/api/runtimes").json()["runtimes"]:
+            if not runtime["built_in"]:
+                self.call("DELETE", f"/api/runtimes/{runtime['name']}")
 
     def rss_kib(self) -> int:
         return int(status_of(self.pid)["VmRSS"].split()[0])
@@ -371,7 +371,7 @@ class Server:
         would take 10 ms of CPU time.
         """
         found: dict[str, list[int]] = {}
-        home = next((one for top in HOMES if (one := top / self.id).is_dir()), None)
+        home = next((path for top in HOMES if (path := top / self.id).is_dir()), None)
         if home is None or self.process is None or not is_alive(self.launcher):
             others: Iterable[int] = map(int, filter(str.isdigit, os.listdir("/proc")))
         else:

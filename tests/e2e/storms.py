@@ -83,14 +83,16 @@ class Load:
         self.called = self.server.deploy(WITNESSED, max_instances=self.instances).id
         self.is_served.set()
         for number in range(self.callers):
-            one = threading.Thread(target=self._live, args=(number, random.Random(seed + number)))
-            one.start()
-            self._threads.append(one)
+            thread = threading.Thread(
+                target=self._live, args=(number, random.Random(seed + number))
+            )
+            thread.start()
+            self._threads.append(thread)
 
     def stop(self) -> None:
         self._stop.set()
-        for one in self._threads:
-            one.join()
+        for thread in self._threads:
+            thread.join()
 
     def _live(self, number: int, dice: random.Random) -> None:
         pending: list[Call] = []  # with a key, and without a response
@@ -128,29 +130,29 @@ class Load:
     def _change(self, owned: list[Owned], name: str, dice: random.Random) -> None:
         kind = dice.random()
         if not owned or (kind < 0.3 and len(owned) < 30):
-            one = Owned(name)
-            owned.append(one)
-            self.history.functions.append(one)
+            function = Owned(name)
+            owned.append(function)
+            self.history.functions.append(function)
             body = {"name": name, "handler": "true", "description": "made"}
-            one.sent.append("made")
+            function.sent.append("made")
             status, answer = self.ask("POST", "/api/functions", body)
             if status == 201:
-                one.id, one.description, one.sent = answer["function_id"], "made", []
+                function.id, function.description, function.sent = answer["function_id"], "made", []
             return
-        one = dice.choice(owned)
-        if one.id is None or one.is_deleted:
-            owned.remove(one)
+        function = dice.choice(owned)
+        if function.id is None or function.is_deleted:
+            owned.remove(function)
         elif kind < 0.8:
-            one.sent.append(name)
-            status, _ = self.ask("PUT", f"/api/functions/{one.id}", {"description": name})
+            function.sent.append(name)
+            status, _ = self.ask("PUT", f"/api/functions/{function.id}", {"description": name})
             if status == 200:
-                one.description = name
-                one.sent = one.sent[:-1] if self.may_come_late else []
+                function.description = name
+                function.sent = function.sent[:-1] if self.may_come_late else []
         else:
-            one.asked_to_delete = True
-            status, _ = self.ask("DELETE", f"/api/functions/{one.id}")
-            one.is_deleted = status in (204, 404)
-            owned.remove(one)
+            function.asked_to_delete = True
+            status, _ = self.ask("DELETE", f"/api/functions/{function.id}")
+            function.is_deleted = status in (204, 404)
+            owned.remove(function)
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -164,16 +166,16 @@ class Load:
             connection.request(method, path, data, given | headers)
             answer = connection.getresponse()
             text = answer.read()
-            told = (answer.status, json.loads(text) if text else None)
+            reply = (answer.status, json.loads(text) if text else None)
         except (OSError, http.client.HTTPException):
             connection.close()
-            told = (0, None)
-        if told[0] == 503:
+            reply = (0, None)
+        if reply[0] == 503:
             time.sleep(REFUSED_S)
-        elif told[0] == 0:
+        elif reply[0] == 0:
             self.is_served.wait(AWAY_S)
-        self.codes[f"{method} {self._name(*told)}"] += 1
-        return told
+        self.codes[f"{method} {self._name(*reply)}"] += 1
+        return reply
 
     def _connection(self) -> http.client.HTTPConnection:
         """The thread's own connection to the server to use, which may have changed."""

@@ -21,8 +21,8 @@ FINAL = {"success", "failed", "timeout", "oom", "cancelled", "error", "interrupt
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server that tests stop, kill, and restart."""
-    with watched() as one:
-        yield one.start()
+    with watched() as server:
+        yield server.start()
 
 
 def accept(server: Server, function: Function, count: int, **query: Any) -> list[str]:
@@ -78,14 +78,14 @@ def test_what_was_acknowledged_runs_once_for_each_attempt_despite_kills(server: 
         server.wait(20)
         server.start()
     for function, allowed in ((once, {"success", "interrupted"}), (often, {"success"})):
-        for number, one in enumerate(ids[function.id]):
-            ended = final(server, function, one)
+        for number, call_id in enumerate(ids[function.id]):
+            ended = final(server, function, call_id)
             assert ended["status"] in allowed, ended
             assert ended["status"] != "success" or ended["stdout"] == str(number)
-    for one in ids[once.id]:
-        assert len(attempts(server, once, one)) == 1
-    for one in ids[often.id]:
-        *before, last = attempts(server, often, one)
+    for call_id in ids[once.id]:
+        assert len(attempts(server, once, call_id)) == 1
+    for call_id in ids[often.id]:
+        *before, last = attempts(server, often, call_id)
         assert (set(before) <= {"interrupted"}, last) == (True, "success")
     for function in (once, often):
         queue = server.call("GET", f"{function.path}/queue").json()
@@ -98,6 +98,6 @@ def test_a_stop_puts_back_what_has_not_begun_and_lets_running_work_end(server: S
     ids = accept(server, function, 4)
     until(lambda: record(server, function, ids[0])["status"] == "running")
     server.restart()
-    for one in ids:
-        assert final(server, function, one)["status"] == "success"
-        assert attempts(server, function, one) == ["success"]
+    for call_id in ids:
+        assert final(server, function, call_id)["status"] == "success"
+        assert attempts(server, function, call_id) == ["success"]

@@ -50,7 +50,7 @@ def test_what_was_acknowledged_before_a_backup_is_in_it(
     everything.
     """
     function = server.deploy("cat", max_instances=4)
-    told: list[tuple[str, str]] = []  # each invocation, once it has its response
+    answered: list[tuple[str, str]] = []  # each invocation, once it has its response
     made: list[str] = []
     stop = threading.Event()
 
@@ -61,21 +61,21 @@ def test_what_was_acknowledged_before_a_backup_is_in_it(
             payload = f"{threading.get_ident()}-{number}"
             answer = function.try_invoke(payload)
             if answer.status_code == 200:
-                told.append((answer.json()["invocation_id"], answer.json()["stdout"]))
+                answered.append((answer.json()["invocation_id"], answer.json()["stdout"]))
 
     def create() -> None:
         while not stop.is_set():
             made.append(server.create("echo").id)
 
     work = [server.later(one) for one in (call, call, call, create)]
-    until(lambda: len(told) > 50 and len(made) > 5, 30)
-    calls_before, made_before = list(told), list(made)
+    until(lambda: len(answered) > 50 and len(made) > 5, 30)
+    calls_before, made_before = list(answered), list(made)
     backup(server, tmp_path / "kept")
     os.kill(server.pid, signal.SIGKILL)
     stop.set()
     server.wait(20)
-    for one in work:
-        assert one.exception() is not None or one.result() is None
+    for future in work:
+        assert future.exception() is not None or future.result() is None
     assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
     other = another()
     restore(tmp_path / "kept", other.data_dir)
@@ -262,15 +262,15 @@ def test_a_backup_appears_whole_or_not_at_all(shared: Server, tmp_path: Path) ->
 
 
 @promise("D21")
-@pytest.mark.parametrize("what", ["database", "image"])
-def test_damage_is_found_when_it_is_backed_up(shared: Server, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("damage", ["database", "image"])
+def test_damage_is_found_when_it_is_backed_up(shared: Server, tmp_path: Path, damage: str) -> None:
     server = shared
     broken = server.data_dir / "images" / an_image(server, tmp_path) / "run.sh"
     server.stop()
-    if what == "database":
+    if damage == "database":
         broken = server.data_dir / "quiltfn.db"
     intact = broken.read_bytes()
-    if what == "database":
+    if damage == "database":
         with closing(sqlite3.connect(broken)) as connection:
             (page,) = connection.execute(
                 "SELECT rootpage FROM sqlite_schema WHERE name = 'invocation'"
@@ -281,7 +281,7 @@ def test_damage_is_found_when_it_is_backed_up(shared: Server, tmp_path: Path, wh
     else:
         broken.write_text("echo something else\n")
     said = refused("backup", str(tmp_path / "kept"), "--data-dir", str(server.data_dir))
-    assert ("its name says" in said) == (what == "image")
+    assert ("its name says" in said) == (damage == "image")
     assert not (tmp_path / "kept").exists()
     broken.write_bytes(intact)
     server.start()
@@ -314,20 +314,20 @@ def test_an_image_without_its_files_is_told_and_comes_back_by_an_upload(shared: 
     runtime = sample_runtimes.add(server, "python", files)
     digest = str(server.call("GET", f"/api/runtimes/{runtime}").json()["image"])
 
-    def told() -> tuple[str, bool]:
+    def finding() -> tuple[str, bool]:
         found = server.call("GET", "/api/system/doctor").json()["findings"]
-        (one,) = (one for one in found if one["name"] == "images")
-        return one["level"], digest in one["sentence"]
+        (check,) = (one for one in found if one["name"] == "images")
+        return check["level"], digest in check["sentence"]
 
-    assert told() == ("ok", False)
+    assert finding() == ("ok", False)
     server.stop()
     shutil.rmtree(server.data_dir / "images" / digest)
     server.start()
-    assert told() == ("warn", True)
+    assert finding() == ("warn", True)
     function = server.create("mod:handler", runtime=runtime)
     failed = function.deploy()
     assert (failed["state"], digest in failed["error_message"]) == ("error", True)
     assert sample_runtimes.upload(server, files) == digest
-    assert told() == ("ok", False)
+    assert finding() == ("ok", False)
     assert function.deploy()["state"] == "active"
     assert function.invoke("{}")["stdout"] == "7"

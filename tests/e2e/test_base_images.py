@@ -27,22 +27,22 @@ def upload(server: Server, archive: bytes, contents: str = "rootfs") -> dict[str
     path = f"{RUNTIMES}/images?contents={contents}"
     answer = server.http.post(path, content=archive, headers=TAR)
     assert answer.status_code in (200, 201), answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    body: dict[str, Any] = answer.json()
+    return body
 
 
 def add(server: Server, name: str, **fields: Any) -> dict[str, Any]:
     body = {"name": name, "kind": "shell"} | fields
     answer = server.call("POST", RUNTIMES, body)
     assert answer.status_code in (200, 201), answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    created: dict[str, Any] = answer.json()
+    return created
 
 
 def said(server: Server, handler: str, runtime: str) -> str:
-    told = server.run(handler, runtime=runtime)
-    assert told["status"] == "success", told
-    return str(told["stdout"])
+    record = server.run(handler, runtime=runtime)
+    assert record["status"] == "success", record
+    return str(record["stdout"])
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with watched(f"--prewarmed 0 {GVISOR}") as one:
-        yield one.start()
+    with watched(f"--prewarmed 0 {GVISOR}") as server:
+        yield server.start()
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,8 @@ def test_code_and_packages_are_over_it_and_it_is_none_of_them(server: Server, ti
     add(server, "three", base_image=tiny, image=code, packages=below)
     assert said(server, "cat word lib /etc/os-release", "three") == "ownlibID=tiny\n"
     for name, wanted in (("three", ["lib", "word"]), ("tiny", [])):
-        told = server.call("GET", f"{RUNTIMES}/{name}/files").json()
-        assert [one["path"] for one in told["files"]] == wanted
+        listing = server.call("GET", f"{RUNTIMES}/{name}/files").json()
+        assert [one["path"] for one in listing["files"]] == wanted
     assert said(server, "pwd", "tiny") == "/tmp\n", "it has no files at /app"
 
 
@@ -111,9 +111,9 @@ def test_no_set_user_id_remains_and_no_capability(server: Server, tree: Path) ->
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         assert tar.getmember("./usr/bin/su").mode & 0o6000
     add(server, "su", base_image=upload(server, archive)["digest"])
-    told = said(server, "stat -c %a /usr/bin/su; while read -r l; do case $l in Cap*) echo $l;; "
+    output = said(server, "stat -c %a /usr/bin/su; while read -r l; do case $l in Cap*) echo $l;; "
                 "esac; done </proc/self/status", "su")  # fmt: skip
-    mode, *capabilities = told.splitlines()
+    mode, *capabilities = output.splitlines()
     assert mode == "755"
     assert len(capabilities) == 5
     assert all(int(one.split()[1], 16) == 0 for one in capabilities)
@@ -152,8 +152,8 @@ def test_an_image_cannot_redirect_mounts_or_starts(server: Server, tree: Path, n
         assert not os.path.lexists(path), "something was made on the host"
 
 
-def member(one: Entry) -> tarfile.TarInfo:
-    return one if isinstance(one, tarfile.TarInfo) else one[0]
+def member(entry: Entry) -> tarfile.TarInfo:
+    return entry if isinstance(entry, tarfile.TarInfo) else entry[0]
 
 
 def entries(tree: Path) -> Iterator[Entry]:

@@ -151,11 +151,11 @@ def lab() -> Iterator[netlab.Lab]:
 @pytest.fixture
 def server(lab: netlab.Lab) -> Iterator[tuple[Server, str]]:
     """A server that other machines reach, and the key of a tenant that may write."""
-    with netlab.inside(lab.host), watched(f"--host {netlab.HOST_V4[0]}") as one:
-        said = ("--tenant", TENANT, "--scope", "write", "--data-dir", str(one.data_dir))
+    with netlab.inside(lab.host), watched(f"--host {netlab.HOST_V4[0]}") as server:
+        said = ("--tenant", TENANT, "--scope", "write", "--data-dir", str(server.data_dir))
         key = quiltfn("keys", "create", *said).stdout.strip()
-        one.headers = {"Authorization": f"Bearer {key}"}
-        yield one.start(), key
+        server.headers = {"Authorization": f"Bearer {key}"}
+        yield server.start(), key
 
 
 def test_three_commands_on_another_machine_lead_from_nothing_to_a_url(

@@ -49,8 +49,8 @@ def jump() -> Iterator[Jump]:
 @pytest.fixture(scope="module")
 def server(jump: Jump) -> Iterator[Server]:
     """A server whose clock is the real one at the start and the end of each test."""
-    with watched(program=jump.program) as one:
-        yield one.start()
+    with watched(program=jump.program) as server:
+        yield server.start()
 
 
 def seen(server: Server) -> int:
@@ -125,9 +125,9 @@ def test_an_hour_back_leaves_ends_behind_starts_in_order(server: Server, jump: J
     server.restart()
     made.append(function.invoke())
     assert [one["invocation_id"] for one in made] == in_order(function)
-    for one in made:
-        assert one["ended_at"] - one["started_at"] in (1, 2)
-        assert 1000 <= one["duration_ms"] < scaled(2000)
+    for ended in made:
+        assert ended["ended_at"] - ended["started_at"] in (1, 2)
+        assert 1000 <= ended["duration_ms"] < scaled(2000)
     # An invocation that outlives its server.
     lost = server.later(function.try_invoke, "60")
     until(lambda: server.named("sleep"))

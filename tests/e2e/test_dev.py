@@ -175,13 +175,13 @@ def test_equally_named_directories_are_apart(shared: Server, app: Path, tmp_path
     other.mkdir(parents=True)
     (app / "main.py").write_text(PYTHON.replace("WORD", "first"))
     (other / "main.py").write_text(PYTHON.replace("WORD", "second"))
-    with dev(shared, app) as one:
-        one.wait_for("first None")
+    with dev(shared, app) as session:
+        session.wait_for("first None")
         with dev(shared, other) as two:
             two.wait_for("second None")
         assert two.process.returncode == 0
         (app / "main.py").write_text(PYTHON.replace("WORD", "third"))
-        one.wait_for("third None")
+        session.wait_for("third None")
         # The same directory would give the same function.
         again = once(shared, app)
         assert again.code == 2

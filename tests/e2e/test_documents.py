@@ -80,9 +80,9 @@ def blocks(page: str) -> list[dict[str, str | None]]:
 
 def not_run() -> Iterator[tuple[str, str]]:
     for page in [FIRST, *PAGES]:
-        for one in blocks(page):
-            if one["why"]:
-                yield page, one["why"]
+        for block in blocks(page):
+            if block["why"]:
+                yield page, block["why"]
 
 
 @dataclass
@@ -98,13 +98,13 @@ class Terminal:
         passed on to the next page.
         """
         parts, expected = [f". {self.state}"], list[Any]()
-        for number, one in enumerate(blocks(page)):
-            if one["kind"] != "text" and not one["why"]:
+        for number, block in enumerate(blocks(page)):
+            if block["kind"] != "text" and not block["why"]:
                 mark = f"printf '\\n@@ {number}\\n'"
-                parts += [mark, f"{mark} >&2", command_of(one)]
-                expected.append((number, str(one["text"]), []))
-            elif one["kind"] == "text" and expected:
-                expected[-1][2].extend(str(one["text"]).splitlines())
+                parts += [mark, f"{mark} >&2", command_of(block)]
+                expected.append((number, str(block["text"]), []))
+            elif block["kind"] == "text" and expected:
+                expected[-1][2].extend(str(block["text"]).splitlines())
         parts += [f"export -p >{self.state}", f"jobs -p >>{self.state}.pids"]
         out, err = self.shell("\n".join(parts), page)
         for number, text, lines in expected:
@@ -240,10 +240,10 @@ def test_what_is_not_run_says_why(page: str, why: str) -> None:
 
 def test_every_page_with_commands_is_run() -> None:
     listed = ["git", "ls-files", "-z", "*.md"]
-    told = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     with_commands = {
         name
-        for name in told.split("\0")
+        for name in output.split("\0")
         if name and not name.startswith("docs/api/")
         if re.search(r"^```(sh|bash|console|python|py)$", (ROOT / name).read_text(), re.MULTILINE)
     }

@@ -44,8 +44,8 @@ def trace(server: Server, tmp_path: Path, handler: str) -> list[str]:
     with traced(server, out):
         record = function.invoke()
         key = f'\\"invocation_id\\":\\"{record["invocation_id"]}\\"'
-        until(lambda: len(told(out.read_text(), key)) >= 3)
-    return told(out.read_text(), key)[:3]
+        until(lambda: len(lines_of(out.read_text(), key)) >= 3)
+    return lines_of(out.read_text(), key)[:3]
 
 
 def strace_into(out: Path) -> list[str]:
@@ -66,7 +66,7 @@ def traced(server: Server, out: Path) -> Iterator[None]:
             tracer.wait(scaled(10))
 
 
-def told(lines: str, key: str) -> list[str]:
+def lines_of(lines: str, key: str) -> list[str]:
     """The events from the write of the record's end on."""
     found = []
     for line in lines.splitlines():
@@ -150,9 +150,9 @@ def test_accepted_work_is_synced_before_the_answer(shared: Server, tmp_path: Pat
     lines = out.read_text()
     for number, answer in enumerate(answers):
         assert answer.status_code == 202, answer.text
-        told = f"HTTP/1.1 202 .*{answer.json()['invocation_id']}"
+        pattern = f"HTTP/1.1 202 .*{answer.json()['invocation_id']}"
         for stored in (f"payload-{number:02}", answer.json()["invocation_id"]):
-            order = order_of(lines, stored, told)
+            order = order_of(lines, stored, pattern)
             assert is_synced_first(order), order
 
 

@@ -115,8 +115,8 @@ def outcome(server: Server, targets: list[tuple[str, str, int]], **fields: Any) 
 
 def test_the_forbidden_are_there_and_the_host_reaches_them(the_lab: Lab) -> None:
     for address in (*FORBIDDEN, *HOST):
-        with socket.create_connection((address, PORT), 5) as one:
-            assert one.recv(64) == b"here"
+        with socket.create_connection((address, PORT), 5) as connection:
+            assert connection.recv(64) == b"here"
     the_lab.log.write_text("")
 
 

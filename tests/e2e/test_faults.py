@@ -70,12 +70,12 @@ def running(server: Server, calls: int = CALLS) -> tuple[Function, list[Future[A
 # kill -9 -------------------------------------------------------------------------------------
 
 
-def kill(server: Server, what: str) -> int:
+def kill(server: Server, victim: str) -> int:
     """Kills; returns how the launcher ended."""
     pids = (server.pid, server.launcher)
-    if what in ("launcher", "both"):
+    if victim in ("launcher", "both"):
         server.kill_launcher()
-    if what in ("server", "both"):
+    if victim in ("server", "both"):
         with contextlib.suppress(ProcessLookupError):  # it may have ended with its launcher
             server.kill_server()
     code = server.wait(20)
@@ -84,17 +84,17 @@ def kill(server: Server, what: str) -> int:
 
 
 @promise("D1", "D2")
-@pytest.mark.parametrize("what", ["server", "launcher", "both"])
-def test_nothing_is_lost_or_left_after_a_kill(server: Server, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("victim", ["server", "launcher", "both"])
+def test_nothing_is_lost_or_left_after_a_kill(server: Server, tmp_path: Path, victim: str) -> None:
     before = leftovers.look(server.root, server.run_dir, ())
     other = server.deploy("echo kept; exit 3")
     acknowledged = [other.invoke() for _ in range(20)]
     function, futures = running(server)
     with foreign_container(tmp_path):
-        code = kill(server, what)
-        assert code == (70 if what == "server" else -9)
+        code = kill(server, victim)
+        assert code == (70 if victim == "server" else -9)
         assert [future.result(scaled(10)) for future in futures] == [None] * CALLS
-        if what == "server":
+        if victim == "server":
             assert not leftovers.nothing_since(before, server.root, server.run_dir, server.ids)
         server.start()
         old = server.ids - {server.id}
@@ -312,11 +312,11 @@ def test_what_does_not_end_in_time_is_interrupted(another: Callable[..., Server]
         server.terminate()
         assert server.wait(2.5) == 0
     assert [call.result(scaled(1)).status_code for call in calls] == [503] * 5
-    told = {call.result().headers["x-invocation-id"] for call in calls}
+    answered = {call.result().headers["x-invocation-id"] for call in calls}
     server.start()
     records = function.records().items()  # a quick one may have been admitted before the signal
-    assert told == {one for one, record in records if record["status"] == "interrupted"}
-    assert len(told) == 5
+    assert answered == {one for one, record in records if record["status"] == "interrupted"}
+    assert len(answered) == 5
     assert function.invoke("quick")["status"] == "success"
 
 
@@ -409,8 +409,8 @@ def test_options_that_are_refused(tmp_path: Path, options: str) -> None:
     code, said = serve(tmp_path, *options.replace("HERE", str(tmp_path)).split())
     expected, sentences = REFUSED[options]
     assert code == expected
-    for one in sentences:
-        assert one.replace("HERE", str(tmp_path)) in said
+    for sentence in sentences:
+        assert sentence.replace("HERE", str(tmp_path)) in said
 
 
 def test_it_is_refused_without_root(tmp_path: Path) -> None:
@@ -541,8 +541,8 @@ def test_a_broken_runtime_fails_calls_for_now(cold: tuple[Server, Runtime], mode
     runtime.becomes("fine")
     assert function.invoke()["status"] == "timeout"  # so its only slot had been freed
     assert set(FINAL) >= {one["status"] for one in function.records().values()}
-    for one in (function, fine):
-        one.delete()
+    for created in (function, fine):
+        created.delete()
 
 
 @promise("D23")

@@ -42,15 +42,15 @@ def groups_of(pid: int) -> list[str]:
 
 def test_all_sandboxes_together_have_a_limit(server: Server) -> None:
     """The sum of the limits may exceed the machine's memory; then only handlers end."""
-    told = server.call("GET", "/api/functions/health").json()["protections"]["ceiling"]
+    protection = server.call("GET", "/api/functions/health").json()["protections"]["ceiling"]
     above = {one: (CGROUPS / one if V1 else CGROUPS) / "quiltfn" for one in ("memory", "pids")}
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     memory = int((above["memory"] / ("memory.limit_in_bytes" if V1 else "memory.max")).read_text())
     assert 0.7 * machine <= memory <= 0.9 * machine
     tasks = int((above["pids"] / "pids.max").read_text())
     assert tasks <= of_the_machine("/proc/sys/kernel/pid_max") // 2
-    assert f": {memory // MIB} MiB" in told
-    assert told.endswith(f" {tasks} processes and threads")
+    assert f": {memory // MIB} MiB" in protection
+    assert protection.endswith(f" {tasks} processes and threads")
     if V1:
         sockets = int((above["memory"] / "memory.kmem.tcp.limit_in_bytes").read_text())
         assert sockets == memory // 4
@@ -66,11 +66,11 @@ def test_all_sandboxes_together_have_a_limit(server: Server) -> None:
 
 
 def test_servers_share_the_limit(server: Server) -> None:
-    def told(of: Server) -> str:
+    def protection_of(of: Server) -> str:
         return of.call("GET", "/api/functions/health").json()["protections"]["ceiling"]
 
     with serving() as other:
-        assert told(other) == told(server)
+        assert protection_of(other) == protection_of(server)
     assert server.run("echo still here")["status"] == "success"
 
 

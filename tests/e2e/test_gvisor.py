@@ -57,9 +57,9 @@ def python(code: str) -> str:
 
 
 def test_health_says_what_was_seen_of_it(box: Server) -> None:
-    told = box.call("GET", "/api/functions/health").json()["protections"]["gvisor"]
-    assert told.startswith("runsc "), told
-    assert "its sentry has seccomp, no_new_privs, an own uid range" in told
+    protection = box.call("GET", "/api/functions/health").json()["protections"]["gvisor"]
+    assert protection.startswith("runsc "), protection
+    assert "its sentry has seccomp, no_new_privs, an own uid range" in protection
 
 
 def test_a_call_is_served_by_another_kernel_than_the_hosts(box: Server) -> None:
@@ -364,9 +364,9 @@ def host_listeners() -> Iterator[tuple[list[Any], list[str]]]:
     with socket.socket() as inet, socket.socket(socket.AF_UNIX) as unix:
         inet.bind(("0.0.0.0", 0))
         unix.bind("\0quiltfn-gvisor-test")
-        for one in (inet, unix):
-            one.listen()
-            one.settimeout(0.1)
+        for sock in (inet, unix):
+            sock.listen()
+            sock.settimeout(0.1)
         over = threading.Event()
 
         def accept(listener: socket.socket) -> None:
@@ -377,16 +377,16 @@ def host_listeners() -> Iterator[tuple[list[Any], list[str]]]:
                     come.append(str(listener))
 
         threads = [threading.Thread(target=accept, args=(one,)) for one in (inet, unix)]
-        for one in threads:  # type: ignore[assignment]
-            one.start()  # type: ignore[attr-defined]
+        for thread in threads:
+            thread.start()
         port = inet.getsockname()[1]
         own = {one[4][0] for one in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
         where = [(2, 1, (host, port)) for host in sorted({"127.0.0.1", *own})]
         where += [(1, 1, "\0quiltfn-gvisor-test"), (2, 1, ("169.254.169.254", 80))]  # type: ignore[list-item]
         yield where, come
         over.set()
-        for one in threads:  # type: ignore[assignment]
-            one.join()  # type: ignore[attr-defined]
+        for thread in threads:
+            thread.join()
 
 
 def test_no_network_but_its_own_loopback(
@@ -525,8 +525,8 @@ def test_without_gvisor_it_is_refused_and_never_replaced(server: Server) -> None
     server.stop()
     server._command += ["--runsc", "/nowhere/runsc"]
     server.start()
-    told = server.call("GET", "/api/functions/health").json()["protections"]["gvisor"]
-    assert told == "refused: there is no /nowhere/runsc: apt install runsc"
+    protection = server.call("GET", "/api/functions/health").json()["protections"]["gvisor"]
+    assert protection == "refused: there is no /nowhere/runsc: apt install runsc"
 
     answer = function.try_invoke()
     assert answer.status_code == 503, answer.text
@@ -550,8 +550,8 @@ def test_a_broken_gvisor_is_refused(another: Callable[..., Server], tmp_path: Pa
     broken.write_text(f"#!/bin/sh\n{says}")
     broken.chmod(0o755)
     server = another(options=f"--runsc {broken}").start()
-    told = server.call("GET", "/api/functions/health").json()["protections"]["gvisor"]
-    assert told == "refused: the sandbox could not be made: runsc ended with 9"
+    protection = server.call("GET", "/api/functions/health").json()["protections"]["gvisor"]
+    assert protection == "refused: the sandbox could not be made: runsc ended with 9"
     body = {"name": "g", "kind": "shell", "isolation": "gvisor"}
     assert server.call("POST", "/api/runtimes", body).status_code == 422
 

@@ -73,7 +73,7 @@ def _order(answers: list[TimedResponse]) -> str:
     """
     served = sorted((one for one in answers if one.status == 200), key=_came)
     waits = sorted((one.ended - one.began) * 1000 for one in served)
-    left = {_came(one): n for n, one in enumerate(sorted(served, key=lambda one: one.ended))}
+    left = {_came(one): n for n, one in enumerate(sorted(served, key=lambda answer: answer.ended))}
     off = sorted(abs(left[_came(one)] - n) for n, one in enumerate(served))
     p99 = len(served) * 99 // 100
     # Ends are observed when this client reads them, on the same two cores, so it may misplace some;
@@ -86,14 +86,14 @@ def _order(answers: list[TimedResponse]) -> str:
     )
 
 
-def _came(one: TimedResponse) -> str:
-    return str(one.body["invocation_id"])
+def _came(answer: TimedResponse) -> str:
+    return str(answer.body["invocation_id"])
 
 
 async def test_a_herd_at_a_cold_function_is_served_in_line(another: Callable[..., Server]) -> None:
     server = another(options="--prewarmed 0 --idle-s 0.5").start()
     answers = await herd(server)
-    assert Counter(one.what for one in answers) == {"success": HERD}
+    assert Counter(one.outcome for one in answers) == {"success": HERD}
 
 
 async def test_of_a_long_herd_the_rest_comes_again(another: Callable[..., Server]) -> None:
@@ -101,14 +101,14 @@ async def test_of_a_long_herd_the_rest_comes_again(another: Callable[..., Server
     server = another(options=f"--prewarmed 0 --idle-s 0.5 --queue-max {line}").start()
     # A hundred short invocations would be over before ten checks.
     answers = await herd(server, handler="sleep 0.02")
-    told = Counter(one.what for one in answers)
-    assert told.keys() == {"success", "CAPACITY_FULL"}, told
-    assert told["success"] >= line
-    for one in answers:
-        if one.status != 200:
-            assert one.status == 503
-            assert one.body["retry_after"] >= 1
-            assert one.headers["retry-after"] == str(one.body["retry_after"])
+    outcomes = Counter(one.outcome for one in answers)
+    assert outcomes.keys() == {"success", "CAPACITY_FULL"}, outcomes
+    assert outcomes["success"] >= line
+    for answer in answers:
+        if answer.status != 200:
+            assert answer.status == 503
+            assert answer.body["retry_after"] >= 1
+            assert answer.headers["retry-after"] == str(answer.body["retry_after"])
 
 
 async def test_churn_never_exceeds_a_maximum_or_the_memory(another: Callable[..., Server]) -> None:
@@ -116,5 +116,5 @@ async def test_churn_never_exceeds_a_maximum_or_the_memory(another: Callable[...
     report = await churn(server, seconds=10, clients=200, seed=1)
     print(report)
     assert not report.wrong
-    assert report.told["invoke: success"] > 100, report.told
+    assert report.answers["invoke: success"] > 100, report.answers
     assert report.samples > 50

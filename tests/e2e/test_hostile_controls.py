@@ -139,8 +139,8 @@ def test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach(box: Weaken
 def test_with_large_file_systems_a_disk_is_filled_beyond_its_cap(box: WeakenedServer) -> None:
     """B4."""
     only = {"environment": {"PLACES": "/tmp"}, "memory_limit_mb": 1024}
-    told = json.loads(box.run("small file systems", script(FILL), **only)["stdout"])
-    assert told["/tmp"][0] > 512 << 20
+    result = json.loads(box.run("small file systems", script(FILL), **only)["stdout"])
+    assert result["/tmp"][0] > 512 << 20
 
 
 # The oracle -----------------------------------------------------------------------------------

@@ -50,9 +50,9 @@ def test_an_end_at_the_deadline_is_one_end(server: Server) -> None:
         assert record["duration_ms"] <= took * 1000 + 1
         if record["invocation_id"] in records:
             assert records[record["invocation_id"]] == record
-    told = {one: sum(r["status"] == one for r, _ in ends) for one in ("success", "timeout")}
+    counts = {one: sum(r["status"] == one for r, _ in ends) for one in ("success", "timeout")}
     function.delete()
-    print(f"{len(ends)} ends around the deadline: {told}")
+    print(f"{len(ends)} ends around the deadline: {counts}")
 
 
 # B26 ------------------------------------------------------------------------------------------
@@ -110,9 +110,9 @@ print(json.dumps([len(found), told]))
 def test_a_setuid_program_gives_nothing(server: Server) -> None:
     record = server.run(script(SETUID), timeout_seconds=20)
     assert record["status"] == "success", record
-    count, told = json.loads(record["stdout"])
+    count, failures = json.loads(record["stdout"])
     assert count >= 2, "there is one of the host and one of the handler's own"
-    assert told == []
+    assert failures == []
     print(f"{count} setuid and setgid programs, ids and capabilities the same")
 
 

@@ -184,8 +184,8 @@ def test_memory_of_every_kind_is_the_sandboxs_own(server: Server, eater: str) ->
     # Other work may run on the machine; memory that no limit counts would exceed this.
     assert meter.host_drop <= MEMORY_MAX + 1024 * MIB
     answers_again(server, function)
-    told = f"{meter.memory // MIB} MiB at most, the host's fell by {meter.host_drop // MIB}"
-    print(f"{eater}: {record['status']} after {took:.2f} s, {told}")
+    measured = f"{meter.memory // MIB} MiB at most, the host's fell by {meter.host_drop // MIB}"
+    print(f"{eater}: {record['status']} after {took:.2f} s, {measured}")
     function.delete()
 
 
@@ -237,19 +237,19 @@ def test_a_disk_is_filled_to_its_cap_and_it_is_the_sandboxs_own(server: Server) 
     before = size()
     record = server.run(script(FILL), timeout_seconds=30, memory_limit_mb=1024)
     assert record["status"] == "success", record
-    told = json.loads(record["stdout"])
-    assert told["sparse"] == told["allocated"] == "EFBIG"
+    result = json.loads(record["stdout"])
+    assert result["sparse"] == result["allocated"] == "EFBIG"
     for place, (most, inodes) in {"/tmp": (512, 131_072), "/dev/shm": (64, 4096)}.items():
-        wrote, why, made, why_not_more = told[place]
+        wrote, why, made, why_not_more = result[place]
         assert (why, why_not_more) == ("ENOSPC", "ENOSPC")
         assert (most - 1) * MIB <= wrote <= most * MIB
         assert inodes - 8 <= made <= inodes
     for place in ("/dev", "/", "/app", "/usr", "/etc"):
-        wrote, why, made, why_not_more = told[place]
+        wrote, why, made, why_not_more = result[place]
         assert (wrote, made) == (0, 0), place
-        assert {why, why_not_more} <= {"EROFS", "EACCES", "EPERM"}, (place, told)
+        assert {why, why_not_more} <= {"EROFS", "EACCES", "EPERM"}, (place, result)
     assert size() - before <= 16 * MIB
-    print({place: told[place] for place in ("/tmp", "/dev/shm")})
+    print({place: result[place] for place in ("/tmp", "/dev/shm")})
 
 
 # B6 ------------------------------------------------------------------------------------------
@@ -275,9 +275,9 @@ def test_every_deadline_is_kept(server: Server) -> None:
     assert late[int(len(late) * 0.99)] <= scaled(1.0)
     assert late[0] >= 0
     until(lambda: not server.named("sleep"), 2.0)
-    for one in functions:
-        until(lambda one=one: one.pool()["total_count"] == 0, 2.0)  # type: ignore[misc]
-        one.delete()
+    for function in functions:
+        until(lambda function=function: function.pool()["total_count"] == 0, 2.0)  # type: ignore[misc]
+        function.delete()
     print(f"{len(calls)} of {len(calls)} deadlines kept, at most {late[-1] * 1000:.0f} ms late")
 
 
@@ -567,10 +567,10 @@ def test_without_network_nobody_is_reached(server: Server) -> None:
                 "ABSTRACT": "quiltfn-hostile-test",
             },
         )
-    told = json.loads(record["stdout"])
-    assert len(told) >= 18
-    assert not [name for name, how in told.items() if how == "reached"]
-    print(f"{len(told)} attempts, 0 reached")
+    attempts = json.loads(record["stdout"])
+    assert len(attempts) >= 18
+    assert not [name for name, how in attempts.items() if how == "reached"]
+    print(f"{len(attempts)} attempts, 0 reached")
 
 
 # B17 ------------------------------------------------------------------------------------------

@@ -158,8 +158,8 @@ def test_what_a_shell_left_running_writes_into_no_other_call(server: Server) -> 
     for _ in range(pairs // 2):
         assert quiet.invoke("x")["status"] == "success"
         assert quiet.invoke()["stdout"] == ""
-    for one in (function, quiet):
-        one.delete()
+    for used in (function, quiet):
+        used.delete()
     print(f"{pairs + pairs // 2} pairs, 0 bytes crossed")
 
 

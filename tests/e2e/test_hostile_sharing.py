@@ -120,8 +120,8 @@ def test_what_one_sandbox_uses_up_is_its_own(server: Server) -> None:
     for name in ("inotify", "asynchronous I/O", "keyrings"):
         assert mine[name] == [0, "EPERM"], name
     assert (mine["POSIX queues"][0], mine["terminals"][0], mine["core dumps"][0]) == (0, 32, 0)
-    for one in (first, second):
-        one.delete()
+    for function in (first, second):
+        function.delete()
     print(mine)
 
 
@@ -177,8 +177,8 @@ def test_a_noisy_neighbour_has_its_share_and_no_more(server: Server) -> None:
         assert share <= 50, "at most ten points over its limit"
         print(f"{share:.0f} % of a core with a limit of 40 %")
     assert server.run(script(PRIORITIES))["stdout"].split() == ["refused"] * 4
-    for one in (spin, write):
-        one.delete()
+    for function in (spin, write):
+        function.delete()
 
 
 # B23 ------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ print(made, ended)
 
 def test_calls_at_random_harm_nobody(server: Server) -> None:
     """The seeds are printed, so that a run can be repeated. The oracle finds any effects."""
-    seconds, told = times(3, 300), 0
+    seconds, total = times(3, 300), 0
     for _ in range(times(1, 3)):
         seeds = [random.SystemRandom().getrandbits(32) for _ in range(2)]  # one on each CPU
         functions = [
@@ -235,9 +235,9 @@ def test_calls_at_random_harm_nobody(server: Server) -> None:
         for seed, record in zip(seeds, [one.result() for one in calls], strict=True):
             assert record["status"] in ("success", "failed", "timeout", "oom"), record
             numbers = record["stdout"].split()
-            told += int(numbers[0]) if len(numbers) == 2 else 0
+            total += int(numbers[0]) if len(numbers) == 2 else 0
             print(f"seed {seed}: {record['status']}, {record['stdout']!r:.60}")
-        for one in functions:
-            answers_again(server, one)
-            one.delete()
-    print(f"{told} calls with random numbers and arguments in runs that ended by themselves")
+        for function in functions:
+            answers_again(server, function)
+            function.delete()
+    print(f"{total} calls with random numbers and arguments in runs that ended by themselves")

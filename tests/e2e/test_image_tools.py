@@ -41,8 +41,8 @@ def needs(*programs: str) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with watched(f"--prewarmed 0 {GVISOR}") as one:
-        yield one.start()
+    with watched(f"--prewarmed 0 {GVISOR}") as server:
+        yield server.start()
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,9 @@ def run(*words: str | Path, **environment: str) -> str:
 
 
 def said(server: Server, name: str, handler: str = "cat /etc/os-release /srv/*; echo $A") -> str:
-    told = server.run(handler, runtime=name)
-    assert told["status"] == "success", told
-    return str(told["stdout"])
+    record = server.run(handler, runtime=name)
+    assert record["status"] == "success", record
+    return str(record["stdout"])
 
 
 def digest_of(server: Server, name: str) -> str:
@@ -149,8 +149,8 @@ class Buildah:
         (mounted / "srv/new").write_text("upper\n")
         self("umount", upper)
         self("config", "--env", "A=of the image", "--env", "HOME=/root", upper)
-        for one in targets:
-            self("commit", "--quiet", upper, one)
+        for target in targets:
+            self("commit", "--quiet", upper, target)
 
 
 @needs("buildah")
@@ -209,15 +209,15 @@ def registry(place: Path) -> Iterator[Registry]:
     crypt.restype = ctypes.c_char_p
     hashed = crypt(b"secret", b"$2b$05$abcdefghijklmnopqrstuu").decode()
     (place / "htpasswd").write_text(f"me:{hashed}\n")
-    one = Registry(place, host)
+    registry = Registry(place, host)
     credential = base64.b64encode(b"me:secret").decode()
-    one.auth.write_text(json.dumps({"auths": {host: {"auth": credential}}}))
+    registry.auth.write_text(json.dumps({"auths": {host: {"auth": credential}}}))
     settings = {
         "version": "0.1",
         "storage": {"filesystem": {"rootdirectory": str(place / "store")}},
         "http": {
             "addr": host,
-            "tls": {"certificate": str(one.certs / "ca.crt"), "key": str(place / "key")},
+            "tls": {"certificate": str(registry.certs / "ca.crt"), "key": str(place / "key")},
         },
         "auth": {"htpasswd": {"realm": "test", "path": str(place / "htpasswd")}},
     }
@@ -229,7 +229,7 @@ def registry(place: Path) -> Iterator[Registry]:
     )
     try:
         until(lambda: _answers(host))
-        yield one
+        yield registry
     finally:
         process.terminate()
         process.wait()
@@ -246,8 +246,8 @@ def test_a_command_that_is_ended_leaves_no_files_and_no_installer(
     server: Server, tmp_path: Path, number: signal.Signals
 ) -> None:
     code, programs, made = (tmp_path / one for one in ("code", "programs", "made"))
-    for one in (code, programs, made):
-        one.mkdir()
+    for directory in (code, programs, made):
+        directory.mkdir()
     (code / "main.js").write_text("exports.handler = () => 1\n")
     (code / "package.json").write_text('{"dependencies": {"x": "1.0.0"}}')
     npm = programs / "npm"
@@ -281,10 +281,10 @@ def test_an_image_of_a_registry_over_tls(server: Server, tree: Path, tmp_path: P
         known: list[str | Path] = ["--auth-file", there.auth, "--cert-dir", there.certs]
         push = ["skopeo", "copy", "--quiet", f"--dest-cert-dir={there.certs}"]
         run(*push, f"--authfile={there.auth}", f"oci-archive:{archive}", f"docker://{name}:1")
-        told = add(server, "pulled", "--image", f"{name}:1", *known)
-        assert f"pulling {name}@sha256:" in told
+        output = add(server, "pulled", "--image", f"{name}:1", *known)
+        assert f"pulling {name}@sha256:" in output
         assert said(server, "pulled") == "ID=tiny\nupper\nof the image\n"
-        exact = told.partition("pulling ")[2].split()[0]
+        exact = output.partition("pulling ")[2].split()[0]
         add(server, "exact", "--image", exact, *known)
         assert digest_of(server, "exact") == digest_of(server, "pulled")
         other = exact[:-64] + "0" * 64
@@ -356,8 +356,8 @@ def test_python_and_node_are_those_of_the_image(
         ]
         add(server, kind + "-deb", *words, kind=kind)
         function = server.deploy(handler, runtime=kind + "-deb")
-        told = json.loads(function.invoke("[3, 4]")["stdout"])
-        assert told["sum"] == 7
-        assert told["exe"].startswith(f"/usr/bin/{kind}")
+        result = json.loads(function.invoke("[3, 4]")["stdout"])
+        assert result["sum"] == 7
+        assert result["exe"].startswith(f"/usr/bin/{kind}")
         shown = server.call("GET", f"/api/runtimes/{kind}-deb").json()
         assert shown["interpreter"] == {"python": "/usr/bin/python3", "node": "/usr/bin/node"}[kind]

@@ -39,9 +39,9 @@ def test_it_finds_what_is_planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         left = leftovers.nothing_since(before, tmp_path, run_dir, {ID}, 0)
         others = leftovers.look(None, tmp_path / "elsewhere", {"feedbeef"}).since(before)
     finally:
-        for one in (process, named):
-            one.kill()
-            one.wait()
+        for child in (process, named):
+            child.kill()
+            child.wait()
         subprocess.run(["umount", mounted], check=False)
         for made in (group, parent, own):
             made.rmdir()

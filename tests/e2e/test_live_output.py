@@ -73,8 +73,8 @@ TIMED = """
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with watched(GVISOR) as one:
-        yield one.start()
+    with watched(GVISOR) as server:
+        yield server.start()
 
 
 def comes_in_parts(server: Server, function: Function) -> None:

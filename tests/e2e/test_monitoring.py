@@ -36,7 +36,7 @@ def promtool(*arguments: object, given: str | None = None) -> subprocess.Complet
 
 
 @pytest.fixture(scope="module")
-def told(shared: Server) -> str:
+def metrics(shared: Server) -> str:
     """The metrics of a server that has been used."""
     function = shared.deploy("true").id
     assert shared.call("POST", f"/api/functions/{function}/invoke").status_code == 200
@@ -51,15 +51,15 @@ def told(shared: Server) -> str:
 
 
 @needs_promtool
-def test_promtool_has_nothing_against_the_metrics(told: str) -> None:
-    found = promtool("check", "metrics", given=told)
+def test_promtool_has_nothing_against_the_metrics(metrics: str) -> None:
+    found = promtool("check", "metrics", given=metrics)
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
 @needs_promtool
-def test_promtool_complains_of_what_is_wrong(told: str) -> None:
+def test_promtool_complains_of_what_is_wrong(metrics: str) -> None:
     """Negative control."""
-    wrong = told.replace("quiltfn_invocations_total", "quiltfn_invocations")
+    wrong = metrics.replace("quiltfn_invocations_total", "quiltfn_invocations")
     found = promtool("check", "metrics", given=wrong)
     assert found.returncode != 0
     assert "quiltfn_invocations" in found.stdout + found.stderr
@@ -94,8 +94,8 @@ def unknown(expressions: list[str], text: str) -> list[str]:
     """The metrics and labels in the expressions that a server does not have."""
     series = series_of(text)
     wrong = [name for one in expressions for name in NAME.findall(one) if name not in series]
-    for one in expressions:
-        for name, matchers in WITH_LABELS.findall(one):
+    for expression in expressions:
+        for name, matchers in WITH_LABELS.findall(expression):
             labels = set(re.findall(r"(\w+)=", matchers))
             # The labels of a series without values are unknown.
             if series.get(name) and not labels <= series[name] | BY_PROMETHEUS:
@@ -103,35 +103,35 @@ def unknown(expressions: list[str], text: str) -> list[str]:
     return wrong
 
 
-def test_every_metric_that_is_shown_or_watched_is_there(told: str) -> None:
+def test_every_metric_that_is_shown_or_watched_is_there(metrics: str) -> None:
     panels, rules = expressions_of_panels(), expressions_of_rules()
     assert len(panels) > 20
-    assert unknown(panels, told) == []
-    assert unknown(rules, told) == []
+    assert unknown(panels, metrics) == []
+    assert unknown(rules, metrics) == []
 
 
-def test_a_metric_that_is_not_there_is_noticed(told: str) -> None:
+def test_a_metric_that_is_not_there_is_noticed(metrics: str) -> None:
     """Negative control."""
     wrong = ["sum(quiltfn_invocation_total)", 'quiltfn_instances{stat="busy"}']
-    assert unknown(wrong, told) == ["quiltfn_invocation_total", 'quiltfn_instances{stat="busy"}']
+    assert unknown(wrong, metrics) == ["quiltfn_invocation_total", 'quiltfn_instances{stat="busy"}']
 
 
-def test_every_metric_is_shown_on_the_dashboard(told: str) -> None:
+def test_every_metric_is_shown_on_the_dashboard(metrics: str) -> None:
     shown = {name for one in expressions_of_panels() for name in NAME.findall(one)}
-    there = {re.sub("_(sum|count)$", "_bucket", name) for name in series_of(told)}
+    there = {re.sub("_(sum|count)$", "_bucket", name) for name in series_of(metrics)}
     there = {name for name in there if name.startswith("quiltfn_") and "_created" not in name}
-    old = set(re.findall(r"^# HELP (\w+) The old name of", told, re.MULTILINE))
+    old = set(re.findall(r"^# HELP (\w+) The old name of", metrics, re.MULTILINE))
     assert there - shown == old
 
 
 def parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf of a JSON value, by its path."""
     if isinstance(value, dict) and value:
-        for name, one in value.items():
-            yield from parts(one, f"{path}.{name}")
+        for name, child in value.items():
+            yield from parts(child, f"{path}.{name}")
     elif isinstance(value, list) and value:
-        for at, one in enumerate(value):
-            yield from parts(one, f"{path}[{at}]")
+        for at, child in enumerate(value):
+            yield from parts(child, f"{path}[{at}]")
     else:
         yield path, value
 
@@ -149,10 +149,10 @@ def test_grafana_reads_all_of_the_dashboard() -> None:
     panels = board["panels"]
     assert len({one["id"] for one in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
-    for one in panels:
-        at = one["gridPos"]
+    for panel in panels:
+        at = panel["gridPos"]
         cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
-        assert not taken & cells, one["title"]
+        assert not taken & cells, panel["title"]
         assert at["x"] + at["w"] <= 24
         taken |= cells
 
@@ -169,9 +169,9 @@ def test_a_misspelt_key_of_the_dashboard_is_noticed(key: str) -> None:
 @needs_promtool
 def test_the_expressions_of_the_dashboard_are_promql(tmp_path: Path) -> None:
     rules = []
-    for number, one in enumerate(expressions_of_panels()):
-        if not one.startswith("label_values"):
-            fixed = one.replace("$__rate_interval", "5m").replace("$job", ".*")
+    for number, expression in enumerate(expressions_of_panels()):
+        if not expression.startswith("label_values"):
+            fixed = expression.replace("$__rate_interval", "5m").replace("$job", ".*")
             record = {"record": f"panel_{number}", "expr": fixed.replace("$instance", ".*")}
             rules.append(record)
     path = tmp_path / "panels.yml"

@@ -228,17 +228,17 @@ ENDS = [
 ]
 
 
-@pytest.mark.parametrize(("statements", "status", "code", "told"), ENDS)
+@pytest.mark.parametrize(("statements", "status", "code", "message"), ENDS)
 @KEEP
 def test_ends_are_told_apart_and_the_next_call_succeeds(
-    shared: Server, statements: str, status: str, code: int | None, told: str, cleanup: bool
+    shared: Server, statements: str, status: str, code: int | None, message: str, cleanup: bool
 ) -> None:
     source = body(f"if (event === 'fine') return 'fine'; {statements}")
     function = node(shared, source, cleanup_on_exit=cleanup)
     began = time.monotonic()
     record = function.invoke("now", timeout_seconds=2 if status == "timeout" else 20)
     assert (record["status"], record["exit_code"]) == (status, code), record
-    assert told in record["stderr"]
+    assert message in record["stderr"]
     if "abort" not in statements:  # then Node.js prints a stack in a hurry
         assert ".runners" not in record["stderr"]
         assert "node:internal" not in record["stderr"]
@@ -339,7 +339,7 @@ def test_large_payloads_and_answers(shared: Server, cleanup: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "told"),
+    ("name", "source", "message"),
     [
         (
             "mod.js",
@@ -378,11 +378,13 @@ def test_large_payloads_and_answers(shared: Server, cleanup: bool) -> None:
         ),
     ],
 )
-def test_what_cannot_run_shows_at_deploy(shared: Server, name: str, source: str, told: str) -> None:
+def test_what_cannot_run_shows_at_deploy(
+    shared: Server, name: str, source: str, message: str
+) -> None:
     runtime = sample_runtimes.add(shared, "node", {name: source})
     state = shared.create("mod:handler", runtime=runtime).deploy()
     assert state["state"] == "error"
-    assert told in state["error_message"]
+    assert message in state["error_message"]
 
 
 def test_a_package_of_the_registry_runs_as_it_is(shared: Server, tmp_path: Path) -> None:

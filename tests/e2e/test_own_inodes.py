@@ -72,8 +72,8 @@ def two_lockers(server: Server) -> tuple[tuple[list[str], int], tuple[list[str],
     assert not call.done(), "the first one held its locks meanwhile"
     server.wake()
     mine = json.loads(call.result()["stdout"])
-    for one in (first, second):
-        one.delete()
+    for function in (first, second):
+        function.delete()
     return mine, theirs, hosts
 
 
@@ -90,8 +90,8 @@ def can_lock(place: str) -> bool:
 
 def test_a_lock_is_seen_by_nobody_else(weakened: tuple[Server, Weakened]) -> None:
     server, _ = weakened
-    told = server.call("GET", "/api/functions/health").json()["protections"]["inodes"]
-    assert told == "its own, by overlays"
+    protection = server.call("GET", "/api/functions/health").json()["protections"]["inodes"]
+    assert protection == "its own, by overlays"
     (mine, opened), (theirs, _), hosts = two_lockers(server)
     assert {"/", "/usr", "/app/mod.py", "/.guest", "/.runners/python.py", "/etc/passwd"} <= set(
         mine

@@ -39,7 +39,7 @@ async def ask(own: NodeFile, address: str) -> None:
 def peer_port() -> Iterator[int]:
     """The peer port of a node in the calling thread's network, on all of its addresses."""
     fleet, asked = a_fleet(time.time()), list[Asker]()
-    one, two = (a_node(fleet, name, time.time()) for name in ("one", "two"))
+    first, second = (a_node(fleet, name, time.time()) for name in ("one", "two"))
     listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     listener.setblocking(False)
     port: int = listener.getsockname()[1]
@@ -51,7 +51,7 @@ def peer_port() -> Iterator[int]:
         return Response()
 
     async def serve() -> None:
-        async with open_peer_server(two, Directory(), respond, listener, keys=None):
+        async with open_peer_server(second, Directory(), respond, listener, keys=None):
             ready.set()
             await over.wait()
 
@@ -63,7 +63,7 @@ def peer_port() -> Iterator[int]:
         # Control: a node is admitted, at each address of the host.
         for address in HOST:
             shown = f"[{address}]" if ":" in address else address
-            asyncio.run(ask(one, f"{shown}:{port}"))
+            asyncio.run(ask(first, f"{shown}:{port}"))
         assert len(asked) == len(HOST)
         yield port
         assert len(asked) == len(HOST)

@@ -45,8 +45,8 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with postgresql.started() as one:
-        yield one
+    with postgresql.started() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     cluster.create(SHARED)
     password = in_a_file(tmp_path_factory.mktemp("shared"))
     store = f"--store {cluster.tcp_url(SHARED, None)} --store-password-file {password}"
-    with watched(store) as one:
-        yield one.start()
+    with watched(store) as server:
+        yield server.start()
 
 
 def name_of(url: str) -> str:
@@ -135,7 +135,7 @@ def test_the_password_is_nowhere_to_be_read(shared: Server) -> None:
 
 @promise("D41")
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("password", "password authentication failed"),
         ("database", 'database "not_there" does not exist'),
@@ -143,7 +143,7 @@ def test_the_password_is_nowhere_to_be_read(shared: Server) -> None:
     ],
 )
 def test_a_database_that_cannot_be_used_is_told_without_the_password(
-    url: str, password: Path, another: Callable[..., Server], change: str, told: str
+    url: str, password: Path, another: Callable[..., Server], change: str, message: str
 ) -> None:
     if change == "password":
         password.write_text("a secret of another kind")
@@ -155,7 +155,7 @@ def test_a_database_that_cannot_be_used_is_told_without_the_password(
     server.start_without_waiting()
     assert server.wait() == 75, "with which a service is started again"
     said = server.log.read_text()
-    assert told in said
+    assert message in said
     assert password.read_text().strip() not in said
     assert "Traceback" not in said
 
@@ -172,14 +172,14 @@ class Load:
         self._threads = [threading.Thread(target=self._run) for _ in range(callers)]
 
     def __enter__(self) -> "Load":
-        for one in self._threads:
-            one.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
-        for one in self._threads:
-            one.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         with httpx.Client(base_url=self.url, timeout=scaled(30), trust_env=False) as http:
@@ -320,8 +320,8 @@ def test_accepted_work_outlives_postgresql(shared: Server, cluster: Cluster, how
             cluster.start()
         until(partial(lambda before: len(accepted) > before + 20, len(accepted)), 30)
     is_over.set()
-    for one in givers:
-        one.result(scaled(60))
+    for future in givers:
+        future.result(scaled(60))
     assert {one.status_code for one in refused} <= {409, 503}, [one.text for one in refused]
     found = queued(function)
     assert len(set(accepted.values())) == len(accepted)
@@ -419,20 +419,20 @@ def test_keys_with_and_without_a_server(server: Server, url: str, password: Path
 def test_the_doctor_says_whether_the_database_answers(url: str, password: Path) -> None:
     def found(*arguments: str) -> dict[str, str]:
         said = quiltfn("doctor", "--output", "json", *arguments).stdout
-        (one,) = [one for one in json.loads(said)["findings"] if one["name"] == "store"]
+        (finding,) = [one for one in json.loads(said)["findings"] if one["name"] == "store"]
         assert PASSWORD not in said
-        return one
+        return finding
 
     secret = ("--store-password-file", str(password))
-    one = found("--store", url, *secret)
-    assert one["level"] == "ok"
-    assert "PostgreSQL 1" in one["sentence"]
-    one = found("--store", url.replace("127.0.0.1", "db.invalid:1,127.0.0.1"), *secret)
-    assert one["level"] == "warn"
-    assert "could take its place" in one["sentence"]
-    one = found("--store", url)
-    assert one["level"] == "NO"
-    assert "no password supplied" in one["sentence"]
+    finding = found("--store", url, *secret)
+    assert finding["level"] == "ok"
+    assert "PostgreSQL 1" in finding["sentence"]
+    finding = found("--store", url.replace("127.0.0.1", "db.invalid:1,127.0.0.1"), *secret)
+    assert finding["level"] == "warn"
+    assert "could take its place" in finding["sentence"]
+    finding = found("--store", url)
+    assert finding["level"] == "NO"
+    assert "no password supplied" in finding["sentence"]
 
 
 def test_a_backup_says_what_to_use_instead(tmp_path: Path, url: str) -> None:

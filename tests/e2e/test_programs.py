@@ -180,8 +180,8 @@ def test_a_module_of_node_in_c_works(shared: Server, tmp_path: Path) -> None:
     npm = ["npm", "install", "--no-audit", "--no-fund", "--fetch-retries=0"]
     # SQLite with the interface of better-sqlite3, compiled by its publisher.
     installed([*npm, f"--cache={tmp_path / '.cache'}", "libsql@0.5.29"], tmp_path)
-    for one in [tmp_path / ".cache", *tmp_path.glob("node_modules/@libsql/*-musl")]:
-        shutil.rmtree(one, ignore_errors=True)
+    for path in [tmp_path / ".cache", *tmp_path.glob("node_modules/@libsql/*-musl")]:
+        shutil.rmtree(path, ignore_errors=True)
     assert list(tmp_path.rglob("*.node")), "machine code, which the handler loads"
     runtime = sample_runtimes.add(shared, "node", files_in(tmp_path) | {"index.js": SQLITE})
     function = shared.deploy("index.handler", runtime=runtime)

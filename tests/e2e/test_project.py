@@ -85,8 +85,8 @@ class Shop:
     def deploy(self, *more: str) -> dict[str, Any]:
         done = self.run("deploy", "-o", "json", *more)
         assert done.code == 0, done.stderr
-        told: dict[str, Any] = json.loads(done.stdout)
-        return told
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
 
     def get(self, path: str) -> Any:
         return self.server.call("GET", path).json()
@@ -121,13 +121,13 @@ class Shop:
 
 @pytest.fixture
 def shop(shared: Server, tmp_path: Path) -> Iterator[Shop]:
-    one = Shop(shared, tmp_path)
-    yield one
+    shop = Shop(shared, tmp_path)
+    yield shop
     for path in tmp_path.rglob("quiltfn.toml"):
         Shop(shared, path.parent).run("destroy", "--yes")
-    assert one.names() == []
-    assert one.runtimes() == []
-    assert one.get("/api/schedules")["schedules"] == []
+    assert shop.names() == []
+    assert shop.runtimes() == []
+    assert shop.get("/api/schedules")["schedules"] == []
 
 
 def test_three_commands_from_an_empty_directory_to_a_url(shared: Server, tmp_path: Path) -> None:
@@ -183,9 +183,9 @@ def test_a_plan_is_shown_done_and_then_there_is_nothing_to_do(shop: Shop) -> Non
     assert "+ function hello\n    handler: main:handler\n" in planned.stdout
     assert "s3cret" not in planned.stdout
     assert shop.names() == shop.runtimes() == []
-    told = shop.deploy()
-    assert (told["outcome"], told["failed"]) == ("done", {})
-    assert told["done"] == told["steps"]
+    report = shop.deploy()
+    assert (report["outcome"], report["failed"]) == ("done", {})
+    assert report["done"] == report["steps"]
     shop.assert_is_whole("first")
     again = shop.deploy()
     assert (again["outcome"], again["steps"]) == ("done", [])
@@ -248,8 +248,8 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
     why = "hello: version 3 serves no calls: they run on version 2, by the default alias live"
     assert f"{why}; rolled back: version 3: 3 of 3 attempts failed" in said.stderr
     assert "3 (live: 2)" in quiltfn("functions", "list", env=shop.env).stdout
-    one = quiltfn("functions", "get", "hello", env=shop.env).stdout
-    assert "version 2, by the default alias live; rolled back: version 3" in one
+    output = quiltfn("functions", "get", "hello", env=shop.env).stdout
+    assert "version 2, by the default alias live; rolled back: version 3" in output
     dry = shop.run("deploy", "--dry-run")
     assert (dry.code, why in dry.stderr) == (0, True)
     # A change of settings brings back no rolled-back code; new code gets all invocations.

@@ -296,7 +296,7 @@ def test_ends_are_told_apart_and_the_next_call_succeeds(
 
 @promise("R12")
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("import nosuchmodule", "importing mod failed: ModuleNotFoundError: No module named"),
         ("1 / 0", "importing mod failed: ZeroDivisionError"),
@@ -308,20 +308,20 @@ def test_ends_are_told_apart_and_the_next_call_succeeds(
         ("import os; os.abort()", "was killed by signal 6 before it was ready"),
     ],
 )
-def test_what_cannot_run_shows_at_deploy(shared: Server, source: str, told: str) -> None:
+def test_what_cannot_run_shows_at_deploy(shared: Server, source: str, message: str) -> None:
     runtime = sample_runtimes.add(shared, "python", {"mod.py": source})
     function = shared.create("mod:handler", runtime=runtime)
     state = function.deploy()
     assert state["state"] == "error"
-    assert told in state["error_message"]
+    assert message in state["error_message"]
 
 
 def test_a_module_that_is_not_there_is_named(shared: Server) -> None:
     runtime = sample_runtimes.add(shared, "python", {"other.py": ""})
     state = shared.create("mod:handler", runtime=runtime).deploy()
-    sentence, told, *lines = state["error_message"].splitlines()
+    sentence, heading, *lines = state["error_message"].splitlines()
     assert sentence.endswith("there is no module 'mod' in /app")
-    assert told == "It wrote last:"
+    assert heading == "It wrote last:"
     assert lines[-1] == "ModuleNotFoundError: No module named 'mod'"
 
 
@@ -389,9 +389,9 @@ TOO_LARGE = {
 
 @promise("C13")
 @pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("what", TOO_LARGE)
-def test_a_value_that_is_too_large_fails(shared: Server, what: str, keep: bool) -> None:
-    code = f"def handler():\n    {TOO_LARGE[what]}\n"
+@pytest.mark.parametrize("value", TOO_LARGE)
+def test_a_value_that_is_too_large_fails(shared: Server, value: str, keep: bool) -> None:
+    code = f"def handler():\n    {TOO_LARGE[value]}\n"
     function = python(shared, code, cleanup_on_exit=not keep)
     ended = function.invoke()
     assert (ended["status"], ended["exit_code"], ended["stdout"]) == ("failed", 1, "")
@@ -430,8 +430,10 @@ def test_threads_at_import_are_noticed_and_told(server: Server) -> None:
     assert len({(instance, pid) for instance, pid, _ in calls}) == 3
     until(lambda: "ticker" in server.log.read_text())
     # Its owner gets it, too: by the deploy, and by the function while that version is current.
-    for one in (function.deploy(), server.call("GET", function.path).json()):
-        assert one["note"].startswith("the module starts threads when it is imported (ticker), so")
+    for state in (function.deploy(), server.call("GET", function.path).json()):
+        assert state["note"].startswith(
+            "the module starts threads when it is imported (ticker), so"
+        )
     files: dict[str, str | bytes] = {"mod.py": "def handler(): return 'forked'"}
     runtime = sample_runtimes.add(server, "python", files)
     quiet = server.call("PUT", function.path, {"runtime": runtime}).json()

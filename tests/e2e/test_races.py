@@ -53,10 +53,10 @@ async def client(shared: Server) -> AsyncIterator[Client]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_calls_racing_a_change_run_or_are_refused_by_name(shared: Server, kind: str) -> None:
-    told = await play(shared, kind, ROUNDS, seed=1)
-    print(f"{kind}: {told}")
-    assert told.rounds == ROUNDS
-    assert told.overlapping >= ROUNDS, "the calls met no change"
+    observed = await play(shared, kind, ROUNDS, seed=1)
+    print(f"{kind}: {observed}")
+    assert observed.rounds == ROUNDS
+    assert observed.overlapping >= ROUNDS, "the calls met no change"
 
 
 # Simultaneous updates --------------------------------------------------------------------------
@@ -93,8 +93,8 @@ async def test_of_twenty_updates_of_the_same_state_one_wins(client: Client) -> N
         etag = (await function.get()).headers["etag"]
         saving = (function.put(f"{turn}.{n}", If_Match=etag) for n in range(TOGETHER))
         answers = await asyncio.gather(*saving)
-        told = Counter(one.what for one in answers)
-        assert told == {"200": 1, "PRECONDITION_FAILED": TOGETHER - 1}
+        outcomes = Counter(one.outcome for one in answers)
+        assert outcomes == {"200": 1, "PRECONDITION_FAILED": TOGETHER - 1}
         (won,) = [n for n, one in enumerate(answers) if one.status == 200]
         assert (await function.invoke()).mark == f"{turn}.{won}"
         await check_versions(function, list(range(1, turn + 3)))
@@ -129,9 +129,9 @@ async def test_a_name_is_free_the_moment_its_function_is_deleted(counted: Server
                 old.delete(), *(_try_create(client, str(turn)) for _ in range(4)), old.invoke()
             )
             assert answers[0].status == 204
-            assert answers[-1].what in ("success", "NOT_FOUND", "cancelled"), answers[-1]
+            assert answers[-1].outcome in ("success", "NOT_FOUND", "cancelled"), answers[-1]
             made = [one for one in answers[1:-1] if one.status == 201]
-            assert {one.what for one in answers[1:-1]} <= {"201", "CONFLICT"}
+            assert {one.outcome for one in answers[1:-1]} <= {"201", "CONFLICT"}
             assert len(made) <= 1, "two functions of one name"
             made = made or [await _try_create(client, str(turn))]
             assert (await old.invoke()).code == "NOT_FOUND"
@@ -158,8 +158,8 @@ async def test_what_is_deleted_while_it_is_deployed_stays_deleted(counted: Serve
             await asyncio.sleep(turn * 0.008)  # from before it to after it
             deleted, again = await asyncio.gather(function.delete(), function.verb("deploy"))
             assert deleted.status == 204
-            assert (await deploying).what in ("200", "NOT_FOUND"), await deploying
-            assert again.what in ("200", "NOT_FOUND"), again
+            assert (await deploying).outcome in ("200", "NOT_FOUND"), await deploying
+            assert again.outcome in ("200", "NOT_FOUND"), again
             for verb in ("deploy", "resume", "pause"):
                 assert (await function.verb(verb)).code == "NOT_FOUND"
             assert (await function.invoke()).code == "NOT_FOUND"
@@ -174,8 +174,8 @@ async def test_what_is_deleted_while_it_is_updated_stays_deleted(counted: Server
             await asyncio.sleep(turn * 0.008)
             deleted, resumed = await asyncio.gather(function.delete(), function.verb("resume"))
             assert deleted.status == 204
-            assert (await changing).what in ("200", "NOT_FOUND"), await changing
-            assert resumed.what in ("200", "NOT_FOUND"), resumed
+            assert (await changing).outcome in ("200", "NOT_FOUND"), await changing
+            assert resumed.outcome in ("200", "NOT_FOUND"), resumed
             assert (await function.put("3")).code == "NOT_FOUND"
         await check_instances(counted, [])
 
@@ -205,12 +205,12 @@ async def test_deploy_pause_and_resume_twice_do_it_once(counted: Server) -> None
             ("deploy", "active", 2),
         ):
             twice = await asyncio.gather(function.verb(verb), function.verb(verb))
-            for one in (*twice, await function.verb(verb)):
-                assert one.status == 200, (verb, one)
+            for answer in (*twice, await function.verb(verb)):
+                assert answer.status == 200, (verb, answer)
                 if verb == "pause":
-                    assert one.body == {"success": True, "message": None}
+                    assert answer.body == {"success": True, "message": None}
                 else:
-                    assert one.body["state"] == "active", (verb, one)
+                    assert answer.body["state"] == "active", (verb, answer)
             await check_state(function, state, 1, instances)
             await check_instances(counted, [function])
         assert len(await function.versions()) == 1

@@ -59,22 +59,22 @@ async def switch_often(function: Marked) -> list[tuple[str, TimedResponse]]:
 
 def check_marks(answers: list[TimedResponse], switches: list[tuple[str, TimedResponse]]) -> None:
     """Each ran the version of the last switch before it, or of one during it."""
-    for one in answers:
+    for answer in answers:
         serving = ["1"]
         for mark, made in switches:
-            if made.ended < one.began:
+            if made.ended < answer.began:
                 serving = [mark]
-            elif made.began < one.ended:
+            elif made.began < answer.ended:
                 serving.append(mark)
-        assert one.mark in serving, (serving, one)
+        assert answer.mark in serving, (serving, answer)
 
 
 async def reasons(function: Marked, answers: list[TimedResponse]) -> Counter[str]:
     """The reasons of cold starts."""
     found: Counter[str] = Counter()
-    for one in answers:
-        if one.body["cold_start"]:
-            path = f"{function.path}/invocations/{one.body['invocation_id']}/timeline"
+    for answer in answers:
+        if answer.body["cold_start"]:
+            path = f"{function.path}/invocations/{answer.body['invocation_id']}/timeline"
             found[(await function.client.ask("GET", path)).body["cold_reason"]] += 1
     return found
 

@@ -303,8 +303,8 @@ def test_handlers_are_killed_first_and_cannot_change_that(shared: Server, tier: 
     assert set(scores.values()) == {500}
     if tier == "crun":
         assert floor < score_of(guests[where[0]]) == max(0, floor + 1)
-        told = json.loads(call.result()["stdout"])
-        assert set(told) <= {"Read-only file system", "No such file or directory"}
+        errors = json.loads(call.result()["stdout"])
+        assert set(errors) <= {"Read-only file system", "No such file or directory"}
     function.delete()
 
 

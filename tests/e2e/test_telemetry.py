@@ -18,8 +18,8 @@ HEADER = f"00-{TRACE}-b7ad6b7169203331-01"
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    with Collector().running() as one:
-        yield one
+    with Collector().running() as collector:
+        yield collector
 
 
 def made(server: Server, handler: str) -> str:
@@ -59,8 +59,8 @@ def test_a_call_on_a_real_server_is_traced_and_a_collector_that_goes_away_harms_
     complaint = "the collector takes no telemetry"
     until(lambda: complaint in server.log.read_text(), 20.0)
     assert server.log.read_text().count(complaint) == 1
-    told = server.call("GET", "/metrics").text
-    assert 'quiltfn_otlp_dropped_total{reason="failed"' in told
+    metrics = server.call("GET", "/metrics").text
+    assert 'quiltfn_otlp_dropped_total{reason="failed"' in metrics
     collector.status = 200
     traced(server, path)
     until(lambda: "the collector takes telemetry again" in server.log.read_text(), 20.0)

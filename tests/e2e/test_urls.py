@@ -163,10 +163,10 @@ def test_a_stream_is_seen_while_it_is_written(shared: Server, kind: str) -> None
 def test_a_stream_that_fails_ends_without_its_end(shared: Server) -> None:
     function = shared.deploy("echo begun; sleep 0.2; exit 3")
     site = Site(function, stream=True)
-    told = raw(shared.url, request("GET", site.path, {"Connection": "close"}))
-    assert statuses(told) == [200]
-    assert b"begun\n" in told
-    assert not told.endswith(b"0\r\n\r\n"), "it must not look whole"
+    response = raw(shared.url, request("GET", site.path, {"Connection": "close"}))
+    assert statuses(response) == [200]
+    assert b"begun\n" in response
+    assert not response.endswith(b"0\r\n\r\n"), "it must not look whole"
     assert Site(function).get().status_code == 502
 
 
@@ -218,9 +218,9 @@ def test_a_handler_lies_about_no_length(shared: Server) -> None:
     lies = b"Status: 200\nContent-Length: 1\nTransfer-Encoding: chunked\n"
     lies += b"Connection: keep-alive\n\nhello"
     lie = request("POST", site.path, {"Content-Length": str(len(lies))}, lies)
-    told = raw(shared.url, lie + request("GET", site.path, {"Connection": "close"}))
-    assert statuses(told) == [200, 200]
-    first, _, _ = told.partition(b"hello")
+    response = raw(shared.url, lie + request("GET", site.path, {"Connection": "close"}))
+    assert statuses(response) == [200, 200]
+    first, _, _ = response.partition(b"hello")
     assert first.lower().count(b"content-length: 5\r\n") == 1
     assert b"transfer-encoding" not in first.lower()
 
@@ -269,12 +269,12 @@ def test_no_path_leads_elsewhere(shared: Server) -> None:
         "/fn%2f..%2fapi/functions",
         "//fn/default",
     ):
-        told = raw(shared.url, request("GET", target, {"Connection": "close"}))
-        assert statuses(told)[0] in (400, 404), target
-        assert b'"functions"' not in told
-        assert b"in /" not in told, target
-    told = raw(shared.url, request("GET", f"{path}/a/b", {"Connection": "close"}))
-    assert b"in /a/b\n" in told
+        response = raw(shared.url, request("GET", target, {"Connection": "close"}))
+        assert statuses(response)[0] in (400, 404), target
+        assert b'"functions"' not in response
+        assert b"in /" not in response, target
+    response = raw(shared.url, request("GET", f"{path}/a/b", {"Connection": "close"}))
+    assert b"in /a/b\n" in response
 
 
 @promise("U8")
@@ -423,7 +423,7 @@ def test_a_connection_of_its_own_takes_call_after_call(shared: Server) -> None:
     with socket.create_connection(urlsplit(shared.url).netloc.split(":")) as connection:  # type: ignore[arg-type]
         for number in range(20):
             connection.sendall(request("GET", f"{site.path}?n={number}"))
-            told = b""
-            while not told.endswith(b"n=%d\n" % number):
-                told += connection.recv(65_536)
-            assert statuses(told) == [200]
+            response = b""
+            while not response.endswith(b"n=%d\n" % number):
+                response += connection.recv(65_536)
+            assert statuses(response) == [200]

@@ -65,7 +65,7 @@ def test_twenty_thousand_queued_outlive_a_kill(another: Callable[..., Server]) -
     assert {one["status"] for one in kept} == {"queued"}
     # It delays nothing, needs no instance, and can still be cancelled.
     assert function.invoke("now")["stdout"] == "now"
-    one = accepted.pop()
-    cancelled: Any = server.call("POST", f"{function.path}/invocations/{one}/cancel").json()
+    call_id = accepted.pop()
+    cancelled: Any = server.call("POST", f"{function.path}/invocations/{call_id}/cancel").json()
     assert cancelled["status"] == "cancelled"
     assert server.call("GET", f"{function.path}/queue").json()["delayed"] == WAITING - 1

@@ -75,8 +75,8 @@ def bare() -> Iterator[Server]:
 def lone(bare: Server) -> Iterator[Server]:
     """A server whose only sandbox is the function's."""
     yield bare
-    for one in bare.call("GET", "/api/functions").json()["functions"]:
-        Function(bare, one["id"]).delete()
+    for function in bare.call("GET", "/api/functions").json()["functions"]:
+        Function(bare, function["id"]).delete()
     until(lambda: not bare.sandbox_pids())
 
 
@@ -91,9 +91,9 @@ def test_a_warm_call_opens_nothing_and_starts_nothing(lone: Server, tmp_path: Pa
     with traced(lone.launcher, "all", tmp_path, "-f") as launcher:
         for _ in range(CALLS):
             function.invoke()
-    told = launcher.counts()
-    assert not NEW_PROCESS & set(told)
-    assert told["recvfrom"] + told["recvmsg"] + told["sendmsg"] == 0, launcher.lines
+    counts = launcher.counts()
+    assert not NEW_PROCESS & set(counts)
+    assert counts["recvfrom"] + counts["recvmsg"] + counts["sendmsg"] == 0, launcher.lines
 
 
 def test_negative_control_a_cold_call_is_seen(lone: Server, tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_the_end_of_a_sandbox_starts_nothing(lone: Server, tmp_path: Path) -> No
         function.delete()
         until(lambda: not lone.sandbox_pids())
         until(lambda: not any((lone.sandbox_files / "bundles").iterdir()))
-    told = launcher.counts()
-    assert told.pop("rmdir") > 0
-    assert not told, launcher.lines
+    counts = launcher.counts()
+    assert counts.pop("rmdir") > 0
+    assert not counts, launcher.lines
 
 
 def test_a_server_without_calls_hardly_wakes(lone: Server, tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_a_warm_shell_call_is_one_round_trip_and_one_fork(lone: Server, tmp_path
     # On a busy machine the output of one may arrive before its end: it is held back for two
     # milliseconds.
     assert CALLS <= len(to_host) <= CALLS + 3, seen.lines
-    told = seen.counts()
-    assert CALLS - 1 <= told["sendmsg"] <= CALLS  # each requests the shell of the next invocation
-    assert not NEW_PROCESS & set(told)
+    counts = seen.counts()
+    assert CALLS - 1 <= counts["sendmsg"] <= CALLS  # each requests the shell of the next invocation
+    assert not NEW_PROCESS & set(counts)
 
     (before,) = lone.sandbox_pids().values()
     call()
@@ -171,18 +171,18 @@ def test_a_warm_python_call_starts_no_interpreter(
     with traced(guest, "recvfrom,sendto,fork,vfork,clone,clone3,execve", tmp_path) as seen:
         for _ in range(CALLS):
             function.invoke()
-    told = seen.counts()
+    counts = seen.counts()
     to_host = [line for line in seen.lines if line.startswith("sendto(3,")]
     from_host = [line for line in seen.lines if line.startswith("recvfrom(3,")]
     assert CALLS <= len([line for line in from_host if "= -1" not in line]) <= CALLS + 1
     # As above; and a fork of a traced process often takes longer than that.
     assert CALLS <= len(to_host) <= (2 * CALLS if cleanup else CALLS + 3)
-    assert not NEW_PROCESS & set(told)
+    assert not NEW_PROCESS & set(counts)
     (pids,) = lone.sandbox_pids().values()
     runner = next(pid for pid in pids if pid != guest)
     with traced(runner, "fork,vfork,clone,clone3,execve,openat", tmp_path) as within:
         for _ in range(CALLS):
             function.invoke()
-    told = within.counts()
-    assert forks - 1 <= sum(told[name] for name in NEW_PROCESS) <= forks, within.lines
-    assert told["execve"] == 0
+    counts = within.counts()
+    assert forks - 1 <= sum(counts[name] for name in NEW_PROCESS) <= forks, within.lines
+    assert counts["execve"] == 0

@@ -180,8 +180,8 @@ def test_control_bodies_that_are_held_are_seen_in_the_memory(shared: Server) -> 
     size = 4 * MIB
     with growth(shared) as grown, contextlib.ExitStack() as stack:
         for _ in range(4):
-            one = sender(site, "/count", f"content-length: {size}")
-            stack.enter_context(one).sendall(b"x" * (size - 1))
+            connection = sender(site, "/count", f"content-length: {size}")
+            stack.enter_context(connection).sendall(b"x" * (size - 1))
         until(lambda: grown() > GROWS_MAX_KIB)
 
 

@@ -211,11 +211,11 @@ def test_a_type_checker_sees_its_types(python: Path, away: Path) -> None:
         cwd=away,
         timeout=scaled(300),
     )
-    told = [line.partition("program.py:")[2] for line in done.stdout.splitlines()]
-    assert told[0].startswith('3: note: Revealed type is "int | None"'), done.stdout
-    assert told[1].startswith('5: note: Revealed type is "int"')
-    assert told[2].startswith('6: error: Unexpected keyword argument "colour"')
-    assert "Awaitable[list[quiltfn.wire.keys.Key]]" in told[3]
+    notes = [line.partition("program.py:")[2] for line in done.stdout.splitlines()]
+    assert notes[0].startswith('3: note: Revealed type is "int | None"'), done.stdout
+    assert notes[1].startswith('5: note: Revealed type is "int"')
+    assert notes[2].startswith('6: error: Unexpected keyword argument "colour"')
+    assert "Awaitable[list[quiltfn.wire.keys.Key]]" in notes[3]
 
 
 def test_the_example_of_the_readme_runs_word_for_word(

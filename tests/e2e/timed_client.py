@@ -51,7 +51,7 @@ class TimedResponse:
         return str(self.body["stdout"])
 
     @property
-    def what(self) -> str:
+    def outcome(self) -> str:
         """A short word for counting."""
         status = self.body.get("status") if self.status == 200 and self.body else None
         return self.code or status or str(self.status)

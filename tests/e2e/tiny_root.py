@@ -20,8 +20,8 @@ def make(root: Path, files: Mapping[str, str] = {}, programs: tuple[str, ...] = 
         found = shutil.which(name, path="/usr/bin:/bin")
         assert found, name
         copy(Path(found), root / "usr/bin" / name)
-        told = subprocess.run(["ldd", found], capture_output=True, text=True, check=True).stdout
-        for word in told.split():
+        output = subprocess.run(["ldd", found], capture_output=True, text=True, check=True).stdout
+        for word in output.split():
             if word.startswith("/"):
                 target = root / word[1:]
                 if not target.exists():

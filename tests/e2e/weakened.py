@@ -76,9 +76,11 @@ class Weakened:
         self.path.write_text(text)
         self.path.chmod(0o755)
 
-    def lacks(self, what: str) -> None:
-        self._mode.write_text(what)
-        if what == "another uid for handlers" and not self._guest.exists():  # it takes seconds
+    def lacks(self, protection: str) -> None:
+        self._mode.write_text(protection)
+        if (
+            protection == "another uid for handlers" and not self._guest.exists()
+        ):  # it takes seconds
             build_guest_of_one_user(self.path.parent)
 
 

@@ -54,7 +54,7 @@ class Job:
     sent: int = 0
     is_spent: bool = False
     accepted: set[str] = field(default_factory=set)
-    told: list[tuple[float, Record]] = field(default_factory=list)
+    answers: list[tuple[float, Record]] = field(default_factory=list)
     cancelled: dict[str, float | None] = field(default_factory=dict)
 
 
@@ -161,11 +161,11 @@ def judge_work(
     dead = {one for letters in seen.dead_letters.values() for one in letters}
     asked = {one for redrive in history.redrives for one in redrive.dead}
     for job in history.jobs:
-        for at, told in job.told:
-            kept = seen.records.get(told["invocation_id"])
-            is_final = lateness(at, cuts, may_lose_s) is None and not gives_way(told)
-            if kept not in (None, told) and is_final:
-                verdict.note(Rule.CHANGED, f"{job.token} was told {told}, kept is {kept}")
+        for at, answered in job.answers:
+            kept = seen.records.get(answered["invocation_id"])
+            is_final = lateness(at, cuts, may_lose_s) is None and not gives_way(answered)
+            if kept not in (None, answered) and is_final:
+                verdict.note(Rule.CHANGED, f"{job.token} was told {answered}, kept is {kept}")
         _judge_job(job, ids_of[job.token] | job.accepted, asked, dead, seen, verdict)
         _judge_cancellations(job, runs_of, seen, verdict)
     for invocation_id, record in seen.records.items():
@@ -217,15 +217,15 @@ def is_good(invocation_id: str, seen: WorkSeen) -> bool:
 def _judge_cancellations(
     job: Job, runs_of: dict[str, list[Run]], seen: WorkSeen, verdict: WorkVerdict
 ) -> None:
-    for one, at_s in job.cancelled.items():
+    for call_id, at_s in job.cancelled.items():
         if at_s is None:
             continue
-        late = [run for run in runs_of[one] if run.at_s > at_s]
+        late = [run for run in runs_of[call_id] if run.at_s > at_s]
         if late:
-            verdict.note(Rule.CANCELLED, f"{one} cancelled at {at_s}, run at {late[0].at_s}")
-        record = seen.records.get(one)
+            verdict.note(Rule.CANCELLED, f"{call_id} cancelled at {at_s}, run at {late[0].at_s}")
+        record = seen.records.get(call_id)
         if record is not None and record["status"] != "cancelled":
-            verdict.note(Rule.CHANGED, f"{one} was cancelled and is {record['status']}")
+            verdict.note(Rule.CHANGED, f"{call_id} was cancelled and is {record['status']}")
 
 
 def _judge_record(
@@ -264,16 +264,16 @@ def _judge_dead_letters(
     dead: set[str], asked: set[str], seen: WorkSeen, verdict: WorkVerdict
 ) -> None:
     """Failed work is a dead letter until it is redriven."""
-    for one in seen.tokens:
-        record = seen.records.get(one)
+    for call_id in seen.tokens:
+        record = seen.records.get(call_id)
         if record is None or record["status"] not in FINAL:
             continue
-        if record["status"] in GOOD and one in dead:
-            verdict.note(Rule.DEAD_LETTER, f"{one} is {record['status']} and a dead letter")
-        if record["status"] not in GOOD and one not in dead | asked:
-            verdict.note(Rule.DEAD_LETTER, f"{one} is {record['status']} and no dead letter")
-    for one in dead - set(seen.records):
-        verdict.note(Rule.DEAD_LETTER, f"{one} is a dead letter without a record")
+        if record["status"] in GOOD and call_id in dead:
+            verdict.note(Rule.DEAD_LETTER, f"{call_id} is {record['status']} and a dead letter")
+        if record["status"] not in GOOD and call_id not in dead | asked:
+            verdict.note(Rule.DEAD_LETTER, f"{call_id} is {record['status']} and no dead letter")
+    for call_id in dead - set(seen.records):
+        verdict.note(Rule.DEAD_LETTER, f"{call_id} is a dead letter without a record")
 
 
 def _judge_redrives(
@@ -284,16 +284,16 @@ def _judge_redrives(
         if redrive.made is None:
             continue
         made.update(redrive.made)
-        for one in redrive.made:
-            if one not in seen.records:
-                verdict.note(Rule.REDRIVE_LOST, f"{one}, made of one of {redrive.dead}")
-        for one in dead & set(redrive.dead):
-            verdict.note(Rule.REDRIVE_LOST, f"{one} was run again and is still a dead letter")
+        for call_id in redrive.made:
+            if call_id not in seen.records:
+                verdict.note(Rule.REDRIVE_LOST, f"{call_id}, made of one of {redrive.dead}")
+        for call_id in dead & set(redrive.dead):
+            verdict.note(Rule.REDRIVE_LOST, f"{call_id} was run again and is still a dead letter")
         if len(redrive.made) > len(set(redrive.dead)):
             verdict.note(Rule.REDRIVE_DOUBLED, f"{redrive.dead} became {redrive.made}")
-    for one, times in made.items():
+    for call_id, times in made.items():
         if times > 1:
-            verdict.note(Rule.REDRIVE_DOUBLED, f"{one} was made {times} times")
+            verdict.note(Rule.REDRIVE_DOUBLED, f"{call_id} was made {times} times")
 
 
 def _judge_schedule(name: str, seen: WorkSeen, verdict: WorkVerdict) -> None:
@@ -307,12 +307,12 @@ def _judge_schedule(name: str, seen: WorkSeen, verdict: WorkVerdict) -> None:
     for at, times in Counter(due).items():
         if times > 1 and schedule.due is not None:  # otherwise that time may have come twice
             verdict.note(Rule.TICK_DOUBLED, f"{name}: {times} at {at}")
-    for one, times in Counter(made).items():
+    for call_id, times in Counter(made).items():
         if times > 1:
-            verdict.note(Rule.TICK_DOUBLED, f"{name}: {one} was made by {times}")
-    for one in made:
-        if one not in seen.records:
-            verdict.note(Rule.TICK_LOST, f"{name}: {one}")
+            verdict.note(Rule.TICK_DOUBLED, f"{name}: {call_id} was made by {times}")
+    for call_id in made:
+        if call_id not in seen.records:
+            verdict.note(Rule.TICK_LOST, f"{name}: {call_id}")
     # After a long storm the oldest ticks are no longer listed.
     if len(made) > schedule.fired or (len(due) < RUNS_KEPT and len(made) < schedule.fired):
         rule = Rule.TICK_LOST if len(made) < schedule.fired else Rule.TICK_DOUBLED
@@ -320,8 +320,8 @@ def _judge_schedule(name: str, seen: WorkSeen, verdict: WorkVerdict) -> None:
     counted = schedule.fired + schedule.missed + schedule.skipped + schedule.waiting
     if schedule.due is not None and counted != schedule.due:
         rule = Rule.TICK_LOST if counted < schedule.due else Rule.TICK_DOUBLED
-        told = f"{schedule.fired} fired, {schedule.missed} missed, {schedule.skipped} skipped"
-        verdict.note(rule, f"{name}: {schedule.due} were due; {told}, {schedule.waiting} wait")
+        counts = f"{schedule.fired} fired, {schedule.missed} missed, {schedule.skipped} skipped"
+        verdict.note(rule, f"{name}: {schedule.due} were due; {counts}, {schedule.waiting} wait")
 
 
 def _judge_counts(history: WorkHistory, seen: WorkSeen, verdict: WorkVerdict) -> None:
@@ -330,9 +330,9 @@ def _judge_counts(history: WorkHistory, seen: WorkSeen, verdict: WorkVerdict) ->
     )
     for function in history.max_attempts:
         queue, letters = seen.queues[function], seen.dead_letters[function]
-        told = seen.functions[function]["invocation_count"]
-        if told != kept[function]:
-            verdict.note(Rule.COUNT, f"{function}: {told} invocations, {kept[function]} records")
+        counted = seen.functions[function]["invocation_count"]
+        if counted != kept[function]:
+            verdict.note(Rule.COUNT, f"{function}: {counted} invocations, {kept[function]} records")
         if queue["dead_letters"] != len(letters) or len(set(letters)) != len(letters):
             verdict.note(Rule.COUNT, f"{function}: {queue} with {len(letters)} dead letters")
         if queue["queued"] or queue["delayed"] or queue["running"]:

@@ -90,11 +90,11 @@ class Witness:
 @contextmanager
 def witness() -> Iterator[Witness]:
     with short_dir() as directory:
-        one = Witness(directory)
+        witness = Witness(directory)
         try:
-            yield one
+            yield witness
         finally:
-            one.close()
+            witness.close()
 
 
 def uptime() -> float:
@@ -152,14 +152,14 @@ class WorkLoad:
             self.history.schedules.append(name)
         for number in range(clients):
             dice = random.Random(seed + 1000 + number)
-            one = threading.Thread(target=self._live, args=(number, dice))
-            one.start()
-            self._threads.append(one)
+            thread = threading.Thread(target=self._live, args=(number, dice))
+            thread.start()
+            self._threads.append(thread)
 
     def stop(self) -> None:
         self._stop.set()
-        for one in self._threads:
-            one.join()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def accepted(self) -> int:
@@ -220,20 +220,20 @@ class WorkLoad:
         job.is_spent = is_spent(status, body)
 
     def _cancel(self, job: Job) -> None:
-        for one in job.accepted:
-            job.cancelled.setdefault(one, None)
-            path = f"/api/functions/{job.function}/invocations/{one}/cancel"
+        for call_id in job.accepted:
+            job.cancelled.setdefault(call_id, None)
+            path = f"/api/functions/{job.function}/invocations/{call_id}/cancel"
             status, body = self.ask("POST", path)
             if status == 200:
-                job.cancelled[one] = uptime()
-                job.told.append((time.monotonic(), body))
+                job.cancelled[call_id] = uptime()
+                job.answers.append((time.monotonic(), body))
 
     def _look_at(self, job: Job, wait_s: int) -> None:
-        for one in job.accepted:
-            path = f"/api/functions/{job.function}/invocations/{one}?wait_seconds={wait_s}"
+        for call_id in job.accepted:
+            path = f"/api/functions/{job.function}/invocations/{call_id}?wait_seconds={wait_s}"
             status, body = self.ask("GET", path)
             if status == 200 and body["status"] in FINAL:
-                job.told.append((time.monotonic(), body))
+                job.answers.append((time.monotonic(), body))
 
     def _redrive(self, function: str, dice: random.Random) -> None:
         path = f"/api/functions/{function}/dead-letters"
@@ -290,13 +290,14 @@ class WorkLoad:
                 break
         with ThreadPoolExecutor(8) as threads:
             found = threads.map(
-                lambda one: self._token(one, known.get(one["invocation_id"])), records.values()
+                lambda record: self._token(record, known.get(record["invocation_id"])),
+                records.values(),
             )
             tokens = {name: token for name, token in zip(records, found, strict=True) if token}
             attempts = dict(
                 zip(
                     tokens,
-                    threads.map(lambda one: self._attempts(records[one]), tokens),
+                    threads.map(lambda token: self._attempts(records[token]), tokens),
                     strict=True,
                 )
             )
@@ -347,21 +348,23 @@ class WorkLoad:
         """Stops a schedule, and reads its state."""
         path, before, end = f"/api/schedules/{name}", None, time.monotonic() + scaled(60)
         while True:  # until nothing has changed in between
-            told = self.server.call("GET", path).json()
-            if told == before:
+            schedule = self.server.call("GET", path).json()
+            if schedule == before:
                 answer = self.server.call("PUT", path, {"enabled": False})
                 if answer.status_code == 200:
                     break
                 # After a full disk it is refused until the server has its reserve again.
                 assert time.monotonic() < end, answer.text
                 time.sleep(0.5)
-            runs, before = pages(self.server, f"{path}/runs", "runs"), told
-        due = told["next_runs"][0] - told["created_at"] - 1  # the first is a second after that
+            runs, before = pages(self.server, f"{path}/runs", "runs"), schedule
+        due = (
+            schedule["next_runs"][0] - schedule["created_at"] - 1
+        )  # the first is a second after that
         return Schedule(
-            due=None if self.is_clock_set else due // told["every_seconds"],
-            fired=told["fired_count"],
-            missed=told["missed_count"],
-            skipped=told["skipped_count"],
+            due=None if self.is_clock_set else due // schedule["every_seconds"],
+            fired=schedule["fired_count"],
+            missed=schedule["missed_count"],
+            skipped=schedule["skipped_count"],
             waiting=sum(one["outcome"] == "waiting" for one in runs),
             ticks=[(one["due_at"], one["invocation_id"]) for one in runs],
         )

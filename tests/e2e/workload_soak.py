@@ -198,9 +198,9 @@ def played(server: Server, place: Path, work: Workload, base: Image | None, call
         began = time.monotonic()
         runtime = add(server, place / work.slug, work, base.digest if base else "")
         seen.add_s = time.monotonic() - began
-        function, told = deploy(server, work, runtime)
-        seen.notes = [told["note"]] if told.get("note") else []
-        assert told["state"] == "active", told["error_message"]
+        function, state = deploy(server, work, runtime)
+        seen.notes = [state["note"]] if state.get("note") else []
+        assert state["state"] == "active", state["error_message"]
         call(server, function, seen, calls)
         function.delete()
     except FAILURES as error:
@@ -249,12 +249,12 @@ def main() -> int:
     it.add_argument("--name", action="append", choices=names, help="only this one; repeatable")
     given = it.parse_args()
     began, images, all_seen = time.monotonic(), [], []
-    for one in run([w for w in workloads.ALL if w.name in (given.name or names)], given.calls):
-        print(one.row(), file=sys.stderr, flush=True)
-        if isinstance(one, Image):
-            images.append(one)
+    for result in run([w for w in workloads.ALL if w.name in (given.name or names)], given.calls):
+        print(result.row(), file=sys.stderr, flush=True)
+        if isinstance(result, Image):
+            images.append(result)
         else:
-            all_seen.append(one)
+            all_seen.append(result)
     print("| base image | packages | MiB | made, s | added, s |\n|---|---|---|---|---|")
     print("\n".join(one.row() for one in images))
     print("\n| workload | what an invocation does | packages | added, s | cold, ms ", end="")

@@ -33,9 +33,9 @@ class Report:
     failures: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        told = dict(self.heard)
-        stories, steps = told.pop("stories", 0), told.pop("steps", 0)
-        calls = ", ".join(f"{number} {end}" for end, number in sorted(told.items()))
+        counts = dict(self.heard)
+        stories, steps = counts.pop("stories", 0), counts.pop("steps", 0)
+        calls = ", ".join(f"{number} {end}" for end, number in sorted(counts.items()))
         return (
             f"{stories} stories, {steps} steps, on {self.kind} sandboxes in {self.seconds:.0f} s, "
             f"{len(self.failures)} failures; calls: {calls}"

@@ -52,11 +52,11 @@ class StoryState:
     def refused(self, code: str, status: int, answer: httpx.Response) -> None:
         assert (answer.status_code, answer.json()["error_code"]) == (status, code), answer.text
 
-    def until(self, holds: Callable[[], bool], timeout_s: float, what: str) -> None:
+    def until(self, holds: Callable[[], bool], timeout_s: float, message: str) -> None:
         """Lets time pass until the condition holds."""
         passed, step = 0.0, 0.02
         while not holds():
-            assert passed < timeout_s, f"not within {timeout_s} s: {what}; {self.stats()}"
+            assert passed < timeout_s, f"not within {timeout_s} s: {message}; {self.stats()}"
             self.driver.wait(step)
             passed, step = passed + step, min(2 * step, 0.5)
 
@@ -76,17 +76,17 @@ class StoryState:
         function.is_changed = True
         if state is not None:
             function.state = state
-        for one in self.under:
-            if one.function is function:
-                one.versions.add(function.current)
-                one.states.add(function.state)
+        for call in self.under:
+            if call.function is function:
+                call.versions.add(function.current)
+                call.states.add(function.state)
         for work in function.unfinished:
             work.versions.add(function.current)
             work.rests = False
 
-    def new_id(self, one: str) -> None:
-        assert one not in self.ids, f"the id {one} was given twice"
-        self.ids.add(one)
+    def new_id(self, key: str) -> None:
+        assert key not in self.ids, f"the id {key} was given twice"
+        self.ids.add(key)
 
     # The ends of calls -----------------------------------------------------------------------
 
@@ -215,11 +215,14 @@ class StoryState:
         assert len(found) == len(records), "a record is listed twice"
         ended = {one for one, record in found.items() if record["status"] in FINAL}
         failed = {one for one in ended if found[one]["status"] != "success"}
-        counted, told = (shown["invocation_count"], shown["error_count"]), (len(ended), len(failed))
+        counted, recorded = (
+            (shown["invocation_count"], shown["error_count"]),
+            (len(ended), len(failed)),
+        )
         if self.driver.is_fleet:  # counts of other nodes arrive later: see `_is_counted`
-            assert all(one <= other for one, other in zip(counted, told, strict=True)), shown
+            assert all(one <= other for one, other in zip(counted, recorded, strict=True)), shown
         else:
-            assert counted == told, f"{shown}, but these are its records: {records}"
+            assert counted == recorded, f"{shown}, but these are its records: {records}"
         for number, answer in function.answers.items():
             assert number in found, f"{answer} was acknowledged and is no record"
             kept = {name: found[number][name] for name in answer}
@@ -237,10 +240,10 @@ class StoryState:
         assert len({one["id"] for one in versions}) == len(versions)
         active = [one["version"] for one in versions if one["is_active"]]
         assert active == [function.current], f"active: {active}, not {function.current}"
-        for one in versions:
-            body = function.versions[one["version"]].body()
-            assert {name: one[name] for name in body} == body
-            assert one["function_id"] == function.id
+        for version in versions:
+            body = function.versions[version["version"]].body()
+            assert {name: version[name] for name in body} == body
+            assert version["function_id"] == function.id
 
     def pool(self, function: KnownFunction) -> dict[str, Any]:
         pool: dict[str, Any] = self.good("GET", f"{function.path}/pool")
@@ -288,8 +291,8 @@ class StoryState:
         self.pools = {one.id: self.pool(one) for one in self.live.values()}
         stats = self.stats()
         busy = stats["busy_count"] + stats["recycling_count"]
-        told = (stats["warming_count"], stats["ready_count"], busy)
-        return told == tuple(sum(one[name] for one in self.pools.values()) for name in POOL)
+        counts = (stats["warming_count"], stats["ready_count"], busy)
+        return counts == tuple(sum(one[name] for one in self.pools.values()) for name in POOL)
 
     # At rest ---------------------------------------------------------------------------------
 

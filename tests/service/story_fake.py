@@ -161,7 +161,7 @@ class FakeDriver:
         self._said: list[str] = []
         self._log = structlog.get_config()
         structlog.configure(processors=[self._hear], cache_logger_on_first_use=False)
-        self._loop.set_exception_handler(lambda _loop, told: self._said.append(str(told)))
+        self._loop.set_exception_handler(lambda _loop, context: self._said.append(str(context)))
         try:
             with_schema(self._data_dir)
             self._start()
@@ -186,11 +186,11 @@ class FakeDriver:
     async def _send(
         self, method: str, path: str, body: Any, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        told = {name.lower(): value for name, value in (headers or {}).items()}
+        all_headers = {name.lower(): value for name, value in (headers or {}).items()}
         data = b""
         if body is not None:
-            data, told["content-type"] = json.dumps(body).encode(), "application/json"
-        given = request_of(method, path, {"host": "localhost", **told}, data)
+            data, all_headers["content-type"] = json.dumps(body).encode(), "application/json"
+        given = request_of(method, path, {"host": "localhost", **all_headers}, data)
         answer = await self._http.answer(given)
         await answer.aread()
         return answer
@@ -219,8 +219,8 @@ class FakeDriver:
         self.run(pause())
 
     def kill_sandbox(self, which: int) -> bool:
-        async def kill(one: FakeSandbox) -> None:
-            one.end_by_itself()
+        async def kill(sandbox: FakeSandbox) -> None:
+            sandbox.end_by_itself()
             await asyncio.sleep(0)
 
         standing = self._fakes.standing()
@@ -233,8 +233,8 @@ class FakeDriver:
             before = self._data_dir
             self._lives += 1
             shutil.copytree(before, self._data_dir)  # the copy is what a kill would leave
-            for one in self._running:
-                one.is_lost = not one.done()
+            for call in self._running:
+                call.is_lost = not call.done()
             self._running.clear()
             self._fakes.runs = Counter()  # runs after the kill do not count
             self.run(self._end())
@@ -297,8 +297,8 @@ class FakeDriver:
 
     def _hear(self, _logger: Any, level: str, event: Mapping[str, Any]) -> Any:
         if level in ("error", "critical", "exception"):
-            told = f"{dict(event)}\n{traceback.format_exc()}"
-            self._said.append(told)
+            text = f"{dict(event)}\n{traceback.format_exc()}"
+            self._said.append(text)
         raise structlog.DropEvent
 
 

@@ -67,7 +67,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
             self.state.look()
             self.heard["steps"] += 1
 
-    def one(self, which: int) -> KnownFunction:
+    def pick(self, which: int) -> KnownFunction:
         """One of the functions, in its present state."""
         live = list(self.state.live.values())
         function = live[which % len(live)]
@@ -121,25 +121,25 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
     @rule(
         which=WHICH,
         limits=TARGETS,
-        what=st.sampled_from(["content", "content", "same", "scale", "ill", "name"]),
+        variant=st.sampled_from(["content", "content", "same", "scale", "ill", "name"]),
         name=NAMES,
     )
-    def update(self, which: int, limits: tuple[int, int], what: str, name: str) -> None:
-        self._update(self.one(which), what, limits, name)
+    def update(self, which: int, limits: tuple[int, int], variant: str, name: str) -> None:
+        self._update(self.pick(which), variant, limits, name)
 
     def _update(
-        self, function: KnownFunction, what: str, limits: tuple[int, int], name: str
+        self, function: KnownFunction, variant: str, limits: tuple[int, int], name: str
     ) -> None:
         state = self.state
         kind = function.versions[function.current]
-        if what in ("content", "ill"):
+        if variant in ("content", "ill"):
             mark = f"{function.key}.c{function.newest + 1}"
-            kind = Kind(mark, stands=what == "content")
+            kind = Kind(mark, stands=variant == "content")
         body: dict[str, Any] = kind.body()
-        if what == "scale":
+        if variant == "scale":
             body = dict(zip(("min_instances", "max_instances"), limits, strict=True))
             function.limit(*limits)
-        if what == "name":
+        if variant == "name":
             body = {"name": name}
             if state.live.get(name, function) is not function:
                 state.refused("CONFLICT", 409, state.driver.call("PUT", function.path, body))
@@ -150,14 +150,16 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
         function.versions[number] = kind
         crowded = state.is_busy(function)
         answer = state.good("PUT", function.path, body)
-        told = answer["current_version"]
-        assert told in (number, function.current), f"{told}, and not the new number {number}"
+        answered = answer["current_version"]
+        assert answered in (number, function.current), (
+            f"{answered}, and not the new number {number}"
+        )
         self._pointed(function, number, answer, crowded)
 
     @some_function
     @rule(which=WHICH, limits=TARGETS)
     def set_targets(self, which: int, limits: tuple[int, int]) -> None:
-        function = self.one(which)
+        function = self.pick(which)
         function.limit(*limits)
         body = dict(zip(("min_instances", "max_instances"), limits, strict=True))
         path = f"/api/elasticity/functions/{function.id}/pool-target"
@@ -168,7 +170,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
     @some_function
     @rule(which=WHICH, number=st.integers(1, 6))
     def roll_back(self, which: int, number: int) -> None:
-        self._roll_back(self.one(which), number)
+        self._roll_back(self.pick(which), number)
 
     def _roll_back(self, function: KnownFunction, number: int) -> None:
         state = self.state
@@ -211,12 +213,12 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
     @some_function
     @rule(which=WHICH)
     def deploy(self, which: int) -> None:
-        self._deploy(self.one(which), "deploy")
+        self._deploy(self.pick(which), "deploy")
 
     @some_function
     @rule(which=WHICH)
     def resume(self, which: int) -> None:
-        function = self.one(which)
+        function = self.pick(which)
         if function.state in ("pending", "error"):
             path = f"{function.path}/resume"
             self.state.refused("CONFLICT", 409, self.state.driver.call("POST", path))
@@ -241,7 +243,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
     @some_function
     @rule(which=WHICH)
     def pause(self, which: int) -> None:
-        self._pause(self.one(which))
+        self._pause(self.pick(which))
 
     def _pause(self, function: KnownFunction) -> None:
         state = self.state
@@ -258,7 +260,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
     @some_function
     @rule(which=WHICH)
     def delete(self, which: int) -> None:
-        self._remove(self.one(which))
+        self._remove(self.pick(which))
 
     def _remove(self, function: KnownFunction) -> None:
         state, path = self.state, function.path
@@ -290,7 +292,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
     @some_function
     @rule(which=WHICH, code=st.sampled_from([None, 0, 1, 7, 255]), by_name=st.booleans())
     def invoke(self, which: int, code: int | None, by_name: bool) -> None:
-        function = self.one(which)
+        function = self.pick(which)
         payload = "ok" if code is None else f"exit {code}"
         call = self._under(function, payload)
         path = f"{FUNCTIONS}/invoke/{function.name}" if by_name else f"{function.path}/invoke"
@@ -299,7 +301,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
     @some_function
     @rule(which=WHICH)
     def invoke_until_it_times_out(self, which: int) -> None:
-        function = self.one(which)
+        function = self.pick(which)
         call = self._under(function, "sleep 100")
         body = {"payload": "sleep 100", "timeout_seconds": 1}
         answer = self.state.driver.call("POST", f"{function.path}/invoke", body)
@@ -309,48 +311,48 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
     @some_function
     @rule(which=WHICH, slow=st.integers(0, 2), count=st.integers(1, 4))
     def start_call(self, which: int, slow: int, count: int) -> None:
-        self._begin(self.one(which), slow, count)
+        self._begin(self.pick(which), slow, count)
 
     @some_function
     @rule(
         which=WHICH,
         slow=st.integers(0, 2),
         count=st.integers(1, 4),
-        what=st.sampled_from(
+        verb=st.sampled_from(
             ["content", "ill", "roll back", "deploy", "pause", "delete", "end", "kill", "lose"]
         ),
         again=st.booleans(),
     )
-    def change_under_calls(self, which: int, slow: int, count: int, what: str, again: bool) -> None:
-        function = self.one(which)
+    def change_under_calls(self, which: int, slow: int, count: int, verb: str, again: bool) -> None:
+        function = self.pick(which)
         self._begin(function, slow, count)
-        if what == "pause":
+        if verb == "pause":
             self._pause(function)
             if again and function.state == "paused":
                 self._deploy(function, "resume")
             return
-        self.suffer(function, what, count)
-        if again and what in ("content", "ill"):
+        self.suffer(function, verb, count)
+        if again and verb in ("content", "ill"):
             self._roll_back(function, function.newest - 1)
 
-    def suffer(self, function: KnownFunction, what: str, which: int) -> None:
+    def suffer(self, function: KnownFunction, verb: str, which: int) -> None:
         """Something happens to a function while invocations run. `which`: the sandbox that is
         lost.
         """
-        if what == "delete":
+        if verb == "delete":
             self._remove(function)
-        elif what == "pause":
+        elif verb == "pause":
             self._pause(function)
-        elif what == "deploy":
+        elif verb == "deploy":
             self._deploy(function, "deploy")
-        elif what in ("end", "kill"):
-            self._restart(kill=what == "kill")
-        elif what == "lose":
+        elif verb in ("end", "kill"):
+            self._restart(kill=verb == "kill")
+        elif verb == "lose":
             self._kill_sandbox(which)
-        elif what == "roll back":
+        elif verb == "roll back":
             self._roll_back(function, max(1, function.current - 1))
         else:
-            self._update(function, what, (function.low, function.high), function.name)
+            self._update(function, verb, (function.low, function.high), function.name)
 
     def _begin(self, function: KnownFunction, slow: int, count: int) -> None:
         payload = f"sleep {self.state.driver.slow[slow]:g}"

@@ -39,16 +39,16 @@ class WorkRules:
 
     state: StoryState
 
-    def one(self, which: int) -> KnownFunction:
+    def pick(self, which: int) -> KnownFunction:
         raise NotImplementedError
 
-    def suffer(self, function: KnownFunction, what: str, which: int) -> None:
+    def suffer(self, function: KnownFunction, verb: str, which: int) -> None:
         raise NotImplementedError
 
     @some_function
     @rule(which=WHICH, payload=PAYLOADS, delay=st.integers(0, 3), count=st.integers(1, 3))
     def submit(self, which: int, payload: str, delay: int, count: int) -> None:
-        function = self.one(which)
+        function = self.pick(which)
         for _ in range(count):
             self._submit(function, payload, delay)
 
@@ -82,22 +82,22 @@ class WorkRules:
         payload=PAYLOADS,
         count=st.integers(1, 4),
         attempts=st.integers(1, 3),
-        what=st.sampled_from(["pause", "delete", "end", "kill", "lose", "content", "cancel", ""]),
+        verb=st.sampled_from(["pause", "delete", "end", "kill", "lose", "content", "cancel", ""]),
         again=st.booleans(),
     )
     def change_under_work(
-        self, which: int, payload: str, count: int, attempts: int, what: str, again: bool
+        self, which: int, payload: str, count: int, attempts: int, verb: str, again: bool
     ) -> None:
-        function = self.one(which)
+        function = self.pick(which)
         self._set_policy(function, attempts, 0, alone=False)
         for _ in range(count):
             self._submit(function, payload, 0)
         self.state.driver.wait(self.state.driver.slow[0] / 2)
-        if what == "cancel":
+        if verb == "cancel":
             for work in function.unfinished[:2]:
                 self._cancel(function, work)
-        elif what:
-            self.suffer(function, what, count)
+        elif verb:
+            self.suffer(function, verb, count)
         if function.name in self.state.live and self.state.live[function.name] is function:
             self.state.look()
             if again:
@@ -108,7 +108,7 @@ class WorkRules:
     @some_function
     @rule(which=WHICH, attempts=st.integers(1, 3), first=BACKOFFS, alone=st.booleans())
     def set_policy(self, which: int, attempts: int, first: int, alone: bool) -> None:
-        self._set_policy(self.one(which), attempts, first, alone=alone)
+        self._set_policy(self.pick(which), attempts, first, alone=alone)
 
     def _set_policy(
         self, function: KnownFunction, attempts: int, first: int, *, alone: bool
@@ -245,18 +245,18 @@ def check_end(function: KnownFunction, work: Submitted, record: dict[str, Any]) 
 
 def check_attempts(work: Submitted, record: dict[str, Any], attempts: list[Any]) -> None:
     """Checks the attempts of ended work: as many as its policies required, each for a reason."""
-    told = f"{work}: {record}, {attempts}"
-    assert [one["attempt"] for one in attempts] == list(range(1, len(attempts) + 1)), told
-    assert len(attempts) <= max(work.attempts), f"more attempts than its policies allow: {told}"
+    text = f"{work}: {record}, {attempts}"
+    assert [one["attempt"] for one in attempts] == list(range(1, len(attempts) + 1)), text
+    assert len(attempts) <= max(work.attempts), f"more attempts than its policies allow: {text}"
     if record["status"] != "cancelled":
-        assert attempts, told
-        assert attempts[-1]["status"] == record["status"], told
+        assert attempts, text
+        assert attempts[-1]["status"] == record["status"], text
         attempts, last = attempts[:-1], len(attempts)
         if record["status"] != "success":
-            assert last >= min(work.attempts), f"given up too soon: {told}"
+            assert last >= min(work.attempts), f"given up too soon: {text}"
     else:
         attempts = [one for one in attempts if one["status"] != "cancelled"]
-    assert all(one["status"] in RETRIED for one in attempts), told
+    assert all(one["status"] in RETRIED for one in attempts), text
 
 
 def look_at_dead_letters(state: StoryState, function: KnownFunction) -> None:

@@ -41,8 +41,8 @@ async def ran(web: Web, path: str) -> int:
 
 async def test_an_alias_is_set_shown_listed_and_removed(web: Web) -> None:
     path = await two_versions(web)
-    told = await put(web, path, version=1, also={"version": 2, "weight": 0.25})
-    assert told == {
+    alias = await put(web, path, version=1, also={"version": 2, "weight": 0.25})
+    assert alias == {
         "name": "live",
         "version": 1,
         "also": {"version": 2, "weight": 0.25},
@@ -51,9 +51,9 @@ async def test_an_alias_is_set_shown_listed_and_removed(web: Web) -> None:
         "default": False,
         "updated_at": 1_760_000_000,
     }
-    assert (await web.good("GET", f"{path}/aliases/live")) == told
+    assert (await web.good("GET", f"{path}/aliases/live")) == alias
     other = await put(web, path, "Beta", version=2)
-    assert (await web.good("GET", f"{path}/aliases")) == {"aliases": [other, told]}
+    assert (await web.good("GET", f"{path}/aliases")) == {"aliases": [other, alias]}
     await web.ask(204, "DELETE", f"{path}/aliases/live")
     await web.ask(404, "DELETE", f"{path}/aliases/live")
     await web.ask(404, "GET", f"{path}/aliases/live")

@@ -64,19 +64,19 @@ async def test_alone_it_asks_for_no_slots(tmp_path: Path, monkeypatch: pytest.Mo
     def forbidden(*_: object) -> None:
         raise AssertionError("a server alone has no use for it")
 
-    for what in ("wanted", "allow", "evict_idle"):
-        monkeypatch.setattr(FunctionPool, what, forbidden)
+    for method in ("wanted", "allow", "evict_idle"):
+        monkeypatch.setattr(FunctionPool, method, forbidden)
     monkeypatch.setattr(Pool, "lacking", forbidden)
-    async with open_harness(tmp_path) as one:
-        entry = await one.active(max_instances=1)
-        pool = one.pools._pools[entry.function.id]
+    async with open_harness(tmp_path) as harness:
+        entry = await harness.active(max_instances=1)
+        pool = harness.pools._pools[entry.function.id]
         for _ in range(3):
-            assert (await one.invoke(entry)).status == "success"
-        await asyncio.gather(one.invoke(entry), one.invoke(entry))
-        await one.lifecycle.set_scaling(entry, 0, 3)
+            assert (await harness.invoke(entry)).status == "success"
+        await asyncio.gather(harness.invoke(entry), harness.invoke(entry))
+        await harness.lifecycle.set_scaling(entry, 0, 3)
         assert pool.allowance is None
         assert pool.model.limits is pool.limits
-        assert one.sandboxes.deadline is None
+        assert harness.sandboxes.deadline is None
 
 
 @pytest.fixture

@@ -85,9 +85,9 @@ async def test_a_mistake_of_ours_is_told_as_such(app: Application, path: str) ->
     response = await app(request_of("POST", path, HEADERS, b"{}"))
     assert response.status == 500
     assert isinstance(response.body, bytes)
-    told = msgspec.json.decode(response.body)
-    assert told["error_code"] == "INTERNAL"
-    assert told["request_id"] == response.header("x-request-id")
+    error = msgspec.json.decode(response.body)
+    assert error["error_code"] == "INTERNAL"
+    assert error["request_id"] == response.header("x-request-id")
     assert b"secret" not in response.body
 
 
@@ -172,13 +172,13 @@ async def test_health_says_why_to_whoever_asks_while_no_key_can_be_checked(path:
     response = await get("key", path)
     assert response.status == 200
     assert isinstance(response.body, bytes)
-    told = msgspec.json.decode(response.body, type=wire.Health)
-    assert not told.ready
-    assert told.checks["credentials"] == wire.Check(
+    body = msgspec.json.decode(response.body, type=wire.Health)
+    assert not body.ready
+    assert body.checks["credentials"] == wire.Check(
         ok=False, reason="it cannot tell whether the credential is valid"
     )
-    assert not told.checks["membership"].ok
-    assert told.protections == {}
+    assert not body.checks["membership"].ok
+    assert body.protections == {}
     text = await get("key", f"{path}?format=markdown")
     assert isinstance(text.body, bytes)
     assert text.body.startswith(b"# Not ready\n\n- credentials: NOT OK, it cannot tell")

@@ -45,8 +45,8 @@ async def test_the_record_says_whose_attempt_it_is(server: Harness) -> None:
 
 async def test_a_call_is_counted_once_it_is_final(server: Harness) -> None:
     entry, decide = await server.active("exit 3"), Decider(AGAIN)
-    told: list[Invocation] = []
-    server.invoker.on_closed.hearers += (told.append,)
+    closed: list[Invocation] = []
+    server.invoker.on_closed.hearers += (closed.append,)
     record = await server.invoke(entry, **decide.request())
     assert (record.status, record.is_final) == (Status.FAILED, False)
     assert entry.counters.invocation_count == entry.counters.error_count == 0
@@ -54,7 +54,7 @@ async def test_a_call_is_counted_once_it_is_final(server: Harness) -> None:
     record = await server.invoke(entry, **decide.request())
     assert record.is_final
     assert entry.counters.invocation_count == entry.counters.error_count == 1
-    assert [one.is_final for one in told] == [False, True]
+    assert [one.is_final for one in closed] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -70,27 +70,27 @@ async def receiver(
     port: int = 0,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Receiver]:
-    told = Receiver()
+    receiver = Receiver()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        told.reached += 1
+        receiver.reached += 1
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             told_length = [one for one in head.lower().split(b"\r\n") if one.startswith(LENGTH)]
             length = int(told_length[0].removeprefix(LENGTH)) if told_length else 0
-            told.received += head + await reader.readexactly(length)
+            receiver.received += head + await reader.readexactly(length)
             if isinstance(answer, bytes):
                 writer.write(answer)
                 await writer.drain()
             else:
                 await answer(reader, writer)
-        told.closed.set()
+        receiver.closed.set()
         writer.close()
 
     server = await asyncio.start_server(serve, host, port, ssl=tls)
-    told.port = server.sockets[0].getsockname()[1]
+    receiver.port = server.sockets[0].getsockname()[1]
     try:
-        yield told
+        yield receiver
     finally:
         server.close()
         await server.wait_closed()
@@ -383,8 +383,8 @@ async def test_an_address_of_this_machine_is_private(monkeypatch: pytest.MonkeyP
 
 def test_a_thread_is_free_before_its_callback_is_given_up() -> None:
     """Each of three silent name servers (the maximum of resolv.conf) is queried."""
-    told = dict(one.split(":") for one in NAMES["RES_OPTIONS"].split())
-    assert int(told["timeout"]) * int(told["attempts"]) * 3 < TIMEOUT_S
+    options = dict(one.split(":") for one in NAMES["RES_OPTIONS"].split())
+    assert int(options["timeout"]) * int(options["attempts"]) * 3 < TIMEOUT_S
 
 
 async def test_unanswered_names_hold_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

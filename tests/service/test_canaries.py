@@ -55,13 +55,13 @@ async def test_a_version_that_fails_is_taken_back_with_the_figures(web: Web) -> 
     with web.harness.services.events.cursor("default") as cursor:
         await called(web, path)
         alias = await rolled_back(web, path)
-        told = []
+        heard = []
         while (event := cursor.next()) is not None:
-            told.append((event.type, event.data))
+            heard.append((event.type, event.data))
     why = "version 2: 3 of 3 attempts failed, where 5 % may"
     assert (alias["version"], alias["also"], alias["rollback_on"]) == (1, None, None)
     assert alias["rolled_back"] == why
-    [data] = [data.decode() for kind, data in told if kind == "alias.rolled_back"]
+    [data] = [data.decode() for kind, data in heard if kind == "alias.rolled_back"]
     assert why in data
     assert '"alias":"live"' in data.replace(": ", ":")
     audit = web.harness.services.audit
@@ -107,9 +107,9 @@ async def test_calls_that_were_cancelled_are_no_fault_of_the_version(web: Web) -
     running = partial(web.harness.invoker.running_call, path.rsplit("/", 1)[1])
     for _ in range(LEAST + 2):
         answer = await web("POST", f"{path}/invoke?mode=async&version=2")
-        one = answer.json()["invocation_id"]
-        await until(partial(running, one))
-        call = f"{path}/invocations/{one}"
+        call_id = answer.json()["invocation_id"]
+        await until(partial(running, call_id))
+        call = f"{path}/invocations/{call_id}"
         await web.ask(200, "POST", f"{call}/cancel")
         assert (await web.good("GET", f"{call}?wait_seconds=5"))["status"] == "cancelled"
     assert (await alias_of(web, path))["also"] == HALF

@@ -211,8 +211,8 @@ async def test_cancelling_at_any_moment_gives_one_end(server: Harness, seed: int
             await asyncio.sleep(0)
     ends = {record.invocation_id: record for record in await asyncio.gather(*calls)}
     assert {one.status for one in ends.values()} <= {Status.SUCCESS, Status.CANCELLED}
-    for told in await asyncio.gather(*cancelling):
-        assert told is None or told == ends[told.invocation_id]
+    for cancelled in await asyncio.gather(*cancelling):
+        assert cancelled is None or cancelled == ends[cancelled.invocation_id]
     records = await server.records(entry)
     assert {one.invocation_id: one for one in records} == ends
     assert len(records) == len(calls) == entry.counters.invocation_count

@@ -56,21 +56,21 @@ async def test_a_sandbox_that_arrives_incomplete_is_destroyed_and_nothing_of_it_
         if room == 2:
             answer = await making
             assert len(answer.descriptors) == 2
-            for one in answer.descriptors:
-                os.close(one)
+            for descriptor in answer.descriptors:
+                os.close(descriptor)
         else:
             with pytest.raises(SandboxFailed, match="file descriptors"):
                 await making
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for one in taken:
-            os.close(one)
+        for descriptor in taken:
+            os.close(descriptor)
     assert set(os.listdir("/proc/self/fd")) == before
-    for one in handed:
-        os.close(one)
+    for descriptor in handed:
+        os.close(descriptor)
     if room < 2:
-        told = asked(theirs)
-        assert (told["verb"], told["sandbox"]) == ("destroy", "s1")
+        request = asked(theirs)
+        assert (request["verb"], request["sandbox"]) == ("destroy", "s1")
 
 
 class Transport:

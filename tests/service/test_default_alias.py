@@ -63,8 +63,8 @@ async def test_calls_that_name_nothing_run_by_the_default_alias(web: Web) -> Non
     path = await two_versions(web)
     plain = (f"{path}/invoke", "/api/functions/invoke/f")
     assert {await printed(web, url) for url in plain} == {"2"}, "before there is one"
-    told = await put(web, path, version=1, default=True)
-    assert told["default"] is True
+    alias = await put(web, path, version=1, default=True)
+    assert alias["default"] is True
     assert {await printed(web, url) for url in plain} == {"1"}
     await put(web, path, version=1, also=SPLIT)  # it stays the default
     web.harness.services.aliases._dice = Dice()  # type: ignore[assignment]
@@ -104,8 +104,8 @@ async def test_a_function_names_its_default_alias_wherever_it_is_shown(web: Web)
     await put(web, path, version=1)
     assert await named() == [None] * 4, "an alias that is no default"
     etag = (await web("GET", path)).headers["etag"]
-    told = await put(web, path, version=1, also=SPLIT, rollback_on=RULE, default=True)
-    assert await named() == [told] * 4
+    alias = await put(web, path, version=1, also=SPLIT, rollback_on=RULE, default=True)
+    assert await named() == [alias] * 4
     assert (await web("GET", path)).headers["etag"] == etag, "the function is the same"
 
 
@@ -197,8 +197,8 @@ async def test_a_rollback_leaves_no_alias_on_the_version_that_was_current(web: W
     assert found["live"]["default"] is True
     for name in ("live", "half", "whole", "main"):
         assert found[name]["rolled_back"] == "version 2 was rolled back to version 1"
-    told = [event for event in events if event.type == "alias.rolled_back"]
-    assert len(told) == 3, "of those that had a second version"
+    rolled_back = [event for event in events if event.type == "alias.rolled_back"]
+    assert len(rolled_back) == 3, "of those that had a second version"
     queries = ("", *(f"?alias={name}" for name in names))
     assert {await printed(web, f"{path}/invoke{query}") for query in queries} == {"1"}
     assert await rolled_back_to(web, path, 1) == found, "a second time changes nothing"

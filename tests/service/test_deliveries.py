@@ -103,7 +103,7 @@ class World:
         self.sender, self.disabled = Sender(), DisabledTenants()
         self.catalog = Catalog()
         self.policies = Policies(SqlPolicies(store.database))
-        self.queue = SimpleNamespace(arrived=lambda *told: self.arrived.append(told))
+        self.queue = SimpleNamespace(arrived=lambda *arguments: self.arrived.append(arguments))
         self.arrived: list[tuple[str, str, int]] = []
         self.work_store = SqlWork(store.database)
         self.kept = SqlDeliveries(store.database, self.work_store)
@@ -157,7 +157,7 @@ class World:
         self.deliveries.call_ended(record)
         return delivery_id
 
-    async def one(self, function: Function, delivery_id: str) -> Delivery:
+    async def delivery(self, function: Function, delivery_id: str) -> Delivery:
         found = (await self.deliveries.list(self.entry(function), 100, None, None)).items
         return next(one for one in found if one.id == delivery_id)
 
@@ -177,9 +177,9 @@ class World:
         """The delivery once its fields have the expected values."""
         async with asyncio.timeout(scaled(SOON_S)):
             while True:
-                one = await self.one(function, delivery_id)
-                if all(getattr(one, name) == value for name, value in wanted.items()):
-                    return one
+                delivery = await self.delivery(function, delivery_id)
+                if all(getattr(delivery, name) == value for name, value in wanted.items()):
+                    return delivery
                 await asyncio.sleep(0.01)
 
 
@@ -293,8 +293,8 @@ async def test_a_result_that_is_too_large_is_failed_and_sent_to_nobody(world: Wo
         delivery_id = await world.end_call(function, stdout_dropped=1)
         after = await world.end_call(function)
         await world.until(function, after, status="delivered")
-        one = await world.until(function, delivery_id, status="failed")
-        assert (one.attempts, one.error_message and one.error_message[:17]) == (
+        delivery = await world.until(function, delivery_id, status="failed")
+        assert (delivery.attempts, delivery.error_message and delivery.error_message[:17]) == (
             0,
             "RESULT_TOO_LARGE:",
         )
@@ -319,8 +319,8 @@ async def test_bodies_under_way_have_a_limit_and_a_tenant_leaves_room_to_others(
         await asyncio.sleep(0.1)
         assert world.sender.now == 2
         release.set()
-        for one, delivery_id in ids.items():
-            await world.until(one, delivery_id, status="delivered")
+        for function, delivery_id in ids.items():
+            await world.until(function, delivery_id, status="delivered")
     assert not world.deliveries._bytes
 
 
@@ -385,8 +385,8 @@ async def test_410_and_age_end_the_tries_and_a_failed_one_can_be_sent_again(worl
     function = await world.function("f", TO_URL)
     async with world.running():
         delivery_id = await world.end_call(function)
-        one = await world.until(function, delivery_id, status="failed")
-        assert (one.attempts, one.http_status) == (1, 410)
+        delivery = await world.until(function, delivery_id, status="failed")
+        assert (delivery.attempts, delivery.http_status) == (1, 410)
         world.sender.reply = world.sender.fine
         again = await world.deliveries.retry(world.entry(function), delivery_id)
         assert again.status == "waiting"
@@ -414,7 +414,7 @@ async def test_what_had_to_make_room_is_not_sent_without_its_content(world: Worl
 
 
 def test_the_tries_go_on_for_a_day_and_not_longer() -> None:
-    one = Delivery(
+    delivery = Delivery(
         id="d",
         tenant_id="t",
         function_id="f",
@@ -428,7 +428,7 @@ def test_the_tries_go_on_for_a_day_and_not_longer() -> None:
     now_ms, tries, waits = 0, 0, []
     while True:
         tries += 1
-        due = model.retry_due_ms(replace(one, attempts=tries), now_ms, 0.5)
+        due = model.retry_due_ms(replace(delivery, attempts=tries), now_ms, 0.5)
         if due is None:
             break
         waits.append((due - now_ms) / 1000)
@@ -448,13 +448,13 @@ async def test_a_function_destination_is_called_once_by_the_deliverys_own_id(wor
         await world.until(function, delivery_id, status="delivered")
         await until(lambda: world.arrived != [])  # reported a step later
     assert world.sender.opened == 0  # without a callback, the sender is not created
-    ((told, _, due_ms),) = world.arrived
-    assert told == target.id
+    ((function_id, _, due_ms),) = world.arrived
+    assert function_id == target.id
     claim = await world.work_store.claim(target.id, 10, due_ms, is_begun=False)
     (work,) = claim.work
     assert work.record.invocation_id == delivery_id
     assert work.record.source == "destination"
-    parent = (await world.one(function, delivery_id)).invocation_id
+    parent = (await world.delivery(function, delivery_id)).invocation_id
     assert work.record.parent_invocation_id == parent
     payload = json.loads(work.input.payload or b"")
     assert payload["data"]["invocation_id"] == parent
@@ -567,8 +567,8 @@ async def test_a_look_costs_the_same_however_many_functions_wait_for_a_host(worl
         await world.until(quick, delivery_id, status="delivered")
         looked_at = most
         release.set()
-        for function, one in zip(slow, last, strict=True):
-            await world.until(function, one, status="delivered")
+        for function, last_id in zip(slow, last, strict=True):
+            await world.until(function, last_id, status="delivered")
     assert looked_at <= LOOKED_AT + 2 * AT_ONCE
 
 
@@ -611,8 +611,8 @@ async def test_what_was_not_sent_when_the_server_ended_is_sent_by_the_next(world
     world.sender.reply = world.sender.fine
     world.deliveries = world.made()
     async with world.running():
-        one = await world.until(function, delivery_id, status="delivered")
-    assert one.attempts == 2
+        delivery = await world.until(function, delivery_id, status="delivered")
+    assert delivery.attempts == 2
     assert world.sent_ids == [delivery_id] * 2
 
 
@@ -664,8 +664,8 @@ async def test_what_a_function_cannot_take_while_the_server_ends_is_put_back(wor
                 await release.begun.wait()
     world.deliveries = world.made()
     async with world.running():
-        one = await world.until(function, delivery_id, status="delivered")
-    assert one.attempts == 1
+        delivery = await world.until(function, delivery_id, status="delivered")
+    assert delivery.attempts == 1
     assert [told for told, *_ in world.arrived] == [target.id]
 
 
@@ -693,8 +693,8 @@ async def test_a_platform_sends_the_end_of_what_it_accepted(tmp_path: Path) -> N
             async with asyncio.timeout(scaled(SOON_S)):
                 await there.closed.wait()
     _, _, body = there.received.partition(b"\r\n\r\n")
-    told = json.loads(body)
-    assert told["type"] == "invocation.failed"
-    assert told["data"]["source"] == "destination"
-    assert told["data"]["function_id"] == entry.function.id
-    assert told["data"]["invocation_id"] != first.invocation_id
+    event = json.loads(body)
+    assert event["type"] == "invocation.failed"
+    assert event["data"]["source"] == "destination"
+    assert event["data"]["function_id"] == entry.function.id
+    assert event["data"]["invocation_id"] != first.invocation_id

@@ -107,12 +107,12 @@ async def quiet(server: Harness) -> None:
 
 async def test_what_is_accepted_is_run_and_its_record_says_so(server: Harness) -> None:
     entry = await server.active("cat")
-    (one,) = await accept(server, entry, payload=b"grain")
-    record = await server.final(entry, one)
+    (call_id,) = await accept(server, entry, payload=b"grain")
+    record = await server.final(entry, call_id)
     assert (record.status, record.stdout) == (Status.SUCCESS, b"grain")
     assert (record.source, record.attempt, record.version) == (Source.ASYNC, 1, 1)
     await quiet(server)
-    assert await statuses(server, entry, one) == [Status.SUCCESS]
+    assert await statuses(server, entry, call_id) == [Status.SUCCESS]
     assert entry.counters.invocation_count == 1
     assert server.dispatcher._backlogs == {}
 
@@ -148,12 +148,12 @@ async def test_what_came_due_ever_earlier_and_was_cancelled_is_gone(server: Harn
     """Any caller could repeat this all day, with work that is due in a year."""
     entry = await server.active()
     for number in range(2 * DUE_SPARE):
-        (one,) = await accept(server, entry, in_s=30_000_000 - number)
-        await server.work.cancel(entry, one)
+        (call_id,) = await accept(server, entry, in_s=30_000_000 - number)
+        await server.work.cancel(entry, call_id)
         assert len(server.dispatcher._due) <= DUE_SPARE + 2
-    (one,) = await accept(server, entry, in_s=60)
+    (call_id,) = await accept(server, entry, in_s=60)
     server.pass_time(61.0)
-    await succeed(server, entry, one)
+    await succeed(server, entry, call_id)
 
 
 def test_work_arrives_while_other_work_is_due_on_the_server_s_loop(tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_work_arrives_while_other_work_is_due_on_the_server_s_loop(tmp_path: Pat
             now_ms = round(server.clock.time * 1000)
             server.dispatcher.arrived("first", "tenant", now_ms + 60_000)
             server.clock.time += 70
-            for one in ("second", "third"):
-                server.dispatcher.arrived(one, "tenant", now_ms + 90_000)
+            for function_id in ("second", "third"):
+                server.dispatcher.arrived(function_id, "tenant", now_ms + 90_000)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(check())
@@ -202,21 +202,21 @@ async def test_long_inputs_of_many_functions_are_not_in_memory_all_at_once(
 async def test_a_failed_attempt_is_repeated_after_the_wait_and_given_up(server: Harness) -> None:
     entry = await server.active("exit 3")
     await set_policy(server, entry, max_attempts=3, backoff=EXACT)
-    (one,) = await accept(server, entry)
+    (call_id,) = await accept(server, entry)
     for made, wait_s in ((1, 10.0), (2, 20.0)):
         await until(lambda n=made: server.sandboxes.calls == n)  # type: ignore[misc]
         await quiet(server)
-        record = await record_of(server, entry, one)
+        record = await record_of(server, entry, call_id)
         assert (record.status, record.attempt) == (Status.QUEUED, made + 1)
         server.pass_time(wait_s - 0.5)
         await quiet(server)
         assert server.sandboxes.calls == made
         server.pass_time(1.0)
-    record = await server.final(entry, one)
+    record = await server.final(entry, call_id)
     assert (record.status, record.attempt) == (Status.FAILED, 3)
     await quiet(server)
-    assert await statuses(server, entry, one) == [Status.FAILED] * 3
-    assert await dead_letter(server, entry) == (one, "attempts")
+    assert await statuses(server, entry, call_id) == [Status.FAILED] * 3
+    assert await dead_letter(server, entry) == (call_id, "attempts")
     assert entry.counters.invocation_count == 1
 
 
@@ -224,13 +224,13 @@ async def test_work_that_is_too_old_is_not_started(server: Harness) -> None:
     entry = await server.active()
     await set_policy(server, entry, max_age_seconds=60)
     await server.lifecycle.pause(entry)
-    (one,) = await accept(server, server.now(entry))
+    (call_id,) = await accept(server, server.now(entry))
     server.clock.time += 61
     await server.lifecycle.resume(entry)
-    record = await server.final(entry, one)
+    record = await server.final(entry, call_id)
     assert (record.status, record.started_at) == (Status.ERROR, None)
     assert server.sandboxes.calls == 0
-    assert await dead_letter(server, entry) == (one, "age")
+    assert await dead_letter(server, entry) == (call_id, "age")
     assert entry.counters.error_count == 1
 
 
@@ -278,7 +278,7 @@ async def test_a_caller_who_waits_is_served_before_accepted_work(server: Harness
 async def test_callers_who_fill_a_function_leave_turns_to_its_work(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     callers = [await server.running(entry) for _ in range(2)]
-    (one, two) = await accept(server, entry, 2)
+    (first, second) = await accept(server, entry, 2)
     await asyncio.sleep(0.15)
     assert server.pools.waiting() == 1  # the second caller; the work does not queue yet
     server.clock.time += 2.5
@@ -288,9 +288,9 @@ async def test_callers_who_fill_a_function_leave_turns_to_its_work(server: Harne
     for _ in range(3):
         await end_one(server)
     assert all(caller.done() for caller in callers)
-    assert (await record_of(server, entry, one)).status is Status.SUCCESS
+    assert (await record_of(server, entry, first)).status is Status.SUCCESS
     assert not later.done()
-    assert (await record_of(server, entry, two)).status is Status.QUEUED
+    assert (await record_of(server, entry, second)).status is Status.QUEUED
 
 
 async def test_tenants_and_functions_take_turns(server: Harness) -> None:
@@ -322,17 +322,17 @@ async def two_that_need_an_instance(server: Harness) -> list[Entry]:
 
 
 async def test_each_function_that_needs_a_new_instance_gets_its_turn(server: Harness) -> None:
-    one, two = await two_that_need_an_instance(server)
-    await until(lambda: (busy(server, one), busy(server, two)) == (2, 2))
+    first, second = await two_that_need_an_instance(server)
+    await until(lambda: (busy(server, first), busy(server, second)) == (2, 2))
 
 
 async def test_work_does_not_wait_for_memory_given_to_other_work(tmp_path: Path) -> None:
     """There is memory for one more instance: either function could get it, but only one does."""
     async with open_harness(tmp_path, memory_mib=900) as server:
-        one, two = await two_that_need_an_instance(server)
-        await until(lambda: busy(server, one) + busy(server, two) == 3)
+        first, second = await two_that_need_an_instance(server)
+        await until(lambda: busy(server, first) + busy(server, second) == 3)
         await asyncio.sleep(0.15)  # longer than BLOCKED_LOOK_S, after which due work is retried
-        assert (busy(server, one) + busy(server, two), server.pools.waiting()) == (3, 0)
+        assert (busy(server, first) + busy(server, second), server.pools.waiting()) == (3, 0)
 
 
 async def test_a_retry_is_looked_at_once_its_end_is_committed(server: Harness) -> None:
@@ -340,19 +340,19 @@ async def test_a_retry_is_looked_at_once_its_end_is_committed(server: Harness) -
     entry = await server.active("exit 3")
     await set_policy(server, entry, max_attempts=2, backoff=replace(EXACT, first=0.0))
     server.journal._commit_after_s = 1.0
-    (one,) = await accept(server, entry)
-    record = await server.final(entry, one)
+    (call_id,) = await accept(server, entry)
+    record = await server.final(entry, call_id)
     assert (record.status, record.attempt) == (Status.FAILED, 2)
 
 
 async def test_a_paused_function_accepts_and_runs_after_resume(server: Harness) -> None:
     entry = await server.active()
     await server.lifecycle.pause(entry)
-    (one,) = await accept(server, server.now(entry))
+    (call_id,) = await accept(server, server.now(entry))
     await quiet(server)
-    assert (await record_of(server, entry, one)).status is Status.QUEUED
+    assert (await record_of(server, entry, call_id)).status is Status.QUEUED
     await server.lifecycle.resume(entry)
-    await succeed(server, entry, one)
+    await succeed(server, entry, call_id)
 
 
 async def test_a_dispatcher_that_was_stopped_begins_again_what_waits(server: Harness) -> None:
@@ -445,15 +445,15 @@ async def test_work_is_run_once_though_nobody_knows_whether_it_was_claimed(
 ) -> None:
     entry = await server.active("cat")
     with silent(server.work.store, "claim", is_made=is_made) as claim:
-        one, two = await accept(server, entry, 2)
+        first, second = await accept(server, entry, 2)
         await until(lambda: claim.called)
         backlog = server.dispatcher._backlogs[entry.function.id]
         await until(lambda: not (backlog.claim or backlog.is_uncertain))
         server.pass_time(2.0)
-        await succeed(server, entry, one, two)
+        await succeed(server, entry, first, second)
     await quiet(server)
     assert server.sandboxes.calls == 2
-    assert await statuses(server, entry, one) == [Status.SUCCESS]
+    assert await statuses(server, entry, first) == [Status.SUCCESS]
 
 
 @pytest.mark.parametrize("is_made", [True, False])
@@ -515,9 +515,9 @@ async def test_waiting_work_is_cancelled_also_where_it_was_claimed(server: Harne
     entry = await server.active("sleep 60", max_instances=1)
     running, held, waits = await accept(server, entry, 3)
     await until(lambda: busy(server, entry) == 1)
-    for one in (held, waits, running):
+    for call_id in (held, waits, running):
         async with asyncio.timeout(scaled(5)):
-            record = await server.work.cancel(entry, one)
+            record = await server.work.cancel(entry, call_id)
         assert record.status is Status.CANCELLED
     await quiet(server)
     server.pass_time(2.0)
@@ -539,10 +539,10 @@ async def test_a_version_other_than_the_current_one_is_run(server: Harness) -> N
 
 async def test_what_no_longer_fits_the_function_is_an_error_that_says_why(server: Harness) -> None:
     entry = await server.active(timeout_seconds=30)
-    (one,) = await accept(server, entry, timeout_seconds=20, in_s=60)
+    (call_id,) = await accept(server, entry, timeout_seconds=20, in_s=60)
     await server.lifecycle.update(entry, {"timeout_seconds": 10})
     server.pass_time(61.0)
-    record = await server.final(entry, one)
+    record = await server.final(entry, call_id)
     assert record.status is Status.ERROR
     assert "timeout_seconds" in (record.error_message or "")
 
@@ -597,8 +597,8 @@ async def test_a_thousand_pieces_are_each_run_once(tmp_path: Path, durability: s
         entry = await server.active("echo hello", max_instances=4)
         many = 1000 if durability == "relaxed" else 100
         accepted = await asyncio.gather(*(accept(server, entry) for _ in range(many)))
-        for (one,) in accepted:
-            await succeed(server, entry, one)
+        for (call_id,) in accepted:
+            await succeed(server, entry, call_id)
         assert server.sandboxes.calls == many
         await quiet(server)
         assert server.dispatcher._backlogs == {}
@@ -611,8 +611,8 @@ async def test_a_thousand_pieces_are_each_run_once(tmp_path: Path, durability: s
 async def test_metrics_count_attempts_dead_letters_and_what_waits(server: Harness) -> None:
     entry = await server.active("exit 3")
     before = figures()
-    (one,) = await accept(server, entry)
-    await server.final(entry, one)
+    (call_id,) = await accept(server, entry)
+    await server.final(entry, call_id)
     await accept(server, entry, 3, in_s=60)
     await quiet(server)
     await server.work.show_queues()

@@ -82,8 +82,8 @@ async def node(
 
 @pytest.fixture
 async def nodes(shared: Path) -> AsyncIterator[tuple[Harness, Harness]]:
-    async with node(shared, "a") as one, node(shared, "b") as two:
-        yield one, two
+    async with node(shared, "a") as first, node(shared, "b") as second:
+        yield first, second
 
 
 async def seen(true: Callable[[], object], within_s: float = ONE_SECOND) -> float:
@@ -116,10 +116,10 @@ async def known_to_both(
     nodes: tuple[Harness, Harness], handler: str = "echo hello", **more: Any
 ) -> tuple[Harness, Harness, Entry]:
     """Both nodes, and a function that the first has made."""
-    one, two = nodes
-    entry = await one.active(handler, **more)
-    await known(two, one.now(entry))
-    return one, two, entry
+    first, second = nodes
+    entry = await first.active(handler, **more)
+    await known(second, first.now(entry))
+    return first, second, entry
 
 
 async def accepted_by(
@@ -144,79 +144,79 @@ async def scheduled(harness: Harness, name: str, every_seconds: int, **more: Any
 @promise("N20")
 async def test_every_function_change_reaches_other_nodes(nodes: tuple[Harness, Harness]) -> None:
     """Its pools serve, change and close there as on the node that was asked."""
-    one, two = nodes
-    entry = await one.create("echo one")
-    await seen(lambda: state_of(two) is FunctionState.PENDING)
-    await one.lifecycle.deploy(entry)
-    await seen(lambda: state_of(two) is FunctionState.ACTIVE)
-    record = await two.invoke(entry)
+    first, second = nodes
+    entry = await first.create("echo one")
+    await seen(lambda: state_of(second) is FunctionState.PENDING)
+    await first.lifecycle.deploy(entry)
+    await seen(lambda: state_of(second) is FunctionState.ACTIVE)
+    record = await second.invoke(entry)
     assert (record.status, record.execution_node_id, record.version) == (Status.SUCCESS, "b", 1)
 
-    entry = await one.lifecycle.update(entry, {"handler": "echo two", "max_instances": 7})
-    there = await known(two, entry)
+    entry = await first.lifecycle.update(entry, {"handler": "echo two", "max_instances": 7})
+    there = await known(second, entry)
     assert (there.version.number, there.function) == (2, entry.function)
-    assert (await two.invoke(entry)).version == 2
-    assert two.pools._pools[entry.function.id].model.limits.max_instances == 7
+    assert (await second.invoke(entry)).version == 2
+    assert second.pools._pools[entry.function.id].model.limits.max_instances == 7
 
-    entry = await one.lifecycle.rollback(entry, 1)
-    await known(two, entry)
-    assert (await two.invoke(entry)).version == 1
+    entry = await first.lifecycle.rollback(entry, 1)
+    await known(second, entry)
+    assert (await second.invoke(entry)).version == 1
 
-    entry = await one.lifecycle.set_scaling(entry, 2, 3)
-    await known(two, entry)
-    assert two.pools._pools[entry.function.id].model.limits.max_instances == 3
-    await one.lifecycle.set_scaling(entry, 0, 3)
+    entry = await first.lifecycle.set_scaling(entry, 2, 3)
+    await known(second, entry)
+    assert second.pools._pools[entry.function.id].model.limits.max_instances == 3
+    await first.lifecycle.set_scaling(entry, 0, 3)
 
-    await one.lifecycle.pause(entry)
-    await seen(lambda: state_of(two) is FunctionState.PAUSED)
+    await first.lifecycle.pause(entry)
+    await seen(lambda: state_of(second) is FunctionState.PAUSED)
     with pytest.raises(FunctionNotActive):
-        await two.invoke(entry)
-    await one.lifecycle.resume(entry)
-    await seen(lambda: state_of(two) is FunctionState.ACTIVE)
-    assert (await two.invoke(entry)).status is Status.SUCCESS
+        await second.invoke(entry)
+    await first.lifecycle.resume(entry)
+    await seen(lambda: state_of(second) is FunctionState.ACTIVE)
+    assert (await second.invoke(entry)).status is Status.SUCCESS
 
-    await one.lifecycle.delete(entry)
-    await seen(lambda: state_of(two) is None)
+    await first.lifecycle.delete(entry)
+    await seen(lambda: state_of(second) is None)
     with pytest.raises(NotFound):
-        two.catalog.by_id(TENANT, entry.function.id)
+        second.catalog.by_id(TENANT, entry.function.id)
 
 
 @promise("N20")
 async def test_everything_else_shared_reaches_other_nodes(nodes: tuple[Harness, Harness]) -> None:
-    one, two = nodes
-    entry = await one.active()
+    first, second = nodes
+    entry = await first.active()
     function_id = entry.function.id
-    await known(two, one.now(entry))
+    await known(second, first.now(entry))
 
-    await one.services.urls.set(entry, FunctionUrl())
-    await seen(lambda: two.services.urls.find("f", None) is not None)
-    await two.services.urls.set(entry, None)
-    await seen(lambda: one.services.urls.find("f", None) is None)
+    await first.services.urls.set(entry, FunctionUrl())
+    await seen(lambda: second.services.urls.find("f", None) is not None)
+    await second.services.urls.set(entry, None)
+    await seen(lambda: first.services.urls.find("f", None) is None)
 
-    await one.work.policies.set_policy(function_id, AsyncPolicy(max_attempts=4))
-    await one.work.policies.set_record_policy(function_id, RecordPolicy(keep_input="all"))
-    await seen(lambda: two.work.policies.record_policy_of(function_id).keep_input == "all")
-    assert two.work.policies.policy_of(function_id).max_attempts == 4
+    await first.work.policies.set_policy(function_id, AsyncPolicy(max_attempts=4))
+    await first.work.policies.set_record_policy(function_id, RecordPolicy(keep_input="all"))
+    await seen(lambda: second.work.policies.record_policy_of(function_id).keep_input == "all")
+    assert second.work.policies.policy_of(function_id).max_attempts == 4
 
-    await one.services.quotas.set("acme", TenantQuota(functions=3))
-    await seen(lambda: two.services.admission.limits_of("acme").functions == 3)
-    await two.services.quotas.set("acme", TenantQuota())
-    await seen(lambda: one.services.quotas.of("acme") == TenantQuota())
+    await first.services.quotas.set("acme", TenantQuota(functions=3))
+    await seen(lambda: second.services.admission.limits_of("acme").functions == 3)
+    await second.services.quotas.set("acme", TenantQuota())
+    await seen(lambda: first.services.quotas.of("acme") == TenantQuota())
 
     wanted = Runtime(id="", name="etl", kind=Kind.SHELL)
-    await one.services.runtimes.add(TENANT, wanted, is_operator=True)
-    await seen(lambda: "etl" in names_of(two))
-    await two.services.runtimes.remove(TENANT, "etl")
-    await seen(lambda: "etl" not in names_of(one))
+    await first.services.runtimes.add(TENANT, wanted, is_operator=True)
+    await seen(lambda: "etl" in names_of(second))
+    await second.services.runtimes.remove(TENANT, "etl")
+    await seen(lambda: "etl" not in names_of(first))
 
-    images = SqlTenantImages(one.store.database)
+    images = SqlTenantImages(first.store.database)
     await images.add(TenantImage(TENANT, "0" * 64, 5_000))
-    await seen(lambda: two.services.tenant_images.bytes_of(TENANT) == 5_000)
+    await seen(lambda: second.services.tenant_images.bytes_of(TENANT) == 5_000)
     await images.remove(TENANT, "0" * 64)
-    await seen(lambda: two.services.tenant_images.bytes_of(TENANT) == 0)
+    await seen(lambda: second.services.tenant_images.bytes_of(TENANT) == 0)
 
-    await one.lifecycle.delete(entry)
-    await seen(lambda: two.work.policies.policy_of(function_id) == AsyncPolicy())
+    await first.lifecycle.delete(entry)
+    await seen(lambda: second.work.policies.policy_of(function_id) == AsyncPolicy())
 
 
 def names_of(harness: Harness) -> set[str]:
@@ -225,24 +225,24 @@ def names_of(harness: Harness) -> set[str]:
 
 @promise("N20")
 async def test_a_key_that_is_revoked_on_one_node_opens_none(nodes: tuple[Harness, Harness]) -> None:
-    one, two = nodes
-    key, text = await make_key(one.services.keys, one.clock, TENANT, Scope.WRITE, None)
-    await seen(lambda: not two.services.access.is_open)
-    caller = await two.services.access.identify({"x-api-key": text}, "192.0.2.1")
-    await revoke_key(one.services.keys, one.clock, key.id)
-    await seen(lambda: not two.services.access.still_holds(caller))
+    first, second = nodes
+    key, text = await make_key(first.services.keys, first.clock, TENANT, Scope.WRITE, None)
+    await seen(lambda: not second.services.access.is_open)
+    caller = await second.services.access.identify({"x-api-key": text}, "192.0.2.1")
+    await revoke_key(first.services.keys, first.clock, key.id)
+    await seen(lambda: not second.services.access.still_holds(caller))
 
 
 async def test_a_revoked_key_manages_nothing_elsewhere(nodes: tuple[Harness, Harness]) -> None:
     """In the very next request, whatever that node knew."""
-    one, two = nodes
-    key, text = await make_key(one.services.keys, one.clock, TENANT, Scope.WRITE, None)
-    await seen(lambda: not two.services.access.is_open)
-    path, web = f"/api/functions/{(await one.create()).function.id}", Web(two)
+    first, second = nodes
+    key, text = await make_key(first.services.keys, first.clock, TENANT, Scope.WRITE, None)
+    await seen(lambda: not second.services.access.is_open)
+    path, web = f"/api/functions/{(await first.create()).function.id}", Web(second)
     await web.ask(200, "GET", path, headers={"x-api-key": text})
-    await revoke_key(one.services.keys, one.clock, key.id)
+    await revoke_key(first.services.keys, first.clock, key.id)
     await web.ask(401, "DELETE", path, headers={"x-api-key": text})
-    assert two.catalog.find(TENANT, "f") is not None
+    assert second.catalog.find(TENANT, "f") is not None
 
 
 @promise("N94")
@@ -250,22 +250,22 @@ async def test_a_node_that_did_not_hear_of_a_revocation_runs_nothing_at_others(
     nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node that is to run a call checks the credential that it is forwarded with."""
-    one, two = nodes
-    key, text = await make_key(one.services.keys, one.clock, TENANT, Scope.INVOKE, None)
-    await known(two, await one.active("echo hello"))
-    await seen(lambda: not (one.services.access.is_open or two.services.access.is_open))
-    monkeypatch.setattr(one.services.access, "refresh", unreachable)
-    forwarding, key_header = Nodes(one, two), {"x-api-key": text}
-    await one.services.urls.set(one.catalog.by_name(TENANT, "f"), FunctionUrl())
-    await seen(lambda: two.services.urls.of(one.catalog.by_name(TENANT, "f").function.id))
+    first, second = nodes
+    key, text = await make_key(first.services.keys, first.clock, TENANT, Scope.INVOKE, None)
+    await known(second, await first.active("echo hello"))
+    await seen(lambda: not (first.services.access.is_open or second.services.access.is_open))
+    monkeypatch.setattr(first.services.access, "refresh", unreachable)
+    forwarding, key_header = Nodes(first, second), {"x-api-key": text}
+    await first.services.urls.set(first.catalog.by_name(TENANT, "f"), FunctionUrl())
+    await seen(lambda: second.services.urls.of(first.catalog.by_name(TENANT, "f").function.id))
     assert (await forwarding.call("f", x_api_key=text)).json()["execution_node_id"] == "b"
-    ran = two.sandboxes.calls
+    ran = second.sandboxes.calls
     assert (await forwarding.http.post("/fn/f", headers=key_header)).status_code == 200
-    assert two.sandboxes.calls == ran + 1
-    caller = await one.services.access.identify({"x-api-key": text}, "192.0.2.1")
-    await revoke_key(two.services.keys, two.clock, key.id)
-    await seen(lambda: not two.services.access.still_holds(caller))
-    assert one.services.access.still_holds(caller), "it has heard"
+    assert second.sandboxes.calls == ran + 1
+    caller = await first.services.access.identify({"x-api-key": text}, "192.0.2.1")
+    await revoke_key(second.services.keys, second.clock, key.id)
+    await seen(lambda: not second.services.access.still_holds(caller))
+    assert first.services.access.still_holds(caller), "it has heard"
     refused = await forwarding.call("f", x_api_key=text)
     assert (refused.status_code, refused.json()["error_code"]) == (401, "UNAUTHORIZED")
     assert (await forwarding.http.post("/fn/f", headers=key_header)).status_code == 401
@@ -278,27 +278,27 @@ async def test_a_change_is_seen_by_its_notice_and_without_one_by_the_next_look(
 ) -> None:
     """The control: SQLite has no notices, and there nothing is seen before the next look."""
     monkeypatch.setattr(follower, "EVERY_S", 600.0)
-    async with node(shared, "a") as one, node(shared, "b") as two:
+    async with node(shared, "a") as first, node(shared, "b") as second:
         await asyncio.sleep(full_wait(0.3))  # until they listen
-        await one.create()
-        await seen(lambda: two.catalog.find(TENANT, "f"))
+        await first.create()
+        await seen(lambda: second.catalog.find(TENANT, "f"))
         # Whoever ends the connections ends no following.
         cluster = postgresql.running()
         assert cluster.disconnect(url_of(shared / "shared").rpartition("/")[2].partition("?")[0])
-        await two.create(name="g")
-        await seen(lambda: one.catalog.find(TENANT, "g"), within_s=5)
-    async with node(shared, "c", "sqlite") as one, node(shared, "d", "sqlite") as two:
+        await second.create(name="g")
+        await seen(lambda: first.catalog.find(TENANT, "g"), within_s=5)
+    async with node(shared, "c", "sqlite") as first, node(shared, "d", "sqlite") as second:
         await asyncio.sleep(full_wait(0.3))  # until they have looked for the first time
-        await one.create()
+        await first.create()
         await asyncio.sleep(full_wait(0.3))
-        assert two.catalog.find(TENANT, "f") is None
+        assert second.catalog.find(TENANT, "f") is None
 
 
 async def test_without_notices_a_second_is_enough(shared: Path) -> None:
-    async with node(shared, "a", "sqlite") as one, node(shared, "b", "sqlite") as two:
+    async with node(shared, "a", "sqlite") as first, node(shared, "b", "sqlite") as second:
         for number in range(3):
-            await one.create(name=f"f{number}")
-            await seen(partial(two.catalog.find, TENANT, f"f{number}"), within_s=1.2)
+            await first.create(name=f"f{number}")
+            await seen(partial(second.catalog.find, TENANT, f"f{number}"), within_s=1.2)
 
 
 @promise("N24")
@@ -344,35 +344,35 @@ async def test_a_server_that_is_alone_sends_no_notices(shared: Path, alone: bool
 async def test_an_operation_uses_the_current_function(nodes: tuple[Harness, Harness]) -> None:
     """Nobody waits between two nodes, as behind a balancer that takes turns."""
     for turn in range(4):
-        one, two = nodes if turn % 2 else nodes[::-1]
-        entry = await one.active(name=f"f{turn}")
-        await known(two, entry)
-        await one.lifecycle.pause(entry)
-        assert (await two.lifecycle.resume(entry)).function.state is FunctionState.ACTIVE
-        assert (await one.lifecycle.pause(entry)).function.state is FunctionState.PAUSED
-        await two.lifecycle.delete(entry)
+        first, second = nodes if turn % 2 else nodes[::-1]
+        entry = await first.active(name=f"f{turn}")
+        await known(second, entry)
+        await first.lifecycle.pause(entry)
+        assert (await second.lifecycle.resume(entry)).function.state is FunctionState.ACTIVE
+        assert (await first.lifecycle.pause(entry)).function.state is FunctionState.PAUSED
+        await second.lifecycle.delete(entry)
         with pytest.raises(NotFound):
-            await one.lifecycle.resume(entry)
+            await first.lifecycle.resume(entry)
 
 
 @promise("N22")
 async def test_three_nodes_that_take_turns_agree(shared: Path) -> None:
     async with (
-        node(shared, "a") as one,
-        node(shared, "b") as two,
+        node(shared, "a") as first,
+        node(shared, "b") as second,
         node(shared, "c") as three,
     ):
-        every = (one, two, three)
-        entry = await one.create("echo 1")
+        every = (first, second, three)
+        entry = await first.create("echo 1")
         for harness in every:
             await known(harness, entry)
-        await two.lifecycle.deploy(entry)
+        await second.lifecycle.deploy(entry)
         await three.lifecycle.update(entry, {"handler": "echo 2"})
-        await one.lifecycle.pause(entry)
-        await two.lifecycle.set_scaling(entry, 0, 4)
+        await first.lifecycle.pause(entry)
+        await second.lifecycle.set_scaling(entry, 0, 4)
         await three.lifecycle.resume(entry)
-        await one.services.urls.set(entry, FunctionUrl())
-        await two.work.policies.set_policy(entry.function.id, AsyncPolicy(max_attempts=2))
+        await first.services.urls.set(entry, FunctionUrl())
+        await second.work.policies.set_policy(entry.function.id, AsyncPolicy(max_attempts=2))
         entry = await three.lifecycle.update(entry, {"description": "by three"})
         for harness in every:
             there = await known(harness, entry)
@@ -381,9 +381,9 @@ async def test_three_nodes_that_take_turns_agree(shared: Path) -> None:
             await seen(partial(harness.services.urls.of, entry.function.id))
             await seen(partial(has_attempts, harness, entry, 2))
         accepted = [call for each in every for call in await accepted_by(each, entry, 4)]
-        await seen_over(one, entry, *accepted)
+        await seen_over(first, entry, *accepted)
         assert sum(harness.sandboxes.calls for harness in every) == 3 + len(accepted)
-        await one.lifecycle.delete(entry)
+        await first.lifecycle.delete(entry)
         for harness in every:
             await seen(partial(is_gone, harness))
 
@@ -397,7 +397,7 @@ def is_gone(harness: Harness) -> bool:
 
 
 async def test_of_two_updates_one_or_both_are_made(nodes: tuple[Harness, Harness]) -> None:
-    one, _, entry = await known_to_both(nodes, "echo 0")
+    first, _, entry = await known_to_both(nodes, "echo 0")
     for number in range(5):
         tried = [
             harness.lifecycle.update(entry, {"handler": f"echo {number} {name}"})
@@ -406,7 +406,7 @@ async def test_of_two_updates_one_or_both_are_made(nodes: tuple[Harness, Harness
         got = await asyncio.gather(*tried, return_exceptions=True)
         assert any(isinstance(made, Entry) for made in got), got
         assert all(isinstance(made, Entry | Outdated | Conflict) for made in got), got
-        stored = await one.store.find(entry.function.id)
+        stored = await first.store.find(entry.function.id)
         assert stored is not None
         for harness in nodes:
             await known(harness, Entry(stored.function, stored.version, stored.counters))
@@ -439,72 +439,72 @@ async def test_of_two_default_aliases_at_once_one_is_made(nodes: tuple[Harness, 
 
 @promise("N99")
 async def test_a_disabled_tenant_stays_so_on_any_node(nodes: tuple[Harness, Harness]) -> None:
-    one, two = nodes
+    first, second = nodes
     for number in range(1, 11):
         await asyncio.gather(
-            one.services.quotas.disable("acme", disabled=True),
-            two.services.quotas.set("acme", TenantQuota(functions=number)),
+            first.services.quotas.disable("acme", disabled=True),
+            second.services.quotas.set("acme", TenantQuota(functions=number)),
         )
-        stored = await one.services.quotas._store.load(["acme"])
+        stored = await first.services.quotas._store.load(["acme"])
         assert stored == {"acme": TenantQuota(functions=number, disabled=True)}
-        await one.services.quotas.disable("acme", disabled=False)
+        await first.services.quotas.disable("acme", disabled=False)
 
 
 @promise("N22")
 async def test_a_late_change_does_not_undo_a_newer_one(nodes: tuple[Harness, Harness]) -> None:
     """A node's own change is stored, and another node's next one is there before its answer."""
-    one, two, entry = await known_to_both(nodes)
-    with held_up(one.store, "save", is_done=True) as save:
-        scaling = asyncio.ensure_future(one.lifecycle.set_scaling(entry, 0, 3))
+    first, second, entry = await known_to_both(nodes)
+    with held_up(first.store, "save", is_done=True) as save:
+        scaling = asyncio.ensure_future(first.lifecycle.set_scaling(entry, 0, 3))
         await save.begun.wait()
-        newer = await two.lifecycle.set_scaling(entry, 0, 9)
-        await known(one, newer)
+        newer = await second.lifecycle.set_scaling(entry, 0, 9)
+        await known(first, newer)
         save.may_go_on.set()
         assert (await scaling).function == newer.function
-    assert one.pools._pools[entry.function.id].model.limits.max_instances == 9
+    assert first.pools._pools[entry.function.id].model.limits.max_instances == 9
 
 
 async def test_a_deployment_that_another_node_ends_is_over(nodes: tuple[Harness, Harness]) -> None:
-    one, two = nodes
-    entry = await one.create()
-    await known(two, entry)
-    one.sandboxes.may_start.clear()
-    deploying = asyncio.ensure_future(one.lifecycle.deploy(entry))
-    await seen(lambda: state_of(two) is FunctionState.DEPLOYING)
-    assert (await two.lifecycle.deploy(entry)).function.state is FunctionState.ACTIVE
-    await seen(lambda: state_of(one) is FunctionState.ACTIVE)
+    first, second = nodes
+    entry = await first.create()
+    await known(second, entry)
+    first.sandboxes.may_start.clear()
+    deploying = asyncio.ensure_future(first.lifecycle.deploy(entry))
+    await seen(lambda: state_of(second) is FunctionState.DEPLOYING)
+    assert (await second.lifecycle.deploy(entry)).function.state is FunctionState.ACTIVE
+    await seen(lambda: state_of(first) is FunctionState.ACTIVE)
     ended = await asyncio.wait_for(deploying, scaled(5))  # long before an instance is ready
     assert ended.function.state is FunctionState.ACTIVE
-    one.sandboxes.may_start.set()
-    assert (await one.invoke(entry)).status is Status.SUCCESS
+    first.sandboxes.may_start.set()
+    assert (await first.invoke(entry)).status is Status.SUCCESS
 
 
 @promise("N67")
 async def test_a_deployment_of_a_node_that_was_lost_is_ended_by_its_heir(shared: Path) -> None:
     """Or by its own next start, and by no other's."""
-    async with node(shared, "b") as two:
-        await begins_to_deploy(shared, two)
+    async with node(shared, "b") as second:
+        await begins_to_deploy(shared, second)
         async with node(shared, "c") as three:
             assert state_of(three) is FunctionState.DEPLOYING
-            assert (three.sandboxes.created, two.sandboxes.created) == ([], [])
-            entry = two.catalog.by_name(TENANT, "f")
-            await two.lifecycle.own(entry.function.id)
+            assert (three.sandboxes.created, second.sandboxes.created) == ([], [])
+            entry = second.catalog.by_name(TENANT, "f")
+            await second.lifecycle.own(entry.function.id)
             await seen(lambda: state_of(three) is FunctionState.ACTIVE, within_s=5)
-            assert two.now(entry).function.owner_node_id == "b"
-            assert (len(two.sandboxes.created), three.sandboxes.created) == (1, [])
-            await two.lifecycle.delete(entry)
-        await begins_to_deploy(shared, two)
-        async with node(shared, "a") as one:
-            await seen(lambda: state_of(two) is FunctionState.ACTIVE, within_s=5)
-            assert len(one.sandboxes.created) == 1
+            assert second.now(entry).function.owner_node_id == "b"
+            assert (len(second.sandboxes.created), three.sandboxes.created) == (1, [])
+            await second.lifecycle.delete(entry)
+        await begins_to_deploy(shared, second)
+        async with node(shared, "a") as first:
+            await seen(lambda: state_of(second) is FunctionState.ACTIVE, within_s=5)
+            assert len(first.sandboxes.created) == 1
 
 
 async def begins_to_deploy(shared: Path, other: Harness) -> None:
     """Node a begins to deploy the function f of node b, and ends at once."""
-    async with node(shared, "a") as one:
+    async with node(shared, "a") as first:
         entry = await other.create()
-        one.sandboxes.may_start.clear()
-        deploying = asyncio.ensure_future(one.lifecycle.deploy(await known(one, entry)))
+        first.sandboxes.may_start.clear()
+        deploying = asyncio.ensure_future(first.lifecycle.deploy(await known(first, entry)))
         await seen(lambda: state_of(other) is FunctionState.DEPLOYING)
         deploying.cancel()
     assert state_of(other) is FunctionState.DEPLOYING
@@ -512,22 +512,22 @@ async def begins_to_deploy(shared: Path, other: Harness) -> None:
 
 @promise("N22")
 async def test_a_pause_ends_another_node_s_deployment(nodes: tuple[Harness, Harness]) -> None:
-    one, two = nodes
-    entry = await one.create()
-    one.sandboxes.may_start.clear()
-    deploying = asyncio.ensure_future(one.lifecycle.deploy(entry))
-    await seen(lambda: state_of(two) is FunctionState.DEPLOYING)
-    await two.lifecycle.pause(entry)
+    first, second = nodes
+    entry = await first.create()
+    first.sandboxes.may_start.clear()
+    deploying = asyncio.ensure_future(first.lifecycle.deploy(entry))
+    await seen(lambda: state_of(second) is FunctionState.DEPLOYING)
+    await second.lifecycle.pause(entry)
     assert (await deploying).function.state is FunctionState.PAUSED
-    one.sandboxes.may_start.set()
-    await seen(lambda: one.counts(entry) == {})
+    first.sandboxes.may_start.set()
+    await seen(lambda: first.counts(entry) == {})
 
 
 async def test_a_pause_elsewhere_refuses_waiting_calls(nodes: tuple[Harness, Harness]) -> None:
-    one, two, entry = await known_to_both(nodes, "sleep 0.5", max_instances=1)
-    running, waiting = await two.running(entry), await two.running(entry)
-    await seen(lambda: two.counts(entry) == {"busy": 1})
-    await one.lifecycle.pause(entry)
+    first, second, entry = await known_to_both(nodes, "sleep 0.5", max_instances=1)
+    running, waiting = await second.running(entry), await second.running(entry)
+    await seen(lambda: second.counts(entry) == {"busy": 1})
+    await first.lifecycle.pause(entry)
     with pytest.raises(FunctionNotActive):
         await waiting
     assert (await running).status is Status.SUCCESS
@@ -538,14 +538,14 @@ async def test_a_delete_ends_instances_and_calls_on_the_other_node(
     nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "DELETE_GRACE_S", 0.2)
-    one, two, entry = await known_to_both(nodes, "sleep 60")
-    running = await two.running(entry)
-    await seen(lambda: two.counts(entry) == {"busy": 1})
-    await one.lifecycle.delete(entry)
+    first, second, entry = await known_to_both(nodes, "sleep 60")
+    running = await second.running(entry)
+    await seen(lambda: second.counts(entry) == {"busy": 1})
+    await first.lifecycle.delete(entry)
     record = await asyncio.wait_for(running, scaled(3))
     assert (record.status, record.error_message) == (Status.CANCELLED, "the function was deleted")
-    await seen(lambda: not two.sandboxes.alive)
-    await seen(lambda: entry.function.id not in two.pools._pools)
+    await seen(lambda: not second.sandboxes.alive)
+    await seen(lambda: entry.function.id not in second.pools._pools)
 
 
 # Work, ticks and deliveries ------------------------------------------------------------------
@@ -553,14 +553,14 @@ async def test_a_delete_ends_instances_and_calls_on_the_other_node(
 
 @promise("N23")
 async def test_accepted_work_runs_where_there_is_room(shared: Path) -> None:
-    async with node(shared, "b") as two:
-        entry = await two.active(max_instances=2)
-        async with node(shared, "a", memory_mib=1) as one:
-            accepted = await accepted_by(one, entry, 20)
-            await one.work.wait(one.now(entry), accepted[-1], scaled(5))
-            await seen(lambda: two.sandboxes.calls == 20, within_s=5)
-        await seen_over(two, entry, *accepted)
-        records = await two.records(entry)
+    async with node(shared, "b") as second:
+        entry = await second.active(max_instances=2)
+        async with node(shared, "a", memory_mib=1) as first:
+            accepted = await accepted_by(first, entry, 20)
+            await first.work.wait(first.now(entry), accepted[-1], scaled(5))
+            await seen(lambda: second.sandboxes.calls == 20, within_s=5)
+        await seen_over(second, entry, *accepted)
+        records = await second.records(entry)
         assert sorted(one.invocation_id for one in records) == sorted(accepted)
         assert {(one.status, one.execution_node_id) for one in records} == {(Status.SUCCESS, "b")}
 
@@ -575,13 +575,13 @@ async def seen_over(harness: Harness, entry: Entry, *invocation_ids: str) -> Non
 
 @promise("N23")
 async def test_no_more_work_runs_than_its_policy_says(nodes: tuple[Harness, Harness]) -> None:
-    one, two = nodes
-    entry = await one.active("sleep 0.05", max_instances=5)
-    await one.work.policies.set_policy(entry.function.id, AsyncPolicy(max_concurrency=2))
-    await known(two, one.now(entry))
+    first, second = nodes
+    entry = await first.active("sleep 0.05", max_instances=5)
+    await first.work.policies.set_policy(entry.function.id, AsyncPolicy(max_concurrency=2))
+    await known(second, first.now(entry))
     accepted = [call for each in nodes for call in await accepted_by(each, entry, 6)]
     most = 0
-    while one.sandboxes.calls + two.sandboxes.calls < 12:
+    while first.sandboxes.calls + second.sandboxes.calls < 12:
         running = sum(
             len(node.dispatcher._backlogs[key].running)
             for node in nodes
@@ -590,59 +590,59 @@ async def test_no_more_work_runs_than_its_policy_says(nodes: tuple[Harness, Harn
         most = max(most, running)
         await asyncio.sleep(0.001)
     assert 1 <= most <= 2
-    await seen_over(one, entry, *accepted)
+    await seen_over(first, entry, *accepted)
 
 
 @promise("N23")
 async def test_work_of_a_node_that_has_stopped_is_run_by_another(shared: Path) -> None:
-    async with node(shared, "b") as two:
-        entry = await two.active(max_instances=4)
-        async with node(shared, "a") as one:
-            later_ms = int(one.clock.trusted() * 1000) + 3_600_000
-            accepted = await accepted_by(one, entry, 20, later_ms)
-        await seen(lambda: two.dispatcher._backlogs)
-        two.clock.time += 3_601
-        two.dispatcher.tick()
-        await seen_over(two, entry, *accepted)
-        assert two.sandboxes.calls == 20
+    async with node(shared, "b") as second:
+        entry = await second.active(max_instances=4)
+        async with node(shared, "a") as first:
+            later_ms = int(first.clock.trusted() * 1000) + 3_600_000
+            accepted = await accepted_by(first, entry, 20, later_ms)
+        await seen(lambda: second.dispatcher._backlogs)
+        second.clock.time += 3_601
+        second.dispatcher.tick()
+        await seen_over(second, entry, *accepted)
+        assert second.sandboxes.calls == 20
 
 
 @promise("N18")
 async def test_work_that_another_node_has_claimed_is_cancelled_from_any(shared: Path) -> None:
     """Whether it is held there, or waits in line there for an instance."""
-    async with node(shared, "node-2") as two:
-        entry = await two.active("sleep 30", max_instances=1)
-        async with node(shared, "node-1", memory_mib=1) as one:
-            accepted = await accepted_by(one, entry, 4)
-            await seen(lambda: two.counts(entry) == {"busy": 1})
-            backlog = two.dispatcher._backlogs[entry.function.id]
-            two.clock.time += 3  # from now on one of them may wait in line
-            two.dispatcher.tick()
+    async with node(shared, "node-2") as second:
+        entry = await second.active("sleep 30", max_instances=1)
+        async with node(shared, "node-1", memory_mib=1) as first:
+            accepted = await accepted_by(first, entry, 4)
+            await seen(lambda: second.counts(entry) == {"busy": 1})
+            backlog = second.dispatcher._backlogs[entry.function.id]
+            second.clock.time += 3  # from now on one of them may wait in line
+            second.dispatcher.tick()
             await seen(lambda: len(backlog.running) == 2 and backlog.held)
             [held, *_] = backlog.held
-            [in_line] = [it for it in backlog.running if not two.invoker.has_begun(it)]
-            http = Nodes(one, two).http
+            [in_line] = [it for it in backlog.running if not second.invoker.has_begun(it)]
+            http = Nodes(first, second).http
             for invocation_id in sorted(accepted, key=[held, in_line].count, reverse=True):
                 path = f"/api/functions/{entry.function.id}/invocations/{invocation_id}/cancel"
                 answer = await http.post(path)
                 assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
                 assert (await http.post(path)).status_code == 409
             await http.aclose()
-            records = {it.invocation_id: it.status for it in await two.records(entry)}
+            records = {it.invocation_id: it.status for it in await second.records(entry)}
             assert records == dict.fromkeys(accepted, Status.CANCELLED)
 
 
 async def test_who_waits_on_one_node_hears_of_an_end_on_another(shared: Path) -> None:
-    async with node(shared, "a", memory_mib=1) as one, node(shared, "b") as two:
-        entry = await two.active("sleep 1")
-        here = await known(one, two.now(entry))
-        record = await one.work.accept(here, Input())
-        await seen(lambda: two.counts(entry) == {"busy": 1})
-        await two.journal.synced()
-        running = await one.journal.get(entry.function.id, record.invocation_id)
+    async with node(shared, "a", memory_mib=1) as first, node(shared, "b") as second:
+        entry = await second.active("sleep 1")
+        here = await known(first, second.now(entry))
+        record = await first.work.accept(here, Input())
+        await seen(lambda: second.counts(entry) == {"busy": 1})
+        await second.journal.synced()
+        running = await first.journal.get(entry.function.id, record.invocation_id)
         assert running is not None
         assert (running.status, running.execution_node_id) == (Status.RUNNING, "b")
-        waiting = asyncio.ensure_future(one.work.wait(here, record.invocation_id, 600))
+        waiting = asyncio.ensure_future(first.work.wait(here, record.invocation_id, 600))
         await asyncio.sleep(full_wait(0.2))
         assert not waiting.done()
         await asyncio.wait_for(waiting, scaled(3))
@@ -651,62 +651,65 @@ async def test_who_waits_on_one_node_hears_of_an_end_on_another(shared: Path) ->
 @promise("N23")
 async def test_each_tick_of_a_schedule_is_made_once(shared: Path) -> None:
     clock: Any = SystemClock
-    async with node(shared, "a", clock=clock()) as one, node(shared, "b", clock=clock()) as two:
-        entry = await one.active(max_instances=4)
-        await known(two, one.now(entry))
+    async with (
+        node(shared, "a", clock=clock()) as first,
+        node(shared, "b", clock=clock()) as second,
+    ):
+        entry = await first.active(max_instances=4)
+        await known(second, first.now(entry))
         began = time.monotonic()
-        await scheduled(one, "often", 1, jitter_seconds=0)
+        await scheduled(first, "often", 1, jitter_seconds=0)
         async with asyncio.timeout(scaled(10)):
-            while one.sandboxes.calls + two.sandboxes.calls < 5:  # noqa: ASYNC110
+            while first.sandboxes.calls + second.sandboxes.calls < 5:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-        await two.services.schedules.remove(TENANT, "often")
+        await second.services.schedules.remove(TENANT, "often")
         passed_s = time.monotonic() - began
-        fired = await two.records(entry)
+        fired = await second.records(entry)
         ticks = len(fired)
         assert 5 <= ticks <= passed_s + 1
         await asyncio.sleep(1.5)
-        assert len(await one.records(entry)) == ticks
-        assert one.sandboxes.calls + two.sandboxes.calls == ticks
+        assert len(await first.records(entry)) == ticks
+        assert first.sandboxes.calls + second.sandboxes.calls == ticks
 
 
 async def test_a_waiting_tick_runs_once_another_node_ended_the_last(shared: Path) -> None:
-    async with node(shared, "a", memory_mib=1) as one, node(shared, "b") as two:
-        entry = await two.active("sleep 3")
-        await known(one, two.now(entry))
-        await scheduled(one, "n", 60, overlap=Overlap.QUEUE)
-        two.services.schedules._may_wait = False
+    async with node(shared, "a", memory_mib=1) as first, node(shared, "b") as second:
+        entry = await second.active("sleep 3")
+        await known(first, second.now(entry))
+        await scheduled(first, "n", 60, overlap=Overlap.QUEUE)
+        second.services.schedules._may_wait = False
         for _ in range(2):
-            one.clock.time += 60
-            two.clock.time += 60
-            await one.services.schedules.fire_due()
-        runs = await one.services.schedules.runs(TENANT, "n", None, 10)
+            first.clock.time += 60
+            second.clock.time += 60
+            await first.services.schedules.fire_due()
+        runs = await first.services.schedules.runs(TENANT, "n", None, 10)
         outcomes = {run.outcome for run in runs.items}
         assert outcomes == {RunOutcome.ACCEPTED, RunOutcome.WAITING}
-        await seen(lambda: two.sandboxes.calls == 2, within_s=10)
+        await seen(lambda: second.sandboxes.calls == 2, within_s=10)
 
 
 async def test_a_tick_of_a_function_that_a_node_has_not_heard_of_is_not_missed(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower, "EVERY_S", 600.0)
-    async with node(shared, "a", "sqlite") as one, node(shared, "b", "sqlite") as two:
+    async with node(shared, "a", "sqlite") as first, node(shared, "b", "sqlite") as second:
         await asyncio.sleep(full_wait(0.3))  # until they have looked for the first time
-        await one.active()
-        await scheduled(one, "n", 60)
-        assert two.catalog.find(TENANT, "f") is None
-        two.clock.time += 61
-        await two.services.schedules.fire_due()
-        runs = await two.services.schedules.runs(TENANT, "n", None, 10)
+        await first.active()
+        await scheduled(first, "n", 60)
+        assert second.catalog.find(TENANT, "f") is None
+        second.clock.time += 61
+        await second.services.schedules.fire_due()
+        runs = await second.services.schedules.runs(TENANT, "n", None, 10)
         assert [run.outcome for run in runs.items] == [RunOutcome.ACCEPTED]
 
 
 async def test_calls_by_unknown_aliases_look(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "EVERY_S", 600.0)
-    async with node(shared, "a", "sqlite") as one, node(shared, "b", "sqlite") as two:
+    async with node(shared, "a", "sqlite") as first, node(shared, "b", "sqlite") as second:
         await asyncio.sleep(full_wait(0.3))  # until they have looked for the first time
-        entry = await one.active()
-        await one.services.aliases.set(entry, Alias(name="live", version=1), None)
-        aliases = two.services.aliases
+        entry = await first.active()
+        await first.services.aliases.set(entry, Alias(name="live", version=1), None)
+        aliases = second.services.aliases
         assert not aliases.of(entry.function.id)
         assert (await aliases.version(entry, "live")).number == 1
         with pytest.raises(NotFound, match="no alias other"):
@@ -714,20 +717,20 @@ async def test_calls_by_unknown_aliases_look(shared: Path, monkeypatch: pytest.M
 
 
 async def test_a_delivery_is_made_by_a_node_that_has_time_for_it(shared: Path) -> None:
-    async with node(shared, "a") as one, node(shared, "b") as two:
+    async with node(shared, "a") as first, node(shared, "b") as second:
 
         async def none(*_: object) -> None:
             return None
 
-        cast("Any", one.services.deliveries)._begin_due = none
-        target = await two.active(name="target")
-        entry = await one.active()
+        cast("Any", first.services.deliveries)._begin_due = none
+        target = await second.active(name="target")
+        entry = await first.active()
         policy = AsyncPolicy(on_success=Destination(function="target"))
-        await one.work.policies.set_policy(entry.function.id, policy)
-        record = await one.work.accept(one.now(entry), Input())
-        await seen_over(one, one.now(entry), record.invocation_id)
+        await first.work.policies.set_policy(entry.function.id, policy)
+        record = await first.work.accept(first.now(entry), Input())
+        await seen_over(first, first.now(entry), record.invocation_id)
         deadline = time.monotonic() + scaled(5)
-        while not (found := await two.records(target)) or not found[0].is_final:
+        while not (found := await second.records(target)) or not found[0].is_final:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
         assert found[0].parent_invocation_id == record.invocation_id
@@ -745,23 +748,23 @@ async def test_a_machine_whose_clock_is_off_is_as_any_other(shared: Path) -> Non
     assert abs(ClockOff().unix() - time.time() - 7_200) < 1  # the control: so it is by itself
     right, off = cast("Any", SystemClock()), cast("Any", ClockOff())
     async with (
-        node(shared, "a", clock=off, memory_mib=1) as one,
-        node(shared, "b", clock=right) as two,
+        node(shared, "a", clock=off, memory_mib=1) as first,
+        node(shared, "b", clock=right) as second,
     ):
         for clock in (off, right):
             assert abs(clock.unix() - time.time()) < 1
             assert abs(clock.trusted() - time.time()) < 1
-        entry = await two.active()
-        here = await known(one, two.now(entry))
-        at_once = await one.work.accept(here, Input())
-        await seen_over(two, entry, at_once.invocation_id)
+        entry = await second.active()
+        here = await known(first, second.now(entry))
+        at_once = await first.work.accept(here, Input())
+        await seen_over(second, entry, at_once.invocation_id)
         since = time.monotonic()
-        later = await one.work.accept(here, Input(), int(off.trusted() * 1000) + 1_000)
-        await seen_over(two, entry, later.invocation_id)
+        later = await first.work.accept(here, Input(), int(off.trusted() * 1000) + 1_000)
+        await seen_over(second, entry, later.invocation_id)
         assert time.monotonic() - since > 0.9
-        await scheduled(two, "later", 3_600)
-        await one.services.schedules.fire_due()
-        assert not (await two.services.schedules.runs(TENANT, "later", None, 10)).items
+        await scheduled(second, "later", 3_600)
+        await first.services.schedules.fire_due()
+        assert not (await second.services.schedules.runs(TENANT, "later", None, 10)).items
 
 
 # Counts --------------------------------------------------------------------------------------
@@ -769,21 +772,21 @@ async def test_a_machine_whose_clock_is_off_is_as_any_other(shared: Path) -> Non
 
 @promise("N23")
 async def test_a_day_s_quota_counts_the_calls_of_all_nodes(nodes: tuple[Harness, Harness]) -> None:
-    one, two, entry = await known_to_both(nodes, "sleep 0.3", memory_limit_mb=1024)
-    await one.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=2))
-    await seen(lambda: two.services.admission.limits_of(TENANT).gb_seconds_per_day == 2)
+    first, second, entry = await known_to_both(nodes, "sleep 0.3", memory_limit_mb=1024)
+    await first.services.quotas.set(TENANT, TenantQuota(gb_seconds_per_day=2))
+    await seen(lambda: second.services.admission.limits_of(TENANT).gb_seconds_per_day == 2)
     for harness in nodes:
         with harness.services.admission.call(TENANT):
             pass
 
-    call = await two.running(entry)
-    two.clock.time += 3
+    call = await second.running(entry)
+    second.clock.time += 3
     await call
-    await two.journal.synced()
+    await second.journal.synced()
 
     def is_refused() -> bool:
         try:
-            with one.services.admission.call(TENANT):
+            with first.services.admission.call(TENANT):
                 return False
         except RateLimited:
             return True
@@ -792,8 +795,8 @@ async def test_a_day_s_quota_counts_the_calls_of_all_nodes(nodes: tuple[Harness,
 
 
 async def test_the_counters_of_a_function_are_of_all_nodes(nodes: tuple[Harness, Harness]) -> None:
-    one, two, entry = await known_to_both(nodes)
-    for harness in (one, two, two):
+    first, second, entry = await known_to_both(nodes)
+    for harness in (first, second, second):
         await harness.invoke(entry)
         await harness.journal.synced()
     for harness in nodes:
@@ -806,22 +809,22 @@ async def test_a_corrected_error_is_counted_nowhere(nodes: tuple[Harness, Harnes
     """Neither with an invocation that a node has not stored yet, nor while a commit is under way:
     then it is corrected the next time.
     """
-    one, two, entry = await known_to_both(nodes, "exit 1")
-    await one.invoke(entry)
-    await one.journal.synced()
-    await two.lifecycle.follow_counters(two.journal)
-    two.journal._commit_after_s = 1000
-    await two.invoke(entry)
-    assert two.now(entry).counters.error_count == 2
+    first, second, entry = await known_to_both(nodes, "exit 1")
+    await first.invoke(entry)
+    await first.journal.synced()
+    await second.lifecycle.follow_counters(second.journal)
+    second.journal._commit_after_s = 1000
+    await second.invoke(entry)
+    assert second.now(entry).counters.error_count == 2
 
     def correct(connection: Connection) -> None:  # as `late.reopen`, and the end that follows
         corrected = {"function_id": entry.function.id, "calls": 0, "errors": -1, "last": 0}
         run(connection, "add_to_counters", corrected)
 
-    await one.store.database.write(correct)
+    await first.store.database.write(correct)
 
     async def counted(commit: Awaitable[object] | None = None) -> tuple[int, int]:
-        counters = two.store.counters
+        counters = second.store.counters
 
         async def read() -> Mapping[str, FunctionCounters]:
             found = await counters()
@@ -830,22 +833,22 @@ async def test_a_corrected_error_is_counted_nowhere(nodes: tuple[Harness, Harnes
             return found
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(two.store, "counters", read)
-            await two.lifecycle.follow_counters(two.journal)
-        seen = two.now(entry).counters
+            patch.setattr(second.store, "counters", read)
+            await second.lifecycle.follow_counters(second.journal)
+        seen = second.now(entry).counters
         return seen.invocation_count, seen.error_count
 
-    assert await counted(two.journal.synced()) == (2, 2)
+    assert await counted(second.journal.synced()) == (2, 2)
     assert await counted() == (2, 1)
-    await two.invoke(entry)
+    await second.invoke(entry)
     assert await counted() == (3, 2)
 
 
 async def test_nothing_goes_on_behind_a_node_that_is_closed(shared: Path) -> None:
     before = asyncio.all_tasks()
-    async with node(shared, "a") as one:
-        await one.create()
-        asking = [asyncio.ensure_future(one.lifecycle.others.catch_up()) for _ in range(3)]
+    async with node(shared, "a") as first:
+        await first.create()
+        asking = [asyncio.ensure_future(first.lifecycle.others.catch_up()) for _ in range(3)]
         await asyncio.sleep(0)
     await asyncio.gather(*asking, return_exceptions=True)
     assert asyncio.all_tasks() == before
@@ -854,13 +857,13 @@ async def test_nothing_goes_on_behind_a_node_that_is_closed(shared: Path) -> Non
 async def test_who_catches_up_at_the_same_time_shares_a_read_that_begins_after_all_of_them(
     shared: Path,
 ) -> None:
-    async with node(shared, "a", "sqlite") as one, node(shared, "b", "sqlite") as two:
-        catch_up = two.lifecycle.others.catch_up
-        with patch.object(two.store, "changes", wraps=two.store.changes) as read:
+    async with node(shared, "a", "sqlite") as first, node(shared, "b", "sqlite") as second:
+        catch_up = second.lifecycle.others.catch_up
+        with patch.object(second.store, "changes", wraps=second.store.changes) as read:
             early = [asyncio.ensure_future(catch_up()) for _ in range(20)]
-            await one.create()
+            await first.create()
             await asyncio.gather(*early, *(catch_up() for _ in range(20)))
-        assert two.catalog.find(TENANT, "f")
+        assert second.catalog.find(TENANT, "f")
         assert read.call_count <= 8
 
 
@@ -868,8 +871,8 @@ async def test_a_change_that_cannot_be_taken_over_holds_up_no_other(
     nodes: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mistake of ours, or a row that a later release has written."""
-    one, two = nodes
-    is_broken, load, own = True, SqlQuotas.load, one.services.quotas._store
+    first, second = nodes
+    is_broken, load, own = True, SqlQuotas.load, first.services.quotas._store
 
     async def broken(self: SqlQuotas, only: Any = None) -> Any:
         if is_broken and self is not own:
@@ -877,14 +880,14 @@ async def test_a_change_that_cannot_be_taken_over_holds_up_no_other(
         return await load(self, only)
 
     monkeypatch.setattr(SqlQuotas, "load", broken)
-    await one.store.database.write(
+    await first.store.database.write(
         partial(changes.record, kind=cast("Any", Unheard.OF), tenant_id="t", object_id="o")
     )
-    await one.services.quotas.set("acme", TenantQuota(functions=3))
-    await one.create()
-    await seen(lambda: two.catalog.find(TENANT, "f"))
+    await first.services.quotas.set("acme", TenantQuota(functions=3))
+    await first.create()
+    await seen(lambda: second.catalog.find(TENANT, "f"))
     is_broken = False
-    await seen(lambda: two.services.quotas.of("acme").functions == 3, within_s=2)
+    await seen(lambda: second.services.quotas.of("acme").functions == 3, within_s=2)
 
 
 class Unheard(StrEnum):
@@ -902,10 +905,10 @@ async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
     nodes: tuple[Harness, Harness],
 ) -> None:
     """Who deletes a function would take it for deleted."""
-    one, two = nodes
-    entry = await one.active("echo 0")
-    await one.services.urls.set(entry, FunctionUrl())
-    await seen(lambda: two.services.urls.of(entry.function.id))
+    first, second = nodes
+    entry = await first.active("echo 0")
+    await first.services.urls.set(entry, FunctionUrl())
+    await seen(lambda: second.services.urls.of(entry.function.id))
     path = f"/api/functions/{entry.function.id}"
     unknown = f"/api/functions/00000000{entry.function.id[8:]}"
     missing: list[tuple[str, str, Any]] = [
@@ -919,7 +922,7 @@ async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
         ("POST", "/fn/other", None),
         ("POST", "/fn/other/f/further", None),
     ]
-    web, others = Web(two), two.lifecycle.others
+    web, others = Web(second), second.lifecycle.others
 
     async def answers() -> list[tuple[int, str]]:
         found = [await web(*request) for request in missing]
@@ -937,15 +940,15 @@ async def test_what_a_node_may_not_have_heard_of_is_not_said_to_be_missing(
 async def test_what_another_node_has_just_made_is_there_in_the_next_request(
     nodes: tuple[Harness, Harness],
 ) -> None:
-    one, two = nodes
-    web, others = Web(two), two.lifecycle.others
+    first, second = nodes
+    web, others = Web(second), second.lifecycle.others
     with patch.object(others, "catch_up", wraps=others.catch_up) as catch_up:
-        entry = await one.active("cat")
-        await one.services.urls.set(entry, FunctionUrl(auth=Auth.KEY))
+        entry = await first.active("cat")
+        await first.services.urls.set(entry, FunctionUrl(auth=Auth.KEY))
         assert (await web.ask(200, "POST", "/fn/f", content=b"1")).text == "1"
-        await one.services.aliases.set(entry, Alias(name="other", version=1), None)
+        await first.services.aliases.set(entry, Alias(name="other", version=1), None)
         assert (await web.ask(200, "POST", "/fn/f@other", content=b"2")).text == "2"
-        await one.services.quotas.set("acme", TenantQuota(functions=3))
+        await first.services.quotas.set("acme", TenantQuota(functions=3))
         await web.ask(200, "GET", "/api/functions?tenant=acme")
         assert catch_up.called
 
@@ -955,15 +958,15 @@ async def test_what_another_node_has_just_made_is_there_in_the_next_request(
 async def test_a_call_by_a_url_asks_no_database_and_its_404_is_the_handlers(
     nodes: tuple[Harness, Harness], stream: bool
 ) -> None:
-    one, two = nodes
-    entry = await one.active("cat")
-    await one.services.urls.set(entry, FunctionUrl(stream=stream))
-    await seen(lambda: two.services.urls.of(entry.function.id))
-    web = Web(two)
-    with away(two.lifecycle.others, "catch_up") as asked:
+    first, second = nodes
+    entry = await first.active("cat")
+    await first.services.urls.set(entry, FunctionUrl(stream=stream))
+    await seen(lambda: second.services.urls.of(entry.function.id))
+    web = Web(second)
+    with away(second.lifecycle.others, "catch_up") as asked:
         answer = await web.ask(404, "POST", "/fn/f", content=b"Status: 404\n\nno such order")
         assert (answer.text, asked.call_count) == ("no such order", 0)
-        await one.lifecycle.pause(entry)
-        await seen(lambda: state_of(two) is not FunctionState.ACTIVE)
+        await first.lifecycle.pause(entry)
+        await seen(lambda: state_of(second) is not FunctionState.ACTIVE)
         await web("POST", "/fn/f")
         assert asked.call_count == 1, "it may be active again at another node"

@@ -152,8 +152,8 @@ async def two_nodes() -> AsyncIterator[list[StoryNode]]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory)
         opened = SHARED_STORES["sqlite"]
-        async with opened(path, "one") as one, opened(path, "two") as two:
-            nodes = [StoryNode(one), StoryNode(two)]
+        async with opened(path, "one") as first, opened(path, "two") as second:
+            nodes = [StoryNode(first), StoryNode(second)]
             for node in nodes:
                 await node.follower.start()
             yield nodes
@@ -161,7 +161,7 @@ async def two_nodes() -> AsyncIterator[list[StoryNode]]:
                 await node.end()
 
 
-async def told(story: list[list[tuple[int, str, str]]]) -> None:
+async def run(story: list[list[tuple[int, str, str]]]) -> None:
     async with two_nodes() as nodes:
         for group in story:
             async with asyncio.timeout(scaled(60)):
@@ -203,4 +203,4 @@ def check_pool(node: StoryNode, entry: Entry) -> None:
 @given(STORIES)
 @settings(max_examples=40)
 def test_two_nodes_have_what_the_store_has(story: list[list[tuple[int, str, str]]]) -> None:
-    asyncio.run(told(story))
+    asyncio.run(run(story))

@@ -176,7 +176,7 @@ class Placed:
     def sent(self, node: str, function_id: str) -> None:
         self.calls.append((node, function_id))
 
-    def told(self, node: str, function_id: str, load: PoolLoad | None) -> None:
+    def update(self, node: str, function_id: str, load: PoolLoad | None) -> None:
         assert (node, function_id) in self.calls
         self.loads.append((node, load))
 
@@ -204,7 +204,7 @@ class Nodes:
             name="node-1",
             placement=self.placed,
             peers=self.network,
-            lost=lambda *told: self.lost.append(told),
+            lost=lambda *arguments: self.lost.append(arguments),
             uncounted=self.network,
             readers=StreamSlots(),
             pools=self.counts,
@@ -311,8 +311,8 @@ async def test_records_are_looked_for_by_id(nodes: Nodes, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(nodes.here.journal, "outline", outline)
     old, nonsense = "00000000-0001-7000-8000-000000000000", "x"
-    for one in (old, nonsense):
-        path = f"/api/functions/{nodes.runs('cat').function.id}/invocations/{one}"
+    for call_id in (old, nonsense):
+        path = f"/api/functions/{nodes.runs('cat').function.id}/invocations/{call_id}"
         assert (await nodes.http.get(path)).status_code == 404
     assert [looks.count(one) for one in (old, nonsense)] == [1 + len(LOOK_AGAIN_S), 1]
 
@@ -554,9 +554,9 @@ async def known_here(nodes: Nodes, invocation_id: str) -> None:
 
 
 async def test_a_call_that_runs_there_is_cancelled_there(nodes: Nodes) -> None:
-    call, one = await started_there(nodes)
-    await known_here(nodes, one)
-    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{one}"
+    call, call_id = await started_there(nodes)
+    await known_here(nodes, call_id)
+    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{call_id}"
     cancelled = await nodes.http.post(f"{path}/cancel")
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
     assert (await call).json()["status"] == "cancelled"
@@ -590,9 +590,9 @@ async def test_what_a_cancelled_call_has_left_there_is_asked_for_until_it_has_en
 
 
 async def test_the_timeline_of_a_running_call_is_asked_for_there(nodes: Nodes) -> None:
-    call, one = await started_there(nodes)
-    await known_here(nodes, one)
-    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{one}"
+    call, call_id = await started_there(nodes)
+    await known_here(nodes, call_id)
+    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{call_id}"
     answer = await nodes.http.get(f"{path}/timeline")
     assert answer.status_code == 200
     assert nodes.network.sent[-1][2].version is None
@@ -602,10 +602,10 @@ async def test_the_timeline_of_a_running_call_is_asked_for_there(nodes: Nodes) -
 @promise("N18")
 async def test_what_is_asked_of_a_silent_node_is_answered_from_the_store(nodes: Nodes) -> None:
     """But for what changes something: nobody knows whether that was done."""
-    call, one = await started_there(nodes)
-    await known_here(nodes, one)
+    call, call_id = await started_there(nodes)
+    await known_here(nodes, call_id)
     nodes.network.broken = PeerUnavailable("it is silent", may_have_run=True)
-    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{one}"
+    path = f"/api/functions/{nodes.runs('sleeps').function.id}/invocations/{call_id}"
     answer = await nodes.http.get(path)
     assert (answer.status_code, answer.json()["status"]) == (200, "running")
     assert (await nodes.http.post(f"{path}/cancel")).status_code == 503
@@ -736,8 +736,8 @@ async def test_pools_are_counted_over_both_nodes(nodes: Nodes) -> None:
     report = Report(pools=nodes.there.pools.loads())
     nodes.counts.read([Member(name="node-2", epoch=1, beat=1, version="1", report=report)])
     path = f"/api/functions/{nodes.runs('cat').function.id}/pool"
-    one = (await nodes.http.get(path)).json()
-    assert (one["ready_count"], one["total_count"]) == (2, 2)
+    pool = (await nodes.http.get(path)).json()
+    assert (pool["ready_count"], pool["total_count"]) == (2, 2)
     stats = (await nodes.http.get("/api/functions/pool/stats")).json()
     assert (stats["ready_count"], stats["total_containers"]) == (2, 2)
     [listed] = (await nodes.http.get("/api/functions/pools")).json()["pools"]
@@ -750,7 +750,7 @@ async def test_the_logs_of_a_function_are_those_of_both_nodes(nodes: Nodes) -> N
     request = Request("GET", path, Headers({"host": "127.0.0.1"}), b"follow=true")
     request.target = f"{path}?follow=true".encode()
     body: Any = (await nodes.app(request)).body
-    told = b""
+    received = b""
     coming = asyncio.ensure_future(anext(body))
     await until(lambda: nodes.network.sent)
     assert nodes.network.sent[0][2].caller is not None
@@ -758,10 +758,12 @@ async def test_the_logs_of_a_function_are_those_of_both_nodes(nodes: Nodes) -> N
     nodes.placed.goes_to = []
     await nodes.call("cat", "here")
     async with asyncio.timeout(scaled(10)):
-        while not (b'"there"' in told and b'"here"' in told and told.count(b"event: end") == 2):
-            told += await coming
+        while not (
+            b'"there"' in received and b'"here"' in received and received.count(b"event: end") == 2
+        ):
+            received += await coming
             coming = asyncio.ensure_future(anext(body))
     coming.cancel()
-    assert told.count(b"event: started") == 2
+    assert received.count(b"event: started") == 2
     await body.aclose()
     assert nodes.network.requests[0].is_lost

@@ -146,7 +146,7 @@ async def test_of_calls_that_were_not_begun_so_many_records_wait_for_the_store_a
     for sandbox in list(server.sandboxes.alive.values()):
         sandbox.end_by_itself()
     broken = server.sandboxes.create
-    told: list[str | None] = []
+    reported: list[str | None] = []
     with monkeypatch.context() as patch:
         patch.setattr("quiltfn.store.calls.journal.SEGMENT_MAX_BYTES", 2000)
         patch.setattr(server.journal, "_store", fails)
@@ -156,12 +156,12 @@ async def test_of_calls_that_were_not_begun_so_many_records_wait_for_the_store_a
         for _ in range(20):
             with pytest.raises(RuntimeUnavailable, match="no room") as error:
                 await server.invoke(entry)
-            told.append(error.value.invocation_id)
-        assert None in told[10:]
+            reported.append(error.value.invocation_id)
+        assert None in reported[10:]
         with pytest.raises(RuntimeUnavailable) as error:  # of accepted work somebody waits for it
             await server.invoke(entry, conclude=lambda _: WorkOutcome())
-        told.append(error.value.invocation_id)
-    kept = {one for one in told if one is not None}
+        reported.append(error.value.invocation_id)
+    kept = {one for one in reported if one is not None}
     assert {one.invocation_id for one in await server.records(entry)} == kept != set()
     assert (await server.invoke(entry)).status is Status.SUCCESS
 
@@ -248,10 +248,10 @@ async def test_draining_gives_up_in_time_and_closing_interrupts(server: Harness)
     await server.invoker.drain(0.01)
     assert not running.done()
     await server.pools.aclose()
-    with pytest.raises(ShuttingDown, match="stopped") as told:
+    with pytest.raises(ShuttingDown, match="stopped") as error:
         await running
     (record,) = await server.records(entry)
-    assert (record.invocation_id, record.status) == (told.value.invocation_id, Status.INTERRUPTED)
+    assert (record.invocation_id, record.status) == (error.value.invocation_id, Status.INTERRUPTED)
 
 
 async def test_a_hundred_calls_at_once_share_the_maximum_and_all_succeed(server: Harness) -> None:

@@ -32,9 +32,9 @@ def evictions() -> float:
 async def test_calls_beyond_the_memory_wait_and_are_all_answered(tmp_path: Path) -> None:
     async with open_harness(tmp_path, memory_mib=600) as harness:
         memory = harness.pools.memory
-        one = await harness.active("sleep 0.02", name="one", memory_limit_mb=256)
+        first = await harness.active("sleep 0.02", name="one", memory_limit_mb=256)
         other = await harness.active("sleep 0.02", name="other", memory_limit_mb=512)
-        calls = [await harness.running(entry) for _ in range(4) for entry in (one, other)]
+        calls = [await harness.running(entry) for _ in range(4) for entry in (first, other)]
         assert memory.waiting
         assert memory.held_mib <= memory.budget_mib
         done = [await call for call in calls]

@@ -86,9 +86,9 @@ async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         return await handle(self, call)
 
     monkeypatch.setattr(fake.FakeSandbox, "_handle", counted)
-    async with opened(tmp_path) as one:
-        one.runs = runs
-        yield one
+    async with opened(tmp_path) as door:
+        door.runs = runs
+        yield door
 
 
 def fails(*_: object, **__: object) -> Any:
@@ -103,7 +103,7 @@ async def breaks(*_: object, **__: object) -> Any:
     raise ZeroDivisionError("a mistake of ours")
 
 
-def told(answer: httpx.Response, code: str, status: int = 503) -> str:
+def invocation_of(answer: httpx.Response, code: str, status: int = 503) -> str:
     """Checks that a failed response names its record; returns the record's id."""
     body = answer.json()
     assert (answer.status_code, body["error_code"]) == (status, code), body
@@ -132,8 +132,8 @@ def syncing_fails(door: KeyedApp, patch: pytest.MonkeyPatch) -> tuple[str, int]:
 def the_sandbox_breaks(_: KeyedApp, patch: pytest.MonkeyPatch) -> tuple[str, int]:
     call = fake.FakeSandbox.call
 
-    async def broken(self: fake.FakeSandbox, one: Call) -> CallResult:
-        await call(self, one)
+    async def broken(self: fake.FakeSandbox, request: Call) -> CallResult:
+        await call(self, request)
         raise ZeroDivisionError("a mistake of ours")
 
     patch.setattr(fake.FakeSandbox, "call", broken)
@@ -160,9 +160,9 @@ async def test_what_fails_after_the_hand_over_counts_as_executed(
     with monkeypatch.context() as patch:
         code, status = fault(door, patch)
         first = await door.call()
-        invocation_id = told(first, code, status)
+        invocation_id = invocation_of(first, code, status)
         plain = await door.call({})
-        assert told(plain, code, status) != invocation_id
+        assert invocation_of(plain, code, status) != invocation_id
         direct_status, direct_headers = await door.directly()
         assert (direct_status, "x-invocation-id" in direct_headers) == (status, True)
     assert len(door.runs) == 3
@@ -203,7 +203,7 @@ async def test_a_call_that_no_instance_could_be_made_for_has_a_record_and_is_not
             patch.setattr(door.harness.sandboxes, "create", none)
             for name in list(door.harness.sandboxes.alive):
                 door.harness.sandboxes.alive[name].end_by_itself()
-            ids = {told(await door.call(), "RUNTIME_UNAVAILABLE") for _ in range(2)}
+            ids = {invocation_of(await door.call(), "RUNTIME_UNAVAILABLE") for _ in range(2)}
             assert len(ids) == 2, "the same answer twice"
         answer = await door.call()
         assert (answer.status_code, "idempotency-replayed" in answer.headers) == (200, False)
@@ -253,7 +253,7 @@ async def test_an_answer_that_cannot_be_kept_is_kept_once_it_can(
         monkeypatch.setattr(door.harness.journal, "_append_end", lambda _: None)
     door.harness.store.database.busy_timeout_s = HELD_S
     with fault(tmp_path):
-        invocation_id = told(await first, "STORE_UNAVAILABLE")
+        invocation_id = invocation_of(await first, "STORE_UNAVAILABLE")
         # The key is neither answered nor free: further requests get 503, and nothing runs.
         assert (await door.call()).status_code == 503
     door.harness.store.database.busy_timeout_s = BUSY_TIMEOUT_S
@@ -289,7 +289,7 @@ async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
     """After a kill: the server stores nothing more."""
     with monkeypatch.context() as patch:
         patch.setattr(SqlIdempotencyStore, "complete", fails_late)
-        told(await door.call(), "STORE_UNAVAILABLE")
+        invocation_of(await door.call(), "STORE_UNAVAILABLE")
     await restart(door.harness.store)
     answers = SqlIdempotencyStore(door.harness.store.database)
     await answers.start(DIED)
@@ -306,7 +306,7 @@ async def test_an_end_of_a_server_tells_the_store_what_is_left(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(SqlIdempotencyStore, "complete", fails_late)
-        invocation_id = told(await door.call(), "STORE_UNAVAILABLE")
+        invocation_id = invocation_of(await door.call(), "STORE_UNAVAILABLE")
     await door.idempotency.aclose()
     kept = await SqlIdempotencyStore(door.harness.store.database).reserve(
         idempotency.idempotent_request("default", "POST", door.path, "k", b"{}"), 0
@@ -324,7 +324,7 @@ async def test_what_waits_for_the_store_is_bounded(
     with monkeypatch.context() as patch:
         patch.setattr(SqlIdempotencyStore, "complete", fails_late)
         ids = [
-            told(await door.call({"Idempotency-Key": f"k{n}"}), "STORE_UNAVAILABLE")
+            invocation_of(await door.call({"Idempotency-Key": f"k{n}"}), "STORE_UNAVAILABLE")
             for n in range(4)
         ]
     again = [await door.call({"Idempotency-Key": f"k{n}"}) for n in range(4)]

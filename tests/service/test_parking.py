@@ -92,7 +92,7 @@ async def of_tenants(path: Path, names: dict[str, list[str]]) -> list[Entry]:
     return entries
 
 
-class Told(FakeSandboxes):
+class SlowStarts(FakeSandboxes):
     """`wanted`: the handlers in the order of their starts. Those of `slow` take until `held`."""
 
     def __init__(self, *slow: str) -> None:
@@ -116,7 +116,7 @@ async def test_tenants_take_turns(tmp_path: Path) -> None:
         "c": ["echo c"],
     }
     entries = await of_tenants(tmp_path, names)
-    fakes = Told()
+    fakes = SlowStarts()
     async with open_harness(tmp_path, fakes=fakes) as harness:
         await until(lambda: parked(harness, *entries) == 9)
     turns = [handler[5] for handler in fakes.wanted]
@@ -131,7 +131,7 @@ async def test_slow_imports_hold_up_those_of_their_tenant_alone(
     monkeypatch.setattr(parking, "SLOW_S", 0.05)
     names = {"a": ["echo a0", "echo a1"], "b": ["echo b0", "echo b1"], "c": ["echo c"]}
     entries = await of_tenants(tmp_path, names)
-    fakes = Told("echo a0", "echo a1")
+    fakes = SlowStarts("echo a0", "echo a1")
     async with open_harness(tmp_path, fakes=fakes) as harness:
         await until(lambda: parked(harness, *entries[2:]) == 3)
         await asyncio.sleep(0.1)
@@ -146,7 +146,7 @@ async def test_only_some_slow_starts_go_on_beside_others(
     monkeypatch.setattr(parking, "SLOW_S", 0.02)
     names = {tenant: [f"echo {tenant}"] for tenant in "abcd"}
     entries = await of_tenants(tmp_path, names)
-    fakes = Told(*(f"echo {tenant}" for tenant in "abcd"))
+    fakes = SlowStarts(*(f"echo {tenant}" for tenant in "abcd"))
     async with open_harness(tmp_path, fakes=fakes) as harness:
         await until(lambda: len(fakes.wanted) == parking.SLOW_AT_ONCE)
         await asyncio.sleep(0.2)

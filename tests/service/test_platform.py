@@ -72,12 +72,12 @@ class Recorder:
 def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder(tmp_path)
 
-    def record(part: type, method: str, name: str, told: list[str]) -> None:
+    def record(part: type, method: str, name: str, names: list[str]) -> None:
         original: Callable[..., Any] = getattr(part, method)
 
         async def recorded(self: Any) -> None:
             await original(self)
-            told.append(name)
+            names.append(name)
 
         monkeypatch.setattr(part, method, recorded)
 
@@ -135,7 +135,7 @@ HALF_WAY = [
 
 
 @pytest.mark.parametrize(
-    ("part", "step", "closed"), HALF_WAY, ids=lambda one: getattr(one, "__name__", None)
+    ("part", "step", "closed"), HALF_WAY, ids=lambda step: getattr(step, "__name__", None)
 )
 async def test_a_start_that_fails_half_way_closes_what_was_open(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch, part: type, step: str, closed: list[str]

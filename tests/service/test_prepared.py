@@ -270,8 +270,8 @@ async def test_stopping_ends_the_wait_of_a_deploy_topping_up(server: Harness, ve
     server.sandboxes.may_start.clear()
     pool = pool_of(server, entry)
     server.pools.set_scaling(entry.function.id, replace(pool.model.limits, min_instances=0))
-    for one in list(server.sandboxes.alive.values()):
-        one.end_by_itself()
+    for sandbox in list(server.sandboxes.alive.values()):
+        sandbox.end_by_itself()
     deploying = asyncio.ensure_future(server.lifecycle.deploy(entry))
     await until(lambda: pool._preparation is not None)
     await getattr(server.lifecycle, verb)(entry)

@@ -60,10 +60,10 @@ async def test_who_cannot_be_made_room_for_waits_and_is_served(tmp_path: Path) -
 
 async def test_who_waits_too_long_is_refused_and_others_notice_nothing(tmp_path: Path) -> None:
     async with open_harness(tmp_path, settings={"tenant_instances": 1}) as harness:
-        one = await harness.active(name="one")
+        first = await harness.active(name="one")
         other = await harness.active(name="other")  # for which the first one's instance has left
         other = await harness.lifecycle.set_scaling(other, 1, 5)  # and this one stays
-        waiting = await harness.running(one)
+        waiting = await harness.running(first)
         theirs = await of_another_tenant(harness)
         assert (await harness.invoke(theirs)).status == "success"
         await until(lambda: harness.counts(theirs) == {"ready": 1})
@@ -71,7 +71,7 @@ async def test_who_waits_too_long_is_refused_and_others_notice_nothing(tmp_path:
         with pytest.raises(CapacityFull, match="the tenant has as many instances as its quota"):
             await waiting
         other = await harness.lifecycle.set_scaling(other, 0, 5)
-        assert (await harness.invoke(one)).stdout == b"hello\n"
+        assert (await harness.invoke(first)).stdout == b"hello\n"
         assert (live(harness), live(harness, "umbrella")) == (1, 1)
 
 

@@ -112,11 +112,11 @@ class TwoNodes:
     store: SqlStore
     function: Function
     version: Version
-    one: OneNode
-    two: OneNode
+    first: OneNode
+    second: OneNode
 
     async def now(self) -> FunctionSlots:
-        (found,) = await self.one.slots.slots.of([self.function.id])
+        (found,) = await self.first.slots.slots.of([self.function.id])
         return found
 
     async def held(self) -> dict[str, int]:
@@ -146,16 +146,16 @@ async def busy(function: Function, *where: OneNode) -> AsyncIterator[asyncio.Eve
         await asyncio.gather(*calls)
 
 
-async def two_idle(function: Function, one: OneNode) -> None:
+async def two_idle(function: Function, node: OneNode) -> None:
     """Two instances of the node are idle: two calls had one at the same time."""
-    async with busy(function, one, one):
+    async with busy(function, node, node):
         pass
 
 
-async def is_started(one: OneNode) -> bool:
+async def is_started(node: OneNode) -> bool:
     """Whether an instance of the node has a call."""
     await asyncio.sleep(0.01)
-    return any(pool.model.counts().busy for pool in one.pools._pools.values())
+    return any(pool.model.counts().busy for pool in node.pools._pools.values())
 
 
 def limits(**changes: Any) -> PoolLimits:
@@ -172,26 +172,26 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @contextlib.asynccontextmanager
 async def node(path: Path, name: str) -> AsyncIterator[OneNode]:
     connection = QuickConnection(engine(url_of(path), is_quick=True))
-    one = OneNode(name, Lossy(SqlSlots(connection.run)), SystemClock())
-    running = asyncio.ensure_future(one.keeper.run())
-    ticking = asyncio.ensure_future(ticks(one))
+    node = OneNode(name, Lossy(SqlSlots(connection.run)), SystemClock())
+    running = asyncio.ensure_future(node.keeper.run())
+    ticking = asyncio.ensure_future(ticks(node))
     try:
-        yield one
+        yield node
     finally:
-        one.slots.loses = one.slots.is_away = False
+        node.slots.loses = node.slots.is_away = False
         ticking.cancel()
-        await one.pools.aclose()
+        await node.pools.aclose()
         running.cancel()
         await asyncio.wait([running, ticking])
-        await one.keeper.aclose()
+        await node.keeper.aclose()
         await connection.aclose()
-        assert not one.fakes.alive
+        assert not node.fakes.alive
 
 
-async def ticks(one: OneNode) -> None:
+async def ticks(node: OneNode) -> None:
     while True:
         await asyncio.sleep(0.05)
-        one.pools.tick()
+        node.pools.tick()
 
 
 @pytest.fixture
@@ -201,9 +201,9 @@ async def nodes(tmp_path: Path) -> AsyncIterator[TwoNodes]:
         await store.database.write(lambda connection: connection.execute(added).close())
         function = await a_stored_function(store, max_instances=MOST)
         version = a_version(function, handler=HANDLER)
-        async with node(tmp_path, "one") as one, node(tmp_path, "two") as two:
-            both = TwoNodes(store, function, version, one, two)
-            for each in (one, two):
+        async with node(tmp_path, "one") as first, node(tmp_path, "two") as second:
+            both = TwoNodes(store, function, version, first, second)
+            for each in (first, second):
                 each.pools.open(function.id, version, limits())
             with counted(both):
                 yield both
@@ -232,10 +232,10 @@ def counted(both: TwoNodes) -> Iterator[None]:
 
     def started() -> None:
         nonlocal most
-        most = max(most, len(both.one.fakes.alive) + len(both.two.fakes.alive))
+        most = max(most, len(both.first.fakes.alive) + len(both.second.fakes.alive))
 
-    for one in (both.one, both.two):
-        one.fakes.alive = Counted(started)
+    for node in (both.first, both.second):
+        node.fakes.alive = Counted(started)
     yield
     assert most <= MOST, f"{most} instances at a time"
 
@@ -245,30 +245,30 @@ def counted(both: TwoNodes) -> Iterator[None]:
 
 async def test_a_call_gets_a_slot_and_then_an_instance(nodes: TwoNodes) -> None:
     assert await nodes.held() == {}
-    assert (await nodes.one.call(nodes.function)).stdout == b"hello\n"
+    assert (await nodes.first.call(nodes.function)).stdout == b"hello\n"
     assert await nodes.held() == {"one": 1}
-    await nodes.one.call(nodes.function)  # a warm one asks nobody
+    await nodes.first.call(nodes.function)  # a warm one asks nobody
     assert await nodes.held() == {"one": 1}
 
 
 async def test_all_that_wait_are_asked_for_at_once(nodes: TwoNodes) -> None:
-    calls = [nodes.one.call(nodes.function, 0.2) for _ in range(5)]
+    calls = [nodes.first.call(nodes.function, 0.2) for _ in range(5)]
     running = asyncio.gather(*calls)
 
     async def both_are_held() -> bool:
         return await nodes.held() == {"one": 2}
 
     await eventually(both_are_held)
-    assert not await nodes.two.keeper.obtain(nodes.function.id)
-    assert list(nodes.two.keeper.others(nodes.function.id)) == ["one"]
+    assert not await nodes.second.keeper.obtain(nodes.function.id)
+    assert list(nodes.second.keeper.others(nodes.function.id)) == ["one"]
     await running
-    assert nodes.one.fakes.most_alive == MOST
+    assert nodes.first.fakes.most_alive == MOST
 
 
 async def test_a_call_waits_where_other_nodes_have_every_instance(nodes: TwoNodes) -> None:
     """As in a full pool, until one of them is given back."""
-    async with busy(nodes.function, nodes.one, nodes.one) as ends:
-        waiting = asyncio.ensure_future(nodes.two.call(nodes.function))
+    async with busy(nodes.function, nodes.first, nodes.first) as ends:
+        waiting = asyncio.ensure_future(nodes.second.call(nodes.function))
         await asyncio.sleep(0.2)
         assert not waiting.done()
         ends.set()
@@ -278,10 +278,10 @@ async def test_a_call_waits_where_other_nodes_have_every_instance(nodes: TwoNode
 
 @promise("N12")
 async def test_an_idle_instance_makes_way_for_a_call_elsewhere(nodes: TwoNodes) -> None:
-    await two_idle(nodes.function, nodes.one)
-    assert len(nodes.one.fakes.alive) == MOST
+    await two_idle(nodes.function, nodes.first)
+    assert len(nodes.first.fakes.alive) == MOST
     async with asyncio.timeout(scaled(2)):
-        await nodes.two.call(nodes.function)
+        await nodes.second.call(nodes.function)
     assert await nodes.held() == {"one": 1, "two": 1}  # no more than was wanted
 
 
@@ -294,25 +294,25 @@ async def test_who_gives_up_is_not_waited_for(nodes: TwoNodes) -> None:
     async def is_forgotten() -> bool:
         return (await nodes.now()).wanted_by_others("one") == 0
 
-    async with busy(nodes.function, nodes.one, nodes.one):
-        waiting = asyncio.ensure_future(nodes.two.call(nodes.function))
+    async with busy(nodes.function, nodes.first, nodes.first):
+        waiting = asyncio.ensure_future(nodes.second.call(nodes.function))
         await eventually(is_known)
         waiting.cancel()
         await eventually(is_forgotten)
     await asyncio.sleep(0.1)
-    assert len(nodes.one.fakes.alive) == MOST
+    assert len(nodes.first.fakes.alive) == MOST
 
 
 async def test_unused_slots_go_back(nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper_module, "UNUSED_S", 0.2)
-    await nodes.one.call(nodes.function)
+    await nodes.first.call(nodes.function)
 
     async def is_free() -> bool:
-        nodes.one.pools.evict_idle(nodes.function.id, 1)  # once it is clean
+        nodes.first.pools.evict_idle(nodes.function.id, 1)  # once it is clean
         return await nodes.held() == {}
 
     await eventually(is_free)
-    await nodes.one.call(nodes.function)
+    await nodes.first.call(nodes.function)
 
 
 # The maximum ---------------------------------------------------------------------------------
@@ -321,10 +321,10 @@ async def test_unused_slots_go_back(nodes: TwoNodes, monkeypatch: pytest.MonkeyP
 @promise("N11")
 async def test_a_lowered_maximum_ends_the_surplus(nodes: TwoNodes) -> None:
     """Busy instances after their call, and nobody gets one before that."""
-    async with busy(nodes.function, nodes.one, nodes.two) as ends:
+    async with busy(nodes.function, nodes.first, nodes.second) as ends:
         assert await nodes.held() == {"one": 1, "two": 1}
         await nodes.scale(1)
-        later = [asyncio.ensure_future(nodes.two.call(nodes.function)) for _ in range(3)]
+        later = [asyncio.ensure_future(nodes.second.call(nodes.function)) for _ in range(3)]
         await asyncio.sleep(0.2)
         assert not any(call.done() for call in later)
         ends.set()
@@ -334,16 +334,16 @@ async def test_a_lowered_maximum_ends_the_surplus(nodes: TwoNodes) -> None:
 
     await asyncio.gather(*later)
     await eventually(is_lowered)
-    assert len(nodes.one.fakes.alive) + len(nodes.two.fakes.alive) == 1
+    assert len(nodes.first.fakes.alive) + len(nodes.second.fakes.alive) == 1
 
 
 async def test_a_deleted_function_s_slots_go_with_it(nodes: TwoNodes) -> None:
-    await nodes.one.call(nodes.function)
+    await nodes.first.call(nodes.function)
     await nodes.store.delete(nodes.function.id)
 
     async def is_gone() -> bool:
         await asyncio.sleep(0.01)
-        return not nodes.one.fakes.alive and not nodes.one.keeper.held(nodes.function.id)
+        return not nodes.first.fakes.alive and not nodes.first.keeper.held(nodes.function.id)
 
     await eventually(is_gone)
 
@@ -352,46 +352,46 @@ async def test_a_deleted_function_s_slots_go_with_it(nodes: TwoNodes) -> None:
 
 
 async def test_a_version_is_prepared_in_a_pool_that_held_nothing(nodes: TwoNodes) -> None:
-    async with nodes.one.pools.prepared(
+    async with nodes.first.pools.prepared(
         nodes.function.id, a_version(nodes.function, 2), limits(), 1
     ) as preparation:
-        assert len(nodes.one.fakes.alive) == 1
+        assert len(nodes.first.fakes.alive) == 1
         assert await nodes.held() == {"one": 1}
         preparation.promote()
-    await nodes.one.call(nodes.function)
+    await nodes.first.call(nodes.function)
 
 
 async def test_a_version_is_prepared_while_idle_instances_are_elsewhere(nodes: TwoNodes) -> None:
-    await two_idle(nodes.function, nodes.two)
+    await two_idle(nodes.function, nodes.second)
     async with (
         asyncio.timeout(scaled(4)),
-        nodes.one.pools.prepared(nodes.function.id, a_version(nodes.function, 2), limits(), 1),
+        nodes.first.pools.prepared(nodes.function.id, a_version(nodes.function, 2), limits(), 1),
     ):
         assert await nodes.held() == {"one": 1, "two": 1}
 
 
 async def test_a_preparation_waits_where_every_instance_is_busy(nodes: TwoNodes) -> None:
     new = a_version(nodes.function, 2)
-    async with busy(nodes.function, nodes.two, nodes.two):
+    async with busy(nodes.function, nodes.second, nodes.second):
         with pytest.raises(TimeoutError):
             async with (
                 asyncio.timeout(0.2),
-                nodes.one.pools.prepared(nodes.function.id, new, limits(), 1),
+                nodes.first.pools.prepared(nodes.function.id, new, limits(), 1),
             ):
                 raise AssertionError("it had no place")
-    assert (await nodes.one.call(nodes.function)).stdout == b"hello\n"
+    assert (await nodes.first.call(nodes.function)).stdout == b"hello\n"
 
 
 async def test_who_waits_for_a_place_hears_that_the_function_was_paused(nodes: TwoNodes) -> None:
     async def prepare() -> None:
         new = a_version(nodes.function, 2)
-        async with nodes.one.pools.prepared(nodes.function.id, new, limits(), 1):
+        async with nodes.first.pools.prepared(nodes.function.id, new, limits(), 1):
             raise AssertionError("it had no place")
 
-    async with busy(nodes.function, nodes.two, nodes.two):
+    async with busy(nodes.function, nodes.second, nodes.second):
         preparing = asyncio.ensure_future(prepare())
         await asyncio.sleep(0.1)
-        nodes.one.pools.close(nodes.function.id, "paused")
+        nodes.first.pools.close(nodes.function.id, "paused")
         with pytest.raises(NotPrepared, match="paused"):
             await preparing
 
@@ -400,33 +400,33 @@ async def test_who_waits_for_a_place_hears_that_the_function_was_paused(nodes: T
 
 
 async def test_an_answer_that_is_lost_costs_no_slot(nodes: TwoNodes) -> None:
-    nodes.one.slots.loses = True
-    call = asyncio.ensure_future(nodes.one.call(nodes.function))
+    nodes.first.slots.loses = True
+    call = asyncio.ensure_future(nodes.first.call(nodes.function))
 
     async def is_granted() -> bool:
         return await nodes.held() == {"one": 1}
 
     await eventually(is_granted)
-    assert nodes.one.keeper.held(nodes.function.id) == 0
-    assert not nodes.one.fakes.alive
-    nodes.one.slots.loses = False
+    assert nodes.first.keeper.held(nodes.function.id) == 0
+    assert not nodes.first.fakes.alive
+    nodes.first.slots.loses = False
     await call
     assert await nodes.held() == {"one": 1}
 
 
 async def test_an_answer_to_a_return_that_is_lost_costs_nothing_either(nodes: TwoNodes) -> None:
-    await two_idle(nodes.function, nodes.one)
-    nodes.one.slots.is_away = True
-    nodes.one.pools.evict_idle(nodes.function.id, 2)
+    await two_idle(nodes.function, nodes.first)
+    nodes.first.slots.is_away = True
+    nodes.first.pools.evict_idle(nodes.function.id, 2)
     await asyncio.sleep(0.1)
-    nodes.one.slots.is_away = False
+    nodes.first.slots.is_away = False
     async with asyncio.timeout(scaled(3)):
-        await asyncio.gather(*[nodes.two.call(nodes.function, 0.1) for _ in range(2)])
+        await asyncio.gather(*[nodes.second.call(nodes.function, 0.1) for _ in range(2)])
 
 
 async def test_a_node_that_was_taken_over_ends_what_it_has(nodes: TwoNodes) -> None:
-    call = asyncio.ensure_future(nodes.one.call(nodes.function, 30))
-    await eventually(partial(is_started, nodes.one))
+    call = asyncio.ensure_future(nodes.first.call(nodes.function, 30))
+    await eventually(partial(is_started, nodes.first))
     taken = text("UPDATE node SET epoch = 2 WHERE name = 'one'")
 
     def take_over(connection: Connection) -> None:
@@ -438,7 +438,7 @@ async def test_a_node_that_was_taken_over_ends_what_it_has(nodes: TwoNodes) -> N
 
     async def is_ended() -> bool:
         await asyncio.sleep(0.01)
-        return not nodes.one.fakes.alive
+        return not nodes.first.fakes.alive
 
     await eventually(is_ended)
     back = text("UPDATE node SET epoch = 1 WHERE name = 'one'")
@@ -450,52 +450,52 @@ async def test_a_node_that_was_taken_over_ends_what_it_has(nodes: TwoNodes) -> N
 
 @promise("N13")
 async def test_a_node_that_is_cut_off_starts_nothing_and_keeps_what_runs(nodes: TwoNodes) -> None:
-    await nodes.one.call(nodes.function)
-    await nodes.one.cut_off(11)
-    assert nodes.one.lease.state is LeaseState.STALE
-    await nodes.one.call(nodes.function)  # in the instance that is there
-    created = len(nodes.one.fakes.created)
-    slow = asyncio.ensure_future(nodes.one.call(nodes.function, 0.3))
-    other = asyncio.ensure_future(nodes.one.call(nodes.function))
+    await nodes.first.call(nodes.function)
+    await nodes.first.cut_off(11)
+    assert nodes.first.lease.state is LeaseState.STALE
+    await nodes.first.call(nodes.function)  # in the instance that is there
+    created = len(nodes.first.fakes.created)
+    slow = asyncio.ensure_future(nodes.first.call(nodes.function, 0.3))
+    other = asyncio.ensure_future(nodes.first.call(nodes.function))
     await asyncio.gather(slow, other)
-    assert len(nodes.one.fakes.created) == created
-    nodes.one.pools.evict_idle(nodes.function.id, 1)
+    assert len(nodes.first.fakes.created) == created
+    nodes.first.pools.evict_idle(nodes.function.id, 1)
     await asyncio.sleep(0.05)
     with pytest.raises((RuntimeUnavailable, CapacityFull), match=r"not reached the store for 11 s"):
-        await nodes.one.call(nodes.function)
-    await nodes.one.cut_off(0)
-    await nodes.one.call(nodes.function)
+        await nodes.first.call(nodes.function)
+    await nodes.first.cut_off(0)
+    await nodes.first.call(nodes.function)
 
 
 @promise("N93")
 async def test_a_call_that_waited_at_a_node_that_is_cut_off_is_told_so(nodes: TwoNodes) -> None:
     """Not that every instance is busy: there is none, and none may be started."""
-    nodes.one.slots.is_away = True
-    await nodes.one.cut_off(11)
-    nodes.one.pools.set_scaling(nodes.function.id, limits(queue_wait_s=0.2))
+    nodes.first.slots.is_away = True
+    await nodes.first.cut_off(11)
+    nodes.first.pools.set_scaling(nodes.function.id, limits(queue_wait_s=0.2))
     with pytest.raises(CapacityFull, match="has not reached the store for 11 s"):
-        await nodes.one.call(nodes.function)
+        await nodes.first.call(nodes.function)
 
 
 @promise("N73")
 async def test_a_start_after_a_renewal_ignores_the_deadline_before(nodes: TwoNodes) -> None:
     """A launcher that knows of the last deadline alone, which was over, would refuse it."""
-    one = nodes.one
-    one.fakes.end_by(one.lease.deadline)
-    one.boottime += 120
-    one.renewed = one.boottime  # what tells the launcher looks four times a second
-    await one.call(nodes.function)
-    assert one.fakes.deadline == one.lease.deadline
+    node = nodes.first
+    node.fakes.end_by(node.lease.deadline)
+    node.boottime += 120
+    node.renewed = node.boottime  # what tells the launcher looks four times a second
+    await node.call(nodes.function)
+    assert node.fakes.deadline == node.lease.deadline
 
 
 async def test_at_its_deadline_a_node_ends_everything(nodes: TwoNodes) -> None:
-    call = asyncio.ensure_future(nodes.one.call(nodes.function, 30))
-    await eventually(partial(is_started, nodes.one))
+    call = asyncio.ensure_future(nodes.first.call(nodes.function, 30))
+    await eventually(partial(is_started, nodes.first))
     call.cancel()
     await asyncio.wait([call])
-    await nodes.one.cut_off(61)
-    assert not nodes.one.fakes.alive
-    assert nodes.one.keeper.held(nodes.function.id) == 0
-    await nodes.one.cut_off(0)
-    await nodes.one.call(nodes.function)
+    await nodes.first.cut_off(61)
+    assert not nodes.first.fakes.alive
+    assert nodes.first.keeper.held(nodes.function.id) == 0
+    await nodes.first.cut_off(0)
+    await nodes.first.call(nodes.function)
     assert await nodes.held() == {"one": 1}

@@ -161,5 +161,5 @@ def test_mistaken_servers_are_found_out(mistake: Callable[[Harness], None], word
     )
     with pytest.raises((AssertionError, BaseExceptionGroup)) as found:
         run_state_machine_as_test(Broken, settings=many)
-    told = "".join(traceback.format_exception(found.value))
-    assert words in told, told
+    text = "".join(traceback.format_exception(found.value))
+    assert words in text, text

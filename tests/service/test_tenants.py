@@ -265,11 +265,11 @@ async def test_a_disabled_tenant_is_refused_and_serves_again_once_enabled(web: W
     operator, acme, umbrella = await keys(web)
     function = await function_of(web, "cat")
     other = await function_of(web, "cat", "umbrella")
-    for one, key in ((function, acme), (other, umbrella)):
-        await web.url(f"/api/functions/{one}", key, auth="none")
+    for function_id, key in ((function, acme), (other, umbrella)):
+        await web.url(f"/api/functions/{function_id}", key, auth="none")
     await web.url(await web.function(name="closed", tenant="acme"), acme, auth="key")
-    told = await switched(web, operator, "disable")
-    assert (told["tenant_id"], told["disabled"]) == ("acme", True)
+    answer = await switched(web, operator, "disable")
+    assert (answer["tenant_id"], answer["disabled"]) == ("acme", True)
     why = "disabled the tenant acme"
     for path in ("/api/functions", f"/api/functions/{function}", "/api/whoami"):
         refusal = await web.refused(403, "GET", path, error=why, headers=acme)
@@ -507,8 +507,8 @@ async def test_a_disabled_tenant_stays_so_over_a_restart_and_a_change_of_its_quo
         operator, acme, _ = await keys(web)
         function = await function_of(web, "echo 1")
         other = await function_of(web, "echo other", "umbrella")
-        for one in (function, other):
-            await harness.lifecycle.set_scaling(harness.catalog.get(one), 2, 2)
+        for function_id in (function, other):
+            await harness.lifecycle.set_scaling(harness.catalog.get(function_id), 2, 2)
         await switched(web, operator, "disable")
         quota = "/api/tenants/acme/quota"
         answer = await web("PUT", quota, headers=operator, json={"functions": 3})

@@ -57,7 +57,7 @@ class Door:
         return context.wrap_socket(plain)
 
     def unsent(self) -> int:
-        return sum(one.unsent() for ref in self.made if (one := ref()) is not None)
+        return sum(response.unsent() for ref in self.made if (response := ref()) is not None)
 
 
 @asynccontextmanager

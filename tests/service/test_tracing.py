@@ -54,8 +54,8 @@ def sends_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    with Collector().running() as one:
-        yield one
+    with Collector().running() as collector:
+        yield collector
 
 
 @pytest.fixture
@@ -103,8 +103,8 @@ async def open_traced(path: Path, url: str, **settings: Any) -> AsyncIterator[Tr
 
 @pytest.fixture
 async def traced(tmp_path: Path, collector: Collector) -> AsyncIterator[Traced]:
-    async with open_traced(tmp_path, collector.url) as one:
-        yield one
+    async with open_traced(tmp_path, collector.url) as traced:
+        yield traced
 
 
 async def got(collector: Collector, name: str, count: int = 1) -> list[Span]:
@@ -195,17 +195,17 @@ async def test_a_stranger_does_not_decide_what_is_sent() -> None:
     tracer = trace.Tracer(clock.unix, clock.now, 0.0, over.append)
     open_call = Route("POST", "/x", answer, scope=None, is_invoke=True)
     keyed_call = Route("POST", "/x", answer, scope=Scope.INVOKE, is_invoke=True)
-    told: list[str] = []
+    received: list[str] = []
 
     async def app(request: Request) -> Response:
-        told.append(request.headers["traceparent"])
+        received.append(request.headers["traceparent"])
         return Response()
 
     for route in (open_call, keyed_call):
         traced = traced_app(app, lambda _, route=route: route, tracer)  # type: ignore[misc]
         await traced(request_of("POST", "/x", {"traceparent": HEADER}))
     assert len(over) == 1
-    assert [TRACE in one for one in told] == [False, True]
+    assert [TRACE in one for one in received] == [False, True]
 
 
 async def test_a_stranger_does_not_decide_how_much_a_span_holds() -> None:
@@ -268,10 +268,10 @@ async def test_accepted_work_links_to_its_request(traced: Traced, collector: Col
 async def test_a_receiver_of_a_callback_is_told_of_the_span_of_the_try(
     traced: Traced, collector: Collector, status: int, code: str
 ) -> None:
-    told: list[str] = []
+    received: list[str] = []
 
     async def post(_url: str, headers: Mapping[str, str], _body: bytes) -> int:
-        told.append(headers["traceparent"])
+        received.append(headers["traceparent"])
         return status
 
     async def aclose() -> None:
@@ -286,7 +286,7 @@ async def test_a_receiver_of_a_callback_is_told_of_the_span_of_the_try(
     (deliver,), (root,) = await got(collector, "deliver"), await got(collector, "accept f")
     work = record["invocation_id"].replace("-", "")
     assert ids(deliver)[::2] == (work, ids(root)[1])
-    assert told == [f"00-{work}-{ids(deliver)[1]}-01"]
+    assert received == [f"00-{work}-{ids(deliver)[1]}-01"]
     assert deliver.kind == Span.SPAN_KIND_CLIENT
     assert values(deliver.attributes)["quiltfn.http_status"] == status
     assert deliver.status.code == getattr(Status, f"STATUS_CODE_{code}")
@@ -322,8 +322,8 @@ async def test_metrics_have_the_names_of_the_route(tmp_path: Path, collector: Co
         await traced.invoke()
         await traced.client.get("/api/functions/nobody")
         await asyncio.to_thread(collector.wait, lambda: collector.metrics)
-        told = (await traced.client.get("/metrics")).text
-    names = set(re.findall(r"^(quiltfn_\w+?)(?:_bucket|_count|_sum)?[{ ]", told, re.MULTILINE))
+        text = (await traced.client.get("/metrics")).text
+    names = set(re.findall(r"^(quiltfn_\w+?)(?:_bucket|_count|_sum)?[{ ]", text, re.MULTILINE))
     names = {name for name in names if not name.endswith("_created")}
     # What was sent itself is counted only after it was.
     assert set(collector.metrics) | {"quiltfn_otlp_exported_total"} >= names
@@ -331,7 +331,7 @@ async def test_metrics_have_the_names_of_the_route(tmp_path: Path, collector: Co
     assert calls.is_monotonic
     warm = {"status": "success", "start": "warm"}
     (point,) = [one for one in calls.data_points if values(one.attributes) == warm]
-    assert f'{{start="warm",status="success"}} {point.as_double}' in told
+    assert f'{{start="warm",status="success"}} {point.as_double}' in text
     (duration,) = collector.metrics["quiltfn_invocation_duration_seconds"].histogram.data_points
     assert duration.count == sum(duration.bucket_counts) > 0
     assert len(duration.bucket_counts) == len(duration.explicit_bounds) + 1
@@ -546,8 +546,8 @@ def answering(*parts: bytes, pause_s: float = 0.0) -> Iterator[tuple[str, list[i
 def test_an_answer_without_an_end_is_not_read_to_it() -> None:
     chunk = b"10000\r\n%b\r\n" % bytes(65_536)
     with answering(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", chunk) as (url, taken):
-        with session(5.0) as one:
-            assert one.post(url, b"spans", timeout=scaled(5.0)).status_code == 200
+        with session(5.0) as client:
+            assert client.post(url, b"spans", timeout=scaled(5.0)).status_code == 200
         with suppress(requests.RequestException):  # the control
             requests.post(url, b"spans", timeout=scaled(5.0))
     # The kernel's buffers take some of it.
@@ -556,8 +556,8 @@ def test_an_answer_without_an_end_is_not_read_to_it() -> None:
 
 def test_an_answer_that_comes_byte_by_byte_is_not_waited_for() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n"
-    with answering(head, b"x", pause_s=0.05) as (url, taken), session(0.2) as one:
-        assert one.post(url, b"spans", timeout=scaled(5.0)).status_code == 200
+    with answering(head, b"x", pause_s=0.05) as (url, taken), session(0.2) as client:
+        assert client.post(url, b"spans", timeout=scaled(5.0)).status_code == 200
     assert taken[0] < len(head) + 500
 
 

@@ -49,8 +49,8 @@ def states(server: Harness, version: int) -> list[str]:
 async def cancel_one(server: Harness, entry: Entry) -> None:
     """Cancels a call that its handler has."""
     function_id = entry.function.id
-    one = server.invoker.running_calls(function_id)[0]
-    await server.invoker.cancel(function_id, one.record.invocation_id)
+    running = server.invoker.running_calls(function_id)[0]
+    await server.invoker.cancel(function_id, running.record.invocation_id)
 
 
 async def test_a_call_runs_on_the_version_that_it_names(server: Harness) -> None:
@@ -146,8 +146,8 @@ async def test_a_waiting_call_of_a_replaced_version_still_runs_on_it(server: Har
     assert not named.done()
     await cancel_one(server, entry)
     await cancel_one(server, entry)
-    for one in (*running, named):
-        ended = await one
+    for call in (*running, named):
+        ended = await call
         assert (ended.status, ended.version) == (Status.CANCELLED, 1)
     assert (await server.invoke(entry)).version == 2
 

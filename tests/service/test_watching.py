@@ -89,8 +89,8 @@ class Network:
                     raise PeerUnavailable("the connection has ended", may_have_run=True)
                 piece = coming.result()
             finally:
-                for one in (coming, ending):
-                    one.cancel()
+                for task in (coming, ending):
+                    task.cancel()
                 await asyncio.wait({coming, ending})
             if not piece:
                 return
@@ -99,8 +99,8 @@ class Network:
 
     def cut(self) -> None:
         """Every connection ends."""
-        for one in self.under_way:
-            one.set()
+        for event in self.under_way:
+            event.set()
 
 
 async def one_piece(body: bytes) -> AsyncGenerator[bytes, None]:
@@ -115,8 +115,8 @@ class Node:
         self.clock = ManualClock(1000.0)
         self.counts = {name: PoolCounts(ready=1)}
         self.events = Events(self.clock, epoch, lambda _: self._all(), queue_counts)
-        self.told = Events(self.clock, epoch, lambda _: self.counts[name], None)
-        self.own = OwnEvents(self.told)
+        self.heard = Events(self.clock, epoch, lambda _: self.counts[name], None)
+        self.own = OwnEvents(self.heard)
         peers: Any = network  # nobody asks whether what it was asked was sent
         self.watching = Watching(self.events, peers, self._counted)
         self.events.on_followed.connect(self.watching.followed_changed)
@@ -129,9 +129,9 @@ class Node:
         assert function_id == FUNCTION.id
         self.counts[node] = counts
 
-    def tell(self, told: Callable[[Events], None]) -> None:
-        for events in (self.events, self.told):
-            told(events)
+    def tell(self, report: Callable[[Events], None]) -> None:
+        for events in (self.events, self.heard):
+            report(events)
 
     def called(self, function: Function = FUNCTION) -> str:
         """A call of the function; its id."""
@@ -151,7 +151,7 @@ class Node:
     async def aclose(self) -> None:
         await self.watching.aclose()
         await self.events.aclose()
-        await self.told.aclose()
+        await self.heard.aclose()
 
 
 async def queue_counts(_function_id: str) -> QueueCounts:
@@ -176,10 +176,10 @@ async def nodes(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Network,
 async def next_of(reader: AsyncGenerator[Event, None], *kinds: EventType) -> dict[str, Any]:
     """The data of the next event, which is of one of these types."""
     async with asyncio.timeout(scaled(5)):
-        one = await anext(reader)
-    assert one.type in kinds, (one.type, one.data)
-    told: dict[str, Any] = json.loads(one.data)
-    return told
+        event = await anext(reader)
+    assert event.type in kinds, (event.type, event.data)
+    data: dict[str, Any] = json.loads(event.data)
+    return data
 
 
 async def call_of(reader: AsyncGenerator[Event, None]) -> str:
@@ -237,7 +237,7 @@ async def test_nobody_asks_with_no_follower(nodes: Nodes, monkeypatch: pytest.Mo
     a.clock.time += 1
     await until(lambda: not network.under_way)  # it ends with what is kept for who comes back
     b.clock.time += 1
-    await until(lambda: not b.told.followed)
+    await until(lambda: not b.heard.followed)
 
 
 async def test_a_look_at_the_same_nodes_wakes_nobody(nodes: Nodes) -> None:
@@ -311,14 +311,14 @@ async def test_with_many_calls_the_bound_of_a_function_is_one_node_s(nodes: Node
     started = ended = alone = 0
     async with asyncio.timeout(scaled(5)):
         while ended < 400 or started < 400:
-            one = await anext(reader)
-            told = json.loads(one.data)
-            alone += one.type is not EventType.CALLS
-            is_sum = one.type is EventType.CALLS
-            if is_sum or one.type is EventType.INVOCATION_STARTED:
-                started += told["started"] if is_sum else 1
-            if is_sum or one.type is EventType.INVOCATION_ENDED:
-                ended += sum(told["ended"].values()) if is_sum else 1
+            event = await anext(reader)
+            data = json.loads(event.data)
+            alone += event.type is not EventType.CALLS
+            is_sum = event.type is EventType.CALLS
+            if is_sum or event.type is EventType.INVOCATION_STARTED:
+                started += data["started"] if is_sum else 1
+            if is_sum or event.type is EventType.INVOCATION_ENDED:
+                ended += sum(data["ended"].values()) if is_sum else 1
     assert (started, ended) == (400, 400)
     assert alone <= ONE_BY_ONE
     assert await nothing_more(reader)
@@ -429,22 +429,22 @@ async def test_a_node_that_leaves_is_followed_no_more_and_a_new_one_is(nodes: No
 async def test_a_slow_link_is_a_gap_with_a_number_and_no_queue(nodes: Nodes) -> None:
     network, a, b = nodes
     reader = await a.reader()
-    await until(lambda: b.told.followed)
+    await until(lambda: b.heard.followed)
     network.arrives.clear()
     await asyncio.sleep(0.05)
     many = KEPT_EVENTS + 100
     for _ in range(many):
-        b.told.schedule_fired(TENANT, "s", FUNCTION.id, "i")
-    [ring] = b.told._rings.values()
+        b.heard.schedule_fired(TENANT, "s", FUNCTION.id, "i")
+    [ring] = b.heard._rings.values()
     assert len(ring.kept) == KEPT_EVENTS
     network.arrives.set()
-    told = 0
+    count = 0
     while True:
-        one = await next_of(reader, EventType.SCHEDULE_FIRED, EventType.GAP)
-        if "events" in one:
-            assert one == {"events": many - KEPT_EVENTS - told, "node_id": "b"}
+        gap = await next_of(reader, EventType.SCHEDULE_FIRED, EventType.GAP)
+        if "events" in gap:
+            assert gap == {"events": many - KEPT_EVENTS - count, "node_id": "b"}
             break
-        told += 1
+        count += 1
 
 
 async def test_who_comes_back_with_an_id_misses_nothing_of_any_node(nodes: Nodes) -> None:
@@ -497,7 +497,7 @@ async def test_what_a_node_may_ask_for_is_bounded(nodes: Nodes) -> None:
     assert await answer(json.dumps({"tenants": many}).encode()) == 400
     assert await answer(b'{"tenants": 7}') == 400
     assert await answer(b"x" * 1_000_000) == 413
-    assert b.told.followed == set()
+    assert b.heard.followed == set()
 
 
 async def test_a_node_that_says_what_cannot_be_read_is_a_lost_one(nodes: Nodes) -> None:

@@ -130,8 +130,8 @@ class Member(PoolSimulation):
 
     def scale(self, least: int, most: int) -> None:
         """As `FunctionPool.set_scaling`: those of other versions follow the function's own."""
-        for one in [*self.versions[1:], self.versions[0]]:
-            one.set_scaling(min_instances=0 if one.is_beside else least, max_instances=most)
+        for version in [*self.versions[1:], self.versions[0]]:
+            version.set_scaling(min_instances=0 if version.is_beside else least, max_instances=most)
         self.machine.note_used()  # meanwhile they start what they may
 
     def acquire(self) -> int:
@@ -152,8 +152,8 @@ class Member(PoolSimulation):
             self._perform(self.pool.adopted(number, self.now))
 
     def close_all(self) -> None:
-        for one in self.versions:
-            one.close()
+        for version in self.versions:
+            version.close()
 
     def footprint(self, digest: str) -> Footprint:
         parks = self.parks(digest)
@@ -260,8 +260,8 @@ class NodeSimulation:
             versions = self.functions.setdefault(owner, [])
             self.members.append(Member(self, size, self.limits, quota, versions))
         self.note_used()
-        for one in self.members:
-            one.promote("old" if one.is_beside else "a")
+        for member in self.members:
+            member.promote("old" if member.is_beside else "a")
 
     # The event loop, as far as `pool.arbitration` needs it
 
@@ -282,8 +282,8 @@ class NodeSimulation:
         for step in (min(seconds, at_most), seconds - at_most):  # after that nobody waits
             if step >= 0.0:
                 self._at(self.now + step)
-                for one in self.members:
-                    one.tick()
+                for member in self.members:
+                    member.tick()
                     self.check()
 
     def measure(self, member: Member, choice: int) -> None:
@@ -340,9 +340,9 @@ class NodeSimulation:
     def _check_looks(self, member: Member | None = None) -> Callable[[list[Idle]], None]:
         """Of the tenants for which idle instances are looked for meanwhile."""
         short = {quota: -quota.leaving for quota in self.quotas.values()}
-        for one in self.members:
-            if one is member or one.pool in one.pool.quota.waiting:
-                short[one.pool.quota] += one.pool.quota_shortfall
+        for other in self.members:
+            if other is member or other.pool in other.pool.quota.waiting:
+                short[other.pool.quota] += other.pool.quota_shortfall
         idle = {quota: self._idle(quota) for quota in short}
         before, parked = {quota: quota.looked_at for quota in short}, self._parked()
 
@@ -383,10 +383,14 @@ class NodeSimulation:
         memory, books = self.memory, 0.0
         leaving = self.warm_stock.leaving * PREWARMED_MIB
         running = 0.0
-        for one in self.members:
-            books += sum(one.charge(number, sandbox) for number, sandbox in one.simulated.items())
-            leaving += sum(one.frozen[n] for n in one.those(lambda sandbox: sandbox.destroying))
-            running += one.limit_mib * len(one.running)
+        for member in self.members:
+            books += sum(
+                member.charge(number, sandbox) for number, sandbox in member.simulated.items()
+            )
+            leaving += sum(
+                member.frozen[n] for n in member.those(lambda sandbox: sandbox.destroying)
+            )
+            running += member.limit_mib * len(member.running)
         books += (self.warm_stock.count + self.warm_stock.leaving) * PREWARMED_MIB
         assert running <= self.budget_mib + NEAR, "calls may use more than the machine has"
         assert abs(memory.held_mib - books) < NEAR, f"{memory.held_mib} held, really {books}"
@@ -395,14 +399,14 @@ class NodeSimulation:
         self._most = max(self.budget_mib, memory.held_mib)
         self._check_turn()
         self._check_counts()
-        for one in self.members:
-            one.check_nobody_waits_in_vain()
+        for member in self.members:
+            member.check_nobody_waits_in_vain()
 
     def _check_turn(self) -> None:
         """Who has waited for the longest waits because there is no memory, whichever idle one of
         its own it would be handed."""
         short = self.memory.waiting
-        first = min(self.members, key=lambda one: short.get(one.pool, float("inf")))
+        first = min(self.members, key=lambda each: short.get(each.pool, float("inf")))
         if first.pool not in short:
             return
         ready = first.those(lambda b: b.is_idle and b.digest == first.pool.current)
@@ -445,27 +449,31 @@ class NodeSimulation:
         for _ in range(400):
             if not any(one.waiting or one.running or one.pool.prepared for one in self.members):
                 break
-            for one in self.members:
-                if one.pool.prepared in one.ready_digests:
-                    self.event(one, lambda w: w.promote(w.pool.prepared))  # type: ignore[arg-type]
+            for member in self.members:
+                if member.pool.prepared in member.ready_digests:
+                    self.event(member, lambda w: w.promote(w.pool.prepared))  # type: ignore[arg-type]
                 for numbers, complete in (
-                    (one.starting, Member.started),
-                    (one.leaving, Member.gone),
-                    (one.cleaning, Member.cleaned),
-                    (one.running, Member.release),
+                    (member.starting, Member.started),
+                    (member.leaving, Member.gone),
+                    (member.cleaning, Member.cleaned),
+                    (member.running, Member.release),
                 ):
                     if numbers:
-                        self.event(one, lambda w, n=numbers[0], do=complete: do(w, n))  # type: ignore[misc]
+                        self.event(member, lambda w, n=numbers[0], do=complete: do(w, n))  # type: ignore[misc]
             self.warm_stock.gone()
             self.pass_time(0.006)
         assert not any(one.waiting for one in self.members), "somebody waits for ever"
         assert not any(one.pool.prepared for one in self.members), "a deploy waits for ever"
-        for one, waiter in waiting:
-            answer = one.answers[waiter]
-            assert isinstance(answer, Assign) or self._was_late(one, waiter), answer
+        for member, waiter in waiting:
+            answer = member.answers[waiter]
+            assert isinstance(answer, Assign) or self._was_late(member, waiter), answer
 
-    def _was_late(self, one: Member, waiter: int) -> bool:
-        return getattr(one.answers[waiter], "why", "") in (WAITED_TOO_LONG, NO_MEMORY, OVER_QUOTA)
+    def _was_late(self, member: Member, waiter: int) -> bool:
+        return getattr(member.answers[waiter], "why", "") in (
+            WAITED_TOO_LONG,
+            NO_MEMORY,
+            OVER_QUOTA,
+        )
 
     def _at(self, now: float) -> None:
         """Calls what is due until then."""
@@ -482,8 +490,8 @@ class NodeSimulation:
 
     def _be_at(self, now: float) -> None:
         self.now = now
-        for one in self.members:
-            one.now = now
+        for member in self.members:
+            member.now = now
 
 
 def _check_order(

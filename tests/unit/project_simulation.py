@@ -49,10 +49,13 @@ def function_of(new: NewFunction, **more: Any) -> Function:
 
 
 def policy_of(new: NewAsyncPolicy) -> AsyncPolicy:
-    def told(one: NewDestination | None) -> Destination | None:
-        return None if one is None else Destination(**asdict(one))
+    def destination_of(destination: NewDestination | None) -> Destination | None:
+        return None if destination is None else Destination(**asdict(destination))
 
-    ends = {"on_success": told(new.on_success), "on_failure": told(new.on_failure)}
+    ends = {
+        "on_success": destination_of(new.on_success),
+        "on_failure": destination_of(new.on_failure),
+    }
     return AsyncPolicy(**asdict(new) | ends)
 
 
@@ -140,8 +143,8 @@ class Simulation:
         self._change(step.name, **changes, current_version=there.current_version + 1)
 
     def _change(self, name: str, **fields: Any) -> None:
-        one = self.functions[name]
-        self.functions[name] = replace(one, function=replace(one.function, **fields))
+        entry = self.functions[name]
+        self.functions[name] = replace(entry, function=replace(entry.function, **fields))
 
     def async_policy(self, step: Step) -> None:
         policy = policy_of(self.wanted.functions[step.name].async_policy)
@@ -197,27 +200,27 @@ def is_as_wanted(wanted: DesiredState, found: CurrentState) -> bool:
     """Whether a server has what is wanted, and nothing else of the project: looked at anew, and not
     as plans do.
     """
-    for name, one in wanted.functions.items():
+    for name, entry in wanted.functions.items():
         there = found.functions.get(name)
         if there is None or there.function.state not in ("active", "paused"):
             return False
         if wanted.canary is not None and not _has_canary(there, wanted.canary):
             return False
         if any(
-            getattr(one.new, field) != getattr(there.function, field)
-            for field in one.new.__struct_fields__
+            getattr(entry.new, field) != getattr(there.function, field)
+            for field in entry.new.__struct_fields__
             if field != "cluster_id"
         ):
             return False
-        url = None if one.url is None else url_of(one.url, name)
-        if (there.url, there.async_policy) != (url, policy_of(one.async_policy)):
+        url = None if entry.url is None else url_of(entry.url, name)
+        if (there.url, there.async_policy) != (url, policy_of(entry.async_policy)):
             return False
-        if there.record_policy != one.record_policy:
+        if there.record_policy != entry.record_policy:
             return False
         schedules = {key: each for key, each in found.schedules.items() if each.function == name}
-        if schedules != {key: schedule_of(each) for key, each in one.schedules.items()}:
+        if schedules != {key: schedule_of(each) for key, each in entry.schedules.items()}:
             return False
-        if one.runtime is not None and one.runtime.name not in found.runtimes:
+        if entry.runtime is not None and entry.runtime.name not in found.runtimes:
             return False
     label = f"{LABEL}{wanted.project}"
     own = {name for name, one in found.functions.items() if one.function.cluster_id == label}

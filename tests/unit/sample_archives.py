@@ -42,11 +42,11 @@ def packed(entries: Iterable[Entry], form: int = tarfile.PAX_FORMAT) -> bytes:
     with tarfile.open(
         fileobj=out, mode="w", format=form, encoding="utf-8", errors="surrogateescape"
     ) as tar:
-        for one in entries:
-            if isinstance(one, tarfile.TarInfo):
-                tar.addfile(one)
+        for entry in entries:
+            if isinstance(entry, tarfile.TarInfo):
+                tar.addfile(entry)
             else:
-                tar.addfile(one[0], io.BytesIO(one[1]))
+                tar.addfile(entry[0], io.BytesIO(entry[1]))
     return out.getvalue()
 
 

@@ -37,9 +37,9 @@ def test_they_are_what_the_code_makes(pages: dict[str, str]) -> None:
 
 
 def test_every_operation_is_described_once(pages: dict[str, str]) -> None:
-    told = [one[:2] for text in pages.values() for one in BLOCK.findall(text)]
-    assert len(told) == len(set(told))
-    assert {one for one in BODIES if one[0] != "*"} <= set(told)
+    listed = [one[:2] for text in pages.values() for one in BLOCK.findall(text)]
+    assert len(listed) == len(set(listed))
+    assert {one for one in BODIES if one[0] != "*"} <= set(listed)
 
 
 def test_the_bodies_of_commands_are_taken(pages: dict[str, str]) -> None:

@@ -56,7 +56,7 @@ def test_a_manifest_as_it_should_be_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "manifest",
     [
         {"revision": 9},
         {"made_at": "yesterday"},
@@ -73,9 +73,9 @@ def test_a_manifest_as_it_should_be_is_taken() -> None:
         b"",
     ],
 )
-def test_a_manifest_that_is_none_is_told_in_a_sentence(told: bytes | dict[str, Any]) -> None:
+def test_a_manifest_that_is_none_is_told_in_a_sentence(manifest: bytes | dict[str, Any]) -> None:
     with pytest.raises(StoreBroken, match="it is damaged: its manifest is none") as caught:
-        Reader(with_manifest(told), "it")
+        Reader(with_manifest(manifest), "it")
     assert str(caught.value).isprintable()
 
 

@@ -152,15 +152,15 @@ async def test_unread_answers_keep_others_from_being_made(monkeypatch: pytest.Mo
 
 
 def test_long_output_counts_as_many_mib_as_it_has() -> None:
-    budget, told = OutputBudget(steps=8, places=0), []
+    budget, notified = OutputBudget(steps=8, places=0), []
     with contextlib.ExitStack() as calls:
         for _ in range(4):
             assert calls.enter_context(CallOutputBudget(budget, "a")).take(300_000, lambda: None)
         waits = calls.enter_context(CallOutputBudget(budget, "a"))
-        assert not waits.take(300_000, lambda: told.append("waits"))
+        assert not waits.take(300_000, lambda: notified.append("waits"))
         for _ in range(2):
             assert calls.enter_context(CallOutputBudget(budget, "b")).take(2 * MIB, lambda: None)
-        assert told == []
+        assert notified == []
     assert budget.is_unused
 
 
@@ -174,17 +174,17 @@ def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() 
         ended: list[CallOutputBudget] = []
         going: list[CallOutputBudget] = []
 
-        def write(one: CallOutputBudget) -> None:
-            for size in range(max(1, one.wanted), 8):
-                if not one.take(size * MIB, lambda: going.append(one)):
+        def write(call: CallOutputBudget) -> None:
+            for size in range(max(1, call.wanted), 8):
+                if not call.take(size * MIB, lambda: going.append(call)):
                     return
-            ended.append(one)
-            one.__exit__()
+            ended.append(call)
+            call.__exit__()
 
         for number in range(40):
-            one = calls.enter_context(CallOutputBudget(budget, "bcd"[number % 3]))
-            if one.take(MIB, lambda one=one: going.append(one)):  # type: ignore[misc]
-                going.append(one)
+            call = calls.enter_context(CallOutputBudget(budget, "bcd"[number % 3]))
+            if call.take(MIB, lambda call=call: going.append(call)):  # type: ignore[misc]
+                going.append(call)
         while going:
             write(going.pop(0))
         assert len(set(ended)) == len(ended) == 40
@@ -193,30 +193,30 @@ def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() 
 
 @promise("A24")
 def test_without_a_place_calls_that_wait_for_each_others_room_would_not_end() -> None:
-    budget, told = OutputBudget(steps=4, places=0), []
-    with CallOutputBudget(budget, "a") as one, CallOutputBudget(budget, "a") as other:
-        for call in (one, other):
+    budget, notified = OutputBudget(steps=4, places=0), []
+    with CallOutputBudget(budget, "a") as first, CallOutputBudget(budget, "a") as other:
+        for call in (first, other):
             assert call.take(MIB, lambda: None)
-        for call in (one, other):
-            assert not call.take(2 * MIB, lambda: told.append("one of them"))
-        assert told == []
+        for call in (first, other):
+            assert not call.take(2 * MIB, lambda: notified.append("one of them"))
+        assert notified == []
 
 
 def test_long_output_that_is_given_up_gives_its_room_to_the_next() -> None:
-    budget, told = OutputBudget(steps=2, places=0), []
+    budget, notified = OutputBudget(steps=2, places=0), []
     with CallOutputBudget(budget, "a") as first:
-        assert first.take(MIB, lambda: told.append("first"))
+        assert first.take(MIB, lambda: notified.append("first"))
         with (
             CallOutputBudget(budget, "a") as gave_up,
             CallOutputBudget(budget, "a") as second,
             CallOutputBudget(budget, "a"),
         ):
-            assert not gave_up.take(MIB, lambda: told.append("gave up"))
-            assert not second.take(MIB, lambda: told.append("second"))
+            assert not gave_up.take(MIB, lambda: notified.append("gave up"))
+            assert not second.take(MIB, lambda: notified.append("second"))
             gave_up.__exit__()
-            assert told == []
+            assert notified == []
             first.__exit__()
-            assert told == ["second"]
+            assert notified == ["second"]
     assert budget.is_unused
 
 

@@ -97,8 +97,8 @@ def test_slow_calls_take_a_version_back_as_well() -> None:
     assert verdict(rule, counters) is None, "failures are not its rule, and 100 ms are not slow"
     for _ in range(10):
         counters.add(rule, 101, failed=False)
-    told = "10 of 210 attempts took longer than 100 ms, where 1 % may"
-    assert verdict(rule, counters) == told
+    reason = "10 of 210 attempts took longer than 100 ms, where 1 % may"
+    assert verdict(rule, counters) == reason
 
 
 def test_the_verdict_has_the_figures() -> None:

@@ -35,8 +35,8 @@ def test_the_fingerprint_follows_changes_and_not_the_fields_that_a_release_knows
 
 def test_functions_are_listed_by_id_however_they_came() -> None:
     catalog, made = Catalog(), ids(6)
-    for one in (made[3], made[0], made[5], made[1], made[4], made[2]):
-        catalog.add(an_entry(one))
+    for function_id in (made[3], made[0], made[5], made[1], made[4], made[2]):
+        catalog.add(an_entry(function_id))
     assert of(catalog, "a") == made
     assert of(catalog, "a", after=made[2]) == made[3:]
     assert of(catalog, "a", after=made[5]) == []
@@ -44,8 +44,8 @@ def test_functions_are_listed_by_id_however_they_came() -> None:
 
 def test_a_tenant_sees_and_counts_its_own_alone() -> None:
     catalog, made = Catalog(), ids(4)
-    for number, one in enumerate(made):
-        catalog.add(an_entry(one, "ab"[number % 2]))
+    for number, function_id in enumerate(made):
+        catalog.add(an_entry(function_id, "ab"[number % 2]))
     assert of(catalog, "a") == [made[0], made[2]]
     assert (catalog.count("a"), catalog.count("b"), catalog.count("c")) == (2, 2, 0)
     assert catalog.owned("b", [made[0], made[1], "gone"]) == [made[1]]
@@ -69,18 +69,18 @@ def test_what_is_removed_is_nowhere() -> None:
 @promise("A24")
 def test_a_tenant_has_half_of_the_room_and_all_have_the_whole() -> None:
     """Each made at the same time as those before it, so none of them is in the catalog yet."""
-    one = an_entry(ids(1)[0]).version.spec
-    catalog = Catalog(4 * one.size)
+    spec = an_entry(ids(1)[0]).version.spec
+    catalog = Catalog(4 * spec.size)
     with contextlib.ExitStack() as making:
         for tenant in "aabb":
-            making.enter_context(catalog.reserve(tenant, one))
-        with pytest.raises(RateLimited, match="the tenant's functions"), catalog.reserve("a", one):
+            making.enter_context(catalog.reserve(tenant, spec))
+        with pytest.raises(RateLimited, match="the tenant's functions"), catalog.reserve("a", spec):
             pass
-        with pytest.raises(CapacityFull, match="all functions"), catalog.reserve("c", one):
+        with pytest.raises(CapacityFull, match="all functions"), catalog.reserve("c", spec):
             pass
-        with catalog.reserve("a", one, instead_of=one):  # which takes no more than before
+        with catalog.reserve("a", spec, instead_of=spec):  # which takes no more than before
             pass
-    with catalog.reserve("c", one):  # those that came to nothing gave their room back
+    with catalog.reserve("c", spec):  # those that came to nothing gave their room back
         pass
 
 
@@ -88,8 +88,8 @@ def test_what_is_in_the_catalog_counts_once() -> None:
     made, catalog = ids(3), None
     size = an_entry(made[0]).version.spec.size
     catalog = Catalog(4 * size)
-    for one in made[:2]:
-        entry = an_entry(one)
+    for function_id in made[:2]:
+        entry = an_entry(function_id)
         with catalog.reserve("a", entry.version.spec):
             catalog.add(entry)
     with pytest.raises(RateLimited), catalog.reserve("a", entry.version.spec):

@@ -253,8 +253,8 @@ def test_a_payload_comes_from_standard_input(
 def test_a_terminal_and_no_input_send_nothing(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for one in (Terminal(), None, io.StringIO("text")):
-        monkeypatch.setattr(sys, "stdin", one)
+    for stream in (Terminal(), None, io.StringIO("text")):
+        monkeypatch.setattr(sys, "stdin", stream)
         cli.run("invoke hello")
         assert cli.body == {}
 
@@ -413,10 +413,10 @@ def test_every_request_that_an_error_advises_is_one_of_the_api_and_a_command() -
         operation_id(route): f"{route.method} {re.sub('{.*?}', '<>', route.path)}"
         for route in ROUTES
     }
-    for one in calls:
-        method, path = re.sub("<.*?>", "<>", one.text).split(" ")
-        assert routes[one.operation].startswith(f"{method} "), one
-        assert routes[one.operation].endswith(path.removeprefix("…")), one
+    for call in calls:
+        method, path = re.sub("<.*?>", "<>", call.text).split(" ")
+        assert routes[call.operation].startswith(f"{method} "), call
+        assert routes[call.operation].endswith(path.removeprefix("…")), call
 
 
 def test_no_error_writes_a_request_of_the_api_without_naming_it_as_data() -> None:

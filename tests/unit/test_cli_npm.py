@@ -25,20 +25,20 @@ needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    with running(tmp_path) as one:
-        settings = "registry=" + one.url + "leak/${SOME_KEY}/\n"
+    with running(tmp_path) as registry:
+        settings = "registry=" + registry.url + "leak/${SOME_KEY}/\n"
         said = {
             "name": "evil",
             "version": "1.0.0",
             "scripts": {"prepare": f"touch {tmp_path}/it-ran"},
             "dependencies": {"plain": "*"},
         }
-        one.repository = archive_of({"package.json": json.dumps(said), ".npmrc": settings})
-        one.add("wants", dependencies={"evil": REPOSITORY})
-        one.add("plain")
-        for name, value in (one.environment(tmp_path / "home") | {"SOME_KEY": SECRET}).items():
+        registry.repository = archive_of({"package.json": json.dumps(said), ".npmrc": settings})
+        registry.add("wants", dependencies={"evil": REPOSITORY})
+        registry.add("plain")
+        for name, value in (registry.environment(tmp_path / "home") | {"SOME_KEY": SECRET}).items():
             monkeypatch.setenv(name, value)
-        yield one
+        yield registry
 
 
 @pytest.fixture
@@ -243,6 +243,6 @@ def test_no_program_of_this_directory_runs(tmp_path: Path, monkeypatch: pytest.M
 def test_a_program_that_is_run_gets_no_key_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUILT_API_KEY", SECRET)
     monkeypatch.setenv("AWS_PROFILE", "mine")  # which helps skopeo to credentials
-    told = tools.run(["env"]).stdout
-    assert "AWS_PROFILE=mine" in told
-    assert SECRET not in told
+    output = tools.run(["env"]).stdout
+    assert "AWS_PROFILE=mine" in output
+    assert SECRET not in output

@@ -26,10 +26,10 @@ IMAGE = {
 
 def terminal_of(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """Where standard error goes from now on. A fixture would be undone before the test."""
-    one = Terminal()
+    terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", one)
-    return one
+    monkeypatch.setattr(sys, "stderr", terminal)
+    return terminal
 
 
 def test_a_terminal_sees_what_is_done_and_how_much_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

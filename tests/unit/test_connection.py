@@ -880,8 +880,8 @@ async def test_what_a_client_does_not_take_is_counted_and_not_left_to_the_kernel
             paused = door.connections._paused
             await until(paused.copy)
             await asyncio.sleep(0.2)
-            [one] = paused
-            held.append(one.unsent())
+            [connection] = paused
+            held.append(connection.unsent())
             server.leave()
         await serving
     assert held[0] > LARGE_BYTES - 2**20 > held[1]

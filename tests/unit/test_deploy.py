@@ -27,10 +27,10 @@ MANIFEST = (KUBERNETES / "quiltfn.yaml").read_text()
 OBJECTS: list[dict[str, Any]] = [one for one in yaml.safe_load_all(MANIFEST) if one]
 
 
-def faults(one: dict[str, Any]) -> list[str]:
+def faults(manifest: dict[str, Any]) -> list[str]:
     """What the schema of its kind says against it."""
-    schema = {"$ref": f"#/$defs/{SCHEMAS['kinds'][one['kind']]}", "$defs": SCHEMAS["$defs"]}
-    return [error.message for error in jsonschema_rs.validator_for(schema).iter_errors(one)]
+    schema = {"$ref": f"#/$defs/{SCHEMAS['kinds'][manifest['kind']]}", "$defs": SCHEMAS["$defs"]}
+    return [error.message for error in jsonschema_rs.validator_for(schema).iter_errors(manifest)]
 
 
 def of_kind(kind: str) -> dict[str, Any]:
@@ -38,9 +38,9 @@ def of_kind(kind: str) -> dict[str, Any]:
     return copy.deepcopy(found)
 
 
-@pytest.mark.parametrize("one", OBJECTS, ids=lambda one: one["kind"])
-def test_kubernetes_schemas_know_everything(one: dict[str, Any]) -> None:
-    assert faults(one) == []
+@pytest.mark.parametrize("manifest", OBJECTS, ids=lambda manifest: manifest["kind"])
+def test_kubernetes_schemas_know_everything(manifest: dict[str, Any]) -> None:
+    assert faults(manifest) == []
 
 
 def test_a_fault_would_be_found() -> None:

@@ -86,15 +86,19 @@ def test_the_ready_wait_a_few_turns_only(events: list[tuple[str, str] | set[str]
             rota.add(*event)
             ready.setdefault(event[1], 0)
             continue
-        had_it = rota.turn(lambda one, blocked=event: one not in blocked)  # type: ignore[misc]
+        had_it = rota.turn(lambda function_id, blocked=event: function_id not in blocked)  # type: ignore[misc]
         # Those that were asked and could not start anything have left the rota.
         ready = {one: n for one, n in ready.items() if one in everybody(rota)}
         assert (had_it is None) == (not rota) or had_it in ready
-        for one in ready:
-            ready[one] = 0 if one == had_it else ready[one] + (had_it is not None)
-            waits[one] = max(waits[one], ready[one])
+        for function_id in ready:
+            ready[function_id] = (
+                0 if function_id == had_it else ready[function_id] + (had_it is not None)
+            )
+            waits[function_id] = max(waits[function_id], ready[function_id])
             # Of its own tenant two others come before it, and two tenants before each of its own.
-            assert ready[one] <= 3 * 3, f"{one} has waited for {ready[one]} turns"
+            assert ready[function_id] <= 3 * 3, (
+                f"{function_id} has waited for {ready[function_id]} turns"
+            )
 
 
 def everybody(rota: Rota) -> set[str]:

@@ -51,8 +51,8 @@ def named(findings: list[Finding], name: str) -> Finding:
 
 
 def test_a_good_machine_is_told_nothing_to_do(root: MakeRoot) -> None:
-    for one in host_findings.of_the_host(root({}), "v2"):
-        assert (one.level, one.advice) == (Level.OK, ""), one
+    for finding in host_findings.of_the_host(root({}), "v2"):
+        assert (finding.level, finding.advice) == (Level.OK, ""), finding
 
 
 KERNEL = "proc/sys/kernel"

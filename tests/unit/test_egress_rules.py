@@ -45,8 +45,8 @@ def networks() -> list[Network]:
 
 
 def denied(address: str) -> bool:
-    one = ipaddress.ip_address(address)
-    return any(one.version == net.version and one in net for net in networks())
+    parsed = ipaddress.ip_address(address)
+    return any(parsed.version == net.version and parsed in net for net in networks())
 
 
 @pytest.mark.parametrize("special", SPECIAL.split())

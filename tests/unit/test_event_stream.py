@@ -115,17 +115,17 @@ async def test_an_error_of_the_events_reaches_who_sends_them() -> None:
 
 async def test_the_end_of_the_server_ends_what_would_not_end_by_itself() -> None:
     slots, endless, ends = StreamSlots(), Source(), Source()
-    one, other = EventStream(slots, "t"), EventStream(slots, "t")
-    one.response(endless.events(), is_endless=True)
+    stream, other = EventStream(slots, "t"), EventStream(slots, "t")
+    stream.response(endless.events(), is_endless=True)
     other.response(ends.events())
-    waits, goes_on = (asyncio.ensure_future(anext(it)) for it in (one, other))
+    waits, goes_on = (asyncio.ensure_future(anext(it)) for it in (stream, other))
     await asyncio.sleep(0.01)
     slots.end()
     with pytest.raises(StopAsyncIteration):
         await waits
     ends.queue.put_nowait(b"the end")
     assert await goes_on == b"the end"
-    await one.aclose()
+    await stream.aclose()
     await other.aclose()
     assert slots.open == 0
 
@@ -210,8 +210,8 @@ class Reader:
 )
 def test_a_slow_reader_is_kept_a_dead_one_not(is_streaming: bool, takes: int, is_cut: bool) -> None:
     both = Connections(ConnectionLimits(write_timeout_s=30.0))
-    one = Reader(is_streaming=is_streaming, takes=takes)
-    assert both.add(one) is connections.SlotKind.REGULAR
+    reader = Reader(is_streaming=is_streaming, takes=takes)
+    assert both.add(reader) is connections.SlotKind.REGULAR
     for now in range(0, 100, 10):
         both.look(float(now))
-    assert one.was_cut is is_cut
+    assert reader.was_cut is is_cut

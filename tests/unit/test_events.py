@@ -62,8 +62,8 @@ async def nothing_more(reader: AsyncGenerator[Event, None]) -> bool:
     return task.cancelled()
 
 
-def data(one: Event) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(one.data)
+def data(event: Event) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(event.data)
     return found
 
 
@@ -102,8 +102,8 @@ async def test_a_reader_gets_what_happens_from_now_on_with_ids_that_grow(events:
 async def test_a_tenant_sees_its_own_alone(events: Events) -> None:
     ours, theirs = events.reader(TENANT), events.reader("other")
     events.function_changed(None, FUNCTION)
-    (one,) = await some(ours, 1)
-    assert one.type == "function.created"
+    (event,) = await some(ours, 1)
+    assert event.type == "function.created"
     assert await nothing_more(theirs)
 
 
@@ -127,8 +127,8 @@ async def test_whoever_is_back_soon_misses_nothing(events: Events, clock: Manual
     events.function_changed(FUNCTION, None)
     clock.time += KEPT_S - 1
     again = events.reader(TENANT, last_id=first.id)
-    (one,) = await some(again, 1)
-    assert (one.id, one.type) == ("7-2", "function.deleted")
+    (event,) = await some(again, 1)
+    assert (event.id, event.type) == ("7-2", "function.deleted")
 
 
 @pytest.mark.parametrize("last_id", ["7-1", "6-1", "7-99", "7-", "x", "", "7-1 ", "7-" + "9" * 30])
@@ -143,8 +143,8 @@ async def test_who_comes_back_too_late_or_from_elsewhere_is_told_to_begin_anew(
     (reset,) = await some(reader, 1)
     assert (reset.type, reset.id) == ("reset", "7-3")
     events.function_changed(FUNCTION, None)
-    (one,) = await some(reader, 1)
-    assert one.id == "7-4"
+    (event,) = await some(reader, 1)
+    assert event.id == "7-4"
 
 
 @promise("A45")
@@ -155,9 +155,9 @@ async def test_a_slow_reader_is_told_how_many_it_missed_and_keeps_nothing(events
         await some(quick, 1)
     (ring,) = events._rings.values()
     assert len(ring.kept) == KEPT_EVENTS
-    gap, one = await some(reader, 2)
+    gap, event = await some(reader, 2)
     assert (gap.type, data(gap), gap.id) == ("gap", {"events": 10}, "7-10")
-    assert one.id == "7-11"
+    assert event.id == "7-11"
 
 
 async def test_a_ring_is_bounded_in_bytes(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,14 +272,14 @@ async def test_queues_are_counted_one_at_a_time_and_each_once_however_much_chang
     events = Events(clock, 7, lambda _: PoolCounts(), slow)
     reader = events.reader(TENANT)
     for _ in range(5):
-        for one in ("f1", "f2"):
-            events.queue_changed(TENANT, one)
+        for changed in ("f1", "f2"):
+            events.queue_changed(TENANT, changed)
         await asyncio.sleep(0.03)
     assert len(asked) == 1
     assert len(events._tasks) <= 3
     go_on.set()
-    told = [data(one)["function_id"] for one in await some(reader, 3)]
-    assert sorted(told) == ["f1", "f1", "f2"] or sorted(told) == ["f1", "f2", "f2"]
+    ids = [data(one)["function_id"] for one in await some(reader, 3)]
+    assert sorted(ids) == ["f1", "f1", "f2"] or sorted(ids) == ["f1", "f2", "f2"]
     await events.aclose()
 
 
@@ -294,8 +294,8 @@ async def test_a_ring_stays_while_a_reader_is_slow(
     clock.time += 1000  # meanwhile its client took nothing
     await asyncio.sleep(0.1)
     events.function_changed(None, FUNCTION)
-    (one,) = await some(reader, 1)
-    assert one.id == "7-2"
+    (event,) = await some(reader, 1)
+    assert event.id == "7-2"
     await reader.aclose()
 
 

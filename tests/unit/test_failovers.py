@@ -76,11 +76,11 @@ async def test_nobody_is_asked_where_all_beats_are_seen_and_few_where_many_are_n
 
 
 @pytest.mark.parametrize(
-    "told", ["", f"{CLUSTER}/2", f"{CLUSTER}/1", f"{CLUSTER + 1}/9", "x/9", f"{CLUSTER}/9 "]
+    "history", ["", f"{CLUSTER}/2", f"{CLUSTER}/1", f"{CLUSTER + 1}/9", "x/9", f"{CLUSTER}/9 "]
 )
-async def test_what_is_no_newer_history_of_the_same_database_changes_nothing(told: str) -> None:
+async def test_what_is_no_newer_history_of_the_same_database_changes_nothing(history: str) -> None:
     own = Known(2)
-    await asked(AskedPeers(told), own, "one")
+    await asked(AskedPeers(history), own, "one")
     assert own.newest == History(CLUSTER, 2)
 
 
@@ -95,11 +95,11 @@ async def test_a_node_answers_with_its_own_after_it_has_heard() -> None:
 
 def test_the_server_that_was_the_primary_last_is_asked_first() -> None:
     connection = pytest.importorskip("quiltfn.store.database.postgres_connection")
-    told = {"host": "a,b,c", "port": "1,2,3", "user": "u"}
-    places = [(one["host"], one["port"]) for one in connection.in_turn(told, ("b", "2"))]
+    parameters = {"host": "a,b,c", "port": "1,2,3", "user": "u"}
+    places = [(one["host"], one["port"]) for one in connection.in_turn(parameters, ("b", "2"))]
     assert places == [("b", "2"), ("a", "1"), ("c", "3")]
-    told = {"host": "a,b", "user": "u"}
-    places = [(one["host"], one["port"]) for one in connection.in_turn(told, ("b", "5432"))]
+    parameters = {"host": "a,b", "user": "u"}
+    places = [(one["host"], one["port"]) for one in connection.in_turn(parameters, ("b", "5432"))]
     assert places == [("b", ""), ("a", "")]
-    for one in ({"host": "a", "port": "1"}, {"user": "u"}):
-        assert connection.in_turn(one, ("b", "2")) == [one]
+    for fields in ({"host": "a", "port": "1"}, {"user": "u"}):
+        assert connection.in_turn(fields, ("b", "2")) == [fields]

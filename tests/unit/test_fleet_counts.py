@@ -105,10 +105,10 @@ def test_a_drained_node_s_instances_count_until_they_are_gone() -> None:
 def test_what_a_node_says_with_an_answer_is_newer_than_its_last_report() -> None:
     known = Known()
     known.read(member("b", load(G)))
-    known.counts.told("b", G, PoolCounts(busy=1))
+    known.counts.update("b", G, PoolCounts(busy=1))
     known.read(member("b", load(G)))
     assert known.counts.counts(G) == PoolCounts(busy=1)
-    known.counts.told("b", G, PoolCounts())
+    known.counts.update("b", G, PoolCounts())
     assert list(known.counts.occupied()) == [F]
     # The report that is read next may be from before that.
     known.read(member("b", load(G, ready=7), beat=2))
@@ -116,5 +116,5 @@ def test_what_a_node_says_with_an_answer_is_newer_than_its_last_report() -> None
     known.clock.time += BEAT_S
     known.read(member("b", load(G, ready=7), beat=3))
     assert known.counts.counts(G).ready == 7
-    known.counts.told("nobody", G, PoolCounts(busy=1))  # as of a node that has just left
+    known.counts.update("nobody", G, PoolCounts(busy=1))  # as of a node that has just left
     assert known.counts.counts(G).busy == 0

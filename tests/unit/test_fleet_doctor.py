@@ -62,8 +62,8 @@ def settings_with(**changes: str) -> dict[str, str]:
 
 
 def test_a_good_fleet_is_told_nothing_to_do() -> None:
-    for one in fleet_doctor.of_database(GOOD):
-        assert (one.level, one.advice) == (Level.OK, ""), one
+    for finding in fleet_doctor.of_database(GOOD):
+        assert (finding.level, finding.advice) == (Level.OK, ""), finding
 
 
 @pytest.mark.parametrize(

@@ -52,25 +52,25 @@ def test_the_certificate_is_good_for_tls_on_both_sides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("later_s", "told"),
+    ("later_s", "message"),
     [
         (366 * DAY_S, "certificate has expired at 2028-01-1"),
         (-30 * DAY_S, "certificate is not valid before 2027-01-1"),
         (0, ""),
     ],
 )
-def test_a_certificate_is_valid_for_a_time(later_s: float, told: str) -> None:
-    if not told:
+def test_a_certificate_is_valid_for_a_time(later_s: float, message: str) -> None:
+    if not message:
         NODE.check_certificate(NOW)  # the control
         return
-    with pytest.raises(BadSetting, match=told):
+    with pytest.raises(BadSetting, match=message):
         NODE.check_certificate(NOW + later_s)
 
 
 def test_a_certificate_of_another_name_authority_or_key_is_refused() -> None:
     other = new_node(new_fleet(STORE, "", NOW), "one", ("a:1", "a:1"), NOW, 9)
     two = new_node(FLEET, "two", ("a:1", "a:1"), NOW, 9)
-    for fields, told in (
+    for fields, message in (
         ({"name": "two"}, "certificate is of one, not of two"),
         ({"ca_certificate": other.ca_certificate}, "was not made by the authority"),
         ({"key": two.key}, "key is not the key of certificate"),
@@ -78,12 +78,12 @@ def test_a_certificate_of_another_name_authority_or_key_is_refused() -> None:
         ({"certificate": "x"}, "certificate is no certificate in PEM"),
         ({"ca_certificate": "x"}, "ca_certificate is no certificate in PEM"),
     ):
-        with pytest.raises(BadSetting, match=told):
+        with pytest.raises(BadSetting, match=message):
             parse(NodeFile, changed(**fields)).check_certificate(NOW)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "has no format"),
         ("format = 2", "has the format 2; this quiltfn supports format 1"),
@@ -104,8 +104,8 @@ def test_a_certificate_of_another_name_authority_or_key_is_refused() -> None:
         (as_text(NODE).replace('name = "one"', "name = 1"), "Expected `str`, got `int`"),
     ],
 )
-def test_what_cannot_be_used_is_named_and_nothing_else_is_told(text: str, told: str) -> None:
-    with pytest.raises(BadSetting, match=told) as refused:
+def test_what_cannot_be_used_is_named_and_nothing_else_is_told(text: str, message: str) -> None:
+    with pytest.raises(BadSetting, match=message) as refused:
         parse(NodeFile, text)
     said = str(refused.value)
     assert said.startswith(("fleet:", "name ", "address ", "listen ", "store"))
@@ -204,13 +204,13 @@ def test_add_node_writes_a_file_that_serve_takes(
 def test_options_have_the_name_that_help_has(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run()
-    told = capsys.readouterr().err
-    assert "quiltfn fleet [-h] COMMAND" in told
-    assert "required: COMMAND" in told
+    output = capsys.readouterr().err
+    assert "quiltfn fleet [-h] COMMAND" in output
+    assert "required: COMMAND" in output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("add-node A --address a:1", "name must be"),
         ("add-node a --address a", "address must be HOST:PORT"),
@@ -226,12 +226,12 @@ def test_a_bad_argument_is_named_and_makes_no_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: str,
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     files.write(tmp_path / "fleet.toml", as_text(FLEET))
     assert run(*arguments.split()) == 78
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert [one.name for one in tmp_path.iterdir()] == ["fleet.toml"]
 
 

@@ -60,7 +60,7 @@ def test_a_node_that_has_gone_is_sent_nothing_from_then_on() -> None:
 
 def test_an_old_report_does_not_hide_what_a_node_said_since() -> None:
     known = Known(member("b"))
-    known.table.told("b", PoolLoad(F, V, idle=0, busy=2, slots=2))
+    known.table.update("b", PoolLoad(F, V, idle=0, busy=2, slots=2))
     known.read(member("b"))
     assert known.idle() is None
     known.read(member("b", beat=2))

@@ -21,14 +21,14 @@ def group(home: Path, number: int, mib: int, processes: str = "7\n") -> Path:
 def test_instances_of_a_function_are_counted_over_all_nodes(tmp_path: Path) -> None:
     bounds = Bounds()
     bounds.most = {301: 2, 302: 1}
-    one, two = tmp_path / "one", tmp_path / "two"
-    for home, number, mib in ((one, 1, 301), (two, 2, 301), (two, 3, 302), (one, 4, 64)):
+    first, second = tmp_path / "one", tmp_path / "two"
+    for home, number, mib in ((first, 1, 301), (second, 2, 301), (second, 3, 302), (first, 4, 64)):
         group(home, number, mib)
-    group(one, 5, 301, processes="")  # it has ended
-    (one / "short").mkdir()
-    bounds.count(sandboxes([one, two]))
+    group(first, 5, 301, processes="")  # it has ended
+    (first / "short").mkdir()
+    bounds.count(sandboxes([first, second]))
     assert (bounds.exceeded, bounds.seen[301], bounds.seen[302]) == (0, 2, 1)
-    group(one, 6, 301)
-    bounds.count(sandboxes([one, two]))
+    group(first, 6, 301)
+    bounds.count(sandboxes([first, second]))
     assert (bounds.exceeded, bounds.seen[301]) == (1, 3)
     assert "3 of 2 at a time" in bounds.examples[0]

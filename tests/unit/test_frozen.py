@@ -27,8 +27,8 @@ class Even(Frozen):
 
 
 def test_it_has_what_it_is_given_and_else_the_default() -> None:
-    one = Server(host="a", name="x")
-    assert (one.host, one.port, one.name) == ("a", 80, "x")
+    server = Server(host="a", name="x")
+    assert (server.host, server.port, server.name) == ("a", 80, "x")
     assert Server(host="a", name="x", port=81).port == 81
 
 
@@ -38,10 +38,10 @@ class Job(ByKeywords):
 
 
 def test_what_may_change_changes_for_itself_alone() -> None:
-    one, other = Job(name="a"), Job(name="a")
-    one.pid = 5
-    assert (one.pid, other.pid, Job.pid) == (5, 0, 0)
-    assert one != other
+    job, other = Job(name="a"), Job(name="a")
+    job.pid = 5
+    assert (job.pid, other.pid, Job.pid) == (5, 0, 0)
+    assert job != other
     with pytest.raises(TypeError, match="Job needs name"):
         Job(pid=1)  # type: ignore[call-arg]
 
@@ -54,12 +54,12 @@ def test_what_is_missing_or_unknown_is_named() -> None:
 
 
 def test_it_does_not_change() -> None:
-    one = Address(host="a")
+    address = Address(host="a")
     with pytest.raises(AttributeError, match="Address does not change: port"):
-        one.port = 81  # type: ignore[misc]
-    assert one.replace(port=81) == Address(host="a", port=81)
-    assert one == Address(host="a", port=80)
-    assert one != one.replace(host="b")
+        address.port = 81  # type: ignore[misc]
+    assert address.replace(port=81) == Address(host="a", port=81)
+    assert address == Address(host="a", port=80)
+    assert address != address.replace(host="b")
     assert Named(name="a") != Address(host="a")
 
 

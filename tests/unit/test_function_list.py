@@ -32,8 +32,10 @@ NAMES = ["beta", "Alpha", "alpha", "gamma", "b", "delta", "Z", "a9"]
 def entries_of(count: int = len(NAMES)) -> list[Entry]:
     """Functions, oldest first, several with the same counters; some were never called."""
     found = []
-    for number, one in enumerate(ids(count)):
-        function = a_function(id=one, name=NAMES[number % len(NAMES)] + f"-{number:05}"[:number])
+    for number, function_id in enumerate(ids(count)):
+        function = a_function(
+            id=function_id, name=NAMES[number % len(NAMES)] + f"-{number:05}"[:number]
+        )
         counters = FunctionCounters(
             invocation_count=number % 3,
             last_invoked_at=None if number % 4 == 0 else 1_760_000_000 + number % 5,
@@ -51,7 +53,7 @@ def listed(entries: list[Entry], query: FunctionQuery, count: int = 1000) -> lis
 def test_pages_of_every_order_have_each_function_once(sort: FunctionSort, order: Order) -> None:
     entries = entries_of(23)
     is_reversed = order is Order.DESCENDING
-    expected = sorted(entries, key=lambda one: position_of(one, sort), reverse=is_reversed)
+    expected = sorted(entries, key=lambda entry: position_of(entry, sort), reverse=is_reversed)
     seen: list[Entry] = []
     query = FunctionQuery(sort=sort, order=order)
     while True:
@@ -71,7 +73,7 @@ def test_a_page_goes_on_where_the_last_one_ended_though_that_function_is_gone() 
     first = asyncio.run(first_of(entries, query, 3))
     gone = first[-1][1]
     rest = listed([one for one in entries if one is not gone], replace(query, after=first[-1][0]))
-    names = sorted((one.function.name for one in entries), key=lambda one: (one.lower(), one))
+    names = sorted((one.function.name for one in entries), key=lambda name: (name.lower(), name))
     assert [one.function.name for one in rest] == names[3:]
 
 

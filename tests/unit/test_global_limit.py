@@ -63,8 +63,8 @@ def groups_in(top: Path) -> V1:
 
 
 def test_v1_has_it_in_every_hierarchy(v1: Path) -> None:
-    told = global_limit.put_above(groups_in(v1), ANY)
-    assert told == (
+    sentence = global_limit.put_above(groups_in(v1), ANY)
+    assert sentence == (
         "cgroup hybrid, all sandboxes together: 1024 MiB, 256 MiB of sockets, "
         "1000 processes and threads"
     )
@@ -131,8 +131,8 @@ def v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_v2_counts_sockets_with_the_memory(v2: Path) -> None:
-    told = global_limit.put_above(V2(), ANY)
-    assert told == "cgroup v2, all sandboxes together: 1024 MiB, 1000 processes and threads"
+    sentence = global_limit.put_above(V2(), ANY)
+    assert sentence == "cgroup v2, all sandboxes together: 1024 MiB, 1000 processes and threads"
     assert (v2 / "memory.max").read_text() == str(GIB)
     assert (v2 / "memory.swap.max").read_text() == "0"
     assert (v2 / "pids.max").read_text() == "1000"

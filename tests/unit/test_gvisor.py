@@ -46,8 +46,8 @@ def test_who_it_is_and_what_it_sees_are_those_of_every_sandbox() -> None:
 
 def test_mounts_differ_by_options_that_gvisor_does_not_know() -> None:
     assert list(mounts(GVISOR)) == list(mounts(CRUN))
-    for point, one in mounts(GVISOR).items():
-        gone = set(mounts(CRUN)[point]["options"]) - set(one["options"])
+    for point, mount in mounts(GVISOR).items():
+        gone = set(mounts(CRUN)[point]["options"]) - set(mount["options"])
         assert {option.split("=")[0] for option in gone} <= {"nr_inodes", "hidepid", "gid"}, point
 
 
@@ -138,7 +138,7 @@ def test_no_program_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('{"msg":"a","level":"warning"}\n{"msg":"it broke","level":"error"}\n', "it broke"),
         ('{"msg":"a","level":"warning"}\n', ""),
@@ -147,9 +147,9 @@ def test_no_program_at_all(tmp_path: Path) -> None:
         ("", ""),
     ],
 )
-def test_its_log_is_read_for_what_went_wrong(tmp_path: Path, text: str, told: str) -> None:
+def test_its_log_is_read_for_what_went_wrong(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "log").write_text(text)
-    assert gvisor.error_in(tmp_path / "log") == told
+    assert gvisor.error_in(tmp_path / "log") == message
     assert gvisor.error_in(tmp_path / "missing") == ""
 
 
@@ -185,10 +185,10 @@ def test_a_probe_that_was_only_held_up_is_made_a_second_time(
 
     def probe(*_: object) -> Any:
         assert not found.why_not, "or no sandbox is made"
-        one = next(asked)
-        if isinstance(one, PreflightFailed):
-            raise one
-        return one
+        answer = next(asked)
+        if isinstance(answer, PreflightFailed):
+            raise answer
+        return answer
 
     monkeypatch.setattr(preflight, "_probe", probe)
     monkeypatch.setattr(preflight, "judge_gvisor", lambda *_: "what was seen")

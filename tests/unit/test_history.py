@@ -119,10 +119,10 @@ def test_a_power_cut_may_cost_the_last_moment_and_no_more() -> None:
 
 def test_only_an_end_that_another_node_had_made_up_gives_way_to_the_true_one() -> None:
     history, seen = a_history()
-    told = record(1, "t1", status="interrupted", stdout="", error_message=NODE_LOST.sentence)
-    history.calls[0].answers = [(1.0, told)]
+    lost = record(1, "t1", status="interrupted", stdout="", error_message=NODE_LOST.sentence)
+    history.calls[0].answers = [(1.0, lost)]
     assert judge(history, seen).is_clean
-    history.calls[0].answers = [(1.0, told | {"error_message": "the server ended"})]
+    history.calls[0].answers = [(1.0, lost | {"error_message": "the server ended"})]
     assert judge(history, seen).changed == 1
-    history.calls[0].answers = [(1.0, told | {"status": "failed"})]
+    history.calls[0].answers = [(1.0, lost | {"status": "failed"})]
     assert judge(history, seen).changed == 1

@@ -55,16 +55,16 @@ def test_a_preflight_of_an_origin_that_may() -> None:
     ],
 )
 def test_no_other_origin_is_told_anything(origin: str) -> None:
-    told = dict(preflight(ONE, ASKS | {"origin": origin}))
-    assert list(told) == ["vary"]
+    headers = dict(preflight(ONE, ASKS | {"origin": origin}))
+    assert list(headers) == ["vary"]
     assert dict(answered(ONE, {"origin": origin}, [])) == {"vary": "Origin"}
 
 
 def test_a_page_without_an_origin_may_call_its_own_url_without_credentials() -> None:
     page = {"origin": "null"}
-    told = dict(preflight(OWN_PAGES, ASKS | page))
-    assert told["access-control-allow-origin"] == "null"
-    assert "access-control-allow-credentials" not in told
+    headers = dict(preflight(OWN_PAGES, ASKS | page))
+    assert headers["access-control-allow-origin"] == "null"
+    assert "access-control-allow-credentials" not in headers
     assert answered_to_own_page(page, []) == [
         ("vary", "Origin"),
         ("access-control-allow-origin", "null"),
@@ -76,11 +76,11 @@ def test_a_page_without_an_origin_may_call_its_own_url_without_credentials() -> 
 
 
 def test_any_origin_may_what_it_asks_for() -> None:
-    told = dict(preflight(ANY, ASKS | {"access-control-request-headers": "x-a, x-b"}))
-    assert told["access-control-allow-origin"] == "*"
-    assert told["access-control-allow-methods"] == "PUT"
-    assert told["access-control-allow-headers"] == "x-a, x-b"
-    assert "access-control-allow-credentials" not in told
+    headers = dict(preflight(ANY, ASKS | {"access-control-request-headers": "x-a, x-b"}))
+    assert headers["access-control-allow-origin"] == "*"
+    assert headers["access-control-allow-methods"] == "PUT"
+    assert headers["access-control-allow-headers"] == "x-a, x-b"
+    assert "access-control-allow-credentials" not in headers
 
 
 def test_an_answer_says_what_the_url_says_and_not_what_the_handler_does() -> None:

@@ -131,9 +131,9 @@ def test_a_too_long_body_is_refused_before_it_is_made(monkeypatch: pytest.Monkey
     monkeypatch.delattr(module, "base64")
     base64_most = PAYLOAD_MAX_BYTES // 4 * 3
     controls = (bytes(most + 1), bytes(PAYLOAD_MAX_BYTES), b"x" * most + bytes(most))
-    for one in (*controls, b"\xff" * (base64_most + 2)):
+    for body in (*controls, b"\xff" * (base64_most + 2)):
         with pytest.raises(PayloadTooLarge):
-            event(body=one)
+            event(body=body)
 
 
 def test_so_many_parameters_are_given_apart_from_the_query() -> None:
@@ -255,9 +255,9 @@ def test_where_it_came_from_is_added() -> None:
         "x-forwarded-prefix": "/fn/a/b",
     }
     proxy = {"x-forwarded-for": "198.51.100.1", "x-forwarded-proto": "https"}
-    told = forwarded(proxy, **more)
-    assert told["x-forwarded-for"] == "198.51.100.1, 192.0.2.1"
-    assert told["x-forwarded-proto"] == "https"
+    headers = forwarded(proxy, **more)
+    assert headers["x-forwarded-for"] == "198.51.100.1, 192.0.2.1"
+    assert headers["x-forwarded-proto"] == "https"
 
 
 # --- answers -----------------------------------------------------------------------------------
@@ -354,9 +354,9 @@ def test_no_result_brings_a_line_of_its_own_into_the_headers(value: Any) -> None
         return
     assert 200 <= answer.head.status <= 599
     for fields in (answer.head.headers, sent_headers(answer.head, "/fn/a/b", has_own_host=False)):
-        for name, one in fields:
-            assert not set("\r\n\0") & set(name + one)
-            (name + one).encode("latin-1")
+        for name, text in fields:
+            assert not set("\r\n\0") & set(name + text)
+            (name + text).encode("latin-1")
 
 
 def test_text_beyond_ascii_is_sent_as_utf_8() -> None:
@@ -540,11 +540,11 @@ def test_no_cookie_is_for_anybody_else(cookie: str) -> None:
 
 def test_a_stream_begins_with_an_object_and_the_end_of_a_line_or_eight_nuls() -> None:
     head = Head(201, [("x-a", "b"), ("content-type", OCTETS)])
-    told = b'{"statusCode": 201, "headers": {"X-A": "b"}}'
+    prelude = b'{"statusCode": 201, "headers": {"X-A": "b"}}'
     for end in (b"\n", b"\0" * 8):
-        output = told + end + b"body"
-        assert begin_of(output, is_shell=False) == Begin(head, len(told + end))
-        assert begin_of(output[: len(told)], is_shell=False) is None
+        output = prelude + end + b"body"
+        assert begin_of(output, is_shell=False) == Begin(head, len(prelude + end))
+        assert begin_of(output[: len(prelude)], is_shell=False) is None
         assert whole_of(output, is_shell=False).body == b"body"
     pretty = json.dumps({"statusCode": 201, "headers": {"X-A": "b"}}, indent=2).encode()
     assert begin_of(pretty, is_shell=False) is None

@@ -88,8 +88,8 @@ def test_what_is_no_request_is_posted(payload: bytes | None, kind: str | None) -
     ["X_Invocation_Id", "x-invocation_id", "X_Forwarded_For", "transfer_encoding", "connection"],
 )
 def test_no_header_that_servers_read_as_one_of_ours_is_the_caller_s(name: str) -> None:
-    told = lines(of(headers={name: "forged", "x_a": "1", "x-forwarded-for": "by us"}))
-    assert told == [
+    forwarded = lines(of(headers={name: "forged", "x_a": "1", "x-forwarded-for": "by us"}))
+    assert forwarded == [
         "GET / HTTP/1.1",
         "host: localhost",
         "x-forwarded-for: by us",
@@ -202,8 +202,8 @@ def test_a_head_has_one_end_whatever_an_event_says(
 
 def test_an_answer_is_read_back_as_a_streamed_one() -> None:
     fields = [(b"X-A", b"1"), (b"x-a", b"\xff"), (b"Set-Cookie", b"a=1"), (b"set-cookie", b"b=2")]
-    head, told = answer_head(201, fields, "GET", "/tea?size=2")
-    output = told + b"{body\0\0\0\0\0\0\0\0"
+    head, text = answer_head(201, fields, "GET", "/tea?size=2")
+    output = text + b"{body\0\0\0\0\0\0\0\0"
     answer = prelude.whole_of(output, is_shell=False)
     assert prelude.begin_of_server(head) == prelude.begin_of(output, is_shell=False)
     assert (answer.head.status, answer.body) == (201, b"{body\0\0\0\0\0\0\0\0")
@@ -219,16 +219,16 @@ def test_an_answer_is_read_back_as_a_streamed_one() -> None:
     [("/tea?token=s3cret", "/tea"), ("/", "/"), (f"/{'x' * 2000}", f"/{'x' * 999}")],
 )
 def test_an_answer_names_its_request_and_no_query(target: str, path: str) -> None:
-    told = answer_head(200, [], "GET", target)[1]
-    head = json.loads(told.removesuffix(prelude.END))
+    text = answer_head(200, [], "GET", target)[1]
+    head = json.loads(text.removesuffix(prelude.END))
     assert head["request"] == {"method": "GET", "path": path}
 
 
 def test_a_head_that_just_fits_is_sent_without_its_request() -> None:
     fields = [(b"x", b"y" * (prelude.PRELUDE_MAX_BYTES - 70))]
-    told = answer_head(200, fields, "GET", "/tea")[1]
-    assert b'"request"' not in told
-    assert len(told) <= prelude.PRELUDE_MAX_BYTES
+    text = answer_head(200, fields, "GET", "/tea")[1]
+    assert b'"request"' not in text
+    assert len(text) <= prelude.PRELUDE_MAX_BYTES
 
 
 def test_an_answer_whose_head_would_not_be_found_is_refused() -> None:

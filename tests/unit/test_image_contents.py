@@ -80,13 +80,13 @@ def test_no_path_leads_out_of_an_image_or_to_what_is_no_file(tmp_path: Path, pat
 def test_packages_say_what_they_are(tmp_path: Path) -> None:
     metadata(tmp_path, "lib/requests-2", "Metadata-Version: 2.1\nName: requests\nVersion: 2.32.3\n")
     metadata(tmp_path, "odd", "Name: Odd\nVersion: 1\n\nName: other\nVersion: 2\n")
-    for path, told in (
+    for path, manifest in (
         ("node_modules/left-pad", {"name": "left-pad", "version": "1.3.0"}),
         ("node_modules/@a/b", {"name": "@a/b", "version": "2.0.0"}),
         ("node_modules/left-pad/node_modules/deep", {"name": "deep", "version": "3.0.0"}),
         ("src/no-package", {"name": "no-package", "version": "1"}),
     ):
-        write(tmp_path, f"{path}/package.json", json.dumps(told))
+        write(tmp_path, f"{path}/package.json", json.dumps(manifest))
     found, is_complete = packages_of(tmp_path)
     assert is_complete
     assert found == [
@@ -130,9 +130,9 @@ def test_names_are_shortened_and_can_be_sent(tmp_path: Path) -> None:
     write(
         tmp_path, "node_modules/a/package.json", '{"name":"\\ud800' + "n" * 500 + '","version":"1"}'
     )
-    ((one,), _) = packages_of(tmp_path)
-    assert len(one.name) == contents.NAME_MAX
-    one.name.encode()
+    ((package,), _) = packages_of(tmp_path)
+    assert len(package.name) == contents.NAME_MAX
+    package.name.encode()
 
 
 def test_what_is_looked_at_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,12 +55,12 @@ class Box:
 
 
 @pytest.fixture
-def one(tmp_path: Path) -> Box:
+def sender(tmp_path: Path) -> Box:
     return Box(tmp_path / "one")
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Box:
+def receiver(tmp_path: Path) -> Box:
     return Box(tmp_path / "two")
 
 
@@ -86,13 +86,15 @@ TREES: dict[str, list[Entry]] = {
 
 
 @pytest.mark.parametrize("name", TREES)
-async def test_what_is_packed_is_unpacked_to_the_same_image(one: Box, two: Box, name: str) -> None:
-    image = await one.take(packed(TREES[name]))
-    copy = await two.take(await one.archive(image.digest))
+async def test_what_is_packed_is_unpacked_to_the_same_image(
+    sender: Box, receiver: Box, name: str
+) -> None:
+    image = await sender.take(packed(TREES[name]))
+    copy = await receiver.take(await sender.archive(image.digest))
     assert copy == image  # also what it counts: a file with two names is not sent twice
-    assert everything_below(two.path) == everything_below(one.path)
-    assert list(pack(one.path / "images" / image.digest)) == list(
-        pack(two.path / "images" / image.digest)
+    assert everything_below(receiver.path) == everything_below(sender.path)
+    assert list(pack(sender.path / "images" / image.digest)) == list(
+        pack(receiver.path / "images" / image.digest)
     )
 
 
@@ -104,55 +106,57 @@ PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=st.dictionaries(PATHS, st.binary(max_size=1500), min_size=1, max_size=6))
-async def test_trees_are_the_same_elsewhere(one: Box, two: Box, files: dict[str, bytes]) -> None:
+async def test_trees_are_the_same_elsewhere(
+    sender: Box, receiver: Box, files: dict[str, bytes]
+) -> None:
     try:
-        image = await one.take(packed(file(name, data) for name, data in files.items()))
+        image = await sender.take(packed(file(name, data) for name, data in files.items()))
     except Unprocessable:
         return  # a file below a file, or a name that is too long
-    assert (await two.take(await one.archive(image.digest))).digest == image.digest
+    assert (await receiver.take(await sender.archive(image.digest))).digest == image.digest
 
 
 @promise("N43")
-async def test_an_image_that_is_being_sent_is_not_removed(one: Box) -> None:
-    image = await one.take(packed([file("long", os.urandom(1_000_000))]))
-    one.clock.time += 1000
-    async with aclosing(one.images.archive(image.digest)) as pieces:
+async def test_an_image_that_is_being_sent_is_not_removed(sender: Box) -> None:
+    image = await sender.take(packed([file("long", os.urandom(1_000_000))]))
+    sender.clock.time += 1000
+    async with aclosing(sender.images.archive(image.digest)) as pieces:
         sent = await anext(pieces)
-        assert await one.images.collect(frozenset(), 10.0) == 0
-        one.clock.time += 1000
-        assert await one.images.collect(frozenset(), 10.0) == 0
+        assert await sender.images.collect(frozenset(), 10.0) == 0
+        sender.clock.time += 1000
+        assert await sender.images.collect(frozenset(), 10.0) == 0
         sent += b"".join([piece async for piece in pieces])
-    assert sent == await one.archive(image.digest)
-    one.clock.time += 1000
-    assert await one.images.collect(frozenset(), 10.0) == 1
+    assert sent == await sender.archive(image.digest)
+    sender.clock.time += 1000
+    assert await sender.images.collect(frozenset(), 10.0) == 1
     with pytest.raises(StoreUnavailable):
-        await one.archive(image.digest)
+        await sender.archive(image.digest)
 
 
-async def test_nobody_is_held_up_by_an_archive_that_nobody_reads_to_its_end(one: Box) -> None:
-    image = await one.take(packed([file("long", os.urandom(1_000_000))]))
-    async with aclosing(one.images.archive(image.digest)) as pieces:
+async def test_nobody_is_held_up_by_an_archive_that_nobody_reads_to_its_end(sender: Box) -> None:
+    image = await sender.take(packed([file("long", os.urandom(1_000_000))]))
+    async with aclosing(sender.images.archive(image.digest)) as pieces:
         await anext(pieces)
-    one.clock.time += 1000
-    assert await one.images.collect(frozenset(), 10.0) == 1
+    sender.clock.time += 1000
+    assert await sender.images.collect(frozenset(), 10.0) == 1
 
 
-async def test_a_file_that_was_replaced_by_a_link_is_not_read(one: Box, tmp_path: Path) -> None:
+async def test_a_file_that_was_replaced_by_a_link_is_not_read(sender: Box, tmp_path: Path) -> None:
     """Nobody but the server writes there; if somebody did, no other file would be told."""
-    image = await one.take(good())
+    image = await sender.take(good())
     (tmp_path / "secret").write_text("confidential")
-    path = one.path / "images" / image.digest / "app.py"
+    path = sender.path / "images" / image.digest / "app.py"
     path.unlink()
     path.symlink_to(tmp_path / "secret")
-    assert b"confidential" not in await one.archive(image.digest)
+    assert b"confidential" not in await sender.archive(image.digest)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(StoreUnavailable):
-        await one.archive(image.digest)
+        await sender.archive(image.digest)
 
 
 @promise("N44")
-async def test_an_archive_that_does_not_end_is_refused_while_it_comes(one: Box) -> None:
+async def test_an_archive_that_does_not_end_is_refused_while_it_comes(sender: Box) -> None:
     header = entry("a", size=10**9).tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
     taken = 0
 
@@ -163,8 +167,8 @@ async def test_an_archive_that_does_not_end_is_refused_while_it_comes(one: Box) 
             taken += PIECE
             yield bytes(PIECE)
 
-    before = everything_below(one.path)
+    before = everything_below(sender.path)
     with pytest.raises(Unprocessable, match="more than"):
-        await one.images.take(Archive.TAR, endless())
+        await sender.images.take(Archive.TAR, endless())
     assert taken <= LIMITS.archive_max_bytes + PIECE
-    assert everything_below(one.path) == before
+    assert everything_below(sender.path) == before

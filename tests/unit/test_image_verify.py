@@ -45,9 +45,9 @@ def image_with(images: Path, name: str) -> Path:
 
 def test_an_image_that_nobody_touched_has_its_name(images: Path) -> None:
     assert len(stored(images)) == 2
-    for one in stored(images):
-        assert digest_of(one) == one.name
-        assert not is_damaged(one)
+    for path in stored(images):
+        assert digest_of(path) == path.name
+        assert not is_damaged(path)
 
 
 def flipped(root: Path) -> None:
@@ -96,17 +96,17 @@ def test_doctor_names_the_damaged_and_says_what_to_do(
     monkeypatch.setattr(doctor, "examine", lambda _settings: [])
     look = ["--images", "--data-dir", str(images.parent), "-o", "json"]
 
-    def told() -> dict[str, str]:
+    def finding() -> dict[str, str]:
         assert doctor.main(look) == 0
         (found,) = json.loads(capsys.readouterr().out)["findings"]
         return dict(found)
 
-    assert told()["sentence"] == "all 2 images are what was uploaded"
+    assert finding()["sentence"] == "all 2 images are what was uploaded"
     root = image_with(images, "empty")
     flipped(root)
-    found = told()
+    found = finding()
     assert (found["name"], found["level"]) == ("image_contents", "warn")
     assert f"1 of 2 ({root})" in found["sentence"]
     assert "upload the same files again" in found["advice"]
     look += ["--fleet", str(images.parent / "node.toml")]
-    assert "it comes from another node" in told()["advice"]
+    assert "it comes from another node" in finding()["advice"]

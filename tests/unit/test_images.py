@@ -120,9 +120,9 @@ async def test_a_tree_has_the_same_digest_however_it_was_packed(box: ImagesUnder
     files = [file(name, data) for name, data in GOOD.items()]
     files.append(link("current", "lib/data.txt"))
     explicit: list[Entry] = [directory("./"), directory("./lib/"), directory("bin"), *files[::-1]]
-    for one in files:
-        if isinstance(one, tuple):
-            one[0].mtime = 12345
+    for member in files:
+        if isinstance(member, tuple):
+            member[0].mtime = 12345
     ways = [
         (good(), Archive.TAR),
         (pressed(good()), Archive.GZIP),
@@ -150,9 +150,9 @@ async def test_a_tree_has_the_same_digest_however_it_was_packed(box: ImagesUnder
 )
 async def test_every_difference_counts(box: ImagesUnderTest, change: Callable[[], Entry]) -> None:
     rest = [file(name, data) for name, data in GOOD.items() if name != "app.py"]
-    one = await box.take(packed([file("app.py", GOOD["app.py"]), *rest]))
+    image = await box.take(packed([file("app.py", GOOD["app.py"]), *rest]))
     other = await box.take(packed([change(), *rest]))
-    assert one.digest != other.digest
+    assert image.digest != other.digest
 
 
 async def test_long_and_foreign_names_are_kept(box: ImagesUnderTest) -> None:
@@ -313,15 +313,15 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @promise("R2")
-@pytest.mark.parametrize("what", HOSTILE)
-async def test_the_hostile_is_refused_and_leaves_nothing(box: ImagesUnderTest, what: str) -> None:
-    make, reason = HOSTILE[what]
+@pytest.mark.parametrize("attack", HOSTILE)
+async def test_the_hostile_is_refused_and_leaves_nothing(box: ImagesUnderTest, attack: str) -> None:
+    make, reason = HOSTILE[attack]
     assert reason in await box.refused(make())
 
 
-@pytest.mark.parametrize("what", [one for one in HOSTILE if one != "a short word"])
-async def test_the_same_is_refused_when_it_is_compressed(box: ImagesUnderTest, what: str) -> None:
-    make, reason = HOSTILE[what]
+@pytest.mark.parametrize("attack", [one for one in HOSTILE if one != "a short word"])
+async def test_the_same_is_refused_when_it_is_compressed(box: ImagesUnderTest, attack: str) -> None:
+    make, reason = HOSTILE[attack]
     assert reason in await box.refused(pressed(make()), Archive.GZIP)
 
 
@@ -367,8 +367,8 @@ async def test_a_chain_of_extended_headers_recurses_into_nothing(box: ImagesUnde
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_bytes_raise_anything_but_a_refusal(noise: bytes, at: int) -> None:
     data = good()
-    for one in (noise, data[:at] + noise + data[at + len(noise) :]):
-        source = Source(cast("BinaryIO", io.BytesIO(one)), 10_000_000, 1000)
+    for damaged in (noise, data[:at] + noise + data[at + len(noise) :]):
+        source = Source(cast("BinaryIO", io.BytesIO(damaged)), 10_000_000, 1000)
         try:
             for member in members(source):
                 for _ in source.pieces(min(member.size, 1_000_000)):
@@ -553,9 +553,9 @@ async def test_the_archive_is_not_synced_beside_its_files(
 def bytes_without_a_name(directory: Path) -> int:
     """Of the files in `directory` that this process has open and that have no name there."""
     found = 0
-    for one in Path("/proc/self/fd").iterdir():
+    for opened in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # what listed them
-            target = os.readlink(one)
+            target = os.readlink(opened)
             if target.startswith(f"{directory}/") and target.endswith(" (deleted)"):
-                found += one.stat().st_size
+                found += opened.stat().st_size
     return found

@@ -172,13 +172,13 @@ def test_a_success_whose_output_was_cut_says_so_and_keeps_the_beginning() -> Non
     final = a_call(a_function()).after(CUT, now=0, duration_ms=1)
     assert (final.status, final.exit_code, final.stdout) == (Status.SUCCESS, 0, b"ab")
     assert (final.stdout_dropped, final.stderr_dropped) == (5, 0)
-    told = "of its standard output the first 2 bytes are kept and 5 were dropped"
-    assert final.error_message == told
+    note = "of its standard output the first 2 bytes are kept and 5 were dropped"
+    assert final.error_message == note
     both = replace(CUT, code=3, stderr=b"c", stderr_dropped=1)
     message = a_call(a_function()).after(both, now=0, duration_ms=1).error_message
     assert message is not None
-    told += "; of its log (standard error)"
-    assert message.startswith(f"the handler exited with code 3: c; {told}")
+    note += "; of its log (standard error)"
+    assert message.startswith(f"the handler exited with code 3: c; {note}")
 
 
 @promise("C13")

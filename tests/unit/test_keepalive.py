@@ -28,7 +28,7 @@ MINUTE = 60.0
 P = TypeVar("P", bound=KeepAlive)
 
 
-def told(policy: P, *minutes: float) -> P:
+def observed(policy: P, *minutes: float) -> P:
     for minute in minutes:
         policy.called(minute * MINUTE)
         policy.ended(minute * MINUTE + 1)
@@ -41,7 +41,7 @@ def every(minutes: float, times: int) -> list[float]:
 
 def test_fixed_is_the_idle_rule() -> None:
     assert Fixed(300).windows() == ()
-    assert told(Fixed(300), 0, 7).windows() == (Window(421, 721),)
+    assert observed(Fixed(300), 0, 7).windows() == (Window(421, 721),)
 
 
 def test_is_wanted_and_next_change_agree() -> None:
@@ -62,7 +62,7 @@ def test_a_function_never_called_has_no_windows() -> None:
 
 @pytest.mark.parametrize("period", [10, 17, 60, 180])
 def test_a_timer_is_stopped_and_started_again_just_before_its_next_call(period: int) -> None:
-    policy = told(Histogram(WORTH_S), *every(period, 12))
+    policy = observed(Histogram(WORTH_S), *every(period, 12))
     last = period * 11 * MINUTE
     windows = policy.windows()
     assert is_wanted(windows, last + period * MINUTE)
@@ -72,7 +72,7 @@ def test_a_timer_is_stopped_and_started_again_just_before_its_next_call(period: 
 
 
 def test_a_timer_that_is_half_a_minute_early_or_late_finds_its_instance() -> None:
-    policy = told(Histogram(WORTH_S), *every(20, 12))
+    policy = observed(Histogram(WORTH_S), *every(20, 12))
     for seconds in (-25, 25):
         assert is_wanted(policy.windows(), 12 * 20 * MINUTE + seconds)
 
@@ -80,9 +80,9 @@ def test_a_timer_that_is_half_a_minute_early_or_late_finds_its_instance() -> Non
 def test_two_timers_on_one_function_are_both_foretold() -> None:
     # At :00, :07 and :31 of each hour.
     minutes = [60 * hour + minute for hour in range(8) for minute in (0, 7, 31)]
-    policy = told(Histogram(WORTH_S), *minutes)
+    policy = observed(Histogram(WORTH_S), *minutes)
     assert is_wanted(policy.windows(), 8 * 60 * MINUTE)
-    policy = told(policy, 480)
+    policy = observed(policy, 480)
     assert is_wanted(policy.windows(), 487 * MINUTE)
     assert not is_wanted(policy.windows(), 484 * MINUTE)
 
@@ -90,13 +90,13 @@ def test_two_timers_on_one_function_are_both_foretold() -> None:
 def test_where_gaps_say_nothing_it_keeps_without_a_break() -> None:
     # Negative control: no pattern, so nothing to start ahead of.
     minutes = [0, 1, 3, 8, 9, 12, 18, 19, 23, 25, 30, 31, 38, 40, 43]
-    windows = told(Histogram(WORTH_S), *minutes).windows()
+    windows = observed(Histogram(WORTH_S), *minutes).windows()
     assert windows[0].ends - windows[0].begins >= 5 * MINUTE
 
 
 def test_a_dearer_cold_start_is_waited_for_longer() -> None:
     def kept(worth_s: float) -> float:
-        found = told(Histogram(worth_s), 0, 3, 11, 12, 30, 34).windows()
+        found = observed(Histogram(worth_s), 0, 3, 11, 12, 30, 34).windows()
         return sum(one.ends - one.begins for one in found)
 
     assert kept(60) < kept(1200) < kept(20_000)
@@ -105,10 +105,10 @@ def test_a_dearer_cold_start_is_waited_for_longer() -> None:
 def test_a_new_function_learns_from_the_others() -> None:
     shared = SharedGaps()
     for _ in range(200):
-        told(Histogram(WORTH_S, shared), 0, 45)
+        observed(Histogram(WORTH_S, shared), 0, 45)
     at = 45 * MINUTE
-    assert is_wanted(told(Histogram(WORTH_S, shared), 0).windows(), at)
-    assert not is_wanted(told(Histogram(WORTH_S), 0).windows(), at)
+    assert is_wanted(observed(Histogram(WORTH_S, shared), 0).windows(), at)
+    assert not is_wanted(observed(Histogram(WORTH_S), 0).windows(), at)
 
 
 def test_what_others_did_long_ago_fades_and_stays_finite() -> None:
@@ -122,13 +122,13 @@ def test_what_others_did_long_ago_fades_and_stays_finite() -> None:
 
 
 def test_the_past_of_a_function_stays_small() -> None:
-    policy = told(Histogram(WORTH_S), *every(1, 10_000))
+    policy = observed(Histogram(WORTH_S), *every(1, 10_000))
     assert policy._calls.bit_length() == keepalive.HISTORY_MINUTES
 
 
 def test_hybrid_keeps_fixed_until_it_knows_and_then_prewarms() -> None:
-    assert told(Hybrid(300), 0).windows() == (Window(1, 301),)
-    (window,) = told(Hybrid(300), *every(20, 9)).windows()
+    assert observed(Hybrid(300), 0).windows() == (Window(1, 301),)
+    (window,) = observed(Hybrid(300), *every(20, 9)).windows()
     ended = 160 * MINUTE + 1
     # All idle times are 19 min 59 s: bin 19, so from 0.9 * 19 to 1.1 * 20 minutes.
     assert window.begins == pytest.approx(ended + 0.9 * 19 * MINUTE)
@@ -136,7 +136,7 @@ def test_hybrid_keeps_fixed_until_it_knows_and_then_prewarms() -> None:
 
 
 def test_hybrid_falls_back_where_most_gaps_are_out_of_bounds() -> None:
-    assert told(Hybrid(300), *every(300, 9)).windows()[0].ends == 300 * 8 * MINUTE + 301
+    assert observed(Hybrid(300), *every(300, 9)).windows()[0].ends == 300 * 8 * MINUTE + 301
 
 
 @promise("P9")
@@ -164,11 +164,11 @@ def test_maker_knows_its_policies_and_shares_what_is_learnt() -> None:
     assert isinstance(policy_maker("fixed", 300)(), Fixed)
     assert isinstance(policy_maker("histogram", 0)(), Fixed)
     make = policy_maker("histogram", 300)
-    one, other = make(), make()
-    assert isinstance(one, Histogram)
+    first, other = make(), make()
+    assert isinstance(first, Histogram)
     assert isinstance(other, Histogram)
-    assert one.worth_s == WORTH_S
-    assert one._shared is other._shared
+    assert first.worth_s == WORTH_S
+    assert first._shared is other._shared
     with pytest.raises(ValueError, match="fixed, histogram"):
         policy_maker("lucky", 300)
 

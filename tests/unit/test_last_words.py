@@ -22,8 +22,8 @@ def test_the_last_line_is_in_the_sentence_above_all(written: bytes, line: str, w
 
 def test_of_long_output_the_last_whole_lines_are_kept() -> None:
     written = "".join(f"line {number} ü\n" for number in range(2000)).encode()
-    _, told, *below = with_output("it ended", written).split("\n")
-    assert told == "It wrote last:"
+    _, text, *below = with_output("it ended", written).split("\n")
+    assert text == "It wrote last:"
     assert below[-1] == "line 1999 ü"
     assert below[0].startswith("line ")
     assert LAST_WORDS_BYTES - 20 < len("\n".join(below).encode()) <= LAST_WORDS_BYTES
@@ -31,7 +31,7 @@ def test_of_long_output_the_last_whole_lines_are_kept() -> None:
 
 def test_of_one_long_line_the_end_is_kept() -> None:
     written = b"x" * 10_000 + b"end"
-    told = with_output("it ended", written)
-    assert told.endswith("end")
-    assert len(told) < LAST_WORDS_BYTES + 100
+    text = with_output("it ended", written)
+    assert text.endswith("end")
+    assert len(text) < LAST_WORDS_BYTES + 100
     assert with_last_line("it ended", written) == f"it ended: {'x' * (LINE_MAX - 3)}end"

@@ -206,8 +206,8 @@ def test_v2_puts_a_process_of_ours_into_a_group_with_limits(unified: Path) -> No
     (unified / "quiltfn" / "s").mkdir(parents=True)
     V2().enter("s", "0123-egress-proxy", Limits(memory_mib=64, cpu_percent=50.0), pids=1)
     group = unified / "quiltfn" / "s" / "0123-egress-proxy"
-    told = {file.name: file.read_text() for file in group.iterdir()}
-    assert told == {
+    written = {file.name: file.read_text() for file in group.iterdir()}
+    assert written == {
         "memory.max": str(64 * 1024 * 1024),
         "cpu.max": "50000 100000",
         "pids.max": "1",

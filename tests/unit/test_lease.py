@@ -33,20 +33,20 @@ class Times:
     ],
 )
 def test_what_a_node_may_do_follows_from_its_last_renewal(age: float, state: LeaseState) -> None:
-    one = Times()
-    one.now += age
-    assert one.lease.state is state
-    assert one.lease.is_held is (state is LeaseState.HELD)
-    assert one.lease.deadline == 1060.0
+    times = Times()
+    times.now += age
+    assert times.lease.state is state
+    assert times.lease.is_held is (state is LeaseState.HELD)
+    assert times.lease.deadline == 1060.0
 
 
 def test_it_says_in_a_sentence_why_nothing_may_be_started() -> None:
-    one = Times()
-    assert one.lease.problem() == ""
-    one.now += 12
-    assert "has not reached the store for 12 s" in one.lease.problem()
-    one.renewed = one.now
-    assert one.lease.problem() == ""
+    times = Times()
+    assert times.lease.problem() == ""
+    times.now += 12
+    assert "has not reached the store for 12 s" in times.lease.problem()
+    times.renewed = times.now
+    assert times.lease.problem() == ""
 
 
 def test_calls_are_not_ended_before_the_node_begins_nothing_more() -> None:
@@ -62,16 +62,16 @@ def test_times_are_in_their_order(start: float, end: float) -> None:
 
 async def test_each_renewal_and_each_change_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0)
-    one, deadlines, states = Times(), list[float](), list[LeaseState]()
+    times, deadlines, states = Times(), list[float](), list[LeaseState]()
 
     async def changed(state: LeaseState) -> None:
         states.append(state)
 
-    watching = asyncio.ensure_future(one.lease.watch(deadlines.append, changed))
+    watching = asyncio.ensure_future(times.lease.watch(deadlines.append, changed))
     for later in (0, 2, 11, 0, 61, 0):
-        one.now += later
+        times.now += later
         if later < 3:
-            one.renewed = one.now
+            times.renewed = times.now
         for _ in range(5):
             await asyncio.sleep(0)
     watching.cancel()

@@ -46,10 +46,10 @@ def an_object(out: bytes, error: bytes) -> WithTexts:
 @given(OUTPUTS, OUTPUTS)
 async def test_it_is_the_json_of_the_whole(out: list[bytes], error: list[bytes]) -> None:
     filler = b"x" * (PIECE_BYTES - 5)  # slices end within characters
-    one, other = filler + b"".join(out), filler + b"".join(error)
+    long_out, other = filler + b"".join(out), filler + b"".join(error)
     written = io.BytesIO()
-    await write(written, an_object(one, other), turn)
-    texts = {"out": one.decode("utf-8", "replace"), "error": other.decode("utf-8", "replace")}
+    await write(written, an_object(long_out, other), turn)
+    texts = {"out": long_out.decode("utf-8", "replace"), "error": other.decode("utf-8", "replace")}
     assert msgspec.json.decode(written.getvalue()) == {"a": 'x "out":""', **texts, "z": [1]}
     assert written.getvalue() == encode({"a": 'x "out":""', **texts, "z": [1]})
 

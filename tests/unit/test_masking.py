@@ -57,9 +57,9 @@ def test_what_a_project_lists_as_a_secret_is_exported_by_its_name(tmp_path: Path
     text = '[functions.hello]\nsecrets = ["MODE", "GONE", 7]\n'
     place.write_text(text + '[functions.hello.schedules.nightly]\nsecrets = ["MODE"]\n')
     table = export.described(FOUND, "hello", file.known_secrets(place), values=False)
-    for one in (table, table["schedules"]["nightly"]):
-        assert one["secrets"] == ["API_TOKEN", "DB", "MODE"]
-        assert "environment" not in one
+    for section in (table, table["schedules"]["nightly"]):
+        assert section["secrets"] == ["API_TOKEN", "DB", "MODE"]
+        assert "environment" not in section
     place.write_text("functions = 3")
     assert file.known_secrets(place) == file.KnownSecrets({}, {})
 

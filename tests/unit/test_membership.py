@@ -104,12 +104,12 @@ async def test_a_node_is_silent_from_the_fence_to_the_take_over(clock: ManualClo
     table.rows["d"] = replace(table.rows["d"], state=NodeState.REMOVED)
     table.rows["e"] = replace(table.rows["e"], version="")  # a server that was alone
     node = a_node(table, clock)
-    told = []
+    reports = []
     for _ in range(12):
         await turns(node, clock, 1)
-        told.append(node.silent())
+        reports.append(node.silent())
     # It was seen first at the first look; the clock has gone on by one second since each.
-    assert told == [[]] * 2 + [["b"]] * 8 + [[]] * 2
+    assert reports == [[]] * 2 + [["b"]] * 8 + [[]] * 2
 
 
 async def test_a_slow_take_over_holds_up_no_beat(clock: ManualClock) -> None:
@@ -189,21 +189,21 @@ async def test_a_store_that_is_away_is_logged_now_and_then_and_once_when_it_is_b
     monkeypatch.setattr(asyncio, "sleep", sleep)
     with structlog.testing.capture_logs() as lines, pytest.raises(asyncio.CancelledError):
         await node.run()
-    told = [one["event"] for one in lines]
+    events = [one["event"] for one in lines]
     # It was away for 65 s, and asked 130 times.
-    assert told == ["no heartbeat was stored: it is away"] * 3 + ["heartbeats are stored again"]
+    assert events == ["no heartbeat was stored: it is away"] * 3 + ["heartbeats are stored again"]
 
 
 async def test_a_node_taken_over_says_so_once_and_beats_no_more(clock: ManualClock) -> None:
     table = Table("a", "b")
     node = a_node(table, clock)
-    told: list[Loss] = []
-    node.on_lost.connect(told.append)
+    losses: list[Loss] = []
+    node.on_lost.connect(losses.append)
     await turns(node, clock, 1)
     table.rows["a"] = replace(table.rows["a"], epoch=9, presence=Presence.GONE)
     async with asyncio.timeout(scaled(5)):
         await node.run()
-    assert told == [Loss.TAKEN_OVER]
+    assert losses == [Loss.TAKEN_OVER]
     assert node.problem == Loss.TAKEN_OVER
     await node.leave()  # it has nothing that it could leave
     assert table.rows["a"].presence is Presence.GONE

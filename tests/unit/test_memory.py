@@ -105,7 +105,7 @@ def test_when_the_first_goes_away_the_next_is_served_at_once() -> None:
     small.started(1)
     machine.event(large, PoolSimulation.acquire)
     machine.event(small, PoolSimulation.acquire)
-    machine.event(large, lambda one: one.cancel(1))
+    machine.event(large, lambda member: member.cancel(1))
     assert len(small.starting) == 1
 
 
@@ -127,17 +127,17 @@ def test_of_two_who_wait_in_one_pool_the_second_keeps_its_turn_when_the_first_is
     # One instance ends and serves the first; the second goes on waiting for memory and must not be
     # forgotten, or a later one of another function would be served before it.
     machine = NodeSimulation([512.0, 512.0])
-    one, other = machine.members
+    member, other = machine.members
     for _ in range(2):
-        one.acquire()
-        one.started(one.starting[0])
-    machine.event(one, PoolSimulation.acquire), machine.event(one, PoolSimulation.acquire)  # type: ignore[func-returns-value]
+        member.acquire()
+        member.started(member.starting[0])
+    machine.event(member, PoolSimulation.acquire), machine.event(member, PoolSimulation.acquire)  # type: ignore[func-returns-value]
     machine.event(other, PoolSimulation.acquire)
-    assert machine.memory.waiting.keys() == {one.pool, other.pool}
-    machine.event(one, lambda w: w.release(1))
-    machine.event(one, lambda w: w.cleaned(1))
-    assert machine.memory.waiting[one.pool] == one.waiting[4]
-    assert machine.memory.waiting[one.pool] < machine.memory.waiting[other.pool]
+    assert machine.memory.waiting.keys() == {member.pool, other.pool}
+    machine.event(member, lambda w: w.release(1))
+    machine.event(member, lambda w: w.cleaned(1))
+    assert machine.memory.waiting[member.pool] == member.waiting[4]
+    assert machine.memory.waiting[member.pool] < machine.memory.waiting[other.pool]
 
 
 def test_nobody_leaves_for_one_whose_turn_it_is_not() -> None:
@@ -183,19 +183,19 @@ def test_nor_is_a_parked_one_that_somebody_waits_for() -> None:
 
 def test_nor_what_min_instances_asks_for() -> None:
     machine = NodeSimulation([256.0])
-    (one,) = machine.members
-    ready(one, 3)
-    one.set_scaling(min_instances=2, max_instances=3)
-    assert len(one.pool.eviction_candidates()) == 1
+    (member,) = machine.members
+    ready(member, 3)
+    member.set_scaling(min_instances=2, max_instances=3)
+    assert len(member.pool.eviction_candidates()) == 1
 
 
 def test_nor_what_a_deploy_is_making_ready() -> None:
     # Else each one is evicted for a call as soon as it is ready, and started again, for ever.
     machine = NodeSimulation([256.0])
-    (one,) = machine.members
-    ready(one)
-    one.prepare("a", 2)
-    assert one.pool.eviction_candidates() == []
+    (member,) = machine.members
+    ready(member)
+    member.prepare("a", 2)
+    assert member.pool.eviction_candidates() == []
 
 
 # What counts how much ------------------------------------------------------------------------
@@ -203,47 +203,47 @@ def test_nor_what_a_deploy_is_making_ready() -> None:
 
 def test_an_instance_counts_its_limit_with_a_call_and_what_it_uses_without() -> None:
     machine = NodeSimulation([256.0])
-    (one,) = machine.members
-    one.acquire()
+    (member,) = machine.members
+    member.acquire()
     assert machine.memory.held_mib == 256
-    one.started(1)
-    one.release(1)
+    member.started(1)
+    member.release(1)
     assert machine.memory.held_mib == 256  # until it is clean
-    one.cleaned(1)
+    member.cleaned(1)
     assert machine.memory.held_mib == IDLE_MIB
-    one.measure(1, 33.0)
+    member.measure(1, 33.0)
     assert machine.memory.held_mib == 33.0
-    one.acquire()
+    member.acquire()
     assert machine.memory.held_mib == 256
 
 
 def test_one_that_is_measured_while_it_runs_counts_that_once_it_is_idle() -> None:
     machine = NodeSimulation([256.0])
-    (one,) = machine.members
-    one.acquire()
-    one.started(1)
-    one.measure(1, 9.0)
+    (member,) = machine.members
+    member.acquire()
+    member.started(1)
+    member.measure(1, 9.0)
     assert machine.memory.held_mib == 256
-    one.release(1)
-    one.cleaned(1)
+    member.release(1)
+    member.cleaned(1)
     assert machine.memory.held_mib == 9.0
 
 
 def test_one_that_leaves_counts_until_it_is_gone() -> None:
     machine = NodeSimulation([900.0, 512.0])
-    one, other = machine.members
-    one.acquire()
-    one.started(1)
-    one.release(1, healthy=False)
+    member, other = machine.members
+    member.acquire()
+    member.started(1)
+    member.release(1, healthy=False)
     assert (machine.memory.held_mib, machine.memory.leaving_mib) == (900, 900)
     machine.event(other, PoolSimulation.acquire)
     assert not other.simulated
-    one.gone(1)
+    member.gone(1)
     assert other.starting == [1]
 
 
 def test_those_made_for_no_call_count_little() -> None:
     machine = NodeSimulation([900.0])
-    (one,) = machine.members
-    one.pool.set_scaling(PoolLimits(min_instances=2), one.now)
+    (member,) = machine.members
+    member.pool.set_scaling(PoolLimits(min_instances=2), member.now)
     assert machine.memory.held_mib == 2 * IDLE_MIB < BUDGET_MIB

@@ -13,13 +13,13 @@ class Numbers(Mirror[int]):
     def __init__(self) -> None:
         super().__init__()
         self.there: dict[str, int] = {}
-        self.told: list[tuple[str, int | None, int | None]] = []
+        self.heard: list[tuple[str, int | None, int | None]] = []
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, int]:
         return {key: one for key, one in self.there.items() if only is None or key in only}
 
     def _changed(self, key: str, before: int | None, after: int | None) -> None:
-        self.told.append((key, before, after))
+        self.heard.append((key, before, after))
 
 
 def changed(*keys: str) -> list[Change]:
@@ -27,7 +27,7 @@ def changed(*keys: str) -> list[Change]:
 
 
 @pytest.mark.parametrize(
-    ("there", "changes", "told"),
+    ("there", "changes", "expected"),
     [
         ({"a": 1, "b": 2}, None, []),  # nothing is different
         ({"a": 1, "b": 3}, None, [("b", 2, 3)]),
@@ -36,14 +36,14 @@ def changed(*keys: str) -> list[Change]:
         ({}, changed("a", "x"), [("a", 1, None)]),
     ],
 )
-async def test_what_the_store_has_is_taken_over(there: Any, changes: Any, told: Any) -> None:
+async def test_what_the_store_has_is_taken_over(there: Any, changes: Any, expected: Any) -> None:
     numbers = Numbers()
     numbers.there = {"a": 1, "b": 2}
     await numbers.restore()
-    assert numbers.told == [("a", None, 1), ("b", None, 2)]
-    numbers.there, numbers.told = there, []
+    assert numbers.heard == [("a", None, 1), ("b", None, 2)]
+    numbers.there, numbers.heard = there, []
     await numbers.follow_changes(changes)
-    assert numbers.told == told
+    assert numbers.heard == expected
 
 
 async def test_it_waits_for_a_change_that_is_under_way() -> None:

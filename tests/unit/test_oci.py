@@ -175,9 +175,9 @@ def file_systems_of_the_kernel_are_new_small_and_hide_other_users(
 
 @rule
 def what_is_writable_has_a_size(it: Config, _host: oci.Host, _limits: Limits) -> None:
-    for point, one in mounts(it).items():
-        if one["type"] == "tmpfs":
-            names = {option.split("=")[0] for option in one["options"]}
+    for point, mount in mounts(it).items():
+        if mount["type"] == "tmpfs":
+            names = {option.split("=")[0] for option in mount["options"]}
             assert {"size", "nr_inodes", "mode"} <= names, point
     assert "noexec" in mounts(it)["/dev/shm"]["options"]
 

@@ -36,10 +36,10 @@ def operation_ids() -> list[str]:
 def test_every_operation_is_a_verb_and_what_it_is_done_to() -> None:
     found = operation_ids()
     assert {"createApiKey", "getFunction", "getSystemInfo"} <= set(found)
-    for one in found:
-        words = re.sub("([A-Z])", r" \1", one).lower().split()
-        assert words[0] in VERBS, one
-        assert len(words) > 1, one
+    for name in found:
+        words = re.sub("([A-Z])", r" \1", name).lower().split()
+        assert words[0] in VERBS, name
+        assert len(words) > 1, name
 
 
 def test_no_two_operations_share_a_name() -> None:
@@ -71,15 +71,15 @@ def test_every_field_of_a_request_is_described() -> None:
 
 def test_every_part_of_a_path_says_whose_it_is() -> None:
     paths = document(ROUTES, LIMITS)["paths"]
-    told = {
+    described = {
         path: [one["description"] for one in item["parameters"]]
         for path, item in paths.items()
         if "parameters" in item
     }
-    assert len(told) > 50
-    assert told["/api/nodes/{name}"] == ["the node's name"]
-    assert told["/api/functions/invoke/{name}"] == ["the function's name"]
-    assert told["/api/functions/{function_id}/aliases/{alias}"] == [
+    assert len(described) > 50
+    assert described["/api/nodes/{name}"] == ["the node's name"]
+    assert described["/api/functions/invoke/{name}"] == ["the function's name"]
+    assert described["/api/functions/{function_id}/aliases/{alias}"] == [
         "the function's id, and not its name",
         "the alias's name",
     ]

@@ -31,7 +31,7 @@ def read_on(log: OutputLog, cursor: Cursor, most: int, *, is_live: bool) -> list
 
 def joined(pieces: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
     """Pieces of one stream that follow each other, as one."""
-    grouped = itertools.groupby(pieces, lambda one: one[0])
+    grouped = itertools.groupby(pieces, lambda piece: piece[0])
     return [(stream, b"".join(data for _, data in some)) for stream, some in grouped]
 
 
@@ -125,7 +125,7 @@ def test_backwards_is_forwards_from_the_end(most: int) -> None:
         [("stdout", at) for at in range(9)] + [("stderr", at) for at in range(2)]
     )
     assert all(size <= most for _, _, size in pieces)
-    streams = [stream for stream, _ in itertools.groupby(pieces, lambda one: one[0])]
+    streams = [stream for stream, _ in itertools.groupby(pieces, lambda piece: piece[0])]
     assert streams == ["stdout", "stderr", "stdout"]
 
 

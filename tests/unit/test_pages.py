@@ -75,6 +75,6 @@ async def test_a_deletion_takes_no_other_out_of_a_list(monkeypatch: pytest.Monke
     catalog, entries = filled()
     found = listing(catalog, Budgets())
     await asyncio.sleep(0)
-    for one in entries[:3]:
-        catalog.remove(one)
+    for entry in entries[:3]:
+        catalog.remove(entry)
     assert {one.function.id for one in entries[3:]} <= set(await found)

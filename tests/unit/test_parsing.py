@@ -134,10 +134,10 @@ def test_what_a_command_takes_is_what_inspect_says() -> None:
     commands = [command, *(root.command(word) for word in root.COMMANDS)]
     for group in map(root.group, root.GROUPS):
         commands += group.commands.values()
-    for one in commands:
-        known = inspect.signature(one).parameters.values()
-        assert parsing.parameters_of(one) == {
+    for function in commands:
+        known = inspect.signature(function).parameters.values()
+        assert parsing.parameters_of(function) == {
             each.name: (each.annotation, ... if each.default is each.empty else each.default)
             for each in known
         }
-        assert parsing.told_of(one) == (inspect.getdoc(one) or "").strip()
+        assert parsing.told_of(function) == (inspect.getdoc(function) or "").strip()

@@ -33,7 +33,7 @@ POOL = '["f", 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, "new"]'
         ('{"tenants": {"t": null}, "new": 1}', Subscription({"t": None})),
         ('["t", "1", "x", {}, "new"]', EventLine("t", "1", "x")),
     ],
-    ids=lambda one: "" if isinstance(one, str) else type(one).__name__,
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
 def test_what_a_newer_node_says_besides_is_passed_over(said: str, heard: object) -> None:
     assert msgspec.json.decode(said, type=type(heard)) == heard

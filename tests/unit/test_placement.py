@@ -217,7 +217,7 @@ async def test_a_node_that_is_drained_while_it_asks_for_an_instance_sends_the_ca
 async def test_a_node_that_refused_gets_no_call_before_its_next_report() -> None:
     """Though it has the image; so does one that could not be reached."""
     node = starter(image_at("b"), b=load(busy=1))
-    node.placement.told("b", F, None)
+    node.placement.update("b", F, None)
     assert await node.place() is HERE
     node.table.reported("b", [load(busy=1)])
     assert await node.place() == waits_at("b")
@@ -225,9 +225,9 @@ async def test_a_node_that_refused_gets_no_call_before_its_next_report() -> None
 
 async def test_what_a_node_says_with_an_answer_counts_at_once() -> None:
     node = Node(NO_SLOTS, b=READY)
-    node.placement.told("b", F, BUSY)
+    node.placement.update("b", F, BUSY)
     assert await node.place() == waits_at("b")
-    node.placement.told("b", F, None)
+    node.placement.update("b", F, None)
     assert await node.place() is HERE
 
 

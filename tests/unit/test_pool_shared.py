@@ -159,8 +159,8 @@ class Shared:
         self.perform(self.pool.set_scaling(limits, self.now))
 
     def evict(self) -> None:
-        for one in self.pool.eviction_candidates()[:1]:
-            self.perform(self.pool.evict(one.instance, self.now))
+        for candidate in self.pool.eviction_candidates()[:1]:
+            self.perform(self.pool.evict(candidate.instance, self.now))
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -270,8 +270,8 @@ def each(
     those: Callable[[Shared], list[int]], do: Callable[[Shared, int], None]
 ) -> Callable[[Shared, int], None]:
     def event(sim: Shared, number: int) -> None:
-        for one in choose(those(sim), number):
-            do(sim, one)
+        for chosen in choose(those(sim), number):
+            do(sim, chosen)
 
     return event
 
@@ -348,8 +348,8 @@ class GivesOneTooMany(Pool):
 
 class GivesTheSick(Pool):
     def _sharing(self) -> list[Instance]:
-        for one in self.instances.values():
-            one.is_spoilt = False
+        for instance in self.instances.values():
+            instance.is_spoilt = False
         return super()._sharing()
 
 

@@ -150,8 +150,10 @@ def servers(draw: st.DrawFn) -> CurrentState:
             record_policy=draw(records),
         )
     there = {}
-    for one in draw(st.sets(st.sampled_from(SCHEDULES))) if names else ():
-        there[one] = schedule_of(draw(schedules(one, draw(st.sampled_from(sorted(names))))))
+    for schedule_name in draw(st.sets(st.sampled_from(SCHEDULES))) if names else ():
+        there[schedule_name] = schedule_of(
+            draw(schedules(schedule_name, draw(st.sampled_from(sorted(names)))))
+        )
     made = {
         runtime(one).name: runtime_of(runtime(one)) for one in draw(st.sets(st.sampled_from(KEYS)))
     }
@@ -346,10 +348,10 @@ def test_what_calls_run_on_is_told_where_it_is_not_the_current_version(
 
 
 def test_functions_may_share_a_runtime_and_it_is_made_once() -> None:
-    one = runtime("1")
-    news = [NewFunction(name=name, handler="x", runtime=one.name) for name in ("a", "b")]
-    steps = plan_for(wanted(*news, runtime=one), CurrentState()).steps
-    assert [step.name for step in steps if step.noun is Noun.RUNTIME] == [one.name]
+    new_runtime = runtime("1")
+    news = [NewFunction(name=name, handler="x", runtime=new_runtime.name) for name in ("a", "b")]
+    steps = plan_for(wanted(*news, runtime=new_runtime), CurrentState()).steps
+    assert [step.name for step in steps if step.noun is Noun.RUNTIME] == [new_runtime.name]
     assert steps[0].noun is Noun.RUNTIME
 
 
@@ -360,18 +362,21 @@ def test_nothing_is_deleted_before_everything_else_is_there() -> None:
 
 
 def test_a_made_runtime_that_was_removed_is_made_again() -> None:
-    one = runtime("1")
-    new = NewFunction(name="a", handler="x", runtime=one.name)
-    (step,) = plan_for(wanted(new, runtime=one), had(new)).steps
+    new_runtime = runtime("1")
+    new = NewFunction(name="a", handler="x", runtime=new_runtime.name)
+    (step,) = plan_for(wanted(new, runtime=new_runtime), had(new)).steps
     assert (step.verb, step.noun) == (Verb.CREATE, Noun.RUNTIME)
 
 
 def test_settings_of_a_runtime_are_told_field_by_field() -> None:
-    one, other = runtime("1"), NewRuntime(name="shop.python-2", kind="python", network="egress")
-    old = NewFunction(name="a", handler="x", runtime=one.name)
+    new_runtime, other = (
+        runtime("1"),
+        NewRuntime(name="shop.python-2", kind="python", network="egress"),
+    )
+    old = NewFunction(name="a", handler="x", runtime=new_runtime.name)
     new = NewFunction(name="a", handler="x", runtime=other.name)
     found = had(old)
-    found.runtimes[one.name] = runtime_of(one)  # type: ignore[index]
+    found.runtimes[new_runtime.name] = runtime_of(new_runtime)  # type: ignore[index]
     update = plan_for(wanted(new, runtime=other), found).steps[1]
     assert FieldChange("network", "none", "egress") in update.changes
 

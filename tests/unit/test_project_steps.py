@@ -62,24 +62,26 @@ class Server:
             "/runtimes": {"runtimes": []},
             "/functions": {"functions": list(functions.values()), "next_cursor": None},
         }
-        for where, one in functions.items():
+        for where, function in functions.items():
             policies = {"async-policy": POLICY, "record-policy": {"keep_input": "async"}}
-            known |= {where: one} | {f"{where}/{name}": each for name, each in policies.items()}
+            known |= {where: function} | {
+                f"{where}/{name}": each for name, each in policies.items()
+            }
         if path not in known:
             return httpx.Response(404, json=GONE)
         headers = {"etag": f'"{functions[path]["etag"]}"'} if path in functions else {}
         return httpx.Response(200, json=known[path], headers=headers)
 
-    def _updated(self, request: httpx.Request, one: dict[str, Any]) -> httpx.Response:
-        assert request.headers["if-match"] == f'"{one["etag"]}"'
+    def _updated(self, request: httpx.Request, function: dict[str, Any]) -> httpx.Response:
+        assert request.headers["if-match"] == f'"{function["etag"]}"'
         given = next(self.updates, None)
         if isinstance(given, Exception):
             raise given
         if isinstance(given, httpx.Response):
             return given
         status, now = given or (200, json.loads(request.read()))
-        one |= now
-        return httpx.Response(status, json=one if status == 200 else CHANGED)
+        function |= now
+        return httpx.Response(status, json=function if status == 200 else CHANGED)
 
     def count(self, method: str) -> int:
         return sum(one == method for one, _ in self.asked)
@@ -97,10 +99,10 @@ def function_of(name: str, function_id: str) -> dict[str, Any]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    one = Server()
-    answered_by(one, monkeypatch)
+    server = Server()
+    answered_by(server, monkeypatch)
     monkeypatch.setattr(commands, "FIRST_WAIT_S", 0.0)
-    return one
+    return server
 
 
 @pytest.fixture
@@ -204,11 +206,11 @@ def test_a_key_that_reads_is_refused_at_once(server: Server, place: Path, capsys
 @pytest.mark.usefixtures("server")
 def test_json_says_what_was_done(place: Path, capsys: Captured) -> None:
     assert run(["deploy", str(place), "-o", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["project"], told["outcome"], told["failed"]) == ("shop", "done", {})
-    (step,) = told["steps"]
+    report = json.loads(capsys.readouterr().out)
+    assert (report["project"], report["outcome"], report["failed"]) == ("shop", "done", {})
+    (step,) = report["steps"]
     assert step["changes"][0] == {"field": "handler", "old": "echo hello", "new": "echo new"}
-    assert told["done"] == told["steps"]
+    assert report["done"] == report["steps"]
 
 
 def test_a_function_is_known_by_its_id(server: Server, place: Path) -> None:

@@ -36,12 +36,12 @@ async def looks(servers: int, monkeypatch: pytest.MonkeyPatch) -> int:
             for _ in range(servers)
         ]
         await over.wait()
-        for one in loops:
-            one.cancel()
+        for task in loops:
+            task.cancel()
     return found
 
 
 async def test_twenty_servers_look_about_as_often_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = await looks(1, monkeypatch)
-    assert one == TURNS  # at each turn of its own
-    assert one / 3 < await looks(20, monkeypatch) < 3 * one
+    single = await looks(1, monkeypatch)
+    assert single == TURNS  # at each turn of its own
+    assert single / 3 < await looks(20, monkeypatch) < 3 * single

@@ -16,7 +16,7 @@ def test_everybody_finds_the_same_order_and_keys_are_spread_evenly() -> None:
 
 
 def test_without_one_node_the_others_keep_their_order() -> None:
-    for one in KEYS:
-        assert [name for name in in_order(one, NODES) if name != NODES[-1]] == in_order(
-            one, NODES[:-1]
+    for key in KEYS:
+        assert [name for name in in_order(key, NODES) if name != NODES[-1]] == in_order(
+            key, NODES[:-1]
         )

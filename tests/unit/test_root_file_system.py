@@ -112,10 +112,10 @@ def oci(
 ) -> bytes:
     """An OCI layout in an archive. The dictionaries replace what is right."""
     kept = [stored(one) for one in layers]
-    told = config_of(layers, **(config or {}))
+    image_config = config_of(layers, **(config or {}))
     tree = {
         "schemaVersion": 2,
-        "config": described(told, "config.v1+json"),
+        "config": described(image_config, "config.v1+json"),
         "layers": [described(one, "layer.v1.tar") for one in kept],
     }
     text = json.dumps(tree | (manifest or {})).encode()
@@ -123,17 +123,17 @@ def oci(
     entries += [
         file("index.json", json.dumps({"manifests": [described(text)]} | (index or {})).encode())
     ]
-    entries += [blob(one) for one in dict.fromkeys((told, text, *kept))]
+    entries += [blob(one) for one in dict.fromkeys((image_config, text, *kept))]
     return packed([*entries, *more])
 
 
 def docker(*layers: bytes, **more: Any) -> bytes:
     """What `docker save` writes."""
     config = config_of(layers)
-    told = {"Config": "c.json", "Layers": [f"{n}/layer.tar" for n in range(len(layers))]} | more
+    manifest = {"Config": "c.json", "Layers": [f"{n}/layer.tar" for n in range(len(layers))]} | more
     entries = [file(f"{n}/layer.tar", one) for n, one in enumerate(layers)]
     return packed(
-        [file("manifest.json", json.dumps([told]).encode()), file("c.json", config), *entries]
+        [file("manifest.json", json.dumps([manifest]).encode()), file("c.json", config), *entries]
     )
 
 
@@ -258,8 +258,8 @@ async def test_an_image_says_its_variables_and_has_its_interpreters(box: Box) ->
             file("usr/bin/nodejs", b"", mode=0o755),
         ]
     )
-    told = {"Env": ["PATH=/opt/py/bin:relative:/usr/bin", "LANG=C", "no", "9=x", "E=a=b"]}
-    image = await box.take(oci(layer, config={"config": told}), Contents.IMAGE)
+    config = {"Env": ["PATH=/opt/py/bin:relative:/usr/bin", "LANG=C", "no", "9=x", "E=a=b"]}
+    image = await box.take(oci(layer, config={"config": config}), Contents.IMAGE)
     assert image.environment == {
         "PATH": "/opt/py/bin:relative:/usr/bin",
         "LANG": "C",
@@ -647,22 +647,22 @@ def modelled(layers: Sequence[Sequence[tuple[str, list[str]]]]) -> dict[str, str
     tree: dict[str, str] = {}
 
     def remove(path: str, *, itself: bool) -> None:
-        for one in list(tree):
-            if one.startswith(path + "/") or (itself and one == path):
-                del tree[one]
+        for name in list(tree):
+            if name.startswith(path + "/") or (itself and name == path):
+                del tree[name]
 
     for layer in layers:
-        for what, parts in layer:
-            if what in ("removed", "opaque"):
-                remove("/".join(parts), itself=what == "removed")
-        for what, parts in layer:
+        for action, parts in layer:
+            if action in ("removed", "opaque"):
+                remove("/".join(parts), itself=action == "removed")
+        for action, parts in layer:
             path = "/".join(parts)
-            above = {"file": parts[:-1], "removed": []}.get(what, parts)
+            above = {"file": parts[:-1], "removed": []}.get(action, parts)
             for depth in range(1, len(above) + 1):
                 if tree.get("/".join(parts[:depth])) != "/":
                     remove("/".join(parts[:depth]), itself=True)
                     tree["/".join(parts[:depth])] = "/"
-            if what == "file":
+            if action == "file":
                 remove(path, itself=True)
                 tree[path] = "file"
     return tree
@@ -676,13 +676,13 @@ def test_layers_come_to_what_a_simple_model_says(layers: list[list[tuple[str, li
     try:
         for layer in layers:
             merged.begin_layer()
-            for what, parts in layer:
+            for action, parts in layer:
                 path = "/".join(parts)
-                if what == "removed":
+                if action == "removed":
                     path = "/".join([*parts[:-1], f".wh.{parts[-1]}"])
-                elif what == "opaque":
+                elif action == "opaque":
                     path += "/.wh..wh..opq"
-                kind = Kind.DIRECTORY if what == "directory" else Kind.FILE
+                kind = Kind.DIRECTORY if action == "directory" else Kind.FILE
                 merged.add(Member(path, kind, 0o644, "", 0))
     except Unprocessable:
         return  # something is there twice

@@ -20,8 +20,8 @@ def pool(
 
 def table(**pools: PoolLoad) -> RoutingTable:
     made = RoutingTable(Random(7))
-    for node, one in pools.items():
-        made.reported(node, [one])
+    for node, load in pools.items():
+        made.reported(node, [load])
     return made
 
 
@@ -62,16 +62,16 @@ def test_an_instance_is_given_once_until_the_next_report() -> None:
 def test_what_a_node_says_with_an_answer_is_newer_than_its_report() -> None:
     made = table(a=pool(idle=1))
     made.sent("a", F)
-    made.told("a", pool(idle=1))
+    made.update("a", pool(idle=1))
     assert made.idle_node(F, V) == "a"
-    made.told("a", pool(busy=4))
+    made.update("a", pool(busy=4))
     assert made.idle_node(F, V) is None
 
 
 def test_an_answer_brings_no_node_back_that_is_gone() -> None:
     made = table(a=pool(idle=1))
     made.retain([])
-    made.told("a", pool(idle=1))
+    made.update("a", pool(idle=1))
     assert made.idle_node(F, V) is None
 
 
@@ -119,9 +119,9 @@ def test_a_call_that_goes_to_an_unknown_node_changes_nothing() -> None:
 loads = st.builds(pool, *[st.integers(0, 3)] * 3, slots=st.integers(0, 4), of=st.sampled_from("fg"))
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["report", "sent", "told", "refused", "gone"]),
+        st.sampled_from(["report", "sent", "update", "refused", "gone"]),
         st.sampled_from("abc"),
-        st.lists(loads, max_size=2, unique_by=lambda one: one.function_id),
+        st.lists(loads, max_size=2, unique_by=lambda load: load.function_id),
     ),
     max_size=30,
 )
@@ -132,30 +132,30 @@ def test_what_is_chosen_is_what_was_reported(taken: list[tuple[str, str, list[Po
     """Against the plainest model: a dictionary of reports by node."""
     made, known = RoutingTable(Random(1)), dict[str, dict[str, PoolLoad]]()
     ever = dict[str, set[str]]()  # the functions of the last reports
-    for what, node, reported in taken:
-        if what == "report":
+    for step, node, reported in taken:
+        if step == "report":
             made.reported(node, reported)
             known[node] = {one.function_id: one for one in reported}
             ever[node] = set(known[node])
-        elif what == "gone":
+        elif step == "gone":
             made.retain(known.keys() - {node})
             known.pop(node, None)
             ever.pop(node, None)
-        elif what == "refused":
+        elif step == "refused":
             made.refused(node, F)
             known.get(node, {}).pop(F, None)
-        elif what == "told":
+        elif step == "update":
             for newer in reported:
-                made.told(node, newer)
+                made.update(node, newer)
                 if newer.function_id in ever.get(node, ()):
                     known[node][newer.function_id] = newer
-        elif (one := known.get(node, {}).get(F)) is not None:
+        elif (current := known.get(node, {}).get(F)) is not None:
             made.sent(node, F)
             known[node][F] = pool(
-                *(one.idle - 1, one.busy + 1, one.waiting)
-                if one.idle
-                else (one.idle, one.busy, one.waiting + 1),
-                slots=one.slots,
+                *(current.idle - 1, current.busy + 1, current.waiting)
+                if current.idle
+                else (current.idle, current.busy, current.waiting + 1),
+                slots=current.slots,
             )
         for function_id in "fg":
             holders = {

@@ -275,17 +275,17 @@ class MemoryTenantImages(SqlTenantImages):
     async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
         return [one for one in self.rows.values() if digests is None or one.digest in digests]
 
-    async def add(self, one: TenantImage, quota_bytes: int | None = None) -> bool:
+    async def add(self, image: TenantImage, quota_bytes: int | None = None) -> bool:
         if self.broken:
             raise StoreUnavailable("no room")
         used = sum(
             row.counted_bytes
             for row in self.rows.values()
-            if row.tenant_id == one.tenant_id and row.digest != one.digest
+            if row.tenant_id == image.tenant_id and row.digest != image.digest
         )
-        if quota_bytes is not None and used + one.counted_bytes > quota_bytes:
+        if quota_bytes is not None and used + image.counted_bytes > quota_bytes:
             return False
-        self.rows[one.tenant_id, one.digest] = one
+        self.rows[image.tenant_id, image.digest] = image
         return True
 
     async def remove(self, tenant_id: str, digest: str) -> bool:

@@ -380,12 +380,18 @@ def plain_requests() -> Iterator[tuple[str, str, Any]]:
             call = getattr(recorded, name)
             given: list[Any] = []
             named: dict[str, Any] = {}
-            for one in inspect.signature(call).parameters.values():
-                value = VALUES.get(one.name, "x")
-                if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD:
+            for parameter in inspect.signature(call).parameters.values():
+                value = VALUES.get(parameter.name, "x")
+                if (
+                    parameter.default is parameter.empty
+                    and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+                ):
                     given.append(value)
-                elif one.default is one.empty and one.kind is one.KEYWORD_ONLY:
-                    named[one.name] = value
+                elif (
+                    parameter.default is parameter.empty
+                    and parameter.kind is parameter.KEYWORD_ONLY
+                ):
+                    named[parameter.name] = value
             with pytest.raises(Sent) as sent:
                 next(iter(call(*given, **named)))
             request = sent.value.request
@@ -620,7 +626,7 @@ FAILURES: list[Exception] = [
 ]
 
 
-@pytest.mark.parametrize("failure", FAILURES, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 @pytest.mark.parametrize("user", ["user:s3cr3t@", "user:1/s3cr3t@", ""])
 def test_a_password_in_an_address_is_not_in_a_failure(failure: Exception, user: str) -> None:
     if isinstance(failure, ssl.SSLCertVerificationError):
@@ -878,7 +884,7 @@ async def test_a_function_has_an_etag_that_an_update_goes_by() -> None:
     answer = answering(200, FUNCTION, ETag='"f1"')
     function, etag = await both(answer, lambda at: at.functions.get_with_etag(ID))
     assert (function.id, etag) == (ID, '"f1"')
-    out = sent(lambda one: one.functions.update_if_match(ID, etag, handler="echo"))
+    out = sent(lambda client: client.functions.update_if_match(ID, etag, handler="echo"))
     assert (out.headers["if-match"], json.loads(out.content)) == ('"f1"', {"handler": "echo"})
     with client(answering(412, REFUSAL)) as at, pytest.raises(ConflictError):
         at.functions.update_if_match(ID, etag, handler="echo")
@@ -1120,8 +1126,8 @@ async def test_an_archive_is_streamed_with_its_length_and_kind(tmp_path: Path, n
         await request.aread()
         return answer(request)
 
-    with Client(transport=Canned(answer)) as one:
-        assert one.runtimes.upload_image(archive).digest == "ab"
+    with Client(transport=Canned(answer)) as client:
+        assert client.runtimes.upload_image(archive).digest == "ab"
     async with AsyncClient(transport=httpx.MockTransport(answer_async)) as other:
         assert (await other.runtimes.upload_image(archive)).files == 1
     assert seen == [(kind, "700000", 700_000)] * 2
@@ -1141,8 +1147,8 @@ async def test_a_wait_asks_again_until_the_call_is_over_and_looks_a_name_up_once
 
 def test_a_wait_that_takes_too_long_says_so() -> None:
     running = answering(200, INVOCATION | {"status": "running"})
-    with client(running) as one, pytest.raises(TimeoutError, match="still running after 0 s"):
-        one.functions.wait(ID, "i1", timeout_seconds=0)
+    with client(running) as api, pytest.raises(TimeoutError, match="still running after 0 s"):
+        api.functions.wait(ID, "i1", timeout_seconds=0)
 
 
 # --- what a reader of the code is told ---------------------------------------------------------

@@ -107,12 +107,12 @@ def test_what_programs_need_is_there(rules: list[Config]) -> None:
 def passes(rules: list[Config], name: str, arguments: dict[int, int]) -> bool:
     """What the filter says of a call with these arguments, the others 0."""
 
-    def holds(one: Config) -> bool:
-        value = arguments.get(one["index"], 0)
-        if one["op"] == "SCMP_CMP_MASKED_EQ":
-            return value & one["value"] == one["valueTwo"]
-        assert one["op"] == "SCMP_CMP_EQ"
-        return value == one["value"]
+    def holds(condition: Config) -> bool:
+        value = arguments.get(condition["index"], 0)
+        if condition["op"] == "SCMP_CMP_MASKED_EQ":
+            return value & condition["value"] == condition["valueTwo"]
+        assert condition["op"] == "SCMP_CMP_EQ"
+        return value == condition["value"]
 
     allowed = [one for one in of(rules, name) if one["action"] == "SCMP_ACT_ALLOW"]
     return any(all(map(holds, one.get("args", []))) for one in allowed)
@@ -168,8 +168,8 @@ def test_a_condition(
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-def test_blocks_of_a_range_hold_its_numbers_alone(one: int, other: int, number: int) -> None:
-    first, last = sorted((one, other))
+def test_blocks_of_a_range_hold_its_numbers_alone(bound: int, other: int, number: int) -> None:
+    first, last = sorted((bound, other))
     blocks = list(oci._blocks(first, last))
     for tried in (number, first, last, max(first - 1, 0), min(last + 1, 2**64 - 1)):
         found = [b for b in blocks if tried & b["value"] == b["valueTwo"]]
@@ -178,6 +178,6 @@ def test_blocks_of_a_range_hold_its_numbers_alone(one: int, other: int, number: 
 
 def test_every_alternative_has_each_argument_once(rules: list[Config]) -> None:
     """Of two conditions on one argument a runtime makes two rules, of which one is enough."""
-    for one in rules:
-        indices = [condition["index"] for condition in one.get("args", [])]
-        assert len(indices) == len(set(indices)), one
+    for rule in rules:
+        indices = [condition["index"] for condition in rule.get("args", [])]
+        assert len(indices) == len(set(indices)), rule

@@ -99,7 +99,7 @@ def test_an_option_that_was_not_given_is_none_and_weighs_nothing() -> None:
 
 @promise("N34")
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"fleet_beat_s": "5.1"}, "fleet_fence_s must be at least twice fleet_beat_s"),
         ({"fleet_fence_s": "3.9"}, "fleet_fence_s must be at least twice fleet_beat_s"),
@@ -109,8 +109,10 @@ def test_an_option_that_was_not_given_is_none_and_weighs_nothing() -> None:
         ({"fleet_reap_s": "65.9"}, "fleet_reap_s must be at least 6 more than fleet_end_s"),
     ],
 )
-def test_each_time_of_a_fleet_leaves_room_before_the_next(wrong: dict[str, str], told: str) -> None:
-    with pytest.raises(BadSetting, match=rf"^{told}, which is .*it is [0-9.]+$"):
+def test_each_time_of_a_fleet_leaves_room_before_the_next(
+    wrong: dict[str, str], message: str
+) -> None:
+    with pytest.raises(BadSetting, match=rf"^{message}, which is .*it is [0-9.]+$"):
         from_everywhere(wrong, {})
 
 
@@ -126,7 +128,7 @@ def test_a_node_is_not_taken_over_while_its_server_waits_for_the_launcher() -> N
     assert FLEET_ENDING_S > guest.LAUNCHER_ANSWERS_S
 
 
-@pytest.mark.parametrize("field", NUMBERS, ids=lambda one: one.name)
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
 def test_a_range_includes_its_ends_and_nothing_beyond(field: Setting) -> None:
     low, high = field.low, field.high
     assert low is not None
@@ -140,14 +142,14 @@ def test_a_range_includes_its_ends_and_nothing_beyond(field: Setting) -> None:
             from_everywhere({field.name: str(value)}, {})
 
 
-@pytest.mark.parametrize("field", NUMBERS, ids=lambda one: one.name)
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
 @pytest.mark.parametrize("value", ["", "x", "nan", "1e999", "0x10"])
 def test_a_value_that_is_no_number_in_range_is_named(field: Setting, value: str) -> None:
     with pytest.raises(BadSetting, match=rf"^{field.name} must be"):
         from_everywhere({}, {PREFIX + field.name.upper(): value})
 
 
-@pytest.mark.parametrize("field", NUMBERS, ids=lambda one: one.name)
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
 def test_a_truth_value_is_no_number(tmp_path: Path, field: Setting) -> None:
     with pytest.raises(BadSetting, match=rf"^{field.name} must be"):
         from_everywhere(config(tmp_path, f"{field.name} = true"), {})
@@ -256,7 +258,7 @@ def test_a_result_has_a_limit_of_its_own_or_counts_as_standard_output() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("postgresql://me:hidden@host/base", "must hold no password"),
         ("postgresql://me@host/base?password=hidden", "must hold no password"),
@@ -273,10 +275,10 @@ def test_a_result_has_a_limit_of_its_own_or_counts_as_standard_output() -> None:
         ("postgresql://me@host/base?options=-c%20x", "not 'options'"),
     ],
 )
-def test_another_store_is_refused_and_not_repeated(url: str, told: str) -> None:
+def test_another_store_is_refused_and_not_repeated(url: str, message: str) -> None:
     with pytest.raises(BadSetting) as refused:
         from_everywhere({"store": url}, {})
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert str(refused.value).startswith("store ")
     assert "hidden" not in str(refused.value)
 

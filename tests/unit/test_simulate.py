@@ -83,8 +83,8 @@ def test_a_timer_costs_ours_a_fraction_of_what_it_costs_a_fixed_time(placed: Pla
 
 def test_the_policy_looks_at_nothing_that_comes_later() -> None:
     # Negative control: two traces that differ in their last call cost the same up to it.
-    one, other = (at(0, 9, 14, 30, last, length=200) for last in (50, 190))
-    cut = [list(one.calls[:49]), list(other.calls[:49])]
+    first, other = (at(0, 9, 14, 30, last, length=200) for last in (50, 190))
+    cut = [list(first.calls[:49]), list(other.calls[:49])]
     costs = [
         replay([TracedFunction("f", calls)], policy_maker("histogram", 300), START) for calls in cut
     ]
@@ -119,8 +119,8 @@ def test_durations_and_memory_are_used(tmp_path: Path, capsys: pytest.CaptureFix
         memory="HashOwner,HashApp,AverageAllocatedMb\no,a,1024\n",
     )
     assert command.main([str(tmp_path), "--policy", "fixed", "--idle-s", "3600", "--json"]) == 0
-    (one,) = json.loads(capsys.readouterr().out)["policies"]
-    assert one["idle_minutes"] == one["idle_gib_minutes"] == 1.5 + 0.5 + 1.5
+    (policy,) = json.loads(capsys.readouterr().out)["policies"]
+    assert policy["idle_minutes"] == policy["idle_gib_minutes"] == 1.5 + 0.5 + 1.5
 
 
 @pytest.mark.parametrize(

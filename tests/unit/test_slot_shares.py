@@ -14,28 +14,28 @@ def slots(most: int, held: dict[str, int], wanted: dict[str, int] | None = None)
 
 @given(st.integers(0, 30), HELD)
 def test_all_shares_together_are_the_maximum(most: int, held: dict[str, int]) -> None:
-    one = slots(most, held)
-    shares = {node: one.share_of(node) for node in held}
+    state = slots(most, held)
+    shares = {node: state.share_of(node) for node in held}
     assert sum(shares.values()) == min(most, sum(held.values()))
     assert all(0 <= shares[node] <= held[node] for node in held)
 
 
 @given(st.integers(0, 30), HELD)
 def test_nobody_keeps_two_more_than_who_has_to_give(most: int, held: dict[str, int]) -> None:
-    one = slots(most, held)
-    shares = {node: one.share_of(node) for node in held}
+    state = slots(most, held)
+    shares = {node: state.share_of(node) for node in held}
     gives = [shares[node] for node in held if shares[node] < held[node]]
     assert not gives or max(shares.values()) <= min(gives) + 1
 
 
 def test_those_with_most_give_first() -> None:
-    one = slots(4, {"a": 5, "b": 1, "c": 1})
-    assert [one.share_of(node) for node in "abcd"] == [2, 1, 1, 0]
+    state = slots(4, {"a": 5, "b": 1, "c": 1})
+    assert [state.share_of(node) for node in "abcd"] == [2, 1, 1, 0]
     assert [slots(1, {"a": 1, "b": 1}).share_of(node) for node in "ab"] == [1, 0]
 
 
 def test_what_others_lack_is_what_they_asked_for_and_do_not_have() -> None:
-    one = slots(3, {"a": 3, "b": 0}, {"a": 5, "b": 2, "c": 1})
-    assert one.wanted_by_others("a") == 3
-    assert one.wanted_by_others("b") == 3
-    assert one.wanted_by_others("d") == 5
+    state = slots(3, {"a": 3, "b": 0}, {"a": 5, "b": 2, "c": 1})
+    assert state.wanted_by_others("a") == 3
+    assert state.wanted_by_others("b") == 3
+    assert state.wanted_by_others("d") == 5

@@ -50,15 +50,15 @@ def a_call(**changes: Any) -> Invocation:
 
 
 def test_a_call_is_counted_with_its_latency_and_its_memory() -> None:
-    one = CallStats()
-    one.add_ended(a_call())
-    one.add_ended(a_call(status=Status.FAILED, cold_start=True))
-    assert (one.calls, one.count, one.errors) == ({"success": 1, "failed": 1}, 2, 1)
-    assert one.cold_starts == 1
-    assert one.mib_ms == 2 * 512 * 2
-    assert one.gb_seconds == pytest.approx(2 * 0.5 * 0.002)
+    stats = CallStats()
+    stats.add_ended(a_call())
+    stats.add_ended(a_call(status=Status.FAILED, cold_start=True))
+    assert (stats.calls, stats.count, stats.errors) == ({"success": 1, "failed": 1}, 2, 1)
+    assert stats.cold_starts == 1
+    assert stats.mib_ms == 2 * 512 * 2
+    assert stats.gb_seconds == pytest.approx(2 * 0.5 * 0.002)
     # Below a millisecond, as the timeline has it, and not the two that the record rounds up to.
-    median, high = one.percentiles_ms(0.5, 0.99)
+    median, high = stats.percentiles_ms(0.5, 0.99)
     assert median == high == pytest.approx(1.35, rel=ERROR_MAX)
 
 
@@ -93,19 +93,19 @@ def test_statistics_of_releases_before_are_read() -> None:
 
 
 def test_a_call_without_a_timeline_has_its_duration_and_one_without_either_no_latency() -> None:
-    one = CallStats()
-    one.add_ended(a_call(status=Status.INTERRUPTED, timeline=None, duration_ms=None))
-    assert (one.count, one.latency, one.mib_ms) == (1, {}, 0)
-    assert one.percentiles_ms(0.5, 0.99) == [None, None]
-    one.add_ended(a_call(timeline=None, duration_ms=40))
-    assert one.percentiles_ms(0.5) == [pytest.approx(40, rel=ERROR_MAX)]
+    stats = CallStats()
+    stats.add_ended(a_call(status=Status.INTERRUPTED, timeline=None, duration_ms=None))
+    assert (stats.count, stats.latency, stats.mib_ms) == (1, {}, 0)
+    assert stats.percentiles_ms(0.5, 0.99) == [None, None]
+    stats.add_ended(a_call(timeline=None, duration_ms=40))
+    assert stats.percentiles_ms(0.5) == [pytest.approx(40, rel=ERROR_MAX)]
 
 
 def test_an_attempt_that_another_follows_uses_memory_and_is_no_call_yet() -> None:
     again = WorkOutcome(retry_at_ms=NOW * 1000)
-    one = CallStats()
-    one.add_ended(a_call(status=Status.FAILED, outcome=again))
-    assert (one.count, one.latency, one.mib_ms) == (0, {}, 1024)
+    stats = CallStats()
+    stats.add_ended(a_call(status=Status.FAILED, outcome=again))
+    assert (stats.count, stats.latency, stats.mib_ms) == (0, {}, 1024)
 
 
 @given(LATENCIES)
@@ -121,13 +121,13 @@ def test_a_day_and_a_microsecond_have_some_260_bins_between_them() -> None:
 @promise("D37")
 @given(st.lists(LATENCIES, min_size=1, max_size=200), st.floats(0.01, 1))
 def test_a_percentile_is_near_the_call_of_that_rank(latencies: Sequence[int], share: float) -> None:
-    one = CallStats()
+    stats = CallStats()
     for latency in latencies:
-        one.latency[bin_of(latency)] = one.latency.get(bin_of(latency), 0) + 1
+        stats.latency[bin_of(latency)] = stats.latency.get(bin_of(latency), 0) + 1
     truth = sorted(latencies)[math.ceil(share * len(latencies) - 1e-9) - 1]
-    (told,) = one.percentiles_ms(share)
-    assert told is not None
-    assert abs(told * 1000 - truth) <= ERROR_MAX * truth * (1 + 1e-9) + 0.5 + 1e-6
+    (estimate,) = stats.percentiles_ms(share)
+    assert estimate is not None
+    assert abs(estimate * 1000 - truth) <= ERROR_MAX * truth * (1 + 1e-9) + 0.5 + 1e-6
 
 
 def test_the_bound_of_a_percentile_can_be_missed() -> None:
@@ -159,16 +159,16 @@ ENDED = st.lists(
 def whole(sums: dict[Stretch, CallStats]) -> dict[tuple[str, str], CallStats]:
     """What each function came to over all of the time."""
     found: dict[tuple[str, str], CallStats] = {}
-    for key, one in sums.items():
-        found.setdefault((key.tenant_id, key.function_id), CallStats()).add(one)
+    for key, stats in sums.items():
+        found.setdefault((key.tenant_id, key.function_id), CallStats()).add(stats)
     return found
 
 
 @given(ENDED, st.integers(0, 40))
 def test_adding_up_in_parts_is_adding_up_at_once(ended: list[Invocation], cut: int) -> None:
     parts, at_once = of_ended(ended[:cut]), of_ended(ended)
-    for key, one in of_ended(ended[cut:]).items():
-        parts.setdefault(key, CallStats()).add(one)
+    for key, stats in of_ended(ended[cut:]).items():
+        parts.setdefault(key, CallStats()).add(stats)
     assert parts == at_once
 
 
@@ -186,9 +186,9 @@ def test_folding_step_by_step_loses_nothing(ended: list[Invocation]) -> None:
 
 @given(ENDED)
 def test_what_is_encoded_is_read_back(ended: list[Invocation]) -> None:
-    for one in of_ended(ended).values():
-        text = msgspec.msgpack.encode(one)
-        assert msgspec.msgpack.decode(text, type=CallStats) == one
+    for stats in of_ended(ended).values():
+        text = msgspec.msgpack.encode(stats)
+        assert msgspec.msgpack.decode(text, type=CallStats) == stats
 
 
 @given(st.integers(NOW, NOW + 10**8))

@@ -43,13 +43,13 @@ async def test_joining_waits_and_cancels_nothing() -> None:
 
 @pytest.mark.parametrize("is_told", [True, False])
 async def test_a_failure_is_told_or_left_to_the_event_loop(*, is_told: bool) -> None:
-    told = list[BaseException]()
+    failures = list[BaseException]()
     reported = list[object]()
-    asyncio.get_running_loop().set_exception_handler(lambda _, what: reported.append(what))
-    group = TaskGroup(told.append if is_told else None)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    group = TaskGroup(failures.append if is_told else None)
     group.spawn(fails())
     await group.join()
     await asyncio.sleep(0)  # its callbacks
     del group
-    assert [str(one) for one in told] == (["no"] if is_told else [])
+    assert [str(one) for one in failures] == (["no"] if is_told else [])
     assert bool(reported) is not is_told

@@ -132,8 +132,8 @@ def fill(nodes: Nodes, *which: int, tries: int = 100) -> list[InFlight]:
 
 
 def end(calls: list[InFlight]) -> None:
-    for one in calls:
-        one.__exit__()
+    for call in calls:
+        call.__exit__()
 
 
 def test_a_tenant_whose_calls_all_come_to_one_node_has_its_whole_limit() -> None:

@@ -308,9 +308,9 @@ def test_the_command_line_tells_certificates_from_a_missing_server(
     with secure(certificate) as port:
         url = ["--url", f"https://127.0.0.1:{port}"]
         assert run(["health", *url]) == 1
-        told = capsys.readouterr().err
-        assert "is not trusted: self" in told
-        assert "--cacert FILE, or SSL_CERT_FILE" in told
+        output = capsys.readouterr().err
+        assert "is not trusted: self" in output
+        assert "--cacert FILE, or SSL_CERT_FILE" in output
         # Past the certificate, it is only the answer that is none of quiltfn's.
         assert run(["health", *url, "--cacert", str(certificate)]) == 1
         assert "does not speak like quiltfn" in capsys.readouterr().err

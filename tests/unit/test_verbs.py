@@ -214,7 +214,7 @@ def test_whatever_is_accepted_is_within_bounds(request: dict[str, object]) -> No
         case Create(limits=limits):
             assert 1 <= limits.memory_mib <= MEMORY_MAX
             assert 1 <= limits.cpu_percent <= 100 * CORES
-        case OnSandbox() as one:
-            assert one.verb in ON_SANDBOX
-            sandbox = one.sandbox
+        case OnSandbox() as message:
+            assert message.verb in ON_SANDBOX
+            sandbox = message.sandbox
             assert os.path.basename(sandbox) == sandbox == ID

@@ -24,7 +24,7 @@ pytestmark = promise("A35")
 PACKAGE = Path(wire.__file__).resolve().parents[1]
 BODIES = sorted(
     {route.body for route in ROUTES if route.body is not None},
-    key=lambda one: one.__name__,
+    key=lambda schema: schema.__name__,
 )
 NAMES = [*sorted({name for body in BODIES for name in fields_of(body)}), "another"]
 SMALL = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)

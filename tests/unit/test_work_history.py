@@ -45,7 +45,7 @@ class Case:
         self.record("again-2", "again", ONE, ["success"])
         self.history.redrives.append(Redrive(["again"], ["again-2"]))
         self.history.redrives.append(Redrive(["again"], None))
-        again.told.append((TOLD_S, dict(self.seen.records["again"])))
+        again.answers.append((TOLD_S, dict(self.seen.records["again"])))
         self.seen.records["sync"] = self.shape("sync", ONE, "success")
         self.runs.append(Run("sync", 9_000, 9.0, "a synchronous call"))
         for number in (1, 2, 4):

@@ -60,8 +60,8 @@ def test_no_attempt_is_made_that_would_start_too_late() -> None:
 
 def test_a_success_is_told_where_the_policy_says_and_is_no_dead_letter() -> None:
     assert after(TWICE, Status.SUCCESS) == WorkOutcome(decided_at_ms=NOW_MS)
-    for told in (replace(TOLD, on_failure=None), TOLD):
-        assert after(told, Status.SUCCESS).destination_id == "new"
+    for policy in (replace(TOLD, on_failure=None), TOLD):
+        assert after(policy, Status.SUCCESS).destination_id == "new"
     assert after(replace(TOLD, on_success=None), Status.SUCCESS).destination_id is None
 
 

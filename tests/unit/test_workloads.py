@@ -20,12 +20,12 @@ def test_there_are_twenty_that_run_and_no_two_have_a_name_or_a_runtime() -> None
         assert len(names) == len(ALL)
 
 
-@pytest.mark.parametrize("work", ALL, ids=lambda one: one.slug)
+@pytest.mark.parametrize("work", ALL, ids=lambda work: work.slug)
 def test_packages_are_pinned_or_of_the_base_image(work: Workload) -> None:
     assert work.packages
     of_debian = IMAGES[work.image] if work.image else ()
-    for one in work.packages:
-        assert PINNED.fullmatch(one) or one in of_debian
+    for package in work.packages:
+        assert PINNED.fullmatch(package) or package in of_debian
     assert bool(work.cannot) == bool(work.why)
 
 

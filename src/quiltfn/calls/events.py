@@ -101,14 +101,14 @@ class _Burst:
     """A function's calls since their last reported sum."""
 
     def __init__(self, sent: int = 0) -> None:
-        self.told = sent
+        self.sent = sent
         self.rest: CallSummary | None = None
         self.pool_changed = False  # its instances are reported with the sum: one packet, not two
 
     def summary(self) -> CallSummary | None:
         """The sum that this event is added to; None: it is reported individually."""
-        if self.told < ONE_BY_ONE:
-            self.told += 1
+        if self.sent < ONE_BY_ONE:
+            self.sent += 1
             return None
         return self.sum()
 
@@ -283,24 +283,24 @@ class Events:
         """
         if tenant_id not in self._rings:
             return
-        told = msgspec.json.decode(data, type=dict[str, Any])
-        function_id = str(told.get("function_id", ""))
+        fields = msgspec.json.decode(data, type=dict[str, Any])
+        function_id = str(fields.get("function_id", ""))
         if kind is EventType.POOL:
             self.pool_changed(tenant_id, function_id)
         elif kind is EventType.QUEUE:
             self.queue_changed(tenant_id, function_id)
         elif kind is EventType.CALLS:
-            self._burst(tenant_id, function_id).sum().add(told)
+            self._burst(tenant_id, function_id).sum().add(fields)
         elif kind in (EventType.INVOCATION_STARTED, EventType.INVOCATION_ENDED):
             summary = self._burst(tenant_id, function_id).summary()
             if summary is None:
-                self._tell(tenant_id, kind, function_id, told)
+                self._tell(tenant_id, kind, function_id, fields)
             elif kind is EventType.INVOCATION_STARTED:
-                summary.add_start(cold_start=bool(told["cold_start"]))
+                summary.add_start(cold_start=bool(fields["cold_start"]))
             else:
-                summary.add_end(told["status"], told["duration_ms"])
+                summary.add_end(fields["status"], fields["duration_ms"])
         else:
-            self._tell(tenant_id, kind, function_id, told)
+            self._tell(tenant_id, kind, function_id, fields)
 
     def missed(self, tenant_id: str, node: str, events: int | None) -> None:
         """Events of another node are missing here: this number, or None if unknown."""
@@ -378,11 +378,11 @@ class Events:
     # Reporting -------------------------------------------------------------------------------
 
     def _tell(
-        self, tenant_id: str, kind: EventType, function_id: str, told: Mapping[str, Any]
+        self, tenant_id: str, kind: EventType, function_id: str, fields: Mapping[str, Any]
     ) -> None:
         ring = self._rings.get(tenant_id)
         if ring is not None:
-            data = msgspec.json.encode(told)
+            data = msgspec.json.encode(fields)
             ring.add(_Kept(ring.following, self._clock.now(), kind, function_id, data))
             changed, self.changed = self.changed, asyncio.Event()
             changed.set()
@@ -400,7 +400,7 @@ class Events:
         if rest is not None:
             single = ONE_BY_ONE if rest.count > ONE_BY_ONE else 0
             self._bursts[function_id] = _Burst(single)
-            self._tell(tenant_id, EventType.CALLS, function_id, rest.told(function_id))
+            self._tell(tenant_id, EventType.CALLS, function_id, rest.event_data(function_id))
             self._later(self._end_burst, tenant_id, function_id)
         if burst.pool_changed:
             self._tell_pool(tenant_id, function_id)
@@ -422,13 +422,13 @@ class Events:
         ring = self._rings.get(tenant_id)
         if ring is None:
             return
-        told = {"function_id": function_id, **msgspec.to_builtins(self._pool_counts(function_id))}
-        data = msgspec.json.encode(told)
+        fields = {"function_id": function_id, **msgspec.to_builtins(self._pool_counts(function_id))}
+        data = msgspec.json.encode(fields)
         if ring.counts.get(function_id) != data:
             ring.counts[function_id] = data
             if len(ring.counts) > COUNTS_KEPT:  # functions come and go
                 del ring.counts[next(iter(ring.counts))]
-            self._tell(tenant_id, EventType.POOL, function_id, told)
+            self._tell(tenant_id, EventType.POOL, function_id, fields)
 
     def _count_queue(self, tenant_id: str, function_id: str) -> None:
         self._tasks.spawn(self._tell_queue(tenant_id, function_id))

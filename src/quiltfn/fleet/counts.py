@@ -16,8 +16,8 @@ from quiltfn.ports import Clock, PoolCounting
 
 @dataclass(slots=True)
 class _Said:
-    """A node's report. `at`: when this node read its last heartbeat, in monotonic seconds. `told`:
-    when it reported on a function after that; an older report must not undo this.
+    """A node's report. `at`: when this node read its last heartbeat, in monotonic seconds.
+    `updated`: when it reported on a function after that; an older report must not undo this.
     """
 
     epoch: int
@@ -25,7 +25,7 @@ class _Said:
     at: float
     waiting: int
     pools: dict[str, PoolCounts] = field(default_factory=dict)
-    told: dict[str, float] = field(default_factory=dict)
+    updated: dict[str, float] = field(default_factory=dict)
 
 
 class FleetCounts:
@@ -47,20 +47,20 @@ class FleetCounts:
         others = [one for one in members if one.is_there and one.name != self._own]
         self._said = {one.name: self._next(one) for one in others}
 
-    def told(self, node: str, function_id: str, counts: PoolCounts) -> None:
+    def update(self, node: str, function_id: str, counts: PoolCounts) -> None:
         """A node has just reported its number of instances of a function."""
         said = self._said.get(node)
         if said is None:
             return
-        said.told[function_id] = self._clock.now()
+        said.updated[function_id] = self._clock.now()
         if counts.total:
             said.pools[function_id] = counts
         else:
             said.pools.pop(function_id, None)
 
     def hear(self, node: str, load: PoolLoad) -> None:
-        """As `told`, with a node's response to an invocation."""
-        self.told(node, load.function_id, load.counts)
+        """As `update`, with a node's response to an invocation."""
+        self.update(node, load.function_id, load.counts)
 
     def counts(self, function_id: str) -> PoolCounts:
         found = [self._pools.counts(function_id)]
@@ -97,7 +97,7 @@ class FleetCounts:
         pools = {one.function_id: one.counts for one in report.pools}
         recent: dict[str, float] = {}
         if known is not None and known.epoch == member.epoch:
-            recent = {key: at for key, at in known.told.items() if now - at < self._beat_s}
+            recent = {key: at for key, at in known.updated.items() if now - at < self._beat_s}
             pools |= {key: known.pools.get(key, PoolCounts()) for key in recent}
         return _Said(
             epoch=member.epoch,
@@ -105,5 +105,5 @@ class FleetCounts:
             at=now,
             waiting=report.queued,
             pools={key: counts for key, counts in pools.items() if counts.total},
-            told=recent,
+            updated=recent,
         )

@@ -222,7 +222,7 @@ async def _sent(
     except _LeftUnsent:
         return None
     except PeerUnavailable as error:
-        placement.told(node, function_id, None)
+        placement.update(node, function_id, None)
         is_only_looked_at = called is None and context.action is None
         if not error.may_have_run or is_only_looked_at:
             return None  # this node responds with the stored record
@@ -237,7 +237,7 @@ async def _sent(
     try:
         said, length, headers = _read_headers(answer)
         is_leaving = said.refusal is Refusal.DRAINING  # its ready instances are no longer available
-        placement.told(node, function_id, None if is_leaving else said.load)
+        placement.update(node, function_id, None if is_leaving else said.load)
         if said.refusal is Refusal.VERSION:
             await placement.catch_up()  # the other node may have applied an update first
         if said.refusal is not None:

@@ -66,9 +66,9 @@ class JoinedNode:
         self.events = Events(clock, boot.epoch, counts.counts, queue_counts)
         own_events = Events(clock, boot.epoch, pools.counts, None)
         self.all_events = (self.events, own_events)
-        told, self._watching = (
+        served_events, self._watching = (
             OwnEvents(own_events),
-            Watching(self.events, parts.peers, counts.told),
+            Watching(self.events, parts.peers, counts.update),
         )
         self.events.on_followed.connect(self._watching.followed_changed)
         self._failovers = Failovers(parts.peers, database.timeline, membership.silent)
@@ -78,13 +78,13 @@ class JoinedNode:
         own = PlacingNode(parts, pools, invoker, catalog, self._keeper)
         placement = Placement(table, own, parts.ground.others.hear, counts.hear)
         handlers = {
-            EVENTS: told.answer,
+            EVENTS: served_events.answer,
             FAILOVERS: self._failovers.answer,
             KEYS: self._keys.answer,
             IMAGES: parts.images.answer,
         }
         within = parts, invoker, counts, placement
-        self.fleet = FleetCalls(*within, (told, self._watching), handlers)
+        self.fleet = FleetCalls(*within, (served_events, self._watching), handlers)
         membership.on_read.connect(
             self._read,
             parts.directory.learned,

@@ -168,14 +168,14 @@ class Placement:
         """A call of the function is sent to the node."""
         self._table.sent(node, function_id)
 
-    def told(self, node: str, function_id: str, load: PoolLoad | None) -> None:
+    def update(self, node: str, function_id: str, load: PoolLoad | None) -> None:
         """The load of the function's pool on the node, as the node reported it; None: unknown,
         since the node was unreachable.
         """
         if load is None:
             self._table.refused(node, function_id)
         else:
-            self._table.told(node, load)
+            self._table.update(node, load)
             self._hear(node, load)
 
     async def refusal(self, call: ForwardedCall) -> Refusal | None:

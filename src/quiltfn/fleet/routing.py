@@ -59,7 +59,7 @@ class RoutingTable:
             pool = msgspec.structs.replace(pool, waiting=pool.waiting + 1)
         self._put(function_id, node, pool)
 
-    def told(self, node: str, pool: PoolLoad) -> None:
+    def update(self, node: str, pool: PoolLoad) -> None:
         """A node has reported the load of its pool in its response to a call."""
         if pool.function_id in self._pools_of.get(node, NO_POOLS):
             self._put(pool.function_id, node, pool)
@@ -116,8 +116,8 @@ class RoutingTable:
         first = int(self._dice.random() * len(able))
         other = int(self._dice.random() * (len(able) - 1))
         other += other >= first
-        one, another = able[first], able[other]
-        return one if nodes[one].per_slot <= nodes[another].per_slot else another
+        candidate, another = able[first], able[other]
+        return candidate if nodes[candidate].per_slot <= nodes[another].per_slot else another
 
     def _put(self, function_id: str, node: str, pool: PoolLoad | None) -> None:
         idle = pool if pool is not None and pool.idle else None

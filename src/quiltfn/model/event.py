@@ -88,14 +88,14 @@ class CallSummary(msgspec.Struct, kw_only=True):
         self.longest_ms = max(self.longest_ms, took)
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Adds another summary, as returned by `told`."""
+        """Adds another summary, as returned by `event_data`."""
         self.started += event["started"]
         self.cold_starts += event["cold_starts"]
         self.ended.update(event["ended"])
         self.duration_ms += event["duration_ms"]
         self.longest_ms = max(self.longest_ms, event["longest_ms"])
 
-    def told(self, function_id: str) -> dict[str, Any]:
+    def event_data(self, function_id: str) -> dict[str, Any]:
         """The data of a `calls` event. `duration_ms`: the sum for all that ended."""
         return {
             "function_id": function_id,

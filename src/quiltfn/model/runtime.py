@@ -175,7 +175,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def images(self) -> tuple[str, ...]:
         """The digests of all images in its sandboxes."""
-        return tuple(one for name in IMAGES if (one := getattr(self, name)) is not None)
+        return tuple(digest for name in IMAGES if (digest := getattr(self, name)) is not None)
 
     @property
     def is_resident(self) -> bool:

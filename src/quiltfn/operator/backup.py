@@ -19,7 +19,7 @@ from typing import BinaryIO
 from quiltfn import __version__
 from quiltfn.base.clock import unix_ms
 from quiltfn.operator.archive import DIGEST, FILES, ImageVanished, Manifest, Reader, Writer
-from quiltfn.operator.outcome import FINE, REFUSED, told
+from quiltfn.operator.outcome import FINE, REFUSED, run_and_report
 from quiltfn.operator.owner import become_owner
 from quiltfn.settings import from_everywhere
 from quiltfn.store import StoreBroken
@@ -33,13 +33,15 @@ ELSEWHERE = "keep it with pg_dump and bring it back with pg_restore"
 def backup(arguments: Sequence[str]) -> int:
     """Creates an archive; returns the exit code."""
     given = backup_parser().parse_args(arguments)
-    return told(lambda: _backup(Path(given.file).absolute(), _data_dir(given), given.replace))
+    return run_and_report(
+        lambda: _backup(Path(given.file).absolute(), _data_dir(given), given.replace)
+    )
 
 
 def restore(arguments: Sequence[str]) -> int:
     """Restores an archive; returns the exit code."""
     given = restore_parser().parse_args(arguments)
-    return told(lambda: _restore(Path(given.file), _data_dir(given), given.replace))
+    return run_and_report(lambda: _restore(Path(given.file), _data_dir(given), given.replace))
 
 
 # Backup -----------------------------------------------------------------------------------------
@@ -141,7 +143,7 @@ def _in_child(work: Callable[[], str]) -> int:
             raise
     code = REFUSED
     try:
-        code = told(work)
+        code = run_and_report(work)
         sys.stdout.flush()
     except Exception:  # a bug, which would otherwise not be reported
         traceback.print_exc()

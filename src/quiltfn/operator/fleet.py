@@ -10,7 +10,7 @@ from pathlib import Path
 from quiltfn.base.clock import SystemClock
 from quiltfn.base.setting_files import BadSetting, read_private, read_secret
 from quiltfn.fleet import files
-from quiltfn.operator.outcome import told
+from quiltfn.operator.outcome import run_and_report
 from quiltfn.server.opened_store import NO_DRIVER
 from quiltfn.settings import check_store, password_in
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     """Creates a file; returns the exit code."""
     given = parser().parse_args(arguments)
     act = {"init": init, "add-node": add_node}[given.verb]
-    return told(lambda: act(given))
+    return run_and_report(lambda: act(given))
 
 
 def init(given: argparse.Namespace) -> str:

@@ -10,7 +10,7 @@ from quiltfn.store import StoreBroken
 FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
 
 
-def told(work: Callable[[], str]) -> int:
+def run_and_report(work: Callable[[], str]) -> int:
     """Runs `work`, and prints its result or its error; returns the exit code."""
     try:
         print(work())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quiltfn.base.setting_files import BadSetting, read_secret
-from quiltfn.operator.outcome import told
+from quiltfn.operator.outcome import run_and_report
 from quiltfn.operator.owner import become_owner
 from quiltfn.server.opened_store import NO_DRIVER
 from quiltfn.settings import check_store, password_in
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     given = parser().parse_args(arguments)
     with ending_at_a_signal(name_of(given.target)):
-        return told(lambda: copied(given))
+        return run_and_report(lambda: copied(given))
 
 
 @contextlib.contextmanager

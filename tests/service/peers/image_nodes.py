@@ -62,9 +62,9 @@ class Store(SqlTenantImages):
     async def load(self, digests: Collection[str] | None = None) -> Sequence[TenantImage]:
         return [one for one in self.rows.values() if digests is None or one.digest in digests]
 
-    async def add(self, one: TenantImage, _quota_bytes: int | None = None) -> bool:
-        self.rows[one.tenant_id, one.digest] = one
-        await self._tell(ChangeKind.IMAGE, {one.digest})
+    async def add(self, image: TenantImage, _quota_bytes: int | None = None) -> bool:
+        self.rows[image.tenant_id, image.digest] = image
+        await self._tell(ChangeKind.IMAGE, {image.digest})
         return True
 
     async def remove(self, tenant_id: str, digest: str) -> bool:

@@ -60,8 +60,8 @@ class Pair:
     """`one` sends requests to `two`. Each has its own directory, as in a fleet."""
 
     fleet: FleetFile
-    one: NodeFile
-    two: NodeFile
+    first: NodeFile
+    second: NodeFile
     peers: HttpPeers
     server: PeerServer
     of_one: Directory
@@ -99,19 +99,19 @@ class Pair:
 async def a_pair(now: float) -> AsyncIterator[Pair]:
     """Both nodes, until the end of the block."""
     fleet = a_fleet(now)
-    one, two = (a_node(fleet, name, now) for name in ("one", "two"))
+    first, second = (a_node(fleet, name, now) for name in ("one", "two"))
     of_one, of_two, bound = Directory(), Directory(), listener()
     port = bound.getsockname()[1]
     of_one.addresses["two"] = f"127.0.0.1:{port}"
-    two = replace(two, address=f"127.0.0.1:{port}")
+    second = replace(second, address=f"127.0.0.1:{port}")
     holder: list[Pair] = []
 
     async def handle(request: Request, forwarded: Asker) -> Response:
         return await holder[0].handle(request, forwarded)
 
-    async with open_peer_server(two, of_two, handle, bound, keys=None) as server:
-        peers = HttpPeers(one, of_one, keys=None)
-        pair = Pair(fleet, one, two, peers, server, of_one, of_two, port)
+    async with open_peer_server(second, of_two, handle, bound, keys=None) as server:
+        peers = HttpPeers(first, of_one, keys=None)
+        pair = Pair(fleet, first, second, peers, server, of_one, of_two, port)
         holder.append(pair)
         try:
             yield pair

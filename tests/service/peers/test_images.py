@@ -45,49 +45,49 @@ async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 async def test_an_image_is_fetched_once_for_all_who_wait(fleet: ImageFleet) -> None:
-    one, two = fleet["one"], fleet["two"]
-    digest = await one.put(an_archive())
-    await asyncio.gather(*(two.fleet.obtain(digest) for _ in range(20)))
-    assert two.has(digest)
-    assert one.asked == [("GET", "two")]
-    assert (two.path / digest / "data/long").read_bytes() == (
-        one.path / digest / "data/long"
+    first, second = fleet["one"], fleet["two"]
+    digest = await first.put(an_archive())
+    await asyncio.gather(*(second.fleet.obtain(digest) for _ in range(20)))
+    assert second.has(digest)
+    assert first.asked == [("GET", "two")]
+    assert (second.path / digest / "data/long").read_bytes() == (
+        first.path / digest / "data/long"
     ).read_bytes()
-    await two.fleet.obtain(digest)
-    assert one.asked == [("GET", "two")]
+    await second.fleet.obtain(digest)
+    assert first.asked == [("GET", "two")]
     # The others know where it is, and fetch it from either node.
     assert fleet["three"].fleet.nodes_of(digest) == {"one", "two"}
 
 
 async def test_a_root_file_system_comes_as_it_is(fleet: ImageFleet) -> None:
     """It has links that files at /app must not have; uploading these is refused as before."""
-    one, two = fleet["one"], fleet["two"]
+    first, second = fleet["one"], fleet["two"]
     tree = [link("etc/mtab", "/proc/mounts"), link("up", "../../x"), file("bin/sh", mode=0o755)]
-    image = await one.images.take(Archive.TAR, in_pieces(packed(tree)), contents=Contents.ROOTFS)
-    await one.fleet.restore()
-    await two.fleet.obtain(image.digest)
-    assert os.readlink(two.path / image.digest / "up") == "../../x"
+    image = await first.images.take(Archive.TAR, in_pieces(packed(tree)), contents=Contents.ROOTFS)
+    await first.fleet.restore()
+    await second.fleet.obtain(image.digest)
+    assert os.readlink(second.path / image.digest / "up") == "../../x"
     with pytest.raises(Unprocessable, match="leads outside"):
-        await one.put(packed(tree))
+        await first.put(packed(tree))
 
 
 async def test_who_waits_may_go_and_the_fetch_goes_on(fleet: ImageFleet) -> None:
-    one, two = fleet["one"], fleet["two"]
-    digest = await one.put(an_archive())
-    waiting = asyncio.ensure_future(two.fleet.obtain(digest))
-    await until(lambda: one.asked)
+    first, second = fleet["one"], fleet["two"]
+    digest = await first.put(an_archive())
+    waiting = asyncio.ensure_future(second.fleet.obtain(digest))
+    await until(lambda: first.asked)
     waiting.cancel()
-    await until(lambda: two.has(digest))
+    await until(lambda: second.has(digest))
 
 
 async def test_two_nodes_fetch_from_each_other_at_the_same_time(fleet: ImageFleet) -> None:
-    one, two = fleet["one"], fleet["two"]
-    first = [await one.put(an_archive()) for _ in range(3)]
-    second = [await two.put(an_archive()) for _ in range(3)]
+    node, other = fleet["one"], fleet["two"]
+    first = [await node.put(an_archive()) for _ in range(3)]
+    second = [await other.put(an_archive()) for _ in range(3)]
     async with asyncio.timeout(scaled(20)):
         await asyncio.gather(
-            *(two.fleet.obtain(digest) for digest in first),
-            *(one.fleet.obtain(digest) for digest in second),
+            *(other.fleet.obtain(digest) for digest in first),
+            *(node.fleet.obtain(digest) for digest in second),
         )
     for digest in (*first, *second):
         assert fleet.having(digest) == ["one", "two"]
@@ -231,24 +231,24 @@ async def test_who_waits_for_a_node_that_sends_to_others_does_not_give_it_up(
     fleet: ImageFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_fetch, "STALL_S", 0.2)
-    one = fleet["one"]
-    digest = await one.put(an_archive())
+    node = fleet["one"]
+    digest = await node.put(an_archive())
     for _ in range(fleet_images.SENDS_MAX):
-        await one.fleet._sending.acquire()
+        await node.fleet._sending.acquire()
     waiting = asyncio.ensure_future(fleet["two"].fleet.obtain(digest))
     await asyncio.sleep(0.5)
-    one.fleet._sending.release()
+    node.fleet._sending.release()
     await waiting
-    assert one.asked == [("GET", "two")]
+    assert node.asked == [("GET", "two")]
     # Each request frees what it reserved, whether the image exists or not.
     for wanted in (digest, "ab" * 32):
         asker = Asker(node="three", call=None)
         request = Request("GET", f"/fleet/images/{wanted}", Headers({}))
-        response = await one.fleet.answer(request, asker)
+        response = await node.fleet.answer(request, asker)
         close = getattr(response.body, "aclose", None)
         if close is not None:
             await close()
-        assert one.fleet._sending._value == 1
+        assert node.fleet._sending._value == 1
 
 
 async def test_a_node_that_lied_is_asked_last(fleet: ImageFleet) -> None:
@@ -284,15 +284,15 @@ async def test_a_full_disk_ends_the_fetch_and_leaves_nothing(
 @promise("N44")
 async def test_the_bound_for_all_images_holds_for_fetched_ones(tmp_path: Path) -> None:
     async with image_fleet(tmp_path, "one", "two", all_bytes=4 * MIB) as fleet:
-        one, two = fleet["one"], fleet["two"]
-        kept = [await one.put(an_archive()) for _ in range(3)]
-        two.tenant_images._all_bytes = int(2.5 * MIB)  # as set by its operator
+        first, second = fleet["one"], fleet["two"]
+        kept = [await first.put(an_archive()) for _ in range(3)]
+        second.tenant_images._all_bytes = int(2.5 * MIB)  # as set by its operator
         for digest in kept[:2]:
-            await two.fleet.obtain(digest)
+            await second.fleet.obtain(digest)
         with pytest.raises(ImageUnavailable, match="no room for another image"):
-            await two.fleet.obtain(kept[2])
-        assert ("GET", "two") in one.asked
-        assert len(one.asked) == 2  # nothing was sent in vain
+            await second.fleet.obtain(kept[2])
+        assert ("GET", "two") in first.asked
+        assert len(first.asked) == 2  # nothing was sent in vain
 
 
 # An image that is removed meanwhile -----------------------------------------------------------
@@ -300,19 +300,19 @@ async def test_the_bound_for_all_images_holds_for_fetched_ones(tmp_path: Path) -
 
 @promise("N43")
 async def test_an_image_removed_while_it_is_fetched_is_sent_whole(fleet: ImageFleet) -> None:
-    one, two = fleet["one"], fleet["two"]
-    digest = await one.put(an_archive(8 * MIB))
-    waiting = asyncio.ensure_future(two.fleet.obtain(digest))
-    await until(lambda: one.images._sent)
+    first, second = fleet["one"], fleet["two"]
+    digest = await first.put(an_archive(8 * MIB))
+    waiting = asyncio.ensure_future(second.fleet.obtain(digest))
+    await until(lambda: first.images._sent)
     fleet.clock.time += 10_000
-    await one.tenant_images.collect(frozenset(), frozenset(), 600)
-    assert one.has(digest)
+    await first.tenant_images.collect(frozenset(), frozenset(), 600)
+    assert first.has(digest)
     await waiting
-    assert two.has(digest)
+    assert second.has(digest)
     # No tenant has it: after a while it is on no node.
     for _ in range(2):
         fleet.clock.time += 10_000
-        for node in (one, two):
+        for node in (first, second):
             await node.tenant_images.collect(frozenset(), frozenset(), 600)
             await node.fleet._state()
     assert fleet.having(digest) == []
@@ -320,11 +320,11 @@ async def test_an_image_removed_while_it_is_fetched_is_sent_whole(fleet: ImageFl
 
 
 async def test_an_image_that_was_removed_before_is_not_there(fleet: ImageFleet) -> None:
-    one = fleet["one"]
-    digest = await one.put(an_archive())
+    node = fleet["one"]
+    digest = await node.put(an_archive())
     fleet.clock.time += 10_000
-    await one.tenant_images.collect(frozenset(), frozenset(), 600)
-    assert not one.has(digest)
+    await node.tenant_images.collect(frozenset(), frozenset(), 600)
+    assert not node.has(digest)
     with pytest.raises(ImageUnavailable):
         await fleet["two"].fleet.obtain(digest)
 
@@ -355,17 +355,17 @@ async def test_where_no_other_node_can_be_reached_one_has_it(tmp_path: Path) -> 
 
 @promise("N41")
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [(b"no room", "no room"), (b"x" * 5000, "its reason has more than 4096 bytes")],
 )
-async def test_an_upload_needs_a_second_node(fleet: ImageFleet, body: bytes, told: str) -> None:
+async def test_an_upload_needs_a_second_node(fleet: ImageFleet, body: bytes, message: str) -> None:
     async def full(*_: object) -> Response:
         return Response(status=503, body=body)
 
     data = an_archive()
     for name in ("two", "three"):
         fleet[name].handler = full
-    with pytest.raises(StoreUnavailable, match=rf"node accepts it: node .*: {told}") as error:
+    with pytest.raises(StoreUnavailable, match=rf"node accepts it: node .*: {message}") as error:
         await fleet["one"].upload(data)
     assert "repeat the upload" in str(error.value.hint)
     fleet["three"].handler = None
@@ -433,12 +433,12 @@ async def test_a_copy_on_a_lost_node_is_made_anew_after_a_while(fleet: ImageFlee
 @promise("N43")
 async def test_an_image_that_no_tenant_has_is_given_to_nobody(fleet: ImageFleet) -> None:
     """Otherwise two nodes would copy it to each other for ever, since each removes it again."""
-    one = fleet["one"]
-    digest = await one.put(an_archive())
+    first = fleet["one"]
+    digest = await first.put(an_archive())
     fleet.store.rows.clear()
     for node in fleet.nodes.values():
         await node.tenant_images.follow_changes(None)
-    running = asyncio.ensure_future(one.fleet.run())
+    running = asyncio.ensure_future(first.fleet.run())
     await asyncio.sleep(0.2)
     running.cancel()
     await asyncio.wait([running])
@@ -446,12 +446,12 @@ async def test_an_image_that_no_tenant_has_is_given_to_nobody(fleet: ImageFleet)
 
 
 async def test_a_node_says_at_its_start_what_it_has(fleet: ImageFleet) -> None:
-    one = fleet["one"]
-    digest = await one.put(an_archive())
+    node = fleet["one"]
+    digest = await node.put(an_archive())
     fleet.store.copies.clear()
-    one.fleet._stated = None
-    await one.fleet.restore()
-    assert one.fleet._table.nodes_of(digest) == {"one"}
+    node.fleet._stated = None
+    await node.fleet.restore()
+    assert node.fleet._table.nodes_of(digest) == {"one"}
 
 
 # Limits of the peer port ----------------------------------------------------------------------
@@ -466,8 +466,8 @@ async def test_what_is_no_digest_is_refused(fleet: ImageFleet, path: str) -> Non
 
 async def test_room_is_looked_at_before_anything_is_asked_for(fleet: ImageFleet) -> None:
     """Control of the limit: the same check raises when it is called directly."""
-    one = fleet["one"]
-    one.tenant_images._all_bytes = 1
+    node = fleet["one"]
+    node.tenant_images._all_bytes = 1
     digest = await fleet["two"].put(an_archive())
     with pytest.raises(CapacityFull):
-        one.tenant_images.check_room(digest)
+        node.tenant_images.check_room(digest)

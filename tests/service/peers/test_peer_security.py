@@ -44,7 +44,7 @@ def log() -> Iterator[list[Any]]:
         yield lines
 
 
-async def told(log: list[Any], text: str) -> dict[str, Any]:
+async def logged(log: list[Any], text: str) -> dict[str, Any]:
     """Waits for the line of the log that reports it."""
     async with asyncio.timeout(scaled(5)):
         while True:
@@ -85,8 +85,8 @@ async def test_the_same_with_nothing_wrong(pair: Pair, log: list[Any]) -> None:
 
 async def test_without_a_certificate_nobody_is_let_in(pair: Pair, log: list[Any]) -> None:
     bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    bare.load_verify_locations(cadata=pair.two.ca_certificate)
-    with_one = client_context(pair.one)
+    bare.load_verify_locations(cadata=pair.second.ca_certificate)
+    with_one = client_context(pair.first)
     for context, is_let_in in ((bare, False), (with_one, True)):
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", pair.port, ssl=context, server_hostname="two"
@@ -97,16 +97,16 @@ async def test_without_a_certificate_nobody_is_let_in(pair: Pair, log: list[Any]
             found = await reader.read(1000)
         assert found.startswith(b"HTTP/1.1 204") is is_let_in, found
         writer.transport.abort()
-    assert (await told(log, "DID_NOT_RETURN_A_CERTIFICATE"))["address"] == "127.0.0.1"
+    assert (await logged(log, "DID_NOT_RETURN_A_CERTIFICATE"))["address"] == "127.0.0.1"
     assert not pair.seen
 
 
 async def test_a_node_of_another_fleet_is_not_let_in(pair: Pair, log: list[Any]) -> None:
     other = a_node(a_fleet(time.time()), "one", time.time())
     # It trusts the requested node, so that this one has to refuse it.
-    other = replace(other, ca_certificate=pair.one.ca_certificate)
+    other = replace(other, ca_certificate=pair.first.ca_certificate)
     await refused(pair, other)
-    line = await told(log, "handshake")
+    line = await logged(log, "handshake")
     assert line["kind"] == "handshake"
     assert "verify" in line["event"] or "issuer" in line["event"] or "signature" in line["event"]
 
@@ -127,7 +127,7 @@ async def test_an_expired_certificate_is_refused(pair: Pair, log: list[Any], who
     fleet, before = pair.fleet, time.time() - 9 * DAY_S
     if whose == "asker":
         await refused(pair, a_node(fleet, "one", before, days=3))
-        assert "expired" in (await told(log, "handshake"))["event"]
+        assert "expired" in (await logged(log, "handshake"))["event"]
         return
     bound = listener()
     with bound:
@@ -142,25 +142,25 @@ async def test_an_expired_certificate_is_refused(pair: Pair, log: list[Any], who
 async def test_a_node_is_not_taken_for_another_one(pair: Pair) -> None:
     """The address of one node leads to another node of the same fleet."""
     with pytest.raises(PeerUnreachable, match=r"its certificate is refused: .*three"):
-        await ask_as(pair, pair.one, "three")
+        await ask_as(pair, pair.first, "three")
     assert not pair.seen
 
 
 async def test_a_node_cannot_make_certificates(pair: Pair) -> None:
     """Someone with a node's file signs a certificate for another name with the node's key."""
-    above = Credential(pair.one.certificate, pair.one.key)
+    above = Credential(pair.first.certificate, pair.first.key)
     forged = make_node_certificate(above, "three", time.time(), 9)
-    chain = forged.certificate + pair.one.certificate
-    await refused(pair, replace(pair.one, name="three", certificate=chain, key=forged.key))
+    chain = forged.certificate + pair.first.certificate
+    await refused(pair, replace(pair.first, name="three", certificate=chain, key=forged.key))
     good = make_node_certificate(
         Credential(pair.fleet.ca_certificate, pair.fleet.ca_key), "three", time.time(), 9
     )
-    own = replace(pair.one, name="three", certificate=good.certificate, key=good.key)
+    own = replace(pair.first, name="three", certificate=good.certificate, key=good.key)
     assert (await ask_as(pair, own))[0] == 200
 
 
 async def test_an_older_tls_is_refused(pair: Pair, log: list[Any]) -> None:
-    context = client_context(pair.one)
+    context = client_context(pair.first)
     for version, is_let_in in ((ssl.TLSVersion.TLSv1_2, False), (ssl.TLSVersion.TLSv1_3, True)):
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.maximum_version = version
@@ -173,7 +173,7 @@ async def test_an_older_tls_is_refused(pair: Pair, log: list[Any]) -> None:
         else:
             assert is_let_in
             writer.transport.abort()
-    assert "PROTOCOL" in (await told(log, "handshake"))["event"].upper()
+    assert "PROTOCOL" in (await logged(log, "handshake"))["event"].upper()
 
 
 def test_a_certificate_with_more_names_than_one_names_no_node() -> None:
@@ -191,7 +191,7 @@ async def test_a_removed_node_is_told_so_and_asks_nothing(pair: Pair, log: list[
     with pytest.raises(PeerUnreachable, match="node one: it was removed from the fleet"):
         await pair.ask()
     assert not pair.seen
-    assert (await told(log, "removed"))["kind"] == "node"
+    assert (await logged(log, "removed"))["kind"] == "node"
     del pair.of_two.refusals["one"]
     await asyncio.sleep(0.6)  # until it is asked again
     assert (await pair.ask())[0] == 200
@@ -264,28 +264,28 @@ class Raw:
 async def raw(pair: Pair) -> AsyncIterator[tuple[Raw, str]]:
     """Yields a connection with the nonce that it received."""
     reader, writer = await asyncio.open_connection(
-        "127.0.0.1", pair.port, ssl=client_context(pair.one), server_hostname="two"
+        "127.0.0.1", pair.port, ssl=client_context(pair.first), server_hostname="two"
     )
     try:
-        one = Raw(reader, writer)
-        status, headers = await one.get(HELLO)
+        connection = Raw(reader, writer)
+        status, headers = await connection.get(HELLO)
         assert status == 204
-        yield one, headers[NONCE_HEADER]
+        yield connection, headers[NONCE_HEADER]
     finally:
         writer.transport.abort()
 
 
 def side(pair: Pair, **changes: Any) -> Side:
-    own = Side(key=pair.one.secret, fleet_id=pair.one.fleet_id, asker="one", asked="two")
+    own = Side(key=pair.first.secret, fleet_id=pair.first.fleet_id, asker="one", asked="two")
     return replace(own, **changes)
 
 
 async def test_a_signed_request_is_answered(pair: Pair) -> None:
     """Control of the following tests."""
-    async with raw(pair) as (one, nonce):
+    async with raw(pair) as (connection, nonce):
         signer = Signer(side(pair), nonce)
         for target in ("/a", "/b"):
-            assert (await one.get(target, signer.sign("GET", target, CALL)))[0] == 200
+            assert (await connection.get(target, signer.sign("GET", target, CALL)))[0] == 200
     assert [asker.call for _, asker in pair.seen] == [CALL, CALL]
 
 
@@ -296,7 +296,7 @@ async def test_a_signed_request_is_answered(pair: Pair) -> None:
 )
 async def test_unsigned_requests_are_refused(pair: Pair, log: list[Any], forged: str) -> None:
     admin = replace(CALL, caller=replace(CALLER, tenant_id="other"))
-    async with raw(pair) as (one, nonce), raw(pair) as (_, other_nonce):
+    async with raw(pair) as (connection, nonce), raw(pair) as (_, other_nonce):
         changes: dict[str, dict[str, Any]] = {
             "key": {"key": b"x" * 32},
             "asker": {"asker": "three"},
@@ -312,19 +312,19 @@ async def test_unsigned_requests_are_refused(pair: Pair, log: list[Any], forged:
             number, _, signature = str(value).split(".")
             value = f"{number}.{told_admin}.{signature}"
         value = {"none": None, "garbage": "1.e30.00"}.get(forged, value)
-        status, headers = await one.get("/a", value)
+        status, headers = await connection.get("/a", value)
         assert (status, headers["connection"]) == (403, "close")
-        assert await one.reader.read() == b"", "it has ended"
+        assert await connection.reader.read() == b"", "it has ended"
     assert not pair.seen
-    assert (await told(log, "identity"))["kind"] == "identity"
+    assert (await logged(log, "identity"))["kind"] == "identity"
 
 
 async def test_a_request_that_was_seen_is_of_no_use_again(pair: Pair) -> None:
-    async with raw(pair) as (one, nonce), raw(pair) as (other, _):
+    async with raw(pair) as (connection, nonce), raw(pair) as (other, _):
         value = Signer(side(pair), nonce).sign("GET", "/a", CALL)
-        assert (await one.get("/a", value))[0] == 200
+        assert (await connection.get("/a", value))[0] == 200
         assert (await other.get("/a", value))[0] == 403
-        assert (await one.get("/a", value))[0] == 403
+        assert (await connection.get("/a", value))[0] == 403
     assert len(pair.seen) == 1
 
 
@@ -358,10 +358,10 @@ async def test_garbage_is_refused_briefly_and_harms_nobody(pair: Pair, log: list
 
 @pytest.mark.parametrize("garbage", GARBAGE[:3])
 async def test_garbage_of_a_node_ends_its_connection_alone(pair: Pair, garbage: bytes) -> None:
-    async with raw(pair) as (one, _):
+    async with raw(pair) as (connection, _):
         with contextlib.suppress(OSError):
-            one.writer.write(garbage)
+            connection.writer.write(garbage)
             async with asyncio.timeout(scaled(5)):
-                assert b"HTTP/1.1 20" not in await one.reader.read()
+                assert b"HTTP/1.1 20" not in await connection.reader.read()
     assert not pair.seen
     assert (await pair.ask())[0] == 200

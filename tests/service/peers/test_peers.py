@@ -399,13 +399,13 @@ def _connected_sockets() -> list[socket.socket]:
     found = []
     for number in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError):
-            one = socket.socket(fileno=os.dup(number))
+            sock = socket.socket(fileno=os.dup(number))
             try:
-                one.getpeername()
+                sock.getpeername()
             except OSError:
-                one.close()
+                sock.close()
                 raise
-            found.append(one)
+            found.append(sock)
     return found
 
 
@@ -497,8 +497,8 @@ async def test_a_node_without_a_descriptor_for_pings_takes_nobody_for_dead(pair:
                 taken.append(os.dup(0))
         await asyncio.sleep(3.5)
     finally:
-        for one in taken:
-            os.close(one)
+        for descriptor in taken:
+            os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     release.set()
     assert await call == (200, b"done")
@@ -538,8 +538,8 @@ async def test_connections_that_the_node_has_ended_are_not_asked_for_pings(pair:
     pair.handler = handle
     await asyncio.gather(*(pair.ask() for _ in range(8)))
     kept = pair.peers._links["two"]._idle[-1]._transport.get_extra_info("sockname")
-    for one in list(pair.server.connections._regular):  # as if there were too many
-        connection: Any = one
+    for regular in list(pair.server.connections._regular):  # as if there were too many
+        connection: Any = regular
         if connection._transport.get_extra_info("peername") != kept:
             connection.cut()
     call = asyncio.ensure_future(pair.ask("/long"))

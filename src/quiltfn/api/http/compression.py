@@ -91,8 +91,8 @@ def gzipped_once(body: bytes) -> bytes:
 def wants_gzip(headers: Headers) -> bool:
     """Whether Accept-Encoding accepts gzip, by name or by `*`."""
     weights: dict[str, float] = {}
-    for one in ",".join(headers.getlist("accept-encoding")).lower().split(",")[:NAMES_MAX]:
-        name, *parameters = (part.strip() for part in one.split(";"))
+    for token in ",".join(headers.getlist("accept-encoding")).lower().split(",")[:NAMES_MAX]:
+        name, *parameters = (part.strip() for part in token.split(";"))
         weights[name] = _weight(parameters)
     return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
 

@@ -294,17 +294,17 @@ class Connections:
         """
         chosen: list[Connection] = []
         surplus = -missing
-        for one in ordered:
+        for each in ordered:
             if surplus >= 0:
                 break
-            chosen.append(one)
-            surplus += self._paused[one]
+            chosen.append(each)
+            surplus += self._paused[each]
         if surplus < 0:
             return []
-        for one in sorted(chosen, key=lambda one: self._paused[one]):
-            if self._paused[one] <= surplus:
-                surplus -= self._paused[one]
-                chosen.remove(one)
+        for each in sorted(chosen, key=lambda each: self._paused[each]):
+            if self._paused[each] <= surplus:
+                surplus -= self._paused[each]
+                chosen.remove(each)
         return chosen
 
 

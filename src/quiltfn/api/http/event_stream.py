@@ -56,8 +56,8 @@ def wants_events(headers: Headers) -> bool:
     given = ",".join(headers.getlist("accept")).lower()
     if EVENT_STREAM not in given:
         return False
-    for one in given.split(",")[:TYPES_MAX]:
-        kind, *parameters = (part.strip() for part in one.split(";"))
+    for token in given.split(",")[:TYPES_MAX]:
+        kind, *parameters = (part.strip() for part in token.split(";"))
         if kind == EVENT_STREAM:
             return not any(part in ("q=0", "q=0.0", "q=0.00", "q=0.000") for part in parameters)
     return False

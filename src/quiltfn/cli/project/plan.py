@@ -370,8 +370,10 @@ def as_wanted(found: AsyncPolicy | FunctionUrl, shape: type[T]) -> T:
     """Convert a server's response to the schema of the request, for comparison."""
     fields = {name: getattr(found, name) for name in fields_of(shape)}
     for name in ("on_success", "on_failure"):
-        if (one := fields.get(name)) is not None:
-            fields[name] = NewDestination(function=one.function, url=one.url, secret=one.secret)
+        if (destination := fields.get(name)) is not None:
+            fields[name] = NewDestination(
+                function=destination.function, url=destination.url, secret=destination.secret
+            )
     return shape(**fields)
 
 

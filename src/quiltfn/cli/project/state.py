@@ -38,7 +38,9 @@ def find(
     with ThreadPoolExecutor(AT_ONCE) as threads:
         asked = [*ids.values(), *others]
         functions = [
-            one for one in threads.map(lambda one: _function(at, one, with_aliases), asked) if one
+            one
+            for one in threads.map(lambda function: _function(at, function, with_aliases), asked)
+            if one
         ]
     return CurrentState(
         functions={one.function.name: one for one in functions},

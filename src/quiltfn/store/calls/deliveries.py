@@ -39,17 +39,18 @@ NOT_KEPT = "what was to be sent had to make room for other deliveries and is not
 NOBODY = {"node_id": "", "epoch": 0}
 
 table = tables.delivery
-one = table.c
-COLUMNS = [one[name] for name in Delivery.__struct_fields__ if name != "end_cause"]
+columns = table.c
+COLUMNS = [columns[name] for name in Delivery.__struct_fields__ if name != "end_cause"]
 _CAUSE = select(tables.invocation.c.end_cause).where(
-    tables.invocation.c.invocation_id == one.invocation_id
+    tables.invocation.c.invocation_id == columns.invocation_id
 )
 WITHOUT_BODY = [
-    literal(b"", LargeBinary).label("body") if column is one.body else column for column in COLUMNS
+    literal(b"", LargeBinary).label("body") if column is columns.body else column
+    for column in COLUMNS
 ] + [_CAUSE.scalar_subquery().label("end_cause")]
 # As a literal: a cached plan of PostgreSQL's could not use the partial index for a parameter.
-WAITS = one.status == literal_column(f"'{DeliveryStatus.WAITING.value}'")
-IS_FREE = one.epoch == literal_column("0")
+WAITS = columns.status == literal_column(f"'{DeliveryStatus.WAITING.value}'")
+IS_FREE = columns.epoch == literal_column("0")
 
 
 class SqlDeliveries:
@@ -82,9 +83,9 @@ class SqlDeliveries:
     async def next_due(self, function_id: str) -> DueDeliveries | None:
         """When the function's first delivery is due; None if none waits."""
         query = (
-            select(one.function_id, one.tenant_id, one.due_at_ms)
-            .where(one.function_id == function_id, WAITS, IS_FREE)
-            .order_by(one.due_at_ms)
+            select(columns.function_id, columns.tenant_id, columns.due_at_ms)
+            .where(columns.function_id == function_id, WAITS, IS_FREE)
+            .order_by(columns.due_at_ms)
             .limit(1)
         )
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
@@ -95,17 +96,17 @@ class SqlDeliveries:
         disk when this returns.
         """
         due = (
-            select(one.id)
-            .where(one.function_id == function_id, WAITS, IS_FREE, one.due_at_ms <= now_ms)
+            select(columns.id)
+            .where(columns.function_id == function_id, WAITS, IS_FREE, columns.due_at_ms <= now_ms)
             .where(exists().where(tables.function.c.id == function_id))
-            .order_by(one.due_at_ms)
+            .order_by(columns.due_at_ms)
             .limit(limit)
         )
         owner = tables.owned_by(self._database.boot)
         take = (
             update(table)
-            .where(one.id.in_(due))
-            .values(**owner, attempts=one.attempts + 1)
+            .where(columns.id.in_(due))
+            .values(**owner, attempts=columns.attempts + 1)
             .returning(*COLUMNS)
         )
 
@@ -126,9 +127,9 @@ class SqlDeliveries:
         not count their tries. Used after a claim whose outcome is unknown.
         """
         boot = self._database.boot
-        mine = WAITS, one.epoch == boot.epoch, one.node_id == boot.node_id
-        others = *mine, one.id.not_in(list(known))
-        change = update(table).where(*others).values({**NOBODY, "attempts": one.attempts - 1})
+        mine = WAITS, columns.epoch == boot.epoch, columns.node_id == boot.node_id
+        others = *mine, columns.id.not_in(list(known))
+        change = update(table).where(*others).values({**NOBODY, "attempts": columns.attempts - 1})
         await self._database.write(lambda c: c.execute(change).close(), frees=True)
 
     async def finish(self, delivery: Delivery) -> None:
@@ -180,14 +181,14 @@ class SqlDeliveries:
         `Unprocessable` for an invalid cursor.
         """
         before = from_cursor(cursor, AFTER_EVERY_ID)
-        rows = select(one.id, one.status).where(tables.are_of(table, of))
+        rows = select(columns.id, columns.status).where(tables.are_of(table, of))
 
         def filters(columns: Any) -> Sequence[ColumnElement[bool]]:
             return () if status is None else (columns.status == status.value,)
 
         def work(connection: Connection) -> Page[Delivery]:
             ids, last = steps.matching(connection, rows, filters, limit, before)
-            whole = select(*WITHOUT_BODY).where(one.id.in_(ids)).order_by(one.id.desc())
+            whole = select(*WITHOUT_BODY).where(columns.id.in_(ids)).order_by(columns.id.desc())
             items = [_read(row) for row in connection.execute(whole)]
             return Page(items, None if last is None else to_cursor(last))
 
@@ -199,9 +200,14 @@ class SqlDeliveries:
         """Makes an undelivered delivery due at once; None: the function has none with that id.
         Returns it unchanged if it is delivered, is being sent, or has lost its body to make room.
         """
-        this = (one.function_id == function_id, one.id == delivery_id)
-        has_body = func.length(one.body) > 0  # otherwise removed to make room: see `_give_up`
-        is_undelivered = *this, one.status != DeliveryStatus.DELIVERED, one.epoch == 0, has_body
+        this = (columns.function_id == function_id, columns.id == delivery_id)
+        has_body = func.length(columns.body) > 0  # otherwise removed to make room: see `_give_up`
+        is_undelivered = (
+            *this,
+            columns.status != DeliveryStatus.DELIVERED,
+            columns.epoch == 0,
+            has_body,
+        )
         due = {"status": DeliveryStatus.WAITING, "due_at_ms": now_ms, "ended_at": None}
         due["expires_at_ms"] = expires_at_ms
         change = update(table).where(*is_undelivered).values(due)
@@ -223,11 +229,11 @@ class SqlDeliveries:
             changed = 0
             if before is not None:
                 old = (
-                    select(one.id)
-                    .where(one.id < first_id(before), one.ended_at < before)
+                    select(columns.id)
+                    .where(columns.id < first_id(before), columns.ended_at < before)
                     .limit(STEP_ROWS)
                 )
-                changed += connection.execute(delete(table).where(one.id.in_(old))).rowcount
+                changed += connection.execute(delete(table).where(columns.id.in_(old))).rowcount
             for surplus in usage.surpluses(connection, usage.DELIVERY, self._bound):
                 changed += _give_up(connection, surplus, now)
             return changed
@@ -240,10 +246,10 @@ class SqlDeliveries:
         """
         owner = tables.owned_by(self._database.boot)
         return update(table).where(
-            one.id == delivery.id,
-            one.epoch == owner["epoch"],
-            one.node_id == owner["node_id"],
-            one.attempts == delivery.attempts,
+            columns.id == delivery.id,
+            columns.epoch == owner["epoch"],
+            columns.node_id == owner["node_id"],
+            columns.attempts == delivery.attempts,
         )
 
     async def _change(self, delivery: Delivery, values: dict[str, Any]) -> None:
@@ -253,30 +259,30 @@ class SqlDeliveries:
 
 def free(connection: Connection, boot: Boot) -> int:
     """Releases deliveries that earlier boots of a server had claimed; returns how many."""
-    left = of_earlier_boots(boot, one.node_id, one.epoch)
-    change = update(table).where(WAITS, one.epoch > 0, left).values(NOBODY)
+    left = of_earlier_boots(boot, columns.node_id, columns.epoch)
+    change = update(table).where(WAITS, columns.epoch > 0, left).values(NOBODY)
     return connection.execute(change).rowcount
 
 
 def _waiting(connection: Connection) -> list[DueDeliveries]:
     query = (
-        select(one.function_id, one.tenant_id, func.min(one.due_at_ms))
+        select(columns.function_id, columns.tenant_id, func.min(columns.due_at_ms))
         .where(WAITS, IS_FREE)
-        .group_by(one.function_id, one.tenant_id)
+        .group_by(columns.function_id, columns.tenant_id)
     )
     return [_due(row) for row in connection.execute(query)]
 
 
 def _give_up(connection: Connection, surplus: usage.Surplus, now: int) -> int:
     """Removes the oldest ended deliveries, or fails the oldest waiting ones."""
-    size = (ROW_BYTES + func.length(one.body)).label("size")
-    theirs = select(one.id, size).where(one.tenant_id == surplus.tenant_id)
-    ended = theirs.where(one.ended_at.is_not(None)).order_by(one.ended_at).limit(STEP_ROWS)
+    size = (ROW_BYTES + func.length(columns.body)).label("size")
+    theirs = select(columns.id, size).where(columns.tenant_id == surplus.tenant_id)
+    ended = theirs.where(columns.ended_at.is_not(None)).order_by(columns.ended_at).limit(STEP_ROWS)
     rows = connection.execute(ended).all()
     if rows:
         change: Any = delete(table)
     else:
-        waiting = theirs.where(one.ended_at.is_(None)).order_by(one.id).limit(STEP_ROWS)
+        waiting = theirs.where(columns.ended_at.is_(None)).order_by(columns.id).limit(STEP_ROWS)
         rows = connection.execute(waiting).all()
         failed = {**NOBODY, "status": DeliveryStatus.FAILED, "body": b"", "ended_at": now}
         change = update(table).values(**failed, error_message=NOT_KEPT)
@@ -286,7 +292,7 @@ def _give_up(connection: Connection, surplus: usage.Surplus, now: int) -> int:
             break
         chosen.append(row.id)
         freed += row.size
-    return int(connection.execute(change.where(one.id.in_(chosen))).rowcount)
+    return int(connection.execute(change.where(columns.id.in_(chosen))).rowcount)
 
 
 def _end_of(delivery: Delivery) -> dict[str, Any]:

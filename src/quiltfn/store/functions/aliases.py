@@ -40,8 +40,8 @@ def check_others(
     becomes_default = alias.is_default and not (known is not None and known.is_default)
     if known is not None and not becomes_default:
         return
-    these = row.c.function_id == function_id, row.c.name != alias.name
-    others = connection.execute(select(row.c.alias).where(*these)).scalars().all()
+    condition = row.c.function_id == function_id, row.c.name != alias.name
+    others = connection.execute(select(row.c.alias).where(*condition)).scalars().all()
     is_full = known is None and len(others) >= ALIASES_MAX
     if is_full or (becomes_default and any(convert(one, Alias).is_default for one in others)):
         raise Outdated
