@@ -50,9 +50,12 @@ class Complaints:
         self.strangers: list[str] = []
         self._own = urlsplit(own).netloc
         context.add_init_script(TELL_VIOLATIONS)
-        context.on("weberror", lambda one: self.errors.append(f"uncaught: {one.error}"))
-        context.on("console", lambda one: self._said(one.type, one.text, one.location["url"]))
-        context.on("request", lambda one: self._asked(one.url))
+        context.on("weberror", lambda error: self.errors.append(f"uncaught: {error.error}"))
+        context.on(
+            "console",
+            lambda message: self._said(message.type, message.text, message.location["url"]),
+        )
+        context.on("request", lambda request: self._asked(request.url))
 
     def all(self) -> list[str]:
         strangers = [f"a request to another host: {url}" for url in self.strangers]

@@ -88,8 +88,8 @@ def deployed(site: Server) -> Iterator[Callable[..., Function]]:
         return made[-1]
 
     yield deploy
-    for one in made:
-        one.delete()
+    for created in made:
+        created.delete()
 
 
 @pytest.fixture

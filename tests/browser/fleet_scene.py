@@ -39,8 +39,8 @@ def open_shop(nodes: Sequence[Server], seconds: float) -> None:
             node = nodes[(at + number) % len(nodes)]
             # Those that come together find no instance that is ready, so each node starts its own.
             running.append(node.later(Function(node, made[name]).invoke, "1"))
-    for one in running:
-        one.result()
+    for future in running:
+        future.result()
     for name, busy in (("resize-pictures", 5), ("send-invoice", 2)):
         for at in range(busy):
             node = nodes[at % len(nodes)]

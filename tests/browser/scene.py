@@ -151,8 +151,8 @@ def _aliases(client: Client) -> None:
 def _calls(client: Client, functions: Mapping[str, str]) -> dict[str, str]:
     functions_of, calls = client.functions, {}
 
-    def keep(what: str, name: str, invocation_id: str) -> None:
-        calls[what] = f"functions/{functions[name]}/invocations/{invocation_id}"
+    def keep(label: str, name: str, invocation_id: str) -> None:
+        calls[label] = f"functions/{functions[name]}/invocations/{invocation_id}"
 
     def invoke(name: str, payload: object, timeout_seconds: int | None = None) -> str:
         record = functions_of.invoke(name, payload, timeout_seconds=timeout_seconds)

@@ -65,15 +65,15 @@ def customers(url: str) -> Iterator[None]:
                 client.functions.invoke(chance.choice(BUSY), {"key": "orders/20/plate.jpg"})
 
     threads = [threading.Thread(target=shop) for _ in range(3)]
-    for one in threads:
-        one.start()
+    for thread in threads:
+        thread.start()
     try:
         closed.wait(CUSTOMERS_S)
         yield
     finally:
         closed.set()
-        for one in threads:
-            one.join()
+        for thread in threads:
+            thread.join()
 
 
 def settled(page: Page) -> None:
@@ -89,8 +89,8 @@ def take_all(directory: Path) -> None:
         with Client(server.start().url) as client:
             scene = make_scene(client)
         with customers(server.url):
-            for one in ALL:
-                take(browser, server.url, scene, one, directory / f"{one.name}.png")
+            for picture in ALL:
+                take(browser, server.url, scene, picture, directory / f"{picture.name}.png")
     take_fleet(directory)
 
 
@@ -107,16 +107,16 @@ def take_fleet(directory: Path) -> None:
         take(browser, nodes[0].url, Scene({}, {}), FLEET, directory / f"{FLEET.name}.png")
 
 
-def take(browser: Browser, url: str, scene: Scene, one: Picture, target: Path) -> None:
+def take(browser: Browser, url: str, scene: Scene, picture: Picture, target: Path) -> None:
     context = browser.new_context(
         base_url=url,
-        viewport={"width": one.width, "height": one.height},
-        color_scheme="dark" if one.scheme == "dark" else "light",
+        viewport={"width": picture.width, "height": picture.height},
+        color_scheme="dark" if picture.scheme == "dark" else "light",
         locale="en-GB",
         timezone_id="Europe/Paris",
     )
     page = context.new_page()
-    page.goto(f"/ui/#/{one.path(scene)}")
+    page.goto(f"/ui/#/{picture.path(scene)}")
     settled(page)
     page.wait_for_timeout(SEEN_MS)
     page.screenshot(path=target, animations="disabled")

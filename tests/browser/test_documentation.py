@@ -60,8 +60,8 @@ def test_what_users_ask_leads_to_its_section(
 @pytest.mark.parametrize("at", ["search.html?q={}", "search.html?q=timeout&highlight={}", "#{}"])
 def test_text_in_the_address_is_no_html(open_page: Open, at: str) -> None:
     page = open_page()
-    told = quote('"><img src=x onerror="window.ran=1"><script>window.ran=1</script>')
-    page.goto(f"/docs/{at.format(told)}")
+    query = quote('"><img src=x onerror="window.ran=1"><script>window.ran=1</script>')
+    page.goto(f"/docs/{at.format(query)}")
     whole = ".search-summary" if "?" in at else "h1"
     expect(page.locator(whole).first).to_be_visible()
     assert page.evaluate("window.ran") is None
@@ -124,8 +124,8 @@ def test_what_helps_comes_before_what_explains_how_it_came_to_be(open_page: Open
     page = open_page()
     page.goto("/docs/search.html?q=timeout")
     expect(page.locator(".search-summary")).to_contain_text("found")
-    told = page.locator("ul.search > li > a").evaluate_all("all => all.map(one => one.pathname)")
-    explains = ["/decisions/" in one or "/changelog" in one for one in told]
+    paths = page.locator("ul.search > li > a").evaluate_all("all => all.map(one => one.pathname)")
+    explains = ["/decisions/" in one or "/changelog" in one for one in paths]
     assert True in explains
     assert explains[:5] == [False] * 5
 

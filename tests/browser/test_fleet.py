@@ -38,7 +38,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Se
 
 
 @pytest.fixture
-def one(nodes: tuple[Server, Server]) -> Server:
+def first_node(nodes: tuple[Server, Server]) -> Server:
     return nodes[0]
 
 
@@ -55,8 +55,8 @@ def state_of(server: Server, name: str) -> str:
     return str(server.call("GET", f"/api/nodes/{name}").json()["state"])
 
 
-def test_an_operator_sees_nodes_and_instances(open_page: OpenPage, one: Server) -> None:
-    page = open_page(one.url)
+def test_an_operator_sees_nodes_and_instances(open_page: OpenPage, first_node: Server) -> None:
+    page = open_page(first_node.url)
     page.goto("/ui/")
     page.get_by_role("navigation", name="Pages").get_by_role("link", name="Fleet").click()
     first = row_of(page, "Nodes", "one")
@@ -81,19 +81,21 @@ def test_an_operator_sees_nodes_and_instances(open_page: OpenPage, one: Server) 
     expect(row_of(page, "Functions there", "resize-pictures")).to_be_visible(timeout=SOON_MS)
 
 
-def test_a_node_is_told_what_to_do_and_asked_about_first(open_page: OpenPage, one: Server) -> None:
-    page = open_page(one.url)
+def test_a_node_is_told_what_to_do_and_asked_about_first(
+    open_page: OpenPage, first_node: Server
+) -> None:
+    page = open_page(first_node.url)
     page.goto("/ui/#/fleet/two")
     page.get_by_role("button", name="Drain two").click()
     dialog = page.get_by_role("dialog", name="Drain two?")
     expect(dialog).to_contain_text("it has none now")
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
-    assert state_of(one, "two") == "ready"
+    assert state_of(first_node, "two") == "ready"
     page.get_by_role("button", name="Drain two").click()
     dialog.get_by_role("button", name="Drain").click()
     expect(page.get_by_text("Nothing runs there: it can be stopped.")).to_be_visible()
-    assert state_of(one, "two") == "draining"
+    assert state_of(first_node, "two") == "draining"
     page.goto("/ui/#/fleet")
     expect(row_of(page, "Nodes", "two")).to_contain_text("draining")
     page.get_by_role("button", name="Drain one").click()  # the last one that takes calls
@@ -106,11 +108,13 @@ def test_a_node_is_told_what_to_do_and_asked_about_first(open_page: OpenPage, on
     expect(page.get_by_text("It begins no accepted work and takes no calls")).to_be_visible()
     page.get_by_role("button", name="Uncordon two").click()
     expect(page.get_by_role("button", name="Cordon two")).to_be_visible()
-    assert state_of(one, "two") == "ready"
+    assert state_of(first_node, "two") == "ready"
 
 
-def test_the_machine_page_has_instances_of_all_nodes(open_page: OpenPage, one: Server) -> None:
-    page = open_page(one.url)
+def test_the_machine_page_has_instances_of_all_nodes(
+    open_page: OpenPage, first_node: Server
+) -> None:
+    page = open_page(first_node.url)
     page.goto("/ui/#/node")
     expect(page.get_by_role("heading", name="Instances of all nodes")).to_be_visible()
     page.get_by_role("searchbox").fill("resize-pictures")
@@ -123,9 +127,9 @@ def test_the_machine_page_has_instances_of_all_nodes(open_page: OpenPage, one: S
 
 
 def test_nothing_keeps_people_from_using_it(
-    open_page: OpenPage, one: Server, camera: Camera
+    open_page: OpenPage, first_node: Server, camera: Camera
 ) -> None:
-    page = open_page(one.url)
+    page = open_page(first_node.url)
     page.goto("/ui/#/fleet")
     expect(row_of(page, "Where instances are", "resize-pictures")).to_be_visible(timeout=SOON_MS)
     assert_usable(page, camera, "fleet")
@@ -144,15 +148,15 @@ def test_a_server_that_is_alone_does_not_name_the_page(page: Page) -> None:
 
 
 def test_a_removed_node_stays_listed(open_page: OpenPage, nodes: tuple[Server, Server]) -> None:
-    one, two = nodes
-    page = open_page(one.url)
+    first, second = nodes
+    page = open_page(first.url)
     page.goto("/ui/#/fleet/two")
     page.get_by_role("button", name="Remove two").click()
     dialog = page.get_by_role("dialog", name="Remove two for good?")
     expect(dialog).to_contain_text("It ends within seconds.")
     expect(dialog).to_contain_text("No server of this name starts in the fleet again.")
     dialog.get_by_role("button", name="Cancel").click()
-    assert state_of(one, "two") == "ready"
+    assert state_of(first, "two") == "ready"
     page.get_by_role("button", name="Remove two").click()
     dialog.get_by_role("button", name="Remove").click()
     page.goto("/ui/#/fleet")
@@ -160,5 +164,5 @@ def test_a_removed_node_stays_listed(open_page: OpenPage, nodes: tuple[Server, S
     page.goto("/ui/#/fleet/two")
     expect(page.get_by_text("It was removed from the fleet")).to_be_visible()
     expect(page.get_by_role("button", name=re.compile("two$"))).to_have_count(0)
-    assert state_of(one, "two") == "removed"
-    assert two.wait() != 0
+    assert state_of(first, "two") == "removed"
+    assert second.wait() != 0

@@ -126,9 +126,9 @@ def test_output_streams_and_escape_cancels(page: Page, function: Callable[..., F
 def test_an_answer_comes_into_sight_and_leaves_the_focus(
     open_page: Callable[..., Page], function: Callable[..., Function], width: int, height: int
 ) -> None:
-    one = function("seq 9; echo the last line >&2; exit 1")
+    fn = function("seq 9; echo the last line >&2; exit 1")
     page = open_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
-    open_at(page, one)
+    open_at(page, fn)
     assert page.evaluate("() => scrollY") == 0
     button = page.get_by_role("button", name=re.compile("^Call"))
     button.click()
@@ -164,8 +164,8 @@ def test_a_call_has_variables(page: Page, function: Callable[..., Function], mod
 def test_a_call_is_shown_as_a_line_for_a_terminal(
     page: Page, function: Callable[..., Function], camera: Camera
 ) -> None:
-    one = function('printf "%s, %s" "$(cat)" "$PLACE"; echo noted >&2')
-    open_at(page, one)
+    fn = function('printf "%s, %s" "$(cat)" "$PLACE"; echo noted >&2')
+    open_at(page, fn)
     page.get_by_label("Payload").fill("it's me")
     page.get_by_text("This call from a terminal").click()
     assert page.get_by_text("curl -sS").evaluate("(one) => one.scrollWidth <= one.clientWidth")
@@ -176,47 +176,47 @@ def test_a_call_is_shown_as_a_line_for_a_terminal(
 
 
 def test_a_cold_start_says_why(page: Page, function: Callable[..., Function]) -> None:
-    one = function('[ "$(cat)" != long ] || sleep 50; echo done', max_instances=2)
-    busy = one.server.later(one.invoke, "long")
-    until(lambda: "running" in [each["status"] for each in one.records().values()])
-    open_at(page, one)
+    fn = function('[ "$(cat)" != long ] || sleep 50; echo done', max_instances=2)
+    busy = fn.server.later(fn.invoke, "long")
+    until(lambda: "running" in [each["status"] for each in fn.records().values()])
+    open_at(page, fn)
     page.get_by_role("button", name=re.compile("^Call")).click()
     expect(page.get_by_text("Cold: every instance was busy.")).to_be_visible()
-    (long,) = [id for id, each in one.records().items() if each["status"] == "running"]
-    one.server.call("POST", f"{one.path}/invocations/{long}/cancel")
+    (long,) = [id for id, each in fn.records().items() if each["status"] == "running"]
+    fn.server.call("POST", f"{fn.path}/invocations/{long}/cancel")
     assert busy.result()["status"] == "cancelled"
 
 
-def counted(one: Function, path: str) -> list[dict[str, int]]:
+def counted(fn: Function, path: str) -> list[dict[str, int]]:
     """The errors and calls of a function, as the statistics at `path` have them."""
-    found = one.server.call("GET", path).json()["functions"]
+    found = fn.server.call("GET", path).json()["functions"]
     return [
         {"errors": stats["errors"], "calls": stats["calls"]}
         for stats in found
-        if stats["function_id"] == one.id
+        if stats["function_id"] == fn.id
     ]
 
 
 def test_a_failing_function_has_no_check(page: Page, function: Callable[..., Function]) -> None:
-    one = function('[ "$QUILT_PAYLOAD" = good ]')
-    one.server.call("PUT", f"{one.path}/url", {"auth": "none"})
-    open_at(page, one)
+    fn = function('[ "$QUILT_PAYLOAD" = good ]')
+    fn.server.call("PUT", f"{fn.path}/url", {"auth": "none"})
+    open_at(page, fn)
     expect(state(page)).to_have_text("active")
-    expect(page.locator(".address")).to_contain_text(f"{one.server.url}/fn/default/{name_of(one)}")
-    failed = one.invoke("bad")["invocation_id"]
+    expect(page.locator(".address")).to_contain_text(f"{fn.server.url}/fn/default/{name_of(fn)}")
+    failed = fn.invoke("bad")["invocation_id"]
     expect(state(page)).to_have_text("active, failing")
     expect(state(page).locator(".failing")).to_be_visible()
     last = page.locator(".last-error")
     expect(last).to_contain_text("the handler exited with code 1")
     link = last.get_by_role("link", name="Last error")
     expect(link).to_have_attribute("href", re.compile(failed))
-    page.goto(f"/ui/#/?q={name_of(one)}")
+    page.goto(f"/ui/#/?q={name_of(fn)}")
     expect(page.get_by_role("row").get_by_text("active, failing")).to_be_attached()
-    one.invoke("good")
+    fn.invoke("good")
     # A commit stores it a moment later, and the page asks when it is opened.
     asked = "/api/functions/stats?window=3600&limit=1000"
-    until(lambda: {"errors": 1, "calls": 2} in counted(one, asked))
-    open_at(page, one)
+    until(lambda: {"errors": 1, "calls": 2} in counted(fn, asked))
+    open_at(page, fn)
     expect(state(page)).to_have_text("active")
     expect(last).to_contain_text("the handler exited with code 1")
 
@@ -226,13 +226,13 @@ def test_a_function_that_takes_no_invocations_offers_none(
     page: Page, site: Server, function: Callable[..., Function], wanted: str
 ) -> None:
     if wanted == "paused":
-        one = function("true")
-        one.server.call("POST", f"{one.path}/pause")
+        fn = function("true")
+        fn.server.call("POST", f"{fn.path}/pause")
     else:
-        one = site.create("main:missing", runtime="python")
+        fn = site.create("main:missing", runtime="python")
         if wanted == "error":
-            site.call("POST", f"{one.path}/deploy")
-    open_at(page, one)
+            site.call("POST", f"{fn.path}/deploy")
+    open_at(page, fn)
     expect(state(page)).to_contain_text(wanted)
     button = region(page, "Try it").get_by_role("button", name="Call", exact=False)
     expect(button).to_have_attribute("aria-disabled", "true")
@@ -245,8 +245,8 @@ def test_a_function_that_takes_no_invocations_offers_none(
 
 
 def test_it_is_paused_resumed_and_deleted(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo hi")
-    open_at(page, one)
+    fn = function("echo hi")
+    open_at(page, fn)
     page.get_by_role("button", name="Pause").click()
     expect(state(page)).to_contain_text("paused")
     page.get_by_role("button", name="Undo").click()
@@ -256,21 +256,21 @@ def test_it_is_paused_resumed_and_deleted(page: Page, function: Callable[..., Fu
     expect(state(page)).to_contain_text("active")
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
-    assert one.server.call("GET", one.path).status_code == 200
+    assert fn.server.call("GET", fn.path).status_code == 200
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     expect(page.get_by_text("was deleted.")).to_be_visible()
-    assert one.server.call("GET", one.path).status_code == 404
+    assert fn.server.call("GET", fn.path).status_code == 404
 
 
 def test_what_others_do_is_seen_at_once(page: Page, function: Callable[..., Function]) -> None:
     """The quickest of some tries: what else runs on the machine is no delay of the page."""
-    one = function("echo hi")
-    open_at(page, one)
+    fn = function("echo hi")
+    open_at(page, fn)
     expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
     took: list[float] = []
     for verb, wanted in [("pause", "paused"), ("resume", "active")] * TRIES:
-        assert one.server.call("POST", f"{one.path}/{verb}").status_code == 200
+        assert fn.server.call("POST", f"{fn.path}/{verb}").status_code == 200
         since = time.monotonic()
         state(page).get_by_text(wanted).wait_for(timeout=scaled(5) * 1000)
         took.append(time.monotonic() - since)
@@ -278,10 +278,10 @@ def test_what_others_do_is_seen_at_once(page: Page, function: Callable[..., Func
 
 
 def test_calls_of_others_are_listed(page: Page, function: Callable[..., Function]) -> None:
-    one = function("exit 3")
-    open_at(page, one)
+    fn = function("exit 3")
+    open_at(page, fn)
     expect(page.get_by_text("It has not been called.")).to_be_visible()
-    record = one.invoke()
+    record = fn.invoke()
     row = region(page, "Latest calls").get_by_role("row").nth(1)
     expect(row).to_contain_text("failed")
     expect(row).to_contain_text(record["invocation_id"])
@@ -297,18 +297,18 @@ def test_calls_of_others_are_listed(page: Page, function: Callable[..., Function
 
 
 def test_the_chart_updates_with_the_list(page: Page, function: Callable[..., Function]) -> None:
-    one = function("true")
-    open_at(page, one)
+    fn = function("true")
+    open_at(page, fn)
     expect(page.get_by_text("It has not been called.")).to_be_visible()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(urlsplit(request.url).path))
     deadline = time.monotonic() + scaled(20)
     while asked.count("/api/invocations") < LIST_FETCHES:
         assert time.monotonic() < deadline, asked
-        one.invoke()
+        fn.invoke()
         page.wait_for_timeout(50)  # in which the page's requests are heard of
-    assert 2 * asked.count(f"{one.path}/series") >= LIST_FETCHES, asked
-    calls = one.server.call("GET", one.path).json()["invocation_count"]
+    assert 2 * asked.count(f"{fn.path}/series") >= LIST_FETCHES, asked
+    calls = fn.server.call("GET", fn.path).json()["invocation_count"]
     expect(region(page, "Last hour").locator("dl").first).to_contain_text(str(calls))
 
 
@@ -318,9 +318,9 @@ def test_a_secret_is_masked_until_it_is_revealed_and_saved_as_it_is(
     open_page: Callable[..., Page], function: Callable[..., Function], width: int
 ) -> None:
     variables = {"API_TOKEN": "t0p-secret", "MODE": "fast"}
-    one = function("echo $API_TOKEN", environment=variables)
+    fn = function("echo $API_TOKEN", environment=variables)
     page = open_page(viewport={"width": width, "height": 844})
-    open_at(page, one, "settings")
+    open_at(page, fn, "settings")
     secret = page.get_by_label("Value of API_TOKEN")
     expect(secret).to_have_attribute("type", "password")
     expect(page.get_by_label("Value of MODE")).to_have_attribute("type", "text")
@@ -331,19 +331,19 @@ def test_a_secret_is_masked_until_it_is_revealed_and_saved_as_it_is(
     page.get_by_label("Value of MODE").fill("slow")
     page.get_by_role("button", name="Save and deploy").click()
     expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
-    saved = one.server.call("GET", one.path).json()["environment"]
+    saved = fn.server.call("GET", fn.path).json()["environment"]
     assert saved == {"API_TOKEN": "t0p-secret", "MODE": "slow"}
 
 
 def test_an_update_is_deployed_and_undone(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo old", environment={"OLD": "1"})
-    open_at(page, one, "settings")
+    fn = function("echo old", environment={"OLD": "1"})
+    open_at(page, fn, "settings")
     expect(page.get_by_text("memory limit in MiB, from 256")).to_be_visible()
     page.get_by_label("Memory").fill("300")
     page.get_by_role("button", name="Remove OLD").click()
     page.get_by_role("button", name="Save and deploy").click()
     expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
-    now = one.server.call("GET", one.path).json()
+    now = fn.server.call("GET", fn.path).json()
     assert (now["memory_limit_mb"], now["environment"], now["handler"]) == (300, {}, "echo old")
     page.get_by_role("button", name="Undo").click()
     expect(page.get_by_text(re.compile("Version 1 of .* serves"))).to_be_visible()
@@ -352,8 +352,8 @@ def test_an_update_is_deployed_and_undone(page: Page, function: Callable[..., Fu
 
 def test_a_failed_version_is_known_after_a_redeploy(page: Page, site: Server) -> None:
     packed(site, "broken", main="handler = lambda event: 'first'\n")
-    one = site.deploy("main:handler", runtime="broken")
-    open_at(page, one, "settings")
+    fn = site.deploy("main:handler", runtime="broken")
+    open_at(page, fn, "settings")
     code = page.locator(".open-file .cm-content")
     code.press("Control+A")
     code.press_sequentially("def handler(event) return 1")
@@ -383,8 +383,8 @@ def test_a_failed_version_is_known_after_a_redeploy(page: Page, site: Server) ->
 
 
 def test_unsaved_edits_survive_other_pages(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo before")
-    open_at(page, one, "settings")
+    fn = function("echo before")
+    open_at(page, fn, "settings")
     tab = page.get_by_role("link", name="Code and settings")
     expect(tab).not_to_contain_text("not saved")
     page.get_by_label("Timeout").fill("17")
@@ -401,11 +401,11 @@ def test_unsaved_edits_survive_other_pages(page: Page, function: Callable[..., F
 
 
 def test_versions_are_compared(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo old", environment={"A": "1", "B": "secret"})
+    fn = function("echo old", environment={"A": "1", "B": "secret"})
     changes = {"handler": "echo new", "environment": {"A": "2"}, "memory_limit_mb": 512}
-    one.server.call("PUT", one.path, changes)
+    fn.server.call("PUT", fn.path, changes)
     page.set_viewport_size({"width": 1280, "height": 600})
-    open_at(page, one, "versions")
+    open_at(page, fn, "versions")
     page.get_by_role("button", name="Compare version 2").click()
     differs = region(page, "What differs")
     expect(differs.get_by_role("heading")).to_be_in_viewport(ratio=1)
@@ -423,11 +423,11 @@ def test_versions_are_compared(page: Page, function: Callable[..., Function]) ->
 
 
 def test_any_old_version_is_compared_with_the_current(page: Page, site: Server) -> None:
-    one = site.create("echo old")
+    fn = site.create("echo old")
     for number in range(55):
-        site.call("PUT", one.path, {"handler": f"echo {number}"})
-    assert site.call("POST", f"{one.path}/rollback", {"version": 1}).status_code == 200
-    open_at(page, one, "versions")
+        site.call("PUT", fn.path, {"handler": f"echo {number}"})
+    assert site.call("POST", f"{fn.path}/rollback", {"version": 1}).status_code == 200
+    open_at(page, fn, "versions")
     page.get_by_role("button", name="Compare version 56").click()
     differs = region(page, "What differs")
     expect(differs.get_by_label("from")).to_have_value("1")
@@ -438,12 +438,12 @@ def test_any_old_version_is_compared_with_the_current(page: Page, site: Server) 
 
 
 def test_an_alias_is_split_and_undone(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo old")
+    fn = function("echo old")
     runtime = {"name": "shop.c11726e6df5b217d026367052fb1805f", "kind": "shell"}
-    one.server.call("POST", "/api/runtimes", runtime)
-    one.server.call("PUT", one.path, {"handler": "exit 3", "runtime": runtime["name"]})
-    one.server.call("POST", f"{one.path}/rollback", {"version": 1})
-    open_at(page, one, "versions")
+    fn.server.call("POST", "/api/runtimes", runtime)
+    fn.server.call("PUT", fn.path, {"handler": "exit 3", "runtime": runtime["name"]})
+    fn.server.call("POST", f"{fn.path}/rollback", {"version": 1})
+    open_at(page, fn, "versions")
     versions, aliases = region(page, "Versions"), page.get_by_role("form", name="Aliases")
     expect(aliases).to_contain_text("An alias is a name that calls use instead of a version")
     aliases.get_by_role("button", name="New alias").click()
@@ -461,29 +461,29 @@ def test_an_alias_is_split_and_undone(page: Page, function: Callable[..., Functi
     expect(versions.get_by_role("row", name=re.compile("^v2"))).to_contain_text("live 50 %")
     # Beside a long name that calls run by, and a runtime of a project.
     share = {"version": 2, "weight": 0.5}
-    long = f"{one.path}/aliases/production"
-    one.server.call("PUT", long, {"version": 1, "also": share, "default": True})
+    long = f"{fn.path}/aliases/production"
+    fn.server.call("PUT", long, {"version": 1, "also": share, "default": True})
     page.reload()
     expect(versions.get_by_role("row", name=re.compile("^v1"))).to_contain_text("currentlive 50 %")
     assert misfits(page) == []
-    one.server.call("DELETE", long)
+    fn.server.call("DELETE", long)
     page.reload()
 
     # It loses its second version by itself, and the page hears of it.
-    alias = f"{one.path}/aliases/live"
+    alias = f"{fn.path}/aliases/live"
     for _ in range(60):
-        one.server.call("POST", f"{one.path}/invoke?alias=live", {})
-    assert one.server.call("GET", alias).json()["also"] is None
+        fn.server.call("POST", f"{fn.path}/invoke?alias=live", {})
+    assert fn.server.call("GET", alias).json()["also"] is None
     expect(row).to_contain_text("rolled back version 2: ")
     expect(row.get_by_role("button", name="All to v2")).to_have_count(0)
 
     aliases.get_by_role("button", name="Remove live").click()
     page.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(page.get_by_text("Alias live was removed.")).to_be_visible()
-    assert one.server.call("GET", alias).status_code == 404
+    assert fn.server.call("GET", alias).status_code == 404
     page.get_by_role("button", name="Undo").last.click()
     expect(row).to_contain_text("v1")
-    assert one.server.call("GET", alias).json()["version"] == 1
+    assert fn.server.call("GET", alias).json()["version"] == 1
 
 
 def test_a_change_before_the_events_begin_is_shown(
@@ -502,25 +502,25 @@ def test_a_change_before_the_events_begin_is_shown(
     expect(row).to_contain_text("v2")
 
 
-def runs_on(one: Function) -> tuple[Any, ...]:
+def runs_on(fn: Function) -> tuple[Any, ...]:
     """The current version, and those that calls run on by the default alias."""
-    now = one.server.call("GET", one.path).json()
+    now = fn.server.call("GET", fn.path).json()
     default = now["default_alias"]
     return now["current_version"], default["version"], default["also"]
 
 
 @promise("W29")
 def test_another_version_s_calls_stay(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo good")
-    one.server.call("PUT", one.path, {"handler": "echo bad"})
+    fn = function("echo good")
+    fn.server.call("PUT", fn.path, {"handler": "echo bad"})
     share = {"version": 2, "weight": 0.5}
     rules = {"error_rate": 0.1, "p99_ms": None, "within_s": 300}
     live = {"version": 1, "also": share, "rollback_on": rules, "default": True}
-    alias = f"{one.path}/aliases/live"
+    alias = f"{fn.path}/aliases/live"
     for also, said in ((share, "v1 50 %, v2 50 % (live)"), (None, "v1 (live)")):
         rule = rules if also else None
-        one.server.call("PUT", alias, live | {"also": also, "rollback_on": rule})
-        open_at(page, one)
+        fn.server.call("PUT", alias, live | {"also": also, "rollback_on": rule})
+        open_at(page, fn)
         facts, back = (
             page.locator(".facts"),
             re.compile(f"version 2 *calls run on {re.escape(said)}"),
@@ -535,21 +535,21 @@ def test_another_version_s_calls_stay(page: Page, function: Callable[..., Functi
         expect(page.get_by_text(f"so calls stay on {said}.")).to_be_visible()
         page.get_by_role("button", name="Save and deploy").click()
         expect(page.get_by_text(f"is current. Calls run on {said}.")).to_be_visible()
-        newest = runs_on(one)[0]
-        assert runs_on(one) == (newest, 1, also)
+        newest = runs_on(fn)[0]
+        assert runs_on(fn) == (newest, 1, also)
         page.get_by_role("button", name="Undo").last.click()
         expect(facts).to_contain_text(back)
-        assert runs_on(one) == (2, 1, also)
+        assert runs_on(fn) == (2, 1, also)
         # Other code gets all calls, and its undo gives them back.
         page.locator(".cm-content").first.press("Control+End")
         page.locator(".cm-content").first.press_sequentially("er")
         page.get_by_role("button", name="Save and deploy").click()
         expect(page.get_by_text(re.compile(f"Version {newest + 1} of .* serves"))).to_be_visible()
-        assert runs_on(one) == (newest + 1, newest + 1, None)
+        assert runs_on(fn) == (newest + 1, newest + 1, None)
         page.get_by_role("button", name="Undo").last.click()
         expect(facts).to_contain_text(back)
-        assert runs_on(one) == (2, 1, also)
-        assert one.server.call("GET", alias).json()["rollback_on"] == rule
+        assert runs_on(fn) == (2, 1, also)
+        assert fn.server.call("GET", alias).json()["rollback_on"] == rule
 
 
 @promise("W29")
@@ -560,30 +560,30 @@ def test_undo_after_serve_gives_no_call_to_a_version_that_had_none(
     """What is served is the version that calls run on already, after an automatic rollback, or one
     of a split.
     """
-    one = function("echo good")
-    one.server.call("PUT", one.path, {"handler": "echo bad"})
+    fn = function("echo good")
+    fn.server.call("PUT", fn.path, {"handler": "echo bad"})
     alias = {"version": 1, "also": also, "default": True}
-    one.server.call("PUT", f"{one.path}/aliases/live", alias)
+    fn.server.call("PUT", f"{fn.path}/aliases/live", alias)
 
-    assert runs_on(one) == (2, 1, also)
-    open_at(page, one, "versions")
+    assert runs_on(fn) == (2, 1, also)
+    open_at(page, fn, "versions")
     page.get_by_role("button", name="Serve version 1").click()
     undo = page.get_by_role("button", name="Undo")
     expect(undo).to_be_visible()
-    assert runs_on(one) == (1, 1, None)
+    assert runs_on(fn) == (1, 1, None)
     undo.click()
     said = "v1 50 %, v2 50 % (live)" if also else "v1 (live)"
     expect(page.locator(".facts")).to_contain_text(
         re.compile(f"version 2 *calls run on {re.escape(said)}")
     )
-    assert runs_on(one) == (2, 1, also)
+    assert runs_on(fn) == (2, 1, also)
 
 
 def test_a_call_names_an_alias_or_a_version(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo old")
-    one.server.call("PUT", one.path, {"handler": "echo new"})
-    one.server.call("PUT", f"{one.path}/aliases/live", {"version": 1})
-    open_at(page, one)
+    fn = function("echo old")
+    fn.server.call("PUT", fn.path, {"handler": "echo new"})
+    fn.server.call("PUT", f"{fn.path}/aliases/live", {"version": 1})
+    open_at(page, fn)
     box = region(page, "Try it")
     target = box.get_by_label("Runs on")
     for chosen, said, output in (
@@ -604,13 +604,13 @@ def test_a_call_names_an_alias_or_a_version(page: Page, function: Callable[..., 
 def test_badges_of_versions_stay_on_one_line_on_a_telephone(
     open_page: Callable[..., Page], function: Callable[..., Function]
 ) -> None:
-    one = function("echo old")
+    fn = function("echo old")
     changes = {"handler": "echo new", "environment": {"A": "1"}, "memory_limit_mb": 512}
-    one.server.call("PUT", one.path, changes)  # so many words beside them that they have no room
+    fn.server.call("PUT", fn.path, changes)  # so many words beside them that they have no room
     shares = {"version": 1, "also": {"version": 2, "weight": 0.1}}
-    one.server.call("PUT", f"{one.path}/aliases/live", shares)
+    fn.server.call("PUT", f"{fn.path}/aliases/live", shares)
     page = open_page(viewport={"width": 390, "height": 844})
-    open_at(page, one, "versions")
+    open_at(page, fn, "versions")
     for said in ("live 90 %", "live 10 %", "serves"):
         badge = region(page, "Versions").get_by_text(said, exact=True)
         lines, unused_px, is_cut = badge.evaluate("""(one) => {
@@ -628,8 +628,8 @@ def test_an_alias_that_is_refused_is_said_beside_its_field(
     page: Page, function: Callable[..., Function], expected: list[str]
 ) -> None:
     expected += ["422"]
-    one = function("echo old")
-    open_at(page, one, "versions")
+    fn = function("echo old")
+    open_at(page, fn, "versions")
     aliases = page.get_by_role("form", name="Aliases")
     aliases.get_by_role("button", name="New alias").click()
     aliases.get_by_label("Name").fill("1st")
@@ -659,16 +659,16 @@ def returning(word: str) -> str:
 
 def test_a_replaced_runtime_is_told_until_the_next_update(page: Page, site: Server) -> None:
     packed(site, "renewed", main="def handler(event): return 1")
-    one = site.deploy("main:handler", runtime="renewed")
-    open_at(page, one)
-    told = page.get_by_text("The runtime renewed was replaced since version 1 was made.")
+    fn = site.deploy("main:handler", runtime="renewed")
+    open_at(page, fn)
+    notice = page.get_by_text("The runtime renewed was replaced since version 1 was made.")
     expect(page.get_by_role("region", name="Pool")).to_be_visible()
-    expect(told).to_have_count(0)
+    expect(notice).to_have_count(0)
     packed(site, "renewed", main="def handler(event): return 2")
     page.reload()
-    expect(told).to_be_visible()
-    site.call("PUT", one.path, {"memory_limit_mb": 300})
-    expect(told).to_have_count(0)
+    expect(notice).to_be_visible()
+    site.call("PUT", fn.path, {"memory_limit_mb": 300})
+    expect(notice).to_have_count(0)
 
 
 def test_a_second_click_takes_nothing_back(page: Page, site: Server) -> None:
@@ -676,10 +676,10 @@ def test_a_second_click_takes_nothing_back(page: Page, site: Server) -> None:
     told of its versions, not of a runtime that was replaced.
     """
     packed(site, "edited-here", main=returning("first"))
-    one = site.deploy("main:handler", runtime="edited-here")
+    fn = site.deploy("main:handler", runtime="edited-here")
     packed(site, "edited-here", main=returning("second"))
-    one.server.call("PUT", one.path, {"runtime": "edited-here"})
-    open_at(page, one, "versions")
+    fn.server.call("PUT", fn.path, {"runtime": "edited-here"})
+    open_at(page, fn, "versions")
     button = page.get_by_role("button", name="Serve version 1")
     before = page.get_by_role("row", name="v1").bounding_box()
     at = button.bounding_box()
@@ -694,7 +694,7 @@ def test_a_second_click_takes_nothing_back(page: Page, site: Server) -> None:
     assert page.get_by_role("row", name="v1").bounding_box() == before
     expect(page.get_by_role("button", name="Serve version 2")).to_be_enabled()
     expect(region(page, "What differs")).to_have_count(0)
-    assert one.server.call("GET", one.path).json()["current_version"] == 1
+    assert fn.server.call("GET", fn.path).json()["current_version"] == 1
     page.get_by_role("link", name="Overview").click()
     expect(page.get_by_text("Version 1 is current; newer: v2.")).to_be_visible()
     expect(page.get_by_text("was replaced since")).to_have_count(0)
@@ -717,9 +717,9 @@ def posts_to(page: Page, verb: str) -> list[str]:
 
 def test_undo_pressed_twice_undoes_once(page: Page, function: Callable[..., Function]) -> None:
     """What the undo did is told by a toast whose own Undo comes to be below the pointer."""
-    one = function("echo first")
-    one.server.call("PUT", one.path, {"handler": "echo second"})
-    open_at(page, one, "versions")
+    fn = function("echo first")
+    fn.server.call("PUT", fn.path, {"handler": "echo second"})
+    open_at(page, fn, "versions")
     served = posts_to(page, "rollback")
     page.get_by_role("button", name="Serve version 1").click()
     undo = page.get_by_role("button", name="Undo")
@@ -737,8 +737,8 @@ def test_undo_pressed_twice_undoes_once(page: Page, function: Callable[..., Func
 
 
 def test_a_double_click_deploys_once(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo hi")
-    open_at(page, one)
+    fn = function("echo hi")
+    open_at(page, fn)
     deployed = posts_to(page, "deploy")
     said = page.get_by_text(re.compile("Version 1 of .* serves"))
     button = page.get_by_role("button", name="Redeploy version 1")
@@ -756,29 +756,29 @@ def test_a_double_click_deploys_once(page: Page, function: Callable[..., Functio
 
 def test_what_a_handler_raised_is_said_in_place_of_its_exit_code(page: Page, site: Server) -> None:
     packed(site, "raising", main="def handler(event):\n    raise ValueError('no such name')\n")
-    one = site.deploy("main:handler", runtime="raising")
+    fn = site.deploy("main:handler", runtime="raising")
     raised = "ValueError: no such name (main.py, line 2)"
-    open_at(page, one)
+    open_at(page, fn)
     page.get_by_role("button", name=re.compile("^Call")).click()
     expect(region(page, "Try it").get_by_text(raised)).to_be_visible()
     page.get_by_role("link", name="This call").click()
     expect(page.get_by_role("region", name="Why it ended so")).to_contain_text(raised)
     expect(page.get_by_text("exited with code")).to_have_count(0)
-    page.goto(f"/ui/#/invocations?function={one.id}")
+    page.goto(f"/ui/#/invocations?function={fn.id}")
     expect(page.get_by_role("table", name="Invocations")).to_contain_text(raised)
 
 
 def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: Path) -> None:
     packed(site, "replaced", main=returning("old"))
-    one = site.deploy("main:handler", runtime="replaced")
+    fn = site.deploy("main:handler", runtime="replaced")
     file = tmp_path / "main.py"
     file.write_text(returning("new"))
-    open_at(page, one, "settings")
+    open_at(page, fn, "settings")
     expect(page.get_by_role("list", name="Files of this version")).to_contain_text("main.py")
     page.get_by_label("Replace the files").set_input_files(file)
     page.get_by_role("button", name="Replace and deploy").click()
     expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
-    assert "new" in one.invoke()["stdout"]
+    assert "new" in fn.invoke()["stdout"]
 
 
 def compiled(directory: Path, path: str, text: str) -> dict[str, str | bytes]:
@@ -798,8 +798,8 @@ def test_the_code_is_read_changed_and_compared(page: Page, site: Server, tmp_pat
     first = "word = 'first'\n"
     bytecode = compiled(tmp_path, "lib/more.py", first)
     packed(site, "edited", more=bytecode, main=main, lib__more=first)
-    one = site.deploy("main:handler", runtime="edited")
-    open_at(page, one, "settings")
+    fn = site.deploy("main:handler", runtime="edited")
+    open_at(page, fn, "settings")
     code = page.locator(".open-file .cm-content")
     expect(code).to_contain_text("def handler")  # what the handler names is open at once
     expect(page.get_by_role("list", name="Files of this version")).not_to_contain_text("pyc")
@@ -810,9 +810,9 @@ def test_the_code_is_read_changed_and_compared(page: Page, site: Server, tmp_pat
     code.press("Control+Enter")
     expect(page.get_by_text(re.compile("Version 2 of .* serves"))).to_be_visible()
     expect(code).to_be_focused()
-    assert "second" in one.invoke()["stdout"]
-    assert one.server.call("GET", one.path).json()["memory_limit_mb"] == 300
-    open_at(page, one, "versions")
+    assert "second" in fn.invoke()["stdout"]
+    assert fn.server.call("GET", fn.path).json()["memory_limit_mb"] == 300
+    open_at(page, fn, "versions")
     page.get_by_role("button", name="Compare version 2").click()
     shown = page.get_by_role("region", name="What differs")
     expect(page.get_by_role("row", name="v2")).to_contain_text("Code (lib/more.py), Memory")
@@ -823,11 +823,11 @@ def test_the_code_is_read_changed_and_compared(page: Page, site: Server, tmp_pat
 
 def test_settings_that_are_saved_after_a_rollback_keep_its_code(page: Page, site: Server) -> None:
     packed(site, "kept", main=returning("first"))
-    one = site.deploy("main:handler", runtime="kept")
+    fn = site.deploy("main:handler", runtime="kept")
     packed(site, "kept", main=returning("second"))
-    one.server.call("PUT", one.path, {"runtime": "kept"})
-    one.server.call("POST", f"{one.path}/rollback", {"version": 1})
-    open_at(page, one, "settings")
+    fn.server.call("PUT", fn.path, {"runtime": "kept"})
+    fn.server.call("POST", f"{fn.path}/rollback", {"version": 1})
+    open_at(page, fn, "settings")
     expect(
         page.get_by_text("You are editing the code of version 1; saving creates version 3.")
     ).to_be_visible()
@@ -836,7 +836,7 @@ def test_settings_that_are_saved_after_a_rollback_keep_its_code(page: Page, site
     page.get_by_role("button", name="Save and deploy").click()
     expect(page.get_by_text(re.compile("Version 3 of .* serves"))).to_be_visible()
     expect(page.get_by_text("You are editing")).to_have_count(0)
-    assert "first" in one.invoke()["stdout"]
+    assert "first" in fn.invoke()["stdout"]
     # Where others have the runtime it stays as it is, and the reader is asked.
     packed(site, "kept", main=returning("third"))
     other = site.deploy("main:handler", runtime="kept")
@@ -846,18 +846,18 @@ def test_settings_that_are_saved_after_a_rollback_keep_its_code(page: Page, site
     page.get_by_role("button", name="Save and deploy").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("button", name="Cancel").click()
-    assert one.server.call("GET", one.path).json()["current_version"] == 3
+    assert fn.server.call("GET", fn.path).json()["current_version"] == 3
     page.get_by_role("button", name="Save and deploy").click()
     dialog.get_by_role("button", name="Save and deploy").click()
     expect(page.get_by_text(re.compile("Version 4 of .* serves"))).to_be_visible()
-    assert "third" in one.invoke()["stdout"]
+    assert "third" in fn.invoke()["stdout"]
     assert "third" in other.invoke()["stdout"]
 
 
 def test_which_version_answers_is_said_while_another_is_deployed(page: Page, site: Server) -> None:
     packed(site, "coming", main="handler = lambda event: 'first'\n")
-    one = site.deploy("main:handler", runtime="coming")
-    open_at(page, one, "settings")
+    fn = site.deploy("main:handler", runtime="coming")
+    open_at(page, fn, "settings")
     slow = "import subprocess; subprocess.run(['sleep', '60']); handler = lambda event: 'second'"
     code = page.locator(".open-file .cm-content")
     code.press("Control+A")
@@ -879,8 +879,8 @@ def test_which_version_answers_is_said_while_another_is_deployed(page: Page, sit
 
 
 def test_instances_are_set_at_once(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo hi")
-    open_at(page, one, "scaling")
+    fn = function("echo hi")
+    open_at(page, fn, "scaling")
     page.get_by_label("At least", exact=True).fill("2")
     page.get_by_label("At most", exact=True).fill("3")
     page.get_by_role("button", name="Save").click()
@@ -890,14 +890,14 @@ def test_instances_are_set_at_once(page: Page, function: Callable[..., Function]
     ).to_be_visible()
     page.get_by_role("button", name="Undo").click()
     expect(page.get_by_label("At most", exact=True)).to_have_value("5")
-    assert one.server.call("GET", one.path).json()["current_version"] == 1
+    assert fn.server.call("GET", fn.path).json()["current_version"] == 1
 
 
 def test_rollback_instances_are_parked(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo hi")
-    open_at(page, one)
+    fn = function("echo hi")
+    open_at(page, fn)
     expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
-    one.server.call("PUT", one.path, {"handler": "echo two"})
+    fn.server.call("PUT", fn.path, {"handler": "echo two"})
     pool, shown = region(page, "Pool"), "0 busy, 1 ready, 0 warming, 1 parked, of 5 at most"
     expect(pool.get_by_role("img", name=shown)).to_be_visible()
     page.reload()
@@ -908,12 +908,12 @@ def test_rollback_instances_are_parked(page: Page, function: Callable[..., Funct
 
 
 def test_dead_letters_redriven_and_dropped(page: Page, function: Callable[..., Function]) -> None:
-    one = function("exit 1")
+    fn = function("exit 1")
     for _ in range(2):
-        one.server.call("POST", f"{one.path}/invoke?mode=async")
-    dead = f"{one.path}/dead-letters"
-    until(lambda: len(one.server.call("GET", dead).json()["dead_letters"]) == 2)
-    open_at(page, one, "async")
+        fn.server.call("POST", f"{fn.path}/invoke?mode=async")
+    dead = f"{fn.path}/dead-letters"
+    until(lambda: len(fn.server.call("GET", dead).json()["dead_letters"]) == 2)
+    open_at(page, fn, "async")
     rows = region(page, "Dead letters").get_by_role("row")
     expect(rows).to_have_count(3)
     rows.nth(1).get_by_role("button", name="Drop").click()
@@ -921,43 +921,43 @@ def test_dead_letters_redriven_and_dropped(page: Page, function: Callable[..., F
     expect(rows).to_have_count(2)
     page.get_by_role("button", name="Redrive all").click()
     expect(page.get_by_text("1 call queued again.")).to_be_visible()
-    until(lambda: len(one.records()) == 3)
+    until(lambda: len(fn.records()) == 3)
 
 
 def test_the_policy_of_accepted_work_is_set(page: Page, function: Callable[..., Function]) -> None:
-    one, told = function("echo hi"), function("cat")
-    open_at(page, one, "async")
+    fn, destination = function("echo hi"), function("cat")
+    open_at(page, fn, "async")
     policy = page.get_by_role("form", name="How accepted work is run")
     policy.get_by_label("Attempts").fill("4")
     policy.get_by_label("oom").uncheck()
     policy.get_by_role("group", name="After a success").get_by_label("Tell").select_option(
         "a function"
     )
-    policy.get_by_label("Function").fill(name_of(told))
+    policy.get_by_label("Function").fill(name_of(destination))
     policy.get_by_role("button", name="Save").click()
     expect(page.get_by_text("The policy was saved.")).to_be_visible()
-    stored = one.server.call("GET", f"{one.path}/async-policy").json()
+    stored = fn.server.call("GET", f"{fn.path}/async-policy").json()
     assert stored["max_attempts"] == 4
     assert stored["retry_on"] == ["failed", "timeout", "error", "interrupted"]
-    assert stored["on_success"] == {"function": name_of(told)}
-    one.server.call("POST", f"{one.path}/invoke?mode=async")
+    assert stored["on_success"] == {"function": name_of(destination)}
+    fn.server.call("POST", f"{fn.path}/invoke?mode=async")
     expect(region(page, "Deliveries")).to_contain_text("delivered", timeout=scaled(20) * 1000)
     page.get_by_label("Inputs").select_option("all")
     expect(page.get_by_text("What is kept was changed.")).to_be_visible()
-    assert one.server.call("GET", f"{one.path}/record-policy").json() == {"keep_input": "all"}
+    assert fn.server.call("GET", f"{fn.path}/record-policy").json() == {"keep_input": "all"}
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_why_a_delivery_waits_is_seen_and_it_is_sent_at_once(
     page: Page, function: Callable[..., Function], width: int
 ) -> None:
-    one = function("echo hi")
+    fn = function("echo hi")
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     hook = {"url": "http://127.0.0.1:9/hook", "secret": secret}
-    one.server.call("PUT", f"{one.path}/async-policy", {"on_success": hook})
-    one.server.call("POST", f"{one.path}/invoke?mode=async")
+    fn.server.call("PUT", f"{fn.path}/async-policy", {"on_success": hook})
+    fn.server.call("POST", f"{fn.path}/invoke?mode=async")
     page.set_viewport_size({"width": width, "height": 900})
-    open_at(page, one, "async")
+    open_at(page, fn, "async")
     deliveries = region(page, "Deliveries")
     why = deliveries.get_by_text("callbacks may not go to").filter(visible=True)
     expect(why).to_be_visible(timeout=scaled(20) * 1000)
@@ -970,14 +970,14 @@ def test_why_a_delivery_waits_is_seen_and_it_is_sent_at_once(
 def test_the_secret_of_a_destination_is_dots_until_it_is_revealed(
     page: Page, function: Callable[..., Function], width: int
 ) -> None:
-    one = function("echo hi")
+    fn = function("echo hi")
     hooks = {
         end: {"url": "http://127.0.0.1:9/hook", "secret": f"whsec_{letter * 32}"}
         for end, letter in (("on_success", "S"), ("on_failure", "F"))
     }
-    assert one.server.call("PUT", f"{one.path}/async-policy", hooks).status_code == 200
+    assert fn.server.call("PUT", f"{fn.path}/async-policy", hooks).status_code == 200
     page.set_viewport_size({"width": width, "height": 900})
-    open_at(page, one, "async")
+    open_at(page, fn, "async")
     for group, end in (("After a success", "on_success"), ("After it was given up", "on_failure")):
         form = page.get_by_role("group", name=group)
         secret = form.get_by_label("Secret", exact=True)
@@ -988,46 +988,46 @@ def test_the_secret_of_a_destination_is_dots_until_it_is_revealed(
     secret.fill("whsec_" + "N" * 32)
     page.get_by_role("button", name="Save").first.click()
     hooks["on_failure"]["secret"] = "whsec_" + "N" * 32
-    path = f"{one.path}/async-policy"
-    until(lambda: one.server.call("GET", path).json()["on_failure"] == hooks["on_failure"])
+    path = f"{fn.path}/async-policy"
+    until(lambda: fn.server.call("GET", path).json()["on_failure"] == hooks["on_failure"])
 
 
 def test_a_call_shows_a_version_not_current(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo old")
-    alias = f"{one.path}/aliases/live"
-    one.server.call("PUT", alias, {"version": 1, "default": True})
-    one.server.call("PUT", f"{one.path}?default_alias=keep", {"handler": "echo new"})
-    open_at(page, one, "versions")
+    fn = function("echo old")
+    alias = f"{fn.path}/aliases/live"
+    fn.server.call("PUT", alias, {"version": 1, "default": True})
+    fn.server.call("PUT", f"{fn.path}?default_alias=keep", {"handler": "echo new"})
+    open_at(page, fn, "versions")
     expect(page.locator(".facts")).to_contain_text("version 2")
     expect(page.locator(".facts")).to_contain_text("calls run on v1 (live)")
     row = region(page, "Versions").get_by_role("row", name=re.compile("^v2"))
     expect(row).to_contain_text("current")
     expect(row).not_to_contain_text("serves")
-    one.server.call("PUT", alias, {"version": 2})
+    fn.server.call("PUT", alias, {"version": 2})
     page.reload()
     expect(row).to_contain_text("serves")
     expect(page.locator(".facts")).not_to_contain_text("calls run on")
 
 
 def test_its_schedules_run_and_pause(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo hi")
-    body = {"name": "of-function", "function": name_of(one), "cron": "0 3 * * *"}
-    assert one.server.call("POST", "/api/schedules", body).status_code == 201
-    open_at(page, one, "schedules")
+    fn = function("echo hi")
+    body = {"name": "of-function", "function": name_of(fn), "cron": "0 3 * * *"}
+    assert fn.server.call("POST", "/api/schedules", body).status_code == 201
+    open_at(page, fn, "schedules")
     page.set_viewport_size({"width": 390, "height": 900})
     for button in (f"Run {body['name']} now", f"Turn {body['name']} off"):
         expect(page.get_by_role("button", name=button)).to_be_in_viewport(ratio=1)
     page.get_by_role("button", name="Run of-function now").click()
-    until(lambda: len(one.records()) == 1)
+    until(lambda: len(fn.records()) == 1)
     page.get_by_role("button", name="Turn of-function off").click()
     expect(page.get_by_role("button", name="Turn of-function on")).to_be_visible()
-    assert one.server.call("GET", "/api/schedules/of-function").json()["enabled"] is False
-    one.server.call("DELETE", "/api/schedules/of-function")
+    assert fn.server.call("GET", "/api/schedules/of-function").json()["enabled"] is False
+    fn.server.call("DELETE", "/api/schedules/of-function")
 
 
 def test_it_gets_a_url_and_loses_it(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo over http")
-    open_at(page, one, "network")
+    fn = function("echo over http")
+    open_at(page, fn, "network")
     outgoing = region(page, "Outgoing connections")
     expect(outgoing).to_contain_text("No network access (set in its runtime).")
     page.get_by_role("button", name="Give it a URL").click()
@@ -1037,9 +1037,9 @@ def test_it_gets_a_url_and_loses_it(page: Page, function: Callable[..., Function
     page.get_by_label("Methods", exact=True).fill("GET, HEAD")
     page.get_by_label("Methods", exact=True).press("Enter")
     expect(page.get_by_text(re.compile("has a URL"))).to_be_visible()
-    url = page.get_by_text(f"{one.server.url}/fn/")
-    assert "over http" in one.server.http.get(str(url.text_content())).text
-    assert one.server.http.post(str(url.text_content())).status_code == 405
+    url = page.get_by_text(f"{fn.server.url}/fn/")
+    assert "over http" in fn.server.http.get(str(url.text_content())).text
+    assert fn.server.http.post(str(url.text_content())).status_code == 405
     page.reload()
     refused = "Refused since the server started: 1 (method 1); the last one"
     expect(page.get_by_text(refused)).to_be_visible()
@@ -1056,8 +1056,8 @@ def test_it_gets_a_url_and_loses_it(page: Page, function: Callable[..., Function
 def test_a_webhook_gets_a_secret_and_a_delivery_to_try_it(
     page: Page, function: Callable[..., Function], camera: Camera, scheme: str
 ) -> None:
-    one = function("echo delivered")
-    open_at(page, one, "network")
+    fn = function("echo delivered")
+    open_at(page, fn, "network")
     page.get_by_role("button", name="Give it a URL").click()
     page.get_by_label("Who may call").select_option("webhook")
     page.get_by_label("Scheme").select_option(scheme)
@@ -1078,14 +1078,14 @@ def test_a_webhook_gets_a_secret_and_a_delivery_to_try_it(
 
 
 def test_other_settings_keep_the_secret(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo delivered")
+    fn = function("echo delivered")
     rule = {"scheme": "github", "secret": "a secret of sixteen bytes or more"}
-    one.server.call("PUT", f"{one.path}/url", {"auth": "webhook", "webhook": rule})
-    open_at(page, one, "network")
+    fn.server.call("PUT", f"{fn.path}/url", {"auth": "webhook", "webhook": rule})
+    open_at(page, fn, "network")
     page.get_by_label("Methods", exact=True).fill("POST")
     page.get_by_label("Methods", exact=True).press("Enter")
     expect(page.get_by_text("The URL was changed.")).to_be_visible()
-    shown = one.server.call("GET", f"{one.path}/url?reveal=true").json()
+    shown = fn.server.call("GET", f"{fn.path}/url?reveal=true").json()
     assert (shown["methods"], shown["webhook"]) == (["POST"], rule)
 
 
@@ -1098,8 +1098,8 @@ def delivered(line: str) -> str:
 
 
 def test_a_new_url_is_saved_on_request(page: Page, function: Callable[..., Function]) -> None:
-    one = function("echo 1")
-    open_at(page, one, "network")
+    fn = function("echo 1")
+    open_at(page, fn, "network")
     sent: list[str] = []
     page.on("request", lambda asked: sent.append(asked.method))
     page.get_by_role("button", name="Give it a URL").click()
@@ -1114,8 +1114,8 @@ def test_what_is_refused_is_said_beside_its_field(
     page: Page, function: Callable[..., Function], camera: Camera, expected: list[str]
 ) -> None:
     expected.append("status of 422")
-    one = function("echo 1")
-    open_at(page, one, "settings")
+    fn = function("echo 1")
+    open_at(page, fn, "settings")
     field = page.get_by_label("Working directory")
     for wrong, why in (("/proc/1", "outside"), ("no/absolute/path", "")):
         field.fill(wrong)
@@ -1138,8 +1138,8 @@ def test_a_field_within_a_part_of_a_form_shows_its_refusal(
     page: Page, function: Callable[..., Function], expected: list[str]
 ) -> None:
     expected.append("status of 422")
-    one = function("echo 1")
-    open_at(page, one, "network")
+    fn = function("echo 1")
+    open_at(page, fn, "network")
     page.get_by_role("button", name="Give it a URL").click()
     page.get_by_label("Pages of other origins").check()
     page.get_by_label("Origins", exact=True).fill("app.example.com")
@@ -1151,9 +1151,9 @@ def test_on_a_telephone_the_sections_fade_where_they_go_on(
     open_page: Callable[..., Page], function: Callable[..., Function]
 ) -> None:
     page = open_page(viewport={"width": 390, "height": 844})
-    one = function("exit 1")
+    fn = function("exit 1")
     for section in SECTIONS:
-        open_at(page, one, section)
+        open_at(page, fn, section)
         more = re.compile("^(right|left right|left)$")
         expect(page.locator(".tabs")).to_have_attribute("data-more", more)
 

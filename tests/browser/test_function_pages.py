@@ -45,12 +45,12 @@ def test_a_page_follows_its_relative_links_and_fetches_its_own_url(
 
     page.goto("/fn/default/gallery")
     expect(page).to_have_url(f"{site.url}/fn/default/gallery/")
-    for url, options, told in (
+    for url, options, reply in (
         ("data", {}, "GET /data "),
         ("data", {"method": "POST", "body": "x"}, "POST /data x"),
         ("data", JSON_POST, "POST /data {}"),
     ):
-        assert page.evaluate(FETCH, [url, options]) == told
+        assert page.evaluate(FETCH, [url, options]) == reply
     # The API and a URL with a rule stay out of its reach.
     for url in ("/api/functions", "/fn/default/with-rule/data"):
         assert "Failed to fetch" in page.evaluate(FETCH, [url, {}])

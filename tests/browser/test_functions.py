@@ -219,7 +219,7 @@ def test_ten_thousand_functions_are_usable(crowded: Server, open_page: Callable[
     page.wait_for_timeout(300)
     delays = page.evaluate("() => window.delays")
     assert delays, "something was measured"
-    slowest = sorted(delays, key=lambda one: -one[1])[:5]
+    slowest = sorted(delays, key=lambda delay: -delay[1])[:5]
     assert slowest[0][1] <= scaled(SLOWEST_MS), slowest
 
 

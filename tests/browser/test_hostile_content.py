@@ -95,10 +95,10 @@ def is_unharmed(page: Page) -> None:
         assert hidden not in shown, f"{hidden!r} is shown as it is"
 
 
-def pages_of(one: Hostile) -> list[str]:
-    call = f"functions/{one.function.id}/invocations/{one.failed}"
-    return ["", "invocations", "schedules", "runtimes", call, f"schedules/{one.schedule}",
-            f"runtimes/{one.runtime}"]  # fmt: skip
+def pages_of(hostile: Hostile) -> list[str]:
+    call = f"functions/{hostile.function.id}/invocations/{hostile.failed}"
+    return ["", "invocations", "schedules", "runtimes", call, f"schedules/{hostile.schedule}",
+            f"runtimes/{hostile.runtime}"]  # fmt: skip
 
 
 def test_every_page_shows_hostile_text_as_text(page: Page, hostile: Hostile) -> None:
@@ -144,18 +144,18 @@ def test_hostile_text_can_be_replayed_and_edited(page: Page, hostile: Hostile) -
 def test_a_line_of_a_megabyte_is_shown_at_once(page: Page, site: Server, text: str) -> None:
     size = (1 << 20) // len(text.encode().decode("unicode_escape").encode())
     loop = f'BEGIN {{ for (i = 0; i < {size}; i++) printf "%s", t }}'
-    one = site.deploy(f"awk -v t=\"$(printf '{text}')\" '{loop}'")
-    record = one.invoke()
+    fn = site.deploy(f"awk -v t=\"$(printf '{text}')\" '{loop}'")
+    record = fn.invoke()
     assert record["status"] == "success", record
     page.goto("/ui/#/invocations")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     before = time.monotonic()
-    page.goto(f"/ui/#/functions/{one.id}/invocations/{record['invocation_id']}")
+    page.goto(f"/ui/#/functions/{fn.id}/invocations/{record['invocation_id']}")
     expect(page.get_by_role("region", name="Output", exact=True)).to_be_visible()
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
     took = time.monotonic() - before
     is_unharmed(page)
-    one.delete()
+    fn.delete()
     # As one paragraph it takes ten seconds where nothing else runs.
     assert took < scaled(3), f"{took:.1f} s"
 

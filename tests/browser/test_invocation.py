@@ -91,9 +91,9 @@ def test_output_is_coloured_and_searched(page: Page, scene: Scene) -> None:
 def test_output_is_saved_byte_for_byte(
     page: Page, function: Callable[..., Function], tmp_path: Path
 ) -> None:
-    one = function(r"printf 'caf\351 \033[31mred\033[0m\n'")
-    record = one.invoke()
-    page.goto(page_of(one, record["invocation_id"]))
+    fn = function(r"printf 'caf\351 \033[31mred\033[0m\n'")
+    record = fn.invoke()
+    page.goto(page_of(fn, record["invocation_id"]))
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download").click()
     saved.value.save_as(tmp_path / "output")
@@ -102,9 +102,9 @@ def test_output_is_saved_byte_for_byte(
 
 
 def test_binary_output_is_hexadecimal(page: Page, function: Callable[..., Function]) -> None:
-    one = function(r"printf '\211PNG\r\n\032\n\000\000\000\rIHDR'")
-    call_id = one.invoke("a\0b")["invocation_id"]
-    page.goto(f"/ui/#/functions/{one.id}/invocations/{call_id}")
+    fn = function(r"printf '\211PNG\r\n\032\n\000\000\000\rIHDR'")
+    call_id = fn.invoke("a\0b")["invocation_id"]
+    page.goto(f"/ui/#/functions/{fn.id}/invocations/{call_id}")
     output = page.get_by_role("region", name="Output in hexadecimal")
     expect(output).to_contain_text("00000000  89 50 4e 47 0d 0a 1a 0a 00 00 00 0d 49 48 44 52")
     expect(output).to_contain_text("|.PNG........IHDR|")
@@ -113,7 +113,7 @@ def test_binary_output_is_hexadecimal(page: Page, function: Callable[..., Functi
     expect(page.get_by_role("region", name="Output", exact=True)).to_contain_text("PNG")
     shown_as.get_by_role("button", name="hex").click()
     expect(output).to_be_visible()
-    page.goto(f"/ui/#/functions/{one.id}")
+    page.goto(f"/ui/#/functions/{fn.id}")
     page.get_by_role("button", name="Call", exact=False).first.click()
     expect(output).to_contain_text("|.PNG........IHDR|")
 
@@ -121,9 +121,9 @@ def test_binary_output_is_hexadecimal(page: Page, function: Callable[..., Functi
 def test_a_call_is_seen_while_it_runs(
     page: Page, site: Server, function: Callable[..., Function]
 ) -> None:
-    one = function("for part in one two three; do echo part $part; sleep 60; done; echo end >&2")
-    call = site.later(one.invoke)
-    page.goto(page_of(one, running(one)))
+    fn = function("for part in one two three; do echo part $part; sleep 60; done; echo end >&2")
+    call = site.later(fn.invoke)
+    page.goto(page_of(fn, running(fn)))
     expect(output_of(page)).to_have_text("part one")
     expect(status(page)).to_contain_text("running")
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
@@ -147,10 +147,10 @@ def test_what_was_written_while_the_wire_was_cut_is_there_once(
     expected: list[str],
 ) -> None:
     expected += ["ERR_"]
-    one = function("for part in 1 2 3 4 5 6; do echo part $part; sleep 0.5; done")
-    call = site.later(one.invoke)
+    fn = function("for part in 1 2 3 4 5 6; do echo part $part; sleep 0.5; done")
+    call = site.later(fn.invoke)
     page = open_page(f"http://127.0.0.1:{wire.port}")
-    page.goto(page_of(one, running(one)))
+    page.goto(page_of(fn, running(fn)))
     expect(output_of(page)).to_contain_text("part 2")
     wire.cut()
     page.wait_for_timeout(700)
@@ -163,9 +163,9 @@ def test_what_was_written_while_the_wire_was_cut_is_there_once(
 def test_a_running_call_is_cancelled(
     page: Page, site: Server, function: Callable[..., Function]
 ) -> None:
-    one = function("echo begun; sleep 20")
-    call = site.later(one.try_invoke)
-    page.goto(page_of(one, running(one)))
+    fn = function("echo begun; sleep 20")
+    call = site.later(fn.try_invoke)
+    page.goto(page_of(fn, running(fn)))
     expect(output_of(page)).to_have_text("begun")
     page.get_by_role("button", name="Cancel").click()
     expect(status(page)).to_contain_text("cancelled")
@@ -183,11 +183,11 @@ def test_a_queued_call_says_when_it_is_due(page: Page, scene: Scene) -> None:
 def test_a_call_is_replayed_with_another_input_on_another_version(
     page: Page, site: Server, function: Callable[..., Function]
 ) -> None:
-    one = function('echo "one $QUILT_PAYLOAD"')
-    site.call("PUT", f"{one.path}/record-policy", {"keep_input": "all"})
-    record = one.invoke("cup")
-    site.call("PUT", one.path, {"handler": 'echo "two $QUILT_PAYLOAD"'})
-    page.goto(page_of(one, record["invocation_id"]))
+    fn = function('echo "one $QUILT_PAYLOAD"')
+    site.call("PUT", f"{fn.path}/record-policy", {"keep_input": "all"})
+    record = fn.invoke("cup")
+    site.call("PUT", fn.path, {"handler": 'echo "two $QUILT_PAYLOAD"'})
+    page.goto(page_of(fn, record["invocation_id"]))
     expect(output_of(page)).to_have_text("one cup")
     page.get_by_role("button", name="Replay").click()
     dialog = page.get_by_role("dialog", name="Replay")
@@ -207,9 +207,9 @@ def test_a_call_is_replayed_with_another_input_on_another_version(
 def test_an_input_that_was_not_kept_can_be_kept_from_now_on(
     page: Page, site: Server, function: Callable[..., Function]
 ) -> None:
-    one = function("cat")
-    record = one.invoke("x")
-    page.goto(f"/ui/#/functions/{one.id}")
+    fn = function("cat")
+    record = fn.invoke("x")
+    page.goto(f"/ui/#/functions/{fn.id}")
     payload = page.get_by_label("Payload")
     payload.fill("mine")
     page.keyboard.press("Control+Enter")
@@ -223,7 +223,7 @@ def test_an_input_that_was_not_kept_can_be_kept_from_now_on(
     page.keyboard.press("Control+Enter")
     output = page.get_by_role("region", name="Output", exact=True)
     expect(output).to_have_text("other")
-    page.goto(page_of(one, record["invocation_id"]))
+    page.goto(page_of(fn, record["invocation_id"]))
     page.get_by_role("button", name="Call again").click()
     expect(payload).to_have_value("")  # of somebody else's call it is not known
     expect(page.get_by_text("What that call was given was not kept.")).to_be_visible()
@@ -232,7 +232,7 @@ def test_an_input_that_was_not_kept_can_be_kept_from_now_on(
     expect(page.get_by_text("only where the function's setting keep_input is all")).to_be_visible()
     page.get_by_role("button", name="Keep inputs from now on").click()
     expect(page.get_by_text("are kept from now on")).to_be_visible()
-    assert site.call("GET", f"{one.path}/record-policy").json() == {"keep_input": "all"}
+    assert site.call("GET", f"{fn.path}/record-policy").json() == {"keep_input": "all"}
 
 
 def test_a_link_to_a_call_is_copied(open_page: Callable[..., Page], scene: Scene) -> None:
@@ -245,12 +245,12 @@ def test_a_link_to_a_call_is_copied(open_page: Callable[..., Page], scene: Scene
 
 def test_an_http_error_has_its_reason(page: Page, function: Callable[..., Function]) -> None:
     handler = "printf 'Status: 500\\n\\nbroken'; echo 'ValueError: no such column' >&2"
-    one = function(handler)
-    one.server.call("PUT", f"{one.path}/url", {"auth": "none"})
-    name = one.server.call("GET", one.path).json()["name"]
-    assert one.server.call("POST", f"/fn/{name}").status_code == 500
-    [invocation_id] = until(one.records)
-    page.goto(page_of(one, invocation_id))
+    fn = function(handler)
+    fn.server.call("PUT", f"{fn.path}/url", {"auth": "none"})
+    name = fn.server.call("GET", fn.path).json()["name"]
+    assert fn.server.call("POST", f"/fn/{name}").status_code == 500
+    [invocation_id] = until(fn.records)
+    page.goto(page_of(fn, invocation_id))
     why = page.get_by_role("region", name="Why it ended so")
     expect(why).to_contain_text("responded with HTTP status 500, which counts as an error.")
     expect(why.locator("pre")).to_have_text("ValueError: no such column")
@@ -260,14 +260,14 @@ def test_a_call_that_is_not_there_is_told_in_the_servers_words(
     page: Page, function: Callable[..., Function], expected: list[str]
 ) -> None:
     expected += ["404"]
-    one = function("true")
-    page.goto(page_of(one, "01999999-0000-7000-8000-000000000001"))
+    fn = function("true")
+    page.goto(page_of(fn, "01999999-0000-7000-8000-000000000001"))
     expect(page.get_by_role("alert")).to_contain_text("no invocation with this id")
 
 
 def test_long_output_shown_in_parts(page: Page, function: Callable[..., Function]) -> None:
-    one = function("seq 1 5000; echo needle; seq 1 100")
-    page.goto(page_of(one, one.invoke()["invocation_id"]))
+    fn = function("seq 1 5000; echo needle; seq 1 100")
+    page.goto(page_of(fn, fn.invoke()["invocation_id"]))
     output = output_of(page)
     expect(output.locator("> div")).to_have_count(1000)
     page.get_by_role("button", name="Show later lines").click()
@@ -281,12 +281,12 @@ def test_long_output_shown_in_parts(page: Page, function: Callable[..., Function
 def test_what_a_call_caused_leads_there_and_back(
     page: Page, site: Server, function: Callable[..., Function]
 ) -> None:
-    after, one = function("echo told"), function("exit 3")
+    after, fn = function("echo told"), function("exit 3")
     name = site.call("GET", after.path).json()["name"]
-    site.call("PUT", f"{one.path}/async-policy", {"on_failure": {"function": name}})
-    queued = site.call("POST", f"{one.path}/invoke?mode=async", {}).json()["invocation_id"]
+    site.call("PUT", f"{fn.path}/async-policy", {"on_failure": {"function": name}})
+    queued = site.call("POST", f"{fn.path}/invoke?mode=async", {}).json()["invocation_id"]
     until(lambda: [r for r in after.records().values() if r["status"] == "success"])
-    page.goto(page_of(one, queued))
+    page.goto(page_of(fn, queued))
     around = page.get_by_role("region", name="Environment and related calls")
     around.get_by_role("link", name=name).click()
     expect(output_of(page)).to_have_text("told")

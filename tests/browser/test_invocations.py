@@ -19,9 +19,9 @@ MANY = 420
 @pytest.fixture(scope="module")
 def busy(site: Server) -> Function:
     """A function with several pages of calls."""
-    one = site.deploy("exit $QUILT_PAYLOAD", name="busy-one", max_instances=4)
-    wait([site.later(one.invoke, str(int(n % 10 == 0))) for n in range(MANY)])
-    return one
+    fn = site.deploy("exit $QUILT_PAYLOAD", name="busy-one", max_instances=4)
+    wait([site.later(fn.invoke, str(int(n % 10 == 0))) for n in range(MANY)])
+    return fn
 
 
 def rows(page: Page) -> Locator:

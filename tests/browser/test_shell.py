@@ -137,7 +137,7 @@ def test_a_key_is_asked_for_kept_by_the_tab_and_never_in_an_address(
     key = keyed.key(new_name(), "write")["key"]
     page = open_page(keyed.server.url)
     asked: list[str] = []
-    page.on("request", lambda one: asked.append(one.url))
+    page.on("request", lambda request: asked.append(request.url))
     page.goto("/ui/")
     field = page.get_by_label("API key")
     expect(field).to_be_focused()

@@ -25,8 +25,8 @@ class Wire:
         """Ends every connection and refuses new ones, until `mend`."""
         with self._lock:
             self._is_cut = True
-            for one in self._connections:
-                _end(one)
+            for connection in self._connections:
+                _end(connection)
 
     def stall(self) -> None:
         """Connections stay and nothing passes, as behind a router that forgot them."""
@@ -49,8 +49,8 @@ class Wire:
             while True:
                 threads.append(Thread(target=self._serve, args=[self._listener.accept()[0]]))
                 threads[-1].start()
-        for one in threads:
-            one.join()
+        for thread in threads:
+            thread.join()
 
     def _serve(self, client: socket.socket) -> None:
         with ExitStack() as stack:

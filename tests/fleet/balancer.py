@@ -35,14 +35,14 @@ class Balancer:
 
     def __enter__(self) -> Balancer:
         self._threads = [threading.Thread(target=self._watch, args=(one,)) for one in self.nodes]
-        for one in self._threads:
-            one.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for one in self._threads:
-            one.join()
+        for thread in self._threads:
+            thread.join()
 
     def _watch(self, node: AnyServer) -> None:
         client = Client(self)
@@ -59,7 +59,7 @@ class Balancer:
         """The healthy nodes from the next one on, and then the others."""
         count = len(self.nodes)
         found = [self.nodes[(turn + number) % count] for number in range(count)]
-        return sorted(found, key=lambda one: not self.able.get(one.url, True))
+        return sorted(found, key=lambda node: not self.able.get(node.url, True))
 
 
 @dataclass
@@ -109,8 +109,8 @@ class Client:
         return answer.status, headers, json.loads(text) if text else None
 
     def close(self) -> None:
-        for one in self._connections.values():
-            one.close()
+        for connection in self._connections.values():
+            connection.close()
 
 
 def has_ended(connection: http.client.HTTPConnection) -> bool:
@@ -137,14 +137,14 @@ class Calls:
         self._began = time.monotonic()
         self._turns = itertools.count()
         self._threads = [threading.Thread(target=self._live) for _ in range(self.callers)]
-        for one in self._threads:
-            one.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for one in self._threads:
-            one.join()
+        for thread in self._threads:
+            thread.join()
         self.seconds = time.monotonic() - self._began
 
     @property

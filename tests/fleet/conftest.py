@@ -14,8 +14,8 @@ from postgresql import PASSWORD, Cluster
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with postgresql.started() as one:
-        yield one
+    with postgresql.started() as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -136,11 +136,11 @@ def cut_off(fleet: Machines) -> float:
 
 def split(fleet: Machines) -> float:
     """Only one node still reaches the primary, which continues to accept its connections."""
-    pair, one = fleet.pair, fleet.nodes[0].name
+    pair, name = fleet.pair, fleet.nodes[0].name
     for other in (pair.replica.machine, *(node.name for node in fleet.nodes[1:])):
         fleet.cut_both(pair.primary.machine, other)
     at = promoted(fleet)
-    assert statement(pair.replica, CONNECTED, fleet.network.address(one))[0][0], "it has gone on"
+    assert statement(pair.replica, CONNECTED, fleet.network.address(name))[0][0], "it has gone on"
     return at
 
 

@@ -46,7 +46,7 @@ WEIGHTS = {
 class Active:
     """A fault in progress. `touches`: the nodes that it separates from the database."""
 
-    what: str
+    kind: str
     ends_at: float
     end: Callable[[], None]
     nodes: Collection[str]
@@ -79,8 +79,8 @@ class Faults:
             time.sleep(0.02)
 
     def end_all(self) -> None:
-        for one in list(self.active):
-            self._end(one)
+        for fault in list(self.active):
+            self._end(fault)
         for node in self.fleet.nodes:
             if node.jump is not None:
                 node.jump.set(0)
@@ -155,27 +155,27 @@ class Faults:
         name, fleet = node.name, self.fleet
         way = self.dice.choice(("both ways", "to it", "from it"))
         if way != "from it":
-            for one in fleet.databases:
-                fleet.cut(name, one)
+            for database in fleet.databases:
+                fleet.cut(name, database)
         if way != "to it":
-            for one in fleet.databases:
-                fleet.cut(one, name)
+            for database in fleet.databases:
+                fleet.cut(database, name)
 
         def heal() -> None:
-            for one in fleet.databases:
-                fleet.heal(name, one)
+            for database in fleet.databases:
+                fleet.heal(name, database)
 
         self._lasts(f"PostgreSQL cut off {way}", name, heal)
 
     def _part(self) -> None:
         """Separates two nodes, in both directions or in one."""
-        one, other = (node.name for node in self.dice.sample(self.fleet.nodes, 2))
+        first, other = (node.name for node in self.dice.sample(self.fleet.nodes, 2))
         is_both = self.dice.random() < 0.5
-        self.fleet.cut(one, other)
+        self.fleet.cut(first, other)
         if is_both:
-            self.fleet.cut(other, one)
-        what = f"two nodes parted {'both ways' if is_both else 'one way'}"
-        self._lasts(what, None, lambda: self.fleet.heal(one, other))
+            self.fleet.cut(other, first)
+        kind = f"two nodes parted {'both ways' if is_both else 'one way'}"
+        self._lasts(kind, None, lambda: self.fleet.heal(first, other))
 
     def _befall_database(self, kind: str) -> None:
         fleet, postgres = self.fleet, self.fleet.postgres
@@ -217,7 +217,7 @@ class Faults:
 
     def _lasts(
         self,
-        what: str,
+        kind: str,
         name: str | None,
         end: Callable[[], None],
         away_s: tuple[float, float] = DATABASE_AWAY_S,
@@ -225,30 +225,30 @@ class Faults:
         """`name`: the node, or all for a fault of the database, which lasts for `away_s`; None: no
         node loses the database.
         """
-        self._happened(what, name or "")
+        self._happened(kind, name or "")
         everybody = [one.name for one in self.fleet.nodes]
         touches = everybody if name == DATABASE else [] if name is None else [name]
         lasts_s = self.dice.choice(LASTS_S)
         if name == DATABASE:
             lasts_s = self.dice.uniform(*away_s)
         names = [] if name is None else [name]
-        self.active.append(Active(what, time.monotonic() + lasts_s, end, names, touches))
+        self.active.append(Active(kind, time.monotonic() + lasts_s, end, names, touches))
 
     def _end_due(self) -> None:
-        for one in list(self.active):
-            if time.monotonic() >= one.ends_at:
-                self._end(one)
+        for fault in list(self.active):
+            if time.monotonic() >= fault.ends_at:
+                self._end(fault)
 
-    def _happened(self, what: str, where: str = "") -> None:
-        self.counts[what] += 1
-        self._log(f"{what} {where}")
+    def _happened(self, kind: str, where: str = "") -> None:
+        self.counts[kind] += 1
+        self._log(f"{kind} {where}")
 
-    def _log(self, what: str) -> None:
-        self.log.append(f"{time.strftime('%H:%M:%S')} {what}")
+    def _log(self, text: str) -> None:
+        self.log.append(f"{time.strftime('%H:%M:%S')} {text}")
 
-    def _end(self, one: Active) -> None:
-        one.end()
-        self._log(f"over: {one.what} {' '.join(one.nodes)}")
-        for name in one.touches:
+    def _end(self, fault: Active) -> None:
+        fault.end()
+        self._log(f"over: {fault.kind} {' '.join(fault.nodes)}")
+        for name in fault.touches:
             self._touched[name] = time.monotonic()
-        self.active.remove(one)
+        self.active.remove(fault)

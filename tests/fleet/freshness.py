@@ -80,13 +80,13 @@ class Freshness:
         left = [one for one in self.fleet.nodes if one is not acknowledged]
         was_old: dict[str, float] = {}  # when each node was last seen to run an older version
         while left and time.monotonic() - since < GIVE_UP_S and not self._stop.is_set():
-            for one in list(left):
+            for node in list(left):
                 asked_at = time.monotonic()
-                said = self._says(one)
+                said = self._says(node)
                 if said in self._old:
-                    was_old[one.name] = asked_at - since
+                    was_old[node.name] = asked_at - since
                 elif said is not None:
-                    left.remove(one)
+                    left.remove(node)
             time.sleep(LOOK_EVERY_S)
         for name, old_s in was_old.items():
             if self.was_calm(name, since):

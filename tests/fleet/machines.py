@@ -256,11 +256,11 @@ class Machines:
         """Drops all data from the one to the other, silently."""
         self._cut_or_heal({(sender, receiver)}, set())
 
-    def cut_both(self, one: str, other: str) -> None:
-        self._cut_or_heal({(one, other), (other, one)}, set())
+    def cut_both(self, first: str, other: str) -> None:
+        self._cut_or_heal({(first, other), (other, first)}, set())
 
-    def heal(self, one: str, other: str) -> None:
-        self._cut_or_heal(set(), {(one, other), (other, one)})
+    def heal(self, first: str, other: str) -> None:
+        self._cut_or_heal(set(), {(first, other), (other, first)})
 
     def heal_all(self) -> None:
         self._cut_or_heal(set(), set(self._cuts))

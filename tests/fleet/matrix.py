@@ -74,9 +74,9 @@ class Matrix:
     def invoke(self, node: FleetMachine, function: Function, payload: str = "0") -> httpx.Response:
         return self.ask(node, "POST", f"{function.path}/invoke", {"payload": payload})
 
-    def later(self, *what: Any) -> Future[tuple[httpx.Response, float]]:
+    def later(self, *arguments: Any) -> Future[tuple[httpx.Response, float]]:
         """The response to an invocation, and its time."""
-        return self.threads.submit(lambda: (self.invoke(*what), time.monotonic()))
+        return self.threads.submit(lambda: (self.invoke(*arguments), time.monotonic()))
 
     def on(self, node: FleetMachine, count: int = 1, max_instances: int = 1) -> list[Function]:
         """Functions with one ready instance each at that node, as the others know."""
@@ -86,8 +86,8 @@ class Matrix:
             assert ran(self.invoke(node, function)) == node.name
         # Before others know of it, an invocation at one of them would move the instance there.
         time.sleep(3 * self.fleet.times["beat"])
-        for one, function in itertools.product(self.fleet.nodes, made):
-            assert ran(self.invoke(one, function)) == node.name
+        for caller, function in itertools.product(self.fleet.nodes, made):
+            assert ran(self.invoke(caller, function)) == node.name
         return made
 
     def running(self, asked: FleetMachine, function: Function) -> list[str]:
@@ -120,23 +120,23 @@ def lose_calls(
     undo: Callable[[str], None] | None = None,
 ) -> None:
     """A node that runs calls of another node's clients is lost; a third one is unaffected."""
-    one, two, three = it.fleet.nodes
-    functions, [other] = it.on(two, 3), it.on(three)
-    calls = [it.later(one, function, "30") for function in functions]
-    ids = {function.id: until(partial(it.running, three, function))[0] for function in functions}
+    first, second, third = it.fleet.nodes
+    functions, [other] = it.on(second, 3), it.on(third)
+    calls = [it.later(first, function, "30") for function in functions]
+    ids = {function.id: until(partial(it.running, third, function))[0] for function in functions}
     failed_elsewhere = 0
     began = time.monotonic()
-    happens(two)
+    happens(second)
     while not all(call.done() for call in calls):
-        failed_elsewhere += it.invoke(three, other).status_code != 200
+        failed_elsewhere += it.invoke(third, other).status_code != 200
     answers = [call.result()[0] for call in calls]
     took_s = max(call.result()[1] for call in calls) - began
-    told = {answer.headers.get("x-invocation-id") for answer in answers}
-    is_told = {answer.status_code for answer in answers} == {503} and told == set(ids.values())
+    answered = {answer.headers.get("x-invocation-id") for answer in answers}
+    is_told = {answer.status_code for answer in answers} == {503} and answered == set(ids.values())
     if undo is not None:
-        undo(two.name)
+        undo(second.name)
     statuses = {
-        until(partial(final_status, it, three, function, ids[function.id]), 40)
+        until(partial(final_status, it, third, function, ids[function.id]), 40)
         for function in functions
     }
     seen = f"503 and the id of each after {took_s * 1000:.0f} ms, {', '.join(sorted(statuses))}"
@@ -152,17 +152,17 @@ def final_status(it: Matrix, asked: FleetMachine, function: Function, call: str)
 
 
 def kill_a_sandbox(it: Matrix) -> None:
-    one, two, three = it.fleet.nodes
-    [function] = it.on(two)
-    call = it.later(one, function, "30")
-    until(lambda: it.running(three, function))
+    first, second, third = it.fleet.nodes
+    [function] = it.on(second)
+    call = it.later(first, function, "30")
+    until(lambda: it.running(third, function))
     began = time.monotonic()
-    for pids in two.sandbox_pids().values():
+    for pids in second.sandbox_pids().values():
         for pid in pids:
-            two._signal(pid, signal.SIGKILL)
+            second._signal(pid, signal.SIGKILL)
     answer, answered_at = call.result()
     took_s = answered_at - began
-    again = it.invoke(three, function)
+    again = it.invoke(third, function)
     seen = f"{answer.status_code} after {took_s * 1000:.0f} ms; the next call {again.status_code}"
     it.tell("kill -9 of a sandbox", seen, "0.5 s", took_s < 0.5 and again.status_code == 200)
 
@@ -174,30 +174,30 @@ def stop(it: Matrix, whom: str) -> None:
     """A node's server, or it and its launcher, are stopped until others have taken the node over,
     and then resumed. Nothing is left under the old epoch.
     """
-    one, two, three = it.fleet.nodes
-    [function] = it.on(two)
-    call = it.later(two, function, "300")
-    ids = until(lambda: it.running(three, function))
-    homes, starts = homes_of(two.server_dirs()), two.starts
-    two.send(whom, signal.SIGSTOP)
+    first, second, third = it.fleet.nodes
+    [function] = it.on(second)
+    call = it.later(second, function, "300")
+    ids = until(lambda: it.running(third, function))
+    homes, starts = homes_of(second.server_dirs()), second.starts
+    second.send(whom, signal.SIGSTOP)
     stopped_at = time.monotonic()
-    elsewhere = until(lambda: ran(it.invoke(one, function)), 60)
+    elsewhere = until(lambda: ran(it.invoke(first, function)), 60)
     taken_over_s = time.monotonic() - stopped_at
     left = len(sandboxes(homes))
-    two.send(whom, signal.SIGCONT)
+    second.send(whom, signal.SIGCONT)
     went_on_at = time.monotonic()
     until(lambda: not sandboxes(homes), 20)
     gone_s = time.monotonic() - went_on_at
     with contextlib.suppress(httpx.HTTPError):
         call.result()
-    until(lambda: two.starts > starts, 60)
+    until(lambda: second.starts > starts, 60)
     it.are_ready()
-    status = it.record(three, function, ids[0])["status"]
+    status = it.record(third, function, ids[0])["status"]
     seen = (
         f"taken over after {taken_over_s:.1f} s, with {left} of its instances left; gone "
         f"{gone_s * 1000:.0f} ms after it went on; its call is {status}"
     )
-    is_kept = status == "interrupted" and elsewhere != two.name and gone_s < 1
+    is_kept = status == "interrupted" and elsewhere != second.name and gone_s < 1
     it.tell(
         f"SIGSTOP of {whom}, and CONT", seen, "at CONT", is_kept and (whom == "both" or not left)
     )
@@ -208,16 +208,16 @@ def ran(answer: httpx.Response) -> str | None:
 
 
 def stop_launcher(it: Matrix) -> None:
-    one, two, three = it.fleet.nodes
-    [function] = it.on(two)
-    two.send("launcher", signal.SIGSTOP)
+    first, second, third = it.fleet.nodes
+    [function] = it.on(second)
+    second.send("launcher", signal.SIGSTOP)
     ends = []
     until_s = time.monotonic() + TIMES["reap"] + 3
     while time.monotonic() < until_s:
-        ends += [it.invoke(node, function).status_code for node in (one, two, three)]
+        ends += [it.invoke(node, function).status_code for node in (first, second, third)]
         time.sleep(0.1)
-    presence = it.presence(one, two.name)
-    two.send("launcher", signal.SIGCONT)
+    presence = it.presence(first, second.name)
+    second.send("launcher", signal.SIGCONT)
     it.are_ready()
     failed = len(ends) - ends.count(200)
     seen = f"{len(ends)} calls to its instances, failed {failed}; the node is {presence}"
@@ -229,21 +229,21 @@ def stop_launcher(it: Matrix) -> None:
 
 def part_nodes(it: Matrix, is_both: bool) -> None:
     """Two nodes do not reach each other: calls run at the next candidate."""
-    one, two, _ = it.fleet.nodes
-    [function] = it.on(two, max_instances=2)
+    first, second, _ = it.fleet.nodes
+    [function] = it.on(second, max_instances=2)
     bounds = Bounds()
     bounds.most = dict(it.fleet.instances)
     look = partial(look_at, it.fleet)
     with sampled(bounds.count, look):
-        it.fleet.cut(one.name, two.name)
+        it.fleet.cut(first.name, second.name)
         if is_both:
-            it.fleet.cut(two.name, one.name)
+            it.fleet.cut(second.name, first.name)
         took, codes = [], []
         for _ in range(10):
             began = time.monotonic()
-            codes.append(it.invoke(one, function).status_code)
+            codes.append(it.invoke(first, function).status_code)
             took.append(time.monotonic() - began)
-        it.fleet.heal(one.name, two.name)
+        it.fleet.heal(first.name, second.name)
     seen = (
         f"of 10 calls at one of them {codes.count(200)} ran, the first after {took[0]:.1f} s, the "
         f"others after {max(took[1:]) * 1000:.0f} ms at most; instances exceeded {bounds.exceeded}"
@@ -274,14 +274,14 @@ class Sync:
         self._threads = [
             threading.Thread(target=self._call, args=(one,)) for one in self.it.fleet.nodes
         ]
-        for one in self._threads:
-            one.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for one in self._threads:
-            one.join()
+        for thread in self._threads:
+            thread.join()
 
     def _call(self, node: FleetMachine) -> None:
         function = self.functions[node.name]
@@ -322,21 +322,23 @@ def lose_database(
     """Running calls continue, new ones are accepted, management is refused, and soon all is well
     again.
     """
-    one = it.fleet.nodes[0]
+    caller = it.fleet.nodes[0]
     functions = {node.name: it.on(node)[0] for node in it.fleet.nodes}
-    [long] = it.on(one)
-    running = it.later(one, long, f"{away_s + 2:.0f}")
-    until(lambda: it.running(one, long))
+    [long] = it.on(caller)
+    running = it.later(caller, long, f"{away_s + 2:.0f}")
+    until(lambda: it.running(caller, long))
     with Sync(it, functions) as sync:
         time.sleep(1)
         goes()
         began, refused = time.monotonic(), []
         while time.monotonic() - began < away_s:
-            refused.append(it.ask(one, "PUT", long.path, {"description": "away"}).status_code)
+            refused.append(it.ask(caller, "PUT", long.path, {"description": "away"}).status_code)
             time.sleep(0.5)
         comes()
         back_at = time.monotonic()
-        until(lambda: it.ask(one, "PUT", long.path, {"description": "back"}).status_code == 200, 30)
+        until(
+            lambda: it.ask(caller, "PUT", long.path, {"description": "back"}).status_code == 200, 30
+        )
         changed_s = time.monotonic() - back_at
         ready_s = changed_s + it.are_ready()
         time.sleep(1)
@@ -356,17 +358,17 @@ def lose_database(
 
 def cut_off_from_database(it: Matrix) -> None:
     """One node does not reach PostgreSQL for longer than the fence time."""
-    one, two, _ = it.fleet.nodes
-    [here], [there] = it.on(one), it.on(two)
-    running = it.later(two, there, "14")
-    until(lambda: it.running(one, there))
-    it.fleet.cut_both(two.name, DATABASE)
+    first, second, _ = it.fleet.nodes
+    [here], [there] = it.on(first), it.on(second)
+    running = it.later(second, there, "14")
+    until(lambda: it.running(first, there))
+    it.fleet.cut_both(second.name, DATABASE)
     time.sleep(12)
-    health = it.ask(two, "GET", "/api/functions/health").json()["ready"]
-    calls = [it.invoke(one, here).status_code for _ in range(20)]
+    health = it.ask(second, "GET", "/api/functions/health").json()["ready"]
+    calls = [it.invoke(first, here).status_code for _ in range(20)]
     status = running.result()[0].json().get("status")
-    kept = it.invoke(two, there)
-    it.fleet.heal(two.name, DATABASE)
+    kept = it.invoke(second, there)
+    it.fleet.heal(second.name, DATABASE)
     ready_s = it.are_ready()
     seen = (
         f"its running call: {status}; after 12 s a call to its ready instance: "
@@ -382,7 +384,7 @@ def cut_off_from_database(it: Matrix) -> None:
 
 
 @contextlib.contextmanager
-def under_load(it: Matrix, what: str, max_instances: int = 6) -> Iterator[Function]:
+def under_load(it: Matrix, label: str, max_instances: int = 6) -> Iterator[Function]:
     """Invokes at this rate meanwhile, through a balancer; no invocation may fail."""
     function = it.fleet.deploy("true", max_instances=max_instances)
     with Balancer(it.fleet.nodes) as balancer:
@@ -396,23 +398,23 @@ def under_load(it: Matrix, what: str, max_instances: int = 6) -> Iterator[Functi
     )
     for example in sorted(set(calls.failed))[:5]:
         print(f"       {example}")
-    it.tell(what, seen, "0", not calls.failed)
+    it.tell(label, seen, "0", not calls.failed)
 
 
 def lower(it: Matrix) -> None:
-    one = it.fleet.nodes[0]
+    caller = it.fleet.nodes[0]
     with under_load(it, "max_instances lowered from 6 to 1 and raised, twice") as function:
         for most in (1, 6, 1, 6):
-            answer = it.ask(one, "PUT", function.path, {"max_instances": most})
+            answer = it.ask(caller, "PUT", function.path, {"max_instances": most})
             assert answer.status_code == 200, answer.text
             time.sleep(1.5)
 
 
 def drain(it: Matrix) -> None:
-    one, two, _ = it.fleet.nodes
+    first, second, _ = it.fleet.nodes
     with under_load(it, "each node drained and uncordoned"):
         for node in it.fleet.nodes:
-            asked = two if node is one else one
+            asked = second if node is first else first
             assert it.ask(asked, "POST", f"/api/nodes/{node.name}/drain").status_code == 200
             time.sleep(3)
             assert it.ask(asked, "POST", f"/api/nodes/{node.name}/uncordon").status_code == 200
@@ -421,8 +423,8 @@ def drain(it: Matrix) -> None:
 
 def restart_each(it: Matrix, is_drained: bool) -> None:
     """One node after the other is stopped with SIGTERM and started again."""
-    what = "drained, and restarted" if is_drained else "restarted by SIGTERM alone"
-    with under_load(it, f"each node {what}, one after the other"):
+    label = "drained, and restarted" if is_drained else "restarted by SIGTERM alone"
+    with under_load(it, f"each node {label}, one after the other"):
         for node in it.fleet.nodes:
             if is_drained:
                 restart_drained(it, node)
@@ -434,13 +436,13 @@ def restart_each(it: Matrix, is_drained: bool) -> None:
 
 def upgrade(it: Matrix) -> None:
     """Upgrades each node to a newer version with a newer schema; one is downgraded meanwhile."""
-    one, two, three = it.fleet.nodes
+    first, second, third = it.fleet.nodes
     job = it.fleet.deploy("sleep 0.2; echo done", max_instances=6)
     old, accepted, steps_s = of_checkout(), [], []
     is_on = {node.name: old.number for node in it.fleet.nodes}
     with short_dir() as directory:
         new = newer(directory / "newer")
-        way = (one, new), (two, new), (two, old), (two, new), (three, new)
+        way = (first, new), (second, new), (second, old), (second, new), (third, new)
         with under_load(it, "each node upgraded to a newer schema, one of them back and forth"):
             for node, version in way:
                 began = time.monotonic()
@@ -452,8 +454,8 @@ def upgrade(it: Matrix) -> None:
                     until(lambda: rolling.versions(asked) == is_on)  # noqa: B023
                 steps_s.append(time.monotonic() - began)
                 rolling.manage(it.fleet.nodes)
-        until(lambda: rolling.is_done(one, job, accepted), 60)
-        is_once = rolling.are_once(two, job, accepted)
+        until(lambda: rolling.is_done(first, job, accepted), 60)
+        is_once = rolling.are_once(second, job, accepted)
         for node in it.fleet.nodes:  # as the next row expects them
             node.runs(old.program)
             restart_drained(it, node)
@@ -492,7 +494,7 @@ def killed(whom: str) -> Callable[[Matrix], None]:
 def unplugged(it: Matrix) -> None:
     fleet = it.fleet
     lose_calls(
-        it, "silent loss of a node's link", lambda one: fleet.unplug(one.name), 3.5, fleet.plug
+        it, "silent loss of a node's link", lambda node: fleet.unplug(node.name), 3.5, fleet.plug
     )
 
 

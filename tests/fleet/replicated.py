@@ -17,10 +17,10 @@ from fleet_network import DATABASE, STANDBY, Network, Postgres
 FOLLOWS = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = %s"
 
 
-def statement(one: Postgres | Replicated, text: str, *values: str) -> list[tuple[Any, ...]]:
+def statement(cluster: Postgres | Replicated, text: str, *values: str) -> list[tuple[Any, ...]]:
     """Runs a statement as the superuser, outside of a transaction."""
-    password = quote(one.password.read_text().strip(), "")
-    url = one.url.replace("quiltfn@", f"quiltfn:{password}@")
+    password = quote(cluster.password.read_text().strip(), "")
+    url = cluster.url.replace("quiltfn@", f"quiltfn:{password}@")
     with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
         answer = connection.execute(text.encode(), values or None)
         return answer.fetchall() if answer.description else []

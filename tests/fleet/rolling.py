@@ -49,8 +49,8 @@ def manage(nodes: Sequence[Server]) -> None:
 
 def ask(at: Server, method: str, path: str, body: Any = None) -> Any:
     answer = at.call(method, path, body)
-    told = f"{method} {path}: {answer.status_code} {answer.text}"
-    assert answer.is_success, f"{told}\n{at.log.read_text()[-4000:]}"
+    text = f"{method} {path}: {answer.status_code} {answer.text}"
+    assert answer.is_success, f"{text}\n{at.log.read_text()[-4000:]}"
     return answer.json() if answer.content else None
 
 
@@ -70,8 +70,8 @@ def is_done(asked: Server, function: Function, accepted: Sequence[str]) -> bool:
 def are_once(asked: Server, function: Function, accepted: Sequence[str]) -> bool:
     """Whether the function has run exactly these, each with one attempt."""
     found = ask(asked, "GET", f"/api/invocations?function_id={function.id}&limit=1000")
-    told = {one["invocation_id"]: one["attempt"] for one in found["invocations"]}
-    return told == dict.fromkeys(accepted, 1)
+    attempts = {one["invocation_id"]: one["attempt"] for one in found["invocations"]}
+    return attempts == dict.fromkeys(accepted, 1)
 
 
 def drain(asked: Server, name: str) -> None:

@@ -32,10 +32,10 @@ def sandboxes(homes: Iterable[Path]) -> set[Path]:
     """The control groups of sandboxes with processes."""
     found = set()
     for home in homes:
-        for one in home.glob("*/cgroup.procs"):
+        for file in home.glob("*/cgroup.procs"):
             with contextlib.suppress(OSError):
-                if len(one.parent.name) == NAME_LENGTH and one.read_text().split():
-                    found.add(one.parent)
+                if len(file.parent.name) == NAME_LENGTH and file.read_text().split():
+                    found.add(file.parent)
     return found
 
 

@@ -147,30 +147,30 @@ class StormSandboxes(FakeSandboxes):
             await asyncio.sleep(0.002)
 
 
-async def be_a_node(told: dict[str, Any]) -> None:
-    cells = Cells(shared(Path(told["memory"])), told["number"])
+async def be_a_node(options: dict[str, Any]) -> None:
+    cells = Cells(shared(Path(options["memory"])), options["number"])
     renewed = [boottime()]
-    with psycopg.connect(told["url"]) as one:
-        node = NodeEpoch(told["name"], raise_epoch(one, told["name"]))
+    with psycopg.connect(options["url"]) as admin:
+        node = NodeEpoch(options["name"], raise_epoch(admin, options["name"]))
     lease = NodeLease(lambda: renewed[0], TIMES)
     clock = SystemClock()
     sandboxes = StormSandboxes(cells, lease)
     gated = GatedSandboxes(sandboxes, lease, sandboxes.end_by)
     pools = LocalPools(gated, clock, problem=str)
-    connection = QuickConnection(engine(told["url"], is_quick=True))
+    connection = QuickConnection(engine(options["url"], is_quick=True))
     keeper = SlotKeeper(SqlSlots(connection.run), pools, lambda: node, lease, clock)
     pools.on_change.connect(keeper.pool_changed)
-    ids = told["functions"]
+    ids = options["functions"]
     for number, function_id in enumerate(ids):
         version = a_version(
-            Function(**told["function"] | {"id": function_id}),
+            Function(**options["function"] | {"id": function_id}),
             handler="sleep 0.005",
             environment={"FUNCTION": str(number)},
         )
-        limits = PoolLimits(max_instances=told["most"], idle_s=0.5, queue_wait_s=3.0, park_s=0.0)
+        limits = PoolLimits(max_instances=options["most"], idle_s=0.5, queue_wait_s=3.0, park_s=0.0)
         pools.open(function_id, version, limits)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(beat(told["url"], node, renewed))
+        tasks.create_task(beat(options["url"], node, renewed))
         tasks.create_task(lease.watch(cells.renew, keeper.lease_changed))
         tasks.create_task(keeper.run())
         tasks.create_task(sandboxes.look())
@@ -185,8 +185,8 @@ async def beat(url: str, node: NodeEpoch, renewed: list[float]) -> None:
     raised += " AND epoch = %s RETURNING n"
 
     def once() -> object:
-        with psycopg.connect(url, autocommit=True, connect_timeout=2) as one:
-            return one.execute(raised.encode(), node).fetchone()
+        with psycopg.connect(url, autocommit=True, connect_timeout=2) as connection:
+            return connection.execute(raised.encode(), node).fetchone()
 
     while True:
         began = boottime()
@@ -244,11 +244,11 @@ class Storm:
         memory = shared(file)
         self.cells = [Cells(memory, node) for node in range(self.nodes)]
         self._ends, self._lock = threading.Event(), threading.Lock()
-        with psycopg.connect(self.url, autocommit=True) as one:
-            one.execute("CREATE TABLE beat (name text PRIMARY KEY, n bigint NOT NULL)")
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE beat (name text PRIMARY KEY, n bigint NOT NULL)")
             for node in range(self.nodes):
-                one.execute("INSERT INTO node (name, epoch) VALUES (%s, 1)", (name(node),))
-                one.execute("INSERT INTO beat VALUES (%s, 0)", (name(node),))
+                connection.execute("INSERT INTO node (name, epoch) VALUES (%s, 1)", (name(node),))
+                connection.execute("INSERT INTO beat VALUES (%s, 0)", (name(node),))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Storm]:
@@ -256,14 +256,14 @@ class Storm:
         for node in range(self.nodes):
             self.start(node)
         threads = [threading.Thread(target=one) for one in (self._launch, self._observe)]
-        for one in threads:
-            one.start()
+        for thread in threads:
+            thread.start()
         try:
             yield self
         finally:
             self._ends.set()
-            for one in threads:
-                one.join()
+            for thread in threads:
+                thread.join()
             for process in self.processes.values():
                 process.kill()
                 process.wait()
@@ -274,7 +274,7 @@ class Storm:
 
     def start(self, node: int) -> None:
         """Starts the node, which takes its next epoch and frees what its last one held."""
-        told = {
+        options = {
             "url": self.url,
             "memory": str(self.path / "cells"),
             "number": node,
@@ -287,7 +287,7 @@ class Storm:
         }
         with (self.path / f"{name(node)}.log").open("ab") as log:
             self.processes[node] = subprocess.Popen(
-                [sys.executable, __file__, json.dumps(told)],
+                [sys.executable, __file__, json.dumps(options)],
                 env=child_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -351,28 +351,28 @@ class Storm:
         seen: dict[str, tuple[int, float]] = {}
         while not self._ends.is_set():
             now = time.monotonic()
-            with contextlib.suppress(psycopg.Error), psycopg.connect(self.url) as one:
-                for node, n in one.execute("SELECT name, n FROM beat").fetchall():
+            with contextlib.suppress(psycopg.Error), psycopg.connect(self.url) as connection:
+                for node, n in connection.execute("SELECT name, n FROM beat").fetchall():
                     if node not in seen or seen[node][0] != n:
                         seen[node] = (n, now)
                     elif now - seen[node][1] > REAP_S:
-                        raise_epoch(one, node)
+                        raise_epoch(connection, node)
                         self.taken_over += 1
                         seen[node] = (n, now)
             self._ends.wait(0.05)
 
 
-def raise_epoch(one: psycopg.Connection[Any], node: str) -> int:
+def raise_epoch(connection: psycopg.Connection[Any], node: str) -> int:
     """Takes everything from the node's previous run, as `store/fleet/take_over.py` does."""
-    one.execute("SELECT 1 FROM node WHERE name = %s FOR UPDATE", (node,))
-    one.execute("UPDATE beat SET n = n + 1 WHERE name = %s", (node,))
-    found = one.execute(
+    connection.execute("SELECT 1 FROM node WHERE name = %s FOR UPDATE", (node,))
+    connection.execute("UPDATE beat SET n = n + 1 WHERE name = %s", (node,))
+    found = connection.execute(
         "UPDATE node SET epoch = (SELECT max(epoch) + 1 FROM node) WHERE name = %s RETURNING epoch",
         (node,),
     ).fetchone()
     assert found is not None
     free = "UPDATE slot SET held = CAST(CAST(held AS jsonb) - CAST(%s AS text) AS json)"
-    one.execute(free.encode(), (node,))
+    connection.execute(free.encode(), (node,))
     return int(found[0])
 
 

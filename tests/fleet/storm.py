@@ -144,8 +144,8 @@ def play(seconds: float, seed: int, mistake: str = "none") -> Report:
 
 
 def stop_all(*clients: Freshness | Load | WorkLoad) -> None:
-    for one in clients:
-        one.stop()
+    for client in clients:
+        client.stop()
 
 
 def counted(fleet: Machines, faults: Faults) -> Any:

@@ -36,12 +36,12 @@ class Nodes:
     """Three nodes, and a function with one instance, on the first node."""
 
     def __init__(self, nodes: list[Server], handler: str, **more: Any) -> None:
-        self.one, self.two, self.three = nodes
-        self.function = self.one.deploy(handler, **{"max_instances": 1, **more})
-        for node in (self.two, self.three):
+        self.first, self.second, self.third = nodes
+        self.function = self.first.deploy(handler, **{"max_instances": 1, **more})
+        for node in (self.second, self.third):
             until(partial(is_active, node, self.function))
         assert self.ran_on(self.function.invoke()) == "one"
-        for node in (self.two, self.three):
+        for node in (self.second, self.third):
             until(partial(has_one_ready, self.at(node)))
         time.sleep(3 * BEAT_S)  # by then the others have read it
 
@@ -66,14 +66,14 @@ def is_active(node: Server, function: Function) -> bool:
 
 
 def test_a_version_taken_back_at_one_node_gets_no_more_calls(shared: list[Server]) -> None:
-    one, two, three = shared
-    function = one.deploy("echo one", max_instances=3)
-    assert one.call("PUT", function.path, {"handler": "exit 1"}).status_code == 200
-    assert one.call("POST", f"{function.path}/rollback", {"version": 1}).status_code == 200
+    first, second, third = shared
+    function = first.deploy("echo one", max_instances=3)
+    assert first.call("PUT", function.path, {"handler": "exit 1"}).status_code == 200
+    assert first.call("POST", f"{function.path}/rollback", {"version": 1}).status_code == 200
     alias, call = f"{function.path}/aliases/live", f"{function.path}/invoke?alias=live"
     body = {"version": 1, "also": {"version": 2, "weight": 0.5}, "rollback_on": {"error_rate": 0.1}}
-    assert one.call("PUT", alias, body).status_code == 200
-    for node in (two, three):
+    assert first.call("PUT", alias, body).status_code == 200
+    for node in (second, third):
         until(partial(knows, node, alias))
 
     def called_at(node: Server) -> str:
@@ -81,8 +81,8 @@ def test_a_version_taken_back_at_one_node_gets_no_more_calls(shared: list[Server
         assert answer.status_code == 200, answer.text
         return answer.headers["x-function-version"]
 
-    until(lambda: called_at(three) == "2")  # initially each node has both
-    until(lambda: called_at(two) and two.call("GET", alias).json()["also"] is None)
+    until(lambda: called_at(third) == "2")  # initially each node has both
+    until(lambda: called_at(second) and second.call("GET", alias).json()["also"] is None)
     time.sleep(HEARD_S)
     for node in shared:
         assert {called_at(node) for _ in range(10)} == {"1"}
@@ -93,23 +93,23 @@ def test_a_version_taken_back_at_one_node_gets_no_more_calls(shared: list[Server
 def test_a_call_goes_to_the_node_that_has_an_instance(shared: list[Server]) -> None:
     nodes = Nodes(shared, "cat")
     path = f"{nodes.function.path}/invoke"
-    answer = nodes.two.call("POST", path, {"payload": "grain"})
+    answer = nodes.second.call("POST", path, {"payload": "grain"})
     assert (answer.status_code, answer.json()["stdout"]) == (200, "grain")
     assert answer.json()["execution_node_id"] == "one"
     assert answer.json()["cold_start"] is False
     # Long ones arrive whole, in both directions.
-    long = nodes.three.call("POST", path, {"payload": "x" * 3_000_000})
+    long = nodes.third.call("POST", path, {"payload": "x" * 3_000_000})
     assert len(long.json()["stdout"]) == 3_000_000
     # Its record is found at every node, under the id that the first one assigned.
     record = f"{nodes.function.path}/invocations/{answer.headers['x-invocation-id']}"
-    for node in (nodes.one, nodes.two, nodes.three):
+    for node in (nodes.first, nodes.second, nodes.third):
         until(partial(knows, node, record))
 
 
 @promise("N16")
 def test_what_a_handler_writes_is_seen_at_another_node_as_it_comes(shared: list[Server]) -> None:
     nodes = Nodes(shared, "echo first; sleep 3; date +last:%s.%N")
-    url = f"{nodes.two.url}{nodes.function.path}/invoke"
+    url = f"{nodes.second.url}{nodes.function.path}/invoke"
     with httpx.stream(
         "POST", url, headers={"accept": "text/event-stream"}, timeout=scaled(20), trust_env=False
     ) as answer:
@@ -124,20 +124,20 @@ def test_what_a_handler_writes_is_seen_at_another_node_as_it_comes(shared: list[
 @promise("N18", "N75")
 def test_a_running_call_is_seen_from_any_node(shared: list[Server], shared_fleet: Fleet) -> None:
     nodes = Nodes(shared, "echo begun; sleep ${QUILT_PAYLOAD:-0}")
-    called = nodes.two.later(nodes.at(nodes.two).invoke, "30")
-    [one] = until(lambda: running(nodes.three, nodes.function))
-    record = f"{nodes.function.path}/invocations/{one}"
-    logs = nodes.three.call("GET", f"{record}/logs")
+    called = nodes.second.later(nodes.at(nodes.second).invoke, "30")
+    [call_id] = until(lambda: running(nodes.third, nodes.function))
+    record = f"{nodes.function.path}/invocations/{call_id}"
+    logs = nodes.third.call("GET", f"{record}/logs")
     assert logs.text == "begun\n"
-    timeline = nodes.three.call("GET", f"{record}/timeline")
+    timeline = nodes.third.call("GET", f"{record}/timeline")
     assert timeline.status_code == 200
     own = files.parse(files.NodeFile, read_private("fleet", shared_fleet.directory / "three.toml"))
     where = {name: shared_fleet.addresses[name] for name in ("one", "two")}
-    assert asyncio.run(known(own, where, one)) == {"one": "true", "two": "false"}
-    cancelled = nodes.three.call("POST", f"{record}/cancel")
+    assert asyncio.run(known(own, where, call_id)) == {"one": "true", "two": "false"}
+    cancelled = nodes.third.call("POST", f"{record}/cancel")
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
     assert called.result()["status"] == "cancelled"
-    assert asyncio.run(known(own, where, one)) == {"one": "false", "two": "false"}
+    assert asyncio.run(known(own, where, call_id)) == {"one": "false", "two": "false"}
 
 
 async def known(own: files.NodeFile, nodes: dict[str, str], invocation_id: str) -> dict[str, str]:
@@ -161,42 +161,44 @@ def running(node: Server, function: Function) -> list[str]:
 @promise("N17")
 def test_a_call_of_a_killed_node_fails_at_once_and_is_not_repeated(shared: list[Server]) -> None:
     nodes = Nodes(shared, "sleep ${QUILT_PAYLOAD:-0}")
-    path = f"{nodes.two.url}{nodes.function.path}/invoke"
-    called = nodes.two.later(nodes.two.http.post, path, json={"payload": "30"})
-    [one] = until(lambda: running(nodes.three, nodes.function))
+    path = f"{nodes.second.url}{nodes.function.path}/invoke"
+    called = nodes.second.later(nodes.second.http.post, path, json={"payload": "30"})
+    [call_id] = until(lambda: running(nodes.third, nodes.function))
     killed_at = time.monotonic()
-    nodes.one.kill_launcher()
-    nodes.one.wait()
+    nodes.first.kill_launcher()
+    nodes.first.wait()
     answer = called.result()
     assert time.monotonic() - killed_at < scaled(3)
     assert (answer.status_code, answer.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
-    assert answer.headers["x-invocation-id"] == one
-    record = f"{nodes.function.path}/invocations/{one}"
-    until(lambda: nodes.three.call("GET", record).json()["status"] == "interrupted", 20)
+    assert answer.headers["x-invocation-id"] == call_id
+    record = f"{nodes.function.path}/invocations/{call_id}"
+    until(lambda: nodes.third.call("GET", record).json()["status"] == "interrupted", 20)
     # Its instance is available to others once they have taken the node over.
-    assert nodes.ran_on(nodes.at(nodes.two).invoke("0")) in ("two", "three")
-    nodes.one.start()  # cleans up after the killed one
+    assert nodes.ran_on(nodes.at(nodes.second).invoke("0")) in ("two", "three")
+    nodes.first.start()  # cleans up after the killed one
 
 
 @promise("N75")
 def test_a_node_that_stands_still_is_noticed(shared: list[Server]) -> None:
     nodes = Nodes(shared, "echo hello", max_instances=3)
     path = f"{nodes.function.path}/invoke"
-    assert nodes.ran_on(nodes.at(nodes.two).invoke()) == "one"  # the connection exists from now on
-    server = nodes.one.pid
+    assert (
+        nodes.ran_on(nodes.at(nodes.second).invoke()) == "one"
+    )  # the connection exists from now on
+    server = nodes.first.pid
     os.kill(server, signal.SIGSTOP)
     try:
         began = time.monotonic()
-        sent = nodes.two.call("POST", path)
+        sent = nodes.second.call("POST", path)
         assert SILENT_S <= time.monotonic() - began < SILENT_S + scaled(2)
-        later = [nodes.two.call("POST", path).json() for _ in range(2)]
+        later = [nodes.second.call("POST", path).json() for _ in range(2)]
     finally:
         os.kill(server, signal.SIGCONT)
     # The call that had been sent may have run; later ones run elsewhere.
     assert (sent.status_code, sent.json()["error_code"]) == (503, "RUNTIME_UNAVAILABLE")
     assert {nodes.ran_on(one) for one in later} <= {"two", "three"}
     record = f"{nodes.function.path}/invocations/{sent.headers['x-invocation-id']}"
-    until(partial(knows, nodes.three, record))
+    until(partial(knows, nodes.third, record))
 
 
 @promise("N19", "N96")
@@ -205,7 +207,7 @@ def test_nodes_that_are_drained_one_after_the_other_fail_no_call(shared: list[Se
     version.
     """
     nodes = Nodes(shared, "echo hello", max_instances=4)
-    changed = nodes.one.call("PUT", nodes.function.path, {"handler": "echo other"})
+    changed = nodes.first.call("PUT", nodes.function.path, {"handler": "echo other"})
     assert changed.status_code == 200
     ends: list[tuple[int, str]] = []
     is_over = threading.Event()
@@ -219,19 +221,19 @@ def test_nodes_that_are_drained_one_after_the_other_fail_no_call(shared: list[Se
 
     callers = [
         node.later(call, node, query)
-        for node in (nodes.one, nodes.two, nodes.three)
+        for node in (nodes.first, nodes.second, nodes.third)
         for query in ("", "?version=1")
     ]
     try:
         for name in ("one", "two", "three"):
             for verb in ("drain", "uncordon"):
                 before = len(ends)
-                assert nodes.one.call("POST", f"/api/nodes/{name}/{verb}").status_code == 200
+                assert nodes.first.call("POST", f"/api/nodes/{name}/{verb}").status_code == 200
                 time.sleep(1)  # by then the others know of it
                 until(lambda before=before: len(ends) > before + 50, 30)  # type: ignore[misc]
         until(lambda: len(ends) > 100, 30)
     finally:
         is_over.set()
-    for one in callers:
-        one.result()
+    for caller in callers:
+        caller.result()
     assert {status for status, _ in ends} == {200}, {text for _, text in ends}

@@ -66,26 +66,26 @@ def presence(asked: Server, name: str) -> str:
 
 def test_a_node_starts_elsewhere_after_its_take_over(fleet: Fleet, cluster: Cluster) -> None:
     with proxy_of(fleet, "two", keeps_dead=True):
-        two = fleet.node("two", TIMES).start()
+        second = fleet.node("two", TIMES).start()
         for _ in range(2):
-            crash(two, cluster)
+            crash(second, cluster)
             left = epochs_of(cluster, "two")
-            two.start()
+            second.start()
             assert len(left) == 1
             until(partial(has_none_of, cluster, left), 10)
-        crash(two, cluster)
+        crash(second, cluster)
         assert epochs_of(cluster, "two")
-        one = fleet.node("one", TIMES).start()
+        first = fleet.node("one", TIMES).start()
         # Control: on another machine, there would be no record of the session.
-        (two.data_dir / "session").unlink()
-        two.start_without_waiting()
-        assert two.wait(30) == 75
-        assert "A node named two is serving from this database already" in two.log.read_text()
-        until(lambda: presence(one, "two") == "gone", 60)
+        (second.data_dir / "session").unlink()
+        second.start_without_waiting()
+        assert second.wait(30) == 75
+        assert "A node named two is serving from this database already" in second.log.read_text()
+        until(lambda: presence(first, "two") == "gone", 60)
         until(lambda: not epochs_of(cluster, "two"), 10)
-        two.start()
-        assert two.deploy("echo hello").invoke()["stdout"] == "hello\n"
-        two.stop()
+        second.start()
+        assert second.deploy("echo hello").invoke()["stdout"] == "hello\n"
+        second.stop()
 
 
 def test_a_server_that_is_alone_starts_again(

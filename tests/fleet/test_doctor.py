@@ -32,14 +32,14 @@ def examined(path: Path, *options: str, **how: Any) -> tuple[int, dict[str, Any]
 
 
 def test_the_doctor_examines_node_and_fleet(fleet: Fleet, cluster: Cluster, tmp_path: Path) -> None:
-    one, two = fleet.node("one"), fleet.node("two").start()
+    first, second = fleet.node("one"), fleet.node("two").start()
     file = tmp_path / "one.toml"
     code, found = examined(file)
     assert [name for name in found if name in OF_A_FLEET] == list(OF_A_FLEET)
     assert code == 0, found
     assert found["node"]["sentence"] == "node one has not been started yet"
     assert found["peer_two"]["level"] == "warn"  # it does not know this node yet
-    one.start()
+    first.start()
     until(lambda: examined(file)[1]["peer_two"]["level"] == "ok")
     code, found = examined(file, own_process=True)
     expected = {"synced": "warn"}  # the tests' PostgreSQL does not sync
@@ -52,11 +52,11 @@ def test_the_doctor_examines_node_and_fleet(fleet: Fleet, cluster: Cluster, tmp_
         row = admin.execute(query, [name]).fetchone()
     assert row is not None
     assert 0 < row[0] <= 2 * CONNECTIONS_OF_NODE
-    os.kill(two.pid, signal.SIGSTOP)
+    os.kill(second.pid, signal.SIGSTOP)
     try:
         found = examined(file)[1]
     finally:
-        os.kill(two.pid, signal.SIGCONT)
+        os.kill(second.pid, signal.SIGCONT)
     assert found["peer_two"]["level"] == "warn"
     assert "no answer within 2 s" in found["peer_two"]["sentence"]
     settings = tmp_path / "quiltfn.toml"
@@ -64,8 +64,8 @@ def test_the_doctor_examines_node_and_fleet(fleet: Fleet, cluster: Cluster, tmp_
     found = examined(file, "--config", str(settings))[1]
     assert found["times"]["level"] == "warn"
     assert "two has 2 10 60 100" in found["times"]["sentence"]
-    assert one.call("DELETE", "/api/nodes/two").status_code == 204
-    assert two.wait() != 0
+    assert first.call("DELETE", "/api/nodes/two").status_code == 204
+    assert second.wait() != 0
     code, found = examined(tmp_path / "two.toml")
     assert (code, found["node"]["level"]) == (1, "NO")
     assert "was removed" in found["node"]["sentence"]

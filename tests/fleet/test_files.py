@@ -30,14 +30,14 @@ def refusal(server: Server, code: int) -> str:
 
 
 def test_two_nodes_share_a_store_and_have_their_names(fleet: Fleet) -> None:
-    one, two = fleet.node("one").start(), fleet.node("two").start()
-    for node, name in ((one, "one"), (two, "two")):
+    first, second = fleet.node("one").start(), fleet.node("two").start()
+    for node, name in ((first, "one"), (second, "two")):
         node.until_ready()
         record = node.deploy("echo hello", name=f"of-{name}").invoke()
         assert record["execution_node_id"] == name
-    assert not list(one.data_dir.glob("quiltfn.db*"))
-    one.restart()
-    listed = one.call("GET", "/api/functions").json()["functions"]
+    assert not list(first.data_dir.glob("quiltfn.db*"))
+    first.restart()
+    listed = first.call("GET", "/api/functions").json()["functions"]
     assert {each["name"] for each in listed} == {"of-one", "of-two"}
     # Keys are created with the fleet's file, and with a node's.
     made = quiltfn("keys", "create", "--tenant", "default", "--fleet", str(fleet.file), cwd="/")
@@ -104,9 +104,9 @@ def test_an_expired_file_is_told_and_a_new_one_serves(fleet: Fleet) -> None:
     address, month_s = f"127.0.0.1:{1}", 30 * 86_400
     before = files.new_node(made, "one", (address, address), time.time() - 2 * month_s, 30)
     files.write(fleet.directory / "one.toml", files.as_text(before))
-    told = refusal(fleet.node("one"), 78)
-    assert "fleet: certificate has expired at" in told
-    assert "quiltfn fleet add-node" in told
+    message = refusal(fleet.node("one"), 78)
+    assert "fleet: certificate has expired at" in message
+    assert "quiltfn fleet add-node" in message
     (fleet.directory / "one.toml").unlink()
     node = fleet.node("one").start()
     assert "expires in" not in node.log.read_text()
@@ -121,8 +121,8 @@ def test_another_fleets_file_is_refused_on_this_store(fleet: Fleet) -> None:
     other = files.new_fleet(fleet.url, PASSWORD, time.time())
     node = files.new_node(other, "one", ("127.0.0.1:1", "127.0.0.1:1"), time.time(), 9)
     files.write(fleet.directory / "one.toml", files.as_text(node))
-    told = refusal(fleet.node("one"), 74)
-    assert f"The database is another fleet's ({made.fleet_id})" in told
+    message = refusal(fleet.node("one"), 74)
+    assert f"The database is another fleet's ({made.fleet_id})" in message
 
 
 def test_a_fleet_is_made_once_and_leaves_no_file_where_it_cannot(fleet: Fleet) -> None:

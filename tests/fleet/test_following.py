@@ -44,9 +44,9 @@ def on(node: Server, function: Function) -> Function:
 
 @promise("N20")
 def test_what_one_node_does_the_other_sees_within_a_second(nodes: tuple[Server, Server]) -> None:
-    one, two = nodes
-    function = one.deploy("echo 1", name="shared")
-    there = on(two, function)
+    first, second = nodes
+    function = first.deploy("echo 1", name="shared")
+    there = on(second, function)
 
     def prints(text: str) -> Callable[[httpx.Response], bool]:
         return lambda answer: answer.is_success and answer.json()["stdout"] == text
@@ -55,7 +55,7 @@ def test_what_one_node_does_the_other_sees_within_a_second(nodes: tuple[Server, 
         return lambda answer: answer.status_code == status
 
     def done(method: str, path: str, body: Any = None) -> None:
-        answer = one.call(method, path, body)
+        answer = first.call(method, path, body)
         assert answer.is_success, answer.text
 
     record = there.invoke()
@@ -65,7 +65,7 @@ def test_what_one_node_does_the_other_sees_within_a_second(nodes: tuple[Server, 
         seen(there.try_invoke, prints(f"{number}\n"))
     done("POST", f"{function.path}/rollback", {"version": 1})
     seen(there.try_invoke, prints("1\n"))
-    by_url = partial(two.call, "GET", "/fn/shared")
+    by_url = partial(second.call, "GET", "/fn/shared")
     done("PUT", f"{function.path}/url", {"auth": "none"})
     seen(by_url, answers(200))
     done("DELETE", f"{function.path}/url")
@@ -73,13 +73,13 @@ def test_what_one_node_does_the_other_sees_within_a_second(nodes: tuple[Server, 
     done("POST", f"{function.path}/pause")
     seen(there.try_invoke, answers(409))
     # Without a wait between two nodes.
-    assert two.call("POST", f"{function.path}/resume").is_success
+    assert second.call("POST", f"{function.path}/resume").is_success
     done("POST", f"{function.path}/pause")
-    assert two.call("POST", f"{function.path}/resume").is_success
+    assert second.call("POST", f"{function.path}/resume").is_success
     assert there.invoke()["stdout"] == "1\n"
     done("DELETE", function.path)
     seen(there.try_invoke, answers(404))
-    until(lambda: function.id not in two.call("GET", "/api/instances").text, 10)
+    until(lambda: function.id not in second.call("GET", "/api/instances").text, 10)
 
 
 def test_a_storm_measures_how_late_calls_see_a_change(nodes: tuple[Server, Server]) -> None:
@@ -104,17 +104,17 @@ def named(node: Server) -> dict[str, Any]:
 def test_nobody_has_to_wait_between_two_nodes(nodes: tuple[Server, Server]) -> None:
     """As behind a balancer that takes turns."""
     for turn in range(10):
-        one, two = nodes if turn % 2 else nodes[::-1]
-        function = one.create("echo 1", min_instances=0)
-        there = on(two, function)
+        first, second = nodes if turn % 2 else nodes[::-1]
+        function = first.create("echo 1", min_instances=0)
+        there = on(second, function)
         assert there.deploy()["state"] == "active"
         assert function.invoke()["stdout"] == "1\n"
-        changed = one.call("PUT", function.path, {"handler": "echo 2"})
+        changed = first.call("PUT", function.path, {"handler": "echo 2"})
         assert changed.json()["current_version"] == 2, changed.text
-        paused = two.call("POST", f"{there.path}/pause")
+        paused = second.call("POST", f"{there.path}/pause")
         assert paused.is_success, paused.text
         assert there.try_invoke().status_code == 409
-        resumed = one.call("POST", f"{function.path}/resume")
+        resumed = first.call("POST", f"{function.path}/resume")
         assert resumed.is_success, resumed.text
         assert there.try_invoke().status_code == 200
         assert function.invoke()["stdout"] == "2\n"
@@ -125,40 +125,40 @@ def test_nobody_has_to_wait_between_two_nodes(nodes: tuple[Server, Server]) -> N
 def test_what_was_acknowledged_is_so_in_the_very_next_request(nodes: tuple[Server, Server]) -> None:
     """At whichever node: in lists and records, as well as in changes by name."""
     for turn in range(10):
-        one, two = nodes if turn % 2 else nodes[::-1]
-        function = one.create("echo 1", name=f"new{turn}", max_instances=3)
-        there = on(two, function)
-        listed = two.call("GET", "/api/functions").json()["functions"]
+        first, second = nodes if turn % 2 else nodes[::-1]
+        function = first.create("echo 1", name=f"new{turn}", max_instances=3)
+        there = on(second, function)
+        listed = second.call("GET", "/api/functions").json()["functions"]
         assert function.id in [each["id"] for each in listed]
         job = {"name": f"job{turn}", "function": f"new{turn}", "cron": "0 0 1 1 *"}
-        assert two.call("POST", "/api/schedules", job).status_code == 201
-        assert one.call("GET", f"/api/schedules/{job['name']}").status_code == 200
+        assert second.call("POST", "/api/schedules", job).status_code == 201
+        assert first.call("GET", f"/api/schedules/{job['name']}").status_code == 200
         function.deploy()
         record = there.invoke()
-        found = one.call("GET", f"{function.path}/invocations/{record['invocation_id']}")
+        found = first.call("GET", f"{function.path}/invocations/{record['invocation_id']}")
         assert found.json()["stdout"] == "1\n", found.text
-        assert one.call("PUT", function.path, {"max_instances": 2}).is_success
-        assert two.call("GET", there.path).json()["max_instances"] == 2
-        assert two.call("DELETE", there.path).is_success
-        assert one.call("GET", function.path).status_code == 404
+        assert first.call("PUT", function.path, {"max_instances": 2}).is_success
+        assert second.call("GET", there.path).json()["max_instances"] == 2
+        assert second.call("DELETE", there.path).is_success
+        assert first.call("GET", function.path).status_code == 404
 
 
 @promise("N23")
 def test_accepted_work_of_a_stopped_node_runs_elsewhere(nodes: tuple[Server, Server]) -> None:
-    one, two = nodes
-    function = two.deploy("echo work", max_instances=4)
-    there = on(one, function)
+    first, second = nodes
+    function = second.deploy("echo work", max_instances=4)
+    there = on(first, function)
     accepted = []
     for _ in range(20):
-        answer = one.call("POST", f"{there.path}/invoke?mode=async&delay_seconds=3", {})
+        answer = first.call("POST", f"{there.path}/invoke?mode=async&delay_seconds=3", {})
         assert answer.status_code == 202, answer.text
         accepted.append(answer.json()["invocation_id"])
-    one.stop()
+    first.stop()
     until(lambda: all(is_over(one_id, function) for one_id in accepted), 30)
     records = [function.records()[one_id] for one_id in accepted]
     assert {(one["status"], one["execution_node_id"]) for one in records} == {("success", "two")}
     assert len(function.records()) == 20
-    one.start()
+    first.start()
 
 
 def is_over(invocation_id: str, function: Function) -> bool:
@@ -167,15 +167,15 @@ def is_over(invocation_id: str, function: Function) -> bool:
 
 @promise("N23")
 def test_each_tick_of_a_schedule_is_made_once_by_two_nodes(nodes: tuple[Server, Server]) -> None:
-    one, two = nodes
-    function = one.deploy("echo tick", name="ticking", max_instances=4)
+    node, other = nodes
+    function = node.deploy("echo tick", name="ticking", max_instances=4)
     body = {"name": "ticks", "function": "ticking", "every_seconds": 1, "jitter_seconds": 0}
-    made = one.call("POST", "/api/schedules", body)
+    made = node.call("POST", "/api/schedules", body)
     assert made.status_code == 201, made.text
-    until(lambda: made_by(two) >= 18, 30)
-    paused = two.call("PUT", "/api/schedules/ticks", {"enabled": False})
+    until(lambda: made_by(other) >= 18, 30)
+    paused = other.call("PUT", "/api/schedules/ticks", {"enabled": False})
     assert paused.is_success, paused.text
-    runs = two.call("GET", "/api/schedules/ticks/runs?limit=1000").json()["runs"]
+    runs = other.call("GET", "/api/schedules/ticks/runs?limit=1000").json()["runs"]
     due = [run["due_at"] for run in runs]
     assert len(due) == len(set(due)), "a tick was decided on twice"
     # If both nodes are late by a second, the newest tick runs and the others are missed.

@@ -43,16 +43,16 @@ def leftovers(*nodes: Server) -> list[Path]:
 @promise("N40", "N42", "N45")
 def test_an_image_is_on_two_nodes_and_every_node_can_use_it(three: list[Server]) -> None:
     nodes = three
-    one, *others = nodes
-    name = sample_runtimes.add(one, "python", FILES)
-    digest = one.call("GET", f"/api/runtimes/{name}").json()["image"]
+    first, *others = nodes
+    name = sample_runtimes.add(first, "python", FILES)
+    digest = first.call("GET", f"/api/runtimes/{name}").json()["image"]
     # An acknowledged image is on two disks.
     [second] = having(digest, *others)
-    assert having(digest, one)
+    assert having(digest, first)
     [third] = [node for node in others if node is not second]
 
     # A call at the node without the image runs where it is.
-    function = one.deploy("mod:handler", runtime=name, max_instances=3)
+    function = first.deploy("mod:handler", runtime=name, max_instances=3)
     there = Function(third, function.id)
     until(partial(is_active, third, function))
     assert there.invoke()["stdout"] == "image"
@@ -68,71 +68,71 @@ def test_an_image_is_on_two_nodes_and_every_node_can_use_it(three: list[Server])
     assert content == FILES["data/long"]
 
     # If one of two nodes is drained, the last one gets its images.
-    small = sample_runtimes.upload(one, {"mod.py": "x = 1"})
+    small = sample_runtimes.upload(first, {"mod.py": "x = 1"})
     [holder] = having(small, *others)
     [last] = [node for node in others if node is not holder]
     name_of = dict(zip(nodes, NAMES, strict=True))
-    assert one.call("POST", f"/api/nodes/{name_of[holder]}/drain").status_code == 200
+    assert first.call("POST", f"/api/nodes/{name_of[holder]}/drain").status_code == 200
     until(lambda: having(small, last))
     # The node that got the upload is no longer needed.
-    assert one.call("POST", f"/api/nodes/{name_of[holder]}/uncordon").status_code == 200
-    one.stop()
+    assert first.call("POST", f"/api/nodes/{name_of[holder]}/uncordon").status_code == 200
+    first.stop()
     record = there.invoke()
     assert (record["stdout"], record["execution_node_id"] != "one") == ("image", True)
     assert not leftovers(*nodes)
-    one.start()
+    first.start()
 
 
 def test_packages_come_to_a_node_with_the_code(three: list[Server]) -> None:
     nodes = three
-    one, *others = nodes
-    packages = sample_runtimes.upload(one, {"site-packages/lib.py": "WORD = 'packages'"})
+    first, *others = nodes
+    packages = sample_runtimes.upload(first, {"site-packages/lib.py": "WORD = 'packages'"})
     source = "import lib\ndef handler(event, context):\n    return lib.WORD\n"
-    name = sample_runtimes.add(one, "python", {"mod.py": source}, packages=packages)
+    name = sample_runtimes.add(first, "python", {"mod.py": source}, packages=packages)
     # If a busy machine made a node look silent, all have copies by now.
     last = next((node for node in others if not having(packages, node)), others[-1])
-    function = one.deploy("mod:handler", runtime=name)
+    function = first.deploy("mod:handler", runtime=name)
     until(partial(is_active, last, function))
     # No other node accepts calls any more, so the node that lacks the packages gets them.
     drained = [name for node, name in zip(nodes, NAMES, strict=True) if node is not last]
     for name in drained:
-        assert one.call("POST", f"/api/nodes/{name}/drain").status_code == 200
+        assert first.call("POST", f"/api/nodes/{name}/drain").status_code == 200
     until(lambda: Function(last, function.id).try_invoke().status_code == 200, 30)
     record = Function(last, function.id).invoke()
     assert record["stdout"] == "packages"
     assert having(packages, last)
     for name in drained:
-        assert one.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
+        assert first.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
 
 
 @promise("N47")
 def test_a_node_is_not_removed_while_it_alone_has_an_image(fleet: Fleet) -> None:
-    one, two = (fleet.node(name, SHORT).start() for name in ("one", "two"))
-    assert one.call("POST", "/api/nodes/two/drain").status_code == 200
-    until(lambda: two.call("GET", "/health/ready").status_code == 503)
-    name = sample_runtimes.add(one, "python", {"mod.py": SOURCE})  # no other node takes a copy
-    function = one.deploy("mod:handler", runtime=name, name="needs-it")
-    until(partial(is_active, two, function))
+    first, second = (fleet.node(name, SHORT).start() for name in ("one", "two"))
+    assert first.call("POST", "/api/nodes/two/drain").status_code == 200
+    until(lambda: second.call("GET", "/health/ready").status_code == 503)
+    name = sample_runtimes.add(first, "python", {"mod.py": SOURCE})  # no other node takes a copy
+    function = first.deploy("mod:handler", runtime=name, name="needs-it")
+    until(partial(is_active, second, function))
 
-    refused = two.call("DELETE", "/api/nodes/one")
+    refused = second.call("DELETE", "/api/nodes/one")
     assert refused.status_code == 409
-    told = refused.json()
-    assert "node one has 1 image(s) that no other node has" in told["error"]
-    assert "default/needs-it" in told["error"]
-    assert "sole_images is 0" in told["hint"]
-    by_command = quiltfn("nodes", "remove", "one", "--url", two.url)
+    error = refused.json()
+    assert "node one has 1 image(s) that no other node has" in error["error"]
+    assert "default/needs-it" in error["error"]
+    assert "sole_images is 0" in error["hint"]
+    by_command = quiltfn("nodes", "remove", "one", "--url", second.url)
     assert by_command.code != 0
     assert "needs-it" in by_command.stderr
-    assert two.call("GET", "/api/nodes/one").json()["sole_images"] == 1
+    assert second.call("GET", "/api/nodes/one").json()["sole_images"] == 1
 
-    assert two.call("POST", "/api/nodes/one/drain").status_code == 200
-    assert two.call("POST", "/api/nodes/two/uncordon").status_code == 200
-    until(lambda: two.call("GET", "/api/nodes/one").json()["sole_images"] == 0)
-    assert two.call("DELETE", "/api/nodes/one").status_code == 204
-    assert one.wait() != 0
-    assert Function(two, function.id).invoke()["stdout"] == "image"
+    assert second.call("POST", "/api/nodes/one/drain").status_code == 200
+    assert second.call("POST", "/api/nodes/two/uncordon").status_code == 200
+    until(lambda: second.call("GET", "/api/nodes/one").json()["sole_images"] == 0)
+    assert second.call("DELETE", "/api/nodes/one").status_code == 204
+    assert first.wait() != 0
+    assert Function(second, function.id).invoke()["stdout"] == "image"
     # Without another node that could take it, only force removes the node.
-    assert two.call("DELETE", "/api/nodes/two?force=maybe").status_code == 422
-    assert two.call("DELETE", "/api/nodes/two").status_code == 409
-    assert two.call("DELETE", "/api/nodes/two?force=true").status_code == 204
-    assert two.wait() != 0
+    assert second.call("DELETE", "/api/nodes/two?force=maybe").status_code == 422
+    assert second.call("DELETE", "/api/nodes/two").status_code == 409
+    assert second.call("DELETE", "/api/nodes/two?force=true").status_code == 204
+    assert second.wait() != 0

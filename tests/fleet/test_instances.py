@@ -29,9 +29,9 @@ def two_nodes(shared_fleet: Fleet) -> tuple[Server, Server]:
 def nodes(two_nodes: tuple[Server, Server]) -> Iterator[tuple[Server, Server]]:
     """Two nodes without functions and sandboxes, before and after each test."""
     yield two_nodes
-    one = two_nodes[0]
-    for function in one.call("GET", "/api/functions").json()["functions"]:
-        Function(one, function["id"]).delete()
+    first = two_nodes[0]
+    for function in first.call("GET", "/api/functions").json()["functions"]:
+        Function(first, function["id"]).delete()
     homes = [group for node in two_nodes for group in groups(node)]
     until(lambda: not sandboxes(homes))
 
@@ -57,37 +57,37 @@ def on(node: Server, function: Function) -> Function:
 
 
 def test_calls_at_two_nodes_have_one_instance_at_a_time(nodes: tuple[Server, Server]) -> None:
-    one, two = nodes
-    function = one.deploy("echo hello", max_instances=1)
-    there = on(two, function)
+    first, second = nodes
+    function = first.deploy("echo hello", max_instances=1)
+    there = on(second, function)
     for name in ("one", "two"):  # which then run only the calls that they receive
-        assert one.call("POST", f"/api/nodes/{name}/cordon").status_code == 200
+        assert first.call("POST", f"/api/nodes/{name}/cordon").status_code == 200
     time.sleep(full_wait(1.5))  # until each knows of it
-    with most_at_a_time(one, two) as most:
+    with most_at_a_time(first, second) as most:
         for _ in range(3):
             for each in (function, there):  # it is there, or moves there
                 assert each.invoke()["status"] == "success"
         until(lambda: most() == 1)  # the last one, which is kept for more calls
     assert most() == 1
-    with most_at_a_time(one, two) as most:  # control: two instances are counted as two
-        one.deploy("echo hello", min_instances=1, max_instances=1)
+    with most_at_a_time(first, second) as most:  # control: two instances are counted as two
+        first.deploy("echo hello", min_instances=1, max_instances=1)
         until(lambda: most() == 2)
     for name in ("one", "two"):
-        assert one.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
+        assert first.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
     time.sleep(full_wait(1))  # until each knows of it
 
 
 def test_calls_of_two_versions_have_one_instance_at_a_time(nodes: tuple[Server, Server]) -> None:
-    one, two = nodes
-    function = one.deploy("echo old", max_instances=1)
-    there = on(two, function)
-    assert one.call("PUT", function.path, {"handler": "echo new"}).status_code == 200
+    first, second = nodes
+    function = first.deploy("echo old", max_instances=1)
+    there = on(second, function)
+    assert first.call("PUT", function.path, {"handler": "echo new"}).status_code == 200
     alias = f"{function.path}/aliases/live"
-    assert one.call("PUT", alias, {"version": 1}).status_code == 200
-    until(lambda: two.call("GET", alias).status_code == 200)
-    with most_at_a_time(one, two) as most:
+    assert first.call("PUT", alias, {"version": 1}).status_code == 200
+    until(lambda: second.call("GET", alias).status_code == 200)
+    with most_at_a_time(first, second) as most:
         for query in ("version=1", "alias=live"):
-            named = two.call("POST", f"{there.path}/invoke?{query}").json()
+            named = second.call("POST", f"{there.path}/invoke?{query}").json()
             assert named["stdout"] == "old\n"
             assert named["execution_node_id"] == "two"
             assert function.invoke()["stdout"] == "new\n"
@@ -98,14 +98,14 @@ def test_calls_of_two_versions_have_one_instance_at_a_time(nodes: tuple[Server, 
 @promise("N27")
 def test_a_function_changes_where_a_node_keeps_its_minimum(nodes: tuple[Server, Server]) -> None:
     """All places are taken by the instances that the node keeps ready."""
-    one, two = nodes
-    function = one.deploy("echo old", min_instances=1, max_instances=1)
-    there = on(two, function)
-    with most_at_a_time(one, two) as most:
+    first, second = nodes
+    function = first.deploy("echo old", min_instances=1, max_instances=1)
+    there = on(second, function)
+    with most_at_a_time(first, second) as most:
         began = time.monotonic()
-        changed = two.call("PUT", there.path, {"handler": "echo new"}).json()
+        changed = second.call("PUT", there.path, {"handler": "echo new"}).json()
         assert (changed["current_version"], changed["error_message"]) == (2, None), changed
-        again = one.call("POST", f"{function.path}/deploy").json()
+        again = first.call("POST", f"{function.path}/deploy").json()
         assert (again["state"], again["error_message"]) == ("active", None), again
         assert time.monotonic() - began < scaled(8)  # and not only after a timeout
         assert function.invoke()["stdout"] == "new\n"
@@ -117,27 +117,27 @@ def test_a_stopped_node_s_instances_end_before_new_ones_start(nodes: tuple[Serve
     """A node's server is stopped: its launcher ends its instances, and none of them exists once it
     is resumed.
     """
-    one, two = nodes
-    function = one.deploy("echo hello", max_instances=1, min_instances=1)
-    there = on(two, function)
+    first, second = nodes
+    function = first.deploy("echo hello", max_instances=1, min_instances=1)
+    there = on(second, function)
     assert function.invoke()["status"] == "success"
-    held = sandboxes(groups(one))
+    held = sandboxes(groups(first))
     assert len({one.name for one in held}) == 1
-    with most_at_a_time(one, two) as most:
-        os.kill(one.pid, signal.SIGSTOP)
+    with most_at_a_time(first, second) as most:
+        os.kill(first.pid, signal.SIGSTOP)
         stopped_at = time.monotonic()
-        until(lambda: not sandboxes(groups(one)), 6)
+        until(lambda: not sandboxes(groups(first)), 6)
         assert time.monotonic() - stopped_at > 2  # at the deadline, not before
         record = until(lambda: succeeded(there), 20)
         assert record["execution_node_id"] == "two"
-        os.kill(one.pid, signal.SIGCONT)
-        assert one.wait(scaled(20)) != 0  # it was taken over, and ends
-        until(lambda: two.call("GET", there.path).json()["owner_node_id"] == "two")
+        os.kill(first.pid, signal.SIGCONT)
+        assert first.wait(scaled(20)) != 0  # it was taken over, and ends
+        until(lambda: second.call("GET", there.path).json()["owner_node_id"] == "two")
         until(
-            lambda: len({one.name for one in sandboxes(groups(two))}) == 1
+            lambda: len({one.name for one in sandboxes(groups(second))}) == 1
         )  # the minimum, which that node keeps from now on
     assert most() == 1
-    one.start()
+    first.start()
 
 
 def succeeded(function: Function) -> dict[str, object] | None:

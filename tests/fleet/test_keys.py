@@ -27,13 +27,13 @@ class CutOff:
 
     def __init__(self, fleet: Fleet, proxy: DatabaseProxy) -> None:
         self.fleet, self.proxy = fleet, proxy
-        self.one = fleet.node("one", TIMES).start()
-        self.two = fleet.node("two", TIMES).start()
+        self.first = fleet.node("one", TIMES).start()
+        self.second = fleet.node("two", TIMES).start()
         self.operator = self.key("operator")
-        for node in (self.one, self.two):
+        for node in (self.first, self.second):
             until(partial(asks_for_a_key, node))
             node.headers["x-api-key"] = node.http.headers["x-api-key"] = self.operator
-        self.function = self.two.deploy("echo hello", name="f", max_instances=2)
+        self.function = self.second.deploy("echo hello", name="f", max_instances=2)
 
     def key(self, scope: str) -> str:
         secret = ("--store-password-file", str(self.fleet.directory / PASSWORD_FILE))
@@ -43,7 +43,7 @@ class CutOff:
         return made.stdout.strip()
 
     def invoke(self, key: str, node: Server | None = None) -> httpx.Response:
-        url = f"{(node or self.two).url}{self.function.path}/invoke"
+        url = f"{(node or self.second).url}{self.function.path}/invoke"
         return httpx.post(url, json={}, headers={"x-api-key": key}, timeout=30, trust_env=False)
 
 
@@ -52,7 +52,7 @@ def cut_off(fleet: Fleet) -> Iterator[CutOff]:
     with proxy_of(fleet, "two") as proxy:
         it = CutOff(fleet, proxy)
         yield it
-        it.two.stop()  # before its proxy
+        it.second.stop()  # before its proxy
 
 
 def test_a_revoked_key_opens_no_node_that_is_cut_off_from_postgresql(cut_off: CutOff) -> None:
@@ -61,9 +61,9 @@ def test_a_revoked_key_opens_no_node_that_is_cut_off_from_postgresql(cut_off: Cu
     cut_off.proxy.cut()
     assert cut_off.invoke(key).status_code == 200
     prefix = key.split("_")[2]
-    keys = cut_off.one.call("GET", "/api/keys").json()["keys"]
+    keys = cut_off.first.call("GET", "/api/keys").json()["keys"]
     [found] = [one["id"] for one in keys if prefix in one["prefix"]]
-    revoked = cut_off.one.call("DELETE", f"/api/keys/{found}")
+    revoked = cut_off.first.call("DELETE", f"/api/keys/{found}")
     assert revoked.status_code in (200, 204), revoked.text
     until(lambda: cut_off.invoke(key).status_code == 401, 10)
     time.sleep(full_wait(FENCE_S))
@@ -76,23 +76,23 @@ def test_a_revoked_key_opens_no_node_that_is_cut_off_from_postgresql(cut_off: Cu
 
 @promise("N98")
 def test_a_node_cut_off_runs_nothing_of_a_tenant_that_is_disabled(cut_off: CutOff) -> None:
-    key, one, two = cut_off.key("invoke"), cut_off.one, cut_off.two
-    assert two.call("PUT", f"{cut_off.function.path}/url", {"auth": "none"}).status_code == 200
+    key, first, second = cut_off.key("invoke"), cut_off.first, cut_off.second
+    assert second.call("PUT", f"{cut_off.function.path}/url", {"auth": "none"}).status_code == 200
 
     def at_its_url() -> int:
-        url = f"{two.url}/fn/default/f"
+        url = f"{second.url}/fn/default/f"
         return httpx.get(url, timeout=30, trust_env=False).status_code
 
     assert (cut_off.invoke(key).status_code, at_its_url()) == (200, 200)
-    slow = two.deploy("sleep 60", name="slow", timeout_seconds=100)
-    running = two.later(slow.try_invoke)
+    slow = second.deploy("sleep 60", name="slow", timeout_seconds=100)
+    running = second.later(slow.try_invoke)
     until(lambda: slow.pool()["busy_count"] == 1, 10)
     cut_off.proxy.cut()
-    assert one.call("POST", "/api/tenants/default/disable").status_code == 200
+    assert first.call("POST", "/api/tenants/default/disable").status_code == 200
     until(lambda: (cut_off.invoke(key).status_code, at_its_url()) == (403, 503), 10)
     ended = running.result(timeout=full_wait(10)).json()
     assert (ended["status"], ended["execution_node_id"]) == ("cancelled", "two")
-    assert one.call("POST", "/api/tenants/default/enable").status_code == 200
+    assert first.call("POST", "/api/tenants/default/enable").status_code == 200
     cut_off.proxy.heal()
     until(lambda: (cut_off.invoke(key).status_code, at_its_url()) == (200, 200), 20)
 
@@ -101,17 +101,17 @@ def test_a_node_that_reaches_nobody_accepts_no_key(cut_off: CutOff) -> None:
     key = cut_off.key("invoke")
     assert cut_off.invoke(key).status_code == 200
     cut_off.proxy.cut()
-    cut_off.one.kill_launcher()  # it may know more
-    cut_off.one.wait()
+    cut_off.first.kill_launcher()  # it may know more
+    cut_off.first.wait()
     until(lambda: cut_off.invoke(key).status_code == 503, 20)
     refused = cut_off.invoke(key)
     assert refused.json()["error_code"] == "STORE_UNAVAILABLE", refused.text
     assert "whether the credential is valid" in refused.text
     # No caller is accepted, and health reports why.
-    health = cut_off.two.call("GET", "/api/functions/health").json()
+    health = cut_off.second.call("GET", "/api/functions/health").json()
     assert not health["ready"]
     assert "whether the credential is valid" in health["checks"]["credentials"]["reason"]
     assert health["protections"] == {}
     cut_off.proxy.heal()
     until(lambda: cut_off.invoke(key).status_code == 200, 20)
-    cut_off.one.start()  # cleans up after the killed one
+    cut_off.first.start()  # cleans up after the killed one

@@ -79,26 +79,30 @@ def take_overs(node: Server) -> float:
 
 @promise("N30")
 def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> None:
-    one = fleet.node("one", SHORT).start()
-    function = one.deploy("sleep 300; echo done", max_instances=8, timeout_seconds=300)
-    answer = one.call("PUT", f"{function.path}/async-policy", THRICE)
+    killed = fleet.node("one", SHORT).start()
+    function = killed.deploy("sleep 300; echo done", max_instances=8, timeout_seconds=300)
+    answer = killed.call("PUT", f"{function.path}/async-policy", THRICE)
     assert answer.status_code == 200, answer.text
     two, three = (fleet.node(name, SHORT).start() for name in ("two", "three"))
-    assert one.call("POST", "/api/nodes/one/cordon").status_code == 200  # accepts none from others
-    until(lambda: heard_of(one, "cordoned"))
+    assert (
+        killed.call("POST", "/api/nodes/one/cordon").status_code == 200
+    )  # accepts none from others
+    until(lambda: heard_of(killed, "cordoned"))
     kept = [two.later(elsewhere(two, function).invoke) for _ in range(2)]
     until(lambda: nodes(two)["two"]["running_calls"] + nodes(two)["three"]["running_calls"] == 2)
-    assert one.call("POST", "/api/nodes/one/uncordon").status_code == 200
+    assert killed.call("POST", "/api/nodes/one/uncordon").status_code == 200
     for name in ("two", "three"):  # so that all of it starts on the one that is lost
-        assert one.call("POST", f"/api/nodes/{name}/cordon").status_code == 200
+        assert killed.call("POST", f"/api/nodes/{name}/cordon").status_code == 200
     until(lambda: all(heard_of(node, "cordoned") for node in (two, three)))
-    calls = [accepted(one, function) for _ in range(4)]
-    lost = one.later(one.http.post, f"{one.url}{function.path}/invoke", json={"payload": "x"})
+    calls = [accepted(killed, function) for _ in range(4)]
+    lost = killed.later(
+        killed.http.post, f"{killed.url}{function.path}/invoke", json={"payload": "x"}
+    )
     until(lambda: running_on(two, function, "one") == 5)  # the store has the start of each
     for name in ("two", "three"):
-        assert one.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
+        assert killed.call("POST", f"/api/nodes/{name}/uncordon").status_code == 200
     began = time.monotonic()
-    kill_all(one)
+    kill_all(killed)
     with pytest.raises(httpx.HTTPError):
         lost.result()
     until(lambda: nodes(two)["one"]["presence"] == "gone", 3 * REAP_S)
@@ -125,86 +129,86 @@ def test_the_work_of_a_killed_node_is_tried_again_elsewhere(fleet: Fleet) -> Non
     (ended,) = listed["invocations"]
     assert record_of(two, function, ended["invocation_id"])["error_message"] == NODE_LOST.sentence
     # It returns, changes nothing of that, and is a member again.
-    one.start()
+    killed.start()
     assert nodes(two)["one"]["presence"] == "present"
-    statuses = [record_of(one, function, call)["status"] for call in calls]
+    statuses = [record_of(killed, function, call)["status"] for call in calls]
     assert statuses == ["success"] * 4
-    found = one.call("GET", f"/api/functions/{function.id}").json()  # according to the store
+    found = killed.call("GET", f"/api/functions/{function.id}").json()  # according to the store
     assert found["invocation_count"] == len(calls) + len(kept) + 1
 
 
 @promise("N32")
 def test_a_node_that_stood_still_too_long_ends_and_starts_anew(fleet: Fleet) -> None:
-    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
-    os.kill(one.pid, signal.SIGSTOP)
+    first, second = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+    os.kill(first.pid, signal.SIGSTOP)
     try:
-        until(lambda: nodes(two)["one"]["is_silent"], REAP_S)
-        until(lambda: nodes(two)["one"]["presence"] == "gone", 3 * REAP_S)
-        assert not nodes(two)["one"]["is_silent"]
+        until(lambda: nodes(second)["one"]["is_silent"], REAP_S)
+        until(lambda: nodes(second)["one"]["presence"] == "gone", 3 * REAP_S)
+        assert not nodes(second)["one"]["is_silent"]
     finally:
-        os.kill(one.pid, signal.SIGCONT)
-    assert one.wait() != 0  # so that a service manager restarts it
-    assert "this node ends: another node has taken this one over" in one.log.read_text()
-    one.start()
-    assert nodes(two)["one"]["presence"] == "present"
-    one.until_ready()
+        os.kill(first.pid, signal.SIGCONT)
+    assert first.wait() != 0  # so that a service manager restarts it
+    assert "this node ends: another node has taken this one over" in first.log.read_text()
+    first.start()
+    assert nodes(second)["one"]["presence"] == "present"
+    first.until_ready()
 
 
 @promise("N31")
 def test_a_node_that_is_stopped_in_order_leaves_at_once(two_nodes: tuple[Server, Server]) -> None:
-    one, two = two_nodes
-    before = take_overs(two)
-    function = one.deploy("sleep 2; echo done")
-    running = one.later(function.invoke)
-    until(lambda: nodes(one)["one"]["running_calls"] == 1)
-    one.terminate()
+    first, second = two_nodes
+    before = take_overs(second)
+    function = first.deploy("sleep 2; echo done")
+    running = first.later(function.invoke)
+    until(lambda: nodes(first)["one"]["running_calls"] == 1)
+    first.terminate()
     assert running.result()["status"] == "success"
-    assert one.wait() == 0
+    assert first.wait() == 0
     # Without waiting for the reap time of 100 s.
-    until(lambda: nodes(two)["one"]["presence"] == "gone", 10)
-    assert take_overs(two) == before + 1
-    one.start()
+    until(lambda: nodes(second)["one"]["presence"] == "gone", 10)
+    assert take_overs(second) == before + 1
+    first.start()
 
 
 @promise("N62")
 def test_a_node_that_is_stopped_as_it_starts_leaves(two_nodes: tuple[Server, Server]) -> None:
-    one, two = two_nodes
-    one.restart()
-    one.terminate()
-    assert one.wait() == 0
-    until(lambda: nodes(two)["one"]["presence"] != "present", 10)  # before the reap time
-    one.start()
+    first, second = two_nodes
+    first.restart()
+    first.terminate()
+    assert first.wait() == 0
+    until(lambda: nodes(second)["one"]["presence"] != "present", 10)  # before the reap time
+    first.start()
 
 
 @promise("N64")
 def test_a_node_is_drained_and_uncordoned_by_another(two_nodes: tuple[Server, Server]) -> None:
-    one, two = two_nodes
-    function = one.deploy("sleep 3; echo done", max_instances=2)
-    running = one.later(function.invoke)
-    until(lambda: nodes(one)["one"]["running_calls"] == 1)
-    at = ("--url", two.url)
+    first, second = two_nodes
+    function = first.deploy("sleep 3; echo done", max_instances=2)
+    running = first.later(function.invoke)
+    until(lambda: nodes(first)["one"]["running_calls"] == 1)
+    at = ("--url", second.url)
     done = quiltfn("nodes", "drain", "one", *at)
     assert done.code == 0, done.stderr
     assert "draining" in done.stdout
-    until(lambda: not one.is_ready())
-    assert one.call("GET", "/health").status_code == 200
-    left_out = one.call("GET", "/health/ready")  # the request of load balancers, without a key
+    until(lambda: not first.is_ready())
+    assert first.call("GET", "/health").status_code == 200
+    left_out = first.call("GET", "/health/ready")  # the request of load balancers, without a key
     assert (left_out.status_code, left_out.json()["error_code"]) == (503, "SHUTTING_DOWN")
-    assert two.call("GET", "/health/ready").json() == {"status": "ok"}
-    health = one.call("GET", "/api/functions/health")
+    assert second.call("GET", "/health/ready").json() == {"status": "ok"}
+    health = first.call("GET", "/api/functions/health")
     assert "draining" in health.json()["checks"]["accepting_calls"]["reason"]
     # New requests to it run at the other one.
     assert function.invoke()["execution_node_id"] == "two"
-    two.until_ready()
+    second.until_ready()
     assert running.result()["status"] == "success"  # the running call ended normally
-    until(lambda: nodes(two)["one"]["running_calls"] == 0)
-    waiting = accepted(one, function)
-    one.restart()  # it stays drained
+    until(lambda: nodes(second)["one"]["running_calls"] == 0)
+    waiting = accepted(first, function)
+    first.restart()  # it stays drained
     until(lambda: function.try_invoke().json().get("execution_node_id") == "two")
-    until(lambda: record_of(one, function, waiting)["status"] == "success")
-    assert record_of(one, function, waiting)["execution_node_id"] == "two"
+    until(lambda: record_of(first, function, waiting)["status"] == "success")
+    assert record_of(first, function, waiting)["execution_node_id"] == "two"
     assert quiltfn("nodes", "uncordon", "one", *at).code == 0
-    one.until_ready()
+    first.until_ready()
     listed = quiltfn("nodes", "list", *at)
     assert [line.split()[:2] for line in listed.stdout.splitlines()[1:]] == [
         ["one", "ready"],
@@ -213,43 +217,43 @@ def test_a_node_is_drained_and_uncordoned_by_another(two_nodes: tuple[Server, Se
 
 
 def test_a_cordoned_node_begins_no_accepted_work_and_serves_calls(fleet: Fleet) -> None:
-    one = fleet.node("one").start()
-    function = one.deploy("echo done")
-    assert one.call("POST", "/api/nodes/one/cordon").json()["state"] == "cordoned"
-    waiting = accepted(one, function)
+    node = fleet.node("one").start()
+    function = node.deploy("echo done")
+    assert node.call("POST", "/api/nodes/one/cordon").json()["state"] == "cordoned"
+    waiting = accepted(node, function)
     assert function.invoke()["status"] == "success"
-    assert record_of(one, function, waiting)["status"] == "queued"
-    one.until_ready()
-    assert one.call("POST", "/api/nodes/one/uncordon").json()["state"] == "ready"
-    until(lambda: record_of(one, function, waiting)["status"] == "success")
+    assert record_of(node, function, waiting)["status"] == "queued"
+    node.until_ready()
+    assert node.call("POST", "/api/nodes/one/uncordon").json()["state"] == "ready"
+    until(lambda: record_of(node, function, waiting)["status"] == "success")
 
 
 def test_a_removed_node_stays_out(shared_fleet: Fleet, two_nodes: tuple[Server, Server]) -> None:
-    one, two = shared_fleet.node("three").start(), two_nodes[1]
-    until(lambda: nodes(two)["three"]["presence"] == "present")
-    assert two.call("DELETE", "/api/nodes/nobody").status_code == 404
-    assert two.call("DELETE", "/api/nodes/three").status_code == 204
-    assert one.wait() != 0
-    assert "an operator has removed this node" in one.log.read_text()
-    one.start_without_waiting()
-    assert one.wait() == 78
-    assert "The node three was removed from the fleet" in one.log.read_text()
-    assert nodes(two)["three"]["state"] == "removed"
-    refused = two.call("POST", "/api/nodes/three/uncordon")
+    first, second = shared_fleet.node("three").start(), two_nodes[1]
+    until(lambda: nodes(second)["three"]["presence"] == "present")
+    assert second.call("DELETE", "/api/nodes/nobody").status_code == 404
+    assert second.call("DELETE", "/api/nodes/three").status_code == 204
+    assert first.wait() != 0
+    assert "an operator has removed this node" in first.log.read_text()
+    first.start_without_waiting()
+    assert first.wait() == 78
+    assert "The node three was removed from the fleet" in first.log.read_text()
+    assert nodes(second)["three"]["state"] == "removed"
+    refused = second.call("POST", "/api/nodes/three/uncordon")
     assert refused.status_code == 409
-    two.until_ready()
+    second.until_ready()
 
 
 def test_health_says_when_the_others_may_take_a_node_for_gone(fleet: Fleet, cluster: Any) -> None:
     # Two nodes: a node that is alone cannot tell by then whether its callers are authorized.
     times = SHORT.replace("--fleet-end-s 4", "--fleet-end-s 40").replace(str(REAP_S), "60")
-    one, _ = (fleet.node(name, times).start() for name in ("one", "two"))
-    health = one.call("GET", "/api/functions/health").json()
+    node, _ = (fleet.node(name, times).start() for name in ("one", "two"))
+    health = node.call("GET", "/api/functions/health").json()
     assert health["checks"]["membership"] == {"ok": True, "reason": "the other nodes see it"}
     with cluster.frozen():
         time.sleep(full_wait(2))
-        late = one.call("GET", "/api/functions/health").json()
+        late = node.call("GET", "/api/functions/health").json()
     assert not late["checks"]["membership"]["ok"]
     assert "no heartbeat was stored for" in late["checks"]["membership"]["reason"]
-    one.until_ready(30)
-    assert nodes(one)["one"]["presence"] == "present"
+    node.until_ready(30)
+    assert nodes(node)["one"]["presence"] == "present"

@@ -268,11 +268,11 @@ async def play(path: Path, story: list[tuple[str, Any]]) -> World:
         store: SqlStore = world.nodes["a"].store
         world.function = await a_stored_function(store)
         await SqlPolicies(store.database).save_async(world.function.id, POLICY)
-        for action, what in story:
+        for action, argument in story:
             if action == "wait":
-                await world.pass_time(what)
+                await world.pass_time(argument)
             else:
-                await world.act(action, what)
+                await world.act(action, argument)
         await world.settle()
         assert [key for key, times in world.begun.items() if times > 1] == []
         for call in world.accepted:

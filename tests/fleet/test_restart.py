@@ -21,12 +21,12 @@ PER_SECOND = 60
 
 def test_a_node_that_is_restarted_fails_no_call(fleet: Fleet) -> None:
     """By SIGTERM only: calls on their way to the node run at the other one."""
-    one, two = (at_its_port(fleet, name).start() for name in ("one", "two"))
-    function = one.deploy("true", max_instances=4)
-    with Balancer([one, two]) as balancer:
+    first, second = (at_its_port(fleet, name).start() for name in ("one", "two"))
+    function = first.deploy("true", max_instances=4)
+    with Balancer([first, second]) as balancer:
         with Calls(balancer, f"{function.path}/invoke", PER_SECOND, callers=8) as calls:
             time.sleep(1)
-            one.restart()
+            first.restart()
             time.sleep(1)
     assert not calls.failed, calls.failed
     assert calls.ends["success"] > PER_SECOND

@@ -59,10 +59,10 @@ def count_of(node: Server, function: Function) -> int:
 
 
 def test_a_fleet_is_restored(fleet: Fleet, cluster: Cluster, database: str, tmp_path: Path) -> None:
-    one = fleet.node("one").start()
-    function = with_files(one, tmp_path)
-    says(one, function, "kept")
-    refused = quiltfn("backup", str(tmp_path / "x.tar"), "--data-dir", str(one.data_dir))
+    node = fleet.node("one").start()
+    function = with_files(node, tmp_path)
+    says(node, function, "kept")
+    refused = quiltfn("backup", str(tmp_path / "x.tar"), "--data-dir", str(node.data_dir))
     assert refused.code == 74
     assert "pg_dump" in refused.stderr
     settings = tmp_path / "quiltfn.toml"
@@ -74,10 +74,10 @@ def test_a_fleet_is_restored(fleet: Fleet, cluster: Cluster, database: str, tmp_
     # The backup, while the nodes run: first the database, then the files of runtimes.
     dump = tmp_path / "dump"
     run("pg_dump", database, "--format=custom", f"--file={dump}")
-    shutil.copytree(one.data_dir / "images", tmp_path / "images")
-    says(one, function, "lost")
-    one.terminate()
-    assert one.wait() == 0
+    shutil.copytree(node.data_dir / "images", tmp_path / "images")
+    says(node, function, "lost")
+    node.terminate()
+    assert node.wait() == 0
     # The same fleet on new machines: the nodes' files are still valid.
     name = database.rpartition("/")[2].partition("?")[0]
     cluster.drop(name)

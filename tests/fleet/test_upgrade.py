@@ -23,16 +23,16 @@ PER_SECOND = 60
 
 def test_a_fleet_is_upgraded_node_by_node_and_fails_no_call(fleet: Fleet) -> None:
     old, nodes = of_checkout(), {name: at_its_port(fleet, name).start() for name in ("one", "two")}
-    one, two = nodes.values()
-    function = one.deploy("true", max_instances=4)
-    job = one.deploy("sleep 0.2; echo done", max_instances=4)
-    with short_dir() as directory, Balancer([one, two]) as balancer:
+    first, second = nodes.values()
+    function = first.deploy("true", max_instances=4)
+    job = first.deploy("sleep 0.2; echo done", max_instances=4)
+    with short_dir() as directory, Balancer([first, second]) as balancer:
         new = newer(directory / "newer")
         is_on = dict.fromkeys(nodes, old.number)
         with Calls(balancer, f"{function.path}/invoke", PER_SECOND, callers=8) as calls:
-            accepted = rolling.accept(two, job, 20, 2)
+            accepted = rolling.accept(second, job, 20, 2)
             for name, version in (("one", new), ("two", new), ("two", old)):
-                node, other = nodes[name], two if name == "one" else one
+                node, other = nodes[name], second if name == "one" else first
                 rolling.drain(other, name)
                 node.stop()
                 node.runs(version.program)
@@ -40,11 +40,11 @@ def test_a_fleet_is_upgraded_node_by_node_and_fails_no_call(fleet: Fleet) -> Non
                 rolling.uncordon(other, name)
                 is_on[name] = version.number
                 until(lambda: rolling.versions(other) == rolling.versions(node) == is_on)  # noqa: B023
-                rolling.manage([one, two])
+                rolling.manage([first, second])
                 accepted += rolling.accept(node, job, 5, 1)
             time.sleep(1)
-        until(lambda: rolling.is_done(one, job, accepted), 30)
-        assert rolling.are_once(two, job, accepted)
+        until(lambda: rolling.is_done(first, job, accepted), 30)
+        assert rolling.are_once(second, job, accepted)
     assert not calls.failed, calls.failed
     assert calls.ends["success"] > PER_SECOND
     for node in nodes.values():

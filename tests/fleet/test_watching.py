@@ -19,7 +19,7 @@ from timeouts import scaled
 pytestmark = [pytest.mark.sandbox, promise("N50", "N51", "N52", "N53", "N54")]
 
 SHORT = "--fleet-beat-s 0.2 --fleet-fence-s 2 --fleet-end-s 4 --fleet-reap-s 10"
-Told = tuple[str, dict[str, Any]]
+NamedEvent = tuple[str, dict[str, Any]]
 
 
 def on(node: Server, function: Function) -> Function:
@@ -35,9 +35,9 @@ def has_ready(node: Server, path: str, count: int) -> bool:
 
 
 @contextlib.contextmanager
-def followed(node: Server, path: str = "/api/events") -> Iterator[list[Told]]:
+def followed(node: Server, path: str = "/api/events") -> Iterator[list[NamedEvent]]:
     """The events at a node until the end of the block, as they arrive."""
-    told: list[Told] = []
+    events: list[NamedEvent] = []
     with (
         httpx.Client(trust_env=False, timeout=None) as http,
         http.stream("GET", f"{node.url}{path}?follow=true") as answer,
@@ -53,20 +53,20 @@ def followed(node: Server, path: str = "/api/events") -> Iterator[list[Told]]:
                     if kind == "event":
                         name = value
                     elif kind == "data":
-                        told.append((name, json.loads(value)))
+                        events.append((name, json.loads(value)))
 
         thread = threading.Thread(target=read, daemon=True)
         thread.start()
-        yield told
+        yield events
         answer.extensions["network_stream"].get_extra_info("socket").shutdown(2)
         thread.join(scaled(10))
 
 
-def of_call(told: list[Told], invocation_id: str) -> list[str]:
-    return [name for name, data in told if data.get("invocation_id") == invocation_id]
+def of_call(events: list[NamedEvent], invocation_id: str) -> list[str]:
+    return [name for name, data in events if data.get("invocation_id") == invocation_id]
 
 
-def is_told(told: list[Told], function: Function) -> bool:
+def is_told(events: list[NamedEvent], function: Function) -> bool:
     """Whether the start and the end of an invocation arrive, once each. After many invocations they
     may be part of a sum.
     """
@@ -74,55 +74,55 @@ def is_told(told: list[Told], function: Function) -> bool:
     assert answer.status_code == 200, answer.text
     call = answer.headers["x-invocation-id"]
     for _ in range(10):
-        if len(of_call(told, call)) == 2:
+        if len(of_call(events, call)) == 2:
             break
         time.sleep(0.1)
-    return of_call(told, call) == ["invocation.started", "invocation.ended"]
+    return of_call(events, call) == ["invocation.started", "invocation.ended"]
 
 
-def is_written(told: list[Told], function: Function) -> bool:
+def is_written(events: list[NamedEvent], function: Function) -> bool:
     """Whether the output of an invocation and its end arrive, in this order and once."""
     call = function.try_invoke().headers["x-invocation-id"]
     for _ in range(10):
-        if "end" in of_call(told, call):
+        if "end" in of_call(events, call):
             break
         time.sleep(0.1)
-    return of_call(told, call) == ["started", "stdout", "end"]
+    return of_call(events, call) == ["started", "stdout", "end"]
 
 
 def test_what_is_seen_at_one_node_is_true_of_all(fleet: Fleet) -> None:
-    one, two = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
-    with followed(two) as told:
-        here = instances_are_counted_over_both(one, two)
-        events_come_from_both(two, here, told)
-    with followed(two, f"{here.path}/logs") as told:
-        for function in (here, Function(two, here.id)):
-            until(partial(is_written, told, function))
-    calls_in_flight_are_those_of_both(one, two, here)
-    calls_a_second_are_those_of_both(one, two, here)
-    with followed(two) as told:
-        a_killed_node_is_a_gap_and_heals(one, two, here, told)
+    first, second = fleet.node("one", SHORT).start(), fleet.node("two", SHORT).start()
+    with followed(second) as events:
+        here = instances_are_counted_over_both(first, second)
+        events_come_from_both(second, here, events)
+    with followed(second, f"{here.path}/logs") as events:
+        for function in (here, Function(second, here.id)):
+            until(partial(is_written, events, function))
+    calls_in_flight_are_those_of_both(first, second, here)
+    calls_a_second_are_those_of_both(first, second, here)
+    with followed(second) as events:
+        a_killed_node_is_a_gap_and_heals(first, second, here, events)
         began = time.monotonic()
-        two.stop()
+        second.stop()
         assert time.monotonic() - began < scaled(8), "it waited for its readers"
 
 
-def instances_are_counted_over_both(one: Server, two: Server) -> Function:
-    here = one.deploy("echo hello; sleep ${QUILT_PAYLOAD:-0}", min_instances=1, max_instances=4)
-    there = on(two, here)
-    for node in (one, two):
+def instances_are_counted_over_both(first: Server, second: Server) -> Function:
+    here = first.deploy("echo hello; sleep ${QUILT_PAYLOAD:-0}", min_instances=1, max_instances=4)
+    there = on(second, here)
+    for node in (first, second):
         until(partial(has_ready, node, f"{here.path}/pool", 1))
 
     def starts_there() -> bool:
         """While the first invocation runs, another one starts at the second node."""
-        busy = one.later(here.invoke, "1.5")
+        busy = first.later(here.invoke, "1.5")
         until(lambda: busy.done() or here.pool()["busy_count"] == 1)
         ran_on = there.invoke()["execution_node_id"]
         busy.result()
         return bool(ran_on == "two")
 
     until(starts_there)  # on a busy machine that call may end too soon
-    for node in (one, two):
+    for node in (first, second):
         until(partial(has_ready, node, f"{here.path}/pool", 2))
         assert has_ready(node, "/api/functions/pool/stats", 2)
         [pool] = node.call("GET", "/api/functions/pools").json()["pools"]
@@ -133,14 +133,14 @@ def instances_are_counted_over_both(one: Server, two: Server) -> Function:
     return here
 
 
-def events_come_from_both(two: Server, here: Function, told: list[Told]) -> None:
-    names = [name for name, data in told if data.get("function_id") == here.id]
+def events_come_from_both(second: Server, here: Function, events: list[NamedEvent]) -> None:
+    names = [name for name, data in events if data.get("function_id") == here.id]
     assert names.count("function.created") == 1
     assert names.count("function.deployed") == 1
-    for function in (here, Function(two, here.id)):
-        until(partial(is_told, told, function))
-    until(lambda: [data["ready"] for name, data in told if name == "pool"][-1] == 2)
-    ids = [data["invocation_id"] for name, data in told if name == "invocation.ended"]
+    for function in (here, Function(second, here.id)):
+        until(partial(is_told, events, function))
+    until(lambda: [data["ready"] for name, data in events if name == "pool"][-1] == 2)
+    ids = [data["invocation_id"] for name, data in events if name == "invocation.ended"]
     assert len(set(ids)) == len(ids), "an end was told twice"
 
 
@@ -176,8 +176,8 @@ def held(*functions: Function) -> Iterator[None]:
     def have_ended() -> bool:
         for each in functions:
             found = each.server.call("GET", f"{each.path}/invocations?status=running").json()
-            for one in found["invocations"]:
-                path = f"{each.path}/invocations/{one['invocation_id']}/cancel"
+            for record in found["invocations"]:
+                path = f"{each.path}/invocations/{record['invocation_id']}/cancel"
                 each.server.call("POST", path)
         return all(call.done() for call in calls)
 
@@ -187,11 +187,11 @@ def held(*functions: Function) -> Iterator[None]:
         until(have_ended)
 
 
-def calls_in_flight_are_those_of_both(one: Server, two: Server, here: Function) -> None:
-    limited((one, two), calls_in_flight=2)
-    there = Function(two, here.id)
+def calls_in_flight_are_those_of_both(first: Server, second: Server, here: Function) -> None:
+    limited((first, second), calls_in_flight=2)
+    there = Function(second, here.id)
     with held(here, there):
-        until(lambda: in_flight(one) == 2 == in_flight(two))
+        until(lambda: in_flight(first) == 2 == in_flight(second))
         for each in (here, there):
             refused = each.try_invoke()
             assert (refused.status_code, refused.json()["error_code"]) == (429, "RATE_LIMITED")
@@ -199,9 +199,9 @@ def calls_in_flight_are_those_of_both(one: Server, two: Server, here: Function) 
         until(partial(is_taken, each))
 
 
-def calls_a_second_are_those_of_both(one: Server, two: Server, here: Function) -> None:
+def calls_a_second_are_those_of_both(first: Server, second: Server, here: Function) -> None:
     rate, seconds = 5, 2.0
-    limited((one, two), calls_per_second=rate)
+    limited((first, second), calls_per_second=rate)
     began, taken = time.monotonic(), list[bool]()
 
     def is_over() -> bool:
@@ -214,25 +214,25 @@ def calls_a_second_are_those_of_both(one: Server, two: Server, here: Function) -
             taken.append(function.try_invoke().status_code == 200)
             time.sleep(0.02)
 
-    calling = [one.later(call, each) for each in (here, Function(two, here.id))]
+    calling = [first.later(call, each) for each in (here, Function(second, here.id))]
     for each in calling:
         each.result()
     admitted, took = sum(taken), time.monotonic() - began
     # A burst of one second is allowed, and each node has one more. Without each other: twice that.
     assert 0.5 * rate * seconds <= admitted <= rate * took + rate + 2
-    limited((one, two))
+    limited((first, second))
 
 
 def a_killed_node_is_a_gap_and_heals(
-    one: Server, two: Server, here: Function, told: list[Told]
+    first: Server, second: Server, here: Function, events: list[NamedEvent]
 ) -> None:
-    until(partial(is_told, told, here))
-    one.kill_launcher()
-    one.wait()
-    until(lambda: ("gap", {"events": None, "node_id": "one"}) in told)
-    until(partial(is_told, told, Function(two, here.id)))
-    gaps = [name for name, _ in told].count("gap")
-    one.start()
-    again = on(one, here)
-    until(lambda: [name for name, _ in told].count("gap") > gaps)  # for its earlier requests
-    until(partial(is_told, told, again))
+    until(partial(is_told, events, here))
+    first.kill_launcher()
+    first.wait()
+    until(lambda: ("gap", {"events": None, "node_id": "one"}) in events)
+    until(partial(is_told, events, Function(second, here.id)))
+    gaps = [name for name, _ in events].count("gap")
+    first.start()
+    again = on(first, here)
+    until(lambda: [name for name, _ in events].count("gap") > gaps)  # for its earlier requests
+    until(partial(is_told, events, again))

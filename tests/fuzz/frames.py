@@ -200,7 +200,7 @@ def keep(directories: Directories, fuzzer: Path) -> None:
                 shutil.copy(path, new)
         found = [one for one in new.iterdir() if OF_A_FUZZER.fullmatch(one.name)]
         named = len(list(new.iterdir())) - len(found)
-        for path in sorted(found, key=lambda one: one.stat().st_size)[max(0, most - named) :]:
+        for path in sorted(found, key=lambda path: path.stat().st_size)[max(0, most - named) :]:
             path.unlink()
         shutil.rmtree(old)
         shutil.copytree(new, old)
@@ -239,8 +239,8 @@ def soak(minutes: float, is_kept: bool) -> int:
         wrong = [one for one in results if one.findings]
         if is_kept and not wrong:
             keep(directories, fuzzer)
-    for one in wrong:
-        print(f"\n{one.name}:\n{one.said}")
+    for result in wrong:
+        print(f"\n{result.name}:\n{result.said}")
     if any(findings.iterdir()):
         print(*("\ninput: " + str(path) for path in sorted(findings.iterdir())), sep="")
     else:
@@ -255,13 +255,13 @@ def side_by_side(*sides: Callable[[], list[Result]]) -> list[Result]:
     results: list[Result] = []
     failed: list[BaseException] = []
 
-    def one(side: Callable[[], list[Result]]) -> None:
+    def run_side(side: Callable[[], list[Result]]) -> None:
         try:
             results.extend(side())
         except BaseException as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=one, args=(side,)) for side in sides]
+    threads = [threading.Thread(target=run_side, args=(side,)) for side in sides]
     for thread in threads:
         thread.start()
     for thread in threads:

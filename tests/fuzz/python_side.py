@@ -148,7 +148,7 @@ def worth_keeping(name: str, known: Path, folders: list[Path]) -> Iterator[Path]
     for path in known.iterdir():
         seen |= reached(TARGETS[name], path.read_bytes())
     paths = [path for folder in folders for path in folder.iterdir()]
-    for path in sorted(paths, key=lambda one: (one.stat().st_size, one.name)):
+    for path in sorted(paths, key=lambda file: (file.stat().st_size, file.name)):
         steps = reached(TARGETS[name], path.read_bytes())
         if not steps <= seen:
             seen |= steps

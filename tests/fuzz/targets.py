@@ -59,11 +59,11 @@ def read(stream: bytes) -> Read:
         at += 8 + length
         if kind == "X" and int.from_bytes(body[8:12], "little") > 3:
             return Read(events, "WireError", 0)
-        events.append(told(kind, body))
+        events.append(as_event(kind, body))
     return Read(events, None, len(stream) - at)
 
 
-def told(kind: str, body: bytes) -> tuple[Any, ...]:
+def as_event(kind: str, body: bytes) -> tuple[Any, ...]:
     if kind == "X":
         numbers = struct.unpack("<QIIQQQ", body[:40])
         return (kind, *numbers, body[40:].decode(errors="replace"))
@@ -131,22 +131,22 @@ def cut(stream: bytes, chance: random.Random, at: list[int]) -> list[bytes]:
 
 def fed(it: Any, pieces: list[bytes]) -> Read:
     """The decoder's results for a stream; checks that it never holds a whole frame."""
-    one, events = it.Decoder(), []
-    kept = one._rest
+    decoder, events = it.Decoder(), []
+    kept = decoder._rest
     for n, piece in enumerate(pieces):
         try:
             # The classes of a copy are different, with the same names.
-            found = one.feed(piece)
+            found = decoder.feed(piece)
             events += [as_told(getattr(wire, type(e).__name__)(*fields(e))) for e in found]
         except it.WireError as error:
             for more in (b"", *pieces[n + 1 :], b"Z\0\0\0\x08\0\0\0" + b"\0" * 8):
                 try:
-                    one.feed(more)
+                    decoder.feed(more)
                 except it.WireError:
                     continue
                 raise AssertionError("a decoder that has failed goes on") from None
             return Read(events, type(error).__name__, 0)
-        assert one._rest is kept
+        assert decoder._rest is kept
         assert len(kept) < FRAME_MAX, "more than one frame is held"
     return Read(events, None, len(kept))
 
@@ -222,23 +222,23 @@ def check_value(value: Any, length: int) -> None:
         assert depth < DEPTH_MAX or not containers, "it nests deeper than it may"
         count += len(level)
         below: list[Any] = []
-        for one in level:
-            if isinstance(one, str):
-                one.encode()
-            if isinstance(one, float):
-                assert not math.isnan(one)
-            if isinstance(one, dict):
-                below += [*one.keys(), *one.values()]
-            elif isinstance(one, list):
-                below += one
+        for item in level:
+            if isinstance(item, str):
+                item.encode()
+            if isinstance(item, float):
+                assert not math.isnan(item)
+            if isinstance(item, dict):
+                below += [*item.keys(), *item.values()]
+            elif isinstance(item, list):
+                below += item
         level = below
     # Names of members count like values; the outermost value has no name.
     assert length <= COUNTED_FROM or count <= VALUES_MAX + 1, f"{count} values"
 
 
-def same(one: Any, other: Any) -> bool:
+def same(first: Any, other: Any) -> bool:
     """Compares strictly: True is not 1."""
-    return repr(one) == repr(other)
+    return repr(first) == repr(other)
 
 
 def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class BareGuest:
         self.nonce = 41
         self.socket, inner = socket.socketpair()
         self.socket.settimeout(scaled(20))
-        told, tell = os.pipe()
+        readable, tell = os.pipe()
         heard, say = os.pipe()
         self.process = subprocess.Popen(
             [
@@ -92,11 +92,11 @@ class BareGuest:
         for fd in (heard, tell):
             os.close(fd)
         inner.close()
-        assert os.read(told, 1) == b"u", "the bare_guest could not make its namespaces"
+        assert os.read(readable, 1) == b"u", "the bare_guest could not make its namespaces"
         for kind in ("uid", "gid"):
             Path(f"/proc/{self.process.pid}/{kind}_map").write_text(f"0 {UID_BASE} 65536")
         os.write(say, b"m")
-        os.close(told)
+        os.close(readable)
         os.close(say)
         hello = self.next()
         assert hello == Hello(PROTOCOL_VERSION)

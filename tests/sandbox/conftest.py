@@ -19,6 +19,6 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def empty(guest: Path) -> Iterator[BareGuest]:
     """A guest that has only said hello."""
-    with BareGuest(guest) as one:
-        yield one
-        assert one.close() != SANITIZER_EXIT
+    with BareGuest(guest) as started:
+        yield started
+        assert started.close() != SANITIZER_EXIT

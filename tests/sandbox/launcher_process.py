@@ -185,9 +185,9 @@ def _servers(root: Path) -> set[str]:
     return {one.name for one in servers.iterdir()} if servers.is_dir() else set()
 
 
-def main(handed: str, told: str) -> int:
+def main(handed: str, options: str) -> int:
     """The launcher's process."""
-    how = json.loads(told)
+    how = json.loads(options)
     jobs.TIMEOUT_S = how.get("job_s", jobs.TIMEOUT_S)
     host_image.MADE_MAX = how.get("made_max", host_image.MADE_MAX)
     images.MOUNTED_MAX = how.get("mounted_max", images.MOUNTED_MAX)

@@ -29,8 +29,8 @@ DEADLINE_S, LATER_S = 3.0, 1.0
 
 @pytest.fixture
 def made() -> Iterator[LauncherProcess]:
-    with place() as path, run_launcher(path) as one:
-        yield one
+    with place() as path, run_launcher(path) as launcher:
+        yield launcher
 
 
 @contextlib.contextmanager
@@ -158,11 +158,11 @@ def test_where_both_are_stopped_they_end_when_the_launcher_goes_on(made: Launche
 
 
 def test_the_event_loop_wakes_for_it() -> None:
-    one = Deadline(lambda: None)
-    assert one.left_s(1.0) == 1.0
-    one.set(boottime() + 0.25)
-    assert 0.1 < one.left_s(1.0) <= 0.25
-    assert one.left_s(0.01) == 0.01
+    deadline = Deadline(lambda: None)
+    assert deadline.left_s(1.0) == 1.0
+    deadline.set(boottime() + 0.25)
+    assert 0.1 < deadline.left_s(1.0) <= 0.25
+    assert deadline.left_s(0.01) == 0.01
     late = Deadline(lambda: None)
     late.set(boottime() - 1)
     assert late.left_s(1.0) == 1.0  # it does not loop without a pause

@@ -68,28 +68,28 @@ def ask_socket(guest: BareGuest) -> socket.socket:
     guest.socket.sendall(ASK_SOCKET)
     event, (descriptor,) = next_with_descriptors(guest)
     assert event == Socket(0)
-    one = socket.socket(fileno=descriptor)
-    one.settimeout(scaled(10))
-    return one
+    connection = socket.socket(fileno=descriptor)
+    connection.settimeout(scaled(10))
+    return connection
 
 
 def connected(guest: BareGuest) -> socket.socket:
     """A connection to the server in the sandbox, which may still be starting."""
     while True:
-        one = ask_socket(guest)
+        connection = ask_socket(guest)
         try:
-            one.connect(("127.0.0.1", 45871))
-            return one
+            connection.connect(("127.0.0.1", 45871))
+            return connection
         except ConnectionRefusedError:
-            one.close()
+            connection.close()
 
 
 def test_sockets_reach_the_server_and_nobody_else(empty: BareGuest) -> None:
     log = serve(empty)
     for text in (b"one", b"two"):
-        with connected(empty) as one:
-            one.sendall(text)
-            assert one.recv(100) == text
+        with connected(empty) as connection:
+            connection.sendall(text)
+            assert connection.recv(100) == text
     # Negative control: a socket of the host does not reach it.
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", 45871), scaled(5)).close()
@@ -111,8 +111,8 @@ def test_several_requests_in_one_packet_are_answered(empty: BareGuest) -> None:
 
 def test_its_end_is_told_once_everything_that_it_began_is_gone(empty: BareGuest) -> None:
     log = serve(empty)
-    with connected(empty) as one:
-        one.sendall(b"end")
+    with connected(empty) as connection:
+        connection.sendall(b"end")
         assert empty.next() == End(0, ExitKind.EXITED, 7, 0, 0, "")
     while os.read(log, 1000):  # to its end: nobody has the other end any more
         pass
@@ -122,9 +122,9 @@ def test_its_end_is_told_once_everything_that_it_began_is_gone(empty: BareGuest)
 
 
 def test_a_program_that_is_not_there_is_told(empty: BareGuest) -> None:
-    told = empty.specialise(["/no/such"], flags=SERVER)
-    assert told.errno == 2
-    assert told.text.startswith("the sandbox could not execute /no/such: No such file")
+    failure = empty.specialise(["/no/such"], flags=SERVER)
+    assert failure.errno == 2
+    assert failure.text.startswith("the sandbox could not execute /no/such: No such file")
     assert empty.wait() == GONE
 
 

@@ -299,18 +299,18 @@ def test_what_a_server_has_forked_ends_with_its_launcher(root: Path, how: str) -
 @pytest.mark.parametrize("by", ["the keeper", "the next start", "doctor"])
 def test_what_a_server_forked_is_swept_after_a_kill_of_the_launcher(root: Path, by: str) -> None:
     with run_launcher(root) as made:
-        told = made.do(HIDE)
+        hidden = made.do(HIDE)
         keeper = keeper_of(made.launcher)
         os.kill(keeper, signal.SIGSTOP)
         os.kill(made.launcher, signal.SIGKILL)
         assert made.wait() == -signal.SIGKILL
         time.sleep(full_wait(0.2))
-        assert is_alive(told["pid"]), "nobody is there to end it"
-        guests = in_sandbox(made, told["sandbox"])
+        assert is_alive(hidden["pid"]), "nobody is there to end it"
+        guests = in_sandbox(made, hidden["sandbox"])
         assert guests, "and it holds the guest's socket, so that this lives on as well"
         os.kill(keeper, signal.SIGCONT if by == "the keeper" else signal.SIGKILL)
         if by == "the keeper":
-            until(lambda: not any(map(is_alive, (told["pid"], *guests, keeper))))
+            until(lambda: not any(map(is_alive, (hidden["pid"], *guests, keeper))))
             return
         if by == "doctor":
             run_dir = str(root / "run")
@@ -318,10 +318,10 @@ def test_what_a_server_forked_is_swept_after_a_kill_of_the_launcher(root: Path, 
                 "swept 1 ended server(s)"
                 in quiltfn("doctor", "--sweep", "--run-dir", run_dir).stdout
             )
-            assert not any(map(is_alive, (told["pid"], *guests)))
+            assert not any(map(is_alive, (hidden["pid"], *guests)))
             return
         with run_launcher(root, data="other") as again:
-            assert not any(map(is_alive, (told["pid"], *guests)))
+            assert not any(map(is_alive, (hidden["pid"], *guests)))
             works(again)
 
 
@@ -353,10 +353,10 @@ os.read(told, 1)
 
 @promise("F35")
 def test_two_servers_are_strangers_to_each_other(root: Path) -> None:
-    with run_launcher(root) as one, run_launcher(root, data="other") as other:
-        uids = [made.do("answer = os.getresuid()") for made in (one, other)]
+    with run_launcher(root) as first, run_launcher(root, data="other") as other:
+        uids = [made.do("answer = os.getresuid()") for made in (first, other)]
         assert len({uid for each in uids for uid in each}) == 2
-        pid, own = other.server_pid, one.server_pid
+        pid, own = other.server_pid, first.server_pid
         tries = {
             "os.kill({}, 0)": "PermissionError",
             "open('/proc/{}/mem', 'r+b')": "PermissionError",
@@ -364,9 +364,9 @@ def test_two_servers_are_strangers_to_each_other(root: Path) -> None:
             "signal.pidfd_send_signal(os.pidfd_open({}), 0)": "PermissionError",
         }
         for code, refused in tries.items():
-            assert refused in str(one.do(f"answer = str({code.format(pid)})")), code
-            assert refused not in str(one.do(f"answer = str({code.format(own)})")), code
-        assert "PermissionError" in one.do(f"os.listdir({str(root / 'other')!r})")
+            assert refused in str(first.do(f"answer = str({code.format(pid)})")), code
+            assert refused not in str(first.do(f"answer = str({code.format(own)})")), code
+        assert "PermissionError" in first.do(f"os.listdir({str(root / 'other')!r})")
 
 
 @promise("F34")
@@ -379,7 +379,7 @@ def test_on_v2_a_server_s_group_ends_with_all_it_forked(monkeypatch: pytest.Monk
         pytest.skip("needs cgroup v2, alone or beside v1")
     monkeypatch.setattr(cgroups, "MOUNT", unified)
     groups, name = cgroups.V2(), f"{os.getpid():08x}"
-    told, tell = os.pipe()
+    readable, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):
@@ -393,15 +393,15 @@ def test_on_v2_a_server_s_group_ends_with_all_it_forked(monkeypatch: pytest.Monk
     try:
         seen: set[int] = set()
         while len(seen) < 2:
-            seen |= set(map(int, os.read(told, 64).split()))
-        for one in seen:
-            group = Path(f"/proc/{one}/cgroup").read_text()
+            seen |= set(map(int, os.read(readable, 64).split()))
+        for forked in seen:
+            group = Path(f"/proc/{forked}/cgroup").read_text()
             assert f"/quiltfn-server-{name}\n" in group
         _, all_ended = state.end_everything(name, cgroups.V2())
         assert all_ended
         assert not any(map(is_alive, seen))
     finally:
-        os.close(told)
+        os.close(readable)
         os.waitpid(pid, 0)
     assert not list(unified.rglob(f"quiltfn-server-{name}"))
 
@@ -471,11 +471,11 @@ def test_directories_for_writable_paths_are_bounded(root: Path) -> None:
 def test_mounts_of_images_are_bounded_and_a_sandbox_keeps_its_own(root: Path) -> None:
     with run_launcher(root, mounted_max=3) as made:
         images = [f"{n:064x}" for n in range(6)]
-        for one in images:
+        for digest in images:
             made.do(f"""
-path = {str(root / "data/images" / one)!r}
+path = {str(root / "data/images" / digest)!r}
 os.makedirs(path)
-open(path + "/name", "w").write({one!r})
+open(path + "/name", "w").write({digest!r})
 """)
         sandboxes = [made.create(image=one)["sandbox"] for one in (*images, images[0])]
         assert image_mounts(made) <= 3

@@ -98,17 +98,17 @@ FORKED = f"shell={SHOWN}"
 
 @pytest.fixture(params=[(FORKED,), ()], ids=["forked", "by script"])
 def bare_guest(guest: Path, request: pytest.FixtureRequest) -> Iterator[BareGuest]:
-    with BareGuest(guest, *request.param) as one:
-        yield one
-        assert one.close() != SANITIZER_EXIT
+    with BareGuest(guest, *request.param) as started:
+        yield started
+        assert started.close() != SANITIZER_EXIT
 
 
 @pytest.fixture
 def forking(guest: Path) -> Iterator[BareGuest]:
     """A guest with a zygote."""
-    with BareGuest(guest, FORKED) as one:
-        yield one
-        assert one.close() != SANITIZER_EXIT
+    with BareGuest(guest, FORKED) as started:
+        yield started
+        assert started.close() != SANITIZER_EXIT
 
 
 def shell(bare_guest: BareGuest, handler: str, *, prefork: bool = True) -> None:
@@ -263,9 +263,9 @@ def test_no_handler_reaches_the_zygote(forking: BareGuest) -> None:
 
 def test_negative_control_what_a_handler_started_is_in_reach(forking: BareGuest) -> None:
     shell(forking, f"sleep 5 & python3 -I - <<'END'\n{REACH}\nEND\nexit 0")
-    told = forking.call().stdout
+    output = forking.call().stdout
     for name in (b"kill", b"stop", b"limit", b"priority", b"affinity", b"memory", b"files"):
-        assert name in told
+        assert name in output
 
 
 @pytest.mark.parametrize("library", ["/mnt/nothing.so", "/etc/passwd", "/bin/true"])

@@ -604,10 +604,10 @@ def test_a_module_that_starts_a_thread_is_not_forked(bare_guest: BareGuest, app:
         "threading.Thread(target=time.sleep, args=(99,), name='ticker', daemon=True).start()\n"
         "def handler(event): return str(os.getpid())\n"
     )
-    told = python(bare_guest, app, source)
-    assert told.errno == 0
-    assert told.text.startswith("once the module starts threads")
-    assert "ticker" in told.text
+    failure = python(bare_guest, app, source)
+    assert failure.errno == 0
+    assert failure.text.startswith("once the module starts threads")
+    assert "ticker" in failure.text
     assert len({bare_guest.call().stdout for _ in range(3)}) == 3
 
 

@@ -479,15 +479,15 @@ def test_a_foreign_runner_signalled_is_given_up(late: Path, number: int, ignores
         f"            os.kill(runner, {int(number)})\n            os._exit(0)\n"
     )
     loop = FORKING[FORKING.index("        while ctypes") : FORKING.index("        print(payload")]
-    told = {(ExitKind.EXITED, 0), (ExitKind.EXITED, 1), (ExitKind.KILLED, int(number))}
+    allowed = {(ExitKind.EXITED, 0), (ExitKind.EXITED, 1), (ExitKind.KILLED, int(number))}
     if number == signal.SIGSTOP:  # and then it reports nothing before the deadline
-        told.add((ExitKind.DEADLINE, 0))
+        allowed.add((ExitKind.DEADLINE, 0))
     with BareGuest(late) as bare_guest:
         small(bare_guest, IGNORING * ignores + FORKING.replace(loop, "        " + sends))
         for _ in range(10):
             bare_guest.send_call(payload=b"send")
             _, end = output_and_end(bare_guest)
-            assert (end.kind, end.code) in told
+            assert (end.kind, end.code) in allowed
             try:
                 assert isinstance(bare_guest.next(), Clean)
             except EOFError:
@@ -569,11 +569,15 @@ IN_COMMON = {
 
 
 @promise("F27")
-@pytest.mark.parametrize("what", IN_COMMON)
-def test_what_forks_would_share_is_not_forked(bare_guest: BareGuest, app: Path, what: str) -> None:
-    source, says = IN_COMMON[what]
-    told = python(bare_guest, app, f"import os\n{source}\ndef handler(): return str(os.getpid())\n")
-    assert told.text.startswith(f"once the module {says}")
+@pytest.mark.parametrize("shared", IN_COMMON)
+def test_what_forks_would_share_is_not_forked(
+    bare_guest: BareGuest, app: Path, shared: str
+) -> None:
+    source, says = IN_COMMON[shared]
+    failure = python(
+        bare_guest, app, f"import os\n{source}\ndef handler(): return str(os.getpid())\n"
+    )
+    assert failure.text.startswith(f"once the module {says}")
     assert len({bare_guest.call().stdout for _ in range(3)}) == 3
 
 
