@@ -19,5 +19,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if (count := len(path.read_text().splitlines())) > LONG
     }
     if long:
-        told = ", ".join(f"{name} ({count})" for name, count in long.items())
-        terminalreporter.write_line(f"advice: does one of these hold two ideas? {told}")
+        listing = ", ".join(f"{name} ({count})" for name, count in long.items())
+        terminalreporter.write_line(f"advice: does one of these hold two ideas? {listing}")

@@ -72,9 +72,9 @@ def test_it_is_made_of_the_rooms_that_know_no_others() -> None:
     and reports it if they are missing.
     """
     assert {"cli", "sdk", "wire"} < ROOMS
-    for one in ROOMS - PARTLY:
-        known = MAY_KNOW[one] - ({"operator"} if one == "__main__" else set())
-        assert known <= ROOMS, f"{one} knows {known - ROOMS}"
+    for name in ROOMS - PARTLY:
+        known = MAY_KNOW[name] - ({"operator"} if name == "__main__" else set())
+        assert known <= ROOMS, f"{name} knows {known - ROOMS}"
     for path in MODULES:
         if room(path) in PARTLY:
             assert not {name for name in imports(path) if name.startswith("quiltfn")}, path

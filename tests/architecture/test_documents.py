@@ -35,13 +35,13 @@ VERSION = re.compile(r"## (\[Unreleased\]|\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d)")
 DOCUMENTS = [ROOT / name for name in TRACKED if name.endswith(".md")]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda one: str(one.relative_to(ROOT)))
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_relative_links_lead_to_a_file(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda one: str(one.relative_to(ROOT)))
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_that_documents_name_exist(path: Path) -> None:
     for name in re.findall(
         r"`((?:scripts|src/quiltfn|tests|bench|docs)/[\w./-]+)`", path.read_text()
@@ -49,7 +49,7 @@ def test_files_that_documents_name_exist(path: Path) -> None:
         assert (ROOT / name).exists(), f"{path.name} names {name}"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda one: str(one.relative_to(ROOT)))
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_blocks_of_data_and_of_programs_can_be_read(path: Path) -> None:
     for _, kind, text in FENCED.findall(path.read_text()):
         if kind in READERS:
@@ -88,7 +88,7 @@ def wrong_commands(text: str, known: dict[str, set[str]]) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda one: str(one.relative_to(ROOT)))
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_of_blocks_exist_also_where_they_are_not_run(path: Path) -> None:
     assert wrong_commands(path.read_text(), known_commands()) == []
 
@@ -124,8 +124,8 @@ def test_no_file_names_a_machine_path_or_a_registry_host() -> None:
 
 def test_the_example_of_a_create_is_written_down_once() -> None:
     ours = [name for name in TRACKED if name.startswith(("src/", "scripts/"))]
-    told = [name for name in ours if (path := ROOT / name).is_file() and EXAMPLE in read(path)]
-    assert told == ["src/quiltfn/wire/functions.py"]
+    showing = [name for name in ours if (path := ROOT / name).is_file() and EXAMPLE in read(path)]
+    assert showing == ["src/quiltfn/wire/functions.py"]
 
 
 def read(path: Path) -> str:

@@ -79,8 +79,8 @@ def test_what_a_client_sends_says_apart_from_its_meaning_what_null_means() -> No
     }
 
     class Planted(Struct):
-        one: Annotated[int, about("how many, or null", 1)] | None
-        other: Annotated[int, about("how many", 1, null="all")]
+        first: Annotated[int, about("how many, or null", 1)] | None
+        second: Annotated[int, about("how many", 1, null="all")]
 
     assert all(map(speaks_of_null, fields_below(Planted)))
 

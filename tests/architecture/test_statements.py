@@ -106,9 +106,9 @@ def test_security_names_the_verbs_that_the_launcher_takes() -> None:
     kinds = {verbs.Create, verbs.Limit, verbs.SetDeadline, verbs.OnSandbox}
     assert set(typing.get_args(verbs.Verb)) == kinds
     text = (ROOT / "SECURITY.md").read_text()
-    (told,) = re.findall(r"takes (\w+) verbs \(([\w, ]+)\)", text)
-    assert set(told[1].split(", ")) == taken
-    assert told[0] == ("", "one", "two", "three", "four", "five", "six", "seven")[len(taken)]
+    (claim,) = re.findall(r"takes (\w+) verbs \(([\w, ]+)\)", text)
+    assert set(claim[1].split(", ")) == taken
+    assert claim[0] == ("", "one", "two", "three", "four", "five", "six", "seven")[len(taken)]
 
 
 @promise("F36")

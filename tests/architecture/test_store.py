@@ -97,10 +97,10 @@ def test_a_migration_imports_nothing_that_may_change_later(path: Path) -> None:
 def test_both_databases_have_the_same_statements() -> None:
     """SQLite reads parts of a record's stdout or stderr by a file handle, PostgreSQL by SQL."""
     of_fleets = parse((DATABASE / "fleet.sql").read_text()).keys()
-    one, other = statements("sqlite").keys(), statements("postgresql").keys() - of_fleets
+    sqlite, other = statements("sqlite").keys(), statements("postgresql").keys() - of_fleets
     assert of_fleets
-    assert one - other == {"rowid_of_invocation"}
-    assert other - one == {"output_sizes", "part_of_stdout", "part_of_stderr"}
+    assert sqlite - other == {"rowid_of_invocation"}
+    assert other - sqlite == {"output_sizes", "part_of_stdout", "part_of_stderr"}
 
 
 def test_placeholders_are_translated_for_psycopg() -> None:
@@ -114,13 +114,13 @@ def test_placeholders_are_translated_for_psycopg() -> None:
 
 def test_a_server_loads_nothing_that_its_settings_do_not_ask_for() -> None:
     """Modules for PostgreSQL, tokens, encryption, terminals, and metrics."""
-    told = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-I", "-X", "importtime", "-m", "quiltfn.server.main", "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
-    loaded = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    loaded = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
     assert {"quiltfn.server.platform", "quiltfn.store", "sqlalchemy", "structlog"} <= loaded
     theirs = (
         *("psycopg", "quiltfn.store.post", "sqlalchemy.dialects.postgresql", "alembic"),

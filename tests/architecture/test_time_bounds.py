@@ -21,9 +21,9 @@ MAY_MEASURE = re.compile(rf"\b(?:{'|'.join(CLOCKS)}|duration_ms)\b|\b(?:{'|'.joi
 
 
 def names_in(tree: ast.AST) -> Iterator[str]:
-    for one in ast.walk(tree):
-        if isinstance(one, ast.Name | ast.Attribute):
-            yield one.id if isinstance(one, ast.Name) else one.attr
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            yield node.id if isinstance(node, ast.Name) else node.attr
 
 
 def is_measured(tree: ast.AST) -> bool:
@@ -42,15 +42,15 @@ def is_measured(tree: ast.AST) -> bool:
 def measured(function: ast.AST) -> set[str]:
     """The names that a function gives to times that it measured."""
     found: set[str] = set()
-    for one in ast.walk(function):
+    for node in ast.walk(function):
         targets: list[ast.expr] = []
-        if isinstance(one, ast.Assign):
-            targets = one.targets
-        elif isinstance(one, ast.AnnAssign):
-            targets = [one.target]
-        elif isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute):
-            targets = [one.func.value] if one.func.attr == "append" else []
-        if targets and is_measured(one):
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            targets = [node.func.value] if node.func.attr == "append" else []
+        if targets and is_measured(node):
             found |= {name for target in targets for name in names_in(target)}
     return found
 
@@ -78,14 +78,14 @@ def is_bare(bound: ast.AST) -> bool:
 def compared(function: ast.AST) -> Iterator[tuple[int, ast.expr, ast.expr]]:
     """The upper bounds that a function asserts: the line, the value, and its bound."""
     asserted = [one.test for one in statements(function) if isinstance(one, ast.Assert)]
-    for one in (each for test in asserted for each in ast.walk(test)):
-        if isinstance(one, ast.Compare):
-            sides = pairwise([one.left, *one.comparators])
-            for op, (left, right) in zip(one.ops, sides, strict=True):
+    for node in (each for test in asserted for each in ast.walk(test)):
+        if isinstance(node, ast.Compare):
+            sides = pairwise([node.left, *node.comparators])
+            for op, (left, right) in zip(node.ops, sides, strict=True):
                 if isinstance(op, ast.Lt | ast.LtE):
-                    yield one.lineno, left, right
+                    yield node.lineno, left, right
                 elif isinstance(op, ast.Gt | ast.GtE):
-                    yield one.lineno, right, left
+                    yield node.lineno, right, left
 
 
 def bare_bounds(source: str) -> list[int]:
