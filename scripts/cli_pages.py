@@ -14,7 +14,7 @@ from quiltfn.cli.parsing import Argument, Run, Taken
 
 # Where the exit codes are written; the table of those that all commands have.
 CODES_PAGE = Path(__file__).parents[1] / "docs" / "reference" / "exit-codes.md"
-CODES_OF_ALL = "Of every command that asks a server:"
+CODES_OF_ALL = "Every command that sends requests to a server:"
 FILES_OF_ALL = "$XDG_CONFIG_HOME/quiltfn/profiles.json"
 INVOKE = (
     "invoke ends as its handler did, with 1 to 125; with 124 where the deadline passed, and with "

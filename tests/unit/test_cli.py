@@ -284,7 +284,7 @@ def test_the_page_of_exit_codes_has_the_codes_of_the_commands() -> None:
     assert rows["`timeout`"].startswith(f"{invoke.TIMED_OUT},")
     assert rows["`oom`"].startswith(f"{invoke.OUT_OF_MEMORY},")
     most = invoke.HANDLERS_MAX
-    assert rows["`failed`"].startswith(f"the handler's, from 1 to {most - 1}; {most} where")
+    assert rows["`failed`"].startswith(f"the handler's, from 1 to {most - 1}; {most} if")
     own = {code: rows[str(code)] for code in (commands.DONE, commands.REFUSED, commands.PARTLY)}
     assert own[0].startswith("the server has what the file says")
     assert own[1].startswith("refused")
