@@ -40,14 +40,6 @@ ALLOWED: dict[tuple[str, str], str] = {
         'return str(error).partition("\\n")[0][:200]',
     ): "shortens what a library says",
     (
-        "shapes.py",
-        'sentence = function.error_message.partition("\\n")[0]',
-    ): "shortens it to its first line",
-    (
-        "notice.ts",
-        "const [said, wrote] = of.message.split(WROTE, 2);",
-    ): "shows the lines of a program in columns",
-    (
         "session.py",
         'raise BadParameter(re.sub(r"^cacert\\b", "--cacert", str(error))) from None',
     ): "an argument of the client, by its option",

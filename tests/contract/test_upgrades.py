@@ -90,6 +90,15 @@ async def test_functions_and_records_stay(tmp_path: Path, revision: str) -> None
     assert rows(tmp_path, "SELECT version_num FROM alembic_version") == [(tables.REVISION,)]
 
 
+async def test_what_a_program_wrote_is_beside_the_sentence_of_an_error(tmp_path: Path) -> None:
+    error = "UPDATE function SET error_message = 'it ended: b\nIt wrote last:\na\nb'"
+    database_of("0031", tmp_path, error)
+    async with on_sqlite(tmp_path) as store:
+        (stored,) = await store.load()
+    assert stored.function.error_message == "it ended: b"
+    assert stored.function.error_output == "a\nb"
+
+
 @promise("A27")
 async def test_runtimes_before_tenants_are_shared(tmp_path: Path) -> None:
     database_of("0005", tmp_path, RUNTIME)

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from promises import promise
-from quiltfn.api.shapes import function_summary
+from quiltfn.api.shapes import function, function_summary
 from quiltfn.functions import lifecycle
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import (
@@ -67,10 +67,12 @@ async def test_what_a_program_wrote_is_told_of_the_function_and_not_to_its_calle
 
     for sandbox in list(server.sandboxes.alive.values()):
         sandbox.end_by_itself()
-    refusal = SandboxRefused("it ended: secret\nIt wrote last:\na\nsecret")
+    refusal = SandboxRefused("it ended: secret", "a\nsecret")
     with patch.object(FakeSandbox, "specialise", side_effect=refusal):
         entry = await server.lifecycle.update(entry, {"description": "another"})
-        assert (entry.function.error_message or "").endswith("secret\nIt wrote last:\na\nsecret")
+        whole = function(entry, None, note="", is_outdated=False, show=False)
+        assert (whole.error_message or "").endswith("secret\nIt wrote last:\na\nsecret")
+        assert whole.error_output == "a\nsecret"
         shown = function_summary(entry, None).error_message
         assert shown == "version 2 cannot serve: it ended: secret"
         with pytest.raises(RuntimeUnavailable, match=r"^it ended: secret$"):

@@ -31,7 +31,7 @@ def test_the_states_are_the_table_and_every_other_event_raises() -> None:
 
 def test_an_event_moves_the_function_and_keeps_or_clears_its_error() -> None:
     deploying = a_function(state=FunctionState.DEPLOYING, error_message="old")
-    failed = deploying.after(FunctionEvent.FAILED, 7, "no such directory")
+    failed = deploying.after(FunctionEvent.FAILED, 7).failing("no such directory")
     assert (failed.state, failed.error_message, failed.updated_at) == (
         FunctionState.ERROR,
         "no such directory",

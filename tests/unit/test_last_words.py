@@ -2,28 +2,28 @@
 
 import pytest
 
-from quiltfn.sandbox.last_words import LAST_WORDS_BYTES, LINE_MAX, with_last_line, with_output
+from quiltfn.sandbox.last_words import LAST_WORDS_BYTES, LINE_MAX, refused, with_last_line
 
 
 @pytest.mark.parametrize(
-    ("written", "line", "whole"),
+    ("written", "line", "below"),
     [
-        (b"", "it ended", "it ended"),
-        (b" \n\n", "it ended", "it ended"),
-        (b"no luck\n", "it ended: no luck", "it ended: no luck"),
-        (b"a\n  b\r\n", "it ended: b", "it ended: b\nIt wrote last:\na\n  b"),
-        (b"\xff\0", "it ended: \ufffd\ufffd", "it ended: \ufffd\ufffd"),
+        (b"", "it ended", ""),
+        (b" \n\n", "it ended", ""),
+        (b"no luck\n", "it ended: no luck", ""),
+        (b"a\n  b\r\n", "it ended: b", "a\n  b"),
+        (b"\xff\0", "it ended: \ufffd\ufffd", ""),
     ],
 )
-def test_the_last_line_is_in_the_sentence_above_all(written: bytes, line: str, whole: str) -> None:
+def test_the_last_line_is_in_the_sentence_above_all(written: bytes, line: str, below: str) -> None:
     assert with_last_line("it ended", written) == line
-    assert with_output(line, written) == whole
+    error = refused(line, written)
+    assert (str(error), error.written) == (line, below)
 
 
 def test_of_long_output_the_last_whole_lines_are_kept() -> None:
     written = "".join(f"line {number} ü\n" for number in range(2000)).encode()
-    _, text, *below = with_output("it ended", written).split("\n")
-    assert text == "It wrote last:"
+    below = refused("it ended", written).written.split("\n")
     assert below[-1] == "line 1999 ü"
     assert below[0].startswith("line ")
     assert LAST_WORDS_BYTES - 20 < len("\n".join(below).encode()) <= LAST_WORDS_BYTES
@@ -31,7 +31,7 @@ def test_of_long_output_the_last_whole_lines_are_kept() -> None:
 
 def test_of_one_long_line_the_end_is_kept() -> None:
     written = b"x" * 10_000 + b"end"
-    text = with_output("it ended", written)
-    assert text.endswith("end")
-    assert len(text) < LAST_WORDS_BYTES + 100
+    kept = refused("it ended", written).written
+    assert kept.endswith("end")
+    assert len(kept) <= LAST_WORDS_BYTES
     assert with_last_line("it ended", written) == f"it ended: {'x' * (LINE_MAX - 3)}end"

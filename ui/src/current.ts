@@ -1,6 +1,7 @@
 // The function of the open page with all its fields: the list of functions has neither handlers nor
 // variables.
 import { toastError } from "./parts/controls/toast.ts";
+import { visible } from "./parts/text/ansi.ts";
 import { byId, put } from "./store.ts";
 import type { Function, FunctionUrl } from "./wire.ts";
 
@@ -21,8 +22,10 @@ export const failures = byId<ReadonlyMap<number, string>>(new Map());
  * state.
  */
 export class FunctionFailed extends Error {
-  constructor(of: Pick<Function, "name" | "state" | "error_message">) {
-    super(of.error_message ?? `${of.name} is in state ${of.state}.`);
+  readonly wrote: string | undefined;
+  constructor(of: Function) {
+    super(visible(of.error_sentence ?? of.error_message ?? `${of.name} is in state ${of.state}.`));
+    this.wrote = of.error_output && visible(of.error_output);
   }
 }
 

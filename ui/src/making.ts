@@ -1,6 +1,7 @@
 // Creates, deploys and invokes a function, one API request per step. After a failed step, completed steps
 // are not repeated.
 import { call, get, Refused } from "./api.ts";
+import { FunctionFailed } from "./current.ts";
 import { type File, tar } from "./parts/resources/tar.ts";
 import { functions } from "./store.ts";
 import type {
@@ -173,7 +174,7 @@ export class Making {
       : await call<FunctionShape>("POST", `api/functions/${this.functionId}/deploy`);
     this.serving = now.state === "active" ? now.current_version : null;
     if (this.serving === null || now.error_message) {
-      throw new Error(now.error_message ?? `The function is ${now.state}.`);
+      throw new FunctionFailed(now);
     }
     return this.serving;
   }

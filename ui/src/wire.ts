@@ -269,6 +269,8 @@ export interface Function {
   runtime_outdated?: boolean;
   default_alias?: Alias;
   failed_version?: number;
+  error_sentence?: string;
+  error_output?: string;
 }
 
 export interface FunctionChanges {

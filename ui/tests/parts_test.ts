@@ -169,9 +169,9 @@ Deno.test("a notice has the hint of a refusal", () => {
 });
 
 Deno.test("what a program wrote stays in its columns", () => {
-  const message =
-    "importing main failed\nIt wrote last:\n  def handler(event)\n                    ^";
-  const text = renderToString(html`<${Notice} of=${new Error(message)} />`);
+  const wrote = "  def handler(event)\n                    ^";
+  const of = Object.assign(new Error("importing main failed"), { wrote });
+  const text = renderToString(html`<${Notice} of=${of} />`);
   assert.match(text, /<p>importing main failed<\/p>/);
   assert.match(text, /<pre class="mono small"> {2}def handler\(event\)\n {20}\^<\/pre>/);
 });

@@ -107,6 +107,7 @@ def function(
     runtime was replaced. `show`: whether the caller may see the values of the environment.
     """
     spec, error = entry.version.spec, entry.function.error_message
+    output = error and entry.function.error_output
     return gathered(
         wire.Function,
         entry.function,
@@ -115,19 +116,18 @@ def function(
         environment=values_of(spec.environment, show=show),
         note=note or msgspec.UNSET,
         runtime_outdated=is_outdated or msgspec.UNSET,
+        error_message=f"{error}\nIt wrote last:\n{output}" if output else error,
+        error_sentence=error if error and output else msgspec.UNSET,
+        error_output=output or msgspec.UNSET,
         failed_version=(error and entry.function.failed_version) or msgspec.UNSET,
         default_alias=msgspec.UNSET if default is None else alias(default),
     )
 
 
 def function_summary(entry: Entry, default: Alias | None) -> wire.FunctionSummary:
-    function = entry.function
-    if function.error_message:  # may contain long output of the handler
-        sentence = function.error_message.partition("\n")[0]
-        function = msgspec.structs.replace(function, error_message=sentence)
     return gathered(
         wire.FunctionSummary,
-        function,
+        entry.function,
         entry.counters,
         entry.version.spec,
         default_alias=msgspec.UNSET if default is None else alias(default),

@@ -229,7 +229,7 @@ class Lifecycle:
             spec = msgspec.structs.replace(current.version.spec, **ours)
             spec = self._node.runtimes.with_snapshot(current.function.tenant_id, spec)
             function = msgspec.structs.replace(
-                current.function, **rest, updated_at=now, error_message=None
+                current.function.failing(None), **rest, updated_at=now
             )
             check_targets(function.min_instances, function.max_instances)
             if "min_instances" in changes:
@@ -253,7 +253,7 @@ class Lifecycle:
         async with self._changing(entry) as current:
             version = await self.version(current, number)
             function = msgspec.structs.replace(
-                current.function, updated_at=int(self._clock.unix()), error_message=None
+                current.function.failing(None), updated_at=int(self._clock.unix())
             )
             before = current.function.current_version
             move = partial(
@@ -470,9 +470,10 @@ class Lifecycle:
         entry: Entry,
         event: FunctionEvent,
         then: Callable[[Function], None] = lambda _: None,
-        error: str | None = None,
+        error: NotPrepared | None = None,
     ) -> Entry:
-        return await self._commit(entry.function.after(event, int(self._clock.unix()), error), then)
+        function = entry.function.after(event, int(self._clock.unix()))
+        return await self._commit(_failing(function, error), then)
 
     async def _move_here(self, entry: Entry, event: FunctionEvent) -> Entry:
         """As `_move`; this node then owns the function."""
@@ -504,13 +505,12 @@ class Lifecycle:
                         target, lambda saved: self._promote(preparation, saved, version)
                     )
             except NotPrepared as error:
-                message = f"version {version.number} cannot serve: {error}"
+                why = error
             if self._may_run(function):  # else its tenant was disabled meanwhile
+                sentence = f"version {version.number} cannot serve: {why}"
                 failed = msgspec.structs.replace(
-                    target,
+                    target.failing(sentence, why.written, version.number),
                     current_version=function.current_version,
-                    error_message=message,
-                    failed_version=version.number,
                 )
                 return await self._commit(failed, self._scale, new_version=new_version)
 
@@ -525,7 +525,7 @@ class Lifecycle:
         """Deploy a function that already serves calls: prepare the same number of instances."""
         if not self._may_run(entry.function):
             return entry
-        error: str | None = None
+        error: NotPrepared | None = None
         function = await self._with_minimum_here(entry.function)
         try:
             async with self._prepared(
@@ -535,12 +535,11 @@ class Lifecycle:
         except NotPrepared as refused:
             if not self._may_run(function):
                 return self._catalog.get(function.id)
-            error = str(refused)
-        if error == function.error_message:
+            error = refused
+        after = _failing(function, error)
+        if after.error_message == function.error_message:
             return self._catalog.get(function.id)
-        return await self._commit(
-            msgspec.structs.replace(function, error_message=error, failed_version=None)
-        )
+        return await self._commit(after)
 
     async def _with_minimum_here(self, function: Function) -> Function:
         """The function, about to be changed, with this node as the keeper of its minimum. While
@@ -590,7 +589,7 @@ class Lifecycle:
                     activity,
                     FunctionEvent.FAILED,
                     lambda function, _: self._close(function),
-                    str(error),
+                    error,
                 ):
                     return
 
@@ -600,7 +599,7 @@ class Lifecycle:
         activity: Activity,
         event: FunctionEvent,
         then: Callable[[Function, Version], None],
-        error: str | None = None,
+        error: NotPrepared | None = None,
     ) -> bool:
         """Commit the outcome of preparing the version of `entry`, as soon as the store is
         available; return whether the deployment is over.
@@ -618,7 +617,7 @@ class Lifecycle:
         activity: Activity,
         event: FunctionEvent,
         then: Callable[[Function, Version], None],
-        error: str | None,
+        error: NotPrepared | None,
     ) -> bool:
         async with activity.lock:
             now = self._being_deployed(entry.function.id, activity)
@@ -763,3 +762,7 @@ def _give_up(activity: Activity) -> None:
 
 def _state(entry: Entry) -> dict[str, str]:
     return {"state": entry.function.state}
+
+
+def _failing(function: Function, error: NotPrepared | None) -> Function:
+    return function.failing(None) if error is None else function.failing(str(error), error.written)

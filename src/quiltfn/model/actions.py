@@ -61,10 +61,11 @@ class Prepared(msgspec.Struct, frozen=True):
 
 
 class PrepareFailed(msgspec.Struct, frozen=True):
-    """No instance of the prepared version could be created."""
+    """No instance of the prepared version could be created. `written`: the program's output."""
 
     digest: str
     reason: str
+    written: str = ""
 
 
 class RequestMemory(msgspec.Struct, frozen=True):

@@ -60,6 +60,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
 
     `current_version`: the number of the version that runs invocations, or would run them.
     `failed_version`: the number of a newer version that could not start; `error_message` says why.
+    `error_output`: what the program wrote last that did not start.
     `revision` increases with every change: the store accepts a change only of the newest revision.
     """
 
@@ -76,14 +77,21 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     updated_at: int
     error_message: str | None = None
+    error_output: str | None = None
     failed_version: int | None = None
     revision: int = 1
 
-    def after(self, event: FunctionEvent, now: int, error: str | None = None) -> "Function":
-        """The function after `event`. `error`: its new `error_message`; None clears that."""
+    def after(self, event: FunctionEvent, now: int) -> "Function":
+        """The function after `event`, without an error."""
         state = transition(NEXT, self.state, event)
+        return msgspec.structs.replace(self.failing(None), state=state, updated_at=now)
+
+    def failing(
+        self, sentence: str | None, written: str = "", version: int | None = None
+    ) -> "Function":
+        """The function with this error; None: without one."""
         return msgspec.structs.replace(
-            self, state=state, error_message=error, failed_version=None, updated_at=now
+            self, error_message=sentence, error_output=written or None, failed_version=version
         )
 
 

@@ -227,8 +227,9 @@ class Pool:
             self._table.apply(instance, InstanceEvent.PARKED, now)
         return actions
 
-    def failed(self, number: int, reason: str, now: float) -> list[Action]:
-        """A sandbox could not be created, and nothing is left of the attempt.
+    def failed(self, number: int, reason: str, now: float, written: str = "") -> list[Action]:
+        """A sandbox could not be created, and nothing is left of the attempt. `written`: its
+        program's last output.
 
         Fails the invocation that has waited longest. Starts another instance for the others.
         """
@@ -242,7 +243,7 @@ class Pool:
         if not was_stopped and instance.digest == self.current and self.queue:
             actions.append(Fail(self.queue.popleft().id, number, reason))
         if not was_stopped and instance.digest == self.prepared:
-            actions += [PrepareFailed(instance.digest, reason), *self.abandon(now)]
+            actions += [PrepareFailed(instance.digest, reason, written), *self.abandon(now)]
         return actions + self.gone(number, now)
 
     def cleaned(self, number: int, now: float) -> list[Action]:

@@ -587,8 +587,7 @@ class FunctionPool:
                 case decided.Refuse(waiter=waiter, why=why, retry_after_s=retry_after_s):
                     self._fail(waiter, refusal(why, retry_after_s, self._problem()))
                 case decided.Fail(waiter=waiter, instance=instance, reason=reason):
-                    # The program's output is for the function's owner, not for every caller.
-                    error = RuntimeUnavailable(reason.partition("\n")[0])
+                    error = RuntimeUnavailable(reason)
                     error.start_timing = self.start_timings[instance]
                     self._fail(waiter, error)
                 case decided.Unpark(instance=instance):
@@ -603,8 +602,8 @@ class FunctionPool:
                     self._wake_at(at)
                 case decided.Prepared(digest=digest):
                     self._end_preparation(digest, None)
-                case decided.PrepareFailed(digest=digest, reason=reason):
-                    self._end_preparation(digest, NotPrepared(reason))
+                case decided.PrepareFailed(digest=digest, reason=reason, written=written):
+                    self._end_preparation(digest, NotPrepared(reason, written))
         self._arbitration.serve(self.model)
         self._tell_changed(self)
 
@@ -643,7 +642,8 @@ class FunctionPool:
                 # Bugs must not leak instance capacity.
                 _log.exception("an instance could not be made", function=version.function_id)
                 why = "an instance could not be created; check the server's log"
-            self._perform(self.model.failed(number, why, self._clock.now()))
+            written = error.written if isinstance(error, SandboxRefused) else ""
+            self._perform(self.model.failed(number, why, self._clock.now(), written))
             del self.start_timings[number]
             self._look_after_end()
             return

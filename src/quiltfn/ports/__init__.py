@@ -88,8 +88,18 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     is_followed: bool = False
 
 
-class SandboxRefused(Exception):
-    """The sandbox exists, but can't become the instance that was requested (a sentence)."""
+class StartFailed(Exception):
+    """Why no instance could start: a sentence for every caller. `written`: the last output of its
+    program, for the function's owner alone.
+    """
+
+    def __init__(self, sentence: str, written: str = "") -> None:
+        super().__init__(sentence)
+        self.written = written
+
+
+class SandboxRefused(StartFailed):
+    """The sandbox exists, but can't become the instance that was requested."""
 
 
 class SandboxFailed(Exception):
@@ -242,8 +252,8 @@ class PendingLease(AbstractAsyncContextManager[Lease], Protocol):
         """After exit: if the call did not end by itself, wait until its processes have ended."""
 
 
-class NotPrepared(Exception):
-    """The instances of a version could not be made ready; the text says why."""
+class NotPrepared(StartFailed):
+    """The instances of a version could not be made ready."""
 
 
 class Preparation(Protocol):

@@ -27,7 +27,7 @@ from quiltfn.ports import (
     SandboxRefused,
 )
 from quiltfn.sandbox.channel import LauncherChannel, Reply, descriptors_of
-from quiltfn.sandbox.last_words import with_last_line, with_output
+from quiltfn.sandbox.last_words import refused, with_last_line
 from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
 from quiltfn.sandbox.web_server import NO_DESCRIPTORS, WebServer
 
@@ -214,7 +214,7 @@ class GuestSandbox(asyncio.Protocol):
             why, written = answer.text, answer.written
             if answer.errno in wire.NO_REASON:
                 why = with_last_line(why, written)
-            raise SandboxRefused(with_output(why, written))
+            raise refused(why, written)
         if is_server:
             await self._start_server(spec)
             return

@@ -1,5 +1,7 @@
 """Error messages of programs that did not start, with their last output, often the cause."""
 
+from quiltfn.ports import SandboxRefused
+
 LAST_WORDS_BYTES = 4096
 LINE_MAX = 500
 
@@ -10,12 +12,10 @@ def with_last_line(why: str, written: bytes) -> str:
     return f"{why}: {last}" if last else why
 
 
-def with_output(sentence: str, written: bytes) -> str:
-    """Returns the sentence and, on the lines below it, the last `LAST_WORDS_BYTES` of the output,
-    unless the sentence contains them.
-    """
+def refused(sentence: str, written: bytes) -> SandboxRefused:
+    """The error with the last `LAST_WORDS_BYTES` of the output, unless the sentence has them."""
     text = _text(written)
-    return sentence if text.strip() in sentence else f"{sentence}\nIt wrote last:\n{text}"
+    return SandboxRefused(sentence, "" if text.strip() in sentence else text)
 
 
 def _text(written: bytes) -> str:

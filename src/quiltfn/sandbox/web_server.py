@@ -36,7 +36,7 @@ from quiltfn.model.server import ServerSettings
 from quiltfn.ports import Call, SandboxRefused
 from quiltfn.ports.streamed_body import BodyCut, StreamedBody
 from quiltfn.sandbox.http_connection import ChunkRoom, HttpConnection, Wait
-from quiltfn.sandbox.last_words import LAST_WORDS_BYTES, with_last_line, with_output
+from quiltfn.sandbox.last_words import LAST_WORDS_BYTES, refused, with_last_line
 from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
 
 LOOPBACK = "127.0.0.1"
@@ -286,7 +286,7 @@ class WebServer:
             why += IN_FRONT if self._has_exited_well else ""
         self._read_log()
         words = self._last_words
-        raise SandboxRefused(with_output(with_last_line(why, words), words))
+        raise refused(with_last_line(why, words), words)
 
     async def _status_of(self, path: str) -> int:
         """The status of the response to a GET; 0: there was none."""

@@ -267,6 +267,10 @@ ErrorCount = Annotated[
 VersionId = Annotated[str, about("the version's id", "01999999-0000-7000-8000-000000000001")]
 IsActive = Annotated[bool, about("whether it is the current version", True)]
 Success = Annotated[bool, about("always true; failures are errors", True)]
+ErrorSentence = Annotated[
+    str, about("the sentence of error_message, if output of its program follows there", None)
+]
+ErrorOutput = Annotated[str, about("that output", None)]
 FailedVersion = Annotated[
     int, about("number of the new version that couldn't start, as `error_message` says", 2)
 ]
@@ -372,6 +376,8 @@ class Function(Struct, kw_only=True, frozen=True):
     runtime_outdated: RuntimeOutdated | UnsetType = UNSET
     default_alias: DefaultAlias | UnsetType = UNSET
     failed_version: FailedVersion | UnsetType = UNSET
+    error_sentence: ErrorSentence | UnsetType = UNSET
+    error_output: ErrorOutput | UnsetType = UNSET
 
 
 class FunctionSummary(Struct, kw_only=True, frozen=True):

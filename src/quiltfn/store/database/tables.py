@@ -99,7 +99,7 @@ function = table(
     *required(Text, "owner_node_id", "state"),
     *required(Integer, "current_version", "min_instances", "max_instances"),
     *required(BigInteger, "created_at", "updated_at"),
-    *optional(Text, "error_message"),
+    *optional(Text, "error_message", "error_output"),
     *optional(Integer, "failed_version"),
     *required(BigInteger, "revision", default="1"),
     # The counters: only the journal writes them, never an update of the function.

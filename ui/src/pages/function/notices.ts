@@ -1,7 +1,7 @@
 // Important notices about a function: its runtime has changed, the platform has a note on it, or a version
 // could not start.
 import { get } from "../../api.ts";
-import { closed } from "../../current.ts";
+import { closed, FunctionFailed } from "../../current.ts";
 import { html } from "../../html.ts";
 import { named, outdatedBy } from "../../outdated.ts";
 import { visible } from "../../parts/text/ansi.ts";
@@ -59,7 +59,7 @@ export function Notices({ fn, section }: { fn: Function; section: string }) {
       html`<${Replaced} fn=${fn} section=${section} />`}
     ${fn.note && html`<p class="notice">${visible(fn.note)}</p>`}
     ${error && !isClosed && html`
-      <${Notice} of=${new Error(visible(error))} onClose=${() => {
+      <${Notice} of=${new FunctionFailed(fn)} onClose=${() => {
         closed(fn.id).value = error;
       }} />
     `}

@@ -2,34 +2,30 @@
 import { html } from "../../html.ts";
 import type { Refused } from "../../api.ts";
 
-// In a message, the output of a program whose start failed follows this.
-const WROTE = "\nIt wrote last:\n";
-
 /** The hint without the API request at its end: on a page there is a button instead. */
 function hintOf({ hint, details }: Refused): string | null {
   const call = details?.see && `: ${details.see.text}`;
   return call && hint?.endsWith(call) ? hint.slice(0, -call.length) : hint;
 }
 
-/** `of`: the error; `onRetry`: the action of a retry button, if a retry makes sense; `onClose`: of a button
- * to dismiss it.
+/** `of`: the error, and the output of a program whose start failed; `onRetry`: the action of a retry
+ * button, if a retry makes sense; `onClose`: of a button to dismiss it.
  */
 export function Notice({ of, onRetry, onClose }: {
-  of: Error | Refused;
+  of: (Error | Refused) & { wrote?: string | undefined };
   onRetry?: () => void;
   onClose?: () => void;
 }) {
   const hint = "hint" in of ? hintOf(of) : null;
-  const [said, wrote] = of.message.split(WROTE, 2);
-  return html`<div class=${`notice ${onClose ? "closes" : ""}`} role="alert"><p>${said}</p>
+  return html`<div class=${`notice ${onClose ? "closes" : ""}`} role="alert"><p>${of.message}</p>
     ${
     onClose &&
     html`<button class="button icon" type="button" aria-label="Close" onClick=${onClose}>✕</button>`
   }
     ${
-    wrote && html`
+    of.wrote && html`
       <p class="muted small">It wrote last:</p>
-      <pre class="mono small">${wrote}</pre>
+      <pre class="mono small">${of.wrote}</pre>
     `
   }
     ${hint && html`<p class="muted">${hint}</p>`}
