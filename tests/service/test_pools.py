@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from promises import promise
+from quiltfn.model.actions import Closed
 from quiltfn.model.end_cause import Cancelled
 from quiltfn.model.errors import ShuttingDown
 from quiltfn.model.invocation import CallResult, ExitKind, Status
@@ -212,7 +213,7 @@ async def test_closing_ends_a_call_handed_its_instance_in_that_tick(server: Harn
 async def test_ends_given_from_outside_reach_every_running_call(server: Harness) -> None:
     entry = await server.active("sleep 60")
     calls = [await server.running(entry) for _ in range(3)]
-    server.pools.close(entry.function.id, "deleted")
+    server.pools.close(entry.function.id, Closed.DELETED)
     await server.pools.end_running(entry.function.id, ExitKind.CANCELLED, "function_deleted")
     assert {(await call).end_cause for call in calls} == {Cancelled("function_deleted")}
     assert server.counts(entry) == {}

@@ -15,6 +15,7 @@ from promises import promise
 from quiltfn.base.uninterrupted import uninterrupted
 from quiltfn.functions import lifecycle
 from quiltfn.functions.catalog import Entry
+from quiltfn.model.actions import Closed
 from quiltfn.model.errors import ShuttingDown, StoreUnavailable
 from quiltfn.model.function import Function, FunctionState
 from quiltfn.model.limits import PoolLimits
@@ -166,7 +167,7 @@ async def test_a_second_preparation_ends_the_first_and_undoes_both(server: Harne
 async def test_a_pool_that_was_closed_meanwhile_stays_closed(server: Harness) -> None:
     entry = await server.active("echo old")
     async with prepared(server, entry) as preparation:
-        server.pools.close(entry.function.id, "paused")
+        server.pools.close(entry.function.id, Closed.PAUSED)
         preparation.promote()
     pool = pool_of(server, entry)
     assert pool.model.current is None
@@ -176,7 +177,7 @@ async def test_a_pool_that_was_closed_meanwhile_stays_closed(server: Harness) ->
 async def test_closing_ends_the_wait(server: Harness) -> None:
     entry = await server.active("echo old")
     task = await preparing(server, entry)
-    server.pools.close(entry.function.id, "paused")
+    server.pools.close(entry.function.id, Closed.PAUSED)
     with pytest.raises(NotPrepared, match="became paused meanwhile"):
         await task
     server.sandboxes.may_start.set()

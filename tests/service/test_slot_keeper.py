@@ -23,6 +23,7 @@ from quiltfn.fleet import slots as keeper_module
 from quiltfn.fleet.lease import LeaseState, LeaseTimes, NodeLease
 from quiltfn.fleet.sandboxes import GatedSandboxes
 from quiltfn.fleet.slots import SlotKeeper
+from quiltfn.model.actions import Closed
 from quiltfn.model.errors import CapacityFull, RuntimeUnavailable, StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.model.invocation import CallResult
@@ -391,7 +392,7 @@ async def test_who_waits_for_a_place_hears_that_the_function_was_paused(nodes: T
     async with busy(nodes.function, nodes.second, nodes.second):
         preparing = asyncio.ensure_future(prepare())
         await asyncio.sleep(0.1)
-        nodes.first.pools.close(nodes.function.id, "paused")
+        nodes.first.pools.close(nodes.function.id, Closed.PAUSED)
         with pytest.raises(NotPrepared, match="paused"):
             await preparing
 

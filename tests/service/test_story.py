@@ -13,6 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from msgspec.structs import replace
 
 from promises import promise
+from quiltfn.model.actions import Closed
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.model.work import AsyncPolicy
 from quiltfn.ports import Page
@@ -52,8 +53,8 @@ def uses_numbers_again(harness: Harness) -> None:
 def keeps_its_pool_on_pause(harness: Harness) -> None:
     close = harness.pools.close
 
-    def but_not_paused(function_id: str, why: str) -> None:
-        if why != "paused":
+    def but_not_paused(function_id: str, why: Closed) -> None:
+        if why is not Closed.PAUSED:
             close(function_id, why)
 
     harness.pools.close = but_not_paused  # type: ignore[method-assign]

@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from quiltfn.model.actions import (
-    NO_MEMORY,
-    OVER_QUOTA,
-    WAITED_TOO_LONG,
     Action,
     Assign,
     Destroy,
+    Full,
     PrepareFailed,
     RequestMemory,
     RequestPlaces,
@@ -469,11 +467,7 @@ class NodeSimulation:
             assert isinstance(answer, Assign) or self._was_late(member, waiter), answer
 
     def _was_late(self, member: Member, waiter: int) -> bool:
-        return getattr(member.answers[waiter], "why", "") in (
-            WAITED_TOO_LONG,
-            NO_MEMORY,
-            OVER_QUOTA,
-        )
+        return isinstance(getattr(member.answers[waiter], "why", None), Full)
 
     def _at(self, now: float) -> None:
         """Calls what is due until then."""

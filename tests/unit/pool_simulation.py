@@ -13,14 +13,12 @@ from hypothesis import HealthCheck, Phase, settings
 from msgspec.structs import replace
 
 from quiltfn.model.actions import (
-    NO_MEMORY,
-    OVER_QUOTA,
-    QUEUE_FULL,
-    WAITED_TOO_LONG,
     Action,
     Assign,
+    Closed,
     Destroy,
     Fail,
+    Full,
     Prepared,
     PrepareFailed,
     Refuse,
@@ -185,7 +183,7 @@ class PoolSimulation:
     def abandon(self) -> None:
         self._perform(self.pool.abandon(self.now))
 
-    def close(self, why: str = "paused") -> None:
+    def close(self, why: Closed = Closed.PAUSED) -> None:
         self._was_ready, self._previous = False, None
         self._perform(self.pool.close(why, self.now))
 
@@ -436,11 +434,11 @@ class PoolSimulation:
         if answer is not None:
             self.answers[waiter] = answer
 
-    def _may_refuse(self, waiter: int, why: str) -> None:
+    def _may_refuse(self, waiter: int, why: Closed | Full) -> None:
         limits = self.pool.limits
-        if why == QUEUE_FULL:
+        if why is Full.QUEUE:
             assert len(self.waiting) >= limits.queue_max, "refused beside a queue with room"
-        elif why in (WAITED_TOO_LONG, NO_MEMORY, OVER_QUOTA):
+        elif isinstance(why, Full):
             assert waiter < min(self.waiting, default=waiter + 1), "the younger one gave up first"
         else:
             assert self.pool.current is None, "refused as closed while it is open"

@@ -26,12 +26,12 @@ from quiltfn.model.errors import (
     GIVE_URL,
     LIST_FUNCTIONS,
     NEXT_STEP,
-    FunctionNotActive,
     NotFound,
     QuiltfnError,
     Unauthorized,
     Unprocessable,
 )
+from quiltfn.model.function import FunctionState, not_active
 from quiltfn.model.invocation import FINAL
 from quiltfn.sdk import Invocation
 from unit.canned_server import FUNCTION, ID, INVOCATION, Terminal, answered_by
@@ -378,9 +378,9 @@ ADVISED = [
         NotFound("no URL", hint=f"{GIVE_URL.text} gives it one, as does …", see=GIVE_URL),
         "hint: quiltfn url set hello gives it one\n",
     ),
-    (FunctionNotActive.because("pending"), "quiltfn functions deploy hello"),
-    (FunctionNotActive.because("paused"), "quiltfn functions resume hello"),
-    (FunctionNotActive.because("error"), "(quiltfn functions get hello), then deploy"),
+    (not_active(FunctionState.PENDING), "quiltfn functions deploy hello"),
+    (not_active(FunctionState.PAUSED), "quiltfn functions resume hello"),
+    (not_active(FunctionState.ERROR), "(quiltfn functions get hello), then deploy"),
     (Unauthorized(hint="send a key as X-Api-Key"), "set QUILT_API_KEY"),
     (
         NotFound("no", hint=f"{LIST_FUNCTIONS.text} lists those", see=LIST_FUNCTIONS),

@@ -5,12 +5,13 @@ import re
 import pytest
 
 from contract.stores import a_function
-from quiltfn.model.errors import NEXT_STEP, FunctionNotActive, Unprocessable
+from quiltfn.model.errors import NEXT_STEP, Unprocessable
 from quiltfn.model.function import (
     NEXT,
     FunctionEvent,
     FunctionState,
     check_targets,
+    not_active,
 )
 from quiltfn.model.state_machine import InvalidTransition
 from unit.transition_table import check_table
@@ -46,7 +47,7 @@ def test_every_state_that_refuses_calls_names_the_call_that_helps() -> None:
     refusing = set(FunctionState) - {FunctionState.ACTIVE, FunctionState.DELETED}
     assert set(NEXT_STEP) == refusing
     for state in refusing:
-        error = FunctionNotActive.because(state)
+        error = not_active(state)
         assert error.details == {"state": state}
         assert error.hint
         assert error.see is None or error.see.text in error.hint

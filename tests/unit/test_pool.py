@@ -9,7 +9,7 @@ of their methods. What deploys, updates and new targets do to a pool is told in
 
 import pytest
 
-from quiltfn.model.actions import QUEUE_FULL, WAITED_TOO_LONG, Assign, Destroy, Fail, Refuse
+from quiltfn.model.actions import Assign, Closed, Destroy, Fail, Full, Refuse
 from quiltfn.model.pool import Pool, PoolCounts, PoolLimits, sum_counts
 from quiltfn.model.state_machine import InvalidTransition
 from unit.pool_simulation import BUSY, READY, RECYCLING, TERMINATING, WARMING, a_pool
@@ -63,7 +63,7 @@ def test_at_the_maximum_a_call_waits_and_is_handed_what_is_given_back() -> None:
 def test_a_full_wait_queue_refuses_the_next_call_at_once() -> None:
     sim = a_pool(max_instances=1, queue_max=2).live("acquire, acquire")
     third = sim.acquire()
-    assert sim.answers[third] == Refuse(third, QUEUE_FULL)
+    assert sim.answers[third] == Refuse(third, Full.QUEUE)
 
 
 def test_a_call_is_refused_once_it_has_waited_for_too_long() -> None:
@@ -73,13 +73,13 @@ def test_a_call_is_refused_once_it_has_waited_for_too_long() -> None:
     second = sim.acquire()
     sim.pass_time(4)
     # One call waits before this one, and calls take at least the ten seconds that it has waited.
-    assert sim.answers[first] == Refuse(first, WAITED_TOO_LONG, retry_after_s=20)
+    assert sim.answers[first] == Refuse(first, Full.WAITED_TOO_LONG, retry_after_s=20)
     assert second not in sim.answers
 
 
 def test_a_function_that_is_not_open_refuses_with_its_state() -> None:
     pool = Pool(PoolLimits())
-    assert pool.acquire(1, 0.0) == [Refuse(1, "pending")]
+    assert pool.acquire(1, 0.0) == [Refuse(1, Closed.PENDING)]
 
 
 # A call goes away ----------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Examples of how the pool handles a deploy, an update, a pause and a change of its scaling."""
 
-from quiltfn.model.actions import Assign, Prepared, PrepareFailed, Refuse, Start
+from quiltfn.model.actions import Assign, Closed, Prepared, PrepareFailed, Refuse, Start
 from quiltfn.model.pool import Pool, PoolCounts, PoolLimits
 from unit.pool_simulation import BUSY, PARKED, READY, TERMINATING, WARMING, PoolSimulation, a_pool
 
@@ -102,14 +102,14 @@ def test_closing_refuses_who_waits_ends_the_idle_and_lets_the_running_finish() -
     sim = a_pool(ready=1, max_instances=2)
     running = sim.acquire()
     waiting = sim.acquire()
-    sim.close("paused")
-    assert sim.answers[waiting] == Refuse(waiting, "paused")
+    sim.close(Closed.PAUSED)
+    assert sim.answers[waiting] == Refuse(waiting, Closed.PAUSED)
     assert sim.states() == {1: BUSY, 2: TERMINATING}
     assert sim.held(running) == 1
     sim.release(1)
     assert sim.states()[1] == TERMINATING
     late = sim.acquire()
-    assert sim.answers[late] == Refuse(late, "paused")
+    assert sim.answers[late] == Refuse(late, Closed.PAUSED)
 
 
 def test_an_instance_stopped_while_it_was_being_made_is_removed_whether_made_or_not() -> None:

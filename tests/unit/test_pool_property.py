@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from promises import promise
-from quiltfn.model.actions import Action, Assign, Refuse
+from quiltfn.model.actions import Action, Assign, Closed, Refuse
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.instance import Instance, InstanceState
 from quiltfn.model.memory import Footprint
@@ -279,7 +279,7 @@ class ForgetsHowTheLastOneWent(Pool):
 
 
 class ForgetsThatItClosed(Pool):
-    def close(self, why: str, now: float) -> list[Action]:
+    def close(self, why: Closed, now: float) -> list[Action]:
         past = self._history._has_any
         actions = super().close(why, now)
         self._history._has_any = past

@@ -17,7 +17,6 @@ from quiltfn.functions.catalog import Entry
 from quiltfn.model import environment, timeline
 from quiltfn.model.end_cause import Cancelled, NotStarted
 from quiltfn.model.errors import (
-    FunctionNotActive,
     Internal,
     NotFound,
     QuiltfnError,
@@ -26,7 +25,7 @@ from quiltfn.model.errors import (
     StoreUnavailable,
     Unprocessable,
 )
-from quiltfn.model.function import FunctionState
+from quiltfn.model.function import FunctionState, not_active
 from quiltfn.model.invocation import (
     NEXT,
     PAYLOAD_MAX_BYTES,
@@ -647,7 +646,7 @@ def not_callable(state: FunctionState) -> QuiltfnError:
     """Why a function that is not active refuses calls."""
     if state is FunctionState.DELETED:
         return NotFound("there is no such function")
-    return FunctionNotActive.because(state)
+    return not_active(state)
 
 
 def failure_of(record: Invocation) -> QuiltfnError:

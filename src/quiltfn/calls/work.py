@@ -19,12 +19,11 @@ from quiltfn.model.errors import (
     SET_RECORD_POLICY,
     CapacityFull,
     Conflict,
-    FunctionNotActive,
     NotFound,
     OutcomeUnknown,
     ShuttingDown,
 )
-from quiltfn.model.function import FunctionState
+from quiltfn.model.function import FunctionState, not_active
 from quiltfn.model.invocation import FINAL, Invocation, Source, Status
 from quiltfn.model.version import Version, no_version
 from quiltfn.observe import metrics
@@ -180,7 +179,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         if function.state is FunctionState.DELETED:
             raise NotFound("there is no such function")
         if function.state in REFUSED_STATES:
-            raise FunctionNotActive.because(function.state)
+            raise not_active(function.state)
         if given.version is None:
             check(entry.version, request_of(given))
         policy = self.policies.policy_of(function.id)

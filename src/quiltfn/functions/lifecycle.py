@@ -21,6 +21,7 @@ from quiltfn.base.uninterrupted import uninterrupted
 from quiltfn.functions.aliases import Aliases
 from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.functions.runtimes import Runtimes
+from quiltfn.model.actions import Closed
 from quiltfn.model.alias import Alias
 from quiltfn.model.errors import (
     Conflict,
@@ -61,7 +62,6 @@ UPDATE_READY_WITHIN_S = 20.0
 DELETE_GRACE_S = 5.0
 FOLLOWED_AT_ONCE = 50
 OPEN_STATES = (FunctionState.ACTIVE, FunctionState.DEPLOYING)
-SUSPENDED = "disabled"
 STOPPED = "the function was paused or deleted meanwhile"
 SPEC_FIELDS = frozenset(VersionSpec.__struct_fields__)
 
@@ -143,7 +143,7 @@ class Lifecycle:
             return
         if (activity := self._activities.get(function_id)) is not None:
             activity.deployment = None  # the task ends by itself
-        self._pools.close(function_id, SUSPENDED)
+        self._pools.close(function_id, Closed.DISABLED)
 
     def reopen(self, function_id: str) -> None:
         """Open the pool of a function whose tenant may run again, or continue its deployment."""
@@ -486,7 +486,7 @@ class Lifecycle:
         self._pools.set_scaling(function.id, self._limits(function))
 
     def _close(self, function: Function) -> None:
-        self._pools.close(function.id, function.state)
+        self._pools.close(function.id, Closed(function.state))
 
     async def _point_to(
         self, function: Function, version: Version, move: MoveAlias | None, *, is_new: bool
@@ -714,7 +714,7 @@ class Lifecycle:
 
     def _end(self, function_id: str) -> None:
         """Remove everything that this node has of a deleted function."""
-        self._pools.close(function_id, FunctionState.DELETED)
+        self._pools.close(function_id, Closed.DELETED)
         self._activities.pop(function_id, None)
         self._background.spawn(self._end_deleted(function_id))
 

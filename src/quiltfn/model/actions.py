@@ -1,6 +1,28 @@
 """The actions that a pool returns; `pool/function_pool.py` performs them in order."""
 
+from enum import StrEnum
+
 import msgspec
+
+
+class Closed(StrEnum):
+    """Why a pool serves no calls: its function's state, or as the comments say."""
+
+    PENDING = "pending"
+    PAUSED = "paused"
+    ERROR = "error"
+    DELETED = "deleted"
+    DISABLED = "disabled"  # an operator has disabled the tenant
+    STOPPING = "closing"  # the server ends
+
+
+class Full(StrEnum):
+    """Why a pool that serves calls refuses one."""
+
+    QUEUE = "queue full"
+    WAITED_TOO_LONG = "waited too long"
+    NO_MEMORY = "no memory"
+    OVER_QUOTA = "over quota"
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -30,7 +52,7 @@ class Refuse(msgspec.Struct, frozen=True):
     """
 
     waiter: int
-    why: str
+    why: Closed | Full
     retry_after_s: int = 1
 
 
@@ -100,8 +122,3 @@ Action = (
     | RequestQuota
     | RequestPlaces
 )
-
-QUEUE_FULL = "queue full"
-WAITED_TOO_LONG = "waited too long"
-NO_MEMORY = "no memory"
-OVER_QUOTA = "over quota"

@@ -127,13 +127,6 @@ class FunctionNotActive(QuiltfnError):
 
     code, blame = "FUNCTION_NOT_ACTIVE", "caller"
 
-    @classmethod
-    def because(cls, state: str) -> "FunctionNotActive":
-        """Names the state and the request that helps."""
-        hint, see = NEXT_STEP.get(state, (None, None))
-        details = {"state": state}
-        return cls(f"the function is {state}, not active", details=details, hint=hint, see=see)
-
 
 class PayloadTooLarge(QuiltfnError):
     """The body is longer than this route allows."""

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
-from quiltfn.model.errors import Unprocessable
+from quiltfn.model.errors import NEXT_STEP, FunctionNotActive, Unprocessable
 from quiltfn.model.state_machine import transition
 
 
@@ -49,6 +49,13 @@ DESCRIPTIONS: Mapping[FunctionState, str] = {
     S.ERROR: "Its deployment failed; error_message says why. Deploy tries again.",
     S.DELETED: "It no longer exists (404); running calls have 5 s to end.",
 }
+
+
+def not_active(state: FunctionState) -> FunctionNotActive:
+    """The refusal of a call: names the state and the request that helps."""
+    hint, see = NEXT_STEP.get(state, (None, None))
+    message = f"the function is {state}, not active"
+    return FunctionNotActive(message, details={"state": state}, hint=hint, see=see)
 
 
 # The memory of a function in bytes, without its handler and its variables.

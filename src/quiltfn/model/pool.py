@@ -17,14 +17,12 @@ from collections.abc import Sequence
 from itertools import islice
 
 from quiltfn.model.actions import (
-    NO_MEMORY,
-    OVER_QUOTA,
-    QUEUE_FULL,
-    WAITED_TOO_LONG,
     Action,
     Assign,
+    Closed,
     Destroy,
     Fail,
+    Full,
     Prepared,
     PrepareFailed,
     Refuse,
@@ -77,7 +75,7 @@ class Pool:
         self.prepared: str | None = None
         self.prepared_count = 0
         self.previous: str | None = None
-        self.closed_because = "pending"
+        self.closed_because = Closed.PENDING
         self.queue = WaitQueue()
         self.memory = memory or Memory()
         self._previous_until = 0.0
@@ -163,7 +161,7 @@ class Pool:
                 return [self._assign(idle[-1], waiter, now, cold=False)]
         if len(self.queue) >= self.limits.queue_max:
             waited = now - self.queue.first.since if self.queue else 0.0
-            return [Refuse(waiter, QUEUE_FULL, self._retry_after_s(waited))]
+            return [Refuse(waiter, Full.QUEUE, self._retry_after_s(waited))]
         self.queue.append(waiter, now)
         return self._provide(now)
 
@@ -314,7 +312,7 @@ class Pool:
         self._history.retain(self.current)
         return [*self._release_unwanted(now), *self._serve_room(now)]
 
-    def close(self, why: str, now: float) -> list[Action]:
+    def close(self, why: Closed, now: float) -> list[Action]:
         """Stops serving: refuses waiting invocations, lets running ones finish."""
         self.current = self.prepared = self.previous = None
         self.closed_because = why
@@ -343,9 +341,9 @@ class Pool:
         for instance in self._table.in_state(RECYCLING):
             if now - instance.since >= self.limits.recycle_s:
                 actions += self._stop(instance, now, ColdStartReason.REPLACED)
-        why = NO_MEMORY if self in self.memory.waiting else WAITED_TOO_LONG
+        why = Full.NO_MEMORY if self in self.memory.waiting else Full.WAITED_TOO_LONG
         if self._quota_denied and not self.quota.has_capacity:
-            why = OVER_QUOTA
+            why = Full.OVER_QUOTA
         for waiting in self.queue.pop_expired(now, self.limits.queue_wait_s):
             actions.append(Refuse(waiting.id, why, self._retry_after_s(now - waiting.since)))
         if self.previous is not None and now >= self._previous_until:

@@ -31,7 +31,7 @@ from quiltfn.model.version import Version
 from quiltfn.observe import metrics
 from quiltfn.pool.allowance import Allowance
 from quiltfn.pool.arbitration import Arbitration
-from quiltfn.pool.refusals import CLOSING, refusal
+from quiltfn.pool.refusals import refusal
 from quiltfn.ports import (
     Call,
     Clock,
@@ -428,11 +428,11 @@ class FunctionPool:
             memory_mib=counts.memory_mib,
         )
 
-    def close(self, why: str) -> None:
+    def close(self, why: decided.Closed) -> None:
         self._perform(self.model.close(why, self._clock.now()))
         preparation, self._preparation = self._preparation, None
         error: QuiltfnError | NotPrepared = NotPrepared(f"the function became {why} meanwhile")
-        if why == CLOSING:
+        if why is decided.Closed.STOPPING:
             error = ShuttingDown(retry_after=5)
         if preparation is not None:
             preparation.fail(error)

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 from quiltfn.base.signal import Signal
+from quiltfn.model.actions import Closed
 from quiltfn.model.arbiter import Arbiter
 from quiltfn.model.counts import Headroom
 from quiltfn.model.errors import CapacityFull, RuntimeUnavailable, ShuttingDown
@@ -27,7 +28,6 @@ from quiltfn.pool.function_pool import (
     Preparation,
     sum_egress,
 )
-from quiltfn.pool.refusals import CLOSING
 from quiltfn.ports import Clock, EgressRefusals, InstanceView, SandboxCounters, Sandboxes
 
 
@@ -112,7 +112,7 @@ class LocalPools:
         pool.tick()
         self._sandboxes.expect(version.spec)
 
-    def close(self, function_id: str, why: str) -> None:
+    def close(self, function_id: str, why: Closed) -> None:
         for pool in self._of(function_id):
             pool.close(why)
 
@@ -244,7 +244,7 @@ class LocalPools:
         self._closing = True
         pools = list(self._all())
         for pool in pools:
-            pool.close(CLOSING)
+            pool.close(Closed.STOPPING)
         kind = ExitKind.INTERRUPTED
         await asyncio.gather(*(pool.end_running(kind, "server_stopped") for pool in pools))
 

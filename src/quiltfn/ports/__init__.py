@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from quiltfn.model.actions import Closed
 from quiltfn.model.cold_start import ColdStartReason
 from quiltfn.model.counts import Headroom
 from quiltfn.model.function import Function
@@ -338,7 +339,7 @@ class Pools(PoolCounting, Protocol):
     def loads(self) -> Sequence[PoolLoad]:
         """As `load`, of every pool that may have instances or has a waiting call."""
 
-    def close(self, function_id: str, why: str) -> None:
+    def close(self, function_id: str, why: Closed) -> None:
         """Serve no more calls. Waiting calls are refused with `why`; running ones may finish."""
 
     def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
