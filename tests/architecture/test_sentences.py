@@ -19,18 +19,22 @@ pytestmark = promise("A90")
 ROOT = Path(__file__).parents[2]
 # A human-readable sentence, in Python and in TypeScript.
 SENTENCE = (
-    r"(?:\b(?:error_message|message|hint|_how_ended)\b|\bstr\((?:error|refused|problem)\)"
-    r"|\(?error \?\? \"\")"
+    r"(?:\b(?:error_message|message|hint|_how_ended|problem|reason|why|meaning|about)\b"
+    r"|\bstr\((?!path|program|wheel|epoch)[a-z_]+\)|\(?error \?\? \"\")"
 )
 CUTS = (
     "startswith|startsWith|endswith|endsWith|partition|rpartition|split|find|indexOf|includes|match"
+    "|replace"
 )
 # It is compared with a text or a constant, or matched against a pattern.
 PARSES = re.compile(
     rf"""{SENTENCE}[?!]?\??\.(?:{CUTS})\(\s*(?:[rf]?["'`/]|[A-Z][A-Z_]+\b)"""
     rf"""|\bwhy\.(?:{CUTS})\("""
+    # What is put together is not in a list but in its parts: SQL, and what --help prints.
+    rf"""|\b(?:statements\(.*\)\[.*\]|statement)\.(?:{CUTS})\(\s*["'][A-Z ]+["']"""
+    rf"""|\bmeaning\)+\.(?:{CUTS})\(|["']--help["']\]"""
     rf"""|\b(?:test|exec|match|search|fullmatch|sub|findall|replace)\([^()=]*{SENTENCE}(?!=)"""
-    rf"""|["'](?:\w+ )+\w*["'] in {SENTENCE}"""
+    rf"""|["'](?:\w+ )+\w*["'] in {SENTENCE}|["']\w+["'] in str\("""
     rf"""|{SENTENCE} [!=]==? (?:["'`]|[A-Z][A-Z_]+\b)"""
 )
 # File and text of the line → the reason for the exception.
@@ -39,6 +43,15 @@ ALLOWED: dict[tuple[str, str], str] = {
         "http_connection.py",
         'return str(error).partition("\\n")[0][:200]',
     ): "shortens what a library says",
+    (
+        "openapi.py",
+        '"summary": way.about.split(". ")[0].rstrip("."),',
+    ): "shortens it to its first sentence",
+    ("sql.py", "found |= parse(WORD.sub(meaning, source))"): "a function",
+    (
+        "session.py",
+        'raise NotTrusted(str(error).replace("cacert=FILE", "--cacert FILE")) from error',
+    ): "an argument of the client, by its option",
     (
         "session.py",
         'raise BadParameter(re.sub(r"^cacert\\b", "--cacert", str(error))) from None',
@@ -96,6 +109,14 @@ def test_what_took_sentences_apart_is_found() -> None:
     if error_message.startswith("the handler was killed by signal"):
     if why.startswith(RUNNER_ENDED):
     why += IN_FRONT if self._how_ended == ENDED_WELL else ""
+    why = problem if problem.startswith(RESULT_TOO_LARGE) else NOT_KEPT
+    error = RuntimeUnavailable(reason.partition("\\n")[0])
+    raise next((one for one in errors if "timeline" in str(one)), errors[-1])
+    meaning = advice.with_options(field.meaning).replace(", or null", "")
+    meaning = re.sub(r"; null with \\w+", "", meaning).replace("; null: ", "; without it, ")
+    return about.replace(/[,;]? or null\\b/, "; may be empty").replace(/\\bnull:/, "empty:");
+    ["/usr/bin/env", "-u", ASKED, sys.executable, "-P", "-m", "quiltfn", *named, "--help"],
+    into, values = statements("sqlite")["upsert_invocations"].split("WITH record", 1)
     const found = /^version (\\d+) cannot serve: /.exec(error ?? "");
     """
     assert len(list(parsed(before))) == len(before.strip().splitlines()) - 1
