@@ -488,7 +488,7 @@ def harden(closed: bool) -> None:
     """
     import ctypes
 
-    # The function that is found for the parent is kept in `pythonapi`: a fork need not search again.
+    # The function that is found for the parent is kept in `pythonapi`: a fork need not search it.
     if ctypes.pythonapi.prctl(PR_SET_DUMPABLE, 0 if closed else 1, 0, 0, 0) != 0:
         raise Refused("the process could not be closed to others (PR_SET_DUMPABLE)")
 
