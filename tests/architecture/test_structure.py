@@ -12,9 +12,7 @@ import pytest
 
 from architecture.layers import MAY_KNOW
 from architecture.syntax import statements_of
-from quiltfn.api.http.route import RouteServices
 from quiltfn.api.routes.table import ROUTES
-from quiltfn.api.services import Services
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "quiltfn"
@@ -239,12 +237,40 @@ def test_a_route_takes_the_services_that_its_module_names() -> None:
     for handler in handlers:
         (context,) = inspect.signature(handler).parameters.values()
         (services,) = get_args(context.annotation)
-        own = [
-            name for name in services.__annotations__ if name not in RouteServices.__annotations__
-        ]
+        own = services.__annotations__
         assert services.__module__ == handler.__module__, f"{handler.__name__} takes {services}"
         assert len(own) <= 7, f"{services.__name__} has {len(own)}: is it two kinds of routes?"
-    assert not inspect.get_annotations(Services), "a service that no kind of routes names"
+
+
+def unused_services(texts: Iterable[str]) -> Iterator[str]:
+    """What a protocol of services asks for and no file uses that names the protocol, and what
+    `Services` has and no file uses.
+    """
+    texts = list(texts)
+    for text in texts:
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Services"):
+                users = "\n".join(text for text in texts if re.search(rf"\b{node.name}\b", text))
+                if node.name == "Services":
+                    users = "\n".join(texts)
+                for field in node.body:
+                    name = ast.unparse(field.target) if isinstance(field, ast.AnnAssign) else None
+                    if name and not re.search(rf"\bservices\.{name}\b", users):
+                        yield f"{node.name}.{name}"
+
+
+def test_a_protocol_of_services_asks_for_what_is_used() -> None:
+    """That `Services` has what the protocols ask for, mypy says."""
+    rooms = ("api", "fleet", "server")
+    assert list(unused_services(path.read_text() for path in FILES if room(path) in rooms)) == []
+
+
+def test_an_unused_service_is_found() -> None:
+    """Negative control."""
+    protocol = "class XServices(Protocol):\n    urls: Urls\n    work: Work\n"
+    use = "def f(context: RequestContext[XServices]):\n    context.services.work.cancel()\n"
+    elsewhere = "def f(services):\n    services.urls.find()\n"
+    assert list(unused_services([protocol, use, elsewhere])) == ["XServices.urls"]
 
 
 CONNECTS = re.compile(r"\bon_[a-z_]+\.connect\(")

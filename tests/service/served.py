@@ -10,11 +10,14 @@ from quiltfn.api.http.connections import Connections
 from quiltfn.api.http.route import Route
 from quiltfn.api.http.server import Server
 from quiltfn.api.routes.table import ROUTES
+from quiltfn.api.services import Services
 from service.platform_harness import Harness
 
 
 @contextlib.asynccontextmanager
-async def served(harness: Harness, routes: Sequence[Route] = ROUTES) -> AsyncIterator[int]:
+async def served(
+    harness: Harness, routes: Sequence[Route[Services]] = ROUTES
+) -> AsyncIterator[int]:
     """The port of a server with these routes over the services of the harness."""
     connections = Connections(responses=harness.services.budgets.responses)
     server = Server(make_app(harness.services, routes), connections)

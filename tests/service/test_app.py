@@ -19,6 +19,7 @@ from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response, text_response
 from quiltfn.api.http.route import ANY_METHOD, ApiLimits, Application, RequestContext, Route
 from quiltfn.api.routes.table import ROUTES
+from quiltfn.api.services import Services
 from quiltfn.base.others import Others
 from quiltfn.host.health import Health, Reasons
 from quiltfn.model.access import Caller, Scope
@@ -72,7 +73,7 @@ def echoing() -> Application:
 
 
 @pytest.mark.parametrize("routes", [ROUTES, ROUTES[::-1]], ids=["in order", "reversed"])
-def test_every_route_is_found_at_its_path(routes: list[Route]) -> None:
+def test_every_route_is_found_at_its_path(routes: list[Route[Services]]) -> None:
     """The order of routes matters only for documents."""
     app = cast("App", make_app(services(), routes))
     for route in ROUTES:

@@ -17,7 +17,7 @@ from quiltfn.api.app import make_app
 from quiltfn.api.http import budgets, long_json
 from quiltfn.api.http.connection import COPIED_BYTES
 from quiltfn.api.http.response import Response, encode
-from quiltfn.api.http.route import Route
+from quiltfn.api.http.route import AnyRoute
 from quiltfn.api.routes import stats
 from quiltfn.api.routes import web as web_files
 from quiltfn.api.routes.table import ROUTES
@@ -42,7 +42,7 @@ SHORT = {
 }
 
 
-def is_short(route: Route) -> bool:
+def is_short(route: AnyRoute) -> bool:
     """Whether callers can't make the response long."""
     answer = route.answer
     if is_shape(answer) and {one.kind for one in fields_of(answer).values()} <= {int, float, bool}:

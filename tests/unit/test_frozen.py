@@ -15,7 +15,7 @@ class Named(Frozen):
 
 
 class Server(Address, Named):
-    """Of several bases, as `Services` is."""
+    """Of several bases."""
 
 
 class Even(Frozen):

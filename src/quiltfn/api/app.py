@@ -29,6 +29,7 @@ from quiltfn.api.http.response import INVOCATION_ID, Response
 from quiltfn.api.http.route import (
     ANY_METHOD,
     NOBODY,
+    AnyRoute,
     Application,
     RequestContext,
     Route,
@@ -64,8 +65,10 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 REMEMBERED_PATH = 128
 _log = structlog.get_logger("quiltfn.api")
 
+Context = RequestContext[Services]
 
-def make_app(services: Services, routes: Sequence[Route] = ROUTES) -> Application:
+
+def make_app(services: Services, routes: Sequence[Route[Services]] = ROUTES) -> Application:
     """The application over `services`."""
     for directory in (web.DASHBOARD, web.DOCUMENTATION):
         web.files(directory)  # read now, so that a disk that hangs later has no effect
@@ -106,7 +109,7 @@ class App:
         endpoint, request.parameters = found
         return endpoint.respond(request)
 
-    def route_of(self, request: Request) -> Route | None:
+    def route_of(self, request: Request) -> AnyRoute | None:
         """Returns the route for a request."""
         path = request.path
         find = self._find_remembered if len(path) <= REMEMBERED_PATH else self._find
@@ -132,7 +135,7 @@ class Endpoint:
         audit_log: AuditLog,
         compression: Compression,
         path: str,
-        routes: Mapping[str, Route],
+        routes: Mapping[str, Route[Services]],
     ) -> None:
         self.path = path
         self._services, self._help, self._audit_log = services, documents, audit_log
@@ -146,7 +149,7 @@ class Endpoint:
             self._routes.setdefault("HEAD", self._routes["GET"])
         self._allow = ", ".join(sorted({*self._routes, "OPTIONS"}))
 
-    def route(self, method: str) -> Route | None:
+    def route(self, method: str) -> Route[Services] | None:
         """The route of a method, if the path has one."""
         return self._routes.get(method, self._any_method)
 
@@ -172,7 +175,7 @@ class Endpoint:
             response = await self._respond(context, request, route)
         except QuiltfnError as error:
             error = _as_known(context, error)
-            response = _unverified(context, error) or _failure(context, error)
+            response = _unverified(context, route, error) or _failure(context, route, error)
             if isinstance(error, MethodNotAllowed):
                 response.headers.append(("allow", self._allow))
             await self._audit_log.refused(context, response, error.code)
@@ -195,7 +198,7 @@ class Endpoint:
         return response
 
     async def _respond(
-        self, context: RequestContext[Services], request: Request, route: Route | None
+        self, context: Context, request: Request, route: Route[Services] | None
     ) -> Response:
         """Authenticates and authorizes the request, then executes or replays it."""
         services = self._services
@@ -242,7 +245,7 @@ class Endpoint:
         return await self._execute_once(context, request, route, key)
 
     async def _respond_raw(
-        self, context: RequestContext[Services], request: Request, route: Route
+        self, context: Context, request: Request, route: Route[Services]
     ) -> Response:
         """Handles a request that its route admits by itself, with any body."""
         assert route.admit is not None
@@ -262,7 +265,7 @@ class Endpoint:
             await self._read_body(context, request, route, limit)
         return await self._run(context, request, route)
 
-    async def _visiting(self, caller: Caller, request: Request, route: Route) -> Caller:
+    async def _visiting(self, caller: Caller, request: Request, route: AnyRoute) -> Caller:
         """As `visiting`, also for a tenant that another node has just created."""
         try:
             return visiting(self._services, caller, request, route)
@@ -270,7 +273,7 @@ class Endpoint:
             await self._services.lifecycle.others.hear_of_missing()
             return visiting(self._services, caller, request, route)
 
-    def _pass_on(self, context: RequestContext[Services], request: Request, route: Route) -> None:
+    def _pass_on(self, context: Context, request: Request, route: AnyRoute) -> None:
         """Lets the handler read the body while it arrives."""
         limits = self._services.limits
         passed = PassedOnBody(request, limits.server_body_max, limits.body_timeout_s)
@@ -278,9 +281,7 @@ class Endpoint:
         self._reserve(context, route, min(length, HELD_BYTES))
         context.passed_on = passed
 
-    def _take_body(
-        self, context: RequestContext[Services], request: Request, route: Route, limit: int
-    ) -> None:
+    def _take_body(self, context: Context, request: Request, route: AnyRoute, limit: int) -> None:
         """Takes a body that has arrived completely, as most have."""
         size = len(request.body)
         if size > limit:
@@ -290,14 +291,14 @@ class Endpoint:
         context.raw_body = request.take_body()
 
     async def _read_body(
-        self, context: RequestContext[Services], request: Request, route: Route, limit: int
+        self, context: Context, request: Request, route: AnyRoute, limit: int
     ) -> None:
         """Reads a body that is still arriving."""
         reserve = partial(self._reserve, context, route)
         timeout_s = self._services.limits.body_timeout_s
         context.raw_body = await body.read_whole(request, limit, timeout_s, reserve)
 
-    def _reserve(self, context: RequestContext[Services], route: Route, size: int) -> None:
+    def _reserve(self, context: Context, route: AnyRoute, size: int) -> None:
         """Counts a long body, of `size` bytes so far. Raises `RateLimited` and `CapacityFull`."""
         if size > SHORT_BYTES:
             more = size - context.reserved_bytes
@@ -311,7 +312,7 @@ class Endpoint:
             context.reserved_bytes = size
 
     async def _execute_once(
-        self, context: RequestContext[Services], request: Request, route: Route, key: str
+        self, context: Context, request: Request, route: Route[Services], key: str
     ) -> Response:
         """Returns the first response to this Idempotency-Key, executed now or stored before."""
         responses, unstored = self._services.budgets.responses, 0
@@ -345,7 +346,7 @@ class Endpoint:
             responses.add_unsent(-unstored)
 
     async def _execute(
-        self, context: RequestContext[Services], request: Request, route: Route
+        self, context: Context, request: Request, route: Route[Services]
     ) -> Response:
         """Runs the route's handler, renders its refusals, and audits it if it changes something."""
         code = None
@@ -372,7 +373,7 @@ class Endpoint:
             if isinstance(error, Internal):
                 log_bug(request, context.request_id)
             error = _as_known(context, error)
-            response, code = _failure(context, error), error.code
+            response, code = _failure(context, route, error), error.code
         except ClientDisconnected:  # a stream that ended early: there is no result
             raise
         except Exception:
@@ -382,7 +383,7 @@ class Endpoint:
             response = await self._audited(context, response, code)
         return response
 
-    def _is_known(self, context: RequestContext[Services], route: Route) -> bool:
+    def _is_known(self, context: Context, route: Route[Services]) -> bool:
         """Whether a request need not wait for the changes of other nodes: an invocation of a
         function known here, or a request about no function.
         """
@@ -400,7 +401,7 @@ class Endpoint:
             entry = catalog.find(context.tenant_id, named["name"]) if "name" in named else None
         return entry is not None and entry.function.state is FunctionState.ACTIVE
 
-    async def _hear_of_others(self, context: RequestContext[Services], route: Route) -> None:
+    async def _hear_of_others(self, context: Context, route: AnyRoute) -> None:
         """Applies the changes that other nodes have already acknowledged. Raises `Unauthorized` if
         the caller's credential was revoked.
         """
@@ -410,7 +411,7 @@ class Endpoint:
             self._services.access.check_holds(context.caller)
 
     async def _execute_somewhere(
-        self, context: RequestContext[Services], request: Request, route: Route
+        self, context: Context, request: Request, route: Route[Services]
     ) -> Response:
         """As `_execute` in a fleet: runs the request here or forwards it to the node responsible. A
         request that another node executed, that node has audited.
@@ -424,14 +425,12 @@ class Endpoint:
             response = await self._services.fleet.elsewhere(context, route)
         except QuiltfnError as error:
             error = _as_known(context, error)
-            response = _failure(context, error)
+            response = _failure(context, route, error)
             if route.action is not None:
                 response = await self._audited(context, response, error.code)
         return response or await self._execute(context, request, route)
 
-    async def _audited(
-        self, context: RequestContext[Services], response: Response, code: str | None
-    ) -> Response:
+    async def _audited(self, context: Context, response: Response, code: str | None) -> Response:
         """Returns the response once the audit log has its entry."""
         try:
             await self._audit_log.executed(context, response, code)
@@ -442,9 +441,10 @@ class Endpoint:
         return response
 
 
-def _unverified(context: RequestContext[Services], error: QuiltfnError) -> Response | None:
+def _unverified(
+    context: Context, route: Route[Services] | None, error: QuiltfnError
+) -> Response | None:
     """The route's response to any caller, if a credential could not be checked."""
-    route = context.route
     if not isinstance(error, StoreUnavailable) or context.caller is not NOBODY:
         return None
     if route is None or route.unverified is None:
@@ -454,14 +454,13 @@ def _unverified(context: RequestContext[Services], error: QuiltfnError) -> Respo
     return route.unverified(context, error)
 
 
-def _as_known(context: RequestContext[Services], error: QuiltfnError) -> QuiltfnError:
+def _as_known(context: Context, error: QuiltfnError) -> QuiltfnError:
     """Replaces `NotFound` if this node may be behind: another node may know the object."""
     return cut_off() if isinstance(error, NotFound) and not context.is_current else error
 
 
-def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response:
+def _failure(context: Context, route: Route[Services] | None, error: QuiltfnError) -> Response:
     """Renders a refusal or a failure, with the details that this caller may see."""
-    route = context.route
     if route is not None and route.on_refused is not None:
         route.on_refused(context, error)
     if route is not None and isinstance(error, PayloadTooLarge):
@@ -474,7 +473,7 @@ def _failure(context: RequestContext[Services], error: QuiltfnError) -> Response
     return response
 
 
-def _log_request(context: RequestContext[Services], response: Response) -> None:
+def _log_request(context: Context, response: Response) -> None:
     """Logs refusals and changes. A successful invocation has its record, and a log line would cost
     more than the record. Logs the path, never the query, which may contain a credential.
     """
@@ -488,7 +487,7 @@ def _log_request(context: RequestContext[Services], response: Response) -> None:
     )
 
 
-def _query(route: Route, context: RequestContext[Services]) -> dict[str, str]:
+def _query(route: AnyRoute, context: Context) -> dict[str, str]:
     """Returns the query parameters, without the tenant. Refuses repeated and unknown ones: a
     misspelt filter would filter nothing.
     """

@@ -8,12 +8,11 @@ quiltfn_refused_requests_total.
 """
 
 import contextlib
-from typing import Any
 
 import msgspec
 
 from quiltfn.api.http.response import Response
-from quiltfn.api.http.route import RequestContext
+from quiltfn.api.http.route import AnyContext
 from quiltfn.base.ids import new_id
 from quiltfn.model.access import Scope
 from quiltfn.model.audit import AuditEntry
@@ -41,15 +40,13 @@ class AuditLog:
         self._audit, self._clock = audit, clock
         self._allowances: dict[str, _Allowance] = {}
 
-    async def executed(
-        self, context: RequestContext[Any], response: Response, code: str | None
-    ) -> None:
+    async def executed(self, context: AnyContext, response: Response, code: str | None) -> None:
         """Store the entry of a request whose execution started. Raises `StoreUnavailable`."""
         context.is_executed = True
         if context.action is not None:
             await self._append(context, response, code)
 
-    async def refused(self, context: RequestContext[Any], response: Response, code: str) -> None:
+    async def refused(self, context: AnyContext, response: Response, code: str) -> None:
         """Store the entry of a request that was refused before its execution, within the limit.
 
         Nothing was changed, so the refusal is valid even if the store does not accept the entry.
@@ -61,9 +58,7 @@ class AuditLog:
         with contextlib.suppress(StoreUnavailable):
             await self._append(context, response, code)
 
-    async def _append(
-        self, context: RequestContext[Any], response: Response, code: str | None
-    ) -> None:
+    async def _append(self, context: AnyContext, response: Response, code: str | None) -> None:
         assert context.action is not None
         named = next(iter(context.parameters.values()), None)
         object_id = response.object_id or (named and named[:OBJECT_MAX])
@@ -97,14 +92,14 @@ class AuditLog:
         return True
 
 
-def _tenant_of(context: RequestContext[Any], code: str | None) -> str:
+def _tenant_of(context: AnyContext, code: str | None) -> str:
     """The tenant whose log gets the entry: the changed tenant, which the path may name."""
     named = context.parameters.get("tenant")
     is_changed = code is None and context.caller.scope.includes(Scope.OPERATOR)
     return named if named is not None and is_changed else context.tenant_id
 
 
-def _name_of(context: RequestContext[Any], object_id: str | None) -> str | None:
+def _name_of(context: AnyContext, object_id: str | None) -> str | None:
     """The name of the tenant's function. None for those of others, whose names stay secret."""
     entry = None if object_id is None else context.services.catalog.known(object_id)
     is_own = entry is not None and entry.function.tenant_id == context.tenant_id

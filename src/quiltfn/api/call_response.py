@@ -12,7 +12,7 @@ from quiltfn.api.http.response import (
     Response,
     json_response,
 )
-from quiltfn.api.http.route import RequestContext, S
+from quiltfn.api.http.route import AnyContext
 from quiltfn.api.http.text_size import TEXT_FACTOR, text_size
 from quiltfn.model.errors import CapacityFull
 from quiltfn.model.invocation import Invocation
@@ -21,7 +21,7 @@ from quiltfn.model.invocation import Invocation
 LONG_OUTPUT_BYTES = 64 * 1024
 
 
-async def call_response(context: RequestContext[S], record: Invocation) -> Response:
+async def call_response(context: AnyContext, record: Invocation) -> Response:
     """The response with an invocation's record. Raises `CapacityFull` if the server has too much to
     send; the invocation was executed nevertheless.
     """
@@ -45,7 +45,7 @@ async def call_response(context: RequestContext[S], record: Invocation) -> Respo
 
 @asynccontextmanager
 async def long_response(
-    context: RequestContext[S], invocation_id: str, size: int, *, executed: bool = True
+    context: AnyContext, invocation_id: str, size: int, *, executed: bool = True
 ) -> AsyncIterator[None]:
     """Reserve the memory of a long response. Raises `CapacityFull`, with the id of the record if
     the invocation was executed.

@@ -2,16 +2,29 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from quiltfn.api.http.budgets import ResponseBudget
 from quiltfn.api.http.event_stream import Events
 from quiltfn.api.http.response import Response
-from quiltfn.api.http.route import Application, RequestContext, Route
-from quiltfn.ports import PoolCounting, Pools
+from quiltfn.api.http.route import AnyContext, Application, RequestContext, Route, RouteServices
+from quiltfn.calls.work import Work
+from quiltfn.ports import Clock, PoolCounting, Pools
+from quiltfn.store.calls.journal import SpoolJournal
 
 # Returns once no invocation has arrived for a while. Its argument returns when the last one did.
 Quiet = Callable[[Callable[[], float]], Awaitable[None]]
+
+
+class ForwardingServices(RouteServices, Protocol):
+    """The services for finding the node of a request, and for the record if that node is lost."""
+
+    clock: Clock
+    journal: SpoolJournal
+    work: Work
+
+
+F = TypeVar("F", bound=ForwardingServices)
 
 
 class EventsOfAll(Protocol):
@@ -35,16 +48,16 @@ class FleetNode(Protocol):
     def pools(self) -> PoolCounting:
         """The instances of all nodes, as the nodes last reported them."""
 
-    def elsewhere(self, context: RequestContext[Any], route: Route) -> Awaitable[Response | None]:
+    def elsewhere(self, context: RequestContext[F], route: Route[F]) -> Awaitable[Response | None]:
         """The response of the node that is responsible for the request. None: this node is."""
 
-    def asked_of_others(self, context: RequestContext[Any]) -> AsyncGenerator[bytes, None]:
+    def asked_of_others(self, context: AnyContext) -> AsyncGenerator[bytes, None]:
         """The other nodes' responses to the same GET request, as they arrive. Empty if the request
         itself comes from another node.
         """
 
     def streamed_by_all(
-        self, context: RequestContext[Any], own: Events, gap: Callable[[str], bytes]
+        self, context: AnyContext, own: Events, gap: Callable[[str], bytes]
     ) -> EventsOfAll | None:
         """Combine this node's events with those that the other nodes send in response to the same
         request. None: there are only this node's events. `gap`: encodes the event that reports a
@@ -79,10 +92,10 @@ class Alone:
     def __init__(self, pools: Pools) -> None:
         self.pools: PoolCounting = pools
 
-    async def elsewhere(self, context: RequestContext[Any], route: Route) -> Response | None:
+    async def elsewhere(self, context: RequestContext[F], route: Route[F]) -> Response | None:
         """This node responds to every request."""
 
-    async def asked_of_others(self, context: RequestContext[Any]) -> AsyncGenerator[bytes, None]:
+    async def asked_of_others(self, context: AnyContext) -> AsyncGenerator[bytes, None]:
         """There are no other nodes."""
         del context
         nothing: tuple[bytes, ...] = ()
@@ -90,7 +103,7 @@ class Alone:
             yield piece
 
     def streamed_by_all(
-        self, context: RequestContext[Any], own: Events, gap: Callable[[str], bytes]
+        self, context: AnyContext, own: Events, gap: Callable[[str], bytes]
     ) -> EventsOfAll | None:
         """There are only this node's events."""
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from quiltfn.api.http.response import encode
-from quiltfn.api.http.route import ANY_METHOD, Route
+from quiltfn.api.http.route import ANY_METHOD, AnyRoute
 from quiltfn.api.openapi import document
 from quiltfn.wire import NewFunction, NewInvocation
 from quiltfn.wire.fields import fields_of
@@ -170,7 +170,7 @@ class Texts(NamedTuple):
 class HelpDocuments:
     """Documents about the routes. `limits`: what this server allows, by the names of fields."""
 
-    def __init__(self, routes: Sequence[Route], limits: Mapping[str, float]) -> None:
+    def __init__(self, routes: Sequence[AnyRoute], limits: Mapping[str, float]) -> None:
         self._routes, self.limits = routes, limits
         words = [route.path.split("/")[2] for route in routes if route.path.startswith("/api/")]
         self.parts = sorted(set(words))  # groups of routes, by the first segment after /api/
@@ -206,7 +206,7 @@ class HelpDocuments:
         return encode(document(self._routes, self.limits))
 
 
-def help_document(title: str, routes: Sequence[Route]) -> dict[str, Any]:
+def help_document(title: str, routes: Sequence[AnyRoute]) -> dict[str, Any]:
     """Every route with its rules, the debugging flow, the common mistakes."""
     return {
         "title": title,
@@ -216,7 +216,7 @@ def help_document(title: str, routes: Sequence[Route]) -> dict[str, Any]:
     }
 
 
-def describe(route: Route) -> dict[str, Any]:
+def describe(route: AnyRoute) -> dict[str, Any]:
     """One route: purpose, required scope, input and possible errors."""
     fields = {}
     if route.body is not None:

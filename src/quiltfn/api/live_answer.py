@@ -7,7 +7,6 @@ to close the connection before the end of the body.
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import msgspec
 
@@ -15,7 +14,7 @@ from quiltfn.api.http.budgets import CallOutputBudget
 from quiltfn.api.http.response import CutShort
 from quiltfn.api.http.route import RequestContext
 from quiltfn.api.http.text_size import PIECE_BYTES
-from quiltfn.api.live_call import begin_call
+from quiltfn.api.live_call import LiveServices, begin_call
 from quiltfn.api.live_output import NOWHERE, OutputReader
 from quiltfn.base.ids import new_id
 from quiltfn.calls.invoke import Request, RunningCall
@@ -37,7 +36,7 @@ READ_AT_ONCE_BYTES, LOOKS_MAX = 1024, 200
 class LiveReader:
     """Reads the standard output of a running invocation."""
 
-    def __init__(self, context: RequestContext[Any], running: RunningCall) -> None:
+    def __init__(self, context: RequestContext[LiveServices], running: RunningCall) -> None:
         record = running.record
         self.invocation_id = record.invocation_id
         self._running, self._change = running, asyncio.Event()
@@ -127,7 +126,7 @@ class LiveAnswer(msgspec.Struct, frozen=True):
 
 
 async def stream_answer(
-    context: RequestContext[Any],
+    context: RequestContext[LiveServices],
     entry: Entry,
     request: Request,
     output: CallOutputBudget,

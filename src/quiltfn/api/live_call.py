@@ -5,7 +5,7 @@ cancelled when the caller disconnects.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -14,17 +14,29 @@ from quiltfn.api.http.budgets import CallOutputBudget
 from quiltfn.api.http.event_stream import Events, event
 from quiltfn.api.http.failures import failure, log_bug
 from quiltfn.api.http.response import INVOCATION_ID, Response
-from quiltfn.api.http.route import RequestContext
+from quiltfn.api.http.route import AnyContext, RequestContext, RouteServices
 from quiltfn.api.live_output import OutputReader, live_events, started
-from quiltfn.calls.invoke import Request, RunningCall
+from quiltfn.calls.invoke import Invoker, Request, RunningCall
+from quiltfn.calls.work import Work
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import Internal, QuiltfnError
 from quiltfn.model.invocation import Invocation
+from quiltfn.store.calls.journal import SpoolJournal
+from quiltfn.tenants.admission import Admission
 
 ON_DISCONNECT = ("continue", "cancel")
 
 
-def ends_with_caller(context: RequestContext[Any]) -> bool:
+class LiveServices(RouteServices, Protocol):
+    """The services for running invocations and reading their output."""
+
+    admission: Admission
+    invoker: Invoker
+    journal: SpoolJournal
+    work: Work
+
+
+def ends_with_caller(context: AnyContext) -> bool:
     """Whether to cancel the invocation when its caller disconnects. Raises `Unprocessable`."""
     wanted = context.headers.get("x-on-disconnect", "continue")
     return parse.one_of(wanted, "X-On-Disconnect", ON_DISCONNECT, "cancel") == "cancel"
@@ -32,7 +44,7 @@ def ends_with_caller(context: RequestContext[Any]) -> bool:
 
 @contextlib.asynccontextmanager
 async def cancelled_if_lost(
-    context: RequestContext[Any], entry: Entry, request: Request
+    context: RequestContext[LiveServices], entry: Entry, request: Request
 ) -> AsyncIterator[None]:
     """Within the block, cancel the invocation if the client disconnects and has asked for that."""
     if not ends_with_caller(context):
@@ -45,12 +57,14 @@ async def cancelled_if_lost(
         watch.cancel()
 
 
-async def _cancel_when_lost(context: RequestContext[Any], entry: Entry, request: Request) -> None:
+async def _cancel_when_lost(
+    context: RequestContext[LiveServices], entry: Entry, request: Request
+) -> None:
     await context.request.lost()
     context.services.invoker.in_background(_cancel(context, entry, request))
 
 
-async def _cancel(context: RequestContext[Any], entry: Entry, request: Request) -> None:
+async def _cancel(context: RequestContext[LiveServices], entry: Entry, request: Request) -> None:
     assert request.invocation_id is not None
     await context.services.invoker.cancel(entry.function.id, request.invocation_id, "caller_left")
 
@@ -71,7 +85,7 @@ class WatchedCall(NamedTuple):
 
 
 def begin_call(
-    context: RequestContext[Any], entry: Entry, request: Request, output: CallOutputBudget
+    context: RequestContext[LiveServices], entry: Entry, request: Request, output: CallOutputBudget
 ) -> WatchedCall:
     """Start an invocation that is watched. It holds the budgets of the request until its end."""
     begun: asyncio.Future[RunningCall] = asyncio.get_running_loop().create_future()
@@ -82,7 +96,7 @@ def begin_call(
 
 
 async def stream_call(
-    context: RequestContext[Any], entry: Entry, request: Request, output: CallOutputBudget
+    context: RequestContext[LiveServices], entry: Entry, request: Request, output: CallOutputBudget
 ) -> Response:
     """Run the invocation, and respond with its events once its handler has it. Until then it may be
     refused like any other. It continues if the client disconnects, unless the client has asked for
@@ -110,7 +124,7 @@ async def stream_call(
 
 
 async def _run(
-    context: RequestContext[Any],
+    context: RequestContext[LiveServices],
     entry: Entry,
     request: Request,
     output: CallOutputBudget,
@@ -120,7 +134,7 @@ async def _run(
     services, tenant_id = context.services, context.tenant_id
     try:
         with services.admission.call(tenant_id), output:
-            record: Invocation = await services.invoker.invoke(entry, request)
+            record = await services.invoker.invoke(entry, request)
             await services.work.keep_input(record, request, context.caller.credential)
             return record
     except Internal:
@@ -131,7 +145,7 @@ async def _run(
 
 
 async def _events(
-    context: RequestContext[Any],
+    context: RequestContext[LiveServices],
     entry: Entry,
     request: Request,
     running: RunningCall | None,

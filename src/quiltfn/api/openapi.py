@@ -10,7 +10,7 @@ from quiltfn import __version__, wire
 from quiltfn.api.http import errors
 from quiltfn.api.http.event_stream import EVENT_STREAM
 from quiltfn.api.http.response import FUNCTION_VERSION, INVOCATION_ID
-from quiltfn.api.http.route import ANY_METHOD, Parameter, Route, by_path
+from quiltfn.api.http.route import ANY_METHOD, AnyRoute, Parameter, by_path
 from quiltfn.wire.fields import fields_of
 
 REF = "#/components/schemas/{name}"
@@ -134,7 +134,7 @@ ACCEPTED_HEADERS = {
 ALSO = {ACCEPTED: "Queued: its record has the outcome.", 206: "A part of the content."}
 
 
-def document(routes: Sequence[Route], limits: Mapping[str, float]) -> dict[str, Any]:
+def document(routes: Sequence[AnyRoute], limits: Mapping[str, float]) -> dict[str, Any]:
     """The whole document. `limits`: this server's limits, by field name."""
     types: list[Any] = [wire.ErrorBody]
     for route in routes:
@@ -206,7 +206,7 @@ def _in_path(path: str, name: str) -> str:
     return f"the {NAMED.get(group, 'function')}'s name"
 
 
-def _path(path: str, ways: Mapping[str, Route]) -> dict[str, Any]:
+def _path(path: str, ways: Mapping[str, AnyRoute]) -> dict[str, Any]:
     item: dict[str, Any] = {}
     names = re.findall(r"{(\w+)(?::path)?}", path)
     if names:
@@ -232,7 +232,7 @@ def _path(path: str, ways: Mapping[str, Route]) -> dict[str, Any]:
     return item
 
 
-def _operation(way: Route, tag: str, *, has_path_parameters: bool) -> dict[str, Any]:
+def _operation(way: AnyRoute, tag: str, *, has_path_parameters: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": operation_id(way),
         "tags": [tag],
@@ -262,7 +262,7 @@ def _operation(way: Route, tag: str, *, has_path_parameters: bool) -> dict[str, 
     return operation
 
 
-def operation_id(way: Route) -> str:
+def operation_id(way: AnyRoute) -> str:
     """The handler's name in camelCase: a verb and its object."""
     verb, *nouns = way.handler.__name__.split("_")
     return verb + "".join(noun.capitalize() for noun in nouns)
@@ -281,7 +281,7 @@ def _parameter(asked: Parameter) -> dict[str, Any]:
     return parameter
 
 
-def _responses(way: Route, *, has_path_parameters: bool) -> dict[str, Any]:
+def _responses(way: AnyRoute, *, has_path_parameters: bool) -> dict[str, Any]:
     headers = HEADERS | {name: OWN_HEADERS[name] for name in way.headers}
     good: dict[str, Any] = {"description": "Done.", "headers": headers}
     content: dict[str, Any] = {kind: _text(kind) for kind in way.texts}

@@ -1,75 +1,67 @@
-"""All services that the API needs; `server/platform.py` creates them."""
+"""All services that the API needs; `server/platform.py` creates them. Each module of routes names
+those that its handlers use in a protocol, and mypy compares it with `Services` where the routes are
+listed (`api/routes/table.py`).
+"""
 
 from quiltfn.api.fleet_node import FleetNode
+from quiltfn.api.http.budgets import Budgets
 from quiltfn.api.http.idempotency import Idempotency
-from quiltfn.api.http.route import RouteServices
-from quiltfn.api.routes.async_policies import PolicyServices
-from quiltfn.api.routes.audit_log import AuditServices
-from quiltfn.api.routes.deliveries import DeliveryServices
-from quiltfn.api.routes.elasticity import ElasticityServices
-from quiltfn.api.routes.events import EventServices
-from quiltfn.api.routes.function_list import FunctionListServices
-from quiltfn.api.routes.instances import InstanceServices
-from quiltfn.api.routes.invocation_list import CallListServices
-from quiltfn.api.routes.invocations import InvocationServices
-from quiltfn.api.routes.keys import KeyServices
-from quiltfn.api.routes.logs import LogServices
-from quiltfn.api.routes.nodes import NodeServices
-from quiltfn.api.routes.pools import PoolCountServices
-from quiltfn.api.routes.queues import QueueServices
-from quiltfn.api.routes.quotas import QuotaServices
-from quiltfn.api.routes.runtimes import RuntimeServices
-from quiltfn.api.routes.schedules import ScheduleServices
-from quiltfn.api.routes.stats import StatsServices
-from quiltfn.api.routes.system import MetricServices, SystemServices
-from quiltfn.api.routes.tenants import TenantServices
-from quiltfn.api.routes.url_calls import UrlCallServices
-from quiltfn.api.routes.version_files import VersionFileServices
-from quiltfn.api.routes.versions import VersionServices
-from quiltfn.api.routes.web import WebServices
+from quiltfn.api.http.route import ApiLimits
+from quiltfn.base.immutable import ByKeywords
+from quiltfn.calls.deliveries import Deliveries
+from quiltfn.calls.events import Events
+from quiltfn.calls.invoke import Invoker
+from quiltfn.calls.schedules import Schedules
+from quiltfn.calls.work import Work
+from quiltfn.functions.aliases import Aliases
+from quiltfn.functions.catalog import Catalog
+from quiltfn.functions.elasticity import Elasticity
+from quiltfn.functions.lifecycle import Lifecycle
+from quiltfn.functions.runtimes import Runtimes
+from quiltfn.functions.tenant_images import TenantImages
+from quiltfn.functions.urls import Urls
 from quiltfn.host.health import Health
 from quiltfn.observe.trace import Tracer
-from quiltfn.ports import Clock
+from quiltfn.ports import Clock, Pools, WarmStock
+from quiltfn.ports.fleet import Nodes
+from quiltfn.store.calls.journal import SpoolJournal
+from quiltfn.store.calls.stats import SqlStats
 from quiltfn.store.tenants.audit import SqlAudit
+from quiltfn.store.tenants.keys import SqlKeys
+from quiltfn.tenants.access import Access
+from quiltfn.tenants.admission import Admission
+from quiltfn.tenants.quotas import Quotas
 
 
-class PipelineServices(RouteServices):
-    """The services that every request needs, whatever its route."""
+class Services(ByKeywords):
+    """The services of a platform."""
 
+    access: Access
+    admission: Admission
+    aliases: Aliases
     audit: SqlAudit
+    budgets: Budgets
+    catalog: Catalog
     clock: Clock
+    deliveries: Deliveries
+    elasticity: Elasticity
+    events: Events
+    fleet: FleetNode
     health: Health
     idempotency: Idempotency
+    invoker: Invoker
+    journal: SpoolJournal
+    keys: SqlKeys
+    lifecycle: Lifecycle
+    limits: ApiLimits
+    nodes: Nodes
+    pools: Pools
+    quotas: Quotas
+    runtimes: Runtimes
+    schedules: Schedules
+    stats: SqlStats
+    tenant_images: TenantImages
     tracer: Tracer | None = None
-    fleet: FleetNode
-
-
-class Services(
-    PipelineServices,
-    UrlCallServices,
-    InvocationServices,
-    VersionServices,
-    PolicyServices,
-    QueueServices,
-    PoolCountServices,
-    FunctionListServices,
-    CallListServices,
-    LogServices,
-    EventServices,
-    DeliveryServices,
-    ElasticityServices,
-    RuntimeServices,
-    VersionFileServices,
-    ScheduleServices,
-    StatsServices,
-    QuotaServices,
-    TenantServices,
-    NodeServices,
-    SystemServices,
-    InstanceServices,
-    MetricServices,
-    KeyServices,
-    AuditServices,
-    WebServices,
-):
-    """The services of a platform. Each route module declares the part that its handlers use."""
+    urls: Urls
+    warm_stock: WarmStock
+    work: Work

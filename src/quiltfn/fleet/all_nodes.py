@@ -5,10 +5,9 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
-from typing import Any
 
 from quiltfn.api.http.event_stream import Events
-from quiltfn.api.http.route import RequestContext
+from quiltfn.api.http.route import AnyContext
 from quiltfn.fleet.forwarding import ForwardingNode, request_of
 from quiltfn.fleet.peer_streams import Together
 from quiltfn.model.forwarded import ForwardedCall
@@ -23,7 +22,7 @@ READ_MAX = 16
 
 
 async def asked_of_others(
-    fleet: ForwardingNode, context: RequestContext[Any]
+    fleet: ForwardingNode, context: AnyContext
 ) -> AsyncGenerator[bytes, None]:
     """See `FleetNode`. Leaves out a node that has not responded successfully within `ANSWER_MAX_S`,
     or whose response is longer than `ANSWER_MAX_BYTES`.
@@ -57,7 +56,7 @@ async def asked_of_others(
 
 
 def streamed_by_all(
-    fleet: ForwardingNode, context: RequestContext[Any], own: Events, gap: Callable[[str], bytes]
+    fleet: ForwardingNode, context: AnyContext, own: Events, gap: Callable[[str], bytes]
 ) -> Together | None:
     if context.request.forwarded is not None:
         return None

@@ -4,15 +4,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
-from quiltfn.api.fleet_node import Quiet
+from quiltfn.api.fleet_node import F, Quiet
 from quiltfn.api.http.budgets import ResponseBudget
 from quiltfn.api.http.errors import error_response
 from quiltfn.api.http.event_stream import Events as Stream
 from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response, json_response
-from quiltfn.api.http.route import Application, RequestContext, Route
+from quiltfn.api.http.route import AnyContext, Application, RequestContext, Route
 from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.calls.invoke import Invoker
 from quiltfn.fleet.all_nodes import asked_of_others, streamed_by_all
@@ -72,14 +71,14 @@ class FleetCalls:
         """Call it with all nodes whenever they were read, until `aclose`."""
         self._lost.read(members)
 
-    def elsewhere(self, context: RequestContext[Any], route: Route) -> Awaitable[Response | None]:
+    def elsewhere(self, context: RequestContext[F], route: Route[F]) -> Awaitable[Response | None]:
         return elsewhere(self, context, route)
 
-    def asked_of_others(self, context: RequestContext[Any]) -> AsyncGenerator[bytes, None]:
+    def asked_of_others(self, context: AnyContext) -> AsyncGenerator[bytes, None]:
         return asked_of_others(self, context)
 
     def streamed_by_all(
-        self, context: RequestContext[Any], own: Stream, gap: Callable[[str], bytes]
+        self, context: AnyContext, own: Stream, gap: Callable[[str], bytes]
     ) -> Together | None:
         return streamed_by_all(self, context, own, gap)
 

@@ -9,15 +9,23 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from quiltfn.api.call_response import long_response
+from quiltfn.api.fleet_node import F, ForwardingServices
 from quiltfn.api.http.budgets import SHORT_BYTES
 from quiltfn.api.http.request import ClientDisconnected, Request
 from quiltfn.api.http.response import CutShort, Header, Response, encode
-from quiltfn.api.http.route import Application, CalledFunction, RequestContext, Route
+from quiltfn.api.http.route import (
+    AnyContext,
+    AnyRoute,
+    Application,
+    CalledFunction,
+    RequestContext,
+    Route,
+)
 from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.base.ids import made_at_ms, new_id
 from quiltfn.fleet.placement import Placement
@@ -90,7 +98,7 @@ class _LeftUnsent(Exception):
 
 
 async def elsewhere(
-    fleet: ForwardingNode, context: RequestContext[Any], route: Route
+    fleet: ForwardingNode, context: RequestContext[F], route: Route[F]
 ) -> Response | None:
     if context.request.forwarded is not None:  # the node that forwarded it has decided
         return None
@@ -103,7 +111,7 @@ async def elsewhere(
 
 
 async def _placed(
-    fleet: ForwardingNode, context: RequestContext[Any], called: CalledFunction
+    fleet: ForwardingNode, context: RequestContext[ForwardingServices], called: CalledFunction
 ) -> Response | None:
     """The response of another node that took the call; None: it runs here."""
     function_id, tried = called.entry.function.id, set[str]()
@@ -144,15 +152,14 @@ async def _placed(
     return None
 
 
-def _version_now(context: RequestContext[Any], called: CalledFunction) -> int:
+def _version_now(context: AnyContext, called: CalledFunction) -> int:
     """The current version, which may be newer than when the request came."""
     entry = context.services.catalog.known(called.entry.function.id) or called.entry
-    number: int = entry.version.number
-    return number
+    return entry.version.number
 
 
 async def _where_it_is(
-    fleet: ForwardingNode, context: RequestContext[Any], route: Route
+    fleet: ForwardingNode, context: RequestContext[ForwardingServices], route: AnyRoute
 ) -> Response | None:
     """The response of the node that runs the call in the path; None: this node responds."""
     function_id, invocation_id = context.entry().function.id, context.parameters["invocation_id"]
@@ -179,13 +186,13 @@ async def _where_it_is(
 
 
 async def _outline(
-    context: RequestContext[Any], function_id: str, invocation_id: str
+    context: RequestContext[ForwardingServices], function_id: str, invocation_id: str
 ) -> Outline | None:
     """The call's record. A record that another node has acknowledged a moment ago reaches the store
     with that node's next commit: wait for it.
     """
     outline = partial(context.services.journal.outline, function_id, invocation_id)
-    found: Outline | None = await outline()
+    found = await outline()
     if found is None and _is_id(invocation_id):
         for pause_s in LOOK_AGAIN_S:
             await asyncio.sleep(pause_s)
@@ -205,7 +212,7 @@ def _is_id(text: str) -> bool:
 
 async def _sent(
     fleet: ForwardingNode,
-    context: RequestContext[Any],
+    context: RequestContext[ForwardingServices],
     node: str,
     call: ForwardedCall,
     called: CalledFunction | None = None,
@@ -276,13 +283,13 @@ def _read_headers(answer: PeerResponse) -> tuple[ForwardedAnswer, str | None, li
     return _decode_answer(said or "{}"), length, kept
 
 
-def _is_kept(context: RequestContext[Any]) -> bool:
+def _is_kept(context: AnyContext) -> bool:
     """Whether the whole response is stored, for repetitions of the request."""
     is_idempotent = context.route is not None and context.route.is_idempotent
     return is_idempotent and "idempotency-key" in context.headers
 
 
-def _while_wanted(context: RequestContext[Any], request: PeerRequest) -> Awaitable[PeerResponse]:
+def _while_wanted(context: AnyContext, request: PeerRequest) -> Awaitable[PeerResponse]:
     """The node's response. If the client leaves and its call is to end with it, the connection to
     the node ends as well, and the node treats the call as it would for its own client.
     """
@@ -292,7 +299,7 @@ def _while_wanted(context: RequestContext[Any], request: PeerRequest) -> Awaitab
     return _unless_lost(context, request)
 
 
-async def _unless_lost(context: RequestContext[Any], request: PeerRequest) -> PeerResponse:
+async def _unless_lost(context: AnyContext, request: PeerRequest) -> PeerResponse:
     """As `_while_wanted`. Raises `ClientDisconnected`; `_LeftUnsent` if nothing was sent yet."""
     answered = asyncio.ensure_future(request.__aenter__())
     lost = asyncio.ensure_future(context.request.lost())
@@ -346,7 +353,7 @@ class _Rest:
 
 def _gone(
     fleet: ForwardingNode,
-    context: RequestContext[Any],
+    context: RequestContext[ForwardingServices],
     node: str,
     call: ForwardedCall,
     called: CalledFunction | None,
@@ -401,7 +408,7 @@ def answering_peers(app: Application, fleet: ForwardingNode) -> PeerApplication:
 
 
 def request_of(
-    context: RequestContext[Any],
+    context: AnyContext,
     peers: Peers,
     node: str,
     call: ForwardedCall,
@@ -425,7 +432,7 @@ def request_of(
     return peers.request(node, request.method, _origin_form(request), sent_on, body, call)
 
 
-def _is_at_url(context: RequestContext[Any]) -> bool:
+def _is_at_url(context: AnyContext) -> bool:
     return context.route is not None and context.route.admit is not None
 
 

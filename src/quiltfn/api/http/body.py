@@ -7,7 +7,7 @@ from quiltfn.api.http import parse
 from quiltfn.api.http.passed_on import bounded, check_announced, too_long
 from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import JSON
-from quiltfn.api.http.route import ApiLimits, Route
+from quiltfn.api.http.route import AnyRoute, ApiLimits
 from quiltfn.model.errors import BadRequest, Unprocessable, UnsupportedMediaType
 
 
@@ -39,7 +39,7 @@ async def read_whole(
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def parsed(route: Route, raw: bytes, request: Request, limits: Mapping[str, float]) -> object:
+def parsed(route: AnyRoute, raw: bytes, request: Request, limits: Mapping[str, float]) -> object:
     """Parse a nonempty body by its route's schema. `limits`: see `parse.shape`."""
     kind = request.headers.get("content-type", "")
     if kind != JSON and kind.partition(";")[0].strip().lower() != JSON:
@@ -57,7 +57,7 @@ def parsed(route: Route, raw: bytes, request: Request, limits: Mapping[str, floa
     return parse.shape(value, route.body, limits)
 
 
-def streamed(route: Route, request: Request, limits: ApiLimits) -> AsyncIterator[bytes]:
+def streamed(route: AnyRoute, request: Request, limits: ApiLimits) -> AsyncIterator[bytes]:
     """The body's chunks as they arrive. Raises `UnsupportedMediaType` and `PayloadTooLarge` before
     the first one.
     """

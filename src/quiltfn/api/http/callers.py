@@ -1,11 +1,13 @@
 """Identifies the caller of a request, and the tenant in which an operator acts."""
 
+from typing import Protocol
+
 import msgspec
 
 from quiltfn.api.http import parse
 from quiltfn.api.http.guards import check_credentials, check_origin
 from quiltfn.api.http.request import Request
-from quiltfn.api.http.route import Route, RouteServices
+from quiltfn.api.http.route import AnyRoute, RouteServices
 from quiltfn.model.access import Caller, Scope, check_tenant
 from quiltfn.model.errors import BadRequest, Forbidden, NotFound
 from quiltfn.tenants.access import Access
@@ -28,7 +30,7 @@ async def identify(access: Access, request: Request) -> Caller:
     return await access.identify(request.headers, request.client)
 
 
-class VisitedServices(RouteServices):
+class VisitedServices(RouteServices, Protocol):
     """The services that check whether a tenant exists."""
 
     quotas: Quotas
@@ -44,7 +46,9 @@ def check_known(services: VisitedServices, tenant_id: str) -> None:
         )
 
 
-def visiting(services: VisitedServices, caller: Caller, request: Request, route: Route) -> Caller:
+def visiting(
+    services: VisitedServices, caller: Caller, request: Request, route: AnyRoute
+) -> Caller:
     """The caller within the tenant that the query names. Only an operator may name another tenant.
     A header may repeat the name. Raises `BadRequest`, `Forbidden`, `Unprocessable` and `NotFound`.
     """

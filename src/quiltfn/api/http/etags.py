@@ -1,14 +1,10 @@
 """If-Match: applies a change only if the object has not changed since it was read."""
 
-from typing import TypeVar
-
-from quiltfn.api.http.route import RequestContext, RouteServices
+from quiltfn.api.http.route import AnyContext
 from quiltfn.model.errors import PreconditionFailed
 
-R = TypeVar("R", bound=RouteServices)
 
-
-def if_match(context: RequestContext[R]) -> set[str] | None:
+def if_match(context: AnyContext) -> set[str] | None:
     """The fingerprints that If-Match allows; None: any. Raises `PreconditionFailed`."""
     given = context.headers.get("if-match")
     if given is None or given.strip() == "*":

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from quiltfn.api.http import parse
 from quiltfn.api.http.guards import check_connection
@@ -25,7 +25,7 @@ from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.model.errors import Unprocessable
 
 if TYPE_CHECKING:
-    from quiltfn.api.http.route import RequestContext
+    from quiltfn.api.http.route import AnyContext
 
 EVENT_STREAM = "text/event-stream"
 # The limit on types read from Accept; further ones are ignored.
@@ -63,13 +63,13 @@ def wants_events(headers: Headers) -> bool:
     return False
 
 
-def follows(context: "RequestContext[Any]") -> bool:
+def follows(context: "AnyContext") -> bool:
     """Whether the client requests events, by `follow` or else by Accept. Raises `Unprocessable`."""
     given = context.query.get("follow")
     return wants_events(context.headers) if given is None else parse.boolean(given, "follow")
 
 
-def check_follows(context: "RequestContext[Any]") -> None:
+def check_follows(context: "AnyContext") -> None:
     """For routes with only events: raises `Unprocessable` if the client doesn't request them."""
     if not follows(context):
         raise Unprocessable.field("follow", "true", context.query.get("follow"), "true")
@@ -175,7 +175,7 @@ async def _next_of(events: Events) -> bytes:
     return b""
 
 
-def opened(context: "RequestContext[Any]") -> EventStream:
+def opened(context: "AnyContext") -> EventStream:
     """Reserves a slot for the stream that answers this request. Use it in a `with` block, which
     frees the slot unless `EventStream.response` was called. Raises `RateLimited` and
     `CapacityFull`.

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from quiltfn.api.http.response import JSON, Header, Response, encode
-from quiltfn.api.http.route import RequestContext, S
+from quiltfn.api.http.route import AnyContext
 from quiltfn.api.http.text_size import PIECE_BYTES, Decoder, text_size
 
 # Cost of a list entry in addition to its bytes, in bytes: short entries take time, too.
@@ -108,7 +108,7 @@ class JsonList:
 
 
 async def long_json_response(
-    context: RequestContext[S], value: Any, headers: Iterable[Header] = ()
+    context: AnyContext, value: Any, headers: Iterable[Header] = ()
 ) -> Response:
     """The JSON response with `value`, which may be `WithTexts`."""
     if isinstance(value, WithTexts) and context.request.method == "HEAD":

@@ -8,7 +8,7 @@ from quiltfn.api.http import parse
 from quiltfn.api.http.budgets import SHORT_BYTES
 from quiltfn.api.http.long_json import JsonList
 from quiltfn.api.http.response import Response
-from quiltfn.api.http.route import RequestContext, S
+from quiltfn.api.http.route import AnyContext
 from quiltfn.model.cursors import to_cursor
 from quiltfn.ports import TenantFunctions
 
@@ -19,12 +19,12 @@ WITHOUT_LAST_CURSOR = frozenset({"packages", "runtimes", "versions"})
 JSON_FACTOR = 8
 
 
-def limit_of(context: RequestContext[S], default: int = PAGE_DEFAULT) -> int:
+def limit_of(context: AnyContext, default: int = PAGE_DEFAULT) -> int:
     """The maximum number of entries on the page. Raises `Unprocessable`."""
     return parse.integer(context.query.get("limit", str(default)), "limit", 1, PAGE_MAX)
 
 
-def functions_of(context: RequestContext[S]) -> TenantFunctions:
+def functions_of(context: AnyContext) -> TenantFunctions:
     """The tenant's functions that a list covers, selected by `function_id` and `cluster_id`. Raises
     `NotFound`.
     """
@@ -40,13 +40,13 @@ def functions_of(context: RequestContext[S]) -> TenantFunctions:
     return TenantFunctions(tenant_id, ids)
 
 
-def name_of(context: RequestContext[S], function_id: str) -> str | None:
+def name_of(context: AnyContext, function_id: str) -> str | None:
     """The name of a function in a list. None: the function was deleted meanwhile."""
     entry = context.services.catalog.known(function_id)
     return None if entry is None else entry.function.name
 
 
-def reserved(context: RequestContext[S]) -> AbstractAsyncContextManager[None]:
+def reserved(context: AnyContext) -> AbstractAsyncContextManager[None]:
     """Reserve memory while a page is built: for the data read, its entries, and the whole page.
     Raises `CapacityFull`.
     """
@@ -62,7 +62,7 @@ def size_of(environment: Mapping[str, str] | None, *texts: str | None) -> int:
     )
 
 
-def reserved_for(context: RequestContext[S], size: int) -> AbstractAsyncContextManager[None]:
+def reserved_for(context: AnyContext, size: int) -> AbstractAsyncContextManager[None]:
     """Reserve memory while one object is built, with `size` characters that callers chose. Raises
     `CapacityFull`.
     """
@@ -73,7 +73,7 @@ def reserved_for(context: RequestContext[S], size: int) -> AbstractAsyncContextM
 
 
 async def page_response(
-    context: RequestContext[S],
+    context: AnyContext,
     name: str,
     shown: Iterable[tuple[str, Any]],
     limit: int,

@@ -1,7 +1,7 @@
 """Definition of a route: its handler, required scope, input, and all possible responses."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Never, Protocol, TypeVar
 
 import msgspec
 
@@ -9,7 +9,6 @@ from quiltfn.api.http.budgets import Budgets
 from quiltfn.api.http.passed_on import PassedOnBody
 from quiltfn.api.http.request import NO_PARAMETERS, Headers, Request
 from quiltfn.api.http.response import Response
-from quiltfn.base.immutable import Frozen
 from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.model.access import Caller, Scope
 from quiltfn.model.errors import Forbidden, QuiltfnError, StoreUnavailable
@@ -42,9 +41,9 @@ class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
         return min(self.invoke_body_max, PAYLOAD_MAX_BYTES)
 
 
-class RouteServices(Frozen):
-    """The services that any route may need. Each module of routes adds its own in a subclass;
-    `Services` (services.py) combines them all.
+class RouteServices(Protocol):
+    """The services that any route may need. Each module of routes adds those that its handlers use
+    in a protocol of its own; `Services` (services.py) has them all.
     """
 
     access: Access
@@ -54,12 +53,14 @@ class RouteServices(Frozen):
 
 
 S = TypeVar("S", bound=RouteServices)
+S_co = TypeVar("S_co", bound=RouteServices, covariant=True)
+S_contra = TypeVar("S_contra", bound=RouteServices, contravariant=True)
 
 # The caller of a request until a credential is checked.
 NOBODY = Caller(tenant_id="", scope=Scope.READ, credential="nobody")
 
 
-class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
+class RequestContext(msgspec.Struct, Generic[S_co], kw_only=True, eq=False):
     """One request and everything known about it so far; the argument of a handler.
 
     `caller`: NOBODY until a credential is checked; `tenant_id`: only ever from the credential.
@@ -72,11 +73,11 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
     other nodes may be missing here.
     """
 
-    services: S
+    services: S_co
     help: Any
     request: Request
     request_id: str
-    route: "Route | None"
+    route: "AnyRoute | None"
     headers: Headers
     parameters: Mapping[str, str]
     path: str
@@ -123,8 +124,10 @@ class RequestContext(msgspec.Struct, Generic[S], kw_only=True, eq=False):
         return self.route.action if self.route is not None else None
 
 
-Handler = Callable[[RequestContext[Any]], Awaitable[Response]]
-Found = Callable[[RequestContext[Any], str], Awaitable[Response | None]]
+# A request on any route.
+AnyContext = RequestContext[RouteServices]
+Handler = Callable[[RequestContext[S]], Awaitable[Response]]
+Found = Callable[[RequestContext[S], str], Awaitable[Response | None]]
 
 
 class CalledFunction(msgspec.Struct, frozen=True):
@@ -136,8 +139,8 @@ class CalledFunction(msgspec.Struct, frozen=True):
     names_version: bool = False
 
 
-Called = Callable[[RequestContext[Any]], CalledFunction | None]
-Unverified = Callable[[RequestContext[Any], StoreUnavailable], Response]
+Called = Callable[[RequestContext[S]], CalledFunction | None]
+Unverified = Callable[[RequestContext[S], StoreUnavailable], Response]
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +154,7 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     example: Any = None
 
 
-class Route(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct, Generic[S_contra], frozen=True):
     """Only `method`, `path` and `handler` are given by position.
 
     `scope` None: no credential required. `answer` None: no body; str: only text; a union: one of
@@ -178,7 +181,7 @@ class Route(msgspec.Struct, frozen=True):
 
     method: str
     path: str
-    handler: Handler
+    handler: Handler[S_contra]
     scope: Scope | None
     answer: Any = None
     status: int = 200
@@ -193,14 +196,14 @@ class Route(msgspec.Struct, frozen=True):
     headers: tuple[str, ...] = ()
     action: str | None = None
     streams: tuple[str, ...] = ()
-    admit: Callable[[RequestContext[Any]], Awaitable[Any]] | None = None
-    passes_on: Callable[[RequestContext[Any]], bool] | None = None
-    found: Found | None = None
-    on_refused: Callable[[RequestContext[Any], QuiltfnError], None] | None = None
-    called: Called | None = None
+    admit: Callable[[RequestContext[S_contra]], Awaitable[Any]] | None = None
+    passes_on: Callable[[RequestContext[S_contra]], bool] | None = None
+    found: Found[S_contra] | None = None
+    on_refused: Callable[[RequestContext[S_contra], QuiltfnError], None] | None = None
+    called: Called[S_contra] | None = None
     is_about_call: bool = False
     for_visitors: bool = False
-    unverified: Unverified | None = None
+    unverified: Unverified[S_contra] | None = None
 
     @property
     def about(self) -> str:
@@ -221,9 +224,14 @@ class Route(msgspec.Struct, frozen=True):
         return f"the setting {setting} says how long the body may be"
 
 
-def by_path(routes: Iterable[Route]) -> dict[str, dict[str, Route]]:
+# A route whose handler needs any services: it can be described, but not called.
+AnyRoute = Route[Never]
+R = TypeVar("R", bound=AnyRoute)
+
+
+def by_path(routes: Iterable[R]) -> dict[str, dict[str, R]]:
     """The routes by path and method, in the order of the paths' first routes."""
-    paths: dict[str, dict[str, Route]] = {}
+    paths: dict[str, dict[str, R]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method] = route
     return paths

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import INVOCATION_ID, Response
-from quiltfn.api.http.route import Application, Route
+from quiltfn.api.http.route import AnyRoute, Application
 from quiltfn.observe.trace import Answered, Tracer, Value, current
 
 HEADER = "traceparent"
@@ -16,7 +16,7 @@ IDS = {"quiltfn.request_id": "x-request-id", "faas.invocation_id": INVOCATION_ID
 
 
 def traced(
-    app: Application, route_of: Callable[[Request], Route | None], tracer: Tracer
+    app: Application, route_of: Callable[[Request], AnyRoute | None], tracer: Tracer
 ) -> Application:
     """Wrap `app` so that requests have spans: all invocations, and the routes that need a key
     except the metrics, which are requested all the time. The span replaces the request's
@@ -43,7 +43,7 @@ def traced(
     return respond
 
 
-def _is_traced(route: Route) -> bool:
+def _is_traced(route: AnyRoute) -> bool:
     return route.is_invoke or (route.scope is not None and route.path != METRICS)
 
 

@@ -1,7 +1,7 @@
 """The routes for aliases of functions, and the version that an invocation names."""
 
 import re
-from typing import Any, TypeVar
+from typing import Protocol
 
 import msgspec
 
@@ -10,7 +10,7 @@ from quiltfn.api import shapes
 from quiltfn.api.http import parse
 from quiltfn.api.http.etags import if_match
 from quiltfn.api.http.response import Response, json_response
-from quiltfn.api.http.route import RequestContext, Route, RouteServices
+from quiltfn.api.http.route import AnyContext, RequestContext, Route, RouteServices
 from quiltfn.api.routes.parameters import FUNCTION, IF_MATCH, READ, WRITE
 from quiltfn.functions.aliases import Aliases
 from quiltfn.functions.catalog import Entry
@@ -23,14 +23,11 @@ from quiltfn.wire.aliases import ALIAS, ALIAS_RULE
 from quiltfn.wire.numbers import VERSION_NUMBER_MAX
 
 
-class AliasServices(RouteServices):
+class AliasServices(RouteServices, Protocol):
     """The services for the routes of aliases, and for invocations that name a version."""
 
     aliases: Aliases
     lifecycle: Lifecycle
-
-
-A = TypeVar("A", bound=AliasServices)
 
 
 async def list_aliases(context: RequestContext[AliasServices]) -> Response:
@@ -84,7 +81,7 @@ def _rule(body: wire.NewAlias) -> RollbackRule | None:
     return RollbackRule(**msgspec.structs.asdict(rule))
 
 
-def entry_called(context: RequestContext[Any]) -> Entry:
+def entry_called(context: AnyContext) -> Entry:
     """The function that an invocation's path names. In NAME@VERSION and NAME@ALIAS, the part after
     @ becomes a query parameter. Raises `NotFound` and `Unprocessable`.
     """
@@ -100,14 +97,14 @@ def entry_called(context: RequestContext[Any]) -> Entry:
     return context.entry_by_name()
 
 
-def names_version(context: RequestContext[A], entry: Entry) -> bool:
+def names_version(context: RequestContext[AliasServices], entry: Entry) -> bool:
     """Whether the request invokes, or may invoke, a version other than the current one."""
     query = context.query
     is_named = "version" in query or "alias" in query
     return is_named or entry.function.id in context.services.aliases.defaults
 
 
-async def version_named(context: RequestContext[A], entry: Entry) -> Version | None:
+async def version_named(context: RequestContext[AliasServices], entry: Entry) -> Version | None:
     """The version that the query names. None: it names no version. Raises `Unprocessable`,
     `Forbidden` and `NotFound`.
     """

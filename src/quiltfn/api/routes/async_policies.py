@@ -1,5 +1,7 @@
 """The routes for async policies and record policies."""
 
+from typing import Protocol
+
 import msgspec
 
 from quiltfn import wire
@@ -16,7 +18,7 @@ from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
 from quiltfn.wire.masking import without_path
 
 
-class PolicyServices(RouteServices):
+class PolicyServices(RouteServices, Protocol):
     """The services for the routes of policies."""
 
     work: Work

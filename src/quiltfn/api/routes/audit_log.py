@@ -1,5 +1,7 @@
 """The route of the audit log."""
 
+from typing import Protocol
+
 from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.http import pages, parse
@@ -18,7 +20,7 @@ from quiltfn.store.tenants.audit import SqlAudit
 AUDIT_DEFAULT, AUDIT_MAX = 100, 1000
 
 
-class AuditServices(RouteServices):
+class AuditServices(RouteServices, Protocol):
     """The services for the route of the audit log."""
 
     audit: SqlAudit

@@ -1,5 +1,7 @@
 """The routes for deliveries to destinations."""
 
+from typing import Protocol
+
 from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.http import pages, parse
@@ -21,7 +23,7 @@ from quiltfn.model.delivery import Delivery, DeliveryStatus
 from quiltfn.ports import TenantFunctions
 
 
-class DeliveryServices(RouteServices):
+class DeliveryServices(RouteServices, Protocol):
     """The services for the routes of deliveries."""
 
     deliveries: Deliveries

@@ -1,6 +1,7 @@
 """The routes for pool targets: directly, and as operations."""
 
 import re
+from typing import Protocol
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -14,7 +15,7 @@ from quiltfn.model.errors import BadRequest, Forbidden, Unprocessable
 ACTION = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-class ElasticityServices(RouteServices):
+class ElasticityServices(RouteServices, Protocol):
     """The services for the routes of pool targets."""
 
     elasticity: Elasticity

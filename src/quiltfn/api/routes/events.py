@@ -1,6 +1,7 @@
 """The route that follows the events of a tenant."""
 
 from collections.abc import AsyncGenerator
+from typing import Protocol
 
 from quiltfn.api.fleet_node import FleetNode
 from quiltfn.api.http import event_stream
@@ -13,7 +14,7 @@ from quiltfn.model.errors import Unprocessable
 from quiltfn.model.event import WORDS, Event, EventType, types_of
 
 
-class EventServices(RouteServices):
+class EventServices(RouteServices, Protocol):
     """The services for the route of events."""
 
     events: Events

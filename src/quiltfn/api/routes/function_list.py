@@ -1,7 +1,7 @@
 """The routes that list all functions of a tenant."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -29,15 +29,12 @@ LISTED_STATES = tuple(one for one in FunctionState if one is not FunctionState.D
 TEXT_MAX_CHARACTERS = 200
 
 
-class FunctionListServices(RouteServices):
+class FunctionListServices(RouteServices, Protocol):
     """The services for showing functions."""
 
     aliases: Aliases
     pools: Pools
     runtimes: Runtimes
-
-
-F = TypeVar("F", bound=FunctionListServices)
 
 
 async def list_functions(context: RequestContext[FunctionListServices]) -> Response:
@@ -107,7 +104,7 @@ def _shown(
     return shown_function(context, entry)
 
 
-def shown_function(context: RequestContext[F], entry: Entry) -> wire.Function:
+def shown_function(context: RequestContext[FunctionListServices], entry: Entry) -> wire.Function:
     """The function with all fields that the caller may see."""
     services, spec = context.services, entry.version.spec
     return shapes.function(

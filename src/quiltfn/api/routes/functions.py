@@ -1,17 +1,13 @@
 """The routes for functions. Each handler runs a use case and encodes its result."""
 
-from typing import Any
+from typing import Protocol
 
 from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.http import pages, parse
 from quiltfn.api.http.etags import if_match
 from quiltfn.api.http.response import Response, json_response
-from quiltfn.api.http.route import (
-    Parameter,
-    RequestContext,
-    Route,
-)
+from quiltfn.api.http.route import AnyContext, Parameter, RequestContext, Route
 from quiltfn.api.routes.function_list import FunctionListServices, shown_function
 from quiltfn.api.routes.parameters import FUNCTION, GONE, IDEMPOTENCY, IF_MATCH, READ, WRITE
 from quiltfn.functions.catalog import Entry
@@ -27,7 +23,7 @@ from quiltfn.tenants.admission import Admission
 MOVES = ("move", "keep")
 
 
-class FunctionServices(FunctionListServices):
+class FunctionServices(FunctionListServices, Protocol):
     """The services for the routes of functions."""
 
     admission: Admission
@@ -89,7 +85,7 @@ async def update_function(context: RequestContext[FunctionServices]) -> Response
     )
 
 
-def moves_default(context: RequestContext[Any]) -> bool | None:
+def moves_default(context: AnyContext) -> bool | None:
     """Whether the default alias moves. None: the request does not say."""
     asked = context.query.get("default_alias")
     if asked is None:
@@ -130,7 +126,9 @@ async def resume_function(context: RequestContext[FunctionServices]) -> Response
     )
 
 
-async def function_response(context: RequestContext[Any], entry: Entry) -> Response:
+async def function_response(
+    context: RequestContext[FunctionListServices], entry: Entry
+) -> Response:
     async with pages.reserved_for(context, entry.version.spec.size):
         function = shown_function(context, entry)
         return json_response(function, headers=[("etag", f'"{entry.fingerprint()}"')])

@@ -2,6 +2,7 @@
 
 import contextlib
 from contextlib import aclosing
+from typing import Protocol
 
 import msgspec
 
@@ -17,7 +18,7 @@ from quiltfn.model.errors import NotFound, StoreUnavailable
 from quiltfn.ports import InstanceView, Pools, WarmStock
 
 
-class InstanceServices(RouteServices):
+class InstanceServices(RouteServices, Protocol):
     """The services for the route of instances."""
 
     pools: Pools

@@ -1,7 +1,7 @@
 """The routes that list invocations: of one function, or of all functions of a tenant."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -19,7 +19,7 @@ OUTPUTS = ("full", "none")
 DURATION_MAX_MS = 999_999_999
 
 
-class CallListServices(RouteServices):
+class CallListServices(RouteServices, Protocol):
     """The services for the lists of invocations."""
 
     journal: SpoolJournal

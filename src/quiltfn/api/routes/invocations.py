@@ -1,5 +1,7 @@
 """The routes of invocations: their inputs, outputs and records."""
 
+from typing import Protocol
+
 from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.call_response import call_response, truncated
@@ -10,7 +12,7 @@ from quiltfn.api.http.guards import check_connection
 from quiltfn.api.http.long_json import JsonList, WithTexts, head_response, long_json_response
 from quiltfn.api.http.response import FUNCTION_VERSION, INVOCATION_ID, Response, json_response
 from quiltfn.api.http.route import Parameter, RequestContext, Route
-from quiltfn.api.routes.invoke import InvokeServices, accepted, accepted_by_id
+from quiltfn.api.routes.invoke import AcceptServices, accepted, accepted_by_id
 from quiltfn.api.routes.parameters import (
     IDEMPOTENCY,
     INVOCATION,
@@ -25,15 +27,12 @@ from quiltfn.calls.work import Replay
 from quiltfn.model.errors import NotFound
 from quiltfn.model.invocation import FINAL, Invocation
 from quiltfn.model.output import STREAMS
-from quiltfn.store.calls.journal import SpoolJournal
 
 WAIT_MAX_S = 60
 
 
-class InvocationServices(InvokeServices):
+class InvocationServices(AcceptServices, Protocol):
     """The services for the routes of invocations."""
-
-    journal: SpoolJournal
 
 
 async def get_invocation(context: RequestContext[InvocationServices]) -> Response:

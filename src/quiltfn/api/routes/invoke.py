@@ -1,7 +1,7 @@
 """The routes that invoke a function, at once or asynchronously."""
 
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Protocol
 
 from quiltfn import wire
 from quiltfn.api import live_call, shapes
@@ -11,6 +11,7 @@ from quiltfn.api.http.budgets import CallOutputBudget
 from quiltfn.api.http.event_stream import EVENT_STREAM
 from quiltfn.api.http.response import FUNCTION_VERSION, INVOCATION_ID, Response, json_response
 from quiltfn.api.http.route import (
+    AnyContext,
     Called,
     CalledFunction,
     Found,
@@ -18,12 +19,13 @@ from quiltfn.api.http.route import (
     Parameter,
     RequestContext,
     Route,
+    RouteServices,
 )
-from quiltfn.api.live_call import cancelled_if_lost, stream_call
+from quiltfn.api.live_call import LiveServices, cancelled_if_lost, stream_call
 from quiltfn.api.routes.aliases import AliasServices, entry_called, names_version, version_named
 from quiltfn.api.routes.parameters import FUNCTION, IDEMPOTENCY, INVOKE, MOMENT, PLACED
 from quiltfn.base.ids import new_id
-from quiltfn.calls.invoke import Invoker, Request
+from quiltfn.calls.invoke import Request
 from quiltfn.calls.work import Cause, Work
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import (
@@ -40,15 +42,15 @@ RESPOND_ASYNC = "respond-async"
 DELAY_MAX_S = 365 * 86_400
 
 
-class InvokeServices(AliasServices):
-    """The services for invoking functions."""
+class AcceptServices(RouteServices, Protocol):
+    """The services for queueing invocations."""
 
     admission: Admission
-    invoker: Invoker
     work: Work
 
 
-W = TypeVar("W", bound=InvokeServices)
+class InvokeServices(AliasServices, AcceptServices, LiveServices, Protocol):
+    """The services for invoking functions."""
 
 
 def invoke_function(context: RequestContext[InvokeServices]) -> Awaitable[Response]:
@@ -123,7 +125,7 @@ async def _invoke(context: RequestContext[InvokeServices], entry: Entry) -> Resp
         return await call_response(context, record)
 
 
-def wants_async(context: RequestContext[W]) -> bool:
+def wants_async(context: AnyContext) -> bool:
     """Whether to queue the invocation: `mode=async`, or `Prefer: respond-async` (RFC 7240)."""
     query = context.query
     mode = query.get("mode")
@@ -137,7 +139,7 @@ def wants_async(context: RequestContext[W]) -> bool:
     return is_async
 
 
-def _prefers_async(context: RequestContext[W]) -> bool:
+def _prefers_async(context: AnyContext) -> bool:
     if "prefer" not in context.headers:
         return False
     preferences = ",".join(context.headers.getlist("prefer")).split(",")
@@ -145,7 +147,7 @@ def _prefers_async(context: RequestContext[W]) -> bool:
 
 
 async def accept_call(
-    context: RequestContext[W], entry: Entry, version: Version | None = None
+    context: RequestContext[AcceptServices], entry: Entry, version: Version | None = None
 ) -> Response:
     """Queues the call that the body describes: 202, once it is on disk. `version`: the one that it
     runs on, whatever is current by then.
@@ -168,7 +170,7 @@ async def accept_call(
 
 
 async def accepted_before(
-    context: RequestContext[W], entry: Entry, invocation_id: str
+    context: RequestContext[AcceptServices], entry: Entry, invocation_id: str
 ) -> Response | None:
     """202 for a call of the function that was queued under this id, without its output; None if
     none was. Raises `NotFound` if there is no such call.
@@ -177,17 +179,21 @@ async def accepted_before(
     return None if record.due_at is None else accepted(record)
 
 
-async def accepted_by_id(context: RequestContext[W], invocation_id: str) -> Response | None:
+async def accepted_by_id(
+    context: RequestContext[AcceptServices], invocation_id: str
+) -> Response | None:
     """202 for the call that an earlier request for this function has queued."""
     return await accepted_before(context, context.entry(), invocation_id)
 
 
-async def accepted_by_name(context: RequestContext[W], invocation_id: str) -> Response | None:
+async def accepted_by_name(
+    context: RequestContext[InvokeServices], invocation_id: str
+) -> Response | None:
     """202 for the call that an earlier request for the function of this name has queued."""
     return await accepted_before(context, entry_called(context), invocation_id)
 
 
-def _due_at_ms(context: RequestContext[W]) -> int | None:
+def _due_at_ms(context: RequestContext[AcceptServices]) -> int | None:
     """When the invocation may start, in Unix milliseconds. None: now."""
     query = context.query
     if not query:
@@ -263,7 +269,12 @@ CALLED_ALIAS = Parameter(
 )
 
 
-def invoking(path: str, handler: Handler, found: Found, called: Called) -> Route:
+def invoking(
+    path: str,
+    handler: Handler[InvokeServices],
+    found: Found[InvokeServices],
+    called: Called[InvokeServices],
+) -> Route[InvokeServices]:
     return Route(
         "POST",
         path,

@@ -1,5 +1,7 @@
 """The routes for API keys."""
 
+from typing import Protocol
+
 from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.http import pages
@@ -17,7 +19,7 @@ from quiltfn.store.tenants.keys import SqlKeys
 from quiltfn.tenants.access import make_key, revoke_key
 
 
-class KeyServices(RouteServices):
+class KeyServices(RouteServices, Protocol):
     """The services for the routes of keys."""
 
     clock: Clock

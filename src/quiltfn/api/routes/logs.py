@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from quiltfn import wire
 from quiltfn.api.call_response import truncated
@@ -34,7 +34,7 @@ class Position(NamedTuple):
     attempt: int | None
 
 
-class LogServices(RouteServices):
+class LogServices(RouteServices, Protocol):
     """The services for the routes of logs."""
 
     invoker: Invoker

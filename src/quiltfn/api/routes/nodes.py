@@ -1,6 +1,7 @@
 """The routes for the nodes of a fleet, for operators. A standalone server shows itself."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from quiltfn import wire
 from quiltfn.api.fleet_node import FleetNode
@@ -18,7 +19,7 @@ LISTED_MAX = 100  # functions of one node in the list of all
 NAMED_MAX = 5  # functions in one sentence
 
 
-class NodeServices(RouteServices):
+class NodeServices(RouteServices, Protocol):
     """The services for the routes of nodes."""
 
     nodes: Nodes

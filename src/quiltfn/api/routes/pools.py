@@ -1,5 +1,7 @@
 """The routes that count instances, by function and in total."""
 
+from typing import Protocol
+
 from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.fleet_node import FleetNode
@@ -14,7 +16,7 @@ from quiltfn.model.pool import sum_counts
 from quiltfn.ports import Pools
 
 
-class PoolCountServices(RouteServices):
+class PoolCountServices(RouteServices, Protocol):
     """The services for the routes that count instances."""
 
     fleet: FleetNode

@@ -1,5 +1,7 @@
 """The routes for queues and dead letters."""
 
+from typing import Protocol
+
 from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.http import pages
@@ -22,7 +24,7 @@ from quiltfn.model.errors import Unprocessable
 from quiltfn.ports import TenantFunctions
 
 
-class QueueServices(RouteServices):
+class QueueServices(RouteServices, Protocol):
     """The services for the routes of queues."""
 
     work: Work

@@ -1,5 +1,7 @@
 """The routes for quotas of tenants: operators set them, and a tenant sees its own."""
 
+from typing import Protocol
+
 import msgspec
 
 from quiltfn import wire
@@ -15,7 +17,7 @@ from quiltfn.tenants.admission import Admission
 from quiltfn.tenants.quotas import NONE, Quotas
 
 
-class QuotaServices(RouteServices):
+class QuotaServices(RouteServices, Protocol):
     """The services for the routes of quotas."""
 
     admission: Admission

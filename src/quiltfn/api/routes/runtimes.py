@@ -1,6 +1,7 @@
 """The routes for runtimes. Each handler runs a use case and encodes its result."""
 
 import re
+from typing import Protocol
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -19,7 +20,7 @@ from quiltfn.model.runtime import NAME
 PLACE = re.compile(f"[01]{NAME.pattern}")
 
 
-class RuntimeServices(ImageFileServices):
+class RuntimeServices(ImageFileServices, Protocol):
     """The services for the routes of runtimes and their images."""
 
     runtimes: Runtimes

@@ -1,6 +1,7 @@
 """The routes for schedules. Each handler runs a use case and encodes its result."""
 
 import asyncio
+from typing import Protocol
 
 import msgspec
 
@@ -9,7 +10,7 @@ from quiltfn.api import shapes, zones
 from quiltfn.api.http import pages
 from quiltfn.api.http.response import INVOCATION_ID, Response, encode, json_response
 from quiltfn.api.http.route import RequestContext, Route
-from quiltfn.api.routes.invoke import InvokeServices, accepted, accepted_before
+from quiltfn.api.routes.invoke import AcceptServices, accepted, accepted_before
 from quiltfn.api.routes.parameters import CURSOR, IDEMPOTENCY, INVOKE, LIMIT, READ, WRITE
 from quiltfn.calls.schedules import Schedules
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor
@@ -20,7 +21,7 @@ from quiltfn.ports.schedules import StoredSchedule
 SLICE = 10
 
 
-class ScheduleServices(InvokeServices):
+class ScheduleServices(AcceptServices, Protocol):
     """The services for the routes of schedules."""
 
     schedules: Schedules

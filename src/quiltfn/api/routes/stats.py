@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from quiltfn import wire
 from quiltfn.api.http import pages, parse
@@ -37,7 +37,7 @@ STEP_S = {"hour": HOUR_S, "day": DAY_S}
 LATE_S = MINUTE_S
 
 
-class StatsServices(RouteServices):
+class StatsServices(RouteServices, Protocol):
     """The services for the routes of statistics."""
 
     clock: Clock

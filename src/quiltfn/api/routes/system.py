@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import platform
+from typing import Protocol
 
 from quiltfn import __version__, wire
 from quiltfn.api.fleet_node import FleetNode
@@ -20,6 +21,7 @@ from quiltfn.api.http.route import (
 )
 from quiltfn.api.routes import web
 from quiltfn.api.routes.parameters import OPERATOR, READ
+from quiltfn.api.services import Services
 from quiltfn.calls.work import Work
 from quiltfn.functions.runtimes import Runtimes
 from quiltfn.functions.tenant_images import TenantImages
@@ -33,18 +35,17 @@ from quiltfn.store.calls.journal import SpoolJournal
 from quiltfn.tenants.admission import Admission
 
 
-class SystemServices(RouteServices):
+class SystemServices(RouteServices, Protocol):
     """The services for the routes about the server itself."""
 
     admission: Admission
     health: Health
     pools: Pools
     runtimes: Runtimes
-    tenant_images: TenantImages
     fleet: FleetNode
 
 
-class MetricServices(RouteServices):
+class MetricServices(RouteServices, Protocol):
     """The services that metrics are read from when they are requested."""
 
     journal: SpoolJournal
@@ -264,8 +265,11 @@ FORMAT = Parameter(name="format", about="markdown or json", schema={"enum": ["js
 
 
 def document(
-    path: str, handler: Handler, answer: type, unverified: Unverified | None = None
-) -> Route:
+    path: str,
+    handler: Handler[SystemServices],
+    answer: type,
+    unverified: Unverified[SystemServices] | None = None,
+) -> Route[SystemServices]:
     return Route(
         "GET",
         path,
@@ -278,7 +282,7 @@ def document(
     )
 
 
-ROUTES = [
+ROUTES: list[Route[Services]] = [
     Route("GET", "/health", get_liveness, scope=None, answer=wire.Liveness),
     Route(
         "GET",

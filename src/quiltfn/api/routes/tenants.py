@@ -1,6 +1,7 @@
 """The routes for tenants, for operators."""
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from quiltfn import wire
 from quiltfn.api.http import pages
@@ -14,7 +15,7 @@ from quiltfn.store.calls.stats import SqlStats
 from quiltfn.tenants.admission import Admission
 
 
-class TenantServices(VisitedServices):
+class TenantServices(VisitedServices, Protocol):
     """The services for the routes of tenants."""
 
     admission: Admission

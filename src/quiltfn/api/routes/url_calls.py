@@ -8,6 +8,7 @@ never gets the id of an invocation, nor why it failed.
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -20,11 +21,11 @@ from quiltfn.api.http.request import Headers
 from quiltfn.api.http.response import INVOCATION_ID, Header, Response
 from quiltfn.api.http.route import ANY_METHOD, NOBODY, CalledFunction, RequestContext, Route
 from quiltfn.api.live_answer import LiveAnswer, stream_answer
-from quiltfn.api.routes.invoke import InvokeServices
+from quiltfn.api.live_call import LiveServices
 from quiltfn.api.routes.parameters import PLACED
-from quiltfn.api.routes.urls import UrlServices
 from quiltfn.calls.invoke import Request
-from quiltfn.functions.urls import Found
+from quiltfn.functions.aliases import Aliases
+from quiltfn.functions.urls import Found, Urls
 from quiltfn.host.health import Health
 from quiltfn.http_trigger import cgi, cloudevents, cors, prelude
 from quiltfn.http_trigger.answer import BadAnswer, HandlerAnswer, Head, sent_headers
@@ -82,11 +83,13 @@ REASONS: dict[type[QuiltfnError], Refusal] = {
 }
 
 
-class UrlCallServices(UrlServices, InvokeServices):
+class UrlCallServices(LiveServices, Protocol):
     """The services for invocations through function URLs."""
 
+    aliases: Aliases
     clock: Clock
     health: Health
+    urls: Urls
 
 
 class UrlRequest(msgspec.Struct, frozen=True):

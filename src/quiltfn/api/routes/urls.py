@@ -1,6 +1,6 @@
 """The routes for function URLs, where functions are invoked over plain HTTP."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,7 +16,7 @@ from quiltfn.model.url import Auth, Cors, FunctionUrl, Scheme, Webhook, path_of
 from quiltfn.model.version import MASK
 
 
-class UrlServices(RouteServices):
+class UrlServices(RouteServices, Protocol):
     """The services for the routes of URLs."""
 
     urls: Urls

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Protocol
 
 from quiltfn import wire
 from quiltfn.api import shapes
@@ -20,22 +20,19 @@ from quiltfn.wire.numbers import VERSION_NUMBER_MAX
 ANY_PATH = re.compile(".+", re.DOTALL)
 
 
-class ImageFileServices(RouteServices):
+class ImageFileServices(RouteServices, Protocol):
     """The services for listing the files of images."""
 
     tenant_images: TenantImages
 
 
-S = TypeVar("S", bound=ImageFileServices)
-
-
-class VersionFileServices(ImageFileServices):
+class VersionFileServices(ImageFileServices, Protocol):
     """The services for the routes of a version's files."""
 
     lifecycle: Lifecycle
 
 
-async def file_page(context: RequestContext[S], images: Sequence[str]) -> Response:
+async def file_page(context: RequestContext[ImageFileServices], images: Sequence[str]) -> Response:
     """A page of the files of images that are laid over each other, which the caller may see;
     without an image there are none. Raises `Unprocessable`.
     """

@@ -1,5 +1,7 @@
 """The routes for the versions of a function."""
 
+from typing import Protocol
+
 from quiltfn import wire
 from quiltfn.api import shapes
 from quiltfn.api.http import pages
@@ -8,18 +10,21 @@ from quiltfn.api.http.route import (
     RequestContext,
     Route,
 )
+from quiltfn.api.routes.function_list import FunctionListServices
 from quiltfn.api.routes.functions import (
     DEFAULT_ALIAS,
-    FunctionServices,
     function_response,
     moves_default,
 )
 from quiltfn.api.routes.parameters import CURSOR, FUNCTION, LIMIT, READ, WRITE
+from quiltfn.functions.lifecycle import Lifecycle
 from quiltfn.model.cursors import from_cursor
 
 
-class VersionServices(FunctionServices):
+class VersionServices(FunctionListServices, Protocol):
     """The services for the routes of versions."""
+
+    lifecycle: Lifecycle
 
 
 async def list_function_versions(context: RequestContext[VersionServices]) -> Response:

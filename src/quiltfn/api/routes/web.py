@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import re
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -45,7 +46,7 @@ SAFETY = (
 FOREVER, ASKED_EACH_TIME = "public, max-age=31536000, immutable", "no-cache"
 
 
-class WebServices(RouteServices):
+class WebServices(RouteServices, Protocol):
     """The services for dashboard and documentation, which need no further ones."""
 
 
