@@ -138,7 +138,7 @@ def test_commands_of_a_server_s_machine_are_refused(machine: ClientMachine, word
 
 def test_its_help_says_where_those_commands_are(machine: ClientMachine) -> None:
     shown = machine.run("quiltfn", "--help").stdout
-    assert "a server's machine, which has all of quiltfn:\n  serve" in shown
+    assert "a server's machine with the whole of quiltfn:\n  serve" in shown
     assert "\nthis machine:\n  serve" in quiltfn("--help").stdout
 
 

@@ -106,7 +106,7 @@ def test_a_directory_and_its_archive_are_equal(server: Server, tree: Path, tmp_p
         server, "runtimes", "add", "x", "--kind", "shell", "--rootfs", tree, "--image", "x"
     )
     assert refused.returncode != 0
-    assert "each name a root file system" in refused.stderr
+    assert "give only one of" in refused.stderr
 
 
 @needs("umoci")

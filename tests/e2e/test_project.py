@@ -141,7 +141,7 @@ def test_three_commands_from_an_empty_directory_to_a_url(shared: Server, tmp_pat
     done = there.run("deploy")
     assert done.code == 0, done.stderr
     assert f"letters answers at {shared.url}/fn/default/letters" in done.stdout
-    assert "call it with: quiltfn invoke letters" in done.stderr
+    assert "invoke it with: quiltfn invoke letters" in done.stderr
     assert there.answer("letters") == "Hello from the wheel"
     assert there.get("/api/schedules/daily")["next_runs"]
     again = there.run("deploy")
@@ -245,7 +245,7 @@ def test_a_canary_gets_a_part_of_the_calls_and_is_taken_back_where_it_fails(shop
         assert {shop.answer(name) for _ in range(5)} == {"second from the wheel"}
     said = shop.run("deploy")
     assert (said.code, "nothing to do" in said.stdout) == (1, False)
-    why = "hello: version 3 serves no calls: they run on version 2, by the default alias live"
+    why = "hello: version 3 gets no invocations: they run on version 2, by the default alias live"
     assert f"{why}; rolled back: version 3: 3 of 3 attempts failed" in said.stderr
     assert "3 (live: 2)" in quiltfn("functions", "list", env=shop.env).stdout
     output = quiltfn("functions", "get", "hello", env=shop.env).stdout
@@ -488,7 +488,7 @@ def test_a_key_that_can_write_is_enough(server: Server, tmp_path: Path) -> None:
     assert there.deploy()["steps"] == []
     reads = Shop(server, tmp_path, QUILT_API_KEY=keys["read"]).run("deploy")
     assert reads.code == 1
-    assert "the key has the scope read, and projects need write" in reads.stderr
+    assert "the key has scope read, but projects need scope write" in reads.stderr
     # Requests that only an operator may make are refused with a reason, before anything changes.
     there.write(text=FILE.replace('code = "src"', 'code = "src"\nnetwork = "egress"', 1))
     refused = there.run("deploy")

@@ -223,7 +223,7 @@ def test_bytes_need_the_other_way(cli: CommandLine, tmp_path: Path) -> None:
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"\xff\xd8")
     said = cli.run("invoke hello --payload-file", str(photo), code=2).err
-    assert f"error: {photo} is not UTF-8 text" in said
+    assert f"error: {photo} is not UTF-8" in said
     assert "base64 -w0 FILE | quiltfn invoke NAME" in said
     assert cli.asked == []
     assert "base64 -w0" in cli.run("invoke --help").out
@@ -286,7 +286,7 @@ def test_the_page_of_exit_codes_has_the_codes_of_the_commands() -> None:
     most = invoke.HANDLERS_MAX
     assert rows["`failed`"].startswith(f"the handler's, from 1 to {most - 1}; {most} if")
     own = {code: rows[str(code)] for code in (commands.DONE, commands.REFUSED, commands.PARTLY)}
-    assert own[0].startswith("the server has what the file says")
+    assert own[0].startswith("the server matches the file")
     assert own[1].startswith("refused")
     assert own[3].startswith("some of it was done")
     for code in (parsing.WRONG, root.NO_SERVER, root.INTERRUPTED, __main__.NOBODY_READS):

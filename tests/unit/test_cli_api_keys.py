@@ -39,7 +39,7 @@ def test_keys_are_listed_without_secrets_and_revoked(cli: CommandLine) -> None:
     assert cli.asked[-1] == ("DELETE", "/api/keys/k1")
     cli.run("api-keys revoke k2", code=1)
     cli.answers["GET", "/api/keys"] = (200, {"keys": []})
-    assert "needs none until the first" in cli.run("api-keys list").err
+    assert "requires none until the first" in cli.run("api-keys list").err
 
 
 def test_tenants_are_listed_disabled_and_enabled(cli: CommandLine) -> None:

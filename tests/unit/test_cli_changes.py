@@ -112,7 +112,7 @@ def test_pause_resume_and_rollback(cli: CommandLine) -> None:
     alias = body_of(wire.Alias, name="live", version=3, default=True)
     of_aliases = ("GET", f"/{ID}/aliases")
     cli.then[of_aliases] = [(200, {"aliases": []}), (200, {"aliases": [alias]})]
-    note = "live is version 3; calls without a version or alias run by it\n"
+    note = "live is version 3; invocations without a version or alias use it\n"
     assert cli.run("functions rollback hello 3") == (active, note)
 
 
@@ -137,7 +137,7 @@ def test_scale_keeps_the_target_that_was_not_named(cli: CommandLine) -> None:
     printed = cli.run("functions scale hello --min 2")
     assert cli.body == {"min_instances": 2, "max_instances": 5}
     assert cli.headers["x-tenant-id"] == "t1"
-    assert printed.out == "hello has 2 to 5 instances\n"
+    assert printed.out == "hello now has 2 to 5 instances\n"
 
 
 # --- tables ------------------------------------------------------------------------------------

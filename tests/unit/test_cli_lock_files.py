@@ -58,14 +58,16 @@ def test_a_list_that_is_not_read_is_told(
     (tmp_path / "main.py").touch()
     (tmp_path / name).write_text(content)
     printed = cli.run(f"runtimes add etl --kind server --dir {tmp_path}", code=1)
-    note = f"no packages are installed: {tmp_path / name} is not read"
+    note = f"no packages are installed: {tmp_path / name} is not supported"
     assert (note in printed.err) is is_list
 
 
 @pytest.mark.parametrize("name", ["poetry.lock", "Pipfile.lock", "pyproject.toml", "conda.yml"])
 def test_a_list_of_another_tool_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(HEAD)
-    with pytest.raises(BadParameter, match=rf"{name} is none of .*: pylock.toml, uv.lock, requ"):
+    with pytest.raises(
+        BadParameter, match=rf"{name} is not a supported list .pylock.toml, uv.lock, requ"
+    ):
         lock_files.read(tmp_path / name)
     assert lock_files.find(tmp_path) is None
 
@@ -85,9 +87,9 @@ def test_a_list_of_another_tool_is_refused_by_its_name(tmp_path: Path, name: str
         (a_package(more='wheels = [{ url = "https://x.test/a.whl" }]\n'), "no sha256"),
         (a_package(more=f"marker = \"'dev' in dependency_groups\"\n{WHEEL}"), "extras or groups"),
         (a_package("-e ."), "line 1"),
-        (a_package("demo @ git+https://x.test/a"), "no wheel"),
+        (a_package("demo @ git+https://x.test/a"), "not a wheel"),
         (a_package("demo --no-binary :all: #"), "line 1"),
-        (a_package(more=f"marker = \"os_name == 'x'\\n-e .\"\n{WHEEL}"), "line 2: -e is not taken"),
+        (a_package(more=f"marker = \"os_name == 'x'\\n-e .\"\n{WHEEL}"), "line 2: -e is refused"),
     ],
 )
 def test_what_would_run_code_is_refused(tmp_path: Path, package: str, reason: str) -> None:
@@ -175,7 +177,7 @@ def test_a_repository_in_it_is_refused(tmp_path: Path) -> None:
     )
     text = UV_LOCK.replace('source = { registry = "https://x.test/simple" }', source)
     text = "\n".join(line for line in text.splitlines() if not line.startswith("wheels"))
-    with pytest.raises(BadParameter, match="is no wheel"):
+    with pytest.raises(BadParameter, match="is not a wheel"):
         lock_files.read(uv_lock(tmp_path, text))
 
 
@@ -190,7 +192,7 @@ def test_the_project_of_a_lock_file_is_never_built(tmp_path: Path) -> None:
 
 def test_what_is_missing_beside_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if (Path(sys.executable).parent / "uv").exists():
-        with pytest.raises(BadParameter, match=r"needs the pyproject\.toml"):
+        with pytest.raises(BadParameter, match=r"in one directory with the pyproject\.toml"):
             lock_files.read(uv_lock(tmp_path, project=None))
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(BadParameter, match="uv export"):

@@ -112,12 +112,12 @@ def written(directory: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("-e .", "-e is not taken"),
-        ("-e.", "-e is not taken"),
-        ("--editable=./pkg", "--editable is not taken"),
-        ("--no-binary :all:", "built"),
-        ("--no-binary=flask", "built"),
-        ("--only-binary=:none:", "--only-binary is not taken"),
+        ("-e .", "-e is refused"),
+        ("-e.", "-e is refused"),
+        ("--editable=./pkg", "--editable is refused"),
+        ("--no-binary :all:", "build packages"),
+        ("--no-binary=flask", "build packages"),
+        ("--only-binary=:none:", "--only-binary is refused"),
         ("-r other.txt", "another file"),
         ("-rother.txt", "another file"),
         ("--requirement https://example.org/r.txt", "another file"),
@@ -127,31 +127,31 @@ def written(directory: Path, text: str) -> Path:
         ("--extra-index-url https://example.org/simple", "PIP_EXTRA_INDEX_URL"),
         ("--find-links ./wheels", "PIP_FIND_LINKS"),
         ("--trusted-host example.org", "PIP_TRUSTED_HOST"),
-        ("--use-feature=fast-deps", "--use-feature is not taken"),
-        ("--pre flask", "--pre is not taken"),
-        ("flask --config-settings=a=b", "--config-settings=a=b is not taken"),
-        ("flask --global-option=build", "--global-option=build is not taken"),
-        ("flask --no-binary :all:", "--no-binary is not taken"),
-        (".", ". is no wheel"),
-        ("./pkg", "./pkg is no wheel"),
-        ("pkg/", "pkg/ is no wheel"),
-        ("../pkg[extra]", "is no wheel"),
-        ("mark-1.0.tar.gz", "mark-1.0.tar.gz is no wheel"),
-        ("mark-1.0.zip ; python_version > '3'", "is no wheel"),
-        ("mark @ ./mark", "./mark is no wheel"),
-        ("mark @ file:///srv/mark", "file:///srv/mark is no wheel"),
-        ("mark@file:///srv/mark-1.0.tar.gz", "is no wheel"),
-        ("mark @ file:///srv/mark#egg=x.whl", "is no wheel"),
-        ("mark @ https://example.org/mark?x=.whl", "is no wheel"),
-        ("git+https://example.org/mark.git", "is no wheel"),
-        ("git+https://example.org/mark.whl", "is no wheel"),
-        ("mark @ git+ssh://git@example.org/mark@main", "is no wheel"),
-        ("hg+https://example.org/mark", "is no wheel"),
-        ("ftp://example.org/mark.whl", "is no wheel"),
+        ("--use-feature=fast-deps", "--use-feature is refused"),
+        ("--pre flask", "--pre is refused"),
+        ("flask --config-settings=a=b", "--config-settings=a=b is refused"),
+        ("flask --global-option=build", "--global-option=build is refused"),
+        ("flask --no-binary :all:", "--no-binary is refused"),
+        (".", ". is not a wheel"),
+        ("./pkg", "./pkg is not a wheel"),
+        ("pkg/", "pkg/ is not a wheel"),
+        ("../pkg[extra]", "is not a wheel"),
+        ("mark-1.0.tar.gz", "mark-1.0.tar.gz is not a wheel"),
+        ("mark-1.0.zip ; python_version > '3'", "is not a wheel"),
+        ("mark @ ./mark", "./mark is not a wheel"),
+        ("mark @ file:///srv/mark", "file:///srv/mark is not a wheel"),
+        ("mark@file:///srv/mark-1.0.tar.gz", "is not a wheel"),
+        ("mark @ file:///srv/mark#egg=x.whl", "is not a wheel"),
+        ("mark @ https://example.org/mark?x=.whl", "is not a wheel"),
+        ("git+https://example.org/mark.git", "is not a wheel"),
+        ("git+https://example.org/mark.whl", "is not a wheel"),
+        ("mark @ git+ssh://git@example.org/mark@main", "is not a wheel"),
+        ("hg+https://example.org/mark", "is not a wheel"),
+        ("ftp://example.org/mark.whl", "is not a wheel"),
         ("file://elsewhere/srv/mark.whl", "another machine"),
         ("mark.whl", "there is no wheel"),
         ("https://example.org/${AWS_SECRET_ACCESS_KEY}/mark.whl", "reads? a variable"),
-        ("flask\x0b-e .", "cannot be seen"),
+        ("flask\x0b-e .", "invisible characters"),
     ],
 )
 def test_what_could_run_code_is_refused(tmp_path: Path, line: str, reason: str) -> None:
@@ -367,7 +367,7 @@ def test_a_repository_in_a_lock_file_is_refused(tmp_path: Path, name: str) -> No
 def test_npm_settings_of_the_directory_are_refused(tmp_path: Path) -> None:
     package(tmp_path, "^1.0.0")
     (tmp_path / ".npmrc").write_text("git=./evil.sh\n")
-    with pytest.raises(BadParameter, match=r"\.npmrc is not taken"):
+    with pytest.raises(BadParameter, match=r"\.npmrc is refused"):
         manifest.check(tmp_path)
 
 
@@ -483,7 +483,7 @@ def test_without_pnpm_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
     (tmp_path / "package.json").write_text("{}")
     pnpm_lock(tmp_path, f"{{{INTEGRITY}}}")
-    with pytest.raises(BadParameter, match="no pnpm here"):
+    with pytest.raises(BadParameter, match="needs pnpm, which is not installed"):
         packages.install_node(tmp_path)
 
 

@@ -103,7 +103,7 @@ def test_a_profile_that_is_not_there_is_an_error_that_names_the_nearest(
     wrong = "error: there is no profile 'prdo'\nhint: is it prod?\n"
     assert cli.run("functions list --profile prdo", code=2).err == wrong
     monkeypatch.setenv("QUILTFN_PROFILE", "nothing")
-    hint = "quiltfn login --profile nothing --url URL makes one"
+    hint = "quiltfn login --profile nothing --url URL adds it"
     assert hint in cli.run("functions list", code=2).err
     assert cli.asked_with == []
 
@@ -168,7 +168,7 @@ def test_login_again_asks_the_same_server(cli: Server) -> None:
 
 def test_a_server_that_needs_no_key_is_stored_without_one(cli: Server) -> None:
     cli.who = {**WHO, "needs_credential": False}
-    assert "needs no key yet" in cli.log_in("quilt_sk_unused\n").err
+    assert "requires no key yet" in cli.log_in("quilt_sk_unused\n").err
     assert profiles.read().profiles["default"].api_key is None
 
 
@@ -201,7 +201,7 @@ def test_a_file_that_others_can_read_or_write_is_refused_with_the_way_to_mend_it
     place.chmod(mode)
     cli.asked_with.clear()
     error = cli.run("functions list", code=2).err
-    assert "others than its owner" in error
+    assert "other users can read" in error
     assert f"hint: chmod 600 {place}" in error
     assert cli.asked_with == []
 
@@ -211,7 +211,7 @@ def test_a_damaged_file_is_an_error_that_says_so(cli: Server, place: Path, text:
     place.parent.mkdir()
     place.write_text(text)
     place.chmod(0o600)
-    assert f"error: {place} has no profiles that can be read" in cli.run("config list", code=2).err
+    assert f"error: {place} is invalid: " in cli.run("config list", code=2).err
 
 
 def test_a_file_that_cannot_be_written_is_an_error(place: Path) -> None:

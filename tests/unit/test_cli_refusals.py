@@ -76,15 +76,15 @@ TOGETHER = {
     f"{INVOKE} --wait": "--wait goes with --async",
     f"{INVOKE} --delay 3": "--delay goes with --async",
     f"{POLICY} --on-success https://example.com/a": "give --secret-file",
-    f"{POLICY} --reset --max-attempts 3": "give --reset alone",
+    f"{POLICY} --reset --max-attempts 3": "--reset can't be combined",
     f"{POLICY} --on-failure a --unset-on-failure": (
         "give --on-failure or --unset-on-failure, not both"
     ),
     f"{POLICY} --on-success a --unset-on-success": (
         "give --on-success or --unset-on-success, not both"
     ),
-    f"{POLICY} --secret-file /dev/null": "--secret-file goes with a URL",
-    f"{POLICY} --on-failure a --secret-file /dev/null": "--secret-file goes with a URL",
+    f"{POLICY} --secret-file /dev/null": "--secret-file requires a URL",
+    f"{POLICY} --on-failure a --secret-file /dev/null": "--secret-file requires a URL",
     "dead-letters redrive hello": "give --id (repeatable) or --all",
     "dead-letters redrive hello --id i1 --all": "not both",
     "quota set acme": "name at least one limit",
@@ -97,7 +97,7 @@ SCOPES = {
     "invocations a --all-functions": "a name or --all-functions",
     "invocations a --function a": "a name or --function",
     "aliases list a --all-functions": "a name or --all-functions",
-    "queue a --limit 2": "--limit and --cursor go without a name",
+    "queue a --limit 2": "--limit and --cursor can't be combined with a name",
     "logs --call x": "--call needs the function too",
     "logs a --follow --until 1h": "--follow or --until",
     "logs a --since 1h --until 2h": "--since must be before --until",

@@ -232,7 +232,7 @@ def test_packages_need_a_wheel(cli: CommandLine, tmp_path: Path) -> None:
     requirements.write_text(f"{a_source_package(tmp_path, marker)}\n")
     error = says(add(cli, f"--kind python --requirements {requirements}", code=2))
     assert "line 1: " in error
-    assert "is no wheel" in error
+    assert "is not a wheel" in error
     assert not marker.exists()
     assert ("POST", "/api/runtimes") not in cli.asked
 
@@ -279,7 +279,7 @@ def test_without_npm_it_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
     (app / "package.json").write_text("{}")
-    assert "no npm here" in add(cli, f"--kind node --dir {app}", code=2).err
+    assert "needs npm, which is not installed" in add(cli, f"--kind node --dir {app}", code=2).err
     assert not [one for one in cli.asked if one[0] == "POST"]
 
 
@@ -351,7 +351,7 @@ def test_a_processor_that_is_no_name_becomes_no_word_of_a_command(
     reference = f"docker.io/library/alpine@sha256:{DIGEST}"
     for options in (f"--kind shell --image {reference}", "--kind python --dir ."):
         error = add(cli, options, code=2).err
-        assert "which is no name of one" in error
+        assert "an invalid CPU architecture" in error
         assert "\x1b" not in error
 
 
@@ -409,19 +409,19 @@ def test_packages_are_for_the_python_of_the_base_image(
     add(cli, options)
     (tmp_path / "requirements.txt").write_text("x\n")
     printed = add(cli, f"{options} --requirements {tmp_path}/requirements.txt", code=2)
-    assert "packages go with --image or --rootfs" in printed.err
+    assert "packages require --image or --rootfs" in printed.err
 
 
 @pytest.mark.parametrize(
     ("options", "why"),
     [
         ("--image python:3.12", "apt install skopeo"),
-        ("--image EMPTY", "is no OCI layout; --rootfs takes a root file system"),
+        ("--image EMPTY", "is not an OCI layout; for a root file system use --rootfs"),
         ("--rootfs /nowhere", "there is no /nowhere"),
-        (f"--image x --base-image {DIGEST}", "each name a root file system"),
+        (f"--image x --base-image {DIGEST}", "give only one of"),
         ("--image x --auth-file /nowhere", "--auth-file: there is no file /nowhere"),
         ("--image x --cert-dir /nowhere", "--cert-dir: there is no directory /nowhere"),
-        ("--insecure-registry", "go with --image"),
+        ("--insecure-registry", "require --image"),
     ],
 )
 def test_what_is_no_base_image_is_said_before_anything_is_sent(
@@ -470,7 +470,7 @@ def test_a_program_that_hangs_is_ended_with_what_it_has_started(
     began = time.monotonic()
     error = add(cli, f"--kind shell --timeout 1 --image x@sha256:{DIGEST}", code=2).err
     assert time.monotonic() - began < scaled(20)
-    for part in ("skopeo was ended: it was not done after 1 s", "--timeout", "asking for it"):
+    for part in ("skopeo was ended after 1 s", "--timeout", "asking for it"):
         assert part in error
     child, place = made.read_text().split()
     assert not runs(int(child))
@@ -541,11 +541,11 @@ LOGGED = 'time="2026" level=fatal msg="no image \\\\"x\\\\": not here"'
     [
         (
             f"printf '%b\\n' '{LOGGED}' >&2; exit 1",
-            '--image: skopeo has failed: no image "x": not here\n',
+            '--image: skopeo failed: no image "x": not here\n',
         ),
-        ("kill -9 $$", "--image: skopeo has failed: it was killed by signal 9"),
-        (r"printf 'no \377\n' >&2; exit 3", "--image: skopeo has failed: no \ufffd"),
-        (r"printf '\377'", "skopeo does not say which image"),
+        ("kill -9 $$", "--image: skopeo failed: it was killed by signal 9"),
+        (r"printf 'no \377\n' >&2; exit 3", "--image: skopeo failed: no \ufffd"),
+        (r"printf '\377'", "skopeo does not report the digest"),
     ],
 )
 def test_what_becomes_of_skopeo_is_told(
@@ -578,7 +578,7 @@ def test_an_image_and_packages_are_for_the_processor_of_the_server(
     (tmp_path / "requirements.txt").write_text("x\n")
     options = f"--kind python --image docker-daemon:x:1 --requirements {tmp_path}/requirements.txt"
     error = add(cli, options, code=2).err
-    assert f"alone, Linux {architecture}; this one is Linux s390x" in error
+    assert f"the server's, Linux {architecture}; this one is Linux s390x" in error
 
 
 def test_functions_whose_runtime_was_replaced_are_listed(cli: CommandLine) -> None:
@@ -590,7 +590,7 @@ def test_functions_whose_runtime_was_replaced_are_listed(cli: CommandLine) -> No
     assert "--cursor c2" in shown.err
     assert "quiltfn functions update NAME" in shown.err
     cli.answers["GET", ""] = (200, {"functions": [], "next_cursor": None})
-    assert cli.run("runtimes outdated") == ("", "no function is outdated\n")
+    assert cli.run("runtimes outdated") == ("", "no outdated functions\n")
 
 
 # Packages, which are an image of their own ---------------------------------------------------
@@ -719,8 +719,8 @@ def test_what_is_too_large_is_refused_before_it_is_packed(
 ) -> None:
     monkeypatch.setattr(tree, "pack", lambda *_: pytest.fail("packed"))
     for limits, message in (
-        ({"image_bytes": 5}, "and the server takes 5"),
-        ({"image_files": 2}, "and the server takes 2"),
+        ({"image_bytes": 5}, "but the server accepts 5"),
+        ({"image_files": 2}, "but the server accepts 2"),
     ):
         cli.answers["GET", "/api/system/info"] = (200, INFO | {"limits": limits})
         printed = add(cli, f"--kind shell --dir {app}", code=2)
@@ -814,7 +814,7 @@ def test_of_one_function_it_is_said_whether_it_is_outdated(cli: CommandLine) -> 
     assert "outdated" not in cli.run("functions get hello").out
     cli.answers["GET", "/by-name/hello"] = (200, {**FUNCTION, "runtime_outdated": True})
     printed = cli.run("functions get hello")
-    assert "its runtime was replaced since this version was made" in printed.out
+    assert "its runtime was replaced after this version was created" in printed.out
 
 
 @pytest.mark.parametrize(
@@ -846,8 +846,8 @@ def test_of_a_function_it_is_said_what_calls_run_on_where_that_is_not_its_curren
     printed = cli.run("functions get hello")
     assert (row in printed.out) if row else "run on" not in printed.out
     note = cli.run(f"functions deploy {ID}").err
-    hint = "all on version 3 with: quiltfn aliases set hello live 3"
-    assert (f"calls run on {(row or '').strip()}; {hint}\n" in note) if row else not note
+    hint = "to send all to version 3: quiltfn aliases set hello live 3"
+    assert (f"invocations run on {(row or '').strip()}; {hint}\n" in note) if row else not note
 
 
 def test_a_signal_while_a_program_is_started_ends_that_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,10 +107,10 @@ def test_a_server_that_is_away_leaves_what_it_said_last(cli: CommandLine) -> Non
         assert head == "http://x · 2 functions, 6 instances, 1 busy, 1.50 calls/s, 512 MiB"
         is_away = True
         head, same = next(frames)
-        assert "does not answer" in head
+        assert "does not respond" in head
         assert same == rows
         is_away = False
-        assert "does not answer" not in next(frames)[0]
+        assert "does not respond" not in next(frames)[0]
 
 
 # --- on a terminal -------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_what_a_terminal_has_no_room_for_is_left_out_and_the_rest_is_whole() -> 
     assert "function-8" in narrow[11]
     low = picture(120, 9, ROWS)
     assert len(low) == 9
-    assert low[-1].startswith("5 more that do less")
+    assert low[-1].startswith("5 less busy ones")
 
 
 def test_a_name_cannot_draw_on_the_terminal() -> None:

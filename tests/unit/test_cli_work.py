@@ -116,10 +116,10 @@ def test_dead_letters(cli: CommandLine) -> None:
     printed = cli.run("dead-letters redrive hello --all")
     assert cli.body == {"all": True}
     assert printed.out == "i2\n"
-    assert "queued 1 call again" in printed.err
+    assert "queued 1 invocation again" in printed.err
     assert "quiltfn wait hello i2" in printed.err
     printed = cli.run("dead-letters redrive hello --id i1 --id i9", code=1)
-    assert "1 id is of no dead letter" in printed.err
+    assert "1 id is not of a dead letter" in printed.err
     cli.answers["DELETE", f"/{ID}/dead-letters/i1"] = (204, None)
     cli.run("dead-letters drop hello i1")
 
@@ -262,8 +262,11 @@ def test_what_a_node_said_is_shown_while_it_is_heard(
     ("changed", "said"),
     [
         ({}, ""),
-        ({"is_silent": True}, "one is silent, its last beat 42 s ago: it hears of this once"),
-        ({"presence": "gone"}, "one does not run (gone): it hears of this at its next start"),
+        (
+            {"is_silent": True},
+            "one is silent (last heartbeat 42 s ago): this takes effect once",
+        ),
+        ({"presence": "gone"}, "one does not run (gone): this takes effect at its next start"),
     ],
 )
 @pytest.mark.parametrize("verb", ["drain", "cordon"])
@@ -284,7 +287,7 @@ def test_an_alias_is_set_and_listed_in_words(cli: CommandLine) -> None:
     cli.answers["PUT", f"/{ID}/aliases/live"] = (200, LIVE)
     said = cli.run(f"aliases set {ID} live 4 --also 5=10%").out
     assert cli.body["also"] == {"version": 5, "weight": 0.1}
-    assert said == "live is version 4, and version 5 for 10% of its calls\n"
+    assert said == "live is version 4, and version 5 for 10% of its invocations\n"
     cli.answers["GET", f"/{ID}/aliases"] = (200, {"aliases": [LIVE]})
     head, row = cli.run(f"aliases list {ID}").lines
     assert head == "ALIAS VERSION ALSO DEFAULT CHANGED ROLLED BACK"

@@ -112,19 +112,19 @@ def test_a_file_without_functions(place: Path) -> None:
 # By the table that is named with the error.
 WRONG: dict[str, list[tuple[str, str]]] = {
     "": [
-        ("memory = 512", "memory is no field of this table; is it memory_limit_mb?"),
+        ("memory = 512", "memory is not a field of this table; is it memory_limit_mb?"),
         ("memory_limit_mb = 3", "memory_limit_mb must be between 256 and 4096"),
         ("memory_limit_mb = 99999", "memory_limit_mb must be between 256 and 4096"),
         ('description = ["x"]', "description must be a string or null"),
         ('kind = "perl"', "kind must be one of: shell, python, node, custom, server"),
         ('code = "."', "kind is required"),
         ('kind = "server"\ncleanup_on_exit = true', "cleanup_on_exit must be false with kind"),
-        ('kind = "python"\nruntime = "etl"', "runtime goes with no kind, code"),
-        ('kind = "python"\ncode = "no"', "code must be a directory, and there is none at no"),
+        ('kind = "python"\nruntime = "etl"', "runtime cannot be combined with kind, code"),
+        ('kind = "python"\ncode = "no"', "code must be a directory, but no is not"),
         ('kind = "python"\nrequirements = "no"', "requirements must be a file"),
-        ('cluster_id = "x"', "cluster_id is no field of this table"),
+        ('cluster_id = "x"', "cluster_id is not a field of this table"),
         ('secrets = ["NOPE"]', "secrets: NOPE is neither in your environment nor in .env"),
-        ('secrets = ["A B"]', "secrets must be a list of names of variables, each once"),
+        ('secrets = ["A B"]', "secrets must be a list of different variable names"),
         ('secrets = ["LONG"]\nenvironment.LONG = "x"', "LONG is in environment and in secrets"),
         ('environment.A = "***"', "environment.A must be the real value, not ***"),
         ('secrets = ["MASKED"]', "secrets: MASKED must be the real value, not ***"),
@@ -132,7 +132,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     ".url": [
         ("url = 3", "must be a table"),
         ('url.auth = "all"', "auth must be one of: key, none, webhook"),
-        ('url.auth = "webhook"', 'auth = "webhook" goes with a webhook'),
+        ('url.auth = "webhook"', 'auth = "webhook" requires a webhook'),
         (
             'url = { auth = "webhook", webhook = { scheme = "github", secret_from = "SHORT" } }',
             "webhook.secret must be between 16 and 256 bytes long",
@@ -141,12 +141,12 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     ".url.webhook": [
         (
             'url = { auth = "webhook", webhook = { scheme = "github", secret = "x" } }',
-            "secret must not stand in this file",
+            "secret must not be in this file",
         ),
         ('url = { auth = "webhook", webhook.scheme = "github" }', "secret_from is required"),
         (
             'url = { auth = "webhook", webhook = { scheme = "stripe", secret_from = "LONG" } }',
-            "a secret of stripe begins with whsec_",
+            "a secret of stripe must begin with whsec_",
         ),
     ],
     ".schedules": [("schedules.s = 3", "s must be a table")],
@@ -154,7 +154,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("schedules.s = {}", "give one of cron and every_seconds"),
         ('schedules.s.cron = "61 3 * * *"', "cron must be an expression of five fields"),
         (f"schedules.s = {{ {CRON}, every_seconds = 3 }}", "give one of cron and every_seconds"),
-        ('schedules.s = { every_seconds = 3, name = "t" }', "name is no field of this table"),
+        ('schedules.s = { every_seconds = 3, name = "t" }', "name is not a field of this table"),
         (
             f'schedules.s = {{ {CRON}, secrets = ["NOPE"] }}',
             "secrets: NOPE is neither in your environment nor in .env",
@@ -172,7 +172,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     ".async_policy.on_failure": [
         (
             f'{ON_FAILURE} = {{ url = "https://a.example/***", secret_from = "HOOK" }}',
-            "url must be the real one, not one with ***",
+            "url must be the real URL, not one with ***",
         ),
         (
             f'{ON_FAILURE} = {{ url_from = "NOPE", secret_from = "HOOK" }}',
@@ -225,7 +225,7 @@ def test_only_an_option_lets_paths_out(tmp_path: Path, field: str, value: str, s
     text = f'[functions.x]\n{kind}\n{field} = "{value.format(outside=outside)}"'
     (sentence,) = wrong(place, text)
     assert f"[functions.x] {said}" in sentence
-    assert "--allow-outside permits it" in sentence
+    assert "to allow it: --allow-outside" in sentence
     file.read(place, VARIABLES, allows_outside=True)
 
 
@@ -250,7 +250,7 @@ def test_the_images_of_this_machine_are_those_that_skopeo_can_be_told() -> None:
 def test_every_wrong_field_is_told(place: Path) -> None:
     text = '[functions.f]\nhandler = 3\nnope = 1\n[functions.g]\n[functions."h h"]\nhandler = "x"'
     assert [one.partition(";")[0] for one in wrong(place, text)] == [
-        "[functions.f] nope is no field of this table",
+        "[functions.f] nope is not a field of this table",
         "[functions.f] handler must be a string",
         "[functions.g] handler is required",
         "[functions.h h] name must be 1 to 64 letters, digits, dots, dashes or underscores, "
@@ -261,7 +261,7 @@ def test_every_wrong_field_is_told(place: Path) -> None:
 def test_a_schedule_stands_once(place: Path) -> None:
     table = 'handler = "x"\nschedules = { daily = { cron = "0 3 * * *" } }\n'
     (said,) = wrong(place, f"[functions.f]\n{table}[functions.g]\n{table}")
-    assert said.startswith("[functions.g.schedules.daily] a schedule has a name of its own")
+    assert said.startswith("[functions.g.schedules.daily] names of schedules must be unique")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_schedule_stands_once(place: Path) -> None:
         ("x = ", "cannot be read"),
         ('project = "Shop"', "project must be 1 to 32 lowercase letters"),
         ("", "project is required"),
-        ('project = "shop"\nregion = "x"', "region is no field of this table"),
+        ('project = "shop"\nregion = "x"', "region is not a field of this table"),
         ('project = "shop"\nfunctions = 3', "functions must be a table of tables"),
     ],
 )

@@ -244,7 +244,7 @@ def test_no_secret_is_shown() -> None:
 
 @promise("R43")
 @pytest.mark.parametrize(
-    ("label", "said"), [(None, "was made otherwise"), (f"{LABEL}other", "has the label")]
+    ("label", "said"), [(None, "was not created by a project"), (f"{LABEL}other", "has the label")]
 )
 def test_a_function_of_others_is_left_alone(label: str | None, said: str) -> None:
     plan = plan_for(wanted(NEW), had(OLD, cluster_id=label))
@@ -255,17 +255,17 @@ def test_a_function_of_others_is_left_alone(label: str | None, said: str) -> Non
 def test_a_named_runtime_that_the_server_has_not_is_refused() -> None:
     plan = plan_for(wanted(NEW, replace(OLD, name="b", runtime="nosuch")), had(OLD))
     assert not plan.steps
-    assert "b: runtime must be one that the server has, not nosuch" in plan.refused[0]
+    assert "b: runtime nosuch doesn't exist on the server" in plan.refused[0]
 
 
 @pytest.mark.parametrize(
     ("addresses", "kinds", "said"),
     [
-        ({}, {}, "call it with: quiltfn invoke a; see its calls with: quiltfn logs a"),
-        ({"a": "http://"}, {}, "call it with: quiltfn invoke b; see its calls with"),
-        ({"a": "http://", "b": "http://"}, {}, "call it with: quiltfn invoke a;"),
-        ({"a": "http://", "b": "http://"}, {"a": "server"}, "call it with: quiltfn invoke b;"),
-        ({}, {"a": "server", "b": "server"}, "see its calls with: quiltfn logs a"),
+        ({}, {}, "invoke it with: quiltfn invoke a; see its output with: quiltfn logs a"),
+        ({"a": "http://"}, {}, "invoke it with: quiltfn invoke b; see its output with"),
+        ({"a": "http://", "b": "http://"}, {}, "invoke it with: quiltfn invoke a;"),
+        ({"a": "http://", "b": "http://"}, {"a": "server"}, "invoke it with: quiltfn invoke b;"),
+        ({}, {"a": "server", "b": "server"}, "see its output with: quiltfn logs a"),
     ],
 )
 def test_a_deploy_names_a_function_that_an_event_can_be_sent_to(
@@ -295,13 +295,13 @@ def test_a_schedule_of_others_is_left_alone() -> None:
     ours = NewSchedule(name="daily", function="a", cron="0 4 * * *")
     found = CurrentState(schedules={"daily": theirs})
     plan = plan_for(wanted(NEW, schedules={"daily": ours}), found)
-    assert plan.refused == ("there is a schedule daily already, which runs other",)
+    assert plan.refused == ("there already is a schedule daily, which runs other",)
 
 
 def test_a_paused_function_stays_paused_and_that_is_said() -> None:
     plan = plan_for(wanted(OLD), had(OLD, state="paused"))
     assert not plan.steps
-    assert "stays so" in plan.notes[0]
+    assert "stays paused" in plan.notes[0]
 
 
 def test_a_named_runtime_that_was_replaced_is_told() -> None:
@@ -317,11 +317,11 @@ ROLLED_BACK = {"version": 1, "rolled_back": "version 2: 3 of 3 attempts failed"}
 @pytest.mark.parametrize(
     ("alias", "new", "canary", "rolled_back", "noted"),
     [
-        (ROLLED_BACK, OLD, None, "version 2 serves no calls: they run on version 1", None),
+        (ROLLED_BACK, OLD, None, "version 2 gets no invocations: they run on version 1", None),
         (ROLLED_BACK, NEW, None, None, None),  # the update moves it
         (ROLLED_BACK, OLD, 0.1, None, None),  # it is tried again
         ({"version": 2, "rolled_back": "version 3: slow"}, OLD, None, None, None),
-        ({"version": 1}, OLD, None, None, "all on version 2 with: quiltfn aliases set a live 2"),
+        ({"version": 1}, OLD, None, None, "to send all to version 2: quiltfn aliases set a live 2"),
         (ROLLED_BACK | {"also": 2}, OLD, None, None, "and version 2 for 50%"),
         (None, OLD, None, None, None),
     ],
@@ -394,7 +394,7 @@ def test_what_calls_run_on_is_kept_before_an_update_and_split_after_it() -> None
         (Verb.UPDATE, Noun.ALIAS),
     ]
     assert plan.steps[2].changes == (
-        FieldChange("also", None, "the new version, 10% of the calls"),
+        FieldChange("also", None, "the new version, 10% of the invocations"),
     )
 
 
@@ -406,8 +406,7 @@ def test_who_splits_calls_learns_how_a_new_version_gets(capsys: pytest.CaptureFi
     for live in (None, alone, split):
         drawing.canaries(replace(found, functions={"a": replace(there, live=live)}))
     assert capsys.readouterr().err == (
-        "when version 5 is good: quiltfn aliases set a live 5\n"
-        "when it is not: quiltfn functions rollback a 4\n"
+        "if version 5 works: quiltfn aliases set a live 5\nif not: quiltfn functions rollback a 4\n"
     )
 
 

@@ -142,7 +142,7 @@ def test_who_never_gets_a_turn_gives_up(server: Server, place: Path, capsys: Cap
     server.updates = iter([(412, {"etag": number}) for number in range(2, 20)])
     assert run(["deploy", str(place)]) == 3
     assert server.count("PUT") == commands.ROUNDS
-    assert "somebody else changes it as well" in capsys.readouterr().err
+    assert "somebody else changes the project as well" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("wait_s", "code"), [(10, 0), (60, 1)])
@@ -200,7 +200,7 @@ def test_a_lost_connection_is_told_apart_by_what_was_done(server: Server, place:
 def test_a_key_that_reads_is_refused_at_once(server: Server, place: Path, capsys: Captured) -> None:
     server.scope = "invoke"
     assert run(["deploy", str(place)]) == 1
-    assert "the key has the scope invoke, and projects need write" in capsys.readouterr().err
+    assert "the key has scope invoke, but projects need scope write" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("server")

@@ -24,11 +24,11 @@ COMMANDS = {
 # Hints that differ on the command line, by the error's code or the operation that helps.
 HINTS = {
     "setFunctionUrl": "quiltfn url set {word} gives it one",
-    "UNAUTHORIZED": "store a key with: quiltfn login, or set QUILT_API_KEY to one; on the "
-    "server's machine this makes one: "
-    "quiltfn keys create --data-dir DIR, with the data directory of the server, or --fleet FILE",
+    "UNAUTHORIZED": "store a key with: quiltfn login, or set QUILT_API_KEY; to create a key on the "
+    "server's machine: quiltfn keys create --data-dir DIR, with the data directory "
+    "of the server, or --fleet FILE",
 }
-# The error if a server does not know tenants in a query; its response lacks `details.field`.
+# The error of a server that is too old for a tenant in a query: it has no `details.field`.
 TOO_OLD = "--as-tenant needs a newer server, and in a fleet newer nodes"
 # Fields without an option.
 NO_OPTION = ("name", "image")
@@ -47,8 +47,8 @@ def translate_errors(
 ) -> None:
     """Replace fields and requests in the message and the hint of `error` by options and commands.
 
-    `word`: the function that the command named. `options`: by field, the option that set it, if
-    that is not the field's own. `visits`: whether the request named a tenant.
+    `word`: the function that the command named. `options`: by field, the option that set it, if it
+    differs from the field's own. `visits`: whether the request named a tenant.
     """
     details: dict[str, Any] = error.details or {}
     see = details.get("see") or {}
@@ -80,7 +80,7 @@ def _about_option(message: str, details: dict[str, Any], options: Mapping[str, s
 
 
 def _option_of(path: str, options: Mapping[str, str]) -> str | None:
-    """The option of the field at this path, followed by the part of its value that is meant."""
+    """The option of the field at this path, followed by the part of its value that is invalid."""
     name, _, part = path.partition("[")[0].partition(".")
     if name in GROUPS and part:
         return f"--{part.replace('_', '-')}"

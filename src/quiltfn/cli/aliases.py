@@ -16,11 +16,11 @@ from quiltfn.wire import Alias, AliasList, AliasShare, RollbackRule
 app = Group(name="aliases", help="Name versions of a function, and split invocations between two.")
 AliasName = Annotated[str, Argument(help="Alias, such as live.", completes="alias")]
 PERCENT = re.compile(r"([0-9]{1,2}(?:\.[0-9]{1,2})?)%")
-LEAST, MOST = 0.1, 99.9  # percent, of calls to another version or of failures
+LEAST, MOST = 0.1, 99.9  # percent: shares of the invocations, and error rates
 
 
 class AliasOptions(Struct, frozen=True, kw_only=True):
-    """Which calls run on which version."""
+    """Which invocations run on which version."""
 
     also: Annotated[
         str | None,
@@ -53,7 +53,7 @@ class RollbackOptions(Struct, frozen=True, kw_only=True):
     within_s: Annotated[int, Option(least=1, help="Monitoring period in seconds, from now.")] = 300
 
     def rule(self) -> RollbackRule | None:
-        """None: it is not rolled back. Raises `BadParameter`."""
+        """The rule; None: no automatic rollback. Raises `BadParameter`."""
         if self.error_rate is None and self.p99_ms is None:
             return None
         given = self.error_rate
@@ -136,8 +136,8 @@ def in_words(alias: Alias) -> str:
     """A sentence that describes an alias."""
     also = alias.also
     percent = "" if also is None else show.percent(also)
-    share = "" if also is None else f", and version {also.version} for {percent} of its calls"
-    of = "; calls without a version or alias run by it" if alias.default else ""
+    share = "" if also is None else f", and version {also.version} for {percent} of its invocations"
+    of = "; invocations without a version or alias use it" if alias.default else ""
     return f"{alias.name} is version {alias.version}{share}{of}"
 
 

@@ -67,6 +67,6 @@ _table = TableOf[list[Key], Key](
         "REVOKED": lambda key: show.when(key.revoked_at),
         "LABEL": lambda key: key.label or "-",
     },
-    empty="no keys: the server needs none until the first is made",
+    empty="no keys: the server requires none until the first one is created",
     drop=("CREATED", "PREFIX", "TENANT"),
 )

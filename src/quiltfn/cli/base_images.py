@@ -1,8 +1,8 @@
 """Base images: gets a root file system for `quiltfn runtimes add`, and packs it.
 
-skopeo contacts registries on the user's machine, so that their credentials stay there and no server
-connects to addresses that its callers choose. The result is uploaded like any archive, and the
-server does not trust it.
+skopeo contacts registries from the user's machine, so that the registries' credentials stay there,
+and the server connects to no address that a caller chooses. The result is uploaded like any
+archive, and the server does not trust it.
 """
 
 import gzip
@@ -29,7 +29,7 @@ PINNED = re.compile(r".*@sha256:[0-9a-f]{64}")
 TAG = re.compile(r":[A-Za-z0-9_][A-Za-z0-9._-]*$")
 # The sentence in a line of skopeo's log.
 SENTENCE = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
-# Variables for an image's own build, and variables that a sandbox sets itself.
+# Variables that only matter while an image is built, and variables that a sandbox sets itself.
 NOT_PASSED_ON = re.compile(
     r"HOME|HOSTNAME|TERM|USER|GPG_KEY|NODE_VERSION|YARN_VERSION|PYTHON_(VERSION|SHA256|PIP_VERSION"
     r"|SETUPTOOLS_VERSION|GET_PIP_URL|GET_PIP_SHA256)|QUILT_.*"
@@ -106,7 +106,7 @@ def archive_of(
         return path
     if path.is_dir():
         if not (path / "oci-layout").is_file():
-            raise BadParameter(f"{path} is no OCI layout; --rootfs takes a root file system")
+            raise BadParameter(f"{path} is not an OCI layout; for a root file system use --rootfs")
         pack_rootfs(path, made)
         return made
     source = reference if TRANSPORT.match(reference) else REGISTRY + reference
@@ -115,7 +115,7 @@ def archive_of(
         show.note(f"pulling {source.removeprefix(REGISTRY)}")
     chosen = ["--override-os=linux", f"--override-arch={name_in_images(processor())}"]
     copied = ["copy", "--quiet", *registry.options("src-"), "--", source, f"oci-archive:{made}"]
-    # For its layers, which are removed even if skopeo had to be killed.
+    # For skopeo's layers: they are removed even if skopeo had to be killed.
     with (
         tempfile.TemporaryDirectory(prefix="quiltfn-", dir=_roomy()) as aside,
         progress.step("pulling"),
@@ -131,25 +131,27 @@ def _pinned(source: str, registry: Registry) -> str:
     asked = ["inspect", "--format={{.Digest}}", "--no-tags", *registry.options(""), "--", source]
     digest = _skopeo(asked).strip()
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        raise BadParameter(f"skopeo does not say which image {source} is")
+        raise BadParameter(f"skopeo does not report the digest of {source}")
     return f"{TAG.sub('', source)}@{digest}"
 
 
 def _skopeo(arguments: list[str]) -> str:
     program = tools.found("skopeo")
     if program is None:
-        raise BadParameter("images are copied by skopeo, which is not here: apt install skopeo")
+        raise BadParameter(
+            "images are copied by skopeo, which is not installed: apt install skopeo"
+        )
     done = tools.run([program, *arguments])
     if done.returncode:
         info = tools.said(done)
         sentence = SENTENCE.search(info)
         why = re.sub(r"\\(.)", r"\1", sentence[1]) if sentence else info
-        raise BadParameter(f"--image: skopeo has failed: {show.quoted(why)}")
+        raise BadParameter(f"--image: skopeo failed: {show.quoted(why)}")
     return done.stdout
 
 
 def _roomy() -> str | None:
-    """A directory with room for an image beside its archive: /tmp can be in memory."""
+    """A temporary directory on disk, since an image and its archive may not fit into /tmp."""
     return "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
 
 

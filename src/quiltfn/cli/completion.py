@@ -26,8 +26,8 @@ from quiltfn.sdk import Client
 
 # Short, because the user waits after pressing Tab.
 SERVER_TIMEOUT_S = 1.0
-# At most as many names as a person would read. Names that a shell could interpret, that look like
-# options, or that have more than 64 characters are left out.
+# Names that a shell could interpret, that look like options, or that have more than 64 characters
+# are left out. More names than this would not be read.
 NAMES_MAX, VERSIONS_MAX = 200, 20
 HARMLESS = re.compile(r"\w[\w.:/@-]{0,63}")
 # The key of the function that a command names.
@@ -62,8 +62,8 @@ class Finder(CompletionFinder):
     def quote_completions(
         self, completions: list[str], cword_prequote: str, last_wordbreak_pos: int | None
     ) -> list[str]:
-        """The replacement for the word in bash, which splits words at @ as at other characters, but
-        treats the @ as the beginning of the next word.
+        """The replacement for the word in bash, which splits words at @, as at other characters,
+        but counts the @ to the next word.
         """
         at = last_wordbreak_pos
         if at is not None and all(one[at : at + 1] == "@" for one in completions):

@@ -33,7 +33,7 @@ def open(  # has the name of the command
             address += f"#/functions/{quote(at.client.functions.get(name_or_id).id, safe='')}"
         at.print(address, show.encoded({"url": address}), show.say)
         if has_display() and not webbrowser.open(address):
-            show.note("no browser could be opened: copy the address into one")
+            show.note("no browser could be opened: copy the address into your browser")
 
 
 def has_display() -> bool:

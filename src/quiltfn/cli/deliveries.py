@@ -41,8 +41,8 @@ def retry(
     """Retry a failed or waiting delivery at once."""
 
     def report(delivery: Delivery) -> None:
-        show.say(f"{delivery.delivery_id} is sent again, for a day if need be")
-        show.note(f"see what came of it with: quiltfn deliveries list {name_or_id}")
+        show.say(f"{delivery.delivery_id} is sent again, with retries for up to a day")
+        show.note(f"see the outcome with: quiltfn deliveries list {name_or_id}")
 
     with connection.session(name_or_id) as at:
         at.show(at.client.functions.retry_delivery(name_or_id, delivery_id), report)

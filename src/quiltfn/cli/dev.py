@@ -31,13 +31,13 @@ from quiltfn.wire import Kind, Network
 
 MAIN = "main:handler"
 IN_A_PROJECT = (
-    f"this directory has a {PROJECT_FILE}: quiltfn deploy --watch deploys what it says after every "
-    "edit; dev runs the files alone, as a function of its own"
+    f"this directory has a {PROJECT_FILE}: quiltfn deploy --watch deploys the project after every "
+    "edit; dev ignores it, and runs the files as a separate function"
 )
 
 OF_A_PROJECT = (
     f"this directory has a {PROJECT_FILE}: quiltfn deploy --watch deploys all of its functions "
-    "after every edit; quiltfn dev --dir DIRECTORY runs the files of one"
+    "after every edit; quiltfn dev --dir DIRECTORY runs the files of one function function"
 )
 
 
@@ -86,7 +86,7 @@ def dev(
     """
     kind = options.kind or kind_of(directory)
     handler = handler_of(kind, options.handler)
-    # Read before anything is built: a payload that cannot be sent is refused at once.
+    # Read first: an invalid payload is refused before anything is built.
     piped = payload.of_call(options.payload, options.payload_file) if options.once else None
     watching.take_signals()
     try:
@@ -128,7 +128,7 @@ def kind_of(directory: Path) -> Kind:
             return kind
     is_project = (directory / PROJECT_FILE).is_file()
     raise BadParameter(
-        f"{directory} has neither .py nor .js files; say what it is: --kind",
+        f"{directory} has neither .py nor .js files; name its kind: --kind",
         OF_A_PROJECT if is_project else None,
     )
 
@@ -159,8 +159,8 @@ class DevFunction:
         name: str,
         handed: str | None,
     ) -> None:
-        """`source`: the origin of its files. `options`: with the kind and the handler. `handed`:
-        the payload, if it was already read.
+        """`source`: returns its files. `options`: have a kind and a handler. `handed`: the payload,
+        if it was already read.
         """
         self._at, self._source, self._options, self._name = at, source, options, name
         self._handed = handed
@@ -169,7 +169,7 @@ class DevFunction:
         self._has_runtime = self._has_url = False
 
     def turn(self) -> None:
-        """As `run`, but show errors instead of raising them: the next edit may fix them."""
+        """Like `run`, but show errors instead of raising them, since the next edit may fix them."""
         watching.with_report(self.run, self._name)
 
     def run(self) -> Invocation | None:
@@ -197,7 +197,7 @@ class DevFunction:
         if not self._has_url:
             given = self._at.client.functions.set_url(function)
             self._has_url = True
-            show.note(f"it answers at {urls.address_of(given, self._at.address)}")
+            show.note(f"its URL: {urls.address_of(given, self._at.address)}")
 
     def remove(self) -> None:
         """Remove the function and the runtime, if they were created."""
@@ -229,7 +229,7 @@ class DevFunction:
         if self._function is None:
             self._function = self._left_over()
             if self._function is not None:
-                # If the runtime does not fit the handler, the update below replaces it.
+                # Its runtime may be of another kind; then the update below replaces that.
                 with suppress(FunctionFailed):
                     client.functions.update(
                         self._function,

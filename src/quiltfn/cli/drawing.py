@@ -1,6 +1,4 @@
-"""Tables and progress lines. A separate module because the library that draws them is slow to
-import.
-"""
+"""Tables and progress lines. In a separate module because the drawing library is slow to import."""
 
 import io
 import re
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _UNBOUNDED = 100_000
-# The spaces at the end of a line; only the end of a style may come after them.
+# Trailing spaces of a line; they may be followed by the end of a style.
 PADDING = re.compile(r" +((?:\x1b\[[0-9;]*m)*)$", re.MULTILINE)
 
 
@@ -71,7 +69,7 @@ def moving_lines() -> "Progress":
     )
 
     class OfBytes(ProgressColumn):
-        """A bar, and the number of bytes done and in total, if known."""
+        """A progress bar with the number of bytes done and, if known, in total."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -91,5 +89,5 @@ def moving_lines() -> "Progress":
         TimeElapsedColumn(),
         console=Console(file=sys.stderr, highlight=False, emoji=False, markup=False),
         transient=True,
-        redirect_stdout=False,  # programs may read it
+        redirect_stdout=False,  # the output may be read by a program
     )

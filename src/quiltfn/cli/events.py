@@ -23,17 +23,21 @@ def events(
     ] = None,
     after: Annotated[
         str | None,
-        Option(metavar="ID", help="Resume after this event, which may be a minute old at most."),
+        Option(
+            metavar="ID", help="Resume after this event, which must not be older than a minute."
+        ),
     ] = None,
     follow: Annotated[
-        bool, Option(("--follow", "-f"), help="Always on, as events aren't stored.")
+        bool,
+        Option(
+            ("--follow", "-f"),
+            help="Accepted for symmetry with `logs`; this command always follows.",
+        ),
     ] = True,
     *,
     connection: Connection,
 ) -> None:
-    """Follow events until Ctrl-C: changes of functions and schedules, invocations, queues, and
-    instances.
-    """
+    """Follow events until Ctrl-C: of functions, schedules, invocations, queues, and instances."""
     del follow  # accepted, but this command always follows
     with connection.session(function) as at:
         wanted = types.split(",") if types else ()

@@ -289,7 +289,7 @@ def scale(
         raise BadParameter("give --min or --max, or both")
 
     def scaled(now: Scaling) -> None:
-        show.say(f"{name_or_id} has {now.min_instances} to {now.max_instances} instances")
+        show.say(f"{name_or_id} now has {now.min_instances} to {now.max_instances} instances")
 
     with connection.session(name_or_id) as at:
         now = at.client.elasticity.set_pool_target(
@@ -338,7 +338,7 @@ def _note_other_files(at: Session, now: Function, served: int) -> None:
     rollback.
     """
     found: dict[int, Version] = {}
-    with suppress(ApiError):  # the update has succeeded anyway
+    with suppress(ApiError):  # the update itself has succeeded
         for version in at.client.functions.list_versions(now.id, page_size=VERSIONS_AT_ONCE):
             found[version.version] = version
             if version.version <= served:
@@ -349,12 +349,12 @@ def _note_other_files(at: Session, now: Function, served: int) -> None:
     if made.image_digest != before.image_digest:
         show.note(
             f"version {made.version} has the files that runtime {made.runtime} has now, "
-            f"not those of version {served}, which served before"
+            f"not those of version {served}, the previous current version"
         )
 
 
 def _aliases(at: Session, name_or_id: str) -> list[Alias]:
-    with suppress(ApiError):  # this is only for a note
+    with suppress(ApiError):  # without it, only the note is missing
         return at.client.functions.list_aliases(name_or_id).aliases
     return []
 
@@ -363,7 +363,7 @@ def _show_state(function: Function) -> None:
     show.say(f"{function.name} is {function.state}: version {function.current_version}")
     if (alias := show.elsewhere(function)) is not None:
         hint = show.all_on(function.name, function.current_version, alias)
-        show.note(f"calls run on {show.runs_on(alias)}; {hint}")
+        show.note(f"invocations run on {show.runs_on(alias)}; {hint}")
     if function.state == "error":
         show.complain(
             show.quoted(function.error_message or "it could not be deployed"), own_lines=True
@@ -371,11 +371,13 @@ def _show_state(function: Function) -> None:
     elif function.note:
         show.note(function.note)
     elif function.state == "deploying":
-        show.note(f"it is not ready yet; look again with: quiltfn functions get {function.name}")
+        show.note(f"it is not ready yet; check with: quiltfn functions get {function.name}")
 
 
 def _changed(function: Function) -> None:
-    """Show the state, and why a new version cannot start; the old one stays current then."""
+    """Show the state, and why a new version cannot start, in which case the old one stays
+    current.
+    """
     _show_state(function)
     if function.state != "error" and function.error_message:
         show.complain(show.quoted(function.error_message), own_lines=True)

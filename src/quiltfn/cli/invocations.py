@@ -1,4 +1,4 @@
-"""`quiltfn invocations`: lists those of a function, a project, or all functions."""
+"""`quiltfn invocations`: lists invocations of a function, a project, or all functions."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -16,7 +16,7 @@ from quiltfn.sdk import InvocationSummaryPage
 
 
 class CallOptions(Struct, frozen=True, kw_only=True):
-    """Which calls are listed."""
+    """Which invocations are listed."""
 
     function: Annotated[
         str | None,

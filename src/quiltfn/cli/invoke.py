@@ -18,9 +18,9 @@ from quiltfn.sdk import Client, ClientError, Invocation
 from quiltfn.sdk.events import End, Event, Output
 from quiltfn.wire import NewInvocation
 
-# A record has this character for bytes that are not UTF-8.
+# In a record, this character replaces bytes that are not UTF-8.
 REPLACEMENT = "\ufffd"
-# As timeout(1) and a shell report them. docs/reference/exit-codes.md lists them.
+# The same codes as of timeout(1) and of shells; documented in docs/reference/exit-codes.md.
 TIMED_OUT, OUT_OF_MEMORY = 124, 137
 HANDLERS_MAX = 125  # limit for a handler's exit code; greater ones have other meanings
 
@@ -49,7 +49,7 @@ class PayloadOptions(Struct, frozen=True, kw_only=True):
 
 
 class CallMode(Struct, frozen=True, kw_only=True):
-    """Whether the invocation is queued, watched, or waited for without output."""
+    """Whether the command queues the invocation, streams its output, or waits for its end."""
 
     is_async: Annotated[
         bool, Option(("--async",), help="Queue an asynchronous invocation and print its id.")
@@ -128,14 +128,14 @@ def invoke(
 
 
 def watched(at: Session, events: Iterator[Event]) -> Invocation:
-    """Print an invocation's output as it arrives and its status, or its record for a program."""
+    """Print an invocation's output as it arrives, then its status; for programs, its record."""
     ended = None
     for event in events:
         if isinstance(event, Output) and at.output is Form.TABLE:
             show.write_bytes(sys.stdout if event.stream == "stdout" else sys.stderr, event.data)
         elif isinstance(event, End):
             ended = event.invocation
-    assert ended is not None, "the client has seen the end"
+    assert ended is not None, "the client raises an error unless the invocation has ended"
     nothing = msgspec.structs.replace(ended, stdout="", stderr="")
     at.print(nothing, show.encoded(ended), lambda record: show.invocation(record, lambda _: b""))
     return ended
@@ -158,7 +158,7 @@ def _queued(
 def show_queued(function: str, invocation: Invocation) -> None:
     """Print the id alone, for scripts, and a note on how to use it."""
     show.say(invocation.invocation_id)
-    show.note(f"queued; wait for its end with: quiltfn wait {function} {invocation.invocation_id}")
+    show.note(f"queued; wait for it with: quiltfn wait {function} {invocation.invocation_id}")
 
 
 def show_ended(client: Client, ended: Invocation) -> None:
@@ -181,7 +181,7 @@ def output_of(client: Client, ended: Invocation, stream: str) -> bytes:
 
 
 def tell_timing(client: Client, ended: Invocation) -> None:
-    """Print the timeline, or a note if it cannot be read; the invocation is over anyway."""
+    """Print the timeline; if it cannot be read, only a note, since the invocation is over."""
     try:
         found = client.functions.get_invocation_timeline(ended.function_id, ended.invocation_id)
         tables.timing(found)

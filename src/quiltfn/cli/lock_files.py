@@ -1,8 +1,8 @@
 """Reads the files that list Python packages: requirements.txt, pylock.toml and uv.lock.
 
-Whatever the format, the installer gets requirements that were checked line by line
-(`requirements.py`), and never the file itself. A lock file names every package with its hashes, so
-the installer resolves no others.
+For every format, the installer gets requirements that were checked line by line
+(`requirements.py`), never the file itself. A lock file names every package with its hashes, so the
+installer resolves no others.
 """
 
 import re
@@ -28,12 +28,12 @@ EXPORT = (
     *("export", "--quiet", "--frozen", "--offline", "--no-config", "--no-cache"),
     *("--no-python-downloads", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate"),
 )
-# Package lists of other tools. A requirements file may have any other name.
+# Package lists of other tools. Files with any other name are read as requirements.
 OTHERS = ("poetry.lock", "pdm.lock", "Pipfile.lock", PROJECT)
 OTHER_LISTS = (".lock", ".toml", ".json", ".yml", ".yaml")
-# Variables of a marker that depends on the selected parts of the lock file.
+# Marker variables whose values are the selected extras and groups of a lock file.
 CHOICES = re.compile(r"\b(extras|dependency_groups)\b")
-NOT_A_WHEEL = "would be built here, which runs its code: build a wheel of it and lock that"
+NOT_A_WHEEL = "would have to be built here, which runs its code: build a wheel and lock that"
 
 
 class Listed(Struct, frozen=True):
@@ -81,7 +81,7 @@ def read(path: Path) -> Listed:
         return Listed(requirements.checked(_of_pylock(path), path), is_complete=True)
     if path.suffix in OTHER_LISTS:
         raise BadParameter(
-            f"{path} is none of the lists that are understood: {', '.join(NAMES)}; export it as one"
+            f"{path} is not a supported list ({', '.join(NAMES)}); export it as one of them"
         )
     return Listed(requirements.read(path), is_complete=False)
 
@@ -107,7 +107,8 @@ def _requirement(path: Path, package: Any) -> str:
         raise BadParameter(f"{path}: {name} has no wheel, so it {NOT_A_WHEEL}")
     if not isinstance(marker, str) or CHOICES.search(marker):
         raise BadParameter(
-            f"{path}: {name} is only in some extras or groups; lock what this runtime needs alone"
+            f"{path}: {name} is only in some extras or groups; lock only the packages that this "
+            "runtime needs"
         )
     hashes = [f"--hash=sha256:{digest}" for one in wheels if (digest := _sha256(one))]
     if len(hashes) < len(wheels):
@@ -126,14 +127,16 @@ def _exported(path: Path) -> str:
     uv = tools.found("uv")
     if uv is None:
         raise BadParameter(
-            f"{path} is read by uv, which is not here: pipx install uv, or export it "
+            f"{path} is read by uv, which is not installed: pipx install uv, or export the file "
             "(uv export --format pylock.toml -o pylock.toml)"
         )
     project = path.with_name(PROJECT)
     if not project.is_file():
-        raise BadParameter(f"{path} needs the {PROJECT} that it was made of beside it")
+        raise BadParameter(
+            f"{path} must be in one directory with the {PROJECT} that it was made from"
+        )
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
-        # Copied away from all other files that uv would read.
+        # In a separate directory, so that uv reads no other file.
         for place in (path, project):
             shutil.copyfile(place, Path(made) / place.name)
         done = tools.run([uv, *EXPORT, "--python", sys.executable], Path(made), {})

@@ -55,14 +55,14 @@ def login(connection: Connection) -> None:
     by_profile = None if known is None else known.url
     url = connection.url or by_profile or profiles.url_of_environment()
     key = connection.api_key or typed_key(url) or profiles.key_of_environment()
-    # An empty string means no key; None would select the key of another profile.
+    # An empty string means no key, while None would use the key of another profile.
     at_server = replace(connection, url=url, api_key=key or "", profile=None)
     try:
         with at_server.session() as at:
             who, address = at.client.system.whoami(), at.client.base_url
     except ApiError as error:
         if error.code == "UNAUTHORIZED":
-            error.hint = "nothing was stored; give the whole key, as it was printed once"
+            error.hint = "nothing was stored; enter the complete key, as printed when created"
         raise
     profile = Profile(
         url=address,
@@ -76,9 +76,9 @@ def login(connection: Connection) -> None:
         show.say(f"logged in to {without_user(profile.url)}: {whose}")
         show.note(f"stored as profile {name} in {profiles.path()}")
         if key and not who.needs_credential:
-            show.note("the server needs no key yet, so none was stored")
+            show.note("the server requires no key yet, so none was stored")
         for variable in profiles.variables_that_go_before(profile):
-            show.note(f"{variable} is set and goes before the profile: unset {variable}")
+            show.note(f"{variable} is set and overrides the profile: unset {variable}")
 
     shown = _shown(name, profile, name)
     print_answer(connection.output, shown, show.encoded(shown), report)
@@ -106,7 +106,7 @@ def list_profiles(output: OutputOption = Output.TABLE) -> None:
 def use(name: Name) -> None:
     """Set the current profile, which commands use by default."""
     profiles.write(profiles.read().using(name))
-    show.say(f"commands use profile {name} from now on")
+    show.say(f"commands now use profile {name}")
 
 
 @app.command("show")
@@ -159,7 +159,7 @@ _table = TableOf[list[ShownProfile], ShownProfile](
         "SERVER": lambda profile: profile.url,
         "KEY": lambda profile: "stored" if profile.has_key else "none",
     },
-    empty="no profiles; make one with: quiltfn login --url URL",
+    empty="no profiles; create one with: quiltfn login --url URL",
 )
 
 

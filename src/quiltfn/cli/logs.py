@@ -26,7 +26,7 @@ CALLS = 10
 
 
 class EarlierAttempt(Struct, frozen=True, kw_only=True):
-    """An attempt that was followed by another one."""
+    """A failed attempt of an invocation that was retried."""
 
     invocation_id: str
     function_name: str
@@ -107,7 +107,7 @@ class Log:
         self._servers = Servers(at.client)
 
     def named(self, function: str, invocation_id: str) -> None:
-        """Show everything that the invocation with this id has written and will write."""
+        """Show the whole output of the invocation with this id, until it ends."""
         self._earlier(self._client.functions.get_invocation(function, invocation_id))
         self.invocation(function, invocation_id)
 
@@ -123,7 +123,9 @@ class Log:
         self._write(lines, None if name is None else f"{name} {invocation_id}:")
 
     def ended(self, record: Invocation | InvocationSummary) -> None:
-        """Show the output of an ended invocation. Of an HTTP response, only its head is fetched."""
+        """Show the output of an ended invocation. If it is an HTTP response, only its head is
+        fetched.
+        """
         function, invocation_id = record.function_id, record.invocation_id
         self._earlier(record)
         line = None
@@ -155,7 +157,7 @@ class Log:
                 )
 
     def _output_of(self, function: str, attempt: Attempt) -> Iterator[Output]:
-        """The output of an attempt, for people: programs get it with the attempt."""
+        """The output of an attempt; empty for programs, which get it with the attempt."""
         if self._form is not Form.TABLE:
             return
         for stream, text in (("stdout", attempt.stdout), ("stderr", attempt.stderr)):
@@ -171,8 +173,8 @@ class Log:
         self._write(self._with_attempts(self._lines(function, found)))
 
     def _with_attempts(self, events: Iterator[LogEvent]) -> Iterator[LogEvent]:
-        """The events, with the failures of earlier attempts before each invocation's end. Their
-        output was already shown.
+        """The events; before each invocation's end, the failures of its earlier attempts. The
+        output of these attempts was already shown.
         """
         for event in events:
             if isinstance(event, End):
@@ -206,7 +208,7 @@ class Log:
 def recent(
     client: Client, chosen: Mapping[str, str] | None, since: int | None, until: int | None
 ) -> list[InvocationSummary]:
-    """The last ended invocations, oldest first: all since `since`, or a limited number."""
+    """The last ended invocations, oldest first: all in the period, or a limited number."""
     period: dict[str, Any] = {"since": since, "until": until}
     period["page_size"] = CALLS if since is None else PAGE
     most = CALLS if since is None else None
@@ -296,7 +298,7 @@ def as_object(event: LogEvent) -> dict[str, object]:
 
 def missing(gap: Gap) -> str:
     if gap.node_id is not None:
-        return f"what calls on node {gap.node_id} write is missing"
+        return f"the output of node {gap.node_id} is missing"
     if gap.calls:
-        return f"{show.amount(gap.calls, 'call')} left out: this reader was too slow"
-    return f"{show.size(gap.bytes)} of its {gap.stream} are not kept, from byte {gap.offset} on"
+        return f"{show.amount(gap.calls, 'invocation')} left out: this reader was too slow"
+    return f"{show.size(gap.bytes)} of its {gap.stream} are not stored, from byte {gap.offset} on"

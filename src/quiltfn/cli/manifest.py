@@ -1,8 +1,9 @@
 """Checks the packages in a package.json and its lock file, so that npm runs no code of packages.
 
-npm's own option skips install scripts. It does not cover repositories: in a fetched repository, npm
-starts a second npm, which obeys the .npmrc there. So only versions, archives and directories below
-package.json are accepted, both as named packages and as dependencies that npm finds.
+npm's --ignore-scripts skips install scripts, but does not cover repositories: in a fetched
+repository, npm starts a second npm, which obeys the .npmrc there. So only versions, archives and
+directories below package.json are accepted, both as named packages and as dependencies that npm
+finds.
 """
 
 import json
@@ -26,8 +27,8 @@ NAMING = (
     *("name", "version", "dependencies", "devDependencies", "optionalDependencies"),
     *("peerDependencies", "peerDependenciesMeta", "overrides", "resolutions", "workspaces"),
 )
-# pnpm's entry for a package that is an archive with a known hash. Nothing else is accepted, so that
-# a line has no other meaning in YAML.
+# pnpm's entry for a package that is an archive with a known hash. Other notations are refused, so
+# that YAML gives a line no other meaning.
 RESOLVED = re.compile(
     r" +resolution: \{integrity: [A-Za-z0-9+/=-]+"
     r"(?:, tarball: (?:([^\s,'\"{}\[\]]+)|'([^\s']+)'))?\}"
@@ -64,8 +65,8 @@ def check(directory: Path) -> None:
     """Check a directory. Raises `BadParameter`, which names the line of a refused entry."""
     if (directory / ".npmrc").exists():
         raise BadParameter(
-            f"{directory / '.npmrc'} is not taken: it could name programs that npm starts, and "
-            "would become part of the runtime; put your registries into your own ~/.npmrc"
+            f"{directory / '.npmrc'} is refused: it could name programs that npm starts, and would "
+            "become part of the runtime; put your registries into your own ~/.npmrc"
         )
     for path in files_of(directory):
         if is_outside(directory, path.relative_to(directory)):
@@ -74,7 +75,7 @@ def check(directory: Path) -> None:
             check_pnpm(path)
         elif (
             path.name != YARN_LOCK
-        ):  # npm only uses it as a hint; its own lock file is checked later
+        ):  # npm uses it only as a hint; the lock file that npm writes is checked later
             _check_file(path)
 
 
@@ -124,12 +125,12 @@ def check_pnpm(lock: Path) -> None:
 def _why_not(line: str) -> str | None:
     """Why a line of a pnpm-lock.yaml is refused. None: it is accepted."""
     if "\\" in line and '"' in line:
-        return "by such characters it could say something else than is written"
+        return "such characters could give the line another meaning"
     if "resolution" not in line:
         return None
     found = RESOLVED.fullmatch(line)
     if found is None:
-        return "it is no archive from a registry"
+        return "it is not an archive from a registry"
     source = found[1] or found[2]
     return _refused(source) if source else None
 
@@ -145,8 +146,8 @@ def naming(path: Path, left_out: Collection[str] = ()) -> str:
 
 
 def check_resolved(tree: Path) -> None:
-    """Raise `BadParameter` if the lock file that npm wrote has entries that are not accepted: it
-    also names dependencies that were unknown before.
+    """Raise `BadParameter` if the lock file that npm wrote has entries that are refused. It also
+    names indirect dependencies, which package.json does not.
     """
     _check_file(tree / LOCKS[0], MANIFEST)
 
@@ -227,7 +228,7 @@ def _is_within(path: str, place: str = "") -> bool:
 
 
 def _refused(source: str, place: str = "", *, is_found: bool = False) -> str | None:
-    """Why npm does not get this source. None: it does. `place`: the base of a relative path.
+    """Why this source is refused; None: it is accepted. `place`: the base of a relative path.
     `is_found`: it is from a lock file, where a registry may name archives at any URL.
     """
     source = source.strip()
@@ -235,7 +236,7 @@ def _refused(source: str, place: str = "", *, is_found: bool = False) -> str | N
     if url := URL.fullmatch(source):
         if _is_archive(url[1].lower().removeprefix("www."), url[2] or "/", is_found):
             return None
-        return f"{shown} is no archive; what is no .tgz may be taken for a repository"
+        return f"{shown} is not an archive: npm may treat anything but a .tgz as a repository"
     is_file_name = "/" not in source and TARBALL.search(source)
     if is_file_name or source.startswith(("file:", "/", ".", "~/")):
         path = PATH.fullmatch(source)

@@ -1,13 +1,13 @@
-// Loaded into npm and pnpm before their own code, by NODE_OPTIONS: they start no other program. A
-// dependency that is a repository would be cloned by git, and prepared by a second npm that obeys
-// what stands in it.
+// NODE_OPTIONS loads this into npm and pnpm before their own code, so that they start no other
+// program. They would clone a dependency that is a repository by git, and prepare it by a second
+// npm, which obeys the repository's settings.
 "use strict";
 
 const children = require("node:child_process");
 const { writeFileSync } = require("node:fs");
 const { syncBuiltinESMExports } = require("node:module");
 
-// There is no such file: what is started fails as a missing program does.
+// There is no such file, so that starting it fails like starting a missing program.
 const NOTHING = `${__dirname}/no-other-program-is-started-while-packages-are-installed`;
 
 const spawn = children.ChildProcess.prototype.spawn;
@@ -22,5 +22,5 @@ const refuse = () => {
 for (const name of ["spawnSync", "execSync", "execFileSync"]) children[name] = refuse;
 syncBuiltinESMExports();
 
-// Says that it was loaded.
+// Shows that this file was loaded.
 if (process.env.QUILTFN_LOADED) writeFileSync(process.env.QUILTFN_LOADED, "");

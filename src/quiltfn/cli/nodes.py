@@ -54,11 +54,13 @@ def _say_if_unheard(node: Node) -> None:
     """Print a note if the node is not running: it has not applied the new state."""
     if node.is_silent:
         show.note(
-            f"{node.name} is silent, its last beat {node.beat_age_seconds:.0f} s ago: "
-            "it hears of this once it is back"
+            f"{node.name} is silent (last heartbeat {node.beat_age_seconds:.0f} s ago): this "
+            "takes effect once it is back"
         )
     elif not tables.is_heard(node):
-        show.note(f"{node.name} does not run ({node.presence}): it hears of this at its next start")
+        show.note(
+            f"{node.name} does not run ({node.presence}): this takes effect at its next start"
+        )
 
 
 @app.command()
@@ -68,4 +70,4 @@ def remove(name: Name, connection: Connection, *, force: Force = False) -> None:
     """
     with connection.session() as at:
         at.client.nodes.remove(name, force=force or None)
-        at.say(f"{name} is no node of the fleet any more", removed=True, name=name)
+        at.say(f"{name} was removed from the fleet", removed=True, name=name)

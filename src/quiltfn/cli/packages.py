@@ -25,8 +25,8 @@ PACKAGES = "site-packages"
 MANY_MODULES = 100
 # The minor versions of glibc that uv has a name for.
 UV_GLIBC = (17, 28, *range(31, 41))
-# The environment variables for installers: registries, proxies, and what any program needs. No
-# others: with someone else's npm settings, a variable could be sent to an address of theirs.
+# The only environment variables that installers get: for registries, proxies, and any program.
+# Others could be sent to the address that someone else's npm settings name.
 PASSED_ON = re.compile(
     r"PIP_(INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|RETRIES"
     r"|TIMEOUT|DEFAULT_TIMEOUT|CACHE_DIR|NO_CACHE_DIR|CONFIG_FILE)"
@@ -56,15 +56,16 @@ SAFE = {
 # The server reports its Python, whose path is never executed here.
 INTERPRETER = re.compile(r"python3(\.[0-9]{1,3})?")
 NO_PROGRAMS = Path(__file__).with_name("no_programs.cjs")
-# A .npmrc can name two programs that npm starts. Options replace them by one that only fails.
+# A .npmrc can name two programs that npm starts. Options replace both by a program that fails.
 NO_PROGRAM = "/bin/false"
 NO_REPOSITORY = (
-    "a package that is a repository (git, github:…) is not taken, also where another package wants "
-    "it: name a version or an archive, for what others want in the overrides of package.json"
+    "packages from repositories (git, github:…) are refused, even as dependencies of other "
+    "packages: name a version or an archive; for dependencies of other packages, in the overrides "
+    "of package.json"
 )
 NO_WHEEL = (
-    "every package must have a wheel for the server's Python, since none of their code is run here:"
-    " build a wheel of what has none (pip wheel PACKAGE) and name its path in the requirements"
+    "every package must have a wheel for the server's Python, since no code of packages is run "
+    "here: build the missing wheels (pip wheel PACKAGE) and name their paths in the requirements"
 )
 
 # Messages of installers that could not reach a registry.
@@ -77,8 +78,8 @@ UNREACHED = re.compile(
 
 class Target(Struct, frozen=True, kw_only=True):
     """The Python that packages are installed for. `interpreter`: its path. `architecture`: of the
-    CPU (x86_64). `glibc`: the minor version of its C library, such as 41 for glibc 2.41. None: it
-    has another C library, or an unknown one; then wheels for this machine are used.
+    CPU (x86_64). `glibc`: the minor version of its C library, such as 41 for glibc 2.41. None: its
+    C library is another one or unknown, so wheels for this machine are used.
     """
 
     interpreter: str
@@ -91,7 +92,7 @@ class Target(Struct, frozen=True, kw_only=True):
         name = Path(self.interpreter).name
         if not INTERPRETER.fullmatch(name):
             raise BadParameter(
-                f"packages need a Python called python3 or python3.N, and the server has {name}"
+                f"packages need a Python called python3 or python3.N, but the server's is {name}"
             )
         return name.removeprefix("python")
 
@@ -103,8 +104,8 @@ def install_python(wanted: Path, tree: Path, target: Target) -> None:
     here, there = f"{platform.system()} {platform.machine()}", f"Linux {target.architecture}"
     if target.glibc is None and here != there:
         raise BadParameter(
-            "the C library that packages are for is not known here, so they are installed on a "
-            f"machine like the server's alone, {there}; this one is {here}"
+            "the server's C library is unknown, so packages can only be installed on a machine "
+            f"like the server's, {there}; this one is {here}"
         )
     listed = lock_files.read(wanted)
     place = tree / PACKAGES
@@ -161,17 +162,17 @@ def install_node(tree: Path) -> None:
     npm = tools.found("npm")
     if npm is None:
         raise BadParameter(
-            "there is a package.json, but no npm here: install npm, or install the packages "
+            "package.json needs npm, which is not installed: install it, or install the packages "
             "yourself and remove package.json from the directory"
         )
     manifest.isolate(tree)
     options = [f"--prefix={tree}", "--omit=dev", "--ignore-scripts", "--global=false"]
-    # npm 9 would pack packages that are named by path, and always run their scripts for that.
+    # npm 9 would otherwise pack packages that are named by path, and run their scripts for that.
     options += ["--install-links=false", "--no-audit", "--no-fund", "--loglevel=error"]
     options += [f"--git={NO_PROGRAM}", f"--script-shell={NO_PROGRAM}"]
-    options += ["--allow-git=none"]  # which npm before 11 does not know
+    options += ["--allow-git=none"]  # npm before 11 ignores this
     about = ("the packages of package.json", NO_REPOSITORY)
-    # In an empty directory, where neither npm nor what chooses its version finds settings.
+    # In an empty directory, so that neither npm nor a version manager finds settings.
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as empty:
         directory = Path(empty)
         _check_no_programs(npm, directory)
@@ -184,15 +185,15 @@ def install_node(tree: Path) -> None:
 
 
 def _check_no_programs(installer: str, directory: Path) -> None:
-    """Raises `BadParameter` if npm or pnpm could start a program: a Node.js may be built so that it
-    obeys no variables, as that within a self-contained pnpm.
+    """Raise `BadParameter` if npm or pnpm could start a program: its Node.js may ignore
+    NODE_OPTIONS, such as that of a self-contained pnpm.
     """
     loaded = directory / "loaded"
     tools.run([installer, "--version"], directory, _environment() | {"QUILTFN_LOADED": str(loaded)})
     if not loaded.is_file():
         raise BadParameter(
             f"{installer} cannot be kept from starting programs, so nothing is installed: its "
-            "Node.js does not obey NODE_OPTIONS; install another one, pnpm by npm install -g pnpm"
+            "Node.js ignores NODE_OPTIONS; install another one (for pnpm: npm install -g pnpm)"
         )
     loaded.unlink()
 
@@ -200,13 +201,13 @@ def _check_no_programs(installer: str, directory: Path) -> None:
 def _install_by_pnpm(tree: Path) -> None:
     pnpm = tools.found("pnpm")
     if pnpm is None:
-        raise BadParameter(f"there is a {manifest.PNPM_LOCK}, but no pnpm here: install pnpm")
+        raise BadParameter(f"{manifest.PNPM_LOCK} needs pnpm, which is not installed")
     command = [pnpm, "install", "--prod", "--frozen-lockfile", "--ignore-scripts"]
     command += ["--ignore-pnpmfile", "--ignore-workspace", "--reporter=silent"]
     command += ["--config.node-linker=hoisted", "--config.package-import-method=copy"]
     command += ["--config.manage-package-manager-versions=false"]
     command += [f"--config.script-shell={NO_PROGRAM}"]
-    # Where nothing is that could set it up otherwise: no hooks, no workspace, no settings.
+    # In a directory without hooks, workspace or settings for pnpm.
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         place = Path(made)
         _check_no_programs(pnpm, place)
@@ -215,7 +216,7 @@ def _install_by_pnpm(tree: Path) -> None:
         shutil.copyfile(tree / manifest.PNPM_LOCK, place / manifest.PNPM_LOCK)
         _run(command, place, (f"the packages of {manifest.PNPM_LOCK}", None))
         modules = place / "node_modules"
-        for own in modules.glob(".[!b]*"):  # what pnpm notes for itself, and not .bin
+        for own in modules.glob(".[!b]*"):  # pnpm's own state; .bin stays
             shutil.rmtree(own) if own.is_dir() else own.unlink()
         if modules.is_dir():
             shutil.move(modules, tree / "node_modules")
@@ -237,14 +238,14 @@ def compile_python(tree: Path, interpreter: str) -> bool:
         "compileall",
         "-q",
         "-f",
-        # By all processors, and without what packages have to test themselves: half of pandas.
+        # On all CPUs, and without the packages' own tests, which are half of pandas.
         *(["-j", "0", "-x", "/tests/"] if _has_many(tree) else []),
         "--invalidation-mode",
         "unchecked-hash",
     ]
     # Links out of the tree are not followed: the bytecode would contain the target's content.
     command += ["-e", str(tree), "-s", str(tree), "-p", "/app", str(tree)]
-    # Not in the current directory: a file there may select another Python.
+    # Not in the current directory, where a file may select another Python.
     tools.run(command, tree.parent, _environment())
     return True
 

@@ -17,7 +17,7 @@ from msgspec import Struct, structs
 
 WRONG = 2
 # The options that all commands share come last in --help, under a separate heading.
-SHARED, OF_ALL = "connection", "the server and its answer"
+SHARED, OF_ALL = "connection", "server and output format"
 SECONDS = "SECONDS"  # the metavar of a duration, which may also have a unit
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 DURATIONS = "90s, 10m, 2h or 1d"
@@ -154,7 +154,7 @@ def run(function: Run, program: str, words: Sequence[str]) -> None:
 
         raise BadParameter(
             f"a payload has an option: --payload {quote(' '.join(unknown))}",
-            f"or comes from a file, --payload-file PATH, or a pipe: echo … | {program} …",
+            f"or use a file, --payload-file PATH, or a pipe: echo … | {program} …",
         )
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown[0], taken)}")
@@ -224,8 +224,8 @@ def declare(function: Run, parser: argparse.ArgumentParser) -> list["Taken"]:
 
 
 def _meant(word: str, taken: Sequence["Taken"]) -> str:
-    """A question about the option that `word` probably means. It also recognizes the API's names,
-    which may be longer than the option's, such as --max-instances.
+    """A question about the option that `word` probably means. The API's names are recognized too;
+    they may be longer than the option's, such as --max-instances.
     """
     options = [n for one in taken if isinstance(one.about, Option) for n in one.names]
     begun = [n for n in options if n.startswith("--") and word.startswith(f"{n}-")]

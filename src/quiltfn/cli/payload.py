@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quiltfn.cli.parsing import BadParameter
 
-# The longest silence of a pipe, which may have no writer, and the most bytes read from it.
+# How long to wait for a pipe, which may have no writer, and the most bytes read from it.
 SILENCE_S = 5.0
 PIPED_MAX_BYTES = 64 * 1024 * 1024
 CHUNK, READ_AHEAD = 1 << 16, 4
@@ -20,7 +20,7 @@ def of_call(text: str | None, path: Path | None) -> str | None:
 
 
 def of_options(text: str | None, path: Path | None) -> str | None:
-    """The payload that one of the two options gives. Raises `BadParameter`."""
+    """The payload from one of the two options; None without either. Raises `BadParameter`."""
     if path is None:
         return text
     if text is not None:
@@ -38,8 +38,8 @@ def piped() -> str | None:
     """The content of standard input if that is a pipe, a socket or a file. Otherwise None: for a
     terminal, /dev/null, closed input, or a pipe that ends without a byte.
 
-    An inherited pipe may have a writer that never writes. That is an error after a timeout: it is
-    not an empty payload. Raises `BadParameter`.
+    An inherited pipe may have a writer that never writes. After a timeout that is an error, not an
+    empty payload. Raises `BadParameter`.
     """
     try:
         number = sys.stdin.fileno()
@@ -77,8 +77,8 @@ def _read_pipe(number: int) -> bytes:
             piece = pieces.get(timeout=SILENCE_S)
         except queue.Empty:
             raise BadParameter(
-                f"standard input is a pipe, and nothing came from it for {SILENCE_S:g} s; "
-                "--payload-file - waits as long as it takes, </dev/null means that there is none"
+                f"standard input is a pipe that stayed empty for {SILENCE_S:g} s; to wait longer: "
+                "--payload-file -, for no payload: </dev/null"
             ) from None
         if isinstance(piece, OSError):
             raise BadParameter(f"{STANDARD_INPUT} cannot be read: {piece.strerror}")
@@ -87,8 +87,8 @@ def _read_pipe(number: int) -> bytes:
             return bytes(content)
         if len(content) > PIPED_MAX_BYTES:
             raise BadParameter(
-                f"more than {PIPED_MAX_BYTES >> 20} MiB came from standard input; "
-                "no server takes such a payload"
+                f"standard input has more than {PIPED_MAX_BYTES >> 20} MiB, which no server "
+                "accepts as a payload"
             )
 
 
@@ -97,6 +97,6 @@ def _text(content: bytes, origin: str) -> str:
         return content.decode()
     except UnicodeDecodeError:
         raise BadParameter(
-            f"{origin} is not UTF-8 text, which a payload must be; send bytes as base64: "
+            f"{origin} is not UTF-8, but a payload must be; send bytes as base64: "
             "base64 -w0 FILE | quiltfn invoke NAME"
         ) from None

@@ -43,7 +43,7 @@ class Profiles(Struct, frozen=True, kw_only=True):
         if name in self.profiles:
             return self.profiles[name]
         meant = nearest(name, list(self.profiles))
-        hint = f"is it {meant}?" if meant else f"quiltfn login --profile {name} --url URL makes one"
+        hint = f"is it {meant}?" if meant else f"quiltfn login --profile {name} --url URL adds it"
         raise BadParameter(f"there is no profile {name!r}", hint)
 
     def check_name(self, name: str) -> None:
@@ -105,21 +105,21 @@ def read() -> Profiles:
         return msgspec.json.decode(text, type=Profiles)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadParameter(
-            f"{place} has no profiles that can be read: {error}",
-            "mend or remove it; quiltfn login makes a new one",
+            f"{place} is invalid: {error}",
+            "fix or remove it; quiltfn login creates a new one",
         ) from None
 
 
 def _check_private(place: Path, found: os.stat_result) -> None:
-    if sys.platform == "win32":  # where a mode does not restrict other users
+    if sys.platform == "win32":  # file modes do not restrict other users there
         return
     if found.st_mode & OTHERS:
         raise BadParameter(
-            f"{place} has keys, and others than its owner can read or write it",
-            f"chmod 600 {place}, and make new keys if somebody may have read these",
+            f"{place} contains keys, but other users can read or write it",
+            f"chmod 600 {place}, and replace the keys if somebody may have read them",
         )
     if found.st_uid not in (os.geteuid(), 0):
-        raise BadParameter(f"{place} belongs to somebody else, who can read its keys")
+        raise BadParameter(f"{place} belongs to another user, who can read its keys")
 
 
 def write(profiles: Profiles) -> None:

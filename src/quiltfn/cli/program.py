@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def main(parser_of: "ParserOf") -> int:
-    """Run the program; return the exit code. Characters that the terminal lacks are escaped.
+    """Run the program; return the exit code. Characters that the terminal cannot show are escaped.
     `parser_of`: for completion.
     """
     if "_ARGCOMPLETE" in os.environ:

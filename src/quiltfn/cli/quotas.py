@@ -43,7 +43,7 @@ def set_quota(
         made = at.show(at.client.quotas.set(tenant, **fields), tables.quota)
         if not made.known:
             none = "no key, no function and no invocations yet"
-            show.note(f"{tenant} has {none}: is the name right?")
+            show.note(f"{tenant} has {none}: check the name")
 
 
 @app.command()

@@ -27,10 +27,10 @@ SCHEMES = ("https", "http", "file")
 HARMLESS = {"--require-hashes", "--pre", "--prefer-binary"}
 WHY = {
     "-e": "it runs the package's own code here; build a wheel of it and name its path",
-    "--no-binary": "it has packages built, which runs their code here",
-    "--only-binary": "leave it out: wheels are all that is ever taken",
-    "-r": "it reads another file; write all packages into this one",
-    "-c": "it reads another file; write the versions into this one",
+    "--no-binary": "it makes the installer build packages, which runs their code here",
+    "--only-binary": "leave it out: only wheels are installed in any case",
+    "-r": "it reads another file; list all packages in this one",
+    "-c": "it reads another file; list the versions in this one",
     "-i": "set it for yourself: PIP_INDEX_URL, or UV_DEFAULT_INDEX for uv",
     "--extra-index-url": "set it for yourself: PIP_EXTRA_INDEX_URL, or UV_INDEX for uv",
     "--no-index": "set it for yourself: PIP_NO_INDEX=1, or UV_NO_INDEX=1 for uv",
@@ -61,7 +61,7 @@ def read(path: Path) -> str:
 
 
 def checked(text: str, path: Path) -> str:
-    """As `read`, for a text that is in the file or was made from it."""
+    """Like `read`, for a text from the file or derived from the file."""
     kept = []
     for number, line in _lines(text):
         try:
@@ -99,7 +99,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 def _understood(line: str, directory: Path) -> str:
     """The line as the installer gets it. Raises ValueError with the reason if it is refused."""
     if not line.isprintable():
-        raise ValueError("it has characters that cannot be seen")
+        raise ValueError("it has invisible characters")
     if VARIABLE.search(line):
         raise ValueError(
             f"{VARIABLE.findall(line)[0]} would read a variable of your environment; "
@@ -111,7 +111,7 @@ def _understood(line: str, directory: Path) -> str:
     hashes = [word for word in words if word.startswith("-")]
     for word in hashes:
         if not HASH.fullmatch(word):
-            raise ValueError(f"{word} is not taken; behind a package only --hash=… is")
+            raise ValueError(f"{word} is refused: a package may only be followed by --hash=…")
     wanted = " ".join(word for word in words if not word.startswith("-"))
     return " ".join([_source(wanted, directory), *hashes])
 
@@ -123,8 +123,8 @@ def _option(line: str) -> str:
         word = word[:2]
     if word in HARMLESS and line == word:
         return line
-    reason = WHY.get(LONG.get(word, word), "only names of packages, wheels and hashes are")
-    raise ValueError(f"{word} is not taken: {reason}")
+    reason = WHY.get(LONG.get(word, word), "only names of packages, wheels and hashes are accepted")
+    raise ValueError(f"{word} is refused: {reason}")
 
 
 def _source(wanted: str, directory: Path) -> str:
@@ -149,7 +149,7 @@ def _source(wanted: str, directory: Path) -> str:
     if parts.scheme not in SCHEMES or not unquote(parts.path).endswith(".whl"):
         raise ValueError(_not_a_wheel(without_user(source)))
     if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
-        raise ValueError(f"{without_user(source)} names a file of another machine")
+        raise ValueError(f"{without_user(source)} names a file on another machine")
     return f"{name}{source}{behind}"
 
 
@@ -160,6 +160,6 @@ def _is_file(wanted: str) -> bool:
 
 def _not_a_wheel(source: str) -> str:
     return (
-        f"{source} is no wheel; anything else is built where it is installed, which runs its code "
-        "here: build a wheel of it (pip wheel) and name that"
+        f"{source} is not a wheel; other packages are built during installation, which runs their "
+        "code here: build a wheel (pip wheel) and name that"
     )

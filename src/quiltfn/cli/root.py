@@ -116,7 +116,7 @@ def overview() -> str:
     from importlib.util import find_spec  # noqa: PLC0415 — for help alone
 
     has_server = find_spec("quiltfn.operator") is not None
-    where = "this machine" if has_server else "a server's machine, which has all of quiltfn"
+    where = "this machine" if has_server else "a server's machine with the whole of quiltfn"
     lines += ["", f"{where}:"]
     lines += [f"  {word:<14}{told}" for word, told in ON_THIS_MACHINE.items()]
     lines += ["", *EPILOG, "", "--version shows the version."]
@@ -144,8 +144,8 @@ def command(word: str) -> Run:
 
 def _on_this_machine(word: str, arguments: list[str]) -> None:
     # These commands need the server's code, which client commands do not load, so a new program
-    # replaces this one. With -P it is not searched in the current directory, which another user may
-    # own.
+    # replaces this one. With -P, Python doesn't search the current directory, which another user
+    # may own.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "quiltfn", word, *arguments])
 
 
@@ -196,8 +196,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def of_interrupted(raised: "sys.UnraisableHookArgs") -> None:
-    """Says nothing of a connection that Ctrl-C interrupted while it was made, whose end looks for
-    what was to be set last. Whatever else cannot be raised is told as always.
+    """Ignore the error of a connection that Ctrl-C interrupted while it was being created: its
+    cleanup uses an attribute that isn't set yet. Report all others as usual.
     """
     place = type(raised.object).__module__
     if not (isinstance(raised.exc_value, AttributeError) and place in ("http.client", "socket")):

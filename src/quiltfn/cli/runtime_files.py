@@ -1,9 +1,9 @@
 """The files of a runtime, uploaded as two images: the code of a directory, and its packages.
 
-Packages have a key, which stands for what they were installed from and for. If a runtime on the
-server has packages with the same key, they are neither installed nor uploaded again. So after an
-edit only the code is uploaded, and runtimes that need the same packages share them. The key is
-chosen by whoever adds a runtime. So a runtime for all tenants reuses packages only from other
+Packages have a key, which identifies their list and the Python that they were installed for. If a
+runtime on the server has packages with the same key, they are neither installed nor uploaded again.
+So after an edit only the code is uploaded, and runtimes that need the same packages share them.
+Whoever adds a runtime chooses its key. So a runtime for all tenants reuses packages only from other
 runtimes for all tenants, which only operators add, and its key also identifies the content.
 """
 
@@ -29,11 +29,12 @@ from quiltfn.wire import Kind
 
 # The kinds with Python packages, and those with Node.js packages.
 WITH_PYTHON, WITH_NODE = (Kind.PYTHON, Kind.SERVER), (Kind.NODE, Kind.SERVER)
-# Change it if the same lists result in different files, such as after a change of compilation.
+# Change this value if the same lists result in different files, such as after a change of
+# compilation.
 LAYOUT = "1"
 # A key has at most 128 characters.
 BOUND_DIGITS = 32
-# The header of each member of an archive, and the padding of its last block.
+# Overhead of each member of an archive: its header, and the padding of its last block.
 HEADER_BYTES = 1024
 GLIBC = re.compile(r"glibc 2\.([0-9]{1,3})(\..*)?")
 
@@ -88,12 +89,12 @@ def upload(
         target = target_of(at) if python is None else python()
         if target is None and source.requirements is not None:
             raise BadParameter(
-                "packages go with --image or --rootfs: of --base-image it is not known here which "
-                "Python it has"
+                "packages require --image or --rootfs instead of --base-image, whose Python is "
+                "unknown here"
             )
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         code = Path(made) / "code"
-        if source.directory is not None:  # first, as it refuses links that lead out
+        if source.directory is not None:  # first, since this refuses links that lead out
             tree.copy(source.directory, code, with_modules=Kind.NODE not in source.installers)
         if source.installers:
             _add_packages(at, source, target, Path(made) / "packages", done)
@@ -108,7 +109,9 @@ def _tell_of_other_lists(directory: Path) -> None:
     other = lock_files.find_other(directory)
     if other is not None:
         names = ", ".join(lock_files.NAMES)
-        show.note(f"no packages are installed: {other} is not read; export it as one of {names}")
+        show.note(
+            f"no packages are installed: {other} is not supported; export it as one of {names}"
+        )
 
 
 def _add_packages(
@@ -137,7 +140,7 @@ def _add_packages(
 
 def _install_node(directory: Path, place: Path) -> None:
     """Install only the node_modules of the directory at `place`."""
-    manifest.check(directory)  # errors for the copy would name an unknown path
+    manifest.check(directory)  # errors for the copy would name a path that the user doesn't know
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as made:
         copy = Path(made) / "tree"
         tree.copy(directory, copy, with_modules=False)
@@ -155,11 +158,11 @@ def key_of(source: Source, target: Target | None) -> str | None:
     if Kind.NODE in installers or target is None or target.glibc is None:
         digest.update(
             f"{platform.system()} {platform.machine()}\0".encode()
-        )  # they are for this one
+        )  # packages are for this machine
     if source.requirements is not None:
         for line in lock_files.read(source.requirements).text.splitlines():
             wheel, named = local_wheel(line), line
-            if wheel is not None:  # its content counts, and not where it is
+            if wheel is not None:  # by its content instead of its path
                 digest.update(_content(wheel))
                 named = line.replace(str(wheel), wheel.name, 1)
             digest.update(f"{named}\n".encode())
@@ -191,8 +194,8 @@ def _found(at: Session, key: str | None, *, shared: bool) -> str | None:
 
 
 def _stored(key: str, packages: str, shared: bool) -> str:
-    """The key as stored in a runtime. For a runtime of all tenants it is bound to the packages'
-    digest, since an earlier release reused a tenant's packages for it, under unbound keys.
+    """The key as stored in a runtime. For a runtime of all tenants, the key includes the packages'
+    digest: an earlier release could reuse a tenant's packages, under keys without the digest.
     """
     return f"{key}@{packages[:BOUND_DIGITS]}" if shared else key
 
@@ -201,7 +204,8 @@ def _compile(files: Path, target: Target | None) -> None:
     if target is not None and not packages.compile_python(files, target.interpreter):
         word = Path(target.interpreter).name
         show.note(
-            f"no {word} here, so nothing is compiled: the first import of each module is slow"
+            f"there is no {word} here, so nothing is compiled: the first import of each module is "
+            "slow"
         )
 
 
@@ -234,8 +238,8 @@ def _checked_length(at: Session, files: Path) -> int:
         most = at.info.limits.get(limit)
         if most is not None and found > most:
             raise BadParameter(
-                f"the {files.name} has {found} {noun}, and the server takes {most:.0f} "
-                f"(its setting {setting})"
+                f"the {files.name} has {found} {noun}, but the server accepts {most:.0f} (its "
+                f"setting {setting})"
             )
     return size + HEADER_BYTES * count
 

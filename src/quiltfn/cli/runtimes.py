@@ -79,7 +79,7 @@ def remove(
 
 
 class FilesOptions(Struct, frozen=True, kw_only=True):
-    """What a runtime's files are made of."""
+    """The origin of a runtime's files."""
 
     directory: Annotated[
         Path | None,
@@ -91,7 +91,8 @@ class FilesOptions(Struct, frozen=True, kw_only=True):
         Path | None,
         Option(
             metavar="FILE",
-            help="Python packages: requirements.txt, pylock.toml or uv.lock; else that of DIR.",
+            help="Python packages: requirements.txt, pylock.toml or uv.lock (default: that of "
+            "DIR).",
             is_file=True,
         ),
     ] = None
@@ -112,7 +113,7 @@ class FilesOptions(Struct, frozen=True, kw_only=True):
 
 
 class BaseOptions(Struct, frozen=True, kw_only=True):
-    """Which root file system a runtime has; the host's own where none is named."""
+    """The root file system of a runtime (default: the host's)."""
 
     image: Annotated[
         str | None,
@@ -145,9 +146,9 @@ class BaseOptions(Struct, frozen=True, kw_only=True):
     def check(self, digest: str | None) -> None:
         """`digest`: of --base-image. Raises `BadParameter` if options contradict each other."""
         if sum(root is not None for root in (self.image, self.rootfs, digest)) > 1:
-            raise BadParameter("--image, --rootfs and --base-image each name a root file system")
+            raise BadParameter("give only one of --image, --rootfs and --base-image")
         if self.image is None and (self.auth_file or self.cert_dir or self.insecure):
-            raise BadParameter("--auth-file, --cert-dir and --insecure-registry go with --image")
+            raise BadParameter("--auth-file, --cert-dir and --insecure-registry require --image")
 
 
 @app.command()
@@ -194,7 +195,7 @@ def add(
             if uploaded.sent:
                 show.note(f"{uploaded.said()}, {time.monotonic() - began:.1f} s")
 
-        if base.is_named:  # which the caller has given otherwise
+        if base.is_named:  # the caller has set these by other options
             at.options["base_image"] = "--rootfs" if base.image is None else "--image"
         at.show(at.client.runtimes.add(name=name, **fields), added)
 

@@ -84,7 +84,7 @@ def run(name: Name, connection: Connection) -> None:
 
     def queued(record: Invocation) -> None:
         show.say(f"queued {record.invocation_id}")
-        show.note(f"see what came of it with: quiltfn schedules runs {name}")
+        show.note(f"see the outcome with: quiltfn schedules runs {name}")
 
     with connection.session() as at:
         at.show(at.client.schedules.run(name), queued)

@@ -53,13 +53,13 @@ def drawn(console: Console, head: str, rows: Sequence[Sequence[str]]) -> Group:
         shown = [str(column.header) for column in table.columns]
         table.add_row(*(Text(one_line(cells[name]), style(name, cells[name])) for name in shown))
     left = len(rows) - room
-    more = f"{left} more that do less · " if left > 0 else ""
+    more = f"{left} less busy ones · " if left > 0 else ""
     return Group(
         Text(one_line(head), style="bold", no_wrap=True, overflow="ellipsis"),
         Text(),
         table,
         Text(),
-        Text(f"{more}calls are those of the last minute · q ends", style="dim"),
+        Text(f"{more}invocations of the last minute · q quits", style="dim"),
     )
 
 

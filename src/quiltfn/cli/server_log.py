@@ -61,7 +61,7 @@ class Servers:
         try:
             runtime = self._client.functions.get(function).runtime
             return self._client.runtimes.get(runtime).kind == "server"
-        except ApiError:  # it was deleted; its invocations are shown unchanged
+        except ApiError:  # the function was deleted; its invocations are shown unchanged
             return False
 
     def line_of(self, record: Record | InvocationSummary) -> RequestLine | None:
@@ -78,7 +78,7 @@ class Servers:
 
 
 def as_lines(events: Iterator[Event]) -> Iterator[Event | RequestLine]:
-    """The events of a server, with a line instead of each response, once that is over."""
+    """The events of a server. A line replaces each response once that has ended."""
     heads: dict[str | None, list[Output]] = {}
     for event in events:
         if isinstance(event, Output) and event.stream == "stdout":

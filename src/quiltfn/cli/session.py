@@ -36,7 +36,7 @@ Reveal = Annotated[bool, Option(("--reveal",), help="Show secrets; needs a key o
 class Session:
     """One conversation with the server. `name_or_id`: the function that the command named.
     `reveal`: whether secrets are printed; None: the command has no option for that. `options`: by
-    field, the option that the user gave it with, if that is not the field's own.
+    field, the option that the user gave, if it differs from the field's own.
     """
 
     def __init__(
@@ -90,13 +90,12 @@ class Session:
 
     @property
     def processor(self) -> str:
-        """The CPU architecture of the server's machine; of this machine if an older server does not
-        report it. Raises `BadParameter` for anything that is not such a name, since it becomes part
-        of a command line.
+        """The CPU architecture of the server's machine, or of this machine if the server is too old
+        to report it. It becomes part of a command line, so an invalid name raises `BadParameter`.
         """
         named = self.info.architecture or platform.machine()
         if not re.fullmatch("[A-Za-z0-9_]{1,32}", named):
-            raise BadParameter(f"the server names its processor {named!r}, which is no name of one")
+            raise BadParameter(f"the server reports an invalid CPU architecture: {named!r}")
         return named
 
     def show(self, answer: T, print_it: Callable[[T], None]) -> T:
@@ -161,7 +160,7 @@ class Connection(Struct, frozen=True, kw_only=True):
         Path | None,
         Option(
             metavar="FILE",
-            help="CA certificates to trust, PEM (default: SSL_CERT_FILE, else the system's).",
+            help="CA certificates to trust, PEM (default: SSL_CERT_FILE, then the system's).",
         ),
     ] = None
     profile: Annotated[
@@ -208,7 +207,7 @@ class Connection(Struct, frozen=True, kw_only=True):
 
 
 def _has_variables(answer: object) -> TypeGuard[Function | Runtime | Schedule]:
-    """Whether its table has a line for each variable."""
+    """Whether the answer's table has a line for each variable."""
     return isinstance(answer, Function | Runtime | Schedule)
 
 

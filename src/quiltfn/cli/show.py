@@ -21,7 +21,7 @@ Page = TypeVar("Page")
 Item = TypeVar("Item")
 
 # Control characters except newline and tab, and marks that change the direction of writing. With
-# these, a handler's output could change what the terminal shows elsewhere.
+# these, a handler's output could change other parts of the terminal.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 # Styles, as terminals know them.
@@ -38,7 +38,9 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """As `visible`, also for line feeds: foreign text must not look like a line of this program."""
+    """Like `visible`, but escape line feeds, too: foreign text must not look like a line of this
+    program.
+    """
     return visible(text).replace("\n", "\\u000a")
 
 
@@ -80,7 +82,7 @@ def are_together() -> bool:
 
 
 def encoded(value: object) -> bytes:
-    """A value as JSON, for what did not come from the server as JSON."""
+    """A value as JSON, for values that the server did not send as JSON."""
     return msgspec.json.encode(value)
 
 
@@ -93,7 +95,7 @@ def complain(sentence: str, *advice: str | None, own_lines: bool = False) -> Non
 
 
 def quoted(text: str) -> str:
-    """A message whose further lines are from a program, marked so that they look different."""
+    """A message with its second and later lines, which are a program's output, marked."""
     return text.replace("\n", "\n  | ")
 
 
@@ -122,7 +124,7 @@ def ask(question: str) -> None:
         if answer.strip().lower() in ("y", "yes"):
             return
         if answer.strip().lower() in ("", "n", "no"):
-            nobody = "nobody was there to answer; --yes does not ask" if answer == "" else None
+            nobody = "no answer; to skip the question: --yes" if answer == "" else None
             complain("nothing was done", nobody)
             raise Exit(1)
 
@@ -156,16 +158,16 @@ def elsewhere(function: Function | FunctionSummary) -> Alias | None:
 
 
 def runs_on(alias: Alias) -> str:
-    """A sentence about the versions that a default alias uses, and why."""
+    """The versions that a default alias uses, and why."""
     share = f", and version {alias.also.version} for {percent(alias.also)}" if alias.also else ""
     why = f"; rolled back: {alias.rolled_back}" if alias.rolled_back else ""
     return f"version {alias.version}{share}, by the default alias {alias.name}{why}"
 
 
 def all_on(name: str, version: int, alias: Alias) -> str:
-    """A sentence about how to send all invocations of a default alias to a version."""
+    """How to send all invocations of a default alias to a version."""
     command = f"quiltfn aliases set {shlex.quote(name)} {alias.name} {version}"
-    return f"all on version {version} with: {command}"
+    return f"to send all to version {version}: {command}"
 
 
 def percent(share: AliasShare) -> str:
@@ -182,7 +184,7 @@ def _version(function: Function) -> str:
 
 # Fields of a new function that the table shows elsewhere.
 SHOWN_ELSEWHERE = ("name", "cluster_id", "min_instances", "max_instances")
-OUTDATED = "its runtime was replaced since this version was made; an update brings the new one"
+OUTDATED = "its runtime was replaced after this version was created; an update uses the new one"
 
 
 def function(function: Function) -> None:
@@ -199,7 +201,7 @@ def function(function: Function) -> None:
         ("error", function.error_message),
         ("cluster", function.cluster_id),
         ("version", function.current_version),
-        ("calls run on", runs_on(alias) if alias else None),
+        ("invocations run on", runs_on(alias) if alias else None),
         ("outdated", OUTDATED if function.runtime_outdated is True else None),
         *settings,
         ("instances", f"{function.min_instances} to {function.max_instances}"),
@@ -252,8 +254,8 @@ def status_of(invocation: Invocation | InvocationSummary, why: str | None = None
 
 
 def outcome_of(invocation: Invocation | InvocationSummary, why: str | None = None) -> str:
-    """The status, and the reason of an error: `why`, or the exit code, or the status of the HTTP
-    response, which a successful invocation can have, too.
+    """The status, with the reason of a failure: `why`, or the exit code, or the HTTP status of the
+    response, which is also shown for successful invocations that returned an error status.
     """
     if invocation.status == "failed":
         return f"failed ({why or invocation.exit_code})"
@@ -344,6 +346,6 @@ functions = TableOf[FunctionPage, Function](
         "LAST CALL": lambda function: when(function.last_invoked_at),
         "ID": lambda function: function.id,
     },
-    empty="no functions yet; make one with: quiltfn functions create NAME --handler …",
+    empty="no functions yet; create one with: quiltfn functions create NAME --handler …",
     drop=("ID", "RUNTIME"),
 )

@@ -164,13 +164,13 @@ _attempts = TableOf[list[Attempt], Attempt](
         "VERSION": lambda attempt: attempt.version or "-",
         "WHY": lambda attempt: attempt.error_message or "",
     },
-    empty="no attempt is over",
+    empty="no ended attempts",
     drop=("START", "VERSION"),
 )
 
 
 def attempts(found: list[Attempt]) -> None:
-    """A table, and the end of what each attempt has written."""
+    """Print a table, and the end of each attempt's output."""
     _attempts(found)
     for attempt in found:
         for stream, text in (("standard output", attempt.stdout), ("log", attempt.stderr)):
@@ -221,12 +221,12 @@ def async_policy(policy: AsyncPolicy) -> None:
         (
             "wait",
             f"{wait.first:g} s, then {wait.factor:g} times as long, at most {wait.most:g} s, "
-            f"{wait.jitter:.0%} more or less",
+            f"varied by up to {wait.jitter:.0%}",
         ),
         ("retry on", ", ".join(policy.retry_on) or "nothing"),
         ("max age", f"{policy.max_age_seconds} s"),
         ("max queued", policy.max_queued),
-        ("max concurrency", policy.max_concurrency or "what is free"),
+        ("max concurrency", policy.max_concurrency or "free instances"),
         ("on success", _destination(policy.on_success)),
         ("on failure", _destination(policy.on_failure)),
     )
@@ -313,7 +313,7 @@ def function_stats(page: FunctionStatsPage, names: Mapping[str, str]) -> None:
         empty=NO_INVOCATIONS,
     )(page.functions)
     if page.next_cursor:
-        show.note(f"these are the first {len(page.functions)} functions")
+        show.note(f"only the first {len(page.functions)} functions are shown")
 
 
 COUNTS: dict[str, Callable[[FunctionStats | SeriesPoint], object]] = {
@@ -367,7 +367,7 @@ def is_heard(node: Node) -> bool:
 
 
 def _state_of(node: Node) -> str:
-    """The node's state for operators: what it should do, or why it does nothing."""
+    """The node's state for operators: its desired state, or why it is unavailable."""
     if node.state == "removed":
         return node.state
     return node.state if is_heard(node) else "silent" if node.is_silent else node.presence
@@ -503,7 +503,8 @@ def instances(found: InstanceList) -> None:
         show.note(f"{left_out} more; --limit shows up to 1000")
     memory = found.memory
     show.note(
-        f"{found.prewarmed_count} prewarmed · {found.waiting_calls} calls wait for an instance · "
+        f"{found.prewarmed_count} prewarmed · {found.waiting_calls} invocations wait for an "
+        "instance · "
         f"{found.queued_calls} queued · {memory.get('held_mib') or 0:.10g} of "
         f"{memory.get('budget_mib') or 0:.10g} MiB"
     )
@@ -538,7 +539,7 @@ all_deliveries = deliveries.led_by({"FUNCTION": _function}, drop=("OF CALL", "AN
 
 
 def _whose(runtime: Runtime) -> str:
-    """Who can use and change it."""
+    """Who can use and change the runtime."""
     if runtime.built_in:
         return "server"
     return "all" if runtime.shared else "tenant"
@@ -565,7 +566,7 @@ _outdated = TableOf[FunctionSummaryPage, FunctionSummary](
         "STATE": lambda function: function.state,
         "UPDATED": lambda function: show.when(function.updated_at),
     },
-    empty="no function is outdated",
+    empty="no outdated functions",
     drop=("UPDATED",),
 )
 
@@ -575,7 +576,7 @@ def outdated_functions(found: FunctionSummaryPage) -> None:
     _outdated(found)
     if found.functions:
         command = "quiltfn functions update NAME --runtime RUNTIME"
-        show.note(f"an update brings what the runtime is now: {command}")
+        show.note(f"to update to the current runtime: {command}")
 
 
 def runtime(runtime: Runtime) -> None:
@@ -692,7 +693,7 @@ _packages = TableOf[RuntimePackageList, RuntimePackage](
 def runtime_packages(found: RuntimePackageList) -> None:
     _packages(found)
     if not found.is_complete:
-        show.note("there are more than the server looks for")
+        show.note("list incomplete: the server searches a limited number of files")
 
 
 def _short(digest: str | None) -> str:

@@ -1,5 +1,5 @@
 """Runs external programs: pip, uv, npm, pnpm, skopeo. Each may fail, be killed, print anything in
-any encoding, and wait forever for a peer that does not respond.
+any encoding, or wait forever for an unresponsive peer.
 """
 
 import os
@@ -93,9 +93,8 @@ def run(
                 written = said(_ended(process))
                 words = f". It said:{show.below(written)}" if written else ""
                 raise BadParameter(
-                    f"{Path(command[0]).name} was ended: it was not done after {seconds:g} s, as "
-                    "where a registry does not answer (quiltfn runtimes add --timeout sets the "
-                    f"limit){words}"
+                    f"{Path(command[0]).name} was ended after {seconds:g} s; maybe a registry does "
+                    f"not respond (quiltfn runtimes add --timeout sets the limit){words}"
                 ) from None
             except BaseException:
                 _ended(process)
@@ -136,7 +135,7 @@ def _ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         _end(process, gently=True)
         with suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=GRACE_SECONDS)
-    finally:  # also where somebody does not wait for that
+    finally:  # even if waiting is interrupted
         _end(process)
         with suppress(subprocess.TimeoutExpired):
             output, errors = process.communicate(timeout=GRACE_SECONDS)
@@ -144,7 +143,7 @@ def _ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _end(process: subprocess.Popen[str], *, gently: bool = False) -> None:
-    if sys.platform == "win32":  # without groups of processes, and without a gentle way
+    if sys.platform == "win32":  # Windows has neither process groups nor SIGTERM
         process.kill()
         return
     with suppress(ProcessLookupError):

@@ -17,13 +17,14 @@ from quiltfn.cli.session import Connection
 from quiltfn.sdk import Client, ConnectionFailed, NotFoundError
 
 REFRESH_S = 1.0
-# Statistics cover this many seconds, the shortest period that a server summarizes.
+# Statistics cover this number of seconds, the shortest period that servers support.
 WINDOW_S = 60
 # Names and versions of functions are fetched again after this time, or if a new one appears.
 NAMES_FOR_S = 10.0
 # Maximum number of functions with names; the busiest functions are shown first.
 FUNCTIONS_MAX = 1000
-# Maximum number of tenants, those with most instances and invocations: each takes two requests.
+# Maximum number of tenants, since each takes two requests; those with the most instances and
+# invocations are shown.
 TENANTS_MAX = 20
 
 
@@ -85,7 +86,7 @@ def frames(
         try:
             found = observer.look()
         except ConnectionFailed:
-            trouble = ", which does not answer; this is what it said last"
+            trouble = ", which does not respond; this is its last known state"
         yield f"{server}{trouble} · {summary(found)}", [row(one) for one in found.functions]
 
 
@@ -205,6 +206,6 @@ def _latency(milliseconds: float | None) -> str:
 
 def _table(found: Load) -> None:
     if not found.functions:
-        show.note("no function has instances, and none was called in the last minute")
+        show.note("no function has instances or had invocations in the last minute")
         return
     show.table(HEAD, [row(one) for one in found.functions], drop=DROP)

@@ -45,7 +45,7 @@ def leads_out(link: Path, directory: Path) -> BadParameter:
     """The error for a link that leads out of a directory."""
     shown = one_line(f"{link} is a link to {link.readlink()}")
     return BadParameter(
-        f"{shown}, which leads out of {directory}; copy what it leads to into the directory"
+        f"{shown}, which leads out of {directory}; copy its target into the directory"
     )
 
 

@@ -18,7 +18,7 @@ WRITTEN_OTHERWISE = ["webhook", "cors", "methods"]
 
 
 class UrlOptions(Struct, frozen=True, kw_only=True):
-    """What of a URL is written on a command line otherwise than in the API."""
+    """Fields of a URL that a command line writes differently from the API."""
 
     method: Annotated[
         list[str] | None,
@@ -82,7 +82,7 @@ def set_url(
     """
     given = options.fields()
     if given.get("auth", fields.get("auth")) != fields.get("auth", given.get("auth")):
-        raise BadParameter("--scheme goes with --auth webhook")
+        raise BadParameter("--scheme requires --auth webhook")
     with connection.session(name_or_id) as at:
         at.show(
             at.client.functions.set_url(name_or_id, **(fields | given)), printer_for(at.address)
@@ -102,7 +102,7 @@ def delete_url(name_or_id: NameOrId, connection: Connection) -> None:
     """Delete a function's URL."""
     with connection.session(name_or_id) as at:
         at.client.functions.delete_url(name_or_id)
-        at.say("it has no URL any more", deleted=True)
+        at.say("the URL was deleted", deleted=True)
 
 
 # Explanations of refusals whose name in the API is ambiguous.

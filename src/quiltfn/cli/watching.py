@@ -23,11 +23,12 @@ def take_signals() -> None:
 
 @contextmanager
 def alone(directory: Path, command: str) -> Iterator[None]:
-    """Refuse a second session of the command on a directory: they would undo each other's changes.
+    """Refuse a second session of the command on a directory: the two would undo each other's
+    changes.
 
     Raises `BadParameter`.
     """
-    if sys.platform == "win32":  # a directory cannot be locked there
+    if sys.platform == "win32":  # a directory cannot be locked on Windows
         yield
         return
     import fcntl  # noqa: PLC0415 — only where there is one
@@ -40,7 +41,7 @@ def alone(directory: Path, command: str) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BadParameter(
-                    f"another `{command}` of {directory.resolve()} runs; end it first"
+                    f"another `{command}` of {directory.resolve()} is running; end it first"
                 ) from None
         yield
     finally:
@@ -49,7 +50,7 @@ def alone(directory: Path, command: str) -> Iterator[None]:
 
 def watch(directory: Path, turn: Callable[[], object]) -> None:
     """Call `turn` now and after every edit, until a signal ends it."""
-    import watchfiles  # noqa: PLC0415 — --help and --once do without it
+    import watchfiles  # noqa: PLC0415 — not needed for --help and --once
 
     seen = stamp(directory)
     turn()
@@ -63,8 +64,8 @@ def watch(directory: Path, turn: Callable[[], object]) -> None:
         rust_timeout=500,
         yield_on_timeout=True,
     )
-    # No event comes for an edit during a turn, before watching began or in a new directory, so the
-    # files are compared.
+    # Edits during a turn, before watching began, or in a new directory cause no event, so the files
+    # are compared.
     for _ in edits:
         now = stamp(directory)
         if now != seen:

@@ -27,7 +27,7 @@ Timeout = Annotated[
     Option(("--timeout",), metavar="SECONDS", least=1, help="Maximum wait."),
 ]
 STILL_RUNS = 1
-OPEN = "open"  # the caller that a server without keys records
+OPEN = "open"  # the caller in records of a server without keys
 WRITTEN_OTHERWISE = ["backoff_seconds", "retry_on", "on_success", "on_failure"]
 
 dead_letters = Group(name="dead-letters", help="List, redrive and drop dead letters.")
@@ -48,7 +48,9 @@ def wait(
 
 
 def wait_for(at: Session, function: str, invocation_id: str, timeout: int | None) -> Invocation:
-    """The final record. Exits if there is none in time; the call goes on, also after Ctrl-C."""
+    """The final record. Exits if the invocation doesn't end in time; it continues, also after
+    Ctrl-C.
+    """
     try:
         return at.client.functions.wait(function, invocation_id, timeout_seconds=timeout)
     except TimeoutError as error:
@@ -109,7 +111,7 @@ def queue(
     """
     label = scope.label(name_or_id, all_functions=all_functions)
     if name_or_id is not None and paging != Paging():
-        raise BadParameter("--limit and --cursor go without a name")
+        raise BadParameter("--limit and --cursor can't be combined with a name")
     with connection.session(name_or_id) as at:
         functions = at.client.functions
         if name_or_id is not None:
@@ -151,9 +153,11 @@ def redrive(
     def report(done: RedriveResult) -> None:
         for invocation_id in done.invocation_ids:
             show.say(invocation_id)
-        show.note(f"queued {show.amount(done.redriven, 'call')} again, each under a new id")
+        show.note(f"queued {show.amount(done.redriven, 'invocation')} again, each under a new id")
         if len(done.invocation_ids) == 1:
-            show.note(f"wait for its end with: quiltfn wait {name_or_id} {done.invocation_ids[0]}")
+            show.note(
+                f"wait for the first with: quiltfn wait {name_or_id} {done.invocation_ids[0]}"
+            )
         if done.remaining:
             show.note(f"{show.amount(done.remaining, 'dead letter')} left")
 
@@ -163,7 +167,7 @@ def redrive(
     unknown = len(set(ids or [])) - done.redriven
     if unknown > 0:
         show.complain(
-            f"{show.amount(unknown, 'id is', 'ids are')} of no dead letter of this function",
+            f"{show.amount(unknown, 'id is', 'ids are')} not of a dead letter of this function",
             f"quiltfn dead-letters list {name_or_id}",
         )
         raise Exit(1)
@@ -246,7 +250,7 @@ class PolicyOptions(Struct, frozen=True, kw_only=True):
         found: dict[str, Any] = {}
         has_url = _is_url(self.on_success) or _is_url(self.on_failure)
         if self.secret_file is not None and not has_url:
-            raise BadParameter("--secret-file goes with a URL for --on-success or --on-failure")
+            raise BadParameter("--secret-file requires a URL for --on-success or --on-failure")
         for end, destination, is_unset in (
             ("success", self.on_success, self.unset_on_success),
             ("failure", self.on_failure, self.unset_on_failure),
@@ -281,12 +285,12 @@ def async_policy(
     """
     given = fields | options.fields()
     if reset and given:
-        raise BadParameter("give --reset alone")
+        raise BadParameter("--reset can't be combined with other options")
     with connection.session(name_or_id, reveal=reveal) as at:
         functions = at.client.functions
         if reset:
             functions.delete_async_policy(name_or_id)
-            at.say("it has the default policy", reset=True)
+            at.say("the function has the default policy", reset=True)
         elif given:
             changed = _changed(functions.get_async_policy(name_or_id), given)
             at.show(functions.set_async_policy(name_or_id, **changed), tables.async_policy)

@@ -25,7 +25,7 @@ from quiltfn.cli.session import Connection, Session
 from quiltfn.sdk import ApiError, ConnectionFailed
 
 DONE, REFUSED, PARTLY = 0, 1, 3
-# Maximum number of comparisons with the server if others change the project at the same time.
+# Maximum number of comparisons with the server while others change the project.
 ROUNDS = 6
 FIRST_WAIT_S = 0.2
 
@@ -173,10 +173,12 @@ class Project:
         except (ConnectionFailed, ApiError) as error:
             if not any(map(_is_noticed, self._steps)):
                 raise
-            show.complain(str(error), "do it again: what was done stays, the rest follows")
+            show.complain(
+                str(error), "run the command again: completed steps stay, the rest follows"
+            )
             return self._ended(wanted, found, plan, PARTLY)
         for note in left.notes:
-            if note not in plan.notes:  # an update may leave the default alias as it is
+            if note not in plan.notes:  # the default alias may use another version after an update
                 show.note(note)
         return self._ended(wanted, found, plan, self._code(left))
 
@@ -189,7 +191,7 @@ class Project:
         agreed = plan.deletions
         for turn in range(ROUNDS):
             execution = Execution(self._at.client, wanted, found, upload)
-            why = "the server is not as the file says yet"
+            why = "the server does not match the file yet"
             try:
                 execution.perform(
                     plan.steps,
@@ -222,7 +224,8 @@ class Project:
             return PARTLY if is_noticed else REFUSED
         if left.steps or left.refused:
             show.complain(
-                "the project is not as the file says, because somebody else changes it as well",
+                "the server does not match the file, because somebody else changes the project as "
+                "well",
                 "deploy again",
             )
             return PARTLY
@@ -233,7 +236,9 @@ class Project:
         path = self._options.env_file or self._path.with_name(file.ENV_FILE)
         is_given = self._options.env_file is not None or self._options.allow_outside
         if not is_given and tree.is_outside(self._path.parent, path.name):
-            raise BadParameter(f"{path} leads out of the project's directory; name it: --env-file")
+            raise BadParameter(
+                f"{path} leads out of the project's directory; to use it: --env-file"
+            )
         return (file.variables_in(path) if path.is_file() else {}) | dict(os.environ)
 
     def _refuse(self, wanted: DesiredState, plan: Plan) -> int:

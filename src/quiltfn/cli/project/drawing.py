@@ -16,7 +16,7 @@ from quiltfn.cli.project.plan import (
     Verb,
 )
 
-# How a step is shown in a plan: its sign and style; and its verb, done and while it is done.
+# How a step is shown: its sign and style in a plan, and its verb when done and in progress.
 LOOK = {
     Verb.CREATE: ("+", show.GREEN),
     Verb.UPDATE: ("~", show.YELLOW),
@@ -46,7 +46,7 @@ def plan(wanted: DesiredState, plan: Plan, server: str) -> None:
     for note in plan.notes:
         show.note(note)
     if not plan.steps and not plan.rolled_back:
-        show.say("nothing to do: the server has what the file says")
+        show.say("no changes: the server matches the file")
 
 
 def rolled_back(plan: Plan) -> None:
@@ -65,15 +65,15 @@ def doing(step: Step) -> str:
 def next_step(wanted: DesiredState, addresses: Mapping[str, str], is_done: bool) -> None:
     """Print the functions' addresses, and a command to continue with."""
     for name, address in sorted(addresses.items()):
-        show.say(f"{name} answers at {address}")
+        show.say(f"{name}: {address}")
     if not wanted.functions or not is_done:
         return
     # A web server only handles HTTP requests, and so may a function with a URL.
     name = min(
         wanted.functions, key=lambda name: (_is_server(wanted.functions[name]), name in addresses)
     )
-    call = "" if _is_server(wanted.functions[name]) else f"call it with: quiltfn invoke {name}; "
-    show.note(f"{call}see its calls with: quiltfn logs {name}")
+    call = "" if _is_server(wanted.functions[name]) else f"invoke it with: quiltfn invoke {name}; "
+    show.note(f"{call}see its output with: quiltfn logs {name}")
 
 
 def _is_server(function: DesiredFunction) -> bool:
@@ -85,8 +85,8 @@ def canaries(found: CurrentState) -> None:
     for name, function in sorted(found.functions.items()):
         if function.live is not None and function.live.also is not None:
             new, old = function.live.also.version, function.live.version
-            show.note(f"when version {new} is good: quiltfn aliases set {quote(name)} {LIVE} {new}")
-            show.note(f"when it is not: quiltfn functions rollback {name} {old}")
+            show.note(f"if version {new} works: quiltfn aliases set {quote(name)} {LIVE} {new}")
+            show.note(f"if not: quiltfn functions rollback {name} {old}")
 
 
 def _words(step: Step) -> str:

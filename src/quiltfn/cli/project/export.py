@@ -18,7 +18,7 @@ from quiltfn.wire.fields import fields_of
 from quiltfn.wire.masking import secrets_of, without_path
 
 NO_PROJECT, NOTHING_KNOWN = "", file.KnownSecrets()
-# The name of a runtime that `sources` made.
+# The pattern of the names that `sources` gives runtimes.
 OF_A_PROJECT = re.compile(r"(?s)(.+)\.[a-z]+-[0-9a-f]{16}")
 
 
@@ -46,14 +46,14 @@ def export(
     with connection.session(reveal=values) as at:
         state.check_scope(at)
         for name in names:
-            at.client.functions.get(name)  # raises if there is none
+            at.client.functions.get(name)  # raises if the function doesn't exist
         found = state.find(at, NO_PROJECT, names)
         path = Path(PROJECT_FILE)
         known = file.known_secrets(path) if path.is_file() else NOTHING_KNOWN
         tables = {name: described(found, name, known, values=values) for name in names}
         if at.output is not Output.TABLE:
             body = show.encoded({"functions": tables})
-            print_answer(at.output, None, body, lambda _: None)  # `described` masks what it masks
+            print_answer(at.output, None, body, lambda _: None)  # `described` masks the secrets
             return
         lines = []
         for name, table in tables.items():
@@ -151,11 +151,12 @@ def _named_secrets(
 def _remarks(current: CurrentFunction) -> list[str]:
     label, remarks = current.function.cluster_id or "", []
     if label.startswith(LABEL):
-        remarks.append(f"# Of the project {show.one_line(label.removeprefix(LABEL))}.")
+        remarks.append(f"# Belongs to project {show.one_line(label.removeprefix(LABEL))}.")
     made = OF_A_PROJECT.fullmatch(current.function.runtime)
     if made is not None:
         remarks += [
-            f"# The project {show.one_line(made[1])} made this runtime of its files, which are not",
-            "# printed. No other server has it: kind, code, and requirements take its place there.",
+            f"# Project {show.one_line(made[1])} created this runtime from its files, which are "
+            "not",
+            "# printed. On other servers, replace it by kind, code, and requirements.",
         ]
     return remarks

@@ -1,5 +1,5 @@
-"""Reads `quiltfn.toml`. Every field that the API has is the API's own: its type, its limits and its
-meaning come from the shapes of `quiltfn.wire`.
+"""Reads `quiltfn.toml`. Fields that the API has, too, get their types, limits and meanings from the
+schemas of `quiltfn.wire`.
 """
 
 import tomllib
@@ -30,8 +30,8 @@ from quiltfn.wire.masking import MASK
 from quiltfn.wire.work import SECRET_PREFIX
 
 ENV_FILE = ".env"
-# These files are not part of a function's code: with the first, every change of a schedule would
-# create a new version, and the others have secrets.
+# These files are not part of a function's code: the first would turn every change of a schedule
+# into a new version, and the others contain secrets.
 NOT_CODE = (PROJECT_FILE, ENV_FILE, f"{ENV_FILE}.*")
 PROJECT_NAME = "[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
 VARIABLE = "(?!QUILT_)[A-Za-z_][A-Za-z0-9_]*"
@@ -42,35 +42,35 @@ LOCAL_IMAGES = (
     *("oci:", "oci-archive:", "docker-archive:", "docker-daemon:"),
     *("containers-storage:", "dir:"),
 )
-HOW = "--allow-outside permits it"
+HOW = "to allow it: --allow-outside"
 
 T = TypeVar("T", bound=Struct)
 
 
 def _wrong_variables(names: list[str]) -> str | None:
-    import re  # noqa: PLC0415 — for a list that is not empty alone
+    import re  # noqa: PLC0415 — most lists are empty
 
     if len(set(names)) < len(names) or any(not re.fullmatch(VARIABLE, one) for one in names):
-        return "a list of names of variables, each once"
+        return "a list of different variable names"
     return None
 
 
 ProjectName = Annotated[
     str,
     about(
-        "what the functions of this file have in common on the server: 1 to 32 lowercase letters, "
+        "the project's name, which marks its functions on the server: 1 to 32 lowercase letters, "
         "digits or dashes; begins and ends with a letter or digit",
         "shop",
-        Pattern(PROJECT_NAME, "1 to 32 lowercase letters, digits or dashes, ending in no dash"),
+        Pattern(PROJECT_NAME, "1 to 32 lowercase letters, digits or dashes, not ending in a dash"),
     ),
 ]
 CodeDirectory = Annotated[
-    str, about("the directory with the files at /app, seen from that of this file", ".")
+    str, about("the directory with the files for /app, relative to this file", ".")
 ]
 Requirements = Annotated[
     str,
     about(
-        "the file that lists Python packages; else that of the code directory",
+        "the file that lists Python packages (default: that of the code directory)",
         "requirements.txt",
     ),
 ]
@@ -78,15 +78,15 @@ RootImage = Annotated[
     str,
     about(
         "the root file system: an image by its reference, or the path of its archive or OCI "
-        "layout; pulled again when this changes",
+        "layout; pulled again if this value changes",
         "docker.io/library/alpine:3.22",
     ),
 ]
 Secrets = Annotated[
     list[str],
     about(
-        "variables whose values are those of whoever deploys, of the environment or of the file "
-        f"{ENV_FILE}, and never stand in this file",
+        f"variables whose values come from the deployer's environment or from the file {ENV_FILE}, "
+        "and are never in this file",
         ["API_TOKEN"],
         Rule(_wrong_variables, {"items": {"type": "string", "pattern": f"^{VARIABLE}$"}}),
     ),
@@ -94,14 +94,17 @@ Secrets = Annotated[
 Adopted = Annotated[
     bool,
     about(
-        "the function was made otherwise: it is changed like the others, but never deleted",
+        "whether the function existed before the project: it is changed like the others, but never "
+        "deleted",
         False,
     ),
 ]
 
 
 class FunctionFiles(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """What a function is made of, and what the API has no field for."""
+    """The fields of a function that the API doesn't have: its files, and how the project treats
+    it.
+    """
 
     code: CodeDirectory | None = None
     requirements: Requirements | None = None
@@ -111,13 +114,13 @@ class FunctionFiles(Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
 
 
 class ScheduleSecrets(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """What the API has no field for in a schedule."""
+    """The fields of a schedule that the API doesn't have."""
 
     secrets: Secrets = []
 
 
 class Head(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """What stands above the functions."""
+    """The fields above the functions."""
 
     project: ProjectName
 
@@ -140,15 +143,16 @@ SECRETS = "secrets"
 
 
 class FunctionTable(DesiredFunction, frozen=True, kw_only=True):
-    """One `[functions.NAME]`. `runtime`: the settings of a runtime that is to be made, with a kind
-    and no name yet; None where it names one that there is. `environment` of `new` has the secrets.
+    """One `[functions.NAME]`. `runtime`: the settings of a new runtime, which has a kind and no
+    name yet; None if the table names an existing runtime. `environment` of `new` includes the
+    secrets.
     """
 
     files: FunctionFiles
 
 
 class ProjectFile(Struct, frozen=True, kw_only=True):
-    """What the file says. `directory`: the one that it is in."""
+    """The content of the file. `directory`: where the file is."""
 
     project: str
     directory: Path
@@ -162,21 +166,21 @@ def read(
     *,
     allows_outside: bool = False,
 ) -> ProjectFile:
-    """`variables`: where secrets are looked up. `limits`: what the server allows. `allows_outside`:
-    the file may name what is outside of its directory. Raises `BadParameter` that names each wrong
-    field.
+    """Read the file. `variables`: values of secrets. `limits`: the server's limits.
+    `allows_outside`: the file may name files outside of its directory. Raises `BadParameter`, which
+    names each invalid field.
     """
     reader = _Reader(path, variables, limits, allows_outside)
-    found = reader.project(_content(path, "quiltfn init makes one"))
+    found = reader.project(_content(path, "quiltfn init creates one"))
     if reader.wrong:
         raise BadParameter("\n".join(reader.wrong[:WRONG_FIELDS_MAX]))
     return found
 
 
 class KnownSecrets(Struct, frozen=True):
-    """What a project's file says of secrets. `variables`: those that it lists, by function and
-    schedule (None: the function's own). `tables`: those with `secret_from`, by function, table
-    (such as url), and field.
+    """The secrets that a project's file names. `variables`: listed variables, by function and
+    schedule (None: of the function). `tables`: variables of `secret_from`, by function, table (such
+    as url), and field.
     """
 
     variables: Mapping[tuple[str, str | None], frozenset[str]] = {}
@@ -282,14 +286,16 @@ class _Reader:
 
         files = self._checked(part(OF_FILES), FunctionFiles, place, OF_FILES)
         own = part(OF_FUNCTION, name=name)
-        is_server = said.get("kind") == "server"  # one process handles all its invocations
+        is_server = said.get("kind") == "server"  # a server's process handles all invocations
         if is_server and own.setdefault(CLEANUP_FIELD, False) is True:
             self._tell(place, f"{CLEANUP_FIELD} must be false with kind server")
         new = self._checked(own, NewFunction, place, OF_FUNCTION)
         runtime = None
         if any(one in said for one in (*OF_RUNTIME, "code", "requirements", "image")):
             if "runtime" in said:
-                self._tell(place, "runtime goes with no kind, code, requirements or image")
+                self._tell(
+                    place, "runtime cannot be combined with kind, code, requirements or image"
+                )
             made = part(OF_RUNTIME, name="made")
             runtime = self._checked(made, NewRuntime, place, OF_RUNTIME)
         self._check_paths(place, files)
@@ -327,10 +333,10 @@ class _Reader:
             webhook = found.webhook
             has_one = isinstance(said, dict) and bool(said.get("webhook"))
             if (found.auth == "webhook") != has_one:
-                self._tell(place, 'auth = "webhook" goes with a webhook, and a webhook with that')
+                self._tell(place, 'auth = "webhook" requires a webhook table, and vice versa')
             secret = None if webhook is None or webhook.scheme == "github" else webhook.secret
             if webhook is not None and secret is not None and not secret.startswith(SECRET_PREFIX):
-                wrong = f"a secret of {webhook.scheme} begins with {SECRET_PREFIX}"
+                wrong = f"a secret of {webhook.scheme} must begin with {SECRET_PREFIX}"
                 self._tell(f"{place}.webhook", wrong)
         return found
 
@@ -345,10 +351,10 @@ class _Reader:
         elif URL_FROM in said:
             kept[URL] = self._variable(place, URL_FROM, said[URL_FROM])
         if MASK in str(kept.get(URL)):
-            self._tell(place, f"url must be the real one, not one with {MASK}")
+            self._tell(place, f"url must be the real URL, not one with {MASK}")
         if SECRET in said:
             self._tell(
-                place, f"{SECRET} must not stand in this file: name its variable with {SECRET_FROM}"
+                place, f"{SECRET} must not be in this file: name its variable with {SECRET_FROM}"
             )
         elif SECRET_FROM in said:
             value = self._variable(place, SECRET_FROM, said[SECRET_FROM])
@@ -393,7 +399,7 @@ class _Reader:
         whole |= {"name": name, "function": function}
         found = self._checked(whole, NewSchedule, place, [*fields, SECRETS])
         found = self._with_secrets(place, found, secrets)
-        # In the file's own values: an invalid field was already reported and removed.
+        # Only in the file's own values, since invalid fields were already reported and removed.
         if len([one for one in ("cron", "every_seconds") if said.get(one) is not None]) != 1:
             self._tell(place, "give one of cron and every_seconds")
         return found
@@ -406,15 +412,16 @@ class _Reader:
                 if other != function:
                     self._tell(
                         f"functions.{function}.{SCHEDULES}.{name}",
-                        f"a schedule has a name of its own, and this one is in functions.{other}",
+                        f"names of schedules must be unique, but functions.{other} has this one, "
+                        "too",
                     )
 
     def _check_paths(self, place: str, files: FunctionFiles) -> None:
         directory = self._path.parent
         if files.code is not None and not (directory / files.code).is_dir():
-            self._tell(place, f"code must be a directory, and there is none at {files.code}")
+            self._tell(place, f"code must be a directory, but {files.code} is not")
         if files.requirements is not None and not (directory / files.requirements).is_file():
-            self._tell(place, f"requirements must be a file, and there is no {files.requirements}")
+            self._tell(place, f"requirements must be a file, but {files.requirements} is not")
         if self._allows_outside:
             return
         for name in ("code", "requirements", "image"):
@@ -463,7 +470,7 @@ class _Reader:
         by_short = {one.short: one.name for one in fields if one.name in known}
         meant = by_short.get(name) or nearest(name, list(known))
         hint = f"is it {meant}?" if meant else f"there are: {', '.join(known)}"
-        self._tell(place, f"{name} is no field of this table; {hint}")
+        self._tell(place, f"{name} is not a field of this table; {hint}")
 
     def _tell(self, place: str, sentence: str) -> None:
         at = f"{self._path}: [{place}] " if place else f"{self._path}: "

@@ -30,9 +30,9 @@ from quiltfn.wire.masking import masked_text, masked_values, secrets_of
 T = TypeVar("T", bound=Struct)
 
 LABEL = "project:"
-# The alias with the versions of a canary, and the field of the step that makes it the default.
+# The alias that a canary uses, and the field of the step that makes it the default alias.
 LIVE, DEFAULT = "live", "default"
-# Of a runtime, what follows from its files; the rest is set, and compared field by field.
+# Fields of a runtime that follow from its files. The other fields are compared one by one.
 FROM_FILES = ("name", "image", "base_image", "packages", "packages_key", "environment", "shared")
 RUNTIME_SETTINGS = [one for one in fields_of(NewRuntime) if one not in FROM_FILES]
 
@@ -119,8 +119,8 @@ class CurrentFunction(Struct, frozen=True, kw_only=True):
 
 
 class CurrentState(Struct, frozen=True, kw_only=True):
-    """The current state of a server: the project's functions and others with the name of a desired
-    one, all schedules, and the tenant's runtimes.
+    """The current state of a server: the project's functions, other functions with the names of
+    desired ones, all schedules, and the tenant's runtimes.
     """
 
     functions: Mapping[str, CurrentFunction] = {}
@@ -158,7 +158,7 @@ def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
         serving = list(_serving(function, found))
         is_updated = any(one.verb is Verb.UPDATE for one in serving)
         named = list(_named(wanted, name, found, is_updated=is_updated))
-        # What calls run on is kept before there is something else.
+        # Versions that get invocations are kept until new ones exist.
         steps += named if is_there else ()
         steps += serving
         steps += () if is_there else named
@@ -170,13 +170,13 @@ def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
     updated = {one.name for one in steps if (one.verb, one.noun) == (Verb.UPDATE, Noun.FUNCTION)}
     unchanged = {} if wanted.canary is not None else _elsewhere(wanted, found, updated)
     rolled_back = {
-        name: f"version {version} serves no calls: they run on {show.runs_on(alias)}. Change the "
-        f"code, or try it again with: quiltfn deploy --canary 10%"
+        name: f"version {version} gets no invocations: they run on {show.runs_on(alias)}. Change "
+        "the code, or retry the version with: quiltfn deploy --canary 10%"
         for name, (version, alias) in unchanged.items()
         if alias.rolled_back and alias.also is None
     }
     notes = [
-        f"calls of {name} run on {show.runs_on(alias)}; {show.all_on(name, version, alias)}"
+        f"invocations of {name} run on {show.runs_on(alias)}; {show.all_on(name, version, alias)}"
         for name, (version, alias) in unchanged.items()
         if name not in rolled_back
     ]
@@ -197,25 +197,25 @@ def _refusals(wanted: DesiredState, found: CurrentState) -> Iterator[str]:
         runtime = function.new.runtime
         if function.runtime is None and runtime not in (default, *found.runtimes):
             yield (
-                f"{name}: runtime must be one that the server has, not {runtime}: quiltfn runtimes "
-                "list names them; a project makes its own of code and kind"
+                f"{name}: runtime {runtime} doesn't exist on the server: choose one from quiltfn "
+                "runtimes list, or set code and kind to create one"
             )
         if there is not None and name not in own and not function.adopted:
             label = there.function.cluster_id
-            whose = f"has the label {label}" if label else "was made otherwise"
+            whose = f"has the label {label}" if label else "was not created by a project"
             yield (
-                f"there is a function {name} that {whose}: give this one another name, delete that"
-                " one, or write adopted = true to change it from here"
+                f"there already is a function {name} that {whose}: rename this one, delete the "
+                "existing one, or set adopted = true to manage it with this project"
             )
         for schedule in function.schedules:
             other = found.schedules.get(schedule)
             if other is not None and other.function not in own | wanted.functions.keys():
-                yield f"there is a schedule {schedule} already, which runs {other.function}"
+                yield f"there already is a schedule {schedule}, which runs {other.function}"
 
 
 def _new_runtimes(wanted: DesiredState, found: CurrentState) -> Iterator[Step]:
     names = {one.runtime.name: 0 for one in wanted.functions.values() if one.runtime is not None}
-    for name in names:  # each once, as functions may share one
+    for name in names:  # once per runtime, since functions may share a runtime
         if name not in found.runtimes:
             yield Step(verb=Verb.CREATE, noun=Noun.RUNTIME, name=name)
 
@@ -243,13 +243,13 @@ def _named(
     if there is None or live is None:
         yield Step(verb=Verb.CREATE, noun=Noun.ALIAS, name=LIVE, function=name)
     elif not live.default and (is_updated or live.version == there.function.current_version):
-        change = FieldChange(DEFAULT, None, "calls without a version or alias")
+        change = FieldChange(DEFAULT, None, "invocations without a version or alias")
         yield Step(verb=Verb.UPDATE, noun=Noun.ALIAS, name=LIVE, function=name, changes=(change,))
 
 
 def _canary(wanted: DesiredState, there: CurrentFunction, *, is_updated: bool) -> Iterator[Step]:
-    """The new version gets its part of the calls, also where a deploy was killed before that, and
-    where it was taken back since.
+    """Give the new version its share of the invocations, even if an earlier deploy was killed
+    before that, or if the version was rolled back since.
     """
     weight, live, current = wanted.canary, there.live, there.function.current_version
     if weight is None:
@@ -259,7 +259,7 @@ def _canary(wanted: DesiredState, there: CurrentFunction, *, is_updated: bool) -
     has_it = also is not None and (also.version, also.weight) == (current, weight)
     has_it = has_it and live is not None and live.default
     if is_updated or (is_behind and not has_it):
-        change = FieldChange("also", None, f"the new version, {weight * 100:g}% of the calls")
+        change = FieldChange("also", None, f"the new version, {weight * 100:g}% of the invocations")
         name = there.function.name
         yield Step(verb=Verb.UPDATE, noun=Noun.ALIAS, name=LIVE, function=name, changes=(change,))
 
@@ -290,8 +290,8 @@ def changed_fields(new: NewFunction, old: Function) -> list[str]:
 
 def _changed(name: str, old: Any, new: Any, secrets: Collection[str] = ()) -> Iterator[FieldChange]:
     """The change of a field, if there is one. `secrets`: variables whose values are masked, besides
-    those that look like secrets. Where one of two values is masked, so is the other; and so is each
-    that goes, since it may have been one of `secrets`.
+    those that look like secrets. If the old or the new value is masked, so is the other. Removed
+    values are always masked, since they may have been secrets before.
     """
     if old == new:
         return
@@ -400,8 +400,8 @@ def _deletions(wanted: DesiredState, found: CurrentState) -> Iterator[Step]:
 def _elsewhere(
     wanted: DesiredState, found: CurrentState, updated: Collection[str]
 ) -> dict[str, tuple[int, Alias]]:
-    """The current version and the default alias of functions that stay as they are, though calls
-    run on other versions.
+    """The current version and the default alias of unchanged functions whose invocations run on
+    other versions.
     """
     return {
         name: (one.function.current_version, alias)
@@ -415,8 +415,8 @@ def _notes(wanted: DesiredState, found: CurrentState) -> Iterator[str]:
     for name, function in wanted.functions.items():
         there = found.functions.get(name)
         if there is not None and there.function.state == "paused":
-            yield f"{name} is paused, and stays so: quiltfn functions resume {name}"
+            yield f"{name} is paused, and stays paused; to resume: quiltfn functions resume {name}"
         is_named = function.runtime is None
         if is_named and there is not None and there.function.runtime_outdated is True:
             brought = f"quiltfn functions update {name} --runtime {there.function.runtime}"
-            yield f"the runtime of {name} was replaced since, and comes with: {brought}"
+            yield f"the runtime of {name} was replaced; to use the new one: {brought}"

@@ -23,13 +23,14 @@ from quiltfn.cli.session import Session
 from quiltfn.cli.tree import is_outside
 from quiltfn.wire import Kind, NewRuntime
 
-# Change it if the same files should result in different runtimes.
+# Change this value to create new runtimes from unchanged files.
 LAYOUT = 1
 PIECE = 1 << 20
 
 
 class Sources:
-    """A copy of a project's current files, so that the uploaded files are those that were compared.
+    """A copy of a project's current files: files that change meanwhile are compared and uploaded in
+    the same state.
 
     `place`: an empty directory for the copies. `left_out`: names of files that are not code.
     """
@@ -97,7 +98,7 @@ class Sources:
         if files.requirements is not None:
             if not takes_them:
                 raise BadParameter(
-                    f"[functions.{table.new.name}] requirements is only for the kinds "
+                    f"[functions.{table.new.name}] requirements requires one of the kinds "
                     f"{' and '.join(runtime_files.WITH_PYTHON)}"
                 )
             return directory / files.requirements
@@ -106,10 +107,12 @@ class Sources:
         return None
 
     def _check_inside(self, function: str, requirements: Path) -> None:
-        """Raises `BadParameter` if the list of packages or a wheel in it is outside."""
+        """Raise `BadParameter` if the list of packages, or a wheel that it names, is outside of the
+        project's directory.
+        """
         directory = self._file.directory.absolute()
         paths = [requirements.absolute()]
-        if requirements.name == lock_files.UV_LOCK:  # read together with pyproject.toml
+        if requirements.name == lock_files.UV_LOCK:  # uv reads it together with pyproject.toml
             paths.append(paths[0].with_name(lock_files.PROJECT))
         if not any(is_outside(directory, path) for path in paths):
             lines = lock_files.read(requirements).text.splitlines()

@@ -17,11 +17,11 @@ AT_ONCE = 8
 
 
 def check_scope(at: Session) -> None:
-    """Raise `Exit` if the key's scope is too small: it would not see all compared values."""
+    """Raise `Exit` if the key's scope is too small to see all compared values."""
     scope = at.client.system.whoami().scope
     if SCOPES.index(scope) < SCOPES.index(NEEDED_SCOPE):
         complain(
-            f"the key has the scope {scope}, and projects need {NEEDED_SCOPE}",
+            f"the key has scope {scope}, but projects need scope {NEEDED_SCOPE}",
             f"quiltfn keys create --scope {NEEDED_SCOPE}, on the server's machine",
         )
         raise Exit(1)
@@ -50,7 +50,7 @@ def find(
 
 
 def _function(at: Session, name_or_id: str, with_aliases: bool) -> CurrentFunction | None:
-    """A function with everything that belongs to it. None: it does not exist, or was deleted."""
+    """A function with everything that belongs to it. None: it does not exist any more."""
     functions = at.client.functions
     try:
         function, etag = functions.get_with_etag(name_or_id)

@@ -1,4 +1,4 @@
-"""Carries out a plan, step by step. It only decides what to do after a step fails.
+"""Carries out a plan step by step, and decides what to do after a failed step.
 
 Completed steps are not recorded anywhere: after an interruption, a new comparison finds the
 remaining steps.
@@ -36,7 +36,7 @@ from quiltfn.sdk import (
 )
 from quiltfn.wire import AliasShare, NewRuntime, RollbackRule
 
-# Who is told to wait no longer is refused because of what else is done at this moment.
+# If the server advises a longer wait, the refusal isn't caused by a concurrent change.
 MOMENT_S = 10
 
 # When a canary is rolled back.
@@ -46,9 +46,7 @@ Upload = Callable[[NewRuntime], dict[str, Any]]
 
 
 class ChangedMeanwhile(Exception):
-    """Somebody else has changed, or is changing, the state that was compared. The plan has to be
-    made again.
-    """
+    """Somebody else has changed, or is changing, the compared state, so a new plan is needed."""
 
 
 class Execution:
