@@ -136,7 +136,7 @@ def watch(number: int, membership: Membership, beats: Beats) -> None:
         if made_at[0]:  # else it was begun before anybody watched
             beats.tell(number, own.beat, made_at[0])
 
-    membership.report_by(reported)
+    membership._load = reported
     membership.on_read.hearers += (read,)
 
 

@@ -24,18 +24,26 @@ UNBOUND = VersionLimits(kept=10_000, tenant_bytes=0)
 
 
 async def with_versions(
-    store: SqlStore, count: int, name: str = "f", tenant: str = "t", size: int = 10
+    store: SqlStore,
+    count: int,
+    limits: VersionLimits = UNBOUND,
+    *,
+    name: str = "f",
+    tenant: str = "t",
+    size: int = 10,
 ) -> Function:
     function = replace(a_function(name=name), tenant_id=tenant)
     await store.create(function, sized(function, 1, size))
     for number in range(2, count + 1):
-        function = await update(store, function, number, size)
+        function = await update(store, function, number, limits, size)
     return function
 
 
-async def update(store: SqlStore, function: Function, number: int, size: int = 10) -> Function:
+async def update(
+    store: SqlStore, function: Function, number: int, limits: VersionLimits, size: int = 10
+) -> Function:
     changed = replace(function, current_version=number)
-    return await store.save(changed, sized(function, number, size))
+    return await store.save(changed, sized(function, number, size), limits=limits)
 
 
 def sized(function: Function, number: int, size: int) -> Any:
@@ -60,22 +68,20 @@ async def numbers(store: SqlStore, function: Function) -> list[int]:
 async def test_the_newest_versions_stay_in_number_and_bytes(
     limits: VersionLimits, size: int, left: list[int], store: SqlStore
 ) -> None:
-    store.version_limits = limits
-    function = await with_versions(store, 6, size=size)
+    function = await with_versions(store, 6, limits, size=size)
     assert await numbers(store, function) == left
     assert await store.newest_number(function.id) == 6
 
 
 async def test_each_function_of_a_tenant_has_an_equal_share(store: SqlStore) -> None:
-    store.version_limits = VersionLimits(kept=100, tenant_bytes=80_000)
+    limits = VersionLimits(kept=100, tenant_bytes=80_000)
     await with_versions(store, 1, name="g")
     await with_versions(store, 1, name="h", tenant="another")
-    function = await with_versions(store, 6, size=10_000)
+    function = await with_versions(store, 6, limits, size=10_000)
     assert await numbers(store, function) == [4, 5, 6]
 
 
 async def test_what_is_current_or_named_stays(store: SqlStore) -> None:
-    store.version_limits = UNBOUND
     function = await with_versions(store, 6)
     aliases = SqlAliases(store.database)
     both = Alias(name="a", version=1, also=Share(version=3, weight=0.5), revision=1, updated_at=1)
@@ -86,33 +92,33 @@ async def test_what_is_current_or_named_stays(store: SqlStore) -> None:
         lambda connection: connection.execute(insert(tables.input_table), given) and None
     )
     function = await store.save(replace(function, current_version=2))  # rolled back
-    store.version_limits = VersionLimits(kept=2, tenant_bytes=0)
-    failed = await store.save(function, sized(function, 7, 10))  # it cannot become current
+    limits = VersionLimits(kept=2, tenant_bytes=0)
+    failed = await store.save(
+        function, sized(function, 7, 10), limits=limits
+    )  # it cannot become current
     assert await numbers(store, function) == [1, 2, 3, 4, 6, 7]
     await aliases.save(function.id, "a", None, both)
-    await update(store, failed, 8)
+    await update(store, failed, 8, limits)
     assert await numbers(store, function) == [4, 7, 8]
 
 
 async def test_versions_that_must_stay_are_bounded_as_well(store: SqlStore) -> None:
-    store.version_limits = UNBOUND
     function = await with_versions(store, 6, size=10_000)
     aliases = SqlAliases(store.database)
     for number in (1, 2, 3):
         alias = Alias(name=f"a{number}", version=number, revision=1, updated_at=1)
         await aliases.save(function.id, alias.name, alias, None)
-    store.version_limits = VersionLimits(kept=100, tenant_bytes=25_000)
+    limits = VersionLimits(kept=100, tenant_bytes=25_000)
     with pytest.raises(RateLimited, match="old versions that aliases and kept inputs name take"):
-        await update(store, function, 7, 10_000)
+        await update(store, function, 7, limits, 10_000)
     assert await numbers(store, function) == [1, 2, 3, 4, 5, 6]
     await aliases.save(function.id, "a3", None, alias)
-    await update(store, function, 7, 10_000)  # control
+    await update(store, function, 7, limits, 10_000)  # control
     assert await numbers(store, function) == [1, 2, 6, 7]
 
 
 async def test_nothing_begins_to_need_a_version_that_is_gone(store: SqlStore) -> None:
-    store.version_limits = VersionLimits(kept=2, tenant_bytes=0)
-    function = await with_versions(store, 4)
+    function = await with_versions(store, 4, VersionLimits(kept=2, tenant_bytes=0))
     with pytest.raises(NotFound, match="no version 1: it was not made, or was removed"):
         await store.save(replace(function, current_version=1))
     alias = Alias(name="a", version=4, revision=1, updated_at=1)

@@ -131,11 +131,11 @@ async def test_deployments_write_later(server: Harness, monkeypatch: pytest.Monk
         entry, save = await server.create(handler, name=str(ends)), server.store.save
         refused: list[Any] = []
 
-        async def fails(function, version=None, save=save, refused=refused):
+        async def fails(function, version=None, *, save=save, refused=refused, **limits):
             if function.state is not FunctionState.DEPLOYING and len(refused) < 3:
                 refused.append(function)
                 raise StoreUnavailable
-            return await save(function, version)
+            return await save(function, version, **limits)
 
         monkeypatch.setattr(server.store, "save", fails)
         entry = await server.lifecycle.deploy(entry)

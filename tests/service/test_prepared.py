@@ -250,10 +250,10 @@ async def test_a_deployment_whose_outcome_cannot_be_stored_is_over_once_it_can(
     entry = await server.create("echo old")
     save = server.store.save
 
-    async def fails(function: Function, version: Version | None = None) -> Function:
+    async def fails(function: Function, version: Version | None = None, **limits: Any) -> Function:
         if function.state is FunctionState.ACTIVE:
             raise StoreUnavailable
-        return await save(function, version)
+        return await save(function, version, **limits)
 
     with patch.object(server.store, "save", fails):
         await server.lifecycle.deploy(entry)

@@ -1,6 +1,7 @@
 """Update and rollback: the new version is ready before it takes over, and no call fails."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,6 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Status
-from quiltfn.model.retention import VersionLimits
 from service.faults import away, held_up
 from service.platform_harness import TENANT, Harness, open_harness, until
 
@@ -253,35 +253,46 @@ async def test_stopping_during_an_update_refuses_it_and_stores_nothing(tmp_path:
         assert (entry.function.current_version, entry.function.error_message) == (1, None)
 
 
+@pytest.fixture
+async def two_kept(tmp_path: Path) -> AsyncIterator[Harness]:
+    """A server that keeps two versions of a function."""
+    async with open_harness(tmp_path, settings={"versions_kept": 2}) as harness:
+        yield harness
+
+
 @promise("D42")
-async def test_a_version_that_was_removed_is_none_to_anybody(server: Harness) -> None:
-    server.store.version_limits = VersionLimits(kept=2, tenant_bytes=0)
-    entry = await server.active("echo 1")
-    entry = await server.lifecycle.update(entry, {"handler": "echo 2"})
-    assert (await server.lifecycle.version(entry, 1)).number == 1  # which is in memory from then on
-    entry = await server.lifecycle.update(entry, {"handler": "echo 3"})
-    for use in (server.lifecycle.version, server.lifecycle.rollback):
+async def test_a_version_that_was_removed_is_none_to_anybody(
+    two_kept: Harness,
+) -> None:
+    entry = await two_kept.active("echo 1")
+    entry = await two_kept.lifecycle.update(entry, {"handler": "echo 2"})
+    assert (
+        await two_kept.lifecycle.version(entry, 1)
+    ).number == 1  # which is in memory from then on
+    entry = await two_kept.lifecycle.update(entry, {"handler": "echo 3"})
+    for use in (two_kept.lifecycle.version, two_kept.lifecycle.rollback):
         with pytest.raises(NotFound, match="no version 1: it was not made, or was removed"):
             await use(entry, 1)
-    assert await numbers(server, entry) == [3, 2]
-    assert (await server.invoke(entry)).stdout == b"3\n"
-    entry = await server.lifecycle.rollback(entry, 2)  # the control
-    assert (await server.invoke(entry)).stdout == b"2\n"
+    assert await numbers(two_kept, entry) == [3, 2]
+    assert (await two_kept.invoke(entry)).stdout == b"3\n"
+    entry = await two_kept.lifecycle.rollback(entry, 2)  # the control
+    assert (await two_kept.invoke(entry)).stdout == b"2\n"
 
 
 @promise("D42")
-async def test_a_version_that_is_removed_while_it_is_read_is_not_kept(server: Harness) -> None:
-    server.store.version_limits = VersionLimits(kept=2, tenant_bytes=0)
-    entry = await server.active("echo 1")
-    entry = await server.lifecycle.update(entry, {"handler": "echo 2"})
-    with held_up(server.store, "version", is_done=True) as read:
-        reading = asyncio.ensure_future(server.lifecycle.version(entry, 1))
+async def test_a_version_that_is_removed_while_it_is_read_is_not_kept(
+    two_kept: Harness,
+) -> None:
+    entry = await two_kept.active("echo 1")
+    entry = await two_kept.lifecycle.update(entry, {"handler": "echo 2"})
+    with held_up(two_kept.store, "version", is_done=True) as read:
+        reading = asyncio.ensure_future(two_kept.lifecycle.version(entry, 1))
         await read.begun.wait()
-        entry = await server.lifecycle.update(entry, {"handler": "echo 3"})
+        entry = await two_kept.lifecycle.update(entry, {"handler": "echo 3"})
         read.may_go_on.set()
         assert (await reading).number == 1  # it began before
         with pytest.raises(NotFound, match="no version 1"):
-            await server.lifecycle.version(entry, 1)
+            await two_kept.lifecycle.version(entry, 1)
 
 
 async def test_a_deleted_function_leaves_none_of_its_versions_in_memory(server: Harness) -> None:

@@ -42,19 +42,19 @@ class WarmStock:
     def fill(self) -> None:
         if self.memory.fits(PREWARMED_MIB) and not self.memory.waiting:
             self.count += 1
-            self.memory.prewarmed_mib += PREWARMED_MIB
+            self.memory.prewarm(PREWARMED_MIB)
             self.memory.count(PREWARMED_MIB)
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
         while self.count and mib > 0:
             self.count, self.leaving, mib = self.count - 1, self.leaving + 1, mib - PREWARMED_MIB
-            self.memory.prewarmed_mib -= PREWARMED_MIB
-            self.memory.leaving_mib += PREWARMED_MIB
+            self.memory.prewarm(-PREWARMED_MIB)
+            self.memory.leave(PREWARMED_MIB)
         self.freed = freed
 
     def gone(self) -> None:
         mib, self.leaving = self.leaving * PREWARMED_MIB, 0
-        self.memory.leaving_mib -= mib
+        self.memory.leave(-mib)
         self.memory.count(-mib)
         self.freed()
 

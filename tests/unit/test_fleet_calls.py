@@ -56,6 +56,7 @@ async def a_joined_node(path: Path, membership: Membership) -> AsyncIterator[Joi
     kept: Any = None, images, clock, lambda _: 0, 0
     part: Any = SimpleNamespace(load=None, counts=None, on_told=[], journal=None)
     node = JoinedNode(FleetParts(own, membership, ground, kept), part, part, part, part)
+    membership.on_read.connect(*node.member_readers)
     try:
         yield node
     finally:
@@ -92,7 +93,7 @@ async def test_what_is_read_of_members_is_heard_in_one_order(tmp_path: Path) -> 
             "FleetImages.read",
             "JoinedNode._watch",
         ]
-        assert names_of(node.events.on_followed) == ["Watching.followed_changed"]
+        assert node.followed_changed.__qualname__ == "Watching.followed_changed"
         assert [hear.__qualname__ for hear in node.pool_changed] == ["SlotKeeper.pool_changed"]
 
 
@@ -108,9 +109,11 @@ async def test_a_node_that_ends_is_told_of_no_state_any_more() -> None:
     dispatcher: Any = SimpleNamespace(start=nothing, stop=nothing)
     ended: Any = asyncio.get_running_loop().create_future()
     control = NodeControl(membership, services, dispatcher, ended)
+    membership.on_state.connect(control.state_changed)
+    membership.on_lost.connect(control.lost)
+    control.state_changed(membership.state)
+    assert not refused  # it hasn't started
     await control.start()
-    assert names_of(membership.on_state) == ["NodeControl._state_changed"]
-    assert names_of(membership.on_lost) == ["NodeControl._lost"]
     assert refused == [""]
     await control.aclose()
     assert not membership.on_state.hearers

@@ -15,9 +15,9 @@ def hinted() -> Iterator[None]:
     """Add the nearest zone as a hint to an error about an unknown zone."""
     try:
         yield
-    except UnknownTimeZone as refused:
-        meant = nearest((refused.details or {})["received"])
-        refused.hint = f"is it {meant}?" if meant else None
+    except UnknownTimeZone as error:
+        meant = nearest((error.details or {})["received"])
+        error.hint = f"is it {meant}?" if meant else None
         raise
 
 

@@ -82,6 +82,14 @@ class Claims:
         expected = self._held_bytes + (self.under_way + 1) * CLAIM_MAX_BYTES
         return not self.under_way or expected <= HELD_MAX_BYTES
 
+    def began(self) -> None:
+        """A claim is in progress until `ended`."""
+        self.under_way += 1
+
+    def ended(self) -> None:
+        """One that `began` has ended."""
+        self.under_way -= 1
+
     def slice_size(self, backlog: Backlog, could_begin: int) -> int:
         """The number of items to claim now."""
         if self._is_strict:

@@ -497,7 +497,7 @@ class Dispatcher:
         if self.clock.now() < self._claims_again_at:
             self._block(backlog)
         elif self._claims.may_begin:
-            self._claims.under_way += 1
+            self._claims.began()
             backlog.claim = self._tasks.spawn(self._claim(backlog, size))
         else:
             self._unclaimed.add(backlog.tenant_id, backlog.function_id)
@@ -523,7 +523,7 @@ class Dispatcher:
             return
         finally:
             backlog.claim = None
-            self._claims.under_way -= 1
+            self._claims.ended()
             self._claim_next()
         for record in ended:
             self._ended_unrun(backlog, record)

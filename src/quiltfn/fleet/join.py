@@ -125,7 +125,8 @@ async def _beat(membership: Membership) -> None:
 
 class NodeControl:
     """Applies the state that the membership reports for this node. Call `aclose` before closing the
-    services. `ended`: gets the error that ends the server.
+    services. `ended`: gets the error that ends the server. Until `start`, the node reports no load
+    and applies no state.
     """
 
     def __init__(
@@ -139,30 +140,38 @@ class NodeControl:
         self._dispatcher, self._ended = dispatcher, ended
         self._tasks = TaskGroup()
         self._following = asyncio.Lock()
+        self._has_started = self._is_leaving = False
 
     async def start(self) -> None:
         """Apply the current state, and then each new one. Raises `StoreUnavailable`."""
-        membership, services = self._membership, self._services
+        membership = self._membership
         if membership.state is NodeState.READY:
             await self._dispatcher.start()
         else:
             await self._dispatcher.stop()
-        within = services.pools, services.invoker, services.admission.loads
-        membership.report_by(partial(report_of, *within))
-        membership.on_state.connect(self._state_changed)
-        membership.on_lost.connect(self._lost)
+        self._has_started = True
         if membership.lost is not None:
-            self._lost(membership.lost)
-        self._state_changed(membership.state)
+            self.lost(membership.lost)
+        self.state_changed(membership.state)
+
+    def report(self) -> Report:
+        """This node's load, for its heartbeats."""
+        if self._is_leaving or not self._has_started:
+            return Report(is_leaving=self._is_leaving)
+        services = self._services
+        return report_of(services.pools, services.invoker, services.admission.loads)
 
     async def aclose(self) -> None:
         """Stop applying states, and report that this node is leaving."""
-        self._membership.report_by(partial(Report, is_leaving=True))
+        self._is_leaving = True
         self._membership.on_state.disconnect()
         self._membership.on_lost.disconnect()
         await self._tasks.aclose()
 
-    def _state_changed(self, state: NodeState) -> None:
+    def state_changed(self, state: NodeState) -> None:
+        """Accept calls or refuse them, and dispatch asynchronous work or stop."""
+        if not self._has_started:
+            return
         is_drained = state in (NodeState.DRAINING, NodeState.REMOVED)
         self._services.invoker.refuse(DRAINED if is_drained else "")
         self._tasks.spawn(until_stored(self._follow))
@@ -175,7 +184,8 @@ class NodeControl:
             else:
                 await self._dispatcher.stop()
 
-    def _lost(self, why: Loss) -> None:
+    def lost(self, why: Loss) -> None:
+        """End the server: this node is no member any more."""
         if not self._ended.done():
             error = NodeRemoved if why is Loss.REMOVED else StoreUnavailable
             self._ended.set_result(error(f"this node ends: {why}"))

@@ -72,8 +72,9 @@ class Membership:
         self.on_read: Signal[Sequence[Member]] = Signal()
         self.on_lost: Signal[Loss] = Signal()
 
-    def report_by(self, load: Callable[[], Report]) -> None:
-        """Report this node's load in heartbeats from now on; before that they report it as idle."""
+    def connect(self, load: Callable[[], Report]) -> None:
+        """`load`: of this node, for its heartbeats; until now it was idle."""
+        assert self._load is Report, "it is connected already"
         self._load = load
 
     def renewed_at(self) -> float:
@@ -181,6 +182,12 @@ class Membership:
         """See `ports.fleet.Nodes`. Reads the states from the store."""
         found = await self._members.read()
         return [self._known(one) for one in found if one.is_member]
+
+    async def tell_members(self) -> None:
+        """Tell those who hear what is read, without a look. Raises `StoreUnavailable`."""
+        members = [known.member for known in await self.all()]
+        for hear in self.on_read.hearers:
+            hear(members)
 
     async def set_state(self, name: str, state: NodeState) -> KnownNode:
         """See `ports.fleet.Nodes`. This node applies the change at once, whichever node it

@@ -4,7 +4,6 @@ invocations with them, and applies the state that an operator sets.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 
 from quiltfn.api.services import Services
@@ -41,7 +40,8 @@ from quiltfn.store.fleet.slots import SqlSlots
 
 class JoinedNode:
     """`server/standalone_node.py` has the standalone counterpart. `events`: those of all nodes;
-    `all_events`: all receivers of local events.
+    `all_events`: all receivers of local events. `followed_changed` hears which events are followed;
+    `member_readers` hear of members, in this order.
     """
 
     def __init__(
@@ -66,11 +66,9 @@ class JoinedNode:
         self.events = Events(clock, boot.epoch, counts.counts, queue_counts)
         own_events = Events(clock, boot.epoch, pools.counts, None)
         self.all_events = (self.events, own_events)
-        served_events, self._watching = (
-            OwnEvents(own_events),
-            Watching(self.events, parts.peers, counts.update),
-        )
-        self.events.on_followed.connect(self._watching.followed_changed)
+        served_events = OwnEvents(own_events)
+        self._watching = Watching(self.events, parts.peers, counts.update)
+        self.followed_changed = self._watching.followed_changed
         self._failovers = Failovers(parts.peers, database.timeline, membership.silent)
         credentials = parts.ground.access, parts.ground.disabled
         self._keys = FleetKeys.of(membership, parts.peers, credentials, parts.revisions)
@@ -85,7 +83,7 @@ class JoinedNode:
         }
         within = parts, invoker, counts, placement
         self.fleet = FleetCalls(*within, (served_events, self._watching), handlers)
-        membership.on_read.connect(
+        self.member_readers: Sequence[Callable[[Sequence[Member]], None]] = (
             self._read,
             parts.directory.learned,
             counts.read,
@@ -114,23 +112,13 @@ class JoinedNode:
     async def restore(self) -> None:
         """Call before there is an instance, which may need an image. Raises `StoreUnavailable`."""
         await self._parts.images.restore()
-        members = [one.member for one in await self.nodes.all()]
-        for hear in self.nodes.on_read.hearers:
-            hear(members)
+        await self.nodes.tell_members()
 
-    async def start(
-        self,
-        services: Services,
-        dispatcher: Dispatcher,
-        ended: "asyncio.Future[Exception]",
-        stack: AsyncExitStack,
-    ) -> None:
-        """Start asynchronous work, unless an operator has cordoned this node, and apply the
-        operator's changes until the stack is closed.
-        """
-        control = NodeControl(self.nodes, services, dispatcher, ended)
-        await control.start()
-        stack.push_async_callback(control.aclose)
+    def control(
+        self, services: Services, dispatcher: Dispatcher, ended: "asyncio.Future[Exception]"
+    ) -> NodeControl:
+        """What applies an operator's changes to this node."""
+        return NodeControl(self.nodes, services, dispatcher, ended)
 
     def tasks(self, lifecycle: Lifecycle) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
         """The background tasks."""

@@ -258,6 +258,10 @@ class PeerConnection(asyncio.BufferedProtocol):
         self._held_bytes = 0
         return self._pieces.popleft()
 
+    def rest(self) -> None:
+        """It is idle from now on."""
+        self.idle_since = self._loop.time()
+
     def fail(self, error: PeerGone) -> None:
         """End the connection: waiting tasks get that error. Only the first call counts."""
         if self.error is None:

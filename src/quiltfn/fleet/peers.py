@@ -175,7 +175,7 @@ class PeerLink:
         connection.stop_sending()
         if connection.is_reusable:
             connection.drop_rest()
-            connection.idle_since = self._loop.time()
+            connection.rest()
             self._idle.append(connection)
         else:
             connection.fail(PeerGone(f"the answer of node {self.node} was not read to its end"))
@@ -221,7 +221,7 @@ class PeerLink:
                 await answer.read(0)
             if keys is not None:
                 keys.heard(answer.header(REVISION_HEADER))
-            connection.idle_since = self._loop.time()
+            connection.rest()
         except PeerUnreachable as error:
             if _says_nothing(error.__cause__):
                 self.heard()

@@ -42,6 +42,7 @@ from quiltfn.model.function import (
 from quiltfn.model.invocation import ExitKind
 from quiltfn.model.pool import PoolLimits
 from quiltfn.model.quota import UNBOUNDED
+from quiltfn.model.retention import VersionLimits
 from quiltfn.model.version import HostLimits, Version, VersionSpec
 from quiltfn.ports import (
     STORE_AGAIN_S,
@@ -71,10 +72,10 @@ _log = structlog.get_logger("quiltfn.functions.lifecycle")
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about this node that the operations need: its id, the limits of a function on this
-    machine, the limits of its pools. `tenant_instances`: the maximum number of instances of a
-    tenant. `owns`: whether this node keeps the `min_instances` of a function, and finishes its
-    deployment. `may_run`: whether a tenant's instances may run. If they may not, the tenant has no
-    open pool.
+    machine, the limits of its pools and of stored `versions`. `tenant_instances`: the maximum
+    number of instances of a tenant. `owns`: whether this node keeps the `min_instances` of a
+    function, and finishes its deployment. `may_run`: whether a tenant's instances may run. If they
+    may not, the tenant has no open pool.
     """
 
     node_id: str
@@ -83,6 +84,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     pools: PoolLimits
     may_run: Callable[[str], bool]
     tenant_instances: float = UNBOUNDED
+    versions: VersionLimits = VersionLimits()
     owns: Callable[[Function], bool] = lambda _: True
 
 
@@ -448,7 +450,7 @@ class Lifecycle:
         self, function: Function, new_version: Version | None, move: MoveAlias | None
     ) -> Function:
         if move is None:
-            return await self._store.save(function, new_version)
+            return await self._store.save(function, new_version, limits=self._node.versions)
         moved: dict[str, Alias] = {}
 
         def moving(alias: Alias) -> Alias:
@@ -461,7 +463,7 @@ class Lifecycle:
             return moved[alias.name]
 
         async with self._aliases.changing:
-            saved = await self._store.save(function, new_version, moving)
+            saved = await self._store.save(function, new_version, moving, self._node.versions)
             self._aliases.moved(function.id, moved)
         return saved
 

@@ -117,6 +117,10 @@ class Egress:
         missing = [path for path in (NFT, SLIRP) if not os.access(path, os.X_OK)]
         self.why_not = MISSING.format(" and ".join(missing)) if missing else ""
 
+    def refuse(self, why: str) -> None:
+        """Opens no network from now on."""
+        self.why_not = why
+
     def open(
         self, name: str, uid_base: int, limits: Limits, *, done: Opened, on_lost: Callable[[], None]
     ) -> None:

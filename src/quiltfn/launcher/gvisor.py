@@ -50,6 +50,10 @@ class Gvisor:
         self.version = "unknown"
         self.why_not = "gVisor was not tried yet"
 
+    def judge(self, why_not: str) -> None:
+        """Says whether it can be used, after a test."""
+        self.why_not = why_not
+
     def find(self) -> bool:
         """Whether runsc exists and reports its version. The only method that blocks."""
         if not os.access(self.path, os.X_OK):

@@ -65,11 +65,11 @@ def check_gvisor(
     """
     spec = SandboxSpec(limits=GVISOR_PROBE, isolation=GVISOR)
     for _ in range(2) if gvisor.find() else ():
-        gvisor.why_not = ""
+        gvisor.judge("")
         try:
             return judge_gvisor(_probe(spec, sandboxes, state, cgroups, turn), gvisor.version)
         except PreflightFailed as error:
-            gvisor.why_not = str(error)
+            gvisor.judge(str(error))
             if LATE not in gvisor.why_not:
                 break
     return f"refused: {gvisor.why_not}"
@@ -118,12 +118,12 @@ def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -
     proxy = answers[0]
     seen = ""
     if isinstance(proxy, str):
-        egress.why_not = egress.why_not or proxy
+        egress.refuse(egress.why_not or proxy)
     else:
         try:
             seen = egress.examine(proxy)
         except OSError as error:
-            egress.why_not = f"the rules of network: egress are not in force: {error}"
+            egress.refuse(f"the rules of network: egress are not in force: {error}")
         gone: list[bool] = []
         egress.close(proxy, lambda: gone.append(True))
         _until(lambda: bool(gone), turn)

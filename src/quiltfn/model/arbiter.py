@@ -84,18 +84,14 @@ class Arbiter:
         """
         memory, quota, places = pool.memory, pool.quota, pool.places
         while True:
-            if memory.waiting and memory.is_freed:
-                # The pool that has waited longest is first, even if others need less. When it stops
-                # waiting, it sets `is_freed`, so the next pool gets its turn.
-                memory.is_freed = False
-                yield min(memory.waiting, key=memory.waiting.__getitem__)
+            if (longest := memory.next_turn()) is not None:
+                yield longest
             elif quota.waiting and quota.has_capacity:
                 first = next(iter(quota.waiting))
                 del quota.waiting[first]  # it is added again if it still lacks some
                 yield first
             elif places.waiting and places.is_freed:
-                yield from sorted(places.waiting, key=places.waiting.__getitem__)
-                places.is_freed = False  # pools that stopped waiting in this loop set it, too
+                yield from places.turns()
             else:
                 return
 

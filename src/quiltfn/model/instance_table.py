@@ -67,7 +67,7 @@ class InstanceTable:
         elif instance.is_idle:
             self._charge(instance, instance.idle_mib)
         elif instance.state is S.TERMINATING:
-            self._memory.leaving_mib += instance.charge_mib
+            self._memory.leave(instance.charge_mib)
             self._quota.leaving += 1
             self._places.leaving += 1
 
@@ -76,12 +76,12 @@ class InstanceTable:
         instance = self.instances.pop(number)
         del self._in[instance.state][number]
         instance.apply(InstanceEvent.VANISHED, now)
-        self._memory.leaving_mib -= instance.charge_mib
+        self._memory.leave(-instance.charge_mib)
         self._quota.used -= 1
         self._quota.leaving -= 1
         self._places.used -= 1
         self._places.leaving -= 1
-        self._places.is_freed = True
+        self._places.pass_turn()
         self._charge(instance, 0.0)
 
     def take_out(self, instance: Instance) -> None:

@@ -73,6 +73,14 @@ class Memory(msgspec.Struct, eq=False):
         self.held_mib += mib
         self.is_freed |= mib < 0
 
+    def prewarm(self, mib: float) -> None:
+        """A prewarmed sandbox that counts `mib` was added; negative: it is one no more."""
+        self.prewarmed_mib += mib
+
+    def leave(self, mib: float) -> None:
+        """What counts `mib` is being ended; negative: it is gone."""
+        self.leaving_mib += mib
+
     def fits(self, mib: float) -> bool:
         """Whether `mib` more are within the budget; zero and less always are."""
         return mib <= 0 or self.held_mib + mib <= self.budget_mib + ROUNDING_MIB
@@ -96,6 +104,15 @@ class Memory(msgspec.Struct, eq=False):
         be next.
         """
         self.is_freed = True
+
+    def next_turn(self) -> Hashable | None:
+        """The pool to serve next: the one that has waited longest, even if others need less. When
+        it stops waiting, it passes its turn.
+        """
+        if not (self.waiting and self.is_freed):
+            return None
+        self.is_freed = False
+        return min(self.waiting, key=self.waiting.__getitem__)
 
     def worth(self, calls: int, start_ms: float, size_mib: float) -> float:
         """The worth of an instance that becomes idle now."""

@@ -60,6 +60,10 @@ class OutputLog:
         for watcher in self._watchers:
             watcher()
 
+    def begin_answer(self, head: AnswerHead) -> None:
+        """A server's response has begun."""
+        self.answer_head = head
+
     def _add_to_order(self, stream: str, size: int) -> None:
         runs = self._runs
         if runs and runs[-1][0] == stream:

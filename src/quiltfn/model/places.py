@@ -13,7 +13,7 @@ Each place that becomes free is offered to every waiting version. To keep that f
 `WAITING_MAX` versions wait, and an invocation of one more is refused.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 import msgspec
 
@@ -44,6 +44,15 @@ class Places(msgspec.Struct, eq=False):
         """The pool `who` no longer lacks a place: another may be next."""
         if self.waiting.pop(who, None) is not None:
             self.is_freed = True
+
+    def pass_turn(self) -> None:
+        """A place became free, or a pool wants less: others may be next."""
+        self.is_freed = True
+
+    def turns(self) -> Iterator[Hashable]:
+        """The pools to serve, in order. Those that stop waiting meanwhile pass no turn."""
+        yield from sorted(self.waiting, key=self.waiting.__getitem__)
+        self.is_freed = False
 
     def due(self, who: Hashable, since: float | None) -> int:
         """How many other pools get a place before the pool `who`. `since`: when its own first

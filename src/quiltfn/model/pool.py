@@ -308,7 +308,8 @@ class Pool:
     def abandon(self, now: float) -> list[Action]:
         """Abandons the prepared version."""
         self.prepared = None
-        self.places.is_freed |= self in self.places.waiting  # its own queue may still wait
+        if self in self.places.waiting:  # its own queue may still wait
+            self.places.pass_turn()
         self._history.retain(self.current)
         return [*self._release_unwanted(now), *self._serve_room(now)]
 

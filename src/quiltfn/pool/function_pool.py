@@ -551,6 +551,10 @@ class FunctionPool:
         counters = await asyncio.gather(*(sandbox.counters() for sandbox in alive))
         return sum_egress([self.egress_before, *map(egress_of, counters)])
 
+    def count_egress(self, refused: EgressRefusals) -> None:
+        """Count attempts by networks of instances that are gone."""
+        self.egress_before = sum_egress([self.egress_before, refused])
+
     async def meter(self) -> None:
         """Read the counters of instances that were used since the last read."""
         before, self._metered = self._metered, self._clock.now()
@@ -686,7 +690,7 @@ class FunctionPool:
             function = self._versions[self.model.instances[number].digest].function_id
             _log.warning("egress was refused", function=function, attempts=blocked)
             metrics.count_blocked(blocked)
-            self.egress_before = sum_egress([self.egress_before, egress_of(counters)])
+            self.count_egress(egress_of(counters))
         del self.sandboxes[number], self.start_timings[number]
         self._perform(self.model.gone(number, self._clock.now()))
         self._look_after_end()

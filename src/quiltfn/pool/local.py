@@ -282,7 +282,6 @@ class LocalPools:
                     retry_after=1,
                 )
             pool = self._new_pool(function_id, own.model.limits.beside, places)
-            pool.model.keep_alive = None  # it learns from the function's own calls
             own.beside[version.id] = pool
         if not pool.serves(version):  # it is new, or was closed and is empty or soon will be
             pool.serve(version)
@@ -294,7 +293,9 @@ class LocalPools:
         self, function_id: str, limits: PoolLimits, places: Places | None = None
     ) -> FunctionPool:
         quota = self._quotas.setdefault(limits.tenant_id, Quota(self.tenant_instances))
-        model = Pool(limits, self.memory, self._keep_alive(), quota, places)
+        # Beside the function's own pool there is none: it learns from the function's own calls.
+        keep_alive = self._keep_alive() if places is None else None
+        model = Pool(limits, self.memory, keep_alive, quota, places)
         owner = PoolOwner(
             changed=partial(self._tell, function_id),
             lacks_parked=partial(self._note_lacking, function_id, places),
@@ -310,9 +311,8 @@ class LocalPools:
 
     def _use(self, whose: tuple[str, str], used: SandboxCounters) -> None:
         if used.cpu_us or used.blocked:
-            used_before = self._used.setdefault(whose, CallStats())
-            used_before.cpu_us += used.cpu_us
-            used_before.egress_refused += used.blocked
+            sums = CallStats(cpu_us=used.cpu_us, egress_refused=used.blocked)
+            self._used.setdefault(whose, CallStats()).add(sums)
 
     def _tell(self, function_id: str, pool: FunctionPool) -> None:
         self._active[function_id] = None
@@ -325,7 +325,7 @@ class LocalPools:
             for key in [key for key, pool in own.beside.items() if pool.model.is_at_rest]:
                 pool = own.beside.pop(key)
                 self._leave(pool)
-                own.egress_before = sum_egress([own.egress_before, pool.egress_before])
+                own.count_egress(pool.egress_before)
 
     def _leave(self, pool: FunctionPool) -> None:
         self._arbitration.remove(pool)

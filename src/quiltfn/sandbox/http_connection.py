@@ -122,6 +122,10 @@ class HttpConnection(asyncio.Protocol):
         # A duplicate of the socket while a body is sent, readable after a failed write.
         self._again = -1
 
+    def rest(self, now: float) -> None:
+        """It is idle from now on."""
+        self.idle_since = now
+
     def send(self, head: bytes, body: bytes, to: Answered, *, is_head_request: bool) -> None:
         """Sends one request. `to.end` is always called, once."""
         self._to, self._is_head_request = to, is_head_request

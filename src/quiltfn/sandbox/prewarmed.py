@@ -146,8 +146,8 @@ class PrewarmedSandboxes:
             template, stock = max(filled, key=lambda entry: len(entry[1].ready))
             gone.append(stock.ready.popleft())
             leaving += cost(template)
-        self._memory.prewarmed_mib -= leaving
-        self._memory.leaving_mib += leaving
+        self._memory.prewarm(-leaving)
+        self._memory.leave(leaving)
         if gone:
             self._ending.spawn(self._end(gone, leaving, freed))
 
@@ -195,12 +195,12 @@ class PrewarmedSandboxes:
         self, sandboxes: list[GuestSandbox], mib: float, freed: Callable[[], None]
     ) -> None:
         await asyncio.gather(*(one.destroy() for one in sandboxes))
-        self._memory.leaving_mib -= mib
+        self._memory.leave(-mib)
         self._memory.count(-mib)
         freed()
 
     def _count(self, mib: float) -> None:
-        self._memory.prewarmed_mib += mib
+        self._memory.prewarm(mib)
         self._memory.count(mib)
 
     def _missing(self) -> SandboxTemplate | None:
@@ -242,7 +242,7 @@ class PrewarmedSandboxes:
         stock = self._stocks.setdefault(template, _Stock())
         stock.failures = 0
         stock.ready.append(sandbox)
-        self._memory.prewarmed_mib += cost(template)
+        self._memory.prewarm(cost(template))
         sandbox.watch(_nothing, lambda: self._lost(template, sandbox))
 
     def _put_off(self, template: SandboxTemplate) -> None:

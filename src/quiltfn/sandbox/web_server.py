@@ -117,7 +117,7 @@ class Exchange:
         try:
             request = self.request
             head, prelude = answer_head(status, fields, request.method, request.path)
-            self.call.output.answer_head = head
+            self.call.output.begin_answer(head)
         except BadServerAnswer as error:
             why = f"the server's answer cannot be sent: {error}"
             self.fail(HttpFailed(None, why))
@@ -423,7 +423,7 @@ class WebServer:
             connection.close()
             return
         connection.resume(Wait.FOR_ROOM)
-        connection.idle_since = self._loop.time()
+        connection.rest(self._loop.time())
         self._idle.append(connection)
         if not self._is_looking:
             self._is_looking = True

@@ -21,7 +21,6 @@ from quiltfn.model.memory import Memory
 from quiltfn.model.retention import StorageLimit
 from quiltfn.ports import StockedSandboxes
 from quiltfn.ports.fleet import NodeRemoved
-from quiltfn.server.bounds import version_limits
 from quiltfn.server.retention import continue_ids, resume_clock
 from quiltfn.server.telemetry import Telemetry, open_telemetry
 from quiltfn.settings import Settings, is_loopback
@@ -101,7 +100,6 @@ async def open_ground(
         open_telemetry(settings, node.machine, clock, node.secret("otlp_headers_file"))
     )
     opened = await stack.enter_async_context(store)
-    opened.limit_versions(version_limits(settings))
     follower, membership, others = None, None, Others()
     if not opened.database.boot.is_alone:
         from quiltfn.fleet.join import join_others  # noqa: PLC0415 — unused if standalone

@@ -63,6 +63,7 @@ from quiltfn.server.bounds import (
     image_limits,
     sandbox_room,
     tenant_limits,
+    version_limits,
 )
 from quiltfn.server.ground import (
     CannotServe,
@@ -96,6 +97,7 @@ from quiltfn.tenants.quotas import Quotas
 
 if TYPE_CHECKING:
     from quiltfn.fleet.follower import Listener
+    from quiltfn.fleet.join import NodeControl
     from quiltfn.fleet.node import JoinedNode
     from quiltfn.fleet.parts import FleetParts
 
@@ -129,12 +131,14 @@ class WorkParts(msgspec.Struct, frozen=True, kw_only=True):
 
 class Platform(msgspec.Struct, frozen=True, kw_only=True):
     """A server without its socket: the services that routes call, and the parts below them. `node`:
-    this server in a fleet, or standalone. `ended`: gets the error that forces the server to stop.
+    this server in a fleet, or standalone. `control`: applies what an operator sets for it in the
+    fleet. `ended`: gets the error that forces the server to stop.
     """
 
     ground: Ground
     services: Services
     node: "LoneNode | JoinedNode"
+    control: "NodeControl | None"
     pools: LocalPools
     queue: SqlWork
     dispatcher: Dispatcher
@@ -174,7 +178,11 @@ async def open_platform(
         ):
             stack.push_async_callback(close)
         await restore(platform)
-        await platform.node.start(services, dispatcher, platform.ended, stack)
+        if platform.control is None:
+            await dispatcher.start()
+        else:  # an operator may have cordoned this node
+            await platform.control.start()
+            stack.push_async_callback(platform.control.aclose)
         running = [asyncio.ensure_future(keep_running(one)) for one in tasks_of(platform)]
         stack.push_async_callback(_end_all, running)
         stack.push_async_callback(services.elasticity.aclose)
@@ -225,6 +233,17 @@ def connect(platform: Platform) -> None:
     )
     if platform.ground.follower is not None:
         platform.ground.follower.connect(listeners_of(platform))
+    if not isinstance(node, LoneNode) and platform.control is not None:
+        connect_to_fleet(node, platform.control)
+
+
+def connect_to_fleet(node: "JoinedNode", control: "NodeControl") -> None:
+    """Part of `connect`, for a node of a fleet."""
+    node.events.on_followed.connect(node.followed_changed)
+    node.nodes.on_read.connect(*node.member_readers)
+    node.nodes.on_state.connect(control.state_changed)
+    node.nodes.on_lost.connect(control.lost)
+    node.nodes.connect(control.report)
 
 
 def listeners_of(platform: Platform) -> "dict[ChangeKind, Listener]":
@@ -367,16 +386,20 @@ def make_platform(ground: Ground) -> Platform:
         budgets=calls.budgets,
         tracer=ground.telemetry.tracer,
     )
+    ended, control = asyncio.get_running_loop().create_future(), None
+    if not isinstance(node, LoneNode):
+        control = node.control(services, work.dispatcher, ended)
     return Platform(
         ground=ground,
         services=services,
         node=node,
+        control=control,
         pools=calls.pools,
         queue=work.queue,
         dispatcher=work.dispatcher,
         meter=calls.meter,
         canaries=Canaries(calls.aliases, audit, clock),
-        ended=asyncio.get_running_loop().create_future(),
+        ended=ended,
     )
 
 
@@ -510,6 +533,7 @@ def node_config(ground: Ground, runtimes: Runtimes) -> NodeConfig:
         may_run=ground.disabled.may_run,
         owns=lambda function: not is_shared or function.owner_node_id == name,
         tenant_instances=chosen.tenant_instances,
+        versions=version_limits(chosen),
         pools=PoolLimits(
             idle_s=chosen.idle_s,
             queue_max=chosen.queue_max,

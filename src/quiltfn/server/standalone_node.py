@@ -2,15 +2,11 @@
 (`fleet/parts.py`, `fleet/node.py`).
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 
 from quiltfn import __version__
 from quiltfn.api.fleet_node import Alone
-from quiltfn.api.services import Services
-from quiltfn.calls.dispatch import Dispatcher
 from quiltfn.calls.events import Events
 from quiltfn.calls.invoke import Invoker
 from quiltfn.calls.node_report import report_of
@@ -69,17 +65,6 @@ class LoneNode:
 
     async def restore(self) -> None:
         """There is no state of other nodes to restore."""
-
-    async def start(
-        self,
-        services: Services,
-        dispatcher: Dispatcher,
-        ended: "asyncio.Future[Exception]",
-        stack: AsyncExitStack,
-    ) -> None:
-        """Start to dispatch asynchronous invocations."""
-        del services, ended, stack
-        await dispatcher.start()
 
     def tasks(self, _: Lifecycle) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
         """There is nothing to share with other nodes."""

@@ -578,18 +578,18 @@ class HttpConnection(asyncio.Protocol):
             return
         self._is_in_head = False
         self._stop_timers()
-        arriving = self._arriving
-        if arriving is not None and last_words:
+        request = self._arriving
+        if request is not None and last_words:
             # The rest of the body will not be read.
             self._arriving = None
-            arriving.is_lost = True
-            arriving.wake()
-            if arriving.is_answered or (arriving is self._current and self._is_stream_begun):
+            request.is_lost = True
+            request.wake()
+            if request.is_answered or (request is self._current and self._is_stream_begun):
                 last_words = b""  # a second response would seem to answer another request
-            elif arriving is self._current:
+            elif request is self._current:
                 self._current = None
-            elif arriving in self._queue:
-                self._queue.remove(arriving)
+            elif request in self._queue:
+                self._queue.remove(request)
         self._last_words = last_words
         if self._current is None and not self._queue and not self._transport.is_closing():
             self._write_behind(last_words)
@@ -628,9 +628,9 @@ class HttpConnection(asyncio.Protocol):
         if self.is_idle:
             self._close()
             return
-        last = self._queue[-1] if self._queue else self._current
-        assert last is not None
-        last.keep_alive = False
+        last_request = self._queue[-1] if self._queue else self._current
+        assert last_request is not None
+        last_request.keep_alive = False
 
     def cut(self) -> None:
         """Aborts the connection."""

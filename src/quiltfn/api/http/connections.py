@@ -19,6 +19,7 @@ clients share takes no memory.
 import asyncio
 import enum
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Protocol
 
 import msgspec
@@ -26,6 +27,12 @@ import msgspec
 from quiltfn.api.http.budgets import ResponseBudget
 
 MIB = 1024 * 1024
+# Browsers must not guess a response's content type, nor show it in a frame of another site.
+SECURITY_HEADERS = (
+    b"x-content-type-options: nosniff\r\n"
+    b"x-frame-options: DENY\r\n"
+    b"content-security-policy: frame-ancestors 'none'\r\n"
+)
 RESERVED = 32
 TRIES = 64  # so that a new connection costs little when all others are busy
 LEAST_PROGRESS = 64 * 1024
@@ -155,6 +162,11 @@ class Connections:
         self._queued = 0
         # How many requests that waited for memory were served, and since when none was.
         self._served, self._served_at = 0, 0.0
+
+    def date_responses(self) -> None:
+        """Rebuild the headers that all responses share. They change once a second."""
+        date = f"date: {formatdate(usegmt=True)}\r\n".encode()
+        self.common_headers = date + SECURITY_HEADERS
 
     def add(self, connection: Connection) -> SlotKind:
         """Returns the slot of a new connection; `NONE`: refuse it."""

@@ -89,11 +89,11 @@ def for_strangers(error: QuiltfnError) -> QuiltfnError:
         return CapacityFull("the function is not available at the moment", retry_after=seconds)
     if status == STATUS[Internal.code]:
         return Internal("internal server error")
-    shown = type(error)(WORDS.get(error.code, str(error)), retry_after=error.retry_after)
+    shown_error = type(error)(WORDS.get(error.code, str(error)), retry_after=error.retry_after)
     if isinstance(error, PayloadTooLarge) and error.invocation_id is None:
-        shown.hint = error.hint  # about bodies and runtimes in general, not about this function
-    shown.executed = error.executed
-    return shown
+        shown_error.hint = error.hint  # about bodies and runtimes in general, not this function
+    shown_error.executed = error.executed
+    return shown_error
 
 
 def _body(error: QuiltfnError, request_id: str) -> ErrorBody:

@@ -255,14 +255,14 @@ def _kept(response: Response) -> _Kept:
 
 def _not_stored(response: Response, error: StoreUnavailable) -> StoreUnavailable:
     """The error for the first client if its response could not be stored for repetitions."""
-    problem = StoreUnavailable(
+    own_error = StoreUnavailable(
         f"this was done, but its answer could not be kept for repetitions: {error}", retry_after=1
     )
-    problem.executed = True
+    own_error.executed = True
     invocation_id = response.header(INVOCATION_ID)
     if invocation_id is not None:
-        problem.with_record(invocation_id, executed=True)
-    return problem
+        own_error.with_record(invocation_id, executed=True)
+    return own_error
 
 
 def still_runs() -> Conflict:

@@ -5,19 +5,12 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from email.utils import formatdate
 
 from quiltfn.api.http.connection import HttpConnection
 from quiltfn.api.http.connections import Connections
 from quiltfn.api.http.route import Application
 from quiltfn.api.http.tls_acceptor import BACKLOG, TlsAcceptor
 
-# Browsers must not guess a response's content type, nor show it in a frame of another site.
-SECURITY_HEADERS = (
-    b"x-content-type-options: nosniff\r\n"
-    b"x-frame-options: DENY\r\n"
-    b"content-security-policy: frame-ancestors 'none'\r\n"
-)
 LEAVE_WITHIN_S = 2.0
 # Maximum unsent data of a connection in the kernel. Without a limit the kernel takes megabytes of a
 # response, and the connection then looks idle to this server.
@@ -55,7 +48,7 @@ class Server:
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept connections on a bound socket until `leave`."""
-        self._date()
+        self._connections.date_responses()
         # Connections inherit this option from their listener.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL_BYTES)
         accepting = await self._accept(listener)
@@ -66,7 +59,7 @@ class Server:
         print(f"listening on {address}\ndashboard at {address}/ui/", flush=True)
         loop = asyncio.get_running_loop()
         while not self._leaving.is_set():
-            self._date()
+            self._connections.date_responses()
             self._connections.look(loop.time())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
@@ -90,8 +83,3 @@ class Server:
             return TlsAcceptor(listener, self._tls, connection)
         loop = asyncio.get_running_loop()
         return await loop.create_server(connection, sock=listener, backlog=BACKLOG)
-
-    def _date(self) -> None:
-        """Rebuild the headers that all responses share. They change once a second."""
-        date = f"date: {formatdate(usegmt=True)}\r\n".encode()
-        self._connections.common_headers = date + SECURITY_HEADERS

@@ -80,14 +80,14 @@ class WebFile(msgspec.Struct, frozen=True):
             else:
                 content = unpacked(content)
         tag = f'"{self.digest}{encoding and "-" + encoding}"'
-        answer = Response(headers=[*self.headers, ("etag", tag)], is_shared=True)
+        response = Response(headers=[*self.headers, ("etag", tag)], is_shared=True)
         if has_tag(headers.get("if-none-match", ""), tag):
-            answer.status = 304
-            return answer
+            response.status = 304
+            return response
         if encoding:
-            answer.headers.append(("content-encoding", encoding))
-        answer.body = content
-        return answer
+            response.headers.append(("content-encoding", encoding))
+        response.body = content
+        return response
 
 
 @functools.cache

@@ -84,7 +84,7 @@ def add_queued(connection: Connection, accepted: Iterable[tuple[Invocation, int]
     sums: Sums = {}
     for record, at in accepted:
         key = Stretch(record.tenant_id, FINEST_S, floor_to(FINEST_S, at), record.function_id)
-        sums.setdefault(key, CallStats()).queued += 1
+        sums.setdefault(key, CallStats()).add(CallStats(queued=1))
     add(connection, sums)
 
 

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TypeVar
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection, Engine, exc, text
+from sqlalchemy import Connection, exc, text
 
 from quiltfn import __version__
 from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
@@ -148,23 +148,24 @@ class PostgresDatabase(Database):
 
     def __init__(
         self,
-        made: Engine,
-        make: Callable[..., Engine],
-        directory: DataDirectory,
+        url: str,
+        password: str | None,
+        data_dir: Path,
         busy_timeout_s: float,
-        node_id: str = "",
+        node_id: str,
         fleet_id: str = "",
     ) -> None:
-        """`make`: makes another engine, as `engine` does. `directory`: has this server's spool and
-        nothing else of the store; so has its reserve, since PostgreSQL's disk is its own.
-        `fleet_id`: the fleet that the server is a node of; empty for none.
+        """Blocks. `data_dir`: has this server's spool and nothing else of the store; so has its
+        reserve, since PostgreSQL's disk is its own. `fleet_id`: the fleet that the server is a node
+        of; empty for none. Raises `StoreBroken` for an invalid URL.
         """
-        super().__init__(directory, busy_timeout_s, node_id)
-        self._engine, self._make, self._fleet_id = made, make, fleet_id
+        self.timeline = PostgresTimeline(data_dir)  # of its connections
+        self._make = partial(engine, url, password, timeline=self.timeline)
+        self._engine, self._fleet_id = self._make(), fleet_id
+        super().__init__(DataDirectory(data_dir, has_database=False), busy_timeout_s, node_id)
         self._is_alone = False
         self._application = APPLICATION
-        self.listens_with: Mapping[str, Any] = {}
-        self.timeline: PostgresTimeline  # of its connections; set by the code that makes them
+        self._listens_with: Mapping[str, Any] = parameters(url, password)
         self._writer: Connection | None = None
         self._reader: Connection | None = None
 
@@ -195,7 +196,7 @@ class PostgresDatabase(Database):
         return None if self._is_alone else await self.read(_read_clock)
 
     async def listen(self, hear: Callable[[str], None]) -> None:
-        await listen(self.listens_with, self.timeline, self.boot.epoch, hear)
+        await listen(self._listens_with, self.timeline, self.boot.epoch, hear)
 
     async def end_node_session(self, name: str) -> None:
         """As `Database` says."""
@@ -497,11 +498,11 @@ class PostgresDatabase(Database):
         """Names this session and later ones after this start, so that other starts can end leftover
         sessions; leaves the name alone if the URL sets one.
         """
-        if self.listens_with["application_name"] != APPLICATION:
+        if self._listens_with["application_name"] != APPLICATION:
             return
         self._application = f"{APPLICATION} {boot.epoch} {boot.node_id}"
         self._engine = self._make(application=self._application)
-        self.listens_with = {**self.listens_with, "application_name": self._application}
+        self._listens_with = {**self._listens_with, "application_name": self._application}
         name = sql.Literal(self._application).as_string(driver(writer))
         run_alone(writer, f"SET application_name = {name}")
 
@@ -652,7 +653,8 @@ async def open_postgresql(
     shares it with servers of other `node_id`s. A tool beside a server is not alone and has no node.
     A write waits at most `busy_timeout_s` for others. `password`: used if the URL has none.
     """
-    database = await _database(url, password, data_dir, busy_timeout_s, node_id)
+    make = partial(PostgresDatabase, url, password, data_dir, busy_timeout_s, node_id)
+    database = await asyncio.get_running_loop().run_in_executor(None, make)
     is_server = alone or bool(node_id)
     async with opened(database, alone=alone, sweeps=lambda: is_server) as store:
         yield store
@@ -672,16 +674,7 @@ async def open_as_node(
     database of another fleet or of none, and `StoreUnavailable` while a node of the same name, or a
     server that is alone, uses it.
     """
-    database = await _database(url, password, data_dir, busy_timeout_s, node_id, fleet_id)
+    make = partial(PostgresDatabase, url, password, data_dir, busy_timeout_s, node_id, fleet_id)
+    database = await asyncio.get_running_loop().run_in_executor(None, make)
     async with opened(database, alone=False, sweeps=lambda: True) as store:
         yield store
-
-
-async def _database(url: str, password: str | None, data_dir: Path, *more: Any) -> PostgresDatabase:
-    """`more`: the last arguments of `PostgresDatabase`."""
-    timeline = PostgresTimeline(data_dir)
-    make = partial(engine, url, password, timeline=timeline)
-    made = await asyncio.get_running_loop().run_in_executor(None, make)
-    database = PostgresDatabase(made, make, DataDirectory(data_dir, has_database=False), *more)
-    database.listens_with, database.timeline = parameters(url, password), timeline
-    return database

@@ -28,6 +28,7 @@ from quiltfn.store.database.sql import run
 from quiltfn.store.files.directory import StoreBroken
 from quiltfn.store.functions import aliases, changes, old_versions, sweep
 
+LIMITS = VersionLimits()
 SWEEP_RETRY_S, SWEEP_REST_S = 1.0, 0.005
 
 
@@ -40,13 +41,8 @@ class SqlStore:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.version_limits = VersionLimits()
         self._sweeping: asyncio.Task[None] | None = None
         self._to_sweep = False
-
-    def limit_versions(self, limits: VersionLimits) -> None:
-        """Sets how many versions each function keeps, from its next version on."""
-        self.version_limits = limits
 
     async def load(self, only: Collection[str] | None = None) -> Sequence[StoredFunction]:
         """Every function that is not deleted, or only those with one of these ids."""
@@ -99,9 +95,10 @@ class SqlStore:
         function: Function,
         version: Version | None = None,
         move: Callable[[Alias], Alias] | None = None,
+        limits: VersionLimits = LIMITS,
     ) -> Function:
         """Stores the changed function and, if given, its new version, in one transaction; applies
-        `move` to each of its aliases in it.
+        `move` to each of its aliases in it. `limits`: of its versions, once there is a new one.
 
         Returns the function with its new revision. Raises `Outdated`, a `Conflict`, unless
         `function.revision` is the newest, and `NotFound` if it was deleted.
@@ -130,7 +127,7 @@ class SqlStore:
             if move is not None:
                 aliases.move_all(connection, function, move)
             if version is not None:
-                old_versions.remove(connection, function, self.version_limits)
+                old_versions.remove(connection, function, limits)
             changes.record(connection, ChangeKind.FUNCTION, function.tenant_id, function.id)
 
         await self._change(function, work)
