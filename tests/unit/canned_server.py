@@ -1,4 +1,4 @@
-"""A server of canned answers, for tests of the command line and the client library."""
+"""A server with canned responses, for tests of the command line and the client library."""
 
 import io
 import json
@@ -49,7 +49,7 @@ OF_VERSION = (
 
 
 def version(number: int, image: str) -> dict[str, Any]:
-    """A version of `FUNCTION`; the fifth one serves. `image`: the digest of its files."""
+    """A version of `FUNCTION`; version 5 is current. `image`: the digest of its files."""
     own = {"id": f"v{number}", "function_id": ID, "version": number, "is_active": number == 5}
     return {name: FUNCTION[name] for name in OF_VERSION} | own | {"image_digest": image}
 
@@ -77,8 +77,8 @@ NOT_FOUND = {"error": "there is no such function", "error_code": "NOT_FOUND", "h
 
 
 def body_of(schema: type[Struct], **values: Any) -> dict[str, Any]:
-    """A body of this schema with `values`. Each other field that it must have is null if it may be,
-    else the documented example.
+    """A body of this schema with `values`. Other required fields are null if that is allowed,
+    otherwise the documented example.
     """
     required = {name: one for name, one in fields_of(schema).items() if one.is_required}
     return {name: None if one.is_nullable else _example(one) for name, one in required.items()} | (
@@ -93,7 +93,7 @@ def _example(field: Field) -> Any:
 
 
 class Fake:
-    """Answers by method and path; everything else is not found. Remembers what it was asked."""
+    """Answers by method and path, and everything else with 404. Records the requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
@@ -101,7 +101,7 @@ class Fake:
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
         self.bodies: list[Any] = []
-        # Of a call that is answered differently each time: these first.
+        # Calls whose response differs each time: these come first.
         self.then: dict[tuple[str, str], list[tuple[int, Any]]] = {}
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {
             ("GET", "/by-name/hello"): (200, FUNCTION),
@@ -138,8 +138,9 @@ class Fake:
 
 
 class Canned:
-    """A `Transport` that asks a function instead of a server. httpx's types and exceptions are used
-    so that the same functions answer the asynchronous client."""
+    """A `Transport` that calls a function instead of a server. It uses httpx's types and
+    exceptions, so that the same functions can answer the asynchronous client.
+    """
 
     def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:
         self._answer = answer
@@ -179,7 +180,7 @@ class Canned:
 def answered_by(
     answer: Callable[[httpx.Request], httpx.Response], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every command of this test asks `answer` and no server."""
+    """Make every command of this test call `answer` instead of a server."""
     monkeypatch.delenv("QUILT_BASE_URL", raising=False)
     monkeypatch.setattr(
         session,

@@ -1,4 +1,4 @@
-"""Commands that are run in this process, for tests of the command line."""
+"""Runs commands in this process, for tests of the command line."""
 
 import json
 import shlex
@@ -11,32 +11,32 @@ from unit.canned_server import Fake
 
 
 class Printed(NamedTuple):
-    """What a command wrote."""
+    """The output of a command."""
 
     out: str
     err: str
 
     @property
     def lines(self) -> list[str]:
-        """The lines of its output, with single spaces."""
+        """The lines of standard output, with runs of spaces reduced to one."""
         return [" ".join(line.split()) for line in self.out.splitlines()]
 
     @property
     def data(self) -> Any:
-        """Its output, which is JSON."""
+        """Standard output, parsed as JSON."""
         return json.loads(self.out)
 
 
 class CommandLine(Fake):
-    """A server of canned answers, and commands that ask it."""
+    """A server with canned responses, and commands that send requests to it."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         super().__init__()
         self._capsys = capsys
 
     def run(self, line: str, *more: str, code: int = 0) -> Printed:
-        """What `quiltfn` prints that is typed with this line, and ends with this exit code. `more`:
-        words that have spaces or are not known to have none.
+        """Run `quiltfn` with the words of this line, check the exit code, and return what it
+        printed. `more`: further words, which may contain spaces.
         """
         ended = run([*shlex.split(line), *more])
         printed = Printed(*self._capsys.readouterr())
@@ -44,6 +44,6 @@ class CommandLine(Fake):
         return printed
 
     def sent(self, method: str, path: str) -> Any:
-        """The body of the one request like this."""
+        """The body of the only request with this method and path."""
         (at,) = [at for at, asked in enumerate(self.asked) if asked == (method, path)]
         return self.bodies[at]

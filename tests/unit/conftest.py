@@ -1,4 +1,4 @@
-"""The command line and the installers of packages, as most tests of them have them."""
+"""Fixtures for tests of the command line and of package installers."""
 
 import shutil
 import sys
@@ -12,7 +12,7 @@ from unit.command_line import CommandLine
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
-    """A module whose server answers otherwise has a fixture of this name that changes it."""
+    """The command line. A module that needs other responses overrides this fixture."""
     commands = CommandLine(capsys)
     answered_by(commands, monkeypatch)
     return commands
@@ -26,7 +26,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["uv", "pip"])
 def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What installs packages of Python."""
+    """The installer of Python packages."""
     if request.param == "pip":
         which = shutil.which
         monkeypatch.setattr(

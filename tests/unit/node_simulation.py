@@ -1,7 +1,8 @@
-"""Several simulated pools on one node, which share its memory, the quotas of tenants, the places of
-functions, and a warm stock of sandboxes.
+"""Simulates several pools on one node, which share memory, tenants' quotas, functions' places, and
+a stock of prewarmed sandboxes.
 
-The node keeps its own records of what counts, and fails where a promise over all pools is broken.
+The simulation keeps its own records of what counts, and fails if a promise about all pools is
+broken.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +26,7 @@ from quiltfn.model.quota import UNBOUNDED, Quota
 from quiltfn.pool.arbitration import Arbitration
 from unit.pool_simulation import PoolSimulation, SimulatedSandbox
 
-# A little more than the limits of calls add up to, so that not every idle one has to leave.
+# A little more than the sum of the calls' limits, so that not every idle instance has to end.
 BUDGET_MIB, PREWARMED_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
 NEAR = 1e-3
 Request = RequestMemory | RequestQuota | RequestPlaces
@@ -33,7 +34,7 @@ Idle = tuple[Pool, int]  # an idle instance
 
 
 class WarmStock:
-    """`ports.Sandboxes` as far as an arbiter knows them."""
+    """The part of `ports.Sandboxes` that an arbiter uses."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory, self.count, self.leaving = memory, 0, 0
@@ -61,7 +62,7 @@ class WarmStock:
 
 class Member(PoolSimulation):
     """The simulated pool of one version on the node; also a `pool.arbitration.Member`. `versions`:
-    the members of its function, the first of which is the function's own.
+    the members of the same function; the first is the function's own.
     """
 
     def __init__(
@@ -74,9 +75,9 @@ class Member(PoolSimulation):
     ) -> None:
         self.machine, self.limit_mib, self.versions = machine, limit_mib, versions
         self.is_beside = bool(versions)
-        self.begun: dict[int, float] = {}  # what those being made count
+        self.begun: dict[int, float] = {}  # what instances that are being started count
         self.uses: dict[int, float] = {}
-        self.frozen: dict[int, float] = {}  # what those leaving count until they are gone
+        self.frozen: dict[int, float] = {}  # what ending instances count until they are gone
         places = versions[0].pool.places if versions else machine.places()
         versions.append(self)
         limits = limits.beside if self.is_beside else limits
@@ -127,19 +128,23 @@ class Member(PoolSimulation):
         self.machine.arbitration.serve(self.pool)
 
     def scale(self, least: int, most: int) -> None:
-        """As `FunctionPool.set_scaling`: those of other versions follow the function's own."""
+        """Like `FunctionPool.set_scaling`: pools of other versions follow the function's own
+        pool.
+        """
         for version in [*self.versions[1:], self.versions[0]]:
             version.set_scaling(min_instances=0 if version.is_beside else least, max_instances=most)
-        self.machine.note_used()  # meanwhile they start what they may
+        self.machine.note_used()  # until then they start what they may
 
     def acquire(self) -> int:
-        """As `LocalPools.lease`: a pool of another version serves while the function does."""
+        """Like `LocalPools.lease`: the pool of another version serves calls while the function
+        does.
+        """
         if self.is_beside and self.pool.current is None and self.versions[0].pool.current:
             self.promote("old")
         return super().acquire()
 
     def adopt_kept(self, digest: str) -> None:
-        """As `FunctionPool.adopt_kept`."""
+        """Like `FunctionPool.adopt_kept`."""
         own, taken = self.versions[0], []
         for instance in own.pool.hand_over(digest):
             sandbox = own.simulated.pop(instance.id)
@@ -158,7 +163,7 @@ class Member(PoolSimulation):
         return Footprint(limit_mib=self.limit_mib, idle_mib=IDLE_MIB, parks=parks)
 
     def charge(self, number: int, sandbox: SimulatedSandbox) -> float:
-        """What it counts, from what it is doing."""
+        """What an instance counts in its present state."""
         if number in self.frozen:
             return self.frozen[number]
         if sandbox.pending:
@@ -195,7 +200,7 @@ class Member(PoolSimulation):
 
     @property
     def unserved_since(self) -> float | None:
-        """Since when the first call waits for which nothing comes."""
+        """Since when the first unserved call has waited."""
         serving = self.those(lambda b: b.digest == self.pool.current and not b.destroying)
         coming = [n for n in serving if self.simulated[n].pending or self.simulated[n].cleaning]
         return next(iter(sorted(self.waiting.values())[len(coming) :]), None)
@@ -209,8 +214,8 @@ class Member(PoolSimulation):
         return self.unserved_since is not None and not lacks_other
 
     def check_nobody_waits_in_vain(self) -> None:
-        """The first call for which nothing comes lacks memory, the quota, a place or its turn. What
-        is ending is offered to it once it is gone.
+        """Check that the first unserved call lacks memory, the quota, a place or its turn. What is
+        ending is offered to that call once it is gone.
         """
         pool, since = self.pool, self.unserved_since
         if since is not None and not pool.places.leaving:
@@ -224,8 +229,8 @@ class Member(PoolSimulation):
 
 
 class NodeSimulation:
-    """Members, what they share, and the arbiter between them. Every method is an event. `owners`:
-    tenant and function of each; else they are all of different ones.
+    """The members, what they share, and their arbiter. Every method is an event. `owners`: tenant
+    and function of each member; by default all differ.
     """
 
     owners: Sequence[str] = ()
@@ -261,7 +266,7 @@ class NodeSimulation:
         for member in self.members:
             member.promote("old" if member.is_beside else "a")
 
-    # The event loop, as far as `pool.arbitration` needs it
+    # The part of the event loop that `pool.arbitration` uses
 
     def time(self) -> float:
         return self.now
@@ -277,7 +282,7 @@ class NodeSimulation:
 
     def pass_time(self, seconds: float) -> None:
         at_most = max(one.pool.limits.queue_wait_s for one in self.members) + 1.0
-        for step in (min(seconds, at_most), seconds - at_most):  # after that nobody waits
+        for step in (min(seconds, at_most), seconds - at_most):  # after that no call waits any more
             if step >= 0.0:
                 self._at(self.now + step)
                 for member in self.members:
@@ -291,10 +296,10 @@ class NodeSimulation:
         self._most = max(self.budget_mib, self.memory.held_mib)
         self.check()
 
-    # What the arbiter decides
+    # The arbiter's decisions
 
     def request(self, member: Member, wanted: Request) -> None:
-        """What the arbiter evicts must be needed, enough, and first in the order."""
+        """Evictions must be needed, sufficient, and in the right order."""
         self.requests += 1
         outer, self.evicted = self.evicted, []
         before, self.is_for_places = self.is_for_places, isinstance(wanted, RequestPlaces)
@@ -316,7 +321,7 @@ class NodeSimulation:
         return {(cast("Pool", one.pool), one.instance): one for one in found}
 
     def _parked(self) -> set[Idle]:
-        """By the node's own records."""
+        """Parked instances, by the node's own records."""
         return {(one.pool, number) for one in self.members for number in one.kept}
 
     def _check_memory(self, mib: float) -> Callable[[list[Idle]], None]:
@@ -336,7 +341,7 @@ class NodeSimulation:
         return check
 
     def _check_looks(self, member: Member | None = None) -> Callable[[list[Idle]], None]:
-        """Of the tenants for which idle instances are looked for meanwhile."""
+        """Check for which tenants the arbiter looks for idle instances meanwhile."""
         short = {quota: -quota.leaving for quota in self.quotas.values()}
         for other in self.members:
             if other is member or other.pool in other.pool.quota.waiting:
@@ -375,7 +380,7 @@ class NodeSimulation:
 
         return check
 
-    # What must be so between two events
+    # Invariants between two events
 
     def check(self) -> None:
         memory, books = self.memory, 0.0
@@ -401,8 +406,9 @@ class NodeSimulation:
             member.check_nobody_waits_in_vain()
 
     def _check_turn(self) -> None:
-        """Who has waited for the longest waits because there is no memory, whichever idle one of
-        its own it would be handed."""
+        """The call that has waited longest waits for lack of memory, whichever of its idle
+        instances it would get.
+        """
         short = self.memory.waiting
         first = min(self.members, key=lambda each: short.get(each.pool, float("inf")))
         if first.pool not in short:
@@ -414,7 +420,7 @@ class NodeSimulation:
         assert not self.memory.fits(first.limit_mib - has), "there is memory for the first"
 
     def _check_counts(self) -> None:
-        """Of instances: of each tenant and of each function."""
+        """Check the numbers of instances of each tenant and of each function."""
         for key, quota in self.quotas.items():
             there = self._count(one for one in self.members if one.pool.quota is quota)
             assert (quota.used, quota.leaving) == there, f"{quota} of {key}, really {there}"
@@ -430,7 +436,9 @@ class NodeSimulation:
         self.note_used()
 
     def note_used(self) -> None:
-        """From now on a function has no more instances than the maximum, or than it has now."""
+        """From now on, the function may not have more instances than its maximum, or than it has
+        now.
+        """
         self._used = {key: versions[0].used for key, versions in self.functions.items()}
 
     @staticmethod
@@ -440,8 +448,8 @@ class NodeSimulation:
         return sum(len(one.simulated) for one in several), sum(map(len, leaving))
 
     def drain(self) -> None:
-        """Calls end, and nothing new comes: everybody who waits is served in time, and each version
-        that is prepared is ready, or is said not to be.
+        """End all calls without new ones: every waiting call is served in time, and each prepared
+        version becomes ready or is reported as failed.
         """
         waiting = [(one, waiter) for one in self.members for waiter in one.waiting]
         for _ in range(400):
@@ -470,7 +478,7 @@ class NodeSimulation:
         return isinstance(getattr(member.answers[waiter], "why", None), Full)
 
     def _at(self, now: float) -> None:
-        """Calls what is due until then."""
+        """Run what is due until then."""
         while due := [at for at, _ in self.timers if at <= now]:
             timer = next(timer for timer in self.timers if timer[0] == min(due))
             self.timers.remove(timer)
@@ -491,7 +499,7 @@ class NodeSimulation:
 def _check_order(
     chosen: list[Idle], idle: dict[Idle, EvictionCandidate], parked: set[Idle]
 ) -> None:
-    """The parked go first, then those that are worth the least."""
+    """Parked instances are evicted first, then those of the least value."""
     ready = [one for one in chosen if one not in parked]
     spared = idle.keys() - set(chosen)
     assert not ready or not spared & parked, "a parked one stays, and a ready one goes"

@@ -1,5 +1,5 @@
 """A proxy on loopback that answers for npm's registry and for the archives of github.com. It
-remembers what it was asked.
+records the requested paths.
 """
 
 import base64
@@ -34,7 +34,9 @@ def archive_of(files: Mapping[str, str], top: str = "package") -> bytes:
 
 
 class Registry:
-    """`asked`: the paths, in their order. `repository`: the archive that every repository has."""
+    """`asked`: the requested paths, in order. `repository`: the archive that every repository
+    returns.
+    """
 
     def __init__(self, port: int, place: Path) -> None:
         self.url = f"http://127.0.0.1:{port}/"
@@ -46,7 +48,7 @@ class Registry:
         self.context = _with_certificate(place, self.certificate)
 
     def add(self, name: str, **fields: Any) -> None:
-        """Version 1.0.0 of a package. `fields`: of its package.json."""
+        """Add version 1.0.0 of a package. `fields`: of its package.json."""
         said = {"name": name, "version": "1.0.0", **fields}
         archive = archive_of({"package.json": json.dumps(said), "index.js": ""})
         self._packages[name], self._manifests[name] = archive, said
@@ -70,8 +72,8 @@ class Registry:
         return json.dumps(versions).encode()
 
     def environment(self, home: Path) -> dict[str, str]:
-        """What sends npm here. `home`: a directory for its cache, its user's settings, which
-        those of a directory can replace, and what is planted.
+        """The environment that makes npm use this proxy. `home`: a directory for npm's cache, the
+        user's settings (which a project's settings can override), and planted files.
         """
         home.mkdir()
         said = f"prefix={home}/prefix\ncafile={self.certificate}\nfetch-retries=0\n"
@@ -86,7 +88,7 @@ class Registry:
 
 @contextmanager
 def running(place: Path) -> Iterator[Registry]:
-    """`place`: a directory for its certificate."""
+    """Run the proxy. `directory` stores its certificate."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -94,7 +96,7 @@ def running(place: Path) -> Iterator[Registry]:
             self.send_response(404 if body is None else 200)
             self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()
-            with suppress(OSError):  # whoever asked has left
+            with suppress(OSError):  # the client is gone
                 self.wfile.write(body or b"")
 
         def do_CONNECT(self) -> None:
@@ -108,7 +110,7 @@ def running(place: Path) -> Iterator[Registry]:
                 type(self)(secured, self.client_address, self.server)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Nothing: pytest has the output."""
+            """Logs nothing: pytest shows the output."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     registry = Registry(server.server_address[1], place)

@@ -1,8 +1,7 @@
-"""A simulation of everything outside one pool: sandboxes that start, clean, end and die when a test
-says so.
+"""Simulates everything outside of one pool: sandboxes act only when a test says so.
 
-`PoolSimulation` performs the pool's actions as `FunctionPool` would, keeps its own records of them,
-and fails where an action breaks a promise to a caller or an operator.
+`PoolSimulation` performs the pool's actions as `FunctionPool` does, keeps its own records of them,
+and fails if an action breaks a promise to a caller or an operator.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +35,7 @@ from quiltfn.model.pool import Pool, PoolLimits
 WARMING, PARKED, READY, BUSY = "warming", "parked", "ready", "busy"
 RECYCLING, TERMINATING = "recycling", "terminating"
 
-# Of a negative control: the same stories each time, and the first that finds the mistake is enough.
+# For negative controls: the same stories each time, and one story that finds the mistake is enough.
 FINDS_MISTAKES = settings(
     max_examples=3000,
     deadline=None,
@@ -49,7 +48,7 @@ FINDS_MISTAKES = settings(
 
 @dataclass
 class SimulatedSandbox:
-    """What a `PoolSimulation` knows of one sandbox."""
+    """What a `PoolSimulation` knows about one sandbox."""
 
     digest: str
     pending: bool = True
@@ -62,8 +61,8 @@ class SimulatedSandbox:
     cleaning_since: float = 0.0
     idle_since: float = 0.0
     is_parked: bool = False
-    is_to_park: bool = False  # it was started for nobody, and has had no call
-    is_fresh: bool = False  # started or unparked, and not used since; `seen_by`: who waited then
+    is_to_park: bool = False  # started for no call, and has had none since
+    is_fresh: bool = False  # started or unparked, and unused since; `seen_by`: who waited then
     seen_by: frozenset[int] = frozenset()
     ready_at: float = -1.0
     reason: ColdStartReason = ColdStartReason.FIRST
@@ -73,14 +72,14 @@ class SimulatedSandbox:
         return self.holder is None and not (self.pending or self.cleaning or self.destroying)
 
     def become_ready(self, now: float, waiting: Iterable[int]) -> None:
-        """It can be given to a call from now on; `waiting`: the calls that wait for that."""
+        """From now on, calls can get this sandbox. `waiting`: the calls that wait for one."""
         self.is_parked, self.is_fresh = False, True
         self.idle_since = self.ready_at = now
         self.seen_by = frozenset(waiting)
 
 
 class PoolSimulation:
-    """Drives one pool. Every method is an event; what it returns is what the pool decided."""
+    """Drives one pool. Every method is an event and returns what the pool decided."""
 
     def __init__(self, limits: PoolLimits, make: Callable[[PoolLimits], Pool] = Pool) -> None:
         self.pool = make(limits)
@@ -97,10 +96,8 @@ class PoolSimulation:
         self._previous: str | None = None
         self._previous_until = 0.0
         self._prepared_count = 0
-        self._was_ready = False  # any, since the start or the last close
-        self._left_well: dict[
-            str, bool
-        ] = {}  # whether the last one of a version ended in good health
+        self._was_ready = False  # whether any was ready since the start or the last close
+        self._left_well: dict[str, bool] = {}  # whether the last instance of a version ended well
 
     # Events ----------------------------------------------------------------------------------
 
@@ -111,7 +108,7 @@ class PoolSimulation:
         return self._waiters
 
     def cancel(self, waiter: int) -> None:
-        """The caller goes away while it waits, or with an instance that it has not used."""
+        """The caller leaves while it waits, or before it has used its instance."""
         self.waiting.pop(waiter, None)
         self.cancelled.add(waiter)
         number = self.held(waiter)
@@ -175,7 +172,7 @@ class PoolSimulation:
         self._perform(self.pool.promote(digest, self.now, self.footprint(digest)))
         for number in kept:
             assert not self.simulated[number].is_parked, "switched back, and what was kept stays so"
-            is_gone = self.simulated[number].destroying  # or it made room for a call that waited
+            is_gone = self.simulated[number].destroying  # or a waiting call needs its room
             assert not is_gone or self.requests > asked, "what was kept for this is gone"
         if grace and is_calm and live <= self.pool.limits.max_instances:
             assert not [n for n in old if self.simulated[n].destroying], "nothing is kept"
@@ -188,14 +185,14 @@ class PoolSimulation:
         self._perform(self.pool.close(why, self.now))
 
     def park(self) -> None:
-        """An instance may be started only to be parked."""
+        """Start an instance only to be parked, if the pool allows that."""
         before = set(self.simulated)
         self._perform(self.pool.park(self.now))
         for number in self.simulated.keys() - before:
             self.simulated[number].is_to_park = True
 
     def evict(self, number: int) -> None:
-        """Others need its memory."""
+        """Evict an instance: its memory is needed elsewhere."""
         self._perform(self.pool.evict(number, self.now))
 
     def set_scaling(self, **limits: int) -> None:
@@ -204,7 +201,7 @@ class PoolSimulation:
         self._perform(self.pool.set_scaling(new, self.now), is_tick=True)
 
     def pass_time(self, seconds: float) -> None:
-        """Ticks at the times that were asked for, and at the end as the reaper does."""
+        """Let time pass: tick at the requested times, and at the end as the reaper does."""
         until = self.now + seconds
         while due := [at for at in self.wakes if at <= until]:
             self.now = max(self.now, min(due))
@@ -216,20 +213,20 @@ class PoolSimulation:
 
     @staticmethod
     def parks(digest: str | None) -> bool:
-        """Versions of this name are parked when they are idle for long."""
+        """Versions with this name are parked after a long idle time."""
         return digest == "c"
 
     def footprint(self, digest: str) -> Footprint:
         return Footprint(limit_mib=256.0, idle_mib=1.0, parks=self.parks(digest))
 
     def live(self, story: str) -> Self:
-        """Goes through events, each a method and its arguments: `release 1, pass_time 0.5`."""
+        """Perform events, each a method and its arguments: `release 1, pass_time 0.5`."""
         for event in filter(None, story.split(", ")):
             name, *words = event.split()
             getattr(self, name)(*map(_argument, words))
         return self
 
-    # What is so ------------------------------------------------------------------------------
+    # State -----------------------------------------------------------------------------------
 
     def held(self, waiter: int) -> int | None:
         return next((n for n, sandbox in self.simulated.items() if sandbox.holder == waiter), None)
@@ -239,12 +236,12 @@ class PoolSimulation:
 
     @property
     def family(self) -> "Sequence[PoolSimulation]":
-        """Those of the function's versions."""
+        """The pools of the function's versions."""
         return [self]
 
     @property
     def requests(self) -> int:
-        """How often something was to be evicted."""
+        """How often an eviction was requested."""
         return len(self.short)
 
     @property
@@ -270,19 +267,19 @@ class PoolSimulation:
 
     @property
     def kept(self) -> list[int]:
-        """Those that are parked, by the simulation's own records."""
+        """Parked instances, by the simulation's own records."""
         return self.those(lambda sandbox: sandbox.is_parked and not sandbox.destroying)
 
     def states(self) -> dict[int, str]:
-        """What the pool says of its instances, for tests to compare with."""
+        """What the pool reports about its instances, to be compared by tests."""
         return {number: one.state.value for number, one in self.pool.instances.items()}
 
     def counts(self) -> PoolCounts:
-        """What the pool says of its instances by state, without their memory."""
+        """What the pool reports about its instances by state, without their memory."""
         return replace(self.pool.counts(), memory_mib=0.0)
 
     def finish(self, *, release: bool = True) -> None:
-        """Completes everything that is under way, until nothing is."""
+        """Complete everything in progress."""
         for _ in range(10_000):
             if self.starting:
                 self.started(self.starting[0])
@@ -296,7 +293,7 @@ class PoolSimulation:
                 return
         raise AssertionError("the pool never comes to rest")
 
-    # Performing, with complaints ----------------------------------------------------------------
+    # Performing and checking actions ------------------------------------------------------------
 
     def _note_what_is_parked(self, *, is_tick: bool) -> None:
         wanted = (self.pool.current, self.pool.prepared)
@@ -310,7 +307,9 @@ class PoolSimulation:
                 sandbox.is_parked = self._left_well[sandbox.digest] = self._was_ready = True
 
     def _is_to_be_parked(self, sandbox: SimulatedSandbox) -> bool:
-        """Idle for long, the last one of a version that is worth parking, and in nobody's way."""
+        """Whether it was idle for long, is the last instance of a version worth parking, and no
+        call needs its place.
+        """
         limits, current = self.pool.limits, self.pool.current
         others = self.those(lambda b: b.digest == current and not b.destroying and b is not sandbox)
         is_last = not others and not limits.min_instances and self.pool.prepared != current
@@ -318,7 +317,7 @@ class PoolSimulation:
         return is_last and is_old and sandbox.digest == current and self.parks(current)
 
     def _is_parked_ahead(self, sandbox: SimulatedSandbox) -> bool:
-        """It was started to be parked, and neither a call nor the minimum nor a deploy wants it."""
+        """Whether it was started to be parked, and no call, minimum or deploy needs it."""
         is_wanted = self.waiting or self.pool.limits.min_instances or self.pool.prepared is not None
         is_current = sandbox.digest == self.pool.current and not sandbox.destroying
         return sandbox.is_to_park and is_current and not is_wanted
@@ -394,10 +393,10 @@ class PoolSimulation:
             self._left_well[sandbox.digest], self._was_ready = not is_bad, True
 
     def _check_why(self, why: ColdStartReason, digest: str, *, is_unparked: bool = False) -> None:
-        """The reason of a start agrees with the simulation's own records."""
+        """Check that the reason for a start agrees with the simulation's own records."""
         standing = self.those(lambda b: b.digest == digest and b.was_ready and not b.destroying)
         if is_unparked:
-            standing = []  # an unparked one was not missing because others were busy
+            standing = []  # a missing unparked instance is not explained by others being busy
         assert (why is ColdStartReason.SCALED_OUT) == bool(standing), f"{why} beside {standing}"
         if why is ColdStartReason.FIRST:
             assert not self._was_ready, "called the first, and is not"
@@ -454,7 +453,7 @@ class PoolSimulation:
         )
 
     def check(self) -> None:
-        """The pool agrees with itself and with the simulation."""
+        """Check the pool against itself and against the simulation."""
         self.pool.check()
         assert self.pool.idle() == Pool.headroom(self.pool).idle
         if self.pool.is_at_rest:
@@ -479,7 +478,9 @@ class PoolSimulation:
             self._check_that_the_kept_give_way()
 
     def _check_that_the_kept_give_way(self) -> None:
-        """There is no room, and none to come: then nothing idle is kept beside who wants it."""
+        """If there is no room, and none will become free, nothing idle may be kept while a call
+        waits.
+        """
         current, prepared = self.pool.current, self.pool.prepared
 
         def of(digest: str | None) -> int:
@@ -501,7 +502,7 @@ def _argument(word: str) -> int | float | str:
 
 
 def a_pool(ready: int = 0, **limits: float) -> PoolSimulation:
-    """A simulation around an open pool with so many ready instances."""
+    """A simulation of an open pool with this many ready instances."""
     sim = PoolSimulation(PoolLimits(**limits))  # type: ignore[arg-type]
     sim.promote("a")
     callers = [sim.acquire() for _ in range(ready)]

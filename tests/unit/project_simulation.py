@@ -1,4 +1,4 @@
-"""A server that does the steps of a plan, as far as plans can tell."""
+"""A simulated server that performs the steps of a plan, as far as plans can observe."""
 
 import itertools
 from collections.abc import Iterable
@@ -89,7 +89,7 @@ def found_function(function: Function) -> CurrentFunction:
 
 
 class Simulation:
-    """What a server has, and what becomes of it step by step."""
+    """The state of a server, changed step by step."""
 
     def __init__(self, wanted: DesiredState, found: CurrentState) -> None:
         self.wanted = wanted
@@ -121,7 +121,7 @@ class Simulation:
     def function(self, step: Step) -> None:
         if step.verb is Verb.DELETE:
             del self.functions[step.name]
-            # As the server's schedules go with their function.
+            # The server deletes a function's schedules with the function.
             assert all(one.function != step.name for one in self.schedules.values())
             return
         if step.verb is Verb.DEPLOY:
@@ -189,7 +189,7 @@ class Simulation:
 
 
 def _has_canary(there: CurrentFunction, weight: float) -> bool:
-    """Whether calls by the alias run on the version that serves, or a part of them does."""
+    """Whether calls by the alias run, in part or in full, on the current version."""
     live, current = there.live, there.function.current_version
     if live is None or live.version == current:
         return live is not None
@@ -197,8 +197,8 @@ def _has_canary(there: CurrentFunction, weight: float) -> bool:
 
 
 def is_as_wanted(wanted: DesiredState, found: CurrentState) -> bool:
-    """Whether a server has what is wanted, and nothing else of the project: looked at anew, and not
-    as plans do.
+    """Whether a server has what the project wants and nothing else of the project. Computed
+    independently of plans.
     """
     for name, entry in wanted.functions.items():
         there = found.functions.get(name)

@@ -1,4 +1,4 @@
-"""Archives for the tests of images: good ones, and ones that nobody should ever unpack."""
+"""Archives for tests of images: valid ones, and malicious ones that must not be unpacked."""
 
 import gzip
 import io
@@ -51,7 +51,7 @@ def packed(entries: Iterable[Entry], form: int = tarfile.PAX_FORMAT) -> bytes:
 
 
 def raw(*headers: tuple[tarfile.TarInfo, bytes]) -> bytes:
-    """Headers with what follows them, as no library would write them."""
+    """Raw headers and their content, as no library would write them."""
     found = b""
     for info, data in headers:
         block = info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
@@ -90,7 +90,7 @@ def everything_below(path: Path) -> set[str]:
 
 
 def a_wheel(path: Path, name: str = "demo") -> Path:
-    """A wheel of one module with one program, made by hand."""
+    """A wheel with one module and one program, written without a build tool."""
     wheel = path / f"{name}-1.0-py3-none-any.whl"
     info = f"{name}-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:

@@ -1,4 +1,4 @@
-"""Commands as processes: a server that they ask, and a terminal that they run in."""
+"""Commands as processes: a server for them, and a terminal in which they run."""
 
 import json
 import os
@@ -18,7 +18,9 @@ from unit.test_transport import listening
 
 @contextmanager
 def serving(reply: Callable[[str, bytes], Any]) -> Iterator[str]:
-    """The address of a server. `reply`: the JSON for a path and a body; None: not found."""
+    """Run a server and yield its address. `reply`: returns the JSON for a path and a body; None:
+    not found.
+    """
     with listening() as (port, kind):
 
         def answer(self: Any) -> None:
@@ -36,7 +38,7 @@ def serving(reply: Callable[[str, bytes], Any]) -> Iterator[str]:
 
 
 class Screen:
-    """A program in a terminal of its own, which tmux draws. `home`: a directory for its socket."""
+    """A program in its own terminal, drawn by tmux. `home`: a directory for tmux's socket."""
 
     def __init__(self, home: Path, command: list[str], env: Mapping[str, str]) -> None:
         self._tmux = ["tmux", "-S", str(home / "tmux"), "-f", "/dev/null"]
@@ -66,7 +68,7 @@ class Screen:
             time.sleep(0.02)
 
     def type(self, text: str, key: str, *, shows: str) -> None:
-        """Types, and waits until the screen shows it."""
+        """Type this, and wait until the screen shows it."""
         self.run("send-keys", "-l", text)
         self.run("send-keys", key)
         self.wait_for(shows)

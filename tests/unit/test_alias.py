@@ -1,4 +1,4 @@
-"""Which version a call by an alias runs on."""
+"""Which version an invocation through an alias runs on."""
 
 import random
 
@@ -10,12 +10,12 @@ from quiltfn.model.alias import Alias, Share
 pytestmark = promise("W21")
 
 CALLS = 10_000
-# Of chi-square with one degree of freedom: one of a thousand samples of a right split is above it.
+# Chi-square with one degree of freedom: a correct split exceeds this in one of a thousand samples.
 CRITICAL = 10.83
 
 
 def chi_square(weight: float, chosen: int) -> float:
-    """Of so many of CALLS that the other version got."""
+    """Chi-square if `chosen` of CALLS calls got the other version."""
     expected = weight * CALLS
     return (chosen - expected) ** 2 / expected + (chosen - expected) ** 2 / (CALLS - expected)
 

@@ -1,5 +1,6 @@
-"""The pages of the API follow from the code, and their snippets are what the server and the client
-library take. They name variables, so they are not run: tests/e2e/test_documents.py runs what is.
+"""The pages of the API match the code, and server and client library accept their snippets.
+
+Snippets contain placeholders, so they are not run; tests/e2e/test_documents.py runs the others.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order to several pools, what they have is shared as was promised."""
+"""Several pools share what they have as promised, whatever happens in whatever order."""
 
 from collections.abc import Callable, Collection, Hashable, Iterator
 from itertools import count
@@ -29,7 +29,7 @@ STEPS = (0.0, 0.006, 1.0, 11.0, 61.0, 400.0)
 OF_ONE = [name for name in EVENTS if name not in ("time", "set scaling", "quiet for long")]
 COMMON = ["acquire", "acquire three", "release", "started", "cleaned", "gone", "all quiet"] * 4
 OF_ALL = ["time", "measure", "fill", "stock gone", "set scaling"]
-# What happens to a function, and not to one of its versions.
+# Events of a function, not of one of its versions.
 OF_FUNCTION = ["prepare", "promote what is ready", "promote at once", "abandon", "close", "park"]
 STORIES = st.lists(
     st.tuples(st.sampled_from([*OF_ONE, *COMMON, *OF_ALL]), st.integers(0, 5), st.integers(0, 63)),
@@ -39,7 +39,7 @@ STORIES = st.lists(
 
 
 class Tenants(NodeSimulation):
-    """Of two tenants, with several versions of two functions."""
+    """Two tenants, with several versions of two functions."""
 
     owners = ("a/f", "a/f", "a/g", "b/h", "b/h", "b/h")
     quota = 4.0
@@ -79,7 +79,7 @@ def live_twice(story: list[tuple[str, int, int]], make: Callable[[], NodeSimulat
     assert logs[0] == logs[1], "equal stories are decided differently"
 
 
-# An instance that was kept for a version makes room for a call that waits for this version.
+# An instance that is kept for a version ends for a call that waits for this version.
 KEPT_MAKES_ROOM = [
     ("acquire three", 1, 0),
     *[("acquire", 0, 0)] * 2,
@@ -102,27 +102,28 @@ def test_every_story_of_several_pools_keeps_the_promises(
     live_through(story, NodeSimulation(list(SIZES)))
 
 
-# A version that has all instances lacks a place that another waits for; then that one lacks memory.
+# A version with all instances lacks a place for which another version waits; then that version
+# lacks memory.
 GIVES_UP_ITS_TURN = [
     *[("acquire", 0, 0)] * 10,
     *[("acquire", 3, 0), ("acquire three", 3, 0), ("close", 0, 0), ("acquire", 5, 0)],
 ]
-# Places become free of which the first version can use none, since it lacks memory.
+# Places become free, but the first version can't use any, since it lacks memory.
 GOES_ON_TO_MEMORY = [
     *[("acquire", 4, 0), ("acquire three", 2, 0), ("acquire three", 4, 0), ("acquire three", 5, 0)],
     *[("all quiet", 2, 0), ("acquire", 3, 0), ("set scaling", 4, 22)],
 ]
-# A version gets its first instance and lacks more, as another does whose call is newer.
+# A version gets its first instance and lacks more; so does another version, whose call is newer.
 HAS_ITS_FIRST = [
     *[("acquire three", 1, 0), ("acquire", 5, 0), ("acquire", 0, 0)],
     *[("acquire three", 1, 0), ("acquire three", 0, 0)],
 ]
-# A deploy is given up while calls of the function lack a place.
+# A deploy is abandoned while calls of the function lack a place.
 ABANDONED = [
     *[("acquire three", 3, 0), ("acquire three", 3, 0), ("acquire three", 4, 0), ("acquire", 5, 0)],
     *[("set scaling", 5, 62), ("abandon", 5, 0), ("all quiet", 4, 0)],
 ]
-# Two deploys that have all instances of the tenant together.
+# Two deploys that together have all instances of the tenant.
 DEPLOYED_AT_ONCE = [("acquire", 1, 0), ("all quiet", 1, 0), ("prepare", 1, 33), ("prepare", 2, 20)]
 
 
@@ -140,7 +141,7 @@ def test_every_story_of_tenants_and_versions_keeps_the_promises(
     live_twice(story, Tenants)
 
 
-# The negative controls: each of these mistakes must be found, or the suite above proves nothing.
+# Negative controls: the suite above must find each of these mistakes.
 
 
 class ForgetsToGiveBack(Memory):
@@ -218,7 +219,7 @@ class ServesNobody(Arbiter):
 
 
 def without(pool: Pool, **more: object) -> Any:
-    """The pool as one that shares other things."""
+    """The pool, with `more` in place of some of what it shares."""
     its = {"memory": pool.memory, "quota": pool.quota, "places": pool.places}
     return SimpleNamespace(**(its | more))
 
@@ -372,7 +373,7 @@ def test_an_arbiter_that_makes_this_mistake_is_found_out(broken: type[Arbiter]) 
     found_out(lambda: Tenants(arbiter=broken))
 
 
-# The tenant has four idle instances, its quota.
+# The tenant's quota is used up by its four idle instances.
 FULL = [("acquire three", 0, 0), ("all quiet", 0, 0), ("acquire", 2, 0), ("all quiet", 2, 0)]
 THREE_IDLE = [("acquire three", 4, 0), ("all quiet", 4, 0)]
 TOLD: dict[type[Arbiter], list[tuple[str, int, int]]] = {
@@ -398,7 +399,7 @@ def test_an_arbiter_that_makes_this_mistake_is_found_out_by_its_story(
 
 
 def test_a_memory_whose_turns_never_pass_is_found_out_by_its_story() -> None:
-    # A large call waits, then a small one. The large one's caller goes away.
+    # A large call waits, then a small one. The caller of the large one leaves.
     waits = [("acquire", 0, 0), ("started", 0, 0), ("acquire", 2, 0), ("acquire", 1, 0)]
     story = [*waits, ("cancel while waiting", 2, 0)]
     live_through(story, NodeSimulation(list(SIZES)))

@@ -1,4 +1,4 @@
-"""What an archive says of itself is checked before anything of it is believed or shown."""
+"""An archive is checked before anything in it is trusted or shown."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ FACTS: dict[str, Any] = {
 
 
 def an_archive(tmp_path: Path) -> bytes:
-    """A whole one, as it is written, of three empty files."""
+    """A complete archive, as `Writer` makes it, with three empty files."""
     with (tmp_path / "archive").open("wb") as file:
         writer = Writer(file)
         for name in FILES:
@@ -32,7 +32,7 @@ def an_archive(tmp_path: Path) -> bytes:
 
 
 def with_manifest(text: bytes | dict[str, Any]) -> io.BytesIO:
-    """An archive whose digest is right, whatever else its manifest says."""
+    """An archive with a valid digest and this manifest."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name in FILES:
@@ -91,7 +91,7 @@ def test_an_endless_line_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(spool, "LINE_MAX_BYTES", 1000)
     source, target = tmp_path / "journal-a.spool", tmp_path / "copy"
     source.write_bytes(bytes(1000))
-    snapshot.copy_segment(source, target)  # what has no end was being written
+    snapshot.copy_segment(source, target)  # its end was still being written
     source.write_bytes(bytes(1001))
     with pytest.raises(StoreBroken, match="a line is longer than any record"):
         snapshot.copy_segment(source, target)

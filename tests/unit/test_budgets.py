@@ -1,4 +1,4 @@
-"""Budgets of long bodies, responses and output: who gets them, who waits, what is released."""
+"""Budgets of long bodies, responses and output: who gets memory, who waits, what is released."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ def test_bodies_of_one_tenant_leave_half_to_others() -> None:
     budget.reserve(50, "b", is_call=True)
     budget.release(40, "a")
     budget.reserve(50, "a", is_call=True)
-    with pytest.raises(RateLimited):  # and so it is with what is kept free for other requests
+    with pytest.raises(RateLimited):  # likewise for the reserve for other requests
         budget.reserve(MANAGEMENT_BYTES // 2 + 1, "a", is_call=False)
     budget.reserve(MANAGEMENT_BYTES // 2, "a", is_call=False)
     budget.reserve(MANAGEMENT_BYTES // 2, "b", is_call=False)
@@ -59,7 +59,7 @@ def test_strangers_leave_a_tenant_half_of_what_it_has() -> None:
     with pytest.raises(RateLimited, match="of the tenant's bodies"):
         budget.reserve(1, "a", is_call=True)
     budget.release(100, "a", is_stranger=True)
-    budget.reserve(100, "a", is_call=True)  # what strangers do not use is the tenant's
+    budget.reserve(100, "a", is_call=True)  # the tenant can use what strangers don't use
     budget.release(200, "a")
     assert (budget.held, budget._held_of, budget._strangers) == (0, {}, {})
 
@@ -82,7 +82,7 @@ async def test_a_long_answer_waits_for_those_before_it() -> None:
             await asyncio.sleep(0.01)
 
     await asyncio.gather(answer("a", 60), answer("b", 60), answer("c", 10), answer("d", 500))
-    assert order == ["a", "b", "c", "d"]  # none overtakes, and the longest comes to its turn
+    assert order == ["a", "b", "c", "d"]  # none overtakes, and the longest gets its turn
 
 
 @promise("A24")
@@ -120,7 +120,7 @@ async def test_kept_answers_are_loaded_one_at_a_time(monkeypatch: pytest.MonkeyP
     await load("b")
     assert len(loaded) <= 3
     ended = await asyncio.gather(*mine, return_exceptions=True)
-    assert {type(one) for one in ended} == {type(None), CapacityFull}  # nobody waits for ever
+    assert {type(one) for one in ended} == {type(None), CapacityFull}  # none waits forever
 
 
 async def test_whoever_gives_up_makes_way_for_the_next() -> None:
@@ -130,7 +130,7 @@ async def test_whoever_gives_up_makes_way_for_the_next() -> None:
     await asyncio.sleep(0)
     second = asyncio.ensure_future(budget.reserve(50, "a").__aenter__())
     await asyncio.sleep(0)
-    assert (budget.missing, budget.served) == (10, 0)  # of the first alone
+    assert (budget.missing, budget.served) == (10, 0)  # only the first one's
     first.cancel()
     await asyncio.wait_for(second, 1)
     assert (budget.missing, budget.served) == (0, 1)
@@ -143,7 +143,7 @@ async def test_unread_answers_keep_others_from_being_made(monkeypatch: pytest.Mo
     with pytest.raises(CapacityFull, match="no memory for the response"):
         async with budget.reserve(20, "a"):
             pass
-    assert [budget.missing] == [0]  # A type checker takes a plain comparison for the last word.
+    assert [budget.missing] == [0]  # A list, because mypy would narrow a plain comparison.
     waits = asyncio.ensure_future(budget.reserve(20, "a").__aenter__())
     await asyncio.sleep(0.01)
     assert budget.missing == 10
@@ -170,7 +170,7 @@ def test_one_tenant_that_keeps_what_it_has_keeps_nobody_else_from_long_output() 
     with contextlib.ExitStack() as calls:
         kept = [calls.enter_context(CallOutputBudget(budget, "a")) for _ in range(100)]
         assert sum(one.take(7 * MIB, lambda: None) for one in kept) == 2  # its half
-        # Calls that have begun and wait for each other all end, whatever each has by then.
+        # All calls that have begun and wait for each other end, whatever output each of them has.
         ended: list[CallOutputBudget] = []
         going: list[CallOutputBudget] = []
 

@@ -1,4 +1,4 @@
-"""Callbacks: which URLs, secrets and addresses are taken, and what a signature is."""
+"""Callbacks: accepted URLs, secrets and addresses, and their signatures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ranges_of(text: str) -> list[callback.AddressRange]:
     return Settings(callback_networks=text).callback_ranges()
 
 
-# What the specification of Standard Webhooks signs as an example.
+# The example of the Standard Webhooks specification.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SIGNED = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 

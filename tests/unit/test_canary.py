@@ -1,4 +1,4 @@
-"""When a version is taken back, judged by its own calls."""
+"""When a version is rolled back because of its own calls."""
 
 import math
 import random
@@ -22,7 +22,9 @@ RULE = RollbackRule(error_rate=0.05)
 
 
 def calls_until_taken_back(failing: float, seed: int, most: int = 2_000) -> int | None:
-    """After how many calls, of which so many fail, RULE takes the version back; None: never."""
+    """The number of calls, of which the share `failing` fails, until RULE rolls the version back;
+    None: never.
+    """
     dice, counters = random.Random(seed), CanaryCounters()
     for number in range(1, most + 1):
         counters.add(RULE, 1, failed=dice.random() < failing)
@@ -44,7 +46,7 @@ def test_the_tail_is_that_of_the_binomial_distribution(calls: int, rate: float) 
 def test_the_tail_of_many_calls_is_found() -> None:
     assert 0 < tail(5_300, 100_000, 0.05) < 1e-4
     assert tail(5_000, 100_000, 0.05) == 1.0
-    assert tail(100_000, 100_000, 0.001) == 0.0  # too small to be written
+    assert tail(100_000, 100_000, 0.001) == 0.0  # smaller than the smallest float
 
 
 @pytest.mark.parametrize("calls", [10_000, 1_000_000])
@@ -52,7 +54,7 @@ def test_what_is_asked_after_each_call_is_told_after_few_terms(calls: int) -> No
     asked = 0
 
     class Calls(int):
-        """Counts the terms, of each of which it is a factor."""
+        """Counts the terms: each term subtracts from this number once."""
 
         def __sub__(self, other: int) -> int:
             nonlocal asked
@@ -85,7 +87,7 @@ def test_a_version_that_fails_four_times_as_often_as_it_may_is_taken_back_soon()
 
 
 def test_noise_seldom_takes_a_version_back() -> None:
-    """Of 500 versions that fail just as often as they may, looked at after each of 2,000 calls."""
+    """500 versions that fail exactly as often as allowed, checked after each of 2,000 calls."""
     assert sum(calls_until_taken_back(0.05, seed) is not None for seed in range(500)) <= 15
     assert all(calls_until_taken_back(0.02, seed) is None for seed in range(100))
 

@@ -1,4 +1,4 @@
-"""The catalog: a tenant sees its own functions, in the order of their making, whatever there is."""
+"""The catalog: a tenant sees only its own functions, in the order of their creation."""
 
 import contextlib
 
@@ -22,7 +22,9 @@ def of(catalog: Catalog, tenant_id: str, after: str = "") -> list[str]:
 
 
 def test_the_fingerprint_follows_changes_and_not_the_fields_that_a_release_knows() -> None:
-    """Two releases in one fleet make the same one, whatever fields the newer one has added."""
+    """Two releases in one fleet compute the same fingerprint, even if the newer one has added
+    fields.
+    """
     entry = an_entry(ids(1)[0])
     for change in ({"revision": 2}, {"updated_at": entry.function.updated_at + 1}):
         changed = Entry(replace(entry.function, **change), entry.version, entry.counters)
@@ -68,7 +70,7 @@ def test_what_is_removed_is_nowhere() -> None:
 
 @promise("A24")
 def test_a_tenant_has_half_of_the_room_and_all_have_the_whole() -> None:
-    """Each made at the same time as those before it, so none of them is in the catalog yet."""
+    """All are reserved at the same time, so none of them is in the catalog yet."""
     spec = an_entry(ids(1)[0]).version.spec
     catalog = Catalog(4 * spec.size)
     with contextlib.ExitStack() as making:
@@ -78,9 +80,9 @@ def test_a_tenant_has_half_of_the_room_and_all_have_the_whole() -> None:
             pass
         with pytest.raises(CapacityFull, match="all functions"), catalog.reserve("c", spec):
             pass
-        with catalog.reserve("a", spec, instead_of=spec):  # which takes no more than before
+        with catalog.reserve("a", spec, instead_of=spec):  # it needs no more than before
             pass
-    with catalog.reserve("c", spec):  # those that came to nothing gave their room back
+    with catalog.reserve("c", spec):  # reservations that were not used gave their room back
         pass
 
 
@@ -100,7 +102,7 @@ def test_what_is_in_the_catalog_counts_once() -> None:
 
 
 def test_a_change_makes_a_new_entry_and_leaves_the_old_one_as_it_was() -> None:
-    """Whoever read the function before the change goes on with what it was then."""
+    """A reader of the old entry continues to see the function as it was."""
     catalog, before = Catalog(), an_entry(ids(1)[0])
     catalog.add(before)
     after = catalog.replace(replace(before.function, name="other", revision=2))
@@ -126,6 +128,6 @@ def test_a_function_that_is_gone_cannot_be_changed() -> None:
     catalog, entry = Catalog(), an_entry(ids(1)[0])
     catalog.add(entry)
     catalog.remove(entry)
-    catalog.remove(entry)  # once more is harmless
+    catalog.remove(entry)  # removing it twice is harmless
     with pytest.raises(NotFound):
         catalog.replace(entry.function)

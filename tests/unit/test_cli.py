@@ -1,4 +1,4 @@
-"""The command line: what is sent, what is printed where, and how it exits."""
+"""The command line: which requests it sends, what it prints where, and its exit codes."""
 
 import inspect
 import io
@@ -154,7 +154,7 @@ def test_invoke_prints_output_and_a_line_about_it(cli: CommandLine) -> None:
 
 
 def piped(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
-    """Where standard output goes from now on."""
+    """Redirect standard output."""
     pipe = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, "utf-8"))
     return pipe
@@ -353,7 +353,7 @@ def test_json_made_visible_is_the_same_json() -> None:
     assert json.loads(show.visible(text)) == json.loads(text)
 
 
-# --- what goes wrong ---------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_every_request_that_an_error_advises_is_one_of_the_api_and_a_command() -
 def test_no_error_writes_a_request_of_the_api_without_naming_it_as_data() -> None:
     written = re.compile(r"^[^#]*[\"'(, ](GET|POST|PUT|DELETE) (/api|…)/")
     source = Path(advice.__file__).parents[1]
-    free = ("cli", "wire", "sdk", "guest", "site")  # texts that are no errors of the server
+    free = ("cli", "wire", "sdk", "guest", "site")  # texts that are not errors of the server
     found = [
         f"{path.name}: {line.strip()}"
         for path in source.rglob("*.py")
@@ -492,7 +492,7 @@ def test_no_server_is_code_3_and_help(cli: CommandLine, monkeypatch: pytest.Monk
         "error: no quiltfn server answers at http://127.0.0.1:9; start one with: quiltfn serve, or "
         "say where it is: QUILT_BASE_URL\n"
     )
-    cli.run("events --url http://127.0.0.1:9", code=3)  # it needs no --follow
+    cli.run("events --url http://127.0.0.1:9", code=3)  # --follow is not required
 
 
 def test_a_bug_is_one_line_not_a_trace(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,7 +502,7 @@ def test_a_bug_is_one_line_not_a_trace(cli: CommandLine, monkeypatch: pytest.Mon
     assert "Traceback" not in printed
 
 
-# --- the rest ----------------------------------------------------------------------------------
+# --- others ------------------------------------------------------------------------------------
 
 
 def test_the_version_is_told(cli: CommandLine) -> None:

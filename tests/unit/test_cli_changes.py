@@ -120,7 +120,7 @@ def test_pause_resume_and_rollback(cli: CommandLine) -> None:
 def test_a_rollback_without_a_version_goes_to_the_one_before(
     cli: CommandLine, current: int, chosen: int | None
 ) -> None:
-    found = [version(number, "") for number in (5, 4, 2, 1)]  # a third one was removed
+    found = [version(number, "") for number in (5, 4, 2, 1)]  # version 3 was removed
     cli.answers["POST", f"/{ID}/rollback"] = (200, FUNCTION)
     cli.answers["GET", f"/{ID}/aliases"] = (200, {"aliases": []})
     cli.answers["GET", f"/{ID}/versions"] = (200, {"versions": found, "next_cursor": None})
@@ -278,7 +278,7 @@ def test_the_key_is_the_option_s_or_variable_s(
 
 
 def test_the_option_that_empties_a_field_is_spelled_as_the_one_that_sets_it() -> None:
-    """Options have no underscores, whatever the API calls the field."""
+    """Options have no underscores, even if the API's fields do."""
     field = next(iter(fields_of(wire.FunctionChanges).values()))
     for name, short in (("owner_contact", "owner_contact"), ("working_directory", "workdir")):
         named = msgspec.structs.replace(field, name=name, short=short)

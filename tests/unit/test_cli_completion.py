@@ -1,4 +1,4 @@
-"""Completion, as real shells ask for it: keys are typed, and what the terminal shows is read."""
+"""Completion in real shells: keys are typed, and the terminal's content is read."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ pytestmark = promise("M22")
 
 QUILTFN = Path(sys.executable).with_name("quiltfn")
 NAMES = ("greet-anna", "greet-bert", "other")
-# What makes each start without anybody's own settings, and complete.
+# Starts each shell without a user's settings, and with completion.
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile"], 'eval "$(quiltfn completion bash)"'),
     "zsh": (["zsh", "-f"], 'autoload -Uz compinit; compinit -D; eval "$(quiltfn completion zsh)"'),
@@ -33,7 +33,7 @@ SHELLS = {
 
 
 def server() -> AbstractContextManager[str]:
-    """Has three functions; each has an alias and two versions."""
+    """A server with three functions; each has an alias and two versions."""
     functions = [{**FUNCTION, "id": ID, "name": name} for name in NAMES]
     alias = {"name": "live", "version": 1, "also": None, "updated_at": 1}
     versions = [version(number, "host:aa") for number in (2, 1)]
@@ -73,7 +73,7 @@ def test_a_shell_completes_commands_options_and_names(shell: str, tmp_path: Path
             screen.type(" clear; echo is-''ready", "Enter", shows="is-ready")
 
 
-# --- what is answered ----------------------------------------------------------------------------
+# --- completions ---------------------------------------------------------------------------------
 
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -1,4 +1,4 @@
-"""Lists of Python packages in each of their formats: what the installer gets, what is refused."""
+"""Lists of Python packages in each format: what the installer gets, and what is refused."""
 
 import shutil
 import sys
@@ -116,7 +116,7 @@ def test_what_is_locked_goes_before_what_is_not(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("leads_out", [True, False])
 def test_no_list_outside_is_read(tmp_path: Path, link: str, beside: str, leads_out: bool) -> None:
-    """Also over a directory that is not copied, in which nobody looks for links."""
+    """Also through a directory that is not copied, in which links are not checked."""
     code = tmp_path / "code"
     (code / ".venv").mkdir(parents=True)
     target = (tmp_path if leads_out else code) / "list"
@@ -227,7 +227,7 @@ def test_a_wheel_of_the_servers_processor_is_taken_and_no_other(tmp_path: Path) 
 
 
 def tagged(directory: Path, tag: str) -> Path:
-    """The wheel of one module, said to be for one platform."""
+    """The wheel of one module with the tag of one platform."""
     plain = a_wheel(directory)
     found = directory / plain.name.replace("any", tag)
     with zipfile.ZipFile(plain) as old, zipfile.ZipFile(found, "w") as new:

@@ -1,4 +1,4 @@
-"""`quiltfn logs`: where what a program wrote ends, and a note about its call begins."""
+"""`quiltfn logs`: where a program's output ends and a note about its call begins."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from unit.canned_server import Terminal
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, *written: Event) -> str:
-    """What a terminal gets of it."""
+    """What a terminal shows."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -1,4 +1,4 @@
-"""npm against a hostile repository: nothing of it runs, is planted, or learns anything."""
+"""npm with a hostile repository: it runs nothing of it, plants nothing, and reveals nothing."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_a_repository_that_npm_finds_is_refused(
 
 @needs_npm
 def test_npm_by_itself_obeys_the_settings_of_a_repository(registry: Registry, app: Path) -> None:
-    """Negative control: its switches for scripts and for git are not enough."""
+    """Negative control: npm's options against scripts and git are not sufficient."""
     project(app, dependencies={"wants": "1.0.0"})
     switches = ["--ignore-scripts", "--git=/bin/false", "--script-shell=/bin/false"]
     command = ["npm", "install", "--package-lock-only", *switches]
@@ -95,7 +95,7 @@ def test_npm_by_itself_obeys_the_settings_of_a_repository(registry: Registry, ap
 def test_npm_starts_no_program_even_if_it_takes_repositories(
     registry: Registry, app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without what newer versions know to refuse, and without our own reading of the files."""
+    """Without the checks of newer npm versions, and without our own checks of the files."""
     run = tools.run
 
     def without_its_switch(command: list[str], *more: Any) -> subprocess.CompletedProcess[str]:
@@ -242,7 +242,7 @@ def test_no_program_of_this_directory_runs(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_program_that_is_run_gets_no_key_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUILT_API_KEY", SECRET)
-    monkeypatch.setenv("AWS_PROFILE", "mine")  # which helps skopeo to credentials
+    monkeypatch.setenv("AWS_PROFILE", "mine")  # from which skopeo gets credentials
     output = tools.run(["env"]).stdout
     assert "AWS_PROFILE=mine" in output
     assert SECRET not in output

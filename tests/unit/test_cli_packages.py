@@ -1,4 +1,4 @@
-"""What may be installed for a runtime: nothing that runs code where the command is typed."""
+"""Which packages may be installed for a runtime: none that run code on the user's machine."""
 
 import json
 import platform
@@ -24,7 +24,7 @@ TARGET = packages.Target(
 )
 
 
-# --- what the server says -----------------------------------------------------------------------
+# --- the server's platform ----------------------------------------------------------------------
 
 
 @promise("M24")
@@ -181,11 +181,11 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         requirements.read(path)
 
 
-# --- what is behind the names ------------------------------------------------------------------
+# --- sources of the packages -------------------------------------------------------------------
 
 
 def a_builder(place: Path, marker: Path) -> Path:
-    """A directory that leaves a mark as soon as anybody asks what package it is."""
+    """A source directory that creates a file as soon as a tool reads its metadata."""
     place.mkdir()
     (place / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
@@ -200,7 +200,7 @@ def as_repository(directory: Path) -> None:
 
 
 def a_wheel_that_wants(directory: Path, source: str) -> Path:
-    """A wheel whose dependency is at the address `source`."""
+    """A wheel with a dependency at the address `source`."""
     wheel = directory / "wants-1.0-py3-none-any.whl"
     about = "Metadata-Version: 2.1\nName: wants\nVersion: 1.0\n"
     about += f"Requires-Dist: mark @ {source}\n"
@@ -248,7 +248,7 @@ def test_what_is_lacking_is_said_only_if_the_registry_was_reached(
 
 
 def test_pip_by_itself_would_have_built_it(tmp_path: Path) -> None:
-    """Negative control: `--only-binary :all:` alone does not keep pip from it."""
+    """Negative control: `--only-binary :all:` does not keep pip from building it."""
     marker = tmp_path / "it-ran"
     wheel = a_wheel_that_wants(tmp_path, a_builder(tmp_path / "mark", marker).as_uri())
     command = [sys.executable, "-I", "-m", "pip", "install", "--only-binary", ":all:"]
@@ -388,7 +388,7 @@ def test_a_repository_behind_a_dependency_is_not_prepared(tmp_path: Path) -> Non
     with pytest.raises(BadParameter, match="could not be installed"):
         packages.install_node(app)
     assert not marker.exists()
-    # Negative control: npm by itself prepares it.
+    # Negative control: npm would prepare it.
     subprocess.run(["npm", "install", "--no-audit"], cwd=app, check=True, capture_output=True)
     assert marker.exists()
 

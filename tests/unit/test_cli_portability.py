@@ -1,4 +1,4 @@
-"""The command on systems that are no Linux: what it does where something is missing there."""
+"""The command on systems other than Linux: what it does without what Linux has."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ from timeouts import scaled
 
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's own modules have found out at their import where they are."""
+    """Fakes Windows. Python's own modules have determined the platform when they were imported."""
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.delattr(os, "killpg")
     monkeypatch.setitem(sys.modules, "fcntl", None)
@@ -60,10 +60,10 @@ def test_no_link_in_a_watched_directory_is_followed(tmp_path: Path) -> None:
     watches: list[int] = []
 
     def turn() -> None:
-        """The first one makes an edit; the second one, which comes of that, counts."""
+        """The first turn makes an edit; the second one, which follows from it, counts."""
         if (watched / "own" / "file").exists():
             for number in os.listdir("/proc/self/fdinfo"):
-                with suppress(FileNotFoundError):  # the descriptor of the list itself
+                with suppress(FileNotFoundError):  # the descriptor of the listing itself
                     watches.append(Path("/proc/self/fdinfo", number).read_text().count("wd:"))
             raise InterruptedError
         (watched / "own" / "file").touch()
@@ -74,7 +74,7 @@ def test_no_link_in_a_watched_directory_is_followed(tmp_path: Path) -> None:
 
 
 def test_files_come_in_the_order_of_their_names_wherever_they_are(tmp_path: Path) -> None:
-    """Windows orders paths without regard to case, and what is told by its content is the same."""
+    """Windows sorts paths case-insensitively, but digests of their content must be the same."""
     for name in ("b", "A", "a", "B"):
         (tmp_path / name).touch()
     assert [one.name for one in tree.walk(tmp_path)] == ["A", "B", "a", "b"]

@@ -1,4 +1,4 @@
-"""The command as a process: what it loads, how it ends, and what it reads from standard input."""
+"""The command as a process: loaded modules, exit, and standard input."""
 
 import json
 import os
@@ -24,13 +24,13 @@ pytestmark = promise("M5")
 
 QUILTFN = [sys.executable, "-m", "quiltfn"]
 NOBODY = "http://127.0.0.1:9"
-# What a call has no use for and what takes its time to load.
+# Modules that `invoke` does not need and that load slowly.
 HEAVY = {"httpx", "rich", "pygments", "asyncio", "watchfiles", "click", "tarfile", "cryptography"}
 HEAVY |= {"dataclasses", "inspect", "yaml", "argcomplete", "getpass"}
 
 
 def ended(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A program that was run to its end. `options`: of `subprocess.run`."""
+    """Run a program to its end. `options`: of `subprocess.run`."""
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | options
     return subprocess.run(
         words, stderr=subprocess.PIPE, text=True, timeout=scaled(30), check=False, **options
@@ -42,7 +42,7 @@ def python(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def loaded_by(line: str) -> tuple[int, set[str]]:
-    """The exit code of a command and the modules that it loaded."""
+    """The exit code of a command, and the modules that it loaded."""
     env = {**os.environ, "QUILT_BASE_URL": NOBODY}
     done = ended(sys.executable, "-X", "importtime", "-m", "quiltfn", *line.split(), env=env)
     return done.returncode, set(re.findall(r"\|\s+([\w.]+)$", done.stderr, re.MULTILINE))
@@ -56,7 +56,7 @@ def test_a_command_loads_what_it_needs_and_no_more(line: str) -> None:
     assert not loaded & HEAVY
 
 
-# What reads a database, and what of it only a server needs.
+# Modules for reading a database, and those that only a server needs.
 STORE, SERVER = {"sqlalchemy"}, {"structlog", "rich", "pygments", "quiltfn.launcher.main"}
 
 
@@ -80,7 +80,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_keys_load_the_store_where_there_is_one_and_no_server(
     database: Path, line: str, code: int, spared: set[str]
 ) -> None:
-    """The database is made before: only that needs what migrates it."""
+    """The database already exists: only its creation needs the migrations."""
     returned, loaded = loaded_by(line.replace("DATA", str(database)))
     assert returned == code
     assert "quiltfn.operator.keys" in loaded
@@ -122,7 +122,7 @@ def test_the_commands_over_functions_load_no_thread_pool_before_it_is_needed() -
 
 @contextmanager
 def answering(stdout: str = "hello\n") -> Iterator[tuple[str, list[Any]]]:
-    """A server that gives every call the same end; the bodies that it was sent."""
+    """A server that answers every call with the same record; yields the received request bodies."""
     bodies: list[Any] = []
 
     def reply(_path: str, body: bytes) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def test_a_pipe_that_never_ends_is_given_up_too() -> None:
     assert "more than 1 MiB" in done.stderr
 
 
-# --- how it ends -------------------------------------------------------------------------------
+# --- exit --------------------------------------------------------------------------------------
 
 
 def test_ctrl_c_is_130_without_a_traceback() -> None:
@@ -238,7 +238,7 @@ def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         process = subprocess.Popen(
-            # Once the program is reached; before that it is the interpreter's.
+            # Only once the program has started: before that, the interpreter handles the signal.
             [*QUILTFN, "invoke", "hello", "--url", url],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -250,13 +250,14 @@ def test_ctrl_c_while_it_starts_is_no_traceback_either(after_s: float) -> None:
         try:
             _, err = process.communicate(timeout=scaled(10))
         except subprocess.TimeoutExpired:
-            # It came where Python drops what is raised, as in a finalizer. People press it again.
+            # The exception was raised where Python discards it, such as in a finalizer. Users press
+            # Ctrl-C again.
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=scaled(10))
             maps = ""
     if "msgspec" in maps:
-        # Where it came within the source code that a dataclass makes, Python ends by the signal
-        # itself, even if that is handled. Both are 130 to a shell; see the next test.
+        # If the signal arrives in code that a dataclass generates, Python ends itself by the
+        # signal, even if it is handled. A shell sees 130 in both cases; see the next test.
         assert process.returncode in (130, -signal.SIGINT)
         assert err == ""
 

@@ -1,4 +1,4 @@
-"""Profiles: who is asked with which key, the file that they are in, and `login`."""
+"""Profiles: which server gets which key, the file of profiles, and `login`."""
 
 import io
 import json
@@ -26,7 +26,7 @@ PROD = Profile(url="https://prod.example", api_key="quilt_sk_prod")
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the profiles are; nothing of the environment says which."""
+    """The file of profiles; no environment variable selects a profile."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     for name in ("QUILT_BASE_URL", "QUILT_API_KEY", "QUILTFN_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -34,7 +34,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Server(CommandLine):
-    """Takes one key, and notes with which it was asked at which address."""
+    """Accepts one key, and records the keys and addresses of requests."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         super().__init__(capsys)
@@ -64,7 +64,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return server
 
 
-# --- what has more weight ------------------------------------------------------------------------
+# --- precedence ----------------------------------------------------------------------------------
 
 
 def used(**options: Any) -> tuple[str | None, str | None]:
@@ -176,7 +176,7 @@ def test_login_names_stronger_variables(cli: Server, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_mine")
     assert "unset QUILT_API_KEY" in cli.log_in("quilt_sk_good\n").err
     monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_good")
-    printed = cli.log_in("")  # no key is typed: that of the environment is stored
+    printed = cli.log_in("")  # no key is typed: the one in the environment is stored
     assert profiles.read().profiles["default"].api_key == "quilt_sk_good"
     assert "unset" not in printed.err
 
@@ -197,7 +197,7 @@ def test_a_file_that_others_can_read_or_write_is_refused_with_the_way_to_mend_it
     cli: Server, place: Path, mode: int
 ) -> None:
     profiles.write(Profiles(current="prod", profiles={"prod": PROD}))
-    cli.run("functions list")  # the control: it is read as it was written
+    cli.run("functions list")  # control: it is read as it was written
     place.chmod(mode)
     cli.asked_with.clear()
     error = cli.run("functions list", code=2).err

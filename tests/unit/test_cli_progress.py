@@ -1,4 +1,4 @@
-"""Lines that move while something is done: on a terminal alone, and gone at the end."""
+"""Progress lines: only on a terminal, and removed at the end."""
 
 import io
 import sys
@@ -25,7 +25,7 @@ IMAGE = {
 
 
 def terminal_of(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Where standard error goes from now on. A fixture would be undone before the test."""
+    """Make standard error a terminal. A fixture would be undone before the test."""
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -37,7 +37,7 @@ def test_a_terminal_sees_what_is_done_and_how_much_of_it(monkeypatch: pytest.Mon
     with progress.step("creating a runtime"):
         with progress.counted("uploading", 4 * MIB) as sent:
             sent(MIB)
-            sys.stderr.write("a note\n")  # above the lines, which go on
+            sys.stderr.write("a note\n")  # printed above the progress lines
             deadline = time.monotonic() + scaled(5)
             while "1.0/4.0 MiB" not in terminal.getvalue():
                 assert time.monotonic() < deadline, terminal.getvalue()

@@ -1,4 +1,4 @@
-"""Lines that no command takes: what is said of each, and that no server is asked."""
+"""Invalid command lines: what is said about each, and that no request is sent."""
 
 import pytest
 
@@ -17,7 +17,7 @@ UNKNOWN_WORDS = {
     "nonsense": "hint: quiltfn --help says what there is\n",
     "function list": "hint: quiltfn functions?",
     "functions lst": "hint: quiltfn functions list?",
-    # Words of the API, and of other commands.
+    # Terms of the API, and of other commands.
     "schedules create x hello": "quiltfn schedules add?",
     "schedules delete x": "quiltfn schedules remove?",
     "runtimes get x": "quiltfn runtimes show?",

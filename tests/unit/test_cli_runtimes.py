@@ -1,4 +1,4 @@
-"""`quiltfn runtimes`: the tree that is put together, what never runs meanwhile, what is sent."""
+"""`quiltfn runtimes`: which tree is assembled, what never runs meanwhile, what is sent."""
 
 import gzip
 import io
@@ -69,13 +69,13 @@ def add(cli: CommandLine, options: str, code: int = 0) -> Printed:
 
 
 def says(printed: Printed) -> str:
-    """Its error on one line, without the frame of a terminal."""
+    """The error on one line, without the terminal's frame."""
     return " ".join(printed.err.replace("│", " ").split())
 
 
 @pytest.fixture
 def install_skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Makes a program of that name, which is a shell script."""
+    """Install a shell script as `skopeo`."""
 
     def install(script: str) -> None:
         program = tmp_path / "skopeo"
@@ -87,7 +87,7 @@ def install_skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def a_source_package(path: Path, marker: Path) -> Path:
-    """One that has no wheel, and would leave a mark if it were built."""
+    """A package without a wheel, which would create a file if it were built."""
     package = path / "mark-1.0.tar.gz"
     setup = f"open({str(marker)!r}, 'w')\nfrom setuptools import setup\nsetup(name='mark')\n"
     with tarfile.open(package, "w:gz") as archive:
@@ -102,7 +102,7 @@ def a_source_package(path: Path, marker: Path) -> Path:
 
 
 def sent(cli: CommandLine) -> dict[str, tarfile.TarInfo]:
-    """The members of the archives that were uploaded."""
+    """The members of the uploaded archives."""
     members: dict[str, tarfile.TarInfo] = {}
     for archive in archives(cli):
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
@@ -157,7 +157,7 @@ def test_a_directory_is_sent_without_what_tools_have_made(cli: CommandLine, app:
 def test_a_link_that_leads_out_of_the_directory_is_refused_before_anything_reads_it(
     cli: CommandLine, app: Path, target: str, leads_out: bool
 ) -> None:
-    """`usr` leads to /usr/share: by counting, `usr/../..` stays in the directory."""
+    """`usr` leads to /usr/share: counted as text, `usr/../..` stays in the directory."""
     secret = app.with_name("secret.py")
     secret.write_text("KEY = 'sk_live_1'\n")
     (app / "a" / "x").mkdir(parents=True)
@@ -238,7 +238,7 @@ def test_packages_need_a_wheel(cli: CommandLine, tmp_path: Path) -> None:
 
 
 def with_package_by_path(app: Path, script: str) -> None:
-    """A package.json that names another one by its path; both have that script."""
+    """A package.json that names another package by its path; both have that script."""
     scripts = f'"version": "1.0.0", "scripts": {{{script}}}'
     (app / "dep").mkdir()
     (app / "dep" / "package.json").write_text(f'{{"name": "dep", {scripts}}}')
@@ -250,7 +250,7 @@ def with_package_by_path(app: Path, script: str) -> None:
 def test_no_script_runs_that_prepares_a_package_named_by_its_path(
     cli: CommandLine, app: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """npm before 10 insists on it, and is given no shell; then the package is refused."""
+    """npm before 10 requires it, and gets no shell; then the package is refused."""
     needs("npm")
     marker = tmp_path / "it-ran"
     with_package_by_path(app, f'"prepare": "touch {marker}"')
@@ -444,7 +444,7 @@ def test_a_refused_base_image_has_its_name(cli: CommandLine, tmp_path: Path) -> 
 
 
 def runs(pid: int) -> bool:
-    """Whether a process runs; not, of one that nobody has waited for."""
+    """Whether a process runs; false for a zombie."""
     try:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
     except OSError:
@@ -457,7 +457,7 @@ def test_a_program_that_hangs_is_ended_with_what_it_has_started(
     install_skopeo: Install,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing that it put aside stays, and the error names it."""
+    """Its temporary files are removed, and the error names the program."""
     made, aside = tmp_path / "made", tmp_path / "aside"
     aside.mkdir()
     install_skopeo(
@@ -509,7 +509,7 @@ def test_a_program_that_resists_is_ended_though_ctrl_c_comes_twice(tmp_path: Pat
 def test_a_reference_is_pulled_by_its_digest_with_what_was_given(
     cli: CommandLine, tmp_path: Path, install_skopeo: Install
 ) -> None:
-    """No word of a reference is an option of skopeo's."""
+    """No part of a reference can become an option of skopeo."""
     log, digest = tmp_path / "log", f"sha256:{BASE}"
     install_skopeo(
         f'echo "$*" >>{log}\ncase "$*" in *inspect*) echo {digest};; *copy*)\n'
@@ -569,7 +569,7 @@ def test_an_image_and_packages_are_for_the_processor_of_the_server(
 ) -> None:
     log = tmp_path / "log"
     install_skopeo(f'echo "$*" >{log}\nfor last; do :; done\necho x >"${{last#*:}}"')
-    monkeypatch.setattr(platform, "machine", lambda: "s390x")  # where the command is typed
+    monkeypatch.setattr(platform, "machine", lambda: "s390x")  # of the user's machine
     image = IMAGE | {"interpreters": {"python": TARGET.interpreter}}
     cli.answers["POST", "/api/runtimes/images"] = (201, image)
     cli.answers["GET", "/api/system/info"] = (200, WITH_PYTHON | {"architecture": architecture})
@@ -593,7 +593,7 @@ def test_functions_whose_runtime_was_replaced_are_listed(cli: CommandLine) -> No
     assert cli.run("runtimes outdated") == ("", "no outdated functions\n")
 
 
-# Packages, which are an image of their own ---------------------------------------------------
+# Packages, which are a separate image --------------------------------------------------------
 
 
 def with_a_package(app: Path) -> None:
@@ -601,7 +601,7 @@ def with_a_package(app: Path) -> None:
 
 
 def added(cli: CommandLine, app: Path, options: str = "") -> dict[str, Any]:
-    """What the command said of the new runtime, which the server knows from then on."""
+    """What the command reported about the new runtime, which the server has from then on."""
     cli.bodies.clear()
     add(cli, f"--kind python --dir {app} {options}")
     body = dict(cli.body)
@@ -628,7 +628,7 @@ def test_packages_that_a_runtime_has_are_neither_installed_nor_sent_again(
 
 @promise("R46")
 def test_runtimes_for_all_tenants_take_packages_of_such_alone(cli: CommandLine, app: Path) -> None:
-    """A tenant chooses the key of its own runtime, and what it gives the key to."""
+    """A tenant chooses the key of its own runtime's packages, and their content."""
     with_a_package(app)
     key, evil = runtime_files.key_of(source(app), TARGET), "e" * 64
     bound = f"{key}@{DIGEST[:32]}"
@@ -642,10 +642,11 @@ def test_runtimes_for_all_tenants_take_packages_of_such_alone(cli: CommandLine, 
     installed = (DIGEST, bound, True)
     assert packages_with(True, shared=False) == installed
     assert packages_with(True, shared=False, packages_key=f"{key}@{evil[:32]}") == installed
-    # One that an earlier release may have made of a tenant's, and one whose packages are others.
+    # A runtime that an earlier release may have created with a tenant's packages, and one with
+    # other packages.
     assert packages_with(True, shared=True) == installed
     assert packages_with(True, shared=True, packages_key=bound) == installed
-    # The controls: what is reused for all tenants, and within a tenant.
+    # Controls: packages that are reused for all tenants, and within a tenant.
     assert packages_with(True, shared=True, packages=DIGEST, packages_key=bound) == (
         DIGEST,
         bound,
@@ -662,7 +663,7 @@ def test_with_other_packages_or_on_request_they_are(cli: CommandLine, app: Path)
     assert "site-packages/demo.py" in sent(cli)
     assert again == first
     assert runtime_files.key_of(source(app), TARGET) == first["packages_key"]
-    a_wheel(app.parent, "other")  # the same path, other content
+    a_wheel(app.parent, "other")  # the same path with other content
     (app.parent / "other-1.0-py3-none-any.whl").replace(app.parent / "demo-1.0-py3-none-any.whl")
     key = runtime_files.key_of(source(app), TARGET)
     assert key != first["packages_key"]
@@ -790,12 +791,12 @@ def test_packages_of_two_languages(
     assert added(cli, app, server) == first
     assert len(archives(cli)) == 1
     assert installed == ["python", "node"]
-    (app / "package.json").write_text('{"dependencies": {}}')  # either list gives another key
+    (app / "package.json").write_text('{"dependencies": {}}')  # either list changes the key
     second = added(cli, app, server)
     (app / "requirements.txt").write_text("")
     third = added(cli, app, server)
     assert len({one["packages_key"] for one in (first, second, third)}) == 3
-    (app / "package.json").unlink()  # and without Node's, the directory's own modules are sent
+    (app / "package.json").unlink()  # without Node's list, the directory's own modules are sent
     fourth = added(cli, app, server)
     assert fourth["packages_key"].startswith("python:")
     assert "node_modules/mine.js" in sent(cli)

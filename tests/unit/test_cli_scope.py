@@ -1,4 +1,4 @@
-"""Commands without a function's name, the times that they take, and the log of HTTP servers."""
+"""Commands without a function's name, the times that they accept, and the log of HTTP servers."""
 
 import time
 from pathlib import Path
@@ -47,7 +47,9 @@ GONE = httpx.Response(404, json=NOT_FOUND)
 
 
 def answer(request: httpx.Request) -> httpx.Response:
-    """Of the tenant, or of the project `shop`, which has `b`; the first page, or the rest of it."""
+    """Records of the tenant, or of the project `shop`, which has `b`; the first page, or the
+    rest.
+    """
     path, query = request.url.path, dict(request.url.params)
     assert query.get("cluster_id", "project:shop") == "project:shop"
     if path == "/api/functions":

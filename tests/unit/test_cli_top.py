@@ -1,4 +1,4 @@
-"""`quiltfn top` and `open`: what is asked and how it is shown, in a pipe and in a terminal."""
+"""`quiltfn top` and `open`: requests, and output in a pipe and on a terminal."""
 
 import io
 import itertools
@@ -28,7 +28,7 @@ STATS: dict[str, Any] = {
     **{"p50_ms": 1.26, "p99_ms": 850.4},
 }
 NO_CALLS: dict[str, Any] = {"functions": [], "next_cursor": None}
-# A function with instances, and one that was called and is not known by its name.
+# One function with instances, and one that was called but whose name is unknown.
 BUSY = {
     "/pools": {"pools": [POOL]},
     "/stats": {"functions": [STATS], "next_cursor": None},
@@ -170,7 +170,7 @@ def test_it_is_drawn_again_until_q_and_the_terminal_is_as_it_was(tmp_path: Path)
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The pages that a browser was asked for; it fails for the start page."""
+    """The pages that a browser was asked to open; the start page fails."""
     pages: list[str] = []
 
     def open_page(address: str) -> bool:

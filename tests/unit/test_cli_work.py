@@ -1,4 +1,4 @@
-"""Asynchronous calls on the command line: what is sent, what is printed, and how it exits."""
+"""Asynchronous calls on the command line: requests, output, and exit codes."""
 
 import json
 from pathlib import Path

@@ -15,7 +15,9 @@ NOW = 1_760_000_000.0
 
 
 class JumpingClock(SystemClock):
-    """A machine whose wall clock a test sets. `pass_time` goes in steps, as a server looks."""
+    """A machine whose wall clock a test sets. `pass_time` advances in steps, as a server reads the
+    clock.
+    """
 
     def __init__(self, boot: str = "boot-1", ran_s: float = 5000.0, wall: float = NOW) -> None:
         self.ran_s, self.awake_s, self.wall = ran_s, ran_s, wall
@@ -43,7 +45,7 @@ class JumpingClock(SystemClock):
             self.observe()
 
     def sleep(self, seconds: float) -> None:
-        """The whole machine is suspended, and knows for how long."""
+        """Suspend the whole machine, which knows afterwards for how long."""
         self.ran_s += seconds
         self.wall += seconds
 
@@ -82,7 +84,7 @@ def test_a_clock_that_is_slewed_is_followed() -> None:
     clock = JumpingClock()
     for _ in range(48):
         clock.pass_time(HOUR_S / 2)
-        clock.wall += 5  # more than ntpd or chronyd slew
+        clock.wall += 5  # more than ntpd or chronyd would slew
     assert abs(clock.trusted() - clock.unix()) < EVEN_S
 
 
@@ -119,7 +121,7 @@ def test_a_restart_of_the_server_goes_on_with_what_was_believed() -> None:
     again = JumpingClock(ran_s=clock.ran_s + 20, wall=clock.wall + 20)
     again.resume(state)
     assert again.trusted() == NOW + HOUR_S / 2 + 20
-    again.pass_time(HOUR_S - 60)  # the hour begins again
+    again.pass_time(HOUR_S - 60)  # the hour starts anew
     assert again.trusted() == NOW + 1.5 * HOUR_S - 40
     again.pass_time(120)
     assert again.trusted() == again.unix()
@@ -156,7 +158,7 @@ def test_the_real_clock_tells_the_same_time_in_all_ways() -> None:
 
 @pytest.fixture
 def fresh_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process that has made none."""
+    """Forget all ids, as in a new process."""
     monkeypatch.setattr(ids, "_millisecond", 0)
     monkeypatch.setattr(ids, "_count", 0)
 
@@ -199,7 +201,7 @@ def test_a_clock_that_goes_by_another_machine_s_is_not_moved_by_its_own() -> Non
         assert shown == pytest.approx(5_000_000.0, abs=1)
     assert clock.jump_s == 0.0
     before = clock.unix()
-    clock.go_by(reading(5_000_000.3, error_s=0.5))  # no more exact than that
+    clock.go_by(reading(5_000_000.3, error_s=0.5))  # the error is not below this
     assert clock.unix() == pytest.approx(before, abs=0.1)
     clock.go_by(reading(5_000_002.0))
     assert clock.unix() == pytest.approx(5_000_002.0, abs=0.1)

@@ -1,4 +1,4 @@
-"""What is compressed, for whom, and where."""
+"""Which responses are compressed, for which clients and routes."""
 
 import asyncio
 import gzip

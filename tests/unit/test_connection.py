@@ -1,4 +1,4 @@
-"""HTTP connections over real sockets: order, bounds, and responses that are streams."""
+"""HTTP connections over real sockets: order, limits, and streamed responses."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ async def echo(request: Request) -> Response:
 
 
 async def read(request: Request) -> Response:
-    """Reads the whole body first."""
+    """Read the whole body first."""
     async for _ in request.chunks():
         pass
     return await plain(request)
@@ -53,7 +53,7 @@ async def large(_: Request) -> Response:
 
 @dataclass
 class ServerUnderTest:
-    """A server whose responses are the test's: `answers` by path. `/slow` waits for `may_end`."""
+    """A server with the test's responses: `answers` by path. `/slow` waits for `may_end`."""
 
     connections: Connections
     port: int = 0
@@ -74,7 +74,9 @@ class ServerUnderTest:
         return await self.answers[request.path](request)
 
     def respond(self, path: str, **response: Any) -> None:
-        """`body`: bytes, or what makes the chunks of a stream."""
+        """Set the response to a path. `body`: bytes, or a function that yields the chunks of a
+        stream.
+        """
         body = response.pop("body", b"")
 
         async def answer(_: Request) -> Response:
@@ -96,7 +98,7 @@ class ServerUnderTest:
             writer.close()
 
     async def ask(self, data: bytes) -> bytes:
-        """Everything that comes back until the server ends the connection."""
+        """Send this, and return everything that comes until the server closes the connection."""
         async with self.client() as (reader, writer):
             writer.write(data)
             return await asyncio.wait_for(reader.read(), scaled(10))
@@ -127,7 +129,7 @@ async def serving(**limits: float) -> AsyncIterator[ServerUnderTest]:
 
 
 class WaitingTransport(asyncio.Transport):
-    """Whose client takes nothing before `take`."""
+    """A transport whose client takes nothing before `take`."""
 
     def __init__(self, of: HttpConnection, *, encrypts: bool = False) -> None:
         super().__init__({"ssl_object": object()} if encrypts else {})
@@ -176,7 +178,7 @@ async def three() -> AsyncIterator[bytes]:
 
 
 async def endless(closed: asyncio.Event, *, waits: bool = False) -> AsyncIterator[bytes]:
-    """`waits`: behind its begin, for ever."""
+    """An endless stream. `waits`: after its first chunk it waits forever."""
     try:
         yield b"begun"
         if waits:
@@ -240,21 +242,21 @@ async def test_a_response_without_content_has_no_body(door: ServerUnderTest) -> 
 
 
 async def test_a_request_that_waited_for_another_is_not_idle_time() -> None:
-    """Two slow requests in one packet; the second lasts longer than a connection may be idle."""
+    """Two slow requests in one packet; the second takes longer than the idle timeout."""
     async with serving(keep_alive_s=0.2) as door:
         door.answers["/slow"] = slow_half_second
         async with door.client() as (reader, writer):
             writer.write(get("/slow") * 2)
             for _ in range(2):
                 assert (await reader.readuntil(b"/slow")).startswith(b"HTTP/1.1 200 OK")
-            assert await reader.read() == b""  # and then it is
+            assert await reader.read() == b""  # control: an idle connection ends
 
 
 async def use(*clients: Client) -> None:
     for reader, writer in clients:
         writer.write(get("/a"))
         assert (await reader.readuntil(b"/a")).startswith(b"HTTP/1.1 200 OK")
-        await asyncio.sleep(0.01)  # The clock of the loop counts in milliseconds.
+        await asyncio.sleep(0.01)  # The loop's clock has a resolution of milliseconds.
 
 
 async def is_ended(client: Client) -> bool:
@@ -265,7 +267,7 @@ async def is_ended(client: Client) -> bool:
 
 @pytest.mark.parametrize("used", [0, 1])
 async def test_for_a_new_connection_the_one_that_has_been_idle_longest_ends(used: int) -> None:
-    """Of two that were used one is used again; then a third comes."""
+    """Of two used connections, one is used again; then a third one is opened."""
     async with serving(most=2) as door:
         async with door.client() as first, door.client() as second:
             clients = first, second
@@ -322,7 +324,8 @@ async def test_a_stream_that_fails_has_no_end(door: ServerUnderTest) -> None:
     answer = await door.ask(get("/s"))
     assert answer.endswith(b"3\r\none\r\n")
     async with door.client() as (reader, writer):
-        # Without chunks the end of the connection is the end of the body, so it must not look so.
+        # Without chunks, closing the connection marks the end of the body, so it must be reset
+        # instead.
         writer.write(get("/s", version="1.0"))
         with pytest.raises(ConnectionResetError):
             await reader.read()
@@ -352,7 +355,7 @@ async def test_head_of_a_stream_asks_it_for_nothing_and_closes_it(door: ServerUn
 @promise("A33")
 @pytest.mark.parametrize("waits", [True, False])
 async def test_a_client_that_leaves_closes_the_stream(door: ServerUnderTest, waits: bool) -> None:
-    """Between two chunks, and while one is waited for that never comes."""
+    """Between two chunks, and while it waits for a chunk that never comes."""
     closed = asyncio.Event()
     door.respond("/s", body=partial(endless, closed, waits=waits))
     async with door.client() as (reader, writer):
@@ -365,7 +368,7 @@ async def test_a_client_that_leaves_closes_the_stream(door: ServerUnderTest, wai
 
 @promise("A33")
 async def test_a_stream_waits_for_its_reader_and_stays_small(pytestconfig: pytest.Config) -> None:
-    """Far more than memory may grow by, to a reader that is slower than the server."""
+    """Much more data than memory may grow by, to a reader that is slower than the server."""
     chunks_in_all = pytestconfig.getoption("--stream-mib") * 16
     ahead, asked, taken = 0, 0, 0
 
@@ -390,7 +393,7 @@ async def test_a_stream_waits_for_its_reader_and_stays_small(pytestconfig: pytes
                     await asyncio.sleep(0.002)
                     peak = max(peak, rss_kib())
     assert taken == asked == chunks_in_all * len(CHUNK)
-    assert ahead < 8 * 2**20  # what the kernel takes of a socket, and a chunk or two of ours
+    assert ahead < 8 * 2**20  # the kernel's socket buffers, and a chunk or two of ours
     assert peak - before < 5 * 1024
 
 
@@ -401,7 +404,7 @@ async def test_a_reader_that_stops_is_cut_off_and_one_that_is_slow_is_not() -> N
         door.respond("/s", body=partial(endless, closed))
         async with door.client(receive_bytes=65536) as (reader, writer):
             writer.write(get("/s"))
-            for _ in range(20):  # for twice the time in which something has to be taken
+            for _ in range(20):  # for twice the time within which the client must take something
                 assert await reader.readexactly(2**20)
                 assert not closed.is_set()
                 await asyncio.sleep(0.05)
@@ -462,14 +465,14 @@ async def test_continue_is_said_to_who_waits_for_it(door: ServerUnderTest) -> No
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"ok")
         assert (await reader.read()).endswith(b"\r\n\r\nok")
-    # HTTP/1.0 has no such response: what came instead would be taken for the last one.
+    # HTTP/1.0 has no interim responses: the client would take it for the final one.
     async with door.client() as (reader, writer):
         old = get("/echo", "Content-Length: 2", "Expect: 100-continue", method="POST")
         writer.write(old.replace(b"HTTP/1.1", b"HTTP/1.0"))
         await until(lambda: len(door.begun) == 2)
         writer.write(b"ok")
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
-    # Nobody wants this one, and the answer says so at once.
+    # This body is not wanted, and the response says so at once.
     unwanted = get("/a", "Content-Length: 2", "Expect: 100-continue", CLOSE, method="POST")
     assert (await door.ask(unwanted)).startswith(b"HTTP/1.1 200")
 
@@ -497,7 +500,7 @@ FRAMINGS = [
 
 
 async def told_bodies(door: ServerUnderTest, data: bytes, piece: int | None = None) -> list[bytes]:
-    """The bodies of the requests in `data`, which is sent in pieces of so many bytes."""
+    """The bodies of the requests in `data`, which is sent in pieces of `size` bytes."""
     bodies: list[bytes] = []
 
     async def noting(request: Request) -> Response:
@@ -612,7 +615,9 @@ TAKEN = [
 async def test_what_has_one_meaning_is_taken(
     door: ServerUnderTest, request_bytes: bytes, count: int
 ) -> None:
-    """The controls of those above. `count`: how many are answered with the one behind it."""
+    """Controls for the tests above. `count`: how many requests are answered, including the
+    following one.
+    """
     answer = await door.ask(request_bytes + HIDDEN)
     assert answer.count(b"HTTP/1.1 200") == count
     assert answer.endswith(b"/hidden" if count == 2 else b"/a")
@@ -639,7 +644,7 @@ async def test_a_trailer_field_is_no_header_field(door: ServerUnderTest) -> None
     assert answer.count(b"HTTP/1.1 200") == 2
     assert headers[0] == headers[1] == {"host": "a", "transfer-encoding": "chunked", "x-c": "3"}
     assert headers[2] == headers[3] == {"host": "a", "connection": "close"}
-    async with door.client() as (reader, writer):  # the trailer comes when the work has begun
+    async with door.client() as (reader, writer):  # the trailer comes after the handler has started
         writer.write(head + chunks)
         await until(lambda: len(door.begun) == 3)
         writer.write(trailers)
@@ -655,7 +660,7 @@ async def test_a_trailer_field_is_no_header_field(door: ServerUnderTest) -> None
 async def test_what_leads_to_nothing_within_a_body_is_bounded(
     door: ServerUnderTest, endless: bytes, is_read: bool
 ) -> None:
-    """In small pieces, before and behind the response."""
+    """In small pieces, before and after the response."""
     door.answers["/a"] = read if is_read else plain
     head = POST(CHUNKED)
     pieces, piece = 512, b"x" * 1024
@@ -679,7 +684,7 @@ async def test_what_leads_to_nothing_within_a_body_is_bounded(
     assert answer.count(b"HTTP/1.1") == 1
     assert len(door.connections) == 0
     door.begun.clear()
-    taken, answer = await send(b"%x\r\n" % (pieces * 1024))  # a control: the same as a body
+    taken, answer = await send(b"%x\r\n" % (pieces * 1024))  # control: as much, but as a body
     assert (taken, answer[:12]) == (pieces, b"HTTP/1.1 200")
 
 
@@ -738,7 +743,7 @@ async def test_bad_bodies_have_no_second_response(door: ServerUnderTest, bad: by
         await asyncio.sleep(0.05)
         may_end.set()
         assert await asyncio.wait_for(reader.read(), scaled(2)) == b"3\r\ntwo\r\n0\r\n\r\n"
-    # A control: without a response there is a refusal.
+    # Control: without a response the request is refused.
     answer = await door.ask(get("/echo", CHUNKED, method="POST") + bad)
     assert answer.startswith(b"HTTP/1.1 400")
 
@@ -761,7 +766,7 @@ async def test_a_head_that_is_not_read_has_time() -> None:
             await reader.readuntil(b"\r\n\r\n/a")
             writer.write(rest)
             assert (await reader.read()).endswith(b"\r\n\r\n/a")
-        async with door.client() as (reader, writer):  # a control: this one is read
+        async with door.client() as (reader, writer):  # control: this response is read
             writer.write(half)
             assert await asyncio.wait_for(reader.read(), scaled(1)) == b""
             assert door.begun == ["/slow", "/a", "/a"]
@@ -780,7 +785,7 @@ async def test_a_head_that_does_not_come_does_not_cost_the_response_before_it() 
 
 
 async def test_the_rest_of_a_body_waits_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that is slow to read a large response, and has not sent its whole body."""
+    """A client that reads a large response slowly, and has not sent its whole body."""
     monkeypatch.setattr(connection, "REST_TIMEOUT_S", 0.2)
 
     async with serving() as door:
@@ -792,7 +797,7 @@ async def test_the_rest_of_a_body_waits_for_its_reader(monkeypatch: pytest.Monke
             await reader.readexactly(LARGE_BYTES)
             writer.write(b"ok" + get("/a", CLOSE))
             assert (await reader.read()).endswith(b"\r\n\r\n/a")
-        async with door.client() as (reader, writer):  # a control: this one is read
+        async with door.client() as (reader, writer):  # control: this response is read
             writer.write(get("/a", "Content-Length: 2"))
             assert (await asyncio.wait_for(reader.read(), scaled(1))).endswith(b"\r\n\r\n/a")
 
@@ -813,7 +818,7 @@ async def test_what_all_clients_share_takes_no_memory_of_one(
 
 
 async def test_what_is_encrypted_for_one_client_is_not_shared() -> None:
-    """Each has a copy of its own then."""
+    """Each client then has its own copy."""
     connections, held = Connections(), []
 
     async def large(_: Request) -> Response:
@@ -833,8 +838,10 @@ async def test_what_is_encrypted_for_one_client_is_not_shared() -> None:
 @promise("A22")
 @pytest.mark.parametrize("size", [2**20, 16])
 async def test_nothing_is_made_for_a_client_that_does_not_take_what_came_before(size: int) -> None:
-    """It would be in no budget. Also of requests that come meanwhile, and once the client is gone.
-    Short responses, which fit, are the control.
+    """No budget would count it. The same holds for requests that come meanwhile, and after the
+    client has left.
+
+    Control: short responses, which fit.
     """
     begun: list[str] = []
 
@@ -865,7 +872,7 @@ async def test_nothing_is_made_for_a_client_that_does_not_take_what_came_before(
 async def test_what_a_client_does_not_take_is_counted_and_not_left_to_the_kernel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The kernel would take megabytes for each connection. That is the control."""
+    """Control: without the limit, the kernel would buffer megabytes for each connection."""
     held = list[int]()
     for in_kernel in (UNSENT_IN_KERNEL_BYTES, 2**30):
         monkeypatch.setattr(server_module, "UNSENT_IN_KERNEL_BYTES", in_kernel)
@@ -947,7 +954,7 @@ REFUSAL = {"status": 413, "body": b"too long", "closes": True}
 
 
 def refused_while_sending(port: int, size: int) -> bytes:
-    """What a client has of the response that sends its whole body before it reads."""
+    """What a client gets of the response if it sends its whole body before it reads."""
     with socket.create_connection(("127.0.0.1", port), 10) as client:
         client.sendall(POST(f"Content-Length: {size}") + b"x" * size)
         client.shutdown(socket.SHUT_WR)
@@ -975,7 +982,7 @@ async def test_negative_control_a_close_at_once_takes_the_response_back(
 async def test_the_rest_of_a_refused_body_is_read_for_a_while_only(
     door: ServerUnderTest, monkeypatch: pytest.MonkeyPatch, stops: bool
 ) -> None:
-    """By time, and by bytes."""
+    """Limited in time and in bytes."""
     if stops:
         monkeypatch.setattr(connection, "REST_TIMEOUT_S", 0.2)
     else:

@@ -1,4 +1,4 @@
-"""Which connection ends for a new one."""
+"""Which connection is closed for a new one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -18,7 +18,7 @@ MOST = 3 * TRIES
 
 @dataclass(eq=False)
 class Peer:
-    """A connection that is idle since a time, or busy."""
+    """A connection that is busy, or idle since a given time."""
 
     idle_since: float | None
     is_arriving: bool = False
@@ -48,7 +48,7 @@ class Peer:
 
 @dataclass(eq=False)
 class Counting(Peer):
-    """Counts how often it is asked."""
+    """Counts how often its state is read."""
 
     def __getattribute__(self, name: str) -> object:
         if name == "idle_since":
@@ -64,7 +64,7 @@ def full(*idle_since: float | None, kind: type[Peer] = Peer) -> tuple[Connection
 
 
 def ended_for(connections: Connections, peers: list[Peer]) -> int | None:
-    """Which of them ends for a new connection that stays busy."""
+    """Which of them is closed for a new connection that stays busy."""
     before = [one.was_cut for one in peers]
     slot = connections.add(Peer(None))
     ended = [at for at, one in enumerate(peers) if one.was_cut and not before[at]]
@@ -82,7 +82,9 @@ def test_the_one_that_has_been_idle_longest_ends_whichever_came_first() -> None:
 
 
 def test_use_after_a_look_counts() -> None:
-    """The order was noted when the first had to end; since then two were used, and one ended."""
+    """The order was determined when the first connection had to end; since then two were used, and
+    one ended.
+    """
     connections, peers = full(1, 2, 3, 4, 5, None)
     assert ended_for(connections, peers) == 0
     peers[1].idle_since, peers[2].idle_since, peers[5].idle_since = 8, None, 7
@@ -147,7 +149,7 @@ def test_clients_are_quiet_once_none_has_asked_for_some_time() -> None:
 
 
 class Readers:
-    """Readers of responses that share a budget. A new one has nothing taken yet."""
+    """Readers of responses that share a budget. A new one has taken nothing yet."""
 
     def __init__(self, budget: int) -> None:
         self.responses = ResponseBudget(budget)
@@ -161,7 +163,7 @@ class Readers:
             self.connections.paused(peer)
 
     def look(self, now: float, taken: Mapping[str, int]) -> None:
-        """`taken`: how many bytes each takes afterwards."""
+        """One look of the server. `taken`: how many bytes each reader takes afterwards."""
         self.connections.look(now)
         for name, size in taken.items():
             self.peers[name].bytes_taken += size
@@ -175,7 +177,7 @@ class Readers:
 
     @asynccontextmanager
     async def wanting(self, size: int) -> AsyncIterator[asyncio.Future[None]]:
-        """Somebody who waits for so much memory; at the end it must have been there."""
+        """A request that waits for this much memory; it must have got it at the end."""
 
         async def respond() -> None:
             async with self.responses.reserve(size, "a"):
@@ -194,7 +196,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_those_standing_still_end_as_others_need() -> None:
-    """Those that have stood still longest, all at one look; without anybody waiting, none."""
+    """At one look, the readers that have taken nothing for longest; none if no request waits."""
     readers = Readers(100)
 
     def add(count: int, waiting: int) -> None:
@@ -207,7 +209,7 @@ async def test_those_standing_still_end_as_others_need() -> None:
     assert readers.cut() == []
     async with readers.wanting(60):
         readers.look(21, {})
-        assert readers.cut() == list("012345")  # 300 are held of 100, and 60 are wanted
+        assert readers.cut() == list("012345")  # 300 of 100 are held, and 60 are wanted
         readers.remove(*"012345")
     add(3, 20)
     async with readers.wanting(50):
@@ -218,16 +220,16 @@ async def test_those_standing_still_end_as_others_need() -> None:
 
 @promise("A89")
 async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first() -> None:
-    """Before them one that stands still ends. Readers of what all clients share stay: to end them
-    would give no memory.
+    """A reader that takes nothing ends before them. Readers of shared data stay: ending them would
+    free no memory.
     """
     readers = Readers(100 * MIB)
     speeds = {"300": 300_000, "100": 100_000, "stops": 500_000, "200": 200_000, "shared": 70_000}
     readers.add({n: Peer(None, waiting=25 * MIB, is_shared=n == "shared") for n in speeds})
-    assert readers.responses.held == 100 * MIB  # without what is shared
+    assert readers.responses.held == 100 * MIB  # without shared data
     async with readers.wanting(45 * MIB) as waits:
         for now in range(4):
-            if now == 3:  # so long somebody must have waited
+            if now == 3:  # a request must have waited this long
                 assert readers.cut() == []
                 waits.cancel()
                 await asyncio.sleep(0)
@@ -249,8 +251,9 @@ async def test_slow_ones_end_as_many_as_others_need_memory_slowest_first() -> No
 @promise("A89")
 @pytest.mark.parametrize("is_served", [True, False])
 async def test_slow_ones_stay_while_those_who_wait_are_served(is_served: bool) -> None:
-    """Somebody waits for memory all the time, as a few fast readers of one key can see to. Only
-    where nobody is served do slow ones end: what the next one needs, and of little ones none.
+    """A request waits for memory all the time, which a few fast readers with one key can cause.
+    Slow readers end only if no request is served: as many as the next request needs, and no small
+    ones.
     """
     readers = Readers(100 * MIB)
     sizes = {"slow": 50 * MIB, "slower": 40 * MIB, "stream": MIB // 8, "small": MIB // 2}
@@ -289,8 +292,8 @@ async def test_those_that_hold_little_end_where_nothing_else_helps() -> None:
 
 @promise("A89")
 async def test_who_comes_anew_to_read_slowly_ends_before_who_reads_on() -> None:
-    """Whoever has just begun was never slow, so others were cut for it: it says how long a client
-    needs, and not how long it has been there.
+    """A reader that has just begun was never slow, so others were cut for it. The order is by the
+    time that a reader still needs, not by the time since it began.
     """
     readers = Readers(100 * MIB)
     slow = {"stream": 100_000, "first": 100_000, "second": 100_000}
@@ -313,19 +316,19 @@ async def test_who_comes_anew_to_read_slowly_ends_before_who_reads_on() -> None:
 @pytest.mark.parametrize(
     ("wanted", "fast_speed", "expected"),
     [
-        (24, 5 * MIB, []),  # what is read in four seconds gives enough
-        (24, MIB // 2, ["fast"]),  # it does not; the slow one alone would not give enough either
-        (11, MIB // 2, ["slow"]),  # the slow one gives enough
-        (50, MIB // 8, []),  # a request that no readers can give enough to: others make responses
+        (24, 5 * MIB, []),  # what is read in four seconds frees enough
+        (24, MIB // 2, ["fast"]),  # it doesn't; the slow reader's memory would not suffice either
+        (11, MIB // 2, ["slow"]),  # the slow reader's memory suffices
+        (50, MIB // 8, []),  # readers can't free enough: responses are being created
     ],
 )
 async def test_slow_ones_end_only_where_that_helps(
     wanted: int, fast_speed: int, expected: list[str]
 ) -> None:
-    """Somebody's slow download ended for a list that got its memory from another reader."""
+    """A slow download was ended for a list that got its memory from another reader."""
     readers = Readers(48 * MIB)
     readers.add({"fast": Peer(None, waiting=30 * MIB), "slow": Peer(None, waiting=6 * MIB)})
-    async with readers.responses.reserve(6 * MIB, "b"):  # one that is being made
+    async with readers.responses.reserve(6 * MIB, "b"):  # a response that is being created
         async with readers.wanting(wanted * MIB) as waits:
             for now in range(4):
                 readers.look(now, {"fast": fast_speed, "slow": 70_000})

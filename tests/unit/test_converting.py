@@ -1,4 +1,4 @@
-"""Threads that convert to a type for the first time at once do not end the process."""
+"""Threads that convert to a type for the first time at the same moment do not crash the process."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ def test_threads_may_convert_to_a_new_type_at_once() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# They convert in the thread of the loop alone, to types that are nobody else's by then.
+# These convert only in the event loop's thread, to types that no other thread uses by then.
 ONE_THREAD = {"wire/check.py", "server/launch_context.py"}
 
 

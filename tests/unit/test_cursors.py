@@ -1,4 +1,4 @@
-"""Where a page ended and where the next begins: the one codec, and the header that leads there."""
+"""Cursors of pages: the only codec for them, and the header with the next page's address."""
 
 import base64
 import uuid

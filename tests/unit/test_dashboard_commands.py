@@ -1,4 +1,4 @@
-"""The lines for a terminal that the dashboard shows."""
+"""The commands that the dashboard shows for a terminal."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ import pytest
 from quiltfn.cli import run
 
 SOURCE = Path(__file__).parents[2] / "ui/src"
-# Commands of the machine are run by another program.
+# Commands for the server's machine are handled by another program.
 ELSEWHERE = ("quiltfn fleet ", "quiltfn keys ")
 SHOWN = re.compile(r"""text=(?:"|\$\{`)(quiltfn [^"`]+)["`]""")
 LINES = sorted(

@@ -1,4 +1,4 @@
-"""deploy/kubernetes: against Kubernetes' own schemas. None of it has been run on a cluster."""
+"""deploy/kubernetes, checked against Kubernetes' own schemas. None of it was run on a cluster."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ OBJECTS: list[dict[str, Any]] = [one for one in yaml.safe_load_all(MANIFEST) if 
 
 
 def faults(manifest: dict[str, Any]) -> list[str]:
-    """What the schema of its kind says against it."""
+    """The errors of a manifest by the schema of its kind."""
     schema = {"$ref": f"#/$defs/{SCHEMAS['kinds'][manifest['kind']]}", "$defs": SCHEMAS["$defs"]}
     return [error.message for error in jsonschema_rs.validator_for(schema).iter_errors(manifest)]
 
@@ -90,7 +90,7 @@ def test_the_version_of_a_manifest_is_that_of_the_package(file: str) -> None:
 
 
 def test_the_manifests_are_what_the_chart_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Helm itself is in scripts/render-chart; here it is noticed that the chart has changed."""
+    """Only scripts/render-chart runs Helm; this test notices that the chart has changed."""
     monkeypatch.setitem(sys.modules, "helm_python", ModuleType("helm_python"))
     made = runpy.run_path(str(ROOT / "scripts" / "render_chart.py"))
     assert made["digest_of"](KUBERNETES / "chart") in MANIFEST, "run scripts/render-chart"
@@ -98,7 +98,7 @@ def test_the_manifests_are_what_the_chart_gives(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_database_of_the_example_is_synchronous() -> None:
-    """Its kind is the operator's own: no schema of it is at hand."""
+    """Its kind belongs to the database operator, whose schema is not available here."""
     text = (KUBERNETES / "postgresql" / "cloudnativepg.yaml").read_text()
     cluster = yaml.safe_load(text)["spec"]
     assert cluster["postgresql"]["synchronous"]["number"] >= 1

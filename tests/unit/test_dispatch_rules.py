@@ -1,4 +1,4 @@
-"""Whose accepted work is next, and how much of it: whatever arrives, nobody waits for ever."""
+"""Whose asynchronous calls are started next, and how many: none waits forever, whatever arrives."""
 
 from collections import Counter
 
@@ -80,14 +80,14 @@ EVENTS = st.lists(
 @given(events=EVENTS)
 def test_the_ready_wait_a_few_turns_only(events: list[tuple[str, str] | set[str]]) -> None:
     rota, waits = Rota(), Counter[str]()
-    ready: dict[str, int] = {}  # how many turns of others it has seen
+    ready: dict[str, int] = {}  # the number of turns of other functions that it has waited
     for event in [*events, *[set[str]()] * 12]:
         if isinstance(event, tuple):
             rota.add(*event)
             ready.setdefault(event[1], 0)
             continue
         had_it = rota.turn(lambda function_id, blocked=event: function_id not in blocked)  # type: ignore[misc]
-        # Those that were asked and could not start anything have left the rota.
+        # Functions that had their turn but could not start anything have left the ready queue.
         ready = {one: n for one, n in ready.items() if one in everybody(rota)}
         assert (had_it is None) == (not rota) or had_it in ready
         for function_id in ready:
@@ -95,7 +95,7 @@ def test_the_ready_wait_a_few_turns_only(events: list[tuple[str, str] | set[str]
                 0 if function_id == had_it else ready[function_id] + (had_it is not None)
             )
             waits[function_id] = max(waits[function_id], ready[function_id])
-            # Of its own tenant two others come before it, and two tenants before each of its own.
+            # Two functions of the same tenant come before it, and two tenants before each of those.
             assert ready[function_id] <= 3 * 3, (
                 f"{function_id} has waited for {ready[function_id]} turns"
             )

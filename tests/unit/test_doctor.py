@@ -1,4 +1,4 @@
-"""`quiltfn doctor` on machines made of files: what is found, what it means, how it is told."""
+"""`quiltfn doctor` on machines made of files: findings, their meaning, and their output."""
 
 import fcntl
 import json
@@ -33,7 +33,7 @@ MakeRoot = Callable[[dict[str, str | None]], Path]
 
 @pytest.fixture
 def root(tmp_path: Path) -> MakeRoot:
-    """A good machine, with some files changed or (None) taken away."""
+    """A machine without problems, except that some files are changed or removed (None)."""
 
     def make(changes: dict[str, str | None]) -> Path:
         for name, text in {**GOOD, **changes}.items():
@@ -218,7 +218,7 @@ def test_where_no_server_ever_ran_nothing_is_left_and_nothing_is_made(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-# How it is told ------------------------------------------------------------------------------
+# Output --------------------------------------------------------------------------------------
 
 FINDINGS = [
     host_findings.fine("a", "good"),

@@ -1,4 +1,4 @@
-"""Where a sandbox with egress may not go, as data."""
+"""The addresses that a sandbox with egress must not reach, as data."""
 
 import ipaddress
 import re
@@ -17,7 +17,7 @@ pytestmark = promise("R14")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# The IANA special-purpose registries, written out a second time.
+# The IANA special-purpose registries, written again independently of the code.
 SPECIAL = """
 0.0.0.0/8 0.0.0.0/32 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24
 192.0.0.0/29 192.0.0.8/32 192.0.0.9/32 192.0.0.10/32 192.0.0.170/32 192.0.0.171/32 192.0.2.0/24
@@ -158,7 +158,7 @@ def test_a_hosts_addresses_are_read_from_what_the_kernel_shows() -> None:
     [
         ("", False),
         (route(), True),
-        (route(device="lo"), False),  # what the kernel has where there is no other
+        (route(device="lo"), False),  # the kernel's route if there is no other
         (route(to="fe80" + "0" * 28, length="40"), False),
     ],
 )
@@ -233,7 +233,7 @@ def test_the_destinations_are_read_out_of_what_the_kernel_answers() -> None:
         (b"", False),
         (DONE, True),
         (answer_of(element(V4), kind=2), True),  # an error
-        (answer_of(element(V4))[:-20], True),  # shorter than it says
+        (answer_of(element(V4))[:-20], True),  # shorter than its declared length
         (answer_of(element(V4[:8])), False),
         (answer_of(element(V4[:4] + b"\1" + V4[5:])), False),  # neither TCP nor UDP
         (answer_of(b"\0\0\0\0"), False),

@@ -1,4 +1,4 @@
-"""Event streams: how they are framed, kept alive, counted and ended."""
+"""Event streams: framing, keep-alive comments, limits and their end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_no_accept_is_no_wish() -> None:
 
 
 class Source:
-    """Events that a test sends by hand, and whether their generator was closed."""
+    """Events that a test sends, and whether their generator was closed."""
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[bytes] = asyncio.Queue()
@@ -178,7 +178,7 @@ def test_a_slot_is_free_where_the_request_is_refused() -> None:
 
 
 class Reader:
-    """A connection with something unsent, of which the client takes a little each time."""
+    """A connection with unsent data, of which the client takes a little at a time."""
 
     idle_since = None
     is_arriving = was_cut = False

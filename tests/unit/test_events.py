@@ -1,4 +1,4 @@
-"""Events: what a reader gets, what it missed, and that nobody's are kept while nobody follows."""
+"""Events: what a reader gets and misses, and that none are kept for a tenant without followers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def nothing_more(reader: AsyncGenerator[Event, None]) -> bool:
-    """Whether the reader waits. It cannot be read any further then."""
+    """Whether the reader waits. It can't be read any further afterwards."""
     task = asyncio.ensure_future(anext(reader))
     await asyncio.wait({task}, timeout=0.05)
     task.cancel()
@@ -95,7 +95,7 @@ async def test_a_reader_gets_what_happens_from_now_on_with_ids_that_grow(events:
     assert data(found[0]) == {"function_id": FUNCTION.id, "state": "active", "version": 1}
     assert data(found[2])["invocation_id"] == call.invocation_id
     assert (data(found[2])["status"], data(found[2])["duration_ms"]) == ("success", 5)
-    assert all(b"hello" not in one.data for one in found)  # what the handler wrote
+    assert all(b"hello" not in one.data for one in found)  # the handler's output
     assert await nothing_more(reader)
 
 
@@ -210,7 +210,7 @@ async def test_while_calls_stay_many_none_is_told_by_itself(
     many()
     (summed,) = await some(reader, 1)
     assert (summed.type, data(summed)["started"]) == ("calls", 2 * ONE_BY_ONE + 1)
-    # Few are summed up once more, and are told one by one from then on.
+    # A small number is summed up once more; from then on each has its own event.
     events.call_started(a_call(FUNCTION))
     (summed,) = await some(reader, 1)
     assert (summed.type, data(summed)["started"]) == ("calls", 1)
@@ -313,10 +313,10 @@ async def test_rings_go_after_a_minute(clock: ManualClock, monkeypatch: pytest.M
     events.reader(TENANT)
     events.function_changed(None, FUNCTION)
     await asyncio.sleep(0.12)
-    assert TENANT in events._rings  # by this clock no time has passed
+    assert TENANT in events._rings  # by this clock, no time has passed
     clock.time += 1
     await until(lambda: events._rings == {})
-    # Its numbers are not given again.
+    # Its numbers are not used again.
     reader = events.reader(TENANT, last_id="7-1")
     events.function_changed(None, FUNCTION)
     assert [one.id for one in await some(reader, 1)] == ["7-2"]

@@ -1,4 +1,4 @@
-"""In which order servers are asked for the primary, and what nodes tell each other of it."""
+"""In which order servers are asked for the primary, and what nodes tell each other about it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +33,9 @@ class Known:
 
 
 class AskedPeers:
-    """`HttpPeers` that answer with one text, or not at all; `asked`: who was, and for what."""
+    """`HttpPeers` that respond with one text, or not at all; `asked`: the requested nodes and
+    texts.
+    """
 
     def __init__(self, text: str | None) -> None:
         self.text, self.asked = text, list[tuple[str, str]]()
@@ -52,7 +54,7 @@ class AskedPeers:
 
 
 async def asked(peers: AskedPeers, own: Known, *silent: str) -> None:
-    """One look at the others."""
+    """One round of questions to the other nodes."""
     failovers = Failovers(cast("Any", peers), cast("Any", own), lambda: silent)
     failovers.read(())
     for _ in range(5):

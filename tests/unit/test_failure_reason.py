@@ -44,7 +44,7 @@ GROUP_END = "+------------------------------------\n"
 REFUSED = "ConnectionRefusedError: [Errno 111] Connection refused"
 NO_NETWORK = "; this runtime has no network"
 LOGGED = PYTHON.format("KeyError: 'cached'")
-FOREIGN = PYTHON.format("KeyError: 'theirs'") + "SystemExit: theirs\n"  # of a child's log
+FOREIGN = PYTHON.format("KeyError: 'theirs'") + "SystemExit: theirs\n"  # from a child's log
 IN_NODE, PROGRAM, SERVER = (True, Kind.NODE), (False, None), (True, None)
 RUNNER = (True, Kind.PYTHON)
 
@@ -105,7 +105,7 @@ def reason_of(
             IN_NODE,
             "E: a (index.js, line 3)",
         ),
-        # Exceptions of another language, which the handler has logged.
+        # Exceptions of other languages, which the handler has logged.
         (1, FOREIGN + NODE.format("E: a"), IN_NODE, "E: a (index.js, line 3)"),
         (1, FOREIGN, IN_NODE, of_exit(1)),
         (1, NODE.format("E: a"), RUNNER, of_exit(1)),
@@ -132,7 +132,7 @@ def reason_of(
         (3, "\n \n", PROGRAM, of_exit(3)),
         (3, "", PROGRAM, of_exit(3)),
         (3, "    at f (/app/index.js:3:11)\n", PROGRAM, None),
-        # Not printable, endless, without a network.
+        # Not printable, very long, without a network.
         (1, PYTHON.format("E: \x1b[2J\x00\u202e"), RUNNER, None),
         (1, PYTHON.format("E: " + "x" * 5000), RUNNER, None),
         (1, PYTHON.format(REFUSED), RUNNER, f"{REFUSED} (main.py, line 5){NO_NETWORK}"),
@@ -169,7 +169,7 @@ HOSTILE = [
 @pytest.mark.parametrize("kind", [RUNNER, IN_NODE, PROGRAM])
 @pytest.mark.parametrize("end", ["", GROUP_END, "\nError: a\n    at /app/m.mjs:9:11"])
 def test_no_text_takes_long_to_read(line: str, kind: tuple[bool, Kind | None], end: str) -> None:
-    """The event loop reads it, so that a handler would hold everybody up."""
+    """The event loop reads the log, so a slow reader would delay everything."""
 
     def cpu_s(text: str) -> float:
         began = time.process_time()

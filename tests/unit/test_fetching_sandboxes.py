@@ -1,4 +1,4 @@
-"""Sandboxes of a node of a fleet: the image comes first."""
+"""Sandboxes of a node of a fleet: the image is fetched first."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ WITH_IMAGE = VersionSpec(handler="cat", runtime_snapshot=replace(SHELL, image=DI
 
 
 class Images:
-    """`FleetImages` that gets what it is told to."""
+    """`FleetImages` that gets the images it is told to."""
 
     def __init__(self) -> None:
         self.here: set[str] = set()
@@ -35,7 +35,7 @@ class Images:
 
 
 class Noting(FakeSandboxes):
-    """Notes what is expected."""
+    """Records what is expected."""
 
     def __init__(self) -> None:
         super().__init__()

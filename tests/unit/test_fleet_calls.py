@@ -1,4 +1,4 @@
-"""What of a node's calls is told of the other nodes, and from when to when."""
+"""Which of a node's calls are reported to other nodes, and for how long."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from unit.test_membership import Table, a_node
 
 
 class Database(PostgresDatabase):
-    """Of the node `a`, that nobody asks anything."""
+    """The database of node `a`, which is never queried."""
 
     boot: Any = SimpleNamespace(node_id="a", epoch=1)
     timeline: Any = None
@@ -79,7 +79,9 @@ async def test_no_look_begins_anything_behind_the_end(tmp_path: Path, monkeypatc
 
 
 async def test_what_is_read_of_members_is_heard_in_one_order(tmp_path: Path) -> None:
-    """Who asks nodes or begins work comes behind what says which nodes are there."""
+    """Listeners that send requests to nodes or start work come after those that learn which nodes
+    exist.
+    """
     membership = a_node(Table("a", "b"), ManualClock(time.time()))
     async with a_joined_node(tmp_path, membership) as node:
         assert names_of(membership.on_read) == [
@@ -124,7 +126,7 @@ async def test_requests_are_settled_once_none_is_under_way() -> None:
     part: Any = None
     peers = CountedPeers(part)
     async with asyncio.timeout(scaled(5)):
-        await peers.settled()  # of none
+        await peers.settled()  # of no node
     peers.started()
     waiting = [asyncio.create_task(peers.settled()) for _ in range(2)]
     await asyncio.sleep(0)
@@ -133,6 +135,6 @@ async def test_requests_are_settled_once_none_is_under_way() -> None:
     await asyncio.sleep(0)
     assert not any(one.done() for one in waiting)
     peers.ended()
-    peers.started()  # one that nobody waited for
+    peers.started()  # began later: nothing waits for it
     async with asyncio.timeout(scaled(5)):
         await asyncio.gather(*waiting)

@@ -33,7 +33,7 @@ class Own:
 
 
 class Known:
-    """What the node `a` knows of all of them."""
+    """What node `a` knows about all nodes."""
 
     def __init__(self) -> None:
         self.clock = ManualClock(100.0)
@@ -110,11 +110,11 @@ def test_what_a_node_says_with_an_answer_is_newer_than_its_last_report() -> None
     assert known.counts.counts(G) == PoolCounts(busy=1)
     known.counts.update("b", G, PoolCounts())
     assert list(known.counts.occupied()) == [F]
-    # The report that is read next may be from before that.
+    # The next report to be read may be older than that.
     known.read(member("b", load(G, ready=7), beat=2))
     assert known.counts.counts(G).ready == 0
     known.clock.time += BEAT_S
     known.read(member("b", load(G, ready=7), beat=3))
     assert known.counts.counts(G).ready == 7
-    known.counts.update("nobody", G, PoolCounts(busy=1))  # as of a node that has just left
+    known.counts.update("nobody", G, PoolCounts(busy=1))  # from a node that has just left
     assert known.counts.counts(G).busy == 0

@@ -1,4 +1,4 @@
-"""What `quiltfn doctor --fleet` finds, of facts that are made up."""
+"""Findings of `quiltfn doctor --fleet` for invented facts."""
 
 import dataclasses
 import time
@@ -51,7 +51,7 @@ def node(address: str = "10.0.0.1:8443", listen: str = "", days: int = 365) -> N
 
 
 def of(name: str, **changes: object) -> Finding:
-    """The finding of that name of good facts but for these."""
+    """The finding of that name, for facts without problems except these."""
     facts = dataclasses.replace(GOOD, **changes)  # type: ignore[arg-type]
     (found,) = [one for one in fleet_doctor.of_database(facts) if one.name == name]
     return found
@@ -124,7 +124,7 @@ def test_what_the_fleet_says_of_the_node(member: Member | None, level: Level, wo
     [
         ([__version__, __version__], Level.OK, "all nodes that run"),
         ([__version__, "999.0.1"], Level.WARN, f"one has {__version__}, n1 has 999.0.1"),
-        (["0.0.9", __version__], Level.WARN, "one has 0.0.9"),  # which is to be upgraded
+        (["0.0.9", __version__], Level.WARN, "one has 0.0.9"),  # the node that is to be upgraded
         ([__version__, "0.0.9"], Level.NO, f"works with nodes of {OLDEST} or newer"),
     ],
 )
@@ -144,7 +144,7 @@ def test_nodes_with_other_times_are_named() -> None:
     same = Member(name="two", epoch=1, report=Report(times=TIMES))
     other = Member(name="three", epoch=1, report=Report(times=(1, 2, 3, 4)))
     gone = Member(name="four", epoch=1, presence=Presence.GONE, report=Report(times=(1, 2, 3, 5)))
-    unknown = Member(name="five", epoch=1)  # of a release that does not say it
+    unknown = Member(name="five", epoch=1)  # from a release that doesn't report it
     settings = Settings()
     assert fleet_doctor.times(settings, [same, gone, unknown]).level is Level.OK
     found = fleet_doctor.times(settings, [same, other, gone])

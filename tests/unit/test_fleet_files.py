@@ -1,4 +1,4 @@
-"""The files of a fleet: what is in them, what is refused, and that no error shows a secret."""
+"""The files of a fleet: their content, what is refused, and that no error shows a secret."""
 
 import os
 import ssl

@@ -1,4 +1,4 @@
-"""FleetKeys: what a node accepts that does not reach the store, by what other nodes say."""
+"""FleetKeys: which keys a node accepts without the store, by what other nodes know."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ def a_key(revoked_at: int | None = None) -> Key:
 
 
 class Store:
-    """`Keys` that all nodes share."""
+    """`Keys` shared by all nodes."""
 
     def __init__(self, *keys: Key) -> None:
         self.keys, self.number, self.cut_off = list(keys), 1, set[str]()
@@ -68,7 +68,7 @@ class Store:
 
 
 class Nodes:
-    """Nodes of a fleet without a network between them: `parted` ones answer nobody."""
+    """Nodes of a fleet without a network between them: those in `parted` answer no other node."""
 
     def __init__(self, store: Store, *names: str) -> None:
         self.store, self.clock, self.parted = store, ManualClock(), set[str]()
@@ -114,7 +114,7 @@ class Nodes:
         yield SimpleNamespace(status=response.status, read=read)
 
     async def refresh(self) -> None:
-        """What each node does again and again."""
+        """The periodic refresh of each node."""
         for name, access in self.access.items():
             with contextlib.suppress(StoreUnavailable):
                 await access.refresh()
@@ -168,7 +168,8 @@ async def test_a_cut_off_node_hears_of_a_disabled_tenant_from_another(nodes: Nod
     assert not nodes.access["two"].still_holds(caller)
     with pytest.raises(Unauthorized):
         await nodes.access["two"].accept(caller)
-    # The store alone says that it is enabled. Nodes that reached it no later have nothing to say.
+    # Only the store says that a tenant is enabled. Nodes that did not reach it later know nothing
+    # new.
     nodes.disabled["one"].set("acme", disabled=False)
     await nodes.after(2)
     nodes.store.cut_off = {"one", "two", "three"}
@@ -180,8 +181,8 @@ async def test_a_cut_off_node_hears_of_a_disabled_tenant_from_another(nodes: Nod
 
 @promise("N98")
 async def test_keys_of_another_node_do_not_stand_for_the_store(nodes: Nodes) -> None:
-    """Keys are made elsewhere again and again, so those of a node that is cut off are never old.
-    It hears of a disabled tenant all the same, and knows which nodes the store has not named yet.
+    """Other nodes create keys all the time, so the keys of a node that is cut off are never old. It
+    still learns of a disabled tenant, and knows which nodes the store has not named yet.
     """
     nodes.store.cut_off = {"two"}
     for step in range(20):
@@ -196,14 +197,14 @@ async def test_keys_of_another_node_do_not_stand_for_the_store(nodes: Nodes) -> 
     assert nodes.disabled["two"].names == ["acme"]
     assert nodes.revisions["two"].asked == {"new"}
     nodes.store.cut_off = set()
-    await nodes.after(0.5)  # a control
+    await nodes.after(0.5)  # control
     assert nodes.revisions["two"].asked == set()
 
 
 async def test_a_node_that_reaches_the_store_goes_by_that_for_disabled_tenants(
     nodes: Nodes,
 ) -> None:
-    """It asks another one for its keys, which are younger, but which does not know yet that the
+    """It asks another node for keys, which are newer; but that node does not know yet that the
     tenant was enabled again.
     """
     nodes.clock.time += 0.5
@@ -221,8 +222,8 @@ async def test_a_node_that_reaches_the_store_goes_by_that_for_disabled_tenants(
     [
         ({"two"}, set(), 200),
         ({"two"}, {"one"}, 200),  # the third node knows
-        ({"one", "two", "three"}, set(), 200),  # nobody can revoke at a node
-        ({"one", "two", "three"}, {"one"}, 503),  # the first may know more
+        ({"one", "two", "three"}, set(), 200),  # no key can be revoked at any node
+        ({"one", "two", "three"}, {"one"}, 503),  # the first node may know more
         ({"two"}, {"one", "three"}, 503),
     ],
 )
@@ -241,7 +242,7 @@ async def test_a_valid_key_during_an_outage(
 
 
 async def test_nodes_without_the_store_agree_for_a_while_only(nodes: Nodes) -> None:
-    """All may miss what was revoked by a command, or at a node that none of them knows."""
+    """All of them may miss a key revoked by a command, or at a node that none of them knows."""
     nodes.store.cut_off = {"one", "two", "three"}
     nodes.store.revoke()
     for _ in range(int(AGREE_S + FENCE_S)):
@@ -276,8 +277,8 @@ async def test_nodes_that_left_or_were_removed_need_not_respond(nodes: Nodes) ->
 async def test_a_node_that_came_after_the_cut_may_have_revoked_a_key(
     presence: Presence | None, others: int, asks: bool
 ) -> None:
-    """The node that is cut off knows the new one as one that has left, or does not know it. `asks`:
-    it hears of it. A node that knows no other one does not vouch for itself.
+    """The node that is cut off knows the new node as one that has left, or does not know it.
+    `asks`: the new node contacts it. A node that knows no other node does not vouch for itself.
     """
     nodes = Nodes(Store(a_key()), *("two", "three")[: 1 + others], "new")
     new = nodes.members.pop()

@@ -1,4 +1,4 @@
-"""The load of the other nodes, as it was read last."""
+"""The load of the other nodes, as it was last read."""
 
 from random import Random
 
@@ -20,7 +20,7 @@ def member(
 
 
 class Known:
-    """What the node `a` knows."""
+    """What node `a` knows."""
 
     def __init__(self, *members: Member) -> None:
         self.table = RoutingTable(Random(1))

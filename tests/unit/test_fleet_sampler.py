@@ -1,4 +1,4 @@
-"""Who counts the instances of a fleet sees one too many, and takes nothing for one that is none."""
+"""The sampler of a fleet notices an instance too many, and counts only instances."""
 
 from pathlib import Path
 

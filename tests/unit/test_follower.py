@@ -1,4 +1,4 @@
-"""How far a node is behind what other nodes change."""
+"""How far a node lags behind the changes of other nodes."""
 
 from types import SimpleNamespace
 from typing import cast
@@ -26,7 +26,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 
 class Changes:
-    """The list of changes, of a store that may be away."""
+    """The list of changes in a store that may be unreachable."""
 
     def __init__(self) -> None:
         self.items: list[Change] = []

@@ -1,4 +1,4 @@
-"""A port that a test chooses stays free until the program that it is for listens there."""
+"""A port that a test chooses stays free until its program listens there."""
 
 import random
 import socket
@@ -27,7 +27,7 @@ def test_the_kernel_gives_it_to_nobody() -> None:
 
 def test_another_process_does_not_choose_it() -> None:
     seed = random.randbytes(8).hex()
-    before = chosen_by_another_process(seed)  # the control: once that has ended it is free
+    before = chosen_by_another_process(seed)  # control: free after that process
     random.seed(seed)
     mine = free_port()
     random.seed()

@@ -1,4 +1,4 @@
-"""What is made by keywords once and does not change."""
+"""Immutable objects that are created by keyword arguments."""
 
 import pytest
 
@@ -15,7 +15,7 @@ class Named(Frozen):
 
 
 class Server(Address, Named):
-    """Of several bases."""
+    """An object with several base classes."""
 
 
 class Even(Frozen):

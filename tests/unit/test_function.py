@@ -1,4 +1,4 @@
-"""Function: its states, read as a table, and the rules for what the user may say."""
+"""Function: its states, read as a table, and the rules for values from users."""
 
 import re
 

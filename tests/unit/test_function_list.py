@@ -1,4 +1,4 @@
-"""Lists of functions: what is in them, their orders, and cursors that stay right in each."""
+"""Lists of functions: their content, their orders, and cursors that stay correct in each order."""
 
 import asyncio
 import random
@@ -138,6 +138,6 @@ def test_a_page_of_ten_thousand_functions_takes_a_moment_and_lets_others_in() ->
         beside.cancel()
         return took
 
-    # Some 10 ms; the bound leaves room for a machine that is busy or slow.
+    # It takes some 10 ms; the limit allows for a machine that is busy or slow.
     assert asyncio.run(page()) < 0.1
     assert turns >= 10

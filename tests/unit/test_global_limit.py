@@ -1,4 +1,4 @@
-"""The limit of all sandboxes together: its figures, and trees in which it is set and read back."""
+"""The limit of all sandboxes together: its values, and trees in which it is set and read back."""
 
 import errno
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_this_machine_has_one() -> None:
 
 @pytest.fixture
 def v1(tmp_path: Path) -> Path:
-    """The hierarchies of v1 as plain directories, with files as the kernel has them."""
+    """The hierarchies of v1 as ordinary directories, with files like the kernel's."""
     for name in cgroups.V1_CONTROLLERS:
         (tmp_path / name / "quiltfn" / "s").mkdir(parents=True)
     for name in V1_FILES:
@@ -121,7 +121,7 @@ def test_a_kernel_that_has_no_such_file_is_refused(v1: Path) -> None:
 
 @pytest.fixture
 def v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The parent group of a v2 tree of plain directories."""
+    """The parent group of a v2 tree of ordinary directories."""
     monkeypatch.setattr(cgroups, "MOUNT", tmp_path)
     monkeypatch.setattr(cgroups, "_delegated", lambda _: "/")
     (tmp_path / "quiltfn").mkdir()

@@ -1,4 +1,4 @@
-"""The output of a call is read as far as there is room for it, and no further."""
+"""The output of a call is read only as far as there is room for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ END = wire.End(1, wire.ExitKind.EXITED, 0, 0, 0, "")
 
 
 class Transport:
-    """Of the guest's connection."""
+    """The transport of the guest's connection."""
 
     is_reading = True
 
@@ -96,7 +96,7 @@ def test_a_call_comes_while_a_time_is_at_hand_on_the_loop_that_the_server_has() 
         await running
         sandbox.data_received(as_guest(wire.Clean(1)))
         running = asyncio.ensure_future(sandbox.call(call_with(None)))
-        # uvloop's handle of what is due at once cannot tell when that is.
+        # uvloop's handle of a callback that is due at once can't tell its time.
         sandbox._look_again_at(asyncio.get_running_loop().time())
         await asyncio.sleep(0)
         sandbox.data_received(as_guest(wire.End(2, wire.ExitKind.EXITED, 0, 0, 0, "")))
@@ -157,7 +157,7 @@ async def test_a_call_that_is_ended_from_outside_keeps_what_has_come() -> None:
 
 
 async def test_what_a_cancelled_call_still_sends_ends_no_connection() -> None:
-    """Else nobody would hear that the guest has ended everything."""
+    """Otherwise nobody would learn that the guest has ended everything."""
     sandbox, _, running = await called()
     sandbox.watch(lambda: pytest.fail("it is used again"), lambda: None)
     assert sandbox.end_call(ExitKind.CANCELLED, "enough")

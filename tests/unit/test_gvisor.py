@@ -1,4 +1,4 @@
-"""What gVisor's runsc is told: the fence of every sandbox, said so that runsc keeps it."""
+"""The configuration for gVisor's runsc: each sandbox's isolation, as runsc enforces it."""
 
 import json
 from pathlib import Path
@@ -95,11 +95,11 @@ def test_the_flags_that_the_fence_rests_on(tmp_path: Path) -> None:
         assert flag in before
     assert not [one for one in command if "TESTONLY" in one or "rootless" in one or "debug" in one]
     assert command[command.index("--pass-fd") + 1] == f"{oci.CONTROL_FD}:{oci.CONTROL_FD}"
-    # All that it leaves lies in the bundle, and goes with it.
+    # All its files are in the bundle, and removed with it.
     assert f"--root={tmp_path / gvisor.ROOT}" in before
 
 
-# Whether there is one ------------------------------------------------------------------------
+# Detection -----------------------------------------------------------------------------------
 
 
 def program(path: Path, text: str) -> str:
@@ -179,7 +179,7 @@ BROKEN = PreflightFailed("the sandbox could not be made: runsc ended with 1")
 def test_a_probe_that_was_only_held_up_is_made_a_second_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probes: list[Any], seen: str
 ) -> None:
-    """What is refused at the start is refused for as long as the server runs."""
+    """What is refused at the start stays refused as long as the server runs."""
     found = Gvisor(program(tmp_path / "runsc", "echo runsc version release-20260101.0; echo spec"))
     asked = iter(probes)
 

@@ -1,4 +1,4 @@
-"""How many more calls a pool could serve without a wait: so many are served, and no call waits."""
+"""Headroom: a pool serves exactly as many more calls without a wait as it says."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ pytestmark = promise("W12")
 
 
 def so_many_are_served(sim: PoolSimulation, pass_time: Callable[[float], object]) -> None:
-    """Without the end of a call that runs: what is being started or cleaned is all they need."""
+    """Without the end of a running call: only what is being started or cleaned is needed."""
     headroom = sim.pool.headroom().total
     waited = len(sim.waiting)
     callers = [sim.acquire() for _ in range(min(headroom, QUEUE_MAX - waited))]
@@ -46,13 +46,14 @@ def test_as_many_calls_as_headroom_for_are_served(story: list[tuple[str, int]], 
     live_through(story, size)
 
 
-# An instance that was started to be parked comes up while a call of its pool waits for memory.
+# An instance that was started to be parked becomes ready while a call of its pool waits for memory.
 WANTED_WHEN_IT_COMES_UP = [
     *[("acquire", 0, 0), ("cancel while waiting", 0, 0)] * 5,
     *[("promote at once", 0, 2), ("park", 0, 0)],
     *[("acquire", 1, 0), ("acquire", 1, 0), ("acquire", 0, 0)],
 ]
-# An idle instance is found to have more than it was counted, and then more is held than may be.
+# An idle instance turns out to use more than it was counted with, so the memory held exceeds the
+# budget.
 MORE_THAN_MAY_BE = [
     *[("acquire", 0, 0)] * 10,
     *[("acquire three", 1, 0), ("all quiet", 0, 0), ("time", 0, 3), ("measure", 0, 6)],
@@ -66,7 +67,7 @@ MORE_THAN_MAY_BE = [
 def test_and_so_where_pools_share_the_memory(story: list[tuple[str, int, int]], which: int) -> None:
     class Node(NodeSimulation):
         def drain(self) -> None:
-            """Instead of the end of the story."""
+            """Replaces the end of the story."""
 
     node = Node(list(SIZES))
     live_through_several(story, node)
@@ -113,11 +114,11 @@ def test_what_is_idle_counts_apart_from_what_may_be_started() -> None:
     pool = serving(PoolLimits(max_instances=3))
     assert pool.headroom() == Headroom(0, 3)
     pool.acquire(1, 0.0)
-    assert pool.headroom() == Headroom(0, 2)  # one is made for the call that waits
+    assert pool.headroom() == Headroom(0, 2)  # one is being started for the waiting call
     pool.started(1, 1.0)
     assert pool.headroom() == Headroom(0, 2)
     pool.release(1, 2.0, healthy=True)
-    assert pool.headroom() == Headroom(1, 2)  # it is clean in a moment
+    assert pool.headroom() == Headroom(1, 2)  # it will be clean in a moment
 
 
 def test_memory_and_the_quota_of_the_tenant_bound_it() -> None:

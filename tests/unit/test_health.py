@@ -1,4 +1,4 @@
-"""What health says of a server whose surroundings have gone."""
+"""What health reports if something that a server needs has disappeared."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,7 +39,7 @@ async def test_a_removed_data_directory_is_told(tmp_path: Path) -> None:
 
 
 def made(data_dir: Path) -> Health:
-    """Of a server whose store does not answer."""
+    """Health of a server whose store does not respond."""
 
     async def ping() -> None:
         raise StoreUnavailable("the data directory was removed")
@@ -65,7 +65,7 @@ def made(data_dir: Path) -> Health:
 
 
 async def test_a_running_server_warns_of_old_programs_as_the_doctor_does(tmp_path: Path) -> None:
-    """Whatever `quiltfn doctor` says of crun and runsc before the start is said afterwards."""
+    """Health repeats the warnings of `quiltfn doctor` about crun and runsc after the start."""
     for name, said in {"crun": "crun version 1.21", "runsc": "runsc version 20240729.0"}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\necho {said}\n")
         (tmp_path / name).chmod(0o755)

@@ -1,4 +1,4 @@
-"""The checker of histories finds what a server did wrong, and nothing where all is well."""
+"""The checker of histories finds a server's mistakes, and nothing in a correct history."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def record(number: int, token: str, **more: Any) -> Record:
 
 
 def a_history() -> tuple[History, Seen]:
-    """Three calls, one of them with a key and answered twice, one unanswered; two functions."""
+    """Three calls, one with a key and two responses, one without a response; two functions."""
     records = [record(number, f"t{number}") for number in (3, 2, 1)]
     calls = [
         Call("t1", "f", answers=[(1.0, records[2])]),

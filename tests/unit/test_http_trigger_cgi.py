@@ -1,4 +1,4 @@
-"""CGI/1.1: which variables a shell is given, and how its output is read."""
+"""CGI/1.1: the variables of a shell, and how its output is parsed."""
 
 from typing import Any
 
@@ -194,7 +194,7 @@ def test_any_output_is_an_answer_or_refused(output: bytes) -> None:
 
 @given(st.sampled_from([head[0] for head in HEADS]), st.data())
 def test_a_block_that_comes_in_pieces_is_the_same(output: bytes, data: Any) -> None:
-    """However output is cut, what is decided before its end is what is decided at it."""
+    """However output is split, the decision before its end is the same as at its end."""
     whole = block_of(output, is_whole=True)
     size = data.draw(st.integers(0, len(output)))
     part = block_of(output[:size], is_whole=False)
@@ -212,7 +212,7 @@ def test_whatever_is_decided_early_is_decided_right(output: bytes, size: int) ->
 
 
 def test_no_more_fields_are_looked_at_than_an_answer_can_have() -> None:
-    """Output that comes by pieces is looked at from its begin at each one."""
+    """Output that arrives in pieces is parsed from its beginning each time."""
     fields = b"X-A: b\n" * 200
     begun = block_of(fields[:-1], is_whole=False)
     assert begun is not None

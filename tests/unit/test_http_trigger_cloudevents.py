@@ -1,4 +1,4 @@
-"""CloudEvents, with the official SDK as the other side."""
+"""CloudEvents, with the official SDK as the peer."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""CORS: what a browser is told of what pages of other origins may do."""
+"""CORS: the headers that tell a browser what pages of other origins may do."""
 
 import pytest
 

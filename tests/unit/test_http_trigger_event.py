@@ -1,4 +1,4 @@
-"""Events of API Gateway's payload format 2.0, and answers of Lambda function URLs."""
+"""Events in API Gateway's payload format 2.0, and responses of Lambda function URLs."""
 
 import base64
 import json
@@ -155,7 +155,7 @@ def test_any_body_of_any_type_arrives(body: bytes, kind: str) -> None:
     assert (base64.b64decode(text) if made["isBase64Encoded"] else text.encode()) == body
 
 
-# --- what is passed on -------------------------------------------------------------------------
+# --- forwarded fields --------------------------------------------------------------------------
 
 
 @promise("U4")
@@ -190,7 +190,7 @@ def test_so_many_signed_tokens_are_checked_and_no_more() -> None:
 
 
 def test_the_headers_of_signed_tokens_that_are_checked_are_short() -> None:
-    """Each is taken apart for every place in it where a token may begin."""
+    """Each header is parsed at every place where a token may begin."""
     rest = token(0).partition(".")[2]
     found = list(tokens_in("eyJ" + "eyJhbGci" * 2000 + "." + rest))
     assert found
@@ -226,11 +226,11 @@ def test_what_is_of_the_connection_is_not_passed_on() -> None:
 @pytest.mark.parametrize(
     ("fields", "kept"),
     [
-        # What a proxy has said of the caller stays, whatever the caller says of its connection.
+        # What a proxy says about the caller stays, whatever the caller's Connection header names.
         ([("connection", "X-Forwarded-For, Forwarded, X-Real-Ip, X-A"), ("x-forwarded-for", "c"),
           ("forwarded", "for=c"), ("x-real-ip", "c"), ("x-a", "1")],
          ["x-forwarded-for", "forwarded", "x-real-ip"]),
-        # A name with underscores is a variable of the same name to CGI and WSGI.
+        # To CGI and WSGI, a name with underscores is the same variable as one with dashes.
         ([("x_forwarded_for", "evil"), ("x-real_ip", "evil"), ("ce_type", "evil")], []),
         ([("x-a", "1"), ("x_a", "2")], ["x-a"]),
         ([("connection", "x-b"), ("x-b", "1"), ("x_b", "2")], []),
@@ -260,7 +260,7 @@ def test_where_it_came_from_is_added() -> None:
     assert headers["x-forwarded-proto"] == "https"
 
 
-# --- answers -----------------------------------------------------------------------------------
+# --- responses ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_what_is_ours_to_say_is_dropped() -> None:
 
 
 MANY = json.dumps([{}] * 60_000).encode()
-NUMBERS = b"[" + b",".join([b"1" * 5000] * 30) + b"]"  # longer ones than Python makes
+NUMBERS = b"[" + b",".join([b"1" * 5000] * 30) + b"]"  # longer than Python's own limit
 SLOW = b"[" + b",".join([b"1e308"] * 20_000) + b"]"
 
 
@@ -424,7 +424,7 @@ def test_a_head_of_many_values_is_no_answer(name: str, value: bytes) -> None:
 
 
 def test_the_begin_of_a_stream_makes_no_values() -> None:
-    """It is looked at again with each piece that comes. To make them is the control."""
+    """It is parsed again with each piece that arrives. Control: creating the values."""
     line = b'{"x": ' + SLOW[:30_001] + b"1]}"
     began = time.process_time()
     assert begin_of(line + b"\n", is_shell=False) is None
@@ -535,7 +535,7 @@ def test_no_cookie_is_for_anybody_else(cookie: str) -> None:
     assert parts[1:].count("path") == 1
 
 
-# --- the begin of a stream ---------------------------------------------------------------------
+# --- the beginning of a stream -----------------------------------------------------------------
 
 
 def test_a_stream_begins_with_an_object_and_the_end_of_a_line_or_eight_nuls() -> None:

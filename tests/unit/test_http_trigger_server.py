@@ -1,4 +1,4 @@
-"""What a server in a sandbox is sent for a call, and its answer as output."""
+"""The request to a server in a sandbox for a call, and its response as output."""
 
 import json
 from typing import Any
@@ -160,7 +160,7 @@ COOKIES, PATH = "cookies names more than 25000", "must be percent-encoded"
 def test_a_head_that_takes_long_to_make_is_refused_before_it_is_made(
     why: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event comes with each invocation and each attempt at it."""
+    """An event comes with each invocation, and with each of its attempts."""
     monkeypatch.delattr(server, "_request")
     if why != PATH and len(json.dumps(changes)) > COUNTED_FROM_BYTES:
         monkeypatch.delattr(server, "_decode_headers")
@@ -169,7 +169,7 @@ def test_a_head_that_takes_long_to_make_is_refused_before_it_is_made(
 
 
 def test_the_longest_head_of_a_url_is_sent() -> None:
-    """Such as `head_max_bytes` and 100 headers allow."""
+    """As long as `head_max_bytes` and 100 headers allow."""
     headers = {f"n{number}": '"' * 10_000 for number in range(99)} | {"cookie": "a;" * 8000}
     made = event_of(replace(CALL, headers=headers, query="%" * 16_000))
     request = request_of(made, "/events", {})

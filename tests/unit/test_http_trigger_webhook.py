@@ -1,4 +1,4 @@
-"""Signatures of webhooks: the vectors that the senders' own documentation gives, and forgeries."""
+"""Signatures of webhooks: examples from the senders' documentation, and forgeries."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ GITHUB_BODY = b"Hello, World!"
 GITHUB_HEADERS = {
     "x-hub-signature-256": "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
 }
-# The specification of Standard Webhooks: its secret, and a delivery signed by its own library.
+# The Standard Webhooks specification: its secret, and a delivery signed by its own library.
 STANDARD = Webhook(scheme=Scheme.STANDARD, secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 STANDARD_ID, STANDARD_TIME = "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330
 STANDARD_BODY = b'{"test": 2432232314}'
@@ -37,7 +37,7 @@ STANDARD_HEADERS = {
     "webhook-timestamp": str(STANDARD_TIME),
     "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
 }
-# docs.stripe.com, "Verify webhook signatures manually": the header's form; signed as it says there.
+# docs.stripe.com, "Verify webhook signatures manually": the header's format, signed as described.
 STRIPE = Webhook(scheme=Scheme.STRIPE, secret="whsec_test_secret_of_an_endpoint")
 STRIPE_TIME = 1492774577
 STRIPE_BODY = b'{\n  "id": "evt_test_webhook",\n  "object": "event"\n}'
@@ -149,7 +149,7 @@ def test_a_sender_that_changes_its_secret_signs_with_both() -> None:
     for given_, taken in ((f"{wrong} {right}", True), (f"{wrong} {wrong}", False)):
         headers = STANDARD_HEADERS | {"webhook-signature": given_}
         assert is_signed(STANDARD, headers, STANDARD_BODY, STANDARD_TIME) is taken
-    # A signature of another version is not compared: it is not an HMAC.
+    # A signature of another version is not compared: it may not be an HMAC.
     headers = STANDARD_HEADERS | {"webhook-signature": right.replace("v1,", "v1a,")}
     assert not is_signed(STANDARD, headers, STANDARD_BODY, STANDARD_TIME)
 

@@ -1,4 +1,4 @@
-"""What a repetition is answered, by what is kept of the first call."""
+"""What a repeated request gets, depending on what was stored for the first one."""
 
 import pytest
 
@@ -15,7 +15,7 @@ REQUEST = IdempotentRequest(tenant_id="t", method="POST", path="/f", key="k", bo
 
 
 class Kept:
-    """`ports.IdempotencyStore`, as far as it is asked here."""
+    """The part of `ports.IdempotencyStore` that is used here."""
 
     def __init__(self, answer: StoredResponse) -> None:
         self.answer = answer
@@ -25,7 +25,7 @@ class Kept:
 
 
 class Empty:
-    """A store without responses, which remembers what it is given to keep."""
+    """A store without responses, which records what it is given."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[object, ...]] = []
@@ -38,7 +38,7 @@ class Empty:
 
 
 class Untold:
-    """A store that takes a key and cannot say so, as one whose answer to a commit is lost."""
+    """A store that takes a key but reports no outcome, as when the response to a commit is lost."""
 
     def __init__(self) -> None:
         self.is_taken = False
@@ -127,7 +127,9 @@ async def test_what_is_kept_is_the_response_without_the_id_of_its_request() -> N
 
 
 async def test_a_key_that_the_store_took_without_saying_so_is_not_lost_for_repetitions() -> None:
-    """A client repeats what was refused, until it is done; it must not wait for a restart."""
+    """A client repeats a refused request until it succeeds; it must not have to wait for a
+    restart.
+    """
 
     async def wait() -> Response:
         with pytest.raises(Conflict, match="still runs"):

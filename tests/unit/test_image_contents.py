@@ -1,4 +1,4 @@
-"""What is told of an image: its files in the order of their paths, and its packages."""
+"""What the API lists of an image: its files in the order of their paths, and its packages."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_no_path_leads_out_of_an_image_or_to_what_is_no_file(tmp_path: Path, pat
     (root / "file").symlink_to(outside / "secret" / "file")
     os.mkfifo(root / "socket")
     assert contents.read(root, path, 100) is None
-    assert contents.read(root, "run", 5) == b"12345"  # the control: the image is there
+    assert contents.read(root, "run", 5) == b"12345"  # control: the image is there
     with pytest.raises(Unprocessable):
         contents.read(root, "run", 4)
 
@@ -108,7 +108,7 @@ def test_what_describes_no_package_is_passed_over(tmp_path: Path, text: str) -> 
 
 
 def test_nothing_but_a_regular_file_is_read_for_it(tmp_path: Path) -> None:
-    """A link would lead out of the image, and a FIFO would never end."""
+    """A link could lead out of the image, and reading a FIFO would never end."""
     root = tmp_path / "image"
     secret = write(tmp_path, "secret", "Name: secret\nVersion: 1\n")
     for name in ("link", "fifo", "directory"):

@@ -1,4 +1,4 @@
-"""Which images lack a copy, and who is asked to take one."""
+"""Which images lack a copy, and which node is asked to take one."""
 
 import pytest
 
@@ -14,7 +14,7 @@ X, Y = "x" * 64, "y" * 64
 
 
 def member(name: str, state: str = "ready", presence: str = "present") -> Member:
-    """`presence`: or "leaving"."""
+    """A node. `presence`: may be "leaving"."""
     is_leaving = presence == "leaving"
     return Member(
         name=name,
@@ -33,7 +33,7 @@ def nodes(*members: Member, now: float = 0.0) -> ImageNodes:
 
 
 def table(**copies: str) -> CopyTable:
-    """`x="one two"`: the image x is on nodes one and two."""
+    """`x="one two"`: image x is on nodes one and two."""
     made = CopyTable()
     made.put(ImageCopy(key * 64, node) for key, names in copies.items() for node in names.split())
     return made
@@ -48,14 +48,14 @@ ONE, TWO, THREE = member("one"), member("two"), member("three")
         ((ONE, TWO, THREE), "one two", False),
         ((ONE, TWO, THREE), "one", True),
         ((ONE, TWO, THREE), "one two three", False),
-        ((ONE,), "one", False),  # there is no second one
+        ((ONE,), "one", False),  # there is no second node
         ((ONE, TWO), "one", True),
         ((ONE, member("two", "cordoned"), THREE), "one two", False),
         ((ONE, member("two", "draining"), THREE), "one two", True),
         ((ONE, member("two", "draining")), "one two", False),
         ((ONE, member("two", "removed", "left"), THREE), "one two", True),
         ((member("one", "draining"), TWO, THREE), "one", True),
-        ((ONE, THREE), "one two", True),  # a node that nobody knows any more
+        ((ONE, THREE), "one two", True),  # a node that is no longer known
     ],
 )
 def test_an_image_is_to_be_on_two_nodes_that_stay(
@@ -76,7 +76,7 @@ def test_a_node_that_is_away_for_a_moment_counts(presence: str) -> None:
     assert copies.lacking([X], known, 100.0 + PATIENCE_S - 1) == []
     known.read(away, 100.0 + PATIENCE_S)
     assert copies.lacking([X], known, 100.0 + PATIENCE_S) == [X]
-    # It was there meanwhile: the time begins again.
+    # It was there meanwhile, so the time starts anew.
     known.read((ONE, TWO, THREE), 200.0)
     known.read(away, 201.0)
     assert copies.lacking([X], known, 201.0) == []

@@ -1,4 +1,4 @@
-"""Jobs on images: their turns, their limits, and that nothing is left of one that was killed."""
+"""Jobs on images: their turns and limits, and that a killed job leaves nothing."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ from unit.sample_archives import entry, file, in_pieces, packed
 pytestmark = promise("R45")
 
 PATIENT = ImageLimits(unpacked_max_bytes=2**30, files_max=1_000_000)
-# Headers that take some seconds.
+# Headers that take some seconds to read.
 LONG = 400_000
 HASTY = ImageLimits(unpacked_max_bytes=2**30, files_max=1_000_000, unpack_max_s=1)
 
@@ -39,7 +39,7 @@ HASTY = ImageLimits(unpacked_max_bytes=2**30, files_max=1_000_000, unpack_max_s=
 
 
 async def in_turns(turns: FairTurns, tenants: str) -> tuple[str, int]:
-    """Who had a turn, in order, and how many had one at the same time at most."""
+    """Which jobs had a turn, in order, and how many ran at the same time at most."""
     order, now, most = "", 0, 0
 
     async def take(tenant: str) -> None:
@@ -107,14 +107,14 @@ async def test_so_many_of_one_tenant_wait() -> None:
 
 @functools.cache
 def endless(count: int) -> bytes:
-    """Directories without a name, each of which is the root: nothing comes of them but work."""
+    """Nameless directories, each of which is the root: they cause work and nothing else."""
     head = entry("./", tarfile.DIRTYPE).tobuf(tarfile.USTAR_FORMAT)
     assert len(head) == BLOCK
     return gzip.compress(head * count + bytes(2 * BLOCK), 1)
 
 
 def workers() -> list[int]:
-    """The processes that this one has started to work on images."""
+    """The processes that this process has started to work on images."""
     found = []
     for task in Path("/proc/self/task").iterdir():
         for pid in (task / "children").read_text().split():
@@ -125,7 +125,7 @@ def workers() -> list[int]:
 
 
 async def working() -> int:
-    """The process that works on an image by now, with its limits set."""
+    """The process that works on an image now, once its limits are set."""
     async with asyncio.timeout(scaled(20)):
         while True:
             for pid in workers():
@@ -148,7 +148,7 @@ def oom_score_of(pid: int) -> int:
 
 @contextlib.asynccontextmanager
 async def unpacking(path: Path, limits: ImageLimits) -> AsyncIterator[asyncio.Task[object]]:
-    """The unpacking of an endless archive, and that nothing of it is left at the end."""
+    """Unpack an endless archive, and check that nothing of it is left at the end."""
     images = ImageDirectory(path / "images", ManualClock(100.0), limits)
     images.start()
     taking = asyncio.ensure_future(images.take(Archive.GZIP, in_pieces(endless(LONG))))
@@ -157,7 +157,7 @@ async def unpacking(path: Path, limits: ImageLimits) -> AsyncIterator[asyncio.Ta
         await taking
     assert workers() == []
     assert list((path / "images").iterdir()) == []
-    # The next archive is unpacked as if nothing had been.
+    # The next archive is unpacked normally.
     image = await images.take(Archive.TAR, in_pieces(packed([file("a")])))
     assert [one.name for one in (path / "images").iterdir()] == [image.digest]
 
@@ -191,7 +191,7 @@ async def test_a_job_that_is_ended_is_an_error_and_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(processes, "WALL_FOR_CPU", 100)  # others have the processors first
+    monkeypatch.setattr(processes, "WALL_FOR_CPU", 100)  # other processes get the CPUs first
     async with unpacking(tmp_path, limits) as taking:
         end(await working())
         with pytest.raises(kind, match=reason):
@@ -215,7 +215,7 @@ async def test_the_archive_has_so_many_headers(tmp_path: Path) -> None:
             archive = gzip.decompress(archive)
         with pytest.raises(Unprocessable, match=r"too many headers|more than 4(00|096) members"):
             await images.take(Archive.GZIP, in_pieces(archive), contents=contents)
-    with pytest.raises(Unprocessable, match="empty"):  # the control
+    with pytest.raises(Unprocessable, match="empty"):  # control
         await images.take(Archive.GZIP, in_pieces(endless(10_000)))
 
 
@@ -292,7 +292,7 @@ def node_modules(root: Path, count: int, content: bytes) -> None:
     [b"{", b'{"name": "same", "version": "1"}', b'{"name": "\xff", "version": "1"}', b"[" * 9000],
 )
 def test_few_descriptions(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is none, or is there already, costs as much as a package that is new."""
+    """An invalid entry, or one that exists already, costs as much as a new package."""
     from quiltfn.images import contents  # noqa: PLC0415
 
     node_modules(tmp_path, 20, content)
@@ -346,7 +346,7 @@ async def test_a_list_that_nobody_waits_for_is_ended(tmp_path: Path) -> None:
 def test_so_many_lists_are_kept() -> None:
     cache = PackageCache()
     some = Packages([Package(kind=PackageKind.NODE, name="a", version="1")] * 4999, True)
-    for digest in "abcdd":  # the second "d" as two tenants list an image at once
+    for digest in "abcdd":  # the second "d": two tenants list an image at once
         cache.put(digest, some)
     assert cache.get("a") is some
     cache.put("e", some)

@@ -1,4 +1,4 @@
-"""What is packed of an image is unpacked to the same image, on another node."""
+"""A packed image is unpacked to the same image on another node."""
 
 import os
 import tarfile
@@ -91,7 +91,7 @@ async def test_what_is_packed_is_unpacked_to_the_same_image(
 ) -> None:
     image = await sender.take(packed(TREES[name]))
     copy = await receiver.take(await sender.archive(image.digest))
-    assert copy == image  # also what it counts: a file with two names is not sent twice
+    assert copy == image  # and its size: a file with two names is sent once
     assert everything_below(receiver.path) == everything_below(sender.path)
     assert list(pack(sender.path / "images" / image.digest)) == list(
         pack(receiver.path / "images" / image.digest)
@@ -142,7 +142,7 @@ async def test_nobody_is_held_up_by_an_archive_that_nobody_reads_to_its_end(send
 
 
 async def test_a_file_that_was_replaced_by_a_link_is_not_read(sender: Box, tmp_path: Path) -> None:
-    """Nobody but the server writes there; if somebody did, no other file would be told."""
+    """Only the server writes there. If another process did, no other file would be revealed."""
     image = await sender.take(good())
     (tmp_path / "secret").write_text("confidential")
     path = sender.path / "images" / image.digest / "app.py"

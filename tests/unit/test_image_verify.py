@@ -1,4 +1,4 @@
-"""Images on disk that are no longer what was uploaded."""
+"""Images on disk that no longer match what was uploaded."""
 
 import json
 import os

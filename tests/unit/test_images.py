@@ -1,4 +1,4 @@
-"""Images: what is taken, what is refused and why, and that nothing is ever left or misled.
+"""Images: what is accepted, what is refused and why, and that refused archives leave nothing.
 
 Attack B24 of the hardening list: a malicious image.
 """
@@ -50,7 +50,7 @@ LIMITS = ImageLimits(unpacked_max_bytes=1_000_000, files_max=50)
 
 
 class ImagesUnderTest:
-    """An image directory with something beside it that no archive may touch."""
+    """An image directory beside files that no archive may change."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.store, self.clock = path, path / "images", ManualClock(100.0)
@@ -67,7 +67,7 @@ class ImagesUnderTest:
         return await self.images.take(archive, in_pieces(data))
 
     async def refused(self, data: bytes, archive: Archive = Archive.TAR) -> str:
-        """The reason; and nothing is left or changed anywhere."""
+        """The reason for the refusal. Checks that nothing is left or changed anywhere."""
         before = everything_below(self.path)
         with pytest.raises(Unprocessable, match=r"^the image is refused: ") as error:
             await self.take(data, archive)
@@ -81,7 +81,7 @@ def box(tmp_path: Path) -> ImagesUnderTest:
     return ImagesUnderTest(tmp_path)
 
 
-# What is taken -------------------------------------------------------------------------------
+# Accepted archives ---------------------------------------------------------------------------
 
 
 async def test_a_good_archive_becomes_a_directory_named_by_its_digest(box: ImagesUnderTest) -> None:
@@ -177,7 +177,7 @@ async def test_a_link_that_is_taken_is_kept_as_it_is(box: ImagesUnderTest, targe
     assert os.readlink(box.store / image.digest / "a" / "l") == target
 
 
-# What is refused -----------------------------------------------------------------------------
+# Refused archives ----------------------------------------------------------------------------
 
 MANY = [file(f"f{n}", b"") for n in range(51)]
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -327,7 +327,7 @@ async def test_the_same_is_refused_when_it_is_compressed(box: ImagesUnderTest, a
 
 @promise("R2")
 async def test_a_bomb_is_given_up_at_its_bound_whatever_it_says(box: ImagesUnderTest) -> None:
-    """A few kilobytes that would unpack to 2 GB: the bound is on what comes out."""
+    """A few kilobytes that would unpack to 2 GB: the limit applies to the unpacked bytes."""
     size = 200_000_000
     head = entry("zeros", size=size).tobuf(tarfile.GNU_FORMAT)
     bomb = pressed(head + b"\0" * size)
@@ -335,9 +335,9 @@ async def test_a_bomb_is_given_up_at_its_bound_whatever_it_says(box: ImagesUnder
     began = time.process_time()
     assert "more than 1000000 bytes" in await box.refused(bomb, Archive.GZIP)
     spent, began = time.process_time() - began, time.process_time()
-    assert len(gzip.decompress(bomb)) > size  # the control
+    assert len(gzip.decompress(bomb)) > size  # control
     assert spent < (time.process_time() - began) / 2
-    # One that hides in what is skipped: after the archive's end.
+    # Data hidden in a part that is skipped: after the archive's end.
     late = pressed(packed([file("a")]) + b"\0" * size)
     assert "after its end" in await box.refused(late, Archive.GZIP)
 
@@ -377,7 +377,7 @@ def test_no_bytes_raise_anything_but_a_refusal(noise: bytes, at: int) -> None:
             pass
 
 
-# How they are kept ---------------------------------------------------------------------------
+# Storage -------------------------------------------------------------------------------------
 
 
 @promise("R5")
@@ -409,7 +409,7 @@ async def test_what_nobody_has_named_for_the_grace_is_collected(box: ImagesUnder
     assert await box.images.collect(in_use, 600) == 1
     assert {one.name for one in box.store.iterdir()} == {used.digest}
     assert not box.images.hold(unused.digest)
-    # From now on nobody has the other one: its grace begins when it was last seen in use.
+    # From now on the other one has no user: its grace period starts when it was last seen in use.
     box.clock.time += 599
     assert await box.images.collect(frozenset(), 600) == 0
     assert box.images.hold(used.digest)
@@ -421,7 +421,7 @@ async def test_what_nobody_has_named_for_the_grace_is_collected(box: ImagesUnder
 
 
 class SlowRemoval:
-    """The removal of files lasts until `go_on`."""
+    """Removing files takes until `go_on` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self._go_on = threading.Event(), threading.Event()
@@ -463,7 +463,8 @@ async def test_an_entry_opens_no_more_directories_than_its_path_has(
         opened[0] += 1
         return system_open(*given, **named)
 
-    # Each member makes 60 directories of its own; the second archive then goes back to each.
+    # Each member creates 60 directories of its own; the second archive then returns to each of
+    # them.
     deep = ["/".join([f"d{number}", *["d"] * 59]) for number in range(30)]
     for names, most in ((deep, 3), ([*deep, *(f"{one}/f" for one in deep)], 5)):
         data = packed([file(name) if name.endswith("f") else directory(name) for name in names])
@@ -484,7 +485,7 @@ async def test_an_entry_opens_no_more_directories_than_its_path_has(
 async def test_an_upload_that_nobody_waits_for_leaves_nothing_unknown(box: ImagesUnderTest) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def admit(_image: Image) -> None:  # in the thread that unpacks
+    def admit(_image: Image) -> None:  # in the unpacking thread
         begun.set()
         assert go_on.wait(scaled(10))
 
@@ -506,7 +507,7 @@ async def test_an_image_collected_while_uploaded_again_is_there(box: ImagesUnder
     box.clock.time += 601
     loop = asyncio.get_running_loop()
 
-    def admit(image: Image) -> None:  # in the thread that unpacks
+    def admit(image: Image) -> None:  # in the unpacking thread
         assert not image.is_new
         removed = asyncio.run_coroutine_threadsafe(box.images.collect(frozenset(), 600), loop)
         assert removed.result(scaled(10)) == 1
@@ -551,10 +552,10 @@ async def test_the_archive_is_not_synced_beside_its_files(
 
 
 def bytes_without_a_name(directory: Path) -> int:
-    """Of the files in `directory` that this process has open and that have no name there."""
+    """The size of unlinked files in `directory` that this process has open."""
     found = 0
     for opened in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # what listed them
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
             target = os.readlink(opened)
             if target.startswith(f"{directory}/") and target.endswith(" (deleted)"):
                 found += opened.stat().st_size

@@ -1,4 +1,4 @@
-"""Invocation: its states, read as a table, and what each kind of end means for the record."""
+"""Invocation: its states, read as a table, and the effect of each kind of end on the record."""
 
 import re
 from pathlib import Path
@@ -145,7 +145,7 @@ def test_the_cause_of_an_end_is_data_and_the_message_is_derived_from_it(
 
 
 def test_whoever_can_end_an_invocation_has_a_sentence() -> None:
-    """Each `by` that the server's code has."""
+    """Every value of `by` in the server's code."""
     source = Path(end_cause.__file__).parents[1]
     call = r"(?<!class )(?:end_(?:calls?|running|all)|\.cancel|Cancelled|Interrupted)\("
     said = rf'(?:{call}|by: str = )[^"\n]*"(\w+)"'

@@ -1,4 +1,4 @@
-"""Values are counted before they are made, in time that grows with the text alone."""
+"""Values are counted before they are created, in time linear in the text's length."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from quiltfn.model.json_size import COUNTED_FROM_BYTES, DIGITS_FROM_BYTES, DIGIT
 from timeouts import scaled
 
 LENGTH = 256 * 1024
-# The same as many values without strings takes a thousandth of this.
+# The same number of values without strings takes a thousandth of this.
 TAKES_AT_MOST_S = 0.04
 TEXT = st.text(st.sampled_from('ab"\\,[{]}\x01é'))
 VALUE: st.SearchStrategy[Any] = st.recursive(
@@ -40,7 +40,7 @@ VALUE: st.SearchStrategy[Any] = st.recursive(
 )
 @pytest.mark.parametrize("head", [b"", b'{"a":"', b'"'])
 def test_no_text_takes_long_to_count(head: bytes, piece: bytes) -> None:
-    """It is counted in the event loop. A string that does not end is the worst."""
+    """Counting runs in the event loop. An unterminated string is the worst case."""
     text = head + piece * (LENGTH // len(piece))
     began = time.process_time()
     is_costly(text, 50_000)
@@ -61,7 +61,7 @@ def strings_in(value: Any) -> int:
 
 @given(VALUE)
 def test_every_value_is_counted(value: Any) -> None:
-    """A count may be too large, by what separates values, and never too small."""
+    """The count may be too large, by the number of separators, and is never too small."""
     text = json.dumps(value).encode()
     padded = text + b" " * COUNTED_FROM_BYTES
     count = next(most for most in range(10_000) if not is_costly(padded, most))

@@ -1,4 +1,4 @@
-"""Keep-alive policies on functions whose next call we know."""
+"""Keep-alive policies for functions whose next call is known."""
 
 import math
 from itertools import pairwise
@@ -88,7 +88,7 @@ def test_two_timers_on_one_function_are_both_foretold() -> None:
 
 
 def test_where_gaps_say_nothing_it_keeps_without_a_break() -> None:
-    # Negative control: no pattern, so nothing to start ahead of.
+    # Negative control: without a pattern, nothing is started ahead.
     minutes = [0, 1, 3, 8, 9, 12, 18, 19, 23, 25, 30, 31, 38, 40, 43]
     windows = observed(Histogram(WORTH_S), *minutes).windows()
     assert windows[0].ends - windows[0].begins >= 5 * MINUTE
@@ -130,7 +130,7 @@ def test_hybrid_keeps_fixed_until_it_knows_and_then_prewarms() -> None:
     assert observed(Hybrid(300), 0).windows() == (Window(1, 301),)
     (window,) = observed(Hybrid(300), *every(20, 9)).windows()
     ended = 160 * MINUTE + 1
-    # All idle times are 19 min 59 s: bin 19, so from 0.9 * 19 to 1.1 * 20 minutes.
+    # All idle times are 19 min 59 s, which is bin 19: from 0.9 * 19 to 1.1 * 20 minutes.
     assert window.begins == pytest.approx(ended + 0.9 * 19 * MINUTE)
     assert window.ends == pytest.approx(ended + 1.1 * 20 * MINUTE)
 

@@ -1,4 +1,4 @@
-"""What a program that did not start wrote last, in the error."""
+"""The last output of a program that did not start, in the error."""
 
 import pytest
 

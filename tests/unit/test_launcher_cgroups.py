@@ -1,4 +1,4 @@
-"""Limits in the kernel's units, the seam that fits a host, and trees of control groups."""
+"""Limits in the kernel's units, the layout that fits a host, and trees of control groups."""
 
 import time
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_usual_shares_keep_the_usual_period(percent: float, wanted: tuple[int, i
     assert Limits(memory_mib=1, cpu_percent=percent).cpu_quota_and_period_us() == wanted
 
 
-# Which seam ----------------------------------------------------------------------------------
+# Choice of the layout ------------------------------------------------------------------------
 
 
 def line(point: str, kind: str, options: str) -> str:
@@ -119,7 +119,9 @@ APART = line("/sys/fs/cgroup/cpuacct", "cgroup", "rw,cpuacct")
     ],
 )
 def test_what_a_sandbox_is_shown_of_its_groups(mounts, table: str, view: list[str]) -> None:
-    """The kernel takes all controllers of a hierarchy or none; names of options are none."""
+    """The kernel takes all controllers of a hierarchy or none; names of mount options are not
+    controllers.
+    """
     mounts(table)
     assert sorted(cgroups.detect().view().split(":")) == view
 
@@ -172,7 +174,7 @@ def test_in_a_service_that_delegates_v2_groups_stay_below_it(
 
 @pytest.fixture
 def unified(mounts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A v2 tree of plain directories, seen from a shell."""
+    """A v2 tree of ordinary directories, as a shell sees it."""
     mounts(V2_ONLY)
     top = tmp_path / "tree"
     top.mkdir()
@@ -197,7 +199,7 @@ def test_v2_says_where_controllers_are_not_handed_down(unified: Path) -> None:
     for group in (unified, unified / "quiltfn"):
         group.mkdir(exist_ok=True)
         (group / "cgroup.controllers").write_text("cpu memory pids")
-    (unified / "quiltfn" / "cgroup.subtree_control").mkdir()  # cannot be written to
+    (unified / "quiltfn" / "cgroup.subtree_control").mkdir()  # can't be written to
     with pytest.raises(CgroupsUnusable, match=r"does not hand controllers down from .*quiltfn"):
         V2().prepare("s")
 
@@ -249,7 +251,7 @@ def test_v1_has_the_server_in_the_freezer_alone(tmp_path: Path) -> None:
     for top in tops.values():
         (top / "quiltfn" / "s" / "box").mkdir(parents=True)
     groups = V1(tops, hybrid=True)
-    with pytest.raises(FileNotFoundError):  # the kernel makes this file; here the test does
+    with pytest.raises(FileNotFoundError):  # the kernel creates this file; here the test does
         groups.enter_alone("s")
     group = tops["freezer"] / "quiltfn" / "s" / "server-process"
     group.rmdir()
@@ -288,7 +290,7 @@ def test_v2_has_the_server_below_the_group_of_its_launcher(
     groups.kill("s", cgroups.OF_SERVER)
     assert (group / "cgroup.kill").read_text() == "1"
     (group / "cgroup.kill").unlink()
-    mounts(V2_ONLY, "0::/elsewhere\n")  # the next start finds it, wherever that is
+    mounts(V2_ONLY, "0::/elsewhere\n")  # the next start finds it, wherever it is
     assert V2().remove("s", cgroups.OF_SERVER)
     assert not group.exists()
     assert V2().remove("s", cgroups.OF_SERVER), "it is gone already"
@@ -302,7 +304,7 @@ def test_v2_changes_the_limits_of_a_sandbox_that_is_there(unified: Path) -> None
     V2().limit("s", "one", Limits(memory_mib=512, cpu_percent=150))
     assert (group / "memory.max").read_text() == str(512 * 1024 * 1024)
     assert (group / "cpu.max").read_text() == "150000 100000"
-    with pytest.raises(FileNotFoundError):  # and makes none where there is none
+    with pytest.raises(FileNotFoundError):  # and creates none if there is none
         V2().limit("s", "other", Limits(memory_mib=512, cpu_percent=150))
 
 
@@ -326,7 +328,9 @@ def test_v1_changes_the_limits_of_a_sandbox_that_is_there(tmp_path: Path, swap: 
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_v1_counts_processor_time_where_the_host_does(mounts, tmp_path: Path, apart: bool) -> None:
-    """`cpuacct` is mounted with `cpu`, or is a tree of its own, which sandboxes then are in too."""
+    """`cpuacct` is mounted with `cpu`, or is a separate tree, of which sandboxes are then members
+    too.
+    """
     own = line("/sys/fs/cgroup/cpuacct", "cgroup", "rw,cpuacct") if apart else ""
     together = [one.replace("rw,cpu\n", "rw,cpu,cpuacct\n") for one in EACH]
     mounts(ROOT + TMPFS + "".join(EACH if apart else together) + own)

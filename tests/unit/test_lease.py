@@ -1,4 +1,4 @@
-"""How long a node may go on without a sign of life that the store has taken."""
+"""How long a node may continue without a heartbeat that the store has accepted."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ pytestmark = promise("N73")
 
 
 class Times:
-    """The clock of a node, and when it was renewed last."""
+    """The clock of a node, and the time of its last renewal."""
 
     def __init__(self) -> None:
         self.now = self.renewed = 1000.0
@@ -75,5 +75,5 @@ async def test_each_renewal_and_each_change_is_told(monkeypatch: pytest.MonkeyPa
         for _ in range(5):
             await asyncio.sleep(0)
     watching.cancel()
-    assert deadlines == [1060.0, 1062.0, 1073.0, 1134.0]  # the same one is told once
+    assert deadlines == [1060.0, 1062.0, 1073.0, 1134.0]  # an unchanged deadline is sent once
     assert states == [LeaseState.STALE, LeaseState.HELD, LeaseState.OVER, LeaseState.HELD]

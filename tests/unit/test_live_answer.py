@@ -1,4 +1,4 @@
-"""The begin of a streamed answer is found as it comes, and not looked for at each byte."""
+"""The beginning of a streamed response is found as it arrives, without a search at each byte."""
 
 import asyncio
 from types import SimpleNamespace
@@ -21,8 +21,8 @@ PADDING = b" " * 2 * READ_AT_ONCE_BYTES
 async def begun(
     written: bytes, monkeypatch: pytest.MonkeyPatch, *, is_shell: bool = False
 ) -> tuple[Begin | None, int, int]:
-    """The begin of what is written byte by byte; how many bytes had come, and how many looks it
-    took.
+    """The beginning of output that is written byte by byte; how many bytes had arrived, and how
+    many searches it took.
     """
     looks = 0
 

@@ -1,4 +1,4 @@
-"""Long texts become the JSON that one piece would be, with a turn for others before each slice."""
+"""Long texts are encoded like short ones, but others get a turn before each slice."""
 
 import io
 from typing import Any

@@ -1,4 +1,4 @@
-"""Calls whose node was lost: who had sent them writes their end, unless somebody knows better."""
+"""Calls sent to a lost node: the sender writes their end, unless another node knows it."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ PATIENCE_S = 10.0
 
 
 class Records:
-    """What is needed of a journal. `is_away`: its database does not answer."""
+    """The part of a journal that is needed. `is_away`: its database does not respond."""
 
     def __init__(self) -> None:
         self.known: dict[str, Invocation] = {}
@@ -34,7 +34,7 @@ class Records:
         return self.known.get(invocation_id)
 
     def closed(self, record: Invocation) -> None:
-        assert record.invocation_id not in self.known  # what is final stays
+        assert record.invocation_id not in self.known  # a final record is not changed
         self.known[record.invocation_id] = record
 
 
@@ -58,7 +58,7 @@ GONE = node(2, Presence.GONE)
 
 
 class Sender:
-    """Has sent these invocations to the node b. `knows`: what b says of one."""
+    """Has sent these invocations to node b. `knows`: what b reports about each."""
 
     def __init__(self, *names: str, knows: bool | None = False) -> None:
         self.records, self.clock, self.knows = Records(), ManualClock(), knows
@@ -74,7 +74,7 @@ class Sender:
         return self.knows
 
     async def read(self, members: list[Member], after_s: float = 0.0) -> set[str]:
-        """What is written after a look."""
+        """The records that were written after a look."""
         self.clock.time += after_s
         self.calls.read(members)
         for _ in range(10):
@@ -94,7 +94,7 @@ async def test_nothing_is_written_while_a_node_knows_more(knows: bool | None, ep
 
 async def test_a_call_that_a_node_which_is_there_knows_nothing_of_is_interrupted() -> None:
     sender = Sender("1")
-    assert await sender.read(node()) == set()  # it may be on its way
+    assert await sender.read(node()) == set()  # the call may be on its way
     assert await sender.read(node(), PATIENCE_S) == {"1"}
     assert sender.asked == ["b 1"]
 

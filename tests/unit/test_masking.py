@@ -1,4 +1,4 @@
-"""What looks like a secret, and that no command prints one unless it is asked to."""
+"""What looks like a secret, and that commands print it only on request."""
 
 import json
 import tomllib
@@ -21,7 +21,7 @@ from unit.project_simulation import found_function, function_of, policy_of, sche
 pytestmark = promise("A80")
 
 ROOT = Path(__file__).parents[2]
-# The dashboard's tests read them as well: it has the same rules.
+# The dashboard's tests use these cases too: it has the same rules.
 CASES = json.loads((ROOT / "ui" / "tests" / "masking_cases.json").read_text())
 
 
@@ -42,7 +42,7 @@ def test_what_looks_like_a_secret(name: str, value: str, is_secret: bool) -> Non
         ("https://app:c4nary@a.example", "https://a.example/***"),
         ("https://[2606:4700::1111]:444/x", "https://[2606:4700::1111]:444/***"),
         ("https://a.example\\c4nary", "https://a.example/***"),
-        ("https://", "***"),  # not taken, but shown in a plan
+        ("https://", "***"),  # refused by the API, but shown in a plan
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
@@ -176,7 +176,7 @@ def test_what_the_project_here_lists_as_a_secret_is_masked_as_well(
     monkeypatch.chdir(tmp_path)
     for text, is_shown in (
         ('[functions.other]\nsecrets = ["MODE"]\n', False),
-        ("functions = ", True),  # no file that can be read is needed
+        ("functions = ", True),  # no readable file is needed
         ("", True),
     ):
         (tmp_path / PROJECT_FILE).write_text(text)

@@ -1,4 +1,4 @@
-"""Whom a node asks and answers, by what the store says of the members."""
+"""Which nodes a node sends requests to and answers, by the store's list of members."""
 
 from quiltfn.fleet.directory import OWN_NAME, REMOVED, UNKNOWN, MemberDirectory
 from quiltfn.model.member import Member, NodeState, Presence

@@ -1,6 +1,4 @@
-"""A node among others: what it does with what the store tells it, and with a store that does not
-answer.
-"""
+"""A node's reactions to the store's list of members, and to a store that does not respond."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ TIMES = Times(beat_s=1, fence_s=3, end_s=5, reap_s=8)
 
 
 class Table(SqlMembers):
-    """`SqlMembers` of the node `a`, in memory."""
+    """`SqlMembers` of node `a`, in memory."""
 
     def __init__(self, *names: str) -> None:
         self.rows = {name: Member(name=name, epoch=1, version="1") for name in names}
@@ -102,13 +100,13 @@ async def test_a_node_is_silent_from_the_fence_to_the_take_over(clock: ManualClo
     table = Table("a", "b", "c", "d", "e")
     table.rows["c"] = replace(table.rows["c"], presence=Presence.LEFT)
     table.rows["d"] = replace(table.rows["d"], state=NodeState.REMOVED)
-    table.rows["e"] = replace(table.rows["e"], version="")  # a server that was alone
+    table.rows["e"] = replace(table.rows["e"], version="")  # a server without a fleet
     node = a_node(table, clock)
     reports = []
     for _ in range(12):
         await turns(node, clock, 1)
         reports.append(node.silent())
-    # It was seen first at the first look; the clock has gone on by one second since each.
+    # b was first seen at the first look; the clock advances one second after each look.
     assert reports == [[]] * 2 + [["b"]] * 8 + [[]] * 2
 
 
@@ -166,7 +164,7 @@ async def test_a_store_that_is_away_is_told_after_the_fence_time(clock: ManualCl
         assert (node.problem is None) is (late < TIMES.fence_s)
     table.away = False
     await turns(node, clock, 7)
-    # Nobody was seen while the store was away, so nobody has been silent for long.
+    # No heartbeat was seen while the store was away, so no node has been silent for long.
     assert (table.taken, node.problem) == ([], None)
 
 
@@ -190,7 +188,7 @@ async def test_a_store_that_is_away_is_logged_now_and_then_and_once_when_it_is_b
     with structlog.testing.capture_logs() as lines, pytest.raises(asyncio.CancelledError):
         await node.run()
     events = [one["event"] for one in lines]
-    # It was away for 65 s, and asked 130 times.
+    # The store was away for 65 s, and was asked 130 times.
     assert events == ["no heartbeat was stored: it is away"] * 3 + ["heartbeats are stored again"]
 
 
@@ -205,7 +203,7 @@ async def test_a_node_taken_over_says_so_once_and_beats_no_more(clock: ManualClo
         await node.run()
     assert losses == [Loss.TAKEN_OVER]
     assert node.problem == Loss.TAKEN_OVER
-    await node.leave()  # it has nothing that it could leave
+    await node.leave()  # it has no membership to end
     assert table.rows["a"].presence is Presence.GONE
 
 
@@ -248,7 +246,7 @@ async def test_a_removed_node_ends(clock: ManualClock) -> None:
 
 async def test_the_list_has_each_node_with_the_age_of_its_beat(clock: ManualClock) -> None:
     table = Table("a", "b")
-    table.rows["alone"] = Member(name="alone", epoch=3)  # a server that was alone here once
+    table.rows["alone"] = Member(name="alone", epoch=3)  # once used this database alone
     node = a_node(table, clock)
     await turns(node, clock, 4)
     own, other = await node.all()

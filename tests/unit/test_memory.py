@@ -1,4 +1,4 @@
-"""Memory: what counts how much, who leaves for whom, and whose turn it is."""
+"""Memory: what counts how much, which instances are evicted, and which call is next."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def ready(member: Member, count: int = 1) -> None:
         member.cancel(caller)
 
 
-# Who leaves ----------------------------------------------------------------------------------
+# Evictions -----------------------------------------------------------------------------------
 
 
 def test_nobody_leaves_where_there_is_room() -> None:
@@ -70,7 +70,7 @@ def test_the_clock_rises_to_what_was_evicted_so_that_the_long_useful_do_not_stay
     assert memory.worth(calls=2, start_ms=100, size_mib=50) == 7.5 + 4
 
 
-# Whose turn it is ----------------------------------------------------------------------------
+# Turns ---------------------------------------------------------------------------------------
 
 
 def test_who_waits_for_longer_is_first_and_does_not_stand_in_its_own_way() -> None:
@@ -97,8 +97,8 @@ def test_a_small_call_does_not_overtake_a_large_one() -> None:
 
 
 def test_when_the_first_goes_away_the_next_is_served_at_once() -> None:
-    # A large call waits, and a small one behind it that would fit. The large one's caller hangs up:
-    # no memory was given back, and yet it is the small one's turn.
+    # A large call waits, and behind it a small one that would fit. The caller of the large one
+    # leaves. No memory was freed, but now it is the small one's turn.
     machine = NodeSimulation([900.0, 256.0])
     large, small = machine.members
     small.acquire()
@@ -124,8 +124,8 @@ def test_when_the_first_is_refused_the_next_is_served_at_once(end: str) -> None:
 
 
 def test_of_two_who_wait_in_one_pool_the_second_keeps_its_turn_when_the_first_is_served() -> None:
-    # One instance ends and serves the first; the second goes on waiting for memory and must not be
-    # forgotten, or a later one of another function would be served before it.
+    # One instance ends and serves the first call. The second one still waits for memory and must
+    # not be forgotten, or a later call of another function would be served before it.
     machine = NodeSimulation([512.0, 512.0])
     member, other = machine.members
     for _ in range(2):
@@ -146,12 +146,12 @@ def test_nobody_leaves_for_one_whose_turn_it_is_not() -> None:
     ready(idle, 2)
     second.acquire()
     second.started(1)
-    machine.event(first, PoolSimulation.acquire)  # all that is idle would not be enough for it
+    machine.event(first, PoolSimulation.acquire)  # evicting everything idle would not suffice
     machine.event(second, PoolSimulation.acquire)
     assert not idle.leaving
 
 
-# What is not to be had -----------------------------------------------------------------------
+# Unavailable memory --------------------------------------------------------------------------
 
 
 def test_a_ready_instance_that_somebody_waits_for_is_not_to_be_had() -> None:
@@ -178,7 +178,7 @@ def test_nor_is_a_parked_one_that_somebody_waits_for() -> None:
     assert large.pool.eviction_candidates() == []
     small.release(1, healthy=False)
     small.gone(1)
-    assert large.running == [1]  # and it is served by that one
+    assert large.running == [1]  # and the call is served by that instance
 
 
 def test_nor_what_min_instances_asks_for() -> None:
@@ -190,7 +190,7 @@ def test_nor_what_min_instances_asks_for() -> None:
 
 
 def test_nor_what_a_deploy_is_making_ready() -> None:
-    # Else each one is evicted for a call as soon as it is ready, and started again, for ever.
+    # Otherwise each one would be evicted for a call as soon as it is ready, and restarted, forever.
     machine = NodeSimulation([256.0])
     (member,) = machine.members
     ready(member)
@@ -198,7 +198,7 @@ def test_nor_what_a_deploy_is_making_ready() -> None:
     assert member.pool.eviction_candidates() == []
 
 
-# What counts how much ------------------------------------------------------------------------
+# Counting ------------------------------------------------------------------------------------
 
 
 def test_an_instance_counts_its_limit_with_a_call_and_what_it_uses_without() -> None:

@@ -1,4 +1,4 @@
-"""What instances have used, on its way to the statistics."""
+"""The resources that instances have used, on their way to the statistics."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,14 @@ from quiltfn.model.stats import CallStats, Stretch
 
 
 class Pools:
-    """Every look finds one more microsecond of two functions."""
+    """Every look finds one more microsecond for each of two functions."""
 
     def take_use(self) -> dict[tuple[str, str], CallStats]:
         return {("tenant", name): CallStats(cpu_us=1) for name in ("f", "g")}
 
 
 class Stats:
-    """A store that is away until it is told otherwise."""
+    """A store that is unreachable until a test changes that."""
 
     def __init__(self) -> None:
         self.is_away = True

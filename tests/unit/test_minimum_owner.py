@@ -1,4 +1,4 @@
-"""One node keeps a function's minimum, and another one once that has left."""
+"""One node keeps a function's minimum of instances; if it leaves, another one does."""
 
 import asyncio
 import itertools
@@ -38,8 +38,8 @@ async def taken(
     fails: int = 0,
     read: Callable[[int], Places] | None = None,
 ) -> set[str]:
-    """The ids of the functions that the node makes its own. `read`: what each look finds, by its
-    number; None: `places`.
+    """The ids of the functions whose owner the node becomes. `read`: the result of each look, by
+    its number; None: `places`.
     """
     found, left, numbers = dict[str, None](), [fails], itertools.count(1)
 
@@ -89,7 +89,7 @@ async def test_the_owner_may_have_started_since_the_nodes_were_read(reads_before
         return before if number <= reads_before else after
 
     assert await taken("a", [function], before, read=read) == set()
-    assert await taken("a", [function], before) == {function.id}  # it does not come
+    assert await taken("a", [function], before) == {function.id}  # the owner's heartbeat is missing
 
 
 @promise("N76")
@@ -110,7 +110,7 @@ async def test_only_functions_that_have_a_minimum_or_are_deployed_get_one() -> N
     deploying = functions[2].id
     assert await taken("a", functions, Places({"a"}, {"a"})) == {deploying}
     assert await taken("b", functions, Places({"a"}, {"a"})) == set()
-    assert await taken("a", [a_kept("gone")], Places()) == set()  # before it has looked
+    assert await taken("a", [a_kept("gone")], Places()) == set()  # before its first look
 
 
 async def test_where_another_was_first_it_looks_again() -> None:

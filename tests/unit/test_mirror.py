@@ -1,4 +1,4 @@
-"""Rows in memory: what is different in the store is taken over, and each difference told once."""
+"""Rows in memory follow the store, and each difference is reported once."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -29,10 +29,10 @@ def changed(*keys: str) -> list[Change]:
 @pytest.mark.parametrize(
     ("there", "changes", "expected"),
     [
-        ({"a": 1, "b": 2}, None, []),  # nothing is different
+        ({"a": 1, "b": 2}, None, []),  # no difference
         ({"a": 1, "b": 3}, None, [("b", 2, 3)]),
         ({"b": 2, "c": 4}, None, [("a", 1, None), ("c", None, 4)]),
-        ({"b": 3, "c": 4}, changed("b"), [("b", 2, 3)]),  # of the others nobody has asked
+        ({"b": 3, "c": 4}, changed("b"), [("b", 2, 3)]),  # the others were not requested
         ({}, changed("a", "x"), [("a", 1, None)]),
     ],
 )
@@ -47,7 +47,7 @@ async def test_what_the_store_has_is_taken_over(there: Any, changes: Any, expect
 
 
 async def test_it_waits_for_a_change_that_is_under_way() -> None:
-    """Else memory could go back to what was stored before it."""
+    """Otherwise memory could return to what was stored before the change."""
     numbers = Numbers()
     await numbers._changing.acquire()
     numbers.there = {"a": 1}

@@ -1,4 +1,4 @@
-"""Who of the other nodes is gone. A newcomer should be able to read the rules off this file."""
+"""Which other nodes are lost. The tests explain the rules."""
 
 import pytest
 from msgspec.structs import replace
@@ -17,13 +17,13 @@ def a_member(name: str, **changes: object) -> Member:
 
 
 class Watch:
-    """One node that looks at the others every two seconds, by a clock that a test moves."""
+    """A node that looks at the others every two seconds, by a clock that a test moves."""
 
     def __init__(self, *names: str) -> None:
         """The first of `names` looks."""
         self.observer, self.now = Observer(names[0], TIMES), 1000.0
         self.members = {name: a_member(name) for name in names}
-        self.standing: set[str] = set()  # those that beat no more
+        self.standing: set[str] = set()  # nodes without heartbeats
 
     def look(self) -> list[str]:
         return [one.name for one in self.observer.look([*self.members.values()], self.now)]
@@ -32,7 +32,9 @@ class Watch:
         self.members[name] = replace(self.members[name], **changes)
 
     def for_seconds(self, seconds: float) -> list[tuple[float, str]]:
-        """Lets time pass; returns who was to be taken over, and after how many seconds first."""
+        """Let time pass; return which nodes were to be taken over, and after how many seconds
+        first.
+        """
         found: dict[str, float] = {}
         began = self.now
         while self.now < began + seconds:
@@ -49,7 +51,9 @@ def test_nodes_that_beat_are_left_alone() -> None:
 
 
 def test_nodes_that_beat_are_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each look, once for each of them: of two hundred nodes that was most of a beat."""
+    """Sorting at each look, once for each node, took most of the interval with two hundred
+    nodes.
+    """
     watch = Watch("a", "b", "c")
     watch.for_seconds(10)
     monkeypatch.setattr(Observer, "_rank", lambda *_: pytest.fail("they were sorted"))
@@ -60,7 +64,7 @@ def test_a_node_whose_beat_stands_still_for_the_reap_time_is_taken_over() -> Non
     watch = Watch("c", "b")
     watch.for_seconds(10)
     watch.standing = {"b"}
-    assert watch.for_seconds(200) == [(98.0, "b")]  # It was seen to move 2 s before that.
+    assert watch.for_seconds(200) == [(98.0, "b")]  # Its heartbeat changed 2 s before that.
 
 
 @promise("N34")
@@ -108,7 +112,9 @@ def test_another_epoch_is_a_movement_as_a_beat_is() -> None:
 
 
 def test_who_could_not_look_waits_again_for_the_whole_time() -> None:
-    """The store was away for two minutes. Nobody could beat, so nobody may be thought gone."""
+    """The store was away for two minutes. No node could send a heartbeat, so none may count as
+    lost.
+    """
     watch = Watch("c", "b")
     watch.for_seconds(10)
     watch.now += 120

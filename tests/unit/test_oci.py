@@ -1,4 +1,4 @@
-"""Checks of config.json: whatever the limits are, it isolates the sandbox in the same way."""
+"""Checks of config.json: it isolates the sandbox in the same way, whatever the limits are."""
 
 import json
 from collections.abc import Callable
@@ -99,7 +99,7 @@ def the_guest_alone_is_started_and_stands_above_the_launcher(
 
 @rule
 def resource_limits(it: Config, _host: oci.Host, limits: Limits) -> None:
-    """None of pending signals: here it would be the limit of all sandboxes together."""
+    """There is no limit of pending signals: it would apply to all sandboxes together."""
     found = {one["type"]: (one["soft"], one["hard"]) for one in it["process"]["rlimits"]}
     assert found == {
         "RLIMIT_NOFILE": (limits.open_files, limits.open_files),
@@ -236,7 +236,7 @@ def secrets_of_the_kernel_are_masked(it: Config, _host: oci.Host, _limits: Limit
 def switches_of_the_kernel_and_the_host_s_device_nodes_are_read_only(
     it: Config, _host: oci.Host, _limits: Limits
 ) -> None:
-    """The nodes can be written to all the same; what cannot be set is their times."""
+    """The device nodes can still be written to; only their times can't be set."""
     switches = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
     devices = [f"/dev/{one}" for one in ("full", "null", "random", "tty", "urandom", "zero")]
     assert sorted(it["linux"]["readonlyPaths"]) == sorted(switches + devices)
@@ -281,7 +281,7 @@ def no_kernel_setting_is_written_but_of_a_network_of_its_own(
 
 @rule
 def nothing_else_is_asked_of_the_runtime(it: Config, _host: oci.Host, _limits: Limits) -> None:
-    """No hooks, no LSM label that a host may lack, no annotation that switches something on."""
+    """No hooks, no LSM label that a host may lack, no annotation that enables anything."""
     names = "ociVersion hostname annotations root process mounts linux"
     assert set(it) == set(names.split())
     assert it["annotations"] == {"run.oci.seccomp_fail_unknown_syscall": "1"}
@@ -303,7 +303,7 @@ def what_is_not_listed_is_not_permitted(it: Config, _host: oci.Host, _limits: Li
 
 @rule
 def one_architecture_only(it: Config, host: oci.Host, _limits: Limits) -> None:
-    """No i386 and no x32 beside x86_64: the numbers there are others."""
+    """Neither i386 nor x32 beside x86_64: their system calls have other numbers."""
     assert it["linux"]["seccomp"]["architectures"] == [oci.ARCHITECTURES[host.machine]]
 
 
@@ -320,7 +320,7 @@ def test_rule(check: Rule) -> None:
 
 @pytest.mark.parametrize("netns", ["", NETNS])
 def test_the_network_is_the_one_that_was_made_for_it(netns: str) -> None:
-    """And where none was made, a new one with nothing but loopback in it."""
+    """Without such a network, a new one with only loopback."""
     spec = oci.SandboxSpec(limits=PROBE, netns=netns)
     host = oci.Host(machine="x86_64", root="/root")
     made = oci.config(host, spec, uid_base=UID_BASE + 65_536, cgroup=CGROUP, hostname="0123")

@@ -1,4 +1,4 @@
-"""The OpenAPI document, as it is made from the route table. No server."""
+"""The OpenAPI document that is generated from the route table, without a server."""
 
 import re
 from typing import Any
@@ -56,7 +56,7 @@ def fields_of(schema: str) -> dict[str, dict[str, Any]]:
 
 
 def part(field: dict[str, Any]) -> dict[str, Any]:
-    """What is said of a field's value where that is not null."""
+    """The schema of a field's value, without null."""
     parts = field.get("anyOf", [field])
     return next(one for one in parts if one.get("type") != "null")
 
@@ -104,5 +104,5 @@ def test_bounds_and_examples_are_told_those_of_this_server_too() -> None:
     assert part(fields["cluster_id"])["maxLength"] == 128
     assert part(fields["handler"])["examples"] == ["echo hello"]
     assert fields["cleanup_on_exit"]["default"] is True
-    # What a server answers may go beyond what it takes: a newer one allows more.
+    # Responses may exceed the limits of requests: a newer server allows more.
     assert "maximum" not in part(fields_of("Function")["memory_limit_mb"])

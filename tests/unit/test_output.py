@@ -1,4 +1,4 @@
-"""The output of a call in the order in which it came, read from any part, as text or bytes."""
+"""The output of a call in the order of arrival, read from any position, as text or bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_on(log: OutputLog, cursor: Cursor, most: int, *, is_live: bool) -> list
 
 
 def joined(pieces: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-    """Pieces of one stream that follow each other, as one."""
+    """Join adjacent pieces of the same stream."""
     grouped = itertools.groupby(pieces, lambda piece: piece[0])
     return [(stream, b"".join(data for _, data in some)) for stream, some in grouped]
 
@@ -47,7 +47,7 @@ def test_a_reader_gets_every_byte_in_its_order_whenever_it_reads(seed: int) -> N
             got += read_on(log, cursor, chance.randint(1, 9), is_live=True)
     got += read_on(log, cursor, 5, is_live=False)
     assert joined(got) == joined(written)
-    # The record says the same as the log did.
+    # The record has the same output as the log had.
     later = Cursor(START)
     order, parts = from_text(to_text(log.order)), []
     while part := later.next(order, log.sizes, 1000, is_live=False):
@@ -85,7 +85,7 @@ def test_a_reader_of_one_stream_passes_over_the_other() -> None:
 
 
 def test_a_reader_that_is_beyond_the_end_gets_nothing() -> None:
-    """A returned value that is too large was sent, and the record has nothing of it."""
+    """A returned value that was too large was sent, but the record does not contain it."""
     cursor = Cursor({"stdout": 6_000_000, "stderr": 0})
     assert cursor.next((), {"stdout": 0, "stderr": 0}, 10, is_live=False) is None
 

@@ -1,4 +1,4 @@
-"""What is read of a call's output: its last lines, and a record that is removed meanwhile."""
+"""Reading a call's output: its last lines, and a record that is removed meanwhile."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG = b"x" * (PIECE_BYTES + 7)
 
 
 async def last(pieces: list[tuple[str, bytes]], count: int) -> bytes:
-    """What `tail=<count>` shows of a call that has written so much."""
+    """What `tail=<count>` shows for a call that has written this output."""
     log = OutputLog()
     for stream, data in pieces:
         log.append(stream, data)
@@ -51,7 +51,7 @@ async def test_of_two_streams_the_lines_are_counted_in_their_order() -> None:
 
 
 async def test_without_a_last_line_nothing_is_passed_over() -> None:
-    """Where a line is not whole yet, its next byte is still to come."""
+    """If a line is incomplete, its next byte is still to come."""
     log = OutputLog()
     log.append("stdout", b"half")
     reader = OutputReader(cast("Any", None), "function", "call")
@@ -64,7 +64,7 @@ async def test_without_a_last_line_nothing_is_passed_over() -> None:
 
 
 class Removing:
-    """A journal that loses the record after so many reads of its output."""
+    """A journal that loses the record after this many reads of its output."""
 
     def __init__(self, reads: int) -> None:
         self.left = reads
@@ -87,7 +87,9 @@ async def loaded(reads: int) -> OutputReader:
 
 @pytest.mark.parametrize("how", [written, OutputReader.events])
 async def test_a_record_that_is_removed_while_it_is_read_ends_nothing_as_if_whole(how: Any) -> None:
-    """A follower was given empty events for ever, and everybody else a part as the whole."""
+    """Formerly, a follower got empty events forever, and other readers got a part as if it were
+    complete.
+    """
 
     async def read(reads: int) -> bytes:
         return b"".join([piece async for piece in how(await loaded(reads))])

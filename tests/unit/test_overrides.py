@@ -1,4 +1,4 @@
-"""What a call may set where its key may not write: what is open, and nothing that runs code."""
+"""Variables that a call may set below scope `write`: declared ones that cannot run code."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_what_the_function_left_open_is_set() -> None:
     check_overrides(DECLARED, {"MODE": "fast"})
     check_overrides(DECLARED, {})
     for name in ("TEXT", "LESSON", "GOAL", "PAGE", "USERNAME", "REGION", "path", "TERMS"):
-        check_overrides({name: ""}, {name: "x"})  # none of them leads a program
+        check_overrides({name: ""}, {name: "x"})  # none of them makes a program run code
 
 
 @pytest.mark.parametrize("name", ["EXTRA_VAR", "LIMIT", "API_URL", "TOKEN", "mode"])

@@ -1,4 +1,4 @@
-"""The files of a packaged server: the unit, the sample settings, and what the how-to says."""
+"""The files of a packaged server: unit, sample settings, and what the how-to says of them."""
 
 import os
 import re
@@ -21,7 +21,7 @@ UNIT = ROOT / "packaging" / "quiltfn.service"
 SAMPLE = ROOT / "packaging" / "quiltfn.toml"
 HOW_TO = ROOT / "docs" / "how-to" / "install.md"
 
-# By the manual pages systemd.unit, .service, .exec, .kill and .resource-control.
+# According to the manual pages systemd.unit, .service, .exec, .kill and .resource-control.
 KNOWN = {
     "Unit": {"Description", "After", "StartLimitIntervalSec"},
     "Service": {
@@ -35,7 +35,7 @@ KNOWN = {
     },
     "Install": {"WantedBy"},
 }
-# With any of these no sandbox could be made, or every handler would pay for them.
+# With any of these options, no sandbox could be created, or every handler would be slowed down.
 HARMFUL = {
     *("ProtectKernelTunables", "ProtectKernelLogs", "ProtectProc", "ProcSubset"),
     *("ProtectControlGroups", "ProtectKernelModules", "PrivateDevices", "PrivateUsers"),
@@ -116,10 +116,10 @@ def test_the_service_is_written_out(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert unit.read_text().replace(program, "/usr/local/bin/quiltfn") == UNIT.read_text()
     assert sample.read_text() == SAMPLE.read_text()
     assert oct(unit.stat().st_mode & 0o777) == oct(sample.stat().st_mode & 0o777) == "0o644"
-    # What was written below another root is nothing to be started here.
+    # A unit that was written below another root directory can't be started here.
     assert f"on the system that starts from {tmp_path}" in printed
     assert "daemon-reload" not in printed
-    # An upgrade: what an administrator wrote is not lost.
+    # An upgrade: an administrator's changes are kept.
     unit.write_text("[Service]\n")
     sample.write_text("port = 9\n")
     assert service.main(["install", "--root", str(tmp_path)]) == 0
@@ -177,7 +177,7 @@ def test_the_manual_page_is_one_that_man_reads_without_a_warning(tmp_path: Path)
     assert done.stderr == ""
     assert "quiltfn functions create NAME [OPTIONS]" in done.stdout
     assert "base64 -w0 photo.jpg | quiltfn invoke thumb >thumb.png" in done.stdout
-    wrong = tmp_path / "wrong.1"  # a negative control
+    wrong = tmp_path / "wrong.1"  # negative control
     wrong.write_text(".TH QUILTFN 1\n.SH NAME\nquiltfn\n.nothing of the kind\n")
     assert "nothing" in read(wrong).stderr
 

@@ -1,4 +1,4 @@
-"""Lists in pages: whole though others change what is listed while a page is made."""
+"""Pages of lists are complete even if other requests change the list meanwhile."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from quiltfn.tenants.access import ANYBODY
 
 
 def listing(catalog: Catalog, budgets: Budgets) -> "asyncio.Task[list[str]]":
-    """A list of the tenant's functions, under way."""
+    """A list of the tenant's functions that is being created."""
     pools = SimpleNamespace(note=lambda _: "")
     runtimes = SimpleNamespace(is_outdated=lambda *_: False)
     services: Any = SimpleNamespace(
@@ -71,7 +71,7 @@ async def test_what_is_deleted_while_a_list_waits_for_room_is_not_in_it() -> Non
 
 
 async def test_a_deletion_takes_no_other_out_of_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_json, "PIECE_BYTES", 0)  # others have their turn after each entry
+    monkeypatch.setattr(long_json, "PIECE_BYTES", 0)  # other tasks get their turn after each entry
     catalog, entries = filled()
     found = listing(catalog, Budgets())
     await asyncio.sleep(0)

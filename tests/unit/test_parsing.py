@@ -1,4 +1,4 @@
-"""How words become the parameters of a command."""
+"""How the words of a command line become parameters."""
 
 import inspect
 from enum import StrEnum
@@ -130,7 +130,7 @@ def test_help_tells_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_a_command_takes_is_what_inspect_says() -> None:
-    """It is read without `inspect`, which takes its time to load."""
+    """The signature is read without `inspect`, which is slow to import."""
     commands = [command, *(root.command(word) for word in root.COMMANDS)]
     for group in map(root.group, root.GROUPS):
         commands += group.commands.values()

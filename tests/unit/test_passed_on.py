@@ -1,4 +1,4 @@
-"""Bodies that are passed on: how slow a sender may be."""
+"""Streamed request bodies: how slow a sender may be."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -18,7 +18,7 @@ SHORT_S = full_wait(0.02)
 
 
 class Sender:
-    """Stands in for a request: pieces, each after a wait."""
+    """Replaces a request: pieces, each after a wait."""
 
     headers: dict[str, str] = {"transfer-encoding": "chunked"}  # noqa: RUF012
 
@@ -55,7 +55,7 @@ async def test_the_call_that_has_such_a_body_is_told() -> None:
 
 
 async def test_a_slow_sender_that_makes_progress_may_take_long() -> None:
-    pieces = [b"x" * (LEAST_PROGRESS // 4)] * 60  # some bounds long
+    pieces = [b"x" * (LEAST_PROGRESS // 4)] * 60  # several times the timeout
     assert await received(Sender(pieces, SHORT_S)) == 15 * LEAST_PROGRESS
 
 

@@ -1,4 +1,4 @@
-"""Which paths a route's path stands for."""
+"""Which paths match a route's path."""
 
 import re
 from itertools import permutations

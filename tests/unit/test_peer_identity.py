@@ -1,4 +1,4 @@
-"""For whom a node asks: a header is of use once, for its request, on its connection."""
+"""Identity headers between nodes: valid once, for one request, on one connection."""
 
 from collections.abc import Callable
 
@@ -74,7 +74,7 @@ FORGERIES: list[Callable[[str], str | None]] = [
     lambda value: value + "0",
     lambda value: value[:-1] + "é",
     lambda value: "2" + value[1:],
-    lambda value: "1.." + value.rpartition(".")[2],  # the same signature for no caller
+    lambda value: "1.." + value.rpartition(".")[2],  # the same signature without a caller
     lambda value: value.replace("1.e", "1.f", 1),
     lambda value: " " + value,
 ]
@@ -86,7 +86,7 @@ def test_a_header_that_was_changed_is_refused(forge: Callable[[str], str | None]
     value = signer.sign(*GET, CALL)
     with pytest.raises(BadIdentity):
         verifier.check(forge(value), *GET)
-    assert verifier.check(value, *GET) == CALL  # the control
+    assert verifier.check(value, *GET) == CALL  # control
 
 
 def test_what_is_said_of_a_call_has_a_bound() -> None:

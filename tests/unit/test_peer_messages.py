@@ -1,4 +1,4 @@
-"""What nodes say to each other may have more in it than this version knows: a newer one says it."""
+"""Messages between nodes may contain more than this version knows, if the sender is newer."""
 
 import msgspec
 import pytest

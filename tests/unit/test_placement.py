@@ -1,4 +1,4 @@
-"""Where a call runs, from what this node has and the others have said."""
+"""Where a call runs, given this node's instances and the reports of the others."""
 
 from random import Random
 from typing import Any, NamedTuple
@@ -31,8 +31,8 @@ READY, BUSY, NO_SLOTS = load(idle=1), load(busy=2), load(slots=0)
 
 
 class Node:
-    """A node with a pool, and what the fleet answers when it asks for one more instance. `others`:
-    the nodes that accept calls, with what each reported; None: nothing.
+    """A node with a pool, and the fleet's response to a request for one more instance. `others`:
+    the nodes that accept calls, with their last reports; None: no report.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ def waits_at(node: str) -> Destination:
 
 
 def begins_at(node: str) -> Destination:
-    """It waits there even if the node may have no instance yet."""
+    """The call waits there even if the node may have no instance yet."""
     return Destination(node, may_wait=True, in_any_case=True)
 
 
@@ -104,12 +104,14 @@ def image_at(*nodes: str, is_here: bool = False) -> ImagePlaces:
 
 
 def starter(image: ImagePlaces | None = None, **others: Any) -> Node:
-    """A node without slots that gets one if it asks for it."""
+    """A node without slots, which gets one if it asks."""
     return Node(NO_SLOTS, may_start=True, image=image, **others)
 
 
 class Case(NamedTuple):
-    """A call that a node places. `asked`: how often it asks the fleet for an instance."""
+    """A call to be placed by a node. `asked`: how often the node asked the fleet for an
+    instance.
+    """
 
     name: str
     node: Node
@@ -131,9 +133,10 @@ CASES = [
     Case("fewer wait there", Node(TWO_WAIT, b=ONE_WAITS), waits_at("b"), asked=1),
     Case("b was tried", Node(NO_SLOTS, b=READY, c=BUSY), waits_at("c"), ("b",), asked=1),
     Case("all were tried", Node(NO_SLOTS, b=READY, c=BUSY), HERE, ("b", "c"), asked=1),
-    # Paused here, or being deleted: no other node is asked to run it in its place.
+    # The function is paused here, or being deleted: no other node is asked to run the call.
     Case("no pool here", Node(None, b=BUSY), HERE),
-    # Rather than fetch the image, a node that has it starts an instance, unless calls wait there.
+    # A node with the image starts an instance, instead of this one fetching it, unless calls wait
+    # there.
     Case("the image is there", starter(image_at("b"), b=BUSY), waits_at("b")),
     Case("the image is here", starter(image_at("b", is_here=True), b=BUSY), HERE, asked=1),
     Case("the image, and no pool yet", starter(image_at("c"), b=None, c=None), waits_at("c")),
@@ -142,11 +145,11 @@ CASES = [
     Case("its node takes no calls", starter(image_at("gone"), b=load(busy=1)), HERE, asked=1),
     Case("ready here", Node(READY, image=image_at("b"), b=load(busy=1)), HERE),
     Case("ready elsewhere", starter(image_at("b"), b=load(busy=1), c=READY), runs_at("c")),
-    # A node that runs no calls sends its own to others, also to one without instances.
+    # A node that runs no calls sends its own calls to others, even to one without instances.
     Case("drained", Node(READY, may_start=True, runs=False, b=READY), begins_at("b")),
     Case("drained; others are busy", Node(READY, runs=False, b=BUSY), begins_at("b")),
     Case("drained; no pool there", Node(READY, runs=False, b=None), begins_at("b")),
-    # A node that refused may take it now: there is nobody else.
+    # A node that refused may accept it now: there is no other node.
     Case("drained; tried", Node(READY, runs=False, b=None), begins_at("b"), ("b",)),
     Case(
         "drained; one of many has the image",
@@ -155,7 +158,7 @@ CASES = [
     ),
     Case("it takes no calls of others", Node(READY, takes=False, b=load(idle=2)), HERE),
 ]
-# The store may be away for all, or for this node alone.
+# The store may be unreachable for all nodes, or only for this one.
 WITHOUT_STORE = [
     Case("ready here", Node(READY, starts=False, b=READY), HERE),
     Case("ready elsewhere", Node(OWN_SLOT, starts=False, b=READY), runs_at("b")),
@@ -179,14 +182,14 @@ async def test_a_node_that_does_not_reach_the_store_goes_on_with_what_it_has(cas
 
 @promise("N93")
 async def test_a_call_that_is_placed_for_the_last_time_waits_where_an_instance_is_ready() -> None:
-    """That may be taken by the time the call comes."""
+    """The instance may be taken by the time the call arrives."""
     node = Node(load(busy=1), b=READY)
     assert await node.placement.place(F, V, is_last=True) == waits_at("b")
 
 
 @promise("N93")
 async def test_it_waits_at_a_node_that_has_the_places_though_that_has_not_said_so_yet() -> None:
-    """As right after a function was resumed there."""
+    """For example, right after a function was resumed there."""
     node = Node(NO_SLOTS, b=BUSY)
     node.table.reported("b")
     node.held_by = ["b"]
@@ -215,7 +218,7 @@ async def test_a_node_that_is_drained_while_it_asks_for_an_instance_sends_the_ca
 
 
 async def test_a_node_that_refused_gets_no_call_before_its_next_report() -> None:
-    """Though it has the image; so does one that could not be reached."""
+    """Even if it has the image; likewise a node that could not be reached."""
     node = starter(image_at("b"), b=load(busy=1))
     node.placement.update("b", F, None)
     assert await node.place() is HERE
@@ -231,7 +234,7 @@ async def test_what_a_node_says_with_an_answer_counts_at_once() -> None:
     assert await node.place() is HERE
 
 
-# The node that is to run a call decides -------------------------------------------------------
+# The executing node decides -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -241,7 +244,8 @@ async def test_what_a_node_says_with_an_answer_counts_at_once() -> None:
         (Node(BUSY), a_call(), Refusal.BUSY),
         (Node(BUSY), a_call(may_wait=True), None),
         (Node(NO_SLOTS), a_call(may_wait=True), Refusal.BUSY),
-        # A call that is sent to wait may begin an instance; one that no other would take waits.
+        # A call that is sent to wait may start an instance; a call that no other node would accept
+        # waits.
         (starter(), a_call(may_wait=True), None),
         (starter(), a_call(), Refusal.BUSY),
         (Node(NO_SLOTS), a_call(may_wait=True, in_any_case=True), None),
@@ -262,8 +266,8 @@ async def test_a_call_of_another_node(
     [
         (1, 2, 2, None),
         (None, 1, 1, None),
-        (1, 2, 1, Refusal.VERSION),  # the store does not answer
-        (2, 1, 2, Refusal.VERSION),  # the node that asks has to catch up
+        (1, 2, 1, Refusal.VERSION),  # the store does not respond
+        (2, 1, 2, Refusal.VERSION),  # the asking node is out of date
     ],
 )
 async def test_a_node_that_is_asked_for_a_newer_version_catches_up_first(

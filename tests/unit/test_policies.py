@@ -1,4 +1,4 @@
-"""Policies in memory: what is stored first, and what a function has that says nothing."""
+"""Policies in memory: they are stored first, and functions without one get the defaults."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ TWICE, ALL = AsyncPolicy(max_attempts=2), RecordPolicy(keep_input="all")
 
 
 class Stored(SqlPolicies):
-    """A `PolicyStore` in memory, which a test can break."""
+    """A `PolicyStore` in memory, which a test can make fail."""
 
     def __init__(self, rows: Sequence[Row] = ()) -> None:
         self.rows, self.saved, self.is_broken = list(rows), list[object](), False

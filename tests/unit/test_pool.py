@@ -1,10 +1,9 @@
-"""The scheduler, told in examples: read from top to bottom.
+"""Examples of the scheduler, to be read from top to bottom.
 
-A `PoolSimulation` is everything outside the pool: it starts, cleans and removes sandboxes when a
-test says so, and complains about whatever breaks a promise. Instances and callers are numbered
-from 1. `a_pool()` is open and serves the version "a"; `live` has it go through events, by the names
-of their methods. What deploys, updates and new targets do to a pool is told in
-`test_pool_changes.py`.
+`PoolSimulation` is everything outside of the pool: it starts, cleans and removes sandboxes when a
+test says so, and fails if a promise is broken. Instances and callers are numbered from 1.
+`a_pool()` is open and serves version "a"; `live` performs events, given by the names of their
+methods. Deploys, updates and changes of scaling are in `test_pool_changes.py`.
 """
 
 import pytest
@@ -14,7 +13,7 @@ from quiltfn.model.pool import Pool, PoolCounts, PoolLimits, sum_counts
 from quiltfn.model.state_machine import InvalidTransition
 from unit.pool_simulation import BUSY, READY, RECYCLING, TERMINATING, WARMING, a_pool
 
-# A call wants an instance --------------------------------------------------------------------
+# A call needs an instance --------------------------------------------------------------------
 
 
 def test_a_warm_call_is_handed_a_ready_instance_at_once() -> None:
@@ -25,7 +24,7 @@ def test_a_warm_call_is_handed_a_ready_instance_at_once() -> None:
 
 
 def test_of_several_ready_instances_the_one_used_last_is_handed_out() -> None:
-    # Its caches are the warmest, and only so the others grow old enough to leave.
+    # Its caches are the warmest, and only this way the others become idle for long enough to end.
     sim = a_pool(ready=2)
     first = sim.acquire()
     used = sim.held(first)
@@ -82,7 +81,7 @@ def test_a_function_that_is_not_open_refuses_with_its_state() -> None:
     assert pool.acquire(1, 0.0) == [Refuse(1, Closed.PENDING)]
 
 
-# A call goes away ----------------------------------------------------------------------------
+# A caller leaves -----------------------------------------------------------------------------
 
 
 def test_a_call_cancelled_in_the_wait_queue_leaves_it_and_the_start_is_for_the_next() -> None:
@@ -92,9 +91,9 @@ def test_a_call_cancelled_in_the_wait_queue_leaves_it_and_the_start_is_for_the_n
 
 
 def test_a_call_cancelled_at_its_hand_over_passes_its_instance_on() -> None:
-    # Ann's browser gives up at the very moment at which Ben's call ends: the pool has handed Ben's
-    # instance to Ann, but Ann's task wakes up cancelled and never uses it. Cem waits next;
-    # if the instance were forgotten now, he and everybody after him would wait for nothing.
+    # Ann's caller leaves at the very moment at which Ben's call ends: the pool has handed Ben's
+    # instance to Ann, but Ann's task wakes up cancelled and never uses it. Cem is next; if the
+    # instance were forgotten now, Cem and all later callers would wait in vain.
     sim = a_pool(ready=1, max_instances=1)
     sim.acquire()
     ann, cem = sim.acquire(), sim.acquire()
@@ -114,7 +113,7 @@ def test_to_cancel_a_call_that_is_not_there_is_harmless() -> None:
     assert sim.pool.cancel(99, sim.now) == []
 
 
-# An instance is given back -------------------------------------------------------------------
+# An instance is released ---------------------------------------------------------------------
 
 
 def test_a_healthy_instance_is_recycled_and_then_ready() -> None:
@@ -139,7 +138,7 @@ def test_a_call_waits_five_milliseconds_for_a_recycling_instance_and_then_has_on
     caller = sim.acquire()
     assert sim.live("pass_time 0.004").states() == {1: RECYCLING}
     assert sim.live("pass_time 0.001").states() == {1: RECYCLING, 2: WARMING}
-    sim.cleaned(1)  # whichever comes first is handed over
+    sim.cleaned(1)  # the first one to be clean is handed over
     assert sim.answers[caller] == Assign(1, caller, cold=False)
 
 
@@ -149,8 +148,9 @@ def test_only_as_many_calls_wait_for_recycling_instances_as_there_are() -> None:
 
 
 def test_the_wake_up_for_the_patience_is_never_asked_for_in_the_past() -> None:
-    # 1000.0 + 0.005 - 1000.0 is less than 0.005 in floating point: an alarm that rings at exactly
-    # the right time must find the call impatient, or it would ring again and again.
+    # 1000.0 + 0.005 - 1000.0 is less than 0.005 in floating point: a timer that fires at exactly
+    # the right time must find that the call has waited long enough, or it would fire again and
+    # again.
     sim = a_pool(ready=1).live("acquire, release 1, acquire")
     (at,) = set(sim.wakes)
     sim.pass_time(at - sim.now)
@@ -163,7 +163,7 @@ def test_an_instance_that_does_not_get_clean_is_given_up() -> None:
     assert sim.live("cleaned 1").states() == {1: TERMINATING}  # too late
 
 
-# An instance cannot be made ------------------------------------------------------------------
+# An instance cannot be started ---------------------------------------------------------------
 
 
 def test_a_failed_start_fails_the_first_in_the_wait_queue_and_nobody_else() -> None:
@@ -171,7 +171,7 @@ def test_a_failed_start_fails_the_first_in_the_wait_queue_and_nobody_else() -> N
     first, second = sim.acquire(), sim.acquire()
     sim.failed(1, "no such directory")
     assert sim.answers[first] == Fail(first, 1, "no such directory")
-    assert sim.states() == {2: WARMING}  # the second has an attempt of its own
+    assert sim.states() == {2: WARMING}  # the second call has its own attempt
     assert second not in sim.answers
 
 
@@ -181,7 +181,7 @@ def test_a_failed_start_of_the_minimum_is_tried_again_later_and_not_at_once() ->
     assert sim.live("pass_time 1").states() == {2: WARMING}
 
 
-# Sandboxes that end by themselves ------------------------------------------------------------
+# Sandboxes that die --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("story", ["lost 1", "acquire, release 1, lost 1"])
@@ -197,7 +197,7 @@ def test_a_sandbox_lost_under_a_call_is_reported_by_that_call() -> None:
     assert sim.live("release 1").states() == {1: TERMINATING}
 
 
-# The whole -----------------------------------------------------------------------------------
+# All together --------------------------------------------------------------------------------
 
 
 def test_never_more_instances_than_the_maximum_whatever_they_are_doing() -> None:

@@ -32,7 +32,7 @@ def test_the_old_version_serves_until_the_new_one_is_promoted() -> None:
     sim = a_pool(ready=2)
     running = sim.acquire()
     sim.prepare("b")
-    assert sim.held(sim.acquire()) in (1, 2)  # the old ones go on serving
+    assert sim.held(sim.acquire()) in (1, 2)  # the old ones continue to serve
     sim.started(3)
     assert sim.ready_digests == ["b"]
     sim.promote("b")
@@ -62,7 +62,7 @@ def test_with_a_maximum_of_one_a_promotion_costs_one_cold_start_and_fails_no_cal
     sim = a_pool(ready=1, max_instances=1).live("acquire, prepare b")
     waiting = sim.acquire()
     sim.release(1)
-    assert sim.states() == {1: TERMINATING}  # it gives way although somebody waits for it
+    assert sim.states() == {1: TERMINATING}  # it ends although a call waits for it
     assert sim.live("gone 1, started 2").ready_digests == ["b"]
     assert waiting not in sim.answers
     sim.promote("b")
@@ -70,8 +70,8 @@ def test_with_a_maximum_of_one_a_promotion_costs_one_cold_start_and_fails_no_cal
 
 
 def test_a_version_is_prepared_with_fewer_where_busy_instances_take_its_room() -> None:
-    # Two long calls hold two of four instances. To wait for their end would keep the other two,
-    # which are ready, from the calls that wait.
+    # Two long calls hold two of four instances. Waiting for their end would keep the other two,
+    # which are ready, from the waiting calls.
     sim = a_pool(ready=4, max_instances=4, min_instances=4)
     sim.live("acquire, acquire, prepare b 4")
     assert sim.ready_digests == []
@@ -85,12 +85,12 @@ def test_a_version_is_prepared_with_fewer_where_busy_instances_take_its_room() -
 def test_to_abandon_a_prepared_version_ends_its_instances_and_the_queue_is_served() -> None:
     sim = a_pool(ready=1, max_instances=1).live("prepare b, gone 1")
     waiting = sim.acquire()
-    sim.live("abandon, started 2, gone 2, started 3")  # 2 was stopped while it was being made
+    sim.live("abandon, started 2, gone 2, started 3")  # 2 was stopped while it was being started
     assert sim.answers[waiting] == Assign(3, waiting, cold=True)
 
 
 def test_a_promotion_abandons_another_prepared_version() -> None:
-    # Its place is in the way of what serves: with a maximum of one, of everything.
+    # Its place is needed by the current version: with a maximum of one, by all of its calls.
     sim = a_pool(max_instances=1).live("prepare b, started 1, promote a")
     assert sim.states() == {1: TERMINATING}
 
@@ -117,7 +117,7 @@ def test_an_instance_stopped_while_it_was_being_made_is_removed_whether_made_or_
         assert a_pool().live(f"acquire, close, {end} 1, finish").states() == {}
 
 
-# Targets -------------------------------------------------------------------------------------
+# Scaling -------------------------------------------------------------------------------------
 
 
 def test_a_lower_maximum_ends_idle_instances_at_once_and_busy_ones_as_they_are_given_back() -> None:

@@ -1,4 +1,4 @@
-"""The scheduler, continued: why an instance was started, as the call that waited for it is told."""
+"""The scheduler, continued: the cold start reason that a waiting call gets."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ SCALED_OUT, REPLACED = ColdStartReason.SCALED_OUT, ColdStartReason.REPLACED
 
 
 def reason(sim: PoolSimulation) -> ColdStartReason:
-    """Of the cold start of the call that comes now."""
+    """The reason for the cold start of the next call."""
     caller = sim.acquire()
     while caller not in sim.answers:
         (sim.gone if sim.leaving else sim.started)((sim.leaving or sim.starting)[0])
@@ -30,24 +30,24 @@ def reason(sim: PoolSimulation) -> ColdStartReason:
     [
         ({}, "", FIRST),
         ({}, "acquire, failed 1", FIRST),
-        # After a pause and a deploy it begins anew.
+        # After a pause and a deploy, the reasons start anew.
         ({"ready": 1}, "close, finish, promote a", FIRST),
         ({"ready": 1}, "acquire", SCALED_OUT),
         ({"ready": 1}, "promote b", UPDATED),
-        # After the grace, a rollback to what served before is an update.
+        # After the grace period, a rollback to the previous version counts as an update.
         ({"ready": 1}, "promote b, acquire, started 2, pass_time 60, promote a", UPDATED),
         ({"ready": 1, "idle_s": 300.0}, "pass_time 300", EVICTED),
-        # An update that failed took its room.
+        # A failed update needed the place.
         ({"ready": 1, "max_instances": 1}, "prepare b, gone 1, failed 2", EVICTED),
-        # A bad end: idle, by its own, under its call, or while it is cleaned.
+        # A bad end: while idle, by itself, during its call, or while it is cleaned.
         ({"ready": 1}, "lost 1", REPLACED),
         ({"ready": 1}, "acquire, release_sick 1", REPLACED),
         ({"ready": 1}, "acquire, lost 1, release 1", REPLACED),
         ({"ready": 1, "recycle_s": 5.0}, "acquire, release 1, pass_time 5", REPLACED),
-        # What counts is how the last one went.
+        # Only the end of the last instance counts.
         ({"ready": 2, "idle_s": 300.0}, "lost 1, pass_time 300", EVICTED),
-        # A bad end beside others that are ready is no reason: they would have served the call, had
-        # they been free.
+        # A bad end is not the reason if others are ready: they would have served the call if they
+        # had been free.
         ({"ready": 2}, "lost 1, acquire", SCALED_OUT),
     ],
 )

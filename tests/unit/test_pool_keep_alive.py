@@ -1,4 +1,4 @@
-"""What calls have taught decides over the last instance: how long it stays, when it comes back."""
+"""Past calls decide how long the last instance stays, and when it is started again."""
 
 from promises import promise
 from quiltfn.model.keepalive import MINUTE_S, Window, Windows
@@ -12,7 +12,7 @@ LIMITS = PoolLimits(idle_s=300.0, grace_s=0.0)
 
 
 class Beat:
-    """A call every ten minutes, and an instance only around it."""
+    """A call every ten minutes, and an instance only around that time."""
 
     def __init__(self) -> None:
         self.last: float | None = None
@@ -40,7 +40,7 @@ def a_world(memory: Memory | None = None, **limits: float) -> PoolSimulation:
 
 
 def call(sim: PoolSimulation) -> bool:
-    """One call from beginning to end; whether it was cold."""
+    """One call from beginning to end; returns whether it was cold."""
     waiter = sim.acquire()
     for number in list(sim.starting):
         sim.started(number)
@@ -122,7 +122,7 @@ def test_nothing_is_made_ahead_while_memory_is_short() -> None:
     call(sim)
     sim.pass_time(11)
     assert states(sim) == []
-    memory.count(300.0)  # others have it
+    memory.count(300.0)  # other instances use it
     sim.pass_time(10 * MINUTE_S)
     assert states(sim) == []
     assert sim.short == [], "nobody is to leave for it"

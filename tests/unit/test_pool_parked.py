@@ -1,4 +1,4 @@
-"""The scheduler, continued: what is kept for a rollback, and what is parked instead of stopped."""
+"""The scheduler, continued: instances kept for a rollback, or parked instead of stopped."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ pytestmark = promise("P6", "P20")
 
 
 def after_an_update(**limits: float) -> PoolSimulation:
-    """Instance 1 is of "a" and kept, 2 is of "b" and ready."""
+    """Instance 1 has version "a" and is kept, 2 has version "b" and is ready."""
     sim = a_pool(ready=1, **limits).live("prepare b, started 2, promote b")
     assert sim.states() == {1: PARKED, 2: READY}
     return sim
@@ -44,15 +44,15 @@ def test_the_first_call_after_a_rollback_is_warm() -> None:
     sim.promote("a")
     caller = sim.acquire()
     assert sim.answers[caller] == Assign(1, caller, cold=False)
-    assert sim.states()[2] == PARKED  # and so is the way forward again
+    assert sim.states()[2] == PARKED  # and a return to "b" is possible too
 
 
 @pytest.mark.parametrize(
     ("limits", "story", "states"),
     [
-        ({}, "pass_time 60", {1: TERMINATING, 2: READY}),  # the grace is over
+        ({}, "pass_time 60", {1: TERMINATING, 2: READY}),  # the grace period is over
         ({}, "close", {1: TERMINATING, 2: TERMINATING}),
-        # At the maximum it gives way to a call, and to a prepared version.
+        # At the maximum it ends for a call, and for a prepared version.
         ({"max_instances": 2}, "acquire", {1: PARKED, 2: BUSY}),
         ({"max_instances": 2}, "acquire, acquire", {1: TERMINATING, 2: BUSY}),
         ({"max_instances": 2}, "prepare c", {1: TERMINATING, 2: READY}),
@@ -69,8 +69,8 @@ def test_where_there_is_no_grace_nothing_is_kept() -> None:
 
 
 def test_one_that_is_still_cleaned_gives_way_too() -> None:
-    # Ann's long call on the version before ends and its instance is being cleaned, to be kept. Ben
-    # needs its room, and cleaning may take seconds: it is not worth waiting for.
+    # Ann's long call on the previous version ends, and its instance is being cleaned in order to be
+    # kept. Ben needs its place. Cleaning may take seconds, so it is ended instead.
     sim = a_pool(ready=1, max_instances=2)
     sim.live("acquire, prepare b, started 2, promote b, release 1")
     assert sim.states() == {1: RECYCLING, 2: READY}
@@ -104,7 +104,7 @@ def test_one_that_is_taken_back_is_worth_something_again() -> None:
 
 
 def a_parked_one(**limits: float) -> PoolSimulation:
-    """Instance 1 is of "c", which is worth parking."""
+    """Instance 1 has version "c", which is worth parking."""
     sim = PoolSimulation(PoolLimits(**limits))  # type: ignore[arg-type]
     sim.promote("c")
     caller = sim.acquire()
@@ -176,7 +176,7 @@ AHEAD = "park, started 1"
 def after_a_restart(
     version: str = "c", memory_mib: float = 1024, **limits: float
 ) -> PoolSimulation:
-    """Version "c", which is worth parking, serves, and there is no instance yet."""
+    """Version "c", which is worth parking, is current, and there is no instance yet."""
     sim = PoolSimulation(
         PoolLimits(**limits),  # type: ignore[arg-type]
         lambda given: Pool(given, Memory(budget_mib=memory_mib)),
@@ -191,12 +191,12 @@ def after_a_restart(
         ({}, "park", {1: WARMING}),
         ({}, "park, started 1", {1: PARKED}),
         ({}, "close, park", {}),
-        ({"version": "a"}, "park", {}),  # it is not worth parking
+        ({"version": "a"}, "park", {}),  # not worth parking
         ({"park_s": 0}, "park", {}),
-        ({"memory_mib": 511}, "park", {}),  # one may take half of the memory
+        ({"memory_mib": 511}, "park", {}),  # one instance may use half of the memory
         ({"memory_mib": 512}, "park", {1: WARMING}),
-        # Ann's call needs too much memory and the kernel kills it, and the instance with it. Ben's
-        # call, a minute later, must not wait for the imports.
+        # Ann's call needs too much memory, so the kernel kills it and its instance. Ben's call, a
+        # minute later, must not wait for the imports.
         ({}, f"{AHEAD}, acquire, release_sick 1, gone 1, park, started 2", {2: PARKED}),
     ],
 )

@@ -1,4 +1,4 @@
-"""Instances of several versions of one function, each in its pool, within one maximum."""
+"""Instances of several versions of one function, each with its own pool, within one maximum."""
 
 from collections.abc import Callable, Hashable
 
@@ -34,12 +34,12 @@ class Versions(NodeSimulation):
 
     @property
     def running(self) -> list[Call]:
-        """The first to be served first."""
+        """The running calls, in the order in which they were served."""
         return [call for call in self.order if self.of[call[0]].held(call[1]) is not None]
 
     @property
     def order(self) -> list[Call]:
-        """The calls that were served."""
+        """The served calls, in order."""
         names = {member: version for version, member in self.of.items()}
         return [(names[one], do.waiter) for one, do in self.log if isinstance(do, Assign)]
 
@@ -55,12 +55,12 @@ class Versions(NodeSimulation):
         self.event(self.of[version], lambda w: w.release(number))
 
     def settle(self) -> None:
-        """Everything but the calls comes to its end."""
+        """Complete everything except calls."""
         while busy := [w for w in self.members if w.starting or w.cleaning or w.leaving]:
             self.event(busy[0], lambda w: w.finish(release=False))
 
     def finish(self) -> None:
-        """Ends one call after another, as long as any is there."""
+        """End one call after another, as long as there are any."""
         for _ in range(10_000):
             self.settle()
             if self.running:
@@ -126,7 +126,7 @@ def test_a_version_without_an_instance_gets_the_next_place_though_others_wait_lo
 
 
 class NobodyYields(Places):
-    """A mistake: who has a place keeps it as long as it has calls."""
+    """A mistake: a version keeps its place as long as it has calls."""
 
     def due(self, _who: Hashable, _since: float | None) -> int:
         return 0

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: the pool keeps its promises, and nobody waits for ever."""
+"""The pool keeps its promises, and no call waits forever, whatever happens in whatever order."""
 
 from collections.abc import Callable, Sequence
 
@@ -30,7 +30,7 @@ def one_of(numbers: list[int], choice: int) -> int | None:
     return numbers[choice % len(numbers)] if numbers else None
 
 
-# Each event picks its object by a number; where there is none, nothing happens.
+# Each event picks its object by a number; without an object, nothing happens.
 def on(
     find: Callable[[PoolSimulation], list[int]], do: Callable[[PoolSimulation, int], object]
 ) -> Callable[[PoolSimulation, int], None]:
@@ -88,8 +88,8 @@ COMMON = ["acquire", "release", "started", "cleaned", "gone", "time"] * 3
 
 
 def stories_of(names: list[str]) -> st.SearchStrategy[list[tuple[str, int]]]:
-    """Of 17 events on average. Name and number are one draw: to draw a story takes as long as to
-    live through it.
+    """17 events on average. Name and number are drawn together: drawing a story takes as long as
+    running it.
     """
     events = [(name, number) for name in names for number in range(64)]
     return st.lists(st.sampled_from(events), min_size=9, max_size=70)
@@ -108,7 +108,7 @@ def live_through(story: list[tuple[str, int]], size: int, make: type[Pool] = Poo
 
 
 def come_to_an_end(sim: PoolSimulation) -> None:
-    """Completes what is under way; then every promise must have been kept."""
+    """Complete what is in progress; then every promise must have been kept."""
     a_version_is_prepared_though_the_queue_never_ends(sim)
     nobody_waits_for_ever(sim)
     the_minimum_is_restored_and_the_rest_leaves(sim)
@@ -148,7 +148,7 @@ def nobody_waits_for_ever(sim: PoolSimulation) -> None:
         sim.pass_time(0.01)
     sim.finish()
     assert not sim.waiting, "somebody waits for ever"
-    for waiter in waiting:  # in this little time nobody's wait is over, so all were served
+    for waiter in waiting:  # the time is too short for any call to give up, so all were served
         answer = sim.answers[waiter]
         waited = isinstance(answer, Refuse) and answer.why == "waited too long"
         assert isinstance(answer, Assign) or waited
@@ -179,13 +179,13 @@ def the_minimum_is_restored_and_the_rest_leaves(sim: PoolSimulation) -> None:
 @promise("C12", "P1", "P6")
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(story=STORIES, size=st.integers(0, 63))
-# More are started than the minimum, so that the one that was started to be parked is.
+# More than the minimum are started, so that the one that was started to be parked is parked.
 @example(story=[("park", 0), *[("acquire", 0)] * 4, *[("cancel while waiting", 0)] * 4], size=26)
 def test_every_story_keeps_the_promises(story: list[tuple[str, int]], size: int) -> None:
     live_through(story, size)
 
 
-# The negative controls: each of these mistakes must be found, or the suite above proves nothing.
+# Negative controls: the suite above must find each of these mistakes.
 
 
 class ForgetsTheMaximum(Pool):
@@ -375,8 +375,8 @@ def test_a_pool_that_makes_this_mistake_is_found_out(broken: type[Pool]) -> None
         stories()
 
 
-# Those that need more events in a row than chance soon brings about: the story is told. The size
-# says max_instances and the version.
+# Mistakes that need more events in a row than random stories soon contain, so the story is given.
+# The size is max_instances and the version.
 ONE, TWO, FOUR, FOUR_OF_C = 0, 1, 3, 23
 IDLE = [("acquire", 0), ("started", 0), ("all quiet", 0)]
 UPDATED = [*IDLE, ("promote at once", 1)]

@@ -1,6 +1,6 @@
-"""Instances that several calls share: servers with `concurrency` above 1.
+"""Instances shared by several calls: servers with `concurrency` above 1.
 
-First in examples, then any story of events. `Shared` is everything outside of the pool.
+First examples, then random stories of events. `Shared` is everything outside of the pool.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ LIMITS = PoolLimits(max_instances=2, queue_max=20, queue_wait_s=30.0, idle_s=10.
 
 
 class Shared:
-    """Drives one pool, and fails where an action breaks a promise."""
+    """Drives one pool, and fails if an action breaks a promise."""
 
     def __init__(
         self, make: type[Pool] = Pool, limits: PoolLimits = LIMITS, budget_mib: float = 1e9
@@ -114,7 +114,7 @@ class Shared:
         self.perform(self.pool.cleaned(number, self.now))
 
     def cancel(self, waiter: int) -> None:
-        """It leaves the queue, or its instance before it has used that."""
+        """The caller leaves the queue, or leaves its instance before it has used it."""
         if waiter in self.waiting:
             self.waiting.remove(waiter)
         self.running.pop(waiter, None)
@@ -134,7 +134,7 @@ class Shared:
         self.is_failing = False
 
     def lost(self, number: int) -> None:
-        """Its sandbox ends. The calls in it end after that."""
+        """Its sandbox dies. The instance's calls end after that."""
         self.sick.add(number)
         self.perform(self.pool.lost(number, self.now))
 
@@ -167,7 +167,7 @@ class Shared:
         self.perform(self.pool.tick(self.now))
 
     def settle(self) -> None:
-        """Completes starts and ends, not calls."""
+        """Complete starts and ends, but not calls."""
         for _ in range(1000):
             if due := [one for one in self.starting if one not in self.leaving]:
                 self.started(due[0])
@@ -181,14 +181,14 @@ class Shared:
         raise AssertionError("the pool never comes to rest")
 
 
-# --- in examples ---------------------------------------------------------------------------------
+# --- examples ------------------------------------------------------------------------------------
 
 
 def test_calls_share_an_instance_until_it_is_full() -> None:
     sim = Shared()
     for _ in range(EACH + 1):
         sim.acquire()
-    assert sim.starting == [1, 2]  # one for as many as share it
+    assert sim.starting == [1, 2]  # one for as many calls as share it
     sim.settle()
     assert sorted(sim.running.values()) == [1] * EACH + [2]
     assert sim.pool.counts().busy == 2
@@ -241,7 +241,7 @@ def test_a_new_version_gets_a_place_though_calls_never_cease() -> None:
     sim.settle()
     sim.prepare("b")
     later = sim.acquire()
-    assert later in sim.waiting  # it would keep the instance from its end
+    assert later in sim.waiting  # it would keep the instance from ending
     for call in calls:
         sim.release(call)
     sim.settle()
@@ -259,7 +259,7 @@ def test_calls_that_share_an_instance_count_its_memory_once() -> None:
     assert len(sim.waiting) == 1
 
 
-# --- in any order --------------------------------------------------------------------------------
+# --- random stories ------------------------------------------------------------------------------
 
 
 def choose(from_: list[int], number: int) -> list[int]:
@@ -322,7 +322,7 @@ def live_through(
         sim.pass_time(0.01)
     sim.settle()
     assert not set(callers) & set(sim.waiting), f"of {room} some wait"
-    if sim.pool.prepared is not None:  # its places are not for calls until it is promoted
+    if sim.pool.prepared is not None:  # calls can't use its places until it is promoted
         sim.promote(sim.pool.prepared)
     # And all of them once calls end.
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""The verdict over what was seen of the probe: every protection that is missing is named."""
+"""The checks of the sandbox that is created at start: every missing protection is named."""
 
 from pathlib import Path
 
@@ -120,7 +120,7 @@ def test_v2_counts_sockets_where_it_was_not_told_to_leave_them_out(
 # gVisor --------------------------------------------------------------------------------------
 
 SENTRY = Seen(
-    # In a user namespace of its own it keeps some capabilities: they reach nothing of the host's.
+    # In a user namespace of its own it keeps some capabilities, which have no effect on the host.
     status=GOOD.status | {"CapBnd": "00000000002801ff"},
     namespaces={"mnt", "net", "ipc", "uts", "user"},
     limits={

@@ -1,4 +1,4 @@
-"""`quiltfn.toml`: what it may say, and how what is wrong is told."""
+"""`quiltfn.toml`: what it may contain, and how errors in it are reported."""
 
 import os
 import tomllib
@@ -109,7 +109,7 @@ def test_a_file_without_functions(place: Path) -> None:
     assert read(place, "").functions == {}
 
 
-# By the table that is named with the error.
+# By the table in which the error is.
 WRONG: dict[str, list[tuple[str, str]]] = {
     "": [
         ("memory = 512", "memory is not a field of this table; is it memory_limit_mb?"),
@@ -289,7 +289,7 @@ def test_an_env_file(tmp_path: Path) -> None:
         file.variables_in(path)
 
 
-# --- what is written -----------------------------------------------------------------------------
+# --- Writing -------------------------------------------------------------------------------------
 
 leaves = st.text(st.characters(exclude_categories=["Cs"])) | st.integers(-9, 9) | st.booleans()
 values = leaves | st.lists(leaves, max_size=3)

@@ -1,6 +1,4 @@
-"""Plans: whatever a server has, doing a plan gives what the project wants, and then there is
-nothing left to do.
-"""
+"""Plans: from any state of the server, one plan leads to the project's, and the next is empty."""
 
 from typing import Any
 
@@ -121,7 +119,7 @@ def wanted_projects(draw: st.DrawFn) -> DesiredState:
 
 @st.composite
 def servers(draw: st.DrawFn) -> CurrentState:
-    """A server with functions of the project, also half made, and with others."""
+    """A server with functions of the project, some incomplete, and with other functions."""
     names = draw(st.sets(st.sampled_from(NAMES)))
     found: dict[str, CurrentFunction] = {}
     for name in sorted(names):
@@ -416,7 +414,7 @@ def test_who_splits_calls_learns_how_a_new_version_gets(capsys: pytest.CaptureFi
         (NEW, 4, False, ["default", "also"]),
         (NEW, 2, True, ["also"]),
         (OLD, 4, False, ["default"]),
-        (OLD, 2, False, ["also"]),  # as a release made it that split calls by the alias alone
+        (OLD, 2, False, ["also"]),  # as created by a release that split only calls by the alias
         (OLD, 4, True, []),
     ],
 )

@@ -1,4 +1,4 @@
-"""How a plan is carried out where steps fail, and what `quiltfn deploy` ends with."""
+"""How a plan is performed if steps fail, and the exit codes of `quiltfn deploy`."""
 
 import json
 from collections.abc import Iterator
@@ -36,8 +36,8 @@ CHANGED = {"error": "it was changed", "error_code": "PRECONDITION_FAILED", "hint
 
 
 class Server:
-    """A server with functions of the project. `updates`: what becomes of the next updates: None:
-    they are done; an exception; a response; or the status, and what the function is then.
+    """A server with functions of the project. `updates`: the outcomes of the next updates: None:
+    success; an exception; a response; or the status, and the function's state then.
     """
 
     def __init__(self) -> None:
@@ -149,7 +149,9 @@ def test_who_never_gets_a_turn_gives_up(server: Server, place: Path, capsys: Cap
 def test_what_is_refused_for_a_moment_alone_is_tried_again(
     server: Server, place: Path, capsys: Captured, wait_s: int, code: int
 ) -> None:
-    """As where others of the tenant upload at the same time, and not where its quota is reached."""
+    """For example, if the tenant uploads something else at the same time, but not if its quota is
+    reached.
+    """
     busy = {"error": "others are at it", "error_code": "RATE_LIMITED", "hint": None}
     server.updates = iter([httpx.Response(429, json=busy | {"retry_after": wait_s})])
     assert run(["deploy", str(place)]) == code
@@ -163,7 +165,7 @@ def test_failed_functions_keep_what_would_go(server: Server, place: Path, capsys
     server.updates = iter([(200, {"error_message": why})])
     assert run(["deploy", str(place), "--yes"]) == 1
     assert "old" in server.functions
-    # What a program wrote does not look like a line of ours.
+    # A program's output does not look like a line of ours.
     assert "hello: version 4 cannot serve: it said\n  | error: no" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""Several servers on one database remove what is too old as often as one does."""
+"""Several servers on one database remove old data as often as a single server does."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ TURNS = 100
 
 
 async def looks(servers: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How often all of them together look while each has so many turns."""
+    """How often all of them together look while each has this many turns."""
     monkeypatch.setattr(retention, "RECORDS_EVERY_S", 0.0)
     monkeypatch.setattr(retention, "random", random.Random(5))
     found = turns = 0

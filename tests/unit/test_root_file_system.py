@@ -1,4 +1,4 @@
-"""Root file systems: what layers come to, what is refused, and what is made harmless.
+"""Root file systems: how layers are merged, what is refused, and what is made harmless.
 
 Attack B24 of the hardening list, for archives that become the root of a sandbox.
 """
@@ -47,7 +47,7 @@ OWN = name_in_images(platform.machine())
 
 
 class Box:
-    """A store with something beside it that no archive may touch."""
+    """A store beside files that no archive may change."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.store = path, path / "images"
@@ -65,7 +65,7 @@ class Box:
             assert (self.path / "outside" / "secret").read_text() == "untouched"
 
     async def refused(self, data: bytes, contents: Contents = Contents.ROOTFS) -> str:
-        """The reason; and nothing is left or changed anywhere."""
+        """The reason for the refusal. Checks that nothing is left or changed anywhere."""
         before = everything_below(self.path)
         with pytest.raises(Unprocessable, match=r"^the image is refused: ") as error:
             await self.take(data, contents)
@@ -110,7 +110,7 @@ def oci(
     index: dict[str, Any] | None = None,
     more: Sequence[Entry] = (),
 ) -> bytes:
-    """An OCI layout in an archive. The dictionaries replace what is right."""
+    """An archive of an OCI layout. The dictionaries replace valid content."""
     kept = [stored(one) for one in layers]
     image_config = config_of(layers, **(config or {}))
     tree = {
@@ -128,7 +128,7 @@ def oci(
 
 
 def docker(*layers: bytes, **more: Any) -> bytes:
-    """What `docker save` writes."""
+    """An archive as `docker save` writes it."""
     config = config_of(layers)
     manifest = {"Config": "c.json", "Layers": [f"{n}/layer.tar" for n in range(len(layers))]} | more
     entries = [file(f"{n}/layer.tar", one) for n, one in enumerate(layers)]
@@ -138,7 +138,7 @@ def docker(*layers: bytes, **more: Any) -> bytes:
 
 
 def below(root: Path) -> dict[str, str]:
-    """Every path of a tree, and what is there."""
+    """Every path of a tree, and what it is."""
     found = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
@@ -149,7 +149,7 @@ def below(root: Path) -> dict[str, str]:
     return found
 
 
-# What is taken -------------------------------------------------------------------------------
+# Accepted ------------------------------------------------------------------------------------
 
 
 async def test_a_root_file_system_has_links_that_lead_anywhere_inside(box: Box) -> None:
@@ -303,7 +303,7 @@ def oci_index(archive: bytes) -> bytes:
         return found.read()
 
 
-# What is made harmless -----------------------------------------------------------------------
+# Made harmless -------------------------------------------------------------------------------
 
 
 @promise("R19")
@@ -340,7 +340,7 @@ async def test_a_device_over_a_file_takes_its_place_and_goes(box: Box) -> None:
     assert below(box.root_of(image)) == {"dev": "/", "x": ""}
 
 
-# What is refused -----------------------------------------------------------------------------
+# Refused -------------------------------------------------------------------------------------
 
 DEEP = "/".join("d" for _ in range(63))
 HOSTILE: dict[str, tuple[bytes, str]] = {
@@ -573,7 +573,7 @@ def winding(count: int) -> list[Member]:
 
 
 def removed_again(count: int) -> list[Member]:
-    """A directory that this layer has, and whiteouts of what lower ones have of it."""
+    """A directory of this layer, and whiteouts of its content in lower layers."""
     files = [Member(f"d/f{n}", Kind.FILE, 0o644, "", 0) for n in range(count)]
     return files + [Member(".wh.d", Kind.FILE, 0o644, "", 0)] * count
 
@@ -610,7 +610,7 @@ async def test_overcompressed_layers_are_refused(box: Box, monkeypatch: pytest.M
     assert "unpacks to more than" in await box.refused(pressed(layer))
 
 
-# Negative control: an unpacker that trusts what it is given is led out by the same archives ------
+# Negative control: the same archives escape from an unpacker that trusts them
 
 
 def test_a_trusting_unpacker_is_led_out(tmp_path: Path) -> None:
@@ -626,7 +626,7 @@ def test_a_trusting_unpacker_is_led_out(tmp_path: Path) -> None:
         assert (tmp_path / "secret").read_text() == "changed"
 
 
-# Layers against a simple model ---------------------------------------------------------------
+# Layers compared with a simple model ---------------------------------------------------------
 
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=3)
 CHANGES = st.lists(
@@ -641,8 +641,8 @@ CHANGES = st.lists(
 
 
 def modelled(layers: Sequence[Sequence[tuple[str, list[str]]]]) -> dict[str, str]:
-    """What remains, in the words of the specification: what a layer removes goes before what it
-    has comes.
+    """The result in the words of the specification: a layer's removals apply before its
+    additions.
     """
     tree: dict[str, str] = {}
 
@@ -685,6 +685,6 @@ def test_layers_come_to_what_a_simple_model_says(layers: list[list[tuple[str, li
                 kind = Kind.DIRECTORY if action == "directory" else Kind.FILE
                 merged.add(Member(path, kind, 0o644, "", 0))
     except Unprocessable:
-        return  # something is there twice
+        return  # a path occurs twice
     kinds = {File: "file", Directory: "/", Link: "link"}
     assert {path: kinds[type(node)] for path, node in merged.entries()} == modelled(layers)

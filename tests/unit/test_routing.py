@@ -1,4 +1,4 @@
-"""Which node gets a call, from what the others reported."""
+"""Which node gets a call, given the reports of the others."""
 
 from collections import Counter
 from random import Random
@@ -129,7 +129,7 @@ steps = st.lists(
 
 @given(steps)
 def test_what_is_chosen_is_what_was_reported(taken: list[tuple[str, str, list[PoolLoad]]]) -> None:
-    """Against the plainest model: a dictionary of reports by node."""
+    """Compared with the simplest model: a dictionary of reports by node."""
     made, known = RoutingTable(Random(1)), dict[str, dict[str, PoolLoad]]()
     ever = dict[str, set[str]]()  # the functions of the last reports
     for step, node, reported in taken:

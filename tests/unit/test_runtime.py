@@ -1,4 +1,4 @@
-"""Runtime: the rules for each field, and what a function is given of a name."""
+"""Runtime: the rules for each field, and which runtime a function gets by a name."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ from quiltfn.wire.constraints import Documented
 from quiltfn.wire.runtimes import FileLimitMb, OpenFilesLimit, ProcessLimit, TmpLimitMb
 
 DIGEST, BASE = "ab" * 32, "cd" * 32
-BEFORE = "bb7e2bc2f3d8a0701675e0058db8bf44"  # of a version, when there were no packages
+BEFORE = "bb7e2bc2f3d8a0701675e0058db8bf44"  # of a version, before there were packages
 T, U = "acme", "umbrella"
 
 
@@ -124,7 +124,7 @@ def test_the_files_are_named_by_both_images_or_by_the_hosts_packages() -> None:
 
 
 def test_a_version_without_packages_has_the_digest_that_it_had_before_there_were_any() -> None:
-    # Taken from the release before: versions are stored with their digests.
+    # From the previous release: versions are stored with their digests.
     runtime = Runtime(id="r", name="etl", kind=Kind.PYTHON, image=DIGEST, host="h", created_at=5)
     spec = VersionSpec(handler="app:main", runtime="etl", runtime_snapshot=runtime)
     assert spec.digest() == BEFORE
@@ -160,7 +160,7 @@ def test_a_limit_is_within_what_the_operator_allows(name: str) -> None:
     ],
 )
 def test_settings_and_api_have_the_model_s_bounds(name: str, of_api: Any, setting: str) -> None:
-    """They may not know the model, and tell users its numbers."""
+    """These packages must not import the model, but tell users its limits."""
     default, least = (getattr(one, name) for one in (DEFAULT_ROOM, LEAST_ROOM))
     (of_setting,) = (one for one in SETTINGS if one.name == setting)
     assert getattr(sandbox_room(Settings()), name) == of_setting.default > default
@@ -189,7 +189,7 @@ NO_VARIABLES = {
 def test_variables_that_say_nothing_of_where_a_server_is(name: str, value: str) -> None:
     with pytest.raises(Unprocessable, match=rf"^environment\.{name} must be"):
         a_runtime(kind=Kind.SERVER, environment={name: value}).validate()
-    a_runtime(environment={name: value}).validate()  # to others they are any variables
+    a_runtime(environment={name: value}).validate()  # other kinds treat them as ordinary variables
 
 
 def test_where_a_server_is() -> None:
@@ -234,7 +234,7 @@ def test_handlers_that_their_kind_cannot_mean(kind: Kind) -> None:
             a_runtime(kind=kind).check_handler(handler)
 
 
-# What a name stands for ----------------------------------------------------------------------
+# Names ---------------------------------------------------------------------------------------
 
 
 class MemoryRuntimes(SqlRuntimes):
@@ -263,8 +263,8 @@ class MemoryRuntimes(SqlRuntimes):
 
 
 class MemoryTenantImages(SqlTenantImages):
-    """`SqlTenantImages` in memory. `broken`: it takes no writes; `named`: what runtimes or
-    versions name by now.
+    """`SqlTenantImages` in memory. `broken`: it accepts no writes; `named`: what runtimes or
+    versions name now.
     """
 
     def __init__(self, *rows: TenantImage) -> None:
@@ -299,12 +299,12 @@ class MemoryTenantImages(SqlTenantImages):
 
 
 class SomeImages(ImageDirectory):
-    """`ImageDirectory` that has what it is told to have."""
+    """`ImageDirectory` that has the images it is told to have."""
 
     def __init__(self, *digests: str) -> None:
         self.digests = set(digests)
         self.held: list[str] = []
-        # Where each has them. The Python is not in the usual place.
+        # The interpreters' paths. Python is not in the usual place.
         self.programs = {"sh": "/bin", "python3": "/opt/bin"}
 
     async def take(
@@ -315,7 +315,9 @@ class SomeImages(ImageDirectory):
         contents: Contents = Contents.FILES,
         tenant_id: str = "",
     ) -> Image:
-        """What arrives is the digest itself; every image has one file of one MiB."""
+        """Upload an image. The uploaded data is the digest itself; every image has one file of one
+        MiB.
+        """
         del tenant_id
         assert (archive, contents) == (Archive.TAR, Contents.FILES)
         digest = b"".join([chunk async for chunk in chunks]).decode()
@@ -397,7 +399,7 @@ def images() -> SomeImages:
 
 @pytest.fixture
 async def tenant_images(images: SomeImages) -> TenantImages:
-    """Where the tenant has one image, of one MiB, and may have three in all."""
+    """The tenant has one image, of one MiB, and may have three."""
     return await tenant_images_of(images, (T, DIGEST))
 
 
@@ -518,7 +520,7 @@ async def test_names_survive_a_restart(store: MemoryRuntimes, tenant_images: Ten
     assert [one.runtime.name for one in after.all(T)] == ["python", "shell", "etl"]
 
 
-# Whose it is ---------------------------------------------------------------------------------
+# Ownership of runtimes -----------------------------------------------------------------------
 
 
 async def test_a_tenants_runtime_exists_for_that_tenant_alone(runtimes: Runtimes) -> None:
@@ -602,7 +604,7 @@ async def test_a_tenant_has_so_many_runtimes_and_no_more(
     await runtimes.add(U, a_runtime(name="b"))
 
 
-# Who has which images ------------------------------------------------------------------------
+# Ownership of images -------------------------------------------------------------------------
 
 
 async def uploaded(digest: str) -> AsyncIterator[bytes]:
@@ -635,7 +637,7 @@ async def test_all_images_together_are_bounded_for_everybody(images: SomeImages)
         with pytest.raises(CapacityFull, match="no room for another image"):
             await take(tenant_images, tenant_id, "2")
     with pytest.raises(CapacityFull):
-        await take(tenant_images, U, DIGEST)  # Else it would tell that somebody has it.
+        await take(tenant_images, U, DIGEST)  # else U would learn that another has it
     assert tenant_images.bytes_in_all() == 2 * COUNTED
     assert not (await take(tenant_images, U, "1")).is_new
 
@@ -691,7 +693,7 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed(
     images = SomeImages()
     tenant_images = await tenant_images_of(images, (T, DIGEST))
     runtimes = Runtimes(OWN, MemoryRuntimes(), tenant_images, ManualClock())
-    # A server that is alone has none to fetch it from.
+    # A server without a fleet has no node to fetch it from.
     with pytest.raises(Unprocessable, match="a stored image"):
         await runtimes.add(T, a_runtime(image=DIGEST))
     assert (
@@ -711,7 +713,7 @@ async def test_an_image_that_is_on_another_node_is_fetched_where_it_is_needed(
         await runtimes.add(T, a_runtime(image=DIGEST))
     await runtimes.add(T, a_runtime(image=DIGEST))
     assert len(await tenant_images.files(T, [DIGEST], "", 9)) == 1
-    # What the tenant has not is not asked for, so that nobody learns who has it.
+    # Images that the tenant does not have are not fetched, so that nobody learns who has them.
     with pytest.raises(Unprocessable):
         await runtimes.add(T, a_runtime(image="ef" * 32))
     assert fetched == [DIGEST] * 2
@@ -766,7 +768,7 @@ async def test_tenants_build_on_the_base_images_of_all() -> None:
 
 @promise("N46")
 async def test_what_a_tenant_uploads_to_another_node_meanwhile_counts(images: SomeImages) -> None:
-    """This node has not heard of it when it looks at the quota; the store has."""
+    """This node does not know of the upload when it checks the quota, but the store does."""
     store = MemoryTenantImages()
     tenant_images = TenantImages(store, images, ManualClock(), lambda _: 2 * COUNTED)
     await store.add(TenantImage(T, "theirs", COUNTED))
@@ -775,7 +777,7 @@ async def test_what_a_tenant_uploads_to_another_node_meanwhile_counts(images: So
         await take(tenant_images, T, "2")
     assert not tenant_images.hold(T, "2")
     assert (await take(tenant_images, T, "1")).is_new is False
-    await take(tenant_images, U, "2")  # of another tenant
+    await take(tenant_images, U, "2")  # another tenant's
 
 
 async def test_an_upload_that_was_not_kept_is_not_the_tenants(images: SomeImages) -> None:

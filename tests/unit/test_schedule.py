@@ -1,4 +1,4 @@
-"""When schedules are due, and what becomes of every tick."""
+"""When schedules are due, and what happens to every tick."""
 
 import contextlib
 from datetime import UTC, datetime, timedelta
@@ -43,15 +43,15 @@ PARIS, NEW_YORK = "Europe/Paris", "America/New_York"
 @pytest.mark.parametrize(
     ("cron", "zone", "start", "ticks"),
     [
-        # A time that the clock skips comes due at the end of the gap: a job at a fixed time is not
-        # lost on the day in spring. Two that are skipped are one tick.
+        # A time that the clock skips is due at the end of the gap, so that a job at a fixed time is
+        # not lost on that day. Two skipped times are one tick.
         ("30 2 * * *", PARIS, "2026-03-28", "28T02:30+01 29T03:00+02 30T02:30+02"),
         ("30 2 * * *", NEW_YORK, "2026-03-08", "08T03:00-04 09T02:30-04"),
         ("0,30 2 * * *", PARIS, "2026-03-29", "29T03:00+02 30T02:00+02"),
-        # A time that comes twice is due the first time.
+        # A time that occurs twice is due the first time.
         ("30 2 * * *", PARIS, "2026-10-25", "25T02:30+02 26T02:30+01"),
         ("30 1 * * *", NEW_YORK, "2026-11-01", "01T01:30-04 02T01:30-05"),
-        # What is due every few minutes goes by elapsed time.
+        # Schedules of every few minutes go by elapsed time.
         ("*/30 * * * *", PARIS, "2026-10-25T02:00", "25T02:30+02 25T02:00+01 25T02:30+01"),
     ],
 )
@@ -61,7 +61,7 @@ def test_ticks_about_a_change_of_the_clock(cron: str, zone: str, start: str, tic
 
 
 def test_within_the_hour_that_comes_twice_no_tick_lies_before_the_time_asked_of() -> None:
-    """A start in the second half: cronsim goes by the local time, which was there before."""
+    """A start in the second half: cronsim goes by the local time, which occurred before."""
     paris = ZoneInfo("Europe/Paris")
     second = datetime(2026, 10, 25, 2, 10, tzinfo=paris, fold=1)
     schedule = a_schedule(cron="30 2 * * *", timezone="Europe/Paris")
@@ -100,7 +100,7 @@ def test_an_interval_is_counted_from_when_the_schedule_was_made() -> None:
     ],
 )
 def test_what_is_no_cron_expression_is_refused_by_its_field(cron: str, names: str) -> None:
-    """By the shapes of the API, so that clients know before they ask."""
+    """By the schemas of the API, so that clients can check before they send a request."""
     with pytest.raises(Invalid, match=names) as refused:
         checked({"cron": cron}, ScheduleChanges)
     assert refused.value.path == "cron"
@@ -147,7 +147,7 @@ def test_jitter_differs_between_schedules() -> None:
     assert len(due) > 40
 
 
-# What becomes of ticks -----------------------------------------------------------------------
+# Decisions about ticks -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_jitter_differs_between_schedules() -> None:
     [
         ({}, HOUR + LATE_MS, HOUR, 0, None),  # a little late
         ({}, HOUR + LATE_MS + 1, None, 1, HOUR),
-        # Of many that are due the newest is run, and the others were missed.
+        # If many are due, the newest is run, and the others were missed.
         ({"cron": "* * * * *"}, 10 * MINUTE + 5, 10 * MINUTE, 9, 9 * MINUTE),
         ({"every_seconds": 60}, 10 * MINUTE + 5, 10 * MINUTE, 9, 9 * MINUTE),
         # However late it is.
@@ -226,9 +226,8 @@ MOVES = st.one_of(
     st.sampled_from(["Europe/Paris", "America/New_York", "UTC"]),
 )
 def test_ticks_are_decided_on_once(moves: list[tuple[str, Any]], missed: Missed, zone: str) -> None:
-    """A server is restarted, its clock is set, its users change their minds: the ledger stays true.
-
-    Everything between two looks happens unseen, as while a server is down.
+    """A server is restarted, its clock is set, its users change the schedule: the records stay
+    correct. Everything between two looks happens unnoticed, as while a server is down.
     """
     now = int(datetime(2026, 10, 24, 22, tzinfo=UTC).timestamp() * 1000)
     schedule = a_schedule(now, cron="*/20 * * * *", timezone=zone, missed=missed)
@@ -267,7 +266,7 @@ def expected(schedule: Schedule, now: int) -> int:
     assert first is not None
     if schedule.every_seconds is not None:
         step = schedule.every_seconds * 1000
-        # All but the last two are due whatever the jitter.
+        # All but the last two are due whatever the jitter is.
         sure = max(0, (now - first) // step - 1)
         last = (first + each * step for each in (sure, sure + 1, sure + 2))
         return sure + sum(schedule.due_ms(each) <= now for each in last)
@@ -279,7 +278,7 @@ def expected(schedule: Schedule, now: int) -> int:
 
 @promise("W17")
 def test_a_clock_that_is_set_back_does_not_stop_a_schedule() -> None:
-    """Somebody sets the year wrong, and then right again."""
+    """The year is set wrong, and then right again."""
     schedule = a_schedule(cron="0 * * * *")
     far = decide(schedule, NOON + 365 * 24 * HOUR)
     while far is not None:
@@ -305,7 +304,7 @@ def test_the_next_runs_are_the_next_ticks_each_when_it_is_due(fields: dict[str, 
 
 
 def test_the_next_runs_are_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """29 February on a Monday comes every 28 years: a search takes milliseconds."""
+    """29 February is a Monday every 28 years: a search takes milliseconds."""
     schedule = a_schedule(cron="0 0 */28 2 MON#5", jitter_seconds=86_400)
     shown = schedule.next_runs(5)
     monkeypatch.setattr("quiltfn.model.schedule.CronSim", None)

@@ -1,4 +1,4 @@
-"""The client library: what it sends, how it reads, what it raises. No server, no socket."""
+"""The client library: requests, responses and exceptions, without a server or socket."""
 
 import http.client
 import inspect
@@ -79,7 +79,7 @@ def async_client(answer: Responder, **given: Any) -> AsyncClient:
 
 
 async def both(answer: Responder, call: Call, **given: Any) -> Any:
-    """What a call gives, which is the same with either client."""
+    """The result of a call, which must be the same for both clients."""
     with client(answer, **given) as at:
         found = call(at)
     async with async_client(answer, **given) as later:
@@ -90,7 +90,7 @@ async def both(answer: Responder, call: Call, **given: Any) -> Any:
 async def both_raise(
     answer: Responder, call: Call, kind: type[Exception], message: str | None = None, **given: Any
 ) -> Any:
-    """What a call raises, with either client."""
+    """The exception of a call, which must be the same for both clients."""
     with client(answer, **given) as at, pytest.raises(kind, match=message) as raised:
         call(at)
     async with async_client(answer, **given) as later:
@@ -114,7 +114,7 @@ def failing(error: Exception) -> Responder:
 
 
 def sent(call: Call, **given: Any) -> httpx.Request:
-    """What goes out for a call; the answer does not matter."""
+    """The request of a call; the response does not matter."""
     caught: list[httpx.Request] = []
 
     def catch(out: httpx.Request) -> httpx.Response:
@@ -126,7 +126,7 @@ def sent(call: Call, **given: Any) -> httpx.Request:
     return caught[0]
 
 
-# --- what is sent ------------------------------------------------------------------------------
+# --- requests ----------------------------------------------------------------------------------
 
 BASE = "/api/functions"
 OF = f"{BASE}/{ID}"
@@ -349,14 +349,14 @@ def test_each_call_goes_to_its_route(call: Call, method: str, path: str) -> None
 
 
 class Sent(Exception):
-    """Raised in place of sending a request."""
+    """Raised instead of sending a request."""
 
     def __init__(self, request: Request[Any]) -> None:
         self.request = request
 
 
 class Recorder:
-    """In place of a client: it sends nothing."""
+    """Replaces a client: it sends nothing."""
 
     is_async = False
 
@@ -368,8 +368,8 @@ VALUES = {"function": ID, "version": 1, "min_instances": 0, "max_instances": 1}
 
 
 def plain_requests() -> Iterator[tuple[str, str, Any]]:
-    """The first request of each method that is given only the arguments it needs: its method, its
-    path, and how its response is read.
+    """The first request of each method if it gets only its required arguments: method, path, and
+    how the response is read.
     """
     at = Client("http://127.0.0.1:9")
     for group in (getattr(at, name) for name in NAMES):
@@ -399,7 +399,7 @@ def plain_requests() -> Iterator[tuple[str, str, Any]]:
 
 
 def test_each_method_reads_what_its_route_answers() -> None:
-    """This includes those without a row in `CALLS`."""
+    """This includes methods without a row in `CALLS`."""
     ranked = sorted(ROUTES, key=lambda route: PathPattern(route.path).rank)
     read = 0
     for method, path, reader in plain_requests():
@@ -414,7 +414,7 @@ def test_each_method_reads_what_its_route_answers() -> None:
 
 
 def test_every_route_of_the_api_can_be_called() -> None:
-    """But for what is for people or any HTTP client, and the server's own numbers."""
+    """Except routes for people or any HTTP client, and the server's own metrics."""
     routes = {(route.method, pattern(route.path)) for route in ROUTES}
     called = {(method, path.partition("?")[0]) for _, method, path in CALLS}
     called |= {(method, path) for method, path, _ in plain_requests()}
@@ -670,7 +670,7 @@ GET_IT, DEPLOY, INVOKE = ("GET", f"/{ID}"), ("POST", f"/{ID}/deploy"), ("POST", 
 
 
 class Server:
-    """Answers from a table, by method and path; everything else is not found."""
+    """Responses from a table, by method and path; everything else is 404."""
 
     def __init__(self, answers: dict[tuple[str, str], Any]) -> None:
         self.answers = answers
@@ -740,7 +740,7 @@ def test_an_operation_has_its_keys() -> None:
     assert (server.keys[-1], server.headers["x-orch-action-id"]) == ("k", "a1")
 
 
-# --- how answers are read ----------------------------------------------------------------------
+# --- reading responses -------------------------------------------------------------------------
 
 
 def test_answers_become_types_and_unknown_fields_are_ignored() -> None:
@@ -890,7 +890,7 @@ async def test_a_function_has_an_etag_that_an_update_goes_by() -> None:
         at.functions.update_if_match(ID, etag, handler="echo")
 
 
-# --- what is raised ----------------------------------------------------------------------------
+# --- exceptions --------------------------------------------------------------------------------
 
 
 async def test_a_refusal_carries_all_the_server_said() -> None:
@@ -955,7 +955,7 @@ async def test_a_function_that_cannot_serve_is_an_exception_that_carries_it(
 
 
 def test_what_serves_or_is_not_yet_deployed_is_a_result() -> None:
-    """Negative control; an update of a function in the state error makes a version all the same."""
+    """Negative control; an update of a function in the state `error` still creates a version."""
     stopped = {**FUNCTION, "state": "error", "current_version": 2}
     with client(answering(200, stopped)) as at:
         assert at.functions.update(ID, handler="c").state == "error"
@@ -995,7 +995,7 @@ async def test_no_answer_is_a_sentence(failure: type[httpx.TransportError], sent
     await both_raise(failing(failure("")), get, ConnectionFailed, sentence)
 
 
-# --- what is sent again ------------------------------------------------------------------------
+# --- retries -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -1054,17 +1054,17 @@ def submit_once(at: Any) -> Any:
 @pytest.mark.parametrize(
     ("call", "answers", "waited", "kind"),
     [
-        # What changes nothing, or was not done at all, or has a key, is sent again.
+        # Requests that change nothing, were certainly not executed, or have a key are sent again.
         (get, [LOST, STORE_AWAY, FUNCTION], [0.1, 0.2], None),
         (invoke, [NOBODY, INVOCATION], [0.1], None),
         (invoke, [FULL, INVOCATION], [0.1], None),
         (invoke, [refusal(429, "RATE_LIMITED"), INVOCATION], [0.1], None),
         (invoke_once, [LOST, STILL_RUNS, INVOCATION], [0.1, 1.0], None),
         (submit_once, [LOST] * 3, [0.1, 0.2], ConnectionFailed),
-        # The server says how long to wait, and what is too long is not waited.
+        # The server says how long to wait; if that is too long, the client does not wait.
         (get, [SOON, LATE], [3.0], RateLimitError),
         (get, [httpx.ReadTimeout("")], [], ConnectionFailed),
-        # What could be done twice, or has a record, is sent once.
+        # Requests that could be executed twice, or have a record, are sent once.
         *[(call, [LOST], [], ConnectionFailed) for call in (deploy, invoke, submit)],
         *[(call, [STORE_AWAY], [], UnavailableError) for call in (deploy, invoke)],
         *[(call, [refusal(500, "INTERNAL")], [], ServerError) for call in (deploy, invoke)],
@@ -1151,7 +1151,7 @@ def test_a_wait_that_takes_too_long_says_so() -> None:
         api.functions.wait(ID, "i1", timeout_seconds=0)
 
 
-# --- what a reader of the code is told ---------------------------------------------------------
+# --- annotations and exports -------------------------------------------------------------------
 
 
 def test_methods_have_the_names_and_the_documentation_of_what_they_do() -> None:
@@ -1171,7 +1171,9 @@ def test_everything_that_is_exported_is_there() -> None:
 
 
 def test_what_methods_take_and_give_is_exported() -> None:
-    """Whoever annotates a call, or makes what it takes, imports it from where the client is."""
+    """A program that annotates a result, or creates an argument, imports its type from the module
+    of the client.
+    """
     missing = set()
     at = Client("http://127.0.0.1:9")
     assert len(NAMES) > 5

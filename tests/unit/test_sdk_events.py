@@ -1,4 +1,4 @@
-"""Events out of the bytes of a stream, for both clients."""
+"""Parsing events from the bytes of a stream, for both clients."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Several threads may use one client: their first answers of a kind come at the same time."""
+"""Several threads may use one client: their first responses of a type arrive at the same time."""
 
 import subprocess
 import sys
 
-# Types that take long to inspect, one within the other, decoded by four threads at once.
+# Types that are slow to inspect, nested in each other, decoded by four threads at once.
 SCRIPT = """
 import sys, threading, types
 import msgspec
@@ -44,10 +44,10 @@ def codes(decoder: str) -> list[int]:
 
 
 def test_threads_that_decode_the_same_for_the_first_time_do_not_crash() -> None:
-    """The command reads what the server has of a project in threads, and died of a signal."""
+    """`quiltfn deploy` reads the server's state in threads, and used to crash."""
     assert codes("ours") == [0, 0, 0]
 
 
 def test_negative_control_msgspec_alone_crashes() -> None:
-    """If this fails, msgspec makes decoders safely, and `sdk/decoding.py` is not needed."""
+    """If this fails, msgspec creates decoders safely, and `sdk/decoding.py` is not needed."""
     assert any(code < 0 for code in codes("msgspec"))

@@ -1,4 +1,4 @@
-"""The list of system calls, for every processor: what is on it, and on what condition."""
+"""The list of allowed system calls for every architecture, with their conditions."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ def test_netlink_is_refused_as_a_family_that_is_not_there(rules: list[Config]) -
 
 @pytest.mark.parametrize("family", [2, 10])
 def test_of_internet_sockets_tcp_and_udp_alone(rules: list[Config], family: int) -> None:
-    """A handler that asks for SCTP would have the host load it, where the host has it."""
+    """A handler that requests SCTP would make the host load its module, if the host has it."""
     found = [one["args"] for one in of(rules, "socket") if one["args"][0]["value"] == family]
     for _, kind, protocol in found:
         assert (kind["index"], kind["op"], kind["value"]) == (1, "SCMP_CMP_MASKED_EQ", 15)
@@ -105,7 +105,7 @@ def test_what_programs_need_is_there(rules: list[Config]) -> None:
 
 
 def passes(rules: list[Config], name: str, arguments: dict[int, int]) -> bool:
-    """What the filter says of a call with these arguments, the others 0."""
+    """What the filter returns for a call with these arguments; the others are 0."""
 
     def holds(condition: Config) -> bool:
         value = arguments.get(condition["index"], 0)
@@ -156,7 +156,7 @@ CONDITIONS = [
 def test_a_condition(
     rules: list[Config], name: str, before: list[int], good: list[int], bad: list[int]
 ) -> None:
-    """What is refused is so with anything in the upper half, too, which the kernel ignores."""
+    """Refused values stay refused with any upper half, which the kernel ignores."""
 
     def asked(last: int) -> bool:
         return passes(rules, name, dict(enumerate([*before, last])))
@@ -177,7 +177,7 @@ def test_blocks_of_a_range_hold_its_numbers_alone(bound: int, other: int, number
 
 
 def test_every_alternative_has_each_argument_once(rules: list[Config]) -> None:
-    """Of two conditions on one argument a runtime makes two rules, of which one is enough."""
+    """From two conditions on one argument a runtime creates two rules, of which one is enough."""
     for rule in rules:
         indices = [condition["index"] for condition in rule.get("args", [])]
         assert len(indices) == len(set(indices)), rule

@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what is refused."""
+"""Settings: their sources, and what is refused."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ from quiltfn.settings import (
 )
 
 NUMBERS = [one for one in SETTINGS if one.low is not None]
-# Times that must grow from one to the next, all as short and as long as they may be.
+# Times that must increase from one to the next, all as short and as long as allowed.
 GROWING = [one for one in NUMBERS if one.name.startswith("fleet_")]
 SHORTEST = {one.name: str(one.low) for one in GROWING}
 LONGEST = {one.name: str(one.high) for one in GROWING}

@@ -1,4 +1,4 @@
-"""Calls of one instance pay for its time once."""
+"""Calls that share an instance pay for its time once."""
 
 from hypothesis import given
 from hypothesis import strategies as some
@@ -14,8 +14,8 @@ def test_calls_that_run_together_divide_the_time() -> None:
     first = time.enter(10.0)
     second = time.enter(11.0)
     assert time.leave(13.0, second) == 1.0  # half of two seconds
-    assert time.leave(14.0, first) == 3.0  # one alone, half of two, one alone
-    third = time.enter(100.0)  # what was between is nobody's
+    assert time.leave(14.0, first) == 3.0  # a second alone, half of two, a second alone
+    third = time.enter(100.0)  # the time in between is charged to no call
     assert time.leave(101.0, third) == 1.0
 
 

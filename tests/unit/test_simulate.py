@@ -1,4 +1,4 @@
-"""`quiltfn simulate`: small traces whose cost is known by hand, and files that are wrong."""
+"""`quiltfn simulate`: small traces with a cost calculated by hand, and invalid files."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def fixed(traced: TracedFunction, minutes: float) -> tuple[int, float]:
 
 
 def test_fixed_by_hand() -> None:
-    # Gaps of 5 and 20 minutes, each call 6 s; 35 minutes behind the last call.
+    # Gaps of 5 and 20 minutes, each call 6 s; 35 minutes after the last call.
     traced = at(0, 5, 25)
     assert fixed(traced, 0) == (2, 0)
     assert fixed(traced, 4) == (2, 12.0)
@@ -82,7 +82,7 @@ def test_a_timer_costs_ours_a_fraction_of_what_it_costs_a_fixed_time(placed: Pla
 
 
 def test_the_policy_looks_at_nothing_that_comes_later() -> None:
-    # Negative control: two traces that differ in their last call cost the same up to it.
+    # Negative control: two traces that differ only in their last call cost the same up to it.
     first, other = (at(0, 9, 14, 30, last, length=200) for last in (50, 190))
     cut = [list(first.calls[:49]), list(other.calls[:49])]
     costs = [

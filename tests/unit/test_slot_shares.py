@@ -1,4 +1,4 @@
-"""Who gives back how many slots where a maximum was lowered: every node computes the same."""
+"""After a maximum was lowered, every node computes the same number of slots to give back."""
 
 from hypothesis import given
 from hypothesis import strategies as st

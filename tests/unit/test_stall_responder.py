@@ -1,4 +1,4 @@
-"""The thread that answers in place of the event loop: no caller keeps it from the others."""
+"""The thread that answers instead of a blocked event loop: no caller keeps it from the others."""
 
 import contextlib
 import socket
@@ -53,7 +53,7 @@ def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stalled]:
 
 @contextlib.contextmanager
 def trickling(caller: socket.socket) -> Iterator[None]:
-    """A byte now and then, until it is cut off."""
+    """Sends a byte now and then, until it is disconnected."""
     over = threading.Event()
 
     def trickle() -> None:

@@ -1,4 +1,4 @@
-"""The page of the states: every state has its sentence."""
+"""The page of states: every state has a description."""
 
 import pytest
 

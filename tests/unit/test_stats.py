@@ -1,4 +1,4 @@
-"""Statistics of calls: what is counted, percentiles, and folding."""
+"""Statistics of calls: what is counted, percentiles, and aggregation."""
 
 import math
 from collections.abc import Sequence
@@ -57,7 +57,8 @@ def test_a_call_is_counted_with_its_latency_and_its_memory() -> None:
     assert stats.cold_starts == 1
     assert stats.mib_ms == 2 * 512 * 2
     assert stats.gb_seconds == pytest.approx(2 * 0.5 * 0.002)
-    # Below a millisecond, as the timeline has it, and not the two that the record rounds up to.
+    # Below a millisecond, as in the timeline, not the two milliseconds to which the record rounds
+    # up.
     median, high = stats.percentiles_ms(0.5, 0.99)
     assert median == high == pytest.approx(1.35, rel=ERROR_MAX)
 
@@ -131,7 +132,7 @@ def test_a_percentile_is_near_the_call_of_that_rank(latencies: Sequence[int], sh
 
 
 def test_the_bound_of_a_percentile_can_be_missed() -> None:
-    """The negative control: with bins twice as wide the same check fails."""
+    """Negative control: with bins twice as wide the same check fails."""
     wide = [2 * GROWTH_OF_TWO**at / (GROWTH_OF_TWO + 1) for at in range(40)]
     latency = GROWTH_OF_TWO**20  # at the end of a bin
     assert min(abs(one - latency) for one in wide) > ERROR_MAX * latency
@@ -157,7 +158,7 @@ ENDED = st.lists(
 
 
 def whole(sums: dict[Stretch, CallStats]) -> dict[tuple[str, str], CallStats]:
-    """What each function came to over all of the time."""
+    """The totals of each function over the whole time."""
     found: dict[tuple[str, str], CallStats] = {}
     for key, stats in sums.items():
         found.setdefault((key.tenant_id, key.function_id), CallStats()).add(stats)

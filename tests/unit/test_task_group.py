@@ -1,4 +1,4 @@
-"""Tasks that end with the object that has them."""
+"""Tasks that end with the object that owns them."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ async def fails() -> None:
 
 
 async def test_all_are_cancelled_and_over_when_it_closes() -> None:
-    """A task that went on would use what its object has closed."""
+    """A task that continued would use what its object has closed."""
     group, ended = TaskGroup(), list[str]()
 
     async def lasts(name: str) -> None:

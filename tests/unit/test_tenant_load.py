@@ -1,4 +1,4 @@
-"""A tenant's limits over several nodes: what each may do, and what all do together."""
+"""A tenant's limits over several nodes: what each node may do, and what all do together."""
 
 from collections.abc import Callable
 from random import Random
@@ -31,7 +31,7 @@ def load(in_flight: int = 0, wanted: int = 0) -> TenantLoad:
     return TenantLoad(TENANT, in_flight, wanted)
 
 
-# What one node decides ------------------------------------------------------------------------
+# Decisions of one node ------------------------------------------------------------------------
 
 
 def test_all_together_stay_below_the_limit() -> None:
@@ -42,7 +42,7 @@ def test_all_together_stay_below_the_limit() -> None:
 
 
 def test_a_node_with_calls_leaves_room_for_one_that_wants_some() -> None:
-    """Else it would take each place that becomes free, before the other one hears of it."""
+    """Otherwise it would take each place that becomes free before the other node learns of it."""
     assert has_room(9, 10, [load(0, 0)])
     assert not has_room(9, 10, [load(0, 5)])
     assert has_room(4, 10, [load(0, 100)])
@@ -58,8 +58,8 @@ def test_the_last_place_is_somebody_s() -> None:
 def test_what_nobody_uses_of_a_rate_is_lent() -> None:
     assert [rate_share(90, [0, 0, 0], node) for node in range(3)] == [30, 30, 30]
     lent = [rate_share(90, [500, 0, 0], node) for node in range(3)]
-    assert lent == pytest.approx([84, 3, 3])  # each other one keeps a third of a tenth
-    assert rate_share(90, [20, 0, 0], 0) > 20  # and may take more than it does
+    assert lent == pytest.approx([84, 3, 3])  # each other node keeps a third of a tenth
+    assert rate_share(90, [20, 0, 0], 0) > 20  # and may take more than it uses
     assert [rate_share(90, [500, 500, 500], node) for node in range(3)] == [30, 30, 30]
     assert [rate_share(90, [500, 10, 500], node) for node in range(3)] == [40, 10, 40]
     assert rate_share(90, [500], 0) == 90
@@ -85,11 +85,12 @@ def test_a_report_names_the_tenants_with_most_calls() -> None:
     assert bounded_loads(loads[:3]) == loads[:3]
 
 
-# What nodes do together -----------------------------------------------------------------------
+# Several nodes --------------------------------------------------------------------------------
 
 
 class Nodes:
-    """Nodes that beat one after the other, each every two seconds, by a clock that tests move.
+    """Nodes whose heartbeats follow each other, each every two seconds, by a clock that tests move.
+
     `shares` False: they know nothing of each other, as a negative control.
     """
 
@@ -110,7 +111,7 @@ class Nodes:
             self.beat()
 
     def beat(self) -> None:
-        """The next node beats and reads."""
+        """The next node sends its heartbeat and reads the others'."""
         number = self.passed % len(self.tenants)
         name, self.passed = f"n{number}", self.passed + 1
         report = Report(tenants=self.admissions[number].loads())
@@ -126,7 +127,7 @@ class Nodes:
 
 
 def fill(nodes: Nodes, *which: int, tries: int = 100) -> list[InFlight]:
-    """Calls at these nodes in turn that do not end; those that were admitted."""
+    """Start calls that do not end, at these nodes in turn; return the admitted ones."""
     found = [nodes.call(which[turn % len(which)]) for turn in range(tries)]
     return [one for one in found if one is not None]
 
@@ -148,7 +149,7 @@ def test_a_tenant_whose_calls_all_come_to_one_node_has_its_whole_limit() -> None
 def test_calls_that_begin_everywhere_at_once_are_too_many_for_no_longer_than_they_run() -> None:
     nodes = Nodes(3, calls_in_flight=9)
     first = fill(nodes, 0, 1, 2)
-    assert len(first) == 3 * 9  # the bound that is documented
+    assert len(first) == 3 * 9  # the documented limit
     for _ in range(6):
         nodes.beat()
         assert fill(nodes, 0, 1, 2) == []
@@ -161,7 +162,9 @@ def test_calls_that_begin_everywhere_at_once_are_too_many_for_no_longer_than_the
 
 
 def test_nodes_share_fairly_what_a_tenant_may_have() -> None:
-    """One has taken all before the other has calls, and at both more come than end."""
+    """One node has taken everything before the other gets calls, and at both more calls arrive than
+    end.
+    """
     nodes = Nodes(2, calls_in_flight=10)
     running = {0: fill(nodes, 0), 1: []}
     for _ in range(2):
@@ -190,7 +193,7 @@ def test_a_limit_of_one_lets_calls_through_wherever_they_come() -> None:
 
 
 def admitted_in(nodes: Nodes, seconds: float, rates: Callable[[float], list[float]]) -> int:
-    """How many calls are admitted in that time, where so many a second come to each node."""
+    """How many calls are admitted in that time if this many arrive at each node per second."""
     count, due = 0, [0.0] * len(nodes.admissions)
     step_s, began = 0.01, nodes.clock.time
     beats_at = began + BEAT_S / len(due)
@@ -239,7 +242,7 @@ def test_where_calls_move_to_other_nodes_there_are_at_most_twice_as_many_for_a_m
 
 
 def test_a_node_that_is_cut_off_keeps_its_part() -> None:
-    """It reads nothing any more, and the others leave it out."""
+    """It reads nothing any more, and the others do not count it."""
     nodes = Nodes(2, calls_per_second=30)
     admitted_in(nodes, 10, lambda _: [100, 100])
     cut_off, seen = nodes.tenants[0], nodes.tenants[1]

@@ -1,4 +1,4 @@
-"""Text of other origin: it looks like no line of ours, and moves nothing on a terminal."""
+"""Text from other sources: it can't look like a line of ours or control a terminal."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What output takes at most as JSON."""
+"""The maximum size of output as JSON."""
 
 import msgspec
 import pytest
@@ -9,7 +9,7 @@ from quiltfn.api.http.text_size import PIECE_BYTES, TEXT_FACTOR, text_size
 pytestmark = promise("A22")
 
 SIZE = 3 * PIECE_BYTES
-# By how much more than it takes it may count: each byte that is not ASCII may be no UTF-8.
+# How much more than its size it may count: each byte that is not ASCII may be invalid UTF-8.
 OUTPUTS = {
     "control": (b"\1", 1.01),
     "text": (b"x", 1.01),

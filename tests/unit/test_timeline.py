@@ -1,4 +1,4 @@
-"""The timeline of a call: its phases add up, whatever the order in which things came about."""
+"""The timeline of a call: its phases add up, in whatever order things happened."""
 
 import re
 

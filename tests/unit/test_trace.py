@@ -1,4 +1,4 @@
-"""Spans: which there are of what is over, and whose they are. Nothing is sent."""
+"""Spans of ended calls and requests, and their traces. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CALLER = SpanContext(int(TRACE, 16), int(SPAN, 16), is_sampled=True)
 
 
 class Kept:
-    """A tracer, and what it handed on."""
+    """A tracer, and what it passed on."""
 
     def __init__(self, ratio: float = 1.0) -> None:
         self.clock = ManualClock()
@@ -173,7 +173,7 @@ def test_accepted_work_has_a_trace_of_its_own_by_its_id() -> None:
     kinds = (root.kind, attempt.kind, deliver.kind)
     assert kinds == (Kind.PRODUCER, Kind.CONSUMER, Kind.PRODUCER)
     assert deliver.context.traceparent == kept.tracer.delivery_traceparent(delivery)
-    # Who gets it links back, and is linked to.
+    # Its receiver gets a link back, and is linked to.
     assert deliver.link == (work_trace(delivery.id), span_of(delivery.id), True)
 
 
@@ -204,7 +204,7 @@ def test_of_traces_that_begin_here_the_share_is_sent() -> None:
     kept = Kept(0.25)
     sent = sum(kept.tracer.request(None).context.is_sampled for _ in range(4000))
     assert 800 < sent < 1200
-    # Of accepted work that no request asked for, by the random part of its id.
+    # For asynchronous calls without a request, sampling depends on the random part of the id.
     for _ in range(2000):
         kept.tracer.work_accepted(a_record(due_at=1), None)
     assert 400 < len(kept.over) < 600
@@ -217,7 +217,7 @@ def test_a_request_decides_for_its_work_and_what_is_delivered_of_it() -> None:
     kept.tracer.call_ended(record, None)  # cancelled while it waited
     kept.tracer.delivery_tried(a_delivery(record), 0.0, to_function=False)
     assert [one.name for one in kept.spans] == ["accept f", "attempt f", "handler", "deliver"]
-    # Another process does not know, and goes by the id.
+    # Another process does not know the decision, and goes by the id.
     later = Kept(0.0)
     later.tracer.delivery_tried(a_delivery(record), 0.0, to_function=False)
     assert later.over == []

@@ -1,4 +1,4 @@
-"""The client library's own connection, against sockets that behave well and badly."""
+"""The client library's own connection, with sockets that behave well and badly."""
 
 import gzip
 import http.server
@@ -43,7 +43,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Recorder(http.server.BaseHTTPRequestHandler):
-    """Answers everything with what it was asked, and counts connections."""
+    """Records the requests that it answers, and counts connections."""
 
     protocol_version = "HTTP/1.1"
     seen: list[tuple[str, str, dict[str, str], bytes]]
@@ -68,7 +68,7 @@ class Recorder(http.server.BaseHTTPRequestHandler):
 
 
 def client(url: str, **given: Any) -> Client:
-    """One that sends everything once."""
+    """A client that sends every request once."""
     return Client(url, retries=0, **given)
 
 
@@ -189,7 +189,7 @@ def test_a_refusal_that_comes_before_the_body_is_read_is_told(tmp_path: Path) ->
         connection.sendall(head.encode() + said)
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(scaled(5))
-        for _ in range(10):  # a part of the body, so that what was said is not lost to a reset
+        for _ in range(10):  # a part of the body, so that the response is not lost to a reset
             connection.recv(65536)
 
     with behaving(refuse) as url, client(url) as at:
@@ -198,7 +198,7 @@ def test_a_refusal_that_comes_before_the_body_is_read_is_told(tmp_path: Path) ->
     assert "too long" in str(refused.value) or isinstance(refused.value, ConnectionFailed)
 
 
-# --- what goes wrong ---------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------
 
 
 def test_nobody_there_says_how_to_start_one_on_this_machine_alone() -> None:
@@ -259,7 +259,7 @@ def test_a_server_that_has_gone_is_noticed_while_an_answer_is_waited_for() -> No
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A PEM file with a certificate for 127.0.0.1 that nobody else signed."""
+    """A self-signed certificate for 127.0.0.1, as a PEM file."""
     return self_signed(tmp_path_factory.mktemp("tls"), "IP:127.0.0.1")
 
 
@@ -311,7 +311,7 @@ def test_the_command_line_tells_certificates_from_a_missing_server(
         output = capsys.readouterr().err
         assert "is not trusted: self" in output
         assert "--cacert FILE, or SSL_CERT_FILE" in output
-        # Past the certificate, it is only the answer that is none of quiltfn's.
+        # The certificate is accepted, only the response is not quiltfn's.
         assert run(["health", *url, "--cacert", str(certificate)]) == 1
         assert "does not speak like quiltfn" in capsys.readouterr().err
         assert run(["health", *url, "--cacert", str(tmp_path / "none.pem")]) == 2

@@ -1,4 +1,4 @@
-"""What the launcher lets the server ask for: exactly its verbs, nothing malformed, nothing else."""
+"""Requests that the launcher accepts from the server: exactly its verbs, and nothing malformed."""
 
 import json
 import os

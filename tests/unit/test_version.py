@@ -1,4 +1,4 @@
-"""Version: what must go together in it, and the digest of a spec."""
+"""Version: which fields must fit together, and the digest of a spec."""
 
 from typing import Any
 
@@ -114,7 +114,7 @@ def test_a_whole_number_of_percent_is_the_same_spec_with_and_without_a_point() -
 
 
 def test_the_digest_is_the_one_that_data_directories_have() -> None:
-    """A rollback to a version of an older server finds its instances by this."""
+    """After a rollback to a version of an older server, its instances are found by this digest."""
     assert spec(handler="x").digest() == "cd2e4e1dc70443a028757f602abcf795"
 
 

@@ -1,4 +1,4 @@
-"""The wait queue: who is next, who has waited for too long, and when to come again."""
+"""The wait queue: which call is next, which has waited too long, and when to check again."""
 
 from quiltfn.model.wait_queue import LONGEST_RETRY_S, WaitQueue
 

@@ -1,4 +1,5 @@
-"""The files of dashboard and documentation: what is served of them, and how the dashboard is built.
+"""The files of dashboard and documentation: which are served, and how the dashboard is built.
+
 No server.
 """
 
@@ -58,7 +59,7 @@ def test_what_a_page_may_do_is_said_with_every_file() -> None:
 
 
 def test_what_was_built_is_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this file of ours is doesn't count. `ui/build.py` has the other half of the path."""
+    """The location of our file does not matter. `ui/build.py` has the other half of the path."""
     monkeypatch.setattr(quiltfn, "__file__", str(tmp_path / "__init__.py"))
     assert (ROOT / "src" / "quiltfn" / "__init__.py").is_file()
     for directory in (web.DASHBOARD, web.DOCUMENTATION):
@@ -104,13 +105,13 @@ async def test_pages_are_found_by_name_and_directory(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def build() -> dict[str, Any]:
-    """What ui/build.py defines."""
+    """The definitions of ui/build.py."""
     return runpy.run_path(str(ROOT / "ui" / "build.py"))
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    """A checkout's sources of the dashboard, without libraries."""
+    """The dashboard's sources of a checkout, without libraries."""
     ignored = shutil.ignore_patterns("node_modules", ".build")
     shutil.copytree(ROOT / "ui", tmp_path / "ui", ignore=ignored)
     (tmp_path / "src" / "quiltfn").mkdir(parents=True)

@@ -140,12 +140,12 @@ def test_a_frame_that_announces_too_much_is_refused_at_its_header():
         frame("H", b"\1\0\0"),
         frame("Z", b"\0" * 9),
         frame("O", b"\0" * 8),  # output without bytes
-        b"Z\1\0\0" + struct.pack("<IQ", 8, 1),  # the zero bytes are not zero
+        b"Z\1\0\0" + struct.pack("<IQ", 8, 1),  # the reserved bytes are not zero
         frame("X", struct.pack("<QIIQQQ", 1, 0, wire.CODE_MAX + 1, 0, 0, 0)),
         frame("X", struct.pack("<QIIQQQ", 1, 0, 0, wire.DROPPED_MAX + 1, 0, 0)),
         frame("X", struct.pack("<QIIQQQ", 1, 0, 0, 0, wire.DROPPED_MAX + 1, 0)),
         frame("X", struct.pack("<QIIQQQ", 1, 0, 0, 0, 0, wire.DROPPED_MAX + 1)),
-        frame("X", struct.pack("<QIIQQ", 1, 4, 0, 0, 0)),  # a way to end that does not exist
+        frame("X", struct.pack("<QIIQQ", 1, 4, 0, 0, 0)),  # an unknown way of ending
     ],
 )
 def test_what_no_guest_sends_is_refused(bad):

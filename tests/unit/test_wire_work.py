@@ -1,4 +1,4 @@
-"""The fields of accepted work, at their limits and just beyond, also of shapes within a shape."""
+"""The fields of asynchronous calls, at their limits and just beyond, also in nested schemas."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ def test_ids_that_are_refused(ids: list[str]) -> None:
 
 
 def test_what_the_wire_takes_is_what_the_model_knows() -> None:
-    """`wire` knows nobody, so these are written on both sides."""
+    """`wire` imports nothing, so both sides define these."""
     assert tuple(RETRYABLE) == work.RETRYABLE
     assert RecordPolicy().keep_input in work.KEEP_INPUT
     assert work.URL_MAX_BYTES == callback.URL_MAX_CHARS

@@ -1,4 +1,4 @@
-"""The checker of accepted work finds each mistake of a server, and nothing where all is well."""
+"""The checker of asynchronous calls finds every mistake, and nothing in a correct history."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +27,7 @@ TOLD_S = 100.0
 
 
 class Case:
-    """A history of all kinds of work on a server that makes no mistake."""
+    """A history of all kinds of asynchronous calls on a server without mistakes."""
 
     def __init__(self) -> None:
         self.history = WorkHistory(max_attempts={ONE: 1, THREE: 3}, schedules=["every-second"])
@@ -100,7 +100,7 @@ class Case:
     def judge(self, *cut_off: Any) -> WorkVerdict:
         return judge_work(self.history, self.runs, self.seen, *cut_off)
 
-    # What a mistaken server does to it
+    # Mistakes of a server
 
     @property
     def schedule(self) -> Schedule:
@@ -117,7 +117,7 @@ class Case:
         self.runs = [run for run in self.runs if run.invocation_id != name]
 
     def forget(self, name: str) -> None:
-        """The server has lost it wholly."""
+        """The server has lost it completely."""
         del self.seen.records[name]
         self.seen.tokens.pop(name, None)
         self.seen.attempts.pop(name, None)
@@ -133,7 +133,7 @@ class Case:
 
 
 def try_the_only_attempt_again(case: Case) -> None:
-    """Recorded as two attempts, so that only the policy says that it is wrong."""
+    """Recorded as two attempts, so that only the policy shows the mistake."""
     case.seen.attempts["plain"].insert(0, {"attempt": 1, "status": "interrupted"})
     case.seen.attempts["plain"][1]["attempt"] = 2
 
@@ -180,7 +180,7 @@ def leave_out_an_attempt(case: Case) -> None:
     case.runs.remove(case.run_of("retried"))
 
 
-# Each is done to a history without any mistake.
+# Each is applied to a correct history.
 MISTAKES: dict[Rule, dict[str, Callable[[Case], object]]] = {
     Rule.LOST: {
         "what was accepted": lambda case: case.forget("plain"),
@@ -263,8 +263,8 @@ def test_every_rule_has_a_mistake_that_breaks_it() -> None:
 
 
 def test_a_dead_letter_that_had_ended_well_on_a_lost_node_was_not_lost_by_a_redrive() -> None:
-    """Its node was taken over, and once it is back the true end takes the place of what was made
-    up. A redrive that was asked for meanwhile, and not answered, has made nothing.
+    """Its node was taken over; once the node is back, the true end replaces the assumed one. A
+    redrive that was requested meanwhile, without a response, had no effect.
     """
     case = Case()
     lose_a_redrive_that_was_not_answered(case)

@@ -1,4 +1,4 @@
-"""What a storm asks its server for at the end: everything, once nothing of it can become more."""
+"""What a storm requests from its server at the end: everything, once no more can be added."""
 
 import time
 from types import SimpleNamespace
@@ -13,15 +13,15 @@ from e2e.work_load import WorkLoad
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is looked for again is as far after no time."""
+    """Repeated searches take no time."""
     pauses: Any = SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=lambda _: None)
     monkeypatch.setattr(work_load, "time", pauses)
 
 
 class FakeServer:
-    """A server with one function. `late`: what is accepted only after each list of records, as of
-    requests whose clients have given up. `waiting`: ticks, each made work, which is over at once,
-    after it was seen to wait.
+    """A server with one function. `late`: calls that are accepted only after each list of records,
+    such as from requests whose clients have given up. `waiting`: ticks, each of which becomes a
+    call that ends at once, after it was seen waiting.
     """
 
     def __init__(self, late: list[str], waiting: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of accepted work after an attempt, by its policy: `model/work.py`."""
+"""What happens to an asynchronous call after an attempt, by its policy: `model/work.py`."""
 
 import pytest
 from msgspec.structs import replace
@@ -27,7 +27,7 @@ ENDS = (*RETRYABLE, Status.SUCCESS, Status.CANCELLED)
 def after(
     policy: AsyncPolicy, status: Status, attempt: int = 1, expires_ms: int = NOW_MS + 3_600_000
 ) -> WorkOutcome:
-    """What becomes of work whose attempt ended so."""
+    """What happens to a call whose attempt ended with this status."""
     ended = a_call(a_function(), status=status, source=Source.ASYNC, attempt=attempt)
     return outcome(policy, ended, NOW_MS, expires_ms, 0.5, lambda: "new")
 
@@ -54,7 +54,7 @@ def test_no_attempt_is_made_that_would_start_too_late() -> None:
     assert after(TWICE, Status.FAILED, expires_ms=last_ms).retry_at_ms == last_ms
     given_up = after(TWICE, Status.FAILED, expires_ms=last_ms - 1)
     assert given_up == WorkOutcome(dead_letter="age", decided_at_ms=NOW_MS)
-    # Out of attempts is the reason also where the next would have been too late.
+    # The reason is still the number of attempts if the next one would have been too late as well.
     assert after(TWICE, Status.FAILED, 2, last_ms - 1).dead_letter == "attempts"
 
 
@@ -66,7 +66,7 @@ def test_a_success_is_told_where_the_policy_says_and_is_no_dead_letter() -> None
 
 
 def test_what_was_cancelled_is_over_and_nobody_is_told() -> None:
-    """Also where a policy that was stored by hand would have it tried again."""
+    """Even if a policy that was stored by hand would retry it."""
     policy = replace(TOLD, retry_on=(Status.CANCELLED,))
     assert after(policy, Status.CANCELLED) == WorkOutcome(decided_at_ms=NOW_MS)
 
@@ -88,7 +88,7 @@ def test_what_was_too_old_to_be_started_is_told_as_a_failure() -> None:
 
 def test_each_wait_is_longer_up_to_the_longest() -> None:
     assert [EXACT.seconds(attempt, 0.5) for attempt in (1, 2, 3, 4)] == [10, 20, 25, 25]
-    assert replace(EXACT, first=0.001).seconds(10_000, 0.5) == 25  # the power has its bound
+    assert replace(EXACT, first=0.001).seconds(10_000, 0.5) == 25  # the power is limited
 
 
 def test_chance_makes_a_wait_shorter_or_longer_by_the_jitter() -> None:

@@ -1,4 +1,4 @@
-"""The table of `scripts/soak workloads`: twenty, told apart, each with known packages."""
+"""The table of `scripts/soak workloads`: twenty different workloads, each with known packages."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""How the tests read a state machine: as a table, every pair of state and event accounted for."""
+"""Reads a state machine as a table, with every pair of state and event."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -10,7 +10,7 @@ from quiltfn.model.state_machine import InvalidTransition, transition
 
 
 def read(drawn: str) -> dict[tuple[str, str], str]:
-    """`state: event > state, event > state` line by line; `state:` alone is an end."""
+    """`state: event > state, event > state` on each line; `state:` alone is a final state."""
     arrows: dict[tuple[str, str], str] = {}
     for line in drawn.strip().splitlines():
         state, _, rest = line.strip().partition(":")
@@ -23,7 +23,7 @@ def read(drawn: str) -> dict[tuple[str, str], str]:
 def check_table(
     table: Mapping[Any, Any], states: type[StrEnum], events: type[StrEnum], drawn: str
 ) -> None:
-    """What is drawn happens; whatever is not drawn raises and tells the last events."""
+    """Transitions in the table happen; all others raise an error with the last events."""
     arrows = read(drawn)
     assert set(table) == set(states), "a state without a row"
     seen = set()
