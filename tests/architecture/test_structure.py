@@ -5,6 +5,7 @@ import functools
 import inspect
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import get_args
@@ -351,6 +352,24 @@ def test_what_is_wired_late_is_found(
     text = source.read_text() + f"\ndef late(self, pool, database, gvisor, response):\n    {late}\n"
     bad.write_text(text + "    response.body = b''\n")
     assert len(wired_late(bad)) == 1
+
+
+def created_twice(texts: Iterable[str]) -> list[str]:
+    """The classes of the store of which these files create more than one object."""
+    created = Counter(re.findall(r"\bSql\w+(?=\()", "\n".join(texts)))
+    return [name for name, count in created.items() if count > 1]
+
+
+def test_a_server_creates_each_part_of_the_store_once() -> None:
+    """Two of one class can differ in what they are given, such as their limits."""
+    served = (path for path in FILES if room(path) not in ("store", "operator"))
+    assert created_twice(path.read_text() for path in served) == []
+
+
+def test_a_second_part_of_one_class_is_found() -> None:
+    """Negative control."""
+    texts = ["keys = SqlKeys(database)\nwork: SqlWork", "use(SqlKeys(database), SqlWork(database))"]
+    assert created_twice(texts) == ["SqlKeys"]
 
 
 def test_no_module_is_a_drawer_for_everything() -> None:

@@ -78,6 +78,7 @@ class Deliveries:
         """
         self._disabled, self._others = disabled, others
         self._store, self._catalog, self._work = store, catalog, work
+        self.prune_some = store.prune_some
         self._journal, self._clock, self._open_sender = work.journal, work.clock, open_sender
         self._tracer = work.tracer
         self._sender: CallbackSender | None = None

@@ -25,6 +25,7 @@ class Elasticity:
 
     def __init__(self, lifecycle: Lifecycle, operations: SqlOperations, clock: Clock) -> None:
         self._lifecycle, self._operations, self._clock = lifecycle, operations, clock
+        self.prune = operations.prune
         self._telling = TaskGroup()
 
     async def restore(self) -> None:

@@ -112,6 +112,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
     ) -> None:
         super().__init__()
         self._host, self._store, self._clock = host, store, clock
+        self.images_in_use = store.images_in_use
         self.tenant_images = tenant_images
         self.rules = rules or TenantRules()
         self._rows[SHARED] = dict(host.built_in)

@@ -6,11 +6,13 @@ from functools import partial
 
 import structlog
 
-from quiltfn.base.clock import ResumableClock
+from quiltfn.api.services import Services
 from quiltfn.base.store_retry import until_stored
 from quiltfn.calls.dispatch import Dispatcher
 from quiltfn.model.retention import RetentionPolicy, StorageLimit
+from quiltfn.server.ground import Ground
 from quiltfn.server.retention import (
+    collect_images,
     prune_expired,
     prune_until_done,
     reclaim_disk,
@@ -18,19 +20,12 @@ from quiltfn.server.retention import (
 from quiltfn.settings import DAY_S, Settings
 from quiltfn.store import (
     SpoolJournal,
-    SqlAudit,
     SqlAuditRetention,
-    SqlDeliveries,
     SqlDiskSpace,
-    SqlIdempotencyStore,
     SqlInputRetention,
-    SqlOperations,
-    SqlStats,
     SqlStore,
-    SqlWork,
 )
 from quiltfn.store.calls.retention import SqlRetention
-from quiltfn.store.database.database import Database
 
 Task = Callable[[], Coroutine[None, None, None]]
 # Reloads all stored objects of one kind into memory.
@@ -82,25 +77,13 @@ def inputs_bound(chosen: Settings) -> StorageLimit:
     return StorageLimit(tenant=chosen.tenant_inputs_bytes, all=chosen.keep_inputs_bytes)
 
 
-def background_tasks(
-    chosen: Settings,
-    database: Database,
-    stats: SqlStats,
-    clock: ResumableClock,
-    servers: Callable[[], int],
-) -> tuple[Task, ...]:
-    """The tasks that remove what has expired, except images. `servers`: returns how many servers
-    use the store.
-    """
+def background_tasks(ground: Ground, services: Services) -> tuple[Task, ...]:
+    """The tasks that remove what has expired."""
+    chosen, database, clock = ground.settings, ground.database, services.clock
     keep_s = chosen.keep_invocations_days * DAY_S
     size = StorageLimit(tenant=chosen.tenant_invocations_bytes, all=chosen.keep_invocations_bytes)
     keep = RetentionPolicy(count=chosen.keep_invocations, seconds=keep_s, size=size)
     audit_limit = StorageLimit(tenant=chosen.tenant_audit_bytes, all=chosen.audit_bytes)
-    deliveries = SqlDeliveries(
-        database,
-        SqlWork(database),
-        StorageLimit(tenant=chosen.tenant_deliveries_bytes, all=chosen.deliveries_bytes),
-    )
 
     def oldest_kept() -> int | None:
         """Deliveries that ended before this time are removed, as records are."""
@@ -109,20 +92,14 @@ def background_tasks(
     retention = SqlRetention(database, clock)
     prunes = (
         lambda: retention.prune_some(keep),
-        stats.prune_some,
+        services.stats.prune_some,
         SqlInputRetention(database, inputs_bound(chosen)).prune_some,
         SqlAuditRetention(database, audit_limit).prune_some,
-        lambda: deliveries.prune_some(oldest_kept(), int(clock.unix())),
+        lambda: services.deliveries.prune_some(oldest_kept(), int(clock.unix())),
     )
     return (
         partial(reclaim_disk, SqlDiskSpace(database), clock),
-        partial(
-            prune_expired,
-            SqlAudit(database),
-            SqlOperations(database),
-            SqlIdempotencyStore(database),
-            clock,
-            chosen.audit_days,
-        ),
-        *(partial(prune_until_done, one, clock, servers) for one in prunes),
+        partial(prune_expired, services, chosen.audit_days),
+        *(partial(prune_until_done, one, clock, ground.others.count) for one in prunes),
+        partial(collect_images, services, chosen.image_grace_s),
     )

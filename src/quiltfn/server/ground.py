@@ -78,6 +78,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     journal: SpoolJournal
     idempotency: Idempotency
     disabled: DisabledTenants
+    keys: SqlKeys
     access: Access
     memory: Memory
     stock: StockedSandboxes
@@ -119,7 +120,7 @@ async def open_ground(
     await continue_ids(clock, clock_store)
     idempotency = await _started_idempotency(settings, opened, clock, stack)
     disabled = DisabledTenants() if follower is None else DisabledTenants(follower.lag_s)
-    memory = Memory(budget_mib=node.machine.memory_max_mib)
+    keys, memory = SqlKeys(opened.database), Memory(budget_mib=node.machine.memory_max_mib)
     return Ground(
         settings=settings,
         node=node,
@@ -133,7 +134,8 @@ async def open_ground(
         journal=journal,
         idempotency=idempotency,
         disabled=disabled,
-        access=await _started_access(settings, opened, clock, node, disabled),
+        keys=keys,
+        access=await _started_access(settings, keys, clock, node, disabled),
         memory=memory,
         stock=await stack.enter_async_context(sandboxes(memory)),
     )
@@ -152,11 +154,11 @@ async def _started_idempotency(
 
 
 async def _started_access(
-    chosen: Settings, store: SqlStore, clock: ResumableClock, node: Node, disabled: DisabledTenants
+    chosen: Settings, keys: SqlKeys, clock: ResumableClock, node: Node, disabled: DisabledTenants
 ) -> Access:
     """Raises `CannotServe` if other machines can reach the address while no key is required."""
     access = Access(
-        SqlKeys(store.database),
+        keys,
         clock,
         disabled=disabled,
         stale_after_s=math.inf if node.fleet is None else chosen.fleet_fence_s,

@@ -73,14 +73,13 @@ from quiltfn.server.ground import (
     open_ground,
     record_cipher,
 )
-from quiltfn.server.retention import collect_images, follow_wall_clock
+from quiltfn.server.retention import follow_wall_clock
 from quiltfn.server.standalone_node import LoneNode, LoneParts
 from quiltfn.settings import Settings
 from quiltfn.store import (
     SqlAliases,
     SqlAudit,
     SqlDeliveries,
-    SqlKeys,
     SqlOperations,
     SqlPolicies,
     SqlQuotas,
@@ -291,14 +290,11 @@ async def restore(platform: Platform) -> None:
 def tasks_of(platform: Platform) -> tuple[Task, ...]:
     """The background tasks of an open server."""
     ground, services = platform.ground, platform.services
-    catalog, tenant_images = services.catalog, services.tenant_images
-    chosen, database, clock = ground.settings, ground.database, ground.clock
 
     def invocation_count(function_id: str) -> int:
-        entry = catalog.known(function_id)
+        entry = services.catalog.known(function_id)
         return entry.counters.invocation_count if entry else 0
 
-    runtimes, grace_s = SqlRuntimes(database), chosen.image_grace_s
     return (
         platform.canaries.run,
         partial(reap, platform.pools),
@@ -310,9 +306,8 @@ def tasks_of(platform: Platform) -> tuple[Task, ...]:
         partial(ground.telemetry.send_metrics, partial(refresh_metrics, services)),
         platform.meter.run,
         partial(run_recovered, services.journal, platform.dispatcher),
-        partial(follow_wall_clock, clock, ground.clock_store),
-        *background_tasks(chosen, database, services.stats, clock, ground.others.count),
-        partial(collect_images, tenant_images, runtimes, ground.stock, grace_s),
+        partial(follow_wall_clock, ground.clock, ground.clock_store),
+        *background_tasks(ground, services),
         *following_tasks(platform),
         *platform.node.tasks(services.lifecycle),
     )
@@ -370,7 +365,7 @@ def make_platform(ground: Ground) -> Platform:
         pools=calls.pools,
         warm_stock=ground.stock,
         journal=ground.journal,
-        keys=SqlKeys(database),
+        keys=ground.keys,
         audit=audit,
         runtimes=runtimes,
         tenant_images=calls.shared.tenant_images,
@@ -508,8 +503,9 @@ def make_work_parts(ground: Ground, calls: CallParts) -> WorkParts:
 
         return Callbacks(chosen.callback_ranges())
 
-    deliveries, schedules = SqlDeliveries(database, queue), SqlSchedules(database, queue.accept_in)
-    most = chosen.tenant_schedules
+    bound = StorageLimit(tenant=chosen.tenant_deliveries_bytes, all=chosen.deliveries_bytes)
+    deliveries = SqlDeliveries(database, queue, bound)
+    schedules, most = SqlSchedules(database, queue.accept_in), chosen.tenant_schedules
     return WorkParts(
         queue=queue,
         dispatcher=dispatcher,

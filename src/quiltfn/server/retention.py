@@ -11,16 +11,12 @@ from typing import Protocol
 
 import structlog
 
+from quiltfn.api.services import Services
 from quiltfn.base.clock import ClockStore, ResumableClock
 from quiltfn.base.ids import continue_behind
-from quiltfn.functions.tenant_images import TenantImages
 from quiltfn.model.cursors import first_id
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.ports import Clock, WarmStock
-from quiltfn.store.functions.runtimes import SqlRuntimes
-from quiltfn.store.tenants.audit import SqlAudit
-from quiltfn.store.tenants.idempotency import SqlIdempotencyStore
-from quiltfn.store.tenants.operations import SqlOperations
+from quiltfn.ports import Clock
 
 # Maximum seconds until a jump of the wall clock is noticed.
 LOOK_EVERY_S = 15.0
@@ -77,20 +73,14 @@ async def follow_wall_clock(clock: ResumableClock, store: ClockStore) -> None:
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def prune_expired(
-    audit: SqlAudit,
-    operations: SqlOperations,
-    answers: SqlIdempotencyStore,
-    clock: Clock,
-    audit_days: int,
-) -> None:
+async def prune_expired(services: Services, audit_days: int) -> None:
     """Remove audit entries, operations and stored responses by age, once an hour."""
     while True:
-        now = int(clock.trusted())
+        now = int(services.clock.trusted())
         try:
-            await audit.prune(now - audit_days * DAY_S)
-            await operations.prune(now - audit_days * DAY_S)
-            await answers.prune(now)
+            await services.audit.prune(now - audit_days * DAY_S)
+            await services.elasticity.prune(now - audit_days * DAY_S)
+            await services.idempotency.prune(now)
         except StoreUnavailable:
             pass  # retried the next hour
         await asyncio.sleep(EVERY_S)
@@ -127,9 +117,7 @@ async def reclaim_disk(disk: DiskSpace, clock: Clock) -> None:
         await asyncio.sleep(DISK_EVERY_S if is_reserved else FULL_EVERY_S)
 
 
-async def collect_images(
-    tenant_images: TenantImages, runtimes: SqlRuntimes, warm_stock: WarmStock, grace_s: float
-) -> None:
+async def collect_images(services: Services, grace_s: float) -> None:
     """Remove images that were unreferenced for `grace_s` to twice that.
 
     The grace period covers an image that was uploaded and not yet named by a runtime, and running
@@ -137,7 +125,6 @@ async def collect_images(
     """
     while True:
         with contextlib.suppress(StoreUnavailable, OSError):
-            await tenant_images.collect(
-                await runtimes.images_in_use(), warm_stock.images(), grace_s
-            )
+            in_use = await services.runtimes.images_in_use()
+            await services.tenant_images.collect(in_use, services.warm_stock.images(), grace_s)
         await asyncio.sleep(grace_s / 2)

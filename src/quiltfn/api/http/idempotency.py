@@ -71,6 +71,10 @@ class Idempotency:
         # Concurrent requests with one key query the store one after the other.
         self._turns: WeakValueDictionary[KeyName, asyncio.Lock] = WeakValueDictionary()
 
+    async def prune(self, now: int) -> None:
+        """Remove the responses that have expired by `now`."""
+        await self._responses.prune(now)
+
     async def run(
         self,
         request: IdempotentRequest,
