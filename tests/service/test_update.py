@@ -14,6 +14,7 @@ from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import (
     Conflict,
     NotFound,
+    RuntimeUnavailable,
     ShuttingDown,
     StoreUnavailable,
 )
@@ -124,6 +125,20 @@ async def test_a_slow_update_is_given_up(server: Harness, monkeypatch: pytest.Mo
     server.sandboxes.may_start.set()
     await until(lambda: server.counts(entry) == {"ready": 1})
     assert (await server.invoke(entry)).stdout == b"old\n"
+
+
+async def test_a_slow_update_of_the_same_content_is_taken(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Running invocations of an older version can occupy all instances that it may have."""
+    entry = await server.active("sleep 60", max_instances=2)
+    await server.running(entry)
+    entry = await server.lifecycle.update(entry, {"handler": "die"})
+    with pytest.raises(RuntimeUnavailable):
+        await server.invoke(entry)
+    monkeypatch.setattr(lifecycle, "UPDATE_READY_WITHIN_S", 0.01)
+    entry = await server.lifecycle.update(entry, {"max_instances": 1})
+    assert (entry.function.current_version, entry.function.error_message) == (3, None)
 
 
 async def test_an_update_that_cannot_be_stored_changes_nothing_and_keeps_no_room(

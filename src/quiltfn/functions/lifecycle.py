@@ -403,8 +403,9 @@ class Lifecycle:
                 async with asyncio.timeout(within_s) as activity.preparing:
                     preparation = await stack.enter_async_context(self._ready(function, version))
             except TimeoutError:
-                late = f"no instance was ready within {within_s:.0f} s"
-                raise NotPrepared(STOPPED if activity.stop_requests else late) from None
+                if activity.stop_requests:
+                    raise NotPrepared(STOPPED) from None
+                raise _Late(f"no instance was ready within {within_s:.0f} s") from None
             finally:
                 activity.preparing = None
             yield preparation
@@ -494,8 +495,11 @@ class Lifecycle:
         self, function: Function, version: Version, move: MoveAlias | None, *, is_new: bool
     ) -> Entry:
         """Make `version` the current one, on an active function once its instances are ready. If
-        they can't become ready, the old one stays current, and `error_message` gives the reason.
+        they can't become ready, the old one stays current, and `error_message` gives the reason;
+        but a version with the content of the old one is not refused for being late, since running
+        invocations can occupy all instances.
         """
+        is_known = self._catalog.get(function.id).version.digest == version.digest
         new_version = version if is_new else None
         target = msgspec.structs.replace(function, current_version=version.number)
         commit = partial(self._commit, version=version, new_version=new_version, move=move)
@@ -508,7 +512,8 @@ class Lifecycle:
                     )
             except NotPrepared as error:
                 why = error
-            if self._may_run(function):  # else its tenant was disabled meanwhile
+            is_refused = not (is_known and isinstance(why, _Late))
+            if is_refused and self._may_run(function):  # else its tenant was disabled meanwhile
                 sentence = f"version {version.number} cannot serve: {why}"
                 failed = msgspec.structs.replace(
                     target.failing(sentence, why.written, version.number),
@@ -764,6 +769,10 @@ def _give_up(activity: Activity) -> None:
 
 def _state(entry: Entry) -> dict[str, str]:
     return {"state": entry.function.state}
+
+
+class _Late(NotPrepared):
+    """The time for it was over."""
 
 
 def _failing(function: Function, error: NotPrepared | None) -> Function:
