@@ -1,6 +1,6 @@
-"""What every folder of tests shares: the servers, what a test needs, and how long it may take.
+"""Shared by all folders of tests: servers, requirements of tests, and timeouts.
 
-Every server ends by asking the host what is left of it (`e2e/leftovers.py`).
+Every server ends with a check of what is left of it on the host (`e2e/leftovers.py`).
 """
 
 import compileall
@@ -22,21 +22,21 @@ from e2e.server import GVISOR, RUNSC, Server, watched, why_not
 from quiltfn.store.calls import record_list
 from quiltfn.store.database import steps
 
-# Whoever runs the tests may have stored a server and a key, which no command of a test may ask.
+# The user who runs the tests may have stored a server and a key, which tests must not use.
 NO_PROFILES = tempfile.TemporaryDirectory(prefix="quiltfn-config-")
 os.environ["XDG_CONFIG_HOME"] = NO_PROFILES.name
 os.environ.pop("QUILTFN_PROFILE", None)
 # A run in the background (`&`, nohup) ignores these signals, and so would each program that a test
-# starts and then interrupts. A program gets the default for a signal that has a handler here.
+# starts and then interrupts. If a signal has a handler here, programs get its default action.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
-# A machine that is busy with other work is no reason to fail.
+# A machine that is busy with other work must not make tests fail.
 ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("any machine", ANY_MACHINE)
 settings.load_profile("any machine")
-# An error is logged as a server logs it. By itself structlog draws what every variable held, which
-# takes half a second of each.
+# Errors are logged as a server logs them. By default structlog prints the values of all variables,
+# which takes half a second for each error.
 structlog.configure(
     processors=[
         *structlog.get_config()["processors"][:-1],
@@ -69,7 +69,7 @@ NEED_SERVERS = {Path(__file__).parent / name for name in ("browser", "e2e", "fle
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where no real server can be started, what needs one is skipped and says why."""
+    """If no real server can be started, skip the tests that need one, and say why."""
     reason = why_not()
     if not reason and any(NEED_SERVERS & set(item.path.parents) for item in items):
         compile_changed()
@@ -84,16 +84,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays, as in a server: garbage is looked for in what tests make alone. What
-    imports left is collected before, so that it is told of what was not closed.
+    """Imported modules stay, as in a server, so garbage is searched only in what tests create. What
+    imports left is collected before, so that unclosed resources are reported.
     """
     gc.collect()
     gc.freeze()
 
 
 def compile_changed() -> None:
-    """Compiles what of the package was edited since it was compiled, once: servers run as a user
-    who can write nothing into the checkout, and each would compile it again.
+    """Compile the modules of the package that were edited, once: servers run as a user who can't
+    write into the checkout, and each would compile them again.
     """
     compileall.compile_dir(Path(quiltfn.__file__).parent, quiet=1)
 
@@ -109,7 +109,7 @@ def whole_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gvisor(request: pytest.FixtureRequest) -> str:
-    """The option for a server, where a test that the fixture is made for has the marker."""
+    """The server's option for gVisor, if the test has the marker."""
     here = request.node
     tests = (here,) if isinstance(here, pytest.Item) else request.session.items
     of_here = (one for one in tests if here in (one, one.parent))
@@ -118,7 +118,7 @@ def gvisor(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def _servers() -> Iterator[Callable[[str], Server]]:
-    """Servers for the session: one without options, one that looks for gVisor."""
+    """Servers for the session: one without options, and one with gVisor."""
     with ExitStack() as stack:
         started = cache(lambda options: stack.enter_context(watched(options)))
         yield started
@@ -136,14 +136,14 @@ def shared(_servers: Callable[[str], Server], request: pytest.FixtureRequest) ->
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of the test's own, to be broken as it likes."""
+    """A server that a test may break."""
     with watched(gvisor(request)) as server:
         yield server.start()
 
 
 @pytest.fixture
 def another(request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
-    """Makes further servers, not started yet, with what `watched` takes."""
+    """Creates further servers, not started yet, with the arguments of `watched`."""
     with ExitStack() as stack:
         yield lambda options="", kind=Server, **more: stack.enter_context(
             watched(f"{gvisor(request)} {options}", kind, **more)

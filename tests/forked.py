@@ -1,7 +1,7 @@
-"""Processes of a test's own that begin with their imports done: forked from one that has them.
+"""Processes of a test that start with their imports done: forked from a process that has them.
 
-The imports are most of what a short life costs. What is killed is a process of its own all the
-same: it opened its files and its connections itself, and nobody else has them.
+Imports take most of the time of a short process. Each is still a process of its own that can be
+killed: it opens its files and connections itself and shares them with no other process.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ CONTEXT.set_forkserver_preload(
 
 
 def _end_server() -> None:
-    """Else Python may never end, mostly where a test has failed: it waits for its tracker of
-    resources, which waits for the fork server, which waits for the end of this process.
+    """Otherwise Python may never end, mostly after a failed test: it waits for its resource
+    tracker, which waits for the fork server, which waits for the end of this process.
     """
     server: Any = forkserver._forkserver
     server._stop()
@@ -40,14 +40,14 @@ atexit.register(_end_server)
 
 
 class Child:
-    """A process that runs. `said`: its standard output."""
+    """A running process. `said`: its standard output."""
 
     def __init__(self, process: ForkServerProcess, said: BinaryIO, stdin: BinaryIO) -> None:
         self._process, self.said, self._stdin = process, said, stdin
         self._transport: asyncio.ReadTransport | None = None
 
     def tell(self) -> None:
-        """Writes a line to its standard input."""
+        """Write a line to its standard input."""
         self._stdin.write(b"\n")
         self._stdin.flush()
 
@@ -56,7 +56,7 @@ class Child:
         self._process.kill()
 
     def wait(self, timeout_s: float = 30.0) -> int:
-        """How it ended, as `subprocess` says it. Its standard input ends."""
+        """Close its standard input; return its exit status as `subprocess` does."""
         self._stdin.close()
         self._process.join(scaled(timeout_s))
         code = self._process.exitcode
@@ -64,7 +64,7 @@ class Child:
         return code
 
     async def lines(self) -> asyncio.StreamReader:
-        """Its standard output for the loop that runs, instead of `said`; ask once."""
+        """Its standard output for the running loop, instead of `said`; call this once."""
         stream = asyncio.StreamReader(limit=1 << 30)
         self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(stream), self.said
@@ -72,7 +72,7 @@ class Child:
         return stream
 
     def end(self) -> None:
-        """Whatever happened before: nothing of it runs or is open afterwards."""
+        """End the process, whatever happened before: nothing of it runs or is open afterwards."""
         self._process.kill()
         self._process.join()
         self._process.close()
@@ -85,8 +85,8 @@ class Child:
 
 @contextmanager
 def forked(work: Callable[..., None], *arguments: object) -> Iterator[Child]:
-    """A process that calls `work`, a function of a module, with `arguments`, which are pickled. It
-    is over in the end.
+    """A process that calls `work`, a function of a module, with pickled `arguments`. It is ended at
+    the end of the block.
     """
     reads, tells = CONTEXT.Pipe(duplex=False)
     hears, writes = CONTEXT.Pipe(duplex=False)

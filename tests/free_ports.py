@@ -1,4 +1,4 @@
-"""Ports for programs that have to be told theirs before they listen."""
+"""Ports for programs that must be told their port before they listen."""
 
 import random
 import socket
@@ -9,9 +9,9 @@ _claims: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses, and that is this process's until it ends.
+    """A port of 127.0.0.1 that is unused, and reserved for this process until it ends.
 
-    The kernel gives it to nobody who asks for any port: it is outside of those that it picks from.
+    The kernel gives it to no program that requests any port: it is outside of the range for those.
     Other tests leave it alone while a socket of this process has its name.
     """
     first, last = map(int, RANGE.read_text().split())

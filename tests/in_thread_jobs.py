@@ -1,4 +1,4 @@
-"""Jobs on images in a thread, for tests of what comes of them: a process takes longer."""
+"""Jobs on images in a thread, for tests of their results: a process takes longer."""
 
 import asyncio
 from typing import BinaryIO

@@ -1,4 +1,4 @@
-"""What modules of tests that follow each other share, because it is dear to make."""
+"""Resources that successive test modules share because they are slow to create."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ Made = TypeVar("Made")
 
 
 class Lasting(Generic[Made]):
-    """Made for the first module whose tests ask for it, and closed after the last one in a row.
+    """Created for the first module whose tests request it, and closed after the last consecutive
+    one.
 
-    Close it in a fixture of the session, and lend what it makes in a fixture of a module.
+    Close it in a fixture of the session, and lend what it creates in a fixture of a module.
     """
 
     def __init__(self, make: Callable[[], AbstractContextManager[Made]]) -> None:
@@ -22,7 +23,7 @@ class Lasting(Generic[Made]):
 
     @contextmanager
     def lent(self, request: pytest.FixtureRequest) -> Iterator[Made]:
-        """What a module's fixture gives its tests; the next module may have a fixture likewise."""
+        """The value of a module's fixture; the next module may have the same fixture."""
         if not self._made:
             self._made.append(self._stack.enter_context(self._make()))
         yield self._made[0]
@@ -36,6 +37,6 @@ class Lasting(Generic[Made]):
             self.close()
 
     def close(self) -> None:
-        """Closes what it has made."""
+        """Close what it has created."""
         self._made.clear()
         self._stack.pop_all().close()

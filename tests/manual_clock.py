@@ -1,11 +1,13 @@
-"""The clock of tests: it stands still until a test moves it, or moves by a step with each look."""
+"""The clock of tests: it stands still until a test moves it, or advances by a step with each
+look.
+"""
 
 from quiltfn.model.trusted_time import ClockState
 from quiltfn.ports import ClockReading
 
 
 class ManualClock:
-    """`clock.ResumableClock`; `time` is what it shows, in whatever kind of seconds."""
+    """`clock.ResumableClock`; `time` is its reading, in any kind of seconds."""
 
     resumed: ClockState | None = None
     jump_s = 0.0
@@ -26,11 +28,11 @@ class ManualClock:
     trusted = timestamp
 
     def resume(self, state: ClockState | None) -> None:
-        """It shows what a test says, whatever was kept."""
+        """Records the state only: tests set the reading."""
         self.resumed = state
 
     def go_by(self, reading: ClockReading) -> None:
-        """Likewise."""
+        """Does nothing: tests set the reading."""
 
     def observe(self) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""What the metrics of this process say."""
+"""The values of this process's metrics."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from quiltfn.observe import metrics
 
 
 def sample_value(name: str, labels: Mapping[str, str] | None = None) -> float:
-    """0 where there is no such series yet."""
+    """The value of a series; 0 if there is no such series yet."""
     samples = [sample for family in metrics.families() for sample in family.samples]
     found = [one.value for one in samples if one.name == name and one.labels == (labels or {})]
     return found[0] if found else 0.0

@@ -1,9 +1,10 @@
-"""A private PostgreSQL for tests: in a temporary directory, under an unprivileged uid, ended by
-itself, even if the tests are killed.
+"""A private PostgreSQL for tests.
 
-It listens on a Unix socket, where anybody may be anybody, and on a port of 127.0.0.1, where the
-password is asked for. Databases belong to an ordinary role. They sort text by a language's rules,
-as those of most installations do, so that no query can rely on the order of bytes unsaid.
+It runs in a temporary directory, under an unprivileged uid, and ends by itself even if the tests
+are killed. It listens on a Unix socket, where every user may log in as any role, and on a port of
+127.0.0.1, which requires the password. Databases belong to an ordinary role. They sort text by a
+language's rules, as most installations do, so no query can rely on the order of bytes without
+naming it.
 """
 
 import atexit
@@ -32,10 +33,10 @@ from timeouts import scaled
 INSTALLED = Path("/usr/lib/postgresql")
 ROLE, PASSWORD = "quiltfn", "a pass/word: of@the?tests%20"
 START_S, STOP_S = 30.0, 30.0  # before `scaled`
-# In memory, where there is this much: on ext4 the 300 files of a new database take half a second,
-# most of it to pass over the inodes of those that were just removed.
+# In memory if there is enough: on ext4 the 300 files of a new database take half a second, mostly
+# to skip the inodes of files that were just removed.
 IN_MEMORY, ROOM_BYTES = Path("/dev/shm"), 1 << 30
-# A database that is killed keeps what it wrote, since the machine goes on: no need to sync.
+# A killed database keeps its writes, since the machine stays up: no need to sync.
 OPTIONS = (
     "fsync=off",
     "full_page_writes=off",
@@ -44,32 +45,32 @@ OPTIONS = (
     "max_wal_size=128MB",
     "shared_buffers=32MB",
     "max_connections=60",
-    "dynamic_shared_memory_type=mmap",  # in its directory: what is killed leaves nothing elsewhere
+    "dynamic_shared_memory_type=mmap",  # in its directory: a killed one leaves nothing elsewhere
     "listen_addresses=127.0.0.1",
     "log_line_prefix=%m [%p] %d ",
 )
 
 
 def programs() -> Path | None:
-    """Where the programs of the newest installed PostgreSQL are."""
+    """The directory with the programs of the newest installed PostgreSQL."""
     found = [one for one in INSTALLED.glob("*/bin") if (one / "initdb").exists()]
     return max(found, key=lambda each: int(each.parent.name), default=None)
 
 
 def why_not() -> str | None:
-    """Why PostgreSQL cannot be started here, if it cannot."""
+    """Why PostgreSQL can't be started here, or None."""
     if programs() is None:
         return f"needs PostgreSQL in {INSTALLED}, which scripts/setup --test installs"
     return None
 
 
 class Cluster:
-    """One PostgreSQL with any number of databases. Start it in the main thread: it ends with the
+    """A PostgreSQL with any number of databases. Start it in the main thread: it ends with the
     thread that started it.
     """
 
     def __init__(self, directory: Path, programs: Path, options: Sequence[str] = OPTIONS) -> None:
-        """`directory`: an empty one that every user may enter. `options`: settings of its own."""
+        """`directory`: an empty one that every user may enter. `options`: its settings."""
         self.directory, self._programs, self._options = directory, programs, options
         self.data, self.sockets, self.log = (
             directory / name for name in ("data", "sockets", "log")
@@ -82,15 +83,15 @@ class Cluster:
             os.chown(path, self._user.pw_uid, self._user.pw_gid)
         self._initdb()
 
-    # Life ------------------------------------------------------------------------------------
+    # Process ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Starts it and waits until it answers."""
+        """Start it and wait until it accepts connections."""
         settings = [*self._options, f"port={self.port}", f"unix_socket_directories={self.sockets}"]
         options = [word for one in settings for word in ("-c", one)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                # Where the tests are killed, the kernel tells it to stop.
+                # If the tests are killed, the kernel tells it to stop.
                 self._as_user("--pdeathsig=INT", "postgres", "-D", str(self.data), *options),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -107,16 +108,16 @@ class Cluster:
                 time.sleep(0.02)
 
     def stop(self) -> None:
-        """Ends it, and every connection to it, in good order. Harmless when repeated."""
+        """Stop it normally, with every connection to it. Harmless when repeated."""
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
-        """Ends all its processes at once, as a crash of PostgreSQL does."""
+        """Kill all its processes at once, as a crash of PostgreSQL does."""
         self._end(signal.SIGKILL)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """None of its processes runs meanwhile: connections stay and nothing is answered."""
+        """Meanwhile, stop all its processes: connections stay, without any response."""
         processes = self.processes()
         for pid in processes:
             os.kill(pid, signal.SIGSTOP)
@@ -136,41 +137,43 @@ class Cluster:
     # Databases -------------------------------------------------------------------------------
 
     def url(self, name: str) -> str:
-        """The database by the Unix socket, without a password."""
+        """The URL of the database by the Unix socket, without a password."""
         return f"postgresql://{ROLE}@/{name}?host={quote(str(self.sockets), '')}&port={self.port}"
 
     def tcp_url(self, name: str, password: str | None = PASSWORD) -> str:
-        """The database by TCP."""
+        """The URL of the database by TCP."""
         secret = "" if password is None else ":" + quote(password, "")
         return f"postgresql://{ROLE}{secret}@127.0.0.1:{self.port}/{name}"
 
     def admin_url(self, name: str = "postgres") -> str:
-        """The database as the superuser."""
+        """The URL of the database as the superuser."""
         return self.url(name).replace(f"//{ROLE}@", "//postgres@")
 
     def run(
         self, statement: str | sql.Composed, database: str = "postgres"
     ) -> list[tuple[object, ...]]:
-        """Runs a statement as the superuser, outside of a transaction; returns its rows."""
+        """Run a statement as the superuser, outside of a transaction; return its rows."""
         with psycopg.connect(self.admin_url(database), autocommit=True) as connection:
             answer = connection.execute(statement)
             return answer.fetchall() if answer.description else []
 
     def create(self, name: str, template: str = "template1") -> str:
-        """Makes a database, empty or a copy of another one that nobody uses; returns its URL."""
+        """Create a database, empty or as a copy of another one that is not in use; return its
+        URL.
+        """
         words = map(sql.Identifier, (name, ROLE, template))
-        # Copied as files: without a sync that takes a tenth of the time.
+        # Copied as files: without syncs that takes a tenth of the time.
         made = "CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY FILE_COPY"
         self.run(sql.SQL(made).format(*words))
         return self.url(name)
 
     def drop(self, name: str) -> None:
-        """Ends what uses a database and removes it, if it is there."""
+        """End every connection to a database and remove it, if it exists."""
         self.run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     @contextlib.contextmanager
     def lent(self, test: str) -> Iterator[str]:
-        """An empty database of a test's own; its URL by TCP, without a password."""
+        """An empty database for one test; its URL by TCP, without a password."""
         name = f"db{abs(hash(test)):x}"
         self.create(name)
         try:
@@ -179,7 +182,7 @@ class Cluster:
             self.drop(name)
 
     def disconnect(self, name: str) -> int:
-        """Ends every connection to a database; returns how many there were."""
+        """End every connection to a database; return how many there were."""
         who = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}"
         return len(self.run(sql.SQL(who).format(sql.Literal(name))))
 
@@ -200,7 +203,7 @@ class Cluster:
         secret.unlink()
 
     def _as_user(self, option: str, program: str, *arguments: str) -> list[str]:
-        """A command line under the uid of PostgreSQL, which refuses to run as root."""
+        """A command line that runs under PostgreSQL's uid: PostgreSQL refuses to run as root."""
         user = self._user
         become = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         identity = become if os.geteuid() == 0 else []
@@ -235,9 +238,8 @@ def _kill(pid: int) -> None:
 
 @contextlib.contextmanager
 def started(options: Sequence[str] = OPTIONS, *, is_in_memory: bool = True) -> Iterator[Cluster]:
-    """A cluster of a test's own, to be stopped and killed as it likes; skips where there is none.
-
-    Nothing of it is left afterwards. `is_in_memory`: its files are, where there is room.
+    """A cluster for one test, which may stop and kill it; skips the test if there is no PostgreSQL.
+    Nothing of it is left afterwards. `is_in_memory`: whether its files are, if there is room.
     """
     where = programs()
     if where is None:
@@ -258,13 +260,15 @@ def started(options: Sequence[str] = OPTIONS, *, is_in_memory: bool = True) -> I
         shutil.rmtree(directory)
 
 
-# One that the tests of a process share -------------------------------------------------------
+# The cluster that the tests of a process share -----------------------------------------------
 
 _databases: list[str] = []
 
 
 def running() -> Cluster:
-    """The cluster that all tests of this process share; skips where there is none."""
+    """The cluster that all tests of this process share; skips the test if there is no
+    PostgreSQL.
+    """
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
@@ -279,11 +283,11 @@ def _running() -> Cluster:
 
 
 def database_of(path: Path, fill: Callable[[str], None] | None = None) -> str:
-    """The URL of the database that belongs to a directory; made when it is first asked for, and
-    then removed by `drop_databases`.
+    """The URL of a directory's database; created at the first call, and removed by
+    `drop_databases`.
 
-    `fill` is given the URL of an empty database once in this process: every database is a copy of
-    what it made there.
+    `fill` gets the URL of an empty database once in this process: every database is a copy of what
+    it created there.
     """
     cluster = running()
     name = "of_" + hashlib.sha256(os.fspath(path).encode()).hexdigest()[:24]
@@ -302,13 +306,13 @@ def _template(fill: Callable[[str], None]) -> str:
 
 
 def drop_databases() -> None:
-    """Removes what `database_of` made."""
+    """Remove the databases that `database_of` created."""
     while _databases:
         running().drop(_databases.pop())
 
 
 def _parent() -> Path | None:
-    """Where clusters are made, None for the usual place."""
+    """The directory for clusters, or None for the default."""
     if not os.path.ismount(IN_MEMORY):
         return None
     found = os.statvfs(IN_MEMORY)
@@ -316,10 +320,10 @@ def _parent() -> Path | None:
 
 
 def _user() -> pwd.struct_passwd:
-    """Whom PostgreSQL runs as."""
+    """The user that PostgreSQL runs as."""
     if os.geteuid() != 0:
         return pwd.getpwuid(os.geteuid())
     try:
-        return pwd.getpwnam("postgres")  # Debian's package makes it
+        return pwd.getpwnam("postgres")  # created by Debian's package
     except KeyError:
         return pwd.getpwnam("nobody")

@@ -9,8 +9,8 @@ import re
 
 import pytest
 
-# Letter → subject and the numbers in use. A new promise takes the next number: raise the last one.
-# A number that is dropped is never used again.
+# Letter → subject and the numbers in use. A new promise takes the next number: increase the last
+# one. Never use the number of a dropped promise again.
 NUMBERS = {
     "F": ("Sandbox isolation", "1-39"),
     "C": ("Invocations", "1-15"),

@@ -1,12 +1,12 @@
-"""Certificates of TLS servers that nobody else signed."""
+"""Self-signed certificates of TLS servers."""
 
 import subprocess
 from pathlib import Path
 
 
 def self_signed(directory: Path, name: str) -> Path:
-    """A PEM file with a certificate of `name`, such as `DNS:hook.example`. Its key is in a file
-    beside it, of the same name and `.key`.
+    """A PEM file with a certificate for `name`, such as `DNS:hook.example`. Its key is in a file
+    beside it with the same name and the suffix `.key`.
     """
     path = directory / "own.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"

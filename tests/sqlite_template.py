@@ -1,7 +1,8 @@
 """Data directories whose SQLite database has its schema already.
 
-Making the schema is most of what a small test of a store takes, so it is done once in a process.
-Starts in an empty directory are tested by `contract/test_store_start.py` and by every real server.
+Creating the schema takes most of the time of a small test of a store, so it is done once in a
+process. Starts in an empty directory are tested by `contract/test_store_start.py` and by every real
+server.
 """
 
 import asyncio
@@ -20,12 +21,12 @@ NAME = "quiltfn.db"
 
 
 def with_schema(path: Path) -> Path:
-    """`path`, a data directory; where there is nothing in it yet, with an empty database."""
+    """`path`, a data directory; if it is empty, with a new database."""
     if not path.exists() or not any(path.iterdir()):
         path.mkdir(parents=True, exist_ok=True)
         whole = path.with_name(f"{path.name}-{os.getpid()}.template")
         shutil.copy(_template(), whole)
-        with contextlib.suppress(FileExistsError):  # Another process was first.
+        with contextlib.suppress(FileExistsError):  # another process was first
             os.link(whole, path / NAME)
         whole.unlink()
     return path
@@ -38,9 +39,9 @@ def _template() -> Path:
     made = Path(directory) / "data"
 
     async def make() -> None:
-        async with open_sqlite(made, alone=False):  # As a tool: no server was here.
+        async with open_sqlite(made, alone=False):  # as a tool: no server was here
             pass
 
-    with ThreadPoolExecutor(1) as thread:  # Who asks for it may be in a loop of its own.
+    with ThreadPoolExecutor(1) as thread:  # the caller may run in its own event loop
         thread.submit(asyncio.run, make()).result()
     return made / NAME

@@ -1,13 +1,13 @@
 """How long a test waits on this machine.
 
-Seconds in a test are written for a processor that runs the code itself and has nothing else to do.
-Two variables say otherwise, and each is 1 where it is not set:
+Seconds in a test are written for an idle machine that is not emulated. Two variables, both 1 by
+default, change them:
 
-- QUILTFN_TEST_TIME_FACTOR: an emulated processor takes longer by about one factor. Whoever made the
-  machine sets it (`scripts/machine.py`). All that a test waits for is so much longer.
-- QUILTFN_TEST_BUSY_FACTOR: other tests run beside this one. `scripts/test` sets it. A bound that a
-  test reaches only when it fails is so much longer; what it waits for in any case is not, so that
-  no test that passes takes longer for it.
+- QUILTFN_TEST_TIME_FACTOR: an emulated CPU is slower by about one factor. The program that creates
+  the machine sets it (`scripts/machine.py`). It multiplies everything that a test waits for.
+- QUILTFN_TEST_BUSY_FACTOR: other tests run at the same time. `scripts/test` sets it. It multiplies
+  limits that a test reaches only when it fails, but not waits that always run to their end, so that
+  no passing test takes longer.
 """
 
 import os
@@ -17,9 +17,7 @@ BUSY_FACTOR = float(os.environ.get("QUILTFN_TEST_BUSY_FACTOR") or 1)
 
 
 def scaled(seconds: float) -> float:
-    """How long something may take that takes at most `seconds` where nothing else runs: an upper
-    bound, or the time after which it is given up.
-    """
+    """A limit or timeout for something that takes at most `seconds` on an idle machine."""
     return seconds * max(FACTOR, BUSY_FACTOR)
 
 

@@ -1,4 +1,4 @@
-"""What keeps people from using a page."""
+"""Checks that a page is usable for everybody."""
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
@@ -20,8 +20,8 @@ def grave_findings(page: Page) -> list[str]:
 
 
 def assert_usable(page: Page, camera: Camera, picture: str) -> None:
-    """In light and in dark axe finds nothing grave, and everything is within the window. Takes
-    pictures where they are wanted.
+    """Check that axe has no serious finding in light and in dark, and that everything is within the
+    window. Takes pictures if they are wanted.
     """
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")

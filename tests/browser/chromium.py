@@ -1,4 +1,4 @@
-"""Debian's headless Chromium, and what a page in it does that no page of ours may do."""
+"""Debian's headless Chromium, and errors that our pages must not cause in it."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
-# The shell starts in a third of the time and in half of the memory of the whole browser.
+# The headless shell starts in a third of the time, and uses half of the memory, of the full
+# browser.
 CHROMIUM = "/usr/bin/chromium-headless-shell"
 NO_HOST = ("data", "blob", "about")
 ASKS_BEFORE_IT_LEAVES = """() => {
@@ -22,7 +23,7 @@ addEventListener("securitypolicyviolation", (event) => console.error(
 
 
 def why_no_browser() -> str | None:
-    """Why no browser can be started here, if none can."""
+    """Why no browser can be started here, or None."""
     return None if os.access(CHROMIUM, os.X_OK) else f"needs {CHROMIUM}"
 
 
@@ -37,11 +38,10 @@ def launched() -> Iterator[Browser]:
 
 
 class Complaints:
-    """What is heard of every page of a context, from its first byte on.
+    """What is observed of every page of a context, from its first byte on.
 
-    `errors`: what the console calls an error or a warning, and exceptions that nobody caught.
-    `violations`: what the content security policy refused. `strangers`: addresses on other hosts
-    that were asked for.
+    `errors`: errors and warnings of the console, and uncaught exceptions. `violations`: what the
+    content security policy refused. `strangers`: requested addresses on other hosts.
     """
 
     def __init__(self, context: BrowserContext, own: str) -> None:

@@ -1,4 +1,4 @@
-"""A browser in front of a real server. Whatever it complains of fails the test."""
+"""A browser with a real server. Any complaint of the browser fails the test."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[Server]:
-    """The one server. Tests leave what they made there and give it names of their own."""
+    """The shared server. Tests leave what they created, and use names of their own."""
     with watched() as server:
         yield server.start()
 
@@ -51,7 +51,7 @@ def _browsers() -> Iterator[Lasting[Browser]]:
         yield browsers
 
 
-# Not for the whole session: while it is open, no other test can have an event loop of its own.
+# Not for the whole session: while it is open, no other test can have its own event loop.
 @pytest.fixture(scope="module")
 def chromium(_browsers: Lasting[Browser], request: pytest.FixtureRequest) -> Iterator[Browser]:
     with _browsers.lent(request) as browser:
@@ -60,13 +60,13 @@ def chromium(_browsers: Lasting[Browser], request: pytest.FixtureRequest) -> Ite
 
 @pytest.fixture
 def expected() -> list[str]:
-    """Patterns of complaints that a test provokes on purpose."""
+    """Patterns of complaints that a test causes on purpose."""
     return []
 
 
 @contextmanager
 def watched_page(browser: Browser, url: str, expected: list[str], **more: Any) -> Iterator[Page]:
-    """A page in a context of its own; at the end nothing may have been heard but `expected`."""
+    """A page in its own context; at the end only `expected` complaints may have occurred."""
     context = browser.new_context(base_url=url, **(SEEN_AS | more))
     complaints = Complaints(context, url)
     try:
@@ -96,8 +96,8 @@ def deployed(site: Server) -> Iterator[Callable[..., Function]]:
 def open_page(
     chromium: Browser, site: Server, expected: list[str], deployed: Callable[..., Function]
 ) -> Iterator[Callable[..., Page]]:
-    """Opens pages, each in a context of its own, with the options of `Browser.new_context`."""
-    del deployed  # it is asked for so that it ends later
+    """Opens pages, each in its own context, with the options of `Browser.new_context`."""
+    del deployed  # requested only so that it ends later
     with ExitStack() as stack:
         yield lambda url=site.url, **more: stack.enter_context(
             watched_page(chromium, url, expected, **more)
@@ -106,7 +106,7 @@ def open_page(
 
 @pytest.fixture(scope="session")
 def keyed() -> Iterator[Keyed]:
-    """A server that asks for keys; shared: take a tenant of your own."""
+    """A shared server with keys: tests must use tenants of their own."""
     with watched() as server:
         key = make_key(server, "--tenant", "default", "--scope", "operator")["key"]
         server.start()
@@ -115,7 +115,7 @@ def keyed() -> Iterator[Keyed]:
 
 @pytest.fixture
 def open_as(open_page: Callable[..., Page], keyed: Keyed) -> Callable[..., Page]:
-    """Opens pages of the server that asks for keys, signed in with a key."""
+    """Opens pages of the server with keys, signed in with a key."""
 
     def opened(key: str, **more: Any) -> Page:
         page = open_page(keyed.server.url, **more)
@@ -132,7 +132,7 @@ def page(open_page: Callable[..., Page]) -> Page:
 
 @pytest.fixture
 def wire(site: Server) -> Iterator[Wire]:
-    """A wire to the server that can be cut; pages behind it are opened at its port."""
+    """A connection to the server that can be cut; pages that use it open its port."""
     address = urlsplit(site.url)
     with wire_to(str(address.hostname), int(address.port or 0)) as wire:
         yield wire
@@ -146,6 +146,6 @@ def camera(request: pytest.FixtureRequest) -> Camera:
 
 @pytest.fixture(scope="session")
 def scene(site: Server) -> Scene:
-    """What stands on the server, made once. Tests only look at it."""
+    """The shared data on the server, created once. Tests must not change it."""
     with Client(site.url) as client:
         return make_scene(client)

@@ -1,4 +1,4 @@
-"""Nodes of a fleet on a PostgreSQL of their own, for pages that show them."""
+"""Nodes of a fleet with their own PostgreSQL, for pages that show them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ SHOP = {"resize-pictures": 8, "send-invoice": 4, "price-feed": 4, "search-index"
 
 @contextmanager
 def fleet_of(directory: Path, names: Sequence[str]) -> Iterator[list[Server]]:
-    """Nodes with these names that serve. `directory` gets their files."""
+    """Running nodes with these names. `directory` gets their files."""
     with postgresql.started() as cluster, ExitStack() as stack:
         cluster.create("fleet")
 
@@ -29,15 +29,15 @@ def fleet_of(directory: Path, names: Sequence[str]) -> Iterator[list[Server]]:
 
 
 def open_shop(nodes: Sequence[Server], seconds: float) -> None:
-    """Functions of a shop with instances on all nodes, some of them busy for so many seconds from
-    now on.
+    """Deploy functions of a shop with instances on all nodes, some of them busy for this many
+    seconds from now on.
     """
     first, running, made = nodes[0], [], {}
     for number, (name, most) in enumerate(SHOP.items()):
         made[name] = first.deploy(WAITS, name=name, max_instances=most).id
         for at in range(most):
             node = nodes[(at + number) % len(nodes)]
-            # Those that come together find no instance that is ready, so each node starts its own.
+            # Concurrent invocations find no ready instance, so each node starts its own.
             running.append(node.later(Function(node, made[name]).invoke, "1"))
     for future in running:
         future.result()

@@ -1,10 +1,10 @@
-"""What does not fit into the window: of the page as a whole, of its cells, and of its controls."""
+"""Finds what does not fit into the window: of the page as a whole, its cells, and its controls."""
 
 from playwright.sync_api import Page, expect
 
 from browser.pictures import HEIGHT, WIDTHS
 
-# Rows that scroll sideways on purpose: they fade at the side where they go on.
+# Rows that scroll sideways on purpose: they fade at the side where they continue.
 MISFITS = """
 () => {
   const found = [], width = document.documentElement.clientWidth;
@@ -58,12 +58,14 @@ MISFITS = """
 
 
 def misfits(page: Page) -> list[str]:
-    """What is out of the window, cut off or wider than what it is in, at each of the widths."""
+    """Elements that are outside of the window, cut off, or wider than their parent, at each of the
+    widths.
+    """
     before, found = page.viewport_size, list[str]()
     expect(page.get_by_role("main").locator("[aria-busy=true]")).to_have_count(0)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": HEIGHT})
-        page.evaluate("new Promise(requestAnimationFrame)")  # lists measure their rows anew
+        page.evaluate("new Promise(requestAnimationFrame)")  # lists measure their rows again
         found += [f"at {width} px, {one}" for one in page.evaluate(MISFITS)]
     if before is not None:
         page.set_viewport_size(before)

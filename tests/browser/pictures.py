@@ -1,4 +1,4 @@
-"""Pictures of pages, for those who want to look at them."""
+"""Pictures of pages, to be looked at by people."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ HEIGHT = 900
 
 @dataclass(frozen=True)
 class Camera:
-    """Takes pictures into `directory`; None: it takes none."""
+    """Takes pictures into `directory`; None: takes none."""
 
     directory: Path | None
 
     def take(self, page: Page, name: str, widths: Sequence[int] = WIDTHS) -> None:
-        """A picture of the window at each width, as `<name>-<width>.png`."""
+        """Take a picture of the window at each width, as `<name>-<width>.png`."""
         if self.directory is None:
             return
         self.directory.mkdir(parents=True, exist_ok=True)

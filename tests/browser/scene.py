@@ -1,4 +1,4 @@
-"""The functions of a shop and what has happened to them: what pictures show and tests look at."""
+"""The functions of a shop and their invocations, for pictures and tests."""
 
 import io
 import tarfile
@@ -65,8 +65,8 @@ ENVIRONMENT = {"SHOP_REGION": "eu-west", "MAIL_FROM": "shop@example.com"}
 
 @dataclass(frozen=True)
 class Scene:
-    """What was made. `functions`: ids by name. `calls`: the path of a call's page behind #/, by
-    what it shows.
+    """What was created. `functions`: ids by name. `calls`: the path of an invocation's page after
+    #/, by what it shows.
     """
 
     functions: Mapping[str, str]
@@ -138,7 +138,7 @@ def _schedules(client: Client) -> None:
 
 
 def _aliases(client: Client) -> None:
-    """An alias that sends a part of its calls to a new version, and one that does not."""
+    """Create an alias that splits its invocations with a new version, and one that does not."""
     functions = client.functions
     functions.update("charge-card", description="Charges a card, and tries a second provider")
     functions.rollback("charge-card", 1)
@@ -158,7 +158,7 @@ def _calls(client: Client, functions: Mapping[str, str]) -> dict[str, str]:
         record = functions_of.invoke(name, payload, timeout_seconds=timeout_seconds)
         return record.invocation_id
 
-    # While one runs, the next one finds no instance that is ready.
+    # While one runs, the next one finds no ready instance.
     with ThreadPoolExecutor(1) as beside:
         held = beside.submit(invoke, "make-thumbnail", {"key": CUPS[0], "seconds": 4})
         while not functions_of.get_pool("make-thumbnail").busy_count:

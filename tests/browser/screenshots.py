@@ -1,4 +1,4 @@
-"""The pictures of the documents: `scripts/screenshots` takes them."""
+"""The pictures of the documentation, which `scripts/screenshots` takes."""
 
 import argparse
 import random
@@ -23,7 +23,7 @@ LARGEST_BYTES = 120_000
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One picture. `path`: of its page behind #/. `scheme`: light or dark. Sizes in pixels."""
+    """A picture. `path`: of its page after #/. `scheme`: light or dark. Sizes in pixels."""
 
     name: str
     path: Callable[[Scene], str]
@@ -49,14 +49,14 @@ NODES = ("north", "east", "south")
 BUSY_S = 8.0
 
 
-SEEN_MS = 2_500  # what moves is seen to have moved
-CUSTOMERS_S = 20.0  # for which there were customers before the first picture
+SEEN_MS = 2_500  # so that animations have ended
+CUSTOMERS_S = 20.0  # how long functions were invoked before the first picture
 BUSY = ("make-thumbnail", "make-thumbnail", "make-thumbnail", "send-invoice", "price-feed")
 
 
 @contextmanager
 def customers(url: str) -> Iterator[None]:
-    """The shop is open: some of its functions are called now and then."""
+    """Invoke some of the shop's functions now and then while it is open."""
     closed, chance = threading.Event(), random.Random(7)
 
     def shop() -> None:
@@ -77,13 +77,13 @@ def customers(url: str) -> Iterator[None]:
 
 
 def settled(page: Page) -> None:
-    """Waits until the page shows what it has asked for."""
+    """Wait until the page shows the responses to its requests."""
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     expect(page.locator("[aria-busy=true]")).to_have_count(0)
 
 
 def take_all(directory: Path) -> None:
-    """Takes each picture, of a server that is started for them."""
+    """Start a server and take each picture of it."""
     directory.mkdir(parents=True, exist_ok=True)
     with watched(GVISOR) as server, launched() as browser:
         with Client(server.start().url) as client:
@@ -95,7 +95,7 @@ def take_all(directory: Path) -> None:
 
 
 def take_fleet(directory: Path) -> None:
-    """The picture of a fleet, one of whose nodes is drained."""
+    """Take the picture of a fleet with one drained node."""
     with (
         tempfile.TemporaryDirectory() as files,
         fleet_of(Path(files), NODES) as nodes,

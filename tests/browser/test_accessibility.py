@@ -1,5 +1,6 @@
-"""Every page, in light and in dark: axe reads it, it fits into the windows of a laptop, a tablet
-and a phone, and pictures are taken where somebody asks.
+"""Every page, in light and in dark, is checked by axe and fits into windows of all sizes.
+
+The windows are those of a laptop, a tablet and a phone. Pictures are taken on request.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from promises import promise
 
 pytestmark = promise("A52")
 
-# Name of a page → its path behind #/, where {} are a call or function of the scene.
+# Name of a page → its path after #/, in which {} are an invocation or function of the scene.
 PAGES: dict[str, Callable[[Scene], str]] = {
     "functions": lambda _: "",
     "new-function": lambda _: "functions/new",

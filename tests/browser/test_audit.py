@@ -1,4 +1,4 @@
-"""The audit log: filtered, read to its end, and entry by entry."""
+"""The audit log: filters, loading to its end, and single entries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def rows(page: Page) -> Locator:
 
 
 def changed(keyed: Keyed) -> tuple[Api, dict[str, Any], str]:
-    """A tenant in which a function was made and a key was refused something."""
+    """A tenant in which a function was created and a request of a key was refused."""
     tenant = new_name()
     admin = keyed.key(tenant, "admin", label="laptop")
     api = Api(keyed.server.url, admin["key"])
@@ -115,7 +115,7 @@ def test_an_entry_has_a_link_of_its_own(open_as: OpenAs, keyed: Keyed) -> None:
     page.keyboard.press("Escape")
     expect(entry).to_have_count(0)
     expect(page).not_to_have_url(re.compile("entry="))
-    # Where it is not among the entries that are shown, it is fetched.
+    # If it is not among the shown entries, it is fetched.
     page.goto(link.replace("#/audit?", "#/audit?action=key&"))
     expect(entry).to_contain_text("403 FORBIDDEN")
     entry.get_by_role("link", name="All that was done to it").click()

@@ -1,4 +1,4 @@
-"""The documentation in a browser: it is found, searched, and sends what it describes."""
+"""The documentation in a browser: links, search, and forms that send requests."""
 
 import re
 from collections.abc import Callable
@@ -96,7 +96,7 @@ def test_a_form_says_what_its_fields_take(open_page: Open) -> None:
         expect(section.get_by_label(name, exact=True)).to_have_attribute(
             "placeholder", re.compile(words)
         )
-    # On a phone a field has a line of its own, or nobody could read that.
+    # On a phone, a field has a line of its own, or it would be unreadable.
     box = section.get_by_label("function_id", exact=True).bounding_box()
     assert box is not None
     assert box["width"] > 300

@@ -1,4 +1,4 @@
-"""The page of a function: seen live, called, changed, and brought back to what it was."""
+"""The page of a function: live updates, invocations, changes, and undoing them."""
 
 import importlib.util
 import json
@@ -41,7 +41,7 @@ SECTIONS = ("", "settings", "versions", "scaling", "async", "schedules", "networ
 
 @pytest.fixture
 def function(site: Server) -> Callable[..., Function]:
-    """Makes functions, with names of their own."""
+    """Creates functions with names of their own."""
     return site.deploy
 
 
@@ -63,7 +63,7 @@ def region(page: Page, name: str) -> Locator:
 
 
 def tab_to(page: Page, wanted: Locator) -> None:
-    """Goes on with the tabulator until the element has the focus."""
+    """Press Tab until the element has the focus."""
     expect(wanted).to_be_visible()
     for _ in range(60):
         page.keyboard.press("Tab")
@@ -115,7 +115,7 @@ def test_output_streams_and_escape_cancels(page: Page, function: Callable[..., F
     page.keyboard.press("Escape")
     expect(region(page, "Try it").get_by_role("status")).to_contain_text("cancelled")
     assert [one["status"] for one in slow.records().values()] == ["cancelled"]
-    # What was sent is there again, and one look elsewhere loses nothing.
+    # The payload that was sent is offered again, and opening another page loses nothing.
     page.get_by_role("link", name="Scaling").click()
     page.get_by_role("link", name="Overview").click()
     expect(region(page, "Output")).to_contain_text("step 2")
@@ -135,7 +135,7 @@ def test_an_answer_comes_into_sight_and_leaves_the_focus(
     expect(page.get_by_label("Log")).to_be_in_viewport(ratio=1)
     expect(region(page, "Try it").get_by_role("status")).to_be_in_viewport(ratio=1)
     expect(button).to_be_focused()
-    # Where there are two, each says which one it is.
+    # If there are two, each says which one it is.
     for name in ("Output", "Log"):
         named = "(one) => getComputedStyle(one, '::before').content"
         assert page.get_by_label(name).evaluate(named) == f'"{name}"'
@@ -188,7 +188,7 @@ def test_a_cold_start_says_why(page: Page, function: Callable[..., Function]) ->
 
 
 def counted(fn: Function, path: str) -> list[dict[str, int]]:
-    """The errors and calls of a function, as the statistics at `path` have them."""
+    """The errors and invocations of a function in the statistics at `path`."""
     found = fn.server.call("GET", path).json()["functions"]
     return [
         {"errors": stats["errors"], "calls": stats["calls"]}
@@ -213,7 +213,7 @@ def test_a_failing_function_has_no_check(page: Page, function: Callable[..., Fun
     page.goto(f"/ui/#/?q={name_of(fn)}")
     expect(page.get_by_role("row").get_by_text("active, failing")).to_be_attached()
     fn.invoke("good")
-    # A commit stores it a moment later, and the page asks when it is opened.
+    # A commit stores it a moment later, and the page fetches it when it is opened.
     asked = "/api/functions/stats?window=3600&limit=1000"
     until(lambda: {"errors": 1, "calls": 2} in counted(fn, asked))
     open_at(page, fn)
@@ -264,7 +264,7 @@ def test_it_is_paused_resumed_and_deleted(page: Page, function: Callable[..., Fu
 
 
 def test_what_others_do_is_seen_at_once(page: Page, function: Callable[..., Function]) -> None:
-    """The quickest of some tries: what else runs on the machine is no delay of the page."""
+    """The fastest of several tries: delays by other processes on the machine don't count."""
     fn = function("echo hi")
     open_at(page, fn)
     expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
@@ -306,7 +306,7 @@ def test_the_chart_updates_with_the_list(page: Page, function: Callable[..., Fun
     while asked.count("/api/invocations") < LIST_FETCHES:
         assert time.monotonic() < deadline, asked
         fn.invoke()
-        page.wait_for_timeout(50)  # in which the page's requests are heard of
+        page.wait_for_timeout(50)  # time for the page's requests to be seen
     assert 2 * asked.count(f"{fn.path}/series") >= LIST_FETCHES, asked
     calls = fn.server.call("GET", fn.path).json()["invocation_count"]
     expect(region(page, "Last hour").locator("dl").first).to_contain_text(str(calls))
@@ -371,7 +371,7 @@ def test_a_failed_version_is_known_after_a_redeploy(page: Page, site: Server) ->
     row.get_by_role("button", name="Serve version 2").click()
     expect(page.get_by_role("alert")).to_contain_text("version 2 cannot serve")
     expect(page.get_by_text("failed: SyntaxError")).to_have_count(1)
-    # It can be put away, and comes back when it comes again.
+    # It can be dismissed, and is shown again when it occurs again.
     page.get_by_role("button", name="Close").click()
     expect(page.get_by_role("alert")).to_have_count(0)
     page.get_by_role("link", name="Code and settings").click()
@@ -459,7 +459,7 @@ def test_an_alias_is_split_and_undone(page: Page, function: Callable[..., Functi
     expect(row).to_contain_text("v1 50 %, v2 50 %")
     expect(row).to_contain_text("taken back if more than 5 % of its calls fail")
     expect(versions.get_by_role("row", name=re.compile("^v2"))).to_contain_text("live 50 %")
-    # Beside a long name that calls run by, and a runtime of a project.
+    # Beside a long name of the alias for invocations, and a project's runtime.
     share = {"version": 2, "weight": 0.5}
     long = f"{fn.path}/aliases/production"
     fn.server.call("PUT", long, {"version": 1, "also": share, "default": True})
@@ -469,7 +469,7 @@ def test_an_alias_is_split_and_undone(page: Page, function: Callable[..., Functi
     fn.server.call("DELETE", long)
     page.reload()
 
-    # It loses its second version by itself, and the page hears of it.
+    # The alias is rolled back automatically from its second version, and the page is notified.
     alias = f"{fn.path}/aliases/live"
     for _ in range(60):
         fn.server.call("POST", f"{fn.path}/invoke?alias=live", {})
@@ -498,12 +498,12 @@ def test_a_change_before_the_events_begin_is_shown(
     row = page.get_by_role("form", name="Aliases").get_by_role("row", name=re.compile("^live"))
     expect(row).to_contain_text("v1")
     shown.server.call("PUT", alias, {"version": 2})
-    page.unroute("**/api/events*")  # and what was held back goes on
+    page.unroute("**/api/events*")  # and what was held back is sent
     expect(row).to_contain_text("v2")
 
 
 def runs_on(fn: Function) -> tuple[Any, ...]:
-    """The current version, and those that calls run on by the default alias."""
+    """The current version, and the versions that invocations run on by the default alias."""
     now = fn.server.call("GET", fn.path).json()
     default = now["default_alias"]
     return now["current_version"], default["version"], default["also"]
@@ -540,7 +540,7 @@ def test_another_version_s_calls_stay(page: Page, function: Callable[..., Functi
         page.get_by_role("button", name="Undo").last.click()
         expect(facts).to_contain_text(back)
         assert runs_on(fn) == (2, 1, also)
-        # Other code gets all calls, and its undo gives them back.
+        # A version with other code gets all invocations, and its undo restores the split.
         page.locator(".cm-content").first.press("Control+End")
         page.locator(".cm-content").first.press_sequentially("er")
         page.get_by_role("button", name="Save and deploy").click()
@@ -557,8 +557,8 @@ def test_another_version_s_calls_stay(page: Page, function: Callable[..., Functi
 def test_undo_after_serve_gives_no_call_to_a_version_that_had_none(
     page: Page, function: Callable[..., Function], also: dict[str, Any] | None
 ) -> None:
-    """What is served is the version that calls run on already, after an automatic rollback, or one
-    of a split.
+    """The version made current is one that invocations run on already, after an automatic rollback,
+    or one of a split.
     """
     fn = function("echo good")
     fn.server.call("PUT", fn.path, {"handler": "echo bad"})
@@ -606,7 +606,7 @@ def test_badges_of_versions_stay_on_one_line_on_a_telephone(
 ) -> None:
     fn = function("echo old")
     changes = {"handler": "echo new", "environment": {"A": "1"}, "memory_limit_mb": 512}
-    fn.server.call("PUT", fn.path, changes)  # so many words beside them that they have no room
+    fn.server.call("PUT", fn.path, changes)  # a long text beside them, so that they have no room
     shares = {"version": 1, "also": {"version": 2, "weight": 0.1}}
     fn.server.call("PUT", f"{fn.path}/aliases/live", shares)
     page = open_page(viewport={"width": 390, "height": 844})
@@ -643,7 +643,7 @@ def test_an_alias_that_is_refused_is_said_beside_its_field(
 def packed(
     site: Server, runtime: str, more: dict[str, str | bytes] | None = None, **modules: str
 ) -> None:
-    """Gives a runtime of Python these modules, `more` files, and nothing else."""
+    """Give a Python runtime these modules, `more` files, and nothing else."""
     kind = {"content-type": "application/x-tar"}
     content = archive_of(
         {f"{name.replace('__', '/')}.py": text for name, text in modules.items()} | (more or {})
@@ -672,8 +672,8 @@ def test_a_replaced_runtime_is_told_until_the_next_update(page: Page, site: Serv
 
 
 def test_a_second_click_takes_nothing_back(page: Page, site: Server) -> None:
-    """Where the pointer is, nothing else comes to be. And who has edited the function's own code is
-    told of its versions, not of a runtime that was replaced.
+    """No other button appears below the pointer. If the function's own code was edited, the dialog
+    is about its versions, not about a replaced runtime.
     """
     packed(site, "edited-here", main=returning("first"))
     fn = site.deploy("main:handler", runtime="edited-here")
@@ -716,7 +716,7 @@ def posts_to(page: Page, verb: str) -> list[str]:
 
 
 def test_undo_pressed_twice_undoes_once(page: Page, function: Callable[..., Function]) -> None:
-    """What the undo did is told by a toast whose own Undo comes to be below the pointer."""
+    """A toast reports the undo, and its own Undo button appears below the pointer."""
     fn = function("echo first")
     fn.server.call("PUT", fn.path, {"handler": "echo second"})
     open_at(page, fn, "versions")
@@ -744,7 +744,7 @@ def test_a_double_click_deploys_once(page: Page, function: Callable[..., Functio
     button = page.get_by_role("button", name="Redeploy version 1")
     button.click()
     expect(said).to_be_visible()
-    # Once the first answer is there, as the second click of a slow double click is.
+    # After the first response, as with the second click of a slow double click.
     button.dispatch_event("click")
     expect(button).to_be_enabled()
     assert len(deployed) == 1
@@ -782,7 +782,7 @@ def test_files_of_its_runtime_are_replaced(page: Page, site: Server, tmp_path: P
 
 
 def compiled(directory: Path, path: str, text: str) -> dict[str, str | bytes]:
-    """What the command line makes of a module: its source is not looked at any more."""
+    """The files of a module as the command line compiles it: its source is not read any more."""
     source = directory / "source.py"
     source.write_text(text)
     made = py_compile.compile(
@@ -801,7 +801,7 @@ def test_the_code_is_read_changed_and_compared(page: Page, site: Server, tmp_pat
     fn = site.deploy("main:handler", runtime="edited")
     open_at(page, fn, "settings")
     code = page.locator(".open-file .cm-content")
-    expect(code).to_contain_text("def handler")  # what the handler names is open at once
+    expect(code).to_contain_text("def handler")  # the handler's file is open at once
     expect(page.get_by_role("list", name="Files of this version")).not_to_contain_text("pyc")
     page.get_by_role("button", name="lib/more.py").click()
     expect(code).to_contain_text("word = 'first'")
@@ -837,7 +837,7 @@ def test_settings_that_are_saved_after_a_rollback_keep_its_code(page: Page, site
     expect(page.get_by_text(re.compile("Version 3 of .* serves"))).to_be_visible()
     expect(page.get_by_text("You are editing")).to_have_count(0)
     assert "first" in fn.invoke()["stdout"]
-    # Where others have the runtime it stays as it is, and the reader is asked.
+    # If other functions use the runtime, it stays as it is, and the user is asked.
     packed(site, "kept", main=returning("third"))
     other = site.deploy("main:handler", runtime="kept")
     page.reload()
@@ -1043,7 +1043,7 @@ def test_it_gets_a_url_and_loses_it(page: Page, function: Callable[..., Function
     page.reload()
     refused = "Refused since the server started: 1 (method 1); the last one"
     expect(page.get_by_text(refused)).to_be_visible()
-    # What it shows of refusals is not among what it sends.
+    # The list of refusals is not part of what the form sends.
     page.get_by_label("Stream the answer").check()
     page.get_by_role("button", name="Save").last.click()
     expect(page.get_by_text("The URL was changed.")).to_be_visible()
@@ -1090,7 +1090,7 @@ def test_other_settings_keep_the_secret(page: Page, function: Callable[..., Func
 
 
 def delivered(line: str) -> str:
-    """What a line for a shell, as the page shows it, is answered."""
+    """The output of a shell command that the page shows."""
     asked = subprocess.run(
         ["sh", "-c", line], check=True, capture_output=True, text=True, timeout=scaled(30)
     )

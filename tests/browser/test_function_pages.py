@@ -1,4 +1,4 @@
-"""The page of a function at its URL, on the host of the API and in a browser's sandbox."""
+"""A page that a function returns at its URL, on the API's host and in a browser's sandbox."""
 
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +51,7 @@ def test_a_page_follows_its_relative_links_and_fetches_its_own_url(
         ("data", JSON_POST, "POST /data {}"),
     ):
         assert page.evaluate(FETCH, [url, options]) == reply
-    # The API and a URL with a rule stay out of its reach.
+    # The API, and a URL with a CORS rule, stay out of its reach.
     for url in ("/api/functions", "/fn/default/with-rule/data"):
         assert "Failed to fetch" in page.evaluate(FETCH, [url, {}])
     assert page.evaluate("self.origin") == "null"

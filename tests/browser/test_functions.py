@@ -1,4 +1,4 @@
-"""The page of all functions: what it shows, how it follows what happens, and with how many."""
+"""The page of all functions: its content, live updates, and large numbers of functions."""
 
 import re
 import sqlite3
@@ -16,7 +16,7 @@ pytestmark = promise("A72")
 
 MANY = 10_000
 SLOWEST_MS = 200
-# Everything that a press of a key or a button leads to, until it is on the screen.
+# The time from pressing a key or a button until its whole effect is on the screen.
 NOTE_DELAYS = """
 window.delays = [];
 new PerformanceObserver((list) => {
@@ -137,7 +137,7 @@ def test_the_keyboard_alone_goes_through_the_rows(page: Page, site: Server) -> N
     page.goto(f"/ui/#/?q={word}&sort=name&order=asc")
     names = table(page).get_by_role("link")
     expect(names).to_have_count(3)
-    # One stop of Tab for the whole list; from there the arrows go on.
+    # The whole list is one stop of Tab; inside it, the arrow keys move.
     assert [names.nth(n).get_attribute("tabindex") for n in range(3)] == ["0", "-1", "-1"]
     names.first.focus()
     page.keyboard.press("ArrowDown")
@@ -170,7 +170,7 @@ def test_a_server_without_functions_teaches_how_to_make_one(
 
 
 def multiply(server: Server, functions: int) -> None:
-    """Puts so many functions into the database of a server that has one and does not run."""
+    """Add this many functions to the database of a stopped server that has one function."""
     with sqlite3.connect(server.data_dir / "quiltfn.db") as database:
         for table, own in (("function", ("id", "name")), ("version", ("id", "function_id"))):
             columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
@@ -230,7 +230,7 @@ def test_a_long_name_of_a_runtime_stays_in_its_column(page: Page, site: Server) 
     name = new_name()
     site.call("POST", "/api/functions", {"name": name, "handler": "echo", "runtime": runtime})
     page.set_viewport_size({"width": 1280, "height": 900})
-    page.goto(f"{site.url}/ui/#/?q={name}")  # the list draws no more rows than are in sight
+    page.goto(f"{site.url}/ui/#/?q={name}")  # the list draws only the rows in sight
     cells = row_of(page, name).get_by_role("cell")
     expect(cells.nth(1)).to_have_attribute("title", runtime)
     height = cells.nth(1).evaluate("one => one.getBoundingClientRect().height")

@@ -1,4 +1,4 @@
-"""The other tests of this folder rest on this: what must not happen in a page is noticed."""
+"""Checks of the test harness: errors in a page are noticed."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ DASHBOARD = "/ui/"
 
 @pytest.fixture
 def heard(chromium: Browser, site: Server) -> Iterator[tuple[Page, Complaints]]:
-    """The dashboard, and what is heard of it."""
+    """The dashboard, and the complaints about it."""
     context = chromium.new_context(base_url=site.url)
     complaints = Complaints(context, site.url)
     page = context.new_page()

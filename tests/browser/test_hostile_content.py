@@ -1,6 +1,4 @@
-"""What callers, handlers and files say is text: nothing in it runs, nothing in it is obeyed, and
-the page can be used.
-"""
+"""Hostile text from callers, handlers and files: nothing in it runs, and the page stays usable."""
 
 import json
 import re
@@ -48,7 +46,7 @@ class Hostile:
 
 @pytest.fixture(scope="module")
 def hostile(site: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
-    """A function of which everything that its owner may choose is hostile."""
+    """A function of which every field that its owner may choose is hostile."""
     archive = Path(tmp_path_factory.mktemp("hostile"), "files.tar")
     name = "<img src=x onerror=hacked()>.py"
     archive.write_bytes(archive_of({"trap.py": PYTHON, name: "", "a\u202egpj.sh": ""}))
@@ -83,7 +81,9 @@ HOSTILE_VALUE = MARKUP + BIDI
 
 
 def is_unharmed(page: Page) -> None:
-    """Nothing ran, nothing that could run is in the document, and what is in it is seen."""
+    """Check that nothing ran, that the document has nothing that could run, and that the text is
+    shown.
+    """
     assert page.evaluate("() => window.hacked") is None
     main = page.get_by_role("main")
     for forbidden in ("script", "img", "style", "iframe", "[onerror]", "[onload]"):
@@ -132,8 +132,8 @@ def test_hostile_text_can_be_replayed_and_edited(page: Page, hostile: Hostile) -
     page.goto(f"/ui/#/functions/{hostile.function.id}/invocations/{hostile.failed}")
     page.get_by_role("button", name="Replay").click()
     box = page.get_by_role("dialog").get_by_label("Payload")
-    # A text field of a browser has no bell and no carriage return; what was not edited is sent as
-    # it was kept.
+    # A browser's text field has neither bell nor carriage return; what was not edited is sent as it
+    # was stored.
     assert "<script>" in box.input_value()
     page.get_by_role("dialog").get_by_role("button", name="Replay").click()
     expect(page.get_by_role("link", name=hostile.failed)).to_be_visible()
@@ -156,7 +156,7 @@ def test_a_line_of_a_megabyte_is_shown_at_once(page: Page, site: Server, text: s
     took = time.monotonic() - before
     is_unharmed(page)
     fn.delete()
-    # As one paragraph it takes ten seconds where nothing else runs.
+    # As one paragraph it would take ten seconds on an idle machine.
     assert took < scaled(3), f"{took:.1f} s"
 
 

@@ -1,4 +1,4 @@
-"""The page of one call: where its time went, what it wrote, and what can be done with it."""
+"""The page of an invocation: its timeline, its output, and its actions."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def page_of(function: Function, invocation_id: str) -> str:
 
 
 def running(function: Function) -> str:
-    """The id of a call of the function that has begun."""
+    """The id of a running invocation of the function."""
     found = until(
         lambda: [one for one, r in function.records().items() if r["status"] == "running"]
     )
@@ -61,7 +61,7 @@ def test_a_cold_start_is_explained(page: Page, scene: Scene) -> None:
 def test_attempts_are_listed(page: Page, scene: Scene) -> None:
     page.goto(f"/ui/#/{scene.calls['retried']}")
     rows = page.get_by_role("region", name="Attempts").get_by_role("row")
-    expect(rows).to_have_count(7)  # the head, and of each attempt why it failed
+    expect(rows).to_have_count(7)  # the head, and for each attempt the reason why it failed
     expect(rows.nth(5)).to_contain_text("failed")
     expect(rows.nth(6)).to_have_text("the handler exited with code 4: card declined by issuer")
     log = page.get_by_role("region", name="Log of attempt 2", exact=True)
@@ -69,7 +69,7 @@ def test_attempts_are_listed(page: Page, scene: Scene) -> None:
     rows.nth(4).get_by_text("Log", exact=True).click()
     expect(log).to_have_text("card declined by issuer")
     log = page.get_by_role("region", name="Log", exact=True)
-    expect(log).to_have_text("card declined by issuer")  # of the last one, below
+    expect(log).to_have_text("card declined by issuer")  # the last attempt's, below
 
 
 def test_output_is_coloured_and_searched(page: Page, scene: Scene) -> None:
@@ -80,7 +80,7 @@ def test_output_is_coloured_and_searched(page: Page, scene: Scene) -> None:
     page.keyboard.press("/")
     expect(find).to_be_focused()
     find.fill("✓ A")
-    expect(output.locator("mark")).to_have_count(4)  # two places, each across two colours
+    expect(output.locator("mark")).to_have_count(4)  # two matches, each across two colors
     find.press("Enter")
     expect(page.get_by_text("2 of 2")).to_be_visible()
     expect(output.locator("mark.current").last).to_have_text(" a")
@@ -225,9 +225,9 @@ def test_an_input_that_was_not_kept_can_be_kept_from_now_on(
     expect(output).to_have_text("other")
     page.goto(page_of(fn, record["invocation_id"]))
     page.get_by_role("button", name="Call again").click()
-    expect(payload).to_have_value("")  # of somebody else's call it is not known
+    expect(payload).to_have_value("")  # this tab did not send the invocation's payload
     expect(page.get_by_text("What that call was given was not kept.")).to_be_visible()
-    expect(output).to_have_count(0)  # of another call
+    expect(output).to_have_count(0)  # another invocation's output
     page.go_back()
     expect(page.get_by_text("only where the function's setting keep_input is all")).to_be_visible()
     page.get_by_role("button", name="Keep inputs from now on").click()

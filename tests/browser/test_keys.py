@@ -1,4 +1,4 @@
-"""Keys: made, shown once, and revoked."""
+"""Keys: created, shown once, and revoked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OpenAs = Callable[..., Page]
 
 
 def make(page: Page, label: str, scope: str, ends: str) -> str:
-    """Makes a key by the form; gives back its secret, whose window stays open."""
+    """Create a key with the form; return its secret. The window with the secret stays open."""
     page.get_by_role("button", name="New key").click()
     form = page.get_by_role("form", name="New key")
     form.get_by_label("Label").fill(label)

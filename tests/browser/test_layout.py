@@ -1,4 +1,4 @@
-"""Names as long as they may be leave every control within reach."""
+"""Names of maximum length leave every control within reach."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ SECTIONS = (
 
 @pytest.fixture
 def long_names(site: Server, deployed: Callable[..., Function]) -> Function:
-    """A function whose names, and whatever is named with it, are as long as they may be."""
+    """A function whose names, and those of its objects, have the maximum length."""
     other = deployed("true", name=f"o{LONG}")
     function = deployed(f"echo {LONG * 4} >&2; exit 1", name=f"f{LONG}", description="W" * 1024)
     with Client(site.url) as client:
@@ -37,7 +37,7 @@ def long_names(site: Server, deployed: Callable[..., Function]) -> Function:
         functions.wait(name, record.invocation_id)
         functions.update(name, memory_limit_mb=301)
         functions.set_alias(name, f"b{LONG[:31]}", version=2)
-        functions.rollback(name, 1)  # the alias says that it was
+        functions.rollback(name, 1)  # the page says that the alias was rolled back
         functions.update(name, environment={LONG.upper(): LONG}, memory_limit_mb=300)
         functions.set_alias(
             name, f"a{LONG[:31]}", version=1, also=AliasShare(version=2, weight=0.5)

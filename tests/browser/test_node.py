@@ -1,4 +1,4 @@
-"""The machine, as an operator sees it."""
+"""The page of the machine, for operators."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_operator_sees_the_machine(open_as: OpenAs, keyed: Keyed, busy: tuple
     expect(memory.get_by_role("img")).to_have_attribute(
         "aria-label", re.compile(r"[\d.]+ [KM]iB of [\d.]+ GiB are held")
     )
-    page.get_by_role("searchbox").fill(name)  # of many, only those in sight are in the page
+    page.get_by_role("searchbox").fill(name)  # the page has only the rows in sight
     row = page.get_by_role("table", name="Instances").get_by_role("row").filter(has_text=name)
     expect(row).to_contain_text("ready")
     expect(row).to_contain_text(re.compile(r"[KM]iB"))

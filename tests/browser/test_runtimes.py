@@ -1,4 +1,4 @@
-"""Runtimes: listed, looked into and deleted."""
+"""Runtimes: listed, inspected and deleted."""
 
 from pathlib import Path
 

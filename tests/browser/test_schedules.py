@@ -1,4 +1,4 @@
-"""Schedules: listed, made, changed, run and deleted."""
+"""Schedules: listed, created, changed, run and deleted."""
 
 import re
 from collections.abc import Callable, Iterator

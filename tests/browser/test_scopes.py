@@ -1,4 +1,4 @@
-"""A key of each scope on each page of the administration, and the window with the shortcuts."""
+"""The pages of the administration with a key of each scope, and the window with the shortcuts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = promise("A58")
 
 OpenAs = Callable[..., Page]
 SCOPES = ("read", "invoke", "write", "admin", "operator")
-# What a page needs.
+# The scope that a page needs.
 NEEDS = {"usage": "read", "keys": "admin", "audit": "admin", "node": "operator"}
 
 

@@ -1,4 +1,4 @@
-"""What is around every page: its connection, the key, the theme, the proxy in front."""
+"""The frame of every page: connection, key, theme, and a proxy in front."""
 
 import os
 import re
@@ -26,7 +26,7 @@ pytestmark = promise("A74")
 
 
 def found(name: str) -> str:
-    """The list of functions with one alone: of many, only those in sight are in the page."""
+    """The list of functions with only this one: the page has only the rows in sight."""
     return f"/ui/#/?q={name}"
 
 
@@ -65,7 +65,7 @@ def test_a_lost_connection_is_shown_and_heals_with_what_was_missed(
     page = open_page(f"http://127.0.0.1:{wire.port}")
     page.goto(found(name))
     line(page, "live")
-    # Its code has come: what is cut is the stream alone.
+    # The page's code is loaded: only the stream is cut.
     expect(page.get_by_role("heading", name="Functions", exact=True)).to_be_visible()
     wire.cut()
     line(page, "lost")
@@ -127,7 +127,7 @@ def test_a_hidden_tab_gives_its_stream_back_and_resumes(page: Page, site: Server
     expect(page.get_by_role("link", name=name)).to_be_visible()
 
 
-# The key -------------------------------------------------------------------------------------
+# Keys ----------------------------------------------------------------------------------------
 
 
 def test_a_key_is_asked_for_kept_by_the_tab_and_never_in_an_address(
@@ -166,7 +166,7 @@ def test_a_key_is_asked_for_kept_by_the_tab_and_never_in_an_address(
     assert page.evaluate("() => sessionStorage.length") == 0
 
 
-# Looks ---------------------------------------------------------------------------------------
+# Theme ---------------------------------------------------------------------------------------
 
 
 def test_the_theme_is_the_system_s_until_another_is_chosen(open_page: Callable[..., Page]) -> None:
@@ -221,7 +221,7 @@ http {
 
 @pytest.fixture
 def below(site: Server) -> Iterator[str]:
-    """Where an nginx shows the server, below a path of its own and with compression."""
+    """The address below which an nginx serves the dashboard: on a path, with compression."""
     if not Path(NGINX).exists():
         pytest.skip(f"needs {NGINX}")
     with short_dir() as root:
@@ -255,7 +255,7 @@ def test_it_works_below_the_path_of_a_proxy_that_compresses(
 
 
 def answer_with_another_main(route: Route) -> None:
-    """As a server that was upgraded names the main part of its dashboard."""
+    """Serve the dashboard with another main module, as after an upgrade of the server."""
     if route.request.is_navigation_request():
         route.continue_()
     else:
@@ -269,7 +269,7 @@ def test_the_page_reloads_after_an_upgrade_of_the_server(page: Page, expected: l
     page.goto("/ui/")
     expect(page.get_by_text("Live", exact=True)).to_be_attached()
     page.evaluate("window.isBefore = true")
-    # Its parts are gone, and the dashboard of now has another main part.
+    # Its modules are gone, and the new dashboard has another main module.
     page.route(re.compile(r"/schedules-.*js$"), lambda route: route.fulfill(status=404), times=1)
     page.route(re.compile("/ui/$"), answer_with_another_main)
     page.get_by_role("link", name="Schedules").click()

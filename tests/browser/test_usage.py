@@ -1,4 +1,4 @@
-"""What calls used: over time, by function, in a file, and beside what a tenant may use."""
+"""Usage: over time, by function, as a file, and beside the tenant's limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OpenAs = Callable[..., Page]
 
 @pytest.fixture
 def used(keyed: Keyed) -> tuple[Api, str]:
-    """The admin of a tenant whose two functions were called, and the tenant's name."""
+    """The admin of a tenant whose two functions were invoked, and the tenant's name."""
     tenant = new_name()
     api = keyed.caller(tenant)
     good, bad = api.active(name="works"), api.active("exit 3", name="fails")

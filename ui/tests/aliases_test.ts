@@ -83,7 +83,7 @@ Deno.test("what is changed of an alias goes out from what it was", () => {
     rollback_on: { error_rate: 0.05, within_s: 60 },
     default: false,
   });
-  // An alias that nobody watches stays so when its weight is changed.
+  // An alias without a rollback rule has none after its weight was changed.
   assert.equal(bodyOf(draftOf({ ...SPLIT, rollback_on: null })).rollback_on, null);
 });
 

@@ -70,7 +70,7 @@ Deno.test("why a call did not succeed is a sentence of its cause", () => {
     whyOf(of, late) ?? "",
     /^It ran for 2.00 s, into its deadline.* timeout is 2 s\.$/,
   );
-  // Of a record of an earlier version no cause is known.
+  // Records of earlier versions have no cause.
   assert.match(whyOf(of, null) ?? "", /^It ran for 2.00 s, into its deadline/);
   assert.doesNotMatch(whyOf(of, null) ?? "", /timeout is/);
   const full = { cause: "oom", limit_bytes: 256 * 1024 * 1024 };
@@ -78,7 +78,7 @@ Deno.test("why a call did not succeed is a sentence of its cause", () => {
   const failed = { ...of, status: "failed" };
   const signalled = { cause: "signal", signal: 9 };
   assert.equal(whyOf(failed, signalled), "The handler was killed by signal 9 (SIGKILL).");
-  // An exit code of its own above 128 is no signal, whatever it says.
+  // A handler's own exit code above 128 is not a signal, whatever the message says.
   const message = "the handler was killed by signal 9";
   const exited = { cause: "exit", code: 137, message: "gone" };
   assert.equal(whyOf({ ...failed, error_message: message }, exited), message);
@@ -105,7 +105,7 @@ Deno.test("the output of an HTTP server is shown as its response", () => {
     "HTTP 500\ncontent-type: text/plain\nset-cookie: a=1\n\nInternal Server Error",
   );
   assert.equal(asResponse(`{"statusCode":204}${end}`, 204), "HTTP 204\n\n");
-  // What only looks like one is shown as it is.
+  // Output that only resembles a response is shown unchanged.
   assert.equal(asResponse(output, 200), output);
   assert.equal(asResponse(output, undefined), output);
   assert.equal(asResponse(`{"statusCode":${end}`, 500), `{"statusCode":${end}`);

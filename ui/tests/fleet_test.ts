@@ -50,7 +50,7 @@ Deno.test("a node is told only what changes something", () => {
   assert.deepEqual(verbsOf({ ...ONE, state: "cordoned" }), ["uncordon", "drain", "remove"]);
   assert.deepEqual(verbsOf({ ...ONE, state: "draining" }), ["uncordon", "remove"]);
   assert.deepEqual(verbsOf({ ...ONE, state: "removed" }), []);
-  assert.deepEqual(verbsOf({ ...ONE, address: "" }), []); // a server that is alone
+  assert.deepEqual(verbsOf({ ...ONE, address: "" }), []); // a server without a fleet
 });
 
 Deno.test("what cannot be taken back is asked, with what it costs", () => {

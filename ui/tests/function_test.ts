@@ -161,7 +161,7 @@ Deno.test("a call that is waited for sends payload and variables, and has its re
 });
 
 Deno.test("what this tab sent with a call is there to call again, and nothing else", () => {
-  const trial = trialOf("sync"); // it was called above
+  const trial = trialOf("sync"); // the test above started a call with it
   trial.payload.value = "";
   prepare("sync", "i");
   assert.equal(trial.payload.value, "p");

@@ -168,7 +168,7 @@ Deno.test("the runtime of a function that could not be made is removed", async (
     "DELETE api/runtimes/etl",
     "GET api/functions/by-name/Etl",
   ]);
-  // What was not answered may be there.
+  // A function whose request got no response may exist, so its runtime is kept.
   const lost = await answered(made, () => assert.rejects(making.run(draft, () => {}), /reached/));
   assert.deepEqual(lines(lost).slice(3), ["POST api/functions"]);
 });

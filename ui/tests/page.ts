@@ -1,4 +1,4 @@
-// A document that is just enough for modules that ask where the page is, and a server of canned answers.
+// A minimal document for modules that read the page's address, and a server with canned responses.
 // deno-lint-ignore-file no-explicit-any
 
 (globalThis as any).document ??= {
@@ -15,7 +15,7 @@ export interface Sent {
   body: string | null;
 }
 
-/** Answers the requests that `run` makes, one after the other, and gives back what was sent. */
+/** Responds to the requests of `run` in order, and returns these requests. */
 export async function answered(
   answers: [status: number, body: unknown][],
   run: () => Promise<unknown>,

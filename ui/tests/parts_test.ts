@@ -199,7 +199,7 @@ Deno.test("a toast goes when it is dismissed, and the oldest when there are many
   assert.deepEqual(toasts.value.map((entry) => entry.text), ["b", "c", "d", "e"]);
   assert.ok((timers[4] ?? 0) > (timers[3] ?? 0), "what failed stays longer");
   dismiss(toasts.value[0]?.id ?? 0);
-  // On another page those are gone that were told before the turn to it.
+  // Opening another page removes the toasts that were shown before.
   toasts.value = toasts.value.map((entry, n) => ({ ...entry, since: n === 2 ? Date.now() : 0 }));
   route.value = { parts: ["usage"], query: new URLSearchParams() };
   assert.deepEqual(toasts.value.map((entry) => entry.text), ["e"]);

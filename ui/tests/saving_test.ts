@@ -39,10 +39,10 @@ Deno.test("where the runtime has other files, those of the version that serves a
 
 Deno.test("a runtime that only has newer code of the function was not replaced", () => {
   assert.deepEqual(outdatedBy(fn, standing, versions), [2]);
-  assert.equal(outdatedBy(fn, standing, versions.slice(1)), "runtime"); // by somebody elsewhere
+  assert.equal(outdatedBy(fn, standing, versions.slice(1)), "runtime"); // replaced elsewhere
   const served = versions[0] as Version;
   const latest = { ...fn, current_version: 2 };
-  assert.equal(outdatedBy(latest, { ...standing, served }, versions), "runtime"); // its settings
+  assert.equal(outdatedBy(latest, { ...standing, served }, versions), "runtime"); // the runtime's settings differ
   const shared = { ...runtime, shared: true };
   assert.equal(outdatedBy(fn, { ...standing, runtime: shared }, versions), "runtime");
   assert.equal(named([5, 4, 3, 2]), "v5, v4, v3, …");

@@ -1,4 +1,4 @@
-// The cases are those of tests/unit/test_masking.py: the command line has the same rules.
+// Uses the cases of tests/unit/test_masking.py: the command line has the same rules.
 import assert from "node:assert/strict";
 import { looksSecret, masked } from "../src/secrets.ts";
 import cases from "./masking_cases.json" with { type: "json" };

@@ -17,7 +17,7 @@ Deno.test("an event is the same in any cut", () => {
 Deno.test("a comment is no event", () =>
   assert.deepEqual(new EventParser().push(bytes(": heartbeat\n\n")), []));
 
-/** Follows a stream of canned connections until `enough` was heard. */
+/** Follows a stream of canned connections until `enough` returns true. */
 async function follow(
   connections: (string | number)[],
   enough: (heard: string[]) => boolean,
