@@ -134,7 +134,7 @@ def test_all_that_there_is_comes_back_as_it_was(filled, url, tmp_path, capsys):
     before = dump(filled)
     assert all(before.values()), "a table without rows would show nothing"
     assert perform(filled, url) == 0
-    assert f"copied and compared: {3 * len(TABLES)} rows of {len(TABLES)} tables" in (
+    assert f"copied and verified: {3 * len(TABLES)} rows of {len(TABLES)} tables" in (
         capsys.readouterr().out
     )
     assert perform(url, tmp_path / "back") == 0
@@ -379,7 +379,7 @@ def test_a_copy_that_is_ended_leaves_the_database_empty(large, url, number):
         _, said = process.communicate(timeout=scaled(30))
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
     if number != signal.SIGKILL:
-        assert said == f"quiltfn: stopped; {url} is as it was\n"
+        assert said == f"quiltfn: stopped; {url} is unchanged\n"
     until(lambda: is_empty(url), 30)
 
 
@@ -396,7 +396,7 @@ def test_a_copy_that_is_ended_leaves_the_directory_empty(large_url, tmp_path, nu
         _, said = process.communicate(timeout=scaled(30))
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     if number == signal.SIGINT:
-        assert said.endswith(f"quiltfn: stopped; {to} is as it was\n")
+        assert said.endswith(f"quiltfn: stopped; {to} is unchanged\n")
         assert not any((to / name).exists() for name in (STAGING, REMOVED))
     assert not (to / "quiltfn.db").exists()
     assert perform(large_url, to) == 0  # it starts again, whatever was left

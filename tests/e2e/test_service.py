@@ -155,7 +155,7 @@ def test_the_doctor_sees_it() -> None:
     said = run(QUILTFN, "doctor", "--run-dir=/run/quiltfn", "--data-dir=/var/lib/quiltfn/data")
     assert "ok   quiltfn.service is installed" in said
     assert "ok   control groups: v2" in said
-    assert "ok   nothing is left of dead servers" in said
+    assert "ok   no leftovers of ended servers" in said
     assert "NO " not in said
 
 

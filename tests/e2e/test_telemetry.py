@@ -56,14 +56,14 @@ def test_a_call_on_a_real_server_is_traced_and_a_collector_that_goes_away_harms_
     collector.status = 400
     for _ in range(5):
         assert server.call("POST", path, {}).json()["status"] == "success"
-    complaint = "the collector takes no telemetry"
+    complaint = "the collector does not accept telemetry"
     until(lambda: complaint in server.log.read_text(), 20.0)
     assert server.log.read_text().count(complaint) == 1
     metrics = server.call("GET", "/metrics").text
     assert 'quiltfn_otlp_dropped_total{reason="failed"' in metrics
     collector.status = 200
     traced(server, path)
-    until(lambda: "the collector takes telemetry again" in server.log.read_text(), 20.0)
+    until(lambda: "the collector accepts telemetry again" in server.log.read_text(), 20.0)
 
 
 def test_a_server_that_cannot_read_its_headers_does_not_start(

@@ -476,8 +476,8 @@ async def test_a_collector_that_comes_back_gets_what_comes_then(
         await got(collector, "handler")
     events = [one["event"] for one in complaints(said)]
     assert [event.split(";")[0] for event in events] == [
-        "the collector takes no telemetry",
-        "the collector takes telemetry again",
+        "the collector does not accept telemetry",
+        "the collector accepts telemetry again",
     ]
 
 

@@ -74,7 +74,7 @@ def test_a_manifest_as_it_should_be_is_taken() -> None:
     ],
 )
 def test_a_manifest_that_is_none_is_told_in_a_sentence(manifest: bytes | dict[str, Any]) -> None:
-    with pytest.raises(StoreBroken, match="it is damaged: its manifest is none") as caught:
+    with pytest.raises(StoreBroken, match="it is damaged: its manifest is invalid") as caught:
         Reader(with_manifest(manifest), "it")
     assert str(caught.value).isprintable()
 
@@ -83,7 +83,7 @@ def test_long_names_behind_each_other_are_no_backup() -> None:
     name = tarfile.TarInfo("././@LongLink")
     name.type, name.size = tarfile.GNUTYPE_LONGNAME, 2
     block = name.tobuf() + b"x".ljust(tarfile.BLOCKSIZE, b"\0")
-    with pytest.raises(StoreBroken, match="is no backup, or its end is missing"):
+    with pytest.raises(StoreBroken, match="is not a backup, or is incomplete"):
         Reader(io.BytesIO(block * 3000), "it")
 
 

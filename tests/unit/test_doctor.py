@@ -64,8 +64,13 @@ UNIT = "etc/systemd/system/quiltfn.service"
     [
         ({f"{KERNEL}/osrelease": "5.4.0-generic"}, "kernel", Level.NO, "older than 5.10"),
         ({f"{KERNEL}/osrelease": "5.10.0"}, "kernel", Level.OK, "Linux 5.10.0"),
-        ({"proc/sys/user/max_user_namespaces": "0"}, "user_namespaces", Level.NO, "allows no"),
-        ({"proc/sys/user/max_user_namespaces": None}, "user_namespaces", Level.NO, "allows no"),
+        ({"proc/sys/user/max_user_namespaces": "0"}, "user_namespaces", Level.NO, "does not allow"),
+        (
+            {"proc/sys/user/max_user_namespaces": None},
+            "user_namespaces",
+            Level.NO,
+            "does not allow",
+        ),
         ({f"{KERNEL}/seccomp/actions_avail": None}, "seccomp", Level.NO, "no seccomp filters"),
         (
             {"proc/swaps": "Filename\n/dev/sda2 partition 1 0 -2\n"},
@@ -73,10 +78,10 @@ UNIT = "etc/systemd/system/quiltfn.service"
             Level.WARN,
             "swap is on",
         ),
-        ({"sys/kernel/mm/ksm/run": "1"}, "ksm", Level.WARN, "merges same pages"),
+        ({"sys/kernel/mm/ksm/run": "1"}, "ksm", Level.WARN, "merges equal memory pages"),
         ({"sys/kernel/mm/ksm/run": None}, "ksm", Level.OK, "KSM is off"),
         ({"sys/devices/system/cpu/smt/active": "1"}, "smt", Level.WARN, "side channels"),
-        ({f"{KERNEL}/io_uring_disabled": "0"}, "io_uring", Level.OK, "filter refuses it"),
+        ({f"{KERNEL}/io_uring_disabled": "0"}, "io_uring", Level.OK, "filter blocks it"),
         ({f"{KERNEL}/unprivileged_bpf_disabled": "0"}, "bpf", Level.WARN, "bpf is on"),
         ({f"{KERNEL}/core_pattern": "|/usr/lib/dump %P"}, "core_pattern", Level.WARN, "as root"),
         ({"sys/kernel/security/lsm": None}, "lsm", Level.OK, "neither AppArmor nor SELinux"),
@@ -86,7 +91,7 @@ UNIT = "etc/systemd/system/quiltfn.service"
             {"proc/self/mountinfo": "cgroup2 rw,favordynmods"},
             "favordynmods",
             Level.OK,
-            "nothing to gain",
+            "no effect",
         ),
         ({UNIT: "[Service]\nDelegate=no\n"}, "service", Level.WARN, "does not delegate"),
         ({UNIT: "[Service]\n"}, "service", Level.WARN, "does not delegate"),
@@ -105,12 +110,12 @@ def test_what_is_found_and_what_it_means(
 @pytest.mark.parametrize(
     ("said", "level", "words"),
     [
-        ("crun version 1.21\ncommit: x\n", Level.WARN, ["CVE-2026-30892", "not exposed"]),
+        ("crun version 1.21\ncommit: x\n", Level.WARN, ["CVE-2026-30892", "not affected"]),
         ("crun version 1.27.1\n", Level.WARN, ["CVE-2026-47766", "CVE-2026-88264/5"]),
         ("crun version 1.28\n", Level.OK, ["crun 1.28 at /usr/bin/crun"]),
         ("crun version 2.0\n", Level.OK, ["crun 2.0"]),
         ("runc version 1.3.0\n", Level.WARN, ["only crun is tested"]),
-        (None, Level.NO, ["no OCI runtime"]),
+        (None, Level.NO, ["no working OCI runtime"]),
     ],
 )
 def test_the_runtime_and_its_known_holes(said: str | None, level: Level, words: list[str]) -> None:
@@ -129,8 +134,8 @@ def elf(number: int) -> bytes:
         (elf(62), 0o755, Level.OK, "for x86_64"),
         (elf(183), 0o755, Level.NO, "for aarch64, this machine is x86_64"),
         (elf(8), 0o755, Level.NO, "for another processor"),
-        (elf(62), 0o644, Level.NO, "may not be executed"),
-        (b"#!/bin/sh\n", 0o755, Level.NO, "is no program"),
+        (elf(62), 0o644, Level.NO, "is not executable"),
+        (b"#!/bin/sh\n", 0o755, Level.NO, "is not a program"),
         (None, 0, Level.NO, "is missing"),
     ],
 )
@@ -171,14 +176,14 @@ def test_what_egress_needs_is_named_and_its_lack_stops_nothing() -> None:
     assert missing.level is Level.OK
     assert "refused: there is no nft; " in missing.sentence
     assert "apt install nftables slirp4netns" in missing.sentence
-    assert host_programs.egress(lambda name: name).sentence == "nft and slirp4netns are there"
+    assert host_programs.egress(lambda name: name).sentence == "nft and slirp4netns are installed"
 
 
 @pytest.mark.parametrize("said", [None, "", "crun version 1.21\n"])
 def test_without_gvisor_its_runtimes_are_refused_and_nothing_else(said: str | None) -> None:
     found = host_programs.gvisor("/r", lambda _: said)
     assert found.level is Level.OK
-    assert "isolation: gvisor is refused: no runsc runs at /r; " in found.sentence
+    assert "isolation: gvisor is refused: there is no working runsc at /r; " in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,7 @@ def test_an_old_gvisor_is_warned_of(version: str, level: Level) -> None:
     said = f"runsc version {version}\nspec: 1.1.0\n"
     found = host_programs.gvisor("/r", lambda _: said, today=date(2026, 5, 1))
     assert found.level is level
-    assert found.sentence.startswith(f"runsc {version} at /r; serve tries it at its start")
+    assert found.sentence.startswith(f"runsc {version} at /r; serve tests it at start")
     assert ("more than a year old" in found.sentence) == (level is Level.WARN)
 
 

@@ -70,13 +70,13 @@ def test_a_good_fleet_is_told_nothing_to_do() -> None:
     ("name", "changes", "level", "words"),
     [
         ("latency", {"latency_s": 0.05}, Level.WARN, "50.0 ms"),
-        ("schema", {"revision": "0015"}, Level.WARN, "brings them up to 0016"),
+        ("schema", {"revision": "0015"}, Level.WARN, "upgrades them to 0016"),
         ("schema", {"revision": "0999"}, Level.OK, "of a newer quiltfn"),
         ("schema", {"revision": "0999", "oldest": "999.0"}, Level.NO, "for quiltfn 999.0 or newer"),
         ("role", {"is_superuser": True}, Level.WARN, "superuser"),
         ("role", {"foreign_tables": ["function", "node"]}, Level.NO, "does not own 2"),
         ("synced", {"settings": settings_with(fsync="off")}, Level.WARN, "fsync off"),
-        ("failover", {"standbys": 1}, Level.WARN, "can lose what was acknowledged"),
+        ("failover", {"standbys": 1}, Level.WARN, "can lose acknowledged data"),
         (
             "failover",
             {"standbys": 1, "settings": settings_with(synchronous_standby_names="*")},
@@ -84,7 +84,7 @@ def test_a_good_fleet_is_told_nothing_to_do() -> None:
             "wait for a synchronous standby",
         ),
         ("connections", {"connections_max": 4}, Level.WARN, "up to 5 connections"),
-        ("connections", {"connections_of_others": 95}, Level.WARN, "room for 2"),
+        ("connections", {"connections_of_others": 95}, Level.WARN, "allows 2"),
         ("clock", {"clock_off_s": -3600.0}, Level.WARN, "3600.00 s earlier"),
     ],
 )
@@ -122,7 +122,7 @@ def test_what_the_fleet_says_of_the_node(member: Member | None, level: Level, wo
 @pytest.mark.parametrize(
     ("versions", "level", "words"),
     [
-        ([__version__, __version__], Level.OK, "all nodes that run"),
+        ([__version__, __version__], Level.OK, "all running nodes"),
         ([__version__, "999.0.1"], Level.WARN, f"one has {__version__}, n1 has 999.0.1"),
         (["0.0.9", __version__], Level.WARN, "one has 0.0.9"),  # the node that is to be upgraded
         ([__version__, "0.0.9"], Level.NO, f"works with nodes of {OLDEST} or newer"),

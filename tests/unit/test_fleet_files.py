@@ -189,13 +189,13 @@ def test_add_node_writes_a_file_that_serve_takes(
     assert run("add-node", "one", "--address", "db.example.com:8443") == 0
     said = capsys.readouterr().out
     assert "quiltfn serve --fleet one.toml" in said
-    assert "a name that was removed from the fleet does not start again" in said
+    assert "a node that was removed from the fleet cannot start again" in said
     made = parse(NodeFile, (tmp_path / "one.toml").read_text())
     assert made.address == made.listen == "db.example.com:8443"
     assert made.signing_key == FLEET.signing_key
     before = (tmp_path / "one.toml").read_bytes()
     assert run("add-node", "one", "--address", "a:1") == 1, "nothing is overwritten"
-    assert "one.toml: there is such a file; --output names another" in capsys.readouterr().err
+    assert "one.toml: the file exists; choose another with --output" in capsys.readouterr().err
     assert (tmp_path / "one.toml").read_bytes() == before
     other = ("--address", "a:1", "--output", "again.toml")
     assert run("add-node", "one", *other) == 0

@@ -94,7 +94,7 @@ async def test_so_many_of_one_tenant_wait() -> None:
     async with turns.of("a"):
         waiting = [asyncio.ensure_future(in_turns(turns, "a")) for _ in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(RateLimited, match="2 requests of the tenant wait"):
+        with pytest.raises(RateLimited, match="2 requests of the tenant already wait"):
             await in_turns(turns, "a")
         other = asyncio.ensure_future(in_turns(turns, "b"))
         await asyncio.sleep(0)

@@ -101,7 +101,7 @@ def test_doctor_names_the_damaged_and_says_what_to_do(
         (found,) = json.loads(capsys.readouterr().out)["findings"]
         return dict(found)
 
-    assert finding()["sentence"] == "all 2 images are what was uploaded"
+    assert finding()["sentence"] == "all 2 images are unchanged since their upload"
     root = image_with(images, "empty")
     flipped(root)
     found = finding()
@@ -109,4 +109,4 @@ def test_doctor_names_the_damaged_and_says_what_to_do(
     assert f"1 of 2 ({root})" in found["sentence"]
     assert "upload the same files again" in found["advice"]
     look += ["--fleet", str(images.parent / "node.toml")]
-    assert "it comes from another node" in finding()["advice"]
+    assert "a copy comes from another node" in finding()["advice"]

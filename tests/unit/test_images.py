@@ -182,12 +182,12 @@ async def test_a_link_that_is_taken_is_kept_as_it_is(box: ImagesUnderTest, targe
 MANY = [file(f"f{n}", b"") for n in range(51)]
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "an absolute member": (lambda: packed([file("/etc/cron.d/x")]), "absolute path"),
-    "a member above": (lambda: packed([file("../outside/x")]), "climbs out"),
-    "a member above, later": (lambda: packed([file("a/../../outside/x")]), "climbs out"),
-    "a climb within": (lambda: packed([file("a/../b")]), "climbs out"),
+    "a member above": (lambda: packed([file("../outside/x")]), "has a .. in its path"),
+    "a member above, later": (lambda: packed([file("a/../../outside/x")]), "has a .. in its path"),
+    "a climb within": (lambda: packed([file("a/../b")]), "has a .. in its path"),
     "a climb in a pax header": (
         lambda: raw(extended({"path": "../outside/x"}), (entry("x"), b"")),
-        "climbs out",
+        "has a .. in its path",
     ),
     "a climb in a global pax header": (
         lambda: raw(extended({"path": "/etc/x"}, tarfile.XGLTYPE), (entry("x"), b"")),
@@ -209,8 +209,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a link out by /usr": (lambda: packed([link("l", "/usr/../etc")]), "outside of /app and /usr"),
     "a link above": (lambda: packed([link("l", "..")]), "outside of the image"),
     "a link above, in steps": (lambda: packed([link("a/l", "x/../../../e")]), "outside of the im"),
-    "a link to nothing": (lambda: packed([link("l", "")]), "no usable path"),
-    "a link with controls": (lambda: packed([link("l", "a\x1b[2J")]), "no usable path"),
+    "a link to nothing": (lambda: packed([link("l", "")]), "an invalid path"),
+    "a link with controls": (lambda: packed([link("l", "a\x1b[2J")]), "an invalid path"),
     "a hard link to the host": (lambda: packed([hard_link("l", "/etc/shadow")]), "leads outside"),
     "a hard link above": (lambda: packed([hard_link("l", "../outside/secret")]), "leads outside"),
     "a hard link to nothing": (lambda: packed([hard_link("l", "x")]), "no file that came before"),

@@ -117,7 +117,7 @@ def test_the_service_is_written_out(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert sample.read_text() == SAMPLE.read_text()
     assert oct(unit.stat().st_mode & 0o777) == oct(sample.stat().st_mode & 0o777) == "0o644"
     # A unit that was written below another root directory can't be started here.
-    assert f"on the system that starts from {tmp_path}" in printed
+    assert f"on the system that boots from {tmp_path}" in printed
     assert "daemon-reload" not in printed
     # An upgrade: an administrator's changes are kept.
     unit.write_text("[Service]\n")

@@ -129,8 +129,8 @@ def test_durations_and_memory_are_used(tmp_path: Path, capsys: pytest.CaptureFix
         ({}, "invocations.csv: cannot be read: No such file"),
         ({"invocations": ""}, "the file is empty"),
         ({"invocations": "a,b\n1,2\n"}, "line 1: expected a column HashFunction"),
-        ({"invocations": TRACE.replace("482", "490")}, "after minute 481 came 490, not 482"),
-        ({"invocations": TRACE.split("\n", maxsplit=1)[0] + "\n"}, "no function in it"),
+        ({"invocations": TRACE.replace("482", "490")}, "expected minute 482 after 481, not 490"),
+        ({"invocations": TRACE.split("\n", maxsplit=1)[0] + "\n"}, "no functions"),
         ({"invocations": TRACE + "o,a,h\n"}, "line 4: expected 7 columns, not 3"),
         (
             {"invocations": TRACE.replace("1,0,2", "1,-3,2")},

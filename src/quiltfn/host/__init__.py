@@ -1,1 +1,1 @@
-"""What the machine has and lacks: checks of `doctor`, programs, packages, health."""
+"""Examines the machine: checks of `doctor`, programs, packages, health."""

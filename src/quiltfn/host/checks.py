@@ -64,7 +64,7 @@ def namespaces(root: Path) -> Finding:
     name, advice = "user_namespaces", "sysctl -w user.max_user_namespaces=16384"
     allowed = _number(root / "proc/sys/user/max_user_namespaces")
     if not allowed:
-        return refuse(name, "the kernel allows no user namespaces", advice)
+        return refuse(name, "the kernel does not allow user namespaces", advice)
     return fine(name, f"user namespaces allowed: {allowed}")
 
 
@@ -82,7 +82,8 @@ def database(url: str, is_verified: bool, version: str = "") -> Finding:
         return fine("store", sentence)
     return warn(
         "store",
-        f"{sentence}, and whoever is between could take its place",
+        f"{sentence}, but the connection does not verify the server, so an attacker on the network "
+        "could impersonate it",
         "add ?sslmode=verify-full&sslrootcert=FILE to store, with the authority of its certificate",
     )
 
@@ -92,7 +93,8 @@ def disk(path: Path) -> Finding:
     path = path.absolute()
     existing = next(one for one in (path, *path.parents) if one.exists())
     free = shutil.disk_usage(existing).free // (1024 * 1024)
-    sentence, advice = f"{free} MiB free for {path}", "make room, or name another --data-dir"
+    sentence = f"{free} MiB free for {path}"
+    advice = "free some space, or choose another --data-dir"
     if free < FREE_MIN_MIB:
         return refuse("disk", sentence, advice)
     if free < FREE_ADVISED_MIB:
@@ -105,12 +107,12 @@ def image_contents(damaged: Sequence[Path], count: int, *, is_node: bool) -> Fin
     `count`: the number of examined images. `is_node`: other nodes of a fleet have copies.
     """
     if not damaged:
-        return fine("image_contents", f"all {count} images are what was uploaded")
+        return fine("image_contents", f"all {count} images are unchanged since their upload")
     back = (
-        "it comes from another node when it is needed"
+        "a copy comes from another node when it is needed"
         if is_node
-        else "bring it back from a backup, or upload the same files again (quiltfn runtimes add "
-        "--upgrade)"
+        else "restore the image from a backup, or upload the same files again (quiltfn runtimes "
+        "add --upgrade)"
     )
     return warn(
         "image_contents",
@@ -121,15 +123,15 @@ def image_contents(damaged: Sequence[Path], count: int, *, is_node: bool) -> Fin
 
 
 def images(missing: Sequence[str]) -> Finding:
-    """Whether all images have their files. `missing`: the digests of those that do not."""
+    """Whether all images have their files. `missing`: the digests of images without files."""
     if not missing:
         return fine("images", "all images have their files")
     some = ", ".join(missing[:IMAGES_NAMED]) + (" …" if len(missing) > IMAGES_NAMED else "")
     return warn(
         "images",
-        f"images without files, so that their functions cannot be called: {len(missing)} ({some})",
-        "bring them back from a backup, or upload the same files again "
-        "(quiltfn runtimes add --upgrade)",
+        f"images without files, whose functions cannot be invoked: {len(missing)} ({some})",
+        "restore them from a backup, or upload the same files again (quiltfn runtimes add "
+        "--upgrade)",
     )
 
 
@@ -141,17 +143,18 @@ def swap(root: Path) -> Finding:
         return fine("swap", "no swap")
     return warn(
         "swap",
-        "swap is on: what handlers and keys held in memory may be on the disk",
+        "swap is on: keys and handlers' data may be written from memory to disk",
         "swapoff -a, or encrypt it",
     )
 
 
 def same_pages(root: Path) -> Finding:
     if _number(root / "sys/kernel/mm/ksm/run") in (None, 0, 2):
-        return fine("ksm", "same pages are not merged (KSM is off)")
+        return fine("ksm", "equal memory pages are not merged (KSM is off)")
     return warn(
         "ksm",
-        "KSM merges same pages: a handler can find out what others hold in memory",
+        "KSM merges equal memory pages: handlers can find out the content of other handlers' "
+        "memory",
         "echo 2 > /sys/kernel/mm/ksm/run",
     )
 
@@ -161,7 +164,8 @@ def threads(root: Path) -> Finding:
         return fine("smt", "no two threads share a core (SMT is off)")
     return warn(
         "smt",
-        "two threads share a core (SMT): handlers on it may spy on each other by side channels",
+        "two threads share a core (SMT): handlers on one core may spy on each other by side "
+        "channels",
         "for hostile code: echo off > /sys/devices/system/cpu/smt/control",
     )
 
@@ -169,7 +173,7 @@ def threads(root: Path) -> Finding:
 def io_uring(root: Path) -> Finding:
     if _number(root / "proc/sys/kernel/io_uring_disabled") == 2:
         return fine("io_uring", "io_uring is off")
-    return fine("io_uring", "io_uring is on; the sandboxes' seccomp filter refuses it")
+    return fine("io_uring", "io_uring is on; the sandboxes' seccomp filter blocks it")
 
 
 def bpf(root: Path) -> Finding:
@@ -177,7 +181,8 @@ def bpf(root: Path) -> Finding:
         return fine("bpf", "unprivileged bpf is off")
     return warn(
         "bpf",
-        "unprivileged bpf is on; the sandboxes' seccomp filter refuses it, other users may use it",
+        "unprivileged bpf is on; the sandboxes' seccomp filter blocks it, but other users can use "
+        "it",
         "sysctl -w kernel.unprivileged_bpf_disabled=2",
     )
 
@@ -188,29 +193,31 @@ def core_pattern(root: Path) -> Finding:
         return warn(
             "core_pattern",
             f"a crash is piped into a program that runs as root on the host ({pattern[1:60]}), "
-            "whatever limit the crashed process has: handlers can feed it",
+            "whatever limit the crashed process has: handlers control its input",
             "sysctl -w kernel.core_pattern=core, unless you need it",
         )
-    return fine("core_pattern", f"core dumps go to files ({pattern or 'none'}); handlers make none")
+    return fine(
+        "core_pattern", f"core dumps go to files ({pattern or 'none'}); handlers create none"
+    )
 
 
 def security_modules(root: Path) -> Finding:
     loaded = _text(root / "sys/kernel/security/lsm").strip().split(",")
     found = [name for name in ("apparmor", "selinux") if name in loaded]
     if found:
-        return fine("lsm", f"{' and '.join(found)} loaded; sandboxes get no profile of their own")
-    return fine("lsm", "neither AppArmor nor SELinux: the fence does without them")
+        return fine("lsm", f"{' and '.join(found)} loaded; sandboxes have no separate profile")
+    return fine("lsm", "neither AppArmor nor SELinux; sandbox isolation does not need them")
 
 
 def cgroup_start(root: Path, mode: str) -> Finding:
     """Whether moving a process into a control group has to wait for all CPUs."""
     mounts = _text(root / "proc/self/mountinfo")
     if mode != "v2" or "favordynmods" in mounts:
-        return fine("favordynmods", "nothing to gain from favordynmods here")
+        return fine("favordynmods", "favordynmods would have no effect here")
     return fine(
         "favordynmods",
-        "slow cold starts may gain from mounting cgroup2 with favordynmods, which costs every "
-        "fork a little: mount -o remount,favordynmods /sys/fs/cgroup",
+        "mounting cgroup2 with favordynmods may speed up slow cold starts, but slows every fork a "
+        "little: mount -o remount,favordynmods /sys/fs/cgroup",
     )
 
 
@@ -223,7 +230,7 @@ def service(root: Path, mode: str) -> Finding:
     if mode == "v2" and not any(word.strip() not in ("", "no", "false", "0") for word in words):
         return warn(
             "service",
-            f"{unit} does not delegate control groups: systemd may take them away",
+            f"{unit} does not delegate control groups: systemd may remove them",
             "add Delegate=cpu memory pids to its [Service]",
         )
     return fine("service", "quiltfn.service is installed")

@@ -53,9 +53,9 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 class Reasons(msgspec.Struct, frozen=True, kw_only=True):
     """The sources of `Health`. `no_sandbox`: why no sandbox can be created now; None: one can.
-    `refuses`: why calls are refused for a while; empty: they are accepted. `not_seen`: on a node of
-    a fleet, why others may consider it lost; None: they don't. `missing_images`: on a standalone
-    server, the images with missing files; those of a node may be on other nodes.
+    `refuses`: why invocations are refused for a while; empty: they are accepted. `not_seen`: on a
+    node of a fleet, why others may consider it lost; None: they don't. `missing_images`: on a
+    standalone server, the images with missing files; those of a node may be on other nodes.
     """
 
     no_sandbox: Callable[[], Awaitable[str | None]]
@@ -65,7 +65,7 @@ class Reasons(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health:
-    """Checks everything that a call needs."""
+    """Checks everything that an invocation needs."""
 
     def __init__(
         self,
@@ -82,19 +82,19 @@ class Health:
         self.started_at, self.draining = started_at, False
 
     def drain(self) -> None:
-        """Stops routing of new calls to a server that is ending."""
+        """Stops routing of new invocations to a server that is ending."""
         self.draining = True
 
     @property
     def durability(self) -> str:
-        """strict: a call's record is synced before the response; relaxed: a moment later."""
+        """strict: an invocation's record is synced before the response; relaxed: soon after it."""
         return "strict" if self._journal.is_strict else "relaxed"
 
     @property
     def takes_calls(self) -> bool:
-        """Whether new calls should come here: the server is neither ending nor drained. Ignores an
-        unreachable database: otherwise all nodes would drop out at once, although they can serve
-        calls with existing instances.
+        """Whether new invocations should come here: the server is neither ending nor drained.
+        Ignores an unreachable database: otherwise all nodes would drop out at once, although they
+        can run invocations on existing instances.
         """
         return not (self.draining or self.reasons.refuses())
 
@@ -105,7 +105,7 @@ class Health:
             "records": _part(*self._store.condition()),
             "disk": self._disk_part(),
             "oci_runtime": await self._sandbox_part(),
-            # If it ends, the server ends.
+            # If the launcher ends, the server ends.
             "launcher": _part(True, f"cgroup {self.machine.cgroup_mode}"),
             "accepting_calls": self._accepting_part(),
             **self._membership_parts(),
@@ -159,8 +159,8 @@ class Health:
         if machine.store:
             found.append(database(machine.store, machine.is_store_verified))
         if machine.transport == "cleartext":
-            advice = "set tls_cert and tls_key, or put a proxy with TLS before it"
-            sentence = "other machines reach this server, and it does not encrypt"
+            advice = "set tls_cert and tls_key, or put a proxy with TLS in front of the server"
+            sentence = "other machines can reach this server, but connections are not encrypted"
             found.append(warn("transport", sentence, advice))
         else:
             found.append(fine("transport", f"requests come by {machine.transport}"))
@@ -172,7 +172,7 @@ class Health:
                 await self._store.ping()
                 await self._journal.synced()
         except TimeoutError:
-            return _part(False, f"nothing is stored within {STORE_WITHIN_S:g} s")
+            return _part(False, f"the store did not complete a write within {STORE_WITHIN_S:g} s")
         except StoreUnavailable as error:
             return _part(False, str(error))
         return _part(True, "takes writes")

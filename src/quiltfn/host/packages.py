@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-# Debian's list of installed packages, which determine the content of /usr.
+# Debian's list of installed packages. These determine the content of /usr.
 PACKAGES = Path("/var/lib/dpkg/status")
 INTERPRETERS = {"python": Path("/usr/bin/python3"), "node": Path("/usr/bin/node")}
 

@@ -35,22 +35,21 @@ def crun(path: str, run: Run = output_of) -> Finding:
     """The OCI runtime and its version."""
     said = run([path, "--version"])
     if said is None:
-        return refuse("crun", f"there is no OCI runtime that runs at {path}", "apt install crun")
+        return refuse("crun", f"there is no working OCI runtime at {path}", "apt install crun")
     match = re.search(r"crun version (\d+)\.(\d+)", said)
     if match is None:
-        return warn(
-            "crun", f"{path} does not call itself crun; only crun is tested", "use --crun with crun"
-        )
+        return warn("crun", f"{path} is not crun; only crun is tested", "use --crun with crun")
     version = f"{match[1]}.{match[2]}"
     if (int(match[1]), int(match[2])) >= CRUN_ADVISED:
         return fine("crun", f"crun {version} at {path}")
     return warn(
         "crun",
-        f"crun {version} at {path} has known holes: CVE-2026-30892 (exec -u runs as root), "
+        f"crun {version} at {path} has known vulnerabilities: CVE-2026-30892 (exec -u runs as "
+        "root), "
         "CVE-2026-47766 (a /dev that is a symlink) and CVE-2026-88264/5 (no mount on /dev). "
-        "quiltfn is not exposed to them: it never uses exec, its root directories have a real "
-        "/dev, and every sandbox mounts a fresh one",
-        "take 1.28 or newer when your distribution has it",
+        "quiltfn is not affected: it never uses exec, its root directories have a real /dev, and "
+        "every sandbox mounts a new one",
+        "install 1.28 or newer when your distribution has it",
     )
 
 
@@ -62,7 +61,7 @@ def guest(path: Path, machine: str) -> Finding:
     except OSError:
         return refuse("guest", f"the guest is missing at {path}", "run scripts/setup")
     if len(head) < 20 or head[:4] != b"\x7fELF":
-        return refuse("guest", f"{path} is no program", "install quiltfn again")
+        return refuse("guest", f"{path} is not a program", "reinstall quiltfn")
     made_for = ELF_MACHINES.get(struct.unpack_from("<H", head, 18)[0], "another processor")
     if made_for != machine:
         return refuse(
@@ -71,8 +70,8 @@ def guest(path: Path, machine: str) -> Finding:
             "install the wheel for this machine",
         )
     if not path.stat().st_mode & 0o111:
-        return refuse("guest", f"{path} may not be executed", f"chmod 755 {path}")
-    return fine("guest", f"the guest is there, for {made_for}")
+        return refuse("guest", f"{path} is not executable", f"chmod 755 {path}")
+    return fine("guest", f"the guest is installed, for {made_for}")
 
 
 # Optional programs, and leftovers ----------------------------------------------------------------
@@ -83,9 +82,9 @@ def egress(which: Callable[[str], str | None] = shutil.which) -> Finding:
     missing = [one for one in ("nft", "slirp4netns") if which(one) is None]
     if missing:
         lacks = " and no ".join(missing)
-        how = "for functions that reach the internet: apt install nftables slirp4netns"
+        how = "for functions with network access: apt install nftables slirp4netns"
         return fine("egress", f"refused: there is no {lacks}; {how}")
-    return fine("egress", "nft and slirp4netns are there")
+    return fine("egress", "nft and slirp4netns are installed")
 
 
 def gvisor(path: str, run: Run = output_of, today: date | None = None) -> Finding:
@@ -93,9 +92,11 @@ def gvisor(path: str, run: Run = output_of, today: date | None = None) -> Findin
     said = run([path, "--version"])
     match = re.match(r"runsc version (\S+)", said or "")
     if match is None:
-        how = "for a kernel of its own around a handler: apt install runsc"
-        return fine("runsc", f"isolation: gvisor is refused: no runsc runs at {path}; {how}")
-    sentence = f"runsc {match[1]} at {path}; serve tries it at its start"
+        how = "to run handlers on a separate kernel: apt install runsc"
+        return fine(
+            "runsc", f"isolation: gvisor is refused: there is no working runsc at {path}; {how}"
+        )
+    sentence = f"runsc {match[1]} at {path}; serve tests it at start"
     made = re.search(r"20\d{6}", match[1])
     today = today or date.today()
     if made is None or (today - date.fromisoformat(made[0])).days <= OLD_AFTER_DAYS:
@@ -103,15 +104,15 @@ def gvisor(path: str, run: Run = output_of, today: date | None = None) -> Findin
     return warn(
         "runsc",
         f"{sentence}; it is more than a year old",
-        "gVisor's holes are closed in its newest release: install that one, and name it by --runsc",
+        "install the newest release, which has all security fixes, and set --runsc to its path",
     )
 
 
 def leftovers(dead: list[str]) -> Finding:
     if not dead:
-        return fine("leftovers", "nothing is left of dead servers")
+        return fine("leftovers", "no leftovers of ended servers")
     return warn(
         "leftovers",
-        f"{len(dead)} ended server(s) left something behind: {', '.join(dead)}",
-        "quiltfn doctor --sweep, or start a server, which sweeps too",
+        f"{len(dead)} ended server(s) have leftovers: {', '.join(dead)}",
+        "remove them with quiltfn doctor --sweep, or by starting a server",
     )

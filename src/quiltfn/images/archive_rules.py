@@ -33,7 +33,7 @@ def parts_of(name: str) -> tuple[str, ...]:
         raise refusal("has an absolute path", name)
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if ".." in parts:
-        raise refusal("climbs out by a .. in its path", name)
+        raise refusal("has a .. in its path", name)
     if len(parts) > DEPTH_MAX:
         raise refusal(f"lies deeper than {DEPTH_MAX} directories", name)
     if sum(len(_encoded(part, name)) + 1 for part in parts) > PATH_MAX_BYTES:
@@ -49,7 +49,7 @@ def parts_of(name: str) -> tuple[str, ...]:
 def check_no_whiteout(parts: tuple[str, ...], name: str) -> None:
     """Refuses whiteouts, which remove entries of lower layers, in an archive without layers."""
     if any(part.startswith(WHITEOUT) for part in parts):
-        raise refusal("is a whiteout: give the finished tree, not a layer of it", name)
+        raise refusal("is a whiteout: upload the merged tree instead of a layer", name)
 
 
 def check_mode(mode: int, name: str) -> None:
@@ -62,7 +62,7 @@ def check_target(parts: tuple[str, ...], target: str) -> None:
     """Refuses a symbolic link at `parts` whose target is not a valid path."""
     name = "/".join(parts)
     if not target or len(_encoded(target, name)) > PATH_MAX_BYTES or has_controls(target):
-        raise refusal("is a link to no usable path", name)
+        raise refusal("is a link to an invalid path", name)
 
 
 def check_link(parts: tuple[str, ...], target: str) -> None:

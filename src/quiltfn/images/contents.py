@@ -206,7 +206,7 @@ def _python(directory: Path) -> Package | None:
     fields: dict[str, str] = {}
     for line in _head(directory / "METADATA").decode("utf-8", "replace").splitlines():
         if not line:
-            break  # the description follows
+            break  # the rest is the description
         name, colon, value = line.partition(":")
         if colon:
             fields.setdefault(name.lower(), value.strip())

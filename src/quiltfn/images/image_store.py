@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 WRITE_BYTES = 1024 * 1024
-# How many images are unpacked, and how many are read for the API, at a time.
+# The limits on images that are unpacked, and read for the API, at a time.
 UNPACKED_AT_ONCE = READ_AT_ONCE = 2
 # The size of the pieces in which an archive is sent.
 SENT_BYTES = 64 * 1024
@@ -63,7 +63,7 @@ class ImageDirectory:
         self._used_at: dict[str, float] = {}
         # Unpacking competes with invocations for cores and the disk.
         self._unpacking = FairTurns(UNPACKED_AT_ONCE)
-        # So does reading.
+        # Reading competes as well.
         self._reading = FairTurns(READ_AT_ONCE)
         self._packages = PackageCache()
         # The number of transfers of each image; it stays until they end.
@@ -98,7 +98,7 @@ class ImageDirectory:
         `Unprocessable` with the reason for an invalid archive, and `StoreUnavailable` if there is
         no room. Nothing is left then.
         """
-        with _translate_errors("the image could not be kept"):
+        with _translate_errors("the image could not be stored"):
             with tempfile.TemporaryFile(dir=self._path, prefix=".upload-") as opened:
                 file = cast("BinaryIO", opened)
                 await self._receive(chunks, file)
@@ -256,7 +256,7 @@ class ImageDirectory:
     ) -> Image:
         image, place = await asyncio.to_thread(self._place, fresh, unpacked, admit)
         target = self._path / image.digest
-        if not image.is_new and not target.is_dir():  # it was collected in between
+        if not image.is_new and not target.is_dir():  # `collect` has removed it meanwhile
             image = msgspec.structs.replace(image, is_new=True)
             await asyncio.to_thread(self._name, place, target)
         self._used_at[image.digest] = self._clock.now()

@@ -101,7 +101,7 @@ def find(file: BinaryIO, archive_max: int) -> Found:
         return archive.of_layout()
     if DOCKER in places:
         return archive.of_docker()
-    raise refusal(f"it has neither {LAYOUT} nor {DOCKER}, so it is no archive of an image")
+    raise refusal(f"it has neither {LAYOUT} nor {DOCKER}, so it is not an archive of an image")
 
 
 def _places(file: BinaryIO, archive_max: int) -> dict[str, tuple[int, int]]:
@@ -151,7 +151,7 @@ class _Archive:
         wanted = {one.digest: one for one in self._manifests(index)}
         if len(wanted) != 1:
             have = "no image" if not wanted else f"{len(wanted)} images"
-            raise refusal(f"it has {have} for {_own_platform()}, and not one")
+            raise refusal(f"it has {have} for {_own_platform()} instead of one")
         (descriptor,) = wanted.values()
         manifest = self._decoded(self._blob(descriptor), Manifest, "the manifest")
         config = self._decoded(self._blob(manifest.config), Config, "the configuration")
@@ -161,17 +161,19 @@ class _Archive:
     def of_docker(self) -> Found:
         images = self._decoded(self._whole(DOCKER), list[DockerImage], DOCKER)
         if len(images) != 1:
-            raise refusal(f"it has {len(images)} images, and not one")
+            raise refusal(f"it has {len(images)} images instead of one")
         config = self._decoded(self._whole(images[0].config), Config, "the configuration")
         return self._found([(*self._place(name), None) for name in images[0].layers], config)
 
     def _found(self, layers: list[tuple[int, int, str | None]], config: Config) -> Found:
         own = _own_platform()
         if (config.os or "linux", config.architecture or "unknown") != tuple(own.split("/")):
-            raise refusal(f"it is for {config.os}/{config.architecture}, and this machine is {own}")
+            raise refusal(f"it is for {config.os}/{config.architecture}, but this machine is {own}")
         diff_ids = config.rootfs.diff_ids
         if len(diff_ids) != len(layers):
-            raise refusal(f"it has {len(layers)} layers and speaks of {len(diff_ids)}")
+            raise refusal(
+                f"it has {len(layers)} layers, but its configuration lists {len(diff_ids)}"
+            )
         made = (
             Layer(start, size, digest, _hexadecimal(diff_id))
             for (start, size, digest), diff_id in zip(layers, diff_ids, strict=True)
@@ -182,14 +184,14 @@ class _Archive:
         """Yields the manifests of images for this machine, including those of nested indexes."""
         self._indexes += 1
         if depth > 2 or self._indexes > INDEXES_MAX:
-            raise refusal("its index leads on and on")
+            raise refusal("its indexes are nested too deeply")
         for manifest in index.manifests:
             if manifest.platform is not None and _told(manifest.platform) != _own_platform():
                 continue
             if "index" in manifest.media_type or "manifest.list" in manifest.media_type:
                 below = self._decoded(self._blob(manifest), Index, "an index")
                 yield from self._manifests(below, depth + 1)
-            else:  # without a platform in the index; `_found` checks the one in the configuration
+            else:  # the index names no platform; `_found` checks that of the configuration
                 yield manifest
 
     # Bytes ---------------------------------------------------------------------------------------
@@ -204,9 +206,7 @@ class _Archive:
         digest = _hexadecimal(descriptor.digest)
         start, size = self._place(f"blobs/sha256/{digest}")
         if size != descriptor.size:
-            raise refusal(
-                f"has {size} bytes, and is said to have {descriptor.size}", descriptor.digest
-            )
+            raise refusal(f"has {size} bytes instead of {descriptor.size}", descriptor.digest)
         return start, size, digest
 
     def _blob(self, descriptor: Descriptor) -> bytes:
@@ -229,13 +229,13 @@ class _Archive:
         try:
             return msgspec.json.decode(data, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise refusal(f"{noun} cannot be understood: {error}") from None
+            raise refusal(f"{noun} is invalid: {error}") from None
 
 
 def _hexadecimal(digest: str) -> str:
     match = DIGEST.fullmatch(digest)
     if match is None:
-        raise refusal("is no SHA-256 digest", digest)
+        raise refusal("is not a SHA-256 digest", digest)
     return match[1]
 
 

@@ -58,7 +58,7 @@ def _file(name: str, directory: int, member: tarfile.TarInfo) -> Iterator[bytes]
     with open(os.open(name, FILE, dir_fd=directory), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{member.name} is no file any more")
+            raise OSError(f"{member.name} is not a file any more")
         member.size = left = status.st_size
         yield _header(member)
         while left:

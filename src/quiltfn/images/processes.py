@@ -104,5 +104,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 def _killed(why: str) -> StoreUnavailable:
     return StoreUnavailable(
-        f"work on the image was ended: {why}", hint="send the request again", retry_after=RETRY_S
+        f"processing of the image was ended: {why}",
+        hint="send the request again",
+        retry_after=RETRY_S,
     )

@@ -79,7 +79,7 @@ class _Plan:
                 unpacker.add(Member(path, Kind.LINK, 0o777, node.target, 0), NOTHING)
         size = sum(content.size for content in names)
         if size > self._limits.unpacked_max_bytes:
-            raise refusal(f"its files hold more than {self._limits.unpacked_max_bytes} bytes")
+            raise refusal(f"its files have more than {self._limits.unpacked_max_bytes} bytes")
         self._left = self._limits.archive_max_bytes
         self._headers_left = self._limits.headers_max
         for number, layer in enumerate(self._layers):
@@ -165,7 +165,7 @@ class _LayerSource(Source):
         head = self._packed.peek(8)
         for magic, name in OTHERS.items():
             if head.startswith(magic):
-                raise refusal(f"it is compressed by {name}: send it plain or by gzip")
+                raise refusal(f"it is compressed with {name}: upload it uncompressed or with gzip")
         file: object = self._packed
         if head.startswith(GZIP):
             file = gzip.GzipFile(fileobj=self._packed, mode="rb")

@@ -188,7 +188,7 @@ def _records(data: bytes) -> dict[str, str]:
         if not equals:
             raise refusal("an extended header is damaged")
         if key.startswith(b"GNU.sparse"):
-            raise refusal("it holds a sparse file: pack it without --sparse")
+            raise refusal("it has a sparse file: pack it without --sparse")
         name = _text(key)
         if name in USED:
             found[name] = _text(value)

@@ -27,7 +27,7 @@ class FairTurns:
         waiting = self._waiting.get(tenant_id) or deque()
         if len(waiting) >= self._waiting_max:
             raise RateLimited(
-                f"{self._waiting_max} requests of the tenant wait for an image already",
+                f"{self._waiting_max} requests of the tenant already wait for an image",
                 retry_after=5,
             )
         turn = asyncio.get_running_loop().create_future()

@@ -132,7 +132,7 @@ class Unpacker:
     def _make_directories(self, parts: tuple[str, ...], name: str) -> None:
         path, depth = "/".join(parts), len(parts)
         missing: list[str] = []
-        while (found := self._found.get(path)) is None:  # all above a directory are directories
+        while (found := self._found.get(path)) is None:  # parents of a directory are directories
             missing.append(path)
             depth -= 1
             path = path.rpartition("/")[0]
@@ -148,7 +148,7 @@ class Unpacker:
         self._size += member.size
         if self._size > self._limits.unpacked_max_bytes:
             most = self._limits.unpacked_max_bytes
-            raise archive_rules.refusal(f"its files hold more than {most} bytes")
+            raise archive_rules.refusal(f"its files have more than {most} bytes")
         is_executable = bool(member.mode & 0o111)
         content = hashlib.sha256()
         parent = self._opened(parts[:-1])
@@ -184,7 +184,7 @@ class Unpacker:
         except OSError as error:
             if error.errno != errno.EMLINK:
                 raise
-            raise archive_rules.refusal("is one hard link too many", member.name) from None
+            raise archive_rules.refusal("is a hard link beyond the limit", member.name) from None
         finally:
             os.close(theirs)
 

@@ -63,7 +63,7 @@ def _file(name: bytes, directory: int) -> bytes:
     with open(os.open(name, FILE, dir_fd=directory), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise OSError("it is no file")
+            raise OSError("it is not a file")
         kind = b"x" if status.st_mode & 0o111 else b"f"
         return kind + hashlib.file_digest(file, "sha256").hexdigest().encode()
 

@@ -10,7 +10,7 @@ import structlog
 from quiltfn.observe.trace import current
 
 LogLine = MutableMapping[str, Any]
-# Gets every line, in the thread that writes it. It must not raise or block.
+# Called with every line, in the thread that writes it. Must not raise or block.
 _reader: Callable[[LogLine], None] | None = None
 
 
@@ -32,7 +32,7 @@ def configure() -> None:
 
 
 def read_by(reader: Callable[[LogLine], None] | None) -> None:
-    """Also pass every line to `reader` from now on. None: to nobody."""
+    """From now on, also pass every line to `reader`. None: to no reader."""
     global _reader
     _reader = reader
 

@@ -122,105 +122,109 @@ _all: list[_Any] = []
 _began_unix = 0.0
 _calls = Counter(
     "quiltfn_invocations",
-    "Calls that ended, by status and by how their instance was found.",
+    "Invocations that ended, by status and by how their instance was found.",
     ("status", "start"),
 )
 _http_errors = Counter(
     "quiltfn_http_errors",
-    "Calls of status success whose HTTP response had a status of 5xx. They count as errors, as do "
-    "all of another status.",
+    "Invocations of status success whose HTTP response had a status of 5xx. They count as errors, "
+    "as do all invocations with another status.",
 )
 count_attempt = Counter(
-    "quiltfn_work_attempts", "Attempts at accepted work that ended, by status.", ("status",)
+    "quiltfn_work_attempts",
+    "Attempts of asynchronous invocations that ended, by status.",
+    ("status",),
 ).count
 count_dead_letter = Counter(
     "quiltfn_dead_letters",
-    "Accepted work that was given up, by why.",
+    "Asynchronous invocations that were dead-lettered, by reason.",
     ("reason",),
     known=("attempts", "age"),
 ).count
-_queued = Gauge("quiltfn_queued_calls", "Accepted work that waits, due or not.")
+_queued = Gauge("quiltfn_queued_calls", "Queued asynchronous invocations, due or delayed.")
 _oldest_due = Gauge(
     "quiltfn_queue_oldest_due_seconds",
-    "For how long the accepted work that waits has been due, the first of it; else 0.",
+    "Time since the oldest queued asynchronous invocation became due; 0 without any.",
 )
 _duration = Durations(
     "quiltfn_invocation_duration_seconds",
-    "From the hand-over to the handler until its end was seen.",
+    "Time from the handover to the handler until its end was noticed.",
 )
-# Requests by error code, and calls that URLs refused.
+# Refused requests by error code, and refused requests to function URLs.
 count_refusal = Counter(
     "quiltfn_refused_requests", "Requests that were refused, by code.", ("code",)
 ).count
 count_url_refusal = Counter(
     "quiltfn_url_refused_calls",
-    "Calls of functions' URLs that were refused, by why.",
+    "Refused requests to function URLs, by reason.",
     ("reason",),
     known=Refusal,
 ).count
 # Called with the number of attempts.
 count_blocked = Counter(
     "quiltfn_egress_blocked",
-    "Attempts of handlers to reach what their network refuses, counted when an instance ends.",
+    "Connection attempts of handlers that their network blocked, counted when an instance ends.",
 ).add
 count_eviction = Counter(
     "quiltfn_evicted_instances",
-    "Idle instances that were ended because others needed their memory or their place.",
+    "Idle instances that were evicted because others needed their memory or their slot.",
 ).count
 _instances = Gauge("quiltfn_instances", "Instances on this node, by state.", ("state",))
 _prewarmed = Gauge(
     "quiltfn_prewarmed_sandboxes",
-    "Sandboxes that are ready and not yet an instance of any version.",
+    "Prewarmed sandboxes, which are not instances of a version yet.",
 )
 _prewarmed_old_name = Gauge("quiltfn_stem_cells", "The old name of quiltfn_prewarmed_sandboxes.")
 _held = Gauge(
     "quiltfn_memory_held_mebibytes",
-    "What instances and prewarmed sandboxes count against the memory budget.",
+    "Memory of the budget that instances and prewarmed sandboxes reserve.",
 )
-_budget = Gauge("quiltfn_memory_budget_mebibytes", "The memory for all instances together.")
+_budget = Gauge("quiltfn_memory_budget_mebibytes", "The memory budget of all instances.")
 show_images = Gauge(
     "quiltfn_image_bytes",
-    "What the images of all runtimes count, each once: content, and 4,096 for each file.",
+    "Size of all runtimes' images, each counted once: content, and 4,096 for each file.",
 ).set
-show_waiting = Gauge("quiltfn_waiting_calls", "Calls that wait for an instance.").set
+show_waiting = Gauge("quiltfn_waiting_calls", "Invocations that wait for an instance.").set
 # Both are called with a number and its labels.
 count_exported = Counter(
     "quiltfn_otlp_exported",
-    "Spans, log records and metrics that the collector has taken, by signal.",
+    "Spans, log records and metrics that the collector has accepted, by signal.",
     ("signal",),
 ).add
 count_not_exported = Counter(
     "quiltfn_otlp_dropped",
-    "Likewise those that it did not get: it failed, or too many waited (calls and requests then).",
+    "Spans, log records and metrics that were dropped, because the collector failed or the queue "
+    "was full (then counted as invocations and requests), by signal.",
     ("signal", "reason"),
 ).add
 _build = Gauge("quiltfn_build", "1, with the version as a label.", ("version",))
 _store_ok = Gauge(
-    "quiltfn_store_ok", "1 while the database takes writes, records of calls included, else 0."
+    "quiltfn_store_ok",
+    "1 while the database accepts writes, including records of invocations; otherwise 0.",
 )
 # Not present on a standalone server.
 _members = Gauge(
     "quiltfn_fleet_members",
-    "Nodes of the fleet by what they do, as this one sees them: ready, cordoned, draining, left, "
-    "gone or removed.",
+    "Nodes of the fleet by state, as seen by this node: ready, cordoned, draining, left, gone or "
+    "removed.",
     ("state",),
 )
 _unmoved = Gauge(
     "quiltfn_fleet_beat_age_seconds",
-    "For how long this node has seen no beat of another one.",
+    "Time since this node has seen the last heartbeat of another node.",
     ("node",),
 )
 count_take_over = Counter(
-    "quiltfn_fleet_take_overs", "Lost nodes that this one has taken over."
+    "quiltfn_fleet_take_overs", "Lost nodes that this node has taken over."
 ).count
 count_image_fetch = Counter(
     "quiltfn_fleet_image_fetches",
-    "Images that this node needed and got from another one, by outcome: fetched or failed.",
+    "Images that this node requested from another node, by outcome: fetched or failed.",
     ("outcome",),
 ).count
 show_images_lacking = Gauge(
     "quiltfn_fleet_images_lacking_copies",
-    "Images of this node that are on fewer nodes than they should be.",
+    "Images of this node that have too few copies on other nodes.",
 ).set
 
 
@@ -240,7 +244,7 @@ for _status in FINAL:
 
 
 def count_call(record: Invocation) -> None:
-    """Counts an ended call."""
+    """Counts an ended invocation."""
     _calls.add(1, record.status.value, "cold" if record.cold_start else "warm")
     if record.is_http_error:
         _http_errors.add(1)

@@ -41,11 +41,11 @@ TRACES, LOGS, METRICS = "traces", "logs", "metrics"
 # Queue limits: some seconds of a busy server, about ten megabytes.
 TRACED_MAX, LINES_MAX = 8192, 2048
 TEXT_MAX = 4096
-# Calls and requests in one message: a few hundred spans.
+# Invocations and requests in one message: a few hundred spans.
 TRACED_AT_ONCE, LINES_AT_ONCE = 200, 500
 SEND_EVERY_S = 1.0
-# How long the thread may hold the interpreter lock while calls need it: with Python's default of 5
-# ms the slowest of a hundred calls waited three times as long.
+# How long the thread may hold the interpreter lock while invocations need it: with Python's default
+# of 5 ms, the slowest of a hundred invocations waited three times as long.
 SWITCH_S = 0.0005
 TIMEOUT_S = 10.0
 FLUSH_S = 3.0
@@ -111,7 +111,7 @@ class Sender:
         # The failing signals. The log gets one line for all of them, when the first fails.
         self._failing: set[str] = set()
         self._told_of: str | None = None
-        paths = ssl.get_default_verify_paths()  # the machine's own, not those of a package
+        paths = ssl.get_default_verify_paths()  # the authorities of the machine, not of a package
         more: dict[str, Any] = {
             "headers": dict(target.headers),
             "timeout": TIMEOUT_S,
@@ -168,7 +168,7 @@ class Sender:
                 self._send_metrics()
             except Exception:  # a bug must not end all telemetry
                 with contextlib.suppress(Exception):  # standard error may be gone
-                    _log.exception("telemetry could not be made; what it was is lost")
+                    _log.exception("telemetry could not be created and is lost")
             if is_ending:
                 return
 
@@ -206,13 +206,13 @@ class Sender:
             self._failing.discard(signal)
             if self._told_of == signal:
                 self._told_of = None
-                _log.info("the collector takes telemetry again")
+                _log.info("the collector accepts telemetry again")
             return True
         metrics.count_not_exported(count, signal, "failed")
         if self._told_of is None and signal not in self._failing:
             self._told_of = signal
             _log.warning(
-                "the collector takes no telemetry; what it does not take is dropped and counted",
+                "the collector does not accept telemetry; unsent telemetry is dropped and counted",
                 url=self._target.url(signal),
                 reason=self._reasons.last,
             )

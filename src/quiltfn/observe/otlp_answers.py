@@ -42,7 +42,7 @@ class ShortAnswers(HTTPAdapter):
         # Mark the body as read, so that nothing more is read.
         answer._content, answer._content_consumed = b"", True
         if 300 <= answer.raw.status <= 399:
-            raise requests.RequestException(f"the answer was {answer.raw.status}: look elsewhere")
+            raise requests.RequestException(f"the collector redirects (status {answer.raw.status})")
         return answer
 
 

@@ -2,16 +2,16 @@
 
 | span | kind | from | until |
 |---|---|---|---|
-| a request, by its route | server | its head was read | its answer begins |
-| invoke, in the request | internal | the call was asked for | its record is closed |
-| queue, sandbox, handler, in invoke | internal | a phase of the call's timeline | its end |
-| accept: the root of the trace of accepted work | producer | the work was made | it is on disk |
-| attempt, in accept | consumer | the attempt was begun | its record is closed |
-| deliver, in accept | client or producer | a try was begun | it is over |
+| a request, by its route | server | its head was read | its response begins |
+| invoke, in the request | internal | the invocation was requested | its record is closed |
+| queue, sandbox, handler, in invoke | internal | a phase of its timeline began | the phase ended |
+| accept: root of an asynchronous invocation's trace | producer | it was created | it is on disk |
+| attempt, in accept | consumer | the attempt began | its record is closed |
+| deliver, in accept | client or producer | a try began | the try ended |
 
-Most ids derive from invocation ids: a handler gets the id of its span before that exists, and later
-steps, also in other processes, find the trace of accepted work by the work's id. So nothing is
-stored between two steps. `otlp.py` exports the spans. No OpenTelemetry library is imported.
+Most ids derive from invocation ids: a handler gets the id of its span before the span exists, and
+later steps, also in other processes, find an asynchronous invocation's trace by its id. So nothing
+is stored between two steps. `otlp.py` exports the spans. No OpenTelemetry library is imported.
 """
 
 import random
@@ -32,11 +32,11 @@ TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]
 SAMPLED = 0x01
 # The size of the random part of a trace id, which decides the sampling of all traces.
 RANDOM_BITS = 56
-# The limit on stored decisions of requests that differ from the one by the work's id.
+# The limit on stored sampling decisions that differ from the one by the invocation's id.
 DECISIONS_MAX = 10_000
 MESSAGE_MAX = 512
 NS = 1_000_000_000
-# A call that found a free instance starts within this time; shorter is not a wait.
+# An invocation that finds a free instance starts within this time; longer counts as a wait.
 WAIT_AT_LEAST_US = 500
 TRIGGERS: Mapping[Source, str] = {Source.SCHEDULE: "timer", Source.DESTINATION: "pubsub"}
 
@@ -118,12 +118,14 @@ def parsed(traceparent: str | None) -> SpanContext | None:
 
 
 def work_trace(invocation_id: str) -> int:
-    """The id of the trace of accepted work: its own."""
+    """The id of the trace of an asynchronous invocation: the invocation's own."""
     return int(invocation_id.replace("-", ""), 16)
 
 
 def span_of(some_id: str, attempt: int = 0, *, is_handler: bool = False) -> int:
-    """The id of a span by the id of a call or a delivery: 0 for `accept`, else an attempt at it."""
+    """The id of a span, by the id of an invocation or a delivery. `attempt`: its number; 0:
+    `accept`.
+    """
     return int(some_id[19:23] + some_id[24:], 16) + 2 * attempt + is_handler
 
 
@@ -165,20 +167,20 @@ class Tracer:
             start_ns = end_ns - round((self._now() - trace.started) * NS)
             self._put(_Request(trace.context, trace.parent_id, start_ns, end_ns, about))
 
-    # Calls -----------------------------------------------------------------------------------
+    # Invocations -----------------------------------------------------------------------------
 
     def handler_traceparent(
         self, invocation_id: str, attempt: int, traceparent: str | None, *, is_accepted: bool
     ) -> str:
-        """The traceparent for the handler. `traceparent`: that of the request for the call.
-        `is_accepted`: whether it is accepted work.
+        """The traceparent for the handler. `traceparent`: that of the request. `is_accepted`:
+        whether the invocation is asynchronous.
         """
         parent = self._parent_of(invocation_id, traceparent, is_accepted)
         span_id = span_of(invocation_id, attempt, is_handler=True)
         return SpanContext(parent.trace_id, span_id, parent.is_sampled).traceparent
 
     def call_ended(self, record: Invocation, traceparent: str | None) -> None:
-        """Passes on a recorded call, or attempt at accepted work."""
+        """Passes on a recorded invocation, or an attempt of an asynchronous one."""
         is_accepted = record.due_at is not None
         parent = self._parent_of(record.invocation_id, traceparent, is_accepted)
         if parent.is_sampled:
@@ -205,10 +207,10 @@ class Tracer:
                 )
             )
 
-    # Accepted work ---------------------------------------------------------------------------
+    # Asynchronous invocations ----------------------------------------------------------------
 
     def work_accepted(self, record: Invocation, traceparent: str | None) -> None:
-        """Passes on stored work. `traceparent`: that of its origin."""
+        """Passes on a stored asynchronous invocation. `traceparent`: that of its origin."""
         root = self._parent_of(record.invocation_id, traceparent, is_accepted=True)
         if root.is_sampled:
             link, end_ns = parsed(traceparent), self._unix_ns()
@@ -222,7 +224,7 @@ class Tracer:
         return self._delivery_context(delivery).traceparent
 
     def delivery_tried(self, after: Delivery, started: float, *, to_function: bool) -> None:
-        """Passes on a finished try. `after`: the delivery as it is now. `started`: in monotonic
+        """Passes on a finished try. `after`: the delivery after the try. `started`: in monotonic
         seconds.
         """
         context = self._delivery_context(after)
@@ -240,12 +242,12 @@ class Tracer:
     def _parent_of(
         self, invocation_id: str, traceparent: str | None, is_accepted: bool
     ) -> SpanContext:
-        """The parent of a call's span; for accepted work the root of its own trace. `span_id` 0:
-        none.
+        """The parent of an invocation's span; for an asynchronous one, the root of its own trace.
+        `span_id` 0: none.
 
-        Work is sampled if the request for it was. That decision is kept while there is room, since
-        a delivery does not know the request; without it the id decides, as for work without a
-        request.
+        An asynchronous invocation is sampled if its request was. That decision is kept while there
+        is room, since a delivery does not know the request. Without the decision, or without a
+        request, the id decides.
         """
         asked = parsed(traceparent)
         if not is_accepted:
@@ -280,7 +282,7 @@ class RequestTrace(NamedTuple):
 
 class Answered(NamedTuple):
     """The facts about a response. `error`: why the server failed; None: it did not. `work_id`: the
-    id of the accepted work.
+    id of the asynchronous invocation.
     """
 
     name: str
@@ -446,7 +448,7 @@ class _Delivered(NamedTuple):
             attributes["quiltfn.http_status"] = after.http_status
         is_over = after.status is DeliveryStatus.DELIVERED
         link = None
-        if is_over and self.to_function:  # the destination's call has the delivery's id
+        if is_over and self.to_function:  # the destination's invocation has the delivery's id
             link = SpanContext(work_trace(after.id), span_of(after.id), is_sampled=True)
         yield Span(
             name="deliver",

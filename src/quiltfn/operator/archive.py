@@ -32,7 +32,7 @@ FILES = ("quiltfn.db", "journal-a.spool", "journal-b.spool")
 
 
 class ImageVanished(Exception):
-    """An image was removed while it was read, since nothing uses it; so a new snapshot lacks it."""
+    """An unused image was removed while it was read. A new snapshot will not refer to it."""
 
 
 # These words are shown to root, so they must not contain a terminal's control characters.
@@ -60,9 +60,9 @@ class Manifest:
         numbers = (self.format, self.made_at, self.functions, self.records, self.images)
         words: tuple[Any, ...] = (self.quiltfn, self.revision, self.sha256)
         if not all(type(one) is int and 0 <= one <= LARGEST for one in numbers):
-            raise ValueError("a number is none")
+            raise ValueError("a field is not a valid number")
         if not all(type(one) is str and WORD.fullmatch(one) for one in words):
-            raise ValueError("a word is none")
+            raise ValueError("a field is not a valid word")
 
 
 class Hashed:
@@ -176,7 +176,9 @@ class Reader:
         except Unprocessable as error:
             raise StoreBroken(f"{self._shown}: image {digest}: {error}.") from None
         if found != digest:
-            raise StoreBroken(f"{self._shown}: image {digest} is not what its name says.")
+            raise StoreBroken(
+                f"{self._shown}: the content of image {digest} does not match its name."
+            )
 
     def _read(self) -> Manifest:
         self._file.seek(0)
@@ -190,7 +192,7 @@ class Reader:
             pass
         except OSError as error:
             raise StoreBroken(f"{self._shown} cannot be read: {error.strerror}.") from None
-        raise StoreBroken(f"{self._shown} is no backup, or its end is missing.")
+        raise StoreBroken(f"{self._shown} is not a backup, or is incomplete.")
 
     def _checked(self, member: tarfile.TarInfo) -> Manifest:
         at, size = self._members.pop(MANIFEST)
@@ -199,9 +201,9 @@ class Reader:
             text = self._file.read(min(size, MANIFEST_MAX_BYTES))
             manifest = Manifest(**json.loads(text))
         except (TypeError, ValueError, RecursionError):
-            raise StoreBroken(f"{self._shown} is damaged: its manifest is none.") from None
+            raise StoreBroken(f"{self._shown} is damaged: its manifest is invalid.") from None
         if manifest.format != FORMAT:
-            raise StoreBroken(f"{self._shown} is of a newer quiltfn ({manifest.quiltfn}).")
+            raise StoreBroken(f"{self._shown} was created by a newer quiltfn ({manifest.quiltfn}).")
         self._file.seek(0)
         digest = hashlib.sha256()
         left = member.offset
@@ -212,10 +214,10 @@ class Reader:
             digest.update(piece)
             left -= len(piece)
         if digest.hexdigest() != manifest.sha256:
-            raise StoreBroken(f"{self._shown} is damaged: its content is not what was written.")
+            raise StoreBroken(f"{self._shown} is damaged: its content does not match its checksum.")
         wanted = {name for name in self._members if name not in FILES}
         if not set(FILES) <= set(self._members) or not all(map(_is_image, wanted)):
-            raise StoreBroken(f"{self._shown} is no backup of quiltfn.")
+            raise StoreBroken(f"{self._shown} is not a backup of quiltfn.")
         return manifest
 
 

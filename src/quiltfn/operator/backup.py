@@ -27,7 +27,7 @@ from quiltfn.store.files import snapshot
 from quiltfn.store.files.restore import replace_data
 
 TRIES = 3
-ELSEWHERE = "keep it with pg_dump and bring it back with pg_restore"
+ELSEWHERE = "back it up with pg_dump and restore it with pg_restore"
 
 
 def backup(arguments: Sequence[str]) -> int:
@@ -49,14 +49,14 @@ def restore(arguments: Sequence[str]) -> int:
 
 def _backup(file: Path, data_dir: Path, replace: bool) -> str:
     if file.exists() and not replace:
-        raise FileExistsError(17, "there is such a file; name another, or say --replace", str(file))
+        raise FileExistsError(17, "the file exists; choose another, or use --replace", str(file))
     if not (data_dir / "quiltfn.db").exists():
         message = f"There is no database in {data_dir}; name it with --data-dir."
         if (data_dir / "quiltfn.lock").exists():
-            message += f" Is state in PostgreSQL, as a node of a fleet has it? Then {ELSEWHERE}."
+            message += f" If the state is in PostgreSQL, as in a fleet: {ELSEWHERE}."
         raise StoreBroken(message)
     if file.resolve().is_relative_to(data_dir.resolve()):
-        raise StoreBroken(f"{file} lies in the data directory: keep it elsewhere.")
+        raise StoreBroken(f"{file} is in the data directory: choose another place.")
     with _beside(file) as work:
         target = work / "snapshot"
         target.mkdir(mode=0o700)
@@ -70,7 +70,7 @@ def _backup(file: Path, data_dir: Path, replace: bool) -> str:
             raise SystemExit(code)
         (work / "archive").replace(file)
         _sync(file.parent)
-    return f"kept in {file} ({file.stat().st_size} bytes)"
+    return f"saved to {file} ({file.stat().st_size} bytes)"
 
 
 def _write(archive: BinaryIO, data_dir: Path, target: Path) -> str:
@@ -82,7 +82,7 @@ def _write(archive: BinaryIO, data_dir: Path, target: Path) -> str:
             kept = _write_once(archive, data_dir / "images", target, found)
             break
     else:
-        raise StoreBroken("Images went while they were read, again and again; try once more.")
+        raise StoreBroken("Images were repeatedly removed while they were read; try again.")
     read = Reader(archive, "the archive that was just written")
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         for digest in read.images:
@@ -209,20 +209,20 @@ def _what(manifest: Manifest) -> str:
 
 
 def _counts(functions: int, records: int, images: int) -> str:
-    return f"functions: {functions}, records of calls: {records}, images: {images}"
+    return f"functions: {functions}, invocation records: {records}, images: {images}"
 
 
 def _data_dir(given: argparse.Namespace) -> Path:
     chosen = from_everywhere({"data_dir": given.data_dir, "config": given.config})
     if chosen.store:
         raise StoreBroken(
-            f"The store is {chosen.store}: {ELSEWHERE}, "
-            f"and keep the files of runtimes with it ({chosen.data_dir}/images)."
+            f"The store is {chosen.store}: {ELSEWHERE}, and also back up the files of runtimes "
+            f"({chosen.data_dir}/images)."
         )
     if chosen.fleet != Path():
         raise StoreBroken(
             f"This is a node of a fleet, whose state is in the database that {chosen.fleet} names: "
-            f"{ELSEWHERE}, and keep the files of runtimes of all nodes with it "
+            f"{ELSEWHERE}, and also back up the files of runtimes of all nodes "
             f"({chosen.data_dir}/images)."
         )
     return chosen.data_dir
@@ -231,13 +231,15 @@ def _data_dir(given: argparse.Namespace) -> Path:
 def backup_parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(
         prog="quiltfn backup",
-        description="Keep everything that a server has in one archive, while it runs or not: "
-        "functions, keys, records of calls, the files of runtimes.",
-        epilog="exit codes: 0 made and read back · 1 FILE cannot be written · 74 the data "
+        description="Save everything that a server stores to one archive, whether it runs or not: "
+        "functions, keys, invocation records, the files of runtimes.",
+        epilog="exit codes: 0 written and verified · 1 FILE cannot be written · 74 the data "
         "directory is damaged or empty · 78 a setting is wrong",
     )
-    it.add_argument("file", metavar="FILE", help="the archive to make; it appears once it is whole")
-    it.add_argument("--replace", action="store_true", help="take the place of FILE if there is one")
+    it.add_argument(
+        "file", metavar="FILE", help="the archive to create; it appears once it is complete"
+    )
+    it.add_argument("--replace", action="store_true", help="replace FILE if it exists")
     _add_common(it)
     return it
 
@@ -245,8 +247,8 @@ def backup_parser() -> argparse.ArgumentParser:
 def restore_parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(
         prog="quiltfn restore",
-        description="Make a data directory what it was when the archive was made. No server may "
-        "run in it.",
+        description="Restore a data directory to its state at the time of the backup. No server "
+        "may use it.",
         epilog="exit codes: 0 done · 1 FILE cannot be read · 74 FILE is damaged, or the data "
         "directory is in use or not empty · 78 a setting is wrong",
     )
@@ -254,7 +256,7 @@ def restore_parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--replace",
         action="store_true",
-        help="where the directory is not empty: move what is there into replaced-… in it",
+        help="if the directory is not empty, move its content into replaced-… in it",
     )
     _add_common(it)
     return it

@@ -27,7 +27,7 @@ SECRET_FILES = (
     "store_password_file",
     "otlp_headers_file",
 )
-# Those that are refused if other users can read them.
+# Settings with files that are refused if other users can read them.
 PRIVATE_FILES = ("fleet",)
 
 
@@ -100,13 +100,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line, with an option for each setting."""
     it = argparse.ArgumentParser(
         prog="quiltfn serve",
-        description="Start the server here, as root: it gives root up before it listens.",
+        description="Start the server on this machine, as root: it drops root before it listens.",
         epilog="exit codes: 0 drained after SIGTERM · 69 machine or address unusable · 70 the "
         "server ended unexpectedly · 73 data directory unusable · 74 database unusable · "
         "75 no room on the disk, or the data directory is gone · "
         "77 not root · 78 a setting is wrong",
     )
-    it.add_argument("--config", help="a TOML file with settings")
+    it.add_argument("--config", help="TOML file with settings")
     for setting in SETTINGS:
         default = "" if setting.default in ("", Path()) else f" (default {setting.default})"
         option = "--" + setting.name.replace("_", "-")

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 def sweep(run_dir: Path) -> int:
     """Removes leftovers of servers whose launcher is dead. Does not touch running servers."""
     if os.geteuid() != 0:
-        print("quiltfn: doctor --sweep must be run as root", file=sys.stderr)
+        print("quiltfn: doctor --sweep must run as root", file=sys.stderr)
         return NOT_ROOT
     swept = state.sweep(run_dir, cgroups.detect())
     print(f"swept {swept['servers']} ended server(s) and {swept['sandboxes']} sandbox(es)")
@@ -73,7 +73,7 @@ def user() -> Finding:
     if os.geteuid() == 0:
         return host_findings.fine("root", "started as root")
     return host_findings.refuse(
-        "root", "not root: serve needs it", "start it as root, say with sudo"
+        "root", "not root, which serve needs", "start it as root, for example with sudo"
     )
 
 
@@ -86,7 +86,7 @@ def control_groups() -> tuple[Finding, str]:
         return host_findings.refuse("cgroups", f"control groups: {error}", advice), "none"
     where = os.path.dirname(found.path("server", "")).removesuffix("/server") or "/"
     return host_findings.fine(
-        "cgroups", f"control groups: {found.mode}, ours below {where}"
+        "cgroups", f"control groups: {found.mode}; the server's below {where}"
     ), found.mode
 
 
@@ -101,10 +101,14 @@ def database(settings: Settings) -> Iterator[Finding]:
     try:
         version = version_of(settings, store_secret(settings))
     except BadSetting as error:
-        yield host_findings.refuse("store", str(error), "correct the setting, or install the extra")
+        yield host_findings.refuse(
+            "store", str(error), "correct the setting, or install quiltfn[postgresql]"
+        )
     except StoreBroken as error:
-        sentence = f"{settings.store} does not answer: {error}"
-        yield host_findings.refuse("store", sentence, "start it, or correct store")
+        sentence = f"{settings.store} does not respond: {error}"
+        yield host_findings.refuse(
+            "store", sentence, "start the database, or correct the setting store"
+        )
     else:
         is_verified = is_store_verified(settings.store)
         yield host_findings.database(settings.store, is_verified, version)
@@ -112,7 +116,7 @@ def database(settings: Settings) -> Iterator[Finding]:
 
 def fleet(settings: Settings) -> Iterator[Finding]:
     """Checks what could keep this node from its fleet, and what weakens the fleet."""
-    from quiltfn.operator import fleet_doctor  # noqa: PLC0415 - a server alone has none of it
+    from quiltfn.operator import fleet_doctor  # noqa: PLC0415 - unused by a standalone server
 
     yield from fleet_doctor.examine(settings, settings.fleet)
 
@@ -124,7 +128,7 @@ def images(settings: Settings) -> Finding:
     try:
         there = verify.stored(settings.data_dir / "images")
     except PermissionError:
-        sentence = f"{settings.data_dir} is for its server and root to read"
+        sentence = f"only its server and root can read {settings.data_dir}"
         return host_findings.warn("image_contents", sentence, "run doctor as root")
     damaged = [one for one in there if verify.is_damaged(one)]
     is_node = settings.fleet != Path()
@@ -137,7 +141,7 @@ def leftovers(run_dir: Path) -> Finding:
         return host_programs.leftovers(sorted(dead_servers(run_dir)))
     except PermissionError:
         return host_findings.warn(
-            "leftovers", f"{run_dir} is for root to read", "run doctor as root"
+            "leftovers", f"only root can read {run_dir}", "run doctor as root"
         )
 
 
@@ -190,18 +194,18 @@ def parser() -> argparse.ArgumentParser:
         description="Check this machine; --sweep removes leftovers of a crash.",
         epilog="exit codes: 0 a server can start · 1 it cannot",
     )
-    it.add_argument("--sweep", action="store_true", help="remove leftovers of dead servers")
+    it.add_argument("--sweep", action="store_true", help="remove leftovers of ended servers")
     it.add_argument(
         "--images",
         action="store_true",
-        help="read every image in the data directory, and name those that are damaged",
+        help="read every image in the data directory, and report damaged ones",
     )
     it.add_argument("--config", help="the server's settings file")
     it.add_argument("--run-dir", help="run-time state (default /run/quiltfn)")
     it.add_argument("--data-dir", help="the server's data directory (default ./data)")
-    it.add_argument("--store", help="the database of a server that keeps its state in PostgreSQL")
+    it.add_argument("--store", help="the database of a server with its state in PostgreSQL")
     it.add_argument("--store-password-file", help="file with the password of that database")
-    it.add_argument("--fleet", metavar="FILE", help="a node's file: its fleet is examined as well")
+    it.add_argument("--fleet", metavar="FILE", help="a node's file, to check its fleet as well")
     it.add_argument("--crun", help="the OCI runtime (default /usr/bin/crun)")
     it.add_argument("--runsc", help="gVisor (default /usr/bin/runsc)")
     it.add_argument("--output", "-o", choices=["table", "json"], default="table")

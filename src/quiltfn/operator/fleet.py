@@ -47,8 +47,8 @@ def init(given: argparse.Namespace) -> str:
             path.unlink()
         raise
     return (
-        f"the fleet {made.fleet_id} is made; {path} is its file, which adds nodes: keep it where "
-        "you keep secrets"
+        f"created fleet {made.fleet_id}; {path} is its file, which can add nodes: store it like a "
+        "secret"
     )
 
 
@@ -73,7 +73,7 @@ def answer_to(ask: Callable[[str], str], question: str) -> str:
     try:
         return ask(question)
     except EOFError:
-        raise BadSetting("there was no answer") from None
+        raise BadSetting("no answer was given") from None
 
 
 def add_node(given: argparse.Namespace) -> str:
@@ -88,11 +88,11 @@ def add_node(given: argparse.Namespace) -> str:
         files.write(path, files.as_text(made))
     except FileExistsError as error:
         raise FileExistsError(
-            error.errno, "there is such a file; --output names another", error.filename
+            error.errno, "the file exists; choose another with --output", error.filename
         ) from None
     return (
-        f"{path} is the file of node {made.name}: start it with quiltfn serve --fleet {path}; "
-        "a name that was removed from the fleet does not start again"
+        f"{path} is the file of node {made.name}: start the node with quiltfn serve --fleet "
+        f"{path}; a node that was removed from the fleet cannot start again under its name"
     )
 
 
@@ -100,47 +100,50 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     it = argparse.ArgumentParser(
         prog="quiltfn fleet",
-        description="Several servers that share one PostgreSQL, and the files that make them nodes "
-        "of one fleet.",
+        description="Create a fleet, several servers that share one PostgreSQL, and the files of "
+        "its nodes.",
     )
-    codes = "exit codes: 0 made · 1 a file cannot be read or written, or is there already"
+    codes = "exit codes: 0 created · 1 a file cannot be read or written, or exists already"
     verbs = it.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     verb = verbs.add_parser(
         "init",
-        help="make a fleet: its file, and a note of it in its database",
-        description="Make a fleet. Its file has the key of its certificates, the key that nodes "
-        "sign with, and the database with its password: whoever has it can add nodes. An empty "
-        "database gets its tables; one that a server used keeps what it has, and that server must "
-        "be stopped. What is not given is asked for on a terminal.",
-        epilog=f"{codes} · 74 the database cannot be used, is in use or is a fleet's already · "
+        help="create a fleet: its file, and its entry in the database",
+        description="Create a fleet. Its file has the key of its certificates, the nodes' signing "
+        "key, and the database with its password: whoever has the file can add nodes. "
+        "An empty database gets its tables; the database of a stopped server keeps its "
+        "content. On a terminal, omitted values are asked for.",
+        epilog=f"{codes} · 74 the database cannot be used, is in use or belongs to a fleet · "
         "78 an argument is wrong",
     )
     verb.add_argument("--store", metavar="URL", help="postgresql://USER@HOST/DATABASE")
-    verb.add_argument("--store-password-file", metavar="FILE", help="with the password of USER")
-    file_of(verb, "where the file is made")
+    verb.add_argument(
+        "--store-password-file", metavar="FILE", help="file with the password of USER"
+    )
+    file_of(verb, "path of the new file")
     verb = verbs.add_parser(
         "add-node",
-        help="make the file of a node",
-        description="Make the file of a node: its certificate and key, the database with its "
-        "password, and the fleet's signing key. Bring it to the node's machine by a way that "
-        "nobody reads along. For a node that is there already it makes a new certificate, with "
-        "--output where its first file is still there. A removed node's name does not start again: "
-        "this does not ask the database, and makes its file all the same.",
+        help="create the file of a node",
+        description="Create the file of a node: its certificate and key, the database with its "
+        "password, and the fleet's signing key. Copy it to the node's machine over an "
+        "encrypted connection. For an existing node, this creates a new certificate; "
+        "use --output if its old file is still there. A removed node cannot start "
+        "again under its name, but its file is created anyway, since this command does "
+        "not query the database.",
         epilog=f"{codes} · 78 an argument or the fleet's file is wrong",
     )
-    verb.add_argument("name", help="of the node: lowercase letters, digits and hyphens")
+    verb.add_argument("name", help="name of the node: lowercase letters, digits and hyphens")
     verb.add_argument(
         "--address",
         required=True,
         metavar="HOST:PORT",
-        help="where other nodes reach its peer port",
+        help="address at which other nodes reach its peer port",
     )
     verb.add_argument(
-        "--listen", metavar="HOST:PORT", help="what the port is bound to, if not to the address"
+        "--listen", metavar="HOST:PORT", help="address to bind the port to (default: --address)"
     )
     verb.add_argument("--output", metavar="FILE", help="the node's file (default NAME.toml)")
     verb.add_argument(
-        "--days", type=int, default=365, help="for how long its certificate is valid (default 365)"
+        "--days", type=int, default=365, help="validity of its certificate in days (default 365)"
     )
     file_of(verb, "the fleet's file")
     return it

@@ -45,10 +45,10 @@ def examine(settings: Settings, path: Path) -> Iterator[Finding]:
     try:
         own = parse(NodeFile, read_private("fleet", path))
     except BadSetting as error:
-        advice = "take the file that quiltfn fleet add-node made, with chown root and chmod 600"
+        advice = "use the file that quiltfn fleet add-node created, with chown root and chmod 600"
         yield refuse("fleet_file", str(error), advice)
         return
-    yield fine("fleet_file", f"{path} is of node {own.name} in the fleet {own.fleet_id}")
+    yield fine("fleet_file", f"{path} is the file of node {own.name} in the fleet {own.fleet_id}")
     yield certificate(own, SystemClock().unix())
     found = read(own)
     if isinstance(found, Finding):
@@ -85,7 +85,8 @@ def of_members(settings: Settings, own: NodeFile, members: Sequence[Member]) -> 
 def certificate(own: NodeFile, now: float) -> Finding:
     """Checks the validity of the node's certificate. `now`: Unix seconds."""
     again = (
-        "quiltfn fleet add-node --output NEW with the same name makes it again; restart the node"
+        "create a new file with quiltfn fleet add-node --output NEW and the same name; restart the "
+        "node"
     )
     try:
         days = own.check_certificate(now)
@@ -102,21 +103,25 @@ def read(own: NodeFile) -> "FleetFacts | Finding":
     try:
         from quiltfn.store.fleet.facts import read_facts  # noqa: PLC0415 - it needs the extra
     except ImportError as error:
-        return refuse("store", NO_DRIVER.format(error=error), "install the extra")
+        return refuse("store", NO_DRIVER.format(error=error), "install quiltfn[postgresql]")
     try:
         return read_facts(own.store, own.store_password or None, own.fleet_id, SystemClock().unix)
     except StoreBroken as error:
         sentence = f"{own.store} cannot be used: {error}"
-        return refuse("store", sentence, "start it, let this machine in, or make the file again")
+        return refuse(
+            "store",
+            sentence,
+            "start it, allow connections from this machine, or create the file again",
+        )
 
 
 def latency(facts: "FleetFacts") -> Finding:
     """Checks the database's round trip time. Each new slot, asynchronous invocation and strictly
     stored record has to wait for it.
     """
-    sentence = f"a statement to the database takes {1000 * facts.latency_s:.1f} ms there and back"
+    sentence = f"a round trip to the database takes {1000 * facts.latency_s:.1f} ms"
     if facts.latency_s > SLOW_S:
-        advice = "have the database nearer: starts of instances and accepted calls wait for it"
+        advice = "reduce the latency: starts of instances and asynchronous invocations wait for it"
         return warn("latency", sentence, advice)
     return fine("latency", sentence)
 
@@ -124,19 +129,19 @@ def latency(facts: "FleetFacts") -> Finding:
 def schema(facts: "FleetFacts") -> Finding:
     sentence = f"its tables are of revision {facts.revision}"
     if facts.revision == facts.known:
-        return fine("schema", f"{sentence}, as this quiltfn has them")
+        return fine("schema", f"{sentence}, as in this quiltfn")
     if is_older(__version__, facts.oldest):
         return refuse(
             "schema",
-            f"{sentence}, for quiltfn {facts.oldest} or newer, and this is {__version__}",
-            f"install quiltfn {facts.oldest}, or what the other nodes have",
+            f"{sentence}, for quiltfn {facts.oldest} or newer, but this is {__version__}",
+            f"install quiltfn {facts.oldest}, or the version of the other nodes",
         )
     if facts.revision is not None and facts.revision > facts.known:
-        return fine("schema", f"{sentence}, of a newer quiltfn, which this one may use as well")
+        return fine("schema", f"{sentence}, of a newer quiltfn, and compatible with this one")
     return warn(
         "schema",
-        f"{sentence}: this quiltfn brings them up to {facts.known} when its first node starts",
-        "back the database up before that",
+        f"{sentence}: the first node with this quiltfn upgrades them to {facts.known}",
+        "back up the database before that",
     )
 
 
@@ -145,8 +150,9 @@ def role(facts: "FleetFacts") -> Finding:
     if facts.is_superuser:
         return warn(
             "role",
-            "nodes come as a superuser of PostgreSQL",
-            "make a role without rights that owns the database, and the fleet's files with it",
+            "nodes connect as a superuser of PostgreSQL",
+            "create a role without other rights that owns the database, and new files of the fleet "
+            "with that role",
         )
     if facts.foreign_tables:
         some = ", ".join(facts.foreign_tables[:3])
@@ -154,7 +160,8 @@ def role(facts: "FleetFacts") -> Finding:
             "role",
             f"the role of the node's file does not own {len(facts.foreign_tables)} of the tables: "
             f"{some}",
-            "ALTER TABLE … OWNER TO that role, as after a restore by another role",
+            "another role may have restored the database: ALTER TABLE … OWNER TO the node file's "
+            "role",
         )
     return fine("role", "the role owns the tables and is no superuser")
 
@@ -164,11 +171,11 @@ def synced(settings: Mapping[str, str]) -> Finding:
     if off:
         return warn(
             "synced",
-            f"PostgreSQL runs with {' and '.join(off)} off: a power cut can lose what was "
-            "acknowledged",
+            f"PostgreSQL runs with {' and '.join(off)} off: a power failure can lose acknowledged "
+            "data",
             f"set {' and '.join(off)} to on",
         )
-    return fine("synced", "PostgreSQL syncs what it commits")
+    return fine("synced", "PostgreSQL syncs commits to disk")
 
 
 def failover(facts: "FleetFacts") -> Finding:
@@ -179,11 +186,11 @@ def failover(facts: "FleetFacts") -> Finding:
     if facts.standbys:
         return warn(
             "failover",
-            "a standby follows behind (asynchronously): a failover to it can lose what was "
-            "acknowledged, and grants, so that more than max_instances run for a while",
+            "the standby is asynchronous: a failover to it can lose acknowledged data, and slots, "
+            "so that more than max_instances run for a while",
             "set synchronous_standby_names",
         )
-    return fine("failover", "no standby follows: there is nothing to fail over to")
+    return fine("failover", "there is no standby, so no failover is possible")
 
 
 def connections(facts: "FleetFacts") -> Finding:
@@ -192,8 +199,8 @@ def connections(facts: "FleetFacts") -> Finding:
     needed = there * CONNECTIONS_OF_NODE
     room = facts.connections_max - facts.connections_of_others
     sentence = (
-        f"{there} node(s) use up to {needed} connections; PostgreSQL has room for {room} beside "
-        "those of other databases"
+        f"{there} node(s) use up to {needed} connections; PostgreSQL allows {room} besides those "
+        "of other databases"
     )
     if needed > room:
         return warn("connections", sentence, "raise max_connections, or the limit of the role")
@@ -205,7 +212,7 @@ def clock(facts: "FleetFacts") -> Finding:
     how = "later" if off > 0 else "earlier"
     sentence = f"the database's clock is {abs(off):.2f} s {how} than this machine's"
     if abs(off) > CLOCK_OFF_MAX_S:
-        advice = "have both set by NTP: certificates, logs and ids go by this machine's"
+        advice = "set both by NTP: certificates, logs and ids use this machine's clock"
         return warn("clock", sentence, advice)
     return fine("clock", sentence)
 
@@ -214,13 +221,13 @@ def membership(own: NodeFile, member: Member | None) -> Finding:
     if member is None:
         return fine("node", f"node {own.name} has not been started yet")
     if member.state is NodeState.REMOVED:
-        advice = "quiltfn fleet add-node with another name makes the file of a new node"
+        advice = "create the file of a new node with quiltfn fleet add-node and another name"
         return refuse("node", f"node {own.name} was removed from the fleet", advice)
     if member.address != own.address and member.presence is Presence.PRESENT:
         return warn(
             "node",
-            f"node {own.name} serves at {member.address}, and its file says {own.address}",
-            "restart the node, or look which file it was started with",
+            f"node {own.name} serves at {member.address}, but its file says {own.address}",
+            "restart the node, or check which file it was started with",
         )
     return fine("node", f"node {own.name} is {member.state}, {member.presence}")
 
@@ -238,10 +245,10 @@ def versions(own: NodeFile, members: Sequence[Member]) -> Finding:
     if any(one.version != __version__ for one in there):
         return warn(
             "version",
-            f"the nodes that run are not all of this quiltfn's version, {__version__}: {running}",
-            "bring all nodes to one version: what is new is not everywhere until then",
+            f"some running nodes have another version than this quiltfn, {__version__}: {running}",
+            "upgrade all nodes to one version: new features may be missing until then",
         )
-    return fine("version", f"all nodes that run have this quiltfn's version, {__version__}")
+    return fine("version", f"all running nodes have this quiltfn's version, {__version__}")
 
 
 def times(settings: Settings, members: Sequence[Member]) -> Finding:
@@ -256,11 +263,11 @@ def times(settings: Settings, members: Sequence[Member]) -> Finding:
     if others:
         return warn(
             "times",
-            f"the nodes do not have the same times: here {times}; {'; '.join(others[:5])}",
-            "set the same on all nodes (for this examination by --config), and restart those that "
-            "differ: each is waited for as long as its own times say",
+            f"the nodes have different times: here {times}; {'; '.join(others[:5])}",
+            "set the same times on all nodes (for this check with --config), and restart those "
+            "that differ: a node is waited for according to its own times",
         )
-    return fine("times", f"all nodes that run have the same times: {times}")
+    return fine("times", f"all running nodes have the same times: {times}")
 
 
 # The peer port -----------------------------------------------------------------------------------
@@ -272,17 +279,17 @@ def peer_port(own: NodeFile, *, is_running: bool) -> Finding:
     """
     problem = None if is_running else why_not_bound(own)
     if problem is not None:
-        advice = "free the port, or make the file again with another --listen"
+        advice = "free the port, or create the file again with another --listen"
         return refuse("peer_port", f"{own.listen} cannot be bound: {problem}", advice)
     public = public_addresses(own)
     if public:
         return warn(
             "peer_port",
-            f"the peer port {own.listen} is at a public address ({', '.join(public[:3])})",
-            "let nobody but the nodes reach it (a packet filter), or take a private address with "
+            f"the peer port {own.listen} has a public address ({', '.join(public[:3])})",
+            "allow only the nodes to reach it (by a packet filter), or use a private address with "
             "--address and --listen",
         )
-    return fine("peer_port", f"the peer port {own.listen} is at no public address")
+    return fine("peer_port", f"the peer port {own.listen} has no public address")
 
 
 def why_not_bound(own: NodeFile) -> str | None:
@@ -295,7 +302,7 @@ def why_not_bound(own: NodeFile) -> str | None:
             opened.bind(found[4])
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return "another program has it"
+            return "another program uses it"
         return error.strerror or str(error)
     return None
 
@@ -367,10 +374,10 @@ async def _ask(asking: HttpPeers, member: Member) -> Finding:
             await answer.read(0)
     except PeerUnavailable as error:
         advice = (
-            f"let this machine reach {member.address}, and look into the log of node {member.name}"
+            f"allow this machine to reach {member.address}, and check the log of node {member.name}"
         )
         return warn(name, str(error), advice)
     took_ms = 1000 * (time.monotonic() - began)
     return fine(
-        name, f"node {member.name} at {member.address} lets this one in, after {took_ms:.0f} ms"
+        name, f"node {member.name} at {member.address} accepts this node, after {took_ms:.0f} ms"
     )

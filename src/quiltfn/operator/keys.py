@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from quiltfn.store import SqlAudit, SqlKeys
 
 FINE, REFUSED, STORE_BROKEN, BAD_SETTING = 0, 1, 74, 78
-CREATED, DONE = 201, 204  # the API's status codes for the same changes
+CREATED, DONE = 201, 204  # the API's status codes for these changes
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -86,8 +86,8 @@ def fleet_store(path: Path) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def directory_beside(chosen: Settings) -> Iterator[Settings]:
-    """Yields the settings. If PostgreSQL has the keys and no server has used the data directory on
-    this machine, a temporary directory replaces it.
+    """Yields the settings. If the keys are in PostgreSQL and no server has used the data directory
+    on this machine, a temporary directory replaces it.
     """
     if not chosen.store or (chosen.data_dir / "quiltfn.lock").exists():
         yield chosen
@@ -161,7 +161,7 @@ def seconds(text: str) -> int:
     """Parses a duration such as 30d, 12h, 15m or 90s. Raises `Unprocessable`."""
     match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
     if match is None:
-        raise Unprocessable.field("expires", "a number with s, m, h or d behind it", text, "30d")
+        raise Unprocessable.field("expires", "a number followed by s, m, h or d", text, "30d")
     return int(match[1]) * UNITS_S[match[2]]
 
 
@@ -195,11 +195,11 @@ def parser() -> argparse.ArgumentParser:
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
-        "--data-dir", help="the server's data directory (default ./data, where there is one)"
+        "--data-dir", help="the server's data directory (default ./data, if it exists)"
     )
-    shared.add_argument("--store", help="or the database of a server that keeps them there")
+    shared.add_argument("--store", help="or the database of a server with its state in PostgreSQL")
     shared.add_argument("--store-password-file", help="file with the password of that database")
-    shared.add_argument("--fleet", help="or the file of a fleet, or of one of its nodes")
+    shared.add_argument("--fleet", help="or the file of a fleet or of one of its nodes")
     shared.add_argument("--output", "-o", choices=["table", "json"], default="table")
     verbs = it.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     create = verbs.add_parser(

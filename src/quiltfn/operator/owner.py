@@ -1,7 +1,7 @@
 """A command started by root becomes the owner of the data directory before it uses its contents.
 
 The owner of a directory can create a link with any name there. If root followed such a link, it
-could overwrite any file of the machine. The owner can only write to files that it may write anyway.
+could overwrite any file of the machine. A process of the owner can only write to the owner's files.
 """
 
 import os
@@ -34,8 +34,8 @@ def become_owner(data_dir: Path, writable: tuple[Path, ...] = ()) -> None:
     if found.st_uid == 0:
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise StoreBroken(
-                f"{data_dir} is root's and others may write in it: chmod 700 {data_dir}, or "
-                "name another directory with --data-dir."
+                f"{data_dir} belongs to root but is writable for others: chmod 700 {data_dir}, or "
+                "choose another directory with --data-dir."
             )
         return
     from quiltfn.operator.serve import program_paths  # noqa: PLC0415 — loads the launcher

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     root = Path(given.root)
     if os.geteuid() != 0 and is_here(root):
-        print(f"quiltfn: service {given.verb} must be run as root", file=sys.stderr)
+        print(f"quiltfn: service {given.verb} must run as root", file=sys.stderr)
         return NOT_ROOT
     try:
         if given.verb == "install":
@@ -40,17 +40,17 @@ def install(root: Path, program: Path) -> None:
     text = packaged(UNIT).read_text().replace(str(USUAL_PROGRAM), str(program))
     if unit.exists() and unit.read_text() != text:
         shutil.copy2(unit, unit.with_name(f"{UNIT}.before"))
-        print(f"kept   {unit}.before, which was another one")
+        print(f"kept   {unit}.before, the previous unit")
     put(unit, text)
     settings = settings_of(root)
     if settings.exists():
-        print(f"kept   {settings}, as it is")
+        print(f"kept   {settings}, unchanged")
     else:
         put(settings, packaged(SETTINGS).read_text())
     if is_here(root):
         print(f"{NEXT}\n{ENABLE}")
     else:
-        print(f"Next, on the system that starts from {root}:\n{ENABLE}")
+        print(f"Next, on the system that boots from {root}:\n{ENABLE}")
 
 
 def uninstall(root: Path) -> None:
@@ -108,11 +108,11 @@ def packaged(name: str) -> Path:
 
 def parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(
-        prog="quiltfn service", description="quiltfn as a service of systemd."
+        prog="quiltfn service", description="quiltfn as a systemd service."
     )
     verbs = it.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     for verb, about in (
-        ("install", "write the unit, and the settings where there are none"),
+        ("install", "write the unit, and the settings if there are none"),
         ("uninstall", "remove the unit; settings and data stay"),
     ):
         command = verbs.add_parser(verb, help=about)

@@ -40,7 +40,7 @@ class Address:
             check_store(option, text)
         if password_file is not None:
             if not self.is_url:
-                raise BadSetting(f"{option} is a directory, which has no password")
+                raise BadSetting(f"{option} is a directory, for which there is no password")
             file = f"the password file of {option}"
             self.password = password_in(file, read_secret(file, Path(password_file)))
 
@@ -76,7 +76,7 @@ def ending_at_a_signal(target: str) -> Iterator[None]:
     def end(number: int, _frame: object) -> None:
         if not is_url(target):
             copy_sqlite.remove_unfinished(Path(target))
-        os.write(sys.stderr.fileno(), f"quiltfn: stopped; {target} is as it was\n".encode())
+        os.write(sys.stderr.fileno(), f"quiltfn: stopped; {target} is unchanged\n".encode())
         os._exit(128 + number)
 
     former = {number: signal.getsignal(number) for number in ENDING}
@@ -116,8 +116,8 @@ def perform(source: Address, target: Address, data_dir: Path | None) -> str:
         directories += [data_dir.absolute()] if data_dir and data_dir not in directories else []
         if not directories:
             print(
-                "quiltfn: what a server that was killed has left in its data directory is not "
-                "looked for; name that with --data-dir",
+                "quiltfn: records that a killed server left in its data directory are not found; "
+                "to copy them, name the directory with --data-dir",
                 file=sys.stderr,
             )
     for directory in directories:
@@ -130,7 +130,7 @@ def perform(source: Address, target: Address, data_dir: Path | None) -> str:
         # The copy is committed next; ignore Ctrl-C, so that the outcome stays clear.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     lines = [f"{name:<20}{rows:>12}" for name, rows in sorted(arrived.items()) if rows]
-    whole = f"copied and compared: {sum(arrived.values())} rows of {len(arrived)} tables"
+    whole = f"copied and verified: {sum(arrived.values())} rows of {len(arrived)} tables"
     return "\n".join([*lines, whole])
 
 
@@ -145,29 +145,31 @@ def _postgresql() -> Any:
 
 def parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(
-        prog="quiltfn store", description="What a server stores, elsewhere."
+        prog="quiltfn store", description="Move the data that a server stores."
     )
     verbs = it.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     verb = verbs.add_parser(
         "copy",
-        help="copy everything from a data directory into a database of PostgreSQL, or back",
-        description="Copy functions, keys, records of calls, accepted work and all else that a "
-        "server stores, and compare what has arrived. No server may use FROM or TO, and TO must be "
-        "empty; it gets everything or nothing. The files of runtimes (images) stay where they are.",
-        epilog="exit codes: 0 copied and compared · 1 a file cannot be read · 74 FROM is in use, "
-        "damaged or not stopped in order, or TO is not empty · 78 an argument is wrong · "
+        help="copy everything from a data directory to a PostgreSQL database, or back",
+        description="Copy functions, keys, invocation records, asynchronous invocations and all "
+        "other data that a server stores, and verify the copy. No server may use FROM "
+        "or TO, and TO must be empty; if the copy fails, TO stays empty. The files of "
+        "runtimes (images) are not copied.",
+        epilog="exit codes: 0 copied and verified · 1 a file cannot be read · 74 FROM is in use, "
+        "damaged or was not shut down properly, or TO is not empty · 78 an argument is "
+        "wrong · "
         "130 stopped by Ctrl-C",
     )
     where = "a data directory, or postgresql://USER@HOST/DATABASE"
     verb.add_argument("source", metavar="FROM", help=where)
-    verb.add_argument("target", metavar="TO", help="likewise; empty, or not there yet")
+    verb.add_argument("target", metavar="TO", help="likewise; empty or not created yet")
     for name in ("from", "to"):
         about = f"file with the password of the database {name.upper()}"
         verb.add_argument(f"--{name}-password-file", metavar="FILE", help=about)
     verb.add_argument(
         "--data-dir",
         metavar="DIRECTORY",
-        help="where FROM is a database: its server's data directory, to be looked through for "
-        "records that a killed server left",
+        help="if FROM is a database: its server's data directory, which may have records that a "
+        "killed server left",
     )
     return it

@@ -1,6 +1,6 @@
 """`quiltfn simulate`: the cost of keep-alive policies on a trace of invocations.
 
-The policies are the server's own classes, not copies of them.
+The simulated policies are the server's own classes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ HYBRID = "hybrid"
 ALL = (POLICIES[0], HYBRID, *POLICIES[1:])
 IDLE_S = (60.0, 300.0, 600.0, 1200.0)
 IDLE_MAX_S = 86_400.0
-# The idle times, in minutes, at which the fixed rule is simulated for its frontier.
+# The idle times, in minutes, that the fixed rule is simulated with for its frontier.
 FIXED_MINUTES: tuple[float, ...] = (
     *(half / 2 for half in range(13)),
     *range(7, 17),
@@ -145,29 +145,35 @@ def as_json(found: Sequence[Found]) -> str:
 def parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(
         prog="quiltfn simulate",
-        description="Replay a trace of calls per minute through the keep-alive policies.",
-        epilog="AGAINST FIXED: cold starts against the best fixed idle time that idles as long. "
-        "A function's first call is left out; each pre-warm is charged a minute. "
+        description="Replay a trace of invocations per minute with the keep-alive policies.",
+        epilog="AGAINST FIXED: cold starts compared with the fixed idle times that idle as long. A "
+        "function's first invocation is left out; each pre-warm costs a minute. "
         "exit codes: 0 done · 2 the trace or an option is wrong",
     )
     it.add_argument(
         "trace",
         type=Path,
-        help="a directory with invocations.csv (durations.csv, memory.csv), or one such file",
+        help="directory with invocations.csv (and optionally durations.csv, memory.csv), or one "
+        "such file",
     )
-    it.add_argument("--policy", action="append", choices=ALL, help="only this; may be repeated")
+    it.add_argument(
+        "--policy",
+        action="append",
+        choices=ALL,
+        help="policy to simulate (default: all); repeatable",
+    )
     it.add_argument(
         "--idle-s",
         action="append",
         type=idle_time,
-        help=f"idle time to try, 1 to {IDLE_MAX_S:g}; may be repeated "
-        f"(default {', '.join(f'{one:g}' for one in IDLE_S)}). histogram takes it as a budget",
+        help=f"idle time to try, 1 to {IDLE_MAX_S:g}; repeatable (default "
+        f"{', '.join(f'{one:g}' for one in IDLE_S)}). for histogram, this is a budget",
     )
     it.add_argument(
         "--placed",
         choices=[str(one) for one in Placement],
         default=str(Placement.START),
-        help="where in its minute a call is put (default start)",
+        help="assumed time of an invocation within its minute (default start)",
     )
     it.add_argument("--output", "-o", choices=["table", "json"], default="table")
     it.add_argument(

@@ -13,7 +13,7 @@ class Hybrid:
 
     Without a representative histogram (the coefficient of variation of the bins' counts is at most
     2, or half of the idle times lie beyond the last bin) the rule is `idle_s`, as in `Fixed`. The
-    paper predicts functions with too many such idle times by ARIMA; here `idle_s` serves them.
+    paper predicts functions with too many such idle times by ARIMA; here `idle_s` applies to them.
     """
 
     __slots__ = ("_beyond", "_counts", "_ended", "_squares", "_total", "idle_s")

@@ -141,8 +141,8 @@ class Frontier:
     """The fewest cold starts of a policy for an idle time: the lower convex hull of its costs at
     several settings. A point between two settings is the cost of a mixture of both.
 
-    The hull favours the policy that ours are compared with: a line through all points would include
-    settings that nobody would choose.
+    The hull favours the fixed rule, which our policies are compared with: a line through all points
+    would include settings that nobody would choose.
     """
 
     def __init__(self, points: Iterable[tuple[float, float]]) -> None:

@@ -51,7 +51,7 @@ def _calls(path: Path) -> Iterator[tuple[tuple[str, ...], list[int]]]:
     lines = _lines(path)
     head = next(lines, None)
     if head is None:
-        raise BadTrace(f"{path}: the file is empty; a first line with column names was expected")
+        raise BadTrace(f"{path}: the file is empty; expected a first line with column names")
     names = [place for place, column in enumerate(head) if column in IDS]
     minutes = [place for place, column in enumerate(head) if column.isdecimal()]
     if NAME not in head or not minutes:
@@ -59,7 +59,9 @@ def _calls(path: Path) -> Iterator[tuple[tuple[str, ...], list[int]]]:
     numbers = [int(head[place]) for place in minutes]
     for before, number in pairwise(numbers):
         if number != before + 1:
-            raise BadTrace(f"{path}: line 1: after minute {before} came {number}, not {before + 1}")
+            raise BadTrace(
+                f"{path}: line 1: expected minute {before + 1} after {before}, not {number}"
+            )
     count = 0
     for count, line in enumerate(lines, 1):
         _check_width(path, count + 1, line, len(head))
@@ -68,7 +70,7 @@ def _calls(path: Path) -> Iterator[tuple[tuple[str, ...], list[int]]]:
             [_whole(path, count + 1, head[place], line[place]) for place in minutes],
         )
     if not count:
-        raise BadTrace(f"{path}: no function in it; a line for each was expected")
+        raise BadTrace(f"{path}: the file has no functions; expected a line for each")
 
 
 def _figures(path: Path, column: str) -> dict[tuple[str, ...], float]:
@@ -106,7 +108,8 @@ def _check_width(path: Path, number: int, line: list[str], width: int) -> None:
 def _whole(path: Path, number: int, column: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise BadTrace(
-            f"{path}: line {number}, column {column}: expected a number of calls, not {text!r}"
+            f"{path}: line {number}, column {column}: expected a number of invocations, not "
+            f"{text!r}"
         )
     return int(text)
 
