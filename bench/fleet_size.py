@@ -45,7 +45,7 @@ from quiltfn.sandbox.fake import FakeSandboxes
 from quiltfn.server.ground import Node
 from quiltfn.server.platform import Platform, open_platform
 from quiltfn.settings import Settings
-from quiltfn.store.database.postgresql import open_as_node
+from quiltfn.store.opening_postgresql import open_as_node
 from service.in_process import request_of
 from service.platform_harness import FACTS
 

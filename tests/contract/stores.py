@@ -24,9 +24,8 @@ from quiltfn.model.invocation import CallResult, ExitKind, Invocation, Status
 from quiltfn.model.operation import Operation
 from quiltfn.model.version import Version, VersionSpec
 from quiltfn.store import SpoolJournal, SqlStore, open_sqlite
-from quiltfn.store.database import database, postgres_connection
-from quiltfn.store.database.postgresql import open_postgresql
-from quiltfn.store.fleet import nodes
+from quiltfn.store.database import database, nodes, postgres_connection
+from quiltfn.store.opening_postgresql import open_postgresql
 from timeouts import scaled
 
 # How long a write waits for others, and for earlier ones in its own thread, which other tests may

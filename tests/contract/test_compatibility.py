@@ -24,9 +24,10 @@ from quiltfn.store.database import compatibility, tables
 from quiltfn.store.database import postgresql as postgresql_store
 from quiltfn.store.database.compatibility import OLDEST, is_older
 from quiltfn.store.database.postgres_connection import engine, run_alone
-from quiltfn.store.database.postgresql import PostgresDatabase, open_as_node, open_postgresql
+from quiltfn.store.database.postgresql import PostgresDatabase
 from quiltfn.store.fleet.facts import read_facts
 from quiltfn.store.fleet.init import begin_fleet
+from quiltfn.store.opening_postgresql import open_as_node, open_postgresql
 
 pytestmark = promise("N81")
 

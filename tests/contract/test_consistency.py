@@ -33,9 +33,9 @@ from manual_clock import ManualClock
 from promises import promise
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SpoolJournal, SqlStore, StoreBroken, migrations, open_sqlite
+from quiltfn.store.backup import restore
 from quiltfn.store.database import sqlite, sqlite_header
-from quiltfn.store.files import restore
-from quiltfn.store.files.directory import DataDirectory
+from quiltfn.store.database.directory import DataDirectory
 
 pytestmark = promise("D18")
 

@@ -22,12 +22,12 @@ from postgresql import Cluster
 from promises import promise
 from quiltfn.operator import store as command
 from quiltfn.store import StoreBroken, open_sqlite
+from quiltfn.store.backup import copy, copy_sqlite
+from quiltfn.store.backup.copy import NOT_COPIED, Kind, Row
+from quiltfn.store.backup.copy_sqlite import REMOVED, STAGING, SqliteFile
 from quiltfn.store.calls.spool import to_line
 from quiltfn.store.database import tables
-from quiltfn.store.database.postgresql import open_postgresql
-from quiltfn.store.files import copy, copy_sqlite
-from quiltfn.store.files.copy import NOT_COPIED, Kind, Row
-from quiltfn.store.files.copy_sqlite import REMOVED, STAGING, SqliteFile
+from quiltfn.store.opening_postgresql import open_postgresql
 from timeouts import scaled
 
 pytestmark = promise("D40")

@@ -43,9 +43,8 @@ from quiltfn.store import (
 )
 from quiltfn.store.calls.spool import to_line
 from quiltfn.store.calls.stats import Sums
-from quiltfn.store.database import vacuum
-from quiltfn.store.files import disk_reserve
-from quiltfn.store.files.disk_reserve import RESERVE_BYTES, DiskFull, DiskReserve, is_full
+from quiltfn.store.database import disk_reserve, vacuum
+from quiltfn.store.database.disk_reserve import RESERVE_BYTES, DiskFull, DiskReserve, is_full
 
 pytestmark = promise("D13")
 

@@ -11,10 +11,10 @@ from contract.stores import BUSY_TIMEOUT_S, HELD_S, a_stored_function
 from promises import promise
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store import SqlStore, StoreBroken
-from quiltfn.store.database.postgresql import open_as_node, open_postgresql
-from quiltfn.store.files.copy import copy
-from quiltfn.store.files.copy_postgresql import source, target
+from quiltfn.store.backup.copy import copy
+from quiltfn.store.backup.copy_postgresql import source, target
 from quiltfn.store.fleet.init import begin_fleet
+from quiltfn.store.opening_postgresql import open_as_node, open_postgresql
 
 pytestmark = promise("N3")
 

@@ -43,7 +43,7 @@ from quiltfn.store.calls import records
 from quiltfn.store.calls.journal import COMMIT_AT_BYTES
 from quiltfn.store.calls.spool import to_line
 from quiltfn.store.database import tables
-from quiltfn.store.files.directory import SPOOLS
+from quiltfn.store.database.directory import SPOOLS
 
 NEVER_S = 3600.0
 

@@ -56,9 +56,8 @@ from quiltfn.store import (
     SqlStore,
     SqlWork,
 )
-from quiltfn.store.database import tables
+from quiltfn.store.database import nodes, tables
 from quiltfn.store.database.postgresql import PostgresDatabase
-from quiltfn.store.fleet import nodes
 from quiltfn.store.fleet.members import SqlMembers
 from timeouts import scaled
 

@@ -47,10 +47,11 @@ from quiltfn.ports.fleet import History
 from quiltfn.store import SqlIdempotencyStore, SqlKeys, SqlOperations, SqlStore, StoreBroken
 from quiltfn.store.database import postgres_connection, tables
 from quiltfn.store.database.database import Unstorable
+from quiltfn.store.database.disk_reserve import DiskFull
 from quiltfn.store.database.postgres_connection import engine, run_alone
-from quiltfn.store.database.postgresql import PostgresDatabase, open_postgresql
+from quiltfn.store.database.postgresql import PostgresDatabase
 from quiltfn.store.database.sql import driver, run, sql
-from quiltfn.store.files.disk_reserve import DiskFull
+from quiltfn.store.opening_postgresql import open_postgresql
 from timeouts import scaled
 
 COUNT = "SELECT count FROM probe"

@@ -14,7 +14,7 @@ from promises import promise
 from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import SHARED, SHELL, Kind, Network, Runtime
 from quiltfn.store import SqlStore
-from quiltfn.store.files import snapshot
+from quiltfn.store.backup import snapshot
 from quiltfn.store.functions.runtimes import SqlRuntimes, SqlTenantImages
 
 

@@ -76,8 +76,8 @@ from quiltfn.store import (
     StoreBroken,
     open_sqlite,
 )
+from quiltfn.store.database import changes
 from quiltfn.store.fleet.image_copies import SqlImageCopies
-from quiltfn.store.functions import changes
 from timeouts import scaled
 
 NOW = 1_760_000_000

@@ -34,7 +34,7 @@ from quiltfn.model.stats import (
 from quiltfn.store import SpoolJournal, SqlStats, SqlStore, SqlWork
 from quiltfn.store.calls.stats import FOLD_ROWS, READ_ROWS
 from quiltfn.store.database import tables
-from quiltfn.store.files.directory import SPOOLS
+from quiltfn.store.database.directory import SPOOLS
 from timeouts import scaled
 
 ENDED = 1_760_000_101  # as in `done`

@@ -30,7 +30,7 @@ from quiltfn.ports.work import Input
 from quiltfn.store import SpoolJournal, SqlInputRetention, SqlRetention, SqlStore, SqlWork
 from quiltfn.store.calls import old_inputs
 from quiltfn.store.calls.inputs import INPUT_BYTES
-from quiltfn.store.files.disk_reserve import DiskFull
+from quiltfn.store.database.disk_reserve import DiskFull
 from quiltfn.store.tenants.usage import RECORD_BYTES
 
 pytestmark = promise("D34")

@@ -27,9 +27,9 @@ from quiltfn.model.invocation import Invocation, Status, WorkOutcome
 from quiltfn.model.work import AsyncPolicy, Backoff, Destination
 from quiltfn.ports import InvocationQuery
 from quiltfn.store import SpoolJournal, SqlPolicies, SqlWork
+from quiltfn.store.backup import snapshot
 from quiltfn.store.calls.work_recovery import SERVER_ENDED
-from quiltfn.store.files import snapshot
-from quiltfn.store.files.directory import SPOOLS
+from quiltfn.store.database.directory import SPOOLS
 
 pytestmark = promise("D33")
 

@@ -32,14 +32,13 @@ from quiltfn.model.work import AsyncPolicy, Backoff, Destination, RecordPolicy
 from quiltfn.ports import InvocationQuery, TenantFunctions
 from quiltfn.ports.work import ATTEMPT_OUTPUT_BYTES, Input
 from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork
-from quiltfn.store.calls import outcomes, records
+from quiltfn.store.calls import outcomes, records, sweep
 from quiltfn.store.calls import work as work_module
 from quiltfn.store.calls.record_key import RecordKey
 from quiltfn.store.calls.records import drop_output
 from quiltfn.store.calls.work import AT_ONCE_MAX_BYTES, counting
 from quiltfn.store.database.database import Unstorable, Work
 from quiltfn.store.database.sql import statements
-from quiltfn.store.functions import sweep
 from quiltfn.store.tenants.usage import RECORD_BYTES
 from timeouts import scaled
 

@@ -31,8 +31,8 @@ from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.member import Report
 from quiltfn.model.work import AsyncPolicy, Backoff, outcome
 from quiltfn.store import SpoolJournal, SqlPolicies, SqlStore, SqlWork
+from quiltfn.store.database import nodes
 from quiltfn.store.database.postgresql import PostgresDatabase
-from quiltfn.store.fleet import nodes
 from quiltfn.store.fleet.members import SqlMembers
 
 pytestmark = promise("N30")

@@ -29,7 +29,7 @@ from quiltfn.model.invocation import CallResult, ExitKind
 from quiltfn.model.version import VersionSpec
 from quiltfn.ports import Call, Sandbox
 from quiltfn.sandbox.fake import FakeSandbox, FakeSandboxes
-from quiltfn.store.files import disk_reserve
+from quiltfn.store.database import disk_reserve
 from service.in_process import InProcess, request_of
 from service.platform_harness import Harness, open_harness
 from service.story_time import StoryLoop

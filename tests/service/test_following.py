@@ -44,9 +44,9 @@ from quiltfn.model.work import AsyncPolicy, Destination, RecordPolicy
 from quiltfn.ports import FunctionCounters
 from quiltfn.ports.work import Input
 from quiltfn.store import SqlQuotas, SqlTenantImages
-from quiltfn.store.database.postgresql import open_postgresql
+from quiltfn.store.database import changes
 from quiltfn.store.database.sql import run
-from quiltfn.store.functions import changes
+from quiltfn.store.opening_postgresql import open_postgresql
 from quiltfn.tenants.access import make_key, revoke_key
 from service.faults import away, held_up
 from service.platform_harness import TENANT, Harness, open_harness

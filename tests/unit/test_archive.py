@@ -11,8 +11,8 @@ import pytest
 
 from quiltfn.operator.archive import FILES, Reader, Writer
 from quiltfn.store import StoreBroken
+from quiltfn.store.backup import snapshot
 from quiltfn.store.calls import spool
-from quiltfn.store.files import snapshot
 
 FACTS: dict[str, Any] = {
     **{"quiltfn": "0.1.0", "revision": "0009", "made_at": 1_795_670_132},

@@ -17,8 +17,8 @@ from quiltfn.base.clock import ResumableClock
 from quiltfn.base.task_group import TaskGroup
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import Change, ChangeKind
+from quiltfn.store.database.changes import Notice
 from quiltfn.store.database.database import Database
-from quiltfn.store.functions.changes import Notice
 from quiltfn.store.functions.functions import SqlStore
 
 EVERY_S, SLOW_EVERY_S = 1.0, 5.0

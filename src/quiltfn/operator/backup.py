@@ -23,8 +23,8 @@ from quiltfn.operator.outcome import FINE, REFUSED, run_and_report
 from quiltfn.operator.owner import become_owner
 from quiltfn.settings import from_everywhere
 from quiltfn.store import StoreBroken
-from quiltfn.store.files import snapshot
-from quiltfn.store.files.restore import replace_data
+from quiltfn.store.backup import snapshot
+from quiltfn.store.backup.restore import replace_data
 
 TRIES = 3
 ELSEWHERE = "back it up with pg_dump and restore it with pg_restore"

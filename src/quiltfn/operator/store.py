@@ -14,8 +14,8 @@ from quiltfn.operator.outcome import run_and_report
 from quiltfn.operator.owner import become_owner
 from quiltfn.server.opened_store import NO_DRIVER
 from quiltfn.settings import check_store, password_in
-from quiltfn.store.files import copy, copy_sqlite
-from quiltfn.store.files.copy import Source, Target
+from quiltfn.store.backup import copy, copy_sqlite
+from quiltfn.store.backup.copy import Source, Target
 
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
@@ -137,7 +137,7 @@ def perform(source: Address, target: Address, data_dir: Path | None) -> str:
 def _postgresql() -> Any:
     """Imports the module for databases. Raises `BadSetting` if its driver is not installed."""
     try:
-        from quiltfn.store.files import copy_postgresql  # noqa: PLC0415 — it needs the extra
+        from quiltfn.store.backup import copy_postgresql  # noqa: PLC0415 — it needs the extra
     except ImportError as error:
         raise BadSetting(NO_DRIVER.format(error=error)) from None
     return copy_postgresql

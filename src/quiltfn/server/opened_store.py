@@ -26,7 +26,7 @@ def opened_store(
         return open_sqlite(chosen.data_dir, node_id=node_id, alone=alone)
     try:
         # Imported late: an optional extra that takes some megabytes.
-        from quiltfn.store.database.postgresql import open_as_node, open_postgresql  # noqa: PLC0415
+        from quiltfn.store.opening_postgresql import open_as_node, open_postgresql  # noqa: PLC0415
     except ImportError as error:
         raise BadSetting(NO_DRIVER.format(error=error)) from None
     password = _password(secret)

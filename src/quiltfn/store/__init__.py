@@ -3,8 +3,8 @@
 `SqlStore` stores functions and their versions. `SpoolJournal` stores the records of invocations
 without making an invocation wait for the database. Each other class stores one kind of row in the
 same database: API keys, responses to idempotent requests, audit entries, operations, runtimes,
-images of tenants, asynchronous invocations, policies and URLs of functions, deliveries, statistics
-of invocations, quotas of tenants.
+images of tenants, asynchronous invocations, aliases, policies, URLs and schedules of functions,
+deliveries, statistics of invocations, quotas of tenants.
 """
 
 from quiltfn.store.calls.deliveries import SqlDeliveries
@@ -15,14 +15,14 @@ from quiltfn.store.calls.schedules import SqlSchedules
 from quiltfn.store.calls.stats import SqlStats
 from quiltfn.store.calls.work import SqlWork
 from quiltfn.store.database.clock import SqlClockStore
-from quiltfn.store.database.sqlite import open_sqlite
+from quiltfn.store.database.directory import StoreBroken
 from quiltfn.store.database.vacuum import SqlDiskSpace
-from quiltfn.store.files.directory import StoreBroken
 from quiltfn.store.functions.aliases import SqlAliases
 from quiltfn.store.functions.functions import SqlStore
 from quiltfn.store.functions.policies import SqlPolicies
 from quiltfn.store.functions.runtimes import SqlRuntimes, SqlTenantImages
 from quiltfn.store.functions.urls import SqlUrls
+from quiltfn.store.opening import open_sqlite
 from quiltfn.store.tenants.audit import SqlAudit
 from quiltfn.store.tenants.audit_retention import SqlAuditRetention
 from quiltfn.store.tenants.idempotency import SqlIdempotencyStore

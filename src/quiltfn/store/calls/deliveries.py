@@ -30,7 +30,7 @@ from quiltfn.ports.work import AcceptedWork
 from quiltfn.store.calls.work import SqlWork
 from quiltfn.store.database import steps, tables
 from quiltfn.store.database.database import Database
-from quiltfn.store.fleet.nodes import Boot, of_earlier_boots
+from quiltfn.store.database.nodes import Boot, of_earlier_boots
 from quiltfn.store.tenants import usage
 
 STEP_ROWS = 200

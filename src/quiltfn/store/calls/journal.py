@@ -36,9 +36,9 @@ from quiltfn.store.calls import record_list, records, work_recovery
 from quiltfn.store.calls.spool import Spool, latest
 from quiltfn.store.calls.stats import Sums, add_all
 from quiltfn.store.database.database import Database, Work
-from quiltfn.store.files.directory import SPOOLS, DataDirectory, StoreBroken
-from quiltfn.store.files.disk_reserve import REFUSED, DiskFull
-from quiltfn.store.fleet.nodes import Boot
+from quiltfn.store.database.directory import SPOOLS, DataDirectory, StoreBroken
+from quiltfn.store.database.disk_reserve import REFUSED, DiskFull
+from quiltfn.store.database.nodes import Boot
 
 # Together with the commit itself, a record is on disk within 50 ms.
 COMMIT_AFTER_S = 0.04

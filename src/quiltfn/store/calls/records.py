@@ -14,8 +14,8 @@ from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.ports import FunctionCounters, Outline
 from quiltfn.store.calls import outcomes, stats
 from quiltfn.store.database import tables
+from quiltfn.store.database.nodes import Boot
 from quiltfn.store.database.sql import driver, execute, numbered_cursor, run, statements
-from quiltfn.store.fleet.nodes import Boot
 from quiltfn.store.tenants.usage import RECORD_BYTES
 
 STATEMENT_ROWS = 1000

@@ -27,9 +27,8 @@ from quiltfn.model.schedule import (
 from quiltfn.ports import ChangeKind, Page
 from quiltfn.ports.schedules import Firing, ScheduleRun, StoredSchedule
 from quiltfn.ports.work import AcceptedWork
-from quiltfn.store.database import tables
+from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database, name_taken
-from quiltfn.store.functions import changes
 
 # The number of runs kept of each schedule; unfinished ones stay in any case.
 RUNS_KEPT = 1000

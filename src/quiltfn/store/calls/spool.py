@@ -19,7 +19,7 @@ from zlib import crc32
 import msgspec
 
 from quiltfn.model.invocation import FINAL, Invocation, Status
-from quiltfn.store.files.directory import StoreBroken, open_own
+from quiltfn.store.database.directory import StoreBroken, open_own
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Invocation).decode

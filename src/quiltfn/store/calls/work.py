@@ -56,10 +56,9 @@ from quiltfn.ports.work import (
 from quiltfn.store.calls import outcomes, records, stats
 from quiltfn.store.calls.inputs import Cipher, input_row, read_environment, read_input, size_of
 from quiltfn.store.calls.old_inputs import OldInputs
-from quiltfn.store.database import tables
+from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database
 from quiltfn.store.database.sql import run
-from quiltfn.store.functions import changes
 from quiltfn.store.functions.old_versions import check_there
 from quiltfn.store.functions.policies import policy_of
 from quiltfn.store.tenants import usage

@@ -21,8 +21,8 @@ from quiltfn.model.invocation import FINAL, Invocation, Status
 from quiltfn.model.work import outcome
 from quiltfn.store.calls import outcomes, records
 from quiltfn.store.calls.work import machine_boot_id
+from quiltfn.store.database.nodes import Boot
 from quiltfn.store.database.sql import run
-from quiltfn.store.fleet.nodes import Boot
 from quiltfn.store.functions.policies import policy_of
 
 

@@ -12,7 +12,7 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
-from quiltfn.store.files.consistency import read_only
+from quiltfn.store.database.consistency import read_only
 
 CHECK_BELOW_BYTES = 16 * 1024**3
 NICE = 10

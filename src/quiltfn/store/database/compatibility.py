@@ -14,7 +14,7 @@ from quiltfn import __version__
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.member import Presence
 from quiltfn.store.database import tables
-from quiltfn.store.files.directory import StoreBroken
+from quiltfn.store.database.directory import StoreBroken
 
 # The oldest version whose servers may share a database with this one: none of its migrations needs
 # a newer one, and it understands their nodes. Never newer than the previous version.

@@ -22,10 +22,10 @@ from sqlalchemy import (
 
 from quiltfn.model.errors import Conflict, OutcomeUnknown, StoreUnavailable
 from quiltfn.ports import ClockReading
-from quiltfn.store.files.directory import DataDirectory
-from quiltfn.store.files.disk_reserve import REFUSED, DiskFull, DiskReserve
-from quiltfn.store.fleet import nodes
-from quiltfn.store.fleet.nodes import Boot
+from quiltfn.store.database import nodes
+from quiltfn.store.database.directory import DataDirectory
+from quiltfn.store.database.disk_reserve import REFUSED, DiskFull, DiskReserve
+from quiltfn.store.database.nodes import Boot
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]

@@ -15,9 +15,9 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, create_engine, event, exc, pool
 
 from quiltfn.ports.fleet import History
+from quiltfn.store.database.directory import StoreBroken
 from quiltfn.store.database.postgres_timeline import OldTimeline, PostgresTimeline
 from quiltfn.store.database.sql import driver
-from quiltfn.store.files.directory import StoreBroken
 
 T = TypeVar("T")
 Connected = TypeVar("Connected")

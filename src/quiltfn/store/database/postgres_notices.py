@@ -10,9 +10,9 @@ from typing import Any
 
 import psycopg
 
+from quiltfn.store.database.changes import Notice
 from quiltfn.store.database.postgres_connection import in_turn
 from quiltfn.store.database.postgres_timeline import PostgresTimeline
-from quiltfn.store.functions.changes import Notice
 
 CHANNEL = "quiltfn"
 AGAIN_S, LOOK_EVERY_S = 1.0, 5.0

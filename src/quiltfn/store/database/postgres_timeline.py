@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from quiltfn.ports.fleet import History
-from quiltfn.store.files.directory import replace_file
+from quiltfn.store.database.directory import replace_file
 
 FILE = "timeline"
 # Timeline 0: a standby, which has no timeline of its own.

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -29,8 +29,13 @@ from sqlalchemy import Connection, exc, text
 from quiltfn import __version__
 from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 from quiltfn.ports import ClockReading
-from quiltfn.store.database import compatibility
+from quiltfn.store.database import compatibility, nodes
+from quiltfn.store.database.changes import TOLD
 from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Database, Unstorable, Work
+from quiltfn.store.database.directory import SPOOLS, DataDirectory, StoreBroken
+from quiltfn.store.database.disk_reserve import FULL, DiskFull
+from quiltfn.store.database.locks import check_fleet, free_name_lock, try_name_lock
+from quiltfn.store.database.nodes import Boot
 from quiltfn.store.database.postgres_connection import (
     APPLICATION,
     NAMESPACE,
@@ -58,13 +63,6 @@ from quiltfn.store.database.postgres_timeline import PostgresTimeline
 from quiltfn.store.database.quick_connection import QuickConnection
 from quiltfn.store.database.sql import driver
 from quiltfn.store.database.tables import REVISION
-from quiltfn.store.files.directory import SPOOLS, DataDirectory, StoreBroken
-from quiltfn.store.files.disk_reserve import FULL, DiskFull
-from quiltfn.store.fleet import nodes
-from quiltfn.store.fleet.locks import check_fleet, free_name_lock, try_name_lock
-from quiltfn.store.fleet.nodes import Boot
-from quiltfn.store.functions.changes import TOLD
-from quiltfn.store.functions.functions import SqlStore, opened
 
 T = TypeVar("T")
 
@@ -636,45 +634,17 @@ def identity(connection: Connection) -> int:
     return 1 + zlib.crc32(f"{cluster} {database}".encode()) % 0x7FFF_FFFE
 
 
-@contextlib.asynccontextmanager
-async def open_postgresql(
-    url: str,
-    data_dir: Path,
-    *,
-    node_id: str = "",
-    busy_timeout_s: float = 5.0,
-    alone: bool = True,
-    password: str | None = None,
-) -> AsyncIterator[SqlStore]:
-    """Opens the store in a PostgreSQL database; creates its tables at the first start. Raises
-    `StoreBroken`.
+@contextlib.contextmanager
+def connected_alone(url: str, password: str | None) -> Iterator[Connection]:
+    """A connection without a time limit on statements, while no server uses the store.
 
-    `data_dir`: for this server only; it has the spool. A server is `alone` in the database, or
-    shares it with servers of other `node_id`s. A tool beside a server is not alone and has no node.
-    A write waits at most `busy_timeout_s` for others. `password`: used if the URL has none.
+    Raises `StoreBroken`, also for errors in the block.
     """
-    make = partial(PostgresDatabase, url, password, data_dir, busy_timeout_s, node_id)
-    database = await asyncio.get_running_loop().run_in_executor(None, make)
-    is_server = alone or bool(node_id)
-    async with opened(database, alone=alone, sweeps=lambda: is_server) as store:
-        yield store
-
-
-@contextlib.asynccontextmanager
-async def open_as_node(
-    url: str,
-    data_dir: Path,
-    password: str | None,
-    *,
-    node_id: str,
-    fleet_id: str,
-    busy_timeout_s: float = 5.0,
-) -> AsyncIterator[SqlStore]:
-    """Opens a store that is shared with the other nodes of its fleet. Raises `StoreBroken` for a
-    database of another fleet or of none, and `StoreUnavailable` while a node of the same name, or a
-    server that is alone, uses it.
-    """
-    make = partial(PostgresDatabase, url, password, data_dir, busy_timeout_s, node_id, fleet_id)
-    database = await asyncio.get_running_loop().run_in_executor(None, make)
-    async with opened(database, alone=False, sweeps=lambda: True) as store:
-        yield store
+    try:
+        with engine(url, password, is_hurried=False).connect() as connection:
+            check_usable(connection)
+            if not try_servers_lock(connection, alone=True):
+                raise StoreBroken(f"A server uses {url}: stop it first.")
+            yield connection
+    except (exc.DBAPIError, psycopg.Error) as error:
+        raise StoreBroken(f"{url} cannot be used: {reason_of(error)}.") from error

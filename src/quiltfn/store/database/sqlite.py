@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import stat
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,15 +27,12 @@ from sqlalchemy import (
 )
 
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.store.database import sql, sqlite_header
+from quiltfn.store.database import consistency, nodes, sql, sqlite_header
 from quiltfn.store.database.check import IntegrityCheck
 from quiltfn.store.database.database import BUSY, NOTHING_MISSING, Database, Work, migrate
+from quiltfn.store.database.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
+from quiltfn.store.database.disk_reserve import FULL, REFUSED, DiskFull, is_full
 from quiltfn.store.database.tables import REVISION
-from quiltfn.store.files import consistency
-from quiltfn.store.files.directory import OWNER_ONLY, DataDirectory, StoreBroken, open_own
-from quiltfn.store.files.disk_reserve import FULL, REFUSED, DiskFull, is_full
-from quiltfn.store.fleet import nodes
-from quiltfn.store.functions.functions import SqlStore, opened
 
 T = TypeVar("T")
 
@@ -377,19 +374,3 @@ class SqliteDatabase(Database):
         connection: Connection | None = self.__dict__.pop(which, None)
         if connection is not None:
             connection.close()
-
-
-@contextlib.asynccontextmanager
-async def open_sqlite(
-    data_dir: Path, *, alone: bool = True, node_id: str = "", busy_timeout_s: float = 5.0
-) -> AsyncIterator[SqlStore]:
-    """Opens the store in the file of `data_dir`; creates it at the first start. Raises
-    `StoreBroken`.
-
-    A server is `alone` in its directory, or shares it with servers of other `node_id`s. A tool that
-    reads or writes a row beside a running server is not alone and has no node. A write waits at
-    most `busy_timeout_s` for another process's lock.
-    """
-    database = SqliteDatabase(DataDirectory(data_dir), busy_timeout_s, node_id)
-    async with opened(database, alone=alone, sweeps=lambda: database.directory.holds_lock) as store:
-        yield store

@@ -13,7 +13,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-from quiltfn.store.files.directory import open_own
+from quiltfn.store.database.directory import open_own
 
 NUMBERS = 0x7FFF_FFFF  # Both have 31 bits; the count then wraps to 0.
 MAGIC = b"SQLite format 3\0"

@@ -232,8 +232,8 @@ usage = table(
 )
 
 # The servers that use the store, each with the number of its last start; see
-# `store/fleet/nodes.py`. The other columns are of the nodes of a fleet (`store/fleet/members.py`);
-# `report`: a `model.member.Report`.
+# `store/database/nodes.py`. The other columns are of the nodes of a fleet
+# (`store/fleet/members.py`); `report`: a `model.member.Report`.
 node = table(
     "node",
     *keys("name"),
@@ -257,7 +257,7 @@ slot = table(
     *required(JSON, "held", default="'{}'"),
 )
 
-# The latest changes of shared state, in commit order; see `store/functions/changes.py`.
+# The latest changes of shared state, in commit order; see `store/database/changes.py`.
 change = table(
     "change",
     Column("number", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True),

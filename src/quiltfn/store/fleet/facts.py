@@ -12,10 +12,10 @@ from sqlalchemy import Connection, inspect, select, text
 from quiltfn.model.converting import convert
 from quiltfn.model.member import Member
 from quiltfn.store.database import compatibility, tables
+from quiltfn.store.database.directory import StoreBroken
+from quiltfn.store.database.locks import check_fleet
 from quiltfn.store.database.postgres_connection import engine, is_of_database, reason_of, run_alone
 from quiltfn.store.database.postgresql import check_usable
-from quiltfn.store.files.directory import StoreBroken
-from quiltfn.store.fleet.locks import check_fleet
 
 ROUND_TRIPS = 7
 REVISION = text("SELECT version_num FROM alembic_version")

@@ -6,9 +6,8 @@ from sqlalchemy import Connection, delete, insert, select
 
 from quiltfn.ports import ChangeKind
 from quiltfn.ports.fleet import ImageCopy
-from quiltfn.store.database import tables
+from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database
-from quiltfn.store.functions import changes
 
 table, copy = tables.image_copy, tables.image_copy.c
 # A change of a node's images belongs to no tenant.

@@ -4,10 +4,10 @@ from sqlalchemy import insert
 
 from quiltfn.store import migrations
 from quiltfn.store.database import tables
+from quiltfn.store.database.directory import StoreBroken
+from quiltfn.store.database.locks import fleet_of
 from quiltfn.store.database.postgres_connection import NAMESPACE, WRITER, run_alone
-from quiltfn.store.files.copy_postgresql import connected_alone
-from quiltfn.store.files.directory import StoreBroken
-from quiltfn.store.fleet.locks import fleet_of
+from quiltfn.store.database.postgresql import connected_alone
 
 
 def begin_fleet(url: str, password: str | None, fleet_id: str) -> None:

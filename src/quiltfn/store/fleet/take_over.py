@@ -12,8 +12,8 @@ from quiltfn.model.operation import interrupted
 from quiltfn.store.calls import deliveries, records, work_recovery
 from quiltfn.store.calls.work_recovery import StartTime
 from quiltfn.store.database import tables
+from quiltfn.store.database.nodes import Boot
 from quiltfn.store.fleet import slots
-from quiltfn.store.fleet.nodes import Boot
 from quiltfn.store.tenants import idempotency, operations
 
 node = tables.node.c

@@ -10,9 +10,9 @@ from quiltfn.model.converting import convert
 from quiltfn.model.errors import Outdated
 from quiltfn.model.function import Function
 from quiltfn.ports import ChangeKind
-from quiltfn.store.database import tables
+from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database
-from quiltfn.store.functions import changes, old_versions
+from quiltfn.store.functions import old_versions
 
 row = tables.function_alias
 

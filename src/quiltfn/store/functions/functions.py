@@ -1,8 +1,7 @@
 """Functions and versions, in the database."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -22,25 +21,27 @@ from quiltfn.ports import (
     Page,
     StoredFunction,
 )
-from quiltfn.store.database import tables
+from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database, Work, name_taken, violated
+from quiltfn.store.database.directory import StoreBroken
 from quiltfn.store.database.sql import run
-from quiltfn.store.files.directory import StoreBroken
-from quiltfn.store.functions import aliases, changes, old_versions, sweep
+from quiltfn.store.functions import aliases, old_versions
 
 LIMITS = VersionLimits()
 SWEEP_RETRY_S, SWEEP_REST_S = 1.0, 0.005
 
 
 class SqlStore:
-    """Functions and their versions. When a write returns, it is on disk. See `opened`.
+    """Functions and their versions. When a write returns, it is on disk. See
+    `store/opening.py`.
 
     Every method raises `StoreUnavailable` if the database does not respond; then nothing has
     changed.
     """
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    def __init__(self, database: Database, remove_some: Work[bool]) -> None:
+        """`remove_some`: removes some data of deleted functions; whether there may be more."""
+        self.database, self._remove_some = database, remove_some
         self._sweeping: asyncio.Task[None] | None = None
         self._to_sweep = False
 
@@ -218,28 +219,10 @@ class SqlStore:
             left = True
             while left:
                 try:
-                    left = await self.database.write(sweep.remove_some, frees=True)
+                    left = await self.database.write(self._remove_some, frees=True)
                     await asyncio.sleep(SWEEP_REST_S)
                 except StoreUnavailable:
                     await asyncio.sleep(SWEEP_RETRY_S)
-
-
-@contextlib.asynccontextmanager
-async def opened(
-    database: Database, *, alone: bool, sweeps: Callable[[], bool]
-) -> AsyncIterator[SqlStore]:
-    """The store over a database, which is open meanwhile. `sweeps`: whether to finish deletions
-    that a kill interrupted. Raises `StoreBroken`.
-    """
-    store = SqlStore(database)
-    await database.open(alone)
-    try:
-        if sweeps():
-            store.sweep()
-        yield store
-    finally:
-        await store.stop_sweeping()
-        await database.aclose()
 
 
 def with_version() -> Select[tuple[Any, ...]]:

@@ -9,9 +9,8 @@ from sqlalchemy import Connection, insert, select, update
 from quiltfn.model.converting import convert
 from quiltfn.model.work import AsyncPolicy, RecordPolicy
 from quiltfn.ports import ChangeKind
-from quiltfn.store.database import tables
+from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database
-from quiltfn.store.functions import changes
 
 T = TypeVar("T", bound=msgspec.Struct)
 row = tables.function_policy

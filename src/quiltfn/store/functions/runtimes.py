@@ -7,9 +7,8 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, 
 from quiltfn.model.image import TenantImage
 from quiltfn.model.runtime import IMAGES, SHARED, Runtime
 from quiltfn.ports import ChangeKind
-from quiltfn.store.database import tables
+from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database
-from quiltfn.store.functions import changes
 
 table, held = tables.runtime, tables.tenant_image
 # The images in the runtimes and the versions of each tenant; null for those without one.

@@ -8,10 +8,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 from quiltfn.model.converting import convert
 from quiltfn.model.url import FunctionUrl
 from quiltfn.ports import ChangeKind
-from quiltfn.store.database import tables
+from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database
 from quiltfn.store.database.sql import run
-from quiltfn.store.functions import changes
 
 row = tables.function_url
 

@@ -9,8 +9,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
+from quiltfn.store.database.directory import StoreBroken
 from quiltfn.store.database.sql import driver
-from quiltfn.store.files.directory import StoreBroken
 
 # What PostgreSQL's history begins with; the revisions behind it are for both databases.
 BASELINE = "0013"

@@ -34,8 +34,8 @@ from quiltfn.model.idempotency import (
 from quiltfn.model.retention import StorageLimit
 from quiltfn.store.database import tables
 from quiltfn.store.database.database import Database
+from quiltfn.store.database.nodes import Boot, of_earlier_boots
 from quiltfn.store.database.sql import run
-from quiltfn.store.fleet.nodes import Boot, of_earlier_boots
 from quiltfn.store.tenants import usage
 
 # A step removes at least LEAST, so that no request is refused because the machine is busy.

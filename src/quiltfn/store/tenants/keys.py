@@ -20,9 +20,8 @@ from quiltfn.model.access import KEYS_MAX, TENANT_KEYS_MAX, Key, Scope
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor, to_cursor
 from quiltfn.model.errors import CapacityFull, Conflict, NotFound, RateLimited
 from quiltfn.ports import ChangeKind, Page
-from quiltfn.store.database import tables
+from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database
-from quiltfn.store.functions import changes
 
 
 class SqlKeys:

@@ -10,7 +10,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.operation import Operation
 from quiltfn.store.database import tables
 from quiltfn.store.database.database import Database
-from quiltfn.store.fleet.nodes import Boot, of_earlier_boots
+from quiltfn.store.database.nodes import Boot, of_earlier_boots
 
 table = tables.operation
 REFUSED_KEPT = 1000

@@ -8,9 +8,8 @@ from sqlalchemy import Connection, delete, insert, select
 from quiltfn.model.converting import convert
 from quiltfn.model.tenant_quota import TenantQuota
 from quiltfn.ports import ChangeKind
-from quiltfn.store.database import tables
+from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database
-from quiltfn.store.functions import changes
 
 row = tables.tenant_quota
 

@@ -13,7 +13,7 @@ import sqlite3
 from pathlib import Path
 
 from quiltfn.model.errors import StoreUnavailable
-from quiltfn.store.files.directory import open_own
+from quiltfn.store.database.directory import open_own
 
 RESERVE_BYTES = 32 * 1024 * 1024
 FULL = "the disk is full"

@@ -10,8 +10,8 @@ import hashlib
 from sqlalchemy import Connection, select, text
 
 from quiltfn.store.database import tables
+from quiltfn.store.database.directory import StoreBroken
 from quiltfn.store.database.postgres_connection import run_alone
-from quiltfn.store.files.directory import StoreBroken
 
 ALONE = (
     "The database is a fleet's. Start with --fleet FILE, where FILE is what quiltfn fleet add-node "

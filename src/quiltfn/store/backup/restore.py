@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from quiltfn.store.files.directory import RESTORING, DataDirectory, StoreBroken
+from quiltfn.store.database.directory import RESTORING, DataDirectory, StoreBroken
 
 NEW, REPLACED = "restore.new", "replaced-"
 # Files that are not data: our own marker files, and what the root of a file system contains.

@@ -8,18 +8,16 @@ from psycopg import sql
 from sqlalchemy import Connection, Table, exc, text
 
 from quiltfn.store import migrations
+from quiltfn.store.backup.copy import Kind, Row, check_all_ended, check_revision, kinds_of
+from quiltfn.store.database.directory import StoreBroken
 from quiltfn.store.database.postgres_connection import (
     NAMESPACE,
     WRITER,
-    engine,
     reason_of,
     run_alone,
-    try_servers_lock,
 )
-from quiltfn.store.database.postgresql import check_usable
+from quiltfn.store.database.postgresql import connected_alone
 from quiltfn.store.database.sql import driver
-from quiltfn.store.files.copy import Kind, Row, check_all_ended, check_revision, kinds_of
-from quiltfn.store.files.directory import StoreBroken
 
 # The type that a column is read as: rows of COPY do not contain their types.
 TYPES = {
@@ -107,19 +105,3 @@ def target(url: str, password: str | None = None) -> Iterator[PostgresTables]:
                 f"{url} did not answer to the last step ({reason_of(error)}): "
                 "it has everything or nothing. Do it again; a store that is there is not changed."
             ) from error
-
-
-@contextlib.contextmanager
-def connected_alone(url: str, password: str | None) -> Iterator[Connection]:
-    """A connection without a time limit on statements, while no server uses the store.
-
-    Raises `StoreBroken`, also for errors in the block.
-    """
-    try:
-        with engine(url, password, is_hurried=False).connect() as connection:
-            check_usable(connection)
-            if not try_servers_lock(connection, alone=True):
-                raise StoreBroken(f"A server uses {url}: stop it first.")
-            yield connection
-    except (exc.DBAPIError, psycopg.Error) as error:
-        raise StoreBroken(f"{url} cannot be used: {reason_of(error)}.") from error

@@ -12,11 +12,12 @@ from typing import Any
 
 from sqlalchemy import Table
 
+from quiltfn.store.backup.copy import Kind, Row, check_all_ended, check_revision, kinds_of
 from quiltfn.store.calls import spool
+from quiltfn.store.database import consistency
+from quiltfn.store.database.directory import RESTORING, SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.database.tables import as_bytes
-from quiltfn.store.files import consistency
-from quiltfn.store.files.copy import Kind, Row, check_all_ended, check_revision, kinds_of
-from quiltfn.store.files.directory import RESTORING, SPOOLS, DataDirectory, StoreBroken
+from quiltfn.store.opening import open_sqlite
 
 # The directory in which a copy is created, and its name during removal. Neither is a data
 # directory, and the next copy first removes both.
@@ -157,8 +158,6 @@ def _check_empty(directory: DataDirectory) -> None:
 
 async def _make(staging: Path) -> None:
     """Creates an empty store in the same way as a server."""
-    from quiltfn.store import open_sqlite  # noqa: PLC0415 — which imports this package
-
     async with open_sqlite(staging):
         pass
 

@@ -14,10 +14,15 @@ from pathlib import Path
 
 from quiltfn.model.runtime import IMAGES
 from quiltfn.store.calls import spool
-from quiltfn.store.database import sqlite_header
+from quiltfn.store.database import consistency, sqlite_header
+from quiltfn.store.database.directory import (
+    OWNER_ONLY,
+    SPOOLS,
+    DataDirectory,
+    StoreBroken,
+    open_own,
+)
 from quiltfn.store.database.tables import REVISION
-from quiltfn.store.files import consistency
-from quiltfn.store.files.directory import OWNER_ONLY, SPOOLS, DataDirectory, StoreBroken, open_own
 
 DATABASE = "quiltfn.db"
 TRIES, TRY_AGAIN_S = 50, 0.02

@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from quiltfn.store.database import sqlite_header
+from quiltfn.store.database.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.database.sqlite_header import following, is_older
-from quiltfn.store.files.directory import SPOOLS, DataDirectory, StoreBroken
 
 
 def examine(directory: DataDirectory) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from sqlalchemy import JSON, Boolean, Float, LargeBinary, Table, Text
 
 from quiltfn.store.database import tables
-from quiltfn.store.files.directory import StoreBroken
+from quiltfn.store.database.directory import StoreBroken
 
 Row = tuple[Any, ...]
 # Triggers fill these tables from the others; a copy gets the source's counts in their place.

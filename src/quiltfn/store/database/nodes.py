@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, up
 
 from quiltfn.model.member import Presence
 from quiltfn.store.database import tables
-from quiltfn.store.files.directory import StoreBroken
+from quiltfn.store.database.directory import StoreBroken
 
 node = tables.node.c
 

@@ -1,0 +1,1 @@
+"""Copies of a whole store: to another database, into an archive, and back."""
