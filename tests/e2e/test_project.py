@@ -505,7 +505,7 @@ def test_where_nobody_answers_nothing_was_done(tmp_path: Path) -> None:
     began = time.monotonic()
     for command in ("deploy", "destroy"):
         done = quiltfn(command, str(tmp_path), env=env)
-        assert (done.code, "no quiltfn server answers" in done.stderr) == (1, True)
+        assert (done.code, "no quiltfn server responds" in done.stderr) == (1, True)
     assert time.monotonic() - began < scaled(10)
     (tmp_path / "quiltfn.toml").write_text("project = 3\n")
     assert quiltfn("deploy", str(tmp_path), env=env).code == 2

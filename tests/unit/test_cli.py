@@ -489,8 +489,8 @@ def test_no_server_is_code_3_and_help(cli: CommandLine, monkeypatch: pytest.Monk
 
     answered_by(refuse, monkeypatch)
     assert cli.run("functions list --url http://127.0.0.1:9", code=3).err == (
-        "error: no quiltfn server answers at http://127.0.0.1:9; start one with: quiltfn serve, or "
-        "say where it is: QUILT_BASE_URL\n"
+        "error: no quiltfn server responds at http://127.0.0.1:9; start one with: quiltfn serve, "
+        "or set its address: QUILT_BASE_URL\n"
     )
     cli.run("events --url http://127.0.0.1:9", code=3)  # --follow is not required
 

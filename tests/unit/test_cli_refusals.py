@@ -37,14 +37,14 @@ VALUES = {
     "functions rollback hello 0": "version must be 1 or more, not 0",
     "functions scale hello": "give --min or --max, or both",
     "functions invocations hello --limit 0": "--limit must be 1 or more, not 0",
-    "functions list --api-key ä": "the API key has characters that no key has",
+    "functions list --api-key ä": "the API key has invalid characters",
     "functions get hello --output xml": "invalid choice: 'xml'",
     "functions get a/b": "function must be a name or an id",
     "invoke hello --payload-file /does/not/exist": (
         "error: /does/not/exist cannot be read: No such file or directory\n"
     ),
     "invoke @1 --payload a": "function must not be empty",
-    "invoke hello@ --payload a": "must have a version or an alias behind @",
+    "invoke hello@ --payload a": "must have a version or an alias after @",
     "invoke a/b --payload a": "function must be a name or an id",
     "invoke hello world": "--payload world",
     "invoke hello a b": "--payload 'a b'",

@@ -76,7 +76,7 @@ def test_wait_says_if_the_call_is_not_over_in_time(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(*_: object, **__: object) -> None:
-        raise TimeoutError("the call is still running after 1 s")
+        raise TimeoutError("the invocation is still running after 1 s")
 
     monkeypatch.setattr("quiltfn.sdk.work.WorkMethods.wait", late)
     assert "still running after 1 s" in cli.run("wait hello i1 --timeout 1", code=1).err

@@ -481,7 +481,7 @@ UNUSABLE: dict[type[Exception], list[Any]] = {
         (lambda at: at.functions.get(""), "function must not be empty"),
         (lambda at: at.functions.deploy(""), "function must not be empty"),
         (lambda at: at.invoke("@1"), "function must not be empty"),
-        (lambda at: at.invoke("a@"), "a version or an alias behind @, not 'a@'"),
+        (lambda at: at.invoke("a@"), "a version or an alias after @, not 'a@'"),
         (lambda at: at.runtimes.upload_image("no.tar"), "archive: there is no file no"),
         (lambda at: at.functions.list(page_size=0), "page_size must be 1 or more"),
         (lambda at: at.invoke(ID, {"a": [1, NAN]}), r"payload\['a'\]\[1\] is nan"),
@@ -658,7 +658,7 @@ def test_a_proxy_s_password_is_not_shown(monkeypatch: pytest.MonkeyPatch, proxy:
 
 
 def test_a_mangled_key_is_refused_and_not_shown() -> None:
-    with pytest.raises(ValueError, match="copied whole") as refused:
+    with pytest.raises(ValueError, match="copied completely") as refused:
         Client(api_key="quilt_sk_ä")
     assert "quilt_sk" not in str(refused.value)
 
@@ -751,10 +751,13 @@ def test_answers_become_types_and_unknown_fields_are_ignored() -> None:
 
 async def test_a_list_whose_page_leads_to_itself_ends() -> None:
     repeat = answering(200, {"functions": [], "next_cursor": "c2"})
-    with client(repeat) as at, pytest.raises(UnreadableAnswer, match="the same page twice"):
+    with (
+        client(repeat) as at,
+        pytest.raises(UnreadableAnswer, match="the same page of the list twice"),
+    ):
         list(at.functions.list())
     async with async_client(repeat) as later:
-        with pytest.raises(UnreadableAnswer, match="the same page twice"):
+        with pytest.raises(UnreadableAnswer, match="the same page of the list twice"):
             async for _ in later.functions.list():
                 pass
 
@@ -977,17 +980,17 @@ def test_a_refusal_without_a_readable_body_keeps_its_status_and_headers(body: by
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"id":"\xff"}', b""])
 def test_an_answer_that_is_not_quiltfns_is_said_to_be_so(body: bytes) -> None:
     with client(lambda _: httpx.Response(200, content=body)) as at:
-        with pytest.raises(UnreadableAnswer, match="does not speak like quiltfn"):
+        with pytest.raises(UnreadableAnswer, match="is not a quiltfn server"):
             at.functions.get(ID)
 
 
 @pytest.mark.parametrize(
     ("failure", "sentence"),
     [
-        (httpx.ConnectError, r"no quiltfn server answers at .*; start one with: quiltfn serve"),
-        (httpx.ConnectTimeout, r"no quiltfn server answers"),
-        (httpx.ReadTimeout, r"did not answer within 30 s"),
-        (httpx.ReadError, r"ended before the answer was there: ReadError"),
+        (httpx.ConnectError, r"no quiltfn server responds at .*; start one with: quiltfn serve"),
+        (httpx.ConnectTimeout, r"no quiltfn server responds"),
+        (httpx.ReadTimeout, r"did not respond within 30 s"),
+        (httpx.ReadError, r"ended before the response arrived: ReadError"),
     ],
 )
 async def test_no_answer_is_a_sentence(failure: type[httpx.TransportError], sentence: str) -> None:

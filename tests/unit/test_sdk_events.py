@@ -61,7 +61,7 @@ def test_events_are_the_same_however_their_bytes_are_cut(size: int) -> None:
 
 
 def test_a_stream_without_its_end_is_a_failure() -> None:
-    with pytest.raises(ConnectionFailed, match="before the call did"):
+    with pytest.raises(ConnectionFailed, match="before the invocation"):
         list(EventReader().read(iter([STREAM[:100]])))
     endless = EventReader(is_endless=True)
     with pytest.raises(ConnectionFailed):

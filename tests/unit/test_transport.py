@@ -207,17 +207,21 @@ def test_nobody_there_says_how_to_start_one_on_this_machine_alone() -> None:
     with pytest.raises(ConnectionFailed) as raised:
         client("http://nobody.invalid:9").system.get_liveness()
     assert "start one with" not in str(raised.value)
-    assert "no quiltfn server answers at http://nobody.invalid:9: " in str(raised.value)
+    assert "no quiltfn server responds at http://nobody.invalid:9: " in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("said", "error", "sentence"),
     [
-        (b"", ConnectionFailed, "ended before the answer was there"),
-        (b"SSH-2.0-OpenSSH\r\n", UnreadableAnswer, "does not speak like quiltfn"),
-        (b"HTTP/1.1 200 OK\r\n", ConnectionFailed, "ended before|does not speak"),
-        (b"HTTP/1.1 200 OK\r\n\r\nhello", UnreadableAnswer, "does not speak like quiltfn"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", UnreadableAnswer, "does not speak"),
+        (b"", ConnectionFailed, "ended before the response arrived"),
+        (b"SSH-2.0-OpenSSH\r\n", UnreadableAnswer, "is not a quiltfn server"),
+        (b"HTTP/1.1 200 OK\r\n", ConnectionFailed, "ended before|is not a quiltfn server"),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", UnreadableAnswer, "is not a quiltfn server"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{",
+            UnreadableAnswer,
+            "is not a quiltfn server",
+        ),
     ],
 )
 def test_a_bad_answer_is_a_sentence(said: bytes, error: type[Exception], sentence: str) -> None:
@@ -239,7 +243,7 @@ def test_silence_is_told_with_its_length() -> None:
         silent.wait(scaled(5))
 
     with behaving(act) as url, client(url) as at:
-        with pytest.raises(ConnectionFailed, match=r"did not answer within 0.2 s"):
+        with pytest.raises(ConnectionFailed, match=r"did not respond within 0.2 s"):
             at.run(ask(slow))
         silent.set()
 
@@ -313,7 +317,7 @@ def test_the_command_line_tells_certificates_from_a_missing_server(
         assert "--cacert FILE, or SSL_CERT_FILE" in output
         # The certificate is accepted, only the response is not quiltfn's.
         assert run(["health", *url, "--cacert", str(certificate)]) == 1
-        assert "does not speak like quiltfn" in capsys.readouterr().err
+        assert "is not a quiltfn server" in capsys.readouterr().err
         assert run(["health", *url, "--cacert", str(tmp_path / "none.pem")]) == 2
         assert "--cacert: " in capsys.readouterr().err
         (tmp_path / "no.pem").write_text("nothing")

@@ -19,12 +19,12 @@ def get_alias(function: str, name: str) -> Flow[Alias]:
 
 
 def get_alias_with_etag(function: str, name: str) -> Flow[tuple[Alias, str]]:
-    """One alias of a function, and the ETag of what it is now: see `set_alias`."""
+    """One alias of a function, and the ETag of its current state: see `set_alias`."""
     return on(function, f"/aliases/{segment(name)}", lambda path: get_with_etag(path, Alias))
 
 
 class AliasChange(Struct, frozen=True):
-    """What `set_alias` is given."""
+    """The parameters of `set_alias`."""
 
     name: str
     version: int
@@ -36,10 +36,11 @@ class AliasChange(Struct, frozen=True):
 
 @with_name_and_fields_of(AliasChange)
 def set_alias(function: str, change: AliasChange) -> Flow[Alias]:
-    """Make an alias of a function, or replace it as a whole. `also`: another version that gets some
-    of the calls. `rollback_on`: when that is taken back by itself. `default`: whether calls that
-    name no version and no alias run by this one; None keeps it. Call it as NAME@ALIAS. `etag`:
-    only if the alias still has this one; raises ConflictError if it was changed meanwhile.
+    """Create an alias of a function, or replace all its fields. Invoke it as NAME@ALIAS. `also`:
+    another version that gets a share of the invocations. `rollback_on`: when that version is rolled
+    back automatically. `default`: whether invocations without version or alias use this alias;
+    None: no change. `etag`: only replace the alias if it still has this ETag; raises ConflictError
+    if it was changed meanwhile.
     """
     alias = NewAlias(
         version=change.version,
@@ -57,7 +58,7 @@ def delete_alias(function: str, name: str) -> Flow[None]:
 
 
 class AliasMethods:
-    """What both clients can do with aliases of functions."""
+    """The methods of both clients for aliases of functions."""
 
     list_aliases = Method(list_aliases)
     get_alias = Method(get_alias)

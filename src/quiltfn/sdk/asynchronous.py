@@ -1,4 +1,4 @@
-"""`AsyncClient`. A separate module because it imports an HTTP library."""
+"""`AsyncClient`. In a separate module because it imports an HTTP library."""
 
 import asyncio
 import ssl
@@ -33,7 +33,7 @@ CHUNK = 256 * 1024
 
 
 class AsyncClient(Groups["AsyncClient"]):
-    """`Client`, for asyncio: the same methods, which are awaited."""
+    """`Client` for asyncio: the same methods, to be awaited."""
 
     is_async: ClassVar[Literal[True]] = True
 

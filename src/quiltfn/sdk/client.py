@@ -47,15 +47,14 @@ class Client(Groups["Client"]):
         client.functions.create(name="hello", handler="echo hello")
 
     `base_url` and `api_key` default to QUILT_BASE_URL and QUILT_API_KEY. `cacert`: a PEM file with
-    the authorities whose certificates are accepted, else the machine's (SSL_CERT_FILE). `retries`:
-    how often a request is sent again that could not be answered; one that could be done twice by
-    that is not. `on_response` is given the body of every response. Raises ValueError if one of them
-    cannot be used. The attribute `on_upload`, if it is set, is told how many bytes more of an
-    archive were sent.
+    trusted certificate authorities (default: the machine's, or SSL_CERT_FILE). `retries`: how often
+    a failed request is sent again; a request that might be executed twice is not. `on_response`:
+    called with the body of every response. Raises ValueError for invalid arguments. The attribute
+    `on_upload`, if set, is called with the number of further bytes of an archive that were sent.
 
-    Every method raises an `ApiError` if the server refuses, ConnectionFailed if no answer comes,
-    NotTrusted if its certificate is not accepted and UnreadableAnswer if the answer is not one of a
-    quiltfn server.
+    Every method raises an `ApiError` if the server returns an error, ConnectionFailed if there is
+    no response, NotTrusted if the server's certificate is not trusted, and UnreadableAnswer if the
+    response is not from a quiltfn server.
     """
 
     is_async: ClassVar[Literal[False]] = False
@@ -81,9 +80,9 @@ class Client(Groups["Client"]):
         self.invoke = self.functions.invoke
 
     def in_tenant(self, tenant: str) -> "Client":
-        """This client within another tenant, which takes an operator's key: it sees everything
-        there but secrets, and may pause, resume, scale and cancel. The two share their
-        connections: closing one of them closes both. An older server refuses each of its requests
+        """A client for another tenant, with an operator's key: it can read everything there except
+        secrets, and pause, resume, scale and cancel. The two clients share their connections:
+        closing one of them closes both. An older server refuses all requests for another tenant
         (InvalidRequestError).
         """
         other = self._for_tenant(tenant)
@@ -91,7 +90,7 @@ class Client(Groups["Client"]):
         return other
 
     def run(self, flow: Flow[T]) -> T:
-        """Send what the flow asks for; returns its result. Raises RuntimeError after `close`."""
+        """Send the flow's requests, and return its result. Raises RuntimeError after `close`."""
         if self._lifetime.is_closed:
             raise RuntimeError("the client is closed")
         try:
@@ -169,7 +168,7 @@ class Client(Groups["Client"]):
         )
 
     def close(self) -> None:
-        """End the connections; the client can no longer be used."""
+        """Close the connections; the client can no longer be used."""
         self._lifetime.is_closed = True
         self._transport.close()
 
@@ -218,7 +217,7 @@ def headers_with(api_key: str | None) -> dict[str, str]:
     key = (api_key or os.environ.get("QUILT_API_KEY") or "").strip()
     if not (key.isascii() and (key.isprintable() or not key)):
         # The key is not shown: a damaged key still contains most of the secret.
-        raise ValueError("the API key has characters that no key has; was it copied whole?")
+        raise ValueError("the API key has invalid characters; was it copied completely?")
     return {**headers, "X-Api-Key": key} if key else headers
 
 
@@ -241,12 +240,12 @@ def headers_of(request: Request[T], always: dict[str, str]) -> dict[str, str]:
 
 
 def trust_for(url: str, cacert: Path | None) -> ssl.SSLContext | None:
-    """The trusted authorities for https; None for http. Raises ValueError."""
+    """The trusted certificate authorities for https; None for http. Raises ValueError."""
     if urlsplit(url).scheme == "https":
         return trusted(cacert)
     if cacert is not None:
         shown = without_user(url)
-        raise ValueError(f"cacert goes with an address that begins with https://, not {shown}")
+        raise ValueError(f"cacert requires an address that begins with https://, not {shown}")
     return None
 
 
@@ -272,12 +271,12 @@ def opened(archive: Path | None) -> Iterator[BinaryIO | None]:
 
 
 def explained(url: str, request: Request[T], error: Exception) -> ClientError:
-    """The exception that says why there was no response."""
+    """The exception with the reason why there was no response."""
     url = without_user(url)
     if isinstance(error, ssl.SSLCertVerificationError):
         return NotTrusted(
             f"the certificate of {url} is not trusted: {error.verify_message.rstrip('.')}; "
-            "name the file with the authority that signed it: cacert=FILE, or SSL_CERT_FILE"
+            "name the file with its certificate authority: cacert=FILE, or SSL_CERT_FILE"
         )
     if isinstance(error, ssl.SSLError):
         return ConnectionFailed(
@@ -285,11 +284,11 @@ def explained(url: str, request: Request[T], error: Exception) -> ClientError:
             f"({error.reason or error}); is it a server without a certificate? then use http://"
         )
     if isinstance(error, NotConnected):
-        sentence = f"no quiltfn server answers at {url}{_advice(url, error)}"
+        sentence = f"no quiltfn server responds at {url}{_advice(url, error)}"
         return ConnectionFailed(sentence, was_sent=False)
     if isinstance(error, AnswerTimeout):
         return ConnectionFailed(
-            f"the server at {url} took the request but did not answer within "
+            f"the server at {url} accepted the request but did not respond within "
             f"{request.read_timeout_s:g} s",
             is_timeout=True,
         )
@@ -298,18 +297,20 @@ def explained(url: str, request: Request[T], error: Exception) -> ClientError:
     # A server with a certificate closes connections that do not start with TLS.
     secure = "" if url.startswith("https:") else "; if it has a certificate, use https://"
     return ConnectionFailed(
-        f"the connection to {url} ended before the answer was there: "
+        f"the connection to {url} ended before the response arrived: "
         f"{str(error) or type(error).__name__}{secure}"
     )
 
 
 def _advice(url: str, error: NotConnected) -> str:
     if is_loopback(urlsplit(url).hostname or ""):
-        return "; start one with: quiltfn serve, or say where it is: QUILT_BASE_URL"
+        return "; start one with: quiltfn serve, or set its address: QUILT_BASE_URL"
     why = error.strerror or str(error)
     return f": {why[:1].lower()}{why[1:]}" if why else ""
 
 
 def unreadable(url: str, error: Exception) -> UnreadableAnswer:
     shown, said = without_user(url), str(error) or type(error).__name__
-    return UnreadableAnswer(f"what answers at {shown} does not speak like quiltfn: {said}")
+    return UnreadableAnswer(
+        f"the server at {shown} is not a quiltfn server, or its response is damaged: {said}"
+    )

@@ -1,4 +1,4 @@
-"""`client.elasticity`: how many instances functions have."""
+"""`client.elasticity`: the numbers of instances of functions."""
 
 from quiltfn.sdk.functions import get_function
 from quiltfn.sdk.methods import AnyClient, Group, Method
@@ -11,9 +11,9 @@ BASE = "/api/elasticity"
 def set_pool_target(
     function: str, *, min_instances: int | None = None, max_instances: int | None = None
 ) -> Flow[Scaling]:
-    """Set how many instances a function has, at once and without a new version.
+    """Set a function's minimum and maximum instances, at once and without a new version.
 
-    What is not named stays as it is.
+    Omitted values stay the same.
     """
     found = yield from get_function(function)
     target = PoolTarget(
@@ -41,9 +41,10 @@ def create_operation(
     idempotency_key: str,
     action_id: str,
 ) -> Flow[Operation]:
-    """The same as an operation that happens once for its key; `action_id` is your name for it.
+    """Like `set_pool_target`, but executed only once for each idempotency key. `action_id`: your
+    name for the operation.
 
-    Raises ConflictError where it was done before for this key; `details` is then that operation,
+    Raises ConflictError if it was already executed for this key; `details` is then that operation,
     with `operation_id` for `get_operation`.
     """
     found = yield from get_function(function)
@@ -64,7 +65,7 @@ def create_operation(
 
 
 def get_operation(operation_id: str) -> Flow[Operation]:
-    """One operation, and what came of it."""
+    """One operation and its outcome."""
     return ask(get(f"{BASE}/control/operations/{segment(operation_id)}", Operation))
 
 

@@ -1,11 +1,11 @@
 """The exceptions of the client library.
 
-`ApiError`: the server refused or failed; its subclasses say how. `ConnectionFailed`: there was no
-answer. `NotTrusted`: the server's certificate was not accepted. `UnreadableAnswer`: the answer was
-not one of a quiltfn server. `FunctionFailed`: the server did what was asked, and the function
-cannot serve.
+`ApiError`: the server returned an error; its subclasses are the kinds of errors.
+`ConnectionFailed`: there was no response. `NotTrusted`: the server's certificate is not trusted.
+`UnreadableAnswer`: the response is not from a quiltfn server. `FunctionFailed`: the request was
+executed, but the function cannot start.
 
-A handler that fails raises none of them: that is an `Invocation` with another status than success.
+A failed handler raises none of them: the result is an `Invocation` whose status is not success.
 """
 
 from collections.abc import Mapping
@@ -26,10 +26,10 @@ class ClientError(Exception):
 
 
 class ApiError(ClientError):
-    """The server refused or failed, and said why.
+    """The server returned an error.
 
-    `code` is the stable name of the reason, `field` the path of the field that is wrong (also a
-    query parameter or header), `hint` what to do about it, `retry_after` in seconds.
+    `code`: the stable code of the error. `field`: path of the invalid field, or name of the query
+    parameter or header. `hint`: suggested action. `retry_after`: in seconds.
     """
 
     def __init__(self, status: int, body: "ErrorBody", invocation_id: str | None = None) -> None:
@@ -43,11 +43,11 @@ class ApiError(ClientError):
         self.retry_after = body.retry_after
         self.request_id = body.request_id
         self.invocation_id = invocation_id
-        """Set where a record of the call exists although it could not be run."""
+        """Set if the invocation has a record although it could not run."""
 
 
 class InvalidRequestError(ApiError):
-    """400, 413, 415, 416, 422: the request is not as it must be; `field` names what is wrong."""
+    """400, 413, 415, 416, 422: the request is invalid; `field` names the invalid part."""
 
 
 class AuthenticationError(ApiError):
@@ -59,11 +59,11 @@ class PermissionDeniedError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """404: there is no such thing, or it belongs to another tenant."""
+    """404: the object does not exist, or belongs to another tenant."""
 
 
 class ConflictError(ApiError):
-    """409, 412: it does not go with what is there, or with the function's state."""
+    """409, 412: the request conflicts with existing objects or with the function's state."""
 
 
 class RateLimitError(ApiError):
@@ -71,7 +71,7 @@ class RateLimitError(ApiError):
 
 
 class UnavailableError(ApiError):
-    """502, 503, 504: the server cannot do it now; `retry_after` says when to try again."""
+    """502, 503, 504: temporarily unavailable; `retry_after`: seconds to wait before a retry."""
 
 
 class ServerError(ApiError):
@@ -98,8 +98,8 @@ CLASSES: Mapping[int, type[ApiError]] = {
 
 
 class ConnectionFailed(ClientError):
-    """There was no answer. `was_sent`: whether the server may have got the request. `is_timeout`:
-    the server took it and did not answer in time.
+    """There was no response. `was_sent`: whether the server may have received the request.
+    `is_timeout`: the server accepted it but did not respond in time.
     """
 
     def __init__(self, message: str, *, was_sent: bool = True, is_timeout: bool = False) -> None:
@@ -108,17 +108,15 @@ class ConnectionFailed(ClientError):
 
 
 class NotTrusted(ClientError):
-    """The server's certificate was not accepted; nothing was sent."""
+    """The server's certificate is not trusted; nothing was sent."""
 
 
 class UnreadableAnswer(ClientError):
-    """What answered did not send what a quiltfn server sends."""
+    """The response is not from a quiltfn server, or is damaged."""
 
 
 class FunctionFailed(ClientError):
-    """The function cannot serve as it was asked to. `function`: what it is now; the message is its
-    `error_message`.
-    """
+    """The function cannot start. `function`: its state; the message is its `error_message`."""
 
     def __init__(self, function: "Function") -> None:
         super().__init__(function.error_message or f"{function.name} is in state {function.state}")
@@ -126,12 +124,12 @@ class FunctionFailed(ClientError):
 
 
 class DeployFailed(FunctionFailed):
-    """A deploy or resume ended in the state `error`: the function takes no calls."""
+    """A deploy or resume ended in the state `error`: the function accepts no invocations."""
 
 
 class VersionFailed(FunctionFailed):
-    """The version that an update made, or a rollback named, cannot serve. The one before it goes on
-    serving.
+    """The version that an update created, or that a rollback named, cannot start. The previous
+    version stays current.
     """
 
 
@@ -163,7 +161,7 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ApiError
     said = _decoded(body, ErrorBody) or _replay(headers, body)
     if said is None:
         said = ErrorBody(
-            error=f"the server answered with status {status} and no explanation",
+            error=f"the server responded with status {status} and no explanation",
             request_id=headers.get("x-request-id"),
             retry_after=_seconds(headers.get("retry-after")),
         )

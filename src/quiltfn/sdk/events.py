@@ -13,15 +13,15 @@ from quiltfn.wire import CallStarted, Invocation, OutputChunk
 
 
 class Started(Struct, frozen=True):
-    """A handler has the call."""
+    """The invocation was handed to a handler."""
 
     invocation_id: str
     cold_start: bool
 
 
 class Output(Struct, frozen=True):
-    """A handler wrote `data` to `stream` ("stdout" or "stderr"), behind `offset` bytes. In the logs
-    of a function `invocation_id` says which call it was.
+    """A handler wrote `data` to `stream` ("stdout" or "stderr"), after `offset` bytes.
+    `invocation_id`: the invocation, in the logs of a function.
     """
 
     stream: str
@@ -36,9 +36,9 @@ class Output(Struct, frozen=True):
 
 
 class Gap(Struct, frozen=True, kw_only=True):
-    """`bytes` bytes from `offset` of `stream` on are not kept. In the logs of a function also: so
-    many `calls` are left out, because the reader was slow; or, with `node_id`, what was written on
-    that node is missing.
+    """`bytes` bytes of `stream` from `offset` on are not stored. In the logs of a function, also:
+    `calls` invocations are left out because the reader was too slow; or, with `node_id`, that
+    node's output is missing.
     """
 
     stream: str | None = None
@@ -50,7 +50,7 @@ class Gap(Struct, frozen=True, kw_only=True):
 
 
 class End(Struct, frozen=True):
-    """The call is over; `invocation` is its record."""
+    """The invocation has ended; `invocation` is its record."""
 
     invocation: Invocation
 
@@ -59,8 +59,8 @@ Event: TypeAlias = Started | Output | Gap | End
 
 
 class TenantEvent(Struct, frozen=True):
-    """Something happened in the tenant: `type` says what, such as "invocation.ended", and `data` to
-    what. `id`: what to go on after, within a minute.
+    """An event in the tenant. `type`: such as "invocation.ended". `data`: the affected object.
+    `id`: to resume after this event, within a minute.
     """
 
     type: str
@@ -97,7 +97,7 @@ class Reader(Generic[E]):
 
     def _check_end(self) -> None:
         if not self._is_over:
-            raise ConnectionFailed("the stream ended before the call did")
+            raise ConnectionFailed("the stream ended before the invocation")
 
     def _events(self, chunk: bytes) -> Iterator[E]:
         *whole, rest = chunk.split(b"\n")

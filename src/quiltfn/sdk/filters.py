@@ -21,7 +21,7 @@ class FunctionFilters(Struct, kw_only=True, frozen=True):
 
 
 class CallFilters(Struct, kw_only=True, frozen=True):
-    """Which calls are listed."""
+    """Which invocations are listed."""
 
     status: str | None = None
     cold_start: bool | None = None

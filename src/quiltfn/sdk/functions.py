@@ -86,7 +86,7 @@ CALL_MAX_S = 86_400.0  # maximum timeout of a function, unless the server allows
 
 @with_fields_of(NewFunction)
 def create_function(new: NewFunction) -> Flow[CreatedFunction]:
-    """Create a function. It has version 1 and is called after `deploy`."""
+    """Create a function with version 1. `deploy` it before you invoke it."""
     return ask(post(BASE, CreatedFunction, new, takes_key=True))
 
 
@@ -102,8 +102,8 @@ def list_functions(filters: FunctionFilters) -> Listing[FunctionPage, Function]:
     """The tenant's functions, oldest first.
 
     `search`: only those with this text in their name or description. `sort`: "name", "created_at",
-    "last_invoked_at" or "invocation_count". `order`: "asc" or "desc". `outdated`: only those whose
-    runtime was replaced since their version was made, or only the others.
+    "last_invoked_at" or "invocation_count". `order`: "asc" or "desc". `outdated`: True: only
+    functions whose runtime was replaced after their version was created; False: only the others.
     """
     return listing(BASE, FunctionPage, lambda page: page.functions, parameters_of(filters))
 
@@ -112,30 +112,32 @@ def list_functions(filters: FunctionFilters) -> Listing[FunctionPage, Function]:
 def list_function_summaries(
     filters: FunctionFilters,
 ) -> Listing[FunctionSummaryPage, FunctionSummary]:
-    """As `list`, without handlers and environments."""
+    """Like `list`, without handlers and environments."""
     wanted = {"view": "brief"} | parameters_of(filters)
     return listing(BASE, FunctionSummaryPage, lambda page: page.functions, wanted)
 
 
 @with_name_and_fields_of(FunctionChanges)
 def update_function(function: str, changes: FunctionChanges) -> Flow[Function]:
-    """Change a function: a new version. What is not named stays, None resets what may be null.
+    """Update a function by creating a new version. Omitted fields stay the same; None resets
+    nullable fields.
 
-    Raises VersionFailed where the new version cannot serve; the one before it goes on serving.
+    Raises VersionFailed if the new version cannot start; the previous one stays current.
     """
     return _updated(function, changes, {})
 
 
 def get_function_with_etag(function: str) -> Flow[tuple[Function, str]]:
-    """One function, and the ETag of what it is now: see `update_if_match`."""
+    """One function, and the ETag of its current state: see `update_if_match`."""
     return on(function, "", lambda path: get_with_etag(path, Function))
 
 
 def update_function_if_match(
     function: str, etag: str, *, default_alias: str | None = None, **changes: Any
 ) -> Flow[Function]:
-    """As `update`, if the function still has this ETag. Raises ConflictError if it was changed
-    meanwhile. `default_alias`: "keep" leaves it, and calls by it, on the version that it names.
+    """Like `update`, but only if the function still has this ETag. Raises ConflictError if it was
+    changed meanwhile. `default_alias`: "keep" leaves the default alias, and its invocations, on its
+    current version.
     """
     headers = {"If-Match": etag}
     return _updated(function, FunctionChanges(**changes), headers, default_alias)
@@ -156,25 +158,25 @@ def _updated(
 
 
 def delete_function(function: str) -> Flow[None]:
-    """Delete a function. Calls that run have 5 seconds to end."""
+    """Delete a function. Running invocations are cancelled after 5 seconds."""
     return on(function, "", delete)
 
 
 def deploy_function(function: str) -> Flow[Function]:
     """Make instances ready. After 20 s the result may still have the state `deploying`.
 
-    Raises DeployFailed where the state ends as `error`.
+    Raises DeployFailed if the state ends as `error`.
     """
     return _deployed(on(function, "/deploy", lambda path: post(path, Function)))
 
 
 def pause_function(function: str) -> Flow[PauseResult]:
-    """Refuse new calls; those that run finish."""
+    """Refuse new invocations; running ones finish."""
     return on(function, "/pause", lambda path: post(path, PauseResult))
 
 
 def resume_function(function: str) -> Flow[Function]:
-    """Take calls again after a pause. Raises DeployFailed where the state ends as `error`."""
+    """Accept invocations again after a pause. Raises DeployFailed if the state ends as `error`."""
     return _deployed(on(function, "/resume", lambda path: post(path, Function)))
 
 
@@ -197,9 +199,9 @@ def list_versions(
 
 
 def rollback_function(function: str, version: int) -> Flow[Function]:
-    """Let an earlier version serve again.
+    """Make an earlier version current again.
 
-    Raises VersionFailed where it cannot; the version that served goes on serving.
+    Raises VersionFailed if it cannot start; the current version then stays current.
     """
     body = Rollback(version=version)
     now = yield from on(
@@ -210,7 +212,8 @@ def rollback_function(function: str, version: int) -> Flow[Function]:
     return now
 
 
-# --- calls -------------------------------------------------------------------------------------
+# --- invocations
+# -------------------------------------------------------------------------------------
 
 
 def invoke_function(
@@ -222,14 +225,14 @@ def invoke_function(
     idempotency_key: str | None = None,
     on_disconnect: str | None = None,
 ) -> Flow[Invocation]:
-    """Call a function and wait for its end.
+    """Invoke a function and wait for the end of the invocation.
 
-    `function`: its name or its id, or NAME@ALIAS, or NAME@3 for its version 3, which takes scope
-    `write` unless it is the current one or an alias names it. `payload`: a text as it is, anything
-    else as JSON. A handler that fails is a result, not an exception: look at `status` and
-    `exit_code`. With an `idempotency_key` the function runs once for it however often the call is
-    repeated, and the client repeats it where the connection was lost. `on_disconnect`: "cancel"
-    ends the call when the connection is lost.
+    `function`: its name or id, or NAME@ALIAS, or NAME@3 for its version 3, which requires scope
+    `write` unless it is current or an alias names it. `payload`: a text is sent unchanged, any
+    other value as JSON. A failed handler is a result, not an exception: check `status` and
+    `exit_code`. With an `idempotency_key`, repeated requests run the function only once, and the
+    client repeats the request if the connection is lost. `on_disconnect`: "cancel" ends the
+    invocation if the connection is lost.
     """
     body = new_invocation(payload, environment, timeout_seconds)
     runs_s = CALL_MAX_S if timeout_seconds is None else timeout_seconds
@@ -260,10 +263,11 @@ def stream_function(
     timeout_seconds: int | None = None,
     on_disconnect: str | None = None,
 ) -> Flow[Any]:
-    """Call a function and follow it: `Started`, each `Output` as it is written, and `End`.
+    """Invoke a function and follow the invocation: `Started`, each `Output` as it is written,
+    `End`.
 
-    The arguments are those of `invoke`. `on_disconnect`: "cancel" ends the call when the iterator
-    is closed or the connection is lost; otherwise it goes on.
+    The arguments are those of `invoke`. `on_disconnect`: "cancel" ends the invocation if the
+    iterator is closed or the connection is lost; otherwise it continues.
     """
     body = new_invocation(payload, environment, timeout_seconds)
     headers = {} if on_disconnect is None else {"X-On-Disconnect": on_disconnect}
@@ -276,16 +280,16 @@ def stream_function(
 
 @with_name_and_fields_of(CallFilters)
 def list_invocations(function: str, filters: CallFilters) -> Listing[InvocationPage, Invocation]:
-    """The records of a function's calls, newest first. `source`: what asked for them, such as
-    "schedule". `since`, `until`: accepted at or after the one and before the other, as a time or
-    in Unix seconds. A page may be short or empty where few of very many calls match.
+    """The records of a function's invocations, newest first. `source`: such as "schedule". `since`,
+    `until`: accepted at or after `since` and before `until`, each a time or Unix seconds. If only
+    few of very many invocations match, a page may be short or empty.
     """
     wanted = parameters_of(filters)
     return listing("/invocations", InvocationPage, lambda page: page.invocations, wanted, function)
 
 
 def get_invocation(function: str, invocation_id: str) -> Flow[Invocation]:
-    """The record of one call."""
+    """The record of one invocation."""
     return on(function, invocation(invocation_id), lambda path: get(path, Invocation))
 
 
@@ -297,9 +301,9 @@ def get_invocation_output(
     first: int = 0,
     last: int | None = None,
 ) -> Flow[bytes]:
-    """What the handler wrote to `stdout` or `stderr`, from byte `first` to byte `last`.
+    """The handler's output to `stdout` or `stderr`, from byte `first` to byte `last`.
 
-    Raises ApiError with RANGE_NOT_SATISFIABLE where `first` lies behind the end.
+    Raises ApiError with RANGE_NOT_SATISFIABLE if `first` is after the end.
     """
     is_whole = first == 0 and last is None
     headers = {} if is_whole else {"Range": f"bytes={first}-{'' if last is None else last}"}
@@ -310,8 +314,8 @@ def get_invocation_output(
 def get_invocation_logs(
     function: str, invocation_id: str, *, stream: str | None = None, tail: int | None = None
 ) -> Flow[bytes]:
-    """What a call has written by now: both streams in order of arrival, or `stream` alone. `tail`:
-    so many of its last lines.
+    """The current output of an invocation: both streams in order of arrival, or only `stream`.
+    `tail`: only this number of last lines.
     """
     below = f"{invocation(invocation_id)}/logs{query(stream=stream, tail=tail)}"
     return on(function, below, lambda path: get_bytes(path, {"Accept": "text/plain"}))
@@ -325,9 +329,9 @@ def follow_invocation_logs(
     tail: int | None = None,
     after: str | None = None,
 ) -> Flow[Any]:
-    """Follow what a call writes until its `End`, from its beginning, also of a call that is over.
-    `only`: this stream alone. `tail`: begin with so many of its last lines. `after`: begin behind
-    so many bytes of standard output and of standard error, such as "120-0".
+    """Follow the output of an invocation from its beginning until its `End`, even if it has already
+    ended. `only`: only this stream. `tail`: begin with this number of last lines. `after`: skip
+    these numbers of bytes of standard output and standard error, such as "120-0".
     """
     wanted = query(follow=True, stream=only, tail=tail, offset=after)
     below = f"{invocation(invocation_id)}/logs{wanted}"
@@ -335,13 +339,13 @@ def follow_invocation_logs(
 
 
 def follow_function_logs(function: str, *, only: str | None = None) -> Flow[Any]:
-    """Follow what all calls of a function write, from now on. It does not end by itself."""
+    """Follow the output of all invocations of a function from now on, without an end."""
     wanted = query(follow=True, stream=only)
     return on(function, f"/logs{wanted}", lambda path: stream("GET", path))
 
 
 def get_invocation_timeline(function: str, invocation_id: str) -> Flow[Timeline]:
-    """Where the time of one call went."""
+    """The timeline of one invocation."""
     return on(function, f"{invocation(invocation_id)}/timeline", lambda path: get(path, Timeline))
 
 
@@ -356,7 +360,7 @@ def list_deliveries(
     page_size: int | None = None,
     cursor: str | None = None,
 ) -> Listing[DeliveryPage, Delivery]:
-    """What was sent to the destinations of a function's policy, or is to be, newest first; without
+    """Past and waiting deliveries to the destinations of a function's policy, newest first; without
     a function: of all functions, or of those with the label `cluster_id`.
     """
     wanted = {"limit": page_size, "cursor": cursor, "status": status}
@@ -366,7 +370,7 @@ def list_deliveries(
 
 
 def retry_delivery(function: str, delivery_id: str) -> Flow[Delivery]:
-    """Send one that failed, or waits for its next try, at once."""
+    """Retry a failed or waiting delivery at once."""
     below = f"/deliveries/{segment(delivery_id)}/retry"
     return on(function, below, lambda path: post(path, Delivery))
 
@@ -375,12 +379,14 @@ def retry_delivery(function: str, delivery_id: str) -> Flow[Delivery]:
 
 
 def get_pool(function: str) -> Flow[Pool]:
-    """How many instances a function has, by state."""
+    """The number of a function's instances, by state."""
     return on(function, "/pool", lambda path: get(path, Pool))
 
 
 def list_pools(function: str | None = None) -> Flow[list[ListedPool]]:
-    """The instances of each function that has some, by state; or of this one alone, if it has."""
+    """The number of instances of each function that has some, by state; or only of this
+    function.
+    """
 
     def of(function_id: str | None) -> Request[PoolList]:
         return get(f"{BASE}/pools{query(function_id=function_id)}", PoolList)
@@ -390,20 +396,20 @@ def list_pools(function: str | None = None) -> Flow[list[ListedPool]]:
 
 
 def get_pool_stats() -> Flow[PoolStats]:
-    """How many instances the tenant has, by state."""
+    """The number of the tenant's instances, by state."""
     return ask(get(f"{BASE}/pool/stats", PoolStats))
 
 
 def get_egress(function: str) -> Flow[Egress]:
-    """What a function may reach, and how often that was refused."""
+    """A function's network access, and its blocked connection attempts."""
     return on(function, "/egress", lambda path: get(path, Egress))
 
 
 def list_stats(
     *, window_seconds: int | None = None, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[FunctionStatsPage, FunctionStats]:
-    """What the calls of each function came to in the last seconds (3600 by default); functions
-    without calls are left out.
+    """Statistics of each function's invocations in the last `window_seconds` (default: 3600);
+    functions without invocations are left out.
     """
     wanted = {"window": window_seconds, "limit": page_size, "cursor": cursor}
     return listing(f"{BASE}/stats", FunctionStatsPage, lambda page: page.functions, wanted)
@@ -416,8 +422,8 @@ def get_series(
     end: int | None = None,
     step_seconds: int | None = None,
 ) -> Flow[Series]:
-    """What the calls of a function came to over time. `start` and `end` in Unix seconds: the last
-    hour by default. `step_seconds`: 10, 60, 300 or 3600.
+    """Statistics of a function's invocations over time. `start` and `end` in Unix seconds (default:
+    the last hour). `step_seconds`: 10, 60, 300 or 3600.
     """
     wanted = query(**{"from": start, "to": end, "step": step_seconds})
     return on(function, f"/series{wanted}", lambda path: get(path, Series))

@@ -1,4 +1,4 @@
-"""`client.invocations`: the calls of all functions."""
+"""`client.invocations`: the invocations of all functions."""
 
 from quiltfn.sdk.filters import CallFilters, parameters_of
 from quiltfn.sdk.methods import (
@@ -16,11 +16,11 @@ from quiltfn.wire import InvocationSummary, InvocationSummaryPage
 
 @with_fields_of(CallFilters)
 def list_invocations(filters: CallFilters) -> Listing[InvocationSummaryPage, InvocationSummary]:
-    """The calls of all functions, newest first, without their output.
+    """The invocations of all functions, newest first, without their output.
 
-    `source`: what asked for them, such as "schedule". `since`, `until`: accepted at or after the
-    one and before the other, as a time or in Unix seconds. A page may be short or empty where few
-    of very many calls match.
+    `source`: such as "schedule". `since`, `until`: accepted at or after `since` and before `until`,
+    each a time or Unix seconds. If only few of very many invocations match, a page may be short or
+    empty.
     """
     wanted = parameters_of(filters)
     return listing("/api/invocations", InvocationSummaryPage, lambda page: page.invocations, wanted)
@@ -30,7 +30,7 @@ def list_invocations(filters: CallFilters) -> Listing[InvocationSummaryPage, Inv
 def list_invocations_of(
     function: str, filters: CallFilters
 ) -> Listing[InvocationSummaryPage, InvocationSummary]:
-    """As `list`, of one function, by its name or id."""
+    """Like `list`, of one function, by its name or id."""
     wanted = parameters_of(filters)
 
     def page_after(after: str | None) -> Flow[InvocationSummaryPage]:

@@ -9,19 +9,19 @@ BASE = "/api/keys"
 
 @with_fields_of(NewKey)
 def create_key(new: NewKey) -> Flow[CreatedKey]:
-    """Create an API key. The secret is in this result's `key` and nowhere else."""
+    """Create an API key. Only this result has the secret, in `key`."""
     return ask(post(BASE, CreatedKey, new))
 
 
 def list_keys() -> Flow[list[Key]]:
-    """Every key of the tenant, revoked ones included; an operator sees all."""
+    """All keys of the tenant, including revoked ones; operators see those of all tenants."""
     return every(
         lambda after: ask(get(f"{BASE}{query(cursor=after)}", KeyList)), lambda page: page.keys
     )
 
 
 def revoke_key(key_id: str) -> Flow[None]:
-    """Revoke an API key, for good."""
+    """Permanently revoke an API key."""
     return ask(delete(f"{BASE}/{segment(key_id)}"))
 
 

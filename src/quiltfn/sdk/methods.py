@@ -123,7 +123,7 @@ class Listing(Generic[Page, Item]):
 
 
 class Pages(Generic[Page, Item]):
-    """A list: iterate over its items, and pages are fetched as they are needed."""
+    """A list: iterate over its items; pages are fetched when needed."""
 
     def __init__(self, client: Runs, listing: Listing[Page, Item]) -> None:
         self._client, self._listing = client, listing
@@ -148,7 +148,7 @@ class Pages(Generic[Page, Item]):
 
 
 class AsyncPages(Generic[Page, Item]):
-    """As `Pages`, for `async for`."""
+    """Like `Pages`, for `async for`."""
 
     def __init__(self, client: RunsAsync, listing: Listing[Page, Item]) -> None:
         self._client, self._listing = client, listing
@@ -184,7 +184,7 @@ def cursor_behind(page: object, cursor: str | None) -> str | None:
     """
     found = next_cursor(page)
     if found is not None and found == cursor:
-        raise UnreadableAnswer("the list has no end: the server sent the same page twice")
+        raise UnreadableAnswer("the server sent the same page of the list twice")
     return found
 
 

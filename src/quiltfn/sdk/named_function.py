@@ -22,7 +22,7 @@ UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class NotAFunction(ValueError):
-    """What can be neither the name nor the id of a function."""
+    """The text cannot be the name or id of a function."""
 
 
 def by_id(function_id: str) -> Request[Function]:
@@ -56,8 +56,9 @@ def with_id(function: str, request: Callable[[str], Request[T]]) -> Flow[T]:
 def either(
     function: str, with_id: Callable[[str], Flow[T]], with_name: Callable[[str], Flow[T]]
 ) -> Flow[T]:
-    """One of two ways, by what the word looks like. Raises TypeError and `NotAFunction` for what
-    cannot be a name."""
+    """`with_id` or `with_name`, depending on what `function` looks like. Raises TypeError and
+    `NotAFunction` for an impossible name.
+    """
     if not isinstance(function, str):
         raise TypeError(f"function must be a name or an id, not {type(function).__name__}")
     if not function:
@@ -106,7 +107,7 @@ def of_one_or_all(
     cluster_id: str | None,
     parameters: Parameters,
 ) -> Listing[Page, Item]:
-    """A list of one function, or of all of the tenant, or of those with a label."""
+    """A list for one function, for all functions of the tenant, or for those with a label."""
     if function is None:
         return listing(f"/api/{noun}", shape, items, {"cluster_id": cluster_id, **parameters})
     if cluster_id is not None:
@@ -115,15 +116,15 @@ def of_one_or_all(
 
 
 def calling(function: str, call: Callable[[str, dict[str, str]], Flow[T]]) -> Flow[T]:
-    """The call of a function, by the path of its route and the query parameters that say on which
-    version: NAME@3 or NAME@ALIAS name one. Raises as `either` does.
+    """The invocation of a function, by the path of its route and the query parameters for the
+    version, which NAME@3 or NAME@ALIAS select. Raises as `either` does.
     """
     which: dict[str, str] = {}
     if isinstance(function, str) and "@" in function:
         whole = function
         function, _, reference = whole.partition("@")
         if not reference:
-            raise NotAFunction(f"function must have a version or an alias behind @, not {whole!r}")
+            raise NotAFunction(f"function must have a version or an alias after @, not {whole!r}")
         which = {"version" if reference.isdigit() else "alias": reference}
     return either(
         function,

@@ -6,36 +6,36 @@ from quiltfn.wire import Node, NodeList
 
 
 def list_nodes(*, view: str | None = None) -> Flow[list[Node]]:
-    """All nodes, those included that left or were removed. A server that is alone is one.
-    `view="full"`: with the functions that have instances on each.
+    """All nodes, including stopped and removed ones; a standalone server is one node.
+    `view="full"`: with the functions that have instances on each node.
     """
     found = yield from ask(get(f"/api/nodes{query(view=view)}", NodeList))
     return found.nodes
 
 
 def get_node(name: str) -> Flow[Node]:
-    """One node, with the functions that have instances or calls there."""
+    """One node, with the functions that have instances or invocations there."""
     return ask(get(_path(name), Node))
 
 
 def drain_node(name: str) -> Flow[Node]:
-    """Have it take no more calls and begin no more accepted work."""
+    """Drain a node: it accepts no new invocations and starts no queued ones."""
     return ask(post(f"{_path(name)}/drain", Node))
 
 
 def cordon_node(name: str) -> Flow[Node]:
-    """Have it begin no more accepted work and take no calls from other nodes."""
+    """Cordon a node: it starts no queued invocations and accepts none from other nodes."""
     return ask(post(f"{_path(name)}/cordon", Node))
 
 
 def uncordon_node(name: str) -> Flow[Node]:
-    """Have it do everything again."""
+    """Undo a drain or cordon."""
     return ask(post(f"{_path(name)}/uncordon", Node))
 
 
 def remove_node(name: str, *, force: bool | None = None) -> Flow[None]:
-    """Remove it from the fleet for good. Its calls end with it: drain it first. `force`: although
-    images go with it that no other node has.
+    """Permanently remove a node from the fleet. Its invocations end: drain it first. `force`: even
+    if it has the only copy of some images.
     """
     return ask(delete(f"{_path(name)}{query(force=force)}"))
 

@@ -23,7 +23,7 @@ def payload_text(payload: object) -> str | None:
     """The handler's text for `payload`.
 
     Raises ValueError for bytes that are not UTF-8, NaN and infinity, and TypeError for a set: JSON
-    has none of them, and the encoder would send something else.
+    cannot express them, and the encoder would send other values.
     """
     if payload is None or isinstance(payload, str):
         return payload
@@ -34,11 +34,13 @@ def payload_text(payload: object) -> str | None:
 
 
 def check_payload(value: object, where: str) -> None:
-    """Raises ValueError or TypeError for what JSON cannot hold; `where` names it."""
+    """Raises ValueError or TypeError for values that JSON cannot express. `where`: the name of the
+    value.
+    """
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} is {value}, which JSON cannot hold")
+        raise ValueError(f"{where} is {value}, which JSON cannot express")
     if isinstance(value, set | frozenset):
-        raise TypeError(f"{where} is a set, which JSON cannot hold; give a list")
+        raise TypeError(f"{where} is a set, which JSON cannot express; use a list")
     if isinstance(value, Mapping):
         for key, item in value.items():
             check_payload(item, f"{where}[{key!r}]")

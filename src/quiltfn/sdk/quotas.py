@@ -6,20 +6,18 @@ from quiltfn.wire import NewQuota, Quota
 
 
 def get_quota(tenant: str) -> Flow[Quota]:
-    """The limits of a tenant, and how much it has used."""
+    """The limits of a tenant, and its usage."""
     return ask(get(_path(tenant), Quota))
 
 
 @with_name_and_fields_of(NewQuota)
 def set_quota(tenant: str, quota: NewQuota) -> Flow[Quota]:
-    """Set the quota of a tenant, as a whole: what is left out is as the server's settings have
-    it.
-    """
+    """Replace all limits of a tenant. Omitted limits are those of the server's settings."""
     return ask(put(_path(tenant), Quota, quota))
 
 
 def delete_quota(tenant: str) -> Flow[None]:
-    """Go back to the limits of the server's settings."""
+    """Reset a tenant to the limits of the server's settings."""
     return ask(delete(_path(tenant)))
 
 

@@ -114,7 +114,7 @@ def put(path: str, shape: type[T], body: object, etag: str | None = None) -> Req
 def change(
     path: str, shape: type[T], changes: object, headers: Mapping[str, str] = {}
 ) -> Request[T]:
-    """A PUT request that leaves fields as they are which are not in `changes`."""
+    """A PUT request that only changes the fields in `changes`."""
     read = as_json(shape)
     return Request(method="PUT", path=path, read=read, body=encoded(changes), headers=headers)
 

@@ -28,7 +28,7 @@ UPLOAD_READ_S = 600.0  # the server responds once it has unpacked and stored eve
 
 
 def list_runtimes() -> Flow[list[Runtime]]:
-    """Every runtime that the tenant's functions can name, the server's own first."""
+    """All runtimes that the tenant's functions can use, built-in ones first."""
     return every(
         lambda after: ask(get(f"{BASE}{query(cursor=after)}", RuntimeList)),
         lambda page: page.runtimes,
@@ -36,7 +36,7 @@ def list_runtimes() -> Flow[list[Runtime]]:
 
 
 def get_runtime(name: str) -> Flow[Runtime]:
-    """The runtime that has this name now."""
+    """The current runtime with this name."""
     return ask(get(f"{BASE}/{segment(name)}", Runtime))
 
 
@@ -49,7 +49,7 @@ def list_files(
 
 
 def list_packages(name: str) -> Flow[RuntimePackageList]:
-    """The packages of Python and Node among the files of a runtime."""
+    """The Python and Node packages among the files of a runtime."""
     return ask(get(f"{BASE}/{segment(name)}/packages", RuntimePackageList))
 
 
@@ -64,9 +64,9 @@ def add_runtime(new: NewRuntime) -> Flow[Runtime]:
 
 
 def remove_runtime(name: str, *, shared: bool = False) -> Flow[None]:
-    """Remove a runtime. Functions that use it keep it; new versions cannot name it.
+    """Remove a runtime. Existing versions of functions keep it; new versions cannot use it.
 
-    `shared`: the one that all tenants share; operators only.
+    `shared`: the runtime shared by all tenants; operators only.
     """
     return ask(delete(f"{BASE}/{segment(name)}{query(shared=shared or None)}"))
 
@@ -74,8 +74,8 @@ def remove_runtime(name: str, *, shared: bool = False) -> Flow[None]:
 def upload_image(archive: Path | str, *, contents: str = "files") -> Flow[Image]:
     """Upload a runtime's files: a tar archive, gzipped if its name ends in gz.
 
-    `contents`: "files" that it has at /app; "rootfs", a root file system; or "image", an execution
-    image as an OCI layout or as `docker save` writes it. The last two are for `base_image`.
+    `contents`: "files" (for /app), "rootfs" (a root file system), or "image" (an execution image as
+    an OCI layout or from `docker save`). The last two are for `base_image`.
 
     Raises ValueError if there is no such file.
     """

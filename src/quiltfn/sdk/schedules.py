@@ -26,7 +26,7 @@ BASE = "/api/schedules"
 
 @with_fields_of(NewSchedule)
 def create_schedule(new: NewSchedule) -> Flow[Schedule]:
-    """Make a schedule; one of `cron` and `every_seconds` says when it runs the function."""
+    """Create a schedule: give either `cron` or `every_seconds`."""
     return ask(post(BASE, Schedule, new, takes_key=True))
 
 
@@ -39,13 +39,13 @@ def list_schedules(
 
 
 def get_schedule(name: str) -> Flow[Schedule]:
-    """One schedule: when it is due next, and what came of it last."""
+    """One schedule, with its next times and its last run."""
     return ask(get(f"{BASE}/{segment(name)}", Schedule))
 
 
 @with_name_and_fields_of(ScheduleChanges)
 def update_schedule(name: str, changes: ScheduleChanges) -> Flow[Schedule]:
-    """Change a schedule. What is not named stays, None resets what may be null."""
+    """Change a schedule. Omitted fields stay the same; None resets nullable fields."""
     return ask(change(f"{BASE}/{segment(name)}", Schedule, changes))
 
 
@@ -55,24 +55,24 @@ def pause_schedule(name: str) -> Flow[Schedule]:
 
 
 def resume_schedule(name: str) -> Flow[Schedule]:
-    """Let a schedule run its function again, from now on."""
+    """Resume a paused schedule."""
     return update_schedule(name, enabled=True)
 
 
 def delete_schedule(name: str) -> Flow[None]:
-    """Delete a schedule. Calls that it has queued still run."""
+    """Delete a schedule. Invocations that it has queued still run."""
     return ask(delete(f"{BASE}/{segment(name)}"))
 
 
 def run_schedule(name: str) -> Flow[Invocation]:
-    """Queue a run now. The result is the record of the call, which has not begun."""
+    """Queue a run now. Returns the record of the queued invocation."""
     return ask(post(f"{BASE}/{segment(name)}/run", Invocation, takes_key=True))
 
 
 def list_schedule_runs(
     name: str, *, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[ScheduleRunPage, ScheduleRun]:
-    """What was decided each time that the schedule was due, newest first."""
+    """The decisions for all times at which the schedule was due, newest first."""
     path, paging = f"{BASE}/{segment(name)}/runs", {"limit": page_size, "cursor": cursor}
     return listing(path, ScheduleRunPage, lambda page: page.runs, paging)
 

@@ -35,20 +35,21 @@ def get_info() -> Flow[SystemInfo]:
 
 
 def whoami() -> Flow[Whoami]:
-    """Whose key it is, what it may do and until when, and what the server offers."""
+    """The key's tenant, scope and expiry, and the server's features."""
     return ask(get("/api/whoami", Whoami))
 
 
 def get_doctor_report() -> Flow[DoctorReport]:
-    """What `quiltfn doctor` finds on the server's machine, as far as a running server sees it, and
-    the protections in force; operators only.
+    """The system checks of `quiltfn doctor` that a running server can do, and the protections in
+    force; operators only.
     """
     return ask(get("/api/system/doctor", DoctorReport))
 
 
 def list_instances(function: str | None = None, *, most: int | None = None) -> Flow[InstanceList]:
-    """The instances of all tenants on all nodes, the oldest first, and what they share; operators
-    only. `function`: only those of this one, by its name or id. `most`: at most so many.
+    """The instances of all tenants on all nodes, oldest first, and shared resources; operators
+    only. `function`: only instances of this function, by its name or id. `most`: the maximum
+    number.
     """
 
     def of(function_id: str | None) -> Request[InstanceList]:
@@ -58,24 +59,24 @@ def list_instances(function: str | None = None, *, most: int | None = None) -> F
 
 
 def get_health() -> Flow[Health]:
-    """Whether the server can do its work, and why not."""
+    """Whether the server is ready, and if not, why."""
     return ask(get("/api/functions/health", Health))
 
 
 def get_liveness() -> Flow[Liveness]:
-    """Whether the server answers at all; needs no key."""
+    """Whether the server responds at all; needs no key."""
     return ask(get("/health", Liveness))
 
 
 def get_readiness() -> Flow[Liveness]:
-    """Whether the server takes calls, which one that ends or is drained does not; needs no key."""
+    """Whether the server accepts invocations: it is neither ending nor drained. Needs no key."""
     return ask(get("/health/ready", Liveness))
 
 
 @with_fields_of(AuditFilters)
 def list_audit_entries(filters: AuditFilters) -> Listing[AuditPage, AuditEntry]:
-    """Who changed what, or was refused it, newest first. `action`: only this, such as
-    "function.create", or all of its kind: "function". `object_id`: only what was done to this one.
+    """Changes and refused changes with their actors, newest first. `action`: such as
+    "function.create", or a kind of action: "function". `object_id`: only changes of this object.
     """
     wanted = parameters_of(filters)
     return listing("/api/audit", AuditPage, lambda page: page.entries, wanted)
@@ -84,9 +85,9 @@ def list_audit_entries(filters: AuditFilters) -> Listing[AuditPage, AuditEntry]:
 def follow_events(
     function: str | None = None, *, types: Sequence[str] = (), after: str | None = None
 ) -> Flow[Any]:
-    """Follow what happens in the tenant, from now on, as `TenantEvent`s; it does not end by itself.
-    `function`: only what happens to this one. `types`: only these, such as "function" or
-    "invocation.ended". `after`: go on behind the event with this id, at most a minute old.
+    """Follow the tenant's events from now on, as `TenantEvent`s, without an end. `function`: only
+    events of this function. `types`: only these types, such as "function" or "invocation.ended".
+    `after`: resume after the event with this id, which must not be older than a minute.
     """
     headers = {} if after is None else {"Last-Event-ID": after}
     chosen = ",".join(listed("types", types)) or None
@@ -105,8 +106,8 @@ def get_usage(
     step: str | None = None,
     by: str | None = None,
 ) -> Flow[Usage]:
-    """What the tenant's calls used. `start` and `end` in Unix seconds. `step`: "hour", "day",
-    the default, or "all" for the whole time at once. `by`: "function" for a row for each function.
+    """The usage of the tenant's invocations. `start` and `end` in Unix seconds. `step`: "hour",
+    "day" (default), or "all" for the whole period. `by`: "function" for a row for each function.
     """
     wanted = query(**{"from": start, "to": end, "step": step, "by": by})
     return ask(get(f"/api/usage{wanted}", Usage))

@@ -75,7 +75,7 @@ class AnswerTimeout(OSError):
 
 
 class HttpTransport:
-    """Connections that are kept between requests: as many as there are parallel requests."""
+    """Keeps connections open between requests: as many as there are parallel requests."""
 
     def __init__(self, base_url: str, trust: ssl.SSLContext | None) -> None:
         """`trust`: only used for https. Raises ValueError for an unusable proxy."""

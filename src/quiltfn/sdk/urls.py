@@ -7,9 +7,9 @@ from quiltfn.wire import FunctionUrl, NewFunctionUrl
 
 
 def get_url(function: str, *, reveal: bool = False) -> Flow[FunctionUrl]:
-    """How a function is reached over plain HTTP. Raises NotFoundError if it is not.
+    """The settings of a function's URL. Raises NotFoundError if it has no URL.
 
-    `reveal`: with the secret of its webhooks, which needs scope write; otherwise it reads ***.
+    `reveal`: include the webhook secret, which needs scope write; otherwise it is ***.
     """
     wanted = f"/url{query(reveal=reveal or None)}"
     return on(function, wanted, lambda path: get(path, FunctionUrl))
@@ -17,17 +17,17 @@ def get_url(function: str, *, reveal: bool = False) -> Flow[FunctionUrl]:
 
 @with_name_and_fields_of(NewFunctionUrl)
 def set_url(function: str, url: NewFunctionUrl) -> Flow[FunctionUrl]:
-    """Set how a function is reached over plain HTTP. What is not named takes the default."""
+    """Create or replace a function's URL. Omitted fields take their defaults."""
     return on(function, "/url", lambda path: put(path, FunctionUrl, url))
 
 
 def delete_url(function: str) -> Flow[None]:
-    """Take a function's URL away."""
+    """Delete a function's URL."""
     return on(function, "/url", delete)
 
 
 class UrlMethods:
-    """What both clients can do with URLs of functions."""
+    """The methods of both clients for URLs of functions."""
 
     get_url = Method(get_url)
     set_url = Method(set_url)

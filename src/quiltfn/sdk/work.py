@@ -44,11 +44,11 @@ def submit_function(
     not_before: datetime | timedelta | None = None,
     idempotency_key: str | None = None,
 ) -> Flow[Invocation]:
-    """Queue a call and return its record at once, in status `queued`. It survives from then on.
+    """Queue an invocation and return its record at once, in status `queued`. It is then on disk.
 
-    `not_before`: it does not start before that time, which has a time zone, or so long from now.
-    With an `idempotency_key` it is queued once however often this is repeated, and the client
-    repeats it where the connection was lost. The rest is as for `invoke`.
+    `not_before`: the earliest start: a time with a time zone, or a duration from now. With an
+    `idempotency_key`, repeated requests queue it only once, and the client repeats the request if
+    the connection is lost. Other arguments are those of `invoke`.
     """
     body = new_invocation(payload, environment, timeout_seconds)
     start = _start(not_before)
@@ -82,8 +82,8 @@ def _start(not_before: datetime | timedelta | None) -> dict[str, int]:
 def wait_for_invocation(
     function: str, invocation_id: str, *, timeout_seconds: float | None = None
 ) -> Flow[Invocation]:
-    """The final record of a call, as soon as there is one. Raises TimeoutError if there is none
-    after `timeout_seconds`; None: wait as long as it takes.
+    """The final record of an invocation, as soon as it ends. Raises TimeoutError after
+    `timeout_seconds`; None: no limit.
     """
     end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     named = function
@@ -93,7 +93,9 @@ def wait_for_invocation(
         if record.status not in UNDER_WAY:
             return record
         if end is not None and time.monotonic() >= end:
-            raise TimeoutError(f"the call is still {record.status} after {timeout_seconds:g} s")
+            raise TimeoutError(
+                f"the invocation is still {record.status} after {timeout_seconds:g} s"
+            )
         named = record.function_id
 
 
@@ -103,19 +105,19 @@ def _waited(function: str, invocation_id: str, wait_s: int) -> Flow[Invocation]:
 
 
 def cancel_invocation(function: str, invocation_id: str) -> Flow[Invocation]:
-    """Cancel a call, whether it waits or runs. Raises ConflictError if it is over already."""
+    """Cancel a waiting or running invocation. Raises ConflictError if it has already ended."""
     return on(function, f"{invocation(invocation_id)}/cancel", lambda path: post(path, Invocation))
 
 
 def list_attempts(function: str, invocation_id: str) -> Flow[list[Attempt]]:
-    """The attempts at a call that are over, first to last."""
+    """The ended attempts of an invocation, first to last."""
     below = f"{invocation(invocation_id)}/attempts"
     found = yield from on(function, below, lambda path: get(path, AttemptList))
     return found.attempts
 
 
 def get_invocation_input(function: str, invocation_id: str) -> Flow[InvocationInput]:
-    """What a call was given, where that is kept. Needs scope write."""
+    """The input of an invocation, if it is stored. Needs scope write."""
     below = f"{invocation(invocation_id)}/input"
     return on(function, below, lambda path: get(path, InvocationInput))
 
@@ -129,8 +131,9 @@ def replay_invocation(
     payload: object = UNSET,
     idempotency_key: str | None = None,
 ) -> Flow[Invocation]:
-    """Run the kept input of a call again, on the current version or another. `mode`: sync waits for
-    the end, async returns a record in status `queued`. `payload`: in place of the kept one.
+    """Replay the stored input of an invocation, on the current version or another. `mode`: sync
+    waits for the end, async returns a record in status `queued`. `payload`: replaces the stored
+    one.
     """
     text = UNSET if payload is UNSET else payload_text(payload)
     body = Replay(version=version, mode=mode, payload=text)
@@ -155,8 +158,8 @@ def list_dead_letters(
     page_size: int | None = None,
     cursor: str | None = None,
 ) -> Listing[DeadLetterPage, DeadLetter]:
-    """Asynchronous calls that were given up, newest first: of a function, or without one of all
-    functions, or of those with the label `cluster_id`.
+    """Dead letters, newest first: of a function; without one, of all functions, or of those with
+    the label `cluster_id`.
     """
     paging = {"limit": page_size, "cursor": cursor}
     return of_one_or_all(
@@ -167,8 +170,8 @@ def list_dead_letters(
 def redrive_dead_letters(
     function: str, invocation_ids: Sequence[str] | None = None
 ) -> Flow[RedriveResult]:
-    """Queue dead letters again, each under a new id; None: all of them. What is no dead letter is
-    left out, so nothing is queued twice if this is repeated.
+    """Queue dead letters again, each under a new id; None: all of them. Other ids are ignored, so a
+    repetition queues nothing twice.
     """
     if invocation_ids is None:
         body = Redrive(all=True)
@@ -187,47 +190,49 @@ def drop_dead_letter(function: str, invocation_id: str) -> Flow[None]:
 
 
 def get_queue(function: str) -> Flow[FunctionQueue]:
-    """How many of a function's asynchronous calls wait and run, and how many were given up."""
+    """The numbers of a function's queued, running and dead-lettered asynchronous invocations."""
     return on(function, "/queue", lambda path: get(path, FunctionQueue))
 
 
 def list_queues(
     *, cluster_id: str | None = None, page_size: int | None = None, cursor: str | None = None
 ) -> Listing[QueuePage, FunctionQueue]:
-    """Likewise of each function that has some: of all, or of those with the label `cluster_id`."""
+    """Like `get_queue`, for each function that has some: of all, or of those with the label
+    `cluster_id`.
+    """
     wanted = {"cluster_id": cluster_id, "limit": page_size, "cursor": cursor}
     return listing("/api/queues", QueuePage, lambda page: page.queues, wanted)
 
 
 def get_async_policy(function: str) -> Flow[AsyncPolicy]:
-    """How a function's asynchronous calls are run."""
+    """The async policy of a function."""
     return on(function, "/async-policy", lambda path: get(path, AsyncPolicy))
 
 
 @with_name_and_fields_of(NewAsyncPolicy)
 def set_async_policy(function: str, policy: NewAsyncPolicy) -> Flow[AsyncPolicy]:
-    """Set how a function's asynchronous calls are run. What is not named takes the default."""
+    """Replace a function's async policy. Omitted fields take their defaults."""
     return on(function, "/async-policy", lambda path: put(path, AsyncPolicy, policy))
 
 
 def delete_async_policy(function: str) -> Flow[None]:
-    """Go back to the default: one attempt, and nobody is told."""
+    """Reset to the default: one attempt, no destinations."""
     return on(function, "/async-policy", delete)
 
 
 def get_record_policy(function: str) -> Flow[RecordPolicy]:
-    """What is kept of a function's calls besides their records."""
+    """Which inputs of a function's invocations are stored."""
     return on(function, "/record-policy", lambda path: get(path, RecordPolicy))
 
 
 @with_name_and_fields_of(RecordPolicy)
 def set_record_policy(function: str, policy: RecordPolicy) -> Flow[RecordPolicy]:
-    """Set whose inputs a function keeps: async, all or none."""
+    """Set which inputs of a function's invocations are stored: async, all or none."""
     return on(function, "/record-policy", lambda path: put(path, RecordPolicy, policy))
 
 
 class WorkMethods:
-    """What both clients can do with asynchronous invocations."""
+    """The methods of both clients for asynchronous invocations."""
 
     submit = Method(submit_function)
     wait = Method(wait_for_invocation)
