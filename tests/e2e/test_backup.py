@@ -200,7 +200,7 @@ def test_a_restore_needs_a_whole_archive_and_an_empty_place(server: Server, tmp_
         assert str(broken) in refused("restore", str(broken), "--data-dir", str(empty))
         assert not empty.exists()
     (tmp_path / "broken").write_bytes(file.read_bytes()[:-20_000])
-    assert "end is missing" in refused("restore", str(tmp_path / "broken"), *into, "--replace")
+    assert "is incomplete" in refused("restore", str(tmp_path / "broken"), *into, "--replace")
     after = {one.name: one.read_bytes() for one in server.data_dir.iterdir() if one.is_file()}
     assert after == before
 
@@ -251,7 +251,7 @@ def test_a_backup_appears_whole_or_not_at_all(shared: Server, tmp_path: Path) ->
     done = quiltfn("backup", str(tmp_path / "there"), *where)
     assert (done.code, (tmp_path / "there").read_text()) == (1, "mine")
     assert "--replace" in done.stderr
-    assert "elsewhere" in refused("backup", str(server.data_dir / "kept"), *where)
+    assert "choose another place" in refused("backup", str(server.data_dir / "kept"), *where)
     assert "no database" in refused("backup", str(tmp_path / "x"), "--data-dir", str(tmp_path))
     with files_at_most(50_000):
         done = quiltfn("backup", str(tmp_path / "kept"), *where, own_process=True)
@@ -281,7 +281,7 @@ def test_damage_is_found_when_it_is_backed_up(shared: Server, tmp_path: Path, da
     else:
         broken.write_text("echo something else\n")
     said = refused("backup", str(tmp_path / "kept"), "--data-dir", str(server.data_dir))
-    assert ("its name says" in said) == (damage == "image")
+    assert ("does not match its name" in said) == (damage == "image")
     assert not (tmp_path / "kept").exists()
     broken.write_bytes(intact)
     server.start()
