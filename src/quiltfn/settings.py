@@ -1,8 +1,9 @@
-"""Settings of a server, and the only reader of the environment. Standard library alone.
+"""Settings of a server. Only this module reads the environment. It imports only the standard
+library.
 
-Every setting is a field here. It is set, in order of weight, by the command line (`--idle-s 60`),
-by the environment (`QUILTFN_IDLE_S=60`), or by the TOML file that `--config` names (`idle_s = 60`).
-`docs/reference/settings.md` is generated from this file.
+Every setting is a field here. Its value comes from, in order of precedence, the command line
+(`--idle-s 60`), the environment (`QUILTFN_IDLE_S=60`), or the TOML file that `--config` names
+(`idle_s = 60`). `docs/reference/settings.md` is generated from this file.
 """
 
 import ipaddress
@@ -24,32 +25,32 @@ MIB = 1024 * 1024
 MEMORY_MIN_MIB = 256
 POLICIES = ("fixed", "histogram")
 DURABILITIES = ("relaxed", "strict")
-# Settings that are some of a few words.
+# Settings that are lists of words, and the allowed words.
 CHOICES = {
     "tenant_runtime_kinds": ("python", "node", "shell", "custom", "server"),
     "tenant_runtime_isolations": ("crun", "gvisor"),
     "tenant_runtime_networks": ("none", "egress"),
     "otlp_signals": ("traces", "metrics", "logs"),
 }
-# Those of libpq's that say where a database is and how its server is known.
+# The options of libpq for the address of a database and the verification of its server.
 STORE_OPTIONS = (
     *("host", "port", "sslmode", "sslrootcert", "sslnegotiation", "channel_binding"),
     *("gssencmode", "requirepeer", "target_session_attrs"),
 )
-# How long the last instance of a node may take to end where its launcher stands still: the server
-# waits for that for five seconds (`sandbox/guest.py`).
+# How long the last instance of a node may take to end if its launcher is stalled: the server waits
+# five seconds for the launcher (`sandbox/guest.py`).
 FLEET_ENDING_S = 6.0
-# What a setting of each type may be given as.
+# The accepted forms of values, by the type of the setting.
 KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     int: ("a whole number", (str, int)),
     float: ("a number", (str, int, float)),
     str: ("text", (str,)),
     Path: ("a path", (str, Path)),
 }
-# Settings by their old names, which go on working.
+# Settings by their old names, which still work.
 RENAMED = {"stem_cells": "prewarmed", "line_max": "queue_max", "line_wait_s": "queue_wait_s"}
-# Variables that begin like settings and are none: the launcher's mark on its processes, the profile
-# of client commands, and those of the tests, benchmarks and scripts of this project.
+# Variables that begin like settings but are not settings: the launcher's mark on its processes, the
+# profile of client commands, and those of this project's tests, benchmarks and scripts.
 OTHER_VARIABLES = frozenset(
     PREFIX + name
     for name in (
@@ -76,7 +77,7 @@ class Setting:
         self.default, self.about, self.low, self.high = default, about, low, high
 
     def __set_name__(self, settings: type["Settings"], name: str) -> None:
-        """Gives the class the default in its place."""
+        """Replaces itself by the default in the class."""
         self.name, self.kind = name, settings.__annotations__[name]
         SETTINGS.append(self)
         setattr(settings, name, self.default)
@@ -434,15 +435,15 @@ class Settings(Frozen):
     )
 
     def check(self) -> None:
-        """As `Frozen` says. Raises `BadSetting`."""
+        """See `Frozen`. Raises `BadSetting`."""
         for setting in SETTINGS:
             value, low, high = getattr(self, setting.name), setting.low, setting.high
             if low is None or high is None:
                 continue
-            if not low <= value <= high:  # NaN is refused by this, too
+            if not low <= value <= high:  # this also refuses NaN
                 raise BadSetting(f"{setting.name} must be between {low} and {high}, not {value}")
         if (self.tls_cert == Path()) != (self.tls_key == Path()):
-            raise BadSetting("tls_cert and tls_key go together; only one of them is set")
+            raise BadSetting("tls_cert and tls_key must be set together")
         if self.egress_dns and not _is_address(self.egress_dns):
             raise BadSetting(f"egress_dns must be an IP address, not {self.egress_dns!r}")
         if self.keep_alive not in POLICIES:
@@ -464,8 +465,8 @@ class Settings(Frozen):
             )
         if 0 < self.memory_budget_mib < MEMORY_MIN_MIB:
             raise BadSetting(
-                f"memory_budget_mib must be 0 or at least {MEMORY_MIN_MIB}, what the smallest "
-                f"function may have, not {self.memory_budget_mib}"
+                f"memory_budget_mib must be 0 or at least {MEMORY_MIN_MIB}, the memory of the "
+                f"smallest function, not {self.memory_budget_mib}"
             )
         if self.durability not in DURABILITIES:
             raise BadSetting(f"durability must be relaxed or strict, not {self.durability!r}")
@@ -480,33 +481,33 @@ class Settings(Frozen):
         if self.store:
             check_store("store", self.store)
         elif self.store_password_file != Path():
-            raise BadSetting("store_password_file is of no use without store")
+            raise BadSetting("store_password_file requires store")
 
     def _check_fleet(self) -> None:
-        """Each time leaves room for what has to happen before the next one."""
+        """Checks that each time leaves room for the steps before the next one."""
         beat, fence = self.fleet_beat_s, self.fleet_fence_s
         end, reap = self.fleet_end_s, self.fleet_reap_s
         if fence < 2 * beat:
             raise BadSetting(
-                f"fleet_fence_s must be at least twice fleet_beat_s, which is {beat:g}: one beat "
-                f"may be lost; it is {fence:g}"
+                f"fleet_fence_s must be at least twice fleet_beat_s, which is {beat:g}: one "
+                f"heartbeat may be lost; it is {fence:g}"
             )
         if end <= fence:
             raise BadSetting(
-                f"fleet_end_s must be more than fleet_fence_s, which is {fence:g}: a node begins "
-                f"nothing any more before it ends what runs; it is {end:g}"
+                f"fleet_end_s must be more than fleet_fence_s, which is {fence:g}: a node stops "
+                f"starting work before it ends running work; it is {end:g}"
             )
         if reap < end + FLEET_ENDING_S:
             raise BadSetting(
                 f"fleet_reap_s must be at least {FLEET_ENDING_S:g} more than fleet_end_s, which is "
-                f"{end:g}: a node has to have ended what it runs before others run it again; it is "
+                f"{end:g}: a node must have ended its work before others repeat that; it is "
                 f"{reap:g}"
             )
 
     @property
     def output_max(self) -> tuple[int, ...]:
-        """Bytes that are kept of a call: standard output, standard error and, where it has a limit
-        of its own, the result. Without one a result counts as standard output.
+        """Maximum stored bytes of an invocation: standard output, standard error and, if it has its
+        own limit, the result, which otherwise counts as standard output.
         """
         streams = (self.stdout_max_bytes, self.stderr_max_bytes)
         return (*streams, self.result_max_bytes) if self.result_max_bytes else streams
@@ -524,18 +525,20 @@ class Settings(Frozen):
         return found
 
     def words(self, name: str) -> list[str]:
-        """A setting that lists some of a few words, with commas. Raises `BadSetting`."""
+        """The words in a setting that is a comma-separated list. Raises `BadSetting`."""
         found = [word for word in map(str.strip, getattr(self, name).split(",")) if word]
         for word in found:
             if word not in CHOICES[name]:
                 choice = ", ".join(CHOICES[name])
-                raise BadSetting(f"{name} must be some of {choice}, with commas, not {word!r}")
+                raise BadSetting(
+                    f"{name} must be a comma-separated list of: {choice}; not {word!r}"
+                )
         return found
 
 
 def check_store(name: str, url: str) -> None:
-    """Raises `BadSetting` for what is no URL of a database as we take it. No error repeats the URL,
-    which may hold a password.
+    """Raises `BadSetting` for an invalid database URL. No error repeats the URL, which may contain
+    a password.
     """
     try:
         parts = urlsplit(url)
@@ -544,7 +547,7 @@ def check_store(name: str, url: str) -> None:
         parts, query = urlsplit(""), {}
     if parts.password is not None or "password" in query:
         raise BadSetting(
-            f"{name} must hold no password, since others can read it there: keep it in a file"
+            f"{name} must not contain a password, since others can read it there: use a file"
         )
     is_plain = url.isascii() and url.isprintable() and " " not in url and not parts.fragment
     is_whole = parts.scheme in ("postgresql", "postgres") and parts.username and parts.path[1:]
@@ -553,12 +556,12 @@ def check_store(name: str, url: str) -> None:
     for word in query:
         if word not in STORE_OPTIONS:
             known = ", ".join(STORE_OPTIONS)
-            raise BadSetting(f"{name} may have the options {known} behind its ?, not {word!r}")
+            raise BadSetting(f"{name} may have the options {known} after its ?, not {word!r}")
 
 
 def is_store_verified(url: str) -> bool:
-    """Whether nobody between this machine and the database of a URL can take the database's place:
-    it is on this machine, or shows a certificate that is checked.
+    """Whether the server of a database is verified, so that nobody can impersonate it: it is on
+    this machine, or its certificate is checked.
     """
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
@@ -571,7 +574,7 @@ def is_store_verified(url: str) -> bool:
 
 
 def _is_this_machine(host: str) -> bool:
-    """Whether a Unix socket, as an empty host is, or loopback."""
+    """Whether a host is a Unix socket, as for an empty name, or loopback."""
     if host.startswith("/") or host in ("", "localhost"):
         return True
     return _is_address(host) and ipaddress.ip_address(host).is_loopback
@@ -587,12 +590,14 @@ def password_in(name: str, secret: str) -> str:
     """The password in a file that has nothing else. Raises `BadSetting`."""
     password = secret.rstrip("\r\n")
     if not password or not password.isprintable():
-        raise BadSetting(f"{name} must hold one line, the password")
+        raise BadSetting(f"{name} must contain one line, the password")
     return password
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address. Raises `ValueError` for what is none."""
+    """Whether only this machine can reach the address. Raises `ValueError` for an invalid
+    address.
+    """
     return host == "localhost" or ipaddress.ip_address(host).is_loopback
 
 
@@ -639,7 +644,7 @@ def from_everywhere(
             if value is not None:
                 values[name] = _converted(name, setting.kind, value)
                 break
-    # Said here, where it is known what it is relative to: the server works in another directory.
+    # Resolved here because the server has another working directory.
     values.setdefault("data_dir", Path("data").absolute())
     if values.get("fleet", Path()) != Path():
         _check_node(values)
@@ -649,10 +654,10 @@ def from_everywhere(
 
 
 def _check_node(values: Mapping[str, Any]) -> None:
-    """Raises `BadSetting` for what a node's file says and a setting says again."""
+    """Raises `BadSetting` for settings that conflict with a node's file."""
     for name in ("store", "store_password_file", "node_id"):
         if values.get(name, "") not in ("", Path()):
-            raise BadSetting(f"{name} and fleet do not go together: the node's file says it")
+            raise BadSetting(f"{name} cannot be combined with fleet: the node's file sets it")
 
 
 def _read_named(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -665,7 +670,9 @@ def old_names(
     environ: Mapping[str, str] | None = None,
     in_file: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """A sentence for each setting that was given by an old name, wherever. Raises `BadSetting`."""
+    """A sentence for each setting that was given by an old name, from any source. Raises
+    `BadSetting`.
+    """
     environ = os.environ if environ is None else environ
     in_file = _read_named(given, environ) if in_file is None else in_file
     return [
@@ -676,13 +683,13 @@ def old_names(
 
 
 def warnings_of(given: Mapping[str, Any], in_file: Mapping[str, Any]) -> list[str]:
-    """A sentence for each setting that its giver should look at."""
+    """A sentence for each setting that the user should check."""
     return [*old_names(given, in_file=in_file), *unknown_variables()]
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """A sentence for each variable that begins as settings do and names none. Such a variable is no
-    error, as it would be in a settings file: the environment may hold other programs' variables.
+    """A sentence for each variable that begins like a setting but is not one. Unlike in a settings
+    file, this is not an error: the environment may have other programs' variables.
     """
     environ = os.environ if environ is None else environ
     names = [*(one.name for one in SETTINGS), *RENAMED]
@@ -695,7 +702,9 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
 
 
 def _given_as(name: str, *sources: Mapping[str, Any]) -> list[Any]:
-    """What each source says of a setting, by its name or an old one, in order of weight."""
+    """The values of a setting from each source, by its name or an old one, in order of
+    precedence.
+    """
     names = [name, *(old for old, new in RENAMED.items() if new == name)]
     by_name = [_values_of(one, *sources) for one in names]
     return [value for of_source in zip(*by_name, strict=True) for value in of_source]
@@ -709,7 +718,7 @@ def _values_of(
 
 def read_file(path: Path, text: str | None = None) -> dict[str, Any]:
     """The settings in a TOML file; `text`: its text, if that was read already. Raises `BadSetting`,
-    also for a name that is no setting.
+    also for a name that is not a setting.
     """
     import tomllib  # noqa: PLC0415 — most servers have no such file
 

@@ -290,7 +290,7 @@ def test_arguments_that_make_no_sense_are_refused(filled, tmp_path, capsys):
     password.write_text("secret word\n")
     for arguments, expected in (
         ((filled, tmp_path / "to"), "use quiltfn backup and quiltfn restore"),
-        ((filled, "postgresql://me:secret@host/base"), "must hold no password"),
+        ((filled, "postgresql://me:secret@host/base"), "must not contain a password"),
         ((filled, "mysql://me@host/base"), "postgresql://USER@HOST/DATABASE"),
         ((filled, "postgresql://me@host/a", "--from-password-file", password), "no password"),
         (

@@ -181,7 +181,7 @@ def test_three_commands_on_another_machine_lead_from_nothing_to_a_url(
         files = machine.run("quiltfn", "functions", "files", "shop-window", **variables)
     assert took < scaled(60)
     url = f"{at.url}/fn/{TENANT}/shop-window"
-    assert f"shop-window answers at {url}\n" in said
+    assert f"shop-window: {url}\n" in said
     assert '\n{"message": "Hello!"}' in said
     assert both.stdout == '{"message": "Hello!"}\n' + "['shop-window']\n", both.stderr
     assert "jinja2/environment.py" in files.stdout

@@ -203,7 +203,7 @@ def test_a_server_answers_at_its_url_after_every_edit(shared: Server, app: Path)
     (app / "app.py").write_text(SERVER.replace("WORD", "first"))
     (app / "package.json").write_text("{}")
     with dev(shared, app, "--kind", "server", "--handler", "exec python3 app.py") as it:
-        url = it.wait_for("watching").partition("it answers at ")[2].split()[0]
+        url = it.wait_for("watching").partition("its URL: ")[2].split()[0]
         assert url.startswith(f"{shared.url}/fn/")
         assert shared.call("GET", f"{url.removeprefix(shared.url)}/tea").text == "first /tea"
         (app / "app.py").write_text(SERVER.replace("WORD", "second"))

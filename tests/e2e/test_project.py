@@ -140,7 +140,7 @@ def test_three_commands_from_an_empty_directory_to_a_url(shared: Server, tmp_pat
         file.write('\n[functions.letters.schedules.daily]\ncron = "0 6 * * *"\n')
     done = there.run("deploy")
     assert done.code == 0, done.stderr
-    assert f"letters answers at {shared.url}/fn/default/letters" in done.stdout
+    assert f"letters: {shared.url}/fn/default/letters" in done.stdout
     assert "invoke it with: quiltfn invoke letters" in done.stderr
     assert there.answer("letters") == "Hello from the wheel"
     assert there.get("/api/schedules/daily")["next_runs"]

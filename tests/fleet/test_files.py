@@ -90,7 +90,7 @@ def test_a_file_that_cannot_be_used_is_told(fleet: Fleet) -> None:
     expected = "the file has the format 7; this quiltfn supports format 1"
     assert expected in refusal(fleet.node("one"), 78)
     path.write_text(good)
-    assert "node_id and fleet do not go together" in refusal(
+    assert "node_id cannot be combined with fleet" in refusal(
         fleet.node("one", "--node-id other"), 78
     )
     assert "kind must be 'node'" in refusal(

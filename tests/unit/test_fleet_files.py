@@ -95,8 +95,8 @@ def test_a_certificate_of_another_name_authority_or_key_is_refused() -> None:
         (changed(listen="10.0.0.1:port"), "listen must be HOST:PORT"),
         (changed(listen="a b:1"), "listen must be HOST:PORT"),
         (changed(store="mysql://a@b/c"), "store must be postgresql://"),
-        (changed(store="postgresql://a:hidden@b/c"), "store must hold no password"),
-        (changed(store_password="a\tb"), "store_password must hold one line"),
+        (changed(store="postgresql://a:hidden@b/c"), "store must not contain a password"),
+        (changed(store_password="a\tb"), "store_password must contain one line"),
         (changed(signing_key="ab"), "signing_key must be 64 hexadecimal digits"),
         (changed(fleet_id="x" * 32), "fleet_id must be 32 hexadecimal digits"),
         (as_text(NODE) + "more = 1\n", "unknown field `more`"),
@@ -169,7 +169,7 @@ def test_what_the_file_says_no_setting_says(tmp_path: Path, name: str) -> None:
     }
     if name != "store":
         del given["store"]
-    with pytest.raises(BadSetting, match=f"{name} and fleet do not go together"):
+    with pytest.raises(BadSetting, match=f"{name} cannot be combined with fleet"):
         from_everywhere(given, {})
     assert from_everywhere({"fleet": str(tmp_path / "f")}, {}).node_id == ""
 

@@ -227,8 +227,11 @@ REFUSED = {
         "egress_dns": ["resolver", "1.1.1.1:53", "1.1.1.1 8.8.8.8", "1.1.1.1\nsearch x"]
     },
     "durability must be relaxed or strict": {"durability": ["", "Strict", "none", "relaxed "]},
-    "tls_cert and tls_key go together": {"tls_cert": ["file.pem"], "tls_key": ["file.pem"]},
-    "of no use without store": {"store_password_file": ["/file"]},
+    "tls_cert and tls_key must be set together": {
+        "tls_cert": ["file.pem"],
+        "tls_key": ["file.pem"],
+    },
+    "store_password_file requires store": {"store_password_file": ["/file"]},
 }
 
 
@@ -260,8 +263,8 @@ def test_a_result_has_a_limit_of_its_own_or_counts_as_standard_output() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql://me:hidden@host/base", "must hold no password"),
-        ("postgresql://me@host/base?password=hidden", "must hold no password"),
+        ("postgresql://me:hidden@host/base", "must not contain a password"),
+        ("postgresql://me@host/base?password=hidden", "must not contain a password"),
         ("postgresql://host/hidden", "must be postgresql://USER@HOST/DATABASE"),
         ("postgresql://me@host", "must be postgresql://USER@HOST/DATABASE"),
         ("postgresql://me@host/", "must be postgresql://USER@HOST/DATABASE"),
@@ -307,5 +310,5 @@ def test_whether_somebody_could_take_the_store_s_place(url: str, is_verified: bo
 def test_a_password_is_one_line() -> None:
     assert settings.password_in("file", "a b:@/é\r\n") == "a b:@/é"
     for text in ("", "\n", "one\ntwo\n", "\0"):
-        with pytest.raises(BadSetting, match="file must hold one line"):
+        with pytest.raises(BadSetting, match="file must contain one line"):
             settings.password_in("file", text)

@@ -76,7 +76,7 @@ def test_what_is_refused_has_a_reason_that_names_a_field(body: type[msgspec.Stru
             "name must be 1 to 64 letters, digits, dots, dashes or underscores, ending in a letter "
             "or digit",
         ),
-        ({"name": "invoke", "handler": "x"}, "name must be none of the API's own words"),
+        ({"name": "invoke", "handler": "x"}, "name must be none of the API's reserved words"),
         ({"name": "a", "handler": ""}, "handler must be between 1 and 65536 bytes long"),
         ({"name": "a", "handler": "\0"}, "handler must be text without NUL"),
         (

@@ -44,7 +44,7 @@ def test_a_policy_that_is_taken(fields: dict[str, Any]) -> None:
         ({"backoff_seconds": {"of": 1}}, "backoff_seconds.of is not a field of this request"),
         (
             {"retry_on": ["success"]},
-            "retry_on must be a list of some of these, each once: failed, timeout, oom, error, "
+            "retry_on must be a list of different statuses among: failed, timeout, oom, error, "
             "interrupted",
         ),
         ({"retry_on": [1]}, "retry_on[0] must be a string"),
@@ -64,7 +64,7 @@ def test_a_policy_that_is_refused(fields: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("ids", [[], ["x"] * (IDS_MAX + 1), [""], ["x" * 65]])
 def test_ids_that_are_refused(ids: list[str]) -> None:
-    with pytest.raises(Invalid, match="invocation_ids must be a list of 1 to 1000 ids of calls"):
+    with pytest.raises(Invalid, match="invocation_ids must be a list of 1 to 1000 invocation ids"):
         checked({"invocation_ids": ids}, wire.Redrive)
 
 

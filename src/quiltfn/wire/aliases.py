@@ -1,4 +1,4 @@
-"""The aliases of a function, as they are set and shown."""
+"""Schemas of the aliases of a function."""
 
 from typing import Annotated
 
@@ -98,7 +98,7 @@ IsDefault = Annotated[
 
 
 class NewAlias(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):
-    """The version or versions that invocations by an alias run."""
+    """The version or versions that invocations of an alias run on."""
 
     version: VersionNumber
     also: Also | None = None

@@ -1,7 +1,7 @@
-"""From a JSON value to a shape, with refusals that name the field.
+"""Converts JSON values to schemas; errors name the field.
 
-msgspec does the work. Where it refuses, the reason is found by comparing the value with the shape's
-fields; the text of its error is not used. A test holds the two together.
+msgspec does the work. If it refuses a value, the reason is found by comparing the value with the
+schema's fields, without the text of msgspec's error. A test checks that both agree.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,9 @@ WORDS_OF_CONTAINERS = {dict: "an object", list: "an array"}
 
 
 class Invalid(Exception):
-    """A value is not the shape. `message` is a sentence; `path` names the field, "" the body."""
+    """A value does not fit the schema. `message`: a sentence. `path`: of the field; "" for the
+    body.
+    """
 
     def __init__(self, path: str, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -36,9 +38,9 @@ class Invalid(Exception):
 
 
 def checked(value: Any, shape: type[T], limits: Mapping[str, float] = NO_LIMITS) -> T:
-    """`value` as a `shape`.
+    """Convert `value` to the schema `shape`.
 
-    `limits`: what this server allows, by the names of fields. Raises `Invalid`.
+    `limits`: this server's limits, by the names of fields. Raises `Invalid`.
     """
     try:
         made = msgspec.convert(value, shape, strict=True)
@@ -49,7 +51,7 @@ def checked(value: Any, shape: type[T], limits: Mapping[str, float] = NO_LIMITS)
 
 
 def _check_constraints(made: msgspec.Struct, limits: Mapping[str, float], within: str) -> None:
-    """Raises `Invalid` for a field, or one of a shape within it, that breaks a constraint."""
+    """Raises `Invalid` for a field, or one of a nested schema, that breaks a constraint."""
     for field, constraints in _constrained(type(made)):
         given = getattr(made, field.name)
         if given is None or given is msgspec.UNSET:
@@ -68,7 +70,7 @@ _CONSTRAINED: dict[type, Constrained] = {}
 
 
 def _constrained(shape: type[msgspec.Struct]) -> Constrained:
-    """The fields that have something to be checked besides their type, in them or within them."""
+    """The fields with constraints besides their type, including nested fields."""
     found = _CONSTRAINED.get(shape)
     if found is None:
         found = tuple(
@@ -81,18 +83,18 @@ def _constrained(shape: type[msgspec.Struct]) -> Constrained:
 
 
 def _explained(value: Any, shape: type[msgspec.Struct]) -> Invalid:
-    """Why the value is not the shape: the first reason that is found."""
+    """The first reason why the value does not fit the schema."""
     if not isinstance(value, dict):
         return Invalid.field("", "a JSON object", value, None)
     return next(_reasons(value, shape), None) or Invalid(
-        "", "the body is not what this request takes"
+        "", "the body is not valid for this request"
     )
 
 
 def _reasons(
     value: dict[str, Any], shape: type[msgspec.Struct], within: str = ""
 ) -> Iterator[Invalid]:
-    """`within`: what names of fields begin with, in a shape that is a field itself."""
+    """`within`: the prefix of the names of fields in a nested schema."""
     fields = fields_of(shape)
     for name in value:
         if name not in fields:

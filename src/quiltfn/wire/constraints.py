@@ -1,8 +1,8 @@
-"""What a value must be besides its type. A constraint checks a value, says what was expected, and
-describes itself as JSON Schema.
+"""Constraints on values besides their type. A constraint checks a value, describes the expected
+values, and describes itself as JSON Schema.
 
-These are the rules about one value. Rules about several values, or about what a server has, are
-checked where those are known.
+A constraint concerns a single value. Rules about several values, or about a server's objects, are
+checked by the code that knows them.
 """
 
 import re
@@ -16,7 +16,7 @@ NO_NUL = "^[^\\u0000]*$"
 
 
 class Violation(Struct, frozen=True, kw_only=True):
-    """A value that does not fit. `expected` completes "… must be"; `received`: what to show."""
+    """A violated constraint. `expected` completes "… must be"; `received`: the value to show."""
 
     expected: str
     received: object
@@ -24,9 +24,9 @@ class Violation(Struct, frozen=True, kw_only=True):
 
 class Constraint(Protocol):
     def violation(self, value: Any, server_maximum: float | None) -> Violation | None:
-        """What is wrong with `value`; None if it fits.
+        """How `value` violates the constraint; None: it does not.
 
-        `server_maximum`: what this server allows, for a constraint that leaves that to the server.
+        `server_maximum`: this server's maximum, for a constraint without a fixed one.
         """
 
     def schema(self, server_maximum: float | None) -> Schema:
@@ -34,7 +34,7 @@ class Constraint(Protocol):
 
 
 class Between(Struct, frozen=True):
-    """A number from `low` to `high`; without `high`, to what the server allows."""
+    """A number from `low` to `high`; without `high`, to the server's maximum."""
 
     low: float
     high: float | None = None
@@ -96,7 +96,7 @@ class Bytes(Struct, frozen=True):
 
 
 class Pattern(Struct, frozen=True):
-    """A text that the regular expression matches as a whole. `expected` says it in words."""
+    """A text that the regular expression matches completely. `expected`: the rule in words."""
 
     pattern: str
     expected: str
@@ -159,7 +159,7 @@ class OneOf(Struct, frozen=True):
 
 
 class Rule(Struct, frozen=True):
-    """What only a function can check. `check` returns what was expected, or None."""
+    """A constraint checked by a function. `check` returns the expected value in words, or None."""
 
     check: Callable[[Any], str | None]
     keywords: Schema
@@ -175,7 +175,7 @@ class Rule(Struct, frozen=True):
 
 
 class Documented(Struct, frozen=True):
-    """Keywords that only describe: what they say is checked together with other values."""
+    """Keywords for documentation only: their rule is checked together with other values."""
 
     keywords: Schema
 

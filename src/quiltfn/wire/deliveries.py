@@ -1,4 +1,4 @@
-"""Deliveries to destinations, as they are answered."""
+"""Schemas of deliveries to destinations."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""How a field is declared, and how a declaration is read.
+"""Declares fields, and reads declarations.
 
 A field is a type with its meaning, an example and its constraints, written once:
 
@@ -27,11 +27,11 @@ def about(
     short: str = "",
     unit: str = "",
 ) -> Meta:
-    """What stands beside a field's type. `constraints` are checked of what a client sends. `null`:
-    what null means.
+    """The metadata of a field's type. `constraints`: checked for requests. `null`: the meaning of
+    null.
 
-    They are not checked of what a server answers: a newer server may allow more. `short`: its name
-    on a command line and in a table, where that is not the field's own. `unit`: of a number.
+    Constraints are not checked for responses, since a newer server may allow more. `short`: the
+    name on the command line and in tables, if it differs from the field's own. `unit`: of a number.
     """
     examples = None if example is None else [example]
     extra = {"constraints": constraints, "short": short, "unit": unit}
@@ -44,7 +44,7 @@ def _with_null(meaning: str, null: str, word: str = "null: ") -> str:
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):
-    """One field of a shape. `kind`: the type without null and without "may be left out"."""
+    """One field of a schema. `kind`: the type without null and without UnsetType."""
 
     name: str
     kind: Any
@@ -59,7 +59,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
 
     def described(self, null: str = "null: ") -> str:
-        """Its meaning and that of null, behind `null`."""
+        """Its meaning, followed by `null` and the meaning of null."""
         return _with_null(self.meaning, self.null, null)
 
     @property
@@ -69,13 +69,13 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_shape(kind: Any) -> bool:
-    """Whether a type is a shape."""
+    """Whether a type is a schema."""
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 @cache
 def fields_of(shape: type[msgspec.Struct]) -> Mapping[str, Field]:
-    """The fields of a shape by their names, in order."""
+    """The fields of a schema by their names, in order."""
     return {one.name: _field(one) for one in msgspec.structs.fields(shape)}
 
 

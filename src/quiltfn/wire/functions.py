@@ -1,4 +1,4 @@
-"""Functions and their versions, as they are sent and answered."""
+"""Schemas of functions and their versions."""
 
 from typing import Annotated, Any
 
@@ -44,7 +44,7 @@ __all__ = [
 
 # --- fields that a client sets -----------------------------------------------------------------
 
-# The words of the API's own addresses, those of routes to come included.
+# Words in paths of the API, including those reserved for future routes.
 RESERVED_FUNCTION_NAMES = frozenset(
     {"by-name", "invoke", "pool", "pools", "stats", "health", "help", "examples"}
     | {"runtimes", "schedules", "keys", "audit", "nodes"}
@@ -63,7 +63,7 @@ PATH_PART = "(?!\\.{1,2}(?:/|$))[^/\\u0000]+"  # neither empty nor . or ..
 
 
 def _wrong_directory(path: str) -> str | None:
-    """What a working directory should have been; None where it is one."""
+    """The expected kind of working directory; None if `path` is valid."""
     size = len(path.encode("utf-8", "replace"))
     if not path.startswith("/") or "\0" in path or size > PATH_MAX_BYTES:
         return f"an absolute path of at most {PATH_MAX_BYTES} bytes, or null"
@@ -84,7 +84,7 @@ FunctionName = Annotated[
             "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?",
             "1 to 64 letters, digits, dots, dashes or underscores, ending in a letter or digit",
         ),
-        NoneOf(RESERVED_FUNCTION_NAMES, "none of the API's own words"),
+        NoneOf(RESERVED_FUNCTION_NAMES, "none of the API's reserved words"),
     ),
 ]
 ClusterId = Annotated[
@@ -118,7 +118,7 @@ RuntimeOfFunction = Annotated[
     about(
         "the name of an existing runtime",
         "shell",
-        # Which names there are is checked where they are known.
+        # Whether a name exists is checked by code that knows the names.
         Documented({"pattern": "^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"}),
     ),
 ]
@@ -153,8 +153,8 @@ TimeoutSeconds = Annotated[
         unit="s",
     ),
 ]
-# The size is that of all variables together, a runtime's and a call's included, so that it is
-# checked where these meet.
+# The size limit applies to all variables together, including those of the runtime and the
+# invocation, so it is checked where these are combined.
 VARIABLES: dict[str, Any] = {
     "propertyNames": {"pattern": f"^(?!{RESERVED_PREFIX})[A-Za-z_][A-Za-z0-9_]*$"},
     "additionalProperties": {"type": "string", "pattern": NO_NUL, "not": {"const": MASK}},
@@ -175,7 +175,7 @@ MinInstances = Annotated[
     about(
         "minimum number of instances, from 0 to the maximum",
         0,
-        # The upper end depends on another field.
+        # The upper bound depends on another field.
         Documented({"minimum": 0, "maximum": INSTANCES_MAX}),
         short="min",
     ),
@@ -245,7 +245,7 @@ Note = Annotated[
     about(
         "a note by its runtime on how it runs invocations, such as why it can't fork for each, "
         "from the node that answers; only present if there is one",
-        "the module starts threads when it is imported, so each call starts a process",
+        "the module starts threads when it is imported, so each invocation starts a process",
     ),
 ]
 ImageDigest = Annotated[str, about("digest of its files", "host:3f9a")]
@@ -289,7 +289,7 @@ ReasonMessage = Annotated[str, about("the same as a sentence, or null", None)]
 Retryable = Annotated[bool, about("whether a retry with a new key may succeed", False)]
 
 
-# --- what a client sends -----------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------
 
 
 class NewFunction(
@@ -342,7 +342,7 @@ class PoolTarget(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     max_instances: MaxInstances
 
 
-# --- what a server answers ---------------------------------------------------------------------
+# --- responses ---------------------------------------------------------------------
 
 
 class Function(Struct, kw_only=True, frozen=True):

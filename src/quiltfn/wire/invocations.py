@@ -1,4 +1,4 @@
-"""Calls and their records, as they are sent and answered."""
+"""Schemas of invocations and their records."""
 
 from typing import Annotated
 

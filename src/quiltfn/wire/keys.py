@@ -1,4 +1,4 @@
-"""API keys and the audit log, as they are sent and answered."""
+"""Schemas of API keys and the audit log."""
 
 from typing import Annotated
 
@@ -95,7 +95,7 @@ class CreatedKey(Key, kw_only=True, frozen=True):
     key: Secret
 
     def __repr__(self) -> str:
-        """Without the secret, which would end up in logs."""
+        """Without the secret, which could otherwise appear in logs."""
         return f"CreatedKey(id={self.id!r}, tenant_id={self.tenant_id!r}, scope={self.scope!r})"
 
 

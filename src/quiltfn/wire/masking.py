@@ -1,7 +1,7 @@
 """Which environment values look like secrets, so that no screen, terminal, or log shows them.
 
-The API itself masks by scope alone: keys below `write` see no value at all. This is for clients
-whose key may see them. The dashboard has the same rules, by `scripts/generate.py`.
+The API itself masks by scope alone: keys below `write` see no value at all. This module is for
+clients whose key may see the values. The dashboard has the same rules, by `scripts/generate.py`.
 """
 
 import re
@@ -11,17 +11,18 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-# What the API writes in place of a value, and refuses as one: what is masked cannot be deployed.
+# Replaces values in responses. In requests, the API refuses it, so masked values cannot be
+# deployed.
 MASK = "***"
 
-# Of a name in capitals, with _ between its words. Both are regular expressions of JavaScript, too.
+# Matches names in capitals with _ between words. Both patterns are also valid in JavaScript.
 SECRET_NAME = (
     r"^(?!.*(?:PUBLIC_KEY|_FILE|_PATH|_DIR)$).*(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN(?!S|IZ)"
     r"|CREDENTIAL|API_?KEY|WEBHOOK|_PWD$|CONN(?:ECTION)?_STR"
     r"|(?:^|_)(?:KEY|KEYS|PASS|AUTH|DSN|PAT|JWT|COOKIE|SALT|CREDS)(?:_|$))"
 )
-# A URL with a password, a parameter of a URL or of a connection that is one, the prefixes of known
-# issuers, signed tokens, private keys, and long random text.
+# URLs with a password, secret parameters of URLs or connections, prefixes of known issuers, signed
+# tokens, private keys, and long random text.
 SECRET_VALUE = (
     r"://[^/\s:@]*:[^/\s@]+@"
     r"|(?:^|[?&;\s])(?:password|pwd|secret|token|sig|signature|api[-_]?key|access[-_]?key"
@@ -32,13 +33,15 @@ SECRET_VALUE = (
     r"|^(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9+=][A-Za-z0-9+/=]{31,}$"
 )
 _NAME, _VALUE = re.compile(SECRET_NAME), re.compile(SECRET_VALUE, re.IGNORECASE)
-# The scheme and the host of a URL, its user and password, and what follows the host.
+# The scheme and the host of a URL, its user and password, and the rest after the host.
 _URL = re.compile(r"([A-Za-z]+://)([^/?#]*@)?([^/?#@\\\s]+)(.*)", re.DOTALL)
 _HUMP = re.compile("([a-z0-9])([A-Z])")
 
 
 def looks_secret(name: str, value: str) -> bool:
-    """Whether a variable is probably a secret. An empty value is none: callers are to set it."""
+    """Whether a variable is probably a secret. An empty value is not: callers are expected to set
+    it.
+    """
     if not value or value == MASK:
         return False
     words = _HUMP.sub(r"\1_\2", name).upper()
@@ -51,7 +54,9 @@ def secrets_of(environment: Mapping[str, str]) -> list[str]:
 
 
 def masked_values(environment: Mapping[str, str], secrets: Collection[str] = ()) -> dict[str, str]:
-    """The variables with `***` for what looks like a secret, or is one of `secrets`."""
+    """The variables, with `***` for values that look like secrets or whose names are in
+    `secrets`.
+    """
     return {
         name: MASK if value and (name in secrets or looks_secret(name, value)) else value
         for name, value in environment.items()
@@ -59,9 +64,9 @@ def masked_values(environment: Mapping[str, str], secrets: Collection[str] = ())
 
 
 def masked(value: Any, secrets: Collection[str] = ()) -> Any:
-    """A response of the API, or a part of one, without the values of its fields `environment` that
-    look like secrets or have a name of `secrets`, without those of its fields `secret`, and without
-    what follows the host of a `url`. The same object if it has none.
+    """Mask a response of the API, or a part of one: values in `environment` that look like secrets
+    or whose names are in `secrets`, fields `secret`, and the part of a `url` after the host.
+    Returns the same object if nothing is masked.
     """
     if isinstance(value, Struct):
         fields = {name: getattr(value, name) for name in value.__struct_fields__}
@@ -92,9 +97,7 @@ def masked_text(name: str, value: str) -> str:
 
 
 def without_path(url: str) -> str:
-    """The URL of a destination for those who may not see secrets: in its path or query many
-    receivers have one.
-    """
+    """The URL of a destination without its path and query, which may contain a secret."""
     found = _URL.fullmatch(url)
     if found is None:
         return MASK

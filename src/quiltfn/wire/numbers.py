@@ -1,4 +1,4 @@
-"""Numbers that shapes of several kinds have."""
+"""Numbers in schemas of several kinds."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Runtimes and their images, as they are sent and answered."""
+"""Schemas of runtimes and their images."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -52,8 +52,8 @@ class Isolation(StrEnum):
     GVISOR = "gvisor"
 
 
-# A runtime is checked as a whole by the server, since its fields depend on its kind and on who adds
-# it; what is documented here is what it checks.
+# The server checks all fields of a runtime together, since they depend on its kind and on who adds
+# it. The rules are only documented here.
 RuntimeName = Annotated[
     str,
     about(
@@ -106,7 +106,8 @@ Interpreter = Annotated[
 PackagesKey = Annotated[
     str,
     about(
-        "a key for the source of the packages: who finds it in a runtime can reuse its packages",
+        "a key for the source of the packages: clients can reuse the packages of a runtime with "
+        "the same key",
         None,
         Documented({"pattern": "^[!-~]{1,128}$"}),
     ),
@@ -115,7 +116,7 @@ Command = Annotated[
     list[str],
     about(
         "absolute path of a program, and its arguments; only for kind custom",
-        None,  # a runtime of another kind has none
+        None,  # runtimes of other kinds have none
         Documented({"items": {"type": "string", "pattern": NO_NUL}}),
     ),
 ]
@@ -145,7 +146,7 @@ WritablePaths = Annotated[
         short="writable",
     ),
 ]
-# Their upper bounds are the operator's, and so checked where these are known.
+# The operator sets their upper bounds, which are checked by code that knows these.
 ProcessLimit = Annotated[
     int,
     about(
@@ -222,7 +223,13 @@ IsExecutable = Annotated[bool, about("whether it can be executed", False)]
 PackageKind = Annotated[str, about("python or node", "python")]
 PackageName = Annotated[str, about("the package's name", "requests")]
 PackageVersion = Annotated[str, about("the package's version", "2.32.3")]
-IsComplete = Annotated[bool, about("false if there are more than the server looks for", True)]
+IsComplete = Annotated[
+    bool,
+    about(
+        "false if the list is incomplete, because the server searches a limited number of files",
+        True,
+    ),
+]
 
 
 class NewRuntime(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omit_defaults=True):

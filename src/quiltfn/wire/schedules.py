@@ -1,4 +1,4 @@
-"""Schedules and their runs, as they are sent and answered."""
+"""Schemas of schedules and their runs."""
 
 from datetime import datetime
 from typing import Annotated
@@ -33,7 +33,7 @@ CRON_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 
 
 def _wrong_cron(expression: str) -> str | None:
-    """What is expected of one that is no cron expression, or never comes due."""
+    """The expected expression if this one is invalid or never due; None if it is valid."""
     from cronsim import CronSim, CronSimError  # noqa: PLC0415 — for schedules alone
 
     expected = f"an expression of five fields: {', '.join(CRON_FIELDS)}"
@@ -43,10 +43,10 @@ def _wrong_cron(expression: str) -> str | None:
         comes_due = next(CronSim(expression, datetime(2000, 1, 1)), None) is not None
     except CronSimError as error:
         wrong = str(error).removeprefix("Bad ").replace("-", " ")
-        return f"{expected}; its {wrong} is not one"
-    except (ValueError, AssertionError, TypeError):  # what cronsim says of some odd mixtures
+        return f"{expected}; its {wrong} is invalid"
+    except (ValueError, AssertionError, TypeError):  # cronsim's error for some unusual combinations
         return expected
-    return None if comes_due else "an expression that comes due within 50 years"
+    return None if comes_due else "an expression that is due within 50 years"
 
 
 ScheduleName = Annotated[
@@ -78,7 +78,7 @@ EverySeconds = Annotated[
     int,
     about(
         f"interval between runs in seconds, from 1 to {INTERVAL_MAX_S}",
-        None,  # a schedule has one of the two
+        None,  # a schedule has either cron or every_seconds
         Between(1, INTERVAL_MAX_S),
         short="every",
         unit="s",
@@ -152,7 +152,7 @@ MissedInRow = Annotated[int, about("number of missed runs that this entry stands
 IsManual = Annotated[bool, about("whether a caller requested it", False)]
 
 
-# --- what a client sends -----------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------
 
 
 class NewSchedule(
@@ -190,7 +190,7 @@ class ScheduleChanges(Struct, forbid_unknown_fields=True, kw_only=True, frozen=T
     enabled: Enabled | UnsetType = UNSET
 
 
-# --- what a server answers ---------------------------------------------------------------------
+# --- responses ---------------------------------------------------------------------
 
 
 class ScheduleRun(Struct, kw_only=True, frozen=True):

@@ -1,4 +1,4 @@
-"""What calls came to, over time and as usage, and the quotas of tenants."""
+"""Schemas of statistics, usage, and quotas."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What a server says of itself, and the one body that every refusal has."""
+"""Schemas of a server's state and of errors."""
 
 from typing import Annotated, Any
 
@@ -140,7 +140,7 @@ ExitCodeOfRefusal = Annotated[int, about("exit code of the failed program, or nu
 OperationId = Annotated[str, about("its id in the OpenAPI document", "deployFunction")]
 OperationText = Annotated[
     str,
-    about("how `error` or `hint` spells the request", "POST /api/functions/<id>/deploy"),
+    about("the request as written in `error` or `hint`", "POST /api/functions/<id>/deploy"),
 ]
 
 

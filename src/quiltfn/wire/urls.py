@@ -1,4 +1,4 @@
-"""The URL of a function, as it is set and shown."""
+"""Schemas of function URLs."""
 
 import re
 from typing import Annotated, Any
@@ -17,13 +17,15 @@ SECRET_MIN_BYTES, SECRET_MAX_BYTES = 16, 256
 LIST_MAX, ITEM_MAX = 50, 256
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 METHOD = re.compile("[A-Z][A-Z-]{0,31}")
-# Methods that no handler is given: what follows a CONNECT is no HTTP, and TRACE would show a page
-# what it may not see.
+# Methods that no handler gets: after CONNECT, a connection does not use HTTP, and TRACE could
+# reveal protected headers to a page.
 NO_METHODS = ("CONNECT", "TRACE")
 
 
 class SecretBytes(Bytes, frozen=True):
-    """As `Bytes`, but for a masked secret: responses have it, and the server refuses it itself."""
+    """Like `Bytes`, but also accepts a masked secret, as in responses; the server refuses it
+    separately.
+    """
 
     def violation(self, value: Any, server_maximum: float | None) -> Violation | None:
         return None if value == MASK else Bytes.violation(self, value, server_maximum)

@@ -1,6 +1,4 @@
-"""Accepted work: policies, attempts, inputs, dead letters and queues, as they are sent and
-answered.
-"""
+"""Schemas of asynchronous invocations: policies, attempts, inputs, dead letters and queues."""
 
 from typing import Annotated
 
@@ -63,13 +61,13 @@ SECRET = f"^{SECRET_PREFIX}[A-Za-z0-9+/]{{32,86}}={{0,2}}$"
 
 def _wrong_statuses(statuses: list[str]) -> str | None:
     if any(one not in RETRYABLE for one in statuses) or len(set(statuses)) < len(statuses):
-        return f"a list of some of these, each once: {', '.join(RETRYABLE)}"
+        return f"a list of different statuses among: {', '.join(RETRYABLE)}"
     return None
 
 
 def _wrong_ids(ids: list[str]) -> str | None:
     if not 1 <= len(ids) <= IDS_MAX or any(not 1 <= len(one) <= 64 for one in ids):
-        return f"a list of 1 to {IDS_MAX} ids of calls"
+        return f"a list of 1 to {IDS_MAX} invocation ids"
     return None
 
 
@@ -98,7 +96,7 @@ DestinationUrl = Annotated[
         f"an http or https address of at most {URL_MAX_BYTES} characters",
         "https://example.com/hooks/thumbnails",
         Bytes(1, URL_MAX_BYTES),
-        # Which hosts and addresses there may be is checked where they are known.
+        # The permitted hosts and addresses are checked by code that knows them.
         Documented({"pattern": r"^https?://(?!.*\*{3})[!-~]+$"}),
     ),
 ]
@@ -203,7 +201,7 @@ All = Annotated[
 ]
 
 
-# --- what a client sends -----------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------
 
 
 class Backoff(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -282,7 +280,7 @@ class Redrive(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omi
     all: All = False
 
 
-# --- what a server answers ---------------------------------------------------------------------
+# --- responses ---------------------------------------------------------------------
 
 
 class Destination(Struct, kw_only=True, frozen=True, omit_defaults=True):
