@@ -645,6 +645,17 @@ async def test_what_became_of_a_try_is_noted_however_often_the_store_fails(
     assert (delivery.attempts, len(world.sender.posts)) == (1, 1)
 
 
+async def test_ends_are_noticed_after_an_error_while_they_were_committed(world: World) -> None:
+    function = await world.function("f", TO_URL)
+    async with world.running():
+        with failing(world.journal, "synced", ValueError("a bug")) as synced:
+            first = await world.end_call(function)
+            await until(lambda: synced.called, scaled(SOON_S))
+        later = await world.end_call(function)
+        for delivery_id in (first, later):
+            await world.until(function, delivery_id, status="delivered")
+
+
 async def test_due_work_outlives_failures(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     function = await world.function("f", TO_URL)
     monkeypatch.setattr("quiltfn.calls.deliveries.STORE_AGAIN_S", 0.01)

@@ -123,7 +123,7 @@ async def test_targets_updated_while_deploying_hold_once_active(server: Harness)
 @promise("N67")
 async def test_deployments_write_later(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     # The disk is full at the moment at which the deployment is done, and has room a minute later.
-    monkeypatch.setattr(lifecycle, "STORE_AGAIN_S", 0.01)
+    monkeypatch.setattr("quiltfn.base.store_retry.STORE_AGAIN_S", 0.01)
     for handler, ends in (
         ("echo hello", FunctionState.ACTIVE),
         ("fail-to-start", FunctionState.ERROR),

@@ -4,18 +4,23 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import structlog
+
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import STORE_AGAIN_S
 
 T = TypeVar("T")
+_log = structlog.get_logger("quiltfn.base.store_retry")
 
 
-async def until_stored(work: Callable[[], Awaitable[T]]) -> T:
+async def until_stored(work: Callable[[], Awaitable[T]], warning: str = "") -> T:
     """Runs `work` from its beginning until it does not raise `StoreUnavailable`, and returns its
-    result.
+    result. `warning`: what the log says of each time that it does.
     """
     while True:
         try:
             return await work()
-        except StoreUnavailable:
+        except StoreUnavailable as away:
+            if warning:
+                _log.warning(f"{warning}: {away}")
             await asyncio.sleep(STORE_AGAIN_S)

@@ -1,11 +1,13 @@
 """Canaries: rolls back a failing version that an alias gives a part of its invocations.
 
 Each node judges by the invocations that it ran. The first node that finds a version beyond its rule
-rolls it back: it removes the version from the alias in the store, and so on every node and after a
+rolls it back: it removes the version from functools import partial
+from the alias in the store, and so on every node and after a
 restart. The alias keeps the reason.
 """
 
 import asyncio
+from functools import partial
 
 import msgspec
 import structlog
@@ -16,14 +18,12 @@ from quiltfn.functions.aliases import Aliases
 from quiltfn.model.alias import Alias
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.canary import CanaryCounters, RollbackRule, verdict
-from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.ports import Clock
 from quiltfn.store.tenants.audit import SqlAudit
 
 # Statuses that are not the version's fault.
 NOT_ITS_OWN = (Status.CANCELLED, Status.INTERRUPTED)
-AGAIN_S = 1.0
 ACTION, ITSELF = "alias.roll_back", "canary"
 
 _log = structlog.get_logger("quiltfn.calls.canaries")
@@ -80,12 +80,8 @@ class Canaries:
             await self._changed.wait()
             self._changed.clear()
             while self._failed:
-                try:
-                    await self._take_back(*self._failed[0])
-                except StoreUnavailable as away:
-                    _log.warning(f"a version could not be taken back yet: {away}")
-                    await asyncio.sleep(AGAIN_S)
-                    continue
+                take_back = partial(self._take_back, *self._failed[0])
+                await until_stored(take_back, "a version could not be rolled back yet")
                 self._failed.pop(0)
 
     async def _take_back(self, function_id: str, watched: _Watched, why: str) -> None:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from quiltfn.base.others import Others
 from quiltfn.base.store_retry import until_stored
+from quiltfn.calls.after_commit import AfterCommit
 from quiltfn.calls.work import Cause, Work
 from quiltfn.functions.catalog import Catalog, Entry
 from quiltfn.model import callback
@@ -89,8 +90,10 @@ class Deliveries:
         self._is_unsure = False  # the store did not say whether a claim was made
         self._busy: Counter[tuple[str, str]] = Counter()
         self._bytes: Counter[str] = Counter()  # Of the bodies under way, by tenant.
-        self._ended: dict[str, str] = {}  # by function: its tenant
-        self._noticing: asyncio.Task[None] | None = None
+        # Functions whose calls have ended, each with its tenant.
+        self._ended = AfterCommit[tuple[str, str]](
+            self._journal, lambda ended: self._note(*ended, self._now_ms())
+        )
 
     # Requests and triggers -------------------------------------------------------------------
 
@@ -102,9 +105,7 @@ class Deliveries:
         """A call's record was written; its delivery is in the store after the next commit."""
         if record.outcome is None or record.outcome.destination_id is None:
             return
-        self._ended[record.function_id] = record.tenant_id
-        if self._noticing is None:
-            self._noticing = asyncio.ensure_future(self._notice())
+        self._ended.add((record.function_id, record.tenant_id))
 
     async def list(
         self,
@@ -251,20 +252,6 @@ class Deliveries:
         self._due[function_id] = (tenant_id, min(due_ms, known[1]) if known else due_ms)
         self._arrived.add(function_id)
         self._changed.set()
-
-    async def _notice(self) -> None:
-        """Waits until the ended calls are committed, and then notes their deliveries as due."""
-        while self._ended:
-            ended, self._ended = self._ended, {}
-            try:
-                await self._journal.synced()
-            except StoreUnavailable:
-                self._ended = ended | self._ended
-                await asyncio.sleep(STORE_AGAIN_S)
-                continue
-            for function_id, tenant_id in ended.items():
-                self._note(function_id, tenant_id, self._now_ms())
-        self._noticing = None
 
     # Sending ---------------------------------------------------------------------------------
 
@@ -421,7 +408,8 @@ class Deliveries:
         )
 
     async def _stop(self) -> None:
-        tasks = [*self._sending, *([self._noticing] if self._noticing else [])]
+        await self._ended.aclose()
+        tasks = [*self._sending]
         for task in tasks:
             task.cancel()
         if tasks:

@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from msgspec.structs import replace
@@ -23,7 +24,9 @@ from msgspec.structs import replace
 from quiltfn.base.ids import new_id
 from quiltfn.base.others import Others
 from quiltfn.base.signal import Signal
+from quiltfn.base.store_retry import until_stored
 from quiltfn.base.task_group import TaskGroup
+from quiltfn.calls.after_commit import AfterCommit
 from quiltfn.calls.claims import Backlog, Claims
 from quiltfn.calls.invoke import Invoker, Request
 from quiltfn.calls.work import request_of
@@ -92,10 +95,14 @@ class Dispatcher:
         # After a turn that needs a new instance: the other backlogs that need one, which wait until
         # the pools are asked again. None before such a turn.
         self._cold: list[Backlog] | None = None
-        self._retries: list[tuple[str, str, int]] = []
+        self._retries = AfterCommit[tuple[str, str, int]](
+            self.journal,
+            lambda retry: self.arrived(*retry),
+            gather_s=SETTLE_AFTER_S,
+        )
         self._in_doubt: set[str] = set()  # functions whose claims are being verified
         self._tasks = TaskGroup()
-        self._is_pumping = self._is_settling = self._is_stopping = False
+        self._is_pumping = self._is_stopping = False
         self._claims_again_at = 0.0  # monotonic seconds; in the future after the store failed
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # not every uvloop timer reports its time
@@ -149,7 +156,7 @@ class Dispatcher:
 
     async def join(self) -> None:
         """Wait until the attempts in progress are over: after the pools were closed."""
-        self._retries.clear()  # they are in the store, and no attempt begins now
+        await self._retries.aclose()  # they are in the store, and no attempt begins now
         await self._tasks.join()
 
     # Triggers --------------------------------------------------------------------------------
@@ -459,28 +466,8 @@ class Dispatcher:
         if decided.dead_letter is not None:
             metrics.count_dead_letter(decided.dead_letter)
         if decided.retry_at_ms is not None:
-            self._retries.append((backlog.function_id, backlog.tenant_id, decided.retry_at_ms))
-            if not self._is_settling and not self._is_stopping:
-                self._is_settling = True
-                self._tasks.spawn(self._settle())
+            self._retries.add((backlog.function_id, backlog.tenant_id, decided.retry_at_ms))
         return decided
-
-    async def _settle(self) -> None:
-        """Make retries claimable once the preceding ends are committed."""
-        try:
-            while self._retries:
-                await asyncio.sleep(SETTLE_AFTER_S)
-                some, self._retries = self._retries, []
-                try:
-                    await self.journal.synced()
-                except StoreUnavailable:
-                    self._retries += some
-                    await asyncio.sleep(RETRY_AFTER_S)
-                    continue
-                for retry in some:
-                    self.arrived(*retry)
-        finally:
-            self._is_settling = False
 
     async def _version(self, entry: Entry, number: int) -> Version:
         """The version that the work names. Raises `Unprocessable` if there is none."""
@@ -542,19 +529,20 @@ class Dispatcher:
         """Ask the store, until it responds, which work of the function this node has claimed."""
         try:
             while backlog.is_uncertain and not self._is_stopping:
-                known = {*backlog.running}
-                try:
-                    await self.journal.synced()  # work that ended before that is no longer claimed
-                    is_moving = backlog.claim is not None or backlog.returning or self._is_stopping
-                    if not is_moving:
-                        await self._claims.make_sure(backlog, known | backlog.running)
-                    else:
-                        await asyncio.sleep(SETTLE_AFTER_S)
-                except StoreUnavailable:
-                    await asyncio.sleep(RETRY_AFTER_S)
+                await until_stored(partial(self._make_sure_once, backlog))
         finally:
             self._in_doubt.discard(backlog.function_id)
         self._consider(backlog)
+
+    async def _make_sure_once(self, backlog: Backlog) -> None:
+        if self._is_stopping:
+            return
+        known = {*backlog.running}
+        await self.journal.synced()  # work that ended before that is no longer claimed
+        if backlog.claim is not None or backlog.returning or self._is_stopping:
+            await asyncio.sleep(SETTLE_AFTER_S)
+        else:
+            await self._claims.make_sure(backlog, known | backlog.running)
 
     def _ended_unrun(self, backlog: Backlog, record: Invocation) -> None:
         if record.outcome is not None and record.outcome.dead_letter is not None:

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from quiltfn.base.ids import new_id
+from quiltfn.base.store_retry import until_stored
 from quiltfn.base.task_group import TaskGroup
 from quiltfn.base.uninterrupted import uninterrupted
 from quiltfn.functions.aliases import Aliases
@@ -29,7 +30,6 @@ from quiltfn.model.errors import (
     Outdated,
     PreconditionFailed,
     ShuttingDown,
-    StoreUnavailable,
     Unprocessable,
 )
 from quiltfn.model.function import (
@@ -45,7 +45,6 @@ from quiltfn.model.quota import UNBOUNDED
 from quiltfn.model.retention import VersionLimits
 from quiltfn.model.version import HostLimits, Version, VersionSpec
 from quiltfn.ports import (
-    STORE_AGAIN_S,
     Change,
     Clock,
     FunctionCounters,
@@ -611,12 +610,8 @@ class Lifecycle:
         """Commit the outcome of preparing the version of `entry`, as soon as the store is
         available; return whether the deployment is over.
         """
-        while True:
-            try:
-                return await self._conclude_once(entry, activity, event, then, error)
-            except StoreUnavailable as away:
-                _log.warning(f"the end of a deployment could not be stored yet: {away}")
-                await asyncio.sleep(STORE_AGAIN_S)
+        conclude = partial(self._conclude_once, entry, activity, event, then, error)
+        return await until_stored(conclude, "the end of a deployment could not be stored yet")
 
     async def _conclude_once(
         self,

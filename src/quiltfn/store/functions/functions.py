@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, Select, and_, delete, exc, func, insert, select, update
 
+from quiltfn.base.store_retry import until_stored
 from quiltfn.model.alias import Alias
 from quiltfn.model.cursors import to_cursor
-from quiltfn.model.errors import Conflict, NotFound, Outdated, StoreUnavailable
+from quiltfn.model.errors import Conflict, NotFound, Outdated
 from quiltfn.model.function import Function
 from quiltfn.model.retention import VersionLimits
 from quiltfn.model.version import Version
@@ -28,7 +30,7 @@ from quiltfn.store.database.sql import run
 from quiltfn.store.functions import aliases, old_versions
 
 LIMITS = VersionLimits()
-SWEEP_RETRY_S, SWEEP_REST_S = 1.0, 0.005
+SWEEP_REST_S = 0.005
 
 
 class SqlStore:
@@ -218,11 +220,9 @@ class SqlStore:
             self._to_sweep = False  # a deletion during this pass sets it again
             left = True
             while left:
-                try:
-                    left = await self.database.write(self._remove_some, frees=True)
-                    await asyncio.sleep(SWEEP_REST_S)
-                except StoreUnavailable:
-                    await asyncio.sleep(SWEEP_RETRY_S)
+                remove = partial(self.database.write, self._remove_some, frees=True)
+                left = await until_stored(remove)
+                await asyncio.sleep(SWEEP_REST_S)
 
 
 def with_version() -> Select[tuple[Any, ...]]:
