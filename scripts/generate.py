@@ -143,10 +143,15 @@ def root_code() -> str:
     reasons = made["reasons"]()
     rows, total = [], 0
     for name, path in made["loaded"]().items():
-        lines = math.ceil(made["lines_of"](path) / 25) * 25
-        rows.append(f"| `{name}` | {lines:,} | {purpose_of(path)} | {reasons.get(name, '')} |\n")
+        lines = made["lines_of"](path)
+        purpose, reason = purpose_of(path), reasons.get(name, "")
+        rows.append(f"| `{name}` | {rounded_up(lines):,} | {purpose} | {reason} |\n")
         total += lines
-    return f"{ROOT_CODE}{''.join(rows)}| together | {total:,} | | |\n"
+    return f"{ROOT_CODE}{''.join(rows)}| together | {rounded_up(total):,} | | |\n"
+
+
+def rounded_up(lines: int) -> int:
+    return math.ceil(lines / 25) * 25
 
 
 def purpose_of(path: Path) -> str:

@@ -104,8 +104,8 @@ class TenantImages(Mirror[dict[str, int]]):
         `on_kept` is called before the image is written to the store: until then the upload may be
         cancelled, and the tenant keeps its previous state.
 
-        Raises as `Images.take` does; `RateLimited` beyond the tenant's quota or its number of
-        simultaneous uploads; `CapacityFull` beyond the limit for all images. The tenant then keeps
+        Raises as `ImageDirectory.take` does; `RateLimited` beyond the tenant's quota or its uploads
+        at a time; `CapacityFull` beyond the limit for all images. The tenant then keeps
         its previous state. Errors of `keep` are raised, too; the tenant then has the image, and may
         repeat the upload.
         """
@@ -188,8 +188,8 @@ class TenantImages(Mirror[dict[str, int]]):
     async def files(
         self, tenant_id: str, digests: Sequence[str], after: str, count: int
     ) -> Sequence[ImageFile]:
-        """As `Images.files`, of layered images, the upper one first; the caller has checked that
-        the tenant may see them. Raises as `fetch` does.
+        """As `ImageDirectory.files`, of layered images, the upper one first; the caller has checked
+        that the tenant may see them. Raises as `fetch` does.
         """
         found: dict[str, ImageFile] = {}
         for digest in digests:
@@ -201,7 +201,7 @@ class TenantImages(Mirror[dict[str, int]]):
     async def read(
         self, tenant_id: str, digests: Sequence[str], path: str, most: int
     ) -> bytes | None:
-        """As `Images.read`, of layered images."""
+        """As `ImageDirectory.read`, of layered images."""
         for digest in digests:
             if await self._is_here(digest):
                 content = await self.images.read(digest, path, most, tenant_id)
@@ -212,7 +212,7 @@ class TenantImages(Mirror[dict[str, int]]):
     async def packages(
         self, tenant_id: str, digests: Sequence[str]
     ) -> tuple[Sequence[Package], bool]:
-        """As `Images.packages`, of layered images."""
+        """As `ImageDirectory.packages`, of layered images."""
         found: list[Package] = []
         are_all = True
         for digest in digests:
@@ -225,7 +225,7 @@ class TenantImages(Mirror[dict[str, int]]):
         return found, are_all
 
     async def program(self, digest: str, names: Sequence[str], path: str) -> str | None:
-        """As `Images.program`; fetches the image first."""
+        """As `ImageDirectory.program`; fetches the image first."""
         found = await self._is_here(digest)
         return await self.images.program(digest, names, path) if found else None
 

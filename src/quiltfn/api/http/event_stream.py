@@ -4,9 +4,9 @@ A route that answers with a stream does this:
 
     with event_stream.opened(context) as stream:  # refused here if there are too many
         ...  # what may still be refused
-        return stream.response(events_of(…))
+        return stream.response(events)
 
-`events_of` is an async generator of events as `event` makes them, or of parts of them. The stream
+`events` is an async generator of events as `event` makes them, or of parts of them. The stream
 requests the next event only once the client has read most of the previous ones, and closes the
 generator when the client disconnects.
 """

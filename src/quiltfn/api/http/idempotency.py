@@ -159,7 +159,7 @@ class Idempotency:
     async def _reserved(
         self, request: IdempotentRequest, headers: dict[str, str]
     ) -> StoredResponse | None:
-        """As `IdempotencyStore.reserve`."""
+        """As `SqlIdempotencyStore.reserve`."""
         now, made_at = int(self._clock.trusted()), int(self._clock.timestamp())
         kept = await self._responses.reserve(request, now, made_at, headers)
         if kept is None or kept.status is not None:

@@ -230,7 +230,7 @@ class SqlSchedules:
 
     async def run_now(self, schedule: Schedule, work: AcceptedWork, now_ms: int) -> None:
         """Accepts work for a run that a caller requested, and records the run, in one transaction.
-        Raises what `WorkStore.accept` does.
+        Raises what `SqlWork.accept` does.
         """
 
         def write(connection: Connection) -> None:

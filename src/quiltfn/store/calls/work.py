@@ -82,7 +82,7 @@ class SqlWork:
     """The queue of asynchronous invocations, for any number of servers. Raises `StoreUnavailable`.
     `bound`: of inputs, in bytes.
 
-    It does not write the end of an attempt: `Journal.closed` gets that record and applies its
+    It does not write the end of an attempt: `SpoolJournal.closed` gets that record and applies its
     `outcome` in the transaction that stores it.
     """
 
