@@ -36,7 +36,7 @@ def test_a_page_that_the_key_may_not_see_says_so_in_the_servers_words(
             expect(alert).to_have_count(0)
             continue
         expect(alert).to_contain_text(f"this credential has scope {scope}; the call needs {needed}")
-        expect(alert).to_contain_text(f"use a key made with --scope {needed}")
+        expect(alert).to_contain_text(f"use a key with scope {needed}")
 
 
 def test_another_key_helps(open_as: OpenAs, keyed: Keyed, expected: list[str]) -> None:

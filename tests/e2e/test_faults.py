@@ -385,8 +385,8 @@ def serve(root: Path, *more: str, **how: object) -> tuple[int, str]:
 
 # Options → the exit code and message; HERE is a directory that is closed to other users.
 REFUSED = {
-    "--host 0.0.0.0": (78, ["host 0.0.0.0 is no loopback address", "quiltfn keys create"]),
-    "--host ::": (78, ["host :: is no loopback address", "quiltfn keys create"]),
+    "--host 0.0.0.0": (78, ["host 0.0.0.0 is not a loopback address", "quiltfn keys create"]),
+    "--host ::": (78, ["host :: is not a loopback address", "quiltfn keys create"]),
     "--host example.com": (78, ["example.com"]),
     "--host 192.0.2.1": (69, ["192.0.2.1"]),
     # A file that only root can read: a child without root parses the settings in it.

@@ -429,7 +429,7 @@ def test_the_doctor_says_whether_the_database_answers(url: str, password: Path) 
     assert "PostgreSQL 1" in finding["sentence"]
     finding = found("--store", url.replace("127.0.0.1", "db.invalid:1,127.0.0.1"), *secret)
     assert finding["level"] == "warn"
-    assert "could take its place" in finding["sentence"]
+    assert "could impersonate it" in finding["sentence"]
     finding = found("--store", url)
     assert finding["level"] == "NO"
     assert "no password supplied" in finding["sentence"]

@@ -278,7 +278,7 @@ def test_an_event_of_an_api_gateway_is_the_request_that_it_tells_of(site: Site) 
     assert seen == ("POST", "/x%20y?q=1", "hello")
     assert request["headers"]["content-length"] == "5"
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"headers": {"x": "a\r\nevil: 1"}}, "holds a control character"),
+        ({"headers": {"x": "a\r\nevil: 1"}}, "has a control character"),
         ({"headers": {"x y": "a"}}, "the name of a header is not valid"),
         ({"rawPath": "http://other/"}, "rawPath must begin with /"),
         ({"requestContext": {"http": {"method": "GET / HTTP/1.1"}}}, "cannot have the method"),
@@ -295,14 +295,14 @@ def test_an_event_of_an_api_gateway_is_the_request_that_it_tells_of(site: Site) 
 OK = b"HTTP/1.1 200 OK\r\n"
 EMPTY = b"content-length: 0\r\n\r\n"
 NO_ANSWERS = (
-    (b"no http at all", "is no HTTP/1.1"),
-    (OK + b"x: a\x01b\r\n" + EMPTY, "is no HTTP/1.1"),
-    (OK + b"x y: a\r\n" + EMPTY, "is no HTTP/1.1"),
-    (OK + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "is no HTTP/1.1"),
+    (b"no http at all", "is not HTTP/1.1"),
+    (OK + b"x: a\x01b\r\n" + EMPTY, "is not HTTP/1.1"),
+    (OK + b"x y: a\r\n" + EMPTY, "is not HTTP/1.1"),
+    (OK + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "is not HTTP/1.1"),
     (b"HTTP/1.1 101 Other\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", "another protocol"),
     (OK + MANY + EMPTY, "has 151 headers"),
     (OK + b"x: " + b"y" * 400_000, "a head of more than"),
-    (OK + b"content-length: 5\r\n\r\nhi", "in the middle of its answer"),
+    (OK + b"content-length: 5\r\n\r\nhi", "in the middle of its response"),
     (b"HTTP/1.1 999 OK\r\n" + EMPTY, "its status must be"),
     (b"", "without an answer"),
 )

@@ -35,7 +35,7 @@ async def test_a_background_task_that_fails_is_logged_and_begun_again(
         async with open_harness(tmp_path), asyncio.timeout(scaled(10)):
             await again.wait()
     assert [one["event"] for one in lines if one["log_level"] == "error"] == [
-        "a background task has failed; it is begun again"
+        "a background task has failed and is restarted"
     ]
 
 

@@ -163,7 +163,7 @@ async def test_sandboxes_that_cannot_be_opened_close_what_was_open(recorder: Rec
 
 async def test_an_address_for_strangers_is_refused_before_sandboxes(recorder: Recorder) -> None:
     recorder.host = "192.0.2.1"
-    with pytest.raises(CannotServe, match="no loopback address"):
+    with pytest.raises(CannotServe, match="not a loopback address"):
         await recorder.platform().__aenter__()
     assert "sandboxes" not in recorder.opened
     assert recorder.closed == ["idempotency", "journal", "store"]

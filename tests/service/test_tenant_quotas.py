@@ -73,7 +73,7 @@ async def test_a_limit_of_calls_in_flight_holds_for_its_tenant_alone(server: Har
     await server.services.quotas.set("acme", TenantQuota(calls_in_flight=1))
     admission = server.services.admission
     with admission.call("acme"):
-        with pytest.raises(RateLimited, match="1 calls in flight"):
+        with pytest.raises(RateLimited, match="1 invocations in flight"):
             admission.call("acme")
         with admission.call("umbrella"), admission.call("umbrella"):
             pass
@@ -105,7 +105,7 @@ async def test_an_invocation_whose_caller_left_gives_way_at_the_limit(server: Ha
     assert not any(call.done() for call in calls), "nobody needed their places"
     assert not server.invoker.give_way("acme")
     with admission.call(TENANT), admission.call(TENANT):
-        with pytest.raises(RateLimited, match="5 calls in flight"):
+        with pytest.raises(RateLimited, match="5 invocations in flight"):
             admission.call(TENANT)
         for call in (first, second):
             record = await call
@@ -151,7 +151,7 @@ async def test_calls_a_second(server: Harness) -> None:
     for _ in range(2):
         with admission.call("acme"):
             pass
-    with pytest.raises(RateLimited, match="2 calls a second"):
+    with pytest.raises(RateLimited, match="2 invocations per second"):
         admission.call("acme")
     server.clock.time += 0.5
     with admission.call("acme"):

@@ -163,8 +163,8 @@ async def test_a_long_idle_connection_is_not_used(monkeypatch: pytest.MonkeyPatc
     [
         ("GET", 2, None),
         ("PUT", 2, None),
-        ("POST", 1, "the server closed the connection without an answer"),
-        ("PATCH", 1, "the server closed the connection without an answer"),
+        ("POST", 1, "the server closed the connection without a response"),
+        ("PATCH", 1, "the server closed the connection without a response"),
     ],
 )
 async def test_idempotent_requests_repeat(method: str, times: int, refusal: str | None) -> None:
@@ -196,13 +196,15 @@ async def test_nothing_is_repeated_once_an_answer_has_begun_or_twice() -> None:
     async with served(serve) as guest:
         assert body_of(await guest.call()) == b"ok"
         result = await guest.call(path="/begun")
-        assert sentence_of(result) == "the server closed the connection in the middle of its answer"
+        assert (
+            sentence_of(result) == "the server closed the connection in the middle of its response"
+        )
         assert len(seen) == 1
     seen.clear()
     async with served(serve) as guest:
         assert body_of(await guest.call()) == b"ok"
         result = await guest.call(path="/never")
-        assert sentence_of(result) == "the server closed the connection without an answer"
+        assert sentence_of(result) == "the server closed the connection without a response"
         assert len(seen) == 2
 
 
@@ -269,7 +271,7 @@ def test_calls_come_while_a_deadline_is_at_hand_on_the_loop_that_the_server_has(
 async def test_a_log_that_is_no_pipe_is_refused() -> None:
     """Else its end could not be looked for, and no call would end."""
     log = os.eventfd(0, os.EFD_NONBLOCK)
-    with pytest.raises(SandboxRefused, match="something else than a pipe"):
+    with pytest.raises(SandboxRefused, match="did not send a pipe"):
         WebServer(ServerSettings(port=80), log, LIMITS, lambda: None, lambda: False)
     with pytest.raises(OSError, match="descriptor"):
         os.fstat(log)
@@ -286,7 +288,7 @@ async def test_a_call_without_a_socket_says_why() -> None:
         await becomes(lambda: guest.asked >= 2)
         other, mine = socket.socketpair()
         assert guest.server.socket_came(0, other.detach())  # no socket of a network
-        assert "something else than a socket" in str((await running).refusal)
+        assert "did not send a socket" in str((await running).refusal)
         mine.close()
         assert not guest.server.socket_came(0, socket.socket().detach())  # nobody has asked
 
@@ -419,7 +421,7 @@ async def test_a_head_is_counted_though_its_body_comes_with_it(
         monkeypatch.delattr(module, "answer_head")
     async with served(serve) as guest:
         result = await guest.call()
-    assert sentence_of(result) == (why and f"the server's answer has {why}")
+    assert sentence_of(result) == (why and f"the server's response has {why}")
 
 
 async def test_a_slow_start_is_asked_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,7 +199,7 @@ def test_cleartext_off_loopback_warns_and_shows_in_health(another: Callable[...,
     server.ids |= server.server_dirs()
     health = Api(url, key).good("GET", "/api/functions/health")
     assert health["transport"] == "cleartext"
-    assert "does not encrypt" in server.log.read_text()
+    assert "are not encrypted" in server.log.read_text()
     Api(url).refused("UNAUTHORIZED", 401, "GET", LIST)
     assert Api(url, key).count() == 0
     assert key.encode() not in files_below(server.data_dir)

@@ -253,7 +253,7 @@ def test_a_node_that_is_cut_off_keeps_its_part() -> None:
 def test_a_refusal_names_the_tenant_s_limit_and_not_the_node_s_part() -> None:
     nodes = Nodes(3, calls_per_second=3)
     assert nodes.call(0) is not None
-    with pytest.raises(RateLimited, match="3 calls a second"):
+    with pytest.raises(RateLimited, match="3 invocations per second"):
         nodes.admissions[0].call(TENANT)
 
 

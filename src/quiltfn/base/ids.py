@@ -4,9 +4,9 @@ import os
 
 from quiltfn.base.clock import unix_ms
 
-# For speed, the random ends of some hundred ids are created at once. They can wait in memory: an
-# id must be unguessable, but once created it is not a secret. The common beginning of all ids of a
-# millisecond is stored as well.
+# For speed, the random ends of some hundred ids are created in advance. Keeping them in memory is
+# safe: an id must be unguessable, but is not a secret. The common beginning of all ids of a
+# millisecond is cached as well.
 _AHEAD = 256
 _COUNT_MAX = 0xFFF
 _ends: list[str] = []

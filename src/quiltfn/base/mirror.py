@@ -24,7 +24,7 @@ class Mirror(Generic[V]):
         raise NotImplementedError
 
     def _changed(self, key: str, before: V | None, after: V | None) -> None:
-        """Called for every change of a value; None: the store has no row."""
+        """Called for every change of a value; None: there is no row in the store."""
 
     def _key_of(self, change: Change) -> str:
         """The key that a change of another node affects."""

@@ -17,7 +17,7 @@ async def _nothing() -> None:
 class Others:
     """The other servers. Without arguments: of a standalone server, which has none.
 
-    `catch_up`: when it returns, memory has all that others had changed before it was called; raises
+    `catch_up`: when it returns, memory has all changes that others made before the call; raises
     `StoreUnavailable`. `has_older_nodes`: whether there is a node of an earlier version, which
     would misread data that it does not know. `count`: the known number of servers, including this
     one.

@@ -34,7 +34,7 @@ def read_private(name: str, path: Path) -> str:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         if mode & 0o077:
             raise BadSetting(
-                f"{name}: {path} must be its owner's alone, and its mode is {mode:04o}: "
+                f"{name}: {path} must be accessible only to its owner, but its mode is {mode:04o}: "
                 f"chmod 600 {path}"
             )
         return file.read(PRIVATE_MAX_BYTES)

@@ -73,9 +73,9 @@ unsigned long count_sysv(int highest[3])
     return (unsigned long)shm.used_ids + (unsigned long)sem.semusz + (unsigned long)msg.msgpool;
 }
 
-// The _ANY commands, since a handler may have taken all permissions off its objects, and the guest has no
-// capability to read them nevertheless; SYS_ADMIN lets it remove them. Objects that were left would be a
-// channel between invocations, and their memory would stay charged to the sandbox.
+// The _ANY commands, since a handler may have removed all permissions from its objects, and the guest
+// has no capability to read them otherwise; SYS_ADMIN lets it remove them. Remaining objects would be
+// a channel between invocations, and their memory would stay charged to the sandbox.
 void remove_sysv(const int highest[3])
 {
     struct shmid_ds shm;

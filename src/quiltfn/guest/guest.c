@@ -7,10 +7,12 @@
 // that. docs/reference/guest-protocol.md describes the frames.
 //
 // Rule 1: it never waits for a handler without a deadline, and no handler decides what it does.
-// Rule 2: it goes on only from a state that it has checked. On a broken frame or an unfinished clean-up
-//         it exits; the kernel then kills the whole PID namespace, and the host makes a new sandbox.
-// Rule 3: nothing grows from one invocation to the next. Every buffer is static and has a limit; there is no
-//         heap, so that a handler that ate all memory cannot take from the guest what it needs.
+// Rule 2: it continues only from a state that it has checked. After an invalid frame or an
+//         incomplete cleanup it exits; the kernel then kills the whole PID namespace, and the host
+//         creates a new sandbox.
+// Rule 3: nothing grows from one invocation to the next. Every buffer is static and has a limit;
+//         there is no heap, so that the guest has its memory even if a handler has used up all
+//         other memory.
 // Rule 4: its own umask, directory, signal mask and ids are the same before and after every
 //         invocation.
 //

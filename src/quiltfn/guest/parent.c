@@ -65,14 +65,14 @@ static bool parent_lives(pid_t pid)
            info.si_pid == 0;
 }
 
-// Whether the runner waits for the next invocation: it has not ended or been stopped, and no signal is
-// pending that would do so. Used when no process is alive that could send one. A signal that was sent before
-// is pending, or has woken the runner, which then ends or sleeps again. A runner that keeps state may be
-// busy and may have blocked signals. One that forks has a second to come to rest.
+// Whether the runner waits for the next invocation: it has not ended or been stopped, and no pending
+// signal would end or stop it. Used when no process is alive that could send a signal. An earlier
+// signal is pending, or has woken the runner, which then ends or sleeps again. A runner that keeps
+// state may be busy and may have blocked signals. A runner that forks has a second to become idle.
 //
-// If the invocation had no process but its handler, the runner acted on every signal before it said that
-// the invocation is over. Then it is enough that it lives, unless it forks and a signal can wait at it. gVisor
-// wakes a process some time after it was sent a signal.
+// If the invocation had no process besides its handler, the runner handled every signal before it
+// reported the end. Then it only has to be alive, unless it forks and a signal can be pending for it.
+// gVisor wakes a process some time after a signal was sent to it.
 bool parent_waits(pid_t pid, bool by_forks)
 {
     enum { TURNS = 10000, NAP_NS = 50000 };
@@ -122,7 +122,7 @@ static void parent_look(pid_t pid, struct as_it_was *to)
     to->answers[0] = syscall(SYS_sched_getattr, pid, to->scheduling, sizeof to->scheduling, 0);
     to->answers[1] = syscall(SYS_sched_getaffinity, pid, sizeof to->processors, to->processors);
     to->answers[2] = syscall(SYS_ioprio_get, 1 /* IOPRIO_WHO_PROCESS */, pid);
-    if (to->answers[0] < 0) // gVisor knows this alone of it.
+    if (to->answers[0] < 0) // gVisor supports only this one.
         to->answers[0] = syscall(SYS_getpriority, PRIO_PROCESS, pid);
     to->answers[3] = pread(parent.limits, to->limits, sizeof to->limits, 0);
 }

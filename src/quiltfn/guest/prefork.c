@@ -8,9 +8,9 @@
 // Rule 2: it must behave like `sh -c HANDLER`. If it cannot, or has ended already (a syntax error
 //         in the first line ends it), the invocation starts another shell.
 //
-// It is a fork of the zygote (zygote.c), before its main. Without a zygote it is another shell, which
+// It is a fork of the zygote (zygote.c), before its main. Without a zygote it is a new shell, which
 // reads its variables as a script: `sh -c '. /dev/fd/9;HANDLER'`. So $0, $-, line numbers and messages
-// are those of `sh -c HANDLER`, which they would not be with the whole handler on a descriptor.
+// are those of `sh -c HANDLER`, unlike if the whole handler were read from a descriptor.
 
 #include "prefork.h"
 #include "descriptors.h"

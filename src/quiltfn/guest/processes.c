@@ -64,9 +64,9 @@ struct end end_of(int status)
 // kill(-1) makes the kernel examine every process of the host. Otherwise the zygote is killed, too,
 // and another one is started later.
 //
-// Outside a PID namespace kill(-1) would kill the machine, hence the check right before it. ESRCH proves
-// that nobody is left. No fork escapes, since the kernel refuses to fork with a signal pending. If
-// processes are still there after a second, the guest gives up.
+// Outside a PID namespace, kill(-1) would kill all processes of the machine, hence the check right
+// before it. ESRCH proves that none is left. No fork escapes, since the kernel refuses to fork while
+// a signal is pending. If processes are still alive after a second, the guest exits.
 void kill_everyone(void)
 {
     if (childless || (zygote_process() > 0 && kill_children_but(zygote_process()) == 0))

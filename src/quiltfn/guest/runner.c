@@ -356,7 +356,7 @@ size_t runner_last_log(unsigned char *to)
 static int runner_await(void)
 {
     uint64_t deadline = now_ns() + START_NS;
-    bool got_line = false; // There may be another line behind it.
+    bool got_line = false; // Another line may follow it.
     for (;;) {
         uint64_t now = now_ns();
         if (now >= deadline) {

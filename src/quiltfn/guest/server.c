@@ -4,9 +4,10 @@
 // through the guest: the host gets sockets that were created in the sandbox, so that it can connect
 // them to the loopback of this sandbox only, and the pipe with the server's log.
 //
-// Rule 1: a socket goes out as it was made. It is connected by nobody in here, so the guest never waits
-//         for the server.
-// Rule 2: requests share the process, so what ends it ends the sandbox, and deadlines are the host's.
+// Rule 1: a socket is sent unconnected: only the host connects it, so the guest never waits for the
+//         server.
+// Rule 2: requests share the server's process, so its end ends the sandbox, and the host enforces
+//         the deadlines.
 
 #include "server.h"
 #include "descriptors.h"

@@ -75,8 +75,8 @@ bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
     return fine;
 }
 
-// Copies the payload from the socket into the file. If the file cannot hold it, the rest is read all
-// the same, since the next frame begins behind it.
+// Copies the payload from the socket into the file. If the file has no room for it, the rest is read
+// anyway, since the next frame follows it.
 bool take_payload(int fd, size_t length)
 {
     bool fine = fd >= 0;
@@ -172,9 +172,8 @@ void pump_held(struct stream *stream, uint64_t nonce)
     }
 }
 
-// Reads what the pipes still hold. They need not be at their end (the kernel may not have collected a
-// socket with a descriptor of theirs in it, and a runner that keeps its state may have threads that
-// write), but they do not block.
+// Reads the rest of the data in the pipes. They may still be open (in a socket that the kernel has
+// not collected yet, or in threads of a runner that keeps its state), but reads do not block.
 void empty(struct stream streams[2], uint64_t nonce)
 {
     for (int i = 0; i < 2; i++)

@@ -60,7 +60,7 @@ static bool is_dead(pid_t pid)
     ssize_t n = read_of(pid, "stat", text, sizeof text);
     if (n <= 0)
         return n < 0 && (errno == ENOENT || errno == ESRCH);
-    char *state = strrchr(text, ')'); // Behind its name, which may hold anything.
+    char *state = strrchr(text, ')'); // After its name, which may have any bytes.
     int threads;
     return state != NULL && (state[2] == 'Z' || state[2] == 'X') &&
            sscanf(state + 3, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d",

@@ -119,7 +119,7 @@ def wrong_field(fields: Sequence[Field]) -> str | None:
         if not NAME.fullmatch(name):
             return f"the name of a header is not valid: {name[:80]!a}"
         if not VALUE.fullmatch(value):
-            return f"the value of the header {name} holds a control character"
+            return f"the value of the header {name} has a control character"
     return None
 
 
@@ -193,4 +193,4 @@ def _as_latin(value: str) -> str:
     try:
         return value.strip(" \t").encode().decode("latin-1")
     except UnicodeEncodeError:
-        raise BadAnswer("the value of a header holds half of a surrogate pair") from None
+        raise BadAnswer("the value of a header has half of a surrogate pair") from None

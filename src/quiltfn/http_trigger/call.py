@@ -10,7 +10,7 @@ import msgspec
 from quiltfn.model.access import KEY_MARK, TOKEN_MIN, tokens_in
 from quiltfn.model.errors import BadRequest
 
-# Of one connection alone (RFC 9110, 7.6.1), and what is said of the body is said anew.
+# Fields of one connection (RFC 9110, 7.6.1), and fields about the body, which are set again.
 HOP_BY_HOP = frozenset(
     {
         "connection",

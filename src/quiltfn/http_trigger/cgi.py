@@ -25,8 +25,8 @@ from quiltfn.model.version import MASK
 # Header names that map to a unique variable. Underscores are excluded: `X_A` and `X-A` would map to
 # the same variable.
 PLAIN_NAME = re.compile("[a-z0-9-]{1,128}")
-# Programs take HTTP_PROXY for the address of a proxy (https://httpoxy.org). The other two have
-# variables of their own.
+# Programs use HTTP_PROXY as the address of a proxy (https://httpoxy.org). The other two have
+# separate variables.
 NEVER = frozenset({"proxy", "content-type", "content-length"})
 BLOCK_MAX_BYTES = 32 * 1024
 FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*)")
@@ -63,7 +63,7 @@ def variables_of(call: HttpCall, own: Collection[str]) -> dict[str, str]:
         if PLAIN_NAME.fullmatch(field) and field not in NEVER:
             variables["HTTP_" + field.upper().replace("-", "_")] = value
     return {
-        # A character beyond ASCII stands for one byte here. The bytes are decoded as UTF-8.
+        # A character beyond ASCII represents one byte here. The bytes are decoded as UTF-8.
         name: value if value.isascii() else value.encode("latin-1").decode("utf-8", "replace")
         for name, value in variables.items()
         if name not in own and value != MASK
@@ -77,7 +77,7 @@ def path_info(path: str) -> str:
     if "%" not in path:
         return path
     if "%2f" in path.lower():
-        raise BadRequest("the path holds an encoded slash, which PATH_INFO cannot tell")
+        raise BadRequest("the path has an encoded slash, which PATH_INFO cannot express")
     # One character for each byte; `variables_of` decodes them.
     return unquote_to_bytes(path).decode("latin-1")
 
@@ -118,8 +118,8 @@ def block_of(output: bytes, *, is_whole: bool) -> Block | None:
         if field is None or at > BLOCK_MAX_BYTES:
             return Block(None, 0)
         if len(fields) > HEADERS_MAX:
-            # No response may have so many. Output that comes in pieces is parsed again for each
-            # piece, so parsing stops here.
+            # More headers than a response may have. Parsing stops here because output that comes in
+            # pieces is parsed again for each piece.
             return Block(_head(fields), 0) if known else Block(None, 0)
         name = field[1].decode().lower()
         known = known or name in CGI_FIELDS

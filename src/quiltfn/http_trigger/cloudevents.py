@@ -88,7 +88,7 @@ def decoded(text: bytes) -> Event:
         if size > ATTRIBUTES_MAX_BYTES:
             raise BadRequest(
                 f"the CloudEvent's attributes have {size} bytes; at most {ATTRIBUTES_MAX_BYTES} "
-                "are taken"
+                "are accepted"
             )
         event: Event = _decode_members(text)
         if len(event) > ATTRIBUTES_MAX:
@@ -98,10 +98,11 @@ def decoded(text: bytes) -> Event:
                 event[name] = msgspec.json.decode(value)
     except msgspec.ValidationError:
         raise BadRequest(
-            "a CloudEvent is a JSON object, and its attributes texts, whole numbers, true or false"
+            "a CloudEvent must be a JSON object whose attributes are texts, whole numbers, true or "
+            "false"
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequest("the CloudEvent is no JSON") from None
+        raise BadRequest("the CloudEvent is not valid JSON") from None
     return event
 
 
@@ -129,7 +130,7 @@ def _checked(event: Event) -> Event:
 def problem_of(event: Event) -> str | None:
     """Returns why an event is invalid; None: it is valid."""
     if len(event) > ATTRIBUTES_MAX:
-        return f"it has {len(event)} attributes; at most {ATTRIBUTES_MAX} are taken"
+        return f"it has {len(event)} attributes; at most {ATTRIBUTES_MAX} are accepted"
     for name in REQUIRED:
         if not isinstance(event.get(name), str) or not event[name]:
             return f"{name} must be a text that is not empty"
@@ -144,7 +145,7 @@ def problem_of(event: Event) -> str | None:
         if name != "data" and not isinstance(value, str | int | bool | None):
             return f"{name} must be a text, a whole number, true or false"
     if "data" in event and "data_base64" in event:
-        return "it has data and data_base64"
+        return "it has both data and data_base64"
     kind = event.get("datacontenttype")
     if kind is not None and not (isinstance(kind, str) and MEDIA_TYPE.fullmatch(kind)):
         return "datacontenttype must be a media type"

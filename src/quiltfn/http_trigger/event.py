@@ -137,7 +137,7 @@ def _body_of(call: HttpCall) -> tuple[str | None, bool]:
             pass
         else:
             size = len(call.body)
-            if size > PAYLOAD_MAX_BYTES // 6:  # else it might be made to be refused then
+            if size > PAYLOAD_MAX_BYTES // 6:  # do not create an event only to refuse it
                 size += 5 * (size - len(call.body.translate(None, CONTROLS)))
                 if size > PAYLOAD_MAX_BYTES:
                     raise _too_long(size)

@@ -58,6 +58,6 @@ def check_path(rest: str) -> None:
         return
     decoded = unquote_to_bytes(rest).replace(b"\\", b"/")
     if b"\0" in decoded:
-        raise BadRequest("the path holds a NUL")
+        raise BadRequest("the path has a NUL")
     if any(segment in DOTS for segment in decoded.split(b"/")):
-        raise BadRequest("the path holds a segment . or .., perhaps encoded")
+        raise BadRequest("the path has a segment . or .., perhaps encoded")

@@ -33,9 +33,9 @@ SIGNED: Mapping[Scheme, tuple[str, ...]] = {
 
 
 def is_ambiguous(scheme: Scheme, fields: Iterable[Field]) -> bool:
-    """Whether the handler might see another value than the one that is checked: the field came
-    several times, also with underscores, which many servers read as dashes, or the sender says that
-    it is of its connection alone, so that it is not passed on.
+    """Whether the handler might see another value than the checked one: the field is repeated,
+    perhaps with underscores, which many servers read as dashes; or the sender declares it as
+    specific to its connection, so that it is not passed on.
     """
     given = list(fields)
     names = [name.replace("_", "-") for name, _ in given]

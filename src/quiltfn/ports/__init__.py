@@ -3,7 +3,7 @@
 `tests/contract` has suites for these interfaces and runs each on every implementation it lists.
 `Sandboxes` has two: the launcher's, and a fake for tests without root. The store has one, which
 works on SQLite and PostgreSQL, and which service tests use too. Doubles in unit tests are not
-implementations and promise nothing.
+implementations and satisfy no contract.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -109,7 +109,7 @@ class LauncherSandboxes:
         self._channel.tell("deadline", deadline=at)
 
     async def make(self, template: SandboxTemplate, limits: Limits) -> GuestSandbox:
-        """Creates a sandbox that is not specialised yet. Raises `SandboxFailed`."""
+        """Creates a sandbox that is not an instance of a version yet. Raises `SandboxFailed`."""
         try:
             sandbox = await self._make(template, limits)
         except SandboxFailed:
@@ -133,7 +133,7 @@ class LauncherSandboxes:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await asyncio.shield(self._probing)
         except TimeoutError:
-            return self._why_not or f"one is not made within {PROBE_TIMEOUT_S:g} s"
+            return self._why_not or f"no sandbox was created within {PROBE_TIMEOUT_S:g} s"
         return self._why_not
 
     async def _probe(self) -> None:
@@ -171,6 +171,6 @@ class LauncherSandboxes:
         except BaseException as error:
             await sandbox.destroy()
             if isinstance(error, OSError):  # for example, no descriptor is left for its transport
-                raise SandboxFailed(f"the guest cannot be talked to: {error}") from None
+                raise SandboxFailed(f"the connection to the guest failed: {error}") from None
             raise
         return sandbox

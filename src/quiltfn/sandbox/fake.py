@@ -1,4 +1,4 @@
-"""Fake sandboxes, without processes, for tests. They keep the promises of the port.
+"""Fake sandboxes without processes, for tests. They satisfy the port's contract.
 
 They support these handlers: `echo TEXT` (or `echo $NAME`, from the environment), `cat` (outputs the
 payload, or the body of a request to a server), `exit N`, `sleep SECONDS`, `oom`, `die` (the sandbox

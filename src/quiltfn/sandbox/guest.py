@@ -1,7 +1,7 @@
 """One sandbox: a connection to its guest, and the meaning of the guest's frames.
 
-Nothing that a handler does can make `call` raise. A guest that sends a forbidden frame loses its
-connection, which ends the sandbox.
+A handler cannot make `call` raise. A guest that sends a forbidden frame loses its connection, which
+ends the sandbox.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
 from quiltfn.sandbox.web_server import NO_DESCRIPTORS, WebServer
 
 GREETING_TIMEOUT_S = 10.0
-# The guest's default limits for the output of one call.
+# The guest's default limits for the output of one invocation.
 OUTPUT_LIMITS = OutputLimits(wire.STDOUT_MAX, wire.STDERR_MAX)
 # The guest enforces the deadline. If it has not reported the end this long after the deadline, the
 # sandbox is killed from outside.
@@ -329,7 +329,7 @@ class GuestSandbox(asyncio.Protocol):
                 reason=event.text or None,
             )
         elif self._is_cancelled and isinstance(event, wire.Output | wire.End | wire.Clean):
-            pass  # a late frame; this sandbox has no other call
+            pass  # a late frame; this sandbox has no other invocation
         elif isinstance(event, wire.Clean) and event.nonce == self._nonce and self._end is None:
             self.is_clean = True
             self._on_clean()
@@ -423,13 +423,13 @@ class GuestSandbox(asyncio.Protocol):
         return nonce == self._nonce and self._end is not None
 
     def _finish(self, kind: ExitKind, **more: Any) -> bool:
-        """Sets the result of the running call, with the output so far. Returns False if there is no
-        call, or it has a result.
+        """Sets the result of the running invocation, with the output so far. Returns False if there
+        is no invocation, or it has a result.
         """
         future, self._end = self._end, None
-        if self._is_paused:  # the call ended with the output that caused the pause
+        if self._is_paused:  # the invocation ended with the output that caused the pause
             self._read_on()
-        # Dropped here, so that an idle instance holds no data of its last call.
+        # Dropped here, so that an idle instance has no data of its last invocation.
         log, self._output = self._output, None
         if future is None or future.done() or log is None:
             return False
@@ -471,10 +471,12 @@ class GuestSandbox(asyncio.Protocol):
             self._transport.write(frame)
 
     def _look_again_at(self, at: float) -> None:
-        """Sets the one timer of this sandbox; a timer per call would slow every warm call."""
+        """Sets the one timer of this sandbox; a timer per invocation would slow every warm
+        start.
+        """
         if self._outer is not None:
             self._outer.cancel()
-        self._outer_at = at  # uvloop's timers do not always tell it
+        self._outer_at = at  # uvloop's timers do not always have this value
         self._outer = self._loop.call_at(at, self._kill_if_overdue)
 
     def _kill_if_overdue(self) -> None:

@@ -25,7 +25,7 @@ from quiltfn.ports.streamed_body import StreamedBody
 HEAD_MAX_BYTES, HEADERS_MAX = 64 * 1024, 256
 PIECE_BYTES = 64 * 1024
 WITHOUT_BODY = frozenset({204, 304})
-TOO_LONG = f"the server's answer has a head of more than {HEAD_MAX_BYTES} bytes"
+TOO_LONG = f"the server's response has a head of more than {HEAD_MAX_BYTES} bytes"
 # One chunk per this number of bytes received together costs no more than the bytes.
 BYTES_OF_A_CHUNK = 1024
 # The limit on tiny chunks per second, over all responses of a server.
@@ -203,7 +203,7 @@ class HttpConnection(asyncio.Protocol):
         self._chunk_room.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._to is None:  # it belongs to no response
+        if self._to is None:  # the data belongs to no response
             self.close()
             return
         self.has_begun, self._has_moved = True, False
@@ -223,10 +223,10 @@ class HttpConnection(asyncio.Protocol):
             # An exception in one of our callbacks is a bug.
             if isinstance(error, httptools.HttpParserCallbackError):
                 raise
-            self._end("the server's answer is no HTTP/1.1: " + _first_line(error))
+            self._end("the server's response is not HTTP/1.1: " + _first_line(error))
             return
         except httptools.HttpParserUpgrade:
-            self._end("the server answered with another protocol, which is not passed on")
+            self._end("the server switched to another protocol, which is not supported")
             return
         if self._pieces or self._has_new_head:
             self._hand_on()
@@ -256,9 +256,9 @@ class HttpConnection(asyncio.Protocol):
         if self._is_in_body and is_ended and self._ends_with_connection():
             self._end(None)
         elif self.has_begun:
-            self._end("the server closed the connection in the middle of its answer")
+            self._end("the server closed the connection in the middle of its response")
         else:
-            self._end("the server closed the connection without an answer")
+            self._end("the server closed the connection without a response")
 
     def _ends_with_connection(self) -> bool:
         """Whether only the end of the connection marks the end of the body."""
@@ -297,7 +297,7 @@ class HttpConnection(asyncio.Protocol):
         to = self._to
         unsent = self._transport is not None and self._transport.get_write_buffer_size()
         if unsent or self._is_sending:
-            self.is_open = False  # it has not read the whole request
+            self.is_open = False  # the server has not read the whole request
         if error is not None:
             self.close()
         self._to = None
@@ -319,7 +319,7 @@ class HttpConnection(asyncio.Protocol):
         self._fields.append((name, value))
         self._head_bytes += len(name) + len(value)
         if len(self._fields) > HEADERS_MAX:
-            raise HeadTooLongError(f"the server's answer has more than {HEADERS_MAX} headers")
+            raise HeadTooLongError(f"the server's response has more than {HEADERS_MAX} headers")
         if self._head_bytes > HEAD_MAX_BYTES:
             raise HeadTooLongError(TOO_LONG)
 

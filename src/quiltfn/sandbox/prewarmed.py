@@ -1,9 +1,8 @@
 """Prewarmed sandboxes: still unused, they can become an instance of any fitting version.
 
-Rule 1: a sandbox is taken once and never put back; a former instance is destroyed.
-Rule 2: prewarming never delays a call: sandboxes are created one at a time, and only after a moment
-without requests for one.
-Rule 3: if none is left, the next sandbox is created on demand.
+Rule 1: a sandbox is taken once and never put back; a former instance is destroyed. Rule 2:
+prewarming never delays an invocation: sandboxes are created one at a time, and only after a moment
+without requests for one. Rule 3: if none is left, the next sandbox is created on demand.
 
 The stock of a template follows demand: `per_template` for each template used in the last ten
 minutes, more if more were taken at once, none for an unused template. All together stay within a
@@ -159,7 +158,7 @@ class PrewarmedSandboxes:
         stock = self._stocks.setdefault(template, _Stock()) if self._per_template else _Stock()
         stock.used_at = now
         if is_asked:
-            stock.retry_at = 0.0  # the caller's own attempt shows whether one can be made
+            stock.retry_at = 0.0  # the caller's own attempt shows whether sandboxes can be created
             self._last_asked = now
             stock.asked.append(now)
             while stock.asked[0] < now - BURST_S:
@@ -235,7 +234,9 @@ class PrewarmedSandboxes:
                 raise
             # Filling goes on after any error: descriptors that ran out come back. A caller that
             # needs a sandbox meanwhile creates one, and gets the error if that fails.
-            _log.warning("a prewarmed sandbox could not be made", reason=str(error) or repr(error))
+            _log.warning(
+                "a prewarmed sandbox could not be created", reason=str(error) or repr(error)
+            )
             self._put_off(template)
             return
         sandbox.prepare(template.kind, template.interpreter)

@@ -53,7 +53,7 @@ IDLE_S = 1.0
 READY_WITHIN_S = 120.0
 IN_FRONT = " (it has to stay in the foreground)"
 NO_SUCH_PATH = (
-    " (calls that are no HTTP requests go to AWS_LWA_PASS_THROUGH_PATH; requests to the URL)"
+    " (AWS_LWA_PASS_THROUGH_PATH sets the path for invocations that are not HTTP requests)"
 )
 # The interval of readiness checks at first and at most. It grows with the duration of the start: a
 # check each time that this is a twentieth longer.
@@ -119,7 +119,7 @@ class Exchange:
             head, prelude = answer_head(status, fields, request.method, request.path)
             self.call.output.begin_answer(head)
         except BadServerAnswer as error:
-            why = f"the server's answer cannot be sent: {error}"
+            why = f"the server's response cannot be sent: {error}"
             self.fail(HttpFailed(None, why))
             return
         self._prelude = prelude  # sent with the first piece of the body
@@ -236,7 +236,7 @@ class WebServer:
     ) -> None:
         if not stat.S_ISFIFO(os.fstat(log).st_mode):  # it might block ends
             os.close(log)
-            raise SandboxRefused("the guest gave something else than a pipe")
+            raise SandboxRefused("the guest did not send a pipe")
         self._settings, self._log, self._limits = settings, log, limits
         self._ask_socket, self._was_killed_for_memory = ask_socket, was_killed_for_memory
         self._loop = asyncio.get_running_loop()
@@ -276,7 +276,7 @@ class WebServer:
                         status = await self._status_of(path)
                         if 0 < status < UNHEALTHY_FROM:
                             return
-                        why = f"the server did not answer GET {path} as one that is ready in time"
+                        why = f"the server's readiness check GET {path} did not succeed in time"
                     taken_s = self._loop.time() - began
                     await asyncio.sleep(
                         min(max(LOOK_EVERY_S, taken_s * LATER_BY), LOOK_AT_LEAST_EVERY_S)
@@ -306,7 +306,7 @@ class WebServer:
             framing = None if call.body is None else framing_of(call.body.length)
             request = request_of(call.payload, self._settings.event_path, _about(call), framing)
         except BadRequestEvent as error:
-            why = f"the event is no HTTP request: {error}"
+            why = f"the event is not a valid HTTP request: {error}"
             return CallResult(kind=ExitKind.EXITED, refusal=HttpFailed(None, why))
         exchange = Exchange(call, request, self._limits, self._connection_failed, self._look_at_log)
         if self._between or self._between_dropped:
@@ -467,7 +467,7 @@ class WebServer:
             asked.set_exception(OSError(errno, os.strerror(errno) if errno else NO_DESCRIPTORS))
         elif (opened.family, opened.type) != (socket.AF_INET, socket.SOCK_STREAM):
             opened.close()
-            asked.set_exception(OSError(0, "the guest gave something else than a socket"))
+            asked.set_exception(OSError(0, "the guest did not send a socket"))
         else:
             opened.setblocking(False)
             asked.set_result(opened)
@@ -529,7 +529,7 @@ class WebServer:
         self._over_now(how)
         for exchange in list(self._running):
             if self._has_exited_well:
-                why = "the server ended with status 0 during the call"
+                why = "the server ended with status 0 during the invocation"
                 exchange.fail(HttpFailed(None, why))
             else:
                 exchange.finish(kind, code, out_of_memory=out_of_memory)
@@ -557,7 +557,7 @@ class WebServer:
             asked = self._wanted.popleft()
             if not asked.done():
                 asked.set_exception(OSError(0, "it has ended"))
-                asked.exception()  # marks it as seen: its task may be cancelled
+                asked.exception()  # marks it as retrieved: its task may be cancelled
 
 
 def _about(call: Call) -> dict[str, str]:

@@ -44,7 +44,7 @@ async def keep_running(task: Task) -> None:
         try:
             return await task()
         except Exception:
-            _log.exception("a background task has failed; it is begun again")
+            _log.exception("a background task has failed and is restarted")
             await asyncio.sleep(AGAIN_S)
 
 

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from quiltfn.fleet.follower import Follower
     from quiltfn.fleet.membership import Membership
 
-UNKEPT = StoreUnavailable("this may have been done; the answer to it could not be kept")
+UNKEPT = StoreUnavailable("this may have been done; its response could not be stored")
 DIED = ShuttingDown(
-    "the server ended while the first call with this key was running", hint=NAMES_RECORD
+    "the server ended while the first request with this key was running", hint=NAMES_RECORD
 )
 
 # Opens the sandboxes of this machine, which count in the given memory budget.
@@ -168,14 +168,18 @@ async def _started_access(
     log = structlog.get_logger("quiltfn.server.main")
     if not node.machine.is_store_verified:
         log.warning(
-            "whoever is between this server and PostgreSQL could take its place: see doctor"
+            "the connection does not verify PostgreSQL, which an attacker on the network could "
+            "impersonate: see quiltfn doctor"
         )
     if node.machine.transport == "cleartext" and not access.is_open:
-        log.warning("other machines reach this server and it does not encrypt: set tls_cert")
+        log.warning(
+            "other machines can reach this server, but connections are not encrypted: set tls_cert"
+        )
     if access.is_open and not is_loopback(chosen.host):
         raise CannotServe(
-            f"host {chosen.host} is no loopback address, and there is no key yet, so anybody who "
-            "reaches it could run code here. Make one first: quiltfn keys create --tenant default "
+            f"host {chosen.host} is not a loopback address, and there is no key yet, so anybody "
+            "who can reach it could run code here. First create a key: quiltfn keys create "
+            "--tenant default "
             f"--data-dir {chosen.data_dir}"
         )
     return access

@@ -80,7 +80,7 @@ async def launcher_sandboxes(
 
 
 async def serve(given: Inherited) -> None:
-    """Serve until SIGTERM, then refuse new calls and wait for running ones."""
+    """Serve until SIGTERM, then refuse new invocations and wait for running ones."""
     chosen = given.settings
     clock = SystemClock()
     node = Node(machine=given.machine, secrets=given.secrets, fleet=given.fleet)
@@ -117,8 +117,8 @@ def check_certificate(node: "NodeFile", now: float) -> None:
     left = node.check_certificate(now)
     if left < CERTIFICATE_SOON_DAYS:
         structlog.get_logger("quiltfn.server.main").warning(
-            f"this node's certificate expires in {left:.0f} days: make its file again with "
-            "quiltfn fleet add-node --output NEW, and restart it"
+            f"this node's certificate expires in {left:.0f} days: create a new file with quiltfn "
+            "fleet add-node --output NEW, and restart the node"
         )
 
 
@@ -136,8 +136,8 @@ def connections_of(given: Inherited, budgets: Budgets) -> Connections:
 
 
 def tune_gc() -> None:
-    """Make the garbage collector run rarely and skip all existing objects. A call creates hundreds
-    of objects and no cycle, so a run after every few hundred calls is enough.
+    """Make the garbage collector run rarely and skip all existing objects. An invocation creates
+    hundreds of objects and no cycle, so a run after every few hundred invocations is enough.
     """
     gc.collect()
     gc.freeze()
@@ -173,7 +173,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     )
 
     def end_now(_: object) -> None:
-        """Other nodes have taken over from this server, so its running calls end at once."""
+        """Other nodes have taken over this one, so its running invocations end at once."""
         again.set()
         asked.set()
 
@@ -189,7 +189,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
     for waiter in waiters:
         waiter.cancel()
-    # Running calls end as interrupted, so that the server does not wait for them.
+    # Running invocations end as interrupted, so that the server does not wait for them.
     await platform.pools.aclose()
     platform.services.budgets.streams.end()
     server.leave()

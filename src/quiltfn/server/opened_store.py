@@ -6,7 +6,7 @@ from quiltfn.base.setting_files import BadSetting
 from quiltfn.settings import Settings, password_in
 from quiltfn.store import SqlStore, StoreBroken, open_sqlite
 
-NO_DRIVER = "what speaks to PostgreSQL is not installed; install quiltfn[postgresql] ({error})"
+NO_DRIVER = "the PostgreSQL driver is not installed; install quiltfn[postgresql] ({error})"
 
 
 def opened_store(
@@ -35,8 +35,8 @@ def opened_store(
         import structlog  # noqa: PLC0415 — other commands do not need it
 
         structlog.get_logger("quiltfn.store").warning(
-            f"{old} is not used, since state is in PostgreSQL: move it away, or a start without "
-            "the setting store goes on from what was in it then"
+            f"{old} is not used, since state is in PostgreSQL: move it away; otherwise a start "
+            "without the setting store uses its old content"
         )
     if fleet_id:
         return open_as_node(

@@ -61,8 +61,8 @@ async def follow_wall_clock(clock: ResumableClock, store: ClockStore) -> None:
         jump_s = clock.jump_s
         if jump_s and not warned_of:
             log.warning(
-                "the wall clock has jumped; expiry goes by the old time until the new one has "
-                "been steady for an hour",
+                "the wall clock has jumped; expiry follows the old time until the new one has been "
+                "stable for an hour",
                 seconds=round(jump_s),
             )
         warned_of = jump_s

@@ -20,7 +20,7 @@ from quiltfn.ports import Change, ChangeKind
 from quiltfn.ports.work import QueueCounts
 from quiltfn.server.ground import Ground
 
-ALONE = "this server is no node of a fleet: stop it in order with SIGTERM"
+ALONE = "this server is not a node of a fleet: stop it with SIGTERM"
 
 
 class LoneParts:

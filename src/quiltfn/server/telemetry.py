@@ -41,7 +41,7 @@ class Telemetry(msgspec.Struct, frozen=True):
             try:
                 await refresh()
             except Exception:  # A bug must not stop the metrics permanently.
-                _log.exception("metrics could not be read; they are tried again")
+                _log.exception("metrics could not be read; this is retried")
             else:
                 self.sender.put_metrics(metrics.families())
 
@@ -60,7 +60,7 @@ async def open_telemetry(
         from quiltfn.observe.otlp import LOGS, METRICS, TRACES, Sender, Target  # noqa: PLC0415
     except ImportError as error:
         raise CannotSend(
-            "otlp_endpoint is set, and what sends to it is not installed; install quiltfn[otel] "
+            "otlp_endpoint is set, but the exporter is not installed; install quiltfn[otel] "
             f"({error})"
         ) from None
     signals = frozenset(chosen.words("otlp_signals"))

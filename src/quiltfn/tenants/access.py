@@ -135,8 +135,8 @@ class Access:
         if self._is_stale:
             raise StoreUnavailable(
                 f"this node has reached neither the store nor all other nodes for more than "
-                f"{self._stale_after_s:g} s, so it cannot tell whether the credential is valid",
-                hint="ask another node, or repeat the request",
+                f"{self._stale_after_s:g} s, so it does not know whether the credential is valid",
+                hint="use another node, or repeat the request",
                 retry_after=1,
             )
 
@@ -179,7 +179,7 @@ class Access:
         if secret:  # a request without a credential is no guess
             self._count_failure(address)
         raise Unauthorized(
-            "the credential is wrong, expired or revoked" if secret else "a credential is needed",
+            "the credential is wrong, expired or revoked" if secret else "a credential is required",
             hint="send a key as X-Api-Key or as Authorization: Bearer",
         )
 
@@ -292,7 +292,7 @@ class Access:
         if len(recent) >= FAILURES_MAX:
             wait = FAILURES_WINDOW_S - (now - recent[0])
             raise RateLimited(
-                "too many wrong credentials came from this address", retry_after=int(wait) + 1
+                "too many wrong credentials were sent from this address", retry_after=int(wait) + 1
             )
         recent.append(now)
 
@@ -392,8 +392,8 @@ async def revoke_key(keys: SqlKeys, clock: Clock, key_id: str, by: Caller | None
             continue
         if by is not None and not by.scope.includes(key.scope):
             raise Forbidden(
-                f"this key has scope {key.scope} and can be revoked by one of that scope only",
-                hint=f"use a key made with --scope {key.scope}, or quiltfn keys revoke",
+                f"this key has scope {key.scope} and can only be revoked with a key of that scope",
+                hint=f"use a key with scope {key.scope}, or quiltfn keys revoke",
             )
         return key if key.revoked_at else await keys.revoke(key, int(clock.unix()))
     raise NotFound("there is no key with this id")

@@ -151,7 +151,7 @@ class Admission:
             return None
         now = int(self._clock.unix())
         return RateLimited(
-            f"the tenant's calls have used {used.gb_seconds:.1f} GB-seconds today, and "
+            f"the tenant's invocations have used {used.gb_seconds:.1f} GB-seconds today, and "
             f"{most:g} are its limit of a day (UTC)",
             retry_after=DAY_S - now % DAY_S,
         )
@@ -164,7 +164,7 @@ class Admission:
         if count >= most:
             raise RateLimited(
                 f"the tenant has {count} functions, its limit",
-                hint="delete one that is not needed" if most else _raised_by("--functions"),
+                hint="delete an unused function" if most else _raised_by("--functions"),
                 retry_after=60,
             )
 
@@ -222,7 +222,8 @@ class Admission:
         if bucket.tokens < 1:
             wait = (1 - bucket.tokens) / rate
             raise RateLimited(
-                f"the tenant may make {limit:g} calls a second", retry_after=int(wait) + 1
+                f"the tenant is limited to {limit:g} invocations per second",
+                retry_after=int(wait) + 1,
             )
         bucket.tokens -= 1
 
@@ -230,9 +231,9 @@ class Admission:
 def _in_flight_refusal(most: int) -> RateLimited:
     """`most`: the maximum of invocations in flight; waiting helps only if it is above 0."""
     if most:
-        return RateLimited(f"the tenant has {most} calls in flight, its limit", retry_after=1)
+        return RateLimited(f"the tenant has {most} invocations in flight, its limit", retry_after=1)
     return RateLimited(
-        "the tenant's calls_in_flight is 0, so nothing of it runs",
+        "the tenant's limit calls_in_flight is 0, so no invocation may run",
         hint=_raised_by("--calls-in-flight"),
         retry_after=60,
     )

@@ -125,8 +125,8 @@ class Quotas(Mirror[TenantQuota]):
     def _check_count(self, tenant_id: str, kept: TenantQuota | None) -> None:
         if kept is not None and tenant_id not in self._rows and len(self._rows) >= QUOTAS_MAX:
             raise CapacityFull(
-                f"{QUOTAS_MAX} tenants have a quota, as many as may",
-                hint="delete one that is not needed",
+                f"{QUOTAS_MAX} tenants have a quota, the maximum",
+                hint="delete an unused quota",
                 retry_after=60,
             )
 
