@@ -38,7 +38,7 @@ def test_an_export_has_the_tables_that_were_asked_for_and_no_other() -> None:
     fields = {"description": HOSTILE, "environment": {HOSTILE: HOSTILE}, "list": [HOSTILE]}
     text = "\n".join([*remarks, *toml.table(["functions", "hello"], fields)])
     assert is_harmless(text)
-    assert "made this runtime of its files" in text
+    assert "created this runtime from its files" in text
     assert tomllib.loads(text) == {"functions": {"hello": fields}}
 
 
