@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -64,6 +65,20 @@ def test_a_call_on_a_real_server_is_traced_and_a_collector_that_goes_away_harms_
     collector.status = 200
     traced(server, path)
     until(lambda: "the collector accepts telemetry again" in server.log.read_text(), 20.0)
+
+
+def test_the_event_of_a_url_has_the_header_of_the_trace(
+    another: Callable[..., Server], collector: Collector
+) -> None:
+    """The event is encoded as JSON, by an encoder that takes exact types only."""
+    server = another(options=f"--otlp-endpoint {collector.url}").start()
+    body = {"name": "shown", "handler": "json:dumps", "runtime": "python"}
+    path = "/api/functions/" + server.call("POST", "/api/functions", body).json()["function_id"]
+    assert server.call("POST", f"{path}/deploy").json()["state"] == "active"
+    assert server.call("PUT", f"{path}/url", {"auth": "none"}).status_code == 200
+    answer = server.http.get("/fn/shown")
+    assert answer.status_code == 200, answer.text
+    assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", answer.json()["headers"]["traceparent"])
 
 
 def test_a_server_that_cannot_read_its_headers_does_not_start(

@@ -33,7 +33,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Door:
-    """A TLS server whose every response is `BODY`."""
+    """A TLS server whose every response is `body`."""
+
+    body = BODY
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.connections = Connections(limits)
@@ -46,7 +48,7 @@ class Door:
         return made
 
     async def app(self, _request: Request) -> Response:
-        return Response(body=BODY)
+        return Response(body=self.body, is_shared=True)
 
     def client(self) -> ssl.SSLSocket:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -125,6 +127,24 @@ def test_what_a_client_does_not_read_is_counted_and_ends_with_it(certificate: Pa
                 assert loop.time() - began < scaled(10)
                 door.connections.look(loop.time())
                 await asyncio.sleep(0.05)
+            client.close()
+
+    uvloop.run(main())
+
+
+def test_a_short_response_that_is_not_read_is_counted_too(certificate: Path) -> None:
+    """By default, TLS pauses writing at half a megabyte: it took several such responses."""
+
+    async def main() -> None:
+        async with opened(certificate) as door:
+            door.body = BODY[: 256 * 1024]
+            client = await asyncio.to_thread(door.client)
+            client.sendall(3 * GET)
+            await until(lambda: door.unsent() > len(door.body) // 8)
+            (response,) = [ref() for ref in door.made]
+            assert response is not None
+            assert 0 < response.held() < 3 * connection.TLS_PIECE_BYTES
+            assert door.unsent() < len(door.body)
             client.close()
 
     uvloop.run(main())

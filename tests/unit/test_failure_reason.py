@@ -262,7 +262,10 @@ def test_the_cause_is_data(
             "it has no status",
         ),
         (CallResult(kind=ExitKind.SIGNALLED, code=9), "the handler was killed by signal 9"),
-        (CallResult(kind=ExitKind.SANDBOX_GONE, reason="it is gone"), "it is gone"),
+        (
+            CallResult(kind=ExitKind.SANDBOX_GONE, reason="importing app failed: SECRET"),
+            "the platform could not run the handler",
+        ),
         (CallResult(kind=ExitKind.EXITED), None),
     ],
 )

@@ -245,6 +245,8 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     @property
     def public_message(self) -> str | None:
         """Its message for readers who may not see the handler's output: callers of URLs, traces."""
+        if self.status is Status.ERROR:  # Its reason can quote what the handler's module wrote.
+            return "the platform could not run the handler"
         return self.own_message if self.status is Status.FAILED else self.error_message
 
     @property

@@ -61,18 +61,9 @@ class SpanContext(NamedTuple):
     is_sampled: bool
 
     @property
-    def traceparent(self) -> "Traceparent":
+    def traceparent(self) -> str:
         """As a traceparent header."""
-        text = Traceparent(f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.is_sampled:02x}")
-        text.context = self
-        return text
-
-
-class Traceparent(str):
-    """A header built by this process, which it need not parse again."""
-
-    __slots__ = ("context",)
-    context: SpanContext
+        return f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.is_sampled:02x}"
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,8 +96,6 @@ def parsed(traceparent: str | None) -> SpanContext | None:
     """The span that a caller's header names; None for what is no such header."""
     if traceparent is None:
         return None
-    if type(traceparent) is Traceparent:
-        return traceparent.context
     found = TRACEPARENT.fullmatch(traceparent)
     if found is None:
         return None

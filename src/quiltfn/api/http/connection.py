@@ -65,7 +65,7 @@ BODILESS = (204, 304)
 # Bodies up to this size are joined with their heads into one write; longer ones are not copied.
 COPIED_BYTES = 64 * 1024
 # TLS gets a longer body in pieces of this size, since data in its buffers can't be counted.
-TLS_PIECE_BYTES = 64 * 1024
+TLS_PIECE_BYTES = 16 * 1024
 NOTHING_LEFT = memoryview(b"")
 # The split of targets up to this length is cached; clients repeat the same few.
 REMEMBERED_TARGET = 128
@@ -167,6 +167,9 @@ class HttpConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self._client = str(peer[0])
+        if transport.get_extra_info("ssl_object") is not None:
+            # By default, TLS keeps half a megabyte before it pauses writing.
+            self._transport.set_write_buffer_limits(high=TLS_PIECE_BYTES)
         self._expect_head()
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -441,11 +444,9 @@ class HttpConnection(asyncio.Protocol):
             self._written += len(data)
             self._transport.write(data)
         else:
-            # Encryption makes another copy.
-            encrypts = self._transport.get_extra_info("ssl_object") is not None
-            self._is_shared = response.is_shared and not encrypts
+            self._is_shared = response.is_shared
             self._write(data)
-            if encrypts:
+            if self._transport.get_extra_info("ssl_object") is not None:
                 self._written += len(body)
                 self._rest = memoryview(body)
                 self._give_rest()
@@ -679,8 +680,12 @@ class HttpConnection(asyncio.Protocol):
         return self._transport.get_write_buffer_size() + len(self._rest)
 
     def held(self) -> int:
-        # Besides a shared body, less is unsent than pauses writing, which is never counted.
-        return 0 if self._is_shared else self.unsent()
+        if not self._is_shared:
+            return self.unsent()
+        # Besides a shared body, less is unsent than pauses writing, which is never counted. TLS has a
+        # copy of the part that it has taken.
+        is_copy = self._transport.get_extra_info("ssl_object") is not None
+        return self._transport.get_write_buffer_size() if is_copy else 0
 
     def taken(self) -> int:
         return self._written - self.unsent()
