@@ -1,5 +1,6 @@
-"""Accepted work: what an acceptance costs beside the group commit of the same rows, how fast it is
-drained beside callers of the same function, and what a long queue costs.
+"""Asynchronous invocations: the cost of accepting one compared with the group commit of the same
+rows, the rate at which a queue drains compared with callers of the same function, and the cost of a
+long queue.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from quiltfn.store import SqlStore, SqlWork, open_sqlite
 
 HANDLER = "echo hello"
 CALLERS, DRAINED, LONG = 32, 8000, 1_000_000
-INSTANCES = 2  # as many as the machine has cores: both ways of calling are at their fastest
+INSTANCES = 2  # the number of the machine's cores, with which both kinds of invocations are fastest
 DAY_MS = 86_400_000
 PIECES_AT_ONCE = 5000
 NODE = "bench"
-TURNS = 9  # of each of two servers that are called in turns
+TURNS = 9  # of each of two servers that are invoked in turns
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def accepting(directory: Path, seconds: int) -> dict[str, float]:
-    """Acceptances in a store of their own, and the same rows written by SQLite alone."""
+    """Acceptances in a separate store, and the same rows written only by SQLite."""
     path = Path(tempfile.mkdtemp(dir=directory))
     many = asyncio.run(accept_for(path, CALLERS, seconds))
     single = asyncio.run(accept_for(path, 1, seconds))
@@ -65,7 +66,7 @@ def accepting(directory: Path, seconds: int) -> dict[str, float]:
 
 
 def over_http(seconds: int) -> dict[str, float]:
-    """Acceptances of a server, for a function that is paused, so that nothing of it runs."""
+    """Acceptances of a server, for a paused function, so that no invocation runs."""
     with harness.server() as client:
         function = deployed(client)
         policy = {"max_queued": 1_000_000}
@@ -84,7 +85,7 @@ def over_http(seconds: int) -> dict[str, float]:
 
 
 async def accept_for(path: Path, callers: int, seconds: int) -> list[float]:
-    """Milliseconds of each acceptance of so many callers, one after the other each."""
+    """Milliseconds of each acceptance by this number of callers, each sequential."""
     took: list[float] = []
     async with open_sqlite(path, node_id=NODE) as store:
         function = await a_function(store)
@@ -102,7 +103,7 @@ async def accept_for(path: Path, callers: int, seconds: int) -> list[float]:
 
 
 async def a_function(store: SqlStore) -> str:
-    """The id of a function whose work is accepted; nothing of it runs."""
+    """The id of a function whose invocations are accepted but never run."""
     found = await store.load()
     if found:
         return found[0].function.id
@@ -186,7 +187,7 @@ def group_commits(path: Path, batch: int, seconds: int) -> float:
 
 
 def fill(data_dir: Path, function_id: str, count: int, delay_ms: int) -> None:
-    """Queues so much work of a function while its server is not running."""
+    """Queue this number of a function's invocations while its server is not running."""
 
     async def accept_all() -> None:
         async with open_sqlite(data_dir, node_id=NODE) as store:
@@ -204,7 +205,7 @@ def fill(data_dir: Path, function_id: str, count: int, delay_ms: int) -> None:
 
 
 def draining(seconds: int) -> dict[str, float]:
-    """Calls a second of callers who wait, and then of a queue, on the same instances."""
+    """Invocations per second by waiting callers, and then from a queue, on the same instances."""
     with tempfile.TemporaryDirectory() as directory:
         data = Path(directory) / "data"
         with harness.server(data_dir=data) as client:
@@ -225,11 +226,11 @@ def deployed(client: httpx.Client) -> str:
 
 
 def drained_per_s(client: httpx.Client) -> float:
-    """Between a quarter of the queue and its end."""
+    """The rate between a quarter of the queue and its end."""
     times: list[tuple[float, float]] = []
     while not times or times[-1][1] < DRAINED:
         times.append((time.monotonic(), attempts(client)))
-        time.sleep(0.1)  # each look costs the server a millisecond
+        time.sleep(0.1)  # each check costs the server a millisecond
         assert time.monotonic() < times[0][0] + 60, "the queue is not drained"
     quarter = next(one for one in times if one[1] >= DRAINED / 4)
     return (times[-1][1] - quarter[1]) / (times[-1][0] - quarter[0])
@@ -245,8 +246,8 @@ def attempts(client: httpx.Client) -> float:
 
 
 def beside_a_long_queue(queued: int, seconds: int) -> dict[str, Any]:
-    """Memory and warm calls of a server with nothing queued and of one with so much, due tomorrow:
-    both run, and are called in turns.
+    """Memory and warm invocations of a server without queue and of one with a queue that is due
+    tomorrow; both run, and are invoked in turns.
     """
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         servers: dict[str, tuple[httpx.Client, str]] = {}
@@ -257,7 +258,7 @@ def beside_a_long_queue(queued: int, seconds: int) -> dict[str, Any]:
             fill(data, function, count, DAY_MS)
             client = stack.enter_context(harness.server(data_dir=data))
             servers[name] = client, f"/api/functions/{function}/invoke"
-        time.sleep(1)  # their start is over
+        time.sleep(1)  # both have started
         found: dict[str, Any] = {"queued": queued, "empty": {}, "long": {}}
         for name, (client, _) in servers.items():
             found[name]["rss_mib"] = server_rss_mib(int(client.headers["x-launcher-pid"]))
@@ -271,7 +272,7 @@ def beside_a_long_queue(queued: int, seconds: int) -> dict[str, Any]:
 
 
 def server_rss_mib(launcher: int) -> float:
-    """Of the server alone, without the launcher and sandboxes."""
+    """The server's memory, without the launcher and sandboxes."""
     return max(life.rss_mib(pid) for pid in life.children(launcher))
 
 

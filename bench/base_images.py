@@ -62,7 +62,7 @@ def a_root(path: Path) -> Path:
 
 
 def until_ready(client: httpx.Client, archive: bytes) -> float:
-    """Seconds from the beginning of the upload to the first answer of a function."""
+    """Seconds from the beginning of the upload to a function's first response."""
     began = time.perf_counter()
     path = "/api/runtimes/images?contents=rootfs"
     image = client.post(path, content=archive, headers=TAR).raise_for_status().json()

@@ -1,5 +1,5 @@
-"""A version beside the current one: what it costs callers who name none, how calls by an alias are
-split, and how many calls a version that always fails gets before it is taken back.
+"""A second version in use: its cost for callers who name no version, the split of an alias's
+invocations, and the number of invocations that an always failing version gets before its rollback.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import harness
 from url import opened, request, timed
 
 CALLS, CALLERS, WEIGHT = 10_000, 4, 0.1
-# Of chi-square with one degree of freedom: a split as wanted is beyond it once in 1,000 times.
+# Chi-square with one degree of freedom: a correct split exceeds this once in 1,000 times.
 CHI_SQUARE_MAX = 10.83
 COST = "a call beside a version in use, over one alone, p50"
 FAILED = "failed calls of a version at 10 % that always fails"
@@ -49,14 +49,14 @@ def two_versions(client: httpx.Client, name: str, handler: str = "echo two") -> 
 
 
 def keep_in_use(client: httpx.Client, function: str) -> None:
-    """Both of its versions have an instance."""
+    """Keep an instance of both versions."""
     for version in (1, 2):
         path = f"/api/functions/{function}/invoke?version={version}"
         client.post(path, json={}).raise_for_status()
 
 
 def cost(client: httpx.Client, alone: str, beside: str, count: int) -> float:
-    """How much longer a call takes where another version has an instance, call by call in turns."""
+    """How much longer an invocation takes if another version has an instance, in turns."""
     plain, other = (invoke(function) for function in (alone, beside))
     took: dict[bytes, list[float]] = {plain: [], other: []}
     client.post(f"/api/functions/{beside}/invoke?version=1", json={}).raise_for_status()
@@ -75,7 +75,7 @@ def invoke(function: str, query: str = "") -> bytes:
 
 
 def chi_square(client: httpx.Client, function: str) -> float:
-    """Of the calls by an alias against the weight that it was given."""
+    """Chi-square of the split of an alias's invocations, compared with its weight."""
     body = {"version": 2, "also": {"version": 1, "weight": WEIGHT}}
     client.put(f"/api/functions/{function}/aliases/split", json=body).raise_for_status()
 
@@ -95,8 +95,8 @@ def chi_square(client: httpx.Client, function: str) -> float:
 
 
 def until_taken_back(client: httpx.Client, name: str) -> tuple[int, int]:
-    """How many calls failed, and how many there were, until a version was taken back that always
-    fails; after that none does.
+    """The numbers of failed invocations and of all until an always failing version was rolled back;
+    after that, none fails.
     """
     function = two_versions(client, name, "exit 1")
     base = f"/api/functions/{function}"

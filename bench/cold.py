@@ -1,8 +1,8 @@
 """Cold starts of functions that are deployed and have no instance, against `crun run`, in turns.
 
-The server lets instances go after a fraction of a second, so that every call here finds none; its
-record says that it was a cold start. Calls are paced, so that what the server makes ready behind
-them is ready again, and so is the floor: a machine that has slept takes longer for either.
+The server ends instances after a fraction of a second, so that every invocation here is a cold
+start, which its record confirms. Invocations are paced, so that the server's prewarmed sandboxes
+are replenished; the floor is paced, too, since an idle machine takes longer for both.
 
 The function with 100 ms of imports is on a server of its own that parks what was idle for too long,
 as servers do; the others park nothing, so that prewarmed sandboxes are measured.
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def not_prewarmed(count: int, each: int) -> list[dict[str, float]]:
-    """The same of a server that keeps no sandboxes ready; not in turns with the others."""
+    """The same without prewarmed sandboxes; not in turns with the others."""
     found = []
     with harness.server("--idle-s", str(IDLE_S), "--prewarmed", "0") as client:
         path = deployed(client, "cold-shell", "echo hello", "shell")
@@ -70,7 +70,7 @@ def not_prewarmed(count: int, each: int) -> list[dict[str, float]]:
 
 
 def cold_call(client: httpx.Client, path: str) -> float:
-    """Milliseconds of a call that found no instance that was ready."""
+    """Milliseconds of an invocation without a ready instance."""
     pool = path.removesuffix("/invoke") + "/pool"
     time.sleep(PACE_S)
     while any(client.get(pool).json()[f"{state}_count"] for state in ("ready", "busy")):

@@ -1,5 +1,5 @@
-"""The command line: whole processes of `quiltfn`, each in turns with the start of the same Python
-that does nothing; and the three commands from an empty directory to a function that answers.
+"""The command line: whole processes of `quiltfn`, each in turns with a start of the same Python
+that does nothing; and the three commands from an empty directory to a function's response.
 """
 # promise: M4
 
@@ -26,7 +26,7 @@ def main() -> None:
     with harness.server() as client:
         harness.deployed(client, name="command", handler="echo hello", min_instances=1)
         os.environ["QUILT_BASE_URL"] = str(client.base_url)
-        shipped_s()  # what is installed is fetched once
+        shipped_s()  # packages are downloaded once
         rounds = []
         for _ in range(options.rounds):
             took: dict[str, list[float]] = {name: [] for name in (*COMMANDS, "floor")}
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def process_ms(command: list[str]) -> float:
-    """From its start to its end."""
+    """Milliseconds from the start of a process to its end."""
     began = time.perf_counter()
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)
     took = time.perf_counter() - began
@@ -52,7 +52,7 @@ def process_ms(command: list[str]) -> float:
 
 
 def shipped_s() -> float:
-    """The first block of the page, word for word; what it made is removed again."""
+    """Run the first block of the page unchanged, and then remove what it created."""
     block = re.search(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert block is not None
     variables = {**os.environ, "PATH": f"{Path(QUILTFN).parent}:{os.environ['PATH']}"}

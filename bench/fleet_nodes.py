@@ -1,4 +1,4 @@
-"""A fleet for benchmarks: a PostgreSQL as it is installed, and nodes as operators start them."""
+"""A fleet for benchmarks: a PostgreSQL with default settings, and nodes as operators start them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2e.server import Server
 from fleet.nodes import Fleet
 from postgresql import PASSWORD, Cluster
 
-# PostgreSQL's own settings, on the disk, synced, but for what a figure is about.
+# PostgreSQL's default settings, on disk and synced, except those that a figure is about.
 INSTALLED = ("listen_addresses=127.0.0.1",)
 DATABASE = "bench"
 
@@ -51,7 +51,7 @@ def nodes(
 
 
 def carried_bytes(end: str, port: int) -> tuple[int, int]:
-    """What the sockets of that end ("sport" or "dport") of a TCP port have received and sent."""
+    """Bytes received and sent by the sockets at this end ("sport" or "dport") of a TCP port."""
     command = ["ss", "-tinHO", end, "=", f":{port}"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     words = [word.partition(":") for word in said.split()]

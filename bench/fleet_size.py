@@ -1,5 +1,5 @@
-"""Many nodes of one fleet on a real PostgreSQL: what they cost it, and each other, at rest and with
-calls.
+"""Many nodes of one fleet on a real PostgreSQL: their cost for it and for each other, at rest and
+with invocations.
 
 Each node is the server's own platform with all its connections and background tasks, on sandboxes
 that answer at once. A few processes have some of the nodes each. Calls come to the application of
@@ -51,7 +51,7 @@ from service.platform_harness import FACTS
 
 HEADERS = {"host": "127.0.0.1", "content-type": "application/json"}
 BEATS, SAMPLE_EVERY_S, STARTING = 64, 0.2, 4
-AT_ONCE_MAX = 8  # calls of a node
+AT_ONCE_MAX = 8  # invocations of a node
 START_S, END_S = 300.0, 60.0
 STATEMENTS_SHOWN = 12
 CONNECTIONS_OF_NODE = 5
@@ -76,7 +76,7 @@ class Beats:
 
 @dataclass
 class Phase:
-    """What a process saw of its nodes in one phase."""
+    """The measurements of one process's nodes in one phase."""
 
     ages_s: list[float] = field(default_factory=list)
     stored_s: list[float] = field(default_factory=list)
@@ -133,7 +133,7 @@ def watch(number: int, membership: Membership, beats: Beats) -> None:
 
     def read(members: Sequence[Any]) -> None:
         own = next(one for one in members if one.name == membership.name)
-        if made_at[0]:  # else it was begun before anybody watched
+        if made_at[0]:  # otherwise it began before the measurement
             beats.tell(number, own.beat, made_at[0])
 
     membership._load = reported
@@ -204,7 +204,7 @@ async def deployed(node: OneNode) -> None:
 
 
 async def call(node: OneNode, found: Phase, rate: float, query: str, ends: float) -> None:
-    """Calls at random times, each beside the others."""
+    """Concurrent invocations at random times."""
     app, running = make_app(node.platform.services), set[asyncio.Task[None]]()
     path = f"/api/functions/{node.function}/invoke{query}"
 
@@ -215,7 +215,7 @@ async def call(node: OneNode, found: Phase, rate: float, query: str, ends: float
             found.refused[answer.status] += 1
 
     while (now := time.monotonic()) < ends:
-        if len(running) < AT_ONCE_MAX:  # else two cores are too few for so many nodes
+        if len(running) < AT_ONCE_MAX:  # otherwise two cores are too few for this number of nodes
             task = asyncio.create_task(invoke())
             running.add(task)
             task.add_done_callback(running.discard)
@@ -224,7 +224,9 @@ async def call(node: OneNode, found: Phase, rate: float, query: str, ends: float
 
 
 async def sample(nodes: Sequence[OneNode], beats: Beats, found: Phase, ends: float) -> None:
-    """At random: how old what a node knows of another is; how long a record takes to be stored."""
+    """At random times: the age of a node's knowledge of another; the time until a record is
+    stored.
+    """
     storing = set[asyncio.Task[None]]()
 
     async def stored(node: OneNode) -> None:
@@ -286,7 +288,7 @@ def main() -> None:
                 found[name] = measured(cluster, admin, lines, asked, options.nodes)
                 show(name, found[name])
                 found[f"statements {name}"] = statements(admin, options.nodes * seconds)
-    if options.rate:  # else it is no whole run
+    if options.rate:  # otherwise the run is incomplete
         harness.save("fleet_size", found)
 
 

@@ -1,4 +1,4 @@
-"""What a call costs more that comes to another node of a fleet than the one that runs it.
+"""The additional cost of an invocation that arrives at another node than the one that runs it.
 
 Three nodes and a PostgreSQL that syncs, on the same two cores. One node is asked and has no
 instance. Another one has the instance of a function, and a third the instance of the same function
@@ -34,7 +34,7 @@ ROWS = HOP, STRICT_HOP, STORED, FLOOR = (
 BYTES = "bytes between the nodes for a call and its answer"
 RATE, OF_CORE = "forwarded calls a second, 32 callers", "of a core of the node that is asked"
 CALLERS, INSTANCES = 32, 4
-KNOWN_AFTER_S = 5.0  # two beats: all nodes know where the instances are
+KNOWN_AFTER_S = 5.0  # two heartbeats: all nodes know where the instances are
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def resident_python(client: httpx.Client) -> str:
-    """A function that takes little time of the node that runs it."""
+    """A function that takes little time on the node that runs it."""
     fields = {"handler": "main:handler", "runtime": add_runtime(client), "cleanup_on_exit": False}
     many = {"min_instances": INSTANCES, "max_instances": INSTANCES}
     return harness.deployed(client, name="resident", **fields, **many)
@@ -108,14 +108,14 @@ def invoke(function: str) -> bytes:
 
 
 def check_place(client: httpx.Client, function: str, node: str) -> None:
-    """Whether the calls ran where they were to run."""
+    """Check that the invocations ran on the expected node."""
     found = client.get(f"/api/functions/{function}/invocations?limit=50").raise_for_status().json()
     places = {one["execution_node_id"] for one in found["invocations"]}
     assert places == {node}, places
 
 
 def at_once(nodes: dict[str, httpx.Client], function: str, seconds: int) -> dict[str, float]:
-    """Calls by many callers at the node that has no instance."""
+    """Invocations by many callers at the node without an instance."""
     client, path = nodes[ASKED], f"/api/functions/{function}/invoke"
     harness.wrk(client, path, connections=CALLERS, seconds=1)
     pids = harness.tree(int(client.headers["x-launcher-pid"]))
@@ -134,7 +134,7 @@ def at_once(nodes: dict[str, httpx.Client], function: str, seconds: int) -> dict
 
 @contextlib.contextmanager
 def echo() -> Iterator[int]:
-    """A process that sends back what comes; its port."""
+    """Start a process that echoes what it receives. Returns its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = multiprocessing.get_context("fork").Process(
             target=send_back, args=(listener,), daemon=True

@@ -1,4 +1,4 @@
-"""What every benchmark uses: a server as a user starts it, floors, rounds taken in turns."""
+"""Shared by all benchmarks: a server as a user starts it, floors, rounds in turns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUILTFN = HERE.parent / ".venv" / "bin" / "quiltfn"
 
 
 def arguments(name: str, rounds: int = 5, **more: tuple[Any, str]) -> argparse.Namespace:
-    """The options that every benchmark has, and `more`: default and meaning by name."""
+    """The options of every benchmark, and `more`: default and meaning by name."""
     it = argparse.ArgumentParser(prog=f"scripts/bench {name}")
     for option, (default, about) in more.items():
         shown = "" if default is None else f" (default {default})"
@@ -38,7 +38,9 @@ def arguments(name: str, rounds: int = 5, **more: tuple[Any, str]) -> argparse.N
 
 @contextlib.contextmanager
 def server(*options: str, data_dir: Path | None = None) -> Iterator[httpx.Client]:
-    """A server with everything on, on a free port, with data of its own or in `data_dir`."""
+    """A server with all features on, on a free port, with its data in `data_dir` or a new
+    directory.
+    """
     if os.geteuid() != 0:
         sys.exit("bench: must be run as root, as quiltfn serve is")
     with tempfile.TemporaryDirectory() as directory:
@@ -81,7 +83,7 @@ def wrk(client: httpx.Client, path: str, *, connections: int, seconds: int) -> d
 
 
 def compiled(name: str) -> str:
-    """A program of floors/, compiled if it is newer than what was."""
+    """A program of floors/, compiled if its source is newer."""
     source, binary = HERE / "floors" / f"{name}.c", RESULTS / name
     RESULTS.mkdir(exist_ok=True)
     if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
@@ -109,7 +111,7 @@ def ticks(pids: list[int]) -> float:
 
 
 def tree(root: int) -> list[int]:
-    """A process and everything below it."""
+    """A process and its descendants."""
     found, parents = {root}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

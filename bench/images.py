@@ -1,9 +1,9 @@
-"""What it takes to get an image from another node, on loopback: two processes, mutual TLS.
+"""The time to fetch an image from another node, on loopback: two processes, mutual TLS.
 
 .venv/bin/python bench/images.py
 
 The floor is an upload of the same archive to the same directory, without a network: unpacking,
-hashing and the disk. Beside each fetch small requests go to the same node, as calls would.
+hashing and the disk. During each fetch, small requests are sent to the same node, like invocations.
 """
 
 import argparse

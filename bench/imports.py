@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def add_runtime(client: httpx.Client, name: str, code: Path) -> float:
-    """Adds it by the command line; how many seconds that took."""
+    """Add the runtime with the command line. Returns the seconds that this took."""
     to_add = ["runtimes", "add", name, "--kind", "python", "--dir", str(code)]
     began = time.perf_counter()
     environment = os.environ | {"QUILT_BASE_URL": str(client.base_url)}
@@ -94,7 +94,9 @@ def eat(client: httpx.Client, path: str) -> None:
 
 
 def cold_call(client: httpx.Client, path: str, before: Callable[[], None]) -> float:
-    """A call once the function is at rest: nothing is ready, and what is parked is parked."""
+    """An invocation when the function is at rest: no instance is ready, and idle ones are
+    parked.
+    """
     before()
     query = {"function_id": path.rpartition("/")[2]}
     end = time.monotonic() + 60

@@ -1,5 +1,5 @@
-"""What is around a call: deploy to first answer, sandboxes made per second, a herd at a cold
-function, and what a hundred warm instances cost while nobody calls them.
+"""Other costs than those of an invocation: deploy to first response, sandboxes created per second,
+a herd at a cold function, and a hundred idle warm instances.
 """
 # promise: S4
 
@@ -128,7 +128,7 @@ def idle() -> dict[str, float]:
 
 
 def children(pid: int) -> list[int]:
-    """The server alone: guests are the launcher's children, too."""
+    """Only the server: the launcher's other children are guests."""
     found = []
     for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
         if b"quiltfn.server.main" in Path(f"/proc/{child}/cmdline").read_bytes():

@@ -67,7 +67,7 @@ def edit(code: Path, module: str, number: int) -> None:
 
 
 def live(client: httpx.Client, path: str, code: Path, module: str, number: int) -> float:
-    """Seconds from an edit until calls get it."""
+    """Seconds from an edit until invocations use it."""
     edit(code, module, number)
     began = time.perf_counter()
     add_runtime(client, "table", code)
@@ -79,7 +79,7 @@ def live(client: httpx.Client, path: str, code: Path, module: str, number: int) 
 
 
 def kept(directory: Path) -> int:
-    """The bytes that it takes of the disk."""
+    """The bytes that a directory takes on disk."""
     found = [directory, *directory.rglob("*")]
     return sum(os.lstat(path).st_blocks * 512 for path in found)
 

@@ -1,4 +1,4 @@
-"""docs/reference/benchmarks.md out of the last results: every row with its figure and its aim.
+"""Creates docs/reference/benchmarks.md from the last results: every row with its figure and aim.
 
 A row without a result keeps the line that it has on the page, with its date.
 """
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def known() -> list[str]:
-    """The lines of the page's table as it is."""
+    """The current lines of the page's table."""
     text = PAGE.read_text() if PAGE.exists() else ""
     return [line for line in text.splitlines() if line.endswith(" |") and line.count("|") == 8][1:]
 
@@ -419,7 +419,7 @@ def page_speed(figures: dict[str, Any]) -> list[Row]:
 
 
 def keepalive(figures: dict[str, Any]) -> list[Row]:
-    """The two halves of the functions are a check of their own, not rounds."""
+    """The two halves of the functions are a separate check, not rounds."""
     whole = [one for one in figures["rounds"] if "half" not in one["variant"]]
 
     def fewer(than: str) -> list[float]:

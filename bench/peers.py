@@ -1,10 +1,10 @@
-"""What a hop from one node of a fleet to another costs, on loopback: two processes, mutual TLS.
+"""The cost of a hop from one node of a fleet to another, on loopback: two processes, mutual TLS.
 
 .venv/bin/python bench/peers.py
 
-The node that is asked answers at once, so what is measured is the way there and back: signing, TLS,
-HTTP on both sides, and two event loops. The floor is a byte there and back over a bare TCP
-connection between the same two processes' event loops.
+The requested node responds at once, so this measures the round trip: signing, TLS, HTTP on both
+sides, and two event loops. The floor is the round trip of a byte over a plain TCP connection
+between the same two processes' event loops.
 """
 
 import argparse

@@ -29,7 +29,7 @@ GROUPS: dict[str, Any] = {
 USUAL = (*openapi.ALWAYS, *openapi.WITH_CREDENTIAL, *openapi.WITH_BODY)
 METHODS = ("get", "post", "put", "delete")
 AN_ID = "01a20e60-4498-7000-aca5-20281701ad36"
-# What snippets name, where the API has no example of its own.
+# Values in snippets for which the API has no example.
 ARGUMENTS = {
     "function": "hello",
     "version": 1,
@@ -77,7 +77,7 @@ more.
 
 
 def pages() -> dict[str, str]:
-    """The text of each page by its name."""
+    """The text of each page, by the page's name."""
     document = openapi.document(ROUTES, {})
     parts: dict[str, list[str]] = {one["name"]: [] for one in document["tags"]}
     rows: dict[str, list[str]] = {name: [] for name in parts}
@@ -101,7 +101,7 @@ def pages() -> dict[str, str]:
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Each once: what takes any method is shown with the first."""
+    """Each operation once: a route for any method is shown with its first method."""
     seen: set[str] = set()
     for path, item in document["paths"].items():
         for method in METHODS:
@@ -117,12 +117,12 @@ def file_of(tag: str) -> str:
 
 
 def heading_of(operation: dict[str, Any]) -> str:
-    """What it is for, in a few words."""
+    """The purpose of the operation in a few words."""
     return re.split(r"[:;,] ", operation["summary"])[0]
 
 
 def anchor(heading: str) -> str:
-    """As code hosts make it."""
+    """The anchor of a heading, as on code hosts."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
@@ -175,7 +175,7 @@ def body_schema(operation: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def answers(operation: dict[str, Any]) -> str:
-    """What it is answered with, and the refusals that are not everybody's."""
+    """The responses of an operation, and the errors that are specific to it."""
     rows, refusals = ["| answer | body |", "|---|---|"], []
     for status, response in sorted(operation["responses"].items()):
         about = response["description"]
@@ -200,7 +200,7 @@ def shape(name: str, schema: dict[str, Any]) -> str:
 
 
 def table(shape: str, schema: dict[str, Any]) -> str:
-    """The fields of a shape. What is a shape itself may be described there alone."""
+    """The fields of a schema. A nested schema may be described only in its own table."""
     declared = fields_of(getattr(wire, shape))
     rows = ["| field | type | | meaning |", "|---|---|---|---|"]
     for name, field in schema.get("properties", {}).items():
@@ -218,7 +218,7 @@ def meaning(field: Field) -> str:
 
 
 def kind(schema: dict[str, Any]) -> str:
-    """A type in words, with a link to a shape."""
+    """A type in words, with a link if it is a schema."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](shapes.md#{name.lower()})"
@@ -236,7 +236,7 @@ def kind(schema: dict[str, Any]) -> str:
 
 
 def prose(text: str) -> str:
-    """In a row of a table, and no markup but that of code."""
+    """Text for a row of a table, without markup except that of code."""
     parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
     parts[::2] = [re.sub(r"([<*_\[\]])", r"\\\1", part) for part in parts[::2]]
     return "".join(parts).replace("|", "\\|")
@@ -271,7 +271,7 @@ def curl(document: dict[str, Any], path: str, method: str, operation: dict[str, 
 
 
 def example(shapes: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A body: its required fields, or the first that has an example."""
+    """An example body: the required fields, or the first field with an example."""
     fields = shapes[name].get("properties", {})
     wanted = (
         shapes[name].get("required", [])
@@ -290,11 +290,11 @@ def example_of(shapes: Mapping[str, Any], schema: dict[str, Any]) -> Any:
 
 
 class FirstRequest(Exception):
-    """What a method of the client library would have sent."""
+    """The first request that a method of the client library would send."""
 
 
 class Recorder:
-    """In place of a client: it sends nothing."""
+    """Replaces a client, and sends nothing."""
 
     is_async = False
 
@@ -306,7 +306,7 @@ class Recorder:
 
 @cache
 def sdk_calls() -> dict[tuple[str, str], tuple[str, str, inspect.Signature]]:
-    """By method and route: the method of the client library that sends this."""
+    """The methods of the client library, by the method and route of their requests."""
     found: dict[tuple[str, str], tuple[str, str, inspect.Signature]] = {}
     patterns = [(route.path.replace(":path}", "}"), PathPattern(route.path)) for route in ROUTES]
     patterns.sort(key=lambda row: row[1].rank)
@@ -335,7 +335,7 @@ def arguments(signature: inspect.Signature, **instead: Any) -> dict[str, Any]:
 
 
 def asked_by(call: Any, signature: inspect.Signature) -> tuple[str, str]:
-    """What a method sends first, where it is given the id of a function."""
+    """The first request of a method that is called with the id of a function."""
     with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
         given = arguments(signature, function=AN_ID, archive=archive.name)
         named = {
@@ -351,7 +351,7 @@ def asked_by(call: Any, signature: inspect.Signature) -> tuple[str, str]:
 
 
 def sdk_call(path: str, method: str, body: dict[str, Any]) -> str | None:
-    """A call as somebody writes it, with the fields of the body."""
+    """The call of a client's method as a user writes it, with the fields of the body."""
     known = sdk_calls().get((method.upper(), path))
     if known is None:
         return None
@@ -368,6 +368,6 @@ def sdk_call(path: str, method: str, body: dict[str, Any]) -> str | None:
 
 
 def written(value: Any) -> str:
-    """As this project writes strings."""
+    """A value in this project's notation of strings."""
     text = repr(value)
     return text if '"' in text else text.replace("'", '"')

@@ -29,7 +29,7 @@ VARIABLES = (
 
 
 class Described(Struct, frozen=True):
-    """A command: the words that name it, what is told of it, and what it takes."""
+    """A command: its words, its description, and its arguments and options."""
 
     words: str
     about: str
@@ -37,7 +37,7 @@ class Described(Struct, frozen=True):
 
     @property
     def own(self) -> list[Taken]:
-        """Without the options that every command has."""
+        """Its parameters without the options that all commands share."""
         return [one for one in self.taken if one.group != parsing.SHARED]
 
     @property
@@ -47,12 +47,12 @@ class Described(Struct, frozen=True):
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """Each argument and option as it is written, with its meaning."""
+        """Each argument and option as typed, with its meaning."""
         return [(written(one), one.about.help) for one in self.own if one.about.help]
 
 
 def commands() -> dict[str, list[Described]]:
-    """Those that ask a server, by the sections of --help."""
+    """The commands that send requests to a server, by the sections of --help."""
     found: dict[str, list[Described]] = {}
     for section, words in root.SECTIONS.items():
         found[section] = [
@@ -75,13 +75,13 @@ def _described(words: str, function: Run) -> Described:
 
 
 def shared() -> list[tuple[str, str]]:
-    """The options of every command that asks a server."""
+    """The options that all commands with requests to a server share."""
     taken = _described("health", root.command("health")).taken
     return [(written(one), one.about.help) for one in taken if one.group == parsing.SHARED]
 
 
 def exit_codes() -> list[tuple[str, str]]:
-    """Of every command, with what each means."""
+    """The exit codes of every command, with their meanings."""
     _, _, rest = CODES_PAGE.read_text().partition(CODES_OF_ALL)
     table = rest.strip().partition("\n\n")[0].splitlines()[2:]
     cells = ([cell.strip() for cell in line.split("|")] for line in table)
@@ -151,7 +151,7 @@ def _cell(text: str) -> str:
 
 
 def _marked(text: str) -> str:
-    """A docstring as Markdown: what is indented is typed."""
+    """A docstring as Markdown; indented lines are commands."""
     parts = []
     for paragraph in text.split("\n\n"):
         plain = [line for line in paragraph.splitlines() if not line.startswith("  ")]
@@ -165,7 +165,7 @@ def _marked(text: str) -> str:
 
 
 def manual() -> str:
-    """client/quiltfn.1, as man(7) has it."""
+    """client/quiltfn.1, in the format of man(7)."""
     lines = [
         '.\\" Made by scripts/generate.py, from the signatures of the commands.',
         ".TH QUILTFN 1",
@@ -208,6 +208,6 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _roff(text: str) -> str:
-    """Text in which nothing is a request or an escape."""
+    """Text without roff requests and escapes."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...").replace("`", "\\(ga")
     return re.sub(r"^([.'])", r"\\&\1", text)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A tour of the API against a throw-away server: each request, its answer, and whether it holds.
 
-Raw HTTP on purpose, not the client library: what is shown here can be typed with curl. The bodies
-are those of GET /api/functions/examples.
+It uses HTTP instead of the client library, so that every request can be repeated with curl. The
+bodies are those of GET /api/functions/examples.
 """
 
 import argparse
@@ -40,14 +40,16 @@ WHAT_IT_GETS = 'payload={"key":"value"} EXTRA_VAR=value NODE_ENV=production\n'
 
 
 class NotAsPromised(Exception):
-    """Something is not as the API promises."""
+    """A response differs from the API's contract."""
 
 
 # --- the server --------------------------------------------------------------------------------
 
 
 class Server:
-    """`quiltfn serve` in a process group of its own, so that Ctrl-C here leaves it to us."""
+    """`quiltfn serve` in a separate process group, so that Ctrl-C ends it only through this
+    program.
+    """
 
     def __init__(self, data_dir: str) -> None:
         command = [str(QUILTFN), "serve", "--host", "127.0.0.1", "--port", "0"]
@@ -74,7 +76,7 @@ class Server:
         return self.url
 
     def stop(self) -> str | None:
-        """End it, whatever it takes; what was wrong with how it ended, if anything was."""
+        """End the server by all means. Returns what was wrong with its end, if anything."""
         if self.process.poll() is not None:
             return f"the server ended by itself; it said:\n{self.output()}"
         self.process.send_signal(signal.SIGTERM)
@@ -115,7 +117,7 @@ def throw_away_server() -> Iterator[str]:
             why = f"{type(error).__name__} {error}".strip()
             raise NotAsPromised(f"no answer: {why}; it said:\n{server.output()}") from error
         finally:
-            # From here on a second Ctrl-C must not leave the server or its data behind.
+            # A second Ctrl-C must not leave the server or its data behind.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             complaint = server.stop()
@@ -129,7 +131,7 @@ def throw_away_server() -> Iterator[str]:
 
 
 class Tour:
-    """Asks, shows and checks."""
+    """Sends requests, and shows and checks the responses."""
 
     def __init__(self, http: httpx.Client, console: Console) -> None:
         self.http = http
@@ -144,7 +146,9 @@ class Tour:
         *,
         status: int = 200,
     ) -> Any:
-        """One request as curl would send it, and its answer. Raises if the status is another."""
+        """Send one request as curl would, and show its response. Raises if the status is
+        unexpected.
+        """
         (method, path), self.steps = call, self.steps + 1
         sent = None if body is None else json.dumps(body, separators=(",", ":"))
         self.console.print(Text(f"\n{self.steps}. {headline}", style="bold"))
@@ -175,7 +179,7 @@ class Tour:
             raise NotAsPromised(f"step {self.steps}: {sentence}")
 
     def expect(self, answer: Any, **promised: Any) -> None:
-        """The telling fields of an answer."""
+        """Check fields of a response."""
         for key, value in promised.items():
             found = answer.get(key)
             self.check(found == value, f"{key} should be {value!r}, not {found!r}")
@@ -185,7 +189,7 @@ class Tour:
 
 
 def pretty(answer: Any) -> list[str]:
-    """One line a field, and in lists one line an element, so that an answer fits the screen."""
+    """JSON with one line per field or list element, so that a response fits the screen."""
     if not isinstance(answer, dict):
         return [compact(answer)]
     lines = ["{"]

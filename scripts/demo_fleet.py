@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """A fleet on one machine: PostgreSQL and three nodes, each in a network namespace of its own.
 
-The functions of a fleet are made, called and changed through a different node for each request.
-Then a node is killed under load, with everything that it runs, and what became of the calls is
-counted.
+Each request creates, invokes or changes functions through a different node. Then a node is killed
+under load, with everything that it runs, and the outcomes of the invocations are counted.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ NAMES = ("one", "two", "three")
 START_S = 30.0
 CALLERS, LOAD_S, KILL_AFTER_S = 8, 8.0, 3.0
 ACCEPTED = 40
-# Much shorter than a fleet's own, so that the end of the story comes within the demo.
+# Much shorter than a fleet's defaults, so that the take-over happens within the demo.
 TIMES = {
     "QUILTFN_FLEET_BEAT_S": "1",
     "QUILTFN_FLEET_FENCE_S": "4",
@@ -97,7 +96,7 @@ class Node:
         return (self._own / "log").read_text()[-4000:]
 
     def kill(self) -> None:
-        """As if its machine lost power: everything of it at once."""
+        """Kill all its processes at once, as if its machine lost power."""
         assert self.process is not None
         for pid in self._network.processes(self.name):
             with contextlib.suppress(ProcessLookupError):
@@ -117,7 +116,7 @@ class Node:
 
 
 class Story:
-    """Asks another node each time, and says which."""
+    """Sends each request to the next node, and shows which."""
 
     def __init__(self, nodes: list[Node], key: str, console: Console) -> None:
         self.nodes, self.console = nodes, console
@@ -125,7 +124,7 @@ class Story:
         self.turn = itertools.cycle(nodes)
 
     def leave_out(self, node: Node) -> None:
-        """It is not asked any more."""
+        """Send no more requests to this node."""
         self.nodes.remove(node)
         self.turn = itertools.cycle(self.nodes)
 
@@ -133,7 +132,7 @@ class Story:
         self.console.print(f"\n[bold]{text}[/bold]")
 
     def ask(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
-        """One request to the next node, and its answer."""
+        """Send one request to the next node. Returns the response."""
         node = next(self.turn)
         response = self.http.request(method, node.url + path, json=body)
         self.console.print(f"  [cyan]{method} {path}[/cyan] → {node.name}: {response.status_code}")
@@ -142,7 +141,7 @@ class Story:
         return response.json() if response.content else None
 
     def tour(self) -> str:
-        """Makes, deploys, calls, changes and rolls back a function; returns its path."""
+        """Create, deploy, invoke, change and roll back a function. Returns its path."""
         self.title("1. Any node takes any request")
         made = self.ask("POST", "/api/functions", {"name": "greet", "handler": GREETS}, 201)
         path = f"/api/functions/{made['function_id']}"
@@ -177,7 +176,7 @@ class Story:
             raise NotAsPromised(f"expected {wanted!r}, and there was {found!r}")
 
     def presence_of(self, node: Node) -> str:
-        """What the fleet says of a node."""
+        """The state of a node, according to the fleet."""
         found = self.http.get(f"{self.nodes[0].url}/api/nodes").json()["nodes"]
         presence: str = next(one["presence"] for one in found if one["name"] == node.name)
         return presence
@@ -192,12 +191,12 @@ class Story:
 
 
 class Load:
-    """Callers that take the next node where one does not answer, as a load balancer does."""
+    """Callers that use the next node if one does not respond, as a load balancer does."""
 
     def __init__(self, nodes: list[Node], path: str, key: str) -> None:
         self._nodes, self._path, self._key = nodes, path, key
         self.ends: Counter[str] = Counter()
-        self.lost: list[str] = []  # ids of calls whose node was lost
+        self.lost: list[str] = []  # ids of invocations whose node was lost
         self._until = time.monotonic() + LOAD_S
         self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(CALLERS)]
 
@@ -233,9 +232,7 @@ WORKS = "sleep 1; echo done"
 
 
 def accept(story: Story, path: str) -> list[str]:
-    """Has calls accepted by all nodes in turns; returns their ids. What a lost node had of them is
-    tried again.
-    """
+    """Queue invocations on all nodes in turns; a lost node's are retried. Returns their ids."""
     policy = {"max_attempts": 3, "backoff_seconds": {"first": 0.1, "jitter": 0}}
     story.ask("PUT", f"{path}/async-policy", policy)
     asked = itertools.islice(itertools.cycle(story.nodes), ACCEPTED)
@@ -246,7 +243,7 @@ def accept(story: Story, path: str) -> list[str]:
 
 
 def ends_of(story: Story, path: str, ids: list[str]) -> Counter[str]:
-    """How those calls ended."""
+    """The outcomes of those invocations."""
     found: Counter[str] = Counter()
     for call_id in ids:
         node = next(story.turn)

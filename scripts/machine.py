@@ -20,7 +20,7 @@ QEMU = "qemu-system-x86_64"
 # Three quarters of it have to hold 21 instances at once; the host gives only what is used.
 MEMORY_MIB, PROCESSORS = 8192, 2
 NO_RESULT, TOO_LONG = 70, 124
-TIME_FACTOR = 10  # what takes a second elsewhere may take so many on an emulated processor
+TIME_FACTOR = 10  # an emulated CPU may take this number of times as long
 SLOW = (
     "machine: no KVM by the processor here, so every instruction is emulated, some ten times"
     f" slower: tests wait {TIME_FACTOR} times as long, and figures are an emulated machine's"

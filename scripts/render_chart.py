@@ -24,7 +24,7 @@ metadata:
 
 
 def digest_of(chart: Path) -> str:
-    """Of the chart's files and their names."""
+    """A digest of the chart's files and their names."""
     found = hashlib.sha256()
     for path in sorted(chart.rglob("*")):
         if path.is_file():
