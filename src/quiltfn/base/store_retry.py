@@ -4,13 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import structlog
-
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import STORE_AGAIN_S
 
 T = TypeVar("T")
-_log = structlog.get_logger("quiltfn.base.store_retry")
 
 
 async def until_stored(work: Callable[[], Awaitable[T]], warning: str = "") -> T:
@@ -22,5 +19,7 @@ async def until_stored(work: Callable[[], Awaitable[T]], warning: str = "") -> T
             return await work()
         except StoreUnavailable as away:
             if warning:
-                _log.warning(f"{warning}: {away}")
+                import structlog  # noqa: PLC0415  # commands do without it
+
+                structlog.get_logger("quiltfn.base.store_retry").warning(f"{warning}: {away}")
             await asyncio.sleep(STORE_AGAIN_S)

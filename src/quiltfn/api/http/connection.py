@@ -682,8 +682,8 @@ class HttpConnection(asyncio.Protocol):
     def held(self) -> int:
         if not self._is_shared:
             return self.unsent()
-        # Besides a shared body, less is unsent than pauses writing, which is never counted. TLS has a
-        # copy of the part that it has taken.
+        # Besides a shared body, less is unsent than pauses writing, which is never counted. Of that
+        # body, TLS copies the part that it has taken.
         is_copy = self._transport.get_extra_info("ssl_object") is not None
         return self._transport.get_write_buffer_size() if is_copy else 0
 

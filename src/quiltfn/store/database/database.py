@@ -80,7 +80,7 @@ class Database:
             raise
 
     async def aclose(self) -> None:
-        """Closes it. Harmless when repeated."""
+        """Closes it."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._reader_thread, self._close_reader)
         await loop.run_in_executor(self._writer_thread, self._close_writer)

@@ -87,6 +87,7 @@ class SqliteDatabase(Database):
         return await asyncio.get_running_loop().run_in_executor(self._reader_thread, run)
 
     def _perform(self, work: Work[T], deadline: float, frees: bool) -> T:
+        self._check_directory()  # first: without it, the reserve cannot be had either
         if self.reserve.is_spent and not frees:
             raise DiskFull(REFUSED)
         try:
@@ -100,7 +101,6 @@ class SqliteDatabase(Database):
         left = deadline - time.monotonic()
         if left <= 0:
             raise StoreUnavailable(BUSY)
-        self._check_directory()
         with self._translate_errors():
             driver = self._driver()
             self._wait_at_most(left)
