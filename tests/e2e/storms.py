@@ -178,7 +178,7 @@ class Load:
         return reply
 
     def _connection(self) -> http.client.HTTPConnection:
-        """The thread's own connection to the server to use, which may have changed."""
+        """The thread's own connection to the current server, whose address may have changed."""
         address = self.server.url.removeprefix("http://")
         kept: dict[str, http.client.HTTPConnection] = vars(self._kept)
         if address not in kept:
@@ -298,7 +298,7 @@ def clock_storm(storm: Storm, until: float) -> None:
     while time.monotonic() < until:
         time.sleep(storm.dice.uniform(0.5, 3.0))
         by_s = round(storm.dice.choice((-1, 1)) * 10 ** storm.dice.uniform(0, 6))
-        # As often back to the real time as further away from it.
+        # Three in ten jumps go back to the real time; the others add up, forward and back.
         away_s = 0 if storm.dice.random() < 0.3 else away_s + by_s
         jump.set(away_s)
         storm.blows["jump"] += 1
@@ -447,8 +447,8 @@ class Report:
 
 
 def play(kind: str, seconds: float, seed: int, mistake: str | None = None) -> Report:
-    """Runs one storm of that kind; returns the result of checking its history. `mistake`: of
-    rebooting.py, for the server to make.
+    """Runs one storm of that kind; returns the result of checking its history. `mistake`: one of
+    those in rebooting.py, which the server then makes.
     """
     storm_of, server_of, options = KINDS[kind]
     more = {}
@@ -461,7 +461,7 @@ def play(kind: str, seconds: float, seed: int, mistake: str | None = None) -> Re
         server.start()
         load = Load(server)
         work = WorkLoad(server, load.ask, is_clock_set=kind == "clock")
-        if mistake is not None:  # it is found in any case
+        if mistake is not None:  # a short wait for the end of work is enough to find it
             work.over_s = 1.0
         storm = Storm(server, load, random.Random(seed))
         load.start(seed)

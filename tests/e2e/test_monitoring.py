@@ -211,8 +211,9 @@ def test_an_alert_that_is_changed_fails_its_cases(tmp_path: Path, right: str, wr
 
 
 def test_every_alert_has_cases() -> None:
-    """A case in which it fires. That it does not fire is tested in the same case, for another
-    server, or in a separate one: promtool requires a list of all firing alerts.
+    """For each alert there is a case in which it fires. The same case, for another server, or
+    another case shows that it does not fire otherwise: promtool requires a list of all firing
+    alerts.
     """
     alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
     fires = re.findall(r"alertname: (\w+)\n +eval_time: \w+\n +exp_alerts:\n", CASES.read_text())

@@ -74,8 +74,8 @@ def peer_port() -> Iterator[int]:
 
 
 def test_a_sandbox_reaches_no_peer_port(the_lab: Lab) -> None:
-    """Neither its own node's, by any address, nor another's in a private network; neither with
-    network: egress, which reaches public addresses, nor without.
+    """It reaches neither the port of its own node, at any address, nor that of another node in a
+    private network, with or without `network: egress`, which allows public addresses only.
     """
     loopback = ["127.0.0.1", "::1", "10.0.2.2", "fd00::2"]
     with peer_port() as port, serving(the_lab) as server:

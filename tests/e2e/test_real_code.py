@@ -21,8 +21,8 @@ pytestmark = pytest.mark.sandbox
 def deploy(
     server: Server, directory: Path, files: dict[str, str], *, kind: str = "python", **fields: Any
 ) -> Function:
-    """Adds the runtime by the command line, as a user does; the function is `main:handler`, or
-    `handler`.
+    """Adds the runtime by the command line, as a user does, and deploys a function with it. Its
+    handler is `main:handler`, unless `fields` has another one.
     """
     for name, text in files.items():
         (directory / name).write_text(textwrap.dedent(text))

@@ -35,7 +35,7 @@ def upgrade() -> None:
         "SELECT coalesce(max(number), 0) + 1, 'motto', '', '' FROM change"
     )
 '''
-# Always encoded, since it has no default that could be left out.
+# Always encoded: msgspec leaves out fields with their default value, but not with this factory.
 SAID = '    motto: Sequence[str] = msgspec.field(default_factory=lambda: ["new"])\n'
 
 

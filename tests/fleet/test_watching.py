@@ -205,7 +205,7 @@ def calls_a_second_are_those_of_both(first: Server, second: Server, here: Functi
     began, taken = time.monotonic(), list[bool]()
 
     def is_over() -> bool:
-        """After these seconds; if invocations are slow, once there were enough of them."""
+        """After `seconds` and enough invocations; if they are too slow for that, after a limit."""
         took = time.monotonic() - began
         return took > scaled(10) or (took > seconds and len(taken) > 2 * rate * seconds)
 
@@ -218,7 +218,8 @@ def calls_a_second_are_those_of_both(first: Server, second: Server, here: Functi
     for each in calling:
         each.result()
     admitted, took = sum(taken), time.monotonic() - began
-    # A burst of one second is allowed, and each node has one more. Without each other: twice that.
+    # A burst of one second is allowed, and one more invocation for each node. Nodes that did not
+    # count each other's invocations would admit twice that.
     assert 0.5 * rate * seconds <= admitted <= rate * took + rate + 2
     limited((first, second))
 
@@ -234,5 +235,6 @@ def a_killed_node_is_a_gap_and_heals(
     gaps = [name for name, _ in events].count("gap")
     first.start()
     again = on(first, here)
-    until(lambda: [name for name, _ in events].count("gap") > gaps)  # for its earlier requests
+    # Another gap for events that were missed before the node was followed again.
+    until(lambda: [name for name, _ in events].count("gap") > gaps)
     until(partial(is_told, events, again))

@@ -196,7 +196,9 @@ def json_body(body: bytes, it: Any = parse) -> None:
 
 
 def grow(data: bytes) -> bytes:
-    """Two bytes: how often; two: the start and length of the piece; then all of the text."""
+    """Repeats a piece of a text. `data`: the number of repetitions (two bytes), the start of the
+    piece and its length (one byte each), and the whole text.
+    """
     times, start, length = int.from_bytes(data[:2], "little"), *data[2:4].ljust(2, b"\0")
     rest = data[4:]
     piece = rest[start : start + length]

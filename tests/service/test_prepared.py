@@ -54,12 +54,14 @@ def prepared(
     limits: PoolLimits = WIDER,
     ready: int = 1,
 ) -> contextlib.AbstractAsyncContextManager[Any]:
-    """The pool's block for another version, with so many instances ready."""
+    """The pool's block for another version, entered once `ready` instances are ready."""
     return server.pools.prepared(entry.function.id, version(entry, spec), limits, ready)
 
 
 async def preparing(server: Harness, entry: Entry) -> "asyncio.Task[None]":
-    """Waits for its instance, which doesn't start; the block may not be gone through."""
+    """A task that waits to enter the block, for an instance that doesn't start. If it enters, the
+    test fails.
+    """
     server.sandboxes.may_start.clear()
 
     async def prepares() -> None:
@@ -226,7 +228,7 @@ async def test_a_cancelled_update_leaves_everything_as_it_was(server: Harness) -
 async def test_an_update_that_is_cancelled_while_it_is_stored_is_so_everywhere(
     server: Harness,
 ) -> None:
-    # What the database has begun to write cannot be called back: so the rest follows it.
+    # A write that the database has begun cannot be cancelled, so catalog and pool follow it.
     entry = await server.active("echo old")
     with held_up(server.store, "save") as save:
         updating = asyncio.ensure_future(server.lifecycle.update(entry, {"handler": "echo new"}))

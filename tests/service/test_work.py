@@ -116,7 +116,9 @@ async def test_a_key_of_work_that_may_be_queued_is_not_free_again(
 
 @promise("N90")
 async def test_queued_work_runs_without_a_word(web: Web) -> None:
-    """No other server looks for it, and the function may never be called again."""
+    """The work is stored, but the store's response is lost. This server must find it by itself: no
+    other server looks for it, and the function may never be invoked again.
+    """
     function = await web.function()
     with silent(web.harness.services.work.store, "accept", is_made=True):
         await web.ask(503, "POST", f"{function}/invoke", {"payload": "x"}, headers=ASYNC)
@@ -124,8 +126,8 @@ async def test_queued_work_runs_without_a_word(web: Web) -> None:
 
 
 async def dies_before_it_answers(web: Web, path: str, body: Any, headers: Any) -> httpx.Response:
-    """What a client gets that asks again once the server has started again: its first request was
-    carried out, and the server was killed before it had stored the answer.
+    """The response to a repeated request after a restart. The server carried out the first request,
+    and was killed before it stored the response.
     """
     idempotency = web.harness.services.idempotency
     with patch.object(SqlIdempotencyStore, "complete", side_effect=StoreUnavailable("killed")):

@@ -4,10 +4,10 @@ import { signal } from "@preact/signals";
 import { get } from "./api.ts";
 import { toastError } from "./parts/controls/toast.ts";
 
-/** The description of a field; for a nullable one, of its other type. */
+/** The description of a field. A nullable field is described by its type other than null. */
 export interface Field {
   about: string;
-  /** What it means that it is null; empty where it says nothing. */
+  /** The meaning of null; empty if the server doesn't describe it. */
   whenNull: string;
   type: string;
   isNullable: boolean;

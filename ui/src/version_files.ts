@@ -5,7 +5,7 @@ import type { File } from "./parts/resources/tar.ts";
 import type { Function, RuntimeFile, RuntimeFilePage } from "./wire.ts";
 
 const LISTED = 100;
-/** Compiled files are fetched with the others: the number per page, and in total. */
+/** The maximum number of files to fetch, per page and in total, compiled files included. */
 const FETCHED = 250, FETCHED_MAX = 1000;
 /** The maximum size to show and edit: of one file, and of all files together. */
 const TEXT_MAX_BYTES = 256 * 1024, EDITED_MAX_BYTES = 4 * 1024 * 1024;
@@ -155,7 +155,9 @@ function listedOnce(id: string, version: number): Promise<Listing> {
   return asked;
 }
 
-/** The paths of files that are known to differ without reading them, if the images differ. */
+/** The paths of the files that differ between two versions with different images, as far as that is
+ * known without reading the files.
+ */
 export async function changedPaths(id: string, from: number, to: number): Promise<string[]> {
   const [before, after] = await Promise.all([listedOnce(id, from), listedOnce(id, to)]);
   const { changed, alike } = compare(before.files, after.files);

@@ -44,8 +44,8 @@ KEPT_S, KEPT_EVENTS, KEPT_BYTES = 60.0, 2000, 512 * 1024
 COUNTS_KEPT = 20_000
 # Minimum seconds between reports of a function's counts, and of sums of its calls.
 EVERY_S = 0.25
-# Starts and ends of a function's calls that are reported individually in that time; 0 after a
-# period in which more were summed up.
+# Maximum number of starts and ends of a function's calls that are reported individually in that
+# time. If more than this number were summed up, the next period reports only a sum.
 ONE_BY_ONE = 6
 POSITION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
@@ -120,8 +120,8 @@ class _Burst:
 
 
 class Cursor:
-    """The position of one reader in a tenant's events. From its `with` block on, they are kept for
-    at least a minute, within bounds.
+    """The position of one reader in a tenant's events. Inside its `with` block, and for a minute
+    after it, the last minute of events is kept, within bounds.
     """
 
     def __init__(self, ring: _Ring, start: int | None, epoch: int, clock: Clock) -> None:
@@ -315,8 +315,9 @@ class Events:
         types: frozenset[EventType] | None = None,
         last_id: str | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """The events of a tenant from now on, or after the one with the id `last_id`; None: of any
-        function, of every type. The iterator does not end by itself.
+        """The events of a tenant from now on, or after the one with the id `last_id`. Without
+        `function_id`, those of all functions; without `types`, those of all types. The iterator
+        does not end by itself.
 
         An event reports what is no longer available: `reset` if all events since `last_id` are
         gone, and `gap` with the number of events if this reader was slow.
@@ -408,8 +409,8 @@ class Events:
     def _later_once(
         self, kind: EventType, then: Callable[[str, str], None], tenant_id: str, function_id: str
     ) -> None:
-        """Call `then` a moment later: once for all changes of the kind until it removes the
-        function from `_waiting`.
+        """Call `then` a moment later. Further changes of this kind cause no second call until
+        `then` removes the function from `_waiting`.
         """
         key = (kind, function_id)
         if key not in self._waiting:

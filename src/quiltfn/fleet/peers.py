@@ -2,7 +2,7 @@
 
 While a request is in progress, the node is pinged twice a second on a separate connection. If a
 node then sends nothing for two seconds, it counts as dead: all its connections end and their
-requests fail. So a call that takes a day needs only its connection.
+requests fail. So a call that takes a day needs neither a timeout nor traffic on its connection.
 
 After a failed connection, a node is tried again after half a second at the earliest.
 """
@@ -94,9 +94,9 @@ def _reason(error: OSError) -> str:
 
 
 def _says_nothing(error: BaseException | None) -> bool:
-    """Whether a node may continue its requests although a ping failed: it may be stopping, and
-    accept no new connections, or the ping was never sent. The kernel then detects the loss of its
-    machine (`tls.set_options`).
+    """Whether a failed ping says nothing about the requests in progress: a stopping node accepts no
+    new connections but finishes its requests, and without resources here no ping was sent. The
+    kernel still detects the loss of the node's machine (`tls.set_options`).
     """
     is_refused = isinstance(error, ConnectionRefusedError)
     return is_refused or (isinstance(error, OSError) and error.errno in OWN_LACKS)
@@ -244,9 +244,9 @@ Parts = tuple[str, bytes, Sequence[tuple[str, str]], bytes | StreamedBody, Forwa
 
 class PeerRequest:
     """One request of `HttpPeers`. Entering the block sends it and returns the response, read up to
-    its head; leaving the block frees the connection for the next request. Neither a generator nor a
-    task: each would cost a call more than its signature. `count`: counts the request while in the
-    block.
+    its head; leaving the block frees the connection for the next request. This is neither a
+    generator nor a task, since either would take longer than signing the request. `count`: counts
+    the request while in the block.
     """
 
     __slots__ = ("_connection", "_count", "_link", "_node", "_parts", "_peers", "is_sent")

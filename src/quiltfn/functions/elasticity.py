@@ -29,7 +29,7 @@ class Elasticity:
         self._telling = TaskGroup()
 
     async def restore(self) -> None:
-        """At start: marks the operations that the last server did not finish as failed."""
+        """At start: marks as failed the operations that the last server did not finish."""
         ended = [interrupted(one) for one in await self._operations.interrupted()]
         if ended:  # otherwise each start would run an empty transaction
             await self._operations.finish_interrupted(ended)

@@ -164,14 +164,14 @@ class Lifecycle:
             self._pools.open(function.id, version, self._limits(function))
 
     def _promote(self, preparation: Preparation, function: Function, version: Version) -> None:
-        """Promotes even if the function's tenant was disabled and enabled while this was stored:
-        `reopen` used the function's previous state.
+        """Promote the version. If the tenant was disabled and enabled again during the commit, the
+        preparation is over and `reopen` used the previous state, so open the pool again.
         """
         if not preparation.promote(version):
             self._open(function, version)
 
     async def aclose(self) -> None:
-        """End background tasks; the store keeps deployments in progress."""
+        """End background tasks. Stored deployments in progress resume at the next start."""
         await self._background.aclose()
 
     async def create(self, tenant_id: str, new: NewFunction, spec: VersionSpec) -> Entry:
@@ -212,8 +212,9 @@ class Lifecycle:
         moves_default: bool | None = None,
     ) -> Entry:
         """Create a version with `changes` (names and types already checked) and make it current at
-        once. The default alias moves to it, unless `moves_default` is False, or is None while the
-        code is unchanged and calls run on other versions than the current one.
+        once. The default alias moves to it, with two exceptions: `moves_default` is False; or it is
+        None, the code is unchanged, and the alias sends calls to other versions than the previous
+        one.
 
         Raises `PreconditionFailed` if the function matches none of the `expected` fingerprints. On
         an active function the new version's instances are ready before it takes over; if that
@@ -494,9 +495,9 @@ class Lifecycle:
         self, function: Function, version: Version, move: MoveAlias | None, *, is_new: bool
     ) -> Entry:
         """Make `version` the current one, on an active function once its instances are ready. If
-        they can't become ready, the old one stays current, and `error_message` gives the reason;
-        but a version with the content of the old one is not refused for being late, since running
-        invocations can occupy all instances.
+        they can't become ready, the old one stays current, and `error_message` gives the reason.
+        Exception: if both have the same content, the version becomes current although its instances
+        are late, since running invocations can occupy all instances.
         """
         is_known = self._catalog.get(function.id).version.digest == version.digest
         new_version = version if is_new else None
@@ -528,7 +529,7 @@ class Lifecycle:
         return await commit(target, serve)
 
     async def _top_up(self, entry: Entry) -> Entry:
-        """Deploy a function that already serves calls: prepare the same number of instances."""
+        """Deploy a function that is already active: make as many instances ready as any deploy."""
         if not self._may_run(entry.function):
             return entry
         error: NotPrepared | None = None
@@ -548,8 +549,8 @@ class Lifecycle:
         return await self._commit(after)
 
     async def _with_minimum_here(self, function: Function) -> Function:
-        """The function, about to be changed, with this node as the keeper of its minimum. While
-        another node keeps its slots filled, no instance could become ready here.
+        """`function`, which is stored next, with this node as its owner if it has `min_instances`.
+        If another node kept them, it would refill each free slot, and none would be left here.
         """
         now = self._catalog.get(function.id).function
         keeps_some = now.min_instances > 0 or function.min_instances > 0
@@ -711,7 +712,8 @@ class Lifecycle:
         self._scale(function)
         if function.state in (FunctionState.PAUSED, FunctionState.ERROR):
             self._close(function)
-        self._resume_deployment(function)  # after a commit whose response was lost
+        # Needed if this node committed the deployment, but the store's response was lost.
+        self._resume_deployment(function)
         return None
 
     def _end(self, function_id: str) -> None:
@@ -745,7 +747,7 @@ class Lifecycle:
         )
 
     def _check_quota(self, min_instances: int) -> None:
-        """Raises `Unprocessable` if it exceeds the maximum of any tenant."""
+        """Raises `Unprocessable` if it exceeds the maximum for one tenant."""
         most = self._node.tenant_instances
         if min_instances > most:
             expected = f"at most {most:g}, the quota of instances of a tenant"
@@ -767,7 +769,7 @@ def _state(entry: Entry) -> dict[str, str]:
 
 
 class _Late(NotPrepared):
-    """The time for it was over."""
+    """The instances weren't ready in time."""
 
 
 def _failing(function: Function, error: NotPrepared | None) -> Function:

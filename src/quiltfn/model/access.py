@@ -13,8 +13,9 @@ from quiltfn.model.errors import Forbidden, TenantDisabled, Unprocessable
 KEY = re.compile(r"quilt_sk_(?P<prefix>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 KEY_MARK = "quilt_sk_"
 # For finding signed tokens: the alphabet of their three parts, how the first part begins (`{"`),
-# the minimum length of each (the second has four claims), and the maximum of the first. It is
-# decoded before the signature is checked, at every place in a header that looks like a token.
+# the minimum length of each (the second has four claims), and the maximum length of the first. The
+# maximum is needed since the first part is decoded before the signature is checked, at every place
+# in a header that looks like a token.
 BASE64URL = string.ascii_letters + string.digits + "-_"
 TOKEN_START = "eyJ"
 TOKEN_HEAD_MIN, TOKEN_CLAIMS_MIN, TOKEN_SIGNATURE_MIN = len("eyJhbGciOiJIUzI1NiJ9"), 40, 43
@@ -115,8 +116,8 @@ def prefix_of(secret: str) -> str | None:
 
 def tokens_in(text: str) -> Iterator[str]:
     """All parts of a header's value that may be a signed token (JWT), whatever surrounds them: a
-    scheme, quotes, or escapes such as %22, whose digits look like part of a token. More of the
-    token's alphabet may follow the signature.
+    scheme, quotes, or escapes such as %22, whose digits look like part of a token. The last part
+    may have extra characters: whatever follows the signature in the same alphabet.
     """
     parts = text.split(".")
     for at in range(1, len(parts) - 1):

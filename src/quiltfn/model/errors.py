@@ -158,8 +158,8 @@ class Unprocessable(QuiltfnError):
     ) -> "Unprocessable":
         """An error about one field: its path, the expected value, and an example that works.
         `name`: also of a query parameter or a header; empty: the whole body. `label`: replaces the
-        name in the message. `null`: the meaning of null, only for the message, as forms and command
-        lines have no null.
+        name in the message. `null`: the meaning of null. Only the message has it, not the details,
+        which forms and command lines show: these have no null.
         """
         details = {"expected": expected, "received": truncate(received), "example": example}
         if name:
@@ -251,8 +251,8 @@ def no_such_route() -> NotFound:
 
 
 def older_node(lacks: str) -> Conflict:
-    """The refusal of a feature that a node of the previous version, which is present,
-    would ignore.
+    """The refusal of a feature while a node of the previous version is present: it would ignore
+    the feature.
     """
     return Conflict(
         f"a node of an older version is there, which {lacks}", hint="upgrade all nodes first"

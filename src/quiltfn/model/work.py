@@ -43,9 +43,9 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
 class AsyncPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How a function's asynchronous invocations run.
 
-    `max_age_seconds`: how long after the invocation was first due an attempt may start.
-    `max_queued`: how many may wait. `max_concurrency`: how many may run at a time; None: limited
-    only by instances.
+    `max_age_seconds`: the maximum time from the first due time of an invocation to the start of an
+    attempt. `max_queued`: how many may wait. `max_concurrency`: how many may run at a time; None:
+    limited only by instances.
     """
 
     max_attempts: int = 1

@@ -102,8 +102,8 @@ if TYPE_CHECKING:
 
 
 class CallParts(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts that run invocations. `shared`: what a fleet provides before there are pools, or
-    its standalone substitute.
+    """The parts that run invocations. `shared`: the parts of a fleet that must exist before the
+    pools, or their substitutes in a standalone server.
     """
 
     shared: "LoneParts | FleetParts"
@@ -223,7 +223,7 @@ def connect(platform: Platform) -> None:
     services.aliases.on_rolled_back.connect(services.events.alias_rolled_back)
     dispatcher.on_arrived.connect(*(events.queue_changed for events in all_events))
     services.schedules.on_fired.connect(*(events.schedule_fired for events in all_events))
-    services.journal.on_counted.connect(quotas.counted)  # they are counted by commits
+    services.journal.on_counted.connect(quotas.counted)  # with the sums of each commit
     services.admission.on_unknown_use.connect(quotas.count_soon)
     quotas.disabled.on_change.connect(
         quotas.tenant_changed,
@@ -314,8 +314,8 @@ def tasks_of(platform: Platform) -> tuple[Task, ...]:
 
 
 def following_tasks(platform: Platform) -> "tuple[Task, ...]":
-    """The tasks that follow other servers; on a standalone server, only those for its own missed
-    data.
+    """The tasks that follow other servers; on a standalone server, only the one that reloads memory
+    after a write with an unknown outcome.
     """
     ground, services = platform.ground, platform.services
     if ground.follower is None:

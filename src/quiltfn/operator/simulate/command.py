@@ -94,7 +94,7 @@ def fixed_frontier(functions: Sequence[TracedFunction], placed: Placement) -> Fr
 
 
 def any_policy(policy: str, idle_s: float) -> Callable[[], KeepAlive]:
-    """Returns a factory of a policy: one of the server's, or the published one."""
+    """Returns a factory of a policy: one of the server's, or `Hybrid`, a policy from a paper."""
     return (lambda: Hybrid(idle_s)) if policy == HYBRID else policy_maker(policy, idle_s)
 
 
