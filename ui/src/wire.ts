@@ -433,7 +433,6 @@ export interface Invocation {
   cold_start: boolean;
   http_status?: number;
   attempt?: number;
-  end_cause?: EndCause;
 }
 
 export interface InvocationInput {

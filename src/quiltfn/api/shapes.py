@@ -183,7 +183,6 @@ def invocation(record: Invocation) -> wire.Invocation:
         cold_start=record.cold_start,
         http_status=record.http_status or msgspec.UNSET,
         attempt=record.attempt if record.attempt > 1 else msgspec.UNSET,
-        end_cause=end_cause(record.cause) or msgspec.UNSET,
     )
 
 

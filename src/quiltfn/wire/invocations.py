@@ -209,8 +209,7 @@ CauseOfEnd = Annotated[
 
 class Invocation(Struct, kw_only=True, frozen=True):
     """The record of an invocation. Its final `status` is success, failed, timeout, oom, cancelled,
-    error or interrupted. `attempt` is present from the second attempt on, `end_cause` if it did not
-    succeed.
+    error or interrupted. `attempt` is present from the second attempt on.
 
     Times in Unix seconds, `duration_ms` in milliseconds. Bytes of `stdout` and `stderr` that aren't
     UTF-8 are replaced by U+FFFD.
@@ -231,7 +230,6 @@ class Invocation(Struct, kw_only=True, frozen=True):
     cold_start: ColdStart
     http_status: HttpStatus | UnsetType = UNSET
     attempt: AttemptNumber | UnsetType = UNSET
-    end_cause: CauseOfEnd | UnsetType = UNSET
 
 
 HTTP_ERRORS = 500  # From this status on, an HTTP response counts as an error.
