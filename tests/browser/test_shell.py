@@ -286,7 +286,7 @@ def test_the_page_loads_itself_again_once_only(page: Page, expected: list[str]) 
     page.route(re.compile(r"/schedules-.*js$"), lambda route: route.fulfill(status=404))
     page.route(re.compile("/ui/$"), answer_with_another_main)
     page.get_by_role("link", name="Schedules").click()
-    expect(page.get_by_text("A part of the page could not be fetched")).to_be_visible()
+    expect(page.get_by_text("Part of the page could not be loaded")).to_be_visible()
     assert len(loads) == 1
 
 
@@ -300,5 +300,5 @@ def test_a_missing_part_is_reported(page: Page, expected: list[str], index: str 
     if index is not None:
         page.route(re.compile("/ui/$"), lambda route: route.fulfill(body=index))
     page.get_by_role("link", name="Schedules").click()
-    expect(page.get_by_text("A part of the page could not be fetched")).to_be_visible()
+    expect(page.get_by_text("Part of the page could not be loaded")).to_be_visible()
     assert page.evaluate("window.isBefore") is True
