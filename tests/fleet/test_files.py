@@ -113,7 +113,7 @@ def test_an_expired_file_is_told_and_a_new_one_serves(fleet: Fleet) -> None:
     node.stop()
     (fleet.directory / "one.toml").unlink()
     fleet.add("one", "--days", "3")
-    assert "expires in 3 days: make its file again" in fleet.node("one").start().log.read_text()
+    assert "expires in 3 days: create a new file" in fleet.node("one").start().log.read_text()
 
 
 def test_another_fleets_file_is_refused_on_this_store(fleet: Fleet) -> None:

@@ -180,7 +180,8 @@ def test_no_text_takes_long_to_read(line: str, kind: tuple[bool, Kind | None], e
         text = (line + "\n") * (TAIL_BYTES // (len(line) + 1)) + end
         return min(cpu_s(text) for _ in range(5))
 
-    assert shortest(line) < 20 * shortest("x" * 20)
+    # Some take 20 times as long; one that is read again from each position takes thousands.
+    assert shortest(line) < 100 * shortest("x" * 20)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         if not self.scope.includes(scope):
             raise Forbidden(
                 f"this credential has scope {self.scope}; the call needs {scope}",
-                hint=f"use a key made with --scope {scope}",
+                hint=f"use a key with scope {scope}",
             )
 
 

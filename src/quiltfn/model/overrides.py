@@ -54,7 +54,7 @@ def check_overrides(declared: Mapping[str, str], given: Mapping[str, str]) -> No
                 f"{where} cannot be set by a key below scope write: programs read it to decide "
                 "what they run",
                 details={"field": where},
-                hint="leave it out, or call with a key made with --scope write",
+                hint="leave it out, or use a key with scope write",
             )
         if declared.get(name) != "":
             raise Forbidden(
@@ -62,7 +62,7 @@ def check_overrides(declared: Mapping[str, str], given: Mapping[str, str]) -> No
                 "open",
                 details={"field": where},
                 hint=f"have the function declare {name[:80]} with an empty value, or call with a "
-                "key made with --scope write",
+                "key with scope write",
             )
 
 

@@ -72,7 +72,7 @@ def visiting(
         raise Forbidden(
             "tenant must be the tenant of the credential, unless that is an operator's",
             details={"field": TENANT},
-            hint="use a key made with --scope operator, or leave it out",
+            hint="use a key with scope operator, or leave it out",
         )
     check_tenant(tenant_id)
     if not (route.scope in (Scope.READ, Scope.OPERATOR) or route.for_visitors):
