@@ -81,8 +81,8 @@ def make_app(services: Services, routes: Sequence[Route[Services]] = ROUTES) -> 
 
 
 class App:
-    """Finds the endpoint of a request. `url_host`: the host
-    that serves only function URLs, if there is one.
+    """Finds the endpoint of a request. `url_host`: the host that serves only function URLs, if
+    there is one.
     """
 
     def __init__(self, endpoints: "Iterable[Endpoint]", url_host: str = "") -> None:

@@ -10,16 +10,16 @@ from quiltfn.ports import STORE_AGAIN_S
 T = TypeVar("T")
 
 
-async def until_stored(work: Callable[[], Awaitable[T]], warning: str = "") -> T:
+async def until_stored(
+    work: Callable[[], Awaitable[T]],
+    refused: Callable[[StoreUnavailable], None] = lambda _: None,
+) -> T:
     """Runs `work` from its beginning until it does not raise `StoreUnavailable`, and returns its
-    result. `warning`: what the log says of each time that it does.
+    result. `refused`: called each time that it does.
     """
     while True:
         try:
             return await work()
         except StoreUnavailable as away:
-            if warning:
-                import structlog  # noqa: PLC0415  # commands do without it
-
-                structlog.get_logger("quiltfn.base.store_retry").warning(f"{warning}: {away}")
+            refused(away)
             await asyncio.sleep(STORE_AGAIN_S)

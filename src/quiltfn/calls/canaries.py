@@ -18,6 +18,7 @@ from quiltfn.functions.aliases import Aliases
 from quiltfn.model.alias import Alias
 from quiltfn.model.audit import AuditEntry
 from quiltfn.model.canary import CanaryCounters, RollbackRule, verdict
+from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import Invocation, Status
 from quiltfn.ports import Clock
 from quiltfn.store.tenants.audit import SqlAudit
@@ -81,7 +82,7 @@ class Canaries:
             self._changed.clear()
             while self._failed:
                 take_back = partial(self._take_back, *self._failed[0])
-                await until_stored(take_back, "a version could not be rolled back yet")
+                await until_stored(take_back, _not_yet)
                 self._failed.pop(0)
 
     async def _take_back(self, function_id: str, watched: _Watched, why: str) -> None:
@@ -105,3 +106,7 @@ class Canaries:
             object_name=function.name,
         )
         await until_stored(lambda: self._audit.append(entry))
+
+
+def _not_yet(away: StoreUnavailable) -> None:
+    _log.warning(f"a version could not be rolled back yet: {away}")

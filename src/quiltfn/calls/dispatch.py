@@ -156,8 +156,8 @@ class Dispatcher:
 
     async def join(self) -> None:
         """Wait until the attempts in progress are over: after the pools were closed."""
-        await self._retries.aclose()  # they are in the store, and no attempt begins now
         await self._tasks.join()
+        await self._retries.aclose()  # they are in the store, and no attempt begins now
 
     # Triggers --------------------------------------------------------------------------------
 

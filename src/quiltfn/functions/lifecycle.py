@@ -30,6 +30,7 @@ from quiltfn.model.errors import (
     Outdated,
     PreconditionFailed,
     ShuttingDown,
+    StoreUnavailable,
     Unprocessable,
 )
 from quiltfn.model.function import (
@@ -612,7 +613,7 @@ class Lifecycle:
         available; return whether the deployment is over.
         """
         conclude = partial(self._conclude_once, entry, activity, event, then, error)
-        return await until_stored(conclude, "the end of a deployment could not be stored yet")
+        return await until_stored(conclude, _not_yet)
 
     async def _conclude_once(
         self,
@@ -766,6 +767,10 @@ def _give_up(activity: Activity) -> None:
 
 def _state(entry: Entry) -> dict[str, str]:
     return {"state": entry.function.state}
+
+
+def _not_yet(away: StoreUnavailable) -> None:
+    _log.warning(f"the end of a deployment could not be stored yet: {away}")
 
 
 class _Late(NotPrepared):
