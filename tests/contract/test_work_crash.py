@@ -323,8 +323,8 @@ async def two_functions(path: Path) -> dict[str, int]:
 async def storm(
     path: Path, reports: Reports, rounds: int, *, eager: bool
 ) -> tuple[WorkVerdict, WorkSeen]:
-    """Kills this often, and further until a child has done everything to compare. `told`: earlier
-    messages to continue from.
+    """Kills this often, and further until a child has done everything to compare. `reports`:
+    earlier messages to continue from.
     """
     dice = random.Random()
     for number in range(5 * rounds):

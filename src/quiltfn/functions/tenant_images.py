@@ -100,7 +100,7 @@ class TenantImages(Mirror[dict[str, int]]):
         contents: Contents = Contents.FILES,
         on_kept: Callable[[], None] = lambda: None,
     ) -> Image:
-        """Store an uploaded image for the tenant. `is_new`: the tenant did not have it before.
+        """Store an uploaded image for the tenant. Its `is_new`: the tenant had no such image.
         `on_kept` is called before the image is written to the store: until then the upload may be
         cancelled, and the tenant keeps its previous state.
 

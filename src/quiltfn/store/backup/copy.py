@@ -110,7 +110,7 @@ class Counted:
 
 
 def copy(source: Source, target: Target, progress: Callable[[str, int], None]) -> None:
-    """Copies every table and compares. `told` gets each table's name and its number of rows.
+    """Copies every table and compares. `progress` gets each table's name and number of rows.
 
     Raises `StoreBroken` if the target differs from the source; the caller must then roll back.
     """
