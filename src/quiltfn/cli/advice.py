@@ -28,11 +28,12 @@ HINTS = {
     "server's machine: quiltfn keys create --data-dir DIR, with the data directory "
     "of the server, or --fleet FILE",
 }
-# The error of a server that is too old for a tenant in a query: it has no `details.field`.
+# For the error of a server that is too old to accept a tenant in a query: the error has no
+# `details.field`.
 TOO_OLD = "--as-tenant needs a newer server, and in a fleet newer nodes"
 # Fields without an option.
 NO_OPTION = ("name", "image")
-# Fields whose own fields are options.
+# Fields that are objects; each of their own fields has an option.
 GROUPS = ("rollback_on",)
 WORD = re.compile(r"\w+")
 NO_OTHERS: Mapping[str, str] = {}
@@ -47,8 +48,8 @@ def translate_errors(
 ) -> None:
     """Replace fields and requests in the message and the hint of `error` by options and commands.
 
-    `word`: the function that the command named. `options`: by field, the option that set it, if it
-    differs from the field's own. `visits`: whether the request named a tenant.
+    `word`: the function that the command named. `options`: for fields that were set by an option
+    other than `option_of` them, that option. `visits`: whether the request named a tenant.
     """
     details: dict[str, Any] = error.details or {}
     see = details.get("see") or {}

@@ -125,7 +125,9 @@ def archive_of(
 
 
 def _pinned(source: str, registry: Registry) -> str:
-    """The same image by its digest, so that the inspected image is the copied one."""
+    """The reference with the image's digest: a tag could name another image by the time of the
+    copy.
+    """
     if PINNED.fullmatch(source):
         return source
     asked = ["inspect", "--format={{.Digest}}", "--no-tags", *registry.options(""), "--", source]

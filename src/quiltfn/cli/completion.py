@@ -26,15 +26,16 @@ from quiltfn.sdk import Client
 
 # Short, because the user waits after pressing Tab.
 SERVER_TIMEOUT_S = 1.0
-# Names that a shell could interpret, that look like options, or that have more than 64 characters
-# are left out. More names than this would not be read.
+# Maximum number of suggestions: users don't read more. Names that a shell could interpret, that
+# look like options, or that have more than 64 characters are left out.
 NAMES_MAX, VERSIONS_MAX = 200, 20
 HARMLESS = re.compile(r"\w[\w.:/@-]{0,63}")
-# The key of the function that a command names.
+# The key, in `Options`, of the argument that names a function.
 FUNCTION = ".name_or_id"
-# The options already in the line, by the keys of `parsing.Taken`.
+# The values of the options and arguments in the line, by the keys of `parsing.Taken`.
 Options = Mapping[str, Any]
-# The parser of a command of the server's machine, by its name; None: it is not installed.
+# Returns the parser of a command that runs on the server's machine, by its name; None if the
+# command is not installed.
 ParserOf = Callable[[str], argparse.ArgumentParser | None]
 
 
@@ -62,8 +63,8 @@ class Finder(CompletionFinder):
     def quote_completions(
         self, completions: list[str], cword_prequote: str, last_wordbreak_pos: int | None
     ) -> list[str]:
-        """The replacement for the word in bash, which splits words at @, as at other characters,
-        but counts the @ to the next word.
+        """The replacement for the word in bash. Like other separators, @ splits words, but bash
+        makes the @ part of the second word.
         """
         at = last_wordbreak_pos
         if at is not None and all(one[at : at + 1] == "@" for one in completions):

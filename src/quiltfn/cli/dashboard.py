@@ -11,7 +11,7 @@ from quiltfn.cli.parsing import Argument
 from quiltfn.cli.session import Connection
 
 
-def open(  # has the name of the command
+def open(  # shadows the built-in, to be named like the command
     name_or_id: Annotated[
         str | None,
         Argument(

@@ -159,7 +159,7 @@ class DevFunction:
         name: str,
         handed: str | None,
     ) -> None:
-        """`source`: returns its files. `options`: have a kind and a handler. `handed`: the payload,
+        """`source`: returns its files. `options`: with a kind and a handler. `handed`: the payload,
         if it was already read.
         """
         self._at, self._source, self._options, self._name = at, source, options, name
@@ -229,7 +229,8 @@ class DevFunction:
         if self._function is None:
             self._function = self._left_over()
             if self._function is not None:
-                # Its runtime may be of another kind; then the update below replaces that.
+                # If this handler doesn't fit its previous runtime, this update is refused; the next
+                # one also changes the runtime.
                 with suppress(FunctionFailed):
                     client.functions.update(
                         self._function,

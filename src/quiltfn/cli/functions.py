@@ -354,7 +354,7 @@ def _note_other_files(at: Session, now: Function, served: int) -> None:
 
 
 def _aliases(at: Session, name_or_id: str) -> list[Alias]:
-    with suppress(ApiError):  # without it, only the note is missing
+    with suppress(ApiError):  # without the list, only the note is missing
         return at.client.functions.list_aliases(name_or_id).aliases
     return []
 
@@ -375,9 +375,7 @@ def _show_state(function: Function) -> None:
 
 
 def _changed(function: Function) -> None:
-    """Show the state, and why a new version cannot start, in which case the old one stays
-    current.
-    """
+    """Show the state, and if a new version cannot start, the reason; the old one stays current."""
     _show_state(function)
     if function.state != "error" and function.error_message:
         show.complain(show.quoted(function.error_message), own_lines=True)

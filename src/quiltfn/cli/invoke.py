@@ -20,7 +20,7 @@ from quiltfn.wire import NewInvocation
 
 # In a record, this character replaces bytes that are not UTF-8.
 REPLACEMENT = "\ufffd"
-# The same codes as of timeout(1) and of shells; documented in docs/reference/exit-codes.md.
+# The exit codes that timeout(1) and shells use; documented in docs/reference/exit-codes.md.
 TIMED_OUT, OUT_OF_MEMORY = 124, 137
 HANDLERS_MAX = 125  # limit for a handler's exit code; greater ones have other meanings
 

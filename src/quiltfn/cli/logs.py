@@ -157,7 +157,7 @@ class Log:
                 )
 
     def _output_of(self, function: str, attempt: Attempt) -> Iterator[Output]:
-        """The output of an attempt; empty for programs, which get it with the attempt."""
+        """The output of an attempt. Empty for programs: for them, `EarlierAttempt` includes it."""
         if self._form is not Form.TABLE:
             return
         for stream, text in (("stdout", attempt.stdout), ("stderr", attempt.stderr)):
@@ -173,8 +173,8 @@ class Log:
         self._write(self._with_attempts(self._lines(function, found)))
 
     def _with_attempts(self, events: Iterator[LogEvent]) -> Iterator[LogEvent]:
-        """The events; before each invocation's end, the failures of its earlier attempts. The
-        output of these attempts was already shown.
+        """The events, with the failures of earlier attempts inserted before each invocation's end.
+        The output of these attempts was already shown.
         """
         for event in events:
             if isinstance(event, End):
@@ -233,8 +233,8 @@ def write(
     names: bool = False,
     head: str | None = None,
 ) -> None:
-    """Print output as it arrives, below `head`, and other events as notes; or each event for
-    programs. If both streams appear in one place, each starts on a new line.
+    """Print output as it arrives, below `head`, and other events as notes; for programs, print each
+    event. If both streams appear in one place, a change of stream starts a new line.
     """
     unended = None  # the stream whose last line is incomplete
     are_together = show.are_together()

@@ -1,13 +1,13 @@
 // NODE_OPTIONS loads this into npm and pnpm before their own code, so that they start no other
-// program. They would clone a dependency that is a repository by git, and prepare it by a second
-// npm, which obeys the repository's settings.
+// program. Otherwise they would clone a dependency that is a repository with git, and prepare it
+// with a second npm, which obeys the repository's settings.
 "use strict";
 
 const children = require("node:child_process");
 const { writeFileSync } = require("node:fs");
 const { syncBuiltinESMExports } = require("node:module");
 
-// There is no such file, so that starting it fails like starting a missing program.
+// This file doesn't exist, so starting it fails like starting a missing program.
 const NOTHING = `${__dirname}/no-other-program-is-started-while-packages-are-installed`;
 
 const spawn = children.ChildProcess.prototype.spawn;

@@ -58,9 +58,8 @@ def seconds_of(option: str, age: str) -> int:
 class FieldsOf(Parameters):
     """The fields of a schema as options: `Annotated[dict[str, Any], FieldsOf(NewFunction)]`.
 
-    The value has the given fields, by their names in the API. If a schema's fields can be omitted,
-    those that can also be cleared have an additional option, --unset-…. `keeps`: fields that are
-    not given keep their values.
+    The value is a mapping of the given fields, by their names in the API. An optional field that
+    can be cleared has an additional option, --unset-…. `keeps`: omitted fields keep their values.
     """
 
     def __init__(

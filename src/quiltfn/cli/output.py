@@ -34,8 +34,8 @@ OutputOption = Annotated[
 
 
 def print_answer(output: Output, answer: T, body: bytes, print_it: Callable[[T], None]) -> None:
-    """Print `answer` with `print_it`, or for programs its `body`, which is JSON. An empty body is
-    not printed.
+    """Print `answer` with `print_it`, or for programs the response's `body`, which is JSON. An
+    empty body is not printed.
     """
     if output is Output.TABLE:
         print_it(answer)

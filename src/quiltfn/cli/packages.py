@@ -25,8 +25,8 @@ PACKAGES = "site-packages"
 MANY_MODULES = 100
 # The minor versions of glibc that uv has a name for.
 UV_GLIBC = (17, 28, *range(31, 41))
-# The only environment variables that installers get: for registries, proxies, and any program.
-# Others could be sent to the address that someone else's npm settings name.
+# The only environment variables that installers get: for registries, proxies, and any program. The
+# value of any other could be sent to the address that someone else's npm settings name.
 PASSED_ON = re.compile(
     r"PIP_(INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|RETRIES"
     r"|TIMEOUT|DEFAULT_TIMEOUT|CACHE_DIR|NO_CACHE_DIR|CONFIG_FILE)"
@@ -43,7 +43,7 @@ PASSED_ON = re.compile(
     r"|HOME(DRIVE|PATH)|PROGRAMFILES.*|NUMBER_OF_PROCESSORS|PROCESSOR_.*",
     re.IGNORECASE,
 )
-# A variable that a .npmrc names.
+# A reference to a variable in a .npmrc.
 NAMED_IN_NPMRC = re.compile(r"\$\{([^}?]+)\??\}")
 # These override other settings: git fetches nothing, and version managers ignore the version of npm
 # or pnpm that a package names.
@@ -68,7 +68,7 @@ NO_WHEEL = (
     "here: build the missing wheels (pip wheel PACKAGE) and name their paths in the requirements"
 )
 
-# Messages of installers that could not reach a registry.
+# Parts of installers' messages if a registry could not be reached.
 UNREACHED = re.compile(
     "failed to fetch|timed ?out|connection (refused|reset|error|broken)|newconnectionerror"
     "|name resolution|dns error|certificate|ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT",
@@ -78,8 +78,8 @@ UNREACHED = re.compile(
 
 class Target(Struct, frozen=True, kw_only=True):
     """The Python that packages are installed for. `interpreter`: its path. `architecture`: of the
-    CPU (x86_64). `glibc`: the minor version of its C library, such as 41 for glibc 2.41. None: its
-    C library is another one or unknown, so wheels for this machine are used.
+    CPU (x86_64). `glibc`: the minor version of its C library, such as 41 for glibc 2.41. None: the
+    C library is unknown or not glibc, so wheels for this machine are used.
     """
 
     interpreter: str

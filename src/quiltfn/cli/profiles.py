@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from quiltfn.cli.parsing import BadParameter, nearest
 
 DEFAULT = "default"
-NOWHERE = "default"  # the source of a value that nothing sets
+NOWHERE = "default"  # the source of a value that isn't set anywhere
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 SECRET_MODE, DIRECTORY_MODE = 0o600, 0o700
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -39,7 +39,7 @@ class Profiles(Struct, frozen=True, kw_only=True):
     profiles: dict[str, Profile] = {}
 
     def get(self, name: str) -> Profile:
-        """Raises `BadParameter` if there is none of the name."""
+        """Raises `BadParameter` if no profile has the name."""
         if name in self.profiles:
             return self.profiles[name]
         meant = nearest(name, list(self.profiles))
@@ -47,7 +47,7 @@ class Profiles(Struct, frozen=True, kw_only=True):
         raise BadParameter(f"there is no profile {name!r}", hint)
 
     def check_name(self, name: str) -> None:
-        """Raises `BadParameter` if no profile can have the name."""
+        """Raises `BadParameter` if the name is invalid."""
         if not re.fullmatch(NAME, name):
             raise BadParameter(
                 "a profile's name has 1 to 64 letters, digits, dots, dashes and underscores, "
@@ -59,14 +59,14 @@ class Profiles(Struct, frozen=True, kw_only=True):
         return replace(self, current=name, profiles={**self.profiles, name: profile})
 
     def without(self, name: str) -> "Profiles":
-        """Raises `BadParameter` if there is none of the name."""
+        """Raises `BadParameter` if no profile has the name."""
         self.get(name)
         left = {key: profile for key, profile in self.profiles.items() if key != name}
         current = None if self.current == name else self.current
         return replace(self, current=current, profiles=left)
 
     def using(self, name: str) -> "Profiles":
-        """Raises `BadParameter` if there is none of the name."""
+        """Raises `BadParameter` if no profile has the name."""
         self.get(name)
         return replace(self, current=name)
 

@@ -162,7 +162,7 @@ def key_of(source: Source, target: Target | None) -> str | None:
     if source.requirements is not None:
         for line in lock_files.read(source.requirements).text.splitlines():
             wheel, named = local_wheel(line), line
-            if wheel is not None:  # by its content instead of its path
+            if wheel is not None:  # identified by its content instead of its path
                 digest.update(_content(wheel))
                 named = line.replace(str(wheel), wheel.name, 1)
             digest.update(f"{named}\n".encode())

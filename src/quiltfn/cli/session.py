@@ -99,17 +99,17 @@ class Session:
         return named
 
     def show(self, answer: T, print_it: Callable[[T], None]) -> T:
-        """Print the last answer as a table or for programs, and return it."""
+        """Print the last response as a table or for programs, and return it."""
         self.print(answer, self.body, print_it)
         return answer
 
     def say(self, sentence: str, **fields: object) -> None:
-        """Print a sentence, or for programs `fields`, after a request whose answer is empty."""
+        """Print a sentence, or for programs `fields`, after a request with an empty response."""
         self.print(sentence, self.body or show.encoded(fields), show.say)
 
     def print(self, answer: T, body: bytes, print_it: Callable[[T], None]) -> None:
-        """Print an answer, or for programs its `body`; values that look like secrets, or that the
-        project in this directory lists as such, are masked in both, unless they are to be revealed.
+        """Print a response, or for programs its `body`. In both, values that look like secrets, or
+        that the project in this directory lists as secrets, are masked unless `reveal` is set.
         """
         if not self._reveal:
             secrets = _listed_secrets() if b'"environment"' in body else frozenset[str]()
@@ -140,7 +140,7 @@ class Session:
 
 
 class Connection(Struct, frozen=True, kw_only=True):
-    """The server, the key, and how the answer is printed."""
+    """The server, the key, and how the response is printed."""
 
     url: Annotated[
         str | None,
@@ -207,7 +207,7 @@ class Connection(Struct, frozen=True, kw_only=True):
 
 
 def _has_variables(answer: object) -> TypeGuard[Function | Runtime | Schedule]:
-    """Whether the answer's table has a line for each variable."""
+    """Whether the response's table has a line for each variable."""
     return isinstance(answer, Function | Runtime | Schedule)
 
 
@@ -220,7 +220,7 @@ def _listed_secrets() -> frozenset[str]:
 
     try:
         return frozenset[str]().union(*file.known_secrets(path).variables.values())
-    except BadParameter:  # no command but those of projects needs the file
+    except BadParameter:  # only the commands of projects need a valid file
         return frozenset()
 
 

@@ -148,7 +148,7 @@ def size(count: int) -> str:
 
 
 def elsewhere(function: Function | FunctionSummary) -> Alias | None:
-    """Its default alias, if that uses other versions than the current one."""
+    """The function's default alias, if that uses other versions than the current one."""
     alias = function.default_alias
     if not isinstance(alias, Alias) or (
         alias.version == function.current_version and not alias.also

@@ -148,7 +148,7 @@ def egress(egress: Egress) -> None:
         show.table(("REFUSED ADDRESS", "PORT", "PROTOCOL"), rows)
 
 
-ATTEMPT_LINES = 10  # of each stream; -o json has the last 16 KiB.
+ATTEMPT_LINES = 10  # maximum per stream; -o json has the last 16 KiB
 
 
 _attempts = TableOf[list[Attempt], Attempt](
@@ -670,7 +670,7 @@ def _next_runs(schedule: Schedule) -> Iterator[str]:
 
 
 def zone_of(schedule: Schedule) -> str | None:
-    """The time zone of its times. None: this machine's."""
+    """The time zone in which the schedule's times are shown. None: this machine's."""
     return schedule.timezone if schedule.cron is not None else None
 
 

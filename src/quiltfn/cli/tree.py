@@ -58,8 +58,8 @@ def is_outside(directory: Path, path: str | Path) -> bool:
 
 
 def _leads_out(link: Path, tree: Path) -> bool:
-    """Whether a link, with all links on the way resolved, ends neither in the tree nor in /usr. A
-    link may name a file that exists only in a sandbox by its path there.
+    """Whether a link, with all links on the way resolved, ends neither in the tree nor in /usr.
+    Allowed, too, is the path that a file has in a sandbox, if it doesn't exist here.
     """
     end, target = os.path.realpath(link), posixpath.normpath(link.readlink().as_posix())
     return not (

@@ -115,12 +115,14 @@ def printer_for(server: str) -> Callable[[FunctionUrl], None]:
 
 
 def address_of(url: FunctionUrl, server: str) -> str:
-    """The complete URL if the server has no separate host for URLs."""
+    """The complete URL, on the assumption that the server has no separate host for URLs."""
     return f"{server.rstrip('/')}{url.path}"
 
 
 def print_url(url: FunctionUrl, server: str) -> None:
-    """Print the URL as a table; complete if it is at the address of the API."""
+    """Print the URL as a table: the complete URL, or path and host if the host isn't that of the
+    API.
+    """
     refused = None
     if url.refused:
         counts = ", ".join(f"{REFUSED.get(why, why)} {n}" for why, n in url.refused.items())

@@ -27,7 +27,7 @@ Timeout = Annotated[
     Option(("--timeout",), metavar="SECONDS", least=1, help="Maximum wait."),
 ]
 STILL_RUNS = 1
-OPEN = "open"  # the caller in records of a server without keys
+OPEN = "open"  # recorded as the caller by a server without keys
 WRITTEN_OTHERWISE = ["backoff_seconds", "retry_on", "on_success", "on_failure"]
 
 dead_letters = Group(name="dead-letters", help="List, redrive and drop dead letters.")

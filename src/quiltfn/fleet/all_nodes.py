@@ -1,4 +1,4 @@
-"""What all nodes of a fleet answer together: each is asked for its own part."""
+"""Asks all other nodes for their parts of a response."""
 
 import asyncio
 import contextlib
@@ -13,19 +13,20 @@ from quiltfn.fleet.peer_streams import Together
 from quiltfn.model.forwarded import ForwardedCall
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
-# Headers that are not sent on: they concern the client, but this node reads the responses itself.
+# Headers that are not forwarded: they describe what the client can read, but here this node reads
+# the responses.
 READ_HERE = frozenset(("accept-encoding",))
 # Maximum time and size of another node's response.
 ANSWER_MAX_S, ANSWER_MAX_BYTES = 2.0, 1024 * 1024
-# Maximum responses that are read at a time.
+# Maximum number of responses that are read at a time.
 READ_MAX = 16
 
 
 async def asked_of_others(
     fleet: ForwardingNode, context: AnyContext
 ) -> AsyncGenerator[bytes, None]:
-    """See `FleetNode`. Leaves out a node that has not responded successfully within `ANSWER_MAX_S`,
-    or whose response is longer than `ANSWER_MAX_BYTES`.
+    """See `FleetNode`. A node is left out if it does not respond successfully within
+    `ANSWER_MAX_S`, or if its response is longer than `ANSWER_MAX_BYTES`.
     """
     if context.request.forwarded is not None:
         return

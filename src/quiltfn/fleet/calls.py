@@ -53,8 +53,8 @@ class FleetCalls:
         watched: tuple[OwnEvents, Watching],
         handlers: Mapping[str, PeerHandler],
     ) -> None:
-        """`watched`: sends events to the other nodes, and receives theirs. `handlers`: for the
-        requests that nodes make for themselves, by path prefix.
+        """`watched`: the parts that send events to the other nodes, and receive theirs. `handlers`:
+        for requests of nodes on their own behalf, by path prefix.
         """
         self._parts, self._invoker, self._journal = parts, invoker, invoker.journal
         self.name, self.pools, self.placement = parts.own.name, pools, placement
@@ -68,7 +68,7 @@ class FleetCalls:
         self.images_only_on, self.joined = parts.images.only_on, self._watching.joined
 
     def read(self, members: Sequence[Member]) -> None:
-        """Call it with all nodes whenever they were read, until `aclose`."""
+        """Call it with the states of all nodes after each read, until `aclose`."""
         self._lost.read(members)
 
     def elsewhere(self, context: RequestContext[F], route: Route[F]) -> Awaitable[Response | None]:
@@ -87,7 +87,7 @@ class FleetCalls:
 
     @asynccontextmanager
     async def answered(self, app: Application, responses: ResponseBudget) -> AsyncIterator[None]:
-        """As `FleetNode` says. Raises `BadSetting`."""
+        """See `FleetNode`. Raises `BadSetting`."""
         answer = answering_peers(app, self)
 
         async def respond(request: Request, asker: Asker) -> Response:
@@ -109,7 +109,7 @@ class FleetCalls:
                 self._own_events.end()
 
     async def _answer_node(self, request: Request, asker: Asker) -> Response:
-        """Respond to a request that a node makes for itself."""
+        """Respond to a request of a node on its own behalf."""
         for beginning, handler in self._handlers.items():
             if request.path.startswith(beginning):
                 return await handler(request, asker)
@@ -140,6 +140,6 @@ class FleetCalls:
         await self.peers.settled()
 
     async def aclose(self) -> None:
-        """Sends no more requests to other nodes."""
+        """End the requests to other nodes, and send no more."""
         await self.peers.aclose()
         await self._lost.aclose()

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS = 10 * 365
-# So that a node whose clock is slow accepts a new certificate.
+# Certificates are valid from this long before their creation, for nodes whose clocks are slow.
 EARLIER = timedelta(hours=25)
 DAY_S = 86_400
 

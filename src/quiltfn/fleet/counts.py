@@ -1,8 +1,9 @@
-"""The instances and waiting calls of all nodes: this node's own, and the others' last reports.
+"""The instances and waiting invocations of all nodes: this node's own numbers, and the others' last
+reports.
 
-The others report with each heartbeat, with each response to a forwarded call, and with events that
-this node follows. A node's last report counts until it stops, is taken over, or is silent for the
-fence time.
+The others report with each heartbeat, with each response to a forwarded invocation, and with events
+that this node follows. A node's last report counts until it stops, is taken over, or is silent for
+the fence time.
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,9 @@ from quiltfn.ports import Clock, PoolCounting
 
 @dataclass(slots=True)
 class _Said:
-    """A node's report. `at`: when this node read its last heartbeat, in monotonic seconds.
-    `updated`: when it reported on a function after that; an older report must not undo this.
+    """A node's report. `at`: when its last heartbeat was read here, in monotonic seconds.
+    `updated`: by function, when a later message changed the report; a heartbeat that was sent
+    before must not undo the change.
     """
 
     epoch: int
@@ -29,8 +31,8 @@ class _Said:
 
 
 class FleetCounts:
-    """`ports.PoolCounting` of all nodes. `own`: this one's name; `pools`: its pools. `quiet_s`: how
-    long a node may be silent; `beat_s`: the maximum age of its report when it becomes readable.
+    """`ports.PoolCounting` of all nodes. `own`: this node's name; `pools`: its pools. `quiet_s`:
+    how long a node may be silent; `beat_s`: the maximum age of a report when it becomes readable.
     """
 
     def __init__(
@@ -41,8 +43,8 @@ class FleetCounts:
         self._said: dict[str, _Said] = {}
 
     def read(self, members: Sequence[Member]) -> None:
-        """Apply the stored states of all nodes. A report is applied once: later messages of its
-        node are newer.
+        """Apply the stored states of all nodes. A report is applied only when it is new, since
+        messages that follow it are newer.
         """
         others = [one for one in members if one.is_there and one.name != self._own]
         self._said = {one.name: self._next(one) for one in others}
@@ -59,7 +61,7 @@ class FleetCounts:
             said.pools.pop(function_id, None)
 
     def hear(self, node: str, load: PoolLoad) -> None:
-        """As `update`, with a node's response to an invocation."""
+        """Like `update`, with the load in a node's response to an invocation."""
         self.update(node, load.function_id, load.counts)
 
     def counts(self, function_id: str) -> PoolCounts:

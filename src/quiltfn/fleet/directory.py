@@ -10,14 +10,14 @@ OWN_NAME = "it has this node's own name"
 
 
 class MemberDirectory:
-    """`PeerDirectory` of the node named `own`. It is empty before the first `learned`."""
+    """`PeerDirectory` of the node named `own`; empty before the first call of `learned`."""
 
     def __init__(self, own: str) -> None:
         self._own = own
         self._members: Mapping[str, Member] = {}
 
     def learned(self, members: Sequence[Member]) -> None:
-        """Store the current state of all nodes, including stopped ones."""
+        """Take over the current state of all nodes, including stopped ones."""
         self._members = {one.name: one for one in members if one.is_member}
 
     def address(self, node: str) -> str | None:
@@ -25,8 +25,8 @@ class MemberDirectory:
         return found.address or None if found is not None else None
 
     def refusal(self, node: str) -> str | None:
-        """A stopped or lost node may return before this one learns of it. So a known node is
-        refused only if an operator removed it.
+        """Only a removed node is refused: a stopped or lost one may return before this node learns
+        of it.
         """
         if node == self._own:
             return OWN_NAME

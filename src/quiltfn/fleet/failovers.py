@@ -1,8 +1,9 @@
 """Failovers: nodes tell each other which PostgreSQL timeline they use.
 
-After a failover the old primary may still run, and some nodes may still be connected to it. They do
-not see the heartbeats of the nodes that use the new primary, nor the other way round. So each node
-asks some of those whose heartbeats it does not see, and a node on the older timeline leaves it.
+After a failover the old primary may still run, and some nodes may still be connected to it. These
+nodes and those that use the new primary do not see each other's heartbeats. So each node asks some
+of the nodes whose heartbeats it does not see, and a node on the older timeline disconnects from the
+old primary.
 
     POST /fleet/history/<system identifier>/<timeline>   the response has the same form
 """
@@ -30,7 +31,9 @@ _log = structlog.get_logger("quiltfn.fleet")
 
 
 class Failovers:
-    """Call `read` whenever the members were read. `silent`: nodes whose heartbeats are not seen."""
+    """Call `read` after each read of the members. `silent`: returns the nodes whose heartbeats are
+    not seen.
+    """
 
     def __init__(
         self, peers: HttpPeers, timeline: PostgresTimeline, silent: Callable[[], Sequence[str]]
@@ -39,7 +42,7 @@ class Failovers:
         self._asking: asyncio.Task[None] | None = None
 
     def read(self, _: Sequence[Member]) -> None:
-        """Ask some silent nodes in the background, unless that is in progress."""
+        """Ask some silent nodes in the background, unless earlier requests are in progress."""
         silent = self._silent()
         if silent and (self._asking is None or self._asking.done()):
             some = random.sample(silent, min(ASKED_MAX, len(silent)))

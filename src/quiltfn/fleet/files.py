@@ -223,7 +223,7 @@ def as_text(found: FleetFile | NodeFile) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, str) and "\n" in value:  # PEM has no quote and no backslash
+    if isinstance(value, str) and "\n" in value:  # PEM contains neither quotes nor backslashes
         return f'''"""\n{value.rstrip()}\n"""'''
     # JSON strings with only printable characters are valid TOML strings, too.
     return json.dumps(value, ensure_ascii=False)

@@ -32,20 +32,23 @@ _log = structlog.get_logger("quiltfn.fleet")
 
 
 class Follower:
-    """Brings into memory what other nodes have changed. `start` it before anything is loaded."""
+    """Applies other nodes' changes to memory. `start` it before anything is loaded."""
 
     def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._seen = 0
         self._refreshing = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None  # a refresh that has not started to read
-        self._under_way = TaskGroup(failed=lambda _: None)  # ignored: the caller may be gone
+        # Errors reach the callers that still wait.
+        self._under_way = TaskGroup(failed=lambda _: None)
         self._failed: set[ChangeKind] = set()  # kinds that could not be applied because of a bug
         self._current_at = time.monotonic()
         self._listeners: Mapping[ChangeKind, Listener] = {}
 
     def connect(self, listeners: Mapping[ChangeKind, Listener]) -> None:
-        """Set the listeners, in the order of their calls: functions before what refers to them."""
+        """Set the listeners, in the order in which they are called: functions come before objects
+        that refer to them.
+        """
         assert not self._listeners, "it is connected already"
         self._listeners = listeners
 
@@ -59,9 +62,9 @@ class Follower:
         return time.monotonic() - self._current_at
 
     async def refresh(self) -> None:
-        """On return, memory has everything that was committed before the call. Raises
-        `StoreUnavailable`; the next call applies the remaining changes. Simultaneous calls share
-        one refresh.
+        """Return once memory has everything that was committed before this was called. Raises
+        `StoreUnavailable`; the next refresh applies the remaining changes. Simultaneous callers
+        share one refresh.
         """
         if self._next is None:
             self._next = self._under_way.spawn(self._refresh())
@@ -99,7 +102,7 @@ class Follower:
         self._seen = changes[-1].number
 
     async def _compare(self) -> None:
-        """Some changes are no longer stored: load everything again."""
+        """Load everything again, since some changes are no longer stored."""
         newest = await self._store.newest_change()
         for kind in self._listeners:
             await self._tell(kind, None)
@@ -112,15 +115,15 @@ class Follower:
                 self._failed.discard(kind)
         except StoreUnavailable:
             raise
-        except Exception:  # the other kinds are followed nevertheless
+        except Exception:  # other kinds must be applied nevertheless
             _log.exception("a change of another node could not be taken over", kind=kind)
             self._failed.add(kind)
 
 
 class Repeated:
     """Runs something every `every_s` seconds, and soon after it is woken. `nodes`: the number of
-    nodes that are woken at the same time; with more nodes, each rests longer between notices, so
-    that together they query the store as often as a few nodes would.
+    nodes that are woken at the same time. With more nodes, each rests longer between notices: all
+    together query the store as often as a few nodes would.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Forwards requests to other nodes of the fleet: calls that are placed there, and requests about a
-call that runs there. A standalone server forwards nothing.
+"""Forwards requests to other nodes of the fleet: invocations that are placed there, and requests
+about an invocation that runs there. A standalone server forwards nothing.
 
-The other node's response is streamed to the client. A node that refuses a call has run no part of
-it, so the next node is tried.
+The other node's response is streamed to the client. A node that refuses an invocation has run no
+part of it, so the next node is tried.
 """
 
 import asyncio
@@ -50,10 +50,11 @@ LEFT_OUT, LEFT_OUT_OF_URLS = PER_CONNECTION | CHECKED, PER_CONNECTION | SAID_ANE
 ANSWER = "x-quiltfn-fleet"
 REMOVED = PER_CONNECTION | {ANSWER, "x-request-id"}
 _decode_answer = msgspec.json.Decoder(ForwardedAnswer).decode
-# Maximum forwards of a call before it runs, or waits, where it came in.
+# Maximum number of nodes to which an invocation is forwarded before it runs, or waits, at the node
+# that received it.
 TRIES = 3
-# Waits before looking again for a record that a node may have acknowledged and not stored yet:
-# nodes store acknowledged records 25 times a second.
+# Pauses between lookups of a record that a node may have acknowledged but not stored yet: nodes
+# store acknowledged records 25 times a second.
 LOOK_AGAIN_S = (0.02, 0.04, 0.08, 0.12)
 
 # Makes the error for a caller whose node was lost.
@@ -76,7 +77,9 @@ class ForwardingNode(Protocol):
 
     @property
     def uncounted(self) -> Peers:
-        """Counts requests that are not calls: a node that stops does not wait for them."""
+        """Sends requests that are not invocations, and counts them apart: a node that stops does
+        not wait for them.
+        """
 
     @property
     def readers(self) -> StreamSlots:
@@ -86,21 +89,21 @@ class ForwardingNode(Protocol):
         """The other nodes that are present."""
 
     def lost(self, node: str, record: Invocation) -> None:
-        """A call was sent to the node, may have run there, and its end is unknown. `record`: its
-        end, unless its node has another.
+        """An invocation was sent to the node and may have run there, but its end is unknown.
+        `record`: stored as its end, unless the node has another record.
         """
 
 
 class _LeftUnsent(Exception):
-    """The client left before anything was sent to the node. A call then ends here, with a record of
-    that.
+    """The client left before anything was sent to the node. An invocation then ends here, with a
+    record.
     """
 
 
 async def elsewhere(
     fleet: ForwardingNode, context: RequestContext[F], route: Route[F]
 ) -> Response | None:
-    if context.request.forwarded is not None:  # the node that forwarded it has decided
+    if context.request.forwarded is not None:  # the forwarding node has chosen this one
         return None
     if route.called is not None:
         called = route.called(context)
@@ -113,7 +116,7 @@ async def elsewhere(
 async def _placed(
     fleet: ForwardingNode, context: RequestContext[ForwardingServices], called: CalledFunction
 ) -> Response | None:
-    """The response of another node that took the call; None: it runs here."""
+    """The response of another node that took the invocation; None: the invocation runs here."""
     function_id, tried = called.entry.function.id, set[str]()
     for left in reversed(range(TRIES)):
         version = _version_now(context, called)
@@ -145,15 +148,16 @@ async def _placed(
                 hint="send it again",
                 retry_after=1,
             )
-        # If the instance that was ready has another call by now, this one may still wait, unless
-        # the current version changed meanwhile.
+        # If the node lost its ready instance to another invocation, it may still be chosen as the
+        # node at which this one waits. A node at which it was to wait is not asked again, unless
+        # the current version has changed.
         if destination.may_wait and _version_now(context, called) == version:
             tried.add(destination.node)
     return None
 
 
 def _version_now(context: AnyContext, called: CalledFunction) -> int:
-    """The current version, which may be newer than when the request came."""
+    """The current version, which may be newer than at the start of the request."""
     entry = context.services.catalog.known(called.entry.function.id) or called.entry
     return entry.version.number
 
@@ -161,7 +165,7 @@ def _version_now(context: AnyContext, called: CalledFunction) -> int:
 async def _where_it_is(
     fleet: ForwardingNode, context: RequestContext[ForwardingServices], route: AnyRoute
 ) -> Response | None:
-    """The response of the node that runs the call in the path; None: this node responds."""
+    """The response of the node that runs the invocation in the path; None: this node responds."""
     function_id, invocation_id = context.entry().function.id, context.parameters["invocation_id"]
     found = await _outline(context, function_id, invocation_id)
     if found is None or not route.is_about_call:
@@ -170,10 +174,10 @@ async def _where_it_is(
     if found.record.status is Status.RUNNING:
         node = found.record.execution_node_id
     elif found.record.status is Status.QUEUED and route.action is not None:
-        # Read requests are answered from the store: it has all there is so far.
+        # Read requests are answered from the store, which has all the data of a queued invocation.
         node = await context.services.work.store.claimed_by(invocation_id)
     elif found.record.status is Status.CANCELLED and route.action is not None:
-        node = found.record.execution_node_id  # Its processes may still run there.
+        node = found.record.execution_node_id  # its processes may still run there
     if node is None or node == fleet.name:
         return None
     call = ForwardedCall(
@@ -188,8 +192,8 @@ async def _where_it_is(
 async def _outline(
     context: RequestContext[ForwardingServices], function_id: str, invocation_id: str
 ) -> Outline | None:
-    """The call's record. A record that another node has acknowledged a moment ago reaches the store
-    with that node's next commit: wait for it.
+    """The invocation's record. Waits a moment if there is none: a record that another node has just
+    acknowledged reaches the store with that node's next commit.
     """
     outline = partial(context.services.journal.outline, function_id, invocation_id)
     found = await outline()
@@ -217,8 +221,8 @@ async def _sent(
     call: ForwardedCall,
     called: CalledFunction | None = None,
 ) -> Response | None:
-    """The node's response; None: it has run nothing, so another one may be asked. `called`: the
-    function, if the request calls it.
+    """The node's response; None: the node has run nothing, so another one may be asked. `called`:
+    the function, if the request invokes one.
     """
     placement, function_id = fleet.placement, call.function_id
     gone = partial(_gone, fleet, context, node, call, called)
@@ -239,7 +243,7 @@ async def _sent(
         assert passed is not None
         assert passed.error is not None
         raise passed.error from None
-    # Left here, except for a body that is streamed: that leaves it at its own end.
+    # `request` is left here, or at the end of the body if that is streamed.
     response = None
     try:
         said, length, headers = _read_headers(answer)
@@ -290,17 +294,19 @@ def _is_kept(context: AnyContext) -> bool:
 
 
 def _while_wanted(context: AnyContext, request: PeerRequest) -> Awaitable[PeerResponse]:
-    """The node's response. If the client leaves and its call is to end with it, the connection to
-    the node ends as well, and the node treats the call as it would for its own client.
+    """The node's response. If the client leaves and has asked for its invocation to end then, the
+    connection to the node ends, too: the node then does the same as for a client of its own.
     """
-    is_told = context.passed_on is not None  # by the body, which is being read
+    is_told = context.passed_on is not None  # reading the body notices that the client left
     if is_told or context.headers.get("x-on-disconnect") != "cancel":
         return request.__aenter__()
     return _unless_lost(context, request)
 
 
 async def _unless_lost(context: AnyContext, request: PeerRequest) -> PeerResponse:
-    """As `_while_wanted`. Raises `ClientDisconnected`; `_LeftUnsent` if nothing was sent yet."""
+    """The response, while the client is connected. Raises `ClientDisconnected`, or `_LeftUnsent` if
+    nothing was sent yet.
+    """
     answered = asyncio.ensure_future(request.__aenter__())
     lost = asyncio.ensure_future(context.request.lost())
     is_wanted = False
@@ -314,13 +320,14 @@ async def _unless_lost(context: AnyContext, request: PeerRequest) -> PeerRespons
         if not is_wanted:
             answered.cancel()
             await asyncio.wait([answered])
-            if not answered.cancelled() and answered.exception() is None:  # it came meanwhile
+            # The response came meanwhile.
+            if not answered.cancelled() and answered.exception() is None:
                 await request.__aexit__(None, None, None)
     raise ClientDisconnected if request.is_sent else _LeftUnsent
 
 
 async def _whole(answer: PeerResponse, gone: Gone, size: int) -> bytes:
-    """The body, with that length. Raises `RuntimeUnavailable` with the call's id if the node is
+    """The body of this length. Raises `RuntimeUnavailable` with the invocation's id if the node is
     lost meanwhile.
     """
     try:
@@ -359,7 +366,7 @@ def _gone(
     called: CalledFunction | None,
     error: PeerUnavailable,
 ) -> RuntimeUnavailable:
-    """The error for a caller whose call may have run on a node that is now unreachable."""
+    """The error for a caller whose invocation may have run on a node that is now unreachable."""
     if called is not None:
         function = called.entry.function
         record = Invocation(
@@ -372,7 +379,7 @@ def _gone(
             ended_at=int(context.services.clock.unix()),
             error_message=NODE_LOST.sentence,
             end_cause=NODE_LOST,
-            # If the call named a version or an alias, the lost node resolved it.
+            # If the request named a version or an alias, only the lost node knew the version.
             version=None if called.names_version else call.version,
             source=Source.URL if _is_at_url(context) else Source.SYNC,
         )
@@ -392,11 +399,11 @@ def answering_peers(app: Application, fleet: ForwardingNode) -> PeerApplication:
         else:
             request.forwarded, request.client = call, call.client
             response = await app(request)
-            # A call with a record, for example of a failed instance start, must not run at another
-            # node, which would add a second record.
+            # An invocation with a record, for example of a failed instance start, must not run at
+            # another node, which would add a second record.
             is_left = call.version is not None and not (response.executed or response.has_record)
             if is_left and not fleet.placement.takes_calls():
-                refusal = Refusal.DRAINING  # which began while the body arrived
+                refusal = Refusal.DRAINING  # this node began to drain while the body arrived
         load = fleet.placement.load(call.function_id) if call.function_id else None
         said = ForwardedAnswer(refusal=refusal, executed=response.executed, load=load)
         if response.header(ANSWER) is not None:  # a handler may have set it
@@ -416,7 +423,8 @@ def request_of(
 ) -> PeerRequest:
     """The client's request, for another node. `left_out`: headers that are not forwarded."""
     request, headers = context.request, context.headers
-    # At its URL a function may have its own credentials; that node hides ours from handlers.
+    # At a function URL, headers can have credentials for the handler, so they are forwarded; the
+    # other node hides quiltfn's own credentials from handlers.
     is_url = _is_at_url(context)
     known = LEFT_OUT_OF_URLS if is_url else LEFT_OUT
     left_out = left_out | known if left_out else known

@@ -1,11 +1,11 @@
 """Identifies the caller of a forwarded request: a signed header, valid once, on one connection.
 
 The receiving node gives each connection a random number, the nonce. A header has the number of its
-request on that connection, the call's metadata, and a signature (HMAC-SHA-256, with the key that
-the nodes of a fleet share) over these, the nonce, both nodes and the request's method and target.
-So an intercepted header is useless for another request, a second time, on another connection or at
-another node, and it expires with its connection: no clocks are compared. TLS protects header and
-body on the way.
+request on that connection, the invocation's metadata, and a signature (HMAC-SHA-256, with the key
+that the nodes of a fleet share) over these, the nonce, both nodes and the request's method and
+target. So an intercepted header is useless for another request, a second time, on another
+connection or at another node, and it expires with its connection: no clocks are compared. TLS
+protects header and body on the way.
 """
 
 import binascii
@@ -18,17 +18,17 @@ from quiltfn.model.forwarded import ForwardedCall
 
 HEADER = "quilt-peer"
 NONCE_HEADER = "quilt-peer-nonce"
-# In a response: the node did not start the request.
+# A header of responses: the node did not start the request.
 REFUSED_HEADER, REFUSED_STATUS = "quilt-peer-refused", 403
-# In a ping and its response: the sender's key revision.
+# A header of pings and their responses: the sender's key revision.
 REVISION_HEADER = "quilt-peer-key-revision"
-# Only nodes may send any of these headers.
+# Headers that are accepted from nodes only.
 RESERVED = frozenset((HEADER, NONCE_HEADER, REFUSED_HEADER, REVISION_HEADER))
-# Handled by the node itself, unsigned: the nonce of a connection, and a ping.
+# Paths of unsigned requests, which `peer_server.py` handles: the nonce of a connection, and a ping.
 HELLO, PING = "/fleet/hello", "/fleet/ping"
 CALL_MAX_BYTES = 8192
 NONCE_BYTES = 16
-# URL-safe base64, whose library functions take longer than the signature.
+# Encodes URL-safe base64: the library's own functions for it take longer than the signature.
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 _encode, _decode = msgspec.json.encode, msgspec.json.Decoder(ForwardedCall).decode
 
@@ -73,7 +73,9 @@ class Verifier:
         self._number = 0
 
     def check(self, value: str | None, method: str, target: str) -> ForwardedCall | None:
-        """The asker's metadata of the call; None: the request is its own. Raises `BadIdentity`."""
+        """The metadata of the forwarded invocation; None: the asking node acts on its own behalf.
+        Raises `BadIdentity`.
+        """
         if value is None:
             raise BadIdentity("the request is not signed")
         number, _, rest = value.partition(".")
@@ -96,8 +98,8 @@ class Verifier:
 
 
 def _signature(begun: hmac.HMAC, rest: str) -> str:
-    """The digest of a prepared state and the remaining data. A new state looks its algorithm up
-    first, which doubles the time.
+    """The digest of a prepared state and the remaining data. A new state instead of a copy would
+    first look up its algorithm, which doubles the time.
     """
     digest = begun.copy()
     digest.update(rest.encode())

@@ -1,11 +1,10 @@
 """Decides which nodes' images count as copies, and which images lack a copy.
 
-Rule 1: an image on a node of the fleet must be on two, if two are present.
-Rule 2: a drained or removed node does not count, though others fetch images from it; a node that
-stops or is briefly away, as for a restart, counts for `patience_s` and is not asked to take any.
-Rule 3: a node with an image that lacks a copy asks another node to take one. The names alone
-determine which node is asked, so that several nodes ask the same one.
-Rule 4: this module does not wait, read a clock or query the store.
+Rule 1: each image must be on two nodes, if two are present. Rule 2: a drained or removed node does
+not count, though others fetch images from it; a node that stops or is briefly away, as for a
+restart, counts for `patience_s`, but is not asked to take copies. Rule 3: a node with an image that
+lacks a copy asks another node to take one. The names alone determine which node is asked, so that
+several nodes ask the same one. Rule 4: this module does not wait, read a clock or query the store.
 """
 
 from collections import defaultdict
@@ -19,8 +18,8 @@ NOWHERE: frozenset[str] = frozenset()
 
 
 class ImageNodes:
-    """The nodes' states, as far as images need them. `there`: reachable nodes; `able`: those of
-    them that must have copies; `removed`: nodes that never return.
+    """The nodes' states, as far as images need them. `there`: reachable nodes; `able`: reachable
+    nodes that may be asked to take copies; `removed`: nodes that never return.
     """
 
     def __init__(self, patience_s: float) -> None:
@@ -47,7 +46,7 @@ class ImageNodes:
         self._away_since = away
 
     def away(self, now: float) -> frozenset[str]:
-        """The nodes that may return in a moment."""
+        """The nodes that have been away for less than `patience_s`."""
         recent = (one for one, since in self._away_since.items() if now - since < self._patience_s)
         return frozenset(recent)
 
@@ -72,7 +71,7 @@ class CopyTable:
         return self._nodes_of.get(digest, NOWHERE)
 
     def only_on(self, node: str, others: Collection[str]) -> frozenset[str]:
-        """The images that a node has, and none of these other nodes has."""
+        """The images that a node has, and that none of these other nodes has."""
         having = self._nodes_of.items()
         return frozenset(
             digest for digest, nodes in having if node in nodes and nodes.isdisjoint(others)

@@ -28,12 +28,12 @@ from quiltfn.store.fleet.image_copies import SqlImageCopies
 IMAGES = "/fleet/images/"
 # Maximum number of fetches at a time: each takes space for an archive beside the image.
 FETCHES_MAX = 2
-# Seconds without data until a node is given up. A fetch may take `LEAST_S`, plus a second for each
-# MiB.
+# Seconds without data after which the next node is asked. A fetch may take `LEAST_S`, plus a second
+# for each MiB.
 STALL_S, LEAST_S, BYTES_PER_S = 30.0, 60.0, 1024 * 1024
 # How much longer an archive may be than its image's counted size, which includes a margin per file.
 MARGIN_BYTES = 2 * 1024 * 1024
-# Seconds until a failed fetch may be repeated, and for which a node that sent bad data is asked
+# Seconds until a failed fetch may be repeated; seconds for which a node that sent bad data is asked
 # last.
 AGAIN_S, DISTRUST_S = 2.0, 300.0
 _log = structlog.get_logger("quiltfn.fleet")
@@ -49,8 +49,8 @@ class _BadCopy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ImageParts:
-    """The image services of this node that a fetch needs. `bounds`: the space that an image from
-    another node may take here.
+    """The image services of this node that a fetch needs. `bounds`: limits the space that an image
+    from another node may take here.
     """
 
     images: ImageDirectory
@@ -61,8 +61,8 @@ class ImageParts:
 
 
 class ImageFetcher:
-    """`sources`: the other reachable nodes that have an image; it raises `ImageUnavailable`. `kept`
-    is awaited once an image is here, and never raises.
+    """`sources`: returns the other reachable nodes that have an image; may raise
+    `ImageUnavailable`. `kept` is awaited once an image is here, and never raises.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class ImageFetcher:
         reasons = []
         nodes = await self._sources(digest)
         for node in self._sorted({*nodes, hint} if hint else set(nodes)):
-            if self._images.hold(digest):  # it was uploaded meanwhile
+            if self._images.hold(digest):  # the image was uploaded here meanwhile
                 return
             try:
                 self._bounds.check_room(digest)

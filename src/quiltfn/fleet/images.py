@@ -5,7 +5,7 @@ second node before the upload is acknowledged. If a node was lost, drained or re
 has too few copies, the nodes that have it copy it to another node.
 
     GET  /fleet/images/<digest>   the image as a tar archive
-    POST /fleet/images/<digest>   take this image, and answer once it is on your disk
+POST /fleet/images/<digest> fetch this image, and respond once it is on your disk
 """
 
 import asyncio
@@ -28,9 +28,9 @@ from quiltfn.ports.peers import Asker, PeerAnswerTooLong
 from quiltfn.ports.placement import PeerUnavailable
 
 TARGET = re.compile(IMAGES + "[0-9a-f]{64}")
-# Seconds between looks for images that lack a copy, and before the same one is tried again.
+# Seconds between searches for images that lack a copy, and until the same image is tried again.
 LOOK_S, AGAIN_S = 1.0, 10.0
-# Maximum seconds that an upload waits for a second node; clients wait for twice that.
+# Maximum seconds that an upload waits for a second node; clients wait twice as long.
 KEEP_MAX_S = 300.0
 # Maximum number of images sent to other nodes at a time; further requests wait briefly.
 SENDS_MAX = 4
@@ -68,7 +68,7 @@ class FleetImages:
         await self.follow_changes(None)
 
     async def follow_changes(self, changes: Sequence[Change] | None) -> None:
-        """Apply which nodes have added or lost which images; None: reload all locations."""
+        """Apply these changes of images' locations; None: reload all locations."""
         digests = None if changes is None else {one.object_id for one in changes}
         self._table.put(await self._copies.load(digests), digests)
 
@@ -115,7 +115,8 @@ class FleetImages:
             except ImageUnavailable as error:
                 return _refused(str(error), 503)
             return Response(status=204)
-        await self._sending.acquire()  # before the head: silence after it counts as death
+        # Before the head is sent, since a node that sends nothing after it counts as dead.
+        await self._sending.acquire()
         if request.method != "GET" or not self._images.hold(digest):
             self._sending.release()
             return _refused("this node does not have the image", 404)
@@ -124,12 +125,13 @@ class FleetImages:
     # Copies on other nodes ---------------------------------------------------------------------
 
     async def keep(self, digest: str) -> None:
-        """For an image that was uploaded here: return once another node has it, or if no other node
-        is reachable. Raises `StoreUnavailable` if the reachable nodes refuse it, or none has it in
+        """Have an uploaded image copied: return once another node has it, or if no other node is
+        reachable. Raises `StoreUnavailable` if all reachable nodes refuse it, or none has it in
         time.
         """
         await self._state()
-        having = self._table.nodes_of(digest)  # they only need to confirm it
+        # Asked first, since these only need to confirm that they have it.
+        having = self._table.nodes_of(digest)
         others = in_order(digest, self._nodes.able - {self._own})
         if not others:
             return
@@ -167,7 +169,7 @@ class FleetImages:
         self._again_at[digest] = self._clock.now() + AGAIN_S
 
     async def _give(self, digest: str, nodes: Iterable[str]) -> bool:
-        """Whether one of the nodes has it now; False: none of them is reachable. Raises
+        """True once one of the nodes has the image; False: none of the nodes is reachable. Raises
         `StoreUnavailable` if all reachable nodes refuse.
         """
         reasons = []
@@ -209,8 +211,8 @@ class FleetImages:
                 self._stated = here
 
     async def _state_if_possible(self) -> None:
-        """Likewise, and remove the locations on removed nodes; the next look repeats it after a
-        failure.
+        """Store which images are here, and delete the locations on removed nodes. After a failure,
+        the next round of `run` repeats both.
         """
         try:
             await self._state()

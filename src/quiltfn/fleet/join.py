@@ -55,8 +55,8 @@ async def join_others(
     died: QuiltfnError,
 ) -> AsyncIterator[tuple[Follower, Membership | None, Others]]:
     """Follow the other servers on the store until the block ends, using the database's clock. If
-    this server is a node of a fleet, it also joins the fleet. `died`: the error that repetitions of
-    an idempotent request get if its node was lost. Raises `NodeRemoved`, and `StoreUnavailable`.
+    this server is a node of a fleet, it also joins the fleet. `died`: the error for repetitions of
+    an idempotent request whose node was lost. Raises `NodeRemoved`, and `StoreUnavailable`.
     """
     await go_by_database(clock, store)
     follower = Follower(store)
@@ -81,9 +81,9 @@ async def joined(
     died: QuiltfnError,
     lag_s: Callable[[], float],
 ) -> AsyncIterator[Membership]:
-    """Send heartbeats until the block ends, and then leave the fleet. Nothing may run here by then.
-    `address`: where other nodes reach this one. `died`: as for `join_others`. Raises `NodeRemoved`,
-    and `StoreUnavailable`.
+    """Send heartbeats until the block ends, then leave the fleet; before that, everything that runs
+    here must have ended. `address`: where other nodes reach this one. `died`: as for `join_others`.
+    Raises `NodeRemoved`, and `StoreUnavailable`.
     """
     database = store.database
     assert isinstance(database, PostgresDatabase), "a fleet shares a PostgreSQL"
@@ -118,7 +118,7 @@ async def _beat(membership: Membership) -> None:
     while membership.lost is None:
         try:
             await membership.run()
-        except Exception:  # A bug must not make this node look lost.
+        except Exception:  # despite a bug, heartbeats must continue
             _log.exception("a heartbeat failed; it is tried again")
             await asyncio.sleep(AGAIN_S)
 
@@ -169,7 +169,7 @@ class NodeControl:
         await self._tasks.aclose()
 
     def state_changed(self, state: NodeState) -> None:
-        """Accept calls or refuse them, and dispatch asynchronous work or stop."""
+        """Accept or refuse invocations, and start or stop dispatching asynchronous ones."""
         if not self._has_started:
             return
         is_drained = state in (NodeState.DRAINING, NodeState.REMOVED)
@@ -185,7 +185,7 @@ class NodeControl:
                 await self._dispatcher.stop()
 
     def lost(self, why: Loss) -> None:
-        """End the server: this node is no member any more."""
+        """End the server, since this node is no longer a member."""
         if not self._ended.done():
             error = NodeRemoved if why is Loss.REMOVED else StoreUnavailable
             self._ended.set_result(error(f"this node ends: {why}"))

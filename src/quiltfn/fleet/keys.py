@@ -1,9 +1,9 @@
 """FleetKeys: a node that can't refresh its keys from the store gets them from another node,
 together with the disabled tenants.
 
-Without it, a node that has lost only its connection to PostgreSQL would keep accepting a revoked
-key, and keep serving a disabled tenant. Each node stores the time at which it last knew all keys.
-Nodes send their key revision with each ping, and a node with an older one asks the others.
+Otherwise a node that has lost only its connection to PostgreSQL would keep accepting a revoked key,
+and keep serving a disabled tenant. Each node stores the time at which it last knew all keys. Nodes
+send their key revision with each ping, and a node with an older one asks the others.
 
     GET /fleet/keys?revision=N   the revision, its age, the keys, if the revision isn't N,
                                  and the disabled tenants
@@ -36,9 +36,9 @@ _log = structlog.get_logger("quiltfn.fleet")
 
 
 class KeyState(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys that a node knows. `age_s`: seconds since they were complete. `keys`: None if the
-    other node has this revision. `disabled`: tenants, as read from the store `disabled_age_s`
-    seconds ago.
+    """The keys that a node knows. `age_s`: seconds since this node was last known to have all keys.
+    `keys`: None if the other node has this revision. `disabled`: the disabled tenants, as read from
+    the store `disabled_age_s` seconds ago.
     """
 
     revision: int
@@ -58,8 +58,8 @@ class PingedRevisions:
 
     def __init__(self, access: Access) -> None:
         self._access, self.is_behind = access, asyncio.Event()
-        # Nodes that have sent a request since this one last reached the store. A node that was not
-        # in the store by then may have changed keys since.
+        # Nodes that have sent a request since this one last reached the store. They include nodes
+        # that joined later, and such a node may have changed keys.
         self.asked: set[str] = set()
 
     @property
@@ -78,9 +78,9 @@ class PingedRevisions:
 
 
 class FleetKeys:
-    """Keeps `Access` of a node current. `seen`: the other nodes, by the last read of the store.
-    `silent`: those of them that should be present, but whose heartbeats do not reach the store.
-    `agree_s`: maximum age of keys that nodes confirm to each other.
+    """Keeps `Access` of a node current. `seen`: returns the other nodes, as of the last read of the
+    store. `silent`: returns the other nodes that should be present, but whose heartbeats do not
+    reach the store. `agree_s`: maximum age of keys that nodes confirm to each other.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class FleetKeys:
         credentials: tuple[Access, DisabledTenants],
         revisions: PingedRevisions,
     ) -> "FleetKeys":
-        """Create it for a member of the fleet, which accepts keys no longer than its instances may
-        run.
+        """Create it for a member of the fleet: without the store, it accepts keys for as long as
+        its instances may run.
         """
 
         def others() -> list[Member]:
@@ -139,10 +139,10 @@ class FleetKeys:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._is_behind.wait()
             if await self.look():
-                await asyncio.sleep(LOOK_EVERY_S)  # at most this often, whatever pings report
+                await asyncio.sleep(LOOK_EVERY_S)  # no more often, whatever pings report
 
     async def look(self) -> bool:
-        """Do the next step; return whether that was to ask other nodes."""
+        """Do the next step; return whether other nodes were asked."""
         if self._is_behind.is_set() or self._access.age_s > ASK_AFTER_S:
             self._is_behind.clear()
             await self.ask()
@@ -156,12 +156,14 @@ class FleetKeys:
         """Ask every node that should be present or has sent a request, and apply newer keys.
 
         If all of them respond, this node knows everything that any node knows. It may then continue
-        even if none reaches the store: keys can't be revoked at a node. A node that knows no other
-        one does not confirm its own keys: another may have been started since. Since all of them
-        may miss an unreachable node, or a command, they confirm each other for at most `agree_s`.
+        even if no node reaches the store: keys can't be revoked without the store. A node that
+        knows no other node does not confirm its own keys, since others may have been started
+        meanwhile. All of them may miss the change of an unreachable node, or of a command, so they
+        confirm each other's keys for at most `agree_s`.
         """
         access, asked_at = self._access, self._access.now()
-        own_age_s = self._disabled.age_s()  # keys may be younger: from another node
+        # Not the age of the keys, which may come from another node.
+        own_age_s = self._disabled.age_s()
         members = [one for one in self._seen() if one.state is not NodeState.REMOVED]
         removed = {one.name for one in self._seen()} - {one.name for one in members}
         nodes = {one.name for one in members if one.is_there} | (self._revisions.asked - removed)
@@ -175,8 +177,8 @@ class FleetKeys:
             access.confirm(asked_at)
 
     def _hear_of(self, disabled: Sequence[str]) -> None:
-        """Apply disabled tenants while this node is without the store. Only the store enables a
-        tenant: another node may have missed that it was disabled, or that it was enabled again.
+        """Apply disabled tenants while this node is without the store. A tenant is enabled only by
+        the store: a node that doesn't list it may have missed that it was disabled.
         """
         for tenant_id in disabled:
             self._disabled.set(tenant_id, disabled=True)

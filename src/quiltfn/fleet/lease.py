@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 LOOK_EVERY_S = 0.25
-# Seconds by which the server ends its calls before the launcher ends every sandbox: it can give the
-# reason.
+# The server ends its invocations this many seconds before the launcher ends every sandbox, since
+# the server can record the reason.
 END_CALLS_BEFORE_S = 0.5
 CUT_OFF = (
     "this node has not reached the store for {age:.0f} s and starts nothing until it has; "
@@ -29,7 +29,7 @@ def boottime() -> float:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTimes:
     """Seconds since the last renewal: after `start_s` nothing more is started, at `end_s` every
-    instance ends. Other nodes take over later than that.
+    instance ends. Other nodes wait longer than `end_s` before they take over.
     """
 
     start_s: float = 10.0
@@ -41,12 +41,12 @@ class LeaseTimes:
 
     @property
     def end_calls_s(self) -> float:
-        """When the server ends its calls, at the latest halfway to the end of its instances."""
+        """When the server ends its invocations, at least halfway from `start_s` to `end_s`."""
         return self.end_s - min(END_CALLS_BEFORE_S, (self.end_s - self.start_s) / 2)
 
 
 class LeaseState(IntEnum):
-    """What the node may do: everything; only continue; nothing."""
+    """What the node may do. HELD: everything; STALE: continue, but start nothing; OVER: nothing."""
 
     HELD = 0
     STALE = 1

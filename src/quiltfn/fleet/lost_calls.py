@@ -1,9 +1,9 @@
-"""LostCalls: handles calls whose node was lost before it responded.
+"""LostCalls: handles invocations whose node was lost before it responded.
 
 Their callers know their ids. The records come from the node itself, or from the one that takes it
-over; but a call may have reached the node and not its journal, or may not have reached it at all.
-So the node that forwarded the call records it as `interrupted` if there is no record of it and the
-other node is gone, or responds that it has no trace of the call outside the store.
+over; but an invocation may have failed to reach the node, or the node's journal. So the node that
+forwarded it records it as `interrupted` if it has no record, and the other node is gone or responds
+that it has no trace of it outside the store.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from quiltfn.model.member import Member, Presence
 from quiltfn.ports import Clock
 from quiltfn.store.calls.journal import SpoolJournal
 
-# Beyond this number the oldest are dropped.
+# Above this number, the oldest are dropped.
 LOST_MAX = 10_000
 _log = structlog.get_logger("quiltfn.fleet")
 
-# Whether a node knows of a call that is not in the store; None: it does not respond.
+# Whether a node knows of an invocation that is not in the store; None: the node does not respond.
 AskNode = Callable[[str, str], Awaitable[bool | None]]
 
 
 @dataclass(slots=True, eq=False)
 class _Lost:
-    """`record`: the end of the call, unless there is another record; `look_at`: when to ask its
-    node.
+    """`record`: stored as the end of the invocation, unless it has another record; `look_at`: when
+    to ask its node.
     """
 
     node: str
@@ -38,8 +38,8 @@ class _Lost:
 
 
 class LostCalls:
-    """Call `read` with every list of members. `patience_s`: the time until a node is asked, so that
-    data on its way to it has arrived, and between further requests.
+    """Call `read` with every list of members. `patience_s`: the time until a node is first asked,
+    and between further requests. By then, data that was sent to the node has arrived.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class LostCalls:
         self._writing: asyncio.Task[None] | None = None
 
     def add(self, node: str, record: Invocation) -> None:
-        """`record`: the end of a call that was sent to the node, unless there is another record."""
+        """`record`: stored as the end of an invocation that was sent to the node, unless it has
+        another record.
+        """
         self._lost.append(_Lost(node, record, self._clock.now() + self._patience_s))
         if len(self._lost) > LOST_MAX:
             _log.warning("too many calls were lost with their nodes: the oldest are forgotten")
@@ -87,7 +89,7 @@ class LostCalls:
             self._writing = None
 
     async def _settled(self, lost: _Lost, silent: set[str]) -> bool:
-        """Whether the call has a record now. `silent`: the nodes that have not responded."""
+        """Whether the invocation has a record now. `silent`: the nodes that have not responded."""
         record = lost.record
         if lost.node in self._there:
             lost.look_at = self._clock.now() + self._patience_s

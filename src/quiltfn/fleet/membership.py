@@ -73,7 +73,7 @@ class Membership:
         self.on_lost: Signal[Loss] = Signal()
 
     def connect(self, load: Callable[[], Report]) -> None:
-        """`load`: of this node, for its heartbeats; until now it was idle."""
+        """`load`: returns this node's load for its heartbeats, which report no load before."""
         assert self._load is Report, "it is connected already"
         self._load = load
 
@@ -152,7 +152,7 @@ class Membership:
             due = self._observer.look(found, self.clock.now())
             for hear in self.on_read.hearers:
                 hear(found)
-        if due and self._taking_over is None:  # must not delay heartbeats
+        if due and self._taking_over is None:  # a task, to not delay heartbeats
             self._taking_over = asyncio.ensure_future(self._take_over(due))
 
     def _tell_not_stored(self, error: StoreUnavailable) -> None:
@@ -184,7 +184,9 @@ class Membership:
         return [self._known(one) for one in found if one.is_member]
 
     async def tell_members(self) -> None:
-        """Tell those who hear what is read, without a look. Raises `StoreUnavailable`."""
+        """Read the members and notify `on_read`, without looking for lost nodes. Raises
+        `StoreUnavailable`.
+        """
         members = [known.member for known in await self.all()]
         for hear in self.on_read.hearers:
             hear(members)
@@ -200,7 +202,7 @@ class Membership:
             raise Conflict("the node was removed from the fleet, and stays so")
         if name == self.name:
             self._heard(changed)
-        with contextlib.suppress(StoreUnavailable):  # the next heartbeat reads them again
+        with contextlib.suppress(StoreUnavailable):  # the next heartbeat reads the states again
             await self._look()
         return self._known(changed)
 
@@ -223,7 +225,7 @@ class Membership:
             _log.warning(f"other nodes take over only after the reap time: {error}")
 
     async def _take_over(self, due: Sequence[Member]) -> None:
-        """Take nodes over one after the other. A failed take-over is due again at the next look."""
+        """Take nodes over one after the other. A failed take-over is retried at the next look."""
         try:
             for seen in due:
                 taken = await self._members.take_over(seen)

@@ -1,9 +1,10 @@
-"""Decides which node keeps a function's `min_instances`, and finishes its deployment: the node that
-the function names as its owner.
+"""Decides which node owns a function: the owner keeps the function's `min_instances`, and finishes
+its deployment.
 
-If the owner has stopped or was given up, another node takes its place: all nodes choose the same
-one, and the store accepts only one change of a function at a time. This node may see a function
-before the start of its owner: an owner is given up only by a later read.
+The function names its owner. If the owner has stopped or was lost, another node takes its place:
+all nodes choose the same one, and the store accepts only one change of a function at a time. This
+node may see a function before it sees that the owner has started, so an owner is replaced only
+after a later read.
 """
 
 import asyncio
@@ -19,13 +20,14 @@ from quiltfn.model.member import Member
 
 _log = structlog.get_logger("quiltfn.fleet")
 LOOK_EVERY_S = 1.0
-# The first read may have been in progress when the function was seen.
+# Reads of the members before an owner is replaced: the first one may have begun before the function
+# was seen.
 READS = 2
 
 
 class Places(NamedTuple):
-    """The nodes that may continue to keep a minimum, and those that may start to. `number`: of the
-    read of the store with these states.
+    """`keepers`: the nodes that may remain owners; `heirs`: those that may become owners. `number`:
+    the number of the read with these states.
     """
 
     keepers: Collection[str] = frozenset()
@@ -34,9 +36,7 @@ class Places(NamedTuple):
 
     @classmethod
     def of(cls, members: Sequence[Member], number: int = 0) -> "Places":
-        """The nodes' states as of that read. A silent node keeps its minimums until it is taken
-        over.
-        """
+        """The nodes' states at that read. A silent node remains an owner until it is taken over."""
         return cls(
             keepers=frozenset(one.name for one in members if one.keeps),
             heirs=frozenset(one.name for one in members if one.takes_more),
@@ -51,7 +51,8 @@ async def keep_minimum(
     places: Callable[[], Places],
 ) -> None:
     """Run until cancelled. `own` makes this node, `me`, the owner of a function."""
-    heard: dict[tuple[str, str], int] = {}  # by function and owner: the read before it was seen
+    # By function and owner: the number of the last read before both were seen.
+    heard: dict[tuple[str, str], int] = {}
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
         keepers, heirs, number = places()

@@ -39,9 +39,9 @@ from quiltfn.store.fleet.slots import SqlSlots
 
 
 class JoinedNode:
-    """`server/standalone_node.py` has the standalone counterpart. `events`: those of all nodes;
-    `all_events`: all receivers of local events. `followed_changed` hears which events are followed;
-    `member_readers` hear of members, in this order.
+    """`server/standalone_node.py` has the standalone counterpart. `events`: the events of all
+    nodes; `all_events`: all receivers of local events. `followed_changed`: called when other
+    tenants' events are followed; `member_readers`: called with the members, in this order.
     """
 
     def __init__(
@@ -110,7 +110,9 @@ class JoinedNode:
         return {ChangeKind.IMAGE_COPY: self._parts.images.follow_changes}
 
     async def restore(self) -> None:
-        """Call before there is an instance, which may need an image. Raises `StoreUnavailable`."""
+        """Load the locations of images; call it before the first instance, which may need one.
+        Raises `StoreUnavailable`.
+        """
         await self._parts.images.restore()
         await self.nodes.tell_members()
 

@@ -1,14 +1,13 @@
 """Detects lost nodes: compares their rows with this node's own clock.
 
-A node whose row has not moved for the reap time is taken over; one that stopped in order, at once.
-Rule 1: only time in which this node could send heartbeats and read without a long pause counts. If
-the store was unavailable, or this node was stopped, no node could be observed, and every wait
-starts again.
-Rule 2: the node that follows the lost one by name acts first, the others later, one after another:
-the store would let only one of them succeed, so a hundred need not try.
-Rule 3: if a node reports that its instances may live longer than this node's reap time, that longer
-time counts: settings may be changed on one node after the other.
-Rule 4: this module does not wait, read a clock or query the store.
+A node whose row has not changed for the reap time is taken over; a node that has stopped properly,
+at once. Rule 1: only time in which this node could send heartbeats and read without a long pause
+counts. If the store was unavailable, or this node was stopped, no node could be observed, and every
+wait starts again. Rule 2: the node that follows the lost one by name acts first, the others later,
+one after another: only one of them can succeed, so they need not all try at once. Rule 3: if a node
+reports that its instances may live longer than this node's reap time, that longer time counts:
+settings may be changed on one node after the other. Rule 4: this module does not wait, read a clock
+or query the store.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from quiltfn.settings import FLEET_ENDING_S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Seconds, each longer than the one before, as `settings.py` checks. `beat_s`: between two
+    """Seconds, each longer than the previous one, as `settings.py` checks. `beat_s`: between two
     heartbeats. A node without a renewal for `fence_s` starts nothing, at `end_s` its instances end,
     and after `reap_s` without a heartbeat others take it over.
     """
@@ -54,7 +53,7 @@ class Observer:
         return [self._seen[name] for name in sorted(self._seen)]
 
     def unmoved_s(self, member: Member, now: float) -> float:
-        """The seconds for which a node's row, as just read, has not moved."""
+        """The seconds for which a node's row, as just read, has not changed."""
         known = self._seen.get(member.name)
         return 0.0 if known is None or _moved(known.member, member) else now - known.since
 
@@ -79,7 +78,7 @@ class Observer:
             return False
         wait_s = 0.0 if member.presence is Presence.LEFT else self._reap_s(member)
         unmoved_s = now - seen.since
-        if unmoved_s < wait_s:  # checked before all nodes are sorted, once for each of them
+        if unmoved_s < wait_s:  # checked first, to not sort all nodes for each member
             return False
         return unmoved_s >= wait_s + self._rank(member.name) * self.times.beat_s
 

@@ -1,6 +1,6 @@
-"""FleetParts: the parts of a fleet's node that are needed before its pools exist: sandboxes that
-start only while the node has its lease, images that come from other nodes, and the invocations of
-tenants on all nodes.
+"""FleetParts: the parts of a fleet's node that are created before its pools: sandboxes that start
+only while the node has its lease, images from other nodes, and the counts of tenants' invocations
+on all nodes.
 """
 
 from collections.abc import Callable
@@ -92,7 +92,8 @@ class FleetParts:
     def _images(self, bounds: TenantImages) -> FleetImages:
         copies = SqlImageCopies(self.ground.store.database)
         parts = ImageParts(bounds.images, bounds, copies, self.peers, self.clock)
-        # A node that returns before its instances would have ended still has its files.
+        # For as long as instances of a lost node may run, its images count: it may return with
+        # them.
         nodes = ImageNodes(self.times.end_s)
         return FleetImages(self.own.name, parts, nodes, self.ground.others)
 

@@ -1,9 +1,9 @@
 """One connection to another node: encodes requests and decodes responses, one at a time.
 
-Rule 1: a connection that ends before the end of a response fails its request at once.
-Rule 2: no more is received than is read: after `AHEAD_BYTES` of a response the node has to wait.
-Rule 3: no more is sent than the node reads, in pieces, with other work in between. A streamed body
-is not read before the node wants it.
+Rule 1: a connection that ends before the end of a response fails its request at once. Rule 2: a
+response is received no faster than it is read: the node has to wait when `AHEAD_BYTES` are unread.
+Rule 3: a body is sent no faster than the node reads it, in pieces, with other work in between. A
+streamed body is not read before the node wants it.
 """
 
 import asyncio
@@ -104,7 +104,7 @@ class PeerConnection(asyncio.BufferedProtocol):
         self._parser: Any = httptools.HttpResponseParser(self)
         self.error: PeerGone | None = None  # why it is unusable
         self.idle_since = 0.0
-        # The response that is awaited or read.
+        # The response that is awaited or being read.
         self._head: asyncio.Future[PeerAnswer] | None = None
         self._headers: list[tuple[str, str]] = []
         self._unfinished_bytes = self._head_bytes = 0
@@ -156,7 +156,7 @@ class PeerConnection(asyncio.BufferedProtocol):
     async def _exchange_long(
         self, head: bytes, body: bytes | StreamedBody, answered: "asyncio.Future[PeerAnswer]"
     ) -> PeerAnswer:
-        """`exchange` with a body that is sent in pieces."""
+        """Like `exchange`, with a body that is sent in pieces."""
         self._wanted = self._loop.create_future()
         sending = self._sending = self._loop.create_task(self._send(head, body))
         sending.add_done_callback(self._sent)
@@ -168,7 +168,8 @@ class PeerConnection(asyncio.BufferedProtocol):
                 await sending
             return await answered
         except PeerGone as error:
-            if isinstance(body, bytes) and not self._is_sent:  # it starts after a complete body
+            # The node starts no request whose body is incomplete.
+            if isinstance(body, bytes) and not self._is_sent:
                 raise PeerUnreachable(str(error)) from error
             raise
         finally:
@@ -176,7 +177,7 @@ class PeerConnection(asyncio.BufferedProtocol):
                 self.stop_sending()
                 await asyncio.wait({sending})
             if not answered.cancel() and not answered.cancelled():
-                answered.exception()  # seen, too
+                answered.exception()  # mark the exception as retrieved
 
     @property
     def _has_answer(self) -> bool:
@@ -185,7 +186,7 @@ class PeerConnection(asyncio.BufferedProtocol):
         return is_done and head is not None and head.exception() is None
 
     def stop_sending(self) -> None:
-        """The rest of the body is no longer needed."""
+        """Stop sending the body."""
         sending, self._sending = self._sending, None
         if sending is not None:
             sending.cancel()
@@ -218,7 +219,7 @@ class PeerConnection(asyncio.BufferedProtocol):
                     await self._may_write()
                     framed = b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece
                     self._transport.write(framed)
-                await self._may_write()  # before the body is read further
+                await self._may_write()  # before more of the body is read
         if is_chunked:
             self._transport.write(b"0\r\n\r\n")
 
@@ -259,7 +260,7 @@ class PeerConnection(asyncio.BufferedProtocol):
         return self._pieces.popleft()
 
     def rest(self) -> None:
-        """It is idle from now on."""
+        """Called when the connection becomes idle."""
         self.idle_since = self._loop.time()
 
     def fail(self, error: PeerGone) -> None:
@@ -288,8 +289,8 @@ class PeerConnection(asyncio.BufferedProtocol):
             self.error = PeerGone(f"the connection to node {self.node} has ended{why}")
         self._wake(self.error)
         self._on_end(self)
-        # The event loop's TLS keeps methods of this object: their reference cycle would keep its
-        # buffers alive.
+        # The event loop's TLS keeps methods of this object; without this, their reference cycle
+        # would keep its buffers alive.
         self._transport = GONE
 
     def pause_writing(self) -> None:

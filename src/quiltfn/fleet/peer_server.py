@@ -1,8 +1,8 @@
 """The peer port: only other nodes of the fleet are admitted, over mutual TLS.
 
 The connections are those of the API (`api/http/connection.py`), with its limits. Each belongs to
-the node that its certificate names, while that is valid; each request on it names its caller, in a
-signed header. Two targets are handled here: the nonce for signatures, and a ping. All other
+the node that its certificate names, while the certificate is valid; each request names its caller
+in a signed header. Two targets are handled here: the nonce for signatures, and a ping. All other
 requests go to the handler that the server was created with. Refusals and their reasons are logged.
 """
 
@@ -45,7 +45,7 @@ _name = itemgetter(0)
 CONNECTIONS_ALL = 1000
 # Limits for a client's forwarded request, and what forwarding adds.
 HEAD_MAX_BYTES, HEADERS_MAX = 1024 * 1024 + 32 * 1024, 120
-# A connection ends after the response following this time; the next one is authenticated again.
+# After this time, a connection ends with its next response; a new one is authenticated again.
 CONNECTION_MAX_S = 600.0
 LEAVE_WITHIN_S = 2.0
 LOOK_EVERY_S = 1.0
@@ -74,7 +74,9 @@ def bind(own: NodeFile) -> socket.socket:
 
 
 class RefusalLog:
-    """Logs one line for each kind of refusal within ten seconds, with the number of others."""
+    """Logs each kind of refusal at most once in ten seconds, with the number of refusals in
+    between.
+    """
 
     def __init__(self) -> None:
         self._log = structlog.get_logger("quiltfn.fleet")
@@ -155,7 +157,7 @@ class PeerServerConnection(HttpConnection):
         self._address: object = None
         self.node: str | None = None
         self._verifier: Verifier | None = None
-        self._rest_bytes = 0  # unsent bytes of a body that was complete in memory
+        self._rest_bytes = 0  # unsent bytes of a body that is complete in memory
 
     @property
     def is_streaming(self) -> bool:
@@ -195,7 +197,7 @@ class PeerServerConnection(HttpConnection):
         if target == PING:
             return self._pinged(request)
         if target == HELLO:
-            # One connection more than a node opens for requests, for its pings.
+            # A node opens one connection for pings in addition to those for requests.
             if server.counts[node] > CONNECTIONS_MAX + 1:
                 return self._refuse_node("connections", f"node {node} has too many connections")
             return Response(status=204, headers=[(NONCE_HEADER, verifier.nonce)])
@@ -221,8 +223,8 @@ class PeerServerConnection(HttpConnection):
         return response
 
     async def _in_pieces(self, body: bytes) -> AsyncIterator[bytes]:
-        """Send a long body, with turns for other work between its pieces. It stays in memory until
-        the node has read it.
+        """Send a long body in pieces, with other work in between. It stays in memory until the node
+        has read it.
         """
         count = self._server.connections.responses.add_unsent
         self._rest_bytes = len(body)
@@ -262,8 +264,8 @@ async def open_peer_server(
     responses: ResponseBudget | None = None,
 ) -> AsyncIterator[PeerServer]:
     """Handle other nodes' requests inside the block, at the address in the node's file, or on a
-    bound socket. `responses`: counts the bytes that nodes have not read, None: a separate counter;
-    `keys`: as for `PeerServer`. Raises `BadSetting`.
+    bound socket. `responses`: counts the bytes that nodes have not read yet; None: a counter of its
+    own; `keys`: as for `PeerServer`. Raises `BadSetting`.
     """
     server = PeerServer(own, directory, handler, responses, keys)
     with contextlib.closing(listener or bind(own)) as bound:

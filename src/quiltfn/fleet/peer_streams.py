@@ -1,7 +1,7 @@
 """Event streams with parts from all nodes of a fleet, such as the logs of a function: each node is
 asked for its own events, and the reader's node merges them.
 
-An event is never sent inside another one. A node sends no more than the reader takes; lost events
+An event is never sent inside another one. A node sends no faster than the reader reads; lost events
 are reported as on a single node. A lost node is reported as a gap, and is asked again until it
 responds; a new node is asked once it joins.
 """
@@ -21,9 +21,9 @@ from quiltfn.api.http.stream_slots import StreamSlots
 from quiltfn.ports.placement import PeerResponse, PeerUnavailable
 
 LOOK_EVERY_S = 1.0
-# Maximum seconds that a reader waits until the other nodes' streams start.
+# Maximum seconds that a reader waits for the other nodes' streams to start.
 BEGINS_WITHIN_S = 1.0
-# Maximum seconds to wait until a node has sent the rest of an event.
+# Maximum seconds to wait for the rest of an event.
 EVENT_MAX_S = 10.0
 END_OF_EVENT = b"\n\n"
 
@@ -139,8 +139,8 @@ class Together:
         await self._change.wait()
 
     async def _next_of(self, source: _Source) -> AsyncIterator[bytes]:
-        """A piece, if there is one, and the rest of its last event. Nothing else is sent meanwhile,
-        so the stream ends if a node takes too long for that.
+        """A source's piece, if it has one, and the rest of the piece's last event. Nothing else is
+        sent meanwhile, so a stream whose node takes too long for the rest is ended.
         """
         loop, left_s = asyncio.get_running_loop(), EVENT_MAX_S
         while not source.pieces.empty() or source.is_within:
@@ -177,7 +177,7 @@ class Together:
     def _ask_others(self, *, is_first: bool) -> None:
         for node in self._others():
             source = self._there.get(node)
-            if source is None and not is_first:  # its earlier events are missing
+            if source is None and not is_first:  # the node's earlier events are missing
                 self._tell_gap(node)
             if source is None or (source.is_over and not source.is_within):
                 source = self._there[node] = _Source()
@@ -191,7 +191,7 @@ class Together:
                     self._lost.pop(node, None)
                     await self._read(source, aiter(answer.body))
         except PeerUnavailable:
-            pass  # it is asked again
+            pass  # the node is asked again
         except Exception:  # A bug is reported as a gap, too.
             _log.exception("a stream of a node is not read; it is asked again", node=node)
         source.answered.set()

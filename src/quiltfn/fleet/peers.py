@@ -2,7 +2,8 @@
 
 While a request is in progress, the node is pinged twice a second on a separate connection. If a
 node then sends nothing for two seconds, it counts as dead: all its connections end and their
-requests fail. So a call that takes a day needs neither a timeout nor traffic on its connection.
+requests fail. So an invocation that takes a day needs neither a timeout nor traffic on its
+connection.
 
 After a failed connection, a node is tried again after half a second at the earliest.
 """
@@ -46,7 +47,7 @@ AGAIN_S = 0.5
 # Shorter than the node keeps an idle connection.
 IDLE_S = 30.0
 REASON_MAX_BYTES = 1024
-# Errors for a lack of resources on this node.
+# Error numbers for a lack of resources on this node.
 OWN_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 HEADER_NAME = HEADER.encode()
 
@@ -132,8 +133,9 @@ class PeerLink:
         self._idle: deque[PeerConnection] = deque()
         self._opening = 0
         self.in_use = 0
-        self._pings_on: PeerConnection | None = None  # in addition to those for requests
-        self._pinged_at: float | None = None  # the first ping without a later sign of life
+        # A separate connection from those for requests.
+        self._pings_on: PeerConnection | None = None
+        self._pinged_at: float | None = None  # when the first ping without a response was sent
         self._ping: asyncio.Task[None] | None = None
         self._unreachable_until, self._why = 0.0, ""
 
@@ -171,7 +173,7 @@ class PeerLink:
             self._opening -= 1
 
     def give_back(self, connection: PeerConnection) -> None:
-        """Its request has ended, successfully or not."""
+        """Return the connection of a request that has ended, successfully or not."""
         connection.stop_sending()
         if connection.is_reusable:
             connection.drop_rest()
@@ -207,7 +209,9 @@ class PeerLink:
                 self._ping = self._loop.create_task(self._send_ping())
 
     async def _send_ping(self) -> None:
-        """Its response counts as a sign of life; without one, `look` ends the connection."""
+        """Ping the node. Without a response, or other data of the node, `look` ends the
+        connections.
+        """
         try:
             connection = self._pings_on
             if connection is None or connection.error is not None:
@@ -238,7 +242,7 @@ class PeerLink:
             await asyncio.wait({self._ping})
 
 
-# The parts of a request: method, target, headers, body, and the call's metadata.
+# The parts of a request: method, target, headers, body, and the invocation's metadata.
 Parts = tuple[str, bytes, Sequence[tuple[str, str]], bytes | StreamedBody, ForwardedCall | None]
 
 
@@ -285,7 +289,7 @@ class PeerRequest:
         signer = link.all.get(connection)
         if signer is None:
             raise PeerUnreachable(f"the connection to {self._node} has ended")
-        # Last, because a signed request must be sent: the node expects consecutive numbers.
+        # Signed last, because a signed request must be sent: the node expects consecutive numbers.
         signature = signer.sign(method, target.decode("latin-1"), call)
         head = b"%b%b: %b\r\n\r\n" % (head, HEADER_NAME, signature.encode())
         self.is_sent = True
@@ -300,7 +304,7 @@ class PeerRequest:
 
 
 class HttpPeers:
-    """`Peers` of the node with that identity file."""
+    """`Peers` of the node with this identity file."""
 
     def __init__(self, own: NodeFile, directory: PeerDirectory, keys: KeyRevisions | None) -> None:
         """`keys`: the key revisions for pings, if any."""
@@ -320,9 +324,9 @@ class HttpPeers:
         body: bytes | StreamedBody,
         call: ForwardedCall | None,
     ) -> "PeerRequest":
-        """As `Peers` says. A streamed body is read at the pace of the node, also while the node
-        responds. `call` None: the request is this node's own. Raises `ValueError` if it would not
-        be exactly one request.
+        """See `Peers`. A streamed body is read at the pace of the node, also while the node
+        responds. `call` None: the request is on this node's own behalf. Raises `ValueError` if a
+        part contains a line end, which could start a second request.
         """
         return PeerRequest(self, node, (method, target, headers, body, call))
 
@@ -353,7 +357,7 @@ class HttpPeers:
         return link
 
     async def _look(self) -> None:
-        """Check all nodes twice a second. If this node itself was delayed, data that arrived
+        """Check all nodes twice a second. If this check itself was delayed, data that arrived
         meanwhile is read first.
         """
         loop = asyncio.get_running_loop()
@@ -417,7 +421,7 @@ class CountedPeers:
 
     def __init__(self, peers: HttpPeers) -> None:
         self._peers, self._under_way, self.asked_at = peers, 0, float("-inf")
-        self._settled: asyncio.Event | None = None  # Set only while somebody waits for it.
+        self._settled: asyncio.Event | None = None  # set only while `settled` waits
 
     def request(
         self,

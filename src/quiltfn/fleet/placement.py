@@ -1,11 +1,11 @@
-"""Decides where a call runs: on this node, or on another one of the fleet.
+"""Decides where an invocation runs: on this node, or on another one of the fleet.
 
 An instance that is ready here comes first, then one that is ready elsewhere, then one that this
 node may start; if this node lacks the instance's image, a node with the image starts it instead.
-Otherwise the call waits: here if this node may have instances, or at a node that may. A call of a
-version other than the current one runs here: nodes do not report its instances. A node that runs no
-new calls forwards all that it still gets; a node without access to the store uses its existing
-instances, and forwards calls that need others.
+Otherwise the invocation waits: here if this node may have instances, else at a node that may. An
+invocation of a version other than the current one runs here: nodes do not report that version's
+instances. A node that runs no new invocations forwards all that it gets; a node without access to
+the store uses its existing instances, and forwards invocations that need others.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -23,8 +23,8 @@ from quiltfn.pool.local import LocalPools
 
 
 class Destination(NamedTuple):
-    """Another node that is to run a call. `may_wait`: the call waits there for an instance, if that
-    node may have one; `in_any_case`: even if it may not have one yet.
+    """Another node that is to run an invocation. `may_wait`: the invocation may wait there if the
+    node has a slot; `in_any_case`: it waits there even without a slot.
     """
 
     node: str
@@ -54,20 +54,20 @@ class PlacingNode:
     ) -> None:
         self._membership, self._images = parts.membership, parts.images
         self._invoker, self._catalog = invoker, catalog
-        # The load of its pool of a function, as reported to others, if it has one. A request to the
-        # fleet for one more slot: whether an instance may be started now. The nodes with slots of a
-        # function, by the store's response to the last such request.
+        # `load`: the load of this node's pool of a function, if it has one, as reported to others.
+        # `obtain`: asks the fleet for one more slot, and returns whether an instance may be started
+        # now. `holders`: the nodes with slots of a function, by the store's last response.
         self.load, self.obtain, self.holders = pools.load, keeper.obtain, keeper.others
 
     def serves(self) -> bool:
-        """Whether it runs new calls."""
+        """Whether this node runs new invocations."""
         is_meant_to = self._membership.state in (NodeState.READY, NodeState.CORDONED)
         is_able = self._membership.lost is None and not self._invoker.is_draining
         # If the journal refuses records, other nodes store them.
         return is_meant_to and is_able and not self._invoker.journal.refuses
 
     def takes_calls(self) -> bool:
-        """Whether it accepts forwarded calls."""
+        """Whether this node accepts forwarded invocations."""
         is_ready = self._membership.state is NodeState.READY
         return is_ready and self.serves() and self.may_start()
 
@@ -76,7 +76,9 @@ class PlacingNode:
         return self._membership.problem is None
 
     def image(self, function_id: str) -> ImagePlaces | None:
-        """The location of the image that the function's instances mount; None: they mount none."""
+        """The location of the image that the function's instances mount; None: they need no
+        image.
+        """
         entry = self._catalog.known(function_id)
         wanted = () if entry is None else entry.version.spec.runtime_snapshot.images
         if not wanted:
@@ -86,9 +88,9 @@ class PlacingNode:
 
 
 class Placement:
-    """Where calls run. `catch_up`: loads other nodes' changes into memory, as far as that is
-    possible soon. `hear`: called with the load of a pool that a node reports in a response; it may
-    neither raise nor wait.
+    """Chooses nodes. `catch_up`: loads other nodes' changes into memory, as far as that is possible
+    soon. `hear`: called with the load of a pool that a node reports in a response; must neither
+    raise nor wait.
     """
 
     def __init__(
@@ -110,9 +112,10 @@ class Placement:
         names_version: bool = False,
         is_last: bool = False,
     ) -> Destination | None:
-        """The node that is to run a call, except those that were tried; None: this one. `version`:
-        the current one of the function; `names_version`: the call names one, or an alias.
-        `is_last`: this is the last attempt, so the call waits there if no instance is ready.
+        """The node that is to run an invocation, except those that were tried; None: this one.
+        `version`: the function's current version; `names_version`: the request names a version or
+        an alias. `is_last`: this is the last attempt, so the invocation waits there if no instance
+        is ready.
         """
         if not self._own.serves():
             return self._elsewhere(function_id, version, tried)
@@ -134,13 +137,13 @@ class Placement:
             if node is not None:
                 return Destination(node, may_wait=True)
         is_obtained = await self._own.obtain(function_id)
-        if not self._own.serves():  # it was changed meanwhile
+        if not self._own.serves():  # the node's state has changed meanwhile
             return self._elsewhere(function_id, version, tried)
         if is_obtained:
             return None
         node = self._table.busy_node(function_id, version, tried)
         if node is None and not here.slots:
-            # A node with slots may have reported its load before it had them.
+            # A node with slots may have reported its load before it got them.
             node = self._table.any_node(tried, self._own.holders(function_id))
         if node is None or self._waits_better_here(here, node, function_id):
             return None
@@ -149,8 +152,8 @@ class Placement:
     def _elsewhere(
         self, function_id: str, version: int, tried: Collection[str]
     ) -> Destination | None:
-        """The destination of a call that can't run here. It waits there even without a slot: this
-        node's slots go to nodes with calls that wait for one.
+        """The destination of an invocation that can't run here. The invocation waits there even if
+        that node has no slot: the store gives free slots to nodes with waiting invocations.
         """
         table, image = self._table, self._own.image(function_id)
         node = table.idle_node(function_id, version, tried)
@@ -165,12 +168,12 @@ class Placement:
         return here is not None and there is not None and here.per_slot <= there.per_slot
 
     def sent(self, node: str, function_id: str) -> None:
-        """A call of the function is sent to the node."""
+        """Note that an invocation of the function is sent to the node."""
         self._table.sent(node, function_id)
 
     def update(self, node: str, function_id: str, load: PoolLoad | None) -> None:
-        """The load of the function's pool on the node, as the node reported it; None: unknown,
-        since the node was unreachable.
+        """Apply the load of the function's pool on the node, as the node reported it; None: the
+        node is unreachable or leaving.
         """
         if load is None:
             self._table.refused(node, function_id)
@@ -179,7 +182,7 @@ class Placement:
             self._hear(node, load)
 
     async def refusal(self, call: ForwardedCall) -> Refusal | None:
-        """Why this node refuses a forwarded call; None: it accepts it."""
+        """Why this node refuses a forwarded invocation; None: accepted."""
         if not self.takes_calls():
             return Refusal.DRAINING
         pool = self._own.load(call.function_id)

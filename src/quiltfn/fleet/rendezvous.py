@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 
 def in_order(key: str, nodes: Iterable[str]) -> list[str]:
-    """The nodes, ordered by this key, in the same order on all nodes. A node that joins or leaves
-    changes the first node of few keys (Thaler and Ravishankar 1998).
+    """The nodes, in an order that depends on the key and is the same on all nodes. A node that
+    joins or leaves changes the first node of few keys (Thaler and Ravishankar 1998).
     """
 
     def weight(node: str) -> bytes:

@@ -11,11 +11,11 @@ class ReportReader:
 
     def __init__(self, own: str, table: RoutingTable) -> None:
         self._own, self._table = own, table
-        self._read: dict[str, tuple[int, int]] = {}  # by node: the report that was read last
+        self._read: dict[str, tuple[int, int]] = {}  # the last read report of each node
 
     def read(self, members: Sequence[Member]) -> None:
-        """Read the reports of all nodes from the store. Each report is passed on only once: what a
-        node has said since then in a response is newer.
+        """Read the reports of all nodes from the store. Each report is passed on only once, since
+        loads that a node has sent in responses meanwhile are newer.
         """
         able = [one for one in members if one.takes_more and one.name != self._own]
         for member in able:

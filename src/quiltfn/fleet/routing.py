@@ -1,8 +1,8 @@
-"""Chooses the node for a call without a ready instance here, from the other nodes' reports.
+"""Chooses the node for an invocation without a ready instance here, from the other nodes' reports.
 
 Reports are some seconds old, so every choice is a guess, and the chosen node decides. Of two nodes
 picked at random, the less loaded one is chosen: if every node chose the best of all, they would
-send all calls to the same one until the next report.
+send all invocations to the same one until the next report.
 """
 
 from collections import defaultdict
@@ -17,8 +17,8 @@ NO_POOLS: Mapping[str, PoolLoad] = {}
 
 
 class RoutingTable:
-    """The other nodes' last reports, by function. Callers leave out nodes that are gone or refuse
-    calls.
+    """The other nodes' last reports, by function. Nodes that are gone or refuse invocations are
+    left out by callers.
     """
 
     def __init__(self, dice: Random | None = None) -> None:
@@ -28,11 +28,11 @@ class RoutingTable:
         # By function: the nodes that may have instances of it, and those of them with idle ones.
         self._holders: defaultdict[str, dict[str, PoolLoad]] = defaultdict(dict)
         self._idle: defaultdict[str, dict[str, PoolLoad]] = defaultdict(dict)
-        # By node: functions whose calls it has refused since its last report.
+        # By node: the functions that it has refused to invoke since its last report.
         self._refused: defaultdict[str, set[str]] = defaultdict(set)
 
     def reported(self, node: str, loads: Iterable[PoolLoad] = ()) -> None:
-        """Replace a node's last report with this one; without pools: the node may be gone."""
+        """Replace a node's last report. Without pools, the node is forgotten: it may be gone."""
         pools = {one.function_id: one for one in loads}
         self._refused.pop(node, None)
         for function_id in self._pools_of.pop(node, NO_POOLS).keys() - pools.keys():
@@ -43,13 +43,15 @@ class RoutingTable:
             self._pools_of[node] = pools
 
     def retain(self, nodes: Collection[str]) -> None:
-        """These nodes accept calls; forget all others."""
+        """Keep these nodes, which accept invocations, and forget all others."""
         self._nodes = list(nodes)
         for gone in self._pools_of.keys() - set(nodes):
             self.reported(gone)
 
     def sent(self, node: str, function_id: str) -> None:
-        """A call is sent there: until it ends, the node has one instance less for others."""
+        """Note that an invocation is sent to the node, which then has one instance less for
+        others.
+        """
         pool = self.load(node, function_id)
         if pool is None:
             return
@@ -60,7 +62,7 @@ class RoutingTable:
         self._put(function_id, node, pool)
 
     def update(self, node: str, pool: PoolLoad) -> None:
-        """A node has reported the load of its pool in its response to a call."""
+        """Apply the load of a pool from the node's response to an invocation."""
         if pool.function_id in self._pools_of.get(node, NO_POOLS):
             self._put(pool.function_id, node, pool)
 
@@ -69,7 +71,9 @@ class RoutingTable:
         return self._holders.get(function_id, NO_POOLS).get(node)
 
     def refused(self, node: str, function_id: str) -> None:
-        """The node refused a call of the function: it gets none before its next report."""
+        """The node refused an invocation of the function: it gets no other before its next
+        report.
+        """
         self._put(function_id, node, None)
         self._refused[node].add(function_id)
 
@@ -80,21 +84,23 @@ class RoutingTable:
         return self._less_loaded(self._idle.get(function_id, NO_POOLS), version, tried)
 
     def busy_node(self, function_id: str, version: int, tried: Collection[str] = ()) -> str | None:
-        """A node that may have instances of the version, for a call that has to wait for one."""
+        """A node that may have instances of the version, for an invocation that has to wait for
+        one.
+        """
         return self._less_loaded(self._holders.get(function_id, NO_POOLS), version, tried)
 
     def any_node(
         self, tried: Collection[str] = (), among: Collection[str] | None = None
     ) -> str | None:
-        """A random node that accepts calls, whatever its load; `among`: one of these."""
+        """A random node that accepts invocations, whatever its load. `among`: the candidates."""
         able = [one for one in self._nodes if one not in tried and (among is None or one in among)]
         return self._dice.choice(able) if able else None
 
     def unhurried_node(
         self, function_id: str, among: Collection[str], tried: Collection[str] = ()
     ) -> str | None:
-        """One of these nodes that accepts calls, and where no call of the function waits, according
-        to the reports. It may have no instance yet.
+        """One of these nodes, which accepts invocations and at which none of the function waits,
+        according to the reports. The node may have no instance yet.
         """
         waiting = {
             node for node, pool in self._holders.get(function_id, NO_POOLS).items() if pool.waiting
@@ -105,7 +111,7 @@ class RoutingTable:
     def _less_loaded(
         self, nodes: Mapping[str, PoolLoad], version: int, tried: Collection[str]
     ) -> str | None:
-        """Of two random nodes, the one with fewer calls for each instance."""
+        """Of two random nodes, the one with fewer invocations for each instance."""
         able = [
             node
             for node, pool in nodes.items()

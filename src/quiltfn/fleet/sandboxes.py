@@ -37,7 +37,7 @@ class GatedSandboxes:
     def __init__(
         self, sandboxes: Sandboxes, lease: NodeLease, end_by: Callable[[float], None]
     ) -> None:
-        """`end_by`: sends a deadline to the launcher, as `StockedSandboxes` says."""
+        """`end_by`: sends a deadline to the launcher; see `StockedSandboxes`."""
         self._sandboxes, self._lease, self._end_by = sandboxes, lease, end_by
         self.expect, self.give_up = sandboxes.expect, sandboxes.give_up
 

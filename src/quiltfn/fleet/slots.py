@@ -1,5 +1,5 @@
-"""SlotKeeper: requests slots from the store for calls that wait on this node, and returns unused
-ones.
+"""SlotKeeper: requests slots from the store for invocations that wait on this node, and returns
+unused slots.
 
 Rule 1: a pool is allowed at most as many instances as the store has confirmed for the node; after
 a lost response, the lower number counts.
@@ -29,9 +29,9 @@ from quiltfn.store.fleet.slots import SqlSlots
 _log = structlog.get_logger("quiltfn.fleet")
 # Seconds between looks at what other nodes want, and retries of refused requests.
 SWEEP_S = 0.25
-# Retention time for unused slots, so that the next burst of calls finds them.
+# Retention time for unused slots, for the next burst of invocations.
 UNUSED_S = 5.0
-# Maximum seconds that a call waits for the decision whether an instance may start here.
+# Maximum seconds that an invocation waits for the decision whether an instance may start here.
 ANSWER_MAX_S = 2.0
 # Seconds between searches for slots that this node does not know of, after lost responses.
 LOST_EVERY_S = 30.0
@@ -41,11 +41,11 @@ ENDING_MAX_S = 10.0
 
 @dataclass(slots=True)
 class _Holding:
-    """The state of one function. `held`: the node's slots, at most as many as the store has
-    confirmed; `is_sure`: the store has no more either. `others`: the nodes that had slots in the
-    store's last response. `unused_since`: since when there are slots without an instance;
-    `refused_at`: when a requested slot was last refused; `evicted_at`: when idle instances were
-    last ended for other nodes.
+    """The state of one function. `held`: the number of the node's slots, at most as many as the
+    store has confirmed; `is_sure`: the store has the same number. `others`: the nodes that had
+    slots in the store's last response. `unused_since`: since when there are slots without an
+    instance; `refused_at`: when a requested slot was last refused; `evicted_at`: when idle
+    instances were last ended for other nodes.
     """
 
     held: int = 0
@@ -123,7 +123,9 @@ class SlotKeeper:
             self._wake.set()
 
     async def run(self) -> None:
-        """Run until cancelled. Requests of calls that arrive meanwhile are sent together."""
+        """Run until cancelled. Needs that arise during a request to the store are sent together in
+        the next one.
+        """
         swept_at = self._clock.now()
         while True:
             due = swept_at + SWEEP_S - self._clock.now()
@@ -202,8 +204,8 @@ class SlotKeeper:
                 wish.set_result(None)
 
     async def _hold(self, wants: dict[str, int]) -> None:
-        """Send the wanted numbers, and apply the response. Lower a pool's allowance before its
-        number is lowered in the store, or an instance could start in a slot that is being returned.
+        """Send the wanted numbers, and apply the response. A pool's allowance is lowered before its
+        number in the store, or an instance could start in a slot that is being returned.
         """
         if not wants:
             return
@@ -214,7 +216,8 @@ class SlotKeeper:
                 holding.held = want
                 self._pools.allow(function_id, want, want)
         found = await self._slots.hold(self._node(), wants)
-        for function_id, row in found.items():  # numbers left out are sent again at the next look
+        # Functions that are missing in the response are sent again at the next look.
+        for function_id, row in found.items():
             if row is not None:
                 self._answered(row)
             else:
@@ -262,7 +265,7 @@ class SlotKeeper:
         await self._hold(wants)
 
     def _looked_at(self, rows: Iterable[FunctionSlots]) -> dict[str, int]:
-        """The numbers to send again: fewer slots than held, or slots that are uncertain."""
+        """The numbers to send: for functions with superfluous or uncertain slots."""
         wants = {}
         for row in rows:
             want = self._decided(row, self._holdings[row.function_id])
@@ -304,8 +307,8 @@ class SlotKeeper:
         return self._clock.now() - holding.unused_since >= UNUSED_S
 
     def _end_idle(self, row: FunctionSlots, holding: _Holding, lacking: int) -> None:
-        """End idle instances for nodes that lack slots, as far as this node's unused slots, which
-        it returns, do not suffice. Those nodes need a moment to get them.
+        """End idle instances for nodes that lack slots, at most as many as free slots don't cover.
+        Wait between evictions, since those nodes need a moment to get the slots.
         """
         free = max(0, row.max_instances - sum(row.held.values()))
         now = self._clock.now()
@@ -315,7 +318,7 @@ class SlotKeeper:
             self._pools.evict_idle(row.function_id, lacking - free)
 
     async def _end_all(self) -> None:
-        """End every instance; the node then holds no slots that it knows of."""
+        """End every instance; the node then assumes that it has no slots."""
         for function_id, holding in self._holdings.items():
             holding.is_sure = False
             self._pools.allow(function_id, 0, 0)

@@ -11,7 +11,8 @@ from quiltfn.model.member import Member
 from quiltfn.model.tenant_load import TenantLoad, bounded_loads, has_room, rate_share
 from quiltfn.ports import Clock
 
-# Each report still counts this part of the previous rate, since invocations come in bursts.
+# The part of the previous rate in each new one: rates are smoothed, since invocations come in
+# bursts.
 FADING = 0.5
 FORGOTTEN = 0.01
 

@@ -1,4 +1,6 @@
-"""TLS between nodes: 1.3 alone, and both sides show a certificate of the fleet's authority."""
+"""TLS between nodes: only version 1.3, and both sides present a certificate of the fleet's
+authority.
+"""
 
 import os
 import socket
@@ -8,7 +10,7 @@ from typing import Any
 
 from quiltfn.fleet.files import NodeFile
 
-# So the kernel, too, notices within seconds that a peer's machine is gone.
+# With these options the kernel, too, notices within seconds that a peer's machine is gone.
 SILENT_MS = 3000
 KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
 

@@ -7,9 +7,9 @@ those from the store. Readers get these events as if they had happened at their 
 (`Events.heard`), with the same filters and limits.
 
 The stream ends after some seconds and is requested again, from its last position: so a removed node
-gets no more events, and a broken connection loses nothing within the minute for which events are
-kept. Lost events are reported as a gap. Nothing is queued: the sender has a position in a ring, and
-the receiver asks for more once it has processed a batch.
+gets no more events, and a connection that was broken for less than a minute loses none, since
+events are kept for that long. Lost events are reported as a gap. Nothing is queued: the sender has
+a position in a ring, and the receiver asks for more once it has processed a batch.
 """
 
 import asyncio
@@ -57,8 +57,8 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 class EventLine(msgspec.Struct, frozen=True, array_like=True):
-    """An event or, without a type, the position at which events start. `id`: the start of the next
-    request.
+    """An event or, without a type, only a position in the events. `id`: where the next request
+    continues.
     """
 
     tenant_id: str
@@ -102,7 +102,7 @@ class OwnEvents:
         )
 
     def end(self) -> None:
-        """This node is stopping: end the streams."""
+        """End the streams, since this node is stopping."""
         self._is_ending = True
         self._events.changed.set()
 
@@ -112,7 +112,7 @@ class OwnEvents:
         with contextlib.ExitStack() as stack:
             for cursor in cursors.values():
                 stack.enter_context(cursor)
-            # If events are missing, a reset comes next, with the position at which they continue.
+            # If events were lost, a reset follows, with the position at which they continue.
             begun = [(key, one.id) for key, one in cursors.items() if not one.is_reset]
             if begun:
                 yield b"".join(_written(tenant, position) for tenant, position in begun)
@@ -128,7 +128,7 @@ class OwnEvents:
 
 
 def _fits(_size: int) -> None:
-    """Nodes send requests one after the other, and short ones."""
+    """Accept any size: nodes send short requests, one after the other."""
 
 
 def _next_lines(cursors: Mapping[str, Cursor]) -> list[bytes]:
@@ -148,15 +148,15 @@ def _written(tenant_id: str, position: str, kind: str = "", data: bytes = b"{}")
 
 
 class _Heard:
-    """The state of one other node. `asked`: the tenants of its stream; `positions`: the last event
-    received of each. `is_lost`: events are missing, and readers have been informed.
+    """The state of one other node. `asked`: the tenants of its stream; `positions`: the last
+    received event of each tenant. `is_lost`: events were lost, and readers have been informed.
     """
 
     def __init__(self, *, is_lost: bool) -> None:
         self.asked: set[str] = set()
         self.positions: dict[str, str] = {}
         self.is_lost = is_lost
-        self.has_failed = False  # since the last line
+        self.has_failed = False  # since the last received line
         self.following: asyncio.Task[None] | None = None
 
 
@@ -171,18 +171,20 @@ class Watching:
         """
         self._events, self._peers, self._counted = events, peers, counted
         self._nodes: dict[str, _Heard] = {}
-        self._changed = asyncio.Event()  # set, and then replaced
+        self._changed = asyncio.Event()  # set, and replaced, at each change
         self._is_closed = False
 
     def read(self, nodes: Sequence[str]) -> None:
-        """The other nodes that are present. A returning node is followed from its last position."""
+        """Follow these nodes, which are present. A returning node is followed from its last
+        position.
+        """
         if self._is_closed:
             return
         there = {node for node, heard in self._nodes.items() if heard.following is not None}
-        if there == set(nodes):  # as after most heartbeats: wakes no task
+        if there == set(nodes):  # usual after a heartbeat: wake no task
             return
         for node in nodes:
-            # Earlier events of a new node have reached no reader here.
+            # Readers here have missed the earlier events of a new node.
             heard = self._nodes.setdefault(node, _Heard(is_lost=bool(self._events.followed)))
             if heard.following is None:
                 heard.following = asyncio.ensure_future(self._follow(node, heard))
@@ -214,7 +216,9 @@ class Watching:
             await asyncio.wait(running)
 
     def followed_changed(self) -> None:
-        """A tenant gained its first follower, or lost its last, after which it starts anew."""
+        """A tenant gained its first follower, or lost its last; then its positions are
+        forgotten.
+        """
         for heard in self._nodes.values():
             heard.asked &= self._events.followed
             heard.positions = {one: at for one, at in heard.positions.items() if one in heard.asked}
@@ -283,7 +287,7 @@ class Watching:
             reading.cancel()
             await asyncio.wait({reading})
             if not reading.cancelled():
-                reading.exception()  # seen
+                reading.exception()  # mark the exception as retrieved
 
     async def _read(self, node: str, heard: _Heard) -> None:
         headers = (("content-type", "application/json"),)
@@ -296,13 +300,13 @@ class Watching:
                 try:
                     self._take(node, heard, parsed)
                 except Exception:
-                    self._lose(node, heard)  # the next request starts after it
+                    self._lose(node, heard)  # the next request starts after the invalid event
                     _log.exception("a node sent an invalid event", node=node, type=parsed.type)
                     raise NotWatched("it sent an invalid event") from None
 
     def _take(self, node: str, heard: _Heard, line: EventLine) -> None:
         tenant_id, kind = line.tenant_id, line.type
-        if tenant_id not in heard.asked:  # it has no followers any more
+        if tenant_id not in heard.asked:  # the tenant has no followers any more
             return
         is_first = tenant_id not in heard.positions
         heard.has_failed = False

@@ -132,7 +132,9 @@ class Project:
         self._canary = None if given is None else fraction_of(given, "--canary")
 
     def turn(self) -> None:
-        """As `deploy`, but failures may be fixed by the next edit."""
+        """Like `deploy`, but show failures instead of raising them, since the next edit may fix
+        them.
+        """
         with suppress(Exit):
             self.deploy()
 

@@ -127,9 +127,9 @@ def _without_secrets(table: dict[str, Any], known: frozenset[str]) -> dict[str, 
 def _named_secrets(
     table: dict[str, Any], place: tuple[str, str], known: file.KnownSecrets, *, values: bool
 ) -> dict[str, Any]:
-    """The table with variable names instead of secrets, as in the project's file. Unless `values`,
-    also instead of URLs that may contain a secret and aren't in that file. `place`: the function
-    and the name of its table.
+    """The table with variable names instead of secrets, as in the project's file. URLs that may
+    contain a secret are replaced likewise, unless `values` is set or the file has them. `place`:
+    the function and the name of its table.
     """
     written: dict[str, Any] = {}
     for name, item in table.items():

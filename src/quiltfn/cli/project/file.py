@@ -286,7 +286,8 @@ class _Reader:
 
         files = self._checked(part(OF_FILES), FunctionFiles, place, OF_FILES)
         own = part(OF_FUNCTION, name=name)
-        is_server = said.get("kind") == "server"  # a server's process handles all invocations
+        # One process of the web server handles all invocations.
+        is_server = said.get("kind") == "server"
         if is_server and own.setdefault(CLEANUP_FIELD, False) is True:
             self._tell(place, f"{CLEANUP_FIELD} must be false with kind server")
         new = self._checked(own, NewFunction, place, OF_FUNCTION)
@@ -399,7 +400,8 @@ class _Reader:
         whole |= {"name": name, "function": function}
         found = self._checked(whole, NewSchedule, place, [*fields, SECRETS])
         found = self._with_secrets(place, found, secrets)
-        # Only in the file's own values, since invalid fields were already reported and removed.
+        # `found` has no invalid fields, which were already reported, so look at the file's own
+        # values.
         if len([one for one in ("cron", "every_seconds") if said.get(one) is not None]) != 1:
             self._tell(place, "give one of cron and every_seconds")
         return found

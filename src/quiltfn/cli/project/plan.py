@@ -158,7 +158,8 @@ def plan_for(wanted: DesiredState, found: CurrentState) -> Plan:
         serving = list(_serving(function, found))
         is_updated = any(one.verb is Verb.UPDATE for one in serving)
         named = list(_named(wanted, name, found, is_updated=is_updated))
-        # Versions that get invocations are kept until new ones exist.
+        # An existing function gets its default alias before the update: it keeps the traffic on the
+        # old version until the canary starts. A new function gets it afterwards.
         steps += named if is_there else ()
         steps += serving
         steps += () if is_there else named
