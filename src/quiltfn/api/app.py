@@ -1,7 +1,7 @@
 """The HTTP application: turns every request into a response, whatever happens.
 
-A connection (`api/http/connection.py`) hands every request to `App` and sends the `Response` that
-comes back. Middleware that sees every request, such as a tracer, wraps that call.
+A connection (`api/http/connection.py`) passes every request to `App` and sends the `Response` that
+`App` returns. Middleware that sees every request, such as a tracer, wraps `App`.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ from quiltfn.model.url import PREFIX
 from quiltfn.tenants.access import ANYBODY
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# The lookup of paths up to this length is cached; clients repeat the same few.
+# Lookups of paths up to this length are cached, since clients repeat a few paths.
 REMEMBERED_PATH = 128
 _log = structlog.get_logger("quiltfn.api")
 
@@ -89,7 +89,7 @@ class App:
         table = [(PathPattern(endpoint.path), endpoint) for endpoint in endpoints]
         table.sort(key=lambda row: row[0].rank)
         self._longest = 1 + max(pattern.length for pattern, _ in table)
-        # By number of path segments, up to the longest path; longer requests use the last entry.
+        # Endpoints by number of path segments; the last entry is for all longer paths.
         self._endpoints = [
             [(pattern, endpoint) for pattern, endpoint in table if pattern.takes(length)]
             for length in range(self._longest + 1)
@@ -203,8 +203,8 @@ class Endpoint:
         """Authenticates and authorizes the request, then executes or replays it."""
         services = self._services
         access, forwarded = services.access, request.forwarded
-        # A request that only reads is cancelled if its client disconnects; a URL invokes a
-        # function.
+        # A request that only reads is cancelled if its client disconnects. A GET of a function URL,
+        # whose route has `admit`, invokes a function.
         is_read = request.method in ("GET", "HEAD")
         request.ends_with_client = is_read and (route is None or route.admit is None)
         # For a forwarded request, the node that received it has named the caller.
@@ -321,12 +321,14 @@ class Endpoint:
             nonlocal unstored
             response = await self._run(context, request, route)
             if route.is_invoke and response.executed:
-                # Otherwise a power cut could keep a stored response but lose its record. If the
-                # store fails here, it will not accept the response either.
+                # The record must be on disk before the response is stored: a power cut must not
+                # lose the record of a stored response. If this fails, storing the response fails
+                # too.
                 with contextlib.suppress(StoreUnavailable):
                     await self._services.journal.synced()
             if isinstance(response.body, bytes) and len(response.body) > SHORT_BYTES:
-                # The budget of this response was just released, and nobody has reserved it yet.
+                # `_run` has just released the memory of this response, so these bytes are still
+                # free.
                 unstored = len(response.body)
                 responses.add_unsent(unstored)
             return response
@@ -374,10 +376,10 @@ class Endpoint:
                 log_bug(request, context.request_id)
             error = _as_known(context, error)
             response, code = _failure(context, route, error), error.code
-        except ClientDisconnected:  # a stream that ended early: there is no result
+        except ClientDisconnected:  # before the whole body arrived
             raise
         except Exception:
-            # How far it got is unknown, so it counts as executed and is audited.
+            # The handler's progress is unknown, so the request counts as executed and is audited.
             response, code = bug(request, context.request_id), Internal.code
         if route.action is not None:
             response = await self._audited(context, response, code)
@@ -413,8 +415,8 @@ class Endpoint:
     async def _execute_somewhere(
         self, context: Context, request: Request, route: Route[Services]
     ) -> Response:
-        """As `_execute` in a fleet: runs the request here or forwards it to the node responsible. A
-        request that another node executed, that node has audited.
+        """As `_execute` in a fleet: runs the request here or forwards it to the node responsible,
+        which then also audits it.
         """
         response = None
         try:
@@ -444,7 +446,9 @@ class Endpoint:
 def _unverified(
     context: Context, route: Route[Services] | None, error: QuiltfnError
 ) -> Response | None:
-    """The route's response to any caller, if a credential could not be checked."""
+    """The response for unverified callers, if the route has one and a credential could not be
+    checked.
+    """
     if not isinstance(error, StoreUnavailable) or context.caller is not NOBODY:
         return None
     if route is None or route.unverified is None:

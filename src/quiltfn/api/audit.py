@@ -27,7 +27,7 @@ OBJECT_MAX = 128  # the path of a refused request may contain anything
 
 
 class _Allowance(msgspec.Struct):
-    """How many more refusals may have an entry, as of `at`."""
+    """How many more refusals may have an entry, at the time `at`."""
 
     left: float
     at: float
@@ -100,7 +100,9 @@ def _tenant_of(context: AnyContext, code: str | None) -> str:
 
 
 def _name_of(context: AnyContext, object_id: str | None) -> str | None:
-    """The name of the tenant's function. None for those of others, whose names stay secret."""
+    """The name of the tenant's function. None for other tenants' functions, whose names stay
+    secret.
+    """
     entry = None if object_id is None else context.services.catalog.known(object_id)
     is_own = entry is not None and entry.function.tenant_id == context.tenant_id
     return entry.function.name if entry is not None and is_own else None

@@ -1,4 +1,4 @@
-"""The response to an invocation that has ended, and the memory for a long one."""
+"""The response to an invocation that has ended, and the memory for a long response."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

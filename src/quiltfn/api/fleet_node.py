@@ -12,12 +12,15 @@ from quiltfn.calls.work import Work
 from quiltfn.ports import Clock, PoolCounting, Pools
 from quiltfn.store.calls.journal import SpoolJournal
 
-# Returns once no invocation has arrived for a while. Its argument returns when the last one did.
+# Returns once no invocation has arrived for a while. Its argument returns the arrival time of the
+# last invocation.
 Quiet = Callable[[Callable[[], float]], Awaitable[None]]
 
 
 class ForwardingServices(RouteServices, Protocol):
-    """The services for finding the node of a request, and for the record if that node is lost."""
+    """The services for finding the node of a request, and for storing a record if that node is
+    lost.
+    """
 
     clock: Clock
     journal: SpoolJournal
@@ -49,7 +52,9 @@ class FleetNode(Protocol):
         """The instances of all nodes, as the nodes last reported them."""
 
     def elsewhere(self, context: RequestContext[F], route: Route[F]) -> Awaitable[Response | None]:
-        """The response of the node that is responsible for the request. None: this node is."""
+        """The response of the node that is responsible for the request. None: this node is
+        responsible.
+        """
 
     def asked_of_others(self, context: AnyContext) -> AsyncGenerator[bytes, None]:
         """The other nodes' responses to the same GET request, as they arrive. Empty if the request
@@ -60,9 +65,9 @@ class FleetNode(Protocol):
         self, context: AnyContext, own: Events, gap: Callable[[str], bytes]
     ) -> EventsOfAll | None:
         """Combine this node's events with those that the other nodes send in response to the same
-        request. None: there are only this node's events. `gap`: encodes the event that reports a
-        lost node. Raises `CapacityFull` if this node has too many such streams, and `RateLimited`
-        if the tenant has.
+        request. None: no other node has events. `gap`: encodes the event that reports a lost node.
+        Raises `CapacityFull` if this node has too many such streams, and `RateLimited` if the
+        tenant has.
         """
 
     def answered(
@@ -79,8 +84,8 @@ class FleetNode(Protocol):
         """Return once the other nodes send the events of a tenant that is followed here."""
 
     async def settled(self, quiet: Quiet) -> None:
-        """Return once this node receives nothing to forward, and none of its requests to other
-        nodes is in progress. `quiet`: as `Server.quiet`.
+        """Return once no more requests to forward arrive, and none of those already forwarded is in
+        progress. `quiet`: as `Server.quiet`.
         """
 
 

@@ -65,7 +65,9 @@ ID = "/api/functions/$FUNCTION_ID"
 
 
 def example(title: str, method: str, path: str, status: int, **more: Any) -> dict[str, Any]:
-    """One call. `keeps`: a shell variable that takes that field of the answer."""
+    """One request. `more["keeps"]`: shell variables by the field of the response that each one
+    gets.
+    """
     return {"title": title, "method": method, "path": path, "expect_status": status, **more}
 
 
@@ -168,7 +170,7 @@ class Texts(NamedTuple):
 
 
 class HelpDocuments:
-    """Documents about the routes. `limits`: what this server allows, by the names of fields."""
+    """Documents about the routes. `limits`: this server's limits, by field name."""
 
     def __init__(self, routes: Sequence[AnyRoute], limits: Mapping[str, float]) -> None:
         self._routes, self.limits = routes, limits
@@ -176,7 +178,7 @@ class HelpDocuments:
         self.parts = sorted(set(words))  # groups of routes, by the first segment after /api/
 
     # Generated on the first request, since few servers need them (OpenAPI takes 30 ms), and cached:
-    # clients share one copy, however many they are and however slowly they read.
+    # clients share one copy, so many slow readers need no more memory.
 
     @cached_property
     def functions_help(self) -> Texts:
@@ -192,12 +194,12 @@ class HelpDocuments:
 
     @cached_property
     def functions_examples(self) -> Texts:
-        """Calls of the functions API."""
+        """Requests to the functions API."""
         return Texts.of({"examples": FUNCTION_EXAMPLES}, examples_text)
 
     @cached_property
     def elasticity_examples(self) -> Texts:
-        """Calls that set pool targets."""
+        """Requests that set pool targets."""
         return Texts.of({"examples": ELASTICITY_EXAMPLES}, examples_text)
 
     @cached_property
@@ -269,7 +271,7 @@ def examples_text(document: dict[str, Any]) -> str:
 
 
 def curl(example: dict[str, Any]) -> str:
-    """The call as a command line."""
+    """The request as a command line."""
     parts = ["curl -sS", f"-X {example['method']}", f'"$QUILT_BASE_URL{example["path"]}"']
     parts.append('${QUILT_API_KEY:+-H "X-Api-Key: $QUILT_API_KEY"}')
     parts += [f"-H '{name}: {value}'" for name, value in example.get("headers", {}).items()]

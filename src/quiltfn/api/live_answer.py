@@ -25,10 +25,10 @@ from quiltfn.model.errors import HandlerFailed
 from quiltfn.model.invocation import Invocation, Status
 
 STDOUT = "stdout"
-# How much output is searched for the beginning of a response.
+# Bytes of output that are searched for the beginning of a response.
 LOOKED_AT_BYTES = PRELUDE_MAX_BYTES + 1024
-# After `READ_AT_ONCE_BYTES` the search is repeated only at the end of a line or a NUL, at most
-# `LOOKS_MAX` times, or once the output has doubled: each search reads all of it, and a handler may
+# After `READ_AT_ONCE_BYTES` the search is repeated only once the output has doubled, or at the end
+# of a line or a NUL, at most `LOOKS_MAX` times. Each search reads all output, and a handler may
 # write byte by byte.
 READ_AT_ONCE_BYTES, LOOKS_MAX = 1024, 200
 
@@ -47,7 +47,7 @@ class LiveReader:
 
     async def wait_for_begin(self, *, is_shell: bool) -> Begin | None:
         """The beginning of the response; `pieces` continues after it. None: the invocation ended
-        before it was complete. Raises `BadAnswer`.
+        before the beginning was complete. Raises `BadAnswer`.
         """
         while self._reader.is_live:
             self._change.clear()
@@ -107,7 +107,7 @@ class LiveAnswer(msgspec.Struct, frozen=True):
     call: "asyncio.Task[Invocation]"
 
     async def body(self) -> AsyncGenerator[bytes, None]:
-        """The rest of it. Raises `CutShort` if the invocation does not succeed."""
+        """The rest of the response. Raises `CutShort` if the invocation does not succeed."""
         try:
             async for piece in self.reader.live_pieces():
                 yield piece
@@ -133,9 +133,9 @@ async def stream_answer(
     *,
     is_shell: bool,
 ) -> LiveAnswer | Invocation:
-    """Run the invocation. Returns its response once that has begun, or the record if the invocation
-    ended before. It continues if the client disconnects. Raises as `Invoker.invoke` does, and
-    `HandlerFailed`.
+    """Run the invocation. Returns its response once the response has begun, or the record if the
+    invocation ended before. The invocation continues if the client disconnects. Raises as
+    `Invoker.invoke` does, and `HandlerFailed`.
     """
     request = msgspec.structs.replace(request, invocation_id=new_id())
     watched = begin_call(context, entry, request, output)

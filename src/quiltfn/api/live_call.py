@@ -46,7 +46,9 @@ def ends_with_caller(context: AnyContext) -> bool:
 async def cancelled_if_lost(
     context: RequestContext[LiveServices], entry: Entry, request: Request
 ) -> AsyncIterator[None]:
-    """Within the block, cancel the invocation if the client disconnects and has asked for that."""
+    """Within the block, cancel the invocation if the client disconnects, provided that the client
+    has asked for the cancellation.
+    """
     if not ends_with_caller(context):
         yield
         return
@@ -70,15 +72,15 @@ async def _cancel(context: RequestContext[LiveServices], entry: Entry, request: 
 
 
 class WatchedCall(NamedTuple):
-    """An invocation that continues if the client disconnects. `begun`: set once the handler has the
-    invocation. `call`: returns the record at the end.
+    """An invocation that continues if the client disconnects. `begun`: set once the handler has
+    started. `call`: returns the record at the end.
     """
 
     begun: "asyncio.Future[RunningCall]"
     call: "asyncio.Task[Invocation]"
 
     async def handed_over(self) -> RunningCall | None:
-        """The invocation once its handler has it. None: it ended before."""
+        """The invocation once its handler has started. None: the invocation ended before."""
         either: tuple[asyncio.Future[Any], ...] = (self.call, self.begun)
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return self.begun.result() if self.begun.done() else None
@@ -87,7 +89,7 @@ class WatchedCall(NamedTuple):
 def begin_call(
     context: RequestContext[LiveServices], entry: Entry, request: Request, output: CallOutputBudget
 ) -> WatchedCall:
-    """Start an invocation that is watched. It holds the budgets of the request until its end."""
+    """Start an invocation that is watched. Until its end, it holds the budgets of the request."""
     begun: asyncio.Future[RunningCall] = asyncio.get_running_loop().create_future()
     request = msgspec.structs.replace(request, on_start=begun.set_result)
     reserved, context.reserved_bytes = context.reserved_bytes, 0
@@ -98,9 +100,9 @@ def begin_call(
 async def stream_call(
     context: RequestContext[LiveServices], entry: Entry, request: Request, output: CallOutputBudget
 ) -> Response:
-    """Run the invocation, and respond with its events once its handler has it. Until then it may be
-    refused like any other. It continues if the client disconnects, unless the client has asked for
-    its cancellation.
+    """Run the invocation, and respond with its events once its handler has started. Until then the
+    invocation may be refused like any other. It continues if the client disconnects, unless the
+    client has asked for its cancellation.
     """
     invoker = context.services.invoker
     with event_stream.opened(context) as stream:
@@ -110,7 +112,7 @@ async def stream_call(
         async with cancelled_if_lost(context, entry, request):
             running = await watched.handed_over()
         if running is None:
-            call.result()  # raises why it was not started
+            call.result()  # raises the reason why no handler started
 
         def end_with_client() -> None:
             if cancels and not call.done():
@@ -130,7 +132,9 @@ async def _run(
     output: CallOutputBudget,
     reserved_bytes: int,
 ) -> Invocation:
-    """Run the invocation, then release its budgets. `reserved_bytes`: of that of long bodies."""
+    """Run the invocation, then release its budgets. `reserved_bytes`: its part of the budget of
+    long bodies.
+    """
     services, tenant_id = context.services, context.tenant_id
     try:
         with services.admission.call(tenant_id), output:

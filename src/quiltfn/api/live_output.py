@@ -1,5 +1,5 @@
-"""Streams the output of calls to readers: of a running call from memory, then from its record,
-slice by slice.
+"""Streams the output of invocations to readers, slice by slice: from memory while an invocation
+runs, then from its record.
 
 Rule 1: readers get exactly the bytes of the record. A `gap` before the `end` reports bytes that the
 record lacks.
@@ -26,9 +26,10 @@ from quiltfn.ports import Outline
 from quiltfn.store.calls.journal import SpoolJournal
 
 SLICE_BYTES = 16 * 1024
-# How many calls of a function a slow reader may lag behind; further ones become a gap.
+# The number of invocations of a function that a slow reader may lag behind; the output of further
+# ones becomes a gap.
 CALLS_MAX = 1000
-# The interval of checks whether a call not running here has begun or ended.
+# The interval of checks whether an invocation that isn't running here has started or ended.
 LOOK_EVERY_S = 1.0
 NOWHERE: Mapping[str, int] = dict.fromkeys(STREAMS, 0)
 
@@ -36,9 +37,8 @@ Events = AsyncGenerator[bytes, None]
 
 
 class OutputReader:
-    """Reads the output of one call, from `at` on; close it after use. Calls `changed` when there
-    may be more. `streams`: those to read. `names_call`: whether each event contains the id of the
-    call.
+    """Reads the output of one invocation; close the reader after use. `streams`: those to read.
+    `names_call`: whether each event contains the id of the invocation.
     """
 
     def __init__(
@@ -59,15 +59,17 @@ class OutputReader:
         self.outline: Outline | None = None
 
     def start(self, at: Mapping[str, int], attempt: int | None = None) -> None:
-        """Starts at `at`. `attempt`: the attempt that `at` belongs to; if it isn't the current one,
-        reads the current one from its start. None: `at` belongs to the current one.
+        """Starts at `at`, an offset in `attempt`. If that isn't the current attempt, starts at the
+        beginning of the current one. None: the current attempt.
         """
         if attempt not in (None, self.attempt):
             at = NOWHERE
         self._cursor = Cursor(at, self._streams)
 
     def attach(self, running: RunningCall, changed: Callable[[], None] | None = None) -> None:
-        """Reads the output of the running call. Calls `changed` when there may be more."""
+        """Reads the output of the running invocation. Calls `changed` when there may be more
+        output.
+        """
         self.close()
         self._running, self._changed = running, changed
         self.attempt = running.record.attempt
@@ -81,7 +83,7 @@ class OutputReader:
 
     @property
     def is_live(self) -> bool:
-        """Whether the call is running and attached."""
+        """Whether the invocation is running and attached."""
         return self._running is not None and not self._running.output.is_closed
 
     async def load(self) -> Outline:
@@ -94,7 +96,7 @@ class OutputReader:
         return self.outline
 
     async def next(self, most: int = SLICE_BYTES) -> tuple[Part, bytes] | None:
-        """Returns the next bytes; `pass_by` then advances. None: there are none now."""
+        """Returns the next bytes, without advancing (`pass_by` does). None: there are none now."""
         if self._running is not None and not self._running.output.is_closed:
             log = self._running.output
             part = self._cursor.next(log.order, log.sizes, most, is_live=True)
@@ -119,7 +121,7 @@ class OutputReader:
             return self._running.output.read(stream, start, size)
         of = self._function_id, self._invocation_id
         data = await self._journal.read_output(*of, stream, start, size)
-        if not data:  # the record announced more
+        if not data:  # the record says that there is more
             raise CutShort("the record was removed while it was read")
         return data
 
@@ -187,7 +189,8 @@ class OutputReader:
         dropped = {"stdout": record.stdout_dropped, "stderr": record.stderr_dropped}
         for stream in self._streams:
             size = outline.sizes[stream]
-            # Output that the reader already has was lost with the server that ran the invocation.
+            # If the server that ran the invocation was lost, the reader may have more output than
+            # the record.
             missing = max(dropped[stream], self._cursor.at[stream] - size)
             if missing:
                 gap = wire.OutputGap(
@@ -201,7 +204,9 @@ class OutputReader:
             yield piece
 
     async def _end(self, outline: Outline) -> Events:
-        """Yields the `end` event in pieces: its JSON has all output, never whole in memory."""
+        """Yields the `end` event in pieces: its JSON has all output, which is never in memory as a
+        whole.
+        """
         text = event("end", encode(shapes.invocation(outline.record)))
         texts = {
             stream: (size, partial(self._slice, stream)) for stream, size in outline.sizes.items()
@@ -226,7 +231,9 @@ async def written(reader: OutputReader) -> AsyncGenerator[bytes, None]:
 
 
 async def live_events(reader: OutputReader, running: RunningCall) -> Events:
-    """Yields the output of a running call as it arrives; the rest is then in its record."""
+    """Yields the output of a running invocation as it arrives. Afterwards, the rest is in its
+    record.
+    """
     change = asyncio.Event()
     reader.attach(running, change.set)
     while reader.is_live:
@@ -238,8 +245,8 @@ async def live_events(reader: OutputReader, running: RunningCall) -> Events:
 
 
 async def follow_call(reader: OutputReader, find: Callable[[], RunningCall | None]) -> Events:
-    """Yields the output of a call as it arrives, until its end. `find`: finds the call if it runs
-    here.
+    """Yields the output of an invocation as it arrives, until its end. `find`: returns the
+    invocation if it runs here.
     """
     try:
         while True:
@@ -250,7 +257,7 @@ async def follow_call(reader: OutputReader, find: Callable[[], RunningCall | Non
             outline = await reader.load()
             if outline.record.is_final:
                 break
-            # It waits, is between two attempts, or runs on another server.
+            # The invocation waits, is between two attempts, or runs on another server.
             if running is not None:
                 reader.start(NOWHERE)
             await asyncio.sleep(LOOK_EVERY_S)
@@ -272,7 +279,7 @@ def started(running: RunningCall) -> bytes:
 async def follow_function(
     invoker: Invoker, journal: SpoolJournal, function_id: str, streams: Sequence[str]
 ) -> Events:
-    """Yields the output of all calls of a function on this server, as it arrives."""
+    """Yields the output of all invocations of a function on this server, as it arrives."""
     arrived: deque[RunningCall] = deque()
     readers: dict[str, OutputReader] = {}
     changed: dict[str, None] = {}
@@ -316,7 +323,7 @@ async def follow_function(
                     yield piece
                 if not readers[running_id].is_live:
                     readers.pop(running_id).close()
-                    changed.pop(running_id, None)  # its end is already queued
+                    changed.pop(running_id, None)  # its `end` event is already sent
     finally:
         invoker.unlisten(function_id, arrive)
         for reader in readers.values():
@@ -324,7 +331,7 @@ async def follow_function(
 
 
 async def _news_of(reader: OutputReader) -> Events:
-    """Yields the new output of a call, and its end if it has ended."""
+    """Yields the new output of an invocation, and its `end` event if it has ended."""
     try:
         was_live = reader.is_live
         async for piece in reader.events():
@@ -332,7 +339,7 @@ async def _news_of(reader: OutputReader) -> Events:
         if was_live and reader.is_live:
             return
         outline = await reader.load()
-        async for piece in reader.events():  # output that arrived during the sending
+        async for piece in reader.events():  # output that arrived in the meantime
             yield piece
         if outline.record.is_final:
             async for piece in reader.last_events():

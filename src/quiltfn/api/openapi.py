@@ -14,7 +14,7 @@ from quiltfn.api.http.route import ANY_METHOD, AnyRoute, Parameter, by_path
 from quiltfn.wire.fields import fields_of
 
 REF = "#/components/schemas/{name}"
-# Errors of every route; SHUTTING_DOWN and STORE_UNAVAILABLE have status 503.
+# Errors of every route. STORE_UNAVAILABLE also stands for SHUTTING_DOWN, which has the same status.
 ALWAYS = ("FORBIDDEN", "INTERNAL", "BAD_REQUEST", "STORE_UNAVAILABLE")
 WITH_CREDENTIAL = ("UNAUTHORIZED", "RATE_LIMITED")
 WITH_TENANT = ("UNPROCESSABLE_ENTITY", "NOT_FOUND")  # tenant
@@ -70,7 +70,7 @@ OWN_HEADERS = {
     },
 }
 
-# Descriptions of path parameters; {name} is the name of an object in the list at that path.
+# Descriptions of path parameters. For {name}, the path segment before it tells what it names.
 IN_PATH = {
     "function_id": "the function's id, and not its name",
     "invocation_id": "the invocation's id",
@@ -85,8 +85,8 @@ IN_PATH = {
 }
 NAMED = {"runtimes": "runtime", "schedules": "schedule", "nodes": "node"}
 
-# The groups of operations in display order, with path segments: the last segment of a path that is
-# listed here decides its group.
+# The groups of operations in display order. The last segment of a path that a group lists decides
+# the path's group.
 TAGS = {
     "Functions": ("Create, deploy, change, pause and delete functions.", {"functions"}),
     "Calls": (
@@ -124,7 +124,7 @@ TENANT = Parameter(
     schema=VISIBLE,
 )
 
-# A route for any method is described under these methods.
+# A route for all methods is described under these methods.
 COMMON_METHODS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 ACCEPTED = 202
 ACCEPTED_HEADERS = {
@@ -176,7 +176,7 @@ def _constrain(components: dict[str, Any], body: type, limits: Mapping[str, floa
     """
     for name, field in fields_of(body).items():
         schema = components[body.__name__]["properties"][name]
-        # If a field may be null, the constraints apply to its other type.
+        # If a field may be null, the constraints apply to its type other than null.
         parts = sorted(schema.get("anyOf", [schema]), key=lambda part: part.get("type") == "null")
         parts[0]["description"] = field.meaning
         if field.null:

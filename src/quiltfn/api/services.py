@@ -1,6 +1,6 @@
-"""All services that the API needs; `server/platform.py` creates them. Each module of routes names
-those that its handlers use in a protocol, and mypy compares it with `Services` where the routes are
-listed (`api/routes/table.py`).
+"""All services that the API needs; `server/platform.py` creates them. Each module of routes has a
+protocol with the services of its handlers. mypy compares the protocols with `Services` where the
+routes are listed (`api/routes/table.py`).
 """
 
 from quiltfn.api.fleet_node import FleetNode

@@ -91,7 +91,7 @@ def runtime_of(new: wire.NewRuntime) -> Runtime:
 
 
 def schedule_of(new: wire.NewSchedule) -> Schedule:
-    """The schedule as requested, without the ids that the server fills in."""
+    """The schedule as requested, without ids, which the server assigns."""
     fields = msgspec.structs.asdict(new)
     del fields["function"]
     return convert(fields | {"id": "", "tenant_id": "", "function_id": ""}, Schedule)
@@ -166,7 +166,7 @@ def values_of(environment: Mapping[str, str], *, show: bool) -> dict[str, str]:
 
 
 def invocation(record: Invocation) -> wire.Invocation:
-    """Output that the record does not contain becomes two empty strings."""
+    """Output that isn't loaded with the record becomes two empty strings."""
     return wire.Invocation(
         invocation_id=record.invocation_id,
         function_id=record.function_id,

@@ -1,1 +1,1 @@
-"""From a connection to a route and back: HTTP as the API speaks it."""
+"""The API's use of HTTP, from a connection to a route and back."""

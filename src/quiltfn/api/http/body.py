@@ -19,7 +19,8 @@ def _check_encoding(request: Request) -> None:
 async def read_whole(
     request: Request, limit: int, timeout_s: float, reserve: Callable[[int], None]
 ) -> bytes:
-    """Read the body. Fails as soon as it is known to be too long, too slow, or over the budget.
+    """Read the body. Raises as soon as the body is known to be too long, too slow, or over the
+    budget.
 
     `reserve` gets the size so far and may refuse it.
     """

@@ -1,6 +1,6 @@
 """Limits on the memory of long bodies, responses and output, in total and for each tenant.
 
-Short ones are not counted: a connection has at most one, and connections are limited.
+Short ones need no budget: a connection has at most one, and connections are limited.
 """
 
 import asyncio
@@ -26,17 +26,18 @@ SHORTER_OR_LATER = "send it again once other requests are done, or a shorter bod
 
 
 class BodyBudget:
-    """The bytes of all long bodies of unanswered requests. One tenant may use half.
+    """The bytes of all long bodies of unanswered requests. One tenant may use half of the budget.
 
     Strangers, who invoke public URLs without a credential, may use half of a tenant's share, and
-    together half of everything. The other half is always left to callers with a key.
+    all of them together half of the whole budget. The other half is always left to callers with a
+    key.
     """
 
     def __init__(self, most: int = 64 * MIB) -> None:
         self._most = most
         self.held = 0
         self._held_of: Counter[str] = Counter()
-        self._strangers: Counter[str] = Counter()  # Their part of `_held_of`.
+        self._strangers: Counter[str] = Counter()  # the strangers' part of `_held_of`
 
     def reserve(
         self, size: int, tenant_id: str, *, is_call: bool, is_stranger: bool = False
@@ -96,7 +97,7 @@ class ResponseBudget:
     not yet read by their clients.
 
     A long response begins only once there is memory for it, unless it is the only one. Tenants take
-    turns: however many requests of one tenant wait, the first of another tenant is next.
+    turns: the first waiting request of a tenant precedes the second of every other tenant.
     """
 
     def __init__(self, most: int = 48 * MIB) -> None:
@@ -114,13 +115,13 @@ class ResponseBudget:
 
     @property
     def missing(self) -> int:
-        """Bytes that the next request waits for; all that are held if it is too long for others."""
+        """Bytes that the next request waits for: all reserved ones if it needs the whole budget."""
         if not self._queue:
             return 0
         return max(1, min(self.held, self.held + self._queue[0].size - self._most))
 
     def add_unsent(self, more: int) -> None:
-        """Counts `more` bytes that wait for the store or their clients; negative: fewer."""
+        """Counts `more` bytes (negative: fewer) that wait for the store or their clients."""
         self._unsent += more
         if more < 0:
             self._call_next()
@@ -173,7 +174,7 @@ class ResponseBudget:
 
 
 class OutputBudget:
-    """The memory of the long output of all calls, from its first long piece to the response.
+    """The memory of the long output of all invocations, from the first long piece to the response.
 
     An invocation reserves memory for its output in steps of 1 MiB. When no step is left, it waits
     for a *place*, which is large enough for all its further output, so it never waits again.
@@ -190,12 +191,12 @@ class OutputBudget:
 
     @property
     def is_unused(self) -> bool:
-        """Whether nothing is reserved and no call waits."""
+        """Whether nothing is reserved and no invocation waits."""
         return not (self._queue or self._steps_of or self._places_of)
 
     def extend(self, output: "CallOutputBudget") -> bool:
-        """Whether the invocation has the memory that it wants; if not, calls its `go_on` once it
-        has.
+        """Whether the invocation has the memory that it wants. If not, its `go_on` is called once
+        it has.
         """
         if output not in self._queue:
             if self._give(output):
@@ -247,7 +248,7 @@ class OutputBudget:
 
 
 class CallOutputBudget(msgspec.Struct, eq=False):
-    """`ports.LongOutput` of one call. `wanted` and `steps`: MiB that it needs and has reserved."""
+    """`ports.LongOutput` of one invocation. `wanted` and `steps`: MiB needed, and MiB reserved."""
 
     budget: OutputBudget
     tenant_id: str
@@ -321,8 +322,8 @@ class Budgets(msgspec.Struct, frozen=True):
             yield
 
     async def turn(self) -> None:
-        """Await this before parsing a long body: one is parsed at a time, and other requests are
-        answered in between.
+        """Await this before parsing a long body, so that other requests are answered before the
+        next long body is parsed.
         """
         async with self._parsing:
             await asyncio.sleep(0)

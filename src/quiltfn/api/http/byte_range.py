@@ -9,7 +9,7 @@ ONE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*")
 
 
 def part_of(size: int, wanted: str | None) -> tuple[int, int] | None:
-    """The offsets of the first byte and of the byte after the last. None: the whole body.
+    """The offset of the first byte, and the offset after the last byte. None: the whole body.
 
     A header that is not a byte range, or has several ranges, is ignored, as the standard allows.
     Raises `RangeNotSatisfiable` for a range that begins after the end.

@@ -18,8 +18,8 @@ TENANT, TENANT_HEADER = "tenant", "x-tenant-id"
 
 
 async def identify(access: Access, request: Request) -> Caller:
-    """The caller, by the credential or as another node identified it. Raises as `Access.identify`
-    and `Access.accept`.
+    """The caller, by its credential or as identified by another node. Raises the errors of
+    `Access.identify` and `Access.accept`.
     """
     if request.forwarded is not None and request.forwarded.caller is not None:
         return await access.accept(request.forwarded.caller)
@@ -37,7 +37,7 @@ class VisitedServices(RouteServices, Protocol):
 
 
 def check_known(services: VisitedServices, tenant_id: str) -> None:
-    """Raise `NotFound` for an unused tenant name. With tokens, any name may be in use."""
+    """Raise `NotFound` for an unused tenant name. If tokens are accepted, any name may be used."""
     access = services.access
     is_used = services.catalog.count(tenant_id) or access.knows(tenant_id) or access.takes_tokens
     if not is_used and services.quotas.of(tenant_id) == NONE:

@@ -2,7 +2,7 @@
 
 Only whole texts are compressed: event streams are sent as events occur, and ranges of binary files
 may be requested. A response with an ETag is not compressed, since a strong ETag identifies its
-exact bytes. Neither is the response to an invocation, which would take longer (`api/app.py`).
+exact bytes. Responses to invocations aren't compressed either, to save time (`api/app.py`).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from quiltfn.api.http.response import Response
 FROM_BYTES = 1024
 # The fastest level: it reduces JSON to a fifth, in a tenth of the best level's time.
 LEVEL = 1
-# Maximum encodings read from a request; any more are ignored.
+# Maximum number of encodings read from a request.
 NAMES_MAX = 64
 GZIP = 16 + zlib.MAX_WBITS
 # Long responses are compressed in a thread, one at a time. If this many wait already, a response is
@@ -36,8 +36,8 @@ class Compression:
         self._waiting = 0
 
     async def apply(self, response: Response, headers: Headers) -> None:
-        """Compress the body of `response` if possible and accepted by the client. `headers`: those
-        of the request.
+        """Compress the body of `response` if possible and accepted by the client. `headers`: the
+        request's headers.
         """
         body = response.body
         if not isinstance(body, bytes) or len(body) < FROM_BYTES or not may_compress(response):

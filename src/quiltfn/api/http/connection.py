@@ -45,16 +45,16 @@ from quiltfn.api.http.request import ClientDisconnected, Headers, Request
 from quiltfn.api.http.response import CutShort, Response
 from quiltfn.api.http.route import Application
 
-# The limit on requests that wait on one connection, and the assumed overhead of each beyond its
-# bytes.
+# The limit on requests that wait on one connection, and the assumed memory of each in addition to
+# its bytes.
 QUEUED_MAX, QUEUED_BYTES = 16, 6 * 1024
-# How much of an unread body is buffered before reading from the client pauses.
+# Bytes of a body that wait for its handler before reading from the client pauses.
 BODY_AHEAD_BYTES = 64 * 1024
-# A client that gets its response before it has sent its whole body may send the rest, so that it
-# goes on to read the response: for how long, and how many bytes.
+# If a client gets its response before it has sent its whole body, it may send the rest, since some
+# clients read the response only afterwards. The limits of that rest in time and in bytes.
 REST_TIMEOUT_S, REST_MAX_BYTES = 5.0, 16 * 1024 * 1024
 # Methods that the parser accepts but this server refuses. CONNECT is followed by another protocol,
-# and SOURCE belongs to one.
+# and SOURCE belongs to another protocol.
 OTHER_METHODS = ("CONNECT", "SOURCE")
 # The parser accepts RTSP requests as HTTP without reporting it.
 RTSP_REQUEST = re.compile(rb"\s*[A-Z_]+ [^ ]+ RTSP/")
@@ -67,7 +67,7 @@ COPIED_BYTES = 64 * 1024
 # TLS gets a longer body in pieces of this size, since data in its buffers can't be counted.
 TLS_PIECE_BYTES = 16 * 1024
 NOTHING_LEFT = memoryview(b"")
-# The split of targets up to this length is cached; clients repeat the same few.
+# Split targets up to this length are cached, since clients repeat a few targets.
 REMEMBERED_TARGET = 128
 _log = structlog.get_logger("quiltfn.api")
 
@@ -125,7 +125,7 @@ class HttpConnection(asyncio.Protocol):
         self._header_count = self._head_bytes = 0
         self._is_in_head = False
         self._unfinished_bytes = 0
-        # If the request asks for another protocol: a head without that, for a new parser.
+        # If the request asks for another protocol: its head without that wish, for a new parser.
         self._body_head = b""
         self._refusal = NOT_HTTP
         # The request with an incomplete body, the one being answered, and those that wait.
@@ -137,15 +137,16 @@ class HttpConnection(asyncio.Protocol):
         # If set, nothing more is read: once earlier requests are answered, these bytes end the
         # connection.
         self._last_words: bytes | None = None
-        # The last response is written; the rest of a body is discarded until the client stops.
+        # The last response is written, and the rest of a body is being discarded.
         self._is_ending = False
         self._is_lost = False
         self._is_reading = True
         self._is_write_paused = False
         self._is_stream_begun = False
-        self._is_shared = False  # of the last response: see `Response.is_shared`
+        self._is_shared = False  # the last response's `is_shared`
         self._written = 0
-        # The part of a body that TLS doesn't have yet, and what follows once it has all.
+        # The part of a body that is not passed to TLS yet, and the function to call once all of it
+        # is.
         self._rest = NOTHING_LEFT
         self._then: Callable[[], None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -257,10 +258,10 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(self._refusal)
 
     def _parse_on(self, data: bytes, stopped: Exception) -> bool:
-        """Continues after the parser has stopped within `data`. False: it cannot."""
+        """Continues after the parser has stopped within `data`. False: `data` is invalid."""
         # This server supports no other protocol, so a request to upgrade is an ordinary request:
-        # its head is followed by its body and the next request. The parser would treat both as the
-        # other protocol, so a new parser continues.
+        # its head is followed by its body and the next request. The parser would treat body and
+        # next request as the other protocol, so a new parser continues.
         while isinstance(stopped, httptools.HttpParserUpgrade):
             data = self._body_head + data[stopped.args[0] :]
             self._body_head = b""
@@ -307,7 +308,7 @@ class HttpConnection(asyncio.Protocol):
             self._head_timer.cancel()
             self._head_timer = None
         if self._arriving is not None:
-            return  # the head made for a new parser; its request exists already
+            return  # `_body_head`, parsed by a new parser: its request exists already
         if len(self._queue) >= QUEUED_MAX + (self._current is None):
             self._stop(b"")
         parser, target, headers = self._parser, self._target, self._headers
@@ -359,7 +360,7 @@ class HttpConnection(asyncio.Protocol):
         else:
             request.feed(data)
         if len(request.body) > SHORT_BYTES:
-            if request is not (self._current or self._queue[0]):  # it is not its turn
+            if request is not (self._current or self._queue[0]):  # still waiting
                 self._queue.pop()
                 self._arriving = None
                 self._stop(b"")
@@ -379,7 +380,7 @@ class HttpConnection(asyncio.Protocol):
             self._rest_timer = None
         request.is_whole = True
         if not self._is_reading:
-            self._set_reading()  # otherwise a disconnect would go unnoticed
+            self._set_reading()  # to notice a disconnect
         if request.reader is not None:
             request.wake()
 
@@ -422,7 +423,7 @@ class HttpConnection(asyncio.Protocol):
                 raise
         except Exception:
             _log.exception("a response could not be sent", path=request.path)
-            # The client gets what was written of the body, but not the mark of its end.
+            # The client notices that the body is incomplete, since its end isn't marked.
             self._transport.close()
         finally:
             if request.task is not None:
@@ -581,7 +582,7 @@ class HttpConnection(asyncio.Protocol):
         self._stop_timers()
         request = self._arriving
         if request is not None and last_words:
-            # The rest of the body will not be read.
+            # The rest of its body will not be read.
             self._arriving = None
             request.is_lost = True
             request.wake()
@@ -664,9 +665,9 @@ class HttpConnection(asyncio.Protocol):
             return None
         if self._idle_since is not None:
             return self._idle_since
-        if self._head_timer is not None:  # The time since it has waited for a request.
+        if self._head_timer is not None:  # since when it has waited for a request
             return self._head_timer.when() - self._limits.head_timeout_s
-        return 0.0  # It reads nothing more and is about to end.
+        return 0.0  # the connection reads nothing more and is about to end
 
     @property
     def is_arriving(self) -> bool:
@@ -682,8 +683,8 @@ class HttpConnection(asyncio.Protocol):
     def held(self) -> int:
         if not self._is_shared:
             return self.unsent()
-        # Besides a shared body, less is unsent than pauses writing, which is never counted. Of that
-        # body, TLS copies the part that it has taken.
+        # The shared body itself takes no memory of its own, except for the part that TLS has
+        # copied. Other unsent bytes are too few to count: writing would pause.
         is_copy = self._transport.get_extra_info("ssl_object") is not None
         return self._transport.get_write_buffer_size() if is_copy else 0
 
@@ -709,7 +710,7 @@ class HttpConnection(asyncio.Protocol):
             self._stop_arrival_timers()
 
     def _count_queued(self) -> None:
-        """Counts waiting requests in the budget that all connections share for them."""
+        """Counts waiting requests in the budget for those of all connections."""
         held = self._unfinished_bytes if self._is_in_head else 0
         for request in self._queue:
             held += QUEUED_BYTES + request.head_bytes + len(request.body)
@@ -728,7 +729,7 @@ class HttpConnection(asyncio.Protocol):
     # The timeout of an incomplete head or body runs only while the server reads.
 
     def _expect_head(self) -> None:
-        # Earlier requests are answered.
+        # Called only while no earlier request is in progress.
         timeout_s = self._limits.head_timeout_s
         self._head_timer = self._loop.call_later(timeout_s, self._refuse, b"")
 
@@ -743,8 +744,8 @@ class HttpConnection(asyncio.Protocol):
         self._head_timer = self._rest_timer = None
 
     def _look_for_idleness_in(self, seconds: float) -> None:
-        # One timer that checks the idle time is cheaper than a timer per request. Only a request
-        # ends the idle time, not any byte.
+        # One timer that checks the idle time is cheaper than a timer per request. Only a complete
+        # head ends the idle time; single bytes don't.
         self._idle_timer = self._loop.call_later(seconds, self._close_if_idle)
 
     def _close_if_idle(self) -> None:

@@ -6,13 +6,13 @@ longest.
 Rule 2: if none is idle, a new connection takes one of a few reserved slots, for one request other
 than an invocation, so that health and management respond under any load. If those are taken too,
 the oldest connection with an incomplete request ends.
-Rule 3: a client that reads nothing of its response for `write_timeout_s` is cut off. While others
-wait for the memory of its response, a stalled client is cut off at once, and a slow one if none of
-the waiting requests has been served for a while and clients do not read fast enough to give it
-soon. No more connections end than the next request needs, and no slow one if all of them together
-hold too little: first those whose clients would need the memory for longest at their speed, last
+Rule 3: a client that reads nothing of its response for `write_timeout_s` is cut off. While other
+requests wait for memory, stalled clients are cut off at once. Slow clients are cut off if no
+waiting request has been served for a while and clients read too slowly to free the memory soon.
+Connections end only as far as the next request needs their memory, and no slow one ends if all slow
+ones together hold too little. First end those whose clients would hold the memory for longest, last
 those that hold little. A stream holds nearly nothing and is never slow. For a complete response,
-reading less than 64 KiB counts as no progress; for a stream, any byte counts. A body that all
+reading less than 64 KiB counts as no progress; for a stream, any byte is progress. A body that all
 clients share takes no memory.
 """
 
@@ -27,25 +27,25 @@ import msgspec
 from quiltfn.api.http.budgets import ResponseBudget
 
 MIB = 1024 * 1024
-# Browsers must not guess a response's content type, nor show it in a frame of another site.
+# Browsers must not guess a response's content type, nor show a response in a frame of another site.
 SECURITY_HEADERS = (
     b"x-content-type-options: nosniff\r\n"
     b"x-frame-options: DENY\r\n"
     b"content-security-policy: frame-ancestors 'none'\r\n"
 )
 RESERVED = 32
-TRIES = 64  # so that a new connection costs little when all others are busy
+TRIES = 64  # bounds the work for a new connection when all others are busy
 LEAST_PROGRESS = 64 * 1024
-# While others wait for memory: how long a client may stall, how long none of the others is served
-# before slow clients end, and the interval over which speed is measured.
+# While requests wait for memory: how long a client may stall; for how long no waiting request is
+# served before slow clients are cut off; the interval over which speed is measured.
 PATIENCE_S, WAIT_S, SLOW_S = 3.0, 3.0, 5.0
-SOON_S = 4.0  # less than what is left of the time that a request waits for memory
+SOON_S = 4.0  # less than the remaining time for which a request waits for memory
 KNOWN_S = 1.0  # for how long a client must read before its speed is meaningful
 LITTLE_BYTES = MIB
 
 
 class SlotKind(enum.Enum):
-    """The use that a connection is admitted for."""
+    """The purpose that a connection is admitted for."""
 
     REGULAR = enum.auto()
     RESERVED = enum.auto()
@@ -68,7 +68,7 @@ class Connection(Protocol):
 
     @property
     def idle_since(self) -> float | None:
-        """The loop time since which every request is answered; None: a request is under way."""
+        """The loop time at which the last request was answered; None: a request is in progress."""
         ...
 
     @property
@@ -78,7 +78,7 @@ class Connection(Protocol):
 
     @property
     def is_streaming(self) -> bool:
-        """Whether it sends a stream, which is made only as its client takes it."""
+        """Whether it sends a stream, whose chunks are produced only as the client reads."""
         ...
 
     def unsent(self) -> int:
@@ -86,7 +86,7 @@ class Connection(Protocol):
         ...
 
     def held(self) -> int:
-        """The unsent bytes that take memory of their own."""
+        """The unsent bytes, without those of a shared body."""
         ...
 
     def taken(self) -> int:
@@ -104,9 +104,9 @@ class Connection(Protocol):
 
 class Reader(msgspec.Struct):
     """The progress of a client that has output to read. `since`: the time since which it has made
-    too little progress; `taken`: what it had read then. `speed`: bytes per second in the last
-    interval of `SLOW_S`; None in the first. The current interval began at `begin`, with
-    `taken_at_begin` bytes read.
+    too little progress; `taken`: the bytes that it had read by `since`. `speed`: bytes per second
+    in the last interval of `SLOW_S`; None in the first interval. The current interval began at
+    `begin`, with `taken_at_begin` bytes read.
     """
 
     since: float
@@ -116,7 +116,7 @@ class Reader(msgspec.Struct):
     speed: float | None = None
 
     def look(self, now: float, taken: int, progress: int) -> None:
-        """Records the bytes `taken` by now; up to `progress` more count as no progress."""
+        """Records that `taken` bytes are read by now. Up to `progress` more bytes count as none."""
         if taken > self.taken + progress:
             self.since, self.taken = now, taken
         if now - self.begin >= SLOW_S:
@@ -124,7 +124,9 @@ class Reader(msgspec.Struct):
             self.begin, self.taken_at_begin = now, taken
 
     def left_s(self, now: float, taken: int, unsent: int) -> float | None:
-        """How long it will need for the rest at its speed; None: that is not known yet."""
+        """How long the client will need for the rest at its speed; None: its speed is not known
+        yet.
+        """
         speed, elapsed_s = self.speed, now - self.begin
         if elapsed_s >= KNOWN_S:
             speed = (taken - self.taken_at_begin) / elapsed_s
@@ -152,15 +154,16 @@ class Connections:
         self._queued_max = queued_max
         self._regular: dict[Connection, None] = {}
         self._reserved: dict[Connection, None] = {}
-        # The connections that were idle at the last search through all of them, with the time since
-        # when, longest first. A connection that became idle later has been idle for less time, so
+        # The connections that were idle at the last search of all, with their `idle_since`, longest
+        # first. A connection that became idle after the search has been idle for less time, so
         # requests need not update this.
         self._idlest: dict[Connection, float] = {}
         self._readers: dict[Connection, Reader] = {}
         # Connections that wait for their clients, with the bytes counted for each.
         self._paused: dict[Connection, int] = {}
         self._queued = 0
-        # How many requests that waited for memory were served, and since when none was.
+        # How many requests that waited for memory were served, and the last time that this number
+        # rose or no request waited.
         self._served, self._served_at = 0, 0.0
 
     def date_responses(self) -> None:
@@ -179,7 +182,7 @@ class Connections:
         return SlotKind.NONE
 
     def are_quiet_since(self, at: float) -> bool:
-        """Whether no request has been under way since `at`, in loop time."""
+        """Whether no request has been in progress since `at`, in loop time."""
         every = (one.idle_since for one in (*self._regular, *self._reserved))
         return all(since is not None and since <= at for since in every)
 
@@ -199,7 +202,7 @@ class Connections:
         while self._idlest:
             connection = next(iter(self._idlest))
             since = self._idlest.pop(connection)
-            if connection.idle_since == since:  # Otherwise it was used in between.
+            if connection.idle_since == since:  # unused since the search
                 del self._regular[connection]
                 connection.cut()
                 return True
@@ -267,9 +270,10 @@ class Connections:
         self._make_room(now)
 
     def _make_room(self, now: float) -> None:
-        """While requests wait for memory: cuts off as many stalled clients as necessary, those that
-        stalled first. If no waiting request was served for a while, and clients read too little to
-        free the memory soon, cuts off slow ones, those first that would need it for longest.
+        """While requests wait for memory: cuts off as many stalled clients as necessary, longest
+        stalled first. If no waiting request was served for a while, and clients read too slowly to
+        free the memory soon, also cuts off slow clients, starting with those that would hold it
+        longest.
         """
         missing = self.responses.missing
         if not missing or self.responses.served != self._served:
@@ -301,8 +305,8 @@ class Connections:
                 connection.cut()
 
     def _enough(self, ordered: list[Connection], missing: int) -> list[Connection]:
-        """The first connections in `ordered` that together hold `missing` bytes, without those that
-        are not needed for that; none if all of them together hold less.
+        """The first connections in `ordered` that together hold `missing` bytes, without
+        superfluous small ones. Empty if all connections together hold less.
         """
         chosen: list[Connection] = []
         surplus = -missing
@@ -321,7 +325,7 @@ class Connections:
 
 
 def _make_way(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:
-    """Ends the first connection that `may_go`; those before it move to the back."""
+    """Ends the first connection that `may_go`; earlier connections move to the end."""
     if not _is_any(places, may_go):
         return False
     first = next(iter(places))
@@ -331,7 +335,9 @@ def _make_way(places: dict[Connection, None], may_go: Callable[[Connection], boo
 
 
 def _is_any(places: dict[Connection, None], may_go: Callable[[Connection], bool]) -> bool:
-    """Whether a connection `may_go`. It is then the first; those before it move to the back."""
+    """Whether a connection `may_go`: that connection is then the first, and earlier ones move to
+    the end.
+    """
     for _ in range(min(TRIES, len(places))):
         first = next(iter(places))
         if may_go(first):

@@ -1,6 +1,4 @@
-"""Responses to connections whose requests cannot be handled: as bytes, since no request has been
-read.
-"""
+"""Responses to connections whose requests cannot be read or handled, as bytes."""
 
 from http import HTTPStatus
 

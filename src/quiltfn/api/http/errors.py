@@ -48,7 +48,7 @@ RETRY_AFTER_S, DISABLED_RETRY_AFTER_S = 1, 60
 
 
 def error_body(error: QuiltfnError, request_id: str = "") -> bytes:
-    """The body alone, if there is no connection for a `Response`."""
+    """The body alone, for responses that are written without a `Response`."""
     return encode(_body(error, request_id))
 
 
@@ -70,7 +70,7 @@ def error_response(error: QuiltfnError, request_id: str) -> Response:
         body=error_body(error, request_id),
         executed=error.executed,
         is_unknown=isinstance(error, OutcomeUnknown),
-        # The rest of a body that is too long is not read.
+        # the rest of the request's body is not read
         closes=isinstance(error, PayloadTooLarge),
     )
 
@@ -91,7 +91,7 @@ def for_strangers(error: QuiltfnError) -> QuiltfnError:
         return Internal("internal server error")
     shown_error = type(error)(WORDS.get(error.code, str(error)), retry_after=error.retry_after)
     if isinstance(error, PayloadTooLarge) and error.invocation_id is None:
-        shown_error.hint = error.hint  # about bodies and runtimes in general, not this function
+        shown_error.hint = error.hint  # it says nothing about this function
     shown_error.executed = error.executed
     return shown_error
 

@@ -2,11 +2,11 @@
 
 A route that answers with a stream does this:
 
-    with event_stream.opened(context) as stream:  # refused here if there are too many
-        ...  # what may still be refused
+    with event_stream.opened(context) as stream:  # refused if too many are open
+        ...  # checks that may raise a refusal
         return stream.response(events)
 
-`events` is an async generator of events as `event` makes them, or of parts of them. The stream
+`events` is an async generator of events encoded by `event`, or of parts of them. The stream
 requests the next event only once the client has read most of the previous ones, and closes the
 generator when the client disconnects.
 """
@@ -52,7 +52,7 @@ def event(name: str, data: bytes, event_id: str | None = None) -> bytes:
 
 
 def wants_events(headers: Headers) -> bool:
-    """Whether Accept names the type of event streams; a `*/*` does not."""
+    """Whether Accept names the type of event streams; `*/*` does not count."""
     given = ",".join(headers.getlist("accept")).lower()
     if EVENT_STREAM not in given:
         return False
@@ -76,9 +76,10 @@ def check_follows(context: "AnyContext") -> None:
 
 
 class EventStream:
-    """A slot, and the response body that uses it: the events, and a heartbeat after 15 seconds
-    without one. `aclose` closes the generator of the events and frees the slot.
-    It ends once `may_go_on` returns False: a credential that became invalid gets no more events.
+    """A slot and the response body that occupies it: events, and a heartbeat after 15 seconds
+    without an event. `aclose` closes the generator of the events and frees the slot.
+    The stream ends once `may_go_on` returns False: a credential that became invalid gets no more
+    events.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class EventStream:
         if not self._next.done():
             return HEARTBEAT
         task, self._next = self._next, None
-        if task.cancelled():  # by `end`
+        if task.cancelled():  # `end` was called
             raise StopAsyncIteration
         chunk = task.result()
         if not chunk:

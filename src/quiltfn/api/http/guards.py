@@ -17,9 +17,9 @@ def check_origin(request: Request, *, is_public: bool) -> None:
     refuse requests that a browser was tricked into sending (by DNS rebinding, or by a page of
     another site or port).
 
-    Browsers send the page's origin with all methods but GET, and with every method whether the page
-    is of another site. A request with neither header is not from a page. `is_public`: anyone may
-    read the resource and follow links to it.
+    Browsers send the page's origin (Origin) with all methods but GET, and with every method whether
+    the page is of another site (Sec-Fetch-Site). A request without both headers is not from a page.
+    `is_public`: anyone may read the resource and follow links to it.
     """
     headers = request.headers
     host = headers.get("host")

@@ -29,12 +29,12 @@ NAMES_RECORD = (
 )
 REPLAYED = ("idempotency-replayed", "true")
 
-# The limit of memory for responses that could not be stored; beyond it, only the fact that there
-# was a response is kept.
+# The limit of memory for responses that could not be stored. Of further responses, the body is
+# dropped.
 UNSTORED_MAX_BYTES = 16 * 1024 * 1024
 # Tenant, method, path and key: a request without its body.
 KeyName = tuple[str, str, str, str]
-# Returns the response for an invocation id, if it was accepted. May raise `NotFound`.
+# Returns the response for an invocation id if that invocation was queued. May raise `NotFound`.
 Find = Callable[[str], Awaitable[Response | None]]
 
 
@@ -56,15 +56,15 @@ class _Unstored(msgspec.Struct, frozen=True):
 class Idempotency:
     """Runs a request once for each key.
 
-    If the store rejects the outcome of a request, the write is retried before the next key lookup,
-    so that a full disk leaves no key neither answered nor free, and every second, because the
-    repetition may go to another server. `lost`: the body to keep if there is no response, or if too
-    many wait for the store.
+    If the store rejects the outcome of a request, the write is retried every second, because the
+    repetition may go to another server, and before the next key lookup. So after a full disk, each
+    key has its response or is free. `lost`: the body to store if there is no response, or if too
+    many bytes wait for the store.
     """
 
     def __init__(self, responses: SqlIdempotencyStore, clock: Clock, lost: bytes = b"") -> None:
         self._responses, self._clock, self._lost = responses, clock, lost
-        self._running: dict[KeyName, str] = {}  # to the digest of the body
+        self._running: dict[KeyName, str] = {}  # the digest of the body
         self._unstored: dict[KeyName, _Unstored] = {}
         self._is_left = asyncio.Event()  # a write may be pending
         self._storing_again = asyncio.Lock()
@@ -83,12 +83,12 @@ class Idempotency:
         invocation_id: str | None = None,
         find: Find | None = None,
     ) -> Response:
-        """Returns the response of the first request, new or stored. Raises `Conflict` while that
-        still runs, `Unprocessable` for another body or query, and `StoreUnavailable` if the key
-        could not be reserved or, with `executed`, if the response could not be stored: a repetition
-        will get it. `budget`: the memory to load a stored response, which may be long.
-        `invocation_id`: of the invocation that this begins; a repetition gets it in any case.
-        `find`: finds the response for a repetition by that id, if the first response was lost.
+        """Returns the response of the first request, new or stored. Raises `Conflict` while the
+        first request runs, `Unprocessable` for another body or query, and `StoreUnavailable` if the
+        key could not be reserved, or (with `executed`) if the response could not be stored yet: a
+        repetition will get it. `budget`: the memory to load a stored response, which may be long.
+        `invocation_id`: the id of the invocation that `execute` begins; a repetition gets the id
+        even if the response was lost, and `find` then finds the response by it.
         """
         name = (request.tenant_id, request.method, request.path, request.key)
         turn = self._turns.setdefault(name, asyncio.Lock())
@@ -96,7 +96,7 @@ class Idempotency:
             kept = await self._take(name, request, _names_call(invocation_id))
         if kept is not None:
             return await _found(kept, find) or _repeated(kept)
-        # The outcome until there is a better one, and after a cancellation: progress unknown.
+        # Stored if `execute` is cancelled or its progress is unknown.
         end = _Unstored(request, self._without_body(invocation_id))
         unstored: _Unstored | None = end
         try:
@@ -113,7 +113,7 @@ class Idempotency:
             del self._running[name]
         if error is not None and response.executed and not response.is_unknown:
             raise _not_stored(response, error) from error
-        return response  # a refusal did nothing, so it is valid even if not stored
+        return response  # a refusal is valid even if not stored, since it did nothing
 
     async def tell_again(self) -> None:
         """Retries pending writes until cancelled."""
@@ -132,7 +132,7 @@ class Idempotency:
         self, name: KeyName, request: IdempotentRequest, headers: dict[str, str]
     ) -> StoredResponse | None:
         """Reserves the key (returns None), or returns the response to its first request. `headers`:
-        those to store in place of a response if this server dies.
+        stored at once, as a substitute for the response if this server dies.
         """
         running = self._running.get(name)
         if running is not None:
@@ -164,8 +164,8 @@ class Idempotency:
         kept = await self._responses.reserve(request, now, made_at, headers)
         if kept is None or kept.status is not None:
             return kept
-        # No request with this key runs here. So one runs on another server, or the store reserved
-        # the key for an earlier request but could not confirm it.
+        # No request with this key runs here. So a request runs on another server, or the store
+        # reserved the key for an earlier request but could not confirm that.
         check_body(kept.body_digest, request)
         return await self._responses.reserve(request, now, made_at, headers, again=True)
 
@@ -212,8 +212,8 @@ class Idempotency:
 
 
 def _names_call(invocation_id: str | None) -> dict[str, str]:
-    """The headers kept with a key until there is a response, and instead of a lost one. Unlike
-    every response they have no content type: see `_is_lost`.
+    """The headers stored for a key while there is no response, or if it was lost. They lack the
+    content type that every response has: see `_is_lost`.
     """
     return {} if invocation_id is None else {INVOCATION_ID: invocation_id}
 
@@ -224,10 +224,8 @@ def _is_lost(kept: StoredResponse) -> bool:
 
 
 async def _found(kept: StoredResponse, find: Find | None) -> Response | None:
-    """Finds the invocation that was accepted although its response was lost, and returns its
-    response.
-    """
-    invocation_id = kept.headers.get(INVOCATION_ID)  # earlier versions stored none
+    """If the response was lost, finds the queued invocation and returns its response."""
+    invocation_id = kept.headers.get(INVOCATION_ID)  # earlier versions stored no id
     if find is None or invocation_id is None or not _is_lost(kept):
         return None
     with contextlib.suppress(NotFound):
@@ -246,8 +244,8 @@ def _repeated(kept: StoredResponse) -> Response:
 
 
 def _kept(response: Response) -> _Kept:
-    """The part of a response to keep; of a stream, no body. Copies the headers before the id of
-    this request is added, which repetitions must not get.
+    """The part of a response to store, for a stream without a body. Copies the headers now: later
+    they get the id of this request, which repetitions must not get.
     """
     body = response.body if isinstance(response.body, bytes) else b""
     headers: dict[str, str] = {}

@@ -15,9 +15,9 @@ from quiltfn.api.http.response import JSON, Header, Response, encode
 from quiltfn.api.http.route import AnyContext
 from quiltfn.api.http.text_size import PIECE_BYTES, Decoder, text_size
 
-# Cost of a list entry in addition to its bytes, in bytes: short entries take time, too.
+# The bytes that a list entry counts in addition to its own, since short entries take time, too.
 ENTRY_BYTES = 1024
-# Awaited before each slice. Only one request of the server has its turn at a time.
+# Awaited before each slice: only one request of the server at a time encodes a slice.
 Turn = Callable[[], Awaitable[None]]
 # Size of a text in bytes, and a function that reads the slice at an offset.
 LongText = tuple[int, Callable[[int], Awaitable[bytes]]]
@@ -123,7 +123,7 @@ def _response(out: io.BytesIO, headers: Iterable[Header]) -> Response:
 
 
 def head_response(headers: Iterable[Header] = ()) -> Response:
-    """The response to HEAD if the JSON is not generated: without a length (RFC 9110, 8.6)."""
+    """The response to HEAD, without generating the JSON and so without a length (RFC 9110, 8.6)."""
     return Response(headers=[*headers, ("content-type", JSON)], body=_nothing())
 
 

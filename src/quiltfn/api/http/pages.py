@@ -13,7 +13,7 @@ from quiltfn.model.cursors import to_cursor
 from quiltfn.ports import TenantFunctions
 
 PAGE_MAX, PAGE_DEFAULT = 1000, 50
-# Lists older than pagination: if one page has the whole list, it has no cursor field.
+# Lists that are older than pagination: a page with the whole list has no cursor field.
 WITHOUT_LAST_CURSOR = frozenset({"packages", "runtimes", "versions"})
 # JSON takes at most six bytes for a character, in addition to the text itself.
 JSON_FACTOR = 8
@@ -25,8 +25,8 @@ def limit_of(context: AnyContext, default: int = PAGE_DEFAULT) -> int:
 
 
 def functions_of(context: AnyContext) -> TenantFunctions:
-    """The tenant's functions that a list covers, selected by `function_id` and `cluster_id`. Raises
-    `NotFound`.
+    """The tenant's functions that a list is about, selected by `function_id` and `cluster_id`.
+    Raises `NotFound`.
     """
     catalog, tenant_id, query = context.services.catalog, context.tenant_id, context.query
     function_id, label = query.get("function_id"), query.get("cluster_id")

@@ -44,12 +44,12 @@ def json_value(body: bytes) -> Any:
         if text.startswith("\ufeff"):
             raise NotOneText("it begins with a byte order mark")
         value = _decode(text)
-        # Without an escape there is no lone surrogate, and without 32 brackets no deep nesting.
+        # Only escapes produce lone surrogates, and only 32 or more brackets deep nesting.
         if "\\u" in text or text.count("[") + text.count("{") >= DEPTH_MAX:
             _check_strings(value)
     except RecursionError:
         raise BadRequest(f"the body nests deeper than {DEPTH_MAX}") from None
-    except ValueError as error:  # includes the decoders' errors
+    except ValueError as error:  # the decoders' errors are ValueErrors
         raise BadRequest(f"the body is not one valid JSON text: {_brief(error)}") from None
     return value
 

@@ -39,7 +39,7 @@ def check_announced(request: Request, limit: int) -> None:
 
 async def bounded(request: Request, limit: int, timeout_s: float) -> AsyncGenerator[bytes, None]:
     """Yield a body, which may take any time as long as at least `LEAST_PROGRESS` bytes arrive
-    within each `timeout_s`. Only the time spent waiting for the sender counts. Raises `BadRequest`,
+    within each `timeout_s`. Only the time of waiting for the sender counts. Raises `BadRequest`,
     `PayloadTooLarge` and `ClientDisconnected`.
     """
     loop, chunks = asyncio.get_running_loop(), request.chunks()
@@ -65,8 +65,8 @@ async def bounded(request: Request, limit: int, timeout_s: float) -> AsyncGenera
 
 
 class PassedOnBody:
-    """`ports.streamed_body.StreamedBody` of a request. `is_begun`: some of it may have been read.
-    `error`: why the rest did not arrive.
+    """`ports.streamed_body.StreamedBody` of a request. `is_begun`: part of the body may have been
+    read. `error`: why the rest did not arrive.
     """
 
     def __init__(self, request: Request, limit: int, timeout_s: float) -> None:
@@ -78,7 +78,7 @@ class PassedOnBody:
         self._request, self._limit, self._timeout_s = request, limit, timeout_s
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """As `StreamedBody` says."""
+        """As in `StreamedBody`."""
         assert not self.is_begun, "a body is read once"
         self.is_begun = True
         try:

@@ -13,7 +13,7 @@ class PathPattern:
         self.length = len(segments)
         self._names = [(n, one[1:-1]) for n, one in enumerate(segments) if one.startswith("{")]
         self._words = [(n, one) for n, one in enumerate(segments) if not one.startswith("{")]
-        # Sorts patterns: a fixed segment comes before a parameter, and that before the rest.
+        # Sorts patterns: fixed segments before parameters, and parameters before a rest.
         self.rank = [int(one.startswith("{")) for one in segments] + [2] * bool(self._rest)
 
     def takes(self, segments: int) -> bool:

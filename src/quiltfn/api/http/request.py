@@ -13,13 +13,11 @@ NO_PARAMETERS: Mapping[str, str] = {}
 
 
 class ClientDisconnected(Exception):
-    """The client disconnected before its request was complete, so there is no one to answer."""
+    """The client disconnected before its request was complete, so nobody would read a response."""
 
 
 class Headers(dict[str, str]):
-    """Header fields by lowercase name. For a repeated name this has the first value; `getlist`
-    returns all.
-    """
+    """Header fields by lowercase name: the first value of each; `getlist` returns all values."""
 
     # Repeated names, each with all its values; most requests have none.
     repeated: Mapping[str, list[str]] = {}
@@ -44,13 +42,13 @@ class BodySource(Protocol):
 
 
 class Request:
-    """One request. `path` is percent-decoded, `query` is not; `target`: both as sent, b"" for a
-    request without a connection; `client`: its source address; `parameters`: those that the router
-    found in the path. `is_reserved`: it came on a connection reserved for management, so it must
-    not invoke. `keep_alive`: another request may follow it. `body`: the part that has arrived and
-    was not taken yet; complete once `is_whole`. `forwarded`: the data from another node of the
-    fleet; None: it came from a client. `ends_with_client`: its work is cancelled when the client
-    disconnects, since it stores nothing.
+    """One request. `path` is percent-decoded, `query` is not; `target`: path and query as sent, b""
+    for a request without a connection; `client`: the client's address; `parameters`: those that the
+    router found in the path. `is_reserved`: the connection is reserved for management, so the
+    request must not invoke. `keep_alive`: another request may follow. `body`: the part that has
+    arrived and was not taken yet; complete once `is_whole`. `forwarded`: data of the node that
+    forwarded the request; None: a client sent the request. `ends_with_client`: the request is
+    cancelled when the client disconnects, since it stores nothing.
     """
 
     __slots__ = (
@@ -96,7 +94,8 @@ class Request:
         self.expects_continue = False
         self.forwarded: ForwardedCall | None = None
         self.head_bytes = 0
-        # Set by the connection: the body is complete, the response is written, the client is gone.
+        # The connection sets these: the body is complete, the response is written, the client is
+        # gone.
         self.is_whole = source is None
         self.is_answered = False
         self.is_lost = False
@@ -109,8 +108,9 @@ class Request:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody will read the response. Never with an idempotency key, as a repetition may
-        request it, nor for another node, which does not report that its client has left.
+        """Whether nobody will read the response. False for a request with an idempotency key, whose
+        repetition gets the response, and for a forwarded request, since the other node does not
+        report that the client has disconnected.
         """
         return self.is_lost and self.forwarded is None and "idempotency-key" not in self.headers
 
@@ -122,7 +122,7 @@ class Request:
         return (httptools.parse_url(self.target).path or b"").decode("ascii")
 
     def take_body(self) -> bytes:
-        """The part of the body that has arrived since the last call. It is not kept here."""
+        """Removes and returns the part of the body that has arrived since the last call."""
         body, self.body = self.body, b""
         return bytes(body)
 
@@ -142,7 +142,7 @@ class Request:
                 await self.reader
 
     async def lost(self) -> None:
-        """Returns once the client has gone. Call it once the body is complete."""
+        """Returns once the client has disconnected. Only for a request whose body is complete."""
         while not self.is_lost:
             self.reader = asyncio.get_running_loop().create_future()
             await self.reader

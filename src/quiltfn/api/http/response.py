@@ -1,7 +1,7 @@
 """The one response type: every handler returns it, and every connection sends it.
 
-Results, refusals, replays for an `Idempotency-Key` and long streams are all a `Response`, so
-whatever looks at responses (the audit log, the request log, a tracer) sees all of them.
+Results, refusals, replays for an `Idempotency-Key` and long streams are all a `Response`, so the
+audit log, the request log and a tracer see all responses.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 JSON = "application/json"
-# The header that names the record of a call.
+# The header with the id of an invocation.
 INVOCATION_ID = "x-invocation-id"
 FUNCTION_VERSION = "x-function-version"
 Header = tuple[str, str]
@@ -18,7 +18,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class CutShort(Exception):
-    """Raised by the iterator of a body that cannot be completed, for a known reason."""
+    """Raised by a body's iterator if the body cannot be completed for a known reason."""
 
 
 class Response(msgspec.Struct, kw_only=True, eq=False):
@@ -27,12 +27,12 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
     `headers`: lowercase names, which may repeat. `body`: bytes, or an async iterator whose chunks
     are sent as they arrive. A chunk is requested only once the client has read most of the previous
     ones, and the iterator's `aclose` is always called at the end. If the iterator raises, the
-    connection ends without the mark of a complete body. A stream has chunked encoding unless
+    connection ends without marking the body as complete. A stream has chunked encoding unless
     `headers` contain its `content-length`. `executed`: False for a refusal before any work was
-    done. `is_unknown`: whether work was done is unknown. `has_record`: the refused call has a
-    record nevertheless. `object_id`: the created object for the audit log, if the path does not
-    name it; `object_name`: its name, unless it is an existing function. `closes`: the response ends
-    the connection. `is_shared`: all clients get this body, and it stays in memory anyway.
+    done. `is_unknown`: work may have been done. `has_record`: the refused invocation has a record.
+    `object_id`, for the audit log: the created object, if the path does not name it; `object_name`:
+    the object's name, unless the path names a function. `closes`: the connection ends after the
+    response. `is_shared`: all clients share this body, which stays in memory anyway.
     """
 
     status: int = 200
@@ -47,7 +47,7 @@ class Response(msgspec.Struct, kw_only=True, eq=False):
     is_shared: bool = False
 
     def header(self, name: str) -> str | None:
-        """The first value of a header, by its name in lowercase letters."""
+        """As `first_value`."""
         return first_value(self.headers, name)
 
 

@@ -16,7 +16,7 @@ from quiltfn.model.invocation import PAYLOAD_MAX_BYTES
 from quiltfn.tenants.access import Access
 
 MIB = 1024 * 1024
-# The method of a route for any method.
+# The `method` of a route for all methods.
 ANY_METHOD = "*"
 
 
@@ -42,8 +42,8 @@ class ApiLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RouteServices(Protocol):
-    """The services that any route may need. Each module of routes adds those that its handlers use
-    in a protocol of its own; `Services` (services.py) has them all.
+    """The services that any route may need. Each module of routes has a protocol that adds the
+    services of its handlers; `Services` (services.py) has them all.
     """
 
     access: Access
@@ -63,14 +63,14 @@ NOBODY = Caller(tenant_id="", scope=Scope.READ, credential="nobody")
 class RequestContext(msgspec.Struct, Generic[S_co], kw_only=True, eq=False):
     """One request and everything known about it so far; the argument of a handler.
 
-    `caller`: NOBODY until a credential is checked; `tenant_id`: only ever from the credential.
+    `caller`: NOBODY until a credential is checked; `tenant_id`: taken from the credential only.
     `parameters`: those of the path; `query`: those of the query. `body`: parsed by the schema of
-    the route; for a route that takes a stream, its chunks while they arrive; for a route with
-    `admit`, the result of that. `invocation_id`: the id that the handler gives to the invocation
-    begun by a request with an Idempotency-Key. `raw_body`: the body until it is parsed.
-    `passed_on`: instead of it, a body that is still arriving. `reserved_bytes`: its part of the
-    budget of long bodies. `is_executed`: the handler was begun. `is_current`: False if changes of
-    other nodes may be missing here.
+    the route; for a route with `streams`, the chunks as they arrive; for a route with `admit`, the
+    result of `admit`. `invocation_id`: the id that the handler gives to the invocation begun by a
+    request with an Idempotency-Key. `raw_body`: the body until it is parsed. `passed_on`: the body
+    if the handler reads it as it arrives. `reserved_bytes`: the request's part of the budget of
+    long bodies. `is_executed`: the handler has started. `is_current`: False if changes of other
+    nodes may be missing here.
     """
 
     services: S_co
@@ -120,11 +120,11 @@ class RequestContext(msgspec.Struct, Generic[S_co], kw_only=True, eq=False):
 
     @property
     def action(self) -> str | None:
-        """The name in the audit log of a request that changes something."""
+        """The request's name in the audit log, if it changes something."""
         return self.route.action if self.route is not None else None
 
 
-# A request on any route.
+# A request to any route.
 AnyContext = RequestContext[RouteServices]
 Handler = Callable[[RequestContext[S]], Awaitable[Response]]
 Found = Callable[[RequestContext[S], str], Awaitable[Response | None]]
@@ -132,7 +132,7 @@ Found = Callable[[RequestContext[S], str], Awaitable[Response | None]]
 
 class CalledFunction(msgspec.Struct, frozen=True):
     """The function that a request invokes. `names_version`: the request names a version or an
-    alias, which may mean the current version.
+    alias, even if it is the current version.
     """
 
     entry: Entry
@@ -157,26 +157,26 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 class Route(msgspec.Struct, Generic[S_contra], frozen=True):
     """Only `method`, `path` and `handler` are given by position.
 
-    `scope` None: no credential required. `answer` None: no body; str: only text; a union: one of
-    these schemas.
+    `scope`: None if no credential is required. `answer`: the schema of the response; None: no body;
+    str: only text; a union: one of several schemas.
 
     `texts`: the content types of a text response, always or if the caller asks for it. `also`:
     further statuses with their own responses; bytes: text of the first type of `texts`. `headers`:
     the route's own headers of a successful response (see `api/openapi.py`).
 
-    `codes`: its own error codes, besides those of every route (see `api/openapi.py`). `action`: its
-    name in the audit log, if it changes something.
+    `codes`: the route's own error codes, besides those of every route (see `api/openapi.py`).
+    `action`: the name in the audit log of a change by this route.
     `streams`: the content types of a body that isn't JSON and reaches the handler as it arrives.
     `admit`: for a route without `scope`: identifies caller and target before the body is read, or
     raises a refusal. The body may then be any bytes, for any method, and stays in `raw_body`.
-    `passes_on`: for such a route: whether its handler reads the body of this request while it
-    arrives. `found`: for a route that begins an invocation with the id of the context: the response
-    to a repetition if the first response was lost, but the invocation accepted. It may raise
-    `NotFound`. `on_refused`: called with each refusal or failure of such a route.
-    `called`: for a route that another node may answer: the function that the request invokes, or
-    None. `is_about_call`: the node that runs the invocation in the path answers.
-    `for_visitors`: for a route that requires more than `read`: whether operators may use it in any
-    tenant. `unverified`: the response to any caller while no credential can be checked.
+    `passes_on`, with `admit`: whether the handler reads the body of this request as it arrives.
+    `found`: for a route that begins an invocation with the id of the context: the response to a
+    repetition if the invocation was queued, but the first response was lost. It may raise
+    `NotFound`. `on_refused`, with `admit`: called with each refusal or failure. `called`: the
+    function that the request invokes, whose node may be another one; None: it invokes none.
+    `is_about_call`: the node that runs the invocation in the path responds. `for_visitors`: whether
+    operators may use a route that requires more than `read` in any tenant. `unverified`: the
+    response to all callers while credentials cannot be checked.
     """
 
     method: str
@@ -207,7 +207,7 @@ class Route(msgspec.Struct, Generic[S_contra], frozen=True):
 
     @property
     def about(self) -> str:
-        """Its description: the docstring of the handler."""
+        """The route's description: the docstring of the handler."""
         return " ".join((self.handler.__doc__ or "").split())
 
     @property
@@ -224,7 +224,7 @@ class Route(msgspec.Struct, Generic[S_contra], frozen=True):
         return f"the setting {setting} says how long the body may be"
 
 
-# A route whose handler needs any services: it can be described, but not called.
+# A route with unknown services: it can be described, but its handler can't be called.
 AnyRoute = Route[Never]
 R = TypeVar("R", bound=AnyRoute)
 
@@ -237,5 +237,5 @@ def by_path(routes: Iterable[R]) -> dict[str, dict[str, R]]:
     return paths
 
 
-# What a connection calls, and a middleware wraps.
+# The function that a connection calls with each request, and that a middleware wraps.
 Application = Callable[[Request], Awaitable[Response]]

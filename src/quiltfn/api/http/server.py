@@ -15,7 +15,7 @@ LEAVE_WITHIN_S = 2.0
 # Maximum unsent data of a connection in the kernel. Without a limit the kernel takes megabytes of a
 # response, and the connection then looks idle to this server.
 UNSENT_IN_KERNEL_BYTES = 128 * 1024
-# A load balancer that knows that this server is stopping sends it no requests for `QUIET_S`.
+# Once no request arrives for `QUIET_S`, load balancers know that this server is stopping.
 QUIET_S, QUIET_WITHIN_S = 0.25, 10.0
 
 
@@ -33,9 +33,10 @@ class Server:
         self._leaving.set()
 
     async def quiet(self, called_at: Callable[[], float]) -> None:
-        """Return once no invocation has arrived for a while, so that none is lost when the
-        connections are closed, or after ten seconds. `called_at`: when the last invocation arrived
-        since the server began to stop, by the loop's clock. Readiness checks may continue.
+        """Return once no invocation has arrived for a while, or after ten seconds, so that no
+        invocation is lost when the connections are closed. `called_at`: when the last invocation
+        arrived since the server began to stop, by the loop's clock. Readiness checks may continue
+        to arrive.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -55,7 +56,7 @@ class Server:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         address = f"{'https' if self._tls else 'http'}://{shown}:{port}"
-        # One write: a reader that waits for the first line may not read the second.
+        # One write for both lines: a reader may stop after the first.
         print(f"listening on {address}\ndashboard at {address}/ui/", flush=True)
         loop = asyncio.get_running_loop()
         while not self._leaving.is_set():

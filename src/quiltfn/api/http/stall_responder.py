@@ -21,7 +21,7 @@ from quiltfn.base.ids import new_id
 from quiltfn.model.errors import StoreUnavailable
 
 LOOK_EVERY_S, STALLED_S = 1.0, 1.0
-# How long one connection may take in all, and how many are answered at a time.
+# The maximum duration of one connection, and the maximum number at a time.
 ANSWER_WITHIN_S, AT_ONCE, HEAD_MAX = 1.0, 32, 16 * 1024
 REST_MAX = 16 * 1024 * 1024  # bytes of a body that are read and discarded
 ALIVE = b'{"status":"ok"}'
@@ -29,7 +29,7 @@ _log = structlog.get_logger("quiltfn.api")
 
 
 class StallResponder:
-    """`start` it, and `stop` it before the listener is closed.
+    """Call `start`, and call `stop` before the listener is closed.
 
     `stalled_s`: how long the event loop has been waiting for the disk.
     """
@@ -54,7 +54,7 @@ class StallResponder:
         self._over.set()
         with self._open_lock:
             for connection in self._open:
-                with contextlib.suppress(OSError):  # it has ended already
+                with contextlib.suppress(OSError):  # the connection has ended already
                     connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._listener.close()
@@ -76,7 +76,7 @@ class StallResponder:
                     continue
                 try:
                     connection = self._listener.accept()[0]
-                except OSError:  # the event loop was faster, or the client disconnected
+                except OSError:  # accepted by the event loop, or disconnected
                     places.release()
                     continue
                 answered = others.submit(self._answer, connection, stalled)
@@ -95,8 +95,8 @@ class StallResponder:
 
     @contextlib.contextmanager
     def _ended_by_stop(self, connection: socket.socket) -> Iterator[None]:
-        """While this is open, `stop` shuts the connection down. Raises OSError after `stop`."""
-        # A descriptor of its own, because TLS takes over that of the connection.
+        """Within the block, `stop` shuts the connection down. Raises OSError after `stop`."""
+        # A copy of the descriptor, because TLS takes over the connection's own.
         with connection.dup() as same:
             with self._open_lock:
                 if self._over.is_set():
@@ -129,7 +129,7 @@ class StallResponder:
         )
         connection.sendall(answer.encode() + body)
         connection.shutdown(socket.SHUT_WR)
-        rest = 0  # Of the body: if it is not read, the kernel may drop the response.
+        rest = 0  # bytes of the body; unread ones could make the kernel drop the response
         while rest < REST_MAX and (data := _receive(connection, until)):
             rest += len(data)
 

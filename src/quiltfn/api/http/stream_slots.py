@@ -1,4 +1,4 @@
-"""Limits the number of open streams, and ends those that would not end by themselves."""
+"""Limits the number of open streams, and ends endless streams at shutdown."""
 
 import contextlib
 from collections import Counter
@@ -12,7 +12,7 @@ class Endless(Protocol):
     """A stream that does not end by itself."""
 
     def end(self) -> None:
-        """End it after the event that is being sent."""
+        """End the stream after the event that is being sent."""
         ...
 
 

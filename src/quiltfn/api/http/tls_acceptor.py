@@ -26,11 +26,11 @@ def receive_buffer() -> memoryview:
 
 
 class TlsReceiver(asyncio.BufferedProtocol):
-    """Passes decrypted data to `protocol`. `buffer`: holds the data until it is copied, in the same
-    step of the event loop, so all of its connections can share one buffer.
+    """Passes decrypted data to `protocol`. `buffer`: holds the data until it is copied, which
+    happens in the same step of the event loop, so all connections can share one buffer.
 
-    Without it, the event loop would allocate 256 KiB for each read. The allocator would get this
-    memory from the kernel and return it (`launcher/main.py`), which takes longer than decryption.
+    Without `buffer`, the event loop would allocate 256 KiB for each read. To get this memory from
+    the kernel and return it (`launcher/main.py`) takes longer than decryption.
     """
 
     def __init__(self, protocol: asyncio.Protocol, buffer: memoryview) -> None:
@@ -47,9 +47,8 @@ class TlsReceiver(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._protocol.connection_lost(exc)
-        # The event loop's TLS refers to methods of this object, and `protocol` refers to the
-        # transport. This breaks the cycle, so that the memory is freed without the garbage
-        # collector.
+        # The event loop's TLS refers to methods of this object, and `protocol` to the transport.
+        # Breaking this cycle frees the memory without the garbage collector.
         del self._protocol
 
     def eof_received(self) -> bool | None:

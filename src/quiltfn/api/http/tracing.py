@@ -18,10 +18,10 @@ IDS = {"quiltfn.request_id": "x-request-id", "faas.invocation_id": INVOCATION_ID
 def traced(
     app: Application, route_of: Callable[[Request], AnyRoute | None], tracer: Tracer
 ) -> Application:
-    """Wrap `app` so that requests have spans: all invocations, and the routes that need a key
-    except the metrics, which are requested all the time. The span replaces the request's
-    `traceparent`, so that all work for the request belongs to it. An invocation that needs no key
-    starts a new trace: unauthenticated callers do not decide how much is sent.
+    """Wrap `app` so that these requests have spans: all invocations, and all routes that need a
+    key, except for the metrics, which are requested all the time. The span replaces the request's
+    `traceparent`, so all work for the request belongs to the span. An invocation that needs no key
+    starts a new trace: unauthenticated callers must not decide how much is traced.
     """
 
     async def respond(request: Request) -> Response:
@@ -48,7 +48,7 @@ def _is_traced(route: AnyRoute) -> bool:
 
 
 def _answered(request: Request, path: str, response: Response) -> Answered:
-    """Attributes with OpenTelemetry's names. Without the query, which may contain a credential."""
+    """Attributes with OpenTelemetry's names, without the query, which may contain a credential."""
     attributes: dict[str, Value] = {
         "http.request.method": request.method,
         "http.route": path,

@@ -105,7 +105,7 @@ def names_version(context: RequestContext[AliasServices], entry: Entry) -> bool:
 
 
 async def version_named(context: RequestContext[AliasServices], entry: Entry) -> Version | None:
-    """The version that the query names. None: it names no version. Raises `Unprocessable`,
+    """The version that the query names. None: the query names no version. Raises `Unprocessable`,
     `Forbidden` and `NotFound`.
     """
     query, services = context.query, context.services

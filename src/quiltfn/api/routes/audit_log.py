@@ -28,7 +28,7 @@ class AuditServices(RouteServices, Protocol):
 
 async def list_audit_entries(context: RequestContext[AuditServices]) -> Response:
     """List changes and refused changes, newest first. Operators see those of all tenants. If only
-    few of very many match, a page can be short or empty although there is a next_cursor.
+    few of very many entries match, a page can be short or empty although there is a next_cursor.
     """
     everything = context.caller.sees_all_tenants
     limit = parse.integer(context.query.get("limit", str(AUDIT_DEFAULT)), "limit", 1, AUDIT_MAX)

@@ -38,9 +38,9 @@ class FunctionListServices(RouteServices, Protocol):
 
 
 async def list_functions(context: RequestContext[FunctionListServices]) -> Response:
-    """List the tenant's functions, oldest first or in the order of `sort`: functions that were
-    never invoked come first, or last with order=desc. Keep q, sort and order from page to page.
-    view=brief leaves out handlers and environments.
+    """List the tenant's functions, oldest first or in the order of `sort`. With
+    sort=last_invoked_at, functions that were never invoked come first, or last with order=desc.
+    Keep q, sort and order from page to page. view=brief leaves out handlers and environments.
     """
     wanted, limit = _query(context), pages.limit_of(context, pages.PAGE_MAX)
     view = parse.one_of(context.query.get("view", "full"), "view", VIEWS, "brief")
@@ -85,7 +85,7 @@ def _query(context: RequestContext[FunctionListServices]) -> FunctionQuery:
 def _outdated(
     context: RequestContext[FunctionListServices],
 ) -> Callable[[Entry], bool] | None:
-    """The filter for the parameter `outdated`. None: the parameter is not given."""
+    """The filter for the parameter `outdated`. None: no such parameter."""
     wanted = context.query.get("outdated")
     if wanted is None:
         return None

@@ -19,7 +19,7 @@ from quiltfn.model.errors import (
 from quiltfn.model.url import path_of
 from quiltfn.tenants.admission import Admission
 
-# What an update does with the default alias.
+# The values of `default_alias`: whether an update moves the default alias.
 MOVES = ("move", "keep")
 
 
@@ -35,7 +35,7 @@ async def create_function(context: RequestContext[FunctionServices]) -> Response
     """Create a function with version 1. Its state is pending until it is deployed."""
     new, spec = shapes.split(context.body)
     services = context.services
-    await services.lifecycle.others.catch_up()  # other nodes may have created some
+    await services.lifecycle.others.catch_up()  # other nodes may have created functions
     services.admission.check_functions(context.tenant_id, services.catalog.count(context.tenant_id))
     entry = await services.lifecycle.create(context.tenant_id, new, spec)
     function = entry.function
@@ -86,7 +86,7 @@ async def update_function(context: RequestContext[FunctionServices]) -> Response
 
 
 def moves_default(context: AnyContext) -> bool | None:
-    """Whether the default alias moves. None: the request does not say."""
+    """Whether the default alias moves. None: the request has no `default_alias`."""
     asked = context.query.get("default_alias")
     if asked is None:
         return None

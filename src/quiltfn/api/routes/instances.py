@@ -41,7 +41,7 @@ async def list_instances(context: RequestContext[InstanceServices]) -> Response:
         queued = await context.services.work.queued()
     async with aclosing(context.services.fleet.asked_of_others(context)) as bodies:
         async for body in bodies:
-            with contextlib.suppress(msgspec.DecodeError):  # from a node with another version
+            with contextlib.suppress(msgspec.DecodeError):  # from a node with another release
                 found = _together(found, _decode(body), limit)
     memory = {name: round(mib, 1) for name, mib in found.memory.items()}
     # Queued invocations are counted in the store, which all nodes share.
@@ -88,7 +88,7 @@ def _shown(context: RequestContext[InstanceServices], instance: InstanceView) ->
     try:
         function = context.services.catalog.get(instance.function_id).function
         name, tenant_id = function.name, function.tenant_id
-    except NotFound:  # it was deleted, and its last invocations are ending
+    except NotFound:  # the function was deleted, and its last invocations are ending
         name = tenant_id = ""
     return wire.Instance(
         function_id=instance.function_id,

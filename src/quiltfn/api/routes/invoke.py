@@ -68,7 +68,9 @@ def invoke_function_by_name(context: RequestContext[InvokeServices]) -> Awaitabl
 
 
 def called_by_id(context: RequestContext[InvokeServices]) -> CalledFunction | None:
-    """The function that the request invokes. None: it queues an asynchronous invocation."""
+    """The function that the request invokes. None: the request queues an asynchronous
+    invocation.
+    """
     if wants_async(context):
         return None
     entry = context.entry()
@@ -86,8 +88,8 @@ def called_by_name(context: RequestContext[InvokeServices]) -> CalledFunction | 
 def _request(
     context: RequestContext[InvokeServices], output: CallOutputBudget, version: Version | None
 ) -> Request:
-    """The invocation that the body describes, with an id. The body is not kept in memory, because
-    the invocation may wait for a long time.
+    """The invocation that the body describes, with an id. The body is freed, because the invocation
+    may wait for a long time.
     """
     body, context.body = context.body or wire.NewInvocation(), None
     return Request(
@@ -149,8 +151,8 @@ def _prefers_async(context: AnyContext) -> bool:
 async def accept_call(
     context: RequestContext[AcceptServices], entry: Entry, version: Version | None = None
 ) -> Response:
-    """Queues the call that the body describes: 202, once it is on disk. `version`: the one that it
-    runs on, whatever is current by then.
+    """Queues the invocation that the body describes: 202, once it is on disk. `version`: the
+    version to run, even if another one is current by then.
     """
     services = context.services
     body, context.body = context.body or wire.NewInvocation(), None
@@ -172,8 +174,8 @@ async def accept_call(
 async def accepted_before(
     context: RequestContext[AcceptServices], entry: Entry, invocation_id: str
 ) -> Response | None:
-    """202 for a call of the function that was queued under this id, without its output; None if
-    none was. Raises `NotFound` if there is no such call.
+    """202, without output, for the invocation of the function that was queued under this id. None:
+    it wasn't queued. Raises `NotFound` if there is no such invocation.
     """
     record = await context.services.work.outline(entry, invocation_id)
     return None if record.due_at is None else accepted(record)
@@ -182,14 +184,14 @@ async def accepted_before(
 async def accepted_by_id(
     context: RequestContext[AcceptServices], invocation_id: str
 ) -> Response | None:
-    """202 for the call that an earlier request for this function has queued."""
+    """202 for the invocation that an earlier request for this function has queued."""
     return await accepted_before(context, context.entry(), invocation_id)
 
 
 async def accepted_by_name(
     context: RequestContext[InvokeServices], invocation_id: str
 ) -> Response | None:
-    """202 for the call that an earlier request for the function of this name has queued."""
+    """202 for the invocation that an earlier request for the function of this name has queued."""
     return await accepted_before(context, entry_called(context), invocation_id)
 
 

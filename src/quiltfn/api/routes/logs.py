@@ -21,14 +21,14 @@ from quiltfn.store.calls.journal import SpoolJournal
 
 PLAIN = "text/plain; charset=utf-8"
 TAIL_MAX = 1_000_000
-# A position as event ids have it: offsets in stdout and stderr, and the attempt. If one stream is
-# read, its offset alone.
+# The form of an event id: offsets in stdout and stderr, and the attempt. With only one stream, an
+# event id is the offset alone.
 POSITION = re.compile(r"([0-9]{1,15})-([0-9]{1,15})(?:-([0-9]{1,9}))?")
 OFFSET = re.compile(r"[0-9]{1,15}")
 
 
 class Position(NamedTuple):
-    """Byte offsets in each stream. `attempt`: whose output it is. None: the current attempt's."""
+    """Byte offsets in each stream of the output of `attempt`; None: the current attempt."""
 
     at: Mapping[str, int]
     attempt: int | None
@@ -44,9 +44,9 @@ class LogServices(RouteServices, Protocol):
 
 async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
     """Read the output of an invocation so far: both streams, in their original order. With follow,
-    it comes as server-sent events, also while the invocation runs: stdout and stderr, gap for
-    output that isn't stored, and finally end with the record. After a disconnect, resume with
-    Last-Event-ID.
+    the output comes as server-sent events, also while the invocation runs: `stdout` and `stderr`,
+    `gap` for output that isn't stored, and finally `end` with the record. After a disconnect,
+    resume with Last-Event-ID.
     """
     services, query = context.services, context.query
     follows = event_stream.follows(context)
@@ -73,10 +73,10 @@ async def get_invocation_logs(context: RequestContext[LogServices]) -> Response:
 
 async def get_function_logs(context: RequestContext[LogServices]) -> Response:
     """Follow the output of all invocations of a function, from now on, as server-sent events: for
-    each invocation started, stdout and stderr, and end with its record; each names its invocation.
-    A reader that is more than 1,000 invocations behind gets a gap with the number of those left
-    out. In a fleet, the stream has the invocations on all nodes; output of a lost node is a gap
-    with its node_id.
+    each invocation `started`, `stdout`, `stderr`, and `end` with its record. Each event names its
+    invocation. A reader that is more than 1,000 invocations behind gets a `gap` with the number of
+    those left out. In a fleet, the stream has the invocations on all nodes; output of a lost node
+    is a `gap` with its node_id.
     """
     event_stream.check_follows(context)
     services, function_id = context.services, context.entry().function.id
@@ -110,7 +110,8 @@ def _start_of(
     query, tail = context.query, None
     if "tail" in query:
         tail = parse.integer(query["tail"], "tail", 0, TAIL_MAX)
-    if "last-event-id" in context.headers:  # a client that reconnects repeats its query
+    # Last-Event-ID takes precedence: a client that reconnects repeats its query.
+    if "last-event-id" in context.headers:
         position = _position(context.headers["last-event-id"], "Last-Event-ID", streams)
         return position._replace(attempt=position.attempt or 1), None
     if "offset" in query and tail is not None:

@@ -15,8 +15,8 @@ from quiltfn.model.pool_load import PoolLoad
 from quiltfn.ports.fleet import Nodes
 
 VIEWS = ("brief", "full")
-LISTED_MAX = 100  # functions of one node in the list of all
-NAMED_MAX = 5  # functions in one sentence
+LISTED_MAX = 100  # functions shown of each node in the list of all nodes
+NAMED_MAX = 5  # functions named in an error message
 
 
 class NodeServices(RouteServices, Protocol):
@@ -82,7 +82,7 @@ def _check_copies(
 ) -> None:
     """Raise `Conflict` if images would be lost with the node."""
     if not any(one.member.name == name for one in nodes):
-        return  # another check reports this
+        return  # an unknown node: the removal reports this
     images = _images_only_on(context, name, nodes)
     if not images:
         return
@@ -103,7 +103,7 @@ def _check_copies(
 def _images_only_on(
     context: RequestContext[NodeServices], name: str, nodes: Sequence[KnownNode]
 ) -> frozenset[str]:
-    """The images that no other node has; only nodes that are present or may return count."""
+    """The images that only this node has. Other nodes count if they are present or may return."""
     others = {
         one.member.name
         for one in nodes
@@ -126,7 +126,7 @@ def _shown(
     functions_most: int | None,
     nodes: Sequence[KnownNode],
 ) -> wire.Node:
-    """`functions_most`: the maximum number of functions shown. None: no functions. `nodes`: all
+    """`functions_most`: the maximum number of functions shown; None: no functions. `nodes`: all
     nodes.
     """
     member, report = node.member, node.member.report
@@ -171,7 +171,7 @@ def _function(context: RequestContext[NodeServices], pool: PoolLoad) -> wire.Fun
     try:
         function = context.services.catalog.get(pool.function_id).function
         name, tenant_id = function.name, function.tenant_id
-    except NotFound:  # it was deleted, and its last invocations are ending there
+    except NotFound:  # the function was deleted, and its last invocations are ending there
         name = tenant_id = ""
     return wire.FunctionOnNode(
         function_id=pool.function_id,

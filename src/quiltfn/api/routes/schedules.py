@@ -142,7 +142,7 @@ async def list_schedule_runs(context: RequestContext[ScheduleServices]) -> Respo
 
 
 def _place(tick_ms: int) -> str:
-    """A tick in the form of an id, for cursors."""
+    """The time of a tick in the form of an id, as cursors need."""
     digits = f"{tick_ms:012x}"
     return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
 

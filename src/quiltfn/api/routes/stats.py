@@ -29,7 +29,7 @@ from quiltfn.store.calls.stats import SqlStats
 from quiltfn.wire.stats import USAGE_STEPS
 
 WINDOW_MIN_S, WINDOW_MAX_S, WINDOW_DEFAULT_S = MINUTE_S, DAY_S, HOUR_S
-# 400 days of hours, and eight days of five minutes.
+# Usage rows for 400 days of hours, and points for eight days of five minutes.
 USAGE_STRETCHES_MAX, USAGE_ROWS_MAX, POINTS_MAX = 9600, 10_000, 2400
 FUNCTIONS_MAX = 10_000
 STEP_S = {"hour": HOUR_S, "day": DAY_S}
@@ -137,8 +137,8 @@ def _span(context: RequestContext[StatsServices], now: int, default_s: int) -> t
 
 
 def _step(context: RequestContext[StatsServices], now: int, start: int, end: int) -> int:
-    """The step of a series. Raises `Unprocessable` if that step is not stored for the whole period,
-    or results in too many points.
+    """The step of a series. Raises `Unprocessable` if the step is not stored for the whole period,
+    or gives too many points.
     """
 
     def fits(step: int) -> bool:
@@ -191,7 +191,7 @@ def _usage_row(
     function_id = key.function_id or None
     name = None
     if function_id is not None:
-        with suppress(NotFound):  # it was deleted
+        with suppress(NotFound):  # the function was deleted
             name = context.services.catalog.by_id(context.tenant_id, function_id).function.name
     return wire.UsageRow(
         start=key.start, function_id=function_id, function_name=name, **_used(stats)

@@ -73,8 +73,8 @@ async def get_readiness(context: RequestContext[SystemServices]) -> Response:
 
 async def get_health(context: RequestContext[SystemServices]) -> Response:
     """Show whether the server is ready, the result of each check, and the protections in force. A
-    server that can't check credentials responds to anyone that it isn't ready, and why
-    (`credentials`), without checks and protections.
+    server that can't check credentials tells everyone that it isn't ready and why (`credentials`),
+    without checks and protections.
     """
     report = await context.services.health.report()
     return _json_or_markdown(context, Texts.of(report, health_text))
@@ -240,7 +240,7 @@ async def refresh_metrics(services: MetricServices) -> None:
     metrics.show_images(services.tenant_images.bytes_in_all())
     metrics.show_store(services.journal.problem is None)
     services.nodes.show()
-    with contextlib.suppress(StoreUnavailable):  # the metrics keep their last values
+    with contextlib.suppress(StoreUnavailable):  # the queue metrics keep their last values
         await services.work.show_queues()
 
 

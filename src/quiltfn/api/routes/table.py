@@ -33,7 +33,7 @@ from quiltfn.api.routes import (
 )
 from quiltfn.api.services import Services
 
-# Of paths that match a request equally well, the first one is tried first. Invoking comes first
+# If several paths match a request equally well, the first of them is used. Invoking comes first
 # because it is the most frequent request.
 ROUTES: list[Route[Services]] = [
     *invoke.ROUTES,

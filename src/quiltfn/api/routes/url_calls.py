@@ -1,9 +1,9 @@
 """Invocations through function URLs: who may invoke, the handler's request, and the response.
 
-Rule 1: without a credential nobody learns which tenants, functions and URLs exist: for anything
-that is not public the response is 401, whether it exists or not.
+Rule 1: callers without a credential don't learn which tenants, functions and URLs exist: the
+response is 401 for everything that isn't public or doesn't exist.
 Rule 2: a caller without a credential gets the handler's response, or a status and its meaning. It
-never gets the id of an invocation, nor why it failed.
+gets neither the id of an invocation nor the reason of its failure.
 """
 
 from collections.abc import Iterable
@@ -68,8 +68,8 @@ METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 # sender does not occupy an instance, and so that the body can be stored.
 WHOLE_BYTES = 64 * 1024
 UNSIGNED = "the signature of this call is missing, wrong, ambiguous or too old"
-# The reasons by which refused invocations are counted. Other errors have a record, or are the
-# server's fault.
+# The reasons by which refused invocations are counted. Other errors aren't refusals: the invocation
+# has a record, or the server failed.
 REASONS: dict[type[QuiltfnError], Refusal] = {
     Unauthorized: Refusal.CREDENTIAL,
     Forbidden: Refusal.CREDENTIAL,
@@ -94,9 +94,9 @@ class UrlCallServices(LiveServices, Protocol):
 
 class UrlRequest(msgspec.Struct, frozen=True):
     """An admitted request. `prefix`: the part of the path that names the function; `path`: the
-    rest; both percent-encoded. `preflight`: the CORS rule for a response without the function.
-    `moved_to`: the target of a redirect. `version`: chosen by the alias that the path names, or by
-    the default alias.
+    rest; both percent-encoded. `preflight`: the CORS rule for a preflight request, which the server
+    answers by itself. `moved_to`: the target of a redirect. `version`: chosen by the alias that the
+    path names, or by the default alias.
     """
 
     found: Found
@@ -203,7 +203,7 @@ async def admit(context: RequestContext[UrlCallServices]) -> UrlRequest:
 
 
 def _cors_of(context: RequestContext[UrlCallServices], url: FunctionUrl) -> Cors | None:
-    """The CORS rule for the request. None: only the handler decides."""
+    """The CORS rule for the request. None: the handler decides."""
     is_shared = not context.services.urls.host
     if url.cors is None and is_shared and url.auth is Auth.NONE:
         return cors.OWN_PAGES
@@ -248,7 +248,7 @@ async def _versioned(context: RequestContext[UrlCallServices], asked: UrlRequest
 
 
 def called(context: RequestContext[UrlCallServices]) -> CalledFunction | None:
-    """The function that the request invokes. None: it invokes no function."""
+    """The function that the request invokes. None: the request invokes no function."""
     asked: UrlRequest = context.body
     if asked.needs_no_function:
         return None
@@ -271,7 +271,7 @@ def passes_on(context: RequestContext[UrlCallServices]) -> bool:
 
 
 def count_refusal(context: RequestContext[UrlCallServices], error: QuiltfnError) -> None:
-    """Count a refused invocation if its URL exists. Successful invocations never get here."""
+    """Count a refused invocation if its URL exists."""
     services = context.services
     reason, target = REASONS.get(type(error)), target_of(context.request.raw_path)
     found = None if target is None else services.urls.find(target.first, target.second)
@@ -437,7 +437,7 @@ async def _respond(
     )
     if context.caller is not NOBODY and record.timeline is not None:
         response.headers.append(("server-timing", record.timeline.server_timing()))
-    # Do not wait for the rest of the client's body.
+    # The rest of the client's body is not waited for.
     response.closes = context.passed_on is not None and not context.request.is_whole
     if len(answer.body) > LONG_OUTPUT_BYTES:
         async with long_response(context, record.invocation_id, len(answer.body)):
@@ -446,7 +446,7 @@ async def _respond(
 
 
 def _check_body(context: RequestContext[UrlCallServices], record: Invocation) -> None:
-    """Raise the reason why the request's body was cut short, if the invocation ended with that."""
+    """Raise the reason if the invocation was cancelled because the request's body was cut short."""
     passed = context.passed_on
     if passed is None or passed.error is None or record.status is not Status.CANCELLED:
         return

@@ -41,9 +41,9 @@ async def list_function_versions(context: RequestContext[VersionServices]) -> Re
 
 async def rollback_function(context: RequestContext[VersionServices]) -> Response:
     """Roll back to an earlier version, without creating a new one. Aliases follow: the default
-    alias names that version then, and every other alias that named the version which was current
-    until then, or shared invocations with it, loses it; rolled_back says so. With
-    default_alias=keep, the default alias stays as it is.
+    alias names the earlier version, and all other aliases stop sending invocations to the
+    previously current version (rolled_back says so). With default_alias=keep, the default alias
+    stays as it is.
     """
     moves = moves_default(context) is not False
     entry = await context.services.lifecycle.rollback(

@@ -21,7 +21,7 @@ from quiltfn.api.http.route import RequestContext, Route, RouteServices
 from quiltfn.model.errors import NotFound, no_such_route
 
 INDEX, PACKED = "index.html", ".gz"
-# The directories of the files in the package.
+# Directories in the package.
 DASHBOARD, DOCUMENTATION = "web", "site"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -47,7 +47,7 @@ FOREVER, ASKED_EACH_TIME = "public, max-age=31536000, immutable", "no-cache"
 
 
 class WebServices(RouteServices, Protocol):
-    """The services for dashboard and documentation, which need no further ones."""
+    """The services for dashboard and documentation."""
 
 
 class WebFile(msgspec.Struct, frozen=True):
@@ -92,8 +92,8 @@ class WebFile(msgspec.Struct, frozen=True):
 
 @functools.cache
 def unpacked(packed: bytes) -> bytes:
-    """The uncompressed content of a file. It is cached, since unpacking blocks the event loop for
-    up to 2 ms and anyone may request it. All files together have 8 MiB.
+    """The uncompressed content of a file. The content is cached, since unpacking blocks the event
+    loop for up to 2 ms and anyone may request a file. All files together have 8 MiB.
     """
     return gzip.decompress(packed)
 
@@ -107,7 +107,7 @@ def has_tag(if_none_match: str, tag: str) -> bool:
 @functools.cache
 def files(directory: str) -> dict[str, WebFile]:
     """All files in and below a directory of the package by name, such as `how-to/keys.html`. Empty
-    if it was not built.
+    if the directory was not built.
     """
     found: dict[str, WebFile] = {}
     top = Path(quiltfn.__file__).parent / directory
