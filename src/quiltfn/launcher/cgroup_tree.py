@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def children(group: Path) -> Iterator[Path]:
-    # A group has some forty files; scandir tells files from directories without a stat.
+    # scandir distinguishes a group's some forty files from directories without a stat for each.
     with contextlib.suppress(OSError), os.scandir(group) as entries:
         yield from (Path(one) for one in entries if one.is_dir(follow_symlinks=False))
 
@@ -39,7 +39,7 @@ def remove_tree(group: Path, tries: int) -> bool:
     A group stays busy for a moment after the end of its last process, so rmdir is retried after
     one millisecond, two, three, …
     """
-    below = children(group)  # an iterator: each child is removed once, with its own retries
+    below = children(group)  # removed child by child, each with its own retries
     for attempt in range(tries):
         with contextlib.suppress(OSError):
             group.rmdir()

@@ -22,9 +22,9 @@ SUPERVISOR = "supervisor"
 # On v2 it is below the launcher's group, so that the launcher's limits apply to the server, too.
 OF_SERVER, V2_OF_SERVER = "server-process", "quiltfn-server-{}"
 V1_CONTROLLERS = ("memory", "pids", "cpu", "freezer", "devices")
-# If mounted apart from "cpu", it is one more hierarchy; otherwise the two share one.
+# The controller that is mounted together with "cpu", or as a hierarchy of its own.
 V1_ACCOUNTING = "cpuacct"
-# The v1 controllers that sandboxes see: programs read their limits from them.
+# The v1 controllers that sandboxes see, since programs read their limits there.
 SHOWN = {"memory", "cpu", "cpuacct", "pids"}
 CONTROLLERS = Path("/proc/cgroups")
 V2_CONTROLLERS = ("memory", "pids", "cpu")
@@ -33,10 +33,10 @@ CPU_QUOTA_MIN_US = 1_000
 # "No quota" in v1 and v2. Set after a kill: processes of a group that has used up its quota must
 # wait for the next period, even to die.
 V1_NO_QUOTA, V2_NO_QUOTA = "-1", "max"
-# Attempts at a removal: some milliseconds' worth in the event loop, otherwise a second's.
+# Attempts to remove a group: for some milliseconds in the event loop, otherwise for a second.
 TRIES, TRIES_AT_THE_END = 4, 50
-# v1 counts TCP buffers separately: they get 1/SOCKET_SHARE of the memory limit on top. v2 includes
-# them.
+# v1 counts TCP buffers separately: their limit is 1/SOCKET_SHARE of the memory limit, in addition
+# to it. In v2, the memory limit includes them.
 SOCKET_SHARE = 4
 
 
@@ -61,8 +61,8 @@ class Limits(Frozen):
 
 
 class SandboxLimits(Limits):
-    """All limits of one sandbox: also processes and threads, MiB of /tmp and of one file, open
-    files of one process. The server sets them all; there are no defaults.
+    """All limits of one sandbox: those of `Limits`, processes and threads, MiB of /tmp and of one
+    file, open files of one process. The server sets all of them.
     """
 
     pids: int
@@ -86,15 +86,17 @@ class Cgroups(Protocol):
         """The value of cgroupsPath in config.json."""
 
     def view(self) -> str:
-        """The control groups that a guest mounts to show its own, in the format of guest.c: "v2",
-        or the v1 controllers, with commas within a hierarchy and colons between hierarchies.
+        """The control group hierarchies that a guest mounts, so that programs see their sandbox's
+        group, in the format of guest.c: "v2", or the v1 controllers, with commas within a hierarchy
+        and colons between hierarchies.
         """
 
     def enter(
         self, server: str, group: str, limits: Limits, pids: int, devices: Sequence[str] = ()
     ) -> None:
         """Moves this process into a new group with these limits. `pids`: processes and threads.
-        `devices`: in the format of cgroup v1; v2 has no file for them. Raises OSError.
+        `devices`: the allowed devices, in the format of cgroup v1; ignored with v2, which has no
+        file for them. Raises OSError.
         """
 
     def enter_alone(self, server: str) -> None:
@@ -120,7 +122,9 @@ class Cgroups(Protocol):
         """
 
     def kill(self, server: str, sandbox: str) -> None:
-        """Kills everything in the sandbox at once: no fork escapes, no quota delays it."""
+        """Kills everything in the sandbox at once: forks cannot escape, and no CPU quota delays
+        this.
+        """
 
     def remove(self, server: str, sandbox: str) -> bool:
         """Removes a dead sandbox's groups. Returns whether all groups, and so all processes, are
@@ -230,7 +234,7 @@ class V1:
             (self._group(controller, server, group) / "cgroup.procs").write_text("0")
 
     def enter_alone(self, server: str) -> None:
-        # Only the freezer: the server has no limits of memory, CPU or processes.
+        # only the freezer, since the server has no limits of memory, CPU or processes
         group = self._group("freezer", server, OF_SERVER)
         group.mkdir()
         write(group / "cgroup.procs", "0")
@@ -418,7 +422,7 @@ class V2:
         own = MOUNT / self._home.strip("/") / name
         if server == self._server:
             return own
-        # A dead server may have run anywhere.
+        # a dead server may have run in any group
         return next((Path(top) / name for top, below, _ in os.walk(MOUNT) if name in below), own)
 
     def _parent(self, server: str) -> Path:

@@ -1,4 +1,4 @@
-"""Reap every child of the launcher; know by number those that somebody waits for.
+"""Reap every child of the launcher; report the end of watched ones.
 
 Descendants of the launcher that lose their parent become its children: guests, leftovers of an OCI
 runtime, forks of the server. A process is identified by its number alone, never by its name.
@@ -45,7 +45,7 @@ class Children:
         self._watched[pid] = _Watched(pidfd, ended)
 
     def watch_new(self, pid: int, ended: Callable[[int], None]) -> None:
-        """The same for a child that was just started: it is killed if it cannot be watched."""
+        """Like `watch`, for a child that was just started: it is killed if it cannot be watched."""
         try:
             self.watch(pid, ended)
         except OSError:
@@ -101,7 +101,8 @@ def processes() -> Iterator[Process]:
 def kill_trees(roots: set[int], table: list[Process]) -> None:
     """Sends SIGKILL to these processes and to their descendants in the table.
 
-    A process started in the meantime becomes a child of the launcher, and the next call finds it.
+    A process that was started later becomes a child of the launcher, where the next attempt finds
+    it.
     """
     below: dict[int, list[int]] = {}
     for child in table:

@@ -13,7 +13,7 @@ from quiltfn.launcher.oci import HANDLER_OOM_SCORE
 from quiltfn.launcher.signals import SETTABLE
 from quiltfn.launcher.state import SERVER_UIDS
 
-# Files that only a data directory has. With the state in PostgreSQL, it has only the last one.
+# Files that only a data directory has. If the state is in PostgreSQL, it has only the last one.
 OWN_FILES = {"quiltfn.db", "restore.unfinished", "quiltfn.lock"}
 DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -120,10 +120,10 @@ def prepare_data_dir(path: Path, uid: int) -> None:
             )
         os.fchmod(directory, 0o700)
         if is_its_own:
-            for name in names:  # the server gets files that root has restored
+            for name in names:  # root may have restored files, which must belong to the server
                 _hand_over(name, directory, uid)
             return
-        os.fchown(directory, 0, 0)  # from here on only root can change it
+        os.fchown(directory, 0, 0)  # while it belongs to root, the server cannot change it
         for where, directories, files, at in os.fwalk(".", dir_fd=directory):
             if where == ".":
                 directories[:] = [name for name in directories if name == "images"]

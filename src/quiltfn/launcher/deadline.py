@@ -1,7 +1,7 @@
 """End the sandboxes of a fleet node at a deadline, even if its server stands still.
 
 Other nodes take over a node without heartbeats, and start instances in place of its own. A server
-that is stopped or gets no CPU time cannot end its instances before that. So it sends the launcher a
+that is stopped or gets no CPU time cannot end its instances in time. So it sends the launcher a
 deadline with each heartbeat that the store has accepted, and the launcher ends every sandbox once
 the deadline has passed. A standalone server sends none, and its sandboxes have no deadline.
 
@@ -21,19 +21,21 @@ class Deadline:
     """The latest deadline that the server has sent, if any."""
 
     def __init__(self, end_all: Callable[[], None]) -> None:
-        """`end_all` ends every sandbox. It is called repeatedly once the deadline has passed, since
-        a sandbox can only be ended after its creation.
+        """`end_all` ends every sandbox. It is called repeatedly after the deadline, since a sandbox
+        that is being created can be ended only later.
         """
         self._end_all = end_all
         self._at: float | None = None
 
     def set(self, at: float) -> None:
-        """Sets the deadline. Ignores an earlier one: a request may have waited in the socket."""
+        """Sets the deadline. Ignores a deadline earlier than the present one: its request may have
+        waited in the socket.
+        """
         self._at = at if self._at is None else max(at, self._at)
 
     def is_late(self, at: float | None) -> bool:
-        """Whether it is too late to create a sandbox that must end by `at`. Without `at`, the
-        deadline of all sandboxes counts.
+        """Whether it is too late to create a sandbox: the time is after `at`, or without `at` after
+        the deadline of all sandboxes.
         """
         if at is None:
             return self._is_over

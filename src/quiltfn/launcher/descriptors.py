@@ -1,4 +1,4 @@
-"""How many files the launcher may open, and so how many sandboxes there can be.
+"""The limit on the launcher's open files, and the number of sandboxes that it allows.
 
 The server has the same limit. It reserves half of it for connections (`server/launch_context.py`),
 so that neither callers nor instances can use up all descriptors.
@@ -6,14 +6,14 @@ so that neither callers nor instances can use up all descriptors.
 
 import resource
 
-# The least that the launcher needs. A sandbox's own limit (`SandboxLimits.open_files`) may be
-# higher, but not above the launcher's.
+# The minimum for the launcher. A sandbox's limit (`SandboxLimits.open_files`) may be higher than
+# this, but not above the launcher's actual limit.
 LEAST = 1024
 # Standard streams, event loop, signals, the server's channel, and files that a verb opens briefly.
 OWN = 64
-# The maximum that one sandbox needs in the launcher, which is with egress: processes, namespace,
-# tap device and rules. In the server, a sandbox needs two descriptors; that of a web server needs
-# four, and one for each request.
+# The maximum for one sandbox in the launcher, reached with egress: processes, namespace, tap device
+# and rules. In the server, a sandbox needs two descriptors; a web server's sandbox needs four, and
+# one more for each request.
 OF_A_SANDBOX = 6
 
 

@@ -1,10 +1,10 @@
 """Networks of sandboxes with egress: rules, a tap device, and an egress proxy.
 
-The egress proxy is slirp4netns, one process for each sandbox. It gets the namespace's tap device
-and needs nothing else, so it runs unprivileged: with its own uid, no capabilities, a control group
-with limits, and a root directory with only /usr. A handler that took it over could open sockets
-like an unprivileged user. Packets first pass the rules (`egress_rules.py`), which limit what a
-handler can reach.
+The egress proxy is slirp4netns, one process for each sandbox. It needs only the namespace's tap
+device, so it runs unprivileged: with its own uid, no capabilities, a control group with limits, and
+a root directory with only /usr. A handler that took the proxy over could open sockets like an
+unprivileged user. Packets first pass the rules (`egress_rules.py`), which limit what a handler can
+reach.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ PROXY_MEMORY_MIB = 64
 PROXY_RLIMITS = {resource.RLIMIT_NOFILE: 4096, resource.RLIMIT_CORE: 0}
 ADDRESS_GROUPS = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 RESOLV_CONF = Path("/etc/resolv.conf")
-# Destinations that every sandbox's network must refuse; tested once, before the first call.
+# Destinations that every sandbox's network must refuse; tested once at start.
 TRIED = (("169.254.169.254", 80), ("fd00:ec2::254", 80), (rules.GATEWAY_V4, 80))
 
 
@@ -46,7 +46,7 @@ NOTHING_BLOCKED: Blocked = (0, ())
 
 
 class Seen(NamedTuple):
-    """The host's network at the creation of a sandbox. `resolv_conf`: the proxy's."""
+    """The host's network at the creation of a sandbox. `resolv_conf`: the file for the proxy."""
 
     addresses: set[str]
     resolv_conf: str
@@ -58,7 +58,9 @@ class Seen(NamedTuple):
 
 
 class EgressProxy(ByKeywords):
-    """The network of one sandbox. `path`: the namespace for crun; `resolv_conf`: the sandbox's."""
+    """The network of one sandbox. `path`: the namespace, for crun; `resolv_conf`: the file for the
+    sandbox.
+    """
 
     name: str
     path: str
@@ -81,7 +83,7 @@ class EgressProxy(ByKeywords):
         """How many attempts the rules have refused so far."""
         try:
             return self._netns.blocked()
-        except OSError:  # it was closed
+        except OSError:  # the namespace was closed
             return 0
 
     def counted(self) -> Blocked:
@@ -141,7 +143,7 @@ class Egress:
             try:
                 if code != 0:
                     raise OSError(f"nft ended with {code}")
-                netns.blocked()  # raises unless the rules are in force, before the proxy starts
+                netns.blocked()  # raises unless the rules are in force; only then start the proxy
                 netns.connect(v6=seen.v6)
                 proxy = self._start(name, uid_base, limits, netns, seen, on_lost)
             except OSError as error:
@@ -149,7 +151,8 @@ class Egress:
                 done(f"its network could not be made: {error.strerror or error}")
                 return
             self._open.append(proxy)
-            self._deny(proxy, addresses_of_the_host())  # the host may have new ones by now
+            # Includes addresses that the host got meanwhile.
+            self._deny(proxy, addresses_of_the_host())
             done(proxy)
 
         try:
@@ -172,8 +175,8 @@ class Egress:
                 self._children.kill(pid)
 
     def examine(self, proxy: EgressProxy) -> str:
-        """Waits until the proxy works, then tests that `TRIED` is refused; the only blocking
-        method.
+        """Waits until the proxy works, then tests that the destinations in `TRIED` are refused.
+        This is the only blocking method.
 
         Returns the evidence, or raises OSError.
         """
@@ -275,7 +278,9 @@ class Egress:
         return proxy
 
     def _confine(self, launcher: int, uid: int, resolv_conf: Path) -> None:
-        """In the forked child: drops all privileges but open descriptors and ordinary sockets."""
+        """In the forked child: drops all privileges; open descriptors and ordinary sockets remain
+        usable.
+        """
         root = self._state.root
         syscalls.unshare_mounts()
         syscalls.bind("/usr", root / "usr")
@@ -294,7 +299,7 @@ class Egress:
             proxy._on_lost()
 
     def _addresses_changed(self) -> None:
-        """Denies new addresses of the host in every sandbox, or ends the sandbox."""
+        """Denies new addresses of the host in every sandbox; ends a sandbox in which that fails."""
         with contextlib.suppress(OSError):  # no more messages, or its buffer overflowed
             while self._changes.recv(65_536):
                 pass

@@ -1,7 +1,7 @@
 """nftables rules: the destinations forbidden to a sandbox with `network: egress`.
 
 Pure: turns addresses into text. The rules are loaded into the sandbox's network namespace, which
-the host's root owns, before that has any outside interface.
+the host's root owns, before the namespace has any outside interface.
 """
 
 import ipaddress
@@ -18,10 +18,10 @@ INTERFACE = "eth0"
 ADDRESS_V4, GATEWAY_V4, RESOLVER_V4 = "10.0.2.100", "10.0.2.2", "10.0.2.3"
 ADDRESS_V6, GATEWAY_V6, RESOLVER_V6 = "fd00::100", "fd00::2", "fd00::3"
 RTF_LOCAL, RTF_ANYCAST = 0x8000_0000, 0x0010_0000
-CONNECTIONS_MAX = 256  # of TCP at once
+CONNECTIONS_MAX = 256  # open TCP connections
 # New flows: TCP connections, and UDP with a new port; the kernel tracks each for minutes.
 FLOWS_PER_S, FLOWS_BURST = 200, 500
-# How many refused destinations of each family are recorded.
+# Maximum number of recorded refused destinations for each address family.
 DESTINATIONS_MAX = 32
 PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 
@@ -30,7 +30,7 @@ PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 DENIED_V4 = (
     "0.0.0.0/8",  # this network
     "10.0.0.0/8",
-    "100.64.0.0/10",  # carriers; 100.100.100.200 answers as metadata in one cloud
+    "100.64.0.0/10",  # carriers; 100.100.100.200 is metadata in one cloud
     "127.0.0.0/8",
     "168.63.129.16/32",  # a public address that is the host's agent in one cloud
     "169.254.0.0/16",  # link-local; 169.254.169.254 is metadata in most clouds
@@ -48,7 +48,7 @@ DENIED_V4 = (
     "224.0.0.0/4",  # multicast
     "240.0.0.0/4",  # reserved, and broadcast
 )
-# All other ranges than global unicast (2000::/3) are denied as a whole: loopback, IPv4 in IPv6
+# All ranges outside of global unicast (2000::/3) are denied as a whole: loopback, IPv4 in IPv6
 # (::ffff:0:0/96 and NAT64's 64:ff9b::/96), unique local (fd00:ec2::254 is metadata), link-local and
 # multicast.
 DENIED_V6 = (
@@ -200,7 +200,8 @@ def resolvers_of(resolv_conf: str, *, v6: bool) -> list[str]:
 
 
 def counted(message: bytes) -> int | None:
-    """The packets in a netlink answer that describes one counter; None if it does not.
+    """The number of packets in a netlink response that describes a counter; None for another
+    response.
 
     nlmsghdr (16 bytes), nfgenmsg (4), then attributes: NFTA_OBJ_DATA (4) holds NFTA_COUNTER_PACKETS
     (2), a big-endian number. See linux/netfilter/nf_tables.h.

@@ -49,9 +49,9 @@ def of_this_machine() -> GlobalLimit:
 
 def put_above(cgroups: Cgroups, limit: GlobalLimit) -> str:
     """Sets the limit, and returns the values read back. Raises `CgroupsUnusable` with the values
-    that differ.
+    that couldn't be set.
 
-    The server's own group exists already, so nobody can remove its parent during this.
+    The server's group must exist already: it keeps others from removing its parent meanwhile.
     """
     memory, pids = cgroups.parent("memory"), cgroups.parent("pids")
     size, sockets = str(limit.memory), str(limit.memory // SOCKET_SHARE)
@@ -66,7 +66,7 @@ def put_above(cgroups: Cgroups, limit: GlobalLimit) -> str:
             memory / "memory.kmem.tcp.limit_in_bytes": sockets,
         }
         where_present = {
-            memory / "memory.use_hierarchy": "1",  # otherwise the limit excludes child groups
+            memory / "memory.use_hierarchy": "1",  # makes the limit include child groups
             memory / "memory.memsw.limit_in_bytes": size,
         }
         of_sockets = f", {int(sockets) // MIB} MiB of sockets"

@@ -1,9 +1,9 @@
 """Sandboxes by gVisor: the options of `runsc`, and what differs from crun.
 
 A handler's system calls are served by a process of gVisor, the sentry. Only the sentry makes system
-calls to the host's kernel. This module has its flags, and tells whether this machine has gVisor.
-Until `preflight` has created a sandbox with it, and after a failure of that, sandboxes with gVisor
-are refused, and never created with crun instead.
+calls to the host's kernel. This module has runsc's flags, and finds out whether this machine has
+gVisor. Sandboxes with gVisor are refused unless `preflight` has created one successfully; they are
+never created with crun instead.
 """
 
 import contextlib
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from quiltfn.launcher.cgroups import Cgroups, SandboxLimits
 
-# gVisor's own threads count here, and one or two threads of the host for each thread of a handler.
-# Handlers have a lower limit inside (oci.py). A handler that exhausts this one ends its sandbox.
+# This limit counts gVisor's own threads, and one or two threads of the host for each thread of a
+# handler. Inside, handlers have a lower limit (oci.py). A handler that exhausts the outer limit
+# ends its sandbox.
 PIDS_OF_ITS_OWN, PIDS_OF_A_THREAD = 384, 2
 # null, zero, random, urandom: devices that the sentry and its helper open. The sentry emulates
 # those inside the sandbox.
@@ -30,7 +31,7 @@ FLAGS = (
     "--host-uds=none",
     "--host-fifo=none",
     "--overlay2=none",
-    # runsc and all that it starts are in the sandbox's control group already; see `enter`.
+    # runsc and everything that it starts already run in the sandbox's control group; see `enter`.
     "--ignore-cgroups",
     # The allowlist of system calls applies inside, too, so that handlers reach less of the sentry.
     "--oci-seccomp",
@@ -51,7 +52,7 @@ class Gvisor:
         self.why_not = "gVisor was not tried yet"
 
     def judge(self, why_not: str) -> None:
-        """Says whether it can be used, after a test."""
+        """Stores the result of a test, as `why_not`."""
         self.why_not = why_not
 
     def find(self) -> bool:

@@ -1,5 +1,5 @@
-"""The default execution image: the host's `/usr`, read-only, over an empty skeleton. Nothing has
-to be downloaded, and `sh`, `python3` or `node` are there if the host has them.
+"""The default execution image: the host's `/usr`, read-only, over an empty skeleton. Nothing has to
+be downloaded; sandboxes have `sh`, `python3` or `node` if the host has them.
 
 A base image is covered by another skeleton, which has what a sandbox needs and no host files.
 """
@@ -33,10 +33,10 @@ WRITTEN_OVER_A_BASE = ("passwd", "group", "hosts", "resolv.conf", "gitconfig")
 LINKED_TO_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Without these, links such as /usr/bin/awk are broken and there are no certificates.
 ETC_DIRECTORIES = ("alternatives", "ssl", "ca-certificates")
-# Other files and trees of /etc that programs read, and which programs do. They are copied, since a
-# mount would slow every sandbox down. Only what every user of the host can read is copied. Files
-# that may contain a password (npmrc, pip.conf, odbc.ini) or are specific to the machine
-# (machine-id, profile) are left out.
+# Other files and trees of /etc, and the programs that read them. They are copied, since a mount
+# would slow every sandbox down. Only what every user of the host can read is copied. Files that may
+# contain a password (npmrc, pip.conf, odbc.ini) or are specific to the machine (machine-id,
+# profile) are left out.
 ETC_COPIED = {
     "chromium*": "Chromium: flags and policies",
     "debian_version": "installers",
@@ -175,7 +175,8 @@ def build(root: Path, guest: Path) -> Skeleton:
     shutil.copyfile(guest.with_name(Path(SHELL_LIBRARY).name), root / SHELL_LIBRARY.lstrip("/"))
     shutil.copyfile(guest, root / GUEST.lstrip("/"))
     handle = _opened(root)
-    # crun's "readonly" does not set nosuid and nodev, so the bind mount of the directory does.
+    # crun's "readonly" does not set nosuid and nodev, so set both for the bind mount of the
+    # directory.
     syscalls.bind(root, root, syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV)
     host = Host(
         machine=platform.machine(),

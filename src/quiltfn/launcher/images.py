@@ -1,5 +1,5 @@
-"""Read-only mounts of images, by their digest. There is one for each image, and one for each pair
-of code and packages if the sandbox's root cannot combine the two by itself.
+"""Read-only mounts of images, by their digest. Each image has one; if a sandbox's root cannot
+combine code and packages by itself, each pair of them has one, too.
 
 The server unpacks images and names them by their digest alone. It can change its directory at any
 time, so names are not trusted: a directory is opened step by step without following links, and then
@@ -15,8 +15,8 @@ from quiltfn.launcher import syscalls
 from quiltfn.launcher.roots import lay_over
 
 OPEN = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# The maximum number of mounted images; each new mount namespace copies all mounts. Beyond it, the
-# least recently used image is unmounted; sandboxes that use it keep it.
+# The maximum number of mounted images; each new mount namespace copies all mounts. Above this
+# number, the least recently used image is unmounted; sandboxes that use it keep their mounts.
 MOUNTED_MAX = 512
 FENCE = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
 

@@ -1,8 +1,7 @@
 """Run crun, runsc, and other programs, and end those that hang.
 
-Two run per CPU: each waits for the kernel half of its time, and more would only wait for each
-other.
-Nothing here blocks for longer than a system call.
+At most two programs run per CPU: each waits for the kernel half of its time, and more would only
+wait for each other. Nothing here blocks for longer than a system call.
 """
 
 import contextlib
@@ -21,13 +20,13 @@ from quiltfn.launcher.children import Children, Process, kill_trees, processes
 from quiltfn.launcher.oci import CONTROL_FD
 from quiltfn.launcher.signals import SETTABLE
 
-# A program takes some 20 ms. The limit is shorter than a caller's wait for an instance, so that the
-# caller gets the cause.
+# Usually a program takes some 20 ms. The limit is shorter than a caller's maximum wait for an
+# instance, so that the caller gets the cause.
 TIMEOUT_S = 6.0
 # How long the launcher keeps killing processes that a failed program has left.
 LEFT_BEHIND_S = 2.0
-LATE = "had not ended after"  # the reason if the limit ended a program
-NOT_STARTED = 127  # a shell's exit code if it cannot start a program
+LATE = "had not ended after"  # part of the reason if the time limit ended a program
+NOT_STARTED = 127  # the exit code of shells if they cannot start a program
 NO_PROCESS = (
     "no further process can be started: the machine or the control group of quiltfn has as many "
     "as it may have (pid_max, threads-max, pids.max or ulimit -u)"
@@ -47,8 +46,8 @@ class Job(ByKeywords):
     failure, or "".
 
     `guest_socket`: becomes the guest's control descriptor, and is closed here. `prepare` runs in
-    the launcher just before the start, `before` in the child before it executes the program. If one
-    of them raises OSError, the program is not started.
+    the launcher just before the start, `before` in the child before it executes the program. If
+    `prepare` or `before` raises OSError, the program is not started.
     """
 
     command: list[str]
@@ -76,7 +75,7 @@ class Jobs:
         self._environment = {"PATH": PATH, MARK: server}
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
-        self._failed: list[Job] = []  # ended; their child processes may be left
+        self._failed: list[Job] = []  # jobs that have failed and may have left child processes
         self._jobs_max = 2 * (os.cpu_count() or 1)
 
     @property
@@ -142,8 +141,8 @@ class Jobs:
         self._run_waiting()
 
     def _end_left_behind(self, now: float) -> None:
-        """Calls `done` of a failed job once none of its child processes is left. Until then one
-        could still create groups and mounts of a sandbox that counts as removed.
+        """Calls `done` of a failed job once none of its child processes is left. Until then, such a
+        process could still create groups and mounts of a sandbox that counts as removed.
         """
         failed = list(self._failed)
         if not failed:
@@ -167,11 +166,11 @@ class Jobs:
         return {pid for pid in found if not self._children.knows(pid) and self._is_stray(pid)}
 
     def _is_stray(self, pid: int) -> bool:
-        """Whether a program of this server left the process: pid 1 of a container adopts others,
-        too.
+        """Whether a program of this server left the process. The launcher may be pid 1 of a
+        container, which adopts other processes, too.
         """
         process = Path(f"/proc/{pid}")
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # the process has ended
             is_marked = f"{MARK}={self._server}".encode() in (process / "environ").read_bytes()
             return is_marked and self._server not in (process / "cgroup").read_text()
         return False

@@ -1,9 +1,9 @@
 """The keeper: a root process that ends what is left when the launcher is killed.
 
-The kernel ends the server with the launcher. It does not end a compromised server that has opted
-out of this, processes that such a server has started in another session, or sandboxes of gVisor.
-The keeper waits for the launcher's end, and then kills every control group of its server. It shares
-no locks or sockets with the launcher, so the next start need not wait for it.
+When the launcher ends, the kernel kills the server. It does not kill a compromised server that has
+opted out of this, processes that such a server has started in another session, or sandboxes of
+gVisor. The keeper waits for the launcher's end, and then kills every control group of its server.
+It shares no locks or sockets with the launcher, so the next start need not wait for it.
 """
 
 import os

@@ -47,20 +47,21 @@ from quiltfn.launcher.server_uid import InUse, ServerUid
 
 UNUSABLE, SERVER_DIED, NO_DATA_DIR, IN_USE, NOT_ROOT = 69, 70, 73, 74, 77
 LEAVE_TIMEOUT_S = 10.0
-# How many requests are served before the event loop handles other events again.
+# Maximum number of requests that are served before the event loop handles other events again.
 REQUESTS_AT_ONCE = 64
 # The limit on processes and threads of the server, which has some forty threads.
 SERVER_TASKS = 1024
-# Returns the server's large objects (bodies, responses, handlers, chunks of output) to the system
-# when freed. By default the C library keeps up to 32 MiB of each size. With a threshold of 256 KiB,
-# handlers and chunks of 64 KiB left holes that took 80 MiB.
+# Makes the server return the memory of large objects (bodies, responses, handlers, chunks of
+# output) to the system once they are freed. By default the C library keeps up to 32 MiB of each
+# size. With a threshold of 256 KiB, handlers and chunks of 64 KiB left holes that took 80 MiB.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "1048576",
     "MALLOC_ARENA_MAX": "2",
 }
-# Up to three silent name servers are queried once each, so that a thread that resolves a callback's
-# host is free when the callback times out; otherwise two tenants could block all threads.
+# Each of up to three name servers is queried only once, so that a thread that resolves a callback's
+# host is free again when the callback times out. Otherwise two tenants could block all threads with
+# silent name servers.
 NAMES = {"RES_OPTIONS": "timeout:4 attempts:1"}
 LATE = "this node has not been heard of for too long, and may start nothing until it is again"
 ROOTLESS = (
@@ -151,7 +152,7 @@ class Launcher:
         syscalls.adopt_orphans()
         try:
             groups = cgroups.detect()
-            # First, since leftovers of a dead server may hold the data directory.
+            # Done first, since leftovers of a dead server may hold the data directory.
             swept = state.sweep(self.options.run_dir, groups)
             self.owner = self._take_data_dir()
             self.state = state.ServerState(self.options.run_dir)
@@ -246,7 +247,7 @@ class Launcher:
 
     def _server_ended(self, code: int) -> None:
         self._server_code = code
-        self.groups.kill(self.state.id, cgroups.OF_SERVER)  # its child processes
+        self.groups.kill(self.state.id, cgroups.OF_SERVER)  # kills its child processes
         self._hang_up()  # drops its pending requests
 
     def _exit_code(self, server: int) -> int:
@@ -303,7 +304,7 @@ class Launcher:
         reader, writer = socket.socketpair()
         for end in (reader, writer):
             end.setblocking(False)
-        self._signal_ends = (reader, writer)  # kept, or garbage collection closes them
+        self._signal_ends = (reader, writer)  # kept here, or garbage collection would close them
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         signals.take_over()
         self.selector.register(reader, selectors.EVENT_READ, self._signalled)
@@ -340,7 +341,7 @@ class Launcher:
             self._perform(verb)
 
     def _hang_up(self) -> None:
-        with contextlib.suppress(KeyError):  # done already
+        with contextlib.suppress(KeyError):  # already unregistered
             self.selector.unregister(self.channel)
 
     def _perform(self, verb: verbs.Verb) -> None:
@@ -350,7 +351,7 @@ class Launcher:
                 self.deadline.set(deadline)
                 self._answer({"n": n})
             case verbs.Create() if self.deadline.is_late(verb.deadline):
-                # For example because the server or the launcher was stalled.
+                # The server or the launcher may have been stalled.
                 self._answer({"n": n, "error": LATE})
             case verbs.Create():
                 # crun cannot set a limit above the launcher's own.

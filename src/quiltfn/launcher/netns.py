@@ -1,7 +1,7 @@
 """Network namespaces of sandboxes, created here so that they belong to the host's root.
 
-Processes of the sandbox, even its root, have no capabilities in it. The launcher enters it briefly
-within one step of its event loop, and exits if it cannot leave it.
+Processes of the sandbox, even its root, have no capabilities in the namespace. The launcher enters
+it briefly within one step of its event loop, and exits if it cannot leave the namespace.
 """
 
 import contextlib
@@ -121,7 +121,7 @@ def _stepping_out() -> Iterator[None]:
         try:
             syscalls.enter_network(own)
         except OSError as error:
-            # Everything from here on would happen in the wrong namespace.
+            # Any further step would happen in the wrong namespace.
             raise SystemExit(f"quiltfn: cannot leave a sandbox's network: {error}") from None
         finally:
             os.close(own)

@@ -22,14 +22,14 @@ GUEST = "/.guest"
 # The library preloaded into a shell so that it can be forked; see guest/shell.c.
 SHELL_LIBRARY = "/.runners/shell.so"
 FORKING = f"shell={SHELL_LIBRARY}"
-# Inodes of a tmpfs take some KiB of the sandbox's memory each, and time to remove.
+# Each inode of a tmpfs takes some KiB of the sandbox's memory, and time to remove.
 INODES_PER_MIB = 256
 SHM_OPTIONS = "mode=1777,size=64m,nr_inodes=4096"
 # The launcher may be among the last processes killed for memory. Guests have a higher score, and
 # handlers a higher one than their guest; see `Host.oom_score_min`.
 GUEST_OOM_SCORE, HANDLER_OOM_SCORE, OOM_SCORE_MAX = 0, 500, 1000
-# The guest keeps these in its effective set. It drops the bounding set at once, so a handler can
-# never have any of them.
+# The guest keeps these capabilities in its effective set. It drops the bounding set at once, so a
+# handler can never have any of them.
 GUEST_CAPABILITIES = ["CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN"]
 MASKED = [
     "/proc/acpi",
@@ -39,13 +39,14 @@ MASKED = [
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
-    "/proc/pressure",  # of the whole host, and any user may set triggers in it
+    "/proc/pressure",  # shows the whole host, and any user may set triggers in it
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
 ]
-# crun binds the host's device nodes: a user who may write to one could change its times.
+# crun binds the host's device nodes. They are read-only, since a user who may write to a node could
+# change its times.
 DEVICES = [f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero")]
 # The fields of /proc/meminfo that programs read.
 ALL_FREE = ("MemTotal", "MemFree", "MemAvailable")
@@ -196,7 +197,8 @@ def _for_gvisor(made: dict[str, Any], pids: int) -> dict[str, Any]:
             "oomScoreAdj": int(score),
             "rlimits": [
                 *process["rlimits"],
-                # The guest cannot set it in gVisor; the control group counts gVisor's processes.
+                # In gVisor, the guest cannot set the limit on processes, and the control group
+                # counts gVisor's own processes.
                 {"type": "RLIMIT_SIGPENDING", "soft": PENDING_SIGNALS, "hard": PENDING_SIGNALS},
                 {"type": "RLIMIT_NPROC", "soft": pids, "hard": pids},
             ],
@@ -229,7 +231,7 @@ def _process(host: Host, spec: SandboxSpec) -> dict[str, Any]:
         "user": {"uid": 0, "gid": 0},
         "args": [
             *(GUEST, tmp_options(spec.limits), SHM_OPTIONS, str(oom_score)),
-            # It has some of the guest's privileges, so it has to be the host's own shell.
+            # The forking shell has some of the guest's privileges, so it has to be the host's own.
             *([FORKING] if spec.base is None else []),
             f"limits={host.limits}",
             *output,

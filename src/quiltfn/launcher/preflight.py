@@ -22,7 +22,7 @@ from quiltfn.launcher.state import UID_BASE, UIDS_PER_SANDBOX, ServerState
 PROBE = SandboxLimits(
     memory_mib=64, cpu_percent=50.0, pids=64, tmp_mib=64, file_mib=64, open_files=LEAST
 )
-# More memory, since gVisor's kernel has to start in it.
+# with more memory, since gVisor's kernel has to start in it
 GVISOR_PROBE = PROBE.replace(memory_mib=256)
 WITHIN = "within the memory limit"
 COMMAND_LINE = Path("/proc/cmdline")
@@ -58,8 +58,8 @@ def check_gvisor(
     cgroups: Cgroups,
     turn: Callable[[], None],
 ) -> str:
-    """The same with gVisor: examines its sentry, the process in which a handler's code runs.
-    Repeats a probe that was only delayed, as there is no other one until the next start.
+    """Like `check`, with gVisor: examines its sentry, the process in which a handler's code runs.
+    Repeats a probe that was only delayed, since there is no other test until the next start.
 
     Returns the observation, or "refused: " and the reason why gVisor is unusable.
     """
@@ -105,7 +105,8 @@ def _probe(
 
 
 def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -> str:
-    """Opens a network like that of a sandbox with egress, and tests that it refuses what it must.
+    """Opens a network like that of a sandbox with egress, and tests that it refuses the forbidden
+    destinations.
 
     Returns the observation, or "refused: " and why this machine has no egress.
     """
@@ -152,7 +153,8 @@ def judge_gvisor(seen: Seen, version: str) -> str:
     """Returns the observation as a sentence. Raises `PreflightFailed` with what is missing."""
     demands = {
         **_identity(seen),
-        # Its stub processes must be in the host's pid namespace, which handlers cannot see.
+        # "pid" is missing: gVisor's stub processes must be in the host's pid namespace, which
+        # handlers cannot see.
         "namespaces": (seen.namespaces >= {"mnt", "net", "ipc", "uts", "user"}, ""),
         "seccomp": (seen.status["Seccomp"] == "2", ""),
         "no_new_privileges": (seen.status["NoNewPrivs"] == "1", ""),

@@ -9,8 +9,9 @@ With a base image, the root is that image below a skeleton (`host_image.py`), in
 uploader of the image chose every name in it, so nothing is mounted at a path of the image: all
 mount points belong to the skeleton.
 
-The overlays are mounted in the launcher's mount namespace right before the OCI runtime copies it,
-and detached when that has ended, so that the namespace stays small; a sandbox keeps its copies.
+The overlays are mounted in the launcher's mount namespace right before the OCI runtime copies the
+namespace, and detached when the runtime has ended, so that the namespace stays small. A sandbox
+keeps its copies.
 """
 
 import contextlib
@@ -57,7 +58,9 @@ class Roots:
         return f"shared with other sandboxes: {self.why_shared}" if self.why_shared else OWN
 
     def described(self, name: str, spec: SandboxSpec) -> tuple[Host, SandboxSpec]:
-        """Returns host and spec for the configuration, with the image and the files at /app."""
+        """Returns host and spec for `oci.config`: with the sandbox's own root, if it has
+        overlays.
+        """
         if not self.is_overlaid(spec):
             return self.host, spec
         host = self.host.replace(root=str(self._directory / name), binds={})
@@ -74,14 +77,14 @@ class Roots:
         if name in self._mounted:
             self._mounted.discard(name)
             with contextlib.suppress(OSError):
-                syscalls.unmount(self._directory / name)  # and all below it
+                syscalls.unmount(self._directory / name)  # with all mounts below it
             with contextlib.suppress(OSError):
                 os.rmdir(self._directory / name)
 
     def is_overlaid(self, spec: SandboxSpec) -> bool:
         """Whether the sandbox gets its own overlays instead of bind mounts."""
-        # gVisor's kernel handles locks itself, and opens files through one process per sandbox. A
-        # base image needs its skeleton, so without overlays it is refused.
+        # gVisor needs no overlays: its kernel handles locks itself, and opens files through one
+        # process per sandbox. A base image needs the skeleton, so without overlays it is refused.
         return spec.base is not None or (spec.isolation == CRUN and not self.why_shared)
 
     @contextlib.contextmanager
@@ -120,7 +123,7 @@ class Roots:
 
 def lay_over(layers: Sequence[int], target: str | Path) -> None:
     """Mounts open directories over each other, the upper one first. Raises OSError."""
-    # By descriptors: handlers can read these options in mountinfo.
+    # Named by descriptors, since handlers can read these options in mountinfo.
     lower = ":".join(f"/proc/self/fd/{one}" for one in layers)
     syscalls.mount("overlay", target, "overlay", FENCE, f"lowerdir={lower},{OPTIONS}")
 

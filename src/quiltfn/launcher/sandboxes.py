@@ -25,7 +25,7 @@ from quiltfn.launcher.roots import Roots
 from quiltfn.launcher.state import ServerState
 
 MACHINE_KIB = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1024
-# The pauses between attempts to remove a control group: short at first, then ever longer.
+# Seconds between attempts to remove a control group: the first pause and the longest.
 RETRY_MIN_S, RETRY_MAX_S = 0.01, 5.0
 # How long a request to destroy a sandbox waits for its groups. Its uids stay reserved until they
 # are gone.
@@ -67,8 +67,8 @@ NOTHING = Counters()
 class _Sandbox(ByKeywords):
     """`is_starting`: crun or runsc has not ended yet, so nothing can be deleted yet.
 
-    `limits`: those at its creation. `by_runsc`: it is a gVisor sandbox. `pid`: its first process,
-    while that is alive. `counters`: the final values.
+    `limits`: at its creation. `by_runsc`: it is a gVisor sandbox. `pid`: its first process, while
+    that is alive. `counters`: the final values.
     """
 
     id: str
@@ -100,7 +100,7 @@ class Programs(NamedTuple):
 
 
 class Sandboxes:
-    """Creates, kills and destroys sandboxes. Every answer comes by callback from the event loop."""
+    """Creates, kills and destroys sandboxes. Every result comes by callback from the event loop."""
 
     def __init__(
         self,
@@ -267,7 +267,7 @@ class Sandboxes:
         self._jobs.add(job)
 
     def _crun_command(self, bundle: Path) -> list[str]:
-        # With systemd's manager the groups would have other paths than ours.
+        # With systemd's manager, the groups would have other paths than the launcher expects.
         always = ["--root", str(self._state.crun_root), "--cgroup-manager", "cgroupfs"]
         always += ["--log", str(bundle / "log")]
         run = ["run", "--detach", "--preserve-fds", "1", "--pid-file", str(bundle / "pid")]
@@ -287,7 +287,7 @@ class Sandboxes:
         hostname = oci.hostname_of(sandbox.id)
         self._hosts_of(sandbox).write_text(oci.hosts(hostname))
         own = {"/etc/hosts": str(self._hosts_of(sandbox))}
-        if not sandbox.by_runsc:  # gVisor makes a /proc of its own
+        if not sandbox.by_runsc:  # gVisor has a /proc of its own
             self._write_meminfo(sandbox, spec.limits)
             own["/proc/meminfo"] = str(self._meminfo_of(sandbox))
         spec = spec.replace(binds={**spec.binds, **own})
@@ -370,7 +370,7 @@ class Sandboxes:
 
     def _delete(self, sandbox: _Sandbox) -> None:
         """Removes files and groups. `crun delete` would need one more process."""
-        if sandbox.by_runsc:  # its processes share no pid namespace that would end them
+        if sandbox.by_runsc:  # the processes of gVisor share no pid namespace that would end them
             self._cgroups.kill(self._state.id, sandbox.id)
         shutil.rmtree(self._state.bundles / sandbox.id, ignore_errors=True)
         self._hosts_of(sandbox).unlink(missing_ok=True)
@@ -386,7 +386,8 @@ class Sandboxes:
         blocked, refused = NOTHING_BLOCKED if sandbox.proxy is None else sandbox.proxy.counted()
         try:
             cpu_us = self._cgroups.cpu_us(self._state.id, sandbox.id)
-        except (OSError, ValueError):  # it has no group yet, or the host does not count it
+        # The sandbox has no group, or the host does not count CPU time.
+        except (OSError, ValueError):
             cpu_us = sandbox.counters.cpu_us
         return Counters(blocked, cpu_us, refused)
 
@@ -422,7 +423,7 @@ class Sandboxes:
                     self._tell(retry.sandbox)
 
     def _forget(self, sandbox: _Sandbox) -> None:
-        """Nothing of the sandbox is left, so another one may have its uids."""
+        """Call it once nothing of the sandbox is left: another one may then get its uids."""
         self._state.give_back_uids(sandbox.uid_base)
         del self._known[sandbox.id]
         self._tell(sandbox)

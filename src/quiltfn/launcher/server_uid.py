@@ -21,9 +21,9 @@ from quiltfn.launcher.state import SERVER_UIDS, SHARED_UID, UID_BASE, UIDS_DIR, 
 # Files in which single bytes are locked, even beyond the end: one byte for each uid in use, or for
 # each data directory in use. They belong to root, so that no server can hold a lock.
 UIDS, DIRECTORIES = "servers", "directories"
-# The same time that the store waits for its lock.
+# As long as the store waits for its lock.
 WAIT_S = 5.0
-# The store locks the directory; in earlier releases, a file in it.
+# The store locks the directory; earlier releases locked a file in it.
 STORE_LOCKS = (".", "quiltfn.lock")
 TRIES = 1000
 
@@ -75,7 +75,7 @@ class ServerUid:
 
 @contextlib.contextmanager
 def _named(data_dir: Path) -> Iterator[None]:
-    """Adds the path to an OSError that lacks it because it came from a descriptor."""
+    """Adds the path to an OSError from an operation on a descriptor, which lacks it."""
     try:
         yield
     except OSError as error:
@@ -118,7 +118,9 @@ def _wait(is_locked: Callable[[], bool], data_dir: Path, wait_s: float) -> None:
 
 @contextlib.contextmanager
 def _store_is_free(directory: int, data_dir: Path, wait_s: float) -> Iterator[None]:
-    """Holds the store's locks, so that no server of another release and no tool has it open."""
+    """Holds the store's locks during the block, so that no tool and no server of another release
+    has the store open.
+    """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with contextlib.ExitStack() as held:
         for name in STORE_LOCKS:

@@ -1,4 +1,4 @@
-"""What signals do to launcher and server; docs/how-to/install.md has the table."""
+"""The effects of signals on launcher and server; docs/how-to/install.md has the table."""
 
 import signal
 

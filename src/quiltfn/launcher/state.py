@@ -30,12 +30,13 @@ BLOCKS = 60
 # releases ran all servers as the first.
 SERVER_UIDS = range(UID_BASE, UID_BASE + UIDS_PER_SANDBOX)
 SHARED_UID = UID_BASE
-# The total time for killed processes to end.
+# Maximum total seconds until killed processes have ended.
 END_S = 10.0
-# The bundles and crun's state: some 60 KiB for each sandbox.
+# For the tmpfs with bundles and crun's state: some 60 KiB for each sandbox.
 FILES_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 FILES_OPTIONS = "mode=711,size=1g"
-# The source of roots: some 160 files, kept in memory instead of a run directory on disk.
+# For the tmpfs with the source of roots: some 160 files, in memory even if the run directory is on
+# disk.
 SKELETON_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 SKELETON_OPTIONS = "mode=755,size=1g"
 
@@ -62,8 +63,8 @@ class ServerState:
         with _exclusive(run_dir):  # a sweep must not find the directory before its lock is held
             self.path.mkdir()
             self._lock = _try_lock(self.path / "lock")
-        # In memory, and only in this mount namespace, so that it always ends with the launcher. On
-        # a disk, creating a sandbox would take half as long again.
+        # In memory, and only in this mount namespace, so that the files vanish with the launcher.
+        # On a disk, creating a sandbox would take 50% longer.
         self._sandboxes.mkdir()
         syscalls.mount("tmpfs", self._sandboxes, "tmpfs", FILES_FLAGS, FILES_OPTIONS)
         for directory in (self.crun_root, self.bundles):
@@ -93,8 +94,9 @@ class ServerState:
         """Removes everything. Unless `all_ended`, the directory stays, and its uid ranges stay
         reserved until a sweep has removed it.
         """
-        for mounted in (self.root, self.root, self.base_root, self._sandboxes):  # a bind over it
-            with contextlib.suppress(OSError):  # it was never mounted
+        # `root` twice: it was mounted, then bound over itself.
+        for mounted in (self.root, self.root, self.base_root, self._sandboxes):
+            with contextlib.suppress(OSError):  # it may never have been mounted
                 syscalls.unmount(mounted)
         with _exclusive(self.run_dir):
             if all_ended:
@@ -104,7 +106,9 @@ class ServerState:
                     os.close(descriptor)
 
     def _extend(self) -> None:
-        """Locks one more block of uid ranges, but none of a dead server before its sweep."""
+        """Locks one more block of uid ranges; skips blocks of dead servers that were not swept
+        yet.
+        """
         for block in range(BLOCKS):
             if block in self._blocks:
                 continue
@@ -148,7 +152,7 @@ def _sweep_server(path: Path, cgroups: Cgroups) -> int:
 
 
 def end_everything(server: str, cgroups: Cgroups) -> tuple[int, bool]:
-    """As `end_groups`, and also removes the parent of the groups."""
+    """Like `end_groups`, and also removes the parent of the groups."""
     ended = end_groups(server, cgroups)
     cgroups.remove_server(server)
     return ended

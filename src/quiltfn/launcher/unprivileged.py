@@ -1,4 +1,4 @@
-"""Run a function in a child that has given root up."""
+"""Run a function in a child process that has given up root."""
 
 import json
 import os
@@ -23,8 +23,8 @@ class NoResult(Exception):
 
 
 def result_of(function: Callable[[], Any], program: Sequence[Path]) -> Any:
-    """Returns the result of `function`, passed on as JSON. `program`: the directories of its
-    imports. If this process is not root, the child runs as the same user.
+    """Returns the result of `function`, which the child passes on as JSON. `program`: the
+    directories of its imports. The child of a process without root runs as the same user.
     """
     reader, writer = os.pipe()
     child = os.fork()

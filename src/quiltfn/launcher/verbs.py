@@ -6,12 +6,12 @@ null, "base_image" and "packages" likewise, "network": "none" | "egress", "writa
 …], "isolation": "crun" | "gvisor", "pids": int, "tmp_mib": int, "file_mib": int, "open_files":
 int}`, `{"n": int, "verb": "limit", "sandbox": id, "memory_mib": int, "cpu_percent": number}`,
 `{"n": int, "verb": "deadline", "deadline": seconds}`, `{"n": int, "verb": "kill" | "used" |
-"counters" | "destroy", "sandbox": id}`. A node's create has a `deadline` as well, after which it is
-refused; see `deadline.py`. A reply repeats `n`. The reply to create carries two descriptors: the
-control socket and the event counter. The reply to used has the memory in use, as `bytes`. Replies
-to counters and destroy have `blocked`, the number of connection attempts that the sandbox's network
-refused; `refused`, the destinations of the first of them as [address, port, "tcp" | "udp"]; and
-`cpu_us`, the CPU time that the sandbox has used, in microseconds.
+"counters" | "destroy", "sandbox": id}`. On a node of a fleet, create also has a `deadline`, after
+which it is refused; see `deadline.py`. A reply repeats `n`. The reply to create carries two
+descriptors: the control socket and the event counter. The reply to used has the memory in use, as
+`bytes`. Replies to counters and destroy have `blocked`, the number of connection attempts that the
+sandbox's network refused; `refused`, the destinations of the first of them as [address, port, "tcp"
+| "udp"]; and `cpu_us`, the CPU time that the sandbox has used, in microseconds.
 """
 
 import json
@@ -28,7 +28,7 @@ ISOLATIONS = ("crun", "gvisor")
 WRITABLE_MAX = 8
 DEADLINE_MAX = 1e10  # seconds, longer than any machine runs
 WRITABLE = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}){1,4}")
-# Top-level directories that a sandbox needs; no file system may be mounted in them.
+# Top-level directories that a sandbox needs; writable paths in them are refused.
 FIXED = frozenset(
     {"proc", "sys", "dev", "usr", "etc", "bin", "sbin", "lib", "lib32", "lib64", "libx32"}
     | {"tmp", "app", "run"}
