@@ -1,4 +1,4 @@
-"""AfterCommit: what follows from records, once they are committed."""
+"""AfterCommit: delays actions until the records that cause them are committed."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class AfterCommit(Generic[T]):
-    """Passes each item to `then`, which must not raise, once all that was written before it was
-    added is committed. Equal items that wait together are passed once.
+    """Passes each item to `then`, which must not raise, once everything that was written before the
+    item was added is committed. Of equal items that wait together, one is passed.
 
-    `gather_s`: how long it waits for more items before each commit.
+    `gather_s`: seconds to wait for more items before each commit.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class AfterCommit(Generic[T]):
     def add(self, item: T) -> None:
         """Add an item, after its record was written."""
         self._items[item] = None
-        if self._task is None or self._task.done():  # also if a bug has ended it
+        if self._task is None or self._task.done():  # also after a bug has ended the task
             self._task = asyncio.ensure_future(self._run())
 
     async def aclose(self) -> None:

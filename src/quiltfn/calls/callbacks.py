@@ -24,7 +24,7 @@ from quiltfn.model.callback import Address, AddressRange, may_be_called
 from quiltfn.ports.deliveries import CallbackFailed
 
 TIMEOUT_S = 15.0
-# A longer body gets more time: a second for each N bytes.
+# The timeout is longer for a long body: by a second for each N bytes.
 BYTES_A_SECOND = 64 * 1024
 # A name server may take far longer to fail than callbacks wait, and blocks a thread meanwhile.
 # These threads only resolve names for callbacks; while all are busy, callbacks wait and fail.
@@ -32,14 +32,14 @@ RESOLVERS = 64
 ADDRESSES_TRIED = 3
 # Each address of a name is checked, and each check costs two system calls.
 ADDRESSES_MAX = 64
-# Maximum size of a response: its head, and the interim responses (1xx) before it, in any number. It
-# is read in small pieces, since parsing one blocks all other work.
+# Maximum bytes read of a response: its head, and any number of interim responses (1xx) before it.
+# It is read in small pieces, since parsing a piece blocks all other work.
 ANSWER_MAX_BYTES, PIECE_BYTES = 16 * 1024, 2048
 NOT_ALLOWED = (
     "the host has an address that callbacks may not go to: "
     "the setting callback_networks allows ranges beside public ones"
 )
-# Addresses for documentation: no machine has them.
+# Addresses for documentation, which no machine has.
 NOBODYS = {4: ipaddress.ip_address("192.0.2.1"), 6: ipaddress.ip_address("2001:db8::1")}
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 
@@ -66,7 +66,7 @@ class Resolver:
 
 def is_of_this_machine(address: Address) -> bool:
     """Whether the address is one of this machine's own: a service there may be private, even if the
-    address is public. Unknown, and False, if `ip_nonlocal_bind` is set.
+    address is public. With `ip_nonlocal_bind` set, this can't be found out, and is False.
     """
     return _can_bind(address) and not _can_bind(NOBODYS[address.version])
 
@@ -154,8 +154,8 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
 
 
 class Callbacks:
-    """`ports.deliveries.CallbackSender`. `allowed`: non-public address ranges that may be called.
-    `trust`: accepted certificate authorities; None: the machine's.
+    """`ports.deliveries.CallbackSender`. `allowed`: non-public address ranges to which callbacks
+    may go. `trust`: accepted certificate authorities; None: the machine's.
     """
 
     def __init__(
@@ -169,8 +169,9 @@ class Callbacks:
         self._resolver = Resolver()
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=trust or ssl.create_default_context(),
-            max_connections=None,  # the caller has its own limit
-            max_keepalive_connections=0,  # each connection resolves and checks anew
+            max_connections=None,  # the caller limits the time
+            # Each callback has to resolve the name and check the addresses anew.
+            max_keepalive_connections=0,
             network_backend=CheckedBackend(allowed, resolve or self._resolver),
         )
 
@@ -206,7 +207,7 @@ def _whole(url: str) -> tuple[httpcore.URL, str]:
 
 
 def _sentence(error: BaseException) -> str:
-    """The error without any part of the URL, which messages of libraries may contain."""
+    """A sentence about the error. It contains no part of the URL, unlike messages of libraries."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and len(chain) < 10:
         chain.append(cause)

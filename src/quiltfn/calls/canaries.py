@@ -1,8 +1,7 @@
 """Canaries: rolls back a failing version that an alias gives a part of its invocations.
 
 Each node judges by the invocations that it ran. The first node that finds a version beyond its rule
-rolls it back: it removes the version from functools import partial
-from the alias in the store, and so on every node and after a
+rolls it back: it removes the version from the alias in the store, and so for every node and after a
 restart. The alias keeps the reason.
 """
 
@@ -31,7 +30,9 @@ _log = structlog.get_logger("quiltfn.calls.canaries")
 
 
 class _Watched(msgspec.Struct):
-    """An alias as it was set, the version that is judged, and the counts of its invocations."""
+    """An alias as it was set, the version that is judged, and the counts of this version's
+    invocations.
+    """
 
     alias: Alias
     version: int
@@ -89,7 +90,7 @@ class Canaries:
         name, why = watched.alias.name, f"version {watched.version}: {why}"
         function = await self._aliases.roll_back(function_id, watched.alias, why)
         if function is None:
-            return  # the alias was changed meanwhile, or another node was faster
+            return  # the alias was changed meanwhile, or another node has rolled it back
         _log.warning(f"alias {name} was rolled back: {why}", function=function_id)
         entry = AuditEntry(
             id=new_id(),

@@ -1,7 +1,7 @@
 """Claims: asynchronous invocations that this node has claimed from the store and not begun.
 
 They are claimed in slices, so that one commit serves many of them. If the journal is strict, only
-work that can begin at once is claimed, and it counts as begun from then on.
+work that can begin at once is claimed, and it counts as begun once it is claimed.
 """
 
 import asyncio
@@ -16,20 +16,20 @@ from quiltfn.ports import Clock
 from quiltfn.ports.work import CLAIM_MAX_BYTES, ClaimedWork
 from quiltfn.store.calls.work import SqlWork
 
-# Maximum bytes of inputs in memory, including those that claims in progress may bring. Beyond that,
-# one claim at a time, of one item, is made for work that can begin; other work is released.
+# Maximum bytes of inputs in memory, including those that claims in progress may add. Above this
+# maximum, one claim at a time is made, of one item that can begin; other work is released.
 HELD_MAX_BYTES = 64 * 1024 * 1024
 RELEASED_AT_ONCE = 500
 
 
 class Backlog(msgspec.Struct, eq=False):
     """The work of one function. `next_due_ms`: when the first item in the store is due; None:
-    nothing waits. `alarm_ms`: when the timer for it is due, if it was set. `held`: claimed and not
-    begun, by id. `running`: ids of attempts; `launched`: the number of them that have not asked for
-    an instance yet. `claim`: the one in progress. `returning`: the number of releases in progress.
-    `begun`: the number of attempts begun since the last claim, at `claimed_at` (monotonic seconds).
-    `is_uncertain`: the outcome of a claim or a release is unknown, so that no attempt begins before
-    `Claims.make_sure`.
+    nothing waits. `alarm_ms`: when the timer for it is due, if it was set. `held`: items that are
+    claimed and not begun, by id. `running`: ids of attempts; `launched`: the number of attempts
+    that have not asked for an instance yet. `claim`: the claim in progress. `returning`: the number
+    of releases in progress. `begun`: the number of attempts begun since the last claim, at
+    `claimed_at` (monotonic seconds). `is_uncertain`: the outcome of a claim or a release is
+    unknown, so that no attempt begins before `Claims.make_sure`.
     """
 
     function_id: str
@@ -47,18 +47,18 @@ class Backlog(msgspec.Struct, eq=False):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it can be dropped without a loss of information."""
+        """Whether this backlog can be dropped without a loss of information."""
         is_busy = self.held or self.running or self.claim or self.returning or self.is_uncertain
         return self.next_due_ms is None and not is_busy
 
     def first_due_ms(self) -> int | None:
-        """When the next item to begin is due."""
+        """When the next item is due."""
         for work in self.held.values():
             return work.due_at_ms
         return self.next_due_ms
 
     def waits_until(self, due_at_ms: int | None) -> None:
-        """An item waits in the store that is due then."""
+        """Note that an item which is due then waits in the store."""
         if due_at_ms is not None and (self.next_due_ms is None or due_at_ms < self.next_due_ms):
             self.next_due_ms = due_at_ms
 
@@ -78,7 +78,9 @@ class Claims:
 
     @property
     def may_begin(self) -> bool:
-        """Whether a claim may begin: one always, and more while there is memory for them."""
+        """Whether another claim may begin: one may always be in progress, and more if there is
+        memory for their inputs.
+        """
         expected = self._held_bytes + (self.under_way + 1) * CLAIM_MAX_BYTES
         return not self.under_way or expected <= HELD_MAX_BYTES
 
@@ -87,7 +89,7 @@ class Claims:
         self.under_way += 1
 
     def ended(self) -> None:
-        """One that `began` has ended."""
+        """A claim has ended."""
         self.under_way -= 1
 
     def slice_size(self, backlog: Backlog, could_begin: int) -> int:
@@ -108,7 +110,7 @@ class Claims:
         """Claim a slice; return the records of work that ended instead. Raises `StoreUnavailable`;
         then nothing was claimed, or the backlog is uncertain.
         """
-        # Work that arrives meanwhile sets `next_due_ms` again.
+        # work that arrives meanwhile sets this again
         before, backlog.next_due_ms = backlog.next_due_ms, None
         backlog.begun, backlog.claimed_at = 0, self._clock.now()
         try:
@@ -137,9 +139,9 @@ class Claims:
     async def put_back(
         self, backlog: Backlog, works: Sequence[ClaimedWork], not_before_ms: int = 0
     ) -> None:
-        """Release unstarted work. This node does not claim it again before that time. Raises
-        `StoreUnavailable`; work that was not released by then is held as before, unless it may have
-        been released: the backlog is then uncertain.
+        """Release unstarted work. This node does not claim it again before `not_before_ms`. Raises
+        `StoreUnavailable`; the remaining work is held as before, except work that may have been
+        released: its backlog is then uncertain.
         """
         left = list(works)
         try:
@@ -166,16 +168,18 @@ class Claims:
             raise
 
     async def make_sure(self, backlog: Backlog, known: Iterable[str]) -> None:
-        """Release claimed work of an uncertain backlog that is neither held nor `known`, that is,
-        an attempt in progress or one whose end was not stored a moment ago. Raises
-        `StoreUnavailable`; the backlog then stays uncertain.
+        """Release work of an uncertain backlog that the store has as claimed, but that is neither
+        held nor `known`: attempts in progress, and those whose end was not stored a moment ago.
+        Raises `StoreUnavailable`; the backlog then stays uncertain.
         """
         due = await self._store.release_others(backlog.function_id, {*known, *backlog.held})
         backlog.waits_until(due)
         backlog.is_uncertain = False
 
     def _keep(self, left: Sequence[tuple[Backlog, ClaimedWork]], error: StoreUnavailable) -> None:
-        """Hold work that was not released, unless it may have been: another node may have it."""
+        """Hold work that was not released. Work that may have been released is not held, since
+        another node may have claimed it.
+        """
         uncertain = RELEASED_AT_ONCE if isinstance(error, OutcomeUnknown) else 0
         for backlog, _ in left[:uncertain]:
             backlog.is_uncertain = True

@@ -2,7 +2,7 @@
 
 A delivery is in the store before it is sent, and is sent at least once: if the server is killed
 after the receiver has responded and before that is stored, it sends the delivery again, with the
-same id. Memory holds only when the next delivery of each function is due.
+same id. Memory holds only the due time of each function's next delivery.
 """
 
 import asyncio
@@ -47,15 +47,16 @@ from quiltfn.ports.work import AcceptedWork, Input
 from quiltfn.store.calls.deliveries import SqlDeliveries
 from quiltfn.tenants.disabled import DisabledTenants
 
-# How many are sent at a time: in total, per tenant, and per host or function, so that a slow
-# receiver delays only its own deliveries.
+# Maximum number of deliveries that are sent at a time: in total, per tenant, and per host or
+# function, so that a slow receiver delays only its own deliveries.
 AT_ONCE, OF_TENANT, OF_HOST = 32, 16, 4
-# Maximum bytes of bodies under way, in all and of one tenant; no delivery starts beyond them.
+# Maximum bytes of bodies being sent, in total and of one tenant; above it, no delivery starts.
 BYTES_AT_ONCE, BYTES_OF_TENANT = 64 * 1024 * 1024, 32 * 1024 * 1024
-# After this many functions of a tenant without free slots, its others are looked at a moment later.
+# After this many functions of a tenant without free slots, a round ends, and the tenant's other
+# functions are looked at a moment later.
 LOOKED_AT, LOOK_AGAIN_S = 100, 0.05
 GONE = 410
-# A retry would get the same error, so the delivery fails.
+# Errors that a retry would get again, so that the delivery fails.
 FOR_GOOD = (NotFound, Unprocessable, FunctionNotActive)
 USER_AGENT = "quiltfn"
 
@@ -63,7 +64,7 @@ _log = structlog.get_logger("quiltfn.calls.deliveries")
 
 
 class Deliveries:
-    """Sends deliveries when they are due (`run`), lists them and sends one again on request."""
+    """Sends deliveries when they are due (`run`), lists them, and retries one on request."""
 
     def __init__(
         self,
@@ -83,14 +84,14 @@ class Deliveries:
         self._journal, self._clock, self._open_sender = work.journal, work.clock, open_sender
         self._tracer = work.tracer
         self._sender: CallbackSender | None = None
-        self._due: dict[str, tuple[str, int]] = {}  # by function: its tenant, and when
+        self._due: dict[str, tuple[str, int]] = {}  # by function: its tenant and due time
         self._arrived: set[str] = set()
         self._changed = asyncio.Event()
-        self._sending: dict[asyncio.Task[None], str] = {}  # with the id of the delivery
+        self._sending: dict[asyncio.Task[None], str] = {}  # by task: the delivery's id
         self._is_unsure = False  # the store did not say whether a claim was made
         self._busy: Counter[tuple[str, str]] = Counter()
-        self._bytes: Counter[str] = Counter()  # Of the bodies under way, by tenant.
-        # Functions whose calls have ended, each with its tenant.
+        self._bytes: Counter[str] = Counter()  # of bodies being sent, by tenant
+        # Functions whose invocations have ended, each with its tenant.
         self._ended = AfterCommit[tuple[str, str]](
             self._journal, lambda ended: self._note(*ended, self._now_ms())
         )
@@ -98,11 +99,13 @@ class Deliveries:
     # Requests and triggers -------------------------------------------------------------------
 
     def tenant_changed(self, _tenant_id: str, _is_disabled: bool) -> None:
-        """The tenant's waiting deliveries may be due and allowed now."""
+        """Consider the tenant's waiting deliveries, which may be allowed now."""
         self._changed.set()
 
     def call_ended(self, record: Invocation) -> None:
-        """A call's record was written; its delivery is in the store after the next commit."""
+        """Called once an invocation's record was written; its delivery is in the store after the
+        next commit.
+        """
         if record.outcome is None or record.outcome.destination_id is None:
             return
         self._ended.add((record.function_id, record.tenant_id))
@@ -121,8 +124,8 @@ class Deliveries:
 
     async def retry(self, entry: Entry, delivery_id: str) -> Delivery:
         """Makes a delivery due now, and lets it be retried for another day. Raises `NotFound`, and
-        `Conflict` for one that was delivered, or whose body was dropped for lack of room or is too
-        large.
+        `Conflict` for a delivery that has succeeded, or whose body is too large or was dropped for
+        lack of room.
         """
         now_ms = self._now_ms()
         function = entry.function
@@ -146,8 +149,8 @@ class Deliveries:
                 self._note(waiting.function_id, waiting.tenant_id, waiting.next_due_ms)
 
     async def run(self) -> None:
-        """Sends what is due, until it is cancelled. What is being sent then is sent again after
-        the next start.
+        """Sends due deliveries until cancelled. Deliveries that are then being sent are sent again
+        after the next start.
         """
         try:
             await self._load()
@@ -173,7 +176,9 @@ class Deliveries:
             self._note(due.function_id, due.tenant_id, due.next_due_ms)
 
     async def _begin_due(self) -> float | None:
-        """Begins what is due and has room; returns in how many seconds more is due."""
+        """Begins due deliveries for which there is room; returns the seconds until the next ones
+        are due.
+        """
         if self._is_unsure:
             await self._store.release_others(self._sending.values())
             self._is_unsure = False
@@ -199,7 +204,7 @@ class Deliveries:
         looked = 0
         for function_id in functions:
             if self._room_of(tenant_id) <= 0:
-                break  # looked at again when one under way ends
+                break  # retried when a delivery in progress ends
             if looked == LOOKED_AT:
                 return False
             room = self._room(function_id, tenant_id)
@@ -207,7 +212,8 @@ class Deliveries:
                 await self._begin(function_id, tenant_id, room, now_ms)
             else:
                 looked += 1
-                self._due[function_id] = self._due.pop(function_id)  # next time others come first
+                # Moved to the end: next time, others come first.
+                self._due[function_id] = self._due.pop(function_id)
         return True
 
     async def _begin(self, function_id: str, tenant_id: str, room: int, now_ms: int) -> None:
@@ -223,7 +229,7 @@ class Deliveries:
             raise
         # Put back at the end of `_due`, so that the next round begins with other functions.
         self._due.pop(function_id, None)
-        if function_id in self._arrived:  # noted meanwhile: `following` may not have it
+        if function_id in self._arrived:  # a new delivery, which `following` may not include
             self._due[function_id] = (tenant_id, now_ms)
         elif following is not None:
             self._due[function_id] = (tenant_id, following.next_due_ms)
@@ -234,7 +240,7 @@ class Deliveries:
         return min(self._room_of(tenant_id), OF_HOST - of_host)
 
     def _room_of(self, tenant_id: str) -> int:
-        """How many more of the tenant's may be sent now, to any host."""
+        """How many more of the tenant's deliveries may be sent now, to any host."""
         if self._bytes[tenant_id] >= BYTES_OF_TENANT or self._bytes.total() >= BYTES_AT_ONCE:
             return 0
         return min(AT_ONCE - len(self._sending), OF_TENANT - self._busy["tenant", tenant_id])
@@ -282,7 +288,8 @@ class Deliveries:
                 await self._others.catch_up()
                 target = self._target(delivery)
             after = await self._try(delivery, target)
-        except Exception:  # No free descriptors, or a bug: it must not stay claimed.
+        # After a bug, or without free descriptors, the delivery must not stay claimed.
+        except Exception:
             _log.exception("a delivery could not be sent; it is tried again", delivery=delivery.id)
             after = self._again(delivery, "the server could not send it")
         if after is None:
@@ -291,8 +298,9 @@ class Deliveries:
         if self._tracer is not None:
             self._tracer.delivery_tried(after, started, to_function=is_call)
         if is_call and after.status is DeliveryStatus.DELIVERED:
-            return  # stored in the transaction that accepted the call
-        await until_stored(lambda: self._store.finish(after))  # the outcome is in memory only
+            return  # stored in the transaction that accepted the invocation
+        # Retried, since the outcome is only in memory.
+        await until_stored(lambda: self._store.finish(after))
         if after.status is DeliveryStatus.WAITING:
             self._note(after.function_id, after.tenant_id, after.due_at_ms)
         elif after.status is DeliveryStatus.FAILED:
@@ -309,7 +317,9 @@ class Deliveries:
         return target
 
     async def _try(self, delivery: Delivery, target: Destination | None) -> Delivery | None:
-        """Makes the attempt; returns the delivery to store. None: the server is stopping."""
+        """Makes the attempt; returns the delivery with its outcome. None: the server is
+        stopping.
+        """
         if target is None:
             return self._failed(delivery, "the policy names no destination any more")
         if target.function is not None:
@@ -317,8 +327,8 @@ class Deliveries:
         return await self._post(delivery, target)
 
     async def _accept(self, delivery: Delivery, name: str) -> Delivery | None:
-        """Accepts a call of the destination function; returns the delivery to store, which is
-        stored already if it was delivered. None: the server is stopping.
+        """Accepts an invocation of the destination function; returns the delivery with its outcome,
+        which is already stored if it was delivered. None: the server is stopping.
         """
         try:
             deep = await self._store.depth(delivery.invocation_id, CHAIN_MAX)
@@ -347,13 +357,13 @@ class Deliveries:
         return replace(delivery, status=DeliveryStatus.DELIVERED)
 
     def _call_of(self, delivery: Delivery, name: str) -> AcceptedWork:
-        """The call of the destination function. Raises if it is refused."""
+        """The invocation of the destination function. Raises if it is refused."""
         entry = self._catalog.by_name(delivery.tenant_id, name)
         caller = f"destination of {delivery.function_id}"
         cause = Cause(
             source=Source.DESTINATION,
             parent_id=delivery.invocation_id,
-            invocation_id=delivery.id,  # the same delivery makes no second call
+            invocation_id=delivery.id,  # the same delivery makes no second invocation
         )
         traceparent = self._traceparent(delivery)
         given = Input(payload=delivery.body, caller=caller, traceparent=traceparent)
@@ -364,7 +374,7 @@ class Deliveries:
         return None if self._tracer is None else self._tracer.delivery_traceparent(delivery)
 
     async def _post(self, delivery: Delivery, target: Destination) -> Delivery:
-        """Posts it to a URL; returns the delivery to store."""
+        """Posts the delivery to a URL; returns it with its outcome."""
         assert target.url is not None
         assert target.secret is not None
         if self._sender is None:

@@ -1,8 +1,9 @@
-"""Runs accepted work: claims what is due, in slices, and gives it to the invoker.
+"""Runs accepted work: claims due work in slices, and gives it to the invoker.
 
-Of each function with queued work it knows when the first item is due, and holds the slice that it
-has claimed and not begun. Everything else is in the store. It looks when work arrives or comes due,
-when a call of the function ends, and when the function changes; `model/dispatch.py` decides.
+For each function with queued work, the dispatcher knows when the first item is due, and holds the
+slice that it has claimed and not begun. Everything else is in the store. It considers a function
+when work arrives or comes due, when an invocation of the function ends, and when the function
+changes; `model/dispatch.py` decides.
 
     arrived, due ──▶ rota ──turn──▶ begun ──▶ the invoker writes the end, and what becomes of it
                       ▲   └─ no slice: claims one    │
@@ -54,7 +55,8 @@ from quiltfn.tenants.admission import Admission
 
 _log = structlog.get_logger("quiltfn.calls.dispatch")
 RETRY_AFTER_S = 1.0
-# Seconds between looks at work that is due and may not start, apart from other triggers.
+# Without other triggers, seconds until work that is due but may not start is considered again: a
+# base, and more for each blocked function.
 BLOCKED_LOOK_S, BLOCKED_EACH_S = 0.1, 0.001
 SETTLE_AFTER_S = 0.05
 LONGEST_SLEEP_S = 60.0
@@ -84,7 +86,7 @@ class Dispatcher:
     may_begin: Callable[[], bool]
 
     def __post_init__(self) -> None:
-        # Work arrived: its tenant and function.
+        # Emitted when work arrived: its tenant and function.
         self.on_arrived: Signal[str, str] = Signal()
         self._claims = Claims(self.store, self.clock, is_strict=self.journal.is_strict)
         self._backlogs: dict[str, Backlog] = {}
@@ -92,8 +94,8 @@ class Dispatcher:
         self._unclaimed = Rota()  # functions that wait for memory to claim work
         self._due: list[tuple[int, str]] = []  # a heap; outdated entries are skipped
         self._blocked: set[str] = set()
-        # After a turn that needs a new instance: the other backlogs that need one, which wait until
-        # the pools are asked again. None before such a turn.
+        # None until an attempt that needs a new instance begins in a round. After that, the
+        # backlogs that need one as well: they wait until the pools are asked again.
         self._cold: list[Backlog] | None = None
         self._retries = AfterCommit[tuple[str, str, int]](
             self.journal,
@@ -105,7 +107,7 @@ class Dispatcher:
         self._is_pumping = self._is_stopping = False
         self._claims_again_at = 0.0  # monotonic seconds; in the future after the store failed
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0  # not every uvloop timer reports its time
+        self._timer_at = 0.0  # stored, since not every uvloop timer reports its time
         self._look: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -135,7 +137,7 @@ class Dispatcher:
         unsure = [backlog for backlog in self._backlogs.values() if backlog.is_uncertain]
         if unsure:
             known = {one for backlog in unsure for one in backlog.running}
-            await self.journal.synced()  # work that ended before that is no longer claimed
+            await self.journal.synced()  # after this, the store has no ended work as claimed
             for backlog in unsure:
                 await self._claims.make_sure(backlog, known | backlog.running)
 
@@ -147,9 +149,10 @@ class Dispatcher:
         try:
             await self.start()
         except StoreUnavailable:
-            self._is_stopping = True  # retried later; `stop` releases what was claimed meanwhile
+            # Retried later; `stop` releases work that was claimed meanwhile.
+            self._is_stopping = True
             raise
-        for backlog in [*self._backlogs.values()]:  # other nodes may have claimed by now
+        for backlog in [*self._backlogs.values()]:  # other nodes may have claimed work meanwhile
             self._consider(backlog)
         self._look_again()
         self.tick()
@@ -157,12 +160,12 @@ class Dispatcher:
     async def join(self) -> None:
         """Wait until the attempts in progress are over: after the pools were closed."""
         await self._tasks.join()
-        await self._retries.aclose()  # they are in the store, and no attempt begins now
+        await self._retries.aclose()  # the retries are in the store, and no attempt begins any more
 
     # Triggers --------------------------------------------------------------------------------
 
     def arrived(self, function_id: str, tenant_id: str, due_at_ms: int) -> None:
-        """Work of the function waits in the store and is due then."""
+        """Note that work of the function waits in the store and is due at that time."""
         backlog = self._backlogs.get(function_id)
         if backlog is None:
             backlog = self._backlogs[function_id] = Backlog(function_id, tenant_id)
@@ -172,14 +175,14 @@ class Dispatcher:
             hear(tenant_id, function_id)
 
     async def follow_waiting(self) -> None:
-        """Take note of queued work, whichever node accepted or released it. If this node starts
-        none, release its claims for other nodes.
+        """Note queued work that any node has accepted or released. If this node may start none,
+        release its claims for other nodes.
         """
         if self._is_stopping:
             await self._put_all_back()
         found = [one for one in await self.store.due() if self._is_news(one)]
         if found:
-            await self.others.catch_up()  # earlier changes of the function
+            await self.others.catch_up()  # applies earlier changes of the function
         for due in found:
             if self._is_news(due):
                 self.arrived(due.function_id, due.tenant_id, due.next_due_ms)
@@ -229,14 +232,16 @@ class Dispatcher:
         return next((one for one in self._backlogs.values() if invocation_id in one.held), None)
 
     def call_ended(self, record: Invocation) -> None:
-        """A call of the function is over; its instance is free in a moment."""
+        """Consider the function again: its invocation is over, so an instance is free in a
+        moment.
+        """
         backlog = self._backlogs.get(record.function_id) if self._blocked else None
         if backlog is not None and record.function_id in self._blocked:
             self._blocked.discard(record.function_id)
             self._ready(backlog)
 
     def function_changed(self, before: Function | None, after: Function | None) -> None:
-        """The function may have been resumed, scaled, paused or deleted."""
+        """Consider a function that may have been resumed, scaled, paused or deleted."""
         function = after or before
         backlog = self._backlogs.get(function.id) if function else None
         if backlog is not None and self._entry_of(backlog) is not None:
@@ -288,8 +293,8 @@ class Dispatcher:
         self._timer, self._timer_at = loop.call_at(at, self.tick), at
 
     def _block(self, backlog: Backlog) -> None:
-        """Due work may not start now: look again when a call of the function ends, and in any case
-        after a while, since instances start and end for other reasons, too.
+        """Due work may not start now: consider it again when an invocation of the function ends,
+        and in any case after a while, since instances start and end for other reasons, too.
         """
         self._blocked.add(backlog.function_id)
         if self._look is None and not self._is_stopping:
@@ -303,7 +308,7 @@ class Dispatcher:
             self._consider(self._backlogs[function_id])
 
     def _entry_of(self, backlog: Backlog) -> Entry | None:
-        """The function as it is now; None if it was deleted, and its work with it."""
+        """The function's present entry; None if the function was deleted, with its work."""
         try:
             return self.catalog.get(backlog.function_id)
         except NotFound:
@@ -323,8 +328,8 @@ class Dispatcher:
     def _pump(self) -> None:
         """Begin everything that may begin now.
 
-        An instance that is started for one function may leave one less for another. So only one
-        attempt that needs a new instance begins before the pools are asked again.
+        An instance that is started for one function may reduce the number that others can start. So
+        only one attempt that needs a new instance begins before the pools are asked again.
         """
         self._is_pumping, self._cold = False, None
         if self._is_stopping:
@@ -337,7 +342,9 @@ class Dispatcher:
         self._claim_next()
 
     def _is_held_back(self, backlog: Backlog) -> bool:
-        """Whether none of its work may begin now; it is then considered again later."""
+        """Whether none of the backlog's work may begin now; the backlog is then considered again
+        later.
+        """
         if not self.may_begin():
             self._block(backlog)
         elif self.admission.refusal(backlog.tenant_id) is not None:
@@ -347,7 +354,7 @@ class Dispatcher:
         return True
 
     def _begin_one(self, function_id: str) -> bool:
-        """Begin an attempt of the function, or claim work first. False: none was begun."""
+        """Begin an attempt of the function, or else claim work. False: no attempt was begun."""
         backlog = self._backlogs[function_id]
         entry = self._entry_of(backlog)
         if entry is None:
@@ -355,7 +362,7 @@ class Dispatcher:
         if entry.function.state is not FunctionState.ACTIVE:
             if backlog.held:
                 self._put_back_soon(backlog, self._claims.take_all(backlog))
-            return False  # it is considered again when it changes
+            return False  # the function is considered again when it changes
         due = backlog.first_due_ms()
         if backlog.is_uncertain or due is None or due > self._now_ms():
             self._consider(backlog)
@@ -386,9 +393,7 @@ class Dispatcher:
         return True
 
     def _hold_back(self, backlog: Backlog) -> None:
-        """The tenant has used up its daily quota, or is disabled: due work waits until tomorrow, or
-        for an operator.
-        """
+        """Keep due work waiting: the tenant has used up its daily quota, or is disabled."""
         if backlog.held:
             self._put_back_soon(backlog, self._claims.take_all(backlog))
         else:
@@ -396,7 +401,7 @@ class Dispatcher:
 
     def _load(self, backlog: Backlog, due_ms: int, room: int) -> Load:
         in_line = 0
-        if room <= 0:  # It matters only then.
+        if room <= 0:  # otherwise the number doesn't matter
             in_line = sum(not self.invoker.has_begun(one) for one in backlog.running)
         return Load(
             running=len(backlog.running),
@@ -407,7 +412,7 @@ class Dispatcher:
 
     def _begin(self, backlog: Backlog, entry: Entry) -> None:
         work = self._claims.take(backlog)
-        if work.expires_at_ms < self._now_ms():  # The next claim ends it.
+        if work.expires_at_ms < self._now_ms():  # the next claim ends the expired work
             self._put_back_soon(backlog, [work])
             return
         backlog.running.add(work.record.invocation_id)
@@ -517,7 +522,7 @@ class Dispatcher:
         due = backlog.first_due_ms()
         if backlog.held or due is None or due > self._now_ms():
             self._consider(backlog)
-        else:  # It is due and yet not claimed: do not ask for it again at once.
+        else:  # Due work was not claimed: wait before the next attempt.
             self._block(backlog)
 
     def _make_sure_soon(self, backlog: Backlog) -> None:
@@ -538,7 +543,7 @@ class Dispatcher:
         if self._is_stopping:
             return
         known = {*backlog.running}
-        await self.journal.synced()  # work that ended before that is no longer claimed
+        await self.journal.synced()  # after this, the store has no ended work as claimed
         if backlog.claim is not None or backlog.returning or self._is_stopping:
             await asyncio.sleep(SETTLE_AFTER_S)
         else:
@@ -552,7 +557,9 @@ class Dispatcher:
             self.invoker.ended_unrun(entry, record)
 
     def _put_back_soon(self, backlog: Backlog, works: list[ClaimedWork]) -> None:
-        """As `_put_back`. Until it succeeds, only `returning` shows that the function has work."""
+        """Like `_put_back`, in the background. Until it succeeds, only `returning` shows that the
+        function has work.
+        """
         backlog.returning += 1
         self._tasks.spawn(self._put_back_taken(backlog, works))
 

@@ -1,13 +1,13 @@
 """Sends a tenant's events to its followers.
 
 A tenant with followers has a ring buffer with the events of the last minute, within bounds. A
-reader is only a position in it, so a slow one costs nothing: the events that it missed are gone,
-and a `gap` event reports that. Without followers, no events are kept or counted.
+reader is only a position in the buffer, so a slow reader costs nothing: the events that it missed
+are gone, and a `gap` event reports that. Without followers, no events are kept or counted.
 
-Each part of the server reports its events in one place: `functions/catalog.py` functions,
-`invoke.py` calls, the pools instance counts, the dispatcher queues, and the schedules their runs.
-`server/platform.py` connects them. On a node of a fleet the other nodes report their own events as
-well (`heard`).
+Each kind of event is reported by one part of the server: functions by `functions/catalog.py`,
+invocations by `invoke.py`, instance counts by the pools, queues by the dispatcher, and runs by the
+schedules. `server/platform.py` connects them. On a node of a fleet, events of other nodes are added
+by `heard`.
 """
 
 import asyncio
@@ -42,10 +42,11 @@ from quiltfn.ports.work import QueueCounts
 KEPT_S, KEPT_EVENTS, KEPT_BYTES = 60.0, 2000, 512 * 1024
 # Maximum number of functions whose last reported counts are kept.
 COUNTS_KEPT = 20_000
-# Minimum seconds between reports of a function's counts, and of sums of its calls.
+# Minimum seconds between reports of a function's counts, and of sums of its invocations.
 EVERY_S = 0.25
-# Maximum number of starts and ends of a function's calls that are reported individually in that
-# time. If more than this number were summed up, the next period reports only a sum.
+# Maximum number of starts and ends of a function's invocations that are reported individually in
+# that time. If more than this number were summed up in a period, the next period reports only a
+# sum.
 ONE_BY_ONE = 6
 POSITION = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
@@ -98,12 +99,13 @@ class _Ring:
 
 
 class _Burst:
-    """A function's calls since their last reported sum."""
+    """A function's invocations since their last reported sum."""
 
     def __init__(self, sent: int = 0) -> None:
         self.sent = sent
         self.rest: CallSummary | None = None
-        self.pool_changed = False  # its instances are reported with the sum: one packet, not two
+        # Then its instances are reported together with the sum, in one packet.
+        self.pool_changed = False
 
     def summary(self) -> CallSummary | None:
         """The sum that this event is added to; None: it is reported individually."""
@@ -125,7 +127,9 @@ class Cursor:
     """
 
     def __init__(self, ring: _Ring, start: int | None, epoch: int, clock: Clock) -> None:
-        """`start`: the number of the next event; None: events may be missing before it."""
+        """`start`: the number of the next event; None: start with the next new event, before which
+        events may be missing.
+        """
         self._ring, self._epoch, self._clock = ring, epoch, clock
         self._at = ring.following if start is None else start
         self.is_reset = start is None  # the next event is then a `reset`
@@ -166,9 +170,9 @@ class Cursor:
 
 
 class Events:
-    """The events of each tenant. `epoch`: of this start of the server. `pool_counts`: counts the
-    instances of a function; `queue_counts`: counts its asynchronous invocations, for one function
-    at a time; None reports queues without counts.
+    """The events of each tenant. `epoch`: the number of this start of the server. `pool_counts`:
+    counts the instances of a function; `queue_counts`: counts its asynchronous invocations, for one
+    function at a time; None reports queues without counts.
     """
 
     def __init__(
@@ -186,9 +190,9 @@ class Events:
         self._first = 1  # smaller numbers may belong to events that are gone
         self._bursts: dict[str, _Burst] = {}
         self._waiting: set[tuple[EventType, str]] = set()
-        # Set, and replaced, with the next event of any tenant.
+        # Set, and replaced, at each event of any tenant.
         self.changed = asyncio.Event()
-        # A tenant got its first follower here, or lost its last one.
+        # Emitted when a tenant gets its first follower here, or loses its last one.
         self.on_followed: Signal[[]] = Signal()
 
     @property
@@ -207,7 +211,7 @@ class Events:
         self._tell(function.tenant_id, kind, function.id, told_of_function(function))
 
     def call_started(self, record: Invocation) -> None:
-        """A call is about to be handed to a handler."""
+        """Report that an invocation is about to be handed to a handler."""
         if not self._rings or record.tenant_id not in self._rings:
             return
         summary = self._burst(record.tenant_id, record.function_id).summary()
@@ -219,7 +223,7 @@ class Events:
         self._work_changed(record)
 
     def call_ended(self, record: Invocation) -> None:
-        """An attempt at a call is over."""
+        """Report the end of an attempt at an invocation."""
         if not self._rings or record.tenant_id not in self._rings:
             return
         summary = self._burst(record.tenant_id, record.function_id).summary()
@@ -231,7 +235,9 @@ class Events:
         self._work_changed(record)
 
     def pool_changed(self, tenant_id: str, function_id: str) -> None:
-        """The instances of a function changed. They are counted shortly afterwards."""
+        """Note that a function's instances changed; they are counted and reported shortly
+        afterwards.
+        """
         if not self._rings or tenant_id not in self._rings:
             return
         burst = self._bursts.get(function_id)
@@ -241,19 +247,23 @@ class Events:
             self._later_once(EventType.POOL, self._tell_pool, tenant_id, function_id)
 
     def queue_changed(self, tenant_id: str, function_id: str) -> None:
-        """Asynchronous work of a function arrived, or an attempt at it began or ended."""
+        """Note that asynchronous work of a function arrived, or that an attempt at it began or
+        ended.
+        """
         if self._rings and tenant_id in self._rings:
             self._later_once(EventType.QUEUE, self._count_queue, tenant_id, function_id)
 
     def _work_changed(self, record: Invocation) -> None:
-        """As `queue_changed`, for the record of an attempt; synchronous calls have no queue."""
+        """Like `queue_changed`, for the record of an attempt; ignores synchronous invocations,
+        which have no queue.
+        """
         if record.due_at is not None:
             self.queue_changed(record.tenant_id, record.function_id)
 
     def schedule_fired(
         self, tenant_id: str, schedule: str, function_id: str, invocation_id: str
     ) -> None:
-        """A tick of a schedule has become a call."""
+        """Report that a tick of a schedule has become an invocation."""
         data = {
             "schedule": schedule,
             "function_id": function_id,
@@ -264,7 +274,7 @@ class Events:
     def alias_rolled_back(
         self, tenant_id: str, function_id: str, before: Alias, after: Alias
     ) -> None:
-        """A canary was rolled back, so its alias has lost the second version."""
+        """Report that a canary was rolled back: its alias has lost the second version."""
         data = {
             "function_id": function_id,
             "alias": after.name,
@@ -277,9 +287,9 @@ class Events:
     # Events of other nodes -------------------------------------------------------------------
 
     def heard(self, tenant_id: str, kind: EventType, data: bytes) -> None:
-        """Add an event of another node. It counts toward its function's limits like a local one;
-        counts are computed again, since they are sums over the nodes. Raises `msgspec.DecodeError`
-        for data that is not a valid event.
+        """Add an event of another node. It counts toward its function's limits like a local event.
+        Instance and queue counts are computed again here, since they are sums over the nodes.
+        Raises `msgspec.DecodeError` for data that is not a valid event.
         """
         if tenant_id not in self._rings:
             return
@@ -303,7 +313,7 @@ class Events:
             self._tell(tenant_id, kind, function_id, fields)
 
     def missed(self, tenant_id: str, node: str, events: int | None) -> None:
-        """Events of another node are missing here: this number, or None if unknown."""
+        """Report that this number of events of another node are missing here; None: unknown."""
         self._tell(tenant_id, EventType.GAP, "", {"events": events, "node_id": node})
 
     # Following -------------------------------------------------------------------------------
@@ -341,7 +351,7 @@ class Events:
         return Cursor(ring, start, self._epoch, self._clock)
 
     def _behind(self, ring: _Ring, last_id: str) -> int | None:
-        """The number after the event; None if events may be missing."""
+        """The number after the event with this id; None if events may be missing."""
         found = POSITION.fullmatch(last_id)
         if found is None or int(found[1]) != self._epoch:
             return None
@@ -427,7 +437,7 @@ class Events:
         data = msgspec.json.encode(fields)
         if ring.counts.get(function_id) != data:
             ring.counts[function_id] = data
-            if len(ring.counts) > COUNTS_KEPT:  # functions come and go
+            if len(ring.counts) > COUNTS_KEPT:  # bounded, since functions come and go
                 del ring.counts[next(iter(ring.counts))]
             self._tell(tenant_id, EventType.POOL, function_id, fields)
 
@@ -438,7 +448,7 @@ class Events:
         """Report a queue with its counts, or without them if the store does not respond."""
         data: dict[str, Any] = {"function_id": function_id}
         async with self._counting:
-            # Later changes are reported again.
+            # from here on, a change causes another report
             self._waiting.discard((EventType.QUEUE, function_id))
             if tenant_id not in self._rings:
                 return
@@ -451,7 +461,7 @@ class Events:
         self._tell(tenant_id, EventType.QUEUE, function_id, data)
 
     async def aclose(self) -> None:
-        """Stop pending counts: the store closes next."""
+        """Stop pending counts, since the store closes next."""
         await self._tasks.aclose()
 
     def _later(self, then: Callable[..., None], *arguments: Any) -> None:

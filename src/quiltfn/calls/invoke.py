@@ -52,10 +52,10 @@ from quiltfn.store.calls.journal import SpoolJournal
 
 T = TypeVar("T")
 MISTAKE = "internal server error; check the server's log"
-# After a search of a tenant found no invocation to cancel, seconds until the next search.
+# Seconds until the next search of a tenant's invocations after a search that found none to cancel.
 SEARCHED_AGAIN_S = 0.05
-# Maximum wait of a cancel request for the call's processes to be killed. A guest needs less to end
-# its sandbox without the launcher.
+# Maximum wait of a cancel request for the invocation's processes to be killed. A guest needs less
+# time to end its sandbox without the launcher.
 KILLED_WITHIN_S = 8.0
 STILL_RUNS = (
     "the call is recorded as cancelled, but its sandbox has not ended yet, so its handler may "
@@ -64,15 +64,15 @@ STILL_RUNS = (
 
 
 class RunningCall(msgspec.Struct, frozen=True):
-    """A running call: its record so far, and its output."""
+    """A running invocation: its record so far, and its output."""
 
     record: Invocation
     output: OutputLog
 
 
 class CallProgress(msgspec.Struct, frozen=True):
-    """A call in progress: its timeline so far, its record once it was handed over, and the names of
-    the variables that its caller set.
+    """An invocation in progress: its timeline so far, its record once it was handed over, and the
+    names of the variables that its caller set.
     """
 
     timeline: Timeline
@@ -80,12 +80,12 @@ class CallProgress(msgspec.Struct, frozen=True):
     variables: tuple[str, ...]
 
 
-# Called when a handler gets its call. It must not raise or wait.
+# Called when a handler gets its invocation. It must not raise or wait.
 Listener = Callable[[RunningCall], None]
 
 
 class Client(Protocol):
-    """The client that waits for a response."""
+    """A client that waits for a response."""
 
     @property
     def is_abandoned(self) -> bool:
@@ -94,17 +94,19 @@ class Client(Protocol):
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A caller's request. `timeout_seconds` None: the function's own. `may_write`: whether the
-    caller's scope is `write` or more, which may set any variable. `on_start`: called when this call
-    starts. `version`: the one that the call names, even if it is the current one; None: the one
-    that is current when it runs, or that of the default alias. `invocation_id`: None for a new one;
-    the record contains the next five.
+    caller's scope is `write` or more, which may set any variable. `on_start`: called when this
+    invocation starts. `version`: the version that the request names, even if it is the current one;
+    None: the version of the default alias, or else the current one when the invocation runs.
+    `invocation_id`: None for a new id. The record contains the five fields that follow
+    `invocation_id`.
 
     `conclude`: decides what becomes of accepted work, from the record of a completed attempt.
-    `adds_environment`: `environment` has no names that the version's has. `judge`: reads the HTTP
-    response out of a result, and returns its status, or why it is invalid; a handler that succeeded
-    has then failed. `body`: streamed to a server while it arrives, after the request in `payload`.
-    Such a call has no second attempt, and its body is not stored. `client`: waits for the response;
-    None: the response may be requested later.
+    `adds_environment`: the names in `environment` must not be in the version's environment.
+    `judge`: reads the HTTP response in a successful result, and returns the result with the
+    response's status; if the response is invalid, as a failure with the reason. `body`: streamed to
+    a web server while it arrives, after the head of the request in `payload`. Such an invocation
+    has no second attempt, and its body is not stored. `client`: waits for the response; None: the
+    response may be requested later.
     """
 
     payload: bytes | None = None
@@ -131,9 +133,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class _CallState(msgspec.Struct):
     """An accepted request. `accepted` in monotonic seconds. `is_handed_over`: the handler may have
     started; `started` and `started_at`: when that was, in monotonic and in Unix seconds. `running`:
-    the record, until it is final. `cancelled`: by whom, if the call was cancelled before the
-    hand-over. `on_end`: gets the final record, or None if the call left none. `ending`: the wait
-    for that, and for the end of the call's processes. Both are set once it was cancelled.
+    the record, until it is final. `cancelled`: by whom, if the invocation was cancelled before the
+    hand-over. `on_end`: gets the final record, or None if the invocation leaves none. `ending`:
+    waits for `on_end`, and for the end of the invocation's processes. Both are set once a request
+    has cancelled it.
     """
 
     entry: Entry
@@ -153,11 +156,11 @@ class _CallState(msgspec.Struct):
 
 
 class _Withdrawn(Exception):
-    """The call was cancelled while it waited for an instance."""
+    """The invocation was cancelled while it waited for an instance."""
 
 
 class Invoker:
-    """Runs calls, cancels one by its id, and drains the server."""
+    """Runs invocations, cancels one by its id, and drains the server."""
 
     def __init__(
         self,
@@ -168,34 +171,39 @@ class Invoker:
         tracer: Tracer | None = None,
         aliases: Aliases | None = None,
     ) -> None:
-        """`aliases`: select the version of calls that name none; None: there are no aliases."""
+        """`aliases`: select the version of invocations that name none; None: there are no
+        aliases.
+        """
         self._pools, self.journal, self._clock = pools, journal, clock
         self.node_id, self.tracer = node_id, tracer
         self._calls: dict[str, _CallState] = {}
-        # Cancelled calls that may still have processes.
+        # Cancelled invocations that may still have processes.
         self._ending: dict[str, _CallState] = {}
         # Emitted for every hand-over, once it is written.
         self.on_opened: Signal[Invocation] = Signal()
         # Emitted for every end of an attempt, once it is written, and for work that ended without
-        # one.
+        # an attempt.
         self.on_closed: Signal[Invocation] = Signal()
         self._listeners: defaultdict[str, list[Listener]] = defaultdict(list)
-        self._background = TaskGroup(failed=lambda _: None)  # the awaiting code gets the error
+        self._background = TaskGroup(failed=lambda _: None)  # the code that waits gets the error
         self._draining = False
         self._aliases = aliases
         self._defaults: Container[str] = () if aliases is None else aliases.defaults
-        self.refuses = ""  # why no calls are accepted for a while; empty: they are accepted
+        self.refuses = ""  # why no invocations are accepted for a while; empty: they are accepted
         self._idle = asyncio.Event()
-        self._none_give_way: dict[str, float] = {}  # time of the last such search, by tenant
+        # By tenant: the time of the last search that found none.
+        self._none_give_way: dict[str, float] = {}
 
     @property
     def running(self) -> int:
-        """The number of calls that have not ended, including those that wait for an instance."""
+        """The number of invocations that have not ended, including those that wait for an
+        instance.
+        """
         return len(self._calls)
 
     @property
     def is_draining(self) -> bool:
-        """Whether the server is stopping and refuses new calls."""
+        """Whether the server is stopping and refuses new invocations."""
         return self._draining
 
     def refuse(self, why: str) -> None:
@@ -203,20 +211,20 @@ class Invoker:
         self.refuses = why
 
     def has_begun(self, invocation_id: str) -> bool:
-        """Whether the call is in progress and no longer waits for an instance."""
+        """Whether the invocation is in progress and no longer waits for an instance."""
         call = self._calls.get(invocation_id)
         return call is not None and call.is_handed_over
 
     async def invoke(self, entry: Entry, request: Request) -> Invocation:
-        """Run one call, or one attempt at accepted work, and return its final record.
+        """Run one invocation, or one attempt at accepted work, and return its final record.
 
         Raises `CapacityFull`, `Forbidden`, `FunctionNotActive`, `NotFound` or `Unprocessable`,
         without a record. Raises `RuntimeUnavailable` if no instance could start or the sandbox
-        ended during the call, with a record of status `error`, unless the call was not begun and
-        too many records wait to be stored. Raises `ShuttingDown`: without a record if new calls are
-        no longer accepted; with one if the server had to stop before the call ended. An error with
-        a record has its `invocation_id`. A call that `cancel` ended returns its record, with status
-        `cancelled`.
+        ended during the invocation, with a record of status `error`, except for an invocation that
+        was not begun while too many records wait to be stored. Raises `ShuttingDown`: without a
+        record if new invocations are no longer accepted; with one if the server had to stop before
+        the invocation ended. An error with a record has its `invocation_id`. An invocation that
+        `cancel` ended returns its record, with status `cancelled`.
         """
         accepted = self._clock.now()
         if self._draining or self.refuses:
@@ -233,7 +241,7 @@ class Invoker:
         try:
             try:
                 async with lease as held:
-                    if call.cancelled is not None:  # in the step of the hand-over
+                    if call.cancelled is not None:  # cancelled in the step of the hand-over
                         raise _Withdrawn
                     record = await self._run(call, held)
             except _Withdrawn:
@@ -265,12 +273,13 @@ class Invoker:
     async def cancel(
         self, function_id: str, invocation_id: str, by: str = "request"
     ) -> Invocation | None:
-        """End one call of the function, at any stage, and return its final record.
+        """End one invocation of the function, at any stage, and return its final record.
 
-        The record has the status `cancelled`, and `by` in its cause. A call that already has its
-        result keeps it, and that record is returned. Returns None if this node runs no such call
-        (its record may be in the journal), or if it leaves no record. The call's processes are
-        killed by then. Raises `RuntimeUnavailable` if that takes longer than `KILLED_WITHIN_S`.
+        The record has the status `cancelled`, and `by` in its cause. An invocation that already has
+        its result keeps it, and that record is returned. Returns None if this node runs no such
+        invocation (its record may be in the journal), or if it leaves no record. On return, the
+        invocation's processes were killed. Raises `RuntimeUnavailable` if that takes longer than
+        `KILLED_WITHIN_S`.
         """
         call = self._calls.get(invocation_id) or self._ending.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
@@ -280,7 +289,8 @@ class Invoker:
             call.ending = asyncio.ensure_future(self._ended(call, call.on_end))
             self._ending[invocation_id] = call
         if invocation_id not in self._calls:
-            pass  # it has its record, and another request waits for its processes to end
+            # The invocation has its record, and another request waits for its processes to end.
+            pass
         elif not call.is_handed_over:
             call.cancelled = by
             call.lease.withdraw(_Withdrawn())
@@ -297,8 +307,8 @@ class Invoker:
         return record
 
     async def _ended(self, call: _CallState, on_end: "asyncio.Future[Invocation | None]") -> None:
-        """Wait until no process of the call is left: other cancel requests get the same response
-        meanwhile.
+        """Wait until no process of the invocation is left. Until then, other cancel requests get
+        the same record.
         """
         try:
             await asyncio.shield(on_end)
@@ -328,8 +338,8 @@ class Invoker:
         return False
 
     def end_calls(self, function_id: str, by: str) -> None:
-        """End the function's running calls. Accepted work is interrupted, so that its policy
-        decides on a retry; other calls are cancelled.
+        """End the function's running invocations. Accepted work is interrupted, so that its policy
+        decides on a retry; other invocations are cancelled.
         """
         for call in self._calls.values():
             if call.entry.function.id != function_id or call.running is None:
@@ -339,14 +349,14 @@ class Invoker:
             call.lease.end_call(kind, by)
 
     def running_call(self, function_id: str, invocation_id: str) -> RunningCall | None:
-        """The function's call with this id, if it is running on this node."""
+        """The function's invocation with this id, if it is running on this node."""
         call = self._calls.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
             return None
         return _as_running(call)
 
     def progress(self, function_id: str, invocation_id: str) -> CallProgress | None:
-        """The timeline so far of a call in progress on this node."""
+        """The timeline so far of an invocation in progress on this node."""
         call = self._calls.get(invocation_id)
         if call is None or call.entry.function.id != function_id:
             return None
@@ -364,14 +374,14 @@ class Invoker:
         return CallProgress(spent, call.running, variables)
 
     def running_calls(self, function_id: str) -> Sequence[RunningCall]:
-        """The function's running calls on this node."""
+        """The function's running invocations on this node."""
         found = (
             _as_running(it) for it in self._calls.values() if it.entry.function.id == function_id
         )
         return [one for one in found if one is not None]
 
     def listen(self, function_id: str, listener: Listener) -> None:
-        """Call `listener` for each call of the function on this node from now on."""
+        """Call `listener` for each invocation of the function on this node from now on."""
         self._listeners[function_id].append(listener)
 
     def unlisten(self, function_id: str, listener: Listener) -> None:
@@ -388,8 +398,8 @@ class Invoker:
                 listener(running)
 
     async def _failed(self, call: _CallState, error: Exception) -> None:
-        """Record a call that ended with `error` instead of a result. Raises a different error if
-        that is more informative for the caller.
+        """Record an invocation that ended with `error` instead of a result. Raises a different
+        error if it is more informative for the caller.
         """
         if call.is_handed_over:
             if call.running is not None:
@@ -478,7 +488,7 @@ class Invoker:
         )
 
     def _record_mistake(self, call: _CallState, record: Invocation) -> None:
-        """End the record of a call that failed because of a bug in this server."""
+        """End the record of an invocation that failed because of a bug in this server."""
         stdout, stderr = call.output.take() if call.output is not None else (b"", b"")
         result = CallResult(
             kind=ExitKind.SANDBOX_GONE, reason=MISTAKE, stdout=stdout, stderr=stderr
@@ -500,7 +510,7 @@ class Invoker:
         self._close(call, record, now)
 
     def _record_cancelled(self, call: _CallState) -> Invocation:
-        """Record a call that was cancelled before its handler was started."""
+        """Record an invocation that was cancelled before its handler was started."""
         now, cause = self._clock.now(), Cancelled(call.cancelled or "request")
         kept = timeline.of_call(call.accepted, now, None)
         record = self._unstarted(call.entry, call.request, call.invocation_id, cause)
@@ -508,8 +518,8 @@ class Invoker:
         return record if self._leaves_no_record(call) else self._close(call, record, now)
 
     def _leaves_no_record(self, call: _CallState) -> bool:
-        """Whether to leave no record of a call that was not begun: while the store is unavailable,
-        each retry of a caller would add one. Accepted work already has a record.
+        """Whether to leave no record of an invocation that was not begun. While the store is
+        unavailable, each retry of a caller would add a record. Accepted work already has one.
         """
         return self.journal.is_behind and call.request.conclude is None
 
@@ -541,7 +551,7 @@ class Invoker:
     def _record(
         self, entry: Entry, request: Request, invocation_id: str, **more: Any
     ) -> Invocation:
-        """The record of a call. `more`: fields that depend on its progress."""
+        """The record of an invocation. `more`: fields that depend on its progress."""
         function = entry.function
         return Invocation(
             invocation_id=invocation_id,
@@ -558,7 +568,9 @@ class Invoker:
         )
 
     def _close(self, call: _CallState, record: Invocation, ended: float) -> Invocation:
-        """Write the end. The duration of that write is added afterwards, without another write."""
+        """Write the end. The duration of this write is added to the record afterwards, without
+        another write.
+        """
         record = self._write(call.entry, call.request, record)
         if record.timeline is not None:
             whole = record.timeline.recorded_for(self._clock.now() - ended)
@@ -568,8 +580,8 @@ class Invoker:
         return record
 
     def ended_unrun(self, entry: Entry, record: Invocation) -> None:
-        """Count and report the end of accepted work that the store itself has ended: it was
-        cancelled while it waited, was too old, or its input can't be decrypted.
+        """Count and report the end of accepted work that the store itself has ended: work that was
+        cancelled while it waited, that was too old, or whose input can't be decrypted.
         """
         self._count(entry, record)
         self._tell_closed(record)
@@ -581,7 +593,7 @@ class Invoker:
             hear(record)
 
     def _write(self, entry: Entry, request: Request, record: Invocation) -> Invocation:
-        """Write the end of a call and, for accepted work, what follows."""
+        """Write the end of an invocation and, for accepted work, what follows."""
         if request.conclude is not None:
             record = msgspec.structs.replace(record, outcome=request.conclude(record))
         if record.is_final:
@@ -598,11 +610,11 @@ class Invoker:
         return self._background.spawn(work)
 
     async def aclose(self) -> None:
-        """Wait for background work, once no call can run any more."""
+        """Wait for background work, once no invocation can run any more."""
         await self._background.join()
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse new calls and wait for those in progress, at most `timeout_s` seconds."""
+        """Refuse new invocations and wait for those in progress, at most `timeout_s` seconds."""
         self._draining = True
         if not self._calls:
             return
@@ -629,7 +641,7 @@ def _call_of(
 
 
 def _with_own(variables: dict[str, str], version: Version, request: Request) -> dict[str, str]:
-    """The variables of a call that sets some itself."""
+    """The variables of an invocation whose request sets some."""
     own = request.environment or {}
     if request.adds_environment:
         return own | variables
@@ -643,14 +655,14 @@ def _as_running(call: _CallState) -> RunningCall | None:
 
 
 def not_callable(state: FunctionState) -> QuiltfnError:
-    """Why a function that is not active refuses calls."""
+    """Why a function that is not active refuses invocations."""
     if state is FunctionState.DELETED:
         return NotFound("there is no such function")
     return not_active(state)
 
 
 def failure_of(record: Invocation) -> QuiltfnError:
-    """The error for a caller whose call the platform could not complete."""
+    """The error for a caller whose invocation the platform could not complete."""
     failure: QuiltfnError = (
         RuntimeUnavailable(record.error_message)
         if record.status is Status.ERROR

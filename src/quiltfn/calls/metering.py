@@ -1,7 +1,7 @@
 """Adds the usage of instances to the statistics: CPU time, and refused connections.
 
-The counters of instances that have run something are read every ten seconds, and those of each
-instance at its end. So a kill of the server loses only what was not read yet.
+The counters of instances that have run something are read every ten seconds, and the counters of
+each instance at its end. So a killed server loses only the usage since the last reading.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ class Metering:
             await self.store()
 
     async def store(self) -> None:
-        """Stores the usage that was read. What cannot be stored now is kept for the next time, as
-        one sum for each function, for as long as necessary.
+        """Stores the usage that was read. Usage that cannot be stored now is kept until it can, as
+        one sum for each function.
         """
         start = floor_to(FINEST_S, int(self._clock.unix()))
         for (tenant_id, function_id), used in self._pools.take_use().items():

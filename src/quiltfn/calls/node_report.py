@@ -9,7 +9,7 @@ from quiltfn.ports import Pools
 
 
 def no_tenants() -> Sequence[TenantLoad]:
-    """For a standalone server: no node reads its report."""
+    """For a standalone server, whose report no node reads."""
     return ()
 
 

@@ -1,6 +1,6 @@
 """Schedules: creates and changes them, and runs functions when they are due.
 
-A schedule follows the wall clock, and immediately follows changes of it. `model/schedule.py`
+A schedule follows the wall clock; changes of the clock take effect immediately. `model/schedule.py`
 decides the outcome of each tick, and the store applies it in the transaction that accepts the work.
 """
 
@@ -46,7 +46,7 @@ from quiltfn.tenants.admission import Admission
 _log = structlog.get_logger("quiltfn.calls.schedules")
 # Maximum seconds until a change of the wall clock is noticed.
 LOOK_EVERY_S = 15.0
-# Number of looks at other nodes' changes between checks for a waiting tick of theirs.
+# Number of `look`s between checks for waiting ticks of other nodes.
 LOOKS = 15
 RETRY_S = 1.0
 # Maximum number of schedules in one transaction.
@@ -56,7 +56,7 @@ BY_SCHEDULE = Cause(source=Source.SCHEDULE)
 
 
 class Schedules:
-    """The schedules of all tenants. `most`: the maximum number for a tenant."""
+    """The schedules of all tenants. `most`: the maximum number of a tenant's schedules."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Schedules:
         self._seen_ms = 0
         self._may_wait = True  # whether a tick may wait for an earlier run
         self._looks = 0
-        # Emitted for every run: tenant, name, function and call.
+        # Emitted for every run: tenant, name, function and invocation.
         self.on_fired: Signal[str, str, str, str] = Signal()
 
     # Requests --------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class Schedules:
                 values["function_id"] = entry.function.id
             after = before.changed(values, self._now_ms())
             check(entry.version, request_of(input_of(after)))
-            with contextlib.suppress(Outdated):  # a tick was decided meanwhile
+            with contextlib.suppress(Outdated):  # a tick was decided meanwhile, so try again
                 saved = await self._store.save(after, before)
                 self._changed.set()
                 return msgspec.structs.replace(stored, schedule=saved)
@@ -142,14 +142,14 @@ class Schedules:
     async def runs(
         self, tenant_id: str, name: str, before_ms: int | None, limit: int
     ) -> Page[ScheduleRun]:
-        """The outcomes of its ticks, newest first. Raises `NotFound`."""
+        """The outcomes of a schedule's ticks, newest first. Raises `NotFound`."""
         stored = await self.get(tenant_id, name)
         return await self._store.runs(stored.schedule.id, before_ms, limit)
 
     async def run_now(
         self, tenant_id: str, name: str, caller: str, invocation_id: str | None = None
     ) -> Invocation:
-        """Queue a run at once, even if an earlier one is not over or the schedule is disabled. Its
+        """Queue a run at once, even if an earlier run is not over or the schedule is disabled. The
         next tick is unaffected. `invocation_id`: of the run; None generates one. Raises `NotFound`,
         and as `Work.accept` does.
         """
@@ -164,13 +164,13 @@ class Schedules:
         return work.record
 
     async def follow_changes(self, changes: Sequence[Change] | None) -> None:
-        """Another node has changed schedules: find the next due time."""
+        """Find the next due time again, since another node has changed schedules."""
         del changes
         self._changed.set()
 
     async def look(self) -> None:
-        """Called periodically on a node of a fleet: a tick of another node may wait, and the run
-        that it waits for may end there.
+        """Called periodically on a node of a fleet. Sometimes checks for waiting ticks: the run for
+        which a tick waits may have ended on another node.
         """
         self._looks += 1
         self._may_wait = self._may_wait or self._looks % LOOKS == 0
@@ -178,7 +178,9 @@ class Schedules:
             self._changed.set()
 
     def function_name(self, schedule: Schedule) -> str:
-        """The present name of its function. Raises `NotFound` if that was deleted."""
+        """The present name of the schedule's function. Raises `NotFound` if the function was
+        deleted.
+        """
         return self._catalog.get(schedule.function_id).function.name
 
     # Coming due ------------------------------------------------------------------------------
@@ -212,7 +214,7 @@ class Schedules:
         return await self._store.next_due_ms()
 
     async def _wait(self, next_due_ms: int | None) -> None:
-        """Wait until then by the wall clock, or until something changes."""
+        """Wait until the wall clock reaches that time, or until something changes."""
         while True:
             now_ms = self._now_ms()
             if now_ms < self._seen_ms - SLEWED_MS:
@@ -228,16 +230,17 @@ class Schedules:
                     await self._changed.wait()
                 return
             except TimeoutError:
-                if self._may_wait:  # another server may have been the only one to see its end
+                if self._may_wait:  # the awaited run may have ended on another node
                     return
 
     async def _fire(self, due: Sequence[Schedule], now_ms: int) -> None:
         firings = []
         for schedule in due:
-            await asyncio.sleep(0)  # each may take milliseconds: thousands of variables to check
+            # Checking a schedule with thousands of variables takes milliseconds.
+            await asyncio.sleep(0)
             try:
                 firing = await self._firing(schedule, now_ms)
-            except Unprocessable as error:  # this host no longer knows its time zone
+            except Unprocessable as error:  # this host no longer knows the schedule's time zone
                 await self._stop(schedule, error)
                 continue
             if firing is not None:
@@ -260,8 +263,8 @@ class Schedules:
             return firing
         refusal = self._admission.refusal(schedule.tenant_id)
         if refusal is not None:
-            # It would run tomorrow, or once the tenant is enabled, together with all others until
-            # then.
+            # If it waited, it would run together with all later ticks, tomorrow or once the tenant
+            # is enabled.
             return replace(firing, refusal=str(refusal), unrun=RunOutcome.SKIPPED)
         try:
             return replace(firing, work=await self._prepared(schedule))
@@ -283,12 +286,14 @@ class Schedules:
             return self._work_of(schedule)
 
     def _work_of(self, schedule: Schedule) -> AcceptedWork:
-        """A tick's time is by the wall clock, and the queue uses trusted time."""
+        """The work of a run, due now: a tick's time is of the wall clock, but the queue uses
+        trusted time.
+        """
         entry = self._catalog.get(schedule.function_id)
         return self._work.prepared(entry, input_of(schedule), cause=BY_SCHEDULE)
 
     async def _settled(self, tenant_id: str, name: str) -> StoredSchedule:
-        """The schedule, once all its due ticks are decided."""
+        """Decide all due ticks of the schedule, and return it."""
         while True:
             stored = await self.get(tenant_id, name)
             now_ms = self._now_ms()
@@ -310,13 +315,13 @@ class Schedules:
             await self._store.save(schedule.with_next(None), schedule)
 
     async def _start_waiting(self) -> None:
-        """Accept ticks that waited for an earlier run which is over."""
+        """Accept waiting ticks whose earlier run is over."""
         await self._journal.synced()
         ready, self._may_wait = await self._store.waiting(AT_ONCE)
         for schedule in ready:
             try:
                 work = await self._prepared(schedule)
-            except NotFound:  # its function is being deleted, and the schedule with it
+            except NotFound:  # the function is being deleted, and its schedule, too
                 continue
             except ShuttingDown:
                 raise
@@ -329,7 +334,7 @@ class Schedules:
                 self._fired(schedule, work)
 
     def call_ended(self, record: Invocation) -> None:
-        """A run is over: the next one may have waited for it."""
+        """Check for waiting ticks, since one may have waited for this run."""
         if self._may_wait and record.source is Source.SCHEDULE and record.is_final:
             self._changed.set()
 
@@ -351,7 +356,9 @@ class Schedules:
 
 
 def input_of(schedule: Schedule) -> Input:
-    """The input for its function. Its scope is `write`, since changing a schedule requires that."""
+    """The input of a run. It may set all variables, since changing a schedule requires the scope
+    `write`.
+    """
     return Input(
         payload=None if schedule.payload is None else schedule.payload.encode(),
         environment=schedule.environment,

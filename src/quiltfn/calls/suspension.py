@@ -14,8 +14,8 @@ from quiltfn.functions.lifecycle import Lifecycle
 def end_or_reopen(
     catalog: Catalog, lifecycle: Lifecycle, invoker: Invoker, tenant_id: str, is_disabled: bool
 ) -> None:
-    """Ends the instances of a tenant that was disabled, with what they run; opens the pools of one
-    that was enabled.
+    """Ends the instances and running invocations of a tenant that was disabled; opens the pools of
+    a tenant that was enabled.
     """
     for entry in list(catalog.all()):
         if entry.function.tenant_id != tenant_id:

@@ -1,5 +1,5 @@
-"""Collects the data about one invocation: its timeline, its attempts, and the invocations that
-caused it or that it caused. Works for running invocations, too.
+"""Collects the data about one ended or running invocation: its timeline, its attempts, the
+invocation that caused it, and those that it caused.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,8 @@ async def call_timeline(work: Work, entry: Entry, invocation_id: str) -> CallTim
     """The data about an invocation of the function. Raises `NotFound`."""
     found = await _look(work, entry, invocation_id)
     if found.timeline is None and found.record.status is Status.RUNNING:
-        # It ended while its data was read; or it runs on another node, and a retry does no harm.
+        # If the invocation has ended meanwhile, a retry finds its end; if it runs on another node,
+        # a retry does no harm.
         found = await _look(work, entry, invocation_id)
     return found
 
@@ -73,7 +74,7 @@ async def _look(work: Work, entry: Entry, invocation_id: str) -> CallTimeline:
 
 
 async def _version_of(work: Work, entry: Entry, record: Invocation) -> Version | None:
-    """The version that ran, or would run now; None if it was removed."""
+    """The version that ran, or that would run now; None if this version was removed."""
     if record.version is None or record.version == entry.version.number:
         return entry.version
     return await work.functions.version(entry.function.id, record.version)

@@ -47,42 +47,45 @@ WAITED_AT_ONCE = 1000
 REDRIVEN_AT_ONCE, REDRIVES_WITHIN_S = 100, 20.0
 # Maximum bytes of input in memory for all redrives together, plus one input.
 REDRIVEN_BYTES = 8 * 1024 * 1024
-# An attempt that ends just as its work is cancelled may queue it again; cancelling then repeats.
+# An attempt that ends just as its work is cancelled may queue the work again, so cancelling is
+# retried.
 CANCEL_ROUNDS = 5
 INPUT_NOT_KEPT = "the input of this call is not kept"
 
 
 class Waiters:
-    """Wakes requests that wait for the final record of a call."""
+    """Wakes requests that wait for the final record of an invocation."""
 
     def __init__(self) -> None:
         self._events: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     def call_ended(self, record: Invocation) -> None:
-        """An attempt is over: wake the requests that wait for its call, unless a retry follows."""
+        """Called at the end of an attempt: wake the requests that wait for its invocation, unless a
+        retry follows.
+        """
         if self._events and record.is_final:
             for event in self._events.get(record.invocation_id, ()):
                 event.set()
 
     def ids(self) -> list[str]:
-        """The ids of calls that requests wait for."""
+        """The ids of invocations that requests wait for."""
         return list(self._events)
 
     def over(self, invocation_ids: Collection[str]) -> None:
-        """Calls are over, on whichever node they ran."""
+        """Wake the requests for these invocations, which have ended on any node."""
         for invocation_id in invocation_ids:
             for event in self._events.get(invocation_id, ()):
                 event.set()
 
     def release(self) -> None:
-        """Wake all: the server is stopping."""
+        """Wake all requests, since the server is stopping."""
         for events in self._events.values():
             for event in events:
                 event.set()
 
     @contextlib.contextmanager
     def waiting(self, invocation_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set once the call is over."""
+        """An event that is set once the invocation is over."""
         event = asyncio.Event()
         self._events[invocation_id].add(event)
         try:
@@ -94,8 +97,8 @@ class Waiters:
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """Why work was accepted. `parent_id`: the call that caused it. `origin_id`: the call that it
-    repeats. `invocation_id`: None for a new one.
+    """Why work was accepted. `parent_id`: the invocation that caused it. `origin_id`: the
+    invocation that this one repeats. `invocation_id`: None for a new one.
     """
 
     source: Source = Source.ASYNC
@@ -108,9 +111,9 @@ BY_CALLER = Cause()
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of a repeated call. `version`: None for the current one. `caller`: who requested it.
-    `traceparent`: None for that of the original call. `payload`: replaces the stored one; UNSET
-    keeps that. `invocation_id`: of the new call; None generates one.
+    """Options of a repeated invocation. `version`: None for the current one. `caller`: who
+    requested it. `traceparent`: None for that of the original invocation. `payload`: replaces the
+    stored payload; UNSET keeps it. `invocation_id`: of the new invocation; None generates one.
     """
 
     version: int | None
@@ -122,14 +125,16 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Redriven(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a redrive. `invocation_ids`: of the new calls. `remaining`: dead letters."""
+    """The outcome of a redrive. `invocation_ids`: of the new invocations. `remaining`: dead
+    letters.
+    """
 
     invocation_ids: Sequence[str]
     remaining: int
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What clients do with asynchronous invocations, and with calls that are over."""
+    """What clients do with asynchronous invocations, and with invocations that are over."""
 
     store: SqlWork
     functions: SqlStore
@@ -152,10 +157,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         cause: Cause = BY_CALLER,
         version: Version | None = None,
     ) -> Invocation:
-        """Queue a call and return its record, with status `queued`: both are on disk by then.
+        """Queue an invocation and return its record, with status `queued`; both are on disk.
 
         `due_at_ms`: its earliest start; None, or a time in the past: as soon as possible.
-        `version`: the one that `given` names. Raises `CapacityFull` if the queue is full,
+        `version`: the version that `given` names. Raises `CapacityFull` if the queue is full,
         `Forbidden`, `FunctionNotActive` for a function that was never deployed or is in error,
         `NotFound`, `ShuttingDown`, `StoreUnavailable` and `Unprocessable`; then nothing is queued.
         """
@@ -207,14 +212,14 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def stored(self, work: AcceptedWork) -> None:
-        """The work is on disk: run it when it is due."""
+        """Run the work, which is now on disk, when it is due."""
         self._arrived(work)
         self._traced(work)
 
     @contextlib.contextmanager
     def looked_for(self, *works: AcceptedWork) -> Iterator[None]:
         """If the store does not report whether it has accepted the work items in the block, find
-        out later, and run the accepted ones when they are due.
+        out later, and run accepted items when they are due.
         """
         try:
             yield
@@ -234,7 +239,9 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     # Waiting and cancelling ------------------------------------------------------------------
 
     async def wait(self, entry: Entry, invocation_id: str, seconds: float) -> None:
-        """Return once the record of a call is final, or at the timeout. Raises `NotFound`."""
+        """Return once the record of an invocation is final, or at the timeout. Raises
+        `NotFound`.
+        """
         with self.waiters.waiting(invocation_id) as over:
             record = await self.outline(entry, invocation_id)
             if record.is_final or self.invoker.is_draining:
@@ -244,15 +251,14 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
                     await over.wait()
 
     async def follow_ends(self) -> None:
-        """Wake requests that wait for calls that another node has ended."""
+        """Wake requests that wait for invocations that another node has ended."""
         waited_for = self.waiters.ids()
         for start in range(0, len(waited_for), WAITED_AT_ONCE):
             some = waited_for[start : start + WAITED_AT_ONCE]
             self.waiters.over(await self.store.over(some))
 
     async def cancel(self, entry: Entry, invocation_id: str) -> Invocation:
-        """Cancel a call, queued or running, and return its record, `cancelled`, which is on disk
-        then.
+        """Cancel a queued or running invocation; return its `cancelled` record, which is on disk.
 
         Raises `Conflict` if it is over already, `NotFound`, and `StoreUnavailable`.
         """
@@ -261,7 +267,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             ended = await self.invoker.cancel(function_id, invocation_id)
             if ended is not None and ended.status is Status.CANCELLED:
                 await self.journal.synced()
-                # The call may have run on another node, and its end may be stored.
+                # The invocation may have run on another node, and its end may be stored.
                 ended = await self.journal.get(function_id, invocation_id) or ended
                 if ended.status is Status.CANCELLED:
                     return ended
@@ -277,13 +283,15 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             if waited is not None:
                 self.invoker.ended_unrun(entry, waited)
                 return waited
-            await self.journal.synced()  # applies the outcome of an attempt that has ended
+            await self.journal.synced()  # stores the outcome of an attempt that has ended
         raise Conflict("the call is between two attempts", hint="try again", retry_after=1)
 
     # Queries ---------------------------------------------------------------------------------
 
     async def attempts(self, entry: Entry, invocation_id: str) -> Sequence[Attempt]:
-        """Completed attempts at a call, with their output, oldest first. Raises `NotFound`."""
+        """Completed attempts at an invocation, with their output, oldest first. Raises
+        `NotFound`.
+        """
         function_id = entry.function.id
         outline = await self.journal.outline(function_id, invocation_id)
         if outline is None:
@@ -300,15 +308,15 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         return attempts
 
     async def attempts_at(self, record: Invocation) -> Sequence[Attempt]:
-        """The completed attempts at the call of a record, oldest first."""
+        """The completed attempts at the invocation of a record, oldest first."""
         if record.due_at is None:
             return [attempt_of(record)] if _was_attempted(record) else []
         await self.journal.synced()
         return await self.store.attempts(record.invocation_id)
 
     async def input(self, entry: Entry, invocation_id: str) -> tuple[Invocation, Input]:
-        """A call's record without its output, and its input. Raises `NotFound`, also if the input
-        was not stored.
+        """An invocation's record without its output, and its input. Raises `NotFound`, also if the
+        input was not stored.
         """
         record = await self.outline(entry, invocation_id)
         given = await self.store.input(invocation_id)
@@ -318,16 +326,16 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         return record, given
 
     async def keep_input(self, record: Invocation, request: Request, caller: str) -> None:
-        """Store the input of a synchronous call, if its function's policy requires it. `caller`:
-        who requested it.
+        """Store the input of a synchronous invocation, if its function's policy requires it.
+        `caller`: who requested it.
         """
         keeps = self.policies.record_policy_of(record.function_id).keep_input == "all"
         if keeps and request.body is None:
             await self.store.keep_input(record, input_of(request, caller))
 
     async def counts(self, entry: Entry, now_ms: int | None = None) -> QueueCounts:
-        """Counts of the function's asynchronous invocations. Work whose end a client has seen is
-        counted as over.
+        """Counts of the function's asynchronous invocations. Includes ends that clients have seen
+        but that are not committed yet.
         """
         await self.journal.synced()
         now_ms = int(self.clock.trusted() * 1000) if now_ms is None else now_ms
@@ -336,12 +344,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     async def queues(
         self, of: TenantFunctions, limit: int, cursor: str | None, now_ms: int
     ) -> Page[tuple[str, QueueCounts]]:
-        """As `counts`, for each function with asynchronous invocations or dead letters."""
+        """Like `counts`, for each function with asynchronous invocations or dead letters."""
         await self.journal.synced()
         return await self.store.queues(of, limit, cursor, now_ms)
 
     async def stored_counts(self, function_id: str) -> QueueCounts:
-        """As `counts`, without waiting for uncommitted records."""
+        """Like `counts`, without uncommitted records."""
         return await self.store.counts(function_id, int(self.clock.trusted() * 1000))
 
     async def queued(self) -> int:
@@ -365,10 +373,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
         output: LongOutput,
         reserve: Callable[[int], None],
     ) -> Invocation:
-        """Run the stored input of a call again, under a new id. With `run.is_async` the returned
-        record is `queued`, otherwise it is final. `reserve`: called with the bytes of input that
-        stay in memory until then; may refuse. Raises `NotFound` if the function has no such version
-        or the input is not stored, and the errors of `accept` and `Invoker.invoke`.
+        """Run the stored input of an invocation again, under a new id. With `run.is_async` the
+        returned record is `queued`, otherwise it is final. `reserve`: called with the bytes of
+        input that stay in memory until the end; may refuse. Raises `NotFound` if the function has
+        no such version or the input is not stored, and the errors of `accept` and `Invoker.invoke`.
         """
         _, given = await self.input(entry, origin_id)
         reserve(given.size_bytes)
@@ -406,15 +414,17 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     async def dead_letters(
         self, of: Entry | TenantFunctions, limit: int, cursor: str | None
     ) -> Page[DeadLetter]:
-        """Dead letters of functions, newest first, including all that a client has seen."""
+        """Dead letters of functions, newest first, including those that are not committed yet but
+        that clients have seen.
+        """
         await self.journal.synced()
         functions = of if isinstance(of, TenantFunctions) else of.function.id
         return await self.store.dead_letters(functions, limit, cursor)
 
     async def redrive(self, entry: Entry, invocation_ids: Sequence[str] | None) -> Redriven:
         """Queue dead letters again, each under a new id; None: all of them, within a time limit.
-        Ids of other records, or without a stored input, are left out. Raises as `accept` does if
-        none could be queued.
+        Ids that name no dead letter, or one without a stored input, are left out. Raises as
+        `accept` does if none could be queued.
         """
         made: list[str] = []
         await self.journal.synced()
@@ -462,7 +472,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
                 size += given.size_bytes
         if not again:
             return []
-        with self.looked_for(again[0][1]):  # all of one function, and due at once
+        with self.looked_for(again[0][1]):  # all are of one function, and due at once
             ids = await self.store.redrive(entry.function.id, again)
         made = set(ids)
         taken = [work for _, work in again if work.record.invocation_id in made]
@@ -479,14 +489,14 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             raise NotFound("the function has no dead letter with this id")
 
     async def record(self, entry: Entry, invocation_id: str) -> Invocation:
-        """The record of a call. Raises `NotFound`."""
+        """The record of an invocation. Raises `NotFound`."""
         record = await self.journal.get(entry.function.id, invocation_id)
         if record is None:
             raise no_such_call()
         return record
 
     async def outline(self, entry: Entry, invocation_id: str) -> Invocation:
-        """The record of a call without its output. Raises `NotFound`."""
+        """The record of an invocation without its output. Raises `NotFound`."""
         found = await self.journal.outline(entry.function.id, invocation_id)
         if found is None:
             raise no_such_call()
@@ -498,7 +508,7 @@ def no_such_call() -> NotFound:
 
 
 def request_of(given: Input) -> Request:
-    """A stored input as a request, which is checked, or run at once."""
+    """A stored input as a request, to be checked or run."""
     return Request(
         payload=given.payload,
         environment=given.environment,
@@ -522,7 +532,7 @@ def input_of(request: Request, caller: str) -> Input:
 
 
 def attempt_of(record: Invocation) -> Attempt:
-    """The only attempt at a synchronous call."""
+    """The only attempt at a synchronous invocation."""
     return Attempt(
         attempt=record.attempt,
         status=record.status,
@@ -539,6 +549,8 @@ def attempt_of(record: Invocation) -> Attempt:
 
 
 def _was_attempted(record: Invocation) -> bool:
-    """Whether the call is over and had, or may have had, an attempt, even a failed start."""
+    """Whether the invocation is over and had, or may have had, an attempt; a failed start
+    counts.
+    """
     unstarted_too = record.status in (Status.ERROR, Status.INTERRUPTED)
     return record.status in FINAL and (record.started_at is not None or unstarted_too)

@@ -6,7 +6,7 @@ a lost response, the lower number counts.
 Rule 2: a slot is returned only when its instance is gone.
 Rule 3: a refused node asks again; a node with slots that others want ends idle instances for them.
 
-    a call waits ──▶ asked ──hold──▶ allowed ──▶ an instance starts
+    an invocation waits ──▶ asked ──hold──▶ allowed ──▶ an instance starts
     idle, lowered, wanted elsewhere ──▶ allowed less ──▶ an instance ends ──hold──▶ given back
 """
 

@@ -1,4 +1,4 @@
-"""The aliases of functions in memory, and the versions that they select for calls."""
+"""The aliases of functions in memory, and the versions that they select for invocations."""
 
 from collections.abc import Collection, Mapping
 from random import Random
@@ -24,15 +24,15 @@ from quiltfn.model.version import Version
 from quiltfn.ports import Clock
 from quiltfn.store.functions.aliases import SqlAliases
 
-# How often a change is retried after another node was faster.
+# Maximum number of attempts to change an alias while other nodes change it, too.
 TRIES = 5
 
 
 class Aliases(Mirror[dict[str, Alias]]):
     """The aliases of functions, by name.
 
-    `dice`: chooses between two versions; the only source of randomness. `changing`: held while an
-    alias is set, and while a change of a function moves its aliases.
+    `dice`: chooses between two versions. `changing`: a lock, held while an alias is set, and while
+    a change of a function moves its aliases.
     """
 
     def __init__(
@@ -48,9 +48,10 @@ class Aliases(Mirror[dict[str, Alias]]):
         self.changing = self._changing
         self._store, self._catalog, self.versions = store, catalog, versions
         self._clock, self.others, self._dice = clock, others or Others(), dice or Random()
-        # Aliases changed: the function's id.
+        # Emitted when aliases changed: the function's id.
         self.on_change: Signal[str] = Signal()
-        # A canary was rolled back: the tenant, the function, the alias before, and after.
+        # Emitted when a canary was rolled back: the tenant, the function, the alias before and
+        # after.
         self.on_rolled_back: Signal[str, str, Alias, Alias] = Signal()
         # The default alias of each function that has one: see `Alias.is_default`.
         self.defaults: dict[str, Alias] = {}
@@ -72,14 +73,16 @@ class Aliases(Mirror[dict[str, Alias]]):
         return any(version in one.versions for one in self.of(function_id))
 
     async def version(self, entry: Entry, name: str) -> Version:
-        """The version for a call by this alias. Raises `NotFound` and `StoreUnavailable`."""
+        """The version for an invocation that names this alias. Raises `NotFound` and
+        `StoreUnavailable`.
+        """
         if name not in self._rows.get(entry.function.id, {}):
             await self.others.hear_of_missing()
         number = self.get(entry.function.id, name).choose(self._dice.random())
         return await self.versions.of(entry, number)
 
     async def default_version(self, entry: Entry) -> Version:
-        """The version for a call that names none, if the function has a default alias."""
+        """The version for an invocation that names none, if the function has a default alias."""
         alias = self.defaults.get(entry.function.id)
         if alias is None:
             return entry.version
@@ -92,10 +95,10 @@ class Aliases(Mirror[dict[str, Alias]]):
         expected: Collection[str] | None,
         is_default: bool | None = None,
     ) -> Alias:
-        """Create or replace an alias. `is_default` None: whether it is the default stays. Raises
-        `PreconditionFailed` if it matches none of the `expected` fingerprints, `NotFound` for a
-        version that does not exist, and `Conflict` for one alias too many, a second default, or a
-        default while a node has an older version.
+        """Create or replace an alias. `is_default` None: the present value is kept. Raises
+        `PreconditionFailed` if the alias matches none of the `expected` fingerprints, `NotFound`
+        for a version that does not exist, and `Conflict` for too many aliases, a second default, or
+        a default while a node has an older version.
         """
         for number in alias.versions:
             await self.versions.of(entry, number)
@@ -148,7 +151,7 @@ class Aliases(Mirror[dict[str, Alias]]):
                     await self._load([function_id])
                     continue
                 except StoreUnavailable:
-                    await self._reload_quietly(function_id)  # it may have been stored
+                    await self._reload_quietly(function_id)  # the change may have been stored
                     raise
                 self._put_one(function_id, name, alias)
                 return alias
@@ -168,7 +171,7 @@ class Aliases(Mirror[dict[str, Alias]]):
         known: Alias | None,
         expected: Collection[str] | None,
     ) -> None:
-        """Raises the reason if the change is refused."""
+        """Raises an error with the reason if the change is refused."""
         if expected is not None and (known is None or known.fingerprint() not in expected):
             raise PreconditionFailed(
                 f"the alias {name} was changed since it was read",
@@ -195,13 +198,13 @@ class Aliases(Mirror[dict[str, Alias]]):
         return found
 
     def moved(self, function_id: str, moved: Mapping[str, Alias]) -> None:
-        """A change of the function has moved these aliases, and is stored."""
+        """Apply the aliases that a stored change of the function has moved."""
         for name, alias in moved.items():
             self._put_one(function_id, name, alias)
 
     def _put_one(self, function_id: str, name: str, alias: Alias | None) -> None:
         if self._catalog.known(function_id) is None:
-            return  # it was deleted at the same moment
+            return  # the function was deleted at the same moment
         others = {key: one for key, one in self._rows.get(function_id, {}).items() if key != name}
         self._put(function_id, (others if alias is None else others | {name: alias}) or None)
 

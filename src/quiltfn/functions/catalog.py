@@ -1,4 +1,4 @@
-"""Every function in memory, so that a call never asks the database."""
+"""Every function in memory, so that an invocation never asks the database."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ MIB = 1024 * 1024
 class Entry(msgspec.Struct, frozen=True, eq=False):
     """A function at one moment and its version at that moment; a change creates a new entry.
 
-    All entries of the function share `counters`: calls continue across changes.
+    All entries of the function share `counters`, since invocations continue across changes.
     """
 
     function: Function
@@ -35,12 +35,14 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
     counters: FunctionCounters
 
     def fingerprint(self) -> str:
-        """A fingerprint that every change of the function or its version changes; calls do not.
+        """A fingerprint of the function and its version. Every change changes it; invocations do
+        not.
 
-        A newer server, whose functions have more fields, computes the same one.
+        A newer server, whose functions have more fields, computes the same fingerprint.
         """
         it = self.function
-        # A restore brings back old revisions, but not their times.
+        # The time makes a restored function differ: a restore brings back old revisions, but not
+        # their times.
         known = msgspec.json.encode([it.id, it.revision, it.updated_at, self.version.id])
         return hashlib.sha256(known).hexdigest()[:32]
 
@@ -56,7 +58,7 @@ class Catalog:
         self._size_of: defaultdict[str, int] = defaultdict(int)
         self._by_id: dict[str, Entry] = {}
         self._by_name: dict[tuple[str, str], Entry] = {}
-        self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by tenant, in order
+        self._ids: defaultdict[str, list[str]] = defaultdict(list)  # by tenant, in the order of ids
         self._removals: list[set[str]] = []
         # Emitted for every change: the function before and after it.
         self.on_change: Signal[Function | None, Function | None] = Signal()
@@ -71,8 +73,8 @@ class Catalog:
     ) -> Iterator[None]:
         """Reserves memory for a function with that spec until it is in the catalog.
 
-        Raises `RateLimited` if the tenant's functions would exceed its half, and `CapacityFull` if
-        all functions would exceed the maximum.
+        Raises `RateLimited` if the tenant's functions would exceed half of the maximum, and
+        `CapacityFull` if all functions would exceed it.
         """
         more = spec.size - (instead_of.size if instead_of is not None else 0)
         if instead_of is None or more > 0:
@@ -109,11 +111,11 @@ class Catalog:
 
     def add(self, entry: Entry) -> None:
         """Add a new function."""
-        known = self._by_id.get(entry.function.id)  # `follow_change` may have been faster
+        known = self._by_id.get(entry.function.id)  # `follow_change` may have added it already
         if known is None:
             insort(self._ids[entry.function.tenant_id], entry.function.id)
         elif known.function.revision > entry.function.revision:
-            return  # and has seen another server's change of it as well
+            return  # and may already have applied another server's change of it
         self._put(known, entry)
 
     def replace(self, function: Function, version: Version | None = None) -> Entry:
@@ -129,7 +131,9 @@ class Catalog:
         return entry
 
     def remove(self, entry: Entry) -> None:
-        """Remove the function, whatever its state, and free its name; no effect if it is gone."""
+        """Remove the function in any state, and free its name; no effect if the function is
+        gone.
+        """
         for seen in self._removals:
             seen.add(entry.function.id)
         before = self._by_id.get(entry.function.id)
@@ -142,13 +146,13 @@ class Catalog:
         self._put(before, None)
 
     def _put(self, before: Entry | None, after: Entry | None) -> None:
-        """The only place that changes a function's entry."""
+        """Replace a function's entry; nothing else changes entries."""
         if before is not None:
             function = before.function
             self._grow(function.tenant_id, -before.version.spec.size)
             if after is None:
                 del self._by_id[function.id]
-            # The store freed the name a moment ago: another function may have it by now.
+            # The store has already freed the name, so another function may have it by now.
             key = (function.tenant_id, function.name)
             if self._by_name.get(key) is before:
                 del self._by_name[key]
@@ -165,7 +169,7 @@ class Catalog:
         return self._by_id.get(function_id)
 
     def get(self, function_id: str) -> Entry:
-        """As `known`. Raises `NotFound`."""
+        """Like `known`, but raises `NotFound`."""
         entry = self._by_id.get(function_id)
         if entry is None:
             raise NotFound("there is no such function")
@@ -183,8 +187,8 @@ class Catalog:
             self._removals = [one for one in self._removals if one is not seen]
 
     def follow_change(self, function_id: str, stored: StoredFunction | None) -> bool:
-        """Apply the stored function, if it is newer; None: it was deleted. Returns whether it
-        changed anything.
+        """Apply the stored function, if it is newer; None: the function was deleted. Returns
+        whether anything changed.
         """
         entry = self._by_id.get(function_id)
         if stored is None:
@@ -204,8 +208,9 @@ class Catalog:
         stored: Mapping[str, FunctionCounters],
         unstored: Mapping[str, FunctionCounters] | None,
     ) -> None:
-        """Apply the stored counters and add what this server has not stored yet. If that is unknown
-        (None), counters only grow: a late completion then lowers `error_count` the next time.
+        """Apply the stored counters, and add the counts that this server has not stored yet. If
+        these are unknown (None), counters only grow; an `error_count` that is too high is corrected
+        by a later update.
         """
         for function_id, found in stored.items():
             entry = self._by_id.get(function_id)
@@ -226,7 +231,7 @@ class Catalog:
         """Raises `NotFound`, with the same message for another tenant's id."""
         entry = self._by_id.get(function_id)
         if entry is None or entry.function.tenant_id != tenant_id:
-            # The usual mistake is a name instead of an id.
+            # often, the caller gave a name instead of an id
             hint = f"{FIND_BY_NAME.text} finds a function by its name"
             raise NotFound("there is no function with this id", hint=hint, see=FIND_BY_NAME)
         return entry
@@ -251,7 +256,7 @@ class Catalog:
         self, tenant_id: str, after: str = BEFORE_EVERY_ID, *, newest_first: bool = False
     ) -> Iterator[Entry]:
         """The tenant's functions with ids above `after`, oldest first (ids are in creation order),
-        each as it is when it is reached. Functions that were deleted meanwhile are left out.
+        each in its state when it is reached. Functions that were deleted meanwhile are left out.
         """
         ids = self._ids.get(tenant_id, [])
         ids = ids[bisect_right(ids, after) :]

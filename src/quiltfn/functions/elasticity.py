@@ -31,7 +31,7 @@ class Elasticity:
     async def restore(self) -> None:
         """At start: marks as failed the operations that the last server did not finish."""
         ended = [interrupted(one) for one in await self._operations.interrupted()]
-        if ended:  # otherwise each start would run an empty transaction
+        if ended:  # avoids an empty transaction at each start
             await self._operations.finish_interrupted(ended)
 
     async def aclose(self) -> None:
@@ -45,7 +45,8 @@ class Elasticity:
     async def controlled(
         self, entry: Entry, targets: tuple[int, int], key: str, action_id: str
     ) -> tuple[Operation, bool]:
-        """Runs an operation. Returns it, and whether this is a repetition, which changes nothing.
+        """Runs an operation. Returns the operation, and whether the request is a repetition, which
+        changes nothing.
 
         Raises as `target`, and `StoreUnavailable`: then the result is stored later.
         """
@@ -63,7 +64,7 @@ class Elasticity:
         )
         try:
             earlier = await self._operations.add(operation)
-        except OutcomeUnknown:  # nothing was done, so remove it in case it was stored
+        except OutcomeUnknown:  # nothing was done, so remove the operation in case it was stored
             self._tell_later(partial(self._operations.forget, operation.operation_id))
             raise
         if earlier is not None:
@@ -93,7 +94,9 @@ class Elasticity:
             raise
 
     def _tell_later(self, tell: Callable[[], Awaitable[None]]) -> None:
-        """Retries a write until the store accepts it: no operation must seem to run for ever."""
+        """Retries a write until the store accepts it, since otherwise an operation would seem to
+        run for ever.
+        """
 
         async def later() -> None:
             await asyncio.sleep(STORE_AGAIN_S)

@@ -12,7 +12,7 @@ from quiltfn.functions.catalog import Entry
 from quiltfn.model.cursors import BEFORE_EVERY_ID, from_cursor, no_cursor, text_of
 from quiltfn.model.function import FunctionState
 
-# Number of functions between yields to other tasks: a millisecond or two.
+# Number of functions between yields to other tasks; they take a millisecond or two.
 AT_A_TIME = 1000
 NEVER = -1
 
@@ -58,7 +58,7 @@ class FunctionQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def begins_behind(self) -> str:
-        """The id after which the list begins, as far as ids alone determine that."""
+        """The id after which the list begins, if the list is sorted by id."""
         is_by_age = self.sort is FunctionSort.CREATED_AT and self.order is Order.ASCENDING
         return BEFORE_EVERY_ID if self.after is None or not is_by_age else self.after[1]
 
@@ -87,7 +87,7 @@ class FunctionQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def position_of(entry: Entry, sort: FunctionSort) -> Position:
-    """The function's present position. Functions without calls come before all others."""
+    """The function's present position. Functions without invocations come before all others."""
     function, counters = entry.function, entry.counters
     if sort is FunctionSort.NAME:
         return f"{function.name.lower()}\n{function.name}", function.id
@@ -123,7 +123,7 @@ async def first_of(
     entries: Iterable[Entry], query: FunctionQuery, count: int
 ) -> list[tuple[Position, Entry]]:
     """The first functions of the list, at most `count`, with their positions. `entries`: the
-    tenant's, by age as the query says. Other tasks run meanwhile.
+    tenant's functions, in the query's order of age. Other tasks run meanwhile.
     """
     is_by_age = query.sort is FunctionSort.CREATED_AT
     first_in = heapq.nlargest if query.order is Order.DESCENDING else heapq.nsmallest
@@ -136,7 +136,7 @@ async def first_of(
         if is_by_age and len(found) == count:
             return found
         if number % AT_A_TIME == 0:
-            if not is_by_age:  # in every step, so that none takes long
+            if not is_by_age:  # sorted in every step, so that no step takes long
                 found = first_in(count, found, key=itemgetter(0))
             await asyncio.sleep(0)
     return found if is_by_age else first_in(count, found, key=itemgetter(0))

@@ -1,7 +1,7 @@
 """The operations on functions: create, update, deploy, pause, resume, roll back, delete.
 
-Each holds the function's lock while it decides and writes. A change is committed in one step: first
-to the store, then to the catalog, then to the pool, so that a crash leaves the old state or the new
+Each operation holds the function's lock while it decides and writes. A change is committed first to
+the store, then in one step to catalog and pool, so that a crash leaves the old state or the new
 one. Before that, one `async with` block prepares the version's instances; leaving it without a
 commit undoes that.
 """
@@ -73,9 +73,9 @@ _log = structlog.get_logger("quiltfn.functions.lifecycle")
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about this node that the operations need: its id, the limits of a function on this
     machine, the limits of its pools and of stored `versions`. `tenant_instances`: the maximum
-    number of instances of a tenant. `owns`: whether this node keeps the `min_instances` of a
-    function, and finishes its deployment. `may_run`: whether a tenant's instances may run. If they
-    may not, the tenant has no open pool.
+    number of instances of a tenant. `owns`: returns whether this node keeps the `min_instances` of
+    a function, and finishes its deployment. `may_run`: returns whether a tenant's instances may
+    run; if not, the tenant has no open pool.
     """
 
     node_id: str
@@ -92,9 +92,9 @@ class Activity(msgspec.Struct, eq=False):
     """The operations on one function.
 
     `lock`: one operation at a time. `deployment`: the deploy in progress. `preparing`: the time
-    that the operation with the lock gives a version's instances to become ready. `stop_requests`:
-    the number of requests that wait for the lock to pause or delete the function; waiting for its
-    instances is then pointless.
+    limit that the operation with the lock has set for a version's instances to become ready.
+    `stop_requests`: the number of requests that wait for the lock to pause or delete the function;
+    if there are any, waiting for its instances is pointless.
     """
 
     lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
@@ -106,9 +106,9 @@ class Activity(msgspec.Struct, eq=False):
 class Lifecycle:
     """Changes functions, each by one operation at a time.
 
-    Every method accepts an outdated entry and uses the function's state once it has the lock; it
-    raises `NotFound` if the function was deleted. It returns the function after the operation.
-    Changes of other nodes are applied first.
+    Every method accepts an outdated entry, and uses the function's state once the method has the
+    lock. It raises `NotFound` if the function was deleted, and returns the function after the
+    operation. Changes of other nodes are applied first.
     """
 
     def __init__(
@@ -214,8 +214,8 @@ class Lifecycle:
     ) -> Entry:
         """Create a version with `changes` (names and types already checked) and make it current at
         once. The default alias moves to it, with two exceptions: `moves_default` is False; or it is
-        None, the code is unchanged, and the alias sends calls to other versions than the previous
-        one.
+        None, the code is unchanged, and the alias sends invocations to other versions than the
+        previous one.
 
         Raises `PreconditionFailed` if the function matches none of the `expected` fingerprints. On
         an active function the new version's instances are ready before it takes over; if that
@@ -250,8 +250,9 @@ class Lifecycle:
 
     async def rollback(self, entry: Entry, number: int, *, moves_default: bool = True) -> Entry:
         """Make an existing version current, without creating one; clear the `error_message` of a
-        failed update. Aliases lose the version that was current until then, and the default alias
-        moves to the existing one, unless `moves_default` is False. Raises `NotFound`.
+        failed update. The version that was current until now is removed from aliases, and the
+        default alias moves to the restored version, unless `moves_default` is False. Raises
+        `NotFound`.
         """
         async with self._changing(entry) as current:
             version = await self.version(current, number)
@@ -311,13 +312,14 @@ class Lifecycle:
                 await self._move_here(current, FunctionEvent.DEPLOY)
                 self._begin_deployment(function_id)
             elif activity.deployment is None or activity.deployment.done():
-                self._begin_deployment(function_id)  # another node deploys it, or did
+                # Another node deploys the function, or has done so.
+                self._begin_deployment(function_id)
         if activity.deployment is not None:
             await asyncio.wait([activity.deployment], timeout=DEPLOY_ANSWERS_WITHIN_S)
         return self._catalog.get(function_id)
 
     async def pause(self, entry: Entry) -> Entry:
-        """Refuse new and waiting calls, let running ones end. Raises `Conflict`."""
+        """Refuse new and waiting invocations; let running ones end. Raises `Conflict`."""
         async with self._stopping(entry) as current:
             state = current.function.state
             if state in (FunctionState.PENDING, FunctionState.ERROR):
@@ -340,7 +342,7 @@ class Lifecycle:
         return await self.deploy(entry)
 
     async def delete(self, entry: Entry) -> None:
-        """Delete it now; cancel running calls after a grace period."""
+        """Delete the function now; cancel running invocations after a grace period."""
         function_id = entry.function.id
 
         async def commit() -> None:
@@ -366,7 +368,9 @@ class Lifecycle:
 
     @asynccontextmanager
     async def _changing(self, entry: Entry) -> AsyncIterator[Entry]:
-        """The function as it is once its lock is held. Raises `NotFound` if it was deleted."""
+        """Hold the function's lock in the block; yields its present entry. Raises `NotFound` if it
+        was deleted.
+        """
         function_id = self._catalog.get(entry.function.id).function.id
         async with self._activities.setdefault(function_id, Activity()).lock:
             await self.others.catch_up()
@@ -374,8 +378,8 @@ class Lifecycle:
 
     @asynccontextmanager
     async def _stopping(self, entry: Entry) -> AsyncIterator[Entry]:
-        """As `_changing`, for an operation that stops the function: another operation that waits
-        for its instances gives up.
+        """Like `_changing`, for an operation that stops the function: makes another operation that
+        waits for its instances give up.
         """
         function_id = self._catalog.get(entry.function.id).function.id
         activity = self._activities.setdefault(function_id, Activity())
@@ -427,10 +431,10 @@ class Lifecycle:
         move: MoveAlias | None = None,
     ) -> Entry:
         """Store the function, its new version, if any, and the aliases as `move` changes them, and
-        only then change the catalog and, through `then`, the pool. `version`: the current one from
-        now on. Raises the errors of the store; nothing has changed then. After an `Outdated`, if
-        another server changed the function meanwhile, catalog and pool have that change, so that
-        the caller may repeat the operation.
+        only then change the catalog and, through `then`, the pool. `version`: the version that
+        becomes current. Raises the errors of the store; nothing has changed then. `Outdated` means
+        that another server changed the function meanwhile; catalog and pool then have that change,
+        so the caller may repeat the operation.
         """
 
         async def commit() -> Entry:
@@ -442,7 +446,8 @@ class Lifecycle:
                 await self._follow([function.id])
                 raise
             entry = self._catalog.replace(saved, version)
-            if entry.function.revision == saved.revision:  # else the pool already has a newer one
+            # Otherwise the pool already has a newer entry.
+            if entry.function.revision == saved.revision:
                 then(saved)
             return entry
 
@@ -480,7 +485,7 @@ class Lifecycle:
         return await self._commit(_failing(function, error), then)
 
     async def _move_here(self, entry: Entry, event: FunctionEvent) -> Entry:
-        """As `_move`; this node then owns the function."""
+        """Like `_move`, and make this node the owner of the function."""
         moved = entry.function.after(event, int(self._clock.unix()))
         if not self._node.owns(moved):
             moved = msgspec.structs.replace(moved, owner_node_id=self._node.node_id)
@@ -514,7 +519,9 @@ class Lifecycle:
             except NotPrepared as error:
                 why = error
             is_refused = not (is_known and isinstance(why, _Late))
-            if is_refused and self._may_run(function):  # else its tenant was disabled meanwhile
+            # A late version with known content is served anyway. If the tenant was disabled
+            # meanwhile, only the store changes.
+            if is_refused and self._may_run(function):
                 sentence = f"version {version.number} cannot serve: {why}"
                 failed = msgspec.structs.replace(
                     target.failing(sentence, why.written, version.number),
@@ -524,7 +531,7 @@ class Lifecycle:
 
         def serve(saved: Function) -> None:
             self._scale(saved)
-            if saved.state is FunctionState.ACTIVE:  # its tenant may have been enabled again
+            if saved.state is FunctionState.ACTIVE:  # the tenant may have been enabled again
                 self._open(saved, version)
 
         return await commit(target, serve)
@@ -551,7 +558,7 @@ class Lifecycle:
 
     async def _with_minimum_here(self, function: Function) -> Function:
         """`function`, which is stored next, with this node as its owner if it has `min_instances`.
-        If another node kept them, it would refill each free slot, and none would be left here.
+        Another owner would refill each free slot, and no slot would be left for this node.
         """
         now = self._catalog.get(function.id).function
         keeps_some = now.min_instances > 0 or function.min_instances > 0
@@ -571,7 +578,9 @@ class Lifecycle:
             self._begin_deployment(function.id)
 
     def _begin_deployment(self, function_id: str) -> None:
-        """Deploy it if its tenant may run; else the function stays deploying until `reopen`."""
+        """Deploy the function if its tenant may run; otherwise it stays deploying until
+        `reopen`.
+        """
         if not self._may_run(self._catalog.get(function_id).function):
             return
         activity = self._activities.setdefault(function_id, Activity())
@@ -590,7 +599,7 @@ class Lifecycle:
                     ):
                         return
             except ShuttingDown:
-                return  # it stays deploying, and the next start deploys it again
+                return  # the function stays deploying, and the next start deploys it again
             except NotPrepared as error:
                 if await self._conclude(
                     entry,
@@ -629,16 +638,16 @@ class Lifecycle:
                 return True
             version = now.version
             if version.digest != entry.version.digest:
-                return False  # it was updated meanwhile
+                return False  # the function was updated meanwhile
             try:
                 await self._move(now, event, lambda function: then(function, version), error)
             except Outdated:
-                return False  # another node changed it meanwhile
+                return False  # another node changed the function meanwhile
             return True
 
     def _being_deployed(self, function_id: str, activity: Activity) -> Entry | None:
-        """The function, unless it was paused, suspended or deleted meanwhile, or paused and
-        resumed: another task deploys it then.
+        """The function, if it is still this task's to deploy. None if it was paused, suspended or
+        deleted meanwhile, also if it was resumed: another task then deploys it.
         """
         if activity.deployment is not asyncio.current_task():
             return None
@@ -652,8 +661,8 @@ class Lifecycle:
 
     async def follow_changes(self, changes: Sequence[Change] | None) -> None:
         """Apply other nodes' changes to functions; None: reload all functions. Pools open, switch
-        versions, close and end as after an operation of this node, whose own changes are already
-        applied.
+        versions, close and end as after an operation of this node. This node's own changes are
+        already applied.
         """
         if changes is None:
             return await self._follow_all()
@@ -663,13 +672,13 @@ class Lifecycle:
         return None
 
     async def follow_counters(self, journal: SpoolJournal) -> None:
-        """Count the invocations of other nodes that are stored. `journal`: the invocations that
-        this node has not stored yet.
+        """Apply the stored counters, which include the invocations of other nodes. `journal`: knows
+        the invocations that this node has not stored yet.
         """
         before = journal.uncounted()
         stored = await self._store.counters()
         after = journal.uncounted()
-        # `stored` may or may not include a commit in between.
+        # `stored` may or may not include a commit that was made meanwhile.
         is_exact = before is not None and after is not None and before.commits == after.commits
         unstored = after.counters if after is not None and is_exact else None
         self._catalog.follow_counters(stored, unstored)
@@ -702,7 +711,8 @@ class Lifecycle:
         self._versions.forget(function_id)
         activity = self._activities.get(function_id)
         if activity is not None:
-            _give_up(activity)  # its wait is based on the function's previous state
+            # A waiting operation has used the function's previous state.
+            _give_up(activity)
         if stored is None:
             return self._end(function_id)
         function = stored.function
@@ -748,7 +758,7 @@ class Lifecycle:
         )
 
     def _check_quota(self, min_instances: int) -> None:
-        """Raises `Unprocessable` if it exceeds the maximum for one tenant."""
+        """Raises `Unprocessable` if `max_instances` exceeds the maximum for one tenant."""
         most = self._node.tenant_instances
         if min_instances > most:
             expected = f"at most {most:g}, the quota of instances of a tenant"

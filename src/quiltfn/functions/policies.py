@@ -53,7 +53,7 @@ class Policies(Mirror[Both]):
             self._keep(function_id, Both(kept or DEFAULT_ASYNC, self.record_policy_of(function_id)))
 
     async def set_record_policy(self, function_id: str, policy: RecordPolicy) -> None:
-        """Replaces the record policy. Raises as `set_policy`."""
+        """Replaces the record policy. Raises as `set_policy` does."""
         kept = None if policy == DEFAULT_RECORD else policy
         async with self._changing:
             await self._store.save_record(function_id, kept)

@@ -1,4 +1,6 @@
-"""Runtimes by name: add and remove them, and give a new version a snapshot of the one it names."""
+"""Runtimes by name: add and remove them, and give a new version a snapshot of the runtime that it
+names.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -39,7 +41,8 @@ from quiltfn.store.functions.runtimes import SqlRuntimes
 
 
 class HostImage(msgspec.Struct, frozen=True, kw_only=True):
-    """What this machine offers without any upload. `packages`: a hash of the installed packages.
+    """Properties of this machine. `built_in`: the runtimes that need no upload. `packages`: a hash
+    of the installed packages.
 
     `no_gvisor`: why there are no gVisor sandboxes here; empty if there are. `most`: the maximum
     resources that the operator allows a sandbox.
@@ -61,7 +64,7 @@ class TenantRules(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, words: Callable[[str], Sequence[str]], runtimes: int) -> "TenantRules":
-        """The rules that the settings give. `words` returns the words of a setting, by its name."""
+        """The rules in the settings. `words`: returns the words of the setting with this name."""
         return cls(
             kinds=frozenset(map(Kind, words("tenant_runtime_kinds"))),
             isolations=frozenset(map(Isolation, words("tenant_runtime_isolations"))),
@@ -151,8 +154,8 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         raise NotFound("there is no runtime of this name")
 
     def is_outdated(self, tenant_id: str, spec: VersionSpec) -> bool:
-        """Whether an update would give a version another runtime: its runtime was replaced by a
-        newer one of the same name.
+        """Whether the version's runtime was replaced by a newer one of the same name, which an
+        update would use.
         """
         try:
             named = self.get(tenant_id, spec.runtime).runtime
@@ -171,7 +174,7 @@ class Runtimes(Mirror[dict[str, Runtime]]):
             why = self._host.no_gvisor
             expected = f"one with isolation crun: this server has no gVisor ({why})"
             raise Unprocessable.field("runtime", expected, spec.runtime, "shell")
-        for image in runtime.images:  # they must not be removed before the version is stored
+        for image in runtime.images:  # its images must not be removed before the version is stored
             self.tenant_images.hold(named.tenant_id, image)
             self.tenant_images.hold(SHARED, image)
         return msgspec.structs.replace(spec, runtime_snapshot=runtime)
@@ -195,7 +198,8 @@ class Runtimes(Mirror[dict[str, Runtime]]):
         self, tenant_id: str, wanted: Runtime, *, shared: bool = False, is_operator: bool = False
     ) -> tuple[OwnedRuntime, bool]:
         """Adds a runtime, or replaces the one with its name, for the tenant or, if `shared`, for
-        all tenants. Returns the runtime, and whether it differs from the one that had the name.
+        all tenants. Returns the runtime, and whether it differs from the previous one with its
+        name.
 
         `wanted`: a runtime without id, host, interpreter and time; its images must belong to the
         tenant, its base image to the tenant or to all tenants. Existing versions keep their

@@ -19,7 +19,7 @@ from quiltfn.ports import Clock
 from quiltfn.store.functions.runtimes import SqlTenantImages
 
 MIB = 1024 * 1024
-# An archive takes disk space while it arrives, and no quota counts that.
+# Maximum uploads of a tenant at a time: an arriving archive takes disk space that no quota counts.
 UPLOADS_OF_A_TENANT = 2
 
 
@@ -100,14 +100,14 @@ class TenantImages(Mirror[dict[str, int]]):
         contents: Contents = Contents.FILES,
         on_kept: Callable[[], None] = lambda: None,
     ) -> Image:
-        """Store an uploaded image for the tenant. Its `is_new`: the tenant had no such image.
-        `on_kept` is called before the image is written to the store: until then the upload may be
-        cancelled, and the tenant keeps its previous state.
+        """Store an uploaded image for the tenant. In the result, `is_new`: the tenant did not have
+        the image. `on_kept` is called before the image is written to the store: until then the
+        upload may be cancelled, and the tenant keeps its previous state.
 
-        Raises as `ImageDirectory.take` does; `RateLimited` beyond the tenant's quota or its uploads
-        at a time; `CapacityFull` beyond the limit for all images. The tenant then keeps
-        its previous state. Errors of `keep` are raised, too; the tenant then has the image, and may
-        repeat the upload.
+        Raises as `ImageDirectory.take` does; `RateLimited` if the tenant's quota or its number of
+        uploads at a time would be exceeded; `CapacityFull` if the limit for all images would be.
+        The tenant then keeps its previous state. Errors of `keep` are raised, too; the tenant then
+        has the image, and may repeat the upload.
         """
         if self._uploads[tenant_id] >= UPLOADS_OF_A_TENANT:
             raise RateLimited(
@@ -139,7 +139,7 @@ class TenantImages(Mirror[dict[str, int]]):
             nonlocal added
             if image.digest not in self._counted.get(tenant_id, ()):
                 self._check_quota(tenant_id, image)
-                # At once, so that no other upload is admitted to the same space.
+                # Counted at once, so that no other upload is admitted to the same space.
                 self._counted[tenant_id][image.digest] = image.counted_bytes
                 added = image.digest
 
@@ -154,8 +154,9 @@ class TenantImages(Mirror[dict[str, int]]):
         return replace(image, is_new=added is not None)
 
     async def _give(self, image: TenantImage, uploaded: Image | None = None) -> None:
-        """`uploaded`: a new image, to which the quota applies. The quota was checked here before;
-        only the store knows the tenant's simultaneous uploads to other nodes.
+        """`uploaded`: a new image, to which the quota applies. This node has already checked the
+        quota; the store checks it again, since it knows the tenant's simultaneous uploads to other
+        nodes.
         """
         quota_bytes = None
         if uploaded is not None and image.tenant_id != SHARED:
@@ -174,8 +175,8 @@ class TenantImages(Mirror[dict[str, int]]):
         return self.images.hold(digest)
 
     async def bring(self, tenant_id: str, digest: str) -> None:
-        """If the tenant has the image, fetch its files unless they are here or on no other node.
-        Raises as `fetch` does.
+        """If the tenant has the image, fetch its files, unless they are already here or no other
+        node has them. Raises as `fetch` does.
         """
         if digest in self._counted.get(tenant_id, ()) and digest not in self.images.all():
             await self.fetch(digest)
@@ -188,8 +189,8 @@ class TenantImages(Mirror[dict[str, int]]):
     async def files(
         self, tenant_id: str, digests: Sequence[str], after: str, count: int
     ) -> Sequence[ImageFile]:
-        """As `ImageDirectory.files`, of layered images, the upper one first; the caller has checked
-        that the tenant may see them. Raises as `fetch` does.
+        """Like `ImageDirectory.files`, for layered images, the upper one first. The caller has
+        checked that the tenant may see them. Raises as `fetch` does.
         """
         found: dict[str, ImageFile] = {}
         for digest in digests:
@@ -201,7 +202,7 @@ class TenantImages(Mirror[dict[str, int]]):
     async def read(
         self, tenant_id: str, digests: Sequence[str], path: str, most: int
     ) -> bytes | None:
-        """As `ImageDirectory.read`, of layered images."""
+        """Like `ImageDirectory.read`, for layered images."""
         for digest in digests:
             if await self._is_here(digest):
                 content = await self.images.read(digest, path, most, tenant_id)
@@ -212,7 +213,7 @@ class TenantImages(Mirror[dict[str, int]]):
     async def packages(
         self, tenant_id: str, digests: Sequence[str]
     ) -> tuple[Sequence[Package], bool]:
-        """As `ImageDirectory.packages`, of layered images."""
+        """Like `ImageDirectory.packages`, for layered images."""
         found: list[Package] = []
         are_all = True
         for digest in digests:
@@ -254,13 +255,13 @@ class TenantImages(Mirror[dict[str, int]]):
         for held, at in list(self._used_at.items()):
             if now - at >= grace_s:
                 async with self._changing:
-                    if self._used_at.get(held) == at:  # not used meanwhile
+                    if self._used_at.get(held) == at:  # still unused
                         await self._give_back(*held)
         await self.images.collect(digests | shown | self.counted().keys(), grace_s)
 
     async def _give_back(self, tenant_id: str, digest: str) -> None:
         image = TenantImage(tenant_id, digest, self._counted[tenant_id][digest])
-        # Before it is stored, so that no response says meanwhile that the tenant has it.
+        # Before this is stored, so that no response says meanwhile that the tenant has the image.
         self._note(image, is_gone=True)
         is_gone = False
         try:
@@ -274,7 +275,7 @@ class TenantImages(Mirror[dict[str, int]]):
         return sum(self._counted.get(tenant_id, {}).values())
 
     def bytes_in_all(self) -> int:
-        """The counted bytes of all images together, each once, however many tenants have it."""
+        """The counted bytes of all images together; an image of several tenants counts once."""
         return sum(self.counted().values())
 
     def counted(self) -> dict[str, int]:
@@ -285,7 +286,7 @@ class TenantImages(Mirror[dict[str, int]]):
         return found
 
     async def missing(self) -> Sequence[str]:
-        """The images of tenants whose files are not on this machine."""
+        """The tenants' images whose files are not on this machine."""
         return await self.images.missing(sorted(self.counted()))
 
     def counted_bytes(self, digest: str) -> int | None:
@@ -310,7 +311,7 @@ class TenantImages(Mirror[dict[str, int]]):
         used, quota_bytes = self.bytes_of(tenant_id), self._quota_bytes(tenant_id)
         if tenant_id != SHARED and used + image.counted_bytes > quota_bytes:
             raise self._over_quota(tenant_id, image)
-        # Even if another tenant has the same files: tenants must not notice that.
+        # Refused even if another tenant has the same files, since tenants must not notice that.
         if 0 < self._all_bytes < self.bytes_in_all() + image.counted_bytes:
             raise CapacityFull(
                 "there is no room for another image on this server",

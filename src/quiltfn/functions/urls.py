@@ -1,9 +1,9 @@
 """The URLs of functions in memory, and the resolution of paths below `/fn/`.
 
 A URL has a long form, `/fn/<tenant>/<name>`, and for functions of the tenant `default` a short one,
-`/fn/<name>`. Rule: the first segment names a tenant if a tenant of that name exists: it has a
-function or a key, or has ever had a URL. Otherwise it is the name of a function of `default`. So
-the long form always means the same, and a tenant's path never passes to another tenant.
+`/fn/<name>`. Rule: the first segment names a tenant if that tenant exists, that is, has a function
+or a key, or has ever had a URL. Otherwise the segment names a function of `default`. So the long
+form always means the same, and a tenant's path never passes to another tenant.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +18,7 @@ from quiltfn.store.functions.urls import SqlUrls
 
 class Found(msgspec.Struct, frozen=True):
     """A function with a URL. `segments`: the number of path segments that name it; 1 in the short
-    form. `alias`: the one in <name>@<alias>, if the path has one.
+    form. `alias`: the alias in <name>@<alias>, if the path has one.
     """
 
     entry: Entry
@@ -30,8 +30,8 @@ class Found(msgspec.Struct, frozen=True):
 class Urls(Mirror[FunctionUrl]):
     """The functions that have a URL.
 
-    `host`: a host name that serves only URLs; "": the host of the API. `has_keys`: whether a tenant
-    has a key, even a revoked one.
+    `host`: a host name that serves only URLs; "": the host of the API. `has_keys`: returns whether
+    a tenant has a key, even a revoked one.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Urls(Mirror[FunctionUrl]):
         super().__init__()
         self._store, self._catalog, self.host = store, catalog, host.lower()
         self._has_keys = has_keys
-        # By function: the calls that its URL has refused since the start.
+        # By function: the invocations that its URL has refused since the start.
         self._refusals: dict[str, Refusals] = {}
         # The tenants that have ever had a URL.
         self._tenants = {SHORT_TENANT}
@@ -70,7 +70,7 @@ class Urls(Mirror[FunctionUrl]):
         return self._refusals.get(function_id) or Refusals()
 
     def refused(self, function_id: str, reason: Refusal, now: float) -> None:
-        """Count a refused call, if the function has a URL."""
+        """Count a refused invocation, if the function has a URL."""
         if function_id in self._rows:
             self._refusals.setdefault(function_id, Refusals()).add(reason, now)
 
@@ -81,7 +81,7 @@ class Urls(Mirror[FunctionUrl]):
         function = entry.function
         async with self._changing:
             await self._store.save(function.id, url)
-            self._catalog.get(function.id)  # it may have been deleted at the same moment
+            self._catalog.get(function.id)  # the function may have been deleted at the same moment
             self._put(function.id, url)
 
     def find(self, first: str, second: str | None) -> Found | None:
@@ -95,7 +95,7 @@ class Urls(Mirror[FunctionUrl]):
 
     def _named(self, tenant_id: str, name: str, segments: int) -> Found | None:
         entry, alias = self._catalog.find(tenant_id, name), None
-        if entry is None and "@" in name:  # names never contain it
+        if entry is None and "@" in name:  # names never contain an @
             name, _, alias = name.partition("@")
             entry = self._catalog.find(tenant_id, name)
         url = None if entry is None else self._rows.get(entry.function.id)

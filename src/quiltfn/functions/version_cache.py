@@ -15,7 +15,7 @@ class KnownVersions:
         self._store = store
         self._known: dict[tuple[str, int], Version] = {}
         self._size = 0
-        self._forgotten = 0  # counts calls of `forget`: versions read before one may be gone
+        self._forgotten = 0  # number of `forget`s: a version that was read before one may be gone
 
     def forget(self, function_id: str) -> None:
         """Drop the function's versions: storing its new version may have removed older ones."""
@@ -34,11 +34,11 @@ class KnownVersions:
             version = await self._store.version(*key)
             if version is None:
                 raise NotFound(no_version(number))
-            if self._forgotten != before:  # it may have been removed since it was read
+            if self._forgotten != before:  # the version may have been removed after it was read
                 return version
-            if key not in self._known:  # else another call was faster
+            if key not in self._known:  # otherwise another reader has just added it
                 self._size += version.spec.size
-        self._known[key] = version  # as the newest
+        self._known[key] = version  # added again at the end, as the most recently used
         while self._size > KNOWN_MAX_BYTES and len(self._known) > 1:
             oldest = next(iter(self._known))
             self._size -= self._known.pop(oldest).spec.size

@@ -1,10 +1,9 @@
 """The frames between host and guest: bytes in, events out.
 
-Rule 1: this module uses no socket, clock or log; equal bytes give equal events, however they were
-split.
-Rule 2: a violation of `docs/reference/guest-protocol.md` raises `WireError` and nothing else, in
-both directions. A decoder that has raised is not usable any more.
-Rule 3: the owner of the socket checks the order of frames, and that a nonce is the expected one.
+Rule 1: this module uses no socket, clock or log; equal bytes give equal events, regardless of how
+they were split. Rule 2: in both directions, a violation of `docs/reference/guest-protocol.md`
+raises `WireError` and nothing else. A decoder that has raised an error is unusable. Rule 3: the
+owner of the socket checks the order of frames, and that a nonce is the expected one.
 
 Every invocation passes here. The data of one `feed` usually has all frames of an invocation and is
 parsed in place. Events are not frozen, since creating a frozen one takes 50 % longer.
@@ -36,7 +35,7 @@ TEXT_MAX: Final = 1024
 # The errno of SPECIALISED for a runner that ended or timed out without giving a reason. The reason
 # may be in its last output.
 NO_REASON: Final = frozenset((errno.ECHILD, errno.ETIMEDOUT))
-# The limit on the last output of a runner that did not start, and the NUL before it.
+# The limit on the last output of a runner that did not start, with the NUL that precedes it.
 LAST_WORDS_MAX: Final = 4096 + 1
 TIMEOUT_MS_MAX: Final = 0xFFFF_FFFF
 NONCE_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -63,7 +62,8 @@ HAS_PAYLOAD: Final = 1
 ENV_REPLACES: Final = 2
 FOLLOWED: Final = 4
 
-# The kind is read as one number with its three zero bytes, so a non-zero byte makes it invalid.
+# The kind and the three zero bytes after it are read as one number, which another byte than zero
+# makes invalid.
 _HEADER: Final = Struct("<II")
 _U32: Final = Struct("<I")
 _U64: Final = Struct("<Q")
@@ -71,8 +71,8 @@ _CALL: Final = Struct("<IIQIII")
 _SPECIALISE: Final = Struct("<III")
 _END: Final = Struct("<QIIQQQ")
 
-# Limits on numbers that a handler can influence. With larger ones, a database could refuse the
-# record, and with it all records of the same group commit.
+# Limits on numbers that a handler can influence. A database could refuse a record with a larger
+# number, and with it all records of the same group commit.
 CODE_MAX: Final = 0x7FFF_FFFF
 DROPPED_MAX: Final = 1 << 53
 
@@ -118,9 +118,10 @@ class Hello:
 
 @dataclass(slots=True)
 class Specialised:
-    """The guest is ready for invocations; otherwise `errno` and a sentence in `text` say why not.
+    """The guest is ready for invocations. If `errno` is set, it isn't, and `text` has a sentence
+    that says why.
 
-    If a runner is ready, `text` is how it serves invocations: `fork`, `once` or `keep`, and a note.
+    If a runner is ready, `text` has its serving mode, `fork`, `once` or `keep`, and a note.
     `written`: the last output of a runner that is not ready.
     """
 
@@ -148,7 +149,7 @@ class Result(Output):
 
 @dataclass(slots=True)
 class End:
-    """The handler of invocation `nonce` has ended, and every process that it left behind.
+    """The handler of invocation `nonce` has ended, with every process that it left behind.
 
     `code` is the exit status (EXITED), the signal's number (KILLED), 0 (DEADLINE) or an errno with
     a sentence in `text` (NOT_STARTED). The dropped counts are bytes beyond the limits. Without a
@@ -166,20 +167,20 @@ class End:
 
 @dataclass(slots=True)
 class Clean:
-    """Nothing of invocation `nonce` is left; the guest waits for the next."""
+    """Invocation `nonce` is cleaned up; the guest waits for the next one."""
 
     nonce: int
 
 
 @dataclass(slots=True)
 class Socket:
-    """A socket of the sandbox, sent as a descriptor; with `errno`, there is none."""
+    """A socket of the sandbox, sent as a descriptor. If `errno` is set, there is no socket."""
 
     errno: int
 
 
 Event = Hello | Specialised | Output | Result | End | Clean | Socket
-# The frame that requests a socket from a server's guest.
+# The frame that requests a socket from the guest of a web server.
 ASK_SOCKET: Final = _HEADER.pack(SOCKET, 0)
 
 
@@ -205,12 +206,11 @@ def encode_specialise(
 ) -> bytes:
     """Encodes the frame that specialises a new guest. `argv[0]` is a path, which is not searched.
 
-    `flags`: KEEP_TMP: /tmp survives an invocation. RESIDENT: argv is a runner, started now; with
-    KEEP_STATE, one process may serve several invocations. SHELL: argv is a shell, `-c` and a
-    command line, and may be started before the invocation arrives. FRESH: a prepared runner cannot
-    be used. SERVER: argv is a program that serves requests itself, without invocations in the
-    guest.
-    Raises `WireError` for values that no process can be given, and `FrameTooLong` above a limit.
+    `flags`: KEEP_TMP: /tmp is kept between invocations. RESIDENT: argv is a runner, which starts
+    now; with KEEP_STATE, one process may serve several invocations. SHELL: argv is a shell, `-c`
+    and a command line, and may be started before an invocation arrives. FRESH: do not use a
+    prepared runner. SERVER: argv is a web server: the guest itself gets no invocations. Raises
+    `WireError` for values that no process can be given, and `FrameTooLong` above a limit.
     """
     if not argv:
         raise WireError("argv must have at least one argument")

@@ -1,7 +1,7 @@
 """Checks of this machine's kernel and files: requirements of a server, and conditions that
 strengthen or weaken sandbox isolation. `quiltfn doctor` and a running server report the findings.
 
-Each function takes the root directory to look below, so that a test can make a machine of files.
+Each function gets the root directory for its paths, so that a test can imitate a machine by files.
 """
 
 import platform
@@ -14,11 +14,11 @@ from pathlib import Path
 
 KERNEL_MIN = (5, 10)
 FREE_MIN_MIB, FREE_ADVISED_MIB = 64, 1024
-IMAGES_NAMED = 5  # digests in one sentence
+IMAGES_NAMED = 5  # maximum number of digests in one sentence
 
 
 class Level(StrEnum):
-    """`NO`: the server cannot start. `WARN`: it can, and the operator should know."""
+    """`NO`: the server cannot start. `WARN`: it can start, but the operator should know."""
 
     OK = "ok"
     WARN = "warn"
@@ -89,7 +89,7 @@ def database(url: str, is_verified: bool, version: str = "") -> Finding:
 
 
 def disk(path: Path) -> Finding:
-    """Free space where the database is, or will be."""
+    """Free space on the disk where the database is, or will be."""
     path = path.absolute()
     existing = next(one for one in (path, *path.parents) if one.exists())
     free = shutil.disk_usage(existing).free // (1024 * 1024)
@@ -103,8 +103,8 @@ def disk(path: Path) -> Finding:
 
 
 def image_contents(damaged: Sequence[Path], count: int, *, is_node: bool) -> Finding:
-    """Whether images have the content that was uploaded. `damaged`: the paths of those that do not.
-    `count`: the number of examined images. `is_node`: other nodes of a fleet have copies.
+    """Whether images have the content that was uploaded. `damaged`: the paths of images that have
+    not. `count`: the number of examined images. `is_node`: other nodes of a fleet have copies.
     """
     if not damaged:
         return fine("image_contents", f"all {count} images are unchanged since their upload")
@@ -237,7 +237,7 @@ def service(root: Path, mode: str) -> Finding:
 
 
 def of_the_host(root: Path, mode: str) -> Iterator[Finding]:
-    """Yields the findings that depend only on files."""
+    """Yields the findings for which reading files is enough."""
     yield kernel(_text(root / "proc/sys/kernel/osrelease").strip() or platform.release())
     yield namespaces(root)
     yield seccomp(root)

@@ -1,4 +1,4 @@
-"""Whether this server can do its work, and if not, why."""
+"""Health: whether this server can do its work, and if not, why."""
 
 import asyncio
 import shutil
@@ -32,7 +32,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     `no_gvisor`: why sandboxes with gVisor are not possible; empty if they are. `runsc`: the path of
     the program that creates them. `store`: the URL of the database; empty: SQLite in the data
-    directory. `connections_max`: how many connections the limit of open files allows.
+    directory. `connections_max`: the number of connections that the limit on open files allows.
     """
 
     node_id: str
@@ -93,8 +93,8 @@ class Health:
     @property
     def takes_calls(self) -> bool:
         """Whether new invocations should come here: the server is neither ending nor drained.
-        Ignores an unreachable database: otherwise all nodes would drop out at once, although they
-        can run invocations on existing instances.
+        Ignores whether the database is reachable: otherwise all nodes would drop out at once,
+        although they can run invocations on existing instances.
         """
         return not (self.draining or self.reasons.refuses())
 
@@ -105,7 +105,7 @@ class Health:
             "records": _part(*self._store.condition()),
             "disk": self._disk_part(),
             "oci_runtime": await self._sandbox_part(),
-            # If the launcher ends, the server ends.
+            # always ok: the server ends with the launcher
             "launcher": _part(True, f"cgroup {self.machine.cgroup_mode}"),
             "accepting_calls": self._accepting_part(),
             **self._membership_parts(),

@@ -1,7 +1,7 @@
-"""The HTTP response of a handler, and the checks of it.
+"""Checks and converts the HTTP response of a handler.
 
-Rule 1: anything that would change the framing of responses is refused: names and values that are
-not valid HTTP, statuses without a body. Rule 2: headers that belong to this server are dropped:
+Rule 1: whatever could change the framing of responses is refused: names and values that are not
+valid HTTP, statuses without a body. Rule 2: headers that belong to this server are dropped:
 connection, length, its ids, cookies for the whole host, commands to a proxy. Rule 3: on the host of
 the API only known headers are sent, none of which affects the host.
 """
@@ -14,9 +14,11 @@ import msgspec
 from quiltfn.http_trigger.call import HOP_BY_HOP, Field, connection_options
 
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
-# Possessive: a payload may have a million names, and each would be stored for backtracking.
+# A possessive pattern: otherwise each of a payload's names, perhaps a million, would be stored for
+# backtracking.
 NAMES = re.compile(rf"(?:{NAME.pattern}+\n)*+")
-# Visible characters, spaces and tabs (RFC 9110, 5.5); anything above ASCII as UTF-8.
+# Visible characters, spaces and tabs (RFC 9110, 5.5), and characters above ASCII, which are sent as
+# UTF-8.
 VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 HEADERS_MAX, HEADERS_MAX_BYTES = 100, 32 * 1024
 STATUS_MIN, STATUS_MAX = 200, 599
@@ -32,8 +34,9 @@ OURS = HOP_BY_HOP | {
     "x-output-truncated",
 }
 # Headers that a handler may set on a host that it shares with the API and other tenants' functions:
-# each affects only its own response. Browsers keep adding headers that affect the whole origin
-# (Accept-CH, Set-Login, Clear-Site-Data, …), so any other is dropped, except OF_APPLICATIONS.
+# each affects only its own response. Any other header is dropped, except OF_APPLICATIONS, since
+# browsers keep adding headers that affect the whole origin (Accept-CH, Set-Login, Clear-Site-Data,
+# …).
 OF_THE_RESPONSE = frozenset(
     {
         *("accept-patch", "accept-post", "accept-ranges", "age", "allow", "cache-control"),
@@ -50,7 +53,7 @@ OF_THE_RESPONSE = frozenset(
 )
 # Prefixes of headers that applications define, and to which browsers give no meaning for a host.
 OF_APPLICATIONS = ("access-control-", "ce-", "hx-", "mcp-", "ratelimit-", "webhook-", "x-")
-# Schemes whose credentials a browser stores and sends to any path of the host that requests them.
+# Authentication schemes whose credentials a browser stores, and then sends to any path of the host.
 KEPT_BY_BROWSERS = re.compile(r"\b(basic|digest|negotiate|ntlm)\b", re.IGNORECASE)
 # Prefixes of headers that make a proxy in front of this server replace the response, for example by
 # a local file or the content of another address.
@@ -124,7 +127,7 @@ def wrong_field(fields: Sequence[Field]) -> str | None:
 
 
 def status_of(status: object) -> int:
-    """Parses a status. Raises `BadAnswer` if it cannot be that of a complete response."""
+    """Parses a status. Raises `BadAnswer` if a complete response cannot have it."""
     if isinstance(status, str) and re.fullmatch("[0-9]{3}", status):
         status = int(status)
     if isinstance(status, float) and status.is_integer():
@@ -150,14 +153,14 @@ def sent_headers(head: Head, prefix: str, *, has_own_host: bool) -> list[Field]:
         elif has_own_host or name in OF_THE_RESPONSE or is_of_the_response(name, value):
             found.append((name, value))
     if not has_own_host:
-        # The handler's own policy applies, too: a browser enforces every one.
+        # The handler's own policy applies as well, since a browser enforces all policies.
         found.append(("content-security-policy", SANDBOX))
     return found
 
 
 def is_of_the_response(name: str, value: str) -> bool:
-    """Whether a header affects only its response, not the host. All of `OF_THE_RESPONSE` are safe
-    in this sense.
+    """Whether a header affects only its response, not the host. This holds for all of
+    `OF_THE_RESPONSE`.
     """
     if name == "www-authenticate":
         return KEPT_BY_BROWSERS.search(value) is None
@@ -165,8 +168,8 @@ def is_of_the_response(name: str, value: str) -> bool:
 
 
 def cookie_of(value: str, prefix: str) -> str:
-    """Confines a cookie to the function: not sent to other functions of the host, nor to other
-    hosts of the domain.
+    """Confines a cookie to the function: browsers send it neither to other functions of the host
+    nor to other hosts of the domain.
     """
     first, *rest = value.split(";")
     path, kept = prefix, [first.strip()]
@@ -180,15 +183,15 @@ def cookie_of(value: str, prefix: str) -> str:
 
 
 def _below(path: str, prefix: str) -> str:
-    """Moves the path below `prefix`: a handler need not know its URL."""
+    """The path moved below `prefix`, since a handler need not know its URL."""
     if path == prefix or path.startswith(prefix + "/"):
         return path
     return (prefix + path).rstrip("/") if path.startswith("/") else prefix
 
 
 def _as_latin(value: str) -> str:
-    """Text whose Latin-1 encoding is the UTF-8 of `value`: a connection sends headers as Latin-1.
-    Raises `BadAnswer`.
+    """Text whose Latin-1 encoding is the UTF-8 of `value`, since a connection sends headers as
+    Latin-1. Raises `BadAnswer`.
     """
     try:
         return value.strip(" \t").encode().decode("latin-1")

@@ -1,5 +1,5 @@
-"""A request to a function's URL as its handler gets it: without hop-by-hop fields, and without
-credentials of this server.
+"""A request to a function's URL as its handler gets it: without hop-by-hop fields, and without this
+server's credentials.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +10,8 @@ import msgspec
 from quiltfn.model.access import KEY_MARK, TOKEN_MIN, tokens_in
 from quiltfn.model.errors import BadRequest
 
-# Fields of one connection (RFC 9110, 7.6.1), and fields about the body, which are set again.
+# Fields that are not passed on: those of one connection (RFC 9110, 7.6.1), and those that this
+# server sets itself.
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -26,8 +27,8 @@ HOP_BY_HOP = frozenset(
 )
 SAID_AGAIN = frozenset({"content-length", "expect", "x-forwarded-prefix"})
 NOT_PASSED_ON = HOP_BY_HOP | SAID_AGAIN
-# Fields set by proxies in front of this server and, for events, checked by it. A caller can neither
-# have one removed nor add a conflicting one.
+# Fields that proxies in front of this server set, and fields of events, which this server checks. A
+# caller can neither have such a field removed nor add a conflicting one.
 FROM_PROXIES = ("x-forwarded-", "forwarded", "x-real-ip")
 CHECKED = (*FROM_PROXIES, "ce-")
 CREDENTIALS = ("authorization", "x-api-key")
@@ -81,8 +82,8 @@ def connection_options(fields: Iterable[Field]) -> set[str]:
 
 
 def of_the_connection(fields: Iterable[Field]) -> set[str]:
-    """The `connection_options` to leave out: a caller cannot have required fields removed, nor
-    those that a proxy has added.
+    """The `connection_options` to leave out: except `host` and those that proxies set, which a
+    caller must not have removed.
     """
     return {
         option
@@ -126,14 +127,14 @@ def passed_on(
 
 
 def _is_shadow(name: str, names: AbstractSet[str], dropped: AbstractSet[str]) -> bool:
-    """Whether programs that make variables of headers (CGI, WSGI) may confuse a name with
-    underscores with a field that was checked or is also sent.
+    """Whether programs that turn headers into variables (CGI, WSGI) may confuse a name, which has
+    underscores, with a field that was checked or that is also sent.
     """
     return name in names or name in dropped or name.startswith(CHECKED)
 
 
 def _withholding(is_token: Callable[[str], bool] | None) -> Callable[[str], bool]:
-    """Returns a check whether a value, or a part of one, contains a credential of this server."""
+    """Returns a function that tells whether a value contains a credential of this server."""
     checked: dict[str, bool] = {}
 
     def is_known(token: str) -> bool:
@@ -156,8 +157,8 @@ def _withholding(is_token: Callable[[str], bool] | None) -> Callable[[str], bool
 def forwarded(
     headers: dict[str, str], *, client: str, scheme: str, prefix: str, port: str
 ) -> dict[str, str]:
-    """Returns `headers` with those that describe the route to this server. Keeps scheme and port
-    set by a proxy in front of it.
+    """Adds headers that describe the route to this server, and returns `headers`. Keeps the scheme
+    and port that a proxy in front of this server has set.
     """
     before = headers.get("x-forwarded-for")
     headers["x-forwarded-for"] = client if before is None else f"{before}, {client}"

@@ -25,12 +25,13 @@ from quiltfn.model.version import MASK
 # Header names that map to a unique variable. Underscores are excluded: `X_A` and `X-A` would map to
 # the same variable.
 PLAIN_NAME = re.compile("[a-z0-9-]{1,128}")
-# Programs use HTTP_PROXY as the address of a proxy (https://httpoxy.org). The other two have
-# separate variables.
+# Headers that get no HTTP_… variable: programs use HTTP_PROXY as the address of a proxy
+# (https://httpoxy.org); the other two have variables of their own.
 NEVER = frozenset({"proxy", "content-type", "content-length"})
 BLOCK_MAX_BYTES = 32 * 1024
 FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*)")
-# Lines at the beginning of output are a header block if they have one of these (RFC 3875, 6.3).
+# Lines at the beginning of output are a header block if they include one of these fields (RFC 3875,
+# 6.3).
 CGI_FIELDS = frozenset({"content-type", "location", "status"})
 
 
@@ -63,7 +64,7 @@ def variables_of(call: HttpCall, own: Collection[str]) -> dict[str, str]:
         if PLAIN_NAME.fullmatch(field) and field not in NEVER:
             variables["HTTP_" + field.upper().replace("-", "_")] = value
     return {
-        # A character beyond ASCII represents one byte here. The bytes are decoded as UTF-8.
+        # Here a character above ASCII stands for one byte; the bytes are decoded as UTF-8.
         name: value if value.isascii() else value.encode("latin-1").decode("utf-8", "replace")
         for name, value in variables.items()
         if name not in own and value != MASK
@@ -71,7 +72,7 @@ def variables_of(call: HttpCall, own: Collection[str]) -> dict[str, str]:
 
 
 def path_info(path: str) -> str:
-    """Returns the decoded path within the function. Refuses encoded slashes: after decoding they
+    """Returns the decoded path within the function. Refuses encoded slashes, which after decoding
     would look like other slashes (RFC 3875, 4.1.5).
     """
     if "%" not in path:
@@ -118,8 +119,8 @@ def block_of(output: bytes, *, is_whole: bool) -> Block | None:
         if field is None or at > BLOCK_MAX_BYTES:
             return Block(None, 0)
         if len(fields) > HEADERS_MAX:
-            # More headers than a response may have. Parsing stops here because output that comes in
-            # pieces is parsed again for each piece.
+            # Stop, since a response must not have so many headers, and output that comes in pieces
+            # is parsed again for each piece.
             return Block(_head(fields), 0) if known else Block(None, 0)
         name = field[1].decode().lower()
         known = known or name in CGI_FIELDS

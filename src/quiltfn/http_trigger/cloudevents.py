@@ -3,7 +3,7 @@ in structured mode
 (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md).
 
 An event is an object of the JSON format: attributes by name, and `data` or `data_base64`. `data` is
-passed on without decoding: a value such as `1e308` could take 200 bytes and 40 µs.
+passed on without decoding, since a value such as `1e308` would take 200 bytes and 40 µs.
 """
 
 import base64
@@ -28,10 +28,10 @@ NAME = re.compile("[a-z0-9]{1,64}")
 PLAIN = "".join(chr(one) for one in range(0x21, 0x7F) if chr(one) not in '"%')
 # A media type is ASCII (RFC 2045, 5.1). Headers and variables cannot have control characters.
 MEDIA_TYPE = re.compile("[\\t -~]*")
-# Attributes become headers, which are encoded character by character. In JSON, a character may take
-# several bytes.
+# Limits on attributes, which become headers that are encoded character by character. In JSON, a
+# character may take several bytes.
 ATTRIBUTES_MAX, ATTRIBUTES_MAX_CHARS, ATTRIBUTES_MAX_BYTES = 256, 32 * 1024, 256 * 1024
-# The maximum length of values that are decoded and not text: true, false, or a short number.
+# The maximum length of decoded values other than texts: true, false, or a short number.
 LONGEST_WORD = 32
 DATA = ("data", "data_base64")
 OF_THE_BODY = (*DATA, "datacontenttype")
@@ -61,7 +61,7 @@ def is_binary(headers: Mapping[str, str]) -> bool:
 
 
 def read(headers: Mapping[str, str], body: bytes) -> Event | None:
-    """Returns the event in a request; None: there is none. Raises `BadRequest`."""
+    """Returns the event in a request; None: the request has none. Raises `BadRequest`."""
     if is_structured(headers):
         return _checked(decoded(body))
     if not is_binary(headers):
@@ -82,7 +82,7 @@ def read(headers: Mapping[str, str], body: bytes) -> Event | None:
 def decoded(text: bytes) -> Event:
     """Decodes an event in the JSON format, without checking it. Raises `BadRequest`."""
     try:
-        text.decode()  # checks the encoding of the parts that are not decoded below
+        text.decode()  # also checks the encoding of the parts that are not decoded below
         data = _decode_data(text)
         size = len(text) - size_of(data.data) - size_of(data.data_base64)
         if size > ATTRIBUTES_MAX_BYTES:

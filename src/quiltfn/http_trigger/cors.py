@@ -1,4 +1,4 @@
-"""CORS (WHATWG Fetch, section 3.2), answered for the handler."""
+"""CORS (WHATWG Fetch, section 3.2), handled in place of the handler."""
 
 from collections.abc import Mapping
 
@@ -8,14 +8,14 @@ from quiltfn.model.url import ANY_ORIGIN, Cors
 Headers = Mapping[str, str]
 VARY = ("vary", "Origin")
 OF_CORS = "access-control-"
-# The origin sent by the pages of a function, to which the browser has assigned no real origin.
+# The origin that pages of a function send, since sandboxed pages have no real origin.
 NO_ORIGIN = "null"
 OWN_PAGES = Cors(allow_origins=(NO_ORIGIN,), max_age_seconds=600)
 
 
 def is_preflight(cors: Cors, headers: Headers) -> bool:
     """Whether a request is a browser's preflight request that is answered here. If the URL has no
-    rule, preflight requests of pages other than the function's own go to the handler.
+    rule, only those of the function's own pages are; others go to the handler.
     """
     return (
         "origin" in headers

@@ -50,7 +50,7 @@ TEXT_TYPES = frozenset(
 PAIRS_MAX = 1000
 # Characters that take six bytes in JSON; other control characters have short escapes.
 CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))
-# The limit of the headers as JSON, which is longer than the headers.
+# The limit on headers as JSON, which takes more bytes than the headers.
 HEAD_MAX_BYTES = 2 * HEADERS_MAX_BYTES
 _encode = msgspec.json.Encoder().encode
 
@@ -111,14 +111,14 @@ def _too_long(size: int) -> PayloadTooLarge:
     )
 
 
-@lru_cache(maxsize=1)  # many requests come in one second
+@lru_cache(maxsize=1)  # cached, since many requests come in the same second
 def _time_of(second: int) -> str:
     return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second))
 
 
 def _parameters_of(query: str) -> dict[str, str]:
-    """Decodes the query; joins the values of a repeated name with commas. Parameters beyond a
-    thousand are only in `rawQueryString`.
+    """Decodes the query; joins the values of a repeated name with commas. Parameters after the
+    first thousand are only in `rawQueryString`.
     """
     found: dict[str, str] = {}
     first = "&".join(query.split("&", PAIRS_MAX)[:PAIRS_MAX])
@@ -137,7 +137,7 @@ def _body_of(call: HttpCall) -> tuple[str | None, bool]:
             pass
         else:
             size = len(call.body)
-            if size > PAYLOAD_MAX_BYTES // 6:  # do not create an event only to refuse it
+            if size > PAYLOAD_MAX_BYTES // 6:  # an event of this size would be refused
                 size += 5 * (size - len(call.body.translate(None, CONTROLS)))
                 if size > PAYLOAD_MAX_BYTES:
                     raise _too_long(size)
@@ -149,7 +149,7 @@ def _body_of(call: HttpCall) -> tuple[str | None, bool]:
 
 
 def is_text(content_type: str) -> bool:
-    """Whether a body of this type becomes text if it is UTF-8."""
+    """Whether a body of this type is passed on as text if it is valid UTF-8."""
     kind = content_type.partition(";")[0].strip().lower()
     return kind in TEXT_TYPES or kind.startswith("text/") or kind.endswith(("+json", "+xml"))
 
@@ -180,8 +180,8 @@ def answer_of(result: bytes, *, is_binary_event: bool = False) -> HandlerAnswer:
 
 
 class Outline(msgspec.Struct):
-    """The fields of a result that control the response, still encoded; empty: missing. Other fields
-    are not decoded, since a value may take 200 bytes and 40 µs (`1e308`).
+    """The fields of a result that control the response, still encoded; empty: missing. Values are
+    not decoded, since decoding one may take 200 bytes and 40 µs (`1e308`).
     """
 
     statusCode: msgspec.Raw = NOTHING
@@ -198,7 +198,9 @@ _decode_cookies = msgspec.json.Decoder(list[msgspec.Raw] | None).decode
 
 
 def outline_of(result: bytes) -> Outline | None:
-    """Returns None for JSON other than an object. Raises as `msgspec.json.decode`."""
+    """The outline of a result; None for JSON other than an object. Raises as `msgspec.json.decode`
+    does.
+    """
     result.decode()  # msgspec does not check skipped values
     try:
         return _decode_outline(result)
@@ -216,7 +218,9 @@ def _kind_of(result: bytes) -> str:
 
 
 def _answer(outline: Outline) -> HandlerAnswer:
-    """A body other than text is sent as JSON, as the handler wrote it."""
+    """The response for an object with `statusCode`. A body other than text is sent as the JSON that
+    the handler wrote.
+    """
     head = metadata_of(outline)
     encoding = bytes(outline.isBase64Encoded)
     if encoding not in (b"", b"null", b"true", b"false"):
@@ -266,10 +270,10 @@ def metadata_of(outline: Outline) -> Head:
 
 
 def _word_of(raw: msgspec.Raw) -> object:
-    """Decodes a text or a short scalar. None: another value."""
+    """Decodes a text or a short scalar; None for any other value."""
     if not is_word(raw):
         return None
     try:
         return msgspec.json.decode(raw)
-    except msgspec.DecodeError:  # such as 1e999
+    except msgspec.DecodeError:  # numbers such as 1e999
         return None

@@ -2,7 +2,8 @@
 
 The output of a shell begins with a header block (`cgi.py`). The output of a runner's handler begins
 with an object that has `statusCode`, followed by a newline or eight NULs as in Lambda's response
-streaming. Output without either is sent as it is. The head of a server's response comes separately.
+streaming. Output without either is sent as it is. The head of a web server's response comes
+separately.
 """
 
 import msgspec

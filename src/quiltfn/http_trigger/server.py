@@ -1,12 +1,11 @@
-"""Builds the request that an HTTP server in a sandbox gets for a call, and turns the head of its
-response into output of the call.
+"""Builds the request that a web server in a sandbox gets for an invocation, and turns the head of
+the response into output of the invocation.
 
-Rule 1: a payload that is an event of API Gateway's payload format 2.0, as `event.py` makes it of a
-request to a URL, becomes that request again; anything else becomes a POST to a path of the
-server's own.
-Rule 2: nothing of a payload can end a line or a request early.
-Rule 3: a response is output in the format of Lambda's response streaming, so that all code for
-streamed responses can read it. Its head is also passed on separately, so that nobody parses it.
+Rule 1: a payload that is an event of API Gateway's payload format 2.0, such as `event.py` creates
+for a request to a URL, becomes that request again; any other payload becomes a POST to a path that
+the function's settings name. Rule 2: no part of a payload can end a line or a request early. Rule
+3: a response is output in the format of Lambda's response streaming, so that all code for streamed
+responses can read it. Its head is also passed on separately, so that it need not be parsed.
 """
 
 import base64
@@ -26,14 +25,15 @@ from quiltfn.model.output import AnswerHead
 METHOD = re.compile(r"[A-Z]{1,32}")
 VISIBLE = re.compile(r"[\x21-\x7e]*")
 JSON, OCTETS = "application/json", "application/octet-stream"
-# Requests whose repetition does no more than the first (RFC 9110, 9.2.2).
+# Methods of requests that have no further effect if repeated (RFC 9110, 9.2.2).
 IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
 PATH_SHOWN_MAX = 1_000
-# Limits of an event. A request to a URL has at most 100 headers, of at most the maximum of the
-# setting `head_max_bytes`; encoded as JSON they may be twice as long.
+# Limits of an event. A request to a URL has at most 100 headers, with at most the highest possible
+# `head_max_bytes`; as JSON they may be twice as long.
 HEADERS_MAX, COOKIES_MAX, HEAD_MAX_BYTES = 256, 25_000, 2 * 1024 * 1024
-# For `is_costly`: a header counts as its name, its value and a separator; a cookie as two.
+# For `is_costly`: a header counts as three strings (its name, its value and a separator), a cookie
+# as two.
 VALUES_OF_HEADERS, VALUES_OF_COOKIES = 3 * HEADERS_MAX, 2 * COOKIES_MAX
 # Python takes 60 ns for each byte that it may have to encode.
 ENCODED_MAX_BYTES = 64 * 1024
@@ -47,12 +47,12 @@ class BadRequestEvent(Exception):
 
 
 class BadServerAnswer(Exception):
-    """The response of a server cannot be kept; the message is a sentence that says why."""
+    """The response of a web server cannot be passed on; the message is a sentence that says why."""
 
 
 class ServerRequest(msgspec.Struct, frozen=True):
-    """A request as it is sent. `is_event`: the call was not an HTTP request, so its result is only
-    the body of the response.
+    """A request to be sent. `is_event`: the invocation was not an HTTP request, so its result is
+    only the body of the response.
     """
 
     head: bytes
@@ -75,7 +75,7 @@ class _Context(msgspec.Struct):
 
 
 class _Event(msgspec.Struct, tag_field="version", tag="2.0"):
-    """The fields of an event that are sent; its other fields repeat them."""
+    """The fields of an event that become the request; other fields repeat these."""
 
     rawPath: str
     requestContext: _Context
@@ -98,9 +98,9 @@ def request_of(
     about_call: Mapping[str, str],
     framing: str | None = None,
 ) -> ServerRequest:
-    """The request of a call. `about_call`: headers that identify the call; an event cannot set
-    them. `framing`: the header with the length of the body, if the body is sent separately. Raises
-    `BadRequestEvent`.
+    """The request of an invocation. `about_call`: headers that identify the invocation; an event
+    cannot set them. `framing`: the header that frames the body, if the body is sent separately.
+    Raises `BadRequestEvent`.
     """
     found = _event_of(payload)
     if found is None:
@@ -132,16 +132,16 @@ def framing_of(length: int | None) -> str:
 
 
 def _is_passed_on(name: str, dropped: Set[str]) -> bool:
-    """False for a name with underscores that a server would take for a header that we set: WSGI and
-    CGI map both x-a and x_a to the same variable.
+    """False for a name with underscores that a web server could confuse with a header that the
+    platform sets: WSGI and CGI map both x-a and x_a to the same variable.
     """
     same = name.replace("_", "-")
     return same not in dropped and not same.startswith(OF_PROXIES)
 
 
 def _event_of(payload: bytes | None) -> tuple[_Event, dict[str, str], list[str]] | None:
-    """Parses a payload: the event, its headers and its cookies; None if it is not an event. They
-    are counted before they are decoded: a payload may have a million.
+    """Parses a payload: the event, its headers and its cookies; None if it is not an event. Headers
+    and cookies are counted before they are decoded, since a payload may have a million.
     """
     if not payload or not payload.startswith(b"{"):
         return None
@@ -190,8 +190,8 @@ def _body_of(event: _Event) -> bytes:
 
 
 def _target(path: str, query: str) -> str:
-    """The target of the request. A URL's is percent-encoded already; what another program left
-    unencoded in its event is encoded here.
+    """The target of the request. A path from a URL is already percent-encoded; unencoded characters
+    in events of other programs are encoded here.
     """
     if not path.startswith("/"):
         raise BadRequestEvent("rawPath must begin with /")
@@ -229,7 +229,7 @@ def _request(
         framing = framing_of(len(body))
     end = "\r\n" if framing is None else f"{framing}\r\n\r\n"
     head = f"{method} {path} HTTP/1.1\r\n{lines}{end}"
-    try:  # an event of a URL has the bytes of headers as Latin-1 text
+    try:  # in an event of a URL, each character stands for one byte of the header
         encoded = head.encode("latin-1")
     except UnicodeEncodeError:
         encoded = head.encode("utf-8", "replace")
@@ -239,8 +239,8 @@ def _request(
 def answer_head(
     status: int, fields: Iterable[tuple[bytes, bytes]], method: str, target: str
 ) -> tuple[AnswerHead, bytes]:
-    """The head of a response, and the output that precedes its body. For readers of logs, that
-    output also names the request, without its query, which may have credentials. Raises
+    """The head of a response, and the output that precedes its body. For readers of logs, this
+    output also names the request, without the query, which may have credentials. Raises
     `BadServerAnswer`.
     """
     headers: dict[str, str] = {}
@@ -256,7 +256,7 @@ def answer_head(
     head = {"statusCode": status, "headers": headers, "cookies": cookies}
     request = {"method": method, "path": target.partition("?")[0][:PATH_SHOWN_MAX]}
     prelude = _encode({**head, "request": request}) + END
-    if len(prelude) > PRELUDE_MAX_BYTES:  # leave out the request: the response matters more
+    if len(prelude) > PRELUDE_MAX_BYTES:  # without the request, since the response matters more
         prelude = _encode(head) + END
     if len(prelude) > PRELUDE_MAX_BYTES:
         raise BadServerAnswer(f"its headers have more than {PRELUDE_MAX_BYTES} bytes")

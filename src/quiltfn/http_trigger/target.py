@@ -13,7 +13,8 @@ from quiltfn.model.errors import BadRequest
 from quiltfn.model.url import PREFIX
 
 DOTS = (b".", b"..")
-# The maximum length of paths that are cached; clients request the same few paths repeatedly.
+# The maximum length of cached paths. Caching helps, since clients request the same few paths
+# repeatedly.
 REMEMBERED_PATH = 128
 
 
@@ -51,8 +52,8 @@ _remembered = lru_cache(maxsize=1024)(_target_of)
 
 
 def check_path(rest: str) -> None:
-    """Raises `BadRequest` for a path that, after decoding, could leave the directory in which it is
-    looked up, however it is encoded. `rest`: the path, still encoded.
+    """Raises `BadRequest` for a path that, in any decoding, could leave the directory in which it
+    is looked up. `rest`: the path, still encoded.
     """
     if "." not in rest and "%" not in rest:
         return

@@ -16,8 +16,8 @@ from quiltfn.model.callback import key_of
 from quiltfn.model.url import Scheme, Webhook
 
 TOLERANCE_S = 300
-# The limit on signatures: a sender uses several secrets during a rotation. Further ones are
-# ignored.
+# The maximum number of signatures; further ones are ignored. A sender uses several secrets during a
+# rotation.
 SIGNATURES_MAX = 16
 STRIPE_FIELDS_MAX = 2 * SIGNATURES_MAX
 DIGITS_MAX = 15
@@ -33,9 +33,9 @@ SIGNED: Mapping[Scheme, tuple[str, ...]] = {
 
 
 def is_ambiguous(scheme: Scheme, fields: Iterable[Field]) -> bool:
-    """Whether the handler might see another value than the checked one: the field is repeated,
-    perhaps with underscores, which many servers read as dashes; or the sender declares it as
-    specific to its connection, so that it is not passed on.
+    """Whether the handler might see another value than the one that was checked. This is so if the
+    field is repeated, perhaps with underscores, which many servers read as dashes; or if the sender
+    declares it as specific to the connection, so that it is not passed on.
     """
     given = list(fields)
     names = [name.replace("_", "-") for name, _ in given]
@@ -51,8 +51,8 @@ def is_signed(webhook: Webhook, headers: Headers, body: bytes, now: float) -> bo
 
 
 def is_untimely(webhook: Webhook, headers: Headers, now: float) -> bool:
-    """Whether the request states a time of signing more than five minutes from `now`. The time is
-    not verified.
+    """Whether the request states a time of signing that differs by more than five minutes from
+    `now`. The signature of the time is not verified.
     """
     times: list[str] = []
     if webhook.scheme is Scheme.STANDARD:
@@ -79,7 +79,7 @@ def _github(secret: str, headers: Headers, body: bytes, _now: float) -> bool:
 
 
 def _stripe_fields(headers: Headers) -> list[str]:
-    """The fields of the one header; none if there are too many."""
+    """The fields of the signature header; none if there are too many."""
     given = headers.get("stripe-signature", "")
     if given.count(",") >= STRIPE_FIELDS_MAX:
         return []
@@ -112,10 +112,10 @@ def _is_recent(text: str, now: float) -> bool:
 
 def _any_equal(given: list[str], expected: str) -> bool:
     right = expected.encode()
-    # Compare all, so that timing does not reveal the matching one.
+    # All are compared, so that timing does not reveal which one matches.
     return sum(hmac.compare_digest(_bytes(one), right) for one in given) > 0
 
 
 def _bytes(text: str) -> bytes:
-    """The bytes of a header's value as sent."""
+    """The bytes of a header's value as the client sent them."""
     return text.encode("latin-1", "replace")

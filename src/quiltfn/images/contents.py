@@ -28,7 +28,8 @@ DIST_INFO = ".dist-info"
 DIRECTORIES_MAX, LINKS_MAX = 32, 40
 # Maximum path components visited in that search, including those of links.
 STEPS_MAX = 10_000
-# A component of the path is missing, not a directory, a link, too long, or a socket.
+# Errors for a path with a component that is missing, not a directory, a link, too long, or a
+# socket.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
@@ -83,7 +84,7 @@ def read(root: Path, path: str, most: int) -> bytes | None:
 
 def _opened(root: Path, parts: list[str]) -> int | None:
     """Opens a file; each directory is opened relative to its parent, so no link is followed, even
-    one created during this.
+    if it is created meanwhile.
     """
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         return None
@@ -133,8 +134,8 @@ def _program(root: Path, names: Sequence[str], path: str) -> tuple[str, str] | N
 
 
 def _resolved(root: Path, path: str, steps: Iterator[int]) -> str | None:
-    """Resolves a path of a root file system and all links inside it; None if it leads nowhere, or
-    no `steps` are left.
+    """Resolves a path of a root file system, with all links; None if it leads nowhere or no `steps`
+    are left.
     """
     left, real, links = list(reversed(path.split("/"))), list[str](), 0
     while left:
@@ -177,7 +178,7 @@ def packages_of(root: Path) -> tuple[list[Package], bool]:
         for name in directories:
             package_in = _reader_of(directory, name)
             if package_in is None or (directory / name).is_symlink():
-                continue  # the uploader may point a link anywhere
+                continue  # the uploader's link may lead anywhere
             heads += 1
             if heads > HEADS_MAX or len(found) >= PACKAGES_MAX:
                 return _sorted(found), False
@@ -206,7 +207,7 @@ def _python(directory: Path) -> Package | None:
     fields: dict[str, str] = {}
     for line in _head(directory / "METADATA").decode("utf-8", "replace").splitlines():
         if not line:
-            break  # the rest is the description
+            break  # the description follows
         name, colon, value = line.partition(":")
         if colon:
             fields.setdefault(name.lower(), value.strip())
@@ -214,7 +215,7 @@ def _python(directory: Path) -> Package | None:
 
 
 def _node(directory: Path) -> Package | None:
-    """A package in node_modules, or in a scope there."""
+    """A package in node_modules, or in the directory of a scope in it."""
     manifest = None
     with suppress(ValueError, RecursionError):
         manifest = json.loads(_head(directory / "package.json").decode("utf-8", "replace"))

@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 WRITE_BYTES = 1024 * 1024
-# The limits on images that are unpacked, and read for the API, at a time.
+# Maximum number of images that are unpacked at a time, and that are read for the API.
 UNPACKED_AT_ONCE = READ_AT_ONCE = 2
 # The size of the pieces in which an archive is sent.
 SENT_BYTES = 64 * 1024
@@ -61,12 +61,12 @@ class ImageDirectory:
         self._path, self._clock, self._limits = path, clock, limits
         self._jobs = jobs or JobProcesses()
         self._used_at: dict[str, float] = {}
-        # Unpacking competes with invocations for cores and the disk.
+        # Limited, since unpacking competes with invocations for cores and the disk.
         self._unpacking = FairTurns(UNPACKED_AT_ONCE)
-        # Reading competes as well.
+        # Limited for the same reason.
         self._reading = FairTurns(READ_AT_ONCE)
         self._packages = PackageCache()
-        # The number of transfers of each image; it stays until they end.
+        # The number of transfers of each image, which stays until they end.
         self._sent: Counter[str] = Counter()
         self._removing = TaskGroup()
 
@@ -96,7 +96,7 @@ class ImageDirectory:
 
         `admit` runs in a thread once the content is known; its exceptions propagate. Raises
         `Unprocessable` with the reason for an invalid archive, and `StoreUnavailable` if there is
-        no room. Nothing is left then.
+        no room. After an error, nothing is left.
         """
         with _translate_errors("the image could not be stored"):
             with tempfile.TemporaryFile(dir=self._path, prefix=".upload-") as opened:
@@ -134,7 +134,7 @@ class ImageDirectory:
                 del self._sent[digest]
 
     async def collect(self, in_use: frozenset[str], grace_s: float) -> int:
-        """Removes images that were neither in use nor held for `grace_s`; returns how many."""
+        """Removes images that were neither in use nor held for `grace_s`; returns their number."""
         now, removed = self._clock.now(), 0
         self._used_at.update((one, now) for one in in_use if one in self._used_at)
         for digest in list(self._used_at):
@@ -163,7 +163,7 @@ class ImageDirectory:
         return await asyncio.to_thread(_measured, self._path / digest)
 
     async def missing(self, digests: Collection[str]) -> Sequence[str]:
-        """Returns the digests without files here, according to the disk."""
+        """Returns those of the digests that have no files on this machine's disk."""
 
         def look() -> list[str]:
             return [one for one in digests if not (self._path / one).is_dir()]
@@ -173,8 +173,8 @@ class ImageDirectory:
     async def files(
         self, digest: str, after: str, count: int, tenant_id: str = ""
     ) -> Sequence[ImageFile]:
-        """Returns up to `count` files and links of an existing image, sorted by path, from the
-        first after the path `after`. Raises `StoreUnavailable`.
+        """Returns up to `count` files and links of an existing image, sorted by path, starting
+        after the path `after`. Raises `StoreUnavailable`.
         """
 
         def look(is_wanted: Callable[[], bool]) -> list[ImageFile]:
@@ -239,14 +239,14 @@ class ImageDirectory:
         file: BinaryIO,
         admit: Callable[[Image], None],
     ) -> Image:
-        """Unpacks and names the image; leaves nothing if that fails."""
+        """Unpacks and names the image; leaves nothing after a failure."""
         fresh = self._path / f".new-{secrets.token_hex(8)}"
         job = Unpack(place=str(fresh), archive=archive, contents=contents, limits=self._limits)
         try:
             await uninterrupted(asyncio.to_thread(fresh.mkdir, 0o755))
             unpacked = await self._jobs.run(job, file)
             assert isinstance(unpacked, Unpacked)
-            # The image must be registered from here on, or it would never be removed.
+            # Not cancelled from here on: an image that isn't registered would never be removed.
             return await uninterrupted(self._name_and_note(fresh, unpacked, admit))
         finally:
             await uninterrupted(asyncio.to_thread(_remove, fresh))
@@ -267,7 +267,7 @@ class ImageDirectory:
     def _place(
         self, fresh: Path, unpacked: Unpacked, admit: Callable[[Image], None]
     ) -> tuple[Image, Path]:
-        """Runs in a thread. Returns the image and the path of its files.
+        """Unpacks an archive, in a thread. Returns the image and the path of its files.
 
         If the image exists already, the new files get a path of their own and are removed later:
         the duration of an upload must not reveal whether another tenant has the image.

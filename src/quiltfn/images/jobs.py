@@ -1,4 +1,4 @@
-"""Jobs on images, whose cost depends on the uploader: inputs, limits and code of each. `processes`
+"""Jobs on images: their inputs, limits and code. Their cost depends on the uploader. `processes`
 runs each job in a separate process.
 """
 
@@ -18,7 +18,7 @@ from quiltfn.model.errors import Unprocessable
 from quiltfn.model.image import Archive, Contents, Package
 
 MIB = 1024 * 1024
-# Memory that every process needs, and memory for each entry of an image that is unpacked.
+# The memory limit: a base for every process, and more for each entry of an image that is unpacked.
 LEAST_MEMORY_BYTES, ENTRY_MEMORY_BYTES = 512 * MIB, 4096
 LIST_MAX_S = 30
 
@@ -104,7 +104,8 @@ def _unpack(job: Unpack, file: BinaryIO) -> Unpacked:
     root = os.open(job.place, DIRECTORY)
     try:
         unpacked = _unpacked(job, file, root)
-        file.truncate(0)  # the archive is no longer needed, and would be synced to disk as well
+        # Truncated: otherwise the archive, no longer needed, would be synced to disk as well.
+        file.truncate(0)
         _sync(root)
     finally:
         os.close(root)

@@ -1,14 +1,12 @@
-"""Merges the layers of a root file system in memory. Pure: it decides from names, kinds and sizes
-of members which of them remain, without access to a disk.
+"""Merges the layers of a root file system in memory. Pure: it decides which members remain, by
+their names, kinds and sizes.
 
 Rule 1: every path is resolved here, inside the tree: a link among the parents of a member is
 followed within the tree, and `..` stops at its root, so the parents of the result are real
-directories.
-Rule 2: a layer replaces and removes entries of lower layers; within a layer no entry occurs twice.
-Rule 3: set-user-ID bits and special files do not remain: modes become those of any image, and
-devices and pipes are dropped.
-Rule 4: the work for members is limited: the steps of their paths and links, and the entries scanned
-for a removal. Otherwise a small archive could take hours.
+directories. Rule 2: a layer replaces and removes entries of lower layers; within a layer no entry
+occurs twice. Rule 3: set-user-ID bits and special files are dropped: modes become the same as in
+any image. Rule 4: the work is limited: the steps of members' paths and links, and the entries
+scanned for removals. Otherwise a small archive could take hours.
 """
 
 from collections.abc import Iterator
@@ -22,9 +20,10 @@ from quiltfn.images.tar import Kind, Member
 LAYERS_MAX = 128
 # The limit on links followed in one path, as in the kernel.
 LINKS_MAX = 40
-# The limit on members of all layers together, per entry that may remain.
+# Limits the members of all layers: this number for each entry that may remain.
 MEMBERS_FOR_EACH = 4
-# Likewise for steps of paths and scanned entries, and the number allowed in any case.
+# Limits the steps of paths and scanned entries: this number for each entry that may remain, but at
+# least the second number.
 STEPS_FOR_EACH, STEPS_FREE = 128, 100_000
 OPAQUE = WHITEOUT + WHITEOUT + ".opq"
 EXECUTABLE, PLAIN = 0o755, 0o644
@@ -40,7 +39,7 @@ class FileData(msgspec.Struct, frozen=True):
 
 
 class File(msgspec.Struct):
-    """`layer`: the layer that gave it this name."""
+    """`layer`: the layer that created this name of the file."""
 
     layer: int
     content: FileData
@@ -70,7 +69,7 @@ class Layers:
         self._layer = self._members = -1
         self._seen = 0
         self._steps_left = STEPS_FOR_EACH * files_max + STEPS_FREE
-        # Of the current layer: directories with lower content removed, and dropped members.
+        # For the current layer: directories whose lower content was removed, and dropped members.
         self._opaque: set[int] = set()
         self._dropped: set[tuple[int, str]] = set()
 
@@ -144,7 +143,9 @@ class Layers:
     # One member ----------------------------------------------------------------------------------
 
     def _make_opaque(self, directory: Directory) -> None:
-        """Removes the content of lower layers from a directory, and assigns it to this layer."""
+        """Removes the content of lower layers from a directory, and assigns the directory to this
+        layer.
+        """
         directory.layer = self._layer
         if id(directory) not in self._opaque:
             self._opaque.add(id(directory))

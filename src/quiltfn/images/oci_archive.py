@@ -1,6 +1,6 @@
 """Finds the layers of an execution image in an archive: an OCI image layout (image-spec 1.1) or the
-output of `docker save`. The archive's statements about itself are not trusted: every size and every
-digest is compared with the bytes.
+output of `docker save`. The archive's metadata is not trusted: every size and every digest is
+compared with the bytes.
 
 Rule 1: no name in the archive becomes a name on disk; everything is read from the uploaded file.
 Rule 2: an archive is refused unless it has exactly one image for this machine's CPU architecture.
@@ -21,7 +21,8 @@ from quiltfn.images.tar import Kind, Source
 
 LAYOUT, INDEX, DOCKER = "oci-layout", "index.json", "manifest.json"
 JSON_MAX_BYTES = 4 * 1024 * 1024
-# An archive has one file per layer and a few more per image, and may have several images.
+# Maximum number of files: an archive has one file per layer and a few more per image, and may have
+# several images.
 MEMBERS_MAX, HEADERS_MAX = 4096, 4 * 4096
 INDEXES_MAX = 16
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
@@ -76,8 +77,8 @@ T = TypeVar("T")
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """The stored bytes of a layer in the archive. `digest`: of these bytes, if the archive has it.
-    `diff_id`: the digest of the decompressed tar archive. Both are hexadecimal.
+    """The stored bytes of a layer in the archive. `digest`: of these bytes, if the archive states
+    it. `diff_id`: the digest of the decompressed tar archive. Both are hexadecimal.
     """
 
     start: int
@@ -119,7 +120,8 @@ def _places(file: BinaryIO, archive_max: int) -> dict[str, tuple[int, int]]:
         if member.kind is Kind.FILE:
             places[name] = source.taken, member.size
             source.skip(member.size)
-        elif member.kind is Kind.LINK:  # in older archives, to a layer shared by several images
+        # In older archives, a link to a layer that several images share.
+        elif member.kind is Kind.LINK:
             links[name] = member.target
     for name, target in links.items():
         there = _beside(name, target)
@@ -191,7 +193,7 @@ class _Archive:
             if "index" in manifest.media_type or "manifest.list" in manifest.media_type:
                 below = self._decoded(self._blob(manifest), Index, "an index")
                 yield from self._manifests(below, depth + 1)
-            else:  # the index names no platform; `_found` checks that of the configuration
+            else:  # the index names no platform; `_found` checks the platform in the configuration
                 yield manifest
 
     # Bytes ---------------------------------------------------------------------------------------

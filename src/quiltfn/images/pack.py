@@ -19,7 +19,7 @@ END = bytes(2 * BLOCK)
 
 def packed(root: Path) -> Iterator[bytes]:
     """Yields a tar archive (POSIX.1-2001) of all entries below `root`, in pieces of some 256 KiB.
-    Blocks. Raises `OSError`, also if a file changes during this.
+    Blocks. Raises `OSError`, also if a file changes meanwhile.
     """
     held = bytearray()
     for piece in _members(root):
@@ -31,7 +31,7 @@ def packed(root: Path) -> Iterator[bytes]:
 
 
 def _members(root: Path) -> Iterator[bytes]:
-    # The path of the first name of each file with several names.
+    # For each file with several names, the path that was packed first.
     first_names: dict[tuple[int, int], str] = {}
     for where, directories, files, descriptor in os.fwalk(root, follow_symlinks=False):
         directories.sort()

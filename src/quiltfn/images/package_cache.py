@@ -24,7 +24,8 @@ class PackageCache:
 
     def put(self, digest: str, packages: Packages) -> None:
         """Caches the packages of an image, and drops other lists if there are too many."""
-        replaced = self._kept.pop(digest, None)  # two tenants may have listed an image at once
+        # Two requests may have listed an image at the same time.
+        replaced = self._kept.pop(digest, None)
         if replaced is not None:
             self._count -= len(replaced.found) + 1
         self._kept[digest] = packages

@@ -16,7 +16,7 @@ from quiltfn.model.errors import StoreUnavailable, Unprocessable
 # -I ignores the caller's environment and working directory.
 COMMAND = (sys.executable, "-I", "-m", "quiltfn.images.worker")
 OUTCOME_MAX_BYTES = 16 * 1024 * 1024
-# The time limit of a job per second of its CPU limit: it runs with low priority.
+# Seconds of a job's time limit per second of its CPU limit; jobs run with low priority.
 WALL_FOR_CPU = 4
 RETRY_S = 10
 

@@ -2,8 +2,7 @@
 by the rules for all images (`unpack.py`).
 
 The layers are read twice: first to find the entries that remain and to verify the digests, then to
-write. So no entry is written that a later layer removes, and nothing of a layer with a wrong
-digest.
+write. So entries that a later layer removes, and layers with a wrong digest, are never written.
 """
 
 import gzip
@@ -48,7 +47,7 @@ def unpack_tar(file: BinaryIO, root: int, limits: ImageLimits) -> Unpacked:
 
 
 def unpack_image(file: BinaryIO, root: int, limits: ImageLimits) -> Unpacked:
-    """Likewise unpacks the only image of an archive. Raises `Unprocessable`. Blocks."""
+    """Like `unpack_tar`, for the only image of an archive. Raises `Unprocessable`. Blocks."""
     found = oci_archive.find(file, limits.archive_max_bytes)
     plan = _Plan(file, found.layers, limits, has_whiteouts=True)
     return Unpacked(plan.unpack(root), found.environment)

@@ -1,4 +1,4 @@
-"""Reads a tar archive, member by member, with limited memory.
+"""Reads a tar archive member by member, with limited memory.
 
 The standard library decodes each header. This module finds the headers itself, because `tarfile`
 treats a damaged header as the end of the archive and accepts extended headers of any size.
@@ -96,7 +96,7 @@ class Source:
         return self.exactly(BLOCK)
 
     def exactly(self, size: int) -> bytes:
-        """Reads exactly `size` bytes. Raises `Unprocessable` if the archive ends before."""
+        """Reads exactly `size` bytes. Raises `Unprocessable` if the archive ends earlier."""
         data = self.read(size)
         if len(data) != size:
             raise refusal("the archive is truncated")

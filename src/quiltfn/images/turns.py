@@ -1,4 +1,4 @@
-"""Fair turns: tenants that wait take turns, however many requests each of them has waiting."""
+"""Fair turns: waiting tenants take turns, regardless of how many of their requests wait."""
 
 import asyncio
 from collections import deque
@@ -11,7 +11,9 @@ WAITING_MAX = 32
 
 
 class FairTurns:
-    """At most `most` turns at a time, one of each tenant, of which `waiting_max` may wait."""
+    """At most `most` turns at a time, and one for each tenant, of which `waiting_max` requests may
+    wait.
+    """
 
     def __init__(self, most: int, waiting_max: int = WAITING_MAX) -> None:
         self._most, self._waiting_max = most, waiting_max
@@ -40,7 +42,8 @@ class FairTurns:
         finally:
             if not turn.cancelled():
                 self._having.remove(tenant_id)
-                if tenant_id in self._waiting:  # behind all others
+                # The tenant's next turn comes after those of all others.
+                if tenant_id in self._waiting:
                     self._waiting[tenant_id] = self._waiting.pop(tenant_id)
             elif turn in waiting:
                 waiting.remove(turn)

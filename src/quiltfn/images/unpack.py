@@ -1,12 +1,11 @@
 """Unpacks an archive to a tree of files. Archives with equal content give equal trees.
 
 Rule 1: a file is created by descriptor, below a directory that this module made, without following
-a link, and only if nothing exists there yet.
-Rule 2: modes are 0755 and 0644, times are one constant, and the server owns the files, whatever the
-archive says.
-Rule 3: the digest is that of the sorted list of all entries, so equal trees have equal digests.
-Rule 4: an entry costs at most one step per path component, and few if it is near the previous one,
-whose directories stay open.
+a link, and only if nothing exists there yet. Rule 2: modes are 0755 and 0644, times are one
+constant, and the server owns the files, whatever the archive says. Rule 3: the digest is that of
+the sorted list of all entries, so equal trees have equal digests. Rule 4: an entry costs at most
+one step per path component, and fewer if it shares directories with the previous entry, since these
+stay open.
 """
 
 import errno
@@ -23,7 +22,8 @@ from quiltfn.images.tar import Kind, Member, Source
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MTIME_NS = (946_684_800 * 10**9,) * 2  # the year 2000: some tools reject times before 1980
-# An archive is longer than its files: headers and padding for each, and some at its end.
+# The excess of an archive over its files: headers and padding for each file, and padding at the
+# end.
 OVERHEAD_BYTES, OVERHEAD_EACH_BYTES = 2 * 1024 * 1024, 4096
 # An entry has up to three headers: its own, and one each for a long name and a long target.
 HEADERS_FREE, HEADERS_EACH = 10_000, 4
@@ -125,7 +125,9 @@ class Unpacker:
                 self._hard_link(parts, member)
 
     def _is_other(self, path: str, kind: Kind) -> bool:
-        """Whether another member is there; a directory may exist because of its contents."""
+        """Whether another member has the path; a directory may already exist because of its
+        contents.
+        """
         found = self._found.get(path)
         return found is not None and not (found == "d" and kind is Kind.DIRECTORY)
 

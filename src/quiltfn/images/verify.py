@@ -41,7 +41,7 @@ def digest_of(root: Path) -> str:
 
 
 def _entries(root: Path) -> Iterator[tuple[bytes, bytes]]:
-    # A file with several names is read once.
+    # Hashes by inode: a file with several names is read once.
     known: dict[tuple[int, int], bytes] = {}
     yield b"", b"d"
     for where, directories, files, at in os.fwalk(os.fsencode(root), onerror=_raise):

@@ -43,7 +43,7 @@ def _limit(uses: JobLimits) -> None:
         (resource.RLIMIT_AS, uses.memory_bytes),
     ):
         resource.setrlimit(kind, (most, most))
-    # The soft limit ends the process with SIGXCPU, so that its parent can tell the cause.
+    # The soft limit ends the process with SIGXCPU, which tells the parent the cause.
     resource.setrlimit(resource.RLIMIT_CPU, (uses.cpu_s, uses.cpu_s + 1))
 
 

@@ -86,17 +86,15 @@ class Cgroups(Protocol):
         """The value of cgroupsPath in config.json."""
 
     def view(self) -> str:
-        """The control group hierarchies that a guest mounts, so that programs see their sandbox's
-        group, in the format of guest.c: "v2", or the v1 controllers, with commas within a hierarchy
-        and colons between hierarchies.
+        """The hierarchies in which a guest shows its own group, in the format of guest.c: "v2", or
+        the v1 controllers, with commas within a hierarchy and colons between hierarchies.
         """
 
     def enter(
         self, server: str, group: str, limits: Limits, pids: int, devices: Sequence[str] = ()
     ) -> None:
         """Moves this process into a new group with these limits. `pids`: processes and threads.
-        `devices`: the allowed devices, in the format of cgroup v1; ignored with v2, which has no
-        file for them. Raises OSError.
+        `devices`: in the format of cgroup v1; ignored with v2. Raises OSError.
         """
 
     def enter_alone(self, server: str) -> None:
@@ -122,9 +120,7 @@ class Cgroups(Protocol):
         """
 
     def kill(self, server: str, sandbox: str) -> None:
-        """Kills everything in the sandbox at once: forks cannot escape, and no CPU quota delays
-        this.
-        """
+        """Kills everything in the sandbox at once; neither forks nor a CPU quota delay this."""
 
     def remove(self, server: str, sandbox: str) -> bool:
         """Removes a dead sandbox's groups. Returns whether all groups, and so all processes, are

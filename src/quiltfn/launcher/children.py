@@ -101,8 +101,7 @@ def processes() -> Iterator[Process]:
 def kill_trees(roots: set[int], table: list[Process]) -> None:
     """Sends SIGKILL to these processes and to their descendants in the table.
 
-    A process that was started later becomes a child of the launcher, where the next attempt finds
-    it.
+    A process that was started meanwhile becomes a child of the launcher: the next call kills it.
     """
     below: dict[int, list[int]] = {}
     for child in table:

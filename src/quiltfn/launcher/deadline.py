@@ -28,9 +28,7 @@ class Deadline:
         self._at: float | None = None
 
     def set(self, at: float) -> None:
-        """Sets the deadline. Ignores a deadline earlier than the present one: its request may have
-        waited in the socket.
-        """
+        """Sets the deadline. Ignores an earlier time: its request may have waited in the socket."""
         self._at = at if self._at is None else max(at, self._at)
 
     def is_late(self, at: float | None) -> bool:

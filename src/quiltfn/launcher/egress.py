@@ -58,9 +58,7 @@ class Seen(NamedTuple):
 
 
 class EgressProxy(ByKeywords):
-    """The network of one sandbox. `path`: the namespace, for crun; `resolv_conf`: the file for the
-    sandbox.
-    """
+    """The network of one sandbox. `path`: its namespace; `resolv_conf`: the file in the sandbox."""
 
     name: str
     path: str
@@ -151,8 +149,7 @@ class Egress:
                 done(f"its network could not be made: {error.strerror or error}")
                 return
             self._open.append(proxy)
-            # Includes addresses that the host got meanwhile.
-            self._deny(proxy, addresses_of_the_host())
+            self._deny(proxy, addresses_of_the_host())  # also those that are new by now
             done(proxy)
 
         try:
@@ -278,9 +275,7 @@ class Egress:
         return proxy
 
     def _confine(self, launcher: int, uid: int, resolv_conf: Path) -> None:
-        """In the forked child: drops all privileges; open descriptors and ordinary sockets remain
-        usable.
-        """
+        """In the forked child: drops all privileges except open descriptors and ordinary sockets."""
         root = self._state.root
         syscalls.unshare_mounts()
         syscalls.bind("/usr", root / "usr")

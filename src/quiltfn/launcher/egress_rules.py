@@ -200,8 +200,7 @@ def resolvers_of(resolv_conf: str, *, v6: bool) -> list[str]:
 
 
 def counted(message: bytes) -> int | None:
-    """The number of packets in a netlink response that describes a counter; None for another
-    response.
+    """The packet count in a netlink response about one counter; None for any other response.
 
     nlmsghdr (16 bytes), nfgenmsg (4), then attributes: NFTA_OBJ_DATA (4) holds NFTA_COUNTER_PACKETS
     (2), a big-endian number. See linux/netfilter/nf_tables.h.

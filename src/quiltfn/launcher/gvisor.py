@@ -14,9 +14,9 @@ from pathlib import Path
 
 from quiltfn.launcher.cgroups import Cgroups, SandboxLimits
 
-# This limit counts gVisor's own threads, and one or two threads of the host for each thread of a
-# handler. Inside, handlers have a lower limit (oci.py). A handler that exhausts the outer limit
-# ends its sandbox.
+# The limit counts gVisor's own threads, and one or two host threads for each of a handler's
+# threads. Inside, handlers have a lower limit (oci.py). A handler that exhausts this one ends its
+# sandbox.
 PIDS_OF_ITS_OWN, PIDS_OF_A_THREAD = 384, 2
 # null, zero, random, urandom: devices that the sentry and its helper open. The sentry emulates
 # those inside the sandbox.

@@ -175,8 +175,7 @@ def build(root: Path, guest: Path) -> Skeleton:
     shutil.copyfile(guest.with_name(Path(SHELL_LIBRARY).name), root / SHELL_LIBRARY.lstrip("/"))
     shutil.copyfile(guest, root / GUEST.lstrip("/"))
     handle = _opened(root)
-    # crun's "readonly" does not set nosuid and nodev, so set both for the bind mount of the
-    # directory.
+    # crun's "readonly" does not set nosuid and nodev, so the bind mount has both.
     syscalls.bind(root, root, syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV)
     host = Host(
         machine=platform.machine(),

@@ -45,8 +45,7 @@ MASKED = [
     "/proc/timer_list",
     "/proc/timer_stats",
 ]
-# crun binds the host's device nodes. They are read-only, since a user who may write to a node could
-# change its times.
+# crun binds the host's device nodes: read-only, or users could change the nodes' times.
 DEVICES = [f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero")]
 # The fields of /proc/meminfo that programs read.
 ALL_FREE = ("MemTotal", "MemFree", "MemAvailable")
@@ -197,8 +196,8 @@ def _for_gvisor(made: dict[str, Any], pids: int) -> dict[str, Any]:
             "oomScoreAdj": int(score),
             "rlimits": [
                 *process["rlimits"],
-                # In gVisor, the guest cannot set the limit on processes, and the control group
-                # counts gVisor's own processes.
+                # The guest cannot set limits in gVisor; the control group counts gVisor's own
+                # processes.
                 {"type": "RLIMIT_SIGPENDING", "soft": PENDING_SIGNALS, "hard": PENDING_SIGNALS},
                 {"type": "RLIMIT_NPROC", "soft": pids, "hard": pids},
             ],

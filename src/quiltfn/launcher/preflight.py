@@ -105,8 +105,7 @@ def _probe(
 
 
 def check_egress(egress: Egress, state: ServerState, turn: Callable[[], None]) -> str:
-    """Opens a network like that of a sandbox with egress, and tests that it refuses the forbidden
-    destinations.
+    """Opens a network like that of a sandbox with egress, and tests that it refuses `TRIED`.
 
     Returns the observation, or "refused: " and why this machine has no egress.
     """
@@ -153,8 +152,7 @@ def judge_gvisor(seen: Seen, version: str) -> str:
     """Returns the observation as a sentence. Raises `PreflightFailed` with what is missing."""
     demands = {
         **_identity(seen),
-        # "pid" is missing: gVisor's stub processes must be in the host's pid namespace, which
-        # handlers cannot see.
+        # Not "pid": gVisor's stubs must be in the host's pid namespace, unseen by handlers.
         "namespaces": (seen.namespaces >= {"mnt", "net", "ipc", "uts", "user"}, ""),
         "seccomp": (seen.status["Seccomp"] == "2", ""),
         "no_new_privileges": (seen.status["NoNewPrivs"] == "1", ""),

@@ -9,9 +9,8 @@ With a base image, the root is that image below a skeleton (`host_image.py`), in
 uploader of the image chose every name in it, so nothing is mounted at a path of the image: all
 mount points belong to the skeleton.
 
-The overlays are mounted in the launcher's mount namespace right before the OCI runtime copies the
-namespace, and detached when the runtime has ended, so that the namespace stays small. A sandbox
-keeps its copies.
+The overlays are mounted in the launcher's mount namespace right before the OCI runtime copies that,
+and detached when the runtime has ended, which keeps it small. A sandbox keeps its copies.
 """
 
 import contextlib
@@ -58,9 +57,7 @@ class Roots:
         return f"shared with other sandboxes: {self.why_shared}" if self.why_shared else OWN
 
     def described(self, name: str, spec: SandboxSpec) -> tuple[Host, SandboxSpec]:
-        """Returns host and spec for `oci.config`: with the sandbox's own root, if it has
-        overlays.
-        """
+        """Returns host and spec for `oci.config`, with the sandbox's own root if it has one."""
         if not self.is_overlaid(spec):
             return self.host, spec
         host = self.host.replace(root=str(self._directory / name), binds={})

@@ -386,8 +386,7 @@ class Sandboxes:
         blocked, refused = NOTHING_BLOCKED if sandbox.proxy is None else sandbox.proxy.counted()
         try:
             cpu_us = self._cgroups.cpu_us(self._state.id, sandbox.id)
-        # The sandbox has no group, or the host does not count CPU time.
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # no group yet, or the host does not count CPU time
             cpu_us = sandbox.counters.cpu_us
         return Counters(blocked, cpu_us, refused)
 

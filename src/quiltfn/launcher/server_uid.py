@@ -118,9 +118,7 @@ def _wait(is_locked: Callable[[], bool], data_dir: Path, wait_s: float) -> None:
 
 @contextlib.contextmanager
 def _store_is_free(directory: int, data_dir: Path, wait_s: float) -> Iterator[None]:
-    """Holds the store's locks during the block, so that no tool and no server of another release
-    has the store open.
-    """
+    """Holds the store's locks: no tool or server of another release may have it open."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with contextlib.ExitStack() as held:
         for name in STORE_LOCKS:

@@ -35,8 +35,7 @@ END_S = 10.0
 # For the tmpfs with bundles and crun's state: some 60 KiB for each sandbox.
 FILES_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 FILES_OPTIONS = "mode=711,size=1g"
-# For the tmpfs with the source of roots: some 160 files, in memory even if the run directory is on
-# disk.
+# For the tmpfs with the source of roots: some 160 files.
 SKELETON_FLAGS = syscalls.MS_NOSUID | syscalls.MS_NODEV
 SKELETON_OPTIONS = "mode=755,size=1g"
 
@@ -94,8 +93,7 @@ class ServerState:
         """Removes everything. Unless `all_ended`, the directory stays, and its uid ranges stay
         reserved until a sweep has removed it.
         """
-        # `root` twice: it was mounted, then bound over itself.
-        for mounted in (self.root, self.root, self.base_root, self._sandboxes):
+        for mounted in (self.root, self.root, self.base_root, self._sandboxes):  # root: 2 mounts
             with contextlib.suppress(OSError):  # it may never have been mounted
                 syscalls.unmount(mounted)
         with _exclusive(self.run_dir):
@@ -106,9 +104,7 @@ class ServerState:
                     os.close(descriptor)
 
     def _extend(self) -> None:
-        """Locks one more block of uid ranges; skips blocks of dead servers that were not swept
-        yet.
-        """
+        """Locks one more block of uid ranges; skips those of dead servers before their sweep."""
         for block in range(BLOCKS):
             if block in self._blocks:
                 continue

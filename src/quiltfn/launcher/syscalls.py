@@ -108,8 +108,7 @@ def no_new_privileges() -> None:
 def drop_bounding_set() -> None:
     """Empties the capability bounding and ambient sets (needs CAP_SETPCAP, so before setuid)."""
     capability = 0
-    # Fails for numbers above the last capability.
-    while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:
+    while _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # until the last one
         _checked(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "PR_CAPBSET_DROP")
         capability += 1
     _checked(

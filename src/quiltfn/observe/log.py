@@ -10,7 +10,7 @@ import structlog
 from quiltfn.observe.trace import current
 
 LogLine = MutableMapping[str, Any]
-# Called with every line, in the thread that writes it. Must not raise or block.
+# Called with every line, in the thread that writes the line. Must not raise or block.
 _reader: Callable[[LogLine], None] | None = None
 
 
@@ -22,7 +22,7 @@ def configure() -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _hand_on,
-            # ASCII only, so that nothing a caller sent reaches a terminal as a control sequence.
+            # ASCII only, so that no data of a caller reaches a terminal as a control sequence.
             structlog.processors.JSONRenderer(ensure_ascii=True),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -32,7 +32,7 @@ def configure() -> None:
 
 
 def read_by(reader: Callable[[LogLine], None] | None) -> None:
-    """From now on, also pass every line to `reader`. None: to no reader."""
+    """From now on, also pass every line to `reader`; None: to nobody."""
     global _reader
     _reader = reader
 

@@ -26,9 +26,9 @@ SECONDS = (
 
 
 class _Numbers:
-    """The series of a metric by label values. `known`: values of its one label, which are 0 from
-    the start: if a series began with 1, its first increase would be invisible. Any thread may
-    change them.
+    """The series of a metric by label values. `known`: values of its only label, whose series start
+    at 0: if a series began with 1, its first increase would be invisible. Any thread may change
+    them.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class _Numbers:
     ) -> None:
         self.name, self.about, self.labels = name, about, labels
         self._lock = threading.Lock()
-        # The value, and the monotonic time of its first count.
+        # For each series, the value and the monotonic time of its first count.
         self._series: dict[tuple[str, ...], tuple[float, float]] = {}
         if not labels:
             self.add(0)
@@ -118,7 +118,7 @@ class _Any(Protocol):
 
 
 _all: list[_Any] = []
-# Unix seconds at the beginning of monotonic time.
+# The Unix time at which the monotonic clock was 0.
 _began_unix = 0.0
 _calls = Counter(
     "quiltfn_invocations",
@@ -150,7 +150,7 @@ _duration = Durations(
     "quiltfn_invocation_duration_seconds",
     "Time from the handover to the handler until its end was noticed.",
 )
-# Refused requests by error code, and refused requests to function URLs.
+# Each is called with a code or reason of refused requests.
 count_refusal = Counter(
     "quiltfn_refused_requests", "Requests that were refused, by code.", ("code",)
 ).count
@@ -202,7 +202,7 @@ _store_ok = Gauge(
     "quiltfn_store_ok",
     "1 while the database accepts writes, including records of invocations; otherwise 0.",
 )
-# Not present on a standalone server.
+# Absent on a standalone server.
 _members = Gauge(
     "quiltfn_fleet_members",
     "Nodes of the fleet by state, as seen by this node: ready, cordoned, draining, left, gone or "
@@ -236,7 +236,7 @@ def started(version: str, unix: float) -> None:
     _store_ok.set(1)
 
 
-# From the start at 0, as above.
+# These series start at 0, like those with `known` values.
 _http_errors.add(0)
 for _status in FINAL:
     for _start in ("cold", "warm"):
@@ -306,7 +306,7 @@ class _Registry:
 
 def text() -> tuple[str, str]:
     """Renders all metrics as text, and returns its media type. Call it in a thread, since it may
-    import the library first.
+    first import the library.
     """
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415 - see above
 

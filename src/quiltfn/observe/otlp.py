@@ -38,14 +38,15 @@ from quiltfn.observe.otlp_answers import session
 from quiltfn.observe.trace import Kind, Span, SpanContext, Traced
 
 TRACES, LOGS, METRICS = "traces", "logs", "metrics"
-# Queue limits: some seconds of a busy server, about ten megabytes.
+# Queue limits, enough for some seconds of a busy server: about ten megabytes.
 TRACED_MAX, LINES_MAX = 8192, 2048
 TEXT_MAX = 4096
-# Invocations and requests in one message: a few hundred spans.
+# Maximum numbers in one message: of invocations and requests, which give a few hundred spans, and
+# of lines.
 TRACED_AT_ONCE, LINES_AT_ONCE = 200, 500
 SEND_EVERY_S = 1.0
-# How long the thread may hold the interpreter lock while invocations need it: with Python's default
-# of 5 ms, the slowest of a hundred invocations waited three times as long.
+# Seconds for which the thread may hold the interpreter lock while invocations need the lock. With
+# Python's default of 5 ms, the 99th percentile of waiting times was three times as high.
 SWITCH_S = 0.0005
 TIMEOUT_S = 10.0
 FLUSH_S = 3.0
@@ -108,10 +109,10 @@ class Sender:
         self._lines: Bounded[tuple[int, dict[str, Any]]] = Bounded(LOGS, LINES_MAX)
         self._families: Sequence[Metric] | None = None
         self._reasons = _Reasons()
-        # The failing signals. The log gets one line for all of them, when the first fails.
+        # The failing signals. When the first one fails, the log gets one line for all.
         self._failing: set[str] = set()
         self._told_of: str | None = None
-        paths = ssl.get_default_verify_paths()  # the authorities of the machine, not of a package
+        paths = ssl.get_default_verify_paths()  # the machine's authorities, not those of a package
         more: dict[str, Any] = {
             "headers": dict(target.headers),
             "timeout": TIMEOUT_S,
@@ -142,17 +143,17 @@ class Sender:
         self._lines.put((self._unix_ns(), kept))
 
     def put_metrics(self, families: Sequence[Metric]) -> None:
-        """Sets the current metrics. They replace earlier ones that were not sent yet."""
+        """Sets the current metrics, which replace earlier ones that were not sent yet."""
         self._families = families
 
     def close(self) -> None:
-        """Sends the rest, if the collector accepts it within three seconds. Call it in a thread
-        that may block.
+        """Sends the remaining data if the collector accepts it within three seconds. Blocks: call
+        it in a thread.
         """
         self._ending.set()
         self._thread.join(FLUSH_S)
         for exporter in (self._spans_out, self._logs_out, self._metrics_out):
-            exporter.shutdown()  # ends the waits between attempts
+            exporter.shutdown()  # ends exporters' waits between attempts
         self._thread.join(0.5)
         sys.setswitchinterval(self._switched_s)
         self._reasons.unlisten()
@@ -167,7 +168,7 @@ class Sender:
                 self._send_lines()
                 self._send_metrics()
             except Exception:  # a bug must not end all telemetry
-                with contextlib.suppress(Exception):  # standard error may be gone
+                with contextlib.suppress(Exception):  # standard error may be closed
                     _log.exception("telemetry could not be created and is lost")
             if is_ending:
                 return
@@ -289,7 +290,7 @@ class _Reasons(logging.Handler):
 
 
 def of_family(family: Metric, started_ns: int, now_ns: int) -> Iterable[otel.Metric]:
-    """Converts a Prometheus metric to OpenTelemetry, with its name in /metrics."""
+    """Converts a Prometheus metric to OpenTelemetry, with the same name as in /metrics."""
     times: dict[str, Any] = {"start_time_unix_nano": started_ns, "time_unix_nano": now_ns}
     samples = [one for one in family.samples if not one.name.endswith("_created")]
     if not samples:
@@ -311,7 +312,9 @@ def of_family(family: Metric, started_ns: int, now_ns: int) -> Iterable[otel.Met
 
 
 def _histogram(samples: Sequence[Sample], times: Mapping[str, Any]) -> otel.Histogram:
-    """Prometheus counts values below a bound, OpenTelemetry those between two."""
+    """A histogram for OpenTelemetry, which counts values between two bounds; Prometheus counts all
+    values below a bound.
+    """
     buckets = [(one.labels["le"], int(one.value)) for one in samples if "le" in one.labels]
     below = [0, *(count for _, count in buckets)]
     total = next(one.value for one in samples if one.name.endswith("_sum"))
@@ -321,7 +324,7 @@ def _histogram(samples: Sequence[Sample], times: Mapping[str, Any]) -> otel.Hist
         sum=total,
         bucket_counts=[after - before for before, after in pairwise(below)],
         explicit_bounds=[float(bound) for bound, _ in buckets[:-1]],
-        min=cast("float", None),  # unknown, which OTLP can express
+        min=cast("float", None),  # None means unknown in OTLP
         max=cast("float", None),
         **times,
     )

@@ -1,7 +1,7 @@
 """Limits how much of a collector's response is read: exporters use only its status.
 
-The sender of the response may be broken, or not be a collector at all. By default, `requests` reads
-a whole body, however long it is and however slowly it arrives.
+The server may be broken, or may not be a collector at all. By default, `requests` reads a whole
+body, however long it is and however slowly it arrives.
 """
 
 from time import monotonic
@@ -24,8 +24,8 @@ class ShortAnswers(HTTPAdapter):
         self._timeout_s = timeout_s
 
     def send(self, *given: Any, **options: Any) -> requests.Response:
-        """Send a request; `requests` calls this. Raises its exceptions, also for a redirect: the
-        data would be lost, but exporters would count it as a success.
+        """Send a request; `requests` calls this. Raises the exceptions of `requests`, also for a
+        redirect: its data would be lost, but exporters would count it as a success.
         """
         until = monotonic() + self._timeout_s
         answer = super().send(*given, **options | {"stream": True})
@@ -35,7 +35,7 @@ class ShortAnswers(HTTPAdapter):
                 part = answer.raw.read1(ANSWER_MAX_BYTES - size, decode_content=False)
                 size, is_over = size + len(part), not part
         except (OSError, urllib3.exceptions.HTTPError):
-            pass  # the status has been read
+            pass  # the status was already read
         if not is_over:
             answer.raw.close()
         answer.close()

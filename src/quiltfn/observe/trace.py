@@ -27,12 +27,13 @@ from quiltfn.model.delivery import Delivery, DeliveryStatus
 from quiltfn.model.invocation import Invocation, Source, Status
 from quiltfn.model.timeline import Timeline
 
-# W3C Trace Context. Of later versions the known part is read.
+# W3C Trace Context. Of headers of later versions, only the known part is read.
 TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 SAMPLED = 0x01
 # The size of the random part of a trace id, which decides the sampling of all traces.
 RANDOM_BITS = 56
-# The limit on stored sampling decisions that differ from the one by the invocation's id.
+# Maximum number of stored sampling decisions; stored are those that differ from the decision by the
+# invocation's id.
 DECISIONS_MAX = 10_000
 MESSAGE_MAX = 512
 NS = 1_000_000_000
@@ -62,12 +63,14 @@ class SpanContext(NamedTuple):
 
     @property
     def traceparent(self) -> str:
-        """As a traceparent header."""
+        """The value of a traceparent header."""
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.is_sampled:02x}"
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished span. Times in Unix nanoseconds. `error`: why it failed; None: it did not."""
+    """A finished span. Times in Unix nanoseconds. `error`: why the work failed; None: it
+    succeeded.
+    """
 
     name: str
     kind: Kind
@@ -93,7 +96,7 @@ current: ContextVar[SpanContext | None] = ContextVar("current", default=None)
 
 
 def parsed(traceparent: str | None) -> SpanContext | None:
-    """The span that a caller's header names; None for what is no such header."""
+    """The span that a caller's header names; None if the header is missing or invalid."""
     if traceparent is None:
         return None
     found = TRACEPARENT.fullmatch(traceparent)
@@ -107,13 +110,13 @@ def parsed(traceparent: str | None) -> SpanContext | None:
 
 
 def work_trace(invocation_id: str) -> int:
-    """The id of the trace of an asynchronous invocation: the invocation's own."""
+    """The trace id of an asynchronous invocation: the number in the invocation's id."""
     return int(invocation_id.replace("-", ""), 16)
 
 
 def span_of(some_id: str, attempt: int = 0, *, is_handler: bool = False) -> int:
-    """The id of a span, by the id of an invocation or a delivery. `attempt`: its number; 0:
-    `accept`.
+    """The id of a span, derived from the id of an invocation or a delivery. `attempt`: the
+    attempt's number; 0: the span `accept`.
     """
     return int(some_id[19:23] + some_id[24:], 16) + 2 * attempt + is_handler
 
@@ -122,7 +125,8 @@ class Tracer:
     """Decides what is traced, and passes on finished work.
 
     `unix` and `now`: the clocks, in seconds. `sample_ratio`: the sampled share of traces that begin
-    here; for others their caller decides. `put`: receives finished work; must not raise or wait.
+    here; for other traces, their caller decides. `put`: receives finished work; must not raise or
+    wait.
     """
 
     def __init__(
@@ -270,8 +274,8 @@ class RequestTrace(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """The facts about a response. `error`: why the server failed; None: it did not. `work_id`: the
-    id of the asynchronous invocation.
+    """The facts about a response. `error`: why the server failed; None: it succeeded. `work_id`:
+    the id of the asynchronous invocation.
     """
 
     name: str
@@ -306,7 +310,9 @@ class _Request(NamedTuple):
 
 
 class _Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The part of a record for tracing: without output, which may be long or confidential."""
+    """The fields of a record that tracing needs; not the output, which may be long or
+    confidential.
+    """
 
     trace_id: int
     parent_id: int | None
@@ -359,7 +365,7 @@ class _Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def _phase(
         self, name: str, parent_id: int, start_ns: int, took_us: int, **more: Any
     ) -> Iterator[Span]:
-        """The span of a phase, if it took any time. `more`: its id and other fields."""
+        """The span of a phase, if the phase took any time. `more`: its id and other fields."""
         if took_us:
             own_id = more.pop("span_id", None) or random.getrandbits(64) or 1
             yield Span(

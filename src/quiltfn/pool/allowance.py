@@ -1,7 +1,7 @@
 """Allowance: the number of instances that a pool may have, if several nodes share a function.
 
 The pure pool gets it as its maximum, so it knows nothing of other nodes. A version is prepared only
-once there is a slot for an instance of it: a pool without one would wait for nothing.
+once there is a slot for an instance of it, since without a slot its pool would wait in vain.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ import msgspec
 
 from quiltfn.model.limits import PoolLimits
 
-# Seconds that a preparation with some of its slots waits for more: idle instances on other nodes
-# are being ended.
+# Seconds that a preparation with some of its slots waits for more, while idle instances on other
+# nodes are being ended.
 SETTLE_S = 2.0
 
 
@@ -30,7 +30,7 @@ class Allowance:
 
     @property
     def reservation(self) -> int:
-        """The largest number of slots that any preparation in progress wants."""
+        """The largest number of slots that a preparation in progress wants."""
         return max(self._reservations, default=0)
 
     def bounded(self, limits: PoolLimits) -> PoolLimits:

@@ -62,7 +62,9 @@ class Arbitration:
         self._perform(decision)
 
     def serve(self, pool: Pool) -> None:
-        """After an event of `pool`, serve the pools that wait for what it may have freed."""
+        """After an event of `pool`, serve the pools that wait for resources, which the event may
+        have freed.
+        """
         is_waited_for = self._memory.waiting or pool.quota.waiting or pool.places.waiting
         if is_waited_for and not self._is_serving:
             self._is_serving = True
@@ -73,7 +75,7 @@ class Arbitration:
                 self._is_serving = False
 
     def _perform(self, decision: Decision) -> None:
-        # No invocation is served meanwhile: it could get an instance that was chosen for eviction.
+        # Serve no pool meanwhile: an invocation could get an instance that was chosen for eviction.
         was_serving, self._is_serving = self._is_serving, True
         try:
             for pool, number in decision.evictions:

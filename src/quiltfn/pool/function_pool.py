@@ -1,8 +1,8 @@
 """FunctionPool: one function's sandboxes. Passes events to the pure pool (`model/pool.py`), and
 performs the actions that it returns.
 
-A call gets an instance in `acquire` or, if it had to wait, in `_perform`, and gives it back in
-`PoolLease.__aexit__`.
+An invocation gets an instance in `acquire` or, after a wait, in `_perform`, and returns the
+instance in `PoolLease.__aexit__`.
 """
 
 import asyncio
@@ -53,7 +53,9 @@ ENDED_BY_ITSELF = (ExitKind.EXITED, ExitKind.SIGNALLED, ExitKind.BODY_CUT)
 
 
 class PoolLease:
-    """One instance for one call, from `async with` to its end. `ports.Lease` inside the block."""
+    """One instance for one invocation, from `async with` to its end. `ports.Lease` inside the
+    block.
+    """
 
     __slots__ = (
         "_call",
@@ -87,7 +89,7 @@ class PoolLease:
             try:
                 self.instance, cold = await handed
             except asyncio.CancelledError:
-                # It may have got an instance in this very tick; the pool knows.
+                # the waiter may have got an instance in this step, which `cancel` then returns
                 pool.cancel(self._waiter)
                 raise
         self.start_timing = pool.start_timings[self.instance] if cold else None
@@ -109,7 +111,9 @@ class PoolLease:
         return result
 
     async def _call_shared(self, sandbox: Sandbox, call: Call) -> CallResult:
-        """Call a sandbox that may run other calls; the result has this call's part of the time."""
+        """Call a sandbox that may run other invocations; the result has this one's share of the
+        time.
+        """
         now, time = self._pool.now, self._pool.model.instances[self.instance].time
         begun, share = time.enter(now()), 0.0
         try:
@@ -142,8 +146,8 @@ class PoolLease:
 
 
 class PinnedLease(PoolLease):
-    """A lease for a call that names its version. `find`: the pool that serves that version now,
-    looked up again if the version stopped being current while the call waited.
+    """A lease for an invocation that names its version. `find`: returns the pool that now serves
+    the version; called again if the version stopped being current while the invocation waited.
     """
 
     __slots__ = ("_find", "_pinned")
@@ -187,9 +191,9 @@ class Preparation:
 
 class PoolOwner(NamedTuple):
     """Callbacks of a pool; they must not raise or wait. `changed`: its instances changed;
-    `lacks_parked`: an instance should be started only to be parked (`park`); `used`: usage of an
-    instance since the last report. `problem`: why no instance may start at the moment; empty: one
-    may.
+    `lacks_parked`: an instance should be started only to be parked (`park`); `used`: gets the usage
+    of an instance since the last report. `problem`: returns why no instance may start at the
+    moment; empty: one may.
     """
 
     changed: "Callable[[FunctionPool], None]"
@@ -211,11 +215,11 @@ class FunctionPool:
     ) -> None:
         self._source, self._clock, self._arbitration = sandboxes, clock, arbitration
         self.now = clock.now
-        # The function's own limits; on a node of a fleet, this node's share of them.
+        # The limits of the whole function; on a node of a fleet, `allowance` has this node's share.
         self.limits = model.limits
         self.allowance: Allowance | None = None
         self.model = model
-        # In a function's own pool: pools of its other versions that are called, by version id.
+        # In a function's own pool: the pools of other versions that are invoked, by version id.
         self.beside: dict[str, FunctionPool] = {}
         arbitration.add(self)
         self._tell_changed, self._tell_lacks_parked, self._tell_used, self._problem = owner
@@ -228,7 +232,7 @@ class FunctionPool:
         self._preparation: Preparation | None = None
         self._waiter_numbers = itertools.count(1)
         self._tasks = TaskGroup()
-        self.egress_before = EgressRefusals()  # by the networks of instances that are gone
+        self.egress_before = EgressRefusals()  # refused by the networks of instances that are gone
         self._emptied = asyncio.Event()
         self._wake: asyncio.TimerHandle | None = None
         self._wake_time = 0.0
@@ -240,7 +244,7 @@ class FunctionPool:
 
     def acquire(self) -> tuple[int, "decided.Assign | asyncio.Future[tuple[int, bool]]"]:
         """The number of a new waiter, and either an instance at once or a future. The future's
-        result is the instance, and whether the call is cold.
+        result is the instance, and whether the invocation is cold.
         """
         waiter = next(self._waiter_numbers)
         actions = self.model.acquire(waiter, self._clock.now())
@@ -266,33 +270,36 @@ class FunctionPool:
         future = self._waiters.get(waiter)
         if future is not None and not future.done():
             future.set_exception(error)
-            future.exception()  # its task may be cancelled in this step and never see it
+            # Marks it as retrieved: the waiting task may be cancelled in this step.
+            future.exception()
             self.cancel(waiter)
 
     def release(self, number: int, waiter: int, *, healthy: bool) -> None:
         sandbox, now = self.sandboxes[number], self._clock.now()
         healthy = healthy and sandbox.is_alive
         actions = self.model.release(number, now, healthy=healthy, waiter=waiter)
-        if healthy and sandbox.is_clean:  # it was clean before the call's result was read
+        if healthy and sandbox.is_clean:  # reported clean before the result was read
             actions += self.model.cleaned(number, now)
         self._perform(actions)
 
     def is_shared(self, number: int) -> bool:
-        """Whether the instance runs calls."""
+        """Whether the instance runs invocations."""
         instance = self.model.instances.get(number)
         return instance is not None and bool(instance.holders)
 
     def serves(self, version: Version) -> bool:
-        """Whether calls get this version now."""
+        """Whether this version is the current one of the pool."""
         current = self._versions.get(self.model.current or "")
         return current is not None and current.id == version.id
 
     def version_of(self, number: int) -> Version:
-        """The version of an instance under its current number: equal specs share instances."""
+        """The version of an instance. Versions with equal specs share instances: this is the latest
+        of them.
+        """
         return self._versions[self.model.instances[number].digest]
 
     def instances(self, function_id: str) -> list[InstanceView]:
-        """Its instances, as an operator sees them."""
+        """The pool's instances, as an operator sees them."""
         now = self._clock.now()
         return [
             InstanceView(
@@ -322,7 +329,7 @@ class FunctionPool:
             sandbox.watch(partial(self._cleaned, number), partial(self._lost, number))
         if taken:
             other._look_after_end()
-        # Only now do all of them count again: the next actions may start others in free places.
+        # Only once all of them count again: these actions may start other instances in free places.
         for number in taken:
             self._perform(self.model.adopted(number, now))
 
@@ -354,7 +361,8 @@ class FunctionPool:
         preparation = Preparation(self, version, limits, before)
         self._versions.setdefault(version.digest, version)
         self.set_scaling(limits)
-        self._preparation = preparation  # only now: excludes events of an earlier one
+        # Set after the line above, whose events may concern an earlier preparation.
+        self._preparation = preparation
         footprint = version.spec.footprint()
         self._perform(self.model.prepare(version.digest, count, now, footprint))
         return preparation
@@ -368,7 +376,7 @@ class FunctionPool:
         self._preparation = None
         if self.model.prepared == preparation.version.digest:
             self._perform(self.model.abandon(self._clock.now()))
-        if self.limits is preparation.limits:  # unless other limits were set meanwhile
+        if self.limits is preparation.limits:  # no other limits were set meanwhile
             self.set_scaling(preparation.limits_before)
         self._forget_versions()
 
@@ -381,7 +389,7 @@ class FunctionPool:
         return True
 
     def serve(self, version: Version) -> None:
-        """Give `version` to every new and waiting call, and end any preparation."""
+        """Give `version` to every new and waiting invocation, and end any preparation."""
         preparation, self._preparation = self._preparation, None
         if preparation is not None:
             preparation.fail(NotPrepared(f"version {version.number} serves meanwhile"))
@@ -400,17 +408,17 @@ class FunctionPool:
 
     @property
     def note(self) -> str:
-        """The remark of the current version's newest instance; usually empty."""
+        """The note of the current version's newest instance; usually empty."""
         return self._notes.get(self.model.current or "", "")
 
     def load(self, function_id: str) -> PoolLoad | None:
-        """Its load; None: it serves no calls."""
+        """The pool's load; None: it serves no invocations."""
         model = self.model
         if model.current is None:
             return None
         version, slots = self._versions[model.current].number, model.limits.max_instances
         waiting = len(model.queue.waiting)
-        if not model.instances:  # for example, if most calls go to other nodes
+        if not model.instances:  # a shortcut, frequent if most invocations go to other nodes
             return PoolLoad(function_id, version, waiting=waiting, slots=slots)
         counts = model.counts()
         return PoolLoad(
@@ -442,7 +450,8 @@ class FunctionPool:
     def set_scaling(self, limits: PoolLimits) -> None:
         self.limits = limits
         bounded = limits if self.allowance is None else self.allowance.bounded(limits)
-        for pool in self.beside.values():  # first these end their instances above the maximum
+        # Before this pool, these end their instances above the maximum.
+        for pool in self.beside.values():
             pool.set_scaling(bounded.beside)
         self._perform(self.model.set_scaling(bounded, self._clock.now()))
 
@@ -458,20 +467,20 @@ class FunctionPool:
             self.set_scaling(self.limits)
 
     def wanted(self, beside: int = 0) -> int:
-        """The number of instances that the function has, and needs for calls, for the minimum and
-        for a preparation, if the allowance is what limits it. `beside`: the number that other
-        versions need.
+        """The number of instances that the function has, and if the allowance limits it, also those
+        that it needs for invocations, for the minimum and for a preparation. `beside`: the number
+        that other versions need.
         """
         allowance, there = self.allowance, self.model.places.used
         if allowance is None:
             return there
         wanted = there
-        if there >= allowance.count:  # else memory or a quota limits it
+        if there >= allowance.count:  # otherwise memory or a quota limits it
             wanted += self.lacking() + beside
         return min(self.limits.max_instances, max(wanted, allowance.reservation))
 
     def lacking(self) -> int:
-        """The number of instances that it would start now if its maximum allowed them."""
+        """The number of instances that the pool would start now if its maximum allowed them."""
         return self.model.lacking(self._clock.now())
 
     def evict_idle(self, most: int) -> int:
@@ -499,12 +508,15 @@ class FunctionPool:
         self._perform(self.model.evict(number, self._clock.now()))
 
     async def park(self) -> None:
-        """Start an instance to be parked, if the model says so; return when that is over."""
+        """Start an instance to be parked, if the model decides so; return once the start is
+        over.
+        """
         for action in self.model.park(self._clock.now()):
             assert isinstance(action, decided.Start), "only a start is decided"
             self._tell_changed(self)
             start = self._start(action.instance, self._versions[action.digest])
-            await asyncio.wait([self._tasks.spawn(start)])  # which continues if this is cancelled
+            # The start continues if this is cancelled.
+            await asyncio.wait([self._tasks.spawn(start)])
             await self.measure()
 
     def lacks_parked(self) -> bool:
@@ -526,14 +538,15 @@ class FunctionPool:
             if instance is None or not instance.is_idle or instance.since < before:
                 continue
             since = instance.since
-            with contextlib.suppress(SandboxFailed):  # it ended meanwhile
+            with contextlib.suppress(SandboxFailed):  # the instance ended meanwhile
                 used = await sandbox.used_mib()
-                if instance.is_idle and instance.since == since:  # else a call ran in it meanwhile
+                # Otherwise an invocation ran in it meanwhile.
+                if instance.is_idle and instance.since == since:
                     self.model.measured(number, used)
                     self._tell_changed(self)
 
     async def end_running(self, kind: ExitKind, by: str) -> None:
-        """End running calls that way and wait until all their instances are gone."""
+        """End running invocations with this outcome, and wait until every instance is gone."""
         for number, sandbox in list(self.sandboxes.items()):
             if self.model.instances[number].state is InstanceState.BUSY:
                 sandbox.end_call(kind, by)
@@ -546,7 +559,7 @@ class FunctionPool:
             await self._emptied.wait()
 
     async def egress(self) -> EgressRefusals:
-        """Connection attempts that the networks of its instances have refused."""
+        """Connection attempts that the networks of the pool's instances have refused."""
         alive = list(self.sandboxes.values())
         counters = await asyncio.gather(*(sandbox.counters() for sandbox in alive))
         return sum_egress([self.egress_before, *map(egress_of, counters)])
@@ -564,7 +577,7 @@ class FunctionPool:
                 continue
             with contextlib.suppress(SandboxFailed):
                 counters = await sandbox.counters()
-                if number in self.sandboxes:  # else its end was counted meanwhile
+                if number in self.sandboxes:  # otherwise its end was counted meanwhile
                     self._use(number, counters)
 
     def _use(self, number: int, counters: SandboxCounters) -> None:
@@ -614,7 +627,7 @@ class FunctionPool:
     def _end(self, number: int) -> None:
         if number in self.sandboxes:
             self._tasks.spawn(self._destroy(number, self.sandboxes[number]))
-        elif number in self._specialising:  # loading a module may take minutes: end it now
+        elif number in self._specialising:  # ended now, since loading a module may take minutes
             self._tasks.spawn(self._specialising[number].destroy())
 
     def _end_preparation(self, digest: str, error: NotPrepared | None) -> None:
@@ -627,7 +640,8 @@ class FunctionPool:
 
     def _assign(self, waiter: int, instance: int, cold: bool) -> None:
         future = self._waiters.pop(waiter)
-        if not future.done():  # else it was cancelled a moment ago, and `cancel` gives it back
+        # Otherwise the wait was cancelled a moment ago, and `cancel` returns the instance.
+        if not future.done():
             future.set_result((instance, cold))
 
     def _fail(self, waiter: int, error: QuiltfnError) -> None:
@@ -657,7 +671,7 @@ class FunctionPool:
             return
         sandbox.watch(lambda: self._cleaned(number), lambda: self._lost(number))
         self._perform(self.model.started(number, self._clock.now()))
-        if not sandbox.is_alive:  # it ended before its watcher was set
+        if not sandbox.is_alive:  # the sandbox ended before it was watched
             self._lost(number)
 
     async def _make(self, number: int, version: Version) -> Sandbox:
@@ -702,7 +716,8 @@ class FunctionPool:
         self._look_for_parked()
 
     def _cleaned(self, number: int) -> None:
-        if self.model.instances[number].state is InstanceState.RECYCLING:  # else: `release`
+        # Otherwise `release` looks at `is_clean`.
+        if self.model.instances[number].state is InstanceState.RECYCLING:
             self._perform(self.model.cleaned(number, self._clock.now()))
 
     def _lost(self, number: int) -> None:
@@ -718,7 +733,7 @@ class FunctionPool:
         self._wake = asyncio.get_running_loop().call_later(delay, self._woken)
 
     def _woken(self) -> None:
-        self._wake = None  # the timer may fire slightly early, and is then set again
+        self._wake = None  # the timer may fire slightly early; `tick` then sets it again
         self.tick()
 
 
@@ -727,7 +742,7 @@ def egress_of(counters: SandboxCounters) -> EgressRefusals:
 
 
 def sum_egress(several: Sequence[EgressRefusals]) -> EgressRefusals:
-    """The sum of all, with the first destinations."""
+    """The sum of all attempts, with the first destinations."""
     found = dict.fromkeys(to for one in several for to in one.destinations)
     kept = tuple(itertools.islice(found, DESTINATIONS_MAX))
     return EgressRefusals(sum(one.attempts for one in several), kept)

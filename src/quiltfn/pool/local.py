@@ -45,8 +45,8 @@ class LocalPools:
     ) -> None:
         """`keep_alive` creates the keep-alive policy of one function; None: only the idle time
         counts. `tenant_instances`: maximum number of instances of a tenant's functions together.
-        `problem`: on a node of a fleet, whose new pools may have no instance before `allow`: why no
-        instance may start at the moment; empty: one may.
+        `problem`: on a node of a fleet, returns why no instance may start at the moment; empty: one
+        may. On such a node, new pools may have no instance before `allow`.
         """
         self._sandboxes, self._clock = sandboxes, clock
         self.memory = memory or Memory()
@@ -54,16 +54,17 @@ class LocalPools:
         self._keep_alive, self.tenant_instances = keep_alive, tenant_instances
         self._quotas: dict[str, Quota] = {}  # by tenant
         self._pools: dict[str, FunctionPool] = {}
-        # The functions with a pool that is not at rest, and a few more: of thousands of functions
-        # most are at rest. Every change of a pool adds its function here; `tick` removes it.
+        # The functions with a pool that is not at rest, and a few others; `tick` looks only at
+        # these, since most of thousands of functions are at rest. Every change of a pool adds its
+        # function here; `tick` removes it.
         self._active: dict[str, None] = {}
         self._closing = False
-        # Instances changed: their tenant and function.
+        # Emitted when instances changed: their tenant and function.
         self.on_change: Signal[str, str] = Signal()
         self._used: dict[tuple[str, str], CallStats] = {}
         self._is_bounded, self._problem = problem is not None, problem or str
-        # Functions without an instance, whose next call would wait for imports: `Parking` handles
-        # them.
+        # Functions without an instance, whose next invocation would wait for imports: `Parking`
+        # handles them.
         self._lacks_parked: set[str] = set()
         self.parked_is_lacking = asyncio.Event()
 
@@ -143,7 +144,9 @@ class LocalPools:
         return next((note for pool in self._of(function_id) if (note := pool.note)), "")
 
     async def egress(self, function_id: str) -> EgressRefusals:
-        """What the networks of its instances refused since the server started."""
+        """Connection attempts that the networks of the function's instances have refused since the
+        server started.
+        """
         return sum_egress(await asyncio.gather(*(pool.egress() for pool in self._of(function_id))))
 
     def instances(self, function_id: str | None = None) -> list[InstanceView]:
@@ -157,14 +160,15 @@ class LocalPools:
     # On a node of a fleet
 
     def allow(self, function_id: str, count: int, reachable: int) -> None:
-        """Allow the function that many instances here from now on; idle ones above that end, busy
-        ones after their call. `reachable`: the number that could be allowed if more were requested.
+        """Allow the function `count` instances here from now on; above this number, idle instances
+        end, and busy ones after their invocation. `reachable`: the number that could be allowed if
+        more were requested.
         """
         if function_id in self._pools:
             self._pools[function_id].allow(count, reachable)
 
     def wanted(self, function_id: str) -> int:
-        """The number of instances that the function has, and needs for waiting calls, if
+        """The number of instances that the function has, and those that it would start if they were
         allowed.
         """
         pool = self._pools.get(function_id)
@@ -178,18 +182,18 @@ class LocalPools:
         return pool.model.places.used if pool else 0
 
     def evict_idle(self, function_id: str, most: int) -> None:
-        """End that many idle instances that this node does not need."""
+        """End up to `most` idle instances that this node does not need."""
         for pool in reversed(self._of(function_id)):
             most -= pool.evict_idle(most)
 
     async def end_all(self, kind: ExitKind, by: str) -> None:
-        """End every running call that way, and wait until every instance is gone."""
+        """End every running invocation with this outcome, and wait until every instance is gone."""
         await asyncio.gather(*(pool.end_running(kind, by) for pool in list(self._all())))
 
     def lacking_parked(self) -> list[tuple[str, str]]:
         """Tenant and id of the functions for which an instance should be started now only to be
-        parked. Functions that have one by now are dropped; those whose start is postponed are
-        omitted.
+        parked. Functions that have an instance by now are forgotten; functions whose start is
+        postponed are only omitted.
         """
         for key in list(self._lacks_parked):
             if key not in self._pools or not self._pools[key].model.lacks_parked(NEVER):
@@ -203,8 +207,8 @@ class LocalPools:
         return bool(self._lacks_parked)
 
     async def park(self, function_id: str) -> bool:
-        """Start an instance of the function to be parked; return when that is over. False: there
-        was no memory or no slot for it.
+        """Start an instance of the function to be parked; return once the start is over. False:
+        there was no memory or no slot for the instance.
         """
         pool = self._pools.get(function_id)
         if pool is None or self._closing:
@@ -238,8 +242,8 @@ class LocalPools:
         return used
 
     async def aclose(self) -> None:
-        """End running calls as interrupted, and every instance. Waiting calls, preparations and
-        later requests get `ShuttingDown`.
+        """End running invocations as interrupted, and every instance. Waiting invocations,
+        preparations and later requests get `ShuttingDown`.
         """
         self._closing = True
         pools = list(self._all())
@@ -249,7 +253,7 @@ class LocalPools:
         await asyncio.gather(*(pool.end_running(kind, "server_stopped") for pool in pools))
 
     def _of(self, function_id: str) -> list[FunctionPool]:
-        """The function's own pool, and those of its other versions."""
+        """The function's own pool, and the pools of its other versions."""
         own = self._pools.get(function_id)
         return [] if own is None else [own, *own.beside.values()]
 
@@ -267,7 +271,9 @@ class LocalPools:
         return self._pools[function_id]
 
     def _pool_of(self, function_id: str, version: Version) -> FunctionPool:
-        """The pool for calls of this version: the function's own, or one beside it."""
+        """The pool for invocations of this version: the function's own pool, or a pool beside
+        it.
+        """
         own = self._pools.get(function_id)
         if own is None:
             raise RuntimeUnavailable("the function has no pool on this node")
@@ -283,7 +289,8 @@ class LocalPools:
                 )
             pool = self._new_pool(function_id, own.model.limits.beside, places)
             own.beside[version.id] = pool
-        if not pool.serves(version):  # it is new, or was closed and is empty or soon will be
+        # The pool is new, or it was closed and is, or soon will be, empty.
+        if not pool.serves(version):
             pool.serve(version)
         if own.model.previous == version.digest:
             pool.adopt_kept(own, version.digest)
@@ -293,7 +300,8 @@ class LocalPools:
         self, function_id: str, limits: PoolLimits, places: Places | None = None
     ) -> FunctionPool:
         quota = self._quotas.setdefault(limits.tenant_id, Quota(self.tenant_instances))
-        # Beside the function's own pool there is none: it learns from the function's own calls.
+        # Only the function's own pool has a policy, which learns from the invocations of the
+        # current version.
         keep_alive = self._keep_alive() if places is None else None
         model = Pool(limits, self.memory, keep_alive, quota, places)
         owner = PoolOwner(
@@ -320,7 +328,7 @@ class LocalPools:
             hear(pool.model.limits.tenant_id, function_id)
 
     def _drop_unused(self) -> None:
-        """Remove pools of other versions without instances and calls."""
+        """Remove pools of other versions without instances and invocations."""
         for own in filter(None, map(self._pools.get, self._active)):
             for key in [key for key, pool in own.beside.items() if pool.model.is_at_rest]:
                 pool = own.beside.pop(key)

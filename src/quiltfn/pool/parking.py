@@ -1,18 +1,16 @@
-"""Parking: keeps an instance of each function with slow imports, before a call needs it.
+"""Parking: keeps an instance of each function with slow imports, before an invocation needs it.
 
 An active Python function should always have a process with its modules imported. It has one after a
-deploy, and the idle rule parks the last one instead of ending it. This module handles the other
-cases: after a start of the server, and after the last instance ended with a failed call, it starts
-another one and parks it.
+deploy, and the idle rule parks the last instance instead of ending it. This module handles two
+other cases: after a start of the server, and after the last instance has ended with a failed
+invocation, it starts an instance and parks it.
 
 Rule 1: tenants take turns, the least recent turn first; within a tenant, the function with the most
-calls goes first.
-Rule 2: one instance at a time, followed by a pause as long as its start. So this takes at most half
-of one core, whatever calls do.
-Rule 3: a start blocks others for at most `SLOW_S`. It then continues beside those of other tenants,
-and its tenant has no turn until it is over and as long again. At most `SLOW_AT_ONCE` starts
-continue like this.
-Rule 4: this fills only half of the memory budget (`model/memory.py`), and evicts nothing.
+invocations goes first. Rule 2: one instance at a time, followed by a pause as long as its start. So
+parking takes at most half of one core. Rule 3: a start blocks others for at most `SLOW_S`. It then
+continues beside the starts of other tenants, and its tenant has no turn until the start is over,
+and then for as long again. At most `SLOW_AT_ONCE` starts continue like this. Rule 4: parking fills
+only half of the memory budget (`model/memory.py`), and evicts nothing.
 """
 
 import asyncio
@@ -25,20 +23,21 @@ from quiltfn.pool.local import LocalPools
 
 # Seconds to wait if there was no room, or if all starts are postponed.
 AGAIN_S = 10.0
-# Number of starts between searches for functions without an instance: a search checks all of them.
+# Number of starts between searches for functions without an instance, since a search checks all of
+# them.
 BATCH = 16
 SLOW_S, SLOW_AT_ONCE = 5.0, 2
 
 
 class Parking:
-    """Parks the instances that `pools` lack. `calls`: the number of a function's calls."""
+    """Parks the instances that `pools` lack. `calls`: the number of a function's invocations."""
 
     def __init__(self, pools: LocalPools, calls: Callable[[str], int]) -> None:
         self._pools, self._calls = pools, calls
         self._turns = count(1)
-        self._last_turn: dict[str, int] = {}  # of tenants with functions without an instance
+        self._last_turn: dict[str, int] = {}  # for tenants with functions that lack an instance
         self._slow = TaskGroup()
-        # Tenants without a turn for now, since one of their starts is slow.
+        # Tenants that have no turn for now, since one of their starts is slow.
         self._resting: set[str] = set()
 
     async def run(self) -> None:
@@ -56,7 +55,7 @@ class Parking:
             await self._slow.aclose()
 
     async def _park_some(self) -> bool:
-        """Park instances for tenants whose turn it is; return whether there was room for any."""
+        """Park instances for some tenants in turn; return whether there was room for any."""
         has_parked = False
         for tenant_id, function_id in islice(self._in_turn(), BATCH):
             if tenant_id not in self._resting:
@@ -71,7 +70,7 @@ class Parking:
             lacking.setdefault(tenant_id, []).append(function_id)
         self._last_turn = {one: self._last_turn.get(one, 0) for one in lacking}
         for ids in lacking.values():
-            ids.sort(key=self._calls)  # most calls last
+            ids.sort(key=self._calls)  # most invocations last
         while waiting := [one for one in lacking if lacking[one] and one not in self._resting]:
             waiting.sort(
                 key=lambda tenant: (self._last_turn[tenant], -self._calls(lacking[tenant][-1]))
@@ -80,7 +79,9 @@ class Parking:
                 yield tenant_id, lacking[tenant_id].pop()
 
     async def _park(self, tenant_id: str, function_id: str) -> bool:
-        """Return whether there was room for one. Its start may still be in progress."""
+        """Park an instance; return whether there was room. A slow start may still be in
+        progress.
+        """
         loop = asyncio.get_running_loop()
         began, start = loop.time(), asyncio.ensure_future(self._pools.park(function_id))
         try:

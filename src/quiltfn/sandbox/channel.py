@@ -86,7 +86,8 @@ class LauncherChannel:
     def _receive(self) -> None:
         while True:
             try:
-                # socket.recv_fds ignores its flags, so processes started later would inherit these.
+                # Not socket.recv_fds, which ignores flags: processes started later would inherit
+                # the descriptors.
                 data, ancillary, flags, _ = self._socket.recvmsg(
                     MESSAGE_MAX,
                     socket.CMSG_SPACE(DESCRIPTORS_MAX * 4),
@@ -102,7 +103,7 @@ class LauncherChannel:
             descriptors = descriptors_of(ancillary)
             message = json.loads(data)
             if flags & socket.MSG_CTRUNC:
-                # A descriptor is missing, so the others and the sandbox are of no use.
+                # a descriptor is missing, so the others and the sandbox are useless
                 self._unclaimed(message, descriptors)
                 message, descriptors = {"n": message["n"], "error": TRUNCATED}, array("i")
             future = self._waiting.get(message["n"])

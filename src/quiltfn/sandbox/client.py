@@ -71,8 +71,8 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 PLAIN = SandboxTemplate(Kind.SHELL, None, "none", (), Isolation.CRUN)
-# In seconds: how long after a creation sandboxes are assumed to work; the pause between a failed
-# probe and the next; and how long a caller waits for a probe.
+# Seconds for which sandboxes are assumed to work after a creation, between a failed probe and the
+# next one, and for which a caller waits for a probe.
 PROVEN_S, RETRY_S, PROBE_TIMEOUT_S = 10.0, 1.0, 2.0
 NEVER = -1e9
 now = time.monotonic
@@ -113,7 +113,7 @@ class LauncherSandboxes:
         try:
             sandbox = await self._make(template, limits)
         except SandboxFailed:
-            self._made_at = NEVER  # A probe finds out whether only its image or network failed.
+            self._made_at = NEVER  # a probe then finds out whether only this image or network fails
             raise
         if template.isolation is Isolation.CRUN:
             self._made_at, self._why_not = now(), None

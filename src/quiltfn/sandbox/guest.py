@@ -37,13 +37,14 @@ OUTPUT_LIMITS = OutputLimits(wire.STDOUT_MAX, wire.STDERR_MAX)
 # The guest enforces the deadline. If it has not reported the end this long after the deadline, the
 # sandbox is killed from outside.
 OUTER_DEADLINE_S = 0.5
-# How long the launcher may take to end a sandbox before the guest has to end it by itself, and how
-# long the guest may take.
+# Seconds that the launcher may take to end a sandbox before the guest has to end it, and that the
+# guest may take.
 LAUNCHER_ANSWERS_S, GUEST_ENDS_S = 0.5, 5.0
 CONTROL_PIECE = 64 * 1024
 # The limit on descriptors that arrived before their frames.
 DESCRIPTORS_MAX = 2
-# The guest gives a runner 120 s to start. A busy sandbox may notice late that they have passed.
+# Longer than the 120 s that the guest gives a runner to start, since a busy sandbox may notice
+# their end late.
 RUNNER_STARTS_WITHIN_S = 125.0
 DEFAULT_DIRECTORY, IMAGE_DIRECTORY = "/tmp", "/app"
 
@@ -63,13 +64,13 @@ RUNNERS = {
 # Node ignores the limit of its control group; with the machine's memory as its limit it would
 # collect garbage too late.
 NODE_HEAP_SHARE = 0.75
-# Node's message and signal when its heap is full. That happens below the memory limit, so the
+# Node's message and signal when its heap is full. The heap is full below the memory limit, so the
 # kernel kills nothing.
 HEAP_IS_FULL = b"JavaScript heap out of memory"
 
 
 def handler_argv(spec: VersionSpec) -> list[str]:
-    """The command line for the guest. A shell expands variables in it."""
+    """The command line for the guest, which has a shell expand variables in it."""
     kind = spec.runtime_snapshot.kind
     if spec.runtime_snapshot.is_command_line:
         return ["/bin/sh", "-c", spec.handler]
@@ -129,7 +130,9 @@ def default_directory(spec: VersionSpec) -> str:
 
 
 class GuestSandbox(asyncio.Protocol):
-    """Implements `ports.Sandbox` with a guest. One call at a time, except with a server."""
+    """Implements `ports.Sandbox` with a guest. Runs one invocation at a time, except with a web
+    server.
+    """
 
     def __init__(
         self,
@@ -239,7 +242,7 @@ class GuestSandbox(asyncio.Protocol):
             return _ended_before()
         self.is_clean = False
         self._write(frame)
-        del frame  # sent already, and possibly long
+        del frame  # the frame is already sent, and possibly long
         self._overdue_at = self._loop.time() + call.timeout_s + OUTER_DEADLINE_S
         if self._outer is None or self._outer_at > self._overdue_at:
             self._look_again_at(self._overdue_at)
@@ -310,7 +313,8 @@ class GuestSandbox(asyncio.Protocol):
             self._on_lost()
 
     def _hear(self, event: wire.Event) -> None:
-        # The most frequent first. `match` takes several times as long, and this runs per frame.
+        # The most frequent event comes first. This runs per frame, and `match` would take several
+        # times as long.
         if isinstance(event, wire.Output) and self._awaits(event.nonce):
             assert self._output is not None
             self._output.append(event.stream, event.data)
@@ -343,7 +347,9 @@ class GuestSandbox(asyncio.Protocol):
     # Web servers -----------------------------------------------------------------------------
 
     def _read_descriptors(self) -> None:
-        """Reads the guest's socket directly from now on: a transport loses the descriptors."""
+        """Reads the guest's socket directly from now on, since a transport loses the
+        descriptors.
+        """
         if self._transport is None or self._transport.is_closing():
             return
         self._transport.pause_reading()
@@ -443,7 +449,9 @@ class GuestSandbox(asyncio.Protocol):
         return True
 
     def _was_killed_for_memory(self) -> bool:
-        """Whether the kernel has killed for memory in this control group since the last query."""
+        """Whether the kernel has killed a process in this control group for memory since the last
+        query.
+        """
         if self._events < 0:
             return False
         try:
@@ -488,7 +496,7 @@ class GuestSandbox(asyncio.Protocol):
             return
         self._overdue = True
         self._long_output = None
-        self._read_on()  # else the end of the connection would not be seen
+        self._read_on()  # a paused transport would not notice the end
         self._channel.tell("kill", sandbox=self.id)
         self._end_alone()
 
@@ -508,11 +516,11 @@ class GuestSandbox(asyncio.Protocol):
         assert self._transport is not None
         if not self._transport.is_closing():
             self._long_output = None
-            self._read_on()  # else the end of the connection would not be seen
+            self._read_on()  # a paused transport would not notice the end
             self._transport.write_eof()
 
     def _break(self) -> None:
-        """Aborts the connection without waiting for the guest to report the end."""
+        """Aborts the connection, without waiting for the guest to report the end."""
         if self._transport is not None:
             self._is_broken = True
             self._transport.abort()

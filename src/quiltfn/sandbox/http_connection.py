@@ -1,11 +1,10 @@
 """A connection to an HTTP server in a sandbox: one request and its response at a time.
 
 Rule 1: the server is trusted as little as any handler. Invalid HTTP, an endless head, or a byte
-outside of a response ends the connection, and with it at most its current request.
-Rule 2: nothing is buffered: a response is passed on as it arrives, and a body is read only as fast
-as the server takes it.
-Rule 3: reading a response costs us no more than it costs its server, unless it is cut into tiny
-chunks. So their rate is limited, over all connections to a server.
+outside of a response ends the connection, and with it at most its current request. Rule 2: nothing
+is buffered: a response is passed on as it arrives, and a body is read no faster than the server
+takes it. Rule 3: reading a response costs no more CPU time here than sending it costs the server,
+except for tiny chunks. So the rate of tiny chunks is limited, over all connections to a server.
 Rule 4: a server may respond before it has read the body, and close the connection. Its response is
 still read, though the next write fails.
 """
@@ -26,7 +25,8 @@ HEAD_MAX_BYTES, HEADERS_MAX = 64 * 1024, 256
 PIECE_BYTES = 64 * 1024
 WITHOUT_BODY = frozenset({204, 304})
 TOO_LONG = f"the server's response has a head of more than {HEAD_MAX_BYTES} bytes"
-# One chunk per this number of bytes received together costs no more than the bytes.
+# One chunk for each N bytes that are received together costs no more than the bytes; further chunks
+# are tiny.
 BYTES_OF_A_CHUNK = 1024
 # The limit on tiny chunks per second, over all responses of a server.
 TINY_CHUNKS_PER_S = 100_000
@@ -37,7 +37,7 @@ ROOM_AGAIN_S = 0.5
 class Wait(Enum):
     """The reason for a pause in reading."""
 
-    FOR_ROOM = auto()  # for long output
+    FOR_ROOM = auto()  # there is no room for long output
     FOR_CHUNKS = auto()
 
 
@@ -119,11 +119,12 @@ class HttpConnection(asyncio.Protocol):
         self._is_sending = False  # a body is being sent
         self._is_write_paused = False
         self._writable: asyncio.Future[None] | None = None
-        # A duplicate of the socket while a body is sent, readable after a failed write.
+        # While a body is sent, a duplicate of the socket, which stays readable after a failed
+        # write.
         self._again = -1
 
     def rest(self, now: float) -> None:
-        """It is idle from now on."""
+        """Called when the connection becomes idle."""
         self.idle_since = now
 
     def send(self, head: bytes, body: bytes, to: Answered, *, is_head_request: bool) -> None:
@@ -178,7 +179,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Closes the connection. Its current request gets no further calls."""
+        """Closes the connection. The `Answered` of its current request is not called any more."""
         is_busy, self._to, self.is_open = self.is_busy, None, False
         self._forget_again()
         transport = self._transport
@@ -220,7 +221,7 @@ class HttpConnection(asyncio.Protocol):
             if isinstance(error.__context__, HeadTooLongError):
                 self._end(str(error.__context__))
                 return
-            # An exception in one of our callbacks is a bug.
+            # an exception in a callback of this class is a bug
             if isinstance(error, httptools.HttpParserCallbackError):
                 raise
             self._end("the server's response is not HTTP/1.1: " + _first_line(error))
@@ -267,7 +268,9 @@ class HttpConnection(asyncio.Protocol):
         return not has_length and self._parser.get_status_code() not in WITHOUT_BODY
 
     def _hand_on(self) -> None:
-        """Passes on the received pieces of the body as one: many small ones would cost more."""
+        """Passes on the received pieces of the body joined, since many small pieces would cost
+        more.
+        """
         pieces = self._pieces
         self._pieces, self._has_new_head = [], False
         self._chunks += len(pieces)
@@ -333,7 +336,7 @@ class HttpConnection(asyncio.Protocol):
         self._has_new_head = True
         self._to.head(status, self._fields)
         if self._is_head_request:
-            # The parser now expects the body announced by a length, so the connection is unusable.
+            # The parser now expects a body of the announced length, so the connection is unusable.
             self.is_open = False
             self._end(None)
 

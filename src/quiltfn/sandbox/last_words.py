@@ -1,4 +1,6 @@
-"""Error messages of programs that did not start, with their last output, often the cause."""
+"""Error messages for programs that did not start, with their last output, which often has the
+cause.
+"""
 
 from quiltfn.ports import SandboxRefused
 
@@ -13,7 +15,9 @@ def with_last_line(why: str, written: bytes) -> str:
 
 
 def refused(sentence: str, written: bytes) -> SandboxRefused:
-    """The error with the last `LAST_WORDS_BYTES` of the output, unless the sentence has them."""
+    """The error with the last `LAST_WORDS_BYTES` of the output, unless the sentence already has all
+    of it.
+    """
     text = _text(written)
     return SandboxRefused(sentence, "" if text.strip() in sentence else text)
 

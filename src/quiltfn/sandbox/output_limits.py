@@ -3,13 +3,13 @@
 import msgspec
 
 MIB = 1024 * 1024
-# Output beyond this is read only when there is room for long output.
+# Output above this size is read only while there is room for long output.
 SHORT_OUTPUT_BYTES = 256 * 1024
 
 
 class OutputLimits(msgspec.Struct, frozen=True):
-    """The maximum bytes kept of each stream of an invocation. `result`: of the result of a runner's
-    handler, and of a server's response; 0: these count as standard output.
+    """The maximum bytes kept of each stream of an invocation. `result`: the maximum for the result
+    of a runner's handler, and for a web server's response; 0: these count as standard output.
     """
 
     stdout: int

@@ -1,12 +1,13 @@
-"""Prewarmed sandboxes: still unused, they can become an instance of any fitting version.
+"""Prewarmed sandboxes: unused sandboxes, each of which can become an instance of any version with
+its template.
 
 Rule 1: a sandbox is taken once and never put back; a former instance is destroyed. Rule 2:
 prewarming never delays an invocation: sandboxes are created one at a time, and only after a moment
 without requests for one. Rule 3: if none is left, the next sandbox is created on demand.
 
-The stock of a template follows demand: `per_template` for each template used in the last ten
-minutes, more if more were taken at once, none for an unused template. All together stay within a
-share of the instances' memory budget, and count against it.
+The stock of a template follows demand: `per_template` for each template that was used in the last
+ten minutes, more if more sandboxes were taken at once, none for other templates. All prewarmed
+sandboxes together stay within a share of the instances' memory budget, and count against it.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from quiltfn.sandbox.client import LauncherSandboxes, Limits, SandboxTemplate
 from quiltfn.sandbox.guest import GuestSandbox
 
 _log = structlog.get_logger("quiltfn.sandbox")
-# The time without requests for a sandbox before the next one is prewarmed.
+# Seconds without requests for a sandbox before the next one is prewarmed.
 CALM_S = 0.03
 # The delay before a failed attempt is repeated; it doubles with each further failure.
 RETRY_S, RETRY_MOST_S = 5.0, 60.0
@@ -36,8 +37,8 @@ MOST_OF_A_TEMPLATE = 16
 # For all templates of tenants together: each sandbox takes one of the machine's uid ranges, which
 # no tenant's quota counts.
 MOST_OF_TENANTS = 192
-# The share of the instances' memory budget for all of them, and the pause in prewarming after some
-# were given up because memory was short.
+# The maximum share of the instances' memory budget; and the seconds without prewarming after
+# sandboxes were ended because memory was short.
 MEMORY_SHARE = 0.07
 PAUSE_S = 10.0
 BASE = Limits()
@@ -99,7 +100,7 @@ class PrewarmedSandboxes:
         return await self._source.why_not()
 
     def images(self) -> frozenset[str]:
-        """The digests of the images that they show."""
+        """The digests of the images that prewarmed sandboxes show."""
         return frozenset(
             image
             for template, stock in self._stocks.items()
@@ -111,9 +112,9 @@ class PrewarmedSandboxes:
         template = SandboxTemplate.of(spec.runtime_snapshot)
         stock = self._note(template, is_asked=True)
         while stock.ready:
-            # The oldest first: its interpreter has most likely started.
+            # the oldest first, since its interpreter has most likely started
             sandbox = stock.ready.popleft()
-            self._count(-cost(template))  # from here on it counts as an instance
+            self._count(-cost(template))  # from here on, the sandbox counts as an instance
             if not sandbox.is_alive:
                 continue
             sandbox.watch(_nothing, _nothing)
@@ -154,7 +155,8 @@ class PrewarmedSandboxes:
 
     def _note(self, template: SandboxTemplate, *, is_asked: bool) -> _Stock:
         now = self._clock.now()
-        # Without a stock, unused entries would never be dropped, and each upload is a new template.
+        # Without prewarming nothing drops unused entries, so none is added: each upload is a new
+        # template.
         stock = self._stocks.setdefault(template, _Stock()) if self._per_template else _Stock()
         stock.used_at = now
         if is_asked:
@@ -168,7 +170,9 @@ class PrewarmedSandboxes:
         return stock
 
     async def _fill(self) -> None:
-        """Fills the stock, one sandbox at a time while no calls need one, until cancelled."""
+        """Until cancelled, creates missing sandboxes one at a time, while no invocation needs a
+        sandbox.
+        """
         while True:
             self._changed.clear()
             calm = self._last_asked + CALM_S - self._clock.now()
@@ -185,7 +189,7 @@ class PrewarmedSandboxes:
             await self._drop_unused()
 
     def _pause(self) -> float:
-        """How long to sleep if no event comes, in seconds."""
+        """Seconds to wait for an event."""
         now = self._clock.now()
         retries = [stock.retry_at - now for stock in self._stocks.values() if stock.failures]
         return max(CALM_S, min([UNUSED_AFTER_S / 10, *retries]))
@@ -203,7 +207,9 @@ class PrewarmedSandboxes:
         self._memory.count(mib)
 
     def _missing(self) -> SandboxTemplate | None:
-        """The template that lacks most sandboxes, among those with room in memory."""
+        """The template that lacks the most sandboxes, among templates whose sandboxes fit into the
+        memory.
+        """
         if self._memory.waiting or self._clock.now() < self._paused_until:
             return None
         now, most = self._clock.now(), MEMORY_SHARE * self._memory.budget_mib
@@ -225,15 +231,15 @@ class PrewarmedSandboxes:
         return min(MOST_OF_A_TEMPLATE, max(self._per_template, stock.most_at_once))
 
     async def _add(self, template: SandboxTemplate) -> None:
-        self._memory.count(cost(template))  # while it is made, too
+        self._memory.count(cost(template))  # counts while it is created, too
         try:
             sandbox = await self._source.make(template, BASE)
         except BaseException as error:
             self._memory.count(-cost(template))
             if not isinstance(error, Exception):
                 raise
-            # Filling goes on after any error: descriptors that ran out come back. A caller that
-            # needs a sandbox meanwhile creates one, and gets the error if that fails.
+            # Filling continues after any error: if descriptors ran out, some become free again. A
+            # caller that needs a sandbox meanwhile creates it, and gets the error if that fails.
             _log.warning(
                 "a prewarmed sandbox could not be created", reason=str(error) or repr(error)
             )
@@ -261,7 +267,7 @@ class PrewarmedSandboxes:
             self._changed.set()
 
     async def _drop_unused(self) -> None:
-        """Destroys the stock of templates unused for long."""
+        """Destroys the stock of templates that were unused for long."""
         now = self._clock.now()
         old = [
             template
@@ -277,7 +283,7 @@ class PrewarmedSandboxes:
 
 
 def cost(template: SandboxTemplate) -> float:
-    """The memory of one waiting sandbox in MiB; a prepared one contains an interpreter."""
+    """The memory of one prewarmed sandbox in MiB; some contain an interpreter."""
     started = Kind.PYTHON if template.kind is Kind.PYTHON else Kind.SHELL
     return idle_mib(started, template.isolation)
 

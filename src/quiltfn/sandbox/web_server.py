@@ -3,11 +3,10 @@
 The guest creates sockets inside the sandbox and passes them out as descriptors. So requests go
 straight to the server, over the loopback interface of the sandbox and past the guest.
 
-Rule 1: an ended invocation has no connection: either its end closed that, or the response was
-complete.
-Rule 2: output of the server goes to exactly one record: that of the oldest running invocation or,
-if none runs, of the next one. Above `LOG_BYTES_PER_S` the server has to wait.
-Rule 3: a streamed body is sent only once, on a new connection.
+Rule 1: an ended invocation has no connection: either its response was complete, or its end closed
+the connection. Rule 2: output of the server goes to exactly one record: that of the oldest running
+invocation or, if none runs, of the next one. Above `LOG_BYTES_PER_S` the server has to wait. Rule
+3: a streamed body is sent only once, on a new connection.
 """
 
 import asyncio
@@ -40,10 +39,11 @@ from quiltfn.sandbox.last_words import LAST_WORDS_BYTES, refused, with_last_line
 from quiltfn.sandbox.output_limits import MIB, SHORT_OUTPUT_BYTES, OutputLimits
 
 LOOPBACK = "127.0.0.1"
-# How much output between invocations is kept for the next one.
+# Maximum bytes of output between two invocations that are kept for the second.
 LOG_BETWEEN_BYTES = 16 * 1024
 LOG_BYTES_PER_S = 1024 * 1024
-# The minimum that a read of the log counts: waking up costs more than a short read.
+# Each read of the log counts at least this number of bytes, since waking up costs more than a short
+# read.
 LOG_READ_BYTES = 256
 PIECE = 64 * 1024
 NO_BYTES = bytes(4)  # the kernel's byte count of an empty pipe
@@ -55,14 +55,14 @@ IN_FRONT = " (it has to stay in the foreground)"
 NO_SUCH_PATH = (
     " (AWS_LWA_PASS_THROUGH_PATH sets the path for invocations that are not HTTP requests)"
 )
-# The interval of readiness checks at first and at most. It grows with the duration of the start: a
-# check each time that this is a twentieth longer.
+# The first and the longest interval between readiness checks. Each interval is a twentieth of the
+# time since the start.
 LOOK_EVERY_S, LOOK_AT_LEAST_EVERY_S, LATER_BY = 0.01, 0.5, 0.05
 UNHEALTHY_FROM = 500
-# How long to wait, after a lost connection, for a report that the server has ended.
+# Seconds to wait, after a lost connection, for a report that the server has ended.
 END_HEARD_WITHIN_S = 0.25
 NO_DESCRIPTORS = "the platform has no file descriptors left"
-# Headers that describe the invocation, by the variables that tell other handlers the same.
+# Headers that describe the invocation, and the variables that other handlers get instead.
 ABOUT = (
     ("x-invocation-id", "QUILT_INVOCATION_ID"),
     ("x-invocation-deadline-ms", "QUILT_DEADLINE_MS"),
@@ -77,7 +77,7 @@ class Exchange:
     """
 
     connection: HttpConnection | None = None
-    sending: asyncio.Task[None] | None = None  # its body
+    sending: asyncio.Task[None] | None = None  # sends the body of the request
     # `is_reused`: the connection has served an earlier request; `is_again`: this is a resend.
     is_reused = is_again = False
     _status, _prelude = 0, b""
@@ -122,7 +122,7 @@ class Exchange:
             why = f"the server's response cannot be sent: {error}"
             self.fail(HttpFailed(None, why))
             return
-        self._prelude = prelude  # sent with the first piece of the body
+        self._prelude = prelude  # passed on with the first piece of the body
 
     def body(self, data: bytes) -> None:
         if self.ended.done():
@@ -222,8 +222,8 @@ class _Probe:
 class WebServer:
     """The server of one sandbox. `log`: the read end of its output pipe, owned by this object from
     now on. `ask_socket`: requests a socket from the guest; `socket_came` receives it.
-    `was_killed_for_memory`: whether the kernel has killed for memory since the last query. The
-    constructor raises `SandboxRefused` if the log isn't a pipe.
+    `was_killed_for_memory`: returns whether the kernel has killed a process for memory since the
+    last query. The constructor raises `SandboxRefused` if the log isn't a pipe.
     """
 
     def __init__(
@@ -234,7 +234,7 @@ class WebServer:
         ask_socket: Callable[[], None],
         was_killed_for_memory: Callable[[], bool],
     ) -> None:
-        if not stat.S_ISFIFO(os.fstat(log).st_mode):  # it might block ends
+        if not stat.S_ISFIFO(os.fstat(log).st_mode):  # writes into another kind of file might block
             os.close(log)
             raise SandboxRefused("the guest did not send a pipe")
         self._settings, self._log, self._limits = settings, log, limits
@@ -251,7 +251,7 @@ class WebServer:
         self._log_room = LOG_BYTES_PER_S
         self._refill: asyncio.TimerHandle | None = None
         self._overdue: asyncio.TimerHandle | None = None
-        # The time of that timer; uvloop's timers do not always provide it.
+        # When `_overdue` is due; uvloop's timers do not always provide it.
         self._overdue_at = 0.0
         self._chunk_room = ChunkRoom()
         os.set_blocking(log, False)
@@ -260,7 +260,7 @@ class WebServer:
     # Its start ---------------------------------------------------------------------------------
 
     async def wait_until_ready(self) -> None:
-        """Waits until it accepts connections or passes its readiness check. Raises
+        """Waits until the server accepts connections or passes its readiness check. Raises
         `SandboxRefused`.
         """
         port, path = self._settings.port, self._settings.readiness_path
@@ -301,7 +301,7 @@ class WebServer:
     # Calls -------------------------------------------------------------------------------------
 
     async def call(self, call: Call) -> CallResult:
-        """As `ports.Sandbox.call`, but several may run at once."""
+        """Like `ports.Sandbox.call`, but several may run at once."""
         try:
             framing = None if call.body is None else framing_of(call.body.length)
             request = request_of(call.payload, self._settings.event_path, _about(call), framing)
@@ -341,7 +341,7 @@ class WebServer:
         return any(ended)
 
     def _look_for_overdue_at(self, at: float) -> None:
-        """Sets the one timer for all deadlines; a timer each would slow every invocation."""
+        """Sets the one timer for all deadlines; a timer for each would slow every invocation."""
         if self._overdue is not None:
             self._overdue.cancel()
         self._overdue_at = at
@@ -367,7 +367,7 @@ class WebServer:
     async def _pass_on(
         self, exchange: Exchange, connection: HttpConnection, body: StreamedBody
     ) -> None:
-        """Sends a body while it arrives. If it stays incomplete, the invocation ends."""
+        """Sends a body while it arrives. If the body remains incomplete, the invocation ends."""
         try:
             await connection.send_body(body)
         except BodyCut as error:
@@ -476,7 +476,9 @@ class WebServer:
     # Its log -----------------------------------------------------------------------------------
 
     def _look_at_log(self) -> None:
-        """As `_read_log`, for when the pipe is mostly empty: this check is cheaper than a read."""
+        """Like `_read_log`, but checks first whether the pipe is empty, as it mostly is: the check
+        is cheaper than a read.
+        """
         if self._log >= 0 and fcntl.ioctl(self._log, termios.FIONREAD, NO_BYTES) != NO_BYTES:
             self._read_log()
 
@@ -496,7 +498,8 @@ class WebServer:
             self._refill = self._loop.call_later(1.0, self._refilled)
         if self._log_room <= 0:
             self._loop.remove_reader(self._log)
-        # Some shells write a message in pieces, and its newline separately.
+        # more than the last words, since some shells write a message in pieces, and its newline
+        # separately
         self._last_words = (self._last_words + data)[-2 * LAST_WORDS_BYTES :]
         # An ended exchange is still listed until its task continues.
         owner = next((one for one in self._running if not one.ended.done()), None)

@@ -28,7 +28,7 @@ from quiltfn.store import (
 from quiltfn.store.calls.retention import SqlRetention
 
 Task = Callable[[], Coroutine[None, None, None]]
-# Reloads all stored objects of one kind into memory.
+# Reloads all stored objects of one kind into memory, if called with None.
 TakeOver = Callable[[None], Awaitable[None]]
 # Seconds before a failed task is restarted.
 AGAIN_S = 10.0
@@ -37,9 +37,7 @@ _log = structlog.get_logger("quiltfn.server.background")
 
 
 async def keep_running(task: Task) -> None:
-    """Run a task to its end. A bug must not end it unnoticed while the server runs on: the
-    exception is logged, and the task is restarted.
-    """
+    """Run a task until it returns. After an exception, which is a bug, restart the task."""
     while True:
         try:
             return await task()
@@ -49,17 +47,17 @@ async def keep_running(task: Task) -> None:
 
 
 async def run_recovered(journal: SpoolJournal, dispatcher: Dispatcher) -> None:
-    """After a start on a full disk: once there is space, queue the work again that the previous
-    server had claimed.
+    """After a start on a full disk: once there is space, start the dispatcher with the work that
+    the previous server had claimed.
     """
     if await journal.recovered():
         await until_stored(dispatcher.start)
 
 
 async def compare_when_unsure(store: SqlStore, take_overs: Iterable[TakeOver]) -> None:
-    """For a standalone server, until cancelled: if the store could not say whether it made a
-    change, reloads memory from the store once that accepts a write again. Writes are serial, so by
-    then the uncertain change was either made or never will be.
+    """For a standalone server, until cancelled: after a write with an unknown outcome, reload
+    memory from the store once the store accepts a write again. Writes are serial, so by then the
+    uncertain write was either made or never will be.
     """
 
     async def compare() -> None:
@@ -78,7 +76,7 @@ def inputs_bound(chosen: Settings) -> StorageLimit:
 
 
 def background_tasks(ground: Ground, services: Services) -> tuple[Task, ...]:
-    """The tasks that remove what has expired."""
+    """The tasks that remove expired data."""
     chosen, database, clock = ground.settings, ground.database, services.clock
     keep_s = chosen.keep_invocations_days * DAY_S
     size = StorageLimit(tenant=chosen.tenant_invocations_bytes, all=chosen.keep_invocations_bytes)
@@ -86,7 +84,7 @@ def background_tasks(ground: Ground, services: Services) -> tuple[Task, ...]:
     audit_limit = StorageLimit(tenant=chosen.tenant_audit_bytes, all=chosen.audit_bytes)
 
     def oldest_kept() -> int | None:
-        """Deliveries that ended before this time are removed, as records are."""
+        """Deliveries that ended before this time are removed, like records."""
         return int(clock.trusted() - keep_s) if keep_s else None
 
     retention = SqlRetention(database, clock)

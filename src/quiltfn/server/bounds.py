@@ -21,7 +21,7 @@ def tenant_limits(chosen: Settings) -> TenantLimits:
 
 
 def budgets(chosen: Settings) -> Budgets:
-    # Streams use at most half of the connections, however many tenants have streams.
+    # The streams of all tenants together use at most half of the connections.
     streams = StreamSlots(chosen.tenant_streams, max(1, chosen.connections_max // 2))
     waits = StreamSlots(max(1, chosen.connections_max // 4), streams.of_all, WAITING)
     return Budgets(BodyBudget(chosen.bodies_max_bytes), streams=streams, waits=waits)

@@ -49,7 +49,7 @@ class CannotServe(Exception):
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts about a server's machine. `secrets`: each by the setting that names its file;
+    """The facts about a server's machine. `secrets`: by the setting that names the secret's file;
     `fleet`: its configuration as a node of a fleet, None on a standalone server.
     """
 
@@ -96,7 +96,7 @@ async def open_ground(
     node: Node,
     stack: AsyncExitStack,
 ) -> Ground:
-    """Open it; `stack` closes it. Raises `CannotServe` and the errors of its parts."""
+    """Open the resources; `stack` closes them. Raises `CannotServe` and the errors of the parts."""
     telemetry = await stack.enter_async_context(
         open_telemetry(settings, node.machine, clock, node.secret("otlp_headers_file"))
     )
@@ -111,7 +111,7 @@ async def open_ground(
         except NodeRemoved as error:
             raise CannotServe(str(error)) from None
     clock_store = SqlClockStore(opened.database, is_shared=others.are_possible)
-    # By trusted time, the journal decides about the previous server's work.
+    # before the journal starts, which treats the previous server's work by trusted time
     await resume_clock(clock, clock_store)
     is_strict = settings.durability == "strict"
     journal = SpoolJournal(opened.database, settings.data_dir, clock, is_strict=is_strict)
@@ -144,7 +144,9 @@ async def open_ground(
 async def _started_idempotency(
     chosen: Settings, store: SqlStore, clock: ResumableClock, stack: AsyncExitStack
 ) -> Idempotency:
-    """Responses to repeated requests, whose calls are in the journal."""
+    """The stored responses for repeated requests. Needs the journal, which has their
+    invocations.
+    """
     bound = StorageLimit(tenant=chosen.tenant_answers_bytes, all=chosen.keep_answers_bytes)
     answers = SqlIdempotencyStore(store.database, bound)
     await answers.start(error_body(DIED))
@@ -156,7 +158,9 @@ async def _started_idempotency(
 async def _started_access(
     chosen: Settings, keys: SqlKeys, clock: ResumableClock, node: Node, disabled: DisabledTenants
 ) -> Access:
-    """Raises `CannotServe` if other machines can reach the address while no key is required."""
+    """The credentials. Raises `CannotServe` if other machines can reach the address and no key is
+    required.
+    """
     access = Access(
         keys,
         clock,

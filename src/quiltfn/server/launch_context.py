@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from quiltfn.fleet.files import NodeFile
 
 BUDGET_SHARE = 0.75
-# Standard streams, event loop, listener, database, spool, and files that requests open briefly.
+# Reserved for standard streams, event loop, listener, database, spool, and files that requests open
+# briefly.
 FILES_OF_ITS_OWN = 64
 PR_SET_DUMPABLE = 4
 
 
 class Inherited(msgspec.Struct, frozen=True, kw_only=True):
     """The launcher's data. `secrets`: the contents of files that only root may read; `fleet`: the
-    file that makes the server a node of a fleet, whose store and name are then in the settings.
+    file that makes the server a node of a fleet; the settings then have the file's store and name.
     """
 
     channel: socket.socket
@@ -98,12 +99,14 @@ def node_file(text: str | None) -> "NodeFile | None":
 
 
 def budget_mib(chosen: settings.Settings, machine_mib: int) -> int:
-    """The memory for all instances together, and so the maximum for one function."""
+    """The memory for all instances together, which is also the maximum for one function."""
     return min(chosen.memory_budget_mib or int(BUDGET_SHARE * machine_mib), machine_mib)
 
 
 def connections_max(files: int) -> int:
-    """Maximum connections of a server with this many open files: the sandboxes get the rest."""
+    """Maximum connections of a server with this limit on open files; the remaining files are for
+    sandboxes.
+    """
     return (files - FILES_OF_ITS_OWN) // 2
 
 

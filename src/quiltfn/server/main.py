@@ -1,4 +1,4 @@
-"""The server's process: it takes over what the launcher left, serves, and drains on SIGTERM.
+"""The server's process: takes over the launcher's descriptors, serves, and drains on SIGTERM.
 
 The launcher starts this program confined and unprivileged, with three inherited descriptors: a
 socket to the launcher, a bound socket to listen on, and a memory file with settings, secrets and
@@ -20,8 +20,8 @@ if __name__ == "__main__":
     # Imported objects stay. Collecting garbage during the imports would add a seventh to their
     # time; `main` turns the collector on again.
     gc.disable()
-    # Optional imports of structlog, if they are installed: for formatted terminal output, and for
-    # greenlets, which a server does not use.
+    # Modules that structlog imports if they are installed, for formatted terminal output and for
+    # greenlets. A server uses neither, so their imports fail here.
     for of_structlog in ("rich", "greenlet"):
         sys.modules[of_structlog] = None  # type: ignore[assignment]
 
@@ -63,7 +63,7 @@ CERTIFICATE_SOON_DAYS = 30
 async def launcher_sandboxes(
     given: Inherited, clock: Clock, memory: Memory
 ) -> AsyncIterator[StockedSandboxes]:
-    """The launcher's sandboxes, with a warm stock that is filled from now on."""
+    """The launcher's sandboxes, with a warm stock that begins to fill."""
     chosen = given.settings
     channel = LauncherChannel(given.channel)
     try:
@@ -97,7 +97,7 @@ async def serve(given: Inherited) -> None:
         tune_gc()
         server = Server(app, connections_of(given, platform.services.budgets), tls)
         drain = asyncio.ensure_future(_drain_on_sigterm(platform, server, chosen.drain_s))
-        await asyncio.sleep(0)  # sets the SIGTERM handler before readiness is reported
+        await asyncio.sleep(0)  # sets the SIGTERM handler, before readiness is reported
         stalled_s = platform.services.journal.stalled_s
         stall_responder = StallResponder(given.listener, tls, stalled_s)
         stall_responder.start()
@@ -145,7 +145,7 @@ def tune_gc() -> None:
 
 
 def tls_context(given: Inherited) -> ssl.SSLContext | None:
-    """Create it from the files' contents, because only root may read them. Raises `CannotServe`."""
+    """The TLS context from the contents of files that only root may read. Raises `CannotServe`."""
     certificate, key = given.secrets.get("tls_cert"), given.secrets.get("tls_key")
     if certificate is None or key is None:
         return None
@@ -163,8 +163,8 @@ def tls_context(given: Inherited) -> ssl.SSLContext | None:
 
 
 async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) -> None:
-    """After the first SIGTERM wait for running calls, but not after a second one, nor if the server
-    is forced to stop.
+    """Wait for SIGTERM, then for running invocations, until a second SIGTERM comes or the server is
+    forced to stop.
     """
     asked = asyncio.Event()
     again = asyncio.Event()
@@ -173,7 +173,7 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     )
 
     def end_now(_: object) -> None:
-        """Other nodes have taken over this one, so its running invocations end at once."""
+        """End running invocations at once, since the server is forced to stop."""
         again.set()
         asked.set()
 
@@ -189,15 +189,15 @@ async def _drain_on_sigterm(platform: Platform, server: Server, drain_s: float) 
     await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
     for waiter in waiters:
         waiter.cancel()
-    # Running invocations end as interrupted, so that the server does not wait for them.
+    # ends invocations that still run as interrupted, so that the server does not wait for them
     await platform.pools.aclose()
     platform.services.budgets.streams.end()
     server.leave()
 
 
 async def _ended_calls(platform: Platform, server: Server, drain_s: float) -> None:
-    """Return once no client's call is in progress here, or at the timeout. Calls that still arrive
-    at a node of a fleet run on others, until no client sends any.
+    """Return once no client's invocation is in progress here, or at the timeout. A node of a fleet
+    forwards invocations that still arrive, and also waits until clients send no more.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(drain_s):

@@ -190,14 +190,18 @@ async def open_platform(
 
 
 async def _end_all(tasks: list[asyncio.Task[None]]) -> None:
-    """Wait until they have ended, because they use the parts that are closed next."""
+    """Cancel the tasks and wait until they have ended, since they use the parts that are closed
+    next.
+    """
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
 
 
 def connect(platform: Platform) -> None:
-    """Connect signals to their listeners, in this order. It happens only here."""
+    """Connect all signals to their listeners, which are called closed from the last to the
+    first.
+    """
     services, node, dispatcher = platform.services, platform.node, platform.dispatcher
     all_events, deliveries, quotas = node.all_events, services.deliveries, services.quotas
     services.invoker.on_opened.connect(*(events.call_started for events in all_events))
@@ -213,7 +217,7 @@ def connect(platform: Platform) -> None:
         dispatcher.function_changed,
         services.work.policies.function_changed,
         services.aliases.function_changed,
-        services.events.function_changed,  # other nodes get it from the store
+        services.events.function_changed,  # not for other nodes, which get changes from the store
         services.urls.function_changed,
     )
     platform.pools.on_change.connect(
@@ -246,7 +250,7 @@ def connect_to_fleet(node: "JoinedNode", control: "NodeControl") -> None:
 
 
 def listeners_of(platform: Platform) -> "dict[ChangeKind, Listener]":
-    """The listeners for each kind of change in the store, in the order of their calls."""
+    """The listeners for each kind of change in the store, in the order in which they are called."""
     services = platform.services
 
     async def follow_keys(_: object) -> None:
@@ -498,7 +502,7 @@ def make_work_parts(ground: Ground, calls: CallParts) -> WorkParts:
     )
 
     def open_sender() -> CallbackSender:
-        # Imported late: it takes some megabytes, which a server without callbacks saves.
+        # Imported late, to save some megabytes in a server without callbacks.
         from quiltfn.calls.callbacks import Callbacks  # noqa: PLC0415
 
         return Callbacks(chosen.callback_ranges())
@@ -541,7 +545,7 @@ def node_config(ground: Ground, runtimes: Runtimes) -> NodeConfig:
 
 
 def keep_alive_policy(chosen: Settings) -> Callable[[], KeepAlive | None]:
-    """Create a policy for each function; None under the fixed rule, which needs only `idle_s`."""
+    """Creates the policy of one function; None for the fixed rule, which needs only `idle_s`."""
     if chosen.keep_alive == "fixed":
         return lambda: None
     return policy_maker(chosen.keep_alive, chosen.idle_s)

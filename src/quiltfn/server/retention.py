@@ -21,11 +21,12 @@ from quiltfn.ports import Clock
 # Maximum seconds until a jump of the wall clock is noticed.
 LOOK_EVERY_S = 15.0
 EVERY_S = 3600.0
-# Records may exceed their limit for this long. Checking costs a lookup in a small table.
+# Seconds between checks of the records' limit, which records may exceed until then. A check is a
+# lookup in a small table.
 RECORDS_EVERY_S = 3.0
 DISK_EVERY_S, FULL_EVERY_S = 5.0, 1.0
-# The pause after a step: this long, plus this many times what the step took. So other writes find
-# the writing thread free most of the time.
+# The pause after a step: seconds, plus a multiple of the step's duration. So other writes find the
+# writing thread free most of the time.
 REST_S, REST_SHARE = 0.01, 3.0
 DAY_S = 86_400
 
@@ -41,12 +42,14 @@ class DiskSpace(Protocol):
 
 
 async def resume_clock(clock: ResumableClock, store: ClockStore) -> None:
-    """At start, before any comparison with it: trusted time continues."""
+    """Continue trusted time. Call it at start, before trusted time is used."""
     clock.resume(await store.load())
 
 
 async def continue_ids(clock: ResumableClock, store: ClockStore) -> None:
-    """At start, once the journal is stored: new ids sort after every id in the store."""
+    """Make new ids sort after every id in the store. Call it at start, once the journal is
+    stored.
+    """
     for newest in (await store.newest_id(), first_id(int(clock.trusted()))):
         if newest:
             continue_behind(newest)
@@ -92,7 +95,8 @@ async def prune_until_done(
     servers: Callable[[], int] = lambda: 1,
 ) -> None:
     """Call `prune_some` every few seconds, and again with pauses while it removes something. Of
-    several `servers` on one database, only one or a few do so each time: each look is a write.
+    several `servers` on one database, on average one does so each time, since each check is a
+    write.
     """
     while True:
         is_turn = random.random() * servers() < 1
@@ -118,7 +122,7 @@ async def reclaim_disk(disk: DiskSpace, clock: Clock) -> None:
 
 
 async def collect_images(services: Services, grace_s: float) -> None:
-    """Remove images that were unreferenced for `grace_s` to twice that.
+    """Remove images once they were unreferenced for `grace_s` to twice that time.
 
     The grace period covers an image that was uploaded and not yet named by a runtime, and running
     instances of a deleted function.

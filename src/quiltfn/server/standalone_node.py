@@ -24,7 +24,7 @@ ALONE = "this server is not a node of a fleet: stop it with SIGTERM"
 
 
 class LoneParts:
-    """Replaces `FleetParts`: the parts that are needed before the pools exist."""
+    """Replaces `FleetParts`: the parts that are created before the pools."""
 
     tenants, problem = None, None
 
@@ -64,28 +64,28 @@ class LoneNode:
         self.nodes = OneNode(boot.node_id, boot.epoch, partial(report_of, pools, invoker))
 
     async def restore(self) -> None:
-        """There is no state of other nodes to restore."""
+        """Does nothing: there is no state of other nodes."""
 
     def tasks(self, _: Lifecycle) -> Sequence[Callable[[], Coroutine[None, None, None]]]:
-        """There is nothing to share with other nodes."""
+        """None: nothing is shared with other nodes."""
         return ()
 
     async def leave(self) -> None:
-        """There is no other node to notify."""
+        """Does nothing: there is no other node to notify."""
 
     async def aclose(self) -> None:
-        """There are no resources of a fleet to close."""
+        """Does nothing: there are no resources of a fleet."""
 
 
 class OneNode:
     """`ports.fleet.Nodes` of a single node, without a query."""
 
     def __init__(self, name: str, epoch: int, report: Callable[[], Report]) -> None:
-        """`epoch`: the number of its start."""
+        """`epoch`: the number of this start of the node."""
         self._name, self._epoch, self._report = name, epoch, report
 
     def show(self) -> None:
-        """As `Nodes` says, but does nothing: a standalone server has no such metrics."""
+        """Does nothing: a standalone server has no metrics of nodes."""
 
     async def all(self) -> Sequence[KnownNode]:
         """As `Nodes` says."""

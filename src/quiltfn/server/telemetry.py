@@ -40,7 +40,7 @@ class Telemetry(msgspec.Struct, frozen=True):
             await asyncio.sleep(self.metrics_s)
             try:
                 await refresh()
-            except Exception:  # A bug must not stop the metrics permanently.
+            except Exception:  # after a bug, later metrics are sent nevertheless
                 _log.exception("metrics could not be read; this is retried")
             else:
                 self.sender.put_metrics(metrics.families())
@@ -56,7 +56,7 @@ async def open_telemetry(
         yield Telemetry()
         return
     try:
-        # Imported late: it takes a tenth of a second and needs an optional extra.
+        # Imported late: the import takes a tenth of a second, and needs an optional extra.
         from quiltfn.observe.otlp import LOGS, METRICS, TRACES, Sender, Target  # noqa: PLC0415
     except ImportError as error:
         raise CannotSend(

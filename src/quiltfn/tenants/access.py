@@ -3,8 +3,8 @@
 All valid keys are in memory, so that a request needs no query. Another process may create or revoke
 keys in the data directory: `keep_fresh` notices that within half a second; a request with an
 unknown key queries the store at once; a server without keys checks for a first key before each
-request. A node of a fleet that can neither refresh nor ask another node accepts no key
-(`stale_after_s`, `fleet/keys.py`): it may have been revoked.
+request. A node of a fleet that can neither refresh nor ask another node accepts no key after
+`stale_after_s` (`fleet/keys.py`), since each may have been revoked.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from quiltfn.ports import Clock
 from quiltfn.store.tenants.keys import SqlKeys
 
 REFRESH_S = 0.5
-# Minimum seconds between queries for unknown keys; each key is queried once.
+# Minimum seconds between queries because of unknown keys; each key causes one query.
 ASK_EVERY_S = 0.05
 ASKED_MAX = 10_000
 LOOK_EVERY_S = 0.001
@@ -85,11 +85,12 @@ class Access:
         self._by_prefix: dict[str, Key] = {}
         self._by_id: dict[str, Key] = {}
         self._tenants: set[str] = set()
-        # No key was ever created and no tokens are configured: every client has all rights.
+        # True: no key was ever created and no tokens are configured, so every client has all
+        # rights.
         self.is_open = verify is None
         self.revision = -1
-        # When memory had all keys of the store, and when no other node was known to have newer
-        # ones.
+        # When memory last had all keys of the store; and when this node last knew that no other
+        # node has newer keys.
         self._current_at = self._confirmed_at = -math.inf
         self._stamp: object = None
         self._looked_at = float("-inf")
@@ -103,8 +104,8 @@ class Access:
     def is_outdated(self) -> bool:
         """Whether another process has changed keys since the last `refresh`.
 
-        It checks a file, at most once a millisecond: a command that changes keys takes longer to
-        report success.
+        It checks a file at most once a millisecond: a command that changes keys takes longer before
+        it reports success.
         """
         now = self._clock.now()
         if now - self._looked_at < LOOK_EVERY_S:
@@ -118,7 +119,7 @@ class Access:
 
     @property
     def age_s(self) -> float:
-        """How many seconds ago memory had all keys of the store."""
+        """Seconds since memory last had all keys of the store."""
         return self._clock.now() - self._current_at
 
     @property
@@ -141,16 +142,18 @@ class Access:
             )
 
     def anybody(self) -> Caller:
-        """The caller of a server without keys. Raises `StoreUnavailable` as `check_current`."""
+        """The caller of a server without keys. Raises `StoreUnavailable` as `check_current`
+        does.
+        """
         self.check_current()
         return ANYBODY
 
     async def identify(self, headers: Mapping[str, str], address: str) -> Caller:
         """The caller. Raises `Unauthorized`, `TenantDisabled`, `RateLimited` after too many
         failures from `address`, and `StoreUnavailable` if a required query fails, or as
-        `check_current`.
+        `check_current` does.
 
-        A valid credential always passes, however new it is and however many invalid ones came from
+        A valid credential always passes, even if it is new, and even after many invalid ones from
         the same address.
         """
         if self.is_open:
@@ -161,11 +164,12 @@ class Access:
             secret = bearer[7:].strip()
         caller = self._caller(secret) if secret else None
         if caller is None and secret:
-            # Even if the prefix is known: response times must not reveal existing prefixes.
+            # also if the prefix is known, since response times must not reveal existing prefixes
             try:
                 await self._ask_about(prefix_of(secret))
             except StoreUnavailable:
-                if self._key(secret) is None:  # it may be new; a known key that ended stays invalid
+                # The key may be new; known keys that are revoked or expired stay invalid.
+                if self._key(secret) is None:
                     raise
             caller = self._caller(secret)
         if caller is not None:
@@ -176,7 +180,7 @@ class Access:
                 refusal.for_its_key = True
                 raise refusal
             return caller
-        if secret:  # a request without a credential is no guess
+        if secret:  # a request without a credential is not a guess
             self._count_failure(address)
         raise Unauthorized(
             "the credential is wrong, expired or revoked" if secret else "a credential is required",
@@ -207,7 +211,7 @@ class Access:
 
     def check_holds(self, caller: Caller) -> None:
         """Raises `Unauthorized` if a caller's credential is no longer valid, and `StoreUnavailable`
-        as `check_current`.
+        as `check_current` does.
         """
         if caller.token_ends_at is None:
             self.check_current()
@@ -215,9 +219,8 @@ class Access:
             raise Unauthorized("the credential was revoked, or has expired, meanwhile")
 
     def still_holds(self, caller: Caller) -> bool:
-        """Whether an identified caller's credential is still valid, as far as this server knows,
-        which it does not once its keys are stale. For a caller without a credential: whether the
-        server still requires none.
+        """Whether an identified caller's credential is still valid; False if this server's keys are
+        stale. For a caller without a credential: whether the server still requires none.
         """
         if self._is_refused(caller):
             return False
@@ -245,7 +248,7 @@ class Access:
         return Counter(key.tenant_id for key in self._by_id.values() if key.is_valid(now))
 
     def knows(self, tenant_id: str) -> bool:
-        """Whether the tenant has a valid key, or its callers need none."""
+        """Whether the tenant has a valid key, or callers need no key."""
         if self.is_open:
             return tenant_id == ANYBODY.tenant_id
         now = int(self._clock.unix())
@@ -270,7 +273,8 @@ class Access:
 
     def _key(self, secret: str) -> Key | None:
         """The key with that text, even if it is revoked or has expired."""
-        # An unknown prefix is compared, too: the time must not tell which prefixes exist.
+        # An unknown prefix is compared, too, so that response times don't reveal which prefixes
+        # exist.
         key = self._by_prefix.get(prefix_of(secret) or "", NOBODY)
         return key if hmac.compare_digest(key.digest, digest_of(secret)) else None
 
@@ -284,7 +288,7 @@ class Access:
 
     def _count_failure(self, address: str) -> None:
         now = self._clock.now()
-        if len(self._failures) > ADDRESSES_MAX:  # a flood of addresses must not fill the memory
+        if len(self._failures) > ADDRESSES_MAX:  # many addresses must not fill the memory
             self._failures.clear()
         recent = self._failures[address]
         while recent and now - recent[0] > FAILURES_WINDOW_S:
@@ -297,7 +301,7 @@ class Access:
         recent.append(now)
 
     async def _ask_about(self, prefix: str | None) -> None:
-        """Refresh once for each prefix. Later requests wait for a refresh in progress."""
+        """Refresh once for each unknown prefix; simultaneous requests share a refresh."""
         if prefix is None or prefix in self._asked:
             return
         if self._asking is None:
@@ -310,7 +314,8 @@ class Access:
     async def _ask(self) -> None:
         await asyncio.sleep(max(0.0, self._last_asked + ASK_EVERY_S - self._clock.now()))
         self._last_asked = self._clock.now()
-        self._asking = None  # a later request may have a key that is newer than this refresh
+        # Later requests need another refresh, since their key may be newer than this one.
+        self._asking = None
         await self.refresh()
 
     async def refresh(self) -> None:
@@ -320,7 +325,7 @@ class Access:
             stamp = self._keys.change_token()
             revision = await self._keys.revision()
             keys = await self._keys.load() if revision != self.revision else None
-            if began >= self._current_at:  # no other node has sent newer ones meanwhile
+            if began >= self._current_at:  # no other node has sent newer keys meanwhile
                 self._take(revision, began, keys)
             self._stamp = stamp
 
@@ -330,7 +335,7 @@ class Access:
             self._take(revision, current_at, keys)
 
     def confirm(self, at: float) -> None:
-        """At that time no other node had newer keys than this one."""
+        """Note that at this time no other node had newer keys."""
         self._confirmed_at = max(self._confirmed_at, at)
 
     def _take(self, revision: int, current_at: float, keys: Sequence[Key] | None) -> None:
@@ -344,7 +349,7 @@ class Access:
         self.confirm(current_at)
 
     async def keep_fresh(self) -> None:
-        """Refresh until cancelled. Failures are retried: a revocation must be noticed."""
+        """Refresh until cancelled. Failures are retried, since a revocation must be noticed."""
         while True:
             await asyncio.sleep(REFRESH_S)
             with contextlib.suppress(StoreUnavailable):
@@ -384,8 +389,9 @@ async def make_key(
 
 
 async def revoke_key(keys: SqlKeys, clock: Clock, key_id: str, by: Caller | None = None) -> Key:
-    """Revoke a key; repeating it changes nothing. `by` None: without a check of scopes. Raises
-    `NotFound`, also for another tenant's key, and `Forbidden` for a key of a higher scope.
+    """Revoke a key; repeating it changes nothing. `by`: the caller whose scope is checked; None: no
+    check. Raises `NotFound`, also for another tenant's key, and `Forbidden` for a key of a higher
+    scope.
     """
     for key in await keys.load():
         if key.id != key_id or not (by is None or by.reaches(key.tenant_id)):

@@ -1,9 +1,9 @@
 """Per-tenant limits: functions, invocations in flight, and, if configured, invocations per second
 and GB-seconds per day.
 
-All limits but that of functions apply to invocations only, so a tenant that has reached one can
-still pause, scale or delete the function that uses it up. In a fleet they apply to all nodes
-together.
+All limits except that of functions apply to invocations only, so a tenant that has reached a limit
+can still pause, scale or delete the function that causes this. In a fleet, limits apply to all
+nodes together.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ from quiltfn.ports.quotas import OtherNodes
 
 
 class _Bucket(msgspec.Struct):
-    """Tokens that refill with time; those of one second may be used at once."""
+    """A token bucket that holds the tokens of one second."""
 
     tokens: float
     at: float
@@ -82,29 +82,31 @@ class Admission:
     ) -> None:
         """`others`: the other nodes of a fleet, since limits apply to all nodes together; None on a
         standalone server. `give_way`: for a tenant at its limit, ends one invocation whose caller
-        has left, and returns whether there was one; until it has ended, both invocations count.
+        has left, and returns whether there was one. Until it has ended, both it and the admitted
+        invocation count.
         """
         self._clock, self.others, self._give_way = clock, others, give_way
         self.limits, self._own, self.limits_of = limits.default, limits.own, limits.of
         self._in_flight: defaultdict[str, int] = defaultdict(int)
         self._buckets: dict[str, _Bucket] = {}
         self._days: dict[str, DayUse] = {}
-        # Reports a tenant whose usage of today is needed and unknown; `know_use` sets it.
+        # Emitted for a tenant whose usage of today is needed but unknown; `know_use` sets the
+        # usage.
         self.on_unknown_use: Signal[str] = Signal()
-        # Tenants whose usage of today was needed, oldest first; None until `take_asked` is first
-        # called.
+        # Tenants whose usage of today was needed, the longest-waiting first; None before the first
+        # `take_asked`.
         self._asked: dict[str, None] | None = None
 
     def set_limits(self, tenant_id: str, limits: TenantLimits | None) -> None:
         """Set the tenant's own limits; None removes them. Applies from the next invocation on."""
         self._own.pop(tenant_id, None)
-        self._buckets.pop(tenant_id, None)  # so that the next invocation has the new rate
+        self._buckets.pop(tenant_id, None)  # makes the new rate apply to the next invocation
         if limits is not None:
             self._own[tenant_id] = limits
 
     def call(self, tenant_id: str) -> "InFlight":
-        """Admits one invocation, which counts to the end of the `with` block. Raises `RateLimited`
-        and `TenantDisabled`.
+        """Admits one invocation, which counts until the `with` block ends. Raises `RateLimited` and
+        `TenantDisabled`.
         """
         limits, in_flight = self._own.get(tenant_id, self.limits), self._in_flight[tenant_id]
         if limits.disabled:
@@ -125,8 +127,8 @@ class Admission:
         return InFlight(self._in_flight, tenant_id)
 
     def refusal(self, tenant_id: str) -> QuiltfnError | None:
-        """Why none of the tenant's invocations may start now, including queued ones; None if they
-        may. Short-lived limits, such as that of invocations in flight, are left out.
+        """Why no invocation of the tenant may start now, not even a queued one; None if they may
+        start. Short-lived limits, such as that of invocations in flight, are left out.
         """
         limits = self.limits_of(tenant_id)
         if limits.disabled:
@@ -136,7 +138,7 @@ class Admission:
         return self.day_refusal(tenant_id)
 
     def day_refusal(self, tenant_id: str) -> RateLimited | None:
-        """Why none of the tenant's invocations may start before tomorrow; None if they may."""
+        """Why no invocation of the tenant may start before tomorrow; None if they may start."""
         most = self.limits_of(tenant_id).gb_seconds_per_day
         if not most:
             return None
@@ -194,13 +196,13 @@ class Admission:
         return taken
 
     def know_use(self, tenant_id: str, use: DayUse) -> None:
-        """Set the usage of the tenant's invocations on a day; `use` adds to it from now on."""
+        """Set the usage of the tenant's invocations on a day. From now on, `use` adds to this."""
         self._days[tenant_id] = use
 
     def use(self, tenant_id: str, day: int, mib_ms: int) -> None:
         """Add the usage of invocations that ended on `day`, if that day's usage is known. When the
-        day changes, even backwards after a change of the clock, the first invocation requests the
-        usage of the new day.
+        day changes (a changed clock can also set it back), the first invocation requests the usage
+        of the new day.
         """
         use = self._days.get(tenant_id)
         if use is not None and use.day == day:
@@ -229,7 +231,7 @@ class Admission:
 
 
 def _in_flight_refusal(most: int) -> RateLimited:
-    """`most`: the maximum of invocations in flight; waiting helps only if it is above 0."""
+    """`most`: the maximum of invocations in flight; if it is 0, waiting doesn't help."""
     if most:
         return RateLimited(f"the tenant has {most} invocations in flight, its limit", retry_after=1)
     return RateLimited(

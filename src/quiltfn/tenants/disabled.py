@@ -10,15 +10,15 @@ from quiltfn.base.signal import Signal
 class DisabledTenants:
     """The disabled tenants, as this node knows them. `Quotas` and `FleetKeys` change them.
 
-    `Admission` refuses invocations by the tenant's limits, which `Quotas` sets together with this
-    object. All other code that refuses or holds back something of a disabled tenant gets this
-    object when it is created.
+    `Admission` refuses a disabled tenant's invocations by its limits, which `Quotas` sets together
+    with this object. All other code that refuses or delays something of a disabled tenant uses this
+    object.
     """
 
     def __init__(self, age_s: Callable[[], float] = float) -> None:
-        """`age_s`: how many seconds ago this server had all changes of the store."""
+        """`age_s`: returns the seconds since this server last had all changes of the store."""
         self._tenants, self.age_s = set[str](), age_s
-        # A tenant was disabled (True) or enabled.
+        # Emitted with a tenant that was disabled (True) or enabled.
         self.on_change: Signal[str, bool] = Signal()
 
     def __contains__(self, tenant_id: object) -> bool:

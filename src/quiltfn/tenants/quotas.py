@@ -1,8 +1,8 @@
-"""Quotas of tenants, and each one's GB-seconds of the day.
+"""Quotas of tenants, and their GB-seconds of the day.
 
-Usage is counted if a limit needs it: at the day's first invocation from the statistics, and then
-from the commits that add to these. So it equals the statistics, even after a restart or a change of
-the clock, and costs an invocation nothing.
+Usage is counted only for tenants with a limit: it is read from the statistics at the day's first
+invocation, and then follows the commits that add to the statistics. So it equals the statistics,
+even after a restart or a change of the clock, and costs an invocation nothing.
 """
 
 import asyncio
@@ -23,18 +23,19 @@ from quiltfn.store.tenants.quotas import SqlQuotas
 from quiltfn.tenants.admission import Admission, DayUse
 from quiltfn.tenants.disabled import DisabledTenants
 
-# All quotas are in memory, a few hundred bytes each.
+# Maximum number of quotas, which are in memory, with a few hundred bytes each.
 QUOTAS_MAX = 100_000
-# Usage on other nodes is read often for the last minutes only. Earlier usage is summed up again
-# every RECOUNT_S, since a node that could not reach the store adds to it later.
+# Of the usage on other nodes, only the last minutes are read often. Earlier usage is summed up
+# again every RECOUNT_S, since a node that could not reach the store may add to it later.
 RECENT_S, RECOUNT_S = 2 * MINUTE_S, 300.0
 FOLLOWED_AT_ONCE = 50
 NONE = TenantQuota()
 
 
 class _Count(msgspec.Struct, eq=False):
-    """A tenant's usage that is being read. `border`: from this time on, it is read in the order of
-    commits. `is_outdated`: a commit has added to the earlier part, which is read without an order.
+    """A tenant's usage that is being read. `border`: usage from this time on is read in the order
+    of commits. `is_outdated`: a commit has added to the usage before `border`, which is read in no
+    such order.
     """
 
     tenant_id: str
@@ -43,7 +44,9 @@ class _Count(msgspec.Struct, eq=False):
 
 
 class _Earlier(msgspec.Struct, kw_only=True):
-    """A tenant's usage on a day before `border` (Unix seconds), read at `at` (monotonic)."""
+    """A tenant's usage from the beginning of a day to `border` (Unix seconds), read at `at`
+    (monotonic).
+    """
 
     day: int
     border: int
@@ -70,7 +73,7 @@ class Quotas(Mirror[TenantQuota]):
         self._counts: set[_Count] = set()
         self._earlier: dict[str, _Earlier] = {}
         self.disabled = disabled
-        # Tenants that another node reports as disabled, until the store confirms it.
+        # Tenants that another node reports as disabled, until they are read from the store.
         self._heard: set[str] = set()
         self.others = others or Others()
 
@@ -101,8 +104,8 @@ class Quotas(Mirror[TenantQuota]):
         )
 
     async def disable(self, tenant_id: str, *, disabled: bool) -> None:
-        """Disable a tenant, or enable it again, from the next request on. Raises as `set`, and
-        `Conflict` if a node of an older version would serve it.
+        """Disable a tenant, or enable it again, from the next request on. Raises as `set` does, and
+        `Conflict` if a node of an older version would serve the tenant.
         """
         if disabled and self.others.has_older_nodes():
             raise older_node("would serve the tenant")
@@ -134,8 +137,8 @@ class Quotas(Mirror[TenantQuota]):
         return await self._store.load(only)
 
     async def follow_use(self) -> None:
-        """Count usage on other nodes, for tenants with invocations here and a limit, the longest
-        uncounted first. Also drops what other nodes reported about disabled tenants.
+        """Read usage on other nodes, for tenants that have a limit and invocations here, the
+        longest-waiting first. Before that, reload tenants that other nodes reported as disabled.
         """
         if self._heard:
             heard = set(self._heard)
@@ -186,7 +189,9 @@ class Quotas(Mirror[TenantQuota]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _changed(self, key: str, before: TenantQuota | None, after: TenantQuota | None) -> None:
-        """If the tenant has a limit now, its next invocation has its usage counted."""
+        """Apply a changed quota. If the tenant has a limit now, its next invocation starts the
+        count of its usage.
+        """
         del before
         limits = None if after is None else self.admission.limits.under(after)
         self.admission.set_limits(key, limits)
@@ -216,10 +221,10 @@ class Quotas(Mirror[TenantQuota]):
             await self._count(tenant_id)
 
     async def _count(self, tenant_id: str) -> None:
-        """Start counting the tenant's usage: so far from the statistics, then from commits.
+        """Start counting the tenant's usage: read the statistics so far; later commits are added.
 
-        Commits continue meanwhile. Nearly all of them are of the last minute, and that is read in
-        their order. After a commit of an earlier time everything is read again.
+        Commits continue meanwhile. Nearly all concern the last minute, which is read in the order
+        of commits. If a commit concerns an earlier time, everything is read again.
         """
         is_known = False
         while not is_known and self._is_limited(tenant_id):

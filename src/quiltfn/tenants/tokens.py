@@ -27,7 +27,8 @@ AT_ANY_TIME: Options = {
 ALGORITHM_OF = {"RSA": "RS256", "EC": "ES256"}
 SECRET_MIN_BYTES = 32
 SUBJECT = re.compile(r"[\x20-\x7e]{1,128}")
-# Errors of an invalid token. The last two: JSON that is nested too deeply, and infinite numbers.
+# Errors for an invalid token. The last two are for JSON that is nested too deeply, and for infinite
+# numbers.
 UNUSABLE = (jwt.PyJWTError, KeyError, ValueError, TypeError, RecursionError, OverflowError)
 
 
@@ -36,7 +37,9 @@ class BadTokenSettings(ValueError):
 
 
 def verifier(secret: bytes | None, key_set: bytes | None) -> Verifier | None:
-    """Returns what verifies tokens; None if neither is configured. Raises `BadTokenSettings`."""
+    """The verifier of tokens; None if neither secret nor key set is configured. Raises
+    `BadTokenSettings`.
+    """
     if secret is None and key_set is None:
         return None
     shared = secret.strip() if secret is not None else None
@@ -45,8 +48,8 @@ def verifier(secret: bytes | None, key_set: bytes | None) -> Verifier | None:
     public = read_key_set(key_set) if key_set is not None else {}
 
     def verify(token: str, *, at_any_time: bool = False) -> Caller:
-        # PyJWT ignores characters that are not base64, and whitespace around JSON. `tokens_in`
-        # could not find all such tokens, so they are not accepted.
+        # PyJWT ignores characters that are not base64, and whitespace around JSON. Such tokens are
+        # not accepted, since `tokens_in` could not find all of them.
         if not TOKEN.fullmatch(token):
             raise Unauthorized("the token is wrong or expired")
         try:

@@ -5,8 +5,8 @@ It supports Python 3.9 and newer, and imports nothing that a small handler does 
 module costs start-up time, and memory in every idle instance.
 
 With QUILT_KEEP=1 one process serves all invocations. Otherwise the process that has imported the
-module never runs the handler itself: each invocation runs in a fork of it, and its changes to
-modules, environment, open files or memory end with that fork.
+module never runs the handler itself: each invocation runs in a fork of this process, and its
+changes to modules, environment, open files or memory end with the fork.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Context:
         return max(0, int(self._deadline_ms - time.time() * 1000))
 
     def get_remaining_time_in_millis(self) -> int:
-        """The same under its name in AWS Lambda."""
+        """Like `remaining_ms`, under its name in AWS Lambda."""
         return self.remaining_ms()
 
     @property
@@ -104,8 +104,8 @@ class ShownLogs:
     """Shows log messages from level INFO on without any configuration, as AWS Lambda does; by
     default, `logging` shows only warnings and errors.
 
-    It waits in `sys.meta_path` for the first import of `logging`, so that a function without logs
-    does not pay the milliseconds and the memory of this import.
+    It waits in `sys.meta_path` for the first import of `logging`: functions without logs save the
+    time and memory of this import.
     """
 
     @staticmethod
@@ -122,7 +122,8 @@ class ShownLogs:
             def exec_module(module: Any) -> None:
                 del spec.loader.exec_module
                 execute(module)
-                if hasattr(module, "lastResort"):  # not a module of the function with this name
+                # Python's module, not one of the function with the same name.
+                if hasattr(module, "lastResort"):
                     show_logs(module)
 
             spec.loader.exec_module = exec_module
@@ -153,7 +154,7 @@ class Call:
         self._rest = rest
 
     def read(self) -> tuple[dict[str, str], bytes | None]:
-        """Reads the rest: variables and payload."""
+        """Reads the remaining parts of the invocation: variables and payload."""
         end, size = self._variables_bytes, self._variables_bytes + max(0, self._payload_bytes)
         data = self._rest + exactly(size - len(self._rest))
         text = data[:end].decode("utf-8", "surrogateescape")
@@ -199,7 +200,7 @@ def exactly(size: int) -> bytes:
 
 
 def say(line: str, result: bytes = b"") -> None:
-    """Sends a line, and a result after a `done` with its length."""
+    """Sends a line; after a `done` line with a length, also the result of this length."""
     rest = line.encode("utf-8", "replace") + b"\n" + result
     while rest:
         rest = rest[os.write(CONTROL, rest) :]
@@ -373,7 +374,9 @@ def _of_importlib(trace: TracebackType) -> bool:
 
 
 def serve_all(runner: Runner) -> None:
-    """Serves all invocations in this process. Its state survives, its children do not."""
+    """Serves all invocations in this process. The process keeps its state; child processes are
+    killed after each invocation.
+    """
     own = dict(os.environ)
     before: set[str] = set()
     while True:
@@ -393,16 +396,17 @@ def serve_all(runner: Runner) -> None:
 
 def serve_by_forks(runner: Runner) -> None:
     """Serves each invocation in a separate fork. This process never runs code of the function after
-    the import, and has no data of an invocation in its memory, which later forks would inherit. The
-    process of an invocation cannot read or change it (see `harden`). It can set limits and priority
-    of this process; so the guest compares these after each invocation.
+    the import, and has no data of an invocation in its memory, which later forks would inherit. An
+    invocation's process cannot read or change this memory (see `harden`). But it can set limits and
+    priority of this process, so the guest compares these after each invocation.
     """
     import _signal  # type: ignore[import-not-found]  # the C part of `signal` is enough
     import _socket
 
     control = _socket.socket(fileno=CONTROL)
     # An invocation can send this process any signal. Signals that the kernel also sends are
-    # discarded. All others are blocked: the guest sees them pending, and replaces this process.
+    # discarded. All others are blocked; the guest notices that they are pending, and replaces this
+    # process.
     discarded = {_signal.SIGIO, _signal.SIGURG, _signal.SIGCHLD, _signal.SIGCONT}
     actions = {}
     for number in discarded:
@@ -437,7 +441,7 @@ def serve_by_forks(runner: Runner) -> None:
             say(f"done {call.number} killed {os.WTERMSIG(status)}")
         else:
             say(f"done {call.number} exited {os.WEXITSTATUS(status)}")
-        # These are closed last, since that wakes the guest.
+        # Closed last, since the guest wakes up when they are closed.
         for descriptor in streams:
             os.close(descriptor)
 
@@ -483,18 +487,18 @@ def reseed() -> None:
 
 
 def harden(closed: bool) -> None:
-    """With `closed`, keeps processes of the same user from reading or writing this one's memory. A
-    fork reverts this, so that its handler has an ordinary /proc/self.
+    """With `closed`, keeps processes of the same user from reading or writing this process's
+    memory. A fork calls this without `closed`, so that its handler has an ordinary /proc/self.
     """
     import ctypes
 
-    # The function that is found for the parent is kept in `pythonapi`: a fork need not search it.
+    # After the parent's call, `pythonapi` keeps the function, so a fork need not search it.
     if ctypes.pythonapi.prctl(PR_SET_DUMPABLE, 0 if closed else 1, 0, 0, 0) != 0:
         raise Refused("the process could not be closed to others (PR_SET_DUMPABLE)")
 
 
 def reap() -> None:
-    """Reaps children that invocations created for this process by CLONE_PARENT; the guest has
+    """Reaps children of this process that invocations have created with CLONE_PARENT; the guest has
     killed them.
     """
     try:
@@ -507,7 +511,7 @@ def reap() -> None:
 
 
 def take(streams: list[int]) -> None:
-    """Replaces the standard streams and the result descriptor, inherited by the fork, by these."""
+    """In a fork: replaces the inherited standard streams and the result descriptor by `streams`."""
     null, result, log = streams
     os.dup2(null, 0)
     os.dup2(result, RESULT)
@@ -518,7 +522,7 @@ def take(streams: list[int]) -> None:
 
 
 def end_children() -> None:
-    """Kills the children that the handler has left, for every thread of this process."""
+    """Kills the children that the handler has left: those of every thread of this process."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -564,7 +568,7 @@ def names_of_threads() -> str:
 
 
 def held_in_common() -> str:
-    """Returns a phrase about files or memory of the module that its forks would share; empty if
+    """Returns a phrase about open files or memory of the module that forks would share; empty if
     there are none.
     """
     for name in os.listdir("/proc/self/fd"):
@@ -590,7 +594,7 @@ def find_modules() -> None:
         # Before the host's packages, so that the function's own versions are used.
         sys.path.remove(PACKAGES)
         sys.path.insert(1, PACKAGES)
-    # Interpreters that the handler starts find the same modules.
+    # lets interpreters that the handler starts find the same modules
     places = [HOME, PACKAGES, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, places)))
 
@@ -598,10 +602,11 @@ def find_modules() -> None:
 def main() -> None:
     global RESULT
     if os.environ.pop("QUILT_PREWARMED", "") == "1":
-        import ctypes  # noqa: F401  # needed later, and now nobody waits
+        import ctypes  # noqa: F401  # needed later; loaded now, while no invocation waits
 
         become()
-    # Descriptor 1 is for results. Printed output of the handler goes to the log.
+    # The guest reads results from the pipe at descriptor 1; printed output of the handler goes to
+    # the log.
     RESULT = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
@@ -610,7 +615,7 @@ def main() -> None:
     # thread for each CPU of the machine.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
-    # Arrow, which pandas imports, would start a thread for its memory, which prevents forks.
+    # Arrow, which pandas imports, would start a thread for its memory; threads prevent forks.
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     if "logging" in sys.modules:
         show_logs(sys.modules["logging"])
