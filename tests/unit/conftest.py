@@ -1,13 +1,21 @@
-"""Fixtures for tests of the command line and of package installers."""
+"""The event loop of the tests, and fixtures for the command line and package installers."""
 
+import asyncio
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from unit.canned_server import answered_by
 from unit.command_line import CommandLine
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests have the event loop that a server has."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

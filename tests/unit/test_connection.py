@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-import uvloop
 
 from promises import promise
 from quiltfn.api.http import connection
@@ -269,28 +268,22 @@ async def is_ended(client: Client) -> bool:
     return True
 
 
-@pytest.mark.parametrize("used", [0, 1])
-async def test_for_a_new_connection_the_one_that_has_been_idle_longest_ends(used: int) -> None:
-    """Of two used connections, one is used again; then a third one is opened."""
+@pytest.mark.parametrize("used", [[0, 1, 0], [0, 1, 1], [1]])
+async def test_for_a_new_connection_the_one_that_has_been_idle_longest_ends(
+    used: list[int],
+) -> None:
+    """Two connections are used in this order; then a third one is opened. One that has sent
+    nothing has been idle since it was opened.
+    """
     async with serving(most=2) as door:
         async with door.client() as first, door.client() as second:
             clients = first, second
-            await use(first, second, clients[used])
-            async with door.client() as third:
-                await use(third)
-                assert await is_ended(clients[1 - used])
-                await use(clients[used])
-
-
-async def test_one_that_has_sent_nothing_yet_is_idle_since_it_came() -> None:
-    async with serving(most=2) as door:
-        async with door.client() as silent, door.client() as used:
             await asyncio.sleep(0.01)
-            await use(used)
+            await use(*(clients[at] for at in used))
             async with door.client() as third:
                 await use(third)
-                assert await is_ended(silent)
-                await use(used)
+                assert await is_ended(clients[1 - used[-1]])
+                await use(clients[used[-1]])
 
 
 # Streams -------------------------------------------------------------------------------------
@@ -926,32 +919,6 @@ async def test_a_server_that_ends_answers_what_it_has_begun(door: ServerUnderTes
 )
 def test_a_target_is_split_into_path_and_query(target: bytes, path: str, query: bytes) -> None:
     assert connection.split_target(target) == (path, query)
-
-
-@pytest.mark.parametrize(
-    "checked",
-    [
-        test_responses_come_in_the_order_of_the_requests,
-        test_a_stream_is_sent_in_chunks_and_ends,
-        test_a_stream_that_fails_has_no_end,
-        test_a_body_is_handed_on_while_it_arrives_and_not_kept,
-        test_a_client_leaving_within_its_body_is_noticed,
-        test_what_is_no_http_is_refused_behind_answers_due,
-        test_a_server_that_ends_answers_what_it_has_begun,
-    ],
-)
-def test_so_it_is_on_our_loop(checked: Callable[[ServerUnderTest], Awaitable[None]]) -> None:
-    async def check() -> None:
-        async with serving() as door:
-            await checked(door)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(check())
-
-
-def test_a_reader_that_stops_is_cut_off_on_the_loop_that_the_server_has() -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(test_a_reader_that_stops_is_cut_off_and_one_that_is_slow_is_not())
 
 
 REFUSAL = {"status": 413, "body": b"too long", "closes": True}
