@@ -17,6 +17,8 @@ from quiltfn.launcher.preflight import PROBE
 from quiltfn.launcher.sandboxes import Created, NotCreated, Programs, Sandboxes
 
 PERCENT = st.floats(1, 100 * 512, allow_nan=False)
+MIB = 1024 * 1024
+LIMITS = Limits(memory_mib=64, cpu_percent=50.0)
 
 
 @given(PERCENT)
@@ -28,7 +30,7 @@ def test_a_share_of_processor_as_the_kernel_takes_it(percent: float) -> None:
     quota, period = Limits(memory_mib=1, cpu_percent=percent).cpu_quota_and_period_us()
     assert type(quota) is type(period) is int
     assert quota >= 1_000, "the kernel refuses less than a millisecond"
-    assert 1_000 <= period <= 1_000_000
+    assert period == cgroups.CPU_PERIOD_US
     assert quota / period == pytest.approx(percent / 100, rel=0.001)
 
 
@@ -38,19 +40,6 @@ def test_small_shares_stretch_the_period(percent: float) -> None:
     assert quota == 1_000
     assert period >= cgroups.CPU_PERIOD_US
     assert quota / period == pytest.approx(percent / 100, rel=0.001)
-
-
-@pytest.mark.parametrize(
-    ("percent", "wanted"),
-    [
-        (100, (100_000, 100_000)),
-        (25, (25_000, 100_000)),
-        (250, (250_000, 100_000)),
-        (1, (1_000, 100_000)),
-    ],
-)
-def test_usual_shares_keep_the_usual_period(percent: float, wanted: tuple[int, int]) -> None:
-    assert Limits(memory_mib=1, cpu_percent=percent).cpu_quota_and_period_us() == wanted
 
 
 # Choice of the layout ------------------------------------------------------------------------
@@ -174,12 +163,35 @@ def test_in_a_service_that_delegates_v2_groups_stay_below_it(
 
 @pytest.fixture
 def unified(mounts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A v2 tree of ordinary directories, as a shell sees it."""
+    """A v2 tree of ordinary directories, as a shell sees it. The group of server `s` exists."""
     mounts(V2_ONLY)
     top = tmp_path / "tree"
-    top.mkdir()
+    (top / "quiltfn" / "s").mkdir(parents=True)
     monkeypatch.setattr(cgroups, "MOUNT", top)
     return top
+
+
+@pytest.fixture
+def v2_group(unified: Path) -> Path:
+    """The group of sandbox `one`."""
+    group = unified / "quiltfn" / "s" / "one"
+    group.mkdir()
+    return group
+
+
+@pytest.fixture
+def tops(tmp_path: Path) -> dict[str, Path]:
+    """The hierarchies of v1 as ordinary directories; each has the group of sandbox `one`."""
+    found = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
+    for top in found.values():
+        (top / "quiltfn" / "s" / "one").mkdir(parents=True)
+    return found
+
+
+@pytest.fixture
+def v1(tops: dict[str, Path]) -> dict[str, Path]:
+    """The groups of sandbox `one`, by their controllers."""
+    return {name: top / "quiltfn" / "s" / "one" for name, top in tops.items()}
 
 
 @pytest.mark.parametrize("below", ["", "system.slice/quiltfn.service", "a.slice/b.slice/q.service"])
@@ -197,7 +209,6 @@ def test_v2_finds_a_dead_servers_groups_wherever_it_ran(unified: Path, below: st
 
 def test_v2_says_where_controllers_are_not_handed_down(unified: Path) -> None:
     for group in (unified, unified / "quiltfn"):
-        group.mkdir(exist_ok=True)
         (group / "cgroup.controllers").write_text("cpu memory pids")
     (unified / "quiltfn" / "cgroup.subtree_control").mkdir()  # can't be written to
     with pytest.raises(CgroupsUnusable, match=r"does not hand controllers down from .*quiltfn"):
@@ -205,51 +216,34 @@ def test_v2_says_where_controllers_are_not_handed_down(unified: Path) -> None:
 
 
 def test_v2_puts_a_process_of_ours_into_a_group_with_limits(unified: Path) -> None:
-    (unified / "quiltfn" / "s").mkdir(parents=True)
-    V2().enter("s", "0123-egress-proxy", Limits(memory_mib=64, cpu_percent=50.0), pids=1)
+    V2().enter("s", "0123-egress-proxy", LIMITS, pids=1)
     group = unified / "quiltfn" / "s" / "0123-egress-proxy"
     written = {file.name: file.read_text() for file in group.iterdir()}
     assert written == {
-        "memory.max": str(64 * 1024 * 1024),
+        "memory.max": str(64 * MIB),
         "cpu.max": "50000 100000",
         "pids.max": "1",
         "cgroup.procs": "0",
     }
 
 
-def test_v1_puts_a_process_of_ours_into_a_group_of_every_controller(tmp_path: Path) -> None:
-    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
-    for top in tops.values():
-        (top / "quiltfn" / "s").mkdir(parents=True)
-    V1(tops, hybrid=True).enter("s", "one", Limits(memory_mib=64, cpu_percent=50.0), pids=1)
+def test_v1_puts_a_process_of_ours_into_a_group_of_every_controller(tops: dict[str, Path]) -> None:
+    V1(tops, hybrid=True).enter("s", "two", LIMITS, pids=1, devices=("c 1:3 rw",))
     for name, wanted in {
-        "memory/memory.limit_in_bytes": str(64 * 1024 * 1024),
-        "memory/memory.kmem.tcp.limit_in_bytes": str(16 * 1024 * 1024),
+        "memory/memory.limit_in_bytes": str(64 * MIB),
+        "memory/memory.kmem.tcp.limit_in_bytes": str(16 * MIB),
         "cpu/cpu.cfs_quota_us": "50000",
         "pids/pids.max": "1",
         "devices/devices.deny": "a",
+        "devices/devices.allow": "c 1:3 rw",
     }.items():
         controller, file = name.split("/")
-        assert (tops[controller] / "quiltfn" / "s" / "one" / file).read_text() == wanted
+        assert (tops[controller] / "quiltfn" / "s" / "two" / file).read_text() == wanted
     for top in tops.values():
-        assert (top / "quiltfn" / "s" / "one" / "cgroup.procs").read_text() == "0"
+        assert (top / "quiltfn" / "s" / "two" / "cgroup.procs").read_text() == "0"
 
 
-def test_v1_opens_the_devices_that_were_asked_for_and_no_other(tmp_path: Path) -> None:
-    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
-    for top in tops.values():
-        (top / "quiltfn" / "s").mkdir(parents=True)
-    limits = Limits(memory_mib=64, cpu_percent=50.0)
-    V1(tops, hybrid=True).enter("s", "one", limits, pids=1, devices=("c 1:3 rw",))
-    group = tops["devices"] / "quiltfn" / "s" / "one"
-    assert (group / "devices.deny").read_text() == "a"
-    assert (group / "devices.allow").read_text() == "c 1:3 rw"
-
-
-def test_v1_has_the_server_in_the_freezer_alone(tmp_path: Path) -> None:
-    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
-    for top in tops.values():
-        (top / "quiltfn" / "s" / "box").mkdir(parents=True)
+def test_v1_has_the_server_in_the_freezer_alone(tmp_path: Path, tops: dict[str, Path]) -> None:
     groups = V1(tops, hybrid=True)
     with pytest.raises(FileNotFoundError):  # the kernel creates this file; here the test does
         groups.enter_alone("s")
@@ -257,15 +251,16 @@ def test_v1_has_the_server_in_the_freezer_alone(tmp_path: Path) -> None:
     group.rmdir()
     assert not list(tmp_path.rglob("server-process"))
     group.mkdir()
-    assert groups.sandboxes("s") == {"box"}, "it is no sandbox"
+    assert groups.sandboxes("s") == {"one"}, "it is no sandbox"
     assert groups.remove("s", cgroups.OF_SERVER)
     assert not group.exists()
 
 
-def test_v1_kills_what_is_left_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
+def test_v1_kills_what_is_left_of_a_server(
+    tops: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     group = tops["freezer"] / "quiltfn" / "s" / "server-process"
-    group.mkdir(parents=True)
+    group.mkdir()
     (group / "cgroup.procs").write_text("77\n78\n")
     seen = []
     state = group / "freezer.state"
@@ -296,34 +291,35 @@ def test_v2_has_the_server_below_the_group_of_its_launcher(
     assert V2().remove("s", cgroups.OF_SERVER), "it is gone already"
 
 
-def test_v2_changes_the_limits_of_a_sandbox_that_is_there(unified: Path) -> None:
-    group = unified / "quiltfn" / "s" / "one"
-    group.mkdir(parents=True)
+def test_v2_changes_the_limits_of_a_sandbox_that_is_there(v2_group: Path) -> None:
     for name in ("memory.max", "cpu.max"):
-        (group / name).write_text("")
-    V2().limit("s", "one", Limits(memory_mib=512, cpu_percent=150))
-    assert (group / "memory.max").read_text() == str(512 * 1024 * 1024)
-    assert (group / "cpu.max").read_text() == "150000 100000"
+        (v2_group / name).write_text("")
+    limits = Limits(memory_mib=512, cpu_percent=150)
+    V2().limit("s", "one", limits)
+    assert (v2_group / "memory.max").read_text() == str(512 * MIB)
+    assert (v2_group / "cpu.max").read_text() == "150000 100000"
     with pytest.raises(FileNotFoundError):  # and creates none if there is none
-        V2().limit("s", "other", Limits(memory_mib=512, cpu_percent=150))
+        V2().limit("s", "other", limits)
 
 
 @pytest.mark.parametrize("swap", [True, False])
-def test_v1_changes_the_limits_of_a_sandbox_that_is_there(tmp_path: Path, swap: bool) -> None:
-    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
-    files = {"memory": ["memory.limit_in_bytes"], "cpu": ["cpu.cfs_quota_us", "cpu.cfs_period_us"]}
-    files["memory"] += ["memory.memsw.limit_in_bytes"] if swap else []
-    files["memory"] += ["memory.kmem.tcp.limit_in_bytes"]
-    for controller, names in files.items():
-        (tops[controller] / "quiltfn" / "s" / "one").mkdir(parents=True)
-        for name in names:
-            (tops[controller] / "quiltfn" / "s" / "one" / name).write_text("")
-    V1(tops, hybrid=True).limit("s", "one", Limits(memory_mib=512, cpu_percent=50))
-    memory, cpu = (tops[name] / "quiltfn" / "s" / "one" for name in ("memory", "cpu"))
-    assert (memory / "memory.limit_in_bytes").read_text() == str(512 * 1024 * 1024)
-    assert not swap or (memory / files["memory"][1]).read_text() == str(512 * 1024 * 1024)
-    assert (memory / "memory.kmem.tcp.limit_in_bytes").read_text() == str(128 * 1024 * 1024)
-    assert (cpu / "cpu.cfs_quota_us").read_text() == "50000"
+def test_v1_changes_the_limits_of_a_sandbox_that_is_there(
+    tops: dict[str, Path], v1: dict[str, Path], swap: bool
+) -> None:
+    sockets, with_swap = "memory.kmem.tcp.limit_in_bytes", "memory.memsw.limit_in_bytes"
+    for name in ("memory.limit_in_bytes", *([with_swap] if swap else [])):
+        (v1["memory"] / name).write_text("")
+    for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"):
+        (v1["cpu"] / name).write_text("")
+    limits = Limits(memory_mib=512, cpu_percent=50)
+    with pytest.raises(FileNotFoundError, match=sockets):  # it does not do without this limit
+        V1(tops, hybrid=True).limit("s", "one", limits)
+    (v1["memory"] / sockets).write_text("")
+    V1(tops, hybrid=True).limit("s", "one", limits)
+    assert (v1["memory"] / "memory.limit_in_bytes").read_text() == str(512 * MIB)
+    assert not swap or (v1["memory"] / with_swap).read_text() == str(512 * MIB)
+    assert (v1["memory"] / sockets).read_text() == str(128 * MIB)
+    assert (v1["cpu"] / "cpu.cfs_quota_us").read_text() == "50000"
 
 
 @pytest.mark.parametrize("apart", [True, False])
@@ -347,63 +343,48 @@ def test_v1_counts_processor_time_where_the_host_does(mounts, tmp_path: Path, ap
         found.cpu_us("s", "other")
 
 
-def test_v2_counts_processor_time(unified: Path) -> None:
-    groups = V2()
-    group = unified / "quiltfn" / "s" / "one"
-    group.mkdir(parents=True)
-    (group / "cpu.stat").write_text("usage_usec 1234567\nuser_usec 1000000\nsystem_usec 234567\n")
-    assert groups.cpu_us("s", "one") == 1_234_567
+def test_v2_counts_processor_time(v2_group: Path) -> None:
+    (v2_group / "cpu.stat").write_text(
+        "usage_usec 1234567\nuser_usec 1000000\nsystem_usec 234567\n"
+    )
+    assert V2().cpu_us("s", "one") == 1_234_567
     with pytest.raises(FileNotFoundError):
-        groups.cpu_us("s", "other")
+        V2().cpu_us("s", "other")
 
 
-def test_v1_does_not_do_without_a_limit_of_sockets(tmp_path: Path) -> None:
-    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
-    group = tops["memory"] / "quiltfn" / "s" / "one"
-    group.mkdir(parents=True)
-    (group / "memory.limit_in_bytes").write_text("")
-    with pytest.raises(FileNotFoundError, match=r"memory\.kmem\.tcp\.limit_in_bytes"):
-        V1(tops, hybrid=True).limit("s", "one", Limits(memory_mib=512, cpu_percent=50))
-
-
-def test_the_group_above_every_server(unified: Path, tmp_path: Path) -> None:
-    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
-    assert V1(tops, hybrid=True).parent("pids") == tmp_path / "pids" / "quiltfn"
+def test_the_group_above_every_server(unified: Path, tops: dict[str, Path]) -> None:
+    assert V1(tops, hybrid=True).parent("pids") == tops["pids"] / "quiltfn"
     assert V2().parent("pids") == unified / "quiltfn"
 
 
 # Killing -------------------------------------------------------------------------------------
 
 
-def test_v1_ends_the_quota_of_the_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tops = {name: tmp_path / name for name in cgroups.V1_CONTROLLERS}
-    for top in tops.values():
-        (top / "quiltfn" / "s" / "one").mkdir(parents=True)
-    group = tops["freezer"] / "quiltfn" / "s" / "one"
-    (group / "cgroup.procs").write_text("77")
-    quota = tops["cpu"] / "quiltfn" / "s" / "one" / "cpu.cfs_quota_us"
+def test_v1_ends_the_quota_of_the_killed(
+    tops: dict[str, Path], v1: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (v1["freezer"] / "cgroup.procs").write_text("77")
+    quota = v1["cpu"] / "cpu.cfs_quota_us"
     quota.write_text("10000")
     seen = []
     monkeypatch.setattr(cgroups.os, "kill", lambda pid, _: seen.append((pid, quota.read_text())))  # type: ignore[attr-defined]
     V1(tops, hybrid=True).kill("s", "one")
     assert seen == [(77, "10000")], "whoever is alive has the quota"
     assert quota.read_text().startswith("-1")
-    assert (group / "freezer.state").read_text() == "THAWED"
+    assert (v1["freezer"] / "freezer.state").read_text() == "THAWED"
 
 
-def test_v2_ends_the_quota_of_what_it_kills(unified: Path) -> None:
-    group = unified / "quiltfn" / "s" / "one"
-    group.mkdir(parents=True)
-    (group / "cpu.max").write_text("")
+def test_v2_ends_the_quota_of_what_it_kills(v2_group: Path) -> None:
+    (v2_group / "cpu.max").write_text("")
     V2().kill("s", "one")
-    assert (group / "cgroup.kill").read_text() == "1"
-    assert (group / "cpu.max").read_text() == "max"
+    assert (v2_group / "cgroup.kill").read_text() == "1"
+    assert (v2_group / "cpu.max").read_text() == "max"
 
 
 @pytest.mark.usefixtures("unified")
-def test_what_has_no_group_any_more_is_killed_without_a_word(tmp_path: Path) -> None:
+def test_a_group_that_is_gone_is_killed_without_an_error(tops: dict[str, Path]) -> None:
     V2().kill("s", "gone")
-    V1({name: tmp_path / name for name in cgroups.V1_CONTROLLERS}, hybrid=False).kill("s", "gone")
+    V1(tops, hybrid=False).kill("s", "gone")
 
 
 # Trees ---------------------------------------------------------------------------------------
@@ -427,20 +408,20 @@ def test_v1_knows_a_sandbox_from_any_of_its_hierarchies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stays", ["memory", "pids"])
-def test_v1_says_where_a_group_cannot_be_removed(tmp_path: Path, stays: str) -> None:
-    tops = {name: tmp_path / name for name in ("memory", "pids")}
-    for top in tops.values():
-        (top / "quiltfn" / "s" / "one").mkdir(parents=True)
-    (tops[stays] / "quiltfn" / "s" / "one" / "a process").touch()
+def test_v1_says_where_a_group_cannot_be_removed(
+    tops: dict[str, Path], v1: dict[str, Path], stays: str
+) -> None:
+    (v1[stays] / "a process").touch()
     assert not V1(tops, hybrid=False).remove("s", "one")
 
 
-def test_a_lasting_group_is_awaited_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "quiltfn" / "s" / "one").mkdir(parents=True)
-    (tmp_path / "quiltfn" / "s" / "one" / "a process").touch()
+def test_a_lasting_group_is_awaited_once(
+    tops: dict[str, Path], v1: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (v1["memory"] / "a process").touch()
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
-    V1({"memory": tmp_path}, hybrid=False).remove_server("s")
+    V1({"memory": tops["memory"]}, hybrid=False).remove_server("s")
     assert sum(waits) < 3, "seconds, of a launcher that ends"
 
 
