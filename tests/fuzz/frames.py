@@ -27,16 +27,8 @@ LONGEST = 1024
 MOST_KEPT = {"session": 110, "shell": 55}
 MOST_KEPT_OF_OTHERS = 18
 # Messages of a runner.
-WORDS = [
-    b"ready ",
-    b"result stdout\n",
-    b"refused ",
-    b"done 1 exited 0",
-    b"done 2 ",
-    b"killed 9",
-    b" 65536",
-    b"\n",
-]
+WORDS = [b"ready ", b"result stdout\n", b"refused ", b"done 1 exited 0", b"done 2 ", b"killed 9"]
+WORDS += [b" 65536", b"\n"]
 OF_A_FUZZER = re.compile(r"[0-9a-f]{40}")
 
 
@@ -51,13 +43,10 @@ class Result:
     inputs: int = 0
     peak_mib: int = 0
     findings: int = 0
-    is_by_chance: bool = False
     said: str = ""
 
     def __str__(self) -> str:
         reach = f"{self.edges} edges, {self.features} features, {self.inputs} inputs"
-        if self.is_by_chance:
-            reach = "by chance, reach unknown"
         return (
             f"{self.name}: {self.executions} executions, {reach}, {self.findings} findings, "
             f"peak {self.peak_mib} MiB"
@@ -136,25 +125,15 @@ def explain(name: str, directories: Directories) -> str:
     return f"{done.stdout}\n{done.stderr[:6000]}" if done.returncode != 0 else ""
 
 
-def parser_side(directories: Directories, seconds: int) -> list[Result]:
-    library = directories.work / "atheris"
-    why_not = install_atheris(library)
-    if why_not:
-        print(
-            f"ATHERIS CANNOT BE HAD ({why_not}): the server's parsers are tried with inputs "
-            "changed by chance, and what they reach is not known",
-            flush=True,
-        )
+def parser_side(directories: Directories, atheris: Path, seconds: int) -> list[Result]:
     results = []
     for name, own in shares(harness.PARSER_TARGETS, seconds).items():
         places = [directories.corpus(name), harness.CORPUS / name, directories.findings]
         command = [sys.executable, "-m", "fuzz.python_side", name, *map(str, places), str(own)]
-        command += ["--by-chance"] if why_not else []
-        paths = f"{harness.HERE.parent}:{library}"
+        paths = f"{harness.HERE.parent}:{atheris}"
         results.append(
             run(name, command, directories, harness.as_target(name) | {"PYTHONPATH": paths})
         )
-        results[-1].is_by_chance = bool(why_not)
         print(results[-1], flush=True)
     return results
 
@@ -230,11 +209,16 @@ def soak(minutes: float, is_kept: bool) -> int:
             print("no clang here builds fuzzers: install clang-19 and libclang-rt-19-dev")
             findings.rmdir()
             return 2
+        atheris = directories.work / "atheris"
+        if why_not := install_atheris(atheris):
+            print(f"atheris can't be installed: {why_not}")
+            findings.rmdir()
+            return 2
         fuzzer = directories.work / "guest_fuzz"
         harness.build_fuzzer(compiler, fuzzer)
         results = side_by_side(
             lambda: guest_side(directories, fuzzer, int(minutes * 60)),
-            lambda: parser_side(directories, int(minutes * 60)),
+            lambda: parser_side(directories, atheris, int(minutes * 60)),
         )
         wrong = [one for one in results if one.findings]
         if is_kept and not wrong:

@@ -1,17 +1,11 @@
-"""Fuzzes one of the server's parsers for some time: with atheris or, without it, at random.
-
-Atheris instruments the modules, and keeps inputs that reach new code. Without it, kept inputs are
-changed at random, and the code that they reach is not known. Started by `fuzz.frames`.
+"""Fuzzes one of the server's parsers for some time with atheris, which instruments the modules and
+keeps inputs that reach new code. Started by `fuzz.frames`.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
-import resource
 import sys
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
@@ -19,34 +13,10 @@ from typing import Any
 
 WATCHED = ("guest/wire.py", "api/http/parse.py")
 LONGEST = 4096
-WORDS = [
-    b"H",
-    b"P",
-    b"O",
-    b"E",
-    b"T",
-    b"X",
-    b"Z",
-    b"\0\0\0",
-    b"\x08\0\0\0",
-    b"\x09\0\0\0",
-    b"\0" * 8,
-]
-WORDS += [
-    b'"',
-    b"[",
-    b"]",
-    b"{",
-    b"}",
-    b":",
-    b",",
-    b"\\u",
-    b"\\ud800",
-    b"1e9",
-    b"-",
-    b"null",
-    b"NaN",
-]
+WORDS = [bytes([kind]) for kind in b"HPOETXZ"]
+WORDS += [b"\0\0\0", b"\x08\0\0\0", b"\x09\0\0\0", b"\0" * 8]
+WORDS += [bytes([mark]) for mark in b'"[]{}:,-']
+WORDS += [b"\\u", b"\\ud800", b"1e9", b"null", b"NaN"]
 WORDS += [b'"name":"a"', b'"handler":"b"', b'"environment":{"A":"b"}', b'"max_instances":1']
 
 
@@ -70,48 +40,6 @@ def write_words(path: Path, words: list[bytes]) -> Path:
     lines = ["".join(f"\\x{byte:02x}" for byte in word) for word in words]
     path.write_text("".join(f'"{line}"\n' for line in lines))
     return path
-
-
-def by_chance(name: str, kept: Path, seconds: int, findings: Path, seed: int) -> int:
-    """The number of findings; the figures are printed as libFuzzer prints them."""
-    from fuzz.targets import TARGETS  # noqa: PLC0415
-
-    chance, runs, found = random.Random(seed), 0, 0
-    seeds = [path.read_bytes() for path in sorted(kept.iterdir())] or [b""]
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and not found:
-        data = changed(seeds, chance)
-        runs += 1
-        try:
-            TARGETS[name](data)
-        except Exception:
-            found = 1
-            traceback.print_exc()
-            (findings / f"{name}-crash-{seed}-{runs}").write_bytes(data)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"stat::number_of_executed_units: {runs}\nstat::peak_rss_mb: {peak}", file=sys.stderr)
-    return found
-
-
-def changed(seeds: list[bytes], chance: random.Random) -> bytes:
-    data = bytearray(chance.choice(seeds))
-    for _ in range(chance.randrange(1, 8)):
-        at = chance.randrange(len(data) + 1)
-        match chance.randrange(6):
-            case 0 if data:
-                data[at % len(data)] ^= 1 << chance.randrange(8)
-            case 1:
-                data[at:at] = chance.choice(WORDS)
-            case 2:
-                del data[at : at + chance.randrange(1, 16)]
-            case 3:
-                data[at:at] = chance.randbytes(chance.randrange(1, 9))
-            case 4:
-                other = chance.choice(seeds)
-                data[at:] = other[chance.randrange(len(other) + 1) :]
-            case _:
-                data[at:at] = data[at : at + 64] * chance.randrange(1, 4)
-    return bytes(data[:LONGEST])
 
 
 # ------------------------------------------------------------------------ -- inputs worth keeping
@@ -155,19 +83,15 @@ def worth_keeping(name: str, known: Path, folders: list[Path]) -> Iterator[Path]
             yield path
 
 
-def main() -> int:
+def main() -> None:
     it = argparse.ArgumentParser(description=__doc__)
     it.add_argument("name")
     for place in ("corpus", "kept", "findings"):
         it.add_argument(place, type=Path)
     it.add_argument("seconds", type=int)
-    it.add_argument("--by-chance", action="store_true")
     given = it.parse_args()
-    if given.by_chance:
-        return by_chance(given.name, given.kept, given.seconds, given.findings, int(time.time()))
     with_atheris(given.name, given.corpus, given.kept, given.seconds, given.findings)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
