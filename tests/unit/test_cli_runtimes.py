@@ -289,14 +289,6 @@ def test_modules_that_nobody_installs_again_are_sent(cli: CommandLine, app: Path
     assert "node_modules/mine" in sent(cli)
 
 
-def test_the_servers_refusal_is_shown(cli: CommandLine, app: Path) -> None:
-    refusal = {"error": "the image is refused: 'x' is a device node", "error_code": "X"}
-    cli.answers["POST", "/api/runtimes/images"] = (422, refusal)
-    printed = add(cli, f"--kind shell --dir {app}", code=1)
-    assert "'x' is a device node" in printed.err
-    assert ("POST", "/api/runtimes") not in cli.asked
-
-
 def test_what_does_not_go_together_is_said(cli: CommandLine, app: Path) -> None:
     add(cli, f"--kind node --requirements {app}/app.py", code=2)
     add(cli, f"--kind shell --dir {app}/none", code=2)
@@ -728,24 +720,25 @@ def test_what_is_too_large_is_refused_before_it_is_packed(
         assert message in says(printed)
 
 
-def test_compressed_for_others(
-    cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("is_loopback", "most", "is_compressed"),
+    [(True, 1 << 20, False), (True, 100, True), (False, 1 << 20, True)],
+)
+def test_files_are_compressed_for_other_machines_and_if_they_would_be_too_long(
+    cli: CommandLine,
+    app: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_loopback: bool,
+    most: int,
+    is_compressed: bool,
 ) -> None:
-    monkeypatch.setattr(runtime_files, "is_loopback", lambda _: False)
+    monkeypatch.setattr(runtime_files, "is_loopback", lambda _: is_loopback)
+    limits = {"image_upload_bytes": most}
+    cli.answers["GET", "/api/system/info"] = (200, INFO | {"limits": limits})
     add(cli, f"--kind shell --dir {app}")
     (archive,) = archives(cli)
-    assert archive[:2] == b"\x1f\x8b"
+    assert (archive[:2] == b"\x1f\x8b") is is_compressed
     assert "app.py" in sent(cli)
-
-
-def test_it_goes_compressed_where_it_would_be_too_long(cli: CommandLine, app: Path) -> None:
-    for most, is_compressed in ((1 << 20, False), (100, True)):
-        cli.bodies.clear()
-        limits = {"image_upload_bytes": most}
-        cli.answers["GET", "/api/system/info"] = (200, INFO | {"limits": limits})
-        add(cli, f"--kind shell --dir {app}")
-        (archive,) = archives(cli)
-        assert (archive[:2] == b"\x1f\x8b") is is_compressed
 
 
 def test_node_packages_have_a_key_unless_files_are_among_them(app: Path) -> None:

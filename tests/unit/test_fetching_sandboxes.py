@@ -13,6 +13,7 @@ from quiltfn.ports import SandboxFailed
 from quiltfn.sandbox.fake import FakeSandboxes
 
 DIGEST = "ab" * 32
+PLAIN = VersionSpec(handler="cat")
 WITH_IMAGE = VersionSpec(handler="cat", runtime_snapshot=replace(SHELL, image=DIGEST))
 
 
@@ -45,12 +46,15 @@ class Noting(FakeSandboxes):
         self.expected.append(spec)
 
 
+def fetching(fakes: FakeSandboxes, images: Images) -> FetchingSandboxes:
+    fetcher: Any = images
+    return FetchingSandboxes(fakes, fetcher)
+
+
 async def test_the_image_is_there_before_the_sandbox_is_made() -> None:
     fakes, images = Noting(), Images()
-    given: Any = images
-    sandboxes = FetchingSandboxes(fakes, given)
-    plain = VersionSpec(handler="cat")
-    await sandboxes.create(plain)
+    sandboxes = fetching(fakes, images)
+    await sandboxes.create(PLAIN)
     assert images.asked == 0
     images.is_there = False
     with pytest.raises(SandboxFailed, match="no reachable node has it"):
@@ -61,29 +65,19 @@ async def test_the_image_is_there_before_the_sandbox_is_made() -> None:
     assert (len(fakes.created), images.here) == (2, {DIGEST})
 
 
-async def test_the_base_image_is_fetched_as_well() -> None:
+async def test_the_base_image_is_fetched_too_and_none_is_expected_before_both_are_here() -> None:
     fakes, images = Noting(), Images()
-    given: Any = images
-    sandboxes = FetchingSandboxes(fakes, given)
+    sandboxes = fetching(fakes, images)
     snapshot = replace(WITH_IMAGE.runtime_snapshot, base_image="cd" * 32)
     spec = replace(WITH_IMAGE, runtime_snapshot=snapshot)
+    for expected in (WITH_IMAGE, PLAIN):
+        sandboxes.expect(expected)
+    assert fakes.expected == [PLAIN]
     images.here.add(DIGEST)
-    sandboxes.expect(spec)
-    assert fakes.expected == []
+    for expected in (spec, WITH_IMAGE):
+        sandboxes.expect(expected)
+    assert fakes.expected == [PLAIN, WITH_IMAGE]
     await sandboxes.create(spec)
     assert images.here == {DIGEST, "cd" * 32}
     sandboxes.expect(spec)
-    assert fakes.expected == [spec]
-
-
-async def test_none_is_expected_whose_image_is_not_here() -> None:
-    fakes, images = Noting(), Images()
-    given: Any = images
-    sandboxes = FetchingSandboxes(fakes, given)
-    plain = VersionSpec(handler="cat")
-    sandboxes.expect(WITH_IMAGE)
-    sandboxes.expect(plain)
-    assert fakes.expected == [plain]
-    images.here.add(DIGEST)
-    sandboxes.expect(WITH_IMAGE)
-    assert fakes.expected == [plain, WITH_IMAGE]
+    assert fakes.expected == [PLAIN, WITH_IMAGE, spec]

@@ -30,6 +30,7 @@ def test_it_has_what_it_is_given_and_else_the_default() -> None:
     server = Server(host="a", name="x")
     assert (server.host, server.port, server.name) == ("a", 80, "x")
     assert Server(host="a", name="x", port=81).port == 81
+    assert repr(Address(host="a")) == "Address(host='a', port=80)"
 
 
 class Job(ByKeywords):
@@ -67,7 +68,3 @@ def test_it_is_checked_when_it_is_made_and_when_it_is_replaced() -> None:
     for make in (lambda: Even(number=1), lambda: Even(number=2).replace(number=3)):
         with pytest.raises(ValueError, match="odd"):
             make()
-
-
-def test_it_shows_its_values() -> None:
-    assert repr(Address(host="a")) == "Address(host='a', port=80)"
