@@ -3,6 +3,7 @@ machine.
 """
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -35,27 +36,7 @@ VERSION = re.compile(r"## (\[Unreleased\]|\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d)")
 DOCUMENTS = [ROOT / name for name in TRACKED if name.endswith(".md")]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_relative_links_lead_to_a_file(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
-        assert (path.parent / target).exists(), f"{path.name} links to {target}"
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_that_documents_name_exist(path: Path) -> None:
-    for name in re.findall(
-        r"`((?:scripts|src/quiltfn|tests|bench|docs)/[\w./-]+)`", path.read_text()
-    ):
-        assert (ROOT / name).exists(), f"{path.name} names {name}"
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_blocks_of_data_and_of_programs_can_be_read(path: Path) -> None:
-    for _, kind, text in FENCED.findall(path.read_text()):
-        if kind in READERS:
-            READERS[kind](textwrap.dedent(text))
-
-
+@functools.cache
 def known_commands() -> dict[str, set[str]]:
     """Every command with its options, from the page that is generated from their signatures; for
     commands of the server's machine, which have their own parsers, the empty set.
@@ -89,8 +70,19 @@ def wrong_commands(text: str, known: dict[str, set[str]]) -> list[str]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_commands_of_blocks_exist_also_where_they_are_not_run(path: Path) -> None:
-    assert wrong_commands(path.read_text(), known_commands()) == []
+def test_what_a_document_names_exists_and_its_blocks_can_be_read(path: Path) -> None:
+    """Relative links, files, commands with their options, also of blocks that are not run, and
+    blocks of data and of programs.
+    """
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (path.parent / target).exists(), f"{path.name} links to {target}"
+    for name in re.findall(r"`((?:scripts|src/quiltfn|tests|bench|docs)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), f"{path.name} names {name}"
+    for _, kind, block in FENCED.findall(text):
+        if kind in READERS:
+            READERS[kind](textwrap.dedent(block))
+    assert wrong_commands(text, known_commands()) == []
 
 
 def test_a_command_and_an_option_that_do_not_exist_are_noticed() -> None:

@@ -452,10 +452,16 @@ def test_an_error_about_a_field_names_its_option(
     assert printed.err.startswith(f"error: {message}\n")
 
 
-@pytest.mark.parametrize("line", ["functions update", "functions create", "runtimes add"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("functions update", "functions create", "runtimes add"),
+        *("functions async-policy", "schedules add"),
+    ],
+)
 def test_a_help_text_reads_as_one_of_a_command(cli: CommandLine, line: str) -> None:
     text = " ".join(cli.run(f"{line} --help").out.split())
-    for odd in ("True:", "None;", "Crun;", "No env", "or null", "max_instances"):
+    for odd in ("True:", "None;", "Crun;", "No env", "null", "max_instances"):
         assert odd not in text
 
 
@@ -492,12 +498,6 @@ def test_a_bug_is_one_line_not_a_trace(cli: CommandLine, monkeypatch: pytest.Mon
 
 def test_the_version_is_told(cli: CommandLine) -> None:
     assert cli.run("--version").out == f"quiltfn {__version__}\n"
-
-
-def test_help_lists_every_command(cli: CommandLine) -> None:
-    printed = cli.run("--help").out
-    for word in ("functions", "invoke", "stats", "serve", "keys", "doctor", "fleet", "--sweep"):
-        assert word in printed
 
 
 def test_sections_of_help_are_seen_at_once(

@@ -49,11 +49,9 @@ def server() -> AbstractContextManager[str]:
 COMPLETED = {
     "quiltfn invok": "quiltfn invoke",
     "quiltfn schedules li": "quiltfn schedules list",
-    "quiltfn invoke oth": "quiltfn invoke other",
     "quiltfn invoke greet-b": "quiltfn invoke greet-bert",
     "quiltfn invoke other@l": "quiltfn invoke other@live",
     "quiltfn aliases remove other l": "aliases remove other live",
-    "quiltfn invoke --idem": "quiltfn invoke --idempotency-key",
     "quiltfn functions list --output y": "--output yaml",
     "quiltfn doct": "quiltfn doctor",
 }

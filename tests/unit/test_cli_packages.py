@@ -405,14 +405,6 @@ def pnpm_lock(directory: Path, resolution: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "resolution",
-    [f"{{{INTEGRITY}}}", f"{{{INTEGRITY}, tarball: https://example.org/demo-1.0.0.tgz}}"],
-)
-def test_archives_with_a_hash_are_taken(tmp_path: Path, resolution: str) -> None:
-    manifest.check_pnpm(pnpm_lock(tmp_path, resolution))
-
-
 @promise("R7")
 @pytest.mark.parametrize(
     "resolution",
@@ -428,6 +420,8 @@ def test_archives_with_a_hash_are_taken(tmp_path: Path, resolution: str) -> None
     ],
 )
 def test_what_pnpm_would_build_is_refused_by_its_line(tmp_path: Path, resolution: str) -> None:
+    for taken in ("", ", tarball: https://example.org/demo-1.0.0.tgz"):
+        manifest.check_pnpm(pnpm_lock(tmp_path, f"{{{INTEGRITY}{taken}}}"))
     with pytest.raises(BadParameter, match=r"pnpm-lock\.yaml, line 6: resolution:"):
         manifest.check_pnpm(pnpm_lock(tmp_path, resolution))
 
@@ -479,11 +473,15 @@ def test_pnpm_is_asked_where_only_its_lock_file_is_there(tmp_path: Path) -> None
     assert not manifest.is_of_pnpm(tmp_path)
 
 
-def test_without_pnpm_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("installer", ["npm", "pnpm"])
+def test_without_an_installer_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installer: str
+) -> None:
     monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
     (tmp_path / "package.json").write_text("{}")
-    pnpm_lock(tmp_path, f"{{{INTEGRITY}}}")
-    with pytest.raises(BadParameter, match="needs pnpm, which is not installed"):
+    if installer == "pnpm":
+        pnpm_lock(tmp_path, f"{{{INTEGRITY}}}")
+    with pytest.raises(BadParameter, match=f"needs {installer}, which is not installed"):
         packages.install_node(tmp_path)
 
 

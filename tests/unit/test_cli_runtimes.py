@@ -274,15 +274,6 @@ def test_npm_installs_packages_and_no_scripts(cli: CommandLine, app: Path, tmp_p
     assert not (app / "package-lock.json").exists(), "the copy is worked in, not the directory"
 
 
-def test_without_npm_it_says_what_to_do(
-    cli: CommandLine, app: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)  # type: ignore[attr-defined]
-    (app / "package.json").write_text("{}")
-    assert "needs npm, which is not installed" in add(cli, f"--kind node --dir {app}", code=2).err
-    assert not [one for one in cli.asked if one[0] == "POST"]
-
-
 def test_modules_that_nobody_installs_again_are_sent(cli: CommandLine, app: Path) -> None:
     (app / "node_modules" / "mine").mkdir(parents=True)
     add(cli, f"--kind node --dir {app}")

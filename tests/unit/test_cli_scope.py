@@ -221,6 +221,9 @@ def test_a_response_is_a_line_however_it_was_cut() -> None:
         assert (started, log, end) == (events[0], stderr, ENDED)
         assert isinstance(line, server_log.RequestLine)
         assert str(line).endswith(f" GET /tea 404 {ENDED.invocation.duration_ms} ms")
+    of_an_earlier_server = b'{"statusCode":404,"headers":{},"cookies":[]}' + server_log.END
+    line, _ = server_log.as_lines(iter([Output("stdout", 0, of_an_earlier_server, None), ENDED]))
+    assert " - - 404 " in str(line)
 
 
 @pytest.mark.parametrize(
@@ -230,9 +233,3 @@ def test_a_response_is_a_line_however_it_was_cut() -> None:
 def test_what_is_no_response_is_shown_as_it_is(output: bytes) -> None:
     events: list[Event] = [Output("stdout", 0, output, "i1"), ENDED]
     assert list(server_log.as_lines(iter(events))) == events
-
-
-def test_a_response_of_an_earlier_server_has_its_status_alone() -> None:
-    output = b'{"statusCode":404,"headers":{},"cookies":[]}' + server_log.END
-    line, _ = server_log.as_lines(iter([Output("stdout", 0, output, None), ENDED]))
-    assert " - - 404 " in str(line)

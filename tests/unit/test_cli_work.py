@@ -232,11 +232,6 @@ def test_a_schedule_says_its_times_in_its_own_time_zone(cli: CommandLine) -> Non
     assert "next" in cli.run("schedules show nightly").out
 
 
-def test_no_option_of_the_command_line_takes_null(cli: CommandLine) -> None:
-    for words in ("functions async-policy", "schedules add"):
-        assert "null" not in cli.run(f"{words} --help").out
-
-
 COUNTS = ("running_calls", "waiting_calls", "memory_free_mib", "ready_instances", "busy_instances")
 HEARD = {"name": "one", "state": "ready", "presence": "present", "beat_age_seconds": 42}
 NODE = body_of(wire.Node, **HEARD, **dict.fromkeys(COUNTS, 7))

@@ -334,3 +334,19 @@ async def test_slow_ones_end_only_where_that_helps(
                 readers.look(now, {"fast": fast_speed, "slow": 70_000})
             assert readers.cut() == expected
             waits.cancel()
+
+
+@promise("A39")
+@pytest.mark.parametrize(
+    ("is_streaming", "takes", "is_cut"),
+    [(True, 1, False), (True, 0, True), (False, 1, True), (False, 100_000, False)],
+)
+def test_a_slow_reader_of_a_stream_is_kept_and_a_dead_one_is_not(
+    is_streaming: bool, takes: int, is_cut: bool
+) -> None:
+    readers = Readers(MIB)
+    readers.add({"reader": Peer(None, is_streaming=is_streaming, waiting=65_536)})
+    for now in range(0, 100, 10):
+        if not readers.cut():
+            readers.look(now, {"reader": takes})
+    assert bool(readers.cut()) is is_cut

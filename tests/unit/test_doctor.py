@@ -204,6 +204,8 @@ def test_an_old_gvisor_is_warned_of(version: str, level: Level) -> None:
 
 
 def test_the_dead_are_counted_and_not_swept(tmp_path: Path) -> None:
+    assert doctor.leftovers(tmp_path / "none").level is Level.OK
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "lock").touch()
     for name in ("dead", "alive", "lockless"):
         (tmp_path / "servers" / name).mkdir(parents=True)
@@ -218,11 +220,6 @@ def test_the_dead_are_counted_and_not_swept(tmp_path: Path) -> None:
     assert (tmp_path / "servers" / "dead").is_dir()
 
 
-def test_where_no_server_ever_ran_nothing_is_left_and_nothing_is_made(tmp_path: Path) -> None:
-    assert doctor.leftovers(tmp_path / "none").level is Level.OK
-    assert list(tmp_path.iterdir()) == []
-
-
 # Output --------------------------------------------------------------------------------------
 
 FINDINGS = [
@@ -232,38 +229,21 @@ FINDINGS = [
 ]
 
 
-@pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    def say(count: int) -> None:
-        monkeypatch.setattr(doctor, "examine", lambda _: FINDINGS[:count])
-
-    return say
-
-
-def test_each_finding_is_a_line_and_what_to_do(
-    found: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+def test_findings_are_lines_or_json_and_a_warning_does_not_keep_a_server_from_starting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found(3)
+    monkeypatch.setattr(doctor, "examine", lambda _: FINDINGS)
     assert doctor.main([]) == 1
     assert capsys.readouterr().out == (
         "ok   good\nwarn doubtful\n     → look\nNO   bad\n     → mend it\n"
     )
-
-
-def test_a_warning_does_not_keep_a_server_from_starting(found: Callable[[int], None]) -> None:
-    found(2)
-    assert doctor.main([]) == 0
-
-
-def test_json_says_whether_a_server_can_start(
-    found: Callable[[int], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    found(3)
     assert doctor.main(["--output", "json"]) == 1
-    said = json.loads(capsys.readouterr().out)
-    assert said["can_start"] is False
-    assert said["findings"][0] == {"name": "a", "level": "ok", "sentence": "good", "advice": None}
-    assert said["findings"][2]["level"] == "NO"
+    report = json.loads(capsys.readouterr().out)
+    assert report["can_start"] is False
+    assert report["findings"][0] == {"name": "a", "level": "ok", "sentence": "good", "advice": None}
+    assert report["findings"][2]["level"] == "NO"
+    monkeypatch.setattr(doctor, "examine", lambda _: FINDINGS[:2])
+    assert doctor.main([]) == 0
 
 
 def test_a_bad_setting_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

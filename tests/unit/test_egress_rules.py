@@ -98,13 +98,6 @@ def test_every_chain_drops_what_no_rule_accepts() -> None:
     ]
 
 
-def test_refusals_stand_before_the_route_out() -> None:
-    lines = [line.strip() for line in rules.ruleset([], resolvers=[]).splitlines()]
-    route_out = lines.index("oif eth0 accept")
-    for version in ("ip daddr @denied_v4", "ip6 daddr @denied_v6"):
-        assert lines.index(f"{version} goto refused") < route_out
-
-
 FIB_TRIE = """Main:
   +-- 0.0.0.0/0 3 0 4
      |-- 0.0.0.0
@@ -180,13 +173,20 @@ def test_the_forwarder_is_named_if_needed(text: str, v6: bool, wanted: Iterable[
     assert rules.resolvers_of(text, v6=v6) == wanted
 
 
-def test_the_counter_is_asked_for_as_the_kernel_wants_it() -> None:
-    request = rules.counter_request()
-    assert len(request) == int.from_bytes(request[:4], "little")
-    assert request[4:6] == bytes([19, 10])
-    assert request[16] == 1
-    assert b"quiltfn\0" in request
-    assert b"blocked\0" in request
+@pytest.mark.parametrize(
+    ("request_", "kind", "names"),
+    [
+        (rules.counter_request(), 19, [b"quiltfn\0", b"blocked\0"]),
+        (rules.elements_request(6), 13, [b"quiltfn\0", b"refused_v6\0"]),
+    ],
+)
+def test_a_counter_and_a_set_are_requested_in_the_kernel_s_format(
+    request_: bytes, kind: int, names: list[bytes]
+) -> None:
+    assert len(request_) == int.from_bytes(request_[:4], "little")
+    assert request_[4:6] == bytes([kind, 10])
+    assert request_[16] == 1
+    assert all(name in request_ for name in names)
 
 
 @pytest.mark.parametrize("answer", [b"", b"\0" * 20, b"\x24\0\0\0\x02\0\0\0" + b"\0" * 28])
@@ -210,13 +210,6 @@ def answer_of(*elements: bytes, kind: int = 10 << 8 | 12) -> bytes:
 DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
 V4 = socket.inet_aton("169.254.169.254") + b"\6\0\0\0" + b"\0\x50\0\0"
 V6 = socket.inet_pton(socket.AF_INET6, "fd00::2") + b"\x11\0\0\0" + b"\1\xbb\0\0"
-
-
-def test_the_destinations_are_asked_for_as_the_kernel_wants_it() -> None:
-    request = rules.elements_request(6)
-    assert len(request) == int.from_bytes(request[:4], "little")
-    assert request[4:6] == bytes([13, 10])
-    assert b"refused_v6\0" in request
 
 
 def test_the_destinations_are_read_out_of_what_the_kernel_answers() -> None:
@@ -243,8 +236,15 @@ def test_what_is_no_destination_is_passed_over(answer: bytes, is_last: bool) -> 
     assert rules.destinations(answer, 4) == ([], is_last)
 
 
-def test_a_refused_attempt_is_counted_first_and_refused_whatever_is_remembered() -> None:
+def test_refusals_stand_before_the_limits_of_connections_and_these_before_the_route_out() -> None:
+    """A refused attempt is counted first, and refused whatever is remembered."""
     lines = [line.strip() for line in rules.ruleset([], resolvers=[]).splitlines()]
+    limit = lines.index("meta l4proto tcp ct state new ct count over 256 goto refused")
+    rate = "ct status ! confirmed limit rate over 200/second burst 500 packets goto refused"
+    denied = [
+        lines.index(f"{v} goto refused") for v in ("ip daddr @denied_v4", "ip6 daddr @denied_v6")
+    ]
+    assert max(*denied, lines.index(rate)) < limit < lines.index("oif eth0 accept")
     start = lines.index("chain refused {")
     assert lines[start + 1 : start + 7] == [
         "counter name blocked",
@@ -254,14 +254,6 @@ def test_a_refused_attempt_is_counted_first_and_refused_whatever_is_remembered()
         "drop",
         "}",
     ]
-
-
-def test_connections_are_counted_once_they_may_leave() -> None:
-    lines = [line.strip() for line in rules.ruleset([], resolvers=[]).splitlines()]
-    limit = lines.index("meta l4proto tcp ct state new ct count over 256 goto refused")
-    assert lines.index("ip6 daddr @denied_v6 goto refused") < limit < lines.index("oif eth0 accept")
-    rate = "ct status ! confirmed limit rate over 200/second burst 500 packets goto refused"
-    assert lines.index(rate) < limit
 
 
 def test_a_further_address_of_the_host_is_added_to_its_set() -> None:

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from promises import promise
-from quiltfn.api.http import connections, event_stream
-from quiltfn.api.http.connections import ConnectionLimits, Connections
+from quiltfn.api.http import event_stream
 from quiltfn.api.http.event_stream import HEARTBEAT, EventStream, event, wants_events
 from quiltfn.api.http.request import Headers
 from quiltfn.api.http.stream_slots import StreamSlots
@@ -41,9 +40,6 @@ def test_an_event_is_lines_and_an_empty_one() -> None:
 )
 def test_a_stream_is_sent_to_who_names_it(accept: str, wanted: bool) -> None:
     assert wants_events(Headers(accept=accept)) is wanted
-
-
-def test_no_accept_is_no_wish() -> None:
     assert not wants_events(Headers())
 
 
@@ -79,22 +75,17 @@ async def test_a_heartbeat_comes_where_no_event_does(monkeypatch: pytest.MonkeyP
 
 async def test_a_stream_that_is_left_closes_its_events_and_frees_its_slot() -> None:
     slots, source = StreamSlots(), Source()
-    stream = EventStream(slots, "t")
+    stream, never_read = EventStream(slots, "t"), EventStream(slots, "t")
     stream.response(source.events())
+    never_read.response(Source().events(), is_endless=True)
     waits = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0.01)
     waits.cancel()
     await asyncio.wait({waits})
     await stream.aclose()
     await stream.aclose()
-    assert (source.is_closed, slots.open) == (True, 0)
-
-
-async def test_a_stream_that_was_never_read_frees_its_slot() -> None:
-    slots, source = StreamSlots(), Source()
-    stream = EventStream(slots, "t")
-    stream.response(source.events(), is_endless=True)
-    await stream.aclose()
+    assert (source.is_closed, slots.open) == (True, 1)
+    await never_read.aclose()
     assert slots.open == 0
 
 
@@ -175,43 +166,3 @@ def test_a_slot_is_free_where_the_request_is_refused() -> None:
     with pytest.raises(CapacityFull), event_stream.opened(context):
         pass
     assert slots.open == 0
-
-
-class Reader:
-    """A connection with unsent data, of which the client takes a little at a time."""
-
-    idle_since = None
-    is_arriving = was_cut = False
-
-    def __init__(self, *, is_streaming: bool, takes: int) -> None:
-        self.is_streaming, self.takes, self.had = is_streaming, takes, 0
-
-    def unsent(self) -> int:
-        return 65_536
-
-    def held(self) -> int:
-        return 65_536
-
-    def taken(self) -> int:
-        self.had += self.takes
-        return self.had
-
-    def finish(self) -> None:
-        raise AssertionError
-
-    def cut(self) -> None:
-        self.was_cut = True
-
-
-@promise("A39")
-@pytest.mark.parametrize(
-    ("is_streaming", "takes", "is_cut"),
-    [(True, 1, False), (True, 0, True), (False, 1, True), (False, 100_000, False)],
-)
-def test_a_slow_reader_is_kept_a_dead_one_not(is_streaming: bool, takes: int, is_cut: bool) -> None:
-    both = Connections(ConnectionLimits(write_timeout_s=30.0))
-    reader = Reader(is_streaming=is_streaming, takes=takes)
-    assert both.add(reader) is connections.SlotKind.REGULAR
-    for now in range(0, 100, 10):
-        both.look(float(now))
-    assert reader.was_cut is is_cut

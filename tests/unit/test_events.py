@@ -99,14 +99,6 @@ async def test_a_reader_gets_what_happens_from_now_on_with_ids_that_grow(events:
     assert await nothing_more(reader)
 
 
-async def test_a_tenant_sees_its_own_alone(events: Events) -> None:
-    ours, theirs = events.reader(TENANT), events.reader("other")
-    events.function_changed(None, FUNCTION)
-    (event,) = await some(ours, 1)
-    assert event.type == "function.created"
-    assert await nothing_more(theirs)
-
-
 async def test_filters_leave_out_what_was_not_asked_for(events: Events) -> None:
     other = a_function()
     reader = events.reader(TENANT, FUNCTION.id, types_of(["invocation", "function.deleted"]))

@@ -87,17 +87,15 @@ def test_a_node_that_says_nothing_for_the_fence_time_is_left_out_until_it_does()
     assert known.counts.counts(G).ready == 2
 
 
-def test_a_node_that_has_left_or_was_taken_over_is_left_out_at_once() -> None:
+def test_a_node_that_has_left_or_was_taken_over_is_left_out_at_once_and_a_drained_one_is_not() -> (
+    None
+):
     known = Known()
     for presence in (Presence.LEFT, Presence.GONE):
         known.read(member("b", load(G)))
         assert known.counts.counts(G).ready == 1
         known.read(member("b", load(G), presence=presence))
         assert known.counts.counts(G).ready == 0
-
-
-def test_a_drained_node_s_instances_count_until_they_are_gone() -> None:
-    known = Known()
     known.read(member("b", load(G, ready=0, busy=2), state=NodeState.DRAINING))
     assert known.counts.counts(G).busy == 2
 

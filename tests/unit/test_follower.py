@@ -56,38 +56,37 @@ async def test_the_lag_grows_until_everything_was_taken_over(clock: ManualClock)
     assert follower.lag_s() == 0
 
 
-async def test_what_could_not_be_taken_over_is_a_lag(clock: ManualClock) -> None:
-    store, is_broken = Changes(), True
-
-    async def take_over(_: object) -> None:
-        if is_broken:
-            raise RuntimeError("a mistake of ours")
-
-    follower = Follower(cast("SqlStore", store))
-    follower.connect({ChangeKind.FUNCTION: take_over})
-    await follower.start()
-    store.items.append(Change(number=1, kind=ChangeKind.FUNCTION, tenant_id="t", object_id="f"))
-    clock.time += A_MOMENT_S
-    await follower.refresh()
-    assert follower.lag_s() == pytest.approx(A_MOMENT_S)
-    is_broken = False
-    await follower.refresh()
-    assert follower.lag_s() == 0
+CHANGE = Change(number=1, kind=ChangeKind.FUNCTION, tenant_id="t", object_id="f")
 
 
-async def test_a_change_that_was_not_taken_over_is_not_forgotten_while_the_store_is_away() -> None:
-    store, applied = Changes(), list[object]()
-    steps: list[Exception] = [RuntimeError("a mistake of ours"), StoreUnavailable("it is away")]
+async def following(store: Changes, *errors: Exception) -> tuple[Follower, list[object]]:
+    """A follower that fails with each of these errors once, and what it takes over."""
+    applied, left = list[object](), list(errors)
 
     async def take_over(changes: object) -> None:
-        if steps:
-            raise steps.pop(0)
+        if left:
+            raise left.pop(0)
         applied.append(changes)
 
     follower = Follower(cast("SqlStore", store))
     follower.connect({ChangeKind.FUNCTION: take_over})
     await follower.start()
-    store.items.append(Change(number=1, kind=ChangeKind.FUNCTION, tenant_id="t", object_id="f"))
+    store.items.append(CHANGE)
+    return follower, applied
+
+
+async def test_what_could_not_be_taken_over_is_a_lag(clock: ManualClock) -> None:
+    follower, _ = await following(Changes(), RuntimeError("a mistake of ours"))
+    clock.time += A_MOMENT_S
+    await follower.refresh()
+    assert follower.lag_s() == pytest.approx(A_MOMENT_S)
+    await follower.refresh()
+    assert follower.lag_s() == 0
+
+
+async def test_a_change_that_was_not_taken_over_is_not_forgotten_while_the_store_is_away() -> None:
+    errors = RuntimeError("a mistake of ours"), StoreUnavailable("it is away")
+    follower, applied = await following(Changes(), *errors)
     await follower.refresh()
     with pytest.raises(StoreUnavailable):
         await follower.refresh()

@@ -39,62 +39,32 @@ def a_history() -> tuple[History, Seen]:
     return History(calls, functions), seen
 
 
-def lose(seen: Seen) -> None:
-    del seen.records["f"][1]
-
-
-def change(seen: Seen) -> None:
-    seen.records["f"][2]["status"] = "failed"
-
-
-def run_twice(seen: Seen) -> None:
-    seen.records["f"].insert(0, record(4, "t2"))
-
-
-def leave_running(seen: Seen) -> None:
-    seen.records["f"][0]["status"] = "running"
-
-
-def end_before_the_start(seen: Seen) -> None:
-    seen.records["f"][0]["ended_at"] = 5
-
-
-def shuffle(seen: Seen) -> None:
-    seen.records["f"].reverse()
-
-
-def lose_a_function(seen: Seen) -> None:
-    del seen.functions["kept"]
-
-
-def undo_a_change(seen: Seen) -> None:
-    seen.functions["kept"] = {"description": "old"}
-
-
-def undo_a_deletion(seen: Seen) -> None:
-    seen.functions["gone"] = {"description": "x"}
-
-
 def test_a_history_that_agrees_is_clean() -> None:
     verdict = judge(*a_history())
     assert verdict.is_clean, verdict.examples
 
 
-@pytest.mark.parametrize(
-    ("mistake", "found"),
-    [
-        (lose, "lost"),
-        (change, "changed"),
-        (run_twice, "twice"),
-        (leave_running, "never_final"),
-        (end_before_the_start, "disorder"),
-        (shuffle, "disorder"),
-        (lose_a_function, "functions"),
-        (undo_a_change, "functions"),
-        (undo_a_deletion, "functions"),
-    ],
-)
-def test_mistaken_servers_are_found_out(mistake: Callable[[Seen], None], found: str) -> None:
+MISTAKES: dict[str, tuple[Callable[[Seen], object], str]] = {
+    "loses a record": (lambda seen: seen.records["f"].pop(1), "lost"),
+    "changes a record": (lambda seen: seen.records["f"][2].update(status="failed"), "changed"),
+    "runs twice": (lambda seen: seen.records["f"].insert(0, record(4, "t2")), "twice"),
+    "never ends": (lambda seen: seen.records["f"][0].update(status="running"), "never_final"),
+    "ends before it starts": (lambda seen: seen.records["f"][0].update(ended_at=5), "disorder"),
+    "changes the order": (lambda seen: seen.records["f"].reverse(), "disorder"),
+    "loses a function": (lambda seen: seen.functions.pop("kept"), "functions"),
+    "undoes a change": (
+        lambda seen: seen.functions.update(kept={"description": "old"}),
+        "functions",
+    ),
+    "undoes a deletion": (
+        lambda seen: seen.functions.update(gone={"description": "x"}),
+        "functions",
+    ),
+}
+
+
+@pytest.mark.parametrize(("mistake", "found"), MISTAKES.values(), ids=MISTAKES)
+def test_mistaken_servers_are_found_out(mistake: Callable[[Seen], object], found: str) -> None:
     history, seen = a_history()
     mistake(seen)
     verdict = judge(history, seen)
@@ -110,7 +80,7 @@ def test_a_second_execution_is_found_in_what_was_answered_too() -> None:
 
 def test_a_power_cut_may_cost_the_last_moment_and_no_more() -> None:
     history, seen = a_history()
-    lose(seen)
+    seen.records["f"].pop(1)
     late = judge(history, seen, cuts=[(2.4, 2.6)], may_lose_s=0.5)
     assert (late.lost, late.lost_late) == (0, 2)
     early = judge(history, seen, cuts=[(2.4, 2.6)], may_lose_s=0.1)

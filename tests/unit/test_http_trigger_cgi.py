@@ -73,12 +73,6 @@ def test_without_a_body_there_is_no_length_of_one() -> None:
     assert (variables["SERVER_NAME"], variables["SERVER_PORT"]) == ("h", "443")
 
 
-@pytest.mark.parametrize("name", ["proxy", "Proxy", "PROXY"])
-def test_no_header_is_taken_for_a_proxy(name: str) -> None:
-    variables = variables_of(call(headers={name.lower(): "http://evil.example"}), ())
-    assert not any("PROXY" in one for one in variables)
-
-
 def test_no_header_shadows_a_variable_of_the_function() -> None:
     headers = {"x-secret": "mine", "x-other": "1"}
     variables = variables_of(call(headers=headers), {"HTTP_X_SECRET", "PATH_INFO"})

@@ -123,12 +123,11 @@ def test_an_old_one_and_one_from_the_future_are_refused(name: str) -> None:
 
 
 @TIMED
-def test_a_time_that_was_changed_is_refused(name: str) -> None:
+def test_a_time_or_an_id_that_was_changed_is_refused(name: str) -> None:
     webhook, headers, body, now = CASES[name]
-    later = str(now + 60)
-    changed = {key: value.replace(str(now), later) for key, value in headers.items()}
-    assert changed != headers
-    assert not is_signed(webhook, changed, body, now)
+    for old, new in ((str(now), str(now + 60)), (STANDARD_ID, STANDARD_ID[:-1] + "x")):
+        changed = {key: value.replace(old, new) for key, value in headers.items()}
+        assert is_signed(webhook, changed, body, now) is (changed == headers)
 
 
 @pytest.mark.parametrize("time", ["", "abc", "-1", "1e9", " 1614265330", "١٦١٤٢٦٥٣٣٠", "9" * 5000])
@@ -136,11 +135,6 @@ def test_what_is_no_time_is_refused(time: str) -> None:
     assert not is_signed(
         STANDARD, STANDARD_HEADERS | {"webhook-timestamp": time}, STANDARD_BODY, STANDARD_TIME
     )
-
-
-def test_the_id_is_signed_too() -> None:
-    headers = STANDARD_HEADERS | {"webhook-id": STANDARD_ID[:-1] + "x"}
-    assert not is_signed(STANDARD, headers, STANDARD_BODY, STANDARD_TIME)
 
 
 def test_a_sender_that_changes_its_secret_signs_with_both() -> None:

@@ -64,12 +64,6 @@ async def test_a_call_whose_answer_had_to_make_room_is_not_run_again() -> None:
     assert refused.value.invocation_id == "i"
 
 
-async def test_a_kept_answer_is_given_again() -> None:
-    kept = StoredResponse(body_digest="d", status=200, body=b"{}")
-    answer = await Idempotency(Kept(kept), ManualClock()).run(REQUEST, never)  # type: ignore[arg-type]
-    assert (answer.status, answer.body) == (200, b"{}")
-
-
 async def accepted(invocation_id: str) -> Response:
     return Response(status=202, body=invocation_id.encode())
 
