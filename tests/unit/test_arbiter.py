@@ -164,48 +164,31 @@ class KnowsNoBudget(Memory):
         return True
 
 
+Candidates = Collection[EvictionCandidate]
+Choice = tuple[float, list[EvictionCandidate]]
+
+
 class EvictsTooMuch(Memory):
-    def choose(
-        self, candidates: Collection[EvictionCandidate], mib: float
-    ) -> tuple[float, list[EvictionCandidate]]:
+    def choose(self, candidates: Candidates, mib: float) -> Choice:
         of_stock, chosen = super().choose(candidates, mib)
         return of_stock, list(candidates) if chosen else []
 
 
 class EvictsInVain(Memory):
-    def choose(
-        self, candidates: Collection[EvictionCandidate], mib: float
-    ) -> tuple[float, list[EvictionCandidate]]:
-        return (
-            super().choose(candidates, mib)
-            if sum(s.size_mib for s in candidates) > mib
-            else (
-                self.prewarmed_mib,
-                list(candidates),
-            )
-        )
+    def choose(self, candidates: Candidates, mib: float) -> Choice:
+        if sum(s.size_mib for s in candidates) > mib:
+            return super().choose(candidates, mib)
+        return self.prewarmed_mib, list(candidates)
 
 
 class EvictsTheBest(Memory):
-    def choose(
-        self, candidates: Collection[EvictionCandidate], mib: float
-    ) -> tuple[float, list[EvictionCandidate]]:
-        turned = [
-            EvictionCandidate(s.pool, s.instance, s.size_mib, -s.worth, s.is_parked)
-            for s in candidates
-        ]
-        return super().choose(turned, mib)
+    def choose(self, candidates: Candidates, mib: float) -> Choice:
+        return super().choose([replace(s, worth=-s.worth) for s in candidates], mib)
 
 
 class EvictsReadyBeforeParked(Memory):
-    def choose(
-        self, candidates: Collection[EvictionCandidate], mib: float
-    ) -> tuple[float, list[EvictionCandidate]]:
-        turned = [
-            EvictionCandidate(s.pool, s.instance, s.size_mib, s.worth, not s.is_parked)
-            for s in candidates
-        ]
-        return super().choose(turned, mib)
+    def choose(self, candidates: Candidates, mib: float) -> Choice:
+        return super().choose([replace(s, is_parked=not s.is_parked) for s in candidates], mib)
 
 
 class NeverPassesTheTurn(Memory):
@@ -282,8 +265,7 @@ class EvictsTheBusy(Arbiter):
 
 class EvictsTheBestOfATenant(Arbiter):
     def _candidates(self, resource: Memory | Quota) -> list[EvictionCandidate]:
-        found = super()._candidates(resource)
-        return [replace(one, worth=-one.worth) for one in found]
+        return [replace(one, worth=-one.worth) for one in super()._candidates(resource)]
 
 
 class EvictsTheCurrentVersionFirst(Arbiter):
@@ -334,41 +316,28 @@ def found_out(make: Callable[[], NodeSimulation]) -> None:
         stories()
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
-        ForgetsToGiveBack,
-        ServesOutOfTurn,
-        CountsTheLeavingAsFree,
-        KnowsNoBudget,
-        EvictsTooMuch,
-        EvictsInVain,
-        EvictsTheBest,
-        EvictsReadyBeforeParked,
-    ],
-)
+OF_MEMORY: list[type[Memory]] = [
+    *(ForgetsToGiveBack, ServesOutOfTurn, CountsTheLeavingAsFree, KnowsNoBudget),
+    *(EvictsTooMuch, EvictsInVain, EvictsTheBest, EvictsReadyBeforeParked),
+]
+OF_POOLS: list[type[Pool]] = [EvictsTheMinimum, CallsCountNothing]
+OF_ARBITERS: list[type[Arbiter]] = [
+    *(ServesNobody, ServesNoOtherFunction, ServesNoOtherVersion, OffersPlacesToTheFirstAlone),
+    *(NeverLooksAgain, LooksEachTime, EvictsTheBusy, EvictsTheBestOfATenant),
+]
+
+
+@pytest.mark.parametrize("broken", OF_MEMORY)
 def test_a_memory_that_makes_this_mistake_is_found_out(broken: type[Memory]) -> None:
     found_out(lambda: NodeSimulation(list(SIZES), memory=broken()))
 
 
-@pytest.mark.parametrize("broken", [EvictsTheMinimum, CallsCountNothing])
+@pytest.mark.parametrize("broken", OF_POOLS)
 def test_a_pool_that_miscounts_is_found_out(broken: type[Pool]) -> None:
     found_out(lambda: NodeSimulation(list(SIZES), make=broken))
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
-        ServesNobody,
-        ServesNoOtherFunction,
-        ServesNoOtherVersion,
-        OffersPlacesToTheFirstAlone,
-        NeverLooksAgain,
-        LooksEachTime,
-        EvictsTheBusy,
-        EvictsTheBestOfATenant,
-    ],
-)
+@pytest.mark.parametrize("broken", OF_ARBITERS)
 def test_an_arbiter_that_makes_this_mistake_is_found_out(broken: type[Arbiter]) -> None:
     found_out(lambda: Tenants(arbiter=broken))
 

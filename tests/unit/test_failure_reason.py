@@ -61,23 +61,8 @@ def cause_of(
     network: Network | None = Network.NONE,
 ) -> end_cause.EndCause:
     is_value, runner = kind
-    return failure_reason.read(
-        code,
-        stderr.encode(),
-        is_value=is_value,
-        runner=runner,
-        network=network,
-    )
-
-
-def reason_of(
-    code: int,
-    stderr: str,
-    kind: tuple[bool, Kind | None],
-    *,
-    network: Network | None = Network.NONE,
-) -> str:
-    return cause_of(code, stderr, kind, network=network).sentence
+    log = stderr.encode()
+    return failure_reason.read(code, log, is_value=is_value, runner=runner, network=network)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +127,7 @@ def reason_of(
 def test_a_reason_is_what_ended_the_handler(
     code: int, stderr: str, kind: tuple[bool, Kind | None], expected: str | None
 ) -> None:
-    reason = reason_of(code, stderr, kind)
+    reason = cause_of(code, stderr, kind).sentence
     assert expected in (None, reason)
     assert reason.isprintable()
     assert len(reason) < 300
@@ -173,7 +158,7 @@ def test_no_text_takes_long_to_read(line: str, kind: tuple[bool, Kind | None], e
 
     def cpu_s(text: str) -> float:
         began = time.process_time()
-        reason_of(1, text, kind)
+        cause_of(1, text, kind)
         return time.process_time() - began
 
     def shortest(line: str) -> float:
@@ -197,7 +182,7 @@ def test_no_text_takes_long_to_read(line: str, kind: tuple[bool, Kind | None], e
     ],
 )
 def test_failed_connections_are_explained(said: str, network: Network | None, more: str) -> None:
-    reason = reason_of(1, PYTHON.format(said), RUNNER, network=network)
+    reason = cause_of(1, PYTHON.format(said), RUNNER, network=network).sentence
     assert reason == f"{said} (main.py, line 5){more}"
 
 

@@ -1,10 +1,12 @@
 """What a repeated request gets, depending on what was stored for the first one."""
 
+from typing import Any
+
 import pytest
 
 from manual_clock import ManualClock
 from promises import promise
-from quiltfn.api.http.idempotency import Find, Idempotency
+from quiltfn.api.http.idempotency import Idempotency
 from quiltfn.api.http.response import Response
 from quiltfn.model.errors import Conflict, NotFound, StoreUnavailable
 from quiltfn.model.idempotency import IdempotentRequest, StoredResponse
@@ -53,6 +55,10 @@ class Untold:
         pass
 
 
+def keyed_by(store: Any) -> Idempotency:
+    return Idempotency(store, ManualClock())
+
+
 async def never() -> Response:
     raise AssertionError("it was executed again")
 
@@ -60,7 +66,7 @@ async def never() -> Response:
 async def test_a_call_whose_answer_had_to_make_room_is_not_run_again() -> None:
     kept = StoredResponse(body_digest="d", status=200, headers={"x-invocation-id": "i"}, body=b"")
     with pytest.raises(Conflict, match="was executed; its answer is not kept") as refused:
-        await Idempotency(Kept(kept), ManualClock()).run(REQUEST, never)  # type: ignore[arg-type]
+        await keyed_by(Kept(kept)).run(REQUEST, never)
     assert refused.value.invocation_id == "i"
 
 
@@ -83,26 +89,21 @@ async def not_asked(_: str) -> Response:
 LOST = StoredResponse(body_digest="d", status=503, headers={"x-invocation-id": "i"}, body=b"{}")
 
 
-async def test_in_place_of_a_lost_response_is_that_of_the_call_that_was_accepted() -> None:
-    keyed = Idempotency(Kept(LOST), ManualClock())  # type: ignore[arg-type]
-    answer = await keyed.run(REQUEST, never, find=accepted)
+async def test_in_place_of_a_lost_response_is_that_of_the_accepted_invocation_or_its_id() -> None:
+    answer = await keyed_by(Kept(LOST)).run(REQUEST, never, find=accepted)
     assert (answer.status, answer.body) == (202, b"i")
     assert answer.header("idempotency-replayed") == "true"
-
-
-@pytest.mark.parametrize("find", [None, not_accepted, no_such_call])
-async def test_of_a_lost_response_without_such_a_call_the_id_is_told(find: Find | None) -> None:
-    keyed = Idempotency(Kept(LOST), ManualClock())  # type: ignore[arg-type]
-    answer = await keyed.run(REQUEST, never, find=find)
-    assert (answer.status, answer.body, answer.header("x-invocation-id")) == (503, b"{}", "i")
-    assert answer.header("content-type") == "application/json"
-    assert answer.header("idempotency-replayed") == "true"
+    for find in (None, not_accepted, no_such_call):
+        answer = await keyed_by(Kept(LOST)).run(REQUEST, never, find=find)
+        assert (answer.status, answer.body, answer.header("x-invocation-id")) == (503, b"{}", "i")
+        assert answer.header("content-type") == "application/json"
+        assert answer.header("idempotency-replayed") == "true"
 
 
 async def test_a_response_that_only_looks_lost_is_given_again() -> None:
     headers = {"x-invocation-id": "i", "content-type": "application/json"}
     failed = StoredResponse(body_digest="d", status=503, headers=headers, body=b"{}")
-    keyed = Idempotency(Kept(failed), ManualClock())  # type: ignore[arg-type]
+    keyed = keyed_by(Kept(failed))
     answer = await keyed.run(REQUEST, never, find=not_asked)
     assert (answer.status, answer.header("x-invocation-id")) == (503, "i")
 
@@ -113,7 +114,7 @@ async def test_what_is_kept_is_the_response_without_the_id_of_its_request() -> N
     async def execute() -> Response:
         return Response(status=201, headers=[("a", "1"), ("b", "2"), ("a", "3")], body=b"{}")
 
-    keyed = Idempotency(store, ManualClock())  # type: ignore[arg-type]
+    keyed = keyed_by(store)
     response = await keyed.run(REQUEST, execute)
     response.headers.append(("x-request-id", "r"))
     assert store.kept == [(201, {"a": "1, 3", "b": "2"}, b"{}")]
@@ -130,7 +131,7 @@ async def test_a_key_that_the_store_took_without_saying_so_is_not_lost_for_repet
             await keyed.run(REQUEST, never)
         return await accepted("i")
 
-    keyed = Idempotency(Untold(), ManualClock())  # type: ignore[arg-type]
+    keyed = keyed_by(Untold())
     with pytest.raises(StoreUnavailable):
         await keyed.run(REQUEST, never)
     answer = await keyed.run(REQUEST, wait)  # while it runs, another repetition is refused

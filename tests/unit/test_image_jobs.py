@@ -253,28 +253,21 @@ def _is_running(pid: int) -> bool:
     return False
 
 
-async def test_memory_and_disk_outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = Unpack(
-        place=str(tmp_path), archive=Archive.TAR, contents=Contents.FILES, limits=ImageLimits()
-    )
+def unpacking_at(place: str) -> Unpack:
+    return Unpack(place=place, archive=Archive.TAR, contents=Contents.FILES, limits=PATIENT)
 
+
+async def test_memory_and_disk_outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_out(*_: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(jobs, "_unpack", run_out)
     with (tmp_path / "archive").open("w+b") as archive:
-        outcome = outcome_of(job, archive)
+        outcome = outcome_of(unpacking_at(str(tmp_path)), archive)
     assert isinstance(outcome, Refused)
     assert "too much memory" in outcome.message
     with pytest.raises(OSError, match="No such file"):
-        await JobProcesses().run(
-            Unpack(
-                place=str(tmp_path / "nowhere"),
-                archive=Archive.TAR,
-                contents=Contents.FILES,
-                limits=ImageLimits(),
-            )
-        )
+        await JobProcesses().run(unpacking_at(str(tmp_path / "nowhere")))
 
 
 # Packages ----------------------------------------------------------------------------------------
@@ -357,7 +350,5 @@ def test_so_many_lists_are_kept() -> None:
 
 async def test_a_list_is_a_job_as_well() -> None:
     with pytest.raises(AssertionError):
-        outcome_of(
-            Unpack(place="/", archive=Archive.TAR, contents=Contents.FILES, limits=PATIENT), None
-        )
+        outcome_of(unpacking_at("/"), None)
     assert await JobProcesses().run(ListPackages(root="/nowhere")) == Packages([], True)

@@ -318,11 +318,6 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 async def test_the_hostile_is_refused_and_leaves_nothing(box: ImagesUnderTest, attack: str) -> None:
     make, reason = HOSTILE[attack]
     assert reason in await box.refused(make())
-
-
-@pytest.mark.parametrize("attack", [one for one in HOSTILE if one != "a short word"])
-async def test_the_same_is_refused_when_it_is_compressed(box: ImagesUnderTest, attack: str) -> None:
-    make, reason = HOSTILE[attack]
     assert reason in await box.refused(pressed(make()), Archive.GZIP)
 
 
