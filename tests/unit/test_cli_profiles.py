@@ -166,12 +166,6 @@ def test_login_again_asks_the_same_server(cli: Server) -> None:
     assert profiles.read() == Profiles(current="lab", profiles={"prod": PROD, "lab": lab})
 
 
-def test_a_server_that_needs_no_key_is_stored_without_one(cli: Server) -> None:
-    cli.who = {**WHO, "needs_credential": False}
-    assert "requires no key yet" in cli.log_in("quilt_sk_unused\n").err
-    assert profiles.read().profiles["default"].api_key is None
-
-
 def test_login_names_stronger_variables(cli: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUILT_API_KEY", "quilt_sk_mine")
     assert "unset QUILT_API_KEY" in cli.log_in("quilt_sk_good\n").err
@@ -179,6 +173,9 @@ def test_login_names_stronger_variables(cli: Server, monkeypatch: pytest.MonkeyP
     printed = cli.log_in("")  # no key is typed: the one in the environment is stored
     assert profiles.read().profiles["default"].api_key == "quilt_sk_good"
     assert "unset" not in printed.err
+    cli.who = {**WHO, "needs_credential": False}
+    assert "requires no key yet" in cli.log_in("").err
+    assert profiles.read().profiles["default"].api_key is None
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a/b", "a" * 65])

@@ -50,16 +50,13 @@ def test_stats_are_told_by_name(cli: CommandLine) -> None:
     assert cli.query == "window=3600"
 
 
-def test_stats_of_one_function(cli: CommandLine) -> None:
+def test_stats_of_one_function_and_of_none(cli: CommandLine) -> None:
     cli.answers["GET", "/stats"] = (200, stats_of("another", ID))
     for function in ("hello", ID):
         (row,) = cli.run(f"stats {function}").lines[1:]
         assert row.startswith("hello 12 ")
     (counts,) = cli.run("stats hello -o json").data["functions"]
     assert counts["function_id"] == ID
-
-
-def test_nothing_is_told_as_that(cli: CommandLine) -> None:
     cli.answers["GET", "/stats"] = (200, stats_of())
     assert cli.run("stats").err == "no invocations\n"
 
@@ -75,7 +72,9 @@ def test_a_series_is_asked_for_by_its_age(cli: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("by", ["", "--by function"])
-def test_usage_ends_with_the_whole(cli: CommandLine, by: str) -> None:
+def test_usage_ends_with_the_whole_and_a_little_does_not_read_as_none(
+    cli: CommandLine, by: str
+) -> None:
     function = {"function_id": ID, "function_name": "hello"} if by else {}
     row = body_of(wire.UsageRow, **SUMS, **function)
     cli.answers["GET", "/api/usage"] = (200, body_of(wire.Usage, rows=[row], total=SUMS))
@@ -84,11 +83,7 @@ def test_usage_ends_with_the_whole(cli: CommandLine, by: str) -> None:
     assert ("hello" in first) == bool(by)
     assert last.startswith("in all ")
     assert last.endswith(" 5 1 41.7 12.9 3 2")
-
-
-def test_a_little_usage_does_not_read_as_none(cli: CommandLine) -> None:
     little = SUMS | {"gb_seconds": 0.0693, "cpu_seconds": 0.00612}
-    row = body_of(wire.UsageRow, **little)
     cli.answers["GET", "/api/usage"] = (200, body_of(wire.Usage, rows=[row], total=little))
     assert " 0.069 0.0061 " in cli.run("usage").lines[-1]
 
@@ -117,12 +112,6 @@ def test_what_a_url_refused_is_told_with_its_total(cli: CommandLine) -> None:
     assert last.startswith("refused 8 (signature too old or too early 3, signature 5); the last ")
 
 
-def test_a_quota_without_a_tenant_is_one_s_own(cli: CommandLine) -> None:
-    cli.answers["GET", "/api/whoami"] = (200, body_of(wire.Whoami, tenant_id="acme"))
-    cli.answers["GET", OF_ACME] = (200, QUOTA)
-    assert "calls in flight 50 2 acme" in cli.run("quota show").lines
-
-
 def test_a_quota_is_shown_set_and_taken_away(cli: CommandLine) -> None:
     cli.answers["GET", OF_ACME] = cli.answers["PUT", OF_ACME] = (200, QUOTA)
     cli.answers["DELETE", OF_ACME] = (204, None)
@@ -132,7 +121,9 @@ def test_a_quota_is_shown_set_and_taken_away(cli: CommandLine) -> None:
         "image bytes 5.0 GiB 3.0 MiB server",
         "gb seconds per day 3600 12.5 acme",
     }
-    assert shown <= set(cli.run("quota show acme").lines)
+    cli.answers["GET", "/api/whoami"] = (200, body_of(wire.Whoami, tenant_id="acme"))
+    for of_own_tenant in ("", "acme"):
+        assert shown <= set(cli.run(f"quota show {of_own_tenant}").lines)
     cli.answers["GET", OF_ACME] = (200, QUOTA | dict.fromkeys(LIMITS, 0))
     shown = {"calls in flight 0 2 acme", "gb seconds per day - 12.5 acme"}
     assert shown <= set(cli.run("quota show acme").lines)

@@ -116,6 +116,9 @@ def test_the_hour_of_a_jump_does_not_pass_while_nobody_could_put_it_right() -> N
 def test_a_restart_of_the_server_goes_on_with_what_was_believed() -> None:
     clock = JumpingClock()
     state = clock.state()
+    assert state == ClockState(boot_id="boot-1", offset_s=NOW - 5000.0, settled_at=int(NOW))
+    trusted = TrustedTime.resumed(state, "boot-1", 6000.0, NOW, 1.0)
+    assert (trusted.believed, STAND_S) == (NOW - 5000.0, HOUR_S)
     clock.wall += 10 * DAY_S
     clock.pass_time(HOUR_S / 2)
     again = JumpingClock(ran_s=clock.ran_s + 20, wall=clock.wall + 20)
@@ -136,14 +139,6 @@ def test_after_a_restart_of_the_machine_time_goes_on_from_where_it_was(off_s: fl
     assert again.timestamp() == max(NOW, NOW + off_s)
     again.pass_time(HOUR_S + 15)
     assert again.trusted() == again.unix() == NOW + off_s + HOUR_S + 15
-
-
-def test_what_is_kept_says_in_which_run_of_the_machine_it_holds() -> None:
-    clock = JumpingClock()
-    assert clock.state() == ClockState(boot_id="boot-1", offset_s=NOW - 5000.0, settled_at=int(NOW))
-    trusted = TrustedTime.resumed(clock.state(), "boot-1", 6000.0, NOW, 1.0)
-    assert trusted.believed == NOW - 5000.0
-    assert STAND_S == HOUR_S
 
 
 def test_the_real_clock_tells_the_same_time_in_all_ways() -> None:

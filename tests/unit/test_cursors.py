@@ -16,9 +16,6 @@ def test_a_cursor_comes_back_as_the_id_that_it_was_made_of() -> None:
     cursor = to_cursor(ID)
     assert ID not in cursor
     assert from_cursor(cursor, BEFORE_EVERY_ID) == from_cursor(cursor, AFTER_EVERY_ID) == ID
-
-
-def test_without_a_cursor_a_list_starts_at_its_own_end() -> None:
     assert from_cursor(None, BEFORE_EVERY_ID) < ID < from_cursor(None, AFTER_EVERY_ID)
 
 

@@ -34,28 +34,21 @@ class Known:
         return self.table.idle_node(F, V)
 
 
-def test_the_load_of_others_is_known_and_not_ones_own() -> None:
-    assert Known(member("a")).idle() is None
-    assert Known(member("a"), member("b")).idle() == "b"
-
-
 @promise("N76")
-def test_nodes_that_take_no_calls_are_sent_none() -> None:
+def test_others_that_take_calls_are_sent_them_and_no_node_that_takes_none() -> None:
+    assert Known(member("a")).idle() is None
+    known = Known(member("a"), member("b"))
+    assert known.idle() == "b"
     for state in (NodeState.CORDONED, NodeState.DRAINING, NodeState.REMOVED):
         assert Known(member("b", state=state)).idle() is None
     for presence in (Presence.LEFT, Presence.GONE):
         assert Known(member("b", presence=presence)).idle() is None
-    known = Known(member("b"))
     known.read(member("b", beat=2, is_leaving=True))
     assert (known.idle(), known.table.any_node()) == (None, None)
-
-
-def test_a_node_that_has_gone_is_sent_nothing_from_then_on() -> None:
-    known = Known(member("b"))
-    known.read(member("b", presence=Presence.GONE))
-    assert known.idle() is None
-    known.read()
-    assert known.idle() is None
+    known.read(member("b", beat=3))
+    for members in ([member("b", beat=3, presence=Presence.GONE)], []):
+        known.read(*members)
+        assert known.idle() is None
 
 
 def test_an_old_report_does_not_hide_what_a_node_said_since() -> None:

@@ -85,22 +85,18 @@ def test_those_that_were_never_called_come_last_where_the_last_called_come_first
     assert times[len(called) :] == [None] * (len(times) - len(called))
 
 
-def test_a_text_is_looked_for_in_names_and_descriptions_whatever_its_letters() -> None:
+def test_a_text_is_looked_for_in_names_and_descriptions_and_filters_hold_together() -> None:
     entries = entries_of(3)
-    about = replace(entries[2].function, description="Writes INVOICES")
+    changes = {"description": "Writes INVOICES", "state": FunctionState.ACTIVE, "cluster_id": "c"}
+    about = replace(entries[2].function, **changes)
     entries[2] = Entry(about, entries[2].version, entries[2].counters)
     assert listed(entries, FunctionQuery(text="ALPHA")) == entries[1:]
     assert listed(entries, FunctionQuery(text="invoice")) == [entries[2]]
     assert listed(entries, FunctionQuery(text="%")) == []
-
-
-def test_filters_hold_together() -> None:
-    entries = entries_of(4)
-    active = replace(entries[1].function, state=FunctionState.ACTIVE, cluster_id="c")
-    entries[1] = Entry(active, entries[1].version, entries[1].counters)
     query = FunctionQuery(text="a", state=FunctionState.ACTIVE, cluster_id="c")
-    assert listed(entries, query) == [entries[1]]
-    assert listed(entries, replace(query, cluster_id="other")) == []
+    assert listed(entries, query) == [entries[2]]
+    for other in ({"cluster_id": "other"}, {"state": FunctionState.PAUSED}, {"text": "beta"}):
+        assert listed(entries, replace(query, **other)) == []
 
 
 @pytest.mark.parametrize(

@@ -106,10 +106,6 @@ def serving(limits: PoolLimits, memory: Memory | None = None, quota: Quota | Non
     return pool
 
 
-def test_a_closed_function_has_none() -> None:
-    assert Pool(PoolLimits()).headroom() == Headroom()
-
-
 def test_what_is_idle_counts_apart_from_what_may_be_started() -> None:
     pool = serving(PoolLimits(max_instances=3))
     assert pool.headroom() == Headroom(0, 3)
@@ -122,11 +118,10 @@ def test_what_is_idle_counts_apart_from_what_may_be_started() -> None:
 
 
 def test_memory_and_the_quota_of_the_tenant_bound_it() -> None:
+    """There is none for a closed function, or while another function waits for memory."""
     assert serving(PoolLimits(), Memory(budget_mib=250.0)).headroom() == Headroom(0, 2)
     assert serving(PoolLimits(), quota=Quota(limit=4, used=3)).headroom() == Headroom(0, 1)
-
-
-def test_there_is_none_while_another_function_waits_for_memory() -> None:
+    assert Pool(PoolLimits()).headroom() == Headroom()
     memory = Memory()
     pool = serving(PoolLimits(), memory)
     memory.waiting["another pool"] = 0.0
