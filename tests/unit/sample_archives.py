@@ -89,16 +89,29 @@ def everything_below(path: Path) -> set[str]:
     return {str(one.relative_to(path)) for one in path.rglob("*")}
 
 
-def a_wheel(path: Path, name: str = "demo") -> Path:
-    """A wheel with one module and one program, written without a build tool."""
-    wheel = path / f"{name}-1.0-py3-none-any.whl"
-    info = f"{name}-1.0.dist-info"
+def a_wheel(path: Path, name: str = "demo", *, tag: str = "py3-none-any", about: str = "") -> Path:
+    """A wheel with one module and one program, written without a build tool. `about`: more lines
+    of its metadata.
+    """
+    wheel = path / f"{name}-1.0-{tag}.whl"
+    files = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{about}",
+        "WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
+        "entry_points.txt": f"[console_scripts]\n{name} = {name}:main\n",
+        "RECORD": "",
+    }
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(f"{name}.py", "WORD = 'from the wheel'\ndef main(): print(WORD)\n")
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/entry_points.txt", f"[console_scripts]\n{name} = {name}:main\n")
-        archive.writestr(f"{info}/RECORD", "")
+        for file, text in files.items():
+            archive.writestr(f"{name}-1.0.dist-info/{file}", text)
     return wheel
+
+
+def a_builder(place: Path, marker: Path) -> Path:
+    """A source directory that creates a file as soon as a tool reads its metadata."""
+    place.mkdir()
+    (place / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (place / "backend.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    return place

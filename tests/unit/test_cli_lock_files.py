@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -215,7 +214,7 @@ def test_the_tags_of_wheels_are_those_of_the_servers_machine() -> None:
 
 @pytest.mark.usefixtures("offline", "tool")
 def test_a_wheel_of_the_servers_processor_is_taken_and_no_other(tmp_path: Path) -> None:
-    wheel = tagged(tmp_path, "manylinux_2_17_aarch64")
+    wheel = a_wheel(tmp_path, tag="py3-none-manylinux_2_17_aarch64")
     listed = tmp_path / "requirements.txt"
     listed.write_text(f"{wheel}\n")
     arm = packages.Target(interpreter=f"/usr/bin/python{VERSION}", architecture="aarch64", glibc=36)
@@ -224,17 +223,6 @@ def test_a_wheel_of_the_servers_processor_is_taken_and_no_other(tmp_path: Path) 
     intel = packages.Target(interpreter=arm.interpreter, architecture="x86_64", glibc=36)
     with pytest.raises(BadParameter, match="could not be installed"):
         packages.install_python(listed, tmp_path / "intel", intel)
-
-
-def tagged(directory: Path, tag: str) -> Path:
-    """The wheel of one module with the tag of one platform."""
-    plain = a_wheel(directory)
-    found = directory / plain.name.replace("any", tag)
-    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(found, "w") as new:
-        for name in old.namelist():
-            text = old.read(name).decode()
-            new.writestr(name, text.replace("py3-none-any", f"py3-none-{tag}"))
-    return found
 
 
 @pytest.mark.parametrize(

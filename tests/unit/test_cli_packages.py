@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from promises import promise
 from quiltfn.cli import manifest, packages, requirements, tools
 from quiltfn.cli.parsing import BadParameter
-from unit.sample_archives import a_wheel
+from unit.sample_archives import a_builder, a_wheel
 
 pytestmark = [promise("M3"), pytest.mark.usefixtures("offline")]
 
@@ -184,16 +183,6 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 # --- sources of the packages -------------------------------------------------------------------
 
 
-def a_builder(place: Path, marker: Path) -> Path:
-    """A source directory that creates a file as soon as a tool reads its metadata."""
-    place.mkdir()
-    (place / "pyproject.toml").write_text(
-        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-    )
-    (place / "backend.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
-    return place
-
-
 def as_repository(directory: Path) -> None:
     for words in ("init -q .", "add -A", "-c user.name=x -c user.email=x@y commit -qm x"):
         subprocess.run(["git", *words.split()], cwd=directory, check=True, capture_output=True)
@@ -201,15 +190,7 @@ def as_repository(directory: Path) -> None:
 
 def a_wheel_that_wants(directory: Path, source: str) -> Path:
     """A wheel with a dependency at the address `source`."""
-    wheel = directory / "wants-1.0-py3-none-any.whl"
-    about = "Metadata-Version: 2.1\nName: wants\nVersion: 1.0\n"
-    about += f"Requires-Dist: mark @ {source}\n"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("wants.py", "")
-        archive.writestr("wants-1.0.dist-info/METADATA", about)
-        archive.writestr("wants-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        archive.writestr("wants-1.0.dist-info/RECORD", "")
-    return wheel
+    return a_wheel(directory, "wants", about=f"Requires-Dist: mark @ {source}\n")
 
 
 @pytest.mark.usefixtures("tool")

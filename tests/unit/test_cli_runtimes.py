@@ -30,7 +30,7 @@ from quiltfn.wire import Kind
 from timeouts import scaled
 from unit.canned_server import FUNCTION, ID, INFO, body_of
 from unit.command_line import CommandLine, Printed
-from unit.sample_archives import a_wheel
+from unit.sample_archives import a_builder, a_wheel
 from unit.terminals import needs
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -84,21 +84,6 @@ def install_skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
     return install
-
-
-def a_source_package(path: Path, marker: Path) -> Path:
-    """A package without a wheel, which would create a file if it were built."""
-    package = path / "mark-1.0.tar.gz"
-    setup = f"open({str(marker)!r}, 'w')\nfrom setuptools import setup\nsetup(name='mark')\n"
-    with tarfile.open(package, "w:gz") as archive:
-        for name, text in (
-            ("setup.py", setup),
-            ("PKG-INFO", "Metadata-Version: 2.1\nName: mark\nVersion: 1.0\n"),
-        ):
-            info = tarfile.TarInfo(f"mark-1.0/{name}")
-            info.size = len(text)
-            archive.addfile(info, io.BytesIO(text.encode()))
-    return package
 
 
 def sent(cli: CommandLine) -> dict[str, tarfile.TarInfo]:
@@ -229,7 +214,7 @@ def test_packages_come_as_wheels_and_everything_is_compiled(cli: CommandLine, ap
 def test_packages_need_a_wheel(cli: CommandLine, tmp_path: Path) -> None:
     marker = tmp_path / "it-ran"
     requirements = tmp_path / "requirements.txt"
-    requirements.write_text(f"{a_source_package(tmp_path, marker)}\n")
+    requirements.write_text(f"{a_builder(tmp_path / 'mark', marker)}\n")
     error = says(add(cli, f"--kind python --requirements {requirements}", code=2))
     assert "line 1: " in error
     assert "is not a wheel" in error
