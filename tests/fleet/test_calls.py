@@ -106,21 +106,6 @@ def test_a_call_goes_to_the_node_that_has_an_instance(shared: list[Server]) -> N
         until(partial(knows, node, record))
 
 
-@promise("N16")
-def test_what_a_handler_writes_is_seen_at_another_node_as_it_comes(shared: list[Server]) -> None:
-    nodes = Nodes(shared, "echo first; sleep 3; date +last:%s.%N")
-    url = f"{nodes.second.url}{nodes.function.path}/invoke"
-    with httpx.stream(
-        "POST", url, headers={"accept": "text/event-stream"}, timeout=scaled(20), trust_env=False
-    ) as answer:
-        assert answer.status_code == 200
-        lines = answer.iter_lines()
-        assert any("first" in line for line in lines)
-        first_at = time.time()
-        last_at = next(line for line in lines if "last:" in line).partition("last:")[2][:20]
-        assert first_at < float(last_at), "the first came after the last was written"
-
-
 @promise("N18", "N75")
 def test_a_running_call_is_seen_from_any_node(shared: list[Server], shared_fleet: Fleet) -> None:
     nodes = Nodes(shared, "echo begun; sleep ${QUILT_PAYLOAD:-0}")

@@ -79,23 +79,11 @@ def test_a_server_without_the_file_is_refused(fleet: Fleet) -> None:
 
 
 def test_a_file_that_cannot_be_used_is_told(fleet: Fleet) -> None:
+    """What else is refused: `unit/test_fleet_files.py`."""
     path = fleet.add("one")
     path.chmod(0o644)
     assert "its mode is 0644: chmod 600" in refusal(fleet.node("one"), 78)
     path.chmod(0o600)
-    good = path.read_text()
-    path.write_text(good.replace('name = "one"', 'name = "two"'))
-    assert "fleet: certificate is of one, not of two" in refusal(fleet.node("one"), 78)
-    path.write_text(good.replace("format = 1", "format = 7"))
-    expected = "the file has the format 7; this quiltfn supports format 1"
-    assert expected in refusal(fleet.node("one"), 78)
-    path.write_text(good)
-    assert "node_id cannot be combined with fleet" in refusal(
-        fleet.node("one", "--node-id other"), 78
-    )
-    assert "kind must be 'node'" in refusal(
-        fleet.another(options=f"--fleet {fleet.directory / 'fleet.toml'}"), 78
-    )
     fleet.node("one").start()  # control: the unchanged file
 
 
@@ -114,15 +102,6 @@ def test_an_expired_file_is_told_and_a_new_one_serves(fleet: Fleet) -> None:
     (fleet.directory / "one.toml").unlink()
     fleet.add("one", "--days", "3")
     assert "expires in 3 days: create a new file" in fleet.node("one").start().log.read_text()
-
-
-def test_another_fleets_file_is_refused_on_this_store(fleet: Fleet) -> None:
-    made = files.parse(files.FleetFile, read_private("fleet", fleet.file))
-    other = files.new_fleet(fleet.url, PASSWORD, time.time())
-    node = files.new_node(other, "one", ("127.0.0.1:1", "127.0.0.1:1"), time.time(), 9)
-    files.write(fleet.directory / "one.toml", files.as_text(node))
-    message = refusal(fleet.node("one"), 74)
-    assert f"The database is another fleet's ({made.fleet_id})" in message
 
 
 def test_a_fleet_is_made_once_and_leaves_no_file_where_it_cannot(fleet: Fleet) -> None:

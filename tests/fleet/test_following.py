@@ -100,27 +100,6 @@ def named(node: Server) -> dict[str, Any]:
     return {"name": node.id, "url": node.url, "headers": node.headers}
 
 
-@promise("N22")
-def test_nobody_has_to_wait_between_two_nodes(nodes: tuple[Server, Server]) -> None:
-    """As behind a balancer that takes turns."""
-    for turn in range(10):
-        first, second = nodes if turn % 2 else nodes[::-1]
-        function = first.create("echo 1", min_instances=0)
-        there = on(second, function)
-        assert there.deploy()["state"] == "active"
-        assert function.invoke()["stdout"] == "1\n"
-        changed = first.call("PUT", function.path, {"handler": "echo 2"})
-        assert changed.json()["current_version"] == 2, changed.text
-        paused = second.call("POST", f"{there.path}/pause")
-        assert paused.is_success, paused.text
-        assert there.try_invoke().status_code == 409
-        resumed = first.call("POST", f"{function.path}/resume")
-        assert resumed.is_success, resumed.text
-        assert there.try_invoke().status_code == 200
-        assert function.invoke()["stdout"] == "2\n"
-        there.delete()
-
-
 @promise("N26")
 def test_what_was_acknowledged_is_so_in_the_very_next_request(nodes: tuple[Server, Server]) -> None:
     """At whichever node: in lists and records, as well as in changes by name."""
@@ -141,51 +120,3 @@ def test_what_was_acknowledged_is_so_in_the_very_next_request(nodes: tuple[Serve
         assert second.call("GET", there.path).json()["max_instances"] == 2
         assert second.call("DELETE", there.path).is_success
         assert first.call("GET", function.path).status_code == 404
-
-
-@promise("N23")
-def test_accepted_work_of_a_stopped_node_runs_elsewhere(nodes: tuple[Server, Server]) -> None:
-    first, second = nodes
-    function = second.deploy("echo work", max_instances=4)
-    there = on(first, function)
-    accepted = []
-    for _ in range(20):
-        answer = first.call("POST", f"{there.path}/invoke?mode=async&delay_seconds=3", {})
-        assert answer.status_code == 202, answer.text
-        accepted.append(answer.json()["invocation_id"])
-    first.stop()
-    until(lambda: all(is_over(one_id, function) for one_id in accepted), 30)
-    records = [function.records()[one_id] for one_id in accepted]
-    assert {(one["status"], one["execution_node_id"]) for one in records} == {("success", "two")}
-    assert len(function.records()) == 20
-    first.start()
-
-
-def is_over(invocation_id: str, function: Function) -> bool:
-    return function.records()[invocation_id]["status"] == "success"
-
-
-@promise("N23")
-def test_each_tick_of_a_schedule_is_made_once_by_two_nodes(nodes: tuple[Server, Server]) -> None:
-    node, other = nodes
-    function = node.deploy("echo tick", name="ticking", max_instances=4)
-    body = {"name": "ticks", "function": "ticking", "every_seconds": 1, "jitter_seconds": 0}
-    made = node.call("POST", "/api/schedules", body)
-    assert made.status_code == 201, made.text
-    until(lambda: made_by(other) >= 18, 30)
-    paused = other.call("PUT", "/api/schedules/ticks", {"enabled": False})
-    assert paused.is_success, paused.text
-    runs = other.call("GET", "/api/schedules/ticks/runs?limit=1000").json()["runs"]
-    due = [run["due_at"] for run in runs]
-    assert len(due) == len(set(due)), "a tick was decided on twice"
-    # If both nodes are late by a second, the newest tick runs and the others are missed.
-    decided = sum(run["missed"] or 1 for run in runs)
-    first = min(run["due_at"] - max(0, run["missed"] - 1) for run in runs)
-    assert max(due) - first + 1 == decided, "a tick was left out"
-    fired = {run["invocation_id"] for run in runs if run["outcome"] == "accepted"}
-    until(lambda: set(function.records()) == fired, 10)
-
-
-def made_by(node: Server) -> int:
-    """How many ticks of the schedule ran, according to the node."""
-    return int(node.call("GET", "/api/schedules/ticks").json()["fired_count"])

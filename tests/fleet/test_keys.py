@@ -95,23 +95,3 @@ def test_a_node_cut_off_runs_nothing_of_a_tenant_that_is_disabled(cut_off: CutOf
     assert first.call("POST", "/api/tenants/default/enable").status_code == 200
     cut_off.proxy.heal()
     until(lambda: (cut_off.invoke(key).status_code, at_its_url()) == (200, 200), 20)
-
-
-def test_a_node_that_reaches_nobody_accepts_no_key(cut_off: CutOff) -> None:
-    key = cut_off.key("invoke")
-    assert cut_off.invoke(key).status_code == 200
-    cut_off.proxy.cut()
-    cut_off.first.kill_launcher()  # it may know more
-    cut_off.first.wait()
-    until(lambda: cut_off.invoke(key).status_code == 503, 20)
-    refused = cut_off.invoke(key)
-    assert refused.json()["error_code"] == "STORE_UNAVAILABLE", refused.text
-    assert "whether the credential is valid" in refused.text
-    # No caller is accepted, and health reports why.
-    health = cut_off.second.call("GET", "/api/functions/health").json()
-    assert not health["ready"]
-    assert "whether the credential is valid" in health["checks"]["credentials"]["reason"]
-    assert health["protections"] == {}
-    cut_off.proxy.heal()
-    until(lambda: cut_off.invoke(key).status_code == 200, 20)
-    cut_off.first.start()  # cleans up after the killed one

@@ -99,7 +99,6 @@ def test_what_is_seen_at_one_node_is_true_of_all(fleet: Fleet) -> None:
         for function in (here, Function(second, here.id)):
             until(partial(is_written, events, function))
     calls_in_flight_are_those_of_both(first, second, here)
-    calls_a_second_are_those_of_both(first, second, here)
     with followed(second) as events:
         a_killed_node_is_a_gap_and_heals(first, second, here, events)
         began = time.monotonic()
@@ -197,31 +196,6 @@ def calls_in_flight_are_those_of_both(first: Server, second: Server, here: Funct
             assert (refused.status_code, refused.json()["error_code"]) == (429, "RATE_LIMITED")
     for each in (here, there):
         until(partial(is_taken, each))
-
-
-def calls_a_second_are_those_of_both(first: Server, second: Server, here: Function) -> None:
-    rate, seconds = 5, 2.0
-    limited((first, second), calls_per_second=rate)
-    began, taken = time.monotonic(), list[bool]()
-
-    def is_over() -> bool:
-        """After `seconds` and enough invocations; if they are too slow for that, after a limit."""
-        took = time.monotonic() - began
-        return took > scaled(10) or (took > seconds and len(taken) > 2 * rate * seconds)
-
-    def call(function: Function) -> None:
-        while not is_over():
-            taken.append(function.try_invoke().status_code == 200)
-            time.sleep(0.02)
-
-    calling = [first.later(call, each) for each in (here, Function(second, here.id))]
-    for each in calling:
-        each.result()
-    admitted, took = sum(taken), time.monotonic() - began
-    # A burst of one second is allowed, and one more invocation for each node. Nodes that did not
-    # count each other's invocations would admit twice that.
-    assert 0.5 * rate * seconds <= admitted <= rate * took + rate + 2
-    limited((first, second))
 
 
 def a_killed_node_is_a_gap_and_heals(
