@@ -49,12 +49,12 @@ def holds(found: Any, expected: Any) -> bool:
 class Web:
     """A client of the application of a harness, in its process."""
 
-    def __init__(self, harness: Harness, **replaced: Any) -> None:
-        """`replaced`: services that replace those of the harness."""
+    def __init__(self, harness: Harness, client: str = "127.0.0.1", **replaced: Any) -> None:
+        """`client`: its address. `replaced`: services that replace those of the harness."""
         self.harness = harness
         services = harness.services.replace(**replaced) if replaced else harness.services
         self.http = httpx.AsyncClient(
-            transport=InProcess(make_app(services)), base_url="http://127.0.0.1"
+            transport=InProcess(make_app(services), client), base_url="http://127.0.0.1"
         )
 
     async def __call__(

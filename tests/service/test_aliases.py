@@ -129,8 +129,6 @@ async def test_what_there_is_not_is_named(web: Web) -> None:
         assert "version 7" in answer["error"]
     await web.refused(404, "POST", f"{path}/invoke?alias=live", error="alias live")
     await web.ask(422, "POST", f"{path}/invoke?alias=live&version=1")
-    for wrong in ("1", "a" * 33, "a.b", "-a"):
-        await web.ask(422, "PUT", f"{path}/aliases/{wrong}", {"version": 1})
 
 
 async def test_a_change_of_what_was_changed_meanwhile_is_refused(web: Web) -> None:

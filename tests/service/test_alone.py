@@ -32,6 +32,8 @@ async def serve():
     async with open_harness(Path(sys.argv[1])) as one:
         record = await one.invoke(await one.active())
         assert record.status == "success", record
+        assert one.services.admission._asked is None
+        assert not one.lifecycle.others.are_possible
 
 EXTRA
 asyncio.run(serve())
@@ -39,7 +41,7 @@ print(*sorted(name for name in sys.modules if name.startswith("quiltfn.")))
 """
 
 
-@promise("N1")
+@promise("N1", "N24")
 @pytest.mark.parametrize("extra", ["", "import quiltfn.fleet.files"])
 def test_nothing_of_a_fleet_is_imported_without_the_setting(tmp_path: Path, extra: str) -> None:
     script = SCRIPT.replace("EXTRA", extra).replace("FILE", "None")

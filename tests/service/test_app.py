@@ -15,7 +15,6 @@ from quiltfn.api.app import App, make_app
 from quiltfn.api.fleet_node import Alone
 from quiltfn.api.http.budgets import Budgets
 from quiltfn.api.http.path_pattern import PathPattern
-from quiltfn.api.http.request import Request
 from quiltfn.api.http.response import Response, text_response
 from quiltfn.api.http.route import ANY_METHOD, ApiLimits, Application, RequestContext, Route
 from quiltfn.api.routes.table import ROUTES
@@ -188,20 +187,6 @@ async def test_health_says_why_to_whoever_asks_while_no_key_can_be_checked(path:
     assert isinstance(whole.body, bytes)
     assert b"allowlist" in whole.body
     assert (await get("key", "/api/system/info")).status == 503
-
-
-async def test_a_function_around_the_application_sees_every_request(app: Application) -> None:
-    """A tracer will be such a function."""
-    seen: list[tuple[str, int]] = []
-
-    async def traced(request: Request) -> Response:
-        response = await app(request)
-        seen.append((request.path, response.status))
-        return response
-
-    for path in (BY_ID, "/nothing", "/health"):
-        await traced(request_of("POST", path, HEADERS))
-    assert seen == [(BY_ID, 500), ("/nothing", 404), ("/health", 405)]
 
 
 async def test_a_query_of_too_many_parameters_is_refused(app: Application) -> None:

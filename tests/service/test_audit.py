@@ -1,34 +1,25 @@
 """The audit log as the API and `quiltfn keys` write it: a real store, and no socket."""
 
 import json
-import math
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import httpx
 import pytest
 
-from manual_clock import ManualClock
 from promises import promise
 from quiltfn.api import audit
-from quiltfn.api.app import make_app
-from quiltfn.api.fleet_node import Alone
-from quiltfn.api.http.budgets import Budgets
-from quiltfn.api.http.idempotency import Idempotency
 from quiltfn.api.http.route import ApiLimits
-from quiltfn.base.others import Others
 from quiltfn.model.access import Scope
 from quiltfn.model.audit import AuditEntry
-from quiltfn.model.errors import StoreUnavailable
 from quiltfn.operator import keys as keys_command
 from quiltfn.ports import AuditQuery
 from quiltfn.settings import Settings
-from quiltfn.store import SqlAudit, SqlIdempotencyStore, SqlKeys, SqlStore, open_sqlite
-from quiltfn.tenants.access import Access, make_key
-from service.in_process import InProcess
+from quiltfn.store import SqlAudit, open_sqlite
+from quiltfn.tenants.access import make_key
+from service.faults import away
+from service.platform_harness import Harness
+from service.routes import Header, Web
 from sqlite_template import with_schema
 
 CREATE = "/api/functions"
@@ -37,55 +28,30 @@ BODY = {"name": "f", "handler": "echo a-secret"}
 WRONG = "quilt_sk_" + "0" * 12 + "_" + "x" * 43
 
 
-@dataclass
-class AuditedApp:
-    """The application without a store of functions: whatever reaches a function fails."""
+class AuditedApp(Web):
+    """A server whose requests come from 192.0.2.7, and which refuses bodies of over 200 bytes."""
 
-    http: httpx.AsyncClient
-    store: SqlStore
-    clock: ManualClock
-    access: Access
-    services: Any
+    def __init__(self, harness: Harness) -> None:
+        super().__init__(harness, "192.0.2.7", limits=ApiLimits(body_max=200))
 
-    async def key(self, scope: Scope, tenant: str = "mine") -> tuple[str, dict[str, str]]:
+    async def named_key(self, scope: Scope) -> tuple[str, Header]:
         """A new key's id, and the header that carries it."""
-        key, text = await make_key(SqlKeys(self.store.database), self.clock, tenant, scope, None)
-        await self.access.refresh()
+        services = self.harness.services
+        key, text = await make_key(services.keys, self.harness.clock, "mine", scope, None)
+        await services.access.refresh()
         return key.id, {"X-Api-Key": text}
 
-    async def post(self, path: str, headers: dict[str, str], body: Any = None) -> int:
-        return (await self.http.post(path, headers=headers, json=body)).status_code
+    async def post(self, path: str, headers: Header, body: Any = None) -> int:
+        return (await self("POST", path, body, headers=headers)).status_code
 
     async def entries(self) -> Sequence[AuditEntry]:
-        return (
-            await SqlAudit(self.store.database).query(AuditQuery(tenant_id=None, limit=1000))
-        ).items
+        audit = self.harness.services.audit
+        return (await audit.query(AuditQuery(tenant_id=None, limit=1000))).items
 
 
 @pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
-    clock = ManualClock()
-    async with open_sqlite(with_schema(tmp_path)) as store:
-        access = Access(SqlKeys(store.database), clock, disabled=(), stale_after_s=math.inf)
-        services: Any = SimpleNamespace(
-            access=access,
-            audit=SqlAudit(store.database),
-            catalog=SimpleNamespace(known=lambda _: None),
-            clock=clock,
-            health=SimpleNamespace(
-                machine=SimpleNamespace(memory_max_mib=1024, cores=1), draining=False
-            ),
-            idempotency=Idempotency(SqlIdempotencyStore(store.database), clock),
-            fleet=Alone(cast("Any", None)),
-            limits=ApiLimits(body_max=200),
-            budgets=Budgets(),
-            tracer=None,
-            lifecycle=SimpleNamespace(others=Others()),
-            urls=SimpleNamespace(host=""),
-        )
-        transport = InProcess(make_app(services), client="192.0.2.7")
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
-            yield AuditedApp(http, store, clock, access, services)
+def door(server: Harness) -> AuditedApp:
+    return AuditedApp(server)
 
 
 # Refused before execution --------------------------------------------------------------------
@@ -93,8 +59,8 @@ async def door(tmp_path: Path) -> AsyncIterator[AuditedApp]:
 
 @promise("A12")
 async def test_who_is_refused_before_the_work_leaves_an_entry(door: AuditedApp) -> None:
-    reader, may_read = await door.key(Scope.READ)
-    writer, may_write = await door.key(Scope.WRITE)
+    reader, may_read = await door.named_key(Scope.READ)
+    writer, may_write = await door.named_key(Scope.WRITE)
     named = {"X-Request-Id": "r-1"}
     too_long = BODY | {"description": "x" * 200}
     twice = may_write | {"Idempotency-Key": "two words"}
@@ -129,7 +95,7 @@ async def test_a_page_turned_away_from_an_open_server_is_entered(door: AuditedAp
 
 
 async def test_what_would_change_nothing_leaves_none(door: AuditedApp) -> None:
-    await door.key(Scope.READ)
+    await door.named_key(Scope.READ)
     assert (await door.http.get(CREATE)).status_code == 401
     assert (await door.http.patch(CREATE)).status_code == 405
     assert await door.post(f"{CREATE}/some-id/invoke", {}) == 401
@@ -142,17 +108,17 @@ async def test_a_flood_of_refusals_leaves_a_hundred_entries_and_then_one_a_minut
 ) -> None:
     # Somebody on the internet has found the server and guesses keys all night.
     monkeypatch.setattr(audit, "REFUSALS_AT_ONCE", 10)
-    _, may_read = await door.key(Scope.READ)
+    _, may_read = await door.named_key(Scope.READ)
     for _ in range(30):  # refusals without an entry do not reduce the allowance either
         await door.http.get(CREATE)
     for _ in range(30):
         assert await door.post(CREATE, {}, BODY) == 401
     assert len(await door.entries()) == 10
-    door.clock.time += 119
+    door.harness.clock.time += 119
     for _ in range(5):
         await door.post(CREATE, {}, BODY)
     assert len(await door.entries()) == 11
-    door.clock.time += 3600
+    door.harness.clock.time += 3600
     for _ in range(30):
         await door.post(CREATE, {}, BODY)
     assert len(await door.entries()) == 21
@@ -166,44 +132,31 @@ async def test_the_memory_of_who_was_refused_is_bounded(
     door: AuditedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "CREDENTIALS_MAX", 3)
-    kept = audit.AuditLog(SqlAudit(door.store.database), door.clock)
+    kept = audit.AuditLog(door.harness.services.audit, door.harness.clock)
     for number in range(50):
         assert kept._may_append(f"jwt:{number}")
         assert len(kept._allowances) <= 4
 
 
 async def test_a_path_that_is_refused_is_cut(door: AuditedApp) -> None:
-    await door.key(Scope.READ)
+    await door.named_key(Scope.READ)
     await door.post(f"{CREATE}/{'x' * 9000}/deploy", {})
     assert [one.object_id for one in await door.entries()] == ["x" * audit.OBJECT_MAX]
 
 
-async def test_a_refusal_stands_where_the_store_takes_no_entry(
-    door: AuditedApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await door.key(Scope.READ)
-
-    async def fails(_entry: AuditEntry) -> None:
-        raise StoreUnavailable
-
-    monkeypatch.setattr(door.services.audit, "append", fails)
-    assert await door.post(CREATE, {}, BODY) == 401
+async def test_a_refusal_stands_where_the_store_takes_no_entry(door: AuditedApp) -> None:
+    await door.named_key(Scope.READ)
+    with away(door.harness.services.audit, "append"):
+        assert await door.post(CREATE, {}, BODY) == 401
 
 
-async def test_a_call_whose_entry_was_not_taken_is_not_entered_as_refused(
-    door: AuditedApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_call_whose_entry_was_not_taken_is_not_entered_as_refused(door: AuditedApp) -> None:
     # The request was executed and may have changed something, so it must not be logged as refused.
-    _, may_write = await door.key(Scope.WRITE)
-    tried: list[str | None] = []
-
-    async def fails(entry: AuditEntry) -> None:
-        tried.append(entry.error_code)
-        raise StoreUnavailable
-
-    monkeypatch.setattr(door.services.audit, "append", fails)
-    assert await door.post(CREATE, may_write, {"name": 1}) == 503
-    assert tried == ["UNPROCESSABLE_ENTITY"]
+    _, may_write = await door.named_key(Scope.WRITE)
+    with away(door.harness.services.audit, "append") as append:
+        assert await door.post(CREATE, may_write, {"name": 1}) == 503
+    ((entry,), _) = append.call_args
+    assert (append.call_count, entry.error_code) == (1, "UNPROCESSABLE_ENTITY")
 
 
 # Credentials ---------------------------------------------------------------------------------
@@ -212,7 +165,7 @@ async def test_a_call_whose_entry_was_not_taken_is_not_entered_as_refused(
 @pytest.mark.parametrize("name", ["Authorization", "X-Api-Key"])
 async def test_of_two_credentials_in_one_header_none_counts(door: AuditedApp, name: str) -> None:
     # A proxy might check the last header, and a server the first one.
-    _, good = await door.key(Scope.READ)
+    _, good = await door.named_key(Scope.READ)
     text = good["X-Api-Key"] if name == "X-Api-Key" else f"Bearer {good['X-Api-Key']}"
     for other in (text, "wrong", ""):
         for pair in ((text, other), (other, text)):

@@ -1,9 +1,10 @@
 """Background tasks continue after a bug, and after an error of the store."""
 
-import asyncio
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import structlog
@@ -12,28 +13,21 @@ from quiltfn.base import store_retry as until_stored
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.server import background
 from quiltfn.store import SqlStats
-from service.platform_harness import open_harness
-from timeouts import scaled
+from service.platform_harness import open_harness, until
 
 
 async def test_a_background_task_that_fails_is_logged_and_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "AGAIN_S", 0.0)
-    again, tries = asyncio.Event(), 0
-
-    async def damaged(_self: SqlStats) -> int:
-        nonlocal tries
-        tries += 1
-        if tries == 1:
-            raise ValueError("a row that nobody understands")
-        again.set()
-        return 0
-
-    monkeypatch.setattr(SqlStats, "prune_some", damaged)
-    with structlog.testing.capture_logs() as lines:
-        async with open_harness(tmp_path), asyncio.timeout(scaled(10)):
-            await again.wait()
+    damage = ValueError("a row that nobody understands")
+    prunes = itertools.chain([damage], itertools.repeat(0))
+    with (
+        structlog.testing.capture_logs() as lines,
+        patch.object(SqlStats, "prune_some", side_effect=prunes) as prune,
+    ):
+        async with open_harness(tmp_path):
+            await until(lambda: prune.call_count > 1)
     assert [one["event"] for one in lines if one["log_level"] == "error"] == [
         "a background task has failed and is restarted"
     ]

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from promises import promise
 from quiltfn.model.canary import LEAST
-from quiltfn.model.errors import StoreUnavailable
 from quiltfn.ports import AuditQuery
+from service.faults import failing
 from service.platform_harness import open_harness, until
 from service.routes import Web
 from service.test_aliases import printed, put
@@ -95,11 +95,21 @@ async def test_a_version_answering_5xx_is_taken_back(web: Web, status: int, is_b
         assert (await alias_of(web, path))["also"] == HALF
 
 
-async def test_what_is_no_fault_of_the_version_does_not_take_it_back(web: Web) -> None:
-    path = await with_canary(web, "echo 2")
-    await called(web, path, times=20)
+@pytest.mark.parametrize(
+    ("handler", "main", "passed_s"),
+    [("echo 2", 1, 0), ("exit 1", 2, 0), ("exit 1", 1, 301)],
+    ids=["it succeeds", "the other version fails", "its time is over"],
+)
+async def test_what_does_not_take_a_version_back(
+    web: Web, handler: str, main: int, passed_s: float
+) -> None:
+    second = {"version": 3 - main, "weight": 0.5}
+    path = await with_canary(web, handler, version=main, also=second)
+    web.harness.clock.time += passed_s
+    await called(web, path, version=2, times=20)
     await called(web, path, version=1, times=5)
-    assert (await alias_of(web, path))["also"] == HALF
+    alias = await alias_of(web, path)
+    assert (alias["also"], alias["rolled_back"]) == (second, None)
 
 
 async def test_calls_that_were_cancelled_are_no_fault_of_the_version(web: Web) -> None:
@@ -112,19 +122,6 @@ async def test_calls_that_were_cancelled_are_no_fault_of_the_version(web: Web) -
         call = f"{path}/invocations/{call_id}"
         await web.ask(200, "POST", f"{call}/cancel")
         assert (await web.good("GET", f"{call}?wait_seconds=5"))["status"] == "cancelled"
-    assert (await alias_of(web, path))["also"] == HALF
-
-
-async def test_failures_of_the_other_version_do_not_count(web: Web) -> None:
-    path = await with_canary(web, "exit 1", version=2, also={"version": 1, "weight": 0.5})
-    await called(web, path, version=2, times=20)
-    assert (await alias_of(web, path))["rolled_back"] is None
-
-
-async def test_it_is_watched_for_its_time_alone(web: Web) -> None:
-    path = await with_canary(web)
-    web.harness.clock.time += 301
-    await called(web, path, times=10)
     assert (await alias_of(web, path))["also"] == HALF
 
 
@@ -155,21 +152,12 @@ async def test_it_stays_taken_back_after_a_restart_and_watched(tmp_path: Path) -
         assert other["rolled_back"] == "version 2: 66 of 66 attempts failed, where 90 % may"
 
 
-async def test_an_absent_store_is_asked_again(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_absent_store_is_asked_again(web: Web) -> None:
     path = await with_canary(web)
-    store, asked = web.harness.services.aliases._store, []
-    save = store.save
-
-    async def away(*given: Any) -> None:
-        asked.append(given)
-        if len(asked) == 1:
-            raise StoreUnavailable
-        await save(*given)
-
-    monkeypatch.setattr(store, "save", away)
-    await called(web, path)
-    assert (await rolled_back(web, path))["also"] is None
-    assert len(asked) == 2
+    with failing(web.harness.services.aliases._store, "save") as save:
+        await called(web, path)
+        assert (await rolled_back(web, path))["also"] is None
+    assert save.call_count == 2
 
 
 async def test_an_alias_that_was_changed_meanwhile_is_left_alone(web: Web) -> None:

@@ -41,16 +41,6 @@ async def cancelled(server: Harness, entry: Entry, invocation_id: str) -> Invoca
     return record
 
 
-async def test_a_running_call_ends_cancelled_without_its_instance(server: Harness) -> None:
-    entry, running, invocation_id = await running_call(server)
-    record = await cancelled(server, entry, invocation_id)
-    assert (record.status, record.error_message) == (Status.CANCELLED, "the call was cancelled")
-    assert (await running, await server.records(entry)) == (record, [record])
-    assert server.invoker.running == 0
-    await until(lambda: not server.counts(entry))
-    assert server.sandboxes.destroyed == server.sandboxes.created
-
-
 @promise("W6")
 async def test_who_cancels_is_answered_once_nothing_of_the_call_runs_any_more(
     server: Harness, monkeypatch: pytest.MonkeyPatch
@@ -220,12 +210,6 @@ async def test_cancelling_at_any_moment_gives_one_end(server: Harness, seed: int
     await until(lambda: set(server.counts(entry)) <= {"ready"})
 
 
-async def test_cancelling_twice_tells_both_the_same(server: Harness) -> None:
-    entry, _, invocation_id = await running_call(server)
-    both = await asyncio.gather(*(cancel(server, entry, invocation_id) for _ in range(2)))
-    assert both[0] == both[1] is not None
-
-
 async def test_a_canceller_who_is_gone_takes_nothing_from_another(server: Harness) -> None:
     entry, _, invocation_id = await running_call(server)
     gone, stays = (asyncio.ensure_future(cancel(server, entry, invocation_id)) for _ in range(2))
@@ -234,20 +218,6 @@ async def test_a_canceller_who_is_gone_takes_nothing_from_another(server: Harnes
     record = await stays
     assert record is not None
     assert record.status is Status.CANCELLED
-
-
-async def test_what_does_not_run_cannot_be_cancelled(server: Harness) -> None:
-    entry, other = await server.active("sleep 60"), await server.active(name="g")
-    ended = await server.invoke(other)
-    await server.running(entry)
-    (invocation_id,) = ids(server)
-    for function, which in (
-        (other, invocation_id),
-        (other, ended.invocation_id),
-        (entry, "0" * 32),
-    ):
-        assert await cancel(server, function, which) is None
-    assert ids(server) == [invocation_id]
 
 
 async def test_a_drain_ends_with_the_last_call_that_is_cancelled(server: Harness) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -15,6 +16,7 @@ from quiltfn.calls.claims import Backlog, Claims
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.function import Function
 from quiltfn.store import SqlStore, SqlWork, open_sqlite
+from service.faults import failing
 from sqlite_template import with_schema
 
 pytestmark = promise("D31")
@@ -49,20 +51,6 @@ async def taken(tmp_path: Path) -> AsyncIterator[Taken]:
         yield Taken(store, await a_stored_function(store))
 
 
-def fail_once(taken: Taken, monkeypatch: pytest.MonkeyPatch, name: str, after: int = 0) -> None:
-    """The store accepts so many requests of a kind, but not the next one."""
-    asked, real = 0, getattr(taken.queue, name)
-
-    async def fails(*given: Any, **more: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        if asked == after + 1:
-            raise StoreUnavailable
-        return await real(*given, **more)
-
-    monkeypatch.setattr(taken.queue, name, fails)
-
-
 async def test_what_was_put_back_before_the_store_failed_is_not_held_as_well(
     taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,19 +58,17 @@ async def test_what_was_put_back_before_the_store_failed_is_not_held_as_well(
     monkeypatch.setattr(module, "RELEASED_AT_ONCE", 2)
     ids = await taken.accept(5)
     await taken.claim()
-    fail_once(taken, monkeypatch, "release", after=1)
-    with pytest.raises(StoreUnavailable):
+    with failing(taken.queue, "release", after=1), pytest.raises(StoreUnavailable):
         await taken.claims.put_back(taken.backlog, taken.claims.take_all(taken.backlog))
     assert taken.backlog.next_due_ms == NOW_MS  # some of it waits
     held = list(taken.backlog.held)
     assert (held, await taken.waiting()) == (ids[2:], ids[:2])
 
 
-async def test_a_failed_claim_leaves_work(taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_claim_leaves_work(taken: Taken) -> None:
     ids = await taken.accept(1)
     taken.backlog.waits_until(NOW_MS)
-    fail_once(taken, monkeypatch, "claim")
-    with pytest.raises(StoreUnavailable):
+    with failing(taken.queue, "claim"), pytest.raises(StoreUnavailable):
         await taken.claims.claim(taken.backlog, 10, NOW_MS)
     assert taken.backlog.next_due_ms == NOW_MS
     await taken.claim()
@@ -143,16 +129,9 @@ async def test_work_is_claimed_ahead_and_never_if_strict(taken: Taken, is_strict
     assert claims.slice_size(backlog, 3) == 3 if is_strict else claims.slice_size(backlog, 3) > 3
 
 
-async def test_strict_claims_count_as_begun(taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-    real = taken.queue.claim
-
-    async def seen(*given: Any, is_begun: bool) -> Any:
-        asked.append(is_begun)
-        return await real(*given, is_begun=is_begun)
-
-    monkeypatch.setattr(taken.queue, "claim", seen)
-    for is_strict in (False, True):
-        await taken.accept(1)
-        await taken.made(is_strict=is_strict).claim(taken.backlog, 1, NOW_MS)
-    assert asked == [False, True]
+async def test_strict_claims_count_as_begun(taken: Taken) -> None:
+    with patch.object(taken.queue, "claim", wraps=taken.queue.claim) as claim:
+        for is_strict in (False, True):
+            await taken.accept(1)
+            await taken.made(is_strict=is_strict).claim(taken.backlog, 1, NOW_MS)
+    assert [named["is_begun"] for _, named in claim.call_args_list] == [False, True]

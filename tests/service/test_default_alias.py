@@ -2,7 +2,6 @@
 of updates, rollbacks and canaries.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from promises import promise
 from quiltfn.model.alias import Alias, Share
 from service.faults import away
-from service.platform_harness import open_harness, until
+from service.platform_harness import until
 from service.routes import Web
 from service.test_aliases import printed, put, two_versions
 
@@ -235,21 +234,6 @@ async def test_unstored_changes_move_no_alias(web: Web) -> None:
         await web.ask(503, "POST", f"{path}/rollback", {"version": 1})
     assert await aliases_of(web, path) == before
     assert (await web.good("GET", path))["current_version"] == 2
-
-
-async def test_the_default_alias_survives_a_restart(tmp_path: Path) -> None:
-    async with open_harness(tmp_path) as harness:
-        web = Web(harness)
-        path = await two_versions(web)
-        await put(web, path, version=1, also=SPLIT, default=True)
-        await rolled_back_to(web, path, 1)
-        found = await aliases_of(web, path)
-        await put(web, path, version=2)
-    async with open_harness(tmp_path) as harness:
-        web = Web(harness)
-        live = (await aliases_of(web, path))["live"]
-        assert (live["version"], live["default"], found["live"]["also"]) == (2, True, None)
-        assert await printed(web, f"{path}/invoke") == "2"
 
 
 @pytest.mark.parametrize(

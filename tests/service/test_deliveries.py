@@ -589,9 +589,7 @@ async def test_the_next_place_is_of_the_tenant_that_has_fewest(world: World) -> 
                 to = Destination(url=f"https://slow{number}.{tenant}.example", secret=SECRET)
                 slow = await world.function(f"s{number}", to, tenant_id=tenant)
                 await world.end_call(slow)
-        async with asyncio.timeout(scaled(SOON_S)):
-            while len(world.sender.posts) < AT_ONCE:  # noqa: ASYNC110 - nothing announces it
-                await asyncio.sleep(0.01)
+        await until(lambda: len(world.sender.posts) >= AT_ONCE)
         delivery_id = await world.end_call(quick)
         await asyncio.sleep(0.2)
         answers.release()  # one slot becomes free
@@ -635,12 +633,14 @@ async def test_ends_during_a_look_are_sent(world: World, monkeypatch: pytest.Mon
         await world.until(function, late[0], status="delivered")
 
 
-async def test_what_became_of_a_try_is_noted_however_often_the_store_fails(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["claim", "finish"])
+async def test_a_delivery_is_made_and_noted_once_however_often_the_store_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     function = await world.function("f", TO_URL)
-    monkeypatch.setattr("quiltfn.base.store_retry.STORE_AGAIN_S", 0.01)
-    with failing(world.kept, "finish", StoreUnavailable(), StoreUnavailable()):
+    for again in ("quiltfn.calls.deliveries", "quiltfn.base.store_retry"):
+        monkeypatch.setattr(f"{again}.STORE_AGAIN_S", 0.01)
+    with failing(world.kept, step, StoreUnavailable(), StoreUnavailable()):
         delivery = await world.sent(function)
     assert (delivery.attempts, len(world.sender.posts)) == (1, 1)
 
@@ -654,13 +654,6 @@ async def test_ends_are_noticed_after_an_error_while_they_were_committed(world: 
         later = await world.end_call(function)
         for delivery_id in (first, later):
             await world.until(function, delivery_id, status="delivered")
-
-
-async def test_due_work_outlives_failures(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    function = await world.function("f", TO_URL)
-    monkeypatch.setattr("quiltfn.calls.deliveries.STORE_AGAIN_S", 0.01)
-    with failing(world.kept, "claim", StoreUnavailable(), StoreUnavailable()):
-        await world.sent(function)
 
 
 async def test_what_a_function_cannot_take_while_the_server_ends_is_put_back(world: World) -> None:

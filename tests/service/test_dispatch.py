@@ -21,7 +21,7 @@ from quiltfn.calls import claims
 from quiltfn.calls.dispatch import DUE_SPARE
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import NotFound, OutcomeUnknown, StoreUnavailable
-from quiltfn.model.invocation import ExitKind, Invocation, Source, Status
+from quiltfn.model.invocation import ExitKind, Invocation, Status
 from quiltfn.model.work import AsyncPolicy, Backoff
 from quiltfn.ports.work import Input
 from service.faults import away, held_up, silent
@@ -103,30 +103,6 @@ async def quiet(server: Harness) -> None:
         await until(lambda: not server.dispatcher._tasks)
         await server.journal.synced()
         await asyncio.sleep(0)
-
-
-async def test_what_is_accepted_is_run_and_its_record_says_so(server: Harness) -> None:
-    entry = await server.active("cat")
-    (call_id,) = await accept(server, entry, payload=b"grain")
-    record = await server.final(entry, call_id)
-    assert (record.status, record.stdout) == (Status.SUCCESS, b"grain")
-    assert (record.source, record.attempt, record.version) == (Source.ASYNC, 1, 1)
-    await quiet(server)
-    assert await statuses(server, entry, call_id) == [Status.SUCCESS]
-    assert entry.counters.invocation_count == 1
-    assert server.dispatcher._backlogs == {}
-
-
-async def test_work_is_run_when_it_is_due(server: Harness) -> None:
-    entry = await server.active()
-    (later,) = await accept(server, entry, in_s=60)
-    (now,) = await accept(server, entry)
-    await succeed(server, entry, now)
-    server.pass_time(59.0)
-    await quiet(server)
-    assert (await record_of(server, entry, later)).status is Status.QUEUED
-    server.pass_time(1.5)
-    await succeed(server, entry, later)
 
 
 async def test_however_much_is_due_later_one_time_is_remembered(server: Harness) -> None:
@@ -245,20 +221,16 @@ async def test_claimed_work_that_became_too_old_is_not_begun(server: Harness) ->
 
 
 @promise("W12")
-async def test_no_more_run_at_a_time_than_the_policy_says(server: Harness) -> None:
-    entry = await server.active("sleep 60", max_instances=5)
-    await set_policy(server, entry, max_concurrency=2)
+@pytest.mark.parametrize(("bound", "instances", "run"), [(2, 5, 2), (None, 3, 3)])
+async def test_as_many_run_at_a_time_as_the_policy_or_the_pool_allows(
+    server: Harness, bound: int | None, instances: int, run: int
+) -> None:
+    entry = await server.active("sleep 60", max_instances=instances)
+    await set_policy(server, entry, max_concurrency=bound)
     await accept(server, entry, 6)
-    await until(lambda: busy(server, entry) == 2)
+    await until(lambda: busy(server, entry) == run)
     await asyncio.sleep(0.15)  # longer than BLOCKED_LOOK_S, after which due work is retried
-    assert busy(server, entry) == 2
-
-
-async def test_without_a_bound_it_takes_what_may_be_started(server: Harness) -> None:
-    entry = await server.active("sleep 60", max_instances=3)
-    await accept(server, entry, 6)
-    await until(lambda: busy(server, entry) == 3)
-    assert server.pools.waiting() == 0
+    assert (busy(server, entry), server.pools.waiting()) == (run, 0)
 
 
 @promise("W11")
@@ -343,16 +315,6 @@ async def test_a_retry_is_looked_at_once_its_end_is_committed(server: Harness) -
     (call_id,) = await accept(server, entry)
     record = await server.final(entry, call_id)
     assert (record.status, record.attempt) == (Status.FAILED, 2)
-
-
-async def test_a_paused_function_accepts_and_runs_after_resume(server: Harness) -> None:
-    entry = await server.active()
-    await server.lifecycle.pause(entry)
-    (call_id,) = await accept(server, server.now(entry))
-    await quiet(server)
-    assert (await record_of(server, entry, call_id)).status is Status.QUEUED
-    await server.lifecycle.resume(entry)
-    await succeed(server, entry, call_id)
 
 
 async def test_a_dispatcher_that_was_stopped_begins_again_what_waits(server: Harness) -> None:

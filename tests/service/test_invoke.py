@@ -10,7 +10,6 @@ from quiltfn.calls.node_report import report_of
 from quiltfn.model.errors import (
     CapacityFull,
     FunctionNotActive,
-    NotFound,
     RuntimeUnavailable,
     ShuttingDown,
     StoreUnavailable,
@@ -18,7 +17,7 @@ from quiltfn.model.errors import (
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Source, Status, WorkOutcome
-from quiltfn.model.pool import PoolLimits
+from service.faults import away
 from service.platform_harness import Harness, until
 
 
@@ -54,24 +53,6 @@ async def test_a_handler_that_fails_is_a_result_and_its_instance_goes_if_it_is_s
     assert server.counts(entry) == ({"ready": 1} if status is Status.FAILED else {})
 
 
-async def test_a_second_call_is_warm_on_the_same_instance(server: Harness) -> None:
-    entry = await server.active()
-    for _ in range(5):
-        assert (await server.invoke(entry)).cold_start is False
-    assert len(server.sandboxes.created) == 1
-
-
-async def test_a_call_beside_a_running_one_is_cold(server: Harness) -> None:
-    entry = await server.active("sleep 60")
-    await server.running(entry)
-    second = await server.running(entry)
-    assert not second.done()
-    assert server.counts(entry) == {"busy": 2}
-    records = await server.records(entry)
-    assert [record.cold_start for record in records] == [True, False]
-    assert {record.status for record in records} == {Status.RUNNING}
-
-
 @pytest.mark.parametrize("state", ["pending", "paused", "error", "deploying"])
 async def test_an_inactive_function_names_what_helps(server: Harness, state: str) -> None:
     entry = await server.create("fail-to-start" if state == "error" else "echo hello")
@@ -91,17 +72,6 @@ async def test_an_inactive_function_names_what_helps(server: Harness, state: str
     assert await server.records(entry) == []
 
 
-async def test_a_full_line_refuses_and_leaves_no_record(server: Harness) -> None:
-    entry = await server.active("sleep 60", max_instances=1)
-    server.pools.set_scaling(entry.function.id, PoolLimits(max_instances=1, queue_max=1))
-    await server.running(entry)
-    await server.running(entry)
-    with pytest.raises(CapacityFull) as error:
-        await server.invoke(entry)
-    assert error.value.retry_after
-    assert len(await server.records(entry)) == 1  # the running one: who waits has none yet
-
-
 async def test_a_wait_that_is_over_refuses_and_leaves_no_record(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     await server.running(entry)
@@ -115,41 +85,17 @@ async def test_a_wait_that_is_over_refuses_and_leaves_no_record(server: Harness)
     assert len(await server.records(entry)) == 1
 
 
-async def test_an_instance_that_cannot_be_made_leaves_an_error_record(server: Harness) -> None:
-    entry = await server.active("sleep 60")
-    await server.running(entry)
-    for sandbox in list(server.sandboxes.alive.values()):
-        sandbox.end_by_itself()
-    broken = server.sandboxes.create
-
-    async def create(spec):
-        return await broken(type(spec)(handler="fail-to-start"))
-
-    server.sandboxes.create = create  # type: ignore[method-assign]
-    with pytest.raises(RuntimeUnavailable, match="no room") as error:
-        await server.invoke(entry)
-    records = await server.records(entry)
-    failed = next(one for one in records if one.invocation_id == error.value.invocation_id)
-    assert (failed.status, failed.exit_code, failed.started_at) == (Status.ERROR, None, None)
-    assert failed.error_message == "there is no room for another sandbox"
-
-
 async def test_of_calls_that_were_not_begun_so_many_records_wait_for_the_store_and_no_more(
     server: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is away for long, and callers go on trying a function that cannot start."""
-
-    async def fails(*_: object) -> None:
-        raise StoreUnavailable
-
     entry = await server.active()
     for sandbox in list(server.sandboxes.alive.values()):
         sandbox.end_by_itself()
     broken = server.sandboxes.create
     reported: list[str | None] = []
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, away(server.journal, "_store"):
         patch.setattr("quiltfn.store.calls.journal.SEGMENT_MAX_BYTES", 2000)
-        patch.setattr(server.journal, "_store", fails)
         patch.setattr(
             server.sandboxes, "create", lambda s: broken(type(s)(handler="fail-to-start"))
         )
@@ -166,28 +112,12 @@ async def test_of_calls_that_were_not_begun_so_many_records_wait_for_the_store_a
     assert (await server.invoke(entry)).status is Status.SUCCESS
 
 
-async def test_a_sandbox_dying_under_the_call_is_an_error_with_a_record(server: Harness) -> None:
-    entry = await server.active("die")
-    with pytest.raises(RuntimeUnavailable) as error:
-        await server.invoke(entry)
-    (record,) = await server.records(entry)
-    assert record.invocation_id == error.value.invocation_id
-    assert record.status is Status.ERROR
-    await until(lambda: server.counts(entry) == {})
-
-
 async def test_a_call_that_cannot_be_recorded_is_not_run_and_its_instance_is_ready_again(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
+    server: Harness,
 ) -> None:
     entry = await server.active()
-
-    def opened(_record: object) -> None:
-        raise StoreUnavailable
-
-    with monkeypatch.context() as patch:
-        patch.setattr(server.journal, "opened", opened)
-        with pytest.raises(StoreUnavailable):
-            await server.invoke(entry)
+    with away(server.journal, "opened"), pytest.raises(StoreUnavailable):
+        await server.invoke(entry)
     assert server.counts(entry) == {"ready": 1}
     assert (await server.invoke(entry)).status is Status.SUCCESS
 
@@ -220,13 +150,6 @@ async def test_a_refused_request_leaves_no_record(server: Harness, request_: Req
     assert server.counts(entry) == {"ready": 1}
 
 
-async def test_a_deleted_function_is_not_found_even_by_who_still_holds_it(server: Harness) -> None:
-    entry = await server.active()
-    await server.lifecycle.delete(entry)
-    with pytest.raises(NotFound):
-        await server.invoke(entry)
-
-
 @promise("N76")
 async def test_draining_refuses_new_calls_and_waits_for_running_ones(server: Harness) -> None:
     entry = await server.active("sleep 0.05")
@@ -252,15 +175,6 @@ async def test_draining_gives_up_in_time_and_closing_interrupts(server: Harness)
         await running
     (record,) = await server.records(entry)
     assert (record.invocation_id, record.status) == (error.value.invocation_id, Status.INTERRUPTED)
-
-
-async def test_a_hundred_calls_at_once_share_the_maximum_and_all_succeed(server: Harness) -> None:
-    entry = await server.active("sleep 0.001", max_instances=3)
-    records = await asyncio.gather(*(server.invoke(entry) for _ in range(100)))
-    assert {record.status for record in records} == {Status.SUCCESS}
-    assert server.sandboxes.most_alive <= 3
-    assert len(await server.records(entry)) == 100
-    assert server.invoker.running == 0
 
 
 @promise("R17")

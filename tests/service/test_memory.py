@@ -16,7 +16,6 @@ from metric_values import sample_value
 from promises import promise
 from quiltfn.functions import lifecycle
 from quiltfn.model.errors import CapacityFull
-from quiltfn.model.pool import sum_counts
 from quiltfn.store.database.sqlite import ALWAYS
 from service.platform_harness import Harness, open_harness, until
 
@@ -40,21 +39,6 @@ async def test_calls_beyond_the_memory_wait_and_are_all_answered(tmp_path: Path)
         done = [await call for call in calls]
         assert [record.status.value for record in done] == ["success"] * 8
         assert not memory.waiting
-
-
-async def test_they_are_served_in_the_order_in_which_they_came(tmp_path: Path) -> None:
-    async with open_harness(tmp_path, memory_mib=300) as harness:
-        first = await harness.active("sleep 0.05", name="first", memory_limit_mb=256)
-        names = ("b", "c", "d")
-        others = [await harness.active("echo hi", name=n, memory_limit_mb=256) for n in names]
-        await harness.running(first)
-        order: list[str] = []
-        for entry in others:
-            harness.clock.time += 0.001
-            call = await harness.running(entry)
-            call.add_done_callback(lambda _, name=entry.function.name: order.append(name))  # type: ignore[misc]
-        await until(lambda: len(order) == 3)
-        assert order == list(names)
 
 
 async def test_who_waits_for_memory_for_too_long_is_told_so(tmp_path: Path) -> None:
@@ -81,17 +65,6 @@ async def test_an_idle_instance_leaves_for_a_call_with_a_log_line(tmp_path: Path
         assert evictions() == before + 1
         (line,) = [one for one in logs if "evicted" in one["event"]]
         assert line["function"] == idle.function.id
-
-
-async def test_the_counts_of_all_pools_add_up_to_the_sandboxes(tmp_path: Path) -> None:
-    async with open_harness(tmp_path, memory_mib=600) as harness:
-        entries = [await harness.active("sleep 0.02", name=n, memory_limit_mb=256) for n in "abc"]
-        calls = [await harness.running(entry) for entry in entries]
-        total = sum_counts(harness.pools.counts(entry.function.id) for entry in entries)
-        assert total.total == len(harness.sandboxes.alive)
-        assert total.busy == 2
-        for call in calls:
-            await call
 
 
 async def test_an_instance_gone_while_another_is_measured_is_fine(tmp_path: Path) -> None:

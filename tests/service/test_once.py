@@ -8,21 +8,17 @@ import contextlib
 import errno
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from contract.stores import BUSY_TIMEOUT_S, HELD_S, files_at_most, restart
+from contract.stores import BUSY_TIMEOUT_S, HELD_S, files_at_most
 from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.api.http import idempotency
-from quiltfn.api.http.budgets import Budgets
 from quiltfn.api.http.errors import error_body
-from quiltfn.api.http.idempotency import Idempotency
-from quiltfn.api.http.route import Application
 from quiltfn.functions.catalog import Entry
 from quiltfn.model.errors import StoreUnavailable
 from quiltfn.model.invocation import CallResult, ExitKind
@@ -30,50 +26,32 @@ from quiltfn.ports import Call
 from quiltfn.sandbox import fake
 from quiltfn.server.ground import UNKEPT
 from quiltfn.store import SqlAudit, SqlIdempotencyStore
-from service.in_process import InProcess, request_of
+from service.in_process import request_of
 from service.platform_harness import Harness, open_harness
+from service.routes import Header, Web
 
 KEY = {"Idempotency-Key": "k"}
-DIED = b'{"error":"died"}'
 LOST = error_body(UNKEPT)
 
 
-@dataclass
-class KeyedApp:
-    """The application with its services. `runs`: the payloads that handlers received."""
+class KeyedApp(Web):
+    """A client that invokes a function with a key. `runs`: the payloads that handlers got."""
 
-    app: Application
-    http: httpx.AsyncClient
-    harness: Harness
-    entry: Entry
-    budgets: Budgets
-    idempotency: Idempotency
-    runs: list[bytes | None] = field(default_factory=list)
+    def __init__(self, harness: Harness, entry: Entry) -> None:
+        super().__init__(harness)
+        self.entry, self.runs = entry, list[bytes | None]()
+        self.path = f"/api/functions/{entry.function.id}/invoke"
+        self.budgets, self.idempotency = harness.services.budgets, harness.services.idempotency
 
-    @property
-    def path(self) -> str:
-        return f"/api/functions/{self.entry.function.id}/invoke"
+    async def call(self, headers: Header = KEY, body: Any = None) -> httpx.Response:
+        return await self("POST", self.path, body or {}, headers=headers)
 
-    async def call(self, headers: dict[str, str] = KEY, body: Any = None) -> httpx.Response:
-        return await self.http.post(self.path, headers=headers, json=body or {})
-
-    async def directly(self) -> tuple[int, dict[str, str]]:
+    async def directly(self) -> tuple[int, Header]:
         """A call without a key, and without a client library: its status and headers."""
         headers = {"host": "127.0.0.1", "content-type": "application/json"}
-        response = await self.app(request_of("POST", self.path, headers, b"{}"))
+        app = make_app(self.harness.services)
+        response = await app(request_of("POST", self.path, headers, b"{}"))
         return response.status, dict(response.headers)
-
-
-@contextlib.asynccontextmanager
-async def opened(path: Path, handler: str = "echo hello") -> AsyncIterator[KeyedApp]:
-    async with open_harness(path) as harness:
-        app = make_app(harness.services)
-        known = harness.catalog.of_tenant("default", "")
-        entry = next(iter(known), None) or await harness.active(handler, max_instances=2)
-        transport = InProcess(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-            services = harness.services
-            yield KeyedApp(app, http, harness, entry, services.budgets, services.idempotency)
 
 
 @pytest.fixture
@@ -86,7 +64,8 @@ async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         return await handle(self, call)
 
     monkeypatch.setattr(fake.FakeSandbox, "_handle", counted)
-    async with opened(tmp_path) as door:
+    async with open_harness(tmp_path) as harness:
+        door = KeyedApp(harness, await harness.active(max_instances=2))
         door.runs = runs
         yield door
 
@@ -97,10 +76,6 @@ def fails(*_: object, **__: object) -> Any:
 
 async def fails_late(*_: object, **__: object) -> Any:
     fails()
-
-
-async def breaks(*_: object, **__: object) -> Any:
-    raise ZeroDivisionError("a mistake of ours")
 
 
 def invocation_of(answer: httpx.Response, code: str, status: int = 503) -> str:
@@ -190,26 +165,25 @@ async def test_earlier_failures_run_again(door: KeyedApp, monkeypatch: pytest.Mo
 
 @promise("A15")
 async def test_a_call_that_no_instance_could_be_made_for_has_a_record_and_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path) as door:
-        await door.harness.lifecycle.pause(door.entry)
-        await door.harness.lifecycle.deploy(door.entry)
-        with monkeypatch.context() as patch:
+    await door.harness.lifecycle.pause(door.entry)
+    await door.harness.lifecycle.deploy(door.entry)
+    with monkeypatch.context() as patch:
 
-            async def none(*_: object) -> Any:
-                raise fake.SandboxFailed("there is no room for another sandbox")  # type: ignore[attr-defined]
+        async def none(*_: object) -> Any:
+            raise fake.SandboxFailed("there is no room for another sandbox")  # type: ignore[attr-defined]
 
-            patch.setattr(door.harness.sandboxes, "create", none)
-            for name in list(door.harness.sandboxes.alive):
-                door.harness.sandboxes.alive[name].end_by_itself()
-            ids = {invocation_of(await door.call(), "RUNTIME_UNAVAILABLE") for _ in range(2)}
-            assert len(ids) == 2, "the same answer twice"
-        answer = await door.call()
-        assert (answer.status_code, "idempotency-replayed" in answer.headers) == (200, False)
-        again = await door.call()
-        assert again.headers["idempotency-replayed"] == "true"
-        assert again.content == answer.content
+        patch.setattr(door.harness.sandboxes, "create", none)
+        for name in list(door.harness.sandboxes.alive):
+            door.harness.sandboxes.alive[name].end_by_itself()
+        ids = {invocation_of(await door.call(), "RUNTIME_UNAVAILABLE") for _ in range(2)}
+        assert len(ids) == 2, "the same answer twice"
+    answer = await door.call()
+    assert (answer.status_code, "idempotency-replayed" in answer.headers) == (200, False)
+    again = await door.call()
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.content == answer.content
 
 
 # The store cannot store the outcome of a key ----------------------------------------------------
@@ -280,25 +254,6 @@ async def test_a_key_that_could_not_be_freed_is_free_once_it_can(
         answer = await door.call({"Idempotency-Key": key})
         assert (answer.status_code, "idempotency-replayed" in answer.headers) == (200, False)
     assert len(door.runs) == 2
-
-
-@promise("A16")
-async def test_after_a_restart_such_a_key_is_answered_and_nothing_runs(
-    door: KeyedApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a kill: the server stores nothing more."""
-    with monkeypatch.context() as patch:
-        patch.setattr(SqlIdempotencyStore, "complete", fails_late)
-        invocation_of(await door.call(), "STORE_UNAVAILABLE")
-    await restart(door.harness.store)
-    answers = SqlIdempotencyStore(door.harness.store.database)
-    await answers.start(DIED)
-    fresh = Idempotency(answers, door.harness.clock, LOST)
-    keyed = idempotency.idempotent_request("default", "POST", door.path, "k", b"{}")
-    kept = await fresh.run(keyed, breaks)
-    assert (kept.status, kept.body) == (503, DIED)
-    assert kept.header("idempotency-replayed") == "true"
-    assert len(door.runs) == 1
 
 
 async def test_an_end_of_a_server_tells_the_store_what_is_left(
@@ -390,16 +345,16 @@ async def test_a_create_that_the_trail_did_not_take_is_not_made_twice(
     body = {"name": "made", "handler": "echo"}
     with monkeypatch.context() as patch:
         patch.setattr(SqlAudit, "append", fails_late)
-        first = await door.http.post("/api/functions", headers=KEY, json=body)
+        first = await door("POST", "/api/functions", body, headers=KEY)
         assert (first.status_code, first.json()["error_code"]) == (503, "STORE_UNAVAILABLE")
-    again = await door.http.post("/api/functions", headers=KEY, json=body)
+    again = await door("POST", "/api/functions", body, headers=KEY)
     assert (again.status_code, again.headers["idempotency-replayed"]) == (503, "true")
     refused = {"name": "x y", "handler": "echo"}
     key = {"Idempotency-Key": "refused"}
     with monkeypatch.context() as patch:
         patch.setattr(SqlAudit, "append", fails_late)
-        await door.http.post("/api/functions", headers=key, json=refused)
-    answer = await door.http.post("/api/functions", headers=key, json=refused)
+        await door("POST", "/api/functions", refused, headers=key)
+    answer = await door("POST", "/api/functions", refused, headers=key)
     assert (answer.status_code, "idempotency-replayed" in answer.headers) == (422, False)
 
 

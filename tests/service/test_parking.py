@@ -156,22 +156,13 @@ async def test_only_some_slow_starts_go_on_beside_others(
 
 
 async def test_a_call_does_not_wait_for_those_of_others(tmp_path: Path) -> None:
-    entries = await served_by(tmp_path, dict.fromkeys("ab", "echo hi"), {"a": 1})
-
-    class Slow(FakeSandboxes):
-        """The first sandbox takes until the end."""
-
-        async def create(self, spec: VersionSpec) -> Sandbox:
-            made = await super().create(spec)
-            if len(self.created) == 1:
-                await held.wait()
-            return made
-
-    held = asyncio.Event()
-    async with open_harness(tmp_path, fakes=Slow()) as harness:
+    handlers = {"a": "echo a", "b": "echo b"}
+    entries = await served_by(tmp_path, handlers, {"a": 1})
+    fakes = SlowStarts("echo a")
+    async with open_harness(tmp_path, fakes=fakes) as harness:
         await until(lambda: harness.sandboxes.created)
         assert (await harness.invoke(entries["b"])).status.value == "success"
-        held.set()
+        fakes.held.set()
 
 
 async def test_half_of_the_memory_is_left_for_calls(tmp_path: Path) -> None:

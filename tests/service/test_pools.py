@@ -143,16 +143,6 @@ async def test_an_alarm_that_rings_a_hair_too_early_is_set_again(tmp_path: Path)
         assert record.cold_start is True
 
 
-async def test_idle_instances_leave_and_the_minimum_stays(server: Harness) -> None:
-    entry = await server.active("sleep 0.001", min_instances=1)
-    await asyncio.gather(*(server.invoke(entry) for _ in range(4)))
-    await until(lambda: server.counts(entry) == {"ready": 4})
-    server.pass_time(299)
-    assert server.counts(entry) == {"ready": 4}
-    server.pass_time(1)
-    await until(lambda: server.counts(entry) == {"ready": 1})
-
-
 async def test_refused_flows_are_summed_over_all_instances(server: Harness) -> None:
     entry = await server.active(min_instances=2)
     pool = server.pools._pools[entry.function.id]
@@ -173,26 +163,6 @@ async def test_refused_flows_are_summed_over_all_instances(server: Harness) -> N
     kept = (await server.pools.egress(function_id)).destinations
     assert len(kept) == function_pool.DESTINATIONS_MAX
     assert list(kept[:2]) == places[:2]
-
-
-async def test_a_sandbox_that_ends_by_itself_is_replaced_for_the_minimum(server: Harness) -> None:
-    entry = await server.active(min_instances=1)
-    (sandbox,) = server.sandboxes.alive.values()
-    sandbox.end_by_itself()
-    await until(lambda: server.counts(entry) == {})
-    server.pass_time(1)
-    await until(lambda: server.counts(entry) == {"ready": 1})
-
-
-async def test_a_terminating_instance_counts_until_everything_is_back(server: Harness) -> None:
-    entry = await server.active("oom", max_instances=1)
-    server.sandboxes.may_end.clear()
-    assert (await server.invoke(entry)).status is Status.OOM
-    waiting = await server.running(entry)
-    assert server.counts(entry) == {"terminating": 1}
-    server.sandboxes.may_end.set()
-    assert (await waiting).status is Status.OOM
-    assert server.sandboxes.most_alive == 1
 
 
 async def test_closing_ends_a_call_handed_its_instance_in_that_tick(server: Harness) -> None:

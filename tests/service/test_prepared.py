@@ -88,9 +88,9 @@ async def is_as_before(server: Harness, entry: Entry, limits: PoolLimits) -> Non
 
 
 @contextlib.asynccontextmanager
-async def left_as_it_was(server: Harness) -> AsyncIterator[Entry]:
+async def left_as_it_was(server: Harness, **fields: Any) -> AsyncIterator[Entry]:
     """A function that is as before once the block has ended."""
-    entry = await server.active("echo old")
+    entry = await server.active("echo old", **fields)
     limits = pool_of(server, entry).model.limits
     yield entry
     await is_as_before(server, entry, limits)
@@ -127,15 +127,6 @@ async def test_a_failed_version_undoes_it_and_says_why(server: Harness, handler:
         with pytest.raises(NotPrepared, match=r"the sandbox refused|no room"):
             async with prepared(server, entry, VersionSpec(handler=handler)):
                 pytest.fail("the block was entered")
-
-
-async def test_whoever_is_cancelled_while_waiting_undoes_it(server: Harness) -> None:
-    async with left_as_it_was(server) as entry:
-        task = await preparing(server, entry)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        server.sandboxes.may_start.set()
 
 
 async def test_a_cancel_in_the_tick_in_which_it_is_ready_undoes_it(server: Harness) -> None:
@@ -195,11 +186,16 @@ async def test_once_the_pools_close_nothing_is_prepared(server: Harness) -> None
 # The operations on a function ----------------------------------------------------------------
 
 
-async def test_an_update_that_cannot_be_stored_leaves_everything_as_it_was(server: Harness) -> None:
-    async with left_as_it_was(server) as entry:
+@pytest.mark.parametrize("most", [5, 1])
+async def test_an_update_that_cannot_be_stored_leaves_everything_as_it_was(
+    server: Harness, most: int
+) -> None:
+    """With a maximum of one, the old instance gave way to the new one, which must not stay."""
+    async with left_as_it_was(server, max_instances=most) as entry:
         with away(server.store, "save"), pytest.raises(StoreUnavailable):
             await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 9})
         assert server.now(entry) is entry
+        assert len((await server.lifecycle.versions(entry)).items) == 1
 
 
 async def test_a_deploy_of_an_active_function_that_cannot_be_stored_leaves_nothing_prepared(

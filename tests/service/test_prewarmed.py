@@ -253,19 +253,12 @@ async def test_what_could_not_be_made_is_tried_again_later(
     assert prewarmed.count() == 2
 
 
-async def test_none_are_kept_where_none_are_wanted(made: Any) -> None:
+async def test_none_are_kept_or_remembered_where_none_are_wanted(made: Any) -> None:
     prewarmed, source, _ = made(0)
     await prewarmed.create(VersionSpec(handler="x"))
-    await asyncio.sleep(0.1)
-    assert prewarmed.count() == 0
-    assert len(source.made) == 1
-
-
-async def test_no_template_is_remembered_where_none_are_kept(made: Any) -> None:
-    prewarmed, _source, _ = made(0)
-    await prewarmed.create(VersionSpec(handler="x"))
     prewarmed.expect(VersionSpec(handler="x", runtime_snapshot=PYTHON))
-    assert not prewarmed._stocks
+    await asyncio.sleep(0.1)
+    assert (prewarmed.count(), len(source.made), prewarmed._stocks) == (0, 1, {})
 
 
 async def test_closing_ends_every_one(made: Any) -> None:

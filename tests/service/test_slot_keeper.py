@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,18 +128,32 @@ class TwoNodes:
         await self.store.save(changed(stored.function, max_instances=most))
 
 
+async def becomes(true: Callable[[], Any]) -> None:
+    """Waits for a condition, which may be a coroutine's result."""
+
+    async def holds() -> bool:
+        found = true()
+        return bool(await found if asyncio.iscoroutine(found) else found)
+
+    await eventually(holds)
+
+
+async def are_held(nodes: TwoNodes, **held: int) -> None:
+    """Waits until the nodes hold these slots."""
+
+    async def is_so() -> bool:
+        return await nodes.held() == held
+
+    await becomes(is_so)
+
+
 @contextlib.asynccontextmanager
 async def busy(function: Function, *where: OneNode) -> AsyncIterator[asyncio.Event]:
     """A call of each of the nodes has an instance until the event, or the end of the block."""
     begun, ends = list[None](), asyncio.Event()
     calls = [asyncio.ensure_future(one.use(function, begun, ends)) for one in where]
-
-    async def all_run() -> bool:
-        await asyncio.sleep(0.01)
-        return len(begun) == len(where)
-
     try:
-        await eventually(all_run)
+        await becomes(lambda: len(begun) == len(where))
         yield ends
     finally:
         ends.set()
@@ -153,10 +166,12 @@ async def two_idle(function: Function, node: OneNode) -> None:
         pass
 
 
-async def is_started(node: OneNode) -> bool:
-    """Whether an instance of the node has a call."""
-    await asyncio.sleep(0.01)
-    return any(pool.model.counts().busy for pool in node.pools._pools.values())
+async def started(node: OneNode, function: Function) -> asyncio.Future[CallResult]:
+    """A call that an instance of the node has."""
+    call = asyncio.ensure_future(node.call(function, 30))
+    pools = node.pools._pools
+    await becomes(lambda: any(pool.model.counts().busy for pool in pools.values()))
+    return call
 
 
 def limits(**changes: Any) -> PoolLimits:
@@ -255,11 +270,7 @@ async def test_a_call_gets_a_slot_and_then_an_instance(nodes: TwoNodes) -> None:
 async def test_all_that_wait_are_asked_for_at_once(nodes: TwoNodes) -> None:
     calls = [nodes.first.call(nodes.function, 0.2) for _ in range(5)]
     running = asyncio.gather(*calls)
-
-    async def both_are_held() -> bool:
-        return await nodes.held() == {"one": 2}
-
-    await eventually(both_are_held)
+    await are_held(nodes, one=2)
     assert not await nodes.second.keeper.obtain(nodes.function.id)
     assert list(nodes.second.keeper.others(nodes.function.id)) == ["one"]
     await running
@@ -289,17 +300,17 @@ async def test_an_idle_instance_makes_way_for_a_call_elsewhere(nodes: TwoNodes) 
 async def test_who_gives_up_is_not_waited_for(nodes: TwoNodes) -> None:
     """A call waits for a slot and is cancelled: idle instances elsewhere stay then."""
 
-    async def is_known() -> bool:
-        return (await nodes.now()).wanted_by_others("one") == 1
+    async def wanted() -> int:
+        return (await nodes.now()).wanted_by_others("one")
 
     async def is_forgotten() -> bool:
-        return (await nodes.now()).wanted_by_others("one") == 0
+        return await wanted() == 0
 
     async with busy(nodes.function, nodes.first, nodes.first):
         waiting = asyncio.ensure_future(nodes.second.call(nodes.function))
-        await eventually(is_known)
+        await becomes(wanted)
         waiting.cancel()
-        await eventually(is_forgotten)
+        await becomes(is_forgotten)
     await asyncio.sleep(0.1)
     assert len(nodes.first.fakes.alive) == MOST
 
@@ -312,7 +323,7 @@ async def test_unused_slots_go_back(nodes: TwoNodes, monkeypatch: pytest.MonkeyP
         nodes.first.pools.evict_idle(nodes.function.id, 1)  # once it is clean
         return await nodes.held() == {}
 
-    await eventually(is_free)
+    await becomes(is_free)
     await nodes.first.call(nodes.function)
 
 
@@ -334,19 +345,15 @@ async def test_a_lowered_maximum_ends_the_surplus(nodes: TwoNodes) -> None:
         return sum((await nodes.held()).values()) == 1
 
     await asyncio.gather(*later)
-    await eventually(is_lowered)
+    await becomes(is_lowered)
     assert len(nodes.first.fakes.alive) + len(nodes.second.fakes.alive) == 1
 
 
 async def test_a_deleted_function_s_slots_go_with_it(nodes: TwoNodes) -> None:
     await nodes.first.call(nodes.function)
     await nodes.store.delete(nodes.function.id)
-
-    async def is_gone() -> bool:
-        await asyncio.sleep(0.01)
-        return not nodes.first.fakes.alive and not nodes.first.keeper.held(nodes.function.id)
-
-    await eventually(is_gone)
+    first = nodes.first
+    await becomes(lambda: not first.fakes.alive and not first.keeper.held(nodes.function.id))
 
 
 # Deploys -------------------------------------------------------------------------------------
@@ -403,11 +410,7 @@ async def test_who_waits_for_a_place_hears_that_the_function_was_paused(nodes: T
 async def test_an_answer_that_is_lost_costs_no_slot(nodes: TwoNodes) -> None:
     nodes.first.slots.loses = True
     call = asyncio.ensure_future(nodes.first.call(nodes.function))
-
-    async def is_granted() -> bool:
-        return await nodes.held() == {"one": 1}
-
-    await eventually(is_granted)
+    await are_held(nodes, one=1)
     assert nodes.first.keeper.held(nodes.function.id) == 0
     assert not nodes.first.fakes.alive
     nodes.first.slots.loses = False
@@ -426,8 +429,7 @@ async def test_an_answer_to_a_return_that_is_lost_costs_nothing_either(nodes: Tw
 
 
 async def test_a_node_that_was_taken_over_ends_what_it_has(nodes: TwoNodes) -> None:
-    call = asyncio.ensure_future(nodes.first.call(nodes.function, 30))
-    await eventually(partial(is_started, nodes.first))
+    call = await started(nodes.first, nodes.function)
     taken = text("UPDATE node SET epoch = 2 WHERE name = 'one'")
 
     def take_over(connection: Connection) -> None:
@@ -436,12 +438,7 @@ async def test_a_node_that_was_taken_over_ends_what_it_has(nodes: TwoNodes) -> N
 
     call.cancel()
     await nodes.store.database.write(take_over)
-
-    async def is_ended() -> bool:
-        await asyncio.sleep(0.01)
-        return not nodes.first.fakes.alive
-
-    await eventually(is_ended)
+    await becomes(lambda: not nodes.first.fakes.alive)
     back = text("UPDATE node SET epoch = 1 WHERE name = 'one'")
     await nodes.store.database.write(lambda connection: connection.execute(back).close())
 
@@ -490,8 +487,7 @@ async def test_a_start_after_a_renewal_ignores_the_deadline_before(nodes: TwoNod
 
 
 async def test_at_its_deadline_a_node_ends_everything(nodes: TwoNodes) -> None:
-    call = asyncio.ensure_future(nodes.first.call(nodes.function, 30))
-    await eventually(partial(is_started, nodes.first))
+    call = await started(nodes.first, nodes.function)
     call.cancel()
     await asyncio.wait([call])
     await nodes.first.cut_off(61)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from promises import promise
 from quiltfn.model.errors import RuntimeUnavailable, StoreUnavailable
 from quiltfn.model.invocation import Status
 from quiltfn.store.calls.records import upsert
+from service.faults import away
 from service.platform_harness import Harness, open_harness
 
 pytestmark = promise("D6")
@@ -80,34 +82,18 @@ async def test_a_refusal_that_has_a_record_waits_too(server: Harness, tmp_path: 
     assert ended(tmp_path) == {error.value.invocation_id: "error"}
 
 
-async def test_many_callers_share_a_commit(
-    server: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_callers_share_a_commit(server: Harness, tmp_path: Path) -> None:
     entry = await server.active("echo hello", max_instances=20)
-    commits, store = [], server.journal._store
-
-    async def counted(batch: list[object]) -> None:
-        commits.append(len(batch))
-        await store(batch)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(server.journal, "_store", counted)
-    answers = await asyncio.gather(*(server.invoke(entry) for _ in range(20)))
+    with patch.object(server.journal, "_store", wraps=server.journal._store) as store:
+        answers = await asyncio.gather(*(server.invoke(entry) for _ in range(20)))
     assert set(ended(tmp_path)) == {one.invocation_id for one in answers}
-    assert len(commits) < 10
+    assert store.call_count < 10
 
 
-async def test_a_call_whose_record_cannot_be_synced_is_not_acknowledged(
-    server: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_call_whose_record_cannot_be_synced_is_not_acknowledged(server: Harness) -> None:
     entry = await server.active("echo hello")
-
-    async def fail(_batch: list[object]) -> None:
-        raise StoreUnavailable("the disk is full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(server.journal, "_store", fail)
-        with pytest.raises(StoreUnavailable, match="the disk is full"):
-            await server.invoke(entry)
+    with away(server.journal, "_store"), pytest.raises(StoreUnavailable):
+        await server.invoke(entry)
 
 
 async def test_callers_wait_for_a_disk(server: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,12 +74,6 @@ async def test_the_first_call_after_a_start_without_warm_ones_is_the_first(tmp_p
         assert why(await server.invoke(entry)) is None
 
 
-async def test_a_call_beside_a_busy_instance_is_scaled_out(server: Harness) -> None:
-    entry = await server.active("sleep 0.05")
-    await server.running(entry)
-    assert why(await server.invoke(entry)) is ColdStartReason.SCALED_OUT
-
-
 async def test_a_call_that_waited_for_the_new_version_was_updated(server: Harness) -> None:
     entry = await server.active("sleep 60", max_instances=1)
     first = await server.running(entry)
@@ -123,11 +117,13 @@ async def test_a_call_whose_sandbox_failed_says_how_long_it_waited(server: Harne
         return await real(type(spec)(handler="fail-to-start"))
 
     server.sandboxes.create = create  # type: ignore[method-assign]
-    with pytest.raises(RuntimeUnavailable) as error:
+    with pytest.raises(RuntimeUnavailable, match="no room") as error:
         await server.invoke(entry)
     records = {one.invocation_id: one for one in await server.records(entry)}
     failed = records[error.value.invocation_id or ""]
     assert failed.timeline == Timeline(ColdStartReason.SCALED_OUT, 0, 500_000, 0, 0, 0)
+    assert (failed.status, failed.exit_code, failed.started_at) == (Status.ERROR, None, None)
+    assert failed.error_message == "there is no room for another sandbox"
     pool = server.pools._pools[entry.function.id]
     assert pool.start_timings.keys() == pool.sandboxes.keys()
 
@@ -143,14 +139,6 @@ async def test_a_running_call_and_one_that_ended_with_its_server_have_none(tmp_p
     async with open_harness(tmp_path) as server:
         (record,) = await server.records(entry)
         assert (record.status, record.timeline) == (Status.INTERRUPTED, None)
-
-
-async def test_it_survives_a_restart(tmp_path: Path) -> None:
-    async with open_harness(tmp_path) as server:
-        entry = await server.active()
-        record = await server.invoke(entry)
-    async with open_harness(tmp_path) as server:
-        assert await server.records(entry) == [record]
 
 
 async def test_a_call_that_ends_while_it_is_looked_at_is_told_as_it_is_then(

@@ -7,7 +7,7 @@ import gc
 import socket
 import ssl
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from quiltfn.api.http.response import Response
 from quiltfn.api.http.server import UNSENT_IN_KERNEL_BYTES
 from quiltfn.api.http.tls_acceptor import TlsAcceptor
 from self_signed import self_signed
+from service.platform_harness import until
 from timeouts import scaled
 
 BODY = bytes(range(256)) * 4096 * 16  # 16 MiB
@@ -94,12 +95,6 @@ GET, LAST = (
     b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
     b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
 )
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(scaled(10)):
-        while not true():  # noqa: ASYNC110  # the other side is a thread
-            await asyncio.sleep(0.01)
 
 
 def test_responses_come_whole_and_in_order(certificate: Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import FrameType, SimpleNamespace
@@ -37,9 +37,10 @@ from quiltfn.observe.otlp_answers import session
 from quiltfn.observe.trace import Answered
 from quiltfn.server.telemetry import CannotSend, headers_of, open_telemetry
 from quiltfn.settings import Settings
-from service.in_process import InProcess, request_of
+from service.in_process import request_of
 from service.otlp_collector import Collector, values
-from service.platform_harness import FACTS, Harness, open_harness, until
+from service.platform_harness import FACTS, open_harness, until
+from service.routes import Web
 from timeouts import scaled
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -74,15 +75,12 @@ def said() -> Iterator[list[dict[str, Any]]]:
     structlog.configure(**before)
 
 
-class Traced:
-    """A platform whose telemetry goes to `url`, and a client of it."""
-
-    def __init__(self, harness: Harness, client: httpx.AsyncClient) -> None:
-        self.harness, self.client = harness, client
+class Traced(Web):
+    """A client of a platform whose telemetry goes to a collector."""
 
     async def post(self, path: str, body: Any = None, **headers: str) -> httpx.Response:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.client.post(path, json=body or {}, headers=sent)
+        return await self("POST", path, body or {}, headers=sent)
 
     async def invoke(self, name: str = "f", **headers: str) -> dict[str, Any]:
         answer = await self.post(f"/api/functions/invoke/{name}", **headers)
@@ -93,12 +91,10 @@ class Traced:
 
 @asynccontextmanager
 async def open_traced(path: Path, url: str, **settings: Any) -> AsyncIterator[Traced]:
-    given = {"otlp_endpoint": url, **settings}
     clock: Any = SystemClock()
-    async with open_harness(path, clock=clock, settings=given) as harness:
-        transport = InProcess(make_app(harness.services))
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            yield Traced(harness, client)
+    settings |= {"otlp_endpoint": url}
+    async with open_harness(path, clock=clock, settings=settings) as harness:
+        yield Traced(harness)
 
 
 @pytest.fixture
@@ -176,7 +172,7 @@ async def test_unsampled_calls_are_told_and_not_sent(traced: Traced, collector: 
 
 async def test_health_and_metrics_have_no_spans(traced: Traced, collector: Collector) -> None:
     for path in ("/health", "/metrics", "/api/functions/help", "/api/functions"):
-        assert (await traced.client.get(path)).status_code == 200
+        await traced.ask(200, "GET", path)
     await got(collector, "GET /api/functions")
     assert {one.name for one in collector.spans} == {
         "GET /api/functions",
@@ -236,7 +232,7 @@ async def test_accepted_work_links_to_its_request(traced: Traced, collector: Col
         "on_failure": {"function": "told"},
     }
     path = f"/api/functions/{first.function.id}/async-policy"
-    assert (await traced.client.put(path, json=policy)).status_code == 200
+    await traced.good("PUT", path, policy)
     record = await traced.invoke(traceparent=HEADER, prefer="respond-async")
     assert record["status"] == "queued"
     attempts = await got(collector, "attempt f", 2)
@@ -281,7 +277,7 @@ async def test_a_receiver_of_a_callback_is_told_of_the_span_of_the_try(
     entry = await traced.harness.active()
     hook = {"url": "https://hook.example/x", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
     path = f"/api/functions/{entry.function.id}/async-policy"
-    assert (await traced.client.put(path, json={"on_success": hook})).status_code == 200
+    await traced.good("PUT", path, {"on_success": hook})
     record = await traced.invoke(prefer="respond-async")
     (deliver,), (root,) = await got(collector, "deliver"), await got(collector, "accept f")
     work = record["invocation_id"].replace("-", "")
@@ -320,9 +316,9 @@ async def test_metrics_have_the_names_of_the_route(tmp_path: Path, collector: Co
     async with open_traced(tmp_path, collector.url, otlp_metrics_s=1.0) as traced:
         await traced.harness.active()
         await traced.invoke()
-        await traced.client.get("/api/functions/nobody")
+        await traced("GET", "/api/functions/nobody")
         await asyncio.to_thread(collector.wait, lambda: collector.metrics)
-        text = (await traced.client.get("/metrics")).text
+        text = (await traced("GET", "/metrics")).text
     names = set(re.findall(r"^(quiltfn_\w+?)(?:_bucket|_count|_sum)?[{ ]", text, re.MULTILINE))
     names = {name for name in names if not name.endswith("_created")}
     # What was sent itself is counted only after it was.
@@ -411,44 +407,32 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(otlp, "FLUSH_S", 0.5)
 
 
-async def more_dropped(before: float, signal: str = "traces") -> None:
-    await until(lambda: dropped(signal, "failed") > before)
+async def more_dropped(before: float) -> None:
+    await until(lambda: dropped("traces", "failed") > before)
 
 
 def complaints(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one for one in said if "collector" in one["event"]]
 
 
-async def is_down(_collector: Collector) -> str:
-    return "http://127.0.0.1:9"  # discard: nobody listens there
-
-
-async def refuses(collector: Collector) -> str:
-    collector.status = 400
-    return collector.url
-
-
-async def is_busy(collector: Collector) -> str:
-    collector.status = 503
-    return collector.url
-
-
-async def is_slow(collector: Collector) -> str:
-    collector.delay_s = 30
-    return collector.url
-
-
 @promise("O3")
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("way", [is_down, refuses, is_busy, is_slow])
+@pytest.mark.parametrize(
+    ("status", "delay_s", "reason"),
+    [(0, 0, ""), (302, 0, "302"), (400, 0, "400"), (503, 0, ""), (200, 30, "")],
+    ids=["down", "redirects", "refuses", "busy", "slow"],
+)
 async def test_calls_do_not_notice_a_collector_that_takes_nothing(
     tmp_path: Path,
     collector: Collector,
-    way: Callable[[Collector], Any],
+    status: int,
+    delay_s: float,
+    reason: str,
     said: list[dict[str, Any]],
 ) -> None:
     before = dropped("traces", "failed")
-    url = await way(collector)
+    collector.status, collector.delay_s = status, delay_s
+    url = collector.url if status else "http://127.0.0.1:9"  # discard: nobody listens there
     async with open_traced(tmp_path, url, otlp_signals="traces,metrics") as traced:
         await traced.harness.active()
         for _ in range(3):
@@ -458,6 +442,7 @@ async def test_calls_do_not_notice_a_collector_that_takes_nothing(
     (complaint,) = complaints(said)
     assert (complaint["level"], complaint["url"]) == ("warning", f"{url}/v1/traces")
     assert complaint["reason"]
+    assert reason in complaint["reason"]
 
 
 @promise("O3")
@@ -559,17 +544,6 @@ def test_an_answer_that_comes_byte_by_byte_is_not_waited_for() -> None:
     with answering(head, b"x", pause_s=0.05) as (url, taken), session(0.2) as client:
         assert client.post(url, b"spans", timeout=scaled(5.0)).status_code == 200
     assert taken[0] < len(head) + 500
-
-
-async def test_a_redirect_takes_nothing(collector: Collector, said: list[dict[str, Any]]) -> None:
-    collector.status = 302
-    before = dropped("logs", "failed")
-    given = Settings(otlp_endpoint=collector.url)
-    async with open_telemetry(given, FACTS, SystemClock(), None) as telemetry:
-        assert telemetry.sender is not None
-        telemetry.sender.put_line({"event": "x", "level": "info"})
-        await more_dropped(before, "logs")
-    assert "302" in complaints(said)[0]["reason"]
 
 
 # Settings ----------------------------------------------------------------------------------

@@ -16,11 +16,10 @@ from quiltfn.model.errors import (
     NotFound,
     RuntimeUnavailable,
     ShuttingDown,
-    StoreUnavailable,
 )
 from quiltfn.model.function import FunctionState
 from quiltfn.model.invocation import Status
-from service.faults import away, held_up
+from service.faults import held_up
 from service.platform_harness import TENANT, Harness, open_harness, until
 
 
@@ -53,16 +52,6 @@ async def test_an_update_serves_at_once_and_running_calls_end_before(server: Har
     server.clock.time += 60
     server.pools.tick()
     await until(lambda: server.counts(entry) == {"ready": 1})
-
-
-async def test_the_old_version_serves_calls_until_the_new_one_is_ready(server: Harness) -> None:
-    entry = await server.active("echo old")
-    updating = await begun(server, entry)
-    for _ in range(3):
-        assert (await server.invoke(entry)).stdout == b"old\n"
-    server.sandboxes.may_start.set()
-    await updating
-    assert (await server.invoke(entry)).stdout == b"new\n"
 
 
 @promise("P11")
@@ -141,23 +130,6 @@ async def test_a_slow_update_of_the_same_content_is_taken(
     assert (entry.function.current_version, entry.function.error_message) == (3, None)
 
 
-async def test_an_update_that_cannot_be_stored_changes_nothing_and_keeps_no_room(
-    server: Harness,
-) -> None:
-    # With a maximum of one the old instance gave way to the new one, which now may not serve: if
-    # it went on standing there, the function would never serve anybody again.
-    entry = await server.active("echo old", max_instances=1)
-
-    with (
-        away(server.store, "save"),
-        pytest.raises(StoreUnavailable),
-    ):
-        entry = await server.lifecycle.update(entry, {"handler": "echo new", "max_instances": 3})
-    assert (await server.invoke(entry)).stdout == b"old\n"
-    assert server.pools._pools[entry.function.id].model.limits.max_instances == 1
-    assert await numbers(server, entry) == [1]
-
-
 async def test_an_update_with_a_maximum_of_one_fails_no_call(server: Harness) -> None:
     entry = await server.active("sleep 0.02", max_instances=1)
     running = await server.running(entry)
@@ -200,34 +172,6 @@ async def test_an_equal_spec_reuses_the_instances_under_the_new_number(server: H
     assert entry.function.current_version == 2
     await server.invoke(entry)
     assert len(server.sandboxes.created) == 1
-
-
-async def test_a_function_that_is_not_active_is_only_repointed(server: Harness) -> None:
-    entry = await server.create("echo old")
-    entry = await server.lifecycle.update(entry, {"handler": "echo new"})
-    assert (entry.function.state, entry.function.current_version) == (FunctionState.PENDING, 2)
-    assert server.sandboxes.created == []
-
-
-async def test_rollback_points_back_without_a_new_version(server: Harness) -> None:
-    entry = await server.active("echo old")
-    entry = await server.lifecycle.update(entry, {"handler": "echo new"})
-    entry = await server.lifecycle.rollback(entry, 1)
-    assert (await server.invoke(entry)).stdout == b"old\n"
-    assert await numbers(server, entry) == [2, 1]
-    # The next version is not numbered 2 again.
-    entry = await server.lifecycle.update(entry, {"handler": "echo newer"})
-    assert entry.function.current_version == 3
-    with pytest.raises(NotFound):
-        entry = await server.lifecycle.rollback(entry, 4)
-
-
-@promise("P4")
-async def test_version_numbers_are_not_reused_after_one_that_failed(server: Harness) -> None:
-    entry = await server.active()
-    entry = await server.lifecycle.update(entry, {"handler": "refuse-to-specialise"})
-    entry = await server.lifecycle.update(entry, {"handler": "echo 3"})
-    assert entry.function.current_version == 3
 
 
 async def test_a_new_name_is_used_and_the_old_one_is_free(server: Harness) -> None:

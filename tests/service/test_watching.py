@@ -26,6 +26,7 @@ from quiltfn.ports.peers import Asker
 from quiltfn.ports.placement import PeerUnavailable
 from quiltfn.ports.streamed_body import StreamedBody
 from quiltfn.ports.work import QueueCounts
+from service.platform_harness import until
 from timeouts import scaled
 
 pytestmark = promise("N52")
@@ -197,14 +198,6 @@ async def nothing_more(reader: AsyncGenerator[Event, None]) -> bool:
     task.cancel()
     await asyncio.wait({task})
     return task.cancelled()
-
-
-async def until(true: Callable[[], object]) -> None:
-    for _ in range(1000):
-        if true():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not come about")
 
 
 Nodes = tuple[Network, Node, Node]

@@ -26,6 +26,7 @@ from quiltfn.sandbox import http_connection
 from quiltfn.sandbox import web_server as module
 from quiltfn.sandbox.output_limits import OutputLimits
 from quiltfn.sandbox.web_server import WebServer
+from service.platform_harness import until
 from timeouts import scaled
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -122,12 +123,8 @@ async def always(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         writer.write(OK)
 
 
-async def becomes(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(scaled(10)):
-        while True:
-            if holds():
-                return
-            await asyncio.sleep(0.001)
+async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await reader.read()
 
 
 def body_of(result: CallResult) -> bytes:
@@ -224,42 +221,23 @@ async def test_an_early_answer_leaves_no_rest_of_its_request_to_the_next() -> No
     assert heads == [b"POST", b"GET"]
 
 
-async def test_a_deadline_ends_a_call_whatever_it_waits_for() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del writer
-        await reader.read()
-
-    async with served(serve) as guest:
-        result = await guest.call(timeout_s=0.05)
-        assert result.kind is ExitKind.DEADLINE
-        guest.gives = False  # the guest gives no socket
-        assert (await guest.call(timeout_s=0.05)).kind is ExitKind.DEADLINE
-
-
-async def test_each_call_ends_at_its_own_deadline() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del writer
-        await reader.read()
-
+async def test_each_call_ends_at_its_own_deadline_whatever_it_waits_for() -> None:
     ended: list[float] = []
-    async with served(serve) as guest, asyncio.timeout(scaled(10)):
+    async with served(silent) as guest, asyncio.timeout(scaled(10)):
 
         async def call(timeout_s: float) -> None:
             assert (await guest.call(timeout_s=timeout_s)).kind is ExitKind.DEADLINE
             ended.append(timeout_s)
 
         await asyncio.gather(*map(call, (0.6, 0.2, 0.4)))
+        guest.gives = False  # the guest gives no socket
         await call(0.1)
     assert ended == [0.2, 0.4, 0.6, 0.1]
 
 
 def test_calls_come_while_a_deadline_is_at_hand_on_the_loop_that_the_server_has() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del writer
-        await reader.read()
-
     async def check() -> None:
-        async with served(serve) as guest, asyncio.timeout(scaled(10)):
+        async with served(silent) as guest, asyncio.timeout(scaled(10)):
             # uvloop's handle of what is due at once cannot tell when that is.
             results = await asyncio.gather(guest.call(timeout_s=0.0001), guest.call(timeout_s=0.05))
         assert [one.kind for one in results] == [ExitKind.DEADLINE] * 2
@@ -281,11 +259,11 @@ async def test_a_call_without_a_socket_says_why() -> None:
     async with served(always) as guest:
         guest.gives = False
         running = asyncio.ensure_future(guest.call())
-        await becomes(lambda: guest.asked == 1)
+        await until(lambda: guest.asked == 1)
         assert guest.server.socket_came(24, None)
         assert "Too many open files" in str((await running).refusal)
         running = asyncio.ensure_future(guest.call())
-        await becomes(lambda: guest.asked >= 2)
+        await until(lambda: guest.asked >= 2)
         other, mine = socket.socketpair()
         assert guest.server.socket_came(0, other.detach())  # no socket of a network
         assert "did not send a socket" in str((await running).refusal)
@@ -294,13 +272,9 @@ async def test_a_call_without_a_socket_says_why() -> None:
 
 
 async def test_the_end_of_the_server_ends_its_calls_each_with_what_it_is() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del writer
-        await reader.read()
-
-    async with served(serve) as guest:
+    async with served(silent) as guest:
         running = [asyncio.ensure_future(guest.call()) for _ in range(3)]
-        await becomes(lambda: guest.asked >= 3)
+        await until(lambda: guest.asked >= 3)
         os.write(guest.writes, b"last words\n")
         guest.server.ended(ExitKind.SIGNALLED, 11, out_of_memory=False)
         results = [await one for one in running]
@@ -334,7 +308,7 @@ async def test_a_log_of_single_bytes_wakes_nobody_for_each(monkeypatch: pytest.M
             os.write(guest.writes, b"x")
             await asyncio.sleep(0.05)
         assert unread(guest.writes) == 4  # four reads have used up the second's
-        await becomes(lambda: unread(guest.writes) == 0)
+        await until(lambda: unread(guest.writes) == 0)
 
 
 def unread(pipe: int) -> int:
@@ -442,7 +416,7 @@ async def test_one_that_ends_before_it_listens_is_refused_with_its_last_words() 
         free.bind(("127.0.0.1", 0))
         guest = Guest(free.getsockname()[1], LIMITS)
         waits = asyncio.ensure_future(guest.server.wait_until_ready())
-        await becomes(lambda: guest.asked >= 2)
+        await until(lambda: guest.asked >= 2)
         os.write(guest.writes, b"first\nno such module\n")
         guest.server.ended(ExitKind.EXITED, 1, out_of_memory=False)
         with pytest.raises(SandboxRefused) as refused:
@@ -458,7 +432,7 @@ async def test_nothing_stays_open() -> None:
     async with served(always) as guest:
         await asyncio.gather(*(guest.call() for _ in range(8)))
         assert len(os.listdir("/proc/self/fd")) > before + 8
-    await becomes(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
 # Bodies that are passed on ---------------------------------------------------------------------
@@ -537,7 +511,7 @@ async def test_a_body_that_does_not_come_to_its_end_ends_its_call_and_its_connec
             body = Body([b"ab"], length, "its sender has gone")
             result = await guest.call("POST", streamed=body)
             assert (result.kind, result.reason) == (ExitKind.BODY_CUT, "its sender has gone")
-            await becomes(lambda: bool(ends))
+            await until(lambda: bool(ends))
             assert not ends.pop().endswith(b"0\r\n\r\n")
 
 

@@ -213,18 +213,6 @@ async def test_a_policy_is_set_as_a_whole_and_taken_back(web: Web) -> None:
     assert await web.good("GET", policy) == DEFAULT
 
 
-async def test_policies_outlive_the_server(tmp_path: Path) -> None:
-    async with open_harness(tmp_path) as harness:
-        web = Web(harness)
-        function = await web.function()
-        await web.good("PUT", f"{function}/async-policy", {"max_attempts": 4})
-        await web.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
-    async with open_harness(tmp_path) as harness:
-        web = Web(harness)
-        assert (await web.good("GET", f"{function}/async-policy"))["max_attempts"] == 4
-        assert await web.good("GET", f"{function}/record-policy") == {"keep_input": "all"}
-
-
 async def test_the_policies_of_a_deleted_function_are_gone(web: Web) -> None:
     function = await web.function()
     await web.good("PUT", f"{function}/async-policy", {"max_attempts": 4})
@@ -377,16 +365,6 @@ async def test_a_call_is_replayed_on_the_version_that_is_named(web: Web) -> None
     assert {record.origin_invocation_id for record in records} == {None, ended["invocation_id"]}
 
 
-async def test_a_replay_may_be_queued(web: Web) -> None:
-    function = await web.function("echo one")
-    call = await web.submit(function, "x", delay_seconds=60)
-    await web.good("POST", f"{function}/pause")
-    answer = await web.ask(202, "POST", f"{call}/replay", {"mode": "async"})
-    assert answer.json()["status"] == "queued"
-    kept = await web.good("GET", f"{answer.headers['location']}/input")
-    assert (kept["source"], kept["payload"]) == ("replay", "x")
-
-
 async def test_a_synchronous_call_has_one_attempt(web: Web) -> None:
     function = await web.function("exit 3")
     ended = await web.good("POST", f"{function}/invoke", {})
@@ -436,33 +414,6 @@ async def test_whatever_shows_an_invocation_has_its_cause_but_the_record(web: We
     await web.good("POST", f"{waits}/cancel")
     by = (await web.good("GET", f"{waits}/timeline"))["end_cause"]
     assert by == {"cause": "cancelled", "by": "request_before_start", "message": None}
-
-
-async def test_failures_are_retried_then_dead_letters_and_then_redriven(web: Web) -> None:
-    function = await web.function("exit 3")
-    policy = {"max_attempts": 3, "backoff_seconds": AT_ONCE}
-    await web.good("PUT", f"{function}/async-policy", policy)
-    call = await web.submit(function, "x")
-    assert (await web.ended(call))["status"] == "failed"
-    found = await web.good("GET", f"{call}/attempts")
-    assert [attempt["attempt"] for attempt in found["attempts"]] == [1, 2, 3]
-    letters = (await web.good("GET", f"{function}/dead-letters"))["dead_letters"]
-    dead = {"invocation_id": id_of(call), "reason": "attempts", "attempts": 3}
-    assert holds(letters, [dead])
-    assert (await web.good("GET", f"{function}/queue"))["dead_letters"] == 1
-    shown = await web.good("GET", function)
-    assert (shown["invocation_count"], shown["error_count"]) == (1, 1), "a call counts once"
-
-    await web.good("PUT", function, {"handler": "cat"})
-    redrive = f"{function}/dead-letters/redrive"
-    done = await web.good("POST", redrive, {"invocation_ids": [id_of(call), "nobody"]})
-    (again,) = done.pop("invocation_ids")
-    assert done == {"redriven": 1, "remaining": 0}
-    ended = await web.ended(f"{function}/invocations/{again}")
-    assert (ended["status"], ended["stdout"]) == ("success", "x")
-    kept = await web.good("GET", f"{function}/invocations/{again}/input")
-    assert kept["source"] == "redrive"
-    assert (await web.good("POST", redrive, {"all": True}))["redriven"] == 0
 
 
 @promise("W4")
@@ -546,10 +497,14 @@ async def test_what_a_paused_function_accepted_runs_after_resume_and_a_restart(
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
         function = await web.function()
+        await web.good("PUT", f"{function}/async-policy", {"max_attempts": 4})
+        await web.good("PUT", f"{function}/record-policy", {"keep_input": "all"})
         await web.good("POST", f"{function}/pause")
         calls = [await web.submit(function, str(number)) for number in range(3)]
     async with open_harness(tmp_path) as harness:
         web = Web(harness)
+        assert (await web.good("GET", f"{function}/async-policy"))["max_attempts"] == 4
+        assert await web.good("GET", f"{function}/record-policy") == {"keep_input": "all"}
         assert (await web.good("GET", f"{function}/queue"))["queued"] == 3
         await web.good("POST", f"{function}/resume")
         assert [(await web.ended(call))["stdout"] for call in calls] == ["0", "1", "2"]

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from contract.stores import eventually
 from promises import promise
 from quiltfn.api.app import make_app
 from quiltfn.api.http.request import ClientDisconnected, Headers, Request
@@ -95,6 +96,7 @@ async def servers(tmp_path: Path) -> AsyncIterator[Servers]:
 async def test_a_call_and_its_answer_come_across(servers: Servers, size: int) -> None:
     answer = await servers.call("cat", "x" * size, authorization="Bearer a", tea="y")
     assert (answer.status_code, len(answer.json()["stdout"])) == (200, size)
+    assert int(answer.headers["content-length"]) == len(answer.content)
     assert (servers.here.sandboxes.calls, servers.there.sandboxes.calls) == (0, 1)
     ((request, asker),) = servers.pair.seen
     assert asker.node == "one"
@@ -115,6 +117,7 @@ async def test_what_connection_names_is_not_sent_on_to_a_url(servers: Servers) -
 
 async def test_events_come_as_they_happen(servers: Servers) -> None:
     answer = await servers.call("cat", "grain", accept="text/event-stream")
+    assert answer.headers["content-type"].startswith("text/event-stream")
     assert "event: end" in answer.text
     assert "grain" in answer.text
     assert servers.there.sandboxes.calls == 1
@@ -207,9 +210,7 @@ async def test_a_sender_that_has_gone_ends_its_call_on_the_other_node(servers: S
         found = await journal.get(call.function_id, call.invocation_id)
         return found is not None and found.status is Status.CANCELLED
 
-    async with asyncio.timeout(scaled(5)):
-        while not await is_over():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await eventually(is_over)
     assert servers.here.sandboxes.calls == 0
 
 
@@ -238,9 +239,7 @@ async def test_the_node_hears_of_a_client_that_has_gone(servers: Servers) -> Non
     call.cancel()
     done: Any = await asyncio.gather(call, return_exceptions=True)
     assert isinstance(done[0], asyncio.CancelledError)
-    async with asyncio.timeout(scaled(2)):
-        while not request.is_lost:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: request.is_lost)
 
 
 async def test_whether_keys_were_made_is_looked_for_where_the_call_came_in(

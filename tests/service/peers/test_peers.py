@@ -30,6 +30,7 @@ from quiltfn.ports.peers import (
     PeerUnreachable,
 )
 from service.peers.pair import CALL, Pair, a_pair
+from service.platform_harness import until
 from timeouts import scaled
 
 pytestmark = promise("N7", "N87")
@@ -50,6 +51,15 @@ def _no_pings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Transfers -----------------------------------------------------------------------------------
+
+
+def responding(make: Callable[[Request], Response]) -> Callable[[Request, Asker], Any]:
+    """A node's responses to requests."""
+
+    async def handle(request: Request, _: Asker) -> Response:
+        return make(request)
+
+    return handle
 
 
 def waits_to_answer(pair: Pair) -> asyncio.Event:
@@ -90,10 +100,9 @@ async def test_a_client_s_own_host_and_length_of_head_come_across(pair: Pair) ->
 async def test_what_only_nodes_say_nobody_else_says(pair: Pair) -> None:
     """A client sends such headers, and a handler responds with them."""
 
-    async def handle(_: Request, __: Asker) -> Response:
-        return Response(headers=[("quilt-peer-refused", "1"), ("x-own", "1")], body=b"done")
-
-    pair.handler = handle
+    pair.handler = responding(
+        lambda _: Response(headers=[("quilt-peer-refused", "1"), ("x-own", "1")], body=b"done")
+    )
     headers = [("quilt-peer", "1..0"), ("quilt-peer-refused", "1"), ("x-own", "1")]
     async with pair.request(headers=headers) as answer:
         assert (answer.status, await answer.read(10)) == (200, b"done")
@@ -178,10 +187,7 @@ async def test_a_stream_comes_as_it_is_written(pair: Pair) -> None:
             await step.wait()
             step.clear()
 
-    async def handle(_: Request, __: Asker) -> Response:
-        return Response(body=stream())
-
-    pair.handler = handle
+    pair.handler = responding(lambda _: Response(body=stream()))
     async with pair.request() as answer:
         found = answer.body
         for number in range(3):
@@ -203,10 +209,7 @@ async def test_a_stream_that_nobody_reads_is_not_made(pair: Pair) -> None:
             made += 1
             yield b"x" * PIECE_BYTES
 
-    async def handle(_: Request, __: Asker) -> Response:
-        return Response(body=stream())
-
-    pair.handler = handle
+    pair.handler = responding(lambda _: Response(body=stream()))
     async with pair.request() as answer:
         before = -1
         while made != before:  # until it stops
@@ -281,10 +284,9 @@ async def test_an_answer_and_a_body_pass_each_other(pair: Pair) -> None:
 async def test_a_long_answer_does_not_hold_up_short_ones(pair: Pair) -> None:
     """Encrypting a body of 6 MiB in one piece would block the event loop."""
 
-    async def handle(asked: Request, _: Asker) -> Response:
-        return Response(body=b"x" * (32 * MIB if asked.path == "/long" else 10))
-
-    pair.handler = handle
+    pair.handler = responding(
+        lambda asked: Response(body=b"x" * (32 * MIB if asked.path == "/long" else 10))
+    )
     await pair.ask()
     long = asyncio.ensure_future(pair.ask("/long"))
     waits = []
@@ -308,7 +310,7 @@ async def never(_: Request, __: Asker) -> Response:
 async def test_a_connection_that_ends_fails_its_request_at_once(pair: Pair) -> None:
     pair.handler = never
     call = asyncio.ensure_future(pair.ask())
-    await _until(lambda: pair.server.connections.tasks)
+    await until(lambda: pair.server.connections.tasks)
     began = time.monotonic()
     pair.server.connections.cut_all()
     with pytest.raises(PeerGone, match="connection to node two has ended"):
@@ -322,7 +324,7 @@ async def test_a_node_that_did_not_get_all_of_a_body_has_not_begun_with_it(pair:
     """
     pair.handler = never
     call = asyncio.ensure_future(pair.ask(body=b"x" * (64 * MIB)))
-    await _until(lambda: pair.server.connections.tasks)
+    await until(lambda: pair.server.connections.tasks)
     await asyncio.sleep(0.2)
     pair.server.connections.cut_all()
     with pytest.raises(PeerUnreachable, match="connection to node two has ended"):
@@ -334,10 +336,7 @@ async def test_an_answer_that_is_cut_short_is_no_answer(pair: Pair) -> None:
         yield b"the beginning"
         raise CutShort
 
-    async def handle(_: Request, __: Asker) -> Response:
-        return Response(body=stream())
-
-    pair.handler = handle
+    pair.handler = responding(lambda _: Response(body=stream()))
     async with pair.request() as answer:
         with pytest.raises(PeerGone):
             await answer.read(1000)
@@ -348,7 +347,7 @@ async def test_a_request_that_takes_too_long_is_given_up_and_the_node_told(pair:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await pair.ask()
-    await _until(lambda: not len(pair.server.connections))
+    await until(lambda: not len(pair.server.connections))
 
 
 async def collected(asked: Request) -> bytes:
@@ -453,7 +452,7 @@ async def test_pings_carry_the_key_revision_both_ways(pair: Pair, is_older: bool
     pair.peers.keys, pair.server.keys = asking, None if is_older else asked
     release = waits_to_answer(pair)
     call = asyncio.ensure_future(pair.ask())
-    await _until(lambda: asking.others)
+    await until(lambda: asking.others)
     release.set()
     assert await call == (200, b"done")
     assert asking.others == ({None} if is_older else {"8"})
@@ -476,7 +475,7 @@ async def test_a_node_that_refuses_new_connections_may_end_what_it_has(pair: Pai
     """A stopping node accepts no new connections, and pings need one."""
     release = waits_to_answer(pair)
     call = asyncio.ensure_future(pair.ask())
-    await _until(lambda: pair.server.connections.tasks)
+    await until(lambda: pair.server.connections.tasks)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         pair.of_one.addresses["two"] = f"127.0.0.1:{closed.getsockname()[1]}"
     await asyncio.sleep(3.5)
@@ -487,7 +486,7 @@ async def test_a_node_that_refuses_new_connections_may_end_what_it_has(pair: Pai
 async def test_a_node_without_a_descriptor_for_pings_takes_nobody_for_dead(pair: Pair) -> None:
     release = waits_to_answer(pair)
     call = asyncio.ensure_future(pair.ask())
-    await _until(lambda: pair.server.connections.tasks)
+    await until(lambda: pair.server.connections.tasks)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
     try:
@@ -509,23 +508,17 @@ async def test_a_node_without_a_descriptor_for_pings_takes_nobody_for_dead(pair:
 
 async def test_connections_to_a_node_are_few(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "CONNECTIONS_MAX", 3)
-    release = asyncio.Event()
-
-    async def handle(_: Request, __: Asker) -> Response:
-        await release.wait()
-        return Response()
-
-    pair.handler = handle
+    release = waits_to_answer(pair)
     calls = [asyncio.ensure_future(pair.ask()) for _ in range(3)]
-    await _until(lambda: len(pair.server.connections.tasks) == 3)
-    await _until(lambda: pair.server.counts["one"] == 4)  # one of them is for pings
+    await until(lambda: len(pair.server.connections.tasks) == 3)
+    await until(lambda: pair.server.counts["one"] == 4)  # one of them is for pings
     for _ in range(2):
         with pytest.raises(PeerBusy, match="3 connections to node two, in use"):
             await pair.ask()
         await asyncio.sleep(client.SILENT_S + 2 * client.PING_EVERY_S)
     release.set()
-    assert [await call for call in calls] == [(200, b"")] * 3
-    assert await pair.ask() == (200, b"")
+    assert [await call for call in calls] == [(200, b"done")] * 3
+    assert await pair.ask() == (200, b"done")
 
 
 async def test_connections_that_the_node_has_ended_are_not_asked_for_pings(pair: Pair) -> None:
@@ -553,7 +546,7 @@ async def test_a_node_with_as_many_connections_as_it_takes_has_not_begun(pair: P
     limits.limits = msgspec.structs.replace(limits.limits, most=2)
     release = waits_to_answer(pair)
     calls = [asyncio.ensure_future(pair.ask()) for _ in range(2)]
-    await _until(lambda: len(limits.tasks) == 2)
+    await until(lambda: len(limits.tasks) == 2)
     with pytest.raises(PeerUnreachable, match="reached its limit of connections"):
         await pair.ask()
     release.set()
@@ -567,12 +560,11 @@ async def test_long_answers_that_nodes_do_not_take_count_and_make_room(
     monkeypatch.setattr(connections, "PATIENCE_S", 0.2)
     responses, size = pair.server.connections.responses, 20_000_000
 
-    async def handle(request: Request, __: Asker) -> Response:
-        return Response(body=b"x" * (size if request.path == "/long" else 2_000_000))
-
-    pair.handler = handle
+    pair.handler = responding(
+        lambda request: Response(body=b"x" * (size if request.path == "/long" else 2_000_000))
+    )
     async with pair.request("/long") as answer:
-        await _until(lambda: responses.held > size // 2)
+        await until(lambda: responses.held > size // 2)
         # It is cut off once others wait.
         async with responses.reserve(46_000_000, "t"):
             assert responses.held == 46_000_000
@@ -580,20 +572,17 @@ async def test_long_answers_that_nodes_do_not_take_count_and_make_room(
             await answer.read(size)
     # A connection that is in use ends properly, and no longer counts.
     assert (await pair.ask("/short")) == (200, b"x" * 2_000_000)
-    await _until(lambda: responses.held == 0)
+    await until(lambda: responses.held == 0)
 
 
 async def test_a_head_that_is_too_long_is_refused_both_ways(pair: Pair) -> None:
     long = "x" * 1_200_000
 
-    async def handle(_: Request, __: Asker) -> Response:
-        return Response(headers=[("x-long", long)])
-
     with contextlib.suppress(PeerGone):
         status, _ = await pair.ask(headers=[("x-long", long)])
         assert status == 431
     assert not pair.seen
-    pair.handler = handle
+    pair.handler = responding(lambda _: Response(headers=[("x-long", long)]))
     with pytest.raises(PeerGone, match="too long a head"):
         await pair.ask()
 
@@ -629,19 +618,13 @@ async def test_a_node_that_is_not_there_is_told_with_its_address(pair: Pair) -> 
 async def test_a_node_that_ends_fails_what_it_asked(pair: Pair) -> None:
     pair.handler = never
     call = asyncio.ensure_future(pair.ask())
-    await _until(lambda: pair.server.connections.tasks)
+    await until(lambda: pair.server.connections.tasks)
     await pair.peers.aclose()
     with pytest.raises(PeerGone, match="this node is ending"):
         await call
     with pytest.raises(PeerUnreachable, match="this node is ending"):
         await pair.ask()
     await pair.peers.aclose()
-
-
-async def _until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(scaled(5)):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 class Proxy:
