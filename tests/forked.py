@@ -20,11 +20,17 @@ from typing import Any, BinaryIO
 
 from timeouts import scaled
 
+# What most commands of the client import.
+CLIENT = (
+    *("functions", "invocations", "invoke", "logs", "project.commands", "runtimes", "server"),
+    *("tables", "urls", "work"),
+)
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["contract.stores", "e2e.work_history", "quiltfn.__main__"]
     + [f"quiltfn.operator.{name}" for name in ("backup", "doctor", "fleet", "keys", "store")]
     + ["quiltfn.operator.fleet_doctor", "quiltfn.store.database.postgresql"]
+    + [f"quiltfn.cli.{name}" for name in CLIENT]
 )
 
 

@@ -93,11 +93,13 @@ def quiltfn(
     env: Mapping[str, str] | None = None,
     stdin: int | IO[bytes] = subprocess.DEVNULL,  # piped input would become the payload
 ) -> Completed:
-    """Runs a command to its end. `own_process`: start a new Python process, even if the command
-    could be forked from one that has its imports (see `e2e/commands.py`).
+    """Runs a command to its end. `own_process`: start a new Python process, instead of forking one
+    that has the imports (see `e2e/commands.py`). Threads need it: one could take another's exit
+    code.
     """
     words, env = [str(QUILTFN), *arguments], os.environ if env is None else env
-    if arguments[0] in commands.WORDS and not own_process and stdin == subprocess.DEVNULL:
+    is_own = own_process or arguments[0] == commands.NEVER_FORKED or stdin != subprocess.DEVNULL
+    if not is_own:
         return Completed(*commands.run(words, scaled(timeout_s), cwd=cwd or os.getcwd(), env=env))
     done = subprocess.run(
         words,

@@ -14,6 +14,8 @@ LINES = [
     "keys --nonsense",
     "backup kept --data-dir there",
     "doctor --sweep --run-dir run",
+    "functions list --url http://127.0.0.1:9",
+    "invoke --nonsense",
 ]
 
 

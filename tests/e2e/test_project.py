@@ -78,9 +78,9 @@ class Shop:
             made = a_wheel(self.directory)
             (self.directory / "src" / "requirements.txt").write_text(f"../{made.name}\n")
 
-    def run(self, command: str, *more: str) -> Completed:
+    def run(self, command: str, *more: str, own_process: bool = False) -> Completed:
         words = [command, str(self.directory), *more]
-        return quiltfn(*words, timeout_s=TIMEOUT_S, env=self.env)
+        return quiltfn(*words, timeout_s=TIMEOUT_S, env=self.env, own_process=own_process)
 
     def deploy(self, *more: str) -> dict[str, Any]:
         done = self.run("deploy", "-o", "json", *more)
@@ -372,7 +372,7 @@ def test_what_is_gone_from_the_file_is_deleted_after_a_yes(shop: Shop) -> None:
 
 
 @promise("R41")
-@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 7])
+@pytest.mark.parametrize("steps", [0, 2, 5])
 def test_a_deploy_that_was_killed_is_gone_on_with(shop: Shop, steps: int) -> None:
     shop.write()
     killed_after(shop, steps)
@@ -410,7 +410,7 @@ def test_several_at_once_end_in_one_state(shop: Shop) -> None:
     """Of one file; and of two, after which the state is that of one of them, complete."""
     shop.write()
     with ThreadPoolExecutor(3) as threads:
-        done = list(threads.map(lambda _: shop.run("deploy"), range(3)))
+        done = list(threads.map(lambda _: shop.run("deploy", own_process=True), range(3)))
     assert [one.code for one in done] == [0, 0, 0], [one.stderr for one in done]
     shop.assert_is_whole("first")
     other = Shop(shop.server, shop.directory / "elsewhere")
@@ -419,7 +419,7 @@ def test_several_at_once_end_in_one_state(shop: Shop) -> None:
     two = FILE.replace('PLAIN = "1"', 'PLAIN = "two"').replace("echo plain", "echo two")
     other.write("two", two)
     with ThreadPoolExecutor(2) as threads:
-        done = list(threads.map(lambda each: each.run("deploy"), (shop, other)))
+        done = list(threads.map(lambda each: each.run("deploy", own_process=True), (shop, other)))
     assert {one.code for one in done} <= {0, 3}
     assert 0 in [one.code for one in done]
     left = [len(each.deploy("--dry-run")["steps"]) for each in (shop, other)]
