@@ -59,7 +59,7 @@ FIELDS = {
         good=["/", "/app/x", "/" + "x" * 1023, "/processes", None],
         bad=[
             *("", "app", "/a/", "/a//b", "/a/../b", "/./a", "/a\0", "/" + "x" * 1024),
-            *("/proc", "/proc/1", "/sys/x", "/dev/shm"),
+            *("/proc", "/proc/1/root", "/proc/self/cwd", "/sys/fs/cgroup", "/dev/shm", "//"),
         ],
     ),
 }

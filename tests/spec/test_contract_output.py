@@ -1,7 +1,5 @@
 """The contract: the output of an invocation, byte for byte, over HTTP and on the command line."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -95,21 +93,6 @@ def test_no_output_is_no_bytes_and_an_unfinished_call_has_none_yet(tenant: Api) 
     running = output_of(tenant, listed)
     call.join()
     assert is_error(running, "NOT_FOUND", 404)["hint"] == "ask again once it has"
-
-
-def test_the_command_prints_bytes(open_server: Server, written: tuple[Api, dict[str, Any]]) -> None:
-    _, record = written
-
-    def run(*words: str) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "quiltfn", *words, "--url", open_server.url]
-        return subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL)
-
-    called = run("invoke", "every-byte")
-    assert called.stdout == ALL
-    assert called.stderr.startswith(b"e\xff\nsuccess")
-    assert run("functions", "output", "every-byte", record["invocation_id"]).stdout == ALL
-    other = ("functions", "output", "every-byte", record["invocation_id"], "--stream", "stderr")
-    assert run(*other).stdout == b"e\xff"
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,18 @@
-"""The contract: idempotency, elasticity, the audit log, metrics and the limits of a tenant."""
+"""The contract: idempotency, elasticity, the audit log, metrics and the defaults of settings."""
 
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e.server import Server, until, watched
+from e2e.server import until
 from promises import promise
-from spec.api_client import Api, files_below, is_error, make_key, new_address, new_name, of
+from quiltfn.settings import Settings
+from spec.api_client import Api, files_below, make_key, new_address, new_name, of
 from spec.conftest import Keyed
 
 pytestmark = [pytest.mark.sandbox, promise("A1")]
@@ -250,56 +252,24 @@ def test_metrics_have_bounded_labels(tenant: Api, keyed: Keyed) -> None:
     assert "quiltfn_invocations_total" in answer.text
 
 
-# Limits ----------------------------------------------------------------------------------------
+# Defaults --------------------------------------------------------------------------------------
+
+SETTINGS_PAGE = Path(__file__).resolve().parents[2] / "docs/reference/settings.md"
+DEFAULTS = {
+    "drain_s": "30",
+    "tenant_calls_in_flight": "1000",
+    "tenant_functions": "10000",
+    "tenant_calls_per_s": "0",
+    "body_max_bytes": str(1024 * 1024),
+    "invoke_body_max_bytes": str(8 * 1024 * 1024),
+    "head_max_bytes": str(16 * 1024),
+    "queue_max": "1000",
+    "queue_wait_s": "10",
+}
 
 
-@pytest.fixture(scope="module")
-def limited() -> Iterator[Server]:
-    options = "--tenant-calls-in-flight 2 --tenant-functions 3"
-    with watched(options) as server:
-        server.key = make_key(server)["key"]  # type: ignore[attr-defined]
-        yield server.start()
-
-
-def test_a_limit_of_calls_leaves_management_reachable(limited: Server) -> None:
-    api = Api(limited.url, limited.key)  # type: ignore[attr-defined]
-    slow, quick = api.active("sleep 60; :"), api.active()
-    threads = [in_background(lambda: api.invoke(slow))[0] for _ in range(2)]
-    until(lambda: len(limited.named("sleep")) == 2)
-    error = api.refused("RATE_LIMITED", 429, "POST", f"{of(quick)}/invoke")
-    assert error["retry_after"] >= 1
-    assert api.get(quick)["state"] == "active"
-    api.good("PUT", of(quick), {"description": "still works"})
-    limited.wake(2)
-    for thread in threads:
-        thread.join()
-    api.good("POST", f"{of(quick)}/pause")
-    api.create()
-    body = {"name": new_name(), "handler": "echo"}
-    api.refused("RATE_LIMITED", 429, "POST", FUNCTIONS, body)
-    api.clear()
-    api.create()
-    api.clear()
-
-
-def test_a_limit_of_calls_a_second(another: Callable[..., Server]) -> None:
-    api = Api(another("--tenant-calls-per-s 1").start().url)
-    path = f"{of(api.active())}/invoke"
-    answers = [api("POST", path) for _ in range(12)]
-    assert {one.status_code for one in answers} == {200, 429}
-    for answer in answers:
-        if answer.status_code == 429:
-            assert is_error(answer, "RATE_LIMITED", 429)["retry_after"] >= 1
-
-
-def test_twenty_failed_credentials_from_one_address(limited: Server) -> None:
-    here, elsewhere = new_address(), new_address()
-    wrong = Api(limited.url, "quilt_sk_" + "0" * 12 + "_" + "x" * 43, address=here)
-    codes = [wrong("GET", FUNCTIONS).status_code for _ in range(22)]
-    assert codes == [401] * 20 + [429] * 2
-    error = wrong.refused("RATE_LIMITED", 429, "GET", FUNCTIONS)
-    assert error["retry_after"] >= 1
-    right = limited.key  # type: ignore[attr-defined]
-    assert Api(limited.url, right, address=here)("GET", FUNCTIONS).status_code == 200
-    other = Api(limited.url, "wrong", address=elsewhere)("GET", FUNCTIONS)
-    is_error(other, "UNAUTHORIZED", 401)
+def test_defaults_are_settings_with_these_values() -> None:
+    page = SETTINGS_PAGE.read_text()
+    for name, default in DEFAULTS.items():
+        assert float(getattr(Settings(), name)) == float(default)
+        assert f"| `{name}` |" in page

@@ -1,7 +1,5 @@
 """Contract: every invocation has a timeline, and a reason if it was cold."""
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -34,13 +32,6 @@ def timing(answer: httpx.Response) -> dict[str, float]:
     assert all(len(one) == 2 for one in metrics)
     pairs = {name: value.split("=") for name, value in metrics}
     return {name: float(value) for name, (key, value) in pairs.items() if key == "dur"}
-
-
-def reason(api: Api, function_id: str, payload: str | None = None) -> str | None:
-    record = api.invoke(function_id, payload)
-    timing = timeline(api, record)
-    assert timing["cold_start"] == record["cold_start"] == (timing["cold_reason"] is not None)
-    return timing["cold_reason"]
 
 
 def later(work: Callable[[], object]) -> threading.Thread:
@@ -158,62 +149,6 @@ def test_a_call_that_runs_tells_what_it_has_taken_so_far(keyed: Keyed, tenant: A
     call.join()
     assert phases(timeline(tenant, running))["ran"] >= phases(second)["ran"]
     tenant.refused("NOT_FOUND", 404, "GET", f"{path}/{function_id}/timeline")
-
-
-@promise("C12")
-def test_a_cold_call_says_why(another: Callable[..., Server]) -> None:
-    server = another("--idle-s 1 --prewarmed 0").start()
-    api = Api(server.url)
-    handler = "sleep ${QUILT_PAYLOAD:-0}"
-    function_id = api.active(handler, max_instances=2)
-    server.stop()
-    server.start()
-    api = Api(server.url)
-    assert api.pool(function_id)["total_count"] == 0
-
-    answer = api("POST", f"{of(function_id)}/invoke", {})
-    again = api.invoke(function_id)  # before it is idle for a second
-    timing = timeline(api, answer.json())
-    parts = phases(timing)
-    assert timing["cold_reason"] == "first"
-    assert answer.headers["server-timing"].endswith("cold;desc=first")
-    assert parts["placed"] > 1000  # no sandbox is made in a millisecond
-    assert parts["specialised"] > 0
-    assert timeline(api, again)["cold_reason"] is None
-
-    busy = later(lambda: api.invoke(function_id, "60"))
-    until(lambda: server.named("sleep"))
-    assert reason(api, function_id) == "scaled_out"
-    server.wake()
-    busy.join()
-
-    until(lambda: api.pool(function_id)["total_count"] == 0)
-    assert reason(api, function_id) == "evicted"
-
-    assert api.invoke(function_id, "9", timeout_seconds=1)["status"] == "timeout"
-    until(lambda: api.pool(function_id)["total_count"] == 0)
-    assert reason(api, function_id) == "replaced"
-
-
-@pytest.mark.one_server("another node has a cold start of its own")
-def test_a_call_that_an_update_made_wait_says_so(keyed: Keyed, tenant: Api) -> None:
-    function_id = tenant.active("sleep 60; true", max_instances=1)
-    first = later(lambda: tenant.invoke(function_id))
-    until(lambda: tenant.pool(function_id)["busy_count"] == 1)
-    update = later(lambda: tenant.good("PUT", of(function_id), {"handler": "echo new"}))
-    time.sleep(0.1)
-    records: list[dict[str, Any]] = []
-    waits = later(lambda: records.append(tenant.invoke(function_id)))
-    until(lambda: keyed.operator.good("GET", "/api/instances?limit=1")["waiting_calls"] == 1)
-    time.sleep(0.1)
-    for pid in until(lambda: keyed.server.named("sleep")):
-        os.kill(pid, signal.SIGKILL)  # the first call ends
-    for thread in (first, update, waits):
-        thread.join()
-    (record,) = records
-    timing = timeline(tenant, record)
-    assert (record["stdout"], timing["cold_reason"]) == ("new\n", "updated")
-    assert phases(timing)["queued"] > 100_000  # in line behind the first
 
 
 @pytest.mark.one_server("another node has a cold start of its own")

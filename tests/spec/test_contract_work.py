@@ -68,34 +68,6 @@ def test_an_accepted_call_is_202_then_runs_and_is_a_record_like_any_other(tenant
     ]
 
 
-@promise("W2")
-def test_who_is_refused_and_with_what(tenant: Api) -> None:
-    pending = tenant.create()
-    path = f"{of(pending)}/invoke?mode=async"
-    tenant.refused("FUNCTION_NOT_ACTIVE", 409, "POST", path, {})
-    tenant.refused("NOT_FOUND", 404, "POST", "/api/functions/invoke/nobody?mode=async", {})
-    paused = tenant.active()
-    tenant.good("PUT", f"{of(paused)}/async-policy", {"max_queued": 1})
-    tenant.good("POST", f"{of(paused)}/pause")
-    kept = submit(tenant, paused)
-    full = tenant.refused("CAPACITY_FULL", 503, "POST", f"{of(paused)}/invoke?mode=async", {})
-    assert full["retry_after"] >= 1
-    tenant.good("POST", f"{of(paused)}/resume")
-    assert ended(tenant, paused, kept)["status"] == "success"
-
-
-@promise("W3")
-def test_a_delay_is_kept(tenant: Api) -> None:
-    function_id = tenant.active("date +%s.%N")
-    began = time.time()
-    later = submit(tenant, function_id, query="?delay_seconds=2")
-    at = submit(tenant, function_id, query=f"?not_before={int(began) + 3}")
-    queue = tenant.good("GET", f"{of(function_id)}/queue")
-    assert (queue["delayed"], queue["oldest_age_seconds"]) == (2, None)
-    assert float(ended(tenant, function_id, later)["stdout"]) >= began + 2
-    assert float(ended(tenant, function_id, at)["stdout"]) >= int(began) + 3 - 0.01
-
-
 @promise("W4", "W27")
 def test_a_failing_call_is_tried_again_and_then_is_a_dead_letter(tenant: Api) -> None:
     function_id = tenant.active('echo "$QUILT_INVOCATION_ID"; exit 3')
@@ -153,56 +125,8 @@ def test_cancel_ends_what_waits_at_once_and_what_runs_within_a_second(tenant: Ap
         tenant.refused("CONFLICT", 409, "POST", call(function_id, record, "/cancel"))
 
 
-@promise("W6")
-def test_a_synchronous_call_is_cancelled_by_anybody_who_may_call(tenant: Api) -> None:
-    function_id = tenant.active("sleep 60")
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(lambda: tenant.invoke(function_id))
-        record = first_record(tenant, function_id)
-        assert tenant.good("POST", call(function_id, record, "/cancel"))["status"] == "cancelled"
-        assert waiting.result(scaled(5))["status"] == "cancelled"
-
-
 def until_running(api: Api, function_id: str, record: dict[str, Any]) -> None:
     until(lambda: api.good("GET", call(function_id, record))["status"] == "running")
-
-
-def first_record(api: Api, function_id: str) -> dict[str, Any]:
-    path = f"{of(function_id)}/invocations"
-    found: dict[str, Any] = until(lambda: api.good("GET", path)["invocations"])[0]
-    return found
-
-
-@promise("W8")
-def test_inputs_replay_and_versions(tenant: Api) -> None:
-    function_id = tenant.active('echo "one $QUILT_PAYLOAD"')
-    tenant.good("PUT", f"{of(function_id)}/record-policy", {"keep_input": "all"})
-    record = tenant.invoke(function_id, "x")
-    assert list(tenant.good("GET", call(function_id, record, "/input"))) == [
-        *("payload", "environment", "version", "source", "caller", "parent_invocation_id"),
-    ]
-    tenant.good("PUT", of(function_id), {"handler": 'echo "two $QUILT_PAYLOAD"'})
-    replay = call(function_id, record, "/replay")
-    assert tenant.good("POST", replay)["stdout"] == "two x\n"
-    assert tenant.good("POST", replay, {"version": 1})["stdout"] == "one x\n"
-    other = tenant.good("POST", replay, {"version": 1, "payload": "y"})
-    assert other["stdout"] == "one y\n"
-    assert tenant.good("GET", call(function_id, other, "/input"))["payload"] == "y"
-    assert tenant.good("POST", replay, {"payload": None})["stdout"] == "two \n"
-    assert tenant.good("GET", call(function_id, record, "/input"))["payload"] == "x"
-    tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", replay, {"payload": 1})
-    tenant.refused("NOT_FOUND", 404, "POST", replay, {"version": 9})
-    later = tenant.good("POST", replay, {"version": 1, "mode": "async"}, 202)
-    assert ended(tenant, function_id, later)["stdout"] == "one x\n"
-    assert tenant.good("GET", call(function_id, later, "/input"))["source"] == "replay"
-
-
-def test_a_deleted_function_runs_nothing_any_more(tenant: Api) -> None:
-    function_id = tenant.active()
-    record = submit(tenant, function_id, query="?delay_seconds=600")
-    assert tenant("DELETE", of(function_id)).status_code == 204
-    tenant.refused("NOT_FOUND", 404, "GET", call(function_id, record))
-    tenant.refused("NOT_FOUND", 404, "GET", f"{of(function_id)}/queue")
 
 
 def ended_of(owner: Api, function_id: str) -> list[Any]:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
 from e2e.server import Server
 from promises import promise
 from quiltfn.sdk import Client, TenantEvent
-from spec.api_client import Api, is_error, new_name, of, rss_kib
+from spec.api_client import Api, is_error, new_name, of
 from spec.conftest import Keyed
 from spec.live_events import Event, streaming
-from timeouts import full_wait, scaled
+from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
 
@@ -137,46 +135,6 @@ def test_tenants_see_nothing_of_each_other(keyed: Keyed) -> None:
         assert {one.data["function_id"] for one in found} == {own}
     refused = theirs("GET", f"{FOLLOW}&function_id={function_id}")
     is_error(refused, "NOT_FOUND", 404)
-
-
-@promise("A44")
-def test_many_calls_are_summed_up(api: Api) -> None:
-    function_id = api.active("true", max_instances=1)
-    with streaming(api, "GET", f"{FOLLOW}&types=invocation") as (_, coming):
-        calls = 0
-        end = time.monotonic() + full_wait(5)
-        while calls < 60 or (time.monotonic() < end and calls < 200):
-            api.good("POST", f"{of(function_id)}/invoke")
-            calls += 1
-        started = ended = summed = 0
-        for event in coming:
-            if event.name == "calls":
-                summed += 1
-                started += event.data["started"]
-                ended += sum(event.data["ended"].values())
-            started += event.name == "invocation.started"
-            ended += event.name == "invocation.ended"
-            if (started, ended) == (calls, calls):
-                break
-    assert summed or calls < 60
-
-
-@promise("A45")
-def test_a_reader_that_does_not_read_slows_nobody(api: Api, open_server: Server) -> None:
-    function_id = api.active("true", max_instances=2)
-    at = urlsplit(open_server.url)
-    stuck = socket.create_connection((at.hostname or "", at.port or 0))
-    stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    with stuck:
-        head = f"GET {FOLLOW} HTTP/1.1\r\nhost: {at.netloc}\r\n\r\n"
-        stuck.sendall(head.encode())
-        assert stuck.recv(15) == b"HTTP/1.1 200 OK"
-        api.good("POST", f"{of(function_id)}/invoke")
-        before = rss_kib(open_server.pid)
-        for number in range(150):
-            api.good("PUT", of(function_id), {"description": f"change {number}"})
-            api.good("POST", f"{of(function_id)}/invoke")
-        assert rss_kib(open_server.pid) - before < 8 * 1024
 
 
 def test_the_client_library_and_the_command_follow(api: Api, open_server: Server) -> None:

@@ -1,6 +1,5 @@
 """Hostile values in well-formed requests: types, numbers, names, text, sizes, injection."""
 
-import hashlib
 import json
 import os
 import time
@@ -114,14 +113,6 @@ def test_a_name_that_is_none_is_refused_and_found_nowhere(anybody: Api, name: st
     assert anybody.count() == 0
 
 
-def test_no_file_and_no_group_is_named_by_a_user(anybody: Api, open_server: Server) -> None:
-    name = "USER-NAMED-" + new_name()
-    function_id = anybody.active(name=name)
-    anybody.invoke(function_id)
-    for root in (open_server.data_dir, open_server.run_dir, Path("/sys/fs/cgroup")):
-        assert not list(root.rglob(f"*{name}*"))
-
-
 TEXT = {
     "C0 controls": "".join(map(chr, range(1, 32))),
     "escape sequences": "\x1b[2J\x1b]0;x\x07",
@@ -214,27 +205,8 @@ def test_a_variable_that_steers_programs_steers_the_handler_alone(anybody: Api, 
     assert anybody.invoke(function_id)["status"] == "success"  # the guest is unharmed
 
 
-@pytest.mark.parametrize("size", [0, 1, 131_071, 131_073, 2**20, 6 * 2**20])
-def test_a_payload_arrives_byte_for_byte(anybody: Api, size: int) -> None:
-    # A control character becomes six characters in JSON.
-    piece = "a\0é\x1b😀\r\n" if size < 2**20 else "aé😀"
-    payload = (piece * (size // 7 + 1)).encode()[:size].decode(errors="ignore")
-    record = anybody.invoke(anybody.active("sha256sum"), payload)
-    assert record["stdout"].split()[0] == hashlib.sha256(payload.encode()).hexdigest()
-
-
 # Working directories -----------------------------------------------------------------------------
 
-REFUSED = [
-    "app",
-    "",
-    "/app/../..",
-    "/proc/self/fd/7",
-    "/proc/self/cwd",
-    "/proc/1/root",
-    "/dev/fd/3",
-]
-REFUSED += ["/sys/fs/cgroup", "/dev/shm", "/./x", "//", "/" + "x" * 5000]
 FAILS = [
     "/etc/passwd",
     "/missing",
@@ -244,25 +216,12 @@ FAILS = [
 ]
 
 
-@pytest.mark.parametrize("path", REFUSED, ids=lambda path: path[:30])
-def test_a_directory_that_could_lead_out_is_refused(anybody: Api, path: str) -> None:
-    body = {"name": new_name(), "handler": "pwd", "working_directory": path}
-    anybody.refused("UNPROCESSABLE_ENTITY", 422, "POST", FUNCTIONS, body)
-
-
 @pytest.mark.parametrize("path", FAILS)
 def test_a_directory_that_is_none_ends_the_deploy_in_error(anybody: Api, path: str) -> None:
     function_id = anybody.create("pwd", working_directory=path)
     answer = anybody.good("POST", f"{of(function_id)}/deploy")
     assert answer["state"] == "error"
     assert answer["error_message"]
-
-
-@pytest.mark.parametrize("path", ["/", "/tmp", "/usr/bin"])
-def test_a_directory_lies_within_the_sandbox(anybody: Api, path: str) -> None:
-    handler = 'pwd; cd -P ../../../../..; [ "$(stat -Lc %d:%i .)" = "$(stat -Lc %d:%i /)" ] && pwd'
-    record = anybody.invoke(anybody.active(handler, working_directory=path))
-    assert record["stdout"].split() == [path, "/"]
 
 
 # Unknown fields, twins, races --------------------------------------------------------------------
@@ -302,15 +261,15 @@ ROLLBACKS += ['{"version":0}', '{"version":-1}', '{"version":4}', '{"version":nu
 ROLLBACKS += ['{"version":3,"x":1}', f'{{"version":{2**63}}}', f'{{"version":{HUGE}}}', "", "null"]
 
 
-@pytest.mark.parametrize("text", ROLLBACKS, ids=lambda text: text[:20])
-def test_only_a_rollback_to_an_existing_version_succeeds(anybody: Api, text: str) -> None:
+def test_only_a_rollback_to_an_existing_version_succeeds(anybody: Api) -> None:
     function_id = anybody.create()
     for number in (2, 3):
         anybody.good("PUT", of(function_id), {"handler": f"echo {number}"})
     anybody.good("POST", f"{of(function_id)}/rollback", {"version": 2})
-    answer = send(anybody, text, f"{of(function_id)}/rollback")
-    assert 400 <= answer.status_code < 500, answer.text
-    assert anybody.get(function_id)["current_version"] == 2
+    for text in ROLLBACKS:
+        answer = send(anybody, text, f"{of(function_id)}/rollback")
+        assert 400 <= answer.status_code < 500, (text, answer.text)
+        assert anybody.get(function_id)["current_version"] == 2
     anybody.good("POST", f"{of(function_id)}/rollback", {"version": 3})
     anybody.good("DELETE", of(function_id), status=204)
     gone = send(anybody, '{"version":3}', f"{of(function_id)}/rollback")
@@ -360,15 +319,13 @@ def test_a_handler_of_a_mebibyte_is_refused(anybody: Api) -> None:
     anybody.refused("PAYLOAD_TOO_LARGE", 413, "POST", FUNCTIONS, body)
 
 
-@pytest.mark.parametrize("limit", ["-1", "0", "abc", "1000000000", str(2**64), "٣", "1&limit=2"])
-def test_a_bad_limit_is_refused_and_so_is_a_forged_cursor(anybody: Api, limit: str) -> None:
-    path = f"{of(anybody.create())}/invocations"
-    for where in (FUNCTIONS, path, "/api/audit"):
-        anybody.refused("UNPROCESSABLE_ENTITY", 422, "GET", f"{where}?limit={limit}")
+LIMITS = ["-1", "0", "abc", "1000000000", str(2**64), "٣", ["1", "2"]]
+CURSORS = ["x", "%00", "AAAA" * 12, "' OR 1=1", "é", "=" * 48, "A" * 9999]
 
 
-@pytest.mark.parametrize("cursor", ["x", "%00", "AAAA" * 12, "' OR 1=1", "é", "=" * 48, "A" * 9999])
-def test_a_forged_cursor_is_refused(anybody: Api, cursor: str) -> None:
+def test_a_bad_limit_and_a_forged_cursor_are_refused(anybody: Api) -> None:
     path = f"{of(anybody.create())}/invocations"
+    queries = [{"limit": one} for one in LIMITS] + [{"cursor": one} for one in CURSORS]
     for where in (FUNCTIONS, path, "/api/audit"):
-        anybody.refused("UNPROCESSABLE_ENTITY", 422, "GET", where, params={"cursor": cursor})
+        for query in queries:
+            anybody.refused("UNPROCESSABLE_ENTITY", 422, "GET", where, params=query)

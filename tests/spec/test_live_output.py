@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import socket
 import threading
@@ -14,8 +13,7 @@ import pytest
 
 from e2e.server import Server, until
 from promises import promise
-from quiltfn.sdk import AsyncClient, Client, End, Output, Started
-from quiltfn.sdk import Event as SdkEvent
+from quiltfn.sdk import Client, Output, Started
 from spec.api_client import Api, is_error, new_name, of
 from spec.live_events import Event, all_of, output, streaming
 from timeouts import scaled
@@ -88,15 +86,6 @@ def test_a_call_by_name_is_seen_as_well(api: Api) -> None:
     assert found[-1].data["status"] == "success"
 
 
-@promise("A36")
-def test_output_comes_while_the_handler_runs(api: Api) -> None:
-    slow = api.active("echo first; sleep 2; date +%s.%N")
-    with streaming(api, "POST", invoke(slow)) as (_, coming):
-        assert [next(coming).name, next(coming).bytes] == ["started", b"first\n"]
-        first_at = time.time()
-        assert first_at < float(next(coming).bytes), "the first came after the last was written"
-
-
 @promise("A37")
 def test_what_is_not_utf_8_is_base64_and_no_character_is_split(api: Api) -> None:
     function_id = api.active(
@@ -150,15 +139,6 @@ def test_text_that_json_must_escape_is_whole_in_the_end(api: Api) -> None:
     end = all_of(api, "POST", invoke(api.active(handler)))[-1]
     assert end.data == api.good("GET", logs(end).removesuffix("/logs"))
     assert len(end.data["stdout"]) > 100_000
-
-
-def test_a_call_that_is_cancelled_keeps_what_it_wrote(api: Api) -> None:
-    function_id = api.active("echo so far; sleep 20")
-    with streaming(api, "POST", invoke(function_id)) as (_, coming):
-        assert [next(coming).name, next(coming).bytes] == ["started", b"so far\n"]
-        api("DELETE", of(function_id))
-        end = next(one for one in coming if one.name in ("end", "error"))
-    assert end.name == "end" or end.data["error_code"] == "NOT_FOUND"
 
 
 # A client that disconnects -----------------------------------------------------------------------
@@ -267,13 +247,6 @@ def test_both_streams_are_text_in_order_of_arrival(ended: tuple[Api, dict[str, s
     assert api("GET", logs(record, "?stream=stdout&offset=10")).text == "out3\n"
 
 
-def test_the_order_is_known_from_the_database(ended: tuple[Api, dict[str, str]]) -> None:
-    api, record = ended
-    time.sleep(0.3)
-    assert api("GET", logs(record)).content == b"".join(data for _, data in TURNS)
-    assert turns(all_of(api, "GET", logs(record, "?follow=true"))) == TURNS
-
-
 def test_events_of_a_call_that_is_over_end_with_it(ended: tuple[Api, dict[str, str]]) -> None:
     api, record = ended
     found = all_of(api, "GET", logs(record))
@@ -370,58 +343,7 @@ def test_all_calls_of_a_function_are_followed(api: Api) -> None:
 # Bounds and tenants ------------------------------------------------------------------------------
 
 
-@promise("A42")
-@pytest.mark.one_server("each node counts the streams of a tenant for itself")
-def test_a_tenant_has_so_many_streams_and_those_that_left_do_not_count(tenant: Api) -> None:
-    function_id = tenant.active("echo hello")
-    path = f"{of(function_id)}/logs?follow=true"
-    to = urlsplit(str(tenant.http.base_url))
-    head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Api-Key: {tenant.key}\r\n\r\n"
-    clients = [socket.create_connection((to.hostname, to.port)) for _ in range(100)]
-    try:
-        for client in clients:
-            client.sendall(head.encode())
-            client.settimeout(scaled(10))
-            assert client.recv(65536).startswith(b"HTTP/1.1 200")
-        refused = tenant("GET", path)
-        assert is_error(refused, "RATE_LIMITED", 429)["retry_after"] == 5
-        is_error(
-            tenant("POST", invoke(function_id), headers={"accept": "text/event-stream"}),
-            "RATE_LIMITED",
-            429,
-        )
-        assert tenant.invoke(function_id)["status"] == "success"
-    finally:
-        for client in clients:
-            client.close()
-
-    def admitted() -> bool:
-        with streaming(tenant, "GET", path) as (answer, _):
-            return answer.status_code == 200
-
-    until(admitted)
-
-
 # The client library ------------------------------------------------------------------------------
-
-
-@promise("A43")
-def test_both_clients_follow_calls(open_server: Server, api: Api) -> None:
-    function_id = api.active(IN_TURNS)
-    with Client(open_server.url) as client:
-        started, *pieces, end = client.functions.stream(function_id)
-        assert isinstance(started, Started)
-        assert isinstance(end, End)
-        assert [one.data for one in pieces if isinstance(one, Output)] == [one for _, one in TURNS]
-        ids = (function_id, started.invocation_id)
-        assert client.functions.get_invocation_logs(*ids, tail=1) == b"err3\n"
-        assert list(client.functions.follow_invocation_logs(*ids)) == [*pieces, end]
-
-    async def ask() -> list[SdkEvent]:
-        async with AsyncClient(open_server.url) as at:
-            return [one async for one in at.functions.follow_invocation_logs(*ids)]
-
-    assert asyncio.run(ask()) == [*pieces, end]
 
 
 def test_a_closed_iterator_ends_its_call_if_that_is_wanted(open_server: Server, api: Api) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from e2e.server import Server, quiltfn, until, watched
 from promises import promise
-from spec.api_client import Api, Wire, is_error, make_key, new_name, of, raw, request, statuses
+from spec.api_client import Api, Wire, is_error, new_name, of, raw, request, statuses
 from spec.conftest import Keyed
 from unit.sample_archives import a_wheel, file, good, link, packed, pressed
 
@@ -152,37 +152,6 @@ def test_a_tenant_makes_runtimes_of_its_own_which_exist_for_nobody_else(keyed: K
         theirs.clear()
 
 
-@promise("A26")
-def test_a_tenant_has_what_the_operator_allows_only(another: Callable[..., Server]) -> None:
-    server = another(
-        "--tenant-runtime-kinds shell,python --tenant-runtimes 2 --tenant-image-bytes 20000"
-    )
-    secret = make_key(server, "--scope", "operator")["key"]
-    operator = Api(server.start().url, secret)
-    key = operator.good("POST", "/api/keys", {"tenant": "acme", "scope": "write"}, 201)["key"]
-    acme = Api(server.url, key)
-    for field, value in (("kind", "custom"), ("isolation", "gvisor"), ("network", "egress")):
-        body = {"name": "etl", "kind": "shell"} | {field: value}
-        if value == "custom":
-            body["command"] = ["/bin/true"]  # type: ignore[assignment]
-        error = acme.refused("FORBIDDEN", 403, "POST", RUNTIMES, body)
-        assert error["error"].startswith(f"{field} {value} is not allowed to tenants"), error
-    add(operator, "custom", kind="custom", command=["/bin/true"])
-    for name in ("a", "b"):
-        add(acme, name)
-    acme.refused("RATE_LIMITED", 429, "POST", RUNTIMES, {"name": "c", "kind": "shell"})
-    # Files count with their disk usage, so 20,000 bytes are two small images.
-    for word in ("one", "two"):
-        upload(acme, saying(word))
-    answer = acme("POST", f"{RUNTIMES}/images", content=saying("three"), headers=TAR)
-    error = is_error(answer, "RATE_LIMITED", 429)
-    assert "more than the quota of" in error["error"]
-    upload(acme, saying("two"), 200)
-    upload(operator, saying("three"))
-    names = [one.name for one in (server.data_dir / "images").iterdir() if len(one.name) == 64]
-    assert len(names) == 3
-
-
 def test_everything_set_is_shown_and_secrets_to_writers_only(operator: Api, keyed: Keyed) -> None:
     digest, name = upload(operator, good(), 201), new_name()
     said = {
@@ -216,37 +185,6 @@ def test_everything_set_is_shown_and_secrets_to_writers_only(operator: Api, keye
     own = add(keyed.caller(tenant, "write"), name, environment=said["environment"])
     for scope, shown in (("read", hidden), ("invoke", hidden), ("write", {})):
         assert keyed.caller(tenant, scope).good("GET", f"{RUNTIMES}/{name}") == own | shown
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("name", "images"),
-        ("name", "Etl"),
-        ("kind", "ruby"),
-        ("image", "ab" * 32),
-        ("image", "../etc"),
-        ("command", ["/bin/sh"]),
-        ("environment", {"QUILT_X": "1"}),
-        ("isolation", "none"),
-        ("network", "host"),
-        ("writable_paths", ["/usr"]),
-        ("writable_paths", ["/data", "/data/x"]),
-        ("process_limit", 15),
-        ("process_limit", 4097),
-        ("process_limit", 100.5),
-        ("tmp_limit_mb", 0),
-        ("tmp_limit_mb", 10_241),
-        ("file_limit_mb", 10_241),
-        ("open_files_limit", 63),
-        ("open_files_limit", 65_537),
-        ("mounts", ["/"]),
-    ],
-)
-def test_a_field_that_is_refused(operator: Api, field: str, value: Any) -> None:
-    body = {"name": new_name(), "kind": "shell"} | {field: value}
-    error = operator.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)
-    assert error["error"].startswith(field), error
 
 
 # Images --------------------------------------------------------------------------------------
@@ -427,19 +365,6 @@ def test_a_version_goes_on_with_the_files_it_was_made_with(operator: Api) -> Non
     assert f"add {name} again" in error["hint"]
 
 
-@promise("R4")
-def test_the_files_cannot_be_changed_and_writable_places_can(operator: Api) -> None:
-    name = new_name()
-    add(operator, name, image=upload(operator, saying("read-only")), writable_paths=["/data"])
-    function = operator.active(
-        "touch /app/x; rm /app/word; echo $?; echo kept > /data/x; cat /data/x /app/word",
-        runtime=name,
-    )
-    answer = operator.invoke(function)
-    assert answer["stdout"] == "1\nkept\nread-only"
-    assert answer["stderr"].count("Read-only file system") == 2
-
-
 @promise("R6", "R27")
 def test_an_image_that_nothing_names_is_collected(another: Callable[..., Server]) -> None:
     server = another("--image-grace-s 3 --prewarmed 0").start()
@@ -489,20 +414,6 @@ def test_packages_are_files_below_those_of_the_image(tenant: Api) -> None:
     alone = new_name()
     add(tenant, alone, packages=packages)
     assert tenant.invoke(tenant.active("cat /app/word", runtime=alone))["stdout"] == "theirs"
-
-
-def test_packages_are_refused_like_an_image(tenant: Api, keyed: Keyed) -> None:
-    del keyed
-    digest = upload(tenant, saying(new_name()))
-    for fields, named in (
-        ({"packages": "ab" * 32}, "packages must be the digest of a stored image"),
-        ({"packages": "../etc"}, "packages must be 64 hexadecimal digits"),
-        ({"packages": digest, "packages_key": "a b"}, "packages_key must be"),
-        ({"packages_key": "of-nothing"}, "packages_key must be"),
-    ):
-        body = {"name": new_name(), "kind": "shell", **fields}
-        error = tenant.refused("UNPROCESSABLE_ENTITY", 422, "POST", RUNTIMES, body)
-        assert error["error"].startswith(named), error
 
 
 @promise("R8")

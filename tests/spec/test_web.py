@@ -55,24 +55,6 @@ def test_the_dashboard_and_all_its_parts_are_there_without_a_credential(keyed: K
 
 
 @built
-def test_a_part_is_sent_compressed_and_once(anybody: Api) -> None:
-    parts = parts_of(anybody("GET", "/ui/").text)
-    name = next(one for one in parts if one.startswith("main-"))
-    packed = anybody("GET", f"/ui/{name}", headers={"Accept-Encoding": "gzip"})
-    plain = anybody("GET", f"/ui/{name}", headers={"Accept-Encoding": "identity"})
-    assert packed.headers["content-encoding"] == "gzip"
-    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 2
-    assert packed.content == plain.content
-    known = {"Accept-Encoding": "gzip", "If-None-Match": packed.headers["etag"]}
-    again = anybody("GET", f"/ui/{name}", headers=known)
-    assert (again.status_code, again.content) == (304, b"")
-    head = anybody("HEAD", f"/ui/{name}", headers={"Accept-Encoding": "gzip"})
-    assert head.content == b""
-    for header in ("content-length", "etag", "content-type", "cache-control"):
-        assert head.headers[header] == packed.headers[header]
-
-
-@built
 def test_the_page_can_run_its_own_code_and_reach_its_own_server_alone(anybody: Api) -> None:
     headers = anybody("GET", "/ui/").headers
     policy = headers["content-security-policy"]
@@ -132,22 +114,3 @@ def test_documentation_needs_no_credential_wherever_a_proxy_has_put_it(keyed: Ke
         part = stranger("GET", address.removeprefix(keyed.server.url))
         assert part.status_code == 200, address
         assert "immutable" in part.headers["cache-control"]
-
-
-@documented
-def test_a_page_of_the_documentation_is_sent_compressed_and_once(anybody: Api) -> None:
-    packed = anybody("GET", "/docs/tutorial.html", headers={"Accept-Encoding": "gzip"})
-    plain = anybody("GET", "/docs/tutorial.html", headers={"Accept-Encoding": "identity"})
-    assert packed.headers["content-encoding"] == "gzip"
-    assert packed.content == plain.content
-    known = {"Accept-Encoding": "gzip", "If-None-Match": packed.headers["etag"]}
-    assert anybody("GET", "/docs/tutorial.html", headers=known).status_code == 304
-
-
-@documented
-def test_the_documentation_has_the_policy_of_the_dashboard(anybody: Api) -> None:
-    page = anybody("GET", "/docs/tutorial.html").headers
-    assert page["content-security-policy"].endswith(web.POLICY)
-    assert "trusted-types 'none'" in web.POLICY
-    assert page["x-content-type-options"] == "nosniff"
-    assert "set-cookie" not in page
