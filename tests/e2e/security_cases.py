@@ -356,7 +356,6 @@ CASES = (
         tries="leaves files everywhere, System V and POSIX objects, abstract and other sockets, locks",
         tests=(
             f"{REUSE}::test_what_can_be_left_is_gone",
-            f"{CALLS}::test_what_a_call_leaves",
             f"{GUEST}::test_files_and_system_v_objects_are_gone_for_the_next_call",
         ),
         figure="0 left; with `cleanup_on_exit: false` what is in /tmp, and nothing else",
@@ -395,7 +394,6 @@ CASES = (
         tries="is updated and rolled back while it is called",
         tests=(
             f"{REUSE}::test_a_call_runs_one_version_whole",
-            f"{WARM}::test_the_version_that_ran_is_the_recorded_one",
             "tests/e2e/test_races.py::test_calls_racing_a_change_run_or_are_refused_by_name",
         ),
         figure="245 calls across 20 updates and a rollback, 0 mixed up; scripts/test: 8 updates",

@@ -168,7 +168,9 @@ def test_a_keeper_that_is_killed_has_a_successor_and_ends_with_a_launcher(server
     os.kill(first, signal.SIGKILL)
     until(lambda: keeper_of(server.launcher) != first)
     second = keeper_of(server.launcher)
-    server.stop()
+    server.terminate()
+    assert server.wait(3) == 0, "an idle server ends at once"
+    assert "Traceback" not in server.log.read_text()
     until(lambda: not is_alive(second))
     server.start()
 
@@ -320,13 +322,6 @@ def test_what_does_not_end_in_time_is_interrupted(another: Callable[..., Server]
     assert function.invoke("quick")["status"] == "success"
 
 
-def test_sigterm_to_an_idle_server_ends_it_at_once(server: Server) -> None:
-    server.deploy("echo")
-    server.terminate()
-    assert server.wait(3) == 0
-    assert "Traceback" not in server.log.read_text()
-
-
 HANGS = """
 import subprocess
 subprocess.run(["sleep", "300"])
@@ -386,15 +381,12 @@ def serve(root: Path, *more: str, **how: object) -> tuple[int, str]:
 # Options → the exit code and message; HERE is a directory that is closed to other users.
 REFUSED = {
     "--host 0.0.0.0": (78, ["host 0.0.0.0 is not a loopback address", "quiltfn keys create"]),
-    "--host ::": (78, ["host :: is not a loopback address", "quiltfn keys create"]),
-    "--host example.com": (78, ["example.com"]),
     "--host 192.0.2.1": (69, ["192.0.2.1"]),
     # A file that only root can read: a child without root parses the settings in it.
     "--config HERE/quiltfn.toml": (
         78,
         ["host must be an IP address or localhost, not 'example.com'"],
     ),
-    "--config HERE/none.toml": (78, ["the settings file HERE/none.toml cannot be read"]),
     "--run-dir HERE/run": (73, ["HERE is closed to other users"]),
     "--crun HERE/nowhere": (69, ["apt install crun"]),
 }
@@ -556,14 +548,10 @@ def test_health_says_when_no_sandbox_can_be_made(warm: tuple[Server, Runtime], m
         return report["checks"]["oci_runtime"]
 
     assert check() == {"ok": True, "reason": str(runtime.path)}
+    info = server.call("GET", "/api/system/info").json()
+    assert info["oci_runtime"] == str(runtime.path) != CRUN
     runtime.becomes(mode)
     until(lambda: not check()["ok"], 20)
     assert check()["reason"]
     runtime.becomes("fine")
     until(lambda: check()["ok"], 20)
-
-
-def test_the_runtime_is_the_one_named(warm: tuple[Server, Runtime]) -> None:
-    server, runtime = warm
-    info = server.call("GET", "/api/system/info").json()
-    assert info["oci_runtime"] == str(runtime.path) != CRUN

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from e2e.leftovers import SERVER_UIDS, UIDS
-from e2e.server import Function, Server, children, parse_status, status_of, until
+from e2e.server import Server, children, parse_status, status_of, until
 from promises import promise
 from timeouts import scaled
 
@@ -393,51 +393,3 @@ def test_a_stopped_guest_ends_at_the_outer_deadline(shared: Server) -> None:
 
 
 # Where it works ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("directory", ["/app", "/", "/usr/share", "/tmp", None])
-def test_a_working_directory_that_exists(shared: Server, directory: str | None) -> None:
-    record = shared.run("pwd -P; cd ../../../..; pwd -P; ls", working_directory=directory)
-    here, above, *names = record["stdout"].splitlines()
-    assert (here, above) == (directory or "/tmp", "/")
-    assert "root" not in names
-    assert {"app", "tmp", "usr"} <= set(names)
-
-
-@pytest.mark.parametrize(
-    "directory", ["/missing", "/app/missing", "/etc/passwd", "/bin/sh", "/usr/bin/awk"]
-)
-def test_an_impossible_working_directory_ends_deployment(shared: Server, directory: str) -> None:
-    function: Function = shared.create("pwd", working_directory=directory)
-    state = function.deploy()
-    assert state["state"] == "error"
-    assert directory in state["error_message"]
-    refused = function.try_invoke()
-    assert (refused.status_code, refused.json()["error_code"]) == (409, "FUNCTION_NOT_ACTIVE")
-    function.delete()
-
-
-@pytest.mark.parametrize(
-    "directory",
-    [
-        "app",
-        "",
-        "/app/../..",
-        "/app/",
-        "//app",
-        "/./app",
-        "/proc/self/fd/7",
-        "/proc/self/cwd",
-        "/proc/1/root",
-        "/dev/fd/3",
-        "/dev/shm",
-        "/sys/fs/cgroup",
-        "/" + "x" * 5000,
-        "/app\0",
-    ],
-)
-def test_a_working_directory_that_is_refused(shared: Server, directory: str) -> None:
-    body = {"name": "refused", "handler": "pwd", "working_directory": directory}
-    answer = shared.call("POST", "/api/functions", body)
-    assert answer.status_code == 422
-    assert "working_directory" in answer.json()["error"]

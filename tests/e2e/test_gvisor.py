@@ -112,22 +112,6 @@ def test_writable_paths_are_there_and_emptied(box: Server) -> None:
     function.delete()
 
 
-def test_the_life_of_a_function(box: Server) -> None:
-    function = deploy(box, "echo one; grep -c . /proc/sentry-meminfo >/dev/null && echo gvisor")
-    assert function.invoke()["stdout"] == "one\ngvisor\n"
-    changed = box.call("PUT", function.path, {"handler": "echo two; ls /proc | grep -c sentry"})
-    assert changed.status_code == 200, changed.text
-    assert function.invoke()["stdout"] == "two\n1\n"
-    assert box.call("POST", f"{function.path}/rollback", {"version": 1}).status_code == 200
-    assert function.invoke()["stdout"] == "one\ngvisor\n"
-    assert box.call("POST", f"{function.path}/pause").status_code == 200
-    assert function.try_invoke().status_code == 409
-    assert box.call("POST", f"{function.path}/resume").status_code == 200
-    assert function.invoke()["stdout"] == "one\ngvisor\n"
-    function.delete()
-    assert function.try_invoke().status_code == 404
-
-
 # The fence (B1, B9, B14 to B16) --------------------------------------------------------------
 
 

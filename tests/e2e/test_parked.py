@@ -43,6 +43,7 @@ def imported_before_the_call(function: Function, reason: str) -> bool:
     return float(record["stdout"]) < before
 
 
+@promise("C12")
 def test_after_a_restart_and_after_a_call_that_took_it_along(server: Server) -> None:
     function = sample_runtimes.python(server, MODULE)
     function.invoke()

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -21,6 +22,15 @@ KEEP = pytest.mark.parametrize("cleanup", [True, False], ids=["forks", "keeps"])
 def answer(record: dict[str, Any]) -> Any:
     assert record["status"] == "success", record
     return json.loads(record["stdout"])
+
+
+def numbered(bodies: Iterable[str], head: str = "") -> str:
+    """A module whose handler runs the body with the number that is its event; others give "fine".
+    `head`: its first lines.
+    """
+    cases = "".join(f"def case{number}():\n    {body}\n" for number, body in enumerate(bodies))
+    last = "def handler(event): return globals().get(f'case{event}', lambda: 'fine')()\n"
+    return f"{head}\n{cases}{last}"
 
 
 @KEEP
@@ -74,58 +84,47 @@ def test_the_context_has_all_that_lambdas_has(shared: Server, cleanup: bool) -> 
     ]
 
 
+LOGS = {
+    "logging.getLogger().info('a'); logging.getLogger('x').info('b')": "INFO:root:a INFO:x:b",
+    "logging.info('a'); logging.debug('b')": "INFO:root:a",
+    "logging.getLogger('x').debug('a'); logging.getLogger('x').warning('b')": "WARNING:x:b",
+    "logging.getLogger('x').setLevel(10); logging.getLogger('x').debug('a')": "DEBUG:x:a",
+    "logging.basicConfig(format='%(message)s!'); logging.info('a')": "a!",
+    "logging.basicConfig(level='ERROR'); logging.warning('a'); logging.error('b')": "ERROR:root:b",
+    "logging.getLogger().setLevel('ERROR'); logging.warning('a')": "",
+}
+
+
 @promise("R23")
-@pytest.mark.parametrize(
-    ("logs", "lines"),
-    [
-        (
-            "logging.getLogger().info('a'); logging.getLogger('x').info('b')",
-            "INFO:root:a INFO:x:b",
-        ),
-        ("logging.info('a'); logging.debug('b')", "INFO:root:a"),
-        ("logging.getLogger('x').debug('a'); logging.getLogger('x').warning('b')", "WARNING:x:b"),
-        (
-            "logging.getLogger('x').setLevel(10); logging.getLogger('x').debug('a')",
-            "DEBUG:x:a",
-        ),
-        ("logging.basicConfig(format='%(message)s!'); logging.info('a')", "a!"),
-        (
-            "logging.basicConfig(level='ERROR'); logging.warning('a'); logging.error('b')",
-            "ERROR:root:b",
-        ),
-        ("logging.getLogger().setLevel('ERROR'); logging.warning('a')", ""),
-    ],
-)
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import logging\ndef handler(event):\n    {logs}\n",
-        "def handler(event):\n    import logging\n    {logs}\n",
-    ],
-    ids=["imported at first", "imported in a call"],
-)
-def test_logs_are_seen_from_info_on(shared: Server, source: str, logs: str, lines: str) -> None:
-    record = python(shared, source.format(logs=logs)).invoke()
-    assert record["stderr"].split() == lines.split()
+@pytest.mark.parametrize("when", ["at first", "in a call"])
+def test_logs_are_seen_from_info_on(shared: Server, when: str) -> None:
+    """Whether the handler's module imports `logging`, or only an invocation does."""
+    if when == "at first":
+        function = python(shared, numbered(LOGS, "import logging"))
+    else:
+        function = python(shared, numbered(f"import logging; {one}" for one in LOGS))
+    for number, (logs, lines) in enumerate(LOGS.items()):
+        assert function.invoke(str(number))["stderr"].split() == lines.split(), logs
 
 
-@pytest.mark.parametrize(
-    ("body", "stdout"),
-    [
-        ("return 'text as it is é'", "text as it is é"),
-        ("return b'bytes \\xff'", "bytes �"),
-        ("return None", "null"),
-        ("return {'é': [1, 2.5, True]}", '{"é": [1, 2.5, true]}'),
-        ("return [1, 'a']", '[1, "a"]'),
-        ("yield 'a'; yield b'b'; yield {'c': 1}", 'ab{"c": 1}\n'),
-        ("return (x for x in ('p', 'q'))", "pq"),
-    ],
-)
+RETURNED = {
+    "return 'text as it is é'": "text as it is é",
+    "return b'bytes \\xff'": "bytes �",
+    "return None": "null",
+    "return {'é': [1, 2.5, True]}": '{"é": [1, 2.5, true]}',
+    "return [1, 'a']": '[1, "a"]',
+    "yield 'a'; yield b'b'; yield {'c': 1}": 'ab{"c": 1}\n',
+    "return (x for x in ('p', 'q'))": "pq",
+}
+
+
 @KEEP
-def test_returned_is_the_output(shared: Server, body: str, stdout: str, cleanup: bool) -> None:
-    source = f"def handler(event, context):\n    {body}\n"
-    record = python(shared, source, cleanup_on_exit=cleanup).invoke()
-    assert (record["status"], record["stdout"], record["stderr"]) == ("success", stdout, "")
+def test_returned_is_the_output(shared: Server, cleanup: bool) -> None:
+    function = python(shared, numbered(RETURNED), cleanup_on_exit=cleanup)
+    for number, (body, stdout) in enumerate(RETURNED.items()):
+        record = function.invoke(str(number))
+        expected = ("success", stdout, "")
+        assert (record["status"], record["stdout"], record["stderr"]) == expected, body
 
 
 @KEEP
@@ -153,29 +152,21 @@ def test_an_asynchronous_generator_is_a_handler(shared: Server) -> None:
     assert python(shared, source).invoke()["stdout"] == "x1\n"
 
 
-@pytest.mark.parametrize("arguments", ["", "event", "event, context", "*a", "event, c=None"])
-def test_a_handler_takes_as_much_as_it_wants(shared: Server, arguments: str) -> None:
-    source = f"def handler({arguments}):\n    return sorted(locals())\n"
-    assert python(shared, source).invoke()["status"] == "success"
+NAMES = [
+    *("mod:handler", "mod.handler", "mod:Class.method", "mod:instance", "pack.sub:handler"),
+    *("pack/sub.handler", "no-package/my-mod.handler", "no-package/1st.handler"),
+    *("mod:none", "mod:two", "mod:any", "mod:more"),  # with as many arguments as they want
+]
 
 
 @promise("R23")
-@pytest.mark.parametrize(
-    "name",
-    [
-        "mod:handler",
-        "mod.handler",
-        "mod:Class.method",
-        "mod:instance",
-        "pack.sub:handler",
-        "pack/sub.handler",
-        "no-package/my-mod.handler",
-        "no-package/1st.handler",
-    ],
-)
-def test_ways_to_name_a_handler(shared: Server, name: str) -> None:
+def test_ways_to_name_a_handler_and_its_arguments(shared: Server) -> None:
     source = """
     def handler(event): return "ok"
+    def none(): return "ok"
+    def two(event, context): return "ok"
+    def any(*a): return "ok"
+    def more(event, c=None): return "ok"
     class Class:
         @staticmethod
         def method(event, context): return "ok"
@@ -185,7 +176,8 @@ def test_ways_to_name_a_handler(shared: Server, name: str) -> None:
     files = {"mod.py": source, "pack/__init__.py": "", "pack/sub.py": source}
     files |= {"no-package/my-mod.py": source, "no-package/1st.py": source}
     runtime = sample_runtimes.add(shared, "python", files)  # type: ignore[arg-type]
-    assert shared.deploy(name, runtime=runtime).invoke()["stdout"] == "ok"
+    for name in NAMES:
+        assert shared.run(name, runtime=runtime)["stdout"] == "ok", name
 
 
 @KEEP
@@ -264,56 +256,53 @@ def test_the_reason_is_what_ended(shared: Server, body: str, reason: str, cleanu
     assert record["error_message"] == reason, record["stderr"]
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        ("import sys; sys.exit(3)", "failed", 3),
-        ("import sys; sys.exit()", "success", 0),
-        ("import sys; sys.exit('told')", "failed", 1),
-        ("import os; os._exit(4)", "failed", 4),
-        ("import os; os.abort()", "failed", 134),
-        ("import ctypes; ctypes.string_at(1)", "failed", 139),
-        ("return object()", "failed", 1),
-        ("return {1: {2}}", "failed", 1),
-        ("raise KeyboardInterrupt", "failed", 1),
-        ("while True: pass", "timeout", None),
-        ("import time; time.sleep(60)", "timeout", None),
-        ("x = [bytearray(1 << 20) for _ in range(400)]", "oom", 137),
-    ],
-)
+ENDS: dict[str, tuple[str, int | None]] = {
+    "import sys; sys.exit(3)": ("failed", 3),
+    "import sys; sys.exit()": ("success", 0),
+    "import sys; sys.exit('told')": ("failed", 1),
+    "import os; os._exit(4)": ("failed", 4),
+    "import os; os.abort()": ("failed", 134),
+    "import ctypes; ctypes.string_at(1)": ("failed", 139),
+    "return object()": ("failed", 1),
+    "return {1: {2}}": ("failed", 1),
+    "raise KeyboardInterrupt": ("failed", 1),
+    "while True: pass": ("timeout", None),
+    "import time; time.sleep(60)": ("timeout", None),
+    "x = [bytearray(1 << 20) for _ in range(400)]": ("oom", 137),
+}
+
+
 @KEEP
-def test_ends_are_told_apart_and_the_next_call_succeeds(
-    shared: Server, body: str, status: str, code: int | None, cleanup: bool
-) -> None:
-    source = f"def handler(event):\n    if event == 'fine': return 'fine'\n    {body}\n"
-    function = python(shared, source, cleanup_on_exit=cleanup)
-    began = time.monotonic()
-    record = function.invoke("now", timeout_seconds=2 if status == "timeout" else 20)
-    assert (record["status"], record["exit_code"]) == (status, code), record
-    assert time.monotonic() - began < scaled(3.5)
-    assert function.invoke("fine")["stdout"] == "fine"
+def test_ends_are_told_apart_and_the_next_call_succeeds(shared: Server, cleanup: bool) -> None:
+    function = python(shared, numbered(ENDS), cleanup_on_exit=cleanup)
+    for number, (body, end) in enumerate(ENDS.items()):
+        began = time.monotonic()
+        record = function.invoke(str(number), timeout_seconds=2 if end[0] == "timeout" else 20)
+        assert (record["status"], record["exit_code"]) == end, (body, record)
+        assert time.monotonic() - began < scaled(3.5)
+        assert function.invoke("next")["stdout"] == "fine", body
+
+
+UNFIT = {
+    "import nosuchmodule": "importing mod failed: ModuleNotFoundError: No module named",
+    "1 / 0": "importing mod failed: ZeroDivisionError",
+    "def other(): pass": "module mod has no 'handler'",
+    "handler = 3": "mod:handler is a int, not a function",
+    "def handler(:": "importing mod failed: SyntaxError",
+    "import sys; sys.exit(1)": "importing mod ended the process",
+    "import os; os._exit(5)": "ended with status 5 before it was ready",
+    "import os; os.abort()": "was killed by signal 6 before it was ready",
+}
 
 
 @promise("R12")
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("import nosuchmodule", "importing mod failed: ModuleNotFoundError: No module named"),
-        ("1 / 0", "importing mod failed: ZeroDivisionError"),
-        ("def other(): pass", "module mod has no 'handler'"),
-        ("handler = 3", "mod:handler is a int, not a function"),
-        ("def handler(:", "importing mod failed: SyntaxError"),
-        ("import sys; sys.exit(1)", "importing mod ended the process"),
-        ("import os; os._exit(5)", "ended with status 5 before it was ready"),
-        ("import os; os.abort()", "was killed by signal 6 before it was ready"),
-    ],
-)
-def test_what_cannot_run_shows_at_deploy(shared: Server, source: str, message: str) -> None:
-    runtime = sample_runtimes.add(shared, "python", {"mod.py": source})
-    function = shared.create("mod:handler", runtime=runtime)
-    state = function.deploy()
-    assert state["state"] == "error"
-    assert message in state["error_message"]
+def test_what_cannot_run_shows_at_deploy(shared: Server) -> None:
+    files: dict[str, str | bytes] = {f"mod{n}.py": source for n, source in enumerate(UNFIT)}
+    runtime = sample_runtimes.add(shared, "python", files)
+    for number, message in enumerate(UNFIT.values()):
+        state = shared.create(f"mod{number}:handler", runtime=runtime).deploy()
+        assert state["state"] == "error"
+        assert re.sub(r"\bmod\b", f"mod{number}", message) in state["error_message"]
 
 
 def test_a_module_that_is_not_there_is_named(shared: Server) -> None:
@@ -334,6 +323,7 @@ def test_the_handler_sees_its_packages_before_the_hosts(shared: Server) -> None:
     assert answer(shared.deploy("mod:handler", runtime=runtime).invoke()) == ["ours", "json"]
 
 
+@promise("R4")
 def test_files_of_the_image_can_be_read_and_not_changed(shared: Server) -> None:
     source = """
     import os
@@ -379,27 +369,24 @@ def test_large_payloads_and_answers(shared: Server) -> None:
     assert (largest["status"], len(largest["stdout"])) == ("success", 6 * MIB)
 
 
-TOO_LARGE = {
-    "text": "return 'z' * 7_000_000",
-    "json": "return ['z' * 1000] * 7000",
-    "bytes": "return b'\\xff' * 7_000_000",
-    "generator": "yield from ['z' * 70_000] * 100",
-}
+TOO_LARGE = [
+    "return 'z' * 7_000_000",
+    "return ['z' * 1000] * 7000",
+    "return b'\\xff' * 7_000_000",
+    "yield from ['z' * 70_000] * 100",
+]
 
 
 @promise("C13")
-@pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("value", TOO_LARGE)
-def test_a_value_that_is_too_large_fails(shared: Server, value: str, keep: bool) -> None:
-    code = f"def handler():\n    {TOO_LARGE[value]}\n"
-    function = python(shared, code, cleanup_on_exit=not keep)
-    ended = function.invoke()
-    assert (ended["status"], ended["exit_code"], ended["stdout"]) == ("failed", 1, "")
-    assert re.fullmatch(
-        rf"the handler returned 7\d+ bytes; at most {6 * MIB} are kept of a result",
-        ended["error_message"],
-    )
-    assert function.invoke()["status"] == "failed"
+@KEEP
+def test_a_value_that_is_too_large_fails(shared: Server, cleanup: bool) -> None:
+    function = python(shared, numbered(TOO_LARGE), cleanup_on_exit=cleanup)
+    why = rf"the handler returned 7\d+ bytes; at most {6 * MIB} are kept of a result"
+    for number, value in enumerate(TOO_LARGE):
+        ended = function.invoke(str(number))
+        assert (ended["status"], ended["exit_code"], ended["stdout"]) == ("failed", 1, ""), value
+        assert re.fullmatch(why, ended["error_message"])
+    assert function.invoke("next")["stdout"] == "fine"
 
 
 def test_libraries_are_told_to_start_no_threads_unless_the_function_says_so(server: Server) -> None:

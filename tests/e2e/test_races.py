@@ -24,7 +24,6 @@ from e2e.timed_client import (
     create,
     crun_root,
     deploy,
-    is_free,
     listed,
     sandboxes,
     until,
@@ -70,20 +69,6 @@ async def check_versions(function: Marked, numbers: list[int]) -> None:
     assert len(active) == 1, active
     assert (await function.get()).body["current_version"] == active[0]["version"]
     assert (await function.invoke()).mark == active[0]["environment"]["MARK"]
-
-
-async def test_twenty_updates_at_once_make_twenty_versions_in_a_row(client: Client) -> None:
-    function = await deploy(client, "0")
-    answers = await asyncio.gather(*(function.put(str(n)) for n in range(1, TOGETHER + 1)))
-    assert [one.status for one in answers] == [200] * TOGETHER
-    numbers = sorted(one.body["current_version"] for one in answers)
-    assert numbers == list(range(2, TOGETHER + 2))
-    # Each response has the version that this update created.
-    marks = {str(one["version"]): one["environment"]["MARK"] for one in await function.versions()}
-    for number, answer in enumerate(answers, start=1):
-        assert marks[str(answer.body["current_version"])] == str(number)
-    await check_versions(function, [1, *numbers])
-    await function.delete()
 
 
 async def test_of_twenty_updates_of_the_same_state_one_wins(client: Client) -> None:
@@ -214,45 +199,4 @@ async def test_deploy_pause_and_resume_twice_do_it_once(counted: Server) -> None
             await check_state(function, state, 1, instances)
             await check_instances(counted, [function])
         assert len(await function.versions()) == 1
-        await function.delete()
-
-
-async def test_what_was_never_deployed_can_be_neither_paused_nor_resumed(client: Client) -> None:
-    function = await create(client, "1")
-    for verb in ("pause", "resume", "pause", "resume"):
-        answer = await function.verb(verb)
-        assert answer.code == "CONFLICT", (verb, answer)
-        assert answer.body["details"]["state"] == "pending"
-    await check_state(function, "pending", 1, 0)
-    await function.delete()
-
-
-async def test_a_rollback_to_what_is_active_changes_nothing(client: Client) -> None:
-    function = await deploy(client, "1")
-    assert (await function.put("2")).status == 200
-    before = await function.get()
-    pool = await function.pool()
-    answers = await asyncio.gather(*(function.rollback(2) for _ in range(4)))
-    assert [one.status for one in answers] == [200] * 4
-    after = await function.get()
-    assert after.headers["etag"] == before.headers["etag"]
-    assert await function.pool() == pool
-    await check_versions(function, [1, 2])
-    await function.delete()
-
-
-async def test_a_rollback_of_a_paused_function_only_repoints(counted: Server) -> None:
-    async with client_of(counted) as client:
-        function = await deploy(client, "1")
-        assert (await function.put("2")).status == 200
-        assert (await function.verb("pause")).status == 200
-        for _ in range(2):
-            answer = await function.rollback(1)
-            assert (answer.body["state"], answer.body["current_version"]) == ("paused", 1)
-        await check_state(function, "paused", 1, 0)
-        await check_instances(counted, [function])
-        assert (await function.invoke()).code == "FUNCTION_NOT_ACTIVE"
-        assert (await function.verb("resume")).body["state"] == "active"
-        await check_versions(function, [1, 2])
-        await until(lambda: is_free(function))
         await function.delete()

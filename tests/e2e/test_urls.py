@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,7 +24,6 @@ from spec.api_client import raw, request, statuses
 from timeouts import scaled
 
 pytestmark = pytest.mark.sandbox
-_numbers = itertools.count(1)
 
 
 # --- requests and responses --------------------------------------------------------------------
@@ -100,15 +98,6 @@ def test_any_bytes_arrive_and_come_back(shared: Server, kind: str) -> None:
         assert answer.headers["content-security-policy"].endswith(
             "sandbox allow-scripts allow-forms"
         )
-
-
-def test_head_has_no_body_and_what_comes_next_is_right(shared: Server) -> None:
-    site = Site(shared.deploy("echo $REQUEST_METHOD"))
-    with httpx.Client(base_url=shared.url) as client:
-        for _ in range(3):
-            head = client.head(site.path)
-            assert (head.status_code, head.content) == (200, b"")
-            assert client.get(site.path).text == "GET\n"
 
 
 # --- streams -----------------------------------------------------------------------------------
@@ -341,30 +330,6 @@ def test_flask_behind_apig_wsgi(shared: Server, tmp_path: Path) -> None:
 
 
 @promise("U10")
-def test_django_behind_apig_wsgi(shared: Server, tmp_path: Path) -> None:
-    source = """
-    from apig_wsgi import make_lambda_handler
-    from django.conf import settings
-    from django.core.wsgi import get_wsgi_application
-    from django.http import JsonResponse
-    from django.urls import path
-
-    def show(request, name):
-        return JsonResponse({"name": name, "method": request.method, "body": request.body.decode(),
-                             "x": request.GET.getlist("x")}, status=202)
-
-    urlpatterns = [path("show/<str:name>", show)]
-    settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="x")
-    handler = make_lambda_handler(get_wsgi_application())
-    """
-    files = {"main.py": source, "requirements.txt": "apig-wsgi\ndjango"}
-    site = Site(deploy(shared, tmp_path, files))
-    answer = site.ask("POST", "/show/me?x=1&x=2", content="hi")
-    assert answer.status_code == 202, answer.text
-    assert answer.json() == {"name": "me", "method": "POST", "body": "hi", "x": ["1", "2"]}
-
-
-@promise("U10")
 def test_fastapi_behind_mangum(shared: Server, tmp_path: Path) -> None:
     source = """
     from fastapi import FastAPI, Request, Response
@@ -416,14 +381,3 @@ def test_express_behind_serverless_http(shared: Server, tmp_path: Path) -> None:
 
 
 # --- connections ------------------------------------------------------------------------------
-
-
-def test_a_connection_of_its_own_takes_call_after_call(shared: Server) -> None:
-    site = Site(shared.deploy("echo $QUERY_STRING"))
-    with socket.create_connection(urlsplit(shared.url).netloc.split(":")) as connection:  # type: ignore[arg-type]
-        for number in range(20):
-            connection.sendall(request("GET", f"{site.path}?n={number}"))
-            response = b""
-            while not response.endswith(b"n=%d\n" % number):
-                response += connection.recv(65_536)
-            assert statuses(response) == [200]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.sample_runtimes import node, python
-from e2e.server import Function, Server, until
+from e2e.server import Server, until
 from promises import promise
 
 pytestmark = pytest.mark.sandbox
@@ -183,22 +183,6 @@ def test_what_a_call_left_running_writes_into_no_other_call(shared: Server, clea
         assert record["stdout"] == f"n{number}"
         assert not [one for one in record["stderr"].split() if one not in ("late", f"n{number}")]
     until(lambda: function.pool()["ready_count"] == 1)
-
-
-@pytest.mark.parametrize("runtime", [python, node], ids=["python", "node"])
-def test_the_version_that_ran_is_the_recorded_one(shared: Server, runtime: Any) -> None:
-    source = {
-        python: "import os\ndef handler(): return [os.environ['TAG'], os.environ['V']]",
-        node: "exports.handler = () => [process.env.TAG, process.env.V]",
-    }[runtime]
-    source = source.replace("os.environ['V']", "os.environ['QUILT_FUNCTION_VERSION']")
-    source = source.replace("process.env.V]", "process.env.QUILT_FUNCTION_VERSION]")
-    function: Function = runtime(shared, source, environment={"TAG": "1"})
-    for number in range(2, 6):
-        answered = shared.call("PUT", function.path, {"environment": {"TAG": str(number)}})
-        assert answered.json()["current_version"] == number
-        for _ in range(3):
-            assert answer(function.invoke()) == [str(number), str(number)]
 
 
 def test_two_instances_share_no_numbers(shared: Server) -> None:
