@@ -18,9 +18,9 @@ async def open_sqlite(
     """Opens the store in the file of `data_dir`; creates it at the first start. Raises
     `StoreBroken`.
 
-    A server is `alone` in its directory, or shares it with servers of other `node_id`s. A tool that
-    reads or writes a row beside a running server is not alone and has no node. A write waits at
-    most `busy_timeout_s` for another process's lock.
+    A server is `alone` in its directory, or shares it with servers of other `node_id`s. A tool
+    beside a running server is not alone and has no node. A write waits at most `busy_timeout_s` for
+    another process's lock.
     """
     database = SqliteDatabase(DataDirectory(data_dir), busy_timeout_s, node_id)
     async with opened(database, alone=alone, sweeps=lambda: database.directory.holds_lock) as store:
@@ -31,7 +31,7 @@ async def open_sqlite(
 async def opened(
     database: Database, *, alone: bool, sweeps: Callable[[], bool]
 ) -> AsyncIterator[SqlStore]:
-    """The store over a database, which is open meanwhile. `sweeps`: whether to finish deletions
+    """Opens the database for the block, and yields its store. `sweeps`: whether to finish deletions
     that a kill interrupted. Raises `StoreBroken`.
     """
     store = SqlStore(database, sweep.remove_some)

@@ -1,4 +1,6 @@
-"""Open the store in a PostgreSQL database, alone or with other nodes. It needs an extra."""
+"""Open the store in a PostgreSQL database, alone or with other nodes. Needs optional
+dependencies.
+"""
 
 import asyncio
 import contextlib
@@ -24,7 +26,7 @@ async def open_postgresql(
     """Opens the store in a PostgreSQL database; creates its tables at the first start. Raises
     `StoreBroken`.
 
-    `data_dir`: for this server only; it has the spool. A server is `alone` in the database, or
+    `data_dir`: this server's own directory, with the spool. A server is `alone` in the database, or
     shares it with servers of other `node_id`s. A tool beside a server is not alone and has no node.
     A write waits at most `busy_timeout_s` for others. `password`: used if the URL has none.
     """

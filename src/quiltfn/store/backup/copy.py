@@ -2,7 +2,7 @@
 
 It copies table by table, row by row, in one transaction of the target. Before the commit it reads
 everything back: each table must have the same number of rows and the same digest as in the source.
-So a target has everything or nothing, however the copy ends.
+So however the copy ends, the target is complete or empty.
 """
 
 from collections.abc import Callable, Generator, Iterable
@@ -18,16 +18,16 @@ from quiltfn.store.database import tables
 from quiltfn.store.database.directory import StoreBroken
 
 Row = tuple[Any, ...]
-# Triggers fill these tables from the others; a copy gets the source's counts in their place.
+# Triggers keep counts in these tables. The source's counts replace those that the triggers made.
 COUNTED_BY_TRIGGERS = (tables.usage, tables.work_count)
-# A copy is an independent store: it belongs to no fleet, so that a server may use it alone, and its
-# tables are this version's.
+# A copy is an independent store: it belongs to no fleet, so a standalone server can use it. Its
+# tables are those of this release.
 NOT_COPIED = (tables.fleet, tables.image_copy, tables.compatibility)
 DIGESTS = 2**256
 
 
 class Kind(Enum):
-    """The type of a column's values; each may be None as well."""
+    """The type of a column's values, which may also be None."""
 
     TEXT = str
     JSON = "JSON as text"
@@ -58,11 +58,11 @@ def _kind(table: Table, name: str, kind: object) -> Kind:
 
 
 class Source(Protocol):
-    """The source of a copy. It does not change meanwhile."""
+    """The source of a copy. It does not change during the copy."""
 
     def rows(self, table: Table) -> Generator[Row]:
-        """Every row, with values as their `Kind` says, a few of them in memory at a time. Close it:
-        it reads the database under a lock, which its transaction needs in order to end.
+        """All rows, with values of their `Kind`; only a few rows are in memory at a time. Close the
+        generator: it holds a database lock, without which its transaction cannot end.
         """
 
 
@@ -98,7 +98,7 @@ def _digest(row: Row) -> int:
 
 
 class Counted:
-    """Passes rows through and sums up those that have passed."""
+    """Passes rows through, and counts and digests them."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows, self.contents = rows, Contents()
@@ -110,7 +110,8 @@ class Counted:
 
 
 def copy(source: Source, target: Target, progress: Callable[[str, int], None]) -> None:
-    """Copies every table and compares. `progress` gets each table's name and number of rows.
+    """Copies every table, and then compares both. `progress` gets each table's name and number of
+    rows.
 
     Raises `StoreBroken` if the target differs from the source; the caller must then roll back.
     """

@@ -19,7 +19,7 @@ from quiltfn.store.database.postgres_connection import (
 from quiltfn.store.database.postgresql import connected_alone
 from quiltfn.store.database.sql import driver
 
-# The type that a column is read as: rows of COPY do not contain their types.
+# The type for reading a column, since the rows of COPY do not contain types.
 TYPES = {
     Kind.TEXT: "text",
     Kind.JSON: "text",
@@ -51,7 +51,7 @@ class PostgresTables:
     def fill(self, table: Table, rows: Iterable[Row]) -> None:
         name = _name(table)
         with self._driver.cursor() as cursor:
-            # Its triggers would count the rows again; the copied tables contain their counts.
+            # The table's triggers would count the rows, but the counts are copied, too.
             cursor.execute(sql.SQL("ALTER TABLE {} DISABLE TRIGGER USER").format(name))
             cursor.execute(sql.SQL("DELETE FROM {}").format(name))
             into = sql.SQL("COPY {} ({}) FROM STDIN").format(name, _names(table))
@@ -102,6 +102,6 @@ def target(url: str, password: str | None = None) -> Iterator[PostgresTables]:
             transaction.commit()
         except exc.DBAPIError as error:
             raise StoreBroken(
-                f"{url} did not answer to the last step ({reason_of(error)}): "
-                "it has everything or nothing. Do it again; a store that is there is not changed."
+                f"{url} did not respond to the last step ({reason_of(error)}), so the copy is "
+                "complete or absent. Repeat the command: it does not change an existing store."
             ) from error

@@ -19,8 +19,8 @@ from quiltfn.store.database.directory import RESTORING, SPOOLS, DataDirectory, S
 from quiltfn.store.database.tables import as_bytes
 from quiltfn.store.opening import open_sqlite
 
-# The directory in which a copy is created, and its name during removal. Neither is a data
-# directory, and the next copy first removes both.
+# The directory in which a copy is created, and its name while it is removed. Neither is a data
+# directory. The next copy first removes both.
 STAGING, REMOVED = "copy.unfinished", "copy.removed"
 RUNNING = "SELECT count(*) FROM invocation WHERE status = 'running'"
 
@@ -104,7 +104,7 @@ def check_spool(data_dir: Path) -> None:
 @contextlib.contextmanager
 def target(data_dir: Path) -> Iterator[SqliteFile]:
     """A new store that appears in the directory at the end of the block. After an exception the
-    directory is unchanged. It may already have images and an empty spool. Raises `StoreBroken`.
+    directory is unchanged. At first, it may have images and an empty spool. Raises `StoreBroken`.
     """
     directory = DataDirectory(data_dir)
     directory.enter(alone=True, wait_s=0)
@@ -135,12 +135,12 @@ def target(data_dir: Path) -> Iterator[SqliteFile]:
 def remove_unfinished(data_dir: Path) -> None:
     """Removes an unfinished copy in the directory.
 
-    It is renamed first: SQLite's threads may still be writing it, and can then no longer create
-    files in it.
+    The copy is renamed first: SQLite's threads may still be writing it, and can then no longer
+    create files in it.
     """
     removed = data_dir / REMOVED
     shutil.rmtree(removed, ignore_errors=True)
-    with contextlib.suppress(OSError):  # no copy was begun
+    with contextlib.suppress(OSError):  # there is no copy
         (data_dir / STAGING).rename(removed)
     shutil.rmtree(removed, ignore_errors=True)
 
@@ -176,7 +176,7 @@ def _put_in_place(fresh: Path, directory: DataDirectory) -> None:
 def _read_only(database: Path) -> sqlite3.Connection:
     connection = consistency.read_only(database)
     connection.isolation_level = None
-    connection.execute("BEGIN")  # so that it does not see later writes of other tools
+    connection.execute("BEGIN")  # so that later writes of other tools are invisible
     return connection
 
 

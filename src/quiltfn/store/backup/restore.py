@@ -50,7 +50,7 @@ def replace_data(data_dir: Path, replace: bool) -> Iterator[Path]:
         (data_dir / RESTORING).touch(mode=0o600)
         directory.sync()
         if old:
-            # A unique name, even within a second: nothing that exists is overwritten.
+            # The name is unique even within a second, so that nothing is overwritten.
             prefix = time.strftime(f"{REPLACED}%Y%m%dT%H%M%SZ-", time.gmtime())
             aside = Path(tempfile.mkdtemp(prefix=prefix, dir=data_dir))
             for path in old:

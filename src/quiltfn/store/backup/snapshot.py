@@ -1,7 +1,8 @@
 """Copies the database and the spool, beside a running server or without one.
 
-The spool is copied first. A record leaves it only after the database has it, so every record that
-was acknowledged before the copy began is in at least one of the two. In both is harmless.
+The spool is copied first. A record leaves the spool only after the database has it, so every record
+that was acknowledged before the copy began is in at least one of them. A record in both is
+harmless.
 """
 
 import os
@@ -30,7 +31,7 @@ TRIES, TRY_AGAIN_S = 50, 0.02
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`images`: the digests in the database."""
+    """The content of a copied database. `images`: their digests."""
 
     revision: str
     functions: int
@@ -52,7 +53,7 @@ def take(data_dir: Path, target: Path) -> Snapshot:
         if directory.holds_lock:
             consistency.examine(directory)
     finally:
-        directory.leave()  # A server may start during the copy, which may take long.
+        directory.leave()  # A server may start during the copy, which can take long.
     for name in SPOOLS:
         copy_segment(data_dir / name, target / name)
     copy_database(directory.database, target / DATABASE)
@@ -69,7 +70,9 @@ def copy_segment(source: Path, target: Path) -> None:
 
 
 def _copy_lines(source: Path, target: Path) -> bool:
-    """False if a line was invalid: the segment was emptied and refilled, or it is damaged."""
+    """Returns False for an invalid line: the segment was emptied and refilled meanwhile, or is
+    damaged.
+    """
     with open(target, "wb", opener=_private) as copy:
         try:
             opened = open_own(source, os.O_RDONLY)
@@ -83,7 +86,7 @@ def _copy_lines(source: Path, target: Path) -> bool:
                     copy.write(line if line.endswith(b"\n") else line + b"\n")
                 elif line.endswith(b"\n"):
                     return False
-    return True  # An incomplete line was being written, and not acknowledged.
+    return True  # an incomplete last line is not acknowledged yet
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -102,7 +105,7 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def look_through(database: Path) -> Snapshot:
-    """Checks the copy. Raises `StoreBroken` if it is damaged, because then the original is."""
+    """Checks the copy. Raises `StoreBroken` if it is damaged: then the original is damaged, too."""
     try:
         with closing(sqlite3.connect(database)) as connection:
             (result,) = connection.execute("PRAGMA integrity_check").fetchone()

@@ -1,1 +1,1 @@
-"""Records of invocations, the queue of asynchronous ones, and what their ends cause."""
+"""Records of invocations, the queue of asynchronous ones, and the consequences of their ends."""

@@ -48,7 +48,7 @@ WITHOUT_BODY = [
     literal(b"", LargeBinary).label("body") if column is columns.body else column
     for column in COLUMNS
 ] + [_CAUSE.scalar_subquery().label("end_cause")]
-# As a literal: a cached plan of PostgreSQL's could not use the partial index for a parameter.
+# Literals, because a cached plan of PostgreSQL's could not use the partial index with parameters.
 WAITS = columns.status == literal_column(f"'{DeliveryStatus.WAITING.value}'")
 IS_FREE = columns.epoch == literal_column("0")
 
@@ -66,7 +66,8 @@ class SqlDeliveries:
 
     async def load(self) -> Sequence[DueDeliveries]:
         """Lists the functions with waiting deliveries; called at the start. Deliveries that an
-        earlier start of this server was sending wait again: whether they arrived is unknown.
+        earlier start of this server was sending wait again, since it is unknown whether they
+        arrived.
         """
         boot = self._database.boot
 
@@ -92,8 +93,8 @@ class SqlDeliveries:
         return None if row is None else _due(row)
 
     async def claim(self, function_id: str, limit: int, now_ms: int) -> Sequence[Delivery]:
-        """Claims up to `limit` due deliveries for this server, oldest first, and counts the try: on
-        disk when this returns.
+        """Claims up to `limit` due deliveries for this server, oldest first, and counts the try.
+        All of this is on disk when it returns.
         """
         due = (
             select(columns.id)
@@ -113,7 +114,7 @@ class SqlDeliveries:
         def work(connection: Connection) -> list[Delivery]:
             return [_read(row) for row in connection.execute(take)]
 
-        # It may use the reserve of a full disk, since sending frees the deliveries.
+        # May use the reserve of a full disk, since sent deliveries free space.
         found = await self._database.write(work, frees=True)
         return sorted(found, key=lambda each: (each.due_at_ms, each.id))
 
@@ -153,8 +154,8 @@ class SqlDeliveries:
         await self._database.write(both)
 
     async def depth(self, invocation_id: str, most: int) -> int:
-        """The number of invocations in the causal chain that ends with this one, up to `most`; 1 if
-        it has no cause. A missing record ends the chain.
+        """The length, up to `most`, of the causal chain that ends with this invocation; 1 if it has
+        no cause. A missing record ends the chain.
         """
         record = tables.invocation.c
 
@@ -177,7 +178,7 @@ class SqlDeliveries:
         status: DeliveryStatus | None,
     ) -> Page[Delivery]:
         """The deliveries of one function, or of several, newest first, without bodies. If few of
-        very many have the status, a page may have few or none and still a cursor. Raises
+        very many deliveries have the status, a page may have few or none and still a cursor. Raises
         `Unprocessable` for an invalid cursor.
         """
         before = from_cursor(cursor, AFTER_EVERY_ID)
@@ -197,11 +198,12 @@ class SqlDeliveries:
     async def retry(
         self, function_id: str, delivery_id: str, now_ms: int, expires_at_ms: int
     ) -> Delivery | None:
-        """Makes an undelivered delivery due at once; None: the function has none with that id.
-        Returns it unchanged if it is delivered, is being sent, or has lost its body to make room.
+        """Makes an undelivered delivery due at once. A delivery that is delivered, is being sent,
+        or has lost its body to make room stays unchanged. Returns it; None: the function has no
+        such delivery.
         """
         this = (columns.function_id == function_id, columns.id == delivery_id)
-        has_body = func.length(columns.body) > 0  # otherwise removed to make room: see `_give_up`
+        has_body = func.length(columns.body) > 0  # `_give_up` removes bodies
         is_undelivered = (
             *this,
             columns.status != DeliveryStatus.DELIVERED,
@@ -220,9 +222,10 @@ class SqlDeliveries:
         return await self._database.write(work)
 
     async def prune_some(self, before: int | None, now: int) -> int:
-        """Removes some deliveries that ended before that time (Unix seconds; None: none), and some
-        that exceed the limits, oldest first. If no ended ones are left, fails the oldest waiting
-        ones and drops their bodies. Returns how many; 0: there is nothing to do.
+        """Removes some deliveries that ended before that time (Unix seconds; None: skip this), and
+        some that exceed the limits, oldest first. If no ended deliveries are left, fails the oldest
+        waiting ones and drops their bodies. Returns the number removed or failed; 0: nothing is
+        left to do.
         """
 
         def work(connection: Connection) -> int:
@@ -296,7 +299,7 @@ def _give_up(connection: Connection, surplus: usage.Surplus, now: int) -> int:
 
 
 def _end_of(delivery: Delivery) -> dict[str, Any]:
-    """The columns that a try may change; releases the claim."""
+    """The values of columns after a try, without a claim."""
     names = ("status", "due_at_ms", "http_status", "error_message", "ended_at", "body")
     return {**NOBODY, **{name: getattr(delivery, name) for name in names}}
 

@@ -9,7 +9,7 @@ from quiltfn.model.errors import Unprocessable
 from quiltfn.model.invocation import Invocation
 from quiltfn.ports.work import Input
 
-# Bytes of an input besides its content: its own columns, those of the queue, and index entries.
+# Bytes of an input besides its content: other columns, the row in the queue, and index entries.
 INPUT_BYTES = 800
 KEY_HINT = "set record_key_file to the file with the key that it was encrypted with"
 

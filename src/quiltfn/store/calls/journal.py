@@ -40,16 +40,17 @@ from quiltfn.store.database.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.database.disk_reserve import REFUSED, DiskFull
 from quiltfn.store.database.nodes import Boot
 
-# Together with the commit itself, a record is on disk within 50 ms.
+# With the duration of the commit, a record is on disk within 50 ms.
 COMMIT_AFTER_S = 0.04
 RETRY_AFTER_S = 1.0
 # The segment grows while commits fail. Beyond SEGMENT_MAX_BYTES new invocations are refused; ends
-# are still written. After the disk refused a start, the next attempt waits TRIED_AGAIN_S.
+# are still written. After the disk was full for the start of an invocation, the next start is tried
+# after TRIED_AGAIN_S.
 TRIED_AGAIN_S = 1.0
 SEGMENT_MAX_BYTES = 64 * 1024 * 1024
 # Beyond this, responses wait for the commit.
 WAITING_MAX_BYTES = 16 * 1024 * 1024
-# Beyond this the next commit starts at once, because large output would fill the segment.
+# Beyond this, the next commit starts at once: large output could fill the segment.
 COMMIT_AT_BYTES = 4 * 1024 * 1024
 
 
@@ -70,7 +71,9 @@ class SpoolJournal:
         retry_after_s: float = RETRY_AFTER_S,
         is_strict: bool = False,
     ) -> None:
-        """`data_dir`: has the spool. Servers that share a database have one each."""
+        """`data_dir`: contains the spool. Each server has its own, even if they share a
+        database.
+        """
         self.is_strict = is_strict
         self._database = database
         self._is_beside = data_dir == database.directory.path
@@ -88,10 +91,12 @@ class SpoolJournal:
         # the last swap.
         self._written = self._kept = self._taken = 0
         self._failure: StoreUnavailable | None = None
-        self._refused_at = float("-inf")  # when the disk last refused a start
+        # when the disk was last full for the start of an invocation
+        self._refused_at = float("-inf")
         # Emitted with the statistics that a commit added.
         self.on_counted: Signal[Sums] = Signal()
-        self._left_to_do: Work[Sums] | None = None  # deferred by a start on a full disk
+        # writes of this server's start, deferred while the disk is full
+        self._left_to_do: Work[Sums] | None = None
         self._is_recovered = asyncio.Event()  # set once `_left_to_do` is stored
         self._boot: Boot
 
@@ -120,7 +125,7 @@ class SpoolJournal:
 
             def work(connection: Connection) -> Sums:
                 kept = list(left.values())
-                if not boot.is_alone:  # Other servers may have ended some of it.
+                if not boot.is_alone:  # other servers may have ended some invocations
                     kept = late.reopen(connection, left)
                 sums = records.upsert(connection, kept, boot.epoch - 1)
                 work_recovery.recover(connection, boot, start, is_spool_whole=is_whole)
@@ -153,7 +158,7 @@ class SpoolJournal:
 
     async def recovered(self) -> bool:
         """Waits until the last server's records are stored; returns whether a full disk had
-        deferred that.
+        deferred them.
         """
         was_put_off = not self._is_recovered.is_set()
         await self._is_recovered.wait()
@@ -166,7 +171,7 @@ class SpoolJournal:
         try:
             await self.synced()
         finally:
-            if self._commit is not None:  # it may still be emptying a segment
+            if self._commit is not None:  # a commit may still be emptying a segment
                 await asyncio.wait([self._commit])
             if self._timer is not None:
                 self._timer.cancel()
@@ -180,14 +185,16 @@ class SpoolJournal:
         return str(self._failure) if self._failure else self._database.problem
 
     def stalled_s(self) -> float:
-        """For how many seconds the event loop has been blocked in a write to the disk; 0 if it is
-        not. Called from another thread.
+        """For how many seconds the event loop has been blocked in a write to the disk; 0 if it
+        isn't blocked. Called from another thread.
         """
         began = [one.writing_since for one in (self._spool, self._other) if one.writing_since]
         return monotonic() - min(began) if began else 0.0
 
     def opened(self, record: Invocation) -> None:
-        """Writes that an invocation starts. Raises `StoreUnavailable`: refuse the invocation."""
+        """Writes the start of an invocation. Raises `StoreUnavailable` if the invocation must be
+        refused.
+        """
         if self._lacks_room:
             raise DiskFull(REFUSED)
         if self._database.directory.problem is not None:
@@ -242,7 +249,7 @@ class SpoolJournal:
         """Replaces the record that `closed` has just written, for example to add how long the write
         took.
 
-        It costs no write and never fails. `kill -9` before the next group commit may undo it.
+        This needs no write and never fails. `kill -9` before the next group commit may undo it.
         """
         if record.invocation_id in self._pending:
             self._pending[record.invocation_id] = record
@@ -253,7 +260,7 @@ class SpoolJournal:
             await asyncio.shield(self._commit_now())
 
     async def synced(self) -> None:
-        """Waits until everything written so far is committed: synced, and found by queries."""
+        """Waits until everything written so far is committed: on disk, and visible to queries."""
         target = self._written
         while self._kept < target:
             await asyncio.shield(self._commit_now())
@@ -261,8 +268,8 @@ class SpoolJournal:
                 raise StoreUnavailable(str(self._failure))
 
     async def get(self, function_id: str, invocation_id: str) -> Invocation | None:
-        """One record, committed or not. If the journal is strict, commits an end first. Raises
-        `StoreUnavailable` if that fails.
+        """One record, committed or not. A strict journal commits an end before showing it, and
+        raises `StoreUnavailable` if that fails.
         """
         fresh = await self._told_from_memory(invocation_id)
         if fresh is not None:
@@ -291,9 +298,8 @@ class SpoolJournal:
         return None if fresh is None else fresh.after_attempt()
 
     async def _told_from_memory(self, invocation_id: str) -> Invocation | None:
-        """The uncommitted record, as it will be stored. None means: read the database. The record
-        is stored, or it is an end that must be stored before it is visible; another node's end may
-        then have replaced it.
+        """The uncommitted record, as it will be stored. None: read the database instead. Stores the
+        record first if it may be shown only once stored, since another node's end may replace it.
         """
         fresh = self._unstored(invocation_id)
         if fresh is not None and self._counts_once_stored(fresh) and self._left_to_do is None:
@@ -302,22 +308,24 @@ class SpoolJournal:
         return fresh
 
     def _counts_once_stored(self, record: Invocation) -> bool:
-        """Whether the record may be shown only once it is stored: an end of a strict journal, or
-        one that another node may replace, since nodes take over asynchronous invocations of a node
-        that stores nothing.
+        """Whether the record may be shown only once it is stored: an end of a strict journal, or an
+        end of an asynchronous invocation, which another node may replace if it takes this node
+        over.
         """
         is_replaceable = record.outcome is not None and not self._boot.is_alone
         return record.status in FINAL and (self.is_strict or is_replaceable)
 
     def _told_in_lists(self) -> Iterator[Invocation]:
-        """The uncommitted records as they will be stored, except those to be hidden until then."""
+        """The uncommitted records as they will be stored, except those that may be shown only once
+        stored.
+        """
         for record in (*self._committing.values(), *self._pending.values()):
             fresh = record.after_attempt()
             if not self._counts_once_stored(fresh):
                 yield fresh
 
     async def outline(self, function_id: str, invocation_id: str) -> Outline | None:
-        """Like `get`, but without the output; includes its length."""
+        """Like `get`, but with the length of the output in place of its content."""
         fresh = await self._told_from_memory(invocation_id)
         if fresh is None:
             return await self._database.read(
@@ -331,8 +339,8 @@ class SpoolJournal:
     async def read_output(
         self, function_id: str, invocation_id: str, stream: str, start: int, size: int
     ) -> bytes:
-        """A part of the output of one invocation; the rest is not loaded. Shorter than requested,
-        or empty, at the end of the output.
+        """A part of the output of one invocation, without loading the rest. At the end of the
+        output, the part is shorter than requested or empty.
         """
         fresh = self._unstored(invocation_id)
         if fresh is None:
@@ -347,12 +355,12 @@ class SpoolJournal:
         return kept[start : start + size]
 
     async def query(self, query: InvocationQuery) -> Page[Invocation]:
-        """Records, newest first. If few of very many match, a page may have fewer than `limit`, or
-        none, and still have a cursor. Raises `Unprocessable` for an invalid cursor.
+        """Records, newest first. If few of very many records match, a page may have fewer than
+        `limit`, or none, and still have a cursor. Raises `Unprocessable` for an invalid cursor.
         """
         before = from_cursor(query.cursor, AFTER_EVERY_ID)
-        # Read memory first, then the database: a record that is committed in between is in both,
-        # and none is missed. A record in memory replaces its row, even if only the row would match.
+        # Read memory first, then the database: so a record that is committed in between is in both,
+        # and isn't missed. A record in memory replaces its row, even if only the row matches.
         fresh = {
             record.invocation_id: record
             for record in self._told_in_lists()
@@ -374,8 +382,8 @@ class SpoolJournal:
         return Page(items, to_cursor(last) if last else None)
 
     async def children(self, tenant_id: str, invocation_id: str, most: int) -> Sequence[Invocation]:
-        """The newest `most` invocations that an invocation of the tenant has caused, oldest first,
-        without their output.
+        """The newest `most` invocations that an invocation of the tenant has caused, in order of
+        age (oldest first), without their output.
         """
         fresh = {
             one.invocation_id: without_output(one)
@@ -389,7 +397,9 @@ class SpoolJournal:
         return sorted(found.values(), key=lambda record: record.invocation_id)[-most:]
 
     async def function_of(self, tenant_id: str, invocation_id: str) -> str | None:
-        """The function id of an invocation of the tenant; None if either is gone."""
+        """The function id of an invocation of the tenant; None if the function or the record is
+        gone.
+        """
         fresh = self._unstored(invocation_id)
         if fresh is not None:
             return fresh.function_id if fresh.tenant_id == tenant_id else None
@@ -400,7 +410,8 @@ class SpoolJournal:
     def _look_for_lost(self) -> bool:
         """Whether the segments have all that the last server wrote; adds a notice if they don't.
 
-        False for a directory without an earlier server, whatever the node wrote elsewhere.
+        Also returns False for a directory without an earlier server, since the node may have
+        written to another one.
         """
         directory = self._directory
         is_whole = directory.note.word != ""
@@ -424,13 +435,13 @@ class SpoolJournal:
     def _remember(self, record: Invocation) -> None:
         self._pending[record.invocation_id] = record
         self._written += 1
-        # Usually the next commit is scheduled already.
+        # otherwise the next commit is scheduled already
         if self._timer is None or self._spool.size > COMMIT_AT_BYTES:
             self._commit_in_time()
 
     def _commit_in_time(self) -> None:
         """Schedules the next commit, or starts it if much is uncommitted."""
-        if self._commit is not None:  # it schedules the next one when it ends
+        if self._commit is not None:  # the end of a commit schedules the next one
             return
         if self._spool.size > COMMIT_AT_BYTES and self._failure is None:
             self._commit_now()
@@ -438,7 +449,7 @@ class SpoolJournal:
             self._timer = self._loop.call_later(self._commit_after_s, self._commit_now)
 
     def _commit_now(self) -> asyncio.Task[None]:
-        """The running commit, or a new one."""
+        """The running commit, or a new one, which starts now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -457,7 +468,7 @@ class SpoolJournal:
         except (StoreUnavailable, OSError) as error:
             self._failure = StoreUnavailable(str(error))
         except Exception as error:
-            # A bug: logs it; the records stay and are retried.
+            # A bug: logged. The records stay, and storing them is retried.
             self._failure = StoreUnavailable("the records of calls cannot be stored")
             self._loop.call_exception_handler(
                 {"message": "group commit failed", "exception": error}
@@ -484,14 +495,14 @@ class SpoolJournal:
             self._tell(await self._database.write(work, self._other.clear, frees=True))
             self._left_to_do = None
             self._is_recovered.set()
-            if not self._pending:  # otherwise the next commit empties it
+            if not self._pending:  # otherwise the next commit empties the spool
                 self._spool.clear()
             return
         try:
             sums = await self._database.write(
                 lambda connection: records.upsert_new(connection, batch, epoch),
                 self._other.clear,
-                frees=True,  # the segment
+                frees=True,  # the commit empties the segment
             )
         except records.NotAllNew:
             sums = await self._database.write(

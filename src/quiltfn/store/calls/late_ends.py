@@ -1,9 +1,9 @@
-"""True ends of invocations that arrive late, in the spool of a node that was taken over meanwhile.
+"""True ends of invocations that are found late, in the spool of a node that was taken over.
 
 The take-over recorded the node's invocations as `interrupted`, since their ends were unknown. If
 the spool has the true end of such an invocation, it replaces the assumed one: the record is set
-back to running, and the end is then stored like any other. An invocation that was retried is left
-as it is: its next attempt is queued, or it was redriven. Nothing else is ever replaced.
+back to running, and the end is then stored like any other. An invocation that was retried or
+redriven stays as it is. No other ends are replaced.
 """
 
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ from quiltfn.store.database import tables
 from quiltfn.store.database.sql import run
 
 invocation, dead_letter, delivery = tables.invocation, tables.dead_letter, tables.delivery
-# Sources of synchronous invocations, which have no retry, dead letter or delivery.
+# The sources of synchronous invocations, which have no retries, dead letters or deliveries.
 WITHOUT_WORK = (Source.SYNC, Source.URL)
 
 
 def reopen(connection: Connection, left: Mapping[str, Invocation]) -> list[Invocation]:
     """Sets records back to running if a take-over has ended them and their true end is in `left`.
 
-    `left`: the records in the spool, by id. Returns the records to store in the same transaction;
-    one that completes an invocation names the delivery that it replaces.
+    `left`: the records in the spool, by id. Returns the records to store in the same transaction. A
+    record that ends its invocation names the delivery that its own delivery replaces.
     """
     to_store = dict(left)
     ends = [one for one in left.values() if one.is_final]
@@ -78,7 +78,7 @@ def _undo(connection: Connection, known: Invocation) -> str | None:
     ended = attempt.invocation_id == this, attempt.attempt == known.attempt
     connection.execute(delete(tables.attempt).where(*ended)).close()
     connection.execute(delete(dead_letter).where(dead_letter.c.invocation_id == this)).close()
-    # Deliveries that were sent, or are being sent, stay: the true end was unknown then.
+    # Deliveries of the assumed end that were sent, or are being sent, stay.
     unsent = delivery.c.status == "waiting", delivery.c.epoch == 0
     of_call = delivery.c.function_id == known.function_id, delivery.c.invocation_id == this
     tried = select(delivery.c.id).where(*of_call, delivery.c.attempts > 0)

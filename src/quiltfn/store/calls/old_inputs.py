@@ -21,16 +21,16 @@ STEP_ROWS, AT_A_TIME = 500, 10
 
 
 class OldInputs:
-    """Finds inputs to remove, in steps. It remembers its position between steps, since there may be
-    any number of inputs before it that stay.
+    """Finds inputs to remove, in steps. The next step continues at the position of the last one,
+    since any number of earlier inputs may have to stay.
     """
 
     def __init__(self) -> None:
-        self._after: dict[str, str] = {}  # by tenant; none: begin with its first input
+        self._after: dict[str, str] = {}  # the last checked input of each tenant
 
     @property
     def is_under_way(self) -> bool:
-        """Whether there may be inputs that were not checked since the first step."""
+        """Whether inputs may remain that no step has checked yet."""
         return bool(self._after)
 
     def remove_some(self, connection: Connection, surpluses: Sequence[usage.Surplus]) -> int:

@@ -3,8 +3,8 @@ the record.
 
     claimed ──outcome──▶ waits again (a retry), or is over: its row in `work` is removed
 
-Rows are added for the attempt and, as the outcome says, for a dead letter or a delivery. Harmless
-when repeated. `records.py` knows whether a record is stored for the first time.
+Rows are added for the attempt and, depending on the outcome, for a dead letter or a delivery.
+Harmless when repeated. `records.py` finds out whether a record is stored for the first time.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from quiltfn.ports.work import ATTEMPT_OUTPUT_BYTES
 from quiltfn.store.database import tables
 from quiltfn.store.database.sql import driver, run, sql
 
-# The maximum for one function; beyond it the oldest are removed.
+# The maximum for one function; the oldest ones beyond it are removed.
 DEAD_LETTERS_KEPT = 10_000
 
 
 def carry_out(
     connection: Connection, ended: Sequence[Invocation], *, is_attempt: bool = True
 ) -> None:
-    """Applies the `outcome` of each record. `is_attempt` False: the work was never started."""
+    """Applies the `outcome` of each record. `is_attempt`: False for work that was never started."""
     if not ended:
         return
     over = [record for record in ended if record.is_final]
@@ -51,7 +51,7 @@ def forget_inputs(connection: Connection, ids: Sequence[str]) -> None:
 
 
 def many(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Runs a statement for each row, by position and without SQLAlchemy, which is faster."""
+    """Runs a statement for each row, with values by position. Bypasses SQLAlchemy to save time."""
     if rows:
         driver(connection).cursor().executemany(sql(connection, statement), rows)
 

@@ -1,6 +1,6 @@
 """The key that encrypts inputs at rest: AES-256-GCM.
 
-A separate module, because it takes long to import and commands beside a server do not need it.
+A separate module, because it takes long to import and tools beside a server do not need it.
 """
 
 import os
@@ -20,12 +20,12 @@ class RecordKey:
     """`inputs.Cipher` with a secret that the operator has set.
 
     Each invocation has its own key, derived from the secret and the invocation's id (HKDF,
-    RFC 5869). So no key is used with too many random nonces, and a row cannot be passed off as that
-    of another invocation.
+    RFC 5869). So no key is used with too many random nonces, and a row can't be used for another
+    invocation.
     """
 
     def __init__(self, secret: bytes) -> None:
-        """Raises `ValueError`, whose text is a sentence, for a secret that is too short."""
+        """Raises `ValueError`, with a sentence for the user, if the secret is too short."""
         self._secret = secret.strip()
         if len(self._secret) < KEY_MIN_BYTES:
             raise ValueError(f"the record key must have at least {KEY_MIN_BYTES} bytes")

@@ -1,7 +1,7 @@
 """Finds the records of a list, newest first, within a time limit.
 
-Matching reads only an index, since rows may be megabytes apart. A filter that few records pass may
-have to examine a million entries, so a page ends early at its time limit: its cursor continues
+Filters read only an index, since rows may be megabytes apart. If few records pass, a million
+entries may have to be examined. So a page ends early at its time limit, and its cursor continues
 after the last examined entry.
 """
 
@@ -19,7 +19,7 @@ from quiltfn.store.calls import records
 from quiltfn.store.database import steps, tables
 from quiltfn.store.database.sql import run
 
-# How many rows are read at a time, and for how long: rows with long output are slow.
+# Limits of rows and time for one read, since rows with long output are slow.
 ROWS_AT_ONCE, ROWS_S = 100, 0.1
 
 
@@ -42,9 +42,8 @@ def page(
     most: int,
     known: Collection[str] = (),
 ) -> tuple[list[Invocation], str]:
-    """Up to `most` records with ids below `before`, newest first, and the id down to which every
-    record was examined; BEFORE_EVERY_ID if there are no more. `known`: the ids of records that the
-    caller already has; they are left out.
+    """Up to `most` records with ids below `before`, newest first, and the lowest id that the search
+    reached; BEFORE_EVERY_ID if there are no more. `known`: ids of records to leave out.
     """
     ids, reached = _matching(connection, query, before, most + len(known))
     ids = [one for one in ids if one not in known]
@@ -83,7 +82,7 @@ def end_of(query: InvocationQuery) -> str:
 
 
 def children(connection: Connection, tenant_id: str, parent_id: str, most: int) -> list[Invocation]:
-    """The newest invocations that one of the tenant's has caused, without their output."""
+    """The newest invocations that an invocation of the tenant has caused, without their output."""
     wanted = {"parent": parent_id, "tenant_id": tenant_id, "most": most}
     ids = run(connection, "children_of", wanted).scalars().all()
     return list(records.among(connection, ids).values())
@@ -98,7 +97,7 @@ def function_of(connection: Connection, tenant_id: str, invocation_id: str) -> s
 def _matching(
     connection: Connection, query: InvocationQuery, before: str, most: int
 ) -> tuple[list[str], str]:
-    """The ids of up to `most` matching records, and the id down to which the search is complete."""
+    """The ids of up to `most` matching records, and the lowest id that the search reached."""
     until, found, reached = time.monotonic() + steps.STEPS_S, list[str](), BEFORE_EVERY_ID
     for part in _parts(query):
         some, end = _matching_in(connection, part, query, before, most, until)

@@ -1,4 +1,6 @@
-"""Stores and finds records of invocations, counts each once, ends those that a crash left."""
+"""Stores and finds records of invocations, counts each once, and ends those that a crash left
+running.
+"""
 
 import time
 from collections import defaultdict
@@ -22,14 +24,14 @@ STATEMENT_ROWS = 1000
 # Removing a row can take long if it is large or not in memory. So a time limit ends each step; the
 # clock is read after every few rows.
 STEP_ROWS, STEP_S, AT_A_TIME = 500, 0.001, 10
-# PostgreSQL is remote and its commit takes a millisecond or more, so a step is longer there.
+# For PostgreSQL a step is longer: a commit over the network takes a millisecond or more.
 FAR_STEPS, FAR_ROWS = 5, 25
-# A step examines at least this many tenants, however long that takes: tenants with nothing to
-# remove must not use up the time of the others.
+# A step examines at least this many tenants even after its time limit, so that tenants with nothing
+# to remove can't use up the whole time.
 LEAST_TENANTS = 16
 # Rows per statement, largest first. Python switches threads around each statement, and the event
 # loop waits for that: one statement per row cost 50 µs an invocation. With powers of two, a batch
-# takes few statements, and few have to stay prepared.
+# needs few statements, and few prepared statements are kept.
 ROWS_AT_ONCE = (128, 64, 32, 16, 8, 4, 2, 1)
 SERVER_ENDED = Interrupted("server_ended")
 
@@ -46,8 +48,8 @@ def upsert_rows(count: int, epoch: int) -> str:
 
 @lru_cache(64)
 def numbered_rows(count: int, epoch: int) -> str:
-    """PostgreSQL's statement, with the types of its values. Placeholders are numbered, so that
-    psycopg need not search for them in a statement that may have thousands.
+    """PostgreSQL's statement, with the types of its values. Its placeholders, which may be
+    thousands, are numbered, so that psycopg need not search for them.
     """
     types = tables.postgresql_types(tables.INVOCATION_COLUMNS)
     rows = []
@@ -58,7 +60,7 @@ def numbered_rows(count: int, epoch: int) -> str:
 
 
 def _upsert(epoch: int, rows: list[str]) -> str:
-    # It has no placeholder of its own, so it is the same for both databases.
+    # This part has no placeholder, so SQLite's form also works for PostgreSQL.
     source = statements("sqlite")["source_of_invocations"]
     source = source.replace("$record_bytes", str(RECORD_BYTES)).replace("$epoch", str(epoch))
     return _upsert_from(source.replace("$rows", ", ".join(rows)))
@@ -84,10 +86,11 @@ class NotAllNew(Exception):
 
 
 def upsert_new(connection: Connection, records: Sequence[Invocation], epoch: int) -> stats.Sums:
-    """`upsert` for records that are not final in the database yet: a third cheaper.
+    """`upsert` for records that are not final in the database yet; takes a third less time.
 
-    Raises `NotAllNew` if a record is final or its function is deleted, and if an attempt with a
-    successor is over, since its row would not show that; the caller must then roll back.
+    Raises `NotAllNew` if a stored record is final or its function is deleted, or for a completed
+    attempt that will be retried, since its row doesn't show its end; the caller must then roll
+    back.
     """
     ended = [record for record in records if record.status in FINAL]
     final = [record for record in ended if record.is_final]
@@ -103,9 +106,9 @@ def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) ->
     to the statistics, and carries out the outcomes of completed attempts at asynchronous
     invocations. Returns what it added to the statistics.
 
-    Harmless when repeated: a final record, or one of a completed attempt, is neither changed nor
-    counted again, whether a commit was repeated, a segment was read again or an old segment came
-    back after a power cut.
+    Harmless when repeated: final records, and those of completed attempts, are neither changed nor
+    counted again. A commit may be repeated, a segment read again, or an old segment come back after
+    a power cut.
     """
     sums: stats.Sums = {}
     for start in range(0, len(records), STATEMENT_ROWS):
@@ -118,7 +121,7 @@ def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) ->
                     del ended[known]
         there = functions_among(connection, ended.values())
         kept = [record for record in ended.values() if record.function_id in there]
-        # Before the records are written: their sizes include the output of their attempts.
+        # before the records, whose sizes include the output of their attempts
         outcomes.carry_out(connection, [record for record in kept if record.outcome is not None])
         write(connection, some, epoch)
         add_counters(connection, [record for record in kept if record.is_final])
@@ -136,7 +139,7 @@ def functions_among(connection: Connection, records: Iterable[Invocation]) -> se
 
 def write(connection: Connection, records: Sequence[Invocation], epoch: int) -> int:
     """Writes the records that are not final in the database yet; returns how many it wrote."""
-    # By position and without SQLAlchemy, because this runs for every invocation.
+    # Values by position, and no SQLAlchemy, because this runs for every invocation.
     written, at = 0, 0
     small = []
     for ended in records:
@@ -172,19 +175,19 @@ def _write_large(connection: Connection, record: Invocation, size: int, epoch: i
 
 
 def end_of_step(connection: Connection) -> float:
-    """When a step of removal that begins now must end, by the performance counter."""
+    """The time, by the performance counter, at which a step of removal that begins now must end."""
     share = 1 if connection.dialect.name == "sqlite" else FAR_STEPS
     return time.perf_counter() + STEP_S * share
 
 
 def at_a_time(connection: Connection) -> int:
-    """How many rows a step removes between two looks at the clock."""
+    """How many rows a step removes before it reads the clock again."""
     return AT_A_TIME if connection.dialect.name == "sqlite" else AT_A_TIME * FAR_ROWS
 
 
 def remove(connection: Connection, ids: Sequence[str]) -> int:
-    """Removes records, each with its input and attempts, until the step's time is over; returns how
-    many.
+    """Removes records with their inputs and attempts until the step's time is over; returns the
+    number of records removed.
     """
     until, removed = end_of_step(connection), 0
     some = at_a_time(connection)
@@ -199,7 +202,9 @@ def remove(connection: Connection, ids: Sequence[str]) -> int:
 
 
 def drop_output(connection: Connection, ids: Sequence[str]) -> int:
-    """Removes the output of records until the step's time is over; returns how many."""
+    """Removes the output of records until the step's time is over; returns the number of
+    records.
+    """
     until, dropped = end_of_step(connection), 0
     for invocation_id in ids:
         row = {"invocation_id": invocation_id, "record_bytes": RECORD_BYTES}
@@ -288,7 +293,9 @@ def outline(connection: Connection, function_id: str, invocation_id: str) -> Out
 
 
 def output_sizes(connection: Connection, call: tuple[str, str]) -> dict[str, int]:
-    """The size of each stream in bytes, without reading it. `call`: its id and its function's."""
+    """The size of each stream in bytes, without reading it. `call`: the ids of invocation and
+    function.
+    """
     if connection.dialect.name != "sqlite":
         found = run(connection, "output_sizes", call).one()
         return dict(zip(tables.OUTPUT_COLUMNS, found, strict=True))
@@ -302,11 +309,9 @@ def output_sizes(connection: Connection, call: tuple[str, str]) -> dict[str, int
 def read_output(
     connection: Connection, call: tuple[str, str], stream: str, start: int, size: int
 ) -> bytes:
-    """A part of one stream; empty if the record no longer exists. `call`: its id and its
-    function's.
-    """
+    """A part of one stream; empty if the record no longer exists. `call`: as in `output_sizes`."""
     if connection.dialect.name != "sqlite":
-        # PostgreSQL reads only this part of a value that it keeps in a table of its own.
+        # PostgreSQL reads only this part: it stores long values in a separate table.
         part = run(connection, f"part_of_{stream}", (start + 1, size, *call)).scalar()
         return bytes(part or b"")
     try:

@@ -1,8 +1,8 @@
-"""Removes the oldest records, in short steps. If a record is unfinished, such as of a waiting
-invocation, limits in bytes remove the output of its attempts instead.
+"""Removes the oldest records, in short steps. For an unfinished record, such as that of a waiting
+invocation, limits in bytes remove only the output of its attempts.
 
-All other writes wait during a step, so it ends after about a millisecond, however large the records
-are or how far apart on disk. `usage` has each tenant's number of records and bytes.
+All other writes wait during a step, so a step ends after about a millisecond, even if records are
+large or far apart on disk. `usage` has each tenant's number of records and bytes.
 """
 
 import time
@@ -21,29 +21,31 @@ from quiltfn.store.tenants import usage
 
 # After a power cut an old state of a spool segment can come back, with invocations of the last
 # minute. Their rows must still exist, or they would be counted again. An id alone does not show the
-# age: after the wall clock was ahead, ids continue from there.
+# age of a record: if the wall clock was ahead, later ids continue from that time.
 YOUNG_S = 60
 LOOK_S = 15
 
 
 class Oldest(NamedTuple):
-    """The ids of a tenant's oldest records. `unended`: those whose attempts have output."""
+    """The ids of a tenant's oldest records. `unended`: unfinished ones whose attempts have
+    output.
+    """
 
     ended: list[str]
     unended: list[str]
 
 
 class SqlRetention:
-    """Removes records, oldest first, but none of running invocations or of the last minute."""
+    """Removes records, oldest first, except those of running invocations and of the last minute."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database, self._clock = database, clock
-        # Ids with the time at which each was newest.
+        # Ids, each with a time at which it was the newest.
         self._newest: deque[tuple[float, str]] = deque()
 
     async def prune_some(self, keep: RetentionPolicy) -> int:
-        """Removes some records, for a millisecond, so that other writes hardly wait. Returns how
-        many: 0 if the policy allows all remaining ones. Raises `StoreUnavailable`.
+        """Removes some records, for a millisecond, so that other writes hardly wait. Returns the
+        number removed: 0 if the policy allows all remaining ones. Raises `StoreUnavailable`.
         """
 
         def work(connection: Connection) -> int:
@@ -72,7 +74,8 @@ def prune_some(connection: Connection, keep: RetentionPolicy, now: int, before: 
     for looked_at, surplus in enumerate(too_much(connection, keep), 1):
         ended, unended = oldest_of_tenant(connection, surplus, before)
         removed = records.remove(connection, ended) + records.drop_output(connection, unended)
-        if not removed and surplus.unit is usage.Unit.BYTES:  # Rows of the last minute stay.
+        # Rows of the last minute stay, but not their output.
+        if not removed and surplus.unit is usage.Unit.BYTES:
             some = oldest_of_tenant(connection, surplus, AFTER_EVERY_ID, usage.RECORD_BYTES)
             removed = records.drop_output(connection, some.ended + some.unended)
         if removed:
@@ -88,7 +91,9 @@ def prune_some(connection: Connection, keep: RetentionPolicy, now: int, before: 
 
 
 def too_much(connection: Connection, keep: RetentionPolicy) -> list[usage.Surplus]:
-    """The tenants that must remove records: first for bytes, then for the number."""
+    """The tenants that must remove records: first those with too many bytes, then those with too
+    many records.
+    """
     found = usage.surpluses(connection, usage.RECORD, keep.size)
     if keep.count:
         count = StorageLimit(all=keep.count)

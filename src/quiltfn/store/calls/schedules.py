@@ -30,7 +30,7 @@ from quiltfn.ports.work import AcceptedWork
 from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database, name_taken
 
-# The number of runs kept of each schedule; unfinished ones stay in any case.
+# The number of runs kept of each schedule, in addition to unfinished ones.
 RUNS_KEPT = 1000
 # The number of ticks of a schedule that may wait for an earlier run.
 WAITING_MAX = 100
@@ -38,7 +38,7 @@ NOT_OVER = "an earlier run is not over"
 TOO_MANY_WAIT = f"{WAITING_MAX} ticks wait for an earlier run already"
 NOT_THERE = "the server did not run when it was due, the database was away, or the clock was set"
 
-# As text, because the condition of a partial index takes no placeholder.
+# As text, because SQLite uses a partial index only if the condition has no placeholder.
 WAITS = text("schedule_run.outcome = 'waiting'")
 table, run = tables.schedule.c, tables.schedule_run.c
 COUNTED = {
@@ -47,7 +47,8 @@ COUNTED = {
     RunOutcome.MISSED: table.missed_count,
 }
 KEPT_BY_SAVE = {"id", "tenant_id", "created_at", "missed_count", "skipped_count", "fired_count"}
-# Accepts work in the caller's transaction; returns for each item why it was refused, or None.
+# Accepts work in the caller's transaction. Returns for each item the reason for refusing it, or
+# None.
 AcceptIn = Callable[[Connection, Sequence[AcceptedWork]], Sequence[QuiltfnError | None]]
 
 
@@ -81,8 +82,8 @@ class SqlSchedules:
 
     async def save(self, schedule: Schedule, before: Schedule) -> Schedule:
         """Replaces the callers' fields and the due time; returns the schedule with its new
-        revision. Its counters stay. Raises `Outdated` if it was changed, or a tick was decided,
-        since `before` was read, and `NotFound` if it or the function was deleted.
+        revision. Its counters stay. Raises `Outdated` if the schedule was changed or a tick was
+        decided since `before` was read, and `NotFound` if the schedule or the function was deleted.
         """
         saved = replace(schedule, revision=before.revision + 1)
         row = {n: v for n, v in tables.row_of(saved).items() if n not in KEPT_BY_SAVE}
@@ -143,7 +144,9 @@ class SqlSchedules:
         )
 
     async def next_due_ms(self) -> int | None:
-        """When the first of all schedules is due, in Unix milliseconds; None: none ever is."""
+        """When the first of all schedules is due, in Unix milliseconds; None: no schedule will be
+        due.
+        """
         first = select(func.min(table.next_due_ms))
         return await self._database.read(lambda connection: connection.execute(first).scalar())
 
@@ -166,8 +169,8 @@ class SqlSchedules:
         tick, counts it, and advances to the next tick. Returns for each decision the outcome of the
         tick to run, or `MISSED` if all were missed.
 
-        None: the schedule was changed since it was read, another server decided the tick, or it was
-        decided before the clock was set back; then nothing is accepted.
+        None: the schedule was changed since it was read, or the tick was already decided, by
+        another server or before the clock was set back. Nothing is accepted then.
         """
         return await self._database.write(
             lambda connection: [self._fire(connection, one) for one in firings]
@@ -230,7 +233,7 @@ class SqlSchedules:
 
     async def run_now(self, schedule: Schedule, work: AcceptedWork, now_ms: int) -> None:
         """Accepts work for a run that a caller requested, and records the run, in one transaction.
-        Raises what `SqlWork.accept` does.
+        Raises the errors of `SqlWork.accept`.
         """
 
         def write(connection: Connection) -> None:
@@ -274,8 +277,8 @@ class SqlSchedules:
         return await self._database.read(read)
 
     async def start_waiting(self, schedule: Schedule, work: AcceptedWork) -> RunOutcome | None:
-        """Accepts the work of the oldest waiting tick; None if an earlier run is unfinished.
-        Returns `MISSED` if the work was refused.
+        """Accepts the work of the oldest waiting tick. Returns `ACCEPTED`, or `MISSED` if the work
+        was refused; None: no tick waits, or an earlier run is unfinished.
         """
         this = (run.schedule_id == schedule.id, WAITS)
         oldest = select(func.min(run.tick_ms)).where(*this)
@@ -347,8 +350,9 @@ def _is_there(
 
 
 def _take_tick(connection: Connection, schedule_id: str, tick_ms: int) -> bool:
-    """Makes room for the decision on a tick; False if it ran, was skipped, or waits already. If it
-    was missed and the clock was set back since, it recurs: removes that row.
+    """Prepares the row of a decision on a tick. Returns False if the tick already ran, was skipped,
+    or waits. If it was missed, and recurs because the clock was set back, removes the row of the
+    missed tick.
     """
     this = (run.schedule_id == schedule_id, run.tick_ms == tick_ms)
     missed = delete(tables.schedule_run).where(*this, run.outcome == RunOutcome.MISSED.value)

@@ -1,9 +1,9 @@
 """The spool: an append-only file with the records that the database lacks.
 
 A line is `checksum record`, the record as JSON. JSON has no raw newline, so the next record can be
-found after damage. That distinguishes damage (refused) from a write cut short by the end of the
-process (dropped, since it was never acknowledged). People can read the file, except for output,
-which is base64.
+found after damage. So damage (refused) can be told from a write that the end of the process cut
+short (dropped, since it was never acknowledged). People can read the file, except for output, which
+is base64.
 
 Each record costs one `write` and no sync. The page cache survives `kill -9`; a power cut can lose
 records written since the last group commit.
@@ -38,7 +38,7 @@ class _Older(msgspec.Struct):
 
 decode_older = msgspec.json.Decoder(_Older).decode
 
-# Of two records of one attempt the later one counts, in either segment.
+# Later records of an attempt have a higher rank; the segment doesn't matter.
 RANK = {status: 2 if status in FINAL else 0 for status in Status} | {Status.RUNNING: 1}
 
 
@@ -53,7 +53,7 @@ class Spool:
         self._file = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self.size = os.fstat(self._file).st_size
         self._is_torn = False
-        # When the current write began; 0 if there is none. Another thread reads it.
+        # When the current write began; 0 if there is none. Another thread reads this.
         self.writing_since = 0.0
 
     def append(self, record: Invocation) -> None:
@@ -63,7 +63,8 @@ class Spool:
         try:
             if self._is_torn:
                 self._cut()
-            self._is_torn = True  # A failed write may leave a part, which the next one removes.
+            # a failed write may leave a part of the line, which the next write removes
+            self._is_torn = True
             written = os.write(self._file, line)
             if written != len(line):
                 self._cut()
@@ -77,13 +78,15 @@ class Spool:
             self.writing_since = 0.0
 
     def read(self) -> list[Invocation]:
-        """All complete records, without a torn last one. Other damage raises `StoreBroken`."""
+        """All complete records, without an incomplete last one. Other damage raises
+        `StoreBroken`.
+        """
         with open(os.dup(self._file), "rb") as file:
             file.seek(0)
             return from_lines(file.read(), self.path)
 
     def clear(self) -> None:
-        """Empties the segment after all of it was committed."""
+        """Empties the segment once all its records are committed."""
         self._holds(self.path.name, False)
         os.ftruncate(self._file, 0)
         self.size, self._is_torn = 0, False
@@ -106,7 +109,7 @@ def to_line(record: Invocation) -> bytes:
 
 def from_lines(data: bytes, path: Path) -> list[Invocation]:
     """The records of a segment's content; see `Spool.read`."""
-    # After a power cut a file may end in zeros: its length was stored and its content was not.
+    # After a power cut a file may end in zeros, if its length was stored but its content wasn't.
     *lines, last = data.rstrip(b"\0").split(b"\n")
     records = []
     for number, line in enumerate(lines, 1):

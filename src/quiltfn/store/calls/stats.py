@@ -1,10 +1,11 @@
-"""Call statistics in the database: adds, reads, folds and removes rows.
+"""Statistics of invocations in the database: adds, reads, folds and removes rows. To fold rows is
+to replace them by their sum over a longer step or over all functions.
 
     a record is stored for the first time ──add, the same transaction──▶ a row of 10 s
     a row is older than its step is kept  ──fold──▶ a row of the next step ──▶ … ──▶ gone
     a tenant has too many                 ──fold──▶ … ──▶ a row of no function ──▶ gone
-A row of no function has the sums of functions that are no longer told apart, so that the totals of
-the tenant stay right.
+A row of no function has the sums of functions that aren't listed separately any more, so that the
+totals of the tenant stay right.
 """
 
 import asyncio
@@ -43,8 +44,8 @@ from quiltfn.store.tenants import usage
 # The rows of one read, which delays other readers for some milliseconds, and of one step of
 # removal, which delays writers for a millisecond or two.
 READ_ROWS, FOLD_ROWS = 2000, 100
-# How long an invocation without a record is remembered. The last minute's journal may be read
-# again.
+# How long invocations without a record are remembered, since the journal of the last minute may be
+# read again.
 REMEMBERED_S = 600
 FOREVER = 2**62
 
@@ -57,7 +58,7 @@ _decode = msgspec.msgpack.Decoder(CallStats).decode
 
 
 def decode(text: bytes) -> CallStats:
-    """The statistics of a row; none if they are damaged. An error would abort the transaction,
+    """The statistics of a row; damaged ones count as empty. An error would abort the transaction,
     which also stores records of invocations.
     """
     try:
@@ -78,9 +79,7 @@ def add_ended(connection: Connection, ended: Iterable[Invocation]) -> Sums:
 
 
 def add_queued(connection: Connection, accepted: Iterable[tuple[Invocation, int]]) -> None:
-    """Counts accepted work: the record of each item, and its time of acceptance, in Unix
-    seconds.
-    """
+    """Counts accepted work: records with their times of acceptance in Unix seconds."""
     sums: Sums = {}
     for record, at in accepted:
         key = Stretch(record.tenant_id, FINEST_S, floor_to(FINEST_S, at), record.function_id)
@@ -101,8 +100,8 @@ def add_interrupted(connection: Connection, left: Iterable[RowMapping], now: int
 
 
 def remove_interrupted(connection: Connection, record: Invocation) -> None:
-    """Subtracts an invocation counted as interrupted from its row, if that still exists: its true
-    end is known now, and counts instead.
+    """Subtracts an invocation that was counted as interrupted from its row, if the row still
+    exists: the true end of the invocation is known now and will be counted instead.
     """
     for step in STEPS:
         start = floor_to(step, record.ended_at or 0)
@@ -133,7 +132,7 @@ def add(connection: Connection, sums: Mapping[Stretch, CallStats]) -> None:
 
 
 def not_counted(connection: Connection, ended: Sequence[Invocation]) -> list[Invocation]:
-    """Filters invocations of deleted functions: returns those not counted before, and marks them as
+    """From invocations of deleted functions, returns those not counted before, and marks them as
     counted.
     """
     found = []
@@ -145,26 +144,26 @@ def not_counted(connection: Connection, ended: Sequence[Invocation]) -> list[Inv
 
 
 class SqlStats:
-    """Call statistics. Raises `StoreUnavailable`. Times in Unix seconds. `bound`: the limit on
-    their size, in bytes.
+    """Statistics of invocations. Raises `StoreUnavailable`. Times in Unix seconds. `bound`: the
+    limit on their size, in bytes.
 
     They include an ended invocation once its record is stored: within 50 ms, unless the store
-    refuses writes. A kill at any moment neither loses one nor counts one twice.
+    refuses writes. Even if the server is killed, each invocation is counted exactly once.
     """
 
     def __init__(self, database: Database, clock: Clock, bound: StorageLimit) -> None:
         self._database, self._clock, self._bound = database, clock, bound
-        # Rows of a tenant are not folded while a reader, who reads in slices, is between two of
-        # them. A step of folding is short, and new readers wait until it ends.
+        # Rows of a tenant are not folded while a reader is between two slices of them. New readers
+        # wait for the end of a step of folding, which is short.
         self._folding = asyncio.Lock()
         self._reading: Counter[str] = Counter()
 
     async def of_function(
         self, tenant_id: str, function_id: str, span: tuple[int, int], step_s: int
     ) -> Sequence[tuple[int, CallStats]]:
-        """The statistics of a function's calls for each stretch of `step_s` seconds that starts
-        within `span` (from, to), oldest first. Stretches without calls are left out, and so are
-        statistics that are kept by longer steps only.
+        """The statistics of a function's invocations for each stretch of `step_s` seconds that
+        starts within `span` (from, to), oldest first. Leaves out stretches without invocations, and
+        statistics that exist only for longer steps.
         """
         whose = {"tenant_id": tenant_id, "function_id": function_id}
         times = {"start": span[0], "before": span[1]}
@@ -186,7 +185,8 @@ class SqlStats:
         sums: dict[str, CallStats] = {}
         async with self._unfolded(tenant_id):
             for step in STEPS:
-                span = floor_to(step, since), FOREVER  # from the stretch that `since` is in
+                # starting with the stretch that contains `since`
+                span = floor_to(step, since), FOREVER
                 slices = _Slices(tenant_id, step, span)
                 await self._add_up(sums, lambda _, function_id: function_id, slices)
         return sums
@@ -202,13 +202,12 @@ class SqlStats:
         in_order_from: int | None = None,
     ) -> Mapping[Stretch, CallStats]:
         """The statistics of each function by the steps that start within `span`; with `step_s`
-        None, over the whole span. The function id is empty for functions that are no longer told
-        apart, and for all without `by_function`. `most`: stops soon after it has more results than
-        this, since the caller needs no more. `in_order_from`: reads later ends last, on the
-        writer's thread, between two commits. This result and commit notifications arrive in the
-        same order, so when this returns, listeners have been notified of every commit that it
-        includes, and of no later one. The results have no `latency`, which would take most of the
-        memory.
+        None, over the whole span. The function id is empty for functions that aren't listed
+        separately any more, and for all functions without `by_function`. `most`: stops soon after
+        it has more results than this. `in_order_from`: ends since this time are read last, in the
+        writer's thread between two commits. So when this returns, listeners have been notified of
+        exactly the commits that the result includes. The results have no `latency`, which would
+        take most of the memory.
         """
         sums: Sums = {}
         start, end = span
@@ -232,7 +231,7 @@ class SqlStats:
                     slices = _Slices(tenant_id, FINEST_S, span, with_latency=False)
                     return slices.all(key, connection)
 
-                # A full disk must not refuse it, since it only reads.
+                # `frees`, because a read must succeed on a full disk.
                 add_all(sums, await self._database.write(rest, frees=True))
         return sums
 
@@ -261,7 +260,7 @@ class SqlStats:
 
     async def prune_some(self) -> int:
         """Folds or removes some rows, in one short step; returns how many rows it handled."""
-        # Rows have wall clock times: if that clock is behind, new rows must not count as old.
+        # Rows have wall clock times. If that clock is behind, new rows must not count as old.
         now = int(min(self._clock.trusted(), self._clock.unix()))
         async with self._folding:
             read = frozenset(self._reading)
@@ -324,7 +323,7 @@ def read_rows(statement: str, values: Mapping[str, Any], connection: Connection)
 
 
 def add_one(sums: dict[K, CallStats], key: K, stats: CallStats) -> None:
-    """Adds `stats` to the entry at `key`; if there is none, `stats` itself becomes the entry."""
+    """Adds `stats` to the entry at `key`. Without an entry, `stats` itself becomes the entry."""
     if key in sums:
         sums[key].add(stats)
     else:
@@ -340,8 +339,8 @@ def add_all(sums: Sums, more: Sums) -> None:
 def prune_some(
     connection: Connection, now: int, bound: StorageLimit, read: Set[str] = frozenset()
 ) -> int:
-    """Folds or removes some old rows, and some of tenants with too many. `read`: the tenants whose
-    rows have readers and must not change now.
+    """Folds or removes some old rows, or some rows of tenants with too many. `read`: the tenants
+    whose rows are being read and must not change.
     """
     old = {"before": now - REMEMBERED_S, "most": FOLD_ROWS}
     handled: int = run(connection, "forget_counted", old).rowcount
@@ -360,15 +359,15 @@ def prune_some(
 
 
 def move(connection: Connection, rows: Sequence[Row], step_s: int | None) -> None:
-    """Replaces rows by adding them to those of a longer step; None only removes them."""
+    """Adds rows to those of a longer step, and removes them; None: only removes them."""
     if step_s is not None:
         add(connection, folded(rows, step_s))
     many(connection, "remove_stats", [key for key, _ in rows])
 
 
 def give_up(connection: Connection, tenant_id: str, most: int) -> int:
-    """Makes room: folds or removes rows of the shortest step first, oldest first. Returns
-    how many.
+    """Makes room: folds or removes the oldest rows of the shortest step. Returns the number of
+    rows.
     """
     whose = {"tenant_id": tenant_id, "most": most, "function_id": ANY_FUNCTION}
     for step in STEPS:

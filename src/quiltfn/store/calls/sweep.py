@@ -42,9 +42,9 @@ def remove_some(connection: Connection) -> bool:
 
 
 def remember_young(connection: Connection, ids: Sequence[str]) -> None:
-    """Notes which of the removed records are of the last minute. After a power cut an old state of
-    the journal may contain these again (`store/calls/retention.py`), and only this note shows that
-    they were already counted.
+    """Notes the removed records of the last minute. After a power cut an old state of the journal
+    may contain them again (`store/calls/retention.py`). Only this note then shows that they were
+    counted.
     """
     if ids:
         newest = run(connection, "newest_record").scalar_one()
@@ -53,7 +53,9 @@ def remember_young(connection: Connection, ids: Sequence[str]) -> None:
 
 
 def batches(function_id: str, at_a_time: int) -> list[Delete]:
-    """Statements that each delete `at_a_time` rows of the function that belong to no record."""
+    """Statements that each delete `at_a_time` rows of the function from a table other than
+    `invocation`.
+    """
     work, given, dead = tables.work.c, tables.input_table.c, tables.dead_letter.c
     delivery, run = tables.delivery.c, tables.schedule_run.c
     key = tuple_(run.schedule_id, run.tick_ms, run.is_manual)
@@ -63,7 +65,8 @@ def batches(function_id: str, at_a_time: int) -> list[Delete]:
         .limit(at_a_time)
     )
     return [
-        # Two statements: each uses a partial index, whose condition must not be a placeholder.
+        # Two statements, so that each can use a partial index, whose condition must not be a
+        # placeholder.
         some(at_a_time, work.invocation_id, work.function_id == function_id, text("epoch = 0")),
         some(at_a_time, work.invocation_id, work.function_id == function_id, text("epoch > 0")),
         some(at_a_time, dead.invocation_id, dead.function_id == function_id),

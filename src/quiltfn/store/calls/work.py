@@ -64,7 +64,7 @@ from quiltfn.store.functions.policies import policy_of
 from quiltfn.store.tenants import usage
 
 MACHINE_BOOT = Path("/proc/sys/kernel/random/boot_id")
-# The maximum of one transaction that accepts, and of one claim, which is held in memory.
+# The maximum for one transaction that accepts work, and for one claim, which is held in memory.
 ACCEPTED_AT_ONCE, AT_ONCE_MAX_BYTES = 500, CLAIM_MAX_BYTES
 ENDED_AT_ONCE = 200
 # The number of functions per read: a longer read would delay other readers.
@@ -80,10 +80,10 @@ Refusal = QuiltfnError | None
 
 class SqlWork:
     """The queue of asynchronous invocations, for any number of servers. Raises `StoreUnavailable`.
-    `bound`: of inputs, in bytes.
+    `bound`: the limit on inputs, in bytes.
 
-    It does not write the end of an attempt: `SpoolJournal.closed` gets that record and applies its
-    `outcome` in the transaction that stores it.
+    The journal stores the ends of attempts: `SpoolJournal.closed` gets the record, and its
+    `outcome` is applied in the transaction that stores it.
     """
 
     def __init__(
@@ -95,7 +95,8 @@ class SqlWork:
         self._accepting: asyncio.Task[None] | None = None
 
     async def accept(self, accepted: AcceptedWork) -> None:
-        """Stores the record, its input and its place in the queue: on disk when this returns.
+        """Stores the record, its input and its place in the queue; all is on disk when this
+        returns.
 
         Simultaneous requests share one transaction. Raises `CapacityFull` if the queue is full, or
         if inputs of the tenant or of all tenants are too large, and `NotFound` if the function was
@@ -124,8 +125,8 @@ class SqlWork:
             self._accepting = None
 
     async def _accept_some(self, some: list[tuple[AcceptedWork, asyncio.Future[None]]]) -> None:
-        """Accepts all of them in one transaction. If that fails, accepts each half by itself, so
-        that one bad request does not refuse the others.
+        """Accepts all given requests in one transaction. If that fails, accepts each half
+        separately, so that one bad request does not prevent the others.
         """
         accepted = [one for one, _ in some]
         replies: Sequence[Exception | None]
@@ -139,7 +140,7 @@ class SqlWork:
                 return
             replies = [error] * len(some)
         for (_, answer), refusal in zip(some, replies, strict=True):
-            if answer.done():  # Its caller has gone; the work stays accepted.
+            if answer.done():  # its caller was cancelled; the work stays accepted
                 continue
             if refusal is None:
                 answer.set_result(None)
@@ -147,8 +148,8 @@ class SqlWork:
                 answer.set_exception(refusal)
 
     def accept_in(self, connection: Connection, given: Sequence[AcceptedWork]) -> list[Refusal]:
-        """Accepts work in the caller's transaction. Returns for each item why it was refused
-        (`CapacityFull` or `NotFound`), or None.
+        """Accepts work in the caller's transaction. Returns for each item the reason for refusing
+        it (`CapacityFull` or `NotFound`), or None.
         """
         ids = tables.as_json([one.record.invocation_id for one in given])
         known = set(run(connection, "ids_among", {"ids": ids}).scalars())
@@ -199,7 +200,7 @@ class SqlWork:
         return await self._database.poll(read)
 
     async def over(self, invocation_ids: Collection[str]) -> Collection[str]:
-        """Those of the ids whose invocations are over."""
+        """The ids of those of the given invocations that are over."""
         record = tables.invocation.c
         query = select(record.invocation_id).where(
             record.invocation_id.in_(invocation_ids),
@@ -208,8 +209,9 @@ class SqlWork:
         return await self._database.read(lambda c: c.execute(query).scalars().all())
 
     async def check_key(self) -> None:
-        """Raises `Unprocessable` if waiting work cannot be decrypted. Checks the first item of each
-        function; an undecryptable later one becomes a dead letter when it is claimed.
+        """Raises `Unprocessable` if waiting work cannot be decrypted. Checks only the first item of
+        each function: a later item that cannot be decrypted becomes a dead letter when it is
+        claimed.
         """
         given = tables.input_table
 
@@ -227,16 +229,16 @@ class SqlWork:
             read_input(row, self._cipher)
 
     async def claim(self, function_id: str, limit: int, now_ms: int, *, is_begun: bool) -> Claim:
-        """Claims up to `limit` due items for this node, oldest first: on disk when this returns. No
-        other server gets them. Items that are too old or cannot be decrypted are ended instead:
-        their records get the status `error`, and they become dead letters.
+        """Claims up to `limit` due items for this node, oldest first. No other server gets them;
+        the claim is on disk when this returns. Items that are too old or cannot be decrypted are
+        ended instead: their records get the status `error`, and they become dead letters.
 
         `is_begun`: if the server ends before the journal has the attempt, the attempt still counts
-        as interrupted. Otherwise the work waits again after the next start, unless the machine
-        itself restarted in between: then the journal may have lost the attempt.
+        as interrupted. Otherwise the work waits again after the next start, unless the machine was
+        restarted, too: then the journal may have lost the attempt, which counts as interrupted.
         """
         ended: list[Invocation] = []
-        while True:  # as long as all of it is too old
+        while True:  # repeats while all claimed items are too old
             some = await self._database.write(
                 lambda c: self._claim_some(c, function_id, limit, now_ms, is_begun)
             )
@@ -274,8 +276,8 @@ class SqlWork:
     def _read_claimed(
         self, connection: Connection, rows: Sequence[Any], now_ms: int
     ) -> tuple[list[ClaimedWork], list[Invocation]]:
-        """The work, and records of items that cannot run because their inputs cannot be decrypted:
-        as dead letters they wait for the key.
+        """The claimed work, and records for items whose inputs cannot be decrypted: as dead letters
+        these wait for the key.
         """
         if not rows:
             return [], []
@@ -333,8 +335,8 @@ class SqlWork:
             await self._database.write(lambda c: self._release(c, invocation_ids, due_at_ms))
 
     async def release_others(self, function_id: str, known: Collection[str]) -> int | None:
-        """Releases what this server has claimed of the function since its start, except `known`
-        ids: after a claim or a release whose outcome the store left unknown. Returns when the first
+        """Releases all work of the function that this server has claimed since its start, except
+        `known` ids. Used after a claim or a release with an unknown outcome. Returns when the first
         waiting item is due, in Unix milliseconds; None: nothing waits.
         """
         boot = self._database.boot
@@ -375,7 +377,7 @@ class SqlWork:
         return await self._database.write(write, frees=True)
 
     async def claimed_by(self, invocation_id: str) -> str | None:
-        """The node that has claimed this work; None if no node has, or if it is over."""
+        """The node that has claimed this work; None if no node has claimed it, or if it is over."""
         claimed = work.invocation_id == invocation_id, work.epoch > 0
         query = select(work.node_id).where(*claimed)
         return await self._database.read(lambda c: c.execute(query).scalar_one_or_none())
@@ -408,7 +410,8 @@ class SqlWork:
         for at in range(0, len(ids), COUNTED_AT_ONCE):
             some = ids[at : at + COUNTED_AT_ONCE]
             counts = await self._database.read(partial(_counts, function_ids=some, now_ms=now_ms))
-            items += [(one, counts[one]) for one in some if one in counts]  # some may be deleted
+            # some functions may be deleted
+            items += [(one, counts[one]) for one in some if one in counts]
         return Page(items, to_cursor(ids[-1]) if len(found) > limit else None)
 
     async def attempts(self, invocation_id: str) -> Sequence[Attempt]:
@@ -418,8 +421,8 @@ class SqlWork:
         return await self._database.read(lambda c: tables.read_all(c, rows, Attempt))
 
     async def input_variables(self, invocation_id: str) -> Sequence[str] | None:
-        """The names of the caller's variables; none if they are encrypted with another key, and
-        None if the input is not stored.
+        """The names of the caller's variables: empty if they are encrypted with another key, None
+        if the input is not stored.
         """
         table = tables.input_table.c
         columns = (table.invocation_id, table.environment, table.is_encrypted)
@@ -431,7 +434,7 @@ class SqlWork:
             return ()
 
     async def dead_input(self, function_id: str, invocation_id: str) -> Input | None:
-        """Like `input`, if the invocation is a dead letter of the function; else None."""
+        """As `input`, if the invocation is a dead letter of the function; otherwise None."""
         this = (
             dead_letter.invocation_id == invocation_id,
             dead_letter.function_id == function_id,
@@ -487,9 +490,9 @@ class SqlWork:
     async def redrive(
         self, function_id: str, again: Sequence[tuple[str, AcceptedWork]]
     ) -> Sequence[str]:
-        """Removes dead letters and accepts the work of each again under a new id, in one
-        transaction. Takes pairs of a dead letter's id and its new work. Returns the new ids; skips
-        dead letters that are gone.
+        """Removes dead letters and accepts their work again under new ids, in one transaction.
+        Takes pairs of a dead letter's id and its new work. Returns the new ids; skips missing dead
+        letters.
         """
 
         def write(connection: Connection) -> list[str]:
@@ -515,7 +518,7 @@ class SqlWork:
 
 
 class _Room:
-    """How much more work one transaction may accept."""
+    """The amount of work that one transaction may still accept."""
 
     def __init__(self, connection: Connection, bound: StorageLimit, old: OldInputs) -> None:
         self._connection, self._bound, self._old = connection, bound, old
@@ -524,13 +527,13 @@ class _Room:
         self._all = usage.of_all(connection, usage.INPUT)
 
     def take(self, work: AcceptedWork) -> Refusal:
-        """Why the work is refused; None counts it as accepted."""
+        """The reason for refusing the work; None: the work counts as accepted."""
         function_id, tenant_id = work.record.function_id, work.record.tenant_id
         waiting = self._waiting_of(function_id)
         if waiting is None:
             return NotFound("the function was deleted")
         if work.input.version is not None:
-            try:  # A later removal sees the input and leaves its version.
+            try:  # later removals of versions see the stored input and keep its version
                 check_there(self._connection, function_id, work.input.version)
             except NotFound as error:
                 return error
@@ -548,7 +551,9 @@ class _Room:
         return refusal
 
     def fits(self, tenant_id: str, size: int) -> Refusal:
-        """Why an input of that size is refused, or None. Inputs of past invocations make room."""
+        """The reason for refusing an input of that size, or None. Removes old inputs to make
+        room.
+        """
         if tenant_id not in self._has:
             self._has[tenant_id] = usage.of_tenant(self._connection, usage.INPUT, tenant_id)
         too_much = self._has[tenant_id] + size - self._bound.tenant
@@ -565,7 +570,7 @@ class _Room:
         return None
 
     def _waiting_of(self, function_id: str) -> int | None:
-        """How many invocations of the function wait; None: it is deleted."""
+        """How many invocations of the function wait; None: the function is deleted."""
         if function_id not in self._waiting:
             self._waiting[function_id] = None
             if scalar(self._connection, "has_function", function_id) is not None:
@@ -615,8 +620,8 @@ def machine_boot_id() -> str:
 
 
 def _room_for(connection: Connection, function_id: str, limit: int) -> int:
-    """How many more items of the function may be claimed, at most `limit`, so that all servers
-    together respect its `max_concurrency`: each server knows only its own invocations.
+    """How many more items of the function may be claimed, at most `limit`: all servers together
+    must respect its `max_concurrency`, and each one knows only its own invocations.
     """
     most = policy_of(connection, function_id).max_concurrency
     if most is None:
@@ -628,7 +633,8 @@ def _room_for(connection: Connection, function_id: str, limit: int) -> int:
 def counting(function_ids: Sequence[str], now_ms: int) -> Select[Any]:
     """Selects the fields of `QueueCounts` for each of the given functions that exists."""
     key = tables.function.c.id
-    nobody: ColumnElement[int] = literal_column("0")  # written as in the indices
+    # a literal, as in the conditions of the indices
+    nobody: ColumnElement[int] = literal_column("0")
     is_own, count = work.function_id == key, tables.work_count.c
     waits = (is_own, work.epoch == nobody)
 
@@ -662,7 +668,7 @@ def _counts(
 
 
 def scalar(connection: Connection, statement: str, function_id: str) -> Any:
-    """The only value that a statement about a function returns; None without a row."""
+    """The value that a statement about a function returns; None without a row."""
     return run(connection, statement, (function_id,)).scalar()
 
 

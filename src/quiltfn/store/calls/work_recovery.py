@@ -1,10 +1,10 @@
 """Work that earlier boots had claimed, handled at a start and when a node is taken over.
 
 If the journal has the start of an attempt, the attempt is interrupted, and the function's policy
-decides what follows. Without such a record the work was not started and waits again, provided that
-the journal's spool has lost nothing: `kill -9` leaves it complete, a restart of the machine may
-not. Otherwise it is unknown whether the work was started, and it counts as interrupted: so work
-with a single attempt never runs twice.
+decides what follows. Without such a record the work was not started and waits again, if the
+journal's spool is complete: it is after `kill -9`, but perhaps not after a restart of the machine.
+If it may be incomplete, it is unknown whether the work was started. The attempt then counts as
+interrupted, so that work with a single attempt never runs twice.
 """
 
 import random
@@ -27,8 +27,8 @@ from quiltfn.store.functions.policies import policy_of
 
 
 class Why(NamedTuple):
-    """The causes of ended invocations: `running` if the start was stored, `unknown` if it may have
-    happened.
+    """The causes of ended invocations: `running` if the start was stored, `unknown` if they may
+    have been started.
     """
 
     running: Interrupted
@@ -40,8 +40,8 @@ TAKEN_OVER = Why(NODE_LOST, NODE_LOST)
 
 
 class StartTime(msgspec.Struct, frozen=True):
-    """When the server starts: by the wall clock in Unix seconds, for records, and by trusted time
-    in Unix milliseconds, for queues.
+    """The time of the server's start: for records, wall clock time in Unix seconds; for queues,
+    trusted time in Unix milliseconds.
     """
 
     unix: int
@@ -65,7 +65,7 @@ def recover(
     ended = 0
     mine = {"epoch": boot.epoch, "alone": boot.is_alone, "node": boot.node_id}
     rows = run(connection, "claimed_before", mine).mappings().all()
-    if rows:  # New ids must sort after all others.
+    if rows:  # new ids must sort after all stored ids
         continue_behind(run(connection, "newest_id").scalar_one())
     for start in range(0, len(rows), records.STATEMENT_ROWS):
         some = rows[start : start + records.STATEMENT_ROWS]

@@ -24,10 +24,10 @@ TOLD = "quiltfn-told"
 
 
 class Notice(StrEnum):
-    """A notice to other servers at a commit, so that they look earlier than they would anyway."""
+    """A notice to other servers at a commit, so that they check the database sooner."""
 
-    CHANGE = "change"  # there is a new change
-    WORK = "work"  # work or a delivery waits that may start
+    CHANGE = "change"  # a change was added
+    WORK = "work"  # work or a delivery may start
 
 
 def tell(connection: Connection, notice: Notice) -> None:
@@ -45,8 +45,8 @@ def record(connection: Connection, kind: ChangeKind, tenant_id: str, object_id: 
 
 
 def record_of_function(connection: Connection, kind: ChangeKind, function_id: str) -> str:
-    """Adds a change of what belongs to a function; returns the function's tenant. Raises `NotFound`
-    if the function was deleted.
+    """Adds a change of something that belongs to a function; returns the function's tenant. Raises
+    `NotFound` if the function was deleted.
     """
     function = tables.function.c
     tenant = select(function.tenant_id).where(function.id == function_id)
@@ -65,17 +65,17 @@ def newest(connection: Connection) -> int:
 
 
 def behind(connection: Connection, number: int, limit: int) -> ChangePage | None:
-    """The changes after that number, oldest first, with one statement; None if its result does not
-    show whether some are missing.
+    """The changes after that number, oldest first, with one statement. None: `since` must find out
+    whether some are missing.
     """
     return _certain(_from(connection, number, limit), number, limit)
 
 
 def _certain(found: list[Change], number: int, limit: int) -> ChangePage | None:
-    """The page of changes found from that number on; None as in the function above."""
-    if found and found[0].number == number:  # so later changes are there, too
+    """The page of changes found from that number on; None as in `behind`."""
+    if found and found[0].number == number:  # then no later change was removed
         return ChangePage(items=found[1:], is_complete=True, has_more=len(found) > limit)
-    if number == 0 and (not found or found[0].number == 1):  # the newest are always kept
+    if number == 0 and (not found or found[0].number == 1):  # no change was removed yet
         return ChangePage(items=found[:limit], is_complete=True, has_more=len(found) > limit)
     return None
 
@@ -88,7 +88,7 @@ def since(connection: Connection, number: int, limit: int) -> ChangePage:
         return page
     last = newest(connection)
     first = connection.execute(select(func.min(change.number))).scalar() or last + 1
-    # An unknown number is of another database: before a backup was restored.
+    # A number beyond the last one is from the database before a backup was restored.
     is_complete = first - 1 <= number <= last
     return ChangePage(items=found[:limit], is_complete=is_complete, has_more=len(found) > limit)
 

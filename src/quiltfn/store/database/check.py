@@ -26,7 +26,7 @@ class IntegrityCheck:
         self._connection: sqlite3.Connection | None = None
         self._thread: threading.Thread | None = None
         self._is_stopped = False
-        # The message for the operator, and whether it reports damage.
+        # The message for the operator, and whether the message reports damage.
         self.message = ""
         self.is_damaged = False
 
@@ -72,7 +72,7 @@ class IntegrityCheck:
         structlog.get_logger("quiltfn.store").error("the database is damaged", damage=damage)
 
     def _look(self) -> str | None:
-        """Checks for damage; returns the first that it finds, or None."""
+        """Checks for damage. Returns a description of the first damage found, or None."""
         with closing(read_only(self._database)) as connection:
             self._connection = connection
             try:

@@ -12,8 +12,8 @@ class SqlClockStore:
     """`clock.ClockStore` over the table of `database`."""
 
     def __init__(self, database: Database, *, is_shared: bool = False) -> None:
-        """`is_shared`: other servers use the database, too. Then no state is stored: each machine
-        has its own boot time, and all follow the database's clock.
+        """`is_shared`: other servers use the database, too. Then no state is stored: machines
+        differ in boot time, and all servers follow the database's clock.
         """
         self._database, self._is_shared = database, is_shared
 

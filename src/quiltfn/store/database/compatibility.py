@@ -1,9 +1,9 @@
 """Which versions of quiltfn may use a database of PostgreSQL together.
 
 Migrations only add: a server of the previous version continues with a newer schema, and may start
-with it. A migration that removes something names in `needs` the first version that does without it.
-The database stores the oldest version that may use it, which only rises: each server knows the
-oldest one that it works with, and excludes older ones.
+with it. A migration that removes something names, in `needs`, the first version that no longer uses
+it. Each server knows the oldest version that it can work with, and excludes older ones: the
+database stores the oldest version that may use it, which only rises.
 """
 
 import re
@@ -16,8 +16,8 @@ from quiltfn.model.member import Presence
 from quiltfn.store.database import tables
 from quiltfn.store.database.directory import StoreBroken
 
-# The oldest version whose servers may share a database with this one: none of its migrations needs
-# a newer one, and it understands their nodes. Never newer than the previous version.
+# The oldest version whose servers may share a database with this one: no migration needs a newer
+# one, and this version understands the nodes of that one. Never newer than the previous version.
 OLDEST = "0.1.0"
 NUMBERS = re.compile(r"\d+(?:\.\d+)*")
 NUMBERS_MAX = 3
@@ -40,7 +40,7 @@ def is_older(version: str, other: str) -> bool:
 
 
 def oldest(connection: Connection) -> str:
-    """The oldest version that may use the database; empty if its schema does not have it yet."""
+    """The oldest version that may use the database; empty if the schema is too old to store it."""
     if not connection.execute(HAS_TABLE).scalar_one():
         return ""
     return str(connection.execute(select(oldest_version)).scalar_one())
@@ -54,7 +54,9 @@ def check(connection: Connection) -> None:
 
 
 def check_nodes(connection: Connection, name: str) -> None:
-    """Raises `StoreUnavailable` if a node is present that is too old for the node of that name."""
+    """Raises `StoreUnavailable` if a present node is too old for this version. `name`: this
+    node.
+    """
     is_there = node.presence == Presence.PRESENT.value, node.name != name, node.version != ""
     rows = connection.execute(select(node.name, node.version).where(*is_there).order_by(node.name))
     old = [f"{one} of {version}" for one, version in rows if is_older(version, OLDEST)]
@@ -64,8 +66,8 @@ def check_nodes(connection: Connection, name: str) -> None:
 
 
 def close_to_older(connection: Connection) -> None:
-    """Refuses versions that are too old for this one from now on. Call it, and `check_nodes` before
-    it, while holding the writer lock.
+    """From now on, the database refuses versions that are too old for this one. Call `check_nodes`
+    and then this while holding the writer lock.
     """
     if is_older(oldest(connection), OLDEST):
         connection.execute(update(tables.compatibility).values(oldest_version=OLDEST))

@@ -22,7 +22,7 @@ def examine(directory: DataDirectory) -> None:
     note, database, log = directory.note, directory.database, directory.log
     found, first = sqlite_header.in_file(database), sqlite_header.first_in_log(log)
     if found is None:
-        return  # It is not a database: opening it will report that.
+        return  # The file is not a database: opening it will report that.
     if note.owners and found.owner not in note.owners:
         left = [log.name] if first is not None else []
         left += [one for one in SPOOLS if directory.is_filled(one)]
@@ -65,7 +65,7 @@ def last_commit(directory: DataDirectory) -> int | None:
             number: int = connection.execute("PRAGMA user_version").fetchone()[0]
             return number
     except sqlite3.Error:
-        return None  # It has other damage: opening it will report that.
+        return None  # The file has other damage: opening it will report that.
 
 
 def read_only(database: Path) -> sqlite3.Connection:

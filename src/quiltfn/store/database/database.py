@@ -35,28 +35,29 @@ BUSY = "the database does not take writes at the moment: it is busy"
 
 
 class Unstorable(Exception):
-    """The database rejects a value to be stored: a bug of quiltfn's. Other values can be stored."""
+    """The database rejects a value to be stored: a bug in quiltfn. Other values can be stored."""
 
 
 class Database:
     """Transactions; only one at a time writes, in any process.
 
-    So what a write has read stays unchanged until its end, and changes have an order. Databases
-    block and an event loop must not, so one thread writes and one reads, each with a connection.
+    So data that a write has read stays unchanged until its end, and changes have an order.
+    Databases block and an event loop must not, so one thread writes and one thread reads, each with
+    a connection.
     """
 
     # Whether the database is a file whose free pages can be returned to the disk.
     has_free_pages = False
 
     def __init__(self, directory: DataDirectory, busy_timeout_s: float, node_id: str) -> None:
-        """`directory`: this server's, with its lock, the spool and the disk reserve.
+        """`directory`: this server's own, with its lock, the spool and the disk reserve.
         `busy_timeout_s`: how long a write may wait for others.
         """
         self.directory, self.busy_timeout_s, self._node_id = directory, busy_timeout_s, node_id
-        self.problem: str | None = None  # why the last write failed, or the next ones will
+        self.problem: str | None = None  # why the last write failed, or why later ones will fail
         self.reserve = DiskReserve(directory.path)
         self._boot: Boot | None = None
-        # Writes of a start on a full disk, each with a function to call after its commit.
+        # Deferred writes of a start on a full disk, each with a function to call after its commit.
         self._put_off: list[tuple[Work[None], Callable[[], None]]] = []
         self._is_unsure = asyncio.Event()
         self._writer_thread = ThreadPoolExecutor(1, "store-writer")
@@ -64,7 +65,7 @@ class Database:
 
     @property
     def boot(self) -> Boot:
-        """This start of the server. Raises `StoreBroken` for a tool beside a server."""
+        """This start of the server. Raises `StoreBroken` in a tool beside a server."""
         return nodes.of_server(self._boot)
 
     async def open(self, alone: bool) -> None:
@@ -92,11 +93,11 @@ class Database:
         self, work: Work[T], after: Callable[[], None] | None = None, *, frees: bool = False
     ) -> T:
         """Runs `work` in one transaction and syncs it. `after` runs in the same thread, after the
-        commit. `work` may be retried if it had no effect for sure.
+        commit. `work` may be retried if it certainly had no effect.
 
         `frees`: the write removes something, so on a full disk it may use the reserve. Raises
         `DiskFull` or another `StoreUnavailable`, at the latest after the busy timeout, which
-        includes the time in the queue. Any other error is about `work` only.
+        includes the time in the queue. Other errors concern only this `work`.
         """
         deadline = time.monotonic() + self.busy_timeout_s
         loop = asyncio.get_running_loop()
@@ -121,15 +122,15 @@ class Database:
         return removed
 
     async def unsure(self) -> None:
-        """Returns once `write` has raised `OutcomeUnknown` since the last return: the database may
-        then have changes that this server doesn't know.
+        """Waits until `write` raises `OutcomeUnknown`, or returns at once if it has since the last
+        time: the database may then have changes that this server doesn't know.
         """
         await self._is_unsure.wait()
         self._is_unsure.clear()
 
     async def write_or_put_off(self, work: Work[None], after: Callable[[], None]) -> None:
-        """Like `write`, for a write at the start: on a full disk the server still starts, and
-        `work` runs once the reserve is back.
+        """Like `write`, for a write at the server's start: on a full disk the server still starts,
+        and `work` runs once the reserve exists again.
         """
         try:
             await self.write(work, after)
@@ -145,31 +146,31 @@ class Database:
         while self._put_off:
             try:
                 await self.write(*self._put_off[0])
-            except StoreUnavailable:  # `problem` reports it, and the next call tries again
+            except StoreUnavailable:  # `problem` reports the failure, and the next call retries
                 return False
             del self._put_off[0]
         return is_there
 
     async def read(self, work: Work[T]) -> T:
         """Runs `work` on the last committed state. Raises `StoreUnavailable`. `work` may be retried
-        if the database did not respond to all of it.
+        if the database did not respond to all statements.
         """
         raise NotImplementedError
 
     async def poll(self, work: Work[T]) -> T:
-        """Like `read`, for one statement that is repeated often; it may have no transaction."""
+        """Like `read`, for one statement that is repeated often, perhaps without a transaction."""
         return await self.read(work)
 
     async def clock(self) -> ClockReading | None:
-        """Reads the database's clock, which several servers share; None if that is this machine's.
-        Raises `StoreUnavailable`.
+        """Reads the clock that servers with this database share; None if it is this machine's
+        clock. Raises `StoreUnavailable`.
         """
         return None
 
     async def listen(self, hear: Callable[[str], None]) -> None:
-        """Calls back for each `Notice` of another server until it is cancelled; after a gap that
-        may have lost notices, calls back with every kind. Returns at once if the database cannot
-        send notices.
+        """Calls back for each `Notice` of another server, until cancelled. After a gap in which
+        notices may have been lost, calls back with every kind. Returns at once if the database
+        cannot send notices.
         """
 
     async def end_node_session(self, name: str) -> None:
@@ -187,7 +188,7 @@ class Database:
         raise NotImplementedError
 
     def _open_reader(self) -> None:
-        """For a database whose reader does not connect at its first use."""
+        """Connects the reader, if the database does not do so at the first use."""
 
     def _close_reader(self) -> None:
         raise NotImplementedError
@@ -220,7 +221,7 @@ class Database:
 
 
 class Quickly(Protocol):
-    """Runs statements, each a transaction, without waiting behind records. Raises
+    """Runs statements, each in its own transaction, without waiting behind records. Raises
     `StoreUnavailable`.
     """
 
@@ -244,8 +245,8 @@ def name_taken(name: str, by: str) -> Conflict:
 
 def migrate(connection: Connection) -> None:
     """Migrates to the newest schema in one transaction. Raises `StoreBroken`."""
-    # Imported late: Alembic takes longer to import than the database takes to open, and only a
-    # first start or an upgrade needs it.
+    # Imported late: importing Alembic takes longer than opening the database, and only a first
+    # start or an upgrade needs it.
     from quiltfn.store import migrations  # noqa: PLC0415
 
     migrations.upgrade(connection)

@@ -2,7 +2,7 @@
 
 The server locks the directory and `quiltfn.lock` in it. The kernel releases both locks when the
 process ends in any way. The lock file also records the state at the last server's end, so that the
-next one notices files that were deleted, cut or replaced in between:
+next server notices files that were deleted, cut or replaced in between:
 
     open                        "closed" after the database was closed properly
     database 0123456789 …       the `application_id` of the file
@@ -24,14 +24,14 @@ from typing import Literal
 import msgspec
 
 OWNER_ONLY = 0o600
-STAMP_MAX_BYTES = 1_000_000  # as a sparse file
+STAMP_MAX_BYTES = 1_000_000  # a sparse file
 RESTORING = "restore.unfinished"
 SPOOLS = ("journal-a.spool", "journal-b.spool")
 NOTE = re.compile(
     r"(open|closed) *\ndatabase (\d{10}) (\d{10})\ncommit (\d{10})\nspool ([+-]{2})\n"
 )
-NODE = "node"  # the node of a fleet whose records are here
-SESSION = "session"  # the PostgreSQL session with this server's locks
+NODE = "node"  # has the name of the node whose records are here
+SESSION = "session"  # has the PostgreSQL session with this server's locks
 COMMIT_AT, SPOOL_AT = 45, 62  # the offsets of the last two values in the note
 
 
@@ -45,8 +45,8 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes a small file of the server's own atomically: a crash leaves the old one or this one.
-    Raises `OSError`.
+    """Writes a small file of the server's own atomically: a crash leaves the old or the new
+    content. Raises `OSError`.
     """
     fresh = path.with_name(f"{path.name}.new")
     with fresh.open("w") as file:
@@ -61,7 +61,9 @@ class StoreBroken(Exception):
 
 
 class Note(msgspec.Struct, frozen=True):
-    """The last server's notes in the lock file. `owners`: the `application_id`s of its file."""
+    """The last server's note in the lock file. `owners`: the `application_id`s of the database
+    file.
+    """
 
     word: str
     owners: tuple[int, ...] = ()
@@ -79,15 +81,15 @@ class DataDirectory:
         self._stamp = os.fspath(path / "keys.stamp")
         self.log = path / "quiltfn.db-wal"
         self.holds_lock = False
-        # The last server's note. Read once, when the lock is taken.
+        # The last server's note. Read once, after locking.
         self.note = Note("")
-        # Why nothing can be stored now, or None. `notices`: about the start.
+        # `problem`: why nothing can be stored now. `notices`: about the start, for the operator.
         self.problem: str | None = None
         self.notices: list[str] = []
         self._lock = self._directory = -1
-        # The database and its log as they were opened: SQLite keeps writing to these files.
+        # Identities of the database and its log as opened: SQLite keeps writing to these files.
         self._served: dict[str, os.stat_result] = {}
-        # The directory and the lock file as they were opened.
+        # Identities of the directory and the lock file as opened.
         self._entered: os.stat_result
         self._locked: os.stat_result
 
@@ -144,8 +146,8 @@ class DataDirectory:
             )
 
     def keep_for_node(self, name: str) -> None:
-        """Marks the directory as this node's. Raises `StoreBroken` if it is another one's: records
-        that this node has elsewhere would be missed, and work could run twice.
+        """Marks the directory as this node's. Raises `StoreBroken` if it belongs to another node:
+        this node's own records, in another directory, would be missed, and work could run twice.
         """
         path = self.path / NODE
         with contextlib.suppress(FileNotFoundError):
@@ -164,7 +166,7 @@ class DataDirectory:
         replace_file(self.path / SESSION, f"{session}\n")
 
     def session(self) -> str:
-        """The session that was recorded last; empty if none was."""
+        """The session that was recorded last; empty if there is none."""
         with contextlib.suppress(OSError):
             return (self.path / SESSION).read_text("ascii", "replace").strip()
         return ""
@@ -178,8 +180,10 @@ class DataDirectory:
     def mark(
         self, word: Literal["open", "closed"], owners: tuple[int, int], commit: int, spools: str
     ) -> None:
-        """Writes the lock file. Only the holder of the lock may."""
-        self.sync()  # The log's name first: "open" without a log means that it was deleted.
+        """Writes the lock file. Only for the holder of the lock."""
+        # The log's name must be on disk before "open": "open" without a log means that it was
+        # deleted.
+        self.sync()
         text = (
             f"{word:<6}\ndatabase {owners[0]:010} {owners[1]:010}\n"
             f"commit {commit:010}\nspool {spools}\n"
@@ -190,17 +194,17 @@ class DataDirectory:
 
     def mark_keys_changed(self) -> None:
         """Changes `keys_token` for every process."""
-        # On a full disk, other processes notice at their next query of the database.
+        # If the disk is full, other processes notice at their next query of the database.
         with contextlib.suppress(OSError):
             file = open_own(Path(self._stamp), os.O_WRONLY | os.O_CREAT)
             try:
-                # Change the size, because file times are too coarse for quick changes.
+                # The size changes, because file times are too coarse for quick changes.
                 os.ftruncate(file, os.fstat(file).st_size % STAMP_MAX_BYTES + 1)
             finally:
                 os.close(file)
 
     def keys_token(self) -> object:
-        """A value that changes with every `mark_keys_changed` of any process."""
+        """A value that differs after every `mark_keys_changed` by any process."""
         try:
             found = os.stat(self._stamp, follow_symlinks=False)
         except OSError:
@@ -208,13 +212,13 @@ class DataDirectory:
         return found.st_mtime_ns, found.st_size
 
     def forget(self) -> None:
-        """Empties the lock file: a restored copy replaces what the last server left."""
+        """Empties the lock file, since a restored copy replaces the last server's files."""
         os.ftruncate(self._lock, 0)
         os.fsync(self._lock)
 
     def committed(self, commit: int) -> None:
-        """Records the number of a committed transaction. Not synced: it serves only
-        after `kill -9`.
+        """Records the number of a committed transaction. Not synced, since it is needed only after
+        `kill -9`.
         """
         # An older number makes the next start less strict, not wrong.
         with contextlib.suppress(OSError):
@@ -262,10 +266,10 @@ class DataDirectory:
     def retire(self, commit: int) -> None:
         """Writes "closed" before the last connection closes, which removes the log.
 
-        A tool does this too if the server has died meanwhile.
+        Also done by a tool, if the server has died meanwhile.
         """
         if self._lock >= 0 and (self.holds_lock or self._try_lock()):
-            # On a full disk the next start says that the log is missing.
+            # If the disk is full, the next start reports a missing log.
             with contextlib.suppress(OSError):
                 note = self._read_note()
                 owners = (*note.owners, 0, 0)[:2]
@@ -279,7 +283,7 @@ class DataDirectory:
         self._lock, self._directory, self.holds_lock = -1, -1, False
 
     def _try_lock(self) -> bool:
-        """Takes both locks. Nobody can delete the directory's."""
+        """Takes both locks. Deleting files can't remove the directory's lock."""
         try:
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -314,9 +318,9 @@ class DataDirectory:
     def _read_note(self) -> Note:
         text = os.pread(self._lock, 4096, 0).decode("ascii", "replace")
         found = NOTE.fullmatch(text)
-        if found is None:  # Of an older release, which wrote only the word; or new.
+        if found is None:  # from an older release, which wrote only the word, or a new file
             return Note(text.strip() if text.strip() in ("open", "closed") else "")
         word, first, two, commit, spools = found.groups()
         owners = int(first), int(two)
-        # A start that failed before it had a database has recorded none.
+        # A start that failed before it had a database has recorded zeros.
         return Note(word, owners if any(owners) else (), int(commit), spools)

@@ -1,9 +1,9 @@
 """Disk space set aside for writes that must succeed on a full disk.
 
-It is a file, `reserve`, that is never read. When the disk is full, the end of a running invocation
-or a write that frees something, such as a DELETE, releases it. After that the server accepts
-neither invocations nor other writes until the file can be created again. A start releases it first,
-since it has to write before it can know whether the disk is full.
+The space is taken by a file, `reserve`, that is never read. When the disk is full, the end of a
+running invocation or a write that frees space, such as a DELETE, releases it. After that the server
+accepts neither invocations nor other writes until the file can be created again. A start first
+releases the reserve, since it has to write before it can know whether the disk is full.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from quiltfn.store.database.directory import open_own
 RESERVE_BYTES = 32 * 1024 * 1024
 FULL = "the disk is full"
 REFUSED = f"{FULL}: only what frees room is taken, such as deleting a function"
-# Below this much free space an I/O error counts as a full disk.
+# With less free space than this, an I/O error counts as a full disk.
 NEXT_TO_NOTHING_BYTES = 1024 * 1024
 
 
@@ -27,9 +27,9 @@ class DiskFull(StoreUnavailable):
 
 
 class DiskReserve:
-    """The reserve's file. Writes are refused for lack of it only after the first `refill`.
+    """The reserve's file. Before the first `refill`, a missing file refuses no writes.
 
-    `is_spent`: only ends of invocations and writes that free something are accepted.
+    `is_spent`: only ends of invocations and writes that free space are accepted.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -42,7 +42,7 @@ class DiskReserve:
         return not self.is_spent
 
     def release(self) -> bool:
-        """Frees the space for the next write; returns whether there was any."""
+        """Frees the space for the next write; returns whether the file existed."""
         if self._size() == 0:
             return False
         self.is_spent = True
@@ -88,7 +88,9 @@ class DiskReserve:
 
 
 def is_full(error: BaseException | None, where: Path) -> bool:
-    """Whether a full disk caused the error: SQLite or the kernel reports it, or little is free."""
+    """Whether a full disk caused the error: SQLite or the kernel says so, or little space is
+    free.
+    """
     error = getattr(error, "orig", None) or error  # SQLAlchemy wraps SQLite's error.
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -99,7 +101,7 @@ def is_full(error: BaseException | None, where: Path) -> bool:
 
 
 def _free_bytes(where: Path) -> float:
-    """Unlimited if unknown."""
+    """Infinite if unknown."""
     try:
         found = os.statvfs(where)
     except OSError:

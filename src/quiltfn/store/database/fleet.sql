@@ -1,10 +1,11 @@
--- What nodes of a fleet ask of PostgreSQL, which alone can be shared by several machines.
+-- Statements of a fleet's nodes, for PostgreSQL only, since only it can be shared by machines.
 
--- hold_slots: a node wants to hold so many slots of a function. One statement, because one row
--- decides. PostgreSQL computes all of it again where it had to wait for that row; sums over other
--- rows it would not, and two nodes could both get the last slot. The node's row is locked before: a
--- take-over waits for that, or raises the epoch first. A wish that arrives late changes nothing: the
--- number of the last one stays for a minute where it was for none, in which no statement lasts.
+-- hold_slots: request a number of slots of a function for a node. This is one statement, because
+-- one row decides. If PostgreSQL waited for that row, it evaluates everything about the row
+-- again; it would not do so for sums over other rows, and two nodes could both get the last
+-- slot. The node's row is locked first: a take-over waits for this lock, or has already raised
+-- the epoch. A late request changes nothing: each row has the number of a node's last request.
+-- After a request for no slots, that number is kept for a minute, which no statement exceeds.
 WITH me AS MATERIALIZED (
     SELECT name, CAST(extract(epoch FROM clock_timestamp()) AS bigint) AS now_s
       FROM node WHERE name = :node AND epoch = :epoch FOR KEY SHARE
@@ -37,6 +38,6 @@ SELECT EXISTS (SELECT FROM me), stated.* FROM (VALUES (1)) AS one LEFT JOIN stat
 SELECT function_id, max_instances, held FROM slot
  WHERE CAST(held #>> ARRAY[CAST(:node AS text), 'wanted'] AS integer) > 0;
 
--- slots_of_functions: those of some functions, by a JSON array of their ids
+-- slots_of_functions: the slots of some functions, by a JSON array of their ids
 SELECT function_id, max_instances, held FROM slot
  WHERE function_id IN (SELECT json_array_elements_text(CAST(:ids AS json)));

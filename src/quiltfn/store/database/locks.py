@@ -23,16 +23,16 @@ HAS_TABLE = text("SELECT to_regclass('fleet') IS NOT NULL")
 
 
 def fleet_of(connection: Connection) -> str | None:
-    """The id of the fleet that the database belongs to; None if it belongs to none."""
+    """The id of the fleet that the database belongs to; None if it belongs to no fleet."""
     if not connection.execute(HAS_TABLE).scalar_one():
         return None
     return connection.execute(select(tables.fleet.c.id)).scalar_one_or_none()
 
 
 def check_fleet(connection: Connection, fleet_id: str, *, alone: bool) -> None:
-    """Raises `StoreBroken` if the database is not that of the fleet `fleet_id`, or if it is a
-    fleet's and the server is `alone`. `fleet_id`: the fleet of the server that opens the database;
-    empty: it is not a node.
+    """Raises `StoreBroken` if the database does not belong to the fleet `fleet_id`, or if it
+    belongs to a fleet and the server is `alone`. `fleet_id`: the fleet of the server that opens the
+    database; empty if it is in no fleet.
     """
     with connection.begin():  # otherwise SQLAlchemy would leave a transaction open
         found = fleet_of(connection)
@@ -55,8 +55,8 @@ def try_name_lock(connection: Connection, name: str) -> bool:
 
 
 def free_name_lock(connection: Connection, name: str) -> None:
-    """Ends the session that holds the lock for the name of a node that was taken over: a device
-    between that node and PostgreSQL may keep the session open for ever.
+    """Ends the session that holds the lock for the name of a node that was taken over. Otherwise a
+    device between that node and PostgreSQL may keep the session open for ever.
     """
     lock = _name_lock(name)
     high, low = (int.from_bytes(one) for one in (lock[:4], lock[4:]))

@@ -1,8 +1,9 @@
-"""The servers that use the store, and which unfinished rows a start of one of them may end.
+"""The servers that use the store, and the unfinished rows that a start of one of them may end.
 
 Each start of a server has a number, its epoch. An unfinished row names its node and epoch. A start
-ends the rows of earlier epochs of its own node; those of other nodes may still be running. A
-standalone server also ends the rows of nodes with other names: these are names that it had before.
+ends the rows of its own node's earlier epochs; the work of other nodes' rows may still be running.
+A standalone server also ends the rows of nodes with other names, since these are its own former
+names.
 """
 
 from typing import NamedTuple
@@ -40,8 +41,8 @@ def next_boot(connection: Connection, node_id: str, is_alone: bool) -> Boot:
 
 
 def register(connection: Connection, boot: Boot, version: str = "") -> None:
-    """Stores the node's new epoch. Harmless when repeated. `version`: the version of its program,
-    if it is a node of a fleet.
+    """Stores the node's new epoch. Harmless when repeated. `version`: its release of quiltfn, for a
+    node of a fleet.
     """
     this = update(tables.node).where(node.name == boot.node_id)
     mine = {"epoch": boot.epoch, "presence": Presence.PRESENT.value}
@@ -53,6 +54,8 @@ def register(connection: Connection, boot: Boot, version: str = "") -> None:
 def of_earlier_boots(
     boot: Boot, node_id: ColumnElement[str], epoch: ColumnElement[int]
 ) -> ColumnElement[bool]:
-    """The condition that a row of `node_id` and `epoch` is from an earlier start of this server."""
+    """The condition that a row with `node_id` and `epoch` is from an earlier start of this
+    server.
+    """
     is_earlier = epoch < boot.epoch
     return is_earlier if boot.is_alone else and_(is_earlier, node_id == boot.node_id)

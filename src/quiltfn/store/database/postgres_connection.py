@@ -1,6 +1,6 @@
 """Connections to PostgreSQL: their settings, the encoding of text, and the meaning of errors.
 
-Imported only if the store is PostgreSQL: psycopg is an extra of quiltfn's.
+Imported only if the store is in PostgreSQL, since psycopg is an optional dependency.
 """
 
 import logging
@@ -22,8 +22,8 @@ from quiltfn.store.database.sql import driver
 T = TypeVar("T")
 Connected = TypeVar("Connected")
 
-# quiltfn's advisory locks in a database. Each server holds the first, exclusively or shared; each
-# transaction that writes takes the second.
+# quiltfn's advisory locks in a database. Each server holds the first lock, exclusively or shared.
+# Each transaction that writes takes the second.
 NAMESPACE, SERVERS, WRITER = 0x7175696C, 1, 2
 SESSION = "pid || '.' || (extract(epoch from backend_start) * 1000000)::bigint"
 OWN_SESSION, SESSION_NAME = "WHERE pid = pg_backend_pid()", re.compile(r"[0-9]+\.[0-9]+")
@@ -31,12 +31,12 @@ OWN_SESSION, SESSION_NAME = "WHERE pid = pg_backend_pid()", re.compile(r"[0-9]+\
 # comes first: PostgreSQL truncates a name after 63 bytes.
 APPLICATION, EPOCH_NAMED = "quiltfn", "^quiltfn ([0-9]{1,9}) "
 CONNECT_TIMEOUT_S = 3
-# Longer than any statement or wait for a lock takes in a healthy database.
+# Longer than any statement, or wait for a lock, in a healthy database.
 ANSWER_MAX_S = 10.0
 NO_ANSWER = "PostgreSQL has not answered for some seconds"
 NOT_ON_STANDBY = "the wait for the standby was cancelled, so the standby may lack the stored change"
-# A server stuck in the middle of a transaction loses it before the servers that wait for it give
-# up. If it resumes, it retries the transaction.
+# If a server is stuck within a transaction, PostgreSQL ends the transaction after this time, before
+# waiting servers give up. If the server resumes, it retries the transaction.
 STUCK_S = 3
 TRANSACTION_MAX_S = 300  # in versions that have this setting
 LIMITS = {
@@ -47,13 +47,13 @@ SETTINGS = {
     "synchronous_commit": "on",
     "default_transaction_isolation": "read\\ committed",
     "client_encoding": "UTF8",
-    # PostgreSQL checks as well, so that it doesn't hold a lock for a machine that is down.
+    # PostgreSQL checks the connection, too, so that it holds no lock for a machine that is down.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
-# Detects the loss of the other end within some seconds.
+# Each side detects the loss of the other within some seconds.
 NETWORK = {
     "connect_timeout": CONNECT_TIMEOUT_S,
     "keepalives_idle": 5,
@@ -75,19 +75,20 @@ QUICK_NETWORK = NETWORK | {
     "keepalives_interval": 1,
     "tcp_user_timeout": 3_000,
 }
-# PostgreSQL's text cannot hold U+0000. This character escapes it, and itself.
+# PostgreSQL's text cannot contain U+0000. This character escapes U+0000 and itself.
 ESCAPE = "\x1a"
 ESCAPED = {"\0": ESCAPE + "0", ESCAPE: ESCAPE + "1"}
 UNESCAPED = {escaped: plain for plain, escaped in ESCAPED.items()}
 TO_ESCAPE, TO_UNESCAPE = re.compile("[\0\x1a]"), re.compile("\x1a[01]")
-# Classes of PostgreSQL's errors whose text never contains stored values: of connections, lacking
-# resources, actions of an operator, transactions, locks and the system.
+# Classes of PostgreSQL's errors whose text never contains stored values: errors about connections,
+# missing resources, actions of an operator, transactions, locks and the system.
 TELLING = ("08", "25", "28", "3D", "40", "42501", "53", "55", "57", "58")
 RETRIED = ("40001", "40P01")  # Two transactions conflicted.
-READ_ONLY = "25006"  # The server is no longer the primary.
+READ_ONLY = "25006"  # The server is not the primary any more.
 NOT_ALLOWED = "42501"
-# The function of PostgreSQL that warns of a commit that didn't wait for a standby. The warning's
-# text may be translated, and its code is that of all warnings.
+# The function of PostgreSQL that warns of a commit that didn't wait for a standby. The warning
+# can't be recognised by its text, which may be translated, or by its code, which all warnings
+# share.
 WAITS_FOR_STANDBY = "SyncRepWaitForLSN"
 
 
@@ -111,8 +112,8 @@ class _Text(Dumper):
 
 
 class _Number(Dumper):
-    """An integer whose type PostgreSQL infers, as for text. So a prepared statement stays the same,
-    however large its values are.
+    """An integer whose type PostgreSQL infers, as for text. So integers of any size use the same
+    prepared statement.
     """
 
     def dump(self, obj: int) -> bytes:
@@ -125,20 +126,24 @@ class _TextLoader(Loader):
 
 
 class _Connection(psycopg.Connection[Any]):
-    """Ends if PostgreSQL does not respond: if its disk hangs, the kernel keeps a connection."""
+    """A connection that closes if PostgreSQL does not respond: if its disk hangs, the kernel keeps
+    the connection open.
+    """
 
     answer_max_s = ANSWER_MAX_S
     history: tuple[PostgresTimeline, History] | None = None
     is_warned = False  # since the last wait
 
     def warned(self, diagnostic: "psycopg.errors.Diagnostic") -> None:
-        """Notes a commit without its standby: if someone cancels that wait, PostgreSQL sends a
-        warning and no error.
+        """Notes a commit that a standby may lack: if the wait for the standby is cancelled,
+        PostgreSQL sends a warning instead of an error.
         """
         self.is_warned |= diagnostic.source_function == WAITS_FOR_STANDBY
 
     def check(self, timeline: PostgresTimeline) -> None:
-        """Closes itself if its server is an old primary. Raises `psycopg.OperationalError`."""
+        """Closes the connection if it leads to a former primary. Raises
+        `psycopg.OperationalError`.
+        """
         try:
             self.history = timeline, timeline.check(self)
         except BaseException:
@@ -147,7 +152,7 @@ class _Connection(psycopg.Connection[Any]):
 
     @property
     def is_old(self) -> bool:
-        """Whether the server has moved on to a newer timeline than this connection's."""
+        """Whether a newer timeline than this connection's is known."""
         return self.history is not None and self.history[1].is_before(self.history[0].newest)
 
     def wait(self, gen: Any, *given: Any, **named: Any) -> Any:
@@ -167,8 +172,8 @@ class _QuickConnection(_Connection):
 
 
 def _answered_in_time(steps: Generator[Any, Any, T], most_s: float) -> Generator[Any, Any, T]:
-    """Runs the same steps. Raises `TimeoutError`; psycopg resumes it at least ten times a
-    second.
+    """Runs `steps` with a time limit, which is checked whenever psycopg resumes them, at least ten
+    times a second. Raises `TimeoutError`.
     """
     until = time.monotonic() + most_s
     ready: Any = None
@@ -213,7 +218,7 @@ def parameters(
 def in_turn(
     parameters: Mapping[str, Any], first: tuple[str, str] | None
 ) -> list[Mapping[str, Any]]:
-    """The parameters for libpq for each of several servers, `first` before the others."""
+    """The parameters for libpq, for one server after the other, starting with `first`."""
     hosts, ports = (str(parameters.get(name, "")).split(",") for name in ("host", "port"))
     ports = ports if len(ports) > 1 else ports * len(hosts)
     servers = list(zip(hosts, ports, strict=False))
@@ -228,8 +233,8 @@ def connected_in_turn(
     given: Mapping[str, Any],
     timeline: PostgresTimeline,
 ) -> Connected:
-    """Connects to the first server that accepts and is not on an old timeline; tries the server
-    that accepted last first. Raises `psycopg.Error`.
+    """Connects to the first server that accepts and is not on an old timeline. Starts with the
+    server that was used last. Raises `psycopg.Error`.
     """
     errors: list[psycopg.Error] = []
     for server in in_turn(given, timeline.host):
@@ -249,10 +254,10 @@ def engine(
     application: str = APPLICATION,
     timeline: PostgresTimeline | None = None,
 ) -> Engine:
-    """Makes an engine whose connections begin no transaction by themselves and carry all text, even
-    U+0000. `is_hurried`: PostgreSQL ends very long statements. `is_quick`: it ends those of some
-    seconds. `application`: as in `parameters`. `timeline`: refuses servers on an older one. Raises
-    `StoreBroken` for an invalid URL.
+    """Makes an engine whose connections begin no transaction by themselves and accept all text,
+    even U+0000. `is_hurried`: PostgreSQL ends very long statements. `is_quick`: it ends statements
+    after some seconds. `application`: as in `parameters`. `timeline`: refuses servers on an older
+    one. Raises `StoreBroken` for an invalid URL.
     """
     given = parameters(
         url, password, is_hurried=is_hurried, is_quick=is_quick, application=application
@@ -265,7 +270,7 @@ def engine(
         return connected_in_turn(connect_to, given, timeline)
 
     def connect_to(server: Mapping[str, Any]) -> "psycopg.Connection[Any]":
-        # Prepared statements live long; there are some hundred.
+        # Statements stay prepared; there are some hundred.
         connects = psycopg.Connection
         if is_hurried:
             connects = _QuickConnection if is_quick else _Connection
@@ -282,15 +287,15 @@ def engine(
         made.adapters.register_loader("text", _TextLoader)
         return made
 
-    # SQLAlchemy logs the traceback of a rollback on a lost connection outside of the log's format;
-    # the user of the connection gets the error and reports it.
+    # SQLAlchemy would log failed rollbacks on lost connections as tracebacks, not in our log's
+    # format. The user of the connection gets the error anyway and reports it.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     found = create_engine(
         "postgresql+psycopg://",
         creator=connect,
         poolclass=pool.NullPool,
         use_native_hstore=False,
-        hide_parameters=True,  # no values in the text of errors
+        hide_parameters=True,  # keeps stored values out of the text of errors
     )
 
     @event.listens_for(found, "connect")
@@ -301,8 +306,8 @@ def engine(
 
 
 def try_servers_lock(connection: Connection, *, alone: bool) -> bool:
-    """Takes the server lock for this session, unless another server's lock excludes it. `alone`: no
-    other server may use the database at the same time.
+    """Takes the server lock for this session; returns False if another server's lock excludes it.
+    `alone`: no other server may use the database at the same time.
     """
     how = "pg_try_advisory_lock" if alone else "pg_try_advisory_lock_shared"
     (found,) = run_alone(connection, f"SELECT {how}({NAMESPACE}, {SERVERS})")
@@ -316,7 +321,7 @@ def session_of(connection: Connection) -> str:
 
 
 def end_session(connection: Connection, session: str) -> None:
-    """Ends a leftover session of a server that is gone, unless it still runs a statement."""
+    """Ends a leftover session of a server that has ended, unless it still runs a statement."""
     if SESSION_NAME.fullmatch(session):
         run_alone(
             connection,
@@ -326,10 +331,10 @@ def end_session(connection: Connection, session: str) -> None:
 
 
 def end_sessions_of_past_starts(connection: Connection) -> None:
-    """Ends leftover sessions of past starts of servers: those whose epoch no node has any more.
-    Nothing is lost, since no transaction with such an epoch is stored. Keeps sessions of a start
-    newer than this statement. Ends none if another schema of the database has tables of servers,
-    too, since its epochs are independent.
+    """Ends leftover sessions of past starts of servers, whose epochs no node has any more. Nothing
+    is lost, since transactions of such an epoch can't be stored. Keeps sessions of starts that are
+    newer than this statement. Ends no session if another schema of the database also has tables of
+    servers, whose epochs are independent.
     """
     named = f"substring(application_name FROM '{EPOCH_NAMED}')::int"
     run_alone(
@@ -344,8 +349,9 @@ def end_sessions_of_past_starts(connection: Connection) -> None:
 
 def end_stuck_writer(connection: Connection) -> None:
     """Ends the session of a server that has the writer lock and has been stuck in its transaction
-    for `STUCK_S`. PostgreSQL's own limit does not end a session whose last statements came in a
-    pipeline. Spares migrations and commands, which may take longer: their names have no epoch.
+    for `STUCK_S`. This is needed if its last statements came in a pipeline: PostgreSQL's own limit
+    does not apply then. Spares migrations and commands, which may take longer: the names of their
+    sessions have no epoch.
     """
     run_alone(
         connection,
@@ -374,7 +380,7 @@ def original(error: BaseException) -> BaseException:
 
 
 def code_of(error: BaseException) -> str:
-    """PostgreSQL's SQLSTATE; empty if the connection and not the database failed."""
+    """PostgreSQL's SQLSTATE; empty if the connection failed."""
     return getattr(original(error), "sqlstate", None) or ""
 
 
@@ -390,9 +396,9 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_lost(connection: Connection | None) -> bool:
-    """Whether the connection is closed, leads to a former primary, or was left in the middle of a
-    batch of statements. In the last case PostgreSQL has ended it, but libpq, which sends nothing
-    more, does not know yet.
+    """Whether the connection is closed, leads to a former primary, or was left within a batch of
+    statements. In the last case PostgreSQL has closed it, but libpq doesn't know yet, since it
+    sends nothing more.
     """
     if connection is None or connection.closed or connection.invalidated:
         return True

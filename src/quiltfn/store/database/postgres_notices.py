@@ -1,4 +1,4 @@
-"""Notices that servers with a shared database send each other at a commit, by PostgreSQL's NOTIFY.
+"""Notices by PostgreSQL's NOTIFY, which servers with a shared database send each other at commits.
 
 They only avoid waiting: a server that misses a notice checks a second later anyway.
 """
@@ -24,8 +24,8 @@ async def listen(
     epoch: int,
     hear: Callable[[str], None],
 ) -> None:
-    """Calls `hear` for notices of all servers except the one with this epoch. Runs until it is
-    cancelled, on its own connection, which is renewed when it ends.
+    """Calls `hear` for notices of all servers except the one with this epoch. Runs until cancelled,
+    on its own connection, which is replaced when it ends.
     """
     while True:
         for server in in_turn(parameters, timeline.host):
@@ -45,7 +45,7 @@ async def _listen_once(
     made = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
     async with made:
         await made.execute(f"LISTEN {CHANNEL}".encode())
-        for kind in Notice:  # some may have been missed
+        for kind in Notice:  # notices may have been missed
             hear(kind)
         while not newest.is_before(timeline.newest):
             async for notice in made.notifies(timeout=LOOK_EVERY_S):

@@ -1,8 +1,9 @@
-"""PostgresTimeline: which timeline of its PostgreSQL a server uses.
+"""PostgresTimeline: the timeline of PostgreSQL that a server uses.
 
 A standby that is promoted begins a new timeline. The former primary stays on the old timeline; if
 it still runs, it accepts writes that nobody else sees. Once a server has seen a newer timeline, or
-another node has reported one, it uses no connection to an older one, even after a restart.
+another node has reported it, the server uses no connection to an older timeline, even after a
+restart.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ class OldTimeline(psycopg.OperationalError):
 
 class PostgresTimeline:
     """The timeline of the database that this server uses, for all of its threads. `newest`: the
-    newest known; `host`: last seen on it.
+    newest known timeline; `host`: the host that was last seen on it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,8 +45,8 @@ class PostgresTimeline:
             self.newest = History(int(cluster), int(timeline))
 
     def learn(self, found: History) -> bool:
-        """Add a history that is used somewhere; return whether it is newer than all before:
-        connections to an older one are then no longer used.
+        """Add the timeline of a connection or of another node. Returns whether it is newer than the
+        known one: then connections to older timelines are no longer used.
         """
         if not self.newest.is_before(found):
             return False
@@ -70,5 +71,6 @@ class PostgresTimeline:
 
     def _keep(self, found: History) -> None:
         self.newest = found
-        with contextlib.suppress(OSError):  # if it is not stored, it is learned again
+        # if it can't be stored, a restarted server learns it again
+        with contextlib.suppress(OSError):
             replace_file(self._path, f"{found.cluster} {found.timeline}\n")

@@ -1,16 +1,16 @@
 """A database in PostgreSQL.
 
-Transactions that write take turns: each first takes a lock of quiltfn's own in PostgreSQL and holds
-it until its commit, as SQLite's writers do. So what a writer has read stays unchanged until it
-commits, with any number of servers: increments of counts and sums are safe, numbers of changes
-appear in order, two starts never get the same epoch, and writers cannot deadlock. A single server
-loses nothing, since it writes in one thread; several servers share commits.
+Transactions that write take turns, as in SQLite: each first takes quiltfn's own lock in PostgreSQL
+and holds it until its commit. So data that a writer has read stays unchanged until it commits, with
+any number of servers: increments of counts and sums are safe, numbers of changes appear in order,
+two starts never get the same epoch, and writers cannot deadlock. This does not slow down a single
+server, which writes in one thread. Several servers share the waits for commits.
 
 A server that shares its database stores nothing once other servers have taken its node over: each
 of its transactions checks the node's epoch once it has the lock.
 
-A server that is alone in its database holds another lock for as long as its connection lasts, so
-that no second server starts. Nodes of a fleet share that lock, and each also locks its name.
+A server that is alone in its database holds another lock while it is connected, so that no second
+server starts. Nodes of a fleet share that lock, and each also locks its name.
 """
 
 import asyncio
@@ -67,26 +67,26 @@ from quiltfn.store.database.tables import REVISION
 T = TypeVar("T")
 
 OLDEST = 15  # the oldest supported major version of PostgreSQL
-# Plans lists and the like for the actual parameters: a tenant may have ten records or ten million.
+# Statements are planned for their actual parameters: a tenant may have ten records or ten million.
 READ = (
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan"
 )
-# Sent in one message with the lock: the transaction sees all that was committed before it.
+# All in one message. The transaction sees everything that was committed before it got the lock.
 WRITE = (
     "BEGIN; SET LOCAL lock_timeout = {wait_ms}; "
     f"SELECT pg_advisory_xact_lock({NAMESPACE}, {WRITER}), pg_current_xact_id()::text"
 )
-# For servers that share a database. It follows the lock, so it sees all earlier commits.
+# For servers that share a database. Runs after the lock was taken, so it sees all earlier commits.
 OWN_EPOCH = "SELECT epoch FROM node WHERE name = {name}"
 WRITE_FENCED = (
     f"{WRITE}; SET LOCAL synchronous_commit = off; SELECT pg_current_xact_id()::text, ({OWN_EPOCH})"
 )
-# Writers release the lock before the disk and a standby have their commit. A second transaction
-# writes a few bytes into the log, so its commit waits for both, and all earlier commits are there
-# then too. The transactions of many servers share that wait.
+# Writers release the lock before their commit is on the disk and on a standby. A second transaction
+# then writes a few bytes into PostgreSQL's log and waits for both, which includes all earlier
+# commits. The transactions of many servers share that wait.
 WAIT_FOR_DISK = "SELECT pg_logical_emit_message(true, 'quiltfn', '')"
 COMMIT_SHARED = f"COMMIT; {WAIT_FOR_DISK}"
-# These values change after a crash and on a promoted standby. There, PostgreSQL reuses numbers of
+# These values change after a crash and on a promoted standby. PostgreSQL then reuses the numbers of
 # transactions that had not reached the disk or the standby.
 LIFE = "pg_postmaster_start_time()::text, (SELECT stats_reset::text FROM pg_stat_archiver)"
 WHAT_BECAME = (
@@ -95,7 +95,7 @@ WHAT_BECAME = (
 )
 FULL_CODE, LOCKED_CODE = "53100", "55P03"
 TRIES, LOOK_AGAIN_S = 3, 0.05
-# A reader waits this long for earlier readers: each of them may need seconds to find out that
+# How long a reader waits for earlier readers: each of them may need seconds to find out that
 # PostgreSQL does not respond.
 READ_WAIT_MAX_S = 10.0
 TABLE_WAIT_MS = 1000
@@ -120,7 +120,7 @@ def setting(connection: Connection, name: str) -> str:
 
 
 def note_life(connection: Connection) -> None:
-    """Stores on the connection which life of PostgreSQL it belongs to."""
+    """Stores the `LIFE` of PostgreSQL on the connection."""
     (connection.info[LIFE],) = run_alone(connection, f"SELECT {LIFE}")
 
 
@@ -138,11 +138,11 @@ def check_usable(connection: Connection) -> None:
 
 
 class NotStored(Exception):
-    """The transaction had no effect for sure; a retry may succeed."""
+    """The transaction certainly had no effect; a retry may succeed."""
 
 
 class PostgresDatabase(Database):
-    """A lost connection is replaced at the next use."""
+    """`Database` in PostgreSQL. A lost connection is replaced at the next use."""
 
     def __init__(
         self,
@@ -153,11 +153,11 @@ class PostgresDatabase(Database):
         node_id: str,
         fleet_id: str = "",
     ) -> None:
-        """Blocks. `data_dir`: has this server's spool and nothing else of the store; so has its
-        reserve, since PostgreSQL's disk is its own. `fleet_id`: the fleet that the server is a node
-        of; empty for none. Raises `StoreBroken` for an invalid URL.
+        """Blocks. `data_dir`: has this server's spool, and a reserve for the spool's disk only.
+        `fleet_id`: the fleet that the server is a node of, or empty. Raises `StoreBroken` for an
+        invalid URL.
         """
-        self.timeline = PostgresTimeline(data_dir)  # of its connections
+        self.timeline = PostgresTimeline(data_dir)  # the timeline of its connections
         self._make = partial(engine, url, password, timeline=self.timeline)
         self._engine, self._fleet_id = self._make(), fleet_id
         super().__init__(DataDirectory(data_dir, has_database=False), busy_timeout_s, node_id)
@@ -197,7 +197,7 @@ class PostgresDatabase(Database):
         await listen(self._listens_with, self.timeline, self.boot.epoch, hear)
 
     async def end_node_session(self, name: str) -> None:
-        """As `Database` says."""
+        """As in `Database`."""
 
         def work(connection: Connection) -> None:
             free_name_lock(connection, name)
@@ -220,7 +220,7 @@ class PostgresDatabase(Database):
             raise StoreUnavailable(NO_ANSWER)
         try:
             return self._look_once(work, within)
-        except NotStored:  # The connection was lost; retry with a new one.
+        except NotStored:  # The connection was lost: retry with a new one.
             pass
         try:
             return self._look_once(work, within)
@@ -243,8 +243,8 @@ class PostgresDatabase(Database):
         try:
             run_alone(reader, READ)
             found = work(reader)
-            # With nothing to commit, COMMIT cannot fail. ROLLBACK would do as well, but psycopg
-            # then forgets all prepared statements, including those of polls.
+            # With nothing to commit, COMMIT cannot fail. ROLLBACK would make psycopg forget all
+            # prepared statements, including those of polls.
             with contextlib.suppress(Exception):
                 run_alone(reader, "COMMIT")
         finally:
@@ -257,15 +257,15 @@ class PostgresDatabase(Database):
         """Sends one message in place of three."""
         try:
             return work(reader)
-        finally:  # Nothing to commit, but SQLAlchemy does not know that.
+        finally:  # SQLAlchemy assumes an open transaction
             with contextlib.suppress(Exception):
                 reader.rollback()
 
     # Writing, in its thread ------------------------------------------------------------------
 
     def _perform(self, work: Work[T], deadline: float, frees: bool) -> T:
-        """Retries while `work` surely was not stored and time is left. There is no reserve on
-        PostgreSQL's disk, so `frees` makes no difference.
+        """While time is left, retries if `work` certainly was not stored. There is no reserve on
+        PostgreSQL's disk, so `frees` has no effect.
         """
         del frees
         problem: Exception | None = None
@@ -296,7 +296,7 @@ class PostgresDatabase(Database):
                     transaction.rollback()
                 raise
         except (exc.DataError, psycopg.DataError) as error:
-            # Leave out the cause: it contains the value.
+            # Without the cause, which contains the value.
             raise Unstorable(reason_of(error)) from None
         except Exception as error:
             self._raise(error, writer)
@@ -316,11 +316,11 @@ class PostgresDatabase(Database):
         life: Sequence[str],
         deadline: float,
     ) -> None:
-        """After a commit that failed or got no response: returns if everything is stored, and
-        raises as `_raise` does if nothing is.
+        """After a commit that failed or got no response: returns if the transaction is stored, and
+        raises as `_raise` does if it isn't.
         """
         fails_alone = not is_lost(writer)
-        if fails_alone:  # Otherwise SQLAlchemy considers the transaction open.
+        if fails_alone:  # Without this, SQLAlchemy considers the transaction open.
             self._close("_writer")
         try:
             if self._was_committed(number, life, deadline):
@@ -332,7 +332,7 @@ class PostgresDatabase(Database):
 
     def _begin(self, writer: Connection, wait_s: float) -> str:
         """Begins a transaction that writes; returns its number. Raises `StoreUnavailable` if other
-        servers have taken the node over: they have ended its work.
+        servers have taken the node over, and so have ended its work.
         """
         if not self._is_shared:
             return str(self._begin_in_turn(writer, WRITE, wait_s)[1])
@@ -345,7 +345,9 @@ class PostgresDatabase(Database):
 
     @staticmethod
     def _begin_in_turn(writer: Connection, begin: str, wait_s: float, **names: str) -> Any:
-        """Returns the row of `begin` once it has the lock; a stuck holder of the lock loses it."""
+        """Runs `begin`, which takes the lock, and returns its row. A stuck holder of the lock loses
+        it.
+        """
         first_s = min(wait_s, STUCK_S + 0.2)
 
         def begun(most_s: float) -> Any:
@@ -355,7 +357,7 @@ class PostgresDatabase(Database):
         try:
             return begun(first_s)
         except psycopg.errors.LockNotAvailable:
-            # Also if no time is left: the next write of this server may have no more either.
+            # End the stuck session even if no time is left now: the next write may have as little.
             run_alone(writer, "ROLLBACK")
             end_stuck_writer(writer)
             if first_s == wait_s:
@@ -387,9 +389,9 @@ class PostgresDatabase(Database):
         return self._writer
 
     def _take_servers_lock(self, connection: Connection, deadline: float) -> None:
-        """Takes the server lock as soon as it is free, and a node also that of its name. PostgreSQL
-        may need a moment to notice that the last holder's connection is lost, or about ten seconds
-        if the holder's machine is down. Raises `StoreUnavailable`.
+        """Takes the server lock, and a node also the lock of its name, as soon as they are free.
+        PostgreSQL may need a moment to notice that the last holder's connection is lost, or about
+        ten seconds if the holder's machine is down. Raises `StoreUnavailable`.
         """
         message = FLEET_SERVER if self._fleet_id else OTHER_SERVER
         while not try_servers_lock(connection, alone=self._is_alone):
@@ -399,21 +401,21 @@ class PostgresDatabase(Database):
             self._end_left_session(connection)
             _wait_until(deadline, SAME_NAME.format(name=self._node_id))
         if self.directory.holds_lock:
-            with contextlib.suppress(OSError):  # on a full disk
+            with contextlib.suppress(OSError):  # the disk may be full
                 self.directory.keep_session(session_of(connection))
 
     def _end_left_session(self, connection: Connection) -> None:
-        """Ends the last session of this directory that had the lock: its server has ended, but
-        something on the way to PostgreSQL may keep the connection open for ever.
+        """Ends the last session of this directory that had the lock. Its server has ended, but a
+        device on the way to PostgreSQL may keep the connection open for ever.
         """
         if self.directory.holds_lock:
             end_session(connection, self.directory.session())
 
     def _was_committed(self, number: str, life: Sequence[str], deadline: float) -> bool:
         """Finds out the outcome of a transaction whose commit got no response. Raises `NotStored`
-        if it has no effect for sure, and `OutcomeUnknown` if that is unknown at the deadline.
-        `life`: PostgreSQL's when the transaction was made. In another life its number may be that
-        of another transaction, while it was lost itself; so only a commit is ambiguous.
+        if it certainly had no effect, and `OutcomeUnknown` if that is unknown at the deadline.
+        `life`: PostgreSQL's `LIFE` when the transaction began. If it has changed, the transaction
+        may be lost and its number reused, so "committed" proves nothing.
         """
         ask = WHAT_BECAME.format(number=f"'{number}'")
         while True:
@@ -434,7 +436,7 @@ class PostgresDatabase(Database):
         raise NotStored("the connection to the database ended before the change was stored")
 
     def _told(self, question: str, deadline: float) -> Sequence[str]:
-        """The only row of a query outside of a transaction."""
+        """The row that a query outside of a transaction returns."""
         writer = self._served(deadline)
         try:
             found: Sequence[str] = run_alone(writer, question)[0]
@@ -456,7 +458,7 @@ class PostgresDatabase(Database):
         except Exception as error:
             if not is_of_database(error):
                 raise
-            # That may change: a retry of the start may succeed.
+            # Not `StoreBroken`, since a retry of the start may succeed.
             message = f"PostgreSQL accepts no connections: {reason_of(error)}"
             raise StoreUnavailable(message) from error
         try:
@@ -484,17 +486,17 @@ class PostgresDatabase(Database):
         if is_server:
             with writer.begin():
                 self._begin(writer, self.busy_timeout_s)
-                compatibility.check(writer)  # A newer one may have started since admission.
+                compatibility.check(writer)  # a newer version may have started meanwhile
                 boot = nodes.next_boot(writer, self._node_id, alone)
                 nodes.register(writer, boot, __version__ if self._fleet_id else "")
             self._boot = boot
             self._name_sessions(writer, boot)
-            with writer.begin():  # otherwise the session would stay in a transaction
+            with writer.begin():  # ends the transaction, too
                 end_sessions_of_past_starts(writer)
 
     def _name_sessions(self, writer: Connection, boot: Boot) -> None:
         """Names this session and later ones after this start, so that other starts can end leftover
-        sessions; leaves the name alone if the URL sets one.
+        sessions. A name in the URL has precedence.
         """
         if self._listens_with["application_name"] != APPLICATION:
             return
@@ -542,7 +544,7 @@ class PostgresDatabase(Database):
             raise StoreBroken(
                 "No server has brought the database up to date yet: start one of this version."
             )
-        # Anyone waiting for a locked table makes others queue behind.
+        # While a migration waits for a locked table, others queue behind it.
         limits = {
             "lock_timeout": TABLE_WAIT_MS,
             "statement_timeout": 0,
@@ -561,8 +563,8 @@ class PostgresDatabase(Database):
         return str(connection.exec_driver_sql(query).scalar())
 
     def _take_over(self, connection: Connection) -> None:
-        """Records which database the spool in the data directory belongs to from now on. Raises
-        `StoreBroken` if it has records of another one.
+        """Records that the spool in the data directory belongs to this database from now on. Raises
+        `StoreBroken` if it has records of another database.
         """
         directory, note = self.directory, self.directory.note
         ours = identity(connection)
@@ -586,12 +588,13 @@ class PostgresDatabase(Database):
             self._raise(error, None)
 
     def _raise(self, error: Exception, connection: Connection | None) -> NoReturn:
-        """Raises the error that the port promises; reraises programming errors unchanged."""
+        """Raises the error that `Database` promises; reraises programming errors unchanged."""
         code = code_of(error)
         is_ours = isinstance(error, exc.IntegrityError | exc.ProgrammingError)
         if (is_ours and code != NOT_ALLOWED) or not is_of_database(error):
             raise error
-        if code == READ_ONLY:  # If the URL has several servers, reconnecting finds a writable one.
+        # if the URL names several servers, a new connection finds a writable one
+        if code == READ_ONLY:
             self._close("_writer")
         if code == FULL_CODE:
             raise DiskFull(f"{FULL} where PostgreSQL is: nothing can be stored") from error
@@ -611,7 +614,7 @@ class PostgresDatabase(Database):
 
 
 def _wait_until(deadline: float, message: str) -> None:
-    """Waits a moment. After the deadline, raises `StoreUnavailable` with `message`."""
+    """Waits a moment, or after the deadline raises `StoreUnavailable` with `message`."""
     if time.monotonic() >= deadline:
         raise StoreUnavailable(message)
     time.sleep(LOOK_AGAIN_S)
@@ -625,7 +628,7 @@ def _read_clock(connection: Connection) -> ClockReading:
 
 
 def identity(connection: Connection) -> int:
-    """A 31-bit number that distinguishes this database from others, of any cluster."""
+    """A 31-bit number that distinguishes this database from all others, in all clusters."""
     query = (
         "SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database())"
         " FROM pg_control_system()"

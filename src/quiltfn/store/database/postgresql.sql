@@ -1,4 +1,4 @@
--- What PostgreSQL says in its own way; see sqlite.sql.
+-- PostgreSQL's own forms of words and statements; see sqlite.sql.
 -- $each = (SELECT json_array_elements_text(CAST({} AS json)) AS value)
 -- $by =
 -- $greatest = greatest
@@ -6,8 +6,8 @@
 -- $row = ctid
 -- $locked = FOR UPDATE SKIP LOCKED
 
--- oldest_ended: the oldest records of each tenant that have an end and an id below the given one.
--- However many wait, the index has those with an end only.
+-- oldest_ended: the oldest ended records of all tenants with lower ids than the given one. The
+-- index has ended records only, so waiting ones cost nothing.
 SELECT oldest.invocation_id
   FROM usage CROSS JOIN LATERAL (
        SELECT invocation_id FROM invocation
@@ -21,14 +21,14 @@ SELECT oldest.invocation_id
 SELECT octet_length(stdout), octet_length(stderr) FROM invocation
  WHERE invocation_id = ? AND function_id = ?;
 
--- part_of_stdout: so many bytes of a record's stdout from one on, the first is 1
+-- part_of_stdout: a part of a record's stdout; the first byte has the number 1
 SELECT substring(stdout FROM CAST(? AS integer) FOR CAST(? AS integer)) FROM invocation
  WHERE invocation_id = ? AND function_id = ?;
 
--- part_of_stderr: so many bytes of a record's stderr from one on, the first is 1
+-- part_of_stderr: a part of a record's stderr; the first byte has the number 1
 SELECT substring(stderr FROM CAST(? AS integer) FOR CAST(? AS integer)) FROM invocation
  WHERE invocation_id = ? AND function_id = ?;
 
--- free_slots: the node holds nothing any more
+-- free_slots: release all slots of a node
 UPDATE slot SET held = CAST(CAST(held AS jsonb) - CAST(:node AS text) AS json)
  WHERE held -> CAST(:node AS text) IS NOT NULL;

@@ -1,7 +1,8 @@
 """A connection to PostgreSQL for short statements that must not wait while records are stored.
 
-It has its own thread and takes no lock of writers. Each statement is a transaction. A statement of
-more than two seconds is cancelled, by PostgreSQL or, if that does not respond, here.
+It has its own thread and takes no lock of writers. Each statement is a transaction. A statement is
+cancelled after two seconds by PostgreSQL, or after three seconds here if PostgreSQL does not
+respond.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from quiltfn.model.errors import StoreUnavailable
 from quiltfn.store.database.postgres_connection import NO_ANSWER, is_lost, is_of_database, reason_of
 
 T = TypeVar("T")
-# How long to wait for earlier work, which may take seconds each if PostgreSQL does not respond.
+# How long to wait for earlier work: each piece may take seconds if PostgreSQL does not respond.
 WAIT_MAX_S = 5.0
 
 
@@ -30,15 +31,15 @@ class QuickConnection:
         self._connection: Connection | None = None
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work`; each of its statements is committed separately. Raises `StoreUnavailable`:
-        the last statement may have been executed or not.
+        """Runs `work`; each of its statements is committed separately. Raises `StoreUnavailable`;
+        the last statement may then have been executed.
         """
         loop, until = asyncio.get_running_loop(), time.monotonic() + WAIT_MAX_S
         return await loop.run_in_executor(self._thread, self._run, work, until)
 
     async def aclose(self) -> None:
         """Closes the connection. Harmless when repeated."""
-        with contextlib.suppress(RuntimeError):  # it was already closed
+        with contextlib.suppress(RuntimeError):  # already closed
             await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
@@ -51,7 +52,7 @@ class QuickConnection:
                 self._connection = self._engine.connect()
             assert self._connection is not None
             found = work(self._connection)
-            self._connection.commit()  # of nothing, but SQLAlchemy has a transaction open
+            self._connection.commit()  # SQLAlchemy assumes an open transaction
             return found
         except Exception as error:
             self._close()

@@ -1,9 +1,10 @@
-"""The hot statements by name. `queries.sql` has those that any database accepts, once words such as
-`$each(:ids)` are replaced as `sqlite.sql` or `postgresql.sql` says. These also have their own forms
-of other statements, under the same names; `fleet.sql` has those of fleets, for PostgreSQL only.
+"""The hot statements by name. `queries.sql` has statements for both databases. Their words such as
+`$each(:ids)` are replaced as defined in `sqlite.sql` or `postgresql.sql`. These files also have
+statements that exist in a form for each database, under the same names. `fleet.sql` has those of
+fleets, for PostgreSQL only.
 
-They are strings that reach the driver unchanged. SQLAlchemy's `text()` would cost 4 µs more for
-each row, a third of the cost of storing a record.
+Statements are strings that reach the driver unchanged. SQLAlchemy's `text()` would cost 4 µs more
+for each row, a third of the cost of storing a record.
 """
 
 import re
@@ -15,10 +16,10 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult
 
 HEADING = re.compile(r"^-- (\w+): ", re.MULTILINE)
-# A word and its meaning, whose {} stands for the argument; and a word in a statement.
+# The definition of a word, with {} for its argument; and a word in a statement.
 MEANING = re.compile(r"^-- \$(\w+) = ?(.*)$", re.MULTILINE)
 WORD = re.compile(r"\$(\w+)(?:\((:?\w+)\))?")
-# A comment, an SQLite placeholder, or a %, which psycopg would take for one of its own.
+# A comment, an SQLite placeholder, or a %, which psycopg would take for its own placeholder.
 PLACEHOLDER = re.compile(r"--[^\n]*|\?|(?<![:\w]):([a-z_]+)\b|%")
 
 
@@ -69,7 +70,9 @@ def sql(connection: Connection, name: str) -> str:
 
 
 def run(connection: Connection, name: str, values: Any = None) -> CursorResult[*tuple[Any, ...]]:
-    """Runs a statement. `values`: by name or by position; a list of them: once for each."""
+    """Runs a statement. `values`: by name or by position; with a list of values, runs it once for
+    each.
+    """
     return connection.exec_driver_sql(sql(connection, name), values)
 
 

@@ -1,7 +1,7 @@
 """A database in one SQLite file.
 
-With one writing connection, writes of this process queue instead of locking each other out. Readers
-see the last commit (write-ahead log) and never wait.
+There is one connection for writing, so writes of this process queue instead of failing at a lock.
+Readers see the last commit (write-ahead log) and never wait.
 """
 
 import asyncio
@@ -37,12 +37,12 @@ from quiltfn.store.database.tables import REVISION
 T = TypeVar("T")
 
 CHECK_ALL_BELOW_BYTES = 64 * 1024 * 1024
-# Version 0.1.0 and older use the second name for their copies, and remove every file of that name
+# Names of copies. Releases up to 0.1.0 use the second name, and remove every file of that name
 # before they refuse a newer schema.
 KEPT, BEFORE = "quiltfn.db.kept-", "quiltfn.db.before-"
 WAL = "PRAGMA journal_mode = WAL"
-# Per connection, in KiB. Frequently used data, such as the audit log, fills the cache within some
-# thousand changes; then its size is stable.
+# Per connection, in KiB. Frequent changes, such as those of the audit log, fill the cache; then its
+# size is stable.
 CACHE_KIB = 2000
 ALWAYS = (
     f"PRAGMA cache_size = -{CACHE_KIB}",
@@ -50,18 +50,18 @@ ALWAYS = (
     "PRAGMA foreign_keys = ON",
     f"PRAGMA journal_size_limit = {64 * 1024 * 1024}",
     # When the log has this many pages, a commit copies it into the database, and later writes wait.
-    # With the default of 1,000 and scattered writes, as of pruning, that takes 20 ms.
+    # With the default of 1,000 and scattered writes, such as those of retention, that takes 20 ms.
     "PRAGMA wal_autocheckpoint = 250",
 )
 # A statement that runs a trigger records the pages that it changes, to undo them if needed. By
-# default SQLite puts what exceeds 64 KiB into a file, page by page. Only for the writer, and after
-# a migration: creating an index sorts its rows there, too.
+# default SQLite writes all beyond 64 KiB into a file, page by page. Set only for the writer, and
+# only after a migration, since creating an index would also sort its rows in memory.
 UNDO_IN_MEMORY = "PRAGMA temp_store = MEMORY"
 BUSY_STEPS = 64
 
 
 class SqliteDatabase(Database):
-    """`quiltfn.db`. There are no other servers to hear of, unless they share the directory."""
+    """The database in `quiltfn.db`. Other servers exist only if they share the directory."""
 
     has_free_pages = True
 
@@ -69,7 +69,7 @@ class SqliteDatabase(Database):
         super().__init__(directory, busy_timeout_s, node_id)
         self._is_registered = False  # whether the epoch of the boot is stored
         self.check = IntegrityCheck(directory.database)
-        self._busy_ms = 0  # as set on the writer
+        self._busy_ms = 0  # the writer's current timeout
         self._writer: Connection
         self._reader: Connection
 
@@ -87,7 +87,7 @@ class SqliteDatabase(Database):
         return await asyncio.get_running_loop().run_in_executor(self._reader_thread, run)
 
     def _perform(self, work: Work[T], deadline: float, frees: bool) -> T:
-        self._check_directory()  # first: without it, the reserve cannot be had either
+        self._check_directory()  # first: the reserve is in the directory, too
         if self.reserve.is_spent and not frees:
             raise DiskFull(REFUSED)
         try:
@@ -107,8 +107,7 @@ class SqliteDatabase(Database):
             changes = driver.total_changes
             with self._writer.begin():
                 result = work(self._writer)
-                # A transaction without changes writes nothing, so that a full disk cannot refuse
-                # it.
+                # A transaction without changes writes nothing, so it succeeds on a full disk.
                 number = self._count() if driver.total_changes != changes else None
         if number is not None:
             self._is_registered = True
@@ -116,8 +115,8 @@ class SqliteDatabase(Database):
         return result
 
     def _wait_at_most(self, seconds: float) -> None:
-        """Sets how long the next statements wait for other processes: rounded down to a step, so
-        that the setting rarely changes.
+        """Sets how long the next statements wait for other processes. The time is rounded down to a
+        step, so that the setting rarely changes.
         """
         step_ms = max(1, int(self.busy_timeout_s * 1000 / BUSY_STEPS))
         busy_ms = max(1, int(seconds * 1000) // step_ms * step_ms)
@@ -129,8 +128,8 @@ class SqliteDatabase(Database):
         return sql.driver(self._writer)
 
     def _count(self) -> int:
-        """Numbers the open transaction; see `sqlite_header.py`. The first one of a server also
-        stores its epoch.
+        """Numbers the open transaction; see `sqlite_header.py`. The first transaction of a server
+        also stores its epoch.
         """
         if self._boot is not None and not self._is_registered:
             nodes.register(self._writer, self._boot)
@@ -192,8 +191,8 @@ class SqliteDatabase(Database):
     def _take_over(self) -> None:
         """Gives the file a new `application_id`, so that no other log is mistaken for its own.
 
-        The note has room for two numbers: the one in the file, and the new one. So the contents of
-        an earlier log are moved into the file first.
+        The note has room for two numbers: the old one and the new one. So the contents of an
+        earlier log are first moved into the file.
         """
         directory, spools = self.directory, self.directory.note.spools
         last, ours = self._number("application_id"), 1 + secrets.randbelow(sqlite_header.NUMBERS)
@@ -207,19 +206,19 @@ class SqliteDatabase(Database):
                 )
                 with self._writer.begin():
                     self._driver().execute(f"PRAGMA application_id = {ours}").close()
-                # On a full disk, keep the space of the log for writes that must succeed there.
+                # On a full disk, keep the space of the log for writes that must succeed then.
                 if self._is_moved_into_file("TRUNCATE" if self.reserve.has_room else "PASSIVE"):
                     owners = ours, ours
         except (exc.DBAPIError, sqlite3.Error) as error:
             if not is_full(error, directory.path):
-                raise  # otherwise keeps the last server's log
+                raise  # on a full disk, the last server's log stays
         directory.mark("open", owners, commit, spools)
         directory.look()
         if directory.note.word == "open" and not self._is_small():
             self.check.start()
 
     def _is_moved_into_file(self, mode: str) -> bool:
-        """Moves the log's contents into the file; False if a reader prevented moving all of them.
+        """Moves the log's contents into the file; returns False if a reader prevented that in part.
         `mode`: TRUNCATE also frees the space of the log.
         """
         command = f"PRAGMA wal_checkpoint({mode})"
@@ -244,7 +243,7 @@ class SqliteDatabase(Database):
     def _make(self) -> None:
         """Creates a database under another name and renames it when it is complete.
 
-        So a start that is killed half-way leaves nothing that looks like a damaged database.
+        So a start that is killed in between leaves no file that looks like a damaged database.
         """
         path, fresh = self.directory.database, Path(f"{self.directory.database}.new")
         for leftover in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm")):
@@ -272,8 +271,8 @@ class SqliteDatabase(Database):
                     f"{path} is in use by another version of quiltfn (stop it first)."
                 )
             copy = self._keep_copy(str(found)) if str(found) < REVISION else None
-            migrate(connection)  # refuses a newer schema, which may need an older copy
-        with connection.begin():  # all rows if the database is small; functions in any case
+            migrate(connection)  # refuses a newer schema, for which the copies are kept
+        with connection.begin():  # checks functions and versions only, unless the database is small
             for bound in ("1",) if self._is_small() else ("function", "version"):
                 result = connection.exec_driver_sql(f"PRAGMA quick_check({bound})").scalar()
                 if result != "ok":
@@ -298,7 +297,7 @@ class SqliteDatabase(Database):
         return copy
 
     def _keep_only(self, copy: str) -> None:
-        """Removes the copies of earlier migrations: this one has left the database whole."""
+        """Removes the copies of earlier migrations, after a successful one."""
         for name in (KEPT, BEFORE):
             for other in self.directory.database.parent.glob(f"{name}*"):
                 if other.name != copy:
@@ -318,7 +317,7 @@ class SqliteDatabase(Database):
     def _engine(self, path: Path, begin: str, *pragmas: str) -> Engine:
         # The driver begins no transactions by itself; `begin` says how each one starts.
         engine = create_engine(
-            URL.create("sqlite", database=str(path)),  # quotes the path
+            URL.create("sqlite", database=str(path)),  # escapes the path
             poolclass=pool.NullPool,
             connect_args={
                 "isolation_level": None,

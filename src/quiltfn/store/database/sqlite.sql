@@ -1,4 +1,4 @@
--- What SQLite says in its own way, hints for its planner included. First, the words of queries.sql.
+-- SQLite's own forms of statements, with hints for its planner. First, the words of queries.sql.
 -- $each = (SELECT value FROM json_each({}))
 -- $by = INDEXED BY {}
 -- $greatest = max
@@ -6,18 +6,18 @@
 -- $row = rowid
 -- $locked =
 
--- oldest_ended: the oldest records of each tenant that have an end and an id below the given one.
--- However many wait, the index has those with an end only.
+-- oldest_ended: the oldest ended records of all tenants with lower ids than the given one. The
+-- index has ended records only, so waiting ones cost nothing.
 SELECT invocation.invocation_id
   FROM usage CROSS JOIN invocation INDEXED BY invocation_of_tenant
  WHERE usage.kind = 'record' AND usage.number > 0 AND invocation.tenant_id = usage.tenant_id
    AND invocation.status NOT IN ('queued', 'running') AND invocation.invocation_id < :before
  LIMIT :most;
 
--- rowid_of_invocation: the number by which SQLite opens a part of a record's row
+-- rowid_of_invocation: the number that SQLite needs to open a part of a record's row
 SELECT rowid FROM invocation WHERE invocation_id = ? AND function_id = ?;
 
--- free_slots: the node holds nothing any more
+-- free_slots: release all slots of a node
 UPDATE slot SET held = (SELECT json_group_object(key, json(value)) FROM json_each(held)
                          WHERE key <> :node)
  WHERE EXISTS (SELECT 1 FROM json_each(held) WHERE key = :node);

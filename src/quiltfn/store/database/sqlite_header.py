@@ -1,8 +1,8 @@
 """Reads two numbers from the headers of the database and its write-ahead log, without SQLite.
 
 `application_id` is a new random number for each start of a server and for each copy that
-`quiltfn backup` makes. `user_version` counts transactions. Both are in page 1, and so also in the
-log: they show whether a log belongs to a file.
+`quiltfn backup` makes. `user_version` counts transactions. Both are in page 1, which is also in the
+log: so they show whether a log belongs to a file.
 
 SQLite's locks belong to the process, and closing any descriptor of a file releases all of them. So
 nothing in this module may be called while this process has a connection to the database.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from quiltfn.store.database.directory import open_own
 
-NUMBERS = 0x7FFF_FFFF  # Both have 31 bits; the count then wraps to 0.
+NUMBERS = 0x7FFF_FFFF  # the maximum of both; after it, the count continues at 0
 MAGIC = b"SQLite format 3\0"
 HEADER, LOG_HEADER, FRAME_HEADER = 100, 32, 24
 
@@ -37,7 +37,9 @@ def in_file(database: Path) -> Numbers | None:
 
 
 def first_in_log(log: Path) -> Numbers | None:
-    """The numbers of the first transaction in the log; None if there is no log or it has none."""
+    """The numbers of the first transaction in the log; None if there is no log or no
+    transaction.
+    """
     try:
         opened = open_own(log, os.O_RDONLY)
     except FileNotFoundError:
@@ -47,7 +49,7 @@ def first_in_log(log: Path) -> Numbers | None:
         if len(head) < LOG_HEADER:
             return None
         (page_size,), salts, at = struct.unpack(">I", head[8:12]), head[16:24], LOG_HEADER
-        # Frames with other salts are left over from before the log was restarted.
+        # Frames with other salts are left over from an earlier use of the log.
         while (frame := os.pread(opened, FRAME_HEADER, at))[8:16] == salts:
             if frame[:4] == b"\0\0\0\0":  # no page number: a hole in the file, of any length
                 return None
@@ -60,7 +62,7 @@ def first_in_log(log: Path) -> Numbers | None:
 
 
 def is_older(number: int, other: int) -> bool:
-    """Whether `number` comes before `other`, even if the count has wrapped in between."""
+    """Whether `number` comes before `other`, even if the count has restarted at 0 in between."""
     return 0 < (other - number) & NUMBERS <= NUMBERS // 2
 
 

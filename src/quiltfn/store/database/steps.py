@@ -1,7 +1,7 @@
 """Finds the rows of a list that pass filters, newest first, within a time limit.
 
-Few rows may pass the filters. A page that reaches the time limit ends early, and the next page
-continues after the last row that was checked.
+Few rows may pass the filters. So a page ends early at the time limit, and the next page continues
+after the last checked row.
 """
 
 import time
@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
-# Index entries that are checked in one step, and the seconds in which further steps may begin.
+# Index entries that one step checks, and the seconds after which no further step begins.
 STEP_ENTRIES, STEPS_S = 20_000, 0.1
 Filters = Callable[[Any], Sequence[ColumnElement[bool]]]
 
@@ -19,8 +19,8 @@ def matching(
     connection: Connection, rows: Select[Any], filters: Filters, limit: int, before: str
 ) -> tuple[list[str], str | None]:
     """The ids of up to `limit` rows below the id `before`, and the id after which the list
-    continues; None: there are no more. `rows`: selects the column `id`, by which the list is
-    ordered, and the columns that `filters` use.
+    continues; None: the list ends. `rows`: selects the column `id`, by which the list is ordered,
+    and the columns that `filters` use.
     """
     own = rows.selected_columns
     until, found, at = time.monotonic() + STEPS_S, list[str](), before

@@ -1,4 +1,4 @@
-"""The tables as the code uses them. `migrations/` creates them, and a test compares the two."""
+"""The tables as the code uses them. `migrations/` creates the tables, and a test compares both."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -37,7 +37,7 @@ from quiltfn.model.version import Version, VersionSpec
 from quiltfn.ports import FunctionCounters, StoredFunction, TenantFunctions
 
 VERSIONS = Path(__file__).parents[1] / "migrations" / "versions"
-# The newest revision, by the names of the files: a start with the newest schema need not import
+# The newest revision, according to file names. So a start with the newest schema need not import
 # Alembic, which takes longer than opening the database.
 REVISION = max(path.name[1:5] for path in VERSIONS.glob("r????_*.py"))
 
@@ -68,8 +68,8 @@ def owner() -> list[Column[Any]]:
 
 
 def partial_index(name: str, condition: str, *columns: str) -> Index:
-    """An index of the rows that meet the condition. It is for SQLite only: PostgreSQL's indices
-    come from migrations, and naming the condition for it would import the whole dialect.
+    """An index of the rows that meet the condition. Only for SQLite: PostgreSQL's indices come from
+    migrations, and a condition for PostgreSQL would import its whole dialect.
     """
     return Index(name, *columns, sqlite_where=text(condition))
 
@@ -117,7 +117,7 @@ version = table(
     *optional(Text, "description"),
     *required(BigInteger, "created_at"),
     *required(Text, "handler", "runtime"),
-    # A snapshot of the whole runtime: later changes to the name don't change the version.
+    # `pinned`: the runtime snapshot.
     *required(JSON, "pinned", "environment"),
     *optional(Text, "working_directory"),
     *required(Integer, "memory_limit_mb"),
@@ -157,21 +157,21 @@ compatibility = table(
     *keys("oldest_version"),
 )
 
-# The nodes of a fleet that have reported the files of an image on their disks.
+# The nodes of a fleet that have the files of an image on their disks.
 image_copy = table(
     "image_copy",
     *keys("digest", "node"),
 )
 
-# function_id is no foreign key: a record may be written after its function was deleted, and the
-# records of a deleted function are removed later, in steps.
+# function_id is no foreign key: a record may be written after its function was deleted, and records
+# of a deleted function are removed later, in steps.
 invocation = table(
     "invocation",
     *keys("invocation_id"),
     *required(Text, "tenant_id", "function_id", "function_name", "execution_node_id", "status"),
     *optional(BigInteger, "started_at", "ended_at", "duration_ms"),
     *optional(Integer, "exit_code"),
-    # Bytes. Records from before schema 0008 have text here; SQLite allows both in one column.
+    # Bytes; but text in records from before schema 0008, as SQLite allows both in one column.
     Column("stdout", Text().with_variant(LargeBinary(), "postgresql"), nullable=False),
     Column("stderr", Text().with_variant(LargeBinary(), "postgresql"), nullable=False),
     *optional(Text, "error_message"),
@@ -187,7 +187,8 @@ invocation = table(
     *optional(Integer, "http_status"),
     *optional(JSON, "end_cause"),
     # The last two columns are not fields of a record: the boot of `execution_node_id` that wrote
-    # it, and the bytes that it counts in `usage`; the default is that of a record without output.
+    # it, and the bytes that it counts in `usage`; the default is the size of a record without
+    # output.
     *required(BigInteger, "epoch", default="0"),
     *required(BigInteger, "size_bytes", default="600"),
     # Ids are UUIDv7, so their order is chronological. The other columns let filters use only the
@@ -197,8 +198,7 @@ invocation = table(
         *("function_id", "invocation_id", "status", "cold_start", "duration_ms"),
         *("source", "version"),
     ),
-    # For retention, fast with any number of waiting rows, and for the list of a tenant's
-    # invocations.
+    # For retention, however many rows are waiting, and for the list of a tenant's invocations.
     partial_index(
         "invocation_of_tenant",
         "status NOT IN ('queued', 'running')",
@@ -245,7 +245,8 @@ node = table(
     *required(JSON, "report", default="'{}'"),
 )
 
-# One row if the database is a fleet's. `quiltfn fleet init` makes it; see `store/fleet/init.py`.
+# One row if the database belongs to a fleet, created by `quiltfn fleet init`; see
+# `store/fleet/init.py`.
 fleet = table("fleet", *keys("id"))
 
 # For each function, the maximum instances on all nodes of a fleet, and the slots of each node:
@@ -264,7 +265,7 @@ change = table(
     *required(Text, "kind", "tenant_id", "object_id"),
 )
 
-# Deleted functions with records that are not removed yet.
+# Deleted functions whose records are not all removed yet.
 deletion = table("deletion", *keys("function_id"))
 
 # At most one row, the state of the clock. See `model/trusted_time.py`.
@@ -293,7 +294,8 @@ api_key = table(
     UniqueConstraint("prefix", name="api_key_prefix"),
 )
 
-# One row. The transaction of every change to a key increases it, so that other processes notice.
+# One row. Every change of a key increases the number in its transaction, so that other processes
+# notice the change.
 key_revision = table(
     "key_revision",
     Column("id", Integer, primary_key=True),
@@ -313,7 +315,7 @@ idempotent_answer = table(
     Index("idempotent_answer_age", "made_at"),
     # Bodies that may be removed to free space, oldest first.
     partial_index("idempotent_answer_with_body", "length(body) > 0", "tenant_id", "made_at"),
-    # A start finds these rows without reading every body.
+    # For starts, which must find these rows without reading every body.
     partial_index("idempotent_answer_running", "status IS NULL", "made_at"),
 )
 
@@ -344,9 +346,9 @@ operation = table(
 )
 
 # Unfinished asynchronous invocations. The record is in `invocation`, the input in `input`.
-# `attempts`: how many were claimed so far. `epoch`: 0 while it waits; otherwise the boot of the
-# node that claimed it. `machine_boot_id`: the boot of that node's kernel. `is_begun`: whether its
-# attempt counts as started even without a record of it.
+# `attempts`: how many were claimed so far. `epoch`: 0 while the invocation waits; otherwise the
+# epoch of the node that claimed it. `machine_boot_id`: the boot of that node's kernel. `is_begun`:
+# the attempt counts as started even without a record of its start.
 work = table(
     "work",
     *keys("invocation_id"),
@@ -367,7 +369,7 @@ work_count = table(
     *required(BigInteger, "number"),
 )
 
-# Stored inputs. `environment` is JSON, and so is its plain text if `is_encrypted`.
+# Stored inputs. `environment` is JSON, encrypted if `is_encrypted`.
 input_table = table(
     "input",
     *keys("invocation_id"),
@@ -378,7 +380,7 @@ input_table = table(
     *optional(Text, "traceparent"),
     *required(Boolean, "is_encrypted", default="0"),
     *required(BigInteger, "size_bytes"),
-    # Last, because SQLite reads through a long value to reach the columns after it.
+    # These come last, because SQLite reads long values to reach the columns after them.
     *optional(LargeBinary, "payload", "environment"),
     Index("input_of_tenant", "tenant_id", "invocation_id", "size_bytes"),
     Index("input_of_function", "function_id"),
@@ -396,7 +398,7 @@ attempt = table(
     *required(Text, "execution_node_id"),
     *required(Boolean, "cold_start"),
     *optional(Integer, "version"),
-    # The end of each stream, of an attempt with a successor. The last attempt's is in the record.
+    # The end of each stream, if another attempt followed. The record has the last attempt's output.
     *optional(LargeBinary, "stdout", "stderr"),
     *optional(JSON, "end_cause"),
 )
@@ -476,8 +478,8 @@ schedule_run = table(
 )
 
 # The statistics of a function's invocations between `start` (Unix seconds) and `step_s` later. They
-# outlive the records, and the function. `stats`: a `model.stats.CallStats`. The order of the key's
-# columns keeps the rows of all functions of a tenant within a time together.
+# outlive the records and the function. `stats`: a `model.stats.CallStats`. The order of the key's
+# columns keeps rows together that have the same tenant and time.
 call_stats = table(
     "call_stats",
     *keys("tenant_id"),
@@ -490,8 +492,8 @@ call_stats = table(
     sqlite_with_rowid=False,
 )
 
-# Invocations of deleted functions that `call_stats` includes, kept for some minutes: they have no
-# record that would show this when the journal is read again.
+# Invocations of deleted functions that `call_stats` includes, kept for some minutes: no record
+# shows this if the journal is read again.
 counted_call = table(
     "counted_call",
     *keys("invocation_id"),
@@ -507,7 +509,7 @@ function_url = table(
     *required(JSON, "url"),
 )
 
-# The tenants that have ever had a URL: a path keeps its tenant for good.
+# The tenants that have ever had a URL, so that no other tenant gets their paths.
 url_tenant = table("url_tenant", *keys("tenant_id"))
 
 # A row for each alias of a function. `alias`: a `model.alias.Alias`.
@@ -528,7 +530,7 @@ tenant_quota = table(
 )
 
 COUNTER_COLUMNS = FunctionCounters.__struct_fields__
-# Without `share_us` (added to statistics), `outcome` (carried out), and `own_message`.
+# Without `share_us`, which is added to statistics, `outcome`, which is applied, and `own_message`.
 INVOCATION_COLUMNS = Invocation.__struct_fields__[:-3]
 OUTPUT_COLUMNS = ("stdout", "stderr")
 STATUS_AT = INVOCATION_COLUMNS.index("status")
@@ -558,7 +560,7 @@ def read_counters(row: RowMapping) -> FunctionCounters:
 
 
 def read_stored(row: RowMapping) -> StoredFunction:
-    """A function with its counters and, from columns named version_…, its current version."""
+    """A function with its counters and its current version, whose columns are named version_…."""
     return StoredFunction(
         function=convert({n: row[n] for n in Function.__struct_fields__}, Function),
         version=read_version(row, "version_"),
@@ -610,7 +612,7 @@ def owned_by(boot: tuple[str, int, bool]) -> dict[str, Any]:
 
 
 def row_of(item: msgspec.Struct) -> dict[str, Any]:
-    """The columns of a struct without bytes, each field in the column of its name."""
+    """A struct without bytes as a row, with each field in the column of its name."""
     row: dict[str, Any] = msgspec.to_builtins(item)
     return row
 

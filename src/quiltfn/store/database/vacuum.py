@@ -1,8 +1,7 @@
 """Returns free pages of the database to the disk, in steps of a millisecond.
 
-New rows can reuse free pages, so some are left: a tenth of the file, or 16 MiB. On a full disk none
-are left. A database that was created without incremental vacuum keeps its size, but its free pages
-are reused as well.
+A tenth of the file, or 16 MiB, stays free for new rows; on a full disk nothing does. A database
+that was created without incremental vacuum keeps its size, but new rows reuse its free pages.
 """
 
 import time
@@ -45,7 +44,7 @@ def vacuum_some(connection: Connection, to_the_last: bool = False) -> bool:
     until = time.perf_counter() + STEP_S
     while (surplus := _pragma(connection, "freelist_count") - slack) > 0:
         pages = min(surplus, PAGES_AT_A_TIME)
-        # SQLite moves a page each time the next row, an empty one, is fetched.
+        # SQLite moves one page for each row fetched; the rows are empty.
         driver(connection).execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
         if time.perf_counter() >= until:
             return True

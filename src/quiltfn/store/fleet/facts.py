@@ -42,12 +42,12 @@ SELECT count(*) FROM pg_stat_activity
 
 @dataclass(frozen=True, kw_only=True)
 class FleetFacts:
-    """`latency_s`: of a statement, both ways. `clock_off_s`: how far the database's clock is ahead
-    of this machine's, within half the latency. `revision`: of the database's tables; `known`: the
-    newest that this quiltfn has. `oldest`: the oldest version of quiltfn that may use them.
-    `foreign_tables`: tables that the role does not own. `connections_max`: the maximum for the
-    role; `connections_of_others`: how many other databases have now. `standbys`: how many follow
-    it. `members`: all nodes that have ever been present.
+    """`latency_s`: a statement's, both ways. `clock_off_s`: how far the database's clock is ahead
+    of this machine's, give or take half the latency. `revision`: that of the database's tables;
+    `known`: the newest one of this quiltfn. `oldest`: the oldest version of quiltfn that may use
+    the tables. `foreign_tables`: tables that the role does not own. `connections_max`: the maximum
+    for the role; `connections_of_others`: current connections to other databases. `standbys`: their
+    number. `members`: all nodes that have ever been present.
     """
 
     settings: Mapping[str, str]
@@ -68,7 +68,7 @@ def read_facts(
     url: str, password: str | None, fleet_id: str, unix: Callable[[], float]
 ) -> FleetFacts:
     """`unix`: this machine's clock, in Unix seconds. Raises `StoreBroken` if the database does not
-    respond, or is not that fleet's.
+    respond or belongs to another fleet.
     """
     try:
         with engine(url, password).connect() as connection:
@@ -105,7 +105,7 @@ def _read(connection: Connection, unix: Callable[[], float]) -> FleetFacts:
 
 
 def _members(connection: Connection) -> list[Member]:
-    """By the columns that the table has: another version of quiltfn may have made it."""
+    """Reads only columns that exist: another version of quiltfn may have created the table."""
     there = {one["name"] for one in inspect(connection).get_columns(tables.node.name)}
     wanted = [one for one in tables.node.c if one.name in there & set(Member.__struct_fields__)]
     if tables.node.c.version.name not in there:

@@ -10,7 +10,7 @@ from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database
 
 table, copy = tables.image_copy, tables.image_copy.c
-# A change of a node's images belongs to no tenant.
+# The tenant in changes of a node's images, which belong to no tenant.
 NO_TENANT = ""
 
 

@@ -3,7 +3,7 @@
     present ──leave──▶ left ──take over──▶ gone ──a start──▶ present, with another epoch
        └──────── no beat, take over ────────▲
 A heartbeat is one statement on its own connection, so that it never waits behind records. A
-take-over is a transaction in turn with other writers.
+take-over is a transaction that waits its turn among other writers.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ _report = msgspec.json.Decoder(Report).decode
 
 
 class SqlMembers:
-    """The nodes of a fleet in the store. Every method raises `StoreUnavailable` if the store does
-    not respond within some seconds. Heartbeats never wait behind records that are being stored.
+    """The nodes of a fleet in the store. All methods raise `StoreUnavailable` if the store does not
+    respond within some seconds. Heartbeats never wait behind records that are being stored.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class SqlMembers:
         return self._database.boot.node_id
 
     async def register(self, address: str, report: Report) -> Member:
-        """Publishes the address and facts of this node, whose start has stored its epoch and
-        version. Raises `NodeRemoved`.
+        """Publishes the address and facts of this node. Its epoch and version are already stored.
+        Raises `NodeRemoved`.
         """
         fields = msgspec.to_builtins(report)
         found = await self._change_own({"address": address, "report": fields})
@@ -65,7 +65,8 @@ class SqlMembers:
 
     async def beat(self, report: Report) -> Member | None:
         """Sends this node's heartbeat and its load; returns its row. None: another start of the
-        node, or a take-over, has ended its epoch. It then owns nothing in the store.
+        node, or a take-over, has ended the epoch, so this server owns nothing in the store any
+        more.
         """
         return await self._change_own(
             {"beat": node.beat + 1, "report": msgspec.to_builtins(report)}
@@ -102,9 +103,9 @@ class SqlMembers:
         return found
 
     async def set_state(self, name: str, state: NodeState) -> Member | None:
-        """Sets the state that an operator wants of a node, which learns it at its next heartbeat;
-        returns its row. None: there is no such node. A removed node stays removed; its row is
-        returned unchanged.
+        """Sets the state that an operator wants for a node, and returns the node's row; the node
+        reads the state at its next heartbeat. None: there is no such node. A removed node stays
+        removed; its row is returned unchanged.
         """
         this = node.name == name, node.version != ""
         change = update(table).where(*this, node.state != NodeState.REMOVED.value)
@@ -117,14 +118,13 @@ class SqlMembers:
         return await self._quickly(work)
 
     async def leave(self) -> None:
-        """This node has released all that it had, and sends no more heartbeats. Harmless when
-        repeated, and if it owns nothing any more.
+        """Stores that this node has released everything and sends no more heartbeats. Harmless when
+        repeated, and if the node was taken over.
         """
         await self._change_own({"presence": Presence.LEFT.value, "report": {}})
 
     async def take_over(self, seen: Member) -> TakenOver | None:
-        """Ends everything of the node's epoch, if the node is still as it was `seen`; None: it is
-        not.
+        """Ends everything of the node's epoch, unless the node has changed since `seen` (None).
 
         In one transaction: the node gets another epoch, its unfinished invocations are
         `interrupted`, work that it had claimed is retried or dead-lettered by each function's
@@ -136,12 +136,12 @@ class SqlMembers:
             lambda connection: take_over(connection, seen, now, self._lost_answer)
         )
         if found is not None:
-            with contextlib.suppress(StoreUnavailable):  # nothing else waits for that
+            with contextlib.suppress(StoreUnavailable):  # a failure has no effect on the take-over
                 await self._database.end_node_session(seen.name)
         return found
 
     async def _change_own(self, values: dict[str, Any]) -> Member | None:
-        """Changes the row of this node if its epoch still owns it."""
+        """Changes the row of this node if its epoch has not ended."""
         boot = self._database.boot
         mine = node.name == boot.node_id, node.epoch == boot.epoch
         change = update(table).where(*mine, node.presence == Presence.PRESENT.value)

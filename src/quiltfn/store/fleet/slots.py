@@ -1,8 +1,8 @@
 """Slots of functions, in the database shared by the nodes of a fleet.
 
-A row for each function has the maximum and, as JSON, the slots of each node. So one row decides,
-and one statement updates it: see `hold_slots` in fleet.sql. `SqlStore` writes the maximum, in the
-transaction that changes the function.
+A row for each function has the maximum and, as JSON, the slots of each node. So one row has all
+data for a decision, and one statement decides: `hold_slots` in fleet.sql. `SqlStore` writes the
+maximum, in the transaction that changes the function.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from quiltfn.store.database.database import Quickly
 from quiltfn.store.database.sql import execute, run
 from quiltfn.store.database.tables import as_json
 
-# How many locked rows a statement waits for, a second each, before it leaves out the rest.
+# How many locked rows a statement waits for, a second each, before it skips further locked ones.
 LOCKED_MAX = 2
 TAKEN_OVER = "node {name} has been taken over: its epoch {epoch} is over"
 
@@ -27,8 +27,8 @@ class SqlSlots:
     """The store's decision on how many instances each node may have (`model/slots.py`). `quickly`:
     uses a connection that does not wait behind records.
 
-    Every method raises `StoreUnavailable`. The request of `hold` may then have been granted: the
-    node repeats it or reads, and until then assumes the lesser of the two numbers.
+    All methods raise `StoreUnavailable`. A failed `hold` may still have been granted: until the
+    node repeats it or reads the slots, it assumes the smaller of the old and the new number.
     """
 
     def __init__(self, quickly: Quickly) -> None:
@@ -39,13 +39,13 @@ class SqlSlots:
         self, node: NodeEpoch, wants: Mapping[str, int]
     ) -> Mapping[str, FunctionSlots | None]:
         """Requests a total number of slots for each function, by its id. Grants as many as the
-        other nodes leave; the node keeps what it has even if all exceed the maximum, and always
-        returns slots beyond its request. Harmless when repeated, and without effect if a later
-        request of this node arrives first.
+        other nodes leave. The node keeps slots that it has, even if all nodes together exceed the
+        maximum, and releases those beyond its request. Harmless when repeated, and without effect
+        if a later request of this node arrives first.
 
         Returns the slots of each function, None if it was deleted. Leaves out functions whose rows
-        stayed locked; if that is all of them, raises `StoreUnavailable`. Raises `NotAMember` if the
-        epoch is not the node's; the node then holds nothing.
+        stayed locked; if all did, raises `StoreUnavailable`. Raises `NotAMember` if the node's
+        epoch has ended: it then holds nothing.
         """
         turns = {function_id: next(self._turns) for function_id in wants}
 
@@ -91,8 +91,9 @@ class SqlSlots:
 
 
 def free(connection: Connection, node: str) -> None:
-    """Releases all slots of a node that has stopped using them: in the transaction that raises its
-    epoch and has locked its row for update, so that no slot is granted to it meanwhile.
+    """Releases all slots of a node that has stopped using them. Call it in the transaction that
+    raises the node's epoch and has locked its row for update, so that the node gets no slot
+    meanwhile.
     """
     run(connection, "free_slots", {"node": node}).close()
 

@@ -1,7 +1,7 @@
 """Ends and frees everything that an unreachable node had, in one transaction.
 
-The same code runs when a node starts and finds what its earlier boots left. But here the spool of
-the node cannot be read, so work that it had claimed counts as begun.
+The same code runs when a node starts, for unfinished rows of its earlier boots. But in a take-over
+the spool of the node cannot be read, so work that it had claimed counts as started.
 """
 
 from sqlalchemy import Connection, func, select, update
@@ -22,8 +22,8 @@ node = tables.node.c
 def take_over(
     connection: Connection, seen: Member, now: StartTime, lost_answer: bytes
 ) -> TakenOver | None:
-    """As `SqlMembers` says. `now`: by the clock of whoever takes over. `lost_answer`: the response
-    that repetitions of an idempotent request get if the node ran its call.
+    """See `SqlMembers.take_over`. `now`: by the clock of the node that takes over. `lost_answer`:
+    the response to repetitions of idempotent requests that the node was executing.
     """
     as_seen = (
         node.name == seen.name,
@@ -31,18 +31,18 @@ def take_over(
         node.beat == seen.beat,
         node.presence == seen.presence.value,
     )
-    # FOR UPDATE conflicts with a lock on the row's key, which an UPDATE would not: transactions
-    # that hold one end first, and later ones see the new epoch.
+    # FOR UPDATE, unlike an UPDATE, conflicts with locks on the row's key: transactions that hold
+    # such a lock end first, and later ones see the new epoch.
     locked = select(node.name).where(*as_seen).with_for_update()
     if connection.execute(locked).first() is None:
         return None
     epoch = connection.execute(select(func.max(node.epoch))).scalar_one() + 1
     change = update(tables.node).where(node.name == seen.name)
-    # The report is emptied, since it would otherwise be read with every heartbeat, for ever.
+    # The report is emptied, so that it isn't read with every heartbeat from now on.
     gone = change.values(epoch=epoch, presence=Presence.GONE.value, report={})
     connection.execute(gone).close()
     slots.free(connection, seen.name)
-    # As if the node had started again, with that epoch, and had ended at once.
+    # The boot of a start that didn't happen: all of the node's rows are from before it.
     boot = Boot(seen.name, epoch, is_alone=False)
     ended = work_recovery.recover(
         connection, boot, now, is_spool_whole=False, why=work_recovery.TAKEN_OVER

@@ -69,8 +69,8 @@ class SqlAliases:
     ) -> None:
         """Replaces the alias `known`; if that is None, creates it; if `alias` is None, removes it.
 
-        Raises `NotFound` if the function was deleted, and `Outdated` if the alias has changed
-        meanwhile, or as `check_others`.
+        Raises `NotFound` if the function was deleted, `Outdated` if the alias has changed
+        meanwhile, and the errors of `check_others`.
         """
         this = row.c.function_id == function_id, row.c.name == name
         found = select(row.c.alias).where(*this)
@@ -78,7 +78,8 @@ class SqlAliases:
         def work(connection: Connection) -> None:
             changes.record_of_function(connection, ChangeKind.ALIAS, function_id)
             stored = connection.execute(found).scalar()
-            # Compare all of it: an alias that was removed and created again has the same revision.
+            # Compares all fields: an alias that was removed and created again may have the same
+            # revision.
             if (None if stored is None else convert(stored, Alias)) != known:
                 raise Outdated
             if alias is not None:

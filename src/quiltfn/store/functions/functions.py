@@ -42,7 +42,9 @@ class SqlStore:
     """
 
     def __init__(self, database: Database, remove_some: Work[bool]) -> None:
-        """`remove_some`: removes some data of deleted functions; whether there may be more."""
+        """`remove_some`: removes some data of deleted functions; returns whether there may be
+        more.
+        """
         self.database, self._remove_some = database, remove_some
         self._sweeping: asyncio.Task[None] | None = None
         self._to_sweep = False
@@ -71,7 +73,9 @@ class SqlStore:
         return found[0] if found else None
 
     async def newest_change(self) -> int:
-        """The number of the newest change. Read it before `load`, then follow from there."""
+        """The number of the newest change. Read it before `load`, and then follow changes after
+        it.
+        """
         return await self.database.read(changes.newest)
 
     async def changes(self, since: int, limit: int = 1000) -> ChangePage:
@@ -82,7 +86,9 @@ class SqlStore:
         return await self.database.read(lambda connection: changes.since(connection, since, limit))
 
     async def create(self, function: Function, version: Version) -> None:
-        """Stores both. Raises `Conflict` if the tenant has a function of that name."""
+        """Stores a function and its version. Raises `Conflict` if the tenant has a function of that
+        name.
+        """
 
         def work(connection: Connection) -> None:
             connection.execute(insert(tables.function), tables.row_of(function))
@@ -100,8 +106,9 @@ class SqlStore:
         move: Callable[[Alias], Alias] | None = None,
         limits: VersionLimits = LIMITS,
     ) -> Function:
-        """Stores the changed function and, if given, its new version, in one transaction; applies
-        `move` to each of its aliases in it. `limits`: of its versions, once there is a new one.
+        """In one transaction, stores the changed function and its new version, if given, and
+        applies `move` to each of its aliases. `limits`: if there is a new version, those of its
+        versions.
 
         Returns the function with its new revision. Raises `Outdated`, a `Conflict`, unless
         `function.revision` is the newest, and `NotFound` if it was deleted.
@@ -110,7 +117,7 @@ class SqlStore:
         this = columns.id == function.id
         change = update(tables.function).where(this, columns.revision == function.revision)
         there = select(columns.id).where(this)
-        # Skip the update if the maximum is unchanged: nodes of a fleet lock the row to start an
+        # No update if the maximum is unchanged, since nodes of a fleet lock the row to start an
         # instance.
         slots, most = tables.slot.c, function.max_instances
         scale = update(tables.slot).where(
@@ -137,8 +144,8 @@ class SqlStore:
         return saved
 
     async def delete(self, function_id: str) -> None:
-        """Removes the function, its versions and its records. Its name is free at once. From now on
-        its records are invisible and its work is not claimed; they are removed in the background.
+        """Removes the function and its versions. Its name is free at once, its records are
+        invisible and its work is not claimed. Records and work are removed in the background.
         """
 
         this = tables.function.c.id == function_id
@@ -159,15 +166,15 @@ class SqlStore:
     async def versions(
         self, function_id: str, after: str | None = None, limit: int = 1000
     ) -> Page[Version]:
-        """Up to `limit` versions, newest first, after the one with the id `after`. Long versions
-        shorten a page; it has at least one.
+        """Up to `limit` versions, newest first, after the one with the id `after`. If versions are
+        long, a page has fewer, but at least one.
         """
         return await self.database.read(
             lambda connection: read_versions(connection, function_id, after, limit)
         )
 
     async def version(self, function_id: str, number: int) -> Version | None:
-        """One version, or None."""
+        """One version; None if there is none with that number."""
         return await self.database.read(
             lambda connection: read_version(connection, function_id, number)
         )
@@ -217,7 +224,7 @@ class SqlStore:
     async def _remove_records(self) -> None:
         """Removes the data of deleted functions in steps; others can write in between."""
         while self._to_sweep:
-            self._to_sweep = False  # a deletion during this pass sets it again
+            self._to_sweep = False  # a deletion during this pass sets it to True
             left = True
             while left:
                 remove = partial(self.database.write, self._remove_some, frees=True)
@@ -236,7 +243,7 @@ def with_version() -> Select[tuple[Any, ...]]:
 
 
 def read_functions(connection: Connection, query: Select[tuple[Any, ...]]) -> list[StoredFunction]:
-    """The functions. Raises `StoreBroken` if a version is missing."""
+    """The functions that the query finds. Raises `StoreBroken` if a version is missing."""
     rows = connection.execute(query).mappings().all()
     for row in rows:
         if row["version_id"] is None:
@@ -247,7 +254,7 @@ def read_functions(connection: Connection, query: Select[tuple[Any, ...]]) -> li
 def read_versions(
     connection: Connection, function_id: str, after: str | None, limit: int
 ) -> Page[Version]:
-    """Some versions of a function, newest first. Reads no further rows."""
+    """Some versions of a function, newest first. Reads only as many rows as needed."""
     columns = tables.version.c
     query = select(tables.version).where(columns.function_id == function_id)
     if after is not None:

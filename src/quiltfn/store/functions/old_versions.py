@@ -15,9 +15,9 @@ from quiltfn.model.version import no_version
 from quiltfn.store.database import tables
 
 row = tables.version.c
-# Bytes of a version besides its texts; and how many of the newest versions always stay.
+# Bytes of a version besides its texts; and the number of newest versions that always stay.
 VERSION_BYTES, NEWEST_KEPT = 1024, 2
-# The most that one change removes, so that others can write; the next change continues.
+# The maximum that one change removes, so that others can write. The next change continues.
 REMOVED_MAX = 500
 
 
@@ -30,7 +30,7 @@ def check_there(connection: Connection, function_id: str, number: int) -> None:
 
 def remove(connection: Connection, function: Function, limits: VersionLimits) -> None:
     """Removes versions of a function above its limits, after it got a new version. Raises
-    `RateLimited` if those that must stay exceed the limit in bytes.
+    `RateLimited` if the versions that must stay exceed the limit in bytes.
     """
     size = VERSION_BYTES + func.octet_length(row.handler)
     for column in (row.environment, row.pinned):

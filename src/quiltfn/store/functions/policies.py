@@ -26,7 +26,7 @@ class SqlPolicies:
     async def load(
         self, only: Collection[str] | None = None
     ) -> Sequence[tuple[str, AsyncPolicy | None, RecordPolicy | None]]:
-        """The policies of each function that has any of its own. `only`: of these function ids."""
+        """The policies of each function that has its own. `only`: for these function ids."""
         query = select(row).order_by(row.c.function_id)
         if only is not None:
             query = query.where(row.c.function_id.in_(only))
@@ -48,7 +48,7 @@ class SqlPolicies:
         await self._save(function_id, {"async_policy": stored(policy)})
 
     async def save_record(self, function_id: str, policy: RecordPolicy | None) -> None:
-        """The same for the record policy."""
+        """As `save_async`, for the record policy."""
         await self._save(function_id, {"record_policy": stored(policy)})
 
     async def _save(self, function_id: str, values: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from quiltfn.store.database import changes, tables
 from quiltfn.store.database.database import Database
 
 table, held = tables.runtime, tables.tenant_image
-# The images in the runtimes and the versions of each tenant; null for those without one.
+# The images of each tenant's runtimes and versions; null for a runtime without an image.
 named = union_all(
     *(select(table.c.tenant_id, table.c[kind].label("image")) for kind in IMAGES),
     *(
@@ -44,9 +44,9 @@ class SqlRuntimes:
         return await self._database.read(work)
 
     async def save(self, tenant_id: str, runtime: Runtime) -> bool:
-        """Adds or replaces the runtime of that name, unless it has an image that the tenant lacks;
-        returns whether it did. The base image may be one of all tenants. Versions keep their
-        runtime snapshots.
+        """Adds or replaces the runtime of that name. If it has an image that the tenant lacks, does
+        nothing and returns False. The base image may be one that all tenants share. Versions keep
+        their runtime snapshots.
         """
         this = (table.c.tenant_id == tenant_id) & (table.c.name == runtime.name)
         mine, any_of = (tenant_id,), (tenant_id, SHARED)
@@ -101,8 +101,9 @@ class SqlTenantImages:
         return await self._database.read(lambda c: tables.read_all(c, query, TenantImage))
 
     async def add(self, image: TenantImage, quota_bytes: int | None = None) -> bool:
-        """Gives the tenant the image, unless all of its images would then count more than
-        `quota_bytes`; returns whether it now has it. A tenant keeps an image that it had already.
+        """Adds the image to the tenant's, unless all of them would then count more than
+        `quota_bytes`; returns whether the tenant has the image. An image that the tenant already
+        has stays.
         """
         this = (held.c.tenant_id == image.tenant_id) & (held.c.digest == image.digest)
         theirs = select(func.coalesce(func.sum(held.c.counted_bytes), 0)).where(
@@ -122,8 +123,9 @@ class SqlTenantImages:
         return await self._database.write(work)
 
     async def remove(self, tenant_id: str, digest: str) -> bool:
-        """Takes the image from the tenant, unless a runtime or a version of the tenant, or for
-        `SHARED` of any tenant, has it. Returns whether the tenant is now without it.
+        """Removes the image from the tenant's, unless a runtime or a version of the tenant uses it;
+        for `SHARED`, those of all tenants count. Returns whether the tenant is now without the
+        image.
         """
         this = (held.c.tenant_id == tenant_id) & (held.c.digest == digest)
         uses = named.c.image == digest

@@ -33,7 +33,7 @@ class SqlUrls:
         return await self._database.read(work)
 
     async def tenants(self) -> Sequence[str]:
-        """The tenants that have ever had a URL: no other tenant may get their paths."""
+        """The tenants that have ever had a URL, and whose paths no other tenant may get."""
         query = select(tables.url_tenant.c.tenant_id)
         return await self._database.read(lambda c: c.execute(query).scalars().all())
 

@@ -1,4 +1,4 @@
-"""The schema's history, and how to walk it. Importing this imports Alembic, which takes a while."""
+"""The migrations of the schema. Importing this module imports Alembic, which takes a while."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from sqlalchemy import Connection
 from quiltfn.store.database.directory import StoreBroken
 from quiltfn.store.database.sql import driver
 
-# What PostgreSQL's history begins with; the revisions behind it are for both databases.
+# The first revision for PostgreSQL; later revisions are for both databases.
 BASELINE = "0013"
 
 
 def config(connection: Connection | None = None) -> Config:
-    """Alembic's settings, without a settings file: where the revisions are, and the connection."""
+    """Alembic's configuration, without a file: the place of the revisions, and the connection."""
     settings = Config(attributes={"connection": connection})
     settings.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     settings.set_main_option("path_separator", "os")
@@ -25,12 +25,12 @@ def config(connection: Connection | None = None) -> Config:
 
 
 def head() -> str | None:
-    """The newest revision there is."""
+    """The newest revision of this release."""
     return ScriptDirectory.from_config(config()).get_current_head()
 
 
 def is_known(revision: str) -> bool:
-    """Whether this quiltfn has that revision, and those before it."""
+    """Whether this release has that revision and those before it."""
     try:
         ScriptDirectory.from_config(config()).get_revision(revision)
     except CommandError:
@@ -39,16 +39,18 @@ def is_known(revision: str) -> bool:
 
 
 def upgrade(connection: Connection) -> None:
-    """Walks to the newest revision in one transaction, so that a kill half-way leaves the old one.
+    """Migrates to the newest revision in one transaction, so that a kill leaves the old one.
 
-    Raises `StoreBroken` if the database has a revision that is not known here.
+    Raises `StoreBroken` if the database has an unknown revision.
     """
     with connection.begin():
         upgrade_in(connection)
 
 
 def upgrade_in(connection: Connection) -> None:
-    """Likewise in a transaction of the caller's. An empty PostgreSQL begins with `BASELINE`."""
+    """As `upgrade`, in the caller's transaction. An empty PostgreSQL database begins with
+    `BASELINE`.
+    """
     found = MigrationContext.configure(connection).get_current_revision()
     if found is not None and not is_known(found):
         raise StoreBroken(

@@ -1,4 +1,6 @@
-"""Run by Alembic, not imported: migrates over the connection that `upgrade` was given."""
+"""Alembic runs this file, which is not imported: migrates with the connection given to
+`upgrade`.
+"""
 
 from alembic import context
 

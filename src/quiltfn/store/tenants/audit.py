@@ -21,7 +21,7 @@ FREES = (".delete", ".revoke", ".remove")
 
 
 class SqlAudit:
-    """The audit log: every request that changed something, or was not allowed to."""
+    """The audit log: all requests that changed something, or were refused a change."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -34,8 +34,8 @@ class SqlAudit:
         await self._database.write(lambda c: c.execute(insert(audit), row).close(), frees=frees)
 
     async def query(self, query: AuditQuery) -> Page[AuditEntry]:
-        """Entries, newest first. If few of very many match, a page may have fewer than `limit`, or
-        none, and still a cursor. A bad cursor raises `Unprocessable`.
+        """Entries, newest first. If few of very many entries match, a page may have fewer than
+        `limit`, or none, and still a cursor. Raises `Unprocessable` for an invalid cursor.
         """
         # Ids are UUIDv7, so their order is the order of time.
         start = BEFORE_EVERY_ID if query.since is None else first_id(query.since)
@@ -44,12 +44,12 @@ class SqlAudit:
         return await self._database.read(lambda connection: page(connection, query, start, before))
 
     async def prune(self, before: int) -> int:
-        """Removes entries from before that time, in small steps; returns how many."""
+        """Removes entries that are older than that time, in small steps; returns their number."""
         return await self._database.delete([audit.c.id], audit.c.at < before)
 
 
 def page(connection: Connection, query: AuditQuery, start: str, before: str) -> Page[AuditEntry]:
-    """The matching entries with ids below `before` and from `start` on. It ends early after its
+    """The matching entries with ids below `before` and from `start` on. The page ends early at its
     time limit.
     """
     rows = select(audit.c.id, audit.c.action, audit.c.credential, audit.c.object_id)

@@ -1,4 +1,6 @@
-"""Keeps audit log and operations within their limits: removes the oldest of the largest tenant."""
+"""Keeps audit log and operations within their limits: removes the oldest rows of the largest
+tenant.
+"""
 
 from sqlalchemy import Column, Connection, delete, select
 

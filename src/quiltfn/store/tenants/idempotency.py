@@ -1,7 +1,7 @@
 """The responses to idempotent requests, in the database.
 
-Beyond a limit in bytes the oldest bodies are removed. Their rows stay, so that a repetition is
-refused and not executed.
+Beyond a limit in bytes, the oldest bodies are removed. Their rows stay, so that a repetition is
+refused instead of executed.
 
 A row is made before its request is executed and completed afterwards:
     (absent) ──reserve──▶ running ──complete──▶ answered ──24 h──▶ (absent)
@@ -38,7 +38,7 @@ from quiltfn.store.database.nodes import Boot, of_earlier_boots
 from quiltfn.store.database.sql import run
 from quiltfn.store.tenants import usage
 
-# A step removes at least LEAST, so that no request is refused because the machine is busy.
+# A step removes at least LEAST bodies, so that no request is refused because the machine is busy.
 KEPT_S, STEP_S, LEAST = 24 * 3600, 0.002, 16
 
 answer = tables.idempotent_answer
@@ -52,14 +52,15 @@ class SqlIdempotencyStore:
 
     def __init__(self, database: Database, bound: StorageLimit = NO_BOUND) -> None:
         self._database, self._bound = database, bound
-        # The body for requests that an earlier start left, until it is stored for each of them.
+        # The body for requests that an earlier start left unfinished, until their rows have it.
         self._interrupted: bytes | None = None
 
     async def start(self, interrupted: bytes) -> None:
-        """Stores the error body `interrupted` for each request that this server's last start left.
+        """Stores the error body `interrupted` for each unfinished request of this server's last
+        start.
 
         The request may have been executed, so a repetition must not execute it again. On a full
-        disk `reserve` returns the body at once, and it is stored when there is space. Raises
+        disk `reserve` already returns the body, which is stored when there is space. Raises
         `StoreBroken` for a tool beside a server.
         """
         boot, self._interrupted = self._database.boot, interrupted
@@ -79,9 +80,9 @@ class SqlIdempotencyStore:
         return and_(answer.c.status.is_(None), is_own)
 
     def _is_running(self, request: IdempotentRequest) -> ColumnElement[bool]:
-        """Whether this start of the server made the row for this request, which has no response
-        yet. This server may have released the key without learning of its success, and another
-        server may then have reserved it.
+        """Whether this start of the server made the row for this request, and has not stored a
+        response in it. A release of the key may have succeeded without this server's knowledge, and
+        another server may then have reserved it.
         """
         return and_(self._is_own(), answer.c.body_digest == request.body_digest)
 
@@ -93,13 +94,14 @@ class SqlIdempotencyStore:
         headers: Mapping[str, str] = NO_HEADERS,
         again: bool = False,
     ) -> StoredResponse | None:
-        """Reserves the key for a first request (None: go ahead) or returns the existing row, in one
+        """Reserves the key for a first request (returns None), or returns the existing row, in one
         step.
 
-        It is on disk before this returns, so a crash cannot execute the request twice. `now`:
+        The row is on disk before this returns, so a crash cannot execute the request twice. `now`:
         trusted time; `made_at`: the row's time stamp, if different. A request that still runs keeps
-        its key. `headers`: of the response if the server ends first. `again`: this server may have
-        reserved the key before, without learning of its success; that request does not run.
+        its key. `headers`: those of the response if the server ends first. `again`: an earlier
+        reservation by this server may have succeeded without its knowledge; that request is not
+        running.
         """
         unused = is_expired(now)
         if again:
@@ -110,7 +112,8 @@ class SqlIdempotencyStore:
         row |= tables.owned_by(self._database.boot)
 
         def work(connection: Connection) -> StoredResponse | RateLimited | CapacityFull | None:
-            # The transaction has the write lock from its start, so no other writer intervenes.
+            # The transaction has the write lock from its start, so no other writer can come in
+            # between.
             connection.execute(expired)
             found = tables.read_one(connection, select(answer).where(at(request)), StoredResponse)
             if found is not None:
@@ -118,7 +121,7 @@ class SqlIdempotencyStore:
             connection.execute(insert(answer), row)
             self._make_room(connection)
             refused = self._refused(connection, request.tenant_id)
-            if refused is not None:  # Keep the removals made for it.
+            if refused is not None:  # A refusal commits, too, so that the removals stay.
                 connection.execute(delete(answer).where(at(request)))
             return refused
 
@@ -130,7 +133,7 @@ class SqlIdempotencyStore:
     def _as_ended(
         self, connection: Connection, request: IdempotentRequest, found: StoredResponse
     ) -> StoredResponse:
-        """The row's response, or the one that the start could not store in it."""
+        """The row's response, or the error body that the start could not store in it yet."""
         if self._interrupted is None or found.status is not None:
             return found
         left = is_left(self._database.boot)
@@ -144,13 +147,13 @@ class SqlIdempotencyStore:
         """Stores the response to the first request. Does nothing if the key now belongs to another
         request.
 
-        It may use the reserve of a full disk, since the request was accepted.
+        May use the reserve of a full disk, since the request was accepted.
         """
         change = update(answer).where(at(request), self._is_running(request))
         values = {"status": status, "headers": headers, "body": body}
 
         def work(connection: Connection) -> None:
-            # As parameters: SQLAlchemy's cache keeps values that are part of a statement.
+            # As parameters, since SQLAlchemy's cache keeps values that are part of a statement.
             connection.execute(change, values)
             self._make_room(connection)
 
@@ -170,10 +173,10 @@ class SqlIdempotencyStore:
                 return
 
     def _refused(self, connection: Connection, tenant_id: str) -> RateLimited | CapacityFull | None:
-        """Why the key that was just reserved must be released, or None.
+        """The reason for refusing the key that was just reserved, or None.
 
-        It must be if the tenant, or all tenants together, are over the limit and no stored response
-        is left to remove.
+        Called after removing stored responses: the tenant, or all tenants, may still be over the
+        limit.
         """
         has = usage.of_tenant(connection, usage.ANSWER, tenant_id)
         if 0 < self._bound.tenant < has:
@@ -192,7 +195,7 @@ class SqlIdempotencyStore:
         await self._database.write(lambda c: c.execute(removal).close(), frees=True)
 
     async def prune(self, now: int) -> int:
-        """Removes responses older than 24 hours, in small steps; returns how many."""
+        """Removes responses older than 24 hours, in small steps; returns their number."""
         key = (answer.c.tenant_id, answer.c.method, answer.c.path, answer.c.key)
         return await self._database.delete(key, is_expired(now))
 
@@ -204,15 +207,15 @@ def is_left(boot: Boot) -> ColumnElement[bool]:
 
 
 def answer_left(connection: Connection, boot: Boot, interrupted: bytes) -> int:
-    """Stores the error body `interrupted` for each request that earlier boots of a server left;
-    returns how many.
+    """Stores the error body `interrupted` for each request that earlier boots of a server left
+    unfinished; returns their number.
     """
     values = {"status": LOST_STATUS, "body": interrupted}
     return connection.execute(update(answer).where(is_left(boot)).values(values)).rowcount
 
 
 def at(request: IdempotentRequest) -> ColumnElement[bool]:
-    """Whether a row has this request's key, whatever the body."""
+    """Whether a row has this request's key, even with another body."""
     return and_(
         answer.c.tenant_id == request.tenant_id,
         answer.c.method == request.method,

@@ -25,9 +25,9 @@ from quiltfn.store.database.database import Database
 
 
 class SqlKeys:
-    """API keys, including revoked and expired ones. Raises `StoreUnavailable` as the store does.
+    """API keys, including revoked and expired ones. Raises `StoreUnavailable`.
 
-    `quiltfn keys` changes them beside a running server, which notices that by `revision`.
+    `quiltfn keys` changes keys beside a running server, which notices changes by `revision`.
     """
 
     def __init__(self, database: Database) -> None:
@@ -36,7 +36,7 @@ class SqlKeys:
     def change_token(self) -> object:
         """A value that differs after every change by any process, except on a full disk.
 
-        It takes a microsecond, does not query the database and never raises.
+        Reading it takes a microsecond, does not query the database and never raises.
         """
         return self._database.directory.keys_token()
 
@@ -66,10 +66,10 @@ class SqlKeys:
         return Page(items, to_cursor(items[-1].id) if len(found) > limit else None)
 
     async def add(self, key: Key, first_scope: Scope | None = None) -> Key:
-        """Stores a new key and returns it. The very first key gets `first_scope`, if given: exactly
-        one of several simultaneous ones. Raises `RateLimited` if the tenant has `TENANT_KEYS_MAX`
-        valid keys, and `CapacityFull` if all tenants have `KEYS_MAX`. Keeps the same number of
-        invalid keys, the newest. Raises `Conflict` if there is a key with its id or prefix.
+        """Stores a new key and returns it. The very first key, exactly one of several simultaneous
+        ones, gets `first_scope`, if given. Raises `RateLimited` if the tenant has `TENANT_KEYS_MAX`
+        valid keys, and `CapacityFull` if all tenants have `KEYS_MAX`. Keeps as many invalid keys,
+        the newest ones. Raises `Conflict` if there is a key with its id or prefix.
         """
         any_key = select(tables.api_key.c.id).limit(1)
 
@@ -89,7 +89,7 @@ class SqlKeys:
             raise Conflict("there is a key of this id or prefix already; make another") from error
 
     async def revoke(self, key: Key, now: int) -> Key:
-        """Permanently revokes a key and returns it as stored. The first revocation counts. Raises
+        """Permanently revokes a key and returns it as stored. Repetitions change nothing. Raises
         `NotFound` for an unknown key.
         """
         this = tables.api_key.c.id == key.id
@@ -103,7 +103,7 @@ class SqlKeys:
                 raise NotFound("there is no key with this id")
             return revoked
 
-        # It frees nothing, but revocation must succeed on a full disk too.
+        # `frees`, because a revocation must succeed on a full disk, too.
         return await self._database.write(
             work, self._database.directory.mark_keys_changed, frees=True
         )

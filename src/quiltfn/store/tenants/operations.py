@@ -27,8 +27,8 @@ class SqlOperations:
         self._refused: deque[str] = deque(maxlen=REFUSED_KEPT)
 
     async def add(self, operation: Operation) -> Operation | None:
-        """Stores the operation (None), or returns the tenant's earlier one with its idempotency
-        key.
+        """Stores the operation (returns None), or returns the tenant's earlier one with its
+        idempotency key.
         """
         earlier = select(table).where(
             table.c.tenant_id == operation.tenant_id,
@@ -65,8 +65,8 @@ class SqlOperations:
         await self._database.write(lambda c: c.execute(removal).close(), frees=True)
 
     async def finish_interrupted(self, ended: Sequence[Operation]) -> None:
-        """Stores the ends of operations, at a start. On a full disk `add` and `get` return them at
-        once, and they are stored when there is space.
+        """Stores the ends of operations, at a start. On a full disk `add` and `get` already return
+        these ends, which are stored when there is space.
         """
         self._ended = {one.operation_id: one for one in ended}
 
@@ -80,13 +80,13 @@ class SqlOperations:
         await self._database.write_or_put_off(work, stored)
 
     async def interrupted(self) -> Sequence[Operation]:
-        """Operations that were running when the last start of this server ended."""
+        """Operations that the last start of this server left running."""
         boot = self._database.boot
         return await self._database.read(lambda connection: left_by(connection, boot))
 
     async def prune(self, before: int) -> int:
-        """Removes operations that ended and were created before that time; returns how many. Times
-        are Unix seconds.
+        """Removes ended operations that were created before that time, in Unix seconds; returns
+        their number.
         """
         key = table.c.operation_id
         return await self._database.delete(
@@ -105,7 +105,7 @@ class SqlOperations:
 
 
 def left_by(connection: Connection, boot: Boot) -> list[Operation]:
-    """Operations that were running when earlier boots of a server ended."""
+    """Operations that earlier boots of a server left running."""
     left = of_earlier_boots(boot, table.c.node_id, table.c.epoch)
     query = select(table).where(table.c.status == "running", left)
     return tables.read_all(connection, query, Operation)

@@ -21,7 +21,7 @@ class SqlQuotas:
         self._database = database
 
     async def load(self, only: Collection[str] | None = None) -> Mapping[str, TenantQuota]:
-        """All quotas, by tenant id. `only`: of these tenants."""
+        """All quotas, by tenant id. `only`: for these tenants."""
         query = select(row) if only is None else select(row).where(row.c.tenant_id.in_(only))
 
         def work(connection: Connection) -> dict[str, TenantQuota]:
@@ -33,8 +33,9 @@ class SqlQuotas:
     async def change(
         self, tenant_id: str, change: Callable[[TenantQuota | None], TenantQuota | None]
     ) -> TenantQuota | None:
-        """Replaces a tenant's quota by the result of `change`, atomically, and returns that; None:
-        no quota. `change` may be called several times, in another thread; what it raises is raised.
+        """Replaces a tenant's quota by the result of `change`, atomically, and returns the new one;
+        None: no quota. `change` may be called several times, in another thread. Its exceptions are
+        raised.
         """
         this = select(row.c.quota).where(row.c.tenant_id == tenant_id)
 

@@ -1,8 +1,8 @@
 """The number of rows of each tenant, their bytes, and the tenants that must remove some.
 
 `usage` has one row for each kind and tenant. Triggers, made by the migrations, update it in the
-transaction that changes the counted rows, so counting never reads them. A migration that recreates
-one of these tables must recreate its triggers.
+transaction that changes the counted rows, so counting reads no rows. A migration that recreates one
+of these tables must recreate its triggers.
 """
 
 from enum import Enum
@@ -19,7 +19,7 @@ RECORD_BYTES = 600  # the size of a record without its output, including index e
 
 class Kind(NamedTuple):
     """`table`: has the counted rows. `may_go`: the SQL condition of rows that can be removed or
-    shortened; empty: all.
+    shortened; empty: all rows.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Unit(Enum):
 
 
 class Surplus(NamedTuple):
-    """The amount that a tenant must remove, in the unit."""
+    """The amount that a tenant must remove, in `unit`."""
 
     tenant_id: str
     unit: Unit
@@ -77,8 +77,8 @@ def surpluses(
 
     No tenant may exceed the limit per tenant. If the total exceeds the common limit, the largest
     tenants are cut to one level, chosen so that the total meets the limit; a tenant below that
-    level removes nothing. A tenant without removable rows (`Kind.may_go`) is left out, and the
-    others make up for it.
+    level removes nothing. A tenant without removable rows (`Kind.may_go`) is left out, and other
+    tenants remove more instead.
     """
     dialect, named = connection.dialect.name, {"kind": kind.name}
     most, whole = connection.exec_driver_sql(_whole(dialect, unit), named).one()

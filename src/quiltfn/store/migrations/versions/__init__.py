@@ -1,1 +1,1 @@
-"""One module per revision, oldest first. A released one is never edited."""
+"""One module per revision, oldest first. What a released revision does never changes."""

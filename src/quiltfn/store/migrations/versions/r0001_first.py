@@ -1,4 +1,4 @@
-"""Functions, versions and invocations."""
+"""Creates functions, versions and invocations."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Keys, first answers of idempotent requests, the audit trail and controlled operations."""
+"""Adds keys, responses to idempotent requests, the audit log and operations."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Runtimes of an operator, and in every version the runtime it was made with."""
+"""Adds an operator's runtimes, and to every version a snapshot of its runtime."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -6,7 +6,7 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
-# Every version so far was a command line on the host image.
+# All earlier versions are command lines on the host image.
 SHELL = (
     '{"id": "shell", "name": "shell", "kind": "shell", "image": null, "host": "", "command": [], '
     '"environment": {}, "isolation": "crun", "network": "none", "writable_paths": [], '

@@ -1,4 +1,4 @@
-"""Where the time of a call went, kept with its record; unknown of those so far."""
+"""Adds timelines to records; existing records have none."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""How many records of calls there are: counted once, here, and kept up from now on."""
+"""Adds the number of records, which is counted here once and updated from now on."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Runtimes and images belong to a tenant; those that were there stay everybody's."""
+"""Assigns runtimes and images to tenants; existing ones stay available to all tenants."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -6,7 +6,7 @@ from alembic import op
 revision = "0006"
 down_revision = "0005"
 
-# Whose what an operator has made for all tenants is, and what says that nobody has measured it.
+# The tenant of shared runtimes and images, and the size of images whose size is unknown.
 SHARED, NOT_MEASURED = "", -1
 
 

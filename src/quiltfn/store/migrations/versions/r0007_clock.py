@@ -1,4 +1,4 @@
-"""What is known of the wall clock over a restart."""
+"""Adds the state of the wall clock, which survives restarts."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,7 @@
-"""Output of calls as bytes, and how much of it was dropped.
+"""Stores output as bytes, and the number of dropped bytes.
 
-What was stored so far is text and stays as it is: a column of SQLite holds both, and rewriting
-every record could take an hour.
+Existing output stays text: a column of SQLite can have both, and rewriting every record could take
+an hour.
 """
 
 import sqlalchemy as sa

@@ -1,7 +1,6 @@
-"""How many bytes each tenant's rows take: counted once, here, and kept up by triggers from now on.
+"""Adds the bytes of each tenant's rows, counted here once and then by triggers.
 
-Records that are there have their output where only reading all of it would tell its size; they
-count as if they had none, until they are removed.
+Existing records count as if they had no output, since finding its size would require reading it.
 """
 
 import sqlalchemy as sa
@@ -10,7 +9,7 @@ from alembic import op
 revision = "0009"
 down_revision = "0008"
 
-# What a row takes: kind, table, size in SQL of a row called ROW, columns that may change it.
+# The sizes of rows: kind, table, size of the row ROW in SQL, columns that change the size.
 KINDS = (
     ("record", "invocation", "ROW.size_bytes", "size_bytes"),
     (

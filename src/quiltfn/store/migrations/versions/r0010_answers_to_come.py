@@ -1,5 +1,5 @@
-"""An answer that is still to come counts what its headers will take, and how many records there are
-is in `usage` alone.
+"""Counts the future headers of pending idempotent responses, and keeps the number of records only
+in `usage`.
 """
 
 from alembic import op

@@ -1,8 +1,8 @@
-"""What a store needs that several servers may use, and what a record says of accepted work.
+"""Prepares the store for several servers, and records for asynchronous invocations.
 
-Functions have a revision, and every change has a number, so that other servers can follow it. A
-boot of a node, known by its epoch, owns its unfinished calls, keys and operations. What exists
-already gets epoch 0, which is before every boot.
+Functions get a revision, and every change gets a number, so that other servers can follow it. A
+boot of a node, known by its epoch, owns its unfinished invocations, keys and operations. Existing
+rows get epoch 0, which is before every boot.
 """
 
 from typing import Any

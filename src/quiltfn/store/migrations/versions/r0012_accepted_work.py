@@ -1,5 +1,5 @@
-"""Accepted work: its queue, inputs, attempts, dead letters and deliveries, policies of functions,
-and schedules. A record says how its two streams interleave.
+"""Adds asynchronous invocations (queue, inputs, attempts, dead letters, deliveries), policies of
+functions, and schedules. Records get the order in which their two streams were written.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ def upgrade() -> None:
 
 
 def index_ended() -> None:
-    """Keep waiting records, of which there may be many from now on, out of retention's index."""
+    """Exclude waiting records, which may be many from now on, from retention's index."""
     has_end = sa.text("status NOT IN ('queued', 'running')")
     op.drop_index("invocation_of_tenant", "invocation")
     op.create_index(
@@ -105,7 +105,9 @@ def count_work() -> None:
 
 
 def count_inputs() -> None:
-    """Count inputs like the other kinds of `usage`. Inputs never change."""
+    """Count inputs like the other kinds of `usage`, but without updates, since inputs never
+    change.
+    """
     op.execute(
         "CREATE TRIGGER input_added AFTER INSERT ON input BEGIN "
         "INSERT INTO usage VALUES ('input', NEW.tenant_id, NEW.size_bytes, 1) "

@@ -1,5 +1,5 @@
-"""What calls came to over time, URLs of functions, quotas of tenants, lists of all calls, and names
-of keys.
+"""Adds statistics of invocations, URLs of functions, quotas of tenants, lists of all invocations,
+and names of keys.
 """
 
 import sqlalchemy as sa
@@ -35,7 +35,9 @@ def upgrade() -> None:
 
 
 def index_calls() -> None:
-    """Every filter of a list of calls works on an index alone, of one function or of a tenant."""
+    """Indices that contain all columns for filters, for lists of one function's or one tenant's
+    invocations.
+    """
     filters = ["cold_start", "duration_ms", "source", "version"]
     of_function, of_tenant = ["function_id", "invocation_id"], ["tenant_id", "invocation_id"]
     parent = ["parent_invocation_id", "invocation_id"]

@@ -1,4 +1,4 @@
-"""Which fleet the database belongs to, if it belongs to one."""
+"""Adds the fleet that the database belongs to, if any."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -7,7 +7,7 @@ revision = "0014"
 down_revision = "0013"
 
 
-# As all other text there, compared by its bytes.
+# Compared by its bytes, as all other text in PostgreSQL.
 TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 

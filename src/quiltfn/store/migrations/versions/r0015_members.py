@@ -1,4 +1,4 @@
-"""Nodes of a fleet: their beats, what they report, and what an operator wants of them."""
+"""Adds to nodes of a fleet their heartbeats, their reports, and the states that operators set."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""How many instances of each function the nodes of a fleet may have together, and hold."""
+"""Adds the slots of functions: the maximum in a fleet, and those of each node."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Which node of a fleet has the files of which image."""
+"""Adds the images that each node of a fleet has."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The oldest version of quiltfn that may use the database."""
+"""Adds the oldest version of quiltfn that may use the database."""
 
 import sqlalchemy as sa
 from alembic import op

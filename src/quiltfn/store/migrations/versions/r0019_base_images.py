@@ -1,4 +1,4 @@
-"""The root file system of a runtime, and the program of it that runs handlers."""
+"""Adds the base image of a runtime, and its program that runs handlers."""
 
 import sqlalchemy as sa
 from alembic import op

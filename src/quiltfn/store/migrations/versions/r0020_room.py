@@ -1,4 +1,4 @@
-"""What sandboxes of a runtime may use of processes, /tmp, files and descriptors."""
+"""Adds a runtime's limits of processes, /tmp, files and descriptors in a sandbox."""
 
 import sqlalchemy as sa
 from alembic import op

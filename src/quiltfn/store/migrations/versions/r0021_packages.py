@@ -1,4 +1,4 @@
-"""The packages of a runtime, which are an image of their own."""
+"""Adds the packages of a runtime, which are a separate image."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The aliases of functions, by which calls name versions."""
+"""Adds the aliases of functions."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Why the server changed something by itself, in the audit log."""
+"""Adds to audit entries why the server changed something by itself."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Which tenants have ever had a URL, so that no other tenant gets their paths."""
+"""Adds the tenants that have ever had a URL, so that no other tenant gets their paths."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The status of the HTTP response that a handler gave."""
+"""Adds the HTTP status of a handler's response."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What the object of a change was called, in the audit log."""
+"""Adds the names of changed objects to the audit log."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What an attempt wrote that another one followed."""
+"""Adds the output of attempts that were followed by another attempt."""
 
 import sqlalchemy as sa
 from alembic import op

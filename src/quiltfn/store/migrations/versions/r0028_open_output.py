@@ -1,4 +1,4 @@
-"""The records without an end that have output of attempts, which retention can take."""
+"""Adds an index of unfinished records with output of attempts, which retention can remove."""
 
 import sqlalchemy as sa
 from alembic import op

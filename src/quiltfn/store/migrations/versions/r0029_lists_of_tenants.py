@@ -1,4 +1,4 @@
-"""Dead letters and deliveries of all functions of a tenant, newest first."""
+"""Adds indices for lists of a tenant's dead letters and deliveries, newest first."""
 
 from alembic import op
 

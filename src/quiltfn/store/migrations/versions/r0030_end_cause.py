@@ -1,4 +1,4 @@
-"""Why invocations and attempts at them didn't succeed, as data."""
+"""Adds the causes of failed invocations and attempts as data."""
 
 import sqlalchemy as sa
 from alembic import op

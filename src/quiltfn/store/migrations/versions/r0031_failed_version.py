@@ -1,4 +1,4 @@
-"""The new version of a function that cannot serve, which its error message names."""
+"""Adds the new version of a function that could not start, which its error message is about."""
 
 import sqlalchemy as sa
 from alembic import op

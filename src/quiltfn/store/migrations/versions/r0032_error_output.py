@@ -1,4 +1,4 @@
-"""What a program wrote last, beside the sentence of a function's error instead of behind it."""
+"""Stores a program's last output separately from a function's error message."""
 
 import sqlalchemy as sa
 from alembic import op
