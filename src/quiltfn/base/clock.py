@@ -9,8 +9,8 @@
 
 `ids.py` creates ids whose order never goes back.
 
-Nodes that share a database use its clock, so that times of different machines are never compared:
-`unix` is then the database's time, and `trusted` follows it.
+Nodes that share a database use the database's clock, so that times of different machines are never
+compared: `unix` is then the database's time, and `trusted` follows it.
 """
 
 import time
@@ -39,11 +39,13 @@ class ClockStore(Protocol):
         """Replace the saved state."""
 
     async def newest_id(self) -> str:
-        """The greatest id in the store; empty if the store is."""
+        """The greatest id in the store; "" if the store is empty."""
 
 
 class ResumableClock(Clock, Protocol):
-    """A clock whose trusted time survives a restart. `resumed`: the state that it started from."""
+    """A clock whose trusted time survives a restart. `resumed`: the saved state given to
+    `resume`.
+    """
 
     resumed: ClockState | None
 
@@ -51,14 +53,14 @@ class ResumableClock(Clock, Protocol):
         """Continue from the saved state of trusted time."""
 
     def go_by(self, reading: ClockReading) -> None:
-        """Follow another machine's clock from now on, instead of this one's wall clock."""
+        """From now on, follow another machine's clock instead of this machine's wall clock."""
 
     def observe(self) -> bool:
         """Call it a few times a minute. Returns whether `state` has changed and must be saved."""
 
     @property
     def jump_s(self) -> float:
-        """Seconds from trusted time to the wall clock; 0: it has not jumped."""
+        """Seconds from trusted time to the wall clock; 0: the wall clock has not jumped."""
 
     def state(self) -> ClockState:
         """The state to save for the next start."""
@@ -71,7 +73,7 @@ class SystemClock:
     _wall = staticmethod(time.time)
 
     def __init__(self) -> None:
-        self._reference: float | None = None  # the other machine's time when this one booted
+        self._reference: float | None = None  # the other machine's time at the boot of this one
         self._boot_id = BOOT_ID.read_text().strip()
         self.resume(None)
 
@@ -87,7 +89,7 @@ class SystemClock:
 
     def go_by(self, reading: ClockReading) -> None:
         booted_at = reading.unix_s - (self._ran() - (self.now() - reading.at))
-        # Small differences come from the reading, not from the clocks.
+        # Small differences are errors of the reading, not of the clocks.
         known = self._reference
         if known is None or abs(booted_at - known) > max(TOLERANCE_S, reading.error_s):
             self._reference = booted_at

@@ -1,6 +1,6 @@
 """Maps the kernel's names of CPU architectures (`uname -m`) to those in images."""
 
-# Images use the names of Go. Architectures that are not listed have the same name in both.
+# Images use Go's names. Architectures that are not listed have the same name for the kernel and Go.
 _IN_IMAGES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 

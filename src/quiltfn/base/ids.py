@@ -14,13 +14,13 @@ _millisecond, _count, _begin = 0, 0, ""
 
 
 def new_id() -> str:
-    """A UUIDv7 that is greater than all that this process created before, and than the argument of
+    """A UUIDv7 that is greater than all earlier ones of this process and than the argument of
     `continue_behind`.
     """
     global _millisecond, _count, _begin
     now = unix_ms()
     if now > _millisecond or _count == _COUNT_MAX:
-        # After a clock was set back, or too many ids in a millisecond, count up from the last one.
+        # If the clock was set back, or a millisecond has too many ids, count up from the last id.
         _millisecond, _count = max(now, _millisecond + 1), 0
         digits = f"{_millisecond:012x}"
         _begin = f"{digits[:8]}-{digits[8:]}-7"
@@ -32,8 +32,8 @@ def new_id() -> str:
 
 
 def continue_behind(last_id: str) -> None:
-    """From now on every new id is greater than `last_id`, whatever the clock shows. A process that
-    continues the data of another one calls this before it creates ids.
+    """From now on every new id is greater than `last_id`, even if the clock is behind. A process
+    that continues another process's data calls this before it creates ids.
     """
     global _millisecond, _count
     made_ms = made_at_ms(last_id)

@@ -1,8 +1,8 @@
 """Immutable objects that are created with keyword arguments, like frozen dataclasses.
 
 `dataclasses` generates and compiles code for each class, which takes half a millisecond per class
-at a start, and loading it takes some five more. Creating an object takes longer here, so these
-classes are for objects that are created once.
+at a start; importing it takes some five milliseconds. Creating objects of the classes here takes
+longer, so they are for objects that are created once.
 """
 
 from typing import Any, Self, dataclass_transform
@@ -11,7 +11,7 @@ NOTHING = object()
 
 
 class _ByKeywords:
-    """The attributes are the annotations of the class and of all bases; values in a class are
+    """The attributes are the annotated names of the class and all bases; values in a class are
     defaults.
     """
 
@@ -49,7 +49,7 @@ class _ByKeywords:
 @dataclass_transform(kw_only_default=True)
 class ByKeywords(_ByKeywords):
     """Created with keyword arguments; its attributes may change. All objects share the defaults, so
-    a list or dictionary must not be one.
+    a default must not be a list or dictionary.
     """
 
 

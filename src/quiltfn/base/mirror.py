@@ -11,8 +11,8 @@ V = TypeVar("V")
 
 
 class Mirror(Generic[V]):
-    """A value for each key, such as the id of a function. A change is stored first, and only then
-    applied in memory: while it holds `_changing`, a subclass stores it and then calls `_put`.
+    """A value for each key, such as the id of a function. A subclass makes a change while it holds
+    `_changing`: it stores the change first, and then applies it in memory by `_put`.
     """
 
     def __init__(self) -> None:
@@ -20,11 +20,11 @@ class Mirror(Generic[V]):
         self._changing = asyncio.Lock()
 
     async def _stored(self, only: Collection[str] | None) -> Mapping[str, V]:
-        """The stored values of these keys; None: of all keys. Raises `StoreUnavailable`."""
+        """The stored values of the keys `only`; None: of all keys. Raises `StoreUnavailable`."""
         raise NotImplementedError
 
     def _changed(self, key: str, before: V | None, after: V | None) -> None:
-        """Called for every change of a value; None: there is no row in the store."""
+        """Called for every change of a value; None stands for a missing row in the store."""
 
     def _key_of(self, change: Change) -> str:
         """The key that a change of another node affects."""
@@ -35,7 +35,7 @@ class Mirror(Generic[V]):
         await self._load(None)
 
     async def follow_changes(self, changes: Sequence[Change] | None) -> None:
-        """Reloads what other nodes have changed; None: everything."""
+        """Reloads the values that other nodes have changed; None: all values."""
         only = None if changes is None else {self._key_of(one) for one in changes}
         async with self._changing:
             await self._load(only)

@@ -11,16 +11,15 @@ HEAR_MAX_S = 0.5
 
 
 async def _nothing() -> None:
-    """The `catch_up` of a standalone server: there is nothing to catch up with."""
+    """The `catch_up` of a standalone server, which does nothing."""
 
 
 class Others:
-    """The other servers. Without arguments: of a standalone server, which has none.
+    """The other servers. Without arguments, those of a standalone server: none.
 
-    `catch_up`: when it returns, memory has all changes that others made before the call; raises
-    `StoreUnavailable`. `has_older_nodes`: whether there is a node of an earlier version, which
-    would misread data that it does not know. `count`: the known number of servers, including this
-    one.
+    `catch_up`: when it returns, memory has all changes that others made before it was called;
+    raises `StoreUnavailable`. `has_older_nodes`: whether there is a node of an earlier release,
+    which could misread newer data. `count`: the known number of servers, including this one.
     """
 
     def __init__(
@@ -33,8 +32,8 @@ class Others:
         self.catch_up, self.has_older_nodes, self.count = catch_up, has_older_nodes, count
 
     async def hear(self) -> bool:
-        """As `catch_up`, but waits at most `HEAR_MAX_S` for the database. Returns False if it did
-        not respond: then memory may be outdated.
+        """As `catch_up`, but waits at most `HEAR_MAX_S` for the database. Returns False if the
+        database did not respond: memory may then be outdated.
         """
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(HEAR_MAX_S):
@@ -43,8 +42,8 @@ class Others:
         return False
 
     async def hear_of_missing(self) -> None:
-        """To be called if something is not found in memory, as another node may have created it.
-        Raises `StoreUnavailable` if the others' changes are unknown.
+        """Call this if something is not found in memory, since another node may have created it.
+        Raises `StoreUnavailable` if changes of other nodes are unknown.
         """
         if not await self.hear():
             raise cut_off()

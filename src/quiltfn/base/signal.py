@@ -1,4 +1,4 @@
-"""Signal: the receivers of a notification, in an order that is declared in one place."""
+"""Signal: the receivers of a notification, whose order is declared in one place."""
 
 from collections.abc import Callable
 from typing import Generic, ParamSpec
@@ -17,7 +17,7 @@ class Signal(Generic[P]):
         self.hearers: tuple[Callable[P, None], ...] = ()
 
     def connect(self, *hearers: Callable[P, None]) -> None:
-        """Sets all hearers at once, in their order: no other place can add one."""
+        """Sets all hearers at once, in their order. No other code can add hearers."""
         assert not self.hearers, "it is connected already"
         self.hearers = hearers
 

@@ -14,8 +14,8 @@ async def until_stored(
     work: Callable[[], Awaitable[T]],
     refused: Callable[[StoreUnavailable], None] = lambda _: None,
 ) -> T:
-    """Runs `work` from its beginning until it does not raise `StoreUnavailable`, and returns its
-    result. `refused`: called each time that it does.
+    """Repeats `work` while it raises `StoreUnavailable`, and returns its result. `refused`: called
+    after each failure.
     """
     while True:
         try:

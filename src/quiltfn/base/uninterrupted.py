@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     """Runs `work` to its end. If the caller is cancelled meanwhile, raises `CancelledError` only
-    after that.
+    after the end of `work`.
 
     This keeps memory consistent with the store.
     """
@@ -22,6 +22,7 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
             cancelled = error
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # otherwise it would be reported as never retrieved
+            # otherwise the event loop would report the exception as never retrieved
+            task.exception()
         raise cancelled
     return task.result()

@@ -1,9 +1,9 @@
-"""Interfaces between use cases and adapters, and what each side may rely on.
+"""Interfaces between use cases and adapters, and the guarantees for each side.
 
-`tests/contract` has suites for these interfaces and runs each on every implementation it lists.
-`Sandboxes` has two: the launcher's, and a fake for tests without root. The store has one, which
-works on SQLite and PostgreSQL, and which service tests use too. Doubles in unit tests are not
-implementations and satisfy no contract.
+`tests/contract` has suites for these interfaces, and runs each on every listed implementation.
+`Sandboxes` has two implementations: the launcher's, and a fake for tests without root. The store
+has one, for SQLite and PostgreSQL, which service tests use, too. Doubles in unit tests need not
+satisfy the contract.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +46,7 @@ class Clock(Protocol):
         """Unix seconds for the creation time of a row: the later of `unix` and `trusted`."""
 
     def trusted(self) -> float:
-        """Unix seconds for comparing ages: follows a jump of the wall clock an hour later."""
+        """Unix seconds for comparing ages: follows a jump of the wall clock after an hour."""
 
 
 class ClockReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,23 +60,24 @@ class ClockReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LongOutput(Protocol):
-    """Memory for the output of one call, if that output is long."""
+    """Memory for the long output of one invocation."""
 
     def take(self, size: int, ready: Callable[[], None]) -> bool:
-        """Return whether `size` bytes of output fit now, in total; if not, call `ready` once they
-        do. Ask again whenever the output grows by a MiB.
+        """Return whether a total of `size` bytes of output fits now. If not, call `ready` once it
+        does. Call this again whenever the output has grown by a MiB.
         """
         ...
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """What one call brings to a sandbox.
+    """The data of one invocation for a sandbox.
 
-    `environment`: variables for this call. They are added to the version's own or, with
-    `replaces_environment`, replace them. `timeout_s`: seconds from the hand-over. `long_output`
-    None: output of any length fits. `output`: receives the output while the handler runs; after the
-    call it equals the output in the result. `body`: the part of a request to a server that follows
-    `payload`. `is_followed`: a client follows the output from the start.
+    `environment`: variables for this invocation, in addition to the version's own or, with
+    `replaces_environment`, instead of them. `timeout_s`: seconds from the start of the handler.
+    `long_output` None: the output needs no reserved memory. `output`: receives the output while the
+    handler runs; afterwards it equals the output in the result. `body`: for a web server, the rest
+    of the request's body after `payload`. `is_followed`: a client follows the output from the
+    start.
     """
 
     payload: bytes | None
@@ -90,8 +91,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartFailed(Exception):
-    """Why no instance could start: a sentence for every caller. `written`: the last output of its
-    program, for the function's owner alone.
+    """Why no instance could start: a sentence for every caller. `written`: the last output of the
+    instance's program, only for the function's owner.
     """
 
     def __init__(self, sentence: str, written: str = "") -> None:
@@ -104,7 +105,7 @@ class SandboxRefused(StartFailed):
 
 
 class SandboxFailed(Exception):
-    """The sandbox could not be created; the attempt left nothing behind (a sentence)."""
+    """The sandbox could not be created (a sentence). Nothing is left of the attempt."""
 
 
 class Destination(msgspec.Struct, frozen=True):
@@ -117,8 +118,8 @@ class Destination(msgspec.Struct, frozen=True):
 
 class SandboxCounters(msgspec.Struct, frozen=True, kw_only=True):
     """Counters of a sandbox since its creation. `blocked`: the number of connection attempts that
-    its network refused; `refused`: the destinations of the first ones, at most 64. `cpu_us`:
-    microseconds of CPU time of all its processes; 0 if the host does not count that.
+    its network refused; `refused`: the destinations of the first of these, at most 64. `cpu_us`:
+    CPU time of all its processes, in microseconds; 0 if the host does not measure it.
     """
 
     blocked: int = 0
@@ -136,48 +137,53 @@ class EgressRefusals(msgspec.Struct, frozen=True):
 
 
 class Sandbox(Protocol):
-    """An isolated place for handlers. It serves one version content, one call at a time.
+    """An isolated place for handlers of one version spec. Runs one invocation at a time, except for
+    web servers.
 
-    `note`: a remark of its runtime on how it serves calls, once specialised; usually empty.
+    `note`: once specialised, the runtime's remark on how it runs invocations; usually empty.
     """
 
     id: str
     note: str
 
     async def specialise(self, spec: VersionSpec) -> None:
-        """Turn it into an instance of `spec`. Raises `SandboxRefused`; it is then unusable."""
+        """Turn the sandbox into an instance of `spec`. Raises `SandboxRefused`; the sandbox is then
+        unusable.
+        """
 
     async def call(self, call: Call) -> CallResult:
-        """Run the handler once and return how it ended; a handler that fails is a result.
+        """Run the handler once and return how it ended. The failure of a handler is a result, too.
 
-        Never raises for anything that the handler or the sandbox does. A sandbox that dies during
-        the call gives `ExitKind.SANDBOX_GONE`. One that misses its deadline is killed from outside
-        and gives `ExitKind.DEADLINE`. If this is cancelled, the handler may still be running:
-        destroy the sandbox.
+        Never raises for anything that the handler or the sandbox does. If the sandbox dies, the
+        result has `ExitKind.SANDBOX_GONE`. If it misses its deadline, it is killed from outside,
+        and the result has `ExitKind.DEADLINE`. If this is cancelled, the handler may still be
+        running: destroy the sandbox.
         """
 
     def end_call(self, kind: ExitKind, by: str, call: Call | None = None) -> bool:
-        """Make `call` return that result at once, and return whether a call was running. Its
-        handler keeps running: destroy the sandbox next. A call that already has its result keeps
-        it. `call`: only that call, if several may run; None: all of them.
+        """Make the method `call` return that result at once. Returns whether an invocation was
+        running; one that already has its result keeps it. The handler keeps running, so destroy the
+        sandbox next. `call`: end only this invocation, if several may run; None: all of them.
         """
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can serve another call (once it is clean)."""
+        """Whether it can run another invocation, once it is clean."""
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything left by the last call is removed."""
+        """Whether everything that the last invocation left is removed."""
 
     def watch(self, on_clean: Callable[[], None], on_lost: Callable[[], None]) -> None:
-        """Call back when it is clean after a call, and once when it ends by itself."""
+        """Call `on_clean` when it is clean after an invocation, and `on_lost` once if it ends by
+        itself.
+        """
 
     async def used_mib(self) -> float:
-        """The memory that it uses now, in MiB. Raises `SandboxFailed` if that is unknown."""
+        """Its current memory usage in MiB. Raises `SandboxFailed` if that is unknown."""
 
     async def counters(self) -> SandboxCounters:
-        """Its counters so far, or at its end."""
+        """Its current counters, or those at its end."""
 
     async def destroy(self) -> None:
         """Return all its resources to the machine. Safe in any state, and when repeated."""
@@ -192,65 +198,68 @@ class Sandboxes(Protocol):
     """Creates sandboxes."""
 
     async def create(self, spec: VersionSpec) -> Sandbox:
-        """A sandbox within the limits of `spec`, never used before. Raises `SandboxFailed`."""
+        """An unused sandbox within the limits of `spec`. Raises `SandboxFailed`."""
 
     def expect(self, spec: VersionSpec) -> None:
-        """A hint: sandboxes for this content may be needed soon."""
+        """A hint that sandboxes for this spec may be needed soon."""
 
     def give_up(self, mib: float, freed: Callable[[], None]) -> None:
-        """End that many prewarmed sandboxes, or all. `freed` is called later, once their memory no
-        longer counts; it is never called if there were none.
+        """End prewarmed sandboxes with a total of `mib`, or all. If any are ended, `freed` is
+        called once their memory no longer counts.
         """
 
 
 class WarmStock(Protocol):
-    """Prewarmed sandboxes: ready, and not yet an instance of any version."""
+    """Prewarmed sandboxes, which are ready but not yet instances."""
 
     def count(self) -> int:
         """The number of prewarmed sandboxes."""
 
     def images(self) -> frozenset[str]:
-        """The digests of the images that they have mounted."""
+        """The digests of the images that prewarmed sandboxes have mounted."""
 
 
 class StockedSandboxes(Sandboxes, WarmStock, Protocol):
     """The sandboxes of this machine, with its warm stock."""
 
     async def why_not(self) -> str | None:
-        """Why sandboxes can't be created at the moment, a sentence; None if they can."""
+        """Why sandboxes can't be created at the moment (a sentence); None if they can."""
 
     def end_by(self, at: float) -> None:
-        """All sandboxes end at that time, in seconds of CLOCK_BOOTTIME, and none is created after
-        it, unless a later time is set before. This holds even if this process is stopped meanwhile.
+        """Set the time, in seconds of CLOCK_BOOTTIME, at which all sandboxes end and after which
+        none is created, even if this process is stopped. A later call may set a later time.
         """
 
 
 class Lease(Protocol):
-    """An instance held by one call. `start_timing`: of the instance's start, if the call waited for
-    it.
+    """An instance held by one invocation. `start_timing`: that of the instance's start, if the
+    invocation waited for it.
     """
 
     version: Version
     start_timing: StartTiming | None
 
     async def call(self, call: Call) -> CallResult:
-        """As `Sandbox.call`. An instance whose call did not end by itself is not used again."""
+        """As `Sandbox.call`. If the invocation did not end by itself, the instance is not used
+        again.
+        """
 
 
 class PendingLease(AbstractAsyncContextManager[Lease], Protocol):
-    """A lease that is entered to wait for an instance and to hold it."""
+    """A lease to enter: entering waits for an instance, which the block then holds."""
 
     def withdraw(self, error: Exception) -> None:
-        """End the wait with `error`. No effect before the wait or once an instance is handed over,
-        even in the step of the hand-over: the code that enters then checks whether the instance is
-        still wanted.
+        """End the wait with `error`. No effect before the wait, or once an instance is assigned:
+        the entering code must then check whether the instance is still wanted.
         """
 
     def end_call(self, kind: ExitKind, by: str) -> bool:
         """As `Sandbox.end_call`, after entry. The instance is destroyed on exit."""
 
     async def ended(self) -> None:
-        """After exit: if the call did not end by itself, wait until its processes have ended."""
+        """After exit: if the invocation did not end by itself, wait until its processes have
+        ended.
+        """
 
 
 class NotPrepared(StartFailed):
@@ -258,20 +267,21 @@ class NotPrepared(StartFailed):
 
 
 class Preparation(Protocol):
-    """A version whose instances are ready, until the end of the block (`Pools.prepared`)."""
+    """Within the block of `Pools.prepared`, a version whose instances are ready."""
 
     def promote(self, version: Version | None = None) -> bool:
-        """Give the version to every new and waiting call; running calls end on theirs.
+        """Make the version current for new and waiting invocations. Running ones end on their own
+        version.
 
-        `version`: the same spec under the number that is current by now. Returns False, without
-        effect, if the pool was closed meanwhile.
+        `version`: a version with the same spec and the number that has become current. Returns
+        False, without effect, if the pool was closed meanwhile.
         """
 
 
 class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
-    """One instance, as an operator sees it. `number`: within its function's pool on this node.
-    `memory_mib`: its share of the memory budget now. `age_s`, `in_state_s`: seconds since its start
-    began, and since it entered that state. `start_reason`: why it was started.
+    """One instance, as an operator sees it. `number`: its number within the function's pool on this
+    node. `memory_mib`: its current share of the memory budget. `age_s`, `in_state_s`: seconds since
+    its start began, and since it entered its state. `start_reason`: why it was started.
     """
 
     function_id: str
@@ -285,16 +295,16 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolCounting(Protocol):
-    """Numbers of instances and waiting calls: on this node (`Pools`), or on all nodes."""
+    """Numbers of instances and waiting invocations: on this node (`Pools`), or on all nodes."""
 
     def counts(self, function_id: str) -> PoolCounts:
-        """The number of instances in each of the five states; zeros without a pool."""
+        """The number of instances in each of the five states; all 0 without a pool."""
 
     def occupied(self) -> Sequence[str]:
         """The ids of the functions that have an instance in any state."""
 
     def waiting(self) -> int:
-        """The number of calls that wait for an instance, over all functions."""
+        """The number of invocations of all functions that wait for an instance."""
 
 
 class Pools(PoolCounting, Protocol):
@@ -308,70 +318,78 @@ class Pools(PoolCounting, Protocol):
     def lease(self, function_id: str, version: Version | None = None) -> PendingLease:
         """Hold an instance of the function's current version, or of the version given.
 
-        Instances of all versions count against the function's `max_instances`. Instances of a
-        version other than the current one are evicted first for a call of another version.
+        Instances of all versions count against the function's `max_instances`. If an invocation
+        needs the place of another version's instance, versions other than the current one are
+        evicted first.
 
-        Raises `CapacityFull` (the queue is full, or the call waited too long), `FunctionNotActive`
-        or `NotFound` (closed while waiting), or `RuntimeUnavailable` (no instance could start).
-        However the block is left, the instance is given back exactly once, even if the caller is
-        cancelled in the tick in which it gets the instance.
+        Raises `CapacityFull` (the queue is full, or the invocation waited too long),
+        `FunctionNotActive` or `NotFound` (closed while waiting), or `RuntimeUnavailable` (no
+        instance could start). However the block is left, the instance is returned exactly once,
+        even if the caller is cancelled in the step of the event loop in which it gets the instance.
         """
 
     def prepared(
         self, function_id: str, version: Version, limits: PoolLimits, count: int
     ) -> AbstractAsyncContextManager[Preparation]:
-        """Inside the block, `count` instances of `version` are ready beside the current one's.
+        """Inside the block, `count` instances of `version` are ready in addition to the current
+        version's.
 
-        Entering waits for them. It raises `NotPrepared` or, once the pools close, `ShuttingDown`.
-        If the block is left without `promote`, for whatever reason, the pool is restored: the
-        instances end, and the previous scaling targets apply. The current version is unaffected
-        throughout. One preparation at a time for each function.
+        Entering waits for them, and raises `NotPrepared` or, once the pools close, `ShuttingDown`.
+        If the block is left without `promote`, for any reason, the pool is restored: the instances
+        end, and the previous scaling targets apply. The current version is never affected. Each
+        function can have one preparation at a time.
         """
 
     def headroom(self, function_id: str) -> Headroom:
-        """The number of further calls of the current version that could begin without a wait; 0
-        without a pool.
+        """The number of further invocations of the current version that could start without a wait;
+        0 without a pool.
         """
 
     def load(self, function_id: str) -> PoolLoad | None:
-        """The load of the function's pool; None: it has no pool that serves calls."""
+        """The load of the function's pool; None: it has no open pool."""
 
     def loads(self) -> Sequence[PoolLoad]:
-        """As `load`, of every pool that may have instances or has a waiting call."""
+        """As `load`, for every pool that may have instances or has waiting invocations."""
 
     def close(self, function_id: str, why: Closed) -> None:
-        """Serve no more calls. Waiting calls are refused with `why`; running ones may finish."""
+        """Start no more invocations. Waiting ones are refused with `why`; running ones may
+        finish.
+        """
 
     def open(self, function_id: str, version: Version, limits: PoolLimits) -> None:
-        """Serve `version` without waiting for instances, and fail a preparation in progress: for
-        functions loaded at start, and those that another node changed.
+        """Make `version` current without waiting for instances, and fail a preparation in progress.
+        For functions loaded at start, and those that another node changed.
         """
 
     def set_scaling(self, function_id: str, limits: PoolLimits) -> None:
         """Apply new scaling targets at once."""
 
     async def end_running(self, function_id: str, kind: ExitKind, by: str) -> None:
-        """End running calls that way and wait until every instance is gone: after `close`."""
+        """After `close`: end running invocations with the given result, and wait until all
+        instances have ended.
+        """
 
     def forget(self, function_id: str) -> None:
         """Remove the empty pool of a deleted function."""
 
     async def meter(self) -> None:
-        """Read the counters of instances that were used since the last read."""
+        """Read the counters of instances that were used since the last time."""
 
     def take_use(self) -> Mapping[tuple[str, str], CallStats]:
-        """Usage of instances since the last call, by tenant and function, as far as their counters
-        were read.
+        """Return the usage of instances since the last time, by tenant and function, as far as
+        counters were read.
         """
 
     def note(self, function_id: str) -> str:
-        """The remark of the current version's runtime on how it serves calls; usually empty."""
+        """The remark of the current version's runtime on how it runs invocations; usually empty."""
 
     async def egress(self, function_id: str) -> EgressRefusals:
-        """Connection attempts that its instances' networks refused since the server started."""
+        """Connection attempts that the networks of its instances have refused since the server
+        started.
+        """
 
     def instances(self, function_id: str | None = None) -> Sequence[InstanceView]:
-        """Every instance, or those of one function, oldest first."""
+        """All instances, or those of one function, oldest first."""
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -382,7 +400,7 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
 
 class TenantFunctions(msgspec.Struct, frozen=True):
-    """The functions of a tenant that a list covers: those with the ids, or all."""
+    """The functions of a tenant that a list is about: those with the ids, or all."""
 
     tenant_id: str
     ids: Sequence[str] | None = None
@@ -395,9 +413,9 @@ class InvocationQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which records to return, newest first: those of `function_id`, or of all functions of
     `tenant_id`; exactly one of the two is given.
 
-    `cursor`: from the previous page. `since`, `until`: accepted at or after `since` and before
-    `until`, in Unix seconds. `max_bytes`: the page ends after the record with which its output
-    reaches that size. `with_output` False leaves the output out.
+    `cursor`: from the previous page. `since`, `until`: records accepted at or after `since` and
+    before `until`, in Unix seconds. `max_bytes`: the page ends once its output reaches this size.
+    `with_output` False leaves the output out.
     """
 
     function_id: str | None = None
@@ -438,7 +456,9 @@ class FunctionCounters(msgspec.Struct, kw_only=True):
 
 
 class Uncounted(msgspec.Struct, frozen=True, kw_only=True):
-    """Completed invocations that wait for a commit, by function. `commits` differs after each."""
+    """Completed invocations that wait for a commit, by function. `commits` differs after each
+    commit.
+    """
 
     commits: int
     counters: Mapping[str, FunctionCounters]
@@ -468,8 +488,8 @@ class ChangeKind(StrEnum):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """An object was created, changed or removed. `kind` None: a kind that only a later release
-    knows. `object_id`: an id; the name of a runtime; the digest of an image and of its copies; the
+    """An object was created, changed or removed. `kind`: None if only a later release has this
+    kind. `object_id`: an id; the name of a runtime; the digest of an image and of its copies; the
     function's id for a URL, aliases and policies; the tenant for a quota.
     """
 
@@ -480,8 +500,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChangePage(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes, oldest first. `is_complete` False: earlier ones are no longer stored, so the reader
-    has to load everything again. `has_more`: newer changes were stored by then.
+    """Changes, oldest first. `is_complete`: False if some of them are no longer stored, so that the
+    reader must load everything again. `has_more`: newer changes exist.
     """
 
     items: Sequence[Change]
@@ -490,9 +510,9 @@ class ChangePage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which entries to return, newest first. `tenant_id` None: of all tenants. `action`: its name,
-    or the part of it before the dot. `since`, `until`: made at or after `since` and before `until`,
-    in Unix seconds.
+    """Which entries to return, newest first. `tenant_id`: None for all tenants. `action`: the name
+    of an action, or the part before its dot. `since`, `until`: entries from `since` on and before
+    `until`, in Unix seconds.
     """
 
     tenant_id: str | None

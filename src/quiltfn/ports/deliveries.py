@@ -1,4 +1,4 @@
-"""The interface to deliveries in the store. Committing an invocation's last record adds them."""
+"""The interface to deliveries in the store. The commit of an invocation's last record adds them."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -23,7 +23,7 @@ class CallbackSender(Protocol):
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         """The status of the response; redirects are not followed. Raises `CallbackFailed`, also if
-        the host has an address that is not permitted.
+        one of the host's addresses is not permitted.
         """
 
     async def aclose(self) -> None:

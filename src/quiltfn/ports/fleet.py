@@ -1,4 +1,4 @@
-"""The interfaces between the nodes of a fleet, and what each side may rely on.
+"""The interfaces between the nodes of a fleet, and the guarantees for each side.
 
 The store decides which nodes are members, and which node takes over another. Time stamps of
 different machines are never compared: a node counts the others' heartbeats by its own clock.
@@ -18,7 +18,7 @@ class Nodes(Protocol):
     """The nodes, as operators see them. Raises `StoreUnavailable`."""
 
     def show(self) -> None:
-        """Update the metrics with their states at this node's last look."""
+        """Update the metrics with the nodes' states, as last read by this node."""
 
     async def all(self) -> Sequence[KnownNode]:
         """Every node by name, including stopped and removed ones."""
@@ -30,20 +30,20 @@ class Nodes(Protocol):
 
 
 class History(NamedTuple):
-    """`cluster`: PostgreSQL's system identifier, which a standby shares with its primary;
-    `timeline`: its number, which a failover raises; 0: unknown.
+    """A timeline of PostgreSQL. `cluster`: the system identifier, which a standby shares with its
+    primary; `timeline`: a number that a failover raises; 0: unknown.
     """
 
     cluster: int
     timeline: int
 
     def is_before(self, other: "History") -> bool:
-        """Whether a failover happened between them."""
+        """Whether `other` is the same database after a failover."""
         return self.cluster == other.cluster and 0 < self.timeline < other.timeline
 
 
 class NodeEpoch(NamedTuple):
-    """A node in one of its epochs. A take-over raises its epoch."""
+    """A node in one of its epochs. A take-over raises the node's epoch."""
 
     name: str
     epoch: int

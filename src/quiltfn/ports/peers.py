@@ -1,5 +1,5 @@
-"""How requests between nodes can fail, and the information needed to send them. The interface that
-sends them is `placement.Peers`.
+"""How requests between nodes can fail, and the information needed to send them. `placement.Peers`
+is the interface that sends them.
 """
 
 from typing import NamedTuple, Protocol
@@ -19,12 +19,14 @@ class PeerUnreachable(PeerUnavailable):
 
 
 class PeerBusy(PeerUnreachable):
-    """As above: the maximum number of connections to it are all in use."""
+    """The request was not sent, because the maximum number of connections to the node are in
+    use.
+    """
 
 
 class PeerGone(PeerUnavailable):
-    """The connection ended, or the node was silent, after the request was sent and before the
-    response was complete. How much of the request the node has handled is unknown.
+    """After the request was sent and before the response was complete, the connection ended or the
+    node was silent. The node may have handled the request in part or completely.
     """
 
     def __init__(self, why: str) -> None:
@@ -36,8 +38,8 @@ class PeerAnswerTooLong(PeerGone):
 
 
 class Asker(NamedTuple):
-    """The sender of a request on the peer port. `node`: the one that its certificate names; `call`:
-    its metadata of a client's forwarded request; None: the request is its own.
+    """The sender of a request on the peer port. `node`: the node that its certificate names;
+    `call`: metadata of the client's request that it forwards; None: the request is its own.
     """
 
     node: str
@@ -45,14 +47,14 @@ class Asker(NamedTuple):
 
 
 class PeerDirectory(Protocol):
-    """This node's knowledge of the others, in memory."""
+    """This node's knowledge of the other nodes, in memory."""
 
     def address(self, node: str) -> str | None:
         """HOST:PORT of a node's peer port; None: the node does not exist."""
         ...
 
     def refusal(self, node: str) -> str | None:
-        """Why this node neither sends requests to that one nor handles its requests, such as "it
-        was removed from the fleet"; None: it may. Checked for each request.
+        """Why this node and that one must not exchange requests, such as "it was removed from the
+        fleet"; None: they may. Checked for each request.
         """
         ...

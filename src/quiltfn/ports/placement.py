@@ -8,8 +8,8 @@ from quiltfn.ports.streamed_body import StreamedBody
 
 
 class PeerUnavailable(Exception):
-    """The node is unreachable, or no longer reachable (a sentence). `may_have_run`: it may have
-    received the request.
+    """The node was or became unreachable (a sentence). `may_have_run`: it may have received the
+    request.
     """
 
     def __init__(self, why: str, *, may_have_run: bool) -> None:
@@ -33,8 +33,8 @@ class PeerResponse(Protocol):
 
 
 class PeerRequest(Protocol):
-    """A request: entering the block sends it and returns the response. `is_sent`: whether the node
-    may have received part of it, even if entering failed.
+    """A request. Entering the block sends it and returns the response. `is_sent`: whether the node
+    may have received a part of the request, even if entering failed.
     """
 
     @property
@@ -57,9 +57,10 @@ class Peers(Protocol):
         body: bytes | StreamedBody,
         call: ForwardedCall | None,
     ) -> PeerRequest:
-        """The response, read up to its head. A streamed body is not read before the node asks for
-        it, and its errors are raised here. Leaving the block early ends the request, which the node
-        notices. `call`: metadata of a client's request; None: the request is this node's own. There
-        is no time limit while the node is alive. Raises `PeerUnavailable` as soon as the connection
-        ends, or after about two seconds without data from the node.
+        """Prepare a request; entering it returns the response, read up to its head. A streamed body
+        is read only once the node asks for it, and its errors are raised on entry. Leaving the
+        block early ends the request, which the node notices. `call`: metadata of a client's
+        request; None: the request is this node's own. There is no time limit while the node
+        responds to pings. Raises `PeerUnavailable` as soon as the connection ends, or after about
+        two seconds without data from the node.
         """

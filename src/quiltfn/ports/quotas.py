@@ -18,7 +18,11 @@ class OtherNodes(Protocol):
         """
 
     def rate(self, tenant_id: str, most: float) -> float:
-        """This node's share of `most` invocations per second on all nodes. Counts an invocation."""
+        """Count an invocation, and return this node's share of `most` invocations per second on all
+        nodes.
+        """
 
     def report(self, in_flight: Mapping[str, int]) -> Sequence[TenantLoad]:
-        """This node's report on tenants with invocations here. `in_flight`: their numbers."""
+        """This node's report on tenants with invocations here. `in_flight`: their numbers of
+        invocations.
+        """

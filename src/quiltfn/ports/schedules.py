@@ -1,4 +1,4 @@
-"""The interface to schedules in the store, and what each side may rely on."""
+"""The interface to schedules in the store, and the guarantees for each side."""
 
 import msgspec
 
@@ -7,10 +7,10 @@ from quiltfn.ports.work import AcceptedWork
 
 
 class ScheduleRun(msgspec.Struct, frozen=True, kw_only=True):
-    """What was decided on a tick, or on `missed` ticks that were missed together: then `tick_ms` is
-    the last of them, in Unix milliseconds. `reason`: why a tick was not run. `is_manual`: a caller
-    asked for it. `decided_at` in Unix seconds. `status`: of its call; None if there is no call, or
-    its record was removed.
+    """The decision on a tick, or on `missed` ticks that were missed together; `tick_ms` is then the
+    last of these, in Unix milliseconds. `reason`: why a tick was not run. `is_manual`: a caller
+    requested the run. `decided_at` in Unix seconds. `status`: the invocation's; None if there is no
+    invocation or no record any more.
     """
 
     tick_ms: int
@@ -31,9 +31,9 @@ class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Firing(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision on a schedule as it was read, to be carried out. `work`: the work to accept if the
-    tick is run. None: it cannot be run; `refusal` says why, and `unrun` is the outcome to record.
-    Times in Unix seconds.
+    """A decision to carry out. `schedule`: as it was read. `work`: the work to accept if the tick
+    is run. None: the tick cannot be run, for the reason `refusal`, and `unrun` is the outcome to
+    record. Times in Unix seconds.
     """
 
     schedule: Schedule

@@ -9,13 +9,13 @@ class BodyCut(Exception):
 
 
 class StreamedBody(Protocol):
-    """A request body while it arrives. `length`: in bytes. None: known only at its end."""
+    """A request body that is arriving. `length`: in bytes; None: unknown until its end."""
 
     @property
     def length(self) -> int | None: ...
 
     def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Yield the pieces of the body as they arrive; call it only once. The sender has to wait
-        until the next piece is asked for. Raises `BodyCut`.
+        """Yield the pieces of the body as they arrive; call it only once. The sender waits until
+        the next piece is requested. Raises `BodyCut`.
         """
         ...

@@ -1,4 +1,4 @@
-"""The interfaces to asynchronous invocations in the store, and what each side may rely on."""
+"""The interfaces to asynchronous invocations in the store, and the guarantees for each side."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,14 +8,14 @@ import msgspec
 from quiltfn.model.end_cause import EndCause
 from quiltfn.model.invocation import Invocation, Source, Status
 
-# Maximum bytes of inputs from one claim, unless a single input is longer.
+# Maximum bytes of the inputs of one claim, unless a single input is longer.
 CLAIM_MAX_BYTES = 16 * 1024 * 1024
-# Memory of a variable beside its characters.
+# Memory of a variable in addition to its characters.
 VARIABLE_BYTES = 200
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
-    """The input of a call. `version`: None for the one that is current when the call runs.
+    """The input of an invocation. `version`: None for the version that is current when it runs.
     `caller`: the name of the credential.
     """
 
@@ -29,16 +29,16 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
-        """The memory that it counts: there may be thousands of short variables."""
+        """The memory that the input counts, including an overhead for each variable."""
         variables = (self.environment or {}).items()
         size = sum(len(name) + len(value) + VARIABLE_BYTES for name, value in variables)
         return len(self.payload or b"") + size
 
 
 class AcceptedWork(msgspec.Struct, frozen=True, kw_only=True):
-    """Work to be accepted. `record`: in status `queued`. Times in Unix milliseconds; `given_at` in
-    seconds, by the wall clock. `max_queued`: maximum length of the function's queue, including this
-    item.
+    """Work to be accepted. `record`: its record, with status `queued`. Times in Unix milliseconds,
+    but `given_at` in seconds by the wall clock. `max_queued`: maximum length of the function's
+    queue, including this item.
     """
 
     record: Invocation
@@ -50,8 +50,8 @@ class AcceptedWork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimedWork(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at asynchronous work, assigned to this node. `record`: in status `queued`, with
-    the number of this attempt.
+    """One attempt at asynchronous work, assigned to this node. `record`: its record, with status
+    `queued` and the number of this attempt.
     """
 
     record: Invocation
@@ -61,9 +61,9 @@ class ClaimedWork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of one claim. `ended`: the records of work that ended instead: it was too old, or
-    its input can't be decrypted. `next_due_ms`: when the first item left in the queue is due; None:
-    the queue is empty.
+    """The outcome of one claim. `ended`: the records of work that was ended instead, since it was
+    too old or its input can't be decrypted. `next_due_ms`: when the first item that is left in the
+    queue is due; None: the queue is empty.
     """
 
     work: Sequence[ClaimedWork]
@@ -90,7 +90,7 @@ class DueWork(msgspec.Struct, frozen=True, kw_only=True):
 
 class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of a function's unfinished work. `queued`: due and waiting; `delayed`: due later.
-    `oldest_due_ms`: since when the oldest of `queued` is due; None without any.
+    `oldest_due_ms`: since when the oldest queued invocation is due; None if none is queued.
     """
 
     queued: int = 0
@@ -100,13 +100,13 @@ class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
     oldest_due_ms: int | None = None
 
 
-# Bytes stored of each stream of an attempt, if another attempt follows: its end is the most useful.
+# Bytes stored of the end of each stream of an attempt, if another attempt follows.
 ATTEMPT_OUTPUT_BYTES = 16 * 1024
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One completed attempt at a call. `started_at` and `ended_at` in Unix milliseconds. `stdout`
-    and `stderr`: the end of each stream; None: unknown, or in the record.
+    """One completed attempt of an invocation. `started_at` and `ended_at` in Unix milliseconds.
+    `stdout` and `stderr`: the end of each stream; None: unknown, or in the record.
     """
 
     attempt: int
@@ -145,6 +145,6 @@ class Queue(Protocol):
         """Work of the function was accepted and is on disk."""
 
     async def withdraw(self, invocation_id: str) -> bool:
-        """Release work that this node has claimed and not begun, so that it can be cancelled.
+        """Release work that this node has claimed but not started, so that it can be cancelled.
         Returns False if there is no such work.
         """

@@ -63,7 +63,7 @@ WithinS = Annotated[
 
 
 class RollbackRule(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """When the other version is rolled back. It needs error_rate, p99_ms, or both."""
+    """When the other version is rolled back. The rule needs error_rate, p99_ms, or both."""
 
     error_rate: ErrorRate | None = None
     p99_ms: P99Ms | None = None

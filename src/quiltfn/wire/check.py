@@ -20,7 +20,7 @@ WORDS_OF_CONTAINERS = {dict: "an object", list: "an array"}
 
 
 class Invalid(Exception):
-    """A value does not fit the schema. `message`: a sentence. `path`: of the field; "" for the
+    """A value does not fit the schema. `message`: a sentence. `path`: the field's path; "" for the
     body.
     """
 
@@ -40,7 +40,7 @@ class Invalid(Exception):
 def checked(value: Any, shape: type[T], limits: Mapping[str, float] = NO_LIMITS) -> T:
     """Convert `value` to the schema `shape`.
 
-    `limits`: this server's limits, by the names of fields. Raises `Invalid`.
+    `limits`: this server's limits, by field name. Raises `Invalid`.
     """
     try:
         made = msgspec.convert(value, shape, strict=True)

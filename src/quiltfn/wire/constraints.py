@@ -1,8 +1,8 @@
 """Constraints on values besides their type. A constraint checks a value, describes the expected
 values, and describes itself as JSON Schema.
 
-A constraint concerns a single value. Rules about several values, or about a server's objects, are
-checked by the code that knows them.
+A constraint is about a single value. Rules about several values, or about a server's objects, are
+checked elsewhere, by code that has these.
 """
 
 import re
@@ -24,17 +24,17 @@ class Violation(Struct, frozen=True, kw_only=True):
 
 class Constraint(Protocol):
     def violation(self, value: Any, server_maximum: float | None) -> Violation | None:
-        """How `value` violates the constraint; None: it does not.
+        """How `value` violates the constraint; None: it satisfies it.
 
-        `server_maximum`: this server's maximum, for a constraint without a fixed one.
+        `server_maximum`: this server's maximum, for a constraint without a fixed maximum.
         """
 
     def schema(self, server_maximum: float | None) -> Schema:
-        """JSON Schema keywords that say the same, as far as JSON Schema can."""
+        """The constraint in JSON Schema keywords, as far as they can express it."""
 
 
 class Between(Struct, frozen=True):
-    """A number from `low` to `high`; without `high`, to the server's maximum."""
+    """A number from `low` to `high`; without `high`, up to the server's maximum."""
 
     low: float
     high: float | None = None
@@ -53,7 +53,7 @@ class Between(Struct, frozen=True):
 
 
 def _plain(number: float) -> float:
-    """A whole number without a fraction, as users write it."""
+    """Whole numbers as integers, the way users write them."""
     return int(number) if number == int(number) else number
 
 
@@ -126,7 +126,7 @@ class WithoutNul(Struct, frozen=True):
 
 
 class NoneOf(Struct, frozen=True):
-    """None of some reserved words."""
+    """Any text except some reserved words."""
 
     words: Collection[str]
     expected: str
@@ -175,7 +175,9 @@ class Rule(Struct, frozen=True):
 
 
 class Documented(Struct, frozen=True):
-    """Keywords for documentation only: their rule is checked together with other values."""
+    """Keywords for documentation only. Their rule involves other values, so it is checked
+    elsewhere.
+    """
 
     keywords: Schema
 

@@ -5,7 +5,7 @@ A field is a type with its meaning, an example and its constraints, written once
     MemoryLimitMb = Annotated[int, about("memory of one call, in MiB", 256, Between(256))]
 
 Validation, the OpenAPI document, the help texts, the client library's types and the command line's
-options are made from it.
+options are derived from this declaration.
 """
 
 import types
@@ -27,11 +27,11 @@ def about(
     short: str = "",
     unit: str = "",
 ) -> Meta:
-    """The metadata of a field's type. `constraints`: checked for requests. `null`: the meaning of
-    null.
+    """The metadata of a field's type. `null`: the meaning of null.
 
-    Constraints are not checked for responses, since a newer server may allow more. `short`: the
-    name on the command line and in tables, if it differs from the field's own. `unit`: of a number.
+    Constraints are checked only for requests: in responses, a newer server may allow more. `short`:
+    the name on the command line and in tables, if it differs from the field's own. `unit`: that of
+    a number.
     """
     examples = None if example is None else [example]
     extra = {"constraints": constraints, "short": short, "unit": unit}
@@ -59,12 +59,12 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
 
     def described(self, null: str = "null: ") -> str:
-        """Its meaning, followed by `null` and the meaning of null."""
+        """The field's meaning, followed by `null` and the meaning of null."""
         return _with_null(self.meaning, self.null, null)
 
     @property
     def is_shape(self) -> bool:
-        """Whether its value has fields of its own."""
+        """Whether the field's values have fields of their own."""
         return is_shape(self.kind)
 
 

@@ -59,7 +59,7 @@ RESERVED_PREFIX = "QUILT_"
 MASK = "***"
 PATH_MAX_BYTES = 1024
 SPECIAL_TREES = ("/proc", "/sys", "/dev")
-PATH_PART = "(?!\\.{1,2}(?:/|$))[^/\\u0000]+"  # neither empty nor . or ..
+PATH_PART = "(?!\\.{1,2}(?:/|$))[^/\\u0000]+"  # a segment that is not empty, . or ..
 
 
 def _wrong_directory(path: str) -> str | None:
@@ -118,7 +118,7 @@ RuntimeOfFunction = Annotated[
     about(
         "the name of an existing runtime",
         "shell",
-        # Whether a name exists is checked by code that knows the names.
+        # The existence of a runtime is checked by code that has the runtimes.
         Documented({"pattern": "^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$"}),
     ),
 ]

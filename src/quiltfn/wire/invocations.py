@@ -232,7 +232,7 @@ class Invocation(Struct, kw_only=True, frozen=True):
     attempt: AttemptNumber | UnsetType = UNSET
 
 
-HTTP_ERRORS = 500  # From this status on, an HTTP response counts as an error.
+HTTP_ERRORS = 500  # An HTTP response with this status or a higher one counts as an error.
 
 Source = Annotated[
     str, about("sync, async, schedule, url, redrive, replay or destination", "async")
@@ -273,8 +273,8 @@ class InvocationSummary(Struct, kw_only=True, frozen=True):
 
 
 class InvocationSummaryPage(Struct, kw_only=True, frozen=True):
-    """A page of invocations, newest first. If only few of very many match, a page can be short or
-    empty although there is a `next_cursor`.
+    """A page of invocations, newest first. If only few of very many invocations match, a page can
+    be short or empty although there is a `next_cursor`.
     """
 
     invocations: list[InvocationSummary]
@@ -302,9 +302,9 @@ class OutputChunk(Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class OutputGap(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """The event `gap`: `bytes` bytes from `offset` on aren't in the record. They exceeded its
-    limit, belong to a returned value that is too large, or were lost with the server that ran the
-    invocation after a reader had received them.
+    """The event `gap`: `bytes` bytes from `offset` on aren't in the record. They exceeded the
+    record's limit, belong to a returned value that is too large, or had been sent to a reader
+    before they were lost with the server that ran the invocation.
     """
 
     stream: StreamName
@@ -337,8 +337,8 @@ class Phase(Struct, kw_only=True, frozen=True):
 
 
 class TimedAttempt(Struct, kw_only=True, frozen=True):
-    """One attempt of an invocation. `started_at_ms`: null if it was never handed over; in whole
-    seconds if that is all that is known. `duration_ms`: null while it runs.
+    """One attempt of an invocation. `started_at_ms`: null if no handler started; whole seconds if
+    the exact time is unknown. `duration_ms`: null while the attempt runs.
     """
 
     attempt: AttemptNumber
@@ -351,11 +351,12 @@ class TimedAttempt(Struct, kw_only=True, frozen=True):
 
 
 class Timeline(Struct, kw_only=True, frozen=True):
-    """The timeline of an invocation: its phases add up to the total. While it runs, they are those
-    so far; there are none if they weren't recorded.
+    """The timeline of an invocation: its phases add up to the total. While it runs, the phases so
+    far; empty if the phases weren't recorded.
 
     `cold_reason`: first, scaled_out, updated, evicted or replaced; null for a warm start.
-    `children`: the newest invocations that it caused, at most 100, oldest first.
+    `children`: the newest invocations that this one caused, at most 100, in order of age (oldest
+    first).
     """
 
     invocation_id: InvocationId

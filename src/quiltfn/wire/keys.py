@@ -95,7 +95,7 @@ class CreatedKey(Key, kw_only=True, frozen=True):
     key: Secret
 
     def __repr__(self) -> str:
-        """Without the secret, which could otherwise appear in logs."""
+        """The key without its secret, which must not appear in logs."""
         return f"CreatedKey(id={self.id!r}, tenant_id={self.tenant_id!r}, scope={self.scope!r})"
 
 

@@ -1,7 +1,8 @@
-"""Which environment values look like secrets, so that no screen, terminal, or log shows them.
+"""Finds environment values that look like secrets, so that screens, terminals, and logs don't show
+them.
 
-The API itself masks by scope alone: keys below `write` see no value at all. This module is for
-clients whose key may see the values. The dashboard has the same rules, by `scripts/generate.py`.
+The API itself masks by scope only: keys below `write` see no values. This module is for clients
+whose key may see the values. `scripts/generate.py` gives the dashboard the same rules.
 """
 
 import re
@@ -11,8 +12,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-# Replaces values in responses. In requests, the API refuses it, so masked values cannot be
-# deployed.
+# Replaces values in responses. The API refuses it in requests, so masked values cannot be deployed.
 MASK = "***"
 
 # Matches names in capitals with _ between words. Both patterns are also valid in JavaScript.
@@ -39,8 +39,8 @@ _HUMP = re.compile("([a-z0-9])([A-Z])")
 
 
 def looks_secret(name: str, value: str) -> bool:
-    """Whether a variable is probably a secret. An empty value is not: callers are expected to set
-    it.
+    """Whether a variable is probably a secret. Empty values count as none: callers set them
+    later.
     """
     if not value or value == MASK:
         return False

@@ -52,8 +52,8 @@ class Isolation(StrEnum):
     GVISOR = "gvisor"
 
 
-# The server checks all fields of a runtime together, since they depend on its kind and on who adds
-# it. The rules are only documented here.
+# The server checks all fields of a runtime together, since rules depend on its kind and on who adds
+# it. Here the rules are only documented.
 RuntimeName = Annotated[
     str,
     about(
@@ -116,7 +116,7 @@ Command = Annotated[
     list[str],
     about(
         "absolute path of a program, and its arguments; only for kind custom",
-        None,  # runtimes of other kinds have none
+        None,  # no example: most kinds have no program
         Documented({"items": {"type": "string", "pattern": NO_NUL}}),
     ),
 ]
@@ -146,7 +146,7 @@ WritablePaths = Annotated[
         short="writable",
     ),
 ]
-# The operator sets their upper bounds, which are checked by code that knows these.
+# The upper bounds are settings, so they are checked by code that has the settings.
 ProcessLimit = Annotated[
     int,
     about(

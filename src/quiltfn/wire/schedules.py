@@ -78,7 +78,7 @@ EverySeconds = Annotated[
     int,
     about(
         f"interval between runs in seconds, from 1 to {INTERVAL_MAX_S}",
-        None,  # a schedule has either cron or every_seconds
+        None,  # no example: examples have cron instead
         Between(1, INTERVAL_MAX_S),
         short="every",
         unit="s",
@@ -194,8 +194,8 @@ class ScheduleChanges(Struct, forbid_unknown_fields=True, kw_only=True, frozen=T
 
 
 class ScheduleRun(Struct, kw_only=True, frozen=True):
-    """The decision for one time at which a schedule was due, in Unix seconds. `status`: status of
-    its invocation; null if there is none, or its record is no longer stored.
+    """The decision for one time at which a schedule was due, in Unix seconds. `status`: the status
+    of the run's invocation; null if there is no invocation or no record any more.
     """
 
     due_at: UnixSeconds

@@ -167,11 +167,11 @@ class Liveness(Struct, kw_only=True, frozen=True):
 
 
 class SystemInfo(Struct, kw_only=True, frozen=True):
-    """The server and its machine. `interpreters`: paths of those that runtimes can use. `memory`:
-    the memory budget of all instances (`budget_mib`), and the reserved part of it (`held_mib`).
-    `durability`: strict if the record of an invocation is synced before its response, otherwise
-    relaxed. `tenant_id` and `scope`: those of the caller's credential. `started_at` in Unix
-    seconds.
+    """The server and its machine. `interpreters`: paths of interpreters that runtimes can use.
+    `memory`: the memory budget of all instances (`budget_mib`), and the reserved part of it
+    (`held_mib`). `durability`: strict if the record of an invocation is synced before its response,
+    otherwise relaxed. `tenant_id` and `scope`: those of the caller's credential. `started_at` in
+    Unix seconds.
     """
 
     version: ServerVersion
@@ -207,9 +207,9 @@ class FunctionOnNode(Struct, kw_only=True, frozen=True):
 
 class Node(Struct, kw_only=True, frozen=True):
     """A node of a fleet, with its last reported load. `beat_age_seconds`: age of its last
-    heartbeat, as seen by the node that answers. `running_calls`: invocations that haven't ended;
+    heartbeat, as seen by the responding node. `running_calls`: invocations that haven't ended;
     `waiting_calls`: those of them that wait for an instance. `functions`: those with instances or
-    invocations there, the most instances first; null if not requested; empty for a node that is
+    invocations on the node, most instances first; null if not requested; empty for a node that is
     unreachable, stopped or lost.
     """
 
@@ -240,7 +240,7 @@ class NodeList(Struct, kw_only=True, frozen=True):
 
 
 class Whoami(Struct, kw_only=True, frozen=True):
-    """The caller's credential, and the features of the server that answers. `credential`: the key's
+    """The caller's credential, and the features of the responding server. `credential`: the key's
     id, or the token's subject; `open` on a server that needs none. `expires_at` in Unix seconds;
     null: it doesn't expire.
     """
@@ -292,11 +292,11 @@ class Instance(Struct, kw_only=True, frozen=True):
 
 
 class InstanceList(Struct, kw_only=True, frozen=True):
-    """The oldest instances of all nodes, their total number, and what they share. A node of a fleet
-    that doesn't respond within seconds is left out. `prewarmed_count`: prewarmed sandboxes.
-    `waiting_calls`: invocations that wait for an instance. `queued_calls`: queued asynchronous
-    invocations. `memory`: `budget_mib` of all instances together; `held_mib` and `prewarmed_mib`,
-    reserved parts of it.
+    """The oldest instances of all nodes, the total number of instances, and shared resources. A
+    node of a fleet that doesn't respond within seconds is left out. `prewarmed_count`: prewarmed
+    sandboxes. `waiting_calls`: invocations that wait for an instance. `queued_calls`: queued
+    asynchronous invocations. `memory`: `budget_mib` for all instances together; `held_mib` and
+    `prewarmed_mib`: reserved parts of the budget.
     """
 
     instances: list[Instance]

@@ -17,14 +17,14 @@ SECRET_MIN_BYTES, SECRET_MAX_BYTES = 16, 256
 LIST_MAX, ITEM_MAX = 50, 256
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 METHOD = re.compile("[A-Z][A-Z-]{0,31}")
-# Methods that no handler gets: after CONNECT, a connection does not use HTTP, and TRACE could
-# reveal protected headers to a page.
+# Methods that are never passed to handlers: after CONNECT, a connection does not use HTTP, and
+# TRACE could reveal protected headers to a page.
 NO_METHODS = ("CONNECT", "TRACE")
 
 
 class SecretBytes(Bytes, frozen=True):
-    """Like `Bytes`, but also accepts a masked secret, as in responses; the server refuses it
-    separately.
+    """Like `Bytes`, but also accepts a masked secret, since responses have it. The server refuses a
+    masked secret separately.
     """
 
     def violation(self, value: Any, server_maximum: float | None) -> Violation | None:

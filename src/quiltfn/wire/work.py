@@ -96,7 +96,7 @@ DestinationUrl = Annotated[
         f"an http or https address of at most {URL_MAX_BYTES} characters",
         "https://example.com/hooks/thumbnails",
         Bytes(1, URL_MAX_BYTES),
-        # The permitted hosts and addresses are checked by code that knows them.
+        # Hosts and addresses are checked by code that has the settings.
         Documented({"pattern": r"^https?://(?!.*\*{3})[!-~]+$"}),
     ),
 ]
@@ -197,7 +197,7 @@ NewIds = Annotated[
     list[str], about("ids of the new invocations", ["01999999-0000-7000-8000-000000000002"])
 ]
 All = Annotated[
-    bool, about("true: all dead letters, within 20 seconds; remaining is the number left", True)
+    bool, about("true: redrive all, for up to 20 seconds; remaining is the number left", True)
 ]
 
 
@@ -206,7 +206,7 @@ All = Annotated[
 
 class Backoff(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """The wait before the next attempt: `first` seconds, then `factor` times the previous wait, up
-    to `most`, each varied at random by up to `jitter` of it.
+    to `most`. Each wait is varied at random by up to the fraction `jitter`.
     """
 
     first: BackoffFirst = 1.0
@@ -264,8 +264,8 @@ class RecordPolicy(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
 
 
 class Replay(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """How a stored input is replayed. `version`: null for the current one, otherwise an existing
-    version. `payload`: replaces the stored one; omitted, the stored one is used.
+    """How a stored input is replayed. `version`: null for the current version. `payload`: replaces
+    the stored payload, which is used if this is omitted.
     """
 
     version: VersionNumber | None = None
@@ -284,8 +284,8 @@ class Redrive(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True, omi
 
 
 class Destination(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """A destination for outcomes of asynchronous invocations. Below scope write, the secret and
-    what follows the host of the url are shown as ***.
+    """A destination for outcomes of asynchronous invocations. Below scope write, the secret and the
+    part of the url after the host are shown as ***.
     """
 
     function: DestinationFunction | None = None
@@ -310,9 +310,9 @@ AttemptOutput = Annotated[str, about("end of the attempt's output, or null", "he
 
 
 class Attempt(Struct, kw_only=True, frozen=True):
-    """One attempt of an invocation. Times in Unix seconds; `started_at` is null if it was never
-    handed over; `duration_ms` in milliseconds. `version`: null if unknown. `stdout`, `stderr`: the
-    last 16 KiB of each stream; null if they aren't stored.
+    """One attempt of an invocation. Times in Unix seconds; `started_at` is null if no handler
+    started; `duration_ms` in milliseconds. `version`: null if unknown. `stdout`, `stderr`: the last
+    16 KiB of each stream; null if they aren't stored.
     """
 
     attempt: AttemptNumber
@@ -337,7 +337,9 @@ class AttemptList(Struct, kw_only=True, frozen=True):
 
 
 class InvocationInput(Struct, kw_only=True, frozen=True):
-    """An invocation's input and caller. `version`: null for the current one at that time."""
+    """An invocation's input and caller. `version`: null for the version that was current at the
+    time.
+    """
 
     payload: Payload | None
     environment: Environment | None
