@@ -1,5 +1,5 @@
 """Domain types and their rules: no `await`, clock, log, or I/O.
 
-Everything here is a value or a decision about values. Time comes in as an argument, and what has to
-be done goes out as a list of actions that other code performs.
+Everything here is a value or a decision about values. Time is an argument, and decisions are
+returned as lists of actions, which other code performs.
 """

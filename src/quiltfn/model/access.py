@@ -25,14 +25,14 @@ TOKEN = re.compile(
 )
 TOKEN_MIN = TOKEN_HEAD_MIN + TOKEN_CLAIMS_MIN + TOKEN_SIGNATURE_MIN + 2
 LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]{1,100}")
-# The maximum of valid keys, of a tenant and in total. The same number of revoked or expired keys is
-# kept, the newest.
+# The maximum number of valid keys, per tenant and in total. As many revoked or expired keys are
+# kept, the newest ones.
 TENANT_KEYS_MAX, KEYS_MAX = 1000, 20_000
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Scope(StrEnum):
-    """What a credential allows; each includes the ones before it."""
+    """What a credential allows. Each scope includes those before it."""
 
     READ = "read"
     INVOKE = "invoke"
@@ -49,11 +49,11 @@ RANK: Mapping[Scope, int] = {scope: rank for rank, scope in enumerate(Scope)}
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key as stored: never the key itself. Times in Unix seconds. `label`: its creator's
+    """An API key as stored, without the key itself. Times in Unix seconds. `label`: its creator's
     name for it.
 
-    The key has 256 random bits, so a plain digest cannot be guessed back, and a slow one would only
-    slow every request down.
+    The key has 256 random bits, so it cannot be guessed from a plain digest, and a slow digest
+    would only slow down every request.
     """
 
     id: str
@@ -73,9 +73,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """The sender of a request, from its credential. `credential`: an id for the audit log.
-    `expires_at`: when the key expires, `token_ends_at`: when the token does, in Unix seconds; None:
-    never, or there is none. `is_visiting`: an operator in another tenant, who sees no secrets there
-    and may stop running invocations.
+    `expires_at`: when the key expires, `token_ends_at`: when the token expires, in Unix seconds;
+    None: never, or no key or token. `is_visiting`: an operator in another tenant, who sees no
+    secrets there and may stop running invocations.
     """
 
     tenant_id: str
@@ -87,7 +87,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sees_all_tenants(self) -> bool:
-        """Whether lists span all tenants: for an operator who is not visiting another tenant."""
+        """Whether lists span all tenants: True for an operator who is not visiting another
+        tenant.
+        """
         return self.scope.includes(Scope.OPERATOR) and not self.is_visiting
 
     def reaches(self, tenant_id: str) -> bool:

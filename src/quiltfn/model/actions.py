@@ -6,7 +6,7 @@ import msgspec
 
 
 class Closed(StrEnum):
-    """Why a pool serves no calls: its function's state, or as the comments say."""
+    """Why a pool is closed: the state of its function, or the reason in the comment."""
 
     PENDING = "pending"
     PAUSED = "paused"
@@ -17,7 +17,7 @@ class Closed(StrEnum):
 
 
 class Full(StrEnum):
-    """Why a pool that serves calls refuses one."""
+    """Why an open pool refuses an invocation."""
 
     QUEUE = "queue full"
     WAITED_TOO_LONG = "waited too long"
@@ -48,7 +48,7 @@ class Unpark(msgspec.Struct, frozen=True):
 
 class Refuse(msgspec.Struct, frozen=True):
     """Refuse the invocation: the queue is full, it waited too long, or the function isn't active.
-    `retry_after_s`: the seconds after which it would probably be served, as far as known.
+    `retry_after_s`: seconds after which the invocation could probably run, as far as known.
     """
 
     waiter: int
@@ -91,17 +91,17 @@ class PrepareFailed(msgspec.Struct, frozen=True):
 
 
 class RequestMemory(msgspec.Struct, frozen=True):
-    """The pool needs `mib` more memory than is free: something should be evicted."""
+    """The pool needs `mib` more memory than is free: instances should be evicted."""
 
     mib: float
 
 
 class RequestQuota(msgspec.Struct, frozen=True):
-    """The tenant's quota allows the pool no more instances: something should be evicted."""
+    """The tenant's quota allows the pool no more instances: other ones should be evicted."""
 
 
 class RequestPlaces(msgspec.Struct, frozen=True):
-    """The function's maximum leaves no room for `count` instances: idle ones of other versions
+    """The function's maximum leaves no room for `count` instances: idle instances of other versions
     should be evicted.
     """
 

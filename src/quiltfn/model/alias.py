@@ -55,17 +55,17 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
 
     def after_update(self, version: int, same_code: int | None = None) -> "Alias":
         """The alias after an update: the default alias moves to the new version. `same_code`: the
-        previous version, if the new one has the same code; then a default alias that does not send
-        all invocations to the previous version stays, since these are not meant to get that code.
+        previous version, if the new one has the same code. Then a default alias stays if it sends
+        some invocations to other versions, which are not meant to get this code.
         """
         is_elsewhere = same_code is not None and self.versions != (same_code,)
         return self.pointing_to(version) if self.is_default and not is_elsewhere else self
 
     def after_rollback(self, before: int, version: int, *, moves_default: bool = True) -> "Alias":
-        """The alias after a rollback of the function from version `before` to `version`: it no
-        longer sends invocations to `before`, and a split with that version ends. If both are the
-        same, only the default alias changes: it sends everything to `version`. With `moves_default`
-        False the default alias stays as it is.
+        """The alias after a rollback of the function from version `before` to `version`: it sends
+        no more invocations to `before`, even if that was one of two versions. If `before` and
+        `version` are the same, only the default alias changes: it sends all invocations to
+        `version`. With `moves_default` False the default alias stays as it is.
         """
         if self.is_default and not moves_default:
             return self

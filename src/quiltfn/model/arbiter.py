@@ -1,8 +1,8 @@
 """Arbiter: divides the resources that pools share: memory, a tenant's quota, a function's places.
 
-A pool that lacks some of a resource waits for it. The arbiter decides which idle instances are
-evicted for that pool, and which pool is served next once something is free. `pool/arbitration.py`
-performs the decisions.
+A pool that needs more of a resource waits for it. The arbiter decides which idle instances are
+evicted for that pool, and which pool is served next once some of the resource is free.
+`pool/arbitration.py` performs the decisions.
 """
 
 from collections.abc import Hashable, Iterator
@@ -15,13 +15,13 @@ from quiltfn.model.places import Places
 from quiltfn.model.pool import Pool
 from quiltfn.model.quota import Quota
 
-# A search for idle instances of a tenant visits all its pools, so searches are this far apart.
+# Minimum time between searches for a tenant's idle instances, which visit all its pools.
 LOOK_EVERY_S = 0.05
 
 
 class Decision(msgspec.Struct, frozen=True):
     """What to evict, in this order: MiB of prewarmed sandboxes, and instances of pools.
-    `exhausted`: the pool whose preparation fails, since nothing can be evicted for it.
+    `exhausted`: the pool whose preparation must fail, since nothing can be evicted for it.
     """
 
     prewarmed_mib: float = 0.0
@@ -35,7 +35,7 @@ class Arbiter:
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
         self._sharing: dict[Memory | Quota | Places, dict[Hashable, Pool]] = {}
-        self._looks: dict[Quota, float] = {}  # when to look again, the earliest first
+        self._looks: dict[Quota, float] = {}  # when to search again, the earliest first
 
     def add(self, pool: Pool) -> None:
         for resource in (pool.memory, pool.quota, pool.places):
@@ -55,7 +55,7 @@ class Arbiter:
     def request(
         self, pool: Pool, wanted: RequestMemory | RequestQuota | RequestPlaces, now: float
     ) -> Decision:
-        """Decides what to evict for a pool that lacks a resource."""
+        """Decides what to evict for a pool that needs more of a resource."""
         match wanted:
             case RequestMemory(mib=mib):
                 return self._free_memory(mib)
@@ -88,7 +88,7 @@ class Arbiter:
                 yield longest
             elif quota.waiting and quota.has_capacity:
                 first = next(iter(quota.waiting))
-                del quota.waiting[first]  # it is added again if it still lacks some
+                del quota.waiting[first]  # added again if the pool still lacks instances
                 yield first
             elif places.waiting and places.is_freed:
                 yield from places.turns()
@@ -98,7 +98,7 @@ class Arbiter:
     def _free_memory(self, mib: float) -> Decision:
         """Chooses what to evict so that `mib` more fit."""
         if self.memory.lacks(mib) <= 0:
-            return Decision()  # enough memory is free, or will be once ending instances are gone
+            return Decision()  # enough is free, or will be once ending instances are gone
         of_prewarmed, chosen = self.memory.choose(self._candidates(self.memory), mib)
         return Decision(of_prewarmed, [(one.pool, one.instance) for one in chosen])
 
@@ -114,7 +114,7 @@ class Arbiter:
         return Decision(evictions=found[:count])
 
     def _look_at(self, quota: Quota, now: float) -> Decision:
-        """Evicts as many idle instances of the tenant as its pools lack beyond those that are
+        """Evicts idle instances of the tenant: as many as its pools lack, minus those that are
         ending.
         """
         quota.looked_at = now
@@ -128,8 +128,8 @@ class Arbiter:
         del chosen[max(0, lacking - quota.leaving) :]
         failing = []
         if not (chosen or quota.leaving):
-            # Nothing is ending, and no idle instance may be ended: a deploy would wait for ever.
-            # The newest deploy fails, and frees its instances for the others.
+            # Nothing is ending and nothing may be evicted, so deploys would wait for ever. The
+            # newest deploy fails and frees its instances for the others.
             failing = [one for one in waiting if one.prepared is not None and one.quota_shortfall]
         if len(failing) > 1 or any(pool.queue for pool in waiting):
             self._looks[quota] = now + LOOK_EVERY_S

@@ -5,8 +5,8 @@ import msgspec
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Who did what, and with what result; never payloads, environments or secrets. `at`: Unix
-    seconds. `note`: the reason, if the server did it by itself. `object_name`: the object's name at
-    that time.
+    seconds. `note`: the reason for an action of the server itself. `object_name`: the object's name
+    at that time.
     """
 
     id: str

@@ -1,7 +1,7 @@
 """Callbacks: requests to the URL of a destination. Defines the allowed URLs, secrets and addresses,
 and signs requests by Standard Webhooks (https://www.standardwebhooks.com).
 
-Nothing here resolves a name or connects: `calls/callbacks.py` does.
+This module does no I/O: `calls/callbacks.py` resolves names and connects.
 """
 
 import base64
@@ -26,14 +26,15 @@ EXAMPLE_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # from the specificat
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 AddressRange = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# The allocated part of IPv6. All other addresses are of one link or one site, or contain an IPv4
+# The allocated part of IPv6. All other addresses are local to a link or site, or contain an IPv4
 # address, which would need its own check: ::/96 and ::ffff:0:0/96 (mapped), 64:ff9b::/96 and
 # 64:ff9b:1::/48 (NAT64).
 UNICAST = ipaddress.IPv6Network("2000::/3")
-# Ranges within it, and within IPv4, that are allocated but have no public servers; the same as for
-# sandboxes (`launcher/egress_rules.py`, which root loads, so it imports nothing of quiltfn).
+# Ranges in `UNICAST` and IPv4 that are allocated but have no public servers. The rules for
+# sandboxes have a copy of this list, since root loads them without importing quiltfn
+# (`launcher/egress_rules.py`).
 DENIED: Sequence[AddressRange] = (
-    ipaddress.IPv4Network("168.63.129.16/32"),  # the host's agent in one cloud
+    ipaddress.IPv4Network("168.63.129.16/32"),  # the host's agent in Azure
     ipaddress.IPv4Network("192.31.196.0/24"),
     ipaddress.IPv4Network("192.52.193.0/24"),
     ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays
@@ -46,8 +47,8 @@ DENIED: Sequence[AddressRange] = (
 
 
 def check_url(url: str, field: str) -> None:
-    """Raises `Unprocessable` for `field` unless callbacks may go to the URL, as far as this is
-    known without resolving its host. Does not repeat the URL: it may contain a token.
+    """Raises `Unprocessable` for `field` if callbacks must not go to the URL, as far as this is
+    known without resolving its host. The error does not repeat the URL, which may contain a token.
     """
     problem = _problem_of(url)
     if problem is not None:
@@ -81,7 +82,9 @@ def _problem_of(url: str) -> str | None:
 
 
 def check_secret(secret: str, field: str) -> None:
-    """Raises `Unprocessable` for `field` unless the secret can sign. Does not repeat it."""
+    """Raises `Unprocessable` for `field` unless the secret can sign. The error does not repeat the
+    secret.
+    """
     try:
         key_of(secret)
     except ValueError as error:
@@ -116,7 +119,7 @@ def signed_headers(secret: str, message_id: str, now: int, body: bytes) -> dict[
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address is public, and contains no other address."""
+    """Whether the address is public and does not contain another address."""
     if not address.is_global or address.is_multicast or address.is_reserved:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address not in UNICAST:
@@ -127,7 +130,7 @@ def is_public(address: Address) -> bool:
 def may_be_called(
     address: Address, allowed: Iterable[AddressRange], *, is_own: bool = False
 ) -> bool:
-    """Whether callbacks may go to the address. `allowed`: ranges that the operator allows beside
-    public ones. `is_own`: the address is this machine's, so it is as private as its loopback.
+    """Whether callbacks may go to the address. `allowed`: ranges that the operator allows in
+    addition to public addresses. `is_own`: the address is this machine's, so it counts as private.
     """
     return (is_public(address) and not is_own) or any(address in one for one in allowed)

@@ -8,9 +8,9 @@ class ColdStartReason(StrEnum):
 
     FIRST: the function had no instance since the server's start or the last deploy.
     SCALED_OUT: there were instances of this version, and all of them were busy.
-    UPDATED: the instances so far were of another version.
-    EVICTED: the last instance of this version was ended in good health: it was idle for too long,
-    or its memory or place was needed.
+    UPDATED: all earlier instances were of another version.
+    EVICTED: the last instance of this version was healthy when it was ended: it was idle for too
+    long, or its memory or place was needed.
     REPLACED: the last instance of this version was ended after a timeout, an out-of-memory kill, a
     crash, or an abandoned invocation.
     """
@@ -23,8 +23,8 @@ class ColdStartReason(StrEnum):
 
 
 class StartHistory:
-    """A pool's memory of ready instances: whether there were any, and why the last one of each
-    version that is still needed was ended.
+    """Remembers whether a pool had ready instances, and why the last one of each needed version was
+    ended.
     """
 
     def __init__(self) -> None:
@@ -36,8 +36,8 @@ class StartHistory:
         self._has_any = True
 
     def ended(self, digest: str, how: ColdStartReason) -> None:
-        """An instance that had been ready is ended; only the last reason of a version is kept."""
-        self._has_any = True  # it may have been running when the function was closed
+        """A ready instance is ended. Only the last reason of each version is kept."""
+        self._has_any = True  # `clear` may have been called while the instance was running
         self._last[digest] = how
 
     def retain(self, *digests: str | None) -> None:

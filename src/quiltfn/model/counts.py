@@ -10,7 +10,8 @@ import msgspec
 
 class PoolCounts(msgspec.Struct, frozen=True, gc=False):
     """The number of instances in each of the five states that the API shows. `parked`: how many of
-    the warming ones are parked. `memory_mib`: the memory that all of them now count in the budget.
+    the warming instances are parked. `memory_mib`: the memory that all instances count in the
+    budget now.
     """
 
     warming: int = 0
@@ -27,9 +28,8 @@ class PoolCounts(msgspec.Struct, frozen=True, gc=False):
 
 
 class Headroom(msgspec.Struct, frozen=True, gc=False):
-    """How many more invocations could start without a wait, after those that wait already.
-    `idle`: in instances that are ready, or will be in a moment; `startable`: in instances that may
-    be started for them.
+    """How many more invocations could start without a wait, after those that wait already. `idle`:
+    in instances that are or will soon be ready; `startable`: in instances that may be started.
     """
 
     idle: int = 0

@@ -11,16 +11,16 @@ from quiltfn.model.end_cause import EndCause, cause_data
 from quiltfn.model.invocation import PAYLOAD_MAX_BYTES, Invocation, Status
 from quiltfn.model.work import Backoff, policy_field
 
-# The waits between tries of a callback, and for how long it is tried: about seventeen times.
+# The waits between tries of a callback, and the time after which tries end: about seventeen tries.
 BACKOFF = Backoff(first=5.0, factor=3.0, most=7200.0, jitter=0.2)
 LIFE_S = 24 * 3600
-# The maximum of a body, which has the whole result: the limit of a function's payload. Standard
-# error, and all output of a failure, are truncated.
+# The maximum of a body: the limit of a function's payload. A body has the whole result of a
+# success; standard error, and all output of a failure, are truncated.
 BODY_MAX_BYTES = PAYLOAD_MAX_BYTES
 EXCERPT_MAX_BYTES = 64 * 1024
 PIECE_BYTES = 64 * 1024
-# The maximum chain of destinations, each invoked by the one before it: a function that is its own
-# destination would continue for ever.
+# The maximum length of a chain of destinations, each invoked by the one before it. Without it, a
+# function that is its own destination would run for ever.
 CHAIN_MAX = 16
 
 
@@ -33,14 +33,14 @@ class DeliveryStatus(StrEnum):
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of one invocation, to be sent to a destination. Its id is also that of the
-    webhook, or of the invocation of the destination's function, at every try.
+    """The outcome of one invocation, to be sent to a destination. Every try uses its id as the id
+    of the webhook, or of the invocation of the destination's function.
 
     `policy_field`: "on_success" or "on_failure" of the function's policy, which has the
     destination. `body`: the content; empty once it is delivered. `attempts`: how many tries were
     started. `due_at_ms`, `expires_at_ms`: when the next try is due and when tries end, by trusted
-    time in Unix milliseconds. `http_status`: of the last response. `ended_at`: Unix seconds.
-    `end_cause`: of the invocation, only in lists.
+    time in Unix milliseconds. `http_status`: the last response's. `ended_at`: Unix seconds.
+    `end_cause`: the invocation's, only in lists.
     """
 
     id: str
@@ -60,8 +60,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def delivery_of(record: Invocation) -> Delivery:
-    """The delivery for an ended invocation. `record.outcome` has its `destination_id`. It has
-    already failed if the result is too large.
+    """The delivery for an ended invocation. `record.outcome` has its `destination_id`. The delivery
+    is already failed if the result is too large.
     """
     assert record.outcome is not None
     # Records of the previous release lack the time of the decision.
@@ -84,7 +84,7 @@ def delivery_of(record: Invocation) -> Delivery:
 
 
 def _body_or_problem(record: Invocation) -> tuple[bytes, str | None]:
-    """The body, or b"" and the reason."""
+    """The body, or b"" and the reason for its absence."""
     whole, problem = len(record.stdout) + record.stdout_dropped, ""
     if record.status is Status.SUCCESS and record.stdout_dropped:
         problem = f"the result has {whole} bytes, of which the record keeps {len(record.stdout)}"
@@ -144,8 +144,8 @@ def body_of(record: Invocation) -> bytes:
 
 
 def _text(data: bytes, json_max_bytes: int) -> str | None:
-    """Output as text; None if its JSON exceeds the limit. Bytes that are no text triple in size,
-    and slowly: so it converts pieces, lets other threads run in between, and stops at the limit.
+    """Output as text; None if its JSON exceeds the limit. Binary output triples in size and is slow
+    to convert: so this converts pieces, lets other threads run in between, and stops at the limit.
     """
     if len(data) <= PIECE_BYTES:
         return data.decode("utf-8", "replace")
@@ -161,6 +161,6 @@ def _text(data: bytes, json_max_bytes: int) -> str | None:
 
 
 def retry_due_ms(delivery: Delivery, now_ms: int, chance: float) -> int | None:
-    """When a failed try is repeated; None: never. `chance`: from [0, 1)."""
+    """When a failed try is repeated; None: never. `chance`: a random number from [0, 1)."""
     due = now_ms + round(BACKOFF.seconds(delivery.attempts, chance) * 1000)
     return due if due <= delivery.expires_at_ms else None

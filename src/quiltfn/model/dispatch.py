@@ -1,13 +1,13 @@
-"""Which asynchronous invocations start next, and how many. Nothing here reads a clock or does I/O.
+"""Decides which asynchronous invocations start next, and how many, without a clock or I/O.
 
-Tenants take turns, and so do the functions of each: one invocation per turn. A function that may
-not start anything now is not in the ready queue. So a function waits for one turn of each other
-function of its tenant and, before each of these and its own, for one of each other tenant, however
-long their queues are.
+Tenants take turns, and so do the functions of each tenant: one invocation per turn. A function that
+may not start an invocation now is not in the ready queue. So between two turns of a function, each
+other function of its tenant has one turn, and between two turns of its tenant, each other tenant
+has one, however long their queues are.
 
-Callers who wait for a result come first: asynchronous invocations get what they leave. One joins
-their wait queue only after it has waited for `STARVED_S`, and only one at a time, so a full
-function gives them no more than it gives one more caller.
+Callers who wait for a result come first: asynchronous invocations get the instances that are left.
+An asynchronous invocation joins the callers' wait queue only after it has waited for `STARVED_S`,
+and only one at a time. So in a full function, all of them together count like one more caller.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from collections.abc import Callable
 import msgspec
 
 STARVED_S = 2.0
-# How many are claimed ahead of their start: those of the next SLICE_S, within these bounds.
+# How many invocations are claimed ahead: those that will start in the next SLICE_S, within bounds.
 SLICE_S = 0.25
 SLICE_LEAST, SLICE_MOST = 8, 500
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """One function's asynchronous invocations on this node. `running`: attempts under way;
-    `in_line`: how many of them wait for an instance. `waited_s`: for how long the next one has been
-    due.
+    """One function's asynchronous invocations on this node. `running`: attempts in progress;
+    `in_line`: those of them that wait for an instance. `waited_s`: for how long the next invocation
+    has been due.
     """
 
     running: int
@@ -34,7 +34,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 def may_start(load: Load, headroom: int) -> int:
     """How many attempts of the function may start now. `headroom`: how many invocations could start
-    without a wait, behind those that wait already.
+    without a wait, in addition to those that wait already.
     """
     most = headroom
     if most <= 0:
@@ -45,14 +45,14 @@ def may_start(load: Load, headroom: int) -> int:
 
 
 def slice_size(begun_per_s: float, could_begin: int) -> int:
-    """How much of a function's work to claim: enough to spread the cost of a claim over many
-    invocations, but little of a function with long ones.
+    """How many invocations of a function to claim: enough to spread the cost of a claim over many,
+    but few if invocations are long.
     """
     return max(SLICE_LEAST, min(SLICE_MOST, max(could_begin, round(begun_per_s * SLICE_S))))
 
 
 class Rota:
-    """The functions that may start something, in order of their turns."""
+    """The functions that may start an invocation, in order of their turns."""
 
     def __init__(self) -> None:
         self._tenants: dict[str, dict[str, None]] = {}
@@ -72,13 +72,12 @@ class Rota:
             self._tenants.pop(tenant_id, None)
 
     def turn(self, start: Callable[[str], bool]) -> str | None:
-        """Gives a turn to the next function: the first for which `start` returns that it started
-        one. The functions asked before it cannot start anything, and are removed. Returns its id,
-        or None.
+        """Calls `start` for the functions in order until one has started an invocation. Returns the
+        id of that function, or None. Removes the functions before it, which cannot start any.
         """
         for tenant_id in list(self._tenants):
             for function_id in list(self._tenants.get(tenant_id, ())):
-                # First, for `start` may remove the function, or add it again.
+                # Removed first, since `start` may remove the function or add it again.
                 self.remove(tenant_id, function_id)
                 if start(function_id):
                     functions = self._tenants.pop(tenant_id, {})

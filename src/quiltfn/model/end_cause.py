@@ -1,5 +1,5 @@
-"""Why an invocation didn't succeed: for programs a code, `cause`, with its data; for people a
-`sentence`, which the record has as `error_message`.
+"""Why an invocation didn't succeed: a code, `cause`, with data for programs; and a `sentence` for
+people, which is the record's `error_message`.
 
 Only `message`, `type` and `file` hold text from the handler.
 """
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-# What ended an invocation: the values of `by` in `Cancelled` and `Interrupted`, in words.
+# The values of `by` in `Cancelled` and `Interrupted`, in words.
 BY: Mapping[str, str] = {
     "request": "the call was cancelled",
     "request_before_start": "the call was cancelled before it was started",
@@ -29,7 +29,7 @@ BY: Mapping[str, str] = {
 
 
 class Raised(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="exception"):
-    """An exception ended the handler. `message` None: it has none; `file` None: unknown."""
+    """An exception ended the handler. `message`: None if it has none. `file`: None if unknown."""
 
     type: str
     message: str | None = None
@@ -65,7 +65,7 @@ class Signalled(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="s
 
 
 class TimedOut(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="timeout"):
-    """The handler was killed at its deadline. `from_outside`: not by the guest in its sandbox."""
+    """The handler was killed at its deadline. `from_outside`: by the server, not by the guest."""
 
     limit_seconds: int | None = None
     from_outside: bool = False
@@ -89,8 +89,8 @@ class OutOfMemory(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag=
 
 
 class HttpFailed(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="http"):
-    """The handler's HTTP response is an error, or it gave no response that can be sent; then
-    `message` says why. `status` None: there is no status.
+    """The handler's HTTP response is an error, or can't be sent for the reason `message`. `status`:
+    None if there is none.
     """
 
     status: int | None
@@ -193,10 +193,10 @@ NODE_LOST = Interrupted("node_lost")
 
 
 def cause_data(cause: EndCause | None) -> dict[str, Any] | None:
-    """The cause as clients get it."""
+    """The cause in the form for clients."""
     return None if cause is None else msgspec.to_builtins(cause)
 
 
 def cause_json(cause: EndCause | None) -> str | None:
-    """The cause as it is stored."""
+    """The cause in its stored form."""
     return None if cause is None else msgspec.json.encode(cause).decode()

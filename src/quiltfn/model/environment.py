@@ -32,9 +32,9 @@ def of_call(
 ) -> dict[str, str]:
     """The variables of one invocation. Their names are reserved, so a version cannot set them.
 
-    The payload is one of them only if it is small and text without NUL, as a variable must be. A
-    payload of any kind and size is on the standard input of a shell handler; a runner gets it over
-    its socket, and a web server as a request.
+    The payload is one of these variables only if it is a small text without NUL. In any case, a
+    shell handler gets the payload on its standard input, a runner over its socket, and a web server
+    as a request.
     """
     variables = {
         "QUILT_INVOCATION_ID": invocation_id,

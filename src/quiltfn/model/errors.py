@@ -1,7 +1,7 @@
 """The errors that a caller can get.
 
-An error is a sentence, a stable code, and the party at fault. HTTP statuses are not known here;
-their only table is in `api/http/errors.py`.
+An error is a sentence, a stable code, and the party at fault. HTTP statuses have their only table
+in `api/http/errors.py`.
 """
 
 import math
@@ -57,8 +57,8 @@ class QuiltfnError(Exception):
         self.executed = False
 
     def with_record(self, invocation_id: str, *, executed: bool) -> None:
-        """Adds the id of the invocation's record, and whether its handler was started: the handler
-        may then have done its work, so quiltfn must not retry it for the caller.
+        """Adds the id of the invocation's record. `executed`: the handler was started and may have
+        done its work, so quiltfn must not retry the invocation for the caller.
         """
         self.invocation_id, self.executed = invocation_id, executed
         self.hint = self.hint or f"the call has a record: {invocation_id}"
@@ -89,7 +89,10 @@ class Forbidden(QuiltfnError):
 
 
 class TenantDisabled(Forbidden):
-    """An operator has disabled the tenant. `for_its_key`: the caller has a credential of it."""
+    """An operator has disabled the tenant.
+
+    `for_its_key`: the caller has one of its credentials.
+    """
 
     for_its_key = False
 
@@ -157,9 +160,9 @@ class Unprocessable(QuiltfnError):
         null: str = "",
     ) -> "Unprocessable":
         """An error about one field: its path, the expected value, and an example that works.
-        `name`: also of a query parameter or a header; empty: the whole body. `label`: replaces the
-        name in the message. `null`: the meaning of null. Only the message has it, not the details,
-        which forms and command lines show: these have no null.
+        `name`: the name of a field, query parameter or header; empty: the whole body. `label`:
+        replaces the name in the message. `null`: the meaning of null. Only the message has it, not
+        the details, which forms and command lines show: these have no null.
         """
         details = {"expected": expected, "received": truncate(received), "example": example}
         if name:
@@ -169,7 +172,10 @@ class Unprocessable(QuiltfnError):
 
 
 class RangeNotSatisfiable(QuiltfnError):
-    """The range begins after the last byte. `size`: the number of bytes in all."""
+    """The range begins after the last byte.
+
+    `size`: the total number of bytes.
+    """
 
     code, blame = "RANGE_NOT_SATISFIABLE", "caller"
     size = 0
@@ -206,13 +212,13 @@ class OutcomeUnknown(StoreUnavailable):
 
     def __init__(self) -> None:
         super().__init__()
-        self.executed = True  # it may have been
+        self.executed = True  # perhaps
 
 
 class RuntimeUnavailable(QuiltfnError):
     """No sandbox could be made for this call.
 
-    `start_timing`: of the start that failed, if that is the reason.
+    `start_timing`: that of the failed start, if a start failed.
     """
 
     code, blame = "RUNTIME_UNAVAILABLE", "platform"
@@ -260,16 +266,18 @@ def older_node(lacks: str) -> Conflict:
 
 
 def cut_off() -> StoreUnavailable:
-    """Replaces `NotFound` at a node that may not know yet what another one has created."""
+    """Replaces `NotFound` on a node that may not know yet of an object that another node has
+    created.
+    """
     return StoreUnavailable(
-        "this node does not reach the database, and another one may have made it since",
+        "this node cannot reach the database; another node may have created the object since",
         retry_after=1,
     )
 
 
 def truncate(value: object, most: int = 200) -> object:
-    """`value` in a form that fits into an error: truncates long texts, only counts items of
-    containers, and writes numbers that JSON cannot hold as text.
+    """`value` in a form for an error: long texts are truncated, containers become their number of
+    items, and numbers that JSON can't represent become text.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

@@ -1,4 +1,4 @@
-"""Events: what happens in a tenant, as sent to its followers. They contain only ids and counts."""
+"""Events that happen in a tenant, for its followers. They contain only ids and counts."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -34,21 +34,21 @@ class EventType(StrEnum):
 
 
 E = EventType
-# Every reader gets these: they report events that it has missed.
+# Every reader gets these events, which report that it has missed others.
 ALWAYS = frozenset((E.GAP, E.RESET))
 GROUPS: dict[str, frozenset[EventType]] = {
     "function": frozenset(one for one in E if one.startswith("function.")),
-    # `calls` stands for starts and ends that have no event of their own.
+    # a `calls` event sums up starts and ends without events of their own
     "invocation": frozenset((E.INVOCATION_STARTED, E.INVOCATION_ENDED, E.CALLS)),
     "schedule": frozenset((E.SCHEDULE_FIRED,)),
     "alias": frozenset((E.ALIAS_ROLLED_BACK,)),
 }
-# What a reader may ask for.
+# The words by which a reader may select events.
 WORDS = (*GROUPS, *(one for one in E if one not in ALWAYS))
 
 
 def types_of(words: Collection[str]) -> frozenset[EventType]:
-    """The event types that these words, from `WORDS`, stand for."""
+    """The event types that some of the `WORDS` stand for."""
     found: set[EventType] = set()
     for word in words:
         found |= GROUPS.get(word) or {EventType(word)}

@@ -1,5 +1,5 @@
-"""The cause of a handler's failure, from the end of its standard error: it says more than the exit
-code. The text is the handler's own: only readers of the record may see it.
+"""Finds the cause of a handler's failure at the end of its standard error, which says more than the
+exit code. The text is from the handler, so only readers of the record may see it.
 
 Handlers choose the text, and it is parsed in the event loop: every step takes linear time, and no
 pattern backtracks.
@@ -22,8 +22,8 @@ NODE_FRAME = "    at "
 NODE_DETAIL = re.compile(r"(?: {2}.*|\}|)$")  # an error's properties follow its frames
 GROUP_END = re.compile(r" *\+-{8,}$")
 GROUP_MARK = re.compile(r" *+(?:\+-[-+]*.*|[|+] ?)")
-# How the Python runner ends the log of a handler that called sys.exit, and the exit status after an
-# exception.
+# The end of the log, written by the Python runner, of a handler that called sys.exit; and the exit
+# status after an exception.
 BY_ITSELF, BY_EXCEPTION = "SystemExit: ", 1
 OWN = "/app/"
 LINE_DIGITS = 9
@@ -34,7 +34,7 @@ UNREACHABLE = re.compile(
     re.IGNORECASE,
 )
 REFUSED = re.compile("connection refused|ECONNREFUSED", re.IGNORECASE)
-# Explanations of an unreachable address: without a network, and under the rules of egress.
+# Explanations of an unreachable address: without a network, and with network egress.
 NO_NETWORK = "this runtime has no network"
 PUBLIC_ALONE = "network egress reaches public addresses alone"
 
@@ -42,10 +42,10 @@ PUBLIC_ALONE = "network egress reaches public addresses alone"
 def read(
     code: int, stderr: bytes, *, is_value: bool, runner: Kind | None, network: Network | None
 ) -> Raised | Exited | NoNetwork:
-    """The exception that ended a handler, with its place, or its exit code. `is_value`: its last
-    line isn't a reason, since everything that it prints goes to its log. `runner`: the runner, of
-    Python or Node.js; an exception of that language has ended the handler only if it exited with 1.
-    `network`: None if unknown.
+    """The exception that ended a handler, with its place, or the handler's exit code. `is_value`:
+    the handler's last line isn't a reason, since all that it prints goes to its log. `runner`: that
+    of Python or Node.js; an exception ended such a handler only if the exit code is 1. `network`:
+    None if unknown.
     """
     text = stderr[-TAIL_BYTES:].decode("utf-8", "replace")
     lines = [line[:LINE_CHARS] for line in text.rstrip().rsplit("\n", TAIL_LINES)[-TAIL_LINES:]]
@@ -85,9 +85,9 @@ def _exit_text(lines: list[str]) -> str | None:
 
 
 def _python(lines: list[str], *, is_sure: bool) -> tuple[str, Raiser | None] | None:
-    """The Python exception at the end, and its place in the function's own code. Unless `is_sure`
-    that an exception was the end, nothing may follow it: a program that handled it may continue,
-    and its later output looks like more lines of the message. Of a group, the last exception.
+    """The Python exception at the end, and its place in the function's own code; of a group, the
+    last exception. Unless it `is_sure` that an exception ended the handler, nothing may follow the
+    exception: a program that handled it continues, and later output looks like its message.
     """
     if GROUP_END.match(lines[-1]):
         lines = [

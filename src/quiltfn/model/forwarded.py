@@ -9,7 +9,7 @@ from quiltfn.model.pool_load import PoolLoad
 
 
 class Refusal(StrEnum):
-    """Why a node refuses a forwarded invocation, before it has done any of it.
+    """Why a node refuses a forwarded invocation before doing anything for it.
 
     busy: no instance is ready or may be started. version: the function has another version there.
     draining: the node takes no invocations.
@@ -21,13 +21,13 @@ class Refusal(StrEnum):
 
 
 class ForwardedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the node that received a request knows of it; the node that responds has to trust this.
+    """Data of a request from the node that received it, which the responding node has to trust.
 
-    `function_id`, `invocation_id`: of the invocation; empty if all nodes are asked for what each of
-    them has. `caller`: None for a request to a function URL without a credential. `client`: the
-    address that the request came from. `version`: the number of the version to run; None: the
-    request is about an invocation that runs on the other node. `may_wait`: the invocation waits
-    there if no instance is ready; `in_any_case`: even if that node may not start one yet.
+    `function_id`, `invocation_id`: those of the invocation; empty in a request to all nodes.
+    `caller`: None for a request to a function URL without a credential. `client`: the address that
+    the request came from. `version`: the number of the version to run; None: the request is about
+    an invocation that runs on the other node. `may_wait`: if no instance is ready there, the
+    invocation waits; `in_any_case`: even if the other node may not start an instance yet.
     """
 
     client: str
@@ -40,7 +40,7 @@ class ForwardedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class ForwardedAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a node adds to its response to another node. `refusal`: why it has not taken the
+    """Data that a node adds to its response to another node. `refusal`: why it refused the
     invocation. `executed`: as in the response. `load`: the current load of the function's pool
     there.
     """

@@ -1,4 +1,4 @@
-"""Function: what the user created and named, its state and its scaling targets."""
+"""Function: its name, its state and its scaling targets."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -52,7 +52,7 @@ DESCRIPTIONS: Mapping[FunctionState, str] = {
 
 
 def not_active(state: FunctionState) -> FunctionNotActive:
-    """The refusal of a call: names the state and the request that helps."""
+    """The refusal of an invocation: names the function's state and the request that helps."""
     hint, see = NEXT_STEP.get(state, (None, None))
     message = f"the function is {state}, not active"
     return FunctionNotActive(message, details={"state": state}, hint=hint, see=see)
@@ -66,9 +66,9 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     """A named function of one tenant. Times in Unix seconds.
 
     `current_version`: the number of the version that runs invocations, or would run them.
-    `failed_version`: the number of a newer version that could not start; `error_message` says why.
-    `error_output`: what the program wrote last that did not start.
-    `revision` increases with every change: the store accepts a change only of the newest revision.
+    `failed_version`: the number of a newer version that could not start, for the reason
+    `error_message`. `error_output`: the last output of its program.
+    `revision` increases with every change. The store accepts changes of the newest revision only.
     """
 
     id: str

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 import msgspec
 
-# The status of the response that replaces one that was lost.
+# The status of the response that replaces a lost one.
 LOST_STATUS = 503
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -23,8 +23,8 @@ class IdempotentRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The response to the first request; `status` is None while that is still being processed. An
-    empty body was removed to free space.
+    """The response to the first request; `status` is None while that request is being processed. If
+    the body is empty, it was removed to free space.
     """
 
     body_digest: str

@@ -15,7 +15,7 @@ class Archive(StrEnum):
 class Contents(StrEnum):
     """What an uploaded archive contains."""
 
-    FILES = "files"  # of a runtime, at /app
+    FILES = "files"  # files of a runtime, at /app
     ROOTFS = "rootfs"  # a finished root file system
     IMAGE = "image"  # an execution image: an OCI layout, or what `docker save` writes
     COPY = "copy"  # unpacked and checked by another node; clients cannot upload it
@@ -30,10 +30,10 @@ NOT_MEASURED = -1
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
-    """The unpacked files of a runtime. `files`: their number without directories; `entries`: with
-    directories. `is_new`: the image did not exist before. `environment`: the variables that an
-    execution image declares for its programs. `interpreters`: for each kind of runtime, the path of
-    its program in a root file system, with links resolved.
+    """The unpacked files of a runtime. `files`: the number without directories; `entries`: the
+    number with directories. `is_new`: the image did not exist before. `environment`: the variables
+    that an execution image declares for its programs. `interpreters`: for each kind of runtime, the
+    path of its program in a root file system, with links resolved.
     """
 
     digest: str
@@ -46,7 +46,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counted_bytes(self) -> int:
-        """The bytes it counts against a quota, including the overhead of many small files."""
+        """The bytes that the image counts against a quota, including an overhead for each entry."""
         return counted_bytes(self.size_bytes, self.entries)
 
 
@@ -85,7 +85,7 @@ class TenantImage(msgspec.Struct, frozen=True):
 
     @property
     def is_measured(self) -> bool:
-        """Whether its size was measured."""
+        """Whether the image's size was measured."""
         return self.counted_bytes != NOT_MEASURED
 
 

@@ -1,4 +1,4 @@
-"""Instance: a sandbox that is specialised for one version, and its states."""
+"""Instance: a sandbox that is specialised for one version; and its states."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -67,14 +67,13 @@ class Instance(msgspec.Struct):
     """One instance as its pool knows it. Times in monotonic seconds.
 
     `since`: the time of its last event. `holders`: the invocations in it, each with its start time.
-    `is_spoilt`: an invocation in it did not end well, so it gets no more and is ended after the
-    last one. `reason`: why it was started or unparked. `idle_mib`: the memory that it uses when
-    idle; `charge_mib`: the memory that it counts now. `worth`: the instance of least worth is
-    evicted first. `start_ms`: how long its start took. `ready_at`: when it was started or unparked;
-    `is_fresh`: it has had no invocation since. `is_speculative`: it was started for an invocation
-    that was only expected. `is_to_park`: it was started only to be parked, and has had no
-    invocation. `made_at`: when its start began. `time`: divides its time among simultaneous
-    invocations.
+    `is_spoilt`: an invocation in it did not end well, so it gets no more invocations, and is ended
+    after its last one. `reason`: why it was started or unparked. `idle_mib`: the memory that it
+    uses when idle; `charge_mib`: the memory that it counts now. `worth`: the instance of least
+    worth is evicted first. `start_ms`: how long its start took. `ready_at`: when it was started or
+    unparked; `is_fresh`: no invocation since `ready_at`. `is_speculative`: it was started for an
+    expected invocation. `is_to_park`: it was started only to be parked, and has had no invocation.
+    `made_at`: when its start began. `time`: divides its time among simultaneous invocations.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""InstanceTable: the instances of one pool, and what each counts in memory, quota and places."""
+"""InstanceTable: the instances of one pool, and their share of memory, quota and places."""
 
 from collections.abc import Iterable
 
@@ -17,10 +17,11 @@ UNKNOWN, NONE = Footprint(), PoolCounts()
 
 
 class InstanceTable:
-    """Instances by number. Every event of an instance goes through here, so that all are counted.
+    """Instances by number. All events of instances pass through this object, so that all instances
+    are counted.
 
-    Every invocation queries the instances in a state several times, so they are stored by state,
-    the one that has been in it for longest first.
+    Every invocation queries the instances in a state several times. So they are stored by state,
+    the one that entered the state first at the front.
     """
 
     def __init__(self, memory: Memory, quota: Quota, places: Places) -> None:
@@ -34,7 +35,7 @@ class InstanceTable:
         self._charged_mib = 0.0
 
     def set_footprint(self, digest: str, footprint: Footprint) -> None:
-        """Sets how much memory instances of this version need."""
+        """Sets the memory that instances of this version need."""
         self._footprints[digest] = footprint
 
     def retain_footprints(self, *wanted: str | None) -> None:
@@ -57,7 +58,7 @@ class InstanceTable:
         return instance
 
     def apply(self, instance: Instance, event: InstanceEvent, now: float) -> None:
-        """Changes the instance's state, and with it what the instance counts."""
+        """Changes the instance's state, and thereby the resources that it counts."""
         before = instance.state
         instance.apply(event, now)
         del self._in[before][instance.id]
@@ -85,14 +86,16 @@ class InstanceTable:
         self._charge(instance, 0.0)
 
     def take_out(self, instance: Instance) -> None:
-        """Removes an idle instance that goes to another pool of the function, which counts it."""
+        """Removes an idle instance that moves to another pool of the function, which then counts
+        it.
+        """
         del self.instances[instance.id], self._in[instance.state][instance.id]
         self._charge(instance, 0.0)
         self._quota.used -= 1
         self._places.used -= 1
 
     def take_in(self, instance: Instance, now: float) -> None:
-        """Adds a parked instance of another pool of the function; it is ready here."""
+        """Adds a parked instance of another pool of the function as a ready one."""
         instance.apply(InstanceEvent.UNPARKED, now)
         instance.id, self._next_number = self._next_number, self._next_number + 1
         self.instances[instance.id] = self._in[instance.state][instance.id] = instance
@@ -129,7 +132,9 @@ class InstanceTable:
         )
 
     def in_state(self, state: InstanceState, digest: str | None = None) -> list[Instance]:
-        """The instances in the state, the longest in it first; of one version, if given."""
+        """The instances in the state, or those of one version; first the one that entered the state
+        first.
+        """
         there = self._in[state]
         if not there:
             return []
@@ -144,7 +149,9 @@ class InstanceTable:
         return _of_version(digest, self._free)
 
     def count_serving(self, digest: str) -> int:
-        """How many instances of a version serve or soon can: not parked, not terminating."""
+        """How many instances of a version can run invocations now or soon: not parked, not
+        terminating.
+        """
         return _of_version(digest, self._serving)
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Invocation: its durable record, and what its end means."""
+"""Invocation: its durable record, and the interpretation of its end."""
 
 import enum
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ from quiltfn.model.state_machine import transition
 from quiltfn.model.timeline import Timeline
 
 PAYLOAD_MAX_BYTES = 6 * 1024 * 1024
-HTTP_ERRORS = 500  # From this status on, an HTTP response counts as an error.
+HTTP_ERRORS = 500  # An HTTP response with this status or a higher one counts as an error.
 PAYLOAD_IN_ENVIRONMENT_MAX_BYTES = 64 * 1024
 MIB = 1024 * 1024
-# `CallResult.by` if something other than the sandbox's deadline killed the handler.
+# Values of `CallResult.by` if the handler was killed for another reason than its deadline.
 FROM_OUTSIDE = "outside"
 
 
@@ -59,7 +59,7 @@ class Source(StrEnum):
 
 
 class CallEvent(StrEnum):
-    """What may happen to an invocation; an end has the name of the resulting status."""
+    """Events of an invocation. An end has the name of the resulting status."""
 
     HANDED_OVER = "handed over"
     RETRIED = "retried"
@@ -117,7 +117,7 @@ FINAL = frozenset(status for status, then in NEXT.items() if not then)
 
 
 class ExitKind(enum.Enum):
-    """How a handler ended, as reported by the guest or concluded from its silence."""
+    """How a handler ended, as reported by the guest, or concluded without a report."""
 
     EXITED = "exited"
     SIGNALLED = "signalled"
@@ -132,11 +132,11 @@ class ExitKind(enum.Enum):
 
 class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The result of one invocation, as reported by its sandbox. `code`: exit code or signal number.
-    `*_dropped`: bytes of a stream beyond its limit, which are discarded. `output_order`,
-    `share_us`: as in the record. `answer_head`: as in the output. `reason`: a sentence on why the
-    handler did not end by itself. `by`: who ended it, as in `end_cause.BY`. `refusal`: why the
-    output of a handler that exited with 0 is no valid result; None if it is valid. `http_status`:
-    of the result, if that is an HTTP response.
+    `*_dropped`: discarded bytes of a stream beyond its limit. `output_order`, `share_us`: as in the
+    record. `answer_head`: as in the output. `reason`: a sentence on why the handler did not end by
+    itself. `by`: the key in `end_cause.BY` of its end. `refusal`: why the output of a handler that
+    exited with 0 is an invalid result; None if it is valid. `http_status`: the result's, if it is
+    an HTTP response.
     """
 
     kind: ExitKind
@@ -156,9 +156,9 @@ class CallResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RunContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What determines the end of an invocation beside its result. `memory_mib`: the limit of the
-    instance that ran it; 0: unknown. `timeout_s`: of the invocation. `is_value`: whether standard
-    output is the handler's return value. `runner`: the built-in runner, of Python or Node.js.
+    """Data that, in addition to its result, determines an invocation's end. `memory_mib`: the limit
+    of the instance; 0: unknown. `timeout_s`: the invocation's. `is_value`: standard output is the
+    handler's return value. `runner`: the built-in runner, of Python or Node.js.
     """
 
     memory_mib: int = 0
@@ -172,13 +172,14 @@ NOT_KNOWN = RunContext()
 
 
 class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """What follows an attempt of an asynchronous invocation (`model/work.py` decides it).
+    """The consequences of an attempt of an asynchronous invocation, decided by `model/work.py`.
 
     `retry_at_ms`: when the next attempt is due, in Unix milliseconds; None after the last.
-    `dead_letter`: why it becomes a dead letter, "attempts" or "age"; None: it does not.
-    `destination_id`: the id of the delivery to a destination of the function's policy; None: there
-    is none. `decided_at_ms`: the trusted time of the decision, in Unix milliseconds. `replaces_id`:
-    the delivery that may have reported this invocation as interrupted before; None: there is none.
+    `dead_letter`: why it becomes a dead letter, "attempts" or "age"; None: it becomes none.
+    `destination_id`: the id of the delivery to a destination of the function's policy; None: no
+    delivery. `decided_at_ms`: the trusted time of the decision, in Unix milliseconds.
+    `replaces_id`: an earlier delivery that may have reported this invocation as interrupted, or
+    None.
     """
 
     retry_at_ms: int | None = None
@@ -191,22 +192,23 @@ class WorkOutcome(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defa
 class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The record of one invocation. Times in Unix seconds, `duration_ms` in milliseconds.
 
-    `stdout`, `stderr`: the handler's output, byte for byte; `*_dropped`: how many more bytes it
-    wrote. `timeline`: None until the record is final, and if the invocation ended with its server.
+    `stdout`, `stderr`: the handler's output, byte for byte; `*_dropped`: the number of further
+    bytes that it wrote. `timeline`: None until the record is final, and if the server died first.
 
     `version`: the number of the version that ran; None in records of earlier releases, and until an
-    asynchronous invocation starts. `attempt`: from 1; while queued, the next one's number.
+    asynchronous invocation starts. `attempt`: from 1; while queued, the number of the next attempt.
     `due_at`: when an asynchronous invocation may start. `parent_invocation_id`: the invocation that
     caused this one. `origin_invocation_id`: the invocation that this one repeats. `output_order`:
-    how its streams interleave, a JSON list of [stream, bytes], oldest first; None: unknown.
-    `memory_mib`: the memory limit of the attempt, once it is over; 0 if none ran. `http_status`: of
-    the handler's result, if that is an HTTP response. `share_us`: on an instance that several
-    invocations may share, the attempt's share of the time, in microseconds. `outcome`: what follows
-    a completed attempt. `end_cause`: why it didn't succeed; None also in records of earlier
-    releases. `own_message`: of a failed invocation, its error_message without the handler's text.
+    the order in which its streams were written, a JSON list of [stream, bytes], oldest first; None:
+    unknown. `memory_mib`: the memory limit of the attempt, once it is over; 0 if none ran.
+    `http_status`: that of the handler's result, if it is an HTTP response. `share_us`: on an
+    instance that several invocations may share, the attempt's share of the time, in microseconds.
+    `outcome`: the consequences of a completed attempt. `end_cause`: why the invocation didn't
+    succeed; always None in records of earlier releases. `own_message`: for a failed invocation, its
+    error_message without the handler's text.
 
-    `share_us`, `outcome` and `own_message` are in the journal and in no column: storing the record
-    adds the first to statistics, carries the second out, and drops the third.
+    `share_us`, `outcome` and `own_message` are in the journal, but have no columns: when the record
+    is stored, the first is added to statistics, the second is applied, and the third is dropped.
     """
 
     invocation_id: str
@@ -244,14 +246,16 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
     @property
     def public_message(self) -> str | None:
-        """Its message for readers who may not see the handler's output: callers of URLs, traces."""
-        if self.status is Status.ERROR:  # Its reason can quote what the handler's module wrote.
+        """The message for readers who must not see the handler's output: callers of URLs, and
+        traces.
+        """
+        if self.status is Status.ERROR:  # The reason may quote output of the handler's module.
             return "the platform could not run the handler"
         return self.own_message if self.status is Status.FAILED else self.error_message
 
     @property
     def cause(self) -> EndCause | None:
-        """Why it counts as an error, even if its handler succeeded with a 5xx response."""
+        """Why the invocation counts as an error, which includes a success with a 5xx response."""
         if self.end_cause is None and self.is_http_error:
             return HttpFailed(self.http_status)
         return self.end_cause
@@ -271,13 +275,13 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     @property
     def is_error(self) -> bool:
         """Whether a completed invocation counts as an error."""
-        status = self.http_status  # not through a property: every invocation runs this
+        status = self.http_status  # no property, to save time: every invocation runs this
         return self.status is not Status.SUCCESS or (status is not None and status >= HTTP_ERRORS)
 
     @property
     def started_ms(self) -> int | None:
-        """When the handler got it, in Unix milliseconds; whole seconds if the record has
-        no more.
+        """When the handler started, in Unix milliseconds; whole seconds if the exact time is
+        unknown.
         """
         if self.started_at is None:
             return None
@@ -286,7 +290,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
     @property
     def mib_ms(self) -> int:
-        """What the attempt used: memory limit times duration, or its share on a shared instance."""
+        """The attempt's memory limit times its duration, or times its share of a shared instance's
+        time.
+        """
         if self.share_us is not None:
             return round(self.memory_mib * self.share_us / 1000)
         return self.memory_mib * (self.duration_ms or 0)
@@ -327,9 +333,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
         timeline: Timeline | None = None,
         ran_in: RunContext = NOT_KNOWN,
     ) -> "Invocation":
-        """The final record of a running invocation. `now`: its start plus its duration, because the
-        wall clock may have been set meanwhile. An invocation with a too large return value fails,
-        since a part of the value is useless.
+        """The final record of a running invocation. `now`: its start plus its duration, since the
+        wall clock may have been set meanwhile. If the return value is too large, the invocation
+        fails, since a part of a value is useless.
         """
         event, exit_code, cause = conclude(result, ran_in)
         own = None if cause is None else cause.sentence
@@ -375,7 +381,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
 
 
 def _with_dropped(message: str | None, result: CallResult) -> str | None:
-    """The message of a record, including how much output was dropped."""
+    """The message of a record, including the number of dropped bytes."""
     lines = [message] if message else []
     if result.stdout_dropped:
         lines.append(_lacks("standard output", result.stdout, result.stdout_dropped))
@@ -391,10 +397,10 @@ def _lacks(stream: str, kept: bytes, dropped: int) -> str:
 def conclude(
     result: CallResult, ran_in: RunContext = NOT_KNOWN
 ) -> tuple[CallEvent, int | None, EndCause | None]:
-    """What a result means: the event, the exit code, and the cause without the handler's text.
+    """The meaning of a result: the event, the exit code, and the cause without the handler's text.
 
-    An out-of-memory kill counts only if the handler did not exit with 0: a shell may lose a child
-    to it, continue and exit 0, and that is a success.
+    An out-of-memory kill counts only if the handler did not exit with 0. A shell whose child was
+    killed may continue and exit with 0, which is a success.
     """
     kind = result.kind
     if kind is ExitKind.EXITED and result.code == 0:

@@ -1,9 +1,9 @@
 """KeepAlive: predicts from earlier invocations when a function needs an idle instance.
 
-Rule 1: no clock, no I/O; a policy sees only what has happened, never what will.
-Rule 2: `called` and `ended` run in every invocation and take a microsecond; anything slower is in
+Rule 1: no clock, no I/O; a policy sees only past events.
+Rule 2: `called` and `ended` run in every invocation and take a microsecond. Slower work is done by
 `windows`, which runs once a function has been idle for some seconds.
-Rule 3: a prediction is a few periods; outside of them no instance is kept.
+Rule 3: a prediction consists of a few periods; outside of them no instance is kept.
 
 Times are in seconds of any clock that only goes forward. Two policies:
 
@@ -12,7 +12,7 @@ Times are in seconds of any clock that only goes forward. Two policies:
   this function and of functions in general. A dynamic programme then finds the cheapest plan of
   keeping, stopping and starting an instance; a cold start has a price in idle time.
 
-`quiltfn simulate` compares both with the published policy (`operator/simulate/hybrid.py`).
+`quiltfn simulate` compares both with a policy from a paper (`operator/simulate/hybrid.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,18 +22,18 @@ from typing import Protocol
 import msgspec
 
 MINUTE_S = 60.0
-# The planning horizon in minutes: four hours, as in the published policy.
+# The planning horizon in minutes: four hours, as in that paper.
 HORIZON = 240
-# The price of a cold start, in idle times of the fixed rule. At four, `Histogram` keeps instances
-# idle for about as long in total as the fixed rule does.
+# The price of a cold start, in idle times of the fixed rule. At four, the total idle time of
+# instances is about the same as with the fixed rule.
 PRICE_IN_IDLE_TIMES = 4.0
-# An instance stays at least this long after an invocation, whatever the history predicts.
+# An instance stays at least this long after an invocation, even if the history predicts none.
 KEEP_AT_LEAST_S = 10.0
 
 
 class Window(msgspec.Struct, frozen=True):
-    """An instance should exist from `begins` to `ends`. A window that begins after the idle time
-    did is a pre-warm: the pool starts an instance for it.
+    """An instance should exist from `begins` to `ends`. For a window that begins later than the
+    idle time, the pool starts an instance: a pre-warm.
     """
 
     begins: float
@@ -50,12 +50,12 @@ class KeepAlive(Protocol):
         """An invocation arrived. Constant time."""
 
     def ended(self, at: float) -> None:
-        """An invocation is over. Constant time. Harmless while others still run."""
+        """An invocation has ended, perhaps while others still run. Constant time."""
 
     def windows(self) -> Windows:
         """When an instance should exist if no invocation comes; called while the function is idle.
 
-        The windows are in order, do not touch each other, and none begins before the end of the
+        The windows are in order and don't touch each other. They begin at or after the end of the
         last invocation. Empty before the first invocation.
         """
 
@@ -93,7 +93,7 @@ class Fixed:
 # The constants of `Histogram`. They are round numbers; docs/reference/keep-alive.md shows that the
 # results hardly depend on them.
 HISTORY_MINUTES = 2880  # how long a function's invocations are remembered, one bit a minute
-GAPS_MAX = 128  # how many gaps between invocations count
+GAPS_MAX = 128  # the number of latest gaps between invocations that count
 DECAY = 0.98  # weight of a gap relative to the next younger one
 BLUR = 0.15  # share of a gap that counts for each neighbouring minute
 PRIOR_WEIGHT = 1.5  # the history of other functions counts as this many gaps of this one
@@ -103,11 +103,11 @@ OVERFLOW = HORIZON + 1
 
 
 class SharedGaps:
-    """Gaps between invocations, in minutes, of all functions of a server, by how many gaps their
-    function had had before (0, 1, 2 and 3, 4 to 7, …).
+    """Gaps between invocations, in minutes, of all functions of a server, in levels by the number
+    of earlier gaps of their function (0, 1, 2 and 3, 4 to 7, …).
 
-    Younger gaps count more: each gets a slightly larger weight than the one before. That is one
-    multiplication; lowering the weight of all others would be a loop over them.
+    Newer gaps count more: each gets a slightly larger weight than the one before. This is one
+    multiplication; to lower the weights of all others would take a loop.
     """
 
     __slots__ = ("_levels", "_weights")
@@ -121,7 +121,7 @@ class SharedGaps:
         self._weights = [1.0] * LEVELS
 
     def record(self, shown: int, gap: int) -> None:
-        """Records a gap of a function that had `shown` gaps before it."""
+        """Records a gap of a function with `shown` earlier gaps."""
         level = min(shown.bit_length(), LEVELS - 1)
         weight = self._weights[level] = self._weights[level] * self.GROWTH
         count(self._levels[level], gap, weight)
@@ -147,7 +147,7 @@ def count(gaps: list[float], gap: int, weight: float) -> None:
 
 
 class Histogram:
-    """Keeps, stops and starts an instance when that is cheapest, if a cold start costs as much as
+    """Keeps, stops and starts an instance at the lowest cost, where a cold start costs as much as
     an instance that idles for `worth_s`.
 
     Time is divided into minutes; the first is centred on the first invocation, so that a timer
@@ -206,11 +206,13 @@ class Histogram:
         return tuple(found)
 
     def _chances(self) -> list[float]:
-        """The probability of an invocation in each coming minute, if none came before."""
+        """The probability of an invocation in each coming minute if none came in the minutes before
+        it.
+        """
         gaps = self._gaps()
         own, after_such = histograms(gaps)
         others, unit = self._shared.gaps(self._shown)
-        # Everything runs backwards, to sum from each minute to the last one.
+        # All sequences run backwards, to get sums from each minute to the last one.
         left = zip(
             accumulate(own[::-1]),
             accumulate(after_such[::-1]),
@@ -220,7 +222,7 @@ class Histogram:
         behind = zip(own[::-1], after_such[::-1], others[::-1], left, strict=True)
         next(behind)  # the gaps beyond the horizon
         # Two beta priors: the history of other functions counts as `PRIOR_WEIGHT` more gaps, and
-        # the sum of both as one more gap after a gap like the last. A gap that no function ever had
+        # the result as one more gap after a gap like the last. A gap that no function ever had
         # keeps a very small probability.
         never = 1e-9 * unit
         chances = [
@@ -244,7 +246,9 @@ WEIGHTS = [DECAY**age for age in range(GAPS_MAX)]
 
 
 def histograms(gaps: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Two histograms of `gaps` (oldest first): of all, and of those after a gap like the last."""
+    """Two histograms of `gaps` (oldest first): of all gaps, and of those after a gap like the last
+    one.
+    """
     own: dict[int, float] = {}
     such: dict[int, float] = {}
     for gap, before, weight in zip(gaps[::-1], [*gaps[-2::-1], 0], WEIGHTS, strict=False):
@@ -265,11 +269,11 @@ HISTORY_MASK = (1 << HISTORY_MINUTES) - 1
 
 
 def lag_chances(calls: int) -> list[float]:
-    """For each coming minute: how often an invocation one usual period earlier was followed by
-    another one so far.
+    """For each coming minute: the share of earlier invocations that were followed by another one
+    after the usual period that ends in that minute.
 
-    If several timers invoke one function, or a timer and other callers do, no gap may occur twice,
-    although every invocation of a timer repeats an hour later. An invocation counts as followed if
+    If a function has several timers, or a timer and other callers, no gap may occur twice, although
+    each timer's invocation repeats, for example, after an hour. An invocation counts as followed if
     another came within a minute of the expected time. Two misses are added to every lag, so that
     few observations do not count as certainty.
     """
@@ -293,15 +297,16 @@ def plan(chances: Sequence[float], minute_costs: float, first: int) -> list[tupl
     """The cheapest periods, as first and last minute, in which to have an instance.
 
     `chances[n]`: the probability of an invocation in minute n if none came before. A cold start
-    costs 1; an idle minute costs `minute_costs`, and so does starting an instance before its
-    invocation. An instance exists in minute `first`; in minute 0 it always stays. The plan is
-    computed from the last minute backwards.
+    costs 1; an idle minute, and the start of an instance ahead of its invocation, cost
+    `minute_costs` each. In minute `first` an instance exists; in minute 0 it always stays. The plan
+    is computed backwards from the last minute.
     """
     last = len(chances) - 1
     if first > last:
         return []
-    kept = lacking = 0.0  # the cost of all later minutes, with an instance and without
-    stays, starts = bytearray(last + 1), bytearray(last + 1)  # what to do on entering the minute
+    kept = lacking = 0.0  # the cost of all later minutes, with and without an instance
+    # the decision at the start of the minute
+    stays, starts = bytearray(last + 1), bytearray(last + 1)
     for minute in range(last, -1, -1):
         chance = chances[minute]
         none = 1.0 - chance
@@ -327,11 +332,10 @@ POLICIES = ("fixed", "histogram")
 
 
 def policy_maker(policy: str, idle_s: float) -> Callable[[], KeepAlive]:
-    """Returns what creates the policy object of each function of a server; these objects share what
-    they learn.
+    """Returns a factory for the policy objects of a server's functions, which share their history.
 
-    `idle_s`: the idle time of the fixed rule; `histogram` idles about as long in total. Raises
-    `ValueError` for an unknown policy.
+    `idle_s`: the idle time of the fixed rule; the total idle time of `histogram` is about the same.
+    Raises `ValueError` for an unknown policy.
     """
     if policy == "fixed" or idle_s == 0:
         return lambda: Fixed(idle_s)

@@ -1,4 +1,6 @@
-"""PoolLimits: how many instances and waiting invocations a pool may have, and for how long."""
+"""PoolLimits: the numbers of instances and waiting invocations that a pool may have, and time
+limits.
+"""
 
 import msgspec
 from msgspec.structs import replace
@@ -9,8 +11,8 @@ class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     An invocation waits `patience_s` for a recycling instance before an instance is started for it.
     An instance that is not clean after `recycle_s` is ended. Instances of the previous version stay
-    for `grace_s`. A parked instance stays for `park_s`; if that is 0, none is parked. `tenant_id`:
-    the tenant whose quota the instances count against.
+    for `grace_s`. A parked instance stays for `park_s`; 0: none is parked. `tenant_id`: the tenant
+    whose quota the instances count against.
     """
 
     min_instances: int = 0
@@ -26,5 +28,5 @@ class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def beside(self) -> "PoolLimits":
-        """The limits of a pool of another version: without minimum and grace period."""
+        """The limits of another version's pool, which has no minimum and no grace period."""
         return replace(self, min_instances=0, grace_s=0)

@@ -1,4 +1,4 @@
-"""The nodes of a fleet: their reports about themselves, and what other nodes store of them."""
+"""The nodes of a fleet: their reports about themselves, and their rows in the store."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,11 +13,11 @@ REPORTED_MAX = 500
 
 
 class NodeState(StrEnum):
-    """What an operator lets a node do. It outlives the node's restarts.
+    """The state that an operator has set for a node. It survives restarts of the node.
 
-    ready: everything. cordoned: it starts no asynchronous invocations and accepts none of any kind
-    from other nodes. draining: it also refuses new invocations and finishes running ones. removed:
-    it no longer belongs to the fleet.
+    ready: no restriction. cordoned: the node starts no asynchronous invocations and accepts no
+    invocations from other nodes. draining: the node also refuses new invocations, and finishes
+    running ones. removed: the node no longer belongs to the fleet.
     """
 
     READY = "ready"
@@ -27,8 +27,8 @@ class NodeState(StrEnum):
 
 
 class Presence(StrEnum):
-    """Whether a node owns its rows. present: it does, as far as known. left: it ended properly, and
-    others may take over at once. gone: it was taken over.
+    """Whether a node owns its rows. present: it does, as far as known. left: it ended properly, so
+    others may take it over at once. gone: it was taken over.
     """
 
     PRESENT = "present"
@@ -37,11 +37,11 @@ class Presence(StrEnum):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A node's load, as reported with each heartbeat. `memory_free_mib`: of the memory for
-    instances. `running`: unfinished invocations, `queued`: those of them that wait for an instance.
-    `lag_s`: the age of its copy of other nodes' changes. `times`: after how many seconds it sends a
-    heartbeat, starts nothing more, ends its instances, and takes others over. `pools`: those that
-    may have instances. `tenants`: those with invocations. `is_leaving`: it ends once its
+    """A node's load, as reported with each heartbeat. `memory_free_mib`: free memory for instances.
+    `running`: unfinished invocations; `queued`: those of them that wait for an instance. `lag_s`:
+    the age of its copy of other nodes' changes. `times`: the seconds after which it sends a
+    heartbeat, starts no more invocations, ends its instances, and takes others over. `pools`: those
+    that may have instances. `tenants`: those with invocations. `is_leaving`: it stops once its
     invocations have ended.
     """
 
@@ -56,15 +56,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def bounded(pools: Sequence[PoolLoad]) -> Sequence[PoolLoad]:
-    """At most `REPORTED_MAX`, those with most instances first: every node reads the report."""
+    """At most `REPORTED_MAX` pools, those with most instances first, since every node reads the
+    report.
+    """
     if len(pools) <= REPORTED_MAX:
         return pools
     return sorted(pools, key=lambda pool: pool.idle + pool.busy, reverse=True)[:REPORTED_MAX]
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """A node as stored. `epoch`: the number of its start. `beat`: the number of its heartbeats
-    since then. `address`: for other nodes. `version`: of its program.
+    """A node as stored. `epoch`: the number of its start. `beat`: the number of heartbeats since
+    that start. `address`: its address for other nodes. `version`: its release of quiltfn.
     """
 
     name: str
@@ -78,35 +80,35 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_member(self) -> bool:
-        """Whether it was ever a node of a fleet. A server that was alone has a row as well."""
+        """Whether it was ever a node of a fleet. A standalone server has a row, too."""
         return self.version != ""
 
     @property
     def is_there(self) -> bool:
-        """Whether it can be reached, as far as known, in any state."""
+        """Whether it is reachable, as far as known, in any `NodeState`."""
         return self.is_member and self.presence is Presence.PRESENT
 
     @property
     def is_to_stay(self) -> bool:
-        """Whether it may get minimums of instances and copies of images while it is present."""
+        """Whether, while present, it may get copies of images, and keep minimums of functions."""
         return self.state in (NodeState.READY, NodeState.CORDONED)
 
     @property
     def keeps(self) -> bool:
-        """Whether it goes on keeping minimums of instances, and its copies of images count."""
+        """Whether it still keeps minimums of functions, and its copies of images count."""
         return self.is_there and self.is_to_stay and not self.report.is_leaving
 
     @property
     def takes_more(self) -> bool:
-        """Whether it gets forwarded invocations, and minimums that another node has kept."""
+        """Whether it gets forwarded invocations, and minimums that another node kept before."""
         return self.keeps and self.state is NodeState.READY
 
 
 class TakenOver(msgspec.Struct, frozen=True, kw_only=True):
-    """What a take-over has ended or freed of a node. `epoch`: the node's, which is now unused.
-    `calls`: interrupted invocations, which ran or may have run. `work`: asynchronous invocations
-    that it had claimed. `deliveries`: those that it was sending. `answers`: idempotent requests
-    without a response.
+    """The parts of a node that a take-over has ended or freed. `epoch`: the node's new epoch, which
+    no start uses. `calls`: interrupted invocations, which ran or may have run. `work`: asynchronous
+    invocations that it had claimed. `deliveries`: those that it was sending. `answers`: idempotent
+    requests without a response.
     """
 
     name: str
@@ -118,16 +120,16 @@ class TakenOver(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown_state(member: Member) -> str:
-    """The node's activity, or why it has none, in one word for operators."""
+    """The node's state in one word for operators."""
     if member.state is NodeState.REMOVED or member.presence is Presence.PRESENT:
         return member.state.value
     return member.presence.value
 
 
 class KnownNode(msgspec.Struct, frozen=True, kw_only=True):
-    """A node as seen by the node that was asked. `unmoved_s`: for how long the asked node has seen
-    no heartbeat, in seconds of its own clock. `is_own`: it is the node that was asked. `is_silent`:
-    it should be present, but has sent no heartbeat for longer than the fence time.
+    """A node as known by this server's node. `unmoved_s`: for how long no heartbeat was seen, in
+    seconds of this server's clock. `is_own`: it is this server's node. `is_silent`: it should be
+    present, but has sent no heartbeat for longer than the fence time.
     """
 
     member: Member

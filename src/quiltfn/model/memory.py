@@ -1,15 +1,15 @@
-"""The memory that instances and prewarmed sandboxes of a machine share, and the eviction order.
+"""The memory budget of a machine's instances and prewarmed sandboxes, and the eviction order.
 
-An instance counts its version's limit while an invocation is in it or on its way, and its actual
-use while it is idle; an ending instance counts until it is gone. So the limits of all simultaneous
-invocations stay within the budget, and idle instances use the rest.
+An instance counts its version's limit while it has or expects an invocation, and its actual memory
+usage while it is idle. An ending instance counts until it is gone. So the limits of all
+simultaneous invocations fit into the budget, and idle instances use the rest.
 
 Eviction follows one order (Greedy-Dual, as in Cherkasova 1998 and FaasCache, ASPLOS 2021): first
-prewarmed sandboxes, which belong to no function; then the idle instance of least worth. Its worth
-is the number of its function's invocations, times the duration of a start, over its size, plus a
-clock. The clock rises to the worth of each evicted instance, so that instances useful long ago do
-not stay for ever. Parked instances and those kept for a rollback go before ready ones. Instances of
-min_instances are never evicted.
+prewarmed sandboxes, which belong to no function; then the idle instance of least worth. Worth =
+clock + (invocations of its function * duration of a start / size). The clock rises to the worth of
+each evicted instance, so that instances that were useful long ago do not stay for ever. Parked
+instances and those kept for a rollback are evicted before ready ones. Instances of min_instances
+are never evicted.
 """
 
 from collections.abc import Collection, Hashable
@@ -17,17 +17,17 @@ from collections.abc import Collection, Hashable
 import msgspec
 
 UNBOUNDED = float("inf")
-# The part of the budget for instances that no invocation has asked for, started only to be parked:
-# the rest stays free for invocations, without an eviction.
+# The part of the budget that may be in use when an instance is started only to be parked. The rest
+# stays free for invocations, without an eviction.
 PARKING_SHARE = 0.5
-ROUNDING_MIB = 1e-6  # sums of floats that should be equal may differ by less
+ROUNDING_MIB = 1e-6  # the maximum rounding error of sums
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):
-    """What instances of a version count, in MiB: `limit_mib` with an invocation; otherwise
-    `idle_mib`, until that is measured. `parks`: the last instance is parked after it was idle for
-    too long. `concurrency`: how many invocations an instance takes at a time; together they count
-    once.
+    """The memory in MiB that instances of a version count: `limit_mib` with one or several
+    invocations; otherwise `idle_mib`, until the usage is measured. `parks`: the last instance is
+    parked after it was idle for too long. `concurrency`: how many invocations an instance takes at
+    a time.
     """
 
     limit_mib: float = 256.0
@@ -37,7 +37,7 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvictionCandidate(msgspec.Struct, frozen=True):
-    """An idle instance that may be evicted. `is_parked`: or kept for a rollback."""
+    """An idle instance that may be evicted. `is_parked`: parked, or kept for a rollback."""
 
     pool: Hashable
     instance: int
@@ -47,17 +47,17 @@ class EvictionCandidate(msgspec.Struct, frozen=True):
 
 
 def eviction_order(candidate: EvictionCandidate) -> tuple[bool, float]:
-    """Sorts by eviction order: the least first."""
+    """The sort key of the eviction order: the least key is evicted first."""
     return not candidate.is_parked, candidate.worth
 
 
 class Memory(msgspec.Struct, eq=False):
-    """The budget, in MiB, and what counts against it.
+    """The budget in MiB, and its reserved part `held_mib`.
 
-    `leaving_mib`: the part of `held_mib` that is being freed. `prewarmed_mib`: the part of it in
-    prewarmed sandboxes. `waiting`: the pools that wait for memory, and since when (monotonic
-    seconds). `is_freed`: whether memory was freed or a turn has passed since the waiting pools were
-    last served.
+    `leaving_mib`: the part of `held_mib` that is being freed. `prewarmed_mib`: the part of
+    `held_mib` in prewarmed sandboxes. `waiting`: the pools that wait for memory, and since when
+    (monotonic seconds). `is_freed`: memory was freed, or a turn passed, since the last call of
+    `next_turn`.
     """
 
     budget_mib: float = UNBOUNDED
@@ -69,20 +69,20 @@ class Memory(msgspec.Struct, eq=False):
     waiting: dict[Hashable, float] = msgspec.field(default_factory=dict)
 
     def count(self, mib: float) -> None:
-        """Adds to the reserved memory; subtracts if negative."""
+        """Adds `mib` to the reserved memory; negative: subtracts."""
         self.held_mib += mib
         self.is_freed |= mib < 0
 
     def prewarm(self, mib: float) -> None:
-        """A prewarmed sandbox that counts `mib` was added; negative: it is one no more."""
+        """A prewarmed sandbox of `mib` was added; negative: it was used or removed."""
         self.prewarmed_mib += mib
 
     def leave(self, mib: float) -> None:
-        """What counts `mib` is being ended; negative: it is gone."""
+        """An instance or sandbox that counts `mib` is being ended; negative: it is gone."""
         self.leaving_mib += mib
 
     def fits(self, mib: float) -> bool:
-        """Whether `mib` more are within the budget; zero and less always are."""
+        """Whether `mib` more are within the budget; always True for zero and less."""
         return mib <= 0 or self.held_mib + mib <= self.budget_mib + ROUNDING_MIB
 
     def has_to_spare(self, mib: float) -> bool:
@@ -90,7 +90,9 @@ class Memory(msgspec.Struct, eq=False):
         return self.held_mib + mib <= PARKING_SHARE * self.budget_mib + ROUNDING_MIB
 
     def lacks(self, mib: float) -> float:
-        """How much to evict so that `mib` more fit, in addition to what is being freed already."""
+        """How much to evict so that `mib` more fit, in addition to the memory that is being
+        freed.
+        """
         return max(0.0, self.held_mib - self.leaving_mib + mib - self.budget_mib)
 
     def is_turn_of(self, who: object, since: float) -> bool:
@@ -100,14 +102,14 @@ class Memory(msgspec.Struct, eq=False):
         )
 
     def pass_turn(self) -> None:
-        """A pool no longer waits, or its first invocation waits since later: another may
+        """A pool no longer waits, or its first waiting invocation is a later one: another pool may
         be next.
         """
         self.is_freed = True
 
     def next_turn(self) -> Hashable | None:
         """The pool to serve next: the one that has waited longest, even if others need less. When
-        it stops waiting, it passes its turn.
+        that pool stops waiting, it calls `pass_turn`.
         """
         if not (self.waiting and self.is_freed):
             return None
@@ -123,7 +125,7 @@ class Memory(msgspec.Struct, eq=False):
     ) -> tuple[float, list[EvictionCandidate]]:
         """What to evict so that `mib` more fit: MiB of prewarmed sandboxes, and instances.
 
-        Nothing if even all of it would not suffice: then an invocation has to end first.
+        Empty if evicting everything would not be enough: then an invocation has to end first.
         """
         lacking = self.lacks(mib)
         if lacking > self.prewarmed_mib + sum(one.size_mib for one in candidates) + ROUNDING_MIB:

@@ -21,8 +21,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def interrupted(operation: Operation) -> Operation:
-    """The operation as failed, if its server ended before it did. It is safe to repeat it with
-    another key: an operation sets targets, it does not add to them.
+    """The operation as failed, for a server that ended first. Repeating it with another key is
+    safe, since an operation sets targets instead of adding to them.
     """
     return msgspec.structs.replace(
         operation,

@@ -1,7 +1,7 @@
 """The output of an invocation so far, its order, and the positions of its readers.
 
-The two streams of an invocation are stored separately. *Runs* describe how they interleave: a
-number of bytes of one stream, then a number of the other. The number of runs is bounded; the output
+The two streams of an invocation are stored separately. *Runs* describe the order in which they were
+written: a number of bytes of one stream, then of the other. The number of runs is bounded; output
 after the last run is read stream by stream.
 """
 
@@ -11,15 +11,15 @@ import msgspec
 
 STREAMS = ("stdout", "stderr")
 RUNS_MAX = 1000
-# A stream, and the number of its bytes that come next.
+# Pairs of a stream and the number of its bytes that come next.
 Run = tuple[str, int]
 Order = Sequence[Run]
 _decode_order = msgspec.json.Decoder(list[Run]).decode
 
 
 class AnswerHead(msgspec.Struct, frozen=True):
-    """The head of an HTTP response from a server: its headers by name in lower case, without its
-    cookies. The first `size` bytes of standard output contain the same.
+    """The head of an HTTP response from a server: its headers by lowercase name, and its cookies.
+    The first `size` bytes of standard output contain the same.
     """
 
     status: int
@@ -29,11 +29,11 @@ class AnswerHead(msgspec.Struct, frozen=True):
 
 
 class OutputLog:
-    """The output of one running invocation, as its record will have it. Its sandbox appends; any
-    number of readers read by offset, without delaying each other or the handler.
+    """The output of one running invocation, as its record will have it. The sandbox appends output;
+    any number of readers read by offset, without delaying each other or the handler.
 
-    `answer_head`: of a server's response, once that has begun. `is_closed`: the invocation is over;
-    read the rest from its record.
+    `answer_head`: the head of a server's response, once it has begun. `is_closed`: the invocation
+    is over; read the rest from its record.
     """
 
     __slots__ = ("_held", "_is_order_cut", "_runs", "_watchers", "answer_head", "is_closed")
@@ -61,7 +61,7 @@ class OutputLog:
             watcher()
 
     def begin_answer(self, head: AnswerHead) -> None:
-        """A server's response has begun."""
+        """Sets the head of a server's response."""
         self.answer_head = head
 
     def _add_to_order(self, stream: str, size: int) -> None:
@@ -74,15 +74,15 @@ class OutputLog:
             self._is_order_cut = True
 
     def take(self) -> tuple[bytes, bytes]:
-        """Both streams as the record keeps them; call no `append` afterwards."""
+        """Both streams for the record; call no `append` afterwards."""
         held = self._held
         out, err = bytes(held["stdout"]), bytes(held["stderr"])
-        held["stdout"], held["stderr"] = out, err  # not stored twice
+        held["stdout"], held["stderr"] = out, err  # so that memory has them only once
         return out, err
 
     @property
     def order(self) -> Order:
-        """How the streams interleave, as far as known."""
+        """The order in which the streams were written, as far as known."""
         return self._runs
 
     @property
@@ -94,8 +94,8 @@ class OutputLog:
         return bytes(self._held[stream][start : start + size])
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Calls `watcher` after each piece and at the end. It must not raise, and delays the
-        invocation.
+        """Calls `watcher` after each piece and at the end. `watcher` must not raise, and must be
+        fast, since it delays the invocation.
         """
         self._watchers = (*self._watchers, watcher)
 
@@ -103,8 +103,8 @@ class OutputLog:
         self._watchers = tuple(one for one in self._watchers if one != watcher)
 
     def close(self) -> None:
-        """The invocation is over and its record written: drops the bytes, and notifies
-        the readers.
+        """Call this once the invocation is over and its record written: drops the bytes and
+        notifies readers.
         """
         self.is_closed = True
         self._held = {"stdout": b"", "stderr": b""}
@@ -132,7 +132,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Cursor:
-    """A reader's position in each stream. It reads both in their order.
+    """A reader's position in each stream. The streams are read in their original order.
 
     `at`: bytes of each stream that were read. `streams`: the streams to read.
     """
@@ -140,15 +140,15 @@ class Cursor:
     def __init__(self, at: Mapping[str, int], streams: Sequence[str] = STREAMS) -> None:
         self.at = dict(at)
         self._streams = streams
-        # The current run, and how much of each stream precedes it.
+        # The current run, and the bytes of each stream before it.
         self._run = 0
         self._before = dict.fromkeys(STREAMS, 0)
 
     def next(
         self, order: Order, sizes: Mapping[str, int], most: int, *, is_live: bool
     ) -> Part | None:
-        """What to read next, at most `most` bytes; None: there is no more yet. `is_live`: more may
-        come.
+        """The next part to read, at most `most` bytes; None: there is none yet. `is_live`: more
+        output may come.
         """
         while self._run < len(order):
             stream, size = order[self._run]
@@ -192,7 +192,7 @@ def backwards(order: Order, sizes: Mapping[str, int], most: int) -> Iterator[tup
 def text_or_bytes(data: bytes, *, is_open: bool) -> list[str | bytes]:
     """The data as text while it is UTF-8, and as bytes after that.
 
-    `is_open`: more may follow; then an incomplete sequence at the end is left for the next time.
+    `is_open`: more data may follow, so an incomplete sequence at the end is left for the next time.
     """
     try:
         return [data.decode()]

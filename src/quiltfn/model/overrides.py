@@ -1,9 +1,9 @@
-"""Which variables an invocation may set if its key has no write scope.
+"""Decides which variables an invocation may set if its key has no write scope.
 
-A key with write scope can run any code as the function anyway. A key that may only invoke must not:
-a variable that a shell, a loader or an interpreter reads can hold code, and an address in one of
-the function's variables decides where its secrets go. So such an invocation may set only variables
-that the function leaves open, and none that makes programs run code.
+A key with write scope can run any code as the function anyway. A key that may only invoke must not
+run code: but variables that a shell, a loader or an interpreter reads can contain code, and an
+address in one of the function's variables decides where its secrets are sent. So such an invocation
+may set only variables that the function leaves open, except those that make programs run code.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from quiltfn.model.errors import Forbidden
 
 # Variables of programs that a handler is likely to start. They make a program run code, load or
-# write other files, or send its output elsewhere. No such list can be complete: it is a second line
-# of defence, for names that a function declares empty in order to be safe from them.
+# write other files, or send its output elsewhere. No such list can be complete. It is a second line
+# of defence, for names that a function declares empty only to clear them.
 PREFIXES = (
     *("BASH", "LD_", "DYLD_", "GLIBC_", "GCONV_", "MALLOC_", "LIBC_", "NSS_", "DBUS_", "XDG_"),
     *("PYTHON", "PIP_", "UV_", "VIRTUAL_ENV", "CONDA_", "NODE_", "NPM_", "YARN_", "COREPACK_"),
@@ -70,5 +70,5 @@ def makes_programs_run_code(name: str) -> bool:
     """Whether the variable is known to make a shell, loader, interpreter or other program run code,
     load or write other files, or send its output elsewhere.
     """
-    upper = name.upper()  # http_proxy and npm_config_… have the same effect
+    upper = name.upper()  # lowercase names such as http_proxy and npm_config_… have the same effect
     return name in NAMES or upper.startswith(PREFIXES) or upper.endswith(SUFFIXES)

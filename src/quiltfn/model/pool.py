@@ -1,16 +1,17 @@
-"""Pool: the state machine of a function's instances and of its invocations that wait for one.
+"""Pool: the state machine of a function's instances and of its invocations that wait for instances.
 
 Rule 1: only this module decides and knows which invocation has which instance.
-Rule 2: nothing here waits, reads a clock or touches the kernel: time comes in, actions go out.
-Rule 3: a waiting invocation is assigned an instance; it never wakes up to look for one.
+Rule 2: nothing here waits, reads a clock or uses the kernel: time is an argument, and actions are
+returned.
+Rule 3: a waiting invocation is assigned an instance; it never looks for one by itself.
 
 The pool identifies a version spec by its digest. `current` serves invocations; it is None while the
 function is not active. `prepared` is the version of a deploy or an update; its instances start
-beside those of `current` and stay idle until `promote` makes it current. `previous` was current
-before; its instances stay parked for a while, ready for a rollback.
+beside those of `current` and stay idle until `promote` makes it current. `previous` was the current
+version before; its instances stay parked for a while, for a rollback.
 
-If another version is invoked while `current` serves, that version has its own pool. Both share
-`places` (`model/places.py`), so one maximum bounds all instances of the function.
+Versions other than `current` that are invoked have their own pools. These share `places`
+(`model/places.py`), so one maximum limits all instances of the function.
 """
 
 from collections.abc import Sequence
@@ -50,13 +51,15 @@ WARMING, PARKED, READY = InstanceState.WARMING, InstanceState.PARKED, InstanceSt
 BUSY, RECYCLING = InstanceState.BUSY, InstanceState.RECYCLING
 TERMINATING = InstanceState.TERMINATING
 NEVER = float("inf")
-# How long the pool starts no instance to be parked after such a start failed, or after a parked
-# instance died or was evicted.
+# After a start of an instance to be parked has failed, or a parked instance died or was evicted,
+# the pool starts none to be parked for this time.
 PARK_AGAIN_S = 600.0
 
 
 class Pool:
-    """The instances and the wait queue of one function. Every event returns actions to execute."""
+    """The instances and the wait queue of one function. Every event method returns actions to
+    perform.
+    """
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class Pool:
         quota: Quota | None = None,
         places: Places | None = None,
     ) -> None:
-        """`places`: those of the function; None: this pool is the function's only one."""
+        """`places`: those of the function; None: this is the function's only pool."""
         self.limits = limits
         # Predicts the next invocation from earlier ones; None: `idle_s` applies to every instance.
         self.keep_alive = keep_alive
@@ -80,16 +83,16 @@ class Pool:
         self.memory = memory or Memory()
         self._previous_until = 0.0
         self.quota = quota or Quota()
-        # How many instances the quota denied at the last attempt to start some.
+        # How many instances the quota denied at the last attempt to start instances.
         self._quota_denied = 0
         self.places = places or Places()
         self._table = InstanceTable(self.memory, self.quota, self.places)
         self.instances = self._table.instances
         self._history = StartHistory()
         self._calls = 0
-        self._lacks_place = False  # at the last attempt to start an instance
+        self._lacks_place = False  # whether the last attempt to start an instance found no place
         self._park_after = 0.0
-        # The maximum in force. Lowering max_instances does not end running invocations, so this
+        # The maximum in force. A lower max_instances does not end running invocations, so this
         # falls to the new maximum as they end.
         self._instance_cap = limits.max_instances
         self._is_shared = False  # whether invocations share instances of the current version
@@ -144,7 +147,7 @@ class Pool:
     # Events of invocations -------------------------------------------------------------------
 
     def acquire(self, waiter: int, now: float) -> list[Action]:
-        """An invocation asks for an instance: assigns one, queues the invocation, or refuses it."""
+        """A new invocation: assigns an instance, queues the invocation, or refuses it."""
         if self.current is None:
             return [Refuse(waiter, self.closed_because)]
         self._calls += 1
@@ -155,8 +158,8 @@ class Pool:
             if shared is not None:
                 return [self._share(shared, waiter, now, cold=False)]
             idle = self._table.in_state(READY, digest=self.current)
-            # The instance that became ready last has the warmest caches. Choosing it also leaves
-            # the others idle for long enough to be ended.
+            # The instance that became ready last has the warmest caches, and the others become idle
+            # for long enough to be ended.
             if idle and self._may_assign(idle[-1], now):
                 return [self._assign(idle[-1], waiter, now, cold=False)]
         if len(self.queue) >= self.limits.queue_max:
@@ -186,8 +189,8 @@ class Pool:
     def release(
         self, number: int, now: float, *, healthy: bool, waiter: int | None = None
     ) -> list[Action]:
-        """The invocation is over. A healthy instance is cleaned for the next one, any other is
-        ended; a shared instance only after its last invocation. `waiter`: whose invocation ended,
+        """The invocation is over. A healthy instance is cleaned for the next invocation, and others
+        are ended; a shared instance only after its last invocation. `waiter`: the ended invocation,
         needed if several share the instance.
         """
         instance = self.instances[number]
@@ -214,12 +217,13 @@ class Pool:
         """A sandbox was created and specialised."""
         instance = self.instances[number]
         if instance.state is TERMINATING:
-            return []  # stopped during its start; its Destroy is on the way
+            return []  # it was stopped during its start: `Destroy` was already returned
         instance.start_ms, instance.ready_at = (now - instance.since) * 1000, now
         self._table.apply(instance, InstanceEvent.STARTED, now)
         self._history.ready()
         actions = self._became_ready(instance, now)
-        # If the queue has to wait for memory behind other pools, it gets this instance in its turn.
+        # If the queue waits for memory behind other pools, it gets this instance when its turn
+        # comes.
         is_wanted = instance.state is not READY or self.queue
         if instance.is_to_park and not is_wanted and self._may_stay_parked(instance):
             self._table.apply(instance, InstanceEvent.PARKED, now)
@@ -229,7 +233,7 @@ class Pool:
         """A sandbox could not be created, and nothing is left of the attempt. `written`: its
         program's last output.
 
-        Fails the invocation that has waited longest. Starts another instance for the others.
+        Fails the invocation that has waited longest, and starts another instance for the others.
         """
         instance = self.instances[number]
         was_stopped = instance.state is TERMINATING
@@ -253,18 +257,19 @@ class Pool:
         return self._became_ready(instance, now)
 
     def lost(self, number: int, now: float) -> list[Action]:
-        """The sandbox ended by itself. Invocations that hold a busy one report its end."""
+        """The sandbox ended by itself. If it was busy, the ends of its invocations follow."""
         instance = self.instances.get(number)
         if instance is not None and instance.state is BUSY:
             instance.is_spoilt = True
         if instance is None or instance.state not in (READY, PARKED, RECYCLING):
             return []
-        if instance.is_fresh:  # its module ended it, and would end the next one too
+        # the handler's module ended it, and would probably end the next one, too
+        if instance.is_fresh:
             self._park_after = now + PARK_AGAIN_S
         return [*self._stop(instance, now, ColdStartReason.REPLACED), *self._provide(now)]
 
     def gone(self, number: int, now: float) -> list[Action]:
-        """The machine has freed all resources of the instance; until now it counted."""
+        """The machine has freed all resources of the instance, which no longer counts."""
         self._table.remove(number, now)
         self._instance_cap = max(
             self.limits.max_instances, min(self._instance_cap, len(self.instances))
@@ -276,8 +281,8 @@ class Pool:
     def prepare(
         self, digest: str, count: int, now: float, footprint: Footprint | None = None
     ) -> list[Action]:
-        """Prepares `count` instances of `digest` beside the current version; then `Prepared`, or
-        `PrepareFailed`.
+        """Prepares `count` instances of `digest` in addition to the current version's. Ends with
+        the action `Prepared` or `PrepareFailed`.
         """
         actions: list[Action] = []
         if self.prepared not in (None, digest):
@@ -288,9 +293,9 @@ class Pool:
         return [*actions, *self._check_prepared()]
 
     def promote(self, digest: str, now: float, footprint: Footprint | None = None) -> list[Action]:
-        """Makes `digest` the current version: it serves all new and waiting invocations. Running
-        ones end on their version, whose idle instances stay parked for `grace_s`. Abandons any
-        other prepared version.
+        """Makes `digest` the current version for all new and waiting invocations. Running ones end
+        on their version, whose idle instances stay parked for `grace_s`. Abandons any other
+        prepared version.
         """
         self._set_footprint(digest, footprint)
         if digest != self.current:
@@ -308,7 +313,7 @@ class Pool:
     def abandon(self, now: float) -> list[Action]:
         """Abandons the prepared version."""
         self.prepared = None
-        if self in self.places.waiting:  # its own queue may still wait
+        if self in self.places.waiting:  # its own queue may still wait for a place
             self.places.pass_turn()
         self._history.retain(self.current)
         return [*self._release_unwanted(now), *self._serve_room(now)]
@@ -336,7 +341,7 @@ class Pool:
 
     def tick(self, now: float) -> list[Action]:
         """Timer event: refuses invocations that waited too long, ends instances that were idle too
-        long, and starts those that min_instances or the keep-alive rule asks for.
+        long, and starts instances for min_instances or the keep-alive rule.
         """
         actions: list[Action] = []
         for instance in self._table.in_state(RECYCLING):
@@ -368,7 +373,8 @@ class Pool:
 
     def park(self, now: float) -> list[Action]:
         """Starts an instance to be parked, if `lacks_parked` and there is a place. During its start
-        it counts at the version's full limit. An invocation that arrives meanwhile gets it.
+        the instance counts the version's limit. An invocation that arrives meanwhile gets the
+        instance.
         """
         digest = self.current
         if digest is None or not self.lacks_parked(now):
@@ -383,7 +389,7 @@ class Pool:
         return [Start(instance.id, digest)]
 
     def quota_exhausted(self, now: float) -> list[Action]:
-        """The tenant's quota is used up and no instance may be ended for the deploy: it fails."""
+        """The tenant's quota is used up and no instance may be ended, so the deploy fails."""
         if self.prepared is None:
             return []
         return [PrepareFailed(self.prepared, self.quota.refusal), *self.abandon(now)]
@@ -391,20 +397,24 @@ class Pool:
     # Transfers between pools of the function --------------------------------------------------
 
     def hand_over(self, digest: str) -> list[Instance]:
-        """Hands over instances kept for a rollback to this version, to its own pool."""
+        """Hands the instances that are kept for a rollback to this version over to the version's
+        own pool.
+        """
         found = [] if self._wanted(digest) else self._table.in_state(PARKED, digest=digest)
         for instance in found:
             self._table.take_out(instance)
         return found
 
     def take_in(self, instance: Instance, now: float) -> int:
-        """Takes in an instance of another pool; returns its number here. Then `adopted`."""
+        """Takes in an instance of another pool; returns its number in this pool. Call `adopted`
+        afterwards.
+        """
         self._table.take_in(instance, now)
         instance.is_fresh = instance.is_to_park = False
         return instance.id
 
     def adopted(self, number: int, now: float) -> list[Action]:
-        """Makes an instance that was taken in available, if it still exists."""
+        """Makes an instance available after `take_in`, if it still exists."""
         instance = self.instances.get(number)
         if instance is None or instance.state is not READY:
             return []
@@ -417,7 +427,7 @@ class Pool:
         return self._provide(now)
 
     def evict(self, number: int, now: float) -> list[Action]:
-        """Ends an idle instance, since its memory or place is needed more elsewhere."""
+        """Ends an idle instance, since its memory or place is needed elsewhere."""
         instance = self.instances.get(number)
         if instance is None or not instance.is_idle:
             return []
@@ -425,9 +435,9 @@ class Pool:
         return [*self._stop(instance, now), *self._serve_room(now)]
 
     def eviction_candidates(self) -> list[EvictionCandidate]:
-        """The idle instances that may be ended for others. Excludes those that a waiting invocation
-        will get in its turn, and those that min_instances or a deploy asks for: the pool would
-        start them again at once.
+        """The idle instances that may be ended for others. Excludes those that waiting invocations
+        will get in their turn, and those for min_instances or a deploy, which the pool would start
+        again at once.
         """
         awaited = 0
         if self.queue and self.memory.is_turn_of(self, self.queue.first.since):
@@ -454,14 +464,14 @@ class Pool:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether `tick` would find nothing to do, whatever the time."""
+        """Whether `tick` would do nothing at any time."""
         looks = self._is_expected or self._look_again_at < NEVER
         holds = self.current is not None and (self.limits.min_instances > 0 or looks)
         return not (self.instances or self.queue or self.prepared or holds)
 
     def lacks_parked(self, now: float) -> bool:
-        """Whether the current version is worth parking and has no instance, ready or starting: the
-        next invocation would have to wait for its imports.
+        """Whether the current version is worth parking but has no instance, ready, starting or
+        parked, so that the next invocation would wait for its imports.
         """
         digest = self.current
         if digest is None or self.prepared is not None or now < self._park_after:
@@ -487,11 +497,11 @@ class Pool:
         return max(0, for_calls, minimum)
 
     def headroom(self, max_instances: int | None = None) -> Headroom:
-        """How many more invocations could start now without a wait, behind those that wait already.
-        `max_instances`: overrides that of the limits.
+        """How many more invocations could start now without a wait, after those that wait already.
+        `max_instances`: replaces the maximum of the limits.
 
         0 while invocations of any function wait for memory. Excludes instances that would replace
-        those of another version or would need an eviction elsewhere.
+        another version's or would need an eviction elsewhere.
         """
         if self.current is None or self.memory.waiting:
             return Headroom()
@@ -508,7 +518,7 @@ class Pool:
         return Headroom(behind, max(0, places * each - max(0, waiting - there)))
 
     def idle(self) -> int:
-        """The `idle` of `headroom`, which a fleet asks for at every invocation."""
+        """The `idle` of `headroom`, which a fleet needs at every invocation."""
         if self.current is None or self.memory.waiting or not self._table.instances:
             return 0
         idle, _ = self._idle(self.current)
@@ -517,22 +527,22 @@ class Pool:
         return max(0, idle - len(self.queue.waiting))
 
     def _calls_for(self, idle: int) -> int:
-        """How many invocations `idle` instances and those already shared can take."""
+        """How many more invocations `idle` instances and shared instances can take."""
         if not self._is_shared:
             return idle
-        # An instance that has to end counts for one invocation only.
+        # An instance that must end takes one invocation only.
         each = self._concurrency(self.current or "")
         return idle + (each - 1) * max(0, idle - self._yielding()) + self._room()
 
     def _idle(self, digest: str) -> tuple[int, float]:
-        """How many instances of a version could take an invocation, now or soon, and how much other
-        memory (MiB) is free.
+        """How many instances of a version could take an invocation now or soon, and how much memory
+        (MiB) is then still free.
         """
         there = self._table.count_free(digest)
         limit = self._table.footprint(digest).limit_mib
         spare = self.memory.budget_mib - self.memory.held_mib  # negative if over budget
         free = max(0.0, spare)
-        # An idle instance counts at less than its limit, and at its limit with an invocation.
+        # An idle instance counts less than its limit; with an invocation it counts its limit.
         if free >= there * limit:
             return there, free - there * limit
         growth = sum(
@@ -549,10 +559,11 @@ class Pool:
     # The decisions ---------------------------------------------------------------------------
 
     def _provide(self, now: float) -> list[Action]:
-        """Starts instances that the prepared version and the queue lack, within the maximum."""
+        """Starts missing instances for the prepared version and the queue, within the maximum."""
         if self.prepared is None:
             return self._serve_queue(now)
-        # The prepared version comes first: a queue that is never empty would take every place.
+        # The prepared version comes first, since a queue that is never empty could take every
+        # place.
         missing = self.prepared_count - self._table.count_serving(self.prepared)
         self._lacks_place = False
         actions = self._start(self.prepared, missing, now)
@@ -565,8 +576,8 @@ class Pool:
     def _serve_queue(self, now: float) -> list[Action]:
         """Serves the queue and starts the instances that it lacks.
 
-        A recycling instance will be ready soon. So one invocation waits for each of those, for at
-        most `patience_s`, before another instance is started for it.
+        A recycling instance will be ready soon. So for each of them, one invocation waits for at
+        most `patience_s` before another instance is started for it.
         """
         actions: list[Action] = []
         short_since = self.memory.waiting.pop(self, None)
@@ -576,12 +587,11 @@ class Pool:
         if self.queue and self.current is not None and self not in self.memory.waiting:
             each = self._concurrency(self.current)
             recycling = each * self._table.count(RECYCLING, digest=self.current)
-            # If nothing is recycling, every invocation needs an instance, however long it has
-            # waited.
+            # If nothing is recycling, every invocation needs an instance at once.
             impatient = self.queue.count_waiting(now, self.limits.patience_s) if recycling else 0
             warming = each * self._table.count(WARMING, digest=self.current)
             need = max(len(self.queue) - recycling, impatient)
-            if need > warming:  # one caller for each instance that several will share
+            if need > warming:  # one waiter for each new instance, which several will share
                 callers = list(islice(self.queue.waiting, warming, need, each))
                 actions += self._start(self.current, len(callers), now, callers=callers)
             if recycling and impatient < len(self.queue):
@@ -622,12 +632,12 @@ class Pool:
         actions: list[Action] = []
         while self._is_shared and self.queue and (instance := self._with_room()) is not None:
             waiting = self.queue.popleft()
-            cold = instance.ready_at >= waiting.since  # it waited for the start, too
+            cold = instance.ready_at >= waiting.since  # this invocation waited for the start, too
             actions.append(self._share(instance, waiting.id, now, cold=cold))
         return actions
 
     def _wait_for_memory(self, mib: float, since: float) -> list[Action]:
-        """An invocation waits for memory. Nothing is evicted for it before its turn."""
+        """An invocation waits for memory. Instances are evicted for it only when its turn comes."""
         self.memory.waiting[self] = since
         return [RequestMemory(mib)] if self.memory.is_turn_of(self, since) else []
 
@@ -635,7 +645,7 @@ class Pool:
         self, digest: str, count: int, now: float, *, callers: Sequence[Waiter] = ()
     ) -> list[Action]:
         """Starts up to `count` instances, for `callers` if there are any; unparks parked ones
-        first. At the maximum it replaces idle instances of another version: those kept for a
+        first. At the maximum, idle instances of another version are replaced: those kept for a
         rollback, those of the version that this one replaces, or those of other pools.
         """
         actions: list[Action] = []
@@ -666,23 +676,23 @@ class Pool:
         return [*actions, RequestPlaces(short)] if short > 0 else actions
 
     def _waits_since(self, digest: str, callers: Sequence[Waiter]) -> float | None:
-        """Since when this version lacks a place: FIRST if it has no instance, None if no invocation
-        waits for a place. A prepared version needs only one.
+        """The time since which this version lacks a place: FIRST if it has no instance, None if no
+        invocation waits for a place. A prepared version has FIRST only until it has one instance.
         """
         if (callers or digest == self.prepared) and not self._table.count_serving(digest):
             return FIRST
         return callers[0].since if callers else None
 
     def place_candidates(self) -> list[int]:
-        """The idle instances that may make place for invocations of other versions, the first to
-        end first. Includes those of min_instances: a waiting invocation comes first.
+        """The idle instances that may be ended for invocations of other versions, in the order of
+        eviction. Includes those for min_instances, since waiting invocations are more important.
         """
         ready = [one for one in self._table.in_state(READY) if one.digest != self.prepared]
         parked = self._table.in_state(PARKED)
         return [] if self.queue else [one.id for one in [*parked, *ready]]
 
     def _replaceable(self, digest: str) -> list[Instance]:
-        """The instances that may be ended to make place for `digest`, the first to go first."""
+        """The instances that may be ended to make place for `digest`, in the order of eviction."""
         others = [one for one in self._table.in_state(PARKED) if one.digest != digest]
         others += [one for one in self._table.in_state(RECYCLING) if not self._wanted(one.digest)]
         if digest == self.prepared:
@@ -692,8 +702,8 @@ class Pool:
     def _start_new(
         self, digest: str, count: int, now: float, callers: Sequence[Waiter]
     ) -> list[Action]:
-        """Starts up to `count` instances, within quota and memory, and if it is their callers'
-        turn.
+        """Starts up to `count` instances, if quota and memory allow it and it is the turn of
+        `callers`.
         """
         actions: list[Action] = []
         coming = self._table.count(WARMING, digest)
@@ -721,11 +731,11 @@ class Pool:
         return actions
 
     def _end_expired(self, digest: str, now: float) -> list[Action]:
-        """Ends instances that were idle for too long, but keeps min_instances. Parks the last one
-        of a version that is slow to start.
+        """Ends instances that were idle for too long, but keeps min_instances. Parks the last
+        instance of a version that is slow to start.
         """
         if digest == self.prepared:
-            return []  # more are starting, so none is surplus
+            return []  # the deploy needs all its instances
         actions: list[Action] = []
         for instance in self._table.in_state(PARKED, digest=digest):
             if now - instance.since >= self.limits.park_s:
@@ -735,8 +745,8 @@ class Pool:
             is_last = (
                 self._table.count(PARKED, digest=digest) + self._table.count_serving(digest) == 1
             )
-            # An instance that was asked for and has had no invocation stays for `idle_s`, whatever
-            # the history predicts.
+            # An instance that was started for an invocation, but had none, stays for `idle_s`, even
+            # if the history predicts no invocation.
             learnt = self.keep_alive is not None and (
                 instance.is_speculative or not instance.is_fresh
             )
@@ -753,7 +763,7 @@ class Pool:
         return actions
 
     def _can_afford_speculation(self) -> bool:
-        """Whether memory and quota allow an instance that no invocation has asked for."""
+        """Whether memory and quota allow an instance without a waiting invocation."""
         idle = self._table.footprint(self.current or "").idle_mib
         return not self.memory.waiting and self.memory.fits(idle) and self.quota.has_capacity
 
@@ -784,16 +794,16 @@ class Pool:
         return served if self.prepared is None else [*served, *self._check_prepared()]
 
     def _may_stay_parked(self, instance: Instance) -> bool:
-        """Whether an instance that was started to be parked is still needed only for that. With a
-        minimum of ready instances, nothing is parked.
+        """Whether an instance that was started to be parked should still be parked. With a minimum
+        of ready instances, none is parked.
         """
         is_needed = self.limits.min_instances or self.prepared is not None
         return instance.digest == self.current and not is_needed
 
     def _check_prepared(self) -> list[Action]:
-        """Whether the prepared version is ready: it has all wanted instances, or one if busy
-        instances hold the other places. Waiting for those would keep the queue from the ready
-        instances.
+        """Returns `Prepared` if the prepared version has all wanted instances, or at least one and
+        the other places have busy instances: while waiting for these, the queue could not use the
+        ready instances.
         """
         if self.prepared is None:
             return []
@@ -807,7 +817,7 @@ class Pool:
         return [Prepared(self.prepared)] if enough else []
 
     def _missing_prepared(self, prepared: str) -> int:
-        """How many instances the prepared version lacks beyond the places that are free, or will be
+        """How many instances the prepared version lacks, minus the places that are free or will be
         once terminating instances are gone.
         """
         places = max(0, self.limits.max_instances - self.places.used)
@@ -815,7 +825,9 @@ class Pool:
         return self.prepared_count - self._table.count_serving(prepared) - places - leaving
 
     def _may_assign(self, instance: Instance, since: float) -> bool:
-        """Whether an invocation that waits since `since` may run: enough memory, its turn."""
+        """Whether an invocation that has waited since `since` may run: there is enough memory, and
+        it is its turn.
+        """
         return self._table.can_take_call(instance) and self.memory.is_turn_of(self, since)
 
     def _assign(self, instance: Instance, waiter: int, now: float, *, cold: bool) -> Assign:
@@ -831,9 +843,9 @@ class Pool:
         return self._table.footprint(digest).concurrency
 
     def _sharing(self) -> list[Instance]:
-        """The instances of the current version that run invocations and have room for more, those
-        busy for longest first. Excludes instances above the maximum or in the place of the prepared
-        version, so that they come to an end.
+        """The instances of the current version that run invocations and have room for more, longest
+        busy first. Excludes as many as must end, because of the maximum or the prepared version, so
+        that their last invocations can end.
         """
         assert self.current is not None
         each = self._concurrency(self.current)
@@ -845,7 +857,7 @@ class Pool:
         ]
 
     def _yielding(self) -> int:
-        """How many shared instances have to end."""
+        """How many shared instances must end."""
         above = self.places.live - self.limits.max_instances
         if self.places.waiting:
             above = max(above, int(self._yields_place()))
@@ -874,7 +886,7 @@ class Pool:
         return self.queue.retry_after_s(calls, waited_s)
 
     def _unpark(self, instance: Instance, now: float) -> list[Action]:
-        if not instance.is_to_park:  # otherwise its reason is that none was parked
+        if not instance.is_to_park:  # otherwise the reason stays that none was parked
             instance.reason = self._history.reason_for(instance.digest, others_ready=False)
         instance.ready_at, instance.is_fresh = now, True
         self._set_worth(instance)
@@ -893,7 +905,7 @@ class Pool:
         return [Destroy(instance.id)]
 
     def _keep_previous(self, instance: Instance, now: float) -> list[Action]:
-        """Parks an instance of the previous version, if it may stay."""
+        """Parks an instance of the previous version, if the instance may stay."""
         if not self._may_keep_previous(instance):
             return self._stop(instance, now)
         instance.worth = 0.0
@@ -901,7 +913,7 @@ class Pool:
         return []
 
     def _release_unwanted(self, now: float) -> list[Action]:
-        """Parks or ends the instances that no longer serve."""
+        """Parks or ends the instances of versions that are no longer needed."""
         actions: list[Action] = []
         for instance in [one for one in self.instances.values() if self._is_unwanted(one)]:
             is_ready = instance.state is READY
@@ -909,7 +921,7 @@ class Pool:
         return actions
 
     def _set_footprint(self, digest: str, footprint: Footprint | None) -> None:
-        """Sets the footprint of this version; forgets versions that have no instance."""
+        """Sets the footprint of this version; forgets versions without instances."""
         self._table.retain_footprints(self.current, self.prepared, self.previous)
         if footprint is not None:
             self._table.set_footprint(digest, footprint)
@@ -918,7 +930,7 @@ class Pool:
         return digest in (self.current, self.prepared)
 
     def _is_unwanted(self, instance: Instance) -> bool:
-        """Whether the instance is idle, or will be, for a version that needs no idle instance."""
+        """Whether the instance is or will be idle, and its version needs no idle instances."""
         if instance.state in (PARKED, RECYCLING):
             return not self._wanted(instance.digest) and instance.digest != self.previous
         return instance.state in (WARMING, READY) and not self._wanted(instance.digest)
@@ -930,8 +942,8 @@ class Pool:
         return instance.digest == self.previous and not in_the_way
 
     def _is_surplus(self, instance: Instance) -> bool:
-        """Whether this idle instance is surplus: above the maximum, or in the place of another
-        version.
+        """Whether this idle instance is surplus: above the maximum, or needed as a place for
+        another version.
         """
         if self.places.live > self.limits.max_instances:
             return True
@@ -942,12 +954,12 @@ class Pool:
         return self._missing_prepared(self.prepared) > 0
 
     def _yields_place(self) -> bool:
-        """Whether an instance must yield to an invocation of another version, in another pool."""
+        """Whether an instance must yield its place to another version, in another pool."""
         return self.places.must_yield(self, self.queue.first.since if self.queue else None)
 
     def _must_yield(self, instance: Instance) -> bool:
-        """Like `_is_surplus`, but invocations may wait for the instance: so only the first one
-        yields to the prepared version, and the rest serve the queue until an instance of that is
+        """Like `_is_surplus`, but for an instance that just finished an invocation. Only one yields
+        to the prepared version. The others serve the queue until an instance of that version is
         ready.
         """
         above = self.places.live > self.limits.max_instances

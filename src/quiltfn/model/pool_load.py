@@ -4,14 +4,14 @@ import msgspec
 
 from quiltfn.model.counts import PoolCounts
 
-# The version of a pool that has none: no node forwards an invocation to it.
+# In place of a version number, if a pool has no version: no node forwards invocations to it.
 NO_VERSION = 0
 
 
 class PoolLoad(msgspec.Struct, frozen=True, array_like=True):
     """The load of a pool. `version`: the number of its version. `idle`: how many invocations could
     start without a wait; `busy`: instances with an invocation; `waiting`: invocations without an
-    instance; `slots`: how many instances the pool may have. The rest: as in `PoolCounts`.
+    instance; `slots`: how many instances the pool may have. Other fields: as in `PoolCounts`.
     """
 
     function_id: str
@@ -29,7 +29,7 @@ class PoolLoad(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def per_slot(self) -> float:
-        """Invocations for each instance that the pool may have."""
+        """Invocations per instance that the pool may have."""
         return (self.busy + self.waiting) / self.slots if self.slots else float("inf")
 
     @property
@@ -46,7 +46,7 @@ class PoolLoad(msgspec.Struct, frozen=True, array_like=True):
         )
 
     def with_counts(self, counts: PoolCounts) -> "PoolLoad":
-        """The same load with these counts of instances."""
+        """A copy with these counts of instances."""
         return msgspec.structs.replace(
             self,
             warming=counts.warming,

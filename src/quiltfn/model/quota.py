@@ -1,7 +1,7 @@
 """Quota: how many instances a tenant's functions may have together, whatever their state.
 
-Each instance takes one of the machine's few thousand ranges of uids, also while it is idle, parked,
-starting or being ended. It counts until it is gone.
+Each instance takes one of the machine's few thousand ranges of uids until it is gone, even while it
+is idle, parked, starting or being ended. So it counts for that time.
 """
 
 from collections.abc import Hashable

@@ -19,8 +19,8 @@ class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The maximum number of stored versions of a function, and of bytes of all versions of a
-    tenant, of which each function gets an equal share; 0: no limit. Versions in use always stay.
+    """The maximum number of stored versions of a function, and the maximum bytes of all versions of
+    a tenant, of which each function gets an equal share; 0: no limit. Versions in use always stay.
     """
 
     kept: int = 100

@@ -1,7 +1,7 @@
 """Runtime: the program that runs a function's handler, and its read-only files.
 
-The name of a runtime can get a new definition later. A version keeps a snapshot of its runtime, so
-a new definition changes no existing version.
+A runtime can be replaced by a new one of the same name. A version keeps a snapshot of its runtime,
+so this changes no existing version.
 """
 
 import re
@@ -19,8 +19,7 @@ IMAGE = re.compile(r"[0-9a-f]{64}")
 # The fields of a runtime that refer to images.
 IMAGES = ("image", "packages", "base_image")
 PACKAGES_KEY = re.compile(r"[!-~]{1,128}")
-# The owner of runtimes and images that an operator made for all tenants. A tenant's id is never
-# empty.
+# The owner of runtimes and images that all tenants share. A tenant's id is never empty.
 SHARED = ""
 RESERVED_NAMES = frozenset({"images", "help", "examples", "health"})
 COMMAND_MAX_BYTES = 4096
@@ -53,10 +52,10 @@ class Kind(StrEnum):
     """How the runtime runs a handler."""
 
     SHELL = "shell"  # a command line, a new process for each invocation
-    PYTHON = "python"  # a function of a module, in an interpreter that stays
-    NODE = "node"  # an exported function of a module, likewise
+    PYTHON = "python"  # a function of a Python module, in an interpreter that keeps running
+    NODE = "node"  # an exported function of a Node.js module, in an interpreter that keeps running
     CUSTOM = "custom"  # a program of the image that speaks the runner protocol
-    SERVER = "server"  # a command line that starts an HTTP server, which stays
+    SERVER = "server"  # a command line that starts an HTTP server, which keeps running
 
 
 # The kinds with a built-in runner, which needs an interpreter.
@@ -72,7 +71,7 @@ IDLE_MIB: Mapping[Kind, float] = {Kind.PYTHON: 6.0, Kind.NODE: 45.0, Kind.SERVER
 OTHERS_IDLE_MIB = 0.6
 
 
-# The programs of a base image that run handlers, in order of preference. A custom runtime has its
+# The programs in base images that run handlers, in order of preference. Custom runtimes name their
 # own.
 PROGRAMS: Mapping[Kind, tuple[str, ...]] = {
     Kind.SHELL: ("sh",),
@@ -93,7 +92,7 @@ class Isolation(StrEnum):
     """The isolation of a handler from the machine's kernel."""
 
     CRUN = "crun"  # the machine's kernel, through namespaces and a list of allowed system calls
-    GVISOR = "gvisor"  # a kernel in user space for each sandbox, itself in a sandbox
+    GVISOR = "gvisor"  # a kernel in user space for each sandbox, which is itself sandboxed
 
 
 # The additional memory of a user-space kernel in an idle instance, in MiB.
@@ -101,7 +100,7 @@ KERNEL_MIB: Mapping[Isolation, float] = {Isolation.CRUN: 0.0, Isolation.GVISOR: 
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of a sandbox besides memory and CPU. All that it uses within them also counts as
+    """The limits of a sandbox besides memory and CPU. The use of these resources also counts as
     memory.
 
     `process_limit`: processes and threads, including some of quiltfn's. `tmp_limit_mb`: MiB of
@@ -131,11 +130,11 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     `image`: the digest (hexadecimal SHA-256) of the files at /app; None if it has no image.
     `packages`: the digest of a second image at /app; the first one hides its files of the same
     paths. `packages_key`: the installer's name for the source of the packages. `base_image`: the
-    digest of the root file system; None for the host image; `host` is then a hash of the host's
-    packages when this revision was made. `interpreter`: the program of the base image that runs
-    handlers, for kinds with one. `command`: the program of a custom runtime and its arguments.
-    `writable_paths`: further directories that a handler may write to; they are emptied like /tmp.
-    The limits are those of `Room`; None: the server's defaults.
+    digest of the root file system; None for the host image. `host`: for the host image, a hash of
+    the host's packages at the creation of this revision. `interpreter`: the program of the base
+    image that runs handlers, for kinds with one. `command`: the program of a custom runtime and its
+    arguments. `writable_paths`: further directories that a handler may write to; they are emptied
+    like /tmp. The limits are those of `Room`; None: the server's defaults.
     """
 
     id: str
@@ -160,7 +159,9 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def image_digest(self) -> str:
-        """Identifies the sandbox's files. The host's files have a name, but can change."""
+        """Identifies the sandbox's files. The host's files have a fixed name, although they can
+        change.
+        """
         own = self.app_images
         files = f"sha256:{'+'.join(own)}" if own else ""
         if self.base_image is None:
@@ -169,7 +170,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def app_images(self) -> tuple[str, ...]:
-        """The digests of the images at /app, the upper one first."""
+        """The digests of the images at /app, the upper image first."""
         return tuple(one for one in (self.image, self.packages) if one is not None)
 
     @property
@@ -179,7 +180,9 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_resident(self) -> bool:
-        """Whether its program starts before an invocation arrives, not for each invocation."""
+        """Whether its program is started once, before invocations, instead of for each
+        invocation.
+        """
         return self.kind is not Kind.SHELL
 
     @property
@@ -222,9 +225,8 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
         ) == msgspec.structs.replace(self)
 
     def is_older_than(self, named: "Runtime") -> bool:
-        """Whether the name now has a definition that a handler could distinguish from this one.
-        Ignores the host's packages, since every version uses the current ones, and the key of the
-        packages.
+        """Whether the runtime now has a new definition that differs for a handler. Ignores the
+        host's packages, since every version uses the current ones, and the key of the packages.
         """
         there = replace(named, host=self.host, packages_key=self.packages_key)
         return self.id != named.id and not self.same_as(there)
@@ -252,10 +254,10 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
                 raise Unprocessable.field(name, "64 hexadecimal digits, or null", digest, None)
         self._check_packages_key()
         if self.isolation is Isolation.GVISOR and self.network is not Network.NONE:
-            # gVisor's network stack would bypass the rules for egress.
+            # gVisor has its own network stack, which would bypass the rules for egress.
             raise Unprocessable.field("network", "none with isolation gvisor", self.network, "none")
         if self.isolation is Isolation.GVISOR and self.kind is Kind.SERVER:
-            # gVisor's sockets are not files of the machine, so they cannot be passed out.
+            # gVisor's sockets are not files of the machine, so they cannot be passed to the server.
             raise Unprocessable.field("isolation", "crun with kind server", self.isolation, "crun")
         if self.kind is Kind.SERVER:
             ServerSettings.of(self.environment)

@@ -1,14 +1,14 @@
-"""Schedules: when each is due, and the outcome of every tick. Nothing here reads a clock.
+"""Schedules: when each is due, and the decision on every tick. Nothing here reads a clock.
 
-A tick is an instant of a cron expression or an interval. It is due up to `jitter_seconds` later, by
-an amount that depends only on the schedule's id and the tick, and always before the next tick.
+A tick is an instant of a cron expression or an interval. It is due up to `jitter_seconds` later,
+but before the next tick. The delay depends only on the schedule's id and the tick.
 
 Rule 1: ticks are decided in order, each once.
-Rule 2: of several due ticks, the newest runs if it is at most a minute late. The others are missed:
-they are only counted.
-Rule 3: with `missed: run_once` the newest runs however late it is.
+Rule 2: of several due ticks, the newest runs if it is at most a minute late. The others are missed,
+which means that they are only counted.
+Rule 3: with `missed: run_once` the newest runs even if it is later.
 
-Cron expressions and their daylight-saving rules are cronsim's, which follow Debian's cron.
+Cron expressions and daylight saving time are handled by cronsim, which follows Debian's cron.
 """
 
 import functools
@@ -28,7 +28,7 @@ from quiltfn.model.errors import NotFound, Outdated, Unprocessable
 LATE_MS = 60_000
 # NTP may slew a clock back by this much; a larger step means that the clock was set.
 SLEWED_MS = 30_000
-# The number of ticks of a cron expression that one step examines.
+# The number of ticks of a cron expression that one decision examines.
 STEP_TICKS = 1000
 UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 TIMING = ("cron", "every_seconds", "timezone", "jitter_seconds", "enabled")
@@ -67,10 +67,10 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """When and with which input a function runs by itself. One of `cron` and `every_seconds` is
     set.
 
-    `anchor_ms`: an interval's ticks are `every_seconds` apart, counted from here. `next_tick_ms`:
-    the first undecided tick; None: there is none. `next_due_ms`: when that tick is due.
-    `looked_at_ms`: the time at which it was computed. Times of these in Unix milliseconds, others
-    in Unix seconds. `revision`: the number of changes by callers.
+    `anchor_ms`: the time from which an interval's ticks are counted. `next_tick_ms`: the first
+    undecided tick; None: there is none. `next_due_ms`: when that tick is due. `looked_at_ms`: when
+    that tick was computed. Times ending with `_ms` are Unix milliseconds, others Unix seconds.
+    `revision`: the number of changes by callers.
     """
 
     id: str
@@ -113,9 +113,9 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         zone_of(self.timezone)
 
     def changed(self, changes: Mapping[str, Any], now_ms: int) -> "Schedule":
-        """A copy with other values of some fields. If they change its ticks, a tick that is not due
-        yet is dropped, and the next one comes after `now_ms`. Setting one of `cron` and
-        `every_seconds` sets the other to None. Raises `Unprocessable`.
+        """A copy with other values of some fields. If the values change its ticks, a tick that is
+        not due yet is dropped, and the next tick is after `now_ms`. Setting `cron` resets
+        `every_seconds` to None, and vice versa. Raises `Unprocessable`.
         """
         values = dict(changes)
         for name, other in (("cron", "every_seconds"), ("every_seconds", "cron")):
@@ -127,7 +127,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         return after if is_timed_alike else after.from_now(now_ms)
 
     def from_now(self, now_ms: int) -> "Schedule":
-        """A copy whose ticks count from now: the next one comes after `now_ms`."""
+        """A copy whose next tick is after `now_ms`."""
         anchored = msgspec.structs.replace(self, anchor_ms=now_ms, looked_at_ms=now_ms)
         return anchored.with_next(anchored.tick_after(now_ms) if self.enabled else None)
 
@@ -137,8 +137,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, next_tick_ms=tick_ms, next_due_ms=due_ms)
 
     def was_set_back(self, now_ms: int) -> bool:
-        """Whether the clock was set back since the next tick was computed. That tick may then be
-        far away; `from_now` computes the next one again.
+        """Whether the clock was set back since the next tick was computed. The next tick may then
+        be far away, and `from_now` computes it again.
         """
         return self.enabled and now_ms < self.looked_at_ms - SLEWED_MS
 
@@ -158,7 +158,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         yield from _cron_ticks(str(self.cron), zone_of(self.timezone), after_ms)
 
     def due_ms(self, tick_ms: int) -> int:
-        """When the tick is due: the same at any time and on any machine."""
+        """When the tick is due. The result is the same at any time and on any machine."""
         if not self.jitter_seconds:
             return tick_ms
         return self._due_before(tick_ms, self.tick_after(tick_ms))
@@ -208,7 +208,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 def decide(schedule: Schedule, now_ms: int) -> Decision | None:
     """Applies rules 1 to 3 at the time `now_ms`; None: nothing is due. If very many ticks were
-    missed it decides on some of them, and the next one is due already.
+    missed, decides on some of them, so that the next tick is already due.
     """
     first = schedule.next_tick_ms
     if first is None or schedule.next_due_ms is None or schedule.next_due_ms > now_ms:
@@ -266,8 +266,8 @@ def zone_of(name: str) -> tzinfo:
 
 @functools.lru_cache(maxsize=2048)
 def _cron_ticks_behind(expression: str, timezone: str, tick_ms: int, count: int) -> tuple[int, ...]:
-    """The next ticks of an expression. Cached, since every look at a schedule needs them, and a
-    tick that comes every 28 years takes milliseconds to find.
+    """The next ticks of an expression. Cached, since every display of a schedule needs them, and
+    finding a tick that comes every 28 years takes milliseconds.
     """
     return tuple(islice(_cron_ticks(expression, zone_of(timezone), tick_ms), count))
 
@@ -278,10 +278,10 @@ def _cron_in_words(expression: str) -> str:
 
 
 def _cron_ticks(expression: str, zone: tzinfo, after_ms: int) -> Iterator[int]:
-    # cronsim uses local time: if that is set back, its first results may precede `after_ms`.
+    # cronsim uses local time: if local time is set back, its first results may precede `after_ms`.
     last = after_ms
     for found in CronSim(expression, datetime.fromtimestamp(after_ms // 1000, zone)):
         tick = round(found.timestamp()) * 1000
-        if tick > last:  # two local times that the clock skips are one instant
+        if tick > last:  # two local times that the clock skips may be the same instant
             last = tick
             yield tick

@@ -1,4 +1,4 @@
-"""ServerSettings: how the HTTP server of a version is reached.
+"""ServerSettings: how invocations reach the HTTP server of a version.
 
 The settings are environment variables, so that servers written for other platforms run unchanged:
 every platform sets PORT, AWS Lambda sets AWS_LAMBDA_HTTP_ENDPOINT for a web server, and AWS_LWA_*
@@ -18,7 +18,7 @@ READINESS_PATH = "AWS_LWA_READINESS_CHECK_PATH"
 EVENT_PATH = "AWS_LWA_PASS_THROUGH_PATH"
 CONCURRENCY = "AWS_LAMBDA_MAX_CONCURRENCY"
 DEFAULT_PORT, DEFAULT_EVENT_PATH = 8080, "/events"
-# A server is not permitted to listen on lower ports.
+# Servers have no permission to listen on lower ports.
 PORT_MIN, PORT_MAX = 1024, 65535
 CONCURRENCY_MAX = 1000
 PATH = re.compile(r"/[\x21-\x7e]{0,1023}")

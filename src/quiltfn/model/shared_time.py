@@ -3,14 +3,14 @@
 
 class SharedTime:
     """The time of one instance: at every moment each of its invocations gets an equal part, so all
-    parts add up to the time in which there were any. Times in monotonic seconds.
+    parts add up to the time in which the instance had invocations. Times in monotonic seconds.
     """
 
     __slots__ = ("_at", "_count", "_each")
 
     def __init__(self) -> None:
         self._count, self._at = 0, 0.0
-        self._each = 0.0  # the part of an invocation that had been running from the start
+        self._each = 0.0  # the part of a fictitious invocation that runs from the beginning
 
     def enter(self, now: float) -> float:
         """An invocation starts. Pass the returned value to `leave` as `begun`."""

@@ -1,7 +1,7 @@
 """Slots: how many instances of a function each node of a fleet may have.
 
 A slot is the right to have one instance. All nodes together hold at most `max_instances` of them,
-unless that was lowered: then no more are granted, and each node gives back what is above its share.
+unless that was lowered: then no slots are granted, and each node releases those above its share.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import msgspec
 
 class FunctionSlots(msgspec.Struct, frozen=True):
     """The slots of one function. `held`: how many each node has, by its name. `wanted`: how many
-    each node requested last; more than it has if they were not available.
+    each node requested last, which may be more than it has.
     """
 
     function_id: str
@@ -31,8 +31,8 @@ class FunctionSlots(msgspec.Struct, frozen=True):
         )
 
     def share_of(self, node: str) -> int:
-        """How many slots the node may keep. Above the maximum, the node with the most gives one
-        back first; among equals, the one whose name sorts last. So all nodes reach the same result
+        """How many slots the node may keep. While all slots exceed the maximum, the node with the
+        most slots (among equals, the last by name) releases one. So all nodes reach the same result
         without communication.
         """
         kept = dict(self.held)

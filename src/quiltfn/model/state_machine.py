@@ -1,4 +1,4 @@
-"""Shared by the three state machines: a transition by a table, and a clear error.
+"""The transition function of the three state machines, by a table and with a clear error.
 
 Each table is in the module of the object that it describes.
 """

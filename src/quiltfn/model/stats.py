@@ -1,8 +1,8 @@
-"""Call statistics: the sums of a function's invocations over a stretch of time.
+"""Statistics of invocations: the sums of a function's invocations over a stretch of time.
 
 Latencies are counted in bins whose bounds grow by a constant factor, as in DDSketch (Masson, Rim
-and Lee, VLDB 2019). So a percentile is within 5 % of a real latency, statistics add up without
-loss, and each takes at most some 260 bins, mostly a handful.
+and Lee, VLDB 2019). So a percentile is within 5 % of a real latency, and statistics add up without
+loss. Statistics have at most some 260 bins, but mostly a handful.
 
 A stretch has the length of a step (`STEPS`) and begins at a multiple of it. Ended invocations are
 added to a stretch of 10 seconds; older stretches are folded into longer ones. Each invocation is in
@@ -23,7 +23,8 @@ _LOG_GROWTH = math.log(GROWTH)
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 FINEST_S = 10
-# How long statistics of each step are kept, in seconds; then they are folded into the next step.
+# How long statistics of each step are kept, in seconds. Then they are folded into the next step,
+# which means added up.
 KEPT_S: Mapping[int, int] = {
     FINEST_S: HOUR_S,
     MINUTE_S: DAY_S,
@@ -31,7 +32,7 @@ KEPT_S: Mapping[int, int] = {
     HOUR_S: 400 * DAY_S,
 }
 STEPS = tuple(KEPT_S)
-# Replaces a function's id in statistics that are no longer told apart by function.
+# Replaces the function's id in sums over functions that aren't listed separately any more.
 ANY_FUNCTION = ""
 MIB_PER_GB = 1024
 
@@ -56,7 +57,7 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
     http_errors: int = 0
 
     def add_ended(self, record: Invocation) -> None:
-        """Adds a completed attempt, and its invocation if that is over too."""
+        """Adds a completed attempt, and its invocation if it is over."""
         self.mib_ms += record.mib_ms
         if not record.is_final:
             return
@@ -97,8 +98,8 @@ class CallStats(msgspec.Struct, array_like=True, gc=False):
         return gb_seconds_of(self.mib_ms)
 
     def percentiles_ms(self, *shares: float) -> list[float | None]:
-        """The latencies that these shares of the invocations did not exceed, in milliseconds,
-        within 5 %. None if no invocation has a latency. `shares`: ascending.
+        """For each share, the latency that this share of the invocations did not exceed, in
+        milliseconds, within 5 %. None if no invocation has a latency. `shares`: ascending.
         """
         left = list(shares)
         known, seen = sum(self.latency.values()), 0
@@ -127,7 +128,7 @@ def gb_seconds_of(mib_ms: int) -> float:
 
 def latency_us(record: Invocation) -> int | None:
     """From acceptance to the end, in microseconds; the duration if there is no timeline. None if
-    unknown, as for an invocation that ended with its server.
+    unknown, as for an invocation whose server died.
     """
     if record.timeline is not None:
         return record.timeline.total
@@ -145,7 +146,7 @@ def middle_us(at: int) -> float:
 
 
 def floor_to(step_s: int, at: int) -> int:
-    """The start of the stretch that contains a moment."""
+    """The start of the stretch that contains a point in time."""
     return at - at % step_s
 
 
@@ -174,13 +175,13 @@ def folded(stats: Iterable[tuple[Stretch, CallStats]], step_s: int) -> dict[Stre
 
 
 def next_step(step_s: int) -> int | None:
-    """The next longer step, into which this one is folded; None for the last."""
+    """The next longer step, into which this one is folded; None for the longest."""
     at = STEPS.index(step_s) + 1
     return STEPS[at] if at < len(STEPS) else None
 
 
 def folded_before(step_s: int, now: int) -> int:
-    """Statistics of a step that start before this moment are folded, or removed if the step is the
-    last. A multiple of the next step.
+    """Statistics of a step that start before this time are folded, or removed if the step is the
+    longest. The time is a multiple of the next step.
     """
     return floor_to(next_step(step_s) or step_s, now - KEPT_S[step_s])

@@ -1,23 +1,23 @@
-"""A tenant's limits over several nodes: each node's report of its load, and its share.
+"""A tenant's limits on several nodes: the nodes' reports of their loads, and their shares.
 
-Nodes exchange reports every few seconds and query no other node while an invocation waits. So a
-node decides by the others' last reports and by its own load. Nothing here waits or reads a clock.
+Nodes exchange reports every few seconds, and query no other node while an invocation waits. So a
+node decides by the other nodes' last reports and its own load. Nothing here waits or reads a clock.
 """
 
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
-# The part of a rate that is divided evenly, so that a node can serve its first invocations.
+# The part of a rate that is divided evenly, so that every node can start a first invocation.
 RESERVE = 0.1
-# The maximum of tenants in a report; those with most invocations are reported.
+# The maximum number of tenants in a report; those with most invocations are reported.
 TENANTS_REPORTED_MAX = 500
 
 
 class TenantLoad(msgspec.Struct, frozen=True, array_like=True):
-    """A tenant's invocations on a node. `in_flight`: how many run or wait; `wanted`: the peak since
-    the last report that there would have been without the limit; `asked_per_s`: invocations
-    requested per second, including refused ones, if the tenant has a limit of those.
+    """A tenant's invocations on a node. `in_flight`: how many run or wait; `wanted`: the peak of
+    `in_flight` since the last report, as if there were no limit; `asked_per_s`: invocations
+    requested per second, including refused ones, if the tenant has a rate limit.
     """
 
     tenant_id: str
@@ -29,9 +29,9 @@ class TenantLoad(msgspec.Struct, frozen=True, array_like=True):
 def has_room(in_flight: int, most: int, others: Iterable[TenantLoad]) -> bool:
     """Whether a node with `in_flight` invocations may start one more, of `most` on all nodes.
 
-    The known total must be below `most`. If the nodes want more, no node has more than its fair
-    share: the largest number that all nodes which want as many can have (max-min fairness), rounded
-    up, since otherwise no node could have the last one.
+    The known total must be below `most`. If the nodes want more, no node exceeds its fair share:
+    the largest number such that every node that wants it can have it (max-min fairness). The share
+    is rounded up, since otherwise the last invocation could not start on any node.
     """
     own = in_flight + 1
     together = shared = own
@@ -66,7 +66,7 @@ def rate_share(most: float, asked: Sequence[float], own: int) -> float:
 
 
 def bounded_loads(loads: Sequence[TenantLoad]) -> Sequence[TenantLoad]:
-    """At most `TENANTS_REPORTED_MAX`: every node reads the report."""
+    """At most `TENANTS_REPORTED_MAX` loads, since every node reads the report."""
     if len(loads) <= TENANTS_REPORTED_MAX:
         return loads
     by_size = sorted(loads, key=lambda load: max(load.wanted, load.asked_per_s), reverse=True)

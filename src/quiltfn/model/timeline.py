@@ -1,13 +1,13 @@
 """Timeline: where the time of one invocation went, phase by phase, as seen by the server.
 
 queued: waiting for an instance. placed: waiting for the start of a sandbox; specialised: waiting
-until that was an instance of the function's version; both only in a cold start. ran: from the
-hand-over to the instance until the server saw the handler's end. recorded: writing the two records
-of the invocation.
+until the sandbox was an instance of the function's version; both only in a cold start. ran: from
+the hand-over to the instance until the server noticed the handler's end. recorded: writing the two
+records of the invocation.
 
-The host cannot see when the guest starts an invocation, so `ran` includes the way there. Each phase
-ends where the next one begins. So they add up to the whole time, from the acceptance of the request
-to the end of its record.
+The host cannot see when the guest starts an invocation, so `ran` includes the transfer to the
+guest. Each phase begins at the end of the one before it. So the phases add up to the time from the
+acceptance of the request to the end of writing its record.
 """
 
 import msgspec
@@ -28,10 +28,10 @@ class StartTiming(msgspec.Struct):
 
 class Timeline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Microseconds by phase; 0 for a phase that did not happen. `reason`: None for a warm start.
-    `started_ms`: when the handler got the invocation, in Unix milliseconds; 0 if it did not, or in
-    a record of an earlier release.
+    `started_ms`: when the handler started, in Unix milliseconds; 0 if it did not start, or in a
+    record of an earlier release.
 
-    Every record has it, stored as a list in this order.
+    Stored in every record, as a list in the order of the fields.
     """
 
     reason: ColdStartReason | None
@@ -47,7 +47,7 @@ class Timeline(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self.queued + self.placed + self.specialised + self.ran + self.recorded
 
     def recorded_for(self, seconds: float) -> "Timeline":
-        """A copy with `seconds` more for writing the record."""
+        """A copy with `seconds` added to the time for writing the records."""
         return Timeline(
             self.reason,
             self.queued,
@@ -77,17 +77,17 @@ def of_call(
     recorded: float = 0.0,
     started_ms: int = 0,
 ) -> Timeline:
-    """The timeline of an invocation that was accepted and then given or refused an instance.
+    """The timeline of an invocation that was accepted, and then got an instance or was refused one.
 
-    `start_timing`: of the instance that it waited for, whether it got that or not; None for a warm
-    start. `accepted` and `handed` in monotonic seconds, as in `start_timing`; `ran` and `recorded`
-    in seconds; `started_ms` as in the timeline.
+    `start_timing`: that of the instance that the invocation waited for, even if it didn't get that
+    one; None for a warm start. `accepted` and `handed` in monotonic seconds, as in `start_timing`;
+    `ran` and `recorded` in seconds; `started_ms` as in the timeline.
     """
     wait = round((handed - accepted) * 1e6)
     ran_us, recorded_us = round(ran * 1e6), round(recorded * 1e6)
     if start_timing is None:
         return Timeline(None, wait, 0, 0, ran_us, recorded_us, started_ms)
-    # Only the part of the start during the invocation's wait counts.
+    # Only the part of the start that falls into the invocation's wait counts.
     started = min(max(start_timing.started, accepted), handed)
     placed = max(started, handed if start_timing.placed is None else start_timing.placed)
     ready = max(placed, handed if start_timing.specialised is None else start_timing.specialised)

@@ -1,8 +1,8 @@
-"""Trusted time, which ages are compared with: the wall clock, except just after it has jumped.
+"""Trusted time, for comparing ages: the wall clock, except for an hour after it has jumped.
 
 A wall clock may jump: an administrator sets it, a virtual machine is restored from a snapshot, or
-the battery of the hardware clock fails. Rows that were removed because of a jump do not come back
-when the clock is corrected. Therefore:
+the battery of the hardware clock fails. Rows that are removed because of a jump are lost even if
+the clock is corrected. Therefore:
 
 Rule 1: trusted time = the machine's uptime + a trusted offset to the wall clock.
 Rule 2: a different offset becomes the trusted one after it has been seen for an hour of uptime.
@@ -13,12 +13,12 @@ time continues from the value that was saved last, and rule 2 applies.
 import msgspec
 
 STAND_S = 3600.0
-EVEN_S = 30.0  # A clock that NTP slews may drift this far without restarting the hour.
+EVEN_S = 30.0  # NTP may slew the clock this far without restarting the hour.
 
 
 class ClockState(msgspec.Struct, frozen=True, kw_only=True):
     """The stored state. `boot_id`: the boot for which `offset_s` is valid; `settled_at`: trusted
-    time when it was saved, in Unix seconds.
+    time when the state was saved, in Unix seconds.
     """
 
     boot_id: str
@@ -39,7 +39,9 @@ class TrustedTime(msgspec.Struct, kw_only=True):
     def resumed(
         cls, state: ClockState | None, boot_id: str, ran_s: float, seen: float, now: float
     ) -> "TrustedTime":
-        """Applies rule 3 at a start of the server. Without a saved state: the wall clock."""
+        """Applies rule 3 at a start of the server. Without a saved state, the wall clock is
+        trusted.
+        """
         if state is None:
             believed = seen
         elif state.boot_id == boot_id:
@@ -61,8 +63,8 @@ class TrustedTime(msgspec.Struct, kw_only=True):
 
     @property
     def jump_s(self) -> float:
-        """Seconds from trusted time to the wall clock, negative if the clock is behind; 0 while
-        the difference is within what NTP corrects.
+        """Seconds from trusted time to the wall clock, negative if the clock is behind; 0 if NTP
+        can correct the difference.
         """
         off = self.seen - self.believed
         return off if abs(off) > EVEN_S else 0.0

@@ -11,7 +11,7 @@ from quiltfn.model.errors import Unprocessable
 from quiltfn.model.version import MASK
 
 PREFIX = "/fn/"
-# The tenant whose functions also have the short form of a URL, without the tenant's name.
+# The tenant whose functions also have a short form of their URL, without the tenant's name.
 SHORT_TENANT = "default"
 SECRET_MIN_BYTES, SECRET_MAX_BYTES = 16, 256
 ANY_ORIGIN = "*"
@@ -20,7 +20,9 @@ ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\
 
 
 class Auth(StrEnum):
-    """Who may invoke: callers with a key of the tenant, everybody, or senders who can sign."""
+    """Who may invoke: callers with a key of the tenant, everybody, or senders of signed
+    requests.
+    """
 
     KEY = "key"
     NONE = "none"
@@ -70,7 +72,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
 class Cors(msgspec.Struct, frozen=True, kw_only=True):
     """Which pages of other origins may send requests and read the responses (WHATWG Fetch, 3.2).
 
-    `allow_methods` and `allow_headers` empty: all that the page asks for.
+    If `allow_methods` or `allow_headers` is empty, everything that the page requests is allowed.
     """
 
     allow_origins: Sequence[str] = (ANY_ORIGIN,)
@@ -135,5 +137,5 @@ def _check_cors(cors: Cors) -> None:
 
 
 def path_of(tenant_id: str, name: str) -> str:
-    """The path of a function's URL in its long form, which is unique to the function."""
+    """The path of a function's URL in its long form, which identifies the function."""
     return f"{PREFIX}{tenant_id}/{name}"

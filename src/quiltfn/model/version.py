@@ -1,4 +1,6 @@
-"""Version: what a function runs. A version never changes; an update makes a new one."""
+"""Version: the code and settings of a function. A version never changes; an update makes a new
+one.
+"""
 
 import hashlib
 import re
@@ -45,7 +47,8 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     handler: str
     runtime: str = "shell"
-    # The older name, on disk and in digests: equal versions must keep equal digests.
+    # Stored and digested under its older name, so that the digests of existing versions stay the
+    # same.
     runtime_snapshot: Runtime = msgspec.field(default=SHELL, name="pinned")
     environment: dict[str, str] = {}
     working_directory: str | None = None
@@ -56,7 +59,7 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def code(self) -> tuple[object, ...]:
-        """The code, as opposed to settings: equal for two specs with the same code."""
+        """The parts of the spec that are code, as opposed to settings; comparable."""
         of = self.runtime_snapshot
         return self.handler, of.kind, of.command, of.app_images, of.base_image
 
@@ -74,7 +77,7 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
         at_most("timeout_seconds", self.timeout_seconds, host.timeout_max_s, 30)
 
     def server_settings(self) -> ServerSettings:
-        """The settings of its web server, if it is one. Raises `Unprocessable`."""
+        """The settings of its web server, if it has one. Raises `Unprocessable`."""
         return ServerSettings.of(self.runtime_snapshot.environment | self.environment)
 
     def _check_server(self) -> None:
@@ -87,8 +90,8 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise Unprocessable.field("cleanup_on_exit", expected, True, False)
 
     def footprint(self) -> Footprint:
-        """The memory that its instances need, and whether the last one is parked: a Python process
-        that forks for each invocation keeps its imported modules, which makes the next start short.
+        """The memory that its instances need, and whether the last one is parked. A Python process
+        that forks for each invocation is worth parking, since it keeps its imported modules.
         """
         kind = self.runtime_snapshot.kind
         return Footprint(
@@ -115,7 +118,7 @@ class VersionSpec(msgspec.Struct, frozen=True, kw_only=True):
         plain = msgspec.to_builtins(
             msgspec.structs.replace(self, cpu_limit_percent=float(self.cpu_limit_percent))
         )
-        # Newer than many versions, whose digests lack these fields.
+        # Versions that are older than these fields have digests without them.
         for name in (
             "base_image",
             "interpreter",
@@ -141,7 +144,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def at_most(name: str, value: float, high: float, example: Any) -> None:
-    """Refuses a number above this machine's."""
+    """Refuses a number above this machine's maximum."""
     if value > high:
         raise Unprocessable.field(name, f"at most {high}", value, example)
 

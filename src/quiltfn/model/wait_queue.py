@@ -1,4 +1,4 @@
-"""WaitQueue: invocations of one function that wait for an instance: first come, first served."""
+"""WaitQueue: invocations of one function that wait for an instance, first come, first served."""
 
 import math
 from collections import deque
@@ -68,14 +68,14 @@ class WaitQueue:
         return count
 
     def record_duration(self, seconds: float) -> None:
-        """Notes how long an invocation took; newer ones have more weight."""
+        """Notes the duration of an invocation; newer ones have more weight."""
         known = seconds if self._run_s is None else self._run_s
         self._run_s = known + NEWEST_COUNTS * (seconds - known)
 
     def retry_after_s(self, instances: int, waited_s: float) -> int:
         """Whole seconds after which an invocation that is refused now could probably run: the time
-        that `instances` need for the invocations ahead of it. If none has ended yet, each is
-        assumed to take as long as the first in the queue has waited (`waited_s`).
+        that `instances` instances need for the invocations ahead of it. If no invocation has ended
+        yet, each is assumed to take as long as the first in the queue has waited (`waited_s`).
         """
         ahead = (len(self.waiting) + 1) / max(1, instances)
         run_s = waited_s if self._run_s is None else self._run_s

@@ -1,5 +1,5 @@
-"""Asynchronous invocations: a function's policy for them, and what follows each attempt. Nothing
-here reads a clock or does I/O.
+"""Asynchronous invocations: a function's policy for them, and the consequences of each attempt.
+Nothing here reads a clock or does I/O.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ OUT_OF_ATTEMPTS, TOO_OLD = "attempts", "age"
 
 class Backoff(msgspec.Struct, frozen=True, kw_only=True):
     """The wait before the next attempt: `first` seconds, then `factor` times the last wait, at most
-    `most`, each up to `jitter` (a fraction) shorter or longer.
+    `most`. Each wait is up to the fraction `jitter` shorter or longer.
     """
 
     first: float = 1.0
@@ -25,7 +25,7 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
 
     def seconds(self, attempt: int, chance: float) -> float:
         """The wait after attempt number `attempt` (1 is the first); `chance` is from [0, 1)."""
-        # Beyond 64 doublings the power may not be representable; `most` applies long before.
+        # Beyond 64 doublings the power could overflow; `most` applies long before.
         plain = min(self.most, self.first * self.factor ** min(attempt - 1, 64))
         return max(0.0, plain * (1 + self.jitter * (2 * chance - 1)))
 
@@ -44,8 +44,8 @@ class AsyncPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How a function's asynchronous invocations run.
 
     `max_age_seconds`: the maximum time from the first due time of an invocation to the start of an
-    attempt. `max_queued`: how many may wait. `max_concurrency`: how many may run at a time; None:
-    limited only by instances.
+    attempt. `max_queued`: how many invocations may wait. `max_concurrency`: how many may run at a
+    time; None: limited only by instances.
     """
 
     max_attempts: int = 1
@@ -74,9 +74,9 @@ def outcome(
     chance: float,
     new_id: Callable[[], str],
 ) -> WorkOutcome:
-    """What follows a completed attempt. `ended`: the record of that attempt, with its final status.
-    `now_ms`: trusted time. `expires_at_ms`: when the invocation is too old to start. `chance`: from
-    [0, 1). `new_id`: makes the id of a delivery to a destination.
+    """The consequences of a completed attempt. `ended`: the record of the attempt, with its final
+    status. `now_ms`: trusted time. `expires_at_ms`: when the invocation becomes too old to start.
+    `chance`: a random number from [0, 1). `new_id`: creates the id of a delivery to a destination.
     """
     if ended.status in policy.retry_on and ended.status in RETRYABLE:
         due = now_ms + round(policy.backoff.seconds(ended.attempt, chance) * 1000)
@@ -97,6 +97,8 @@ def policy_field(status: Status) -> str:
 
 
 def outcome_of_expired(policy: AsyncPolicy, now_ms: int, new_id: Callable[[], str]) -> WorkOutcome:
-    """The end of an invocation too old to start. `now_ms`, `new_id`: as in `outcome`."""
+    """The outcome of an invocation that is too old to start. `now_ms`, `new_id`: as in
+    `outcome`.
+    """
     destination_id = None if policy.on_failure is None else new_id()
     return WorkOutcome(dead_letter=TOO_OLD, destination_id=destination_id, decided_at_ms=now_ms)
