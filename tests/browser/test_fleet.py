@@ -105,7 +105,7 @@ def test_a_node_is_told_what_to_do_and_asked_about_first(
     expect(row_of(page, "Nodes", "two")).to_contain_text("ready")
     page.goto("/ui/#/fleet/two")
     page.get_by_role("button", name="Cordon two").click()  # nothing is lost: no question
-    expect(page.get_by_text("It begins no accepted work and takes no calls")).to_be_visible()
+    expect(page.get_by_text("It starts no queued invocations and accepts none")).to_be_visible()
     page.get_by_role("button", name="Uncordon two").click()
     expect(page.get_by_role("button", name="Cordon two")).to_be_visible()
     assert state_of(first_node, "two") == "ready"

@@ -46,7 +46,7 @@ def test_it_adds_up(open_as: OpenAs, used: tuple[Api, str]) -> None:
     expect(figure(page, "Calls")).to_have_text("5")
     expect(figure(page, "Errors")).to_have_text("2")
     expect(figure(page, "GB-seconds")).not_to_have_text("0")
-    chart = page.get_by_role("img", name=re.compile("5 calls.*Arrow keys"))
+    chart = page.get_by_role("img", name=re.compile("5 calls.*arrow keys"))
     expect(chart).to_be_visible()
     assert chart.locator("rect.used").count() >= 1
     chart.focus()

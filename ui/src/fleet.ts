@@ -31,17 +31,17 @@ export function reasonOf(node: Node): string {
     case "removed":
       return "It was removed from the fleet, and no server of this name starts in it again.";
     case "left":
-      return "It ended in order; the other nodes take over what it had.";
+      return "It stopped properly; the other nodes take over its work.";
     case "gone":
-      return "Another node took over what it had. It comes back by a start.";
+      return "Another node took over its work. It comes back once it is started again.";
     case "silent":
-      return "It has given no sign of life for a while: the others take it over when that has gone on too long.";
+      return "It has sent no heartbeat for a while. If this lasts too long, another node takes it over.";
     case "draining":
       return node.running_calls > 0
-        ? "It takes no calls and begins no accepted work; what runs there ends."
-        : "It takes no calls and begins no accepted work. Nothing runs there: it can be stopped.";
+        ? "It accepts no invocations and starts no queued ones; running ones finish."
+        : "It accepts no invocations and starts no queued ones. Nothing runs there: it can be stopped.";
     case "cordoned":
-      return "It begins no accepted work and takes no calls from other nodes; calls that it is asked for go on.";
+      return "It starts no queued invocations and accepts none from other nodes; requests to the node itself still run.";
   }
   return "";
 }

@@ -69,7 +69,7 @@ Deno.test("what cannot be taken back is asked, with what it costs", () => {
 });
 
 Deno.test("a drained node says when it can be stopped", () => {
-  assert.match(reasonOf({ ...ONE, state: "draining" }), /what runs there ends/);
+  assert.match(reasonOf({ ...ONE, state: "draining" }), /running ones finish/);
   assert.match(reasonOf({ ...ONE, state: "draining", running_calls: 0 }), /can be stopped/);
   assert.equal(reasonOf(ONE), "");
 });

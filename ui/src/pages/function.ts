@@ -189,7 +189,7 @@ function PoolStrip({ fn }: { fn: Function }) {
           KINDS[kind as keyof typeof KINDS]
         }><b>${many}</b> ${kind}</span>`
       )}<span>min ${fn.min_instances}, max ${fn.max_instances}</span>
-      <span title="What they count in the memory budget: the limit where a call is in one">${bytes(
+      <span title="Memory reserved in the budget: an instance with a running invocation counts with its limit">${bytes(
         (counts.memory_mib ?? 0) * MIB,
       )} of memory</span></span></section>
   `;

@@ -75,7 +75,9 @@ export function Frames({ frames, at, label }: {
     <div class="chart frames" ref=${host}
       style=${{ height: `${height}px` }}>${w > 0 && html`
         <svg width=${w} height=${height} role="img" tabindex="0"
-          aria-label=${`${sums.join(", ")}. Arrow keys read the moments.`} ...${handlers}>
+          aria-label=${`${
+            sums.join(", ")
+          }. Use the arrow keys to read the values at each time.`} ...${handlers}>
           ${n !== null &&
             html`<rect class="chosen" x=${LEFT + step * n} width=${step} y="0" height=${
               height - FOOT

@@ -148,7 +148,7 @@ export function Chart({ data }: { data: Series }) {
   const y = (value: number) => FLOOR - LATENCY * value / top;
   const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
   const label = `${counted(sum(data.calls), "call")}, ${count(sum(data.failed))} failed. ` +
-    "Arrow keys read the moments.";
+    "Use the arrow keys to read the values at each time.";
 
   return html`<div class="chart" ref=${host} style=${{ height: `${HEIGHT}px` }}>${
     w > 0 && html`

@@ -9,8 +9,8 @@ import { toast, toastError } from "../controls/toast.ts";
 
 const CELLS_MOST = 12;
 const SAID: Record<Verb, string> = {
-  drain: "is drained: it takes no calls.",
-  cordon: "is cordoned: it begins no accepted work.",
+  drain: "is drained: it accepts no invocations.",
+  cordon: "is cordoned: it starts no queued invocations.",
   uncordon: "does everything again.",
   remove: "is removed from the fleet.",
 };
