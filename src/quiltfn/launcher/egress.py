@@ -275,7 +275,7 @@ class Egress:
         return proxy
 
     def _confine(self, launcher: int, uid: int, resolv_conf: Path) -> None:
-        """In the forked child: drops all privileges except open descriptors and ordinary sockets."""
+        """In the forked child: drops all privileges except open descriptors and plain sockets."""
         root = self._state.root
         syscalls.unshare_mounts()
         syscalls.bind("/usr", root / "usr")
