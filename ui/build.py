@@ -1,11 +1,11 @@
 """Builds the dashboard: bundles ui/src and the libraries that ui/deno.lock names by their digests
 into src/quiltfn/web, compressed and ready to be served.
 
-python3 ui/build.py            builds it, if what is there was made of something else
-python3 ui/build.py --check    exits 1 if it would have to be built
+python3 ui/build.py            builds it, unless the sources are unchanged since the last build
+python3 ui/build.py --check    exits 1 if it needs to be built
 
-Deno, a wheel of PyPI, gets the libraries as an npm client; esbuild, one of them, bundles. Both are
-kept in ui/node_modules and ui/.build, so only a change of the lock needs the network.
+Deno, a wheel from PyPI, installs the libraries as an npm client, and esbuild, one of them, bundles.
+Both are kept in ui/node_modules and ui/.build, so only a change of the lock needs the network.
 """
 
 import gzip
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 UI, WEB = Path("ui"), Path("src/quiltfn/web")
-# What it was made of: the digest of every source.
+# The file with the digest of the sources of the last build.
 MADE_OF = "made-of"
 LOCK = ("package.json", "deno.lock")
 INPUTS = (*LOCK, "build.py", "index.html", "src")
@@ -40,7 +40,7 @@ class BuildFailed(RuntimeError):
 
 
 def digest(paths: Iterable[Path], root: Path) -> str:
-    """Of the names and contents of files."""
+    """The digest of the names and contents of files."""
     whole = hashlib.sha256()
     for path in sorted(paths):
         content = path.read_bytes()
@@ -49,7 +49,7 @@ def digest(paths: Iterable[Path], root: Path) -> str:
 
 
 def made_of(root: Path) -> str:
-    """The digest of everything that the dashboard is made of."""
+    """The digest of all inputs of the build."""
     found: list[Path] = []
     for name in INPUTS:
         path = root / UI / name
@@ -58,13 +58,15 @@ def made_of(root: Path) -> str:
 
 
 def is_current(root: Path) -> bool:
-    """Whether src/quiltfn/web is what the sources make. A source archive has it already."""
+    """Whether src/quiltfn/web matches the sources. Source archives contain a matching one."""
     stamp = root / WEB / MADE_OF
     return stamp.exists() and stamp.read_text() == made_of(root)
 
 
 def build(root: Path) -> None:
-    """Builds what is not current. Raises `BuildFailed`; what was built before stays then."""
+    """Builds the dashboard if it is not current. Raises `BuildFailed`; the previous build then
+    stays.
+    """
     if is_current(root):
         return
     work = root / UI / ".build"
@@ -83,7 +85,7 @@ def build(root: Path) -> None:
 
 
 def install(root: Path, work: Path) -> None:
-    """Gets the libraries of the lock into ui/node_modules, if they are not there."""
+    """Installs the libraries of the lock in ui/node_modules, unless they are there."""
     modules = root / UI / "node_modules"
     lock = digest([root / UI / name for name in LOCK], root)
     stamp = modules / ".made-of"
@@ -99,13 +101,13 @@ def install(root: Path, work: Path) -> None:
 
 
 def deno_environment(work: Path) -> dict[str, str]:
-    """Deno keeps what it fetches below ui, and trusts the machine's own authorities."""
+    """Makes Deno keep downloads below ui, and trust the machine's own certificate authorities."""
     own = {"DENO_DIR": str(work / "deno"), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
     return {**os.environ, "DENO_TLS_CA_STORE": "system", **own}
 
 
 def run(command: list[str], directory: Path, environment: dict[str, str] | None = None) -> None:
-    """Raises `BuildFailed` with what the program said."""
+    """Runs a program. Raises `BuildFailed` with its output."""
     done = subprocess.run(
         command, cwd=directory, env=environment, capture_output=True, text=True, check=False
     )
@@ -114,7 +116,7 @@ def run(command: list[str], directory: Path, environment: dict[str, str] | None 
 
 
 def bundle(ui: Path, out: Path) -> None:
-    """Bundles into `out`: text is compressed, names hold a digest of their content."""
+    """Bundles into `out`: text is compressed, and names contain a digest of the content."""
     programs = sorted(ui.glob("node_modules/.deno/@esbuild+*/node_modules/@esbuild/*/bin/esbuild"))
     if not programs:
         raise BuildFailed("the lock names no esbuild for this processor")
@@ -124,7 +126,7 @@ def bundle(ui: Path, out: Path) -> None:
     outputs: dict[str, Any] = json.loads(meta.read_text())["outputs"]
     meta.unlink()
     names = {one.get("entryPoint"): Path(path).name for path, one in outputs.items()}
-    # Of an asset that is an entry, esbuild makes a module with its name beside it.
+    # For an asset that is an entry, esbuild also makes a module with the asset's name.
     icon = next(one.name for one in out.glob("icon-*.svg"))
     (out / names["src/icon.svg"]).unlink(missing_ok=True)
     page = (ui / "index.html").read_text()
@@ -139,14 +141,14 @@ def bundle(ui: Path, out: Path) -> None:
 
 
 def preloads(outputs: dict[str, Any], main: str) -> str:
-    """Links that have the browser fetch the parts of the main module together with it."""
+    """Links that make the browser fetch the parts of the main module at the same time."""
     whole = next(one for path, one in outputs.items() if Path(path).name == main)
     parts = [one["path"] for one in whole["imports"] if one["kind"] == "import-statement"]
     return "".join(f'<link rel="modulepreload" href="{Path(one).name}">\n' for one in parts)
 
 
 def licenses(ui: Path, outputs: dict[str, Any]) -> str:
-    """The licence of each library of which anything is in the bundle. Raises `BuildFailed`."""
+    """The licence of each library of which the bundle has a part. Raises `BuildFailed`."""
     found: dict[str, str] = {}
     for output in outputs.values():
         for source in output["inputs"]:

@@ -1,5 +1,6 @@
-// Current activity of functions, from events: their pools, and their invocations of the last minute and the
-// last one. Each function has its own signal, so that an event redraws only its row.
+// Current activity of functions, from events: their pools, their invocations of the last minute,
+// and their latest invocation. Each function has its own signal, so that an event redraws only its
+// row.
 import { signal } from "@preact/signals";
 import { type Counts, NO_INSTANCES } from "./parts/charts/pool.ts";
 import { get, pages, type Refused } from "./api.ts";
@@ -17,7 +18,7 @@ export interface Minute {
 
 export const EMPTY: Minute = { last: 0, counts: Array(BUCKETS).fill(0) };
 
-/** The last minute as of a given time; oldest bucket first. */
+/** The buckets of the last minute before a given time, oldest first. */
 export function minuteAt(minute: Minute, unix: number): number[] {
   const shift = Math.floor(unix / BUCKET_S) - minute.last;
   return minute.counts.map((_, n) => minute.counts[n + shift] ?? 0);
@@ -30,7 +31,7 @@ export function withCalls(minute: Minute, calls: number, unix: number): Minute {
   return { last: Math.floor(unix / BUCKET_S), counts };
 }
 
-/** A last minute of which only the number of invocations is known. */
+/** A last minute for which only the number of invocations is known. */
 export function evenMinute(calls: number, unix: number): Minute {
   return { last: Math.floor(unix / BUCKET_S), counts: Array(BUCKETS).fill(calls / BUCKETS) };
 }
@@ -41,7 +42,7 @@ export const poolOf = byId<Counts>(NO_INSTANCES);
 export const minuteOf = byId<Minute>(EMPTY);
 export const lastCallOf = byId<number | null>(null);
 
-/** The counts in a `pool` event. An instance that is being cleaned counts as busy, as in the API. */
+/** The counts in a `pool` event. Instances that are being cleaned count as busy, as in the API. */
 export function countsOf(event: Happened): Counts {
   const number = (name: string) => Number(event[name] ?? 0);
   return {
@@ -77,7 +78,7 @@ onEvent(heard);
 const WINDOW_S = 3600;
 const STALE_MS = 10_000; // maximum delay between an invocation and fetching the statistics
 
-/** Sets the signal of each function; those that the API does not list had no invocations. */
+/** Sets the signal of each function. Functions that the API does not list had no invocations. */
 async function fetchStats(
   window: number,
   set: (id: string, stats: FunctionStats | null) => void,
@@ -134,14 +135,14 @@ async function fetchAll(...wanted: (() => Promise<void>)[]): Promise<void> {
 
 export const fetchActivity = (): Promise<void> => fetchAll(fetchPools, fetchMinute, fetchHour);
 
-/** Keeps pools and statistics up to date until the returned function is called. They are fetched now, after
- * a gap, and shortly after invocations; without invocations, nothing is fetched.
+/** Keeps pools and statistics up to date until the returned function is called. Both are fetched
+ * now, after a gap in the events, and shortly after invocations.
  */
 export function watchActivity(): () => void {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const hour = () => {
     timer = undefined;
-    // An earlier failure is over only once everything has been fetched.
+    // An earlier failure is shown until both requests have succeeded.
     if (activityProblem.peek()) fetchActivity();
     else fetchAll(fetchHour);
   };

@@ -1,8 +1,8 @@
 // Descriptions of aliases, and the request body that sets one.
 import type { Alias, AliasShare, NewAlias, RollbackRule } from "./wire.ts";
 
-/** The user's input for an alias. `other`: the number of the second version, which gets the share `weight`
- * of the invocations; 0: there is none. Limits that are null are not checked.
+/** The user's input for an alias. `other`: the number of the second version, which gets the share
+ * `weight` of the invocations; 0: no second version. Limits of null are not checked.
  */
 export interface AliasDraft {
   name: string;
@@ -12,7 +12,7 @@ export interface AliasDraft {
   rule: { error_rate: number | null; p99_ms: number | null; within_s: number };
 }
 
-const WEIGHT = 0.1; // of a new second version
+const WEIGHT = 0.1; // for a new second version
 const WATCHED = { error_rate: 0.05, p99_ms: null, within_s: 300 };
 const UNWATCHED = { error_rate: null, p99_ms: null, within_s: 300 };
 
@@ -74,7 +74,8 @@ export function sharesSaid(target: Parameters<typeof shares>[0]): string {
   ).join(", ");
 }
 
-/** "v1 (live)": the versions that run invocations, if the default alias names others than the current one.
+/** "v1 (live)": the versions that run invocations, if the default alias names other versions than
+ * the current one.
  */
 export function elsewhereSaid(
   { current_version, default_alias: alias }: {
@@ -94,7 +95,7 @@ export function servingVersions({ current_version, default_alias: alias }: {
   return alias ? shares(alias).map(({ version }) => version) : [current_version];
 }
 
-/** "Version 5 of f serves.", or that calls run on others. */
+/** "Version 5 of f serves.", or a sentence that invocations run on other versions. */
 export function madeCurrentSaid(
   fn: { name: string; current_version: number; default_alias?: Alias },
 ): string {
@@ -102,7 +103,9 @@ export function madeCurrentSaid(
   return elsewhere ? `${version} is current. Calls run on ${elsewhere}.` : `${version} serves.`;
 }
 
-/** What an invocation can run on: each as a query parameter and in words. The first is the default. */
+/** The choices of versions for an invocation: each as a query parameter and in words. The first is
+ * the default.
+ */
 export function targetsOf(
   aliases: readonly Alias[],
   versions: readonly number[],
@@ -123,7 +126,9 @@ export function targetsOf(
 export const targetSaid = (target: string): string =>
   target === "" ? "what serves" : target.replace("=", " ");
 
-/** The label beside a version: the aliases that name it, with its share if they have two versions. */
+/** The label beside a version: the aliases that name it, with the version's share if there are
+ * two.
+ */
 export function namesOf(all: readonly Alias[], version: number): string[] {
   return all.flatMap((alias) =>
     shares(alias).filter((share) => share.version === version).map(({ percent }) =>

@@ -1,4 +1,4 @@
-// The public API, used as by any other client. The key is only in this tab's session storage.
+// Requests to the public API. The key is only in this tab's session storage.
 import { signal } from "@preact/signals";
 import type { ErrorBody, ErrorDetails } from "./wire.ts";
 
@@ -46,7 +46,7 @@ export function withKey(more: Record<string, string> = {}): Record<string, strin
 export type Query = Record<string, string | number | boolean | null | undefined>;
 
 export interface Options {
-  /** Sent as JSON, or unchanged if `type` gives its content type. */
+  /** Sent as JSON, or unchanged if `type` is its content type. */
   body?: unknown;
   type?: string;
   query?: Query;

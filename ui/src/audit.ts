@@ -35,8 +35,8 @@ const OF_FUNCTIONS = new Set([
   ...["delivery", "elasticity", "url", "alias"],
 ]);
 
-/** The page of the object that an entry is about. `known`: existing functions by id; `name`: the object's
- * name at that time, if the entry has it.
+/** The page of the object that an entry is about. `known`: existing functions by id; `name`: the
+ * object's name at that time, if it is in the entry.
  */
 export function placeOf(
   action: string,

@@ -3,7 +3,7 @@ import { type Query, urlOf } from "./api.ts";
 
 const USUAL = ["http://127.0.0.1:8080", "http://localhost:8080"];
 
-/** The line that lets `quiltfn` find this server; null if it needs none. */
+/** The line that sets this server for `quiltfn`; null if none is needed. */
 export function serverLine(): string | null {
   const address = urlOf("").href.replace(/\/$/, "");
   return USUAL.includes(address) ? null : `export QUILT_BASE_URL=${quoted(address)}`;
@@ -13,7 +13,7 @@ export function serverLine(): string | null {
 export const quoted = (text: string): string => `'${text.replaceAll("'", `'\\''`)}'`;
 
 /** The command line for an invocation: `body` as the API expects it, `isQueued` for an asynchronous one,
- * `query` for the version. It reads the key from the same variable as `quiltfn`.
+ * `query` for the version. The command reads the key from the same variable as `quiltfn`.
  */
 export function callLine(
   id: string,

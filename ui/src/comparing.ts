@@ -2,7 +2,7 @@
 import { visible } from "./parts/text/ansi.ts";
 import type { Version } from "./wire.ts";
 
-/** A field that differs between two versions, as text; null: it is not set. */
+/** A field that differs between two versions, with both values as text; null: not set. */
 export interface Difference {
   name: string;
   before: string | null;
@@ -27,7 +27,9 @@ function said(value: unknown, unit: string): string | null {
   return visible(`${value}${unit}`);
 }
 
-/** The differences besides handler and files. For variables only the names, and whether values differ. */
+/** The differences except for handler and files. For variables, only the names and whether values
+ * differ.
+ */
 export function differences(before: Version, after: Version): Difference[] {
   const found: Difference[] = [];
   for (const [field, name, unit] of NAMES) {

@@ -1,4 +1,4 @@
-// Compiled Python files, which nobody reads or edits, and which changed code makes obsolete.
+// Compiled Python files, which nobody edits, and which become obsolete when the code changes.
 
 /** Removes compiled files whose source is among the files. A `.pyc` without a source stays. */
 export function withoutCompiled<T extends { path: string }>(files: readonly T[]): T[] {

@@ -7,19 +7,19 @@ import type { Function, FunctionUrl } from "./wire.ts";
 
 export const functionOf = byId<Function | null>(null);
 
-/** The function's URL; null if it has none, or if that is not known yet. */
+/** The function's URL; null if it has none, or is not loaded yet. */
 export const functionUrl = byId<FunctionUrl | null>(null);
 
 /** The version that this tab has requested and that is not current yet. */
 export const comingVersion = byId<number | null>(null);
 
-/** Why versions failed to start, by their numbers, as far as this tab knows: the API reports only the last
- * failure, and only until the function is deployed again.
+/** The errors of versions that could not start, by version number, as far as this tab has seen
+ * them: the API has only the last one, and only until the function is deployed again.
  */
 export const failures = byId<ReadonlyMap<number, string>>(new Map());
 
-/** A function that could not be deployed, or whose new version could not become current, in its present
- * state.
+/** The error of a function that could not be deployed, or whose new version could not become
+ * current.
  */
 export class FunctionFailed extends Error {
   readonly wrote: string | undefined;
@@ -36,7 +36,7 @@ export function tell(id: string, error: unknown): void {
   if (!(error instanceof FunctionFailed && isShown)) toastError(error);
 }
 
-/** The function error that the user has dismissed; it is shown again if it recurs. */
+/** The function error that the user has dismissed. If it recurs, it is shown again. */
 export const closed = byId<string | null>(null);
 
 function learn(fn: Function): void {
@@ -47,7 +47,7 @@ function learn(fn: Function): void {
   if (failed !== null || isOver) known.value = next;
 }
 
-/** Shows a function in its state after a change. */
+/** Shows a function as it is after a change. */
 export function show(fn: Function): void {
   learn(fn);
   functionOf(fn.id).value = fn;

@@ -1,5 +1,5 @@
-// The draft of a new function. It is kept while the tab is open, so that visiting another page loses
-// nothing, and dropped once the function exists, or when the user signs out.
+// The draft of a new function. The draft is kept while the tab is open, even if the user visits
+// other pages. It is dropped once the function exists, or when the user signs out.
 import { computed, effect, signal } from "@preact/signals";
 import { needsKey } from "./api.ts";
 import type { Draft } from "./making.ts";
@@ -13,7 +13,7 @@ export function emptyDraft(): Draft {
 
 export const drafted = signal<Draft>(emptyDraft());
 
-/** Whether the draft has content worth keeping: more than the choice of a template. */
+/** Whether the draft has more than the choice of a template. */
 export const isDrafted = computed(() => {
   const { name, files, ...rest } = drafted.value;
   return name !== "" || files.length > 0 || templateOf(rest) === undefined;

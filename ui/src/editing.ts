@@ -1,5 +1,5 @@
-// Unsaved changes to the code and settings of functions. They are kept while the tab is open, so that
-// visiting another page loses nothing, and dropped when the user signs out.
+// Unsaved changes to the code and settings of functions. They are kept while the tab is open, even
+// if the user visits other pages, and dropped when the user signs out.
 import { computed, effect, type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import { needsKey } from "./api.ts";
 import { isDrafted } from "./drafting.ts";
@@ -80,7 +80,7 @@ export function forget(id: string): void {
   kept.value = new Map([...kept.peek()].filter(([key]) => key !== id));
 }
 
-/** Makes the browser ask before leaving the page would lose changes. */
+/** Makes the browser ask for confirmation if leaving the page would lose changes. */
 export function askBeforeLeaving(): void {
   addEventListener("beforeunload", (event) => {
     const isChanged = [...kept.peek().values()].some((edited) => edited.isChanged.peek());

@@ -2,18 +2,18 @@
 // each function's instances.
 import type { FunctionOnNode, Node } from "./wire.ts";
 
-/** The activity of a node, or why it has none, in one word. */
+/** The state of a node, in one word. */
 export function stateOf(node: Node): string {
   if (node.state === "removed") return "removed";
   if (node.presence !== "present") return node.presence;
   return node.is_silent ? "silent" : node.state;
 }
 
-/** Whether it is present, as far as known: a node that has stopped or is lost sends no heartbeats. */
+/** Whether a node is present, as far as known; not if it has stopped or was taken over. */
 export const isThere = (node: Node): boolean =>
   node.presence === "present" && node.state !== "removed";
 
-/** Whether its load is current. */
+/** Whether the reported load of a node is current. */
 export const isHeard = (node: Node): boolean => isThere(node) && !node.is_silent;
 
 export type Verb = "drain" | "cordon" | "uncordon" | "remove";
@@ -54,7 +54,9 @@ export interface Question {
 
 const calls = (n: number): string => n === 1 ? "the call" : `the ${n} calls`;
 
-/** The confirmation for an action on a node; null: none is needed. `all`: the nodes of the fleet. */
+/** The confirmation for an action on a node; null: no confirmation is needed. `all`: the nodes of
+ * the fleet.
+ */
 export function questionOf(verb: Verb, node: Node, all: readonly Node[]): Question | null {
   const takesCalls = (other: Node) => other.name !== node.name && stateOf(other) === "ready";
   const isLast = !all.some(takesCalls);
@@ -85,7 +87,9 @@ export interface Placed {
   places: { node: string; busy: number; ready: number; waiting: number }[];
 }
 
-/** Every function that has instances or invocations on some node, those with most instances first. */
+/** All functions that have instances or invocations on any node, those with most instances
+ * first.
+ */
 export function placesOf(nodes: readonly Node[]): Placed[] {
   const all = new Map<string, Placed>();
   for (const node of nodes) {

@@ -2,8 +2,8 @@
 import { useEffect, useRef } from "preact/hooks";
 import { type Happened, onEvent } from "./store.ts";
 
-/** Calls `act` for events of these types of a function: at once, then at most once per interval while
- * events continue, and never before the last call has finished.
+/** Calls `act` for events of these types of a function: at once, then at most once per interval
+ * while events continue. Each call of `act` finishes before the next one.
  */
 export function useEvents(id: string, types: RegExp, everyMs: number, act: () => unknown): void {
   const hear = useRef(act);

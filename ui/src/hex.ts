@@ -3,17 +3,19 @@
 const OF_A_ROW = 16;
 const PRINTABLE = /^[\x20-\x7e]$/;
 
-// With this share of replacement characters, it is not text in another encoding either
+// with this share of replacement characters, a text isn't in another encoding either
 const NOT_UTF_8 = "\ufffd", MOSTLY = 0.1;
 
-/** Whether parts of it were not text: NUL, or bytes that are not UTF-8 (already replaced by U+FFFD). */
+/** Whether the output had bytes that are not text: NUL, or invalid UTF-8 (already replaced by
+ * U+FFFD).
+ */
 export const hasBytes = (text: string): boolean => text.includes("\0") || text.includes(NOT_UTF_8);
 
-/** Whether to show it as bytes. */
+/** Whether to show the output as bytes. */
 export const isBinary = (text: string): boolean =>
   text.includes("\0") || text.split(NOT_UTF_8).length - 1 > MOSTLY * text.length;
 
-/** "00000010  48 65 6c 6c 6f 00                                 |Hello.|", a line for 16 bytes. */
+/** "00000010  48 65 6c 6c 6f 00                                 |Hello.|", 16 bytes per line. */
 export function dump(bytes: Uint8Array): string {
   const rows: string[] = [];
   for (let at = 0; at < bytes.length; at += OF_A_ROW) {

@@ -1,4 +1,4 @@
-// Markup without innerHTML: a template becomes calls of h(), and text is never parsed as markup.
+// Markup without innerHTML: templates become calls of h(), so text is never parsed as markup.
 import htm from "htm";
 import { h, type VNode } from "preact";
 

@@ -1,5 +1,5 @@
-// Creates, deploys and invokes a function, one API request per step. After a failed step, completed steps
-// are not repeated.
+// Creates, deploys and invokes a function, one API request per step. After a failure, completed
+// steps are not repeated.
 import { call, get, Refused } from "./api.ts";
 import { FunctionFailed } from "./current.ts";
 import { type File, tar } from "./parts/resources/tar.ts";
@@ -19,14 +19,14 @@ export interface Draft {
   name: string;
   language: Language;
   code: string;
-  /** Additional files in the image; a shell function's code is not a file but its handler. */
+  /** Additional files in the image. The code of a shell function is its handler, not a file. */
   files: readonly File[];
   payload: string;
 }
 
 export interface LanguageFacts {
   title: string;
-  /** The file of the code, and the handler, which names the function in it. */
+  /** The file with the code, and the handler, which names the function in that file. */
   file: string;
   handler: string;
   endings: readonly string[];
@@ -77,7 +77,7 @@ export function freeName(wanted: string, known: ReadonlySet<string>): string {
   }
 }
 
-/** The file name for the code. For code with `module.exports`, the extension has to mean CommonJS. */
+/** The file name for the code. Code with `module.exports` needs the extension of CommonJS. */
 export function mainFile(language: Language, code: string): string {
   const isCommon = language === "node" && /\bmodule\.exports\b|^\s*exports\.\w+\s*=/m.test(code);
   return isCommon ? "main.cjs" : LANGUAGES[language].file;
@@ -96,15 +96,15 @@ export function stepsOf(draft: Pick<Draft, "language" | "files">): Step[] {
 
 const NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$/;
 
-/** A name that another function has. */
+/** The error for a name that another function has. */
 export class NameTaken extends Error {
-  /** The id of that function. */
+  /** The id of the other function. */
   constructor(name: string, readonly id: string) {
     super(`There is a function ${name} already.`);
   }
 }
 
-/** Throws the problem with a name before anything is created for it. */
+/** Throws an error for a name that can't be used, before anything is created. */
 function checkName(name: string): void {
   if (!NAME.test(name)) {
     const expected = "1 to 64 letters, digits, dots, dashes or underscores, and begin and end " +
@@ -116,13 +116,15 @@ function checkName(name: string): void {
   if (taken) throw new NameTaken(name, taken.id);
 }
 
-/** A response, and the version that returned it. */
+/** A response, and the version that it is from. */
 export interface Answered {
   call: Invocation;
   version: number;
 }
 
-/** Creates a function, step by step; after a failure it is called again with a corrected draft. */
+/** Creates a function, step by step. After a failure, `run` is called again with a corrected
+ * draft.
+ */
 export class Making {
   functionId: string | null = null;
   /** The name of the created function. */
@@ -130,7 +132,7 @@ export class Making {
   /** The current version. */
   serving: number | null = null;
   #runtime: string | null = null;
-  /** The draft of the current version; null if another one was started since. */
+  /** The draft of the current version; null if a new version was started since. */
   #deployed: Omit<Draft, "payload"> | null = null;
 
   /** Whether the current version matches the draft, apart from the payload. */
@@ -140,7 +142,7 @@ export class Making {
       of.files === files;
   }
 
-  /** Runs the steps. `began`: called with each step that starts. Throws `Refused`. */
+  /** Runs the steps. `began`: called with each step when it starts. Throws `Refused`. */
   async run(draft: Draft, began: (step: Step) => void): Promise<Answered> {
     if (this.functionId === null) checkName(draft.name);
     const version = this.isDeployed(draft) && this.serving !== null
@@ -168,7 +170,8 @@ export class Making {
 
   /** Makes the newest version current; returns its number. */
   async #deploy(updated: FunctionShape | null): Promise<number> {
-    // An update of an active function has deployed its version, or has kept the previous one.
+    // The update of an active function has already deployed the version, or has kept the previous
+    // one.
     const now = updated?.state === "active"
       ? updated
       : await call<FunctionShape>("POST", `api/functions/${this.functionId}/deploy`);
@@ -195,7 +198,7 @@ export class Making {
     return (await call<Runtime>("POST", "api/runtimes", { body })).name;
   }
 
-  /** Null for a new function: it is deployed next. */
+  /** null for a new function, which is deployed next */
   async #makeFunction(
     { name, language, code }: Draft,
     runtime: string,
@@ -215,7 +218,7 @@ export class Making {
       this.name = made.name;
       return null;
     } catch (error) {
-      // The outcome of a request without a response is unknown.
+      // A request without a response may have succeeded.
       if (error instanceof Refused && error.status > 0) await this.#takeBack();
       if (!(error instanceof Refused) || error.code !== "CONFLICT") throw error;
       const path = `api/functions/by-name/${encodeURIComponent(name)}`;
@@ -223,7 +226,7 @@ export class Making {
     }
   }
 
-  /** Removes the runtime that was created for a function that was not. */
+  /** Removes a runtime whose function could not be created. */
   async #takeBack(): Promise<void> {
     const name = this.#runtime;
     this.#runtime = null;

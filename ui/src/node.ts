@@ -1,4 +1,4 @@
-// What the page of the node computes: the parts of the memory budget, and the order of findings.
+// Calculations for the page of the node: the parts of the memory budget, and the order of findings.
 import { bytes, MIB } from "./parts/text/format.ts";
 import type { Part } from "./parts/charts/rail.ts";
 import type { Finding, Instance, InstanceList } from "./wire.ts";
@@ -7,7 +7,9 @@ const ALONE_MOST = 120; // up to this many instances get their own parts
 const KINDS = ["busy", "ready", "warming"] as const;
 type Kind = typeof KINDS[number];
 
-/** The kind of a state in the picture: instances that start or stop count as warming. */
+/** The kind of an instance in the picture, by its state: starting and stopping ones count as
+ * warming.
+ */
 export function kindOf(state: string): Kind {
   return state === "busy" ? "busy" : state === "ready" || state === "parked" ? "ready" : "warming";
 }
@@ -18,7 +20,7 @@ const sum = (instances: readonly Instance[]): number =>
   instances.reduce((sum, instance) => sum + instance.memory_mib, 0);
 
 /** The memory budget in parts: instances (up to `ALONE_MOST` one by one, otherwise by kind), then
- * prewarmed sandboxes, then what instances that are not in the list reserve.
+ * prewarmed sandboxes, then the memory of instances that are not in the list.
  */
 export function memoryParts(list: InstanceList): Part[] {
   const { instances, memory } = list;
@@ -39,7 +41,7 @@ export function memoryParts(list: InstanceList): Part[] {
   return parts;
 }
 
-/** How many instances there are of each kind. */
+/** The number of instances of each kind. */
 export function countsOf(list: InstanceList): Record<Kind, number> {
   const counts = { busy: 0, ready: 0, warming: 0 };
   for (const instance of list.instances) counts[kindOf(instance.state)]++;
@@ -63,6 +65,6 @@ export function readable(said: string): string {
 
 const RANKS: Record<string, number> = { NO: 0, warn: 1, ok: 2 };
 
-/** Worst first, otherwise in their order. */
+/** Sorted with the worst first, otherwise in the original order. */
 export const worstFirst = (findings: readonly Finding[]): Finding[] =>
   [...findings].sort((a, b) => (RANKS[a.level] ?? 0) - (RANKS[b.level] ?? 0));

@@ -2,9 +2,9 @@
 import { othersWith, type Standing } from "./saving.ts";
 import type { Function, Version } from "./wire.ts";
 
-/** "runtime": somebody replaced it. Otherwise the numbers of newer versions: the runtime has the files of
- * one of the function's own versions, which the page saved in it, and nobody else uses it; the list may be
- * empty.
+/** "runtime": somebody replaced the runtime. Otherwise the numbers of newer versions, if any: the
+ * runtime has the files of one of the function's own versions, which this dashboard saved there,
+ * and no other function uses it.
  */
 export type Outdated = "runtime" | readonly number[];
 

@@ -8,12 +8,12 @@ export interface Page {
   /** Its address after #/; the page gets a part such as `:id` as a property. */
   pattern: string;
   title: string;
-  /** Its entry in the navigation; a page without one belongs to the entry `under`. */
+  /** Its entry in the navigation; a page without an entry belongs to `under`. */
   nav?: string;
   under?: string;
   /** Path of its documentation page, below docs/ and without its suffix. */
   docs: string;
-  /** The same for sections with a page of their own. */
+  /** The same for sections with a documentation page of their own. */
   docsOf?: Record<string, string>;
   /** Whether the navigation shows it (default: always). */
   isNamed?: () => boolean;

@@ -41,7 +41,7 @@ export function href(parts: string[], query: Record<string, string | number | nu
   return `#/${parts.map(encodeURIComponent).join("/")}${search.size ? `?${search}` : ""}`;
 }
 
-/** The present route, and its path as text, which stays equal if only the query changes. */
+/** The present route, and its path as text, which does not change with the query. */
 export const route = signal<Route>(parse(globalThis.location?.hash ?? ""));
 export const path = computed(() => route.value.parts.join("/"));
 
@@ -51,7 +51,9 @@ export function go(to: string): void {
   else location.hash = to;
 }
 
-/** Replaces the address by that of another page without leaving this one; a reload opens the other page. */
+/** Replaces the address by that of another page without leaving this page; a reload opens the other
+ * page.
+ */
 export function stand(to: string): void {
   history.replaceState(null, "", to);
 }
@@ -59,7 +61,7 @@ export function stand(to: string): void {
 /** Stores the state of a page, such as a filter, in its address; neither page nor history changes. */
 export function note(query: Record<string, string | number | null>): void {
   const { parts } = route.peek();
-  // Another page may be about to open, although the event has not arrived yet.
+  // The address may already be that of another page, whose event has not arrived yet.
   if (parse(location.hash).parts.join("/") !== parts.join("/")) return;
   const to = href(parts, query);
   if (to !== location.hash) history.replaceState(null, "", to);

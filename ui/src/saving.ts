@@ -1,5 +1,5 @@
-// Creates a new version of a function. It keeps the files of the current version unless the user chose
-// others, although the API would give it the files that its runtime has now.
+// Creates a new version of a function with the files of the current version, unless the user chose
+// others. By itself, the API would give it the files that its runtime has now.
 import { elsewhereSaid, madeCurrentSaid, sameAgain, sharesSaid } from "./aliases.ts";
 import { call, get, pages, Refused } from "./api.ts";
 import { closed, comingVersion, FunctionFailed, show } from "./current.ts";
@@ -23,9 +23,9 @@ import type {
 /** The current version of a function, and the basis of its next one. */
 export interface Standing {
   served: Version;
-  /** The number of its newest version, which need not be current. */
+  /** The number of its newest version, perhaps not the current one. */
   newest: number;
-  /** Undefined if it was removed. */
+  /** Undefined if the runtime was removed. */
   runtime: Runtime | undefined;
 }
 
@@ -48,7 +48,7 @@ export function hasOtherFiles({ served, runtime }: Standing): boolean {
     runtime.image_digest !== served.image_digest;
 }
 
-/** Who else would be affected by a change of the function's runtime, in words; empty: nobody. */
+/** The others that a change of the function's runtime would affect, in words; empty: nobody. */
 export function othersWith(fn: Function, runtime: Runtime): string {
   if (runtime.shared) return "other tenants";
   const others = [...functions.peek().values()].filter((other) =>
@@ -57,8 +57,8 @@ export function othersWith(fn: Function, runtime: Runtime): string {
   return others.length === 0 ? "" : counted(others.length, "other function");
 }
 
-/** What happens to the function's files and the rest of its runtime if only its settings are changed, and
- * how; null: they stay the same without any further step.
+/** The effect on the function's files and runtime if only its settings are changed, and the way
+ * there; null: no effect.
  */
 export function aboutFiles(
   fn: Function,
@@ -90,7 +90,7 @@ interface Images {
   packages?: string | null;
 }
 
-/** The runtime with other files and otherwise unchanged. */
+/** A copy of the runtime with other files. */
 export function withImages(of: Runtime, { image, packages = null }: Images): NewRuntime {
   const { name, kind, command, environment, isolation, network, writable_paths, shared } = of;
   return {
@@ -115,7 +115,7 @@ export function withImages(of: Runtime, { image, packages = null }: Images): New
   };
 }
 
-const OF_IMAGES = "sha256:"; // other digests name the host's files, or only a base image
+const OF_IMAGES = "sha256:"; // other digests are those of the host's files, or of a base image only
 
 function imagesOf(digest: string): Images {
   const all = digest.startsWith(OF_IMAGES) ? digest.slice(OF_IMAGES.length).split("+") : [];
@@ -174,7 +174,7 @@ export async function update(
   const standing = await standingOf(fn);
   const next = (standing?.newest ?? fn.current_version) + 1;
   const runtime = standing?.runtime;
-  // Another runtime comes with its own files.
+  // Another runtime has its own files.
   if (standing === null || runtime === undefined || changes.runtime !== undefined) {
     return await coming(fn, next, () => put(fn, undefined, undefined, changes));
   }
@@ -199,7 +199,7 @@ const isAgreed = (title: string, text: string) => confirm({ title, text, verb: "
 const theyGet = (others: string) =>
   `${others.charAt(0).toUpperCase()}${others.slice(1)} will have them from the next update on.`;
 
-/** Creates a version that has exactly these files, if the user agrees, and deploys it. */
+/** Creates and deploys a version that has exactly these files, if the user agrees. */
 export async function replaceFiles(
   fn: Function,
   runtime: Runtime,
@@ -225,8 +225,9 @@ export function rollback(fn: Function, version: number): Promise<void> {
   return pointTo(fn, version);
 }
 
-/** Reverts the change from `before` to `now`. If `before` sent invocations to versions other than the
- * current one, their shares are restored first, so that none runs on `before`'s current version.
+/** Reverts the change from `before` to `now`. If `before` sent invocations to other versions than
+ * its current one, their shares are restored first, so that no invocation runs on that current
+ * version.
  */
 async function undo(now: Function, before: Function): Promise<void> {
   const was = before.default_alias, is = now.default_alias;

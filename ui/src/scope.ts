@@ -2,7 +2,7 @@
 import { who } from "./store.ts";
 import { SCOPES } from "./wire.ts";
 
-/** Each scope includes the ones before it. */
+/** Each scope includes those before it. */
 export type Scope = typeof SCOPES[number];
 
 /** Whether the caller has a scope, or one that includes it. */

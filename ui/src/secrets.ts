@@ -1,5 +1,5 @@
-// Which environment values look like secrets. They are masked until the user reveals them; the command line
-// has the same rules, from the generated wire.ts.
+// Finds environment values that look like secrets, which are masked until the user reveals them.
+// The command line has the same rules; the generated wire.ts contains them.
 import { MASK, SECRET_NAME, SECRET_VALUE } from "./wire.ts";
 
 const NAME = new RegExp(SECRET_NAME), VALUE = new RegExp(SECRET_VALUE, "i");

@@ -8,7 +8,9 @@ interface Head {
   cookies?: string[];
 }
 
-/** Its status, headers and body as text; the output itself if it is not such a response. */
+/** The response's status, headers and body as text. Output that is not a response is returned
+ * unchanged.
+ */
 export function asResponse(output: string, status: number | undefined): string {
   const end = status === undefined ? -1 : output.indexOf(END);
   if (end < 0) return output;

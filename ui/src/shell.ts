@@ -46,10 +46,11 @@ class Boundary extends Component<{ children?: unknown }, { error: Error | null }
 }
 
 const RELOADED = "quiltfn.reloaded", RELOADED_BEFORE_MS = 60_000;
-const MAIN = /<script type="module" src="([^"]+)"/; // as ui/index.html has it
+const MAIN = /<script type="module" src="([^"]+)"/; // the same as in ui/index.html
 
-/** Reloads the dashboard if the server was upgraded and its old files are gone. Returns whether it does:
- * at most once a minute, since nodes with different versions may answer in turn.
+/** Reloads the dashboard if the server was upgraded and its old files are gone. Returns whether it
+ * reloads, which happens at most once a minute, since nodes of different releases may respond in
+ * turn.
  */
 async function reloadIfOutdated(): Promise<boolean> {
   if (Date.now() - Number(sessionStorage.getItem(RELOADED)) < RELOADED_BEFORE_MS) return false;

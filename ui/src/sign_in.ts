@@ -7,7 +7,7 @@ import { Copy } from "./parts/controls/copy.ts";
 
 const KEYS_DOCS = new URL("docs/how-to/keys.html", root()).href;
 
-/** Whether the server has the documentation; the API does not tell callers without a key. */
+/** Whether the server has the documentation, which the API does not tell callers without a key. */
 async function lookForDocs(): Promise<boolean> {
   try {
     return (await fetch(KEYS_DOCS, { method: "HEAD", credentials: "omit" })).ok;

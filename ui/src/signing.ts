@@ -1,5 +1,5 @@
-// How senders of webhooks sign: a new secret in their format, where to enter it, and a command line for a
-// test delivery.
+// Senders of webhooks: a new secret in their format, the place to enter it, and a command line for
+// a test delivery.
 import { quoted } from "./command.ts";
 import type { WebhookRule } from "./wire.ts";
 
@@ -7,7 +7,7 @@ export type Scheme = WebhookRule["scheme"];
 
 export interface Sender {
   title: string;
-  /** The headers that it sends with its signature. */
+  /** The headers that the sender adds with its signature. */
   headers: string;
   /** Where to enter the address and the secret. */
   steps: string;

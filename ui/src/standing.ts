@@ -6,8 +6,8 @@ import type { Function, FunctionStats, FunctionSummary, InvocationSummary } from
 
 type Counted = Pick<FunctionSummary, "state" | "invocation_count" | "error_count">;
 
-/** Whether every invocation of an active function failed: in the last hour or, without invocations in that
- * hour, ever.
+/** Whether all invocations of an active function failed: those of the last hour or, if there were
+ * none, all that it ever had.
  */
 export function isFailing(
   fn: Counted,
@@ -27,13 +27,13 @@ type Ended = Pick<InvocationSummary, "status" | "error_message" | "http_status">
 export const isError = (invocation: Ended): boolean =>
   FAILED.has(invocation.status) || isHttpError(invocation);
 
-/** Why it counts as an error; null if it does not. */
+/** Why an invocation counts as an error; null if it doesn't. */
 export const reasonOf = (invocation: Ended): string | null =>
   invocation.error_message ??
     (isHttpError(invocation) ? `the handler responded with HTTP ${invocation.http_status}` : null);
 
-/** The outcome of an invocation in a line: why it counts as an error, or its status. For several attempts
- * also the number of that attempt or, while queued, of the next one.
+/** The outcome of an invocation in a line: why it counts as an error, or its status. If it has
+ * several attempts, also the number of the last one or, while queued, of the next one.
  */
 export function cameTo(invocation: Ended & Pick<InvocationSummary, "attempt">): string {
   const reason = reasonOf(invocation);

@@ -40,7 +40,7 @@ export function onEvent(listener: Listener): () => void {
   return () => void listeners.delete(listener);
 }
 
-/** Called whenever events were missed, and every two seconds if there are no events. */
+/** Called after missed events, and every two seconds if events are not available. */
 export function onRefetch(refetch: () => void): () => void {
   refetchers.add(refetch);
   return () => void refetchers.delete(refetch);
@@ -60,7 +60,7 @@ export async function load(): Promise<void> {
     const more = pages<FunctionSummaryPage>("api/functions", query, mine.signal);
     for await (const page of more) {
       for (const fn of page.functions) all.set(fn.id, fn);
-      // The first page is shown at once; an existing list is replaced as a whole.
+      // At first, each page is shown at once. Later, the list is replaced as a whole.
       if (!areAllLoaded.value) functions.value = new Map(all);
     }
     functions.value = all;
@@ -95,7 +95,7 @@ const TOGETHER_MS = 50; // the page is redrawn once for all events within this t
 let happened: Happened[] = [];
 let drawing: ReturnType<typeof setTimeout> | undefined;
 
-/** Passes the first event on at once, and close followers together. */
+/** Passes the first event on at once, and further ones shortly after it together. */
 function heard(type: string, data: unknown): void {
   happened.push({ ...(data as object), type });
   if (drawing === undefined) tell();
@@ -116,8 +116,8 @@ function tellOf(event: Happened): void {
 const MANY = 50;
 let soon: ReturnType<typeof setTimeout> | undefined;
 
-/** Refetches changed functions: each once, however many of its events arrive together, and all functions if
- * many have changed.
+/** Refetches changed functions: each once for several events together, or all functions if many
+ * have changed.
  */
 function change(type: string, id: string): void {
   if (type === "function.deleted") return put(id, null);
@@ -134,7 +134,8 @@ function change(type: string, id: string): void {
   }, 50);
 }
 
-const POLLED_MS = 15_000; // interval for the list without events; small data is fetched more often
+// interval for the list if there are no events; small data is fetched more often
+const POLLED_MS = 15_000;
 let loadedAt = 0;
 
 function refetch(): void {
@@ -143,7 +144,7 @@ function refetch(): void {
   for (const listener of refetchers) listener();
 }
 
-/** Starts following the server, again after each sign-in. */
+/** Starts following the server. Called after each sign-in. */
 export function start(): void {
   const tick = () => {
     if (!document.hidden) now.value = Date.now() / 1000;

@@ -1,5 +1,5 @@
-// Server-sent events over fetch: EventSource cannot send a header, and a key in a query string would end up
-// in logs.
+// Server-sent events by fetch, since EventSource cannot send a header, and a key in a query string
+// would appear in logs.
 import { refusalOf, withKey } from "./api.ts";
 
 export interface ServerEvent {
@@ -64,8 +64,9 @@ export interface Follower {
 }
 
 const SILENCE_MS = 40_000; // two heartbeats and some tolerance
-const HIDDEN_MS = 5_000; // a hidden tab frees its connection, since a browser has only six
-const FIRST_MS = 6_000; // a proxy that delays the start of a stream this long does not support streams
+// after this time, a hidden tab frees its connection, since a browser has only six
+const HIDDEN_MS = 5_000;
+const FIRST_MS = 6_000; // if the start of a stream takes longer, a proxy does not support streams
 const POLL_MS = 2_000;
 const EATEN_MOST = 2;
 const AGAIN_MS = 60_000; // the interval of retries while events are not available
@@ -77,7 +78,7 @@ export class Following {
   #tries = 0;
   #eaten = 0;
   #polledSince = 0;
-  #missed = true; // before the first connection: what the page has fetched may be older
+  #missed = true; // a gap before the first connection, since fetched data may be older
   #abort: AbortController | undefined;
   #wake: () => void = () => {};
   #hiddenTimer: ReturnType<typeof setTimeout> | undefined;

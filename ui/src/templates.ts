@@ -136,7 +136,7 @@ printf 'Status: 202 Accepted\\nContent-Type: text/plain\\n\\nreceived %s bytes\\
   ],
 };
 
-/** The template that a draft is equal to; undefined if the draft was changed. */
+/** The template of an unchanged draft; undefined if the draft was changed. */
 export function templateOf(
   { language, code, payload }: { language: Language; code: string; payload: string },
 ): Template | undefined {

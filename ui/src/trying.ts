@@ -1,5 +1,5 @@
-// Manual invocations: the input last sent to each function, and its outcome. They are kept while the tab is
-// open, so that visiting another page loses nothing, and dropped when the user signs out.
+// Manual invocations: the input last sent to each function, and its outcome. They are kept while
+// the tab is open, even if the user visits other pages, and dropped when the user signs out.
 import { effect, type Signal, signal } from "@preact/signals";
 import { call, get, needsKey, Refused, send } from "./api.ts";
 import { Written } from "./parts/invocation/call.ts";
@@ -34,7 +34,7 @@ export interface Trial {
   /** The version or alias, as a query such as alias=live; empty: the default. */
   target: Signal<string>;
   run: Signal<Run | null>;
-  /** Whether it was to repeat an invocation whose payload this tab does not know. */
+  /** Whether the user wanted to repeat an invocation whose payload this tab does not know. */
   isUnknown: Signal<boolean>;
 }
 
@@ -46,7 +46,7 @@ const KEPT_MOST_CHARACTERS = 200_000;
 
 const trials = new Map<string, Trial>();
 
-/** The trial of a function, by the function's id. */
+/** The input and outcome of a function, by the function's id. */
 export function trialOf(id: string): Trial {
   const known = trials.get(id);
   if (known) return known;
@@ -79,7 +79,7 @@ export function history(id: string): string[] {
   return Array.isArray(kept) ? kept.filter((text) => typeof text === "string") : [];
 }
 
-/** `known` with one more payload in front: each once, up to the limit. */
+/** `known` with one more payload in front, without duplicates and up to the limit. */
 export function withPayload(known: readonly string[], payload: string): string[] {
   const all = [payload, ...known.filter((other) => other !== payload)].slice(0, KEPT_MOST);
   let size = 0;
@@ -104,8 +104,8 @@ function remember(call: string, payload: string): void {
   store(SENT, [...all]);
 }
 
-/** Fills the invoke panel with the input that this tab sent with an invocation, if it did. A response to
- * another invocation is removed.
+/** Fills the invoke panel with the input of an invocation, if this tab sent it. Removes the
+ * response to another invocation.
  */
 export function prepare(id: string, call: string): void {
   const trial = trialOf(id), known = sent().get(call);
@@ -130,7 +130,7 @@ function store(key: string, value: unknown): void {
   try {
     sessionStorage.setItem(key, JSON.stringify(value));
   } catch {
-    // The storage is full: what it has stays.
+    // The storage is full: its content stays.
   }
 }
 
@@ -143,7 +143,7 @@ effect(() => {
 
 const leaving = new WeakMap<Trial, AbortController>();
 
-/** Invokes the function, unless an invocation of the trial is in progress. */
+/** Invokes the function, unless an invocation is in progress. */
 export async function start(id: string, trial: Trial): Promise<void> {
   if (trial.run.peek()?.isOver === false) return;
   trial.isUnknown.value = false;
@@ -174,11 +174,11 @@ export async function start(id: string, trial: Trial): Promise<void> {
   change(trial, { isOver: true });
   if (!record) return;
   const path = `api/functions/${id}/invocations/${record.invocation_id}/timeline`;
-  // Without this the response is shown all the same, but not the reason for a cold start.
+  // If this fails, the response is shown without the reason for a cold start.
   change(trial, { timeline: await get<Timeline>(path).catch(() => null) });
 }
 
-/** Cancels the running invocation. Its record, if there is one, then has the status `cancelled`. */
+/** Cancels the running invocation. If it has a record, its status is then `cancelled`. */
 export async function cancel(id: string, trial: Trial): Promise<void> {
   const run = trial.run.peek();
   if (!run || run.isOver) return;
@@ -186,7 +186,8 @@ export async function cancel(id: string, trial: Trial): Promise<void> {
   try {
     await call("POST", `api/functions/${id}/invocations/${run.id}/cancel`);
   } catch (error) {
-    if (!(error instanceof Refused && error.status === 409)) throw error; // it has just ended
+    // the invocation has just ended
+    if (!(error instanceof Refused && error.status === 409)) throw error;
   }
 }
 
@@ -202,7 +203,7 @@ function ended(trial: Trial, record: Invocation): void {
   change(trial, { id, record, stdout, stderr });
 }
 
-/** The request of the trial. */
+/** The body of the request. */
 export function bodyOf(trial: Trial) {
   const environment = Object.fromEntries(trial.variables.value.filter(([name]) => name !== ""));
   return {

@@ -72,7 +72,7 @@ export function csvOf(rows: readonly UsageRow[], span: Span): string {
   return [head, ...lines].map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
 }
 
-/** The used part of a limit. `used` null: unknown; `limit` null: there is none. */
+/** The used part of a limit. `used`: null if unknown; `limit`: null if there is none. */
 export interface Limit {
   name: string;
   used: number | null;

@@ -14,11 +14,13 @@ const READ_MAX = 40;
 
 export interface Listing {
   files: readonly RuntimeFile[];
-  /** Whether there are no more. */
+  /** Whether the list is complete. */
   isWhole: boolean;
 }
 
-/** A file that differs between two versions; null: that version has no file with this path. */
+/** A file that differs between two versions, with both contents; null: the version lacks the
+ * file.
+ */
 export interface ChangedFile {
   path: string;
   before: RuntimeFile | null;
@@ -67,7 +69,7 @@ export function textOf(content: Uint8Array): string | null {
   }
 }
 
-/** Why the files cannot be edited here; null: they can. An edit uploads all of them again. */
+/** Why the files cannot be edited here; null: they can. An edit uploads all files again. */
 export function whyNotEdited({ files, isWhole }: Listing): string | null {
   if (!isWhole) return `There are more than ${LISTED} files. Upload them instead.`;
   if (files.some((file) => file.is_link)) return "There are links among the files.";
@@ -75,7 +77,7 @@ export function whyNotEdited({ files, isWhole }: Listing): string | null {
   return size > EDITED_MAX_BYTES ? "The files are too large. Upload them instead." : null;
 }
 
-/** The file to open first: the only one, or the one that the handler names; null: none. */
+/** The file to open first: the only file, or the one that the handler names; null: none. */
 export function mainOf(files: readonly RuntimeFile[], handler: string): string | null {
   const shown = files.filter((file) => !file.is_link && file.size_bytes <= TEXT_MAX_BYTES);
   if (files.length === 1) return shown[0]?.path ?? null;
@@ -121,7 +123,7 @@ export function languageOf(path: string): string {
   return /\.[cm]?[jt]s$/i.test(path) ? "node" : "shell";
 }
 
-/** Files that surely differ, and those whose contents have to be compared. */
+/** Files that certainly differ, and those whose contents must be compared. */
 export function compare(
   before: readonly RuntimeFile[],
   after: readonly RuntimeFile[],

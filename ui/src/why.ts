@@ -10,7 +10,9 @@ const LAST_LINES = 3;
 
 type Ended = Pick<Invocation, "status" | "duration_ms" | "error_message">;
 
-/** `cause`: null in records of earlier versions, and of a success. Null if there is nothing to say. */
+/** `cause`: null in records of earlier releases, and of successes. Returns null if there is no
+ * sentence.
+ */
 export function whyOf(of: Ended, cause: EndCause | null): string | null {
   const message = of.error_message;
   if (of.status === "error") {
@@ -48,9 +50,9 @@ interface Attempted {
   status: string;
 }
 
-/** Which attempt of an asynchronous invocation it was and what comes next; null if it is
- * synchronous, running, or succeeded. `most`: the maximum attempts of the policy; `due`: when the
- * next one is due, as shown.
+/** The number of an asynchronous invocation's last attempt, and the next step; null if the
+ * invocation is synchronous, running, or succeeded. `most`: the maximum attempts of the policy;
+ * `due`: when the next attempt is due, as shown.
  */
 export function nextOf(
   { status, source, attempts, most, due, isDead }: {

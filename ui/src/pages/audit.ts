@@ -112,7 +112,7 @@ function Entry({ of }: { of: AuditEntry }) {
   `;
 }
 
-/** The entry that the address names: one that is listed, or one fetched by the time in its id. */
+/** The entry that the address names: one from the list, or one fetched by the time in its id. */
 function Chosen({ id, items }: { id: string; items: readonly AuditEntry[] }) {
   const fetched = useSignal<AuditEntry | null>(null);
   const found = items.find((entry) => entry.id === id) ?? fetched.value;
@@ -133,7 +133,7 @@ function Typed({ label, of, suggestions }: {
   of: Filter;
   suggestions: readonly string[];
 }) {
-  const draft = useSignal<string | null>(null); // typed text survives updates of the list
+  const draft = useSignal<string | null>(null); // keeps typed text when the list is updated
   return html`
     <input class="pick" type="search" aria-label=${label} placeholder=${label}
       value=${draft.value ??
@@ -190,10 +190,10 @@ async function learnKeys(): Promise<void> {
     for await (const page of pages<KeyList>("api/keys")) {
       keys.value = new Map([...keys.value, ...page.keys.map((key) => [key.id, key] as const)]);
     }
-  } catch { /* then they go by their ids */ }
+  } catch { /* ids are shown instead of labels */ }
 }
 
-/** The values seen so far, and their groups. */
+/** The actions seen so far, and their groups. */
 function actionsIn(items: readonly AuditEntry[]): string[] {
   const all = items.flatMap((entry) => [entry.action, entry.action.split(".")[0] ?? ""]);
   return [...new Set(all)].sort();

@@ -16,7 +16,7 @@ import { who } from "../store.ts";
 import type { Node, NodeList } from "../wire.ts";
 
 const EVERY_MS = 2_000;
-const PLACES_MOST = 6; // nodes that are named in a row
+const PLACES_MOST = 6; // maximum nodes named in a row
 const COLUMNS: Column[] = [
   { name: "Node", width: "minmax(9rem, 1fr)" },
   { name: "State", width: "6.5rem" },

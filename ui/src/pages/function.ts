@@ -52,7 +52,7 @@ const SECTIONS: Record<string, [title: string, section: ComponentType<SectionPro
   network: ["URL and network", Network],
 };
 
-/** The function in its present state. `isGone`: it was deleted, or never existed. */
+/** The function as it is now. `isGone`: it was deleted, or never existed. */
 function useFunction(id: string): {
   fn: Function | null;
   isGone: boolean;
@@ -198,7 +198,7 @@ function PoolStrip({ fn }: { fn: Function }) {
 function Tabs({ id, at }: { id: string; at: string }) {
   const row = useRef<HTMLElement>(null);
   useEdges(row);
-  // Otherwise the open section would be out of sight on a phone.
+  // On a phone, the open section would otherwise be out of sight.
   useEffect(() => {
     const open = row.current?.querySelector<HTMLElement>("[aria-current]");
     if (row.current && open) {

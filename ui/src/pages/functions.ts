@@ -71,7 +71,9 @@ export const shown = computed(() => {
   return keyed.map(({ fn }) => fn);
 });
 
-/** Sorts by a column: names from A, all others from the largest; a second click reverses it. */
+/** Sorts by a column: names from A, other columns from the largest value. A second click reverses
+ * the order.
+ */
 function sort(by: string): void {
   const { by: before, isDown } = sorted.peek();
   sorted.value = { by, isDown: by === before ? !isDown : by !== "name" };
@@ -165,7 +167,7 @@ function Empty() {
 
 export default function Functions() {
   useEffect(watchActivity, []);
-  // At once, not in an effect, which could overwrite an early choice of the user.
+  // Set at once instead of in an effect, which could overwrite an early choice of the user.
   useMemo(() => {
     const query = route.peek().query;
     text.value = query.get("q") ?? "";

@@ -30,7 +30,7 @@ import type { Invocation, InvocationInput, Timeline } from "../wire.ts";
 const linkOf = (functionId: string, id: string) =>
   href(["functions", functionId, "invocations", id]);
 
-/** The minimum time beyond the handler's own for it to be mentioned. */
+/** Time beyond the handler's own is mentioned from this minimum on. */
 const WORTH_TELLING_MS = 1;
 
 function Facts({ of, timeline }: { of: Invocation; timeline: Timeline | null }) {
@@ -60,7 +60,7 @@ function Facts({ of, timeline }: { of: Invocation; timeline: Timeline | null }) 
       <span class="mono small">${of.invocation_id}</span></p>`;
 }
 
-/** The timeline, or what the invocation waits for. */
+/** The timeline, or the reason for which the invocation waits. */
 function Times({ of, timeline }: { of: Invocation; timeline: Timeline | null }) {
   const due = timeline?.due_at ?? null;
   if (of.status === "queued") {
@@ -166,7 +166,9 @@ function Input(
   }</section>`;
 }
 
-/** Its version and variables, the invocation that caused it, and those that it caused. */
+/** Version and variables of an invocation, the invocation that caused it, and those that it
+ * caused.
+ */
 function Around({ of, timeline }: { of: Invocation; timeline: Timeline }) {
   const { environment_names: names = [], children = [] } = timeline;
   const parent = timeline.parent_invocation_id;

@@ -162,7 +162,7 @@ function clear() {
 }
 
 export default function Invocations() {
-  // At once, not in an effect, which could overwrite an early choice of the user.
+  // Set at once instead of in an effect, which could overwrite an early choice of the user.
   useMemo(() => {
     const query = route.peek().query;
     for (const name of NAMES) filters[name].value = query.get(name) ?? "";

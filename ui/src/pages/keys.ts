@@ -82,8 +82,8 @@ async function ask(signal: AbortSignal): Promise<Known> {
   return { keys: keys.reverse(), me: await get<Whoami>("api/whoami", {}, signal) };
 }
 
-/** The form of a new key. The first key of a server must be an operator's: with any other, nobody
- * could administer it.
+/** The form of a new key. The first key of a server must be an operator's, since otherwise nobody
+ * could administer the server.
  */
 function Making({ me, onMade, onClose }: {
   me: Whoami;

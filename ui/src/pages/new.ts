@@ -37,7 +37,7 @@ interface Naming {
   draft: Draft;
   change: (part: Partial<Draft>) => void;
   taken: NameTaken | null;
-  /** Whether the function exists: it can be renamed in its settings. */
+  /** Whether the function exists: then it is renamed in its settings instead. */
   isMade: boolean;
 }
 
@@ -141,7 +141,8 @@ async function take(list: Iterable<File>, draft: Draft): Promise<Partial<Draft>>
   return { ...part, files: withoutCompiled([...files.values()]) };
 }
 
-/** `isOld`: another invocation is running. Its response replaces this one in place, so that nothing moves.
+/** `isOld`: a newer invocation is running, whose response will replace this one in the same place,
+ * so that nothing moves.
  */
 function Answer({ of: { call: of, version }, isOld, name, id }: {
   of: Answered;
@@ -254,7 +255,7 @@ export default function New() {
     problem.value = null;
     step.value = null;
   }
-  // An existing function has its own page, which a reload should open.
+  // If the function exists, a reload should open its own page.
   useEffect(() => {
     if (functionId === null) return;
     forgetDraft();

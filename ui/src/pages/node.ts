@@ -1,4 +1,4 @@
-// The machine, for operators: whether it can work, who holds its memory, and what protects it.
+// The machine, for operators: its system checks, the use of its memory, and its protections.
 import { signal, useSignal } from "@preact/signals";
 import { get } from "../api.ts";
 import { html } from "../html.ts";
@@ -54,7 +54,7 @@ interface Machine {
 }
 
 async function askMachine(signal: AbortSignal): Promise<Machine> {
-  // Only operators may request this: if it is refused, the other requests are not sent.
+  // Only operators may request this. If it is refused, the other requests are not sent.
   const doctor = await get<DoctorReport>("api/system/doctor", {}, signal);
   const [info, health] = await Promise.all([
     get<SystemInfo>("api/system/info", {}, signal),

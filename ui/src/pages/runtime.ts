@@ -20,7 +20,7 @@ import type { Runtime } from "../wire.ts";
 
 const USERS = 12; // maximum functions named
 
-/** Its own limits; the others are the server's defaults. */
+/** The runtime's own limits; other limits are the server's defaults. */
 function limitsOf(of: Runtime): string[] {
   const said: [number | null | undefined, string][] = [
     [of.process_limit, "processes"],

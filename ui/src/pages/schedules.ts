@@ -77,7 +77,7 @@ const query = computed(() => text.value.trim());
 
 export default function Schedules() {
   const { value, problem, again } = useFetched(all, []);
-  // At once, not in an effect, which could overwrite early typing of the user.
+  // Set at once instead of in an effect, which could overwrite early typing of the user.
   useMemo(() => text.value = route.peek().query.get("q") ?? "", []);
   useEffect(() => {
     return onEvent((event) => {

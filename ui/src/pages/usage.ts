@@ -34,7 +34,7 @@ interface Shown {
   rows: UsageRow[];
   /** GB-seconds since the start of the UTC day, to which a limit applies. */
   today: number;
-  /** null unless the caller is an operator, who alone may see it. */
+  /** null unless the caller is an operator: others may not see this. */
   quota: Quota | null;
   limits: Record<string, number>;
 }
@@ -135,7 +135,7 @@ function Totals({ of }: { of: UsageSums }) {
   }</dl>`;
 }
 
-/** The tenant's limits; only operators see how much of all of them is used. */
+/** The tenant's limits. Only operators see the usage of all of them. */
 function limitsOf({ quota, today, limits: of }: Shown): Limit[] {
   const used = quota?.used;
   return [
@@ -253,7 +253,7 @@ export default function UsagePage() {
     period.value = isPeriod(wanted) ? wanted : "";
   }, []);
   const shown: Period = isPeriod(period.value) ? period.value : "day";
-  const isKnown = who.value !== null; // the caller, and thus whether the quota may be shown
+  const isKnown = who.value !== null; // the quota may be shown only to some callers
   useEffect(() => note({ period: period.value }), [period.value]);
   const { value, problem, again } = useFetched(
     (signal) => isKnown ? ask(shown, signal) : Promise.resolve(null),

@@ -16,7 +16,7 @@ import { More, usePaged } from "./paged.ts";
 
 const LOOKED_AT_EVERY_MS = 5_000; // there are no events for tries
 
-/** When it is retried, or when it ended. */
+/** When a delivery is retried, or when it ended. */
 function When({ of }: { of: Delivery }) {
   const next = of.next_attempt_at;
   return next !== null ? html`next ${exact(next)}` : html`<${Ago} at=${of.ended_at} />`;

@@ -38,7 +38,7 @@ async function uploaded(list: readonly File[]): Promise<ImageFile[]> {
 
 export interface Editing {
   edits: Edits;
-  /** `text`: null if it equals the text of the version. */
+  /** `text`: null if it is the same as the version's. */
   onEdit: (path: string, text: string | null) => void;
   /** Why the files could not be saved or deployed. */
   problem: Error | null;
@@ -55,7 +55,7 @@ function OpenFile({ fn, listing, path, edits, onEdit, problem: refused }: Editin
     async (signal) => ({ version, text: textOf(await readFile(fn.id, version, path, signal)) }),
     [fn.id, version, path],
   );
-  // While another version's text is fetched the editor stays, with its cursor.
+  // While the text of another version is fetched, the editor stays, so that its cursor is kept.
   const last = useRef<string | null | undefined>(undefined);
   const saved = value.value?.version === version ? value.value.text : undefined;
   const text = last.current = edits.get(path) ?? (saved === undefined ? last.current : saved);

@@ -1,4 +1,4 @@
-// Whether a function fails: shown at the top of its page, beside its state, with a link to the last
+// Shows at the top of a function's page whether the function fails, with a link to the last
 // failure.
 import type { Signal } from "@preact/signals";
 import { get } from "../../api.ts";
@@ -30,7 +30,7 @@ export interface Health {
   lastError: InvocationSummary | null;
 }
 
-/** Follows the outcomes of a function's invocations; null until they are known. */
+/** Follows the outcomes of a function's invocations; null until they are loaded. */
 export function useHealth(id: string): Signal<Health | null> {
   const { value, again } = useFetched(async (signal) => {
     const query = { function_id: id, limit: LATEST };
@@ -44,7 +44,7 @@ export function useHealth(id: string): Signal<Health | null> {
   return value;
 }
 
-/** The state, unless every invocation fails: then it gets no check mark. */
+/** The state. If every invocation fails, it has no check mark. */
 export function State({ fn, health }: { fn: Function; health: Health | null }) {
   const isBad = isFailing(fn, health?.lastHour ?? null);
   return html`<${Status} of=${isBad ? "failing" : fn.state} said=${
@@ -62,7 +62,7 @@ export function LastError({ of }: { of: InvocationSummary | null }) {
   `;
 }
 
-/** The URL with a copy button; empty if there is none. */
+/** The URL with a copy button; empty without a URL. */
 export function Address({ id }: { id: string }) {
   useFetched(async (signal) => {
     functionUrl(id).value = await fetchUrl(id, signal);

@@ -1,4 +1,4 @@
-// Who can reach a function, and what it can reach.
+// The network access of a function: who can reach it, and which addresses it can reach.
 import { get } from "../../api.ts";
 import { html } from "../../html.ts";
 import { useFetched, Waiting } from "../../parts/lists/fetched.ts";

@@ -14,7 +14,7 @@ import type { Function, VersionPage } from "../../wire.ts";
 
 const VERSIONS = 100;
 
-/** Empty until it is known whether other functions use the runtime. */
+/** Empty until the functions that use the runtime are loaded. */
 function Replaced({ fn, section }: { fn: Function; section: string }) {
   const isKnown = areAllLoaded.value;
   const { value } = useFetched(async (signal) => {

@@ -117,7 +117,7 @@ export function Settings({ fn }: { fn: Function }) {
     unserved.value = null;
     base.value = now.current_version;
   };
-  // Another user's version replaces the form's content unless that has unsaved changes.
+  // Another user's version replaces the form's content, unless the form has unsaved changes.
   if (base.value !== fn.current_version && !isChanged && !isBusy.value) renew(fn);
   const change = (part: Partial<Draft>) => {
     draft.value = { ...draft.peek(), ...part };
@@ -152,7 +152,7 @@ export function Settings({ fn }: { fn: Function }) {
       isBusy.value = false;
     }
   }
-  // The function's page shows why it could not be deployed.
+  // The function's page shows the reason of a failed deploy.
   const isAbove = problem.value instanceof FunctionFailed && fn.error_message != null;
   const isSameCode = edits.value.size === 0 && changes.runtime === undefined &&
     changes.handler === undefined &&
@@ -198,7 +198,7 @@ export function Settings({ fn }: { fn: Function }) {
 function Save({ fn, isChanged, isSameCode, isBusy, files, base, unserved, onSave, onDrop }: {
   fn: Function;
   isChanged: boolean;
-  /** The part that the form needs. */
+  /** The part of the runtime that the form needs. */
   isSameCode: boolean;
   isBusy: boolean;
   /** The notice about the files. */

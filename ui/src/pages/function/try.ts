@@ -198,7 +198,8 @@ export function TryIt({ fn }: { fn: Function }) {
   const isRunning = run !== null && !run.isOver;
   const stopping = useSignal(false);
   const box = useRef<HTMLElement>(null);
-  const isBegun = useRef(false); // by this panel, and not before it was opened
+  // whether this panel, since it was opened, has started the invocation
+  const isBegun = useRef(false);
   const whyNot = whyNotInvoked(fn, trial.mode.value);
   const begin = () => {
     if (whyNot !== null) return;

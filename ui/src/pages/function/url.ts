@@ -1,4 +1,4 @@
-// The URL at which a function is reached over plain HTTP; it has none until one is created.
+// The URL of a function for plain HTTP, which the user creates here.
 import { useSignal } from "@preact/signals";
 import { call, get } from "../../api.ts";
 import { functionUrl } from "../../current.ts";
@@ -110,7 +110,7 @@ function Rules({ of, url, change, isReadOnly, onReveal }: {
   `;
 }
 
-/** The reason for refused requests, in words, if the API's word could be misunderstood. */
+/** The reason for refused requests in words, if the API's own word could be misunderstood. */
 const REFUSED: Record<string, string> = { time: "signature too old or too early" };
 
 function Refusals({ of: { refused = {}, last_refused_at: last } }: { of: FunctionUrl }) {
@@ -181,7 +181,8 @@ export function Url({ fn }: { fn: Function }) {
         html`<div class="actions">${
           url && html`<button class="button" type="button" onClick=${remove}>Remove</button>`
         }${
-          // Two separate buttons: one that changed its action during a press would save.
+          // Two separate buttons: if one button changed its action during a press, the press would
+          // save.
           shown
             ? html`<button class="button primary" type="submit" key="save" aria-disabled=${
               draft.value === null

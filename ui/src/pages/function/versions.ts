@@ -25,8 +25,8 @@ import { More, usePaged } from "./paged.ts";
 
 const NAMED = 10;
 
-/** The version to compare with: the current one; for the current version, the one before it or, if it is
- * the first, the one after it. `all`: newest first.
+/** The version to compare with: the current one. The current version is compared with the one
+ * before it or, if it is the first, the one after it. `all`: newest first.
  */
 export function comparedWith(
   all: readonly Pick<Version, "version">[],
@@ -67,8 +67,8 @@ function Standing({ fn, version }: { fn: Function; version: number }) {
   return isCurrent && html`<span class="badge">${serves ? "serves" : "current"}</span>`;
 }
 
-/** The actions for a version. A missing button leaves its place empty, so that no other button moves under
- * the pointer.
+/** The actions for a version. The place of a missing button stays empty, so that no other button
+ * moves under the pointer.
  */
 function Actions({ fn, of, isBusy, onCompare, onServe }: {
   fn: Function;
@@ -233,7 +233,7 @@ export function Versions({ fn }: { fn: Function }) {
   const { all, problem } = list;
   const { value, again, problem: unheard } = useFetched(
     (signal) => get<AliasList>(`api/functions/${fn.id}/aliases`, {}, signal),
-    [fn.id, fn.current_version, fn.updated_at], // a rollback moves them
+    [fn.id, fn.current_version, fn.updated_at], // a rollback moves aliases
   );
   const aliases = value.value?.aliases;
   const query = route.peek().query;

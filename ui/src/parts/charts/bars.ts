@@ -1,4 +1,5 @@
-// One value per frame, frames below each other on the same time axis: never two scales in one frame.
+// Bars over time, with one frame for each value. The frames are below each other on the same time
+// axis, so no frame has two scales.
 import { html } from "../../html.ts";
 import { useMoments } from "./moments.ts";
 import { roundUp } from "./scale.ts";
@@ -15,7 +16,7 @@ const LEFT = 92, RIGHT = 8, HEAD = 34, HIGH = 60, FOOT = 24;
 const FRAME = HEAD + HIGH;
 const LABEL_PX = 72;
 
-/** The bars that get a time label: as many as there is room for. */
+/** The bars that get a time label, as many as fit. */
 export function labelled(count: number, width: number, fits: (n: number) => boolean): number[] {
   const all = Array.from({ length: count }, (_, n) => n).filter(fits);
   const every = Math.max(1, Math.ceil(all.length / Math.max(1, Math.floor(width / LABEL_PX))));

@@ -1,5 +1,5 @@
-// Invocations as bars and latency as lines, below each other on the same time axis. SVG: its colours follow
-// the theme, it has a description for screen readers, and tests can count its bars.
+// Invocations as bars and latency as lines, below each other on the same time axis. SVG, because
+// its colours follow the theme, it has a description for screen readers, and tests can count bars.
 import { html } from "../../html.ts";
 import { count, counted, duration } from "../text/format.ts";
 import { useMoments } from "./moments.ts";
@@ -38,7 +38,7 @@ function clock(unix: number, seconds = false): string {
   return seconds ? `${hours}:${two(at.getSeconds())}` : hours;
 }
 
-/** Runs of points without a gap: a gap in the data is a gap in the line. */
+/** Runs of points without a gap in the data, each of which is drawn as one line. */
 export function runs(values: readonly (number | null)[]): [n: number, value: number][][] {
   const found: [number, number][][] = [];
   let run: [number, number][] | null = null;
@@ -50,7 +50,7 @@ export function runs(values: readonly (number | null)[]): [n: number, value: num
   return found;
 }
 
-/** A moment's values, in words. */
+/** The values at one time, in words. */
 export function words(data: Series, n: number): string {
   const said = [counted(data.calls[n] ?? 0, "call")];
   if (data.failed[n]) said.push(`${data.failed[n]} failed`);
@@ -180,7 +180,7 @@ export function Chart({ data }: { data: Series }) {
   }</span></div>`;
 }
 
-/** The box beside the chosen moment, on the side that has room. */
+/** The box beside the chosen time, on the side that has room. */
 function Tip({ data, n, x, step, width }: {
   data: Series;
   n: number;

@@ -1,9 +1,9 @@
-// The moments of a chart side by side, scaled to the page's width, one of which can be chosen.
+// The time steps of a chart, scaled to the page's width. One of them can be chosen.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 
-/** `left`, `right`: space beside the moments. `host` is for the element around the drawing, `handlers` for
- * the drawing: the pointer and the arrow keys choose a moment.
+/** `left`, `right`: space beside the steps. `host` is for the element around the drawing.
+ * `handlers` is for the drawing, where the pointer and the arrow keys choose a step.
  */
 export function useMoments(count: number, left: number, right: number) {
   const host = useRef<HTMLDivElement>(null);

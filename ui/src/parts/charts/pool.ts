@@ -7,7 +7,7 @@ export interface Counts {
   /** Includes parked ones. */
   warming_count: number;
   parked_count: number;
-  /** The memory that all of them count in the budget, if the server reports it. */
+  /** The memory that all instances count in the budget, if the server reports it. */
   memory_mib?: number;
 }
 

@@ -2,7 +2,7 @@
 import { html } from "../../html.ts";
 
 export interface Part {
-  /** Selects its fill: busy, ready, warming, stock, other or used. */
+  /** Selects the fill of a part: busy, ready, warming, stock, other or used. */
   kind: "busy" | "ready" | "warming" | "stock" | "other" | "used" | "full";
   size: number;
   title?: string;

@@ -25,7 +25,7 @@ const REASONS: Record<string, string> = {
   replaced: "the last one ended badly: see the record of the call before.",
 };
 
-/** Why an invocation was cold, in a sentence, with advice on avoiding it. */
+/** Why an invocation was a cold start, in a sentence, with advice on how to avoid it. */
 export function coldSentence(of: Pick<Timeline, "cold_start" | "cold_reason">): string {
   if (!of.cold_start) return "Warm: an instance stood ready.";
   return `Cold: ${REASONS[of.cold_reason ?? ""] ?? "an instance had to be started."}`;
@@ -33,7 +33,7 @@ export function coldSentence(of: Pick<Timeline, "cold_start" | "cold_reason">): 
 
 const LONG_MS = 20, MOSTLY = 0.9;
 
-/** A note on the phases: most of a long time was the handler's own; otherwise empty. */
+/** A note if most of a long duration was the handler's own time; otherwise empty. */
 export function ranSentence(phases: Shape["phases"]): string {
   const whole = phases.reduce((sum, phase) => sum + phase.microseconds, 0) / 1000;
   const ran = (phases.find(({ name }) => name === "ran")?.microseconds ?? 0) / 1000;

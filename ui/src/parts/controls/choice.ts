@@ -2,8 +2,8 @@
 import type { Signal } from "@preact/signals";
 import { html } from "../../html.ts";
 
-/** `chosen`: one of the options, or empty. Pressing the chosen one again selects none, or `usual`, which
- * empty stands for.
+/** `chosen`: one of the options; empty: `usual`, or none. Pressing the chosen option again clears
+ * the choice.
  */
 export function Choice(
   { label, options, chosen, usual = "" }: {

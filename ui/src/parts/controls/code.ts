@@ -32,7 +32,8 @@ export function Code({ text, language, label, onText, before, markedLine = null 
   const box = useRef<CodeEditor>(null);
   const hear = useRef(onText);
   hear.current = onText;
-  const pending = useRef<string[]>([]); // texts that the editor reported and the parent has not passed back yet
+  // texts that the editor has reported, but the parent has not passed back yet
+  const pending = useRef<string[]>([]);
   useEffect(fetchEditor, []);
   const ready = isReady.value;
   useEffect(() => {
@@ -43,7 +44,7 @@ export function Code({ text, language, label, onText, before, markedLine = null 
     });
   }, [ready, before]);
   useEffect(() => {
-    // A text that is passed back late must not undo later typing.
+    // A text that the parent passes back late must not undo later typing.
     const at = pending.current.indexOf(text);
     pending.current = at < 0 ? [] : pending.current.slice(at + 1);
     if (at < 0 && ready && box.current) box.current.text = text;

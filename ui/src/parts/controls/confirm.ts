@@ -17,7 +17,9 @@ interface Asked extends Question {
 
 export const asked = signal<Asked | null>(null);
 
-/** Asks, and returns whether the user agreed. A second question answers the first with no. */
+/** Asks, and returns whether the user agreed. If another question is asked meanwhile, returns
+ * false.
+ */
 export function confirm(question: Question): Promise<boolean> {
   asked.peek()?.answer(false);
   return new Promise((resolve) => {

@@ -1,5 +1,5 @@
-// A form field with the server's description below it and the server's limits. An empty nullable field is
-// null.
+// A form field with the server's limits, and the server's description below it. If a nullable field
+// is empty, its value is null.
 import { useSignal } from "@preact/signals";
 import { useEffect, useId } from "preact/hooks";
 import { describe, described, type Field, fieldOf } from "../../fields.ts";
@@ -34,7 +34,7 @@ export function taken(
   return field.type === "integer" || field.type === "number" ? Number(text) : text;
 }
 
-/** What the API says of a field, for a form: there null is a field that is left empty. */
+/** The API's description of a field for a form, where an empty field means null. */
 export function aboutEmpty(
   { about, whenNull, isNullable }: Pick<Field, "about" | "whenNull" | "isNullable">,
 ): string {
@@ -52,7 +52,7 @@ export function Described(props: DescribedProps) {
   const id = useId();
   const said = useFailure(props.within ? `${props.within}.${name}` : name, label, id);
   useEffect(describe, []);
-  // The type of the input is not known earlier.
+  // The input's type is unknown before.
   if (described.value === null) {
     return html`<div class="field"><span class="label">${label}</span><span class="text"
       aria-busy="true" /></div>`;

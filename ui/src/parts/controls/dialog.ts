@@ -1,4 +1,5 @@
-// A dialog above the page. Escape and its button close it; the focus returns to where it was.
+// A dialog above the page. Escape and a button close it. The focus then returns to its previous
+// place.
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useRef } from "preact/hooks";
 import { html } from "../../html.ts";

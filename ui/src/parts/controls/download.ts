@@ -1,4 +1,4 @@
-// Saves a response as a file: a link alone could not send the key.
+// Saves a response as a file, since a link can't send the key.
 import { type Query, send } from "../../api.ts";
 
 const KEPT_MS = 60_000;

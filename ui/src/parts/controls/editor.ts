@@ -1,5 +1,6 @@
-// CodeMirror as the element <q-code>, in a shadow root: there its styles are a constructed sheet, which a
-// strict policy allows; in the document they would be a <style> element. Loaded on first use.
+// CodeMirror as the element <q-code>, loaded on first use. In its shadow root, the styles are a
+// constructed sheet, which a strict policy allows. In the document, they would be a <style>
+// element.
 import { defaultKeymap, history, historyKeymap } from "@codemirror/commands";
 import { javascript } from "@codemirror/lang-javascript";
 import { python } from "@codemirror/lang-python";
@@ -96,8 +97,8 @@ const marked = StateField.define<DecorationSet>({
   provide: (field) => EditorView.decorations.from(field),
 });
 
-/** Replaces a selection itself: the browser would keep the formatting of the replaced text in a style
- * attribute, which a strict policy refuses.
+/** Replaces a selection in place of the browser, which would keep the formatting of the replaced
+ * text in a style attribute, and a strict policy refuses that.
  */
 function typeOver(event: InputEvent, view: EditorView): boolean {
   const { state } = view;
@@ -150,7 +151,7 @@ export class CodeEditor extends HTMLElement {
       marked,
       this.#language.of(languageOf(language)),
       before === null ? [] : unifiedMergeView({ original: before, mergeControls: false }),
-      // Tab leaves the editor, and the page handles Ctrl Enter.
+      // No keys for Tab, which leaves the editor, and Ctrl Enter, which the page handles.
       keymap.of([{ key: "Mod-Enter", run: () => true }, ...defaultKeymap, ...historyKeymap]),
       EditorView.contentAttributes.of({ "aria-label": label }),
       EditorView.domEventHandlers({ beforeinput: typeOver }),
@@ -160,7 +161,7 @@ export class CodeEditor extends HTMLElement {
     ];
   }
 
-  /** Sets the text, unless it is unchanged: the cursor then stays. */
+  /** Sets the text. If the text is unchanged, the cursor stays. */
   set text(text: string) {
     const doc = this.#view?.state.doc;
     if (!doc || doc.toString() === text) return;

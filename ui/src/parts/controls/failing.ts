@@ -1,4 +1,5 @@
-// A form that shows the server's refusal beside the field that it names, under that field's label.
+// A form that shows the server's refusal beside the field that the refusal names, with the field's
+// label.
 import { type Signal, useSignal } from "@preact/signals";
 import { type ComponentChildren, createContext } from "preact";
 import { useContext, useLayoutEffect } from "preact/hooks";
@@ -18,8 +19,8 @@ export function fieldIn(error: Error | null): string | null {
   return error instanceof Refused && error.status === 422 ? error.details?.field ?? null : null;
 }
 
-/** The sentence beside a field: the value that the API expects, with the field's label; null if the error
- * is about another field.
+/** The sentence beside a field: its label, and the value that the API expects; null if the error is
+ * about another field.
  */
 export function saidOf(error: Error | null, path: string, label: string): string | null {
   const named = fieldIn(error);
@@ -35,8 +36,8 @@ export function saidOf(error: Error | null, path: string, label: string): string
   return `${label}${within} must be ${expected}${was}`;
 }
 
-/** `of`: the server's refusal. If no field shows it, it is shown above the rest or, with `isApart`, at the
- * position of `Unnamed`.
+/** `of`: the server's refusal. If no field shows the refusal, it is shown above the form's content
+ * or, with `isApart`, in the element `Unnamed`.
  */
 export function Form({ of, isApart = false, children }: {
   of: Error | null;
@@ -56,8 +57,8 @@ export function Unnamed() {
   return !isShown && failing.of && html`<${Notice} of=${failing.of} />`;
 }
 
-/** The error of the surrounding form field; null: none. `path`: its name in the API. The field gets the
- * focus.
+/** The error of the surrounding form's field with the API name `path`, which then gets the focus;
+ * null: no error.
  */
 export function useFailure(path: string, label: string, id?: string): string | null {
   const failing = useContext(Context);
@@ -78,7 +79,9 @@ export function Wrong({ said, id }: { said: string | null; id?: string }) {
   return said && html`<small class="wrong" role="alert" id=${id}>${said}</small>`;
 }
 
-/** The sentence below a field if one of its parts shows the error. `of`: the id of its control. */
+/** The sentence below a field, if the error is about a part of the field. `of`: the id of its
+ * control.
+ */
 export function WrongOf({ path, label, of }: { path: string; label: string; of?: string }) {
   return html`<${Wrong} said=${useFailure(path, label, of)} />`;
 }

@@ -1,4 +1,5 @@
-// Limits pasted text to what a browser can lay out: 10 MB in one line block a page for a minute.
+// Limits the length of pasted text, since laying out 10 MB in one line blocks the page for a
+// minute.
 import { bytes } from "../text/format.ts";
 import { toastError } from "./toast.ts";
 

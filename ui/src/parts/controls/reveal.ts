@@ -10,8 +10,8 @@ interface Box {
   bottom: number;
 }
 
-/** By how much to scroll so that a box is visible in `sight`: all of it, or its beginning and as much as
- * fits; 0 if it already is.
+/** How far to scroll so that a box is visible in `sight`, or its beginning with as much as fits; 0
+ * if it is visible already.
  */
 export function toReveal(box: Box, sight: Box): number {
   const toTop = box.top - sight.top;
@@ -29,8 +29,8 @@ export function reveal(from: Element | null, to: Element | null = from): void {
   if (top !== 0) scrollBy({ top, behavior: isStill ? "instant" : "smooth" });
 }
 
-/** As `reveal`, and again if it or the page above it grows within `GROWS_MS`, until the user
- * scrolls or types. Returns a function that stops it.
+/** As `reveal`, and again if the content or the page above it grows within `GROWS_MS`, until the
+ * user scrolls or types. Returns a function that stops this.
  */
 export function revealGrowing(from: Element | null, to: Element | null = from): () => void {
   const watch = new ResizeObserver(() => reveal(from, to));

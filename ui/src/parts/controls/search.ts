@@ -14,7 +14,7 @@ export function Search({ text, label }: { text: Signal<string>; label: string })
   }} /><kbd class="wide" aria-hidden="true">/</kbd></label>`;
 }
 
-/** Whether every word is in one of the texts, ignoring case. */
+/** Whether each word is in any of the texts, ignoring case. */
 export function fits(query: string, ...texts: (string | null | undefined)[]): boolean {
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
   const all = texts.map((text) => text?.toLowerCase() ?? "");

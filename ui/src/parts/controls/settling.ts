@@ -1,5 +1,5 @@
-// Ignores clicks until the result of the first one is visible: by then, another button may have appeared
-// under the pointer.
+// Ignores clicks until shortly after the first one's result is visible, since another button may
+// have appeared under the pointer.
 import { type ReadonlySignal, signal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 

@@ -17,7 +17,7 @@ export interface Toast {
 const STAYS_MS = 4_000;
 const STAYS_BAD_MS = 8_000;
 const LOOKED_AT_MS = 1_000; // extra time while the pointer is over it
-const TURNED_MS = 300; // a message that comes with a change of the page outlives that change
+const TURNED_MS = 300; // a message that is this new stays when another page opens
 const MOST = 4;
 
 export const toasts = signal<Toast[]>([]);
@@ -39,7 +39,7 @@ const isPointedAt = (): boolean =>
   document.querySelector?.(".toasts:hover, .toasts:focus-within") != null;
 
 effect(() => {
-  path.value; // they would be in the way on another page
+  path.value; // older messages would be in the way on another page
   toasts.value = toasts.peek().filter((entry) => Date.now() - entry.since < TURNED_MS);
 });
 
@@ -52,7 +52,8 @@ export function dismiss(id: number): void {
   toasts.value = toasts.peek().filter((entry) => entry.id !== id);
 }
 
-const undoing = new Settling(); // of all toasts: the result of an undo appears where it was pressed
+// shared by all toasts, since the result of an undo appears under the pointer
+const undoing = new Settling();
 
 /** Undoes a toast's action, unless another undo is running or has just ended. */
 export async function takeBack(entry: Toast): Promise<void> {

@@ -9,7 +9,9 @@ import { Output } from "./output.ts";
 import { Status } from "./status.ts";
 
 export interface Bar {
-  /** Milliseconds since the first attempt began; null if this one never reached an instance. */
+  /** Milliseconds since the start of the first attempt; null if this attempt never reached an
+   * instance.
+   */
   after: number | null;
   /** Percent of the time from the first start to the last end. */
   from: number;
@@ -31,7 +33,9 @@ export function bars(all: readonly TimedAttempt[]): Bar[] {
   });
 }
 
-/** `path`: the path of the invocation. `isQueued`: another attempt is due; the page then shows no output. */
+/** `path`: the path of the invocation. `isQueued`: another attempt will follow, and the page shows
+ * no output.
+ */
 export function Attempts(
   { path, of, isQueued }: { path: string; of: readonly TimedAttempt[]; isQueued: boolean },
 ) {

@@ -37,7 +37,7 @@ export class Written {
   #decoder = new TextDecoder();
   text = "";
 
-  /** `offset` 0 starts again: the next attempt writes from the start. */
+  /** `offset` 0 clears the output, since the next attempt's output begins. */
   add(chunk: Chunk): void {
     if (chunk.offset === 0) {
       this.text = "";
@@ -99,7 +99,9 @@ export function useCall(functionId: string, id: string): Call {
   return { record, timeline, written, problem, again };
 }
 
-/** Follows the output of an invocation; `onEnd` gets its record. The returned function stops it. */
+/** Follows the output of an invocation; `onEnd` gets its record. Returns a function that stops
+ * this.
+ */
 function follow(
   path: string,
   written: Signal<Record<Stream, string>>,

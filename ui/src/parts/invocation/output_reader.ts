@@ -21,7 +21,7 @@ export interface OutputReaderProps {
   text: string;
   /** Whether the invocation failed. */
   isError?: boolean;
-  /** Whether more may come: then its end stays visible. */
+  /** Whether more output may come. Then the end of the output stays visible. */
   isLive: boolean;
   /** The path of the invocation, and the name of a file with its output. */
   path: string;

@@ -39,7 +39,7 @@ export class Endless<T, P> {
     this.#abort.abort();
   }
 
-  /** Fetches older items until it finds some, or there are none. */
+  /** Fetches older items until some match, or none are left. */
   async more(): Promise<void> {
     if (this.isBusy.value || this.isWhole.value) return;
     this.isBusy.value = true;
@@ -58,7 +58,7 @@ export class Endless<T, P> {
     this.isBusy.value = false;
   }
 
-  /** Refetches the newest items. `isAtTop`: whether new ones may move the visible rows. */
+  /** Refetches the newest items. `isAtTop`: whether new items may move the visible rows. */
   async look(isAtTop: () => boolean): Promise<void> {
     if (this.#isLooking) {
       this.#isStale = true;
@@ -89,7 +89,7 @@ export class Endless<T, P> {
     const known = new Set([...this.held.value, ...this.items.value].map(this.idOf));
     const added = newest.items.filter((item) => !known.has(this.idOf(item)));
     const isApart = newest.next !== null && added.length === newest.items.length;
-    if (isApart && added.length > 0 && isAtTop) { // so many new items that some were not fetched
+    if (isApart && added.length > 0 && isAtTop) { // all fetched items are new, so some were missed
       this.items.value = newest.items;
       this.held.value = [];
       this.#cursor = newest.next;
@@ -115,7 +115,7 @@ export class Endless<T, P> {
 export interface Watching<T, P> {
   /** Restarts the list. */
   open: () => Endless<T, P>;
-  /** Whether there may be newer items after an event. */
+  /** Whether newer items may exist after an event. */
   isNews: (event: Happened) => boolean;
   /** The minimum interval between refetches. */
   everyMs: number;

@@ -9,11 +9,11 @@ export interface Fetched<T> {
   /** null until it is loaded. */
   value: Signal<T | null>;
   problem: Signal<Refused | null>;
-  /** Refetches it; the present value stays until the response arrives. */
+  /** Refetches the data; the present value stays until the response arrives. */
   again: () => Promise<void>;
 }
 
-/** `inputs`: if one of them changes, the data is dropped and `ask` is called again. */
+/** If one of the `inputs` changes, the data is dropped and `ask` is called again. */
 export function useFetched<T>(
   ask: (signal: AbortSignal) => Promise<T>,
   inputs: readonly unknown[],

@@ -1,5 +1,5 @@
-// A list of which only the visible rows are in the document: all rows have the same height (--row), so the
-// position of each can be computed. It scrolls with the page.
+// A list with only its visible rows in the document. All rows have the same height (--row), so the
+// position of each can be computed. The list scrolls with the page.
 import { useSignal } from "@preact/signals";
 import type { VNode } from "preact";
 import { useEffect, useRef } from "preact/hooks";
@@ -35,7 +35,7 @@ export interface Column {
   width: string;
   /** `roomy`: hidden on tablets; `wide`: hidden on phones. */
   class?: string;
-  /** The sort key for clicks on its header. */
+  /** The sort key that a click on the column's header selects. */
   sort?: string;
 }
 
@@ -45,7 +45,9 @@ export interface ListProps<T> {
   columns: Column[];
   items: readonly T[];
   keyOf: (item: T) => string;
-  /** The cells of a row. Its first link has this tabindex, so that the keyboard reaches it. */
+  /** The cells of a row. The row's first link has this tabindex, so that the keyboard reaches
+   * it.
+   */
   cells: (item: T, tabindex: 0 | -1) => VNode;
   sorted?: { by: string; isDown: boolean };
   onSort?: (by: string) => void;
@@ -55,7 +57,9 @@ export interface ListProps<T> {
   isOpen?: boolean;
 }
 
-/** The widths of all columns, and of those on a tablet, where the first one may shrink. */
+/** The widths of all columns, and those of the columns on a tablet, where the first one may
+ * shrink.
+ */
 export function widthsOf(columns: readonly Column[]): Record<string, string> {
   const kept = columns.filter((column) => !column.class?.includes("roomy")).map((column) =>
     column.width

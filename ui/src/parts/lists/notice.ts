@@ -8,8 +8,9 @@ function hintOf({ hint, details }: Refused): string | null {
   return call && hint?.endsWith(call) ? hint.slice(0, -call.length) : hint;
 }
 
-/** `of`: the error, and the output of a program whose start failed; `onRetry`: the action of a retry
- * button, if a retry makes sense; `onClose`: of a button to dismiss it.
+/** `of`: the error, and the output of a program whose start failed. `onRetry`: the action of a
+ * retry button, if a retry makes sense. `onClose`: the action of a button that dismisses the
+ * notice.
  */
 export function Notice({ of, onRetry, onClose }: {
   of: (Error | Refused) & { wrote?: string | undefined };

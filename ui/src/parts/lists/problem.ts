@@ -4,7 +4,9 @@ import { html } from "../../html.ts";
 import { signOut, who } from "../../store.ts";
 import { Notice } from "./notice.ts";
 
-/** Shows both in the server's own words. `onRetry`: refetches, if that makes sense. */
+/** Shows a refusal or a failure in the server's own words. `onRetry`: refetches, if that makes
+ * sense.
+ */
 export function Problem({ of, onRetry }: { of: Refused; onRetry: () => void }) {
   if (of.status !== 403) return html`<${Notice} of=${of} onRetry=${onRetry} />`;
   const me = who.value;

@@ -35,7 +35,7 @@ export function Figures({ said }: { said: readonly [string, string][] }) {
   }</dl>`;
 }
 
-/** A cell for each instance while they are few. `where`: a prefix for screen readers. */
+/** A cell for each instance, if there are few. `where`: a prefix for screen readers. */
 export function Cells(
   { busy, ready, where = "" }: { busy: number; ready: number; where?: string },
 ) {
@@ -53,7 +53,9 @@ export function Cells(
   `;
 }
 
-/** Sends an action to a node, after confirmation if that is needed. `all`: the nodes of the fleet. */
+/** Sends an action to a node, after a confirmation if one is needed. `all`: the nodes of the
+ * fleet.
+ */
 async function tell(
   verb: Verb,
   node: Node,
@@ -89,7 +91,7 @@ export function NodeActions({ node, all, again, verbs }: {
   );
 }
 
-/** A time that nodes report to a tenth of a second. */
+/** A duration that nodes report in tenths of a second. */
 export const seconds = (s: number): string => s < 60 ? `${s.toFixed(1)} s` : duration(s * 1000);
 
 /** Data that is only valid while the node is reachable. */

@@ -1,4 +1,4 @@
-// The content of a runtime: its files, page by page, and the packages among them.
+// The content of a runtime: its files, page by page, and its packages.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { get } from "../../api.ts";

@@ -10,7 +10,7 @@ import { Status } from "../invocation/status.ts";
 
 const UNITS: [number, string][] = [[86_400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 
-/** An interval in the largest unit that divides it: "15 min". */
+/** An interval in the largest unit of which it is a multiple: "15 min". */
 export function interval(seconds: number): string {
   const [size, unit] = UNITS.find(([size]) => seconds % size === 0) ?? [1, "s"];
   return `${seconds / size} ${unit}`;
@@ -53,7 +53,7 @@ export function RunStrip({ runs, functionId }: {
   }</span>`;
 }
 
-const STRIP = 12, SEEN_MS = 150; // rows that only scroll past fetch nothing
+const STRIP = 12, SEEN_MS = 150; // rows that the user scrolls past fetch nothing
 
 /** The strip in a row of a list. `latest`: changes with each new run. */
 export function FetchedStrip({ name, functionId, latest }: {
@@ -86,7 +86,7 @@ export function Outcome({ of }: { of: ScheduleRun }) {
   return html`<span class=${`status ${kindOf(of)}`} title=${of.reason ?? ""}>${saidOf(of)}</span>`;
 }
 
-/** A moment in the schedule's time zone, with the zone's name if the user's is different. */
+/** A time in the schedule's time zone, with the zone's name if the user's zone is different. */
 export function inZone(unix: number, timezone: string): string {
   const own = Intl.DateTimeFormat().resolvedOptions().timeZone === timezone;
   return new Date(unix * 1000).toLocaleString(undefined, {

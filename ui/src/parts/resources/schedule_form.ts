@@ -27,7 +27,7 @@ const MISSED = [["skip", "skip them"], ["run_once", "run once for all of them"]]
 
 const ownZone = (): string => Intl.DateTimeFormat().resolvedOptions().timeZone;
 
-/** `of`: the schedule to edit; without it a new one is created, for `function` if that is given. */
+/** `of`: the schedule to edit. Without it a new schedule is created, for `function` if given. */
 export function ScheduleForm(
   { of, function: wanted = "", onSaved, onCancel }: {
     of?: Schedule;

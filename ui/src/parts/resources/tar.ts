@@ -8,7 +8,7 @@ export interface File {
 }
 
 const BLOCK = 512;
-const MTIME = 946_684_800; // the same for all files, so that equal files give an equal archive
+const MTIME = 946_684_800; // the same for all files, so that equal files result in an equal archive
 const NAME_BYTES = 100, PREFIX_BYTES = 155;
 
 /** The archive's bytes. Throws `RangeError` for a path that is too long for ustar. */

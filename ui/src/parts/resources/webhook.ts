@@ -12,11 +12,11 @@ import { toastError } from "../controls/toast.ts";
 const DOTS = "••••••••••••••••";
 
 interface Props {
-  /** `secret` null: the server's present one. */
+  /** `secret`: null for the server's present secret. */
   of: WebhookRule;
-  /** The scheme of the server's present secret; null: it has none. */
+  /** The scheme of the server's present secret; null: no secret is stored. */
   kept: Scheme | null;
-  /** The address; null: there is none yet. */
+  /** The URL's address; null: the function has no URL yet. */
   url: string | null;
   isReadOnly: boolean;
   onValue: (to: WebhookRule) => void;
@@ -39,7 +39,7 @@ export function Webhook({ of, kept, url, isReadOnly, onValue, onReveal }: Props)
       toastError(error);
     }
   }
-  // After saving, the typed secret is the server's.
+  // After saving, the typed secret is the server's present secret.
   function change(to: string) {
     revealed.value = to;
     onValue({ scheme, secret: to });

@@ -30,7 +30,8 @@ const CONTROL = /[\u0000-\u0008\u000b-\u001f\u007f]/g;
 const SEQUENCE =
   // deno-lint-ignore no-control-regex
   /\u001b(?:\[([0-9;:<=>?]*)[ -/]*([@-~])|\][^\u0007\u001b]*(?:\u0007|\u001b\\)?|[PX^_][^\u001b]*(?:\u001b\\)?|[ -/]*[0-~]?)/g;
-const LONGEST = 1024; // characters of a piece: text nodes of a megabyte slow layout down
+// maximum characters of a piece, since text nodes of a megabyte slow layout down
+const LONGEST = 1024;
 const LEVELS = [0, 95, 135, 175, 215, 255];
 const FLAGS = ["bold", "dim", "italic", "underline", "strike"] as const;
 

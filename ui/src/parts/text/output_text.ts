@@ -17,7 +17,7 @@ export interface MarkedPiece extends Piece {
   mark: "" | "found" | "current";
 }
 
-// A line of a megabyte is laid out as blocks: as one paragraph it would take ten seconds.
+// A line of a megabyte is laid out as blocks, since one paragraph would take ten seconds.
 const PIECES_OF_A_ROW = 64;
 const FOUND_MOST = 10_000;
 
@@ -52,7 +52,7 @@ export function findAll(whole: OutputText, query: string): number[] {
   return found;
 }
 
-/** The number of the row with a position of the text. */
+/** The number of the row that contains a position of the text. */
 export function rowAt(rows: readonly Row[], place: number): number {
   let [low, high] = [0, rows.length - 1];
   while (low < high) {
@@ -64,7 +64,7 @@ export function rowAt(rows: readonly Row[], place: number): number {
 }
 
 /** The pieces of a row, split at the start and end of each match. `places`: all matches, in order;
- * `length`: of each match; `current`: the selected match.
+ * `length`: the length of each; `current`: the selected match.
  */
 export function marked(
   row: Row,

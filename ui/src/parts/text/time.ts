@@ -1,4 +1,4 @@
-// A moment, relative to now; its title has the exact time.
+// A time, relative to now; its title is the exact time.
 import { html } from "../../html.ts";
 import { now } from "../../store.ts";
 import { ago, ahead, exact } from "./format.ts";
