@@ -1,5 +1,5 @@
 """The pages of the API (docs/api), from the OpenAPI document: each operation with its parameters,
-its body, its answers, and how it is called by curl and by the client library.
+body and responses, and examples for curl and the client library.
 """
 
 import inspect
@@ -101,7 +101,7 @@ def pages() -> dict[str, str]:
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Each operation once: a route for any method is shown with its first method."""
+    """Each operation, once: a route for several methods is shown with the first one."""
     seen: set[str] = set()
     for path, item in document["paths"].items():
         for method in METHODS:
@@ -141,7 +141,7 @@ def section(document: dict[str, Any], path: str, method: str, operation: dict[st
     if about.startswith(f"{heading}.") or about == heading:
         about = about.removeprefix(heading).removeprefix(".").strip()
     lines += [prose(about), ""] if about else []
-    # README.md describes the header that every operation takes.
+    # not in the table, since README.md describes this header of all operations
     parameters = [
         one
         for one in operation["parameters"]
@@ -218,7 +218,7 @@ def meaning(field: Field) -> str:
 
 
 def kind(schema: dict[str, Any]) -> str:
-    """A type in words, with a link if it is a schema."""
+    """A type in words, with a link if the type is a schema."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](shapes.md#{name.lower()})"
@@ -243,7 +243,7 @@ def prose(text: str) -> str:
 
 
 def curl(document: dict[str, Any], path: str, method: str, operation: dict[str, Any]) -> str:
-    """A command that works once the variables in it are set."""
+    """A curl command, which works once its variables are set."""
     url = re.sub(r"{(\w+)}", lambda match: f"${match[1].upper()}", path)
     needed = [one for one in operation["parameters"] if one["required"] and one["in"] == "query"]
     if needed:
@@ -326,7 +326,7 @@ def sdk_calls() -> dict[tuple[str, str], tuple[str, str, inspect.Signature]]:
 
 
 def arguments(signature: inspect.Signature, **instead: Any) -> dict[str, Any]:
-    """A value for each parameter that needs one."""
+    """An example value for each required parameter."""
     return {
         name: instead.get(name, ARGUMENTS.get(name, AN_ID))
         for name, one in signature.parameters.items()
@@ -335,7 +335,7 @@ def arguments(signature: inspect.Signature, **instead: Any) -> dict[str, Any]:
 
 
 def asked_by(call: Any, signature: inspect.Signature) -> tuple[str, str]:
-    """The first request of a method that is called with the id of a function."""
+    """The first request of a method that gets the id of a function."""
     with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
         given = arguments(signature, function=AN_ID, archive=archive.name)
         named = {
@@ -351,7 +351,7 @@ def asked_by(call: Any, signature: inspect.Signature) -> tuple[str, str]:
 
 
 def sdk_call(path: str, method: str, body: dict[str, Any]) -> str | None:
-    """The call of a client's method as a user writes it, with the fields of the body."""
+    """The call of a client method as users write it, with the fields of the body."""
     known = sdk_calls().get((method.upper(), path))
     if known is None:
         return None

@@ -1,5 +1,5 @@
 """The page of the command line (docs/reference/cli.md) and its manual page (client/quiltfn.1), from
-the signatures that the parser is made of too.
+the signatures from which the parser is built.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from msgspec import Struct
 from quiltfn.cli import parsing, root
 from quiltfn.cli.parsing import Argument, Run, Taken
 
-# Where the exit codes are written; the table of those that all commands have.
+# The page with exit codes, and the heading of its table for all commands.
 CODES_PAGE = Path(__file__).parents[1] / "docs" / "reference" / "exit-codes.md"
 CODES_OF_ALL = "Every command that sends requests to a server:"
 FILES_OF_ALL = "$XDG_CONFIG_HOME/quiltfn/profiles.json"
@@ -37,7 +37,7 @@ class Described(Struct, frozen=True):
 
     @property
     def own(self) -> list[Taken]:
-        """Its parameters without the options that all commands share."""
+        """The command's parameters without the options that all commands share."""
         return [one for one in self.taken if one.group != parsing.SHARED]
 
     @property

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A tour of the API against a throw-away server: each request, its answer, and whether it holds.
+"""A tour of the API against a temporary server: shows each request and checks its response.
 
 It uses HTTP instead of the client library, so that every request can be repeated with curl. The
 bodies are those of GET /api/functions/examples.
@@ -76,7 +76,9 @@ class Server:
         return self.url
 
     def stop(self) -> str | None:
-        """End the server by all means. Returns what was wrong with its end, if anything."""
+        """End the server, by SIGKILL if necessary. Returns a sentence if it did not end
+        properly.
+        """
         if self.process.poll() is not None:
             return f"the server ended by itself; it said:\n{self.output()}"
         self.process.send_signal(signal.SIGTERM)
@@ -117,7 +119,7 @@ def throw_away_server() -> Iterator[str]:
             why = f"{type(error).__name__} {error}".strip()
             raise NotAsPromised(f"no answer: {why}; it said:\n{server.output()}") from error
         finally:
-            # A second Ctrl-C must not leave the server or its data behind.
+            # a second Ctrl-C must not leave the server or its data behind
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             complaint = server.stop()

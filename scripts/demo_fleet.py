@@ -48,7 +48,7 @@ NAMES = ("one", "two", "three")
 START_S = 30.0
 CALLERS, LOAD_S, KILL_AFTER_S = 8, 8.0, 3.0
 ACCEPTED = 40
-# Much shorter than a fleet's defaults, so that the take-over happens within the demo.
+# Much shorter than the defaults, so that the take-over happens during the demo.
 TIMES = {
     "QUILTFN_FLEET_BEAT_S": "1",
     "QUILTFN_FLEET_FENCE_S": "4",
@@ -69,7 +69,7 @@ class Node:
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Returns once it listens."""
+        """Returns once the server listens."""
         where = ("--host", self.address, "--port", str(API_PORT))
         own = ("--data-dir", self._own / "data", "--run-dir", self._own / "run")
         command = [*self._network.inside(self.name), QUILTFN, "serve"]
@@ -96,7 +96,7 @@ class Node:
         return (self._own / "log").read_text()[-4000:]
 
     def kill(self) -> None:
-        """Kill all its processes at once, as if its machine lost power."""
+        """Kill all processes of the node at once, as if its machine lost power."""
         assert self.process is not None
         for pid in self._network.processes(self.name):
             with contextlib.suppress(ProcessLookupError):
@@ -116,7 +116,7 @@ class Node:
 
 
 class Story:
-    """Sends each request to the next node, and shows which."""
+    """Sends each request to the next node, and shows the node."""
 
     def __init__(self, nodes: list[Node], key: str, console: Console) -> None:
         self.nodes, self.console = nodes, console
@@ -157,7 +157,7 @@ class Story:
         return path
 
     def seen_everywhere(self, path: str, wanted: str) -> None:
-        """A change is seen on the other nodes within a second."""
+        """Checks that the other nodes see a change within a second."""
         began = time.monotonic()
         for node in self.nodes:
             while self.said(node, path) != wanted:
@@ -243,7 +243,7 @@ def accept(story: Story, path: str) -> list[str]:
 
 
 def ends_of(story: Story, path: str, ids: list[str]) -> Counter[str]:
-    """The outcomes of those invocations."""
+    """The outcomes of the invocations."""
     found: Counter[str] = Counter()
     for call_id in ids:
         node = next(story.turn)
@@ -259,7 +259,7 @@ def attempts_of(story: Story, path: str, call_id: str) -> int:
 
 
 def tell(story: Story, key: str) -> None:
-    """The whole story. Raises `NotAsPromised`."""
+    """Run the whole demo. Raises `NotAsPromised`."""
     console = story.console
     path = story.tour()
     story.title(f"2. Node two is killed while {CALLERS} callers ask all nodes")
@@ -336,7 +336,7 @@ def main() -> int:
 
 
 def started(nodes: list[Node], directory: Path, store: Postgres) -> str:
-    """Makes the fleet and starts its nodes; returns a key of its operator."""
+    """Creates the fleet and starts its nodes; returns an operator's key."""
     fleet = directory / "fleet.toml"
     secret = ("--store", store.url, "--store-password-file", store.password)
     run(QUILTFN, "fleet", "init", "--fleet", fleet, *secret)

@@ -1,5 +1,5 @@
-"""The machines of a fleet on one machine: a network namespace for each, a bridge between them, and
-a PostgreSQL in one of them or two.
+"""Simulates the machines of a fleet on one machine: a network namespace for each, a bridge between
+them, and PostgreSQL in one or two of them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DATABASE = "database"  # the machine that PostgreSQL runs on
-STANDBY = "standby"  # that of a second one, where there is one
+DATABASE = "database"  # the name of PostgreSQL's machine
+STANDBY = "standby"  # the name of the machine of a second PostgreSQL, if any
 SUBNETS = "10.213"
 API_PORT, PEER_PORT = 8000, 8443
 READY_S, STOP_S = 30.0, 60.0
 
 
 class NotAsPromised(Exception):
-    """Something is not as a fleet promises."""
+    """The fleet has broken a promise (a sentence)."""
 
 
 def run(*command: str | Path, **options: Any) -> str:
-    """The output of a command. Raises `NotAsPromised` with what it said."""
+    """The output of a command. Raises `NotAsPromised` with its standard error if it fails."""
     done = subprocess.run(
         [str(one) for one in command], capture_output=True, text=True, check=False, **options
     )
@@ -43,7 +43,7 @@ def run(*command: str | Path, **options: Any) -> str:
 
 @dataclass(frozen=True)
 class Network:
-    """`machines`: their names, in the order of their addresses."""
+    """`machines`: the names of the machines, in the order of their addresses."""
 
     tag: str
     prefix: str
@@ -56,7 +56,7 @@ class Network:
 
     @property
     def host(self) -> str:
-        """The address of this machine, which every other one reaches."""
+        """The host's address, which all machines can reach."""
         return f"{self.subnet}.1"
 
     def address(self, machine: str) -> str:
@@ -71,11 +71,11 @@ class Network:
         return f"qf{self.tag}{self._number(machine)}"
 
     def inside(self, machine: str) -> tuple[str, ...]:
-        """What runs a command on the machine, as the start of a command line."""
+        """The beginning of a command line that runs a command on the machine."""
         return "nsenter", f"--net=/run/netns/{self.space(machine)}"
 
     def processes(self, machine: str) -> list[int]:
-        """Everything that runs there."""
+        """The process ids of everything that runs on the machine."""
         return [int(pid) for pid in run("ip", "netns", "pids", self.space(machine)).split()]
 
     def _number(self, machine: str) -> int:
@@ -84,7 +84,9 @@ class Network:
 
 @contextlib.contextmanager
 def network(prefix: str, machines: Sequence[str]) -> Iterator[Network]:
-    """Nothing of it is left afterwards. `prefix`: of the namespaces' names."""
+    """Creates the network; removes it at the end of the block. `prefix`: of the namespaces'
+    names.
+    """
     made = Network(secrets.token_hex(2), prefix, _unused_subnet(), machines)
     try:
         run("ip", "link", "add", made.bridge, "type", "bridge")
@@ -107,7 +109,7 @@ def network(prefix: str, machines: Sequence[str]) -> Iterator[Network]:
 
 
 def _unused_subnet() -> str:
-    """Several fleets may be on this machine at a time."""
+    """A subnet that is free, since several fleets may run on this host at a time."""
     used = run("ip", "-4", "-brief", "address")
     thirds = random.sample(range(1, 255), 254)
     return next(subnet for third in thirds if f"{(subnet := f'{SUBNETS}.{third}')}." not in used)
@@ -118,7 +120,7 @@ def _remove(*command: str) -> None:
 
 
 class Postgres:
-    """A PostgreSQL of Debian's on a machine. `password`: the file that has that of its role."""
+    """Debian's PostgreSQL on a machine. `password`: the file with the password of its role."""
 
     def __init__(self, directory: Path, reached: Network, machine: str = DATABASE) -> None:
         found = [
@@ -139,11 +141,11 @@ class Postgres:
 
     @property
     def url(self) -> str:
-        """Without the password."""
+        """The URL without the password."""
         return f"postgresql://quiltfn@{self.address}/postgres"
 
     def start(self) -> None:
-        """Returns once it answers."""
+        """Starts PostgreSQL; returns once it accepts connections."""
         become = (*self._network.inside(self.machine), *self._become)
         where = ("-D", self._data, "-h", self.address, "-k", self._sockets)
         command = [str(one) for one in (*become, self._programs / "postgres", *where)]
@@ -151,7 +153,7 @@ class Postgres:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._data
             )
-        # Through its socket: its machine may be cut off.
+        # Checked at its socket, since its machine may be cut off.
         is_ready = [str(self._programs / "pg_isready"), "-h", str(self._sockets)]
         end = time.monotonic() + READY_S
         while subprocess.run(is_ready, capture_output=True, check=False).returncode:
@@ -160,9 +162,9 @@ class Postgres:
             time.sleep(0.1)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT: in good order, and every connection ends; SIGQUIT: at once, as in a crash. A stop
-        in good order can wait for a machine that can't be reached, and then it ends at once, too.
-        Harmless when repeated.
+        """Stops PostgreSQL. SIGINT: an orderly stop, which ends every connection; SIGQUIT: an
+        immediate stop, as in a crash. An orderly stop may wait for an unreachable machine; after a
+        timeout it becomes an immediate one. May be repeated.
         """
         if self._process is not None:
             self._process.send_signal(how)
@@ -174,7 +176,7 @@ class Postgres:
             self._process = None
 
     def kill(self) -> None:
-        """All of it at once, by kill -9. Harmless when repeated."""
+        """Kills all processes of PostgreSQL at once, by SIGKILL. May be repeated."""
         for pid in self._network.processes(self.machine):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -183,29 +185,32 @@ class Postgres:
             self._process = None
 
     def initdb(self) -> None:
-        """Makes it; it has not been started."""
+        """Creates the database cluster, without starting it."""
         self.password.write_text(secrets.token_hex(16) + "\n")
         os.chown(self.password, self._user.pw_uid, self._user.pw_gid)
         options = ("-U", "quiltfn", "--auth=scram-sha-256", f"--pwfile={self.password}")
         self._make(self._programs / "initdb", "-D", self._data, *options, "-E", "UTF8")
         with (self._data / "postgresql.conf").open("a") as file:
-            file.write("wal_retrieve_retry_interval = 500ms\n")  # of a standby; else five seconds
-            # A stop in good order waits for a standby that can't be reached: for this long, else
-            # for a minute.
+            # For a standby; default: five seconds.
+            file.write("wal_retrieve_retry_interval = 500ms\n")
+            # The maximum time for which an orderly stop waits for an unreachable standby; default:
+            # a minute.
             file.write("wal_sender_timeout = 20s\n")
         with (self._data / "pg_hba.conf").open("a") as file:
             for database in ("all", "replication"):
                 file.write(f"host {database} all {self._network.subnet}.0/24 scram-sha-256\n")
 
     def reaches(self, other: Postgres) -> bool:
-        """Whether another one answers its machine, which takes a while after a link came back."""
+        """Whether the machine reaches another PostgreSQL; after a link is back, this takes a
+        while.
+        """
         asking = ("-h", other.address, "-t", "1")
         program = str(self._programs / "pg_isready")
         command = [*self._network.inside(self.machine), program, *asking]
         return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
     def copy_from(self, primary: Postgres) -> None:
-        """Becomes a copy of another one, which it follows once it is started."""
+        """Makes this a copy of another PostgreSQL, which it follows once it is started."""
         shutil.rmtree(self._data, ignore_errors=True)
         source = f"host={primary.address} user=quiltfn password={self.password.read_text().strip()}"
         copy = ("-D", self._data, "-d", source, "-R", "-X", "stream", "-c", "fast", "-N")
@@ -217,7 +222,9 @@ class Postgres:
         return ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
 
     def _make(self, *command: str | Path) -> None:
-        """Runs what fills its directory, as its user."""
+        """Creates the directories, and runs a command that fills the data directory, as the user
+        `postgres`.
+        """
         self._sockets.mkdir(exist_ok=True)
         self._data.mkdir(mode=0o700)
         for path in (self._data, self._sockets):
@@ -228,7 +235,7 @@ class Postgres:
 
 @contextlib.contextmanager
 def database(directory: Path, reached: Network) -> Iterator[Postgres]:
-    """A PostgreSQL that runs, with its files in an existing directory."""
+    """Runs a PostgreSQL during the block, with its files in an existing directory."""
     database = Postgres(directory, reached)
     try:
         database.initdb()

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A virtual machine for `scripts/test-v2`: boots a disk image, shows what is said inside, and ends
-with the exit code from inside.
+"""A virtual machine for `scripts/test-v2`: boots a disk image, shows the output of the tests, and
+ends with their exit code.
 
-Three serial ports: the console (a file), what the tests say (standard output; with `--shell` a
-terminal), and the exit code (a file). Nothing of the machine outlives this process.
+Three serial ports: the console (a file), the output of the tests (standard output; with `--shell` a
+terminal), and the exit code (a file). The machine ends with this process.
 """
 
 import argparse
@@ -17,19 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 QEMU = "qemu-system-x86_64"
-# Three quarters of it have to hold 21 instances at once; the host gives only what is used.
+# Three quarters of the memory must have room for 21 instances; the host provides only used memory.
 MEMORY_MIB, PROCESSORS = 8192, 2
 NO_RESULT, TOO_LONG = 70, 124
 TIME_FACTOR = 10  # an emulated CPU may take this number of times as long
 SLOW = (
-    "machine: no KVM by the processor here, so every instruction is emulated, some ten times"
-    f" slower: tests wait {TIME_FACTOR} times as long, and figures are an emulated machine's"
+    "machine: the CPU has no KVM here, so it is emulated, some ten times slower: tests wait"
+    f" {TIME_FACTOR} times as long, and figures are those of an emulated machine"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualMachine:
-    """`init`: what is started first, systemd where it is empty. `scratch`: for our own files."""
+    """`init`: the first process; empty: systemd. `scratch`: a directory for this program's
+    files.
+    """
 
     kernel: Path
     initrd: Path
@@ -48,28 +50,31 @@ class VirtualMachine:
 
 
 def kernel_line(machine: VirtualMachine, *, kvm: bool) -> str:
-    """`panic=-1` reboots at once, and a reboot ends the machine."""
+    """The kernel's command line. `panic=-1` reboots at once, and a reboot ends the machine."""
     words = ["root=/dev/vda", "rw", "console=ttyS0", "panic=-1", "systemd.firstboot=off"]
     if not kvm:
-        words.append("mitigations=off")  # for processors that are not here; a quarter of the time
-        words.append(f"quiltfn.time_factor={TIME_FACTOR}")  # for machine-inside; Linux ignores it
+        words.append("mitigations=off")  # they are for other CPUs, and take a quarter of the time
+        # Read by machine-inside, ignored by Linux.
+        words.append(f"quiltfn.time_factor={TIME_FACTOR}")
     if machine.init:
         words.append(f"init={machine.init}")
     return " ".join(words)
 
 
 def command(machine: VirtualMachine, *, kvm: bool) -> list[str]:
-    """QEMU's command line. No network, no display, no firmware but what Linux needs to boot."""
-    # To emulate the wide registers of newer processors takes longer than to do without them.
+    """QEMU's command line, without network and display, and with the firmware that Linux needs to
+    boot.
+    """
+    # An old CPU, since emulating the wide registers of newer ones takes longer than doing without.
     emulated = ["-accel", "tcg,tb-size=1024", "-cpu", "Nehalem"]
     processor = ["-accel", "kvm", "-cpu", "host"] if kvm else emulated
     return [
-        # Whatever becomes of us, the machine ends with us.
+        # the machine ends with this process in any case
         *("setpriv", "--pdeathsig", "KILL"),
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", "q35", *processor),
         *("-m", str(MEMORY_MIB), "-smp", str(PROCESSORS)),
-        # The image is thrown away afterwards: nothing is gained by syncing it.
+        # not synced, since the image is deleted afterwards
         *("-drive", f"file={machine.image},if=virtio,format=raw,cache=unsafe"),
         *("-kernel", str(machine.kernel), "-initrd", str(machine.initrd)),
         *("-append", kernel_line(machine, kvm=kvm)),
@@ -80,8 +85,8 @@ def command(machine: VirtualMachine, *, kvm: bool) -> list[str]:
 
 
 def has_kvm(root: Path = Path("/")) -> bool:
-    """Whether the processor itself runs machines here. KVM by software alone, which some machines
-    have that are virtual themselves, runs only kernels that were made for it.
+    """Whether the CPU supports virtual machines here. Some virtual machines have KVM in software
+    only, which runs only kernels that were built for it.
     """
     if not os.access(root / "dev/kvm", os.R_OK | os.W_OK):
         return False
@@ -89,7 +94,9 @@ def has_kvm(root: Path = Path("/")) -> bool:
 
 
 def verdict(machine: VirtualMachine) -> int:
-    """The exit code that came from inside, or `NO_RESULT` and the console's end."""
+    """The exit code of the tests; or `NO_RESULT`, after printing the end of the console's
+    output.
+    """
     said = machine.result.read_text().strip() if machine.result.exists() else ""
     if said.isdigit() and int(said) < 256:
         return int(said)
@@ -101,7 +108,7 @@ def verdict(machine: VirtualMachine) -> int:
 
 
 def run(machine: VirtualMachine, *, kvm: bool, timeout_s: float) -> int:
-    """Boots, waits for the end, and says how it ended."""
+    """Boots the machine, waits for its end, and returns the exit code."""
     process = subprocess.Popen(
         command(machine, kvm=kvm),
         stdin=None if machine.shell else subprocess.DEVNULL,
@@ -139,9 +146,9 @@ def parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(description=__doc__)
     for name in ("kernel", "initrd", "image", "scratch"):
         it.add_argument(f"--{name}", type=Path, required=True)
-    it.add_argument("--init", default="", help="started instead of systemd")
-    it.add_argument("--shell", action="store_true", help="the terminal is for a shell inside")
-    it.add_argument("--minutes", type=float, default=90.0, help="how long it may take (90)")
+    it.add_argument("--init", default="", help="program to start instead of systemd")
+    it.add_argument("--shell", action="store_true", help="run a shell on this terminal")
+    it.add_argument("--minutes", type=float, default=90.0, help="time limit (default: 90)")
     return it
 
 

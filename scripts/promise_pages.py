@@ -1,5 +1,6 @@
-"""What proves each promise, read from the markers of tests/promises.py, and the two documents that
-say so: SPECIFICATION.md, whose sentences are written by hand, and docs/reference/promises.md.
+"""The tests that prove each promise, according to the markers of tests/promises.py, and the two
+documents that list them: SPECIFICATION.md, whose sentences are handwritten, and
+docs/reference/promises.md.
 """
 
 import ast
@@ -26,7 +27,7 @@ in the words of the tests that prove it. Made by `scripts/generate.py` from the 
 
 
 class Proof(NamedTuple):
-    """A test, or a file that proves a promise as a whole."""
+    """A test, or a whole file, that proves a promise."""
 
     file: str
     test: str = ""
@@ -37,7 +38,7 @@ Proofs = dict[str, list[Proof]]
 
 
 class MisplacedMarker(ValueError):
-    """A marker where pytest does not look for it."""
+    """A marker at a place where pytest ignores it."""
 
 
 def registered() -> dict[str, Any]:
@@ -73,7 +74,8 @@ def markers(file: str, text: str) -> Iterator[tuple[str, Proof]]:
         found += [(call, proof) for call in candidates if is_marker(call)]
     for call, proof in found:
         yield from ((ast.literal_eval(promise), proof) for promise in call.args)
-    # Most files have as many as their text says, and to look at each expression takes long.
+    # Looking at each expression takes long, and is not needed if all markers in the text were
+    # found.
     is_complete = len(found) == len(MARKER.findall(text))
     if not is_complete and len(found) < sum(map(is_marker, ast.walk(tree))):
         raise MisplacedMarker(f"{file}: @promise belongs to a test or to pytestmark")
@@ -93,13 +95,15 @@ def as_words(test: str) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """Of a docstring, without its stop."""
+    """The first sentence of a docstring, without the full stop."""
     text = text.partition("\n\n")[0]
     return re.split(r"\.\s", " ".join(text.split()))[0].rstrip(".")
 
 
 def specification(found: Proofs | None = None) -> str:
-    """SPECIFICATION.md, with the tests of each promise: more than two by their files."""
+    """SPECIFICATION.md, with the tests of each promise; if there are more than two, only their
+    files.
+    """
     found = found or proofs()
 
     def with_tests(row: re.Match[str]) -> str:
@@ -129,7 +133,7 @@ def index(found: Proofs | None = None) -> str:
 
 
 def faults(text: str, marked: Iterable[str], known: Iterable[str]) -> list[str]:
-    """What is wrong with the ids of SPECIFICATION.md and of markers."""
+    """Mistakes in the ids of SPECIFICATION.md and of markers."""
     lines = re.findall(r"^\| [A-Z]+\d.*", text, re.MULTILINE)
     rows = [row["id"] for row in ROW.finditer(text)]
     return [

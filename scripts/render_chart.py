@@ -1,4 +1,4 @@
-"""Renders deploy/kubernetes/chart; see scripts/render-chart, which has what this imports."""
+"""Renders deploy/kubernetes/chart. Run by scripts/render-chart, which installs its imports."""
 
 import hashlib
 import sys
@@ -33,7 +33,7 @@ def digest_of(chart: Path) -> str:
 
 
 def main() -> int:
-    """Returns 1 where Helm finds fault, or the file is not what `--check` expects."""
+    """Returns 1 if Helm reports errors, or if with `--check` the file is outdated."""
     result = helm_python.lint(str(CHART))
     if result["errors"]:
         print(result["errors"], file=sys.stderr)

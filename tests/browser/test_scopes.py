@@ -35,7 +35,9 @@ def test_a_page_that_the_key_may_not_see_says_so_in_the_servers_words(
         if SCOPES.index(scope) >= SCOPES.index(needed):
             expect(alert).to_have_count(0)
             continue
-        expect(alert).to_contain_text(f"this credential has scope {scope}; the call needs {needed}")
+        expect(alert).to_contain_text(
+            f"this credential has scope {scope}; the request needs {needed}"
+        )
         expect(alert).to_contain_text(f"use a key with scope {needed}")
 
 

@@ -1,7 +1,7 @@
-"""The catalogue of attacks: every case, what proves it, and what was measured.
+"""The catalogue of attacks: each case, the tests that prove it, and the measured results.
 
-`docs/reference/security-tests.md` is made from these rows (`security_page.py`), and
-`tests/architecture/test_security_cases.py` looks that every test named here exists.
+`docs/reference/security-tests.md` is generated from these rows (`security_page.py`), and
+`tests/architecture/test_security_cases.py` checks that every test named here exists.
 """
 
 from dataclasses import dataclass
@@ -42,13 +42,13 @@ class Case:
 CASES = (
     Case(
         id="B1",
-        tries="asks who it is: ids, groups, capabilities, filter, uid map; cold and warm, in shell, Python and Node",
+        tries="reads its identity: ids, groups, capabilities, filter, uid map; cold and warm, in shell, Python and Node",
         tests=(
             f"{FENCE}::test_identity",
             f"{FENCE}::test_two_instances_at_once_are_two_users_of_the_host",
             f"{HANDLERS}::test_every_runtime_runs_handlers_as_nobody_in_particular",
         ),
-        figure="uid 1000, five capability sets empty, no_new_privs 1, seccomp 2; two instances are two uids of the host",
+        figure="uid 1000, five capability sets empty, no_new_privs 1, seccomp 2; two instances have two uids of the host",
         controls=(
             f"{CONTROLS}::test_without_uids_of_their_own_two_sandboxes_are_one_user",
             f"{CONTROLS}::test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach",
@@ -60,9 +60,9 @@ CASES = (
     ),
     Case(
         id="B2",
-        tries="makes processes and threads without end: shell, fork, threads, posix_spawn",
+        tries="creates processes and threads endlessly: shell, fork, threads, posix_spawn",
         tests=(f"{HANDLERS}::test_a_bomb_of_processes_stays_within_its_limit_and_ends",),
-        figure="at most 512 of 512; over at most 0.04 s after a deadline of 1 s; 20 forks of the host meanwhile succeed",
+        figure="at most 512 of 512; ends at most 0.04 s after a deadline of 1 s; meanwhile, 20 forks on the host succeed",
         controls=(f"{CONTROLS}::test_without_a_limit_of_processes_a_bomb_grows_beyond_it",),
         runsc=(
             f"{GVISOR}::test_a_fork_bomb_ends_at_its_deadline",
@@ -71,20 +71,20 @@ CASES = (
     ),
     Case(
         id="B3",
-        tries="eats memory as heap, shared mapping, memfd, tmpfs, socket and pipe buffers, names that are not there",
+        tries="uses memory as heap, shared mapping, memfd, tmpfs, socket and pipe buffers, lookups of missing names",
         tests=(
             f"{HANDLERS}::test_memory_of_every_kind_is_the_sandboxs_own",
             f"{CALLS}::test_a_handler_that_eats_its_memory_ends_as_oom_and_is_replaced",
             f"{GLOBAL_LIMIT}::test_what_sockets_hold_is_held_by_the_sandboxs_memory",
             f"{GLOBAL_LIMIT}::test_all_sandboxes_together_have_a_limit",
         ),
-        figure="256 of 256 MiB at most, status oom (pipes end at 91 MiB, names at 38); the host's fell by 322 MiB at most; 400 TCP connections hold 114 MiB, 9,450 that nobody accepts 210",
+        figure="256 of 256 MiB at most, status oom (pipes reach 91 MiB, names 38); the host's free memory fell by at most 322 MiB; 400 TCP connections hold 114 MiB, 9,450 unaccepted ones 210",
         controls=(f"{GLOBAL_LIMIT}::test_without_a_limit_of_sockets_they_hold_more",),
         runsc=(f"{GVISOR}::test_too_much_memory_is_told_and_survived",),
     ),
     Case(
         id="B4",
-        tries="fills every place with bytes and with files; a sparse and an allocated file of 1 TB",
+        tries="fills every writable place with bytes and with files; a sparse and an allocated file of 1 TB",
         tests=(f"{HANDLERS}::test_a_disk_is_filled_to_its_cap_and_it_is_the_sandboxs_own",),
         figure="ENOSPC at 512 MiB and 131,072 files in /tmp, 64 MiB and 4,096 in /dev/shm; 0 bytes elsewhere",
         controls=(f"{CONTROLS}::test_with_large_file_systems_a_disk_is_filled_beyond_its_cap",),
@@ -97,27 +97,27 @@ CASES = (
             f"{CALLS}::test_a_flood_of_single_bytes_does_not_hinder_the_end",
             f"{GUEST}::test_a_flood_starves_neither_the_other_stream_nor_the_deadline",
         ),
-        figure="6 MiB of standard output and 1 MiB of standard error are kept, the rest counted; the server grows by less than 56 MiB",
+        figure="6 MiB of standard output and 1 MiB of standard error are kept, the dropped bytes are counted; the server grows by less than 56 MiB",
     ),
     Case(
         id="B6",
-        tries="ignores signals and spins, stops itself, stops its child, hangs in vfork; 30 processes use more in the kernel than a tenth of a core gives",
+        tries="ignores signals and spins, stops itself, stops its child, hangs in vfork; 30 processes use more kernel time than the limit of a tenth of a core",
         tests=(
             f"{HANDLERS}::test_every_deadline_is_kept",
             f"{HANDLERS}::test_a_deadline_is_kept_despite_a_debt_of_the_processor",
             f"{CALLS}::test_a_call_ends_at_its_deadline",
         ),
-        figure="100 of 100 end as timeout, at most 10 ms late, and 20 of 20 that owe processor time at most 514; scripts/test: 16 and 4",
+        figure="100 of 100 end as timeout, at most 10 ms late; 20 of 20 that exceed their CPU quota, at most 514 ms late; scripts/test: 16 and 4",
         runsc=(f"{GVISOR}::test_a_deadline_holds_and_the_next_call_is_served",),
     ),
     Case(
         id="B7",
-        tries="leaves a daemon of two forks and a session of its own, after success and after a timeout",
+        tries="leaves a daemon (two forks and its own session), after success and after a timeout",
         tests=(
             f"{CALLS}::test_a_daemon_does_not_outlive_its_call",
             f"{GUEST}::test_a_daemon_is_dead_before_the_end_is_told",
         ),
-        figure="0 alive when the end is told",
+        figure="0 alive when the end is reported",
     ),
     Case(
         id="B8",
@@ -137,7 +137,7 @@ CASES = (
             f"{HANDLERS}::test_no_other_door_of_the_kernel_is_open",
             "tests/unit/test_seccomp.py::test_a_call_that_no_sandbox_may_make",
         ),
-        figure="67 and 345 tries, none succeeds",
+        figure="67 and 345 attempts, none succeeds",
         controls=(
             f"{CONTROLS}::test_without_the_filter_forbidden_calls_succeed",
             f"{FENCE}::test_the_same_tries_succeed_where_nothing_forbids_them",
@@ -146,17 +146,17 @@ CASES = (
     ),
     Case(
         id="B10",
-        tries="opens every file of /proc and every directory for writing, and the switches of the kernel",
+        tries="opens for writing every file of /proc, every directory, and the kernel's settings",
         tests=(
             f"{FENCE}::test_only_two_places_are_writable",
             f"{FENCE}::test_everything_forbidden_fails",
         ),
-        figure="/tmp and /dev/shm, and its own entries in /proc; no setting of the host changed",
+        figure="succeeds only for /tmp, /dev/shm and its own entries in /proc; no setting of the host changed",
         controls=(f"{CONTROLS}::test_without_masks_secrets_of_the_kernel_are_read",),
     ),
     Case(
         id="B11",
-        tries="mounts control groups of every kind, looks for files of them that can be written",
+        tries="mounts control groups of every kind, searches for writable files in them",
         tests=(
             f"{HANDLERS}::test_no_control_group_can_be_reached_or_mounted",
             f"{FENCE}::test_nothing_of_the_hosts_control_groups",
@@ -166,16 +166,16 @@ CASES = (
     ),
     Case(
         id="B12",
-        tries="makes device nodes; opens files by handle",
+        tries="creates device nodes; opens files by handle",
         tests=(f"{FENCE}::test_devices", f"{FENCE}::test_everything_forbidden_fails"),
-        figure="six devices, 0 made, EPERM",
+        figure="six devices exist, 0 created, EPERM",
     ),
     Case(
         id="B13",
-        tries="opens running programs for writing while sandboxes are started; a script whose interpreter is /proc/self/exe",
+        tries="opens running programs for writing while sandboxes start; a script whose interpreter is /proc/self/exe",
         tests=(f"{HANDLERS}::test_no_program_can_be_written_to_while_others_are_started",),
-        figure="1,466,640 tries, 575 sandboxes started meanwhile, 0 opened; crun's and the guest's digests unchanged",
-        not_run="nothing is ever started in a running sandbox from outside, so there is no exec to wait for; new sandboxes and calls stand for it",
+        figure="1,466,640 attempts, 575 sandboxes started meanwhile, 0 opened; crun's and the guest's digests unchanged",
+        not_run="nothing is ever started in a running sandbox from outside, so there is no exec to wait for; the test uses new sandboxes and invocations instead",
     ),
     Case(
         id="B14",
@@ -194,7 +194,7 @@ CASES = (
     ),
     Case(
         id="B15",
-        tries="looks in every file that it can open for canaries of the host and of another call; asks for cloud metadata",
+        tries="searches every file that it can open for canaries of the host and of another invocation; asks for cloud metadata",
         tests=(
             f"{HANDLERS}::test_secrets_of_the_host_and_of_others_are_not_found",
             f"{FENCE}::test_only_its_own_processes",
@@ -214,33 +214,33 @@ CASES = (
             f"{EGRESS}::test_raw_packet_icmp_and_abstract_host_sockets_are_refused",
         ),
         network="none, egress",
-        figure="none: 0 reached; egress: public servers alone, 18 forbidden ranges and every address of the host refused",
+        figure="none: 0 reached; egress: only public servers; 18 forbidden ranges and every address of the host refused",
         controls=(f"{EGRESS}::test_without_the_rules_the_forbidden_are_reached",),
         runsc=(f"{GVISOR}::test_no_network_but_its_own_loopback",),
     ),
     Case(
         id="B17",
-        tries="takes every pid, kills and stops everybody, has memory run out, writes to the guest's descriptors",
+        tries="takes every pid, kills and stops every process, exhausts the memory, writes to the guest's descriptors",
         tests=(
             f"{HANDLERS}::test_the_guest_cannot_be_kept_from_its_work",
             f"{FENCE}::test_a_killed_guest_costs_one_call_and_is_replaced",
             f"{FENCE}::test_a_stopped_guest_ends_at_the_outer_deadline",
         ),
-        figure="5 ways, every next call succeeds within 5 s",
+        figure="5 ways; each time, the next invocation succeeds within 5 s",
         controls=(f"{CONTROLS}::test_with_a_handler_of_the_guests_own_user_the_guest_is_in_reach",),
     ),
     Case(
         id="B18",
-        tries="writes forged ends of calls to every descriptor, and leaves a process that answers for the next",
+        tries="writes forged ends of invocations to every descriptor, and leaves a process that answers for the next one",
         tests=(
             f"{HANDLERS}::test_no_result_is_forged",
             f"{GUEST}::test_frames_written_by_a_handler_are_only_its_output",
         ),
-        figure="2,000 calls, 0 forged; scripts/test: 200",
+        figure="2,000 invocations, 0 forged; scripts/test: 200",
     ),
     Case(
         id="B19",
-        tries="lays out links, pipes and names for the host to follow, again and again",
+        tries="repeatedly creates links, pipes and names that the host could follow",
         tests=(
             f"{HANDLERS}::test_the_host_opens_nothing_that_a_handler_has_laid_out",
             "tests/spec/test_hostile_directory.py::test_a_link_of_the_image_leads_nowhere",
@@ -249,7 +249,7 @@ CASES = (
     ),
     Case(
         id="B20",
-        tries="leaves 8,000 directories within each other and all the files there is room for, with strange names and modes",
+        tries="leaves 8,000 nested directories, and as many files as there is room for, with strange names and modes",
         tests=(
             f"{HANDLERS}::test_debris_is_gone_within_ten_seconds",
             f"{GUEST}::test_a_full_tmp_and_a_deep_tree_are_cleaned",
@@ -263,27 +263,27 @@ CASES = (
             f"{SHARING}::test_a_noisy_neighbour_has_its_share_and_no_more",
             f"{STRESS}::test_every_stressor_harms_nobody",
         ),
-        figure="60 s: 40 % of a core with a limit of 40 %; four priorities refused; the victim's p99 10.5 ms in these (baseline 2.5, bound 12.5). 321 of 366 stressors started, each next call succeeds",
+        figure="60 s: 40 % of a core with a limit of 40 %; four priorities refused; meanwhile, the victim's p99 is 10.5 ms (baseline 2.5, bound 12.5). 321 of 366 stressors started; after each, the next invocation succeeds",
         not_on_v2="stress-ng, which takes too long there",
         not_run="scripts/test has 3 s and no stress-ng",
     ),
     Case(
         id="B22",
-        tries="takes all that it can get of timers, inotify, asynchronous I/O, keyrings, System V and POSIX objects, locks, terminals, sockets, descriptors; dumps core",
+        tries="takes as many as possible of timers, inotify, asynchronous I/O, keyrings, System V and POSIX objects, locks, terminals, sockets, descriptors; dumps core",
         tests=(f"{SHARING}::test_what_one_sandbox_uses_up_is_its_own",),
-        figure="a second sandbox has as much as the first, the host's root what it had; 0 cores. Found by it and closed: three counts that all sandboxes shared with root",
+        figure="a second sandbox gets as many as the first, and the host's root as many as before; 0 core dumps. Found by this case and fixed: three counts that all sandboxes shared with root",
         controls=(f"{CONTROLS}::test_without_the_filter_forbidden_calls_succeed",),
     ),
     Case(
         id="B23",
         tries="makes system calls at random, with random arguments",
         tests=(f"{SHARING}::test_calls_at_random_harm_nobody",),
-        figure="5,758,800 calls in four runs of 300 s, and two runs that ended early, one as oom; 0 complaints of the kernel, the next calls succeed; the victim's p99 3.5 ms (7,645 calls, bound 12.7)",
-        not_run="6 s in scripts/test; the kernel is not one with KASAN",
+        figure="5,758,800 system calls in four runs of 300 s, and two runs that ended early, one as oom; 0 kernel warnings, the next invocations succeed; the victim's p99 is 3.5 ms (7,645 invocations, bound 12.7)",
+        not_run="6 s in scripts/test; the kernel has no KASAN",
     ),
     Case(
         id="B24",
-        tries="brings images with links, members that climb out, hard links, devices, setuid files, whiteouts, bombs",
+        tries="uploads images with links, members that climb out, hard links, devices, setuid files, whiteouts, bombs",
         tests=(
             f"{IMAGES}::test_the_hostile_is_refused_and_leaves_nothing",
             f"{IMAGES}::test_a_bomb_is_given_up_at_its_bound_whatever_it_says",
@@ -293,24 +293,24 @@ CASES = (
             f"{ROOTS}::test_what_is_dangerous_to_others_does_not_remain",
             f"{BASES}::test_an_image_cannot_redirect_mounts_or_starts",
         ),
-        figure="every one refused with its reason, 0 files outside the store",
+        figure="each is refused with its reason, 0 files outside the store",
     ),
     Case(
         id="B25",
         tries="ends from 4 ms before its deadline to 3 ms after",
         tests=(f"{ENDS}::test_an_end_at_the_deadline_is_one_end",),
-        figure="2,000 calls, 857 success, 1,143 timeout, each one outcome; scripts/test: 24",
+        figure="2,000 invocations: 857 success, 1,143 timeout, each has one outcome; scripts/test: 24",
     ),
     Case(
         id="B26",
-        tries="prints what a terminal, a browser, a database or a table would obey",
+        tries="prints text that a terminal, a browser, a database or a table could interpret",
         tests=(
             f"{ENDS}::test_output_that_would_do_something_where_it_is_shown_is_data",
             f"{CLI}::test_a_terminal_shows_control_characters",
             f"{CLI}::test_a_description_cannot_colour_the_terminal",
             "tests/e2e/test_log.py::test_no_control_character_of_a_caller_reaches_the_log",
         ),
-        figure="comes back as it was, is shown as it is; 0 control characters in the log",
+        figure="is returned and shown unchanged; 0 control characters in the log",
     ),
     Case(
         id="B27",
@@ -325,27 +325,27 @@ CASES = (
     Case(
         id="B28",
         tries="runs the public escape checkers",
-        not_run="they are other projects' programs, fetched from the internet. By hand on 2026-11-25: deepce, amicontained, and what CDK evaluates: no way out, no privilege, no socket or file of the host. The probes kept here are `tests/e2e/forbidden.py` and `tests/e2e/closed_doors.py`",
+        not_run="they are other projects' programs, fetched from the internet. By hand on 2026-11-25: deepce, amicontained, and the checks of CDK found no escape, no privilege, and no socket or file of the host. The probes in this repository are `tests/e2e/forbidden.py` and `tests/e2e/closed_doors.py`",
     ),
     Case(
         id="C1",
-        tries="spoils environment, umask, directory, limits, priority, signals, shell options, and compares",
+        tries="changes environment, umask, directory, limits, priority, signals, shell options, and compares",
         tests=(
             f"{REUSE}::test_the_second_call_starts_as_the_first_did",
             f"{WARM}::test_nothing_of_a_call_is_left_for_the_next",
         ),
-        figure="0 lines differ in 100 pairs of a shell and 3 of Python; scripts/test: 10 and 3",
+        figure="0 lines differ in 100 pairs of invocations in shells and 3 in Python; scripts/test: 10 and 3",
         controls=(f"{WARM}::test_negative_control_what_is_in_the_interpreter_survives",),
     ),
     Case(
         id="C2",
-        tries="looks for the secret of the call before in variables, files and memory",
+        tries="searches variables, files and memory for the secret of the previous invocation",
         tests=(
             f"{REUSE}::test_a_secret_is_nowhere_in_the_next_call_of_a_shell",
             f"{WARM}::test_a_calls_secret_is_nowhere_in_the_next_call",
             f"{GUEST}::test_a_secret_of_a_call_is_not_kept_in_the_guest",
         ),
-        figure="100 pairs of a shell, 20 of Python, 0 hits; scripts/test: 50 and 20",
+        figure="100 pairs in shells, 20 in Python, 0 hits; scripts/test: 50 and 20",
         controls=(
             f"{WARM}::test_negative_control_the_same_search_finds_it_in_a_process_that_stays",
         ),
@@ -358,17 +358,17 @@ CASES = (
             f"{REUSE}::test_what_can_be_left_is_gone",
             f"{GUEST}::test_files_and_system_v_objects_are_gone_for_the_next_call",
         ),
-        figure="0 left; with `cleanup_on_exit: false` what is in /tmp, and nothing else",
+        figure="0 left; with `cleanup_on_exit: false`, only the files in /tmp",
         runsc=(f"{GVISOR}::test_nothing_of_a_call_is_left_for_the_next",),
     ),
     Case(
         id="C4",
-        tries="leaves a process that writes into the next call's output",
+        tries="leaves a process that writes into the next invocation's output",
         tests=(
             f"{REUSE}::test_what_a_shell_left_running_writes_into_no_other_call",
             f"{WARM}::test_what_a_call_left_running_writes_into_no_other_call",
         ),
-        figure="1,500 pairs of a shell, 200 of Python, 0 bytes crossed; scripts/test: 150 and 200",
+        figure="1,500 pairs in shells, 200 in Python, 0 bytes in the wrong output; scripts/test: 150 and 200",
     ),
     Case(
         id="C5",
@@ -378,7 +378,7 @@ CASES = (
             f"{GUEST}::test_two_hundred_processes_and_a_thousand_descriptors_leave_nothing",
             f"{GUEST}::test_three_hundred_calls_leave_the_guest_as_it_was",
         ),
-        figure="0, 1, 2 and the listing's own; 0 zombies",
+        figure="only 0, 1, 2 and that of the listing; 0 zombies",
     ),
     Case(
         id="C6",
@@ -391,16 +391,16 @@ CASES = (
     ),
     Case(
         id="C7",
-        tries="is updated and rolled back while it is called",
+        tries="is updated and rolled back while it is invoked",
         tests=(
             f"{REUSE}::test_a_call_runs_one_version_whole",
             "tests/e2e/test_races.py::test_calls_racing_a_change_run_or_are_refused_by_name",
         ),
-        figure="245 calls across 20 updates and a rollback, 0 mixed up; scripts/test: 8 updates",
+        figure="245 invocations across 20 updates and a rollback, 0 on a wrong version; scripts/test: 8 updates",
     ),
     Case(
         id="C8",
-        tries="fills memory and files with a pattern, which another tenant's function of that name looks for",
+        tries="fills memory and files with a pattern, for which another tenant's function of that name searches",
         tests=(
             f"{REUSE}::test_nothing_of_a_tenant_is_found_by_another",
             f"{FENCE}::test_two_instances_at_once_are_two_users_of_the_host",
@@ -416,15 +416,15 @@ CASES = (
             f"{WARM}::test_two_instances_share_no_numbers",
             "tests/sandbox/test_runner.py::test_forks_do_not_draw_the_same_numbers",
         ),
-        figure="200 draws of shells, 60 of Python, all distinct",
+        figure="200 draws in shells, 60 in Python, all distinct",
     ),
     Case(
         id="C10",
-        tries="ends by timeout, by memory, by a failure, by a kill of itself and of the guest",
+        tries="ends by timeout, out of memory, by a failure, by killing itself or the guest",
         tests=(
             f"{REUSE}::test_after_a_bad_end_the_next_call_succeeds",
             f"{WARM}::test_an_instance_that_ended_badly_is_replaced",
         ),
-        figure="500 of 500 next calls succeed, in a new sandbox unless only the handler ended; scripts/test: 35",
+        figure="500 of 500 next invocations succeed, in a new sandbox unless only the handler ended; scripts/test: 35",
     ),
 )

@@ -404,7 +404,7 @@ def answer_after_one_ahead(bare_guest: BareGuest) -> tuple[bytes, End]:
 def test_what_a_runner_says_before_a_call_does_not_answer_it(bare_guest: BareGuest) -> None:
     said, end = answer_after_one_ahead(bare_guest)
     assert (said, end.kind) == (b"", ExitKind.NOT_STARTED)
-    assert "which wrote to its control socket first" in end.text
+    assert "which wrote to its control socket too early" in end.text
     assert bare_guest.wait() == 0
 
 

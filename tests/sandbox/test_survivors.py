@@ -377,7 +377,8 @@ def test_a_call_that_signals_the_runner_is_the_last_of_its_instance(
         else:
             assert (end.kind, end.code) == (ExitKind.EXITED, 1)
             assert (
-                b"the call ended, stopped or signalled the process that it was forked from" in said
+                b"the invocation ended, stopped or signalled the process from which it was forked"
+                in said
             )
         with pytest.raises(EOFError):
             bare_guest.next()

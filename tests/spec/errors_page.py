@@ -24,39 +24,39 @@ from spec.api_client import Api, make_key, new_name, of
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "errors.md"
 FUNCTIONS = "/api/functions"
 WHEN = {
-    "BAD_REQUEST": "The body is not one valid JSON text (syntax, UTF-8, a key twice, nesting over "
-    "32, more than 50,000 values, or a number of more than 100 digits), did not arrive in time, or "
-    "a required header is missing.",
-    "UNAUTHORIZED": "No credential, or one that is wrong, expired or revoked.",
-    "FORBIDDEN": "The credential's scope does not allow the call, or it names another tenant; on a "
-    "server without keys: a foreign Host or Origin.",
-    "NOT_FOUND": "There is no such route, function, version, invocation, operation, key or "
-    "runtime, or it is another tenant's; or no timeline is kept of the invocation.",
-    "METHOD_NOT_ALLOWED": "The address does not take the method; `Allow` names those it takes.",
-    "CONFLICT": "The name is taken; the first call with this `Idempotency-Key` still runs; the "
-    "function's state does not allow to pause or resume it; or the runtime is the server's own.",
-    "FUNCTION_NOT_ACTIVE": "The function cannot be invoked in its state; `hint` names the call "
-    "that helps.",
+    "BAD_REQUEST": "The body is not one valid JSON text (syntax, UTF-8, a repeated key, nesting "
+    "over 32, more than 50,000 values, or a number of more than 100 digits), the body did not "
+    "arrive in time, or a required header is missing.",
+    "UNAUTHORIZED": "There is no credential, or it is wrong, expired or revoked.",
+    "FORBIDDEN": "The credential's scope does not allow the request, or the request is for another "
+    "tenant; on a server without keys, it has a foreign Host or Origin.",
+    "NOT_FOUND": "The route, function, version, invocation, operation, key or runtime does not "
+    "exist, or belongs to another tenant; or the invocation has no stored timeline.",
+    "METHOD_NOT_ALLOWED": "The path does not support the method; `Allow` names the supported ones.",
+    "CONFLICT": "The name is taken; the first request with this `Idempotency-Key` is still in "
+    "progress; the function cannot be paused or resumed in its state; or the runtime is built in.",
+    "FUNCTION_NOT_ACTIVE": "The function cannot be invoked in its state; `hint` names the "
+    "request that helps.",
     "PRECONDITION_FAILED": "`If-Match` does not match: the function was changed since it was read.",
-    "PAYLOAD_TOO_LARGE": "The body is longer than the route takes.",
-    "UNSUPPORTED_MEDIA_TYPE": "The body is not said to be JSON (of an image: an archive), or has a "
-    "Content-Encoding.",
-    "RANGE_NOT_SATISFIABLE": "`Range` begins behind the end of the output.",
+    "PAYLOAD_TOO_LARGE": "The body is longer than the route accepts.",
+    "UNSUPPORTED_MEDIA_TYPE": "The Content-Type is not JSON (for an image: an archive), or there "
+    "is a Content-Encoding.",
+    "RANGE_NOT_SATISFIABLE": "`Range` begins after the end of the output.",
     "UNPROCESSABLE_ENTITY": "A field, parameter or header is missing, unknown, of the wrong type "
     "or out of range; an `Idempotency-Key` was used before with another body or query; or an "
-    "archive holds what no image may hold.",
+    "archive has contents that no image may have.",
     "RATE_LIMITED": "A limit of the tenant was reached, or 20 wrong credentials came from one "
     "address.",
-    "INTERNAL": "A bug of the server; its log has the rest.",
-    "RUNTIME_UNAVAILABLE": "The sandbox could not be made, or it ended under the call. Where "
-    "`x-invocation-id` is set, a record exists.",
+    "INTERNAL": "A bug in the server; see its log.",
+    "RUNTIME_UNAVAILABLE": "The sandbox could not be created, or it ended during the invocation. "
+    "If `x-invocation-id` is set, a record exists.",
     "CAPACITY_FULL": "Every instance is busy and the wait queue is full, "
-    "or the call waited too long.",
-    "SHUTTING_DOWN": "The server is being stopped.",
-    "HANDLER_FAILED": "The function behind the URL failed, or its answer is no HTTP. Callers with "
-    "a key are told why.",
-    "HANDLER_TIMEOUT": "The function behind the URL ran into its deadline.",
-    "STORE_UNAVAILABLE": "The database does not take writes at the moment.",
+    "or the invocation waited too long.",
+    "SHUTTING_DOWN": "The server is stopping.",
+    "HANDLER_FAILED": "The function behind the URL failed, or its result is not a valid HTTP "
+    "response. Callers with a key get the reason.",
+    "HANDLER_TIMEOUT": "The function behind the URL timed out.",
+    "STORE_UNAVAILABLE": "The database accepts no writes at the moment.",
 }
 # A healthy server does not return these two, so their bodies are rendered without one; the tests of
 # a full disk get the first from a server.

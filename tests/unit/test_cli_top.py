@@ -104,7 +104,7 @@ def test_a_server_that_is_away_leaves_what_it_said_last(cli: CommandLine) -> Non
     with Client("http://x", transport=Canned(answer), retries=0) as client:
         frames = top.frames(top.Observer(client), "http://x")
         head, rows = next(frames)
-        assert head == "http://x · 2 functions, 6 instances, 1 busy, 1.50 calls/s, 512 MiB"
+        assert head == "http://x · 2 functions, 6 instances, 1 busy, 1.50 invocations/s, 512 MiB"
         is_away = True
         head, same = next(frames)
         assert "does not respond" in head
@@ -133,7 +133,7 @@ def test_what_a_terminal_has_no_room_for_is_left_out_and_the_rest_is_whole() -> 
     assert wide[2].split() == list(load_columns.HEAD)
     assert len(wide) == 5 + len(ROWS)
     narrow = picture(58, 24, ROWS)
-    assert narrow[2].split() == ["FUNCTION", "READY", "BUSY", "CALLS/S", "P50", "P99", "ERRORS"]
+    assert narrow[2].split() == ["FUNCTION", "READY", "BUSY", "INVOKED/S", "P50", "P99", "ERRORS"]
     assert max(map(len, narrow)) <= 58
     assert "function-8" in narrow[11]
     low = picture(120, 9, ROWS)

@@ -29,7 +29,7 @@ export function verbsOf(node: Node): Verb[] {
 export function reasonOf(node: Node): string {
   switch (stateOf(node)) {
     case "removed":
-      return "It was removed from the fleet, and no server of this name starts in it again.";
+      return "It was removed from the fleet; no server with this name can join again.";
     case "left":
       return "It stopped properly; the other nodes take over its work.";
     case "gone":

@@ -1,5 +1,5 @@
 """The columns of `quiltfn top`, and the order in which a narrow terminal omits them."""
 
 HEAD: tuple[str, ...] = ("FUNCTION", "VERSION", "READY", "BUSY", "STARTING", "PARKED")
-HEAD += ("CALLS/S", "P50", "P99", "ERRORS", "MEMORY")
+HEAD += ("INVOKED/S", "P50", "P99", "ERRORS", "MEMORY")
 DROP = ("MEMORY", "PARKED", "VERSION", "STARTING")

@@ -437,7 +437,7 @@ def quota(quota: Quota) -> None:
         )
         for name in NewQuota.__struct_fields__
     ]
-    show.table(("LIMIT", "MOST", "USED", "SET FOR"), rows)
+    show.table(("LIMIT", "MAXIMUM", "USED", "SOURCE"), rows)
 
 
 def _limit(name: str, value: float) -> str:

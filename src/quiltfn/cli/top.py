@@ -176,7 +176,9 @@ def summary(found: Load) -> str:
     calls = sum(one.calls_per_second for one in functions)
     memory = sum(one.memory_mib for one in functions)
     parts = [show.amount(len(functions), "function"), show.amount(instances, "instance")]
-    return ", ".join([*parts, f"{busy} busy", f"{_rate(calls)} calls/s", f"{memory:,.0f} MiB"])
+    return ", ".join(
+        [*parts, f"{busy} busy", f"{_rate(calls)} invocations/s", f"{memory:,.0f} MiB"]
+    )
 
 
 def row(load: FunctionLoad) -> tuple[str, ...]:

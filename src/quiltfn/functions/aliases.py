@@ -175,7 +175,7 @@ class Aliases(Mirror[dict[str, Alias]]):
         if expected is not None and (known is None or known.fingerprint() not in expected):
             raise PreconditionFailed(
                 f"the alias {name} was changed since it was read",
-                hint="GET it again and repeat the change on what it is now",
+                hint="GET it again, and repeat the change on its current state",
             )
         if alias is None and known is None:
             raise NotFound(f"the function has no alias {name}")

@@ -244,7 +244,7 @@ class Catalog:
         """Raises `NotFound`."""
         entry = self._by_name.get((tenant_id, name))
         if entry is None:
-            hint = f"{LIST_FUNCTIONS.text} lists those that there are"
+            hint = f"{LIST_FUNCTIONS.text} lists the functions"
             raise NotFound("there is no function with this name", hint=hint, see=LIST_FUNCTIONS)
         return entry
 

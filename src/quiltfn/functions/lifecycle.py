@@ -224,7 +224,7 @@ class Lifecycle:
         async with self._changing(entry) as current:
             if expected is not None and current.fingerprint() not in expected:
                 raise PreconditionFailed(
-                    hint="GET it again and repeat the change on what it is now"
+                    hint="GET it again, and repeat the change on its current state"
                 )
             now = int(self._clock.unix())
             ours = {name: value for name, value in changes.items() if name in SPEC_FIELDS}

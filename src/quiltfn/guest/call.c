@@ -34,9 +34,9 @@
 #define LINGER_NS UINT64_C(2000000)
 #define AHEAD_NS (8 * LINGER_NS)
 
-// Waits for the handler's end or its deadline, whichever is detected first, and moves output during
-// this. Each turn moves at most one chunk of each stream, reaps children and checks the clock, so a
-// flood on one stream delays neither the other one nor the deadline.
+// Waits for the handler's end or its deadline, whichever is detected first, and meanwhile moves
+// output. Each turn moves at most one chunk of each stream, reaps children and checks the clock, so
+// a flood on one stream delays neither the other one nor the deadline.
 //
 // With a runner, `handler` is the runner's process. The invocation ends when the runner reports its
 // end, or when the runner ends.
@@ -78,7 +78,7 @@ static struct end watch(pid_t handler, uint64_t deadline, struct stream streams[
             pump(&streams[0], nonce);
         if (polled[3].revents != 0)
             pump(&streams[1], nonce);
-        // Before the check for its end, since messages that the runner sent before its end count.
+        // Read before the check for the runner's end, since messages from before the end count.
         if (polled[4].revents != 0 && runner_turn(polled[4].revents, nonce, streams, &end))
             return end;
         if (polled[1].revents != 0 || more) {
@@ -160,7 +160,7 @@ static pid_t start_now(struct call *call, struct stream streams[2])
         fine = take_payload(fine ? fds[0] : -1, call->payload_bytes) && fine;
     pid_t handler = fine ? start(HANDLER, fds, -1, 0, special.argv, call->env) : -1;
     if (fine && handler < 0)
-        could_not("make a process", "", errno);
+        could_not("start a process", "", errno);
     // The handler has its own copies now. If these stayed open, its pipes would not end.
     close_all(fds);
     return failure.step == NULL ? handler : -1;
@@ -203,9 +203,10 @@ static void serve_by_runner(struct call *call)
     met_others = false;
     bool fine = runner_open_streams();
     fine = runner_ask(call) && fine;
-    // Otherwise messages from before the invocation could be taken for the reply to it.
+    // Refused, since messages from before the invocation could be taken for the reply to it.
     if (runner_has_written()) {
-        could_not("call the runtime's program", ", which wrote to its control socket first", EPROTO);
+        could_not("call the runtime's program", ", which wrote to its control socket too early",
+                  EPROTO);
         fine = false;
     }
     if (runner.forks)
@@ -237,8 +238,9 @@ static void serve_by_runner(struct call *call)
         spoilt = !same || !waits;
         if (runner.forks && spoilt) {
             const char *why =
-                waits ? "the call changed the process that it was forked from\n"
-                      : "the call ended, stopped or signalled the process that it was forked from\n";
+                waits ? "the invocation changed the process from which it was forked\n"
+                      : "the invocation ended, stopped or signalled the process from which it was "
+                        "forked\n";
             add_to(&streams[1], call->nonce, why, strlen(why));
             end = (struct end){EXITED, 1};
         }

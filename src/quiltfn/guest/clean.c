@@ -26,7 +26,8 @@
 #endif
 
 const char *tmp_options, *shm_options;
-char **writable; // Further file systems that handlers may write to, like /tmp; NULL ends it.
+// Further file systems that handlers may write to, like /tmp; the last entry is NULL.
+char **writable;
 
 // A new tmpfs uses one inode, for its root, and no block. A root directory whose entries were
 // removed counts as new: the handler does not own it, and cannot change it otherwise.
@@ -60,7 +61,7 @@ unsigned long count_sysv(int highest[3])
     struct shm_info shm;
     struct seminfo sem;
     struct msginfo msg;
-    // Some kernels fill in only a part.
+    // Some kernels fill in only a part of a structure.
     memset(&shm, 0, sizeof shm);
     memset(&sem, 0, sizeof sem);
     memset(&msg, 0, sizeof msg);
@@ -73,9 +74,9 @@ unsigned long count_sysv(int highest[3])
     return (unsigned long)shm.used_ids + (unsigned long)sem.semusz + (unsigned long)msg.msgpool;
 }
 
-// The _ANY commands, since a handler may have removed all permissions from its objects, and the guest
-// has no capability to read them otherwise; SYS_ADMIN lets it remove them. Remaining objects would be
-// a channel between invocations, and their memory would stay charged to the sandbox.
+// The _ANY commands, since a handler may have removed all permissions from its objects, and the
+// guest has no capability to read them otherwise; SYS_ADMIN lets it remove them. Remaining objects
+// would be a channel between invocations, and their memory would stay charged to the sandbox.
 void remove_sysv(const int highest[3])
 {
     struct shmid_ds shm;

@@ -36,7 +36,7 @@ int prove_cwd(const char **why)
         return EINVAL;
     }
     if (forbidden(special.cwd)) {
-        *why = "must not lie in /proc, /sys or /dev";
+        *why = "must not be in /proc, /sys or /dev";
         return EINVAL;
     }
     act_as_handler();
@@ -51,9 +51,9 @@ int prove_cwd(const char **why)
     if (error == ENOTDIR)
         *why = "is not a directory in the sandbox";
     if (error == EACCES)
-        *why = "may not be entered by the handler";
+        *why = "cannot be entered by the handler's user";
     if (error == 0 && (real[0] != '/' || forbidden(real))) {
-        *why = "leads out of the directories a handler may work in";
+        *why = "leads out of the directories that a handler can use";
         error = EINVAL;
     }
     // After an error, the message still needs the name from the user.

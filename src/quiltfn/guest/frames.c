@@ -43,7 +43,7 @@ static char *take_string(struct bytes *from)
     return string;
 }
 
-// Reads a counted list of strings into `to`, which holds STRINGS_MAX of them and a NULL.
+// Reads a counted list of strings into `to`, which has room for STRINGS_MAX strings and a NULL.
 static bool take_strings(struct bytes *from, char **to, size_t *count, bool variables)
 {
     uint32_t n;

@@ -10,12 +10,12 @@
 
 #include "protocol.h"
 
-// What the sandbox was specialised for. The strings stay in special_bytes.
+// The version for which the sandbox was specialised. The strings stay in special_bytes.
 extern struct special {
     bool ready;
     bool keep_tmp;
     bool resident;   // argv is a runner, started before the first invocation.
-    bool fresh;      // A prepared runner cannot be used.
+    bool fresh;      // A prepared runner must not be used.
     bool shell;      // argv is a shell, -c and a command line, so that it can be preforked.
     bool server;     // argv is a program that serves requests itself.
     bool keep_state; // A runner may keep state from one invocation to the next.

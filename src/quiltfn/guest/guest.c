@@ -50,7 +50,7 @@
 
 enum { PENDING_SIGNALS = 128 };
 
-// Starts a runner before the version is known. If it fails, SPECIALISE reports that.
+// Starts a runner before the version is known. SPECIALISE reports a failure.
 static void prepare_runner(size_t length)
 {
     if (special.ready || runner.pid != 0 || length > SPECIALISE_MAX)
@@ -81,7 +81,7 @@ static void specialise(size_t length)
             runner_drop();
         error = prepared && !special.fresh ? runner_load() : runner_start();
         text_length = snprintf(text, sizeof text, "%s", runner.told);
-        if (error != 0) // After the NUL.
+        if (error != 0) // The last output comes after the NUL.
             text_length += 1 + (int)runner_last_log((unsigned char *)text + text_length + 1);
     }
     if (error == 0 && special.server && !server_start(&log)) {
@@ -100,18 +100,17 @@ static void specialise(size_t length)
         serve_server();
 
     // Allocates the pages that the end of an invocation needs, since a handler's files may have
-    // used all memory by then. It happens here, so that prewarmed sandboxes do not need this
-    // memory.
+    // used all memory by then. Done here, so that prewarmed sandboxes do not need this memory.
     for (size_t i = 0; i < sizeof out.bytes; i += 4096)
         ((volatile unsigned char *)out.bytes)[i] = 0;
     special.ready = true;
     prefork_start();
 }
 
-// Mounts a read-only view of the sandbox's control group, the root of its namespace, at the place
-// where programs look for their limits. `kinds`: "v2", or the controllers of v1, with commas
-// between those of one hierarchy and colons between hierarchies. If the kernel forbids it, programs
-// see the machine's limits.
+// Mounts a read-only view of the sandbox's control group, which is the root of its namespace, where
+// programs look for their limits. `kinds`: "v2", or the controllers of v1, with commas between
+// those of one hierarchy and colons between hierarchies. If the kernel forbids it, programs see the
+// machine's limits.
 static void show_limits(char *kinds)
 {
     const unsigned long how = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
@@ -196,7 +195,8 @@ int main(int argc, char **argv)
     for (;;) {
         unsigned char header[HEADER];
         in_exactly(header, sizeof header);
-        uint32_t kind = get32(header); // With its three zero bytes: anything else matches nothing.
+        // With the three zero bytes after it: other values match no kind.
+        uint32_t kind = get32(header);
         size_t length = get32(header + 4);
         if (kind == 'R')
             prepare_runner(length);

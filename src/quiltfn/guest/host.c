@@ -20,9 +20,9 @@ static struct {
     size_t start, end, most; // most: the highest end since the buffer was last overwritten.
 } in;
 
-// Ends the sandbox when the host closes the connection. Kills its processes before the guest's end
-// of the socket closes, so that the host then knows that nothing runs any more. The kernel would
-// kill them only after that.
+// Ends the sandbox when the host closes the connection. Kills the sandbox's processes before the
+// guest's end of the socket closes: the closing tells the host that nothing runs any more, but the
+// kernel would kill processes only after it.
 static void end_for_host(bool is_gone)
 {
     kill_everyone();

@@ -33,6 +33,6 @@ void expect_silence(void);
 void check_host(void);
 
 void out_send(void);
-// The same, with a descriptor attached to the first byte, unless it is -1.
+// Like out_send, with the descriptor attached to the first byte, unless it is -1.
 void out_send_with(int fd);
 unsigned char *out_frame(unsigned char kind, size_t length);

@@ -24,9 +24,9 @@
 #include <unistd.h>
 
 static struct {
-    int status;   // Of a runner that stays.
-    bool heeds;   // No signal can wait at it: see parent_heeds.
-    int children; // This and what follows: of one that forks.
+    int status;   // For every runner that stays.
+    bool heeds;   // No signal can be pending for it; see parent_heeds.
+    int children; // This and the following fields: for a runner that forks.
     int limits;
     struct as_it_was {
         unsigned char scheduling[128], processors[1024];
@@ -49,7 +49,7 @@ void parent_forget(void)
 
 static uint64_t signals_in(const char *status, const char *name)
 {
-    const char *at = strstr(status, name); // gVisor shows none.
+    const char *at = strstr(status, name); // NULL in gVisor.
     return at != NULL ? strtoull(at + strlen(name), NULL, 16) : 0;
 }
 
@@ -65,14 +65,15 @@ static bool parent_lives(pid_t pid)
            info.si_pid == 0;
 }
 
-// Whether the runner waits for the next invocation: it has not ended or been stopped, and no pending
-// signal would end or stop it. Used when no process is alive that could send a signal. An earlier
-// signal is pending, or has woken the runner, which then ends or sleeps again. A runner that keeps
-// state may be busy and may have blocked signals. A runner that forks has a second to become idle.
+// Whether the runner waits for the next invocation: it has not ended or been stopped, and no
+// pending signal would end or stop it. Used when no process is alive that could send a signal. A
+// signal sent earlier is pending, or has woken the runner, which then ends or sleeps again. A
+// runner that keeps state may be busy and may have blocked signals. A runner that forks has a
+// second to become idle.
 //
 // If the invocation had no process besides its handler, the runner handled every signal before it
-// reported the end. Then it only has to be alive, unless it forks and a signal can be pending for it.
-// gVisor wakes a process some time after a signal was sent to it.
+// reported the end. Then it only has to be alive, unless it forks and a signal can be pending for
+// it. gVisor wakes a process some time after a signal was sent to it.
 bool parent_waits(pid_t pid, bool by_forks)
 {
     enum { TURNS = 10000, NAP_NS = 50000 };
@@ -113,16 +114,16 @@ static bool parent_heeds(void)
            (signals_in(text, "\nSigIgn:\t") & 1U << (SIGIO - 1)) != 0;
 }
 
-// Reads all properties that a process can change for another process of its user without tracing
-// it, and that forks of the other one inherit: scheduling (policy, priority, flags), CPUs, I/O
-// priority, limits. It cannot change memory, descriptors and files in /proc.
+// Reads all properties of the runner that another process of its user can change without tracing
+// it, and that the runner's forks inherit: scheduling (policy, priority, flags), CPUs, I/O
+// priority, limits. Such a process cannot change memory, descriptors and files in /proc.
 static void parent_look(pid_t pid, struct as_it_was *to)
 {
     memset(to, 0, sizeof *to);
     to->answers[0] = syscall(SYS_sched_getattr, pid, to->scheduling, sizeof to->scheduling, 0);
     to->answers[1] = syscall(SYS_sched_getaffinity, pid, sizeof to->processors, to->processors);
     to->answers[2] = syscall(SYS_ioprio_get, 1 /* IOPRIO_WHO_PROCESS */, pid);
-    if (to->answers[0] < 0) // gVisor supports only this one.
+    if (to->answers[0] < 0) // gVisor supports only getpriority.
         to->answers[0] = syscall(SYS_getpriority, PRIO_PROCESS, pid);
     to->answers[3] = pread(parent.limits, to->limits, sizeof to->limits, 0);
 }

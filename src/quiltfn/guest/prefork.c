@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The shell of the next invocation, started while the sandbox is idle. When the invocation arrives,
-// the shell has been loaded and only waits for its variables.
+// the shell is already loaded and waits only for the variables.
 //
 // Rule 1: it is started when nothing is left of the previous invocation, and has no data of any
 //         invocation.
@@ -9,8 +9,8 @@
 //         in the first line ends it), the invocation starts another shell.
 //
 // It is a fork of the zygote (zygote.c), before its main. Without a zygote it is a new shell, which
-// reads its variables as a script: `sh -c '. /dev/fd/9;HANDLER'`. So $0, $-, line numbers and messages
-// are those of `sh -c HANDLER`, unlike if the whole handler were read from a descriptor.
+// reads its variables as a script: `sh -c '. /dev/fd/9;HANDLER'`. So $0, $-, line numbers and
+// messages are those of `sh -c HANDLER`, unlike if the whole handler were read from a descriptor.
 
 #include "prefork.h"
 #include "descriptors.h"
@@ -57,8 +57,9 @@ static void prefork_drop(void)
     prefork_forget();
 }
 
-// Starts the shell that reads its variables as a script. Returns its process, or 0. Not for a command
-// line that begins like an option: after the script, the shell would not parse it as an option.
+// Starts the shell that reads its variables as a script. Returns its process, or 0. Not for a
+// command line that begins like an option: after the script, the shell would not parse it as an
+// option.
 static pid_t prefork_execute(const int fds[3], int script)
 {
     if (special.argv[2][0] == '-' || special.argv[2][0] == '+')
@@ -83,10 +84,11 @@ void prefork_start(void)
     int fds[3] = {-1, -1, -1}, script[2] = {-1, -1};
     prefork.streams[0] = (struct stream){.fd = -1, .kind = 'O'};
     prefork.streams[1] = (struct stream){.fd = -1, .kind = 'E'};
-    // Its standard input is a file that gets the payload later.
+    // The standard input is a file that gets the payload later.
     act_as_handler();
     bool fine = open_streams(true, fds, prefork.streams) && pipe2(script, O_CLOEXEC) == 0;
-    act_as_guest(); // First: a process with the guest's effective id could change its priority.
+    // Before the start, since a process with the guest's effective id could change its priority.
+    act_as_guest();
     prefork.forked = fine && zygote_ask(fds, script[0]);
     if (fine && !prefork.forked)
         prefork.pid = prefork_execute(fds, script[0]);
@@ -158,6 +160,6 @@ pid_t prefork_take(const struct call *call, struct stream streams[2])
     explicit_bzero(told, length);
     prefork_forget();
     if (fine && n != (ssize_t)length && errno != EPIPE)
-        could_not("tell the shell of its call", "", errno);
+        could_not("pass the invocation to the shell", "", errno);
     return failure.step == NULL ? pid : -1;
 }

@@ -42,7 +42,7 @@ void drop_bounding_set(void)
             _exit(BAD_START);
         cap++;
     }
-    if (errno != EINVAL || cap <= CAP_SETPCAP) // EINVAL: beyond the kernel's last capability.
+    if (errno != EINVAL || cap <= CAP_SETPCAP) // EINVAL: the kernel has no such capability.
         _exit(BAD_START);
     held = prctl(PR_CAPBSET_READ, CAP_SETPCAP, 0, 0, 0);
     if (held != 0 && prctl(PR_CAPBSET_DROP, CAP_SETPCAP, 0, 0, 0) != 0)

@@ -27,7 +27,7 @@ void forget_child_signal(void)
 
 // Reaps children that have ended, including orphans. Returns whether `handler` was among them.
 // Reaps at most 256 at a time, so that a handler that forks endlessly cannot delay the deadline;
-// `more` is set if there may be others.
+// `more` is set if there may be more children to reap.
 bool reap(pid_t handler, int *status, bool *more)
 {
     bool ended = false;
@@ -65,8 +65,8 @@ struct end end_of(int status)
 // and another one is started later.
 //
 // Outside a PID namespace, kill(-1) would kill all processes of the machine, hence the check right
-// before it. ESRCH proves that none is left. No fork escapes, since the kernel refuses to fork while
-// a signal is pending. If processes are still alive after a second, the guest exits.
+// before it. ESRCH proves that no process is left. Forks cannot escape, since the kernel refuses to
+// fork while a signal is pending. If processes are still alive after a second, the guest exits.
 void kill_everyone(void)
 {
     if (childless || (zygote_process() > 0 && kill_children_but(zygote_process()) == 0))

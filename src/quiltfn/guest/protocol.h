@@ -12,15 +12,15 @@ enum { PROTOCOL_VERSION = 2, CONTROL = 3 };
 enum {
     HEADER = 8,
     NONCE = 8,
-    END_HEAD = 40,                       // nonce, how, code, and what was dropped of three streams
+    END_HEAD = 40,                       // nonce, kind, code, dropped bytes of three streams
     CALL_HEAD = 20,                      // nonce, timeout, flags, env_bytes
     SPECIALISE_MAX = 256 * 1024,         // payload of a SPECIALISE frame
     ENV_MAX = 256 * 1024,                // environment of a CALL frame
     CALL_MAX = 8 * 1024 * 1024 + 256 * 1024,
     STRINGS_MAX = 16 * 1024,             // arguments, and variables, of one frame
-    CHUNK_MAX = 64 * 1024,               // bytes of output in one frame: what a pipe holds
+    CHUNK_MAX = 64 * 1024,               // bytes of output in one frame: the capacity of a pipe
     TEXT_MAX = 512,                      // a sentence in a frame
-    LAST_WORDS = 4096,                   // what a runner that did not start wrote last
+    LAST_WORDS = 4096,                   // the last output of a runner that did not start
 };
 
 static const uint32_t KEEP_TMP = 1, RESIDENT = 2, KEEP_STATE = 4; // of SPECIALISE,

@@ -34,8 +34,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-// READS_MAX: how often a turn reads from a runner without a useful line; more than its socket can
-// hold.
+// READS_MAX: the maximum number of reads from a runner in one turn without a useful line; together
+// they read more than its socket can hold.
 enum { ASK_HEAD = 64, START_LOG = 16 * 1024, READS_MAX = 512 };
 #define START_NS (UINT64_C(120) * SECOND_NS)
 
@@ -93,7 +93,7 @@ bool runner_ask(const struct call *call)
     } else {
         runner.file = payload_file();
         if (runner.file < 0)
-            could_not("keep the payload", "", errno);
+            could_not("store the payload", "", errno);
         fine = take_payload(runner.file, call->payload_bytes);
         runner.file_sent = 0;
         runner.file_left = call->payload_bytes;
@@ -169,7 +169,8 @@ void runner_send(void)
     }
 }
 
-// Whether the runner has read all data sent to it. It would read the rest as the next invocation.
+// Whether the runner has read all data sent to it. It would take unread data for the next
+// invocation.
 bool runner_has_read(void)
 {
     int unread = 0;
@@ -215,7 +216,7 @@ static char *runner_line(unsigned *reads)
                          sizeof runner.line - runner.line_used, MSG_DONTWAIT);
         if (n < 0)
             return NULL;
-        if (n == 0) { // The end, or no room: a full buffer asks for no bytes.
+        if (n == 0) { // At the end, or if the buffer is full, since then 0 bytes are requested.
             close_if_open(&runner.control);
             return NULL;
         }
@@ -241,7 +242,7 @@ static void runner_result(struct stream streams[3], uint64_t nonce)
             memmove(runner.line, runner.line + n, runner.line_used);
         } else {
             n = recv(runner.control, some, runner.result_left, MSG_DONTWAIT);
-            if (n == 0) { // It ended within its result; the received part counts.
+            if (n == 0) { // The runner ended within its result; the received part counts.
                 close_if_open(&runner.control);
                 runner.result_left = 0;
             }
@@ -314,7 +315,7 @@ static bool runner_open(int fds[3], int *control)
         fine = fcntl(pair[0], F_SETFL, O_NONBLOCK) == 0;
     }
     if (!fine)
-        could_not("make the streams of its runner", "", errno);
+        could_not("create the streams of its runner", "", errno);
     act_as_guest();
     return fine;
 }
@@ -326,7 +327,7 @@ static void runner_keep_start(int *fd)
     size_t held = *fd >= 0 ? held_by(*fd) : 0;
     for (bool first = true; *fd >= 0 && (first || held > 0); first = false) {
         ssize_t n = read(*fd, some, sizeof some);
-        if (n == 0) // The runner closed it, and poll would always return at once.
+        if (n == 0) // The runner has closed the pipe; poll would always return at once.
             close_if_open(fd);
         if (n <= 0)
             return;
@@ -352,11 +353,12 @@ size_t runner_last_log(unsigned char *to)
     return n;
 }
 
-// Waits for "ready fork|keep|once [NOTE]", before which "result stdout" may come, or "refused WHY".
+// Waits for "ready fork|keep|once [NOTE]" or "refused WHY"; before "ready", "result stdout" may
+// come.
 static int runner_await(void)
 {
     uint64_t deadline = now_ns() + START_NS;
-    bool got_line = false; // Another line may follow it.
+    bool got_line = false; // Then another line may already be there.
     for (;;) {
         uint64_t now = now_ns();
         if (now >= deadline) {
@@ -382,7 +384,7 @@ static int runner_await(void)
         if (line != NULL && strcmp(line, "result stdout") == 0)
             runner.result_on_stdout = true;
         if (line != NULL && strncmp(line, "ready ", 6) == 0) {
-            // Output from before that line that arrived after the read above.
+            // Reads output that was written before the line but arrived after the read above.
             runner_keep_start(&runner.out);
             runner_keep_start(&runner.log);
             runner.forks = strncmp(line + 6, "fork", 4) == 0;
@@ -423,7 +425,7 @@ int runner_spawn(void)
     bool fine = runner_open(fds, &control);
     pid_t pid = fine ? start(HANDLER, fds, control, CONTROL, special.argv, special.env) : -1;
     if (fine && pid < 0)
-        could_not("make a process", "", errno);
+        could_not("start a process", "", errno);
     close_all(fds);
     close_if_open(&control);
     runner.pid = pid;

@@ -17,11 +17,11 @@
 enum { LINE = 512 }; // The maximum length of a line from a runner.
 
 extern struct runner {
-    pid_t pid; // 0: there is none.
+    pid_t pid; // 0: no runner.
     int control, out, log;
     bool forks;
     bool result_on_stdout; // Its output to descriptor 1 is the result of an invocation.
-    char line[LINE]; // The part of its next line that has arrived.
+    char line[LINE]; // The received part of its next line.
     size_t line_used;
     char told[LINE]; // The text after `ready` or `refused`, for people.
     size_t result_left; // Bytes of the result after `done` that have not arrived yet.

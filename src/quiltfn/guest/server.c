@@ -36,11 +36,11 @@ bool server_start(int *log)
     act_as_handler();
     fds[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (fds[0] < 0 || pipe2(pair, O_CLOEXEC) != 0)
-        could_not("make the streams of its server", "", errno);
+        could_not("create the streams of its web server", "", errno);
     act_as_guest();
     fds[1] = fds[2] = pair[1];
     if (failure.step == NULL && (server = start(HANDLER, fds, -1, 0, special.argv, special.env)) < 0)
-        could_not("make a process", "", errno);
+        could_not("start a process", "", errno);
     close_if_open(&fds[0]);
     close_if_open(&pair[1]);
     *log = pair[0];
@@ -76,7 +76,7 @@ void serve_server(void)
         forget_child_signal();
         if (!reap(server, &status, &more))
             continue;
-        // Processes that the server has started would outlive it.
+        // Otherwise processes that the server has started would outlive it.
         kill_everyone();
         struct end end = end_of(status);
         unsigned char *at = out_frame('X', END_HEAD);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A program that serves requests itself, over sockets that the host requests.
+// A web server: a program that serves requests over sockets that the host asks for.
 
 #pragma once
 

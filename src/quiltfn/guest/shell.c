@@ -40,8 +40,8 @@
 #endif
 
 enum { CONTROL = 3, HANDLER_ID = 1000, STREAMS = 3, RECEIVED = 4, CANNOT = 126 };
-// A command line is bounded by the kernel's MAX_ARG_STRLEN. An invocation's variables are bounded by what
-// a pipe holds, so that the guest can write them without waiting for a reader.
+// A command line is bounded by the kernel's MAX_ARG_STRLEN. An invocation's variables are bounded
+// by what a pipe holds, so that the guest can write them without waiting for a reader.
 enum { TEXT_MAX = 128 * 1024 + PATH_MAX, BLOCK_MAX = 64 * 1024, VARIABLES_MAX = BLOCK_MAX / 2 };
 
 extern char **environ;
@@ -103,8 +103,8 @@ static pid_t fork_for_guest(int *thread_id)
 #endif
 }
 
-// Does the same as the guest's `start` before execve. Changes the ids first, so that no data of an
-// invocation is read with other ids.
+// Does the same as the guest's `start` before execve. Changes the ids first, so that data of an
+// invocation is only read with the handler's ids.
 static void become_handler(const int fds[RECEIVED], const char *directory)
 {
     struct __user_cap_header_struct version = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -119,8 +119,9 @@ static void become_handler(const int fds[RECEIVED], const char *directory)
     failed |= dup2(fds[STREAMS], CONTROL) < 0;
     failed |= syscall(SYS_close_range, CONTROL + 1, INT_MAX, 0) != 0;
     failed |= chdir(directory) != 0;
-    // As after execve; otherwise its files in /proc would belong to root. This comes last, so that
-    // no process with the same ids can examine this one before the guest's socket is closed.
+    // The same as after execve; otherwise this process's files in /proc would belong to root. This
+    // comes last, so that no process with the same ids can examine this one before the guest's
+    // socket is closed.
     failed |= prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) != 0;
     if (failed)
         _exit(CANNOT); // The guest then starts another shell, which reports the error.

@@ -84,19 +84,19 @@ __attribute__((noinline, noreturn)) static void become(enum as who, const int fd
              (syscall(SYS_setresgid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0 ||
               syscall(SYS_setresuid, HANDLER_ID, HANDLER_ID, HANDLER_ID) != 0 ||
               syscall(SYS_capset, &version, no_capabilities) != 0))
-        step = "take the handler's ids";
+        step = "switch to the handler's user";
     // All three are above 3, since the guest always has 0 to 3 open, so none overwrites another.
     else if (dup2(fds[0], 0) < 0 || dup2(fds[1], 1) < 0 || dup2(fds[2], 2) < 0)
         step = "connect the standard streams";
     else if (more >= 0 && (more == as ? fcntl(as, F_SETFD, 0) : dup2(more, as)) < 0)
-        step = "connect its own descriptor";
+        step = "connect the control descriptor";
     // A safeguard: all descriptors of the guest are close-on-exec already. INT_MAX is the maximum
     // that gVisor accepts.
     else if ((more < 0 || as > 3) &&
              syscall(SYS_close_range, 3, more < 0 ? INT_MAX : as - 1, 0) != 0)
-        step = "close its descriptors";
+        step = "close the guest's descriptors";
     else if (more >= 0 && syscall(SYS_close_range, as + 1, INT_MAX, 0) != 0)
-        step = "close its descriptors";
+        step = "close the guest's descriptors";
     else if (who == HANDLER && chdir(special.cwd) != 0)
         step = "enter ", name = special.cwd;
     else if (execve(argv[0], argv, env) != 0)

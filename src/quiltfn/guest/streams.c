@@ -71,12 +71,12 @@ bool open_streams(bool has_payload, int fds[3], struct stream streams[2])
         fine = fcntl(pair[0], F_SETFL, O_NONBLOCK) == 0;
     }
     if (!fine)
-        could_not("make the standard streams", "", errno);
+        could_not("create the standard streams", "", errno);
     return fine;
 }
 
-// Copies the payload from the socket into the file. If the file has no room for it, the rest is read
-// anyway, since the next frame follows it.
+// Copies the payload from the socket into the file. If the file has no room for it, the rest is
+// read anyway, since the next frame follows it.
 bool take_payload(int fd, size_t length)
 {
     bool fine = fd >= 0;
@@ -89,7 +89,7 @@ bool take_payload(int fd, size_t length)
             if (written < 0 && errno == EINTR)
                 continue;
             if (written <= 0) {
-                could_not("keep the payload", "", written < 0 ? errno : ENOSPC);
+                could_not("store the payload", "", written < 0 ? errno : ENOSPC);
                 fine = false;
                 break;
             }
@@ -144,7 +144,7 @@ bool pump(struct stream *stream, uint64_t nonce)
         stream->dropped += (uint64_t)n;
     } else {
         stream->ended = n == 0;
-        if (opened) { // No frame without bytes.
+        if (opened) { // An empty frame is not sent.
             out.used = before;
             out.stream = 0;
         }
@@ -161,8 +161,8 @@ size_t held_by(int fd)
     return (size_t)n;
 }
 
-// Moves the bytes that are in the pipe now, but not those written during this: a process that never
-// stops writing would block the guest forever.
+// Moves the bytes that are in the pipe now, and none that are written meanwhile: a process that
+// never stops writing would block the guest forever.
 void pump_held(struct stream *stream, uint64_t nonce)
 {
     if (!pump(stream, nonce))

@@ -6,8 +6,8 @@
 //         that has run the handler.
 // Rule 2: every process of the sandbox descends from the guest. So if the guest's only child is the
 //         runner, and the runner has no child, no process of an invocation is alive. The runner's
-//         children are examined first: a process whose parent ends becomes a child of the guest or
-//         of an ancestor that has requested this, and never moves down again.
+//         children are examined first: a process whose parent ends becomes a child of the guest, or
+//         of an ancestor that adopts orphans, and never moves down again.
 // Rule 3: this is not enough if a runner has threads, each with a separate list of children, or
 //         keeps state, so that the handler runs in the runner itself. Then /proc is read as well.
 
@@ -33,8 +33,8 @@
 enum { LIST_MAX = 8 * 1024 };
 
 // Positions in Linux's listing of /proc: of its first process, since the entries before it are not
-// needed, and of its end. The end is that many entries further on: /proc/self, /proc/thread-self, and
-// the largest number of processes that a 64-bit kernel can have.
+// needed, and of its end. The end allows for /proc/self, /proc/thread-self, and the largest number
+// of processes that a 64-bit kernel can have.
 enum { PROC_PROCESSES = 256, PROC_END = PROC_PROCESSES + 2 + 4 * 1024 * 1024 };
 
 // Reads a file's text. Returns its length; -1 on failure, with errno set.
@@ -52,15 +52,15 @@ static ssize_t read_of(pid_t pid, const char *what, char *text, size_t room)
     return n;
 }
 
-// Whether a process is a zombie without running threads. A process of which only the first thread
-// has ended is shown as a zombie, too.
+// Whether a process is a zombie without running threads. A process whose first thread has ended is
+// also shown as a zombie while other threads run.
 static bool is_dead(pid_t pid)
 {
     char text[1024];
     ssize_t n = read_of(pid, "stat", text, sizeof text);
     if (n <= 0)
         return n < 0 && (errno == ENOENT || errno == ESRCH);
-    char *state = strrchr(text, ')'); // After its name, which may have any bytes.
+    char *state = strrchr(text, ')'); // After the name, which may contain any bytes.
     int threads;
     return state != NULL && (state[2] == 'Z' || state[2] == 'X') &&
            sscanf(state + 3, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d",

@@ -15,7 +15,7 @@ enum { BLOCK_MAX = 60 * 1024 }; // A pipe has room for 64 KiB, so writing never 
 extern const char *shell_library; // NULL: no zygotes.
 extern unsigned char fork_block[sizeof(uint32_t) + BLOCK_MAX];
 
-pid_t zygote_process(void); // 0: there is none.
+pid_t zygote_process(void); // 0: no zygote.
 void zygote_gone(void);
 bool zygote_ask(const int fds[3], int variables);
 pid_t zygote_told(void);

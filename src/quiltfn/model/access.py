@@ -100,7 +100,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         """Raises `Forbidden` unless the caller's scope includes `scope`."""
         if not self.scope.includes(scope):
             raise Forbidden(
-                f"this credential has scope {self.scope}; the call needs {scope}",
+                f"this credential has scope {self.scope}; the request needs {scope}",
                 hint=f"use a key with scope {scope}",
             )
 

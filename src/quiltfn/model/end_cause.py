@@ -73,7 +73,7 @@ class TimedOut(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="ti
     @property
     def sentence(self) -> str:
         outside = "killed from outside at its deadline"
-        return outside if self.from_outside else "the handler ran into its deadline"
+        return outside if self.from_outside else "the handler timed out"
 
 
 class OutOfMemory(msgspec.Struct, frozen=True, gc=False, tag_field="cause", tag="oom"):

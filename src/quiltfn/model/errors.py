@@ -61,7 +61,7 @@ class QuiltfnError(Exception):
         done its work, so quiltfn must not retry the invocation for the caller.
         """
         self.invocation_id, self.executed = invocation_id, executed
-        self.hint = self.hint or f"the call has a record: {invocation_id}"
+        self.hint = self.hint or f"the invocation has a record: {invocation_id}"
 
 
 class BadRequest(QuiltfnError):
@@ -196,13 +196,13 @@ class CapacityFull(QuiltfnError):
 
 
 class ShuttingDown(QuiltfnError):
-    """The server is shutting down and takes no new calls."""
+    """The server is shutting down and accepts no new invocations."""
 
     code, blame = "SHUTTING_DOWN", "platform"
 
 
 class StoreUnavailable(QuiltfnError):
-    """The database does not take writes at the moment."""
+    """The database accepts no writes at the moment."""
 
     code, blame = "STORE_UNAVAILABLE", "platform"
 
@@ -232,7 +232,7 @@ class HandlerFailed(QuiltfnError):
 
 
 class HandlerTimedOut(QuiltfnError):
-    """The function behind this URL ran into its deadline."""
+    """The function behind this URL timed out."""
 
     code, blame = "HANDLER_TIMEOUT", "caller"
 

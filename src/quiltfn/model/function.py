@@ -42,12 +42,12 @@ NEXT: Mapping[FunctionState, Mapping[FunctionEvent, FunctionState]] = {
 
 
 DESCRIPTIONS: Mapping[FunctionState, str] = {
-    S.PENDING: "It was created and never deployed; a call is refused (409).",
-    S.DEPLOYING: "Its first instances are being started; until they are ready, calls get 409.",
-    S.ACTIVE: "It serves calls with its current version.",
-    S.PAUSED: "It serves no call (409) and has no instance; running calls may end.",
-    S.ERROR: "Its deployment failed; error_message says why. Deploy tries again.",
-    S.DELETED: "It no longer exists (404); running calls have 5 s to end.",
+    S.PENDING: "It was created but never deployed; invocations are refused (409).",
+    S.DEPLOYING: "Its first instances are starting; until they are ready, invocations get 409.",
+    S.ACTIVE: "It runs invocations with its current version.",
+    S.PAUSED: "It refuses invocations (409) and has no instances; running invocations may finish.",
+    S.ERROR: "Its deployment failed; error_message says why. A deploy tries again.",
+    S.DELETED: "It no longer exists (404); running invocations are cancelled after 5 s.",
 }
 
 

@@ -50,14 +50,14 @@ NEXT: Mapping[InstanceState, Mapping[InstanceEvent, InstanceState]] = {
 
 
 DESCRIPTIONS: Mapping[InstanceState, str] = {
-    S.WARMING: "Its sandbox is being made, or specialised for a version.",
-    S.PARKED: "It takes no call: it is kept for a rollback, or for the next start of a Python "
-    "function, with its imports done. The API counts it as warming.",
-    S.READY: "Nothing of an earlier call is left in it, and the next call can have it.",
-    S.BUSY: "A call runs in it; in a server, as many as it takes at a time.",
-    S.RECYCLING: "Its call is over, and what that left is being removed.",
-    S.TERMINATING: "It is being ended. It counts until the machine has everything back.",
-    S.GONE: "It does not exist any more and counts nowhere.",
+    S.WARMING: "Its sandbox is being created, or specialised for a version.",
+    S.PARKED: "It takes no invocations: it is kept for a rollback, or for the next start of a "
+    "Python function, whose imports are done. The API counts it as warming.",
+    S.READY: "Nothing of an earlier invocation is left in it, and it can take the next one.",
+    S.BUSY: "An invocation runs in it; in a web server, several at a time.",
+    S.RECYCLING: "Its invocation is over, and what it left behind is being removed.",
+    S.TERMINATING: "It is ending. It counts until all its resources are free.",
+    S.GONE: "It no longer exists, and counts nowhere.",
 }
 
 IDLE = (InstanceState.READY, InstanceState.PARKED)

@@ -99,19 +99,19 @@ NEXT: Mapping[Status, Mapping[CallEvent, Status]] = {
     S.INTERRUPTED: {},
 }
 DESCRIPTIONS: Mapping[Status, str] = {
-    S.QUEUED: "It waits for an instance, or for its time. Accepted work has a record by then; "
-    "other calls do not.",
-    S.RUNNING: "It has an instance, and the record of its start is written.",
+    S.QUEUED: "It waits for an instance, or for its due time. Only asynchronous invocations have a "
+    "record in this state.",
+    S.RUNNING: "It has an instance, and its start is recorded.",
     S.SUCCESS: "Its handler exited with 0.",
     S.FAILED: "Its handler exited with another code, or was killed by a signal (128 + its number).",
-    S.TIMEOUT: "It did not end by its deadline and was killed with everything it had started.",
-    S.OOM: "It needed more memory than its limit and the kernel killed it (137).",
-    S.CANCELLED: "It was ended on request, because its function was deleted, or because the rest "
-    "of its caller's body did not come.",
-    S.ERROR: "The platform could not run it, or accepted work was too old to be started. A caller "
-    "who waited got a 503.",
-    S.INTERRUPTED: "The server ended while it ran, or may have run; whether its handler did its "
-    "work is not known.",
+    S.TIMEOUT: "It did not end by its deadline, and was killed with all its processes.",
+    S.OOM: "It exceeded its memory limit, and the kernel killed it (137).",
+    S.CANCELLED: "It was ended by a request, because its function was deleted, or because its "
+    "caller's body remained incomplete.",
+    S.ERROR: "The platform could not run it, or it was asynchronous and became too old. A waiting "
+    "caller got a 503.",
+    S.INTERRUPTED: "The server ended while it ran or may have run; whether its handler finished "
+    "its work is unknown.",
 }
 FINAL = frozenset(status for status, then in NEXT.items() if not then)
 

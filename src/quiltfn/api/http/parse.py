@@ -98,7 +98,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise NotOneText(f"the key {truncate(name, 80)!r} stands twice in one object")
+                raise NotOneText(f"the key {truncate(name, 80)!r} occurs twice in one object")
             seen.add(name)
     return result
 

@@ -221,7 +221,7 @@ class Route(msgspec.Struct, Generic[S_contra], frozen=True):
         if self.streams:
             return "the setting image_upload_max_bytes says how long an archive may be"
         setting = "invoke_body_max_bytes" if self.is_invoke else "body_max_bytes"
-        return f"the setting {setting} says how long the body may be"
+        return f"the setting {setting} limits the length of the body"
 
 
 # A route with unknown services: it can be described, but its handler can't be called.

@@ -33,7 +33,8 @@ class Context {
     #deadlineMs;
     clientContext = undefined;
     identity = undefined;
-    // Without effect: the result is sent at the handler's end, whatever waits in the event loop.
+    // Without effect: the result is sent at the handler's end, even if the event loop has work
+    // left.
     callbackWaitsForEmptyEventLoop = false;
 
     constructor(variables) {
@@ -51,7 +52,7 @@ class Context {
         return Math.max(0, this.#deadlineMs - Date.now());
     }
 
-    /** The same under its name in AWS Lambda. */
+    /** Like `remainingMs`, under its name in AWS Lambda. */
     getRemainingTimeInMillis() {
         return this.remainingMs();
     }
@@ -395,7 +396,7 @@ function turn() {
 
 // Serving ----------------------------------------------------------------------------------------
 
-/** Serves all invocations in this process. Its state survives, its children do not. */
+/** Serves all invocations in this process, which keeps its state; child processes are killed. */
 async function serveAll(guest, handler, resultFd) {
     const own = { ...process.env };
     for (;;) {
@@ -492,7 +493,7 @@ function readIfThere(path) {
 /** Handles ends of the process other than by the handler's result. */
 function watchEnds(guest) {
     process.on('uncaughtException', (error) => {
-        // A listener of the handler decides, if there is one.
+        // If the handler has a listener, the listener decides.
         if (process.listenerCount('uncaughtException') > 1) return;
         show(error);
         if (now.loading !== '') {

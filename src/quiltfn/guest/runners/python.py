@@ -506,7 +506,7 @@ def reap() -> None:
             pass
     except ChildProcessError:
         return
-    print("a process of the call before is still alive", file=sys.stderr, flush=True)
+    print("a process of the previous invocation is still alive", file=sys.stderr, flush=True)
     os._exit(1)
 
 

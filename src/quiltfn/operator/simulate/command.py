@@ -146,8 +146,9 @@ def parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(
         prog="quiltfn simulate",
         description="Replay a trace of invocations per minute with the keep-alive policies.",
-        epilog="AGAINST FIXED: cold starts compared with the fixed idle times that idle as long. A "
-        "function's first invocation is left out; each pre-warm costs a minute. "
+        epilog="AGAINST FIXED: cold starts compared with a fixed idle time that has the same total "
+        "idle time. A function's first invocation is left out; each pre-warm adds a minute of "
+        "idle time. "
         "exit codes: 0 done · 2 the trace or an option is wrong",
     )
     it.add_argument(
@@ -167,7 +168,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         type=idle_time,
         help=f"idle time to try, 1 to {IDLE_MAX_S:g}; repeatable (default "
-        f"{', '.join(f'{one:g}' for one in IDLE_S)}). for histogram, this is a budget",
+        f"{', '.join(f'{one:g}' for one in IDLE_S)}). histogram idles about as long in total as "
+        "a fixed rule with this time",
     )
     it.add_argument(
         "--placed",

@@ -31,7 +31,7 @@ T = TypeVar("T")
 Work = Callable[[Connection], T]
 BATCH_ROWS = 1000
 NOTHING_MISSING = "nothing is known to be missing"
-BUSY = "the database does not take writes at the moment: it is busy"
+BUSY = "the database accepts no writes at the moment: it is busy"
 
 
 class Unstorable(Exception):

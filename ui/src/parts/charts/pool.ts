@@ -21,11 +21,10 @@ const CELLS_MOST = 12;
 const BIG_CELLS_MOST = 60;
 /** The description of each kind of instance. */
 export const KINDS = {
-  busy: "It has a call, or is being cleaned after one",
-  ready: "It waits for a call",
+  busy: "It runs an invocation, or is being cleaned after one",
+  ready: "It waits for an invocation",
   warming: "It is being started",
-  parked:
-    "It takes no call: it is kept for a rollback, or for the next start, with its imports done",
+  parked: "It takes no invocations: it is kept for a rollback, or for a fast next start",
 } as const;
 type Kind = keyof typeof KINDS;
 const names = Object.keys(KINDS) as Kind[];

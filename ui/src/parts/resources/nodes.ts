@@ -11,7 +11,7 @@ const CELLS_MOST = 12;
 const SAID: Record<Verb, string> = {
   drain: "is drained: it accepts no invocations.",
   cordon: "is cordoned: it starts no queued invocations.",
-  uncordon: "does everything again.",
+  uncordon: "accepts and starts invocations again.",
   remove: "is removed from the fleet.",
 };
 const NAMES: Record<Verb, string> = {
