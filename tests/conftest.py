@@ -26,8 +26,8 @@ from quiltfn.store.database import steps
 NO_PROFILES = tempfile.TemporaryDirectory(prefix="quiltfn-config-")
 os.environ["XDG_CONFIG_HOME"] = NO_PROFILES.name
 os.environ.pop("QUILTFN_PROFILE", None)
-# A run in the background (`&`, nohup) ignores these signals, and so would each program that a test
-# starts and then interrupts. If a signal has a handler here, programs get its default action.
+# A run in the background (`&`, nohup) ignores these signals, and so would programs that a test
+# starts and then interrupts. With a handler here, programs get the default action.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
@@ -84,8 +84,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Imported modules stay, as in a server, so garbage is searched only in what tests create. What
-    imports left is collected before, so that unclosed resources are reported.
+    """As in a server, imported modules are excluded from garbage collection. Garbage of imports is
+    collected first, so that unclosed resources are reported.
     """
     gc.collect()
     gc.freeze()
@@ -100,7 +100,7 @@ def compile_changed() -> None:
 
 @pytest.fixture(autouse=True)
 def whole_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page of a list in this process does not end early because the machine is busy."""
+    """Keeps pages of lists in this process from ending early on a busy machine."""
     for module, name in (
         (steps, "STEPS_S"),
         (record_list, "ROWS_S"),
@@ -126,8 +126,8 @@ def _servers() -> Iterator[Callable[[str], Server]]:
 
 @pytest.fixture(scope="module")
 def shared(_servers: Callable[[str], Server], request: pytest.FixtureRequest) -> Iterator[Server]:
-    """The session's server, for tests that leave it as they found it; only functions and runtimes
-    may stay, until the end of the module.
+    """The session's server, for tests that leave it unchanged, except for functions and runtimes,
+    which are removed at the end of the module.
     """
     server = _servers(gvisor(request))
     yield server if server.process else server.start()

@@ -1,7 +1,7 @@
-"""Processes of a test that start with their imports done: forked from a process that has them.
+"""Processes for tests that are forked from a process with all imports.
 
-Imports take most of the time of a short process. Each is still a process of its own that can be
-killed: it opens its files and connections itself and shares them with no other process.
+Imports would take most of a short process's time. Each is a separate process that can be killed,
+and shares no files or connections with others.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ CONTEXT.set_forkserver_preload(
 
 
 def _end_server() -> None:
-    """Otherwise Python may never end, mostly after a failed test: it waits for its resource
-    tracker, which waits for the fork server, which waits for the end of this process.
+    """End the fork server. Otherwise, mostly after a failed test, Python may never end: it waits
+    for its resource tracker, which waits for the fork server, which waits for the end of this
+    process.
     """
     server: Any = forkserver._forkserver
     server._stop()
@@ -70,7 +71,9 @@ class Child:
         return code
 
     async def lines(self) -> asyncio.StreamReader:
-        """Its standard output for the running loop, instead of `said`; call this once."""
+        """The lines of its standard output, for the running loop; replaces `said`. Call this
+        once.
+        """
         stream = asyncio.StreamReader(limit=1 << 30)
         self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(stream), self.said
@@ -78,7 +81,7 @@ class Child:
         return stream
 
     def end(self) -> None:
-        """End the process, whatever happened before: nothing of it runs or is open afterwards."""
+        """End the process in any state, and close its files."""
         self._process.kill()
         self._process.join()
         self._process.close()
@@ -91,8 +94,8 @@ class Child:
 
 @contextmanager
 def forked(work: Callable[..., None], *arguments: object) -> Iterator[Child]:
-    """A process that calls `work`, a function of a module, with pickled `arguments`. It is ended at
-    the end of the block.
+    """A process that calls `work`, a function of a module, with pickled `arguments`. It ends with
+    the block.
     """
     reads, tells = CONTEXT.Pipe(duplex=False)
     hears, writes = CONTEXT.Pipe(duplex=False)

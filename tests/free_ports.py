@@ -1,4 +1,4 @@
-"""Ports for programs that must be told their port before they listen."""
+"""Ports for programs that need to know their port before they listen."""
 
 import random
 import socket
@@ -11,8 +11,8 @@ _claims: list[socket.socket] = []
 def free_port() -> int:
     """A port of 127.0.0.1 that is unused, and reserved for this process until it ends.
 
-    The kernel gives it to no program that requests any port: it is outside of the range for those.
-    Other tests leave it alone while a socket of this process has its name.
+    The port is outside of the range from which the kernel takes ports for programs that request any
+    port. Other tests avoid it while a socket of this process has its name.
     """
     first, last = map(int, RANGE.read_text().split())
     outside = [*range(10_000, first), *range(last + 1, 65_536)] or range(10_000, 65_536)

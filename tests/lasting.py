@@ -12,10 +12,10 @@ Made = TypeVar("Made")
 
 
 class Lasting(Generic[Made]):
-    """Created for the first module whose tests request it, and closed after the last consecutive
-    one.
+    """A resource that is created for the first module whose tests request it, and closed after the
+    last consecutive one.
 
-    Close it in a fixture of the session, and lend what it creates in a fixture of a module.
+    Close this object in a fixture of the session; lend the resource in a fixture of a module.
     """
 
     def __init__(self, make: Callable[[], AbstractContextManager[Made]]) -> None:
@@ -37,6 +37,6 @@ class Lasting(Generic[Made]):
             self.close()
 
     def close(self) -> None:
-        """Close what it has created."""
+        """Close the resource."""
         self._made.clear()
         self._stack.pop_all().close()

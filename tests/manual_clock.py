@@ -7,7 +7,7 @@ from quiltfn.ports import ClockReading
 
 
 class ManualClock:
-    """`clock.ResumableClock`; `time` is its reading, in any kind of seconds."""
+    """A `clock.ResumableClock`. `time`: its reading, for all kinds of seconds."""
 
     resumed: ClockState | None = None
     jump_s = 0.0
@@ -28,7 +28,7 @@ class ManualClock:
     trusted = timestamp
 
     def resume(self, state: ClockState | None) -> None:
-        """Records the state only: tests set the reading."""
+        """Only records the state, since tests set the reading."""
         self.resumed = state
 
     def go_by(self, reading: ClockReading) -> None:

@@ -3,8 +3,7 @@
 It runs in a temporary directory, under an unprivileged uid, and ends by itself even if the tests
 are killed. It listens on a Unix socket, where every user may log in as any role, and on a port of
 127.0.0.1, which requires the password. Databases belong to an ordinary role. They sort text by a
-language's rules, as most installations do, so no query can rely on the order of bytes without
-naming it.
+language's rules, as in most installations, so queries that need the order of bytes must name it.
 """
 
 import atexit
@@ -33,10 +32,10 @@ from timeouts import scaled
 INSTALLED = Path("/usr/lib/postgresql")
 ROLE, PASSWORD = "quiltfn", "a pass/word: of@the?tests%20"
 START_S, STOP_S = 30.0, 30.0  # before `scaled`
-# In memory if there is enough: on ext4 the 300 files of a new database take half a second, mostly
-# to skip the inodes of files that were just removed.
+# In memory, if there is enough: on ext4, the 300 files of a new database take half a second, mostly
+# to skip the inodes of recently removed files.
 IN_MEMORY, ROOM_BYTES = Path("/dev/shm"), 1 << 30
-# A killed database keeps its writes, since the machine stays up: no need to sync.
+# no syncs, since writes of a killed database survive while the machine stays up
 OPTIONS = (
     "fsync=off",
     "full_page_writes=off",
@@ -45,7 +44,8 @@ OPTIONS = (
     "max_wal_size=128MB",
     "shared_buffers=32MB",
     "max_connections=60",
-    "dynamic_shared_memory_type=mmap",  # in its directory: a killed one leaves nothing elsewhere
+    # In its directory, so that a killed cluster leaves nothing elsewhere.
+    "dynamic_shared_memory_type=mmap",
     "listen_addresses=127.0.0.1",
     "log_line_prefix=%m [%p] %d ",
 )
@@ -65,12 +65,14 @@ def why_not() -> str | None:
 
 
 class Cluster:
-    """A PostgreSQL with any number of databases. Start it in the main thread: it ends with the
-    thread that started it.
+    """A PostgreSQL with any number of databases. Start it in the main thread, since it ends with
+    the thread that started it.
     """
 
     def __init__(self, directory: Path, programs: Path, options: Sequence[str] = OPTIONS) -> None:
-        """`directory`: an empty one that every user may enter. `options`: its settings."""
+        """`directory`: an empty directory that every user may enter. `options`: settings of
+        PostgreSQL.
+        """
         self.directory, self._programs, self._options = directory, programs, options
         self.data, self.sockets, self.log = (
             directory / name for name in ("data", "sockets", "log")
@@ -91,7 +93,7 @@ class Cluster:
         options = [word for one in settings for word in ("-c", one)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                # If the tests are killed, the kernel tells it to stop.
+                # if the tests are killed, the kernel sends it a signal to stop
                 self._as_user("--pdeathsig=INT", "postgres", "-D", str(self.data), *options),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -108,7 +110,7 @@ class Cluster:
                 time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop it normally, with every connection to it. Harmless when repeated."""
+        """Stop it normally, ending every connection. May be repeated."""
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
@@ -117,7 +119,9 @@ class Cluster:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Meanwhile, stop all its processes: connections stay, without any response."""
+        """During the block, all its processes are stopped: connections stay, but get no
+        response.
+        """
         processes = self.processes()
         for pid in processes:
             os.kill(pid, signal.SIGSTOP)
@@ -162,7 +166,7 @@ class Cluster:
         URL.
         """
         words = map(sql.Identifier, (name, ROLE, template))
-        # Copied as files: without syncs that takes a tenth of the time.
+        # copied as files, which without syncs takes a tenth of the time
         made = "CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY FILE_COPY"
         self.run(sql.SQL(made).format(*words))
         return self.url(name)
@@ -213,7 +217,8 @@ class Cluster:
         if self.process is None:
             return
         if number == signal.SIGKILL:
-            os.kill(self.process.pid, signal.SIGSTOP)  # it starts no others from now on
+            # Stopped first, so that it starts no other process.
+            os.kill(self.process.pid, signal.SIGSTOP)
             for pid in reversed(self.processes()):
                 _kill(pid)
         else:
@@ -224,8 +229,8 @@ class Cluster:
 
 
 def _kill(pid: int) -> None:
-    """Returns once the process has ended: until then it holds the cluster's shared memory, and no
-    other cluster can start on the same files.
+    """Kill a process, and return once it has ended. Until then, it holds the cluster's shared
+    memory, and no other cluster can start with the same files.
     """
     with contextlib.suppress(ProcessLookupError):
         ended = os.pidfd_open(pid)
@@ -239,7 +244,7 @@ def _kill(pid: int) -> None:
 @contextlib.contextmanager
 def started(options: Sequence[str] = OPTIONS, *, is_in_memory: bool = True) -> Iterator[Cluster]:
     """A cluster for one test, which may stop and kill it; skips the test if there is no PostgreSQL.
-    Nothing of it is left afterwards. `is_in_memory`: whether its files are, if there is room.
+    It is removed at the end. `is_in_memory`: whether its files are in memory, if there is room.
     """
     where = programs()
     if where is None:
@@ -286,8 +291,8 @@ def database_of(path: Path, fill: Callable[[str], None] | None = None) -> str:
     """The URL of a directory's database; created at the first call, and removed by
     `drop_databases`.
 
-    `fill` gets the URL of an empty database once in this process: every database is a copy of what
-    it created there.
+    `fill` is called once in this process, with the URL of an empty database; every database is a
+    copy of the filled one.
     """
     cluster = running()
     name = "of_" + hashlib.sha256(os.fspath(path).encode()).hexdigest()[:24]

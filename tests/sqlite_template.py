@@ -1,4 +1,4 @@
-"""Data directories whose SQLite database has its schema already.
+"""Data directories with a SQLite database that already has its schema.
 
 Creating the schema takes most of the time of a small test of a store, so it is done once in a
 process. Starts in an empty directory are tested by `contract/test_store_start.py` and by every real
@@ -26,7 +26,7 @@ def with_schema(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         whole = path.with_name(f"{path.name}-{os.getpid()}.template")
         shutil.copy(_template(), whole)
-        with contextlib.suppress(FileExistsError):  # another process was first
+        with contextlib.suppress(FileExistsError):  # another process has already done it
             os.link(whole, path / NAME)
         whole.unlink()
     return path
@@ -39,7 +39,8 @@ def _template() -> Path:
     made = Path(directory) / "data"
 
     async def make() -> None:
-        async with open_sqlite(made, alone=False):  # as a tool: no server was here
+        # Opened as by a tool, since no server has used the directory.
+        async with open_sqlite(made, alone=False):
             pass
 
     with ThreadPoolExecutor(1) as thread:  # the caller may run in its own event loop

@@ -1,7 +1,7 @@
-"""How long a test waits on this machine.
+"""Adapts time limits and waits of tests to this machine.
 
-Seconds in a test are written for an idle machine that is not emulated. Two variables, both 1 by
-default, change them:
+Tests name seconds for an idle machine with a real CPU. Two variables, both 1 by default, change
+them:
 
 - QUILTFN_TEST_TIME_FACTOR: an emulated CPU is slower by about one factor. The program that creates
   the machine sets it (`scripts/machine.py`). It multiplies everything that a test waits for.
@@ -17,7 +17,7 @@ BUSY_FACTOR = float(os.environ.get("QUILTFN_TEST_BUSY_FACTOR") or 1)
 
 
 def scaled(seconds: float) -> float:
-    """A limit or timeout for something that takes at most `seconds` on an idle machine."""
+    """A time limit for something that takes at most `seconds` on an idle machine."""
     return seconds * max(FACTOR, BUSY_FACTOR)
 
 

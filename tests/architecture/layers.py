@@ -1,7 +1,7 @@
-"""Which package of `quiltfn` may import which, and the layers that follow from that.
+"""The packages of `quiltfn` that each package may import, and the resulting layers.
 
-A late import or one for type checking counts too. A row names what the package imports, no more and
-no less, and a new package needs a row. docs/architecture.md has the table, by scripts/generate.py.
+Late imports and those for type checking count, too. A row names exactly what the package imports,
+and a new package needs a row. scripts/generate.py writes the table to docs/architecture.md.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "__init__": {"sdk"},
 }
 
-# The same below `quiltfn.store`. `migrations` is a part of `database`, which Alembic runs.
+# The same table for the packages below `quiltfn.store`. `migrations` is a part of `database`, which
+# Alembic runs.
 STORE_MAY_KNOW: dict[str, set[str]] = {
     "database": set(),
     "functions": {"database"},

@@ -20,8 +20,8 @@ def grave_findings(page: Page) -> list[str]:
 
 
 def assert_usable(page: Page, camera: Camera, picture: str) -> None:
-    """Check that axe has no serious finding in light and in dark, and that everything is within the
-    window. Takes pictures if they are wanted.
+    """Check that axe has no serious finding, in light and in dark, and that everything fits into
+    the window. Takes pictures if they are requested.
     """
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")

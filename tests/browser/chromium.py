@@ -23,7 +23,7 @@ addEventListener("securitypolicyviolation", (event) => console.error(
 
 
 def why_no_browser() -> str | None:
-    """Why no browser can be started here, or None."""
+    """Why no browser can be started here; None: one can."""
     return None if os.access(CHROMIUM, os.X_OK) else f"needs {CHROMIUM}"
 
 

@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[Server]:
-    """The shared server. Tests leave what they created, and use names of their own."""
+    """The shared server. Tests use unique names, and may leave what they have created."""
     with watched() as server:
         yield server.start()
 
@@ -51,7 +51,7 @@ def _browsers() -> Iterator[Lasting[Browser]]:
         yield browsers
 
 
-# Not for the whole session: while it is open, no other test can have its own event loop.
+# Not for the whole session: while the browser is open, no other test can have its own event loop.
 @pytest.fixture(scope="module")
 def chromium(_browsers: Lasting[Browser], request: pytest.FixtureRequest) -> Iterator[Browser]:
     with _browsers.lent(request) as browser:
@@ -97,7 +97,7 @@ def open_page(
     chromium: Browser, site: Server, expected: list[str], deployed: Callable[..., Function]
 ) -> Iterator[Callable[..., Page]]:
     """Opens pages, each in its own context, with the options of `Browser.new_context`."""
-    del deployed  # requested only so that it ends later
+    del deployed  # requested only to end after the pages
     with ExitStack() as stack:
         yield lambda url=site.url, **more: stack.enter_context(
             watched_page(chromium, url, expected, **more)

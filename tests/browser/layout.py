@@ -1,10 +1,10 @@
-"""Finds what does not fit into the window: of the page as a whole, its cells, and its controls."""
+"""Finds parts of a page, its cells and its controls that do not fit into the window."""
 
 from playwright.sync_api import Page, expect
 
 from browser.pictures import HEIGHT, WIDTHS
 
-# Rows that scroll sideways on purpose: they fade at the side where they continue.
+# Rows that intentionally scroll sideways: they fade at the side where they continue.
 MISFITS = """
 () => {
   const found = [], width = document.documentElement.clientWidth;

@@ -65,8 +65,8 @@ ENVIRONMENT = {"SHOP_REGION": "eu-west", "MAIL_FROM": "shop@example.com"}
 
 @dataclass(frozen=True)
 class Scene:
-    """What was created. `functions`: ids by name. `calls`: the path of an invocation's page after
-    #/, by what it shows.
+    """What was created. `functions`: ids by name. `calls`: the paths of invocations' pages after
+    #/, by what each shows.
     """
 
     functions: Mapping[str, str]
@@ -158,7 +158,7 @@ def _calls(client: Client, functions: Mapping[str, str]) -> dict[str, str]:
         record = functions_of.invoke(name, payload, timeout_seconds=timeout_seconds)
         return record.invocation_id
 
-    # While one runs, the next one finds no ready instance.
+    # while an invocation runs, the next one finds no ready instance
     with ThreadPoolExecutor(1) as beside:
         held = beside.submit(invoke, "make-thumbnail", {"key": CUPS[0], "seconds": 4})
         while not functions_of.get_pool("make-thumbnail").busy_count:

@@ -50,7 +50,7 @@ BUSY_S = 8.0
 
 
 SEEN_MS = 2_500  # so that animations have ended
-CUSTOMERS_S = 20.0  # how long functions were invoked before the first picture
+CUSTOMERS_S = 20.0  # seconds for which functions are invoked before the first picture
 BUSY = ("make-thumbnail", "make-thumbnail", "make-thumbnail", "send-invoice", "price-feed")
 
 

@@ -29,7 +29,9 @@ def open_store(request: pytest.FixtureRequest) -> Iterator[StoreOpener]:
 
 @pytest.fixture(params=STORES)
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A directory whose store `opened_as_before` opens, also in a process that is killed."""
+    """A directory whose store `opened_as_before` can open, also in a process that the test
+    kills.
+    """
     if request.param == "postgresql":
         url_of(tmp_path)
     yield tmp_path

@@ -53,7 +53,7 @@ async def an_accepted(queue: SqlWork, function: Function, **changes: Any) -> str
 async def claimed(
     queue: SqlWork, function: Function, limit: int = 1, now_ms: int = NOW_MS
 ) -> list[Invocation]:
-    """Claims work once; returns the records."""
+    """Makes one claim; returns the records of the claimed work."""
     claim = await queue.claim(function.id, limit, now_ms, is_begun=False)
     return [one.record for one in claim.work]
 
@@ -61,7 +61,7 @@ async def claimed(
 async def attempted(
     journal: SpoolJournal, record: Invocation, code: int = 0, **outcome: Any
 ) -> Invocation:
-    """Starts and ends claimed work, and commits that."""
+    """Starts and ends claimed work, and commits both."""
     journal.opened(begun(record))
     ended = replace(done(begun(record), code), outcome=WorkOutcome(**outcome))
     journal.closed(ended)

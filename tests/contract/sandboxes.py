@@ -66,7 +66,9 @@ def fake_kind() -> Kind:
 
 @contextlib.asynccontextmanager
 async def real_kind(shared: socket.socket) -> AsyncIterator[Kind]:
-    """Uses the channel of a launcher that several tests share, one after the other."""
+    """Real sandboxes, by the channel of a launcher that several tests share, one after the
+    other.
+    """
     channel = LauncherChannel(shared.dup())
     try:
         yield Kind(
@@ -81,9 +83,9 @@ async def real_kind(shared: socket.socket) -> AsyncIterator[Kind]:
 
 @contextlib.contextmanager
 def launcher() -> Iterator[socket.socket]:
-    """A separate launcher, and the channel to it. Checks that nothing of it is left."""
+    """A separate launcher, and the channel to it. At the end, checks that nothing of it is left."""
     with tempfile.TemporaryDirectory(prefix="quiltfn-") as directory:
-        Path(directory).chmod(0o711)  # a sandbox's root user must be able to reach it
+        Path(directory).chmod(0o711)  # a sandbox's root user must be able to reach the directory
         with launcher_in(Path(directory)) as channel:
             yield channel
 

@@ -28,8 +28,8 @@ from quiltfn.store.database import database, nodes, postgres_connection
 from quiltfn.store.opening_postgresql import open_postgresql
 from timeouts import scaled
 
-# How long a write waits for others, and for earlier ones in its own thread, which other tests may
-# delay. HELD_S: for tests that hold the lock until a write gives up.
+# Seconds that a write waits for other writers, and for earlier writes in its thread, which other
+# tests may delay. HELD_S: for tests that hold the lock until a write gives up.
 BUSY_TIMEOUT_S, HELD_S = scaled(5.0), 0.3
 
 
@@ -84,7 +84,7 @@ STORES: dict[str, StoreOpener] = {
 # For tests of SQLite's own features: its file, its plans, its locks.
 OF_SQLITE = pytest.mark.parametrize("open_store", ["sqlite"], indirect=True)
 
-# Likewise for several servers that share a store; the second argument is the node's name.
+# The same for several servers that share a store; the second argument is the node's name.
 SharedStoreOpener = Callable[[Path, str], AbstractAsyncContextManager[SqlStore]]
 SHARED_STORES: dict[str, SharedStoreOpener] = {
     "sqlite": lambda path, node_id: on_sqlite(
@@ -98,7 +98,7 @@ SHARED_STORES: dict[str, SharedStoreOpener] = {
 async def opened_journal(
     store: SqlStore, path: Path, **options: Any
 ) -> AsyncIterator[SpoolJournal]:
-    """A started journal, which is closed at the end in any state."""
+    """A started journal. It is closed at the end, whatever its state."""
     journal = SpoolJournal(store.database, path, ManualClock(), **options)
     await journal.start()
     try:
@@ -230,7 +230,7 @@ def change(path: Path, *statements: str) -> None:
 
 
 def is_on_postgresql(path: Path) -> bool:
-    """Whether its store is one of `on_postgresql`."""
+    """Whether the directory's store was opened by `on_postgresql`."""
     return (path / "postgresql.url").exists()
 
 
@@ -244,8 +244,8 @@ async def eventually(true: Callable[[], Awaitable[bool]], within_s: float = 5.0)
 
 @contextlib.contextmanager
 def files_at_most(size: int) -> Iterator[None]:
-    """The kernel lets no file of this process grow beyond `size` bytes: writes are cut short there
-    and then fail, as on a full disk.
+    """Limits files of this process to `size` bytes: the kernel cuts writes short there, and further
+    ones fail, as on a full disk.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

@@ -31,11 +31,11 @@ from timeouts import scaled
 
 MIB = 1024 * 1024
 RSS_MAX_MIB = 300
-HEALTH_MAX_S = 2.0  # while attackers share two processors with the server
-FILES_BESIDE = 32 + 64  # descriptors kept free, and those that a server needs itself
+HEALTH_MAX_S = 2.0  # for a server that shares two CPUs with the attackers
+FILES_BESIDE = 32 + 64  # descriptors that must stay free, and those that the server itself needs
 FILES_OF_A_SANDBOX = 2
-SANDBOXES = 40  # more than any attack has instances
-DISK_MAX_MIB = 12 * 1024  # what the attacks can store with default settings
+SANDBOXES = 40  # more instances than any attack has
+DISK_MAX_MIB = 12 * 1024  # the maximum that attacks can store with default settings
 SAMPLE_S = 0.5
 TENANTS = 2
 JSON = {"Content-Type": "application/json"}
@@ -112,7 +112,7 @@ Attack = Callable[[Target], Awaitable[None]]
 
 
 async def silent(at: Target) -> None:
-    """Connects and sends nothing."""
+    """Connects, but sends nothing."""
     reader, writer = await at.connect()
     try:
         await reader.read(1)
@@ -178,7 +178,7 @@ async def trickled_bodies(at: Target) -> None:
 
 
 async def unread(at: Target) -> None:
-    """Requests long responses and reads none."""
+    """Requests long responses, but reads none."""
     reader, writer = await at.connect()
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     try:
@@ -191,7 +191,7 @@ async def unread(at: Target) -> None:
 
 
 async def unread_pages(at: Target) -> None:
-    """Requests pages of long records and reads none."""
+    """Requests pages of long records, but reads none."""
     path = at.function("head -c 3000000 /dev/zero | tr '\\0' x", max_instances=4)
     reader, writer = await at.connect()
     reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -209,13 +209,13 @@ async def pages(at: Target) -> None:
 
 
 async def long_output(at: Target) -> None:
-    """Invocations with as much output as is stored, in bytes that take six each in JSON."""
+    """Invocations with the maximum stored output, whose bytes take six bytes each in JSON."""
     path = at.function("head -c 6291456 /dev/zero", max_instances=30)
     await at.ask(at.request("POST", path + "/invoke"))
 
 
 async def kept_answers(at: Target) -> None:
-    """The same with idempotency keys, so that the responses are stored."""
+    """Like `long_output`, with idempotency keys, so that the responses are stored."""
     path = at.function("head -c 6291456 /dev/zero | tr '\\0' x", max_instances=30)
     key = {"Idempotency-Key": os.urandom(8).hex()}
     await at.ask(at.request("POST", path + "/invoke", key))
@@ -345,7 +345,7 @@ async def attacked(targets: Sequence[Target], attack: Attack, count: int, second
 
 
 def broken(seen: Seen) -> list[str]:
-    """The bounds that did not hold."""
+    """The bounds that were exceeded."""
     files = Settings().connections_max + FILES_BESIDE + FILES_OF_A_SANDBOX * SANDBOXES
     most = {
         "rss_mib": RSS_MAX_MIB,
@@ -362,7 +362,7 @@ def broken(seen: Seen) -> list[str]:
 
 
 def run(names: list[str], seconds: float) -> list[str]:
-    """Every attack in turn, on one server; returns the bounds that broke."""
+    """Run all attacks in turn on one server; return the exceeded bounds."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     chosen = {one: count for one, count in ATTACKS.items() if not names or one.__name__ in names}

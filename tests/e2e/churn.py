@@ -1,8 +1,8 @@
 """Churn: two hundred clients that change and invoke a few functions, and kill their instances.
 
 `scripts/soak churn` runs it for ten minutes, `test_herd.py` for ten seconds. Checks that no
-function exceeds its maximum of instances, that the limits of simultaneous calls stay within the
-budget, and that the pools match the OCI runtime's list afterwards.
+function exceeds its maximum of instances, that the limits of simultaneous invocations stay within
+the budget, and that the pools match the OCI runtime's list afterwards.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from e2e.timed_client import sandboxes as on_host
 
 BUDGET_MIB = 1024
 OPTIONS = f"--prewarmed 0 --memory-budget-mib {BUDGET_MIB}"
-MAXIMA = (2, 3, 4, 5)  # max_instances of the functions
-MEMORY_MIB = (256, 512)  # of versions
+MAXIMA = (2, 3, 4, 5)  # of the functions
+MEMORY_MIB = (256, 512)  # memory limits of versions
 # Prints its start and end by the host's clock, and its version's memory limit.
 HANDLER = 'date +%s%N; sleep 0.005; date +%s%N; echo "${LIMIT:-256}"'
 THINK_S = 2.0
@@ -169,7 +169,9 @@ async def churn(server: Server, seconds: float, clients: int, seed: int) -> Repo
 
 
 async def _check_rest(it: Churn) -> None:
-    """The pools match the OCI runtime's list, and every function works as before."""
+    """Checks that the pools match the OCI runtime's list, and that every function works as
+    before.
+    """
 
     async def agrees() -> bool:
         pools = [await one.pool() for one in it.functions]

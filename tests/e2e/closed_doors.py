@@ -1,6 +1,6 @@
-"""Run as a handler: tries the system calls that `forbidden.py` does not, and prints the outcome of
-each. "open" is a failure of the sandbox; anything else is the name of an error, or of the signal
-that ended the try. System call numbers are x86_64's.
+"""Run as a handler: tries the system calls that `forbidden.py` doesn't try, and prints the outcome
+of each. "open" is a failure of the sandbox; any other outcome is the name of an error, or of the
+signal that ended the attempt. System call numbers are x86_64's.
 """
 
 import ctypes
@@ -78,14 +78,14 @@ def option(family, kind, level, number, upper=0):
 
 
 def at_upper(number, *arguments):
-    """The same with an upper bit, which a filter that compares 64 bits sees and the kernel
-    ignores.
+    """Like `of_file`, with an upper bit set, which the kernel ignores, but not a filter that
+    compares 64 bits.
     """
     return call(number, *(ctypes.c_long(one | UPPER) for one in arguments))
 
 
 def of_file(number, *arguments, path="/usr/bin/env"):
-    """A call whose first argument is a file, or a directory, that every sandbox can read."""
+    """A system call whose first argument is a file or directory that every sandbox can read."""
 
     def attempt():
         file = os.open(path, os.O_RDONLY)
@@ -101,8 +101,8 @@ def read_with(flags):
         offset = [ctypes.c_long(0)] * 2
         last = ctypes.c_long(flags)
         read = of_file(327, ctypes.c_char_p(vector), ctypes.c_long(1), *offset, last)
-        # The kernel itself returns this for uncached data, and for files of an overlay: the call is
-        # allowed.
+        # The call is allowed: the kernel itself returns this error for uncached data, and for files
+        # of an overlay.
         try:
             read()
         except OSError as error:
@@ -125,7 +125,9 @@ def steal_input():
 
 
 def of_terminal(number, value):
-    """On its own terminal; both are refused because of their effects on terminals of others."""
+    """Two requests on the handler's own terminal; both are refused because of their effects on
+    terminals of others.
+    """
 
     def attempt():
         fcntl.ioctl(os.openpty()[1], number, value)
@@ -140,7 +142,7 @@ def mount(kind, options):
 tries = {f"call {name}": call(number, 0, 0, 0, 0, 0, 0) for name, number in NUMBERS.items()}
 for name, flag in FLAGS.items():
     tries[f"call unshare {name}"] = call(272, flag)
-    if name != "time":  # there, that bit is a part of the signal
+    if name != "time":  # here, this bit is a part of the signal
         tries[f"call clone {name}"] = call(56, flag | 17, 0, 0, 0, 0)
 for family in FAMILIES:
     for kind in (1, 2, 3):

@@ -25,8 +25,8 @@ NEVER_FORKED = "serve"
 def run(
     words: Sequence[str], timeout_s: float, *, cwd: str, env: Mapping[str, str]
 ) -> tuple[int, str, str]:
-    """The exit code of a command, its output and its errors. Raises `subprocess.TimeoutExpired` if
-    it took too long; it was killed then.
+    """The exit code of a command, its output and its errors. A command that takes too long is
+    killed; then raises `subprocess.TimeoutExpired`.
     """
     with (
         open(os.devnull, "rb") as nothing,

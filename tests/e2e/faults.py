@@ -20,7 +20,7 @@ esac
 exec {crun} "$@"
 """
 
-# The runtime refuses hosts with v1 beside v2, so there it must not see the v2 tree.
+# crun refuses hosts with v1 beside v2, so it must not see the v2 tree there.
 HIDE = 'mount -t tmpfs none /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
 NO_HYBRID = ["unshare", "--mount", "--propagation", "private", "sh", "-c", HIDE, "sh"]
 

@@ -1,5 +1,5 @@
-"""Run as a handler: tries what a handler must not be able to do, and prints the outcome of each
-try. 0 is success, anything else the errno of its failure. System call numbers are x86_64's.
+"""Run as a handler: tries actions that must be impossible for handlers, and prints the outcome of
+each. 0 is success, any other number is the errno. System call numbers are x86_64's.
 """
 
 import ctypes
@@ -125,7 +125,7 @@ TRIES = {
 }
 result = {}
 for name, attempt in TRIES.items():
-    pid = os.fork()  # the effects of a try stay in its process
+    pid = os.fork()  # in its own process, so that each attempt affects only itself
     if pid == 0:
         try:
             attempt()

@@ -35,7 +35,7 @@ class Disk:
 
 
 class NoRoom(Exception):
-    """The expected error."""
+    """Checks that the block raises the error of a full disk."""
 
 
 def write(file: int, data: bytes) -> None:

@@ -31,7 +31,9 @@ class Call:
 
 
 def is_spent(status: int, body: Record | None) -> bool:
-    """Whether the key has this response for good, since its first request ended with the server."""
+    """Whether the key keeps this response permanently, since its first request ended with the
+    server.
+    """
     return (
         status == 503
         and body is not None
@@ -42,7 +44,9 @@ def is_spent(status: int, body: Record | None) -> bool:
 
 @dataclass
 class Owned:
-    """A function that one client changes. `sent`: descriptions that were never acknowledged."""
+    """A function that one client changes. `sent`: sent descriptions that were never
+    acknowledged.
+    """
 
     name: str
     id: str | None = None
@@ -79,8 +83,8 @@ class Verdict:
     never_final: int = 0
     disorder: int = 0
     functions: int = 0
-    lost_late: int = 0  # within the time that a power cut may cost; allowed
-    oldest_late_s: float = 0.0  # how long before the cut the first of these was acknowledged
+    lost_late: int = 0  # losses within the time that a power cut may cost, which are allowed
+    oldest_late_s: float = 0.0  # the maximum time from the acknowledgement of a loss to the cut
     examples: list[str] = field(default_factory=list)
 
     @property
@@ -110,8 +114,9 @@ def judge(
     cuts: Iterable[tuple[float, float]] = (),
     may_lose_s: float = 0.0,
 ) -> Verdict:
-    """Compares. `cuts`: when power was cut, and when the server was dead; a change acknowledged
-    between `may_lose_s` before the first and the second may be lost.
+    """Compares responses and data. `cuts`: pairs of the time of a power cut and the time at which
+    the server was dead. Changes may be lost if they were acknowledged between `may_lose_s` before
+    the cut and that death.
     """
     verdict = Verdict()
     cuts = list(cuts)
@@ -130,13 +135,15 @@ def judge(
 
 
 def lateness(at: float, cuts: list[tuple[float, float]], may_lose_s: float) -> float | None:
-    """How long before a cut, if that is short enough that the cut may have caused the loss."""
+    """The time from `at` to a cut that may have caused the loss; None: there is no such cut."""
     ages = (max(0.0, cut - at) for cut, dead in cuts if cut - may_lose_s <= at <= dead)
     return next(ages, None)
 
 
 def gives_way(record: Record) -> bool:
-    """Whether another node recorded this end for a lost node, whose own end may arrive later."""
+    """Whether another node has recorded this end for a lost node, whose own record may arrive
+    later.
+    """
     return record["status"] == "interrupted" and record.get("error_message") == NODE_LOST.sentence
 
 
@@ -168,7 +175,9 @@ def _judge_call(
 
 
 def _judge_records(records: list[Record], verdict: Verdict) -> None:
-    """Newest first; ids give the order of invocations, and times must not contradict it."""
+    """Checks the order of records, newest first: ids give the order of invocations, and times must
+    not contradict it.
+    """
     for record in records:
         if record["status"] not in FINAL:
             verdict.note("never_final", f"{record['invocation_id']} is {record['status']}")

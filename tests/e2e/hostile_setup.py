@@ -23,7 +23,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def times(few: int, many: int) -> int:
-    """The number of tries: in scripts/test, or in `scripts/soak hostile`."""
+    """The number of attempts: the first in scripts/test, the second in `scripts/soak hostile`."""
     return many if IN_FULL else few
 
 
@@ -47,7 +47,9 @@ def serving(crun: str = CRUN, options: str = "--prewarmed 0") -> Iterator[Server
 
 @contextmanager
 def ground() -> Iterator[Ground]:
-    """Afterwards checks that the host is unchanged, and that the victim was not affected."""
+    """The environment. At the end, checks that the host is unchanged, and that the victim was not
+    affected.
+    """
     with ExitStack() as stack:
         server = stack.enter_context(serving())
         places = (Path("/"), Path("/root"), Path("/tmp"), server.data_dir)
@@ -77,7 +79,7 @@ def script(code: str) -> str:
 
 
 def of_another_tenant(server: Server, tenant: str) -> Callable[..., Any]:
-    """A function like `server.call`, with requests as that tenant."""
+    """A function like `server.call`, whose requests are those of the given tenant."""
     key = make_key(server, "--tenant", tenant, "--scope", "write")["key"]
     until_known(server, key)
 

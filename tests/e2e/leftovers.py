@@ -18,7 +18,7 @@ from quiltfn.launcher.state import BLOCK, UIDS_DIR, UIDS_PER_SANDBOX
 from timeouts import scaled
 
 UIDS = range(0x7000_0000, 0x8000_0000)
-# Each server has one of these.
+# Each server has one uid of these.
 SERVER_UIDS = range(UIDS[0], UIDS[0] + 65_536)
 NETNS = Path("/run/netns")
 OF_A_SERVER = re.compile(r"/quiltfn(?:/|-server-)([0-9a-f]{8})(?:/|$)", re.M)
@@ -35,9 +35,10 @@ class Traces:
 
 
 def look(root: Path | None, run_dir: Path, servers: Iterable[str]) -> Traces:
-    """Everything on the host that belongs to these servers.
+    """Traces of everything on the host that belongs to these servers.
 
-    `root`: the directory in their command lines; None if one of them may be running.
+    `root`: the directory in their command lines; None: not searched, since one of them may be
+    running.
     """
     ids = set(servers)
     return Traces(
@@ -72,15 +73,15 @@ def nothing_since(
 
 
 def _cgroups(ids: set[str]) -> Iterable[str]:
-    """In every hierarchy, and in the tmpfs that contains their mount points."""
+    """Control groups in every hierarchy, and in the tmpfs that contains their mount points."""
     for path in _directories_below("/sys/fs/cgroup") if ids else ():
         if path.rpartition("/")[2].removeprefix("quiltfn-server-") in ids:
             yield f"control group {path}"
 
 
 def _directories_below(top: str) -> Iterable[str]:
-    """All directories below. One with two links has no subdirectories, and its many files are not
-    listed.
+    """All directories below `top`. A directory with two links has no subdirectories, so its files
+    need not be listed.
     """
     with contextlib.suppress(OSError):
         if os.stat(top).st_nlink != 2:
@@ -103,7 +104,7 @@ def _processes(root: Path | None, ids: set[str]) -> Iterable[str]:
             if "\nPPid:\t2\n" in status:
                 continue  # a kernel thread
             real = int(status.partition("\nUid:\t")[2].partition("\t")[0])
-            # Read only for processes that it can identify.
+            # read only for processes that it can identify
             groups = _text(f"/proc/{pid}/cgroup") if ids else ""
             server = OF_A_SERVER.search(groups)
             ours = server is not None and server[1] in ids
@@ -142,7 +143,9 @@ def _directories(run_dir: Path, ids: set[str]) -> Iterable[str]:
 
 
 def _namespaces(ids: set[str]) -> Iterable[str]:
-    """Named network namespaces. Those bound below the run directory are among the mounts."""
+    """Named network namespaces. Those that are bound below the run directory are found as
+    mounts.
+    """
     if NETNS.is_dir():
         for namespace in NETNS.iterdir():
             if any(server in namespace.name for server in ids):

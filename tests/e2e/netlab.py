@@ -1,4 +1,4 @@
-"""Network namespaces that simulate a host and everything that it is connected to.
+"""Network namespaces that simulate a host and the networks around it.
 
 `Lab.host` is where a server under test runs; its only link leads to `Lab.world`, in which one
 process listens on every address: public ones, private networks, cloud metadata, and a resolver. A
@@ -25,7 +25,7 @@ from quiltfn.launcher import syscalls
 PORT, NAME, OWN = 7777, "public.test", "/proc/thread-self/ns/net"
 HOST_V4 = ("8.8.4.10", "192.168.77.10")
 HOST_V6 = ("2001:4860:4860::10", "fd12:3456::10")
-HOST_RANGE = "11.9.0.7"  # of a range that a route assigns to the host
+HOST_RANGE = "11.9.0.7"  # in a range that a route assigns to the host
 HOST_LATER = "8.8.4.77"
 WORLD_V4, WORLD_V6 = "8.8.4.1", ("2001:4860:4860::1", "fd12:3456::1")
 PUBLIC = ("9.9.9.9", "2606:4700::1111")
@@ -66,7 +66,9 @@ class Lab:
 
 @contextlib.contextmanager
 def lab(directory: Path) -> Iterator[Lab]:
-    """Removes everything afterwards. The calling thread is in the host's namespace meanwhile."""
+    """Creates the namespaces, and puts the calling thread into that of the host; removes everything
+    at the end.
+    """
     mark = secrets.token_hex(3)
     made = Lab(f"qh{mark}", f"qw{mark}", directory / "reached")
     made.log.touch()
@@ -92,7 +94,9 @@ def lab(directory: Path) -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def inside(name: str) -> Iterator[None]:
-    """Puts the calling thread, and what it starts, into that namespace."""
+    """During the block, puts the calling thread, and processes that it starts, into that
+    namespace.
+    """
     own, there = (os.open(path, os.O_RDONLY) for path in (OWN, f"/run/netns/{name}"))
     try:
         syscalls.enter_network(there)
@@ -185,7 +189,7 @@ def main(log: str) -> None:
             arrived = extra[0][2][:16]
             note(socket.inet_ntop(socket.AF_INET6, arrived))
             reply = answer_to(data) if key.data == 53 else b"here"
-            # From the requested address, or the client would reject the response.
+            # sent from the requested address, since the client would reject other responses
             with contextlib.suppress(OSError):
                 sock.sendmsg([reply], [(extra[0][0], extra[0][1], arrived + bytes(4))], 0, sender)
 

@@ -1,8 +1,9 @@
-"""What of the host a handler could change if its fence had a hole, and a neighbour who is watched.
+"""The state of the host that a handler could change if its isolation had a hole, and a watched
+victim.
 
-`look` is taken before and after a group of attacks, and must say the same. Others may be at work on
-the machine, so what is compared is either nobody's to change (settings of the kernel, programs,
-canaries) or bears the mark of sandboxes: their user ids.
+`look` is called before and after a group of attacks, and must return the same. Other programs may
+run on the machine, so only state is compared that nobody should change (kernel settings, programs,
+canaries), or that has the user ids of sandboxes.
 """
 # promise: F17
 
@@ -45,7 +46,7 @@ TROUBLE = re.compile(r"BUG:|Oops|hung_task|blocked for more than")
 
 
 def look(canaries: Iterable[Path] = ()) -> dict[str, str]:
-    """What was examined → its value."""
+    """Name of each examined item → its value."""
     facts = {str(path): text_of(path) for path in canaries}
     facts |= {name: digest(Path(name)) for name in PROGRAMS}
     for top in SETTINGS:
@@ -78,7 +79,7 @@ def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 @contextmanager
 def canaries(*directories: Path) -> Iterator[dict[Path, str]]:
-    """Files readable by everybody who reaches them; path → content."""
+    """Files that are readable for every process that can reach them: path → content."""
     text = {one / f"canary-{secrets.token_hex(4)}": secrets.token_hex(24) for one in directories}
     try:
         for path, secret in text.items():
@@ -108,7 +109,7 @@ def digest(path: Path) -> str:
 
 def mounts() -> Iterator[str]:
     for line in lines_of("/proc/self/mountinfo"):
-        if "quiltfn" not in line and " - nsfs " not in line:  # of other tests at work
+        if "quiltfn" not in line and " - nsfs " not in line:  # those belong to other running tests
             yield line.split()[4]
 
 
@@ -149,8 +150,9 @@ def kernel_trouble() -> int:
 # The victim -----------------------------------------------------------------------------------
 
 EVERY_S, BASELINE_CALLS = 0.2, 20
-# Two cores run the server, attackers, victim, and perhaps other work: the delay that scheduling may
-# add before a test fails. The stricter bound without it is reported beside the figure.
+# The delay that scheduling may add before a test fails: two cores run the server, attackers,
+# victim, and perhaps other work. The stricter bound without this delay is reported beside the
+# figure.
 TOLERANCE_MS = 250.0
 
 

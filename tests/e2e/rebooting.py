@@ -13,7 +13,7 @@ from quiltfn.__main__ import main
 
 MISTAKES = {
     "none": "",
-    # Work is acknowledged before it is on disk.
+    # Mistake: work is acknowledged before it is on disk.
     "early": """
 import asyncio
 from quiltfn.store.calls import work
@@ -25,7 +25,7 @@ async def early(self, accepted):
     self.late = [*getattr(self, "late", [])[-1000:], asyncio.create_task(late(self, accepted))]
 work.SqlWork.accept = early
 """,
-    # A start ignores attempts that had begun.
+    # Mistake: a start ignores attempts that had begun.
     "untold": """
 from quiltfn.store.calls.journal import SpoolJournal
 SpoolJournal.opened = lambda self, record: None
@@ -35,7 +35,7 @@ SpoolJournal.opened = lambda self, record: None
 FLEET_MISTAKES = {
     "none": "",
     "lose": MISTAKES["early"],
-    # The first item that a node claims can be claimed by another one as well.
+    # Mistake: another node can also claim the first item that a node claims.
     "double": """
 from quiltfn.store.calls.work import SqlWork
 claim = SqlWork.claim
@@ -45,7 +45,7 @@ async def claim_and_give_back(self, *given, **more):
     return found
 SqlWork.claim = claim_and_give_back
 """,
-    # A node starts up to the function's maximum of instances, regardless of other nodes.
+    # Mistake: a node starts instances up to the function's maximum, regardless of other nodes.
     "exceed": """
 from quiltfn.fleet.slots import SlotKeeper
 def allow(self, row, count):

@@ -1,4 +1,4 @@
-"""Rounds of invocations that race a change of their function: update, rollback, pause, delete.
+"""Rounds of invocations that race with a change of their function: update, rollback, pause, delete.
 
 `scripts/soak races` runs a thousand rounds of each; `test_races.py` fifty.
 """
@@ -20,13 +20,16 @@ from e2e.timed_client import Client, Marked, TimedResponse, client_of, deploy, i
 from timeouts import scaled
 
 CALLERS = (2, 8)
-LATE_S = 0.03  # each begins up to this much after the start, so that every moment is covered
+# Maximum delay of a change after the start of a round, so that every moment is covered.
+LATE_S = 0.03
 MOST_S = 20.0
 
 
 @dataclass
 class Observed:
-    """The observations by kind of change. `overlapping`: invocations that ran during it."""
+    """The observations by kind of change. `overlapping`: the number of invocations that ran during
+    the change.
+    """
 
     rounds: int = 0
     calls: int = 0
@@ -106,15 +109,17 @@ class Race:
 
 
 def check_switch(done: TimedResponse, answers: list[TimedResponse], old: str, new: str) -> None:
-    """No invocation failed; each ran the old or new version, and the new one if it began after the
-    change.
+    """Checks that no invocation failed, and that each ran the old or new version, but only the new
+    one if it began after the change.
     """
     for answer in answers:
         assert answer.mark in ({new} if answer.began > done.ended else {old, new}), (done, answer)
 
 
 def check_closed(done: TimedResponse, answers: list[TimedResponse], old: str, code: str) -> None:
-    """Every invocation ran or was refused, and was refused if it began after the change."""
+    """Checks that every invocation ran or was refused, and that those that began after the change
+    were refused.
+    """
     for answer in answers:
         if answer.began > done.ended or answer.status != 200:
             assert answer.code == code, (done, answer)
@@ -182,7 +187,7 @@ async def is_at_rest(client: Client) -> bool:
 
 
 async def play(server: Server, kind: str, rounds: int, seed: int) -> Observed:
-    """Runs rounds of one kind; at the end nothing of the functions is left."""
+    """Runs rounds of one kind, and checks at the end that nothing of the functions is left."""
     race = Race(random.Random(seed))
     async with client_of(server) as client:
         await KINDS[kind](client, race, rounds)

@@ -51,5 +51,5 @@ def python(server: Server, source: str, **fields: Any) -> Function:
 
 
 def node(server: Server, source: str, **fields: Any) -> Function:
-    """The same in JavaScript, with a CommonJS module that exports `handler`."""
+    """Like `python`, for JavaScript: a CommonJS module that exports `handler`."""
     return server.deploy("mod:handler", runtime=add(server, "node", {"mod.js": source}), **fields)

@@ -23,9 +23,9 @@ GUEST, CLI = "tests/sandbox/test_guest.py", "tests/unit/test_cli.py"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """`tests`: node ids, the most readable one first. `controls`: tests in which the case fails
-    because a protection is missing. `not_run`: why there is no test, or which part has none.
-    `not_on_v2`: which of them were not run on pure v2, and why. `runsc`: tests of the same for
-    sandboxes of gVisor's runsc.
+    because a protection is missing. `not_run`: why there is no test, or which part has no test.
+    `not_on_v2`: the tests that were not run on pure v2, and why. `runsc`: tests of the same attack
+    in sandboxes of gVisor's runsc.
     """
 
     id: str

@@ -29,7 +29,7 @@ QUILTFN = Path(sys.executable).parent / "quiltfn"
 CRUN = "/usr/bin/crun"
 RUNSC = "/usr/bin/runsc"
 GVISOR = f"--runsc {RUNSC}"
-# `scripts/soak hostile` runs the whole catalogue: all its tries, each for up to five minutes.
+# `scripts/soak hostile` runs the whole catalogue with all attempts, each for up to five minutes.
 IN_FULL = bool(os.environ.get("QUILTFN_HOSTILE_IN_FULL"))
 CLIENT_TIMEOUT_S = 400 if IN_FULL else 60
 # The parents of the servers' control groups: with cgroup v1, and with v2.
@@ -40,7 +40,7 @@ _names = itertools.count(1)
 
 
 def why_not() -> str | None:
-    """Why a real server cannot be started here, if it cannot."""
+    """Why no real server can be started here; None: one can."""
     if os.geteuid() != 0:
         return "needs root"
     if not os.access(CRUN, os.X_OK):
@@ -67,7 +67,9 @@ def until(holds: Callable[[], Any], timeout_s: float = 10.0) -> Any:
 
 @contextlib.contextmanager
 def short_dir() -> Iterator[Path]:
-    """A directory that every user can reach, as mapped root must reach the root image."""
+    """A directory that every user can reach, since a sandbox's root user must reach the root
+    image.
+    """
     path = Path(tempfile.mkdtemp(prefix="quiltfn-test-"))
     path.chmod(0o755)
     try:
@@ -119,7 +121,7 @@ class AnyServer(Protocol):
 
     @property
     def url(self) -> str:
-        """Where the next request goes."""
+        """The address for the next request."""
 
     @property
     def headers(self) -> dict[str, str]: ...
@@ -132,9 +134,9 @@ class AnyServer(Protocol):
 class Server:
     """One server, which a test can restart on the same two directories.
 
-    `makes_database`: whether the server creates its database, instead of a copied one. It looks for
-    gVisor only if `options` has `GVISOR`, as in tests with the marker `gvisor`: the look takes a
-    quarter of a start.
+    `makes_database`: whether the server creates its database, instead of a copied one. The server
+    looks for gVisor only if `options` has `GVISOR`, as in tests with the marker `gvisor`, since
+    looking for it takes a quarter of a start.
     """
 
     makes_database = False
@@ -163,9 +165,10 @@ class Server:
             *options.split(),
         ]
         self._command += ["--data-dir", str(self.data_dir), "--run-dir", str(self.run_dir)]
-        self.headers: dict[str, str] = {}  # of every request
-        self.ids: set[str] = set()  # of every server process that ran here
-        self.key_options: Sequence[str] = ("--data-dir", str(self.data_dir))  # to manage keys
+        self.headers: dict[str, str] = {}  # the headers of every request
+        self.ids: set[str] = set()  # of every server process that has run in these directories
+        # For commands that manage keys.
+        self.key_options: Sequence[str] = ("--data-dir", str(self.data_dir))
         self.process: subprocess.Popen[bytes] | None = None
         self.log = root / "stderr"
         self.url = ""
@@ -198,11 +201,11 @@ class Server:
         self._command = [*program, *self._command[self._command.index("serve") :]]
 
     def start_without_waiting(self) -> None:
-        """Starts it without waiting for the ready line.
+        """Starts the server without waiting for the ready line.
 
-        At its first start it finds an empty database, since creating one takes a sixth of a start.
-        The tests of the wheel, of a full disk, of documents, and `contract/test_store_start.py`
-        let the server create it.
+        At its first start, the server finds an empty database with tables, since creating one takes
+        a sixth of a start. The tests of the wheel, of a full disk, of documents, and
+        `contract/test_store_start.py` let the server create it.
         """
         elsewhere = {"--store", "--fleet"} & set(self._command)
         if not (elsewhere or self.makes_database or self.data_dir.exists()):
@@ -256,14 +259,14 @@ class Server:
         return self.start()
 
     def close(self) -> None:
-        """Ends all processes of this server, whatever happened before."""
+        """Ends all processes of this server, in any state."""
         try:
             if self.process is not None:
                 self.terminate()
                 try:
                     self.process.wait(scaled(5))
                 except subprocess.TimeoutExpired:
-                    self.terminate()  # a failed test left calls running
+                    self.terminate()  # a failed test has left running invocations
                 code = self.wait()
                 assert code == 0, f"after SIGTERM: exit code {code}\n{self.log.read_text()}"
         finally:
@@ -412,7 +415,7 @@ class Server:
         return float(value)
 
     def prewarmed(self) -> int:
-        """How many prewarmed sandboxes are ready for use."""
+        """The number of prewarmed sandboxes that are ready for use."""
         return int(self.metric("quiltfn_prewarmed_sandboxes"))
 
     def guests(self) -> dict[str, int]:
@@ -422,7 +425,7 @@ class Server:
         }
 
     def guest_of(self, comm: str) -> int:
-        """The first process of a sandbox that runs a process of that name."""
+        """The first process of a sandbox in which a process of that name runs."""
         named = set(until(lambda: self.named(comm)))
         guests, everybody = self.guests(), self.sandbox_pids()
         return next(guests[name] for name, pids in everybody.items() if named & set(pids))
@@ -440,7 +443,7 @@ class Server:
         """Waits until `count` processes `sleep` run in handlers, and ends them."""
         until(lambda: len(self.named("sleep")) >= count)
         for pid in self.named("sleep"):
-            os.kill(pid, signal.SIGPIPE)  # the only deadly signal that a shell does not report
+            os.kill(pid, signal.SIGPIPE)  # the only fatal signal that a shell does not report
 
 
 @dataclass
@@ -486,7 +489,8 @@ class Function:
 def watched(
     options: str = "", kind: Callable[..., Server] = Server, **more: Any
 ) -> Iterator[Server]:
-    """A server, not started yet. At the end, checks that it has left nothing on the host.
+    """Yields a server that is not started yet. At the end, checks that it has left nothing on the
+    host.
 
     `options`: of `quiltfn serve`; ROOT stands for the server's own directory. `more`: further
     arguments of `kind`.
@@ -558,7 +562,7 @@ def parse_status(text: str) -> dict[str, str]:
 
 
 def is_first(pid: int) -> bool:
-    """Whether it is pid 1 in its namespace. The order of the host's pids says nothing."""
+    """Whether the process is pid 1 in its namespace; the order of the host's pids does not tell."""
     with contextlib.suppress(OSError):
         return status_of(pid)["NSpid"].split()[-1] == "1"
     return False

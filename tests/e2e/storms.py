@@ -1,11 +1,11 @@
-"""Storms: a server is ill-treated under load, and afterwards its history is checked (history.py,
+"""Storms: inject faults into a server under load, and check its history afterwards (history.py,
 work_history.py).
 
 `scripts/soak storms` plays each kind for ten minutes, `test_storms.py` for some seconds.
 
 kill    kill -9 of the server, the launcher or both, every few seconds
-power   the file system stops writing in the middle of it all, as when power is cut: what was not
-        synced is lost (the ext4 shutdown ioctl, on a loop device); --durability relaxed
+power   the file system stops writing at some moment, as in a power cut: unsynced data is lost (the
+        ext4 shutdown ioctl, on a loop device); --durability relaxed
 strict  the same with --durability strict
 disk    the disk is filled to the last byte and freed again, at times with a kill between
 clock   the wall clock jumps by seconds, hours and days, forward and back, at times with a restart
@@ -41,20 +41,21 @@ from e2e.work_load import WITNESSED, WorkLoad, pages, witness
 from quiltfn.launcher import syscalls
 from timeouts import scaled
 
-CALLERS, QUEUERS = 10, 14  # clients that invoke, and those that queue work
+CALLERS, QUEUERS = 10, 14  # numbers of clients that invoke, and that queue work
 INSTANCES = 8
 PAUSE_S = 0.005
-CONNECTIONS_MAX = 8  # of one client
-BETWEEN_S = 1.0, 7.0  # between faults that take the server away
+CONNECTIONS_MAX = 8  # functions of one client
+BETWEEN_S = 1.0, 7.0  # seconds between faults that make the server unavailable
 # The delay before a client repeats an unserved or unanswered request, unless a server has started
 # by then.
 REFUSED_S, AWAY_S = 0.2, 1.0
-# `_IOR('X', 125, __u32)`, and the flag to drop what is in the journal, as a cut of power does.
+# `_IOR('X', 125, __u32)`, and the flag that drops the content of ext4's journal, as a power cut
+# does.
 EXT4_SHUTDOWN, WITHOUT_JOURNAL = 0x8004587D, 2
 # With relaxed durability, a power cut may cost 50 ms, plus the time of a sync of the disk. The
 # actual loss is printed.
 RELAXED_S = 0.5
-DISK_MIB = 512  # an hour of records; its image is sparse
+DISK_MIB = 512  # enough for an hour of records; the image is sparse
 HERE = Path(__file__).parent
 OPTIONS = "--prewarmed 1"
 
@@ -95,7 +96,7 @@ class Load:
             thread.join()
 
     def _live(self, number: int, dice: random.Random) -> None:
-        pending: list[Call] = []  # with a key, and without a response
+        pending: list[Call] = []  # requests with a key that got no response yet
         owned: list[Owned] = []
         for turn in range(1_000_000_000):
             if self._stop.is_set():
@@ -118,7 +119,7 @@ class Load:
         return call
 
     def _call(self, call: Call) -> bool:
-        """Whether its response is still missing."""
+        """Makes one request; returns whether its response is still missing."""
         headers = {} if call.key is None else {"Idempotency-Key": call.key}
         path = f"/api/functions/{call.function}/invoke"
         status, body = self.ask("POST", path, {"payload": call.token}, headers)
@@ -182,7 +183,7 @@ class Load:
         address = self.server.url.removeprefix("http://")
         kept: dict[str, http.client.HTTPConnection] = vars(self._kept)
         if address not in kept:
-            if len(kept) == CONNECTIONS_MAX:  # a restarted server may have another port
+            if len(kept) == CONNECTIONS_MAX:  # a restarted server may have a different port
                 kept.pop(next(iter(kept))).close()
             kept[address] = http.client.HTTPConnection(address, timeout=self.timeout_s)
         return kept[address]
@@ -239,7 +240,7 @@ class Storm:
         self.load.is_served.clear()
 
     def kill(self) -> None:
-        """Kills one of our processes, or both; the others end by themselves."""
+        """Kills server, launcher or both; the other processes end by themselves."""
         self.is_killed()
         whom = self.dice.choice(("server", "launcher", "both"))
         self.blows[f"kill -9 of {whom}"] += 1
@@ -284,7 +285,7 @@ def disk_storm(storm: Storm, until: float) -> None:
         time.sleep(storm.dice.uniform(0.5, 2.0))
         if storm.dice.random() < 0.4:
             storm.kill()
-            storm.start_again()  # with not a byte free
+            storm.start_again()  # without a free byte
             storm.blows["start on a full disk"] += 1
             time.sleep(1)
         filler.unlink()
@@ -309,7 +310,7 @@ def clock_storm(storm: Storm, until: float) -> None:
 
 
 def fill(path: Path) -> None:
-    """Takes all the space that an ordinary user can have."""
+    """Uses all the space that is available to ordinary users."""
     size, taken = 1 << 20, 0
     with path.open("wb", buffering=0) as file:
         os.chmod(path, 0o666)
@@ -332,13 +333,15 @@ class Disk:
     def make(self) -> None:
         with self.image.open("wb") as file:
             file.truncate(DISK_MIB << 20)
-        # No blocks in reserve: root writes the filler, the server is an ordinary user.
+        # without reserved blocks, which root's filler could use, but not the server
         run("mkfs.ext4", "-q", "-F", "-m", "0", str(self.image))
         self.path.mkdir()
         self.mount()
 
     def mount(self) -> None:
-        """Retries until it is a new file system: a process that is ending may hold the old one."""
+        """Retries until the mount is a new file system: an ending process may still hold the old
+        one.
+        """
         end = time.monotonic() + scaled(20)
         while True:
             run("mount", "-o", "loop", str(self.image), str(self.path))
@@ -388,7 +391,7 @@ class ServerOnADisk(Server):
         self._command[self._command.index("--data-dir") + 1] = str(self.data_dir)
 
     def machine_starts_again(self) -> None:
-        """Simulates a reboot: the kernel's boot id changes."""
+        """Simulates a reboot by changing the kernel's boot id."""
         self._boot_id.write_text(f"{uuid.uuid4()}\n")
 
     def close(self) -> None:
@@ -493,7 +496,7 @@ def main() -> int:
     parser.add_argument("--mistake", choices=sorted(MISTAKES), help="a control: it must be found")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
-    # Other servers' mount namespaces would keep our disk mounted after it was cut off.
+    # Otherwise other servers' mount namespaces would keep this disk mounted after the cut.
     syscalls.unshare_mounts()
     clean = True
     for kind in given.kind or KINDS:

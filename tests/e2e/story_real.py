@@ -25,7 +25,7 @@ from fleet.front import fronted
 from service.story_machine import StoryMachine
 
 ANSWER_S = 60.0
-BEGUN_S = 0.03  # the time for a request to reach its handler, or its queue
+BEGUN_S = 0.03  # seconds for a request to reach its handler, or its queue
 
 
 class RealRunning:
@@ -42,7 +42,9 @@ class RealRunning:
 
 
 class RealDriver:
-    """Every `speed` is this machine's own. At the end, checks that nothing is left on the host."""
+    """`speed` is ignored: real sandboxes have their own. At the end, checks that nothing is left on
+    the host.
+    """
 
     slow, delays, is_fleet = (0.2, 0.7, 1.5), (0, 0, 1, 2), False
 
@@ -66,7 +68,7 @@ class RealDriver:
         return None
 
     def start_call(self, method: str, path: str, body: Any = None) -> RealRunning:
-        client = self._http  # of this run of the server
+        client = self._http  # complaints of this run of the server
 
         def send() -> httpx.Response | None:
             try:
@@ -92,7 +94,7 @@ class RealDriver:
         name, guest, where = found[which % len(found)]
         with contextlib.suppress(ProcessLookupError):
             os.kill(guest, signal.SIGKILL)
-        # The server has it removed once it has noticed.
+        # gone once the server has noticed, and has it removed
         until(lambda: not (where / name).exists())
         return True
 
@@ -147,7 +149,7 @@ def start_again(server: Server, *, kill: bool) -> None:
 
 
 def listed(server: Server) -> Path:
-    """The OCI runtime's list: a directory with a status for each sandbox."""
+    """The sandboxes in the OCI runtime's list: each has a directory with a status."""
     return server.sandbox_files / "crun"
 
 

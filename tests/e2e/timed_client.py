@@ -1,8 +1,9 @@
-"""For tests that make many calls at once: a client whose answers know when they were asked for,
-functions that say which version ran, and what the host knows of a server's sandboxes.
+"""For tests with many simultaneous invocations: a client that records when requests were sent,
+functions that print their version, and the host's data on a server's sandboxes.
 
-One event loop sends and reads everything, so that `began` and `ended` of all answers are in one
-order: a call that began after a change had ended was sent after its answer was here.
+One event loop sends and reads everything, so that `began` and `ended` of all responses have one
+order: an invocation that began after the end of a change was sent after the change's response had
+been read.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from typing import Any
 from e2e.server import CRUN, Server
 from timeouts import scaled
 
-ECHO = 'printf %s "$MARK"'  # the version's mark, from its environment
-IDLE_S = 5.0  # a connection that was idle for longer may be ended by the server at any moment
+ECHO = 'printf %s "$MARK"'  # prints the version's mark, from its environment
+IDLE_S = 5.0  # the server may end connections that were idle for longer
 _names = itertools.count(1)
 
 
 @dataclass
 class TimedResponse:
-    """One response. `began`, `ended`: monotonic seconds, before it was sent, after it was read."""
+    """One response. `began`: monotonic seconds before the request was sent; `ended`: after the
+    response was read.
+    """
 
     status: int
     body: Any
@@ -40,7 +43,7 @@ class TimedResponse:
 
     @property
     def code(self) -> str | None:
-        """The code of a refusal."""
+        """The error code of a refusal."""
         return None if self.status < 400 else self.body["error_code"]
 
     @property
@@ -52,7 +55,7 @@ class TimedResponse:
 
     @property
     def outcome(self) -> str:
-        """A short word for counting."""
+        """A short description of the outcome, for counting."""
         status = self.body.get("status") if self.status == 200 and self.body else None
         return self.code or status or str(self.status)
 
@@ -141,7 +144,7 @@ async def client_of(server: Server) -> AsyncIterator[Client]:
 
 @dataclass
 class Marked:
-    """A function each of whose versions prints its own mark."""
+    """A function whose versions each print their own mark."""
 
     client: Client
     id: str
@@ -161,7 +164,7 @@ class Marked:
         return await self.client.ask("POST", f"{self.path}/rollback", {"version": number})
 
     async def verb(self, name: str) -> TimedResponse:
-        """Requests deploy, pause or resume."""
+        """Requests an action: deploy, pause or resume."""
         return await self.client.ask("POST", f"{self.path}/{name}")
 
     async def delete(self) -> TimedResponse:
@@ -209,7 +212,7 @@ async def until(
 
 
 async def is_free(function: Marked) -> bool:
-    """Whether no invocation has an instance."""
+    """Whether all instances are without an invocation."""
     return bool((await function.pool())["busy_count"] == 0)
 
 
@@ -221,7 +224,7 @@ def crun_root(server: Server) -> Path:
 
 
 def sandboxes(server: Server) -> int:
-    """The number of the OCI runtime's sandboxes: its list consists of these directories."""
+    """The number of sandboxes in the OCI runtime's list, which consists of these directories."""
     return sum(not one.name.startswith(".") for one in crun_root(server).iterdir())
 
 

@@ -11,8 +11,8 @@ PROGRAMS = ("dash", "cat", "id", "ls", "mkdir", "readlink", "stat", "touch")
 
 
 def make(root: Path, files: Mapping[str, str] = {}, programs: tuple[str, ...] = PROGRAMS) -> Path:
-    """Creates it below `root`, with these additional files; those that begin with #! are
-    executable.
+    """Creates the file system below `root`, with these additional files; files that begin with #!
+    are executable.
     """
     for name in ("usr/bin", "usr/lib", "etc", "srv"):
         (root / name).mkdir(parents=True)
@@ -44,7 +44,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def packed(root: Path) -> bytes:
-    """The tree as one archive, with its owners and modes here."""
+    """The tree as one archive, with its present owners and modes."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         tar.add(root, "./")

@@ -14,7 +14,7 @@ class Site:
     """`path`: the path of the URL on the server."""
 
     def __init__(self, function: Function, **url: Any) -> None:
-        """Gives the function a URL; `url`: its other fields."""
+        """Gives the function a URL. `url`: further fields of the URL."""
         self.function, self.server = function, function.server
         answer = self.server.call("PUT", f"{function.path}/url", {"auth": "none", **url})
         assert answer.status_code == 200, answer.text

@@ -1,7 +1,8 @@
-"""Negative controls: an OCI runtime that takes a protection away before it hands on to crun.
+"""Negative controls: an OCI runtime that removes a protection before it executes crun.
 
-What is taken away is told by a file, so that a server can start whole (it would refuse otherwise)
-and be weakened later. Prewarmed sandboxes would hide it: serve with `--prewarmed 0`.
+A file names the removed protection, so that a server can start with all protections (otherwise it
+would refuse) and be weakened later. Use `--prewarmed 0`, since prewarmed sandboxes would still be
+protected.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ os.execv({crun!r}, [{crun!r}, *sys.argv[1:]])
 
 
 class Weakened:
-    """`path`: the runtime; `lacks("…")`: what sandboxes created from now on lack."""
+    """`path`: the runtime. `lacks("…")`: removes a protection from sandboxes that are created from
+    now on.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.chmod(0o755)
@@ -80,12 +83,14 @@ class Weakened:
         self._mode.write_text(protection)
         if (
             protection == "another uid for handlers" and not self._guest.exists()
-        ):  # it takes seconds
+        ):  # only now, since compiling takes seconds
             build_guest_of_one_user(self.path.parent)
 
 
 def build_guest_of_one_user(directory: Path) -> None:
-    """A guest and a library whose handlers run as the guest's user, root of the namespace."""
+    """Compiles a guest and a library whose handlers run as the guest's user, the root of the
+    namespace.
+    """
     source = directory / "one-user"
     source.mkdir(exist_ok=True)
     for file in SOURCE.glob("*.[ch]"):

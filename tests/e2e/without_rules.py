@@ -1,7 +1,7 @@
 """Negative control: `quiltfn serve` whose sandboxes' networks count attempts, but refuse nothing.
 
-With `trusting` the server also believes that they do, with `examining` it has to notice; with
-`missing` there are rules, but no slirp4netns.
+With `trusting`, the server is made to believe that they refuse; with `examining`, it has to notice
+that they don't. With `missing`, there are rules, but slirp4netns is missing.
 """
 
 import sys

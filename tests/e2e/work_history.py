@@ -1,8 +1,8 @@
-"""Accepted work while a server was ill-treated: what clients were told of it, what handlers did and
-what the server has afterwards, and whether these three agree.
+"""Checks accepted work after a storm: the responses to clients, the effects of handlers, and the
+server's data must agree.
 
-Pure: a storm (storms.py) writes down what it sends, hears and sees handlers do, and at the end
-compares. Seconds are those of the machine's uptime, which no clock that is set can move.
+Pure: a storm (storms.py) records its requests, their responses and the handlers' runs, and compares
+at the end. Times are seconds of the machine's uptime, which setting a clock does not change.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Rule(StrEnum):
 
 @dataclass
 class Job:
-    """Work with a payload, `token`, that no other has. `sent`: how many requests asked for it.
+    """Work with a unique payload, `token`. `sent`: the number of requests for it.
 
-    `key`: the Idempotency-Key of each of them, where they had one; `is_spent`: it is answered for
-    good, and not with an id. `accepted`: the ids of the answers. `told`: final records that a
-    client got, each with when, by the monotonic clock. `cancelled`: when the answer to a request to
-    cancel was read, by the id; None: there was no answer.
+    `key`: the Idempotency-Key of all these requests, if any; `is_spent`: the key has a permanent
+    response without an id. `accepted`: the ids in responses. `answers`: the final records that a
+    client got, each with the time of the response, by the monotonic clock. `cancelled`: by id, when
+    the response to a cancel request was read; None: there was no response.
     """
 
     token: str
@@ -68,8 +68,8 @@ class Redrive:
 
 @dataclass
 class WorkHistory:
-    """`max_attempts`: of each function by its id. `schedules`: the names of acknowledged ones,
-    which are also the payloads of their ticks.
+    """`max_attempts`: of each function, by its id. `schedules`: the names of acknowledged
+    schedules, which are also the payloads of their ticks.
     """
 
     max_attempts: dict[str, int] = field(default_factory=dict)
@@ -90,10 +90,10 @@ class Run:
 
 @dataclass
 class Schedule:
-    """What the server says of a schedule. `due`: how often it was due so far, by its interval; None
-    where the clock was set meanwhile. `fired`, `missed`, `skipped`: how often this was counted, and
-    `waiting`: how often it is to be made work yet. `ticks`: when each was due, and the id of the
-    work that it made; None: of none.
+    """The server's data on a schedule. `due`: how often it was due so far, according to its
+    interval; None if the clock was set meanwhile. `fired`, `missed`, `skipped`: the server's
+    counts; `waiting`: the number of ticks that wait to become work. `ticks`: when each tick was
+    due, and the id of its work, if any.
     """
 
     due: int | None
@@ -106,8 +106,8 @@ class Schedule:
 
 @dataclass
 class WorkSeen:
-    """What the server has. `records`, `attempts` and `tokens` by the id of the invocation; the rest
-    by the id of the function and, of schedules, by the name. `tokens`: payloads of accepted work.
+    """The server's data. `records`, `attempts` and `tokens`: by invocation id; `schedules`: by
+    name; all others: by function id. `tokens`: payloads of accepted work.
     """
 
     records: dict[str, Record]
@@ -146,8 +146,8 @@ def judge_work(
     cuts: Iterable[tuple[float, float]] = (),
     may_lose_s: float = 0.0,
 ) -> WorkVerdict:
-    """Compares, once the server has had the time to end what it accepted. `cuts`, `may_lose_s`: as
-    `judge` of history.py has them; an end that was told then may be another one afterwards.
+    """Compares, after the server has had the time to end accepted work. `cuts`, `may_lose_s`: as
+    for `judge` of history.py; an end that was reported shortly before a cut may differ afterwards.
     """
     verdict, cuts = WorkVerdict(), list(cuts)
     runs_of: dict[str, list[Run]] = defaultdict(list)
@@ -193,10 +193,10 @@ def _judge_job(
     seen: WorkSeen,
     verdict: WorkVerdict,
 ) -> None:
-    """`ids`: of all with this payload, `asked`: of all that were to be run again. Each request made
-    one at most, and each redrive of one made exactly one.
+    """`ids`: those of all work with this payload; `asked`: those of all work that was to be
+    redriven. Each request may have created one at most, and each redrive exactly one.
     """
-    for accepted in job.accepted:  # A difference to the keys would iterate over all of them.
+    for accepted in job.accepted:  # a loop, since a set difference would iterate over all records
         if accepted not in seen.records:
             verdict.note(Rule.LOST, f"{job.token}: {accepted}")
     again = len(ids & asked)
@@ -204,7 +204,7 @@ def _judge_job(
     if len(ids) > made + again:
         rule = Rule.REDRIVE_DOUBLED if again else Rule.TWICE
         verdict.note(rule, f"{job.token}, sent {job.sent}, redriven {again}: {sorted(ids)}")
-    # If a lost node had ended it with success, it is no dead letter any more once that is known.
+    # Work that a lost node has ended with success is no dead letter any more once that is known.
     gone = {one for one in ids & asked - dead if one in seen.records and not is_good(one, seen)}
     if gone and len(ids) < 1 + len(gone):
         verdict.note(Rule.REDRIVE_LOST, f"{job.token}: {sorted(gone)} left nothing behind")
@@ -231,7 +231,7 @@ def _judge_cancellations(
 def _judge_record(
     record: Record, ran: list[Run], seen: WorkSeen, max_attempts: int, verdict: WorkVerdict
 ) -> None:
-    """A run belongs to one attempt, and an attempt has at most one run."""
+    """Checks that each run belongs to one attempt, and that each attempt has at most one run."""
     name, status = record["invocation_id"], record["status"]
     token = seen.tokens.get(name)
     if status not in FINAL:
@@ -263,7 +263,7 @@ def _judge_record(
 def _judge_dead_letters(
     dead: set[str], asked: set[str], seen: WorkSeen, verdict: WorkVerdict
 ) -> None:
-    """Failed work is a dead letter until it is redriven."""
+    """Checks that failed work is a dead letter until it is redriven."""
     for call_id in seen.tokens:
         record = seen.records.get(call_id)
         if record is None or record["status"] not in FINAL:
@@ -297,7 +297,7 @@ def _judge_redrives(
 
 
 def _judge_schedule(name: str, seen: WorkSeen, verdict: WorkVerdict) -> None:
-    """Every due time since the first is a tick, or counted as missed or skipped."""
+    """Checks that every due time since the first is a tick, or is counted as missed or skipped."""
     schedule = seen.schedules.get(name)
     if schedule is None:
         verdict.note(Rule.TICK_LOST, f"the schedule {name} itself")
@@ -305,7 +305,8 @@ def _judge_schedule(name: str, seen: WorkSeen, verdict: WorkVerdict) -> None:
     due = [at for at, _ in schedule.ticks]
     made = [one for _, one in schedule.ticks if one is not None]
     for at, times in Counter(due).items():
-        if times > 1 and schedule.due is not None:  # otherwise that time may have come twice
+        # Otherwise the same time may have occurred twice.
+        if times > 1 and schedule.due is not None:
             verdict.note(Rule.TICK_DOUBLED, f"{name}: {times} at {at}")
     for call_id, times in Counter(made).items():
         if times > 1:

@@ -1,4 +1,4 @@
-"""Clients that give a server work and check it, and a witness of what handlers really do.
+"""Clients that queue and check work, and a witness of the handlers' actual runs.
 
 The witness is a pipe that the test has the OCI runtime mount into every sandbox. A handler writes a
 line to it at its start; the pipe's content survives every process of the server, and a power cut.
@@ -37,7 +37,7 @@ case $QUILT_PAYLOAD in
 esac
 printf %s "$QUILT_PAYLOAD"
 """
-# The pipe is mounted over the sandbox's own /dev.
+# The pipe is mounted below the sandbox's own /dev.
 RUNTIME = """\
 #!/bin/sh
 case " $* " in *" run "*)
@@ -63,7 +63,7 @@ class Witness:
         edit = f"s|{DEV}|&, {MOUNT.replace('PIPE', str(pipe))}|"
         self.crun.write_text(RUNTIME.format(edit=edit, crun=shlex.quote(CRUN)))
         self.crun.chmod(0o755)
-        # Open for writing as well: without a writer it would be at its end.
+        # also open for writing: a pipe without a writer would be at its end
         self._pipe = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
         fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._text = bytearray()
@@ -105,7 +105,7 @@ def uptime() -> float:
 # The clients --------------------------------------------------------------------------------------
 
 PAUSE_S = 0.005
-WAITING_MAX = 300  # of a function, before a client that sees it pauses
+WAITING_MAX = 300  # of a function; a client that sees more pauses
 KINDS = ("ok",) * 13 + ("bad",) * 2 + ("flaky",) * 4 + ("slow",)
 # If their work is unfinished this long after the storm, it counts as never final.
 OVER_S = 120.0
@@ -116,13 +116,12 @@ SCHEDULES = ({"overlap": "allow", "missed": "skip"}, {"overlap": "queue", "misse
 
 @dataclass
 class WorkLoad:
-    """Clients that queue calls, wait for them, cancel them and have dead letters run again, on
+    """Clients that queue invocations, wait for them, cancel them and redrive dead letters, on
     functions with one attempt and with three; and schedules with a tick every second.
 
-    `is_clock_set`: the server's clock is. `over_s`: how long to wait for the end of it all, and
-    `settle_s` until everything is counted.
-    Synchronous clients may call one of the functions meanwhile. `instances`: of the function that
-    only they call.
+    `is_clock_set`: whether the server's clock is set. `over_s`: the time limit for the end of all
+    work; `settle_s`: seconds until everything is counted. Meanwhile, synchronous clients may invoke
+    another function, which has `instances`.
     """
 
     server: AnyServer
@@ -212,7 +211,7 @@ class WorkLoad:
     def _give(self, job: Job, more: str) -> None:
         job.sent += 1
         headers = {} if job.key is None else {"Idempotency-Key": job.key}
-        # A key is for identical requests.
+        # without a key, which is only for identical requests
         path = f"/api/functions/{job.function}/invoke?mode=async{more if job.key is None else ''}"
         status, body = self.ask("POST", path, {"payload": job.token}, headers)
         if status == 202:
@@ -250,8 +249,8 @@ class WorkLoad:
     # Afterwards ------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Waits until the work is over, or its time is. Checks twice in a row: a waiting tick
-        becomes work only once the run before it is over.
+        """Waits until the work is over, or the time limit. Two checks in a row must succeed: a
+        waiting tick becomes work only after the previous run is over.
         """
         end, idle = time.monotonic() + scaled(self.over_s), 0
         while time.monotonic() < end and idle < 2:
@@ -347,19 +346,19 @@ class WorkLoad:
     def _end_schedule(self, name: str) -> Schedule:
         """Stops a schedule, and reads its state."""
         path, before, end = f"/api/schedules/{name}", None, time.monotonic() + scaled(60)
-        while True:  # until nothing has changed in between
+        while True:  # until the schedule did not change while its runs were read
             schedule = self.server.call("GET", path).json()
             if schedule == before:
                 answer = self.server.call("PUT", path, {"enabled": False})
                 if answer.status_code == 200:
                     break
-                # After a full disk it is refused until the server has its reserve again.
+                # after a full disk, this is refused until the server has its reserve again
                 assert time.monotonic() < end, answer.text
                 time.sleep(0.5)
             runs, before = pages(self.server, f"{path}/runs", "runs"), schedule
         due = (
             schedule["next_runs"][0] - schedule["created_at"] - 1
-        )  # the first is a second after that
+        )  # the first tick is a second after the creation
         return Schedule(
             due=None if self.is_clock_set else due // schedule["every_seconds"],
             fired=schedule["fired_count"],
@@ -375,7 +374,7 @@ def _path(record: Record) -> str:
 
 
 def pages(server: AnyServer, path: str, name: str, query: str = "") -> list[Record]:
-    """A whole list, page by page. `query`: its filter, as &NAME=VALUE."""
+    """All items of a list, read page by page. `query`: a filter, as &NAME=VALUE."""
     found, cursor = [], ""
     while True:
         answer = server.call("GET", f"{path}?limit=1000{query}{cursor}")

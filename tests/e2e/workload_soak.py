@@ -30,16 +30,16 @@ from e2e import workloads
 from e2e.server import Function, Server, quiltfn, until, watched
 from e2e.workloads import Workload
 
-SECONDS_MAX = 25 * 60  # of the whole soak: what has not started by then has failed
-DISK_GIB = 10  # required free space: for images, packages and their sources
-COMMAND_S = 300  # for an image or an installation
+SECONDS_MAX = 25 * 60  # the time limit; workloads that have not started by then have failed
+DISK_GIB = 10  # required free space for images, packages and their sources
+COMMAND_S = 300  # the time limit for an image or an installation
 CALL_S = 60
 WARM_CALLS, CALLERS = 3, 4
 PAYLOAD = '{"price": 2.5}'
 MEMORY_PEAK = ("memory.peak", "memory.max_usage_in_bytes")
 CGROUPS = Path("/sys/fs/cgroup")
-# Instances end soon, so that there is a cold start; invocations of slow starters may wait for it.
-# Everything counts for one tenant.
+# Instances end soon, so that there are cold starts, for which invocations may wait long. All images
+# belong to one tenant.
 OPTIONS = f"--idle-s 2 --park-s 0 --queue-wait-s 60 --tenant-image-bytes {10 * 1024**3}"
 FAILURES = (AssertionError, httpx.HTTPError, subprocess.SubprocessError, OSError)
 
@@ -79,7 +79,7 @@ class Seen:
 
     @property
     def is_as_known(self) -> bool:
-        """It ran, or failed for the known reason."""
+        """Whether the workload ran, or failed for the known reason."""
         return self.work.cannot in self.wrong if self.work.cannot else not self.wrong
 
     def row(self) -> str:
@@ -94,7 +94,7 @@ class Seen:
 
 
 def image(place: Path, name: str) -> Image:
-    """Creates it with mmdebstrap; nothing is installed on this machine."""
+    """Creates the image with mmdebstrap; nothing is installed on this machine."""
     archive, began = place / f"{name}.tar", time.monotonic()
     wanted = ",".join(workloads.IMAGES[name])
     command = ["mmdebstrap", "--quiet", "--variant=essential", f"--include={wanted}"]
@@ -162,7 +162,7 @@ def timed_call(function: Function, work: Workload) -> tuple[float, dict[str, Any
     took_ms = 1000 * (time.monotonic() - began)
     said = f"{record['error_message']}: {record['stderr'].strip()}"
     assert record["status"] == "success", said
-    # A server's response follows the head of the response, and eight NULs.
+    # the body of a web server's response follows its head and eight NULs
     printed = record["stdout"].rpartition("\0")[2]
     assert printed == work.prints, f"printed {printed[:200]!r}, not {work.prints!r}"
     return took_ms, record
@@ -190,7 +190,7 @@ def peaks(server: Server) -> Iterator[int]:
 
 
 def played(server: Server, place: Path, work: Workload, base: Image | None, calls: int) -> Seen:
-    """Runs one workload from its packages to its last invocation."""
+    """Runs one workload, from the installation of packages to the last invocation."""
     versions = base.versions if base else {}
     named = (f"{one} {versions[one]}" if one in versions else one for one in work.packages)
     seen = Seen(work, ", ".join(named))
@@ -219,7 +219,7 @@ def run(chosen: Sequence[Workload], calls: int) -> Iterator[Image | Seen]:
         place = Path(made)
         free = shutil.disk_usage(place).free >> 30
         assert free >= DISK_GIB, f"/var/tmp has {free} GiB free, and needs {DISK_GIB}"
-        # So that nothing is cached before or afterwards.
+        # a new directory, without any cached data
         for cache in ("UV_CACHE_DIR", "npm_config_cache"):
             os.environ[cache] = str(place / "cache" / cache)
         with watched(OPTIONS) as server:

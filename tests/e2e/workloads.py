@@ -22,12 +22,12 @@ IMAGES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """One program or library, and what a call of it prints.
+    """One program or library, and the output of an invocation.
 
     `packages`: names with their exact versions, from PyPI (`name==1.2`) or npm (`name@1.2`), or
-    names of `image`, which is a key of IMAGES; without it, it runs on the files of the server's
-    machine. `files`: the lines that call it. `cannot`: part of what it says where it does not run,
-    with `why` for people.
+    Debian packages in `image`, which is a key of IMAGES; without `image`, the workload uses the
+    host's files. `files`: the code that uses the program. `cannot`: a part of the error of a
+    workload that cannot run; `why`: the reason for readers.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Workload:
 
     @property
     def slug(self) -> str:
-        """The name of its runtime and its function."""
+        """The name of the workload's runtime and function."""
         return re.sub("[^a-z0-9]+", "-", self.name.lower())
 
     def of(self, registry: str) -> list[str]:

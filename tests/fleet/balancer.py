@@ -1,5 +1,5 @@
-"""Clients behind a load balancer, which asks every node whether it accepts calls, and sends a call
-that a node has certainly not started to the next one.
+"""Clients behind a load balancer, which checks whether each node accepts invocations, and retries
+an invocation at the next node if a node has certainly not started it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ TIMEOUT_S = 30.0
 
 
 class Unanswered(Exception):
-    """The connection ended after the call was sent: it may have run."""
+    """The connection ended after the request was sent, so the invocation may have run."""
 
 
 @dataclass
 class Balancer:
-    """`able`: whether nodes accept calls, by their URLs."""
+    """`able`: whether each node accepts invocations, by its URL."""
 
     nodes: Sequence[AnyServer]
     able: dict[str, bool] = field(default_factory=dict)
@@ -70,12 +70,12 @@ class Client:
     _connections: dict[str, http.client.HTTPConnection] = field(default_factory=dict)
 
     def call(self, turn: int, path: str, body: Any) -> tuple[int, dict[str, str], Any]:
-        """As `ask`, at the first node that does not refuse the call before starting it."""
+        """Like `ask`, at the first node that does not refuse the invocation before starting it."""
         found: tuple[int, dict[str, str], Any] = 0, {}, None
         for node in self.balancer.order(turn):
             try:
                 found = self.ask(node, "POST", path, body)
-            except OSError:  # it is unreachable
+            except OSError:  # the node is unreachable
                 continue
             if found[0] != 503 or "x-invocation-id" in found[1]:
                 return found
@@ -121,7 +121,7 @@ def has_ended(connection: http.client.HTTPConnection) -> bool:
 
 @dataclass
 class Calls:
-    """Invokes at a fixed rate through a balancer, from entering the block until leaving it."""
+    """During the block, invokes at a fixed rate through a balancer."""
 
     balancer: Balancer
     path: str

@@ -20,8 +20,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def database(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database by TCP, without its password. It is removed after its
-    servers.
+    """The URL of an empty database by TCP, without its password. The database is removed after its
+    servers have ended.
     """
     with cluster.lent(request.node.nodeid) as url:
         yield url
@@ -35,7 +35,7 @@ def fleet(database: str, tmp_path: Path, another: Callable[..., Server]) -> Flee
 
 @pytest.fixture(scope="module")
 def shared_fleet(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A fleet for the tests of a module, which leave its nodes as they found them."""
+    """A fleet for the tests of a module, which must leave its nodes unchanged."""
     cluster.create("shared")
     with ExitStack() as stack:
         yield Fleet(

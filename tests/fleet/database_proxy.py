@@ -28,7 +28,7 @@ class DatabaseProxy:
         self.port = int(self._listener.getsockname()[1])
 
     def cut(self) -> None:
-        """Ends all connections, and new ones at once."""
+        """Ends all connections; from now on, new ones end at once."""
         self._is_cut = True
         self._end_all()
 
@@ -69,7 +69,7 @@ class DatabaseProxy:
         client.close()
 
     def _copy(self, source: socket.socket, target: socket.socket, is_told: bool) -> None:
-        """Copies data. `is_told`: the target learns that the source has ended."""
+        """Copies data. `is_told`: whether the target's connection ends with the source's."""
         with contextlib.suppress(OSError):
             while piece := source.recv(PIECE):
                 target.sendall(piece)

@@ -60,7 +60,7 @@ class Changes:
         self._thread.join()
 
     def back_s(self, since: float) -> float:
-        """The time until changes are accepted again for good."""
+        """The time until all further changes are accepted."""
         refused = [at for at, status in self.ends if status != 200 and at > since]
         behind = max(refused, default=since)
         return min((at for at, status in self.ends if at > behind and status == 200)) - since
@@ -129,13 +129,13 @@ def killed(fleet: Machines) -> float:
 
 
 def cut_off(fleet: Machines) -> float:
-    """No node reaches the primary any more, which continues to run."""
+    """Cuts all nodes off from the primary, which continues to run."""
     fleet.unplug(fleet.pair.primary.machine)
     return promoted(fleet)
 
 
 def split(fleet: Machines) -> float:
-    """Only one node still reaches the primary, which continues to accept its connections."""
+    """Cuts all nodes but one off from the primary, which continues to run."""
     pair, name = fleet.pair, fleet.nodes[0].name
     for other in (pair.replica.machine, *(node.name for node in fleet.nodes[1:])):
         fleet.cut_both(pair.primary.machine, other)
@@ -158,7 +158,7 @@ ROWS = {
 
 
 def play(names: Collection[str]) -> list[Figure]:
-    """The rows of these names; without names, every row."""
+    """Runs the rows with these names; without names, all rows."""
     wanted = {name: row for name, row in ROWS.items() if not names or name in names}
     return [one for row in wanted.values() for one in played(*row)]
 

@@ -14,12 +14,12 @@ from fleet_network import DATABASE
 
 AT_A_TIME = 2
 BETWEEN_S = 0.5, 3.0
-# How long a fault lasts: too short to be noticed; the node starts nothing; its instances end;
-# others take it over.
+# Durations of faults: too short to be noticed; so long that the node starts nothing; that its
+# instances end; that others take it over.
 LASTS_S = (0.3, TIMES["fence"] + 0.5, TIMES["end"] + 1.5, TIMES["reap"] + 3.0)
 DATABASE_AWAY_S = 1.0, 6.0
-# The time until a standby is promoted, and until the former primary becomes a standby: nodes may
-# wait ten seconds for that.
+# Seconds until a standby is promoted, and until the former primary becomes a standby. Nodes may
+# wait ten seconds for a promotion.
 NOTICED_S, FAILED_OVER_S = (0.2, 2.0), (5.0, 9.0)
 # After a fault, a node needs some time until it follows the others again.
 CALM_AFTER_S = 5.0
@@ -60,15 +60,15 @@ class Faults:
     fleet: Machines
     dice: random.Random
     counts: Counter[str] = field(default_factory=Counter)
-    log: list[str] = field(default_factory=list)  # the events with their times
+    log: list[str] = field(default_factory=list)  # the faults with their times
     active: list[Active] = field(default_factory=list)
-    _touched: dict[str, float] = field(default_factory=dict)  # when the last fault of a node ended
-    # Nodes whose launcher and server are both stopped, since when, and when they were resumed.
+    _touched: dict[str, float] = field(default_factory=dict)  # by node: when its last fault ended
+    # By node whose launcher and server were both stopped: when they were stopped, and resumed.
     _frozen: dict[str, float] = field(default_factory=dict)
     _thawed: dict[str, float] = field(default_factory=dict)
 
     def play(self, until: float) -> None:
-        """Random faults, until that time of the monotonic clock."""
+        """Injects random faults until the monotonic clock reaches `until`."""
         next_at = time.monotonic()
         while time.monotonic() < until:
             self._end_due()
@@ -86,14 +86,14 @@ class Faults:
                 node.jump.set(0)
 
     def was_calm(self, name: str, since: float) -> bool:
-        """Whether the node has run and reached the database since that time, and shortly before."""
+        """Whether the node has run and reached the database since shortly before that time."""
         up_since = self.fleet.named(name).up_since
         if up_since is None or any(name in one.touches for one in list(self.active)):
             return False
         return max(up_since, self._touched.get(name, 0.0)) + CALM_AFTER_S <= since
 
     def may_have_too_many(self, node: FleetMachine) -> bool:
-        """Whether nothing of the node runs that could end its instances: see decision 53."""
+        """Whether no process of the node runs that could end its instances: see decision 53."""
         frozen, thawed = self._frozen.get(node.name), self._thawed.get(node.name, 0.0)
         if frozen is not None:
             return time.monotonic() - frozen > TIMES["end"] - TIMES["beat"]
@@ -222,8 +222,8 @@ class Faults:
         end: Callable[[], None],
         away_s: tuple[float, float] = DATABASE_AWAY_S,
     ) -> None:
-        """`name`: the node, or all for a fault of the database, which lasts for `away_s`; None: no
-        node loses the database.
+        """`name`: the affected node, or "all" for a fault of the database. `away_s`: for how long
+        nodes lose the database; None: they don't.
         """
         self._happened(kind, name or "")
         everybody = [one.name for one in self.fleet.nodes]

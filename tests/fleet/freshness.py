@@ -1,7 +1,7 @@
-"""Which version nodes run of a function that is changed on any of them: the node that acknowledged
-the change has it at once, the others within a second.
+"""Checks the version of a changing function that nodes run: the node that acknowledged a change
+must run it at once, the others within a second.
 
-Invocations are checked, since unlike all other requests they do not wait until their node has the
+This uses invocations, which unlike all other requests do not wait until their node has applied the
 others' changes.
 """
 
@@ -27,17 +27,17 @@ GIVE_UP_S, EVERY_S, LOOK_EVERY_S = 4.0, 0.6, 0.02
 
 @dataclass
 class Freshness:
-    """Runs from `start` until `stop`. `was_calm`: whether a node could learn of changes since a
-    time.
+    """Runs from `start` until `stop`. `was_calm`: returns whether a node could learn of changes
+    since a time.
     """
 
     fleet: Machines
     was_calm: Callable[[str, float], bool]
     changes: int = 0
-    stale_there: int = 0  # on the node that acknowledged
+    stale_there: int = 0  # old versions on the acknowledging node
     late: int = 0
     slowest_s: float = 0.0
-    slow: int = 0  # slow responses of nodes without a fault
+    slow: int = 0  # late changes on nodes without a fault
     slow_examples: list[str] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -48,7 +48,7 @@ class Freshness:
     def start(self) -> None:
         """Creates the function, before any fault."""
         self._path = self.fleet.deploy("echo 0", name="changes", max_instances=3).path
-        self._old: set[str] = set()  # acknowledged, and no longer the newest
+        self._old: set[str] = set()  # acknowledged versions that are no longer the newest
         self._thread.start()
 
     def _run(self) -> None:
@@ -58,8 +58,8 @@ class Freshness:
                 return
             node, wanted = dice.choice(self.fleet.nodes), str(number)
             answer = self._ask(node, "PUT", self._path, {"handler": f"echo {wanted}"})
-            # If its instances could not start, the previous version continues, and the response
-            # says so.
+            # If the version's instances could not start, the response says so, and the previous
+            # version continues.
             if answer is None or answer["error_message"] is not None:
                 continue
             acknowledged_at = time.monotonic()

@@ -23,7 +23,7 @@ from timeouts import scaled
 
 NODES = ("one", "two", "three")
 PIECE = 65_536
-# A node's records are in the store when an invocation gets its response, and its counts soon after.
+# An invocation's record is in the store before the response; a node's counts follow soon after.
 OPTIONS = (
     "--durability strict --fleet-beat-s 0.2 --fleet-fence-s 5 --fleet-end-s 10 --fleet-reap-s 20"
 )
@@ -50,7 +50,7 @@ class Front:
         self.url = f"http://127.0.0.1:{self._listener.server_address[1]}"
 
     def client(self) -> httpx.Client:
-        """A client, each of whose requests goes to any node."""
+        """A client whose requests each go to a random node."""
         return httpx.Client(
             base_url=self.url,
             timeout=scaled(CLIENT_TIMEOUT_S),
@@ -59,8 +59,8 @@ class Front:
         )
 
     def carry(self, here: socket.socket, address: str) -> None:
-        """Forwards one connection, from its client's address: nodes count failed credentials by
-        that.
+        """Forwards one connection from the client's own address, by which nodes count failed
+        credentials.
         """
         node = urlsplit(self._random.choice(self._nodes).url)
         to = (str(node.hostname), node.port or 80)
@@ -68,7 +68,7 @@ class Front:
             asking = threading.Thread(target=pour, args=[here, there], daemon=True)
             asking.start()
             pour(there, here)
-            with contextlib.suppress(OSError):  # the response ends the connection
+            with contextlib.suppress(OSError):  # the connection ends with the response
                 here.shutdown(socket.SHUT_RDWR)
             asking.join()
 
@@ -79,7 +79,7 @@ class Front:
 
 
 def pour(source: socket.socket, target: socket.socket) -> None:
-    """Copies until the end of `source`, and then ends `target`."""
+    """Copies until the end of `source`, then ends `target`."""
     with contextlib.suppress(OSError):
         while data := source.recv(PIECE):
             target.sendall(data)
@@ -109,8 +109,8 @@ def fronted(
 
 @contextlib.contextmanager
 def three_nodes(options: str, directory: Path) -> Iterator[Server]:
-    """The first node, with requests going to any of the three. `options`: of each node.
-    `directory`: for the fleet's files.
+    """The first node, but requests go to any of the three. `options`: of each node. `directory`:
+    for the fleet's files.
     """
     with (
         postgresql.started() as cluster,

@@ -1,5 +1,5 @@
-"""Nodes of a fleet, each on its own machine (a network namespace), and their shared PostgreSQL;
-each of these can be killed, stopped and cut off.
+"""Nodes of a fleet and their shared PostgreSQL, each on its own machine (a network namespace). All
+of them can be killed, stopped and cut off.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from fleet_network import (
 from timeouts import scaled
 
 NAMES = ("one", "two", "three")
-HOST = "host"  # where clients run
-FIRST_MIB = 301  # a size that no test sandbox of a start has
-AGAIN_S = 0.3  # delay before a service manager restarts a node
+HOST = "host"  # the machine of clients
+FIRST_MIB = 301  # in MiB; the sandbox that a start tests has another size
+AGAIN_S = 0.3  # seconds until a service manager restarts a node
 
 # Short, so that a storm of a minute has many take-overs; a stopped launcher gives the server five
 # seconds more.
@@ -63,7 +63,7 @@ class FleetMachine(Server):
     """A node on its own machine. `keep` restarts it whenever it ends."""
 
     def __init__(self, root: Path, name: str, reached: Network, file: Path, **more: Any) -> None:
-        """`more`: arguments of `Server`; `times`: the fleet's."""
+        """`more`: arguments of `Server`; `times`: the settings for the fleet's times."""
         self.name, self.network = name, reached
         self.address = reached.address(name)
         self.jump: Jump | None = more.pop("jump", None)
@@ -72,10 +72,11 @@ class FleetMachine(Server):
         program = [*reached.inside(name), *(more.pop("program", ()) or [str(QUILTFN)])]
         super().__init__(root, program=program, **more)
         self.url = f"http://{self.address}:{API_PORT}"
-        self.up_since: float | None = None  # by the monotonic clock; None: it is not running
+        # When it became ready, by the monotonic clock; None: not running.
+        self.up_since: float | None = None
         self.starts = 0
-        self.lives: list[str] = []  # when each of its servers was ready, and that one's id
-        self.codes: list[int] = []  # its exit codes
+        self.lives: list[str] = []  # when each of the node's servers was ready, and the server's id
+        self.codes: list[int] = []  # the node's exit codes
         self._ends = threading.Event()
         self._keeper: threading.Thread | None = None
 
@@ -83,7 +84,7 @@ class FleetMachine(Server):
         super().runs([*self.network.inside(self.name), *program])
 
     def keep(self) -> None:
-        """Keeps it running from now on: restarts it 0.3 s after it has ended."""
+        """From now on, restarts the node 0.3 s after each end."""
         self._ends.clear()
         self._keeper = threading.Thread(target=self._keep)
         self._keeper.start()
@@ -110,7 +111,7 @@ class FleetMachine(Server):
             self._forget()
 
     def stop_keeping(self) -> None:
-        """Stops restarting it; the caller has to stop it."""
+        """Stops restarting the node; the caller has to stop it."""
         self._ends.set()
 
     def close(self) -> None:
@@ -134,12 +135,12 @@ class FleetMachine(Server):
     # Faults ----------------------------------------------------------------------------------
 
     def kill_all(self) -> None:
-        """As if the machine lost power: kills all of its processes at once."""
+        """Kills all processes of the machine at once, as if it lost power."""
         for pid in self.network.processes(self.name):
             self._signal(pid, signal.SIGKILL)
 
     def send(self, whom: str, number: signal.Signals) -> None:
-        """Sends a signal to the server, the launcher or both. Harmless if they do not run."""
+        """Sends a signal to the server, the launcher or both, if they run."""
         process = self.process
         if process is None:
             return
@@ -170,7 +171,8 @@ class Machines:
         self.directory, self.network, self.postgres = directory, reached, postgres
         self.nodes: list[FleetMachine] = []
         self.headers: dict[str, str] = {}
-        self.instances: dict[int, int] = {}  # the maximum of each function, by its memory in MiB
+        # The maximum number of instances of each function, by its memory in MiB.
+        self.instances: dict[int, int] = {}
         self.times = TIMES
         self._cuts: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
@@ -222,8 +224,8 @@ class Machines:
         return self.nodes[0].call(method, path, json)
 
     def deploy(self, handler: str, **fields: Any) -> Function:
-        """Its instances can be distinguished from others by their memory. `at`: the node that is
-        asked, which has the first instance.
+        """Deploys a function with a unique memory limit, by which its instances are recognized.
+        `at`: the node that gets the requests, and the first instance.
         """
         asked = fields.pop("at", self.nodes[0])
         mib = FIRST_MIB + len(self.instances)
@@ -253,7 +255,7 @@ class Machines:
     # Faults of the network ---------------------------------------------------------------------
 
     def cut(self, sender: str, receiver: str) -> None:
-        """Drops all data from the one to the other, silently."""
+        """Silently drops all data from the first machine to the second."""
         self._cut_or_heal({(sender, receiver)}, set())
 
     def cut_both(self, first: str, other: str) -> None:
@@ -266,7 +268,7 @@ class Machines:
         self._cut_or_heal(set(), set(self._cuts))
 
     def unplug(self, name: str) -> None:
-        """Drops all data to and from the machine, silently."""
+        """Silently drops all data to and from the machine."""
         self._link(name, "down")
 
     def plug(self, name: str) -> None:
@@ -292,7 +294,7 @@ class Machines:
 
     @property
     def pair(self) -> Replicated:
-        """The database and its standby. Raises `AssertionError` if there is none."""
+        """The database with its standby. Raises `AssertionError` if there is no standby."""
         assert isinstance(self.postgres, Replicated)
         return self.postgres
 
@@ -315,7 +317,7 @@ class Machines:
         return len(ended)
 
     def read_only(self, state: bool) -> None:
-        """New transactions are read-only, as on a standby."""
+        """Makes new transactions read-only, as on a standby."""
         self.statement(
             f"ALTER SYSTEM SET default_transaction_read_only = {'on' if state else 'off'}"
         )
@@ -333,8 +335,8 @@ def machines(
     make: Callable[[Path, str], dict[str, Any]] = lambda _root, _name: {},
     store: Callable[[Path, Network], AbstractContextManager[Postgres | Replicated]] = database,
 ) -> Iterator[Machines]:
-    """A fleet with running nodes; nothing of it is left afterwards. `make`: further arguments of
-    each node, for `FleetMachine`. `store`: creates its database.
+    """A fleet with running nodes, which is removed at the end. `make`: further arguments of
+    `FleetMachine` for each node. `store`: creates the database.
     """
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(short_dir())
@@ -362,7 +364,7 @@ def _check_nothing_left(fleet: Machines, before: leftovers.Traces) -> None:
 
 
 def with_a_clock(root: Path, name: str) -> dict[str, Any]:
-    """For `machines`: nodes with wall clocks that can be set."""
+    """An argument of `machines`, for nodes with wall clocks that can be set."""
     own = root / f"clock-{name}"
     own.mkdir(mode=0o755)
     jump = Jump(own)

@@ -38,7 +38,7 @@ SLEEPS = "sleep ${QUILT_PAYLOAD:-0}; echo done"
 
 @dataclass
 class Figure:
-    """A measurement; `is_kept`: whether it is as promised."""
+    """A measurement. `is_kept`: whether it keeps the promise."""
 
     failure: str
     seen: str
@@ -51,7 +51,7 @@ class Figure:
 
 @dataclass
 class Matrix:
-    """The rows that were run so far."""
+    """Runs rows, and has the results so far."""
 
     fleet: Machines
     figures: list[Figure] = field(default_factory=list)
@@ -75,16 +75,16 @@ class Matrix:
         return self.ask(node, "POST", f"{function.path}/invoke", {"payload": payload})
 
     def later(self, *arguments: Any) -> Future[tuple[httpx.Response, float]]:
-        """The response to an invocation, and its time."""
+        """Invokes in a thread; the result is the response and the time that it took."""
         return self.threads.submit(lambda: (self.invoke(*arguments), time.monotonic()))
 
     def on(self, node: FleetMachine, count: int = 1, max_instances: int = 1) -> list[Function]:
-        """Functions with one ready instance each at that node, as the others know."""
+        """Functions with one ready instance each at that node, of which the other nodes know."""
         fields = {"at": node, "max_instances": max_instances, "timeout_seconds": 120}
         made = [self.fleet.deploy(SLEEPS, **fields) for _ in range(count)]
         for function in made:
             assert ran(self.invoke(node, function)) == node.name
-        # Before others know of it, an invocation at one of them would move the instance there.
+        # until the others know of the instance, an invocation at one of them would move it there
         time.sleep(3 * self.fleet.times["beat"])
         for caller, function in itertools.product(self.fleet.nodes, made):
             assert ran(self.invoke(caller, function)) == node.name
@@ -119,7 +119,9 @@ def lose_calls(
     within_s: float,
     undo: Callable[[str], None] | None = None,
 ) -> None:
-    """A node that runs calls of another node's clients is lost; a third one is unaffected."""
+    """A node that runs invocations of another node's clients is lost; a third node is
+    unaffected.
+    """
     first, second, third = it.fleet.nodes
     functions, [other] = it.on(second, 3), it.on(third)
     calls = [it.later(first, function, "30") for function in functions]
@@ -171,8 +173,8 @@ def kill_a_sandbox(it: Matrix) -> None:
 
 
 def stop(it: Matrix, whom: str) -> None:
-    """A node's server, or it and its launcher, are stopped until others have taken the node over,
-    and then resumed. Nothing is left under the old epoch.
+    """A node's server, or both server and launcher, are stopped until others have taken the node
+    over, and then resumed. Nothing of the old epoch may be left.
     """
     first, second, third = it.fleet.nodes
     [function] = it.on(second)
@@ -228,7 +230,7 @@ def stop_launcher(it: Matrix) -> None:
 
 
 def part_nodes(it: Matrix, is_both: bool) -> None:
-    """Two nodes do not reach each other: calls run at the next candidate."""
+    """Two nodes cannot reach each other, so invocations run at the next candidate."""
     first, second, _ = it.fleet.nodes
     [function] = it.on(second, max_instances=2)
     bounds = Bounds()
@@ -248,7 +250,7 @@ def part_nodes(it: Matrix, is_both: bool) -> None:
         f"of 10 calls at one of them {codes.count(200)} ran, the first after {took[0]:.1f} s, the "
         f"others after {max(took[1:]) * 1000:.0f} ms at most; instances exceeded {bounds.exceeded}"
     )
-    # The first may have been sent before anything could be noticed.
+    # the first invocation may have been sent before the fault was noticed
     is_kept = set(codes[1:]) == {200} and max(took[1:]) < 1 and took[0] < 4
     way = "both ways" if is_both else "one way"
     it.tell(f"two nodes parted {way}", seen, "3 s, 0", is_kept and not bounds.exceeded)
@@ -263,7 +265,7 @@ def look_at(fleet: Machines) -> Any:
 
 @dataclass
 class Sync:
-    """Invokes at every node, each a ready instance of its own."""
+    """Invokes at every node; each node has a ready instance for this."""
 
     it: Matrix
     functions: dict[str, Function]
@@ -319,8 +321,8 @@ def all_records(it: Matrix, function: Function) -> Iterator[dict[str, Any]]:
 def lose_database(
     it: Matrix, failure: str, goes: Callable[[], object], comes: Callable[[], object], away_s: float
 ) -> None:
-    """Running calls continue, new ones are accepted, management is refused, and soon all is well
-    again.
+    """The database is lost for a while: running invocations continue, new ones are accepted,
+    management is refused, and soon everything works again.
     """
     caller = it.fleet.nodes[0]
     functions = {node.name: it.on(node)[0] for node in it.fleet.nodes}
@@ -385,7 +387,7 @@ def cut_off_from_database(it: Matrix) -> None:
 
 @contextlib.contextmanager
 def under_load(it: Matrix, label: str, max_instances: int = 6) -> Iterator[Function]:
-    """Invokes at this rate meanwhile, through a balancer; no invocation may fail."""
+    """During the block, invokes at this rate through a balancer; no invocation may fail."""
     function = it.fleet.deploy("true", max_instances=max_instances)
     with Balancer(it.fleet.nodes) as balancer:
         with Calls(balancer, f"{function.path}/invoke", RATE) as calls:
@@ -456,7 +458,7 @@ def upgrade(it: Matrix) -> None:
                 rolling.manage(it.fleet.nodes)
         until(lambda: rolling.is_done(first, job, accepted), 60)
         is_once = rolling.are_once(second, job, accepted)
-        for node in it.fleet.nodes:  # as the next row expects them
+        for node in it.fleet.nodes:  # in the state that the next row expects
             node.runs(old.program)
             restart_drained(it, node)
     mistakes = sum(node.log.read_text().count("Traceback") for node in it.fleet.nodes)
@@ -521,7 +523,7 @@ def away(it: Matrix) -> None:
     lose_database(it, "PostgreSQL away for 55 s", postgres.stop, postgres.start, AWAY_S)
 
 
-# By the times of their fleet.
+# grouped by the times of their fleet
 SHORT: dict[str, Callable[[Matrix], None]] = {
     "sandbox": kill_a_sandbox,
     "server": killed("server"),
@@ -550,7 +552,7 @@ DEFAULT: dict[str, Callable[[Matrix], None]] = {
 
 
 def play(names: Collection[str]) -> list[Figure]:
-    """The rows of these names; without names, every row."""
+    """Runs the rows with these names; without names, all rows."""
     figures = []
     for times, rows in ((TIMES, SHORT), (DEFAULT_TIMES, DEFAULT)):
         wanted = {name: row for name, row in rows.items() if not names or name in names}
@@ -560,7 +562,7 @@ def play(names: Collection[str]) -> list[Figure]:
                 for name, row in wanted.items():
                     try:
                         row(it)
-                    except Exception as error:  # the other rows run all the same
+                    except Exception as error:  # the other rows run nevertheless
                         it.tell(name, f"{type(error).__name__}: {error}", "-", False)
                         traceback.print_exc()
                 figures += it.figures

@@ -51,13 +51,13 @@ def of_checkout() -> Version:
 
 
 def newer(directory: Path) -> Version:
-    """Creates the version in a new directory with its own environment: a server finds its program
-    only by its interpreter's prefix.
+    """Creates the version in a new directory with its own environment, since a server finds its
+    program by its interpreter's prefix.
     """
     major, minor, *_ = quiltfn.__version__.split(".")
     number = f"{major}.{int(minor) + 1}.0"
     package = directory / "program" / "quiltfn"
-    shutil.copytree(Path(quiltfn.__file__).parent, package)  # including its compiled files
+    shutil.copytree(Path(quiltfn.__file__).parent, package)  # with its compiled files
     _change(package / "__init__.py", f'"{quiltfn.__version__}"', f'"{number}"')
     _migrate(package / "store")
     said = package / "model"

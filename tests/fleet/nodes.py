@@ -12,7 +12,7 @@ PASSWORD_FILE = "password"
 
 
 def run(*words: str) -> None:
-    """Runs `quiltfn fleet` in this process: most of such a command's time goes to its imports."""
+    """Runs `quiltfn fleet` in this process, since such a command mostly waits for its imports."""
     assert fleet.main(words) == 0
 
 
@@ -30,7 +30,7 @@ class Fleet:
         return self.directory / "fleet.toml"
 
     def init(self, password: str) -> "Fleet":
-        """Runs `quiltfn fleet init`; the database exists."""
+        """Runs `quiltfn fleet init`; the database must exist."""
         secret = self.directory / PASSWORD_FILE
         secret.write_text(password + "\n")
         where = ("--fleet", str(self.file), "--store", self.url)

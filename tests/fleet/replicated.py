@@ -68,7 +68,7 @@ class Replicated:
         return "sync" if self.is_synchronous else "async"
 
     def _wait_for(self, *, is_waiting: bool) -> None:
-        """Whether commits wait for the standby. A copy has its original's setting."""
+        """Sets whether commits wait for the standby. A copy has the setting of its original."""
         names = "'*'" if is_waiting else "''"
         statement(self.primary, f"ALTER SYSTEM SET synchronous_standby_names = {names}")
         statement(self.primary, "SELECT pg_reload_conf()")
@@ -78,7 +78,7 @@ class Replicated:
 def replicated(
     directory: Path, reached: Network, *, is_synchronous: bool = True
 ) -> Iterator[Replicated]:
-    """Yields once both run and the standby follows."""
+    """The pair; starts when both run and the standby follows."""
     pair = Replicated(directory, reached, is_synchronous=is_synchronous)
     try:
         pair.primary.initdb()

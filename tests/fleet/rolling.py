@@ -1,5 +1,5 @@
-"""Operations at nodes of two versions while a fleet is upgraded: all of them at each node, with
-their effects checked at the others.
+"""Operations at nodes of two versions during an upgrade of a fleet: each operation at each node,
+with checks of the effects at other nodes.
 """
 
 import time
@@ -14,7 +14,7 @@ _numbers = count(1)
 
 
 def versions(asked: Server) -> dict[str, str]:
-    """The versions of the present nodes, according to that one."""
+    """The versions of the present nodes, according to this node."""
     found = asked.call("GET", "/api/nodes").json()["nodes"]
     return {one["name"]: one["version"] for one in found if one["presence"] == "present"}
 
@@ -61,21 +61,21 @@ def accept(at: Server, function: Function, number: int, delay_s: int = 0) -> lis
 
 
 def is_done(asked: Server, function: Function, accepted: Sequence[str]) -> bool:
-    """Whether all of them have succeeded."""
+    """Whether all these invocations have succeeded."""
     found = [ask(asked, "GET", f"{function.path}/invocations/{one}") for one in accepted]
     assert all(one["status"] in ("queued", "running", "success") for one in found), found
     return all(one["status"] == "success" for one in found)
 
 
 def are_once(asked: Server, function: Function, accepted: Sequence[str]) -> bool:
-    """Whether the function has run exactly these, each with one attempt."""
+    """Whether the function has run exactly these invocations, each with one attempt."""
     found = ask(asked, "GET", f"/api/invocations?function_id={function.id}&limit=1000")
     attempts = {one["invocation_id"]: one["attempt"] for one in found["invocations"]}
     return attempts == dict.fromkeys(accepted, 1)
 
 
 def drain(asked: Server, name: str) -> None:
-    """Returns once it runs nothing any more, and other nodes have had time to learn of that."""
+    """Drains a node; returns once it runs nothing, and other nodes have had time to notice."""
     ask(asked, "POST", f"/api/nodes/{name}/drain")
     until(partial(is_at_rest, asked, name), 30)
 

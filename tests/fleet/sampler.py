@@ -65,9 +65,11 @@ def sampled(count: Callable[[set[Path]], None], look: Callable[[], set[Path]]) -
 
 
 class Bounds:
-    """What was counted of each function, told apart by the memory that its instances may use.
+    """The counted instances of each function, which is recognized by the memory limit of its
+    instances.
 
-    `most`: how many instances each may have, by MiB. `seen`: the most at a time.
+    `most`: the maximum number of a function's instances, by MiB. `seen`: the highest number at a
+    time.
     """
 
     def __init__(self) -> None:
@@ -100,7 +102,7 @@ class Bounds:
         for name in LIMITS if group.name not in self._mib else ():
             with contextlib.suppress(OSError, ValueError):
                 mib = int((group / name).read_text()) // MIB
-                if mib in self.most:  # otherwise the limit is not written yet
+                if mib in self.most:  # otherwise its limit is not set yet
                     self._mib[group.name] = mib
         return self._mib.get(group.name, 0)
 

@@ -1,12 +1,12 @@
-"""A fleet is ill-treated under load, and afterwards its history is checked (e2e/history.py,
-e2e/work_history.py), as that of one server is by `scripts/soak storms`.
+"""Injects faults into a fleet under load, and checks its history afterwards (e2e/history.py,
+e2e/work_history.py), as `scripts/soak storms` does for one server.
 
-Three nodes, a PostgreSQL and its synchronous standby, each in a network namespace of its own.
-Clients ask nodes at random: calls, accepted work, schedules, cancellations, redrives, changes of
-functions. Every few seconds a fault (faults.py): processes are killed and stopped, nodes parted
-from each other and from the database; that is restarted, made read-only, failed over and loses its
-connections; clocks jump. Who counts instances and reads the handlers' own notes is outside of it
-all.
+Three nodes, a PostgreSQL and its synchronous standby, each in its own network namespace. Clients
+send requests to random nodes: invocations, accepted work, schedules, cancellations, redrives,
+changes of functions. Every few seconds there is a fault (faults.py): processes are killed and
+stopped; nodes are separated from each other and from the database; the database is restarted, made
+read-only, failed over, and loses its connections; clocks jump. Instances are counted, and the
+handlers' notes are read, from outside of the fleet.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ CALLERS, QUEUERS = 12, 10
 INSTANCES, QUEUED_INSTANCES = 3, 1
 CLIENT_TIMEOUT_S = 3.0
 READY_WITHIN_S = 40.0
-CALM_S = 8.0  # of load after the last fault
-# Calls whose node was lost before it recorded them are recorded by the node that forwarded them,
-# half a minute after that node is back.
+CALM_S = 8.0  # seconds of load after the last fault
+# Invocations whose node was lost before it recorded them are recorded by the forwarding node, half
+# a minute after the lost node is back.
 SETTLE_S = 35.0
 
 
@@ -96,7 +96,7 @@ class Report:
 
 
 def node_options(crun: str, mistake: str, root: Path, name: str) -> dict[str, Any]:
-    """Options of `FleetMachine`: a clock that can be set or, for a control, a mistake."""
+    """Options of `FleetMachine`: a clock that can be set or, for a negative control, a mistake."""
     if mistake == "none":
         return {"crun": crun, **with_a_clock(root, name)}
     boot_id = root / f"boot-{name}"
@@ -106,8 +106,8 @@ def node_options(crun: str, mistake: str, root: Path, name: str) -> dict[str, An
 
 
 def play(seconds: float, seed: int, mistake: str = "none") -> Report:
-    """Runs one storm; returns the result of checking its history. `mistake`: of `FLEET_MISTAKES`,
-    which nodes make.
+    """Runs one storm; returns the result of checking its history. `mistake`: one of
+    `FLEET_MISTAKES`, which the nodes make.
     """
     with ExitStack() as stack:
         seen = stack.enter_context(witness())
@@ -115,7 +115,7 @@ def play(seconds: float, seed: int, mistake: str = "none") -> Report:
         fleet = stack.enter_context(machines(make=make, store=replicated))
         load = Load(fleet, CALLERS, INSTANCES, CLIENT_TIMEOUT_S, may_come_late=True)
         work = WorkLoad(fleet, load.ask, instances=QUEUED_INSTANCES, settle_s=SETTLE_S)
-        if mistake != "none":  # it is found in any case
+        if mistake != "none":  # the mistake is also found after a short wait
             work.over_s, work.settle_s = 20.0, 1.0
         faults = Faults(fleet, random.Random(seed))
         bounds, freshness = Bounds(), Freshness(fleet, faults.was_calm)
@@ -149,7 +149,7 @@ def stop_all(*clients: Freshness | Load | WorkLoad) -> None:
 
 
 def counted(fleet: Machines, faults: Faults) -> Any:
-    """Counts the sandboxes of all nodes, in all their runs."""
+    """During the block, counts the sandboxes of all nodes and all their runs."""
     lives: dict[str, set[str]] = {one.name: set() for one in fleet.nodes}
 
     def find() -> set[Path]:
@@ -193,7 +193,7 @@ def main() -> int:
     rows = [*matrix.SHORT, *matrix.DEFAULT, *failover.ROWS]
     parser.add_argument("--row", choices=rows, action="append", help="of the matrix: only this one")
     given = parser.parse_args()
-    # Created directories are removed in any case.
+    # created directories are removed in any case
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if given.matrix or given.row:
         names = given.row or ()

@@ -22,7 +22,8 @@ from pathlib import Path
 from fuzz import harness, python_side
 
 ATHERIS = "atheris==3.1.0"
-# A session is a list of events, and a frame can specify its growth, so inputs can be short.
+# Maximum lengths. Inputs can be short, since a session is a list of events, and a frame can specify
+# its growth.
 LONGEST = 1024
 MOST_KEPT = {"session": 110, "shell": 55}
 MOST_KEPT_OF_OTHERS = 18
@@ -116,8 +117,8 @@ def guest_side(directories: Directories, fuzzer: Path, seconds: int) -> list[Res
 
 
 def explain(name: str, directories: Directories) -> str:
-    """The report for a finding from a program whose sanitizer names lines; empty if it does not
-    recur.
+    """The report on a finding from a program whose sanitizer names lines; empty if the finding does
+    not recur.
     """
     program = harness.build_replay(directories.work / "replay")
     found = sorted(directories.findings.glob(f"{name}-*"))
@@ -164,7 +165,7 @@ def shares(targets: dict[str, int], seconds: int) -> dict[str, int]:
 
 
 def keep(directories: Directories, fuzzer: Path) -> None:
-    """Replaces the kept inputs by the fewest that reach the same code; named inputs stay."""
+    """Replaces the stored inputs by the fewest that reach the same code; named inputs stay."""
     for name in harness.GUEST_TARGETS | harness.PARSER_TARGETS:
         old, new = harness.CORPUS / name, directories.work / "kept" / name
         new.mkdir(parents=True)
@@ -187,7 +188,8 @@ def keep(directories: Directories, fuzzer: Path) -> None:
 
 
 def merge(name: str, fuzzer: Path, folders: list[Path]) -> None:
-    # Only which edges are reached counts, not how often; otherwise hundreds would be kept.
+    # Counts only which edges are reached, not how often; otherwise hundreds of inputs would be
+    # stored.
     flags = ["-merge=1", "-use_counters=0", "-detect_leaks=0"]
     subprocess.run(
         [fuzzer, *flags, *folders],

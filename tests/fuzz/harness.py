@@ -1,4 +1,4 @@
-"""The guest as a program for a fuzzer, and as one that replays the kept inputs."""
+"""Builds the guest as a program for a fuzzer, and as one that replays the stored inputs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sandbox.bare_guest import SOURCE, STRICT
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"
 HARNESS = [HERE / "guest_fuzz.c", HERE / "shell_fuzz.c"]
-# The numbered version first: it is known to build fuzzers.
+# The numbered version comes first, since it is known to build fuzzers.
 COMPILERS = ("clang-19", "clang")
-# The share of the time for each target; a guest's whole life has the most to find.
+# The share of the time for each target; most for a guest's whole life, where most can be found.
 GUEST_TARGETS = {"specialise": 1, "prepare": 1, "call": 1, "script": 1, "block": 1}
 GUEST_TARGETS |= {"shell": 2, "session": 6}
 PARSER_TARGETS = {"decoder": 2, "json": 2, "long-json": 1}
 CHECKED = ["-g", "-fno-sanitize-recover=all"]
-# Leak reports would hide more important findings.
+# without leak reports, which would hide more important findings
 QUIET = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
 
 
@@ -36,9 +36,9 @@ def build_replay(target: Path, guest: Path = SOURCE) -> Path:
 
 
 def build_control(target: Path, guest: Path, file: str, unchanged: Path) -> Path:
-    """Builds the replay of a guest with a mistake in `file`, without the checks for undefined
-    behaviour: the mistakes are found without them, and they take half of the time. `unchanged`: a
-    directory for the half that is compiled once, without the mistake.
+    """Builds the replay of a guest with a mistake in `file`. Checks for undefined behaviour are
+    left out: the mistakes are found without these, and they take half of the time. `unchanged`: a
+    directory for the other files, which are compiled once.
     """
     command = ["cc", *STRICT, "-O0", "-fsanitize=address"]
     halves = []
@@ -60,7 +60,7 @@ def _build(
 
 
 def can_build(compiler: str, directory: Path) -> bool:
-    """A compiler may be installed without its fuzzing libraries."""
+    """Whether the compiler can build fuzzers: its libraries for that may be missing."""
     if shutil.which(compiler) is None:
         return False
     source = directory / "probe.c"
@@ -79,7 +79,9 @@ def as_target(name: str) -> dict[str, str]:
 
 
 def replay(program: Path, name: str, inputs: Iterable[Path]) -> subprocess.CompletedProcess[str]:
-    """Replays the inputs; the last line of its output names the one at which it ended."""
+    """Replays the inputs; the last line of the output names the input at which the program
+    ended.
+    """
     return subprocess.run(
         [program, *inputs],
         env=as_target(name),
@@ -96,7 +98,7 @@ def kept(name: str) -> list[Path]:
 
 
 def with_mistake(directory: Path, file: str, right: str, mistaken: str) -> Path:
-    """A copy of the guest's sources with one thing changed."""
+    """A copy of the guest's sources with one change."""
     copy = directory / "guest"
     shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("bin", "runners", "*.py"))
     text = (copy / file).read_text()

@@ -21,7 +21,7 @@ WORDS += [b'"name":"a"', b'"handler":"b"', b'"environment":{"A":"b"}', b'"max_in
 
 
 def with_atheris(name: str, corpus: Path, kept: Path, seconds: int, findings: Path) -> None:
-    """Does not return: the fuzzer ends the process, with a status of its own."""
+    """Runs atheris, which never returns: it ends the process with its own status."""
     import atheris  # type: ignore[import-untyped]  # noqa: PLC0415
 
     with atheris.instrument_imports(include=["quiltfn.guest.wire", "quiltfn.api.http.parse"]):
@@ -46,7 +46,7 @@ def write_words(path: Path, words: list[bytes]) -> Path:
 
 
 def reached(run: Callable[[bytes], None], data: bytes) -> set[tuple[str, int, int]]:
-    """The steps from line to line that the watched modules took."""
+    """The steps from line to line in the watched modules."""
     steps: set[tuple[str, int, int]] = set()
     last: dict[CodeType, int] = {}
 
@@ -69,7 +69,7 @@ def reached(run: Callable[[bytes], None], data: bytes) -> set[tuple[str, int, in
 
 
 def worth_keeping(name: str, known: Path, folders: list[Path]) -> Iterator[Path]:
-    """The shortest inputs that together reach what the known ones do not."""
+    """The shortest inputs that together reach all code that the known inputs do not reach."""
     from fuzz.targets import TARGETS  # noqa: PLC0415
 
     seen: set[tuple[str, int, int]] = set()

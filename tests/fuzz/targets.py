@@ -1,6 +1,7 @@
-"""Properties of the server's own parsers, for any bytes. A broken one is an AssertionError.
+"""Properties of the server's own parsers for arbitrary bytes. A broken property raises an
+AssertionError.
 
-Each target takes the module to test, so that a copy with a mistake can be tested in the same way.
+Each target gets the module to test, so that a copy with a mistake can be tested in the same way.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from quiltfn.wire import FunctionChanges, NewFunction
 
 # ------------------------------------------------------------------------------- a guest's frames
 
-# From docs/reference/guest-protocol.md, not from the decoder: minimum and maximum payloads.
+# Minimum and maximum payloads, taken from docs/reference/guest-protocol.md, not from the decoder.
 LENGTHS = {"H": (4, 4), "P": (4, 5125), "O": (9, 65544), "E": (9, 65544), "X": (40, 1064)}
 LENGTHS |= {"T": (9, 65544), "Z": (8, 8), "D": (4, 4)}
 FRAME_MAX = 8 + 65_544
 
 
 class Read(NamedTuple):
-    """The content of a stream: its events, and then its error, if there is one."""
+    """The content of a stream: its events, followed by its error, if any."""
 
     events: list[tuple[Any, ...]]
     wrong: str | None
@@ -107,7 +108,8 @@ def decoder(data: bytes, it: Any = wire) -> None:
     assert (loose.wrong, loose.rest) == (wanted.wrong, wanted.rest)
     assert loose.events == wanted.events[: len(loose.events)], "cut, it gives other events"
     assert loose.wrong or len(loose.events) == len(wanted.events), "cut, it gives fewer events"
-    # A piece with an error yields no events. If every frame has its own piece, all are reported.
+    # A piece with an error yields no events. With one piece for each frame, all events are
+    # reported.
     assert fed(it, cut(stream, chance, ends(stream))) == wanted, "cut at the ends of frames"
     if len(stream) <= 2000:
         assert fed(it, [stream[n : n + 1] for n in range(len(stream))]) == wanted, "byte by byte"
@@ -159,14 +161,14 @@ def fields(event: Any) -> list[Any]:
 
 DEPTH_MAX, VALUES_MAX, COUNTED_FROM = 32, 50_000, 64 * 1024
 LONGEST_GROWN = 128 * 1024
-# A dictionary with one member takes 240 bytes; the rest is for msgspec and the exception.
+# A dictionary with one member takes 240 bytes; the remainder is for msgspec and the exception.
 BYTES_OF_A_VALUE, BYTES_OF_A_BODY_BYTE, BYTES_MORE = 400, 24, 1 << 20
 OWN_REASONS = ("twice", "nests deeper", "more than 50000 values", "thousands of digits")
 
 
 def long_json_body(data: bytes, it: Any = parse) -> None:
-    """For bodies longer than an input: `data` specifies what is repeated. Memory is measured,
-    too.
+    """Like `json_body`, for bodies longer than an input: `data` specifies a repetition. Also checks
+    the memory.
     """
     body = grow(data)
     most = BYTES_MORE + BYTES_OF_A_BODY_BYTE * len(body) + BYTES_OF_A_VALUE * VALUES_MAX
@@ -182,7 +184,7 @@ def long_json_body(data: bytes, it: Any = parse) -> None:
 
 
 def json_body(body: bytes, it: Any = parse) -> None:
-    """A value that a second parser also returns, or a refusal that it confirms."""
+    """Checks that a second parser returns the same value, or confirms the refusal."""
     try:
         value = it.json_value(body)
     except BadRequest as refusal:

@@ -56,10 +56,10 @@ def build_guest(target: Path, *, sanitized: bool, source: Path = SOURCE) -> Path
 
 @dataclass
 class Outcome:
-    """The result of one call, and how often the host had to read for it."""
+    """The result of one invocation, and the number of reads that the host needed for it."""
 
     end: End | None = None
-    stdout: bytes = b""  # in the form for clients, with the result at the end
+    stdout: bytes = b""  # as clients see it, with the result at the end
     result: bytes = b""
     stderr: bytes = b""
     reads: int = 0
@@ -103,7 +103,7 @@ class BareGuest:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         self.guest_pid = int(children.read_text())
         self.namespace = os.readlink(f"/proc/{self.guest_pid}/ns/pid")
-        # While it is open, the kernel does not reuse its number for another test's sandbox.
+        # while this is open, the kernel does not reuse the number for another test's sandbox
         self.held = os.open(f"/proc/{self.guest_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def __enter__(self) -> Self:
@@ -193,7 +193,7 @@ class BareGuest:
         )
 
     def answer(self) -> Outcome:
-        """Reads up to CLEAN; checks that every frame belongs to the current call."""
+        """Reads up to CLEAN; checks that every frame belongs to the current invocation."""
         answer, began = Outcome(), time.monotonic()
         out, err = bytearray(), bytearray()
         while True:
@@ -228,7 +228,7 @@ class BareGuest:
         return self.answer()
 
     def run(self, script: str, *, timeout_ms: int = 10_000) -> Outcome:
-        """For a guest specialised with `sh -c 'eval "$SCRIPT"'`: each call can have another
+        """For a guest specialised with `sh -c 'eval "$SCRIPT"'`: each invocation can have another
         handler.
         """
         return self.call({"SCRIPT": script}, timeout_ms=timeout_ms)

@@ -1,8 +1,8 @@
-"""A program that makes the namespaces of `bare_guest.py`, takes the user ids that its parent
-maps for it, mounts /proc, /tmp and /dev/shm, and becomes pid 1's parent. All mounts are in the new
+"""A program that creates the namespaces of `bare_guest.py`, takes the user ids that its parent
+maps, mounts /proc, /tmp and /dev/shm, and becomes the parent of pid 1. All mounts are in the new
 mount namespace, so they end with the guest.
 
-It is started for every guest. Imports would take most of its time, so it has few.
+It is started for every guest, and has few imports, since they take most of its time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SANITIZER = {
     "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99",
 }
 SHELL_LIBRARY = f"{os.path.dirname(__file__)}/../../src/quiltfn/guest/bin/shell.so"
-# The path of that library in the sandbox, readable by everybody.
+# The path of the library in the sandbox, readable for all users.
 SHOWN = "/mnt/shell.so"
 
 
@@ -36,7 +36,7 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
     def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
         check(libc.mount(source, target, kind, ctypes.c_ulong(flags), data))
 
-    # Before /tmp is covered: the checkout may be in it.
+    # before /tmp is covered, since the checkout may be in it
     binary = os.open(guest, os.O_RDONLY)
     with open(SHELL_LIBRARY, "rb") as file:
         library = file.read()
@@ -67,7 +67,7 @@ def _inside(guest: str, control: int, heard: int, tell: int, *options: str) -> N
         if cap not in CAPABILITIES and cap != 8:
             libc.prctl(24, cap, 0, 0, 0)  # PR_CAPBSET_DROP
     check(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
-    os.umask(0o077)  # Differs from the guest's umask, so that the guest has to set its own.
+    os.umask(0o077)  # not the guest's umask, so that the guest has to set its own
     if binary <= 3 or control != 3:
         binary = os.dup2(binary, 200)
         os.dup2(control, 3)

@@ -18,7 +18,7 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def empty(guest: Path) -> Iterator[BareGuest]:
-    """A guest that has only said hello."""
+    """A guest that has sent only its hello."""
     with BareGuest(guest) as started:
         yield started
         assert started.close() != SANITIZER_EXIT

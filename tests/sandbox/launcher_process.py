@@ -29,7 +29,8 @@ from quiltfn.settings import Settings
 from timeouts import scaled
 
 RUNSC = "/usr/bin/runsc"
-# SIGTERM keeps its default: a Python handler of a signal just before `recv` blocks would not run.
+# SIGTERM keeps its default action: a Python handler would not run for a signal just before `recv`
+# blocks.
 STAND_IN = r"""
 import contextlib, json, os, signal, socket, sys, time
 given = dict(one[2:].split("=", 1) for one in sys.argv[2:])
@@ -112,7 +113,7 @@ class LauncherProcess:
         return [pid for pid in children(self.launcher) if not is_alive(pid)]
 
     def groups(self) -> set[str]:
-        """Names of everything with a control group of this launcher, in any hierarchy."""
+        """The names of this launcher's control groups, in any hierarchy."""
         found = set()
         for path, names, _ in os.walk("/sys/fs/cgroup"):
             if path.endswith(f"/{self.id}"):
@@ -130,7 +131,7 @@ class LauncherProcess:
 
 @contextlib.contextmanager
 def place() -> Iterator[Path]:
-    """A directory that mapped root can reach."""
+    """A directory that a sandbox's root user can reach."""
     path = Path(tempfile.mkdtemp(prefix="quiltfn-launcher-"))
     path.chmod(0o711)
     try:
@@ -143,10 +144,10 @@ def place() -> Iterator[Path]:
 def run_launcher(
     root: Path, *, data: str = "data", through: Sequence[str] = (), **how: Any
 ) -> Iterator[LauncherProcess]:
-    """A running launcher. `through`: a command that executes it. `how`: `crun`, `runsc`, paths;
-    `job_s`, the time limit of a program; `made_max`, `mounted_max`, limits on directories and
-    mounts. It is ended afterwards; if it ended by itself or by SIGTERM, checks that nothing of it
-    is left.
+    """A running launcher, which ends with the block. `through`: a command that executes it. `how`:
+    `crun`, `runsc`: paths; `job_s`: the time limit of a program; `made_max`, `mounted_max`: limits
+    on directories and mounts. If it ended by itself or by SIGTERM, checks that nothing of it is
+    left.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = root / f"{data}.log"

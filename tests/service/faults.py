@@ -14,7 +14,7 @@ from quiltfn.model.errors import OutcomeUnknown, StoreUnavailable
 
 
 class HeldUp:
-    """`begun`: a call has started to wait. `may_go_on`: lets it and later ones continue."""
+    """`begun`: set once a call waits. `may_go_on`: lets this call and later ones continue."""
 
     def __init__(self) -> None:
         self.begun, self.may_go_on = asyncio.Event(), asyncio.Event()
@@ -24,9 +24,7 @@ class HeldUp:
 def held_up(
     owner: Any, name: str, which: Callable[..., bool] = lambda *_: True, *, is_done: bool = False
 ) -> Iterator[HeldUp]:
-    """Holds up calls whose arguments `which` accepts: before their work or, with `is_done`, after
-    it.
-    """
+    """Delays calls whose arguments `which` accepts: before or, with `is_done`, after their work."""
     method, state = getattr(owner, name), HeldUp()
 
     async def slow(*given: Any, **named: Any) -> Any:
@@ -41,7 +39,7 @@ def held_up(
 
 
 def away(owner: Any, name: str) -> contextlib.AbstractContextManager[AsyncMock]:
-    """The method fails like that of a store that does not respond."""
+    """Makes the method fail as if the store did not respond."""
     return patch.object(owner, name, side_effect=StoreUnavailable)
 
 
@@ -56,8 +54,8 @@ def failing(
 
 @contextlib.contextmanager
 def silent(owner: Any, name: str, *, is_made: bool, times: int = 1) -> Iterator[AsyncMock]:
-    """The first calls of a store's method do not report whether they had an effect. `is_made`: they
-    had.
+    """Makes the first calls of a store's method fail with an unknown outcome. `is_made`: whether
+    they have an effect.
     """
     method = getattr(owner, name)
 

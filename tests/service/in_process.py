@@ -28,7 +28,7 @@ def headers_of(fields: list[tuple[str, str]]) -> Headers:
 
 
 class InProcess(httpx.AsyncBaseTransport):
-    """A transport for `httpx.AsyncClient`; `client`: the address that requests come from."""
+    """A transport for `httpx.AsyncClient`. `client`: the source address of requests."""
 
     def __init__(self, app: Application, client: str = "127.0.0.1") -> None:
         self._app, self._client = app, client
@@ -46,7 +46,9 @@ class InProcess(httpx.AsyncBaseTransport):
         return await self.answer(given)
 
     async def answer(self, given: Request) -> httpx.Response:
-        """The response to a prepared request, since building one takes longer than handling it."""
+        """The response to a prepared request, for tests that repeat one: building it takes longer
+        than handling it.
+        """
         response = await self._app(given)
         body = response.body
         if not isinstance(body, bytes):

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector: accepts OTLP over HTTP, and stores what it decodes.
+"""An OpenTelemetry collector: accepts OTLP over HTTP, and stores the decoded data.
 
 It decodes with OpenTelemetry's published messages, not with code of the sender.
 """
@@ -33,7 +33,7 @@ REQUESTS: dict[str, Any] = {
 
 
 class Collector:
-    """Responds with `status` after `delay_s` seconds; does not store what it refuses."""
+    """Responds with `status` after `delay_s` seconds; stores only accepted data."""
 
     def __init__(self) -> None:
         self.status, self.delay_s = 200, 0.0
@@ -65,7 +65,7 @@ class Collector:
         assert self.faults == []
 
     def named(self, name: str, count: int = 1, within_s: float = 10.0) -> list[Span]:
-        """The spans of that name, once there are `count` of them."""
+        """The spans of that name, once there are `count`."""
         self.wait(lambda: len([one for one in self.spans if one.name == name]) >= count, within_s)
         return [one for one in self.spans if one.name == name]
 

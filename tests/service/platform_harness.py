@@ -85,18 +85,18 @@ class Harness:
             entry = self.catalog.get(entry.function.id)
         async with asyncio.timeout(
             scaled(10)
-        ):  # a hanging invocation must fail the test, not block it
+        ):  # so that a hanging invocation fails the test instead of blocking it
             return await self.invoker.invoke(entry, Request(may_write=True, **request))
 
     async def running(self, entry: Entry, **request: Any) -> "asyncio.Future[Invocation]":
-        """An invocation that has reached its handler, or its wait queue, when this returns."""
+        """Starts an invocation, and returns once it has reached its handler or its wait queue."""
         call = self.background(self.invoke(entry, **request))
         for _ in range(20):
             await asyncio.sleep(0)
         return call
 
     def background(self, work: Coroutine[Any, Any, T]) -> "asyncio.Future[T]":
-        """Runs work beside the test; it ends with the harness at the latest."""
+        """Runs work in the background; it ends with the harness at the latest."""
         task = asyncio.ensure_future(work)
         self.tasks.append(task)
         return task
@@ -134,11 +134,10 @@ async def open_harness(
     node: tuple[str, AbstractAsyncContextManager[SqlStore]] | None = None,
     **sandboxes: float,
 ) -> AsyncIterator[Harness]:
-    """The server's platform in the data directory `path`; checks at the end that no sandbox is
-    left.
+    """A server's platform in the data directory `path`. At the end, checks that no sandbox is left.
 
-    `settings`: those that differ from the defaults. `node`: its name and its store; None for SQLite
-    in that directory. `sandboxes`: arguments of `FakeSandboxes`.
+    `settings`: the settings that differ from the defaults. `node`: the node's name and store; None:
+    SQLite in this directory. `sandboxes`: arguments of `FakeSandboxes`.
     """
     if node is None:
         node = FACTS.node_id, open_sqlite(with_schema(path), node_id=FACTS.node_id)

@@ -10,8 +10,8 @@ async def fewest_python_calls(
 ) -> int:
     """The fewest calls for one request, after as many requests for warming up.
 
-    `files`: parts of the paths whose functions count. The minimum, since a resumed coroutine counts
-    again, and a busy machine resumes some once more.
+    `files`: parts of the paths whose functions count. This is a minimum, since each resumption of a
+    coroutine counts, and a busy machine has more of them.
     """
     for _ in range(times):
         await request()

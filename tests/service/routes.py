@@ -1,7 +1,7 @@
-"""A client for routes of a server in this process, and scenarios of one request each.
+"""A client for the routes of a server in this process, and scenarios of one request each.
 
-A `Scenario` is a row of a table: a request, its status and response, its events, and what it leaves
-unchanged.
+A `Scenario` is a row of a table: a request, its status and response, its events, and the resources
+that it must not change.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Contains(str):
 
 
 def holds(found: Any, expected: Any) -> bool:
-    """Whether a value is as expected: an object has at least these fields, anything else is
-    equal.
+    """Whether a value is as expected: an object needs to have at least the expected fields, any
+    other value must be equal.
     """
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         return all(holds(found.get(name), value) for name, value in expected.items())
@@ -116,7 +116,7 @@ class Web:
         return answer.headers["location"]
 
     async def ended(self, invocation: str) -> dict[str, Any]:
-        """The record of the invocation with this path, once that has ended."""
+        """The record of the invocation with this path, once it has ended."""
         record: dict[str, Any] = await self.good("GET", f"{invocation}?wait_seconds=10")
         return record
 
@@ -134,16 +134,18 @@ class Scenario(NamedTuple):
     request: str  # method and path
     status: int
     body: Any = None
-    answer: Any = ANY  # its JSON, as `holds` compares it
+    answer: Any = ANY  # the response's JSON, compared by `holds`
     events: Sequence[str] | None = None  # the types of events that it causes
-    unchanged: str = ""  # a path whose response does not change
-    name: str = ""  # if the request and its body are not unique
+    unchanged: str = ""  # a path whose response must not change
+    name: str = ""  # needed if request and body do not identify the scenario
 
     def __str__(self) -> str:
         return self.name or f"{self.request} {str(self.body)[:60]}"
 
     async def perform(self, web: Web, function: str, key: Header | None = None) -> httpx.Response:
-        """Performs the request and checks everything; for a refusal, that no handler has run."""
+        """Performs the request and checks everything; for a refusal, also that no handler has
+        run.
+        """
         method, _, path = self.request.replace("{f}", function).partition(" ")
         shown = self.unchanged.replace("{f}", function)
         before = _lasting(await web("GET", shown, headers=key)) if shown else None
@@ -159,7 +161,7 @@ class Scenario(NamedTuple):
 
 
 def _lasting(response: httpx.Response) -> dict[str, Any]:
-    """The parts of a response that a repetition repeats."""
+    """The parts of a response that are the same for a repetition."""
     body: dict[str, Any] = response.json()
     return body | {"status": response.status_code, "request_id": None}
 

@@ -1,5 +1,5 @@
-"""Runs stories for a long time: many on fake sandboxes, some on real ones, and some of those on
-three nodes of a fleet: `scripts/soak stories`.
+"""Runs many stories (`scripts/soak stories`): most on fake sandboxes, some on real ones, and some
+on three nodes of a fleet.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Fake(StoryMachine):
 
 
 def tell(report: Report, machine: type[StoryMachine], chosen: settings) -> None:
-    """Runs in rounds, so that an early end still shows the progress."""
+    """Runs stories in rounds, so that an early end still shows the progress."""
     began, left = time.monotonic(), chosen.max_examples
     while left > 0 and not report.failures:
         some = min(left, ROUND)

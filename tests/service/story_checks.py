@@ -26,7 +26,7 @@ POOL = ("warming_count", "ready_count", "busy_count")
 STATES = ("warming", "ready", "busy", "recycling", "terminating")
 COUNTED = ("invocation_count", "error_count", "last_invoked_at")
 EMPTY_WITHIN_S, CANCELLED_WITHIN_S, REST_WITHIN_S = 5.0, 7.0, 12.0
-COUNTED_WITHIN_S = 8.0  # on several nodes
+COUNTED_WITHIN_S = 8.0  # the bound for several nodes
 
 
 @dataclass
@@ -88,10 +88,12 @@ class StoryState:
         assert key not in self.ids, f"the id {key} was given twice"
         self.ids.add(key)
 
-    # The ends of calls -----------------------------------------------------------------------
+    # The ends of invocations ---------------------------------------------------------------------
 
     def ended(self, call: Under, answer: httpx.Response | None) -> None:
-        """Whether an invocation may have ended like this, after all that happened to it."""
+        """Checks that an invocation may have ended like this, after everything that happened to
+        it.
+        """
         function = call.function
         if answer is None:
             assert call.is_stopped, "the connection ended, and nobody stopped the server"
@@ -121,7 +123,8 @@ class StoryState:
         }
         assert excuses[code], f"there was no reason for {answer.text} ({call})"
         if number is not None and code == "RUNTIME_UNAVAILABLE" and call.is_stopped:
-            # Its end is unknown until its node, or the node that takes that over, reports it.
+            # The end is unknown until it is reported by the node, or by the node that takes it
+            # over.
             function.unanswered += 1
             function.lost.add(number)
         elif number is not None:
@@ -139,7 +142,8 @@ class StoryState:
     def look(self) -> None:
         """Checks everything."""
         assert not self.driver.complaints(), "\n".join(self.driver.complaints())
-        # Read first: an invocation may end while records are read, and one that has ended stays so.
+        # Read first: an invocation may end while records are read, but an ended invocation stays
+        # ended.
         running = {one.id: len(self.calls(one)) for one in self.live.values()}
         listed, records = self._steady()
         assert list(listed) == sorted(one.id for one in self.live.values())
@@ -158,7 +162,7 @@ class StoryState:
             self.refused("NOT_FOUND", 404, self.driver.call("GET", function.path))
 
     def _steady(self) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-        """Functions and their records, read while no invocation ended."""
+        """Functions and their records, read at a time when no invocation ended."""
         listed = self.good("GET", FUNCTIONS)["functions"]
         while True:
             records = {one.id: self._records(one.path) for one in self.live.values()}
@@ -208,8 +212,8 @@ class StoryState:
     def look_at_records(
         self, function: KnownFunction, shown: dict[str, Any], records: list[Any], running: int
     ) -> None:
-        """Checks its records: all acknowledged invocations, none that was not requested, and their
-        sums.
+        """Checks the function's records and their sums: all acknowledged invocations have one, and
+        all records were requested.
         """
         found = {one["invocation_id"]: one for one in records}
         assert len(found) == len(records), "a record is listed twice"
@@ -254,7 +258,8 @@ class StoryState:
 
     def look_at_pool(self, function: KnownFunction) -> None:
         pool = self.pools[function.id]
-        if self.driver.is_fleet:  # another node may already have started what one node has ended
+        # Another node may already have started an instance in place of an ended one.
+        if self.driver.is_fleet:
             pool = self._settled_pool(function)
         now, most = self.driver.of_function(function.key) or (pool["total_count"],) * 2
         assert pool["total_count"] <= function.bound, f"{pool}, at most {function.bound}"
@@ -264,7 +269,9 @@ class StoryState:
             self.until(lambda: self._is_empty(function), EMPTY_WITHIN_S, "an empty pool")
 
     def _settled_pool(self, function: KnownFunction) -> dict[str, Any]:
-        """In a fleet: the first response within the bound. The next node may have older data."""
+        """In a fleet, waits for a response within the bound, since a node's data may be
+        outdated.
+        """
         answers = [self.pools[function.id]]
 
         def is_within() -> bool:
@@ -287,7 +294,7 @@ class StoryState:
         return stats
 
     def _add_up(self) -> bool:
-        """Whether the pools add up to the tenant's sums, as they must at any moment."""
+        """Whether the pools add up to the tenant's sums. They must at any moment."""
         self.pools = {one.id: self.pool(one) for one in self.live.values()}
         stats = self.stats()
         busy = stats["busy_count"] + stats["recycling_count"]
@@ -297,7 +304,7 @@ class StoryState:
     # At rest ---------------------------------------------------------------------------------
 
     def rest(self) -> None:
-        """All invocations have ended: checks that counts match and nothing is stuck."""
+        """Once all invocations have ended: checks that counts match, and that nothing is stuck."""
         for call in list(self.under):
             self.join(call)
         finish(self)

@@ -1,4 +1,4 @@
-"""How a story controls its server: by the API, and by what an operator can do.
+"""The means by which a story controls its server: the API, and an operator's actions.
 
 Stories (see `story_machine.py`) run on fake sandboxes in this process (`story_fake.py`) and on
 real ones in a real server (`tests/e2e/story_real.py`).
@@ -11,12 +11,14 @@ from typing import Any, Protocol
 
 import httpx
 
-# A directory that no sandbox has: a version that names it can be stored, but not started.
+# A directory that no sandbox has, so that a version with it can be stored, but not started.
 NOWHERE = "/missing"
 
 
 def handler(mark: str) -> str:
-    """Prints its mark and version, then obeys the payload: empty, `exit N` or `sleep SECONDS`."""
+    """A handler that prints its mark and version, then obeys the payload: empty, `exit N` or `sleep
+    SECONDS`.
+    """
     return (
         f'echo "{mark} $QUILT_FUNCTION_VERSION"; case "$QUILT_PAYLOAD" in '
         "exit*) exit ${QUILT_PAYLOAD#exit };; "
@@ -25,10 +27,10 @@ def handler(mark: str) -> str:
 
 
 class Running(Protocol):
-    """A request that was sent, but whose response was not awaited."""
+    """A request that was sent and whose response was not awaited yet."""
 
     def done(self) -> bool:
-        """Whether the answer is there."""
+        """Whether the response is there."""
 
     def answer(self) -> httpx.Response | None:
         """Waits for the response; None if the connection ended instead."""
@@ -55,18 +57,18 @@ class Driver(Protocol):
         """The time, in Unix seconds."""
 
     def runs(self, invocation_id: str) -> int | None:
-        """How often a handler was started for the invocation; None if unknown."""
+        """The number of handlers that were started for the invocation; None: unknown."""
 
     def call(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        """One request and its answer."""
+        """Sends one request, and returns the response."""
 
     def start_call(self, method: str, path: str, body: Any = None) -> Running:
         """Sends a request, and lets the server proceed until it has to wait."""
 
     def wait(self, seconds: float) -> None:
-        """Lets that much time pass."""
+        """Lets time pass."""
 
     def kill_sandbox(self, which: int) -> bool:
         """Ends the process of one of the sandboxes, and returns once the server has noticed.
@@ -81,7 +83,8 @@ class Driver(Protocol):
         """The number of sandboxes according to the OCI runtime."""
 
     def of_function(self, key: str) -> tuple[int, int] | None:
-        """The sandboxes whose mark begins with that key: now, and at most since the last call.
+        """The number of sandboxes whose mark begins with this key: now, and its highest value since
+        the last call.
 
         None if unknown.
         """
@@ -94,6 +97,6 @@ class Driver(Protocol):
 
 
 class Tell(Protocol):
-    """Opens a server for one story. `speed` picks one of its kinds, if it has several."""
+    """Opens a server for one story. `speed`: selects one of its speeds, if it has several."""
 
     def __call__(self, speed: int, /) -> Driver: ...

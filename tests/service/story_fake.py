@@ -36,13 +36,14 @@ from service.story_time import StoryLoop
 from sqlite_template import with_schema
 
 T = TypeVar("T")
-PATIENCE_S = 300.0  # for a response, in the loop's time
+PATIENCE_S = 300.0  # the time limit of a response, in the loop's time
 DRAIN_S, GRACE_S = 30.0, 2.0  # as in `main.serve`
 EPOCH = 1_760_000_000.0
-# A reserve on a disk that is never full: allocating 32 MiB takes as long as thirty requests.
+# A tiny disk reserve, since the disk is never full, and allocating 32 MiB takes as long as thirty
+# requests.
 RESERVE_BYTES = 4096
 MARK = re.compile(r'echo "(?P<mark>(?P<key>\w+)\.\w+) ')
-# How long creating, cleaning and destroying a sandbox takes, in seconds.
+# Seconds for creating, cleaning and destroying a sandbox.
 SPEEDS = ((0.0, 0.0, 0.0), (0.05, 0.003, 0.01), (2.0, 0.5, 0.5), (0.5, 0.02, 1.5))
 
 
@@ -60,7 +61,7 @@ class LoopClock(ManualClock):
 
 
 class Pace:
-    """Replaces the event that holds up destructions: each takes this long."""
+    """Replaces the event that delays destructions: each takes `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -69,7 +70,7 @@ class Pace:
         await asyncio.sleep(self._seconds)
 
     def set(self) -> None:
-        """No effect: nothing is held up permanently."""
+        """No effect, since nothing is delayed permanently."""
 
 
 class StoryFakes(FakeSandboxes):
@@ -110,7 +111,7 @@ class StoryFakes(FakeSandboxes):
 
 
 async def play(mark: str, call: Call) -> CallResult:
-    """Does what the handler's shell would do."""
+    """Simulates the handler's shell."""
     word, _, argument = (call.payload or b"").decode().partition(" ")
     stdout = f"{mark} {call.environment['QUILT_FUNCTION_VERSION']}\n".encode()
     await asyncio.sleep(float(argument) if word == "sleep" else 0)
@@ -232,7 +233,7 @@ class FakeDriver:
         if kill:
             before = self._data_dir
             self._lives += 1
-            shutil.copytree(before, self._data_dir)  # the copy is what a kill would leave
+            shutil.copytree(before, self._data_dir)  # a copy of what a kill would leave
             for call in self._running:
                 call.is_lost = not call.done()
             self._running.clear()
@@ -276,7 +277,7 @@ class FakeDriver:
         self._harness, self._http = self.run(self._life.__aenter__())
 
     async def _drain(self) -> None:
-        """Does what SIGTERM does: see `main._drain_on_sigterm`."""
+        """Does the same as the server on SIGTERM; see `main._drain_on_sigterm`."""
         self._harness.services.health.drain()
         self._harness.services.work.waiters.release()
         await self._harness.dispatcher.stop()
@@ -287,8 +288,8 @@ class FakeDriver:
             await asyncio.wait(tasks, timeout=GRACE_S)
 
     async def _end(self) -> None:
-        # Closed pools refuse all work, and a dispatcher that continued would start it again at
-        # once.
+        # stopped first: closed pools refuse all work, and a running dispatcher would start it again
+        # at once
         await self._harness.dispatcher.stop()
         # Requests end with the pools, which are closed first; only then may the client be closed.
         await self._harness.pools.aclose()

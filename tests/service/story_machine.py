@@ -1,4 +1,4 @@
-"""Random sequences of operations on functions: the API keeps its promises.
+"""Random sequences of operations on functions, during which the API must keep its promises.
 
 The rules are operations of callers and operators, and faults; `StoryState.look` in
 `story_checks.py` checks the invariants after each. Long invocations begin in one rule and are
@@ -26,7 +26,7 @@ ON_FAKES = settings(
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )
-# A repetition of a story may take another course there, so its first course is reported.
+# a repeated story may take another course there, so the first course is reported
 ON_REAL = settings(ON_FAKES, stateful_step_count=12, phases=[Phase.generate], database=None)
 NAMES = st.sampled_from("abc")
 WHICH = st.integers(0, 3)
@@ -36,7 +36,7 @@ some_call = precondition(lambda self: bool(self.state.under))
 
 
 class StoryMachine(WorkRules, RuleBasedStateMachine):
-    """One story. `tell` opens its server; `speed` selects a variant of that."""
+    """One story. `tell` opens its server; `speed` selects a variant of the server."""
 
     tell: ClassVar[Tell]
     waits: ClassVar[tuple[float, ...]] = (0.02, 1.0, 6.0, 65.0)
@@ -76,8 +76,8 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
         return function
 
     def as_shown(self, function: KnownFunction, answer: dict[str, Any]) -> None:
-        """A change's response equals what is shown afterwards; invocations may be counted
-        meanwhile.
+        """Checks that a change's response equals the function's later representation, except for
+        invocations counted meanwhile.
         """
         shown = self.state.current(function)
         is_counting = self.state.under or function.unfinished or self.state.driver.is_fleet
@@ -183,7 +183,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
         if number == function.current:
             assert answer["current_version"] == number
             if function.state == "active":
-                function.is_ill = False  # a failed update is forgotten
+                function.is_ill = False  # also forgets a failed update
         else:
             self._pointed(function, number, answer, crowded)
 
@@ -336,9 +336,7 @@ class StoryMachine(WorkRules, RuleBasedStateMachine):
             self._roll_back(function, function.newest - 1)
 
     def suffer(self, function: KnownFunction, verb: str, which: int) -> None:
-        """Something happens to a function while invocations run. `which`: the sandbox that is
-        lost.
-        """
+        """Something happens to a function while invocations run. `which`: the lost sandbox."""
         if verb == "delete":
             self._remove(function)
         elif verb == "pause":

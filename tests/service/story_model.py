@@ -44,10 +44,10 @@ class Kind:
 
 @dataclass
 class Submitted:
-    """A call that was queued. `due`: it must not begin before, in Unix seconds. `versions`,
-    `attempts`: those that were current, and how many its policy allowed, since it was accepted.
-    `final`: its status, once somebody has seen it end. `rests`: it was queued, and its function
-    paused, when somebody looked last.
+    """An invocation that was queued. `due`: its earliest start, in Unix seconds. `versions`,
+    `attempts`: the versions that were current, and the numbers of attempts that its policy allowed,
+    since it was accepted. `final`: its observed final status. `rests`: at the last check it was
+    queued, and its function paused.
     """
 
     id: str
@@ -64,13 +64,14 @@ class Submitted:
 
 @dataclass
 class KnownFunction:
-    """One function, as its story has it.
+    """One function, according to its story.
 
-    `bound`: instances at most; it comes down to `high` with those that are there. `is_ill`: if
-    error_message must be set, None where it may be. `answers`: of acknowledged calls, by id; whole,
-    or the status alone. `unanswered`: calls whose answer nobody got; `lost`: those of which another
-    node has told the id. `is_changed`: since somebody looked at its versions. `works`: its accepted
-    work, by id, of which `dead` are the dead letters. `attempts`: how many its policy allows.
+    `bound`: the maximum number of instances; it falls to `high` as instances end. `is_ill`: whether
+    error_message must be set; None: it may be. `answers`: the records of acknowledged invocations
+    by id, complete or only the status. `unanswered`: the number of invocations whose response
+    nobody got; `lost`: those whose id is known from another node. `is_changed`: whether it changed
+    since the last look at its versions. `works`: its accepted work by id; `dead`: the dead letters
+    among it. `attempts`: the maximum of its policy.
     """
 
     id: str
@@ -108,14 +109,14 @@ class KnownFunction:
         return max(self.versions)
 
     def limit(self, low: int, high: int) -> None:
-        """Sets new targets; existing instances may exceed them while they are busy."""
+        """Sets new targets, which existing instances may exceed while they are busy."""
         self.low, self.high, self.bound = low, high, max(high, self.bound)
 
 
 @dataclass
 class Under:
-    """An invocation in progress. Events meanwhile justify some refusals. `versions`: those that
-    were current since it began.
+    """An invocation in progress. Events meanwhile justify some refusals. `versions`: the versions
+    that were current since it began.
     """
 
     function: KnownFunction
@@ -145,8 +146,8 @@ def check_refusal(body: dict[str, Any], status: int) -> str:
 def check_record(
     function: KnownFunction, payload: str, versions: set[int], record: dict[str, Any]
 ) -> None:
-    """Checks that an invocation ended as its handler did, on a version that it may have had."""
-    assert set(record) - {"attempt"} == INVOCATION, record  # for second and later attempts
+    """Checks that an invocation's end is that of its handler, on a possible version."""
+    assert set(record) - {"attempt"} == INVOCATION, record  # from the second attempt on
     assert record["function_id"] == function.id
     assert record["started_at"] is not None
     assert record["ended_at"] >= record["started_at"]

@@ -1,7 +1,7 @@
 """An event loop with its own time.
 
-Time stands still while there is work, and jumps to the next timer when all tasks wait. That
-includes threads: work given to one is done a moment later, in order.
+Time stands still while there is work, and jumps to the next timer when all tasks wait. Work for
+threads is included: it is done a moment later, in order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DISK_S = 0.001
 
 
 class StoryLoop(asyncio.SelectorEventLoop):
-    """Its time passes only while all tasks wait."""
+    """A loop whose time passes only while all tasks wait."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -47,7 +47,7 @@ class StoryLoop(asyncio.SelectorEventLoop):
         return future
 
     def _do_next(self, line: deque[Callable[[], None]]) -> None:
-        line.popleft()()  # in order: timers of the same time fire in no defined order
+        line.popleft()()  # in order, since timers for the same time fire in undefined order
 
 
 class Leap(selectors.DefaultSelector):

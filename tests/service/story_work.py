@@ -1,5 +1,5 @@
-"""Asynchronous invocations in a story: what was queued, what may have become of it, and operations
-on it.
+"""Asynchronous invocations in a story: the queued ones, their possible outcomes, and operations on
+them.
 
 The rules are part of `story_machine.StoryMachine`; `look_at_work` checks the invariants after each
 step of a story.
@@ -157,13 +157,13 @@ class WorkRules:
             state.good("DELETE", f"{path}/{dead[0]}", status=204)
             state.refused("NOT_FOUND", 404, state.driver.call("DELETE", f"{path}/{dead[0]}"))
             function.dead.remove(dead.pop(0))
-        # Work that ends just now would be among them, and the outcome would be ambiguous.
+        # otherwise work that is just ending would make the outcome ambiguous
         every = every and not function.unfinished
         chosen = dead if every else dead[:1]
         if not every and not chosen:
             return
         body: dict[str, Any] = {"all": True} if every else {"invocation_ids": chosen}
-        # It may have run by the time it is checked.
+        # the work may have run before it is checked
         before, due = function.state, state.driver.unix()
         answer = state.driver.call("POST", f"{path}/redrive", body)
         if answer.status_code != 200:
@@ -203,7 +203,7 @@ def look_at_work(state: StoryState, function: KnownFunction, found: dict[str, An
 def look_at_one(
     state: StoryState, function: KnownFunction, work: Submitted, record: dict[str, Any]
 ) -> None:
-    """Checks work that was unfinished at the last check."""
+    """Checks one work item that was unfinished at the last check."""
     status, path = record["status"], f"{function.path}/invocations/{work.id}"
     if status in FINAL:
         check_end(function, work, record)
@@ -229,7 +229,7 @@ def look_at_one(
 
 
 def check_end(function: KnownFunction, work: Submitted, record: dict[str, Any]) -> None:
-    """Whether work may have ended like this."""
+    """Checks that work may have ended like this."""
     status = record["status"]
     assert work.is_cancelled == (status == "cancelled"), f"{work}: {record}"
     if status in ("success", "failed", "timeout"):
@@ -285,7 +285,7 @@ def finish(state: StoryState) -> None:
 
 
 def look_at_queue(state: StoryState, function: KnownFunction) -> None:
-    """At rest: checks that the counts match the queue."""
+    """Once all invocations have ended: checks that the counts match the queue."""
     queue = state.good("GET", f"{function.path}/queue")
     waits = len(function.unfinished)
     assert queue["running"] == 0, queue

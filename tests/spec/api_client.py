@@ -90,9 +90,9 @@ class TlsServer(Server):
 
 
 class Api:
-    """A client of a server, with or without a credential. `others_hear_s`: how long after a change
-    invocations at another node may still ignore it. `nodes`: the number of nodes that may get the
-    requests.
+    """A client of a server, with or without a credential. `others_hear_s`: seconds after a change
+    for which invocations at another node may ignore it. `nodes`: the number of nodes that may get
+    the requests.
     """
 
     others_hear_s: ClassVar[float] = 0.0
@@ -114,7 +114,8 @@ class Api:
             timeout=scaled(60),
             transport=httpx.HTTPTransport(
                 verify=verify,  # without HTTPS there is nothing to verify
-                limits=httpx.Limits(max_keepalive_connections=0),  # so nothing is left to close
+                # So that nothing is left to close.
+                limits=httpx.Limits(max_keepalive_connections=0),
                 local_address=address,
             ),
         )
@@ -189,7 +190,7 @@ def of(function_id: str) -> str:
 
 
 def is_error(answer: httpx.Response, code: str, status: int) -> dict[str, Any]:
-    """Checks that an error body is complete, and contains nothing that the caller must not see."""
+    """Checks that an error body is complete, and contains no secrets or internals."""
     assert answer.status_code == status, answer.text
     body = answer.json()
     assert list(body) == ERROR_KEYS, body
@@ -222,7 +223,7 @@ class Wire:
         return self
 
     def receive(self, timeout_s: float = scaled(3)) -> bytes:
-        """Everything until the other side closes, or pauses for a moment."""
+        """All data until the other side closes, or sends nothing for a moment."""
         found, end = b"", time.monotonic() + timeout_s
         with contextlib.suppress(TimeoutError, ConnectionResetError):
             while time.monotonic() < end:
@@ -269,7 +270,7 @@ def rss_kib(pid: int) -> int:
 
 
 def peak_kib(pid: int) -> int:
-    """The peak since `forget_peak`."""
+    """The peak of memory since `forget_peak`, in KiB."""
     return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])  # type: ignore[index]
 
 

@@ -12,7 +12,7 @@ from e2e.server import Server, short_dir, watched
 from fleet.front import NODES, three_nodes
 from spec.api_client import Api, make_key, make_secret, new_name
 
-OTHERS_HEAR_S = 1.0  # the fleet's promise
+OTHERS_HEAR_S = 1.0  # as the fleet promises
 
 
 @dataclass
@@ -51,7 +51,7 @@ def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def open_server(serving: Serving) -> Iterator[Server]:
-    """A server without keys; shared, so leave it as it was."""
+    """A server without keys; shared, so tests must leave it unchanged."""
     with serving("") as server:
         yield server
 
@@ -66,7 +66,7 @@ def anybody(open_server: Server) -> Iterator[Api]:
 
 @pytest.fixture(scope="session")
 def keyed(serving: Serving) -> Iterator[Keyed]:
-    """A server with keys and HS256 tokens; shared, so use your own tenant."""
+    """A server with keys and HS256 tokens; shared, so each test must use its own tenant."""
     with short_dir() as root:
         secret = make_secret(root)
         with serving(f"--jwt-secret {root / 'jwt-secret'}") as server:

@@ -1,4 +1,4 @@
-"""`docs/reference/errors.md`, generated from real answers.
+"""`docs/reference/errors.md`, generated from real responses.
 
 `PYTHONPATH=tests .venv/bin/python -m spec.errors_page` (as root) writes it again.
 """
@@ -58,8 +58,8 @@ WHEN = {
     "HANDLER_TIMEOUT": "The function behind the URL timed out.",
     "STORE_UNAVAILABLE": "The database accepts no writes at the moment.",
 }
-# A healthy server does not return these two, so their bodies are rendered without one; the tests of
-# a full disk get the first from a server.
+# A healthy server does not return these two, so their bodies are rendered without a server; the
+# tests of a full disk get the first one from a server.
 WITHOUT_A_SERVER = ("STORE_UNAVAILABLE", "INTERNAL")
 
 
@@ -91,7 +91,7 @@ def collect() -> dict[str, httpx.Response]:
     with watched(OPTIONS) as server:
         key = make_key(server)["key"]
         api = Api(server.start().url, key)
-        # It runs until the scene needs it no more, however slow the machine is.
+        # long enough for the whole scene, even on a slow machine
         busy = api.active("sleep 60", name="busy", max_instances=1, timeout_seconds=300)
         scene = Scene(server, api, busy)
         found = {code: make(scene) for code, make in EASY.items()}
@@ -141,7 +141,7 @@ def _capacity_full(scene: Scene) -> httpx.Response:
     path = f"{of(scene.active)}/invoke"
     call = scene.later(lambda: scene.api("POST", path, {}))
     until(lambda: scene.api.pool(scene.active)["busy_count"] == 1)
-    answer = scene.api("POST", path, {})  # waits in the queue for its second
+    answer = scene.api("POST", path, {})  # waits in the queue for a second
     scene.server.wake()
     call.join()
     return answer

@@ -1,8 +1,8 @@
-"""Fuzzes a live server by its own OpenAPI document; `scripts/soak fuzz` runs it for long.
+"""Fuzzes a live server with its own OpenAPI document; `scripts/soak fuzz` runs this for a long
+time.
 
 Runs rounds of schemathesis with different seeds, with and without a credential, until the given
-number of requests was sent. The credential is a signed token, because the fuzzer could revoke a
-key.
+number of requests was sent. The credential is a signed token, since the fuzzer could revoke a key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHECKS = (
     "response_headers_conformance,response_schema_conformance,negative_data_rejection,"
     "missing_required_header,unsupported_method,allow_header_conformance,use_after_free"
 )
-# A stale or malformed If-Match is also a refusal; a 503 in the document is not a failure.
+# Expected: a stale or malformed If-Match is also refused, and a documented 503 is no failure.
 CONFIG = """
 hooks = "spec.fuzz_hooks"
 [checks.negative_data_rejection]
@@ -56,7 +56,9 @@ class Report:
 
 
 def fuzz(server: Server, secret: str, requests: int, examples: int) -> Report:
-    """Sends at least this many requests. `examples`: per operation and phase of a round."""
+    """Sends at least `requests` requests. `examples`: the number for each operation and phase of a
+    round.
+    """
     report, seed = Report(), 0
     while report.requests < requests and not report.failures:
         seed += 1
@@ -118,7 +120,7 @@ def _round(
 
 
 def run(requests: int, examples: int) -> Report:
-    """Runs it on its own server."""
+    """Runs the fuzzer on its own server."""
     with watched("--jwt-secret ROOT/jwt-secret") as server:
         secret = make_secret(server.root)
         server.start()

@@ -8,7 +8,7 @@ from typing import Any
 
 import schemathesis
 
-# For fields of clients: the highest harmless value, and the highest accepted one.
+# For each field: the highest harmless value, and the highest accepted one.
 BODY_CAPS = {
     "timeout_seconds": (2, 86_400),
     "min_instances": (1, 1000),
@@ -64,8 +64,8 @@ def map_query(context: Any, query: Any) -> Any:  # noqa: ARG001
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:  # noqa: ARG001
-    """Requests no endless stream, even by the document's own example, to which no map is
-    applied.
+    """Prevents requests for endless streams. The document's own examples need this, since maps
+    don't apply to them.
     """
     if case.operation.path in ENDLESS and str(case.query.get("follow")).lower() == "true":
         case.query["follow"] = False
@@ -79,7 +79,7 @@ def whole(value: Any) -> int | None:
 
 @schemathesis.serializer("application/x-tar", "application/gzip")
 def archive(context: Any, value: Any) -> bytes:
-    """Text and bytes unchanged; anything else as a file in a valid archive."""
+    """Text and bytes unchanged; any other value as a file in a valid archive."""
     if isinstance(value, str | bytes):
         return value.encode("utf-8", "replace") if isinstance(value, str) else value
     data, out = repr(value).encode("utf-8", "replace"), io.BytesIO()

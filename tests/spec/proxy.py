@@ -16,7 +16,7 @@ from free_ports import free_port
 from timeouts import scaled
 
 NGINX = "/usr/sbin/nginx"
-# One worker and one kept connection: leftovers of a request meet the next one.
+# One worker and one kept connection, so that leftovers of a request meet the next one.
 CONFIG = """
 daemon off;
 worker_processes 1;
@@ -50,8 +50,8 @@ http {
 }
 """
 PLAIN = 'proxy_set_header Connection "";'
-# How it handles requests: as Debian configures it; with the lines that nginx documents for
-# WebSockets; and with as much passed on as possible.
+# Ways to handle requests: Debian's configuration; the lines that nginx documents for WebSockets;
+# and as much passed on as possible.
 MANNERS = {
     "shipped": PLAIN,
     "sockets": "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $upgrade;",
@@ -68,7 +68,9 @@ class Proxy:
         self._access = root / "access"
 
     def sent(self) -> list[dict[str, Any]]:
-        """Every request that it recognized, oldest first; `to`: empty if it did not pass it on."""
+        """Every request that nginx recognized, oldest first. `to`: empty if it was not passed
+        on.
+        """
         return [json.loads(line) for line in self._access.read_text().splitlines()]
 
 

@@ -93,7 +93,9 @@ def _example(field: Field) -> Any:
 
 
 class Fake:
-    """Answers by method and path, and everything else with 404. Records the requests."""
+    """Has a response for each method and path; responds to all others with 404. Records the
+    requests.
+    """
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
@@ -101,7 +103,7 @@ class Fake:
         self.headers: Mapping[str, str] = {}
         self.body: Any = None
         self.bodies: list[Any] = []
-        # Calls whose response differs each time: these come first.
+        # Lists of responses for requests whose response changes; looked up first.
         self.then: dict[tuple[str, str], list[tuple[int, Any]]] = {}
         self.answers: dict[tuple[str, str], tuple[int, Any]] = {
             ("GET", "/by-name/hello"): (200, FUNCTION),
@@ -139,7 +141,7 @@ class Fake:
 
 class Canned:
     """A `Transport` that calls a function instead of a server. It uses httpx's types and
-    exceptions, so that the same functions can answer the asynchronous client.
+    exceptions, so that the same functions also work for the asynchronous client.
     """
 
     def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:

@@ -1,8 +1,8 @@
 """Simulates several pools on one node, which share memory, tenants' quotas, functions' places, and
 a stock of prewarmed sandboxes.
 
-The simulation keeps its own records of what counts, and fails if a promise about all pools is
-broken.
+The simulation has its own records of memory and instances, and fails if a promise about all pools
+is broken.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,11 +26,11 @@ from quiltfn.model.quota import UNBOUNDED, Quota
 from quiltfn.pool.arbitration import Arbitration
 from unit.pool_simulation import PoolSimulation, SimulatedSandbox
 
-# A little more than the sum of the calls' limits, so that not every idle instance has to end.
+# a little more than the sum of the invocations' limits, so that some idle instances can stay
 BUDGET_MIB, PREWARMED_MIB, IDLE_MIB = 1030.0, 6.0, 4.0
 NEAR = 1e-3
 Request = RequestMemory | RequestQuota | RequestPlaces
-Idle = tuple[Pool, int]  # an idle instance
+Idle = tuple[Pool, int]  # the memory of an idle instance
 
 
 class WarmStock:
@@ -75,9 +75,11 @@ class Member(PoolSimulation):
     ) -> None:
         self.machine, self.limit_mib, self.versions = machine, limit_mib, versions
         self.is_beside = bool(versions)
-        self.begun: dict[int, float] = {}  # what instances that are being started count
+        # By instance that is being started: the memory that it counts.
+        self.begun: dict[int, float] = {}
         self.uses: dict[int, float] = {}
-        self.frozen: dict[int, float] = {}  # what ending instances count until they are gone
+        # By ending instance: the memory that it counts until it is gone.
+        self.frozen: dict[int, float] = {}
         places = versions[0].pool.places if versions else machine.places()
         versions.append(self)
         limits = limits.beside if self.is_beside else limits
@@ -133,11 +135,11 @@ class Member(PoolSimulation):
         """
         for version in [*self.versions[1:], self.versions[0]]:
             version.set_scaling(min_instances=0 if version.is_beside else least, max_instances=most)
-        self.machine.note_used()  # until then they start what they may
+        self.machine.note_used()  # until now, they may start instances by the previous maximum
 
     def acquire(self) -> int:
-        """Like `LocalPools.lease`: the pool of another version serves calls while the function
-        does.
+        """Like `LocalPools.lease`: the pool of another version serves invocations while the
+        function does.
         """
         if self.is_beside and self.pool.current is None and self.versions[0].pool.current:
             self.promote("old")
@@ -163,7 +165,7 @@ class Member(PoolSimulation):
         return Footprint(limit_mib=self.limit_mib, idle_mib=IDLE_MIB, parks=parks)
 
     def charge(self, number: int, sandbox: SimulatedSandbox) -> float:
-        """What an instance counts in its present state."""
+        """The memory that an instance counts in its present state."""
         if number in self.frozen:
             return self.frozen[number]
         if sandbox.pending:
@@ -200,22 +202,22 @@ class Member(PoolSimulation):
 
     @property
     def unserved_since(self) -> float | None:
-        """Since when the first unserved call has waited."""
+        """The time since which the first unserved invocation has waited."""
         serving = self.those(lambda b: b.digest == self.pool.current and not b.destroying)
         coming = [n for n in serving if self.simulated[n].pending or self.simulated[n].cleaning]
         return next(iter(sorted(self.waiting.values())[len(coming) :]), None)
 
     @property
     def lacks_quota(self) -> bool:
-        """Whether a call lacks an instance only because of the quota."""
+        """Whether an invocation lacks an instance only because of the quota."""
         lacks_other = (
             self.pool in self.machine.memory.waiting or self.pool in self.pool.places.waiting
         )
         return self.unserved_since is not None and not lacks_other
 
     def check_nobody_waits_in_vain(self) -> None:
-        """Check that the first unserved call lacks memory, the quota, a place or its turn. What is
-        ending is offered to that call once it is gone.
+        """Check that the first unserved invocation lacks memory, the quota, a place or its turn.
+        The resources of ending instances are offered to this invocation once they are gone.
         """
         pool, since = self.pool, self.unserved_since
         if since is not None and not pool.places.leaving:
@@ -229,8 +231,8 @@ class Member(PoolSimulation):
 
 
 class NodeSimulation:
-    """The members, what they share, and their arbiter. Every method is an event. `owners`: tenant
-    and function of each member; by default all differ.
+    """The members, their shared resources, and their arbiter. Every method is an event. `owners`:
+    tenant and function of each member; by default, all are different.
     """
 
     owners: Sequence[str] = ()
@@ -282,7 +284,8 @@ class NodeSimulation:
 
     def pass_time(self, seconds: float) -> None:
         at_most = max(one.pool.limits.queue_wait_s for one in self.members) + 1.0
-        for step in (min(seconds, at_most), seconds - at_most):  # after that no call waits any more
+        # After that no invocation waits any more.
+        for step in (min(seconds, at_most), seconds - at_most):
             if step >= 0.0:
                 self._at(self.now + step)
                 for member in self.members:
@@ -299,7 +302,7 @@ class NodeSimulation:
     # The arbiter's decisions
 
     def request(self, member: Member, wanted: Request) -> None:
-        """Evictions must be needed, sufficient, and in the right order."""
+        """Check that evictions are needed, sufficient, and in the right order."""
         self.requests += 1
         outer, self.evicted = self.evicted, []
         before, self.is_for_places = self.is_for_places, isinstance(wanted, RequestPlaces)
@@ -341,7 +344,7 @@ class NodeSimulation:
         return check
 
     def _check_looks(self, member: Member | None = None) -> Callable[[list[Idle]], None]:
-        """Check for which tenants the arbiter looks for idle instances meanwhile."""
+        """Check the tenants for which the arbiter looks for idle instances between events."""
         short = {quota: -quota.leaving for quota in self.quotas.values()}
         for other in self.members:
             if other is member or other.pool in other.pool.quota.waiting:
@@ -406,8 +409,8 @@ class NodeSimulation:
             member.check_nobody_waits_in_vain()
 
     def _check_turn(self) -> None:
-        """The call that has waited longest waits for lack of memory, whichever of its idle
-        instances it would get.
+        """Check that the invocation that has waited longest lacks memory, for each of the idle
+        instances that it could get.
         """
         short = self.memory.waiting
         first = min(self.members, key=lambda each: short.get(each.pool, float("inf")))
@@ -436,9 +439,7 @@ class NodeSimulation:
         self.note_used()
 
     def note_used(self) -> None:
-        """From now on, the function may not have more instances than its maximum, or than it has
-        now.
-        """
+        """From now on, a function may have as many instances as its maximum, or as it has now."""
         self._used = {key: versions[0].used for key, versions in self.functions.items()}
 
     @staticmethod
@@ -448,8 +449,8 @@ class NodeSimulation:
         return sum(len(one.simulated) for one in several), sum(map(len, leaving))
 
     def drain(self) -> None:
-        """End all calls without new ones: every waiting call is served in time, and each prepared
-        version becomes ready or is reported as failed.
+        """End all invocations, without new ones. Every waiting invocation must be served in time,
+        and each prepared version must become ready or be reported as failed.
         """
         waiting = [(one, waiter) for one in self.members for waiter in one.waiting]
         for _ in range(400):
@@ -499,7 +500,7 @@ class NodeSimulation:
 def _check_order(
     chosen: list[Idle], idle: dict[Idle, EvictionCandidate], parked: set[Idle]
 ) -> None:
-    """Parked instances are evicted first, then those of the least value."""
+    """Check that parked instances are evicted first, then those of the least value."""
     ready = [one for one in chosen if one not in parked]
     spared = idle.keys() - set(chosen)
     assert not ready or not spared & parked, "a parked one stays, and a ready one goes"

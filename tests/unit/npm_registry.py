@@ -1,5 +1,5 @@
-"""A proxy on loopback that answers for npm's registry and for the archives of github.com. It
-records the requested paths.
+"""A proxy on loopback that replaces npm's registry and the archives of github.com, and records the
+requested paths.
 """
 
 import base64

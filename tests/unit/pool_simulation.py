@@ -1,4 +1,4 @@
-"""Simulates everything outside of one pool: sandboxes act only when a test says so.
+"""Simulates everything outside of one pool: sandboxes change only when a test tells them to.
 
 `PoolSimulation` performs the pool's actions as `FunctionPool` does, keeps its own records of them,
 and fails if an action breaks a promise to a caller or an operator.
@@ -35,7 +35,7 @@ from quiltfn.model.pool import Pool, PoolLimits
 WARMING, PARKED, READY, BUSY = "warming", "parked", "ready", "busy"
 RECYCLING, TERMINATING = "recycling", "terminating"
 
-# For negative controls: the same stories each time, and one story that finds the mistake is enough.
+# For negative controls: always the same stories, of which one must find the mistake.
 FINDS_MISTAKES = settings(
     max_examples=3000,
     deadline=None,
@@ -48,7 +48,7 @@ FINDS_MISTAKES = settings(
 
 @dataclass
 class SimulatedSandbox:
-    """What a `PoolSimulation` knows about one sandbox."""
+    """The data of a `PoolSimulation` about one sandbox."""
 
     digest: str
     pending: bool = True
@@ -61,8 +61,10 @@ class SimulatedSandbox:
     cleaning_since: float = 0.0
     idle_since: float = 0.0
     is_parked: bool = False
-    is_to_park: bool = False  # started for no call, and has had none since
-    is_fresh: bool = False  # started or unparked, and unused since; `seen_by`: who waited then
+    is_to_park: bool = False  # started for no invocation, and has had none since
+    # Started or unparked, and unused since then; `seen_by`: the invocations that waited at that
+    # time.
+    is_fresh: bool = False
     seen_by: frozenset[int] = frozenset()
     ready_at: float = -1.0
     reason: ColdStartReason = ColdStartReason.FIRST
@@ -72,7 +74,9 @@ class SimulatedSandbox:
         return self.holder is None and not (self.pending or self.cleaning or self.destroying)
 
     def become_ready(self, now: float, waiting: Iterable[int]) -> None:
-        """From now on, calls can get this sandbox. `waiting`: the calls that wait for one."""
+        """From now on, invocations can get this sandbox. `waiting`: the invocations that wait for
+        one.
+        """
         self.is_parked, self.is_fresh = False, True
         self.idle_since = self.ready_at = now
         self.seen_by = frozenset(waiting)
@@ -96,7 +100,7 @@ class PoolSimulation:
         self._previous: str | None = None
         self._previous_until = 0.0
         self._prepared_count = 0
-        self._was_ready = False  # whether any was ready since the start or the last close
+        self._was_ready = False  # whether an instance was ready since the start or the last close
         self._left_well: dict[str, bool] = {}  # whether the last instance of a version ended well
 
     # Events ----------------------------------------------------------------------------------
@@ -172,7 +176,8 @@ class PoolSimulation:
         self._perform(self.pool.promote(digest, self.now, self.footprint(digest)))
         for number in kept:
             assert not self.simulated[number].is_parked, "switched back, and what was kept stays so"
-            is_gone = self.simulated[number].destroying  # or a waiting call needs its room
+            # Allowed if a waiting invocation needs its room.
+            is_gone = self.simulated[number].destroying
             assert not is_gone or self.requests > asked, "what was kept for this is gone"
         if grace and is_calm and live <= self.pool.limits.max_instances:
             assert not [n for n in old if self.simulated[n].destroying], "nothing is kept"
@@ -192,7 +197,7 @@ class PoolSimulation:
             self.simulated[number].is_to_park = True
 
     def evict(self, number: int) -> None:
-        """Evict an instance: its memory is needed elsewhere."""
+        """Evict an instance, since its memory is needed elsewhere."""
         self._perform(self.pool.evict(number, self.now))
 
     def set_scaling(self, **limits: int) -> None:
@@ -241,12 +246,12 @@ class PoolSimulation:
 
     @property
     def requests(self) -> int:
-        """How often an eviction was requested."""
+        """The number of requested evictions."""
         return len(self.short)
 
     @property
     def used(self) -> int:
-        """How many instances the function has."""
+        """The number of the function's instances."""
         return sum(len(one.simulated) for one in self.family)
 
     @property
@@ -271,11 +276,11 @@ class PoolSimulation:
         return self.those(lambda sandbox: sandbox.is_parked and not sandbox.destroying)
 
     def states(self) -> dict[int, str]:
-        """What the pool reports about its instances, to be compared by tests."""
+        """The states of the pool's instances, for comparisons in tests."""
         return {number: one.state.value for number, one in self.pool.instances.items()}
 
     def counts(self) -> PoolCounts:
-        """What the pool reports about its instances by state, without their memory."""
+        """The pool's counts of instances by state, without their memory."""
         return replace(self.pool.counts(), memory_mib=0.0)
 
     def finish(self, *, release: bool = True) -> None:
@@ -307,8 +312,8 @@ class PoolSimulation:
                 sandbox.is_parked = self._left_well[sandbox.digest] = self._was_ready = True
 
     def _is_to_be_parked(self, sandbox: SimulatedSandbox) -> bool:
-        """Whether it was idle for long, is the last instance of a version worth parking, and no
-        call needs its place.
+        """Whether the sandbox was idle for long, is the last instance of a version worth parking,
+        and no invocation needs its place.
         """
         limits, current = self.pool.limits, self.pool.current
         others = self.those(lambda b: b.digest == current and not b.destroying and b is not sandbox)
@@ -317,7 +322,9 @@ class PoolSimulation:
         return is_last and is_old and sandbox.digest == current and self.parks(current)
 
     def _is_parked_ahead(self, sandbox: SimulatedSandbox) -> bool:
-        """Whether it was started to be parked, and no call, minimum or deploy needs it."""
+        """Whether the sandbox was started to be parked, and no invocation, minimum or deploy needs
+        it.
+        """
         is_wanted = self.waiting or self.pool.limits.min_instances or self.pool.prepared is not None
         is_current = sandbox.digest == self.pool.current and not sandbox.destroying
         return sandbox.is_to_park and is_current and not is_wanted
@@ -396,7 +403,7 @@ class PoolSimulation:
         """Check that the reason for a start agrees with the simulation's own records."""
         standing = self.those(lambda b: b.digest == digest and b.was_ready and not b.destroying)
         if is_unparked:
-            standing = []  # a missing unparked instance is not explained by others being busy
+            standing = []  # busy instances are no reason to unpark one
         assert (why is ColdStartReason.SCALED_OUT) == bool(standing), f"{why} beside {standing}"
         if why is ColdStartReason.FIRST:
             assert not self._was_ready, "called the first, and is not"
@@ -472,14 +479,14 @@ class PoolSimulation:
             )
         queued = [one.id for one in self.pool.queue.waiting]
         assert queued == sorted(self.waiting), "the queues differ"
-        is_short = self.pool in self.pool.memory.waiting  # then a call has to end first
+        is_short = self.pool in self.pool.memory.waiting  # then an invocation has to end first
         full = len(self.simulated) >= self.pool.limits.max_instances and not is_short
         if full and not self.those(lambda sandbox: sandbox.destroying or sandbox.pending):
             self._check_that_the_kept_give_way()
 
     def _check_that_the_kept_give_way(self) -> None:
-        """If there is no room, and none will become free, nothing idle may be kept while a call
-        waits.
+        """Check that nothing idle is kept while an invocation waits, if there is no room and none
+        will become free.
         """
         current, prepared = self.pool.current, self.pool.prepared
 

@@ -1,4 +1,4 @@
-"""A simulated server that performs the steps of a plan, as far as plans can observe."""
+"""A simulated server that performs the steps of a plan, with the effects that plans can observe."""
 
 import itertools
 from collections.abc import Iterable
@@ -189,7 +189,7 @@ class Simulation:
 
 
 def _has_canary(there: CurrentFunction, weight: float) -> bool:
-    """Whether calls by the alias run, in part or in full, on the current version."""
+    """Whether invocations by the alias run, in part or in full, on the current version."""
     live, current = there.live, there.function.current_version
     if live is None or live.version == current:
         return live is not None
@@ -197,8 +197,8 @@ def _has_canary(there: CurrentFunction, weight: float) -> bool:
 
 
 def is_as_wanted(wanted: DesiredState, found: CurrentState) -> bool:
-    """Whether a server has what the project wants and nothing else of the project. Computed
-    independently of plans.
+    """Whether a server has everything that the project wants, and nothing else of the project.
+    Computed independently of plans.
     """
     for name, entry in wanted.functions.items():
         there = found.functions.get(name)

@@ -68,7 +68,7 @@ class Screen:
             time.sleep(0.02)
 
     def type(self, text: str, key: str, *, shows: str) -> None:
-        """Type this, and wait until the screen shows it."""
+        """Type the text, and wait until the screen shows it."""
         self.run("send-keys", "-l", text)
         self.run("send-keys", key)
         self.wait_for(shows)

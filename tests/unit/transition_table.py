@@ -23,7 +23,9 @@ def read(drawn: str) -> dict[tuple[str, str], str]:
 def check_table(
     table: Mapping[Any, Any], states: type[StrEnum], events: type[StrEnum], drawn: str
 ) -> None:
-    """Transitions in the table happen; all others raise an error with the last events."""
+    """Check that transitions in the table happen, and that all others raise an error with the last
+    events.
+    """
     arrows = read(drawn)
     assert set(table) == set(states), "a state without a row"
     seen = set()

@@ -78,7 +78,7 @@ class Store(SqlTenantImages):
         for node in self.nodes:
             if kind is ChangeKind.IMAGE_COPY:
                 await node.fleet.follow_changes(changes)
-            elif not node.tenant_images._changing.locked():  # otherwise this node wrote it
+            elif not node.tenant_images._changing.locked():  # otherwise this node wrote the row
                 await node.tenant_images.follow_changes(changes)
 
 
@@ -95,8 +95,8 @@ class Copies(SqlImageCopies):
 
 @dataclass
 class Node:
-    """`handler`: responds on its peer port instead of its images; `asked`: the requests it
-    received.
+    """`handler`: if set, responds on the peer port instead of the images. `asked`: the received
+    requests.
     """
 
     name: str
@@ -147,7 +147,7 @@ class ImageFleet:
         return sorted(one.name for one in self.nodes.values() if one.has(digest))
 
     def change(self, name: str, state: str = "ready", presence: str = "present") -> None:
-        """Put a node into that state, and inform the others."""
+        """Put a node into this state, and inform the others."""
         node = self.nodes[name]
         node.member = replace(node.member, state=NodeState(state), presence=Presence(presence))
         self.tell()
