@@ -1,9 +1,10 @@
-"""The API's entries in the audit log: one for every request to change something, also if refused.
+"""The API's entries in the audit log: one for every request to change something, even if it is
+refused.
 
 Rule 1: a request whose execution has started always has an entry.
-Rule 2: a request that was refused before also has an entry, within a limit, so that refusals cannot
-fill the store. Each credential, and all callers without one together, can have a hundred entries at
-once and then one a minute. Further refusals are only in the server's log and in
+Rule 2: a request that was refused before its execution also has an entry, within a limit, so that
+refusals cannot fill the store. Each credential, and all callers without one together, can have a
+hundred entries at once and then one a minute. Further refusals are only in the server's log and in
 quiltfn_refused_requests_total.
 """
 

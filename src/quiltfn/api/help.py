@@ -65,9 +65,7 @@ ID = "/api/functions/$FUNCTION_ID"
 
 
 def example(title: str, method: str, path: str, status: int, **more: Any) -> dict[str, Any]:
-    """One request. `more["keeps"]`: shell variables by the field of the response that each one
-    gets.
-    """
+    """One request. `more["keeps"]`: shell variables to set, with fields of the response."""
     return {"title": title, "method": method, "path": path, "expect_status": status, **more}
 
 
@@ -261,7 +259,7 @@ def help_text(document: dict[str, Any]) -> str:
 
 
 def examples_text(document: dict[str, Any]) -> str:
-    """The examples as Markdown: its code blocks, one after the other, are a shell script."""
+    """The examples as Markdown: its code blocks in sequence are a shell script."""
     lines = ["# Examples", "", "```sh", 'QUILT_BASE_URL="${QUILT_BASE_URL:-http://127.0.0.1:8080}"']
     lines += ['QUILT_API_KEY="${QUILT_API_KEY:-}"', "```", ""]
     for example in document["examples"]:

@@ -171,8 +171,8 @@ def document(routes: Sequence[AnyRoute], limits: Mapping[str, float]) -> dict[st
 
 
 def _constrain(components: dict[str, Any], body: type, limits: Mapping[str, float]) -> None:
-    """Add the constraints of a request body's fields, and what null means, to its schema. Responses
-    have none: a newer server may allow more.
+    """Add the constraints of a request body's fields, and the meaning of null, to its schema.
+    Responses have no constraints: a newer server may allow more.
     """
     for name, field in fields_of(body).items():
         schema = components[body.__name__]["properties"][name]
@@ -254,7 +254,7 @@ def _operation(way: AnyRoute, tag: str, *, has_path_parameters: bool) -> dict[st
         }
     if way.admit is not None:
         operation["requestBody"] = {"required": False, "content": {"*/*": {}}}
-    if way.streams:  # bytes as they are have no schema (OpenAPI 3.1, 4.8.14.1)
+    if way.streams:  # raw bytes have no schema (OpenAPI 3.1, 4.8.14.1)
         operation["requestBody"] = {
             "required": True,
             "content": {kind: {} for kind in way.streams},

@@ -1,8 +1,8 @@
 """A thread-safe `msgspec.convert`.
 
 msgspec 0.22 crashes the process with a segmentation fault if two threads convert to the same type
-for the first time simultaneously: one of them uses what the other has not finished. So each type is
-inspected once before its first use, by one thread at a time.
+for the first time simultaneously: one of them uses data that the other has not finished. So each
+type is inspected once before its first use, by one thread at a time.
 """
 
 import threading

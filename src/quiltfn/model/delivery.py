@@ -101,8 +101,8 @@ def _body_or_problem(record: Invocation) -> tuple[bytes, str | None]:
 def body_of(record: Invocation) -> bytes:
     """The JSON for destinations: a type, a time and the record, as in Standard Webhooks. `stdout`
     is the whole result of a success; `stdout_truncated` and `stderr_truncated` say whether a stream
-    is shorter than what was written, and `is_truncated` whether either is. b"" if the output alone
-    exceeds `BODY_MAX_BYTES`.
+    is shorter than the handler's output, and `is_truncated` whether either is. b"" if the output
+    alone exceeds `BODY_MAX_BYTES`.
     """
     stdout, stderr = record.stdout, record.stderr[:EXCERPT_MAX_BYTES]
     if record.status is not Status.SUCCESS:

@@ -2,7 +2,7 @@
 
 A field is a type with its meaning, an example and its constraints, written once:
 
-    MemoryLimitMb = Annotated[int, about("memory of one call, in MiB", 256, Between(256))]
+MemoryLimitMb = Annotated[int, about("memory limit in MiB", 256, Between(256))]
 
 Validation, the OpenAPI document, the help texts, the client library's types and the command line's
 options are derived from this declaration.

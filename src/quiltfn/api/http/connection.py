@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection: parses requests, writes responses and enforces limits.
 
-httptools' parser (llhttp, as in Node.js) finds the parts of a request; this module decides what a
-connection may hold, and for how long.
+httptools' parser (llhttp, as in Node.js) finds the parts of a request; this module enforces the
+connection's limits of size and time.
 
 Rule 1: responses go out in the order of the requests. The connection handles one request at a time;
 a limited number of further requests wait.

@@ -1,5 +1,5 @@
-"""All connections of a server: their number, which one ends to admit a new one, and how much unread
-output they may hold.
+"""All connections of a server: limits their number and their unread output, and decides which ones
+end.
 
 Rule 1: if all slots are taken, a new connection takes the slot of the one that has been idle
 longest.

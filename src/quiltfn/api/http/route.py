@@ -173,10 +173,10 @@ class Route(msgspec.Struct, Generic[S_contra], frozen=True):
     `found`: for a route that begins an invocation with the id of the context: the response to a
     repetition if the invocation was queued, but the first response was lost. It may raise
     `NotFound`. `on_refused`, with `admit`: called with each refusal or failure. `called`: the
-    function that the request invokes, whose node may be another one; None: it invokes none.
-    `is_about_call`: the node that runs the invocation in the path responds. `for_visitors`: whether
-    operators may use a route that requires more than `read` in any tenant. `unverified`: the
-    response to all callers while credentials cannot be checked.
+    function that the request invokes, perhaps on another node; None: it invokes none.
+    `is_about_call`: the node that runs the invocation in the path responds. `for_visitors`:
+    operators may use the route in every tenant, although it requires more than `read`.
+    `unverified`: the response to all callers while credentials cannot be checked.
     """
 
     method: str

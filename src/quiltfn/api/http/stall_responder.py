@@ -1,8 +1,8 @@
 """Answers clients while a hanging write to a disk blocks the event loop.
 
-The event loop writes call records itself, because passing them to a thread would cost more than the
-write. So a disk that hangs blocks the loop. This module's thread detects that. Until the loop
-continues, it accepts new connections and answers 503, or 200 for /health.
+The event loop writes records of invocations itself, because passing them to a thread would cost
+more than the write. So a disk that hangs blocks the loop. This module's thread detects that. Until
+the loop continues, the thread accepts new connections and answers 503, or 200 for /health.
 """
 
 import contextlib

@@ -55,8 +55,8 @@ async def get_invocation(context: RequestContext[InvocationServices]) -> Respons
 
 
 async def get_invocation_output(context: RequestContext[InvocationServices]) -> Response:
-    """Read the output of an invocation, byte for byte. Range requests a part of it. The record has
-    the same output as text, with U+FFFD for bytes that aren't UTF-8.
+    """Read the output of an invocation, byte for byte. The header Range requests a part. The record
+    has the same output as text, with U+FFFD for bytes that aren't UTF-8.
     """
     stream = parse.one_of(context.query.get("stream", "stdout"), "stream", STREAMS, "stderr")
     async with pages.reserved(context):

@@ -141,7 +141,7 @@ def contents_of(source: Source, table: Table) -> Contents:
 
 
 def _in_order() -> list[Table]:
-    """Every table to copy, after those that it refers to."""
+    """The tables to copy, each after those that it refers to."""
     apart = (*COUNTED_BY_TRIGGERS, *NOT_COPIED)
     others = [one for one in tables.metadata.sorted_tables if one not in apart]
     return [*others, *COUNTED_BY_TRIGGERS]

@@ -71,7 +71,7 @@ def _names(table: Table) -> sql.Composed:
 
 @contextlib.contextmanager
 def source(url: str, password: str | None = None) -> Iterator[PostgresTables]:
-    """The store in a database that no server uses, as it is now. Changes nothing in it.
+    """The present content of a store in a database that no server uses. Changes nothing.
 
     Raises `StoreBroken`.
     """

@@ -17,7 +17,7 @@ from pathlib import Path
 from quiltfn.store.database.directory import RESTORING, DataDirectory, StoreBroken
 
 NEW, REPLACED = "restore.new", "replaced-"
-# Files that are not data: our own marker files, and what the root of a file system contains.
+# Files that are not data: our own marker files, and those in the root of a new file system.
 NO_DATA = {"quiltfn.lock", "keys.stamp", RESTORING, NEW, "lost+found"}
 
 

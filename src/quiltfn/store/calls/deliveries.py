@@ -139,8 +139,8 @@ class SqlDeliveries:
 
     async def accept(self, delivery: Delivery, work: AcceptedWork) -> None:
         """Marks the delivery as delivered and accepts the work of the destination's function, under
-        the delivery's id, in one transaction; a repetition changes nothing. Raises what
-        `SqlWork.accept` raises.
+        the delivery's id, in one transaction; a repetition changes nothing. Raises the errors of
+        `SqlWork.accept`.
         """
         delivered = {"status": DeliveryStatus.DELIVERED, "error_message": None, "body": b""}
         change = self._owned(delivery).values(_end_of(delivery) | delivered)

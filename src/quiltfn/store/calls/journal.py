@@ -40,7 +40,7 @@ from quiltfn.store.database.directory import SPOOLS, DataDirectory, StoreBroken
 from quiltfn.store.database.disk_reserve import REFUSED, DiskFull
 from quiltfn.store.database.nodes import Boot
 
-# With the duration of the commit, a record is on disk within 50 ms.
+# Including the duration of the commit, a record is on disk within 50 ms.
 COMMIT_AFTER_S = 0.04
 RETRY_AFTER_S = 1.0
 # The segment grows while commits fail. Beyond SEGMENT_MAX_BYTES new invocations are refused; ends

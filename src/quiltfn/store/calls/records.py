@@ -103,8 +103,8 @@ def upsert_new(connection: Connection, records: Sequence[Invocation], epoch: int
 
 def upsert(connection: Connection, records: Sequence[Invocation], epoch: int) -> stats.Sums:
     """Stores records of a boot, adds newly final ones to their functions' counters and ended ones
-    to the statistics, and carries out the outcomes of completed attempts at asynchronous
-    invocations. Returns what it added to the statistics.
+    to the statistics, and applies the outcomes of completed attempts of asynchronous invocations.
+    Returns the statistics that it added.
 
     Harmless when repeated: final records, and those of completed attempts, are neither changed nor
     counted again. A commit may be repeated, a segment read again, or an old segment come back after

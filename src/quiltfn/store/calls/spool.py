@@ -1,9 +1,9 @@
 """The spool: an append-only file with the records that the database lacks.
 
 A line is `checksum record`, the record as JSON. JSON has no raw newline, so the next record can be
-found after damage. So damage (refused) can be told from a write that the end of the process cut
-short (dropped, since it was never acknowledged). People can read the file, except for output, which
-is base64.
+found after damage. So damage (refused) differs from a write that the end of the process cut short
+(dropped, since it was never acknowledged). People can read the file, except for output, which is
+base64.
 
 Each record costs one `write` and no sync. The page cache survives `kill -9`; a power cut can lose
 records written since the last group commit.

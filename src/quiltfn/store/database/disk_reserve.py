@@ -27,7 +27,7 @@ class DiskFull(StoreUnavailable):
 
 
 class DiskReserve:
-    """The reserve's file. Before the first `refill`, a missing file refuses no writes.
+    """The reserve's file. Until the first `refill`, writes are accepted without the file.
 
     `is_spent`: only ends of invocations and writes that free space are accepted.
     """

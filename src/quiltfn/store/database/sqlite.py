@@ -78,7 +78,7 @@ class SqliteDatabase(Database):
         return not self.check.is_damaged, "; ".join(messages) or NOTHING_MISSING
 
     async def read(self, work: Work[T]) -> T:
-        """As `Database` says."""
+        """As in `Database`."""
 
         def run() -> T:
             with self._translate_errors(), self._reader.begin():
