@@ -8,20 +8,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from quiltfn import wire
 from quiltfn.cli import progress, tree
 from quiltfn.cli.session import Connection
 from quiltfn.sdk import Client
 from timeouts import scaled
-from unit.canned_server import Canned, Terminal, answered_by
+from unit.canned_server import Canned, Terminal, answered_by, body_of
 
 MIB = 1024**2
-IMAGE = {
-    "digest": "sha256:" + "0" * 64,
-    "files": 1,
-    "size_bytes": 1,
-    "environment": {},
-    "interpreters": {},
-}
+IMAGE = body_of(wire.Image, digest="sha256:" + "0" * 64)
 
 
 def terminal_of(monkeypatch: pytest.MonkeyPatch) -> Terminal:

@@ -56,20 +56,22 @@ def test_a_queued_call_that_is_waited_for_ends_like_any_other(cli: CommandLine) 
 
 
 @pytest.mark.parametrize("mode", ["", "--async"])
-def test_a_call_has_the_callers_key(cli: CommandLine, mode: str) -> None:
+def test_a_call_has_the_callers_key_and_ends_with_the_command_that_waits_for_it(
+    cli: CommandLine, mode: str
+) -> None:
     cli.answers["POST", "/invoke/hello"] = (202, QUEUED) if mode else (200, INVOCATION)
     cli.run(f"invoke hello --payload x --idempotency-key order-17 {mode}")
     assert cli.headers["idempotency-key"] == "order-17"
+    assert mode or cli.headers["x-on-disconnect"] == "cancel"
 
 
-def test_a_call_that_never_started_was_neither_warm_nor_cold(cli: CommandLine) -> None:
+def test_a_call_is_cancelled_and_if_it_never_started_it_was_neither_warm_nor_cold(
+    cli: CommandLine,
+) -> None:
+    cli.answers["POST", f"{ONE}/cancel"] = (200, {**INVOCATION, "status": "cancelled"})
+    assert cli.run("cancel hello i1").out == "i1 is cancelled\n"
     cli.answers["GET", ONE] = (200, {**QUEUED, "status": "cancelled", "duration_ms": None})
     assert "cancelled · not started · i1" in cli.run("wait hello i1", code=1).err
-
-
-def test_a_call_that_is_waited_for_here_ends_with_the_command(cli: CommandLine) -> None:
-    cli.run("invoke hello --payload x")
-    assert cli.headers["x-on-disconnect"] == "cancel"
 
 
 def test_wait_says_if_the_call_is_not_over_in_time(
@@ -82,11 +84,6 @@ def test_wait_says_if_the_call_is_not_over_in_time(
     assert "still running after 1 s" in cli.run("wait hello i1 --timeout 1", code=1).err
 
 
-def test_cancel(cli: CommandLine) -> None:
-    cli.answers["POST", f"{ONE}/cancel"] = (200, {**INVOCATION, "status": "cancelled"})
-    assert cli.run("cancel hello i1").out == "i1 is cancelled\n"
-
-
 def test_replay_here_and_in_the_queue(cli: CommandLine) -> None:
     cli.answers["POST", f"{ONE}/replay"] = (200, {**INVOCATION, "invocation_id": "i2"})
     assert cli.run("replay hello i1 --version 2").out == "hello\n"
@@ -96,13 +93,10 @@ def test_replay_here_and_in_the_queue(cli: CommandLine) -> None:
     assert cli.body == {"version": None, "mode": "async", "payload": "x"}
 
 
-def test_queue(cli: CommandLine) -> None:
+def test_queues_and_dead_letters(cli: CommandLine) -> None:
     counts = {"queued": 3, "delayed": 1, "running": 2, "oldest_age_seconds": 7, "dead_letters": 4}
     cli.answers["GET", f"/{ID}/queue"] = (200, counts)
     assert cli.run("queue hello").lines[1] == "3 1 2 7 s 4"
-
-
-def test_dead_letters(cli: CommandLine) -> None:
     letter = body_of(wire.DeadLetter, invocation_id="i1")
     page = {"dead_letters": [letter], "next_cursor": "c2"}
     cli.answers["GET", f"/{ID}/dead-letters"] = (200, page)

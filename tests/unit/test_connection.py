@@ -214,10 +214,15 @@ async def test_a_header_may_come_often_and_bytes_have_a_length(door: ServerUnder
 
 
 @promise("A34")
-async def test_head_has_the_length_and_no_body(door: ServerUnderTest) -> None:
+async def test_head_has_the_length_and_no_body_and_no_content_has_neither(
+    door: ServerUnderTest,
+) -> None:
     answer = await door.ask(get("/a", method="HEAD") + get("/a", CLOSE, method="HEAD"))
     assert answer.count(b"content-length: 2") == 2
     assert answer.endswith(b"\r\n\r\n")
+    door.respond("/none", status=204, body=b"something")
+    answer = await door.ask(get("/none", CLOSE))
+    assert answer == b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
 
 
 async def test_what_would_break_out_of_a_header_is_not_sent(door: ServerUnderTest) -> None:
@@ -236,12 +241,6 @@ async def test_responses_come_in_the_order_of_the_requests(door: ServerUnderTest
     assert door.begun == ["/slow", "/stream", "/a"]
     bodies = [answer.index(one) for one in (b"/slow", b"three", b"/a")]
     assert bodies == sorted(bodies)
-
-
-async def test_a_response_without_content_has_no_body(door: ServerUnderTest) -> None:
-    door.respond("/none", status=204, body=b"something")
-    answer = await door.ask(get("/none", CLOSE))
-    assert answer == b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
 
 
 async def test_a_request_that_waited_for_another_is_not_idle_time() -> None:

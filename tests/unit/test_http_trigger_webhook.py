@@ -97,14 +97,6 @@ def test_one_byte_of_the_body_changed_is_refused(case: Any) -> None:
 
 
 @EACH
-def test_a_wrong_secret_is_refused(case: Any) -> None:
-    webhook, headers, body, now = case
-    right = webhook.secret
-    other = right[:-2] + ("A" if right[-2] != "A" else "B") + right[-1]
-    assert not is_signed(Webhook(scheme=webhook.scheme, secret=other), headers, body, now)
-
-
-@EACH
 def test_without_any_one_of_its_headers_it_is_refused(case: Any) -> None:
     webhook, headers, body, now = case
     for name in headers:

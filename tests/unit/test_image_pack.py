@@ -10,13 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from in_thread_jobs import InThreadJobs
-from manual_clock import ManualClock
 from promises import promise
-from quiltfn.images import ImageDirectory, ImageLimits
+from quiltfn.images import ImageLimits
 from quiltfn.images.pack import packed as pack
 from quiltfn.model.errors import StoreUnavailable, Unprocessable
-from quiltfn.model.image import Archive, Image
+from quiltfn.model.image import Archive
 from unit.sample_archives import (
     Entry,
     directory,
@@ -25,10 +23,10 @@ from unit.sample_archives import (
     file,
     good,
     hard_link,
-    in_pieces,
     link,
     packed,
 )
+from unit.test_images import ImagesUnderTest
 
 pytestmark = promise("N40")
 
@@ -36,17 +34,10 @@ LIMITS = ImageLimits(unpacked_max_bytes=2_000_000, files_max=200)
 PIECE = 64 * 1024
 
 
-class Box:
-    """A directory of images."""
+class Box(ImagesUnderTest):
+    """A directory of images of a node."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.clock = path, ManualClock(100.0)
-        path.mkdir(parents=True, exist_ok=True)
-        self.images = ImageDirectory(path / "images", self.clock, LIMITS, InThreadJobs())
-        self.images.start()
-
-    async def take(self, data: bytes) -> Image:
-        return await self.images.take(Archive.TAR, in_pieces(data))
+    limits = LIMITS
 
     async def archive(self, digest: str) -> bytes:
         pieces = [piece async for piece in self.images.archive(digest)]
@@ -93,9 +84,7 @@ async def test_what_is_packed_is_unpacked_to_the_same_image(
     copy = await receiver.take(await sender.archive(image.digest))
     assert copy == image  # and its size: a file with two names is sent once
     assert everything_below(receiver.path) == everything_below(sender.path)
-    assert list(pack(sender.path / "images" / image.digest)) == list(
-        pack(receiver.path / "images" / image.digest)
-    )
+    assert list(pack(sender.store / image.digest)) == list(pack(receiver.store / image.digest))
 
 
 NAMES = st.text(
@@ -145,7 +134,7 @@ async def test_a_file_that_was_replaced_by_a_link_is_not_read(sender: Box, tmp_p
     """Only the server writes there. If another process did, no other file would be revealed."""
     image = await sender.take(good())
     (tmp_path / "secret").write_text("confidential")
-    path = sender.path / "images" / image.digest / "app.py"
+    path = sender.store / image.digest / "app.py"
     path.unlink()
     path.symlink_to(tmp_path / "secret")
     assert b"confidential" not in await sender.archive(image.digest)

@@ -52,14 +52,16 @@ LIMITS = ImageLimits(unpacked_max_bytes=1_000_000, files_max=50)
 class ImagesUnderTest:
     """An image directory beside files that no archive may change."""
 
+    limits = LIMITS
+
     def __init__(self, path: Path) -> None:
         self.path, self.store, self.clock = path, path / "images", ManualClock(100.0)
-        (path / "outside").mkdir()
+        (path / "outside").mkdir(parents=True)
         (path / "outside" / "secret").write_text("untouched")
         self.images = self.open()
 
     def open(self) -> ImageDirectory:
-        images = ImageDirectory(self.store, self.clock, LIMITS, InThreadJobs())
+        images = ImageDirectory(self.store, self.clock, self.limits, InThreadJobs())
         images.start()
         return images
 
