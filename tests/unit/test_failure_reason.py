@@ -41,10 +41,11 @@ GROUP = """  + Exception Group Traceback (most recent call last):
 """
 RAISED = 'Traceback (most recent call last):\n    |   File "/app/main.py", line 7, in two\n    | '
 GROUP_END = "+------------------------------------\n"
+python, node = PYTHON.format, NODE.format
 REFUSED = "ConnectionRefusedError: [Errno 111] Connection refused"
 NO_NETWORK = "; this runtime has no network"
-LOGGED = PYTHON.format("KeyError: 'cached'")
-FOREIGN = PYTHON.format("KeyError: 'theirs'") + "SystemExit: theirs\n"  # from a child's log
+LOGGED = python("KeyError: 'cached'")
+FOREIGN = python("KeyError: 'theirs'") + "SystemExit: theirs\n"  # from a child's log
 IN_NODE, PROGRAM, SERVER = (True, Kind.NODE), (False, None), (True, None)
 RUNNER = (True, Kind.PYTHON)
 
@@ -71,30 +72,25 @@ def cause_of(
         (1, LOGGED, RUNNER, "KeyError: 'cached' (main.py, line 5)"),
         (3, LOGGED, PROGRAM, "KeyError: 'cached' (main.py, line 5)"),
         (3, LOGGED, SERVER, "KeyError: 'cached' (main.py, line 5)"),
-        (1, PYTHON.format("shop.errors.Gone"), RUNNER, "shop.errors.Gone (main.py, line 5)"),
-        (1, PYTHON.format("m.f.<locals>.Bad: 3"), RUNNER, "m.f.<locals>.Bad: 3 (main.py, line 5)"),
-        (1, PYTHON.format("A: 1") + PYTHON.format("B: 2"), RUNNER, "B: 2 (main.py, line 5)"),
-        (1, PYTHON.format("A: 1\nmore of it"), RUNNER, "A: 1 (main.py, line 5)"),
+        (1, python("shop.errors.Gone"), RUNNER, "shop.errors.Gone (main.py, line 5)"),
+        (1, python("m.f.<locals>.Bad: 3"), RUNNER, "m.f.<locals>.Bad: 3 (main.py, line 5)"),
+        (1, python("A: 1") + python("B: 2"), RUNNER, "B: 2 (main.py, line 5)"),
+        (1, python("A: 1\nmore of it"), RUNNER, "A: 1 (main.py, line 5)"),
         (1, GROUP.format(RAISED), RUNNER, "KeyError: 'zz-2' (main.py, line 7)"),
         (1, GROUP.format(RAISED), PROGRAM, "KeyError: 'zz-2' (main.py, line 7)"),
         (1, GROUP.format(""), RUNNER, "ValueError: first (main.py, line 6)"),
+        (1, node("TypeError: x is none"), IN_NODE, "TypeError: x is none (index.js, line 3)"),
         (
             1,
-            NODE.format("TypeError: x is none"),
-            IN_NODE,
-            "TypeError: x is none (index.js, line 3)",
-        ),
-        (
-            1,
-            NODE.format("E: a").rstrip() + " {\n  code: 'B',\n  [cause]: E\n}\n",
+            node("E: a").rstrip() + " {\n  code: 'B',\n  [cause]: E\n}\n",
             IN_NODE,
             "E: a (index.js, line 3)",
         ),
         # Exceptions of other languages, which the handler has logged.
-        (1, FOREIGN + NODE.format("E: a"), IN_NODE, "E: a (index.js, line 3)"),
+        (1, FOREIGN + node("E: a"), IN_NODE, "E: a (index.js, line 3)"),
         (1, FOREIGN, IN_NODE, of_exit(1)),
-        (1, NODE.format("E: a"), RUNNER, of_exit(1)),
-        (1, NODE.format("E: a"), PROGRAM, "E: a (index.js, line 3)"),
+        (1, node("E: a"), RUNNER, of_exit(1)),
+        (1, node("E: a"), PROGRAM, "E: a (index.js, line 3)"),
         # Exceptions that were handled and logged before.
         (3, LOGGED, RUNNER, of_exit(3)),
         (3, LOGGED + "fatal: disk full\nSystemExit: 3\n", RUNNER, of_exit(3)),
@@ -103,14 +99,14 @@ def cause_of(
         (1, "SystemExit: 1\n" + LOGGED, RUNNER, "KeyError: 'cached' (main.py, line 5)"),
         (1, LOGGED + "fatal: full\n", PROGRAM, of_exit(1) + ": fatal: full"),
         (1, LOGGED + "fatal: full\n", SERVER, of_exit(1)),
-        (1, NODE.format("E: a") + "fatal: full\n", IN_NODE, of_exit(1)),
-        (1, NODE.format("E: a") + "fatal: full\n", PROGRAM, of_exit(1) + ": fatal: full"),
+        (1, node("E: a") + "fatal: full\n", IN_NODE, of_exit(1)),
+        (1, node("E: a") + "fatal: full\n", PROGRAM, of_exit(1) + ": fatal: full"),
         (1, "Error: a\n    at node:events:519:28\n", IN_NODE, "Error: a (events, line 519)"),
         (1, "Error: a\n    at file:///app/m.mjs:9\n", IN_NODE, "Error: a (m.mjs, line 9)"),
         (1, "Error: a\n    at f (index 2)\n", IN_NODE, of_exit(1)),
         (1, "Error: a\n    at /app/:9:11\n", IN_NODE, of_exit(1)),
         # No exception.
-        (1, PYTHON.format("not an exception"), RUNNER, of_exit(1)),
+        (1, python("not an exception"), RUNNER, of_exit(1)),
         (1, "KeyError: 1\n", RUNNER, of_exit(1)),
         (3, "the last thing that it printed\n", RUNNER, of_exit(3)),
         (3, "cat: nothing: No such file\n", PROGRAM, of_exit(3) + ": cat: nothing: No such file"),
@@ -118,9 +114,9 @@ def cause_of(
         (3, "", PROGRAM, of_exit(3)),
         (3, "    at f (/app/index.js:3:11)\n", PROGRAM, None),
         # Not printable, very long, without a network.
-        (1, PYTHON.format("E: \x1b[2J\x00\u202e"), RUNNER, None),
-        (1, PYTHON.format("E: " + "x" * 5000), RUNNER, None),
-        (1, PYTHON.format(REFUSED), RUNNER, f"{REFUSED} (main.py, line 5){NO_NETWORK}"),
+        (1, python("E: \x1b[2J\x00\u202e"), RUNNER, None),
+        (1, python("E: " + "x" * 5000), RUNNER, None),
+        (1, python(REFUSED), RUNNER, f"{REFUSED} (main.py, line 5){NO_NETWORK}"),
         (3, "curl: (6) Could not resolve host: x\n\n", PROGRAM, None),
     ],
 )
@@ -182,52 +178,42 @@ def test_no_text_takes_long_to_read(line: str, kind: tuple[bool, Kind | None], e
     ],
 )
 def test_failed_connections_are_explained(said: str, network: Network | None, more: str) -> None:
-    reason = cause_of(1, PYTHON.format(said), RUNNER, network=network).sentence
+    reason = cause_of(1, python(said), RUNNER, network=network).sentence
     assert reason == f"{said} (main.py, line 5){more}"
 
 
 NO_STATUS = end_cause.HttpFailed(None, "it has no status")
 AT = {"file": "main.py", "line": 5}
 ALL = {"cause": "network", "reason": NO_NETWORK.removeprefix("; "), "host": None, "port": None}
+NOWHERE = {"code": None, "type": None, "file": None, "line": None}
+NO_HOST = "curl: (6) Could not resolve host: x"
+
+
+def exception(kind: str, message: str | None, **at: object) -> dict[str, object]:
+    return {"cause": "exception", "type": kind, "message": message} | AT | at
 
 
 @promise("A90")
 @pytest.mark.parametrize(
     ("code", "stderr", "kind", "expected"),
     [
-        (1, LOGGED, RUNNER, {"cause": "exception", "type": "KeyError", "message": "'cached'"} | AT),
+        (1, LOGGED, RUNNER, exception("KeyError", "'cached'")),
         (
             1,
-            NODE.format("TypeError: a: b"),
+            node("TypeError: a: b"),
             IN_NODE,
-            {"cause": "exception", "type": "TypeError", "message": "a: b"}
-            | {"file": "index.js", "line": 3},
+            exception("TypeError", "a: b", file="index.js", line=3),
         ),
-        (
-            1,
-            PYTHON.format("a.Gone"),
-            RUNNER,
-            {"cause": "exception", "type": "a.Gone", "message": None} | AT,
-        ),
+        (1, python("a.Gone"), RUNNER, exception("a.Gone", None)),
         (3, "cat: no file\n", PROGRAM, {"cause": "exit", "code": 3, "message": "cat: no file"}),
         (3, "\n", PROGRAM, {"cause": "exit", "code": 3, "message": None}),
         (
             1,
-            PYTHON.format(REFUSED),
+            python(REFUSED),
             RUNNER,
-            ALL
-            | {"code": None, "type": "ConnectionRefusedError"}
-            | {"message": "[Errno 111] Connection refused"}
-            | AT,
+            exception("ConnectionRefusedError", "[Errno 111] Connection refused", code=None) | ALL,
         ),
-        (
-            6,
-            "curl: (6) Could not resolve host: x\n",
-            PROGRAM,
-            ALL
-            | {"code": 6, "type": None, "message": "curl: (6) Could not resolve host: x"}
-            | {"file": None, "line": None},
-        ),
+        (6, f"{NO_HOST}\n", PROGRAM, ALL | NOWHERE | {"code": 6, "message": NO_HOST}),
     ],
 )
 def test_the_cause_is_data(

@@ -183,144 +183,122 @@ async def test_a_link_that_is_taken_is_kept_as_it_is(box: ImagesUnderTest, targe
 # Refused archives ----------------------------------------------------------------------------
 
 MANY = [file(f"f{n}", b"") for n in range(51)]
-HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
-    "an absolute member": (lambda: packed([file("/etc/cron.d/x")]), "absolute path"),
-    "a member above": (lambda: packed([file("../outside/x")]), "has a .. in its path"),
-    "a member above, later": (lambda: packed([file("a/../../outside/x")]), "has a .. in its path"),
-    "a climb within": (lambda: packed([file("a/../b")]), "has a .. in its path"),
+HOSTILE: dict[str, tuple[bytes | list[Entry], str]] = {
+    "an absolute member": ([file("/etc/cron.d/x")], "absolute path"),
+    "a member above": ([file("../outside/x")], "has a .. in its path"),
+    "a member above, later": ([file("a/../../outside/x")], "has a .. in its path"),
+    "a climb within": ([file("a/../b")], "has a .. in its path"),
     "a climb in a pax header": (
-        lambda: raw(extended({"path": "../outside/x"}), (entry("x"), b"")),
+        raw(extended({"path": "../outside/x"}), (entry("x"), b"")),
         "has a .. in its path",
     ),
     "a climb in a global pax header": (
-        lambda: raw(extended({"path": "/etc/x"}, tarfile.XGLTYPE), (entry("x"), b"")),
+        raw(extended({"path": "/etc/x"}, tarfile.XGLTYPE), (entry("x"), b"")),
         "absolute path",
     ),
-    "a member through a link": (
-        lambda: packed([link("d", "usr"), file("d/x")]),
-        "lies below a link",
-    ),
+    "a member through a link": ([link("d", "usr"), file("d/x")], "lies below a link"),
     "a member through a link, made a directory first": (
-        lambda: packed([directory("d"), link("d", "usr"), file("d/x")]),
+        [directory("d"), link("d", "usr"), file("d/x")],
         "is there twice",
     ),
-    "a member through a file": (lambda: packed([file("d"), file("d/x")]), "lies below a file"),
-    "a link over the root": (lambda: packed([link("./", "/usr")]), "the whole image"),
-    "a device link": (lambda: packed([link("dev", "/dev")]), "outside of /app and /usr"),
-    "a proc link": (lambda: packed([link("proc", "/proc/self")]), "outside of /app and /usr"),
-    "a tmp link": (lambda: packed([link("tmp", "/tmp")]), "outside of /app and /usr"),
-    "a link out by /usr": (lambda: packed([link("l", "/usr/../etc")]), "outside of /app and /usr"),
-    "a link above": (lambda: packed([link("l", "..")]), "outside of the image"),
-    "a link above, in steps": (lambda: packed([link("a/l", "x/../../../e")]), "outside of the im"),
-    "a link to nothing": (lambda: packed([link("l", "")]), "an invalid path"),
-    "a link with controls": (lambda: packed([link("l", "a\x1b[2J")]), "an invalid path"),
-    "a hard link to the host": (lambda: packed([hard_link("l", "/etc/shadow")]), "leads outside"),
-    "a hard link above": (lambda: packed([hard_link("l", "../outside/secret")]), "leads outside"),
-    "a hard link to nothing": (lambda: packed([hard_link("l", "x")]), "no file that came before"),
+    "a member through a file": ([file("d"), file("d/x")], "lies below a file"),
+    "a link over the root": ([link("./", "/usr")], "the whole image"),
+    "a device link": ([link("dev", "/dev")], "outside of /app and /usr"),
+    "a proc link": ([link("proc", "/proc/self")], "outside of /app and /usr"),
+    "a tmp link": ([link("tmp", "/tmp")], "outside of /app and /usr"),
+    "a link out by /usr": ([link("l", "/usr/../etc")], "outside of /app and /usr"),
+    "a link above": ([link("l", "..")], "outside of the image"),
+    "a link above, in steps": ([link("a/l", "x/../../../e")], "outside of the im"),
+    "a link to nothing": ([link("l", "")], "an invalid path"),
+    "a link with controls": ([link("l", "a\x1b[2J")], "an invalid path"),
+    "a hard link to the host": ([hard_link("l", "/etc/shadow")], "leads outside"),
+    "a hard link above": ([hard_link("l", "../outside/secret")], "leads outside"),
+    "a hard link to nothing": ([hard_link("l", "x")], "no file that came before"),
     "a hard link to a link": (
-        lambda: packed([link("a", "/usr/bin/x"), hard_link("l", "a")]),
+        [link("a", "/usr/bin/x"), hard_link("l", "a")],
         "no file that came before",
     ),
     "a hard link to a directory": (
-        lambda: packed([directory("a"), hard_link("l", "a")]),
+        [directory("a"), hard_link("l", "a")],
         "no file that came before",
     ),
-    "a character device": (
-        lambda: packed([entry("null", tarfile.CHRTYPE, devmajor=1, devminor=3)]),
-        "device node",
-    ),
-    "a block device": (lambda: packed([entry("sda", tarfile.BLKTYPE)]), "device node"),
-    "a pipe": (lambda: packed([entry("pipe", tarfile.FIFOTYPE)]), "named pipe"),
-    "a kind of nobody": (lambda: raw((entry("x", b"Z"), b"")), "of a type that"),
-    "setuid": (lambda: packed([file("su", mode=0o4755)]), "setuid"),
-    "setgid": (lambda: packed([file("wall", mode=0o2755)]), "setgid"),
-    "a whiteout": (lambda: packed([file("a/.wh.secret")]), "whiteout"),
-    "an opaque whiteout": (lambda: packed([file("a/.wh..wh..opq")]), "whiteout"),
-    "a name that is not UTF-8": (lambda: packed([file("a\udcff")]), "not UTF-8"),
-    "a name with a newline": (lambda: packed([file("a\nb")]), "control characters"),
-    "a name with an escape": (lambda: packed([file("\x1b]0;x\x07")]), "control characters"),
-    "a name with a C1 control": (lambda: packed([file("a\x9bb")]), "control characters"),
-    "a long name": (lambda: packed([file("x" * 256)]), "more than 255 bytes"),
-    "a long name in bytes": (lambda: packed([file("ä" * 128)]), "more than 255 bytes"),
-    "a long path": (lambda: packed([file("/".join(["d" * 200] * 6))]), "more than 1024 bytes"),
-    "a deep tree": (lambda: packed([file("/".join("d" * 65))]), "deeper than 64"),
-    "a member twice": (lambda: packed([file("a"), file("a")]), "is there twice"),
-    "a member twice by other words": (lambda: packed([file("a"), file("./a")]), "is there twice"),
-    "a directory twice": (lambda: packed([directory("a"), directory("a/")]), "is there twice"),
-    "a file where a directory was made": (lambda: packed([file("a/b"), file("a")]), "there twice"),
-    "too many files": (lambda: packed(MANY), "more than 50 files"),
-    "too many directories": (
-        lambda: packed([file(f"{n}/{n}/{n}") for n in range(17)]),
-        "more than 50 files",
-    ),
-    "too many bytes": (lambda: packed([file("a", b"x" * 1_000_001)]), "more than 1000000 bytes"),
+    "a character device": ([entry("null", tarfile.CHRTYPE, devmajor=1, devminor=3)], "device node"),
+    "a block device": ([entry("sda", tarfile.BLKTYPE)], "device node"),
+    "a pipe": ([entry("pipe", tarfile.FIFOTYPE)], "named pipe"),
+    "a kind of nobody": (raw((entry("x", b"Z"), b"")), "of a type that"),
+    "setuid": ([file("su", mode=0o4755)], "setuid"),
+    "setgid": ([file("wall", mode=0o2755)], "setgid"),
+    "a whiteout": ([file("a/.wh.secret")], "whiteout"),
+    "an opaque whiteout": ([file("a/.wh..wh..opq")], "whiteout"),
+    "a name that is not UTF-8": ([file("a\udcff")], "not UTF-8"),
+    "a name with a newline": ([file("a\nb")], "control characters"),
+    "a name with an escape": ([file("\x1b]0;x\x07")], "control characters"),
+    "a name with a C1 control": ([file("a\x9bb")], "control characters"),
+    "a long name": ([file("x" * 256)], "more than 255 bytes"),
+    "a long name in bytes": ([file("ä" * 128)], "more than 255 bytes"),
+    "a long path": ([file("/".join(["d" * 200] * 6))], "more than 1024 bytes"),
+    "a deep tree": ([file("/".join("d" * 65))], "deeper than 64"),
+    "a member twice": ([file("a"), file("a")], "is there twice"),
+    "a member twice by other words": ([file("a"), file("./a")], "is there twice"),
+    "a directory twice": ([directory("a"), directory("a/")], "is there twice"),
+    "a file where a directory was made": ([file("a/b"), file("a")], "there twice"),
+    "too many files": (MANY, "more than 50 files"),
+    "too many directories": ([file(f"{n}/{n}/{n}") for n in range(17)], "more than 50 files"),
+    "too many bytes": ([file("a", b"x" * 1_000_001)], "more than 1000000 bytes"),
     "too many bytes in all": (
-        lambda: packed([file(f"f{n}", b"x" * 300_000) for n in range(4)]),
+        [file(f"f{n}", b"x" * 300_000) for n in range(4)],
         "more than 1000000 bytes",
     ),
-    "a size that lies": (
-        lambda: raw((entry("a", size=500_000), b"short")),
-        "is truncated",
-    ),
+    "a size that lies": (raw((entry("a", size=500_000), b"short")), "is truncated"),
     "a size that lies in a pax header": (
-        lambda: raw(extended({"size": "900000"}), (entry("a", size=5), b"short")),
+        raw(extended({"size": "900000"}), (entry("a", size=5), b"short")),
         "is truncated",
     ),
     "a size beyond all bounds": (
-        lambda: raw(extended({"size": "9" * 17}), (entry("a", size=5), b"short")),
+        raw(extended({"size": "9" * 17}), (entry("a", size=5), b"short")),
         "more than 1000000 bytes",
     ),
     "a size that is not a number": (
-        lambda: raw(extended({"size": "-5"}), (entry("a", size=5), b"short")),
+        raw(extended({"size": "-5"}), (entry("a", size=5), b"short")),
         "size that is not a number",
     ),
-    "a sparse member": (lambda: raw((entry("a", tarfile.GNUTYPE_SPARSE), b"")), "sparse"),
+    "a sparse member": (raw((entry("a", tarfile.GNUTYPE_SPARSE), b"")), "sparse"),
     "a sparse member in a pax header": (
-        lambda: raw(extended({"GNU.sparse.realsize": "9"}), (entry("a"), b"")),
+        raw(extended({"GNU.sparse.realsize": "9"}), (entry("a"), b"")),
         "sparse",
     ),
     "an absurd pax header": (
-        lambda: raw((entry("x", tarfile.XHDTYPE, size=70_000), b"1" * 70_000), (entry("a"), b"")),
+        raw((entry("x", tarfile.XHDTYPE, size=70_000), b"1" * 70_000), (entry("a"), b"")),
         "more than 65536 bytes",
     ),
     "an absurd long name": (
-        lambda: raw((entry("x", tarfile.GNUTYPE_LONGNAME, size=70_000), b"a" * 70_000)),
+        raw((entry("x", tarfile.GNUTYPE_LONGNAME, size=70_000), b"a" * 70_000)),
         "more than 65536 bytes",
     ),
     "a pax header that is noise": (
-        lambda: raw(
-            (entry("x", tarfile.XHDTYPE, size=40), b"9999999 a=b\n" * 3), (entry("a"), b"")
-        ),
+        raw((entry("x", tarfile.XHDTYPE, size=40), b"9999999 a=b\n" * 3), (entry("a"), b"")),
         "extended header is damaged",
     ),
-    "a pax header of nothing": (
-        lambda: raw(extended({"path": "x"})),
-        "is truncated",
-    ),
-    "no end": (lambda: good()[:512], "is truncated"),
-    "half an archive": (lambda: good()[:1500], "is truncated"),
-    "no archive": (lambda: b"#!/bin/sh\n" + b"x" * 5000, "not a tar archive"),
-    "a short word": (lambda: b"x", "is truncated"),
-    "nothing": (lambda: b"", "is truncated"),
-    "an empty archive": (lambda: packed([]), "it is empty"),
-    "an archive of the root alone": (lambda: packed([directory(".")]), "it is empty"),
-    "a damaged header in the middle": (
-        lambda: good()[:1024] + b"x" * 512 + good()[1536:],
-        "damaged",
-    ),
-    "a flood behind the end": (
-        lambda: packed([file("a")]) + b"\0" * 2_000_000,
-        "has data after its end",
-    ),
+    "a pax header of nothing": (raw(extended({"path": "x"})), "is truncated"),
+    "no end": (good()[:512], "is truncated"),
+    "half an archive": (good()[:1500], "is truncated"),
+    "no archive": (b"#!/bin/sh\n" + b"x" * 5000, "not a tar archive"),
+    "a short word": (b"x", "is truncated"),
+    "nothing": (b"", "is truncated"),
+    "an empty archive": ([], "it is empty"),
+    "an archive of the root alone": ([directory(".")], "it is empty"),
+    "a damaged header in the middle": (good()[:1024] + b"x" * 512 + good()[1536:], "damaged"),
+    "a flood behind the end": (packed([file("a")]) + b"\0" * 2_000_000, "has data after its end"),
 }
 
 
 @promise("R2")
 @pytest.mark.parametrize("attack", HOSTILE)
 async def test_the_hostile_is_refused_and_leaves_nothing(box: ImagesUnderTest, attack: str) -> None:
-    make, reason = HOSTILE[attack]
-    assert reason in await box.refused(make())
-    assert reason in await box.refused(pressed(make()), Archive.GZIP)
+    made, reason = HOSTILE[attack]
+    data = made if isinstance(made, bytes) else packed(made)
+    assert reason in await box.refused(data)
+    assert reason in await box.refused(pressed(data), Archive.GZIP)
 
 
 @promise("R2")
