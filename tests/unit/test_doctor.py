@@ -55,7 +55,8 @@ def test_a_good_machine_is_told_nothing_to_do(root: MakeRoot) -> None:
         assert (finding.level, finding.advice) == (Level.OK, ""), finding
 
 
-KERNEL = "proc/sys/kernel"
+KERNEL, MOUNTS = "proc/sys/kernel", "proc/self/mountinfo"
+NAMESPACES = "proc/sys/user/max_user_namespaces"
 UNIT = "etc/systemd/system/quiltfn.service"
 
 
@@ -64,20 +65,10 @@ UNIT = "etc/systemd/system/quiltfn.service"
     [
         ({f"{KERNEL}/osrelease": "5.4.0-generic"}, "kernel", Level.NO, "older than 5.10"),
         ({f"{KERNEL}/osrelease": "5.10.0"}, "kernel", Level.OK, "Linux 5.10.0"),
-        ({"proc/sys/user/max_user_namespaces": "0"}, "user_namespaces", Level.NO, "does not allow"),
-        (
-            {"proc/sys/user/max_user_namespaces": None},
-            "user_namespaces",
-            Level.NO,
-            "does not allow",
-        ),
+        ({NAMESPACES: "0"}, "user_namespaces", Level.NO, "does not allow"),
+        ({NAMESPACES: None}, "user_namespaces", Level.NO, "does not allow"),
         ({f"{KERNEL}/seccomp/actions_avail": None}, "seccomp", Level.NO, "no seccomp filters"),
-        (
-            {"proc/swaps": "Filename\n/dev/sda2 partition 1 0 -2\n"},
-            "swap",
-            Level.WARN,
-            "swap is on",
-        ),
+        ({"proc/swaps": "Filename\n/dev/sda2 partition\n"}, "swap", Level.WARN, "swap is on"),
         ({"sys/kernel/mm/ksm/run": "1"}, "ksm", Level.WARN, "merges equal memory pages"),
         ({"sys/kernel/mm/ksm/run": None}, "ksm", Level.OK, "KSM is off"),
         ({"sys/devices/system/cpu/smt/active": "1"}, "smt", Level.WARN, "side channels"),
@@ -87,12 +78,7 @@ UNIT = "etc/systemd/system/quiltfn.service"
         ({"sys/kernel/security/lsm": None}, "lsm", Level.OK, "neither AppArmor nor SELinux"),
         ({"sys/kernel/security/lsm": "selinux"}, "lsm", Level.OK, "selinux loaded"),
         ({}, "favordynmods", Level.OK, "remount,favordynmods"),
-        (
-            {"proc/self/mountinfo": "cgroup2 rw,favordynmods"},
-            "favordynmods",
-            Level.OK,
-            "no effect",
-        ),
+        ({MOUNTS: "cgroup2 rw,favordynmods"}, "favordynmods", Level.OK, "no effect"),
         ({UNIT: "[Service]\nDelegate=no\n"}, "service", Level.WARN, "does not delegate"),
         ({UNIT: "[Service]\n"}, "service", Level.WARN, "does not delegate"),
         ({UNIT: "[Service]\nDelegate=cpu memory pids\n"}, "service", Level.OK, "is installed"),

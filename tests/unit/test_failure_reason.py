@@ -1,6 +1,7 @@
 """Why a handler failed: the exception at the end of its log, or its exit code."""
 
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -222,23 +223,24 @@ def test_the_cause_is_data(
     assert end_cause.cause_data(cause_of(code, stderr, kind)) == expected
 
 
+def exited(kind: ExitKind = ExitKind.EXITED, **more: Any) -> CallResult:
+    return CallResult(kind=kind, **more)
+
+
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
-        (CallResult(kind=ExitKind.EXITED, code=3, stderr=b"zz-1: SECRET\n"), of_exit(3)),
-        (CallResult(kind=ExitKind.EXITED, code=3, stderr=b"Na:me (a, line 1)\n"), of_exit(3)),
-        (CallResult(kind=ExitKind.EXITED, code=3, stderr=b"S" * 300), of_exit(3)),
-        (CallResult(kind=ExitKind.EXITED, code=3), of_exit(3)),
+        (exited(code=3, stderr=b"zz-1: SECRET\n"), of_exit(3)),
+        (exited(code=3, stderr=b"Na:me (a, line 1)\n"), of_exit(3)),
+        (exited(code=3, stderr=b"S" * 300), of_exit(3)),
+        (exited(code=3), of_exit(3)),
+        (exited(refusal=NO_STATUS), "it has no status"),
+        (exited(kind=ExitKind.SIGNALLED, code=9), "the handler was killed by signal 9"),
         (
-            CallResult(kind=ExitKind.EXITED, refusal=NO_STATUS),
-            "it has no status",
-        ),
-        (CallResult(kind=ExitKind.SIGNALLED, code=9), "the handler was killed by signal 9"),
-        (
-            CallResult(kind=ExitKind.SANDBOX_GONE, reason="importing app failed: SECRET"),
+            exited(kind=ExitKind.SANDBOX_GONE, reason="importing app failed: SECRET"),
             "the platform could not run the handler",
         ),
-        (CallResult(kind=ExitKind.EXITED), None),
+        (exited(), None),
     ],
 )
 def test_only_the_servers_words_are_for_everybody(result: CallResult, expected: str | None) -> None:

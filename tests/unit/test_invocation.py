@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -88,45 +89,30 @@ def test_an_end_and_what_it_means(
         assert sentence in cause.sentence
 
 
+def ended(kind: ExitKind = ExitKind.EXITED, **more: Any) -> CallResult:
+    return CallResult(kind=kind, **more)
+
+
+def cause(name: str, **fields: object) -> dict[str, object]:
+    return {"cause": name, **fields}
+
+
+CUT = ended(stdout=b"ab", stdout_dropped=5)
+OOM = ended(ExitKind.SIGNALLED, code=9, out_of_memory=True)
+DELETED = ended(ExitKind.CANCELLED, by="function_deleted")
+NOT_FOUND = HttpFailed(404, "it answered 404")
 CAUSES: list[tuple[CallResult, dict[str, object]]] = [
-    (CallResult(kind=ExitKind.EXITED, code=3), {"cause": "exit", "code": 3, "message": None}),
-    (CallResult(kind=ExitKind.SIGNALLED, code=9), {"cause": "signal", "signal": 9}),
-    (
-        CallResult(kind=ExitKind.DEADLINE),
-        {"cause": "timeout", "limit_seconds": 5, "from_outside": False},
-    ),
-    (
-        CallResult(kind=ExitKind.SIGNALLED, code=9, out_of_memory=True),
-        {"cause": "oom", "limit_bytes": 128 * 1024 * 1024, "peak_bytes": None},
-    ),
-    (
-        CallResult(kind=ExitKind.NOT_STARTED, reason="no such file"),
-        {"cause": "start", "phase": "ran", "message": "no such file"},
-    ),
-    (
-        CallResult(kind=ExitKind.CANCELLED, by="function_deleted"),
-        {"cause": "cancelled", "by": "function_deleted", "message": None},
-    ),
-    (
-        CallResult(kind=ExitKind.BODY_CUT, reason="it was late"),
-        {"cause": "cancelled", "by": "body_cut", "message": "it was late"},
-    ),
-    (
-        CallResult(kind=ExitKind.INTERRUPTED, by="server_stopped"),
-        {"cause": "interrupted", "by": "server_stopped"},
-    ),
-    (
-        CallResult(kind=ExitKind.EXITED, refusal=HttpFailed(404, "it answered 404")),
-        {"cause": "http", "status": 404, "message": "it answered 404"},
-    ),
-    (
-        CallResult(kind=ExitKind.EXITED, stdout=b"ab", stdout_dropped=5),
-        {"cause": "result_too_large", "bytes": 7, "limit_bytes": 2, "kind": "result"},
-    ),
-    (
-        CallResult(kind=ExitKind.EXITED, http_status=503),
-        {"cause": "http", "status": 503, "message": None},
-    ),
+    (ended(code=3), cause("exit", code=3, message=None)),
+    (ended(ExitKind.SIGNALLED, code=9), cause("signal", signal=9)),
+    (ended(ExitKind.DEADLINE), cause("timeout", limit_seconds=5, from_outside=False)),
+    (OOM, cause("oom", limit_bytes=128 * 1024 * 1024, peak_bytes=None)),
+    (ended(ExitKind.NOT_STARTED, reason="no file"), cause("start", phase="ran", message="no file")),
+    (DELETED, cause("cancelled", by="function_deleted", message=None)),
+    (ended(ExitKind.BODY_CUT, reason="late"), cause("cancelled", by="body_cut", message="late")),
+    (ended(ExitKind.INTERRUPTED, by="server_stopped"), cause("interrupted", by="server_stopped")),
+    (ended(refusal=NOT_FOUND), cause("http", status=404, message="it answered 404")),
+    (CUT, cause("result_too_large", bytes=7, limit_bytes=2, kind="result")),
+    (ended(http_status=503), cause("http", status=503, message=None)),
 ]
 
 
@@ -163,9 +149,6 @@ def test_the_reason_of_a_sandbox_is_the_sentence_of_the_record() -> None:
     cause = NotStarted("ran", "Argument list too long")
     assert conclude(ended) == (CallEvent.ERROR, None, cause)
     assert cause.sentence == "Argument list too long"
-
-
-CUT = CallResult(kind=ExitKind.EXITED, stdout=b"ab", stderr=b"", stdout_dropped=5)
 
 
 def test_a_success_whose_output_was_cut_says_so_and_keeps_the_beginning() -> None:
